@@ -1,0 +1,336 @@
+//! Amounts of money, exact to nine decimals.
+
+use std::fmt;
+
+/// Decimals kept of an amount: the scale of the lake's `DECIMAL(18, 9)` columns.
+pub const AMOUNT_SCALE: u32 = 9;
+/// Largest magnitude in units of 10⁻⁹ dollars: eighteen nines.
+const MAX_NANOS: u64 = 999_999_999_999_999_999;
+
+/// US dollars, in units of 10⁻⁹. Holds what `DECIMAL(18, 9)` holds, exactly.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Amount(i64);
+
+/// Why a text is not an [`Amount`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AmountError {
+    /// Not a decimal number as JSON writes one.
+    #[error("not a decimal number")]
+    NotANumber,
+    /// A digit other than zero beyond the ninth decimal.
+    #[error("more than nine decimals")]
+    TooPrecise,
+    /// More than nine digits before the point.
+    #[error("out of range for DECIMAL(18, 9)")]
+    OutOfRange,
+}
+
+impl Amount {
+    /// An amount of `nanos` × 10⁻⁹ dollars, as the lake's columns store it.
+    pub fn from_nanos(nanos: i64) -> Self {
+        Self(nanos)
+    }
+
+    /// The amount in units of 10⁻⁹ dollars.
+    pub fn nanos(self) -> i64 {
+        self.0
+    }
+
+    /// Reads a decimal number from its text, never through a float. The grammar is JSON's number
+    /// (`0.00325`, `-1`, `3.25e-3`), for strings and bare numbers alike.
+    ///
+    /// # Errors
+    /// [`AmountError`]: nothing is rounded.
+    pub fn parse(text: &str) -> Result<Self, AmountError> {
+        let number = Number::parse(text).ok_or(AmountError::NotANumber)?;
+        let magnitude = number.scaled(AMOUNT_SCALE)?;
+        let nanos = i64::try_from(magnitude).map_err(|_| AmountError::OutOfRange)?;
+        Ok(Self(if number.negative { -nanos } else { nanos }))
+    }
+}
+
+/// A JSON number, taken apart.
+struct Number<'a> {
+    negative: bool,
+    integer: &'a [u8],
+    fraction: &'a [u8],
+    exponent: i32,
+}
+
+impl<'a> Number<'a> {
+    /// `None` if `text` is not a number by JSON's grammar
+    /// ([RFC 8259, section 6](https://www.rfc-editor.org/rfc/rfc8259#section-6)).
+    fn parse(text: &'a str) -> Option<Self> {
+        let bytes = text.as_bytes();
+        let (negative, rest) = match bytes.strip_prefix(b"-") {
+            Some(rest) => (true, rest),
+            None => (false, bytes),
+        };
+        let (integer, rest) = split_digits(rest);
+        if integer.is_empty() || (integer.len() > 1 && integer[0] == b'0') {
+            return None;
+        }
+        let (fraction, rest) = match rest.strip_prefix(b".") {
+            Some(rest) => {
+                let (fraction, rest) = split_digits(rest);
+                if fraction.is_empty() {
+                    return None;
+                }
+                (fraction, rest)
+            }
+            None => (&rest[..0], rest),
+        };
+        let exponent = match rest {
+            [] => 0,
+            [b'e' | b'E', rest @ ..] => {
+                let (negative, rest) = match rest {
+                    [b'-', rest @ ..] => (true, rest),
+                    [b'+', rest @ ..] | rest => (false, rest),
+                };
+                let (digits, rest) = split_digits(rest);
+                if digits.is_empty() || !rest.is_empty() {
+                    return None;
+                }
+                // A huge exponent only has to stay huge: the digits are then out of range, too
+                // precise, or all zero.
+                let magnitude = digits.iter().fold(0_i32, |sum, digit| {
+                    sum.saturating_mul(10)
+                        .saturating_add(i32::from(digit - b'0'))
+                        .min(i32::MAX / 2)
+                });
+                if negative { -magnitude } else { magnitude }
+            }
+            _ => return None,
+        };
+        Some(Self {
+            negative,
+            integer,
+            fraction,
+            exponent,
+        })
+    }
+
+    /// The magnitude × 10^`scale`, if that is a whole number within range.
+    fn scaled(&self, scale: u32) -> Result<u64, AmountError> {
+        let digits = self.integer.iter().chain(self.fraction);
+        // The value is digits × 10^(exponent − fraction digits).
+        let fraction_digits = i64::try_from(self.fraction.len()).unwrap_or(i64::MAX);
+        let shift = i64::from(scale) + i64::from(self.exponent) - fraction_digits;
+        let total = i64::try_from(self.integer.len())
+            .unwrap_or(i64::MAX)
+            .saturating_add(fraction_digits);
+        let whole_digits = total.saturating_add(shift);
+        let mut value = 0_u64;
+        let mut seen = 0_i64;
+        for digit in digits {
+            let digit = u64::from(digit - b'0');
+            if seen < whole_digits {
+                value = value
+                    .checked_mul(10)
+                    .and_then(|value| value.checked_add(digit))
+                    .ok_or(AmountError::OutOfRange)?;
+                if value > MAX_NANOS {
+                    return Err(AmountError::OutOfRange);
+                }
+            } else if digit != 0 {
+                return Err(AmountError::TooPrecise);
+            }
+            seen += 1;
+        }
+        for _ in 0..whole_digits.saturating_sub(seen) {
+            if value == 0 {
+                break;
+            }
+            value = value
+                .checked_mul(10)
+                .filter(|&value| value <= MAX_NANOS)
+                .ok_or(AmountError::OutOfRange)?;
+        }
+        Ok(value)
+    }
+}
+
+fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
+    let end = bytes
+        .iter()
+        .position(|byte| !byte.is_ascii_digit())
+        .unwrap_or(bytes.len());
+    bytes.split_at(end)
+}
+
+/// A whole number within `i32` from a JSON number's text: `26`, and also `26.0` and `2.6e1`, for
+/// JSON knows no integers. `None` if it has a fraction or is out of range.
+pub(crate) fn parse_whole_i32(text: &str) -> Option<i32> {
+    let number = Number::parse(text)?;
+    let magnitude = i64::try_from(number.scaled(0).ok()?).ok()?;
+    i32::try_from(if number.negative {
+        -magnitude
+    } else {
+        magnitude
+    })
+    .ok()
+}
+
+impl fmt::Display for Amount {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        AmountSum(i128::from(self.0)).fmt(f)
+    }
+}
+
+/// A sum of amounts. Cannot overflow: it would take 10²⁰ of the largest amounts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AmountSum(i128);
+
+impl AmountSum {
+    /// Adds one amount.
+    pub fn add(&mut self, amount: Amount) {
+        self.0 += i128::from(amount.0);
+    }
+
+    /// Adds another sum.
+    pub fn merge(&mut self, other: Self) {
+        self.0 += other.0;
+    }
+
+    /// What must be added to `earlier` to get this sum.
+    #[must_use]
+    pub fn minus(self, earlier: Self) -> Self {
+        Self(self.0 - earlier.0)
+    }
+}
+
+impl fmt::Display for AmountSum {
+    /// Plain decimal text without trailing zeros; a precision (`{:.2}`) cuts decimals off towards
+    /// zero, for tables.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sign = if self.0 < 0 { "-" } else { "" };
+        let unit = 10_u128.pow(AMOUNT_SCALE);
+        let (whole, nanos) = (self.0.unsigned_abs() / unit, self.0.unsigned_abs() % unit);
+        let decimals = format!("{nanos:09}");
+        let decimals = match f.precision() {
+            Some(precision) => decimals.get(..precision).unwrap_or(&decimals),
+            None => decimals.trim_end_matches('0'),
+        };
+        let text = if decimals.is_empty() {
+            format!("{sign}{whole}")
+        } else {
+            format!("{sign}{whole}.{decimals}")
+        };
+        match f.width() {
+            Some(width) => write!(f, "{text:>width$}"),
+            None => f.write_str(&text),
+        }
+    }
+}
+
+impl std::str::FromStr for AmountSum {
+    type Err = AmountError;
+
+    /// Reads what [`Display`](fmt::Display) wrote.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let number = Number::parse(text)
+            .filter(|number| number.exponent == 0 && number.fraction.len() <= 9)
+            .ok_or(AmountError::NotANumber)?;
+        let mut value = 0_i128;
+        let zeros = std::iter::repeat_n(&b'0', 9 - number.fraction.len());
+        for digit in number.integer.iter().chain(number.fraction).chain(zeros) {
+            value = value
+                .checked_mul(10)
+                .and_then(|value| value.checked_add(i128::from(digit - b'0')))
+                .ok_or(AmountError::OutOfRange)?;
+        }
+        Ok(Self(if number.negative { -value } else { value }))
+    }
+}
+
+impl serde::Serialize for AmountSum {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for AmountSum {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn nanos(text: &str) -> Result<i64, AmountError> {
+        Amount::parse(text).map(Amount::nanos)
+    }
+
+    #[test]
+    fn amounts_are_read_digit_by_digit() {
+        assert_eq!(nanos("0.00325"), Ok(3_250_000));
+        assert_eq!(nanos("0.0"), Ok(0));
+        assert_eq!(nanos("-0"), Ok(0));
+        assert_eq!(nanos("-1.5"), Ok(-1_500_000_000));
+        assert_eq!(nanos("0.000000001"), Ok(1));
+        assert_eq!(
+            nanos("0.0000000010000"),
+            Ok(1),
+            "zeros beyond the ninth decimal change nothing"
+        );
+        assert_eq!(nanos("999999999.999999999"), Ok(999_999_999_999_999_999));
+        assert_eq!(nanos("1e-5"), Ok(10_000));
+        assert_eq!(nanos("3.25E-3"), Ok(3_250_000));
+        assert_eq!(nanos("12e2"), Ok(1_200_000_000_000));
+        assert_eq!(nanos("0e999999999999"), Ok(0));
+        assert_eq!(nanos("0.1e1"), Ok(1_000_000_000));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_not_rounded() {
+        assert_eq!(nanos("0.0000000001"), Err(AmountError::TooPrecise));
+        assert_eq!(nanos("1e-10"), Err(AmountError::TooPrecise));
+        assert_eq!(nanos("1e-999999999999"), Err(AmountError::TooPrecise));
+        assert_eq!(nanos("1000000000"), Err(AmountError::OutOfRange));
+        assert_eq!(nanos("1e400"), Err(AmountError::OutOfRange));
+        assert_eq!(nanos(&"9".repeat(400)), Err(AmountError::OutOfRange));
+        for text in [
+            "", "-", "+1", ".5", "5.", "01", "1e", "1e+", "0x1", "1_000", "1,5", " 1", "1 ", "NaN",
+            "$1", "１",
+        ] {
+            assert_eq!(nanos(text), Err(AmountError::NotANumber), "{text}");
+        }
+    }
+
+    #[test]
+    fn whole_numbers_may_be_written_with_a_fraction_of_zero() {
+        assert_eq!(parse_whole_i32("26"), Some(26));
+        assert_eq!(parse_whole_i32("26.0"), Some(26));
+        assert_eq!(parse_whole_i32("2.6e1"), Some(26));
+        assert_eq!(parse_whole_i32("-2147483648"), Some(i32::MIN));
+        for text in ["26.5", "2147483648", "1e10", "\"26\"", ""] {
+            assert_eq!(parse_whole_i32(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_table_shows_as_many_decimals_as_it_asks_for() {
+        let mut sum = AmountSum::default();
+        sum.add(Amount::from_nanos(12_345_678_900));
+        assert_eq!(sum.to_string(), "12.3456789");
+        assert_eq!(format!("{sum:.2}"), "12.34");
+        assert_eq!(format!("{sum:8.2}"), "   12.34");
+        assert_eq!(AmountSum::default().to_string(), "0");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back_the_same(nanos in -999_999_999_999_999_999_i64..=999_999_999_999_999_999) {
+            let amount = Amount::from_nanos(nanos);
+            prop_assert_eq!(Amount::parse(&amount.to_string()), Ok(amount));
+            let mut sum = AmountSum::default();
+            sum.add(amount);
+            prop_assert_eq!(sum.to_string().parse::<AmountSum>(), Ok(sum));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! `cdrlake check`: would a run work?
+
+use std::fmt::Display;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use object_store::path::Path;
+
+use super::{CommandError, ConfigArgs, Exit, find_lake, local_store, print};
+use crate::config::{Config, KeySource};
+use crate::lake::layout::STAGING;
+use crate::lake::store::{LakeStore, Swap};
+use crate::slice::Slice;
+use crate::source::Source;
+
+pub(super) async fn execute(args: &ConfigArgs) -> Result<Exit, CommandError> {
+    let config = args.load()?;
+    let mut report = Report::default();
+    report.note(
+        "configuration",
+        Ok::<_, CommandError>(format!("valid; lake {}", config.lake.root.display())),
+    );
+    match config.api_key() {
+        Err(error) => report.note("key", Err::<String, _>(error)),
+        Ok(key) => {
+            let place = config
+                .source
+                .api_key
+                .as_ref()
+                .map_or_else(String::new, KeySource::to_string);
+            report.note("key", Ok::<_, CommandError>(format!("found in {place}")));
+            report.note("API", ask_api(&config, key).await);
+        }
+    }
+    report.note("lake", try_lake(&config).await);
+    print(report.text.as_bytes())?;
+    Ok(report.exit)
+}
+
+#[derive(Debug)]
+struct Report {
+    text: String,
+    exit: Exit,
+}
+
+impl Default for Report {
+    fn default() -> Self {
+        Self {
+            text: String::new(),
+            exit: Exit::Success,
+        }
+    }
+}
+
+impl Report {
+    fn note<E: Into<CommandError>>(&mut self, what: &str, found: Result<impl Display, E>) {
+        let line = match found {
+            Ok(found) => format!("ok      {what}: {found}\n"),
+            Err(error) => {
+                let error: CommandError = error.into();
+                // The gravest that was found: wrong configuration before a failing server.
+                if self.exit != Exit::Usage {
+                    self.exit = error.exit;
+                }
+                format!("failed  {what}: {error}\n")
+            }
+        };
+        self.text.push_str(&line);
+    }
+}
+
+/// Asks for the count of yesterday's calls: it needs the same address, key and rights as a run.
+async fn ask_api(config: &Config, key: secrecy::SecretString) -> Result<String, CommandError> {
+    let source = Source::try_new(&config.source, key)?;
+    let today = Timestamp::now()
+        .to_zoned(config.window.timezone.clone())
+        .date();
+    let day = today.yesterday().unwrap_or(today);
+    let slice = Slice {
+        day,
+        direction: config.source.directions[0],
+    };
+    let total = source.control_total(slice).await?;
+    Ok(format!(
+        "{} answers; {total} calls {} on {day}",
+        config.source.url, slice.direction
+    ))
+}
+
+/// Makes the lake's directories if they are missing, and tries what a run needs of them.
+async fn try_lake(config: &Config) -> Result<String, CommandError> {
+    find_lake(config).await?;
+    let store = local_store(config);
+    store.prepare()?;
+    let probe = Path::from(format!("{STAGING}/check-{:032x}", fastrand::u128(..)));
+    let first = store.create(&probe, Bytes::from_static(b"1")).await?;
+    let second = store.create(&probe, Bytes::from_static(b"2")).await?;
+    let replaced = match &first {
+        Swap::Done(version) => {
+            store
+                .replace(&probe, Bytes::from_static(b"3"), version)
+                .await?
+        }
+        Swap::Refused => Swap::Refused,
+    };
+    let stale = match &first {
+        Swap::Done(version) => {
+            store
+                .replace(&probe, Bytes::from_static(b"4"), version)
+                .await?
+        }
+        Swap::Refused => Swap::Refused,
+    };
+    store.delete(&probe).await?;
+    let honoured = matches!(
+        (&first, &second, &replaced, &stale),
+        (Swap::Done(_), Swap::Refused, Swap::Done(_), Swap::Refused)
+    );
+    if !honoured {
+        return Err(CommandError::new(
+            Exit::Failed,
+            "the file system does not honour conditional writes, so two runs could harm each other",
+        ));
+    }
+    Ok("writable; conditional writes honoured".to_owned())
+}

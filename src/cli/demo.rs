@@ -1,0 +1,222 @@
+//! `cdrlake demo`: everything, without an account.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use clap::Args;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::{Timestamp, ToSpan};
+use secrecy::SecretString;
+use tokio::net::TcpListener;
+
+use super::progress::Screen;
+use super::run::exit_of;
+use super::table::{DayTable, dollars, thousands};
+use super::{CommandError, Exit, interrupted_by_signals, open_lake, print};
+use crate::amount::AmountSum;
+use crate::config::Config;
+use crate::digest::{Digest, RowHasher};
+use crate::lake::ledger::Commit;
+use crate::pipeline::{self, RunOptions};
+use crate::plan::{Selection, plan};
+use crate::report::RunOutcome;
+use crate::simulator::{Faults, Generator, KeyOrder, Simulator};
+use crate::slice::Slice;
+use crate::source::Source;
+use crate::writer::{WriteError, read_rows};
+
+/// Days of the demo lake, both directions each.
+const DAYS: i64 = 30;
+/// About a million in [`DAYS`].
+const CALLS_PER_DAY: u64 = 34_500;
+const KEY: &str = "demo";
+
+/// Show everything against a simulated API.
+#[derive(Clone, Debug, Args)]
+pub(super) struct DemoArgs {
+    /// Where the demo lake lies.
+    #[arg(long, value_name = "DIRECTORY", default_value = "./demo-lake")]
+    lake: String,
+}
+
+pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, CommandError> {
+    let begun = Instant::now();
+    let interrupt = interrupted_by_signals()?;
+    let now = Timestamp::now();
+    let generator = Generator {
+        seed: 42,
+        calls_per_day: CALLS_PER_DAY,
+        key_order: KeyOrder::Shuffled,
+    };
+    let simulator = Simulator::new(generator.clone(), KEY, Faults::default());
+    let (address, _server) = simulator.serve(TcpListener::bind(("127.0.0.1", 0)).await?)?;
+    let start = now
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date()
+        .checked_sub(DAYS.days())
+        .expect("thirty days ago there was a day");
+    let config = Config::from_overrides(&vec![
+        ("source.url", format!("http://{address}"), "demo"),
+        ("lake.url", args.lake.clone(), "--lake"),
+        ("window.start", start.to_string(), "demo"),
+        // Simulated calls are neither late nor re-rated.
+        ("window.lookback_days", "0".to_owned(), "demo"),
+        ("window.settle_hours", "0".to_owned(), "demo"),
+    ])?;
+    let lake = open_lake(&config).await?;
+    let plan = plan(&config, &Selection::default(), Some(&lake), now).await?;
+    eprintln!(
+        "A simulated Wavix API answers on http://{address}; the lake is {}.",
+        args.lake
+    );
+    let observer = screen.observe(plan.due.len());
+    let source = Source::try_new(&config.source, SecretString::from(KEY))?;
+    let (due, up_to_date) = (plan.due.len(), plan.up_to_date);
+    let run = pipeline::run(
+        Arc::new(config.clone()),
+        lake.clone(),
+        source,
+        plan.due,
+        RunOptions::default(),
+        Arc::clone(&observer) as _,
+        interrupt,
+    );
+    let result = run.await;
+    observer.finish();
+    if result.report.outcome != RunOutcome::Committed {
+        for slice in &result.report.slices {
+            if let Some(error) = &slice.error {
+                eprintln!("{}: {error}", slice.slice());
+            }
+        }
+        return Ok(exit_of(&result, false));
+    }
+    let fetched = begun.elapsed();
+
+    let entries = lake.entries(&config.source.directions, plan.days).await?;
+    let mut table = DayTable::default();
+    let mut commits = Vec::new();
+    for (slice, entry) in entries {
+        let commit = entry
+            .committed
+            .ok_or_else(|| CommandError::new(Exit::Failed, format!("{slice} was not committed")))?;
+        table.add(
+            slice.day,
+            slice.direction,
+            commit.counts.rows,
+            &commit.totals,
+            Some(commit.state),
+        );
+        commits.push((slice, commit));
+    }
+    let proven = prove(&config, &generator, commits).await?;
+
+    let did = if due == 0 {
+        format!("Nothing to do: all {up_to_date} slices are up to date.")
+    } else {
+        format!(
+            "{due} slices committed, {up_to_date} were up to date, in {:.1} s.",
+            fetched.as_secs_f64()
+        )
+    };
+    let lake = args.lake.trim_end_matches('/');
+    print(
+        format!(
+            "{}\n{did}\nProven: {} calls and {} USD read back from Parquet equal the simulator's own, slice by slice.\n\n\
+             Try next:\n  \
+             duckdb -c \"SELECT dt, direction, count(*) AS calls, sum(charge_usd) AS usd FROM read_parquet('{lake}/cdrs/*/*.parquet') GROUP BY ALL ORDER BY ALL\"\n  \
+             cdrlake plan --lake {lake} --last 7        # what a run would do\n  \
+             cdrlake simulate                           # the same API on a port, to point your own pipeline.toml at\n",
+            table.render(),
+            thousands(proven.rows),
+            dollars(proven.charge),
+        )
+        .as_bytes(),
+    )
+}
+
+/// What a slice, or several, hold.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
+    rows: u64,
+    seconds: i64,
+    charge: AmountSum,
+    forward_fee: AmountSum,
+}
+
+/// Reads every file back and compares it with the ledger, by digest, and with the calls that the
+/// simulator makes, by sums.
+async fn prove(
+    config: &Config,
+    generator: &Generator,
+    commits: Vec<(Slice, Commit)>,
+) -> Result<Sums, CommandError> {
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let proofs = stream::iter(commits).map(|(slice, commit)| {
+        let (generator, root) = (generator.clone(), config.lake.root.clone());
+        let proof = tokio::task::spawn_blocking(move || {
+            let wrong = |what: &str| {
+                CommandError::new(
+                    Exit::Failed,
+                    format!("{slice}: {what}. Please report this: it is a bug in cdrlake"),
+                )
+            };
+            let (found, digest) = match &commit.file {
+                Some(file) => read_back(&root.join(&file.path), slice)
+                    .map_err(|error| wrong(&crate::source::chain(&error)))?,
+                None => Default::default(),
+            };
+            if digest != commit.digest {
+                return Err(wrong("the file does not hold what its ledger entry says"));
+            }
+            if found != generated(&generator, slice) {
+                return Err(wrong("the file does not hold what the simulator sent"));
+            }
+            Ok(found)
+        });
+        async move { proof.await.expect("proving does not panic") }
+    });
+    let add = |sum: Sums, one: Sums| {
+        let mut sum = Sums {
+            rows: sum.rows + one.rows,
+            seconds: sum.seconds + one.seconds,
+            ..sum
+        };
+        sum.charge.merge(one.charge);
+        sum.forward_fee.merge(one.forward_fee);
+        std::future::ready(Ok(sum))
+    };
+    proofs
+        .buffer_unordered(threads)
+        .try_fold(Sums::default(), add)
+        .await
+}
+
+fn read_back(path: &std::path::Path, slice: Slice) -> Result<(Sums, Digest), WriteError> {
+    let (mut sums, mut digest, mut hasher) =
+        (Sums::default(), Digest::default(), RowHasher::new(slice));
+    read_rows(path, |record| {
+        digest.add(hasher.hash(record));
+        sums.rows += 1;
+        sums.seconds += i64::from(record.duration_seconds.unwrap_or_default());
+        sums.charge.add(record.charge_usd.unwrap_or_default());
+        sums.forward_fee
+            .add(record.forward_fee_usd.unwrap_or_default());
+        Ok::<(), WriteError>(())
+    })?;
+    Ok((sums, digest))
+}
+
+fn generated(generator: &Generator, slice: Slice) -> Sums {
+    let mut sums = Sums {
+        rows: generator.count(slice, Timestamp::now()),
+        ..Sums::default()
+    };
+    for index in 0..sums.rows {
+        let call = generator.call(slice, index);
+        sums.seconds += i64::from(call.duration_seconds);
+        sums.charge.add(call.charge);
+        sums.forward_fee.add(call.forward_fee.unwrap_or_default());
+    }
+    sums
+}

@@ -1,0 +1,324 @@
+//! The command line: what the user types, and what is printed.
+
+mod check;
+mod demo;
+mod progress;
+mod run;
+mod simulate;
+mod table;
+
+use std::fmt;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{Config, ConfigError, Overrides};
+use crate::lake::local::LocalStore;
+use crate::lake::store::StoreError;
+use crate::lake::{Lake, LakeError};
+use crate::plan::PlanError;
+use crate::source::{SourceError, chain};
+use progress::LogFormat;
+
+/// Streams Wavix call detail records into a lake of date-partitioned Parquet, and proves that it
+/// is complete.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cdrlake",
+    version,
+    max_term_width = 100,
+    arg_required_else_help = true
+)]
+pub struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// How log lines on standard error look.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT"
+    )]
+    log_format: LogFormat,
+    /// Log every slice, also where progress bars are shown. `CDRLAKE_LOG` takes a filter for more.
+    #[arg(short, long, global = true)]
+    verbose: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show everything against a simulated API: writes a lake, proves it, says what to do next.
+    Demo(demo::DemoArgs),
+    /// Bring the lake up to date.
+    Run(run::RunArgs),
+    /// Say what `run` would do, and why.
+    Plan(run::PlanArgs),
+    /// Check configuration, key, API and lake.
+    Check(ConfigArgs),
+    /// Serve the simulated API on a port of this machine.
+    Simulate(simulate::SimulateArgs),
+    /// Print a completion script for a shell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual page, in roff.
+    Man,
+}
+
+/// Where the configuration comes from. Flags win over variables (`CDRLAKE_SOURCE_URL` …), variables
+/// over the file.
+#[derive(Clone, Debug, Default, Args)]
+struct ConfigArgs {
+    /// The configuration file [default: pipeline.toml, if there is one].
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The lake's directory (`lake.url`).
+    #[arg(long, value_name = "DIRECTORY")]
+    lake: Option<String>,
+    /// The API's address (`source.url`).
+    #[arg(long, value_name = "URL")]
+    source_url: Option<String>,
+    /// The variable that holds the API key (`source.api_key.env`).
+    #[arg(long, value_name = "VARIABLE", conflicts_with = "api_key_file")]
+    api_key_env: Option<String>,
+    /// The file that holds the API key (`source.api_key.file`).
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<String>,
+    /// Slices in flight (`source.requests`).
+    #[arg(long, value_name = "N")]
+    requests: Option<String>,
+    /// Time zone in which the account cuts days (`window.timezone`).
+    #[arg(long, value_name = "ZONE")]
+    timezone: Option<String>,
+    /// What happens when the provider counts otherwise (`quality.reconcile`): fail, warn or off.
+    #[arg(long, value_name = "WHAT")]
+    reconcile: Option<String>,
+}
+
+impl ConfigArgs {
+    fn load(&self) -> Result<Config, ConfigError> {
+        let flags: [(&'static str, &Option<String>, &'static str); 7] = [
+            ("lake.url", &self.lake, "--lake"),
+            ("source.url", &self.source_url, "--source-url"),
+            ("source.api_key.env", &self.api_key_env, "--api-key-env"),
+            ("source.api_key.file", &self.api_key_file, "--api-key-file"),
+            ("source.requests", &self.requests, "--requests"),
+            ("window.timezone", &self.timezone, "--timezone"),
+            ("quality.reconcile", &self.reconcile, "--reconcile"),
+        ];
+        let overrides: Overrides = flags
+            .into_iter()
+            .filter_map(|(key, value, flag)| Some((key, value.clone()?, flag)))
+            .collect();
+        Config::load(self.config.as_deref(), &overrides)
+    }
+}
+
+/// How a result is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum OutputFormat {
+    /// A table for people.
+    #[default]
+    Text,
+    /// One JSON document for programs.
+    Json,
+}
+
+/// Exit status. The README lists what they mean.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Success,
+    /// 1: something failed; the rest is committed.
+    Failed,
+    /// 2: wrong usage or configuration, or the key was refused before anything was done.
+    Usage,
+    /// 3: `--strict`, and there were warnings.
+    Warnings,
+    /// 130: interrupted; the lake is consistent.
+    Interrupted,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(match exit {
+            Exit::Success => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Warnings => 3,
+            Exit::Interrupted => 130,
+        })
+    }
+}
+
+/// A command that did not get as far as a result.
+#[derive(Debug)]
+pub struct CommandError {
+    /// The exit status it ends with.
+    pub exit: Exit,
+    message: String,
+}
+
+impl CommandError {
+    fn new(exit: Exit, message: impl Into<String>) -> Self {
+        Self {
+            exit,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for CommandError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<ConfigError> for CommandError {
+    fn from(error: ConfigError) -> Self {
+        Self::new(Exit::Usage, error.to_string())
+    }
+}
+
+impl From<LakeError> for CommandError {
+    fn from(error: LakeError) -> Self {
+        let is_full = |error: &StoreError| {
+            matches!(
+                error.source.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
+        match &error {
+            LakeError::Store(store) if is_full(store) => {
+                Self::new(Exit::Failed, format!("{}. Make room there", chain(&error)))
+            }
+            LakeError::Store(_) => Self::new(
+                Exit::Usage,
+                format!("{}. Check lake.url and who may write there", chain(&error)),
+            ),
+            _ => Self::new(Exit::Usage, chain(&error)),
+        }
+    }
+}
+
+impl From<StoreError> for CommandError {
+    fn from(error: StoreError) -> Self {
+        LakeError::from(error).into()
+    }
+}
+
+impl From<PlanError> for CommandError {
+    fn from(error: PlanError) -> Self {
+        match error {
+            PlanError::Usage(problem) => Self::new(Exit::Usage, problem),
+            PlanError::Lake(error) => error.into(),
+        }
+    }
+}
+
+impl From<SourceError> for CommandError {
+    fn from(error: SourceError) -> Self {
+        let exit = if matches!(error, SourceError::Refused { .. }) {
+            Exit::Usage
+        } else {
+            Exit::Failed
+        };
+        Self::new(exit, error.to_string())
+    }
+}
+
+impl From<io::Error> for CommandError {
+    fn from(error: io::Error) -> Self {
+        Self::new(Exit::Failed, error.to_string())
+    }
+}
+
+impl Arguments {
+    /// Does what the arguments say.
+    ///
+    /// # Errors
+    /// [`CommandError`] with a sentence for the user and the exit status.
+    pub async fn execute(self) -> Result<Exit, CommandError> {
+        let screen = progress::Screen::start(self.log_format, self.verbose);
+        match self.command {
+            Command::Demo(args) => demo::execute(args, &screen).await,
+            Command::Run(args) => run::execute(args, &screen).await,
+            Command::Plan(args) => run::plan(&args).await,
+            Command::Check(args) => check::execute(&args).await,
+            Command::Simulate(args) => simulate::execute(args).await,
+            Command::Completions { shell } => {
+                let mut script = Vec::new();
+                clap_complete::generate(shell, &mut Self::command(), "cdrlake", &mut script);
+                print(&script)
+            }
+            Command::Man => {
+                let mut page = Vec::new();
+                clap_mangen::Man::new(Self::command()).render(&mut page)?;
+                print(&page)
+            }
+        }
+    }
+}
+
+/// Writes a result to standard output. Whoever stops reading it has seen enough.
+fn print(result: &[u8]) -> Result<Exit, CommandError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(result).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CommandError::new(
+            Exit::Failed,
+            format!("cannot write to standard output: {error}"),
+        )),
+        _ => Ok(Exit::Success),
+    }
+}
+
+fn local_store(config: &Config) -> LocalStore {
+    LocalStore::new(&config.lake.root, config.lake.file_mode)
+}
+
+/// Opens the lake for writing, making it if it is new.
+async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
+    let store = local_store(config);
+    store.prepare()?;
+    Ok(Lake::open(Arc::new(store), &config.identity()).await?)
+}
+
+/// Opens the lake for reading, if there is one.
+async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
+    Ok(Lake::find(Arc::new(local_store(config)), &config.identity()).await?)
+}
+
+/// A token that SIGINT or SIGTERM cancels. A second signal ends the process at once: what it
+/// leaves behind is overwritten by the next run.
+fn interrupted_by_signals() -> io::Result<CancellationToken> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let token = CancellationToken::new();
+    let (mut interrupt, mut terminate) = (
+        signal(SignalKind::interrupt())?,
+        signal(SignalKind::terminate())?,
+    );
+    let cancelled = token.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            if cancelled.is_cancelled() {
+                std::process::exit(130);
+            }
+            cancelled.cancel();
+            tracing::warn!(
+                "Interrupted: leaving the slices under way as they were. Once more ends at once."
+            );
+        }
+    });
+    Ok(token)
+}

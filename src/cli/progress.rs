@@ -1,0 +1,164 @@
+//! Standard error: log lines, and bars on a terminal.
+
+use std::io::{self, IsTerminal, Write};
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::ValueEnum;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+
+use crate::pipeline::Observer;
+use crate::report::{SliceOutcome, SliceReport};
+use crate::slice::Slice;
+
+/// How log lines look.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(super) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Standard error, shared by log lines and bars.
+#[derive(Clone, Debug)]
+pub(super) struct Screen {
+    bars: MultiProgress,
+    shows_bars: bool,
+}
+
+impl Screen {
+    /// Sets up logging for the process.
+    pub(super) fn start(format: LogFormat, verbose: bool) -> Self {
+        let is_terminal = io::stderr().is_terminal();
+        let screen = Self {
+            bars: MultiProgress::new(),
+            shows_bars: is_terminal && format == LogFormat::Text,
+        };
+        // Where bars show how it goes, only what needs attention is logged.
+        let default = if screen.shows_bars && !verbose {
+            "warn"
+        } else {
+            "warn,cdrlake=info"
+        };
+        let filter =
+            EnvFilter::try_from_env("CDRLAKE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+        let subscriber = tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_writer(LogWriter(screen.clone()))
+            .with_target(false);
+        match format {
+            LogFormat::Text => {
+                let colours = is_terminal
+                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+                subscriber.with_ansi(colours).init();
+            }
+            LogFormat::Json => subscriber
+                .json()
+                .flatten_event(true)
+                .with_target(true)
+                .init(),
+        }
+        screen
+    }
+
+    /// An observer of a run of `slices` slices.
+    pub(super) fn observe(&self, slices: usize) -> Arc<RunProgress> {
+        let bar = if self.shows_bars && slices > 0 {
+            let style = "{spinner} {pos}/{len} slices [{bar:30}] {msg} · {elapsed}";
+            let style = ProgressStyle::with_template(style)
+                .expect("a valid template")
+                .progress_chars("█▌ ");
+            let bar = self
+                .bars
+                .add(ProgressBar::new(slices as u64).with_style(style));
+            bar.enable_steady_tick(Duration::from_millis(200));
+            bar
+        } else {
+            ProgressBar::hidden()
+        };
+        Arc::new(RunProgress {
+            bar,
+            records: std::sync::atomic::AtomicU64::new(0),
+        })
+    }
+}
+
+/// Shows a run: a bar on a terminal, a line for each slice otherwise.
+#[derive(Debug)]
+pub(super) struct RunProgress {
+    bar: ProgressBar,
+    records: std::sync::atomic::AtomicU64,
+}
+
+impl RunProgress {
+    /// Takes the bar away.
+    pub(super) fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+impl Observer for RunProgress {
+    fn slice_began(&self, slice: Slice, attempt: u32) {
+        tracing::debug!(%slice, attempt, "Fetching.");
+    }
+
+    fn records_read(&self, records: u64) {
+        let total = self
+            .records
+            .fetch_add(records, std::sync::atomic::Ordering::Relaxed)
+            + records;
+        if !self.bar.is_hidden() {
+            let seconds = self.bar.elapsed().as_secs().max(1);
+            self.bar.set_message(format!(
+                "{} records, {}/s",
+                super::table::thousands(total),
+                super::table::thousands(total / seconds)
+            ));
+        }
+    }
+
+    fn slice_ended(&self, report: &SliceReport) {
+        self.bar.inc(1);
+        let slice = report.slice();
+        match report.outcome {
+            SliceOutcome::Committed | SliceOutcome::Unchanged => {
+                let outcome = if report.outcome == SliceOutcome::Committed {
+                    "Slice committed."
+                } else {
+                    "Slice unchanged."
+                };
+                tracing::info!(%slice, rows = report.counts.rows, attempts = report.attempts, "{outcome}");
+            }
+            SliceOutcome::Skipped => tracing::info!(%slice, "Slice skipped."),
+            // The pipeline has already said why.
+            SliceOutcome::Failed => {}
+        }
+    }
+}
+
+/// Writes log lines above the bars.
+#[derive(Clone, Debug)]
+struct LogWriter(Screen);
+
+impl Write for LogWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.bars.suspend(|| io::stderr().write_all(line))?;
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        io::stderr().flush()
+    }
+}
+
+impl<'a> MakeWriter<'a> for LogWriter {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}

@@ -1,0 +1,348 @@
+//! `cdrlake run` and `cdrlake plan`.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde_json::json;
+
+use super::progress::Screen;
+use super::table::{DayTable, dollars, thousands};
+use super::{
+    CommandError, ConfigArgs, Exit, OutputFormat, find_lake, interrupted_by_signals, open_lake,
+    print,
+};
+use crate::config::Config;
+use crate::pipeline::{self, RunOptions, RunResult, Stop};
+use crate::plan::{Plan, Selection, plan as make_plan};
+use crate::report::{RunOutcome, RunReport, SliceOutcome};
+use crate::slice::{Direction, parse_day};
+use crate::source::Source;
+
+/// Most due slices and most troubles that a table for people lists.
+const MAX_LINES: usize = 40;
+
+#[derive(Clone, Debug, Args)]
+struct SelectionArgs {
+    /// First day to look at, YYYY-MM-DD [default: window.start].
+    #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
+    from: Option<Date>,
+    /// Last day to look at, inclusive [default: yesterday].
+    #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
+    to: Option<Date>,
+    /// Look at the last N days, ending with yesterday.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    last: Option<u32>,
+    /// Also fetch today so far; it stays open and is fetched again.
+    #[arg(long)]
+    include_today: bool,
+    /// Fetch every slice in range again, also those that are complete.
+    #[arg(long)]
+    refresh: bool,
+    /// Only calls of this direction.
+    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>)]
+    direction: Option<Direction>,
+}
+
+impl From<&SelectionArgs> for Selection {
+    fn from(args: &SelectionArgs) -> Self {
+        Self {
+            from: args.from,
+            to: args.to,
+            last_days: args.last,
+            include_today: args.include_today,
+            refresh: args.refresh,
+            direction: args.direction,
+        }
+    }
+}
+
+/// Bring the lake up to date.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RunArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// Say what would be done and why, and do nothing.
+    #[arg(long)]
+    dry_run: bool,
+    /// Take a slice that has fewer rows than the lake has of it.
+    #[arg(long)]
+    allow_shrink: bool,
+    /// End with status 3 if there were warnings.
+    #[arg(long)]
+    strict: bool,
+    /// How the result is printed on standard output.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: OutputFormat,
+}
+
+/// Say what `run` would do, and why.
+#[derive(Clone, Debug, Args)]
+pub(super) struct PlanArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    selection: SelectionArgs,
+    /// How the result is printed on standard output.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: OutputFormat,
+}
+
+pub(super) async fn plan(args: &PlanArgs) -> Result<Exit, CommandError> {
+    print_plan(&args.config.load()?, &args.selection, args.format).await
+}
+
+async fn print_plan(
+    config: &Config,
+    selection: &SelectionArgs,
+    format: OutputFormat,
+) -> Result<Exit, CommandError> {
+    let lake = find_lake(config).await?;
+    let plan = make_plan(config, &selection.into(), lake.as_ref(), Timestamp::now()).await?;
+    print(render_plan(&plan, format).as_bytes())
+}
+
+fn render_plan(plan: &Plan, format: OutputFormat) -> String {
+    if format == OutputFormat::Json {
+        let due = plan
+            .due
+            .iter()
+            .map(|due| json!({ "direction": due.slice.direction, "day": due.slice.day, "why": due.why.to_string() }));
+        let plan = json!({
+            "from": plan.days.start(),
+            "to": plan.days.end(),
+            "up_to_date": plan.up_to_date,
+            "due": due.collect::<Vec<_>>(),
+        });
+        return format!("{plan:#}\n");
+    }
+    let mut text = String::new();
+    for due in plan.due.iter().take(MAX_LINES) {
+        writeln!(
+            text,
+            "{}  {:<9} {}",
+            due.slice.day, due.slice.direction, due.why
+        )
+        .expect("writing to memory does not fail");
+    }
+    if plan.due.len() > MAX_LINES {
+        writeln!(
+            text,
+            "… and {} more (--format json lists them all)",
+            plan.due.len() - MAX_LINES
+        )
+        .expect("writing to memory does not fail");
+    }
+    writeln!(
+        text,
+        "{} due, {} up to date, from {} to {}",
+        slices(plan.due.len()),
+        plan.up_to_date,
+        plan.days.start(),
+        plan.days.end()
+    )
+    .expect("writing to memory does not fail");
+    text
+}
+
+fn slices(number: usize) -> String {
+    if number == 1 {
+        "1 slice".to_owned()
+    } else {
+        format!("{} slices", thousands(number as u64))
+    }
+}
+
+pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, CommandError> {
+    let config = args.config.load()?;
+    let selection = Selection::from(&args.selection);
+    if args.dry_run {
+        return print_plan(&config, &args.selection, args.format).await;
+    }
+    let interrupt = interrupted_by_signals()?;
+    let source = Source::try_new(&config.source, config.api_key()?)?;
+    // What is wrong with the selection comes before a lake is made for it.
+    make_plan(&config, &selection, None, Timestamp::now()).await?;
+    let lake = open_lake(&config).await?;
+    let plan = make_plan(&config, &selection, Some(&lake), Timestamp::now()).await?;
+    tracing::info!(due = plan.due.len(), up_to_date = plan.up_to_date, from = %plan.days.start(), to = %plan.days.end(), "Planned.");
+    let observer = screen.observe(plan.due.len());
+    let config = Arc::new(config);
+    let options = RunOptions {
+        allow_shrink: args.allow_shrink,
+    };
+    let due = plan.due.clone();
+    let result = pipeline::run(
+        Arc::clone(&config),
+        lake,
+        source,
+        due,
+        options,
+        Arc::clone(&observer) as _,
+        interrupt,
+    )
+    .await;
+    observer.finish();
+    let text = match args.format {
+        OutputFormat::Json => format!(
+            "{}\n",
+            serde_json::to_string_pretty(&result.report).expect("a report always serialises")
+        ),
+        OutputFormat::Text => render_report(&config, &plan, &result.report),
+    };
+    print(text.as_bytes())?;
+    Ok(exit_of(&result, args.strict))
+}
+
+/// The exit status of a run, with a last sentence on standard error where a person has to act.
+pub(super) fn exit_of(result: &RunResult, strict: bool) -> Exit {
+    match &result.stopped_by {
+        Some(Stop::Interrupted) => return Exit::Interrupted,
+        Some(Stop::KeyRefused(why)) => {
+            eprintln!("error: {why}");
+            let nothing_done = result.report.outcome == RunOutcome::Failed;
+            return if nothing_done {
+                Exit::Usage
+            } else {
+                Exit::Failed
+            };
+        }
+        Some(Stop::Hopeless(why)) => eprintln!("error: the run was stopped: {why}"),
+        None => {}
+    }
+    match result.report.outcome {
+        RunOutcome::Committed if strict && !result.report.warnings.is_empty() => Exit::Warnings,
+        RunOutcome::Committed => Exit::Success,
+        RunOutcome::Interrupted => Exit::Interrupted,
+        RunOutcome::Partial | RunOutcome::Failed => Exit::Failed,
+    }
+}
+
+fn render_report(config: &Config, plan: &Plan, report: &RunReport) -> String {
+    let mut text = String::new();
+    let mut table = DayTable::default();
+    let count = |outcome| {
+        report
+            .slices
+            .iter()
+            .filter(|slice| slice.outcome == outcome)
+            .count()
+    };
+    for slice in &report.slices {
+        if matches!(
+            slice.outcome,
+            SliceOutcome::Committed | SliceOutcome::Unchanged
+        ) {
+            table.add(
+                slice.day,
+                slice.direction,
+                slice.counts.rows,
+                &slice.totals,
+                slice.state,
+            );
+        }
+    }
+    if !table.is_empty() {
+        text.push_str(&table.render());
+        text.push('\n');
+    }
+    let mut line = |line: String| {
+        text.push_str(&line);
+        text.push('\n');
+    };
+    let troubled = report
+        .slices
+        .iter()
+        .filter(|slice| slice.outcome == SliceOutcome::Failed);
+    let lines = troubled.map(|slice| {
+        format!(
+            "failed   {}: {}",
+            slice.slice(),
+            slice.error.as_deref().unwrap_or_default()
+        )
+    });
+    let lines = lines.chain(
+        report
+            .warnings
+            .iter()
+            .map(|warning| format!("warning  {warning}")),
+    );
+    let lines: Vec<String> = lines.collect();
+    lines
+        .iter()
+        .take(MAX_LINES)
+        .for_each(|text| line(text.clone()));
+    if lines.len() > MAX_LINES {
+        line(format!(
+            "… and {} more, all in the run report",
+            lines.len() - MAX_LINES
+        ));
+    }
+    if plan.due.is_empty() {
+        line(format!(
+            "Nothing to do: all {} slices from {} to {} are up to date.",
+            plan.up_to_date,
+            plan.days.start(),
+            plan.days.end()
+        ));
+    } else {
+        let counts = &report.totals.counts;
+        line(format!(
+            "{} committed, {} unchanged, {} failed, {} skipped; {} were up to date.",
+            slices(count(SliceOutcome::Committed)),
+            count(SliceOutcome::Unchanged),
+            count(SliceOutcome::Failed),
+            count(SliceOutcome::Skipped),
+            plan.up_to_date
+        ));
+        line(format!(
+            "{} calls in {} records, {} USD; {} duplicates, {} rejected.",
+            thousands(counts.rows),
+            thousands(counts.records),
+            dollars(report.totals.totals.charge_usd),
+            thousands(counts.duplicates),
+            thousands(counts.rejected)
+        ));
+    }
+    let root = config.lake.root.display();
+    line(format!(
+        "Table {root}/cdrs · report {root}/_cdrlake/runs/{}.json",
+        report.run
+    ));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::{Due, Why};
+    use crate::slice::Slice;
+
+    #[test]
+    fn a_plan_says_what_is_due_and_why() {
+        let day = parse_day("2026-10-01").unwrap();
+        let due = vec![Due {
+            slice: Slice {
+                day,
+                direction: Direction::Placed,
+            },
+            why: Why::Missing,
+        }];
+        let plan = Plan {
+            days: day..=day,
+            due,
+            up_to_date: 1,
+        };
+        assert_eq!(
+            render_plan(&plan, OutputFormat::Text),
+            "2026-10-01  placed    missing\n1 slice due, 1 up to date, from 2026-10-01 to 2026-10-01\n"
+        );
+        let json: serde_json::Value =
+            serde_json::from_str(&render_plan(&plan, OutputFormat::Json)).unwrap();
+        assert_eq!(json["due"][0]["why"], "missing");
+    }
+}

@@ -1,0 +1,170 @@
+//! Tables for people.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use jiff::civil::Date;
+
+use crate::amount::AmountSum;
+use crate::lake::ledger::State;
+use crate::slice::Direction;
+
+/// Most days shown before a table is cut in the middle.
+const MAX_DAYS: usize = 62;
+/// Width of the longest bar, in characters.
+const BAR_WIDTH: u64 = 20;
+
+/// A number with its thousands set apart: `1,234,567`.
+pub(super) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// An amount with two decimals and its thousands set apart.
+pub(super) fn dollars(amount: AmountSum) -> String {
+    let text = format!("{amount:.2}");
+    let (sign, text) = text
+        .strip_prefix('-')
+        .map_or(("", text.as_str()), |text| ("-", text));
+    let (whole, decimals) = text.split_once('.').unwrap_or((text, "00"));
+    format!(
+        "{sign}{}.{decimals}",
+        thousands(whole.parse().unwrap_or(u64::MAX))
+    )
+}
+
+/// One day of a lake.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DayRow {
+    placed: Option<u64>,
+    received: Option<u64>,
+    seconds: i64,
+    charge: AmountSum,
+    is_open: bool,
+}
+
+/// A table by day: calls by direction, minutes, spend, and a bar, so that a hole or a spike is
+/// seen and not read.
+#[derive(Clone, Debug, Default)]
+pub(super) struct DayTable {
+    days: BTreeMap<Date, DayRow>,
+}
+
+impl DayTable {
+    /// Adds what one slice holds.
+    pub(super) fn add(
+        &mut self,
+        day: Date,
+        direction: Direction,
+        rows: u64,
+        totals: &crate::tally::Totals,
+        state: Option<State>,
+    ) {
+        let row = self.days.entry(day).or_default();
+        let calls = match direction {
+            Direction::Placed => &mut row.placed,
+            Direction::Received => &mut row.received,
+        };
+        *calls = Some(rows);
+        row.seconds += totals.duration_seconds;
+        row.charge.merge(totals.charge_usd);
+        row.is_open |= state == Some(State::Open);
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.days.is_empty()
+    }
+
+    /// The table, with a line of sums.
+    pub(super) fn render(&self) -> String {
+        let mut text =
+            String::from("day            placed   received      minutes    charge USD\n");
+        let busiest = self
+            .days
+            .values()
+            .map(DayRow::calls)
+            .max()
+            .unwrap_or_default()
+            .max(1);
+        let hidden = self.days.len().saturating_sub(MAX_DAYS);
+        let mut sum = DayRow {
+            placed: Some(0),
+            received: Some(0),
+            ..DayRow::default()
+        };
+        for (i, (day, row)) in self.days.iter().enumerate() {
+            sum.add(row);
+            if hidden > 0 && i == MAX_DAYS / 2 {
+                writeln!(text, "…          ({hidden} more days)")
+                    .expect("writing to memory does not fail");
+            }
+            if hidden > 0 && (MAX_DAYS / 2..MAX_DAYS / 2 + hidden).contains(&i) {
+                continue;
+            }
+            let bar = "█".repeat(
+                usize::try_from((row.calls() * BAR_WIDTH).div_ceil(busiest)).unwrap_or_default(),
+            );
+            row.write(
+                &day.to_string(),
+                &format!("{bar}{}", if row.is_open { " open" } else { "" }),
+                &mut text,
+            );
+        }
+        sum.write("total", "", &mut text);
+        text
+    }
+}
+
+impl DayRow {
+    fn calls(&self) -> u64 {
+        self.placed.unwrap_or_default() + self.received.unwrap_or_default()
+    }
+
+    fn add(&mut self, other: &Self) {
+        let add = |sum: &mut Option<u64>, more: Option<u64>| {
+            *sum = Some(sum.unwrap_or_default() + more.unwrap_or_default());
+        };
+        add(&mut self.placed, other.placed);
+        add(&mut self.received, other.received);
+        self.seconds += other.seconds;
+        self.charge.merge(other.charge);
+    }
+
+    fn write(&self, name: &str, remark: &str, out: &mut String) {
+        let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
+        let minutes = thousands(u64::try_from(self.seconds / 60).unwrap_or_default());
+        let line = format!(
+            "{name:<10}{:>11}{:>11}{minutes:>13}{:>14}  {remark}",
+            calls(self.placed),
+            calls(self.received),
+            dollars(self.charge)
+        );
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(
+            ["0", "999", "1,000", "12,345,678"],
+            [0, 999, 1_000, 12_345_678]
+                .map(thousands)
+                .each_ref()
+                .map(String::as_str)
+        );
+        assert_eq!(dollars("-1234567.899".parse().unwrap()), "-1,234,567.89");
+        assert_eq!(dollars("5".parse().unwrap()), "5.00");
+    }
+}

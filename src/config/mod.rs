@@ -1,0 +1,548 @@
+//! The configuration: `pipeline.toml`, variables and flags, validated once.
+
+mod settings;
+mod units;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use parquet::basic::{Compression, ZstdLevel};
+use secrecy::SecretString;
+use toml::Value;
+use url::Url;
+
+use crate::lake::identity::{FORMAT, Identity};
+use crate::slice::Direction;
+use crate::writer::ParquetOptions;
+use settings::Settings;
+pub use settings::{ConfigError, Origin};
+
+/// The file read when `--config` names none.
+pub const DEFAULT_FILE: &str = "pipeline.toml";
+/// This program's name and version, as the source, the ledger and files of the lake see it.
+pub const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));
+
+/// Everything that can be configured. The README's configuration reference says what each key
+/// does; the field names are the keys.
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the keys of the configuration reference"
+)]
+pub struct Config {
+    pub source: SourceConfig,
+    pub window: WindowConfig,
+    pub lake: LakeConfig,
+    pub parquet: ParquetOptions,
+    pub quality: QualityConfig,
+    pub limits: LimitsConfig,
+}
+
+/// `[source]`
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the keys of the configuration reference"
+)]
+pub struct SourceConfig {
+    pub url: Url,
+    pub api_key: Option<KeySource>,
+    pub directions: Vec<Direction>,
+    pub disposition: String,
+    pub sip_trunk: Option<String>,
+    pub from_search: Option<String>,
+    pub to_search: Option<String>,
+    pub requests: usize,
+    pub max_attempts: u32,
+    pub retry_base: Duration,
+    pub retry_max: Duration,
+    pub stall_timeout: Duration,
+    pub max_elapsed: Duration,
+    /// Bytes a second; zero for no floor.
+    pub min_throughput: u64,
+}
+
+/// `[window]`
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the keys of the configuration reference"
+)]
+pub struct WindowConfig {
+    pub start: Option<Date>,
+    pub timezone: TimeZone,
+    pub lookback_days: u32,
+    pub settle_hours: u32,
+}
+
+/// `[lake]`
+#[derive(Clone, Debug)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the keys of the configuration reference"
+)]
+pub struct LakeConfig {
+    /// `lake.url` as a directory: this version keeps lakes on local disk.
+    pub root: PathBuf,
+    pub file_mode: u32,
+    pub account: Option<String>,
+}
+
+/// `[quality]`
+#[derive(Clone, Debug, PartialEq)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the keys of the configuration reference"
+)]
+pub struct QualityConfig {
+    pub dedupe: bool,
+    pub max_rejects: u64,
+    pub max_reject_ratio: f64,
+    pub reconcile: Reconcile,
+}
+
+/// `quality.reconcile`: what happens when the provider's count is another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reconcile {
+    /// The slice fails.
+    Fail,
+    /// The slice is committed, with a warning.
+    Warn,
+    /// The provider is not asked.
+    Off,
+}
+
+/// `[limits]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[expect(
+    missing_docs,
+    reason = "the fields are the keys of the configuration reference"
+)]
+pub struct LimitsConfig {
+    pub max_record_bytes: usize,
+    pub memory: usize,
+}
+
+/// Where the API key is to be had: never the key itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum KeySource {
+    /// An environment variable.
+    Env(String),
+    /// A file that only its owner may read.
+    File(PathBuf),
+    /// A program that prints it.
+    Command(Vec<String>),
+}
+
+/// Values given on the command line: key, value, and the flag that gave it.
+pub type Overrides = Vec<(&'static str, String, &'static str)>;
+
+impl Config {
+    /// Reads the configuration: `file`, or [`DEFAULT_FILE`] if there is one, then the environment,
+    /// then `overrides`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let mut settings = Settings::default();
+        match file {
+            Some(file) => settings.read_file(file)?,
+            None if Path::new(DEFAULT_FILE).exists() => {
+                settings.read_file(Path::new(DEFAULT_FILE))?;
+            }
+            None => {}
+        }
+        // What is not UTF-8 cannot be a value of ours.
+        let variables = std::env::vars_os().filter_map(|(name, value)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        });
+        settings.read_variables(variables)?;
+        Self::with_overrides(settings, overrides)
+    }
+
+    /// The configuration that `overrides` alone make, for programs that bring their own.
+    ///
+    /// # Errors
+    /// [`ConfigError`] for the first thing that is wrong.
+    pub fn from_overrides(overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::with_overrides(Settings::default(), overrides)
+    }
+
+    fn with_overrides(mut settings: Settings, overrides: &Overrides) -> Result<Self, ConfigError> {
+        for (key, value, flag) in overrides {
+            settings.set(key, Value::String(value.clone()), Origin::Flag(flag));
+        }
+        Self::resolve(&settings)
+    }
+
+    fn resolve(settings: &Settings) -> Result<Self, ConfigError> {
+        check_what_is_not_built(settings)?;
+        Ok(Self {
+            source: source(settings)?,
+            window: WindowConfig {
+                start: settings.get("window.start", units::day)?,
+                timezone: settings
+                    .get("window.timezone", timezone)?
+                    .unwrap_or(TimeZone::UTC),
+                lookback_days: settings
+                    .get("window.lookback_days", units::integer(0))?
+                    .unwrap_or(3),
+                settle_hours: settings
+                    .get("window.settle_hours", units::integer(0))?
+                    .unwrap_or(24),
+            },
+            parquet: ParquetOptions {
+                compression: settings
+                    .get("parquet.compression", compression)?
+                    .unwrap_or(Compression::ZSTD(ZstdLevel::default())),
+                row_group_rows: settings
+                    .get("parquet.row_group_rows", units::integer(1))?
+                    .unwrap_or(1 << 20),
+                row_group_bytes: settings
+                    .get("parquet.row_group_bytes", units::memory_bytes)?
+                    .unwrap_or(16 << 20),
+            },
+            quality: QualityConfig {
+                dedupe: settings
+                    .get("quality.dedupe", units::boolean)?
+                    .unwrap_or(true),
+                max_rejects: settings
+                    .get("quality.max_rejects", units::integer(0))?
+                    .unwrap_or(10),
+                max_reject_ratio: settings
+                    .get("quality.max_reject_ratio", units::ratio)?
+                    .unwrap_or(0.001),
+                reconcile: settings
+                    .get(
+                        "quality.reconcile",
+                        units::one_of(&[
+                            ("fail", Reconcile::Fail),
+                            ("warn", Reconcile::Warn),
+                            ("off", Reconcile::Off),
+                        ]),
+                    )?
+                    .unwrap_or(Reconcile::Fail),
+            },
+            limits: LimitsConfig {
+                max_record_bytes: settings
+                    .get("limits.max_record_bytes", units::memory_bytes)?
+                    .unwrap_or(1 << 20),
+                memory: settings
+                    .get("limits.memory", units::memory_bytes)?
+                    .unwrap_or(256 << 20),
+            },
+            // Last, so that what is wrong in the file is said before what is missing from it.
+            lake: lake(settings)?,
+        })
+    }
+
+    /// What the lake is by this configuration.
+    pub fn identity(&self) -> Identity {
+        Identity {
+            format: FORMAT,
+            account: self.lake.account.clone(),
+            disposition: self.source.disposition.clone(),
+            sip_trunk: self.source.sip_trunk.clone(),
+            from_search: self.source.from_search.clone(),
+            to_search: self.source.to_search.clone(),
+            privacy: "keep".to_owned(),
+            privacy_key_id: None,
+            source_url: self.source.url.to_string(),
+            timezone: timezone_name(&self.window.timezone),
+            created_by: TOOL.to_owned(),
+        }
+    }
+
+    /// Fetches the API key from where the configuration says it is.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is none there, or it cannot be a key. The text never holds it.
+    pub fn api_key(&self) -> Result<SecretString, ConfigError> {
+        let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
+        let key = match &self.source.api_key {
+            None => {
+                return Err(wrong(
+                    "there is no API key. Set source.api_key in pipeline.toml, for example to { env = \"WAVIX_API_KEY\" }, or use --api-key-env".to_owned(),
+                ));
+            }
+            Some(KeySource::Env(name)) => std::env::var(name).map_err(|_| {
+                wrong(format!("source.api_key: the variable {name} is not set. Export it with your API key in it"))
+            })?,
+            Some(KeySource::File(path)) => {
+                read_key_file(path).map_err(|problem| wrong(format!("source.api_key: {} {problem}", path.display())))?
+            }
+            Some(KeySource::Command(command)) => run_key_command(command)
+                .map_err(|problem| wrong(format!("source.api_key: the command {} {problem}", command[0])))?,
+        };
+        let key = key.trim();
+        if key.is_empty() {
+            return Err(wrong(format!(
+                "source.api_key: {} is empty",
+                self.source.api_key.as_ref().expect("checked above")
+            )));
+        }
+        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong(
+                "source.api_key: the key holds characters that no API key has. Is it the right file or variable?".to_owned(),
+            ));
+        }
+        Ok(SecretString::from(key))
+    }
+}
+
+impl fmt::Display for KeySource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Env(name) => write!(f, "the variable {name}"),
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Command(command) => write!(f, "the output of {}", command[0]),
+        }
+    }
+}
+
+/// Longest key read from a file: anything longer is another file.
+const MAX_KEY_BYTES: u64 = 16 << 10;
+
+fn read_key_file(path: &Path) -> Result<String, String> {
+    use std::io::Read;
+    use std::os::unix::fs::PermissionsExt;
+
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
+    let mode = file
+        .metadata()
+        .map_err(|error| format!("cannot be read: {error}"))?
+        .permissions()
+        .mode();
+    if mode & 0o077 != 0 {
+        return Err(format!(
+            "may be read by others (mode {:03o}). Run: chmod 600 {}",
+            mode & 0o777,
+            path.display()
+        ));
+    }
+    let mut key = String::new();
+    file.take(MAX_KEY_BYTES)
+        .read_to_string(&mut key)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(key)
+}
+
+fn run_key_command(command: &[String]) -> Result<String, String> {
+    let output = std::process::Command::new(&command[0])
+        .args(&command[1..])
+        .stdin(std::process::Stdio::null())
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .map_err(|error| format!("cannot be run: {error}"))?;
+    if !output.status.success() {
+        return Err(format!("failed ({})", output.status));
+    }
+    String::from_utf8(output.stdout).map_err(|_| "printed something that is not text".to_owned())
+}
+
+/// Checks the keys that say nothing yet. Those of lakes in an object store mean nothing for one on
+/// local disk; but to accept pseudonyms and store numbers would be a lie.
+fn check_what_is_not_built(settings: &Settings) -> Result<(), ConfigError> {
+    let numbers = settings.get(
+        "privacy.numbers",
+        units::one_of(&[("keep", true), ("pseudonymize", false), ("truncate", false)]),
+    )?;
+    if numbers == Some(false) {
+        let problem =
+            "privacy.numbers can only be \"keep\" in this version: it cannot hide numbers yet";
+        return Err(ConfigError::new(
+            settings.origin("privacy.numbers"),
+            problem,
+        ));
+    }
+    settings.get("lake.lease", units::duration)?;
+    settings.get("limits.single_put_bytes", units::bytes)?;
+    settings.get("limits.spool_dir", units::text)?;
+    Ok(())
+}
+
+fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
+    let url = settings
+        .get("source.url", http_url)?
+        .unwrap_or_else(|| Url::parse("https://api.wavix.com").expect("a valid constant"));
+    let allow_http = settings
+        .get("source.allow_http", units::boolean)?
+        .unwrap_or(false);
+    if url.scheme() == "http" && !allow_http && !crate::source::is_loopback(&url) {
+        let problem = "source.url is plain http: the API key and every call would cross the network in clear. Use https, or set source.allow_http = true";
+        return Err(ConfigError::new(settings.origin("source.url"), problem));
+    }
+    let directions = settings.get("source.directions", |value| {
+        let mut directions = units::list(value)?
+            .iter()
+            .map(|text| {
+                text.parse::<Direction>()
+                    .map_err(|problem| format!("is wrong: {problem}"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        directions.sort_unstable();
+        directions.dedup();
+        if directions.is_empty() {
+            Err("is empty: name \"placed\", \"received\" or both".to_owned())
+        } else {
+            Ok(directions)
+        }
+    })?;
+    let config = SourceConfig {
+        url,
+        api_key: key_source(settings)?,
+        directions: directions.unwrap_or_else(|| Direction::ALL.to_vec()),
+        disposition: settings
+            .get("source.disposition", units::text)?
+            .unwrap_or_else(|| "all".to_owned()),
+        sip_trunk: settings.get("source.sip_trunk", units::text)?,
+        from_search: settings.get("source.from_search", units::text)?,
+        to_search: settings.get("source.to_search", units::text)?,
+        requests: settings
+            .get("source.requests", units::integer(1))?
+            .unwrap_or(4),
+        max_attempts: settings
+            .get("source.max_attempts", units::integer(1))?
+            .unwrap_or(8),
+        retry_base: settings
+            .get("source.retry_base", units::duration)?
+            .unwrap_or(Duration::from_secs(1)),
+        retry_max: settings
+            .get("source.retry_max", units::duration)?
+            .unwrap_or(Duration::from_mins(1)),
+        stall_timeout: settings
+            .get("source.stall_timeout", units::duration)?
+            .unwrap_or(Duration::from_mins(1)),
+        max_elapsed: settings
+            .get("source.max_elapsed", units::duration)?
+            .unwrap_or(Duration::from_mins(30)),
+        min_throughput: settings
+            .get("source.min_throughput", units::bytes_per_second)?
+            .unwrap_or(1 << 10),
+    };
+    if config.retry_max < config.retry_base {
+        let problem = "source.retry_max is shorter than source.retry_base";
+        return Err(ConfigError::new(
+            settings.origin("source.retry_max"),
+            problem,
+        ));
+    }
+    Ok(config)
+}
+
+fn key_source(settings: &Settings) -> Result<Option<KeySource>, ConfigError> {
+    let command = settings.get("source.api_key.command", |value| match value {
+        Value::Array(_) => units::list(value).and_then(|words| {
+            if words.is_empty() {
+                Err("is empty".to_owned())
+            } else {
+                Ok(words)
+            }
+        }),
+        value => Ok(units::text(value)?
+            .split_whitespace()
+            .map(str::to_owned)
+            .collect()),
+    })?;
+    let mut sources = [
+        settings
+            .get("source.api_key.env", units::text)?
+            .map(KeySource::Env),
+        settings
+            .get("source.api_key.file", units::text)?
+            .map(|path| KeySource::File(path.into())),
+        command.map(KeySource::Command),
+    ]
+    .into_iter()
+    .flatten();
+    let first = sources.next();
+    if sources.next().is_some() {
+        let problem = "source.api_key names more than one place. Keep one of env, file and command";
+        return Err(ConfigError::new(
+            settings.origin("source.api_key.env"),
+            problem,
+        ));
+    }
+    Ok(first)
+}
+
+fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
+    let file_mode = settings.get("lake.file_mode", |value| {
+        let text = units::text(value)?;
+        u32::from_str_radix(&text, 8).ok().filter(|mode| mode & !0o666 == 0 && mode & 0o600 == 0o600).ok_or_else(|| {
+            "is not a file mode that its owner can read and write: write \"0600\", \"0640\" or \"0644\"".to_owned()
+        })
+    })?;
+    let account = settings.get("lake.account", units::text)?;
+    let Some(root) = settings.get("lake.url", local_dir)? else {
+        let problem = "lake.url is not set: where should the lake lie? Set it in pipeline.toml, or use --lake";
+        return Err(ConfigError::new(Origin::Unset, problem));
+    };
+    Ok(LakeConfig {
+        root,
+        file_mode: file_mode.unwrap_or(0o600),
+        account,
+    })
+}
+
+fn http_url(value: &Value) -> Result<Url, String> {
+    let url = Url::parse(&units::text(value)?)
+        .map_err(|error| format!("is not a URL ({error}): write https://host"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("is not an http address: write https://host".to_owned());
+    }
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
+        return Err("holds more than an address. The key belongs to source.api_key, filters to keys of their own".to_owned());
+    }
+    Ok(url)
+}
+
+fn local_dir(value: &Value) -> Result<PathBuf, String> {
+    let text = units::text(value)?;
+    match text.split_once("://") {
+        None => Ok(PathBuf::from(text)),
+        Some(("file", _)) => {
+            let path = Url::parse(&text)
+                .ok()
+                .and_then(|url| url.to_file_path().ok());
+            path.ok_or_else(|| "is not a file URL: write file:///absolute/path".to_owned())
+        }
+        Some((scheme, _)) => Err(format!(
+            "is a {scheme}:// address: this version keeps lakes on local disk only. Write a directory"
+        )),
+    }
+}
+
+fn timezone(value: &Value) -> Result<TimeZone, String> {
+    let name = units::text(value)?;
+    TimeZone::get(&name)
+        .map_err(|_| format!("is \"{name}\", which is no time zone: write an IANA name, such as \"UTC\" or \"America/New_York\""))
+}
+
+/// The zone's IANA name.
+pub fn timezone_name(timezone: &TimeZone) -> String {
+    timezone.iana_name().unwrap_or("UTC").to_owned()
+}
+
+fn compression(value: &Value) -> Result<Compression, String> {
+    let text = units::text(value)?;
+    match text.parse::<Compression>() {
+        Ok(
+            compression @ (Compression::ZSTD(_) | Compression::SNAPPY | Compression::UNCOMPRESSED),
+        ) => Ok(compression),
+        _ if text == "zstd" => Ok(Compression::ZSTD(ZstdLevel::default())),
+        _ => Err(format!(
+            "is \"{text}\": write \"zstd(1)\" (levels 1 to 22), \"snappy\" or \"uncompressed\""
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,304 @@
+//! Where a value of the configuration comes from: flag over variable over file over default.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use toml::Value;
+use toml::de::{DeTable, DeValue};
+
+/// Every key there is. What is not here (and not below [`OPEN_TABLE`]) is refused.
+pub(super) const KEYS: &[&str] = &[
+    "source.url",
+    "source.api_key.env",
+    "source.api_key.file",
+    "source.api_key.command",
+    "source.directions",
+    "source.disposition",
+    "source.sip_trunk",
+    "source.from_search",
+    "source.to_search",
+    "source.requests",
+    "source.max_attempts",
+    "source.retry_base",
+    "source.retry_max",
+    "source.stall_timeout",
+    "source.max_elapsed",
+    "source.min_throughput",
+    "source.allow_http",
+    "window.start",
+    "window.timezone",
+    "window.lookback_days",
+    "window.settle_hours",
+    "lake.url",
+    "lake.lease",
+    "lake.file_mode",
+    "lake.account",
+    "parquet.compression",
+    "parquet.row_group_rows",
+    "parquet.row_group_bytes",
+    "quality.dedupe",
+    "quality.max_rejects",
+    "quality.max_reject_ratio",
+    "quality.reconcile",
+    "privacy.numbers",
+    "limits.max_record_bytes",
+    "limits.memory",
+    "limits.single_put_bytes",
+    "limits.spool_dir",
+];
+
+/// The tables of the file.
+const SECTIONS: [&str; 7] = [
+    "source", "window", "lake", "parquet", "quality", "privacy", "limits",
+];
+
+/// The one table whose keys are not ours but the object store's.
+pub(super) const OPEN_TABLE: &str = "lake.options";
+/// Keys of which one excludes the others.
+const KEY_GROUP: &str = "source.api_key";
+/// Prefix of the variables that override keys.
+const VARIABLE_PREFIX: &str = "CDRLAKE_";
+/// Variables with that prefix that are no keys.
+const OTHER_VARIABLES: &[&str] = &["CDRLAKE_LOG"];
+
+/// Who set a value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Origin {
+    /// A line of the configuration file.
+    File {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+    },
+    /// An environment variable.
+    Variable(String),
+    /// A command-line flag.
+    Flag(&'static str),
+    /// Nobody.
+    Unset,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File { path, line } => write!(f, "{}, line {line}: ", path.display()),
+            Self::Variable(name) => write!(f, "variable {name}: "),
+            Self::Flag(name) => write!(f, "flag {name}: "),
+            Self::Unset => Ok(()),
+        }
+    }
+}
+
+/// The configuration is wrong. Never quotes a value that could be the API key.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{origin}{problem}")]
+pub struct ConfigError {
+    /// Where to look.
+    pub origin: Origin,
+    /// What is wrong, and what would be right.
+    pub problem: String,
+}
+
+impl ConfigError {
+    pub(super) fn new(origin: Origin, problem: impl Into<String>) -> Self {
+        Self {
+            origin,
+            problem: problem.into(),
+        }
+    }
+}
+
+/// Values by key, the strongest of each.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Settings {
+    values: BTreeMap<String, (Value, Origin)>,
+}
+
+impl Settings {
+    /// Adds the file's values.
+    pub(super) fn read_file(&mut self, path: &Path) -> Result<(), ConfigError> {
+        let file = |line| Origin::File {
+            path: path.to_owned(),
+            line,
+        };
+        let text = std::fs::read_to_string(path).map_err(|error| {
+            ConfigError::new(
+                Origin::Unset,
+                format!(
+                    "cannot read the configuration {}: {error}. Name it with --config",
+                    path.display()
+                ),
+            )
+        })?;
+        let line_of = |offset: usize| {
+            text.bytes()
+                .take(offset)
+                .filter(|&byte| byte == b'\n')
+                .count()
+                + 1
+        };
+        // The error's own display quotes the line, which might hold a key that should not be there.
+        let syntax = |error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| line_of(span.start));
+            ConfigError::new(
+                file(line),
+                format!(
+                    "not valid TOML: {}",
+                    error.message().lines().collect::<Vec<_>>().join(" ")
+                ),
+            )
+        };
+        let mut values = toml::from_str::<toml::Table>(&text).map_err(syntax)?;
+        let spans = DeTable::parse(&text).map_err(syntax)?;
+        let mut lines = BTreeMap::new();
+        collect_lines(spans.get_ref(), "", &line_of, &mut lines);
+        self.add_table(&mut values, "", &|key| {
+            file(lines.get(key).copied().unwrap_or(1))
+        })
+    }
+
+    fn add_table(
+        &mut self,
+        table: &mut toml::Table,
+        prefix: &str,
+        origin: &dyn Fn(&str) -> Origin,
+    ) -> Result<(), ConfigError> {
+        for (name, value) in std::mem::take(table) {
+            let key = format!("{prefix}{name}");
+            let below = |known: &&str| {
+                known
+                    .strip_prefix(&key)
+                    .is_some_and(|rest| rest.starts_with('.'))
+            };
+            let is_table = key == OPEN_TABLE
+                || OPEN_TABLE.starts_with(&format!("{key}."))
+                || KEYS.iter().any(below);
+            match value {
+                Value::Table(mut table) if is_table => {
+                    self.add_table(&mut table, &format!("{key}."), origin)?;
+                }
+                _ if key == KEY_GROUP => {
+                    return Err(ConfigError::new(
+                        origin(&key),
+                        "source.api_key never holds the key itself. Write { env = \"WAVIX_API_KEY\" }, { file = \"…\" } or { command = [\"…\"] }",
+                    ));
+                }
+                _ if is_table => {
+                    return Err(ConfigError::new(
+                        origin(&key),
+                        format!("{key} is a section: write [{key}] on a line of its own"),
+                    ));
+                }
+                value => {
+                    if !KEYS.contains(&key.as_str()) && !key.starts_with(&format!("{OPEN_TABLE}."))
+                    {
+                        return Err(ConfigError::new(
+                            origin(&key),
+                            unknown(&key, KEYS.iter().copied().chain(SECTIONS), "key"),
+                        ));
+                    }
+                    let origin = origin(&key);
+                    self.values.insert(key, (value, origin));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Adds what variables of the environment say.
+    pub(super) fn read_variables(
+        &mut self,
+        variables: impl Iterator<Item = (String, String)>,
+    ) -> Result<(), ConfigError> {
+        let mut names: Vec<(String, &str)> = KEYS.iter().map(|key| (variable(key), *key)).collect();
+        names.sort();
+        for (name, value) in variables.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)) {
+            if OTHER_VARIABLES.contains(&name.as_str()) {
+                continue;
+            }
+            let Ok(found) = names.binary_search_by(|(known, _)| known.as_str().cmp(&name)) else {
+                let problem = unknown(
+                    &name,
+                    names.iter().map(|(known, _)| known.as_str()),
+                    "variable",
+                );
+                return Err(ConfigError::new(Origin::Unset, problem));
+            };
+            self.set(names[found].1, Value::String(value), Origin::Variable(name));
+        }
+        Ok(())
+    }
+
+    /// Sets one key, over whatever said otherwise so far.
+    pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) {
+        if key.starts_with(KEY_GROUP) {
+            let same_layer =
+                |from: &Origin| std::mem::discriminant(from) == std::mem::discriminant(&origin);
+            self.values
+                .retain(|other, (_, from)| !other.starts_with(KEY_GROUP) || same_layer(from));
+        }
+        self.values.insert(key.to_owned(), (value, origin));
+    }
+
+    pub(super) fn origin(&self, key: &str) -> Origin {
+        self.values
+            .get(key)
+            .map_or(Origin::Unset, |(_, origin)| origin.clone())
+    }
+
+    /// A key's value, or `None` if it is not set.
+    pub(super) fn get<T>(
+        &self,
+        key: &str,
+        parse: impl FnOnce(&Value) -> Result<T, String>,
+    ) -> Result<Option<T>, ConfigError> {
+        debug_assert!(KEYS.contains(&key), "{key} is missing from KEYS");
+        let Some((value, origin)) = self.values.get(key) else {
+            return Ok(None);
+        };
+        parse(value)
+            .map(Some)
+            .map_err(|problem| ConfigError::new(origin.clone(), format!("{key} {problem}")))
+    }
+}
+
+/// The variable that overrides a key.
+pub(super) fn variable(key: &str) -> String {
+    format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+fn collect_lines(
+    table: &DeTable<'_>,
+    prefix: &str,
+    line_of: &dyn Fn(usize) -> usize,
+    lines: &mut BTreeMap<String, usize>,
+) {
+    for (name, value) in table {
+        let key = format!("{prefix}{}", name.get_ref());
+        lines.insert(key.clone(), line_of(name.span().start));
+        if let DeValue::Table(table) = value.get_ref() {
+            collect_lines(table, &format!("{key}."), line_of, lines);
+        }
+    }
+}
+
+fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>, what: &str) -> String {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    // A right name in a wrong section is nearer than any other name.
+    let likeness = |name: &str| {
+        let whole = strsim::normalized_damerau_levenshtein(name, given);
+        let part = strsim::normalized_damerau_levenshtein(&last(name), &last(given)) * 0.9;
+        whole.max(part)
+    };
+    let nearest = known
+        .map(|name| (likeness(name), name))
+        .max_by(|left, right| left.0.total_cmp(&right.0));
+    match nearest {
+        Some((likeness, name)) if likeness > 0.5 => {
+            format!("there is no {what} {given}. Did you mean {name}?")
+        }
+        _ => format!("there is no {what} {given}. The README lists them all"),
+    }
+}

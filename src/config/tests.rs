@@ -1,0 +1,364 @@
+use super::*;
+
+fn load(text: &str) -> Result<Config, ConfigError> {
+    load_with(text, &[], &Overrides::new())
+}
+
+fn load_with(
+    text: &str,
+    variables: &[(&str, &str)],
+    overrides: &Overrides,
+) -> Result<Config, ConfigError> {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("pipeline.toml");
+    std::fs::write(&path, text).unwrap();
+    let mut settings = Settings::default();
+    settings.read_file(&path)?;
+    settings.read_variables(
+        variables
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned())),
+    )?;
+    Config::with_overrides(settings, overrides)
+}
+
+/// The message, without the temporary folder's name.
+fn problem(text: &str) -> String {
+    let error = load(text).unwrap_err().to_string();
+    error
+        .split_once("pipeline.toml, ")
+        .map_or(error.clone(), |(_, rest)| rest.to_owned())
+}
+
+#[test]
+fn a_lake_is_all_that_has_to_be_named() {
+    let config = load("lake.url = './lake'").unwrap();
+    assert_eq!(config.source.url.as_str(), "https://api.wavix.com/");
+    assert_eq!(config.source.disposition, "all");
+    assert_eq!(config.source.directions, Direction::ALL);
+    assert_eq!((config.source.requests, config.source.max_attempts), (4, 8));
+    assert_eq!(config.window.start, None);
+    assert_eq!(
+        (config.window.lookback_days, config.window.settle_hours),
+        (3, 24)
+    );
+    assert_eq!(config.lake.file_mode, 0o600);
+    assert_eq!(config.parquet.row_group_bytes, 16 << 20);
+    assert_eq!(config.quality.reconcile, Reconcile::Fail);
+    assert_eq!(
+        config.limits,
+        LimitsConfig {
+            max_record_bytes: 1 << 20,
+            memory: 256 << 20
+        }
+    );
+    assert!(
+        load("")
+            .unwrap_err()
+            .to_string()
+            .contains("lake.url is not set")
+    );
+}
+
+#[test]
+fn every_key_of_the_example_file_is_read() {
+    let example = include_str!("../../pipeline.toml");
+    let config = load(example).unwrap();
+    let defaults = load("lake.url = './lake'\nsource.api_key.env = 'WAVIX_API_KEY'").unwrap();
+    assert_eq!(
+        format!("{config:?}"),
+        format!("{defaults:?}"),
+        "the example shows the defaults"
+    );
+    for key in settings::KEYS {
+        let name = key.rsplit('.').next().unwrap();
+        assert!(
+            example.contains(name),
+            "{key} is missing from pipeline.toml"
+        );
+        assert!(
+            include_str!("../../README.md").contains(key),
+            "{key} is missing from the README"
+        );
+    }
+}
+
+#[test]
+fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+    let file = "[lake]\nurl = 'a'\n[source]\nrequests = 2\nretry_base = '2s'";
+    let variables = [
+        ("CDRLAKE_SOURCE_REQUESTS", "3"),
+        ("CDRLAKE_SOURCE_RETRY_BASE", "3s"),
+        ("CDRLAKE_SOURCE_DIRECTIONS", "received, placed"),
+    ];
+    let flags = vec![("source.requests", "5".to_owned(), "--requests")];
+    let config = load_with(file, &variables, &flags).unwrap();
+    assert_eq!(config.source.requests, 5);
+    assert_eq!(config.source.retry_base, Duration::from_secs(3));
+    assert_eq!(config.source.directions, Direction::ALL);
+    let error = load_with(
+        file,
+        &[("CDRLAKE_SOURCE_REQUESTS", "many")],
+        &Overrides::new(),
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "variable CDRLAKE_SOURCE_REQUESTS: source.requests is not a whole number"
+    );
+    let error = load_with(
+        file,
+        &[],
+        &vec![("source.requests", "0".to_owned(), "--requests")],
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "flag --requests: source.requests is 0: it must be at least 1"
+    );
+}
+
+#[test]
+fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+    assert_eq!(
+        problem("[lake]\nurl = 'x'\n\n[source]\nretry_bose = '1s'"),
+        "line 5: there is no key source.retry_bose. Did you mean source.retry_base?"
+    );
+    assert_eq!(
+        problem("[lake]\nmax_rejects = 1"),
+        "line 2: there is no key lake.max_rejects. Did you mean quality.max_rejects?"
+    );
+    assert_eq!(
+        problem("[sourc]\nurl = 1"),
+        "line 1: there is no key sourc. Did you mean source?"
+    );
+    let error = load_with(
+        "lake.url = 'x'",
+        &[("CDRLAKE_LAKE_ULR", "y")],
+        &Overrides::new(),
+    )
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "there is no variable CDRLAKE_LAKE_ULR. Did you mean CDRLAKE_LAKE_URL?"
+    );
+    assert!(
+        load_with(
+            "lake.url = 'x'",
+            &[("CDRLAKE_LOG", "debug")],
+            &Overrides::new()
+        )
+        .is_ok()
+    );
+}
+
+#[test]
+fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
+    for (text, expected) in [
+        (
+            "[source]\nurl = 7",
+            "line 2: source.url is a number: write a text in quotes",
+        ),
+        (
+            "[source]\nurl = 'ftp://x'",
+            "line 2: source.url is not an http address: write https://host",
+        ),
+        (
+            "[source]\nurl = 'http://example.com'",
+            "line 2: source.url is plain http",
+        ),
+        (
+            "[source]\nurl = 'https://u:p@example.com'",
+            "line 2: source.url holds more than an address",
+        ),
+        (
+            "[source]\nurl = 'https://example.com/?appid=SECRET'",
+            "line 2: source.url holds more than an address",
+        ),
+        (
+            "[source]\nretry_base = 5",
+            "line 2: source.retry_base is a number: write a text in quotes",
+        ),
+        (
+            "[source]\nretry_base = '5 parsecs'",
+            "line 2: source.retry_base is not a duration",
+        ),
+        (
+            "[source]\nretry_max = '1ms'",
+            "line 2: source.retry_max is shorter than source.retry_base",
+        ),
+        (
+            "[source]\ndirections = ['sideways']",
+            "line 2: source.directions is wrong: `sideways` is not a direction",
+        ),
+        (
+            "[source]\ndirections = []",
+            "line 2: source.directions is empty",
+        ),
+        ("[window]\nstart = 2026-13-01", "line 2: not valid TOML"),
+        (
+            "[window]\nstart = '2026-02-30'",
+            "line 2: window.start is wrong: `2026-02-30` is not a day",
+        ),
+        (
+            "[window]\nstart = 2026-01-01T00:00:00Z",
+            "line 2: window.start is wrong",
+        ),
+        (
+            "[window]\ntimezone = 'Mars/Olympus'",
+            "line 2: window.timezone is \"Mars/Olympus\", which is no time zone",
+        ),
+        (
+            "[lake]\nurl = 's3://bucket/x'",
+            "line 2: lake.url is a s3:// address: this version keeps lakes on local disk only",
+        ),
+        ("[lake]\nurl = ''", "line 2: lake.url is empty"),
+        (
+            "[lake]\nfile_mode = '0444'",
+            "line 2: lake.file_mode is not a file mode",
+        ),
+        (
+            "[parquet]\ncompression = 'lzma'",
+            "line 2: parquet.compression is \"lzma\"",
+        ),
+        (
+            "[parquet]\ncompression = 'zstd(99)'",
+            "line 2: parquet.compression is \"zstd(99)\"",
+        ),
+        (
+            "[parquet]\nrow_group_bytes = '16 elephants'",
+            "line 2: parquet.row_group_bytes is not a size",
+        ),
+        (
+            "[quality]\nmax_reject_ratio = 2",
+            "line 2: quality.max_reject_ratio is not a share",
+        ),
+        (
+            "[quality]\nreconcile = 'maybe'",
+            "line 2: quality.reconcile is \"maybe\": write \"fail\" or \"warn\" or \"off\"",
+        ),
+        (
+            "[quality]\ndedupe = 'maybe'",
+            "line 2: quality.dedupe is neither true nor false",
+        ),
+        (
+            "[privacy]\nnumbers = 'truncate'",
+            "line 2: privacy.numbers can only be \"keep\" in this version",
+        ),
+        ("source = 1", "line 1: source is a section: write [source]"),
+        ("[source\nurl = 'x'", "line 1: not valid TOML"),
+    ] {
+        let problem = problem(&format!("{text}\n"));
+        assert!(
+            problem.starts_with(expected),
+            "{text}\n  said     {problem}\n  expected {expected}"
+        );
+    }
+}
+
+#[test]
+fn the_key_itself_is_refused_and_never_quoted() {
+    for text in [
+        "[source]\napi_key = 'SECRET'",
+        "[source]\napi_key = { key = 'SECRET' }",
+        "[source]\napi_key = 'SECRET",
+        "[source]\nkey = 'SECRET'",
+    ] {
+        let problem = problem(text);
+        assert!(!problem.contains("SECRET"), "{problem}");
+        assert!(problem.starts_with("line 2"), "{problem}");
+    }
+    let error = load_with(
+        "lake.url = 'x'",
+        &[("CDRLAKE_SOURCE_API_KEY", "SECRET")],
+        &Overrides::new(),
+    )
+    .unwrap_err();
+    assert!(!error.to_string().contains("SECRET"), "{error}");
+}
+
+#[test]
+fn the_key_s_whereabouts_come_from_one_place() {
+    let file = "lake.url = 'x'\nsource.api_key.file = 'f'";
+    let variable = [("CDRLAKE_SOURCE_API_KEY_ENV", "V")];
+    assert_eq!(
+        load(file).unwrap().source.api_key,
+        Some(KeySource::File("f".into()))
+    );
+    assert_eq!(
+        load_with(file, &variable, &Overrides::new())
+            .unwrap()
+            .source
+            .api_key,
+        Some(KeySource::Env("V".to_owned()))
+    );
+    let flags = vec![("source.api_key.env", "W".to_owned(), "--api-key-env")];
+    assert_eq!(
+        load_with(file, &variable, &flags).unwrap().source.api_key,
+        Some(KeySource::Env("W".to_owned()))
+    );
+    assert!(
+        problem("source.api_key = { env = 'A', file = 'b' }\nlake.url = 'x'")
+            .contains("more than one place")
+    );
+}
+
+#[test]
+fn a_key_is_read_from_a_private_file_or_a_command() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    std::fs::write(&path, "s3cret\n").unwrap();
+    let with = |source: String| {
+        load(&format!("lake.url = 'x'\nsource.api_key.{source}"))
+            .unwrap()
+            .api_key()
+    };
+    let file = || with(format!("file = '{}'", path.display()));
+    let mode =
+        |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let exposed = |key: SecretString| secrecy::ExposeSecret::expose_secret(&key).to_owned();
+    mode(0o600);
+    assert_eq!(exposed(file().unwrap()), "s3cret");
+    mode(0o640);
+    assert!(
+        file()
+            .unwrap_err()
+            .to_string()
+            .contains("may be read by others (mode 640). Run: chmod 600")
+    );
+    mode(0o600);
+    std::fs::write(&path, " \n").unwrap();
+    assert!(file().unwrap_err().to_string().ends_with("key is empty"));
+    std::fs::write(&path, "a\nb").unwrap();
+    assert!(
+        file()
+            .unwrap_err()
+            .to_string()
+            .contains("characters that no API key has")
+    );
+
+    assert_eq!(
+        exposed(with("command = ['printf', 's3cret\\n']".to_owned()).unwrap()),
+        "s3cret"
+    );
+    assert!(
+        with("command = ['false']".to_owned())
+            .unwrap_err()
+            .to_string()
+            .contains("the command false failed")
+    );
+    assert!(
+        with("command = ['/no/such/program']".to_owned())
+            .unwrap_err()
+            .to_string()
+            .contains("cannot be run")
+    );
+    assert!(
+        with("env = 'CDRLAKE_TEST_UNSET'".to_owned())
+            .unwrap_err()
+            .to_string()
+            .contains("the variable CDRLAKE_TEST_UNSET is not set")
+    );
+}

@@ -1,0 +1,308 @@
+//! The work of a processor on one slice: bytes in, a spool file out.
+//!
+//! ```text
+//! chunk → framing ─record→ decode ─record→ duplicates, tally, digest → writer → spool
+//!                    └──bad record──┴→ rejects
+//! ```
+//!
+//! No network and no async: the pipeline runs a [`Converter`] on a thread of its own and feeds it
+//! chunks. Memory does not grow with the slice.
+
+use std::path::{Path, PathBuf};
+
+use tempfile::TempPath;
+
+use crate::decode::{Reason, Refusal, decode};
+use crate::digest::{Digest, RowHasher};
+use crate::duplicates::DuplicateFinder;
+use crate::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
+use crate::rejects::{Reject, RejectsWriter};
+use crate::slice::Slice;
+use crate::tally::{Counts, RowTally, Totals};
+use crate::writer::{ParquetOptions, SpoolFile, SpoolWriter, WriteError};
+
+/// What conversion needs to know of the slice and the configuration.
+#[derive(Clone, Debug)]
+pub struct ConvertOptions {
+    /// The slice the records belong to.
+    pub slice: Slice,
+    /// Its day, from the first instant to the next day's first, in microseconds since 1970.
+    pub day_us: std::ops::Range<i64>,
+    /// A directory for the spool, on the file system of the lake.
+    pub spool_dir: PathBuf,
+    /// `limits.max_record_bytes`.
+    pub max_record_bytes: usize,
+    /// `quality.dedupe`.
+    pub dedupe: bool,
+    /// The `[parquet]` part of the configuration.
+    pub parquet: ParquetOptions,
+}
+
+/// The stream cannot become a slice.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ConvertError {
+    /// The body is not a list of records.
+    #[error(transparent)]
+    Framing(#[from] FramingError),
+    /// A record inside an array is not JSON: what follows cannot be trusted.
+    #[error("{at}: a record inside a list is broken ({reason})")]
+    BrokenList {
+        /// Where the record begins.
+        at: Position,
+        /// What is wrong with it.
+        reason: Reason,
+    },
+    /// The last line has no newline and is not JSON: the stream was cut.
+    #[error("{at}: the stream ends in the middle of a record")]
+    CutRecord {
+        /// Where the record begins.
+        at: Position,
+    },
+    /// The server reports its own failure in the middle of the stream.
+    #[error("{at}: the server broke off with \"{message}\"")]
+    ServerError {
+        /// Where the object stands.
+        at: Position,
+        /// What the server said.
+        message: String,
+    },
+    /// The spool cannot be written.
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    /// A temporary file of the spool cannot be written.
+    #[error("cannot write a temporary file in {}", directory.display())]
+    Spool {
+        /// Where it lies.
+        directory: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl ConvertError {
+    /// Whether fetching the slice again may help: everything but the local disk comes from the
+    /// network, where a broken body may be whole the next time.
+    pub fn is_retryable(&self) -> bool {
+        !matches!(self, Self::Write(_) | Self::Spool { .. })
+    }
+}
+
+/// Converts the bodies of one slice. Several bodies (pages) may follow one another.
+#[derive(Debug)]
+pub struct Converter {
+    framer: Framer,
+    stage: Stage,
+    max_record_bytes: usize,
+    envelope_total: Option<u64>,
+}
+
+/// Everything behind framing.
+#[derive(Debug)]
+struct Stage {
+    options: ConvertOptions,
+    writer: SpoolWriter,
+    rejects: RejectsWriter,
+    duplicates: Option<DuplicateFinder>,
+    hasher: RowHasher,
+    digest: Digest,
+    tally: RowTally,
+    records: u64,
+}
+
+impl Converter {
+    /// Opens the spool.
+    ///
+    /// # Errors
+    /// [`ConvertError`] if the spool cannot be made.
+    pub fn try_new(options: ConvertOptions) -> Result<Self, ConvertError> {
+        let spool = |extension: &str| {
+            options.spool_dir.join(format!(
+                "{}-{}.{extension}",
+                options.slice.direction, options.slice.day
+            ))
+        };
+        Ok(Self {
+            framer: Framer::new(options.max_record_bytes),
+            max_record_bytes: options.max_record_bytes,
+            envelope_total: None,
+            stage: Stage {
+                writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
+                rejects: RejectsWriter::new(spool("rejects")),
+                duplicates: options
+                    .dedupe
+                    .then(|| DuplicateFinder::new(&options.spool_dir)),
+                hasher: RowHasher::new(options.slice),
+                digest: Digest::default(),
+                tally: RowTally::new(options.day_us.clone()),
+                records: 0,
+                options,
+            },
+        })
+    }
+
+    /// Takes the next bytes of a body.
+    ///
+    /// # Errors
+    /// [`ConvertError`]; the converter cannot be used after it.
+    pub fn push(&mut self, chunk: &[u8]) -> Result<(), ConvertError> {
+        let stage = &mut self.stage;
+        self.framer.push(chunk, &mut |frame| stage.frame(&frame))
+    }
+
+    /// Ends one body. Another may follow.
+    ///
+    /// # Errors
+    /// [`ConvertError`], if the body ends too early.
+    pub fn end_body(&mut self) -> Result<BodySummary, ConvertError> {
+        let framer = std::mem::replace(&mut self.framer, Framer::new(self.max_record_bytes));
+        let stage = &mut self.stage;
+        let summary = framer.finish(&mut |frame| stage.frame(&frame))?;
+        self.envelope_total = summary.envelope_total.or(self.envelope_total);
+        Ok(summary)
+    }
+
+    /// Records read so far.
+    pub fn records(&self) -> u64 {
+        self.stage.records
+    }
+
+    /// Looks for duplicates and removes them. The spool file stays open for its metadata.
+    ///
+    /// # Errors
+    /// [`ConvertError`] if the spool cannot be written.
+    pub fn finish(self) -> Result<Converted, ConvertError> {
+        self.stage.finish(self.envelope_total)
+    }
+}
+
+impl Stage {
+    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), ConvertError> {
+        self.records += 1;
+        match *frame {
+            Frame::Record { at, boundary, text } => match decode(text) {
+                Ok(record) => {
+                    let row_hash = self.hasher.hash(&record);
+                    self.digest.add(row_hash);
+                    self.tally.add(&record);
+                    let row = self.writer.append(&record)?;
+                    let Some(duplicates) = &mut self.duplicates else {
+                        return Ok(());
+                    };
+                    let added = duplicates.add(record.call_id.as_deref(), row_hash, row);
+                    added.map_err(|source| spool_error(&self.options.spool_dir, source))
+                }
+                Err(Refusal::ServerError { message }) => {
+                    Err(ConvertError::ServerError { at, message })
+                }
+                Err(Refusal::Reject(reason)) => match boundary {
+                    Boundary::Element if reason.is_syntax() => {
+                        Err(ConvertError::BrokenList { at, reason })
+                    }
+                    Boundary::EndOfBody if reason.is_syntax() => {
+                        Err(ConvertError::CutRecord { at })
+                    }
+                    _ => self.reject(at, &reason, text, text.len() as u64),
+                },
+            },
+            Frame::TooLong {
+                at,
+                prefix,
+                length_bytes,
+            } => {
+                let reason = Reason::TooLong {
+                    length_bytes,
+                    limit_bytes: self.options.max_record_bytes,
+                };
+                self.reject(at, &reason, prefix, length_bytes)
+            }
+        }
+    }
+
+    fn reject(
+        &mut self,
+        at: Position,
+        reason: &Reason,
+        text: &[u8],
+        length_bytes: u64,
+    ) -> Result<(), ConvertError> {
+        let added = self
+            .rejects
+            .add(&Reject::new(at, reason, text, length_bytes));
+        added.map_err(|source| spool_error(&self.options.spool_dir, source))
+    }
+
+    fn finish(self, envelope_total: Option<u64>) -> Result<Converted, ConvertError> {
+        let spool = |source| spool_error(&self.options.spool_dir, source);
+        let mut counts = Counts {
+            records: self.records,
+            rejected: self.rejects.count(),
+            ..Counts::default()
+        };
+        let rejects = self.rejects.finish().map_err(spool)?;
+        let found = self
+            .duplicates
+            .map(DuplicateFinder::finish)
+            .transpose()
+            .map_err(spool)?;
+        let (mut writer, mut tally, mut digest) = (self.writer, self.tally, self.digest);
+        if let Some(found) = found {
+            counts.duplicates = found.duplicates;
+            counts.conflicts = found.conflicts;
+            if found.duplicates > 0 {
+                let mut hasher = self.hasher;
+                tally = RowTally::new(self.options.day_us.clone());
+                digest = Digest::default();
+                writer = writer.without_rows(found.surplus, |record| {
+                    tally.add(record);
+                    digest.add(hasher.hash(record));
+                })?;
+            }
+        }
+        tally.count_into(&mut counts);
+        Ok(Converted {
+            writer,
+            rejects,
+            counts,
+            totals: tally.totals,
+            digest,
+            envelope_total,
+        })
+    }
+}
+
+fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {
+    ConvertError::Spool {
+        directory: directory.to_owned(),
+        source,
+    }
+}
+
+/// A slice whose bodies have all been read.
+#[derive(Debug)]
+pub struct Converted {
+    writer: SpoolWriter,
+    /// The spooled rejects, if there are any.
+    pub rejects: Option<TempPath>,
+    /// What was read, and what became of it.
+    pub counts: Counts,
+    /// Sums over the rows.
+    pub totals: Totals,
+    /// Digest of the rows.
+    pub digest: Digest,
+    /// `pagination.total` of the last body, if it was an envelope.
+    pub envelope_total: Option<u64>,
+}
+
+impl Converted {
+    /// Writes the Parquet footer with `metadata` in it and checks the file.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the file cannot be finished or does not hold the rows counted.
+    pub fn write_footer(
+        self,
+        metadata: Vec<(&'static str, String)>,
+    ) -> Result<SpoolFile, WriteError> {
+        self.writer.finish(metadata)
+    }
+}

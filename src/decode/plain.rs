@@ -1,0 +1,407 @@
+//! The plain decoder: exact and complete, on top of `serde_json`. It defines what a record means.
+
+use std::borrow::Cow;
+use std::fmt;
+
+use serde::de::{DeserializeSeed, MapAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::{MAX_DEPTH, Reason, Record, Refusal, parse_time_us};
+use crate::amount::{Amount, parse_whole_i32};
+
+/// Fields of a record with a column of their own, or that are an alias of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Field {
+    Date,
+    From,
+    To,
+    Duration,
+    Charge,
+    PerMinute,
+    ForwardFee,
+    Destination,
+    Disposition,
+    SipTrunk,
+    CallId,
+    Uuid,
+    ParentCallId,
+    ParentUuid,
+    AnsweredBy,
+}
+
+impl Field {
+    const ALL: [Self; 15] = [
+        Self::Date,
+        Self::From,
+        Self::To,
+        Self::Duration,
+        Self::Charge,
+        Self::PerMinute,
+        Self::ForwardFee,
+        Self::Destination,
+        Self::Disposition,
+        Self::SipTrunk,
+        Self::CallId,
+        Self::Uuid,
+        Self::ParentCallId,
+        Self::ParentUuid,
+        Self::AnsweredBy,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Date => "date",
+            Self::From => "from",
+            Self::To => "to",
+            Self::Duration => "duration",
+            Self::Charge => "charge",
+            Self::PerMinute => "per_minute",
+            Self::ForwardFee => "forward_fee",
+            Self::Destination => "destination",
+            Self::Disposition => "disposition",
+            Self::SipTrunk => "sip_trunk",
+            Self::CallId => "call_id",
+            Self::Uuid => "uuid",
+            Self::ParentCallId => "parent_call_id",
+            Self::ParentUuid => "parent_uuid",
+            Self::AnsweredBy => "answered_by",
+        }
+    }
+}
+
+/// An object's members: keys decoded, values still as their JSON text.
+type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
+
+/// A record's values by field, still as their JSON text.
+#[derive(Default)]
+struct Fields<'a> {
+    known: [Option<&'a str>; Field::ALL.len()],
+    other: Members<'a>,
+    duplicate: Option<Field>,
+}
+
+impl<'a> Fields<'a> {
+    fn new(members: Members<'a>) -> Self {
+        let mut fields = Self::default();
+        for (key, value) in members {
+            match Field::ALL.into_iter().find(|field| field.name() == key) {
+                Some(field) => {
+                    if fields.known[field as usize].replace(value).is_some() {
+                        fields.duplicate = Some(field);
+                    }
+                }
+                None => fields.other.push((key, value)),
+            }
+        }
+        fields
+    }
+
+    fn get(&self, field: Field) -> Option<&'a str> {
+        self.known[field as usize]
+    }
+
+    /// The field's value, or `None` where it is absent or `null`.
+    fn present(&self, field: Field) -> Option<&'a str> {
+        self.get(field).filter(|text| *text != "null")
+    }
+}
+
+/// Decodes one record.
+///
+/// # Errors
+/// [`Refusal`]: the record is to be rejected, or it is the server's report of a failure.
+pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
+    let text = std::str::from_utf8(text).map_err(|error| Reason::InvalidUtf8 {
+        at: error.valid_up_to(),
+    })?;
+    let mut fields = Fields::new(members(text)?);
+    if fields.known.iter().all(Option::is_none)
+        && let Some(message) = server_error(&fields.other)
+    {
+        return Err(Refusal::ServerError { message });
+    }
+    if let Some(field) = fields.duplicate {
+        return Err(Reason::DuplicateKey {
+            key: Some(field.name()),
+        }
+        .into());
+    }
+
+    let date = fields.present(Field::Date).ok_or(Reason::NoDate)?;
+    let date = string(date, Field::Date)?.ok_or(Reason::WrongType {
+        field: "date",
+        expected: "a string",
+    })?;
+    let call_time_us = parse_time_us(&date).map_err(Reason::Date)?;
+    let call_id = aliased(&mut fields, Field::CallId, Field::Uuid)?;
+    let parent_call_id = aliased(&mut fields, Field::ParentCallId, Field::ParentUuid)?;
+    Ok(Record {
+        call_id,
+        parent_call_id,
+        call_time_us,
+        from_number: number_or_string(&fields, Field::From)?,
+        to_number: number_or_string(&fields, Field::To)?,
+        disposition: optional_string(&fields, Field::Disposition)?,
+        destination: optional_string(&fields, Field::Destination)?,
+        sip_trunk: optional_string(&fields, Field::SipTrunk)?,
+        answered_by: optional_string(&fields, Field::AnsweredBy)?,
+        duration_seconds: duration(&fields)?,
+        per_minute_usd: amount(&fields, Field::PerMinute)?,
+        charge_usd: amount(&fields, Field::Charge)?,
+        forward_fee_usd: amount(&fields, Field::ForwardFee)?,
+        extra: extra(fields.other)?.map(Cow::Owned),
+    })
+}
+
+/// The members of the object that `text` is, in their order.
+fn members(text: &str) -> Result<Members<'_>, Reason> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let members = serde::Deserializer::deserialize_map(&mut deserializer, MembersVisitor);
+    members
+        .and_then(|members| deserializer.end().map(|()| members))
+        .map_err(|error| {
+            // A value of another type is noticed at its first byte: the rest may not be JSON either.
+            let error = if error.is_data() {
+                serde_json::from_str::<&RawValue>(text).err()
+            } else {
+                Some(error)
+            };
+            error.map_or(Reason::NotAnObject, |error| syntax(&error))
+        })
+}
+
+/// The parser's complaint, without its line and column: the record's place is known to the caller.
+fn syntax(error: &serde_json::Error) -> Reason {
+    let problem = error.to_string();
+    Reason::Syntax {
+        problem: problem
+            .split(" at line ")
+            .next()
+            .unwrap_or_default()
+            .to_owned(),
+    }
+}
+
+struct MembersVisitor;
+
+impl<'de> Visitor<'de> for MembersVisitor {
+    type Value = Members<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let mut members = Members::new();
+        while let Some(key) = map.next_key_seed(KeySeed)? {
+            members.push((key, map.next_value::<&'de RawValue>()?.get()));
+        }
+        Ok(members)
+    }
+}
+
+struct KeySeed;
+
+impl<'de> DeserializeSeed<'de> for KeySeed {
+    type Value = Cow<'de, str>;
+
+    fn deserialize<D: serde::Deserializer<'de>>(
+        self,
+        deserializer: D,
+    ) -> Result<Self::Value, D::Error> {
+        deserializer.deserialize_str(self)
+    }
+}
+
+impl<'de> Visitor<'de> for KeySeed {
+    type Value = Cow<'de, str>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a key")
+    }
+
+    fn visit_borrowed_str<E>(self, key: &'de str) -> Result<Self::Value, E> {
+        Ok(Cow::Borrowed(key))
+    }
+
+    fn visit_str<E>(self, key: &str) -> Result<Self::Value, E> {
+        Ok(Cow::Owned(key.to_owned()))
+    }
+}
+
+/// The message of an object that reports the server's own failure: no field of a record, but
+/// `success: false`, `error` or `message`.
+fn server_error(fields: &[(Cow<'_, str>, &str)]) -> Option<String> {
+    let value = |name: &str| {
+        fields
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, text)| *text)
+    };
+    let (message, error) = (value("message"), value("error"));
+    if value("success") != Some("false") && message.is_none() && error.is_none() {
+        return None;
+    }
+    let text = message.or(error).unwrap_or("\"success\": false");
+    Some(serde_json::from_str::<String>(text).unwrap_or_else(|_| text.to_owned()))
+}
+
+/// A JSON string's content, or `None` if the value is not a string.
+fn string(text: &str, field: Field) -> Result<Option<Cow<'_, str>>, Reason> {
+    let Some(inside) = text
+        .strip_prefix('"')
+        .and_then(|text| text.strip_suffix('"'))
+    else {
+        return Ok(None);
+    };
+    if !inside.contains('\\') {
+        return Ok(Some(Cow::Borrowed(inside)));
+    }
+    serde_json::from_str::<String>(text)
+        .map(|text| Some(Cow::Owned(text)))
+        .map_err(|_| Reason::Escape {
+            field: field.name(),
+        })
+}
+
+fn optional_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
+    let Some(text) = fields.present(field) else {
+        return Ok(None);
+    };
+    match string(text, field)? {
+        Some(text) => Ok(Some(text)),
+        None => Err(Reason::WrongType {
+            field: field.name(),
+            expected: "a string or null",
+        }),
+    }
+}
+
+/// A phone number: a string, or a bare JSON number written as plain digits.
+fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
+    let Some(text) = fields.present(field) else {
+        return Ok(None);
+    };
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Ok(Some(Cow::Borrowed(text)));
+    }
+    match string(text, field)? {
+        Some(text) => Ok(Some(text)),
+        None => Err(Reason::WrongType {
+            field: field.name(),
+            expected: "a string, digits or null",
+        }),
+    }
+}
+
+/// The field, else its deprecated alias. An alias that says something else is kept in `extra`.
+fn aliased<'a>(
+    fields: &mut Fields<'a>,
+    field: Field,
+    alias: Field,
+) -> Result<Option<Cow<'a, str>>, Reason> {
+    let value = optional_string(fields, field)?;
+    let deprecated = optional_string(fields, alias)?;
+    if value.is_some() && deprecated.is_some() && value != deprecated {
+        let text = fields.get(alias).unwrap_or("null");
+        fields.other.push((Cow::Borrowed(alias.name()), text));
+    }
+    Ok(value.or(deprecated))
+}
+
+fn duration(fields: &Fields<'_>) -> Result<Option<i32>, Reason> {
+    let wrong = Reason::WrongType {
+        field: Field::Duration.name(),
+        expected: "a whole number of seconds within 32 bits, or null",
+    };
+    fields
+        .present(Field::Duration)
+        .map(|text| parse_whole_i32(text).ok_or(wrong))
+        .transpose()
+}
+
+fn amount(fields: &Fields<'_>, field: Field) -> Result<Option<Amount>, Reason> {
+    let Some(text) = fields.present(field) else {
+        return Ok(None);
+    };
+    let number = match string(text, field)? {
+        Some(text) => text,
+        None if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+            Cow::Borrowed(text)
+        }
+        None => {
+            return Err(Reason::WrongType {
+                field: field.name(),
+                expected: "a decimal number, as a number or a string, or null",
+            });
+        }
+    };
+    Amount::parse(&number)
+        .map(Some)
+        .map_err(|error| Reason::Amount {
+            field: field.name(),
+            error,
+        })
+}
+
+/// The fields without a column, as one JSON object in canonical form.
+fn extra(mut fields: Members<'_>) -> Result<Option<String>, Reason> {
+    if fields.is_empty() {
+        return Ok(None);
+    }
+    fields.sort_by(|(left, _), (right, _)| left.cmp(right));
+    if fields.windows(2).any(|pair| pair[0].0 == pair[1].0) {
+        return Err(Reason::DuplicateKey { key: None });
+    }
+    let mut text = String::new();
+    write_members(&fields, 1, &mut text)?;
+    Ok(Some(text))
+}
+
+fn write_members(
+    members: &[(Cow<'_, str>, &str)],
+    depth: usize,
+    out: &mut String,
+) -> Result<(), Reason> {
+    out.push('{');
+    for (i, (key, value)) in members.iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        out.push_str(&serde_json::to_string(key).expect("a string always serialises"));
+        out.push(':');
+        write_canonical(value, depth, out)?;
+    }
+    out.push('}');
+    Ok(())
+}
+
+/// Writes one JSON value without white space, keys of objects sorted at every depth, scalars as
+/// they stood. Inside a value a key may stand twice: both are kept, in their order.
+fn write_canonical(value: &str, depth: usize, out: &mut String) -> Result<(), Reason> {
+    if !value.starts_with(['{', '[']) {
+        out.push_str(value);
+        return Ok(());
+    }
+    if depth >= MAX_DEPTH {
+        return Err(Reason::TooDeep);
+    }
+    if value.starts_with('{') {
+        let mut members = members(value)?;
+        members.sort_by(|(left, _), (right, _)| left.cmp(right));
+        return write_members(&members, depth + 1, out);
+    }
+    let elements: Vec<&RawValue> = serde_json::from_str(value).map_err(|error| syntax(&error))?;
+    out.push('[');
+    for (i, element) in elements.into_iter().enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        write_canonical(element.get(), depth + 1, out)?;
+    }
+    out.push(']');
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

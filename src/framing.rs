@@ -1,0 +1,718 @@
+//! Finds where records begin and end in a byte stream that is cut anywhere.
+//!
+//! ```text
+//! {…}\n{…}\n                              lines: one record a line
+//! [{…},{…}]                               array: one record an element
+//! {"items":[{…},{…}],"pagination":{…}}    envelope: one record an element of `items`
+//! ```
+//!
+//! The layout is recognised from the first bytes. Framing knows nothing of what a record means,
+//! does no I/O, and holds at most `max_record_bytes` and one chunk.
+//!
+//! ```
+//! use cdrlake::framing::{Frame, Framer};
+//!
+//! let mut texts = Vec::new();
+//! let mut keep = |frame: Frame<'_>| {
+//!     if let Frame::Record { text, .. } = frame {
+//!         texts.push(String::from_utf8_lossy(text).into_owned());
+//!     }
+//!     Ok::<(), cdrlake::framing::FramingError>(())
+//! };
+//! let mut framer = Framer::new(1 << 20);
+//! framer.push(b"{\"a\":1}\r\n\n{\"a\"", &mut keep)?;
+//! framer.push(b":2}", &mut keep)?;
+//! framer.finish(&mut keep)?;
+//! assert_eq!(texts, [r#"{"a":1}"#, r#"{"a":2}"#]);
+//! # Ok::<(), cdrlake::framing::FramingError>(())
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// Where a record begins in the decoded body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Position {
+    /// Line, counted from 1, blank lines included.
+    pub line: u64,
+    /// Offset in bytes from the start of the body, counted from 0.
+    pub byte: u64,
+}
+
+impl std::fmt::Display for Position {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "line {}, byte {}", self.line, self.byte)
+    }
+}
+
+/// What ended a record: it decides what a syntax error inside the record means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Boundary {
+    /// A newline. Framing goes on safely at the next line whatever the record held.
+    Newline,
+    /// The end of an array element. After a syntax error nothing that follows can be trusted.
+    Element,
+    /// The end of the body, without a newline. A syntax error here is a stream that was cut.
+    EndOfBody,
+}
+
+/// One record's bytes, or what is known of a record that is too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Frame<'a> {
+    /// A whole record: no line ending, never blank.
+    Record {
+        /// Where the record begins.
+        at: Position,
+        /// What ended it.
+        boundary: Boundary,
+        /// The record's bytes, not yet known to be JSON or UTF-8.
+        text: &'a [u8],
+    },
+    /// A record longer than `max_record_bytes`; framing has gone on behind it.
+    TooLong {
+        /// Where the record begins.
+        at: Position,
+        /// Its first `max_record_bytes` bytes.
+        prefix: &'a [u8],
+        /// Its whole length in bytes.
+        length_bytes: u64,
+    },
+}
+
+/// What the body as a whole said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BodySummary {
+    /// Decoded bytes read.
+    pub bytes: u64,
+    /// `pagination.total` of an envelope.
+    pub envelope_total: Option<u64>,
+}
+
+/// The body cannot be split into records.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FramingError {
+    /// The body ended inside an array or an envelope: the stream was cut.
+    #[error("{at}: the body ends inside its list of records")]
+    UnexpectedEnd {
+        /// Where the body ended.
+        at: Position,
+    },
+    /// Something other than JSON's next token stood in an array or an envelope.
+    #[error("{at}: expected {expected} in the list of records")]
+    Syntax {
+        /// Where it stood.
+        at: Position,
+        /// What would have been right there.
+        expected: &'static str,
+    },
+    /// The body begins like a page of HTML or XML.
+    #[error("{at}: the body is a web page, not records (a proxy's or a firewall's answer?)")]
+    WebPage {
+        /// Where the first `<` stood.
+        at: Position,
+    },
+}
+
+/// Longest key of an envelope that is looked at; no key that matters is longer.
+const MAX_ENVELOPE_KEY_BYTES: usize = 64;
+/// Longest `pagination` object that is read; a longer one is passed over.
+const MAX_PAGINATION_BYTES: usize = 64 << 10;
+const BOM: &[u8] = b"\xEF\xBB\xBF";
+
+/// Splits a body into records. See the [module](self) for layouts and limits.
+#[derive(Debug)]
+pub struct Framer {
+    max_record_bytes: usize,
+    /// Position of the next byte to be read.
+    at: Position,
+    state: State,
+    /// Bytes of the record (or key, or `pagination` value) that is under way, capped.
+    partial: Vec<u8>,
+    /// Where `partial` begins.
+    partial_at: Position,
+    /// Length of what is under way, uncapped.
+    partial_length: u64,
+    /// Last byte of what is under way, which the cap may have kept out of `partial`.
+    partial_last: u8,
+    envelope_total: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Nothing but white space so far; a byte order mark is still possible.
+    Start,
+    /// Not yet enough bytes to tell the layout; they are in `partial`.
+    Detecting,
+    Lines,
+    List {
+        place: Place,
+        enveloped: bool,
+    },
+    Value {
+        extent: Extent,
+        purpose: Purpose,
+    },
+}
+
+/// What comes next between the values of an array or an envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    FirstElement,
+    Element,
+    AfterElement,
+    FirstKey,
+    Key,
+    InKey { escaped: bool },
+    Colon,
+    MemberValue,
+    AfterMember,
+    Done,
+}
+
+/// Why a JSON value is being passed over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Purpose {
+    Element { enveloped: bool },
+    Pagination,
+    OtherMember,
+}
+
+/// Finds the end of one JSON value by its brackets and quotes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Extent {
+    depth: u64,
+    in_string: bool,
+    escaped: bool,
+    scalar: bool,
+}
+
+enum Step {
+    Inside,
+    EndsWith,
+    EndedBefore,
+}
+
+impl Extent {
+    fn starting_with(byte: u8) -> Self {
+        Self {
+            depth: u64::from(matches!(byte, b'{' | b'[')),
+            in_string: byte == b'"',
+            escaped: false,
+            scalar: !matches!(byte, b'{' | b'[' | b'"'),
+        }
+    }
+
+    fn step(&mut self, byte: u8) -> Step {
+        if self.in_string {
+            match byte {
+                _ if self.escaped => self.escaped = false,
+                b'\\' => self.escaped = true,
+                b'"' => {
+                    self.in_string = false;
+                    if self.depth == 0 {
+                        return Step::EndsWith;
+                    }
+                }
+                _ => {}
+            }
+            return Step::Inside;
+        }
+        if self.scalar {
+            return match byte {
+                b',' | b']' | b'}' => Step::EndedBefore,
+                byte if is_space(byte) => Step::EndedBefore,
+                _ => Step::Inside,
+            };
+        }
+        match byte {
+            b'"' => self.in_string = true,
+            b'{' | b'[' => self.depth += 1,
+            b'}' | b']' => {
+                self.depth -= 1;
+                if self.depth == 0 {
+                    return Step::EndsWith;
+                }
+            }
+            _ => {}
+        }
+        Step::Inside
+    }
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
+}
+
+fn is_blank(text: &[u8]) -> bool {
+    text.iter().copied().all(is_space)
+}
+
+impl Framer {
+    /// A framer for one body. A longer record than `max_record_bytes` comes out as
+    /// [`Frame::TooLong`].
+    pub fn new(max_record_bytes: usize) -> Self {
+        let start = Position { line: 1, byte: 0 };
+        Self {
+            max_record_bytes,
+            at: start,
+            state: State::Start,
+            partial: Vec::new(),
+            partial_at: start,
+            partial_length: 0,
+            partial_last: 0,
+            envelope_total: None,
+        }
+    }
+
+    /// Takes the next bytes and hands out every record that ends in them. Records that lie whole
+    /// within `chunk` are not copied.
+    ///
+    /// # Errors
+    /// [`FramingError`], or what `on_frame` returns; neither leaves the framer usable.
+    pub fn push<E, F>(&mut self, chunk: &[u8], on_frame: &mut F) -> Result<(), E>
+    where
+        E: From<FramingError>,
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            rest = match self.state {
+                State::Start | State::Detecting => self.detect(rest, on_frame)?,
+                State::Lines => self.lines(rest, on_frame)?,
+                State::List { .. } => self.list(rest)?,
+                State::Value { .. } => self.value(rest, on_frame)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Ends the body: hands out a last line without a newline.
+    ///
+    /// # Errors
+    /// [`FramingError::UnexpectedEnd`] if an array or an envelope is not closed, or what
+    /// `on_frame` returns.
+    pub fn finish<E, F>(mut self, on_frame: &mut F) -> Result<BodySummary, E>
+    where
+        E: From<FramingError>,
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        if self.state == State::Detecting {
+            self.settle(State::Lines, on_frame)?;
+        }
+        match self.state {
+            State::Start
+            | State::Detecting
+            | State::List {
+                place: Place::Done, ..
+            } => {}
+            State::Lines => self.end_line(Boundary::EndOfBody, on_frame)?,
+            State::List { .. } | State::Value { .. } => {
+                return Err(FramingError::UnexpectedEnd { at: self.at }.into());
+            }
+        }
+        Ok(BodySummary {
+            bytes: self.at.byte,
+            envelope_total: self.envelope_total,
+        })
+    }
+
+    fn advance(&mut self, passed: &[u8]) {
+        self.at.byte += passed.len() as u64;
+        self.at.line += memchr::memchr_iter(b'\n', passed).count() as u64;
+    }
+
+    /// Adds to what is under way, keeping one byte more than a record may have: a carriage
+    /// return before the newline does not count.
+    fn keep(&mut self, bytes: &[u8], cap: usize) {
+        let room = cap.saturating_sub(self.partial.len()).min(bytes.len());
+        self.partial.extend_from_slice(&bytes[..room]);
+        self.partial_length += bytes.len() as u64;
+        if let Some(&last) = bytes.last() {
+            self.partial_last = last;
+        }
+    }
+
+    fn begin_partial(&mut self) {
+        self.partial.clear();
+        self.partial_at = self.at;
+        self.partial_length = 0;
+    }
+
+    /// Looks for the first bytes that tell the layout, one byte at a time: they are few.
+    fn detect<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
+    where
+        E: From<FramingError>,
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        for (i, &byte) in chunk.iter().enumerate() {
+            let rest = &chunk[i + 1..];
+            let in_bom = self.at.byte < BOM.len() as u64
+                && self.partial.len() as u64 == self.at.byte
+                && BOM.get(self.partial.len()) == Some(&byte);
+            if self.state == State::Start {
+                if in_bom || !is_space(byte) {
+                    self.begin_partial();
+                    self.state = State::Detecting;
+                } else {
+                    self.advance(&[byte]);
+                    continue;
+                }
+            }
+            self.keep(&[byte], usize::MAX);
+            self.advance(&[byte]);
+            if self.partial == BOM {
+                self.partial.clear();
+                self.state = State::Start;
+                continue;
+            }
+            if in_bom {
+                continue;
+            }
+            match layout_of(&self.partial) {
+                None if self.partial.len() <= self.max_record_bytes => {}
+                None | Some(Layout::Lines) => {
+                    self.settle(State::Lines, on_frame)?;
+                    return Ok(rest);
+                }
+                Some(Layout::Array) => {
+                    self.state = State::List {
+                        place: Place::FirstElement,
+                        enveloped: false,
+                    };
+                    return Ok(rest);
+                }
+                Some(Layout::Envelope) => {
+                    self.settle(
+                        State::List {
+                            place: Place::FirstKey,
+                            enveloped: true,
+                        },
+                        on_frame,
+                    )?;
+                    return Ok(rest);
+                }
+                Some(Layout::WebPage) => {
+                    return Err(FramingError::WebPage {
+                        at: self.partial_at,
+                    }
+                    .into());
+                }
+            }
+        }
+        Ok(&[])
+    }
+
+    /// Leaves detection: reads the bytes held back again, now that their layout is known.
+    fn settle<E, F>(&mut self, state: State, on_frame: &mut F) -> Result<(), E>
+    where
+        E: From<FramingError>,
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let held = std::mem::take(&mut self.partial);
+        self.at = self.partial_at;
+        self.begin_partial();
+        self.state = state;
+        // An envelope's opening brace is what made it one.
+        let skip = usize::from(matches!(state, State::List { .. }));
+        self.advance(&held[..skip]);
+        self.push(&held[skip..], on_frame)
+    }
+
+    fn lines<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let mut rest = chunk;
+        while let Some(end) = memchr::memchr(b'\n', rest) {
+            let line = &rest[..end];
+            rest = &rest[end + 1..];
+            if self.partial_length == 0 {
+                let text = line.strip_suffix(b"\r").unwrap_or(line);
+                emit(
+                    text,
+                    text.len() as u64,
+                    self.at,
+                    Boundary::Newline,
+                    self.max_record_bytes,
+                    on_frame,
+                )?;
+            } else {
+                self.keep(line, self.max_record_bytes.saturating_add(1));
+                self.end_line(Boundary::Newline, on_frame)?;
+            }
+            self.at.byte += end as u64 + 1;
+            self.at.line += 1;
+        }
+        if !rest.is_empty() {
+            if self.partial_length == 0 {
+                self.begin_partial();
+            }
+            self.keep(rest, self.max_record_bytes.saturating_add(1));
+            self.at.byte += rest.len() as u64;
+        }
+        Ok(&[])
+    }
+
+    fn end_line<E, F>(&mut self, boundary: Boundary, on_frame: &mut F) -> Result<(), E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        if self.partial_length == 0 {
+            return Ok(());
+        }
+        let length = self.partial_length - u64::from(self.partial_last == b'\r');
+        let held = usize::try_from(length)
+            .unwrap_or(usize::MAX)
+            .min(self.partial.len());
+        let text = &self.partial[..held];
+        emit(
+            text,
+            length,
+            self.partial_at,
+            boundary,
+            self.max_record_bytes,
+            on_frame,
+        )?;
+        self.partial.clear();
+        self.partial_length = 0;
+        Ok(())
+    }
+
+    /// Reads what stands between the values of an array or an envelope.
+    fn list<'a, E: From<FramingError>>(&mut self, chunk: &'a [u8]) -> Result<&'a [u8], E> {
+        for (i, &byte) in chunk.iter().enumerate() {
+            let State::List { place, enveloped } = self.state else {
+                return Ok(&chunk[i..]);
+            };
+            let between = !matches!(place, Place::InKey { .. });
+            if between && is_space(byte) {
+                self.advance(&[byte]);
+                continue;
+            }
+            let next = match (place, byte) {
+                (Place::FirstElement | Place::AfterElement, b']') => {
+                    if enveloped {
+                        Place::AfterMember
+                    } else {
+                        Place::Done
+                    }
+                }
+                (Place::AfterElement, b',') => Place::Element,
+                (Place::FirstElement | Place::Element, b',' | b']' | b'}' | b':') => {
+                    return Err(self.expected("a record"));
+                }
+                (Place::FirstElement | Place::Element, _) => {
+                    return Ok(self.begin_value(
+                        byte,
+                        Purpose::Element { enveloped },
+                        &chunk[i + 1..],
+                    ));
+                }
+                (Place::AfterElement, _) => return Err(self.expected("`,` or `]`")),
+                (Place::FirstKey | Place::Key, b'"') => {
+                    self.advance(&[byte]);
+                    self.begin_partial();
+                    self.state = State::List {
+                        place: Place::InKey { escaped: false },
+                        enveloped,
+                    };
+                    continue;
+                }
+                (Place::FirstKey | Place::AfterMember, b'}') => Place::Done,
+                (Place::FirstKey | Place::Key, _) => return Err(self.expected("a key")),
+                (Place::InKey { escaped: false }, b'"') => Place::Colon,
+                (Place::InKey { escaped }, _) => {
+                    self.keep(&[byte], MAX_ENVELOPE_KEY_BYTES);
+                    Place::InKey {
+                        escaped: !escaped && byte == b'\\',
+                    }
+                }
+                (Place::Colon, b':') => Place::MemberValue,
+                (Place::Colon, _) => return Err(self.expected("`:`")),
+                (Place::MemberValue, b'[') if self.partial == b"items" => Place::FirstElement,
+                (Place::MemberValue, _) if self.partial == b"items" => {
+                    return Err(self.expected("an array as `items`"));
+                }
+                (Place::MemberValue, b',' | b']' | b'}' | b':') => {
+                    return Err(self.expected("a value"));
+                }
+                (Place::MemberValue, _) => {
+                    let purpose = if self.partial == b"pagination" {
+                        Purpose::Pagination
+                    } else {
+                        Purpose::OtherMember
+                    };
+                    return Ok(self.begin_value(byte, purpose, &chunk[i + 1..]));
+                }
+                (Place::AfterMember, b',') => Place::Key,
+                (Place::AfterMember, _) => return Err(self.expected("`,` or `}`")),
+                (Place::Done, _) => return Err(self.expected("nothing after the list's end")),
+            };
+            self.state = State::List {
+                place: next,
+                enveloped,
+            };
+            self.advance(&[byte]);
+        }
+        Ok(&[])
+    }
+
+    fn expected<E: From<FramingError>>(&self, expected: &'static str) -> E {
+        FramingError::Syntax {
+            at: self.at,
+            expected,
+        }
+        .into()
+    }
+
+    fn begin_value<'a>(&mut self, first: u8, purpose: Purpose, rest: &'a [u8]) -> &'a [u8] {
+        self.begin_partial();
+        self.keep(&[first], self.value_cap(purpose));
+        self.advance(&[first]);
+        self.state = State::Value {
+            extent: Extent::starting_with(first),
+            purpose,
+        };
+        rest
+    }
+
+    fn value_cap(&self, purpose: Purpose) -> usize {
+        match purpose {
+            Purpose::Element { .. } => self.max_record_bytes,
+            Purpose::Pagination => MAX_PAGINATION_BYTES,
+            Purpose::OtherMember => 0,
+        }
+    }
+
+    /// Reads one value of an array or an envelope to its end.
+    fn value<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let State::Value {
+            mut extent,
+            purpose,
+        } = self.state
+        else {
+            return Ok(chunk);
+        };
+        let mut end = None;
+        for (i, &byte) in chunk.iter().enumerate() {
+            match extent.step(byte) {
+                Step::Inside => {}
+                Step::EndsWith => end = Some(i + 1),
+                Step::EndedBefore => end = Some(i),
+            }
+            if end.is_some() {
+                break;
+            }
+        }
+        let taken = &chunk[..end.unwrap_or(chunk.len())];
+        self.keep(taken, self.value_cap(purpose));
+        self.advance(taken);
+        if end.is_none() {
+            self.state = State::Value { extent, purpose };
+            return Ok(&[]);
+        }
+        self.state = match purpose {
+            Purpose::Element { enveloped } => {
+                let (length, at) = (self.partial_length, self.partial_at);
+                emit(
+                    &self.partial,
+                    length,
+                    at,
+                    Boundary::Element,
+                    self.max_record_bytes,
+                    on_frame,
+                )?;
+                State::List {
+                    place: Place::AfterElement,
+                    enveloped,
+                }
+            }
+            Purpose::Pagination => {
+                self.envelope_total = pagination_total(&self.partial);
+                State::List {
+                    place: Place::AfterMember,
+                    enveloped: true,
+                }
+            }
+            Purpose::OtherMember => State::List {
+                place: Place::AfterMember,
+                enveloped: true,
+            },
+        };
+        self.partial.clear();
+        self.partial_length = 0;
+        Ok(&chunk[taken.len()..])
+    }
+}
+
+fn emit<E, F>(
+    text: &[u8],
+    length_bytes: u64,
+    at: Position,
+    boundary: Boundary,
+    max_record_bytes: usize,
+    on_frame: &mut F,
+) -> Result<(), E>
+where
+    F: FnMut(Frame<'_>) -> Result<(), E>,
+{
+    if length_bytes > max_record_bytes as u64 {
+        let prefix = &text[..max_record_bytes.min(text.len())];
+        return on_frame(Frame::TooLong {
+            at,
+            prefix,
+            length_bytes,
+        });
+    }
+    if is_blank(text) {
+        return Ok(());
+    }
+    on_frame(Frame::Record { at, boundary, text })
+}
+
+#[derive(Clone, Copy)]
+enum Layout {
+    Lines,
+    Array,
+    Envelope,
+    WebPage,
+}
+
+/// The layout of a body that begins with `start`, or `None` if more bytes are needed.
+fn layout_of(start: &[u8]) -> Option<Layout> {
+    match start.first()? {
+        b'[' => return Some(Layout::Array),
+        b'<' => return Some(Layout::WebPage),
+        b'{' => {}
+        _ => return Some(Layout::Lines),
+    }
+    let inside = start[1..].trim_ascii_start();
+    if inside.is_empty() {
+        return None;
+    }
+    for key in [b"\"items\"".as_slice(), b"\"pagination\""] {
+        if inside.starts_with(key) {
+            return Some(Layout::Envelope);
+        }
+        if key.starts_with(inside) {
+            return None;
+        }
+    }
+    Some(Layout::Lines)
+}
+
+fn pagination_total(text: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    struct Pagination {
+        total: u64,
+    }
+    serde_json::from_slice::<Pagination>(text)
+        .ok()
+        .map(|pagination| pagination.total)
+}
+
+#[cfg(test)]
+mod tests;

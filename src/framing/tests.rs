@@ -1,0 +1,294 @@
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::string_slice,
+    reason = "a test may panic: that is how it fails"
+)]
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// A frame that outlives its chunk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Owned {
+    Record(Position, Boundary, String),
+    TooLong(Position, String, u64),
+}
+
+type Framed = (Vec<Owned>, Result<BodySummary, FramingError>);
+
+fn frame(chunks: &[&[u8]], max_record_bytes: usize) -> Framed {
+    let mut frames = Vec::new();
+    let mut framer = Framer::new(max_record_bytes);
+    let mut keep = |frame: Frame<'_>| {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        frames.push(match frame {
+            Frame::Record {
+                at,
+                boundary,
+                text: bytes,
+            } => Owned::Record(at, boundary, text(bytes)),
+            Frame::TooLong {
+                at,
+                prefix,
+                length_bytes,
+            } => Owned::TooLong(at, text(prefix), length_bytes),
+        });
+        Ok(())
+    };
+    let pushed = chunks
+        .iter()
+        .try_for_each(|chunk| framer.push(chunk, &mut keep));
+    let ended = pushed.and_then(|()| framer.finish(&mut keep));
+    (frames, ended)
+}
+
+/// Frames a body whole and in chunks of 1, 3 and 7 bytes, and demands the same of all.
+fn frame_any_way(body: &[u8], max_record_bytes: usize) -> Framed {
+    let whole = frame(&[body], max_record_bytes);
+    for size in [1, 3, 7] {
+        let chunks: Vec<&[u8]> = body.chunks(size).collect();
+        assert_eq!(
+            frame(&chunks, max_record_bytes),
+            whole,
+            "in chunks of {size}"
+        );
+    }
+    whole
+}
+
+fn texts(framed: &Framed) -> Vec<&str> {
+    let frames = framed.0.iter();
+    frames
+        .map(|frame| match frame {
+            Owned::Record(_, _, text) => text.as_str(),
+            Owned::TooLong(..) => "(too long)",
+        })
+        .collect()
+}
+
+fn at(line: u64, byte: u64) -> Position {
+    Position { line, byte }
+}
+
+#[test]
+fn each_line_is_a_record_whatever_its_ending() {
+    let framed = frame_any_way(b"{\"a\":1}\n{\"a\":2}\r\n\n  \r\n{\"a\":3}", 100);
+    assert_eq!(
+        framed.0,
+        [
+            Owned::Record(at(1, 0), Boundary::Newline, "{\"a\":1}".to_owned()),
+            Owned::Record(at(2, 8), Boundary::Newline, "{\"a\":2}".to_owned()),
+            Owned::Record(at(5, 22), Boundary::EndOfBody, "{\"a\":3}".to_owned()),
+        ]
+    );
+    assert_eq!(
+        framed.1,
+        Ok(BodySummary {
+            bytes: 29,
+            envelope_total: None
+        })
+    );
+}
+
+#[test]
+fn one_leading_byte_order_mark_is_stripped_and_counted() {
+    let framed = frame_any_way(b"\xEF\xBB\xBF{\"a\":1}\n", 100);
+    assert_eq!(
+        framed.0,
+        [Owned::Record(
+            at(1, 3),
+            Boundary::Newline,
+            "{\"a\":1}".to_owned()
+        )]
+    );
+    assert_eq!(frame_any_way(b"\xEF\xBB\xBF", 100).0, []);
+    let elsewhere = frame_any_way(b"{}\n\xEF\xBB\xBF{}\n", 100);
+    assert_eq!(texts(&elsewhere), ["{}", "\u{feff}{}"]);
+}
+
+#[test]
+fn nothing_is_nothing() {
+    for body in [b"".as_slice(), b"\n", b" \r\n\r\n "] {
+        let framed = frame_any_way(body, 100);
+        assert_eq!(framed.0, []);
+        assert_eq!(framed.1.unwrap().bytes, body.len() as u64);
+    }
+}
+
+#[test]
+fn a_line_of_exactly_the_limit_is_a_record_and_one_more_byte_is_not() {
+    let framed = frame_any_way(b"{\"a\":12}\r\n{\"a\":123}\r\n{\"a\":1234}\n{}\n", 9);
+    assert_eq!(
+        framed.0,
+        [
+            Owned::Record(at(1, 0), Boundary::Newline, "{\"a\":12}".to_owned()),
+            Owned::Record(at(2, 10), Boundary::Newline, "{\"a\":123}".to_owned()),
+            Owned::TooLong(at(3, 21), "{\"a\":1234".to_owned(), 10),
+            Owned::Record(at(4, 32), Boundary::Newline, "{}".to_owned()),
+        ]
+    );
+}
+
+#[test]
+fn an_array_is_framed_element_by_element() {
+    let framed = frame_any_way(
+        b" [ {\"a\":[1,{\"b\":\"]}\\\"\"}]} ,\n{\"c\":2},3,\"x,]\" ] \n",
+        100,
+    );
+    assert_eq!(
+        texts(&framed),
+        [
+            "{\"a\":[1,{\"b\":\"]}\\\"\"}]}",
+            "{\"c\":2}",
+            "3",
+            "\"x,]\""
+        ]
+    );
+    assert_eq!(
+        framed.0[1],
+        Owned::Record(at(2, 28), Boundary::Element, "{\"c\":2}".to_owned())
+    );
+    assert!(framed.1.is_ok());
+    assert_eq!(frame_any_way(b"[]", 100).0, []);
+    let long = frame_any_way(b"[{\"a\":\"0123456789\"},{}]", 9);
+    assert_eq!(
+        long.0[0],
+        Owned::TooLong(at(1, 1), "{\"a\":\"012".to_owned(), 18)
+    );
+    assert_eq!(texts(&long), ["(too long)", "{}"]);
+}
+
+#[test]
+fn an_envelope_is_framed_by_its_items_in_any_order() {
+    let body = br#"{ "pagination" : {"total":101,"x":"}"}, "other": [1,{"items":[7]}], "items" : [{"a":1}, {"a":2}] }"#;
+    let framed = frame_any_way(body, 100);
+    assert_eq!(texts(&framed), ["{\"a\":1}", "{\"a\":2}"]);
+    assert_eq!(framed.1.unwrap().envelope_total, Some(101));
+    let framed = frame_any_way(br#"{"items":[{"a":1}],"pagination":{"total":7}}"#, 100);
+    assert_eq!(
+        (texts(&framed), framed.1.unwrap().envelope_total),
+        (vec!["{\"a\":1}"], Some(7))
+    );
+}
+
+#[test]
+fn a_record_with_another_first_key_is_a_line() {
+    for body in [
+        "{\"item\":1}\n{}",
+        "{\"itemsX\":1}\n{}",
+        "{ \"a\":\"items\"}\n{}",
+        "{}\n{}",
+        "{\n{}",
+        "7\n8",
+    ] {
+        assert_eq!(
+            texts(&frame_any_way(body.as_bytes(), 100)).len(),
+            2,
+            "{body}"
+        );
+    }
+}
+
+#[test]
+fn a_list_that_is_cut_anywhere_is_an_error() {
+    for body in [
+        br#"[{"a":1},{"b":[2]}]"#.as_slice(),
+        br#"{"items":[{"a":1}],"pagination":{"total":7}}"#,
+    ] {
+        for end in 1..body.len() {
+            let framed = frame_any_way(&body[..end], 100);
+            let cut_before_the_key_is_known = body[0] == b'{' && end < r#"{"items""#.len();
+            if cut_before_the_key_is_known {
+                assert_eq!(
+                    framed.0.len(),
+                    1,
+                    "a line that is not JSON: decoding will see that it was cut"
+                );
+            } else {
+                assert_eq!(
+                    framed.1,
+                    Err(FramingError::UnexpectedEnd {
+                        at: at(1, end as u64)
+                    })
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn what_json_does_not_allow_between_elements_is_an_error() {
+    for body in [
+        "[1 2]",
+        "[1,]",
+        "[,1]",
+        "[1],",
+        "[1] x",
+        "[}",
+        "{\"items\":7}",
+        "{\"items\" []}",
+        "{\"items\":[],}",
+        "{\"items\":[] \"x\":1}",
+        "{\"items\":[]}{",
+        "{\"pagination\":}",
+    ] {
+        let framed = frame_any_way(body.as_bytes(), 100);
+        assert!(
+            matches!(framed.1, Err(FramingError::Syntax { .. })),
+            "{body}: {framed:?}"
+        );
+    }
+}
+
+#[test]
+fn a_web_page_is_no_list_of_records() {
+    let framed = frame_any_way(b"\n<!DOCTYPE html><html></html>", 100);
+    assert_eq!(framed.1, Err(FramingError::WebPage { at: at(2, 1) }));
+}
+
+#[test]
+fn memory_stays_within_the_limit_and_a_chunk() {
+    let mut framer = Framer::new(1000);
+    let mut ignore = |_: Frame<'_>| Ok::<(), FramingError>(());
+    for _ in 0..10_000 {
+        framer.push(&[b'x'; 1000], &mut ignore).unwrap();
+    }
+    assert!(framer.partial.capacity() <= 4096);
+}
+
+proptest! {
+    /// Any bytes at all, cut anywhere: the same frames, the same positions, the same errors.
+    #[test]
+    fn cuts_never_matter(
+        body in proptest::collection::vec(
+            prop_oneof![
+                prop::sample::select(br#"{}[],:"\ abitems"#.as_slice()),
+                prop::sample::select(b"\n\r\t <\xEF\xBB\xBF\xFF0".as_slice()),
+            ],
+            0..200,
+        ),
+        start in prop::sample::select(vec!["", "[", "{\"items\":[", "{\"pagination\":{}", "{\"a\":1}\n", "\u{feff}"]),
+        cuts in proptest::collection::vec(0_usize..220, 0..8),
+        max_record_bytes in 1_usize..40,
+    ) {
+        let body = [start.as_bytes(), &body].concat();
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(body.len())).collect();
+        cuts.extend([0, body.len()]);
+        cuts.sort_unstable();
+        let chunks: Vec<&[u8]> = cuts.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect();
+        prop_assert_eq!(frame(&chunks, max_record_bytes), frame(&[&body], max_record_bytes));
+    }
+
+    /// Every record's position points at its text.
+    #[test]
+    fn positions_point_at_the_text(lines in proptest::collection::vec("[a-z{}\" ]{0,12}", 0..20), crlf: bool) {
+        let body = lines.join(if crlf { "\r\n" } else { "\n" });
+        for frame in frame(&[body.as_bytes()], 1000).0 {
+            let Owned::Record(at, _, text) = frame else { panic!("nothing is too long") };
+            let from = usize::try_from(at.byte).unwrap();
+            prop_assert_eq!(&body[from..from + text.len()], text);
+            prop_assert_eq!(at.line as usize, body[..from].matches('\n').count() + 1);
+        }
+    }
+}

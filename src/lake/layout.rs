@@ -1,0 +1,111 @@
+//! Where things lie in a lake. Every name is a function of the slice alone.
+//!
+//! ```text
+//! cdrs/dt=2026-10-01/placed-2026-10-01.parquet      the table: nothing but finished files
+//! _cdrlake/lake.json                                what this lake is
+//! _cdrlake/ledger/placed/2026-10-01.json            what was published for the slice
+//! _cdrlake/rejects/placed/2026-10-01.ndjson.zst     what could not become a row
+//! _cdrlake/leases/placed-2026-10-01.lock            held while the slice is worked on
+//! _cdrlake/staging/                                 files nobody sees yet
+//! _cdrlake/runs/<run>.json                          one report for each run
+//! ```
+
+use jiff::civil::Date;
+use object_store::path::Path;
+
+use crate::slice::{Direction, Slice, parse_day};
+
+/// The table's directory. Readers take everything below it for data, so nothing else lies there.
+pub const TABLE: &str = "cdrs";
+/// Everything that is not the table.
+pub const META: &str = "_cdrlake";
+/// Files on their way into the table, on the table's file system.
+pub const STAGING: &str = "_cdrlake/staging";
+
+/// The slice's one file.
+pub fn table_file(slice: Slice) -> Path {
+    Path::from(format!(
+        "{TABLE}/dt={}/{}-{}.parquet",
+        slice.day, slice.direction, slice.day
+    ))
+}
+
+/// The slice whose file lies at `path`; `None` for a file that is not ours.
+pub fn slice_of(path: &Path) -> Option<Slice> {
+    let (direction, day) = path.filename()?.strip_suffix(".parquet")?.split_once('-')?;
+    let slice = Slice {
+        day: parse_day(day).ok()?,
+        direction: direction.parse().ok()?,
+    };
+    (table_file(slice) == *path).then_some(slice)
+}
+
+/// The slice's ledger entry.
+pub fn ledger_entry(slice: Slice) -> Path {
+    Path::from(format!(
+        "{META}/ledger/{}/{}.json",
+        slice.direction, slice.day
+    ))
+}
+
+/// The directory of a direction's ledger entries.
+pub fn ledger(direction: Direction) -> Path {
+    Path::from(format!("{META}/ledger/{direction}"))
+}
+
+/// The day whose ledger entry lies at `path`.
+pub fn ledger_day(path: &Path) -> Option<Date> {
+    parse_day(path.filename()?.strip_suffix(".json")?).ok()
+}
+
+/// The slice's rejects.
+pub fn rejects_file(slice: Slice) -> Path {
+    Path::from(format!(
+        "{META}/rejects/{}/{}.ndjson.zst",
+        slice.direction, slice.day
+    ))
+}
+
+/// The slice's lease.
+pub fn lease(slice: Slice) -> Path {
+    Path::from(format!(
+        "{META}/leases/{}-{}.lock",
+        slice.direction, slice.day
+    ))
+}
+
+/// The report of a run.
+pub fn run_report(run: &str) -> Path {
+    Path::from(format!("{META}/runs/{run}.json"))
+}
+
+/// What the lake is.
+pub fn identity() -> Path {
+    Path::from(format!("{META}/lake.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_tells_its_slice_and_only_its_own() {
+        let slice = Slice {
+            day: parse_day("2026-10-01").unwrap(),
+            direction: Direction::Placed,
+        };
+        let path = table_file(slice);
+        assert_eq!(
+            path.as_ref(),
+            "cdrs/dt=2026-10-01/placed-2026-10-01.parquet"
+        );
+        assert_eq!(slice_of(&path), Some(slice));
+        for foreign in [
+            "cdrs/dt=2026-10-02/placed-2026-10-01.parquet",
+            "cdrs/x.parquet",
+            "cdrs/dt=2026-10-01/lost-2026-10-01.parquet",
+        ] {
+            assert_eq!(slice_of(&Path::from(foreign)), None, "{foreign}");
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The ledger: one small JSON object for each slice, saying what was published.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::identity::FORMAT;
+use crate::digest::Digest;
+use crate::reconcile::Verdict;
+use crate::slice::Slice;
+use crate::tally::{Counts, Totals};
+
+/// Whether a slice may still change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum State {
+    /// Fetched at least `window.settle_hours` after its day ended.
+    Closed,
+    /// Fetched earlier: it is due again.
+    Open,
+}
+
+/// A ledger entry.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    /// Version of the lake's own files.
+    pub format: u32,
+    /// The slice it speaks of.
+    pub slice: Slice,
+    /// What is in the table, once something was committed.
+    pub committed: Option<Commit>,
+    /// What is being published. Still there when a run died between publishing and committing.
+    pub pending: Option<Pending>,
+}
+
+impl Entry {
+    /// The entry of a slice that was never committed.
+    pub fn new(slice: Slice) -> Self {
+        Self {
+            format: FORMAT,
+            slice,
+            committed: None,
+            pending: None,
+        }
+    }
+}
+
+/// A publication under way.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Pending {
+    /// Which run publishes.
+    pub run: String,
+    /// Distinguishes this very attempt.
+    pub token: String,
+    /// The file, or `None` if the slice has no rows and its file is being removed.
+    pub file: Option<PublishedFile>,
+    /// Digest of the rows.
+    pub digest: Digest,
+}
+
+/// A file of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishedFile {
+    /// Where it lies in the lake.
+    pub path: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// The store's mark of this upload, if it gives one.
+    pub etag: Option<String>,
+}
+
+/// What was asked of the source.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Asked {
+    /// The address without its query, which never held the key.
+    pub url: String,
+    /// Query parameters in their order.
+    pub query: Vec<(String, String)>,
+}
+
+/// A publication that is done.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Commit {
+    /// Which run did it.
+    pub run: String,
+    /// Distinguishes this very attempt.
+    pub token: String,
+    /// Version of this program.
+    pub tool_version: String,
+    /// Version of the columns.
+    pub schema_version: u32,
+    /// What was asked of the source.
+    pub asked: Asked,
+    /// When the slice's request was sent, by this machine's clock.
+    pub fetched_at: Timestamp,
+    /// Whether the slice may still change.
+    pub state: State,
+    /// The slice's file; `None` if it has no rows.
+    pub file: Option<PublishedFile>,
+    /// Digest of the rows.
+    pub digest: Digest,
+    /// What was read, and what became of it.
+    pub counts: Counts,
+    /// Sums over the rows.
+    pub totals: Totals,
+    /// The provider's own count.
+    pub control_total: Option<u64>,
+    /// How that count compares.
+    pub reconcile: Verdict,
+    /// `ETag` and `Last-Modified` of the response, for the record.
+    #[serde(default)]
+    pub response_etag: Option<String>,
+    /// See [`response_etag`](Self::response_etag).
+    #[serde(default)]
+    pub response_last_modified: Option<String>,
+}
+
+impl Commit {
+    /// Whether the two say the same of the slice, whichever run said it and when.
+    pub fn says_the_same_as(&self, other: &Self) -> bool {
+        self.schema_version == other.schema_version
+            && self.state == other.state
+            && self.file == other.file
+            && self.digest == other.digest
+            && self.counts == other.counts
+            && self.control_total == other.control_total
+            && self.reconcile == other.reconcile
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// A commit that says nothing but its file and its state.
+    pub(crate) fn commit(file: Option<PublishedFile>, state: State) -> Commit {
+        Commit {
+            run: "run".to_owned(),
+            token: "token".to_owned(),
+            tool_version: "0".to_owned(),
+            schema_version: 1,
+            asked: Asked {
+                url: "http://localhost/".to_owned(),
+                query: Vec::new(),
+            },
+            fetched_at: Timestamp::UNIX_EPOCH,
+            state,
+            file,
+            digest: Digest::default(),
+            counts: Counts::default(),
+            totals: Totals::default(),
+            control_total: None,
+            reconcile: Verdict::Off,
+            response_etag: None,
+            response_last_modified: None,
+        }
+    }
+
+    #[test]
+    fn an_entry_reads_back_as_it_was_written() {
+        let slice = Slice {
+            day: crate::slice::parse_day("2026-10-01").unwrap(),
+            direction: crate::slice::Direction::Placed,
+        };
+        let file = PublishedFile {
+            path: "cdrs/x.parquet".to_owned(),
+            rows: 1,
+            bytes: 2,
+            etag: None,
+        };
+        let pending = Pending {
+            run: "r".to_owned(),
+            token: "t".to_owned(),
+            file: None,
+            digest: Digest::default(),
+        };
+        let entry = Entry {
+            committed: Some(commit(Some(file), State::Open)),
+            pending: Some(pending),
+            ..Entry::new(slice)
+        };
+        let text = serde_json::to_string(&entry).unwrap();
+        assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+}

@@ -1,0 +1,482 @@
+//! A lake on local disk.
+
+use std::fs::{self, DirBuilder, File, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path as FilePath, PathBuf};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::path::Path;
+use tempfile::{NamedTempFile, TempPath};
+use xxhash_rust::xxh3::xxh3_128;
+
+use super::layout::STAGING;
+use super::store::{LakeStore, Lease, ObjectState, StoreError, Swap, Version, Versioned};
+
+/// Longest small object that is read: a ledger entry has a few kilobytes.
+const MAX_OBJECT_BYTES: u64 = 16 << 20;
+
+/// A lake below one directory.
+///
+/// Files are staged beside the table, on the same file system, and renamed into it. Conditional
+/// writes hold an operating-system lock on the object's directory; leases are such locks too. Both
+/// vanish with the process that holds them, however it dies. The file system must honour `flock`
+/// between all machines that write the lake.
+#[derive(Clone, Debug)]
+pub struct LocalStore {
+    root: PathBuf,
+    staging: PathBuf,
+    file_mode: u32,
+}
+
+impl LocalStore {
+    /// The lake at `root`, which need not exist yet. Files get `file_mode`, directories the same
+    /// with the search bits that go with it. Does no I/O.
+    pub fn new(root: &FilePath, file_mode: u32) -> Self {
+        Self {
+            root: root.to_owned(),
+            staging: root.join(STAGING),
+            file_mode,
+        }
+    }
+
+    /// Makes the lake's directories where they are missing, and tries whether they can be written.
+    ///
+    /// # Errors
+    /// [`StoreError`] if not.
+    pub fn prepare(&self) -> Result<(), StoreError> {
+        self.make_dir(&self.staging)?;
+        let probe =
+            NamedTempFile::new_in(&self.staging).map_err(failed("write into", &self.staging))?;
+        probe.close().map_err(failed("write into", &self.staging))
+    }
+
+    fn file_path(&self, path: &Path) -> PathBuf {
+        self.root.join(path.as_ref())
+    }
+
+    /// Makes a directory with its parents, and makes sure that they outlast a power cut.
+    fn make_dir(&self, directory: &FilePath) -> Result<(), StoreError> {
+        let missing: Vec<&FilePath> = directory
+            .ancestors()
+            .take_while(|path| !path.as_os_str().is_empty() && !path.is_dir())
+            .collect();
+        let Some(highest) = missing.last() else {
+            return Ok(());
+        };
+        let search_bits = (self.file_mode & 0o444) >> 2;
+        let mode = 0o700 | self.file_mode | search_bits;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(mode)
+            .create(directory)
+            .map_err(failed("create the directory", directory))?;
+        for made in &missing {
+            sync_dir(made)?;
+        }
+        let parent = highest
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
+        sync_dir(parent.unwrap_or(FilePath::new(".")))
+    }
+
+    fn read_file(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
+        let path = self.file_path(path);
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed("read", &path)(error)),
+        };
+        let mut bytes = Vec::new();
+        let read = file
+            .take(MAX_OBJECT_BYTES + 1)
+            .read_to_end(&mut bytes)
+            .map_err(failed("read", &path))?;
+        if read as u64 > MAX_OBJECT_BYTES {
+            return Err(failed("read", &path)(io::Error::other(
+                "it is far too large to be ours",
+            )));
+        }
+        Ok(Some(Versioned {
+            version: version_of(&bytes),
+            bytes: bytes.into(),
+        }))
+    }
+
+    /// Writes `bytes` to a new file of the staging directory, safely on disk.
+    fn stage(&self, bytes: &[u8]) -> Result<TempPath, StoreError> {
+        let stage = || {
+            let mut file = NamedTempFile::new_in(&self.staging)?;
+            file.write_all(bytes)?;
+            self.settle(file.as_file())?;
+            Ok(file.into_temp_path())
+        };
+        stage().map_err(failed("write into", &self.staging))
+    }
+
+    /// Gives a finished file its mode and waits until it is safely on disk.
+    fn settle(&self, file: &File) -> io::Result<()> {
+        file.set_permissions(Permissions::from_mode(self.file_mode))?;
+        file.sync_all()
+    }
+
+    /// Puts a staged file in its place while `may_write` allows it, holding the directory's lock.
+    fn place(
+        &self,
+        path: &Path,
+        file: TempPath,
+        may_write: impl FnOnce(&Self) -> Result<bool, StoreError>,
+    ) -> Result<bool, StoreError> {
+        let target = self.file_path(path);
+        let directory = target
+            .parent()
+            .expect("an object lies in a directory of the lake")
+            .to_owned();
+        self.make_dir(&directory)?;
+        let lock = File::open(&directory).map_err(failed("open", &directory))?;
+        lock.lock().map_err(failed("lock", &directory))?;
+        if !may_write(self)? {
+            return Ok(false);
+        }
+        file.persist(&target)
+            .map_err(|error| failed("write", &target)(error.error))?;
+        sync_dir(&directory)?;
+        Ok(true)
+    }
+
+    fn swap(
+        &self,
+        path: &Path,
+        bytes: &[u8],
+        may_write: impl FnOnce(Option<Version>) -> bool,
+    ) -> Result<Swap, StoreError> {
+        let file = self.stage(bytes)?;
+        let done = self.place(path, file, |store| {
+            Ok(may_write(store.read_file(path)?.map(|found| found.version)))
+        })?;
+        Ok(if done {
+            Swap::Done(version_of(bytes))
+        } else {
+            Swap::Refused
+        })
+    }
+
+    fn list_dir(
+        &self,
+        directory: &FilePath,
+        found: &mut Vec<ObjectState>,
+    ) -> Result<(), StoreError> {
+        let entries = match fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed("list", directory)(error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(failed("list", directory))?;
+            let path = entry.path();
+            let metadata = match fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                // Gone since it was listed, or a link to nowhere: no object either way.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed("list", &path)(error)),
+            };
+            if metadata.is_dir() {
+                self.list_dir(&path, found)?;
+            } else if let Some(relative) = path
+                .strip_prefix(&self.root)
+                .ok()
+                .and_then(FilePath::to_str)
+            {
+                found.push(ObjectState {
+                    path: Path::from(relative),
+                    size_bytes: metadata.len(),
+                    etag: None,
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn lease(&self, path: &Path) -> Result<Option<FileLease>, StoreError> {
+        let path = self.file_path(path);
+        self.make_dir(
+            path.parent()
+                .expect("a lease lies in a directory of the lake"),
+        )?;
+        loop {
+            let file = File::options()
+                .create(true)
+                .truncate(false)
+                .write(true)
+                .mode(self.file_mode)
+                .open(&path)
+                .map_err(failed("open the lease", &path))?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(fs::TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
+            }
+            // The holder before us removed its file on the way out: a lock on that one keeps
+            // nobody away. Take the one that is there now.
+            let ours = file.metadata().map_err(failed("lock", &path))?;
+            if fs::metadata(&path)
+                .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
+            {
+                return Ok(Some(FileLease { path, _file: file }));
+            }
+        }
+    }
+
+    /// Runs blocking work where it holds up no other task.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let store = self.clone();
+        let root = self.root.clone();
+        match tokio::task::spawn_blocking(move || work(&store)).await {
+            Ok(done) => done,
+            Err(error) => Err(failed("use", &root)(io::Error::other(error))),
+        }
+    }
+}
+
+/// A lock on a file, which is removed when the lock is given back.
+#[derive(Debug)]
+struct FileLease {
+    path: PathBuf,
+    _file: File,
+}
+
+impl Lease for FileLease {}
+
+impl Drop for FileLease {
+    fn drop(&mut self) {
+        // While it is still locked, so that nobody's lock is removed but ours. If it stays, it is
+        // an empty file that the next lease uses.
+        drop(fs::remove_file(&self.path));
+    }
+}
+
+#[async_trait]
+impl LakeStore for LocalStore {
+    async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
+        let path = path.clone();
+        self.blocking(move |store| store.read_file(&path)).await
+    }
+
+    async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError> {
+        let path = path.clone();
+        self.blocking(move |store| store.swap(&path, &bytes, |found| found.is_none()))
+            .await
+    }
+
+    async fn replace(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        expected: &Version,
+    ) -> Result<Swap, StoreError> {
+        let (path, expected) = (path.clone(), expected.clone());
+        self.blocking(move |store| store.swap(&path, &bytes, |found| found == Some(expected)))
+            .await
+    }
+
+    async fn publish(&self, path: &Path, file: TempPath) -> Result<ObjectState, StoreError> {
+        let path = path.clone();
+        let publish = move |store: &Self| {
+            let settle = || {
+                let staged = File::open(&file)?;
+                store.settle(&staged)?;
+                staged.metadata()
+            };
+            let metadata = settle().map_err(failed("finish", &file))?;
+            store.place(&path, file, |_| Ok(true))?;
+            Ok(ObjectState {
+                path,
+                size_bytes: metadata.len(),
+                etag: None,
+            })
+        };
+        self.blocking(publish).await
+    }
+
+    async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
+        let prefix = prefix.clone();
+        self.blocking(move |store| {
+            let mut found = Vec::new();
+            store.list_dir(&store.file_path(&prefix), &mut found)?;
+            Ok(found)
+        })
+        .await
+    }
+
+    async fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        let path = path.clone();
+        self.blocking(move |store| {
+            let target = store.file_path(&path);
+            match fs::remove_file(&target) {
+                Ok(()) => sync_dir(
+                    target
+                        .parent()
+                        .expect("an object lies in a directory of the lake"),
+                ),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(failed("delete", &target)(error)),
+            }
+        })
+        .await
+    }
+
+    async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let path = path.clone();
+        self.blocking(move |store| {
+            Ok(store
+                .lease(&path)?
+                .map(|lease| Box::new(lease) as Box<dyn Lease>))
+        })
+        .await
+    }
+
+    fn spool_dir(&self) -> &FilePath {
+        &self.staging
+    }
+}
+
+fn version_of(bytes: &[u8]) -> Version {
+    Version(format!("{:032x}", xxh3_128(bytes)))
+}
+
+/// Makes what happened in a directory outlast a power cut.
+fn sync_dir(directory: &FilePath) -> Result<(), StoreError> {
+    File::open(directory)
+        .and_then(|directory| directory.sync_all())
+        .map_err(failed("sync", directory))
+}
+
+fn failed(action: &'static str, path: &FilePath) -> impl FnOnce(io::Error) -> StoreError {
+    let path = path.to_owned();
+    move |source| StoreError {
+        action,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn open() -> (tempfile::TempDir, LocalStore) {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(&directory.path().join("lake"), 0o600);
+        store.prepare().unwrap();
+        (directory, store)
+    }
+
+    fn done(swap: Swap) -> Version {
+        match swap {
+            Swap::Done(version) => version,
+            Swap::Refused => panic!("the write was refused"),
+        }
+    }
+
+    #[tokio::test]
+    async fn only_the_first_creation_and_the_expected_version_are_written() {
+        let (_directory, store) = open();
+        let path = Path::from("_cdrlake/ledger/x.json");
+        assert_eq!(store.read(&path).await.unwrap(), None);
+        let first = done(store.create(&path, "1".into()).await.unwrap());
+        assert_eq!(
+            store.create(&path, "2".into()).await.unwrap(),
+            Swap::Refused
+        );
+        let second = done(store.replace(&path, "3".into(), &first).await.unwrap());
+        assert_eq!(
+            store.replace(&path, "4".into(), &first).await.unwrap(),
+            Swap::Refused
+        );
+        let found = store.read(&path).await.unwrap().unwrap();
+        assert_eq!((&found.bytes[..], found.version), (b"3".as_slice(), second));
+        store.delete(&path).await.unwrap();
+        store.delete(&path).await.unwrap();
+        assert_eq!(store.read(&path).await.unwrap(), None);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn of_many_writers_one_wins() {
+        let (_directory, store) = open();
+        let path = Path::from("x.json");
+        let first = done(store.create(&path, "0".into()).await.unwrap());
+        let attempts = (1..=16).map(|i| {
+            let (store, path, first) = (store.clone(), path.clone(), first.clone());
+            tokio::spawn(async move {
+                store
+                    .replace(&path, i.to_string().into(), &first)
+                    .await
+                    .unwrap()
+            })
+        });
+        let swaps = futures::future::join_all(attempts.collect::<Vec<_>>()).await;
+        assert_eq!(
+            swaps
+                .into_iter()
+                .filter(|swap| *swap.as_ref().unwrap() != Swap::Refused)
+                .count(),
+            1
+        );
+    }
+
+    #[tokio::test]
+    async fn a_lease_is_held_by_one_and_given_back_by_dropping() {
+        let (_directory, store) = open();
+        let path = Path::from("_cdrlake/leases/x.lock");
+        let lease = store.try_lease(&path).await.unwrap().unwrap();
+        assert!(store.try_lease(&path).await.unwrap().is_none());
+        drop(lease);
+        let lease = store.try_lease(&path).await.unwrap();
+        assert!(lease.is_some());
+        drop(lease);
+        assert_eq!(
+            store.list(&Path::from("_cdrlake/leases")).await.unwrap(),
+            []
+        );
+    }
+
+    #[tokio::test]
+    async fn files_and_directories_belong_to_their_owner_alone() {
+        let (directory, store) = open();
+        store
+            .create(&Path::from("a/b.json"), "x".into())
+            .await
+            .unwrap();
+        let mode = |path: &str| {
+            fs::metadata(directory.path().join("lake").join(path))
+                .unwrap()
+                .mode()
+                & 0o777
+        };
+        assert_eq!(
+            (mode("a/b.json"), mode("a"), mode("_cdrlake")),
+            (0o600, 0o700, 0o700)
+        );
+    }
+
+    #[tokio::test]
+    async fn a_published_file_replaces_the_old_one_and_leaves_no_staging() {
+        let (_directory, store) = open();
+        let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
+        for content in ["old", "newer"] {
+            let staged = store.spool_dir().join("x.parquet");
+            fs::write(&staged, content).unwrap();
+            let state = store
+                .publish(&path, TempPath::try_from_path(staged).unwrap())
+                .await
+                .unwrap();
+            assert_eq!(state.size_bytes, content.len() as u64);
+            assert_eq!(store.list(&Path::from("cdrs")).await.unwrap(), [state]);
+        }
+        assert_eq!(store.list(&Path::from(STAGING)).await.unwrap(), []);
+    }
+}

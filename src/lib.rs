@@ -1,0 +1,35 @@
+//! Streams call detail records (CDRs) from the Wavix API into a lake of date-partitioned Parquet
+//! that is complete, exact, free of duplicates and safe to write again.
+//!
+//! ```text
+//! HTTP body ─chunk→ framing ─record→ decode ─batch→ writer → spool ─→ verify → publish → ledger
+//!  (source)            └──bad record──┴→ rejects
+//! ```
+//!
+//! A [`slice`] is the unit of work: one direction of calls on one day. [`plan`] says which slices
+//! are due, [`pipeline`] does them and alone knows all stages, [`source`] asks the API,
+//! [`framing`] finds records in bytes, [`decode`] gives them types, [`convert`] runs these two and
+//! [`writer`], [`duplicates`] and [`rejects`] on a thread, [`reconcile`] compares with the
+//! provider's count, and [`lake`] publishes. [`simulator`] is a stand-in for the API.
+
+pub mod amount;
+pub mod cli;
+pub mod config;
+pub mod convert;
+pub mod decode;
+pub mod digest;
+pub mod duplicates;
+pub mod framing;
+pub mod lake;
+pub mod pipeline;
+pub mod plan;
+pub mod reconcile;
+pub mod rejects;
+pub mod report;
+pub mod schema;
+pub mod simulator;
+pub mod slice;
+pub mod sort;
+pub mod source;
+pub mod tally;
+pub mod writer;

@@ -1,0 +1,253 @@
+//! A run: every due slice from request to ledger. The only module that knows all stages.
+
+mod fetch;
+mod slice;
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Config;
+use crate::lake::Lake;
+use crate::plan::Due;
+use crate::report::{RunReport, SliceOutcome, SliceReport};
+use crate::slice::Slice;
+use crate::source::{Backoff, Source};
+
+/// How long to leave a slice alone that another run works on.
+const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
+/// Unit in which slices share `limits.memory`.
+const MEMORY_UNIT_BYTES: usize = 1 << 20;
+/// Memory of a slice besides its row group and its longest record: chunks in flight, a batch,
+/// sort runs of the duplicate search, compression.
+const SLICE_OVERHEAD_BYTES: usize = 24 << 20;
+
+/// What a run may do beyond what its plan says.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RunOptions {
+    /// Whether a slice may lose rows against the ledger.
+    pub allow_shrink: bool,
+}
+
+/// Told how a run goes on, from any thread.
+pub trait Observer: fmt::Debug + Send + Sync {
+    /// A slice is being fetched, for the `attempt`th time.
+    fn slice_began(&self, slice: Slice, attempt: u32);
+    /// More records of some slice were read.
+    fn records_read(&self, records: u64);
+    /// A slice is done with.
+    fn slice_ended(&self, report: &SliceReport);
+}
+
+/// Everything that the slices of one run share.
+#[derive(Debug)]
+struct Context {
+    config: Arc<Config>,
+    lake: Lake,
+    source: Source,
+    options: RunOptions,
+    observer: Arc<dyn Observer>,
+    run: String,
+    started_at: Timestamp,
+    backoff: Backoff,
+    /// `limits.memory`, in [`MEMORY_UNIT_BYTES`].
+    memory: Semaphore,
+    memory_units: u32,
+    /// Set when the run is to end before its slices are done.
+    stop: CancellationToken,
+    stopped_by: Mutex<Option<Stop>>,
+    warnings: Mutex<Vec<String>>,
+}
+
+/// Why a run ended before its slices were done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// A signal.
+    Interrupted,
+    /// The API refused the key: no slice would fare better.
+    KeyRefused(String),
+    /// The API never answered, or the lake cannot be written: no slice would fare better.
+    Hopeless(String),
+}
+
+impl Context {
+    fn warn(&self, warning: String) {
+        tracing::warn!("{warning}");
+        self.warnings
+            .lock()
+            .expect("nobody panics while holding it")
+            .push(warning);
+    }
+
+    /// Ends the run for every slice; the first reason counts.
+    fn stop(&self, stop: Stop) {
+        self.stopped_by
+            .lock()
+            .expect("nobody panics while holding it")
+            .get_or_insert(stop);
+        self.stop.cancel();
+    }
+
+    /// Memory that one slice may take, in units, never more than there is.
+    fn slice_memory_units(&self) -> u32 {
+        // The encoder holds a row group encoded, and its pages while they are compressed.
+        let bytes = 2 * self.config.parquet.row_group_bytes
+            + 2 * self.config.limits.max_record_bytes
+            + SLICE_OVERHEAD_BYTES;
+        u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
+            .unwrap_or(u32::MAX)
+            .min(self.memory_units)
+    }
+}
+
+/// What a run ended with.
+#[derive(Debug)]
+pub struct RunResult {
+    /// The run report, also kept in the lake.
+    pub report: RunReport,
+    /// Why it ended early, if it did.
+    pub stopped_by: Option<Stop>,
+}
+
+/// Does the slices that are `due`, `source.requests` at a time, and keeps a report of it in the
+/// lake. Failures of slices are in the report; a run as such does not fail.
+///
+/// Cancelling `interrupt` makes slices under way give up cleanly: the table holds for each slice
+/// what it held before, or the whole new content.
+pub async fn run(
+    config: Arc<Config>,
+    lake: Lake,
+    source: Source,
+    due: Vec<Due>,
+    options: RunOptions,
+    observer: Arc<dyn Observer>,
+    interrupt: CancellationToken,
+) -> RunResult {
+    let started_at = Timestamp::now();
+    let run = new_run_id(started_at);
+    let memory_units = u32::try_from(config.limits.memory / MEMORY_UNIT_BYTES)
+        .unwrap_or(u32::MAX)
+        .max(1);
+    let context = Arc::new(Context {
+        backoff: Backoff {
+            base: config.source.retry_base,
+            max: config.source.retry_max,
+        },
+        memory: Semaphore::new(
+            usize::try_from(memory_units)
+                .unwrap_or(Semaphore::MAX_PERMITS)
+                .min(Semaphore::MAX_PERMITS),
+        ),
+        memory_units,
+        stop: CancellationToken::new(),
+        stopped_by: Mutex::default(),
+        warnings: Mutex::default(),
+        config,
+        lake,
+        source,
+        options,
+        observer,
+        run,
+        started_at,
+    });
+    for remark in &context.lake.remarks {
+        context.warn(remark.clone());
+    }
+
+    let queue: Queue = Arc::new(Mutex::new(due.into_iter().map(|due| (due, None)).collect()));
+    let mut workers = JoinSet::new();
+    for _ in 0..context.config.source.requests {
+        workers.spawn(work(Arc::clone(&context), Arc::clone(&queue)));
+    }
+    let mut reports = Vec::new();
+    loop {
+        tokio::select! {
+            () = interrupt.cancelled(), if !context.stop.is_cancelled() => context.stop(Stop::Interrupted),
+            worker = workers.join_next() => match worker {
+                Some(worker) => reports.extend(worker.expect("a worker does not panic")),
+                None => break,
+            },
+        }
+    }
+    let never_begun = std::mem::take(&mut *queue.lock().expect("nobody panics while holding it"));
+    reports.extend(never_begun.into_iter().map(|(due, _)| SliceReport {
+        error: Some("the run ended before this slice began".to_owned()),
+        ..SliceReport::new(due.slice, SliceOutcome::Skipped)
+    }));
+
+    let stopped_by = context
+        .stopped_by
+        .lock()
+        .expect("nobody panics while holding it")
+        .clone();
+    let warnings = std::mem::take(
+        &mut *context
+            .warnings
+            .lock()
+            .expect("nobody panics while holding it"),
+    );
+    let interrupted = stopped_by == Some(Stop::Interrupted);
+    let mut report = RunReport::new(
+        context.run.clone(),
+        started_at,
+        reports,
+        interrupted,
+        warnings,
+    );
+    if let Err(error) = context.lake.put_run_report(&context.run, &report).await {
+        report.warnings.push(format!(
+            "the run report could not be kept in the lake: {}",
+            crate::source::chain(&error)
+        ));
+    }
+    RunResult { report, stopped_by }
+}
+
+/// Slices that wait, with the time before which a slice that another run holds is left alone.
+type Queue = Arc<Mutex<VecDeque<(Due, Option<Instant>)>>>;
+
+/// Takes slices from the queue until it is empty or the run stops.
+async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
+    let mut reports = Vec::new();
+    while !context.stop.is_cancelled() {
+        let next = queue
+            .lock()
+            .expect("nobody panics while holding it")
+            .pop_front();
+        let Some((due, not_before)) = next else { break };
+        if let Some(not_before) = not_before {
+            // Only slices that others hold are left once one comes round again too early.
+            tokio::select! {
+                () = context.stop.cancelled() => {}
+                () = tokio::time::sleep_until(not_before) => {}
+            }
+        }
+        match slice::process(&context, due, not_before.is_none()).await {
+            Some(report) => {
+                context.observer.slice_ended(&report);
+                reports.push(report);
+            }
+            None => queue
+                .lock()
+                .expect("nobody panics while holding it")
+                .push_back((due, Some(Instant::now() + HELD_LEASE_POLL))),
+        }
+    }
+    reports
+}
+
+/// A name that sorts by time and that no other run has.
+fn new_run_id(now: Timestamp) -> String {
+    format!(
+        "{}-{:08x}",
+        now.strftime("%Y%m%dT%H%M%SZ"),
+        fastrand::u32(..)
+    )
+}

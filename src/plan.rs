@@ -1,0 +1,397 @@
+//! Which slices a run does, and why.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use jiff::{SignedDuration, Timestamp, ToSpan};
+
+use crate::config::{Config, WindowConfig, timezone_name};
+use crate::lake::ledger::{Commit, Entry, State};
+use crate::lake::store::ObjectState;
+use crate::lake::{Lake, LakeError, is_intact};
+use crate::slice::{Direction, Slice};
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// First day to look at.
+    pub from: Option<Date>,
+    /// Last day to look at.
+    pub to: Option<Date>,
+    /// As many days, ending with yesterday.
+    pub last_days: Option<u32>,
+    /// Also the day that has not ended.
+    pub include_today: bool,
+    /// Everything in range is due.
+    pub refresh: bool,
+    /// Only this direction.
+    pub direction: Option<Direction>,
+}
+
+/// Why a slice is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Why {
+    /// It was never committed.
+    Missing,
+    /// A run died while it published.
+    Interrupted,
+    /// Its file is gone or has another size than its ledger entry says.
+    Damaged,
+    /// It was fetched before its day had settled.
+    Open,
+    /// It lies within `window.lookback_days`: calls may be late or re-rated.
+    LookBack,
+    /// `--refresh`.
+    Refresh,
+    /// Its day has not ended.
+    Today,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Missing => "missing",
+            Self::Interrupted => "interrupted while publishing",
+            Self::Damaged => "its file is not as its ledger entry says",
+            Self::Open => "open: fetched before the day had settled",
+            Self::LookBack => "within window.lookback_days",
+            Self::Refresh => "--refresh",
+            Self::Today => "today, still open",
+        })
+    }
+}
+
+/// A slice that a run does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// Which one.
+    pub slice: Slice,
+    /// Why.
+    pub why: Why,
+}
+
+/// What a run does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// The days looked at.
+    pub days: RangeInclusive<Date>,
+    /// What is due, oldest day first.
+    pub due: Vec<Due>,
+    /// How many slices in range are not due.
+    pub up_to_date: u64,
+}
+
+/// There is no plan.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PlanError {
+    /// The command line or the configuration asks for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The lake cannot be read.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+}
+
+/// First instant of `day` where the account cuts days.
+pub fn start_of_day(day: Date, timezone: &TimeZone) -> Timestamp {
+    // Only the last day a calendar can hold has no instant in some zone.
+    day.to_zoned(timezone.clone())
+        .map_or(Timestamp::MAX, |start| start.timestamp())
+}
+
+/// First instant after `day`.
+pub fn end_of_day(day: Date, timezone: &TimeZone) -> Timestamp {
+    day.tomorrow()
+        .map_or(Timestamp::MAX, |next| start_of_day(next, timezone))
+}
+
+/// The state of a slice fetched at `fetched_at`.
+pub fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> State {
+    let settle = SignedDuration::from_hours(i64::from(window.settle_hours));
+    match end_of_day(day, &window.timezone).checked_add(settle) {
+        Ok(settled) if fetched_at >= settled => State::Closed,
+        _ => State::Open,
+    }
+}
+
+/// Decides what a run at `now` does. `lake` is `None` while there is none.
+///
+/// # Errors
+/// [`PlanError::Usage`] for a selection without days, [`PlanError::Lake`] if the ledger or the
+/// table cannot be read.
+pub async fn plan(
+    config: &Config,
+    selection: &Selection,
+    lake: Option<&Lake>,
+    now: Timestamp,
+) -> Result<Plan, PlanError> {
+    let today = now.to_zoned(config.window.timezone.clone()).date();
+    let days = days(&config.window, selection, today)?;
+    let directions: Vec<Direction> = config
+        .source
+        .directions
+        .iter()
+        .copied()
+        .filter(|direction| selection.direction.is_none_or(|only| only == *direction))
+        .collect();
+    if directions.is_empty() {
+        let asked = selection.direction.map_or("", Direction::as_str);
+        return Err(PlanError::Usage(format!(
+            "--direction {asked} is not among source.directions"
+        )));
+    }
+    let (entries, table) = match lake {
+        Some(lake) => (
+            lake.entries(&directions, days.clone()).await?,
+            lake.table().await?,
+        ),
+        None => Default::default(),
+    };
+    let lookback_from = today
+        .checked_sub(i64::from(config.window.lookback_days).days())
+        .unwrap_or(Date::MIN);
+    let mut plan = Plan {
+        days: days.clone(),
+        due: Vec::new(),
+        up_to_date: 0,
+    };
+    let mut day = *days.start();
+    while day <= *days.end() {
+        for &direction in &directions {
+            let slice = Slice { day, direction };
+            let why = if day >= today {
+                Some(Why::Today)
+            } else {
+                why_due(
+                    entries.get(&slice),
+                    table.get(&slice),
+                    selection.refresh,
+                    day >= lookback_from,
+                )
+            };
+            match why {
+                Some(why) => plan.due.push(Due { slice, why }),
+                None => plan.up_to_date += 1,
+            }
+        }
+        day = match day.tomorrow() {
+            Ok(next) => next,
+            Err(_) => break,
+        };
+    }
+    Ok(plan)
+}
+
+fn why_due(
+    entry: Option<&Entry>,
+    file: Option<&ObjectState>,
+    refresh: bool,
+    in_lookback: bool,
+) -> Option<Why> {
+    let Some(entry) = entry else {
+        return Some(Why::Missing);
+    };
+    if entry.pending.is_some() {
+        return Some(Why::Interrupted);
+    }
+    let Some(Commit {
+        file: expected,
+        state,
+        ..
+    }) = &entry.committed
+    else {
+        return Some(Why::Missing);
+    };
+    if !is_intact(expected.as_ref(), file) {
+        Some(Why::Damaged)
+    } else if refresh {
+        Some(Why::Refresh)
+    } else if *state == State::Open {
+        Some(Why::Open)
+    } else {
+        in_lookback.then_some(Why::LookBack)
+    }
+}
+
+/// The days a selection means, both ends included.
+fn days(
+    window: &WindowConfig,
+    selection: &Selection,
+    today: Date,
+) -> Result<RangeInclusive<Date>, PlanError> {
+    let usage = |problem: String| Err(PlanError::Usage(problem));
+    let yesterday = today.yesterday().unwrap_or(today);
+    let last_possible = if selection.include_today {
+        today
+    } else {
+        yesterday
+    };
+    if let (Some(from), Some(to)) = (selection.from, selection.to)
+        && from > to
+    {
+        return usage(format!("--from {from} lies after --to {to}"));
+    }
+    let to = selection.to.unwrap_or(last_possible).min(last_possible);
+    let from = match (selection.from, selection.last_days, window.start) {
+        (Some(from), _, _) => from,
+        (None, Some(days), _) => {
+            let before = i64::from(days) - 1;
+            match yesterday.checked_sub(before.days()) {
+                Ok(from) => from,
+                Err(_) => return usage(format!("--last {days} reaches back before the calendar")),
+            }
+        }
+        (None, None, Some(start)) => start,
+        (None, None, None) => {
+            return usage(
+                "which days? Set window.start in pipeline.toml to the first day of the lake, or use --from or --last".to_owned(),
+            );
+        }
+    };
+    if from > to {
+        let zone = timezone_name(&window.timezone);
+        let hint = if from == today {
+            ". Use --include-today for a day that is still under way"
+        } else {
+            ""
+        };
+        return usage(format!(
+            "nothing to look at: {from} is after {to}, the last day asked for that has ended in {zone}{hint}"
+        ));
+    }
+    Ok(from..=to)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::lake::ledger::PublishedFile;
+    use crate::slice::parse_day;
+
+    fn day(text: &str) -> Date {
+        parse_day(text).unwrap()
+    }
+
+    fn window(start: Option<&str>) -> WindowConfig {
+        WindowConfig {
+            start: start.map(day),
+            timezone: TimeZone::UTC,
+            lookback_days: 3,
+            settle_hours: 24,
+        }
+    }
+
+    fn range(selection: &Selection, start: Option<&str>) -> Result<String, String> {
+        days(&window(start), selection, day("2026-10-10"))
+            .map(|days| format!("{}..{}", days.start(), days.end()))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_selection_narrows_the_days_from_the_window_to_yesterday() {
+        let selection = Selection::default();
+        assert_eq!(
+            range(&selection, Some("2026-10-01")).unwrap(),
+            "2026-10-01..2026-10-09"
+        );
+        let today = Selection {
+            include_today: true,
+            ..Selection::default()
+        };
+        assert_eq!(
+            range(&today, Some("2026-10-01")).unwrap(),
+            "2026-10-01..2026-10-10"
+        );
+        let last = Selection {
+            last_days: Some(2),
+            ..Selection::default()
+        };
+        assert_eq!(range(&last, None).unwrap(), "2026-10-08..2026-10-09");
+        let from = Selection {
+            from: Some(day("2026-09-30")),
+            to: Some(day("2026-12-31")),
+            ..Selection::default()
+        };
+        assert_eq!(
+            range(&from, Some("2026-10-01")).unwrap(),
+            "2026-09-30..2026-10-09"
+        );
+    }
+
+    #[test]
+    fn a_selection_without_days_says_what_to_do() {
+        assert!(
+            range(&Selection::default(), None)
+                .unwrap_err()
+                .contains("window.start")
+        );
+        let reversed = Selection {
+            from: Some(day("2026-10-05")),
+            to: Some(day("2026-10-01")),
+            ..Selection::default()
+        };
+        assert_eq!(
+            range(&reversed, None).unwrap_err(),
+            "--from 2026-10-05 lies after --to 2026-10-01"
+        );
+        let today = Selection {
+            from: Some(day("2026-10-10")),
+            ..Selection::default()
+        };
+        assert!(range(&today, None).unwrap_err().contains("--include-today"));
+    }
+
+    #[test]
+    fn a_day_is_closed_once_it_was_fetched_after_settling_in_its_own_zone() {
+        let window = WindowConfig {
+            timezone: TimeZone::get("America/New_York").unwrap(),
+            ..window(None)
+        };
+        let state = |text: &str| state_of(day("2026-10-01"), &window, text.parse().unwrap());
+        assert_eq!(state("2026-10-03T03:59:59Z"), State::Open);
+        assert_eq!(state("2026-10-03T04:00:00Z"), State::Closed);
+    }
+
+    #[test]
+    fn a_slice_is_due_for_the_gravest_reason() {
+        let slice = Slice {
+            day: day("2026-10-01"),
+            direction: Direction::Placed,
+        };
+        assert_eq!(why_due(None, None, true, true), Some(Why::Missing));
+        let mut entry = Entry::new(slice);
+        assert_eq!(
+            why_due(Some(&entry), None, false, false),
+            Some(Why::Missing)
+        );
+        let file = PublishedFile {
+            path: "x".to_owned(),
+            rows: 1,
+            bytes: 10,
+            etag: None,
+        };
+        entry.committed = Some(crate::lake::ledger::tests::commit(
+            Some(file),
+            State::Closed,
+        ));
+        let found = |size_bytes| ObjectState {
+            path: "x".into(),
+            size_bytes,
+            etag: None,
+        };
+        let why = |entry: &Entry, size, refresh, lookback| {
+            why_due(Some(entry), Some(&found(size)), refresh, lookback)
+        };
+        assert_eq!(why(&entry, 10, false, false), None);
+        assert_eq!(why(&entry, 10, false, true), Some(Why::LookBack));
+        assert_eq!(why(&entry, 10, true, true), Some(Why::Refresh));
+        assert_eq!(why(&entry, 9, true, true), Some(Why::Damaged));
+        assert_eq!(
+            why_due(Some(&entry), None, false, false),
+            Some(Why::Damaged)
+        );
+    }
+}

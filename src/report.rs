@@ -1,0 +1,271 @@
+//! What a run did: the run report.
+
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use crate::lake::ledger::{Commit, State};
+use crate::reconcile::Verdict;
+use crate::slice::{Direction, Slice};
+use crate::tally::{Counts, Totals};
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunOutcome {
+    /// Every due slice is committed.
+    Committed,
+    /// Some are; the others failed.
+    Partial,
+    /// None is.
+    Failed,
+    /// A signal ended the run. The lake is consistent.
+    Interrupted,
+}
+
+/// What became of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SliceOutcome {
+    /// Its file was written, or removed for want of rows.
+    Committed,
+    /// Fetched again, and found to be what the lake has.
+    Unchanged,
+    /// Not done: the run ended first, or another run did it.
+    Skipped,
+    /// Given up. The lake has what it had before.
+    Failed,
+}
+
+/// A file of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Where it lies in the lake.
+    pub path: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// What became of one slice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SliceReport {
+    /// Which way its calls went.
+    pub direction: Direction,
+    /// Its day.
+    pub day: Date,
+    /// What became of it.
+    pub outcome: SliceOutcome,
+    /// Whether it may still change. `null` while nothing is committed.
+    pub state: Option<State>,
+    /// How often it was fetched.
+    pub attempts: u32,
+    /// What was read, and what became of it.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// The provider's own count.
+    pub control_total: Option<u64>,
+    /// How that count compares.
+    pub reconcile: Verdict,
+    /// Sums over the rows.
+    pub totals: Totals,
+    /// Its file, if it has rows.
+    pub files: Vec<FileReport>,
+    /// Why it failed or was skipped.
+    pub error: Option<String>,
+}
+
+impl SliceReport {
+    /// The report of a slice of which nothing is known yet.
+    pub fn new(slice: Slice, outcome: SliceOutcome) -> Self {
+        Self {
+            direction: slice.direction,
+            day: slice.day,
+            outcome,
+            state: None,
+            attempts: 0,
+            counts: Counts::default(),
+            control_total: None,
+            reconcile: Verdict::NotChecked,
+            totals: Totals::default(),
+            files: Vec::new(),
+            error: None,
+        }
+    }
+
+    /// The slice it reports on.
+    pub fn slice(&self) -> Slice {
+        Slice {
+            day: self.day,
+            direction: self.direction,
+        }
+    }
+
+    /// Takes over what a commit says.
+    pub fn describe(&mut self, commit: &Commit) {
+        self.state = Some(commit.state);
+        self.counts = commit.counts.clone();
+        self.control_total = commit.control_total;
+        self.reconcile = commit.reconcile;
+        self.totals = commit.totals.clone();
+        let file = |file: &crate::lake::ledger::PublishedFile| FileReport {
+            path: file.path.clone(),
+            rows: file.rows,
+            bytes: file.bytes,
+        };
+        self.files = commit.file.iter().map(file).collect();
+    }
+}
+
+/// Counts and sums over the committed and unchanged slices of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunTotals {
+    /// Counts.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Sums.
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+/// What a run did: `--format json`, and `_cdrlake/runs/<run>.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Name of the run; later ones sort behind earlier ones.
+    pub run: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// Every slice that was due, by day.
+    pub slices: Vec<SliceReport>,
+    /// Sums over what is now in the lake of them.
+    pub totals: RunTotals,
+    /// Days of which a file was written or removed: what a warehouse has to load again.
+    pub partitions_changed: Vec<Date>,
+    /// What a person should look at although the run went on.
+    pub warnings: Vec<String>,
+}
+
+impl RunReport {
+    /// Sums up a run.
+    pub fn new(
+        run: String,
+        started_at: Timestamp,
+        mut slices: Vec<SliceReport>,
+        interrupted: bool,
+        warnings: Vec<String>,
+    ) -> Self {
+        slices.sort_by_key(SliceReport::slice);
+        let mut totals = RunTotals::default();
+        let mut changed = BTreeSet::new();
+        let (mut done, mut undone) = (0_u64, 0_u64);
+        for slice in &slices {
+            match slice.outcome {
+                SliceOutcome::Committed | SliceOutcome::Unchanged => {
+                    done += 1;
+                    totals.counts.merge(&slice.counts);
+                    totals.totals.merge(&slice.totals);
+                }
+                // Done by another run: it lacks nothing.
+                SliceOutcome::Skipped if slice.state.is_some() => {}
+                SliceOutcome::Failed | SliceOutcome::Skipped => undone += 1,
+            }
+            if slice.outcome == SliceOutcome::Committed {
+                changed.insert(slice.day);
+            }
+        }
+        let outcome = match (done, undone) {
+            _ if interrupted => RunOutcome::Interrupted,
+            (_, 0) => RunOutcome::Committed,
+            (0, _) => RunOutcome::Failed,
+            _ => RunOutcome::Partial,
+        };
+        Self {
+            run,
+            started_at,
+            finished_at: Timestamp::now(),
+            outcome,
+            slices,
+            totals,
+            partitions_changed: changed.into_iter().collect(),
+            warnings,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slice::parse_day;
+
+    fn slice(day: &str, outcome: SliceOutcome) -> SliceReport {
+        SliceReport::new(
+            Slice {
+                day: parse_day(day).unwrap(),
+                direction: Direction::Placed,
+            },
+            outcome,
+        )
+    }
+
+    #[test]
+    fn the_outcome_tells_how_much_of_what_was_due_is_in_the_lake() {
+        use SliceOutcome::{Committed, Failed, Skipped, Unchanged};
+
+        let outcome = |outcomes: &[SliceOutcome], interrupted| {
+            let slices = outcomes
+                .iter()
+                .map(|&outcome| slice("2026-10-01", outcome))
+                .collect();
+            RunReport::new(
+                "r".to_owned(),
+                Timestamp::UNIX_EPOCH,
+                slices,
+                interrupted,
+                Vec::new(),
+            )
+            .outcome
+        };
+        assert_eq!(outcome(&[], false), RunOutcome::Committed);
+        assert_eq!(
+            outcome(&[Committed, Unchanged], false),
+            RunOutcome::Committed
+        );
+        assert_eq!(outcome(&[Committed, Failed], false), RunOutcome::Partial);
+        assert_eq!(outcome(&[Failed, Skipped], false), RunOutcome::Failed);
+        assert_eq!(
+            outcome(&[Committed, Skipped], true),
+            RunOutcome::Interrupted
+        );
+    }
+
+    #[test]
+    fn only_days_that_were_written_have_changed() {
+        let slices = vec![
+            slice("2026-10-02", SliceOutcome::Committed),
+            slice("2026-10-01", SliceOutcome::Unchanged),
+        ];
+        let report = RunReport::new(
+            "r".to_owned(),
+            Timestamp::UNIX_EPOCH,
+            slices,
+            false,
+            Vec::new(),
+        );
+        assert_eq!(
+            report.partitions_changed,
+            [parse_day("2026-10-02").unwrap()]
+        );
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["slices"][0]["day"], "2026-10-01");
+        assert_eq!(json["slices"][0]["records"], 0);
+        assert_eq!(json["totals"]["charge_usd"], "0");
+        assert_eq!(json["slices"][0]["reconcile"], "not_checked");
+    }
+}

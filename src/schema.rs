@@ -1,0 +1,305 @@
+//! The columns of the lake: their Arrow types, and the way from records to batches and back.
+
+use std::borrow::Cow;
+use std::sync::{Arc, LazyLock};
+
+use arrow::array::{
+    Array, ArrayRef, AsArray, Date32Array, Decimal128Array, Decimal128Builder, DictionaryArray,
+    Int8Array, Int32Array, Int32Builder, StringArray, StringBuilder, TimestampMicrosecondArray,
+    TimestampMicrosecondBuilder,
+};
+use arrow::datatypes::{
+    DataType, Decimal128Type, Field, Int8Type, Int32Type, Schema, SchemaRef, TimeUnit,
+    TimestampMicrosecondType,
+};
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+
+use crate::amount::{AMOUNT_SCALE, Amount};
+use crate::decode::Record;
+use crate::digest::day_number;
+use crate::slice::Slice;
+
+/// Version of the columns. A higher one only ever adds columns at the end.
+pub const SCHEMA_VERSION: u32 = 1;
+
+/// One column of the lake.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Its name, which is no reserved word of any warehouse and carries its unit.
+    pub name: &'static str,
+    /// Its Arrow type while a batch is built.
+    pub data_type: DataType,
+    /// Whether it may be null.
+    pub nullable: bool,
+    /// Whether few distinct values are expected, so that a Parquet dictionary pays.
+    pub repeats: bool,
+}
+
+/// The columns, in their order. Every file has all of them.
+pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
+    let direction = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    let call_time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let usd = amount_type();
+    let column = |name, data_type: &DataType, nullable, repeats| Column {
+        name,
+        data_type: data_type.clone(),
+        nullable,
+        repeats,
+    };
+    vec![
+        column("call_id", &DataType::Utf8, true, false),
+        column("parent_call_id", &DataType::Utf8, true, false),
+        column("direction", &direction, false, true),
+        column("source_day", &DataType::Date32, false, true),
+        column("call_time", &call_time, false, false),
+        column("from_number", &DataType::Utf8, true, false),
+        column("to_number", &DataType::Utf8, true, false),
+        column("disposition", &DataType::Utf8, true, true),
+        column("destination", &DataType::Utf8, true, true),
+        column("sip_trunk", &DataType::Utf8, true, true),
+        column("answered_by", &DataType::Utf8, true, true),
+        column("duration_seconds", &DataType::Int32, true, true),
+        column("per_minute_usd", &usd, true, true),
+        column("charge_usd", &usd, true, true),
+        column("forward_fee_usd", &usd, true, true),
+        column("extra", &DataType::Utf8, true, false),
+    ]
+});
+
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let fields = COLUMNS
+        .iter()
+        .map(|column| Field::new(column.name, column.data_type.clone(), column.nullable));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+});
+
+/// Digits of an amount, decimals included. With 18 Parquet stores an amount as INT64.
+const AMOUNT_PRECISION: u8 = 18;
+
+fn amount_type() -> DataType {
+    DataType::Decimal128(
+        AMOUNT_PRECISION,
+        i8::try_from(AMOUNT_SCALE).expect("9 fits"),
+    )
+}
+
+/// The Arrow schema of a batch.
+pub fn schema() -> SchemaRef {
+    Arc::clone(&SCHEMA)
+}
+
+/// Collects records of one slice into a batch. Memory: the rows since the last
+/// [`finish`](Self::finish).
+#[derive(Debug)]
+pub struct BatchBuilder {
+    slice: Slice,
+    rows: usize,
+    call_id: StringBuilder,
+    parent_call_id: StringBuilder,
+    call_time: TimestampMicrosecondBuilder,
+    from_number: StringBuilder,
+    to_number: StringBuilder,
+    disposition: StringBuilder,
+    destination: StringBuilder,
+    sip_trunk: StringBuilder,
+    answered_by: StringBuilder,
+    duration_seconds: Int32Builder,
+    per_minute_usd: Decimal128Builder,
+    charge_usd: Decimal128Builder,
+    forward_fee_usd: Decimal128Builder,
+    extra: StringBuilder,
+    bytes: usize,
+}
+
+impl BatchBuilder {
+    /// A builder for rows of `slice`.
+    pub fn new(slice: Slice) -> Self {
+        let usd = || Decimal128Builder::new().with_data_type(amount_type());
+        Self {
+            slice,
+            rows: 0,
+            call_id: StringBuilder::new(),
+            parent_call_id: StringBuilder::new(),
+            call_time: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
+            from_number: StringBuilder::new(),
+            to_number: StringBuilder::new(),
+            disposition: StringBuilder::new(),
+            destination: StringBuilder::new(),
+            sip_trunk: StringBuilder::new(),
+            answered_by: StringBuilder::new(),
+            duration_seconds: Int32Builder::new(),
+            per_minute_usd: usd(),
+            charge_usd: usd(),
+            forward_fee_usd: usd(),
+            extra: StringBuilder::new(),
+            bytes: 0,
+        }
+    }
+
+    /// Adds a row.
+    pub fn append(&mut self, record: &Record<'_>) {
+        let mut text = |builder: &mut StringBuilder, value: &Option<Cow<'_, str>>| {
+            self.bytes += value.as_deref().map_or(0, str::len);
+            builder.append_option(value.as_deref());
+        };
+        text(&mut self.call_id, &record.call_id);
+        text(&mut self.parent_call_id, &record.parent_call_id);
+        text(&mut self.from_number, &record.from_number);
+        text(&mut self.to_number, &record.to_number);
+        text(&mut self.disposition, &record.disposition);
+        text(&mut self.destination, &record.destination);
+        text(&mut self.sip_trunk, &record.sip_trunk);
+        text(&mut self.answered_by, &record.answered_by);
+        text(&mut self.extra, &record.extra);
+        self.call_time.append_value(record.call_time_us);
+        self.duration_seconds.append_option(record.duration_seconds);
+        let nanos = |amount: Option<Amount>| amount.map(|amount| i128::from(amount.nanos()));
+        self.per_minute_usd
+            .append_option(nanos(record.per_minute_usd));
+        self.charge_usd.append_option(nanos(record.charge_usd));
+        self.forward_fee_usd
+            .append_option(nanos(record.forward_fee_usd));
+        self.rows += 1;
+    }
+
+    /// Rows since the last [`finish`](Self::finish).
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Bytes of text since the last [`finish`](Self::finish): what makes a batch of few rows large.
+    pub fn text_bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The batch, leaving the builder empty.
+    pub fn finish(&mut self) -> RecordBatch {
+        let rows = std::mem::take(&mut self.rows);
+        self.bytes = 0;
+        let direction = StringArray::from_iter_values([self.slice.direction.as_str()]);
+        let direction =
+            DictionaryArray::<Int8Type>::new(Int8Array::from_value(0, rows), Arc::new(direction));
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.call_id.finish()),
+            Arc::new(self.parent_call_id.finish()),
+            Arc::new(direction),
+            Arc::new(Date32Array::from_value(day_number(self.slice.day), rows)),
+            Arc::new(self.call_time.finish()),
+            Arc::new(self.from_number.finish()),
+            Arc::new(self.to_number.finish()),
+            Arc::new(self.disposition.finish()),
+            Arc::new(self.destination.finish()),
+            Arc::new(self.sip_trunk.finish()),
+            Arc::new(self.answered_by.finish()),
+            Arc::new(self.duration_seconds.finish()),
+            Arc::new(self.per_minute_usd.finish()),
+            Arc::new(self.charge_usd.finish()),
+            Arc::new(self.forward_fee_usd.finish()),
+            Arc::new(self.extra.finish()),
+        ];
+        RecordBatch::try_new(schema(), columns)
+            .expect("the builders make the columns of the schema, all equally long")
+    }
+}
+
+/// Reads records back from a batch of a lake's file: the reverse of [`BatchBuilder`].
+#[derive(Debug)]
+pub struct Rows<'a> {
+    count: usize,
+    call_id: &'a StringArray,
+    parent_call_id: &'a StringArray,
+    call_time: &'a TimestampMicrosecondArray,
+    from_number: &'a StringArray,
+    to_number: &'a StringArray,
+    disposition: &'a StringArray,
+    destination: &'a StringArray,
+    sip_trunk: &'a StringArray,
+    answered_by: &'a StringArray,
+    duration_seconds: &'a Int32Array,
+    per_minute_usd: &'a Decimal128Array,
+    charge_usd: &'a Decimal128Array,
+    forward_fee_usd: &'a Decimal128Array,
+    extra: &'a StringArray,
+}
+
+impl<'a> Rows<'a> {
+    /// The rows of `batch`.
+    ///
+    /// # Errors
+    /// [`ArrowError::SchemaError`] if a column is missing or has another type.
+    pub fn try_new(batch: &'a RecordBatch) -> Result<Self, ArrowError> {
+        let wrong =
+            |name: &str| ArrowError::SchemaError(format!("no column `{name}` of the lake's type"));
+        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
+        let text = |name: &str| {
+            column(name)?
+                .as_string_opt::<i32>()
+                .ok_or_else(|| wrong(name))
+        };
+        let usd = |name: &str| {
+            let array = column(name)?.as_primitive_opt::<Decimal128Type>();
+            array
+                .filter(|array| *array.data_type() == amount_type())
+                .ok_or_else(|| wrong(name))
+        };
+        Ok(Self {
+            count: batch.num_rows(),
+            call_id: text("call_id")?,
+            parent_call_id: text("parent_call_id")?,
+            call_time: column("call_time")?
+                .as_primitive_opt::<TimestampMicrosecondType>()
+                .ok_or_else(|| wrong("call_time"))?,
+            from_number: text("from_number")?,
+            to_number: text("to_number")?,
+            disposition: text("disposition")?,
+            destination: text("destination")?,
+            sip_trunk: text("sip_trunk")?,
+            answered_by: text("answered_by")?,
+            duration_seconds: column("duration_seconds")?
+                .as_primitive_opt::<Int32Type>()
+                .ok_or_else(|| wrong("duration_seconds"))?,
+            per_minute_usd: usd("per_minute_usd")?,
+            charge_usd: usd("charge_usd")?,
+            forward_fee_usd: usd("forward_fee_usd")?,
+            extra: text("extra")?,
+        })
+    }
+
+    /// Every row, in order.
+    pub fn iter(&self) -> impl Iterator<Item = Record<'a>> + '_ {
+        (0..self.count).map(|row| self.record(row))
+    }
+
+    fn record(&self, row: usize) -> Record<'a> {
+        let text =
+            |array: &'a StringArray| array.is_valid(row).then(|| Cow::Borrowed(array.value(row)));
+        let usd = |array: &Decimal128Array| {
+            let nanos = array
+                .is_valid(row)
+                .then(|| i64::try_from(array.value(row)))?;
+            Some(Amount::from_nanos(
+                nanos.expect("eighteen digits fit 64 bits"),
+            ))
+        };
+        Record {
+            call_id: text(self.call_id),
+            parent_call_id: text(self.parent_call_id),
+            call_time_us: self.call_time.value(row),
+            from_number: text(self.from_number),
+            to_number: text(self.to_number),
+            disposition: text(self.disposition),
+            destination: text(self.destination),
+            sip_trunk: text(self.sip_trunk),
+            answered_by: text(self.answered_by),
+            duration_seconds: self
+                .duration_seconds
+                .is_valid(row)
+                .then(|| self.duration_seconds.value(row)),
+            per_minute_usd: usd(self.per_minute_usd),
+            charge_usd: usd(self.charge_usd),
+            forward_fee_usd: usd(self.forward_fee_usd),
+            extra: text(self.extra),
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What the simulated API does wrong on request.
+
+use std::io;
+use std::str::FromStr;
+
+use bytes::Bytes;
+
+/// One fault, as the command line names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// `unavailable=N`: the first N streams of each slice get a 503.
+    Unavailable(u32),
+    /// `cut=N`: the first stream of each slice breaks off after N records.
+    Cut(u64),
+    /// `error-object=N`: the first stream of each slice ends, after N records, with an error as a line.
+    ErrorObject(u64),
+    /// `short=N`: every stream ends properly, but without its last N records.
+    Short(u64),
+    /// `paged`: the stream is paged like the list.
+    Paged,
+    /// `broken=N`: every Nth line is cut in half.
+    Broken(u64),
+    /// `duplicates=N`: every Nth record comes twice.
+    Duplicates(u64),
+}
+
+/// The command line's names, for its help and its errors.
+const FAULT_NAMES: &str =
+    "unavailable=N, cut=N, error-object=N, short=N, paged, broken=N, duplicates=N";
+
+impl FromStr for Fault {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, number) = text.split_once('=').unwrap_or((text, ""));
+        let number = number.parse::<u64>().ok().filter(|&number| number > 0);
+        match (name, number) {
+            ("paged", None) if text == "paged" => Some(Self::Paged),
+            ("unavailable", Some(number)) => u32::try_from(number).ok().map(Self::Unavailable),
+            ("cut", Some(number)) => Some(Self::Cut(number)),
+            ("error-object", Some(number)) => Some(Self::ErrorObject(number)),
+            ("short", Some(number)) => Some(Self::Short(number)),
+            ("broken", Some(number)) => Some(Self::Broken(number)),
+            ("duplicates", Some(number)) => Some(Self::Duplicates(number)),
+            _ => None,
+        }
+        .ok_or_else(|| format!("no such fault: one of {FAULT_NAMES}"))
+    }
+}
+
+/// All faults asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    pub(super) unavailable: u32,
+    cut: Option<u64>,
+    error_object: Option<u64>,
+    pub(super) short: u64,
+    pub(super) paged: bool,
+    broken: Option<u64>,
+    duplicates: Option<u64>,
+}
+
+impl FromIterator<Fault> for Faults {
+    fn from_iter<I: IntoIterator<Item = Fault>>(faults: I) -> Self {
+        let mut all = Self::default();
+        for fault in faults {
+            match fault {
+                Fault::Unavailable(times) => all.unavailable = times,
+                Fault::Cut(records) => all.cut = Some(records),
+                Fault::ErrorObject(records) => all.error_object = Some(records),
+                Fault::Short(records) => all.short = records,
+                Fault::Paged => all.paged = true,
+                Fault::Broken(every) => all.broken = Some(every),
+                Fault::Duplicates(every) => all.duplicates = Some(every),
+            }
+        }
+        all
+    }
+}
+
+impl Faults {
+    /// Whether the stream stops here, before its end.
+    pub(super) fn breaks_off(&self, attempt: u32, sent: u64) -> bool {
+        attempt == self.unavailable + 1 && [self.cut, self.error_object].contains(&Some(sent))
+    }
+
+    /// The last that is heard of a stream that breaks off: an error object, or nothing.
+    pub(super) fn last_words(&self, so_far: &[u8]) -> Result<Bytes, io::Error> {
+        if self.cut.is_some() {
+            return Err(io::Error::other("cut on request"));
+        }
+        Ok([
+            so_far,
+            b"{\"success\":false,\"message\":\"Internal error\"}\n",
+        ]
+        .concat()
+        .into())
+    }
+
+    /// Writes record number `number` (from 1) as a line, or what the faults make of it.
+    pub(super) fn write_line(&self, number: u64, out: &mut Vec<u8>, render: impl Fn(&mut Vec<u8>)) {
+        let hits = |every: Option<u64>| every.is_some_and(|every| number.is_multiple_of(every));
+        let start = out.len();
+        render(out);
+        if hits(self.broken) {
+            out.truncate(start + (out.len() - start) / 2);
+        }
+        out.push(b'\n');
+        if hits(self.duplicates) {
+            out.extend_from_within(start..);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn faults_are_named_with_their_number() {
+        assert_eq!("cut=10".parse(), Ok(Fault::Cut(10)));
+        assert_eq!("paged".parse(), Ok(Fault::Paged));
+        for wrong in ["", "cut", "cut=0", "paged=1", "paged=", "nonsense=1"] {
+            assert!(wrong.parse::<Fault>().is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! A stand-in for the Wavix API: streams, pages, totals, errors, and faults on request.
+//!
+//! It speaks the API as far as calls go: the stream (`/v1/cdrs/all`), the paginated list
+//! (`/v1/cdrs`), the paths of before June 2026 (`/v1/cdr/all`, `/v1/cdr`), a bearer key or
+//! `appid`, and every filter. Days are UTC days.
+
+mod faults;
+mod generator;
+
+use std::collections::HashMap;
+use std::io::{self, BufWriter, Write};
+use std::net::SocketAddr;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Query, State};
+use axum::http::header::{AUTHORIZATION, CONTENT_TYPE, ETAG, RETRY_AFTER};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use futures::stream;
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde_json::json;
+use tokio::net::TcpListener;
+
+use crate::slice::{Direction, Slice, parse_day};
+use crate::source::DEFAULT_PER_PAGE;
+pub use faults::{Fault, Faults};
+pub use generator::{Call, Generator, KeyOrder};
+
+/// Bytes rendered before they are handed to the network.
+const CHUNK_BYTES: usize = 64 << 10;
+/// Largest page of the list.
+const MAX_PER_PAGE: u64 = 1_000;
+/// Read buffer of bodies rendered beforehand.
+const FILE_CHUNK_BYTES: usize = 256 << 10;
+
+/// The simulated API.
+#[derive(Debug)]
+pub struct Simulator {
+    generator: Generator,
+    key: String,
+    faults: Faults,
+    rendered: Option<Rendered>,
+    /// How often each slice was streamed, for faults that pass.
+    streamed: Mutex<HashMap<Slice, u32>>,
+}
+
+/// Bodies rendered beforehand, so that serving them costs next to nothing.
+#[derive(Debug)]
+struct Rendered {
+    directory: tempfile::TempDir,
+    days: RangeInclusive<Date>,
+}
+
+impl Rendered {
+    fn path(&self, slice: Slice) -> PathBuf {
+        self.directory
+            .path()
+            .join(format!("{}-{}.ndjson", slice.direction, slice.day))
+    }
+}
+
+impl Simulator {
+    /// An API that knows one key.
+    pub fn new(generator: Generator, key: impl Into<String>, faults: Faults) -> Self {
+        Self {
+            generator,
+            key: key.into(),
+            faults,
+            rendered: None,
+            streamed: Mutex::default(),
+        }
+    }
+
+    /// Renders whole days to temporary files, which are then served as they are.
+    ///
+    /// # Errors
+    /// The temporary folder cannot be written.
+    pub fn with_rendered(mut self, days: RangeInclusive<Date>) -> io::Result<Self> {
+        let rendered = Rendered {
+            directory: tempfile::tempdir()?,
+            days: days.clone(),
+        };
+        for slice in slices(&days) {
+            let mut file = BufWriter::new(std::fs::File::create(rendered.path(slice))?);
+            let mut line = Vec::new();
+            for index in 0..self.generator.count(slice, Timestamp::now()) {
+                line.clear();
+                self.generator
+                    .render(&self.generator.call(slice, index), &mut line);
+                line.push(b'\n');
+                file.write_all(&line)?;
+            }
+            file.flush()?;
+        }
+        self.rendered = Some(rendered);
+        Ok(self)
+    }
+
+    /// Serves on `listener` until the returned task is aborted or dropped with its runtime.
+    ///
+    /// # Errors
+    /// The listener has no address.
+    pub fn serve(
+        self,
+        listener: TcpListener,
+    ) -> io::Result<(SocketAddr, tokio::task::JoinHandle<()>)> {
+        let address = listener.local_addr()?;
+        let router = Router::new()
+            .route("/v1/cdrs/all", get(stream_calls))
+            .route("/v1/cdr/all", get(stream_calls))
+            .route("/v1/cdrs", get(list_calls))
+            .route("/v1/cdr", get(list_calls))
+            .fallback(|| async { failure(StatusCode::NOT_FOUND, "Not found") })
+            .with_state(Arc::new(self));
+        let server = tokio::spawn(async move {
+            // A listener of ours does not fail for good.
+            drop(axum::serve(listener, router).await);
+        });
+        Ok((address, server))
+    }
+
+    /// The calls themselves, for whoever wants to compare.
+    pub fn generator(&self) -> &Generator {
+        &self.generator
+    }
+}
+
+fn slices(days: &RangeInclusive<Date>) -> impl Iterator<Item = Slice> + use<> {
+    let (start, end) = (*days.start(), *days.end());
+    let days = std::iter::successors(Some(start), |day| day.tomorrow().ok())
+        .take_while(move |day| *day <= end);
+    days.flat_map(|day| Direction::ALL.map(|direction| Slice { day, direction }))
+}
+
+/// A response that says no.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    body: serde_json::Value,
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let mut response = (
+            self.status,
+            [(CONTENT_TYPE, "application/json")],
+            self.body.to_string(),
+        )
+            .into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response
+                .headers_mut()
+                .insert(RETRY_AFTER, HeaderValue::from_static("0"));
+        }
+        response
+    }
+}
+
+/// A request's parameters, checked.
+#[derive(Clone, Debug)]
+struct Wanted {
+    days: RangeInclusive<Date>,
+    direction: Direction,
+    disposition: Option<String>,
+    from_search: Option<String>,
+    to_search: Option<String>,
+    sip_trunk: Option<String>,
+    uuid: Option<String>,
+    page: u64,
+    per_page: Option<u64>,
+}
+
+impl Wanted {
+    fn parse(query: &HashMap<String, String>) -> Result<Self, Refusal> {
+        let text = |name: &str| query.get(name).filter(|value| !value.is_empty()).cloned();
+        let wrong = |name: &str| {
+            failure(
+                StatusCode::BAD_REQUEST,
+                &format!("Missing or invalid parameter {name}"),
+            )
+        };
+        let day = |name: &str| {
+            text(name)
+                .and_then(|text| parse_day(&text).ok())
+                .ok_or_else(|| wrong(name))
+        };
+        let number = |name: &str| match text(name) {
+            None => Ok(None),
+            Some(text) => text
+                .parse::<u64>()
+                .ok()
+                .filter(|&number| number > 0)
+                .map(Some)
+                .ok_or_else(|| wrong(name)),
+        };
+        let days = day("from")?..=day("to")?;
+        if days.is_empty() {
+            return Err(wrong("to"));
+        }
+        let direction = text("type")
+            .and_then(|text| text.parse().ok())
+            .ok_or_else(|| wrong("type"))?;
+        let disposition = text("disposition").unwrap_or_else(|| "answered".to_owned());
+        if !["answered", "noanswer", "busy", "failed", "rejected", "all"]
+            .contains(&disposition.as_str())
+        {
+            return Err(wrong("disposition"));
+        }
+        Ok(Self {
+            days,
+            direction,
+            disposition: Some(disposition).filter(|disposition| disposition != "all"),
+            from_search: text("from_search"),
+            to_search: text("to_search"),
+            // "Ignored for inbound calls."
+            sip_trunk: text("sip_trunk").filter(|_| direction == Direction::Placed),
+            uuid: text("uuid"),
+            page: number("page")?.unwrap_or(1),
+            per_page: number("per_page")?,
+        })
+    }
+
+    fn has_filter(&self) -> bool {
+        [
+            &self.disposition,
+            &self.from_search,
+            &self.to_search,
+            &self.sip_trunk,
+            &self.uuid,
+        ]
+        .into_iter()
+        .any(Option::is_some)
+    }
+
+    fn matches(&self, call: &Call) -> bool {
+        let contains = |wanted: &Option<String>, text: &str| {
+            wanted.as_deref().is_none_or(|wanted| text.contains(wanted))
+        };
+        let equals = |wanted: &Option<String>, text: &str| {
+            wanted.as_deref().is_none_or(|wanted| text == wanted)
+        };
+        equals(&self.disposition, call.disposition)
+            && contains(&self.from_search, &call.from)
+            && contains(&self.to_search, &call.to)
+            && equals(
+                &self.sip_trunk,
+                call.sip_trunk.as_deref().unwrap_or_default(),
+            )
+            && equals(&self.uuid, &call.call_id)
+    }
+
+    fn slices(&self) -> impl Iterator<Item = Slice> + use<> {
+        let direction = self.direction;
+        slices(&self.days).filter(move |slice| slice.direction == direction)
+    }
+
+    /// The slice, if it is exactly one and whole.
+    fn whole_slice(&self) -> Option<Slice> {
+        let one_day = self.days.start() == self.days.end();
+        (one_day && !self.has_filter()).then(|| Slice {
+            day: *self.days.start(),
+            direction: self.direction,
+        })
+    }
+
+    /// The calls from number `skip` on. Unfiltered calls are skipped without being made.
+    fn calls(
+        &self,
+        generator: &Generator,
+        mut skip: u64,
+        now: Timestamp,
+    ) -> impl Iterator<Item = Call> + Send + use<> {
+        let generator = generator.clone();
+        let wanted = self.clone();
+        let mut ranges = Vec::new();
+        for slice in self.slices() {
+            let count = generator.count(slice, now);
+            let first = if self.has_filter() {
+                0
+            } else {
+                skip.min(count)
+            };
+            skip -= first;
+            ranges.push((slice, first..count));
+        }
+        let matching = usize::try_from(skip).unwrap_or(usize::MAX);
+        ranges
+            .into_iter()
+            .flat_map(|(slice, indexes)| indexes.map(move |index| (slice, index)))
+            .map(move |(slice, index)| generator.call(slice, index))
+            .filter(move |call| wanted.matches(call))
+            .skip(matching)
+    }
+
+    fn total(&self, generator: &Generator, now: Timestamp) -> u64 {
+        if self.has_filter() {
+            self.calls(generator, 0, now).count() as u64
+        } else {
+            self.slices().map(|slice| generator.count(slice, now)).sum()
+        }
+    }
+}
+
+fn failure(status: StatusCode, message: &str) -> Refusal {
+    Refusal {
+        status,
+        body: json!({ "success": false, "message": message }),
+    }
+}
+
+/// Whether the request carries the key, as a bearer token or, formerly, as `appid`.
+fn authorize(
+    simulator: &Simulator,
+    headers: &HeaderMap,
+    query: &HashMap<String, String>,
+) -> Result<(), Refusal> {
+    let bearer = headers
+        .get(AUTHORIZATION)
+        .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
+    if bearer.or(query.get("appid").map(String::as_str)) == Some(&simulator.key) {
+        return Ok(());
+    }
+    let body = json!({ "success": false, "error": true, "message": "Unauthorized" });
+    Err(Refusal {
+        status: StatusCode::UNAUTHORIZED,
+        body,
+    })
+}
+
+async fn list_calls(
+    State(simulator): State<Arc<Simulator>>,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    let answer = move || {
+        authorize(&simulator, &headers, &query)?;
+        let wanted = Wanted::parse(&query)?;
+        let per_page = wanted
+            .per_page
+            .unwrap_or(DEFAULT_PER_PAGE)
+            .min(MAX_PER_PAGE);
+        let now = Timestamp::now();
+        let total = wanted.total(&simulator.generator, now);
+        let mut body = b"{\"items\":[".to_vec();
+        let skip = (wanted.page - 1).saturating_mul(per_page);
+        let calls = wanted.calls(&simulator.generator, skip, now);
+        for (i, call) in calls
+            .take(usize::try_from(per_page).unwrap_or(usize::MAX))
+            .enumerate()
+        {
+            if i > 0 {
+                body.push(b',');
+            }
+            simulator.generator.render(&call, &mut body);
+        }
+        let pagination = json!({
+            "current_page": wanted.page,
+            "per_page": per_page,
+            "total": total,
+            "total_pages": total.div_ceil(per_page),
+        });
+        body.extend_from_slice(format!("],\"pagination\":{pagination}}}").as_bytes());
+        Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
+    };
+    // Counting behind a filter makes every call of the days.
+    let answer = tokio::task::spawn_blocking(answer).await;
+    answer
+        .unwrap_or_else(|_| Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "Internal error")))
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn stream_calls(
+    State(simulator): State<Arc<Simulator>>,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    stream_response(&simulator, &headers, &query)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn stream_response(
+    simulator: &Arc<Simulator>,
+    headers: &HeaderMap,
+    query: &HashMap<String, String>,
+) -> Result<Response, Refusal> {
+    authorize(simulator, headers, query)?;
+    let wanted = Wanted::parse(query)?;
+    let whole_slice = wanted.whole_slice();
+    let attempt = match whole_slice {
+        Some(slice) => simulator.count_attempt(slice),
+        None => 1,
+    };
+    if attempt <= simulator.faults.unavailable {
+        return Err(failure(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "Service temporarily unavailable",
+        ));
+    }
+    let body = match (&simulator.rendered, whole_slice) {
+        (Some(rendered), Some(slice)) if rendered.days.contains(&slice.day) => {
+            let file = tokio::fs::File::open(rendered.path(slice)).await;
+            let file =
+                file.map_err(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))?;
+            Body::from_stream(tokio_util::io::ReaderStream::with_capacity(
+                file,
+                FILE_CHUNK_BYTES,
+            ))
+        }
+        _ => Body::from_stream(generated(simulator, &wanted, attempt)),
+    };
+    Ok(([(CONTENT_TYPE, "application/x-ndjson"), (ETAG, "0")], body).into_response())
+}
+
+impl Simulator {
+    fn count_attempt(&self, slice: Slice) -> u32 {
+        let mut streamed = self
+            .streamed
+            .lock()
+            .expect("nobody panics while holding it");
+        let attempts = streamed.entry(slice).or_default();
+        *attempts += 1;
+        *attempts
+    }
+}
+
+/// Lines made while they are sent, with whatever faults were asked for.
+fn generated(
+    simulator: &Simulator,
+    wanted: &Wanted,
+    attempt: u32,
+) -> impl futures::Stream<Item = Result<Bytes, io::Error>> + Send + use<> {
+    let now = Timestamp::now();
+    let faults = simulator.faults.clone();
+    let generator = simulator.generator.clone();
+    let per_page = faults.paged.then(|| {
+        wanted
+            .per_page
+            .unwrap_or(DEFAULT_PER_PAGE)
+            .min(MAX_PER_PAGE)
+    });
+    let skip = per_page.map_or(0, |per_page| (wanted.page - 1).saturating_mul(per_page));
+    // Counting behind a filter makes every call, so it is done only where the end is cut off.
+    let left = match faults.short {
+        0 => u64::MAX,
+        short => wanted
+            .total(&generator, now)
+            .saturating_sub(short)
+            .saturating_sub(skip),
+    };
+    let count = per_page.map_or(left, |per_page| left.min(per_page));
+    let calls = wanted
+        .calls(&generator, skip, now)
+        .take(usize::try_from(count).unwrap_or(usize::MAX));
+    let state = (calls, 0_u64, false);
+    stream::unfold(state, move |(mut calls, mut sent, ended)| {
+        let mut chunk = Vec::with_capacity(CHUNK_BYTES + 1024);
+        let mut item = None;
+        if !ended {
+            while chunk.len() < CHUNK_BYTES {
+                if faults.breaks_off(attempt, sent) {
+                    item = Some(faults.last_words(&chunk));
+                    break;
+                }
+                let Some(call) = calls.next() else { break };
+                sent += 1;
+                faults.write_line(sent, &mut chunk, |line| generator.render(&call, line));
+            }
+        }
+        let next = match item {
+            Some(item) => Some((item, true)),
+            None if chunk.is_empty() => None,
+            None => Some((Ok(Bytes::from(chunk)), false)),
+        };
+        std::future::ready(next.map(|(item, ended)| (item, (calls, sent, ended))))
+    })
+}

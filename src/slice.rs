@@ -1,0 +1,118 @@
+//! The unit of work: one direction of calls on one day.
+
+use std::fmt;
+use std::str::FromStr;
+
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+/// Which way a call went, as the API's `type` parameter says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// Outbound: a call the account made.
+    Placed,
+    /// Inbound: a call the account took.
+    Received,
+}
+
+impl Direction {
+    /// Every direction, in the order slices of one day are done.
+    pub const ALL: [Self; 2] = [Self::Placed, Self::Received];
+
+    /// The word used in requests, paths and the `direction` column.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Placed => "placed",
+            Self::Received => "received",
+        }
+    }
+}
+
+impl fmt::Display for Direction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Direction {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Self::ALL
+            .into_iter()
+            .find(|direction| direction.as_str() == text)
+            .ok_or_else(|| format!("`{text}` is not a direction: write \"placed\" or \"received\""))
+    }
+}
+
+/// One direction on one day: one request, and the unit of retry, of replacement and of commit.
+///
+/// Orders by day first, so that sorted slices fill a lake day by day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Slice {
+    /// The calendar day, in the configured time zone, under which the provider lists the calls.
+    pub day: Date,
+    /// Which way the calls went.
+    pub direction: Direction,
+}
+
+impl fmt::Display for Slice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.direction, self.day)
+    }
+}
+
+/// Reads a day written `YYYY-MM-DD` and nothing else: no time, no short months.
+///
+/// # Errors
+/// A sentence that says what is wrong with the text.
+pub fn parse_day(text: &str) -> Result<Date, String> {
+    text.parse::<Date>()
+        .ok()
+        .filter(|day| day.to_string() == text)
+        .ok_or_else(|| format!("`{text}` is not a day: write YYYY-MM-DD, for example 2026-10-01"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_full_calendar_day_is_a_day() {
+        assert_eq!(parse_day("2026-10-01").unwrap().to_string(), "2026-10-01");
+        for wrong in [
+            "2026-02-30",
+            "2026-1-1",
+            "20261001",
+            "2026-10-01T00:00:00",
+            "yesterday",
+            "",
+        ] {
+            assert!(parse_day(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn slices_order_by_day_then_direction() {
+        let slice = |day: &str, direction| Slice {
+            day: parse_day(day).unwrap(),
+            direction,
+        };
+        let mut slices = [
+            slice("2026-10-02", Direction::Placed),
+            slice("2026-10-01", Direction::Received),
+            slice("2026-10-01", Direction::Placed),
+        ];
+        slices.sort();
+        let names: Vec<String> = slices.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            names,
+            [
+                "placed 2026-10-01",
+                "received 2026-10-01",
+                "placed 2026-10-02"
+            ]
+        );
+    }
+}

@@ -1,0 +1,626 @@
+//! Asks the API for calls: requests, responses, and what their failures mean.
+
+mod retry;
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use reqwest::header::{
+    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
+    TRANSFER_ENCODING,
+};
+use reqwest::{Client, Response, StatusCode, Version};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use url::Url;
+
+use crate::config::{SourceConfig, TOOL};
+use crate::lake::ledger::Asked;
+use crate::slice::Slice;
+pub use retry::{Backoff, Gate};
+
+/// The API's default page size. A stream of exactly that many records may be the first page of
+/// one that the server pages.
+pub const DEFAULT_PER_PAGE: u64 = 25;
+
+/// Time to connect, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// Time over which `source.min_throughput` is measured.
+const THROUGHPUT_WINDOW: Duration = Duration::from_mins(2);
+/// As much of an error's body as is read, and as much of its message as is shown.
+const MAX_ERROR_BYTES: usize = 2 << 10;
+/// Longest answer to a question for a total: one record and the pagination.
+const MAX_TOTAL_BYTES: usize = 4 << 20;
+/// Attempts at an answer that no server of the API gives: a proxy's page may go away, or not.
+const FEW_ATTEMPTS: u32 = 3;
+
+/// Whether an address never leaves this machine.
+pub fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(address)) => address.is_loopback(),
+        Some(url::Host::Ipv6(address)) => address.is_loopback(),
+        None => false,
+    }
+}
+
+/// A request failed. The texts hold no key, and of the server's words at most two kilobytes.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// 401 or 403: no other request will fare better.
+    #[error("the API answered {status}: {message}. {}", refusal_hint(*status))]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// The server's words.
+        message: String,
+    },
+    /// Asking again would not help.
+    #[error("{0}")]
+    Permanent(String),
+    /// Asking again may help.
+    #[error("{problem}")]
+    Transient {
+        /// What happened.
+        problem: String,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+        /// Whether every slice should wait, not only this one.
+        slow_down: bool,
+        /// Whether the server could not be reached at all.
+        unreachable: bool,
+        /// Most attempts worth making, if fewer than configured.
+        max_attempts: Option<u32>,
+    },
+}
+
+fn refusal_hint(status: StatusCode) -> &'static str {
+    if status == StatusCode::UNAUTHORIZED {
+        "Check that source.api_key leads to the right key"
+    } else {
+        "The key needs the scope calls:read, and the account the call log service"
+    }
+}
+
+impl SourceError {
+    fn transient(problem: impl Into<String>) -> Self {
+        Self::Transient {
+            problem: problem.into(),
+            retry_after: None,
+            slow_down: false,
+            unreachable: false,
+            max_attempts: None,
+        }
+    }
+
+    /// An answer that does not come from the API, but perhaps from something in between.
+    fn foreign(problem: impl Into<String>) -> Self {
+        Self::Transient {
+            problem: problem.into(),
+            retry_after: None,
+            slow_down: false,
+            unreachable: false,
+            max_attempts: Some(FEW_ATTEMPTS),
+        }
+    }
+}
+
+/// Which resource of the API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Resource {
+    Stream,
+    List,
+}
+
+impl Resource {
+    fn path(self, old: bool) -> &'static str {
+        match (self, old) {
+            (Self::Stream, false) => "/v1/cdrs/all",
+            (Self::Stream, true) => "/v1/cdr/all",
+            (Self::List, false) => "/v1/cdrs",
+            (Self::List, true) => "/v1/cdr",
+        }
+    }
+}
+
+/// The API, for one key.
+#[derive(Debug)]
+pub struct Source {
+    client: Client,
+    key: SecretString,
+    config: SourceConfig,
+    /// Closed while the server asks for patience. Shared with whoever waits between attempts.
+    pub gate: Gate,
+    /// Whether the server knows only the paths from before June 2026.
+    old_paths: AtomicBool,
+    /// Whether any request was answered at all.
+    reached: AtomicBool,
+}
+
+impl Source {
+    /// A client that authenticates with `key`.
+    ///
+    /// # Errors
+    /// [`SourceError::Permanent`] if TLS cannot be set up, for want of root certificates.
+    pub fn try_new(config: &SourceConfig, key: SecretString) -> Result<Self, SourceError> {
+        let client = Client::builder()
+            .user_agent(TOOL)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .tcp_keepalive(Duration::from_secs(30))
+            .http2_keep_alive_interval(Duration::from_secs(30))
+            .http2_keep_alive_timeout(Duration::from_secs(20))
+            // A redirect would carry the key elsewhere; a referer would carry the query.
+            .redirect(reqwest::redirect::Policy::none())
+            .referer(false)
+            // Retries are ours: they restart a slice.
+            .retry(reqwest::retry::never())
+            .tls_version_min(reqwest::tls::Version::TLS_1_2)
+            .build()
+            .map_err(|error| {
+                SourceError::Permanent(format!(
+                    "cannot set up HTTPS: {}",
+                    chain(&error.without_url())
+                ))
+            })?;
+        Ok(Self {
+            client,
+            key,
+            config: config.clone(),
+            gate: Gate::default(),
+            old_paths: AtomicBool::new(false),
+            reached: AtomicBool::new(false),
+        })
+    }
+
+    /// Whether any request was answered, with whatever status.
+    pub fn was_reached(&self) -> bool {
+        self.reached.load(Ordering::Relaxed)
+    }
+
+    /// Begins to stream a slice. `page` is `None` for the stream itself, or the number of a page
+    /// if the server turned out to page its stream.
+    ///
+    /// # Errors
+    /// [`SourceError`]; the body's own errors come from [`Body::chunk`].
+    pub async fn stream(&self, slice: Slice, page: Option<u64>) -> Result<Body, SourceError> {
+        let mut query = self.query(slice);
+        query.extend(page.map(|page| ("page".to_owned(), page.to_string())));
+        let response = self
+            .get(Resource::Stream, &query, "application/x-ndjson")
+            .await?;
+        let mut url = response.url().clone();
+        url.set_query(None);
+        let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+        let (etag, last_modified) = (header("etag"), header("last-modified"));
+        let body = Body {
+            asked: Asked {
+                url: url.to_string(),
+                query,
+            },
+            etag,
+            last_modified,
+            is_typed_json: content_type(&response)
+                .is_some_and(|content_type| content_type.contains("json")),
+            response,
+            stall_timeout: self.config.stall_timeout,
+            floor: ThroughputFloor::new(self.config.min_throughput),
+            is_empty: true,
+        };
+        body.check()?;
+        Ok(body)
+    }
+
+    /// The provider's own count of a slice.
+    ///
+    /// # Errors
+    /// [`SourceError`], also if the answer holds no count.
+    pub async fn control_total(&self, slice: Slice) -> Result<u64, SourceError> {
+        #[derive(serde::Deserialize)]
+        struct List {
+            pagination: Pagination,
+        }
+        #[derive(serde::Deserialize)]
+        struct Pagination {
+            total: u64,
+        }
+        let mut query = self.query(slice);
+        query.extend([
+            ("page".to_owned(), "1".to_owned()),
+            ("per_page".to_owned(), "1".to_owned()),
+        ]);
+        let mut response = self.get(Resource::List, &query, "application/json").await?;
+        refuse_encoding(&response)?;
+        let body = read_up_to(&mut response, MAX_TOTAL_BYTES, self.config.stall_timeout).await?;
+        let list: List = serde_json::from_slice(&body).map_err(|_| {
+            SourceError::foreign("the API's list of calls has no pagination.total, so there is nothing to reconcile with")
+        })?;
+        Ok(list.pagination.total)
+    }
+
+    fn query(&self, slice: Slice) -> Vec<(String, String)> {
+        let day = |day: Date| day.to_string();
+        let mut query = vec![
+            ("from", day(slice.day)),
+            ("to", day(slice.day)),
+            ("type", slice.direction.as_str().to_owned()),
+            // Left out, only answered calls would come.
+            ("disposition", self.config.disposition.clone()),
+        ];
+        let filters = [
+            ("sip_trunk", &self.config.sip_trunk),
+            ("from_search", &self.config.from_search),
+            ("to_search", &self.config.to_search),
+        ];
+        query.extend(
+            filters
+                .into_iter()
+                .filter_map(|(name, value)| Some((name, value.clone()?))),
+        );
+        query
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect()
+    }
+
+    /// Sends a request and returns a response with status 200. A 404 on a path of today is tried
+    /// once on the path of before June 2026.
+    async fn get(
+        &self,
+        resource: Resource,
+        query: &[(String, String)],
+        accept: &str,
+    ) -> Result<Response, SourceError> {
+        let old = self.old_paths.load(Ordering::Relaxed);
+        let response = self.send(resource.path(old), query, accept).await?;
+        if response.status() != StatusCode::NOT_FOUND {
+            return self.accept(response).await;
+        }
+        let response = self.send(resource.path(!old), query, accept).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(SourceError::Permanent(format!(
+                "the server knows neither {} nor {} (404). Check source.url",
+                resource.path(false),
+                resource.path(true)
+            )));
+        }
+        let response = self.accept(response).await?;
+        if self
+            .old_paths
+            .compare_exchange(old, !old, Ordering::Relaxed, Ordering::Relaxed)
+            .is_ok()
+        {
+            tracing::warn!(
+                "The server does not know {} (404); {} works.",
+                resource.path(old),
+                resource.path(!old)
+            );
+        }
+        Ok(response)
+    }
+
+    async fn send(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        accept: &str,
+    ) -> Result<Response, SourceError> {
+        self.gate.pass().await;
+        let mut url = self.config.url.clone();
+        url.set_path(&format!(
+            "{}{path}",
+            self.config.url.path().trim_end_matches('/')
+        ));
+        let request = self
+            .client
+            .get(url)
+            .query(query)
+            .bearer_auth(self.key.expose_secret())
+            .header(ACCEPT, accept)
+            .header(ACCEPT_ENCODING, "identity");
+        let response = match tokio::time::timeout(self.config.stall_timeout, request.send()).await {
+            Ok(response) => response.map_err(|error| self.unanswered(error))?,
+            Err(_) => {
+                let waited = self.config.stall_timeout;
+                return Err(SourceError::transient(format!(
+                    "{} did not answer for {waited:?}",
+                    self.host()
+                )));
+            }
+        };
+        self.reached.store(true, Ordering::Relaxed);
+        Ok(response)
+    }
+
+    fn host(&self) -> String {
+        let url = &self.config.url;
+        let port = url
+            .port()
+            .map(|port| format!(":{port}"))
+            .unwrap_or_default();
+        format!("{}{port}", url.host_str().unwrap_or_default())
+    }
+
+    /// What it means that a request got no response.
+    fn unanswered(&self, error: reqwest::Error) -> SourceError {
+        let error = error.without_url();
+        let problem = format!("cannot reach {}: {}", self.host(), chain(&error));
+        if has_tls_cause(&error) {
+            return SourceError::Permanent(format!(
+                "{problem}. Its certificate cannot be trusted from here: check source.url and this machine's clock and certificates"
+            ));
+        }
+        SourceError::Transient {
+            unreachable: error.is_connect(),
+            problem: if error.is_connect() {
+                format!("{problem}. Check source.url and the network")
+            } else {
+                problem
+            },
+            retry_after: None,
+            slow_down: false,
+            max_attempts: None,
+        }
+    }
+
+    /// Passes a response with status 200 on, and turns any other into what it means.
+    async fn accept(&self, mut response: Response) -> Result<Response, SourceError> {
+        let status = response.status();
+        if status == StatusCode::OK {
+            return Ok(response);
+        }
+        if status.is_redirection() {
+            let target = response
+                .headers()
+                .get(LOCATION)
+                .and_then(|location| location.to_str().ok());
+            let target = target.and_then(|location| response.url().join(location).ok());
+            let target = target.map_or_else(
+                || "nowhere".to_owned(),
+                |url| url.origin().ascii_serialization(),
+            );
+            return Err(SourceError::Permanent(format!(
+                "the API answered {status}, pointing to {target}. Redirects are not followed, for they would carry the key along: set source.url to the right address"
+            )));
+        }
+        let retry_after = retry::asked_for(response.headers(), Timestamp::now());
+        let body = read_up_to(&mut response, MAX_ERROR_BYTES, self.config.stall_timeout)
+            .await
+            .unwrap_or_default();
+        let message = self.server_message(&body);
+        Err(match status.as_u16() {
+            401 | 403 => SourceError::Refused { status, message },
+            408 | 409 | 425 | 429 | 500.. => SourceError::Transient {
+                problem: format!("the API answered {status}: {message}"),
+                slow_down: status == StatusCode::TOO_MANY_REQUESTS || retry_after.is_some(),
+                retry_after,
+                unreachable: false,
+                max_attempts: None,
+            },
+            _ => SourceError::Permanent(format!("the API answered {status}: {message}")),
+        })
+    }
+
+    /// The server's words from an error's body: its `message` if it is JSON, else the beginning.
+    fn server_message(&self, body: &[u8]) -> String {
+        let json = serde_json::from_slice::<serde_json::Value>(body).ok();
+        let message = json
+            .as_ref()
+            .and_then(|json| json.get("message").or(json.get("error"))?.as_str());
+        let message =
+            message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
+        let message = self.printable(&message);
+        if message.is_empty() {
+            "(no message)".to_owned()
+        } else {
+            message
+        }
+    }
+
+    /// Makes words from outside fit to be printed: on one line, and without the key.
+    pub fn printable(&self, text: &str) -> String {
+        let redacted = text.replace(self.key.expose_secret(), "[key]");
+        let shown: String = redacted
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
+        shown.split_whitespace().collect::<Vec<_>>().join(" ")
+    }
+}
+
+/// The body of a streamed response.
+#[derive(Debug)]
+pub struct Body {
+    /// What was asked, for the ledger.
+    pub asked: Asked,
+    /// The response's `ETag`, for the record.
+    pub etag: Option<String>,
+    /// The response's `Last-Modified`, for the record.
+    pub last_modified: Option<String>,
+    response: Response,
+    is_typed_json: bool,
+    stall_timeout: Duration,
+    floor: ThroughputFloor,
+    is_empty: bool,
+}
+
+impl Body {
+    /// Refuses what cannot be records, and what could be cut without anyone noticing.
+    fn check(&self) -> Result<(), SourceError> {
+        refuse_encoding(&self.response)?;
+        if let Some(content_type) = content_type(&self.response)
+            && (content_type.contains("html") || content_type.contains("xml"))
+        {
+            return Err(SourceError::foreign(format!(
+                "the answer is a web page ({content_type}), not records: a proxy or firewall in between, or a wrong source.url"
+            )));
+        }
+        let headers = self.response.headers();
+        let chunked = headers
+            .get(TRANSFER_ENCODING)
+            .is_some_and(|value| value.as_bytes().to_ascii_lowercase().ends_with(b"chunked"));
+        let is_framed = chunked
+            || headers.contains_key(CONTENT_LENGTH)
+            || self.response.version() >= Version::HTTP_2;
+        if !is_framed {
+            return Err(SourceError::foreign(
+                "the answer has neither a length nor chunks, so that a cut stream would look complete. A proxy in between may be the cause",
+            ));
+        }
+        Ok(())
+    }
+
+    /// The next bytes, or `None` at the proper end of the body.
+    ///
+    /// # Errors
+    /// [`SourceError::Transient`] if the body breaks off, stalls, drips, or is empty where records
+    /// could not have been.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
+        let begun = Instant::now();
+        let chunk = match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|error| {
+                SourceError::transient(format!(
+                    "the stream broke off: {}",
+                    chain(&error.without_url())
+                ))
+            })?,
+            Err(_) => {
+                let waited = self.stall_timeout;
+                return Err(SourceError::transient(format!(
+                    "the stream stalled: no byte for {waited:?} (source.stall_timeout)"
+                )));
+            }
+        };
+        self.is_empty &= chunk.as_ref().is_none_or(Bytes::is_empty);
+        match &chunk {
+            Some(chunk) => self.floor.check(chunk.len(), begun.elapsed())?,
+            None if self.is_empty && !self.is_typed_json => {
+                return Err(SourceError::foreign(
+                    "the answer is empty and not marked as records: a proxy in between may have made it",
+                ));
+            }
+            None => {}
+        }
+        Ok(chunk)
+    }
+}
+
+/// Notices a stream that never stalls and never gets anywhere. Counts only time spent waiting for
+/// the network: a slow disk here is not the server's fault.
+#[derive(Debug)]
+struct ThroughputFloor {
+    bytes_per_second: u64,
+    bytes: u64,
+    waited: Duration,
+}
+
+impl ThroughputFloor {
+    fn new(bytes_per_second: u64) -> Self {
+        Self {
+            bytes_per_second,
+            bytes: 0,
+            waited: Duration::ZERO,
+        }
+    }
+
+    fn check(&mut self, bytes: usize, waited: Duration) -> Result<(), SourceError> {
+        self.bytes += bytes as u64;
+        self.waited += waited;
+        if self.waited < THROUGHPUT_WINDOW {
+            return Ok(());
+        }
+        let needed = self.bytes_per_second.saturating_mul(self.waited.as_secs());
+        if self.bytes < needed {
+            let problem = format!(
+                "the stream drips: {} bytes in {:?}, less than source.min_throughput",
+                self.bytes, THROUGHPUT_WINDOW
+            );
+            return Err(SourceError::transient(problem));
+        }
+        (self.bytes, self.waited) = (0, Duration::ZERO);
+        Ok(())
+    }
+}
+
+fn content_type(response: &Response) -> Option<String> {
+    Some(
+        response
+            .headers()
+            .get(CONTENT_TYPE)?
+            .to_str()
+            .ok()?
+            .to_ascii_lowercase(),
+    )
+}
+
+fn refuse_encoding(response: &Response) -> Result<(), SourceError> {
+    match response.headers().get(CONTENT_ENCODING) {
+        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
+            let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
+            Err(SourceError::Permanent(format!(
+                "the answer is compressed ({encoding}), which was not asked for. A proxy in between may be the cause"
+            )))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// The beginning of a body, at most `limit` bytes.
+async fn read_up_to(
+    response: &mut Response,
+    limit: usize,
+    stall_timeout: Duration,
+) -> Result<Bytes, SourceError> {
+    let mut body = BytesMut::new();
+    while body.len() < limit {
+        let chunk = match tokio::time::timeout(stall_timeout, response.chunk()).await {
+            Ok(chunk) => chunk.map_err(|error| {
+                SourceError::transient(format!(
+                    "the answer broke off: {}",
+                    chain(&error.without_url())
+                ))
+            })?,
+            Err(_) => {
+                return Err(SourceError::transient(format!(
+                    "the answer stalled: no byte for {stall_timeout:?}"
+                )));
+            }
+        };
+        let Some(chunk) = chunk else { break };
+        body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
+    }
+    Ok(body.freeze())
+}
+
+/// An error and its causes on one line, without repeating what a cause already said.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text = format!("{text}: {next}");
+        }
+        cause = error.source();
+    }
+    text
+}
+
+fn has_tls_cause(error: &reqwest::Error) -> bool {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let wrapped = error
+            .downcast_ref::<std::io::Error>()
+            .and_then(std::io::Error::get_ref);
+        if error.is::<rustls::Error>()
+            || wrapped.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+        {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
+}

@@ -1,0 +1,189 @@
+//! When to ask again.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use reqwest::header::HeaderMap;
+use tokio::time::Instant;
+
+/// How long to wait before the next attempt, after the model of the provider's own SDK: what the
+/// server asks for, else exponential with
+/// [full jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+#[derive(Clone, Copy, Debug)]
+pub struct Backoff {
+    /// `source.retry_base`: the longest first wait.
+    pub base: Duration,
+    /// `source.retry_max`: the longest wait of all, whatever the server asks for.
+    pub max: Duration,
+}
+
+impl Backoff {
+    /// The wait after failed attempt number `attempt`, counted from 1.
+    pub fn wait(&self, attempt: u32, asked_for: Option<Duration>) -> Duration {
+        match asked_for {
+            Some(asked_for) => asked_for.min(self.max),
+            None => self.ceiling(attempt).mul_f64(fastrand::f64()),
+        }
+    }
+
+    fn ceiling(&self, attempt: u32) -> Duration {
+        let factor = 2_u32
+            .checked_pow(attempt.saturating_sub(1))
+            .unwrap_or(u32::MAX);
+        self.base
+            .checked_mul(factor)
+            .unwrap_or(self.max)
+            .min(self.max)
+    }
+}
+
+/// What the server asks for: `Retry-After` in seconds or as an HTTP date, else
+/// `X-RateLimit-Reset`. Dates are taken against the response's own `Date`, so that a wrong clock
+/// here does no harm. What cannot be understood is as good as absent.
+pub(super) fn asked_for(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
+    let server_now = text("date").and_then(http_date).unwrap_or(now);
+    let until =
+        |then: Timestamp| Duration::try_from(then.duration_since(server_now)).unwrap_or_default();
+    if let Some(text) = text("retry-after") {
+        if let Ok(seconds) = text.parse::<u64>() {
+            return Some(Duration::from_secs(seconds));
+        }
+        if let Some(date) = http_date(text) {
+            return Some(until(date));
+        }
+    }
+    let reset = text("x-ratelimit-reset")?
+        .parse::<f64>()
+        .ok()
+        .filter(|reset| *reset >= 0.0)?;
+    // Seconds or milliseconds since 1970, or seconds from now: they differ by their size.
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "a saturating cast of a number within range"
+    )]
+    match reset {
+        millis if millis > 1e12 => Timestamp::from_millisecond(millis as i64).ok().map(until),
+        seconds if seconds > 1e9 => Timestamp::from_second(seconds as i64).ok().map(until),
+        seconds => Duration::try_from_secs_f64(seconds).ok(),
+    }
+}
+
+fn http_date(text: &str) -> Option<Timestamp> {
+    jiff::fmt::rfc2822::parse(text)
+        .ok()
+        .map(|date| date.timestamp())
+}
+
+/// Holds back every request while the server asks for patience: a 429 is meant for all slices, not
+/// only for the one that met it.
+#[derive(Debug, Default)]
+pub struct Gate {
+    closed_until: Mutex<Option<Instant>>,
+}
+
+impl Gate {
+    /// Keeps the gate closed for `wait` from now, or longer if it is already.
+    pub fn close_for(&self, wait: Duration) {
+        let until = Instant::now() + wait;
+        let mut closed_until = self
+            .closed_until
+            .lock()
+            .expect("nobody panics while holding it");
+        *closed_until = Some(closed_until.map_or(until, |already| already.max(until)));
+    }
+
+    /// Returns once the gate is open.
+    pub async fn pass(&self) {
+        loop {
+            let until = *self
+                .closed_until
+                .lock()
+                .expect("nobody panics while holding it");
+            match until {
+                Some(until) if until > Instant::now() => tokio::time::sleep_until(until).await,
+                _ => return,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        pairs
+            .iter()
+            .map(|(name, value)| {
+                (
+                    reqwest::header::HeaderName::from_static(name),
+                    value.parse().unwrap(),
+                )
+            })
+            .collect()
+    }
+
+    #[test]
+    fn every_way_to_ask_for_patience_is_understood() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let seconds = |pairs: &[(&'static str, &str)]| {
+            asked_for(&headers(pairs), now).map(|wait| wait.as_secs())
+        };
+        assert_eq!(seconds(&[("retry-after", "7")]), Some(7));
+        assert_eq!(
+            seconds(&[("retry-after", "Tue, 14 Nov 2023 22:13:30 GMT")]),
+            Some(10)
+        );
+        assert_eq!(
+            seconds(&[
+                ("retry-after", "Tue, 14 Nov 2023 22:13:30 GMT"),
+                ("date", "Tue, 14 Nov 2023 22:13:25 GMT")
+            ]),
+            Some(5)
+        );
+        assert_eq!(
+            seconds(&[("retry-after", "Tue, 14 Nov 2023 22:00:00 GMT")]),
+            Some(0),
+            "a date that has passed"
+        );
+        assert_eq!(seconds(&[("retry-after", "soon")]), None);
+        assert_eq!(seconds(&[("retry-after", "-3")]), None);
+        assert_eq!(seconds(&[("x-ratelimit-reset", "1700000012")]), Some(12));
+        assert_eq!(seconds(&[("x-ratelimit-reset", "1700000012000")]), Some(12));
+        assert_eq!(seconds(&[("x-ratelimit-reset", "12")]), Some(12));
+        assert_eq!(seconds(&[("x-ratelimit-reset", "NaN")]), None);
+        assert_eq!(seconds(&[]), None);
+    }
+
+    #[test]
+    fn waits_double_up_to_their_limit_and_the_server_cannot_ask_for_more() {
+        let backoff = Backoff {
+            base: Duration::from_secs(1),
+            max: Duration::from_mins(1),
+        };
+        let ceilings: Vec<u64> = (1..=8)
+            .map(|attempt| backoff.ceiling(attempt).as_secs())
+            .collect();
+        assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 60, 60]);
+        assert_eq!(backoff.ceiling(4000).as_secs(), 60);
+        assert!((0..100).all(|_| backoff.wait(3, None) <= Duration::from_secs(4)));
+        assert_eq!(backoff.wait(1, Some(Duration::from_secs(5))).as_secs(), 5);
+        assert_eq!(
+            backoff.wait(1, Some(Duration::from_hours(24))).as_secs(),
+            60
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_closed_gate_holds_everyone_back_until_it_opens() {
+        let gate = Gate::default();
+        gate.pass().await;
+        let start = Instant::now();
+        gate.close_for(Duration::from_secs(30));
+        gate.close_for(Duration::from_secs(10));
+        gate.pass().await;
+        assert_eq!(start.elapsed().as_secs(), 30);
+    }
+}

@@ -1,0 +1,307 @@
+//! Writes the rows of a slice as a Parquet file into the spool, and reads such files back.
+
+use std::fs::File;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::KeyValue;
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
+use parquet::schema::types::ColumnPath;
+use tempfile::TempPath;
+
+use crate::decode::Record;
+use crate::schema::{BatchBuilder, COLUMNS, Rows, schema};
+use crate::slice::Slice;
+
+/// Rows of a batch: enough to amortise its cost, few enough to stay in a processor's cache.
+const BATCH_ROWS: usize = 8192;
+/// Text of a batch that ends it early: rows may be as large as `limits.max_record_bytes`.
+const BATCH_TEXT_BYTES: usize = 4 << 20;
+
+/// How files are written: the `[parquet]` part of the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParquetOptions {
+    /// Codec of every column.
+    pub compression: Compression,
+    /// Most rows of a row group.
+    pub row_group_rows: usize,
+    /// Most encoded bytes of a row group: it bounds the memory of a slice.
+    pub row_group_bytes: usize,
+}
+
+/// A spool file could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The file system refused.
+    #[error("cannot {action} the spool file {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The Parquet library refused, often because the file system did.
+    #[error("cannot {action} the spool file {}", path.display())]
+    Parquet {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: ParquetError,
+    },
+}
+
+/// A finished file of the spool. Dropping it deletes it.
+#[derive(Debug)]
+pub struct SpoolFile {
+    /// Where it lies.
+    pub path: TempPath,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Writes one slice. Memory: one batch, and the row group that is being encoded.
+#[derive(Debug)]
+pub struct SpoolWriter {
+    slice: Slice,
+    options: ParquetOptions,
+    builder: BatchBuilder,
+    writer: ArrowWriter<File>,
+    path: TempPath,
+    rows: u64,
+}
+
+impl SpoolWriter {
+    /// Opens a new spool file at `path`, replacing what a dead run may have left there. The caller
+    /// holds the slice's lease, so nobody else writes it.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the file cannot be made.
+    pub fn try_new(
+        path: &Path,
+        slice: Slice,
+        options: &ParquetOptions,
+    ) -> Result<Self, WriteError> {
+        let create = |source| WriteError::Io {
+            action: "create",
+            path: path.to_owned(),
+            source,
+        };
+        let file = create_spool_file(path).map_err(create)?;
+        let path = TempPath::try_from_path(path).map_err(create)?;
+        let arrow_options = ArrowWriterOptions::new()
+            .with_properties(properties(options))
+            // Without Arrow's own schema in the file, readers see plain strings, not dictionaries.
+            .with_skip_arrow_metadata(true);
+        let writer =
+            ArrowWriter::try_new_with_options(file, schema(), arrow_options).map_err(|source| {
+                WriteError::Parquet {
+                    action: "begin",
+                    path: path.to_path_buf(),
+                    source,
+                }
+            })?;
+        Ok(Self {
+            slice,
+            options: options.clone(),
+            builder: BatchBuilder::new(slice),
+            writer,
+            path,
+            rows: 0,
+        })
+    }
+
+    /// Adds a row and returns its number, counted from 0.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool cannot be written.
+    pub fn append(&mut self, record: &Record<'_>) -> Result<u64, WriteError> {
+        self.builder.append(record);
+        if self.builder.rows() >= BATCH_ROWS || self.builder.text_bytes() >= BATCH_TEXT_BYTES {
+            self.write_batch()?;
+        }
+        self.rows += 1;
+        Ok(self.rows - 1)
+    }
+
+    fn write_batch(&mut self) -> Result<(), WriteError> {
+        let batch = self.builder.finish();
+        self.writer
+            .write(&batch)
+            .map_err(|source| self.error("write", source))
+    }
+
+    fn error(&self, action: &'static str, source: ParquetError) -> WriteError {
+        WriteError::Parquet {
+            action,
+            path: self.path.to_path_buf(),
+            source,
+        }
+    }
+
+    /// Writes the footer with `metadata` in it, reads it back, and checks that it holds the rows
+    /// that were written.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the file cannot be finished or does not read back.
+    pub fn finish(
+        mut self,
+        metadata: Vec<(&'static str, String)>,
+    ) -> Result<SpoolFile, WriteError> {
+        self.write_batch()?;
+        for (key, value) in metadata {
+            self.writer
+                .append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        if let Err(source) = self.writer.finish() {
+            return Err(self.error("finish", source));
+        }
+        let footer = read_footer(&self.path)?;
+        let rows = footer.metadata().file_metadata().num_rows();
+        if u64::try_from(rows) != Ok(self.rows) {
+            let source = ParquetError::General(format!(
+                "its footer says {rows} rows, {} were written",
+                self.rows
+            ));
+            return Err(self.error("verify", source));
+        }
+        let bytes = std::fs::metadata(&self.path)
+            .map_err(|source| WriteError::Io {
+                action: "verify",
+                path: self.path.to_path_buf(),
+                source,
+            })?
+            .len();
+        Ok(SpoolFile {
+            path: self.path,
+            rows: self.rows,
+            bytes,
+        })
+    }
+
+    /// Writes the rows again without those numbered in `surplus` (ascending), calling `kept` for
+    /// each row that stays. Memory: as for writing.
+    ///
+    /// # Errors
+    /// [`WriteError`] if either file cannot be written or read.
+    pub fn without_rows(
+        self,
+        surplus: impl Iterator<Item = std::io::Result<u64>>,
+        mut kept: impl FnMut(&Record<'_>),
+    ) -> Result<Self, WriteError> {
+        let (slice, options) = (self.slice, self.options.clone());
+        let whole = self.finish(Vec::new())?;
+        let mut rewritten = Self::try_new(&whole.path.with_extension("rewrite"), slice, &options)?;
+        let mut surplus = surplus.peekable();
+        let mut row = 0;
+        read_rows(&whole.path, |record| {
+            let is_surplus = surplus
+                .next_if(|next| next.as_ref().map_or(true, |&next| next == row))
+                .transpose();
+            row += 1;
+            let is_surplus = is_surplus.map_err(|source| WriteError::Io {
+                action: "sort rows of",
+                path: whole.path.to_path_buf(),
+                source,
+            })?;
+            if is_surplus.is_none() {
+                kept(record);
+                rewritten.append(record)?;
+            }
+            Ok(())
+        })?;
+        Ok(rewritten)
+    }
+}
+
+/// Makes a file that only its owner can read, replacing what a dead run may have left at `path`.
+/// Never follows a link that somebody put there.
+pub(crate) fn create_spool_file(path: &Path) -> std::io::Result<File> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    File::options()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
+
+fn properties(options: &ParquetOptions) -> WriterProperties {
+    let mut properties = WriterProperties::builder()
+        // Version 1 pages: old Athena, Spark and Hive readers know no others.
+        .set_writer_version(WriterVersion::PARQUET_1_0)
+        .set_compression(options.compression)
+        .set_max_row_group_row_count(Some(options.row_group_rows))
+        .set_max_row_group_bytes(Some(options.row_group_bytes))
+        .set_write_batch_size(BATCH_ROWS)
+        .set_statistics_enabled(EnabledStatistics::Page);
+    for column in COLUMNS.iter() {
+        properties =
+            properties.set_column_dictionary_enabled(ColumnPath::from(column.name), column.repeats);
+    }
+    properties.build()
+}
+
+/// Footer of the Parquet file at `path`, its page index included.
+///
+/// # Errors
+/// [`WriteError`] if it cannot be opened or is not a whole Parquet file.
+pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
+    let file = File::open(path).map_err(|source| WriteError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    })?;
+    ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|source| {
+        WriteError::Parquet {
+            action: "read",
+            path: path.to_owned(),
+            source,
+        }
+    })
+}
+
+/// Calls `each` for every row of the file of the lake at `path`, in order. Memory: one batch.
+///
+/// # Errors
+/// [`WriteError`] if the file cannot be read or has other columns, or what `each` returns.
+pub fn read_rows<E: From<WriteError>>(
+    path: &Path,
+    mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let damaged = |source| WriteError::Parquet {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    };
+    let file = File::open(path).map_err(|source| WriteError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    })?;
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
+        .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
+        .map_err(damaged)?;
+    for batch in reader {
+        let batch = batch.map_err(|error| damaged(error.into()))?;
+        let rows = Rows::try_new(&batch).map_err(|error| damaged(error.into()))?;
+        rows.iter().try_for_each(|record| each(&record))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,699 @@
+use std::io::{BufRead, BufReader, Read};
+use std::os::unix::fs::MetadataExt;
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::server::{Answer, Server, count, response};
+use crate::support::{CANARY, DAY, Ran, Workplace, calls};
+
+const PLACED: &[&str] = &["--direction", "placed"];
+
+fn serving(records: &str, total: u64) -> (Server, Workplace) {
+    let server = Server::start();
+    server
+        .serve("placed", DAY, records, total)
+        .serve("received", DAY, "", 0);
+    let workplace = Workplace::new(&server);
+    (server, workplace)
+}
+
+fn refused(ran: &Ran, status: i32, sentence: &str) {
+    assert_eq!(ran.status, status, "{ran:?}");
+    assert!(
+        ran.stderr.contains(sentence),
+        "expected «{sentence}» in:\n{}",
+        ran.stderr
+    );
+    assert_eq!(ran.stdout, "", "a command that did not run has no result");
+}
+
+#[test]
+fn a_run_fills_the_lake_and_reports_it() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let ran = workplace.run_day(&[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let json = ran.json();
+    assert_eq!(json["outcome"], "committed");
+    assert_eq!(json["partitions_changed"], json!([DAY]));
+    assert_eq!(json["warnings"], json!([]));
+    assert_eq!(json["totals"]["charge_usd"], "0.081");
+    let slice = &json["slices"][0];
+    let path = format!("cdrs/dt={DAY}/placed-{DAY}.parquet");
+    let bytes = std::fs::metadata(workplace.path("lake").join(&path))
+        .unwrap()
+        .len();
+    assert_eq!(
+        *slice,
+        json!({
+            "direction": "placed", "day": DAY, "outcome": "committed", "state": "closed", "attempts": 1,
+            "records": 3, "rows": 3, "duplicates": 0, "conflicts": 0, "rejected": 0, "suppressed": 0,
+            "outside_day": 0, "missing_charge": 0, "missing_duration": 0,
+            "control_total": 3, "reconcile": "match",
+            "totals": {"duration_seconds": 180, "charge_usd": "0.081", "forward_fee_usd": "0", "by_disposition": {"answered": 3}},
+            "files": [{"path": path, "rows": 3, "bytes": bytes}],
+            "error": null,
+        })
+    );
+    let kept = std::fs::read(workplace.path(format!(
+        "lake/_cdrlake/runs/{}.json",
+        json["run"].as_str().unwrap()
+    )))
+    .unwrap();
+    assert_eq!(
+        serde_json::from_slice::<serde_json::Value>(&kept).unwrap(),
+        json
+    );
+    let stream = server.requests("/v1/cdrs/all");
+    assert_eq!(
+        stream[0]
+            .target
+            .split('?')
+            .nth(1)
+            .unwrap()
+            .split("&type=")
+            .next()
+            .unwrap(),
+        format!("from={DAY}&to={DAY}")
+    );
+    assert!(
+        stream
+            .iter()
+            .all(|request| request.target.contains("disposition=all"))
+    );
+
+    let again = workplace.run_day(&[]);
+    assert_eq!(
+        (
+            again.status,
+            again.json()["slices"].as_array().unwrap().len()
+        ),
+        (0, 0),
+        "nothing is due any more"
+    );
+    assert_eq!(server.requests("/v1/cdrs/all").len(), stream.len());
+}
+
+#[test]
+fn a_run_for_people_ends_with_a_table() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    let ran = workplace.run(&["run", "--from", DAY, "--to", DAY]);
+    assert_eq!(ran.status, 0);
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert!(
+        lines[1].starts_with("2026-10-01          3          0            3          0.08"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout
+            .contains("2 slices committed, 0 unchanged, 0 failed, 0 skipped; 0 were up to date."),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        workplace
+            .run(&["run", "--from", DAY, "--to", DAY])
+            .stdout
+            .contains("Nothing to do: all 2 slices")
+    );
+}
+
+#[test]
+fn files_belong_to_their_owner_alone_unless_configured() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    let mode = |path: String| std::fs::metadata(workplace.path(path)).unwrap().mode() & 0o777;
+    let file = || format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet");
+    assert_eq!(
+        (
+            mode(file()),
+            mode("lake/cdrs".to_owned()),
+            mode("lake/_cdrlake/lake.json".to_owned())
+        ),
+        (0o600, 0o700, 0o600)
+    );
+
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    workplace.configure_also("file_mode = \"0640\"");
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    let mode = |path: String| std::fs::metadata(workplace.path(path)).unwrap().mode() & 0o777;
+    assert_eq!((mode(file()), mode("lake/cdrs".to_owned())), (0o640, 0o750));
+}
+
+#[test]
+fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let refresh = |more: &[&str]| workplace.run_day(&[&["--refresh"], PLACED, more].concat());
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let before = workplace.lake_files();
+    let outcome = |ran: &Ran| {
+        ran.json()["slices"][0]["outcome"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+
+    let same = refresh(&[]);
+    assert_eq!((same.status, outcome(&same)), (0, "unchanged".to_owned()));
+    assert_eq!(same.json()["partitions_changed"], json!([]));
+    assert_eq!(workplace.lake_files(), before, "not a byte is written");
+
+    server.serve("placed", DAY, calls(0, 5), 5);
+    let grown = refresh(&[]);
+    assert_eq!((grown.status, outcome(&grown)), (0, "committed".to_owned()));
+    assert!(
+        grown.report().warnings[0].contains("+2 rows, +120 seconds, 0.054 USD"),
+        "{:?}",
+        grown.report().warnings
+    );
+
+    server.serve("placed", DAY, calls(0, 4), 4);
+    let shrunk = refresh(&[]);
+    assert_eq!((shrunk.status, outcome(&shrunk)), (1, "failed".to_owned()));
+    assert!(
+        shrunk
+            .stdout
+            .contains("the slice shrank: 4 rows now, 5 in the lake"),
+        "{}",
+        shrunk.stdout
+    );
+    assert!(shrunk.stdout.contains(&format!(
+        "cdrlake run --from {DAY} --to {DAY} --direction placed --refresh --allow-shrink"
+    )));
+    assert_eq!(workplace.rows("placed").num_rows(), 5);
+
+    assert_eq!(refresh(&["--allow-shrink"]).status, 0);
+    assert_eq!(workplace.rows("placed").num_rows(), 4);
+    server.serve("placed", DAY, "", 0);
+    assert_eq!(refresh(&["--allow-shrink"]).status, 0);
+    assert_eq!(workplace.table(), [] as [&str; 0], "no rows, no file");
+    assert_eq!(outcome(&refresh(&[])), "unchanged");
+}
+
+#[test]
+fn a_damaged_slice_is_due_again() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let file = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
+    std::fs::write(&file, "cut").unwrap();
+    let plan = workplace.run(&["plan", "--from", DAY, "--to", DAY, "--direction", "placed"]);
+    assert!(
+        plan.stdout
+            .contains("2026-10-01  placed    its file is not as its ledger entry says"),
+        "{}",
+        plan.stdout
+    );
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(workplace.run_day(PLACED).report().totals.counts.rows, 3);
+}
+
+#[test]
+fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
+    let conflict = calls(1, 1).replace("\"duration\":60", "\"duration\":61");
+    let no_id = calls(7, 1).replace("\"call_id\"", "\"other_id\"");
+    let body = format!("{}{}{conflict}{no_id}{no_id}", calls(0, 3), calls(0, 2));
+    // The provider may count duplicates, or not.
+    for total in [8, 6] {
+        let (_server, workplace) = serving(&body, total);
+        let ran = workplace.run_day(PLACED);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let counts = ran.report().totals.counts;
+        assert_eq!(
+            (
+                counts.records,
+                counts.rows,
+                counts.duplicates,
+                counts.conflicts
+            ),
+            (8, 6, 2, 1)
+        );
+        assert_eq!(workplace.rows("placed").num_rows(), 6);
+        assert_eq!(
+            ran.report().totals.totals.duration_seconds,
+            3 * 60 + 61 + 2 * 60
+        );
+        assert!(
+            ran.report().warnings[0].contains("1 rows share a call_id"),
+            "{:?}",
+            ran.report().warnings
+        );
+        let again = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+        assert_eq!(
+            again.json()["slices"][0]["outcome"],
+            "unchanged",
+            "the digest is that of the rows kept"
+        );
+    }
+    let (_server, workplace) = serving(&body, 8);
+    workplace.configure_also("[quality]\ndedupe = false");
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (
+            ran.report().totals.counts.rows,
+            ran.report().totals.counts.duplicates
+        ),
+        (8, 0)
+    );
+}
+
+#[test]
+fn broken_records_are_kept_and_fail_the_slice_only_beyond_both_limits() {
+    let broken = "{\"date\":\"2026-10-01T10:00:00Z\",\"charge\":\"1.2.3\"}\n";
+    let body = |broken_lines: usize| format!("{}{}", calls(0, 3), broken.repeat(broken_lines));
+    let (_server, workplace) = serving(&body(10), 13);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(ran.json()["slices"][0]["reconcile"], "match_with_rejects");
+    let rejects = workplace.rejects("placed");
+    assert_eq!(rejects.len(), 10);
+    assert_eq!(
+        (&rejects[0]["line"], &rejects[0]["byte"]),
+        (&json!(4), &json!(calls(0, 3).len()))
+    );
+    assert_eq!(
+        (&rejects[0]["code"], &rejects[0]["text"]),
+        (&json!("amount"), &json!(broken.trim_end()))
+    );
+    assert_eq!(
+        workplace
+            .run_day(&[PLACED, &["--refresh", "--strict"]].concat())
+            .status,
+        3,
+        "tolerated is not clean"
+    );
+
+    let (server, workplace) = serving(&body(11), 14);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout.contains("11 of 14 records are broken"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+    assert_eq!(
+        workplace.rejects("placed").len(),
+        11,
+        "kept, so that one can see why"
+    );
+
+    server.serve("placed", DAY, calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    assert!(
+        !workplace
+            .lake_files()
+            .keys()
+            .any(|name| name.contains("rejects")),
+        "the old rejects are gone"
+    );
+}
+
+#[test]
+fn rows_of_another_day_stay_and_point_to_the_time_zone() {
+    let (_server, workplace) = serving(&calls(0, 1).replace("T10:00", "T23:30"), 1);
+    let ran = workplace.run_day(&[PLACED, &["--timezone", "Asia/Tokyo"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.outside_day),
+        (0, 1),
+        "{ran:?}"
+    );
+    assert!(ran.report().warnings[0].contains("window.timezone"));
+}
+
+#[test]
+fn today_is_published_open_and_never_reconciled() {
+    let today = jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date()
+        .to_string();
+    let server = Server::start();
+    server.on("/v1/cdrs/all", [Answer::Records(Vec::new())]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run(&[
+        "run",
+        "--last",
+        "1",
+        "--include-today",
+        "--reconcile",
+        "off",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let slices = ran.json()["slices"].clone();
+    let states: Vec<_> = slices
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|slice| slice["day"] == *today)
+        .map(|slice| &slice["state"])
+        .collect();
+    assert_eq!(states, ["open", "open"], "{slices}");
+}
+
+#[test]
+fn a_dry_run_and_a_plan_touch_nothing() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    for arguments in [
+        &["plan", "--from", DAY, "--to", DAY][..],
+        &["run", "--from", DAY, "--to", DAY, "--dry-run"],
+    ] {
+        let ran = workplace.run(arguments);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert_eq!(
+            ran.stdout,
+            "2026-10-01  placed    missing\n2026-10-01  received  missing\n2 slices due, 0 up to date, from 2026-10-01 to 2026-10-01\n"
+        );
+    }
+    let json = workplace
+        .run(&["plan", "--from", DAY, "--to", DAY, "--format", "json"])
+        .json();
+    assert_eq!(
+        json["due"][0],
+        json!({"direction": "placed", "day": DAY, "why": "missing"})
+    );
+    assert!(!workplace.path("lake").exists());
+    assert_eq!(server.requests("/").len(), 0);
+}
+
+#[test]
+fn wrong_usage_and_configuration_end_with_status_2_before_anything_is_done() {
+    let (server, workplace) = serving("", 0);
+    refused(
+        &workplace.run(&["run", "--from", "2026-02-30", "--to", DAY]),
+        2,
+        "`2026-02-30` is not a day: write YYYY-MM-DD",
+    );
+    refused(
+        &workplace.run(&["run", "--from", DAY, "--to", "2026-09-30"]),
+        2,
+        "error: --from 2026-10-01 lies after --to 2026-09-30",
+    );
+    refused(
+        &workplace.run(&["run", "--from", "2999-01-01"]),
+        2,
+        "nothing to look at: 2999-01-01 is after",
+    );
+    refused(
+        &workplace.run(&["run"]),
+        2,
+        "Set window.start in pipeline.toml",
+    );
+    refused(
+        &workplace.run(&["run", "--last", "0"]),
+        2,
+        "0 is not in 1..",
+    );
+    refused(
+        &workplace.run(&["run", "--last", "3", "--direction", "sideways"]),
+        2,
+        "`sideways` is not a direction",
+    );
+    refused(
+        &workplace.run(&["run", "--last", "3", "--config", "nowhere.toml"]),
+        2,
+        "error: cannot read the configuration nowhere.toml",
+    );
+    refused(
+        &workplace.run(&["run", "--last", "3", "--api-key-env", "UNSET_VARIABLE"]),
+        2,
+        "the variable UNSET_VARIABLE is not set",
+    );
+    refused(
+        &workplace.run(&["run", "--last", "3", "--source-url", "http://example.com"]),
+        2,
+        "flag --source-url: source.url is plain http",
+    );
+    refused(
+        &workplace.run(&["run", "--last", "3", "--api-key", CANARY]),
+        2,
+        "unexpected argument '--api-key'",
+    );
+    workplace.configure_also("[quality]\nmax_reject = 1");
+    let sentence = "there is no key quality.max_reject. Did you mean quality.max_rejects?";
+    refused(
+        &workplace.run(&["run", "--last", "3"]),
+        2,
+        &format!("error: pipeline.toml, line 11: {sentence}"),
+    );
+    assert!(!workplace.path("lake").exists());
+    assert_eq!(server.requests("/").len(), 0);
+}
+
+#[test]
+fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    std::fs::write(workplace.path("file"), "").unwrap();
+    refused(
+        &workplace.run(&["run", "--last", "3", "--lake", "file/lake"]),
+        2,
+        "error: cannot create the directory file/lake/_cdrlake/staging: Not a directory",
+    );
+    std::fs::create_dir_all(workplace.path("other/cdrs")).unwrap();
+    std::fs::write(workplace.path("other/cdrs/x.parquet"), "").unwrap();
+    refused(
+        &workplace.run(&["run", "--last", "3", "--lake", "other"]),
+        2,
+        "so it is not a lake. Choose another directory",
+    );
+
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    workplace.configure_also("account = \"second\"");
+    refused(
+        &workplace.run(&["run", "--last", "3"]),
+        2,
+        "lake.account is second, but this lake was made with (not set)",
+    );
+    let identity = workplace.path("lake/_cdrlake/lake.json");
+    let text = std::fs::read_to_string(&identity).unwrap();
+    std::fs::write(&identity, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    refused(
+        &workplace.run(&["run", "--last", "3"]),
+        2,
+        "_cdrlake/lake.json has format 2; this version of cdrlake knows 1",
+    );
+    std::fs::write(&identity, "{").unwrap();
+    refused(
+        &workplace.run(&["plan", "--last", "3"]),
+        2,
+        "_cdrlake/lake.json cannot be understood",
+    );
+}
+
+/// A limit on file sizes makes writes fail as a full disk does, without needing one.
+#[test]
+fn a_disk_that_takes_no_more_stops_the_run_and_leaves_the_lake() {
+    let many: String = calls(0, 4_000);
+    let (_server, workplace) = serving(&many, 4_000);
+    let program = env!("CARGO_BIN_EXE_cdrlake");
+    let script =
+        format!("trap '' XFSZ; ulimit -f 16; exec '{program}' run --from {DAY} --to {DAY}");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(workplace.directory.path())
+        .env("TEST_KEY", CANARY)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("error: the run was stopped: cannot") && stderr.contains("File too large"),
+        "{stderr}"
+    );
+    assert!(
+        !workplace
+            .lake_files()
+            .keys()
+            .any(|name| name.contains("cdrs/") || name.contains("staging")),
+        "{:?}",
+        workplace.lake_files().keys()
+    );
+    assert_eq!(workplace.run_day(&[]).status, 0, "the next run mends it");
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_trace_of_the_slice_under_way() {
+    for signal in ["INT", "TERM"] {
+        let server = Server::start();
+        // Promises more than it sends, and the connection stays half open: the run waits.
+        let head = "Content-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n";
+        server.on("/v1/cdrs?", [count(9)]);
+        let stalled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = stalled.local_addr().unwrap().port();
+        let workplace = Workplace::with_url(&format!("http://127.0.0.1:{port}"));
+        let arguments = [
+            "run",
+            "--from",
+            DAY,
+            "--to",
+            DAY,
+            "--direction",
+            "placed",
+            "--reconcile",
+            "off",
+            "--format",
+            "json",
+        ];
+        let child = workplace
+            .command(&arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stream, _) = stalled.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        let Answer::Bytes(begin) = response("200 OK", head, &calls(0, 3)) else {
+            unreachable!()
+        };
+        std::io::Write::write_all(&mut stream, &begin).unwrap();
+        let killed = std::process::Command::new("kill")
+            .args([format!("-{signal}"), child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(killed.success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(130),
+            "{signal}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&report["outcome"], &report["slices"][0]["outcome"]),
+            (&json!("interrupted"), &json!("skipped"))
+        );
+        assert_eq!(
+            workplace.lake_files().into_keys().collect::<Vec<_>>(),
+            ["_cdrlake/lake.json"],
+            "no staging, no lease"
+        );
+    }
+}
+
+#[test]
+fn a_slice_that_another_run_holds_is_waited_for() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    let leases = workplace.path("lake/_cdrlake/leases");
+    std::fs::create_dir_all(&leases).unwrap();
+    let lease = std::fs::File::create(leases.join(format!("placed-{DAY}.lock"))).unwrap();
+    lease.lock().unwrap();
+    let mut child = workplace
+        .command(&["run", "--from", DAY, "--to", DAY, "--format", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(
+        lines.any(|line| line.contains("Another run works on this slice")),
+        "it says that it waits"
+    );
+    assert!(child.try_wait().unwrap().is_none());
+    drop(lease);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn check_tells_what_works_and_what_does_not() {
+    let server = Server::start();
+    server.on("/v1/cdrs?", [count(7)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run(&["check"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let begins: Vec<&str> = ran
+        .stdout
+        .lines()
+        .map(|line| line.split(':').next().unwrap())
+        .collect();
+    assert_eq!(
+        begins,
+        [
+            "ok      configuration",
+            "ok      key",
+            "ok      API",
+            "ok      lake"
+        ]
+    );
+    assert!(ran.stdout.contains("7 calls placed on"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("conditional writes honoured"));
+    server.on(
+        "/v1/cdrs?",
+        [Answer::Json(
+            401,
+            "{\"message\":\"Unauthorized\"}".to_owned(),
+        )],
+    );
+    let ran = workplace.run(&["check"]);
+    assert_eq!(ran.status, 2);
+    assert!(
+        ran.stdout
+            .contains("failed  API: the API answered 401 Unauthorized: Unauthorized"),
+        "{}",
+        ran.stdout
+    );
+    let ran = workplace.run(&["check", "--api-key-file", "nowhere"]);
+    assert_eq!(ran.status, 2);
+    assert!(
+        ran.stdout
+            .contains("failed  key: source.api_key: nowhere cannot be read"),
+        "{}",
+        ran.stdout
+    );
+    assert!(
+        ran.stdout.contains("ok      lake"),
+        "the rest is still checked"
+    );
+}
+
+#[test]
+fn shells_and_manuals_are_served() {
+    let workplace = Workplace::with_url("http://127.0.0.1:1");
+    for shell in ["bash", "zsh", "fish"] {
+        assert!(
+            workplace
+                .run(&["completions", shell])
+                .stdout
+                .contains("include-today"),
+            "{shell}"
+        );
+    }
+    assert!(workplace.run(&["man"]).stdout.starts_with(".ie"));
+    assert!(
+        workplace
+            .run(&["--version"])
+            .stdout
+            .starts_with("cdrlake 0.")
+    );
+}
+
+#[test]
+fn log_lines_can_be_json() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    let ran = workplace.run(&["run", "--from", DAY, "--to", DAY, "--log-format", "json"]);
+    let lines: Vec<serde_json::Value> = ran
+        .stderr
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["message"] == "Slice committed."
+                && line["slice"] == "placed 2026-10-01"),
+        "{}",
+        ran.stderr
+    );
+    for text in [&ran.stderr, &ran.stdout] {
+        assert!(
+            !text.contains("1302555"),
+            "no phone number is logged: {text}"
+        );
+    }
+}

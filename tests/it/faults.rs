@@ -1,0 +1,409 @@
+use crate::server::{Answer, Server, count, response, sized};
+use crate::support::{DAY, Workplace, calls};
+
+const STREAM: &str = "/v1/cdrs/all";
+const PLACED: &[&str] = &["--direction", "placed"];
+
+fn ok_chunked(body: &str) -> Answer {
+    Answer::Records(body.as_bytes().to_vec())
+}
+
+/// A response that begins well and is cut before its proper end.
+fn cut(body: &str) -> Answer {
+    let chunk = format!("{:x}\r\n{body}\r\n", body.len());
+    response(
+        "200 OK",
+        "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n",
+        &chunk,
+    )
+}
+
+/// Runs one slice against a scripted stream whose day has `total` calls.
+fn run(
+    total: u64,
+    stream: impl IntoIterator<Item = Answer>,
+) -> (Workplace, Server, crate::support::Ran) {
+    let server = Server::start();
+    server.on(STREAM, stream).on("/v1/cdrs?", [count(total)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    (workplace, server, ran)
+}
+
+#[test]
+fn what_may_pass_is_tried_again_from_the_beginning() {
+    let whole = calls(0, 3);
+    for (name, fault) in [
+        ("cut at a line's end", cut(&calls(0, 2))),
+        ("cut within a line", cut(&whole[..whole.len() - 20])),
+        (
+            "a length that is not kept",
+            response(
+                "200 OK",
+                "Content-Type: application/x-ndjson\r\nContent-Length: 9999\r\n",
+                &whole,
+            ),
+        ),
+        (
+            "a clean end within a line",
+            ok_chunked(&whole[..whole.len() - 20]),
+        ),
+        (
+            "an error object as a line",
+            ok_chunked(&format!(
+                "{}{{\"success\":false,\"message\":\"Internal error\"}}\n",
+                calls(0, 2)
+            )),
+        ),
+        ("nothing at all", Answer::Bytes(Vec::new())),
+        (
+            "503",
+            sized(
+                "503 Service Unavailable",
+                "Retry-After: 0\r\n",
+                "{\"success\":false,\"message\":\"busy\"}",
+            ),
+        ),
+        (
+            "429",
+            sized("429 Too Many Requests", "Retry-After: 0\r\n", "{}"),
+        ),
+        ("408", sized("408 Request Timeout", "", "")),
+        (
+            "a web page",
+            sized("200 OK", "Content-Type: text/html\r\n", "<html></html>"),
+        ),
+        (
+            "a web page that calls itself records",
+            sized(
+                "200 OK",
+                "Content-Type: application/json\r\n",
+                "<html></html>",
+            ),
+        ),
+        (
+            "a body that only closing ends",
+            response("200 OK", "Content-Type: application/x-ndjson\r\n", &whole),
+        ),
+        ("too few records", ok_chunked(&calls(0, 2))),
+        (
+            "an array that is cut",
+            ok_chunked("[{\"date\":\"2026-10-01T00:00:00Z\"},"),
+        ),
+        (
+            "a broken record in an array",
+            ok_chunked("[{\"date\":\"2026-10-01T00:00:00Z\",}]"),
+        ),
+    ] {
+        let (workplace, _server, ran) = run(3, [fault, ok_chunked(&whole)]);
+        assert_eq!(ran.status, 0, "{name}: {ran:?}");
+        let report = ran.report();
+        assert_eq!(
+            (report.slices[0].attempts, report.slices[0].counts.records),
+            (2, 3),
+            "{name}"
+        );
+        assert_eq!(workplace.rows("placed").num_rows(), 3, "{name}");
+        assert!(
+            ran.stderr.contains("Trying again"),
+            "{name}: {}",
+            ran.stderr
+        );
+    }
+}
+
+#[test]
+fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
+    let whole = calls(0, 3);
+    for (name, fault, attempts, expected) in [
+        ("cut for ever", cut(&whole), 3, "the stream broke off"),
+        (
+            "400",
+            sized(
+                "400 Bad Request",
+                "",
+                "{\"success\":false,\"message\":\"Missing or invalid parameter type\"}",
+            ),
+            1,
+            "400 Bad Request: Missing or invalid parameter type",
+        ),
+        (
+            "422",
+            sized(
+                "422 Unprocessable Entity",
+                "",
+                "{\"success\":false,\"message\":\"no\"}",
+            ),
+            1,
+            "422 Unprocessable Entity: no",
+        ),
+        (
+            "204",
+            response("204 No Content", "", ""),
+            1,
+            "204 No Content",
+        ),
+        (
+            "a redirect",
+            sized(
+                "302 Found",
+                "Location: https://evil.example/path?appid=1\r\n",
+                "",
+            ),
+            1,
+            "pointing to https://evil.example.",
+        ),
+        (
+            "gzip",
+            sized("200 OK", "Content-Encoding: gzip\r\n", "x"),
+            1,
+            "compressed (gzip), which was not asked for",
+        ),
+        (
+            "short for ever",
+            ok_chunked(&calls(0, 2)),
+            3,
+            "the provider counts 3 calls, its stream held 2",
+        ),
+        (
+            "too many",
+            ok_chunked(&calls(0, 4)),
+            3,
+            "the provider counts 3 calls, its stream held 4",
+        ),
+        (
+            "an empty page",
+            sized("200 OK", "Content-Type: text/plain\r\n", ""),
+            3,
+            "the answer is empty",
+        ),
+    ] {
+        let (workplace, _server, ran) = run(3, [fault]);
+        assert_eq!(ran.status, 1, "{name}: {ran:?}");
+        let slice = &ran.report().slices[0];
+        assert_eq!(slice.attempts, attempts, "{name}: {slice:?}");
+        let error = slice.error.as_deref().unwrap();
+        assert!(error.contains(expected), "{name}: {error}");
+        assert!(!error.contains("appid"), "{error}");
+        assert_eq!(
+            workplace.lake_files().into_keys().collect::<Vec<_>>(),
+            ["_cdrlake/lake.json"],
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn a_refused_key_stops_the_run_at_once() {
+    for (status, message) in [
+        ("401 Unauthorized", "Unauthorized"),
+        (
+            "403 Forbidden",
+            "The service is not provisioned for your account.",
+        ),
+    ] {
+        let body = format!("{{\"success\":false,\"error\":true,\"message\":\"{message}\"}}");
+        let server = Server::start();
+        server.on("/", [sized(status, "", &body)]);
+        let workplace = Workplace::new(&server);
+        let ran = workplace.run(&[
+            "run",
+            "--from",
+            "2026-09-01",
+            "--to",
+            "2026-09-30",
+            "--requests",
+            "1",
+            "--format",
+            "json",
+        ]);
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(
+            ran.stderr
+                .contains(&format!("error: the API answered {status}: {message}")),
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(server.requests("/").len(), 1, "no other request was made");
+        let json = ran.json();
+        assert_eq!(
+            (
+                json["outcome"].as_str(),
+                json["slices"].as_array().unwrap().len()
+            ),
+            (Some("failed"), 60)
+        );
+        assert_eq!(json["slices"][1]["outcome"], "skipped");
+    }
+}
+
+#[test]
+fn a_server_that_echoes_the_key_does_not_get_it_printed() {
+    let server = Server::start();
+    let body = format!(
+        "{{\"message\":\"bad key {} \\u001b[31m\"}}",
+        crate::support::CANARY
+    );
+    server.on("/", [sized("400 Bad Request", "", &body)]);
+    let workplace = Workplace::new(&server);
+    let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
+    let output = command.env("CDRLAKE_LOG", "trace").output().unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed);
+    assert!(printed.contains("bad key [key]"), "{printed}");
+    assert!(!printed.contains(crate::support::CANARY), "{printed}");
+    for (name, content) in workplace.lake_files() {
+        assert!(
+            !String::from_utf8_lossy(&content).contains(crate::support::CANARY),
+            "{name}"
+        );
+    }
+    let request = &server.requests("/")[0];
+    assert!(
+        request
+            .head
+            .to_ascii_lowercase()
+            .contains(&format!("authorization: bearer {}", crate::support::CANARY))
+    );
+    assert!(
+        request.head.contains("cdrlake/"),
+        "the user agent names the program"
+    );
+}
+
+#[test]
+fn an_unreachable_host_ends_the_run_with_one_sentence() {
+    let port = std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let workplace = Workplace::with_url(&format!("http://127.0.0.1:{port}"));
+    let ran = workplace.run(&[
+        "run",
+        "--from",
+        "2026-09-01",
+        "--to",
+        "2026-09-30",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(ran.status, 1);
+    let expected = format!("error: the run was stopped: cannot reach 127.0.0.1:{port}");
+    assert!(
+        ran.stderr.contains(&expected) && ran.stderr.contains("Check source.url and the network"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+}
+
+#[test]
+fn the_paths_of_before_june_2026_are_tried_once() {
+    let server = Server::start();
+    server
+        .on("/v1/cdr/all?", [ok_chunked(&calls(0, 3))])
+        .on("/v1/cdr?", [count(3)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&["--requests", "1"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("does not know /v1/cdrs (404); /v1/cdr works"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(server.requests("/v1/cdrs").len(), 1);
+
+    let ran = Workplace::new(&Server::start()).run_day(&[]);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout
+            .contains("the server knows neither /v1/cdrs/all nor /v1/cdr/all (404)"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_stream_that_is_paged_is_walked() {
+    let server = Server::start();
+    let page = |number: u64| {
+        format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page={number}")
+    };
+    server
+        .on("/v1/cdrs?", [count(60)])
+        .on(STREAM, [ok_chunked(&calls(0, 25))]);
+    server
+        .on(&page(2), [ok_chunked(&calls(25, 25))])
+        .on(&page(3), [ok_chunked(&calls(50, 10))]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(workplace.rows("placed").num_rows(), 60);
+    assert_eq!(server.requests(STREAM).len(), 3);
+}
+
+#[test]
+fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
+    // 4 × 25 records make the count of 100, but they are 25 calls.
+    let (workplace, _server, ran) = run(100, [ok_chunked(&calls(0, 25))]);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout
+            .contains("the provider counts 100 calls, its stream held 100 (75 of them duplicates)"),
+        "{ran:?}"
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_count_that_moves_meanwhile_makes_the_slice_be_fetched_once_more() {
+    let server = Server::start();
+    server
+        .on("/v1/cdrs?", [count(2), count(3)])
+        .on(STREAM, [ok_chunked(&calls(0, 2)), ok_chunked(&calls(0, 3))]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(
+        (
+            ran.report().slices[0].attempts,
+            ran.report().totals.counts.rows
+        ),
+        (2, 3)
+    );
+    assert!(ran.stderr.contains("moved from 2 to 3"), "{}", ran.stderr);
+}
+
+#[test]
+fn an_unavailable_count_is_a_mismatch_that_can_be_tolerated() {
+    let server = Server::start();
+    server.on(STREAM, [ok_chunked(&calls(0, 2))]).on(
+        "/v1/cdrs?",
+        [Answer::Json(400, "{\"message\":\"no\"}".to_owned())],
+    );
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout.contains("the provider's count is unavailable"),
+        "{ran:?}"
+    );
+    let ran = workplace.run_day(&[PLACED, &["--reconcile", "warn"]].concat());
+    assert_eq!(
+        (ran.status, ran.json()["slices"][0]["reconcile"].as_str()),
+        (0, Some("mismatch")),
+        "{ran:?}"
+    );
+    assert_eq!(ran.report().warnings.len(), 1);
+    let ran =
+        workplace.run_day(&[PLACED, &["--reconcile", "warn", "--refresh", "--strict"]].concat());
+    assert_eq!(ran.status, 3, "{ran:?}");
+    let ran =
+        workplace.run_day(&[PLACED, &["--reconcile", "off", "--refresh", "--strict"]].concat());
+    assert_eq!(
+        (ran.status, ran.json()["slices"][0]["reconcile"].as_str()),
+        (0, Some("off")),
+        "{ran:?}"
+    );
+}

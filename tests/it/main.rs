@@ -1,0 +1,22 @@
+//! Integration tests: one binary, one module for each subject.
+#![expect(
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    clippy::string_slice,
+    reason = "a test may panic: that is how it fails"
+)]
+
+/// The real binary: exit statuses, messages, bad input.
+mod cli;
+/// What lands in the lake, against an oracle that reads the same bytes with `serde_json`.
+mod exactness;
+/// The program against a source that fails.
+mod faults;
+/// A source that serves exactly what a test gives it.
+mod server;
+/// The simulated API, over HTTP.
+mod simulator;
+/// What the tests share: a lake in a temporary folder, runs of the binary.
+mod support;

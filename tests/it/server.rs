@@ -1,0 +1,181 @@
+use std::collections::{HashMap, VecDeque};
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// What the server does with one request.
+#[derive(Clone, Debug)]
+pub(crate) enum Answer {
+    /// A whole response, byte for byte, and then the end of the connection.
+    Bytes(Vec<u8>),
+    /// A 200 with this body, chunked in pieces of 1000 bytes.
+    Records(Vec<u8>),
+    /// A JSON body with a status.
+    Json(u16, String),
+}
+
+/// Answers for one path, in turn; the last one is repeated.
+type Script = VecDeque<Answer>;
+
+/// A request as it came: its target and its head.
+#[derive(Clone, Debug)]
+pub(crate) struct Request {
+    pub(crate) target: String,
+    pub(crate) head: String,
+}
+
+/// An HTTP server on loopback that serves what a test scripted: exact bytes, no framework.
+#[derive(Debug)]
+pub(crate) struct Server {
+    pub(crate) address: SocketAddr,
+    state: Arc<Mutex<State>>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    scripts: HashMap<String, Script>,
+    requests: Vec<Request>,
+}
+
+impl Server {
+    /// A server that answers 404 until it is told otherwise.
+    pub(crate) fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let state = Arc::new(Mutex::new(State::default()));
+        let shared = Arc::clone(&state);
+        // Lives as long as the test binary; connections are few.
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || drop(answer(stream, &shared)));
+            }
+        });
+        Self { address, state }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Scripts the answers for targets that begin with `prefix`. The longest prefix counts.
+    pub(crate) fn on(&self, prefix: &str, answers: impl IntoIterator<Item = Answer>) -> &Self {
+        self.state
+            .lock()
+            .unwrap()
+            .scripts
+            .insert(prefix.to_owned(), answers.into_iter().collect());
+        self
+    }
+
+    /// Serves one day of one direction as a stream, and its count as a list.
+    pub(crate) fn serve(
+        &self,
+        direction: &str,
+        day: &str,
+        body: impl Into<Vec<u8>>,
+        total: u64,
+    ) -> &Self {
+        let query = format!("?from={day}&to={day}&type={direction}");
+        self.on(
+            &format!("/v1/cdrs/all{query}"),
+            [Answer::Records(body.into())],
+        );
+        self.on(&format!("/v1/cdrs{query}"), [count(total)])
+    }
+
+    /// Every request so far whose target begins with `prefix`.
+    pub(crate) fn requests(&self, prefix: &str) -> Vec<Request> {
+        let state = self.state.lock().unwrap();
+        state
+            .requests
+            .iter()
+            .filter(|request| request.target.starts_with(prefix))
+            .cloned()
+            .collect()
+    }
+}
+
+/// The list's answer to a question for a total.
+pub(crate) fn count(total: u64) -> Answer {
+    Answer::Json(
+        200,
+        format!(
+            "{{\"items\":[],\"pagination\":{{\"current_page\":1,\"per_page\":1,\"total\":{total},\"total_pages\":{total}}}}}"
+        ),
+    )
+}
+
+/// A response with a fixed body.
+pub(crate) fn response(status: &str, headers: &str, body: &str) -> Answer {
+    Answer::Bytes(
+        format!("HTTP/1.1 {status}\r\n{headers}Connection: close\r\n\r\n{body}").into_bytes(),
+    )
+}
+
+/// A response that says how long it is.
+pub(crate) fn sized(status: &str, headers: &str, body: &str) -> Answer {
+    response(
+        status,
+        &format!("{headers}Content-Length: {}\r\n", body.len()),
+        body,
+    )
+}
+
+fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 4096];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let read = stream.read(&mut buffer)?;
+        if read == 0 {
+            return Ok(());
+        }
+        head.extend_from_slice(&buffer[..read]);
+    }
+    let head = String::from_utf8_lossy(&head).into_owned();
+    let target = head.split(' ').nth(1).unwrap_or_default().to_owned();
+    let answer = {
+        let mut state = state.lock().unwrap();
+        state.requests.push(Request {
+            target: target.clone(),
+            head,
+        });
+        let script = state
+            .scripts
+            .iter_mut()
+            .filter(|(prefix, _)| target.starts_with(*prefix))
+            .max_by_key(|(prefix, _)| prefix.len());
+        match script {
+            Some((_, script)) if script.len() > 1 => script.pop_front(),
+            Some((_, script)) => script.front().cloned(),
+            None => Some(Answer::Json(
+                404,
+                "{\"success\":false,\"message\":\"Not found\"}".to_owned(),
+            )),
+        }
+    };
+    match answer {
+        Some(Answer::Bytes(bytes)) => stream.write_all(&bytes)?,
+        Some(Answer::Json(status, body)) => {
+            write!(
+                stream,
+                "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                body.len()
+            )?;
+        }
+        Some(Answer::Records(body)) => {
+            write!(
+                stream,
+                "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+            )?;
+            for chunk in body.chunks(1000) {
+                write!(stream, "{:x}\r\n", chunk.len())?;
+                stream.write_all(chunk)?;
+                stream.write_all(b"\r\n")?;
+            }
+            stream.write_all(b"0\r\n\r\n")?;
+        }
+        None => {}
+    }
+    stream.shutdown(Shutdown::Write)
+}

@@ -1,0 +1,181 @@
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use arrow::record_batch::RecordBatch;
+use cdrlake::report::RunReport;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
+use crate::server::Server;
+
+pub(crate) const DAY: &str = "2026-10-01";
+/// A key that must never be seen in anything the program writes.
+pub(crate) const CANARY: &str = "canary-key-5f1d";
+
+/// A temporary folder with a configuration, and runs of the binary in it.
+#[derive(Debug)]
+pub(crate) struct Workplace {
+    pub(crate) directory: tempfile::TempDir,
+}
+
+/// What a run of the binary printed.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) status: i32,
+    pub(crate) stdout: String,
+    pub(crate) stderr: String,
+}
+
+impl Ran {
+    /// The run report on standard output.
+    pub(crate) fn report(&self) -> RunReport {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The run report as plain JSON.
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+}
+
+impl Workplace {
+    /// A folder whose pipeline.toml points at `server`, with quick retries.
+    pub(crate) fn new(server: &Server) -> Self {
+        Self::with_url(&server.url())
+    }
+
+    pub(crate) fn with_url(url: &str) -> Self {
+        let workplace = Self {
+            directory: tempfile::tempdir().unwrap(),
+        };
+        workplace.configure(&format!(
+            "[source]\nurl = \"{url}\"\napi_key = {{ env = \"TEST_KEY\" }}\nretry_base = \"1ms\"\nretry_max = \"5ms\"\nmax_attempts = 3\n\
+             [lake]\nurl = \"lake\"\n"
+        ));
+        workplace
+    }
+
+    pub(crate) fn configure(&self, toml: &str) {
+        std::fs::write(self.path("pipeline.toml"), toml).unwrap();
+    }
+
+    /// Adds lines to the configuration.
+    pub(crate) fn configure_also(&self, toml: &str) {
+        let so_far = std::fs::read_to_string(self.path("pipeline.toml")).unwrap();
+        self.configure(&format!("{so_far}\n{toml}"));
+    }
+
+    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        self.directory.path().join(path)
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_cdrlake"));
+        command
+            .current_dir(self.directory.path())
+            .args(arguments)
+            .stdin(Stdio::null());
+        command.env("TEST_KEY", CANARY).env_remove("RUST_BACKTRACE");
+        command
+    }
+
+    /// Runs the binary and checks what holds for every run: no key in its output, no panic.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
+        ran(self.command(arguments).output().unwrap())
+    }
+
+    /// Runs [`DAY`] with a JSON report.
+    pub(crate) fn run_day(&self, more: &[&str]) -> Ran {
+        self.run(
+            &[
+                &["run", "--from", DAY, "--to", DAY, "--format", "json"],
+                more,
+            ]
+            .concat(),
+        )
+    }
+
+    /// Every file below the lake with its content, but for run reports.
+    pub(crate) fn lake_files(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut found = BTreeMap::new();
+        let mut directories = vec![self.path("lake")];
+        while let Some(directory) = directories.pop() {
+            for entry in std::fs::read_dir(directory).into_iter().flatten() {
+                let path = entry.unwrap().path();
+                if path.is_dir() {
+                    directories.push(path);
+                } else {
+                    let name = path
+                        .strip_prefix(self.path("lake"))
+                        .unwrap()
+                        .to_str()
+                        .unwrap()
+                        .to_owned();
+                    if !name.starts_with("_cdrlake/runs/") {
+                        found.insert(name, std::fs::read(&path).unwrap());
+                    }
+                }
+            }
+        }
+        found
+    }
+
+    /// Names of the files of the table.
+    pub(crate) fn table(&self) -> Vec<String> {
+        self.lake_files()
+            .into_keys()
+            .filter(|name| name.starts_with("cdrs/"))
+            .collect()
+    }
+
+    /// The rows of one direction of [`DAY`].
+    pub(crate) fn rows(&self, direction: &str) -> RecordBatch {
+        read(&self.path(format!("lake/cdrs/dt={DAY}/{direction}-{DAY}.parquet")))
+    }
+
+    /// The rejects of one direction of [`DAY`].
+    pub(crate) fn rejects(&self, direction: &str) -> Vec<Value> {
+        let file = std::fs::File::open(self.path(format!(
+            "lake/_cdrlake/rejects/{direction}/{DAY}.ndjson.zst"
+        )))
+        .unwrap();
+        let text = std::io::read_to_string(zstd::Decoder::new(file).unwrap()).unwrap();
+        text.lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+}
+
+fn ran(output: Output) -> Ran {
+    let ran = Ran {
+        status: output.status.code().unwrap_or(-1),
+        stdout: String::from_utf8(output.stdout).unwrap(),
+        stderr: String::from_utf8(output.stderr).unwrap(),
+    };
+    for text in [&ran.stdout, &ran.stderr] {
+        assert!(!text.contains(CANARY), "the key leaked: {text}");
+        assert!(!text.contains("panicked"), "{text}");
+    }
+    ran
+}
+
+/// Reads a whole Parquet file as one batch.
+pub(crate) fn read(path: &Path) -> RecordBatch {
+    let file =
+        std::fs::File::open(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
+    let schema = std::sync::Arc::clone(builder.schema());
+    let batches: Vec<RecordBatch> = builder.build().unwrap().map(Result::unwrap).collect();
+    arrow::compute::concat_batches(&schema, &batches).unwrap()
+}
+
+/// Calls of one day, one a line, with ids from `first` on.
+pub(crate) fn calls(first: u32, count: u32) -> String {
+    let call = |id| {
+        format!(
+            r#"{{"date":"{DAY}T10:00:00.000Z","from":"1302555{id:04}","to":"33170363950","disposition":"answered","duration":60,"destination":"France","per_minute":"0.027","charge":"0.027","call_id":"call-{id}"}}"#
+        ) + "\n"
+    };
+    (first..first + count).map(call).collect()
+}
