@@ -19,7 +19,7 @@ use crate::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Positio
 use crate::rejects::{Reject, RejectsWriter};
 use crate::slice::Slice;
 use crate::tally::{Counts, RowTally, Totals};
-use crate::writer::{ParquetOptions, SpoolFile, SpoolWriter, WriteError};
+use crate::writer::{ParquetOptions, SpoolFile, SpoolWriter, WriteError, remove_leftover};
 
 /// What conversion needs to know of the slice and the configuration.
 #[derive(Clone, Debug)]
@@ -122,6 +122,10 @@ impl Converter {
                 options.slice.direction, options.slice.day
             ))
         };
+        for extension in ["rejects", "rewrite"] {
+            remove_leftover(&spool(extension))
+                .map_err(|source| spool_error(&options.spool_dir, source))?;
+        }
         Ok(Self {
             framer: Framer::new(options.max_record_bytes),
             max_record_bytes: options.max_record_bytes,

@@ -23,11 +23,5 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    match runtime.block_on(arguments.execute()) {
-        Ok(exit) => exit.into(),
-        Err(error) => {
-            eprintln!("error: {error}");
-            error.exit.into()
-        }
-    }
+    runtime.block_on(arguments.execute()).into()
 }

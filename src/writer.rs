@@ -230,16 +230,21 @@ impl SpoolWriter {
 /// Makes a file that only its owner can read, replacing what a dead run may have left at `path`.
 /// Never follows a link that somebody put there.
 pub(crate) fn create_spool_file(path: &Path) -> std::io::Result<File> {
-    match std::fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
+    remove_leftover(path)?;
     File::options()
         .create_new(true)
         .read(true)
         .write(true)
         .mode(0o600)
         .open(path)
+}
+
+/// Removes what a dead run may have left at `path`.
+pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 fn properties(options: &ParquetOptions) -> WriterProperties {

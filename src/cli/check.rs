@@ -62,7 +62,7 @@ impl Report {
                 if self.exit != Exit::Usage {
                     self.exit = error.exit;
                 }
-                format!("failed  {what}: {error}\n")
+                format!("failed  {what}: {}\n", error.message)
             }
         };
         self.text.push_str(&line);

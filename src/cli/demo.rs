@@ -89,7 +89,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
                 eprintln!("{}: {error}", slice.slice());
             }
         }
-        return Ok(exit_of(&result, false));
+        return Ok(exit_of(&result, false, screen));
     }
     let fetched = begun.elapsed();
 

@@ -7,7 +7,6 @@ mod run;
 mod simulate;
 mod table;
 
-use std::fmt;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -159,9 +158,10 @@ impl From<Exit> for ExitCode {
 
 /// A command that did not get as far as a result.
 #[derive(Debug)]
-pub struct CommandError {
+struct CommandError {
     /// The exit status it ends with.
-    pub exit: Exit,
+    exit: Exit,
+    /// A sentence for the user.
     message: String,
 }
 
@@ -171,12 +171,6 @@ impl CommandError {
             exit,
             message: message.into(),
         }
-    }
-}
-
-impl fmt::Display for CommandError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
     }
 }
 
@@ -240,26 +234,32 @@ impl From<io::Error> for CommandError {
 }
 
 impl Arguments {
-    /// Does what the arguments say.
-    ///
-    /// # Errors
-    /// [`CommandError`] with a sentence for the user and the exit status.
-    pub async fn execute(self) -> Result<Exit, CommandError> {
+    /// Does what the arguments say, and says on standard error what went wrong.
+    pub async fn execute(self) -> Exit {
         let screen = progress::Screen::start(self.log_format, self.verbose);
-        match self.command {
-            Command::Demo(args) => demo::execute(args, &screen).await,
-            Command::Run(args) => run::execute(args, &screen).await,
-            Command::Plan(args) => run::plan(&args).await,
-            Command::Check(args) => check::execute(&args).await,
-            Command::Simulate(args) => simulate::execute(args).await,
-            Command::Completions { shell } => {
+        self.command.execute(&screen).await.unwrap_or_else(|error| {
+            screen.complain(&error.message);
+            error.exit
+        })
+    }
+}
+
+impl Command {
+    async fn execute(self, screen: &progress::Screen) -> Result<Exit, CommandError> {
+        match self {
+            Self::Demo(args) => demo::execute(args, screen).await,
+            Self::Run(args) => run::execute(args, screen).await,
+            Self::Plan(args) => run::plan(&args).await,
+            Self::Check(args) => check::execute(&args).await,
+            Self::Simulate(args) => simulate::execute(args).await,
+            Self::Completions { shell } => {
                 let mut script = Vec::new();
-                clap_complete::generate(shell, &mut Self::command(), "cdrlake", &mut script);
+                clap_complete::generate(shell, &mut Arguments::command(), "cdrlake", &mut script);
                 print(&script)
             }
-            Command::Man => {
+            Self::Man => {
                 let mut page = Vec::new();
-                clap_mangen::Man::new(Self::command()).render(&mut page)?;
+                clap_mangen::Man::new(Arguments::command()).render(&mut page)?;
                 print(&page)
             }
         }

@@ -28,6 +28,7 @@ pub(super) enum LogFormat {
 pub(super) struct Screen {
     bars: MultiProgress,
     shows_bars: bool,
+    format: LogFormat,
 }
 
 impl Screen {
@@ -37,6 +38,7 @@ impl Screen {
         let screen = Self {
             bars: MultiProgress::new(),
             shows_bars: is_terminal && format == LogFormat::Text,
+            format,
         };
         // Where bars show how it goes, only what needs attention is logged.
         let default = if screen.shows_bars && !verbose {
@@ -63,6 +65,14 @@ impl Screen {
                 .init(),
         }
         screen
+    }
+
+    /// Says why a command failed: the last sentence the user reads.
+    pub(super) fn complain(&self, sentence: &str) {
+        match self.format {
+            LogFormat::Text => self.bars.suspend(|| eprintln!("error: {sentence}")),
+            LogFormat::Json => tracing::error!("{sentence}"),
+        }
     }
 
     /// An observer of a run of `slices` slices.

@@ -195,15 +195,15 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
         OutputFormat::Text => render_report(&config, &plan, &result.report),
     };
     print(text.as_bytes())?;
-    Ok(exit_of(&result, args.strict))
+    Ok(exit_of(&result, args.strict, screen))
 }
 
 /// The exit status of a run, with a last sentence on standard error where a person has to act.
-pub(super) fn exit_of(result: &RunResult, strict: bool) -> Exit {
+pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit {
     match &result.stopped_by {
         Some(Stop::Interrupted) => return Exit::Interrupted,
         Some(Stop::KeyRefused(why)) => {
-            eprintln!("error: {why}");
+            screen.complain(why);
             let nothing_done = result.report.outcome == RunOutcome::Failed;
             return if nothing_done {
                 Exit::Usage
@@ -211,7 +211,7 @@ pub(super) fn exit_of(result: &RunResult, strict: bool) -> Exit {
                 Exit::Failed
             };
         }
-        Some(Stop::Hopeless(why)) => eprintln!("error: the run was stopped: {why}"),
+        Some(Stop::Hopeless(why)) => screen.complain(&format!("the run was stopped: {why}")),
         None => {}
     }
     match result.report.outcome {

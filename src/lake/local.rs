@@ -8,10 +8,12 @@ use std::path::{Path as FilePath, PathBuf};
 use async_trait::async_trait;
 use bytes::Bytes;
 use object_store::path::Path;
-use tempfile::{NamedTempFile, TempPath};
+use tempfile::TempPath;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::layout::STAGING;
+use crate::writer::create_spool_file;
+
 use super::store::{LakeStore, Lease, ObjectState, StoreError, Swap, Version, Versioned};
 
 /// Longest small object that is read: a ledger entry has a few kilobytes.
@@ -47,9 +49,10 @@ impl LocalStore {
     /// [`StoreError`] if not.
     pub fn prepare(&self) -> Result<(), StoreError> {
         self.make_dir(&self.staging)?;
-        let probe =
-            NamedTempFile::new_in(&self.staging).map_err(failed("write into", &self.staging))?;
-        probe.close().map_err(failed("write into", &self.staging))
+        // Unnamed, so that nothing stays behind.
+        tempfile::tempfile_in(&self.staging)
+            .map(drop)
+            .map_err(failed("write into", &self.staging))
     }
 
     fn file_path(&self, path: &Path) -> PathBuf {
@@ -104,45 +107,23 @@ impl LocalStore {
         }))
     }
 
-    /// Writes `bytes` to a new file of the staging directory, safely on disk.
-    fn stage(&self, bytes: &[u8]) -> Result<TempPath, StoreError> {
-        let stage = || {
-            let mut file = NamedTempFile::new_in(&self.staging)?;
-            file.write_all(bytes)?;
-            self.settle(file.as_file())?;
-            Ok(file.into_temp_path())
-        };
-        stage().map_err(failed("write into", &self.staging))
-    }
-
     /// Gives a finished file its mode and waits until it is safely on disk.
     fn settle(&self, file: &File) -> io::Result<()> {
         file.set_permissions(Permissions::from_mode(self.file_mode))?;
         file.sync_all()
     }
 
-    /// Puts a staged file in its place while `may_write` allows it, holding the directory's lock.
-    fn place(
-        &self,
-        path: &Path,
-        file: TempPath,
-        may_write: impl FnOnce(&Self) -> Result<bool, StoreError>,
-    ) -> Result<bool, StoreError> {
-        let target = self.file_path(path);
-        let directory = target
+    /// Locks the directory of an object, which is made if it is missing. Only who holds the lock
+    /// changes what lies in it.
+    fn lock_directory_of(&self, target: &FilePath) -> Result<LockedDirectory, StoreError> {
+        let path = target
             .parent()
             .expect("an object lies in a directory of the lake")
             .to_owned();
-        self.make_dir(&directory)?;
-        let lock = File::open(&directory).map_err(failed("open", &directory))?;
-        lock.lock().map_err(failed("lock", &directory))?;
-        if !may_write(self)? {
-            return Ok(false);
-        }
-        file.persist(&target)
-            .map_err(|error| failed("write", &target)(error.error))?;
-        sync_dir(&directory)?;
-        Ok(true)
+        self.make_dir(&path)?;
+        let file = File::open(&path).map_err(failed("open", &path))?;
+        file.lock().map_err(failed("lock", &path))?;
+        Ok(LockedDirectory { path, _file: file })
     }
 
     fn swap(
@@ -151,15 +132,26 @@ impl LocalStore {
         bytes: &[u8],
         may_write: impl FnOnce(Option<Version>) -> bool,
     ) -> Result<Swap, StoreError> {
-        let file = self.stage(bytes)?;
-        let done = self.place(path, file, |store| {
-            Ok(may_write(store.read_file(path)?.map(|found| found.version)))
-        })?;
-        Ok(if done {
-            Swap::Done(version_of(bytes))
-        } else {
-            Swap::Refused
-        })
+        let target = self.file_path(path);
+        let directory = self.lock_directory_of(&target)?;
+        if !may_write(self.read_file(path)?.map(|found| found.version)) {
+            return Ok(Swap::Refused);
+        }
+        // The name depends on the directory alone, whose lock is held: what a dead process left
+        // there is overwritten, and never piles up.
+        let mut name: Vec<_> = path.parts().map(|part| part.as_ref().to_owned()).collect();
+        name.pop();
+        let staged = self.staging.join(format!("{}.swap", name.join("-")));
+        let stage = || {
+            let mut file = create_spool_file(&staged)?;
+            let path = TempPath::try_from_path(&staged)?;
+            file.write_all(bytes)?;
+            self.settle(&file)?;
+            Ok(path)
+        };
+        let file = stage().map_err(failed("write", &staged))?;
+        directory.place(file, &target)?;
+        Ok(Swap::Done(version_of(bytes)))
     }
 
     fn list_dir(
@@ -242,6 +234,22 @@ impl LocalStore {
     }
 }
 
+/// A directory whose lock is held.
+#[derive(Debug)]
+struct LockedDirectory {
+    path: PathBuf,
+    _file: File,
+}
+
+impl LockedDirectory {
+    /// Moves a staged file to its place, for good.
+    fn place(&self, file: TempPath, target: &FilePath) -> Result<(), StoreError> {
+        file.persist(target)
+            .map_err(|error| failed("write", target)(error.error))?;
+        sync_dir(&self.path)
+    }
+}
+
 /// A lock on a file, which is removed when the lock is given back.
 #[derive(Debug)]
 struct FileLease {
@@ -292,7 +300,8 @@ impl LakeStore for LocalStore {
                 staged.metadata()
             };
             let metadata = settle().map_err(failed("finish", &file))?;
-            store.place(&path, file, |_| Ok(true))?;
+            let target = store.file_path(&path);
+            store.lock_directory_of(&target)?.place(file, &target)?;
             Ok(ObjectState {
                 path,
                 size_bytes: metadata.len(),

@@ -88,30 +88,31 @@ pub(super) async fn process(context: &Context, due: Due, first_try: bool) -> Opt
         }
         Err(error) => {
             let text = context.source.printable(&chain(&error));
-            tracing::error!(%slice, "{text}");
-            stop_if_hopeless(context, &error, &text);
+            if !stops_the_run(context, &error, &text) {
+                tracing::error!(%slice, "{text}");
+            }
             report.error = Some(text);
         }
     }
     Some(report)
 }
 
-/// Ends the run where no other slice would fare better.
-fn stop_if_hopeless(context: &Context, error: &SliceError, text: &str) {
-    match error {
+/// Ends the run where no other slice would fare better. Its reason is then said once, at the end.
+fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
+    let stop = match error {
         SliceError::Fetch(FetchError::Source(SourceError::Refused { .. })) => {
-            context.stop(Stop::KeyRefused(text.to_owned()));
+            Stop::KeyRefused(text.to_owned())
         }
         SliceError::Write(_)
         | SliceError::Lake(LakeError::Store(_))
         | SliceError::Fetch(FetchError::Convert(
             ConvertError::Write(_) | ConvertError::Spool { .. },
-        )) => {
-            context.stop(Stop::Hopeless(text.to_owned()));
-        }
-        _ if !context.source.was_reached() => context.stop(Stop::Hopeless(text.to_owned())),
-        _ => {}
-    }
+        )) => Stop::Hopeless(text.to_owned()),
+        _ if !context.source.was_reached() => Stop::Hopeless(text.to_owned()),
+        _ => return false,
+    };
+    context.stop(stop);
+    true
 }
 
 enum Done {

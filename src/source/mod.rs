@@ -190,7 +190,7 @@ impl Source {
         let mut query = self.query(slice);
         query.extend(page.map(|page| ("page".to_owned(), page.to_string())));
         let response = self
-            .get(Resource::Stream, &query, "application/x-ndjson")
+            .get(Resource::Stream, &query, "application/x-ndjson, */*;q=0.1")
             .await?;
         let mut url = response.url().clone();
         url.set_query(None);
@@ -203,8 +203,8 @@ impl Source {
             },
             etag,
             last_modified,
-            is_typed_json: content_type(&response)
-                .is_some_and(|content_type| content_type.contains("json")),
+            may_be_empty: content_type(&response)
+                .is_none_or(|content_type| content_type.contains("json")),
             response,
             stall_timeout: self.config.stall_timeout,
             floor: ThroughputFloor::new(self.config.min_throughput),
@@ -441,7 +441,7 @@ pub struct Body {
     /// The response's `Last-Modified`, for the record.
     pub last_modified: Option<String>,
     response: Response,
-    is_typed_json: bool,
+    may_be_empty: bool,
     stall_timeout: Duration,
     floor: ThroughputFloor,
     is_empty: bool,
@@ -497,7 +497,7 @@ impl Body {
         self.is_empty &= chunk.as_ref().is_none_or(Bytes::is_empty);
         match &chunk {
             Some(chunk) => self.floor.check(chunk.len(), begun.elapsed())?,
-            None if self.is_empty && !self.is_typed_json => {
+            None if self.is_empty && !self.may_be_empty => {
                 return Err(SourceError::foreign(
                     "the answer is empty and not marked as records: a proxy in between may have made it",
                 ));
