@@ -19,6 +19,7 @@ pub mod convert;
 pub mod decode;
 pub mod digest;
 pub mod duplicates;
+pub mod error;
 pub mod framing;
 pub mod lake;
 pub mod pipeline;

@@ -163,7 +163,7 @@ async fn prove(
             };
             let (found, digest) = match &commit.file {
                 Some(file) => read_back(&root.join(&file.path), slice)
-                    .map_err(|error| wrong(&crate::source::chain(&error)))?,
+                    .map_err(|error| wrong(&crate::error::chain(&error)))?,
                 None => Default::default(),
             };
             if digest != commit.digest {

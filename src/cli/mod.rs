@@ -16,11 +16,12 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides};
+use crate::error::{MAKE_ROOM, chain, is_disk_full};
 use crate::lake::local::LocalStore;
 use crate::lake::store::StoreError;
 use crate::lake::{Lake, LakeError};
 use crate::plan::PlanError;
-use crate::source::{SourceError, chain};
+use crate::source::SourceError;
 use progress::LogFormat;
 
 /// Streams Wavix call detail records into a lake of date-partitioned Parquet, and proves that it
@@ -182,15 +183,9 @@ impl From<ConfigError> for CommandError {
 
 impl From<LakeError> for CommandError {
     fn from(error: LakeError) -> Self {
-        let is_full = |error: &StoreError| {
-            matches!(
-                error.source.kind(),
-                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
-            )
-        };
         match &error {
-            LakeError::Store(store) if is_full(store) => {
-                Self::new(Exit::Failed, format!("{}. Make room there", chain(&error)))
+            LakeError::Store(_) if is_disk_full(&error) => {
+                Self::new(Exit::Failed, format!("{}. {MAKE_ROOM}", chain(&error)))
             }
             LakeError::Store(_) => Self::new(
                 Exit::Usage,

@@ -204,7 +204,7 @@ pub async fn run(
     if let Err(error) = context.lake.put_run_report(&context.run, &report).await {
         report.warnings.push(format!(
             "the run report could not be kept in the lake: {}",
-            crate::source::chain(&error)
+            crate::error::chain(&error)
         ));
     }
     RunResult { report, stopped_by }

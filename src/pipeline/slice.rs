@@ -9,6 +9,7 @@ use super::fetch::{FetchError, Fetched, fetch};
 use super::{Context, Stop};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::ConvertError;
+use crate::error::{MAKE_ROOM, chain, is_disk_full};
 use crate::lake::ledger::{Commit, PublishedFile};
 use crate::lake::{LakeError, LedgerEntry, is_intact, layout};
 use crate::plan::{Due, state_of};
@@ -16,7 +17,7 @@ use crate::reconcile::Verdict;
 use crate::report::{SliceOutcome, SliceReport};
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
-use crate::source::{SourceError, chain};
+use crate::source::SourceError;
 use crate::tally::Counts;
 use crate::writer::WriteError;
 
@@ -87,7 +88,10 @@ pub(super) async fn process(context: &Context, due: Due, first_try: bool) -> Opt
             report.error = Some("the run was stopped while this slice was under way".to_owned());
         }
         Err(error) => {
-            let text = context.source.printable(&chain(&error));
+            let mut text = context.source.printable(&chain(&error));
+            if is_disk_full(&error) {
+                text = format!("{text}. {MAKE_ROOM}");
+            }
             if !stops_the_run(context, &error, &text) {
                 tracing::error!(%slice, "{text}");
             }

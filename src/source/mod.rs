@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::config::{SourceConfig, TOOL};
+use crate::error::{causes, chain};
 use crate::lake::ledger::Asked;
 use crate::slice::Slice;
 pub use retry::{Backoff, Gate};
@@ -595,32 +596,12 @@ async fn read_up_to(
     Ok(body.freeze())
 }
 
-/// An error and its causes on one line, without repeating what a cause already said.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text = format!("{text}: {next}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
 fn has_tls_cause(error: &reqwest::Error) -> bool {
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(error) = cause {
-        let wrapped = error
+    causes(error).any(|cause| {
+        let wrapped = cause
             .downcast_ref::<std::io::Error>()
             .and_then(std::io::Error::get_ref);
-        if error.is::<rustls::Error>()
+        cause.is::<rustls::Error>()
             || wrapped.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
-        {
-            return true;
-        }
-        cause = error.source();
-    }
-    false
+    })
 }

@@ -211,6 +211,66 @@ fn a_damaged_slice_is_due_again() {
 }
 
 #[test]
+fn what_a_killed_run_left_is_mended_without_a_word() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let clean = workplace.lake_files();
+    // Killed between publishing and committing: the entry still says what was intended.
+    let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
+    let mut entry: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let committed = entry["committed"].clone();
+    entry["pending"] = json!({"run": "dead", "token": "dead", "file": committed["file"], "digest": committed["digest"]});
+    for first_commit in [false, true] {
+        if first_commit {
+            entry["committed"] = json!(null);
+        }
+        std::fs::write(&path, entry.to_string()).unwrap();
+        // And what it had in its hands.
+        for leftover in ["parquet", "rejects", "rewrite"] {
+            std::fs::write(
+                workplace.path(format!("lake/_cdrlake/staging/placed-{DAY}.{leftover}")),
+                "half",
+            )
+            .unwrap();
+        }
+        std::fs::write(
+            workplace.path("lake/_cdrlake/staging/_cdrlake-ledger-placed.swap"),
+            "half",
+        )
+        .unwrap();
+        std::fs::write(
+            workplace.path(format!("lake/_cdrlake/leases/placed-{DAY}.lock")),
+            "",
+        )
+        .unwrap();
+        let plan = workplace.run(&["plan", "--from", DAY, "--to", DAY, "--direction", "placed"]);
+        assert!(
+            plan.stdout.contains("interrupted while publishing"),
+            "{}",
+            plan.stdout
+        );
+        let ran = workplace.run_day(PLACED);
+        assert_eq!((ran.status, ran.report().warnings), (0, Vec::new()));
+        let names = |files: &std::collections::BTreeMap<String, Vec<u8>>| {
+            files.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(&workplace.lake_files()),
+            names(&clean),
+            "no leftovers"
+        );
+        let mended: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(
+            (&mended["pending"], &mended["committed"]["digest"]),
+            (&json!(null), &committed["digest"])
+        );
+        assert_eq!(workplace.rows("placed").num_rows(), 3);
+    }
+}
+
+#[test]
 fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
     let conflict = calls(1, 1).replace("\"duration\":60", "\"duration\":61");
     let no_id = calls(7, 1).replace("\"call_id\"", "\"other_id\"");
@@ -500,7 +560,8 @@ fn a_disk_that_takes_no_more_stops_the_run_and_leaves_the_lake() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(
-        stderr.contains("error: the run was stopped: cannot") && stderr.contains("File too large"),
+        stderr.contains("error: the run was stopped: cannot")
+            && stderr.contains("File too large (os error 27). Make room there and run again"),
         "{stderr}"
     );
     assert!(
