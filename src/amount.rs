@@ -200,22 +200,23 @@ impl AmountSum {
 }
 
 impl fmt::Display for AmountSum {
-    /// Plain decimal text without trailing zeros; a precision (`{:.2}`) cuts decimals off towards
+    /// Plain decimal text without trailing zeros. A precision (`{:.2}`) rounds, half away from
     /// zero, for tables.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.0 < 0 { "-" } else { "" };
-        let unit = 10_u128.pow(AMOUNT_SCALE);
-        let (whole, nanos) = (self.0.unsigned_abs() / unit, self.0.unsigned_abs() % unit);
-        let decimals = format!("{nanos:09}");
+        let scale = AMOUNT_SCALE as usize;
+        let digits = f.precision().unwrap_or(scale).min(scale);
+        let dropped = 10_u128.pow(u32::try_from(scale - digits).unwrap_or_default());
+        let units = (self.0.unsigned_abs() + dropped / 2) / dropped;
+        let one = 10_u128.pow(u32::try_from(digits).unwrap_or_default());
+        let (whole, decimals) = (units / one, format!("{:0digits$}", units % one));
         let decimals = match f.precision() {
-            Some(precision) => decimals.get(..precision).unwrap_or(&decimals),
+            Some(0) => "",
+            Some(_) => &decimals,
             None => decimals.trim_end_matches('0'),
         };
-        let text = if decimals.is_empty() {
-            format!("{sign}{whole}")
-        } else {
-            format!("{sign}{whole}.{decimals}")
-        };
+        let point = if decimals.is_empty() { "" } else { "." };
+        let text = format!("{sign}{whole}{point}{decimals}");
         match f.width() {
             Some(width) => write!(f, "{text:>width$}"),
             None => f.write_str(&text),
@@ -318,8 +319,9 @@ mod tests {
         let mut sum = AmountSum::default();
         sum.add(Amount::from_nanos(12_345_678_900));
         assert_eq!(sum.to_string(), "12.3456789");
-        assert_eq!(format!("{sum:.2}"), "12.34");
-        assert_eq!(format!("{sum:8.2}"), "   12.34");
+        assert_eq!(format!("{sum:.2}"), "12.35");
+        assert_eq!(format!("{sum:.0}"), "12");
+        assert_eq!(format!("{sum:8.2}"), "   12.35");
         assert_eq!(AmountSum::default().to_string(), "0");
     }
 

@@ -15,6 +15,7 @@ use tempfile::TempPath;
 use crate::decode::{Reason, Refusal, decode};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
+use crate::error::quoted;
 use crate::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::slice::Slice;
@@ -67,6 +68,14 @@ pub enum ConvertError {
         /// What the server said.
         message: String,
     },
+    /// Not one line looks like a record: something in between answered in the server's place.
+    #[error(
+        "the answer's {lines} lines are no records: a proxy or firewall in between, or a wrong source.url"
+    )]
+    NotRecords {
+        /// How many lines there were.
+        lines: u64,
+    },
     /// The spool cannot be written.
     #[error(transparent)]
     Write(#[from] WriteError),
@@ -86,6 +95,14 @@ impl ConvertError {
     pub fn is_retryable(&self) -> bool {
         !matches!(self, Self::Write(_) | Self::Spool { .. })
     }
+
+    /// Whether the body does not come from the API at all. It may go away, or not.
+    pub fn is_foreign(&self) -> bool {
+        matches!(
+            self,
+            Self::NotRecords { .. } | Self::Framing(FramingError::WebPage { .. })
+        )
+    }
 }
 
 /// Converts the bodies of one slice. Several bodies (pages) may follow one another.
@@ -94,7 +111,17 @@ pub struct Converter {
     framer: Framer,
     stage: Stage,
     max_record_bytes: usize,
-    envelope_total: Option<u64>,
+}
+
+/// What is known when a body has ended.
+#[derive(Clone, Copy, Debug)]
+pub struct BodyEnd {
+    /// What the body as a whole said.
+    pub summary: BodySummary,
+    /// Records of all bodies so far.
+    pub records: u64,
+    /// Digest of this body's own rows, duplicates included.
+    pub digest: Digest,
 }
 
 /// Everything behind framing.
@@ -108,6 +135,18 @@ struct Stage {
     digest: Digest,
     tally: RowTally,
     records: u64,
+    body: BodyTally,
+    /// Bodies that have ended.
+    bodies: u64,
+}
+
+/// What one body held.
+#[derive(Debug, Default)]
+struct BodyTally {
+    records: u64,
+    digest: Digest,
+    /// Whether any record at least began like an object.
+    has_objects: bool,
 }
 
 impl Converter {
@@ -129,7 +168,6 @@ impl Converter {
         Ok(Self {
             framer: Framer::new(options.max_record_bytes),
             max_record_bytes: options.max_record_bytes,
-            envelope_total: None,
             stage: Stage {
                 writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
                 rejects: RejectsWriter::new(spool("rejects")),
@@ -140,6 +178,8 @@ impl Converter {
                 digest: Digest::default(),
                 tally: RowTally::new(options.day_us.clone()),
                 records: 0,
+                body: BodyTally::default(),
+                bodies: 0,
                 options,
             },
         })
@@ -157,13 +197,24 @@ impl Converter {
     /// Ends one body. Another may follow.
     ///
     /// # Errors
-    /// [`ConvertError`], if the body ends too early.
-    pub fn end_body(&mut self) -> Result<BodySummary, ConvertError> {
+    /// [`ConvertError`], if the body ends too early, or held lines of which none looks like a
+    /// record.
+    pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
         let framer = std::mem::replace(&mut self.framer, Framer::new(self.max_record_bytes));
         let stage = &mut self.stage;
         let summary = framer.finish(&mut |frame| stage.frame(&frame))?;
-        self.envelope_total = summary.envelope_total.or(self.envelope_total);
-        Ok(summary)
+        let body = std::mem::take(&mut stage.body);
+        stage.bodies += 1;
+        if body.records > 0 && !body.has_objects {
+            return Err(ConvertError::NotRecords {
+                lines: body.records,
+            });
+        }
+        Ok(BodyEnd {
+            summary,
+            records: stage.records,
+            digest: body.digest,
+        })
     }
 
     /// Records read so far.
@@ -176,18 +227,22 @@ impl Converter {
     /// # Errors
     /// [`ConvertError`] if the spool cannot be written.
     pub fn finish(self) -> Result<Converted, ConvertError> {
-        self.stage.finish(self.envelope_total)
+        self.stage.finish()
     }
 }
 
 impl Stage {
     fn frame(&mut self, frame: &Frame<'_>) -> Result<(), ConvertError> {
         self.records += 1;
+        self.body.records += 1;
+        let (Frame::Record { text, .. } | Frame::TooLong { prefix: text, .. }) = frame;
+        self.body.has_objects |= text.trim_ascii_start().starts_with(b"{");
         match *frame {
             Frame::Record { at, boundary, text } => match decode(text) {
                 Ok(record) => {
                     let row_hash = self.hasher.hash(&record);
                     self.digest.add(row_hash);
+                    self.body.digest.add(row_hash);
                     self.tally.add(&record);
                     let row = self.writer.append(&record)?;
                     let Some(duplicates) = &mut self.duplicates else {
@@ -197,8 +252,10 @@ impl Stage {
                     added.map_err(|source| spool_error(&self.options.spool_dir, source))
                 }
                 Err(Refusal::ServerError { message }) => {
+                    let message = quoted(&message);
                     Err(ConvertError::ServerError { at, message })
                 }
+
                 Err(Refusal::Reject(reason)) => match boundary {
                     Boundary::Element if reason.is_syntax() => {
                         Err(ConvertError::BrokenList { at, reason })
@@ -230,13 +287,17 @@ impl Stage {
         text: &[u8],
         length_bytes: u64,
     ) -> Result<(), ConvertError> {
-        let added = self
-            .rejects
-            .add(&Reject::new(at, reason, text, length_bytes));
+        let added = self.rejects.add(&Reject::new(
+            at,
+            self.bodies + 1,
+            reason,
+            text,
+            length_bytes,
+        ));
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }
 
-    fn finish(self, envelope_total: Option<u64>) -> Result<Converted, ConvertError> {
+    fn finish(self) -> Result<Converted, ConvertError> {
         let spool = |source| spool_error(&self.options.spool_dir, source);
         let mut counts = Counts {
             records: self.records,
@@ -270,7 +331,6 @@ impl Stage {
             counts,
             totals: tally.totals,
             digest,
-            envelope_total,
         })
     }
 }
@@ -294,8 +354,6 @@ pub struct Converted {
     pub totals: Totals,
     /// Digest of the rows.
     pub digest: Digest,
-    /// `pagination.total` of the last body, if it was an envelope.
-    pub envelope_total: Option<u64>,
 }
 
 impl Converted {

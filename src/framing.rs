@@ -117,6 +117,9 @@ pub enum FramingError {
 const MAX_ENVELOPE_KEY_BYTES: usize = 64;
 /// Longest `pagination` object that is read; a longer one is passed over.
 const MAX_PAGINATION_BYTES: usize = 64 << 10;
+/// Bytes within which an envelope shows itself: an object that begins with more white space is a
+/// line. It bounds the work, for all of them are looked at again with every byte.
+const MAX_DETECTED_BYTES: usize = 256;
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// Splits a body into records. See the [module](self) for layouts and limits.
@@ -369,7 +372,7 @@ impl Framer {
                 continue;
             }
             match layout_of(&self.partial) {
-                None if self.partial.len() <= self.max_record_bytes => {}
+                None if self.partial.len() <= self.max_record_bytes.min(MAX_DETECTED_BYTES) => {}
                 None | Some(Layout::Lines) => {
                     self.settle(State::Lines, on_frame)?;
                     return Ok(rest);

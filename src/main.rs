@@ -1,5 +1,6 @@
 //! `cdrlake`: arguments in, exit status out. Everything else is in the library.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -19,7 +20,10 @@ fn main() -> ExitCode {
     {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("error: cannot start the asynchronous runtime: {error}");
+            drop(writeln!(
+                std::io::stderr(),
+                "error: cannot start the asynchronous runtime: {error}"
+            ));
             return ExitCode::FAILURE;
         }
     };

@@ -64,12 +64,15 @@ impl fmt::Display for Why {
 }
 
 /// A slice that a run does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Due {
     /// Which one.
     pub slice: Slice,
     /// Why.
     pub why: Why,
+    /// Token of what was committed when the plan was made: another one means that another run did
+    /// the slice since.
+    pub committed_token: Option<String>,
 }
 
 /// What a run does.
@@ -173,7 +176,17 @@ pub async fn plan(
                 )
             };
             match why {
-                Some(why) => plan.due.push(Due { slice, why }),
+                Some(why) => {
+                    let committed = entries
+                        .get(&slice)
+                        .and_then(|entry| entry.committed.as_ref());
+                    let committed_token = committed.map(|commit| commit.token.clone());
+                    plan.due.push(Due {
+                        slice,
+                        why,
+                        committed_token,
+                    });
+                }
                 None => plan.up_to_date += 1,
             }
         }
@@ -253,10 +266,12 @@ fn days(
     };
     if from > to {
         let zone = timezone_name(&window.timezone);
-        let hint = if from == today {
-            ". Use --include-today for a day that is still under way"
-        } else {
-            ""
+        let hint = match () {
+            () if selection.from.is_none() && selection.last_days.is_none() => {
+                ": that is window.start"
+            }
+            () if from == today => ". Use --include-today for a day that is still under way",
+            () => "",
         };
         return usage(format!(
             "nothing to look at: {from} is after {to}, the last day asked for that has ended in {zone}{hint}"
@@ -371,6 +386,7 @@ mod tests {
             path: "x".to_owned(),
             rows: 1,
             bytes: 10,
+            checksum: String::new(),
             etag: None,
         };
         entry.committed = Some(crate::lake::ledger::tests::commit(

@@ -18,6 +18,9 @@ pub struct Reject<'a> {
     /// Where the record began in the source's body.
     #[serde(flatten)]
     pub at: Position,
+    /// Which page it was, where the stream turned out to be paged: the position is within it.
+    #[serde(default = "first_page", skip_serializing_if = "is_first_page")]
+    pub page: u64,
     /// A short name of the reason, for grouping: [`Reason::code`].
     pub code: Cow<'a, str>,
     /// The reason, in words that quote no value.
@@ -34,10 +37,17 @@ pub struct Reject<'a> {
 
 impl<'a> Reject<'a> {
     /// Describes a rejected record, or as much of it as was kept.
-    pub fn new(at: Position, reason: &Reason, bytes: &'a [u8], length_bytes: u64) -> Self {
+    pub fn new(
+        at: Position,
+        page: u64,
+        reason: &Reason,
+        bytes: &'a [u8],
+        length_bytes: u64,
+    ) -> Self {
         let text = std::str::from_utf8(bytes).ok();
         Self {
             at,
+            page,
             code: Cow::Borrowed(reason.code()),
             reason: reason.to_string(),
             length_bytes,
@@ -45,6 +55,18 @@ impl<'a> Reject<'a> {
             base64: text.is_none().then(|| base64(bytes)),
         }
     }
+}
+
+fn first_page() -> u64 {
+    1
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde hands out references"
+)]
+fn is_first_page(page: &u64) -> bool {
+    *page == first_page()
 }
 
 /// Standard base64 with padding ([RFC 4648](https://www.rfc-editor.org/rfc/rfc4648#section-4)).

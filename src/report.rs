@@ -35,7 +35,8 @@ pub enum SliceOutcome {
     Unchanged,
     /// Not done: the run ended first, or another run did it.
     Skipped,
-    /// Given up. The lake has what it had before.
+    /// Given up. The lake has what it had before, unless `error` says that only the ledger is behind.
+    /// The counts are those of the last attempt, not of the lake.
     Failed,
 }
 
@@ -76,6 +77,9 @@ pub struct SliceReport {
     pub files: Vec<FileReport>,
     /// Why it failed or was skipped.
     pub error: Option<String>,
+    /// Whether its file was written or removed, even where the ledger could not be told.
+    #[serde(skip)]
+    pub table_changed: bool,
 }
 
 impl SliceReport {
@@ -93,6 +97,7 @@ impl SliceReport {
             totals: Totals::default(),
             files: Vec::new(),
             error: None,
+            table_changed: false,
         }
     }
 
@@ -176,7 +181,7 @@ impl RunReport {
                 SliceOutcome::Skipped if slice.state.is_some() => {}
                 SliceOutcome::Failed | SliceOutcome::Skipped => undone += 1,
             }
-            if slice.outcome == SliceOutcome::Committed {
+            if slice.table_changed {
                 changed.insert(slice.day);
             }
         }
@@ -205,13 +210,14 @@ mod tests {
     use crate::slice::parse_day;
 
     fn slice(day: &str, outcome: SliceOutcome) -> SliceReport {
-        SliceReport::new(
-            Slice {
-                day: parse_day(day).unwrap(),
-                direction: Direction::Placed,
-            },
-            outcome,
-        )
+        let slice = Slice {
+            day: parse_day(day).unwrap(),
+            direction: Direction::Placed,
+        };
+        SliceReport {
+            table_changed: outcome == SliceOutcome::Committed,
+            ..SliceReport::new(slice, outcome)
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Writes the rows of a slice as a Parquet file into the spool, and reads such files back.
 
 use std::fs::File;
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +16,7 @@ use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use tempfile::TempPath;
+use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::decode::Record;
 use crate::schema::{BatchBuilder, COLUMNS, Rows, schema};
@@ -24,6 +26,9 @@ use crate::slice::Slice;
 const BATCH_ROWS: usize = 8192;
 /// Text of a batch that ends it early: rows may be as large as `limits.max_record_bytes`.
 const BATCH_TEXT_BYTES: usize = 4 << 20;
+
+/// Read buffer for checksums.
+const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
 
 /// How files are written: the `[parquet]` part of the configuration.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,6 +76,8 @@ pub struct SpoolFile {
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
+    /// [`checksum_of`] it.
+    pub checksum: String,
 }
 
 /// Writes one slice. Memory: one batch, and the row group that is being encoded.
@@ -178,17 +185,18 @@ impl SpoolWriter {
             ));
             return Err(self.error("verify", source));
         }
-        let bytes = std::fs::metadata(&self.path)
-            .map_err(|source| WriteError::Io {
-                action: "verify",
-                path: self.path.to_path_buf(),
-                source,
-            })?
-            .len();
+        let verify = |source| WriteError::Io {
+            action: "verify",
+            path: self.path.to_path_buf(),
+            source,
+        };
+        let bytes = std::fs::metadata(&self.path).map_err(verify)?.len();
+        let checksum = checksum_of(&self.path).map_err(verify)?;
         Ok(SpoolFile {
             path: self.path,
             rows: self.rows,
             bytes,
+            checksum,
         })
     }
 
@@ -280,6 +288,23 @@ pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
             source,
         }
     })
+}
+
+/// Checksum of the file at `path`, byte for byte: `xxh3-128:` and 32 hexadecimal digits. Against
+/// accidents, not against forgers. Memory: one buffer.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn checksum_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Xxh3Default::new();
+    let mut buffer = vec![0; CHECKSUM_BUFFER_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(format!("xxh3-128:{:032x}", hasher.digest128())),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
 }
 
 /// Calls `each` for every row of the file of the lake at `path`, in order. Memory: one batch.

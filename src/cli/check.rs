@@ -8,7 +8,7 @@ use object_store::path::Path;
 
 use super::{CommandError, ConfigArgs, Exit, find_lake, local_store, print};
 use crate::config::{Config, KeySource};
-use crate::lake::layout::STAGING;
+use crate::lake::layout::{LOCKS, STAGING};
 use crate::lake::store::{LakeStore, Swap};
 use crate::slice::Slice;
 use crate::source::Source;
@@ -21,7 +21,10 @@ pub(super) async fn execute(args: &ConfigArgs) -> Result<Exit, CommandError> {
         Ok::<_, CommandError>(format!("valid; lake {}", config.lake.root.display())),
     );
     match config.api_key() {
-        Err(error) => report.note("key", Err::<String, _>(error)),
+        Err(error) => {
+            report.note("key", Err::<String, _>(error));
+            report.text.push_str("skipped API: it takes a key\n");
+        }
         Ok(key) => {
             let place = config
                 .source
@@ -87,9 +90,36 @@ async fn ask_api(config: &Config, key: secrecy::SecretString) -> Result<String, 
     ))
 }
 
-/// Makes the lake's directories if they are missing, and tries what a run needs of them.
+/// Tries what a run needs of the lake. Directories made for that are removed again.
 async fn try_lake(config: &Config) -> Result<String, CommandError> {
-    find_lake(config).await?;
+    if let Some(lake) = find_lake(config).await? {
+        for remark in &lake.remarks {
+            tracing::warn!("{remark}");
+        }
+    }
+    let root = std::path::absolute(&config.lake.root)?;
+    let staging = root.join(STAGING);
+    let missing: Vec<_> = [staging.as_path(), root.join(LOCKS).as_path()]
+        .iter()
+        .flat_map(|path| path.ancestors().take_while(|path| !path.exists()))
+        .map(std::path::Path::to_owned)
+        .collect();
+    let tried = try_writing(config).await;
+    for directory in missing {
+        for lock in std::fs::read_dir(&directory)
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
+            // Only what the attempt itself made can be in a directory that was not there before.
+            drop(std::fs::remove_file(lock.path()));
+        }
+        drop(std::fs::remove_dir(directory));
+    }
+    tried.map(|()| "writable; conditional writes honoured".to_owned())
+}
+
+async fn try_writing(config: &Config) -> Result<(), CommandError> {
     let store = local_store(config);
     store.prepare()?;
     let probe = Path::from(format!("{STAGING}/check-{:032x}", fastrand::u128(..)));
@@ -122,5 +152,5 @@ async fn try_lake(config: &Config) -> Result<String, CommandError> {
             "the file system does not honour conditional writes, so two runs could harm each other",
         ));
     }
-    Ok("writable; conditional writes honoured".to_owned())
+    Ok(())
 }

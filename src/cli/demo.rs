@@ -30,6 +30,7 @@ const DAYS: i64 = 30;
 /// About a million in [`DAYS`].
 const CALLS_PER_DAY: u64 = 34_500;
 const KEY: &str = "demo";
+const ACCOUNT: &str = "cdrlake demo";
 
 /// Show everything against a simulated API.
 #[derive(Clone, Debug, Args)]
@@ -59,16 +60,20 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         ("source.url", format!("http://{address}"), "demo"),
         ("lake.url", args.lake.clone(), "--lake"),
         ("window.start", start.to_string(), "demo"),
+        // No real lake has this label: neither is taken for the other.
+        ("lake.account", ACCOUNT.to_owned(), "demo"),
         // Simulated calls are neither late nor re-rated.
         ("window.lookback_days", "0".to_owned(), "demo"),
         ("window.settle_hours", "0".to_owned(), "demo"),
     ])?;
-    let lake = open_lake(&config).await?;
+    let mut lake = open_lake(&config).await?;
+    // The simulator has another port every time.
+    lake.remarks.clear();
     let plan = plan(&config, &Selection::default(), Some(&lake), now).await?;
-    eprintln!(
+    screen.say(&format!(
         "A simulated Wavix API answers on http://{address}; the lake is {}.",
         args.lake
-    );
+    ));
     let observer = screen.observe(plan.due.len());
     let source = Source::try_new(&config.source, SecretString::from(KEY))?;
     let (due, up_to_date) = (plan.due.len(), plan.up_to_date);
@@ -86,7 +91,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
     if result.report.outcome != RunOutcome::Committed {
         for slice in &result.report.slices {
             if let Some(error) = &slice.error {
-                eprintln!("{}: {error}", slice.slice());
+                screen.say(&format!("{}: {error}", slice.slice()));
             }
         }
         return Ok(exit_of(&result, false, screen));
@@ -120,13 +125,17 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         )
     };
     let lake = args.lake.trim_end_matches('/');
+    let program = std::env::args()
+        .next()
+        .unwrap_or_else(|| "cdrlake".to_owned());
     print(
         format!(
-            "{}\n{did}\nProven: {} calls and {} USD read back from Parquet equal the simulator's own, slice by slice.\n\n\
+            "{}\n{did}\n\
+             Proven: {} calls and {} USD, read back from Parquet, equal the simulator's own, slice by slice.\n\n\
              Try next:\n  \
-             duckdb -c \"SELECT dt, direction, count(*) AS calls, sum(charge_usd) AS usd FROM read_parquet('{lake}/cdrs/*/*.parquet') GROUP BY ALL ORDER BY ALL\"\n  \
-             cdrlake plan --lake {lake} --last 7        # what a run would do\n  \
-             cdrlake simulate                           # the same API on a port, to point your own pipeline.toml at\n",
+             duckdb -c \"SELECT dt, direction, count(*) AS calls, sum(charge_usd) AS usd FROM '{lake}/cdrs/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n  \
+             {program} simulate      # the same API on a port; its key is demo\n  \
+             {program} run --help    # and README.md, for a real account\n",
             table.render(),
             thousands(proven.rows),
             dollars(proven.charge),

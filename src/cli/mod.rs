@@ -279,6 +279,8 @@ fn local_store(config: &Config) -> LocalStore {
 
 /// Opens the lake for writing, making it if it is new.
 async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
+    // What is not a lake, or another one, is left as it is.
+    find_lake(config).await?;
     let store = local_store(config);
     store.prepare()?;
     Ok(Lake::open(Arc::new(store), &config.identity()).await?)
@@ -289,29 +291,30 @@ async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
     Ok(Lake::find(Arc::new(local_store(config)), &config.identity()).await?)
 }
 
-/// A token that SIGINT or SIGTERM cancels. A second signal ends the process at once: what it
+/// A token that SIGINT, SIGTERM or SIGHUP cancels. A second signal ends the process at once: what it
 /// leaves behind is overwritten by the next run.
 fn interrupted_by_signals() -> io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let token = CancellationToken::new();
-    let (mut interrupt, mut terminate) = (
-        signal(SignalKind::interrupt())?,
-        signal(SignalKind::terminate())?,
-    );
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    // A closed terminal is no reason to leave things lying about.
+    let mut hang_up = signal(SignalKind::hangup())?;
     let cancelled = token.clone();
     tokio::spawn(async move {
         loop {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
+                _ = hang_up.recv() => {}
             }
             if cancelled.is_cancelled() {
                 std::process::exit(130);
             }
             cancelled.cancel();
             tracing::warn!(
-                "Interrupted: leaving the slices under way as they were. Once more ends at once."
+                "Interrupted: what is under way is discarded, the lake stays as it is. A second Ctrl-C ends at once."
             );
         }
     });

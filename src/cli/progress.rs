@@ -67,10 +67,15 @@ impl Screen {
         screen
     }
 
+    /// Writes a line to standard error. Whoever has closed it does not want to know.
+    pub(super) fn say(&self, line: &str) {
+        self.bars.suspend(|| drop(writeln!(io::stderr(), "{line}")));
+    }
+
     /// Says why a command failed: the last sentence the user reads.
     pub(super) fn complain(&self, sentence: &str) {
         match self.format {
-            LogFormat::Text => self.bars.suspend(|| eprintln!("error: {sentence}")),
+            LogFormat::Text => self.say(&format!("error: {sentence}")),
             LogFormat::Json => tracing::error!("{sentence}"),
         }
     }
@@ -78,7 +83,7 @@ impl Screen {
     /// An observer of a run of `slices` slices.
     pub(super) fn observe(&self, slices: usize) -> Arc<RunProgress> {
         let bar = if self.shows_bars && slices > 0 {
-            let style = "{spinner} {pos}/{len} slices [{bar:30}] {msg} · {elapsed}";
+            let style = "{spinner} {pos}/{len} slices [{bar:24}] {elapsed} · {wide_msg}";
             let style = ProgressStyle::with_template(style)
                 .expect("a valid template")
                 .progress_chars("█▌ ");
@@ -156,12 +161,13 @@ struct LogWriter(Screen);
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.bars.suspend(|| io::stderr().write_all(line))?;
+        // A log that cannot be written must not end a run, nor must the logger complain about it.
+        self.0.bars.suspend(|| drop(io::stderr().write_all(line)));
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        io::stderr().flush()
+        Ok(())
     }
 }
 

@@ -102,6 +102,9 @@ async fn print_plan(
     format: OutputFormat,
 ) -> Result<Exit, CommandError> {
     let lake = find_lake(config).await?;
+    for remark in lake.iter().flat_map(|lake| &lake.remarks) {
+        tracing::warn!("{remark}");
+    }
     let plan = make_plan(config, &selection.into(), lake.as_ref(), Timestamp::now()).await?;
     print(render_plan(&plan, format).as_bytes())
 }
@@ -223,15 +226,7 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
 }
 
 fn render_report(config: &Config, plan: &Plan, report: &RunReport) -> String {
-    let mut text = String::new();
     let mut table = DayTable::default();
-    let count = |outcome| {
-        report
-            .slices
-            .iter()
-            .filter(|slice| slice.outcome == outcome)
-            .count()
-    };
     for slice in &report.slices {
         if matches!(
             slice.outcome,
@@ -246,74 +241,94 @@ fn render_report(config: &Config, plan: &Plan, report: &RunReport) -> String {
             );
         }
     }
+    let mut text = String::new();
     if !table.is_empty() {
         text.push_str(&table.render());
         text.push('\n');
     }
-    let mut line = |line: String| {
+    for line in troubles(report).into_iter().chain(summary(plan, report)) {
         text.push_str(&line);
         text.push('\n');
-    };
-    let troubled = report
+    }
+    let root = config.lake.root.display();
+    let report = format!("{root}/_cdrlake/runs/{}.json", report.run);
+    if table.is_empty() {
+        writeln!(text, "Report {report}").expect("writing to memory does not fail");
+    } else {
+        writeln!(text, "Table {root}/cdrs · report {report}")
+            .expect("writing to memory does not fail");
+    }
+    text
+}
+
+/// What failed, and what a person should look at.
+fn troubles(report: &RunReport) -> Vec<String> {
+    let failed = report
         .slices
         .iter()
         .filter(|slice| slice.outcome == SliceOutcome::Failed);
-    let lines = troubled.map(|slice| {
+    let failed = failed.map(|slice| {
         format!(
             "failed   {}: {}",
             slice.slice(),
             slice.error.as_deref().unwrap_or_default()
         )
     });
-    let lines = lines.chain(
-        report
-            .warnings
-            .iter()
-            .map(|warning| format!("warning  {warning}")),
-    );
-    let lines: Vec<String> = lines.collect();
-    lines
+    let warnings = report
+        .warnings
         .iter()
-        .take(MAX_LINES)
-        .for_each(|text| line(text.clone()));
+        .map(|warning| format!("warning  {warning}"));
+    let mut lines: Vec<String> = failed.chain(warnings).collect();
     if lines.len() > MAX_LINES {
-        line(format!(
-            "… and {} more, all in the run report",
-            lines.len() - MAX_LINES
-        ));
+        let hidden = lines.len() - MAX_LINES;
+        lines.truncate(MAX_LINES);
+        lines.push(format!("… and {hidden} more, all in the run report"));
     }
+    lines
+}
+
+/// The run in two sentences.
+fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
     if plan.due.is_empty() {
-        line(format!(
-            "Nothing to do: all {} slices from {} to {} are up to date.",
-            plan.up_to_date,
-            plan.days.start(),
-            plan.days.end()
-        ));
-    } else {
-        let counts = &report.totals.counts;
-        line(format!(
-            "{} committed, {} unchanged, {} failed, {} skipped; {} were up to date.",
-            slices(count(SliceOutcome::Committed)),
-            count(SliceOutcome::Unchanged),
-            count(SliceOutcome::Failed),
-            count(SliceOutcome::Skipped),
+        let (from, to) = (plan.days.start(), plan.days.end());
+        return vec![format!(
+            "Nothing to do: all {} slices from {from} to {to} are up to date.",
             plan.up_to_date
-        ));
-        line(format!(
+        )];
+    }
+    let of = |outcome| {
+        report
+            .slices
+            .iter()
+            .filter(move |slice| slice.outcome == outcome)
+    };
+    let by_others = of(SliceOutcome::Skipped)
+        .filter(|slice| slice.state.is_some())
+        .count();
+    let skipped = of(SliceOutcome::Skipped).count() - by_others;
+    let by_others = if by_others > 0 {
+        format!(", {by_others} done by another run")
+    } else {
+        String::new()
+    };
+    let counts = &report.totals.counts;
+    vec![
+        format!(
+            "{} committed, {} unchanged, {} failed, {skipped} skipped{by_others}; {} were up to date.",
+            slices(of(SliceOutcome::Committed).count()),
+            of(SliceOutcome::Unchanged).count(),
+            of(SliceOutcome::Failed).count(),
+            plan.up_to_date
+        ),
+        format!(
             "{} calls in {} records, {} USD; {} duplicates, {} rejected.",
             thousands(counts.rows),
             thousands(counts.records),
             dollars(report.totals.totals.charge_usd),
             thousands(counts.duplicates),
             thousands(counts.rejected)
-        ));
-    }
-    let root = config.lake.root.display();
-    line(format!(
-        "Table {root}/cdrs · report {root}/_cdrlake/runs/{}.json",
-        report.run
-    ));
-    text
+        ),
+    ]
 }
 
 #[cfg(test)]
@@ -331,6 +346,7 @@ mod tests {
                 direction: Direction::Placed,
             },
             why: Why::Missing,
+            committed_token: None,
         }];
         let plan = Plan {
             days: day..=day,

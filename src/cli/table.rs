@@ -27,7 +27,7 @@ pub(super) fn thousands(number: u64) -> String {
     text
 }
 
-/// An amount with two decimals and its thousands set apart.
+/// An amount rounded to two decimals, with its thousands set apart.
 pub(super) fn dollars(amount: AmountSum) -> String {
     let text = format!("{amount:.2}");
     let (sign, text) = text
@@ -118,6 +118,11 @@ impl DayTable {
             );
         }
         sum.write("total", "", &mut text);
+        if self.days.values().any(|day| day.is_open) {
+            text.push_str(
+                "open: the day had not settled when it was fetched; later runs fetch it again\n",
+            );
+        }
         text
     }
 }
@@ -139,9 +144,9 @@ impl DayRow {
 
     fn write(&self, name: &str, remark: &str, out: &mut String) {
         let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
-        let minutes = thousands(u64::try_from(self.seconds / 60).unwrap_or_default());
+        let minutes = thousands(u64::try_from((self.seconds + 30) / 60).unwrap_or_default());
         let line = format!(
-            "{name:<10}{:>11}{:>11}{minutes:>13}{:>14}  {remark}",
+            "{name:<10} {:>10} {:>10} {minutes:>12} {:>13}  {remark}",
             calls(self.placed),
             calls(self.received),
             dollars(self.charge)
@@ -164,7 +169,7 @@ mod tests {
                 .each_ref()
                 .map(String::as_str)
         );
-        assert_eq!(dollars("-1234567.899".parse().unwrap()), "-1,234,567.89");
+        assert_eq!(dollars("-1234567.895".parse().unwrap()), "-1,234,567.90");
         assert_eq!(dollars("5".parse().unwrap()), "5.00");
     }
 }

@@ -180,7 +180,7 @@ impl Config {
 
     fn resolve(settings: &Settings) -> Result<Self, ConfigError> {
         check_what_is_not_built(settings)?;
-        Ok(Self {
+        let config = Self {
             source: source(settings)?,
             window: WindowConfig {
                 start: settings.get("window.start", units::day)?,
@@ -236,7 +236,16 @@ impl Config {
             },
             // Last, so that what is wrong in the file is said before what is missing from it.
             lake: lake(settings)?,
-        })
+        };
+        if config.parquet.row_group_bytes > config.limits.memory {
+            let problem =
+                "parquet.row_group_bytes is more than limits.memory: not one row group would fit";
+            return Err(ConfigError::new(
+                settings.origin("parquet.row_group_bytes"),
+                problem,
+            ));
+        }
+        Ok(config)
     }
 
     /// What the lake is by this configuration.
@@ -269,13 +278,20 @@ impl Config {
                 ));
             }
             Some(KeySource::Env(name)) => std::env::var(name).map_err(|_| {
-                wrong(format!("source.api_key: the variable {name} is not set. Export it with your API key in it"))
+                wrong(format!(
+                    "source.api_key: {} is not set. Export it with your API key in it",
+                    KeySource::Env(name.clone())
+                ))
             })?,
-            Some(KeySource::File(path)) => {
-                read_key_file(path).map_err(|problem| wrong(format!("source.api_key: {} {problem}", path.display())))?
-            }
-            Some(KeySource::Command(command)) => run_key_command(command)
-                .map_err(|problem| wrong(format!("source.api_key: the command {} {problem}", command[0])))?,
+            Some(KeySource::File(path)) => read_key_file(path).map_err(|problem| {
+                wrong(format!("source.api_key: {} {problem}", path.display()))
+            })?,
+            Some(KeySource::Command(command)) => run_key_command(command).map_err(|problem| {
+                wrong(format!(
+                    "source.api_key: the command {} {problem}",
+                    command[0]
+                ))
+            })?,
         };
         let key = key.trim();
         if key.is_empty() {
@@ -296,11 +312,22 @@ impl Config {
 impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
+            // Somebody may have written the key where its variable's name belongs.
+            Self::Env(name) if !is_variable_name(name) => f.write_str(
+                "the variable that source.api_key.env names, and which looks unlike one,",
+            ),
             Self::Env(name) => write!(f, "the variable {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Command(command) => write!(f, "the output of {}", command[0]),
         }
     }
+}
+
+/// Whether a name is one that variables usually have.
+fn is_variable_name(name: &str) -> bool {
+    name.bytes()
+        .all(|byte| matches!(byte, b'A'..=b'Z' | b'0'..=b'9' | b'_'))
+        && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
 /// Longest key read from a file: anything longer is another file.
@@ -346,18 +373,10 @@ fn run_key_command(command: &[String]) -> Result<String, String> {
 /// Checks the keys that say nothing yet. Those of lakes in an object store mean nothing for one on
 /// local disk; but to accept pseudonyms and store numbers would be a lie.
 fn check_what_is_not_built(settings: &Settings) -> Result<(), ConfigError> {
-    let numbers = settings.get(
-        "privacy.numbers",
-        units::one_of(&[("keep", true), ("pseudonymize", false), ("truncate", false)]),
-    )?;
-    if numbers == Some(false) {
-        let problem =
-            "privacy.numbers can only be \"keep\" in this version: it cannot hide numbers yet";
-        return Err(ConfigError::new(
-            settings.origin("privacy.numbers"),
-            problem,
-        ));
-    }
+    settings.get("privacy.numbers", |value| match units::text(value)?.as_str() {
+        "keep" => Ok(()),
+        other => Err(format!("is \"{other}\": \"keep\" is the only value in this version, which cannot hide numbers yet")),
+    })?;
     settings.get("lake.lease", units::duration)?;
     settings.get("limits.single_put_bytes", units::bytes)?;
     settings.get("limits.spool_dir", units::text)?;

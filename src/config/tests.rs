@@ -243,7 +243,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
         ),
         (
             "[privacy]\nnumbers = 'truncate'",
-            "line 2: privacy.numbers can only be \"keep\" in this version",
+            "line 2: privacy.numbers is \"truncate\": \"keep\" is the only value in this version",
         ),
         ("source = 1", "line 1: source is a section: write [source]"),
         ("[source\nurl = 'x'", "line 1: not valid TOML"),

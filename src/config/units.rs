@@ -11,7 +11,7 @@ use crate::slice::parse_day;
 pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
-        Value::String(_) => Err("is empty: leave the key out instead".to_owned()),
+        Value::String(_) => Err("is empty: write a value, or leave the key out".to_owned()),
         _ => Err(format!("is {}: write a text in quotes", kind(value))),
     }
 }

@@ -242,6 +242,16 @@ fn what_json_does_not_allow_between_elements_is_an_error() {
 }
 
 #[test]
+fn an_object_that_begins_with_a_desert_of_white_space_is_a_line() {
+    let body = format!("{{{}\"items\":[]}}", " ".repeat(1_000_000));
+    let framed = frame(&[body.as_bytes()], 2_000_000);
+    assert_eq!(framed.0.len(), 1);
+    assert!(
+        matches!(&framed.0[0], Owned::Record(_, Boundary::EndOfBody, text) if text.len() == body.len())
+    );
+}
+
+#[test]
 fn a_web_page_is_no_list_of_records() {
     let framed = frame_any_way(b"\n<!DOCTYPE html><html></html>", 100);
     assert_eq!(framed.1, Err(FramingError::WebPage { at: at(2, 1) }));

@@ -35,49 +35,30 @@ pub struct Identity {
 
 impl Identity {
     /// The first key of the configuration that makes `self`, what a run wants, another lake than
-    /// `existing`: its name, what the lake has, and what the run has.
+    /// `existing`: its name, what the lake has, and what the run has. Numbers are not shown.
     pub fn difference(&self, existing: &Self) -> Option<(&'static str, String, String)> {
-        let shown =
-            |value: &Option<String>| value.clone().unwrap_or_else(|| "(not set)".to_owned());
-        let pairs = [
-            (
-                "lake.account",
-                shown(&existing.account),
-                shown(&self.account),
-            ),
-            (
-                "source.disposition",
-                existing.disposition.clone(),
-                self.disposition.clone(),
-            ),
-            (
-                "source.sip_trunk",
-                shown(&existing.sip_trunk),
-                shown(&self.sip_trunk),
-            ),
-            (
-                "source.from_search",
-                shown(&existing.from_search),
-                shown(&self.from_search),
-            ),
-            (
-                "source.to_search",
-                shown(&existing.to_search),
-                shown(&self.to_search),
-            ),
-            (
-                "privacy.numbers",
-                existing.privacy.clone(),
-                self.privacy.clone(),
-            ),
-            (
-                "privacy.key",
-                shown(&existing.privacy_key_id),
-                shown(&self.privacy_key_id),
-            ),
+        type Value = fn(&Identity) -> Option<&str>;
+        let keys: [(&'static str, Value); 7] = [
+            ("lake.account", |lake| lake.account.as_deref()),
+            ("source.disposition", |lake| Some(&lake.disposition)),
+            ("source.sip_trunk", |lake| lake.sip_trunk.as_deref()),
+            ("source.from_search", |lake| lake.from_search.as_deref()),
+            ("source.to_search", |lake| lake.to_search.as_deref()),
+            ("privacy.numbers", |lake| Some(&lake.privacy)),
+            ("privacy.key", |lake| lake.privacy_key_id.as_deref()),
         ];
-        pairs
+        let (key, value) = keys
             .into_iter()
-            .find(|(_, existing, wanted)| existing != wanted)
+            .find(|(_, value)| value(existing) != value(self))?;
+        let shown = |lake: &Self, number: &str| match value(lake) {
+            None => "(not set)".to_owned(),
+            Some(_) if key.ends_with("_search") => number.to_owned(),
+            Some(text) => text.to_owned(),
+        };
+        Some((
+            key,
+            shown(existing, "another number"),
+            shown(self, "one number"),
+        ))
     }
 }

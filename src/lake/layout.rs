@@ -5,7 +5,9 @@
 //! _cdrlake/lake.json                                what this lake is
 //! _cdrlake/ledger/placed/2026-10-01.json            what was published for the slice
 //! _cdrlake/rejects/placed/2026-10-01.ndjson.zst     what could not become a row
+//! _cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst   the same, of an attempt that failed
 //! _cdrlake/leases/placed-2026-10-01.lock            held while the slice is worked on
+//! _cdrlake/locks/                                   held for the moment of a conditional write
 //! _cdrlake/staging/                                 files nobody sees yet
 //! _cdrlake/runs/<run>.json                          one report for each run
 //! ```
@@ -19,6 +21,8 @@ use crate::slice::{Direction, Slice, parse_day};
 pub const TABLE: &str = "cdrs";
 /// Everything that is not the table.
 pub const META: &str = "_cdrlake";
+/// Locks of conditional writes on local disk.
+pub const LOCKS: &str = "_cdrlake/locks";
 /// Files on their way into the table, on the table's file system.
 pub const STAGING: &str = "_cdrlake/staging";
 
@@ -62,6 +66,15 @@ pub fn ledger_day(path: &Path) -> Option<Date> {
 pub fn rejects_file(slice: Slice) -> Path {
     Path::from(format!(
         "{META}/rejects/{}/{}.ndjson.zst",
+        slice.direction, slice.day
+    ))
+}
+
+/// Rejects of an attempt at the slice that failed because of them. The lake holds the slice as it
+/// was before, with the rejects of that.
+pub fn failed_rejects_file(slice: Slice) -> Path {
+    Path::from(format!(
+        "{META}/rejects/{}/{}.failed.ndjson.zst",
         slice.direction, slice.day
     ))
 }

@@ -66,6 +66,8 @@ pub struct PublishedFile {
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
+    /// Checksum of its bytes, as [`crate::writer::checksum_of`] writes it.
+    pub checksum: String,
     /// The store's mark of this upload, if it gives one.
     pub etag: Option<String>,
 }
@@ -167,6 +169,7 @@ pub(crate) mod tests {
             path: "cdrs/x.parquet".to_owned(),
             rows: 1,
             bytes: 2,
+            checksum: String::new(),
             etag: None,
         };
         let pending = Pending {

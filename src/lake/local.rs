@@ -11,10 +11,12 @@ use object_store::path::Path;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::layout::STAGING;
+use super::layout::{LOCKS, STAGING};
 use crate::writer::create_spool_file;
 
-use super::store::{LakeStore, Lease, ObjectState, StoreError, Swap, Version, Versioned};
+use super::store::{
+    LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned,
+};
 
 /// Longest small object that is read: a ledger entry has a few kilobytes.
 const MAX_OBJECT_BYTES: u64 = 16 << 20;
@@ -22,8 +24,7 @@ const MAX_OBJECT_BYTES: u64 = 16 << 20;
 /// A lake below one directory.
 ///
 /// Files are staged beside the table, on the same file system, and renamed into it. Conditional
-/// writes hold an operating-system lock on the object's directory; leases are such locks too. Both
-/// vanish with the process that holds them, however it dies. The file system must honour `flock`
+/// writes hold an operating-system lock; leases are such locks too. Both vanish with the process that holds them, however it dies. The file system must honour `flock`
 /// between all machines that write the lake.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
@@ -76,6 +77,9 @@ impl LocalStore {
             .create(directory)
             .map_err(failed("create the directory", directory))?;
         for made in &missing {
+            // Whatever the umask says: the configuration has the last word.
+            fs::set_permissions(made, Permissions::from_mode(mode))
+                .map_err(failed("set the mode of", made))?;
             sync_dir(made)?;
         }
         let parent = highest
@@ -113,17 +117,28 @@ impl LocalStore {
         file.sync_all()
     }
 
-    /// Locks the directory of an object, which is made if it is missing. Only who holds the lock
-    /// changes what lies in it.
-    fn lock_directory_of(&self, target: &FilePath) -> Result<LockedDirectory, StoreError> {
-        let path = target
-            .parent()
-            .expect("an object lies in a directory of the lake")
-            .to_owned();
-        self.make_dir(&path)?;
-        let file = File::open(&path).map_err(failed("open", &path))?;
-        file.lock().map_err(failed("lock", &path))?;
-        Ok(LockedDirectory { path, _file: file })
+    /// Locks a directory of the lake: only who holds the lock writes conditionally there. The lock
+    /// is on a file of its own, for NFS passes on no locks of directories.
+    fn lock_directory_of(&self, path: &Path) -> Result<File, StoreError> {
+        let mut name = parts(path);
+        name.pop();
+        let locks = self.root.join(LOCKS);
+        self.make_dir(&locks)?;
+        let path = locks.join(format!("{}.lock", name.join("-")));
+        let lock = self.open_lock(&path)?;
+        lock.lock().map_err(failed("lock", &path))?;
+        Ok(lock)
+    }
+
+    fn open_lock(&self, path: &FilePath) -> Result<File, StoreError> {
+        let file = File::options()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .mode(self.file_mode)
+            .open(path)
+            .map_err(failed("open the lock", path))?;
+        Ok(file)
     }
 
     fn swap(
@@ -132,16 +147,13 @@ impl LocalStore {
         bytes: &[u8],
         may_write: impl FnOnce(Option<Version>) -> bool,
     ) -> Result<Swap, StoreError> {
-        let target = self.file_path(path);
-        let directory = self.lock_directory_of(&target)?;
+        let _lock = self.lock_directory_of(path)?;
         if !may_write(self.read_file(path)?.map(|found| found.version)) {
             return Ok(Swap::Refused);
         }
-        // The name depends on the directory alone, whose lock is held: what a dead process left
-        // there is overwritten, and never piles up.
-        let mut name: Vec<_> = path.parts().map(|part| part.as_ref().to_owned()).collect();
-        name.pop();
-        let staged = self.staging.join(format!("{}.swap", name.join("-")));
+        // A name of the object's own: what a dead process left there is overwritten when the
+        // object is next written, and never piles up.
+        let staged = self.staging.join(format!("{}.swap", parts(path).join("-")));
         let stage = || {
             let mut file = create_spool_file(&staged)?;
             let path = TempPath::try_from_path(&staged)?;
@@ -150,8 +162,20 @@ impl LocalStore {
             Ok(path)
         };
         let file = stage().map_err(failed("write", &staged))?;
-        directory.place(file, &target)?;
+        self.place(file, path)?;
         Ok(Swap::Done(version_of(bytes)))
+    }
+
+    /// Moves a settled file to its place, for good.
+    fn place(&self, file: TempPath, path: &Path) -> Result<(), StoreError> {
+        let target = self.file_path(path);
+        let directory = target
+            .parent()
+            .expect("an object lies in a directory of the lake");
+        self.make_dir(directory)?;
+        file.persist(&target)
+            .map_err(|error| failed("write", &target)(error.error))?;
+        sync_dir(directory)
     }
 
     fn list_dir(
@@ -197,13 +221,7 @@ impl LocalStore {
                 .expect("a lease lies in a directory of the lake"),
         )?;
         loop {
-            let file = File::options()
-                .create(true)
-                .truncate(false)
-                .write(true)
-                .mode(self.file_mode)
-                .open(&path)
-                .map_err(failed("open the lease", &path))?;
+            let file = self.open_lock(&path)?;
             match file.try_lock() {
                 Ok(()) => {}
                 Err(fs::TryLockError::WouldBlock) => return Ok(None),
@@ -231,22 +249,6 @@ impl LocalStore {
             Ok(done) => done,
             Err(error) => Err(failed("use", &root)(io::Error::other(error))),
         }
-    }
-}
-
-/// A directory whose lock is held.
-#[derive(Debug)]
-struct LockedDirectory {
-    path: PathBuf,
-    _file: File,
-}
-
-impl LockedDirectory {
-    /// Moves a staged file to its place, for good.
-    fn place(&self, file: TempPath, target: &FilePath) -> Result<(), StoreError> {
-        file.persist(target)
-            .map_err(|error| failed("write", target)(error.error))?;
-        sync_dir(&self.path)
     }
 }
 
@@ -300,8 +302,7 @@ impl LakeStore for LocalStore {
                 staged.metadata()
             };
             let metadata = settle().map_err(failed("finish", &file))?;
-            let target = store.file_path(&path);
-            store.lock_directory_of(&target)?.place(file, &target)?;
+            store.place(file, &path)?;
             Ok(ObjectState {
                 path,
                 size_bytes: metadata.len(),
@@ -309,6 +310,17 @@ impl LakeStore for LocalStore {
             })
         };
         self.blocking(publish).await
+    }
+
+    async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
+        let path = self.file_path(path);
+        self.blocking(move |_| {
+            Ok(path.is_file().then_some(LocalCopy {
+                path,
+                fetched: None,
+            }))
+        })
+        .await
     }
 
     async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
@@ -351,6 +363,10 @@ impl LakeStore for LocalStore {
     fn spool_dir(&self) -> &FilePath {
         &self.staging
     }
+}
+
+fn parts(path: &Path) -> Vec<String> {
+    path.parts().map(|part| part.as_ref().to_owned()).collect()
 }
 
 fn version_of(bytes: &[u8]) -> Version {

@@ -20,7 +20,7 @@ use tempfile::TempPath;
 use crate::slice::{Direction, Slice};
 use identity::{FORMAT, Identity};
 use ledger::{Commit, Entry, Pending, PublishedFile};
-use store::{LakeStore, Lease, ObjectState, StoreError, Swap, Version, Versioned};
+use store::{LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned};
 
 /// Ledger entries read at the same time: years of them in seconds, even on a slow disk.
 const CONCURRENT_READS: usize = 16;
@@ -33,9 +33,7 @@ pub enum LakeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file of ours is not as we write it.
-    #[error(
-        "{path} cannot be understood: {problem}. Restore it from a backup, or move it away to have its slice fetched again"
-    )]
+    #[error("{path} cannot be understood: {problem}. {}", repair_hint(path))]
     Damaged {
         /// Which file.
         path: Path,
@@ -67,12 +65,30 @@ pub enum LakeError {
         "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another directory"
     )]
     NotALake,
+    /// The table has changed, but the ledger could not be told.
+    #[error(
+        "{path} is in the table, but its ledger entry could not be written. The next run mends it"
+    )]
+    NotRecorded {
+        /// The slice's file.
+        path: Path,
+        /// Why not.
+        source: Box<LakeError>,
+    },
     /// Another run changed the slice's ledger entry.
     #[error("another run changed {path} in the meantime: nothing was published")]
     LostLease {
         /// The entry.
         path: Path,
     },
+}
+
+fn repair_hint(path: &Path) -> &'static str {
+    if *path == layout::identity() {
+        "Restore it from a backup, or from another lake of the same configuration"
+    } else {
+        "Restore it from a backup, or move it away to have its slice fetched again"
+    }
 }
 
 /// A ledger entry and the version to replace.
@@ -141,9 +157,7 @@ impl Lake {
             });
         }
         let mut remarks = Vec::new();
-        // Loopback ports change with every start of a simulator.
-        let both_loopback = is_loopback(&existing.source_url) && is_loopback(&wanted.source_url);
-        if existing.source_url != wanted.source_url && !both_loopback {
+        if existing.source_url != wanted.source_url {
             remarks.push(format!(
                 "source.url is {}; this lake was begun from {}",
                 wanted.source_url, existing.source_url
@@ -245,15 +259,42 @@ impl Lake {
             .find(|object| object.path == path))
     }
 
-    /// Stores the slice's rejects, or removes the old ones if there are none any more.
+    /// The slice's file, where this machine can read it; `None` if there is none.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn put_rejects(
+    pub async fn local_copy(&self, slice: Slice) -> Result<Option<LocalCopy>, LakeError> {
+        Ok(self.store.local_copy(&layout::table_file(slice)).await?)
+    }
+
+    /// Keeps the rejects of an attempt that failed, beside those of the slice as it is in the lake.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn put_failed_rejects(
         &self,
         slice: Slice,
-        rejects: Option<TempPath>,
+        rejects: TempPath,
     ) -> Result<(), LakeError> {
+        self.store
+            .publish(&layout::failed_rejects_file(slice), rejects)
+            .await?;
+        Ok(())
+    }
+
+    /// Removes what [`put_failed_rejects`](Self::put_failed_rejects) kept, once an attempt succeeded.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn remove_failed_rejects(&self, slice: Slice) -> Result<(), LakeError> {
+        Ok(self
+            .store
+            .delete(&layout::failed_rejects_file(slice))
+            .await?)
+    }
+
+    /// Stores the slice's rejects, or removes the old ones if there are none any more.
+    async fn put_rejects(&self, slice: Slice, rejects: Option<TempPath>) -> Result<(), LakeError> {
         let path = layout::rejects_file(slice);
         match rejects {
             Some(file) => self.store.publish(&path, file).await.map(|_| ())?,
@@ -262,16 +303,19 @@ impl Lake {
         Ok(())
     }
 
-    /// Publishes a slice: intend, publish, commit. `file` is `None` for a slice without rows.
-    /// `commit` comes with everything but its file. On an error before the file is renamed the
-    /// table is as it was; after it, the next run finds the `pending` part and mends.
+    /// Publishes a slice: intend, store the rejects, publish, commit. `spooled` is `None` for a
+    /// slice without rows; `commit` comes with everything but its file. A run that dies anywhere
+    /// in between leaves the `pending` part, by which the next run finds the slice and mends it.
     ///
     /// # Errors
-    /// [`LakeError::LostLease`] if the entry is no longer what `before` says; else the store's.
+    /// [`LakeError::LostLease`] if the entry is no longer what `before` says, and the store's; the
+    /// table is then as it was. [`LakeError::NotRecorded`] if the table has changed, but the ledger
+    /// could not be told.
     pub async fn publish(
         &self,
         before: LedgerEntry,
         spooled: Option<(TempPath, PublishedFile)>,
+        rejects: Option<TempPath>,
         mut commit: Commit,
     ) -> Result<Entry, LakeError> {
         let LedgerEntry { mut entry, version } = before;
@@ -283,6 +327,7 @@ impl Lake {
             digest: commit.digest,
         });
         let version = self.swap(&entry, version.as_ref()).await?;
+        self.put_rejects(entry.slice, rejects).await?;
         let path = layout::table_file(entry.slice);
         commit.file = if let (Some(file), Some(planned)) = (file, planned) {
             let state = self.store.publish(&path, file).await?;
@@ -296,15 +341,26 @@ impl Lake {
         };
         entry.committed = Some(commit);
         entry.pending = None;
-        self.swap(&entry, Some(&version)).await?;
-        Ok(entry)
+        match self.swap(&entry, Some(&version)).await {
+            Ok(_) => Ok(entry),
+            Err(source) => Err(LakeError::NotRecorded {
+                path,
+                source: Box::new(source),
+            }),
+        }
     }
 
     /// Records a commit that leaves the table as it is.
     ///
     /// # Errors
     /// [`LakeError`] as for [`publish`](Self::publish).
-    pub async fn note(&self, before: LedgerEntry, commit: Commit) -> Result<(), LakeError> {
+    pub async fn note(
+        &self,
+        before: LedgerEntry,
+        rejects: Option<TempPath>,
+        commit: Commit,
+    ) -> Result<(), LakeError> {
+        self.put_rejects(before.entry.slice, rejects).await?;
         let entry = Entry {
             committed: Some(commit),
             pending: None,
@@ -350,10 +406,6 @@ pub fn is_intact(expected: Option<&PublishedFile>, found: Option<&ObjectState>) 
         }
         _ => false,
     }
-}
-
-fn is_loopback(url: &str) -> bool {
-    url::Url::parse(url).is_ok_and(|url| crate::source::is_loopback(&url))
 }
 
 fn json(value: &impl Serialize) -> Bytes {

@@ -43,6 +43,15 @@ pub struct ObjectState {
     pub etag: Option<String>,
 }
 
+/// An object that this machine can read as a file.
+#[derive(Debug)]
+pub struct LocalCopy {
+    /// Where it can be read.
+    pub path: PathBuf,
+    /// What has to be kept until then, where the object had to be fetched.
+    pub fetched: Option<TempPath>,
+}
+
 /// The right to work on something, for as long as it is held. Dropping it gives it back.
 pub trait Lease: fmt::Debug + Send {}
 
@@ -68,6 +77,9 @@ pub trait LakeStore: fmt::Debug + Send + Sync {
     /// Moves a finished file to `path`, replacing what is there. Readers see the old object or
     /// the new one, whole, and the new one outlasts a power cut once this returns.
     async fn publish(&self, path: &Path, file: TempPath) -> Result<ObjectState, StoreError>;
+
+    /// The object at `path` as a file, or `None` if there is none.
+    async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError>;
 
     /// Every object below `prefix`, in no order.
     async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError>;

@@ -11,8 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::{Context, Observer};
 use crate::config::Reconcile;
-use crate::convert::{ConvertError, ConvertOptions, Converted, Converter};
-use crate::framing::BodySummary;
+use crate::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::lake::ledger::Asked;
 use crate::plan::{end_of_day, start_of_day};
 use crate::reconcile::{Verdict, verdict};
@@ -43,11 +42,22 @@ pub(super) enum FetchError {
     Convert(#[from] ConvertError),
     #[error("the provider's count moved from {before} to {after} while the slice was read")]
     CountMoved { before: u64, after: u64 },
+    #[error("the server pages its stream, but page {page} repeats the one before it")]
+    RepeatedPage { page: u64 },
     #[error("the run was stopped")]
     Stopped,
     /// The thread gave up: [`Conversion::abandon`] puts its reason in place of this.
     #[error("the conversion ended early")]
     Ended,
+}
+
+/// What an attempt may let pass that an earlier one would not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Leniency {
+    /// Accept a control total that moves while the slice is read.
+    pub(super) count_may_move: bool,
+    /// Do without a control total that cannot be had now.
+    pub(super) count_may_fail: bool,
 }
 
 enum Message {
@@ -56,65 +66,51 @@ enum Message {
     Finish,
 }
 
-/// What is known when a body has ended.
-struct BodyEnd {
-    summary: BodySummary,
-    /// Records of all bodies so far.
-    records: u64,
-}
-
-/// Fetches a slice once. `count_may_move` accepts a control total that moves meanwhile.
+/// Fetches a slice once.
 pub(super) async fn fetch(
     context: &Context,
     slice: Slice,
-    count_may_move: bool,
+    leniency: Leniency,
 ) -> Result<Fetched, FetchError> {
     let ended = end_of_day(slice.day, &context.config.window.timezone) <= context.started_at;
     let asks_total = ended && context.config.quality.reconcile != Reconcile::Off;
-    let before = if asks_total {
-        control_total(context, slice).await?
-    } else {
-        None
+    let control_total = async || {
+        if asks_total {
+            control_total(context, slice, leniency.count_may_fail).await
+        } else {
+            Ok(None)
+        }
     };
-
+    let before = control_total().await?;
     let begun_at = Timestamp::now();
     let mut body = stoppable(context, context.source.stream(slice, None)).await?;
     let mut conversion = Conversion::start(context, slice);
     let read = async {
         let first = conversion.feed(context, &mut body).await?;
-        let after = if asks_total {
-            control_total(context, slice).await?
-        } else {
-            None
-        };
+        let after = control_total().await?;
         if let (Some(before), Some(after)) = (before, after)
             && before != after
-            && !count_may_move
+            && !leniency.count_may_move
         {
             return Err(FetchError::CountMoved { before, after });
         }
-        let total = after.or(first.summary.envelope_total);
-        let walked = match total.filter(|&total| is_one_page_of(&first, total)) {
-            Some(total) => {
-                walk_pages(context, slice, &mut conversion, first.records, total).await?
-            }
-            None => false,
-        };
-        Ok((after, total, walked))
+        let walked = walk_pages(context, slice, &mut conversion, first, after).await?;
+        Ok((after, walked))
     };
-    let (control_total, total, walked) = match read.await {
+    let (control_total, walked) = match read.await {
         Ok(read) => read,
         Err(error) => return Err(conversion.abandon(error).await),
     };
     let converted = conversion.finish().await?;
+    let counts = &converted.counts;
     let verdict = match (context.config.quality.reconcile, ended) {
         (Reconcile::Off, _) => Verdict::Off,
         (_, false) => Verdict::NotChecked,
-        // A server that ignores the page number would repeat itself until the count is reached.
-        _ if walked && total != Some(converted.counts.records - converted.counts.duplicates) => {
+        // Calls that came in while pages were walked shift them: duplicates may hide a gap.
+        _ if walked && control_total != Some(counts.records - counts.duplicates) => {
             Verdict::Mismatch
         }
-        _ => verdict(&converted.counts, control_total),
+        _ => verdict(counts, control_total),
     };
     Ok(Fetched {
         converted,
@@ -127,40 +123,75 @@ pub(super) async fn fetch(
     })
 }
 
-/// Reads the pages behind the first, until `total` records are there or a page is empty.
+/// Reads on where the stream turns out to be the first page of a longer one, and says whether it
+/// was. A stream of exactly one page is suspicious also on a day whose count is not compared: its
+/// count is then asked for this alone.
 async fn walk_pages(
     context: &Context,
     slice: Slice,
     conversion: &mut Conversion,
-    first: u64,
-    total: u64,
+    first: BodyEnd,
+    control_total: Option<u64>,
 ) -> Result<bool, FetchError> {
-    tracing::info!(%slice, total, "The server pages its stream: walking the pages.");
-    let mut records = first;
+    let envelope_total = first.summary.envelope_total;
+    let looks_like_a_page =
+        first.records == DEFAULT_PER_PAGE || (envelope_total.is_some() && first.records > 0);
+    if !looks_like_a_page {
+        return Ok(false);
+    }
+    let total = match control_total.or(envelope_total) {
+        Some(total) => total,
+        None => match self::control_total(context, slice, true).await? {
+            Some(total) => total,
+            None => {
+                context.warn(format!(
+                    "{slice}: exactly {DEFAULT_PER_PAGE} records came, as many as one page of the API, and the provider's count is unavailable: there may be more"
+                ));
+                return Ok(false);
+            }
+        },
+    };
+    if first.records >= total {
+        return Ok(false);
+    }
+    tracing::info!(
+        slice = slice.to_string(),
+        total,
+        "The server pages its stream: walking the pages."
+    );
+    let mut last = first;
     for page in 2.. {
         let mut body = stoppable(context, context.source.stream(slice, Some(page))).await?;
-        let so_far = conversion.feed(context, &mut body).await?.records;
-        if so_far >= total || so_far == records {
+        let end = conversion.feed(context, &mut body).await?;
+        // Also where records have no id, so that nothing else would tell.
+        if end.digest.rows > 0 && end.digest == last.digest {
+            return Err(FetchError::RepeatedPage { page });
+        }
+        if end.records >= total || end.records == last.records {
             break;
         }
-        records = so_far;
+        last = end;
     }
     Ok(true)
 }
 
-/// Whether a first body looks like a page of something longer.
-fn is_one_page_of(first: &BodyEnd, total: u64) -> bool {
-    let is_page = first.records == DEFAULT_PER_PAGE || first.summary.envelope_total.is_some();
-    is_page && first.records > 0 && first.records < total
-}
-
 /// The provider's count, or `None` if it will not give one. What may pass is an error, and with it
-/// the attempt.
-async fn control_total(context: &Context, slice: Slice) -> Result<Option<u64>, FetchError> {
+/// the attempt, unless `may_fail`.
+async fn control_total(
+    context: &Context,
+    slice: Slice,
+    may_fail: bool,
+) -> Result<Option<u64>, FetchError> {
     match stoppable(context, context.source.control_total(slice)).await {
         Ok(total) => Ok(Some(total)),
-        Err(FetchError::Source(SourceError::Permanent(problem))) => {
-            tracing::warn!(%slice, "The provider's count is unavailable: {problem}");
+        Err(FetchError::Source(error))
+            if error.is_permanent() || (may_fail && error.is_transient()) =>
+        {
+            let problem = context.source.printable(&error.to_string());
+            tracing::warn!(
+                slice = slice.to_string(),
+                "The provider's count is unavailable: {problem}"
+            );
             Ok(None)
         }
         Err(error) => Err(error),
@@ -252,12 +283,9 @@ fn convert(
         match message {
             Message::Chunk(chunk) => converter.push(&chunk)?,
             Message::EndBody(reply) => {
-                let summary = converter.end_body()?;
+                let end = converter.end_body()?;
                 // Nobody listens any more if the run was stopped meanwhile.
-                drop(reply.send(BodyEnd {
-                    summary,
-                    records: converter.records(),
-                }));
+                reply.send(end).ok();
             }
             Message::Finish => return converter.finish().map(Some),
         }

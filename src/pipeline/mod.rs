@@ -98,9 +98,13 @@ impl Context {
     /// Memory that one slice may take, in units, never more than there is.
     fn slice_memory_units(&self) -> u32 {
         // The encoder holds a row group encoded, and its pages while they are compressed.
-        let bytes = 2 * self.config.parquet.row_group_bytes
-            + 2 * self.config.limits.max_record_bytes
-            + SLICE_OVERHEAD_BYTES;
+        let parts = [
+            self.config.parquet.row_group_bytes,
+            self.config.limits.max_record_bytes,
+        ];
+        let bytes = parts.iter().fold(SLICE_OVERHEAD_BYTES, |sum, part| {
+            sum.saturating_add(part.saturating_mul(2))
+        });
         u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
             .unwrap_or(u32::MAX)
             .min(self.memory_units)
@@ -229,7 +233,7 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
                 () = tokio::time::sleep_until(not_before) => {}
             }
         }
-        match slice::process(&context, due, not_before.is_none()).await {
+        match slice::process(&context, &due, not_before.is_none()).await {
             Some(report) => {
                 context.observer.slice_ended(&report);
                 reports.push(report);

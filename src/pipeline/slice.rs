@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::time::Instant;
 
-use super::fetch::{FetchError, Fetched, fetch};
+use super::fetch::{FetchError, Fetched, Leniency, fetch};
 use super::{Context, Stop};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::ConvertError;
@@ -19,36 +19,37 @@ use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
 use crate::source::SourceError;
 use crate::tally::Counts;
-use crate::writer::WriteError;
+use crate::writer::{WriteError, checksum_of, read_footer};
 
-/// Attempts at a slice whose count does not match: a stream that came back short may come whole.
-const MISMATCH_ATTEMPTS: u32 = 3;
+/// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
+/// an answer that is not the API's.
+const FEW_ATTEMPTS: u32 = 3;
 
 /// Why a slice was given up.
 #[derive(Debug, thiserror::Error)]
 enum SliceError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("{problem} after {attempts} attempts")]
+    #[error("{problem} ({attempts} attempts)")]
     GivenUp { problem: String, attempts: u32 },
     #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
     Unaccounted(Counts),
     #[error(
-        "{rejected} of {records} records are broken, more than quality.max_rejects and quality.max_reject_ratio allow. They are kept in {path}"
+        "{rejected} of {records} records are broken, more than quality.max_rejects and quality.max_reject_ratio allow. Look at them: zstdcat {path}"
     )]
     TooManyRejects {
         rejected: u64,
         records: u64,
-        path: object_store::path::Path,
+        path: String,
     },
-    #[error("{}", mismatch(*records, *duplicates, *control_total))]
+    #[error("{}. Set quality.reconcile to \"warn\" to take the slice as it is", mismatch(*records, *duplicates, *control_total))]
     Mismatch {
         records: u64,
         duplicates: u64,
         control_total: Option<u64>,
     },
     #[error(
-        "the slice shrank: {now} rows now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink"
+        "the slice shrank: {now} rows now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run"
     )]
     Shrank {
         now: u64,
@@ -64,23 +65,22 @@ enum SliceError {
 
 fn mismatch(records: u64, duplicates: u64, control_total: Option<u64>) -> String {
     let Some(total) = control_total else {
-        return "the provider's count is unavailable, so the slice cannot be reconciled. Set quality.reconcile to \"warn\" or \"off\" to take it unproven".to_owned();
+        return "the provider's count is unavailable, so the slice cannot be proven complete"
+            .to_owned();
     };
     let duplicates = if duplicates > 0 {
         format!(" ({duplicates} of them duplicates)")
     } else {
         String::new()
     };
-    format!(
-        "the provider counts {total} calls, its stream held {records}{duplicates}. Set quality.reconcile = \"warn\" to take the slice as it is"
-    )
+    format!("the provider counts {total} calls, its stream held {records}{duplicates}")
 }
 
 /// Does one slice. `None` if another run holds its lease: it is to be tried again later.
-pub(super) async fn process(context: &Context, due: Due, first_try: bool) -> Option<SliceReport> {
+pub(super) async fn process(context: &Context, due: &Due, first_try: bool) -> Option<SliceReport> {
     let slice = due.slice;
     let mut report = SliceReport::new(slice, SliceOutcome::Failed);
-    match attempt_all(context, slice, first_try, &mut report).await {
+    match attempt_all(context, due, first_try, &mut report).await {
         Ok(Done::Held) => return None,
         Ok(Done::Outcome(outcome)) => report.outcome = outcome,
         Err(SliceError::Fetch(FetchError::Stopped)) => {
@@ -93,7 +93,7 @@ pub(super) async fn process(context: &Context, due: Due, first_try: bool) -> Opt
                 text = format!("{text}. {MAKE_ROOM}");
             }
             if !stops_the_run(context, &error, &text) {
-                tracing::error!(%slice, "{text}");
+                tracing::error!(slice = slice.to_string(), "{text}");
             }
             report.error = Some(text);
         }
@@ -127,19 +127,23 @@ enum Done {
 
 async fn attempt_all(
     context: &Context,
-    slice: Slice,
+    due: &Due,
     first_try: bool,
     report: &mut SliceReport,
 ) -> Result<Done, SliceError> {
+    let slice = due.slice;
     let Some(_lease) = context.lake.try_lease(slice).await? else {
         if first_try {
-            tracing::info!(%slice, "Another run works on this slice: coming back to it.");
+            tracing::info!(
+                slice = slice.to_string(),
+                "Another run works on this slice: coming back to it."
+            );
         }
         return Ok(Done::Held);
     };
     let before = context.lake.entry(slice).await?;
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
-        && commit.fetched_at >= context.started_at
+        && due.committed_token.as_ref() != Some(&commit.token)
     {
         report.describe(commit);
         report.error = Some(format!("run {} did this slice meanwhile", commit.run));
@@ -155,7 +159,29 @@ async fn attempt_all(
     outcome.map(Done::Outcome)
 }
 
-/// Fetches a slice until an attempt succeeds or none is left.
+/// What stood in an attempt's way.
+struct Setback {
+    problem: String,
+    kind: SetbackKind,
+    /// How long the server asks to wait.
+    retry_after: Option<Duration>,
+    /// Whether every slice should wait, not only this one.
+    slow_down: bool,
+}
+
+/// Setbacks that have limits of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SetbackKind {
+    /// `source.max_attempts` is the limit.
+    Passing,
+    /// The count does not match.
+    Mismatch,
+    /// The answer is not the API's.
+    Foreign,
+}
+
+/// Fetches a slice until an attempt succeeds or none is left. A count that never matches is left
+/// to the caller to judge.
 async fn fetch_until_good(
     context: &Context,
     slice: Slice,
@@ -163,61 +189,49 @@ async fn fetch_until_good(
 ) -> Result<Fetched, SliceError> {
     let begun = Instant::now();
     let config = &context.config.source;
-    let mut moved = false;
+    let mut leniency = Leniency::default();
+    let (mut mismatches, mut foreign) = (0, 0);
     loop {
         report.attempts += 1;
         let attempt = report.attempts;
+        let is_last = attempt >= config.max_attempts;
+        leniency.count_may_fail = is_last;
         context.observer.slice_began(slice, attempt);
-        let (problem, asked_for, most) = match fetch(context, slice, moved).await {
-            Ok(fetched)
-                if fetched.verdict != Verdict::Mismatch || fetched.control_total.is_none() =>
-            {
-                return Ok(fetched);
-            }
-            Ok(fetched) if attempt >= MISMATCH_ATTEMPTS.min(config.max_attempts) => {
-                return Ok(fetched);
-            }
+        let setback = match fetch(context, slice, leniency).await {
             Ok(fetched) => {
                 let counts = &fetched.converted.counts;
-                (
-                    mismatch(counts.records, counts.duplicates, fetched.control_total),
-                    None,
-                    MISMATCH_ATTEMPTS,
-                )
-            }
-            Err(FetchError::CountMoved { before, after }) => {
-                moved = true;
-                (
-                    FetchError::CountMoved { before, after }.to_string(),
-                    None,
-                    config.max_attempts,
-                )
-            }
-            Err(FetchError::Source(SourceError::Transient {
-                problem,
-                retry_after,
-                slow_down,
-                max_attempts,
-                ..
-            })) => {
-                let wait = context.backoff.wait(attempt, retry_after);
-                if slow_down {
-                    context.source.gate.close_for(wait);
+                if fetched.verdict != Verdict::Mismatch
+                    || fetched.control_total.is_none()
+                    || is_last
+                    || mismatches + 1 == FEW_ATTEMPTS
+                {
+                    return Ok(fetched);
                 }
-                (
+                let problem = mismatch(counts.records, counts.duplicates, fetched.control_total);
+                Setback {
                     problem,
-                    Some(wait),
-                    max_attempts.unwrap_or(config.max_attempts),
-                )
+                    kind: SetbackKind::Mismatch,
+                    retry_after: None,
+                    slow_down: false,
+                }
             }
-            Err(FetchError::Convert(error)) if error.is_retryable() => {
-                (error.to_string(), None, config.max_attempts)
-            }
-            Err(error) => return Err(error.into()),
+            Err(error) => setback(error)?,
         };
-        let wait = asked_for.unwrap_or_else(|| context.backoff.wait(attempt, None));
-        let problem = context.source.printable(&problem);
-        if attempt >= most.min(config.max_attempts) {
+        leniency.count_may_move = true;
+        let few_left = match setback.kind {
+            SetbackKind::Passing => true,
+            SetbackKind::Mismatch => {
+                mismatches += 1;
+                true
+            }
+            SetbackKind::Foreign => {
+                foreign += 1;
+                foreign < FEW_ATTEMPTS
+            }
+        };
+        let wait = context.backoff.wait(attempt, setback.retry_after);
+        let problem = context.source.printable(&setback.problem);
+        if is_last || !few_left {
             return Err(SliceError::GivenUp {
                 problem,
                 attempts: attempt,
@@ -230,12 +244,44 @@ async fn fetch_until_good(
                 attempts: attempt,
             });
         }
-        tracing::warn!(%slice, attempt, wait_ms = millis(wait), "Trying again: {problem}");
+        if setback.slow_down {
+            context.source.gate.close_for(wait);
+        }
+        tracing::warn!(
+            slice = slice.to_string(),
+            attempt,
+            wait_ms = millis(wait),
+            "Trying again: {problem}"
+        );
         tokio::select! {
             () = context.stop.cancelled() => return Err(FetchError::Stopped.into()),
             () = tokio::time::sleep(wait) => {}
         }
     }
+}
+
+/// Whether another attempt may help, and what to know for it.
+fn setback(error: FetchError) -> Result<Setback, SliceError> {
+    let (kind, retry_after, slow_down) = match &error {
+        FetchError::CountMoved { .. } => (SetbackKind::Passing, None, false),
+        FetchError::RepeatedPage { .. } | FetchError::Source(SourceError::Foreign(_)) => {
+            (SetbackKind::Foreign, None, false)
+        }
+        FetchError::Source(SourceError::Transient {
+            retry_after,
+            slow_down,
+            ..
+        }) => (SetbackKind::Passing, *retry_after, *slow_down),
+        FetchError::Convert(found) if found.is_foreign() => (SetbackKind::Foreign, None, false),
+        FetchError::Convert(found) if found.is_retryable() => (SetbackKind::Passing, None, false),
+        _ => return Err(error.into()),
+    };
+    Ok(Setback {
+        problem: error.to_string(),
+        kind,
+        retry_after,
+        slow_down,
+    })
 }
 
 fn millis(duration: Duration) -> u64 {
@@ -260,21 +306,20 @@ async fn settle(
         last_modified,
     } = fetched;
     let rejects = converted.rejects.take();
-    let has_rejects = rejects.is_some();
     report.counts = converted.counts.clone();
     report.totals = converted.totals.clone();
     report.control_total = control_total;
     report.reconcile = verdict;
-    if has_rejects {
-        // Before anything else: a slice that fails because of them must show why.
-        context.lake.put_rejects(slice, rejects).await?;
+    if let Err(error) = judge(context, &before, &converted.counts, control_total, verdict).await {
+        if let Some(rejects) = rejects {
+            // Why the slice failed must be seen. Those of the slice as it is in the lake stay.
+            context.lake.put_failed_rejects(slice, rejects).await?;
+        }
+        return Err(error);
     }
-    judge(context, &before, &converted.counts, control_total, verdict)?;
-
-    let token = format!("{:032x}", fastrand::u128(..));
     let mut commit = Commit {
         run: context.run.clone(),
-        token,
+        token: format!("{:032x}", fastrand::u128(..)),
         tool_version: TOOL.to_owned(),
         schema_version: SCHEMA_VERSION,
         asked,
@@ -289,17 +334,16 @@ async fn settle(
         response_etag: etag,
         response_last_modified: last_modified,
     };
-    let found = context.lake.table_file(slice).await?;
-    let kept = before.entry.committed.as_ref().filter(|committed| {
-        let same_rows =
-            committed.digest == commit.digest && committed.schema_version == SCHEMA_VERSION;
-        same_rows && is_intact(committed.file.as_ref(), found.as_ref())
-    });
-    let outcome = if let Some(kept) = kept {
+    let outcome = if is_in_lake(context, &before, &commit).await? {
+        let kept = before
+            .entry
+            .committed
+            .as_ref()
+            .expect("something is in the lake");
         commit.file.clone_from(&kept.file);
         report.describe(&commit);
-        if before.entry.pending.is_some() || !commit.says_the_same_as(kept) {
-            context.lake.note(before, commit).await?;
+        if !commit.says_the_same_as(kept) {
+            context.lake.note(before, rejects, commit).await?;
         }
         SliceOutcome::Unchanged
     } else {
@@ -314,22 +358,53 @@ async fn settle(
             path: layout::table_file(slice).to_string(),
             rows: file.rows,
             bytes: file.bytes,
+            checksum: file.checksum,
             etag: None,
         };
         let spooled = (file.rows > 0).then_some((file.path, published));
-        let entry = context.lake.publish(before, spooled, commit).await?;
-        report.describe(entry.committed.as_ref().expect("just committed"));
+        let published = context.lake.publish(before, spooled, rejects, commit).await;
+        report.table_changed = matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
+        report.describe(published?.committed.as_ref().expect("just committed"));
         SliceOutcome::Committed
     };
-    if !has_rejects {
-        context.lake.put_rejects(slice, None).await?;
-    }
+    context.lake.remove_failed_rejects(slice).await?;
     remark(context, slice, &report.counts);
     Ok(outcome)
 }
 
+/// Whether the lake already holds what was fetched: the same rows by the ledger, and the very file
+/// that the ledger speaks of, byte for byte.
+async fn is_in_lake(
+    context: &Context,
+    before: &LedgerEntry,
+    commit: &Commit,
+) -> Result<bool, SliceError> {
+    let slice = before.entry.slice;
+    let (Some(committed), None) = (&before.entry.committed, &before.entry.pending) else {
+        return Ok(false);
+    };
+    if committed.digest != commit.digest || committed.schema_version != SCHEMA_VERSION {
+        return Ok(false);
+    }
+    let found = context.lake.table_file(slice).await?;
+    if !is_intact(committed.file.as_ref(), found.as_ref()) {
+        return Ok(false);
+    }
+    let Some(file) = context.lake.local_copy(slice).await? else {
+        return Ok(true);
+    };
+    let checksum = tokio::task::spawn_blocking(move || checksum_of(&file.path))
+        .await
+        .expect("reading does not panic");
+    if checksum.ok() != committed.file.as_ref().map(|file| file.checksum.clone()) {
+        context.warn(format!("{slice}: its file was damaged, and is replaced"));
+        return Ok(false);
+    }
+    Ok(true)
+}
+
 /// Whether a slice may be published.
-fn judge(
+async fn judge(
     context: &Context,
     before: &LedgerEntry,
     counts: &Counts,
@@ -344,7 +419,7 @@ fn judge(
     #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
     let reject_ratio = counts.rejected as f64 / counts.records.max(1) as f64;
     if counts.rejected > quality.max_rejects && reject_ratio > quality.max_reject_ratio {
-        let path = layout::rejects_file(slice);
+        let path = in_lake(context, &layout::failed_rejects_file(slice));
         return Err(SliceError::TooManyRejects {
             rejected: counts.rejected,
             records: counts.records,
@@ -352,30 +427,69 @@ fn judge(
         });
     }
     if verdict == Verdict::Mismatch {
-        let error = SliceError::Mismatch {
-            records: counts.records,
-            duplicates: counts.duplicates,
-            control_total,
-        };
         if quality.reconcile == Reconcile::Fail {
-            return Err(error);
+            return Err(SliceError::Mismatch {
+                records: counts.records,
+                duplicates: counts.duplicates,
+                control_total,
+            });
         }
-        context.warn(format!("{slice}: {error}"));
+        context.warn(format!(
+            "{slice}: {}",
+            mismatch(counts.records, counts.duplicates, control_total)
+        ));
     }
-    let rows_before = before
-        .entry
-        .committed
-        .as_ref()
-        .map_or(0, |committed| committed.counts.rows);
-    if counts.rows < rows_before && !context.options.allow_shrink {
-        return Err(SliceError::Shrank {
-            now: counts.rows,
-            before: rows_before,
-            day: slice.day,
-            direction: slice.direction,
-        });
+    if !context.options.allow_shrink {
+        let rows_before = rows_in_lake(context, before).await?;
+        if counts.rows < rows_before {
+            return Err(SliceError::Shrank {
+                now: counts.rows,
+                before: rows_before,
+                day: slice.day,
+                direction: slice.direction,
+            });
+        }
     }
     Ok(())
+}
+
+/// The rows that a slice must not fall below: what the ledger says is, or was being, published, or
+/// where it says nothing, what the file in the table says.
+async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, SliceError> {
+    let entry = &before.entry;
+    let committed = entry
+        .committed
+        .as_ref()
+        .map(|committed| committed.counts.rows);
+    let pending = entry
+        .pending
+        .as_ref()
+        .and_then(|pending| pending.file.as_ref())
+        .map(|file| file.rows);
+    if let Some(rows) = committed.max(pending) {
+        return Ok(rows);
+    }
+    let Some(file) = context.lake.local_copy(entry.slice).await? else {
+        return Ok(0);
+    };
+    // A file that cannot be read holds nothing that could be lost.
+    let footer = tokio::task::spawn_blocking(move || read_footer(&file.path))
+        .await
+        .expect("reading does not panic");
+    Ok(footer.map_or(0, |footer| {
+        u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or_default()
+    }))
+}
+
+/// A path of the lake as the user can open it.
+fn in_lake(context: &Context, path: &object_store::path::Path) -> String {
+    context
+        .config
+        .lake
+        .root
+        .join(path.as_ref())
+        .display()
+        .to_string()
 }
 
 fn file_metadata(slice: Slice, commit: &Commit) -> Vec<(&'static str, String)> {
@@ -417,7 +531,7 @@ fn shown(instant: Timestamp) -> String {
 /// Warns of what was tolerated.
 fn remark(context: &Context, slice: Slice, counts: &Counts) {
     if counts.rejected > 0 {
-        let path = layout::rejects_file(slice);
+        let path = in_lake(context, &layout::rejects_file(slice));
         context.warn(format!(
             "{slice}: {} of {} records are broken and kept in {path}",
             counts.rejected, counts.records

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::config::{SourceConfig, TOOL};
-use crate::error::{causes, chain};
+use crate::error::{causes, chain, quoted};
 use crate::lake::ledger::Asked;
 use crate::slice::Slice;
 pub use retry::{Backoff, Gate};
@@ -35,8 +35,6 @@ const THROUGHPUT_WINDOW: Duration = Duration::from_mins(2);
 const MAX_ERROR_BYTES: usize = 2 << 10;
 /// Longest answer to a question for a total: one record and the pagination.
 const MAX_TOTAL_BYTES: usize = 4 << 20;
-/// Attempts at an answer that no server of the API gives: a proxy's page may go away, or not.
-const FEW_ATTEMPTS: u32 = 3;
 
 /// Whether an address never leaves this machine.
 pub fn is_loopback(url: &Url) -> bool {
@@ -72,11 +70,10 @@ pub enum SourceError {
         retry_after: Option<Duration>,
         /// Whether every slice should wait, not only this one.
         slow_down: bool,
-        /// Whether the server could not be reached at all.
-        unreachable: bool,
-        /// Most attempts worth making, if fewer than configured.
-        max_attempts: Option<u32>,
     },
+    /// The answer does not come from the API, but from something in between. It may go away, or not.
+    #[error("{0}")]
+    Foreign(String),
 }
 
 fn refusal_hint(status: StatusCode) -> &'static str {
@@ -93,20 +90,17 @@ impl SourceError {
             problem: problem.into(),
             retry_after: None,
             slow_down: false,
-            unreachable: false,
-            max_attempts: None,
         }
     }
 
-    /// An answer that does not come from the API, but perhaps from something in between.
-    fn foreign(problem: impl Into<String>) -> Self {
-        Self::Transient {
-            problem: problem.into(),
-            retry_after: None,
-            slow_down: false,
-            unreachable: false,
-            max_attempts: Some(FEW_ATTEMPTS),
-        }
+    /// Whether asking again would not help.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Permanent(_))
+    }
+
+    /// Whether asking again may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient { .. } | Self::Foreign(_))
     }
 }
 
@@ -148,7 +142,7 @@ impl Source {
     /// # Errors
     /// [`SourceError::Permanent`] if TLS cannot be set up, for want of root certificates.
     pub fn try_new(config: &SourceConfig, key: SecretString) -> Result<Self, SourceError> {
-        let client = Client::builder()
+        let mut client = Client::builder()
             .user_agent(TOOL)
             .connect_timeout(CONNECT_TIMEOUT)
             .tcp_keepalive(Duration::from_secs(30))
@@ -159,14 +153,17 @@ impl Source {
             .referer(false)
             // Retries are ours: they restart a slice.
             .retry(reqwest::retry::never())
-            .tls_version_min(reqwest::tls::Version::TLS_1_2)
-            .build()
-            .map_err(|error| {
-                SourceError::Permanent(format!(
-                    "cannot set up HTTPS: {}",
-                    chain(&error.without_url())
-                ))
-            })?;
+            .tls_version_min(reqwest::tls::Version::TLS_1_2);
+        if is_loopback(&config.url) {
+            // What is meant for this machine must not leave it, by a proxy's detour, in clear.
+            client = client.no_proxy();
+        }
+        let client = client.build().map_err(|error| {
+            SourceError::Permanent(format!(
+                "cannot set up HTTPS: {}",
+                chain(&error.without_url())
+            ))
+        })?;
         Ok(Self {
             client,
             key,
@@ -200,7 +197,7 @@ impl Source {
         let body = Body {
             asked: Asked {
                 url: url.to_string(),
-                query,
+                query: without_numbers(query),
             },
             etag,
             last_modified,
@@ -218,7 +215,7 @@ impl Source {
     /// The provider's own count of a slice.
     ///
     /// # Errors
-    /// [`SourceError`], also if the answer holds no count.
+    /// [`SourceError`]: [`SourceError::Permanent`] if the answer holds no count.
     pub async fn control_total(&self, slice: Slice) -> Result<u64, SourceError> {
         #[derive(serde::Deserialize)]
         struct List {
@@ -234,10 +231,11 @@ impl Source {
             ("per_page".to_owned(), "1".to_owned()),
         ]);
         let mut response = self.get(Resource::List, &query, "application/json").await?;
-        refuse_encoding(&response)?;
+        refuse_foreign(&response)?;
         let body = read_up_to(&mut response, MAX_TOTAL_BYTES, self.config.stall_timeout).await?;
         let list: List = serde_json::from_slice(&body).map_err(|_| {
-            SourceError::foreign("the API's list of calls has no pagination.total, so there is nothing to reconcile with")
+            let path = response.url().path();
+            SourceError::Permanent(format!("{path} answers without a number as pagination.total, so there is no count to reconcile with"))
         })?;
         Ok(list.pagination.total)
     }
@@ -348,23 +346,17 @@ impl Source {
     /// What it means that a request got no response.
     fn unanswered(&self, error: reqwest::Error) -> SourceError {
         let error = error.without_url();
-        let problem = format!("cannot reach {}: {}", self.host(), chain(&error));
+        // The layers in between say no more than "error sending request".
+        let cause = causes(&error)
+            .last()
+            .map_or_else(|| error.to_string(), ToString::to_string);
+        let problem = format!("cannot reach {}: {cause}", self.host());
         if has_tls_cause(&error) {
             return SourceError::Permanent(format!(
                 "{problem}. Its certificate cannot be trusted from here: check source.url and this machine's clock and certificates"
             ));
         }
-        SourceError::Transient {
-            unreachable: error.is_connect(),
-            problem: if error.is_connect() {
-                format!("{problem}. Check source.url and the network")
-            } else {
-                problem
-            },
-            retry_after: None,
-            slow_down: false,
-            max_attempts: None,
-        }
+        SourceError::transient(format!("{problem}. Check source.url and the network"))
     }
 
     /// Passes a response with status 200 on, and turns any other into what it means.
@@ -398,8 +390,6 @@ impl Source {
                 problem: format!("the API answered {status}: {message}"),
                 slow_down: status == StatusCode::TOO_MANY_REQUESTS || retry_after.is_some(),
                 retry_after,
-                unreachable: false,
-                max_attempts: None,
             },
             _ => SourceError::Permanent(format!("the API answered {status}: {message}")),
         })
@@ -413,7 +403,7 @@ impl Source {
             .and_then(|json| json.get("message").or(json.get("error"))?.as_str());
         let message =
             message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
-        let message = self.printable(&message);
+        let message = quoted(&self.printable(&message));
         if message.is_empty() {
             "(no message)".to_owned()
         } else {
@@ -421,14 +411,9 @@ impl Source {
         }
     }
 
-    /// Makes words from outside fit to be printed: on one line, and without the key.
+    /// A text without the key, should it be in there.
     pub fn printable(&self, text: &str) -> String {
-        let redacted = text.replace(self.key.expose_secret(), "[key]");
-        let shown: String = redacted
-            .chars()
-            .map(|c| if c.is_control() { ' ' } else { c })
-            .collect();
-        shown.split_whitespace().collect::<Vec<_>>().join(" ")
+        text.replace(self.key.expose_secret(), "[key]")
     }
 }
 
@@ -451,14 +436,7 @@ pub struct Body {
 impl Body {
     /// Refuses what cannot be records, and what could be cut without anyone noticing.
     fn check(&self) -> Result<(), SourceError> {
-        refuse_encoding(&self.response)?;
-        if let Some(content_type) = content_type(&self.response)
-            && (content_type.contains("html") || content_type.contains("xml"))
-        {
-            return Err(SourceError::foreign(format!(
-                "the answer is a web page ({content_type}), not records: a proxy or firewall in between, or a wrong source.url"
-            )));
-        }
+        refuse_foreign(&self.response)?;
         let headers = self.response.headers();
         let chunked = headers
             .get(TRANSFER_ENCODING)
@@ -467,8 +445,8 @@ impl Body {
             || headers.contains_key(CONTENT_LENGTH)
             || self.response.version() >= Version::HTTP_2;
         if !is_framed {
-            return Err(SourceError::foreign(
-                "the answer has neither a length nor chunks, so that a cut stream would look complete. A proxy in between may be the cause",
+            return Err(SourceError::Foreign(
+                "the answer has neither a length nor chunks, so that a cut stream would look complete. A proxy in between may be the cause".to_owned(),
             ));
         }
         Ok(())
@@ -499,8 +477,8 @@ impl Body {
         match &chunk {
             Some(chunk) => self.floor.check(chunk.len(), begun.elapsed())?,
             None if self.is_empty && !self.may_be_empty => {
-                return Err(SourceError::foreign(
-                    "the answer is empty and not marked as records: a proxy in between may have made it",
+                return Err(SourceError::Foreign(
+                    "the answer is empty and not marked as records: a proxy in between may have made it".to_owned(),
                 ));
             }
             None => {}
@@ -546,6 +524,16 @@ impl ThroughputFloor {
     }
 }
 
+/// The query for the ledger, which is no place for phone numbers: `lake.json` holds the filters.
+fn without_numbers(mut query: Vec<(String, String)>) -> Vec<(String, String)> {
+    for (name, value) in &mut query {
+        if name.ends_with("_search") {
+            "(as in lake.json)".clone_into(value);
+        }
+    }
+    query
+}
+
 fn content_type(response: &Response) -> Option<String> {
     Some(
         response
@@ -557,43 +545,58 @@ fn content_type(response: &Response) -> Option<String> {
     )
 }
 
-fn refuse_encoding(response: &Response) -> Result<(), SourceError> {
-    match response.headers().get(CONTENT_ENCODING) {
-        Some(encoding) if !encoding.as_bytes().eq_ignore_ascii_case(b"identity") => {
-            let encoding = String::from_utf8_lossy(encoding.as_bytes()).into_owned();
-            Err(SourceError::Permanent(format!(
-                "the answer is compressed ({encoding}), which was not asked for. A proxy in between may be the cause"
+/// Refuses answers that the API does not give: web pages, and encodings nobody asked for.
+fn refuse_foreign(response: &Response) -> Result<(), SourceError> {
+    let header = |name| {
+        response
+            .headers()
+            .get(name)
+            .map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
+    };
+    if let Some(encoding) = header(CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
+        return Err(SourceError::Permanent(format!(
+            "the answer is compressed ({}), which was not asked for. A proxy in between may be the cause",
+            quoted(&encoding)
+        )));
+    }
+    match header(CONTENT_TYPE) {
+        Some(content_type) if content_type.contains("html") || content_type.contains("xml") => {
+            Err(SourceError::Foreign(format!(
+                "the answer is a web page ({}), not records: a proxy or firewall in between, or a wrong source.url",
+                quoted(&content_type)
             )))
         }
         _ => Ok(()),
     }
 }
 
-/// The beginning of a body, at most `limit` bytes.
+/// The beginning of a body, at most `limit` bytes, within `timeout`: these are small answers, and one
+/// that drips must not hold up a slice.
 async fn read_up_to(
     response: &mut Response,
     limit: usize,
-    stall_timeout: Duration,
+    timeout: Duration,
 ) -> Result<Bytes, SourceError> {
-    let mut body = BytesMut::new();
-    while body.len() < limit {
-        let chunk = match tokio::time::timeout(stall_timeout, response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|error| {
-                SourceError::transient(format!(
-                    "the answer broke off: {}",
-                    chain(&error.without_url())
-                ))
-            })?,
-            Err(_) => {
-                return Err(SourceError::transient(format!(
-                    "the answer stalled: no byte for {stall_timeout:?}"
-                )));
-            }
-        };
-        let Some(chunk) = chunk else { break };
-        body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
+    let read = async {
+        let mut body = BytesMut::new();
+        while body.len() < limit
+            && let Some(chunk) = response.chunk().await?
+        {
+            body.extend_from_slice(&chunk[..chunk.len().min(limit - body.len())]);
+        }
+        Ok::<Bytes, reqwest::Error>(body.freeze())
+    };
+    match tokio::time::timeout(timeout, read).await {
+        Ok(body) => body.map_err(|error| {
+            SourceError::transient(format!(
+                "the answer broke off: {}",
+                chain(&error.without_url())
+            ))
+        }),
+        Err(_) => Err(SourceError::transient(format!(
+            "the answer was not complete after {timeout:?} (source.stall_timeout)"
+        ))),
     }
-    Ok(body.freeze())
 }
 
 fn has_tls_cause(error: &reqwest::Error) -> bool {

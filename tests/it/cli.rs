@@ -235,7 +235,7 @@ fn what_a_killed_run_left_is_mended_without_a_word() {
             .unwrap();
         }
         std::fs::write(
-            workplace.path("lake/_cdrlake/staging/_cdrlake-ledger-placed.swap"),
+            workplace.path("lake/_cdrlake/staging/_cdrlake-ledger-placed-2026-10-01.json.swap"),
             "half",
         )
         .unwrap();
@@ -268,6 +268,186 @@ fn what_a_killed_run_left_is_mended_without_a_word() {
         );
         assert_eq!(workplace.rows("placed").num_rows(), 3);
     }
+}
+
+#[test]
+fn a_refresh_reads_the_file_and_mends_damage_that_its_size_does_not_show() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    workplace.configure_also("[parquet]\ncompression = \"uncompressed\"");
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let path = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
+    let whole = std::fs::read(&path).unwrap();
+    // One byte anywhere: of a value, of its statistics.
+    let charge = 27_000_000_i64.to_le_bytes();
+    let at = |bytes: &[u8]| whole.windows(8).position(|window| window == bytes).unwrap();
+    let last = whole
+        .windows(8)
+        .rposition(|window| window == charge)
+        .unwrap();
+    let damaged = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    assert_ne!(at(&charge), last);
+    for bytes in [
+        damaged(at(&charge) + 2),
+        damaged(last),
+        vec![0; whole.len()],
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+        assert_eq!(
+            (ran.status, ran.json()["slices"][0]["outcome"].as_str()),
+            (0, Some("committed")),
+            "{ran:?}"
+        );
+        assert!(
+            ran.report().warnings[0].contains("its file was damaged, and is replaced"),
+            "{ran:?}"
+        );
+        assert_eq!(workplace.rows("placed").num_rows(), 3);
+    }
+}
+
+#[test]
+fn a_publication_that_died_is_never_taken_for_what_was_committed_before_it() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
+    let entry =
+        || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let old = entry();
+    // Other charges, same size: the file of another content that the ledger does not know of.
+    server.serve(
+        "placed",
+        DAY,
+        calls(0, 3).replace("\"charge\":\"0.027\"", "\"charge\":\"0.028\""),
+        3,
+    );
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        0
+    );
+    let new = entry()["committed"].clone();
+    assert_eq!(
+        old["committed"]["file"]["bytes"], new["file"]["bytes"],
+        "or this test shows nothing"
+    );
+    let mut died = old.clone();
+    died["pending"] =
+        json!({"run": "dead", "token": "dead", "file": new["file"], "digest": new["digest"]});
+    std::fs::write(&path, died.to_string()).unwrap();
+    server.serve("placed", DAY, calls(0, 3), 3);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (ran.status, ran.json()["slices"][0]["outcome"].as_str()),
+        (0, Some("committed")),
+        "{ran:?}"
+    );
+    let rows = workplace.rows("placed");
+    let charges = rows.column_by_name("charge_usd").unwrap();
+    let charges = arrow::array::AsArray::as_primitive::<arrow::datatypes::Decimal128Type>(charges);
+    assert!(
+        charges.iter().all(|charge| charge == Some(27_000_000)),
+        "the table holds what the ledger says"
+    );
+}
+
+#[test]
+fn a_slice_whose_ledger_entry_is_gone_still_may_not_shrink() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    std::fs::remove_file(workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json")))
+        .unwrap();
+    server.serve("placed", DAY, calls(0, 2), 2);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout
+            .contains("the slice shrank: 2 rows now, 3 in the lake"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_failed_attempt_leaves_the_rejects_of_what_is_in_the_lake() {
+    let broken = |reason: &str| format!("{{\"date\":\"{reason}\"}}\n");
+    let (server, workplace) = serving(&format!("{}{}", calls(0, 3), broken("first")), 4);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    server.serve(
+        "placed",
+        DAY,
+        format!("{}{}", calls(0, 2), broken("second")),
+        9,
+    );
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        1
+    );
+    assert_eq!(
+        workplace.rejects("placed", "")[0]["text"],
+        broken("first").trim_end()
+    );
+    assert_eq!(
+        workplace.rejects("placed", ".failed")[0]["text"],
+        broken("second").trim_end()
+    );
+    server.serve("placed", DAY, calls(0, 4), 4);
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        0
+    );
+    assert!(
+        !workplace
+            .lake_files()
+            .keys()
+            .any(|name| name.contains("rejects")),
+        "both are gone"
+    );
+}
+
+#[test]
+fn a_log_that_nobody_reads_does_not_end_a_run() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    let mut child = workplace
+        .command(&["run", "--from", DAY, "--to", DAY, "--format", "json"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+    let mut child = workplace
+        .command(&["run", "--config", "nowhere"])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stderr.take());
+    assert_eq!(child.wait().unwrap().code(), Some(2));
+}
+
+#[test]
+fn a_proxy_is_not_asked_for_what_is_on_this_machine() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}", proxy.local_addr().unwrap());
+    let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
+    let output = command
+        .env("http_proxy", &address)
+        .env("HTTPS_PROXY", &address)
+        .env("ALL_PROXY", &address)
+        .output()
+        .unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    proxy.set_nonblocking(true).unwrap();
+    assert!(proxy.accept().is_err(), "nobody called the proxy");
 }
 
 #[test]
@@ -327,7 +507,7 @@ fn broken_records_are_kept_and_fail_the_slice_only_beyond_both_limits() {
     let ran = workplace.run_day(PLACED);
     assert_eq!(ran.status, 0, "{ran:?}");
     assert_eq!(ran.json()["slices"][0]["reconcile"], "match_with_rejects");
-    let rejects = workplace.rejects("placed");
+    let rejects = workplace.rejects("placed", "");
     assert_eq!(rejects.len(), 10);
     assert_eq!(
         (&rejects[0]["line"], &rejects[0]["byte"]),
@@ -355,7 +535,7 @@ fn broken_records_are_kept_and_fail_the_slice_only_beyond_both_limits() {
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);
     assert_eq!(
-        workplace.rejects("placed").len(),
+        workplace.rejects("placed", ".failed").len(),
         11,
         "kept, so that one can see why"
     );
@@ -510,7 +690,7 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3", "--lake", "file/lake"]),
         2,
-        "error: cannot create the directory file/lake/_cdrlake/staging: Not a directory",
+        "error: cannot read file/lake/_cdrlake/lake.json: Not a directory",
     );
     std::fs::create_dir_all(workplace.path("other/cdrs")).unwrap();
     std::fs::write(workplace.path("other/cdrs/x.parquet"), "").unwrap();
@@ -659,6 +839,65 @@ fn a_slice_that_another_run_holds_is_waited_for() {
     drop(lease);
     assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
     assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn a_slice_that_another_run_has_done_meanwhile_is_not_done_again() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let other = Workplace::new(&server);
+    assert_eq!(other.run_day(PLACED).status, 0);
+    let leases = workplace.path("lake/_cdrlake/leases");
+    std::fs::create_dir_all(&leases).unwrap();
+    let lease = std::fs::File::create(leases.join(format!("placed-{DAY}.lock"))).unwrap();
+    lease.lock().unwrap();
+    let mut child = workplace
+        .command(&[
+            "run",
+            "--from",
+            DAY,
+            "--to",
+            DAY,
+            "--direction",
+            "placed",
+            "--format",
+            "json",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("Another run works on this slice")));
+    // What the other run would have written.
+    for path in [
+        format!("cdrs/dt={DAY}/placed-{DAY}.parquet"),
+        format!("_cdrlake/ledger/placed/{DAY}.json"),
+    ] {
+        let to = workplace.path("lake").join(&path);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(other.path("lake").join(&path), to).unwrap();
+    }
+    drop(lease);
+    let output = child.wait_with_output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &report["outcome"]),
+        (Some(0), &json!("committed"))
+    );
+    assert_eq!(
+        (
+            &report["slices"][0]["outcome"],
+            &report["slices"][0]["state"]
+        ),
+        (&json!("skipped"), &json!("closed"))
+    );
+    assert_eq!(
+        server.requests("/v1/cdrs/all").len(),
+        1,
+        "it was fetched once, by the other run"
+    );
 }
 
 #[test]

@@ -345,15 +345,150 @@ fn a_stream_that_is_paged_is_walked() {
 
 #[test]
 fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
-    // 4 × 25 records make the count of 100, but they are 25 calls.
-    let (workplace, _server, ran) = run(100, [ok_chunked(&calls(0, 25))]);
+    // 4 × 25 records make the count of 100, but they are 25 calls, with ids or without.
+    for records in [calls(0, 25), calls(0, 25).replace("call_id", "other_id")] {
+        let (workplace, _server, ran) = run(100, [ok_chunked(&records)]);
+        assert_eq!(ran.status, 1);
+        assert!(
+            ran.stdout
+                .contains("page 2 repeats the one before it (3 attempts)"),
+            "{ran:?}"
+        );
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn a_paged_stream_is_noticed_where_its_count_would_not_be_compared() {
+    let server = Server::start();
+    let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
+    server
+        .on("/v1/cdrs?", [count(30)])
+        .on(STREAM, [ok_chunked(&calls(0, 25))])
+        .on(&page, [ok_chunked(&calls(25, 5))]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 30),
+        "{ran:?}"
+    );
+    server.on("/v1/cdrs?", [Answer::Json(400, "{}".to_owned())]);
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert!(
+        ran.report().warnings[0].contains("exactly 25 records came"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn each_kind_of_setback_has_its_own_limit() {
+    let whole = calls(0, 3);
+    let busy = || sized("503 Service Unavailable", "Retry-After: 0\r\n", "{}");
+    let page = || sized("200 OK", "Content-Type: text/html\r\n", "<html></html>");
+    let short = || ok_chunked(&calls(0, 2));
+    let server = Server::start();
+    server
+        .on(
+            STREAM,
+            [
+                busy(),
+                busy(),
+                page(),
+                short(),
+                page(),
+                short(),
+                ok_chunked(&whole),
+            ],
+        )
+        .on("/v1/cdrs?", [count(3)]);
+    let workplace = Workplace::new(&server);
+    let text = std::fs::read_to_string(workplace.path("pipeline.toml")).unwrap();
+    workplace.configure(&text.replace("max_attempts = 3", "max_attempts = 8"));
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (0, 7),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
+    let garbage = "upstream connect error or disconnect/reset before headers\n";
+    let (workplace, _server, ran) = run(1, [ok_chunked(garbage)]);
     assert_eq!(ran.status, 1);
     assert!(
-        ran.stdout
-            .contains("the provider counts 100 calls, its stream held 100 (75 of them duplicates)"),
+        ran.stdout.contains("the answer's 1 lines are no records"),
         "{ran:?}"
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);
+    // A broken record is one, and rejected.
+    let (workplace, _server, ran) = run(1, [ok_chunked("{\"date\":\n")]);
+    assert_eq!(
+        (ran.status, workplace.rejects("placed", "").len()),
+        (0, 1),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn what_stalls_is_given_up_and_tried_again() {
+    let whole = calls(0, 3);
+    let head =
+        "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n\r\n";
+    for (stream, list) in [
+        (
+            vec![Answer::Stall(head.as_bytes().to_vec()), ok_chunked(&whole)],
+            vec![count(3)],
+        ),
+        (
+            vec![Answer::Stall(Vec::new()), ok_chunked(&whole)],
+            vec![count(3)],
+        ),
+        (
+            vec![ok_chunked(&whole)],
+            vec![Answer::Stall(head.as_bytes().to_vec()), count(3)],
+        ),
+    ] {
+        let server = Server::start();
+        server.on(STREAM, stream).on("/v1/cdrs?", list);
+        let workplace = Workplace::new(&server);
+        let text = std::fs::read_to_string(workplace.path("pipeline.toml")).unwrap();
+        workplace.configure(&text.replace(
+            "max_attempts = 3",
+            "max_attempts = 3\nstall_timeout = \"300ms\"",
+        ));
+        let ran = workplace.run_day(PLACED);
+        assert_eq!(
+            (ran.status, ran.report().slices[0].attempts),
+            (0, 2),
+            "{ran:?}"
+        );
+        assert!(ran.stderr.contains("300ms"), "{}", ran.stderr);
+    }
+}
+
+#[test]
+fn numbers_in_a_server_s_words_are_not_printed() {
+    let words = format!(
+        "{{\"success\":false,\"message\":\"no route to +13025550101 {}\"}}",
+        "x".repeat(100_000)
+    );
+    for answer in [
+        sized("400 Bad Request", "", &words),
+        ok_chunked(&format!("{words}\n")),
+    ] {
+        let (_workplace, _server, ran) = run(3, [answer]);
+        assert_eq!(ran.status, 1);
+        for text in [&ran.stdout, &ran.stderr] {
+            assert!(
+                !text.contains("13025550101") && text.len() < 10_000,
+                "{text}"
+            );
+            assert!(text.contains("[number]"), "{text}");
+        }
+    }
 }
 
 #[test]

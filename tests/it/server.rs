@@ -8,6 +8,8 @@ use std::sync::{Arc, Mutex};
 pub(crate) enum Answer {
     /// A whole response, byte for byte, and then the end of the connection.
     Bytes(Vec<u8>),
+    /// These bytes, and then nothing, for as long as the other side waits.
+    Stall(Vec<u8>),
     /// A 200 with this body, chunked in pieces of 1000 bytes.
     Records(Vec<u8>),
     /// A JSON body with a status.
@@ -156,6 +158,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     };
     match answer {
         Some(Answer::Bytes(bytes)) => stream.write_all(&bytes)?,
+        Some(Answer::Stall(bytes)) => {
+            stream.write_all(&bytes)?;
+            while stream.read(&mut buffer)? > 0 {}
+        }
         Some(Answer::Json(status, body)) => {
             write!(
                 stream,

@@ -96,7 +96,7 @@ impl Workplace {
         )
     }
 
-    /// Every file below the lake with its content, but for run reports.
+    /// Every file below the lake with its content, but for run reports and locks.
     pub(crate) fn lake_files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         let mut directories = vec![self.path("lake")];
@@ -112,7 +112,7 @@ impl Workplace {
                         .to_str()
                         .unwrap()
                         .to_owned();
-                    if !name.starts_with("_cdrlake/runs/") {
+                    if !name.starts_with("_cdrlake/runs/") && !name.starts_with("_cdrlake/locks/") {
                         found.insert(name, std::fs::read(&path).unwrap());
                     }
                 }
@@ -134,12 +134,10 @@ impl Workplace {
         read(&self.path(format!("lake/cdrs/dt={DAY}/{direction}-{DAY}.parquet")))
     }
 
-    /// The rejects of one direction of [`DAY`].
-    pub(crate) fn rejects(&self, direction: &str) -> Vec<Value> {
-        let file = std::fs::File::open(self.path(format!(
-            "lake/_cdrlake/rejects/{direction}/{DAY}.ndjson.zst"
-        )))
-        .unwrap();
+    /// The rejects of one direction of [`DAY`]; `kind` is `.failed` for those of a failed attempt.
+    pub(crate) fn rejects(&self, direction: &str, kind: &str) -> Vec<Value> {
+        let name = format!("lake/_cdrlake/rejects/{direction}/{DAY}{kind}.ndjson.zst");
+        let file = std::fs::File::open(self.path(name)).unwrap();
         let text = std::io::read_to_string(zstd::Decoder::new(file).unwrap()).unwrap();
         text.lines()
             .map(|line| serde_json::from_str(line).unwrap())
