@@ -118,7 +118,7 @@ impl RunProgress {
 
 impl Observer for RunProgress {
     fn slice_began(&self, slice: Slice, attempt: u32) {
-        tracing::debug!(%slice, attempt, "Fetching.");
+        tracing::debug!(slice = slice.to_string(), attempt, "Fetching.");
     }
 
     fn records_read(&self, records: u64) {
@@ -138,7 +138,7 @@ impl Observer for RunProgress {
 
     fn slice_ended(&self, report: &SliceReport) {
         self.bar.inc(1);
-        let slice = report.slice();
+        let slice = report.slice().to_string();
         match report.outcome {
             SliceOutcome::Committed | SliceOutcome::Unchanged => {
                 let outcome = if report.outcome == SliceOutcome::Committed {
@@ -146,9 +146,14 @@ impl Observer for RunProgress {
                 } else {
                     "Slice unchanged."
                 };
-                tracing::info!(%slice, rows = report.counts.rows, attempts = report.attempts, "{outcome}");
+                tracing::info!(
+                    slice,
+                    rows = report.counts.rows,
+                    attempts = report.attempts,
+                    "{outcome}"
+                );
             }
-            SliceOutcome::Skipped => tracing::info!(%slice, "Slice skipped."),
+            SliceOutcome::Skipped => tracing::info!(slice, "Slice skipped."),
             // The pipeline has already said why.
             SliceOutcome::Failed => {}
         }
