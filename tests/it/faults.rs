@@ -1,8 +1,7 @@
 use crate::server::{Answer, Server, count, response, sized};
-use crate::support::{DAY, Workplace, calls};
+use crate::support::{DAY, PLACED, Workplace, calls};
 
 const STREAM: &str = "/v1/cdrs/all";
-const PLACED: &[&str] = &["--direction", "placed"];
 
 fn ok_chunked(body: &str) -> Answer {
     Answer::Records(body.as_bytes().to_vec())

@@ -8,12 +8,14 @@
     reason = "a test may panic: that is how it fails"
 )]
 
-/// The real binary: exit statuses, messages, bad input.
+/// The real binary: results, exit statuses, messages, bad input.
 mod cli;
 /// What lands in the lake, against an oracle that reads the same bytes with `serde_json`.
 mod exactness;
 /// The program against a source that fails.
 mod faults;
+/// What a lake goes through: damage, death, shrinking, another run, a full disk, a signal.
+mod recovery;
 /// A source that serves exactly what a test gives it.
 mod server;
 /// The simulated API, over HTTP.

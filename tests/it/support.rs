@@ -168,6 +168,19 @@ pub(crate) fn read(path: &Path) -> RecordBatch {
     arrow::compute::concat_batches(&schema, &batches).unwrap()
 }
 
+/// One direction only.
+pub(crate) const PLACED: &[&str] = &["--direction", "placed"];
+
+/// A server with [`DAY`]'s calls, and a workplace for it.
+pub(crate) fn serving(records: &str, total: u64) -> (Server, Workplace) {
+    let server = Server::start();
+    server
+        .serve("placed", DAY, records, total)
+        .serve("received", DAY, "", 0);
+    let workplace = Workplace::new(&server);
+    (server, workplace)
+}
+
 /// Calls of one day, one a line, with ids from `first` on.
 pub(crate) fn calls(first: u32, count: u32) -> String {
     let call = |id| {

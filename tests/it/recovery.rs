@@ -1,0 +1,451 @@
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use serde_json::json;
+
+use crate::server::{Answer, Server, count, response};
+use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, serving};
+
+#[test]
+fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let refresh = |more: &[&str]| workplace.run_day(&[&["--refresh"], PLACED, more].concat());
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let before = workplace.lake_files();
+    let outcome = |ran: &Ran| {
+        ran.json()["slices"][0]["outcome"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+
+    let same = refresh(&[]);
+    assert_eq!((same.status, outcome(&same)), (0, "unchanged".to_owned()));
+    assert_eq!(same.json()["partitions_changed"], json!([]));
+    assert_eq!(workplace.lake_files(), before, "not a byte is written");
+
+    server.serve("placed", DAY, calls(0, 5), 5);
+    let grown = refresh(&[]);
+    assert_eq!((grown.status, outcome(&grown)), (0, "committed".to_owned()));
+    assert!(
+        grown.report().warnings[0].contains("+2 rows, +120 seconds, 0.054 USD"),
+        "{:?}",
+        grown.report().warnings
+    );
+
+    server.serve("placed", DAY, calls(0, 4), 4);
+    let shrunk = refresh(&[]);
+    assert_eq!((shrunk.status, outcome(&shrunk)), (1, "failed".to_owned()));
+    assert!(
+        shrunk
+            .stdout
+            .contains("the slice shrank: 4 rows now, 5 in the lake"),
+        "{}",
+        shrunk.stdout
+    );
+    assert!(shrunk.stdout.contains(&format!(
+        "cdrlake run --from {DAY} --to {DAY} --direction placed --refresh --allow-shrink"
+    )));
+    assert_eq!(workplace.rows("placed").num_rows(), 5);
+
+    assert_eq!(refresh(&["--allow-shrink"]).status, 0);
+    assert_eq!(workplace.rows("placed").num_rows(), 4);
+    server.serve("placed", DAY, "", 0);
+    assert_eq!(refresh(&["--allow-shrink"]).status, 0);
+    assert_eq!(workplace.table(), [] as [&str; 0], "no rows, no file");
+    assert_eq!(outcome(&refresh(&[])), "unchanged");
+}
+
+#[test]
+fn a_damaged_slice_is_due_again() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let file = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
+    std::fs::write(&file, "cut").unwrap();
+    let plan = workplace.run(&["plan", "--from", DAY, "--to", DAY, "--direction", "placed"]);
+    assert!(
+        plan.stdout
+            .contains("2026-10-01  placed    its file is not as its ledger entry says"),
+        "{}",
+        plan.stdout
+    );
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(workplace.run_day(PLACED).report().totals.counts.rows, 3);
+}
+
+#[test]
+fn what_a_killed_run_left_is_mended_without_a_word() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let clean = workplace.lake_files();
+    // Killed between publishing and committing: the entry still says what was intended.
+    let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
+    let mut entry: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let committed = entry["committed"].clone();
+    entry["pending"] = json!({"run": "dead", "token": "dead", "file": committed["file"], "digest": committed["digest"]});
+    for first_commit in [false, true] {
+        if first_commit {
+            entry["committed"] = json!(null);
+        }
+        std::fs::write(&path, entry.to_string()).unwrap();
+        // And what it had in its hands.
+        for leftover in ["parquet", "rejects", "rewrite"] {
+            std::fs::write(
+                workplace.path(format!("lake/_cdrlake/staging/placed-{DAY}.{leftover}")),
+                "half",
+            )
+            .unwrap();
+        }
+        std::fs::write(
+            workplace.path("lake/_cdrlake/staging/_cdrlake-ledger-placed-2026-10-01.json.swap"),
+            "half",
+        )
+        .unwrap();
+        std::fs::write(
+            workplace.path(format!("lake/_cdrlake/leases/placed-{DAY}.lock")),
+            "",
+        )
+        .unwrap();
+        let plan = workplace.run(&["plan", "--from", DAY, "--to", DAY, "--direction", "placed"]);
+        assert!(
+            plan.stdout.contains("interrupted while publishing"),
+            "{}",
+            plan.stdout
+        );
+        let ran = workplace.run_day(PLACED);
+        assert_eq!((ran.status, ran.report().warnings), (0, Vec::new()));
+        let names = |files: &std::collections::BTreeMap<String, Vec<u8>>| {
+            files.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(&workplace.lake_files()),
+            names(&clean),
+            "no leftovers"
+        );
+        let mended: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        assert_eq!(
+            (&mended["pending"], &mended["committed"]["digest"]),
+            (&json!(null), &committed["digest"])
+        );
+        assert_eq!(workplace.rows("placed").num_rows(), 3);
+    }
+}
+
+#[test]
+fn a_refresh_reads_the_file_and_mends_damage_that_its_size_does_not_show() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    workplace.configure_also("[parquet]\ncompression = \"uncompressed\"");
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let path = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
+    let whole = std::fs::read(&path).unwrap();
+    // One byte anywhere: of a value, of its statistics.
+    let charge = 27_000_000_i64.to_le_bytes();
+    let at = |bytes: &[u8]| whole.windows(8).position(|window| window == bytes).unwrap();
+    let last = whole
+        .windows(8)
+        .rposition(|window| window == charge)
+        .unwrap();
+    let damaged = |at: usize| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 1;
+        bytes
+    };
+    assert_ne!(at(&charge), last);
+    for bytes in [
+        damaged(at(&charge) + 2),
+        damaged(last),
+        vec![0; whole.len()],
+    ] {
+        std::fs::write(&path, bytes).unwrap();
+        let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+        assert_eq!(
+            (ran.status, ran.json()["slices"][0]["outcome"].as_str()),
+            (0, Some("committed")),
+            "{ran:?}"
+        );
+        assert!(
+            ran.report().warnings[0].contains("its file was damaged, and is replaced"),
+            "{ran:?}"
+        );
+        assert_eq!(workplace.rows("placed").num_rows(), 3);
+    }
+}
+
+#[test]
+fn a_publication_that_died_is_never_taken_for_what_was_committed_before_it() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
+    let entry =
+        || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let old = entry();
+    // Other charges, same size: the file of another content that the ledger does not know of.
+    server.serve(
+        "placed",
+        DAY,
+        calls(0, 3).replace("\"charge\":\"0.027\"", "\"charge\":\"0.028\""),
+        3,
+    );
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        0
+    );
+    let new = entry()["committed"].clone();
+    assert_eq!(
+        old["committed"]["file"]["bytes"], new["file"]["bytes"],
+        "or this test shows nothing"
+    );
+    let mut died = old.clone();
+    died["pending"] =
+        json!({"run": "dead", "token": "dead", "file": new["file"], "digest": new["digest"]});
+    std::fs::write(&path, died.to_string()).unwrap();
+    server.serve("placed", DAY, calls(0, 3), 3);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (ran.status, ran.json()["slices"][0]["outcome"].as_str()),
+        (0, Some("committed")),
+        "{ran:?}"
+    );
+    let rows = workplace.rows("placed");
+    let charges = rows.column_by_name("charge_usd").unwrap();
+    let charges = arrow::array::AsArray::as_primitive::<arrow::datatypes::Decimal128Type>(charges);
+    assert!(
+        charges.iter().all(|charge| charge == Some(27_000_000)),
+        "the table holds what the ledger says"
+    );
+}
+
+#[test]
+fn a_slice_whose_ledger_entry_is_gone_still_may_not_shrink() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    std::fs::remove_file(workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json")))
+        .unwrap();
+    server.serve("placed", DAY, calls(0, 2), 2);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout
+            .contains("the slice shrank: 2 rows now, 3 in the lake"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_failed_attempt_leaves_the_rejects_of_what_is_in_the_lake() {
+    let broken = |reason: &str| format!("{{\"date\":\"{reason}\"}}\n");
+    let (server, workplace) = serving(&format!("{}{}", calls(0, 3), broken("first")), 4);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    server.serve(
+        "placed",
+        DAY,
+        format!("{}{}", calls(0, 2), broken("second")),
+        9,
+    );
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        1
+    );
+    assert_eq!(
+        workplace.rejects("placed", "")[0]["text"],
+        broken("first").trim_end()
+    );
+    assert_eq!(
+        workplace.rejects("placed", ".failed")[0]["text"],
+        broken("second").trim_end()
+    );
+    server.serve("placed", DAY, calls(0, 4), 4);
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        0
+    );
+    assert!(
+        !workplace
+            .lake_files()
+            .keys()
+            .any(|name| name.contains("rejects")),
+        "both are gone"
+    );
+}
+
+/// A limit on file sizes makes writes fail as a full disk does, without needing one.
+#[test]
+fn a_disk_that_takes_no_more_stops_the_run_and_leaves_the_lake() {
+    let many: String = calls(0, 4_000);
+    let (_server, workplace) = serving(&many, 4_000);
+    let program = env!("CARGO_BIN_EXE_cdrlake");
+    let script =
+        format!("trap '' XFSZ; ulimit -f 16; exec '{program}' run --from {DAY} --to {DAY}");
+    let output = std::process::Command::new("sh")
+        .args(["-c", &script])
+        .current_dir(workplace.directory.path())
+        .env("TEST_KEY", CANARY)
+        .output()
+        .unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{stderr}");
+    assert!(
+        stderr.contains("error: the run was stopped: cannot")
+            && stderr.contains("File too large (os error 27). Make room there and run again"),
+        "{stderr}"
+    );
+    assert!(
+        !workplace
+            .lake_files()
+            .keys()
+            .any(|name| name.contains("cdrs/") || name.contains("staging")),
+        "{:?}",
+        workplace.lake_files().keys()
+    );
+    assert_eq!(workplace.run_day(&[]).status, 0, "the next run mends it");
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_trace_of_the_slice_under_way() {
+    for signal in ["INT", "TERM"] {
+        let server = Server::start();
+        // Promises more than it sends, and the connection stays half open: the run waits.
+        let head = "Content-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n";
+        server.on("/v1/cdrs?", [count(9)]);
+        let stalled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = stalled.local_addr().unwrap().port();
+        let workplace = Workplace::with_url(&format!("http://127.0.0.1:{port}"));
+        let arguments = [
+            "run",
+            "--from",
+            DAY,
+            "--to",
+            DAY,
+            "--direction",
+            "placed",
+            "--reconcile",
+            "off",
+            "--format",
+            "json",
+        ];
+        let child = workplace
+            .command(&arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (mut stream, _) = stalled.accept().unwrap();
+        let _ = stream.read(&mut [0; 4096]).unwrap();
+        let Answer::Bytes(begin) = response("200 OK", head, &calls(0, 3)) else {
+            unreachable!()
+        };
+        std::io::Write::write_all(&mut stream, &begin).unwrap();
+        let killed = std::process::Command::new("kill")
+            .args([format!("-{signal}"), child.id().to_string()])
+            .status()
+            .unwrap();
+        assert!(killed.success());
+        let output = child.wait_with_output().unwrap();
+        assert_eq!(
+            output.status.code(),
+            Some(130),
+            "{signal}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(
+            (&report["outcome"], &report["slices"][0]["outcome"]),
+            (&json!("interrupted"), &json!("skipped"))
+        );
+        assert_eq!(
+            workplace.lake_files().into_keys().collect::<Vec<_>>(),
+            ["_cdrlake/lake.json"],
+            "no staging, no lease"
+        );
+    }
+}
+
+/// Takes the lease of a slice, as another run does.
+fn hold_lease(workplace: &Workplace) -> std::fs::File {
+    let leases = workplace.path("lake/_cdrlake/leases");
+    std::fs::create_dir_all(&leases).unwrap();
+    let lease = std::fs::File::create(leases.join(format!("placed-{DAY}.lock"))).unwrap();
+    lease.lock().unwrap();
+    lease
+}
+
+/// A run of [`DAY`] that has said that it waits for another.
+fn waiting_run(workplace: &Workplace) -> std::process::Child {
+    let arguments = [
+        "run",
+        "--from",
+        DAY,
+        "--to",
+        DAY,
+        "--direction",
+        "placed",
+        "--format",
+        "json",
+    ];
+    let mut child = workplace
+        .command(&arguments)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(
+        lines.any(|line| line.contains("Another run works on this slice")),
+        "it says that it waits"
+    );
+    assert!(child.try_wait().unwrap().is_none());
+    child
+}
+
+#[test]
+fn a_slice_that_another_run_holds_is_waited_for() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    let lease = hold_lease(&workplace);
+    let child = waiting_run(&workplace);
+    drop(lease);
+    assert_eq!(child.wait_with_output().unwrap().status.code(), Some(0));
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn a_slice_that_another_run_has_done_meanwhile_is_not_done_again() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let other = Workplace::new(&server);
+    assert_eq!(other.run_day(PLACED).status, 0);
+    let lease = hold_lease(&workplace);
+    let child = waiting_run(&workplace);
+    // What the other run would have written.
+    for path in [
+        format!("cdrs/dt={DAY}/placed-{DAY}.parquet"),
+        format!("_cdrlake/ledger/placed/{DAY}.json"),
+    ] {
+        let to = workplace.path("lake").join(&path);
+        std::fs::create_dir_all(to.parent().unwrap()).unwrap();
+        std::fs::copy(other.path("lake").join(&path), to).unwrap();
+    }
+    drop(lease);
+    let output = child.wait_with_output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(
+        (output.status.code(), &report["outcome"]),
+        (Some(0), &json!("committed"))
+    );
+    assert_eq!(
+        (
+            &report["slices"][0]["outcome"],
+            &report["slices"][0]["state"]
+        ),
+        (&json!("skipped"), &json!("closed"))
+    );
+    assert_eq!(
+        server.requests("/v1/cdrs/all").len(),
+        1,
+        "it was fetched once, by the other run"
+    );
+}
