@@ -47,6 +47,22 @@ pub fn verdict(counts: &Counts, control_total: Option<u64>) -> Verdict {
     }
 }
 
+/// What a mismatch looks like, in words.
+pub fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String {
+    let Some(total) = control_total else {
+        return "the provider's count is unavailable, so the slice cannot be proven complete"
+            .to_owned();
+    };
+    let duplicates = match counts.duplicates {
+        0 => String::new(),
+        duplicates => format!(" ({duplicates} of them duplicates)"),
+    };
+    format!(
+        "the provider counts {total} calls, its stream held {}{duplicates}",
+        counts.records
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

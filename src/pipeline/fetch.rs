@@ -44,6 +44,9 @@ pub(super) enum FetchError {
     CountMoved { before: u64, after: u64 },
     #[error("the server pages its stream, but page {page} repeats the one before it")]
     RepeatedPage { page: u64 },
+    /// No attempt is left.
+    #[error("{problem} ({attempts} attempts)")]
+    GivenUp { problem: String, attempts: u32 },
     #[error("the run was stopped")]
     Stopped,
     /// The thread gave up: [`Conversion::abandon`] puts its reason in place of this.

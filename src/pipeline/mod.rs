@@ -1,5 +1,6 @@
 //! A run: every due slice from request to ledger. The only module that knows all stages.
 
+mod attempts;
 mod fetch;
 mod slice;
 

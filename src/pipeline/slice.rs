@@ -1,11 +1,9 @@
 //! One slice, from its lease to its ledger entry.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
-use tokio::time::Instant;
 
-use super::fetch::{FetchError, Fetched, Leniency, fetch};
+use super::attempts::fetch_until_good;
+use super::fetch::{FetchError, Fetched};
 use super::{Context, Stop};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::ConvertError;
@@ -13,7 +11,7 @@ use crate::error::{MAKE_ROOM, chain, is_disk_full};
 use crate::lake::ledger::{Commit, PublishedFile};
 use crate::lake::{LakeError, LedgerEntry, is_intact, layout};
 use crate::plan::{Due, state_of};
-use crate::reconcile::Verdict;
+use crate::reconcile::{Verdict, describe_mismatch};
 use crate::report::{SliceOutcome, SliceReport};
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
@@ -21,17 +19,11 @@ use crate::source::SourceError;
 use crate::tally::Counts;
 use crate::writer::{WriteError, checksum_of, read_footer};
 
-/// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
-/// an answer that is not the API's.
-const FEW_ATTEMPTS: u32 = 3;
-
 /// Why a slice was given up.
 #[derive(Debug, thiserror::Error)]
 enum SliceError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("{problem} ({attempts} attempts)")]
-    GivenUp { problem: String, attempts: u32 },
     #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
     Unaccounted(Counts),
     #[error(
@@ -42,12 +34,8 @@ enum SliceError {
         records: u64,
         path: String,
     },
-    #[error("{}. Set quality.reconcile to \"warn\" to take the slice as it is", mismatch(*records, *duplicates, *control_total))]
-    Mismatch {
-        records: u64,
-        duplicates: u64,
-        control_total: Option<u64>,
-    },
+    #[error("{0}. Set quality.reconcile to \"warn\" to take the slice as it is")]
+    Mismatch(String),
     #[error(
         "the slice shrank: {now} rows now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run"
     )]
@@ -61,19 +49,6 @@ enum SliceError {
     Write(#[from] WriteError),
     #[error(transparent)]
     Lake(#[from] LakeError),
-}
-
-fn mismatch(records: u64, duplicates: u64, control_total: Option<u64>) -> String {
-    let Some(total) = control_total else {
-        return "the provider's count is unavailable, so the slice cannot be proven complete"
-            .to_owned();
-    };
-    let duplicates = if duplicates > 0 {
-        format!(" ({duplicates} of them duplicates)")
-    } else {
-        String::new()
-    };
-    format!("the provider counts {total} calls, its stream held {records}{duplicates}")
 }
 
 /// Does one slice. `None` if another run holds its lease: it is to be tried again later.
@@ -112,7 +87,7 @@ fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
         | SliceError::Fetch(FetchError::Convert(
             ConvertError::Write(_) | ConvertError::Spool { .. },
         )) => Stop::Hopeless(text.to_owned()),
-        _ if !context.source.was_reached() => Stop::Hopeless(text.to_owned()),
+        SliceError::Fetch(_) if !context.source.was_reached() => Stop::Hopeless(text.to_owned()),
         _ => return false,
     };
     context.stop(stop);
@@ -157,135 +132,6 @@ async fn attempt_all(
     let outcome = settle(context, before, fetched, report).await;
     drop(memory);
     outcome.map(Done::Outcome)
-}
-
-/// What stood in an attempt's way.
-struct Setback {
-    problem: String,
-    kind: SetbackKind,
-    /// How long the server asks to wait.
-    retry_after: Option<Duration>,
-    /// Whether every slice should wait, not only this one.
-    slow_down: bool,
-}
-
-/// Setbacks that have limits of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SetbackKind {
-    /// `source.max_attempts` is the limit.
-    Passing,
-    /// The count does not match.
-    Mismatch,
-    /// The answer is not the API's.
-    Foreign,
-}
-
-/// Fetches a slice until an attempt succeeds or none is left. A count that never matches is left
-/// to the caller to judge.
-async fn fetch_until_good(
-    context: &Context,
-    slice: Slice,
-    report: &mut SliceReport,
-) -> Result<Fetched, SliceError> {
-    let begun = Instant::now();
-    let config = &context.config.source;
-    let mut leniency = Leniency::default();
-    let (mut mismatches, mut foreign) = (0, 0);
-    loop {
-        report.attempts += 1;
-        let attempt = report.attempts;
-        let is_last = attempt >= config.max_attempts;
-        leniency.count_may_fail = is_last;
-        context.observer.slice_began(slice, attempt);
-        let setback = match fetch(context, slice, leniency).await {
-            Ok(fetched) => {
-                let counts = &fetched.converted.counts;
-                if fetched.verdict != Verdict::Mismatch
-                    || fetched.control_total.is_none()
-                    || is_last
-                    || mismatches + 1 == FEW_ATTEMPTS
-                {
-                    return Ok(fetched);
-                }
-                let problem = mismatch(counts.records, counts.duplicates, fetched.control_total);
-                Setback {
-                    problem,
-                    kind: SetbackKind::Mismatch,
-                    retry_after: None,
-                    slow_down: false,
-                }
-            }
-            Err(error) => setback(error)?,
-        };
-        leniency.count_may_move = true;
-        let few_left = match setback.kind {
-            SetbackKind::Passing => true,
-            SetbackKind::Mismatch => {
-                mismatches += 1;
-                true
-            }
-            SetbackKind::Foreign => {
-                foreign += 1;
-                foreign < FEW_ATTEMPTS
-            }
-        };
-        let wait = context.backoff.wait(attempt, setback.retry_after);
-        let problem = context.source.printable(&setback.problem);
-        if is_last || !few_left {
-            return Err(SliceError::GivenUp {
-                problem,
-                attempts: attempt,
-            });
-        }
-        if begun.elapsed() + wait > config.max_elapsed {
-            let problem = format!("{problem}; source.max_elapsed is used up");
-            return Err(SliceError::GivenUp {
-                problem,
-                attempts: attempt,
-            });
-        }
-        if setback.slow_down {
-            context.source.gate.close_for(wait);
-        }
-        tracing::warn!(
-            slice = slice.to_string(),
-            attempt,
-            wait_ms = millis(wait),
-            "Trying again: {problem}"
-        );
-        tokio::select! {
-            () = context.stop.cancelled() => return Err(FetchError::Stopped.into()),
-            () = tokio::time::sleep(wait) => {}
-        }
-    }
-}
-
-/// Whether another attempt may help, and what to know for it.
-fn setback(error: FetchError) -> Result<Setback, SliceError> {
-    let (kind, retry_after, slow_down) = match &error {
-        FetchError::CountMoved { .. } => (SetbackKind::Passing, None, false),
-        FetchError::RepeatedPage { .. } | FetchError::Source(SourceError::Foreign(_)) => {
-            (SetbackKind::Foreign, None, false)
-        }
-        FetchError::Source(SourceError::Transient {
-            retry_after,
-            slow_down,
-            ..
-        }) => (SetbackKind::Passing, *retry_after, *slow_down),
-        FetchError::Convert(found) if found.is_foreign() => (SetbackKind::Foreign, None, false),
-        FetchError::Convert(found) if found.is_retryable() => (SetbackKind::Passing, None, false),
-        _ => return Err(error.into()),
-    };
-    Ok(Setback {
-        problem: error.to_string(),
-        kind,
-        retry_after,
-        slow_down,
-    })
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Judges what was fetched, and publishes it.
@@ -367,7 +213,10 @@ async fn settle(
         report.describe(published?.committed.as_ref().expect("just committed"));
         SliceOutcome::Committed
     };
-    context.lake.remove_failed_rejects(slice).await?;
+    if let Err(error) = context.lake.remove_failed_rejects(slice).await {
+        // What is committed stays committed.
+        context.warn(format!("{slice}: {}", chain(&error)));
+    }
     remark(context, slice, &report.counts);
     Ok(outcome)
 }
@@ -427,17 +276,11 @@ async fn judge(
         });
     }
     if verdict == Verdict::Mismatch {
+        let mismatch = describe_mismatch(counts, control_total);
         if quality.reconcile == Reconcile::Fail {
-            return Err(SliceError::Mismatch {
-                records: counts.records,
-                duplicates: counts.duplicates,
-                control_total,
-            });
+            return Err(SliceError::Mismatch(mismatch));
         }
-        context.warn(format!(
-            "{slice}: {}",
-            mismatch(counts.records, counts.duplicates, control_total)
-        ));
+        context.warn(format!("{slice}: {mismatch}"));
     }
     if !context.options.allow_shrink {
         let rows_before = rows_in_lake(context, before).await?;

@@ -1,0 +1,145 @@
+//! Attempts at a slice: which setbacks are worth another, how many, and how long to wait.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::Context;
+use super::fetch::{FetchError, Fetched, Leniency, fetch};
+use crate::reconcile::{Verdict, describe_mismatch};
+use crate::report::SliceReport;
+use crate::slice::Slice;
+use crate::source::SourceError;
+
+/// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
+/// an answer that is not the API's.
+const FEW_ATTEMPTS: u32 = 3;
+
+/// What stood in an attempt's way.
+struct Setback {
+    problem: String,
+    kind: SetbackKind,
+    /// How long the server asks to wait.
+    retry_after: Option<Duration>,
+    /// Whether every slice should wait, not only this one.
+    slow_down: bool,
+}
+
+/// Setbacks that have limits of their own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum SetbackKind {
+    /// `source.max_attempts` is the limit.
+    Passing,
+    /// The count does not match.
+    Mismatch,
+    /// The answer is not the API's.
+    Foreign,
+}
+
+/// Fetches a slice until an attempt succeeds or none is left. A count that never matches is left
+/// to the caller to judge.
+pub(super) async fn fetch_until_good(
+    context: &Context,
+    slice: Slice,
+    report: &mut SliceReport,
+) -> Result<Fetched, FetchError> {
+    let begun = Instant::now();
+    let config = &context.config.source;
+    let mut leniency = Leniency::default();
+    let (mut mismatches, mut foreign) = (0, 0);
+    loop {
+        report.attempts += 1;
+        let attempt = report.attempts;
+        let is_last = attempt >= config.max_attempts;
+        leniency.count_may_fail = is_last;
+        context.observer.slice_began(slice, attempt);
+        let setback = match fetch(context, slice, leniency).await {
+            Ok(fetched) => {
+                let counts = &fetched.converted.counts;
+                if fetched.verdict != Verdict::Mismatch
+                    || fetched.control_total.is_none()
+                    || is_last
+                    || mismatches + 1 == FEW_ATTEMPTS
+                {
+                    return Ok(fetched);
+                }
+                let problem = describe_mismatch(counts, fetched.control_total);
+                Setback {
+                    problem,
+                    kind: SetbackKind::Mismatch,
+                    retry_after: None,
+                    slow_down: false,
+                }
+            }
+            Err(error) => setback(error)?,
+        };
+        leniency.count_may_move = true;
+        let few_left = match setback.kind {
+            SetbackKind::Passing => true,
+            SetbackKind::Mismatch => {
+                mismatches += 1;
+                true
+            }
+            SetbackKind::Foreign => {
+                foreign += 1;
+                foreign < FEW_ATTEMPTS
+            }
+        };
+        let wait = context.backoff.wait(attempt, setback.retry_after);
+        let problem = context.source.printable(&setback.problem);
+        if is_last || !few_left {
+            return Err(FetchError::GivenUp {
+                problem,
+                attempts: attempt,
+            });
+        }
+        if begun.elapsed() + wait > config.max_elapsed {
+            let problem = format!("{problem}; source.max_elapsed is used up");
+            return Err(FetchError::GivenUp {
+                problem,
+                attempts: attempt,
+            });
+        }
+        if setback.slow_down {
+            context.source.gate.close_for(wait);
+        }
+        tracing::warn!(
+            slice = slice.to_string(),
+            attempt,
+            wait_ms = millis(wait),
+            "Trying again: {problem}"
+        );
+        tokio::select! {
+            () = context.stop.cancelled() => return Err(FetchError::Stopped),
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+/// Whether another attempt may help, and what to know for it.
+fn setback(error: FetchError) -> Result<Setback, FetchError> {
+    let (kind, retry_after, slow_down) = match &error {
+        FetchError::CountMoved { .. } => (SetbackKind::Passing, None, false),
+        FetchError::RepeatedPage { .. } | FetchError::Source(SourceError::Foreign(_)) => {
+            (SetbackKind::Foreign, None, false)
+        }
+        FetchError::Source(SourceError::Transient {
+            retry_after,
+            slow_down,
+            ..
+        }) => (SetbackKind::Passing, *retry_after, *slow_down),
+        FetchError::Convert(found) if found.is_foreign() => (SetbackKind::Foreign, None, false),
+        FetchError::Convert(found) if found.is_retryable() => (SetbackKind::Passing, None, false),
+        _ => return Err(error),
+    };
+    Ok(Setback {
+        problem: error.to_string(),
+        kind,
+        retry_after,
+        slow_down,
+    })
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
