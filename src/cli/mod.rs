@@ -42,11 +42,12 @@ pub struct Arguments {
         global = true,
         value_enum,
         default_value_t,
-        value_name = "FORMAT"
+        value_name = "FORMAT",
+        help_heading = "Logging"
     )]
     log_format: LogFormat,
     /// Log every slice, also where progress bars are shown. `CDRLAKE_LOG` takes a filter for more.
-    #[arg(short, long, global = true)]
+    #[arg(short, long, global = true, help_heading = "Logging")]
     verbose: bool,
 }
 
@@ -74,6 +75,7 @@ enum Command {
 /// Where the configuration comes from. Flags win over variables (`CDRLAKE_SOURCE_URL` …), variables
 /// over the file.
 #[derive(Clone, Debug, Default, Args)]
+#[command(next_help_heading = "Configuration")]
 struct ConfigArgs {
     /// The configuration file [default: pipeline.toml, if there is one].
     #[arg(long, value_name = "FILE")]

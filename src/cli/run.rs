@@ -25,6 +25,7 @@ use crate::source::Source;
 const MAX_LINES: usize = 40;
 
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Which slices")]
 struct SelectionArgs {
     /// First day to look at, YYYY-MM-DD [default: window.start].
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
@@ -63,20 +64,26 @@ impl From<&SelectionArgs> for Selection {
 #[derive(Clone, Debug, Args)]
 pub(super) struct RunArgs {
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// Say what would be done and why, and do nothing.
-    #[arg(long)]
+    #[arg(long, help_heading = "Which slices")]
     dry_run: bool,
     /// Take a slice that has fewer rows than the lake has of it.
-    #[arg(long)]
+    #[arg(long, help_heading = "Result")]
     allow_shrink: bool,
     /// End with status 3 if there were warnings.
-    #[arg(long)]
+    #[arg(long, help_heading = "Result")]
     strict: bool,
     /// How the result is printed on standard output.
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Result"
+    )]
     format: OutputFormat,
 }
 
@@ -84,11 +91,17 @@ pub(super) struct RunArgs {
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlanArgs {
     #[command(flatten)]
-    config: ConfigArgs,
-    #[command(flatten)]
     selection: SelectionArgs,
+    #[command(flatten)]
+    config: ConfigArgs,
     /// How the result is printed on standard output.
-    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Result"
+    )]
     format: OutputFormat,
 }
 
