@@ -15,12 +15,14 @@ use tempfile::TempPath;
 use crate::decode::{Reason, Refusal, decode};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
-use crate::error::quoted;
 use crate::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::slice::Slice;
 use crate::tally::{Counts, RowTally, Totals};
 use crate::writer::{ParquetOptions, SpoolFile, SpoolWriter, WriteError, remove_leftover};
+
+/// Most characters kept of a server's message.
+const MAX_MESSAGE_CHARS: usize = 2_000;
 
 /// What conversion needs to know of the slice and the configuration.
 #[derive(Clone, Debug)]
@@ -61,11 +63,12 @@ pub enum ConvertError {
         at: Position,
     },
     /// The server reports its own failure in the middle of the stream.
-    #[error("{at}: the server broke off with \"{message}\"")]
+    #[error("{at}: the server broke off with a message of its own")]
     ServerError {
         /// Where the object stands.
         at: Position,
-        /// What the server said.
+        /// What the server said, as far as it is worth keeping. It may hold anything, the key
+        /// included: the error's own text leaves it out.
         message: String,
     },
     /// Not one line looks like a record: something in between answered in the server's place.
@@ -252,7 +255,7 @@ impl Stage {
                     added.map_err(|source| spool_error(&self.options.spool_dir, source))
                 }
                 Err(Refusal::ServerError { message }) => {
-                    let message = quoted(&message);
+                    let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
                     Err(ConvertError::ServerError { at, message })
                 }
 

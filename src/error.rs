@@ -23,45 +23,47 @@ const MAX_QUOTED_CHARS: usize = 300;
 const MIN_HIDDEN_DIGITS: usize = 7;
 
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
-/// anything that could be a phone number.
+/// anything that could be a phone number, with or without separators.
 pub fn quoted(text: &str) -> String {
+    let words = text
+        .split(|c: char| c.is_control() || c.is_whitespace())
+        .filter(|word| !word.is_empty());
+    let line: String = words
+        .collect::<Vec<_>>()
+        .join(" ")
+        .chars()
+        .take(4 * MAX_QUOTED_CHARS)
+        .collect();
     let mut shown = String::new();
-    let mut digits = String::new();
-    let end_number = |digits: &mut String, shown: &mut String| {
-        shown.push_str(if digits.len() < MIN_HIDDEN_DIGITS {
-            digits
-        } else {
-            "[number]"
-        });
-        digits.clear();
-    };
-    for character in text.chars() {
-        if character.is_ascii_digit() {
-            digits.push(character);
-            continue;
-        }
-        end_number(&mut digits, &mut shown);
-        shown.push(if character.is_control() {
-            ' '
-        } else {
-            character
-        });
-        if shown.len() > 4 * MAX_QUOTED_CHARS {
-            break;
-        }
+    let mut rest = line.as_str();
+    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
+        let (before, number) = rest.split_at(start);
+        let end = number
+            .find(|c: char| !c.is_ascii_digit() && !" ().-/".contains(c))
+            .unwrap_or(number.len());
+        let (number, after) = number.split_at(end);
+        // What separates digits belongs to the number, what follows the last does not.
+        let digits_end = number
+            .rfind(|c: char| c.is_ascii_digit())
+            .map_or(0, |last| last + 1);
+        let (number, tail) = number.split_at(digits_end);
+        let is_hidden = number.bytes().filter(u8::is_ascii_digit).count() >= MIN_HIDDEN_DIGITS;
+        shown.push_str(before);
+        shown.push_str(if is_hidden { "[number]" } else { number });
+        shown.push_str(tail);
+        rest = after;
     }
-    end_number(&mut digits, &mut shown);
-    let words = shown.split_whitespace().collect::<Vec<_>>().join(" ");
-    match words.char_indices().nth(MAX_QUOTED_CHARS) {
-        Some((end, _)) => format!("{}…", words.get(..end).unwrap_or_default()),
-        None => words,
+    shown.push_str(rest);
+    match shown.char_indices().nth(MAX_QUOTED_CHARS) {
+        Some((end, _)) => format!("{}…", shown.split_at(end).0),
+        None => shown,
     }
 }
 
 /// What to do about a disk that is full.
 pub(crate) const MAKE_ROOM: &str = "Make room there and run again";
 
-/// Whether the cause is a file system that takes no more.
+/// Whether the cause is a file system that takes no more from anybody.
 pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| {
@@ -114,6 +116,10 @@ mod tests {
             MAX_QUOTED_CHARS + 1
         );
         assert_eq!(quoted(&"7".repeat(10_000)), "[number]");
+        assert_eq!(
+            quoted("call (1) 302-555-0101, or 1302.555.0101!"),
+            "call ([number], or [number]!"
+        );
     }
 
     #[test]

@@ -13,9 +13,9 @@ const RUN_BYTES: usize = 2 << 20;
 /// Read buffer of one run while runs are merged.
 const MERGE_BUFFER_BYTES: usize = 16 << 10;
 
-/// Sorts keys of `N` bytes by their byte order. Memory: [`RUN_BYTES`] while keys are added, then
-/// [`MERGE_BUFFER_BYTES`] for every [`RUN_BYTES`] added (0.8 %); the rest lies in one unnamed
-/// temporary file. Up to [`RUN_BYTES`] nothing touches the disk.
+/// Sorts keys of `N` bytes by their byte order. Memory: 2 MiB while keys are added, then 16 KiB for
+/// every 2 MiB added (0.8 %); the rest lies in one unnamed temporary file. Up to 2 MiB nothing
+/// touches the disk.
 #[derive(Debug)]
 pub struct ExternalSorter<const N: usize> {
     directory: PathBuf,

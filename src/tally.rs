@@ -66,10 +66,12 @@ pub struct Totals {
 
 /// Stands for rows without a disposition in [`Totals::by_disposition`].
 pub const NO_DISPOSITION: &str = "(none)";
-/// Stands for dispositions beyond the first [`MAX_DISPOSITIONS`].
+/// Stands for dispositions beyond the first [`MAX_DISPOSITIONS`], and for overlong ones.
 pub const OTHER_DISPOSITIONS: &str = "(other)";
 /// Most dispositions told apart: the API knows six, and a broken source must not fill the memory.
 pub const MAX_DISPOSITIONS: usize = 64;
+/// Longest disposition told apart, likewise.
+pub const MAX_DISPOSITION_BYTES: usize = 64;
 
 impl Totals {
     /// Adds the sums of another slice.
@@ -87,7 +89,9 @@ impl Totals {
             *sum += rows;
             return;
         }
-        let name = if self.by_disposition.len() < MAX_DISPOSITIONS {
+        let is_told_apart = self.by_disposition.len() < MAX_DISPOSITIONS
+            && disposition.len() <= MAX_DISPOSITION_BYTES;
+        let name = if is_told_apart {
             disposition
         } else {
             OTHER_DISPOSITIONS
@@ -163,7 +167,11 @@ mod tests {
             });
         }
         tally.add(&Record::default());
+        tally.add(&Record {
+            disposition: Some("x".repeat(1 << 20).into()),
+            ..Record::default()
+        });
         assert_eq!(tally.totals.by_disposition.len(), MAX_DISPOSITIONS + 1);
-        assert_eq!(tally.totals.by_disposition.values().sum::<u64>(), 1001);
+        assert_eq!(tally.totals.by_disposition.values().sum::<u64>(), 1002);
     }
 }

@@ -8,10 +8,13 @@ use object_store::path::Path;
 
 use super::{CommandError, ConfigArgs, Exit, find_lake, local_store, print};
 use crate::config::{Config, KeySource};
-use crate::lake::layout::{LOCKS, STAGING};
+use crate::lake::layout::{LEASES, LOCKS, STAGING};
 use crate::lake::store::{LakeStore, Swap};
 use crate::slice::Slice;
 use crate::source::Source;
+
+/// What is written to see whether it can be.
+const PROBE: &str = "_cdrlake/leases/check.probe";
 
 pub(super) async fn execute(args: &ConfigArgs) -> Result<Exit, CommandError> {
     let config = args.load()?;
@@ -98,22 +101,25 @@ async fn try_lake(config: &Config) -> Result<String, CommandError> {
         }
     }
     let root = std::path::absolute(&config.lake.root)?;
-    let staging = root.join(STAGING);
-    let missing: Vec<_> = [staging.as_path(), root.join(LOCKS).as_path()]
+    let missing: Vec<_> = [STAGING, LOCKS, LEASES]
         .iter()
-        .flat_map(|path| path.ancestors().take_while(|path| !path.exists()))
-        .map(std::path::Path::to_owned)
+        .flat_map(|path| {
+            root.join(path)
+                .ancestors()
+                .map(std::path::Path::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .filter(|path| !path.exists())
         .collect();
     let tried = try_writing(config).await;
+    if !missing.is_empty() {
+        // The lock of the probe's directory, in which nothing else is written conditionally.
+        drop(std::fs::remove_file(
+            root.join(LOCKS).join("_cdrlake-leases.lock"),
+        ));
+    }
+    // Empty ones only: a run may have begun its work there in the meantime.
     for directory in missing {
-        for lock in std::fs::read_dir(&directory)
-            .into_iter()
-            .flatten()
-            .flatten()
-        {
-            // Only what the attempt itself made can be in a directory that was not there before.
-            drop(std::fs::remove_file(lock.path()));
-        }
         drop(std::fs::remove_dir(directory));
     }
     tried.map(|()| "writable; conditional writes honoured".to_owned())
@@ -122,7 +128,18 @@ async fn try_lake(config: &Config) -> Result<String, CommandError> {
 async fn try_writing(config: &Config) -> Result<(), CommandError> {
     let store = local_store(config);
     store.prepare()?;
-    let probe = Path::from(format!("{STAGING}/check-{:032x}", fastrand::u128(..)));
+    let Some(lease) = store
+        .try_lease(&Path::from(format!("{LEASES}/check.lock")))
+        .await?
+    else {
+        return Err(CommandError::new(
+            Exit::Failed,
+            "another check of this lake is under way. Try again",
+        ));
+    };
+    // A fixed name, so that what a killed check left is overwritten.
+    let probe = Path::from(PROBE);
+    store.delete(&probe).await?;
     let first = store.create(&probe, Bytes::from_static(b"1")).await?;
     let second = store.create(&probe, Bytes::from_static(b"2")).await?;
     let replaced = match &first {
@@ -142,6 +159,7 @@ async fn try_writing(config: &Config) -> Result<(), CommandError> {
         Swap::Refused => Swap::Refused,
     };
     store.delete(&probe).await?;
+    drop(lease);
     let honoured = matches!(
         (&first, &second, &replaced, &stale),
         (Swap::Done(_), Swap::Refused, Swap::Done(_), Swap::Refused)

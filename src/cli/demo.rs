@@ -120,7 +120,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         format!("Nothing to do: all {up_to_date} slices are up to date.")
     } else {
         format!(
-            "{due} slices committed, {up_to_date} were up to date, in {:.1} s.",
+            "{due} slices fetched, {up_to_date} were up to date, in {:.1} s.",
             fetched.as_secs_f64()
         )
     };

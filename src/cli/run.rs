@@ -21,6 +21,8 @@ use crate::report::{RunOutcome, RunReport, SliceOutcome};
 use crate::slice::{Direction, parse_day};
 use crate::source::Source;
 
+/// Most days a run looks back: a century.
+const MAX_DAYS: i64 = 36_500;
 /// Most due slices and most troubles that a table for people lists.
 const MAX_LINES: usize = 40;
 
@@ -34,7 +36,7 @@ struct SelectionArgs {
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
     to: Option<Date>,
     /// Look at the last N days, ending with yesterday.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
     last: Option<u32>,
     /// Also fetch today so far; it stays open and is fetched again.
     #[arg(long)]
@@ -208,7 +210,7 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
             "{}\n",
             serde_json::to_string_pretty(&result.report).expect("a report always serialises")
         ),
-        OutputFormat::Text => render_report(&config, &plan, &result.report),
+        OutputFormat::Text => render_report(&config, &plan, &result),
     };
     print(text.as_bytes())?;
     Ok(exit_of(&result, args.strict, screen))
@@ -238,7 +240,8 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
     }
 }
 
-fn render_report(config: &Config, plan: &Plan, report: &RunReport) -> String {
+fn render_report(config: &Config, plan: &Plan, result: &RunResult) -> String {
+    let report = &result.report;
     let mut table = DayTable::default();
     for slice in &report.slices {
         if matches!(
@@ -264,12 +267,15 @@ fn render_report(config: &Config, plan: &Plan, report: &RunReport) -> String {
         text.push('\n');
     }
     let root = config.lake.root.display();
-    let report = format!("{root}/_cdrlake/runs/{}.json", report.run);
-    if table.is_empty() {
-        writeln!(text, "Report {report}").expect("writing to memory does not fail");
-    } else {
-        writeln!(text, "Table {root}/cdrs · report {report}")
-            .expect("writing to memory does not fail");
+    let places = [
+        (!table.is_empty()).then(|| format!("table {root}/cdrs")),
+        result
+            .is_kept
+            .then(|| format!("report {root}/_cdrlake/runs/{}.json", report.run)),
+    ];
+    let places: Vec<String> = places.into_iter().flatten().collect();
+    if !places.is_empty() {
+        writeln!(text, "{}", places.join(" · ")).expect("writing to memory does not fail");
     }
     text
 }

@@ -188,7 +188,7 @@ impl Config {
                     .get("window.timezone", timezone)?
                     .unwrap_or(TimeZone::UTC),
                 lookback_days: settings
-                    .get("window.lookback_days", units::integer(0))?
+                    .get("window.lookback_days", lookback_days)?
                     .unwrap_or(3),
                 settle_hours: settings
                     .get("window.settle_hours", units::integer(0))?
@@ -543,6 +543,16 @@ fn timezone(value: &Value) -> Result<TimeZone, String> {
     let name = units::text(value)?;
     TimeZone::get(&name)
         .map_err(|_| format!("is \"{name}\", which is no time zone: write an IANA name, such as \"UTC\" or \"America/New_York\""))
+}
+
+/// A number of days that a calendar can go back: up to a century.
+fn lookback_days(value: &Value) -> Result<u32, String> {
+    let days = units::integer(0)(value)?;
+    if days > 36_500 {
+        Err(format!("is {days}: at most 36500 days, a century"))
+    } else {
+        Ok(days)
+    }
 }
 
 /// The zone's IANA name.

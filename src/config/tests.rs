@@ -257,6 +257,12 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
 }
 
 #[test]
+fn no_calendar_is_overrun() {
+    let expected = "line 2: window.lookback_days is 99999999: at most 36500 days, a century";
+    assert_eq!(problem("[window]\nlookback_days = 99999999"), expected);
+}
+
+#[test]
 fn the_key_itself_is_refused_and_never_quoted() {
     for text in [
         "[source]\napi_key = 'SECRET'",

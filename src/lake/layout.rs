@@ -21,6 +21,8 @@ use crate::slice::{Direction, Slice, parse_day};
 pub const TABLE: &str = "cdrs";
 /// Everything that is not the table.
 pub const META: &str = "_cdrlake";
+/// Held while something is worked on.
+pub const LEASES: &str = "_cdrlake/leases";
 /// Locks of conditional writes on local disk.
 pub const LOCKS: &str = "_cdrlake/locks";
 /// Files on their way into the table, on the table's file system.
@@ -81,10 +83,7 @@ pub fn failed_rejects_file(slice: Slice) -> Path {
 
 /// The slice's lease.
 pub fn lease(slice: Slice) -> Path {
-    Path::from(format!(
-        "{META}/leases/{}-{}.lock",
-        slice.direction, slice.day
-    ))
+    Path::from(format!("{LEASES}/{}-{}.lock", slice.direction, slice.day))
 }
 
 /// The report of a run.

@@ -147,6 +147,12 @@ impl LocalStore {
         bytes: &[u8],
         may_write: impl FnOnce(Option<Version>) -> bool,
     ) -> Result<Swap, StoreError> {
+        if bytes.len() as u64 > MAX_OBJECT_BYTES {
+            let target = self.file_path(path);
+            return Err(failed("write", &target)(io::Error::other(
+                "it would be too large to be read again",
+            )));
+        }
         let _lock = self.lock_directory_of(path)?;
         if !may_write(self.read_file(path)?.map(|found| found.version)) {
             return Ok(Swap::Refused);
@@ -198,7 +204,10 @@ impl LocalStore {
                 Err(error) => return Err(failed("list", &path)(error)),
             };
             if metadata.is_dir() {
-                self.list_dir(&path, found)?;
+                // A link to a directory may lead in circles, and is none of ours.
+                if !path.is_symlink() {
+                    self.list_dir(&path, found)?;
+                }
             } else if let Some(relative) = path
                 .strip_prefix(&self.root)
                 .ok()

@@ -65,9 +65,9 @@ pub enum LakeError {
         "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another directory"
     )]
     NotALake,
-    /// The table has changed, but the ledger could not be told.
+    /// The table may have changed, but the ledger could not be told.
     #[error(
-        "{path} is in the table, but its ledger entry could not be written. The next run mends it"
+        "{path} may have changed, but its ledger entry could not be completed. The next run mends it"
     )]
     NotRecorded {
         /// The slice's file.
@@ -294,7 +294,14 @@ impl Lake {
     }
 
     /// Stores the slice's rejects, or removes the old ones if there are none any more.
-    async fn put_rejects(&self, slice: Slice, rejects: Option<TempPath>) -> Result<(), LakeError> {
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn put_rejects(
+        &self,
+        slice: Slice,
+        rejects: Option<TempPath>,
+    ) -> Result<(), LakeError> {
         let path = layout::rejects_file(slice);
         match rejects {
             Some(file) => self.store.publish(&path, file).await.map(|_| ())?,
@@ -309,8 +316,8 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError::LostLease`] if the entry is no longer what `before` says, and the store's; the
-    /// table is then as it was. [`LakeError::NotRecorded`] if the table has changed, but the ledger
-    /// could not be told.
+    /// table is then as it was. [`LakeError::NotRecorded`] if the table may have changed, but the
+    /// ledger could not be told.
     pub async fn publish(
         &self,
         before: LedgerEntry,
@@ -329,38 +336,41 @@ impl Lake {
         let version = self.swap(&entry, version.as_ref()).await?;
         self.put_rejects(entry.slice, rejects).await?;
         let path = layout::table_file(entry.slice);
+        // From here on the table may have changed, whatever goes wrong.
+        let not_recorded = |source: LakeError| LakeError::NotRecorded {
+            path: path.clone(),
+            source: Box::new(source),
+        };
         commit.file = if let (Some(file), Some(planned)) = (file, planned) {
-            let state = self.store.publish(&path, file).await?;
+            let state = self
+                .store
+                .publish(&path, file)
+                .await
+                .map_err(|error| not_recorded(error.into()))?;
             Some(PublishedFile {
                 etag: state.etag,
                 ..planned
             })
         } else {
-            self.store.delete(&path).await?;
+            self.store
+                .delete(&path)
+                .await
+                .map_err(|error| not_recorded(error.into()))?;
             None
         };
         entry.committed = Some(commit);
         entry.pending = None;
-        match self.swap(&entry, Some(&version)).await {
-            Ok(_) => Ok(entry),
-            Err(source) => Err(LakeError::NotRecorded {
-                path,
-                source: Box::new(source),
-            }),
-        }
+        self.swap(&entry, Some(&version))
+            .await
+            .map_err(not_recorded)?;
+        Ok(entry)
     }
 
     /// Records a commit that leaves the table as it is.
     ///
     /// # Errors
     /// [`LakeError`] as for [`publish`](Self::publish).
-    pub async fn note(
-        &self,
-        before: LedgerEntry,
-        rejects: Option<TempPath>,
-        commit: Commit,
-    ) -> Result<(), LakeError> {
-        self.put_rejects(before.entry.slice, rejects).await?;
+    pub async fn note(&self, before: LedgerEntry, commit: Commit) -> Result<(), LakeError> {
         let entry = Entry {
             committed: Some(commit),
             pending: None,

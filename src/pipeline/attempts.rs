@@ -6,6 +6,8 @@ use tokio::time::Instant;
 
 use super::Context;
 use super::fetch::{FetchError, Fetched, Leniency, fetch};
+use crate::convert::ConvertError;
+use crate::error::quoted;
 use crate::reconcile::{Verdict, describe_mismatch};
 use crate::report::SliceReport;
 use crate::slice::Slice;
@@ -51,7 +53,7 @@ pub(super) async fn fetch_until_good(
         report.attempts += 1;
         let attempt = report.attempts;
         let is_last = attempt >= config.max_attempts;
-        leniency.count_may_fail = is_last;
+        leniency.count_may_fail = is_last || foreign + 1 == FEW_ATTEMPTS;
         context.observer.slice_began(slice, attempt);
         let setback = match fetch(context, slice, leniency).await {
             Ok(fetched) => {
@@ -71,7 +73,10 @@ pub(super) async fn fetch_until_good(
                     slow_down: false,
                 }
             }
-            Err(error) => setback(error)?,
+            Err(error) => {
+                leniency.is_not_paged |= matches!(error, FetchError::NotPaged { .. });
+                setback(context, error)?
+            }
         };
         leniency.count_may_move = true;
         let few_left = match setback.kind {
@@ -117,12 +122,12 @@ pub(super) async fn fetch_until_good(
 }
 
 /// Whether another attempt may help, and what to know for it.
-fn setback(error: FetchError) -> Result<Setback, FetchError> {
+fn setback(context: &Context, error: FetchError) -> Result<Setback, FetchError> {
     let (kind, retry_after, slow_down) = match &error {
-        FetchError::CountMoved { .. } => (SetbackKind::Passing, None, false),
-        FetchError::RepeatedPage { .. } | FetchError::Source(SourceError::Foreign(_)) => {
-            (SetbackKind::Foreign, None, false)
+        FetchError::CountMoved { .. } | FetchError::NotPaged { .. } => {
+            (SetbackKind::Passing, None, false)
         }
+        FetchError::Source(SourceError::Foreign(_)) => (SetbackKind::Foreign, None, false),
         FetchError::Source(SourceError::Transient {
             retry_after,
             slow_down,
@@ -132,8 +137,12 @@ fn setback(error: FetchError) -> Result<Setback, FetchError> {
         FetchError::Convert(found) if found.is_retryable() => (SetbackKind::Passing, None, false),
         _ => return Err(error),
     };
+    let mut problem = error.to_string();
+    if let FetchError::Convert(ConvertError::ServerError { message, .. }) = &error {
+        problem = format!("{problem}: {}", quoted(&context.source.printable(message)));
+    }
     Ok(Setback {
-        problem: error.to_string(),
+        problem,
         kind,
         retry_after,
         slow_down,

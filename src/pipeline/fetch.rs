@@ -42,8 +42,10 @@ pub(super) enum FetchError {
     Convert(#[from] ConvertError),
     #[error("the provider's count moved from {before} to {after} while the slice was read")]
     CountMoved { before: u64, after: u64 },
-    #[error("the server pages its stream, but page {page} repeats the one before it")]
-    RepeatedPage { page: u64 },
+    #[error(
+        "the stream looked like the first page of a longer one, but page {page} is not the next"
+    )]
+    NotPaged { page: u64 },
     /// No attempt is left.
     #[error("{problem} ({attempts} attempts)")]
     GivenUp { problem: String, attempts: u32 },
@@ -61,6 +63,8 @@ pub(super) struct Leniency {
     pub(super) count_may_move: bool,
     /// Do without a control total that cannot be had now.
     pub(super) count_may_fail: bool,
+    /// Take the stream as it is, although it looks like the first page of a longer one.
+    pub(super) is_not_paged: bool,
 }
 
 enum Message {
@@ -97,10 +101,10 @@ pub(super) async fn fetch(
         {
             return Err(FetchError::CountMoved { before, after });
         }
-        let walked = walk_pages(context, slice, &mut conversion, first, after).await?;
-        Ok((after, walked))
+        let pages = walk_pages(context, slice, &mut conversion, first, after, leniency).await?;
+        Ok((after, pages))
     };
-    let (control_total, walked) = match read.await {
+    let (control_total, pages) = match read.await {
         Ok(read) => read,
         Err(error) => return Err(conversion.abandon(error).await),
     };
@@ -110,11 +114,19 @@ pub(super) async fn fetch(
         (Reconcile::Off, _) => Verdict::Off,
         (_, false) => Verdict::NotChecked,
         // Calls that came in while pages were walked shift them: duplicates may hide a gap.
-        _ if walked && control_total != Some(counts.records - counts.duplicates) => {
+        _ if pages == Pages::Walked
+            && control_total != Some(counts.records - counts.duplicates) =>
+        {
             Verdict::Mismatch
         }
         _ => verdict(counts, control_total),
     };
+    if let (Pages::Short { records, total }, Verdict::Off | Verdict::NotChecked) = (pages, verdict)
+    {
+        context.warn(format!(
+            "{slice}: the provider counts {total} calls, and would give only {records}"
+        ));
+    }
     Ok(Fetched {
         converted,
         control_total,
@@ -126,36 +138,41 @@ pub(super) async fn fetch(
     })
 }
 
-/// Reads on where the stream turns out to be the first page of a longer one, and says whether it
-/// was. A stream of exactly one page is suspicious also on a day whose count is not compared: its
-/// count is then asked for this alone.
+/// Reads on where the stream turns out to be the first page of a longer one. A stream of exactly
+/// one page is suspicious also on a day whose count is not compared: it is then asked for this
+/// alone.
 async fn walk_pages(
     context: &Context,
     slice: Slice,
     conversion: &mut Conversion,
     first: BodyEnd,
     control_total: Option<u64>,
-) -> Result<bool, FetchError> {
+    leniency: Leniency,
+) -> Result<Pages, FetchError> {
     let envelope_total = first.summary.envelope_total;
     let looks_like_a_page =
         first.records == DEFAULT_PER_PAGE || (envelope_total.is_some() && first.records > 0);
     if !looks_like_a_page {
-        return Ok(false);
+        return Ok(Pages::One);
     }
     let total = match control_total.or(envelope_total) {
-        Some(total) => total,
-        None => match self::control_total(context, slice, true).await? {
-            Some(total) => total,
-            None => {
-                context.warn(format!(
-                    "{slice}: exactly {DEFAULT_PER_PAGE} records came, as many as one page of the API, and the provider's count is unavailable: there may be more"
-                ));
-                return Ok(false);
-            }
-        },
+        Some(total) => Some(total),
+        None => asked_for_pages(context, slice).await?,
+    };
+    let Some(total) = total else {
+        context.warn(format!(
+            "{slice}: exactly {DEFAULT_PER_PAGE} records came, as many as one page of the API, and the provider's count is unavailable: there may be more"
+        ));
+        return Ok(Pages::One);
     };
     if first.records >= total {
-        return Ok(false);
+        return Ok(Pages::One);
+    }
+    if leniency.is_not_paged {
+        return Ok(Pages::Short {
+            records: first.records,
+            total,
+        });
     }
     tracing::info!(
         slice = slice.to_string(),
@@ -166,16 +183,44 @@ async fn walk_pages(
     for page in 2.. {
         let mut body = stoppable(context, context.source.stream(slice, Some(page))).await?;
         let end = conversion.feed(context, &mut body).await?;
-        // Also where records have no id, so that nothing else would tell.
-        if end.digest.rows > 0 && end.digest == last.digest {
-            return Err(FetchError::RepeatedPage { page });
+        let records = end.records - last.records;
+        // A server that ignores the page number repeats itself, or what has been added since. The
+        // digest tells also where records have no id.
+        if records > first.records || (records > 0 && end.digest == last.digest) {
+            return Err(FetchError::NotPaged { page });
         }
-        if end.records >= total || end.records == last.records {
+        if end.records >= total {
             break;
+        }
+        if records < first.records {
+            return Ok(Pages::Short {
+                records: end.records,
+                total,
+            });
         }
         last = end;
     }
-    Ok(true)
+    Ok(Pages::Walked)
+}
+
+/// What the stream turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// One body with everything in it.
+    One,
+    /// Several pages, up to the count.
+    Walked,
+    /// One or several pages, and then no more, although the count says so.
+    Short { records: u64, total: u64 },
+}
+
+/// The provider's count where it would not be compared; `None` if it cannot be had for whatever
+/// reason. The stream has just shown that the key is good.
+async fn asked_for_pages(context: &Context, slice: Slice) -> Result<Option<u64>, FetchError> {
+    match control_total(context, slice, true).await {
+        Err(FetchError::Source(SourceError::Refused { .. })) => Ok(None),
+        total => total,
+    }
 }
 
 /// The provider's count, or `None` if it will not give one. What may pass is an error, and with it

@@ -117,6 +117,8 @@ impl Context {
 pub struct RunResult {
     /// The run report, also kept in the lake.
     pub report: RunReport,
+    /// Whether the lake keeps the report.
+    pub is_kept: bool,
     /// Why it ended early, if it did.
     pub stopped_by: Option<Stop>,
 }
@@ -206,13 +208,19 @@ pub async fn run(
         interrupted,
         warnings,
     );
-    if let Err(error) = context.lake.put_run_report(&context.run, &report).await {
+    let kept = context.lake.put_run_report(&context.run, &report).await;
+    let is_kept = kept.is_ok();
+    if let Err(error) = kept {
         report.warnings.push(format!(
             "the run report could not be kept in the lake: {}",
             crate::error::chain(&error)
         ));
     }
-    RunResult { report, stopped_by }
+    RunResult {
+        report,
+        is_kept,
+        stopped_by,
+    }
 }
 
 /// Slices that wait, with the time before which a slice that another run holds is left alone.

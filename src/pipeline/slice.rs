@@ -82,11 +82,12 @@ fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
         SliceError::Fetch(FetchError::Source(SourceError::Refused { .. })) => {
             Stop::KeyRefused(text.to_owned())
         }
+        // The spool is the same for all slices, and so is the disk.
         SliceError::Write(_)
-        | SliceError::Lake(LakeError::Store(_))
         | SliceError::Fetch(FetchError::Convert(
             ConvertError::Write(_) | ConvertError::Spool { .. },
         )) => Stop::Hopeless(text.to_owned()),
+        SliceError::Lake(_) if is_disk_full(error) => Stop::Hopeless(text.to_owned()),
         SliceError::Fetch(_) if !context.source.was_reached() => Stop::Hopeless(text.to_owned()),
         _ => return false,
     };
@@ -188,8 +189,12 @@ async fn settle(
             .expect("something is in the lake");
         commit.file.clone_from(&kept.file);
         report.describe(&commit);
-        if !commit.says_the_same_as(kept) {
-            context.lake.note(before, rejects, commit).await?;
+        let says_the_same = commit.says_the_same_as(kept);
+        if rejects.is_some() || !says_the_same {
+            context.lake.put_rejects(slice, rejects).await?;
+        }
+        if !says_the_same {
+            context.lake.note(before, commit).await?;
         }
         SliceOutcome::Unchanged
     } else {

@@ -367,7 +367,7 @@ fn wrong_usage_and_configuration_end_with_status_2_before_anything_is_done() {
     refused(
         &workplace.run(&["run", "--last", "0"]),
         2,
-        "0 is not in 1..",
+        "0 is not in 1..=36500",
     );
     refused(
         &workplace.run(&["run", "--last", "3", "--direction", "sideways"]),

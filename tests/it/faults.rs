@@ -350,11 +350,125 @@ fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
         assert_eq!(ran.status, 1);
         assert!(
             ran.stdout
-                .contains("page 2 repeats the one before it (3 attempts)"),
+                .contains("the provider counts 100 calls, its stream held 25"),
             "{ran:?}"
         );
+        assert!(ran.stderr.contains("page 2 is not the next"), "{ran:?}");
         assert_eq!(workplace.table(), [] as [&str; 0]);
     }
+}
+
+#[test]
+fn exactly_a_page_of_calls_on_a_server_that_does_not_page_is_taken_as_it_is() {
+    // All 25 calls are there; the 26th of the count never comes.
+    let server = Server::start();
+    server
+        .on(STREAM, [ok_chunked(&calls(0, 25))])
+        .on("/v1/cdrs?", [count(26)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--reconcile", "warn"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 25),
+        "{ran:?}"
+    );
+    assert!(
+        ran.report().warnings[0].contains("counts 26 calls, its stream held 25"),
+        "{ran:?}"
+    );
+    // A 26th that came in before the count was asked must not double the others, id or not.
+    let (first, second) = (
+        calls(0, 25).replace("call_id", "x"),
+        calls(0, 26).replace("call_id", "x"),
+    );
+    let server = Server::start();
+    server
+        .on(STREAM, [ok_chunked(&first), ok_chunked(&second)])
+        .on("/v1/cdrs?", [count(26)]);
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 26),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn pages_that_end_before_the_count_are_warned_of_where_it_is_not_compared() {
+    let server = Server::start();
+    let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
+    server
+        .on("/v1/cdrs?", [count(100)])
+        .on(STREAM, [ok_chunked(&calls(0, 25))])
+        .on(&page, [ok_chunked(&calls(25, 5))]);
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 30),
+        "{ran:?}"
+    );
+    assert!(
+        ran.report().warnings[0].contains("counts 100 calls, and would give only 30"),
+        "{ran:?}"
+    );
+    // A key that may stream but not list is no reason to stop a run that asked for no count.
+    server.on(
+        "/v1/cdrs?",
+        [Answer::Json(403, "{\"message\":\"no\"}".to_owned())],
+    );
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 25),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_web_page_instead_of_the_count_is_a_mismatch_in_the_end() {
+    let server = Server::start();
+    let page = sized("200 OK", "Content-Type: text/html\r\n", "<html></html>");
+    server
+        .on(STREAM, [ok_chunked(&calls(0, 3))])
+        .on("/v1/cdrs?", [page]);
+    let workplace = Workplace::new(&server);
+    let text = std::fs::read_to_string(workplace.path("pipeline.toml")).unwrap();
+    workplace.configure(&text.replace("max_attempts = 3", "max_attempts = 8"));
+    let ran = workplace.run_day(&[PLACED, &["--reconcile", "warn"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (0, 3),
+        "{ran:?}"
+    );
+    assert!(
+        ran.report().warnings[0].contains("the provider's count is unavailable"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_key_in_the_server_s_last_words_is_not_printed() {
+    let server = Server::start();
+    let words = format!(
+        "{{\"success\":false,\"message\":\"key 1234567{}89 refused\"}}\n",
+        crate::support::CANARY
+    );
+    server
+        .on(STREAM, [ok_chunked(&words)])
+        .on("/v1/cdrs?", [count(3)]);
+    // The canary holds fewer digits in a row than a phone number; this key is mostly digits.
+    let workplace = Workplace::new(&server);
+    let key = format!("1234567{}89", crate::support::CANARY);
+    let output = workplace
+        .command(&["run", "--from", DAY, "--to", DAY])
+        .env("TEST_KEY", &key)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    assert!(
+        printed.contains("key [key] refused") && !printed.contains(crate::support::CANARY),
+        "{printed}"
+    );
 }
 
 #[test]

@@ -449,3 +449,62 @@ fn a_slice_that_another_run_has_done_meanwhile_is_not_done_again() {
         "it was fetched once, by the other run"
     );
 }
+
+#[test]
+fn endless_words_in_a_field_do_not_make_a_ledger_that_cannot_be_read() {
+    let long = |id: u32| calls(id, 1).replace("answered", &format!("{id}{}", "x".repeat(900_000)));
+    let (_server, workplace) = serving(&(0..20).map(long).collect::<String>(), 20);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+    assert_eq!(
+        (ran.status, ran.json()["slices"][0]["outcome"].as_str()),
+        (0, Some("unchanged"))
+    );
+    assert_eq!(
+        ran.json()["slices"][0]["totals"]["by_disposition"],
+        json!({"(other)": 20})
+    );
+}
+
+#[test]
+fn what_is_wrong_with_one_slice_s_file_does_not_keep_others_from_theirs() {
+    let server = Server::start();
+    server
+        .on("/v1/cdrs/all", [Answer::Records(calls(0, 3).into_bytes())])
+        .on("/v1/cdrs?", [count(3)]);
+    let workplace = Workplace::new(&server);
+    std::fs::create_dir_all(workplace.path("lake/_cdrlake")).unwrap();
+    assert_eq!(
+        workplace
+            .run(&["run", "--from", "2026-09-29", "--to", "2026-09-29"])
+            .status,
+        0
+    );
+    // Something odd lies where a slice's file belongs, and a link leads in circles.
+    std::fs::create_dir_all(workplace.path("lake/cdrs/dt=2026-09-30/placed-2026-09-30.parquet/x"))
+        .unwrap();
+    std::os::unix::fs::symlink(".", workplace.path("lake/cdrs/loop")).unwrap();
+    let ran = workplace.run(&[
+        "run",
+        "--from",
+        "2026-09-30",
+        "--to",
+        DAY,
+        "--requests",
+        "1",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(
+        (ran.status, ran.json()["outcome"].as_str()),
+        (1, Some("partial")),
+        "{ran:?}"
+    );
+    let outcomes: Vec<_> = ran.json()["slices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|slice| slice["outcome"].clone())
+        .collect();
+    assert_eq!(outcomes, ["failed", "committed", "committed", "committed"]);
+}
