@@ -6,7 +6,7 @@
 //!  (source)            └──bad record──┴→ rejects
 //! ```
 //!
-//! A [`slice`] is the unit of work: one direction of calls on one day. [`plan`] says which slices
+//! A [`slice`](mod@slice) is the unit of work: one direction of calls on one day. [`plan`](mod@plan) says which slices
 //! are due, [`pipeline`] does them and alone knows all stages, [`source`] asks the API,
 //! [`framing`] finds records in bytes, [`decode`] gives them types, [`convert`] runs these two and
 //! [`writer`], [`duplicates`] and [`rejects`] on a thread, [`reconcile`] compares with the
