@@ -508,3 +508,60 @@ fn what_is_wrong_with_one_slice_s_file_does_not_keep_others_from_theirs() {
         .collect();
     assert_eq!(outcomes, ["failed", "committed", "committed", "committed"]);
 }
+
+/// Rows of every file of the table. Panics if one is not whole.
+fn rows_by_file(workplace: &Workplace) -> std::collections::BTreeMap<String, usize> {
+    let whole = |name: String| {
+        let rows = crate::support::read(&workplace.path("lake").join(&name)).num_rows();
+        (name, rows)
+    };
+    workplace.table().into_iter().map(whole).collect()
+}
+
+#[test]
+fn a_run_that_is_killed_again_and_again_fills_the_lake_with_whole_files_only() {
+    let simulator = crate::simulator::Simulator::start(&["--calls-per-day", "3000"]);
+    let run = [
+        "run",
+        "--from",
+        "2026-09-01",
+        "--to",
+        "2026-09-05",
+        "--format",
+        "json",
+    ];
+    let reference = Workplace::with_url(&simulator.url);
+    let ran = reference.run(&run);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let expected = rows_by_file(&reference);
+    assert_eq!(expected.len(), 10);
+
+    let workplace = Workplace::with_url(&simulator.url);
+    for lines in 1..=20 {
+        let mut command = workplace.command(&run);
+        // Every line it logs is a moment to die at.
+        let mut child = command
+            .env("CDRLAKE_LOG", "cdrlake=debug")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let seen = stderr.lines().take(lines).map_while(Result::ok).count();
+        assert!(seen > 0);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for (name, rows) in rows_by_file(&workplace) {
+            assert_eq!(rows, expected[&name], "{name}");
+        }
+    }
+    let ran = workplace.run(&run);
+    assert_eq!((ran.status, ran.report().warnings), (0, Vec::new()));
+    assert_eq!(rows_by_file(&workplace), expected);
+    let names = |workplace: &Workplace| workplace.lake_files().into_keys().collect::<Vec<_>>();
+    assert_eq!(
+        names(&workplace),
+        names(&reference),
+        "nothing is left of those that were killed"
+    );
+}

@@ -7,27 +7,20 @@ use serde_json::Value;
 use crate::support::{CANARY, DAY, Ran, Workplace, read};
 
 /// `cdrlake simulate` as a process of its own.
-struct Simulator {
+pub(crate) struct Simulator {
     child: Child,
-    url: String,
+    pub(crate) url: String,
 }
 
 impl Simulator {
-    fn start(more: &[&str]) -> Self {
+    pub(crate) fn start(more: &[&str]) -> Self {
         let workplace = Workplace::with_url("http://127.0.0.1:1");
-        let arguments = [
-            &[
-                "simulate",
-                "--port",
-                "0",
-                "--key",
-                CANARY,
-                "--calls-per-day",
-                "500",
-            ],
-            more,
-        ]
-        .concat();
+        let volume: &[&str] = if more.contains(&"--calls-per-day") {
+            &[]
+        } else {
+            &["--calls-per-day", "500"]
+        };
+        let arguments = [&["simulate", "--port", "0", "--key", CANARY], volume, more].concat();
         let mut child = workplace
             .command(&arguments)
             .stdout(Stdio::piped())
