@@ -32,5 +32,6 @@ pub mod simulator;
 pub mod slice;
 pub mod sort;
 pub mod source;
+pub mod status;
 pub mod tally;
 pub mod writer;

@@ -229,8 +229,11 @@ fn why_due(
     }
 }
 
-/// The days a selection means, both ends included.
-fn days(
+/// The days a selection means on `today`, both ends included.
+///
+/// # Errors
+/// [`PlanError::Usage`] if there are none.
+pub fn days(
     window: &WindowConfig,
     selection: &Selection,
     today: Date,

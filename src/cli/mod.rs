@@ -5,6 +5,7 @@ mod demo;
 mod progress;
 mod run;
 mod simulate;
+mod status;
 mod table;
 
 use std::io::{self, Write};
@@ -59,6 +60,8 @@ enum Command {
     Run(run::RunArgs),
     /// Say what `run` would do, and why.
     Plan(run::PlanArgs),
+    /// Show the lake by day, from its ledger.
+    Status(status::StatusArgs),
     /// Check configuration, key, API and lake.
     Check(ConfigArgs),
     /// Serve the simulated API on a port of this machine.
@@ -247,6 +250,7 @@ impl Command {
             Self::Demo(args) => demo::execute(args, screen).await,
             Self::Run(args) => run::execute(args, screen).await,
             Self::Plan(args) => run::plan(&args).await,
+            Self::Status(args) => status::execute(&args).await,
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,
             Self::Completions { shell } => {

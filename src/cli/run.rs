@@ -26,9 +26,10 @@ const MAX_DAYS: i64 = 36_500;
 /// Most due slices and most troubles that a table for people lists.
 const MAX_LINES: usize = 40;
 
+/// Which days.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Which slices")]
-struct SelectionArgs {
+pub(super) struct RangeArgs {
     /// First day to look at, YYYY-MM-DD [default: window.start].
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
     from: Option<Date>,
@@ -38,6 +39,25 @@ struct SelectionArgs {
     /// Look at the last N days, ending with yesterday.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
     last: Option<u32>,
+}
+
+impl From<&RangeArgs> for Selection {
+    fn from(args: &RangeArgs) -> Self {
+        Self {
+            from: args.from,
+            to: args.to,
+            last_days: args.last,
+            ..Self::default()
+        }
+    }
+}
+
+/// Which slices.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Which slices")]
+struct SelectionArgs {
+    #[command(flatten)]
+    range: RangeArgs,
     /// Also fetch today so far; it stays open and is fetched again.
     #[arg(long)]
     include_today: bool,
@@ -52,14 +72,21 @@ struct SelectionArgs {
 impl From<&SelectionArgs> for Selection {
     fn from(args: &SelectionArgs) -> Self {
         Self {
-            from: args.from,
-            to: args.to,
-            last_days: args.last,
             include_today: args.include_today,
             refresh: args.refresh,
             direction: args.direction,
+            ..Self::from(&args.range)
         }
     }
+}
+
+/// How the result is printed.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Result")]
+pub(super) struct OutputArgs {
+    /// How the result is printed on standard output.
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub(super) format: OutputFormat,
 }
 
 /// Bring the lake up to date.
@@ -78,15 +105,8 @@ pub(super) struct RunArgs {
     /// End with status 3 if there were warnings.
     #[arg(long, help_heading = "Result")]
     strict: bool,
-    /// How the result is printed on standard output.
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        help_heading = "Result"
-    )]
-    format: OutputFormat,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 /// Say what `run` would do, and why.
@@ -96,19 +116,12 @@ pub(super) struct PlanArgs {
     selection: SelectionArgs,
     #[command(flatten)]
     config: ConfigArgs,
-    /// How the result is printed on standard output.
-    #[arg(
-        long,
-        value_enum,
-        default_value_t,
-        value_name = "FORMAT",
-        help_heading = "Result"
-    )]
-    format: OutputFormat,
+    #[command(flatten)]
+    output: OutputArgs,
 }
 
 pub(super) async fn plan(args: &PlanArgs) -> Result<Exit, CommandError> {
-    print_plan(&args.config.load()?, &args.selection, args.format).await
+    print_plan(&args.config.load()?, &args.selection, args.output.format).await
 }
 
 async fn print_plan(
@@ -179,7 +192,7 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     let config = args.config.load()?;
     let selection = Selection::from(&args.selection);
     if args.dry_run {
-        return print_plan(&config, &args.selection, args.format).await;
+        return print_plan(&config, &args.selection, args.output.format).await;
     }
     let interrupt = interrupted_by_signals()?;
     let source = Source::try_new(&config.source, config.api_key()?)?;
@@ -205,7 +218,7 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     )
     .await;
     observer.finish();
-    let text = match args.format {
+    let text = match args.output.format {
         OutputFormat::Json => format!(
             "{}\n",
             serde_json::to_string_pretty(&result.report).expect("a report always serialises")

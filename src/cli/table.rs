@@ -8,6 +8,8 @@ use jiff::civil::Date;
 use crate::amount::AmountSum;
 use crate::lake::ledger::State;
 use crate::slice::Direction;
+use crate::status::{ANSWERED, DayStatus, acd_seconds, asr_percent};
+use crate::tally::Totals;
 
 /// Most days shown before a table is cut in the middle.
 const MAX_DAYS: usize = 62;
@@ -45,9 +47,10 @@ pub(super) fn dollars(amount: AmountSum) -> String {
 pub(super) struct DayRow {
     placed: Option<u64>,
     received: Option<u64>,
+    answered: u64,
     seconds: i64,
     charge: AmountSum,
-    is_open: bool,
+    remarks: Vec<String>,
 }
 
 /// A table by day: calls by direction, minutes, spend, and a bar, so that a hole or a spike is
@@ -55,27 +58,58 @@ pub(super) struct DayRow {
 #[derive(Clone, Debug, Default)]
 pub(super) struct DayTable {
     days: BTreeMap<Date, DayRow>,
+    /// Whether answer-seizure ratio and average call duration are shown.
+    shows_quality: bool,
 }
 
 impl DayTable {
+    /// A table that shows answer-seizure ratio (ASR) and average call duration (ACD) too.
+    pub(super) fn with_quality() -> Self {
+        Self {
+            shows_quality: true,
+            ..Self::default()
+        }
+    }
+
     /// Adds what one slice holds.
     pub(super) fn add(
         &mut self,
         day: Date,
         direction: Direction,
         rows: u64,
-        totals: &crate::tally::Totals,
+        totals: &Totals,
         state: Option<State>,
     ) {
-        let row = self.days.entry(day).or_default();
-        let calls = match direction {
-            Direction::Placed => &mut row.placed,
-            Direction::Received => &mut row.received,
-        };
-        *calls = Some(rows);
+        let row = self.day(day);
+        *row.calls_of(direction) = Some(rows);
+        row.answered += totals
+            .by_disposition
+            .get(ANSWERED)
+            .copied()
+            .unwrap_or_default();
         row.seconds += totals.duration_seconds;
         row.charge.merge(totals.charge_usd);
-        row.is_open |= state == Some(State::Open);
+        if state == Some(State::Open) && row.remarks.is_empty() {
+            row.remarks.push("open".to_owned());
+        }
+    }
+
+    /// Adds a day as the ledger has it.
+    pub(super) fn add_status(&mut self, status: &DayStatus) {
+        let row = self.day(status.day);
+        row.remarks.clone_from(&status.remarks);
+        for slice in &status.slices {
+            if slice.fetched_at.is_some() {
+                *row.calls_of(slice.direction) = Some(slice.rows);
+            }
+            row.answered += slice.answered;
+            row.seconds += slice.duration_seconds;
+            row.charge.merge(slice.charge_usd);
+        }
+    }
+
+    fn day(&mut self, day: Date) -> &mut DayRow {
+        self.days.entry(day).or_default()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -84,8 +118,13 @@ impl DayTable {
 
     /// The table, with a line of sums.
     pub(super) fn render(&self) -> String {
+        let quality = if self.shows_quality {
+            "    ASR   ACD"
+        } else {
+            ""
+        };
         let mut text =
-            String::from("day            placed   received      minutes    charge USD\n");
+            format!("day            placed   received      minutes    charge USD{quality}\n");
         let busiest = self
             .days
             .values()
@@ -111,23 +150,55 @@ impl DayTable {
             let bar = "█".repeat(
                 usize::try_from((row.calls() * BAR_WIDTH).div_ceil(busiest)).unwrap_or_default(),
             );
-            row.write(
-                &day.to_string(),
-                &format!("{bar}{}", if row.is_open { " open" } else { "" }),
-                &mut text,
-            );
+            let remark = format!("{bar} {}", row.remarks.join(", "));
+            self.write(row, &day.to_string(), remark.trim(), &mut text);
         }
-        sum.write("total", "", &mut text);
-        if self.days.values().any(|day| day.is_open) {
+        self.write(&sum, "total", "", &mut text);
+        if self
+            .days
+            .values()
+            .flat_map(|day| &day.remarks)
+            .any(|remark| remark.ends_with("open"))
+        {
             text.push_str(
                 "open: the day had not settled when it was fetched; later runs fetch it again\n",
             );
         }
         text
     }
+
+    fn write(&self, row: &DayRow, name: &str, remark: &str, out: &mut String) {
+        let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
+        let minutes = thousands(u64::try_from((row.seconds + 30) / 60).unwrap_or_default());
+        let ratio = |ratio: Option<f64>| {
+            ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.0}"))
+        };
+        let quality = if self.shows_quality {
+            let asr = ratio(asr_percent(row.answered, row.calls()));
+            let acd = ratio(acd_seconds(row.seconds, row.answered));
+            format!(" {asr:>4} % {acd:>4}s")
+        } else {
+            String::new()
+        };
+        let line = format!(
+            "{name:<10} {:>10} {:>10} {minutes:>12} {:>13}{quality}  {remark}",
+            calls(row.placed),
+            calls(row.received),
+            dollars(row.charge)
+        );
+        out.push_str(line.trim_end());
+        out.push('\n');
+    }
 }
 
 impl DayRow {
+    fn calls_of(&mut self, direction: Direction) -> &mut Option<u64> {
+        match direction {
+            Direction::Placed => &mut self.placed,
+            Direction::Received => &mut self.received,
+        }
+    }
+
     fn calls(&self) -> u64 {
         self.placed.unwrap_or_default() + self.received.unwrap_or_default()
     }
@@ -138,21 +209,9 @@ impl DayRow {
         };
         add(&mut self.placed, other.placed);
         add(&mut self.received, other.received);
+        self.answered += other.answered;
         self.seconds += other.seconds;
         self.charge.merge(other.charge);
-    }
-
-    fn write(&self, name: &str, remark: &str, out: &mut String) {
-        let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
-        let minutes = thousands(u64::try_from((self.seconds + 30) / 60).unwrap_or_default());
-        let line = format!(
-            "{name:<10} {:>10} {:>10} {minutes:>12} {:>13}  {remark}",
-            calls(self.placed),
-            calls(self.received),
-            dollars(self.charge)
-        );
-        out.push_str(line.trim_end());
-        out.push('\n');
     }
 }
 

@@ -133,6 +133,30 @@ impl Lake {
         }
     }
 
+    /// Opens the lake in `store` if there is one, whatever it holds. For reading only.
+    ///
+    /// # Errors
+    /// [`LakeError`] if it is not a lake, or cannot be read.
+    pub async fn find_any(
+        store: Arc<dyn LakeStore>,
+    ) -> Result<Option<(Self, Identity)>, LakeError> {
+        let path = layout::identity();
+        let Some(found) = store.read(&path).await? else {
+            if store.list(&Path::from(layout::TABLE)).await?.is_empty() {
+                return Ok(None);
+            }
+            return Err(LakeError::NotALake);
+        };
+        let identity = parse(&path, &found)?;
+        Ok(Some((
+            Self {
+                store,
+                remarks: Vec::new(),
+            },
+            identity,
+        )))
+    }
+
     /// Opens the lake in `store` if there is one, without writing anything.
     ///
     /// # Errors
@@ -141,14 +165,9 @@ impl Lake {
         store: Arc<dyn LakeStore>,
         wanted: &Identity,
     ) -> Result<Option<Self>, LakeError> {
-        let path = layout::identity();
-        let Some(found) = store.read(&path).await? else {
-            if store.list(&Path::from(layout::TABLE)).await?.is_empty() {
-                return Ok(None);
-            }
-            return Err(LakeError::NotALake);
+        let Some((mut lake, existing)) = Self::find_any(store).await? else {
+            return Ok(None);
         };
-        let existing: Identity = parse(&path, &found)?;
         if let Some((key, existing, wanted)) = wanted.difference(&existing) {
             return Err(LakeError::OtherLake {
                 key,
@@ -156,14 +175,13 @@ impl Lake {
                 wanted,
             });
         }
-        let mut remarks = Vec::new();
         if existing.source_url != wanted.source_url {
-            remarks.push(format!(
+            lake.remarks.push(format!(
                 "source.url is {}; this lake was begun from {}",
                 wanted.source_url, existing.source_url
             ));
         }
-        Ok(Some(Self { store, remarks }))
+        Ok(Some(lake))
     }
 
     /// The store below, for the few who need no ledger.
@@ -230,6 +248,26 @@ impl Lake {
         let read = stream::iter(slices)
             .map(|slice| async move { self.entry(slice).await.map(|found| (slice, found.entry)) });
         read.buffer_unordered(CONCURRENT_READS).try_collect().await
+    }
+
+    /// The first day that the ledger knows of.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn first_day(
+        &self,
+        directions: &[Direction],
+    ) -> Result<Option<jiff::civil::Date>, LakeError> {
+        let mut first = None;
+        for &direction in directions {
+            let listed = self.store.list(&layout::ledger(direction)).await?;
+            let earliest = listed
+                .iter()
+                .filter_map(|object| layout::ledger_day(&object.path))
+                .min();
+            first = [first, earliest].into_iter().flatten().min();
+        }
+        Ok(first)
     }
 
     /// The table's files by slice. Files that belong to no slice are left out.

@@ -446,6 +446,56 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
 }
 
 #[test]
+fn status_shows_the_lake_by_day_with_its_holes() {
+    let body = format!(
+        "{}{}",
+        calls(0, 3),
+        calls(3, 1)
+            .replace("answered", "busy")
+            .replace("\"duration\":60", "\"duration\":0")
+    );
+    let (_server, workplace) = serving(&body, 4);
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    let ran = workplace.run(&["status", "--to", "2026-10-02"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let lines: Vec<&str> = ran.stdout.lines().collect();
+    assert_eq!(
+        lines[1],
+        "2026-10-01          4          0            3          0.11   75 %   60s  ████████████████████ received without calls"
+    );
+    assert_eq!(
+        lines[2],
+        "2026-10-02          -          -            0          0.00    - %    -s  placed missing, received missing"
+    );
+    assert!(
+        ran.stdout
+            .contains("2 slices closed, 0 open, 0 interrupted, 2 missing; last fetched 20"),
+        "{}",
+        ran.stdout
+    );
+    let json = workplace
+        .run(&["status", "--from", DAY, "--to", DAY, "--format", "json"])
+        .json();
+    let slice = &json["days"][0]["slices"][0];
+    assert_eq!(
+        (&slice["state"], &slice["rows"], &slice["charge_usd"]),
+        (&json!("closed"), &json!(4), &json!("0.108"))
+    );
+    assert_eq!(
+        (&slice["asr_percent"], &slice["acd_seconds"]),
+        (&json!(75.0), &json!(60.0))
+    );
+    // Whoever only looks need not know whose calls they are.
+    workplace.configure_also("account = \"second\"");
+    assert_eq!(workplace.run(&["status"]).status, 0);
+    refused(
+        &workplace.run(&["status", "--lake", "nowhere"]),
+        2,
+        "there is no lake at nowhere",
+    );
+}
+
+#[test]
 fn check_tells_what_works_and_what_does_not() {
     let server = Server::start();
     server.on("/v1/cdrs?", [count(7)]);
