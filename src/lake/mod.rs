@@ -184,11 +184,6 @@ impl Lake {
         Ok(Some(lake))
     }
 
-    /// The store below, for the few who need no ledger.
-    pub fn store(&self) -> &dyn LakeStore {
-        &*self.store
-    }
-
     /// A directory for spool files.
     pub fn spool_dir(&self) -> &FilePath {
         self.store.spool_dir()
