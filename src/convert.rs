@@ -258,7 +258,6 @@ impl Stage {
                     let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
                     Err(ConvertError::ServerError { at, message })
                 }
-
                 Err(Refusal::Reject(reason)) => match boundary {
                     Boundary::Element if reason.is_syntax() => {
                         Err(ConvertError::BrokenList { at, reason })

@@ -305,7 +305,8 @@ fn interrupted_by_signals() -> io::Result<CancellationToken> {
     let token = CancellationToken::new();
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut terminate = signal(SignalKind::terminate())?;
-    // A closed terminal is no reason to leave things lying about.
+    // A closed terminal is no reason to leave things lying about, but under `nohup` none to stop.
+    let minds_hanging_up = !ignores_hanging_up();
     let mut hang_up = signal(SignalKind::hangup())?;
     let cancelled = token.clone();
     tokio::spawn(async move {
@@ -313,7 +314,7 @@ fn interrupted_by_signals() -> io::Result<CancellationToken> {
             tokio::select! {
                 _ = interrupt.recv() => {}
                 _ = terminate.recv() => {}
-                _ = hang_up.recv() => {}
+                _ = hang_up.recv(), if minds_hanging_up => {}
             }
             if cancelled.is_cancelled() {
                 std::process::exit(130);
@@ -325,4 +326,13 @@ fn interrupted_by_signals() -> io::Result<CancellationToken> {
         }
     });
     Ok(token)
+}
+
+/// Whether this process was started to outlive its terminal: the kernel's list of ignored signals
+/// says so, before a handler is installed.
+fn ignores_hanging_up() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        .is_some_and(|mask| mask & 1 == 1)
 }

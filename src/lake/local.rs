@@ -11,7 +11,7 @@ use object_store::path::Path;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::layout::{LOCKS, STAGING};
+use super::layout::{LEASES, LOCKS, STAGING};
 use crate::writer::create_spool_file;
 
 use super::store::{
@@ -24,8 +24,9 @@ const MAX_OBJECT_BYTES: u64 = 16 << 20;
 /// A lake below one directory.
 ///
 /// Files are staged beside the table, on the same file system, and renamed into it. Conditional
-/// writes hold an operating-system lock; leases are such locks too. Both vanish with the process that holds them, however it dies. The file system must honour `flock`
-/// between all machines that write the lake.
+/// writes hold an operating-system lock; leases are such locks too. Both vanish with the process
+/// that holds them, however it dies. The file system must honour `flock` between all machines that
+/// write the lake.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     root: PathBuf,
@@ -53,7 +54,19 @@ impl LocalStore {
         // Unnamed, so that nothing stays behind.
         tempfile::tempfile_in(&self.staging)
             .map(drop)
-            .map_err(failed("write into", &self.staging))
+            .map_err(failed("write into", &self.staging))?;
+        self.sweep_leases()
+    }
+
+    /// Removes the empty lease files of processes that died between their work and its end.
+    fn sweep_leases(&self) -> Result<(), StoreError> {
+        let mut left = Vec::new();
+        self.list_dir(&self.root.join(LEASES), &mut left)?;
+        for lease in left {
+            // Taking a lease and giving it back removes its file. One that is held stays.
+            drop(self.lease(&lease.path)?);
+        }
+        Ok(())
     }
 
     fn file_path(&self, path: &Path) -> PathBuf {
@@ -119,12 +132,10 @@ impl LocalStore {
 
     /// Locks a directory of the lake: only who holds the lock writes conditionally there. The lock
     /// is on a file of its own, for NFS passes on no locks of directories.
-    fn lock_directory_of(&self, path: &Path) -> Result<File, StoreError> {
-        let mut name = parts(path);
-        name.pop();
+    fn lock_directory(&self, name: &str) -> Result<File, StoreError> {
         let locks = self.root.join(LOCKS);
         self.make_dir(&locks)?;
-        let path = locks.join(format!("{}.lock", name.join("-")));
+        let path = locks.join(format!("{name}.lock"));
         let lock = self.open_lock(&path)?;
         lock.lock().map_err(failed("lock", &path))?;
         Ok(lock)
@@ -153,13 +164,17 @@ impl LocalStore {
                 "it would be too large to be read again",
             )));
         }
-        let _lock = self.lock_directory_of(path)?;
+        let mut directory: Vec<String> =
+            path.parts().map(|part| part.as_ref().to_owned()).collect();
+        directory.pop();
+        let directory = directory.join("-");
+        let _lock = self.lock_directory(&directory)?;
         if !may_write(self.read_file(path)?.map(|found| found.version)) {
             return Ok(Swap::Refused);
         }
-        // A name of the object's own: what a dead process left there is overwritten when the
-        // object is next written, and never piles up.
-        let staged = self.staging.join(format!("{}.swap", parts(path).join("-")));
+        // The name is the directory's, whose lock is held: what a dead process left there is
+        // overwritten, and never piles up.
+        let staged = self.staging.join(format!("{directory}.swap"));
         let stage = || {
             let mut file = create_spool_file(&staged)?;
             let path = TempPath::try_from_path(&staged)?;
@@ -372,10 +387,6 @@ impl LakeStore for LocalStore {
     fn spool_dir(&self) -> &FilePath {
         &self.staging
     }
-}
-
-fn parts(path: &Path) -> Vec<String> {
-    path.parts().map(|part| part.as_ref().to_owned()).collect()
 }
 
 fn version_of(bytes: &[u8]) -> Version {

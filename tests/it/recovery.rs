@@ -1,9 +1,9 @@
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::server::{Answer, Server, count, response};
+use crate::server::{Answer, Server, count};
 use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, serving};
 
 #[test]
@@ -100,7 +100,7 @@ fn what_a_killed_run_left_is_mended_without_a_word() {
             .unwrap();
         }
         std::fs::write(
-            workplace.path("lake/_cdrlake/staging/_cdrlake-ledger-placed-2026-10-01.json.swap"),
+            workplace.path("lake/_cdrlake/staging/_cdrlake-ledger-placed.swap"),
             "half",
         )
         .unwrap();
@@ -304,64 +304,95 @@ fn a_disk_that_takes_no_more_stops_the_run_and_leaves_the_lake() {
     assert_eq!(workplace.run_day(&[]).status, 0, "the next run mends it");
 }
 
-#[test]
-fn an_interrupted_run_leaves_no_trace_of_the_slice_under_way() {
-    for signal in ["INT", "TERM"] {
-        let server = Server::start();
-        // Promises more than it sends, and the connection stays half open: the run waits.
-        let head = "Content-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n";
-        server.on("/v1/cdrs?", [count(9)]);
-        let stalled = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = stalled.local_addr().unwrap().port();
-        let workplace = Workplace::with_url(&format!("http://127.0.0.1:{port}"));
-        let arguments = [
-            "run",
-            "--from",
-            DAY,
-            "--to",
-            DAY,
-            "--direction",
-            "placed",
-            "--reconcile",
-            "off",
-            "--format",
-            "json",
-        ];
-        let child = workplace
-            .command(&arguments)
+/// A run under way: its only stream has begun, and the rest of it is in the caller's hand.
+struct Streaming {
+    workplace: Workplace,
+    child: std::process::Child,
+    connection: std::net::TcpStream,
+    rest: String,
+}
+
+impl Streaming {
+    /// Runs the binary by way of a shell that does `first`.
+    fn begin(first: &str) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let workplace = Workplace::with_url(&format!("http://{}", listener.local_addr().unwrap()));
+        let program = env!("CARGO_BIN_EXE_cdrlake");
+        let run = format!(
+            "{first} exec '{program}' run --from {DAY} --to {DAY} --direction placed --reconcile off --format json"
+        );
+        let child = std::process::Command::new("sh")
+            .args(["-c", &run])
+            .current_dir(workplace.directory.path())
+            .env("TEST_KEY", CANARY)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let (mut stream, _) = stalled.accept().unwrap();
-        let _ = stream.read(&mut [0; 4096]).unwrap();
-        let Answer::Bytes(begin) = response("200 OK", head, &calls(0, 3)) else {
-            unreachable!()
-        };
-        std::io::Write::write_all(&mut stream, &begin).unwrap();
-        let killed = std::process::Command::new("kill")
-            .args([format!("-{signal}"), child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(killed.success());
-        let output = child.wait_with_output().unwrap();
-        assert_eq!(
-            output.status.code(),
-            Some(130),
-            "{signal}: {}",
-            String::from_utf8_lossy(&output.stderr)
+        let (mut connection, _) = listener.accept().unwrap();
+        let _ = connection.read(&mut [0; 4096]).unwrap();
+        let (begin, rest) = (calls(0, 3), calls(3, 3));
+        let length = begin.len() + rest.len();
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n"
         );
+        connection
+            .write_all(format!("{head}{begin}").as_bytes())
+            .unwrap();
+        Self {
+            workplace,
+            child,
+            connection,
+            rest,
+        }
+    }
+
+    fn signal(&self, signal: &str) {
+        let arguments = [format!("-{signal}"), self.child.id().to_string()];
+        assert!(
+            std::process::Command::new("kill")
+                .args(arguments)
+                .status()
+                .unwrap()
+                .success()
+        );
+    }
+}
+
+#[test]
+fn an_interrupted_run_leaves_no_trace_of_the_slice_under_way() {
+    for signal in ["INT", "TERM", "HUP"] {
+        let streaming = Streaming::begin("");
+        streaming.signal(signal);
+        let output = streaming.child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{signal}: {stderr}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(
             (&report["outcome"], &report["slices"][0]["outcome"]),
             (&json!("interrupted"), &json!("skipped"))
         );
-        assert_eq!(
-            workplace.lake_files().into_keys().collect::<Vec<_>>(),
-            ["_cdrlake/lake.json"],
-            "no staging, no lease"
-        );
+        let files: Vec<_> = streaming.workplace.lake_files().into_keys().collect();
+        assert_eq!(files, ["_cdrlake/lake.json"], "no staging, no lease");
     }
+}
+
+#[test]
+fn a_run_that_was_told_to_outlive_its_terminal_does() {
+    let mut streaming = Streaming::begin("trap '' HUP;");
+    streaming.signal("HUP");
+    streaming
+        .connection
+        .write_all(streaming.rest.as_bytes())
+        .unwrap();
+    let output = streaming.child.wait_with_output().unwrap();
+    assert_eq!(
+        output.status.code(),
+        Some(0),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert_eq!(streaming.workplace.rows("placed").num_rows(), 6);
 }
 
 /// Takes the lease of a slice, as another run does.
