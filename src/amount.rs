@@ -203,7 +203,11 @@ impl fmt::Display for AmountSum {
     /// Plain decimal text without trailing zeros. A precision (`{:.2}`) rounds, half away from
     /// zero, for tables.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let sign = if self.0 < 0 { "-" } else { "" };
+        let sign = match self.0 {
+            ..0 => "-",
+            _ if f.sign_plus() => "+",
+            _ => "",
+        };
         let scale = AMOUNT_SCALE as usize;
         let digits = f.precision().unwrap_or(scale).min(scale);
         let dropped = 10_u128.pow(u32::try_from(scale - digits).unwrap_or_default());
@@ -323,6 +327,7 @@ mod tests {
         assert_eq!(format!("{sum:.0}"), "12");
         assert_eq!(format!("{sum:8.2}"), "   12.35");
         assert_eq!(AmountSum::default().to_string(), "0");
+        assert_eq!(format!("{sum:+.1}"), "+12.3");
     }
 
     proptest! {

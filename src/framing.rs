@@ -105,6 +105,14 @@ pub enum FramingError {
         /// What would have been right there.
         expected: &'static str,
     },
+    /// What began like an envelope has the keys of a record.
+    #[error(
+        "{at}: the body begins with `items` or `pagination` like a page of the list, but goes on like a record, so that neither can be trusted"
+    )]
+    RecordAsEnvelope {
+        /// Where such a key ended.
+        at: Position,
+    },
     /// The body begins like a page of HTML or XML.
     #[error("{at}: the body is a web page, not records (a proxy's or a firewall's answer?)")]
     WebPage {
@@ -113,6 +121,18 @@ pub enum FramingError {
     },
 }
 
+/// Keys of a record that an envelope never has beside its list. An object that begins with `items`
+/// and has one of them is a record after all, and must not be taken apart.
+const RECORD_KEYS: [&[u8]; 8] = [
+    b"date",
+    b"uuid",
+    b"call_id",
+    b"from",
+    b"to",
+    b"charge",
+    b"duration",
+    b"disposition",
+];
 /// Longest key of an envelope that is looked at; no key that matters is longer.
 const MAX_ENVELOPE_KEY_BYTES: usize = 64;
 /// Longest `pagination` object that is read; a longer one is passed over.
@@ -523,7 +543,12 @@ impl Framer {
                 }
                 (Place::FirstKey | Place::AfterMember, b'}') => Place::Done,
                 (Place::FirstKey | Place::Key, _) => return Err(self.expected("a key")),
-                (Place::InKey { escaped: false }, b'"') => Place::Colon,
+                (Place::InKey { escaped: false }, b'"') => {
+                    if RECORD_KEYS.contains(&self.partial.as_slice()) {
+                        return Err(FramingError::RecordAsEnvelope { at: self.at }.into());
+                    }
+                    Place::Colon
+                }
                 (Place::InKey { escaped }, _) => {
                     self.keep(&[byte], MAX_ENVELOPE_KEY_BYTES);
                     Place::InKey {

@@ -250,7 +250,15 @@ pub fn days(
     {
         return usage(format!("--from {from} lies after --to {to}"));
     }
-    let to = selection.to.unwrap_or(last_possible).min(last_possible);
+    let to = match selection.to {
+        Some(to) if to > last_possible => {
+            tracing::warn!(
+                "--to {to} is cut to {last_possible}: later days have not ended. --include-today takes today so far."
+            );
+            last_possible
+        }
+        to => to.unwrap_or(last_possible),
+    };
     let from = match (selection.from, selection.last_days, window.start) {
         (Some(from), _, _) => from,
         (None, Some(days), _) => {

@@ -52,9 +52,9 @@ pub struct SliceStatus {
     pub charge_usd: AmountSum,
     /// Answered calls among all, in percent. `null` without calls.
     pub asr_percent: Option<f64>,
-    /// Mean length of answered calls, in seconds. `null` without any.
+    /// Seconds talked for each answered call. `null` without any.
     pub acd_seconds: Option<f64>,
-    /// When it was last fetched.
+    /// When what it holds was fetched. Fetching the same again leaves it as it is.
     pub fetched_at: Option<Timestamp>,
 }
 
@@ -175,7 +175,7 @@ pub fn asr_percent(answered: u64, rows: u64) -> Option<f64> {
     (rows > 0).then(|| (answered as f64 / rows as f64 * 1000.0).round() / 10.0)
 }
 
-/// Mean length of answered calls, in seconds, to one decimal.
+/// Seconds talked for each answered call, to one decimal.
 #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
 pub fn acd_seconds(duration_seconds: i64, answered: u64) -> Option<f64> {
     (answered > 0).then(|| (duration_seconds as f64 / answered as f64 * 10.0).round() / 10.0)

@@ -89,9 +89,10 @@ impl Totals {
             *sum += rows;
             return;
         }
-        let is_told_apart = self.by_disposition.len() < MAX_DISPOSITIONS
+        let others = usize::from(self.by_disposition.contains_key(OTHER_DISPOSITIONS));
+        let has_room = self.by_disposition.len() - others < MAX_DISPOSITIONS
             && disposition.len() <= MAX_DISPOSITION_BYTES;
-        let name = if is_told_apart {
+        let name = if has_room {
             disposition
         } else {
             OTHER_DISPOSITIONS
@@ -172,6 +173,9 @@ mod tests {
             ..Record::default()
         });
         assert_eq!(tally.totals.by_disposition.len(), MAX_DISPOSITIONS + 1);
+        let mut run = Totals::default();
+        run.merge(&tally.totals);
+        assert_eq!(run, tally.totals, "a sum of one is that one");
         assert_eq!(tally.totals.by_disposition.values().sum::<u64>(), 1002);
     }
 }

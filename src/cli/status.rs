@@ -89,8 +89,8 @@ fn render(status: &LakeStatus) -> String {
         |last| last.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
     );
     format!(
-        "{}\n{closed} slices closed, {open} open, {interrupted} interrupted, {missing} missing; last fetched {last}.\n\
-         ASR: answered calls among all. ACD: mean length of answered calls.\n",
+        "{}\n{closed} slices closed, {open} open, {interrupted} interrupted, {missing} missing; last change fetched {last}.\n\
+         ASR: answered calls among all. ACD: time talked for each answered call.\n",
         table.render()
     )
 }

@@ -252,6 +252,20 @@ fn an_object_that_begins_with_a_desert_of_white_space_is_a_line() {
 }
 
 #[test]
+fn a_record_that_begins_like_an_envelope_is_not_taken_apart() {
+    for body in [
+        r#"{"items":[{"sku":1}],"date":"x"}"#,
+        r#"{"pagination":{},"uuid":"u"}"#,
+    ] {
+        let framed = frame_any_way(body.as_bytes(), 100);
+        assert!(
+            matches!(framed.1, Err(FramingError::RecordAsEnvelope { .. })),
+            "{framed:?}"
+        );
+    }
+}
+
+#[test]
 fn a_web_page_is_no_list_of_records() {
     let framed = frame_any_way(b"\n<!DOCTYPE html><html></html>", 100);
     assert_eq!(framed.1, Err(FramingError::WebPage { at: at(2, 1) }));

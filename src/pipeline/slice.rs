@@ -213,8 +213,11 @@ async fn settle(
             etag: None,
         };
         let spooled = (file.rows > 0).then_some((file.path, published));
+        // A day that never had a file, and has none now, has no partition to load.
+        let has_partition = spooled.is_some() || context.lake.table_file(slice).await?.is_some();
         let published = context.lake.publish(before, spooled, rejects, commit).await;
-        report.table_changed = matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
+        report.table_changed =
+            has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
         report.describe(published?.committed.as_ref().expect("just committed"));
         SliceOutcome::Committed
     };
@@ -367,7 +370,7 @@ fn warn_of_change(context: &Context, old: &Commit, new: &Commit, slice: Slice) {
     let seconds = new.totals.duration_seconds - old.totals.duration_seconds;
     let charge = new.totals.charge_usd.minus(old.totals.charge_usd);
     context.warn(format!(
-        "{slice}: changed since {}: {rows:+} rows, {seconds:+} seconds, {charge} USD",
+        "{slice}: changed since {}: {rows:+} rows, {seconds:+} seconds, {charge:+} USD",
         shown(old.fetched_at)
     ));
 }

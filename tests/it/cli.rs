@@ -314,6 +314,11 @@ fn today_is_published_open_and_never_reconciled() {
         .map(|slice| &slice["state"])
         .collect();
     assert_eq!(states, ["open", "open"], "{slices}");
+    assert_eq!(
+        ran.json()["partitions_changed"],
+        json!([]),
+        "days without calls have no partition"
+    );
 }
 
 #[test]
@@ -469,7 +474,7 @@ fn status_shows_the_lake_by_day_with_its_holes() {
     );
     assert!(
         ran.stdout
-            .contains("2 slices closed, 0 open, 0 interrupted, 2 missing; last fetched 20"),
+            .contains("2 slices closed, 0 open, 0 interrupted, 2 missing; last change fetched 20"),
         "{}",
         ran.stdout
     );

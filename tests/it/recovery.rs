@@ -28,7 +28,7 @@ fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
     let grown = refresh(&[]);
     assert_eq!((grown.status, outcome(&grown)), (0, "committed".to_owned()));
     assert!(
-        grown.report().warnings[0].contains("+2 rows, +120 seconds, 0.054 USD"),
+        grown.report().warnings[0].contains("+2 rows, +120 seconds, +0.054 USD"),
         "{:?}",
         grown.report().warnings
     );
