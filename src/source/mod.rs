@@ -130,8 +130,8 @@ pub struct Source {
     config: SourceConfig,
     /// Closed while the server asks for patience. Shared with whoever waits between attempts.
     pub gate: Gate,
-    /// Whether the server knows only the paths from before June 2026.
-    old_paths: AtomicBool,
+    /// Whether the server knows the stream, and the list, only under the path of before June 2026.
+    old_paths: [AtomicBool; 2],
     /// Whether any request was answered at all.
     reached: AtomicBool,
 }
@@ -169,7 +169,7 @@ impl Source {
             key,
             config: config.clone(),
             gate: Gate::default(),
-            old_paths: AtomicBool::new(false),
+            old_paths: Default::default(),
             reached: AtomicBool::new(false),
         })
     }
@@ -273,7 +273,8 @@ impl Source {
         query: &[(String, String)],
         accept: &str,
     ) -> Result<Response, SourceError> {
-        let old = self.old_paths.load(Ordering::Relaxed);
+        let old_path = &self.old_paths[resource as usize];
+        let old = old_path.load(Ordering::Relaxed);
         let response = self.send(resource.path(old), query, accept).await?;
         if response.status() != StatusCode::NOT_FOUND {
             return self.accept(response).await;
@@ -287,8 +288,7 @@ impl Source {
             )));
         }
         let response = self.accept(response).await?;
-        if self
-            .old_paths
+        if old_path
             .compare_exchange(old, !old, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
         {

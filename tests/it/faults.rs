@@ -312,7 +312,20 @@ fn the_paths_of_before_june_2026_are_tried_once() {
         "{}",
         ran.stderr
     );
-    assert_eq!(server.requests("/v1/cdrs").len(), 1);
+    assert_eq!(server.requests("/v1/cdrs?").len(), 1);
+    assert_eq!(server.requests("/v1/cdrs/all").len(), 1);
+
+    // The stream moved, the list did not: each is remembered by itself.
+    let server = Server::start();
+    server
+        .on("/v1/cdrs/all?", [ok_chunked(&calls(0, 3))])
+        .on("/v1/cdr?", [count(3)]);
+    let ran = Workplace::new(&server).run_day(&["--requests", "1"]);
+    assert_eq!(
+        (ran.status, ran.stderr.matches("does not know").count()),
+        (0, 1),
+        "{ran:?}"
+    );
 
     let ran = Workplace::new(&Server::start()).run_day(&[]);
     assert_eq!(ran.status, 1);
