@@ -142,22 +142,15 @@ async fn try_writing(config: &Config) -> Result<(), CommandError> {
     store.delete(&probe).await?;
     let first = store.create(&probe, Bytes::from_static(b"1")).await?;
     let second = store.create(&probe, Bytes::from_static(b"2")).await?;
-    let replaced = match &first {
+    let replace = async |bytes: &'static [u8]| match &first {
         Swap::Done(version) => {
             store
-                .replace(&probe, Bytes::from_static(b"3"), version)
-                .await?
+                .replace(&probe, Bytes::from_static(bytes), version)
+                .await
         }
-        Swap::Refused => Swap::Refused,
+        Swap::Refused => Ok(Swap::Refused),
     };
-    let stale = match &first {
-        Swap::Done(version) => {
-            store
-                .replace(&probe, Bytes::from_static(b"4"), version)
-                .await?
-        }
-        Swap::Refused => Swap::Refused,
-    };
+    let (replaced, stale) = (replace(b"3").await?, replace(b"4").await?);
     store.delete(&probe).await?;
     drop(lease);
     let honoured = matches!(
