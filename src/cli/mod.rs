@@ -279,6 +279,12 @@ fn print(result: &[u8]) -> Result<Exit, CommandError> {
     }
 }
 
+/// A result for programs, as one JSON document.
+fn json_text(result: &impl serde::Serialize) -> String {
+    let json = serde_json::to_string_pretty(result).expect("our own types always serialise");
+    format!("{json}\n")
+}
+
 fn local_store(config: &Config) -> LocalStore {
     LocalStore::new(&config.lake.root, config.lake.file_mode)
 }
@@ -286,10 +292,13 @@ fn local_store(config: &Config) -> LocalStore {
 /// Opens the lake for writing, making it if it is new.
 async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
     // What is not a lake, or another one, is left as it is.
-    find_lake(config).await?;
+    let found = find_lake(config).await?;
     let store = local_store(config);
     store.prepare()?;
-    Ok(Lake::open(Arc::new(store), &config.identity()).await?)
+    match found {
+        Some(lake) => Ok(lake),
+        None => Ok(Lake::open(Arc::new(store), &config.identity()).await?),
+    }
 }
 
 /// Opens the lake for reading, if there is one.

@@ -11,8 +11,8 @@ use serde_json::json;
 use super::progress::Screen;
 use super::table::{DayTable, dollars, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, OutputFormat, find_lake, interrupted_by_signals, open_lake,
-    print,
+    CommandError, ConfigArgs, Exit, OutputFormat, find_lake, interrupted_by_signals, json_text,
+    open_lake, print,
 };
 use crate::config::Config;
 use crate::pipeline::{self, RunOptions, RunResult, Stop};
@@ -149,7 +149,7 @@ fn render_plan(plan: &Plan, format: OutputFormat) -> String {
             "up_to_date": plan.up_to_date,
             "due": due.collect::<Vec<_>>(),
         });
-        return format!("{plan:#}\n");
+        return json_text(&plan);
     }
     let mut text = String::new();
     for due in plan.due.iter().take(MAX_LINES) {
@@ -219,10 +219,7 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     .await;
     observer.finish();
     let text = match args.output.format {
-        OutputFormat::Json => format!(
-            "{}\n",
-            serde_json::to_string_pretty(&result.report).expect("a report always serialises")
-        ),
+        OutputFormat::Json => json_text(&result.report),
         OutputFormat::Text => render_report(&config, &plan, &result),
     };
     print(text.as_bytes())?;

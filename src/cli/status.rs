@@ -9,7 +9,7 @@ use jiff::civil::Date;
 
 use super::run::{OutputArgs, RangeArgs};
 use super::table::DayTable;
-use super::{CommandError, ConfigArgs, Exit, OutputFormat, local_store, print};
+use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, local_store, print};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::plan::{Selection, days};
@@ -37,15 +37,12 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
             format!("there is no lake at {root}. `cdrlake run` makes one"),
         ));
     };
-    let directions: Vec<Direction> = config.source.directions.clone();
-    let days = range(&config, &Selection::from(&args.range), &lake, &directions).await?;
-    let entries = lake.entries(&directions, days.clone()).await?;
-    let status = LakeStatus::new(&entries, &directions, days);
+    let directions = &config.source.directions;
+    let days = range(&config, &Selection::from(&args.range), &lake, directions).await?;
+    let entries = lake.entries(directions, days.clone()).await?;
+    let status = LakeStatus::new(&entries, directions, days);
     let text = match args.output.format {
-        OutputFormat::Json => format!(
-            "{}\n",
-            serde_json::to_string_pretty(&status).expect("a status always serialises")
-        ),
+        OutputFormat::Json => json_text(&status),
         OutputFormat::Text => render(&status),
     };
     print(text.as_bytes())

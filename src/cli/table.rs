@@ -82,13 +82,12 @@ impl DayTable {
     ) {
         let row = self.day(day);
         *row.calls_of(direction) = Some(rows);
-        row.answered += totals
+        let answered = totals
             .by_disposition
             .get(ANSWERED)
             .copied()
             .unwrap_or_default();
-        row.seconds += totals.duration_seconds;
-        row.charge.merge(totals.charge_usd);
+        row.add_sums(answered, totals.duration_seconds, totals.charge_usd);
         if state == Some(State::Open) && row.remarks.is_empty() {
             row.remarks.push("open".to_owned());
         }
@@ -102,9 +101,7 @@ impl DayTable {
             if slice.fetched_at.is_some() {
                 *row.calls_of(slice.direction) = Some(slice.rows);
             }
-            row.answered += slice.answered;
-            row.seconds += slice.duration_seconds;
-            row.charge.merge(slice.charge_usd);
+            row.add_sums(slice.answered, slice.duration_seconds, slice.charge_usd);
         }
     }
 
@@ -209,9 +206,13 @@ impl DayRow {
         };
         add(&mut self.placed, other.placed);
         add(&mut self.received, other.received);
-        self.answered += other.answered;
-        self.seconds += other.seconds;
-        self.charge.merge(other.charge);
+        self.add_sums(other.answered, other.seconds, other.charge);
+    }
+
+    fn add_sums(&mut self, answered: u64, seconds: i64, charge: AmountSum) {
+        self.answered += answered;
+        self.seconds += seconds;
+        self.charge.merge(charge);
     }
 }
 

@@ -12,11 +12,10 @@ use tempfile::TempPath;
 use xxhash_rust::xxh3::xxh3_128;
 
 use super::layout::{LEASES, LOCKS, STAGING};
-use crate::writer::create_spool_file;
-
 use super::store::{
     LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned,
 };
+use crate::writer::create_spool_file;
 
 /// Longest small object that is read: a ledger entry has a few kilobytes.
 const MAX_OBJECT_BYTES: u64 = 16 << 20;
@@ -142,14 +141,13 @@ impl LocalStore {
     }
 
     fn open_lock(&self, path: &FilePath) -> Result<File, StoreError> {
-        let file = File::options()
+        File::options()
             .create(true)
             .truncate(false)
             .write(true)
             .mode(self.file_mode)
             .open(path)
-            .map_err(failed("open the lock", path))?;
-        Ok(file)
+            .map_err(failed("open the lock", path))
     }
 
     fn swap(
