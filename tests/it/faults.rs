@@ -445,8 +445,7 @@ fn a_web_page_instead_of_the_count_is_a_mismatch_in_the_end() {
         .on(STREAM, [ok_chunked(&calls(0, 3))])
         .on("/v1/cdrs?", [page]);
     let workplace = Workplace::new(&server);
-    let text = std::fs::read_to_string(workplace.path("pipeline.toml")).unwrap();
-    workplace.configure(&text.replace("max_attempts = 3", "max_attempts = 8"));
+    workplace.reconfigure("max_attempts = 3", "max_attempts = 8");
     let ran = workplace.run_day(&[PLACED, &["--reconcile", "warn"]].concat());
     assert_eq!(
         (ran.status, ran.report().slices[0].attempts),
@@ -529,8 +528,7 @@ fn each_kind_of_setback_has_its_own_limit() {
         )
         .on("/v1/cdrs?", [count(3)]);
     let workplace = Workplace::new(&server);
-    let text = std::fs::read_to_string(workplace.path("pipeline.toml")).unwrap();
-    workplace.configure(&text.replace("max_attempts = 3", "max_attempts = 8"));
+    workplace.reconfigure("max_attempts = 3", "max_attempts = 8");
     let ran = workplace.run_day(PLACED);
     assert_eq!(
         (ran.status, ran.report().slices[0].attempts),
@@ -580,11 +578,10 @@ fn what_stalls_is_given_up_and_tried_again() {
         let server = Server::start();
         server.on(STREAM, stream).on("/v1/cdrs?", list);
         let workplace = Workplace::new(&server);
-        let text = std::fs::read_to_string(workplace.path("pipeline.toml")).unwrap();
-        workplace.configure(&text.replace(
+        workplace.reconfigure(
             "max_attempts = 3",
             "max_attempts = 3\nstall_timeout = \"300ms\"",
-        ));
+        );
         let ran = workplace.run_day(PLACED);
         assert_eq!(
             (ran.status, ran.report().slices[0].attempts),

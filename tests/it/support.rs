@@ -66,6 +66,13 @@ impl Workplace {
         self.configure(&format!("{so_far}\n{toml}"));
     }
 
+    /// Changes a line of the configuration.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        let so_far = std::fs::read_to_string(self.path("pipeline.toml")).unwrap();
+        assert!(so_far.contains(from), "{so_far}");
+        self.configure(&so_far.replace(from, to));
+    }
+
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         self.directory.path().join(path)
     }
