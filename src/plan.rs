@@ -1,17 +1,23 @@
 //! Which slices a run does, and why.
 
+use std::cmp::Reverse;
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::str::FromStr;
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::config::{Config, WindowConfig, timezone_name};
-use crate::lake::ledger::{Commit, Entry, State};
+use crate::digest::day_number;
+use crate::lake::ledger::{Commit, State};
 use crate::lake::store::ObjectState;
-use crate::lake::{Lake, LakeError, is_intact};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact};
 use crate::slice::{Direction, Slice};
+
+/// How far the clocks of machines that share a lake may differ without consequence.
+const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// What the command line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,6 +34,44 @@ pub struct Selection {
     pub refresh: bool,
     /// Only this direction.
     pub direction: Option<Direction>,
+    /// Only this share of the slices.
+    pub shard: Option<Shard>,
+}
+
+/// One of several shares of all slices, for machines that split the work without talking to one
+/// another: a slice belongs to one share of `of`, whatever else is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1 on.
+    number: u32,
+    of: u32,
+}
+
+impl Shard {
+    /// Whether `slice` belongs to this share: (day number × 2 + direction) mod N = K − 1.
+    pub fn holds(self, slice: Slice) -> bool {
+        let direction = i64::from(slice.direction == Direction::Received);
+        let number = i64::from(day_number(slice.day)) * 2 + direction;
+        number.rem_euclid(i64::from(self.of)) == i64::from(self.number) - 1
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (number, of) = text.split_once('/')?;
+            let shard = Self {
+                number: number.parse().ok()?,
+                of: of.parse().ok()?,
+            };
+            (1..=shard.of).contains(&shard.number).then_some(shard)
+        };
+        parse().ok_or_else(|| {
+            format!("`{text}` is not a share: write K/N with K from 1 to N, for example 2/4")
+        })
+    }
 }
 
 /// Why a slice is due.
@@ -39,6 +83,15 @@ pub enum Why {
     Interrupted,
     /// Its file is gone or has another size than its ledger entry says.
     Damaged,
+    /// Its ledger entry cannot be relied on.
+    LedgerDamaged,
+    /// A later version of this program wrote its ledger entry.
+    LedgerNewer,
+    /// The last attempt failed.
+    Failed,
+    /// Its ledger entry comes from the future: whether its day had ended when it was fetched is
+    /// unknown.
+    Clock,
     /// It was fetched before its day had settled.
     Open,
     /// It lies within `window.lookback_days`: calls may be late or re-rated.
@@ -49,12 +102,28 @@ pub enum Why {
     Today,
 }
 
+impl Why {
+    /// Whether the table may hold something else than the ledger says.
+    fn is_repair(self) -> bool {
+        matches!(
+            self,
+            Self::Interrupted | Self::Damaged | Self::LedgerDamaged
+        )
+    }
+}
+
 impl fmt::Display for Why {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Missing => "missing",
             Self::Interrupted => "interrupted while publishing",
             Self::Damaged => "its file is not as its ledger entry says",
+            Self::LedgerDamaged => "its ledger entry is damaged",
+            Self::LedgerNewer => {
+                "its ledger entry is from a newer cdrlake: it will fail and be left as it is"
+            }
+            Self::Failed => "the last attempt failed",
+            Self::Clock => "fetched at a time that is yet to come: some clock was, or is, wrong",
             Self::Open => "open: fetched before the day had settled",
             Self::LookBack => "within window.lookback_days",
             Self::Refresh => "--refresh",
@@ -80,7 +149,9 @@ pub struct Due {
 pub struct Plan {
     /// The days looked at.
     pub days: RangeInclusive<Date>,
-    /// What is due, oldest day first.
+    /// What is due, in the order in which it is done: first what may lie broken in the table, then
+    /// the newest day first. So a long backfill holds up neither repairs nor the days that people
+    /// look at, and after an interruption it goes on where it was.
     pub due: Vec<Due>,
     /// How many slices in range are not due.
     pub up_to_date: u64,
@@ -118,6 +189,13 @@ pub fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> Stat
         Ok(settled) if fetched_at >= settled => State::Closed,
         _ => State::Open,
     }
+}
+
+/// Whether a commit was made at a time that has not come yet. Its clock may have been wrong, and
+/// then its day may not have ended, whatever it says. Clocks of machines that share a lake may
+/// differ by [`CLOCK_TOLERANCE`].
+pub fn is_from_the_future(commit: &Commit, now: Timestamp) -> bool {
+    commit.fetched_at.duration_since(now) > CLOCK_TOLERANCE
 }
 
 /// Decides what a run at `now` does. `lake` is `None` while there is none.
@@ -165,6 +243,9 @@ pub async fn plan(
     while day <= *days.end() {
         for &direction in &directions {
             let slice = Slice { day, direction };
+            if selection.shard.is_some_and(|shard| !shard.holds(slice)) {
+                continue;
+            }
             let why = if day >= today {
                 Some(Why::Today)
             } else {
@@ -173,13 +254,14 @@ pub async fn plan(
                     table.get(&slice),
                     selection.refresh,
                     day >= lookback_from,
+                    now,
                 )
             };
             match why {
                 Some(why) => {
                     let committed = entries
                         .get(&slice)
-                        .and_then(|entry| entry.committed.as_ref());
+                        .and_then(|found| found.entry.committed.as_ref());
                     let committed_token = committed.map(|commit| commit.token.clone());
                     plan.due.push(Due {
                         slice,
@@ -195,34 +277,50 @@ pub async fn plan(
             Err(_) => break,
         };
     }
+    plan.due.sort_by_key(|due| {
+        let Slice { day, direction } = due.slice;
+        (!due.why.is_repair(), Reverse(day), direction)
+    });
     Ok(plan)
 }
 
 fn why_due(
-    entry: Option<&Entry>,
+    entry: Option<&LedgerEntry>,
     file: Option<&ObjectState>,
     refresh: bool,
     in_lookback: bool,
+    now: Timestamp,
 ) -> Option<Why> {
-    let Some(entry) = entry else {
-        return Some(Why::Missing);
-    };
-    if entry.pending.is_some() {
-        return Some(Why::Interrupted);
-    }
-    let Some(Commit {
-        file: expected,
-        state,
-        ..
-    }) = &entry.committed
+    let Some(LedgerEntry {
+        entry, condition, ..
+    }) = entry
     else {
         return Some(Why::Missing);
     };
-    if !is_intact(expected.as_ref(), file) {
+    match condition {
+        Condition::Sound => {}
+        Condition::Damaged(_) => return Some(Why::LedgerDamaged),
+        Condition::Newer(_) => return Some(Why::LedgerNewer),
+    }
+    if entry.pending.is_some() {
+        return Some(Why::Interrupted);
+    }
+    let Some(commit) = &entry.committed else {
+        return Some(if entry.failed.is_some() {
+            Why::Failed
+        } else {
+            Why::Missing
+        });
+    };
+    if !is_intact(commit.file.as_ref(), file) {
         Some(Why::Damaged)
+    } else if entry.failed.is_some() {
+        Some(Why::Failed)
     } else if refresh {
         Some(Why::Refresh)
-    } else if *state == State::Open {
+    } else if is_from_the_future(commit, now) {
+        Some(Why::Clock)
+    } else if commit.state == State::Open {
         Some(Why::Open)
     } else {
         in_lookback.then_some(Why::LookBack)
@@ -294,7 +392,7 @@ pub fn days(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lake::ledger::PublishedFile;
+    use crate::lake::ledger::{Failure, PublishedFile};
     use crate::slice::parse_day;
 
     fn day(text: &str) -> Date {
@@ -387,10 +485,19 @@ mod tests {
             day: day("2026-10-01"),
             direction: Direction::Placed,
         };
-        assert_eq!(why_due(None, None, true, true), Some(Why::Missing));
-        let mut entry = Entry::new(slice);
+        let now: Timestamp = "2026-10-10T00:00:00Z".parse().unwrap();
+        let found = |size_bytes| ObjectState {
+            path: "x".into(),
+            size_bytes,
+            etag: None,
+        };
+        let why = |entry: &LedgerEntry, size, refresh, lookback| {
+            why_due(Some(entry), Some(&found(size)), refresh, lookback, now)
+        };
+        assert_eq!(why_due(None, None, true, true, now), Some(Why::Missing));
+        let mut ledger = LedgerEntry::absent(slice);
         assert_eq!(
-            why_due(Some(&entry), None, false, false),
+            why_due(Some(&ledger), None, false, false, now),
             Some(Why::Missing)
         );
         let file = PublishedFile {
@@ -400,25 +507,68 @@ mod tests {
             checksum: String::new(),
             etag: None,
         };
-        entry.committed = Some(crate::lake::ledger::tests::commit(
-            Some(file),
-            State::Closed,
-        ));
-        let found = |size_bytes| ObjectState {
-            path: "x".into(),
-            size_bytes,
-            etag: None,
-        };
-        let why = |entry: &Entry, size, refresh, lookback| {
-            why_due(Some(entry), Some(&found(size)), refresh, lookback)
-        };
-        assert_eq!(why(&entry, 10, false, false), None);
-        assert_eq!(why(&entry, 10, false, true), Some(Why::LookBack));
-        assert_eq!(why(&entry, 10, true, true), Some(Why::Refresh));
-        assert_eq!(why(&entry, 9, true, true), Some(Why::Damaged));
+        let commit = crate::lake::ledger::tests::commit(Some(file), State::Closed);
+        ledger.entry.committed = Some(commit.clone());
+        assert_eq!(why(&ledger, 10, false, false), None);
+        assert_eq!(why(&ledger, 10, false, true), Some(Why::LookBack));
+        assert_eq!(why(&ledger, 10, true, true), Some(Why::Refresh));
+        assert_eq!(why(&ledger, 9, true, true), Some(Why::Damaged));
         assert_eq!(
-            why_due(Some(&entry), None, false, false),
+            why_due(Some(&ledger), None, false, false, now),
             Some(Why::Damaged)
         );
+        for (fetched_at, expected) in [
+            ("2026-10-10T00:10:00Z", None),
+            ("2026-10-10T00:10:01Z", Some(Why::Clock)),
+        ] {
+            ledger.entry.committed = Some(Commit {
+                fetched_at: fetched_at.parse().unwrap(),
+                ..commit.clone()
+            });
+            assert_eq!(why(&ledger, 10, false, false), expected);
+        }
+        ledger.entry.failed = Some(Failure {
+            run: String::new(),
+            at: now,
+            problem: String::new(),
+        });
+        assert_eq!(why(&ledger, 10, false, true), Some(Why::Failed));
+        ledger.condition = Condition::Damaged(String::new());
+        assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerDamaged));
+        ledger.condition = Condition::Newer(2);
+        assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerNewer));
+    }
+
+    #[test]
+    fn every_slice_belongs_to_exactly_one_share() {
+        let slices: Vec<Slice> = Direction::ALL
+            .into_iter()
+            .flat_map(|direction| {
+                ["1969-12-31", "1970-01-01", "2026-10-01", "2026-10-02"].map(|text| Slice {
+                    day: day(text),
+                    direction,
+                })
+            })
+            .collect();
+        for of in 1..=5 {
+            for &slice in &slices {
+                let holders = (1..=of).filter(|number| {
+                    format!("{number}/{of}")
+                        .parse::<Shard>()
+                        .unwrap()
+                        .holds(slice)
+                });
+                assert_eq!(holders.count(), 1, "{slice} of {of}");
+            }
+        }
+        // 2026-10-01 is day 20,727: placed 41,454, received 41,455.
+        let first: Shard = "3/4".parse().unwrap();
+        assert!(first.holds(Slice {
+            day: day("2026-10-01"),
+            direction: Direction::Placed,
+        }));
+        for wrong in ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", ""] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
     }
 }

@@ -1,11 +1,13 @@
 //! What a run did: the run report.
 
 use std::collections::BTreeSet;
+use std::fmt;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+use crate::amount::AmountSum;
 use crate::lake::ledger::{Commit, State};
 use crate::reconcile::Verdict;
 use crate::slice::{Direction, Slice};
@@ -51,6 +53,70 @@ pub struct FileReport {
     pub bytes: u64,
 }
 
+/// Sums of a slice, for comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Its rows.
+    pub rows: u64,
+    /// Seconds talked.
+    pub duration_seconds: i64,
+    /// Charges, in US dollars.
+    pub charge_usd: AmountSum,
+}
+
+impl From<&Commit> for Sums {
+    fn from(commit: &Commit) -> Self {
+        Self {
+            rows: commit.counts.rows,
+            duration_seconds: commit.totals.duration_seconds,
+            charge_usd: commit.totals.charge_usd,
+        }
+    }
+}
+
+/// How a slice that the lake already had has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// When what the lake had was fetched.
+    pub since: Timestamp,
+    /// What the lake had.
+    pub before: Sums,
+    /// What it has now.
+    pub after: Sums,
+}
+
+impl Change {
+    /// How `new` differs from `old`; `None` if their rows are the same.
+    pub fn between(old: &Commit, new: &Commit) -> Option<Self> {
+        (old.digest != new.digest).then(|| Self {
+            since: old.fetched_at,
+            before: old.into(),
+            after: new.into(),
+        })
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            since,
+            before,
+            after,
+        } = self;
+        let since = since.strftime("%Y-%m-%d %H:%M:%S UTC");
+        write!(
+            f,
+            "{} → {} rows, {} → {} seconds, {} → {} USD since {since}",
+            before.rows,
+            after.rows,
+            before.duration_seconds,
+            after.duration_seconds,
+            before.charge_usd,
+            after.charge_usd
+        )
+    }
+}
+
 /// What became of one slice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SliceReport {
@@ -75,6 +141,8 @@ pub struct SliceReport {
     pub totals: Totals,
     /// Its file, if it has rows.
     pub files: Vec<FileReport>,
+    /// How its rows differ from what the lake had; `null` if it had nothing, or the same.
+    pub change: Option<Change>,
     /// Why it failed or was skipped.
     pub error: Option<String>,
     /// Whether its file was written or removed, even where the ledger could not be told.
@@ -96,6 +164,7 @@ impl SliceReport {
             reconcile: Verdict::NotChecked,
             totals: Totals::default(),
             files: Vec::new(),
+            change: None,
             error: None,
             table_changed: false,
         }

@@ -8,7 +8,8 @@ use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 
 use crate::amount::AmountSum;
-use crate::lake::ledger::{Commit, Entry, State};
+use crate::lake::ledger::{Commit, State};
+use crate::lake::{Condition, LedgerEntry};
 use crate::slice::{Direction, Slice};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
@@ -29,8 +30,12 @@ pub enum SliceState {
     Closed,
     /// Complete as of then; it is fetched again.
     Open,
+    /// The last attempt failed: what it holds is from before, and it is fetched again.
+    Failed,
     /// A run died while it published: it is fetched again.
     Interrupted,
+    /// Its ledger entry cannot be read, so nothing is known of it.
+    Damaged,
     /// Never committed.
     Missing,
 }
@@ -56,6 +61,8 @@ pub struct SliceStatus {
     pub acd_seconds: Option<f64>,
     /// When what it holds was fetched. Fetching the same again leaves it as it is.
     pub fetched_at: Option<Timestamp>,
+    /// Why the last attempt failed, or what is wrong with the ledger entry.
+    pub problem: Option<String>,
 }
 
 /// One day.
@@ -80,6 +87,10 @@ pub struct LakeStatus {
     pub closed: u64,
     /// Slices that are open.
     pub open: u64,
+    /// Slices whose last attempt failed.
+    pub failed: u64,
+    /// Slices whose ledger entry cannot be read.
+    pub damaged: u64,
     /// Slices whose publication was interrupted.
     pub interrupted: u64,
     /// Slices that were never committed.
@@ -91,7 +102,7 @@ pub struct LakeStatus {
 impl LakeStatus {
     /// Looks at `directions` on `days`.
     pub fn new(
-        entries: &HashMap<Slice, Entry>,
+        entries: &HashMap<Slice, LedgerEntry>,
         directions: &[Direction],
         days: RangeInclusive<Date>,
     ) -> Self {
@@ -100,6 +111,8 @@ impl LakeStatus {
             to: *days.end(),
             closed: 0,
             open: 0,
+            failed: 0,
+            damaged: 0,
             interrupted: 0,
             missing: 0,
             days: Vec::new(),
@@ -116,6 +129,8 @@ impl LakeStatus {
                 *match slice.state {
                     SliceState::Closed => &mut status.closed,
                     SliceState::Open => &mut status.open,
+                    SliceState::Failed => &mut status.failed,
+                    SliceState::Damaged => &mut status.damaged,
                     SliceState::Interrupted => &mut status.interrupted,
                     SliceState::Missing => &mut status.missing,
                 } += 1;
@@ -134,16 +149,22 @@ impl LakeStatus {
     }
 }
 
-fn slice_status(direction: Direction, entry: Option<&Entry>) -> SliceStatus {
+fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatus {
+    let entry = found.map(|found| &found.entry);
     let committed = entry.and_then(|entry| entry.committed.as_ref());
-    let state = match (
-        entry.is_some_and(|entry| entry.pending.is_some()),
-        committed.map(|commit| commit.state),
-    ) {
-        (true, _) => SliceState::Interrupted,
-        (false, Some(State::Closed)) => SliceState::Closed,
-        (false, Some(State::Open)) => SliceState::Open,
-        (false, None) => SliceState::Missing,
+    let failed = entry.and_then(|entry| entry.failed.as_ref());
+    let damage = match found.map(|found| &found.condition) {
+        None | Some(Condition::Sound) => None,
+        Some(Condition::Damaged(problem)) => Some(problem.clone()),
+        Some(Condition::Newer(format)) => Some(format!("it has the newer format {format}")),
+    };
+    let state = match committed.map(|commit| commit.state) {
+        _ if damage.is_some() => SliceState::Damaged,
+        _ if entry.is_some_and(|entry| entry.pending.is_some()) => SliceState::Interrupted,
+        _ if failed.is_some() => SliceState::Failed,
+        Some(State::Closed) => SliceState::Closed,
+        Some(State::Open) => SliceState::Open,
+        None => SliceState::Missing,
     };
     let of = |count: fn(&Commit) -> u64| committed.map_or(0, count);
     let rows = of(|commit| commit.counts.rows);
@@ -166,6 +187,7 @@ fn slice_status(direction: Direction, entry: Option<&Entry>) -> SliceStatus {
         asr_percent: asr_percent(answered, rows),
         acd_seconds: acd_seconds(duration_seconds, answered),
         fetched_at: committed.map(|commit| commit.fetched_at),
+        problem: damage.or_else(|| failed.map(|failed| failed.problem.clone())),
     }
 }
 
@@ -186,6 +208,8 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
     for slice in slices {
         match slice.state {
             SliceState::Missing => remarks.push(format!("{} missing", slice.direction)),
+            SliceState::Failed => remarks.push(format!("{} failed", slice.direction)),
+            SliceState::Damaged => remarks.push(format!("{} ledger damaged", slice.direction)),
             SliceState::Interrupted => remarks.push(format!("{} interrupted", slice.direction)),
             SliceState::Open => remarks.push(format!("{} open", slice.direction)),
             SliceState::Closed if slice.rows == 0 => {
@@ -219,7 +243,7 @@ mod tests {
     use crate::lake::ledger::tests::commit;
     use crate::slice::parse_day;
 
-    fn entry(day: Date, rows: u64, state: State) -> (Slice, Entry) {
+    fn entry(day: Date, rows: u64, state: State) -> (Slice, LedgerEntry) {
         let slice = Slice {
             day,
             direction: Direction::Placed,
@@ -231,13 +255,9 @@ mod tests {
             .totals
             .by_disposition
             .insert(ANSWERED.to_owned(), rows / 2);
-        (
-            slice,
-            Entry {
-                committed: Some(commit),
-                ..Entry::new(slice)
-            },
-        )
+        let mut found = LedgerEntry::absent(slice);
+        found.entry.committed = Some(commit);
+        (slice, found)
     }
 
     fn remarks_of(status: &LakeStatus, day: &str) -> Vec<String> {
@@ -264,7 +284,7 @@ mod tests {
         };
         let days = std::iter::successors(Some(first), |day| day.tomorrow().ok())
             .take_while(|day| *day <= last);
-        let mut entries: HashMap<Slice, Entry> = days
+        let mut entries: HashMap<Slice, LedgerEntry> = days
             .filter(|day| day.to_string() != "2026-09-15")
             .map(|day| {
                 entry(
@@ -288,7 +308,7 @@ mod tests {
             file: None,
             digest: crate::digest::Digest::default(),
         };
-        entries.get_mut(&dead).unwrap().pending = Some(pending);
+        entries.get_mut(&dead).unwrap().entry.pending = Some(pending);
         let status = LakeStatus::new(&entries, &[Direction::Placed], first..=last);
         assert_eq!(
             (

@@ -47,7 +47,9 @@ impl Counts {
 
     /// Whether every record is accounted for.
     pub fn add_up(&self) -> bool {
-        self.records == self.rows + self.duplicates + self.rejected + self.suppressed
+        let parts = [self.rows, self.duplicates, self.rejected, self.suppressed];
+        // Wider, because they may come from a ledger entry that somebody edited.
+        u128::from(self.records) == parts.into_iter().map(u128::from).sum()
     }
 }
 

@@ -101,8 +101,9 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
     let entries = lake.entries(&config.source.directions, plan.days).await?;
     let mut table = DayTable::default();
     let mut commits = Vec::new();
-    for (slice, entry) in entries {
-        let commit = entry
+    for (slice, found) in entries {
+        let commit = found
+            .entry
             .committed
             .ok_or_else(|| CommandError::new(Exit::Failed, format!("{slice} was not committed")))?;
         table.add(

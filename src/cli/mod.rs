@@ -295,10 +295,18 @@ async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
     let found = find_lake(config).await?;
     let store = local_store(config);
     store.prepare()?;
-    match found {
-        Some(lake) => Ok(lake),
-        None => Ok(Lake::open(Arc::new(store), &config.identity()).await?),
+    let lake = match found {
+        Some(lake) => lake,
+        None => Lake::open(Arc::new(store), &config.identity()).await?,
+    };
+    let leftovers = lake.remove_leftovers().await?;
+    if !leftovers.is_empty() {
+        tracing::info!(
+            files = leftovers.len(),
+            "Removed what a run that died had under way."
+        );
     }
+    Ok(lake)
 }
 
 /// Opens the lake for reading, if there is one.

@@ -139,6 +139,9 @@ impl Observer for RunProgress {
     fn slice_ended(&self, report: &SliceReport) {
         self.bar.inc(1);
         let slice = report.slice().to_string();
+        if let Some(change) = &report.change {
+            tracing::info!(slice, "Slice changed: {change}.");
+        }
         match report.outcome {
             SliceOutcome::Committed | SliceOutcome::Unchanged => {
                 let outcome = if report.outcome == SliceOutcome::Committed {

@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::pipeline::{self, RunOptions, RunResult, Stop};
-use crate::plan::{Plan, Selection, plan as make_plan};
+use crate::plan::{Plan, Selection, Shard, plan as make_plan};
 use crate::report::{RunOutcome, RunReport, SliceOutcome};
 use crate::slice::{Direction, parse_day};
 use crate::source::Source;
@@ -24,7 +24,7 @@ use crate::source::Source;
 /// Most days a run looks back: a century.
 const MAX_DAYS: i64 = 36_500;
 /// Most due slices and most troubles that a table for people lists.
-const MAX_LINES: usize = 40;
+pub(super) const MAX_LINES: usize = 40;
 
 /// Which days.
 #[derive(Clone, Debug, Args)]
@@ -67,6 +67,9 @@ struct SelectionArgs {
     /// Only calls of this direction.
     #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>)]
     direction: Option<Direction>,
+    /// Only the Kth of N shares of the slices, so that N machines split the work: 1/4 … 4/4.
+    #[arg(long, value_name = "K/N", value_parser = str::parse::<Shard>)]
+    shard: Option<Shard>,
 }
 
 impl From<&SelectionArgs> for Selection {
@@ -75,6 +78,7 @@ impl From<&SelectionArgs> for Selection {
             include_today: args.include_today,
             refresh: args.refresh,
             direction: args.direction,
+            shard: args.shard,
             ..Self::from(&args.range)
         }
     }
@@ -290,7 +294,7 @@ fn render_report(config: &Config, plan: &Plan, result: &RunResult) -> String {
     text
 }
 
-/// What failed, and what a person should look at.
+/// What failed, what changed, and what a person should look at.
 fn troubles(report: &RunReport) -> Vec<String> {
     let failed = report
         .slices
@@ -307,7 +311,11 @@ fn troubles(report: &RunReport) -> Vec<String> {
         .warnings
         .iter()
         .map(|warning| format!("warning  {warning}"));
-    let mut lines: Vec<String> = failed.chain(warnings).collect();
+    let changes = report.slices.iter().filter_map(|slice| {
+        let change = slice.change.as_ref()?;
+        Some(format!("changed  {}: {change}", slice.slice()))
+    });
+    let mut lines: Vec<String> = failed.chain(warnings).chain(changes).collect();
     if lines.len() > MAX_LINES {
         let hidden = lines.len() - MAX_LINES;
         lines.truncate(MAX_LINES);

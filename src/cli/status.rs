@@ -1,5 +1,6 @@
 //! `cdrlake status`: the lake by day.
 
+use std::fmt::Write;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::run::{OutputArgs, RangeArgs};
+use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::DayTable;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, local_store, print};
 use crate::config::Config;
@@ -21,6 +22,9 @@ use crate::status::LakeStatus;
 pub(super) struct StatusArgs {
     #[command(flatten)]
     range: RangeArgs,
+    /// Only calls of this direction.
+    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>, help_heading = "Which slices")]
+    direction: Option<Direction>,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -37,7 +41,11 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
             format!("there is no lake at {root}. `cdrlake run` makes one"),
         ));
     };
-    let directions = &config.source.directions;
+    let directions = match args.direction {
+        Some(only) => vec![only],
+        None => config.source.directions.clone(),
+    };
+    let directions = directions.as_slice();
     let days = range(&config, &Selection::from(&args.range), &lake, directions).await?;
     let entries = lake.entries(directions, days.clone()).await?;
     let status = LakeStatus::new(&entries, directions, days);
@@ -71,23 +79,40 @@ fn render(status: &LakeStatus) -> String {
     let LakeStatus {
         closed,
         open,
+        failed,
         interrupted,
+        damaged,
         missing,
         ..
     } = status;
-    let last = status
-        .days
-        .iter()
-        .flat_map(|day| &day.slices)
-        .filter_map(|slice| slice.fetched_at)
-        .max();
+    let mut text = table.render();
+    let slices = || status.days.iter().flat_map(|day| &day.slices);
+    let problems = status.days.iter().flat_map(|day| {
+        day.slices.iter().filter_map(|slice| {
+            let problem = slice.problem.as_ref()?;
+            Some(format!("{} {}: {problem}\n", slice.direction, day.day))
+        })
+    });
+    let problems: Vec<String> = problems.collect();
+    if !problems.is_empty() {
+        text.push('\n');
+        text.extend(problems.iter().take(MAX_LINES).map(String::as_str));
+        if problems.len() > MAX_LINES {
+            let hidden = problems.len() - MAX_LINES;
+            writeln!(text, "… and {hidden} more (--format json lists them all)")
+                .expect("writing to memory does not fail");
+        }
+    }
+    let last = slices().filter_map(|slice| slice.fetched_at).max();
     let last = last.map_or_else(
         || "never".to_owned(),
         |last| last.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
     );
-    format!(
-        "{}\n{closed} slices closed, {open} open, {interrupted} interrupted, {missing} missing; last change fetched {last}.\n\
-         ASR: answered calls among all. ACD: time talked for each answered call.\n",
-        table.render()
+    write!(
+        text,
+        "\n{closed} slices closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} damaged, {missing} missing; last change fetched {last}.\n\
+         ASR: answered calls among all. ACD: time talked for each answered call. fetched: when what is there was fetched last, UTC.\n"
     )
+    .expect("writing to memory does not fail");
+    text
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
+use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::amount::AmountSum;
@@ -50,6 +51,8 @@ pub(super) struct DayRow {
     answered: u64,
     seconds: i64,
     charge: AmountSum,
+    /// When what the day holds was fetched last.
+    fetched_at: Option<Timestamp>,
     remarks: Vec<String>,
 }
 
@@ -101,6 +104,7 @@ impl DayTable {
             if slice.fetched_at.is_some() {
                 *row.calls_of(slice.direction) = Some(slice.rows);
             }
+            row.fetched_at = row.fetched_at.max(slice.fetched_at);
             row.add_sums(slice.answered, slice.duration_seconds, slice.charge_usd);
         }
     }
@@ -116,12 +120,14 @@ impl DayTable {
     /// The table, with a line of sums.
     pub(super) fn render(&self) -> String {
         let quality = if self.shows_quality {
-            "    ASR   ACD"
+            "    ASR   ACD  fetched         "
         } else {
             ""
         };
         let mut text =
-            format!("day            placed   received      minutes    charge USD{quality}\n");
+            format!("day            placed   received      minutes    charge USD{quality}");
+        text.truncate(text.trim_end().len());
+        text.push('\n');
         let busiest = self
             .days
             .values()
@@ -173,7 +179,10 @@ impl DayTable {
         let quality = if self.shows_quality {
             let asr = ratio(asr_percent(row.answered, row.calls()));
             let acd = ratio(acd_seconds(row.seconds, row.answered));
-            format!(" {asr:>4} % {acd:>4}s")
+            let fetched = row
+                .fetched_at
+                .map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%M").to_string());
+            format!(" {asr:>4} % {acd:>4}s  {fetched:<16}")
         } else {
             String::new()
         };

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
+use super::layout;
 use crate::digest::Digest;
 use crate::reconcile::Verdict;
 use crate::slice::Slice;
@@ -30,6 +31,9 @@ pub struct Entry {
     pub committed: Option<Commit>,
     /// What is being published. Still there when a run died between publishing and committing.
     pub pending: Option<Pending>,
+    /// The last attempt at the slice, if it failed: the slice is due until one succeeds.
+    #[serde(default)]
+    pub failed: Option<Failure>,
 }
 
 impl Entry {
@@ -40,8 +44,49 @@ impl Entry {
             slice,
             committed: None,
             pending: None,
+            failed: None,
         }
     }
+
+    /// What in the entry contradicts itself: somebody edited it, or it is not ours.
+    pub fn contradiction(&self) -> Option<String> {
+        let path = layout::table_file(self.slice);
+        let elsewhere = |file: &PublishedFile| file.path != path.as_ref();
+        if self
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.file.as_ref())
+            .is_some_and(elsewhere)
+        {
+            return Some(format!("its pending file is not {path}"));
+        }
+        let commit = self.committed.as_ref()?;
+        let rows = commit.counts.rows;
+        let file_rows = commit.file.as_ref().map_or(0, |file| file.rows);
+        if commit.file.as_ref().is_some_and(elsewhere) {
+            Some(format!("its file is not {path}"))
+        } else if !commit.counts.add_up() {
+            Some("its counts do not add up".to_owned())
+        } else if commit.digest.rows != rows || file_rows != rows {
+            Some(format!(
+                "it counts {rows} rows, its digest {}, its file {file_rows}",
+                commit.digest.rows
+            ))
+        } else {
+            None
+        }
+    }
+}
+
+/// An attempt that led to nothing. The table holds what it held before.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// Which run tried, the first time that the problem was this one.
+    pub run: String,
+    /// When, by this machine's clock.
+    pub at: Timestamp,
+    /// Why it failed.
+    pub problem: String,
 }
 
 /// A publication under way.
@@ -106,6 +151,10 @@ pub struct Commit {
     pub counts: Counts,
     /// Sums over the rows.
     pub totals: Totals,
+    /// Checksum of the rejects file, written like that of the table's file; `None` if nothing was
+    /// rejected.
+    #[serde(default)]
+    pub rejects_checksum: Option<String>,
     /// The provider's own count.
     pub control_total: Option<u64>,
     /// How that count compares.
@@ -126,6 +175,8 @@ impl Commit {
             && self.file == other.file
             && self.digest == other.digest
             && self.counts == other.counts
+            && self.totals == other.totals
+            && self.rejects_checksum == other.rejects_checksum
             && self.control_total == other.control_total
             && self.reconcile == other.reconcile
     }
@@ -152,6 +203,7 @@ pub(crate) mod tests {
             digest: Digest::default(),
             counts: Counts::default(),
             totals: Totals::default(),
+            rejects_checksum: None,
             control_total: None,
             reconcile: Verdict::Off,
             response_etag: None,
@@ -181,9 +233,56 @@ pub(crate) mod tests {
         let entry = Entry {
             committed: Some(commit(Some(file), State::Open)),
             pending: Some(pending),
+            failed: Some(Failure {
+                run: "r".to_owned(),
+                at: Timestamp::UNIX_EPOCH,
+                problem: "p".to_owned(),
+            }),
             ..Entry::new(slice)
         };
         let text = serde_json::to_string(&entry).unwrap();
         assert_eq!(serde_json::from_str::<Entry>(&text).unwrap(), entry);
+    }
+
+    #[test]
+    fn an_entry_that_was_edited_contradicts_itself() {
+        let slice = Slice {
+            day: crate::slice::parse_day("2026-10-01").unwrap(),
+            direction: crate::slice::Direction::Placed,
+        };
+        let good = || {
+            let file = PublishedFile {
+                path: layout::table_file(slice).to_string(),
+                rows: 3,
+                bytes: 2,
+                checksum: String::new(),
+                etag: None,
+            };
+            let mut commit = commit(Some(file), State::Closed);
+            commit.counts.rows = 3;
+            commit.counts.records = 3;
+            commit.digest.rows = 3;
+            commit
+        };
+        let contradiction = |edit: fn(&mut Commit)| {
+            let mut commit = good();
+            edit(&mut commit);
+            let entry = Entry {
+                committed: Some(commit),
+                ..Entry::new(slice)
+            };
+            entry.contradiction()
+        };
+        assert_eq!(contradiction(|_| {}), None);
+        let edits: [fn(&mut Commit); 5] = [
+            |commit| commit.counts.records = 4,
+            |commit| commit.digest.rows = 4,
+            |commit| commit.file = None,
+            |commit| commit.file.as_mut().unwrap().rows = 2,
+            |commit| commit.file.as_mut().unwrap().path = "../../etc/passwd".to_owned(),
+        ];
+        for edit in edits {
+            assert!(contradiction(edit).is_some());
+        }
     }
 }

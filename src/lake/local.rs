@@ -15,7 +15,7 @@ use super::layout::{LEASES, LOCKS, STAGING};
 use super::store::{
     LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned,
 };
-use crate::writer::create_spool_file;
+use crate::writer::{create_spool_file, remove_leftover};
 
 /// Longest small object that is read: a ledger entry has a few kilobytes.
 const MAX_OBJECT_BYTES: u64 = 16 << 20;
@@ -53,19 +53,44 @@ impl LocalStore {
         // Unnamed, so that nothing stays behind.
         tempfile::tempfile_in(&self.staging)
             .map(drop)
-            .map_err(failed("write into", &self.staging))?;
-        self.sweep_leases()
+            .map_err(failed("write into", &self.staging))
     }
 
-    /// Removes the empty lease files of processes that died between their work and its end.
-    fn sweep_leases(&self) -> Result<(), StoreError> {
-        let mut left = Vec::new();
-        self.list_dir(&self.root.join(LEASES), &mut left)?;
-        for lease in left {
-            // Taking a lease and giving it back removes its file. One that is held stays.
-            drop(self.lease(&lease.path)?);
+    /// What dead processes left, `remove`d on request: files of the spool whose lease nobody holds,
+    /// and staged objects whose directory nobody has locked.
+    fn leftovers(&self, remove: bool) -> Result<Vec<Path>, StoreError> {
+        let mut leftovers = Vec::new();
+        let mut staged = Vec::new();
+        self.list_dir(&self.staging, &mut staged)?;
+        for ObjectState { path, .. } in staged {
+            let name = path.filename().unwrap_or_default();
+            // Whoever makes such a file holds one of these, from before its first byte on.
+            let (mut lock, mut lease) = (None, None);
+            if let Some(directory) = name.strip_suffix(".swap") {
+                lock = self.try_lock_directory(directory)?;
+            } else {
+                let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
+                lease = self.lease(&Path::from(format!("{LEASES}/{stem}.lock")))?;
+            }
+            if lock.is_none() && lease.is_none() {
+                continue;
+            }
+            let file = self.file_path(&path);
+            // Its maker may have finished since it was listed.
+            if remove {
+                remove_leftover(&file).map_err(failed("delete", &file))?;
+            } else if !file.exists() {
+                continue;
+            }
+            leftovers.push(path);
         }
-        Ok(())
+        let mut leases = Vec::new();
+        self.list_dir(&self.root.join(LEASES), &mut leases)?;
+        for ObjectState { path, .. } in leases {
+            // One that nobody holds is an empty file and bars nobody. Giving it back removes it.
+            drop(self.lease(&path)?);
+        }
+        Ok(leftovers)
     }
 
     fn file_path(&self, path: &Path) -> PathBuf {
@@ -132,12 +157,26 @@ impl LocalStore {
     /// Locks a directory of the lake: only who holds the lock writes conditionally there. The lock
     /// is on a file of its own, for NFS passes on no locks of directories.
     fn lock_directory(&self, name: &str) -> Result<File, StoreError> {
+        let (lock, path) = self.directory_lock(name)?;
+        lock.lock().map_err(failed("lock", &path))?;
+        Ok(lock)
+    }
+
+    /// The same, or `None` if somebody else holds the lock.
+    fn try_lock_directory(&self, name: &str) -> Result<Option<File>, StoreError> {
+        let (lock, path) = self.directory_lock(name)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Some(lock)),
+            Err(fs::TryLockError::WouldBlock) => Ok(None),
+            Err(fs::TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+        }
+    }
+
+    fn directory_lock(&self, name: &str) -> Result<(File, PathBuf), StoreError> {
         let locks = self.root.join(LOCKS);
         self.make_dir(&locks)?;
         let path = locks.join(format!("{name}.lock"));
-        let lock = self.open_lock(&path)?;
-        lock.lock().map_err(failed("lock", &path))?;
-        Ok(lock)
+        Ok((self.open_lock(&path)?, path))
     }
 
     fn open_lock(&self, path: &FilePath) -> Result<File, StoreError> {
@@ -251,11 +290,8 @@ impl LocalStore {
             }
             // The holder before us removed its file on the way out: a lock on that one keeps
             // nobody away. Take the one that is there now.
-            let ours = file.metadata().map_err(failed("lock", &path))?;
-            if fs::metadata(&path)
-                .is_ok_and(|there| (there.dev(), there.ino()) == (ours.dev(), ours.ino()))
-            {
-                return Ok(Some(FileLease { path, _file: file }));
+            if lies_at(&file, &path) {
+                return Ok(Some(FileLease { path, file }));
             }
         }
     }
@@ -278,16 +314,31 @@ impl LocalStore {
 #[derive(Debug)]
 struct FileLease {
     path: PathBuf,
-    _file: File,
+    file: File,
 }
 
-impl Lease for FileLease {}
+impl Lease for FileLease {
+    fn is_held(&self) -> bool {
+        lies_at(&self.file, &self.path)
+    }
+}
 
 impl Drop for FileLease {
     fn drop(&mut self) {
         // While it is still locked, so that nobody's lock is removed but ours. If it stays, it is
         // an empty file that the next lease uses.
-        drop(fs::remove_file(&self.path));
+        if self.is_held() {
+            drop(fs::remove_file(&self.path));
+        }
+    }
+}
+
+/// Whether `file` is still the one at `path`: a lock on one that was removed keeps nobody away.
+fn lies_at(file: &File, path: &FilePath) -> bool {
+    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+    match (file.metadata(), fs::metadata(path)) {
+        (Ok(ours), Ok(there)) => identity(ours) == identity(there),
+        _ => false,
     }
 }
 
@@ -380,6 +431,14 @@ impl LakeStore for LocalStore {
                 .map(|lease| Box::new(lease) as Box<dyn Lease>))
         })
         .await
+    }
+
+    async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
+        self.blocking(|store| store.leftovers(false)).await
+    }
+
+    async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
+        self.blocking(|store| store.leftovers(true)).await
     }
 
     fn spool_dir(&self) -> &FilePath {

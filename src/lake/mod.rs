@@ -19,7 +19,7 @@ use tempfile::TempPath;
 
 use crate::slice::{Direction, Slice};
 use identity::{FORMAT, Identity};
-use ledger::{Commit, Entry, Pending, PublishedFile};
+use ledger::{Commit, Entry, Failure, Pending, PublishedFile};
 use store::{LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned};
 
 /// Ledger entries read at the same time: years of them in seconds, even on a slow disk.
@@ -33,7 +33,9 @@ pub enum LakeError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file of ours is not as we write it.
-    #[error("{path} cannot be understood: {problem}. {}", repair_hint(path))]
+    #[error(
+        "{path} cannot be understood: {problem}. Restore it from a backup, or from another lake of the same configuration"
+    )]
     Damaged {
         /// Which file.
         path: Path,
@@ -75,29 +77,56 @@ pub enum LakeError {
         /// Why not.
         source: Box<LakeError>,
     },
-    /// Another run changed the slice's ledger entry.
-    #[error("another run changed {path} in the meantime: nothing was published")]
+    /// Another run took over the slice.
+    #[error("another run took over {path} in the meantime: nothing was published")]
     LostLease {
-        /// The entry.
+        /// The slice's ledger entry or lease.
         path: Path,
     },
 }
 
-fn repair_hint(path: &Path) -> &'static str {
-    if *path == layout::identity() {
-        "Restore it from a backup, or from another lake of the same configuration"
-    } else {
-        "Restore it from a backup, or move it away to have its slice fetched again"
-    }
+/// Whether a ledger entry can be relied on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Condition {
+    /// It is as this program writes it, or is not there yet.
+    Sound,
+    /// It is cut, edited or something else. The next fetch of its slice replaces it.
+    Damaged(String),
+    /// A later version of this program wrote it, in this format: it is left alone.
+    Newer(u32),
 }
 
 /// A ledger entry and the version to replace.
 #[derive(Clone, Debug)]
 pub struct LedgerEntry {
-    /// What it says.
+    /// What it says; nothing if it is not [`Condition::Sound`].
     pub entry: Entry,
+    /// Whether it says anything.
+    pub condition: Condition,
     /// `None` if it does not exist yet.
     version: Option<Version>,
+}
+
+impl LedgerEntry {
+    /// What is known of a slice that has no ledger entry.
+    pub fn absent(slice: Slice) -> Self {
+        Self {
+            entry: Entry::new(slice),
+            condition: Condition::Sound,
+            version: None,
+        }
+    }
+}
+
+/// What a publication does to the table.
+#[derive(Debug)]
+pub enum TableChange {
+    /// Nothing: only what the ledger says of the slice, or its rejects, has changed.
+    Keep,
+    /// The slice's file becomes this one of the spool.
+    Replace(TempPath, PublishedFile),
+    /// The slice has no rows, and therefore no file.
+    Remove,
 }
 
 /// A lake that this run may read and write.
@@ -147,7 +176,11 @@ impl Lake {
             }
             return Err(LakeError::NotALake);
         };
-        let identity = parse(&path, &found)?;
+        let identity = parse(&found).map_err(|condition| match condition {
+            Condition::Newer(found) => LakeError::NewerFormat { path, found },
+            Condition::Damaged(problem) => LakeError::Damaged { path, problem },
+            Condition::Sound => unreachable!("what is sound was parsed"),
+        })?;
         Ok(Some((
             Self {
                 store,
@@ -189,6 +222,22 @@ impl Lake {
         self.store.spool_dir()
     }
 
+    /// What dead runs left on their way into the lake, and no live one holds.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn find_leftovers(&self) -> Result<Vec<Path>, LakeError> {
+        Ok(self.store.find_leftovers().await?)
+    }
+
+    /// Removes what [`find_leftovers`](Self::find_leftovers) finds, and says what it was.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn remove_leftovers(&self) -> Result<Vec<Path>, LakeError> {
+        Ok(self.store.remove_leftovers().await?)
+    }
+
     /// Takes the right to work on a slice; `None` if another run has it.
     ///
     /// # Errors
@@ -197,27 +246,30 @@ impl Lake {
         Ok(self.store.try_lease(&layout::lease(slice)).await?)
     }
 
-    /// The slice's ledger entry; an empty one if there is none.
+    /// The slice's ledger entry; an empty one if there is none, or none that can be relied on.
     ///
     /// # Errors
-    /// [`LakeError`] if it cannot be read or understood.
+    /// [`LakeError`] if it cannot be read.
     pub async fn entry(&self, slice: Slice) -> Result<LedgerEntry, LakeError> {
-        let path = layout::ledger_entry(slice);
-        let Some(found) = self.store.read(&path).await? else {
-            return Ok(LedgerEntry {
-                entry: Entry::new(slice),
-                version: None,
-            });
+        let found = self.store.read(&layout::ledger_entry(slice)).await?;
+        let Some(found) = found else {
+            return Ok(LedgerEntry::absent(slice));
         };
-        let entry: Entry = parse(&path, &found)?;
-        if entry.slice != slice {
-            return Err(LakeError::Damaged {
-                path,
-                problem: format!("it speaks of {}", entry.slice),
-            });
-        }
+        let parsed = parse::<Entry>(&found).and_then(|entry| {
+            let problem = if entry.slice == slice {
+                entry.contradiction()
+            } else {
+                Some(format!("it speaks of {}", entry.slice))
+            };
+            problem.map_or(Ok(entry), |problem| Err(Condition::Damaged(problem)))
+        });
+        let (entry, condition) = match parsed {
+            Ok(entry) => (entry, Condition::Sound),
+            Err(condition) => (Entry::new(slice), condition),
+        };
         Ok(LedgerEntry {
             entry,
+            condition,
             version: Some(found.version),
         })
     }
@@ -225,12 +277,12 @@ impl Lake {
     /// Every ledger entry of `directions` whose day lies within `days`.
     ///
     /// # Errors
-    /// [`LakeError`] if one cannot be read or understood.
+    /// [`LakeError`] if one cannot be read.
     pub async fn entries(
         &self,
         directions: &[Direction],
         days: std::ops::RangeInclusive<jiff::civil::Date>,
-    ) -> Result<HashMap<Slice, Entry>, LakeError> {
+    ) -> Result<HashMap<Slice, LedgerEntry>, LakeError> {
         let mut slices = Vec::new();
         for &direction in directions {
             let listed = self.store.list(&layout::ledger(direction)).await?;
@@ -241,7 +293,7 @@ impl Lake {
             slices.extend(in_range.map(|day| Slice { day, direction }));
         }
         let read = stream::iter(slices)
-            .map(|slice| async move { self.entry(slice).await.map(|found| (slice, found.entry)) });
+            .map(|slice| async move { self.entry(slice).await.map(|entry| (slice, entry)) });
         read.buffer_unordered(CONCURRENT_READS).try_collect().await
     }
 
@@ -292,124 +344,129 @@ impl Lake {
             .find(|object| object.path == path))
     }
 
-    /// The slice's file, where this machine can read it; `None` if there is none.
+    /// A file of the lake, where this machine can read it; `None` if there is none.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn local_copy(&self, slice: Slice) -> Result<Option<LocalCopy>, LakeError> {
-        Ok(self.store.local_copy(&layout::table_file(slice)).await?)
+    pub async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, LakeError> {
+        Ok(self.store.local_copy(path).await?)
     }
 
-    /// Keeps the rejects of an attempt that failed, beside those of the slice as it is in the lake.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn put_failed_rejects(
-        &self,
-        slice: Slice,
-        rejects: TempPath,
-    ) -> Result<(), LakeError> {
-        self.store
-            .publish(&layout::failed_rejects_file(slice), rejects)
-            .await?;
-        Ok(())
-    }
-
-    /// Removes what [`put_failed_rejects`](Self::put_failed_rejects) kept, once an attempt succeeded.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn remove_failed_rejects(&self, slice: Slice) -> Result<(), LakeError> {
-        Ok(self
-            .store
-            .delete(&layout::failed_rejects_file(slice))
-            .await?)
-    }
-
-    /// Stores the slice's rejects, or removes the old ones if there are none any more.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn put_rejects(
-        &self,
-        slice: Slice,
-        rejects: Option<TempPath>,
-    ) -> Result<(), LakeError> {
-        let path = layout::rejects_file(slice);
+    /// Stores the rejects of a slice that is being committed, or removes the old ones if there are
+    /// none any more; what an attempt that failed had kept goes too. While the entry is still due,
+    /// so that a run that dies here is mended by the next.
+    async fn put_rejects(&self, entry: &Entry, rejects: Option<TempPath>) -> Result<(), LakeError> {
+        let path = layout::rejects_file(entry.slice);
         match rejects {
             Some(file) => self.store.publish(&path, file).await.map(|_| ())?,
             None => self.store.delete(&path).await?,
         }
+        if entry.failed.is_some() {
+            self.store
+                .delete(&layout::failed_rejects_file(entry.slice))
+                .await?;
+        }
         Ok(())
     }
 
-    /// Publishes a slice: intend, store the rejects, publish, commit. `spooled` is `None` for a
-    /// slice without rows; `commit` comes with everything but its file. A run that dies anywhere
-    /// in between leaves the `pending` part, by which the next run finds the slice and mends it.
+    /// Publishes a slice: intend, store the rejects, change the table, commit. `commit` comes with
+    /// everything but its file. A run that dies anywhere in between leaves the `pending` part, by
+    /// which the next run finds the slice and mends it.
     ///
     /// # Errors
-    /// [`LakeError::LostLease`] if the entry is no longer what `before` says, and the store's; the
-    /// table is then as it was. [`LakeError::NotRecorded`] if the table may have changed, but the
-    /// ledger could not be told.
+    /// [`LakeError::LostLease`] if the entry is no longer what `before` says or the `lease` is gone,
+    /// and the store's; the table is then as it was. [`LakeError::NotRecorded`] if the table may
+    /// have changed, but the ledger could not be told.
     pub async fn publish(
         &self,
+        lease: &dyn Lease,
         before: LedgerEntry,
-        spooled: Option<(TempPath, PublishedFile)>,
+        change: TableChange,
         rejects: Option<TempPath>,
         mut commit: Commit,
     ) -> Result<Entry, LakeError> {
-        let LedgerEntry { mut entry, version } = before;
-        let (file, planned) = spooled.unzip();
+        let LedgerEntry {
+            mut entry, version, ..
+        } = before;
+        let kept = entry.committed.as_ref().and_then(|kept| kept.file.clone());
         entry.pending = Some(Pending {
             run: commit.run.clone(),
             token: commit.token.clone(),
-            file: planned.clone(),
+            file: match &change {
+                TableChange::Keep => kept.clone(),
+                TableChange::Replace(_, planned) => Some(planned.clone()),
+                TableChange::Remove => None,
+            },
             digest: commit.digest,
         });
         let version = self.swap(&entry, version.as_ref()).await?;
-        self.put_rejects(entry.slice, rejects).await?;
+        self.put_rejects(&entry, rejects).await?;
+        if !lease.is_held() {
+            return Err(LakeError::LostLease {
+                path: layout::lease(entry.slice),
+            });
+        }
         let path = layout::table_file(entry.slice);
         // From here on the table may have changed, whatever goes wrong.
         let not_recorded = |source: LakeError| LakeError::NotRecorded {
             path: path.clone(),
             source: Box::new(source),
         };
-        commit.file = if let (Some(file), Some(planned)) = (file, planned) {
-            let state = self
-                .store
-                .publish(&path, file)
-                .await
-                .map_err(|error| not_recorded(error.into()))?;
-            Some(PublishedFile {
-                etag: state.etag,
-                ..planned
-            })
-        } else {
-            self.store
-                .delete(&path)
-                .await
-                .map_err(|error| not_recorded(error.into()))?;
-            None
+        commit.file = match change {
+            TableChange::Keep => kept,
+            TableChange::Replace(file, planned) => {
+                let state = self
+                    .store
+                    .publish(&path, file)
+                    .await
+                    .map_err(|error| not_recorded(error.into()))?;
+                Some(PublishedFile {
+                    etag: state.etag,
+                    ..planned
+                })
+            }
+            TableChange::Remove => {
+                self.store
+                    .delete(&path)
+                    .await
+                    .map_err(|error| not_recorded(error.into()))?;
+                None
+            }
         };
         entry.committed = Some(commit);
         entry.pending = None;
+        entry.failed = None;
         self.swap(&entry, Some(&version))
             .await
             .map_err(not_recorded)?;
         Ok(entry)
     }
 
-    /// Records a commit that leaves the table as it is.
+    /// Records that an attempt at the slice failed, so that it is due until one succeeds, and keeps
+    /// the rejects of that attempt beside those of the slice as it is in the lake. Writes no entry
+    /// that says what the last one said.
     ///
     /// # Errors
     /// [`LakeError`] as for [`publish`](Self::publish).
-    pub async fn note(&self, before: LedgerEntry, commit: Commit) -> Result<(), LakeError> {
-        let entry = Entry {
-            committed: Some(commit),
-            pending: None,
-            ..before.entry
-        };
-        self.swap(&entry, before.version.as_ref()).await.map(|_| ())
+    pub async fn fail(
+        &self,
+        before: LedgerEntry,
+        failure: Failure,
+        rejects: Option<TempPath>,
+    ) -> Result<(), LakeError> {
+        let path = layout::failed_rejects_file(before.entry.slice);
+        let known = before.entry.failed.as_ref();
+        if known.is_none_or(|known| known.problem != failure.problem) {
+            let entry = Entry {
+                failed: Some(failure),
+                ..before.entry
+            };
+            self.swap(&entry, before.version.as_ref()).await?;
+        }
+        if let Some(rejects) = rejects {
+            self.store.publish(&path, rejects).await?;
+        }
+        Ok(())
     }
 
     async fn swap(&self, entry: &Entry, expected: Option<&Version>) -> Result<Version, LakeError> {
@@ -457,21 +514,16 @@ fn json(value: &impl Serialize) -> Bytes {
     bytes.into()
 }
 
-fn parse<T: DeserializeOwned>(path: &Path, found: &Versioned) -> Result<T, LakeError> {
+/// Reads one of our own files, or says in which condition it is.
+fn parse<T: DeserializeOwned>(found: &Versioned) -> Result<T, Condition> {
     #[derive(serde::Deserialize)]
     struct Format {
         format: u32,
     }
-    let damaged = |error: serde_json::Error| LakeError::Damaged {
-        path: path.clone(),
-        problem: error.to_string(),
-    };
+    let damaged = |error: serde_json::Error| Condition::Damaged(error.to_string());
     let Format { format } = serde_json::from_slice(&found.bytes).map_err(damaged)?;
     if format > FORMAT {
-        return Err(LakeError::NewerFormat {
-            path: path.clone(),
-            found: format,
-        });
+        return Err(Condition::Newer(format));
     }
     serde_json::from_slice(&found.bytes).map_err(damaged)
 }

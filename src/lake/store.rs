@@ -53,7 +53,10 @@ pub struct LocalCopy {
 }
 
 /// The right to work on something, for as long as it is held. Dropping it gives it back.
-pub trait Lease: fmt::Debug + Send {}
+pub trait Lease: fmt::Debug + Send + Sync {
+    /// Whether it is still held: nobody took it over, nobody removed it.
+    fn is_held(&self) -> bool;
+}
 
 /// Reads, conditional writes and atomic publication: all a lake asks of local disk or of an
 /// object store. Paths are relative to the lake.
@@ -90,6 +93,13 @@ pub trait LakeStore: fmt::Debug + Send + Sync {
     /// Takes the lease named `path`, or returns `None` if another process, or another task of this
     /// one, holds it.
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError>;
+
+    /// What dead processes left behind on the way to [`publish`](Self::publish) or a conditional
+    /// write, and no live one holds. Never anything of the table.
+    async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError>;
+
+    /// Removes what [`find_leftovers`](Self::find_leftovers) finds, and says what it was.
+    async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError>;
 
     /// A directory for files on their way to [`publish`](Self::publish), which is cheap from there.
     fn spool_dir(&self) -> &FilePath;

@@ -1,18 +1,22 @@
 //! One slice, from its lease to its ledger entry.
 
+use std::path::PathBuf;
+
 use jiff::Timestamp;
+use tempfile::TempPath;
 
 use super::attempts::fetch_until_good;
 use super::fetch::{FetchError, Fetched};
 use super::{Context, Stop};
 use crate::config::{Reconcile, TOOL};
-use crate::convert::ConvertError;
+use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
-use crate::lake::ledger::{Commit, PublishedFile};
-use crate::lake::{LakeError, LedgerEntry, is_intact, layout};
-use crate::plan::{Due, state_of};
+use crate::lake::ledger::{Commit, Failure, PublishedFile};
+use crate::lake::store::Lease;
+use crate::lake::{Condition, LakeError, LedgerEntry, TableChange, is_intact, layout};
+use crate::plan::{Due, is_from_the_future, state_of};
 use crate::reconcile::{Verdict, describe_mismatch};
-use crate::report::{SliceOutcome, SliceReport};
+use crate::report::{Change, SliceOutcome, SliceReport};
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
 use crate::source::SourceError;
@@ -51,7 +55,8 @@ enum SliceError {
     Lake(#[from] LakeError),
 }
 
-/// Does one slice. `None` if another run holds its lease: it is to be tried again later.
+/// Does one slice. `None` if another run holds its lease, or took it over: it is to be tried again
+/// later.
 pub(super) async fn process(context: &Context, due: &Due, first_try: bool) -> Option<SliceReport> {
     let slice = due.slice;
     let mut report = SliceReport::new(slice, SliceOutcome::Failed);
@@ -61,6 +66,13 @@ pub(super) async fn process(context: &Context, due: &Due, first_try: bool) -> Op
         Err(SliceError::Fetch(FetchError::Stopped)) => {
             report.outcome = SliceOutcome::Skipped;
             report.error = Some("the run was stopped while this slice was under way".to_owned());
+        }
+        Err(SliceError::Lake(LakeError::LostLease { path })) if first_try => {
+            tracing::warn!(
+                slice = slice.to_string(),
+                "Another run took over {path}: coming back to it."
+            );
+            return None;
         }
         Err(error) => {
             let mut text = context.source.printable(&chain(&error));
@@ -108,7 +120,7 @@ async fn attempt_all(
     report: &mut SliceReport,
 ) -> Result<Done, SliceError> {
     let slice = due.slice;
-    let Some(_lease) = context.lake.try_lease(slice).await? else {
+    let Some(lease) = context.lake.try_lease(slice).await? else {
         if first_try {
             tracing::info!(
                 slice = slice.to_string(),
@@ -118,6 +130,10 @@ async fn attempt_all(
         return Ok(Done::Held);
     };
     let before = context.lake.entry(slice).await?;
+    if let Condition::Newer(found) = before.condition {
+        let path = layout::ledger_entry(slice);
+        return Err(LakeError::NewerFormat { path, found }.into());
+    }
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
         && due.committed_token.as_ref() != Some(&commit.token)
     {
@@ -129,15 +145,60 @@ async fn attempt_all(
         () = context.stop.cancelled() => return Err(FetchError::Stopped.into()),
         memory = context.memory.acquire_many(context.slice_memory_units()) => memory.expect("the semaphore is never closed"),
     };
-    let fetched = fetch_until_good(context, slice, report).await?;
-    let outcome = settle(context, before, fetched, report).await;
+    let fetched = match fetch_until_good(context, slice, report).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            let error = error.into();
+            if says_something_of_the_slice(&error) {
+                record_failure(context, before, &error, None).await;
+            }
+            return Err(error);
+        }
+    };
+    // On the heap: what settling holds is large, and each worker's task would carry room for it.
+    let outcome = Box::pin(settle(context, &*lease, before, fetched, report)).await;
     drop(memory);
     outcome.map(Done::Outcome)
+}
+
+/// Whether a failed fetch is about the slice, and not about the key, this machine or the run.
+fn says_something_of_the_slice(error: &SliceError) -> bool {
+    !matches!(
+        error,
+        SliceError::Fetch(
+            FetchError::Stopped
+                | FetchError::Source(SourceError::Refused { .. })
+                | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
+        )
+    )
+}
+
+/// Notes in the ledger that the slice failed, so that it stays due, and keeps its rejects.
+async fn record_failure(
+    context: &Context,
+    before: LedgerEntry,
+    error: &SliceError,
+    rejects: Option<TempPath>,
+) {
+    let slice = before.entry.slice;
+    let failure = Failure {
+        run: context.run.clone(),
+        at: Timestamp::now(),
+        problem: context.source.printable(&chain(error)),
+    };
+    if let Err(error) = context.lake.fail(before, failure, rejects).await {
+        // The failure itself is told anyway; without its entry the slice is due as it was before.
+        context.warn(format!(
+            "{slice}: that it failed could not be noted: {}",
+            chain(&error)
+        ));
+    }
 }
 
 /// Judges what was fetched, and publishes it.
 async fn settle(
     context: &Context,
+    lease: &dyn Lease,
     before: LedgerEntry,
     fetched: Fetched,
     report: &mut SliceReport,
@@ -158,13 +219,22 @@ async fn settle(
     report.control_total = control_total;
     report.reconcile = verdict;
     if let Err(error) = judge(context, &before, &converted.counts, control_total, verdict).await {
-        if let Some(rejects) = rejects {
-            // Why the slice failed must be seen. Those of the slice as it is in the lake stay.
-            context.lake.put_failed_rejects(slice, rejects).await?;
-        }
+        record_failure(context, before, &error, rejects).await;
         return Err(error);
     }
-    let mut commit = Commit {
+    let rejects_checksum = match &rejects {
+        Some(rejects) => Some(
+            checksum(rejects.to_path_buf())
+                .await
+                .map_err(|source| ConvertError::Spool {
+                    directory: context.lake.spool_dir().to_owned(),
+                    source,
+                })
+                .map_err(FetchError::from)?,
+        ),
+        None => None,
+    };
+    let commit = Commit {
         run: context.run.clone(),
         token: format!("{:032x}", fastrand::u128(..)),
         tool_version: TOOL.to_owned(),
@@ -176,35 +246,61 @@ async fn settle(
         digest: converted.digest,
         counts: converted.counts.clone(),
         totals: converted.totals.clone(),
+        rejects_checksum,
         control_total,
         reconcile: verdict,
         response_etag: etag,
         response_last_modified: last_modified,
     };
-    let outcome = if is_in_lake(context, &before, &commit).await? {
-        let kept = before
-            .entry
-            .committed
-            .as_ref()
-            .expect("something is in the lake");
-        commit.file.clone_from(&kept.file);
+    let kept = match &before.entry.committed {
+        Some(kept) if is_in_lake(context, &before, kept, &commit).await? => Some(kept.clone()),
+        _ => None,
+    };
+    let outcome = if let Some(kept) = kept {
+        let commit = Commit {
+            file: kept.file.clone(),
+            ..commit
+        };
         report.describe(&commit);
-        let says_the_same = commit.says_the_same_as(kept);
-        if rejects.is_some() || !says_the_same {
-            context.lake.put_rejects(slice, rejects).await?;
-        }
-        if !says_the_same {
-            context.lake.note(before, commit).await?;
+        let says_the_same = before.entry.failed.is_none()
+            && commit.says_the_same_as(&kept)
+            && !is_from_the_future(&kept, commit.fetched_at);
+        if !says_the_same || !has_rejects(context, slice, &kept).await? {
+            context
+                .lake
+                .publish(lease, before, TableChange::Keep, rejects, commit)
+                .await?;
         }
         SliceOutcome::Unchanged
     } else {
-        let metadata = file_metadata(slice, &commit);
-        let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata))
-            .await
-            .expect("writing does not panic")?;
-        if let Some(committed) = &before.entry.committed {
-            warn_of_change(context, committed, &commit, slice);
-        }
+        publish(context, lease, before, converted, rejects, commit, report).await?;
+        SliceOutcome::Committed
+    };
+    remark(context, slice, &report.counts);
+    Ok(outcome)
+}
+
+/// Writes the footer and publishes.
+async fn publish(
+    context: &Context,
+    lease: &dyn Lease,
+    before: LedgerEntry,
+    converted: Converted,
+    rejects: Option<TempPath>,
+    commit: Commit,
+    report: &mut SliceReport,
+) -> Result<(), SliceError> {
+    let slice = before.entry.slice;
+    let metadata = file_metadata(slice, &commit);
+    let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata))
+        .await
+        .expect("writing does not panic")?;
+    let change = before
+        .entry
+        .committed
+        .as_ref()
+        .and_then(|old| Change::between(old, &commit));
+    let table_change = if file.rows > 0 {
         let published = PublishedFile {
             path: layout::table_file(slice).to_string(),
             rows: file.rows,
@@ -212,21 +308,21 @@ async fn settle(
             checksum: file.checksum,
             etag: None,
         };
-        let spooled = (file.rows > 0).then_some((file.path, published));
-        // A day that never had a file, and has none now, has no partition to load.
-        let has_partition = spooled.is_some() || context.lake.table_file(slice).await?.is_some();
-        let published = context.lake.publish(before, spooled, rejects, commit).await;
-        report.table_changed =
-            has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
-        report.describe(published?.committed.as_ref().expect("just committed"));
-        SliceOutcome::Committed
+        TableChange::Replace(file.path, published)
+    } else {
+        TableChange::Remove
     };
-    if let Err(error) = context.lake.remove_failed_rejects(slice).await {
-        // What is committed stays committed.
-        context.warn(format!("{slice}: {}", chain(&error)));
-    }
-    remark(context, slice, &report.counts);
-    Ok(outcome)
+    // A day that never had a file, and has none now, has no partition to load.
+    let has_partition = file.rows > 0 || context.lake.table_file(slice).await?.is_some();
+    let published = context
+        .lake
+        .publish(lease, before, table_change, rejects, commit)
+        .await;
+    report.table_changed =
+        has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
+    report.describe(published?.committed.as_ref().expect("just committed"));
+    report.change = change;
+    Ok(())
 }
 
 /// Whether the lake already holds what was fetched: the same rows by the ledger, and the very file
@@ -234,30 +330,54 @@ async fn settle(
 async fn is_in_lake(
     context: &Context,
     before: &LedgerEntry,
+    kept: &Commit,
     commit: &Commit,
 ) -> Result<bool, SliceError> {
     let slice = before.entry.slice;
-    let (Some(committed), None) = (&before.entry.committed, &before.entry.pending) else {
-        return Ok(false);
-    };
-    if committed.digest != commit.digest || committed.schema_version != SCHEMA_VERSION {
+    if before.entry.pending.is_some()
+        || kept.digest != commit.digest
+        || kept.schema_version != commit.schema_version
+    {
         return Ok(false);
     }
     let found = context.lake.table_file(slice).await?;
-    if !is_intact(committed.file.as_ref(), found.as_ref()) {
+    if !is_intact(kept.file.as_ref(), found.as_ref()) {
         return Ok(false);
     }
-    let Some(file) = context.lake.local_copy(slice).await? else {
-        return Ok(true);
-    };
-    let checksum = tokio::task::spawn_blocking(move || checksum_of(&file.path))
-        .await
-        .expect("reading does not panic");
-    if checksum.ok() != committed.file.as_ref().map(|file| file.checksum.clone()) {
+    let expected = kept.file.as_ref().map(|file| file.checksum.as_str());
+    if !has_bytes(context, &layout::table_file(slice), expected).await? {
         context.warn(format!("{slice}: its file was damaged, and is replaced"));
         return Ok(false);
     }
     Ok(true)
+}
+
+/// Whether the lake holds the rejects that the ledger speaks of.
+async fn has_rejects(context: &Context, slice: Slice, kept: &Commit) -> Result<bool, SliceError> {
+    let expected = kept.rejects_checksum.as_deref();
+    has_bytes(context, &layout::rejects_file(slice), expected).await
+}
+
+/// Whether the object at `path` has this checksum; with `None`, whether there is none.
+async fn has_bytes(
+    context: &Context,
+    path: &object_store::path::Path,
+    expected: Option<&str>,
+) -> Result<bool, SliceError> {
+    match (context.lake.local_copy(path).await?, expected) {
+        (None, None) => Ok(true),
+        // What cannot be read is not there, as far as anybody else is concerned.
+        (Some(copy), Some(expected)) => Ok(checksum(copy.path.clone())
+            .await
+            .is_ok_and(|found| found == expected)),
+        _ => Ok(false),
+    }
+}
+
+async fn checksum(path: PathBuf) -> std::io::Result<String> {
+    tokio::task::spawn_blocking(move || checksum_of(&path))
+        .await
+        .expect("reading does not panic")
 }
 
 /// Whether a slice may be published.
@@ -320,7 +440,11 @@ async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, Sl
     if let Some(rows) = committed.max(pending) {
         return Ok(rows);
     }
-    let Some(file) = context.lake.local_copy(entry.slice).await? else {
+    let Some(file) = context
+        .lake
+        .local_copy(&layout::table_file(entry.slice))
+        .await?
+    else {
         return Ok(0);
     };
     // A file that cannot be read holds nothing that could be lost.
@@ -359,24 +483,6 @@ fn file_metadata(slice: Slice, commit: &Commit) -> Vec<(&'static str, String)> {
             .map(|total| ("cdrlake.control_total", total.to_string())),
     );
     metadata
-}
-
-/// Says what changed in a slice that the lake already had.
-fn warn_of_change(context: &Context, old: &Commit, new: &Commit, slice: Slice) {
-    if old.digest == new.digest {
-        return;
-    }
-    let rows = i128::from(new.counts.rows) - i128::from(old.counts.rows);
-    let seconds = new.totals.duration_seconds - old.totals.duration_seconds;
-    let charge = new.totals.charge_usd.minus(old.totals.charge_usd);
-    context.warn(format!(
-        "{slice}: changed since {}: {rows:+} rows, {seconds:+} seconds, {charge:+} USD",
-        shown(old.fetched_at)
-    ));
-}
-
-fn shown(instant: Timestamp) -> String {
-    instant.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// Warns of what was tolerated.

@@ -184,10 +184,18 @@ fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
         let error = slice.error.as_deref().unwrap();
         assert!(error.contains(expected), "{name}: {error}");
         assert!(!error.contains("appid"), "{error}");
+        let entry = format!("_cdrlake/ledger/placed/{DAY}.json");
         assert_eq!(
             workplace.lake_files().into_keys().collect::<Vec<_>>(),
-            ["_cdrlake/lake.json"],
+            ["_cdrlake/lake.json", entry.as_str()],
             "{name}"
+        );
+        let entry: serde_json::Value =
+            serde_json::from_slice(&workplace.lake_files()[&entry]).unwrap();
+        assert_eq!(
+            (&entry["committed"], entry["failed"]["problem"].as_str()),
+            (&serde_json::Value::Null, Some(error)),
+            "{name}: the ledger says why"
         );
     }
 }

@@ -1,6 +1,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::Stdio;
 
+use cdrlake::report::SliceOutcome;
 use serde_json::json;
 
 use crate::server::{Answer, Server, count};
@@ -27,10 +28,22 @@ fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
     server.serve("placed", DAY, calls(0, 5), 5);
     let grown = refresh(&[]);
     assert_eq!((grown.status, outcome(&grown)), (0, "committed".to_owned()));
+    let mut change = grown.json()["slices"][0]["change"].clone();
+    assert!(change["since"].take().is_string());
+    assert_eq!(
+        change,
+        json!({
+            "since": null,
+            "before": {"rows": 3, "duration_seconds": 180, "charge_usd": "0.081"},
+            "after": {"rows": 5, "duration_seconds": 300, "charge_usd": "0.135"},
+        })
+    );
     assert!(
-        grown.report().warnings[0].contains("+2 rows, +120 seconds, +0.054 USD"),
-        "{:?}",
-        grown.report().warnings
+        grown
+            .stderr
+            .contains("3 → 5 rows, 180 → 300 seconds, 0.081 → 0.135 USD since 20"),
+        "{}",
+        grown.stderr
     );
 
     server.serve("placed", DAY, calls(0, 4), 4);
@@ -594,5 +607,239 @@ fn a_run_that_is_killed_again_and_again_fills_the_lake_with_whole_files_only() {
         names(&workplace),
         names(&reference),
         "nothing is left of those that were killed"
+    );
+}
+
+/// The ledger entry of one direction of [`DAY`], and where it lies.
+fn ledger(workplace: &Workplace, direction: &str) -> (std::path::PathBuf, serde_json::Value) {
+    let path = workplace.path(format!("lake/_cdrlake/ledger/{direction}/{DAY}.json"));
+    let entry = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    (path, entry)
+}
+
+/// What `plan` says of the placed calls of [`DAY`].
+fn plan(workplace: &Workplace) -> String {
+    workplace
+        .run(&["plan", "--from", DAY, "--to", DAY, "--direction", "placed"])
+        .stdout
+}
+
+#[test]
+fn a_slice_that_failed_is_due_until_an_attempt_succeeds() {
+    let (server, workplace) = serving(&calls(0, 5), 5);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    server.serve("placed", DAY, calls(0, 4), 4);
+    let refresh = [PLACED, &["--refresh"]].concat();
+    assert_eq!(workplace.run_day(&refresh).status, 1);
+    assert!(
+        plan(&workplace).contains("placed    the last attempt failed"),
+        "{}",
+        plan(&workplace)
+    );
+    let status = workplace.run(&["status", "--from", DAY, "--to", DAY]);
+    assert!(
+        status.stdout.contains("placed failed")
+            && status
+                .stdout
+                .contains("placed 2026-10-01: the slice shrank"),
+        "{}",
+        status.stdout
+    );
+    let failed = workplace.lake_files();
+    assert_eq!(workplace.run_day(PLACED).status, 1, "it is still due");
+    assert_eq!(workplace.lake_files(), failed, "and says nothing new");
+    server.serve("placed", DAY, calls(0, 5), 5);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (ran.status, ran.json()["slices"][0]["outcome"].as_str()),
+        (0, Some("unchanged"))
+    );
+    assert!(plan(&workplace).starts_with("0 slices due"));
+}
+
+#[test]
+fn a_ledger_entry_that_is_cut_or_edited_is_mended_and_a_newer_one_left_alone() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    let (path, good) = ledger(&workplace, "placed");
+    let whole = std::fs::read(&path).unwrap();
+    let edited = |pointer: &str, value: serde_json::Value| {
+        let mut entry = good.clone();
+        *entry.pointer_mut(pointer).unwrap() = value;
+        entry.to_string().into_bytes()
+    };
+    for damaged in [
+        Vec::new(),
+        whole[..whole.len() / 2].to_vec(),
+        b"\xff\x00".to_vec(),
+        edited("/slice/day", json!("2026-10-02")),
+        edited("/committed/counts/rows", json!(2)),
+        edited("/committed/counts/records", json!(u64::MAX)),
+        edited("/committed/file/path", json!("../outside.parquet")),
+        edited("/committed/file", json!(null)),
+        edited("/committed/digest", json!("v9:nonsense")),
+    ] {
+        std::fs::write(&path, &damaged).unwrap();
+        assert!(
+            plan(&workplace).contains("its ledger entry is damaged"),
+            "{}",
+            plan(&workplace)
+        );
+        let ran = workplace.run_day(&[]);
+        assert_eq!(
+            (ran.status, ran.report().slices.len(), ran.report().warnings),
+            (0, 1, Vec::new()),
+            "{}",
+            String::from_utf8_lossy(&damaged)
+        );
+        assert_eq!(
+            ledger(&workplace, "placed").1["committed"]["digest"],
+            good["committed"]["digest"]
+        );
+        assert_eq!(workplace.rows("placed").num_rows(), 3);
+    }
+
+    // Even where nobody knows what the ledger said, the slice does not shrink.
+    std::fs::write(&path, "{").unwrap();
+    server.serve("placed", DAY, calls(0, 2), 2);
+    assert_eq!(workplace.run_day(PLACED).status, 1);
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+
+    let newer = edited("/format", json!(2));
+    std::fs::write(&path, &newer).unwrap();
+    server.serve("received", DAY, calls(7, 1), 1);
+    let ran = workplace.run_day(&["--refresh"]);
+    let outcomes: Vec<_> = ran
+        .report()
+        .slices
+        .iter()
+        .map(|slice| slice.outcome)
+        .collect();
+    assert_eq!(
+        (ran.status, outcomes),
+        (1, vec![SliceOutcome::Failed, SliceOutcome::Committed])
+    );
+    assert!(
+        ran.stdout.contains(
+            "_cdrlake/ledger/placed/2026-10-01.json has format 2; this version of cdrlake knows 1. Use a newer one"
+        ),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(std::fs::read(&path).unwrap(), newer);
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn a_slice_that_was_fetched_in_the_future_is_fetched_again() {
+    let (server, workplace) = serving("", 0);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    // The machine's clock was a year ahead, and the day had not ended.
+    let (path, mut entry) = ledger(&workplace, "placed");
+    let ahead = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(365 * 24);
+    entry["committed"]["fetched_at"] = json!(ahead);
+    std::fs::write(&path, entry.to_string()).unwrap();
+    assert!(
+        plan(&workplace).contains("fetched at a time that is yet to come"),
+        "{}",
+        plan(&workplace)
+    );
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.json()["slices"][0]["outcome"], "unchanged");
+    assert!(plan(&workplace).starts_with("0 slices due"), "told once");
+
+    std::fs::write(&path, entry.to_string()).unwrap();
+    server.serve("placed", DAY, calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn repairs_come_first_and_then_the_newest_day() {
+    let server = Server::start();
+    server
+        .on("/v1/cdrs/all", [Answer::Records(calls(0, 3).into_bytes())])
+        .on("/v1/cdrs?", [count(3)]);
+    let workplace = Workplace::new(&server);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let file = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
+    std::fs::remove_file(file).unwrap();
+    let ran = workplace.run(&[
+        "plan",
+        "--from",
+        "2026-09-30",
+        "--to",
+        "2026-10-03",
+        "--format",
+        "json",
+    ]);
+    let order: Vec<_> = ran.json()["due"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|due| {
+            format!(
+                "{} {}",
+                due["day"].as_str().unwrap(),
+                due["direction"].as_str().unwrap()
+            )
+        })
+        .collect();
+    assert_eq!(
+        order,
+        [
+            "2026-10-01 placed",
+            "2026-10-03 placed",
+            "2026-10-03 received",
+            "2026-10-02 placed",
+            "2026-10-02 received",
+            "2026-10-01 received",
+            "2026-09-30 placed",
+            "2026-09-30 received",
+        ]
+    );
+}
+
+#[test]
+fn shards_do_every_slice_once_and_leave_the_others_alone() {
+    let server = Server::start();
+    server
+        .on("/v1/cdrs/all", [Answer::Records(calls(0, 3).into_bytes())])
+        .on("/v1/cdrs?", [count(3)]);
+    let workplace = Workplace::new(&server);
+    let range = ["run", "--from", "2026-09-28", "--to", "2026-10-01"];
+    for shard in ["1/3", "2/3", "3/3"] {
+        let ran = workplace.run(&[&range[..], &["--shard", shard, "--format", "json"]].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert!((2..=3).contains(&ran.report().slices.len()), "{ran:?}");
+    }
+    assert_eq!(workplace.table().len(), 8);
+    assert_eq!(server.requests("/v1/cdrs/all").len(), 8);
+    let wrong = workplace.run(&[&range[..], &["--shard", "4/3"]].concat());
+    assert_eq!(wrong.status, 2);
+    assert!(wrong.stderr.contains("write K/N with K from 1 to N"));
+}
+
+#[test]
+fn rejects_that_are_gone_come_back_and_equal_ones_are_not_written_again() {
+    let records = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3));
+    let (_server, workplace) = serving(&records, 4);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let before = workplace.lake_files();
+    let refresh = [PLACED, &["--refresh"]].concat();
+    assert_eq!(workplace.run_day(&refresh).status, 0);
+    assert_eq!(workplace.lake_files(), before);
+    let path = workplace.path(format!("lake/_cdrlake/rejects/placed/{DAY}.ndjson.zst"));
+    let written = std::fs::metadata(&path).unwrap().modified().unwrap();
+    assert_eq!(workplace.run_day(&refresh).status, 0);
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().modified().unwrap(),
+        written
+    );
+    std::fs::remove_file(&path).unwrap();
+    assert_eq!(workplace.run_day(&refresh).status, 0);
+    assert_eq!(
+        workplace.rejects("placed", "")[0]["text"],
+        "{\"date\":\"broken\"}"
     );
 }
