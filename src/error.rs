@@ -25,17 +25,42 @@ const MIN_HIDDEN_DIGITS: usize = 7;
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
 /// anything that could be a phone number, with or without separators.
 pub fn quoted(text: &str) -> String {
+    // Cut before and after: what stands for a number is longer or shorter than it.
+    let line = one_line(text, 4 * MAX_QUOTED_CHARS);
+    cut(&hide_numbers(&line), MAX_QUOTED_CHARS)
+}
+
+/// A text on one line, its control characters and runs of white space made single spaces, cut after
+/// `max_chars`.
+pub fn one_line(text: &str, max_chars: usize) -> String {
+    let mut line = String::new();
     let words = text
         .split(|c: char| c.is_control() || c.is_whitespace())
         .filter(|word| !word.is_empty());
-    let line: String = words
-        .collect::<Vec<_>>()
-        .join(" ")
-        .chars()
-        .take(4 * MAX_QUOTED_CHARS)
-        .collect();
+    for word in words {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        line.push_str(word);
+        if line.len() > 4 * max_chars {
+            break;
+        }
+    }
+    cut(&line, max_chars)
+}
+
+fn cut(text: &str, max_chars: usize) -> String {
+    match text.char_indices().nth(max_chars) {
+        Some((end, _)) => format!("{}…", text.split_at(end).0),
+        None => text.to_owned(),
+    }
+}
+
+/// A text in which `[number]` stands for everything that could be a phone number. Dates that begin
+/// with a year of these centuries and decimals below one are no such numbers.
+pub fn hide_numbers(text: &str) -> String {
     let mut shown = String::new();
-    let mut rest = line.as_str();
+    let mut rest = text;
     while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
         let (before, number) = rest.split_at(start);
         let end = number
@@ -47,17 +72,37 @@ pub fn quoted(text: &str) -> String {
             .rfind(|c: char| c.is_ascii_digit())
             .map_or(0, |last| last + 1);
         let (number, tail) = number.split_at(digits_end);
-        let is_hidden = number.bytes().filter(u8::is_ascii_digit).count() >= MIN_HIDDEN_DIGITS;
+        let is_hidden = number.bytes().filter(u8::is_ascii_digit).count() >= MIN_HIDDEN_DIGITS
+            && !is_date_or_fraction(number);
         shown.push_str(before);
         shown.push_str(if is_hidden { "[number]" } else { number });
         shown.push_str(tail);
         rest = after;
     }
     shown.push_str(rest);
-    match shown.char_indices().nth(MAX_QUOTED_CHARS) {
-        Some((end, _)) => format!("{}…", shown.split_at(end).0),
-        None => shown,
+    shown
+}
+
+/// Whether digits and what separates them are `20YY-MM-DD` or `19YY-MM-DD`, perhaps with an hour
+/// behind, or `0.` and decimals.
+fn is_date_or_fraction(number: &str) -> bool {
+    let are_digits = |text: &str, lengths: std::ops::RangeInclusive<usize>| {
+        lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if let Some(decimals) = number.strip_prefix("0.") {
+        return are_digits(decimals, 1..=usize::MAX);
     }
+    let (date, hour) = number.split_once(' ').unwrap_or((number, "00"));
+    let mut parts = date.split('-');
+    let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
+    let [Some(year), Some(month), Some(day), None] = parts else {
+        return false;
+    };
+    (year.starts_with("19") || year.starts_with("20"))
+        && are_digits(year, 4..=4)
+        && [month, day, hour]
+            .into_iter()
+            .all(|part| are_digits(part, 2..=2))
 }
 
 /// What to do about a disk that is full.
@@ -115,11 +160,16 @@ mod tests {
             quoted(&"é ".repeat(10_000)).chars().count(),
             MAX_QUOTED_CHARS + 1
         );
-        assert_eq!(quoted(&"7".repeat(10_000)), "[number]");
+        assert_eq!(quoted(&"7".repeat(10_000)), "[number]…");
         assert_eq!(
             quoted("call (1) 302-555-0101, or 1302.555.0101!"),
             "call ([number], or [number]!"
         );
+        assert_eq!(
+            quoted(r#""date":"2026-13-01 10:00","charge":"-0.0123456789","to":"20261001""#),
+            r#""date":"2026-13-01 10:00","charge":"-0.0123456789","to":"[number]""#
+        );
+        assert_eq!(quoted("2026-10-01 13025550101"), "[number]");
     }
 
     #[test]
@@ -132,7 +182,7 @@ mod tests {
         };
         assert_eq!(
             chain(&error),
-            "cannot finish the spool file x: no storage space"
+            "cannot finish the Parquet file x: no storage space"
         );
         assert!(is_disk_full(&error));
     }

@@ -10,7 +10,7 @@
 //! are due, [`pipeline`] does them and alone knows all stages, [`source`] asks the API,
 //! [`framing`] finds records in bytes, [`decode`] gives them types, [`convert`] runs these two and
 //! [`writer`], [`duplicates`] and [`rejects`] on a thread, [`reconcile`] compares with the
-//! provider's count, and [`lake`] publishes. [`simulator`] is a stand-in for the API.
+//! provider's count, and [`lake`] publishes. [`verify`] reads it all again. [`simulator`] is a stand-in for the API.
 
 pub mod amount;
 pub mod cli;
@@ -34,4 +34,5 @@ pub mod sort;
 pub mod source;
 pub mod status;
 pub mod tally;
+pub mod verify;
 pub mod writer;

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::fs::File;
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufRead, BufReader, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -57,6 +57,23 @@ impl<'a> Reject<'a> {
     }
 }
 
+impl Reject<'_> {
+    /// The record's text, as far as it is text.
+    pub fn shown(&self) -> Cow<'_, str> {
+        use base64::Engine;
+        match (&self.text, &self.base64) {
+            (Some(text), _) => Cow::Borrowed(text),
+            (None, Some(encoded)) => {
+                let bytes = base64::engine::general_purpose::STANDARD.decode(encoded);
+                String::from_utf8_lossy(&bytes.unwrap_or_default())
+                    .into_owned()
+                    .into()
+            }
+            (None, None) => Cow::Borrowed(""),
+        }
+    }
+}
+
 fn first_page() -> u64 {
     1
 }
@@ -73,6 +90,39 @@ fn is_first_page(page: &u64) -> bool {
 fn base64(bytes: &[u8]) -> String {
     use base64::Engine;
     base64::engine::general_purpose::STANDARD.encode(bytes)
+}
+
+/// Calls `each` for every reject of the file at `path`, in order. Memory: one line, of a record of
+/// `max_record_bytes` at most.
+///
+/// # Errors
+/// The file cannot be read, or is not one of ours; or what `each` returns.
+pub fn read_rejects<E: From<io::Error>>(
+    path: &Path,
+    max_record_bytes: usize,
+    mut each: impl FnMut(&Reject<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    // In JSON a byte of text may take six; the rest of a line is short.
+    let max_line_bytes = (max_record_bytes as u64)
+        .saturating_mul(6)
+        .saturating_add(4096);
+    let mut reader = BufReader::new(zstd::Decoder::new(File::open(path)?)?);
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = (&mut reader)
+            .take(max_line_bytes)
+            .read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Ok(());
+        }
+        if line.last() != Some(&b'\n') {
+            let problem = "a line is cut, or longer than limits.max_record_bytes allows";
+            return Err(io::Error::new(io::ErrorKind::InvalidData, problem).into());
+        }
+        let reject: Reject<'_> = serde_json::from_slice(&line).map_err(io::Error::from)?;
+        each(&reject)?;
+    }
 }
 
 /// Collects the rejects of one slice in the spool. The file exists from the first reject on.

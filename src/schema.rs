@@ -9,7 +9,7 @@ use arrow::array::{
     TimestampMicrosecondBuilder,
 };
 use arrow::datatypes::{
-    DataType, Decimal128Type, Field, Int8Type, Int32Type, Schema, SchemaRef, TimeUnit,
+    DataType, Date32Type, Decimal128Type, Field, Int8Type, Int32Type, Schema, SchemaRef, TimeUnit,
     TimestampMicrosecondType,
 };
 use arrow::error::ArrowError;
@@ -87,6 +87,39 @@ fn amount_type() -> DataType {
 /// The Arrow schema of a batch.
 pub fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
+}
+
+/// Checks that a file read back has the columns of the lake, all of them, in their order.
+///
+/// # Errors
+/// A sentence that names the first column that differs.
+pub fn check(found: &Schema) -> Result<(), String> {
+    for (i, column) in COLUMNS.iter().enumerate() {
+        let name = column.name;
+        let Some(field) = found.fields().get(i) else {
+            return Err(format!("it has no column {name}"));
+        };
+        // Readers see plain strings, not dictionaries.
+        let expected = match &column.data_type {
+            DataType::Dictionary(_, values) => values,
+            plain => plain,
+        };
+        let is_same = field.name() == name
+            && field.data_type() == expected
+            && field.is_nullable() == column.nullable;
+        if !is_same {
+            return Err(format!(
+                "its column {} is {} {}, which should be {name} {expected}",
+                i + 1,
+                field.name(),
+                field.data_type()
+            ));
+        }
+    }
+    match found.fields().get(COLUMNS.len()) {
+        Some(surplus) => Err(format!("it has a column {} too many", surplus.name())),
+        None => Ok(()),
+    }
 }
 
 /// Collects records of one slice into a batch. Memory: the rows since the last
@@ -224,11 +257,12 @@ pub struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The rows of `batch`.
+    /// The rows of `batch`, which was read from a file of `slice`.
     ///
     /// # Errors
-    /// [`ArrowError::SchemaError`] if a column is missing or has another type.
-    pub fn try_new(batch: &'a RecordBatch) -> Result<Self, ArrowError> {
+    /// [`ArrowError::SchemaError`] if a column is missing or has another type, or a row is of another
+    /// slice.
+    pub fn try_new(batch: &'a RecordBatch, slice: Slice) -> Result<Self, ArrowError> {
         let wrong =
             |name: &str| ArrowError::SchemaError(format!("no column `{name}` of the lake's type"));
         let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
@@ -243,6 +277,22 @@ impl<'a> Rows<'a> {
                 .filter(|array| *array.data_type() == amount_type())
                 .ok_or_else(|| wrong(name))
         };
+        let directions = text("direction")?;
+        let days = column("source_day")?
+            .as_primitive_opt::<Date32Type>()
+            .ok_or_else(|| wrong("source_day"))?;
+        let day = day_number(slice.day);
+        let is_of_slice = days.null_count() == 0
+            && directions.null_count() == 0
+            && days.values().iter().all(|&found| found == day)
+            && directions
+                .iter()
+                .flatten()
+                .all(|found| found == slice.direction.as_str());
+        if !is_of_slice {
+            let problem = format!("it holds rows of another slice than {slice}");
+            return Err(ArrowError::InvalidArgumentError(problem));
+        }
         Ok(Self {
             count: batch.num_rows(),
             call_id: text("call_id")?,

@@ -41,12 +41,12 @@ pub struct ParquetOptions {
     pub row_group_bytes: usize,
 }
 
-/// A spool file could not be written or read.
+/// A Parquet file, of the spool or of the table, could not be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
     /// The file system refused.
-    #[error("cannot {action} the spool file {}", path.display())]
+    #[error("cannot {action} the Parquet file {}", path.display())]
     Io {
         /// What was tried.
         action: &'static str,
@@ -56,7 +56,7 @@ pub enum WriteError {
         source: std::io::Error,
     },
     /// The Parquet library refused, often because the file system did.
-    #[error("cannot {action} the spool file {}", path.display())]
+    #[error("cannot {action} the Parquet file {}", path.display())]
     Parquet {
         /// What was tried.
         action: &'static str,
@@ -215,7 +215,7 @@ impl SpoolWriter {
         let mut rewritten = Self::try_new(&whole.path.with_extension("rewrite"), slice, &options)?;
         let mut surplus = surplus.peekable();
         let mut row = 0;
-        read_rows(&whole.path, |record| {
+        read_rows(&whole.path, slice, |record| {
             let is_surplus = surplus
                 .next_if(|next| next.as_ref().map_or(true, |&next| next == row))
                 .transpose();
@@ -307,12 +307,14 @@ pub fn checksum_of(path: &Path) -> std::io::Result<String> {
     }
 }
 
-/// Calls `each` for every row of the file of the lake at `path`, in order. Memory: one batch.
+/// Calls `each` for every row of the file of `slice` at `path`, in order. Memory: one batch.
 ///
 /// # Errors
-/// [`WriteError`] if the file cannot be read or has other columns, or what `each` returns.
+/// [`WriteError`] if the file cannot be read, has other columns or holds rows of another slice, or
+/// what `each` returns.
 pub fn read_rows<E: From<WriteError>>(
     path: &Path,
+    slice: Slice,
     mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let damaged = |source| WriteError::Parquet {
@@ -330,7 +332,7 @@ pub fn read_rows<E: From<WriteError>>(
         .map_err(damaged)?;
     for batch in reader {
         let batch = batch.map_err(|error| damaged(error.into()))?;
-        let rows = Rows::try_new(&batch).map_err(|error| damaged(error.into()))?;
+        let rows = Rows::try_new(&batch, slice).map_err(|error| damaged(error.into()))?;
         rows.iter().try_for_each(|record| each(&record))?;
     }
     Ok(())

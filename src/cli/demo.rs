@@ -15,7 +15,6 @@ use super::table::{DayTable, dollars, thousands};
 use super::{CommandError, Exit, interrupted_by_signals, open_lake, print};
 use crate::amount::AmountSum;
 use crate::config::Config;
-use crate::digest::{Digest, RowHasher};
 use crate::lake::ledger::Commit;
 use crate::pipeline::{self, RunOptions};
 use crate::plan::{Selection, plan};
@@ -23,7 +22,7 @@ use crate::report::RunOutcome;
 use crate::simulator::{Faults, Generator, KeyOrder, Simulator};
 use crate::slice::Slice;
 use crate::source::Source;
-use crate::writer::{WriteError, read_rows};
+use crate::verify::read_back;
 
 /// Days of the demo lake, both directions each.
 const DAYS: i64 = 30;
@@ -172,13 +171,19 @@ async fn prove(
                     format!("{slice}: {what}. Please report this: it is a bug in cdrlake"),
                 )
             };
-            let (found, digest) = match &commit.file {
-                Some(file) => read_back(&root.join(&file.path), slice)
-                    .map_err(|error| wrong(&crate::error::chain(&error)))?,
-                None => Default::default(),
-            };
-            if digest != commit.digest {
-                return Err(wrong("the file does not hold what its ledger entry says"));
+            let mut found = Sums::default();
+            if let Some(file) = &commit.file {
+                let content = read_back(&root.join(&file.path), slice)
+                    .map_err(|error| wrong(&crate::error::chain(&error)))?;
+                if content.digest != commit.digest {
+                    return Err(wrong("the file does not hold what its ledger entry says"));
+                }
+                found = Sums {
+                    rows: content.counts.rows,
+                    seconds: content.totals.duration_seconds,
+                    charge: content.totals.charge_usd,
+                    forward_fee: content.totals.forward_fee_usd,
+                };
             }
             if found != generated(&generator, slice) {
                 return Err(wrong("the file does not hold what the simulator sent"));
@@ -201,21 +206,6 @@ async fn prove(
         .buffer_unordered(threads)
         .try_fold(Sums::default(), add)
         .await
-}
-
-fn read_back(path: &std::path::Path, slice: Slice) -> Result<(Sums, Digest), WriteError> {
-    let (mut sums, mut digest, mut hasher) =
-        (Sums::default(), Digest::default(), RowHasher::new(slice));
-    read_rows(path, |record| {
-        digest.add(hasher.hash(record));
-        sums.rows += 1;
-        sums.seconds += i64::from(record.duration_seconds.unwrap_or_default());
-        sums.charge.add(record.charge_usd.unwrap_or_default());
-        sums.forward_fee
-            .add(record.forward_fee_usd.unwrap_or_default());
-        Ok::<(), WriteError>(())
-    })?;
-    Ok((sums, digest))
 }
 
 fn generated(generator: &Generator, slice: Slice) -> Sums {

@@ -3,10 +3,12 @@
 mod check;
 mod demo;
 mod progress;
+mod rejects;
 mod run;
 mod simulate;
 mod status;
 mod table;
+mod verify;
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -62,6 +64,10 @@ enum Command {
     Plan(run::PlanArgs),
     /// Show the lake by day, from its ledger.
     Status(status::StatusArgs),
+    /// Read the lake again and check it against its ledger.
+    Verify(verify::VerifyArgs),
+    /// List what was rejected and why, also of slices that failed.
+    Rejects(rejects::RejectsArgs),
     /// Check configuration, key, API and lake.
     Check(ConfigArgs),
     /// Serve the simulated API on a port of this machine.
@@ -251,6 +257,8 @@ impl Command {
             Self::Run(args) => run::execute(args, screen).await,
             Self::Plan(args) => run::plan(&args).await,
             Self::Status(args) => status::execute(&args).await,
+            Self::Verify(args) => verify::execute(args, screen).await,
+            Self::Rejects(args) => rejects::execute(&args).await,
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,
             Self::Completions { shell } => {
@@ -312,6 +320,24 @@ async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
 /// Opens the lake for reading, if there is one.
 async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
     Ok(Lake::find(Arc::new(local_store(config)), &config.identity()).await?)
+}
+
+/// Opens a lake that must be there, for reading. Whose calls it holds matters only to who goes on to
+/// fetch: then it must be the lake `as_configured`.
+async fn existing_lake(config: &Config, as_configured: bool) -> Result<Lake, CommandError> {
+    let lake = if as_configured {
+        find_lake(config).await?
+    } else {
+        let found = Lake::find_any(Arc::new(local_store(config))).await?;
+        found.map(|(lake, _)| lake)
+    };
+    lake.ok_or_else(|| {
+        let root = config.lake.root.display();
+        CommandError::new(
+            Exit::Usage,
+            format!("there is no lake at {root}. `cdrlake run` makes one"),
+        )
+    })
 }
 
 /// A token that SIGINT, SIGTERM or SIGHUP cancels. A second signal ends the process at once: what it

@@ -80,23 +80,26 @@ impl Screen {
         }
     }
 
+    /// A bar that counts `slices` slices; a hidden one where bars are not shown.
+    pub(super) fn bar(&self, slices: usize) -> ProgressBar {
+        if !self.shows_bars || slices == 0 {
+            return ProgressBar::hidden();
+        }
+        let style = "{spinner} {pos}/{len} slices [{bar:24}] {elapsed} · {wide_msg}";
+        let style = ProgressStyle::with_template(style)
+            .expect("a valid template")
+            .progress_chars("█▌ ");
+        let bar = self
+            .bars
+            .add(ProgressBar::new(slices as u64).with_style(style));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
     /// An observer of a run of `slices` slices.
     pub(super) fn observe(&self, slices: usize) -> Arc<RunProgress> {
-        let bar = if self.shows_bars && slices > 0 {
-            let style = "{spinner} {pos}/{len} slices [{bar:24}] {elapsed} · {wide_msg}";
-            let style = ProgressStyle::with_template(style)
-                .expect("a valid template")
-                .progress_chars("█▌ ");
-            let bar = self
-                .bars
-                .add(ProgressBar::new(slices as u64).with_style(style));
-            bar.enable_steady_tick(Duration::from_millis(200));
-            bar
-        } else {
-            ProgressBar::hidden()
-        };
         Arc::new(RunProgress {
-            bar,
+            bar: self.bar(slices),
             records: std::sync::atomic::AtomicU64::new(0),
         })
     }

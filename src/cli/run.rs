@@ -1,11 +1,12 @@
 //! `cdrlake run` and `cdrlake plan`.
 
 use std::fmt::Write;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use clap::Args;
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
 use super::progress::Screen;
@@ -30,15 +31,31 @@ pub(super) const MAX_LINES: usize = 40;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Which slices")]
 pub(super) struct RangeArgs {
-    /// First day to look at, YYYY-MM-DD [default: window.start].
+    /// First day to look at, YYYY-MM-DD [default: the lake's first: window.start].
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
-    from: Option<Date>,
+    pub(super) from: Option<Date>,
     /// Last day to look at, inclusive [default: yesterday].
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
-    to: Option<Date>,
+    pub(super) to: Option<Date>,
     /// Look at the last N days, ending with yesterday.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
-    last: Option<u32>,
+    pub(super) last: Option<u32>,
+}
+
+impl RangeArgs {
+    /// The days asked for, without a limit where none is given: for what looks at all that is there.
+    pub(super) fn days(&self, config: &Config) -> RangeInclusive<Date> {
+        let today = Timestamp::now()
+            .to_zoned(config.window.timezone.clone())
+            .date();
+        let first_of = |last: u32| {
+            today
+                .checked_sub(i64::from(last).days())
+                .unwrap_or(Date::MIN)
+        };
+        let from = self.from.or(self.last.map(first_of));
+        from.unwrap_or(Date::MIN)..=self.to.unwrap_or(Date::MAX)
+    }
 }
 
 impl From<&RangeArgs> for Selection {
@@ -184,7 +201,7 @@ fn render_plan(plan: &Plan, format: OutputFormat) -> String {
     text
 }
 
-fn slices(number: usize) -> String {
+pub(super) fn slices(number: usize) -> String {
     if number == 1 {
         "1 slice".to_owned()
     } else {

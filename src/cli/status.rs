@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::ops::RangeInclusive;
-use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -10,7 +9,7 @@ use jiff::civil::Date;
 
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::DayTable;
-use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, local_store, print};
+use super::{CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, json_text, print};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::plan::{Selection, days};
@@ -33,14 +32,7 @@ pub(super) struct StatusArgs {
 
 pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
-    // Whose calls a lake holds does not matter to who only looks.
-    let Some((lake, _)) = Lake::find_any(Arc::new(local_store(&config))).await? else {
-        let root = config.lake.root.display();
-        return Err(CommandError::new(
-            Exit::Usage,
-            format!("there is no lake at {root}. `cdrlake run` makes one"),
-        ));
-    };
+    let lake = existing_lake(&config, false).await?;
     let directions = match args.direction {
         Some(only) => vec![only],
         None => config.source.directions.clone(),

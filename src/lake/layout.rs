@@ -12,7 +12,6 @@
 //! _cdrlake/runs/<run>.json                          one report for each run
 //! ```
 
-use jiff::civil::Date;
 use object_store::path::Path;
 
 use crate::slice::{Direction, Slice, parse_day};
@@ -21,6 +20,10 @@ use crate::slice::{Direction, Slice, parse_day};
 pub const TABLE: &str = "cdrs";
 /// Everything that is not the table.
 pub const META: &str = "_cdrlake";
+/// What was published, slice by slice.
+pub const LEDGER: &str = "_cdrlake/ledger";
+/// What could not become a row.
+pub const REJECTS: &str = "_cdrlake/rejects";
 /// Held while something is worked on.
 pub const LEASES: &str = "_cdrlake/leases";
 /// Locks of conditional writes on local disk.
@@ -48,26 +51,24 @@ pub fn slice_of(path: &Path) -> Option<Slice> {
 
 /// The slice's ledger entry.
 pub fn ledger_entry(slice: Slice) -> Path {
-    Path::from(format!(
-        "{META}/ledger/{}/{}.json",
-        slice.direction, slice.day
-    ))
+    Path::from(format!("{LEDGER}/{}/{}.json", slice.direction, slice.day))
 }
 
 /// The directory of a direction's ledger entries.
 pub fn ledger(direction: Direction) -> Path {
-    Path::from(format!("{META}/ledger/{direction}"))
+    Path::from(format!("{LEDGER}/{direction}"))
 }
 
-/// The day whose ledger entry lies at `path`.
-pub fn ledger_day(path: &Path) -> Option<Date> {
-    parse_day(path.filename()?.strip_suffix(".json")?).ok()
+/// The slice whose ledger entry lies at `path`; `None` for a file that is not ours.
+pub fn ledger_slice(path: &Path) -> Option<Slice> {
+    let slice = of_direction_and_day(path, ".json")?;
+    (ledger_entry(slice) == *path).then_some(slice)
 }
 
 /// The slice's rejects.
 pub fn rejects_file(slice: Slice) -> Path {
     Path::from(format!(
-        "{META}/rejects/{}/{}.ndjson.zst",
+        "{REJECTS}/{}/{}.ndjson.zst",
         slice.direction, slice.day
     ))
 }
@@ -76,9 +77,29 @@ pub fn rejects_file(slice: Slice) -> Path {
 /// was before, with the rejects of that.
 pub fn failed_rejects_file(slice: Slice) -> Path {
     Path::from(format!(
-        "{META}/rejects/{}/{}.failed.ndjson.zst",
+        "{REJECTS}/{}/{}.failed.ndjson.zst",
         slice.direction, slice.day
     ))
+}
+
+/// The slice whose rejects lie at `path`, and whether they are those of an attempt that failed;
+/// `None` for a file that is not ours.
+pub fn rejects_slice(path: &Path) -> Option<(Slice, bool)> {
+    if let Some(slice) = of_direction_and_day(path, ".failed.ndjson.zst") {
+        return (failed_rejects_file(slice) == *path).then_some((slice, true));
+    }
+    let slice = of_direction_and_day(path, ".ndjson.zst")?;
+    (rejects_file(slice) == *path).then_some((slice, false))
+}
+
+/// The slice of a path that ends in `<direction>/<day><suffix>`.
+fn of_direction_and_day(path: &Path, suffix: &str) -> Option<Slice> {
+    let (parent, name) = path.as_ref().rsplit_once('/')?;
+    let direction = parent.rsplit('/').next()?;
+    Some(Slice {
+        day: parse_day(name.strip_suffix(suffix)?).ok()?,
+        direction: direction.parse().ok()?,
+    })
 }
 
 /// The slice's lease.
@@ -119,5 +140,21 @@ mod tests {
         ] {
             assert_eq!(slice_of(&Path::from(foreign)), None, "{foreign}");
         }
+        assert_eq!(ledger_slice(&ledger_entry(slice)), Some(slice));
+        assert_eq!(
+            ledger_slice(&Path::from("_cdrlake/ledger/placed/2026-10-01.json.bak")),
+            None
+        );
+        assert_eq!(rejects_slice(&rejects_file(slice)), Some((slice, false)));
+        assert_eq!(
+            rejects_slice(&failed_rejects_file(slice)),
+            Some((slice, true))
+        );
+        assert_eq!(
+            rejects_slice(&Path::from(
+                "_cdrlake/rejects/x/placed/2026-10-01.ndjson.zst"
+            )),
+            None
+        );
     }
 }

@@ -250,23 +250,24 @@ impl LocalStore {
             let entry = entry.map_err(failed("list", directory))?;
             let path = entry.path();
             let metadata = match fs::metadata(&path) {
+                // A link to nowhere: it is listed, for readers may stumble over it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => path.symlink_metadata(),
+                found => found,
+            };
+            let metadata = match metadata {
                 Ok(metadata) => metadata,
-                // Gone since it was listed, or a link to nowhere: no object either way.
+                // Gone since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed("list", &path)(error)),
             };
-            if metadata.is_dir() {
-                // A link to a directory may lead in circles, and is none of ours.
-                if !path.is_symlink() {
-                    self.list_dir(&path, found)?;
-                }
-            } else if let Some(relative) = path
-                .strip_prefix(&self.root)
-                .ok()
-                .and_then(FilePath::to_str)
-            {
+            // A link to a directory may lead in circles: it is listed, and not followed.
+            if metadata.is_dir() && !path.is_symlink() {
+                self.list_dir(&path, found)?;
+            } else if let Ok(relative) = path.strip_prefix(&self.root) {
+                let relative = relative.to_string_lossy();
                 found.push(ObjectState {
-                    path: Path::from(relative),
+                    // As it is, so that it can be deleted; `from` would escape half of ASCII.
+                    path: Path::parse(&relative).unwrap_or_else(|_| Path::from(&*relative)),
                     size_bytes: metadata.len(),
                     etag: None,
                 });

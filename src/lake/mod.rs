@@ -283,15 +283,8 @@ impl Lake {
         directions: &[Direction],
         days: std::ops::RangeInclusive<jiff::civil::Date>,
     ) -> Result<HashMap<Slice, LedgerEntry>, LakeError> {
-        let mut slices = Vec::new();
-        for &direction in directions {
-            let listed = self.store.list(&layout::ledger(direction)).await?;
-            let in_range = listed
-                .iter()
-                .filter_map(|object| layout::ledger_day(&object.path))
-                .filter(|day| days.contains(day));
-            slices.extend(in_range.map(|day| Slice { day, direction }));
-        }
+        let mut slices = self.ledger_slices(directions).await?;
+        slices.retain(|slice| days.contains(&slice.day));
         let read = stream::iter(slices)
             .map(|slice| async move { self.entry(slice).await.map(|entry| (slice, entry)) });
         read.buffer_unordered(CONCURRENT_READS).try_collect().await
@@ -305,16 +298,25 @@ impl Lake {
         &self,
         directions: &[Direction],
     ) -> Result<Option<jiff::civil::Date>, LakeError> {
-        let mut first = None;
+        let slices = self.ledger_slices(directions).await?;
+        Ok(slices.iter().map(|slice| slice.day).min())
+    }
+
+    /// The slices of `directions` that have a ledger entry.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn ledger_slices(&self, directions: &[Direction]) -> Result<Vec<Slice>, LakeError> {
+        let mut slices = Vec::new();
         for &direction in directions {
             let listed = self.store.list(&layout::ledger(direction)).await?;
-            let earliest = listed
-                .iter()
-                .filter_map(|object| layout::ledger_day(&object.path))
-                .min();
-            first = [first, earliest].into_iter().flatten().min();
+            slices.extend(
+                listed
+                    .iter()
+                    .filter_map(|object| layout::ledger_slice(&object.path)),
+            );
         }
-        Ok(first)
+        Ok(slices)
     }
 
     /// The table's files by slice. Files that belong to no slice are left out.
@@ -327,6 +329,40 @@ impl Lake {
             .into_iter()
             .filter_map(|object| Some((layout::slice_of(&object.path)?, object)))
             .collect())
+    }
+
+    /// Every rejects file, of whatever slice.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn rejects(&self) -> Result<Vec<Path>, LakeError> {
+        let listed = self.store.list(&Path::from(layout::REJECTS)).await?;
+        Ok(listed.into_iter().map(|object| object.path).collect())
+    }
+
+    /// Files of the table and of the ledger that are no slice's.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn foreign_files(&self) -> Result<Vec<Path>, LakeError> {
+        let table = self.store.list(&Path::from(layout::TABLE)).await?;
+        let ledger = self.store.list(&Path::from(layout::LEDGER)).await?;
+        let table = table
+            .into_iter()
+            .filter(|object| layout::slice_of(&object.path).is_none());
+        let ledger = ledger
+            .into_iter()
+            .filter(|object| layout::ledger_slice(&object.path).is_none());
+        Ok(table.chain(ledger).map(|object| object.path).collect())
+    }
+
+    /// Removes a file that [`foreign_files`](Self::foreign_files) or a look at the
+    /// [`rejects`](Self::rejects) has shown to be no slice's.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn remove_foreign(&self, path: &Path) -> Result<(), LakeError> {
+        Ok(self.store.delete(path).await?)
     }
 
     /// The slice's file as it lies in the table.

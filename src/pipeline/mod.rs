@@ -143,10 +143,7 @@ pub async fn run(
         .unwrap_or(u32::MAX)
         .max(1);
     let context = Arc::new(Context {
-        backoff: Backoff {
-            base: config.source.retry_base,
-            max: config.source.retry_max,
-        },
+        backoff: Backoff::from(&config.source),
         memory: Semaphore::new(
             usize::try_from(memory_units)
                 .unwrap_or(Semaphore::MAX_PERMITS)

@@ -240,6 +240,42 @@ impl Source {
         Ok(list.pagination.total)
     }
 
+    /// The same, asked up to `source.max_attempts` times while what stands in the way may pass.
+    ///
+    /// # Errors
+    /// [`SourceError`] of the last attempt.
+    pub async fn control_total_with_retries(&self, slice: Slice) -> Result<u64, SourceError> {
+        let backoff = Backoff::from(&self.config);
+        let mut attempt = 1;
+        loop {
+            let error = match self.control_total(slice).await {
+                Err(error) if error.is_transient() && attempt < self.config.max_attempts => error,
+                result => return result,
+            };
+            let (asked_for, slow_down) = match &error {
+                SourceError::Transient {
+                    retry_after,
+                    slow_down,
+                    ..
+                } => (*retry_after, *slow_down),
+                _ => (None, false),
+            };
+            let wait = backoff.wait(attempt, asked_for);
+            if slow_down {
+                self.gate.close_for(wait);
+            }
+            let problem = self.printable(&error.to_string());
+            tracing::warn!(
+                slice = slice.to_string(),
+                attempt,
+                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+                "Trying again: {problem}"
+            );
+            tokio::time::sleep(wait).await;
+            attempt += 1;
+        }
+    }
+
     fn query(&self, slice: Slice) -> Vec<(String, String)> {
         let day = |day: Date| day.to_string();
         let mut query = vec![

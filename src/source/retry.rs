@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
+use crate::config::SourceConfig;
+
 /// How long to wait before the next attempt, after the model of the provider's own SDK: what the
 /// server asks for, else exponential with
 /// [full jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
@@ -16,6 +18,15 @@ pub struct Backoff {
     pub base: Duration,
     /// `source.retry_max`: the longest wait of all, whatever the server asks for.
     pub max: Duration,
+}
+
+impl From<&SourceConfig> for Backoff {
+    fn from(config: &SourceConfig) -> Self {
+        Self {
+            base: config.retry_base,
+            max: config.retry_max,
+        }
+    }
 }
 
 impl Backoff {

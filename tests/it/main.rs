@@ -22,3 +22,5 @@ mod server;
 mod simulator;
 /// What the tests share: a lake in a temporary folder, runs of the binary.
 mod support;
+/// Looking at a lake afterwards: `verify` and `rejects`.
+mod verify;

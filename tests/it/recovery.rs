@@ -5,7 +5,7 @@ use cdrlake::report::SliceOutcome;
 use serde_json::json;
 
 use crate::server::{Answer, Server, count};
-use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, serving};
+use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, hold_lease, serving};
 
 #[test]
 fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
@@ -406,15 +406,6 @@ fn a_run_that_was_told_to_outlive_its_terminal_does() {
         String::from_utf8_lossy(&output.stderr)
     );
     assert_eq!(streaming.workplace.rows("placed").num_rows(), 6);
-}
-
-/// Takes the lease of a slice, as another run does.
-fn hold_lease(workplace: &Workplace) -> std::fs::File {
-    let leases = workplace.path("lake/_cdrlake/leases");
-    std::fs::create_dir_all(&leases).unwrap();
-    let lease = std::fs::File::create(leases.join(format!("placed-{DAY}.lock"))).unwrap();
-    lease.lock().unwrap();
-    lease
 }
 
 /// A run of [`DAY`] that has said that it waits for another.

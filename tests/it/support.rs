@@ -120,7 +120,13 @@ impl Workplace {
                         .unwrap()
                         .to_owned();
                     if !name.starts_with("_cdrlake/runs/") && !name.starts_with("_cdrlake/locks/") {
-                        found.insert(name, std::fs::read(&path).unwrap());
+                        // A link may lead nowhere.
+                        let content = if path.is_symlink() {
+                            Vec::new()
+                        } else {
+                            std::fs::read(&path).unwrap()
+                        };
+                        found.insert(name, content);
                     }
                 }
             }
@@ -196,4 +202,13 @@ pub(crate) fn calls(first: u32, count: u32) -> String {
         ) + "\n"
     };
     (first..first + count).map(call).collect()
+}
+
+/// Takes the lease of a slice, as another run does.
+pub(crate) fn hold_lease(workplace: &Workplace) -> std::fs::File {
+    let leases = workplace.path("lake/_cdrlake/leases");
+    std::fs::create_dir_all(&leases).unwrap();
+    let lease = std::fs::File::create(leases.join(format!("placed-{DAY}.lock"))).unwrap();
+    lease.lock().unwrap();
+    lease
 }

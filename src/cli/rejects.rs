@@ -1,0 +1,264 @@
+//! `cdrlake rejects`: what was rejected, and why.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use jiff::civil::Date;
+use object_store::path::Path;
+use serde::Serialize;
+
+use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
+use super::table::thousands;
+use super::{CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, json_text, print};
+use crate::config::Config;
+use crate::error::{hide_numbers, one_line};
+use crate::framing::Position;
+use crate::lake::{Lake, layout};
+use crate::rejects::{Reject, read_rejects};
+use crate::slice::{Direction, Slice};
+
+/// Most characters of an example.
+const MAX_EXAMPLE_CHARS: usize = 1_000;
+/// Most reasons told apart: this program knows far fewer, and a foreign file must not fill the memory.
+const MAX_GROUPS: usize = 200;
+/// Stands for reasons beyond these.
+const OTHER_REASONS: &str = "(other)";
+
+/// List what was rejected and why.
+#[derive(Clone, Debug, Args)]
+pub(super) struct RejectsArgs {
+    #[command(flatten)]
+    range: RangeArgs,
+    /// Only calls of this direction.
+    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>, help_heading = "Which slices")]
+    direction: Option<Direction>,
+    /// Show phone numbers in the examples.
+    #[arg(long, help_heading = "Result")]
+    show_numbers: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Everything that was rejected for one reason.
+#[derive(Clone, Debug, Serialize)]
+struct Group {
+    /// Whether the records are those of attempts that failed. The others are missing from slices
+    /// that the lake holds.
+    of_failed_attempts: bool,
+    /// A short name of the reason.
+    code: String,
+    /// How many records.
+    records: u64,
+    /// How many slices they are of.
+    slices: usize,
+    /// Day of the first.
+    first_day: Date,
+    /// Day of the last.
+    last_day: Date,
+    /// The first of them.
+    example: Example,
+}
+
+#[derive(Clone, Debug, Serialize)]
+struct Example {
+    slice: Slice,
+    /// The file it lies in, below the lake.
+    file: String,
+    #[serde(flatten)]
+    at: Position,
+    reason: String,
+    /// The record, on one line, as far as it is not longer than a screen.
+    text: String,
+}
+
+/// What the rejects files of a lake hold.
+#[derive(Debug, Default, Serialize)]
+struct Rejects {
+    groups: Vec<Group>,
+    /// Files that cannot be read, and why.
+    unreadable: Vec<String>,
+}
+
+pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
+    let config = args.config.load()?;
+    let lake = existing_lake(&config, false).await?;
+    let days = args.range.days(&config);
+    let mut files: Vec<(Slice, bool, Path)> = lake
+        .rejects()
+        .await?
+        .into_iter()
+        .filter_map(|path| {
+            let (slice, of_failure) = layout::rejects_slice(&path)?;
+            Some((slice, of_failure, path))
+        })
+        .filter(|(slice, ..)| {
+            days.contains(&slice.day) && args.direction.is_none_or(|only| only == slice.direction)
+        })
+        .collect();
+    files.sort();
+    let rejects = collect(&lake, &config, files, args.show_numbers).await?;
+    let text = match args.output.format {
+        OutputFormat::Json => json_text(&rejects),
+        OutputFormat::Text => render(&rejects, args.show_numbers),
+    };
+    print(text.as_bytes())?;
+    Ok(if rejects.unreadable.is_empty() {
+        Exit::Success
+    } else {
+        Exit::Failed
+    })
+}
+
+/// Reads the files one after the other and groups what they hold.
+async fn collect(
+    lake: &Lake,
+    config: &Config,
+    files: Vec<(Slice, bool, Path)>,
+    show_numbers: bool,
+) -> Result<Rejects, CommandError> {
+    let max_record_bytes = config.limits.max_record_bytes;
+    let mut groups = BTreeMap::<(bool, String), Group>::new();
+    let mut unreadable = Vec::new();
+    for (slice, of_failure, path) in files {
+        // Gone since it was listed: another run has replaced it by nothing.
+        let Some(copy) = lake.local_copy(&path).await? else {
+            continue;
+        };
+        let name = path.to_string();
+        let read = tokio::task::spawn_blocking(move || {
+            let mut of_file = BTreeMap::<String, (u64, Example)>::new();
+            let read = read_rejects(&copy.path, max_record_bytes, |reject| {
+                let mut code = reject.code.as_ref();
+                if of_file.len() >= MAX_GROUPS && !of_file.contains_key(code) {
+                    code = OTHER_REASONS;
+                }
+                if let Some((records, _)) = of_file.get_mut(code) {
+                    *records += 1;
+                } else {
+                    let example = example(slice, &name, reject, show_numbers);
+                    of_file.insert(code.to_owned(), (1, example));
+                }
+                Ok::<(), std::io::Error>(())
+            });
+            (of_file, read)
+        });
+        let (of_file, read) = read.await.expect("reading does not panic");
+        if let Err(error) = read {
+            unreadable.push(format!("{path}: {error}"));
+        }
+        for (mut code, (records, example)) in of_file {
+            if groups.len() >= MAX_GROUPS && !groups.contains_key(&(of_failure, code.clone())) {
+                OTHER_REASONS.clone_into(&mut code);
+            }
+            let group = groups
+                .entry((of_failure, code.clone()))
+                .or_insert_with(|| Group {
+                    of_failed_attempts: of_failure,
+                    code,
+                    records: 0,
+                    slices: 0,
+                    first_day: slice.day,
+                    last_day: slice.day,
+                    example,
+                });
+            group.records += records;
+            group.slices += 1;
+            group.last_day = slice.day;
+        }
+    }
+    let mut groups: Vec<Group> = groups.into_values().collect();
+    groups.sort_by_key(|group| (group.of_failed_attempts, std::cmp::Reverse(group.records)));
+    Ok(Rejects { groups, unreadable })
+}
+
+fn example(slice: Slice, file: &str, reject: &Reject<'_>, show_numbers: bool) -> Example {
+    let text = one_line(&reject.shown(), MAX_EXAMPLE_CHARS);
+    let (reason, text) = if show_numbers {
+        (reject.reason.clone(), text)
+    } else {
+        (hide_numbers(&reject.reason), hide_numbers(&text))
+    };
+    Example {
+        slice,
+        file: file.to_owned(),
+        at: reject.at,
+        reason: one_line(&reason, MAX_EXAMPLE_CHARS),
+        text,
+    }
+}
+
+fn render(rejects: &Rejects, show_numbers: bool) -> String {
+    let mut lines = Vec::new();
+    for of_failed_attempts in [false, true] {
+        let groups: Vec<&Group> = rejects
+            .groups
+            .iter()
+            .filter(|group| group.of_failed_attempts == of_failed_attempts)
+            .collect();
+        if groups.is_empty() {
+            continue;
+        }
+        lines.push(
+            if of_failed_attempts {
+                "Rejected by attempts that failed, so the lake holds the slices as they were before:"
+            } else {
+                "Rejected, and missing from the slices that the lake holds:"
+            }
+            .to_owned(),
+        );
+        for group in groups {
+            let Group {
+                code,
+                records,
+                first_day,
+                last_day,
+                example,
+                ..
+            } = group;
+            let days = if first_day == last_day {
+                format!("on {first_day}")
+            } else {
+                format!("from {first_day} to {last_day}")
+            };
+            lines.push(format!(
+                "\n{code}: {} in {}, {days}",
+                records_of(*records),
+                number_of_slices(group.slices)
+            ));
+            lines.push(format!(
+                "  {}, {}: {}",
+                example.slice, example.at, example.reason
+            ));
+            lines.push(format!("  {}", example.text));
+            lines.push(format!("  in {}", example.file));
+        }
+        lines.push(String::new());
+    }
+    for problem in &rejects.unreadable {
+        lines.push(format!("cannot be read: {problem}"));
+    }
+    if rejects.groups.is_empty() {
+        if rejects.unreadable.is_empty() {
+            lines.push("Nothing was rejected.".to_owned());
+        }
+    } else {
+        lines.push(
+            "`zstdcat` shows the files whole. Once the source or cdrlake has changed, `cdrlake run --refresh` with these days brings the records in.".to_owned(),
+        );
+        if !show_numbers {
+            lines.push("Phone numbers are hidden; --show-numbers shows them.".to_owned());
+        }
+    }
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+fn records_of(number: u64) -> String {
+    if number == 1 {
+        "1 record".to_owned()
+    } else {
+        format!("{} records", thousands(number))
+    }
+}

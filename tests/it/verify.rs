@@ -1,0 +1,441 @@
+use std::path::Path;
+
+use serde_json::{Value, json};
+
+use crate::server::Server;
+use crate::support::{DAY, PLACED, Ran, Workplace, calls, hold_lease, serving};
+
+const TABLE_FILE: &str = "cdrs/dt=2026-10-01/placed-2026-10-01.parquet";
+const LEDGER_FILE: &str = "_cdrlake/ledger/placed/2026-10-01.json";
+const REJECTS_FILE: &str = "_cdrlake/rejects/placed/2026-10-01.ndjson.zst";
+
+/// A lake of one day: three placed calls and a reject, no received calls.
+fn lake() -> (Server, Workplace) {
+    let records = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3));
+    let (server, workplace) = serving(&records, 4);
+    // So that a byte of the table is a byte of a value.
+    workplace.configure_also("[parquet]\ncompression = \"uncompressed\"");
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    (server, workplace)
+}
+
+fn verify(workplace: &Workplace, more: &[&str]) -> (i32, Value) {
+    let ran = workplace.run(&[&["verify", "--format", "json"], more].concat());
+    (ran.status, ran.json())
+}
+
+/// Fault and path of every finding.
+fn faults(findings: &Value) -> Vec<(String, String)> {
+    let text = |finding: &Value, key: &str| finding[key].as_str().unwrap().to_owned();
+    findings
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|finding| (text(finding, "fault"), text(finding, "path")))
+        .collect()
+}
+
+fn edit_ledger(lake: &Path, pointer: &str, value: Value) {
+    let path = lake.join(LEDGER_FILE);
+    let mut entry: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    *entry.pointer_mut(pointer).unwrap() = value;
+    std::fs::write(path, entry.to_string()).unwrap();
+}
+
+#[test]
+fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
+    let (_server, workplace) = lake();
+    let before = workplace.lake_files();
+    let (status, report) = verify(&workplace, &[]);
+    assert_eq!(status, 0);
+    let bytes = before[TABLE_FILE].len();
+    assert_eq!(
+        report,
+        json!({"slices": 2, "rows": 3, "bytes": bytes, "in_progress": [], "findings": [], "repair": null})
+    );
+    let ran = workplace.run(&["verify"]);
+    assert!(
+        ran.stdout.starts_with("2 slices verified, 3 rows in ")
+            && ran
+                .stdout
+                .ends_with(" read: everything is as the ledger says.\n"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(workplace.lake_files(), before, "nothing is written");
+    // Neither a key nor the right account is needed to look.
+    workplace.reconfigure("api_key = { env = \"TEST_KEY\" }\n", "");
+    assert_eq!(verify(&workplace, &[]).0, 0);
+    let nowhere = workplace.run(&["verify", "--lake", "nowhere"]);
+    assert_eq!(nowhere.status, 2);
+    assert!(nowhere.stderr.contains("there is no lake at nowhere"));
+}
+
+/// How a lake was harmed, what is found, and where.
+type Harm = (&'static str, fn(&Path), &'static str, &'static str);
+
+const HARMS: &[Harm] = &[
+    (
+        "the file is cut",
+        |lake| {
+            let whole = std::fs::read(lake.join(TABLE_FILE)).unwrap();
+            std::fs::write(lake.join(TABLE_FILE), &whole[..whole.len() / 2]).unwrap();
+        },
+        "damaged_file",
+        TABLE_FILE,
+    ),
+    (
+        "a byte of a value is another",
+        |lake| {
+            let mut bytes = std::fs::read(lake.join(TABLE_FILE)).unwrap();
+            let charge = 27_000_000_i64.to_le_bytes();
+            let at = bytes
+                .windows(8)
+                .position(|window| window == charge)
+                .unwrap();
+            bytes[at] ^= 1;
+            std::fs::write(lake.join(TABLE_FILE), bytes).unwrap();
+        },
+        "damaged_file",
+        TABLE_FILE,
+    ),
+    (
+        "the file is full of zeros",
+        |lake| {
+            let length = std::fs::metadata(lake.join(TABLE_FILE)).unwrap().len();
+            std::fs::write(lake.join(TABLE_FILE), vec![0; length as usize]).unwrap();
+        },
+        "damaged_file",
+        TABLE_FILE,
+    ),
+    (
+        "the file is gone",
+        |lake| std::fs::remove_file(lake.join(TABLE_FILE)).unwrap(),
+        "missing_file",
+        TABLE_FILE,
+    ),
+    (
+        "the sums in the ledger are others",
+        |lake| edit_ledger(lake, "/committed/totals/charge_usd", json!("0.082")),
+        "damaged_file",
+        TABLE_FILE,
+    ),
+    (
+        "the digest in the ledger is another",
+        |lake| {
+            let digest = format!("v1:3:{:032x}", 7);
+            edit_ledger(lake, "/committed/digest", json!(digest));
+        },
+        "damaged_file",
+        TABLE_FILE,
+    ),
+    (
+        "the ledger entry is cut",
+        |lake| std::fs::write(lake.join(LEDGER_FILE), "{\"format\":1").unwrap(),
+        "damaged_ledger",
+        LEDGER_FILE,
+    ),
+    (
+        "the ledger entry is gone",
+        |lake| std::fs::remove_file(lake.join(LEDGER_FILE)).unwrap(),
+        "unexpected_file",
+        TABLE_FILE,
+    ),
+    (
+        "a slice without rows has a file",
+        |lake| {
+            let other = "cdrs/dt=2026-10-01/received-2026-10-01.parquet";
+            std::fs::copy(lake.join(TABLE_FILE), lake.join(other)).unwrap();
+        },
+        "unexpected_file",
+        "cdrs/dt=2026-10-01/received-2026-10-01.parquet",
+    ),
+    (
+        "a run died while it published",
+        |lake| {
+            let digest = format!("v1:0:{:032x}", 0);
+            edit_ledger(
+                lake,
+                "/pending",
+                json!({"run": "dead", "token": "dead", "file": null, "digest": digest}),
+            );
+        },
+        "interrupted",
+        LEDGER_FILE,
+    ),
+    (
+        "the rejects are gone",
+        |lake| std::fs::remove_file(lake.join(REJECTS_FILE)).unwrap(),
+        "rejects",
+        REJECTS_FILE,
+    ),
+    (
+        "the rejects are others",
+        |lake| std::fs::write(lake.join(REJECTS_FILE), "x").unwrap(),
+        "rejects",
+        REJECTS_FILE,
+    ),
+    (
+        "rejects belong to no slice",
+        |lake| {
+            let stray = "_cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst";
+            std::fs::copy(lake.join(REJECTS_FILE), lake.join(stray)).unwrap();
+        },
+        "foreign",
+        "_cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst",
+    ),
+    (
+        "a file of nobody's lies in the table",
+        |lake| std::fs::write(lake.join("cdrs/dt=2026-10-01/x.parquet#1"), "x").unwrap(),
+        "foreign",
+        "cdrs/dt=2026-10-01/x.parquet#1",
+    ),
+    (
+        "a link to nowhere lies in the table",
+        |lake| std::os::unix::fs::symlink("/nowhere/at/all", lake.join("cdrs/link")).unwrap(),
+        "foreign",
+        "cdrs/link",
+    ),
+    (
+        "a backup lies in the ledger",
+        |lake| {
+            let backup = lake.join(format!("{LEDGER_FILE}.bak"));
+            std::fs::copy(lake.join(LEDGER_FILE), backup).unwrap();
+        },
+        "foreign",
+        "_cdrlake/ledger/placed/2026-10-01.json.bak",
+    ),
+    (
+        "a dead run left its spool",
+        |lake| {
+            std::fs::write(lake.join("_cdrlake/staging/placed-2026-09-01.parquet"), "x").unwrap();
+        },
+        "leftover",
+        "_cdrlake/staging/placed-2026-09-01.parquet",
+    ),
+    (
+        "a dead run left an entry on its way into the ledger",
+        |lake| {
+            std::fs::write(
+                lake.join("_cdrlake/staging/_cdrlake-ledger-placed.swap"),
+                "x",
+            )
+            .unwrap();
+        },
+        "leftover",
+        "_cdrlake/staging/_cdrlake-ledger-placed.swap",
+    ),
+];
+
+#[test]
+fn whatever_is_wrong_is_named_and_mended() {
+    for (name, harm, fault, path) in HARMS {
+        let (_server, workplace) = lake();
+        let lake = workplace.path("lake");
+        let before = workplace.lake_files();
+        harm(&lake);
+        let harmed = workplace.lake_files();
+
+        let (status, report) = verify(&workplace, &[]);
+        let expected = [((*fault).to_owned(), (*path).to_owned())];
+        assert_eq!(
+            (status, faults(&report["findings"])),
+            (1, expected.to_vec()),
+            "{name}"
+        );
+        assert_eq!(workplace.lake_files(), harmed, "{name}: it only looks");
+        let text = workplace.run(&["verify"]);
+        assert!(text.stdout.contains(path), "{name}: {}", text.stdout);
+        let command = if report["findings"][0]["slice"].is_null() {
+            "\n  cdrlake verify --repair\n".to_owned()
+        } else {
+            let direction = report["findings"][0]["slice"]["direction"]
+                .as_str()
+                .unwrap();
+            format!("\n  cdrlake run --from {DAY} --to {DAY} --direction {direction} --refresh\n")
+        };
+        assert!(text.stdout.contains(&command), "{name}: {}", text.stdout);
+
+        let (status, report) = verify(&workplace, &["--repair"]);
+        assert_eq!(
+            (status, &report["repair"]["remaining"]),
+            (0, &json!([])),
+            "{name}: {report}"
+        );
+        assert_eq!(verify(&workplace, &[]).0, 0, "{name}");
+        let names = |files: &std::collections::BTreeMap<String, Vec<u8>>| {
+            files.keys().cloned().collect::<Vec<_>>()
+        };
+        assert_eq!(names(&workplace.lake_files()), names(&before), "{name}");
+        assert_eq!(workplace.rows("placed").num_rows(), 3, "{name}");
+    }
+}
+
+#[test]
+fn the_commands_that_verify_prints_mend_what_it_found() {
+    for (name, harm, _, _) in HARMS {
+        let (_server, workplace) = lake();
+        harm(&workplace.path("lake"));
+        let text = workplace.run(&["verify"]).stdout;
+        let commands: Vec<Vec<&str>> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix("  cdrlake "))
+            .map(|command| command.split(' ').collect())
+            .collect();
+        assert_eq!(commands.len(), 1, "{name}: {text}");
+        let ran = workplace.run(&commands[0]);
+        assert_eq!(ran.status, 0, "{name}: {ran:?}");
+        assert_eq!(verify(&workplace, &[]).0, 0, "{name}");
+    }
+}
+
+#[test]
+fn a_newer_entry_is_named_and_left_alone() {
+    let (_server, workplace) = lake();
+    edit_ledger(&workplace.path("lake"), "/format", json!(2));
+    let harmed = workplace.lake_files();
+    let (status, report) = verify(&workplace, &["--repair"]);
+    assert_eq!(status, 1);
+    assert_eq!(report["repair"]["remaining"], report["findings"]);
+    assert_eq!(report["findings"][0]["fault"], "newer_ledger");
+    assert_eq!(workplace.lake_files(), harmed);
+}
+
+#[test]
+fn the_provider_is_asked_again_on_request() {
+    let (server, workplace) = lake();
+    assert_eq!(verify(&workplace, &["--source"]).0, 0);
+    let more = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 5));
+    server.serve("placed", DAY, more, 6);
+    assert_eq!(verify(&workplace, &[]).0, 0, "the lake is what it was");
+    let (status, report) = verify(&workplace, &["--source"]);
+    assert_eq!(
+        (status, &report["findings"][0]["problem"]),
+        (1, &json!("the provider counts 6 calls, its stream held 4"))
+    );
+    let received = verify(&workplace, &["--source", "--direction", "received"]);
+    assert_eq!((received.0, &received.1["slices"]), (0, &json!(1)));
+    assert_eq!(
+        verify(&workplace, &["--source", "--to", "2026-09-30"]).1["slices"],
+        0
+    );
+    let (status, report) = verify(&workplace, &["--source", "--repair"]);
+    assert_eq!((status, &report["repair"]["remaining"]), (0, &json!([])));
+    assert_eq!(workplace.rows("placed").num_rows(), 5);
+
+    // What a repair cannot mend is still there after it.
+    server.serve("placed", DAY, calls(0, 2), 2);
+    let (status, report) = verify(&workplace, &["--source", "--repair"]);
+    assert_eq!(status, 1);
+    assert_eq!(
+        faults(&report["repair"]["remaining"]),
+        [("control_total".to_owned(), LEDGER_FILE.to_owned())]
+    );
+    assert_eq!(workplace.rows("placed").num_rows(), 5);
+}
+
+#[test]
+fn a_slice_that_a_run_works_on_is_not_judged() {
+    let (_server, workplace) = lake();
+    std::fs::remove_file(workplace.path("lake").join(TABLE_FILE)).unwrap();
+    let staged = "_cdrlake/staging/placed-2026-10-01.parquet";
+    std::fs::write(workplace.path("lake").join(staged), "half").unwrap();
+    let lease = hold_lease(&workplace);
+    let (status, report) = verify(&workplace, &[]);
+    assert_eq!(
+        (status, &report["findings"], &report["in_progress"]),
+        (0, &json!([]), &json!([{"day": DAY, "direction": "placed"}]))
+    );
+    drop(lease);
+    let (status, report) = verify(&workplace, &[]);
+    assert_eq!((status, faults(&report["findings"]).len()), (1, 2));
+}
+
+fn rejects(workplace: &Workplace, more: &[&str]) -> Ran {
+    workplace.run(&[&["rejects"], more].concat())
+}
+
+#[test]
+fn rejects_are_grouped_by_reason_with_an_example_and_without_numbers() {
+    let number = "13025550101";
+    let broken = [
+        format!("{{\"date\":\"2026-13-01\",\"from\":\"{number}\"}}"),
+        format!("{{\"date\":\"2026-02-30 10:00:00\",\"to\":{number}}}"),
+        format!("{{\"date\":\"{DAY}T10:00:00Z\",\"charge\":\"0.0123456789\"}}"),
+        format!("{{\"date\":\"{DAY}T10:00:00Z\",\"from\":\"{number}"),
+    ];
+    let body = format!("{}{}\n", calls(0, 3), broken.join("\n"));
+    let (server, workplace) = serving(&body, 7);
+    assert_eq!(workplace.run_day(&[]).status, 0);
+
+    let ran = rejects(&workplace, &[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(!ran.stdout.contains(number), "{}", ran.stdout);
+    for shown in [
+        "2 records in 1 slice, on 2026-10-01\n  placed 2026-10-01, line 4, byte ",
+        "\n  {\"date\":\"2026-13-01\",\"from\":\"[number]\"}\n  in _cdrlake/rejects/placed/2026-10-01.ndjson.zst\n",
+        "\"charge\":\"0.0123456789\"",
+        "--show-numbers shows them",
+    ] {
+        assert!(ran.stdout.contains(shown), "{shown}: {}", ran.stdout);
+    }
+    assert!(
+        rejects(&workplace, &["--show-numbers"])
+            .stdout
+            .contains(number)
+    );
+    let json = rejects(&workplace, &["--format", "json"]).json();
+    let groups = json["groups"].as_array().unwrap();
+    assert_eq!(groups.len(), 3, "{json}");
+    assert_eq!(
+        (&groups[0]["records"], &groups[0]["example"]["line"]),
+        (&json!(2), &json!(4))
+    );
+    assert!(
+        rejects(&workplace, &["--direction", "received"])
+            .stdout
+            .starts_with("Nothing was rejected.")
+    );
+
+    // Those of a slice that failed are told apart, and replaced once it is taken.
+    let many = format!("{}{}", calls(0, 3), "{\"date\":\"no\"}\n".repeat(50));
+    server.serve("placed", DAY, many, 53);
+    let refresh = [PLACED, &["--refresh"]].concat();
+    assert_eq!(workplace.run_day(&refresh).status, 1);
+    let json = rejects(&workplace, &["--format", "json"]).json();
+    let of_failed: Vec<_> = json["groups"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| {
+            (
+                group["of_failed_attempts"].clone(),
+                group["records"].clone(),
+            )
+        })
+        .collect();
+    assert_eq!(of_failed.len(), 4);
+    assert_eq!(of_failed[3], (json!(true), json!(50)));
+    assert!(
+        rejects(&workplace, &[])
+            .stdout
+            .contains("Rejected by attempts that failed")
+    );
+    server.serve("placed", DAY, calls(0, 4), 4);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    assert!(
+        rejects(&workplace, &[])
+            .stdout
+            .starts_with("Nothing was rejected.")
+    );
+
+    let path = workplace.path("lake").join(REJECTS_FILE);
+    std::fs::write(path, "not zstd").unwrap();
+    let ran = rejects(&workplace, &[]);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stdout
+            .contains("cannot be read: _cdrlake/rejects/placed/"),
+        "{ran:?}"
+    );
+}
