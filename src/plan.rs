@@ -11,9 +11,9 @@ use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use crate::config::{Config, WindowConfig, timezone_name};
 use crate::digest::day_number;
-use crate::lake::ledger::{Commit, State};
+use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
 use crate::lake::store::ObjectState;
-use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact, layout};
 use crate::slice::{Direction, Slice};
 
 /// How far the clocks of machines that share a lake may differ without consequence.
@@ -83,6 +83,8 @@ pub enum Why {
     Interrupted,
     /// Its file is gone or has another size than its ledger entry says.
     Damaged,
+    /// Its rejects are gone or have another size than its ledger entry says.
+    RejectsDamaged,
     /// Its ledger entry cannot be relied on.
     LedgerDamaged,
     /// A later version of this program wrote its ledger entry.
@@ -118,6 +120,7 @@ impl fmt::Display for Why {
             Self::Missing => "missing",
             Self::Interrupted => "interrupted while publishing",
             Self::Damaged => "its file is not as its ledger entry says",
+            Self::RejectsDamaged => "its rejects are not as its ledger entry says",
             Self::LedgerDamaged => "its ledger entry is damaged",
             Self::LedgerNewer => {
                 "its ledger entry is from a newer cdrlake: it will fail and be left as it is"
@@ -224,10 +227,11 @@ pub async fn plan(
             "--direction {asked} is not among source.directions"
         )));
     }
-    let (entries, table) = match lake {
+    let (entries, table, rejects) = match lake {
         Some(lake) => (
             lake.entries(&directions, days.clone()).await?,
             lake.table().await?,
+            lake.rejects().await?,
         ),
         None => Default::default(),
     };
@@ -252,6 +256,7 @@ pub async fn plan(
                 why_due(
                     entries.get(&slice),
                     table.get(&slice),
+                    rejects.get(&layout::rejects_file(slice)),
                     selection.refresh,
                     day >= lookback_from,
                     now,
@@ -287,6 +292,7 @@ pub async fn plan(
 fn why_due(
     entry: Option<&LedgerEntry>,
     file: Option<&ObjectState>,
+    rejects: Option<&ObjectState>,
     refresh: bool,
     in_lookback: bool,
     now: Timestamp,
@@ -312,8 +318,10 @@ fn why_due(
             Why::Missing
         });
     };
-    if !is_intact(commit.file.as_ref(), file) {
+    if !is_intact(commit.file.as_ref().map(PublishedFile::mark), file) {
         Some(Why::Damaged)
+    } else if !is_intact(commit.rejects.as_ref().map(RejectsFile::mark), rejects) {
+        Some(Why::RejectsDamaged)
     } else if entry.failed.is_some() {
         Some(Why::Failed)
     } else if refresh {
@@ -392,7 +400,7 @@ pub fn days(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lake::ledger::{Failure, PublishedFile};
+    use crate::lake::ledger::Failure;
     use crate::slice::parse_day;
 
     fn day(text: &str) -> Date {
@@ -492,12 +500,22 @@ mod tests {
             etag: None,
         };
         let why = |entry: &LedgerEntry, size, refresh, lookback| {
-            why_due(Some(entry), Some(&found(size)), refresh, lookback, now)
+            why_due(
+                Some(entry),
+                Some(&found(size)),
+                None,
+                refresh,
+                lookback,
+                now,
+            )
         };
-        assert_eq!(why_due(None, None, true, true, now), Some(Why::Missing));
+        assert_eq!(
+            why_due(None, None, None, true, true, now),
+            Some(Why::Missing)
+        );
         let mut ledger = LedgerEntry::absent(slice);
         assert_eq!(
-            why_due(Some(&ledger), None, false, false, now),
+            why_due(Some(&ledger), None, None, false, false, now),
             Some(Why::Missing)
         );
         let file = PublishedFile {
@@ -514,7 +532,7 @@ mod tests {
         assert_eq!(why(&ledger, 10, true, true), Some(Why::Refresh));
         assert_eq!(why(&ledger, 9, true, true), Some(Why::Damaged));
         assert_eq!(
-            why_due(Some(&ledger), None, false, false, now),
+            why_due(Some(&ledger), None, None, false, false, now),
             Some(Why::Damaged)
         );
         for (fetched_at, expected) in [
@@ -527,6 +545,17 @@ mod tests {
             });
             assert_eq!(why(&ledger, 10, false, false), expected);
         }
+        assert_eq!(
+            why_due(
+                Some(&ledger),
+                Some(&found(10)),
+                Some(&found(1)),
+                false,
+                true,
+                now
+            ),
+            Some(Why::RejectsDamaged)
+        );
         ledger.entry.failed = Some(Failure {
             run: String::new(),
             at: now,

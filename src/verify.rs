@@ -11,7 +11,7 @@ use object_store::path::Path;
 use serde::Serialize;
 
 use crate::digest::{Digest, RowHasher};
-use crate::lake::ledger::{Commit, PublishedFile};
+use crate::lake::ledger::{Commit, PublishedFile, RejectsFile};
 use crate::lake::store::ObjectState;
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, layout};
 use crate::reconcile::{Verdict, describe_mismatch, verdict};
@@ -238,7 +238,7 @@ pub async fn find_strays(lake: &Lake) -> Result<Vec<Finding>, LakeError> {
         .iter()
         .map(|path| Finding::stray(Fault::Foreign, path, "it belongs to no slice"))
         .collect();
-    for path in rejects {
+    for path in rejects.into_keys() {
         let is_expected = layout::rejects_slice(&path).is_some_and(|(slice, of_failure)| {
             match ledger.get(&slice) {
                 Some(found) => may_have_rejects(found, of_failure),
@@ -495,7 +495,10 @@ async fn check_rejects(
     slice: Slice,
     commit: &Commit,
 ) -> Result<Option<String>, LakeError> {
-    let Some(expected) = commit.rejects_checksum.clone() else {
+    let Some(RejectsFile {
+        checksum: expected, ..
+    }) = commit.rejects.clone()
+    else {
         // A file that should not be there is a stray.
         return Ok(None);
     };

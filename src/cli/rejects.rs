@@ -88,7 +88,7 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
     let mut files: Vec<(Slice, bool, Path)> = lake
         .rejects()
         .await?
-        .into_iter()
+        .into_keys()
         .filter_map(|path| {
             let (slice, of_failure) = layout::rejects_slice(&path)?;
             Some((slice, of_failure, path))

@@ -117,6 +117,31 @@ pub struct PublishedFile {
     pub etag: Option<String>,
 }
 
+impl PublishedFile {
+    /// What tells this upload from others without reading it: size and etag.
+    pub fn mark(&self) -> (u64, Option<&str>) {
+        (self.bytes, self.etag.as_deref())
+    }
+}
+
+/// The rejects of a slice.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RejectsFile {
+    /// Its size.
+    pub bytes: u64,
+    /// Checksum of its bytes, as [`crate::writer::checksum_of`] writes it.
+    pub checksum: String,
+    /// The store's mark of this upload, if it gives one.
+    pub etag: Option<String>,
+}
+
+impl RejectsFile {
+    /// What tells this upload from others without reading it: size and etag.
+    pub fn mark(&self) -> (u64, Option<&str>) {
+        (self.bytes, self.etag.as_deref())
+    }
+}
+
 /// What was asked of the source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
@@ -151,10 +176,9 @@ pub struct Commit {
     pub counts: Counts,
     /// Sums over the rows.
     pub totals: Totals,
-    /// Checksum of the rejects file, written like that of the table's file; `None` if nothing was
-    /// rejected.
+    /// The slice's rejects file; `None` if nothing was rejected.
     #[serde(default)]
-    pub rejects_checksum: Option<String>,
+    pub rejects: Option<RejectsFile>,
     /// The provider's own count.
     pub control_total: Option<u64>,
     /// How that count compares.
@@ -170,13 +194,17 @@ pub struct Commit {
 impl Commit {
     /// Whether the two say the same of the slice, whichever run said it and when.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
+        let checksum = |commit: &Self| {
+            let rejects = commit.rejects.as_ref();
+            rejects.map(|rejects| rejects.checksum.clone())
+        };
         self.schema_version == other.schema_version
             && self.state == other.state
             && self.file == other.file
             && self.digest == other.digest
             && self.counts == other.counts
             && self.totals == other.totals
-            && self.rejects_checksum == other.rejects_checksum
+            && checksum(self) == checksum(other)
             && self.control_total == other.control_total
             && self.reconcile == other.reconcile
     }
@@ -203,7 +231,7 @@ pub(crate) mod tests {
             digest: Digest::default(),
             counts: Counts::default(),
             totals: Totals::default(),
-            rejects_checksum: None,
+            rejects: None,
             control_total: None,
             reconcile: Verdict::Off,
             response_etag: None,

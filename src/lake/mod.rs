@@ -19,7 +19,7 @@ use tempfile::TempPath;
 
 use crate::slice::{Direction, Slice};
 use identity::{FORMAT, Identity};
-use ledger::{Commit, Entry, Failure, Pending, PublishedFile};
+use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile};
 use store::{LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned};
 
 /// Ledger entries read at the same time: years of them in seconds, even on a slow disk.
@@ -335,9 +335,12 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn rejects(&self) -> Result<Vec<Path>, LakeError> {
+    pub async fn rejects(&self) -> Result<HashMap<Path, ObjectState>, LakeError> {
         let listed = self.store.list(&Path::from(layout::REJECTS)).await?;
-        Ok(listed.into_iter().map(|object| object.path).collect())
+        Ok(listed
+            .into_iter()
+            .map(|object| (object.path.clone(), object))
+            .collect())
     }
 
     /// Files of the table and of the ledger that are no slice's.
@@ -391,22 +394,32 @@ impl Lake {
     /// Stores the rejects of a slice that is being committed, or removes the old ones if there are
     /// none any more; what an attempt that failed had kept goes too. While the entry is still due,
     /// so that a run that dies here is mended by the next.
-    async fn put_rejects(&self, entry: &Entry, rejects: Option<TempPath>) -> Result<(), LakeError> {
+    async fn put_rejects(
+        &self,
+        entry: &Entry,
+        rejects: Option<(TempPath, RejectsFile)>,
+    ) -> Result<Option<RejectsFile>, LakeError> {
         let path = layout::rejects_file(entry.slice);
-        match rejects {
-            Some(file) => self.store.publish(&path, file).await.map(|_| ())?,
-            None => self.store.delete(&path).await?,
-        }
+        let stored = if let Some((file, planned)) = rejects {
+            let state = self.store.publish(&path, file).await?;
+            Some(RejectsFile {
+                etag: state.etag,
+                ..planned
+            })
+        } else {
+            self.store.delete(&path).await?;
+            None
+        };
         if entry.failed.is_some() {
             self.store
                 .delete(&layout::failed_rejects_file(entry.slice))
                 .await?;
         }
-        Ok(())
+        Ok(stored)
     }
 
     /// Publishes a slice: intend, store the rejects, change the table, commit. `commit` comes with
-    /// everything but its file. A run that dies anywhere in between leaves the `pending` part, by
+    /// everything but its files. A run that dies anywhere in between leaves the `pending` part, by
     /// which the next run finds the slice and mends it.
     ///
     /// # Errors
@@ -418,7 +431,7 @@ impl Lake {
         lease: &dyn Lease,
         before: LedgerEntry,
         change: TableChange,
-        rejects: Option<TempPath>,
+        rejects: Option<(TempPath, RejectsFile)>,
         mut commit: Commit,
     ) -> Result<Entry, LakeError> {
         let LedgerEntry {
@@ -436,7 +449,7 @@ impl Lake {
             digest: commit.digest,
         });
         let version = self.swap(&entry, version.as_ref()).await?;
-        self.put_rejects(&entry, rejects).await?;
+        commit.rejects = self.put_rejects(&entry, rejects).await?;
         if !lease.is_held() {
             return Err(LakeError::LostLease {
                 path: layout::lease(entry.slice),
@@ -533,15 +546,9 @@ impl Lake {
     }
 }
 
-/// Whether a committed file still lies in the table as its ledger entry says.
-pub fn is_intact(expected: Option<&PublishedFile>, found: Option<&ObjectState>) -> bool {
-    match (expected, found) {
-        (None, None) => true,
-        (Some(expected), Some(found)) => {
-            expected.bytes == found.size_bytes && expected.etag == found.etag
-        }
-        _ => false,
-    }
+/// Whether an object still is the upload of this size and etag; with `None`, whether there is none.
+pub fn is_intact(expected: Option<(u64, Option<&str>)>, found: Option<&ObjectState>) -> bool {
+    expected == found.map(|found| (found.size_bytes, found.etag.as_deref()))
 }
 
 fn json(value: &impl Serialize) -> Bytes {

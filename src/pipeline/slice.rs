@@ -11,7 +11,7 @@ use super::{Context, Stop};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
-use crate::lake::ledger::{Commit, Failure, PublishedFile};
+use crate::lake::ledger::{Commit, Failure, PublishedFile, RejectsFile};
 use crate::lake::store::Lease;
 use crate::lake::{Condition, LakeError, LedgerEntry, TableChange, is_intact, layout};
 use crate::plan::{Due, is_from_the_future, state_of};
@@ -222,16 +222,8 @@ async fn settle(
         record_failure(context, before, &error, rejects).await;
         return Err(error);
     }
-    let rejects_checksum = match &rejects {
-        Some(rejects) => Some(
-            checksum(rejects.to_path_buf())
-                .await
-                .map_err(|source| ConvertError::Spool {
-                    directory: context.lake.spool_dir().to_owned(),
-                    source,
-                })
-                .map_err(FetchError::from)?,
-        ),
+    let rejects = match rejects {
+        Some(file) => Some(describe_rejects(context, file).await?),
         None => None,
     };
     let commit = Commit {
@@ -246,7 +238,7 @@ async fn settle(
         digest: converted.digest,
         counts: converted.counts.clone(),
         totals: converted.totals.clone(),
-        rejects_checksum,
+        rejects: rejects.as_ref().map(|(_, described)| described.clone()),
         control_total,
         reconcile: verdict,
         response_etag: etag,
@@ -280,13 +272,36 @@ async fn settle(
     Ok(outcome)
 }
 
+async fn describe_rejects(
+    context: &Context,
+    file: TempPath,
+) -> Result<(TempPath, RejectsFile), FetchError> {
+    let describe = async {
+        let bytes = tokio::fs::metadata(&file).await?.len();
+        let checksum = checksum(file.to_path_buf()).await?;
+        Ok(RejectsFile {
+            bytes,
+            checksum,
+            etag: None,
+        })
+    };
+    match describe.await {
+        Ok(described) => Ok((file, described)),
+        Err(source) => Err(ConvertError::Spool {
+            directory: context.lake.spool_dir().to_owned(),
+            source,
+        }
+        .into()),
+    }
+}
+
 /// Writes the footer and publishes.
 async fn publish(
     context: &Context,
     lease: &dyn Lease,
     before: LedgerEntry,
     converted: Converted,
-    rejects: Option<TempPath>,
+    rejects: Option<(TempPath, RejectsFile)>,
     commit: Commit,
     report: &mut SliceReport,
 ) -> Result<(), SliceError> {
@@ -341,7 +356,7 @@ async fn is_in_lake(
         return Ok(false);
     }
     let found = context.lake.table_file(slice).await?;
-    if !is_intact(kept.file.as_ref(), found.as_ref()) {
+    if !is_intact(kept.file.as_ref().map(PublishedFile::mark), found.as_ref()) {
         return Ok(false);
     }
     let expected = kept.file.as_ref().map(|file| file.checksum.as_str());
@@ -354,7 +369,10 @@ async fn is_in_lake(
 
 /// Whether the lake holds the rejects that the ledger speaks of.
 async fn has_rejects(context: &Context, slice: Slice, kept: &Commit) -> Result<bool, SliceError> {
-    let expected = kept.rejects_checksum.as_deref();
+    let expected = kept
+        .rejects
+        .as_ref()
+        .map(|rejects| rejects.checksum.as_str());
     has_bytes(context, &layout::rejects_file(slice), expected).await
 }
 

@@ -14,12 +14,16 @@ mod cli;
 mod exactness;
 /// The program against a source that fails.
 mod faults;
+/// The way into the lake, with a fault at each of its operations.
+mod protocol;
 /// What a lake goes through: damage, death, shrinking, another run, a full disk, a signal.
 mod recovery;
 /// A source that serves exactly what a test gives it.
 mod server;
 /// The simulated API, over HTTP.
 mod simulator;
+/// Stores for tests: one in memory, and one that fails on request.
+mod stores;
 /// What the tests share: a lake in a temporary folder, runs of the binary.
 mod support;
 /// Looking at a lake afterwards: `verify` and `rejects`.

@@ -1,0 +1,595 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cdrlake::config::Config;
+use cdrlake::lake::local::LocalStore;
+use cdrlake::lake::store::LakeStore;
+use cdrlake::lake::{Lake, layout};
+use cdrlake::pipeline::{self, Observer, RunOptions};
+use cdrlake::plan::{Selection, plan};
+use cdrlake::report::{RunReport, SliceOutcome, SliceReport};
+use cdrlake::slice::{Direction, Slice, parse_day};
+use cdrlake::source::Source;
+use cdrlake::verify;
+use jiff::Timestamp;
+use object_store::path::Path;
+use secrecy::SecretString;
+use tokio_util::sync::CancellationToken;
+
+use crate::server::Server;
+use crate::stores::{Fault, FaultStore, MemoryStore};
+use crate::support::{DAY, calls, read};
+
+/// Tells the child of the sweep which lake to work on, against which server, and where to die.
+const VICTIM: &str = "CDRLAKE_TEST_VICTIM";
+
+/// What the source has of one day: before, and when the run under test asks.
+struct DayCase {
+    day: &'static str,
+    /// `None`: the lake has never seen this day.
+    before: Option<Content>,
+    now: Content,
+}
+
+/// Ids of calls, as first and count, and how many of them are sent twice and how many broken
+/// records come with them.
+#[derive(Clone, Copy)]
+struct Content {
+    first: u32,
+    calls: u32,
+    twice: u32,
+    broken: u32,
+}
+
+const fn content(first: u32, calls: u32, twice: u32, broken: u32) -> Content {
+    Content {
+        first,
+        calls,
+        twice,
+        broken,
+    }
+}
+
+/// Every way that a slice can take through the protocol.
+const CASES: &[DayCase] = &[
+    // Unchanged.
+    DayCase {
+        day: "2026-10-01",
+        before: Some(content(0, 3, 0, 0)),
+        now: content(0, 3, 0, 0),
+    },
+    // Changed.
+    DayCase {
+        day: "2026-10-02",
+        before: Some(content(10, 3, 0, 0)),
+        now: content(10, 5, 0, 0),
+    },
+    // Has no rows any more, and no rejects.
+    DayCase {
+        day: "2026-10-03",
+        before: Some(content(20, 3, 0, 1)),
+        now: content(20, 0, 0, 0),
+    },
+    // New, with a duplicate and a reject.
+    DayCase {
+        day: "2026-10-04",
+        before: None,
+        now: content(30, 3, 1, 1),
+    },
+    // Fails: too much is broken. The lake keeps what it has.
+    DayCase {
+        day: BROKEN_DAY,
+        before: Some(content(40, 3, 0, 0)),
+        now: content(40, 1, 0, 3),
+    },
+    // Has rows for the first time.
+    DayCase {
+        day: "2026-10-06",
+        before: Some(content(60, 0, 0, 0)),
+        now: content(60, 2, 0, 0),
+    },
+    // New, and empty.
+    DayCase {
+        day: "2026-10-07",
+        before: None,
+        now: content(70, 0, 0, 0),
+    },
+    // Unchanged rows, another reject.
+    DayCase {
+        day: "2026-10-08",
+        before: Some(content(80, 3, 0, 1)),
+        now: content(80, 3, 0, 2),
+    },
+];
+
+/// The day that fails.
+const BROKEN_DAY: &str = "2026-10-05";
+
+impl Content {
+    fn body(self, day: &str) -> String {
+        let twice = calls(self.first, self.twice);
+        let broken = "{\"date\":\"broken\"}\n".repeat(self.broken as usize);
+        format!("{}{twice}{broken}", calls(self.first, self.calls)).replace(DAY, day)
+    }
+
+    fn ids(self) -> Vec<String> {
+        (self.first..self.first + self.calls)
+            .map(|id| format!("call-{id}"))
+            .collect()
+    }
+}
+
+impl DayCase {
+    fn slice(&self) -> Slice {
+        Slice {
+            day: parse_day(self.day).unwrap(),
+            direction: Direction::Placed,
+        }
+    }
+
+    /// What the lake must hold in the end.
+    fn ids_in_the_end(&self) -> Vec<String> {
+        if self.day == BROKEN_DAY {
+            self.ids_before()
+        } else {
+            self.now.ids()
+        }
+    }
+
+    fn ids_before(&self) -> Vec<String> {
+        self.before.map(Content::ids).unwrap_or_default()
+    }
+}
+
+/// Lets the server have for each day what `content` picks.
+fn serve(server: &Server, pick: impl Fn(&DayCase) -> Content) {
+    for case in CASES {
+        let content = pick(case);
+        let total = content.calls + content.twice + content.broken;
+        server.serve("placed", case.day, content.body(case.day), u64::from(total));
+    }
+}
+
+#[derive(Debug)]
+struct Nobody;
+
+impl Observer for Nobody {
+    fn slice_began(&self, _: Slice, _: u32) {}
+    fn records_read(&self, _: u64) {}
+    fn slice_ended(&self, _: &SliceReport) {}
+}
+
+fn config(url: &str) -> Config {
+    let set = |key, value: &str| (key, value.to_owned(), "test");
+    Config::from_overrides(&vec![
+        set("source.url", url),
+        set("lake.url", "unused"),
+        // One after the other, so that operations have an order.
+        set("source.requests", "1"),
+        set("source.max_attempts", "1"),
+        set("quality.max_rejects", "0"),
+        set("quality.max_reject_ratio", "0.5"),
+    ])
+    .unwrap()
+}
+
+/// What a run of the program does, in this process and with any store.
+async fn run(
+    store: Arc<dyn LakeStore>,
+    url: &str,
+    days: (&str, &str),
+    refresh: bool,
+) -> Result<RunReport, String> {
+    let config = config(url);
+    let chain = |error| cdrlake::error::chain(&error);
+    let lake = Lake::open(store, &config.identity()).await.map_err(chain)?;
+    lake.remove_leftovers().await.map_err(chain)?;
+    let selection = Selection {
+        from: Some(parse_day(days.0).unwrap()),
+        to: Some(parse_day(days.1).unwrap()),
+        refresh,
+        direction: Some(Direction::Placed),
+        ..Selection::default()
+    };
+    let plan = plan(&config, &selection, Some(&lake), Timestamp::now())
+        .await
+        .map_err(|error| error.to_string())?;
+    let source = Source::try_new(&config.source, SecretString::from("key")).unwrap();
+    let options = RunOptions { allow_shrink: true };
+    let result = pipeline::run(
+        Arc::new(config),
+        lake,
+        source,
+        plan.due,
+        options,
+        Arc::new(Nobody),
+        CancellationToken::new(),
+    );
+    Ok(result.await.report)
+}
+
+const ALL_DAYS: (&str, &str) = ("2026-10-01", "2026-10-08");
+
+/// Fetches everything again.
+async fn refresh(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, String> {
+    run(store, url, ALL_DAYS, true).await
+}
+
+/// Fetches what is due.
+async fn catch_up(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, String> {
+    run(store, url, ALL_DAYS, false).await
+}
+
+fn block_on<T>(work: impl Future<Output = T>) -> T {
+    // Already installed is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let result = runtime.block_on(work);
+    // Drops what still runs, as the end of a process would.
+    drop(runtime);
+    result
+}
+
+/// Fills the lake with what it has before the run under test.
+fn begin(store: &Arc<dyn LakeStore>, server: &Server) {
+    serve(server, |case| case.before.unwrap_or(case.now));
+    for days in [
+        ("2026-10-01", "2026-10-03"),
+        ("2026-10-05", "2026-10-06"),
+        ("2026-10-08", "2026-10-08"),
+    ] {
+        let report = block_on(run(Arc::clone(store), &server.url(), days, false)).unwrap();
+        let failed = report
+            .slices
+            .iter()
+            .any(|slice| slice.outcome != SliceOutcome::Committed);
+        assert!(!failed, "{report:?}");
+    }
+    serve(server, |case| case.now);
+}
+
+/// Ids of every slice's rows, read from the table as any reader would. Panics if a file is not
+/// whole or belongs to no slice.
+async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String>> {
+    let mut found = BTreeMap::new();
+    for object in store.list(&Path::from(layout::TABLE)).await.unwrap() {
+        let slice = layout::slice_of(&object.path).unwrap_or_else(|| panic!("{}", object.path));
+        let copy = store.local_copy(&object.path).await.unwrap().unwrap();
+        let batch = read(&copy.path);
+        let ids = batch.column_by_name("call_id").unwrap();
+        let ids = arrow::array::AsArray::as_string::<i32>(ids);
+        let mut ids: Vec<String> = ids.iter().map(|id| id.unwrap().to_owned()).collect();
+        ids.sort();
+        found.insert(slice, ids);
+    }
+    found
+}
+
+/// Every object but run reports.
+async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for prefix in [layout::TABLE, layout::META] {
+        for object in store.list(&Path::from(prefix)).await.unwrap() {
+            let name = object.path.to_string();
+            if !name.starts_with("_cdrlake/runs/") && !name.starts_with("_cdrlake/locks/") {
+                names.insert(name);
+            }
+        }
+    }
+    names
+}
+
+/// What is not as the ledger says.
+async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
+    let Some((lake, _)) = Lake::find_any(Arc::clone(store)).await.unwrap() else {
+        return Vec::new();
+    };
+    let slices = verify::slices(&lake, &verify::Scope::default())
+        .await
+        .unwrap();
+    let report = verify::verify_slices(&lake, &slices, &|| {}).await.unwrap();
+    assert!(report.in_progress.is_empty(), "a dead run holds a lease");
+    let mut findings = report.findings;
+    findings.extend(verify::find_strays(&lake).await.unwrap());
+    findings
+}
+
+/// Checks a lake in which a run has failed, hung or died, then lets others go on.
+async fn check_and_go_on(
+    store: &Arc<dyn LakeStore>,
+    url: &str,
+    names_in_the_end: &BTreeSet<String>,
+) {
+    // Whole files of known slices, each the old rows or the new ones.
+    let found = visible(&**store).await;
+    for case in CASES {
+        let ids = found.get(&case.slice()).cloned().unwrap_or_default();
+        assert!(
+            ids == case.ids_before() || ids == case.ids_in_the_end(),
+            "{}: {ids:?}",
+            case.day
+        );
+    }
+    // The ledger is true, or says that it is uncertain.
+    for finding in findings(store).await {
+        assert!(
+            matches!(
+                finding.fault,
+                verify::Fault::Interrupted | verify::Fault::Leftover
+            ),
+            "{finding:?}"
+        );
+    }
+    // The next run, which is not asked to do anything special, mends it.
+    let report = catch_up(Arc::clone(store), url).await.unwrap();
+    for warning in report.warnings {
+        assert!(warning.contains("records are broken and kept"), "{warning}");
+    }
+    assert_eq!(findings(store).await, []);
+    // Once everything was fetched again, everything is there, once, and nothing else.
+    refresh(Arc::clone(store), url).await.unwrap();
+    let found = visible(&**store).await;
+    for case in CASES {
+        let ids = found.get(&case.slice()).cloned().unwrap_or_default();
+        assert_eq!(ids, case.ids_in_the_end(), "{}", case.day);
+    }
+    assert_eq!(findings(store).await, []);
+    assert_eq!(names(&**store).await, *names_in_the_end);
+    // And a run that finds nothing new writes nothing, but for what it says of the one that fails.
+    let last = FaultStore::counting(Arc::clone(store));
+    refresh(Arc::clone(&last) as _, url).await.unwrap();
+    for path in last.written() {
+        let is_of_the_broken_day =
+            path == format!("_cdrlake/rejects/placed/{BROKEN_DAY}.failed.ndjson.zst");
+        assert!(
+            path.starts_with("_cdrlake/runs/") || is_of_the_broken_day,
+            "{path}"
+        );
+    }
+}
+
+/// Does `each` for 0 to `count`, on as many threads as there are processors.
+fn for_each(count: usize, each: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let k = next.fetch_add(1, Ordering::SeqCst);
+                    if k >= count {
+                        break;
+                    }
+                    each(k);
+                }
+            });
+        }
+    });
+}
+
+/// Runs with a fault at operation `at`, as far as it gets.
+fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, at: usize, fault: Fault) {
+    let faulty = FaultStore::new(store, at, fault);
+    let reached = faulty.reached.clone();
+    block_on(async {
+        tokio::select! {
+            // What it reports is not the point here; that it does not panic is.
+            _ = refresh(faulty as _, url) => {}
+            // Nobody waits for ever: it is killed.
+            () = reached.cancelled() => {}
+        }
+    });
+}
+
+/// The operations of a run on a copy of the lake, and what it leaves.
+fn rehearse(
+    store: &Arc<dyn LakeStore>,
+    url: &str,
+) -> (Vec<(&'static str, String)>, BTreeSet<String>) {
+    let counting = FaultStore::counting(Arc::clone(store));
+    let report = block_on(refresh(Arc::clone(&counting) as _, url)).unwrap();
+    let outcomes: BTreeSet<String> = report
+        .slices
+        .iter()
+        .map(|slice| format!("{:?}", slice.outcome))
+        .collect();
+    assert_eq!(
+        outcomes.len(),
+        3,
+        "committed, unchanged and failed: {report:?}"
+    );
+    let operations = counting.operations();
+    assert!(operations.len() > 50, "{operations:?}");
+    (operations, block_on(names(&**store)))
+}
+
+const FAULTS: [Fault; 4] = [
+    Fault::ErrorBefore,
+    Fault::ErrorAfter,
+    Fault::HangBefore,
+    Fault::HangAfter,
+];
+
+/// In memory a process that dies and one that hangs until it is killed leave the same: what they
+/// had written.
+#[test]
+fn whichever_operation_of_an_object_store_fails_hangs_or_is_the_last_the_lake_stays_true() {
+    let server = Server::start();
+    let lake = MemoryStore::new();
+    begin(&(Arc::new(lake.clone()) as _), &server);
+    let (operations, names) = rehearse(&(Arc::new(lake.snapshot()) as _), &server.url());
+    for_each(operations.len() * FAULTS.len(), |k| {
+        let lake = lake.snapshot();
+        let fault = FAULTS[k % FAULTS.len()].clone();
+        run_with_fault(
+            Arc::new(lake.clone()),
+            &server.url(),
+            k / FAULTS.len(),
+            fault,
+        );
+        let next: Arc<dyn LakeStore> = Arc::new(lake.seen_by_another());
+        block_on(check_and_go_on(&next, &server.url(), &names));
+    });
+}
+
+/// A lake on disk that can be copied.
+fn local(root: &FilePath) -> Arc<dyn LakeStore> {
+    let store = LocalStore::new(root, 0o600);
+    store.prepare().unwrap();
+    Arc::new(store)
+}
+
+fn copy_tree(from: &FilePath, to: &FilePath) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+/// A lake on disk as it is before the run under test; where to copy it; what a run does and leaves.
+fn begin_on_disk(server: &Server) -> (tempfile::TempDir, PathBuf, usize, BTreeSet<String>) {
+    let directory = tempfile::tempdir().unwrap();
+    let before = directory.path().join("before");
+    begin(&local(&before), server);
+    let rehearsal = directory.path().join("rehearsal");
+    copy_tree(&before, &rehearsal);
+    let (operations, names) = rehearse(&local(&rehearsal), &server.url());
+    (directory, before, operations.len(), names)
+}
+
+#[test]
+fn whichever_operation_on_local_disk_fails_or_hangs_the_lake_stays_true() {
+    let server = Server::start();
+    let (directory, before, operations, names) = begin_on_disk(&server);
+    for_each(operations * FAULTS.len(), |k| {
+        let root = directory.path().join(k.to_string());
+        copy_tree(&before, &root);
+        let fault = FAULTS[k % FAULTS.len()].clone();
+        run_with_fault(local(&root), &server.url(), k / FAULTS.len(), fault);
+        block_on(check_and_go_on(&local(&root), &server.url(), &names));
+        std::fs::remove_dir_all(root).unwrap();
+    });
+}
+
+#[test]
+fn whichever_operation_on_local_disk_is_the_last_of_a_process_the_lake_stays_true() {
+    let server = Server::start();
+    let (directory, before, operations, names) = begin_on_disk(&server);
+    for_each(operations * 2, |k| {
+        let root = directory.path().join(k.to_string());
+        copy_tree(&before, &root);
+        let (at, when) = (k / 2, ["before", "after"][k % 2]);
+        let victim = format!("{}\n{}\n{at}\n{when}", root.display(), server.url());
+        let output = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "protocol::victim", "--ignored"])
+            .env(VICTIM, victim)
+            .output()
+            .unwrap();
+        let signal = std::os::unix::process::ExitStatusExt::signal(&output.status);
+        let aborted = 6;
+        assert_eq!(
+            signal,
+            Some(aborted),
+            "{at}: {}",
+            String::from_utf8_lossy(&output.stdout)
+        );
+        block_on(check_and_go_on(&local(&root), &server.url(), &names));
+        std::fs::remove_dir_all(root).unwrap();
+    });
+}
+
+#[test]
+#[ignore = "the process that the test above lets die"]
+fn victim() {
+    let victim = std::env::var(VICTIM).unwrap();
+    let [root, url, at, when] = victim.split('\n').collect::<Vec<_>>()[..] else {
+        panic!("{victim}");
+    };
+    let fault = match when {
+        "before" => Fault::AbortBefore,
+        _ => Fault::AbortAfter,
+    };
+    run_with_fault(local(FilePath::new(root)), url, at.parse().unwrap(), fault);
+}
+
+/// The worst that can happen to a lease: its holder sleeps, it expires, another run does the slice
+/// with rows of its own, and the holder wakes up.
+#[test]
+fn a_run_that_wakes_up_without_its_leases_leaves_what_another_has_done_or_is_found_out() {
+    let server = Server::start();
+    let lake = MemoryStore::new();
+    begin(&(Arc::new(lake.clone()) as _), &server);
+    let (operations, _) = rehearse(&(Arc::new(lake.snapshot()) as _), &server.url());
+    // What the other run sees: a call more each day.
+    let later = Server::start();
+    serve(&later, |case| Content {
+        calls: case.now.calls + 1,
+        ..case.now
+    });
+    // Until it leases its first slice it has not begun: it would be the later run of the two.
+    let first = operations.iter().position(|(action, _)| *action == "lease");
+    let first = first.unwrap();
+    for_each(operations.len() - first, |k| {
+        let at = first + k;
+        let lake = lake.snapshot();
+        let resume = CancellationToken::new();
+        let sleeper = FaultStore::new(Arc::new(lake.clone()), at, Fault::Pause(resume.clone()));
+        let reached = sleeper.reached.clone();
+        let other: Arc<dyn LakeStore> = Arc::new(lake.seen_by_another());
+        block_on(async {
+            let url = server.url();
+            let sleeping = refresh(Arc::clone(&sleeper) as _, &url);
+            let others = async {
+                reached.cancelled().await;
+                lake.expire_leases();
+                refresh(Arc::clone(&other), &later.url()).await.unwrap();
+                let done = visible(&*other).await;
+                resume.cancel();
+                done
+            };
+            let (_, done) = tokio::join!(sleeping, others);
+            let operation = sleeper.operations()[at].clone();
+            let found = visible(&*other).await;
+            let differing: Vec<Slice> = done
+                .keys()
+                .chain(found.keys())
+                .filter(|slice| done.get(slice) != found.get(slice))
+                .copied()
+                .collect();
+            if !differing.is_empty() {
+                // It slept between its last look at the lease and the table itself.
+                assert!(
+                    ["publish", "delete"].contains(&operation.0)
+                        && operation.1.starts_with("cdrs/"),
+                    "{operation:?}: {differing:?}"
+                );
+                let faults: BTreeSet<_> = findings(&other)
+                    .await
+                    .into_iter()
+                    .filter_map(|finding| finding.slice)
+                    .collect();
+                assert_eq!(
+                    faults,
+                    differing.into_iter().collect(),
+                    "the ledger does not lie"
+                );
+            }
+            // The other run's rows are what the next run makes of it.
+            catch_up(Arc::clone(&other), &later.url()).await.unwrap();
+            assert_eq!(visible(&*other).await, done, "{operation:?}");
+            let left = findings(&other).await;
+            assert_eq!(left, [], "{operation:?}");
+        });
+    });
+}
