@@ -231,8 +231,9 @@ impl LocalStore {
             .parent()
             .expect("an object lies in a directory of the lake");
         self.make_dir(directory)?;
-        file.persist(&target)
-            .map_err(|error| failed("write", &target)(error.error))?;
+        fs::rename(&file, &target).map_err(failed("write", &target))?;
+        // Nothing is left there to be removed.
+        drop(file.keep());
         sync_dir(directory)
     }
 

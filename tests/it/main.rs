@@ -26,5 +26,7 @@ mod simulator;
 mod stores;
 /// What the tests share: a lake in a temporary folder, runs of the binary.
 mod support;
+/// The real binary, with a fault at each of its system calls.
+mod syscalls;
 /// Looking at a lake afterwards: `verify` and `rejects`.
 mod verify;

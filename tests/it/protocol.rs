@@ -1,7 +1,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cdrlake::config::Config;
 use cdrlake::lake::local::LocalStore;
@@ -20,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
 use crate::stores::{Fault, FaultStore, MemoryStore};
-use crate::support::{DAY, calls, read};
+use crate::support::{DAY, calls, copy_tree, for_each, read};
 
 /// Tells the child of the sweep which lake to work on, against which server, and where to die.
 const VICTIM: &str = "CDRLAKE_TEST_VICTIM";
@@ -353,25 +352,6 @@ async fn check_and_go_on(
     }
 }
 
-/// Does `each` for 0 to `count`, on as many threads as there are processors.
-fn for_each(count: usize, each: impl Fn(usize) + Sync) {
-    let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    std::thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    let k = next.fetch_add(1, Ordering::SeqCst);
-                    if k >= count {
-                        break;
-                    }
-                    each(k);
-                }
-            });
-        }
-    });
-}
-
 /// Runs with a fault at operation `at`, as far as it gets.
 fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, at: usize, fault: Fault) {
     let faulty = FaultStore::new(store, at, fault);
@@ -442,19 +422,6 @@ fn local(root: &FilePath) -> Arc<dyn LakeStore> {
     let store = LocalStore::new(root, 0o600);
     store.prepare().unwrap();
     Arc::new(store)
-}
-
-fn copy_tree(from: &FilePath, to: &FilePath) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.path().is_dir() {
-            copy_tree(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 /// A lake on disk as it is before the run under test; where to copy it; what a run does and leaves.

@@ -1,6 +1,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use arrow::record_batch::RecordBatch;
 use cdrlake::report::RunReport;
@@ -211,4 +212,37 @@ pub(crate) fn hold_lease(workplace: &Workplace) -> std::fs::File {
     let lease = std::fs::File::create(leases.join(format!("placed-{DAY}.lock"))).unwrap();
     lease.lock().unwrap();
     lease
+}
+
+/// Does `each` for 0 to `count`, on as many threads as there are processors.
+pub(crate) fn for_each(count: usize, each: impl Fn(usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let k = next.fetch_add(1, Ordering::SeqCst);
+                    if k >= count {
+                        break;
+                    }
+                    each(k);
+                }
+            });
+        }
+    });
+}
+
+/// Copies a directory with everything below it.
+pub(crate) fn copy_tree(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.path().is_dir() {
+            copy_tree(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
 }

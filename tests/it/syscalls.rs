@@ -1,0 +1,250 @@
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use serde_json::Value;
+
+use crate::server::Server;
+use crate::support::{CANARY, DAY, Workplace, calls, copy_tree, for_each, read};
+
+/// `tests/it/syscalls.c`, compiled.
+fn shim() -> &'static Path {
+    static SHIM: OnceLock<PathBuf> = OnceLock::new();
+    SHIM.get_or_init(|| {
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/syscalls.c");
+        let library = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("syscalls-{}.so", std::process::id()));
+        let compiled = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()))
+            .args(["-shared", "-fPIC", "-O1", "-o"])
+            .arg(&library)
+            .args([source, "-ldl"])
+            .status()
+            .expect("a C compiler is needed to build cdrlake, too");
+        assert!(compiled.success());
+        library
+    })
+}
+
+/// A server, a lake that holds three placed calls of [`DAY`] and no others, and more calls on the
+/// server, some of them twice or broken.
+fn begin() -> (Server, Workplace) {
+    let server = Server::start();
+    server
+        .serve("placed", DAY, calls(0, 3), 3)
+        .serve("received", DAY, "", 0);
+    let workplace = Workplace::new(&server);
+    assert_eq!(workplace.run_day(&["--direction", "placed"]).status, 0);
+    let placed = format!("{}{}{{\"date\":\"broken\"}}\n", calls(0, 5), calls(0, 1));
+    server
+        .serve("placed", DAY, placed, 7)
+        .serve("received", DAY, calls(9, 1), 1);
+    (server, workplace)
+}
+
+/// Runs the program on a copy of the lake, the shim in it.
+fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)>) -> Output {
+    let mut command = workplace.command(&[
+        "run",
+        "--from",
+        DAY,
+        "--to",
+        DAY,
+        "--refresh",
+        "--requests",
+        "1",
+        "--lake",
+    ]);
+    command
+        .arg(lake)
+        .env("LD_PRELOAD", shim())
+        .env("SHIM_ROOT", lake)
+        .env("SHIM_LOG", log_of(lake));
+    if let Some((at, fault)) = fault {
+        command
+            .env("SHIM_AT", at.to_string())
+            .env("SHIM_FAULT", fault);
+    }
+    command.output().unwrap()
+}
+
+fn log_of(lake: &Path) -> PathBuf {
+    lake.with_extension("log")
+}
+
+/// One call that changed something: its name and its paths.
+fn logged(lake: &Path) -> Vec<(String, Vec<String>)> {
+    let text = std::fs::read_to_string(log_of(lake)).unwrap();
+    let prefix = format!("{}/", lake.display());
+    text.lines()
+        .map(|line| {
+            let mut words = line.split(' ');
+            let name = words.next().unwrap().to_owned();
+            let paths = words.map(|path| path.replacen(&prefix, "", 1)).collect();
+            (name, paths)
+        })
+        .collect()
+}
+
+fn parent(path: &str) -> &str {
+    path.rsplit_once('/').map_or("", |(parent, _)| parent)
+}
+
+#[test]
+fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() {
+    let (_server, workplace) = begin();
+    let lake = workplace.path("copy");
+    copy_tree(&workplace.path("lake"), &lake);
+    let output = run_with_shim(&lake, &workplace, None);
+    assert!(output.status.success(), "{output:?}");
+    let calls = logged(&lake);
+
+    let mut unsynced_files = BTreeSet::new();
+    let mut unsynced_directories = BTreeSet::new();
+    let mut renamed = Vec::new();
+    for (name, paths) in &calls {
+        let path = paths[0].as_str();
+        match name.as_str() {
+            "create" | "write" => {
+                unsynced_files.insert(path);
+            }
+            "fsync" => {
+                unsynced_files.remove(path);
+                unsynced_directories.remove(path);
+            }
+            "mkdir" => {
+                unsynced_directories.insert(parent(path));
+            }
+            "unlink" if path.starts_with("cdrs/") => {
+                unsynced_directories.insert(parent(path));
+            }
+            "rename" => {
+                let target = paths[1].as_str();
+                assert!(
+                    !unsynced_files.contains(path),
+                    "{target} was renamed before it was synced: {calls:?}"
+                );
+                assert!(
+                    unsynced_directories.is_empty(),
+                    "{unsynced_directories:?} before {target}: {calls:?}"
+                );
+                unsynced_directories.insert(parent(target));
+                renamed.push(target);
+            }
+            _ => {}
+        }
+    }
+    assert!(unsynced_directories.is_empty(), "{unsynced_directories:?}");
+    let of = |direction: &str| {
+        [
+            format!("_cdrlake/ledger/{direction}/{DAY}.json"),
+            format!("cdrs/dt={DAY}/{direction}-{DAY}.parquet"),
+            format!("_cdrlake/ledger/{direction}/{DAY}.json"),
+        ]
+    };
+    let [intend, publish, commit] = of("placed");
+    let rejects = format!("_cdrlake/rejects/placed/{DAY}.ndjson.zst");
+    let mut expected = vec![intend, rejects, publish, commit];
+    expected.extend(of("received"));
+    assert_eq!(renamed.split_last().unwrap().1, expected);
+    assert!(renamed.last().unwrap().starts_with("_cdrlake/runs/"));
+}
+
+/// Ids in every file of the table. Panics if one is not whole.
+fn visible(lake: &Path) -> BTreeMap<String, usize> {
+    let mut found = BTreeMap::new();
+    for direction in ["placed", "received"] {
+        let path = lake.join(format!("cdrs/dt={DAY}/{direction}-{DAY}.parquet"));
+        if path.exists() {
+            found.insert(direction.to_owned(), read(&path).num_rows());
+        }
+    }
+    found
+}
+
+/// Checks a lake in which a run came to harm, then lets the next run go on.
+fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
+    let found = visible(lake);
+    assert!(
+        [Some(&3), Some(&5)].contains(&found.get("placed"))
+            && [None, Some(&1)].contains(&found.get("received")),
+        "{context}: {found:?}"
+    );
+    let path = lake.to_str().unwrap();
+    // Not asked to do anything special: what the harm has touched is due.
+    let ran = workplace.run(&["run", "--from", DAY, "--to", DAY, "--lake", path]);
+    assert_eq!(ran.status, 0, "{context}: {ran:?}");
+    let verified = workplace.run(&["verify", "--lake", path]);
+    assert_eq!(verified.status, 0, "{context}: {verified:?}");
+    let staging = lake.join("_cdrlake/staging");
+    let left = std::fs::read_dir(staging).unwrap().count();
+    assert_eq!(left, 0, "{context}");
+}
+
+fn number_of_calls(workplace: &Workplace) -> usize {
+    let lake = workplace.path("rehearsal");
+    copy_tree(&workplace.path("lake"), &lake);
+    let output = run_with_shim(&lake, workplace, None);
+    assert!(output.status.success(), "{output:?}");
+    let calls = logged(&lake).len();
+    assert!(calls > 50, "{calls}");
+    calls
+}
+
+#[test]
+fn whichever_system_call_is_the_last_the_table_is_whole_and_the_next_run_goes_on() {
+    let (_server, workplace) = begin();
+    for_each(number_of_calls(&workplace), |at| {
+        let lake = workplace.path(format!("killed-{at}"));
+        copy_tree(&workplace.path("lake"), &lake);
+        let output = run_with_shim(&lake, &workplace, Some((at, "kill")));
+        assert_eq!(output.status.signal(), Some(9), "{at}: {output:?}");
+        let last = logged(&lake).pop().unwrap();
+        check_and_go_on(&lake, &workplace, &format!("{at}: {last:?}"));
+    });
+}
+
+#[test]
+fn whichever_system_call_a_full_or_broken_disk_refuses_the_run_says_so_and_the_next_goes_on() {
+    let (_server, workplace) = begin();
+    for_each(number_of_calls(&workplace), |at| {
+        let lake = workplace.path(format!("refused-{at}"));
+        copy_tree(&workplace.path("lake"), &lake);
+        let output = run_with_shim(&lake, &workplace, Some((at, "error")));
+        let calls = logged(&lake);
+        let context = format!("{at}: {:?} {output:?}", calls[at]);
+        let text = format!(
+            "{}{}",
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        assert!(
+            !text.contains("panicked") && !text.contains(CANARY),
+            "{context}"
+        );
+        match output.status.code() {
+            Some(0) => {
+                let path = lake.to_str().unwrap();
+                let arguments = ["verify", "--format", "json", "--lake", path];
+                let findings = workplace.run(&arguments).json()["findings"].clone();
+                let is_harmless = |finding: &Value| finding["fault"] == "leftover";
+                assert!(
+                    findings.as_array().unwrap().iter().all(is_harmless),
+                    "{context} {findings}"
+                );
+            }
+            Some(1 | 2) => {
+                let is_full = calls[at].0 != "fsync" && calls[at].0 != "unlink";
+                let said = if is_full {
+                    "No space left on device (os error 28). Make room there and run again"
+                } else {
+                    "Input/output error (os error 5)"
+                };
+                assert!(text.contains(said), "{context}");
+            }
+            _ => panic!("{context}"),
+        }
+        check_and_go_on(&lake, &workplace, &context);
+    });
+}
