@@ -5,7 +5,7 @@ use cdrlake::report::SliceOutcome;
 use serde_json::json;
 
 use crate::server::{Answer, Server, count};
-use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, hold_lease, serving};
+use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, serving};
 
 #[test]
 fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
@@ -833,4 +833,224 @@ fn rejects_that_are_gone_come_back_and_equal_ones_are_not_written_again() {
         workplace.rejects("placed", "")[0]["text"],
         "{\"date\":\"broken\"}"
     );
+}
+
+#[test]
+fn a_second_signal_ends_a_run_at_once_that_cannot_end_by_itself() {
+    let mut streaming = Streaming::begin("");
+    // Somebody holds up the last thing that a run does: keeping its report.
+    let locks = streaming.workplace.path("lake/_cdrlake/locks");
+    std::fs::create_dir_all(&locks).unwrap();
+    let lock = std::fs::File::create(locks.join("_cdrlake-runs.lock")).unwrap();
+    lock.lock().unwrap();
+    streaming.signal("INT");
+    let mut lines = BufReader::new(streaming.child.stderr.take().unwrap())
+        .lines()
+        .map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("A second Ctrl-C ends at once")));
+    assert!(streaming.child.try_wait().unwrap().is_none());
+    streaming.signal("INT");
+    assert_eq!(streaming.child.wait().unwrap().code(), Some(130));
+    drop(lock);
+    // Whatever it had to leave, the next run takes away.
+    let server = Server::start();
+    server.serve("placed", DAY, calls(0, 3), 3);
+    let url = server.url();
+    let next = streaming
+        .workplace
+        .run_day(&[PLACED, &["--source-url", &url]].concat());
+    assert_eq!(next.status, 0, "{next:?}");
+    let files: Vec<_> = streaming.workplace.lake_files().into_keys().collect();
+    assert_eq!(
+        files,
+        [
+            "_cdrlake/lake.json".to_owned(),
+            format!("_cdrlake/ledger/placed/{DAY}.json"),
+            format!("cdrs/dt={DAY}/placed-{DAY}.parquet"),
+        ]
+    );
+}
+
+/// The days that several tests below fetch, both directions each.
+const DAYS: [&str; 3] = ["2026-09-29", "2026-09-30", "2026-10-01"];
+
+/// Serves `rows` calls for each of [`DAYS`], all with this charge.
+fn serve_days(server: &Server, rows: u32, charge: &str) {
+    for day in DAYS {
+        for direction in ["placed", "received"] {
+            let body = calls(0, rows)
+                .replace(DAY, day)
+                .replace("\"charge\":\"0.027\"", &format!("\"charge\":\"{charge}\""));
+            server.serve(direction, day, body, u64::from(rows));
+        }
+    }
+}
+
+/// The charges of a file's rows, in billionths of a dollar, and how many rows have them.
+fn charges(path: &std::path::Path) -> std::collections::BTreeMap<i128, usize> {
+    let batch = crate::support::read(path);
+    let charges = batch.column_by_name("charge_usd").unwrap();
+    let charges = arrow::array::AsArray::as_primitive::<arrow::datatypes::Decimal128Type>(charges);
+    let mut found = std::collections::BTreeMap::new();
+    for charge in charges.iter().flatten() {
+        *found.entry(charge).or_default() += 1;
+    }
+    found
+}
+
+/// As many kills as the variable says; enough of them for every day otherwise.
+fn kills() -> usize {
+    std::env::var("CDRLAKE_TEST_KILLS").map_or(50, |kills| kills.parse().unwrap())
+}
+
+#[test]
+fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
+    const ROWS: u32 = 400;
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    let refresh = |requests: &'static str| {
+        workplace.command(&[
+            "run",
+            "--from",
+            DAYS[0],
+            "--to",
+            DAYS[2],
+            "--refresh",
+            "--requests",
+            requests,
+        ])
+    };
+    let contents = ["0.027", "0.028"];
+    serve_days(&server, ROWS, contents[0]);
+    assert!(refresh("4").output().unwrap().status.success());
+    let begun = std::time::Instant::now();
+    serve_days(&server, ROWS, contents[1]);
+    assert!(refresh("4").output().unwrap().status.success());
+    let whole_run = begun.elapsed();
+
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let mut reads = 0;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                for day in DAYS {
+                    for direction in ["placed", "received"] {
+                        let name = format!("lake/cdrs/dt={day}/{direction}-{day}.parquet");
+                        let found = charges(&workplace.path(&name));
+                        let (charge, rows) = found.first_key_value().unwrap();
+                        assert!(
+                            found.len() == 1
+                                && *rows == ROWS as usize
+                                && [27_000_000, 28_000_000].contains(charge),
+                            "{name}: {found:?}"
+                        );
+                        reads += 1;
+                    }
+                }
+            }
+            reads
+        });
+        for round in 0..kills() {
+            serve_days(&server, ROWS, contents[round % 2]);
+            let mut child = refresh("4")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .unwrap();
+            // Not to wait for something: the moment itself is what is drawn.
+            std::thread::park_timeout(whole_run.mul_f64(fastrand::f64()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(!reader.is_finished(), "a reader saw something else");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let reads = reader.join().unwrap();
+        assert!(reads > kills(), "{reads}");
+    });
+
+    // The next run mends, and is asked for nothing special.
+    let ran = workplace.run(&["run", "--from", DAYS[0], "--to", DAYS[2]]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 0, "{verified:?}");
+    serve_days(&server, ROWS, "0.029");
+    assert!(refresh("4").output().unwrap().status.success());
+    assert_eq!(workplace.table().len(), 6);
+    for name in workplace.table() {
+        let found = charges(&workplace.path("lake").join(&name));
+        assert_eq!(
+            found.into_iter().collect::<Vec<_>>(),
+            [(29_000_000, ROWS as usize)]
+        );
+    }
+    let leftovers: Vec<String> = workplace
+        .lake_files()
+        .into_keys()
+        .filter(|name| name.contains("staging") || name.contains("leases"))
+        .collect();
+    assert_eq!(leftovers, [] as [&str; 0]);
+}
+
+/// Runs several commands at once on one new lake, and checks that together they did everything
+/// once.
+fn run_at_once(commands: &[&[&str]]) {
+    let server = Server::start();
+    serve_days(&server, 20, "0.027");
+    let workplace = Workplace::new(&server);
+    let children: Vec<_> = commands
+        .iter()
+        .map(|more| {
+            let range = [
+                "run", "--from", DAYS[0], "--to", DAYS[2], "--format", "json",
+            ];
+            workplace
+                .command(&[&range[..], more].concat())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .collect();
+    let mut committed = std::collections::BTreeMap::new();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        let report: cdrlake::report::RunReport = serde_json::from_slice(&output.stdout).unwrap();
+        for slice in report.slices {
+            // Whoever did not do it knows that it is done.
+            assert!(slice.state.is_some(), "{slice:?}");
+            let times = usize::from(slice.outcome == SliceOutcome::Committed);
+            *committed.entry(slice.slice()).or_insert(0) += times;
+        }
+    }
+    assert_eq!(committed.len(), 6);
+    assert!(committed.values().all(|&times| times == 1), "{committed:?}");
+    assert_eq!(
+        server.requests("/v1/cdrs/all").len(),
+        6,
+        "each was fetched once"
+    );
+    assert_eq!(workplace.table().len(), 6);
+    for name in workplace.table() {
+        let found = charges(&workplace.path("lake").join(&name));
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(27_000_000, 20)]);
+    }
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+}
+
+#[test]
+fn two_runs_at_once_twenty_times_do_every_slice_once() {
+    for_each(20, |_| run_at_once(&[&[], &[]]));
+}
+
+#[test]
+fn shards_and_a_whole_run_at_once_do_every_slice_once() {
+    run_at_once(&[
+        &["--shard", "1/4"],
+        &["--shard", "2/4"],
+        &["--shard", "3/4"],
+        &["--shard", "4/4"],
+        &[],
+    ]);
 }
