@@ -14,6 +14,8 @@ use crate::tally::Totals;
 
 /// Most days shown before a table is cut in the middle.
 const MAX_DAYS: usize = 62;
+/// Fewest days in a row without data that become one line.
+const MIN_GAP_DAYS: usize = 4;
 /// Width of the longest bar, in characters.
 const BAR_WIDTH: u64 = 20;
 
@@ -135,26 +137,39 @@ impl DayTable {
             .max()
             .unwrap_or_default()
             .max(1);
-        let hidden = self.days.len().saturating_sub(MAX_DAYS);
         let mut sum = DayRow {
             placed: Some(0),
             received: Some(0),
             ..DayRow::default()
         };
-        for (i, (day, row)) in self.days.iter().enumerate() {
+        for row in self.days.values() {
             sum.add(row);
-            if hidden > 0 && i == MAX_DAYS / 2 {
-                writeln!(text, "…          ({hidden} more days)")
-                    .expect("writing to memory does not fail");
+        }
+        for line in self.lines() {
+            match line {
+                Line::Day(day, row) => {
+                    let width = (row.calls() * BAR_WIDTH).div_ceil(busiest);
+                    let bar = "█".repeat(usize::try_from(width).unwrap_or_default());
+                    let remark = format!("{bar} {}", row.remarks.join(", "));
+                    self.write(row, &day.to_string(), remark.trim(), &mut text);
+                }
+                Line::Gap {
+                    from,
+                    to,
+                    days,
+                    row,
+                } => writeln!(
+                    text,
+                    "{from} to {to}, {} days: {}",
+                    thousands(days as u64),
+                    row.remarks.join(", ")
+                )
+                .expect("writing to memory does not fail"),
+                Line::Hidden(days) => {
+                    writeln!(text, "…          ({} more days)", thousands(days as u64))
+                        .expect("writing to memory does not fail")
+                }
             }
-            if hidden > 0 && (MAX_DAYS / 2..MAX_DAYS / 2 + hidden).contains(&i) {
-                continue;
-            }
-            let bar = "█".repeat(
-                usize::try_from((row.calls() * BAR_WIDTH).div_ceil(busiest)).unwrap_or_default(),
-            );
-            let remark = format!("{bar} {}", row.remarks.join(", "));
-            self.write(row, &day.to_string(), remark.trim(), &mut text);
         }
         self.write(&sum, "total", "", &mut text);
         if self
@@ -168,6 +183,43 @@ impl DayTable {
             );
         }
         text
+    }
+
+    /// What is shown: days without data that say the same are one line, and of a long table the
+    /// middle is left out, but not what a person should look at.
+    fn lines(&self) -> Vec<Line<'_>> {
+        let mut lines = Vec::new();
+        let days: Vec<(&Date, &DayRow)> = self.days.iter().collect();
+        for run in days.chunk_by(|(_, one), (_, next)| one.is_empty() && one.is_like(next)) {
+            match run {
+                [(from, row), .., (to, _)] if run.len() >= MIN_GAP_DAYS => lines.push(Line::Gap {
+                    from: **from,
+                    to: **to,
+                    days: run.len(),
+                    row,
+                }),
+                _ => lines.extend(run.iter().map(|(day, row)| Line::Day(**day, row))),
+            }
+        }
+        if lines.len() <= MAX_DAYS {
+            return lines;
+        }
+        let tail = lines.split_off(lines.len() - MAX_DAYS / 2);
+        let middle = lines.split_off(MAX_DAYS / 2);
+        let mut shown = 0;
+        for line in middle {
+            let is_shown = !line.remarks().is_empty() && shown < MAX_DAYS;
+            match (is_shown, line, lines.last_mut()) {
+                (true, line, _) => {
+                    shown += 1;
+                    lines.push(line);
+                }
+                (false, line, Some(Line::Hidden(days))) => *days += line.days(),
+                (false, line, _) => lines.push(Line::Hidden(line.days())),
+            }
+        }
+        lines.extend(tail);
+        lines
     }
 
     fn write(&self, row: &DayRow, name: &str, remark: &str, out: &mut String) {
@@ -197,7 +249,47 @@ impl DayTable {
     }
 }
 
+/// A line of the table.
+#[derive(Debug)]
+enum Line<'a> {
+    Day(Date, &'a DayRow),
+    /// Days without data, of which all say the same.
+    Gap {
+        from: Date,
+        to: Date,
+        days: usize,
+        row: &'a DayRow,
+    },
+    /// So many days are not shown.
+    Hidden(usize),
+}
+
+impl Line<'_> {
+    fn remarks(&self) -> &[String] {
+        match self {
+            Self::Day(_, row) | Self::Gap { row, .. } => &row.remarks,
+            Self::Hidden(_) => &[],
+        }
+    }
+
+    fn days(&self) -> usize {
+        match self {
+            Self::Day(..) => 1,
+            Self::Gap { days, .. } | Self::Hidden(days) => *days,
+        }
+    }
+}
+
 impl DayRow {
+    /// Whether nothing is known of the day.
+    fn is_empty(&self) -> bool {
+        self.placed.is_none() && self.received.is_none()
+    }
+
+    fn is_like(&self, other: &Self) -> bool {
+        other.is_empty() && self.remarks == other.remarks
+    }
+
     fn calls_of(&mut self, direction: Direction) -> &mut Option<u64> {
         match direction {
             Direction::Placed => &mut self.placed,
@@ -228,6 +320,36 @@ impl DayRow {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_long_table_leaves_out_its_middle_but_not_what_is_wrong_there() {
+        let mut table = DayTable::default();
+        let first = Date::constant(2026, 1, 1);
+        for i in 0..200 {
+            let day = first.checked_add(jiff::ToSpan::days(i)).unwrap();
+            let row = table.day(day);
+            match i {
+                90..100 => row.remarks.push("placed missing".to_owned()),
+                120 => {
+                    row.placed = Some(1);
+                    row.remarks.push("unusual".to_owned());
+                }
+                _ => row.placed = Some(100),
+            }
+        }
+        let text = table.render();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 1 + MAX_DAYS + 5 + 1, "{text}");
+        let middle: Vec<&str> = lines[32..37].iter().map(|line| line.trim_end()).collect();
+        assert_eq!(middle[0], "…          (59 more days)");
+        assert_eq!(
+            middle[1],
+            "2026-04-01 to 2026-04-10, 10 days: placed missing"
+        );
+        assert_eq!(middle[2], "…          (20 more days)");
+        assert!(middle[3].starts_with("2026-05-01") && middle[3].ends_with("unusual"));
+        assert_eq!(middle[4], "…          (48 more days)");
+    }
 
     #[test]
     fn thousands_are_set_apart() {
