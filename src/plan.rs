@@ -16,8 +16,9 @@ use crate::lake::store::ObjectState;
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact, layout};
 use crate::slice::{Direction, Slice};
 
-/// How far the clocks of machines that share a lake may differ without consequence.
-const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
+/// How far clocks may differ without consequence: those of machines that share a lake, and of this
+/// machine and the provider.
+pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// What the command line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -1,7 +1,6 @@
 //! Tables for people.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -146,30 +145,28 @@ impl DayTable {
             sum.add(row);
         }
         for line in self.lines() {
-            match line {
+            let words = match line {
                 Line::Day(day, row) => {
                     let width = (row.calls() * BAR_WIDTH).div_ceil(busiest);
                     let bar = "█".repeat(usize::try_from(width).unwrap_or_default());
                     let remark = format!("{bar} {}", row.remarks.join(", "));
                     self.write(row, &day.to_string(), remark.trim(), &mut text);
+                    continue;
                 }
                 Line::Gap {
                     from,
                     to,
                     days,
                     row,
-                } => writeln!(
-                    text,
+                } => format!(
                     "{from} to {to}, {} days: {}",
                     thousands(days as u64),
                     row.remarks.join(", ")
-                )
-                .expect("writing to memory does not fail"),
-                Line::Hidden(days) => {
-                    writeln!(text, "…          ({} more days)", thousands(days as u64))
-                        .expect("writing to memory does not fail")
-                }
-            }
+                ),
+                Line::Hidden(days) => format!("…          ({} more days)", thousands(days as u64)),
+            };
+            text.push_str(&words);
+            text.push('\n');
         }
         self.write(&sum, "total", "", &mut text);
         if self

@@ -31,6 +31,7 @@ pub(super) struct Fetched {
     pub(super) begun_at: Timestamp,
     pub(super) etag: Option<String>,
     pub(super) last_modified: Option<String>,
+    pub(super) server_time: Option<Timestamp>,
 }
 
 /// Why an attempt led to nothing.
@@ -135,6 +136,7 @@ pub(super) async fn fetch(
         begun_at,
         etag: body.etag.take(),
         last_modified: body.last_modified.take(),
+        server_time: body.server_time,
     })
 }
 

@@ -6,6 +6,7 @@ mod slice;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -17,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
 use crate::lake::Lake;
-use crate::plan::Due;
+use crate::plan::{CLOCK_TOLERANCE, Due};
 use crate::report::{RunReport, SliceOutcome, SliceReport};
 use crate::slice::Slice;
 use crate::source::{Backoff, Source};
@@ -65,6 +66,8 @@ struct Context {
     stop: CancellationToken,
     stopped_by: Mutex<Option<Stop>>,
     warnings: Mutex<Vec<String>>,
+    /// Whether a clock that is wrong was already spoken of.
+    clock_warned: AtomicBool,
 }
 
 /// Why a run ended before its slices were done.
@@ -85,6 +88,23 @@ impl Context {
             .lock()
             .expect("nobody panics while holding it")
             .push(warning);
+    }
+
+    /// Warns, once, of a clock that differs from the server's by so much that days end too early or
+    /// too late.
+    fn compare_clocks(&self, server_time: Timestamp, time_here: Timestamp) {
+        let ahead = time_here.duration_since(server_time);
+        if ahead.abs() > CLOCK_TOLERANCE && !self.clock_warned.swap(true, Ordering::Relaxed) {
+            let than = if ahead.is_negative() {
+                "behind"
+            } else {
+                "ahead of"
+            };
+            let minutes = ahead.abs().as_mins();
+            self.warn(format!(
+                "this machine's clock is {minutes} minutes {than} the provider's. Set it right: it says which days have ended"
+            ));
+        }
     }
 
     /// Ends the run for every slice; the first reason counts.
@@ -153,6 +173,7 @@ pub async fn run(
         stop: CancellationToken::new(),
         stopped_by: Mutex::default(),
         warnings: Mutex::default(),
+        clock_warned: AtomicBool::new(false),
         config,
         lake,
         source,

@@ -212,6 +212,7 @@ async fn settle(
         begun_at: fetched_at,
         etag,
         last_modified,
+        server_time,
     } = fetched;
     let rejects = converted.rejects.take();
     report.counts = converted.counts.clone();
@@ -221,6 +222,9 @@ async fn settle(
     if let Err(error) = judge(context, &before, &converted.counts, control_total, verdict).await {
         record_failure(context, before, &error, rejects).await;
         return Err(error);
+    }
+    if let Some(server_time) = server_time {
+        context.compare_clocks(server_time, fetched_at);
     }
     let rejects = match rejects {
         Some(file) => Some(describe_rejects(context, file).await?),
@@ -233,7 +237,12 @@ async fn settle(
         schema_version: SCHEMA_VERSION,
         asked,
         fetched_at,
-        state: state_of(slice.day, &context.config.window, fetched_at),
+        // Of two clocks the one that is behind: a day must not be closed before it has ended.
+        state: state_of(
+            slice.day,
+            &context.config.window,
+            server_time.map_or(fetched_at, |time| time.min(fetched_at)),
+        ),
         file: None,
         digest: converted.digest,
         counts: converted.counts.clone(),

@@ -194,6 +194,7 @@ impl Source {
         url.set_query(None);
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
         let (etag, last_modified) = (header("etag"), header("last-modified"));
+        let server_time = header("date").and_then(|date| retry::http_date(&date));
         let body = Body {
             asked: Asked {
                 url: url.to_string(),
@@ -201,6 +202,7 @@ impl Source {
             },
             etag,
             last_modified,
+            server_time,
             may_be_empty: content_type(&response)
                 .is_none_or(|content_type| content_type.contains("json")),
             response,
@@ -462,6 +464,8 @@ pub struct Body {
     pub etag: Option<String>,
     /// The response's `Last-Modified`, for the record.
     pub last_modified: Option<String>,
+    /// When the response began, by the server's clock.
+    pub server_time: Option<Timestamp>,
     response: Response,
     may_be_empty: bool,
     stall_timeout: Duration,

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use cdrlake::report::SliceOutcome;
 use serde_json::json;
 
-use crate::server::{Answer, Server, count};
+use crate::server::{Answer, Server, count, sized};
 use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, serving};
 
 #[test]
@@ -1053,4 +1053,35 @@ fn shards_and_a_whole_run_at_once_do_every_slice_once() {
         &["--shard", "4/4"],
         &[],
     ]);
+}
+
+#[test]
+fn a_day_that_has_not_ended_by_the_provider_s_clock_is_not_closed() {
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    for (time, state, minutes) in [
+        ("Thu, 01 Oct 2026 12:00:00 GMT", "open", true),
+        ("Fri, 02 Oct 2026 23:00:00 GMT", "open", true),
+        ("Sat, 03 Oct 2026 00:00:00 GMT", "closed", true),
+        ("Fri, 01 Oct 2100 00:00:00 GMT", "closed", true),
+        ("nonsense", "closed", false),
+    ] {
+        let body = sized(
+            "200 OK",
+            &format!("Date: {time}\r\nContent-Type: application/x-ndjson\r\n"),
+            &calls(0, 3),
+        );
+        server
+            .on("/v1/cdrs/all", [body])
+            .on("/v1/cdrs?", [count(3)]);
+        let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert_eq!(ran.json()["slices"][0]["state"], state, "{time}");
+        let warned = ran
+            .report()
+            .warnings
+            .iter()
+            .any(|warning| warning.contains("this machine's clock is"));
+        assert_eq!(warned, minutes, "{time}: {:?}", ran.report().warnings);
+    }
 }
