@@ -21,66 +21,121 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 const MAX_QUOTED_CHARS: usize = 300;
 /// From so many digits on a number may be a phone number.
 const MIN_HIDDEN_DIGITS: usize = 7;
+/// Most characters between two digits of one number.
+const MAX_SEPARATORS: usize = 3;
+/// Longest run of digits that a cut waits for.
+const MAX_NUMBER_CHARS: usize = 40;
 
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
 /// anything that could be a phone number, with or without separators.
 pub fn quoted(text: &str) -> String {
-    // Cut before and after: what stands for a number is longer or shorter than it.
-    let line = one_line(text, 4 * MAX_QUOTED_CHARS);
-    cut(&hide_numbers(&line), MAX_QUOTED_CHARS)
+    // Bounded first, for it may be long; hidden before it is cut, or half a number would be left.
+    cut(
+        &hide_numbers(&one_line(text, 4 * MAX_QUOTED_CHARS)),
+        MAX_QUOTED_CHARS,
+    )
 }
 
 /// A text on one line, its control characters and runs of white space made single spaces, cut after
-/// `max_chars`.
+/// `max_chars`, but not inside a number.
 pub fn one_line(text: &str, max_chars: usize) -> String {
     let mut line = String::new();
-    let words = text
-        .split(|c: char| c.is_control() || c.is_whitespace())
-        .filter(|word| !word.is_empty());
-    for word in words {
-        if !line.is_empty() {
-            line.push(' ');
+    let mut chars = 0;
+    let mut is_gap = false;
+    for c in text.chars() {
+        if c.is_control() || c.is_whitespace() {
+            is_gap = !line.is_empty();
+            continue;
         }
-        line.push_str(word);
-        if line.len() > 4 * max_chars {
+        if chars >= max_chars && !c.is_numeric() {
+            line.push('…');
             break;
         }
+        if chars >= max_chars + MAX_NUMBER_CHARS {
+            break;
+        }
+        if std::mem::take(&mut is_gap) {
+            line.push(' ');
+            chars += 1;
+        }
+        line.push(c);
+        chars += 1;
     }
-    cut(&line, max_chars)
+    line
 }
 
-fn cut(text: &str, max_chars: usize) -> String {
+/// A text cut after `max_chars`.
+pub fn cut(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", text.split_at(end).0),
         None => text.to_owned(),
     }
 }
 
-/// A text in which `[number]` stands for everything that could be a phone number. Dates that begin
-/// with a year of these centuries and decimals below one are no such numbers.
+/// A text in which `[number]` stands for everything that could be a phone number: digits of any
+/// script, with up to three characters between them that are neither letters nor part of JSON. Dates
+/// that begin with a year of these centuries and decimals below one are no such numbers.
 pub fn hide_numbers(text: &str) -> String {
-    let mut shown = String::new();
-    let mut rest = text;
-    while let Some(start) = rest.find(|c: char| c.is_ascii_digit()) {
-        let (before, number) = rest.split_at(start);
-        let end = number
-            .find(|c: char| !c.is_ascii_digit() && !" ().-/".contains(c))
-            .unwrap_or(number.len());
-        let (number, after) = number.split_at(end);
-        // What separates digits belongs to the number, what follows the last does not.
-        let digits_end = number
-            .rfind(|c: char| c.is_ascii_digit())
-            .map_or(0, |last| last + 1);
-        let (number, tail) = number.split_at(digits_end);
-        let is_hidden = number.bytes().filter(u8::is_ascii_digit).count() >= MIN_HIDDEN_DIGITS
-            && !is_date_or_fraction(number);
-        shown.push_str(before);
-        shown.push_str(if is_hidden { "[number]" } else { number });
-        shown.push_str(tail);
-        rest = after;
+    let text = without_escapes(text);
+    let chars: Vec<(usize, char)> = text.char_indices().collect();
+    let (mut shown, mut at) = (String::new(), 0);
+    while at < chars.len() {
+        if !chars[at].1.is_numeric() {
+            shown.push(chars[at].1);
+            at += 1;
+            continue;
+        }
+        // From the first digit to the last of those that belong together.
+        let (mut end, mut digits) = (at, 0);
+        let mut next = at;
+        while next < chars.len() && next - end <= MAX_SEPARATORS + 1 {
+            if chars[next].1.is_numeric() {
+                end = next;
+                digits += 1;
+            } else if !may_separate(chars[next].1) {
+                break;
+            }
+            next += 1;
+        }
+        let after = chars.get(end + 1).map_or(text.len(), |(byte, _)| *byte);
+        let number = text.get(chars[at].0..after).unwrap_or_default();
+        if digits >= MIN_HIDDEN_DIGITS && !is_date_or_fraction(number) {
+            shown.push_str("[number]");
+        } else {
+            shown.push_str(number);
+        }
+        at = end + 1;
     }
-    shown.push_str(rest);
     shown
+}
+
+/// Whether a character may stand between the digits of one number. What JSON puts between values,
+/// and clocks between hours and minutes, does not.
+fn may_separate(c: char) -> bool {
+    !c.is_alphanumeric() && !"\":,;={}[]\\".contains(c)
+}
+
+/// A text with JSON's `\u00a0` in place of the six characters: they too may separate digits.
+fn without_escapes(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    let mut parts = text.split("\\u");
+    plain.push_str(parts.next().unwrap_or_default());
+    for part in parts {
+        let escaped = part
+            .get(..4)
+            .and_then(|digits| u32::from_str_radix(digits, 16).ok());
+        match (escaped, part.get(4..)) {
+            (Some(code), Some(rest)) => {
+                plain.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
+                plain.push_str(rest);
+            }
+            _ => {
+                plain.push_str("\\u");
+                plain.push_str(part);
+            }
+        }
+    }
+    plain
 }
 
 /// Whether digits and what separates them are `20YY-MM-DD` or `19YY-MM-DD`, perhaps with an hour
@@ -160,7 +215,7 @@ mod tests {
             quoted(&"é ".repeat(10_000)).chars().count(),
             MAX_QUOTED_CHARS + 1
         );
-        assert_eq!(quoted(&"7".repeat(10_000)), "[number]…");
+        assert_eq!(quoted(&"7".repeat(10_000)), "[number]");
         assert_eq!(
             quoted("call (1) 302-555-0101, or 1302.555.0101!"),
             "call ([number], or [number]!"
@@ -170,6 +225,29 @@ mod tests {
             r#""date":"2026-13-01 10:00","charge":"-0.0123456789","to":"[number]""#
         );
         assert_eq!(quoted("2026-10-01 13025550101"), "[number]");
+        for number in [
+            r"1302\u00a0555\u00a00101",
+            "1302\u{fffd}555\u{fffd}0102",
+            "1302\u{2011}555\u{2011}0103",
+            "+1 (302) 555 - 0104",
+            "١٣٠٢٥٥٥٠١٠١",
+            "1\u{200b}3\u{200b}0\u{200b}2\u{200b}5\u{200b}5\u{200b}5\u{200b}0",
+        ] {
+            let shown = quoted(number);
+            assert!(
+                shown.trim_start_matches('+') == "[number]",
+                "{number}: {shown}"
+            );
+        }
+        // Wherever a text is cut, no part of a number is left that could be told.
+        for length in 0..20 {
+            let text = format!("{}13025550101 and so on", "x".repeat(1_200 - length));
+            assert!(!quoted(&text).contains("130"), "{length}");
+            assert!(
+                !hide_numbers(&one_line(&text, 1_200)).contains("130"),
+                "{length}"
+            );
+        }
     }
 
     #[test]

@@ -88,8 +88,8 @@ pub enum Why {
     RejectsDamaged,
     /// Its ledger entry cannot be relied on.
     LedgerDamaged,
-    /// A later version of this program wrote its ledger entry.
-    LedgerNewer,
+    /// Its ledger entry cannot be used by this program, here: it fails, and is left as it is.
+    LedgerUnusable,
     /// The last attempt failed.
     Failed,
     /// Its ledger entry comes from the future: whether its day had ended when it was fetched is
@@ -106,6 +106,14 @@ pub enum Why {
 }
 
 impl Why {
+    /// Whether something happened to the lake that no run of ours does.
+    pub fn is_damage(self) -> bool {
+        matches!(
+            self,
+            Self::Damaged | Self::RejectsDamaged | Self::LedgerDamaged
+        )
+    }
+
     /// Whether the table may hold something else than the ledger says.
     fn is_repair(self) -> bool {
         matches!(
@@ -123,8 +131,8 @@ impl fmt::Display for Why {
             Self::Damaged => "its file is not as its ledger entry says",
             Self::RejectsDamaged => "its rejects are not as its ledger entry says",
             Self::LedgerDamaged => "its ledger entry is damaged",
-            Self::LedgerNewer => {
-                "its ledger entry is from a newer cdrlake: it will fail and be left as it is"
+            Self::LedgerUnusable => {
+                "its ledger entry cannot be read, or is from a newer cdrlake: it will fail and be left as it is"
             }
             Self::Failed => "the last attempt failed",
             Self::Clock => "fetched at a time that is yet to come: some clock was, or is, wrong",
@@ -307,7 +315,7 @@ fn why_due(
     match condition {
         Condition::Sound => {}
         Condition::Damaged(_) => return Some(Why::LedgerDamaged),
-        Condition::Newer(_) => return Some(Why::LedgerNewer),
+        Condition::Newer(_) | Condition::Unreadable(_) => return Some(Why::LedgerUnusable),
     }
     if entry.pending.is_some() {
         return Some(Why::Interrupted);
@@ -566,7 +574,7 @@ mod tests {
         ledger.condition = Condition::Damaged(String::new());
         assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerDamaged));
         ledger.condition = Condition::Newer(2);
-        assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerNewer));
+        assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerUnusable));
     }
 
     #[test]

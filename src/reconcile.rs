@@ -22,6 +22,13 @@ pub enum Verdict {
     NotChecked,
 }
 
+impl Verdict {
+    /// Whether the slice is proven to be complete.
+    pub fn is_match(self) -> bool {
+        matches!(self, Self::Match | Self::MatchWithRejects)
+    }
+}
+
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {

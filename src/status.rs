@@ -155,7 +155,7 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
     let failed = entry.and_then(|entry| entry.failed.as_ref());
     let damage = match found.map(|found| &found.condition) {
         None | Some(Condition::Sound) => None,
-        Some(Condition::Damaged(problem)) => Some(problem.clone()),
+        Some(Condition::Damaged(problem) | Condition::Unreadable(problem)) => Some(problem.clone()),
         Some(Condition::Newer(format)) => Some(format!("it has the newer format {format}")),
     };
     let state = match committed.map(|commit| commit.state) {

@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path as FilePath;
+use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::civil::Date;
@@ -11,14 +12,19 @@ use object_store::path::Path;
 use serde::Serialize;
 
 use crate::digest::{Digest, RowHasher};
-use crate::lake::ledger::{Commit, PublishedFile, RejectsFile};
+use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
 use crate::lake::store::ObjectState;
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, layout};
 use crate::reconcile::{Verdict, describe_mismatch, verdict};
 use crate::schema;
 use crate::slice::{Direction, Slice};
 use crate::tally::{Counts, RowTally, Totals};
-use crate::writer::{WriteError, checksum_of, read_footer, read_rows};
+use crate::writer::{WriteError, checksum_of, read_footer, read_rows, slice_named_in};
+
+/// How often, and after which pause, to look at a slice that a run may be publishing: longer than a
+/// publication takes.
+const MAX_LOOKS: u32 = 50;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// What is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,8 +40,12 @@ pub enum Fault {
     DamagedLedger,
     /// A later version of this program wrote the ledger entry.
     NewerLedger,
+    /// The file system does not let the ledger entry be read.
+    UnreadableLedger,
     /// A run died while it published.
     Interrupted,
+    /// The last attempt at the slice failed: the lake has of it what it had before, or nothing.
+    Failed,
     /// The rejects are not those that the ledger speaks of.
     Rejects,
     /// The provider counts otherwise than when the slice was fetched.
@@ -54,7 +64,9 @@ impl fmt::Display for Fault {
             Self::UnexpectedFile => "unexpected",
             Self::DamagedLedger => "ledger",
             Self::NewerLedger => "newer",
+            Self::UnreadableLedger => "unreadable",
             Self::Interrupted => "interrupted",
+            Self::Failed => "failed",
             Self::Rejects => "rejects",
             Self::ControlTotal => "count",
             Self::Foreign => "foreign",
@@ -83,8 +95,8 @@ pub enum Mend {
     Fetch(Slice),
     /// Removing the file.
     Remove,
-    /// Nothing that this version could do.
-    UseNewer,
+    /// Nothing that this program would dare.
+    ByHand,
 }
 
 impl Finding {
@@ -109,8 +121,10 @@ impl Finding {
     /// What mends it.
     pub fn mend(&self) -> Mend {
         match (self.fault, self.slice) {
-            (Fault::NewerLedger, _) => Mend::UseNewer,
+            (Fault::NewerLedger | Fault::UnreadableLedger, _) => Mend::ByHand,
             (_, Some(slice)) => Mend::Fetch(slice),
+            // Somebody's backup, perhaps.
+            (_, None) if self.path.starts_with(layout::LEDGER) => Mend::ByHand,
             (_, None) => Mend::Remove,
         }
     }
@@ -125,7 +139,11 @@ pub struct VerifyReport {
     pub rows: u64,
     /// Bytes of the table's files that were read.
     pub bytes: u64,
-    /// Slices that another run works on, and that therefore could not be judged.
+    /// Records that were rejected and are therefore not in the table, by the ledger.
+    pub rejected: u64,
+    /// Closed slices that were taken although the provider's count was another, or not compared.
+    pub unproven: BTreeSet<Slice>,
+    /// Slices that another run was publishing all the time, and that could not be judged.
     pub in_progress: BTreeSet<Slice>,
     /// Everything that is not as it should be, by slice; what belongs to none at the end.
     pub findings: Vec<Finding>,
@@ -144,11 +162,15 @@ impl VerifyReport {
         slices.collect()
     }
 
-    /// Adds what a slice's examination, or a later step, found.
+    /// Adds what looking at a slice found.
     fn add(&mut self, examined: Examined) {
         self.slices += 1;
         self.rows += examined.rows;
         self.bytes += examined.bytes;
+        self.rejected += examined.rejected;
+        if examined.is_unproven {
+            self.unproven.insert(examined.slice);
+        }
         if examined.in_progress {
             self.in_progress.insert(examined.slice);
         } else {
@@ -206,7 +228,7 @@ pub async fn verify_slices(
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let examined = stream::iter(slices)
         .map(|&slice| async move {
-            let examined = examine_in_peace(lake, slice).await;
+            let examined = examine(lake, slice).await;
             done();
             examined
         })
@@ -239,16 +261,23 @@ pub async fn find_strays(lake: &Lake) -> Result<Vec<Finding>, LakeError> {
         .map(|path| Finding::stray(Fault::Foreign, path, "it belongs to no slice"))
         .collect();
     for path in rejects.into_keys() {
-        let is_expected = layout::rejects_slice(&path).is_some_and(|(slice, of_failure)| {
-            match ledger.get(&slice) {
-                Some(found) => may_have_rejects(found, of_failure),
-                // Whose entry is gone, and whose rows are not: it is fetched again.
-                None => table.contains_key(&slice),
-            }
-        });
-        if !is_expected {
-            let problem = "no slice has such rejects";
+        let Some((slice, of_failure)) = layout::rejects_slice(&path) else {
+            let problem = "it belongs to no slice";
             strays.push(Finding::stray(Fault::Foreign, &path, problem));
+            continue;
+        };
+        match ledger.get(&slice) {
+            Some(found) if may_have_rejects(found, of_failure) => {}
+            Some(_) => {
+                let problem = "the slice has no such rejects";
+                strays.push(Finding::stray(Fault::Foreign, &path, problem));
+            }
+            // With its rows still there, the slice is a finding already.
+            None if table.contains_key(&slice) => {}
+            None => {
+                let problem = "there is no ledger entry for it";
+                strays.push(Finding::new(Fault::Rejects, slice, &path, problem));
+            }
         }
     }
     for path in lake.find_leftovers().await? {
@@ -258,24 +287,22 @@ pub async fn find_strays(lake: &Lake) -> Result<Vec<Finding>, LakeError> {
     Ok(strays)
 }
 
+/// Whether the rejects of a slice, or of an attempt at it that failed, may be there by its entry.
 fn may_have_rejects(found: &LedgerEntry, of_failure: bool) -> bool {
-    let LedgerEntry {
-        entry, condition, ..
-    } = found;
+    let entry = &found.entry;
     match &entry.committed {
         // What the entry said, or will say, is not known.
-        _ if *condition != Condition::Sound || entry.pending.is_some() => true,
+        _ if found.condition != Condition::Sound || entry.pending.is_some() => true,
         _ if of_failure => entry.failed.is_some(),
-        committed => committed
-            .as_ref()
-            .is_some_and(|commit| commit.counts.rejected > 0),
+        Some(commit) => commit.counts.rejected > 0,
+        None => true,
     }
 }
 
 /// Compares the ledger with `total`, the provider's count of a slice now. A slice that is open is
 /// fetched again anyway.
 pub fn compare_total(slice: Slice, commit: &Commit, total: u64) -> Option<Finding> {
-    let is_settled = commit.state == crate::lake::ledger::State::Closed;
+    let is_settled = commit.state == State::Closed;
     (is_settled && verdict(&commit.counts, Some(total)) == Verdict::Mismatch).then(|| {
         let problem = describe_mismatch(&commit.counts, Some(total));
         let path = layout::ledger_entry(slice);
@@ -289,82 +316,115 @@ struct Examined {
     slice: Slice,
     rows: u64,
     bytes: u64,
+    rejected: u64,
+    is_unproven: bool,
     in_progress: bool,
     findings: Vec<Finding>,
 }
 
-/// Looks at a slice, and where something seems wrong, once more while no run can be changing it.
-async fn examine_in_peace(lake: &Lake, slice: Slice) -> Result<Examined, LakeError> {
-    let examined = examine(lake, slice).await?;
-    if examined.findings.is_empty() {
-        return Ok(examined);
+/// Looks at a slice, and where something seems wrong again, for a run that is publishing it changes
+/// ledger and table one after the other. Whatever it does is announced in the ledger first: if the
+/// entry is the same before and after the look and announces nothing, no run was at work.
+async fn examine(lake: &Lake, slice: Slice) -> Result<Examined, LakeError> {
+    for _ in 0..MAX_LOOKS {
+        let before = lake.entry(slice).await;
+        let examined = look(lake, slice, &before).await?;
+        if examined.findings.is_empty() {
+            return Ok(examined);
+        }
+        // Who may not see whether the slice is leased cannot know that it is not.
+        let is_publishing =
+            before.entry.pending.is_some() && lake.is_leased(slice).await.unwrap_or(true);
+        if !is_publishing && before.is_same_as(&lake.entry(slice).await) {
+            return Ok(examined);
+        }
+        tokio::time::sleep(BETWEEN_LOOKS).await;
     }
-    match lake.try_lease(slice).await {
-        Ok(Some(_lease)) => examine(lake, slice).await,
-        Ok(None) => Ok(Examined {
-            in_progress: true,
-            ..examined
-        }),
-        // Where nothing can be written, no run is at work either.
-        Err(_) => Ok(examined),
-    }
+    let last = lake.entry(slice).await;
+    let mut examined = look(lake, slice, &last).await?;
+    examined.in_progress = !examined.findings.is_empty();
+    Ok(examined)
 }
 
-async fn examine(lake: &Lake, slice: Slice) -> Result<Examined, LakeError> {
+async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined, LakeError> {
+    let LedgerEntry {
+        entry, condition, ..
+    } = found;
     let mut examined = Examined {
         slice,
         rows: 0,
         bytes: 0,
+        rejected: 0,
+        is_unproven: false,
         in_progress: false,
         findings: Vec::new(),
     };
-    let LedgerEntry {
-        entry, condition, ..
-    } = lake.entry(slice).await?;
     let (ledger, table) = (layout::ledger_entry(slice), layout::table_file(slice));
-    let found = lake.table_file(slice).await?;
-    let finding = |fault, path: &Path, problem: String| Finding::new(fault, slice, path, problem);
-    match (condition, entry.committed) {
-        (Condition::Damaged(problem), _) => {
-            examined
-                .findings
-                .push(finding(Fault::DamagedLedger, &ledger, problem));
-        }
-        (Condition::Newer(format), _) => {
+    let file = lake.table_file(slice).await?;
+    let mut add = |fault, path: &Path, problem: &str| {
+        let finding = Finding::new(fault, slice, path, problem);
+        examined.findings.push(finding);
+    };
+    match condition {
+        Condition::Sound => {}
+        Condition::Damaged(problem) => add(Fault::DamagedLedger, &ledger, problem),
+        Condition::Unreadable(problem) => add(Fault::UnreadableLedger, &ledger, problem),
+        Condition::Newer(format) => {
             let problem = format!("it has format {format}: use a newer cdrlake");
-            examined
-                .findings
-                .push(finding(Fault::NewerLedger, &ledger, problem));
+            add(Fault::NewerLedger, &ledger, &problem);
         }
-        (Condition::Sound, _) if entry.pending.is_some() => {
-            let problem = "a run died while it published: what the table holds is uncertain";
-            examined
-                .findings
-                .push(finding(Fault::Interrupted, &ledger, problem.to_owned()));
+    }
+    if let Some(failed) = &entry.failed {
+        let problem = format!("the last attempt failed: {}", failed.problem);
+        add(Fault::Failed, &ledger, &problem);
+    }
+    if entry.pending.is_some() {
+        let problem = "a run died while it published: what the table holds is uncertain";
+        add(Fault::Interrupted, &ledger, problem);
+        return Ok(examined);
+    }
+    if let Some(commit) = &entry.committed {
+        let checked = check_table(lake, slice, commit, file.as_ref()).await?;
+        match &checked {
+            Ok(_) => {}
+            Err((fault @ Fault::DamagedLedger, problem)) => add(*fault, &ledger, problem),
+            Err((fault, problem)) => add(*fault, &table, problem),
         }
-        (Condition::Sound, None) => {
-            if found.is_some() {
-                let problem = "there is no ledger entry for it".to_owned();
-                examined
-                    .findings
-                    .push(finding(Fault::UnexpectedFile, &table, problem));
-            }
+        if let Some(problem) = check_rejects(lake, slice, commit).await? {
+            add(Fault::Rejects, &layout::rejects_file(slice), &problem);
         }
-        (Condition::Sound, Some(commit)) => {
-            examined.bytes = found.as_ref().map_or(0, |file| file.size_bytes);
-            match check_table(lake, slice, &commit, found).await? {
-                Ok(rows) => examined.rows = rows,
-                Err((fault, problem)) => examined.findings.push(finding(fault, &table, problem)),
-            }
-            if let Some(problem) = check_rejects(lake, slice, &commit).await? {
-                let path = layout::rejects_file(slice);
-                examined
-                    .findings
-                    .push(finding(Fault::Rejects, &path, problem));
-            }
+        examined.rows = checked.unwrap_or_default();
+        examined.bytes = file.map_or(0, |file| file.size_bytes);
+        examined.rejected = commit.counts.rejected;
+        examined.is_unproven = commit.state == State::Closed && !commit.reconcile.is_match();
+    } else if file.is_some() && *condition == Condition::Sound {
+        let Some(copy) = lake.local_copy(&table).await? else {
+            return Ok(examined);
+        };
+        let named = on_thread(move || slice_named_in(&copy.path))
+            .await
+            .flatten();
+        if named
+            .as_ref()
+            .is_none_or(|named| *named == slice.to_string())
+        {
+            add(
+                Fault::UnexpectedFile,
+                &table,
+                "there is no ledger entry for it",
+            );
+        } else {
+            let problem = format!("it is a copy of {}", named.unwrap_or_default());
+            let stray = Finding::stray(Fault::Foreign, &table, &problem);
+            examined.findings.push(stray);
         }
     }
     Ok(examined)
+}
+
+/// Runs blocking work; `None` if it panics, as a reader may on a file that somebody damaged.
+async fn on_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    tokio::task::spawn_blocking(work).await.ok()
 }
 
 /// The rows of the slice's file if it is what its commit says, or what is wrong with it.
@@ -372,7 +432,7 @@ async fn check_table(
     lake: &Lake,
     slice: Slice,
     commit: &Commit,
-    found: Option<ObjectState>,
+    found: Option<&ObjectState>,
 ) -> Result<Result<u64, (Fault, String)>, LakeError> {
     let (expected, found) = match (&commit.file, found) {
         (None, None) => return Ok(Ok(0)),
@@ -380,10 +440,7 @@ async fn check_table(
             let problem = "the slice has no rows by its ledger entry".to_owned();
             return Ok(Err((Fault::UnexpectedFile, problem)));
         }
-        (Some(file), None) => {
-            let problem = format!("its {} rows are not in the table", file.rows);
-            return Ok(Err((Fault::MissingFile, problem)));
-        }
+        (Some(file), None) => return Ok(Err(missing(file))),
         (Some(expected), Some(found)) => (expected.clone(), found),
     };
     let damaged = |problem| Ok(Err((Fault::DamagedFile, problem)));
@@ -397,64 +454,96 @@ async fn check_table(
         return damaged("it is not the upload that the ledger speaks of".to_owned());
     }
     let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? else {
-        let problem = format!("its {} rows are not in the table", expected.rows);
-        return Ok(Err((Fault::MissingFile, problem)));
+        return Ok(Err(missing(&expected)));
     };
     let commit = commit.clone();
-    let checked =
-        tokio::task::spawn_blocking(move || check_file(&copy.path, slice, &expected, &commit))
-            .await
-            .expect("reading does not panic");
-    Ok(checked.map_err(|problem| (Fault::DamagedFile, problem)))
+    let checked = on_thread(move || check_file(&copy.path, slice, &expected, &commit)).await;
+    Ok(checked.unwrap_or_else(|| {
+        let problem = "the Parquet library fails on it in a way that nobody foresaw";
+        Err((Fault::DamagedFile, problem.to_owned()))
+    }))
 }
 
-/// Reads a file and compares everything with what was published.
+fn missing(file: &PublishedFile) -> (Fault, String) {
+    let problem = format!("its {} rows are not in the table", file.rows);
+    (Fault::MissingFile, problem)
+}
+
+/// Compares a file with what was published: first byte by byte, for only what is ours is worth
+/// decoding, then by what is in it. Where the two disagree, it is the ledger that was edited.
 fn check_file(
     path: &FilePath,
     slice: Slice,
     expected: &PublishedFile,
     commit: &Commit,
-) -> Result<u64, String> {
+) -> Result<u64, (Fault, String)> {
+    let damaged = |problem: String| (Fault::DamagedFile, problem);
+    let checksum =
+        checksum_of(path).map_err(|error| damaged(format!("it cannot be read: {error}")))?;
+    if checksum != expected.checksum {
+        let problem = "its bytes are not those that were published";
+        return Err(damaged(problem.to_owned()));
+    }
     let read = |error: WriteError| {
         let cause = std::error::Error::source(&error).map_or_else(String::new, crate::error::chain);
-        format!(
-            "it cannot be read: {}",
-            cause.trim_start_matches("External: ")
-        )
+        damaged(format!("it cannot be read: {cause}"))
     };
     let footer = read_footer(path).map_err(read)?;
-    schema::check(footer.schema())?;
+    schema::check(footer.schema()).map_err(damaged)?;
     let content = read_back(path, slice).map_err(read)?;
-    let Content {
-        counts,
-        totals,
-        digest,
-    } = content;
-    let said = &commit.counts;
-    if counts.rows != said.rows {
-        return Err(format!(
-            "it holds {} rows, the ledger says {}",
-            counts.rows, said.rows
-        ));
+    match difference(&content, commit) {
+        Some(problem) => Err((Fault::DamagedLedger, problem)),
+        None => Ok(content.counts.rows),
     }
-    let missing = |counts: &Counts| (counts.missing_charge, counts.missing_duration);
-    if totals != commit.totals || missing(&counts) != missing(said) {
-        return Err(format!(
-            "its sums are not those of the ledger: {} and {} seconds, {} and {} USD",
-            totals.duration_seconds,
-            commit.totals.duration_seconds,
-            totals.charge_usd,
-            commit.totals.charge_usd
-        ));
-    }
-    if digest != commit.digest {
-        return Err("its rows are not those that were published".to_owned());
-    }
-    let checksum = checksum_of(path).map_err(|error| format!("it cannot be read: {error}"))?;
-    if checksum != expected.checksum {
-        return Err("its rows are right, its bytes are not those that were published".to_owned());
-    }
-    Ok(counts.rows)
+}
+
+/// What the ledger says otherwise than the rows do.
+fn difference(content: &Content, commit: &Commit) -> Option<String> {
+    let (found, said) = (&content.totals, &commit.totals);
+    let pairs = [
+        (
+            "rows",
+            content.counts.rows.to_string(),
+            commit.counts.rows.to_string(),
+        ),
+        (
+            "seconds",
+            found.duration_seconds.to_string(),
+            said.duration_seconds.to_string(),
+        ),
+        (
+            "USD charged",
+            found.charge_usd.to_string(),
+            said.charge_usd.to_string(),
+        ),
+        (
+            "USD of forwarding fees",
+            found.forward_fee_usd.to_string(),
+            said.forward_fee_usd.to_string(),
+        ),
+        (
+            "rows without a charge",
+            content.counts.missing_charge.to_string(),
+            commit.counts.missing_charge.to_string(),
+        ),
+        (
+            "rows without a duration",
+            content.counts.missing_duration.to_string(),
+            commit.counts.missing_duration.to_string(),
+        ),
+        (
+            "as rows by disposition",
+            format!("{:?}", found.by_disposition),
+            format!("{:?}", said.by_disposition),
+        ),
+        (
+            "as digest",
+            content.digest.to_string(),
+            commit.digest.to_string(),
+        ),
+    ];
+    let (what, found, said) = pairs.into_iter().find(|(_, found, said)| found != said)?;
+    Some(format!("it says {said} {what}, the file holds {found}"))
 }
 
 /// What a file of the table holds.
@@ -508,13 +597,13 @@ async fn check_rejects(
             "the {rejected} rejects of the slice are gone"
         )));
     };
-    let checksum = tokio::task::spawn_blocking(move || checksum_of(&copy.path))
+    let checksum = on_thread(move || checksum_of(&copy.path))
         .await
-        .expect("reading does not panic");
+        .expect("reading bytes does not panic");
     Ok(match checksum {
         Ok(checksum) if checksum == expected => None,
         Ok(_) => Some(format!(
-            "it is not the file with the {rejected} rejects of the slice"
+            "it is not the file that was stored, with rejected records: {rejected}"
         )),
         Err(error) => Some(format!("it cannot be read: {error}")),
     })

@@ -27,6 +27,14 @@ const BATCH_ROWS: usize = 8192;
 /// Text of a batch that ends it early: rows may be as large as `limits.max_record_bytes`.
 const BATCH_TEXT_BYTES: usize = 4 << 20;
 
+/// Name of the slice, in the footer's metadata.
+pub const SLICE_KEY: &str = "cdrlake.slice";
+/// The most text that one row holds, in bytes, in the footer's metadata: it tells readers how many
+/// rows at once are not too many.
+const MAX_ROW_TEXT_KEY: &str = "cdrlake.max_row_text_bytes";
+/// Rows read at once where the file does not say how large they are.
+const CAUTIOUS_BATCH_ROWS: usize = 64;
+
 /// Read buffer for checksums.
 const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
 
@@ -89,6 +97,7 @@ pub struct SpoolWriter {
     writer: ArrowWriter<File>,
     path: TempPath,
     rows: u64,
+    max_row_text_bytes: usize,
 }
 
 impl SpoolWriter {
@@ -128,6 +137,7 @@ impl SpoolWriter {
             writer,
             path,
             rows: 0,
+            max_row_text_bytes: 0,
         })
     }
 
@@ -136,7 +146,10 @@ impl SpoolWriter {
     /// # Errors
     /// [`WriteError`] if the spool cannot be written.
     pub fn append(&mut self, record: &Record<'_>) -> Result<u64, WriteError> {
+        let text_before = self.builder.text_bytes();
         self.builder.append(record);
+        let row_text_bytes = self.builder.text_bytes() - text_before;
+        self.max_row_text_bytes = self.max_row_text_bytes.max(row_text_bytes);
         if self.builder.rows() >= BATCH_ROWS || self.builder.text_bytes() >= BATCH_TEXT_BYTES {
             self.write_batch()?;
         }
@@ -169,7 +182,8 @@ impl SpoolWriter {
         metadata: Vec<(&'static str, String)>,
     ) -> Result<SpoolFile, WriteError> {
         self.write_batch()?;
-        for (key, value) in metadata {
+        let max_row_text = (MAX_ROW_TEXT_KEY, self.max_row_text_bytes.to_string());
+        for (key, value) in metadata.into_iter().chain([max_row_text]) {
             self.writer
                 .append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
@@ -290,6 +304,29 @@ pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
     })
 }
 
+/// Name of the slice that the file at `path` was written for; `None` if it does not say, or is no
+/// whole Parquet file.
+pub fn slice_named_in(path: &Path) -> Option<String> {
+    let footer = read_footer(path).ok()?;
+    let metadata = footer.metadata().file_metadata().key_value_metadata()?;
+    let pair = metadata.iter().find(|pair| pair.key == SLICE_KEY)?;
+    pair.value.clone()
+}
+
+/// Rows that the file at `path` says it holds of `slice`; `None` if it is no whole Parquet file, or
+/// another slice's.
+pub fn rows_of(path: &Path, slice: Slice) -> Option<u64> {
+    if slice_named_in(path)? != slice.to_string() {
+        return None;
+    }
+    let rows = read_footer(path)
+        .ok()?
+        .metadata()
+        .file_metadata()
+        .num_rows();
+    u64::try_from(rows).ok()
+}
+
 /// Checksum of the file at `path`, byte for byte: `xxh3-128:` and 32 hexadecimal digits. Against
 /// accidents, not against forgers. Memory: one buffer.
 ///
@@ -305,6 +342,18 @@ pub fn checksum_of(path: &Path) -> std::io::Result<String> {
             read => hasher.update(&buffer[..read]),
         }
     }
+}
+
+/// How many rows to read at once, so that a batch holds no more text than when it was written.
+fn batch_rows(metadata: Option<&Vec<KeyValue>>) -> usize {
+    let max_row_text = metadata
+        .into_iter()
+        .flatten()
+        .find(|pair| pair.key == MAX_ROW_TEXT_KEY)
+        .and_then(|pair| pair.value.as_ref()?.parse::<usize>().ok());
+    max_row_text.map_or(CAUTIOUS_BATCH_ROWS, |bytes| {
+        (BATCH_TEXT_BYTES / bytes.max(1)).clamp(1, BATCH_ROWS)
+    })
 }
 
 /// Calls `each` for every row of the file of `slice` at `path`, in order. Memory: one batch.
@@ -327,8 +376,11 @@ pub fn read_rows<E: From<WriteError>>(
         path: path.to_owned(),
         source,
     })?;
-    let reader = ParquetRecordBatchReaderBuilder::try_new(file)
-        .and_then(|builder| builder.with_batch_size(BATCH_ROWS).build())
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged)?;
+    let batch_rows = batch_rows(builder.metadata().file_metadata().key_value_metadata());
+    let reader = builder
+        .with_batch_size(batch_rows)
+        .build()
         .map_err(damaged)?;
     for batch in reader {
         let batch = batch.map_err(|error| damaged(error.into()))?;

@@ -113,8 +113,9 @@ struct ConfigArgs {
 }
 
 impl ConfigArgs {
-    fn load(&self) -> Result<Config, ConfigError> {
-        let flags: [(&'static str, &Option<String>, &'static str); 7] = [
+    /// Every flag with the key that it stands for.
+    fn flags(&self) -> [(&'static str, &Option<String>, &'static str); 7] {
+        [
             ("lake.url", &self.lake, "--lake"),
             ("source.url", &self.source_url, "--source-url"),
             ("source.api_key.env", &self.api_key_env, "--api-key-env"),
@@ -122,8 +123,33 @@ impl ConfigArgs {
             ("source.requests", &self.requests, "--requests"),
             ("window.timezone", &self.timezone, "--timezone"),
             ("quality.reconcile", &self.reconcile, "--reconcile"),
-        ];
-        let overrides: Overrides = flags
+        ]
+    }
+
+    /// The flags as they were given, for a command that means the same lake: ` --lake ./x`.
+    fn as_flags(&self) -> String {
+        let config = self
+            .config
+            .as_ref()
+            .map(|file| ("--config", file.display().to_string()));
+        let given = self
+            .flags()
+            .into_iter()
+            .filter_map(|(_, value, flag)| Some((flag, value.clone()?)));
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "./:_-+@%=".contains(c);
+        let flag = |(flag, value): (&str, String)| {
+            if !value.is_empty() && value.chars().all(is_plain) {
+                format!(" {flag} {value}")
+            } else {
+                format!(" {flag} '{}'", value.replace('\'', r"'\''"))
+            }
+        };
+        config.into_iter().chain(given).map(flag).collect()
+    }
+
+    fn load(&self) -> Result<Config, ConfigError> {
+        let overrides: Overrides = self
+            .flags()
             .into_iter()
             .filter_map(|(key, value, flag)| Some((key, value.clone()?, flag)))
             .collect();
@@ -300,21 +326,10 @@ fn local_store(config: &Config) -> LocalStore {
 /// Opens the lake for writing, making it if it is new.
 async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
     // What is not a lake, or another one, is left as it is.
-    let found = find_lake(config).await?;
+    find_lake(config).await?;
     let store = local_store(config);
     store.prepare()?;
-    let lake = match found {
-        Some(lake) => lake,
-        None => Lake::open(Arc::new(store), &config.identity()).await?,
-    };
-    let leftovers = lake.remove_leftovers().await?;
-    if !leftovers.is_empty() {
-        tracing::info!(
-            files = leftovers.len(),
-            "Removed what a run that died had under way."
-        );
-    }
-    Ok(lake)
+    Ok(Lake::open(Arc::new(store), &config.identity()).await?)
 }
 
 /// Opens the lake for reading, if there is one.

@@ -1,6 +1,6 @@
 //! `cdrlake rejects`: what was rejected, and why.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 use jiff::civil::Date;
@@ -8,10 +8,9 @@ use object_store::path::Path;
 use serde::Serialize;
 
 use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
-use super::table::thousands;
+use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, json_text, print};
-use crate::config::Config;
-use crate::error::{hide_numbers, one_line};
+use crate::error::{cut, hide_numbers, one_line, quoted};
 use crate::framing::Position;
 use crate::lake::{Lake, layout};
 use crate::rejects::{Reject, read_rejects};
@@ -21,6 +20,8 @@ use crate::slice::{Direction, Slice};
 const MAX_EXAMPLE_CHARS: usize = 1_000;
 /// Most reasons told apart: this program knows far fewer, and a foreign file must not fill the memory.
 const MAX_GROUPS: usize = 200;
+/// Longest name of a reason, likewise.
+const MAX_CODE_CHARS: usize = 64;
 /// Stands for reasons beyond these.
 const OTHER_REASONS: &str = "(other)";
 
@@ -84,7 +85,7 @@ struct Rejects {
 pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let lake = existing_lake(&config, false).await?;
-    let days = args.range.days(&config);
+    let days = args.range.days(&config)?;
     let mut files: Vec<(Slice, bool, Path)> = lake
         .rejects()
         .await?
@@ -98,7 +99,29 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
         })
         .collect();
     files.sort();
-    let rejects = collect(&lake, &config, files, args.show_numbers).await?;
+    let there: BTreeSet<Slice> = files
+        .iter()
+        .filter(|(_, of_failure, _)| !of_failure)
+        .map(|(slice, ..)| *slice)
+        .collect();
+    let mut rejects = collect(&lake, files, args.show_numbers).await?;
+    let directions = args
+        .direction
+        .map_or(Direction::ALL.to_vec(), |only| vec![only]);
+    let gone = lake
+        .entries(&directions, days)
+        .await?
+        .into_iter()
+        .filter_map(|(slice, found)| Some((slice, found.entry.committed?.counts.rejected)))
+        .filter(|(slice, rejected)| *rejected > 0 && !there.contains(slice));
+    for (slice, rejected) in gone {
+        rejects.unreadable.push(format!(
+            "{}: it is gone, with {}. `cdrlake run` fetches them again",
+            layout::rejects_file(slice),
+            records_of(rejected)
+        ));
+    }
+    rejects.unreadable.sort();
     let text = match args.output.format {
         OutputFormat::Json => json_text(&rejects),
         OutputFormat::Text => render(&rejects, args.show_numbers),
@@ -114,11 +137,9 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
 /// Reads the files one after the other and groups what they hold.
 async fn collect(
     lake: &Lake,
-    config: &Config,
     files: Vec<(Slice, bool, Path)>,
     show_numbers: bool,
 ) -> Result<Rejects, CommandError> {
-    let max_record_bytes = config.limits.max_record_bytes;
     let mut groups = BTreeMap::<(bool, String), Group>::new();
     let mut unreadable = Vec::new();
     for (slice, of_failure, path) in files {
@@ -129,8 +150,10 @@ async fn collect(
         let name = path.to_string();
         let read = tokio::task::spawn_blocking(move || {
             let mut of_file = BTreeMap::<String, (u64, Example)>::new();
-            let read = read_rejects(&copy.path, max_record_bytes, |reject| {
-                let mut code = reject.code.as_ref();
+            let read = read_rejects(&copy.path, |reject| {
+                // Ours are short.
+                let code = cut(&reject.code, MAX_CODE_CHARS);
+                let mut code = code.as_str();
                 if of_file.len() >= MAX_GROUPS && !of_file.contains_key(code) {
                     code = OTHER_REASONS;
                 }
@@ -146,7 +169,7 @@ async fn collect(
         });
         let (of_file, read) = read.await.expect("reading does not panic");
         if let Err(error) = read {
-            unreadable.push(format!("{path}: {error}"));
+            unreadable.push(format!("{path}: {}", quoted(&error.to_string())));
         }
         for (mut code, (records, example)) in of_file {
             if groups.len() >= MAX_GROUPS && !groups.contains_key(&(of_failure, code.clone())) {
@@ -174,18 +197,20 @@ async fn collect(
 }
 
 fn example(slice: Slice, file: &str, reject: &Reject<'_>, show_numbers: bool) -> Example {
-    let text = one_line(&reject.shown(), MAX_EXAMPLE_CHARS);
-    let (reason, text) = if show_numbers {
-        (reject.reason.clone(), text)
-    } else {
-        (hide_numbers(&reject.reason), hide_numbers(&text))
+    let shown = |text: &str| {
+        let line = one_line(text, MAX_EXAMPLE_CHARS);
+        if show_numbers {
+            line
+        } else {
+            hide_numbers(&line)
+        }
     };
     Example {
         slice,
         file: file.to_owned(),
         at: reject.at,
-        reason: one_line(&reason, MAX_EXAMPLE_CHARS),
-        text,
+        reason: shown(&reject.reason),
+        text: shown(&reject.shown()),
     }
 }
 
@@ -256,9 +281,5 @@ fn render(rejects: &Rejects, show_numbers: bool) -> String {
 }
 
 fn records_of(number: u64) -> String {
-    if number == 1 {
-        "1 record".to_owned()
-    } else {
-        format!("{} records", thousands(number))
-    }
+    counted(number, "record", "records")
 }

@@ -10,7 +10,7 @@ use jiff::{Timestamp, ToSpan};
 use serde_json::json;
 
 use super::progress::Screen;
-use super::table::{DayTable, dollars, thousands};
+use super::table::{DayTable, counted, dollars, thousands};
 use super::{
     CommandError, ConfigArgs, Exit, OutputFormat, find_lake, interrupted_by_signals, json_text,
     open_lake, print,
@@ -44,7 +44,7 @@ pub(super) struct RangeArgs {
 
 impl RangeArgs {
     /// The days asked for, without a limit where none is given: for what looks at all that is there.
-    pub(super) fn days(&self, config: &Config) -> RangeInclusive<Date> {
+    pub(super) fn days(&self, config: &Config) -> Result<RangeInclusive<Date>, CommandError> {
         let today = Timestamp::now()
             .to_zoned(config.window.timezone.clone())
             .date();
@@ -53,8 +53,13 @@ impl RangeArgs {
                 .checked_sub(i64::from(last).days())
                 .unwrap_or(Date::MIN)
         };
-        let from = self.from.or(self.last.map(first_of));
-        from.unwrap_or(Date::MIN)..=self.to.unwrap_or(Date::MAX)
+        let from = self.from.or(self.last.map(first_of)).unwrap_or(Date::MIN);
+        let to = self.to.unwrap_or(Date::MAX);
+        if from > to {
+            let problem = format!("--from {from} lies after --to {to}");
+            return Err(CommandError::new(Exit::Usage, problem));
+        }
+        Ok(from..=to)
     }
 }
 
@@ -202,11 +207,7 @@ fn render_plan(plan: &Plan, format: OutputFormat) -> String {
 }
 
 pub(super) fn slices(number: usize) -> String {
-    if number == 1 {
-        "1 slice".to_owned()
-    } else {
-        format!("{} slices", thousands(number as u64))
-    }
+    counted(number as u64, "slice", "slices")
 }
 
 pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, CommandError> {
@@ -216,7 +217,7 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
         return print_plan(&config, &args.selection, args.output.format).await;
     }
     let interrupt = interrupted_by_signals()?;
-    let source = Source::try_new(&config.source, config.api_key()?)?;
+    let source = Arc::new(Source::try_new(&config.source, config.api_key()?)?);
     // What is wrong with the selection comes before a lake is made for it.
     make_plan(&config, &selection, None, Timestamp::now()).await?;
     let lake = open_lake(&config).await?;

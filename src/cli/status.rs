@@ -102,7 +102,7 @@ fn render(status: &LakeStatus) -> String {
     );
     write!(
         text,
-        "\n{closed} slices closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} damaged, {missing} missing; last change fetched {last}.\n\
+        "\n{closed} slices closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a damaged ledger entry, {missing} missing; last change fetched {last}.\n\
          ASR: answered calls among all. ACD: time talked for each answered call. fetched: when what is there was fetched last, UTC.\n"
     )
     .expect("writing to memory does not fail");

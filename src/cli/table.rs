@@ -31,6 +31,12 @@ pub(super) fn thousands(number: u64) -> String {
     text
 }
 
+/// A number of things: `1 slice`, `2,000 slices`.
+pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
+    let name = if number == 1 { one } else { many };
+    format!("{} {name}", thousands(number))
+}
+
 /// An amount rounded to two decimals, with its thousands set apart.
 pub(super) fn dollars(amount: AmountSum) -> String {
     let text = format!("{amount:.2}");

@@ -4,24 +4,26 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use clap::Args;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
 use object_store::path::Path;
 use serde::Serialize;
 
 use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
-use super::table::thousands;
+use super::table::{counted, thousands};
 use super::{
     CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, interrupted_by_signals, json_text,
     open_lake, print,
 };
 use crate::config::Config;
-use crate::lake::Lake;
+use crate::lake::ledger::State;
+use crate::lake::{Lake, layout};
 use crate::pipeline::{self, RunOptions, Stop};
-use crate::plan::{Due, Why};
-use crate::report::{RunReport, SliceReport};
+use crate::plan::{Due, Selection, Why, days as expected_days};
+use crate::report::RunReport;
 use crate::slice::{Direction, Slice};
-use crate::source::Source;
+use crate::source::{Source, SourceError};
 use crate::verify::{self, Fault, Finding, Mend, Scope, VerifyReport};
 
 /// Read the lake again and check it against its ledger.
@@ -49,8 +51,25 @@ pub(super) struct VerifyArgs {
 struct Verified {
     #[serde(flatten)]
     found: VerifyReport,
+    /// Slices of the days asked for, or of `window.start` to yesterday, that the lake has nothing of.
+    not_fetched: BTreeSet<Slice>,
+    /// `null` without `--source`.
+    source: Option<SourceCheck>,
     /// `null` without `--repair`, or if there was nothing to repair.
     repair: Option<Repair>,
+}
+
+/// What the provider said.
+#[derive(Debug, Default, Serialize)]
+struct SourceCheck {
+    /// Slices whose count was asked.
+    asked: usize,
+    /// Open slices, which the next run fetches again, and whose count was not asked.
+    open: usize,
+    /// Why counts could not be had, if so.
+    error: Option<String>,
+    #[serde(skip)]
+    exit: Option<Exit>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -66,43 +85,94 @@ struct Repair {
 pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let source = if args.source || args.repair {
-        Some(Source::try_new(&config.source, config.api_key()?)?)
+        Some(Arc::new(Source::try_new(
+            &config.source,
+            config.api_key()?,
+        )?))
     } else {
         None
     };
     // Whose calls a lake holds does not matter to who only looks.
     let lake = existing_lake(&config, source.is_some()).await?;
-    let scope = scope(&config, &args);
-    let asked = source.as_ref().filter(|_| args.source);
-    let found = examine(&lake, &config, &scope, asked, screen).await?;
+    let mut scope = Scope {
+        days: args.range.days(&config)?,
+        ..Scope::default()
+    };
+    if let Some(direction) = args.direction {
+        scope.directions = vec![direction];
+    }
+    let slices = verify::slices(&lake, &scope).await?;
+    let bar = screen.bar(slices.len());
+    let mut found = verify::verify_slices(&lake, &slices, &|| bar.inc(1)).await?;
+    let mut asked = None;
+    if let Some(source) = source.as_ref().filter(|_| args.source) {
+        let (answers, findings) = ask_provider(&lake, &config, source, &slices, &found).await?;
+        found.findings.extend(findings);
+        found.findings.sort_by_key(|finding| finding.slice);
+        asked = Some(answers);
+    }
+    // With days or a direction, only what belongs to them is meant.
+    if scope == Scope::default() {
+        found.findings.extend(verify::find_strays(&lake).await?);
+    }
+    bar.finish_and_clear();
     let mut verified = Verified {
+        not_fetched: not_fetched(&config, &args, &slices),
         found,
+        source: asked,
         repair: None,
     };
-    let mut exit = Exit::Success;
+    let mut exit = None;
     if let Some(source) = source
         && args.repair
         && !verified.found.findings.is_empty()
     {
-        let (repair, stopped) = repair(&config, source, &verified.found, screen).await?;
-        if stopped == Some(Stop::Interrupted) {
-            exit = Exit::Interrupted;
-        }
+        let (repair, stopped) = repair(&config, &args, source, &verified.found, screen).await?;
+        exit = (stopped == Some(Stop::Interrupted)).then_some(Exit::Interrupted);
         verified.repair = Some(repair);
     }
     let remaining = match &verified.repair {
         Some(repair) => &repair.remaining,
         None => &verified.found.findings,
     };
-    if exit == Exit::Success && !remaining.is_empty() {
-        exit = Exit::Failed;
-    }
+    let is_proven = remaining.is_empty()
+        && verified.not_fetched.is_empty()
+        && verified.found.in_progress.is_empty();
+    let refused = verified.source.as_ref().and_then(|asked| asked.exit);
+    let exit = exit.or(refused).unwrap_or(if is_proven {
+        Exit::Success
+    } else {
+        Exit::Failed
+    });
     let text = match args.output.format {
         OutputFormat::Json => json_text(&verified),
-        OutputFormat::Text => render(&verified, &repair_command(&args)),
+        OutputFormat::Text => render(&verified, &args),
     };
     print(text.as_bytes())?;
     Ok(exit)
+}
+
+/// The slices that should be in the lake, and of which it has nothing at all. Where neither the
+/// configuration nor the command line says when the lake begins, nothing is expected.
+fn not_fetched(config: &Config, args: &VerifyArgs, found: &BTreeSet<Slice>) -> BTreeSet<Slice> {
+    let directions = match args.direction {
+        Some(only) => vec![only],
+        None => config.source.directions.clone(),
+    };
+    let window = &config.window;
+    let today = Timestamp::now().to_zoned(window.timezone.clone()).date();
+    let Ok(days) = expected_days(window, &Selection::from(&args.range), today) else {
+        return BTreeSet::new();
+    };
+    let (first, last) = days.into_inner();
+    let days = std::iter::successors(Some(first), |day| day.tomorrow().ok())
+        .take_while(|day| *day <= last);
+    let slices = days.flat_map(|day| {
+        directions
+            .iter()
+            .map(move |&direction| Slice { day, direction })
+    });
+    slices.filter(|slice| !found.contains(slice)).collect()
 }
 
 /// The command that repairs everything that this one finds.
@@ -126,63 +196,51 @@ fn repair_command(args: &VerifyArgs) -> String {
     command
 }
 
-fn scope(config: &Config, args: &VerifyArgs) -> Scope {
-    let mut scope = Scope::default();
-    if let Some(direction) = args.direction {
-        scope.directions = vec![direction];
-    }
-    scope.days = args.range.days(config);
-    scope
-}
-
-async fn examine(
-    lake: &Lake,
-    config: &Config,
-    scope: &Scope,
-    source: Option<&Source>,
-    screen: &Screen,
-) -> Result<VerifyReport, CommandError> {
-    let slices = verify::slices(lake, scope).await?;
-    let bar = screen.bar(slices.len());
-    let mut report = verify::verify_slices(lake, &slices, &|| bar.inc(1)).await?;
-    if let Some(source) = source {
-        report
-            .findings
-            .extend(ask_provider(lake, config, source, &slices, &report).await?);
-        report.findings.sort_by_key(|finding| finding.slice);
-    }
-    report.findings.extend(verify::find_strays(lake).await?);
-    bar.finish_and_clear();
-    Ok(report)
-}
-
-/// Asks the provider for its count of every slice that is good so far.
+/// Asks the provider for its count of every closed slice that is good so far.
 async fn ask_provider(
     lake: &Lake,
     config: &Config,
     source: &Source,
     slices: &BTreeSet<Slice>,
     report: &VerifyReport,
-) -> Result<Vec<Finding>, CommandError> {
+) -> Result<(SourceCheck, Vec<Finding>), CommandError> {
     let mut good = slices.clone();
     for slice in report.to_fetch().iter().chain(&report.in_progress) {
         good.remove(slice);
     }
-    let commits = verify::commits(lake, &good).await?;
-    let questions = stream::iter(commits).map(async |(slice, commit)| {
-        let total = source.control_total_with_retries(slice).await?;
-        Ok::<_, CommandError>(verify::compare_total(slice, &commit, total))
-    });
-    let answers: Vec<Option<Finding>> = questions
-        .buffer_unordered(config.source.requests)
-        .try_collect()
-        .await?;
-    Ok(answers.into_iter().flatten().collect())
+    let mut commits = verify::commits(lake, &good).await?;
+    let mut asked = SourceCheck::default();
+    commits.retain(|_, commit| commit.state == State::Closed);
+    asked.open = good.len().saturating_sub(commits.len());
+    let mut questions = stream::iter(commits)
+        .map(async |(slice, commit)| {
+            let total = source.control_total_with_retries(slice).await?;
+            Ok::<_, SourceError>(verify::compare_total(slice, &commit, total))
+        })
+        .buffer_unordered(config.source.requests);
+    let mut findings = Vec::new();
+    while let Some(answer) = questions.next().await {
+        match answer {
+            Ok(finding) => {
+                asked.asked += 1;
+                findings.extend(finding);
+            }
+            Err(error) => {
+                // What was found on this side is told all the same.
+                let error = CommandError::from(error);
+                asked.exit = Some(error.exit);
+                asked.error = Some(error.message);
+                break;
+            }
+        }
+    }
+    Ok((asked, findings))
 }
 
 async fn repair(
     config: &Config,
-    source: Source,
+    args: &VerifyArgs,
+    source: Arc<Source>,
     found: &VerifyReport,
     screen: &Screen,
 ) -> Result<(Repair, Option<Stop>), CommandError> {
@@ -190,25 +248,15 @@ async fn repair(
     // Opening it for writing removes what dead runs left.
     let lake = open_lake(config).await?;
     let mut repair = Repair::default();
-    for finding in &found.findings {
-        if finding.mend() == Mend::Remove {
-            if finding.fault == Fault::Foreign {
-                let path =
-                    Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
-                lake.remove_foreign(&path).await?;
-            }
-            repair.removed.push(finding.path.clone());
-        }
-    }
     let slices = found.to_fetch();
     let mut stopped_by = None;
     if !slices.is_empty() {
         let mut due = Vec::new();
         for &slice in &slices {
-            let committed = lake.entry(slice).await?.entry.committed;
+            let committed = lake.entry(slice).await.entry.committed;
             due.push(Due {
                 slice,
-                why: Why::Damaged,
+                why: Why::Refresh,
                 committed_token: committed.map(|commit| commit.token),
             });
         }
@@ -216,7 +264,7 @@ async fn repair(
         let result = pipeline::run(
             Arc::new(config.clone()),
             lake.clone(),
-            source,
+            Arc::clone(&source),
             due,
             RunOptions::default(),
             Arc::clone(&observer) as _,
@@ -227,132 +275,215 @@ async fn repair(
         repair.run = Some(result.report);
         stopped_by = result.stopped_by;
     }
-    let concerned = found.findings.iter().filter_map(|finding| finding.slice);
-    let again = verify::verify_slices(&lake, &concerned.collect(), &|| {}).await?;
-    repair.remaining = again.findings;
-    // The provider's count was wrong in a slice that is good otherwise: only the run can tell.
-    let undone: BTreeSet<Slice> = repair
-        .run
+    let concerned: BTreeSet<Slice> = found
+        .findings
         .iter()
-        .flat_map(|run| &run.slices)
-        .filter(|slice| slice.state.is_none())
-        .map(SliceReport::slice)
+        .filter_map(|finding| finding.slice)
         .collect();
-    let miscounted = found.findings.iter().filter(|finding| {
-        finding.fault == Fault::ControlTotal
-            && finding.slice.is_some_and(|slice| undone.contains(&slice))
-    });
-    repair.remaining.extend(miscounted.cloned());
-    repair.remaining.extend(verify::find_strays(&lake).await?);
+    let mut again = verify::verify_slices(&lake, &concerned, &|| {}).await?;
+    if args.source && stopped_by.is_none() {
+        let (asked, findings) = ask_provider(&lake, config, &source, &concerned, &again).await?;
+        again.findings.extend(findings);
+        if let Some(error) = asked.error {
+            tracing::warn!("The provider's counts could not be asked again: {error}");
+        }
+    }
+    repair.remaining = again.findings;
+    // Last, and only what is still nobody's.
+    let to_remove = |finding: &&Finding| finding.mend() == Mend::Remove;
+    let strays = verify::find_strays(&lake).await?;
+    for finding in found.findings.iter().filter(to_remove) {
+        if finding.fault == Fault::Foreign {
+            let is_still = strays.iter().any(|stray| stray.path == finding.path);
+            if is_still || finding.path.starts_with(layout::TABLE) {
+                let path =
+                    Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
+                lake.remove_foreign(&path).await?;
+            }
+        }
+        repair.removed.push(finding.path.clone());
+    }
+    let left = verify::find_strays(&lake).await?;
+    let is_found = |stray: &Finding| {
+        found
+            .findings
+            .iter()
+            .any(|finding| finding.path == stray.path)
+    };
+    repair.remaining.extend(left.into_iter().filter(is_found));
+    let remaining = &repair.remaining;
+    repair
+        .removed
+        .retain(|path| !remaining.iter().any(|finding| finding.path == *path));
     Ok((repair, stopped_by))
 }
 
-fn render(verified: &Verified, repair_command: &str) -> String {
-    let Verified { found, repair } = verified;
-    let mut text = findings(&found.findings);
-    if !found.findings.is_empty() && repair.is_none() {
-        text.push_str("\nTo mend:\n");
-        let mut commands: Vec<String> = Vec::new();
-        for finding in &found.findings {
-            let command = match finding.mend() {
-                Mend::Fetch(Slice { day, direction }) => {
-                    format!("cdrlake run --from {day} --to {day} --direction {direction} --refresh")
-                }
-                Mend::Remove => "cdrlake verify --repair".to_owned(),
-                Mend::UseNewer => continue,
-            };
-            if !commands.contains(&command) {
-                commands.push(command);
-            }
-        }
-        for command in commands.iter().take(MAX_LINES) {
-            push_line(&mut text, &format!("  {command}"));
-        }
-        push_line(
-            &mut text,
-            &format!("or all of it: {repair_command}, with the other flags of this command.\n"),
-        );
+fn render(verified: &Verified, args: &VerifyArgs) -> String {
+    let Verified {
+        found,
+        not_fetched,
+        source,
+        repair,
+    } = verified;
+    let mut lines = findings(&found.findings);
+    if let (Some(first), Some(last)) = (not_fetched.first(), not_fetched.last()) {
+        lines.push(format!(
+            "{:<12}{} from {} to {} are not in the lake at all",
+            "missing",
+            number_of_slices(not_fetched.len()),
+            first.day,
+            last.day
+        ));
+    }
+    if !lines.is_empty() && repair.is_none() {
+        lines.push(String::new());
+        lines.push("To mend:".to_owned());
+        lines.extend(mending_commands(verified, args));
+        lines.push(String::new());
     }
     if let Some(repair) = repair {
-        let run = repair.run.iter().flat_map(|run| &run.slices);
-        let (done, undone): (Vec<_>, Vec<_>) = run.partition(|slice| slice.state.is_some());
-        push_line(
-            &mut text,
-            &format!(
-                "\nRepaired: {} fetched again, {} removed.",
-                number_of_slices(done.len()),
-                files(repair.removed.len())
-            ),
-        );
-        for slice in undone {
-            let error = slice.error.as_deref().unwrap_or_default();
-            push_line(&mut text, &format!("failed   {}: {error}", slice.slice()));
-        }
-        if !repair.remaining.is_empty() {
-            text.push_str("Still not as it should be:\n");
-            text.push_str(&findings(&repair.remaining));
-        }
+        lines.extend(what_was_repaired(repair));
     }
     if !found.in_progress.is_empty() {
         let slices: Vec<String> = found.in_progress.iter().map(Slice::to_string).collect();
-        push_line(
-            &mut text,
-            &format!(
-                "Not judged, for another run works on them: {}. Verify them again later.",
-                slices.join(", ")
-            ),
-        );
+        lines.push(format!(
+            "Not judged, for another run is publishing them: {}. Verify them again later.",
+            slices.join(", ")
+        ));
+    }
+    if let Some(asked) = source {
+        let wrong = |finding: &&Finding| finding.fault == Fault::ControlTotal;
+        let differing = found.findings.iter().filter(wrong).count();
+        lines.push(format!(
+            "{} counts asked of the provider, {} match; {} open, which the next run fetches again, were not asked.",
+            asked.asked,
+            asked.asked - differing,
+            number_of_slices(asked.open)
+        ));
+        if let Some(error) = &asked.error {
+            lines.push(format!("The other counts could not be asked: {error}"));
+        }
+    }
+    if found.rejected > 0 {
+        lines.push(format!(
+            "{} rejected and not in the table: `cdrlake rejects` shows them.",
+            counted(found.rejected, "record was", "records were")
+        ));
+    }
+    if !found.unproven.is_empty() {
+        lines.push(format!(
+            "{} taken although the provider's count was another, or not compared.",
+            counted(found.unproven.len() as u64, "slice was", "slices were")
+        ));
     }
     let verdict = match (found.findings.len(), repair) {
+        (0, _) if found.slices == 0 => "there was nothing to verify".to_owned(),
+        (0, _) if !not_fetched.is_empty() || !found.in_progress.is_empty() => {
+            "what was judged is as the ledger says".to_owned()
+        }
         (0, _) => "everything is as the ledger says".to_owned(),
-        (findings, None) => format!("{findings} not as it should be"),
+        (findings, None) => format!(
+            "{} not as it should be",
+            counted(findings as u64, "thing is", "things are")
+        ),
         (findings, Some(repair)) => format!(
-            "{findings} not as it should be, {} of that after the repair",
+            "{} not as it should be, {} of that after the repair",
+            counted(findings as u64, "thing is", "things are"),
             repair.remaining.len()
         ),
     };
-    push_line(
-        &mut text,
-        &format!(
-            "{} verified, {} rows in {} read: {verdict}.",
-            number_of_slices(usize::try_from(found.slices).unwrap_or(usize::MAX)),
-            thousands(found.rows),
-            bytesize::ByteSize(found.bytes).display().si()
-        ),
-    );
-    text
+    lines.push(format!(
+        "{} verified, {} rows in {} read: {verdict}.",
+        number_of_slices(usize::try_from(found.slices).unwrap_or(usize::MAX)),
+        thousands(found.rows),
+        bytesize::ByteSize(found.bytes).display().si()
+    ));
+    lines.push(String::new());
+    lines.join("\n")
 }
 
-fn findings(findings: &[Finding]) -> String {
-    let mut text = String::new();
-    for finding in findings.iter().take(MAX_LINES) {
-        let Finding {
-            fault,
-            path,
-            problem,
-            ..
-        } = finding;
-        push_line(&mut text, &format!("{fault:<12}{path}: {problem}"));
+fn what_was_repaired(repair: &Repair) -> Vec<String> {
+    let mut lines = Vec::new();
+    let run = repair.run.iter().flat_map(|run| &run.slices);
+    let (done, undone): (Vec<_>, Vec<_>) = run.partition(|slice| slice.state.is_some());
+    lines.push(String::new());
+    lines.push(format!(
+        "Repaired: {} fetched again, {} removed.",
+        number_of_slices(done.len()),
+        counted(repair.removed.len() as u64, "file", "files")
+    ));
+    for slice in done {
+        if let Some(change) = &slice.change {
+            lines.push(format!("changed  {}: {change}", slice.slice()));
+        }
     }
+    for slice in undone {
+        let error = slice.error.as_deref().unwrap_or_default();
+        lines.push(format!("failed   {}: {error}", slice.slice()));
+    }
+    if !repair.remaining.is_empty() {
+        lines.push("Still not as it should be:".to_owned());
+        lines.extend(findings(&repair.remaining));
+    }
+    lines.push(String::new());
+    lines
+}
+
+/// Commands that can be copied as they are.
+fn mending_commands(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
+    let flags = args.config.as_flags();
+    let mut commands: Vec<String> = Vec::new();
+    for finding in &verified.found.findings {
+        let command = match finding.mend() {
+            Mend::Fetch(Slice { day, direction }) => format!(
+                "cdrlake verify --repair --from {day} --to {day} --direction {direction}{}{flags}",
+                if args.source { " --source" } else { "" }
+            ),
+            Mend::Remove => format!("cdrlake verify --repair{flags}"),
+            Mend::ByHand => continue,
+        };
+        if !commands.contains(&command) {
+            commands.push(command);
+        }
+    }
+    let several = commands.len() > 1;
+    commands.truncate(MAX_LINES);
+    let all = format!("{}{flags}", repair_command(args));
+    if several {
+        commands.push(format!("{all}    # all of it"));
+    }
+    let not_fetched = &verified.not_fetched;
+    if let (Some(first), Some(last)) = (not_fetched.first(), not_fetched.last()) {
+        commands.push(format!(
+            "cdrlake run --from {} --to {}{flags}",
+            first.day, last.day
+        ));
+    }
+    commands
+        .into_iter()
+        .map(|command| format!("  {command}"))
+        .collect()
+}
+
+fn findings(findings: &[Finding]) -> Vec<String> {
+    let mut lines: Vec<String> = findings
+        .iter()
+        .take(MAX_LINES)
+        .map(|finding| {
+            let Finding {
+                fault,
+                path,
+                problem,
+                ..
+            } = finding;
+            format!("{fault:<12}{path}: {problem}")
+        })
+        .collect();
     if findings.len() > MAX_LINES {
         let hidden = findings.len() - MAX_LINES;
-        push_line(
-            &mut text,
-            &format!("… and {hidden} more (--format json lists them all)"),
-        );
+        lines.push(format!(
+            "… and {hidden} more (--format json lists them all)"
+        ));
     }
-    text
-}
-
-fn files(number: usize) -> String {
-    if number == 1 {
-        "1 file".to_owned()
-    } else {
-        format!("{} files", thousands(number as u64))
-    }
-}
-
-fn push_line(text: &mut String, line: &str) {
-    text.push_str(line);
-    text.push('\n');
+    lines
 }

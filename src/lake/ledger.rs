@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::FORMAT;
 use super::layout;
 use crate::digest::Digest;
-use crate::reconcile::Verdict;
+use crate::reconcile::{Verdict, verdict};
 use crate::slice::Slice;
 use crate::tally::{Counts, Totals};
 
@@ -72,6 +72,15 @@ impl Entry {
                 "it counts {rows} rows, its digest {}, its file {file_rows}",
                 commit.digest.rows
             ))
+        } else if (commit.counts.rejected > 0) != commit.rejects.is_some() {
+            Some(format!(
+                "it counts {} rejects, and says otherwise of their file",
+                commit.counts.rejected
+            ))
+        } else if commit.reconcile.is_match()
+            && verdict(&commit.counts, commit.control_total) != commit.reconcile
+        {
+            Some("its count is not the provider's, although it says so".to_owned())
         } else {
             None
         }
@@ -302,7 +311,11 @@ pub(crate) mod tests {
             entry.contradiction()
         };
         assert_eq!(contradiction(|_| {}), None);
-        let edits: [fn(&mut Commit); 5] = [
+        let edits: [fn(&mut Commit); 6] = [
+            |commit| {
+                commit.counts.rejected = 1;
+                commit.counts.records = 4;
+            },
             |commit| commit.counts.records = 4,
             |commit| commit.digest.rows = 4,
             |commit| commit.file = None,

@@ -2,6 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path as FilePath, PathBuf};
 
@@ -11,7 +12,7 @@ use object_store::path::Path;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::layout::{LEASES, LOCKS, STAGING};
+use super::layout::{LEASES, LOCKS, STAGING, TABLE};
 use super::store::{
     LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned,
 };
@@ -56,33 +57,39 @@ impl LocalStore {
             .map_err(failed("write into", &self.staging))
     }
 
-    /// What dead processes left, `remove`d on request: files of the spool whose lease nobody holds,
-    /// and staged objects whose directory nobody has locked.
-    fn leftovers(&self, remove: bool) -> Result<Vec<Path>, StoreError> {
-        let mut leftovers = Vec::new();
+    /// What dead processes left: files of the spool whose lease nobody holds, and staged objects
+    /// whose directory nobody has locked.
+    fn leftovers(&self) -> Result<Vec<Path>, StoreError> {
         let mut staged = Vec::new();
         self.list_dir(&self.staging, &mut staged)?;
+        let mut leftovers = Vec::new();
         for ObjectState { path, .. } in staged {
-            let name = path.filename().unwrap_or_default();
-            // Whoever makes such a file holds one of these, from before its first byte on.
-            let (mut lock, mut lease) = (None, None);
-            if let Some(directory) = name.strip_suffix(".swap") {
-                lock = self.try_lock_directory(directory)?;
-            } else {
-                let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
-                lease = self.lease(&Path::from(format!("{LEASES}/{stem}.lock")))?;
-            }
-            if lock.is_none() && lease.is_none() {
-                continue;
-            }
-            let file = self.file_path(&path);
+            let is_held = is_locked(&self.file_path(&guard_of(&path)))?;
             // Its maker may have finished since it was listed.
-            if remove {
-                remove_leftover(&file).map_err(failed("delete", &file))?;
-            } else if !file.exists() {
-                continue;
+            if !is_held && self.file_path(&path).exists() {
+                leftovers.push(path);
             }
-            leftovers.push(path);
+        }
+        Ok(leftovers)
+    }
+
+    /// Removes them, each while its lease or lock is held, and leases that nobody holds.
+    fn sweep(&self) -> Result<Vec<Path>, StoreError> {
+        let mut removed = Vec::new();
+        for path in self.leftovers()? {
+            let guard = guard_of(&path);
+            let name = guard.filename().unwrap_or_default();
+            let (mut lease, mut lock) = (None, None);
+            if guard.as_ref().starts_with(LEASES) {
+                lease = self.lease(&guard)?;
+            } else {
+                lock = self.try_lock_directory(name.trim_end_matches(".lock"))?;
+            }
+            if lease.is_some() || lock.is_some() {
+                let file = self.file_path(&path);
+                remove_leftover(&file).map_err(failed("delete", &file))?;
+                removed.push(path);
+            }
         }
         let mut leases = Vec::new();
         self.list_dir(&self.root.join(LEASES), &mut leases)?;
@@ -90,7 +97,7 @@ impl LocalStore {
             // One that nobody holds is an empty file and bars nobody. Giving it back removes it.
             drop(self.lease(&path)?);
         }
-        Ok(leftovers)
+        Ok(removed)
     }
 
     fn file_path(&self, path: &Path) -> PathBuf {
@@ -261,8 +268,11 @@ impl LocalStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed("list", &path)(error)),
             };
-            // A link to a directory may lead in circles: it is listed, and not followed.
-            if metadata.is_dir() && !path.is_symlink() {
+            // A partition may lie elsewhere, on cheaper disks. Any other link to a directory may lead
+            // in circles: it is listed, and not followed.
+            let is_partition = entry.file_name().as_bytes().starts_with(b"dt=")
+                && *directory == self.root.join(TABLE);
+            if metadata.is_dir() && (is_partition || !path.is_symlink()) {
                 self.list_dir(&path, found)?;
             } else if let Ok(relative) = path.strip_prefix(&self.root) {
                 let relative = relative.to_string_lossy();
@@ -332,6 +342,32 @@ impl Drop for FileLease {
         if self.is_held() {
             drop(fs::remove_file(&self.path));
         }
+    }
+}
+
+/// What whoever makes the staged file at `path` holds from before its first byte on: the slice's
+/// lease, or the lock of the directory that it goes to.
+fn guard_of(path: &Path) -> Path {
+    let name = path.filename().unwrap_or_default();
+    if let Some(directory) = name.strip_suffix(".swap") {
+        return Path::from(format!("{LOCKS}/{directory}.lock"));
+    }
+    let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
+    Path::from(format!("{LEASES}/{stem}.lock"))
+}
+
+/// Whether somebody holds the lock at `path`. Neither makes nor changes anything, and needs no right
+/// to write.
+fn is_locked(path: &FilePath) -> Result<bool, StoreError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        Err(error) => return Err(failed("open the lock", path)(error)),
+    };
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(fs::TryLockError::WouldBlock) => Ok(true),
+        Err(fs::TryLockError::Error(error)) => Err(failed("lock", path)(error)),
     }
 }
 
@@ -435,12 +471,17 @@ impl LakeStore for LocalStore {
         .await
     }
 
+    async fn is_leased(&self, path: &Path) -> Result<bool, StoreError> {
+        let path = self.file_path(path);
+        self.blocking(move |_| is_locked(&path)).await
+    }
+
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
-        self.blocking(|store| store.leftovers(false)).await
+        self.blocking(Self::leftovers).await
     }
 
     async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
-        self.blocking(|store| store.leftovers(true)).await
+        self.blocking(Self::sweep).await
     }
 
     fn spool_dir(&self) -> &FilePath {

@@ -11,7 +11,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, stream};
 use object_store::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -77,8 +77,16 @@ pub enum LakeError {
         /// Why not.
         source: Box<LakeError>,
     },
+    /// A ledger entry cannot be read.
+    #[error("{path} cannot be read: {problem}. Mend that, or move it away")]
+    Unreadable {
+        /// The entry.
+        path: Path,
+        /// Why not.
+        problem: String,
+    },
     /// Another run took over the slice.
-    #[error("another run took over {path} in the meantime: nothing was published")]
+    #[error("another run took over {path} in the meantime: the table was left to it")]
     LostLease {
         /// The slice's ledger entry or lease.
         path: Path,
@@ -94,6 +102,8 @@ pub enum Condition {
     Damaged(String),
     /// A later version of this program wrote it, in this format: it is left alone.
     Newer(u32),
+    /// The file system does not let it be read, or it is far too large: it is left alone.
+    Unreadable(String),
 }
 
 /// A ledger entry and the version to replace.
@@ -115,6 +125,19 @@ impl LedgerEntry {
             condition: Condition::Sound,
             version: None,
         }
+    }
+
+    /// Whether both are the same state of the entry: nobody has written it in between.
+    pub fn is_same_as(&self, other: &Self) -> bool {
+        self.version == other.version && self.condition == other.condition
+    }
+
+    /// Whether rejects of attempts that failed may lie beside the slice's own.
+    fn may_have_failed(&self) -> bool {
+        let is_known_not_to = self.condition == Condition::Sound
+            && self.entry.committed.is_some()
+            && self.entry.failed.is_none();
+        !is_known_not_to
     }
 }
 
@@ -138,11 +161,27 @@ pub struct Lake {
 }
 
 impl Lake {
-    /// Opens the lake in `store`, or makes it what `wanted` says if it is new.
+    /// Opens the lake in `store` for writing, or makes it what `wanted` says if it is new. Removes
+    /// what dead runs left.
     ///
     /// # Errors
     /// [`LakeError`] if it is not a lake, another one, or cannot be read or written.
     pub async fn open(store: Arc<dyn LakeStore>, wanted: &Identity) -> Result<Self, LakeError> {
+        let lake = Self::find_or_create(store, wanted).await?;
+        let leftovers = lake.store.remove_leftovers().await?;
+        if !leftovers.is_empty() {
+            tracing::info!(
+                files = leftovers.len(),
+                "Removed what a run that died had under way."
+            );
+        }
+        Ok(lake)
+    }
+
+    async fn find_or_create(
+        store: Arc<dyn LakeStore>,
+        wanted: &Identity,
+    ) -> Result<Self, LakeError> {
         if let Some(lake) = Self::find(Arc::clone(&store), wanted).await? {
             return Ok(lake);
         }
@@ -171,6 +210,10 @@ impl Lake {
     ) -> Result<Option<(Self, Identity)>, LakeError> {
         let path = layout::identity();
         let Some(found) = store.read(&path).await? else {
+            if !store.list(&Path::from(layout::LEDGER)).await?.is_empty() {
+                let problem = "it is gone, and the ledger is there".to_owned();
+                return Err(LakeError::Damaged { path, problem });
+            }
             if store.list(&Path::from(layout::TABLE)).await?.is_empty() {
                 return Ok(None);
             }
@@ -179,7 +222,7 @@ impl Lake {
         let identity = parse(&found).map_err(|condition| match condition {
             Condition::Newer(found) => LakeError::NewerFormat { path, found },
             Condition::Damaged(problem) => LakeError::Damaged { path, problem },
-            Condition::Sound => unreachable!("what is sound was parsed"),
+            Condition::Sound | Condition::Unreadable(_) => unreachable!("it was read and parsed"),
         })?;
         Ok(Some((
             Self {
@@ -230,12 +273,12 @@ impl Lake {
         Ok(self.store.find_leftovers().await?)
     }
 
-    /// Removes what [`find_leftovers`](Self::find_leftovers) finds, and says what it was.
+    /// Whether a run works on the slice.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn remove_leftovers(&self) -> Result<Vec<Path>, LakeError> {
-        Ok(self.store.remove_leftovers().await?)
+    pub async fn is_leased(&self, slice: Slice) -> Result<bool, LakeError> {
+        Ok(self.store.is_leased(&layout::lease(slice)).await?)
     }
 
     /// Takes the right to work on a slice; `None` if another run has it.
@@ -247,13 +290,16 @@ impl Lake {
     }
 
     /// The slice's ledger entry; an empty one if there is none, or none that can be relied on.
-    ///
-    /// # Errors
-    /// [`LakeError`] if it cannot be read.
-    pub async fn entry(&self, slice: Slice) -> Result<LedgerEntry, LakeError> {
-        let found = self.store.read(&layout::ledger_entry(slice)).await?;
-        let Some(found) = found else {
-            return Ok(LedgerEntry::absent(slice));
+    pub async fn entry(&self, slice: Slice) -> LedgerEntry {
+        let found = match self.store.read(&layout::ledger_entry(slice)).await {
+            Ok(Some(found)) => found,
+            Ok(None) => return LedgerEntry::absent(slice),
+            Err(error) => {
+                return LedgerEntry {
+                    condition: Condition::Unreadable(crate::error::chain(&error)),
+                    ..LedgerEntry::absent(slice)
+                };
+            }
         };
         let parsed = parse::<Entry>(&found).and_then(|entry| {
             let problem = if entry.slice == slice {
@@ -267,17 +313,17 @@ impl Lake {
             Ok(entry) => (entry, Condition::Sound),
             Err(condition) => (Entry::new(slice), condition),
         };
-        Ok(LedgerEntry {
+        LedgerEntry {
             entry,
             condition,
             version: Some(found.version),
-        })
+        }
     }
 
     /// Every ledger entry of `directions` whose day lies within `days`.
     ///
     /// # Errors
-    /// [`LakeError`] if one cannot be read.
+    /// [`LakeError`] if the ledger cannot be listed.
     pub async fn entries(
         &self,
         directions: &[Direction],
@@ -285,9 +331,9 @@ impl Lake {
     ) -> Result<HashMap<Slice, LedgerEntry>, LakeError> {
         let mut slices = self.ledger_slices(directions).await?;
         slices.retain(|slice| days.contains(&slice.day));
-        let read = stream::iter(slices)
-            .map(|slice| async move { self.entry(slice).await.map(|entry| (slice, entry)) });
-        read.buffer_unordered(CONCURRENT_READS).try_collect().await
+        let read =
+            stream::iter(slices).map(|slice| async move { (slice, self.entry(slice).await) });
+        Ok(read.buffer_unordered(CONCURRENT_READS).collect().await)
     }
 
     /// The first day that the ledger knows of.
@@ -396,10 +442,11 @@ impl Lake {
     /// so that a run that dies here is mended by the next.
     async fn put_rejects(
         &self,
-        entry: &Entry,
+        slice: Slice,
         rejects: Option<(TempPath, RejectsFile)>,
+        may_have_failed: bool,
     ) -> Result<Option<RejectsFile>, LakeError> {
-        let path = layout::rejects_file(entry.slice);
+        let path = layout::rejects_file(slice);
         let stored = if let Some((file, planned)) = rejects {
             let state = self.store.publish(&path, file).await?;
             Some(RejectsFile {
@@ -410,9 +457,9 @@ impl Lake {
             self.store.delete(&path).await?;
             None
         };
-        if entry.failed.is_some() {
+        if may_have_failed {
             self.store
-                .delete(&layout::failed_rejects_file(entry.slice))
+                .delete(&layout::failed_rejects_file(slice))
                 .await?;
         }
         Ok(stored)
@@ -434,6 +481,7 @@ impl Lake {
         rejects: Option<(TempPath, RejectsFile)>,
         mut commit: Commit,
     ) -> Result<Entry, LakeError> {
+        let may_have_failed = before.may_have_failed();
         let LedgerEntry {
             mut entry, version, ..
         } = before;
@@ -449,12 +497,11 @@ impl Lake {
             digest: commit.digest,
         });
         let version = self.swap(&entry, version.as_ref()).await?;
-        commit.rejects = self.put_rejects(&entry, rejects).await?;
-        if !lease.is_held() {
-            return Err(LakeError::LostLease {
-                path: layout::lease(entry.slice),
-            });
-        }
+        must_hold(lease, entry.slice)?;
+        commit.rejects = self
+            .put_rejects(entry.slice, rejects, may_have_failed)
+            .await?;
+        must_hold(lease, entry.slice)?;
         let path = layout::table_file(entry.slice);
         // From here on the table may have changed, whatever goes wrong.
         let not_recorded = |source: LakeError| LakeError::NotRecorded {
@@ -499,11 +546,13 @@ impl Lake {
     /// [`LakeError`] as for [`publish`](Self::publish).
     pub async fn fail(
         &self,
+        lease: &dyn Lease,
         before: LedgerEntry,
         failure: Failure,
         rejects: Option<TempPath>,
     ) -> Result<(), LakeError> {
-        let path = layout::failed_rejects_file(before.entry.slice);
+        let slice = before.entry.slice;
+        let path = layout::failed_rejects_file(slice);
         let known = before.entry.failed.as_ref();
         if known.is_none_or(|known| known.problem != failure.problem) {
             let entry = Entry {
@@ -512,6 +561,7 @@ impl Lake {
             };
             self.swap(&entry, before.version.as_ref()).await?;
         }
+        must_hold(lease, slice)?;
         if let Some(rejects) = rejects {
             self.store.publish(&path, rejects).await?;
         }
@@ -543,6 +593,17 @@ impl Lake {
             .create(&layout::run_report(run), json(report))
             .await?;
         Ok(())
+    }
+}
+
+/// The last look before something is written that no condition protects.
+fn must_hold(lease: &dyn Lease, slice: Slice) -> Result<(), LakeError> {
+    if lease.is_held() {
+        Ok(())
+    } else {
+        Err(LakeError::LostLease {
+            path: layout::lease(slice),
+        })
     }
 }
 

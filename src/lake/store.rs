@@ -94,8 +94,11 @@ pub trait LakeStore: fmt::Debug + Send + Sync {
     /// one, holds it.
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError>;
 
+    /// Whether somebody holds the lease named `path`. Writes nothing.
+    async fn is_leased(&self, path: &Path) -> Result<bool, StoreError>;
+
     /// What dead processes left behind on the way to [`publish`](Self::publish) or a conditional
-    /// write, and no live one holds. Never anything of the table.
+    /// write, and no live one holds. Never anything of the table. Writes nothing.
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError>;
 
     /// Removes what [`find_leftovers`](Self::find_leftovers) finds, and says what it was.

@@ -53,7 +53,7 @@ pub trait Observer: fmt::Debug + Send + Sync {
 struct Context {
     config: Arc<Config>,
     lake: Lake,
-    source: Source,
+    source: Arc<Source>,
     options: RunOptions,
     observer: Arc<dyn Observer>,
     run: String,
@@ -151,7 +151,7 @@ pub struct RunResult {
 pub async fn run(
     config: Arc<Config>,
     lake: Lake,
-    source: Source,
+    source: Arc<Source>,
     due: Vec<Due>,
     options: RunOptions,
     observer: Arc<dyn Observer>,

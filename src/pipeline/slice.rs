@@ -11,7 +11,7 @@ use super::{Context, Stop};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
-use crate::lake::ledger::{Commit, Failure, PublishedFile, RejectsFile};
+use crate::lake::ledger::{Commit, Failure, PublishedFile, RejectsFile, State};
 use crate::lake::store::Lease;
 use crate::lake::{Condition, LakeError, LedgerEntry, TableChange, is_intact, layout};
 use crate::plan::{Due, is_from_the_future, state_of};
@@ -21,7 +21,7 @@ use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
 use crate::source::SourceError;
 use crate::tally::Counts;
-use crate::writer::{WriteError, checksum_of, read_footer};
+use crate::writer::{SLICE_KEY, WriteError, checksum_of, rows_of};
 
 /// Why a slice was given up.
 #[derive(Debug, thiserror::Error)]
@@ -38,7 +38,9 @@ enum SliceError {
         records: u64,
         path: String,
     },
-    #[error("{0}. Set quality.reconcile to \"warn\" to take the slice as it is")]
+    #[error(
+        "{0}. Run again later, and ask the provider if it stays. Set quality.reconcile to \"warn\" to take the slice as it is"
+    )]
     Mismatch(String),
     #[error(
         "the slice shrank: {now} rows now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run"
@@ -67,7 +69,7 @@ pub(super) async fn process(context: &Context, due: &Due, first_try: bool) -> Op
             report.outcome = SliceOutcome::Skipped;
             report.error = Some("the run was stopped while this slice was under way".to_owned());
         }
-        Err(SliceError::Lake(LakeError::LostLease { path })) if first_try => {
+        Err(SliceError::Lake(LakeError::LostLease { path })) => {
             tracing::warn!(
                 slice = slice.to_string(),
                 "Another run took over {path}: coming back to it."
@@ -129,13 +131,18 @@ async fn attempt_all(
         }
         return Ok(Done::Held);
     };
-    let before = context.lake.entry(slice).await?;
-    if let Condition::Newer(found) = before.condition {
-        let path = layout::ledger_entry(slice);
-        return Err(LakeError::NewerFormat { path, found }.into());
+    let before = context.lake.entry(slice).await;
+    let path = layout::ledger_entry(slice);
+    match before.condition.clone() {
+        Condition::Sound | Condition::Damaged(_) => {}
+        Condition::Newer(found) => return Err(LakeError::NewerFormat { path, found }.into()),
+        Condition::Unreadable(problem) => {
+            return Err(LakeError::Unreadable { path, problem }.into());
+        }
     }
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
         && due.committed_token.as_ref() != Some(&commit.token)
+        && is_as_good_as_ours(context, slice, commit)
     {
         report.describe(commit);
         report.error = Some(format!("run {} did this slice meanwhile", commit.run));
@@ -149,8 +156,8 @@ async fn attempt_all(
         Ok(fetched) => fetched,
         Err(error) => {
             let error = error.into();
-            if says_something_of_the_slice(&error) {
-                record_failure(context, before, &error, None).await;
+            if says_something_of_the_slice(context, &error) {
+                record_failure(context, &*lease, before, &error, None).await;
             }
             return Err(error);
         }
@@ -158,24 +165,41 @@ async fn attempt_all(
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
     let outcome = Box::pin(settle(context, &*lease, before, fetched, report)).await;
     drop(memory);
+    if outcome.is_ok() && due.why.is_damage() {
+        context.warn(format!("{slice}: {}. It is mended", due.why));
+    }
     outcome.map(Done::Outcome)
 }
 
-/// Whether a failed fetch is about the slice, and not about the key, this machine or the run.
-fn says_something_of_the_slice(error: &SliceError) -> bool {
-    !matches!(
+/// Whether what another run has committed meanwhile is what this one would: a day that settled
+/// after it was fetched, or whose count this run compares and the other did not, is still to do.
+fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
+    let ours = state_of(slice.day, &context.config.window, context.started_at);
+    let is_settled = commit.state == State::Closed || ours == State::Open;
+    let is_proven = commit.reconcile.is_match()
+        || commit.reconcile == Verdict::NotChecked
+        || context.config.quality.reconcile != Reconcile::Fail;
+    is_settled && is_proven
+}
+
+/// Whether a failed fetch is about the slice, and not about the key, the network, this machine or
+/// the run.
+fn says_something_of_the_slice(context: &Context, error: &SliceError) -> bool {
+    let is_elsewhere = matches!(
         error,
         SliceError::Fetch(
             FetchError::Stopped
                 | FetchError::Source(SourceError::Refused { .. })
                 | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
         )
-    )
+    );
+    !is_elsewhere && context.source.was_reached()
 }
 
 /// Notes in the ledger that the slice failed, so that it stays due, and keeps its rejects.
 async fn record_failure(
     context: &Context,
+    lease: &dyn Lease,
     before: LedgerEntry,
     error: &SliceError,
     rejects: Option<TempPath>,
@@ -186,7 +210,7 @@ async fn record_failure(
         at: Timestamp::now(),
         problem: context.source.printable(&chain(error)),
     };
-    if let Err(error) = context.lake.fail(before, failure, rejects).await {
+    if let Err(error) = context.lake.fail(lease, before, failure, rejects).await {
         // The failure itself is told anyway; without its entry the slice is due as it was before.
         context.warn(format!(
             "{slice}: that it failed could not be noted: {}",
@@ -220,7 +244,7 @@ async fn settle(
     report.control_total = control_total;
     report.reconcile = verdict;
     if let Err(error) = judge(context, &before, &converted.counts, control_total, verdict).await {
-        record_failure(context, before, &error, rejects).await;
+        record_failure(context, lease, before, &error, rejects).await;
         return Err(error);
     }
     if let Some(server_time) = server_time {
@@ -451,36 +475,26 @@ async fn judge(
     Ok(())
 }
 
-/// The rows that a slice must not fall below: what the ledger says is, or was being, published, or
-/// where it says nothing, what the file in the table says.
+/// The rows that a slice must not fall below: what the ledger says was committed; where a run died
+/// over it, or the ledger says nothing, also what the file in the table says.
 async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, SliceError> {
     let entry = &before.entry;
-    let committed = entry
-        .committed
-        .as_ref()
-        .map(|committed| committed.counts.rows);
-    let pending = entry
-        .pending
-        .as_ref()
-        .and_then(|pending| pending.file.as_ref())
-        .map(|file| file.rows);
-    if let Some(rows) = committed.max(pending) {
+    let committed = entry.committed.as_ref();
+    let committed = committed.map(|committed| committed.counts.rows);
+    if let (Some(rows), None) = (committed, &entry.pending) {
         return Ok(rows);
     }
-    let Some(file) = context
-        .lake
-        .local_copy(&layout::table_file(entry.slice))
-        .await?
-    else {
-        return Ok(0);
+    let path = layout::table_file(entry.slice);
+    let copy = context.lake.local_copy(&path).await?;
+    let slice = entry.slice;
+    let in_table = match copy {
+        None => None,
+        Some(copy) => tokio::task::spawn_blocking(move || rows_of(&copy.path, slice))
+            .await
+            // A file on which the reader panics is as good as one that it refuses.
+            .unwrap_or_default(),
     };
-    // A file that cannot be read holds nothing that could be lost.
-    let footer = tokio::task::spawn_blocking(move || read_footer(&file.path))
-        .await
-        .expect("reading does not panic");
-    Ok(footer.map_or(0, |footer| {
-        u64::try_from(footer.metadata().file_metadata().num_rows()).unwrap_or_default()
-    }))
+    Ok(committed.max(in_table).unwrap_or_default())
 }
 
 /// A path of the lake as the user can open it.
@@ -496,7 +510,7 @@ fn in_lake(context: &Context, path: &object_store::path::Path) -> String {
 
 fn file_metadata(slice: Slice, commit: &Commit) -> Vec<(&'static str, String)> {
     let mut metadata = vec![
-        ("cdrlake.slice", slice.to_string()),
+        (SLICE_KEY, slice.to_string()),
         ("cdrlake.run", commit.run.clone()),
         ("cdrlake.token", commit.token.clone()),
         ("cdrlake.version", commit.tool_version.clone()),

@@ -22,7 +22,7 @@ use crate::stores::{Fault, FaultStore, MemoryStore};
 use crate::support::{DAY, calls, copy_tree, for_each, read};
 
 /// Tells the child of the sweep which lake to work on, against which server, and where to die.
-const VICTIM: &str = "CDRLAKE_TEST_VICTIM";
+const VICTIM: &str = "TEST_VICTIM";
 
 /// What the source has of one day: before, and when the run under test asks.
 struct DayCase {
@@ -184,7 +184,6 @@ async fn run(
     let config = config(url);
     let chain = |error| cdrlake::error::chain(&error);
     let lake = Lake::open(store, &config.identity()).await.map_err(chain)?;
-    lake.remove_leftovers().await.map_err(chain)?;
     let selection = Selection {
         from: Some(parse_day(days.0).unwrap()),
         to: Some(parse_day(days.1).unwrap()),
@@ -195,7 +194,7 @@ async fn run(
     let plan = plan(&config, &selection, Some(&lake), Timestamp::now())
         .await
         .map_err(|error| error.to_string())?;
-    let source = Source::try_new(&config.source, SecretString::from("key")).unwrap();
+    let source = Arc::new(Source::try_new(&config.source, SecretString::from("key")).unwrap());
     let options = RunOptions { allow_shrink: true };
     let result = pipeline::run(
         Arc::new(config),
@@ -283,7 +282,7 @@ async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
     names
 }
 
-/// What is not as the ledger says.
+/// What is not as the ledger says, but for the day that fails.
 async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
     let Some((lake, _)) = Lake::find_any(Arc::clone(store)).await.unwrap() else {
         return Vec::new();
@@ -295,6 +294,10 @@ async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
     assert!(report.in_progress.is_empty(), "a dead run holds a lease");
     let mut findings = report.findings;
     findings.extend(verify::find_strays(&lake).await.unwrap());
+    findings.retain(|finding| {
+        let day = finding.slice.map(|slice| slice.day.to_string());
+        finding.fault != verify::Fault::Failed || day.as_deref() != Some(BROKEN_DAY)
+    });
     findings
 }
 
@@ -458,8 +461,11 @@ fn whichever_operation_on_local_disk_is_the_last_of_a_process_the_lake_stays_tru
         copy_tree(&before, &root);
         let (at, when) = (k / 2, ["before", "after"][k % 2]);
         let victim = format!("{}\n{}\n{at}\n{when}", root.display(), server.url());
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "protocol::victim", "--ignored"])
+        // Without a core dump of each.
+        let script = "ulimit -c 0; exec \"$0\" --exact protocol::victim --ignored";
+        let output = std::process::Command::new("sh")
+            .args(["-c", script])
+            .arg(std::env::current_exe().unwrap())
             .env(VICTIM, victim)
             .output()
             .unwrap();
@@ -525,7 +531,12 @@ fn a_run_that_wakes_up_without_its_leases_leaves_what_another_has_done_or_is_fou
                 resume.cancel();
                 done
             };
-            let (_, done) = tokio::join!(sleeping, others);
+            let mut sleeping = std::pin::pin!(sleeping);
+            let done = tokio::select! {
+                done = others => done,
+                report = &mut sleeping => panic!("it never came to operation {at}: {report:?}"),
+            };
+            drop(sleeping.await);
             let operation = sleeper.operations()[at].clone();
             let found = visible(&*other).await;
             let differing: Vec<Slice> = done

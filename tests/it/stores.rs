@@ -184,6 +184,15 @@ impl LakeStore for MemoryStore {
         })))
     }
 
+    async fn is_leased(&self, path: &Path) -> Result<bool, StoreError> {
+        Ok(self
+            .objects
+            .lock()
+            .unwrap()
+            .leases
+            .contains_key(path.as_ref()))
+    }
+
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         Ok(Vec::new())
     }
@@ -344,6 +353,10 @@ impl LakeStore for FaultStore {
 
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
         self.pass("lease", path, self.inner.try_lease(path)).await
+    }
+
+    async fn is_leased(&self, path: &Path) -> Result<bool, StoreError> {
+        self.pass("leased", path, self.inner.is_leased(path)).await
     }
 
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {

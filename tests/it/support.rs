@@ -75,7 +75,8 @@ impl Workplace {
     }
 
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        self.directory.path().join(path)
+        // As the kernel names it, also where the temporary folder is a link.
+        self.directory.path().canonicalize().unwrap().join(path)
     }
 
     pub(crate) fn command(&self, arguments: &[&str]) -> Command {

@@ -14,8 +14,8 @@ fn shim() -> &'static Path {
     static SHIM: OnceLock<PathBuf> = OnceLock::new();
     SHIM.get_or_init(|| {
         let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/syscalls.c");
-        let library = Path::new(env!("CARGO_TARGET_TMPDIR"))
-            .join(format!("syscalls-{}.so", std::process::id()));
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        let library = folder.join(format!("syscalls-{}.so", std::process::id()));
         let compiled = Command::new(std::env::var("CC").unwrap_or_else(|_| "cc".to_owned()))
             .args(["-shared", "-fPIC", "-O1", "-o"])
             .arg(&library)
@@ -23,7 +23,10 @@ fn shim() -> &'static Path {
             .status()
             .expect("a C compiler is needed to build cdrlake, too");
         assert!(compiled.success());
-        library
+        // Another test run may be using the one that is there.
+        let shared = folder.join("syscalls.so");
+        std::fs::rename(library, &shared).unwrap();
+        shared
     })
 }
 

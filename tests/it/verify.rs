@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::server::Server;
+use crate::server::{Server, response};
 use crate::support::{DAY, PLACED, Ran, Workplace, calls, hold_lease, serving};
 
 const TABLE_FILE: &str = "cdrs/dt=2026-10-01/placed-2026-10-01.parquet";
@@ -51,14 +51,20 @@ fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
     let bytes = before[TABLE_FILE].len();
     assert_eq!(
         report,
-        json!({"slices": 2, "rows": 3, "bytes": bytes, "in_progress": [], "findings": [], "repair": null})
+        json!({
+            "slices": 2, "rows": 3, "bytes": bytes, "rejected": 1, "unproven": [],
+            "in_progress": [], "findings": [], "not_fetched": [], "source": null, "repair": null,
+        })
     );
     let ran = workplace.run(&["verify"]);
+    let (first, second) = ran.stdout.split_once('\n').unwrap();
+    assert_eq!(
+        first,
+        "1 record was rejected and not in the table: `cdrlake rejects` shows them."
+    );
     assert!(
-        ran.stdout.starts_with("2 slices verified, 3 rows in ")
-            && ran
-                .stdout
-                .ends_with(" read: everything is as the ledger says.\n"),
+        second.starts_with("2 slices verified, 3 rows in ")
+            && second.ends_with(" read: everything is as the ledger says.\n"),
         "{}",
         ran.stdout
     );
@@ -117,8 +123,8 @@ const HARMS: &[Harm] = &[
     (
         "the sums in the ledger are others",
         |lake| edit_ledger(lake, "/committed/totals/charge_usd", json!("0.082")),
-        "damaged_file",
-        TABLE_FILE,
+        "damaged_ledger",
+        LEDGER_FILE,
     ),
     (
         "the digest in the ledger is another",
@@ -126,8 +132,8 @@ const HARMS: &[Harm] = &[
             let digest = format!("v1:3:{:032x}", 7);
             edit_ledger(lake, "/committed/digest", json!(digest));
         },
-        "damaged_file",
-        TABLE_FILE,
+        "damaged_ledger",
+        LEDGER_FILE,
     ),
     (
         "the ledger entry is cut",
@@ -197,15 +203,6 @@ const HARMS: &[Harm] = &[
         "cdrs/link",
     ),
     (
-        "a backup lies in the ledger",
-        |lake| {
-            let backup = lake.join(format!("{LEDGER_FILE}.bak"));
-            std::fs::copy(lake.join(LEDGER_FILE), backup).unwrap();
-        },
-        "foreign",
-        "_cdrlake/ledger/placed/2026-10-01.json.bak",
-    ),
-    (
         "a dead run left its spool",
         |lake| {
             std::fs::write(lake.join("_cdrlake/staging/placed-2026-09-01.parquet"), "x").unwrap();
@@ -252,7 +249,7 @@ fn whatever_is_wrong_is_named_and_mended() {
             let direction = report["findings"][0]["slice"]["direction"]
                 .as_str()
                 .unwrap();
-            format!("\n  cdrlake run --from {DAY} --to {DAY} --direction {direction} --refresh\n")
+            format!("\n  cdrlake verify --repair --from {DAY} --to {DAY} --direction {direction}\n")
         };
         assert!(text.stdout.contains(&command), "{name}: {}", text.stdout);
 
@@ -329,26 +326,219 @@ fn the_provider_is_asked_again_on_request() {
     assert_eq!(status, 1);
     assert_eq!(
         faults(&report["repair"]["remaining"]),
-        [("control_total".to_owned(), LEDGER_FILE.to_owned())]
+        [("failed".to_owned(), LEDGER_FILE.to_owned())]
     );
     assert_eq!(workplace.rows("placed").num_rows(), 5);
 }
 
 #[test]
-fn a_slice_that_a_run_works_on_is_not_judged() {
+fn a_slice_that_a_run_publishes_is_not_judged_and_a_leased_one_is() {
     let (_server, workplace) = lake();
-    std::fs::remove_file(workplace.path("lake").join(TABLE_FILE)).unwrap();
+    let lake = workplace.path("lake");
     let staged = "_cdrlake/staging/placed-2026-10-01.parquet";
-    std::fs::write(workplace.path("lake").join(staged), "half").unwrap();
+    std::fs::write(lake.join(staged), "half").unwrap();
     let lease = hold_lease(&workplace);
+    assert_eq!(
+        verify(&workplace, &[]).0,
+        0,
+        "a live run's spool is no finding"
+    );
+    // Whoever holds the lease has not said that it changes anything.
+    let whole = std::fs::read(lake.join(TABLE_FILE)).unwrap();
+    std::fs::remove_file(lake.join(TABLE_FILE)).unwrap();
+    let (status, report) = verify(&workplace, &[]);
+    assert_eq!(
+        (status, &report["findings"][0]["fault"]),
+        (1, &json!("missing_file"))
+    );
+    std::fs::write(lake.join(TABLE_FILE), whole).unwrap();
+    // Now it has.
+    let digest = format!("v1:0:{:032x}", 0);
+    let pending = json!({"run": "r", "token": "t", "file": null, "digest": digest});
+    edit_ledger(&lake, "/pending", pending);
     let (status, report) = verify(&workplace, &[]);
     assert_eq!(
         (status, &report["findings"], &report["in_progress"]),
-        (0, &json!([]), &json!([{"day": DAY, "direction": "placed"}]))
+        (1, &json!([]), &json!([{"day": DAY, "direction": "placed"}])),
+        "what cannot be judged is not proven"
     );
     drop(lease);
     let (status, report) = verify(&workplace, &[]);
     assert_eq!((status, faults(&report["findings"]).len()), (1, 2));
+}
+
+#[test]
+fn what_was_never_fetched_or_failed_is_not_proven() {
+    let (server, workplace) = lake();
+    workplace.configure_also("[window]\nstart = 2026-09-30");
+    let (status, report) = verify(&workplace, &["--to", DAY]);
+    let missing = ["placed", "received"]
+        .map(|direction| json!({"day": "2026-09-30", "direction": direction}));
+    assert_eq!((status, &report["not_fetched"]), (1, &json!(missing)));
+    let ran = workplace.run(&["verify", "--to", DAY]);
+    assert!(
+        ran.stdout
+            .contains("\n  cdrlake run --from 2026-09-30 --to 2026-09-30\n")
+            && !ran.stdout.contains("everything"),
+        "{}",
+        ran.stdout
+    );
+    server.serve("placed", "2026-09-30", calls(0, 1), 2);
+    assert_eq!(workplace.run(&["run", "--to", "2026-09-30"]).status, 1);
+    let (status, report) = verify(&workplace, &["--direction", "placed", "--to", DAY]);
+    assert_eq!(
+        (status, faults(&report["findings"])),
+        (
+            1,
+            vec![(
+                "failed".to_owned(),
+                "_cdrlake/ledger/placed/2026-09-30.json".to_owned()
+            )]
+        )
+    );
+    let nothing = workplace.run(&["verify", "--from", "2026-10-05", "--to", "2026-10-01"]);
+    assert_eq!(nothing.status, 2);
+    assert!(
+        nothing
+            .stderr
+            .contains("--from 2026-10-05 lies after --to 2026-10-01")
+    );
+}
+
+/// A repair that cannot fetch must not make anything worse.
+#[test]
+fn a_repair_without_a_provider_loses_nothing() {
+    for (name, harm, _, _) in HARMS {
+        let (server, workplace) = lake();
+        let lake = workplace.path("lake");
+        harm(&lake);
+        let harmed = workplace.lake_files();
+        server.on("/", [response("503 Service Unavailable", "", "no")]);
+        for (direction, day) in [("placed", DAY), ("received", DAY)] {
+            let query = format!("?from={day}&to={day}&type={direction}");
+            for resource in ["/v1/cdrs/all", "/v1/cdrs"] {
+                server.on(
+                    &format!("{resource}{query}"),
+                    [response("503 Service Unavailable", "", "no")],
+                );
+            }
+        }
+        let (_, report) = verify(&workplace, &["--repair"]);
+        let removed = &report["repair"]["removed"];
+        for (path, content) in &harmed {
+            let was_removed = removed.as_array().unwrap().contains(&json!(path));
+            // What is nobody's goes, and a failure is noted in the ledger; all else stays.
+            if !was_removed && !path.starts_with("_cdrlake/ledger/") {
+                assert_eq!(
+                    workplace.lake_files().get(path),
+                    Some(content),
+                    "{name}: {path}"
+                );
+            }
+        }
+        server
+            .serve(
+                "placed",
+                DAY,
+                format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3)),
+                4,
+            )
+            .serve("received", DAY, "", 0);
+        assert_eq!(workplace.run_day(&[]).status, 0, "{name}");
+        assert_eq!(verify(&workplace, &["--repair"]).0, 0, "{name}");
+        assert_eq!(workplace.rejects("placed", "").len(), 1, "{name}");
+    }
+}
+
+#[test]
+fn whichever_byte_of_a_file_is_another_it_is_found_and_nothing_panics() {
+    let (_server, workplace) = lake();
+    let path = workplace.path("lake").join(TABLE_FILE);
+    let whole = std::fs::read(&path).unwrap();
+    // Every byte of the footer, and some of everything else.
+    let footer = whole.len() - 2_000;
+    let places: Vec<usize> = (0..whole.len())
+        .filter(|at| *at >= footer || at % 97 == 0)
+        .step_by(23)
+        .collect();
+    for at in places {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x55;
+        std::fs::write(&path, bytes).unwrap();
+        let (status, report) = verify(&workplace, &[]);
+        assert_eq!(
+            (status, faults(&report["findings"])),
+            (1, vec![("damaged_file".to_owned(), TABLE_FILE.to_owned())]),
+            "{at}"
+        );
+    }
+}
+
+#[test]
+fn a_partition_that_lies_elsewhere_is_a_partition_and_a_copy_of_another_day_is_not() {
+    let (_server, workplace) = lake();
+    let lake = workplace.path("lake");
+    let elsewhere = workplace.path("cold");
+    std::fs::rename(lake.join("cdrs/dt=2026-10-01"), &elsewhere).unwrap();
+    std::os::unix::fs::symlink(&elsewhere, lake.join("cdrs/dt=2026-10-01")).unwrap();
+    assert_eq!(verify(&workplace, &[]).0, 0);
+    assert!(
+        workplace
+            .run_day(&["--dry-run"])
+            .stdout
+            .contains("\"due\": []")
+    );
+
+    let copy = lake.join("cdrs/dt=2026-09-09");
+    std::fs::create_dir(&copy).unwrap();
+    std::fs::copy(
+        lake.join(TABLE_FILE),
+        copy.join("placed-2026-09-09.parquet"),
+    )
+    .unwrap();
+    let (_, report) = verify(&workplace, &[]);
+    assert_eq!(
+        faults(&report["findings"]),
+        [(
+            "foreign".to_owned(),
+            "cdrs/dt=2026-09-09/placed-2026-09-09.parquet".to_owned()
+        )]
+    );
+    assert_eq!(verify(&workplace, &["--repair"]).0, 0);
+    assert!(!copy.join("placed-2026-09-09.parquet").exists());
+    assert!(lake.join(TABLE_FILE).exists());
+}
+
+#[test]
+fn a_backup_in_the_ledger_is_named_and_left_to_its_owner() {
+    let (_server, workplace) = lake();
+    let backup = workplace.path("lake").join(format!("{LEDGER_FILE}.bak"));
+    std::fs::write(&backup, "x").unwrap();
+    assert_eq!(verify(&workplace, &["--repair"]).0, 1);
+    assert!(backup.exists());
+}
+
+#[test]
+fn one_ledger_entry_that_cannot_be_read_stops_its_own_slice_only() {
+    let (_server, workplace) = lake();
+    let path = workplace.path("lake").join(LEDGER_FILE);
+    std::fs::write(&path, vec![b' '; (16 << 20) + 1]).unwrap();
+    let ran = workplace.run_day(&["--refresh"]);
+    assert_eq!(
+        (ran.status, ran.json()["outcome"].as_str()),
+        (1, Some("partial"))
+    );
+    assert!(
+        ran.stdout.contains("far too large to be ours"),
+        "{}",
+        ran.stdout
+    );
+    assert_eq!(workplace.run(&["status"]).status, 0);
+    assert_eq!(
+        faults(&verify(&workplace, &["--repair"]).1["findings"]),
+        [("unreadable_ledger".to_owned(), LEDGER_FILE.to_owned())]
+    );
+    assert_eq!(std::fs::metadata(&path).unwrap().len(), (16 << 20) + 1);
 }
 
 fn rejects(workplace: &Workplace, more: &[&str]) -> Ran {
