@@ -22,7 +22,7 @@ use crate::config::{Config, ConfigError, Overrides};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
 use crate::lake::local::LocalStore;
 use crate::lake::store::StoreError;
-use crate::lake::{Lake, LakeError};
+use crate::lake::{Lake, LakeError, layout};
 use crate::plan::PlanError;
 use crate::source::SourceError;
 use progress::LogFormat;
@@ -326,10 +326,27 @@ fn local_store(config: &Config) -> LocalStore {
 /// Opens the lake for writing, making it if it is new.
 async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
     // What is not a lake, or another one, is left as it is.
-    find_lake(config).await?;
+    if find_lake(config).await?.is_none() {
+        refuse_within_a_lake(config)?;
+    }
     let store = local_store(config);
     store.prepare()?;
     Ok(Lake::open(Arc::new(store), &config.identity()).await?)
+}
+
+/// A lake inside another one would be read as part of its table.
+fn refuse_within_a_lake(config: &Config) -> Result<(), CommandError> {
+    let root = std::path::absolute(&config.lake.root)?;
+    let outer = root
+        .ancestors()
+        .skip(1)
+        .find(|directory| directory.join(layout::identity().as_ref()).exists());
+    outer.map_or(Ok(()), |outer| {
+        let (root, outer) = (root.display(), outer.display());
+        let problem =
+            format!("lake.url is {root}, inside the lake {outer}. Choose another directory");
+        Err(CommandError::new(Exit::Usage, problem))
+    })
 }
 
 /// Opens the lake for reading, if there is one.

@@ -30,9 +30,6 @@ const OTHER_REASONS: &str = "(other)";
 pub(super) struct RejectsArgs {
     #[command(flatten)]
     range: RangeArgs,
-    /// Only calls of this direction.
-    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>, help_heading = "Which slices")]
-    direction: Option<Direction>,
     /// Show phone numbers in the examples.
     #[arg(long, help_heading = "Result")]
     show_numbers: bool,
@@ -86,6 +83,7 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let lake = existing_lake(&config, false).await?;
     let days = args.range.days(&config)?;
+    let directions = args.range.directions(&Direction::ALL);
     let mut files: Vec<(Slice, bool, Path)> = lake
         .rejects()
         .await?
@@ -94,9 +92,7 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
             let (slice, of_failure) = layout::rejects_slice(&path)?;
             Some((slice, of_failure, path))
         })
-        .filter(|(slice, ..)| {
-            days.contains(&slice.day) && args.direction.is_none_or(|only| only == slice.direction)
-        })
+        .filter(|(slice, ..)| days.contains(&slice.day) && directions.contains(&slice.direction))
         .collect();
     files.sort();
     let there: BTreeSet<Slice> = files
@@ -105,9 +101,6 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
         .map(|(slice, ..)| *slice)
         .collect();
     let mut rejects = collect(&lake, files, args.show_numbers).await?;
-    let directions = args
-        .direction
-        .map_or(Direction::ALL.to_vec(), |only| vec![only]);
     let gone = lake
         .entries(&directions, days)
         .await?

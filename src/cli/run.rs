@@ -40,9 +40,18 @@ pub(super) struct RangeArgs {
     /// Look at the last N days, ending with yesterday.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
     pub(super) last: Option<u32>,
+    /// Only calls of this direction.
+    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>)]
+    pub(super) direction: Option<Direction>,
 }
 
 impl RangeArgs {
+    /// The directions asked for; `all` where none is.
+    pub(super) fn directions(&self, all: &[Direction]) -> Vec<Direction> {
+        self.direction
+            .map_or_else(|| all.to_vec(), |only| vec![only])
+    }
+
     /// The days asked for, without a limit where none is given: for what looks at all that is there.
     pub(super) fn days(&self, config: &Config) -> Result<RangeInclusive<Date>, CommandError> {
         let today = Timestamp::now()
@@ -69,6 +78,7 @@ impl From<&RangeArgs> for Selection {
             from: args.from,
             to: args.to,
             last_days: args.last,
+            direction: args.direction,
             ..Self::default()
         }
     }
@@ -86,9 +96,6 @@ struct SelectionArgs {
     /// Fetch every slice in range again, also those that are complete.
     #[arg(long)]
     refresh: bool,
-    /// Only calls of this direction.
-    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>)]
-    direction: Option<Direction>,
     /// Only the Kth of N shares of the slices, so that N machines split the work: 1/4 … 4/4.
     #[arg(long, value_name = "K/N", value_parser = str::parse::<Shard>)]
     shard: Option<Shard>,
@@ -99,7 +106,6 @@ impl From<&SelectionArgs> for Selection {
         Self {
             include_today: args.include_today,
             refresh: args.refresh,
-            direction: args.direction,
             shard: args.shard,
             ..Self::from(&args.range)
         }

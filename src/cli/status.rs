@@ -21,9 +21,6 @@ use crate::status::LakeStatus;
 pub(super) struct StatusArgs {
     #[command(flatten)]
     range: RangeArgs,
-    /// Only calls of this direction.
-    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>, help_heading = "Which slices")]
-    direction: Option<Direction>,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -33,10 +30,7 @@ pub(super) struct StatusArgs {
 pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let lake = existing_lake(&config, false).await?;
-    let directions = match args.direction {
-        Some(only) => vec![only],
-        None => config.source.directions.clone(),
-    };
+    let directions = args.range.directions(&config.source.directions);
     let directions = directions.as_slice();
     let days = range(&config, &Selection::from(&args.range), &lake, directions).await?;
     let entries = lake.entries(directions, days.clone()).await?;

@@ -31,9 +31,6 @@ use crate::verify::{self, Fault, Finding, Mend, Scope, VerifyReport};
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     range: RangeArgs,
-    /// Only calls of this direction.
-    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>, help_heading = "Which slices")]
-    direction: Option<Direction>,
     /// Ask the provider for its counts again too.
     #[arg(long, help_heading = "What to do")]
     source: bool,
@@ -94,13 +91,10 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
     };
     // Whose calls a lake holds does not matter to who only looks.
     let lake = existing_lake(&config, source.is_some()).await?;
-    let mut scope = Scope {
+    let scope = Scope {
         days: args.range.days(&config)?,
-        ..Scope::default()
+        directions: args.range.directions(&Direction::ALL),
     };
-    if let Some(direction) = args.direction {
-        scope.directions = vec![direction];
-    }
     let slices = verify::slices(&lake, &scope).await?;
     let bar = screen.bar(slices.len());
     let mut found = verify::verify_slices(&lake, &slices, &|| bar.inc(1)).await?;
@@ -155,10 +149,7 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
 /// The slices that should be in the lake, and of which it has nothing at all. Where neither the
 /// configuration nor the command line says when the lake begins, nothing is expected.
 fn not_fetched(config: &Config, args: &VerifyArgs, found: &BTreeSet<Slice>) -> BTreeSet<Slice> {
-    let directions = match args.direction {
-        Some(only) => vec![only],
-        None => config.source.directions.clone(),
-    };
+    let directions = args.range.directions(&config.source.directions);
     let window = &config.window;
     let today = Timestamp::now().to_zoned(window.timezone.clone()).date();
     let Ok(days) = expected_days(window, &Selection::from(&args.range), today) else {
@@ -187,7 +178,7 @@ fn repair_command(args: &VerifyArgs) -> String {
     if let Some(last) = args.range.last {
         command = format!("{command} --last {last}");
     }
-    if let Some(direction) = args.direction {
+    if let Some(direction) = args.range.direction {
         command = format!("{command} --direction {direction}");
     }
     if args.source {

@@ -451,6 +451,20 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
 }
 
 #[test]
+fn a_lake_is_not_made_inside_another() {
+    let (_server, workplace) = serving(&calls(0, 1), 1);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    for inside in ["lake/cdrs", "lake/cdrs/x/y", "lake/_cdrlake"] {
+        refused(
+            &workplace.run(&["run", "--last", "1", "--lake", inside]),
+            2,
+            ", inside the lake ",
+        );
+    }
+    assert_eq!(workplace.table().len(), 1);
+}
+
+#[test]
 fn status_shows_the_lake_by_day_with_its_holes() {
     let body = format!(
         "{}{}",

@@ -30,19 +30,31 @@ fn shim() -> &'static Path {
     })
 }
 
-/// A server, a lake that holds three placed calls of [`DAY`] and no others, and more calls on the
-/// server, some of them twice or broken.
+/// The day before [`DAY`], which loses its calls.
+const DAY_BEFORE: &str = "2026-09-30";
+
+/// A server and a lake that holds three placed calls of [`DAY`] and two of the day before. Now the
+/// server has more of the one, some of them twice or broken, received calls too, and none of the
+/// other.
 fn begin() -> (Server, Workplace) {
     let server = Server::start();
     server
         .serve("placed", DAY, calls(0, 3), 3)
-        .serve("received", DAY, "", 0);
+        .serve("placed", DAY_BEFORE, calls(20, 2), 2);
     let workplace = Workplace::new(&server);
-    assert_eq!(workplace.run_day(&["--direction", "placed"]).status, 0);
+    let days = ["run", "--from", DAY_BEFORE, "--to", DAY];
+    assert_eq!(
+        workplace
+            .run(&[&days[..], &["--direction", "placed"]].concat())
+            .status,
+        0
+    );
     let placed = format!("{}{}{{\"date\":\"broken\"}}\n", calls(0, 5), calls(0, 1));
     server
         .serve("placed", DAY, placed, 7)
-        .serve("received", DAY, calls(9, 1), 1);
+        .serve("received", DAY, calls(9, 1), 1)
+        .serve("placed", DAY_BEFORE, "", 0)
+        .serve("received", DAY_BEFORE, "", 0);
     (server, workplace)
 }
 
@@ -51,10 +63,11 @@ fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)
     let mut command = workplace.command(&[
         "run",
         "--from",
-        DAY,
+        DAY_BEFORE,
         "--to",
         DAY,
         "--refresh",
+        "--allow-shrink",
         "--requests",
         "1",
         "--lake",
@@ -103,9 +116,11 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
     assert!(output.status.success(), "{output:?}");
     let calls = logged(&lake);
 
+    let emptied = format!("cdrs/dt={DAY_BEFORE}/placed-{DAY_BEFORE}.parquet");
     let mut unsynced_files = BTreeSet::new();
     let mut unsynced_directories = BTreeSet::new();
     let mut renamed = Vec::new();
+    let mut removed = Vec::new();
     for (name, paths) in &calls {
         let path = paths[0].as_str();
         match name.as_str() {
@@ -119,7 +134,9 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
             "mkdir" => {
                 unsynced_directories.insert(parent(path));
             }
-            "unlink" if path.starts_with("cdrs/") => {
+            // Others are of files that were not there.
+            "unlink" if path == emptied => {
+                removed.push(path);
                 unsynced_directories.insert(parent(path));
             }
             "rename" => {
@@ -139,6 +156,7 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
         }
     }
     assert!(unsynced_directories.is_empty(), "{unsynced_directories:?}");
+    assert!(removed.contains(&emptied.as_str()), "{removed:?}");
     let of = |direction: &str| {
         [
             format!("_cdrlake/ledger/{direction}/{DAY}.json"),
@@ -150,6 +168,11 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
     let rejects = format!("_cdrlake/rejects/placed/{DAY}.ndjson.zst");
     let mut expected = vec![intend, rejects, publish, commit];
     expected.extend(of("received"));
+    // Without rows, nothing is renamed into the table.
+    for direction in ["placed", "received"] {
+        let entry = format!("_cdrlake/ledger/{direction}/{DAY_BEFORE}.json");
+        expected.extend([entry.clone(), entry]);
+    }
     assert_eq!(renamed.split_last().unwrap().1, expected);
     assert!(renamed.last().unwrap().starts_with("_cdrlake/runs/"));
 }
@@ -157,10 +180,14 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
 /// Ids in every file of the table. Panics if one is not whole.
 fn visible(lake: &Path) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
-    for direction in ["placed", "received"] {
-        let path = lake.join(format!("cdrs/dt={DAY}/{direction}-{DAY}.parquet"));
+    for (name, direction, day) in [
+        ("placed", "placed", DAY),
+        ("received", "received", DAY),
+        ("emptied", "placed", DAY_BEFORE),
+    ] {
+        let path = lake.join(format!("cdrs/dt={day}/{direction}-{day}.parquet"));
         if path.exists() {
-            found.insert(direction.to_owned(), read(&path).num_rows());
+            found.insert(name.to_owned(), read(&path).num_rows());
         }
     }
     found
@@ -171,12 +198,23 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
     let found = visible(lake);
     assert!(
         [Some(&3), Some(&5)].contains(&found.get("placed"))
-            && [None, Some(&1)].contains(&found.get("received")),
+            && [None, Some(&1)].contains(&found.get("received"))
+            && [None, Some(&2)].contains(&found.get("emptied")),
         "{context}: {found:?}"
     );
     let path = lake.to_str().unwrap();
     // Not asked to do anything special: what the harm has touched is due.
-    let ran = workplace.run(&["run", "--from", DAY, "--to", DAY, "--lake", path]);
+    // Only what the user has to allow is allowed: the slice that lost its calls may be due.
+    let ran = workplace.run(&[
+        "run",
+        "--from",
+        DAY_BEFORE,
+        "--to",
+        DAY,
+        "--allow-shrink",
+        "--lake",
+        path,
+    ]);
     assert_eq!(ran.status, 0, "{context}: {ran:?}");
     let verified = workplace.run(&["verify", "--lake", path]);
     assert_eq!(verified.status, 0, "{context}: {verified:?}");
