@@ -220,7 +220,8 @@ pub struct RunReport {
     pub slices: Vec<SliceReport>,
     /// Sums over what is now in the lake of them.
     pub totals: RunTotals,
-    /// Days of which a file was written or removed: what a warehouse has to load again.
+    /// Days of which a file was written or removed, by this run or by one that ended without a report:
+    /// what a warehouse has to load again.
     pub partitions_changed: Vec<Date>,
     /// What a person should look at although the run went on.
     pub warnings: Vec<String>,
@@ -270,6 +271,42 @@ impl RunReport {
             partitions_changed: changed.into_iter().collect(),
             warnings,
         }
+    }
+
+    /// The report that a run did not come to, made of what it had committed by then.
+    pub fn of_dead_run(run: &str, commits: &[(Slice, Commit)], made_by: &str) -> Self {
+        let slices = commits.iter().map(|(slice, commit)| {
+            let mut report = SliceReport::new(*slice, SliceOutcome::Committed);
+            report.describe(commit);
+            report.table_changed = true;
+            report
+        });
+        let warning = format!("the run ended without a report; run {made_by} made this one");
+        let mut report = Self::new(
+            run.to_owned(),
+            commits
+                .iter()
+                .map(|(_, commit)| commit.fetched_at)
+                .min()
+                .unwrap_or_else(Timestamp::now),
+            slices.collect(),
+            true,
+            vec![warning],
+        );
+        report.finished_at = report.started_at;
+        report
+    }
+
+    /// Takes over the days that a run changed without telling anybody.
+    pub fn tell_for(&mut self, dead: &Self) {
+        self.partitions_changed.extend(&dead.partitions_changed);
+        self.partitions_changed.sort_unstable();
+        self.partitions_changed.dedup();
+        self.warnings.push(format!(
+            "run {} ended without a report: the days of the {} slices it had committed are among those that changed",
+            dead.run,
+            dead.slices.len()
+        ));
     }
 }
 

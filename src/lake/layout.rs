@@ -10,6 +10,7 @@
 //! _cdrlake/locks/                                   held for the moment of a conditional write
 //! _cdrlake/staging/                                 files nobody sees yet
 //! _cdrlake/runs/<run>.json                          one report for each run
+//! _cdrlake/runs/<run>.running                       a run that has not kept its report yet
 //! ```
 
 use object_store::path::Path;
@@ -24,6 +25,8 @@ pub const META: &str = "_cdrlake";
 pub const LEDGER: &str = "_cdrlake/ledger";
 /// What could not become a row.
 pub const REJECTS: &str = "_cdrlake/rejects";
+/// Reports of runs.
+pub const RUNS: &str = "_cdrlake/runs";
 /// Held while something is worked on.
 pub const LEASES: &str = "_cdrlake/leases";
 /// Locks of conditional writes on local disk.
@@ -109,7 +112,22 @@ pub fn lease(slice: Slice) -> Path {
 
 /// The report of a run.
 pub fn run_report(run: &str) -> Path {
-    Path::from(format!("{META}/runs/{run}.json"))
+    Path::from(format!("{RUNS}/{run}.json"))
+}
+
+/// Lies beside the reports from a run's begin until its report is kept.
+pub fn run_marker(run: &str) -> Path {
+    Path::from(format!("{RUNS}/{run}.running"))
+}
+
+/// The run whose marker lies at `path`.
+pub fn marked_run(path: &Path) -> Option<&str> {
+    path.filename()?.strip_suffix(".running")
+}
+
+/// Held by a run while it lives.
+pub fn run_lease(run: &str) -> Path {
+    Path::from(format!("{LEASES}/run-{run}.lock"))
 }
 
 /// What the lake is.

@@ -6,7 +6,7 @@ pub mod ledger;
 pub mod local;
 pub mod store;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
@@ -580,19 +580,57 @@ impl Lake {
         }
     }
 
-    /// Keeps the report of a run.
+    /// Marks a run as under way, for as long as the lease is held.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn put_run_report(
-        &self,
-        run: &str,
-        report: &impl Serialize,
-    ) -> Result<(), LakeError> {
+    pub async fn begin_run(&self, run: &str) -> Result<Option<Box<dyn Lease>>, LakeError> {
+        let lease = self.store.try_lease(&layout::run_lease(run)).await?;
+        let marker = layout::run_marker(run);
+        self.store.create(&marker, Bytes::new()).await?;
+        Ok(lease)
+    }
+
+    /// Keeps the report of a run, which then is no longer under way.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn end_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
         self.store
             .create(&layout::run_report(run), json(report))
             .await?;
-        Ok(())
+        Ok(self.store.delete(&layout::run_marker(run)).await?)
+    }
+
+    /// The runs that ended without keeping a report, and what they had committed by then, as far as
+    /// it is still there.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn dead_runs(&self) -> Result<BTreeMap<String, Vec<(Slice, Commit)>>, LakeError> {
+        let mut dead = BTreeMap::new();
+        for object in self.store.list(&Path::from(layout::RUNS)).await? {
+            let Some(run) = layout::marked_run(&object.path) else {
+                continue;
+            };
+            // One that ended since the listing has taken its marker away.
+            if !self.store.is_leased(&layout::run_lease(run)).await?
+                && self.store.read(&object.path).await?.is_some()
+            {
+                dead.insert(run.to_owned(), Vec::new());
+            }
+        }
+        if !dead.is_empty() {
+            let everything = jiff::civil::Date::MIN..=jiff::civil::Date::MAX;
+            for (slice, found) in self.entries(&Direction::ALL, everything).await? {
+                if let Some(commit) = found.entry.committed
+                    && let Some(commits) = dead.get_mut(&commit.run)
+                {
+                    commits.push((slice, commit));
+                }
+            }
+        }
+        Ok(dead)
     }
 }
 

@@ -4,7 +4,7 @@ mod attempts;
 mod fetch;
 mod slice;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -186,6 +186,11 @@ pub async fn run(
         context.warn(remark.clone());
     }
 
+    let begun = context.lake.begin_run(&context.run).await;
+    if let Err(error) = &begun {
+        tracing::warn!("{}", crate::error::chain(error));
+    }
+
     let queue: Queue = Arc::new(Mutex::new(due.into_iter().map(|due| (due, None)).collect()));
     let mut workers = JoinSet::new();
     for _ in 0..context.config.source.requests {
@@ -226,19 +231,50 @@ pub async fn run(
         interrupted,
         warnings,
     );
-    let kept = context.lake.put_run_report(&context.run, &report).await;
+    let is_kept = keep(&context, &mut report).await;
+    // Until here the run is under way for everybody else.
+    drop(begun);
+    RunResult {
+        report,
+        is_kept,
+        stopped_by,
+    }
+}
+
+/// Keeps the report in the lake, and with it what runs that ended without one had done. Whether it is
+/// kept.
+async fn keep(context: &Context, report: &mut RunReport) -> bool {
+    let dead = match context.lake.dead_runs().await {
+        Ok(dead) => dead,
+        Err(error) => {
+            report.warnings.push(crate::error::chain(&error));
+            BTreeMap::new()
+        }
+    };
+    // Without its report at the end, this very run would be one of them.
+    let dead: Vec<RunReport> = dead
+        .iter()
+        .filter(|(run, _)| **run != context.run)
+        .map(|(run, commits)| RunReport::of_dead_run(run, commits, &context.run))
+        .collect();
+    for dead in dead.iter().filter(|dead| !dead.slices.is_empty()) {
+        report.tell_for(dead);
+    }
+    let mut kept = context.lake.end_run(&context.run, report).await;
     let is_kept = kept.is_ok();
+    for dead in &dead {
+        // Only once it was told: whoever is interrupted here tells it twice, not never.
+        if kept.is_ok() {
+            kept = context.lake.end_run(&dead.run, dead).await;
+        }
+    }
     if let Err(error) = kept {
         report.warnings.push(format!(
             "the run report could not be kept in the lake: {}",
             crate::error::chain(&error)
         ));
     }
-    RunResult {
-        report,
-        is_kept,
-        stopped_by,
-    }
+    is_kept
 }
 
 /// Slices that wait, with the time before which a slice that another run holds is left alone.

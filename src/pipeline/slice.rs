@@ -360,8 +360,16 @@ async fn publish(
     } else {
         TableChange::Remove
     };
-    // A day that never had a file, and has none now, has no partition to load.
-    let has_partition = file.rows > 0 || context.lake.table_file(slice).await?.is_some();
+    // A day that never had a file, and has none now, has no partition to load. One that lost its file
+    // to a run that died has, although it is gone already.
+    let had_partition = before.entry.pending.is_some()
+        || before
+            .entry
+            .committed
+            .as_ref()
+            .is_some_and(|commit| commit.file.is_some());
+    let has_partition =
+        file.rows > 0 || had_partition || context.lake.table_file(slice).await?.is_some();
     let published = context
         .lake
         .publish(lease, before, table_change, rejects, commit)

@@ -274,7 +274,9 @@ async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
     for prefix in [layout::TABLE, layout::META] {
         for object in store.list(&Path::from(prefix)).await.unwrap() {
             let name = object.path.to_string();
-            if !name.starts_with("_cdrlake/runs/") && !name.starts_with("_cdrlake/locks/") {
+            // Reports pile up; what marks a run as under way does not.
+            let is_report = name.starts_with("_cdrlake/runs/") && !name.ends_with(".running");
+            if !is_report && !name.starts_with("_cdrlake/locks/") {
                 names.insert(name);
             }
         }
@@ -330,7 +332,9 @@ async fn check_and_go_on(
     // The next run, which is not asked to do anything special, mends it.
     let report = catch_up(Arc::clone(store), url).await.unwrap();
     for warning in report.warnings {
-        assert!(warning.contains("records are broken and kept"), "{warning}");
+        let is_usual = warning.contains("records are broken and kept")
+            || warning.contains("ended without a report");
+        assert!(is_usual, "{warning}");
     }
     assert_eq!(findings(store).await, []);
     // Once everything was fetched again, everything is there, once, and nothing else.

@@ -1102,3 +1102,36 @@ fn a_day_that_has_not_ended_by_the_provider_s_clock_is_not_closed() {
         assert_eq!(warned, minutes, "{time}: {:?}", ran.report().warnings);
     }
 }
+
+#[test]
+fn what_a_killed_run_had_committed_is_told_by_the_next() {
+    let server = Server::start();
+    serve_days(&server, 3, "0.027");
+    let workplace = Workplace::new(&server);
+    let range = [
+        "run", "--from", DAYS[0], "--to", DAYS[2], "--format", "json",
+    ];
+    let first = workplace.run(&range);
+    assert_eq!(first.report().partitions_changed.len(), 3);
+    // As if it had died before its report.
+    let runs = workplace.path("lake/_cdrlake/runs");
+    let run = first.report().run;
+    std::fs::remove_file(runs.join(format!("{run}.json"))).unwrap();
+    std::fs::write(runs.join(format!("{run}.running")), "").unwrap();
+    let next = workplace.run(&range);
+    assert_eq!(next.status, 0);
+    let told = next.report();
+    assert_eq!(told.slices, [] as [cdrlake::report::SliceReport; 0]);
+    assert_eq!(told.partitions_changed, first.report().partitions_changed);
+    assert!(
+        told.warnings[0].contains("ended without a report: the days of the 6 slices"),
+        "{:?}",
+        told.warnings
+    );
+    let recovered: cdrlake::report::RunReport =
+        serde_json::from_slice(&std::fs::read(runs.join(format!("{run}.json"))).unwrap()).unwrap();
+    assert_eq!(recovered.totals, first.report().totals);
+    // Once.
+    let last = workplace.run(&range).report();
+    assert_eq!((last.partitions_changed.len(), last.warnings.len()), (0, 0));
+}

@@ -121,7 +121,10 @@ impl Workplace {
                         .to_str()
                         .unwrap()
                         .to_owned();
-                    if !name.starts_with("_cdrlake/runs/") && !name.starts_with("_cdrlake/locks/") {
+                    // Reports pile up; what marks a run as under way does not.
+                    let is_report =
+                        name.starts_with("_cdrlake/runs/") && !name.ends_with(".running");
+                    if !is_report && !name.starts_with("_cdrlake/locks/") {
                         // A link may lead nowhere.
                         let content = if path.is_symlink() {
                             Vec::new()

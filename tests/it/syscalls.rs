@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
+use cdrlake::report::RunReport;
 use serde_json::Value;
 
 use crate::server::Server;
@@ -173,8 +174,12 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
         let entry = format!("_cdrlake/ledger/{direction}/{DAY_BEFORE}.json");
         expected.extend([entry.clone(), entry]);
     }
-    assert_eq!(renamed.split_last().unwrap().1, expected);
-    assert!(renamed.last().unwrap().starts_with("_cdrlake/runs/"));
+    let [marker, slices @ .., report] = &renamed[..] else {
+        panic!("{renamed:?}");
+    };
+    assert_eq!(slices, expected);
+    assert!(marker.starts_with("_cdrlake/runs/") && marker.ends_with(".running"));
+    assert!(report.starts_with("_cdrlake/runs/") && !report.ends_with(".running"));
 }
 
 /// Ids in every file of the table. Panics if one is not whole.
@@ -216,6 +221,25 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
         path,
     ]);
     assert_eq!(ran.status, 0, "{context}: {ran:?}");
+    // Whatever is another now than it was, some report has told it.
+    let mut told = BTreeSet::new();
+    for entry in std::fs::read_dir(lake.join("_cdrlake/runs")).unwrap() {
+        let path = entry.unwrap().path();
+        let was_there = workplace
+            .path("lake/_cdrlake/runs")
+            .join(path.file_name().unwrap());
+        if !was_there.exists() {
+            let report: RunReport = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+            told.extend(report.partitions_changed.iter().map(ToString::to_string));
+        }
+    }
+    let found = visible(lake);
+    if found.get("placed") != Some(&3) || found.contains_key("received") {
+        assert!(told.contains(DAY), "{context}");
+    }
+    if !found.contains_key("emptied") {
+        assert!(told.contains(DAY_BEFORE), "{context}");
+    }
     let verified = workplace.run(&["verify", "--lake", path]);
     assert_eq!(verified.status, 0, "{context}: {verified:?}");
     let staging = lake.join("_cdrlake/staging");
