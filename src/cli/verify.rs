@@ -266,10 +266,19 @@ async fn repair(
         repair.run = Some(result.report);
         stopped_by = result.stopped_by;
     }
+    // After fetching, and only what is still nobody's.
+    for finding in &found.findings {
+        if finding.mend() == Mend::Remove && remove(&lake, finding).await? {
+            repair.removed.push(finding.path.clone());
+        }
+    }
     let concerned: BTreeSet<Slice> = found
         .findings
         .iter()
-        .filter_map(|finding| finding.slice)
+        .filter_map(|finding| {
+            let path = Path::parse(&finding.path).ok()?;
+            finding.slice.or_else(|| layout::slice_of(&path))
+        })
         .collect();
     let mut again = verify::verify_slices(&lake, &concerned, &|| {}).await?;
     if args.source && stopped_by.is_none() {
@@ -280,33 +289,45 @@ async fn repair(
         }
     }
     repair.remaining = again.findings;
-    // Last, and only what is still nobody's.
-    let to_remove = |finding: &&Finding| finding.mend() == Mend::Remove;
-    let strays = verify::find_strays(&lake).await?;
-    for finding in found.findings.iter().filter(to_remove) {
-        if finding.fault == Fault::Foreign {
-            let is_still = strays.iter().any(|stray| stray.path == finding.path);
-            if is_still || finding.path.starts_with(layout::TABLE) {
-                let path =
-                    Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
-                lake.remove_foreign(&path).await?;
-            }
-        }
-        repair.removed.push(finding.path.clone());
-    }
+    let was_found = |stray: &Finding| found.findings.iter().any(|one| one.path == stray.path);
     let left = verify::find_strays(&lake).await?;
-    let is_found = |stray: &Finding| {
-        found
-            .findings
-            .iter()
-            .any(|finding| finding.path == stray.path)
-    };
-    repair.remaining.extend(left.into_iter().filter(is_found));
-    let remaining = &repair.remaining;
-    repair
-        .removed
-        .retain(|path| !remaining.iter().any(|finding| finding.path == *path));
+    repair.remaining.extend(left.into_iter().filter(was_found));
     Ok((repair, stopped_by))
+}
+
+/// Removes a file that belongs to no slice. Whether it is gone: one that lies where a slice's file
+/// would, and that a run has meanwhile made its own, stays.
+async fn remove(lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
+    let path = Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
+    if finding.fault == Fault::Leftover {
+        // Whatever was left is gone since the lake was opened.
+        let left = lake.find_leftovers().await?;
+        return Ok(!left.contains(&path));
+    }
+    let in_table = layout::slice_of(&path);
+    let slice = in_table.or(layout::rejects_slice(&path).map(|(slice, _)| slice));
+    let mut lease = None;
+    if let Some(slice) = slice {
+        lease = lake.try_lease(slice).await?;
+        if lease.is_none() {
+            return Ok(false);
+        }
+    }
+    let now = match in_table {
+        Some(slice) => {
+            let slices = BTreeSet::from([slice]);
+            verify::verify_slices(lake, &slices, &|| {}).await?.findings
+        }
+        None => verify::find_strays(lake).await?,
+    };
+    let is_still = now
+        .iter()
+        .any(|one| one.path == finding.path && one.mend() == Mend::Remove);
+    if is_still {
+        lake.remove_foreign(&path).await?;
+    }
+    drop(lease);
+    Ok(is_still)
 }
 
 fn render(verified: &Verified, args: &VerifyArgs) -> String {
