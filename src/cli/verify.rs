@@ -394,13 +394,10 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
             "what was judged is as the ledger says".to_owned()
         }
         (0, _) => "everything is as the ledger says".to_owned(),
-        (findings, None) => format!(
-            "{} not as it should be",
-            counted(findings as u64, "thing is", "things are")
-        ),
+        (findings, None) => counted(findings as u64, "finding", "findings"),
         (findings, Some(repair)) => format!(
-            "{} not as it should be, {} of that after the repair",
-            counted(findings as u64, "thing is", "things are"),
+            "{}, {} left after the repair",
+            counted(findings as u64, "finding", "findings"),
             repair.remaining.len()
         ),
     };
