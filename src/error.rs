@@ -22,37 +22,34 @@ const MAX_QUOTED_CHARS: usize = 300;
 /// From so many digits on a number may be a phone number.
 const MIN_HIDDEN_DIGITS: usize = 7;
 /// Most characters between two digits of one number.
-const MAX_SEPARATORS: usize = 3;
-/// Longest run of digits that a cut waits for.
-const MAX_NUMBER_CHARS: usize = 40;
+const MAX_SEPARATORS: usize = 5;
 
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
 /// anything that could be a phone number, with or without separators.
 pub fn quoted(text: &str) -> String {
-    // Bounded first, for it may be long; hidden before it is cut, or half a number would be left.
-    cut(
-        &hide_numbers(&one_line(text, 4 * MAX_QUOTED_CHARS)),
-        MAX_QUOTED_CHARS,
-    )
+    // Hidden before it is cut for good, or half a number would be left.
+    cut(&masked(text, 4 * MAX_QUOTED_CHARS), MAX_QUOTED_CHARS)
+}
+
+/// A text on one line, without numbers, cut after about `max_chars`.
+pub fn masked(text: &str, max_chars: usize) -> String {
+    hide_numbers(&one_line(&without_escapes(text), max_chars))
 }
 
 /// A text on one line, its control characters and runs of white space made single spaces, cut after
-/// `max_chars`, but not inside a number.
+/// `max_chars`, and then before the number that the cut went through.
 pub fn one_line(text: &str, max_chars: usize) -> String {
     let mut line = String::new();
     let mut chars = 0;
     let mut is_gap = false;
     for c in text.chars() {
-        if c.is_control() || c.is_whitespace() {
+        if is_unprintable(c) || c.is_whitespace() {
             is_gap = !line.is_empty();
             continue;
         }
-        if chars >= max_chars && !c.is_numeric() {
-            line.push('…');
-            break;
-        }
-        if chars >= max_chars + MAX_NUMBER_CHARS {
-            break;
+        if chars >= max_chars {
+            let kept = line.trim_end_matches(|c: char| c.is_numeric() || may_separate(c));
+            return format!("{kept}…");
         }
         if std::mem::take(&mut is_gap) {
             line.push(' ');
@@ -64,6 +61,12 @@ pub fn one_line(text: &str, max_chars: usize) -> String {
     line
 }
 
+/// Whether a character does something to a terminal instead of being seen: controls, and those that
+/// change the direction of what follows.
+fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A text cut after `max_chars`.
 pub fn cut(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
@@ -73,10 +76,9 @@ pub fn cut(text: &str, max_chars: usize) -> String {
 }
 
 /// A text in which `[number]` stands for everything that could be a phone number: digits of any
-/// script, with up to three characters between them that are neither letters nor part of JSON. Dates
+/// script, with up to five characters between them that are neither letters nor JSON's. Dates
 /// that begin with a year of these centuries and decimals below one are no such numbers.
-pub fn hide_numbers(text: &str) -> String {
-    let text = without_escapes(text);
+fn hide_numbers(text: &str) -> String {
     let chars: Vec<(usize, char)> = text.char_indices().collect();
     let (mut shown, mut at) = (String::new(), 0);
     while at < chars.len() {
@@ -112,29 +114,40 @@ pub fn hide_numbers(text: &str) -> String {
 /// Whether a character may stand between the digits of one number. What JSON puts between values,
 /// and clocks between hours and minutes, does not.
 fn may_separate(c: char) -> bool {
-    !c.is_alphanumeric() && !"\":,;={}[]\\".contains(c)
+    !c.is_alphanumeric() && !"\":;={}[]\\".contains(c)
 }
 
-/// A text with JSON's `\u00a0` in place of the six characters: they too may separate digits.
+/// A text without the ways in which JSON and HTML write a character as several: they too may
+/// separate digits. What would do something to a terminal becomes a space.
 fn without_escapes(text: &str) -> String {
+    let mut text = text.replace("&nbsp;", " ");
+    // Escaped as often as it was put into another text.
+    while text.contains("\\\\") {
+        text = text.replace("\\\\", "\\");
+    }
     let mut plain = String::with_capacity(text.len());
-    let mut parts = text.split("\\u");
-    plain.push_str(parts.next().unwrap_or_default());
-    for part in parts {
-        let escaped = part
-            .get(..4)
-            .and_then(|digits| u32::from_str_radix(digits, 16).ok());
-        match (escaped, part.get(4..)) {
-            (Some(code), Some(rest)) => {
-                plain.push(char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER));
-                plain.push_str(rest);
-            }
-            _ => {
-                plain.push_str("\\u");
-                plain.push_str(part);
-            }
+    let mut rest = text.as_str();
+    while let Some((before, escaped)) = rest.split_once('\\') {
+        plain.push_str(before);
+        rest = escaped;
+        let code = escaped
+            .strip_prefix('u')
+            .and_then(|digits| u32::from_str_radix(digits.get(..4)?, 16).ok());
+        if let Some(code) = code {
+            let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+            plain.push(if is_unprintable(c) { ' ' } else { c });
+            rest = escaped.get(5..).unwrap_or_default();
+        } else if let Some(after) = escaped.strip_prefix('/') {
+            plain.push('/');
+            rest = after;
+        } else if let Some(after) = escaped.strip_prefix(['t', 'n', 'r', 'b', 'f']) {
+            plain.push(' ');
+            rest = after;
+        } else {
+            plain.push('\\');
         }
     }
+    plain.push_str(rest);
     plain
 }
 
@@ -215,7 +228,7 @@ mod tests {
             quoted(&"é ".repeat(10_000)).chars().count(),
             MAX_QUOTED_CHARS + 1
         );
-        assert_eq!(quoted(&"7".repeat(10_000)), "[number]");
+        assert_eq!(quoted(&"7".repeat(10_000)), "…");
         assert_eq!(
             quoted("call (1) 302-555-0101, or 1302.555.0101!"),
             "call ([number], or [number]!"
@@ -239,15 +252,37 @@ mod tests {
                 "{number}: {shown}"
             );
         }
-        // Wherever a text is cut, no part of a number is left that could be told.
-        for length in 0..20 {
-            let text = format!("{}13025550101 and so on", "x".repeat(1_200 - length));
-            assert!(!quoted(&text).contains("130"), "{length}");
+        for number in [
+            r"0221\/123456",
+            "(0221) - 123456",
+            r"1302\\u00a0555\\u00a00101",
+            r"1302\t555\t0101",
+            "1302&nbsp;555&nbsp;0101",
+            "302,555,0101",
+        ] {
+            let shown = quoted(number);
             assert!(
-                !hide_numbers(&one_line(&text, 1_200)).contains("130"),
-                "{length}"
+                shown.trim_start_matches('(') == "[number]",
+                "{number}: {shown}"
             );
         }
+        // Wherever a text is cut, no part of a number is left that could be told.
+        for number in [
+            "13025550101",
+            "302-555-0101",
+            "302 555 0101",
+            r"302\u00a0555\u00a00101",
+        ] {
+            for length in 0..25 {
+                let text = format!("{}{number} and so on", "x".repeat(1_200 - length));
+                assert!(!quoted(&text).contains("302"), "{length}: {number}");
+                let line = masked(&text, 1_200);
+                assert!(!line.contains("302"), "{length}: {number}: {line}");
+            }
+        }
+        // Nothing that was harmless text becomes a command to the terminal.
+        let shown = quoted(r"\u001b[31mred\u0007\u000aforged\u202eline");
+        assert_eq!(shown, "[31mred forged line");
     }
 
     #[test]

@@ -63,6 +63,21 @@ impl fmt::Display for Slice {
     }
 }
 
+impl FromStr for Slice {
+    type Err = String;
+
+    /// Reads what [`Display`](fmt::Display) writes.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (direction, day) = text
+            .split_once(' ')
+            .ok_or_else(|| format!("`{text}` is not a slice: write a direction and a day"))?;
+        Ok(Self {
+            day: parse_day(day)?,
+            direction: direction.parse()?,
+        })
+    }
+}
+
 /// Reads a day written `YYYY-MM-DD` and nothing else: no time, no short months.
 ///
 /// # Errors

@@ -243,11 +243,12 @@ pub async fn verify_slices(
     Ok(report)
 }
 
-/// What lies in the lake and belongs to no slice, or to a run that died.
+/// What lies in the lake and belongs to no slice, or to a run that died; within a `scope` that leaves
+/// something out, only what can be said to belong there.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
-pub async fn find_strays(lake: &Lake) -> Result<Vec<Finding>, LakeError> {
+pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, LakeError> {
     // Before the ledger is read: rejects that a run stores meanwhile are announced there first.
     let rejects = lake.rejects().await?;
     let everything = Scope::default();
@@ -266,8 +267,18 @@ pub async fn find_strays(lake: &Lake) -> Result<Vec<Finding>, LakeError> {
             strays.push(Finding::stray(Fault::Foreign, &path, problem));
             continue;
         };
+        let is_still_so = async || {
+            // A run that commits meanwhile changes both.
+            let known = ledger
+                .get(&slice)
+                .cloned()
+                .unwrap_or_else(|| LedgerEntry::absent(slice));
+            lake.entry(slice).await.is_same_as(&known)
+                && matches!(lake.local_copy(&path).await, Ok(Some(_)))
+        };
         match ledger.get(&slice) {
             Some(found) if may_have_rejects(found, of_failure) => {}
+            _ if !is_still_so().await => {}
             Some(_) => {
                 let problem = "the slice has no such rejects";
                 strays.push(Finding::stray(Fault::Foreign, &path, problem));
@@ -284,7 +295,32 @@ pub async fn find_strays(lake: &Lake) -> Result<Vec<Finding>, LakeError> {
         let problem = "a run that died left it on the way into the lake";
         strays.push(Finding::stray(Fault::Leftover, &path, problem));
     }
+    let is_everything = *scope == Scope::default();
+    strays.retain(|stray| match stray.slice {
+        Some(slice) => scope.holds(slice),
+        None => is_everything,
+    });
     Ok(strays)
+}
+
+/// Whether the file at `path` holds rows of a slice that the lake does not hold, whole and sound, where
+/// they belong: somebody may have moved it.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be read.
+pub async fn is_last_copy(lake: &Lake, path: &Path) -> Result<bool, LakeError> {
+    let Some(copy) = lake.local_copy(path).await? else {
+        return Ok(false);
+    };
+    let named = on_thread(move || slice_named_in(&copy.path))
+        .await
+        .flatten();
+    let Some(slice) = named.and_then(|name| name.parse::<Slice>().ok()) else {
+        return Ok(false);
+    };
+    let found = lake.entry(slice).await;
+    let examined = look(lake, slice, &found).await?;
+    Ok(found.entry.committed.is_none() || !examined.findings.is_empty())
 }
 
 /// Whether the rejects of a slice, or of an attempt at it that failed, may be there by its entry.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, json_text, print};
-use crate::error::{cut, hide_numbers, one_line, quoted};
+use crate::error::{cut, masked, one_line, quoted};
 use crate::framing::Position;
 use crate::lake::{Lake, layout};
 use crate::rejects::{Reject, read_rejects};
@@ -191,11 +191,10 @@ async fn collect(
 
 fn example(slice: Slice, file: &str, reject: &Reject<'_>, show_numbers: bool) -> Example {
     let shown = |text: &str| {
-        let line = one_line(text, MAX_EXAMPLE_CHARS);
         if show_numbers {
-            line
+            one_line(text, MAX_EXAMPLE_CHARS)
         } else {
-            hide_numbers(&line)
+            masked(text, MAX_EXAMPLE_CHARS)
         }
     };
     Example {

@@ -77,6 +77,8 @@ struct Repair {
     run: Option<RunReport>,
     /// What is still not as it should be.
     remaining: Vec<Finding>,
+    /// Slices that another run was publishing all the time.
+    in_progress: BTreeSet<Slice>,
 }
 
 pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, CommandError> {
@@ -105,10 +107,9 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         found.findings.sort_by_key(|finding| finding.slice);
         asked = Some(answers);
     }
-    // With days or a direction, only what belongs to them is meant.
-    if scope == Scope::default() {
-        found.findings.extend(verify::find_strays(&lake).await?);
-    }
+    found
+        .findings
+        .extend(verify::find_strays(&lake, &scope).await?);
     bar.finish_and_clear();
     let mut verified = Verified {
         not_fetched: not_fetched(&config, &args, &slices),
@@ -122,16 +123,24 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         && !verified.found.findings.is_empty()
     {
         let (repair, stopped) = repair(&config, &args, source, &verified.found, screen).await?;
-        exit = (stopped == Some(Stop::Interrupted)).then_some(Exit::Interrupted);
+        exit = stopped.map(|stopped| match stopped {
+            Stop::Interrupted => Exit::Interrupted,
+            Stop::KeyRefused(_) | Stop::Hopeless(_) => Exit::Failed,
+        });
         verified.repair = Some(repair);
+        let slices = verify::slices(&lake, &scope).await?;
+        verified.not_fetched = not_fetched(&config, &args, &slices);
     }
     let remaining = match &verified.repair {
         Some(repair) => &repair.remaining,
         None => &verified.found.findings,
     };
-    let is_proven = remaining.is_empty()
-        && verified.not_fetched.is_empty()
-        && verified.found.in_progress.is_empty();
+    let in_progress = match &verified.repair {
+        Some(repair) => &repair.in_progress,
+        None => &verified.found.in_progress,
+    };
+    let is_proven =
+        remaining.is_empty() && verified.not_fetched.is_empty() && in_progress.is_empty();
     let refused = verified.source.as_ref().and_then(|asked| asked.exit);
     let exit = exit.or(refused).unwrap_or(if is_proven {
         Exit::Success
@@ -266,7 +275,7 @@ async fn repair(
         repair.run = Some(result.report);
         stopped_by = result.stopped_by;
     }
-    // After fetching, and only what is still nobody's.
+    // After fetching, and only what is still nobody's, and nobody's last copy.
     for finding in &found.findings {
         if finding.mend() == Mend::Remove && remove(&lake, finding).await? {
             repair.removed.push(finding.path.clone());
@@ -279,24 +288,39 @@ async fn repair(
             let path = Path::parse(&finding.path).ok()?;
             finding.slice.or_else(|| layout::slice_of(&path))
         })
+        .chain(found.in_progress.iter().copied())
         .collect();
     let mut again = verify::verify_slices(&lake, &concerned, &|| {}).await?;
-    if args.source && stopped_by.is_none() {
+    let mut could_ask = stopped_by.is_none();
+    if args.source && could_ask {
         let (asked, findings) = ask_provider(&lake, config, &source, &concerned, &again).await?;
         again.findings.extend(findings);
         if let Some(error) = asked.error {
             tracing::warn!("The provider's counts could not be asked again: {error}");
+            could_ask = false;
         }
     }
+    if !could_ask {
+        // Nobody knows better.
+        let counts = |finding: &&Finding| finding.fault == Fault::ControlTotal;
+        again
+            .findings
+            .extend(found.findings.iter().filter(counts).cloned());
+    }
     repair.remaining = again.findings;
+    repair.in_progress = again.in_progress;
     let was_found = |stray: &Finding| found.findings.iter().any(|one| one.path == stray.path);
-    let left = verify::find_strays(&lake).await?;
-    repair.remaining.extend(left.into_iter().filter(was_found));
+    let left = verify::find_strays(&lake, &Scope::default()).await?;
+    repair.remaining.extend(
+        left.into_iter()
+            .filter(was_found)
+            .filter(|stray| stray.slice.is_none()),
+    );
     Ok((repair, stopped_by))
 }
 
-/// Removes a file that belongs to no slice. Whether it is gone: one that lies where a slice's file
-/// would, and that a run has meanwhile made its own, stays.
+/// Removes a file that belongs to no slice. Whether it is gone: one that a run has meanwhile made its
+/// own stays, and so do rows of a slice that the lake does not have otherwise.
 async fn remove(lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
     let path = Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
     if finding.fault == Fault::Leftover {
@@ -318,16 +342,17 @@ async fn remove(lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
             let slices = BTreeSet::from([slice]);
             verify::verify_slices(lake, &slices, &|| {}).await?.findings
         }
-        None => verify::find_strays(lake).await?,
+        None => verify::find_strays(lake, &Scope::default()).await?,
     };
     let is_still = now
         .iter()
         .any(|one| one.path == finding.path && one.mend() == Mend::Remove);
-    if is_still {
+    let is_removed = is_still && !verify::is_last_copy(lake, &path).await?;
+    if is_removed {
         lake.remove_foreign(&path).await?;
     }
     drop(lease);
-    Ok(is_still)
+    Ok(is_removed)
 }
 
 fn render(verified: &Verified, args: &VerifyArgs) -> String {
@@ -349,9 +374,12 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     }
     if !lines.is_empty() && repair.is_none() {
         lines.push(String::new());
-        lines.push("To mend:".to_owned());
-        lines.extend(mending_commands(verified, args));
-        lines.push(String::new());
+        let commands = mending_commands(verified, args);
+        if !commands.is_empty() {
+            lines.push("To mend:".to_owned());
+            lines.extend(commands);
+            lines.push(String::new());
+        }
     }
     if let Some(repair) = repair {
         lines.extend(what_was_repaired(repair));

@@ -9,6 +9,7 @@ pub mod store;
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path as FilePath;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -24,6 +25,10 @@ use store::{LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version,
 
 /// Ledger entries read at the same time: years of them in seconds, even on a slow disk.
 const CONCURRENT_READS: usize = 16;
+
+/// How often, and after which pause, to try for a lease that nobody can want for long.
+const MAX_LEASE_TRIES: u32 = 100;
+const LEASE_RETRY: Duration = Duration::from_millis(10);
 
 /// The lake cannot be used, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -583,22 +588,35 @@ impl Lake {
     /// Marks a run as under way, for as long as the lease is held.
     ///
     /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn begin_run(&self, run: &str) -> Result<Option<Box<dyn Lease>>, LakeError> {
-        let lease = self.store.try_lease(&layout::run_lease(run)).await?;
-        let marker = layout::run_marker(run);
-        self.store.create(&marker, Bytes::new()).await?;
-        Ok(lease)
+    /// [`LakeError`] if the store fails, or the lease cannot be had.
+    pub async fn begin_run(&self, run: &str) -> Result<Box<dyn Lease>, LakeError> {
+        let path = layout::run_lease(run);
+        for _ in 0..MAX_LEASE_TRIES {
+            // Nobody else wants it, but whoever clears away leases looks at every one.
+            if let Some(lease) = self.store.try_lease(&path).await? {
+                let marker = layout::run_marker(run);
+                self.store.create(&marker, Bytes::new()).await?;
+                return Ok(lease);
+            }
+            tokio::time::sleep(LEASE_RETRY).await;
+        }
+        Err(LakeError::LostLease { path })
     }
 
-    /// Keeps the report of a run, which then is no longer under way.
+    /// Keeps the report of a run, which then is no longer under way. One that another run has made
+    /// for it, taking it for dead, is replaced.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
     pub async fn end_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
-        self.store
-            .create(&layout::run_report(run), json(report))
-            .await?;
+        let path = layout::run_report(run);
+        if self.store.create(&path, json(report)).await? == Swap::Refused
+            && let Some(other) = self.store.read(&path).await?
+        {
+            self.store
+                .replace(&path, json(report), &other.version)
+                .await?;
+        }
         Ok(self.store.delete(&layout::run_marker(run)).await?)
     }
 

@@ -17,7 +17,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::lake::Lake;
+use crate::lake::ledger::Commit;
+use crate::lake::{Lake, LakeError};
 use crate::plan::{CLOCK_TOLERANCE, Due};
 use crate::report::{RunReport, SliceOutcome, SliceReport};
 use crate::slice::Slice;
@@ -190,8 +191,15 @@ pub async fn run(
     if let Err(error) = &begun {
         tracing::warn!("{}", crate::error::chain(error));
     }
+    // Before this run writes its own name over theirs.
+    let dead = context.lake.dead_runs().await;
 
-    let queue: Queue = Arc::new(Mutex::new(due.into_iter().map(|due| (due, None)).collect()));
+    let waiting = due.into_iter().map(|due| Waiting {
+        due,
+        not_before: None,
+        lost_leases: 0,
+    });
+    let queue: Queue = Arc::new(Mutex::new(waiting.collect()));
     let mut workers = JoinSet::new();
     for _ in 0..context.config.source.requests {
         workers.spawn(work(Arc::clone(&context), Arc::clone(&queue)));
@@ -207,9 +215,9 @@ pub async fn run(
         }
     }
     let never_begun = std::mem::take(&mut *queue.lock().expect("nobody panics while holding it"));
-    reports.extend(never_begun.into_iter().map(|(due, _)| SliceReport {
+    reports.extend(never_begun.into_iter().map(|waiting| SliceReport {
         error: Some("the run ended before this slice began".to_owned()),
-        ..SliceReport::new(due.slice, SliceOutcome::Skipped)
+        ..SliceReport::new(waiting.due.slice, SliceOutcome::Skipped)
     }));
 
     let stopped_by = context
@@ -231,7 +239,7 @@ pub async fn run(
         interrupted,
         warnings,
     );
-    let is_kept = keep(&context, &mut report).await;
+    let is_kept = keep(&context, dead, &mut report).await;
     // Until here the run is under way for everybody else.
     drop(begun);
     RunResult {
@@ -243,15 +251,19 @@ pub async fn run(
 
 /// Keeps the report in the lake, and with it what runs that ended without one had done. Whether it is
 /// kept.
-async fn keep(context: &Context, report: &mut RunReport) -> bool {
-    let dead = match context.lake.dead_runs().await {
+async fn keep(
+    context: &Context,
+    dead: Result<BTreeMap<String, Vec<(Slice, Commit)>>, LakeError>,
+    report: &mut RunReport,
+) -> bool {
+    let dead = match dead {
         Ok(dead) => dead,
         Err(error) => {
             report.warnings.push(crate::error::chain(&error));
             BTreeMap::new()
         }
     };
-    // Without its report at the end, this very run would be one of them.
+    // Where its lease could not be had, this very run seems to be one of them.
     let dead: Vec<RunReport> = dead
         .iter()
         .filter(|(run, _)| **run != context.run)
@@ -277,8 +289,17 @@ async fn keep(context: &Context, report: &mut RunReport) -> bool {
     is_kept
 }
 
-/// Slices that wait, with the time before which a slice that another run holds is left alone.
-type Queue = Arc<Mutex<VecDeque<(Due, Option<Instant>)>>>;
+/// A slice that waits for a worker.
+#[derive(Debug)]
+struct Waiting {
+    due: Due,
+    /// Another run held it: it is left alone until then.
+    not_before: Option<Instant>,
+    /// How often another run took it over.
+    lost_leases: u32,
+}
+
+type Queue = Arc<Mutex<VecDeque<Waiting>>>;
 
 /// Takes slices from the queue until it is empty or the run stops.
 async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
@@ -288,23 +309,27 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
             .lock()
             .expect("nobody panics while holding it")
             .pop_front();
-        let Some((due, not_before)) = next else { break };
-        if let Some(not_before) = not_before {
+        let Some(mut waiting) = next else { break };
+        if let Some(not_before) = waiting.not_before {
             // Only slices that others hold are left once one comes round again too early.
             tokio::select! {
                 () = context.stop.cancelled() => {}
                 () = tokio::time::sleep_until(not_before) => {}
             }
         }
-        match slice::process(&context, &due, not_before.is_none()).await {
-            Some(report) => {
+        match slice::process(&context, &waiting).await {
+            Ok(report) => {
                 context.observer.slice_ended(&report);
                 reports.push(report);
             }
-            None => queue
-                .lock()
-                .expect("nobody panics while holding it")
-                .push_back((due, Some(Instant::now() + HELD_LEASE_POLL))),
+            Err(later) => {
+                waiting.lost_leases += u32::from(later == slice::Later::TakenOver);
+                waiting.not_before = Some(Instant::now() + HELD_LEASE_POLL);
+                queue
+                    .lock()
+                    .expect("nobody panics while holding it")
+                    .push_back(waiting);
+            }
         }
     }
     reports

@@ -7,7 +7,7 @@ use tempfile::TempPath;
 
 use super::attempts::fetch_until_good;
 use super::fetch::{FetchError, Fetched};
-use super::{Context, Stop};
+use super::{Context, Stop, Waiting};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
@@ -57,24 +57,40 @@ enum SliceError {
     Lake(#[from] LakeError),
 }
 
-/// Does one slice. `None` if another run holds its lease, or took it over: it is to be tried again
-/// later.
-pub(super) async fn process(context: &Context, due: &Due, first_try: bool) -> Option<SliceReport> {
+/// How often a slice is begun anew because another run took it over: a file system on which leases
+/// do not last must not keep a run busy for ever.
+const MAX_LOST_LEASES: u32 = 3;
+
+/// Why a slice is to be tried again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Later {
+    /// Another run holds its lease.
+    Held,
+    /// Another run took it over while this one worked on it.
+    TakenOver,
+}
+
+/// Does one slice, or says why it is to be tried again later.
+pub(super) async fn process(context: &Context, waiting: &Waiting) -> Result<SliceReport, Later> {
+    let due = &waiting.due;
     let slice = due.slice;
+    let first_try = waiting.not_before.is_none();
     let mut report = SliceReport::new(slice, SliceOutcome::Failed);
     match attempt_all(context, due, first_try, &mut report).await {
-        Ok(Done::Held) => return None,
+        Ok(Done::Held) => return Err(Later::Held),
         Ok(Done::Outcome(outcome)) => report.outcome = outcome,
         Err(SliceError::Fetch(FetchError::Stopped)) => {
             report.outcome = SliceOutcome::Skipped;
             report.error = Some("the run was stopped while this slice was under way".to_owned());
         }
-        Err(SliceError::Lake(LakeError::LostLease { path })) => {
+        Err(SliceError::Lake(LakeError::LostLease { path }))
+            if waiting.lost_leases < MAX_LOST_LEASES =>
+        {
             tracing::warn!(
                 slice = slice.to_string(),
                 "Another run took over {path}: coming back to it."
             );
-            return None;
+            return Err(Later::TakenOver);
         }
         Err(error) => {
             let mut text = context.source.printable(&chain(&error));
@@ -87,7 +103,7 @@ pub(super) async fn process(context: &Context, due: &Due, first_try: bool) -> Op
             report.error = Some(text);
         }
     }
-    Some(report)
+    Ok(report)
 }
 
 /// Ends the run where no other slice would fare better. Its reason is then said once, at the end.
@@ -142,6 +158,7 @@ async fn attempt_all(
     }
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
         && due.committed_token.as_ref() != Some(&commit.token)
+        && before.entry.failed.is_none()
         && is_as_good_as_ours(context, slice, commit)
     {
         report.describe(commit);

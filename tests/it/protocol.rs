@@ -295,7 +295,11 @@ async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
     let report = verify::verify_slices(&lake, &slices, &|| {}).await.unwrap();
     assert!(report.in_progress.is_empty(), "a dead run holds a lease");
     let mut findings = report.findings;
-    findings.extend(verify::find_strays(&lake).await.unwrap());
+    findings.extend(
+        verify::find_strays(&lake, &verify::Scope::default())
+            .await
+            .unwrap(),
+    );
     findings.retain(|finding| {
         let day = finding.slice.map(|slice| slice.day.to_string());
         finding.fault != verify::Fault::Failed || day.as_deref() != Some(BROKEN_DAY)

@@ -2,7 +2,7 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::server::{Server, response};
+use crate::server::{Server, count, response};
 use crate::support::{DAY, PLACED, Ran, Workplace, calls, hold_lease, serving};
 
 const TABLE_FILE: &str = "cdrs/dt=2026-10-01/placed-2026-10-01.parquet";
@@ -628,4 +628,67 @@ fn rejects_are_grouped_by_reason_with_an_example_and_without_numbers() {
             .contains("cannot be read: _cdrlake/rejects/placed/"),
         "{ran:?}"
     );
+}
+
+#[test]
+fn a_file_that_was_moved_is_not_removed_before_its_rows_are_back() {
+    let (server, workplace) = lake();
+    let lake = workplace.path("lake");
+    let moved = lake.join("cdrs/dt=2026-10-01/old.parquet");
+    std::fs::rename(lake.join(TABLE_FILE), &moved).unwrap();
+    let query = format!("?from={DAY}&to={DAY}&type=placed");
+    server
+        .on(
+            &format!("/v1/cdrs/all{query}"),
+            [response("401 Unauthorized", "", "no")],
+        )
+        .on(
+            &format!("/v1/cdrs{query}"),
+            [response("401 Unauthorized", "", "no")],
+        );
+    let (status, report) = verify(&workplace, &["--repair"]);
+    assert_eq!(
+        (status, faults(&report["repair"]["remaining"]).len()),
+        (1, 2)
+    );
+    assert!(moved.exists(), "it is the last copy of its rows");
+    let records = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3));
+    server.serve("placed", DAY, records, 4);
+    assert_eq!(verify(&workplace, &["--repair"]).0, 0);
+    assert!(!moved.exists() && lake.join(TABLE_FILE).exists());
+}
+
+#[test]
+fn a_count_that_could_not_be_mended_stays_a_finding() {
+    let (server, workplace) = lake();
+    let query = format!("?from={DAY}&to={DAY}&type=placed");
+    server.on(&format!("/v1/cdrs{query}"), [count(9)]).on(
+        &format!("/v1/cdrs/all{query}"),
+        [response("401 Unauthorized", "", "no")],
+    );
+    let (status, report) = verify(&workplace, &["--source", "--repair"]);
+    assert_eq!(
+        (status, faults(&report["repair"]["remaining"])),
+        (
+            1,
+            vec![("control_total".to_owned(), LEDGER_FILE.to_owned())]
+        )
+    );
+}
+
+#[test]
+fn rejects_of_a_slice_without_an_entry_are_mended_by_the_command_that_is_printed() {
+    let (server, workplace) = lake();
+    server.serve("received", DAY, "{\"date\":\"broken\"}\n", 1);
+    assert_eq!(workplace.run_day(&["--refresh"]).status, 0);
+    let entry = format!("lake/_cdrlake/ledger/received/{DAY}.json");
+    std::fs::remove_file(workplace.path(entry)).unwrap();
+    let text = workplace.run(&["verify"]).stdout;
+    let command = text
+        .lines()
+        .find_map(|line| line.strip_prefix("  cdrlake "));
+    let command: Vec<&str> = command.unwrap().split(' ').collect();
+    assert_eq!(workplace.run(&command).status, 0, "{text}");
+    assert_eq!(verify(&workplace, &[]).0, 0);
+    assert_eq!(workplace.rejects("received", "").len(), 1);
 }
