@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::{
 use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::KeyValue;
+use parquet::file::metadata::{FileMetaData, KeyValue};
 use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
 use parquet::schema::types::ColumnPath;
 use tempfile::TempPath;
@@ -308,23 +308,25 @@ pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
 /// whole Parquet file.
 pub fn slice_named_in(path: &Path) -> Option<String> {
     let footer = read_footer(path).ok()?;
-    let metadata = footer.metadata().file_metadata().key_value_metadata()?;
-    let pair = metadata.iter().find(|pair| pair.key == SLICE_KEY)?;
-    pair.value.clone()
+    noted(footer.metadata().file_metadata(), SLICE_KEY).map(str::to_owned)
 }
 
 /// Rows that the file at `path` says it holds of `slice`; `None` if it is no whole Parquet file, or
 /// another slice's.
 pub fn rows_of(path: &Path, slice: Slice) -> Option<u64> {
-    if slice_named_in(path)? != slice.to_string() {
-        return None;
-    }
-    let rows = read_footer(path)
-        .ok()?
-        .metadata()
-        .file_metadata()
-        .num_rows();
-    u64::try_from(rows).ok()
+    let footer = read_footer(path).ok()?;
+    let metadata = footer.metadata().file_metadata();
+    let is_of_slice = noted(metadata, SLICE_KEY)? == slice.to_string();
+    u64::try_from(metadata.num_rows())
+        .ok()
+        .filter(|_| is_of_slice)
+}
+
+/// What the footer's metadata notes under `key`.
+fn noted<'a>(metadata: &'a FileMetaData, key: &str) -> Option<&'a str> {
+    let pairs = metadata.key_value_metadata()?;
+    let pair = pairs.iter().find(|pair| pair.key == key)?;
+    pair.value.as_deref()
 }
 
 /// Checksum of the file at `path`, byte for byte: `xxh3-128:` and 32 hexadecimal digits. Against
@@ -345,12 +347,9 @@ pub fn checksum_of(path: &Path) -> std::io::Result<String> {
 }
 
 /// How many rows to read at once, so that a batch holds no more text than when it was written.
-fn batch_rows(metadata: Option<&Vec<KeyValue>>) -> usize {
-    let max_row_text = metadata
-        .into_iter()
-        .flatten()
-        .find(|pair| pair.key == MAX_ROW_TEXT_KEY)
-        .and_then(|pair| pair.value.as_ref()?.parse::<usize>().ok());
+fn batch_rows(metadata: &FileMetaData) -> usize {
+    let max_row_text =
+        noted(metadata, MAX_ROW_TEXT_KEY).and_then(|text| text.parse::<usize>().ok());
     max_row_text.map_or(CAUTIOUS_BATCH_ROWS, |bytes| {
         (BATCH_TEXT_BYTES / bytes.max(1)).clamp(1, BATCH_ROWS)
     })
@@ -377,7 +376,7 @@ pub fn read_rows<E: From<WriteError>>(
         source,
     })?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged)?;
-    let batch_rows = batch_rows(builder.metadata().file_metadata().key_value_metadata());
+    let batch_rows = batch_rows(builder.metadata().file_metadata());
     let reader = builder
         .with_batch_size(batch_rows)
         .build()

@@ -131,13 +131,9 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         let slices = verify::slices(&lake, &scope).await?;
         verified.not_fetched = not_fetched(&config, &args, &slices);
     }
-    let remaining = match &verified.repair {
-        Some(repair) => &repair.remaining,
-        None => &verified.found.findings,
-    };
-    let in_progress = match &verified.repair {
-        Some(repair) => &repair.in_progress,
-        None => &verified.found.in_progress,
+    let (remaining, in_progress) = match &verified.repair {
+        Some(repair) => (&repair.remaining, &repair.in_progress),
+        None => (&verified.found.findings, &verified.found.in_progress),
     };
     let is_proven =
         remaining.is_empty() && verified.not_fetched.is_empty() && in_progress.is_empty();
@@ -337,12 +333,14 @@ async fn remove(lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
             return Ok(false);
         }
     }
-    let now = match in_table {
-        Some(slice) => {
+    let now = match (in_table, slice) {
+        (Some(slice), _) => {
             let slices = BTreeSet::from([slice]);
             verify::verify_slices(lake, &slices, &|| {}).await?.findings
         }
-        None => verify::find_strays(lake, &Scope::default()).await?,
+        (None, Some(_)) => verify::find_strays(lake, &Scope::default()).await?,
+        // Its very name makes it nobody's, whatever the ledger says.
+        (None, None) => vec![finding.clone()],
     };
     let is_still = now
         .iter()
