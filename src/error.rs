@@ -210,7 +210,7 @@ mod tests {
         let error = StoreError {
             action: "write",
             path: "x".into(),
-            source,
+            source: source.into(),
         };
         assert_eq!(chain(&error), "cannot write x: no storage space");
         let error = crate::lake::LakeError::from(error);

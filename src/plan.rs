@@ -507,6 +507,7 @@ mod tests {
             path: "x".into(),
             size_bytes,
             etag: None,
+            version: None,
         };
         let why = |entry: &LedgerEntry, size, refresh, lookback| {
             why_due(

@@ -10,10 +10,11 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::civil::Date;
 use object_store::path::Path;
 use serde::Serialize;
+use tokio::time::Instant;
 
 use crate::digest::{Digest, RowHasher};
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
-use crate::lake::store::ObjectState;
+use crate::lake::store::{LeaseState, ObjectState};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, layout};
 use crate::reconcile::{Verdict, describe_mismatch, verdict};
 use crate::schema;
@@ -21,9 +22,9 @@ use crate::slice::{Direction, Slice};
 use crate::tally::{Counts, RowTally, Totals};
 use crate::writer::{WriteError, checksum_of, read_footer, read_rows, slice_named_in};
 
-/// How often, and after which pause, to look at a slice that a run may be publishing: longer than a
+/// How long, and with which pauses, to look at a slice that a run may be publishing: longer than a
 /// publication takes.
-const MAX_LOOKS: u32 = 50;
+const LOOK_FOR: Duration = Duration::from_secs(5);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 
 /// What is wrong.
@@ -362,19 +363,28 @@ struct Examined {
 /// ledger and table one after the other. Whatever it does is announced in the ledger first: if the
 /// entry is the same before and after the look and announces nothing, no run was at work.
 async fn examine(lake: &Lake, slice: Slice) -> Result<Examined, LakeError> {
-    for _ in 0..MAX_LOOKS {
+    let begun = Instant::now();
+    // Where only time tells whether a run is dead, that long too.
+    let patience = LOOK_FOR + lake.lease_expiry().unwrap_or_default();
+    while begun.elapsed() < patience {
         let before = lake.entry(slice).await;
         let examined = look(lake, slice, &before).await?;
         if examined.findings.is_empty() {
             return Ok(examined);
         }
         // Who may not see whether the slice is leased cannot know that it is not.
-        let is_publishing =
-            before.entry.pending.is_some() && lake.is_leased(slice).await.unwrap_or(true);
-        if !is_publishing && before.is_same_as(&lake.entry(slice).await) {
+        let lease = if before.entry.pending.is_some() {
+            lake.lease_state(slice).await.unwrap_or(LeaseState::Held)
+        } else {
+            LeaseState::Free
+        };
+        if lease == LeaseState::Free && before.is_same_as(&lake.entry(slice).await) {
             return Ok(examined);
         }
-        tokio::time::sleep(BETWEEN_LOOKS).await;
+        if lease != LeaseState::Unproven && begun.elapsed() >= LOOK_FOR {
+            break;
+        }
+        tokio::time::sleep(BETWEEN_LOOKS.max(begun.elapsed() / 10)).await;
     }
     let last = lake.entry(slice).await;
     let mut examined = look(lake, slice, &last).await?;

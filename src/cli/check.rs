@@ -1,15 +1,18 @@
 //! `cdrlake check`: would a run work?
 
 use std::fmt::Display;
+use std::path::Path as FilePath;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use object_store::path::Path;
 
-use super::{CommandError, ConfigArgs, Exit, find_lake, local_store, print};
+use super::lake::{Place, find_lake};
+use super::{CommandError, ConfigArgs, Exit, print};
 use crate::config::{Config, KeySource};
-use crate::lake::layout::{LEASES, LOCKS, STAGING};
-use crate::lake::store::{LakeStore, Swap};
+use crate::lake::layout::{LEASES, LOCKS, STAGING, TABLE};
+use crate::lake::location::Location;
+use crate::lake::store::probe;
+use crate::pipeline::IGNORES_CONDITIONS;
 use crate::slice::Slice;
 use crate::source::Source;
 
@@ -21,7 +24,7 @@ pub(super) async fn execute(args: &ConfigArgs) -> Result<Exit, CommandError> {
     let mut report = Report::default();
     report.note(
         "configuration",
-        Ok::<_, CommandError>(format!("valid; lake {}", config.lake.root.display())),
+        Ok::<_, CommandError>(format!("valid; lake {}", config.lake.url)),
     );
     match config.api_key() {
         Err(error) => {
@@ -93,20 +96,28 @@ async fn ask_api(config: &Config, key: secrecy::SecretString) -> Result<String, 
     ))
 }
 
-/// Tries what a run needs of the lake. Directories made for that are removed again.
+/// Tries what a run needs of the lake.
 async fn try_lake(config: &Config) -> Result<String, CommandError> {
     if let Some(lake) = find_lake(config).await? {
         for remark in &lake.remarks {
             tracing::warn!("{remark}");
         }
     }
-    let root = std::path::absolute(&config.lake.root)?;
+    match &config.lake.url {
+        Location::Directory(root) => try_directory(config, root).await,
+        Location::Bucket(_) => try_bucket(config).await,
+    }
+}
+
+/// Tries a directory. Directories made for that are removed again.
+async fn try_directory(config: &Config, root: &FilePath) -> Result<String, CommandError> {
+    let root = std::path::absolute(root)?;
     let missing: Vec<_> = [STAGING, LOCKS, LEASES]
         .iter()
         .flat_map(|path| {
             root.join(path)
                 .ancestors()
-                .map(std::path::Path::to_owned)
+                .map(FilePath::to_owned)
                 .collect::<Vec<_>>()
         })
         .filter(|path| !path.exists())
@@ -126,8 +137,9 @@ async fn try_lake(config: &Config) -> Result<String, CommandError> {
 }
 
 async fn try_writing(config: &Config) -> Result<(), CommandError> {
-    let store = local_store(config);
-    store.prepare()?;
+    let place = Place::of(config)?;
+    place.prepare()?;
+    let store = place.store();
     let Some(lease) = store
         .try_lease(&Path::from(format!("{LEASES}/check.lock")))
         .await?
@@ -138,25 +150,8 @@ async fn try_writing(config: &Config) -> Result<(), CommandError> {
         ));
     };
     // A fixed name, so that what a killed check left is overwritten.
-    let probe = Path::from(PROBE);
-    store.delete(&probe).await?;
-    let first = store.create(&probe, Bytes::from_static(b"1")).await?;
-    let second = store.create(&probe, Bytes::from_static(b"2")).await?;
-    let replace = async |bytes: &'static [u8]| match &first {
-        Swap::Done(version) => {
-            store
-                .replace(&probe, Bytes::from_static(bytes), version)
-                .await
-        }
-        Swap::Refused => Ok(Swap::Refused),
-    };
-    let (replaced, stale) = (replace(b"3").await?, replace(b"4").await?);
-    store.delete(&probe).await?;
+    let honoured = probe(&*store, &Path::from(PROBE)).await?;
     drop(lease);
-    let honoured = matches!(
-        (&first, &second, &replaced, &stale),
-        (Swap::Done(_), Swap::Refused, Swap::Done(_), Swap::Refused)
-    );
     if !honoured {
         return Err(CommandError::new(
             Exit::Failed,
@@ -164,4 +159,19 @@ async fn try_writing(config: &Config) -> Result<(), CommandError> {
         ));
     }
     Ok(())
+}
+
+/// Tries a bucket: what a run writes first, and what it lists.
+async fn try_bucket(config: &Config) -> Result<String, CommandError> {
+    let place = Place::of(config)?;
+    place.prepare()?;
+    let store = place.store();
+    store.list(&Path::from(TABLE)).await?;
+    Ok(if store.honours_conditions().await? {
+        "writable; conditional writes honoured".to_owned()
+    } else {
+        format!(
+            "writable, but {IGNORES_CONDITIONS}: one run at a time, without --shard, and nothing else that writes there"
+        )
+    })
 }

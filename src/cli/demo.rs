@@ -9,13 +9,15 @@ use jiff::{Timestamp, ToSpan};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
+use super::lake::open_lake;
 use super::progress::Screen;
 use super::run::exit_of;
 use super::table::{DayTable, dollars, thousands};
-use super::{CommandError, Exit, interrupted_by_signals, open_lake, print};
+use super::{CommandError, Exit, interrupted_by_signals, print};
 use crate::amount::AmountSum;
 use crate::config::Config;
 use crate::lake::ledger::Commit;
+use crate::lake::{Lake, layout};
 use crate::pipeline::{self, RunOptions};
 use crate::plan::{Selection, plan};
 use crate::report::RunOutcome;
@@ -35,7 +37,7 @@ const ACCOUNT: &str = "cdrlake demo";
 #[derive(Clone, Debug, Args)]
 pub(super) struct DemoArgs {
     /// Where the demo lake lies.
-    #[arg(long, value_name = "DIRECTORY", default_value = "./demo-lake")]
+    #[arg(long, value_name = "PLACE", default_value = "./demo-lake")]
     lake: String,
 }
 
@@ -114,7 +116,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         );
         commits.push((slice, commit));
     }
-    let proven = prove(&config, &generator, commits).await?;
+    let proven = prove(&lake, &generator, commits).await?;
 
     let did = if due == 0 {
         format!("Nothing to do: all {up_to_date} slices are up to date.")
@@ -157,13 +159,14 @@ struct Sums {
 /// Reads every file back and compares it with the ledger, by digest, and with the calls that the
 /// simulator makes, by sums.
 async fn prove(
-    config: &Config,
+    lake: &Lake,
     generator: &Generator,
     commits: Vec<(Slice, Commit)>,
 ) -> Result<Sums, CommandError> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    let proofs = stream::iter(commits).map(|(slice, commit)| {
-        let (generator, root) = (generator.clone(), config.lake.root.clone());
+    let proofs = stream::iter(commits).map(|(slice, commit)| async move {
+        let generator = generator.clone();
+        let copy = lake.local_copy(&layout::table_file(slice)).await?;
         let proof = tokio::task::spawn_blocking(move || {
             let wrong = |what: &str| {
                 CommandError::new(
@@ -172,8 +175,9 @@ async fn prove(
                 )
             };
             let mut found = Sums::default();
-            if let Some(file) = &commit.file {
-                let content = read_back(&root.join(&file.path), slice)
+            if commit.file.is_some() {
+                let copy = copy.ok_or_else(|| wrong("its file is gone"))?;
+                let content = read_back(&copy.path, slice)
                     .map_err(|error| wrong(&crate::error::chain(&error)))?;
                 if content.digest != commit.digest {
                     return Err(wrong("the file does not hold what its ledger entry says"));
@@ -190,7 +194,7 @@ async fn prove(
             }
             Ok(found)
         });
-        async move { proof.await.expect("proving does not panic") }
+        proof.await.expect("proving does not panic")
     });
     let add = |sum: Sums, one: Sums| {
         let mut sum = Sums {

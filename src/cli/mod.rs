@@ -2,6 +2,8 @@
 
 mod check;
 mod demo;
+mod gc;
+mod lake;
 mod progress;
 mod rejects;
 mod run;
@@ -13,16 +15,14 @@ mod verify;
 use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
-use crate::lake::local::LocalStore;
+use crate::lake::LakeError;
 use crate::lake::store::StoreError;
-use crate::lake::{Lake, LakeError, layout};
 use crate::plan::PlanError;
 use crate::source::SourceError;
 use progress::LogFormat;
@@ -68,6 +68,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// List what was rejected and why, also of slices that failed.
     Rejects(rejects::RejectsArgs),
+    /// Remove what dead runs left on their way into the lake.
+    Gc(gc::GcArgs),
     /// Check configuration, key, API and lake.
     Check(ConfigArgs),
     /// Serve the simulated API on a port of this machine.
@@ -89,8 +91,8 @@ struct ConfigArgs {
     /// The configuration file [default: pipeline.toml, if there is one].
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The lake's directory (`lake.url`).
-    #[arg(long, value_name = "DIRECTORY")]
+    /// Where the lake lies (`lake.url`): a directory, `s3://bucket/prefix`, `gs://…` or `az://…`.
+    #[arg(long, value_name = "PLACE")]
     lake: Option<String>,
     /// The API's address (`source.url`).
     #[arg(long, value_name = "URL")]
@@ -224,7 +226,7 @@ impl From<LakeError> for CommandError {
             LakeError::Store(_) if is_disk_full(&error) => {
                 Self::new(Exit::Failed, format!("{}. {MAKE_ROOM}", chain(&error)))
             }
-            LakeError::Store(_) => Self::new(
+            LakeError::Store(store) if store.kind().is_none() => Self::new(
                 Exit::Usage,
                 format!("{}. Check lake.url and who may write there", chain(&error)),
             ),
@@ -285,6 +287,7 @@ impl Command {
             Self::Status(args) => status::execute(&args).await,
             Self::Verify(args) => verify::execute(args, screen).await,
             Self::Rejects(args) => rejects::execute(&args).await,
+            Self::Gc(args) => gc::execute(&args, screen).await,
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,
             Self::Completions { shell } => {
@@ -317,59 +320,6 @@ fn print(result: &[u8]) -> Result<Exit, CommandError> {
 fn json_text(result: &impl serde::Serialize) -> String {
     let json = serde_json::to_string_pretty(result).expect("our own types always serialise");
     format!("{json}\n")
-}
-
-fn local_store(config: &Config) -> LocalStore {
-    LocalStore::new(&config.lake.root, config.lake.file_mode)
-}
-
-/// Opens the lake for writing, making it if it is new.
-async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
-    // What is not a lake, or another one, is left as it is.
-    if find_lake(config).await?.is_none() {
-        refuse_within_a_lake(config)?;
-    }
-    let store = local_store(config);
-    store.prepare()?;
-    Ok(Lake::open(Arc::new(store), &config.identity()).await?)
-}
-
-/// A lake inside another one would be read as part of its table.
-fn refuse_within_a_lake(config: &Config) -> Result<(), CommandError> {
-    let root = std::path::absolute(&config.lake.root)?;
-    let outer = root
-        .ancestors()
-        .skip(1)
-        .find(|directory| directory.join(layout::identity().as_ref()).exists());
-    outer.map_or(Ok(()), |outer| {
-        let (root, outer) = (root.display(), outer.display());
-        let problem =
-            format!("lake.url is {root}, inside the lake {outer}. Choose another directory");
-        Err(CommandError::new(Exit::Usage, problem))
-    })
-}
-
-/// Opens the lake for reading, if there is one.
-async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
-    Ok(Lake::find(Arc::new(local_store(config)), &config.identity()).await?)
-}
-
-/// Opens a lake that must be there, for reading. Whose calls it holds matters only to who goes on to
-/// fetch: then it must be the lake `as_configured`.
-async fn existing_lake(config: &Config, as_configured: bool) -> Result<Lake, CommandError> {
-    let lake = if as_configured {
-        find_lake(config).await?
-    } else {
-        let found = Lake::find_any(Arc::new(local_store(config))).await?;
-        found.map(|(lake, _)| lake)
-    };
-    lake.ok_or_else(|| {
-        let root = config.lake.root.display();
-        CommandError::new(
-            Exit::Usage,
-            format!("there is no lake at {root}. `cdrlake run` makes one"),
-        )
-    })
 }
 
 /// A token that SIGINT, SIGTERM or SIGHUP cancels. A second signal ends the process at once: what it

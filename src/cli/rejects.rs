@@ -7,9 +7,10 @@ use jiff::civil::Date;
 use object_store::path::Path;
 use serde::Serialize;
 
+use super::lake::existing_lake;
 use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::counted;
-use super::{CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, json_text, print};
+use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
 use crate::error::{cut, masked, one_line, quoted};
 use crate::framing::Position;
 use crate::lake::{Lake, layout};

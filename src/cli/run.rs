@@ -7,16 +7,18 @@ use std::sync::Arc;
 use clap::Args;
 use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
+use object_store::path::Path;
 use serde_json::json;
 
+use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, OutputFormat, find_lake, interrupted_by_signals, json_text,
-    open_lake, print,
+    CommandError, ConfigArgs, Exit, OutputFormat, interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
-use crate::pipeline::{self, RunOptions, RunResult, Stop};
+use crate::lake::layout::{TABLE, run_report};
+use crate::pipeline::{self, IGNORES_CONDITIONS, RunOptions, RunResult, Stop};
 use crate::plan::{Plan, Selection, Shard, plan as make_plan};
 use crate::report::{RunOutcome, RunReport, SliceOutcome};
 use crate::slice::{Direction, parse_day};
@@ -227,6 +229,12 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     // What is wrong with the selection comes before a lake is made for it.
     make_plan(&config, &selection, None, Timestamp::now()).await?;
     let lake = open_lake(&config).await?;
+    if selection.shard.is_some() && !lake.honours_conditions().await? {
+        let problem = format!(
+            "{IGNORES_CONDITIONS}, so --shard is refused: only one run at a time may write to this lake"
+        );
+        return Err(CommandError::new(Exit::Usage, problem));
+    }
     let plan = make_plan(&config, &selection, Some(&lake), Timestamp::now()).await?;
     tracing::info!(due = plan.due.len(), up_to_date = plan.up_to_date, from = %plan.days.start(), to = %plan.days.end(), "Planned.");
     let observer = screen.observe(plan.due.len());
@@ -304,12 +312,12 @@ fn render_report(config: &Config, plan: &Plan, result: &RunResult) -> String {
         text.push_str(&line);
         text.push('\n');
     }
-    let root = config.lake.root.display();
+    let root = &config.lake.url;
     let places = [
-        (!table.is_empty()).then(|| format!("table {root}/cdrs")),
+        (!table.is_empty()).then(|| format!("table {}", root.of(&Path::from(TABLE)))),
         result
             .is_kept
-            .then(|| format!("report {root}/_cdrlake/runs/{}.json", report.run)),
+            .then(|| format!("report {}", root.of(&run_report(&report.run)))),
     ];
     let places: Vec<String> = places.into_iter().flatten().collect();
     if !places.is_empty() {

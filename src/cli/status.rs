@@ -7,9 +7,10 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
+use super::lake::existing_lake;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::DayTable;
-use super::{CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, json_text, print};
+use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::plan::{Selection, days};

@@ -9,12 +9,12 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use serde::Serialize;
 
+use super::lake::{existing_lake, open_lake};
 use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::{counted, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, OutputFormat, existing_lake, interrupted_by_signals, json_text,
-    open_lake, print,
+    CommandError, ConfigArgs, Exit, OutputFormat, interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
 use crate::lake::ledger::State;

@@ -3,6 +3,7 @@
 mod settings;
 mod units;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use toml::Value;
 use url::Url;
 
 use crate::lake::identity::{FORMAT, Identity};
+use crate::lake::location::Location;
 use crate::slice::Direction;
 use crate::writer::ParquetOptions;
 use settings::Settings;
@@ -85,8 +87,10 @@ pub struct WindowConfig {
     reason = "the fields are the keys of the configuration reference"
 )]
 pub struct LakeConfig {
-    /// `lake.url` as a directory: this version keeps lakes on local disk.
-    pub root: PathBuf,
+    pub url: Location,
+    /// The library's options by name, and who set each.
+    pub options: BTreeMap<String, (String, Origin)>,
+    pub lease: Duration,
     pub file_mode: u32,
     pub account: Option<String>,
 }
@@ -124,6 +128,9 @@ pub enum Reconcile {
 pub struct LimitsConfig {
     pub max_record_bytes: usize,
     pub memory: usize,
+    pub single_put_bytes: u64,
+    /// Where the spool of a lake in an object store lies; on local disk it lies in the lake.
+    pub spool_dir: PathBuf,
 }
 
 /// Where the API key is to be had: never the key itself.
@@ -233,6 +240,12 @@ impl Config {
                 memory: settings
                     .get("limits.memory", units::memory_bytes)?
                     .unwrap_or(256 << 20),
+                single_put_bytes: settings
+                    .get("limits.single_put_bytes", single_put_bytes)?
+                    .unwrap_or(16 << 20),
+                spool_dir: settings
+                    .get("limits.spool_dir", units::text)?
+                    .map_or_else(std::env::temp_dir, PathBuf::from),
             },
             // Last, so that what is wrong in the file is said before what is missing from it.
             lake: lake(settings)?,
@@ -370,16 +383,12 @@ fn run_key_command(command: &[String]) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|_| "printed something that is not text".to_owned())
 }
 
-/// Checks the keys that say nothing yet. Those of lakes in an object store mean nothing for one on
-/// local disk; but to accept pseudonyms and store numbers would be a lie.
+/// Checks the keys that say nothing yet: to accept pseudonyms and store numbers would be a lie.
 fn check_what_is_not_built(settings: &Settings) -> Result<(), ConfigError> {
     settings.get("privacy.numbers", |value| match units::text(value)?.as_str() {
         "keep" => Ok(()),
         other => Err(format!("is \"{other}\": \"keep\" is the only value in this version, which cannot hide numbers yet")),
     })?;
-    settings.get("lake.lease", units::duration)?;
-    settings.get("limits.single_put_bytes", units::bytes)?;
-    settings.get("limits.spool_dir", units::text)?;
     Ok(())
 }
 
@@ -496,12 +505,15 @@ fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
         })
     })?;
     let account = settings.get("lake.account", units::text)?;
-    let Some(root) = settings.get("lake.url", local_dir)? else {
+    let lease = settings.get("lake.lease", lease)?;
+    let Some(url) = settings.get("lake.url", |value| units::text(value)?.parse())? else {
         let problem = "lake.url is not set: where should the lake lie? Set it in pipeline.toml, or use --lake";
         return Err(ConfigError::new(Origin::Unset, problem));
     };
     Ok(LakeConfig {
-        root,
+        url,
+        options: settings.options()?,
+        lease: lease.unwrap_or(Duration::from_mins(1)),
         file_mode: file_mode.unwrap_or(0o600),
         account,
     })
@@ -523,19 +535,23 @@ fn http_url(value: &Value) -> Result<Url, String> {
     Ok(url)
 }
 
-fn local_dir(value: &Value) -> Result<PathBuf, String> {
-    let text = units::text(value)?;
-    match text.split_once("://") {
-        None => Ok(PathBuf::from(text)),
-        Some(("file", _)) => {
-            let path = Url::parse(&text)
-                .ok()
-                .and_then(|url| url.to_file_path().ok());
-            path.ok_or_else(|| "is not a file URL: write file:///absolute/path".to_owned())
-        }
-        Some((scheme, _)) => Err(format!(
-            "is a {scheme}:// address: this version keeps lakes on local disk only. Write a directory"
-        )),
+/// How long leases bar others. A shorter one would be lost to a slow answer.
+fn lease(value: &Value) -> Result<Duration, String> {
+    let lease = units::duration(value)?;
+    if lease < Duration::from_secs(5) {
+        Err("is shorter than 5 s: a slow answer of the store would end a run's work".to_owned())
+    } else {
+        Ok(lease)
+    }
+}
+
+/// What every store takes in one request, and what memory should hold.
+fn single_put_bytes(value: &Value) -> Result<u64, String> {
+    let bytes = units::bytes(value)?;
+    if bytes > 5 << 30 {
+        Err("is more than 5GiB, which no store takes at once".to_owned())
+    } else {
+        Ok(bytes)
     }
 }
 

@@ -102,7 +102,8 @@ pub struct ConfigError {
 }
 
 impl ConfigError {
-    pub(super) fn new(origin: Origin, problem: impl Into<String>) -> Self {
+    /// Something is wrong with what `origin` says.
+    pub fn new(origin: Origin, problem: impl Into<String>) -> Self {
         Self {
             origin,
             problem: problem.into(),
@@ -218,6 +219,11 @@ impl Settings {
             if OTHER_VARIABLES.contains(&name.as_str()) {
                 continue;
             }
+            if let Some(option) = name.strip_prefix(&variable(&format!("{OPEN_TABLE}."))) {
+                let key = format!("{OPEN_TABLE}.{}", option.to_lowercase());
+                self.set(&key, Value::String(value), Origin::Variable(name));
+                continue;
+            }
             let Ok(found) = names.binary_search_by(|(known, _)| known.as_str().cmp(&name)) else {
                 let problem = unknown(
                     &name,
@@ -246,6 +252,29 @@ impl Settings {
         self.values
             .get(key)
             .map_or(Origin::Unset, |(_, origin)| origin.clone())
+    }
+
+    /// The object store's options by name, as text, and who set each.
+    pub(super) fn options(&self) -> Result<BTreeMap<String, (String, Origin)>, ConfigError> {
+        let prefix = format!("{OPEN_TABLE}.");
+        let options = self.values.iter().filter_map(|(key, found)| {
+            let name = key.strip_prefix(&prefix)?;
+            Some((key, name, found))
+        });
+        options
+            .map(|(key, name, (value, origin))| {
+                let text = match value {
+                    Value::String(text) => text.clone(),
+                    Value::Boolean(value) => value.to_string(),
+                    Value::Integer(value) => value.to_string(),
+                    _ => {
+                        let problem = format!("{key} is no text, number, true or false");
+                        return Err(ConfigError::new(origin.clone(), problem));
+                    }
+                };
+                Ok((name.to_lowercase(), (text, origin.clone())))
+            })
+            .collect()
     }
 
     /// A key's value, or `None` if it is not set.

@@ -49,7 +49,9 @@ fn a_lake_is_all_that_has_to_be_named() {
         config.limits,
         LimitsConfig {
             max_record_bytes: 1 << 20,
-            memory: 256 << 20
+            memory: 256 << 20,
+            single_put_bytes: 16 << 20,
+            spool_dir: std::env::temp_dir(),
         }
     );
     assert!(
@@ -115,6 +117,31 @@ fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
     assert_eq!(
         error.to_string(),
         "flag --requests: source.requests is 0: it must be at least 1"
+    );
+}
+
+#[test]
+fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
+    let file = "[lake]\nurl = 's3://calls/wavix'\nlease = '30s'\n[lake.options]\nregion = 'a'\nallow_http = true\n[limits]\nspool_dir = '/spool'";
+    let variables = [("CDRLAKE_LAKE_OPTIONS_REGION", "b")];
+    let config = load_with(file, &variables, &Overrides::new()).unwrap();
+    assert_eq!(config.lake.url.to_string(), "s3://calls/wavix");
+    assert_eq!(config.lake.lease, Duration::from_secs(30));
+    assert_eq!(config.limits.spool_dir, Path::new("/spool"));
+    let options: Vec<_> = config
+        .lake
+        .options
+        .iter()
+        .map(|(name, (value, _))| (name.as_str(), value.as_str()))
+        .collect();
+    assert_eq!(options, [("allow_http", "true"), ("region", "b")]);
+    assert_eq!(
+        problem("[lake]\nurl = 'x'\nlease = '1s'"),
+        "line 3: lake.lease is shorter than 5 s: a slow answer of the store would end a run's work"
+    );
+    assert_eq!(
+        problem("[lake]\nurl = 'x'\n[lake.options]\nregion = ['a']"),
+        "line 4: lake.options.region is no text, number, true or false"
     );
 }
 
@@ -209,8 +236,8 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
             "line 2: window.timezone is \"Mars/Olympus\", which is no time zone",
         ),
         (
-            "[lake]\nurl = 's3://bucket/x'",
-            "line 2: lake.url is a s3:// address: this version keeps lakes on local disk only",
+            "[lake]\nurl = 'ftp://bucket/x'",
+            "line 2: lake.url is a ftp:// address: write a directory, s3://bucket/prefix, gs://",
         ),
         ("[lake]\nurl = ''", "line 2: lake.url is empty"),
         (

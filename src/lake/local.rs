@@ -5,6 +5,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,7 +15,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::layout::{LEASES, LOCKS, STAGING, TABLE};
 use super::store::{
-    LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned,
+    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
+    Version, Versioned,
 };
 use crate::writer::{create_spool_file, remove_leftover};
 
@@ -276,12 +278,9 @@ impl LocalStore {
                 self.list_dir(&path, found)?;
             } else if let Ok(relative) = path.strip_prefix(&self.root) {
                 let relative = relative.to_string_lossy();
-                found.push(ObjectState {
-                    // As it is, so that it can be deleted; `from` would escape half of ASCII.
-                    path: Path::parse(&relative).unwrap_or_else(|_| Path::from(&*relative)),
-                    size_bytes: metadata.len(),
-                    etag: None,
-                });
+                // As it is, so that it can be deleted; `from` would escape half of ASCII.
+                let path = Path::parse(&relative).unwrap_or_else(|_| Path::from(&*relative));
+                found.push(state(path, &metadata));
             }
         }
         Ok(())
@@ -319,6 +318,40 @@ impl LocalStore {
             Ok(done) => done,
             Err(error) => Err(failed("use", &root)(io::Error::other(error))),
         }
+    }
+}
+
+/// A file of the spool that is safely on disk.
+#[derive(Debug)]
+struct SettledFile {
+    store: LocalStore,
+    file: TempPath,
+    /// What it will be in its place.
+    state: ObjectState,
+}
+
+#[async_trait]
+impl Staged for SettledFile {
+    async fn publish(
+        self: Box<Self>,
+        lease: &dyn Lease,
+        _seen: Option<&Version>,
+    ) -> Result<Option<ObjectState>, StoreError> {
+        if !lease.is_held() {
+            return Ok(None);
+        }
+        let Self { store, file, state } = *self;
+        let place = move |store: &LocalStore| store.place(file, &state.path).map(|()| Some(state));
+        store.blocking(place).await
+    }
+}
+
+fn state(path: Path, metadata: &fs::Metadata) -> ObjectState {
+    ObjectState {
+        path,
+        size_bytes: metadata.len(),
+        etag: None,
+        version: None,
     }
 }
 
@@ -372,7 +405,7 @@ fn is_locked(path: &FilePath) -> Result<bool, StoreError> {
 }
 
 /// Whether `file` is still the one at `path`: a lock on one that was removed keeps nobody away.
-fn lies_at(file: &File, path: &FilePath) -> bool {
+pub(super) fn lies_at(file: &File, path: &FilePath) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(there)) => identity(ours) == identity(there),
@@ -404,23 +437,35 @@ impl LakeStore for LocalStore {
             .await
     }
 
-    async fn publish(&self, path: &Path, file: TempPath) -> Result<ObjectState, StoreError> {
+    async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
         let path = path.clone();
-        let publish = move |store: &Self| {
+        self.blocking(move |store| {
+            let file = store.file_path(&path);
+            match fs::metadata(&file) {
+                Ok(metadata) => Ok(Some(state(path, &metadata))),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+                Err(error) => Err(failed("look at", &file)(error)),
+            }
+        })
+        .await
+    }
+
+    async fn stage(&self, path: &Path, file: TempPath) -> Result<Box<dyn Staged>, StoreError> {
+        let path = path.clone();
+        self.blocking(move |store| {
             let settle = || {
                 let staged = File::open(&file)?;
                 store.settle(&staged)?;
                 staged.metadata()
             };
             let metadata = settle().map_err(failed("finish", &file))?;
-            store.place(file, &path)?;
-            Ok(ObjectState {
-                path,
-                size_bytes: metadata.len(),
-                etag: None,
-            })
-        };
-        self.blocking(publish).await
+            Ok(Box::new(SettledFile {
+                store: store.clone(),
+                state: state(path, &metadata),
+                file,
+            }) as Box<dyn Staged>)
+        })
+        .await
     }
 
     async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
@@ -471,10 +516,27 @@ impl LakeStore for LocalStore {
         .await
     }
 
-    async fn is_leased(&self, path: &Path) -> Result<bool, StoreError> {
+    async fn lease_state(&self, path: &Path) -> Result<LeaseState, StoreError> {
         let path = self.file_path(path);
-        self.blocking(move |_| is_locked(&path)).await
+        let is_locked = self.blocking(move |_| is_locked(&path)).await?;
+        Ok(if is_locked {
+            LeaseState::Held
+        } else {
+            LeaseState::Free
+        })
     }
+
+    fn lease_expiry(&self) -> Option<Duration> {
+        None
+    }
+
+    /// They hold a lock.
+    async fn honours_conditions(&self) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+
+    /// Whatever is dropped here is gone at once.
+    async fn settle(&self) {}
 
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         self.blocking(Self::leftovers).await
@@ -482,6 +544,14 @@ impl LakeStore for LocalStore {
 
     async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         self.blocking(Self::sweep).await
+    }
+
+    async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
+        let removed = self.remove_leftovers().await?;
+        Ok(Garbage {
+            removed: removed.iter().map(Path::to_string).collect(),
+            left: Vec::new(),
+        })
     }
 
     fn spool_dir(&self) -> &FilePath {
@@ -505,7 +575,7 @@ fn failed(action: &'static str, path: &FilePath) -> impl FnOnce(io::Error) -> St
     move |source| StoreError {
         action,
         path,
-        source,
+        source: source.into(),
     }
 }
 
@@ -612,13 +682,14 @@ mod tests {
     async fn a_published_file_replaces_the_old_one_and_leaves_no_staging() {
         let (_directory, store) = open();
         let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
+        let lease = Path::from("_cdrlake/leases/x.lock");
+        let lease = store.try_lease(&lease).await.unwrap().unwrap();
         for content in ["old", "newer"] {
             let staged = store.spool_dir().join("x.parquet");
             fs::write(&staged, content).unwrap();
-            let state = store
-                .publish(&path, TempPath::try_from_path(staged).unwrap())
-                .await
-                .unwrap();
+            let staged = TempPath::try_from_path(staged).unwrap();
+            let staged = store.stage(&path, staged).await.unwrap();
+            let state = staged.publish(&*lease, None).await.unwrap().unwrap();
             assert_eq!(state.size_bytes, content.len() as u64);
             assert_eq!(store.list(&Path::from("cdrs")).await.unwrap(), [state]);
         }

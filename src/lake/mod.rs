@@ -1,9 +1,11 @@
 //! The lake: its layout, what it is, its ledger, and how a slice is published.
 
+pub mod bucket;
 pub mod identity;
 pub mod layout;
 pub mod ledger;
 pub mod local;
+pub mod location;
 pub mod store;
 
 use std::collections::{BTreeMap, HashMap};
@@ -19,16 +21,23 @@ use serde::de::DeserializeOwned;
 use tempfile::TempPath;
 
 use crate::slice::{Direction, Slice};
+use bucket::FailureKind;
 use identity::{FORMAT, Identity};
 use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile};
-use store::{LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned};
+use store::{
+    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
+    Version, Versioned,
+};
 
-/// Ledger entries read at the same time: years of them in seconds, even on a slow disk.
-const CONCURRENT_READS: usize = 16;
+/// Ledger entries read at the same time: years of them in seconds, even on a slow disk or
+/// in a bucket.
+const CONCURRENT_READS: usize = 64;
 
 /// How often, and after which pause, to try for a lease that nobody can want for long.
 const MAX_LEASE_TRIES: u32 = 100;
 const LEASE_RETRY: Duration = Duration::from_millis(10);
+/// Pause between looks at a lease whose holder may be dead.
+const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
 
 /// The lake cannot be used, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -69,7 +78,7 @@ pub enum LakeError {
     },
     /// There are files where the table should be, but no lake.
     #[error(
-        "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another directory"
+        "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another place"
     )]
     NotALake,
     /// The table may have changed, but the ledger could not be told.
@@ -96,6 +105,17 @@ pub enum LakeError {
         /// The slice's ledger entry or lease.
         path: Path,
     },
+}
+
+impl LakeError {
+    /// Whether nothing that is tried next in the lake fares better: credentials, permission, bucket.
+    pub fn is_hopeless(&self) -> bool {
+        match self {
+            Self::Store(error) => error.kind() == Some(FailureKind::Hopeless),
+            Self::NotRecorded { source, .. } => source.is_hopeless(),
+            _ => false,
+        }
+    }
 }
 
 /// Whether a ledger entry can be relied on.
@@ -156,6 +176,34 @@ pub enum TableChange {
     /// The slice has no rows, and therefore no file.
     Remove,
 }
+
+/// A publication of which everything is done that takes long and that nobody sees. Dropping it takes
+/// it back.
+#[derive(Debug)]
+pub struct StagedSlice {
+    change: StagedChange,
+    /// The slice's file in the table before.
+    table_before: Option<ObjectState>,
+    rejects: Option<(Box<dyn Staged>, RejectsFile)>,
+    rejects_before: Option<ObjectState>,
+}
+
+impl StagedSlice {
+    /// Whether the table holds a file of the slice.
+    pub fn has_table_file(&self) -> bool {
+        self.table_before.is_some()
+    }
+}
+
+#[derive(Debug)]
+enum StagedChange {
+    Keep,
+    Replace(Box<dyn Staged>, PublishedFile),
+    Remove,
+}
+
+/// Runs that have not kept a report, and what each has committed so far.
+pub type MarkedRuns = BTreeMap<String, Vec<(Slice, Commit)>>;
 
 /// A lake that this run may read and write.
 #[derive(Clone, Debug)]
@@ -282,8 +330,35 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn is_leased(&self, slice: Slice) -> Result<bool, LakeError> {
-        Ok(self.store.is_leased(&layout::lease(slice)).await?)
+    pub async fn lease_state(&self, slice: Slice) -> Result<LeaseState, LakeError> {
+        Ok(self.store.lease_state(&layout::lease(slice)).await?)
+    }
+
+    /// How long the lease of a dead run bars others; `None` if it dies with the run.
+    pub fn lease_expiry(&self) -> Option<Duration> {
+        self.store.lease_expiry()
+    }
+
+    /// Whether two runs at once are kept from harming each other.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn honours_conditions(&self) -> Result<bool, LakeError> {
+        Ok(self.store.honours_conditions().await?)
+    }
+
+    /// Waits until what was dropped of leases and uploads is given back.
+    pub async fn settle(&self) {
+        self.store.settle().await;
+    }
+
+    /// Removes everything that dead runs left on their way into the lake, also where it takes
+    /// [`lease_expiry`](Self::lease_expiry) to know that they are dead.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn collect_garbage(&self) -> Result<Garbage, LakeError> {
+        Ok(self.store.collect_garbage().await?)
     }
 
     /// Takes the right to work on a slice; `None` if another run has it.
@@ -424,14 +499,15 @@ impl Lake {
     /// # Errors
     /// [`LakeError`] if the store fails.
     pub async fn table_file(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
-        let path = layout::table_file(slice);
-        let prefix = Path::from(format!("{}/dt={}", layout::TABLE, slice.day));
-        Ok(self
-            .store
-            .list(&prefix)
-            .await?
-            .into_iter()
-            .find(|object| object.path == path))
+        Ok(self.store.state(&layout::table_file(slice)).await?)
+    }
+
+    /// The slice's rejects as they lie in the lake.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn rejects_of(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
+        Ok(self.store.state(&layout::rejects_file(slice)).await?)
     }
 
     /// A file of the lake, where this machine can read it; `None` if there is none.
@@ -442,27 +518,66 @@ impl Lake {
         Ok(self.store.local_copy(path).await?)
     }
 
+    /// Looks at what is there of a slice and does everything about its publication that takes long
+    /// and that nobody sees. Dropping the future takes back what it has done.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails; the table is then as it was.
+    pub async fn stage(
+        &self,
+        slice: Slice,
+        change: TableChange,
+        rejects: Option<(TempPath, RejectsFile)>,
+    ) -> Result<StagedSlice, LakeError> {
+        let path = layout::table_file(slice);
+        // Before anything else: what has changed since then is another run's.
+        let table_before = self.store.state(&path).await?;
+        let change = match change {
+            TableChange::Keep => StagedChange::Keep,
+            TableChange::Replace(file, planned) => {
+                StagedChange::Replace(self.store.stage(&path, file).await?, planned)
+            }
+            TableChange::Remove => StagedChange::Remove,
+        };
+        let path = layout::rejects_file(slice);
+        let (mut rejects_before, mut staged) = (None, None);
+        if let Some((file, planned)) = rejects {
+            rejects_before = self.store.state(&path).await?;
+            staged = Some((self.store.stage(&path, file).await?, planned));
+        }
+        Ok(StagedSlice {
+            change,
+            table_before,
+            rejects: staged,
+            rejects_before,
+        })
+    }
+
     /// Stores the rejects of a slice that is being committed, or removes the old ones if there are
     /// none any more; what an attempt that failed had kept goes too. While the entry is still due,
     /// so that a run that dies here is mended by the next.
     async fn put_rejects(
         &self,
+        lease: &dyn Lease,
         slice: Slice,
-        rejects: Option<(TempPath, RejectsFile)>,
+        rejects: Option<(Box<dyn Staged>, RejectsFile)>,
+        before: Option<&ObjectState>,
         may_have_failed: bool,
     ) -> Result<Option<RejectsFile>, LakeError> {
         let path = layout::rejects_file(slice);
-        let stored = if let Some((file, planned)) = rejects {
-            let state = self.store.publish(&path, file).await?;
+        let stored = if let Some((staged, planned)) = rejects {
+            let state = publish_staged(staged, lease, before, &path).await?;
             Some(RejectsFile {
                 etag: state.etag,
                 ..planned
             })
         } else {
+            must_hold(lease, slice)?;
             self.store.delete(&path).await?;
             None
         };
         if may_have_failed {
+            must_hold(lease, slice)?;
             self.store
                 .delete(&layout::failed_rejects_file(slice))
                 .await?;
@@ -470,67 +585,75 @@ impl Lake {
         Ok(stored)
     }
 
-    /// Publishes a slice: intend, store the rejects, change the table, commit. `commit` comes with
-    /// everything but its files. A run that dies anywhere in between leaves the `pending` part, by
-    /// which the next run finds the slice and mends it.
+    /// Publishes a slice that was [staged](Self::stage): intend, store the rejects, change the table,
+    /// commit. `commit` comes with everything but its files. A run that dies anywhere in between
+    /// leaves the `pending` part, by which the next run finds the slice and mends it.
     ///
     /// # Errors
-    /// [`LakeError::LostLease`] if the entry is no longer what `before` says or the `lease` is gone,
-    /// and the store's; the table is then as it was. [`LakeError::NotRecorded`] if the table may
-    /// have changed, but the ledger could not be told.
+    /// [`LakeError::LostLease`] if the entry is no longer what `before` says, the `lease` is gone or
+    /// somebody changed the table meanwhile, and the store's; the table is then as it was.
+    /// [`LakeError::NotRecorded`] if the table may have changed, but the ledger could not be told.
     pub async fn publish(
         &self,
         lease: &dyn Lease,
         before: LedgerEntry,
-        change: TableChange,
-        rejects: Option<(TempPath, RejectsFile)>,
+        staged: StagedSlice,
         mut commit: Commit,
     ) -> Result<Entry, LakeError> {
         let may_have_failed = before.may_have_failed();
         let LedgerEntry {
             mut entry, version, ..
         } = before;
+        let StagedSlice {
+            change,
+            table_before,
+            rejects,
+            rejects_before,
+        } = staged;
+        let slice = entry.slice;
         let kept = entry.committed.as_ref().and_then(|kept| kept.file.clone());
         entry.pending = Some(Pending {
             run: commit.run.clone(),
             token: commit.token.clone(),
             file: match &change {
-                TableChange::Keep => kept.clone(),
-                TableChange::Replace(_, planned) => Some(planned.clone()),
-                TableChange::Remove => None,
+                StagedChange::Keep => kept.clone(),
+                StagedChange::Replace(_, planned) => Some(planned.clone()),
+                StagedChange::Remove => None,
             },
             digest: commit.digest,
         });
+        must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
-        must_hold(lease, entry.slice)?;
+        let rejects_before = rejects_before.as_ref();
         commit.rejects = self
-            .put_rejects(entry.slice, rejects, may_have_failed)
+            .put_rejects(lease, slice, rejects, rejects_before, may_have_failed)
             .await?;
-        must_hold(lease, entry.slice)?;
-        let path = layout::table_file(entry.slice);
-        // From here on the table may have changed, whatever goes wrong.
-        let not_recorded = |source: LakeError| LakeError::NotRecorded {
-            path: path.clone(),
-            source: Box::new(source),
+        let path = layout::table_file(slice);
+        // From here on the table may have changed, whatever goes wrong, unless the store refused.
+        let not_recorded = |source: LakeError| match source {
+            LakeError::LostLease { .. } => source,
+            LakeError::Store(ref error) if error.is_refusal() => source,
+            source => LakeError::NotRecorded {
+                path: path.clone(),
+                source: Box::new(source),
+            },
         };
+        let is_changed = !matches!(change, StagedChange::Keep);
         commit.file = match change {
-            TableChange::Keep => kept,
-            TableChange::Replace(file, planned) => {
-                let state = self
-                    .store
-                    .publish(&path, file)
+            StagedChange::Keep => kept,
+            StagedChange::Replace(staged, planned) => {
+                let state = publish_staged(staged, lease, table_before.as_ref(), &path)
                     .await
-                    .map_err(|error| not_recorded(error.into()))?;
+                    .map_err(not_recorded)?;
                 Some(PublishedFile {
                     etag: state.etag,
                     ..planned
                 })
             }
-            TableChange::Remove => {
-                self.store
-                    .delete(&path)
+            StagedChange::Remove => {
+                self.remove(lease, slice, table_before.as_ref())
                     .await
-                    .map_err(|error| not_recorded(error.into()))?;
+                    .map_err(not_recorded)?;
                 None
             }
         };
@@ -539,8 +662,29 @@ impl Lake {
         entry.failed = None;
         self.swap(&entry, Some(&version))
             .await
-            .map_err(not_recorded)?;
+            .map_err(|source| match source {
+                LakeError::LostLease { .. } if !is_changed => source,
+                source => LakeError::NotRecorded {
+                    path: path.clone(),
+                    source: Box::new(source),
+                },
+            })?;
         Ok(entry)
+    }
+
+    /// Removes the slice's file, which no store does on a condition: another look is all there is.
+    async fn remove(
+        &self,
+        lease: &dyn Lease,
+        slice: Slice,
+        before: Option<&ObjectState>,
+    ) -> Result<(), LakeError> {
+        let path = layout::table_file(slice);
+        if self.store.state(&path).await?.as_ref() != before {
+            return Err(LakeError::LostLease { path });
+        }
+        must_hold(lease, slice)?;
+        Ok(self.store.delete(&path).await?)
     }
 
     /// Records that an attempt at the slice failed, so that it is due until one succeeds, and keeps
@@ -566,9 +710,10 @@ impl Lake {
             };
             self.swap(&entry, before.version.as_ref()).await?;
         }
-        must_hold(lease, slice)?;
         if let Some(rejects) = rejects {
-            self.store.publish(&path, rejects).await?;
+            let there = self.store.state(&path).await?;
+            let staged = self.store.stage(&path, rejects).await?;
+            publish_staged(staged, lease, there.as_ref(), &path).await?;
         }
         Ok(())
     }
@@ -620,36 +765,68 @@ impl Lake {
         Ok(self.store.delete(&layout::run_marker(run)).await?)
     }
 
-    /// The runs that ended without keeping a report, and what they had committed by then, as far as
-    /// it is still there.
+    /// The runs other than `this` that have not kept a report, and what they have committed so far, as
+    /// far as it is still there. They are under way, or dead: [`is_dead`](Self::is_dead) tells.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn dead_runs(&self) -> Result<BTreeMap<String, Vec<(Slice, Commit)>>, LakeError> {
-        let mut dead = BTreeMap::new();
+    pub async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
+        let mut marked = BTreeMap::new();
         for object in self.store.list(&Path::from(layout::RUNS)).await? {
-            let Some(run) = layout::marked_run(&object.path) else {
+            let Some(run) = layout::marked_run(&object.path).filter(|run| *run != this) else {
                 continue;
             };
-            // One that ended since the listing has taken its marker away.
-            if !self.store.is_leased(&layout::run_lease(run)).await?
-                && self.store.read(&object.path).await?.is_some()
-            {
-                dead.insert(run.to_owned(), Vec::new());
-            }
+            // Where only time tells who is dead, it begins to run.
+            self.store.lease_state(&layout::run_lease(run)).await?;
+            marked.insert(run.to_owned(), Vec::new());
         }
-        if !dead.is_empty() {
+        if !marked.is_empty() {
             let everything = jiff::civil::Date::MIN..=jiff::civil::Date::MAX;
             for (slice, found) in self.entries(&Direction::ALL, everything).await? {
                 if let Some(commit) = found.entry.committed
-                    && let Some(commits) = dead.get_mut(&commit.run)
+                    && let Some(commits) = marked.get_mut(&commit.run)
                 {
                     commits.push((slice, commit));
                 }
             }
         }
-        Ok(dead)
+        Ok(marked)
     }
+
+    /// Whether a run has ended without keeping its report. If `is_patient`, waits as long as it takes to
+    /// know, at most [`lease_expiry`](Self::lease_expiry); otherwise only says so if it is known.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
+        let lease = layout::run_lease(run);
+        loop {
+            match self.store.lease_state(&lease).await? {
+                LeaseState::Held => return Ok(false),
+                LeaseState::Free => break,
+                LeaseState::Unproven if !is_patient => return Ok(false),
+                LeaseState::Unproven => {}
+            }
+            if self.store.read(&layout::run_marker(run)).await?.is_none() {
+                return Ok(false);
+            }
+            tokio::time::sleep(UNPROVEN_LEASE_POLL).await;
+        }
+        // One that ended meanwhile has taken its marker away.
+        Ok(self.store.read(&layout::run_marker(run)).await?.is_some())
+    }
+}
+
+/// Makes visible what was staged, or says that another run was quicker.
+async fn publish_staged(
+    staged: Box<dyn Staged>,
+    lease: &dyn Lease,
+    before: Option<&ObjectState>,
+    path: &Path,
+) -> Result<ObjectState, LakeError> {
+    let seen = before.and_then(|before| before.version.as_ref());
+    let published = staged.publish(lease, seen).await?;
+    published.ok_or_else(|| LakeError::LostLease { path: path.clone() })
 }
 
 /// The last look before something is written that no condition protects.

@@ -4,21 +4,23 @@ mod attempts;
 mod fetch;
 mod slice;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::lake::ledger::Commit;
-use crate::lake::{Lake, LakeError};
+use crate::lake::bucket;
+use crate::lake::location::Location;
+use crate::lake::store::Lease;
+use crate::lake::{Lake, LakeError, MarkedRuns};
 use crate::plan::{CLOCK_TOLERANCE, Due};
 use crate::report::{RunReport, SliceOutcome, SliceReport};
 use crate::slice::Slice;
@@ -31,6 +33,12 @@ const MEMORY_UNIT_BYTES: usize = 1 << 20;
 /// Memory of a slice besides its row group and its longest record: chunks in flight, a batch,
 /// sort runs of the duplicate search, compression.
 const SLICE_OVERHEAD_BYTES: usize = 24 << 20;
+
+/// Memory of a slice on its way into the table, besides what is uploaded of it.
+const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
+/// What `check` and `run` say of a store on which two runs would harm each other.
+pub const IGNORES_CONDITIONS: &str =
+    "the store ignores conditional writes, by which runs keep out of each other's way";
 
 /// What a run may do beyond what its plan says.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,6 +68,9 @@ struct Context {
     run: String,
     started_at: Timestamp,
     backoff: Backoff,
+    /// `source.requests`: slices that are fetched at the same time. Others may be on their way into the
+    /// table meanwhile.
+    fetching: Semaphore,
     /// `limits.memory`, in [`MEMORY_UNIT_BYTES`].
     memory: Semaphore,
     memory_units: u32,
@@ -117,6 +128,31 @@ impl Context {
         self.stop.cancel();
     }
 
+    /// Waits until one more slice may be fetched.
+    async fn room_to_fetch(&self) -> RoomToFetch<'_> {
+        let never = "the semaphores are never closed";
+        let request = self.fetching.acquire().await.expect(never);
+        let memory = self.memory.acquire_many(self.slice_memory_units());
+        RoomToFetch {
+            _request: request,
+            memory: memory.await.expect(never),
+        }
+    }
+
+    /// Memory that publishing one slice may take, in units, never more than fetching it took.
+    fn publishing_memory_units(&self) -> u32 {
+        let uploaded = match &self.config.lake.url {
+            Location::Directory(_) => 0,
+            Location::Bucket(_) => usize::try_from(self.config.limits.single_put_bytes)
+                .unwrap_or(usize::MAX)
+                .max(bucket::PART_BYTES * bucket::PARTS_IN_FLIGHT),
+        };
+        let bytes = uploaded.saturating_add(PUBLISHING_OVERHEAD_BYTES);
+        u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
+            .unwrap_or(u32::MAX)
+            .min(self.slice_memory_units())
+    }
+
     /// Memory that one slice may take, in units, never more than there is.
     fn slice_memory_units(&self) -> u32 {
         // The encoder holds a row group encoded, and its pages while they are compressed.
@@ -130,6 +166,22 @@ impl Context {
         u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
             .unwrap_or(u32::MAX)
             .min(self.memory_units)
+    }
+}
+
+/// The right to fetch a slice, and the memory for it.
+struct RoomToFetch<'a> {
+    _request: SemaphorePermit<'a>,
+    memory: SemaphorePermit<'a>,
+}
+
+impl<'a> RoomToFetch<'a> {
+    /// Gives back all but what publishing takes.
+    fn until_published(mut self, context: &Context) -> SemaphorePermit<'a> {
+        let units = usize::try_from(context.publishing_memory_units()).unwrap_or(usize::MAX);
+        self.memory
+            .split(units)
+            .expect("publishing takes no more than fetching")
     }
 }
 
@@ -165,6 +217,7 @@ pub async fn run(
         .max(1);
     let context = Arc::new(Context {
         backoff: Backoff::from(&config.source),
+        fetching: Semaphore::new(config.source.requests.min(Semaphore::MAX_PERMITS)),
         memory: Semaphore::new(
             usize::try_from(memory_units)
                 .unwrap_or(Semaphore::MAX_PERMITS)
@@ -192,7 +245,10 @@ pub async fn run(
         tracing::warn!("{}", crate::error::chain(error));
     }
     // Before this run writes its own name over theirs.
-    let dead = context.lake.dead_runs().await;
+    let marked = context.lake.marked_runs(&context.run).await;
+    if let Err(problem) = alone_if_it_must_be(&context, &begun, &marked, &interrupt).await {
+        context.stop(Stop::Hopeless(problem));
+    }
 
     let waiting = due.into_iter().map(|due| Waiting {
         due,
@@ -201,7 +257,8 @@ pub async fn run(
     });
     let queue: Queue = Arc::new(Mutex::new(waiting.collect()));
     let mut workers = JoinSet::new();
-    for _ in 0..context.config.source.requests {
+    // As many fetch, and as many may be on their way into the table.
+    for _ in 0..context.config.source.requests.saturating_mul(2) {
         workers.spawn(work(Arc::clone(&context), Arc::clone(&queue)));
     }
     let mut reports = Vec::new();
@@ -239,9 +296,10 @@ pub async fn run(
         interrupted,
         warnings,
     );
-    let is_kept = keep(&context, dead, &mut report).await;
+    let is_kept = keep(&context, marked, &interrupt, &mut report).await;
     // Until here the run is under way for everybody else.
     drop(begun);
+    context.lake.settle().await;
     RunResult {
         report,
         is_kept,
@@ -253,22 +311,24 @@ pub async fn run(
 /// kept.
 async fn keep(
     context: &Context,
-    dead: Result<BTreeMap<String, Vec<(Slice, Commit)>>, LakeError>,
+    marked: Result<MarkedRuns, LakeError>,
+    interrupt: &CancellationToken,
     report: &mut RunReport,
 ) -> bool {
-    let dead = match dead {
-        Ok(dead) => dead,
-        Err(error) => {
-            report.warnings.push(crate::error::chain(&error));
-            BTreeMap::new()
+    let marked = marked.unwrap_or_else(|error| {
+        report.warnings.push(crate::error::chain(&error));
+        MarkedRuns::new()
+    });
+    let mut dead = Vec::new();
+    for (run, commits) in &marked {
+        // Worth waiting for only if there is something to tell.
+        let is_patient = !commits.is_empty();
+        match is_dead(context, run, is_patient, interrupt).await {
+            Ok(true) => dead.push(RunReport::of_dead_run(run, commits, &context.run)),
+            Ok(false) => {}
+            Err(error) => report.warnings.push(crate::error::chain(&error)),
         }
-    };
-    // Where its lease could not be had, this very run seems to be one of them.
-    let dead: Vec<RunReport> = dead
-        .iter()
-        .filter(|(run, _)| **run != context.run)
-        .map(|(run, commits)| RunReport::of_dead_run(run, commits, &context.run))
-        .collect();
+    }
     for dead in dead.iter().filter(|dead| !dead.slices.is_empty()) {
         report.tell_for(dead);
     }
@@ -287,6 +347,58 @@ async fn keep(
         ));
     }
     is_kept
+}
+
+/// Where the store ignores conditions, nothing keeps two runs from harming each other: says which run may
+/// still be under way, if one may. This run has marked itself before it looks, so of two that begin
+/// at once at least one sees the other.
+async fn alone_if_it_must_be(
+    context: &Context,
+    begun: &Result<Box<dyn Lease>, LakeError>,
+    marked: &Result<MarkedRuns, LakeError>,
+    interrupt: &CancellationToken,
+) -> Result<(), String> {
+    let chain = |error: &LakeError| crate::error::chain(error);
+    if context
+        .lake
+        .honours_conditions()
+        .await
+        .map_err(|error| chain(&error))?
+    {
+        return Ok(());
+    }
+    context.warn(format!(
+        "{IGNORES_CONDITIONS}: nothing else may write to this lake while this run lasts"
+    ));
+    // Whom others cannot see, they cannot avoid.
+    begun.as_ref().map_err(chain)?;
+    let marked = marked.as_ref().map_err(chain)?;
+    for run in marked.keys() {
+        tracing::info!("Looking whether run {run} is still under way.");
+        if !is_dead(context, run, true, interrupt)
+            .await
+            .map_err(|error| chain(&error))?
+        {
+            return Err(format!(
+                "{IGNORES_CONDITIONS}, and run {run} seems to be under way. Run again when it has ended"
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// Whether a run is dead. Who is interrupted does not wait to know: the next run will.
+async fn is_dead(
+    context: &Context,
+    run: &str,
+    is_patient: bool,
+    interrupt: &CancellationToken,
+) -> Result<bool, LakeError> {
+    tokio::select! {
+        dead = context.lake.is_dead(run, is_patient) => dead,
+        () = context.stop.cancelled() => Ok(false),
+        () = interrupt.cancelled() => Ok(false),
+    }
 }
 
 /// A slice that waits for a worker.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use jiff::Timestamp;
+use object_store::path::Path;
 use tempfile::TempPath;
 
 use super::attempts::fetch_until_good;
@@ -13,7 +14,7 @@ use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
 use crate::lake::ledger::{Commit, Failure, PublishedFile, RejectsFile, State};
 use crate::lake::store::Lease;
-use crate::lake::{Condition, LakeError, LedgerEntry, TableChange, is_intact, layout};
+use crate::lake::{Condition, LakeError, LedgerEntry, StagedSlice, TableChange, is_intact, layout};
 use crate::plan::{Due, is_from_the_future, state_of};
 use crate::reconcile::{Verdict, describe_mismatch};
 use crate::report::{Change, SliceOutcome, SliceReport};
@@ -31,7 +32,7 @@ enum SliceError {
     #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
     Unaccounted(Counts),
     #[error(
-        "{rejected} of {records} records are broken, more than quality.max_rejects and quality.max_reject_ratio allow. Look at them: zstdcat {path}"
+        "{rejected} of {records} records are broken, more than quality.max_rejects and quality.max_reject_ratio allow. `cdrlake rejects` shows them; they lie in {path}"
     )]
     TooManyRejects {
         rejected: u64,
@@ -118,6 +119,8 @@ fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
             ConvertError::Write(_) | ConvertError::Spool { .. },
         )) => Stop::Hopeless(text.to_owned()),
         SliceError::Lake(_) if is_disk_full(error) => Stop::Hopeless(text.to_owned()),
+        // Nor would it in a bucket that is gone, or with credentials that have expired.
+        SliceError::Lake(found) if found.is_hopeless() => Stop::Hopeless(text.to_owned()),
         SliceError::Fetch(_) if !context.source.was_reached() => Stop::Hopeless(text.to_owned()),
         _ => return false,
     };
@@ -138,6 +141,11 @@ async fn attempt_all(
     report: &mut SliceReport,
 ) -> Result<Done, SliceError> {
     let slice = due.slice;
+    // Before the lease: who waits here keeps nobody else from working.
+    let fetching = tokio::select! {
+        () = context.stop.cancelled() => return Err(FetchError::Stopped.into()),
+        room = context.room_to_fetch() => room,
+    };
     let Some(lease) = context.lake.try_lease(slice).await? else {
         if first_try {
             tracing::info!(
@@ -165,10 +173,6 @@ async fn attempt_all(
         report.error = Some(format!("run {} did this slice meanwhile", commit.run));
         return Ok(Done::Outcome(SliceOutcome::Skipped));
     }
-    let memory = tokio::select! {
-        () = context.stop.cancelled() => return Err(FetchError::Stopped.into()),
-        memory = context.memory.acquire_many(context.slice_memory_units()) => memory.expect("the semaphore is never closed"),
-    };
     let fetched = match fetch_until_good(context, slice, report).await {
         Ok(fetched) => fetched,
         Err(error) => {
@@ -179,6 +183,8 @@ async fn attempt_all(
             return Err(error);
         }
     };
+    // The next slice is fetched while this one is on its way.
+    let memory = fetching.until_published(context);
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
     let outcome = Box::pin(settle(context, &*lease, before, fetched, report)).await;
     drop(memory);
@@ -308,10 +314,8 @@ async fn settle(
             && commit.says_the_same_as(&kept)
             && !is_from_the_future(&kept, commit.fetched_at);
         if !says_the_same || !has_rejects(context, slice, &kept).await? {
-            context
-                .lake
-                .publish(lease, before, TableChange::Keep, rejects, commit)
-                .await?;
+            let staged = stage(context, slice, TableChange::Keep, rejects).await?;
+            context.lake.publish(lease, before, staged, commit).await?;
         }
         SliceOutcome::Unchanged
     } else {
@@ -385,17 +389,28 @@ async fn publish(
             .committed
             .as_ref()
             .is_some_and(|commit| commit.file.is_some());
-    let has_partition =
-        file.rows > 0 || had_partition || context.lake.table_file(slice).await?.is_some();
-    let published = context
-        .lake
-        .publish(lease, before, table_change, rejects, commit)
-        .await;
+    let has_rows = file.rows > 0;
+    let staged = stage(context, slice, table_change, rejects).await?;
+    let has_partition = has_rows || had_partition || staged.has_table_file();
+    let published = context.lake.publish(lease, before, staged, commit).await;
     report.table_changed =
         has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
     report.describe(published?.committed.as_ref().expect("just committed"));
     report.change = change;
     Ok(())
+}
+
+/// Does what takes long about a publication, unless the run stops first.
+async fn stage(
+    context: &Context,
+    slice: Slice,
+    change: TableChange,
+    rejects: Option<(TempPath, RejectsFile)>,
+) -> Result<StagedSlice, SliceError> {
+    tokio::select! {
+        () = context.stop.cancelled() => Err(FetchError::Stopped.into()),
+        staged = context.lake.stage(slice, change, rejects) => Ok(staged?),
+    }
 }
 
 /// Whether the lake already holds what was fetched: the same rows by the ledger, and the very file
@@ -417,8 +432,13 @@ async fn is_in_lake(
     if !is_intact(kept.file.as_ref().map(PublishedFile::mark), found.as_ref()) {
         return Ok(false);
     }
-    let expected = kept.file.as_ref().map(|file| file.checksum.as_str());
-    if !has_bytes(context, &layout::table_file(slice), expected).await? {
+    let (Some(file), Some(found)) = (&kept.file, found) else {
+        return Ok(true);
+    };
+    // A store's own mark says that it is this very upload: its bytes need no reading.
+    if found.etag.is_none()
+        && !has_bytes(context, &layout::table_file(slice), &file.checksum).await?
+    {
         context.warn(format!("{slice}: its file was damaged, and is replaced"));
         return Ok(false);
     }
@@ -427,27 +447,25 @@ async fn is_in_lake(
 
 /// Whether the lake holds the rejects that the ledger speaks of.
 async fn has_rejects(context: &Context, slice: Slice, kept: &Commit) -> Result<bool, SliceError> {
-    let expected = kept
-        .rejects
-        .as_ref()
-        .map(|rejects| rejects.checksum.as_str());
-    has_bytes(context, &layout::rejects_file(slice), expected).await
+    let found = context.lake.rejects_of(slice).await?;
+    if !is_intact(kept.rejects.as_ref().map(RejectsFile::mark), found.as_ref()) {
+        return Ok(false);
+    }
+    let (Some(rejects), Some(found)) = (&kept.rejects, found) else {
+        return Ok(true);
+    };
+    Ok(found.etag.is_some()
+        || has_bytes(context, &layout::rejects_file(slice), &rejects.checksum).await?)
 }
 
-/// Whether the object at `path` has this checksum; with `None`, whether there is none.
-async fn has_bytes(
-    context: &Context,
-    path: &object_store::path::Path,
-    expected: Option<&str>,
-) -> Result<bool, SliceError> {
-    match (context.lake.local_copy(path).await?, expected) {
-        (None, None) => Ok(true),
-        // What cannot be read is not there, as far as anybody else is concerned.
-        (Some(copy), Some(expected)) => Ok(checksum(copy.path.clone())
-            .await
-            .is_ok_and(|found| found == expected)),
-        _ => Ok(false),
-    }
+/// Whether the object at `path` has this checksum. What cannot be read is not there, as far as anybody
+/// else is concerned.
+async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<bool, SliceError> {
+    let Some(copy) = context.lake.local_copy(path).await? else {
+        return Ok(false);
+    };
+    let found = checksum(copy.path.clone()).await;
+    Ok(found.is_ok_and(|found| found == expected))
 }
 
 async fn checksum(path: PathBuf) -> std::io::Result<String> {
@@ -523,14 +541,8 @@ async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, Sl
 }
 
 /// A path of the lake as the user can open it.
-fn in_lake(context: &Context, path: &object_store::path::Path) -> String {
-    context
-        .config
-        .lake
-        .root
-        .join(path.as_ref())
-        .display()
-        .to_string()
+fn in_lake(context: &Context, path: &Path) -> String {
+    context.config.lake.url.of(path)
 }
 
 fn file_metadata(slice: Slice, commit: &Commit) -> Vec<(&'static str, String)> {

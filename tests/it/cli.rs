@@ -424,7 +424,7 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3", "--lake", "other"]),
         2,
-        "so it is not a lake. Choose another directory",
+        "so it is not a lake. Choose another place",
     );
 
     assert_eq!(workplace.run_day(PLACED).status, 0);

@@ -10,14 +10,20 @@
 
 /// The real binary: results, exit statuses, messages, bad input.
 mod cli;
+/// What every store must do.
+mod conformance;
 /// What lands in the lake, against an oracle that reads the same bytes with `serde_json`.
 mod exactness;
 /// The program against a source that fails.
 mod faults;
 /// The way into the lake, with a fault at each of its operations.
 mod protocol;
+/// Stands between the program and a store, and plays tricks.
+mod proxy;
 /// What a lake goes through: damage, death, shrinking, another run, a full disk, a signal.
 mod recovery;
+/// A lake in a bucket of a real S3 server, over HTTP, if `TEST_S3_ENDPOINT` names one.
+mod s3;
 /// A source that serves exactly what a test gives it.
 mod server;
 /// The simulated API, over HTTP.

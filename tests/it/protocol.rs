@@ -1,6 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use cdrlake::config::Config;
 use cdrlake::lake::local::LocalStore;
@@ -13,13 +15,14 @@ use cdrlake::slice::{Direction, Slice, parse_day};
 use cdrlake::source::Source;
 use cdrlake::verify;
 use jiff::Timestamp;
+use object_store::memory::InMemory;
 use object_store::path::Path;
 use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
-use crate::stores::{Fault, FaultStore, MemoryStore};
-use crate::support::{DAY, calls, copy_tree, for_each, read};
+use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases, written};
+use crate::support::{DAY, block_on, calls, copy_tree, for_each, read};
 
 /// Tells the child of the sweep which lake to work on, against which server, and where to die.
 const VICTIM: &str = "TEST_VICTIM";
@@ -167,6 +170,8 @@ fn config(url: &str) -> Config {
         set("lake.url", "unused"),
         // One after the other, so that operations have an order.
         set("source.requests", "1"),
+        set("limits.memory", "1MiB"),
+        set("parquet.row_group_bytes", "1MiB"),
         set("source.max_attempts", "1"),
         set("quality.max_rejects", "0"),
         set("quality.max_reject_ratio", "0.5"),
@@ -218,19 +223,6 @@ async fn refresh(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, Stri
 /// Fetches what is due.
 async fn catch_up(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, String> {
     run(store, url, ALL_DAYS, false).await
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    // Already installed is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let result = runtime.block_on(work);
-    // Drops what still runs, as the end of a process would.
-    drop(runtime);
-    result
 }
 
 /// Fills the lake with what it has before the run under test.
@@ -351,9 +343,10 @@ async fn check_and_go_on(
     assert_eq!(findings(store).await, []);
     assert_eq!(names(&**store).await, *names_in_the_end);
     // And a run that finds nothing new writes nothing, but for what it says of the one that fails.
-    let last = FaultStore::counting(Arc::clone(store));
-    refresh(Arc::clone(&last) as _, url).await.unwrap();
-    for path in last.written() {
+    let faults = Faults::none();
+    let last = FaultStore::new(Arc::clone(store), &faults);
+    refresh(last as _, url).await.unwrap();
+    for path in written(&faults.operations()) {
         let is_of_the_broken_day =
             path == format!("_cdrlake/rejects/placed/{BROKEN_DAY}.failed.ndjson.zst");
         assert!(
@@ -363,27 +356,25 @@ async fn check_and_go_on(
     }
 }
 
-/// Runs with a fault at operation `at`, as far as it gets.
-fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, at: usize, fault: Fault) {
-    let faulty = FaultStore::new(store, at, fault);
-    let reached = faulty.reached.clone();
+/// Runs as far as it gets until an operation fails that hangs.
+fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, faults: &Faults) {
     block_on(async {
         tokio::select! {
             // What it reports is not the point here; that it does not panic is.
-            _ = refresh(faulty as _, url) => {}
+            _ = refresh(store, url) => {}
             // Nobody waits for ever: it is killed.
-            () = reached.cancelled() => {}
+            () = faults.reached.cancelled() => {}
         }
     });
 }
 
-/// The operations of a run on a copy of the lake, and what it leaves.
+/// The operations of a run, as `faults` counts them in `store`, and what it leaves.
 fn rehearse(
     store: &Arc<dyn LakeStore>,
+    faults: &Faults,
     url: &str,
 ) -> (Vec<(&'static str, String)>, BTreeSet<String>) {
-    let counting = FaultStore::counting(Arc::clone(store));
-    let report = block_on(refresh(Arc::clone(&counting) as _, url)).unwrap();
+    let report = block_on(refresh(Arc::clone(store), url)).unwrap();
     let outcomes: BTreeSet<String> = report
         .slices
         .iter()
@@ -394,36 +385,127 @@ fn rehearse(
         3,
         "committed, unchanged and failed: {report:?}"
     );
-    let operations = counting.operations();
+    let operations = faults.operations();
     assert!(operations.len() > 50, "{operations:?}");
     (operations, block_on(names(&**store)))
 }
 
-const FAULTS: [Fault; 4] = [
+const FAULTS: [Fault; 5] = [
     Fault::ErrorBefore,
+    Fault::RefusedBefore,
     Fault::ErrorAfter,
     Fault::HangBefore,
     Fault::HangAfter,
 ];
 
+/// A lake in a bucket in memory, whose files are uploaded in one request up to this size.
+#[derive(Clone)]
+struct Bucket {
+    objects: Arc<InMemory>,
+    single_put_bytes: u64,
+}
+
+impl Bucket {
+    /// As it is before the run under test.
+    fn begin(server: &Server, single_put_bytes: u64) -> Self {
+        let bucket = Self {
+            objects: Arc::new(InMemory::new()),
+            single_put_bytes,
+        };
+        begin(&bucket.lake(&Faults::none()).0, server);
+        bucket
+    }
+
+    /// The lake as a process has it whose requests may fail.
+    fn lake(&self, faults: &Arc<Faults>) -> (Arc<dyn LakeStore>, FaultBucket) {
+        let bucket = FaultBucket::new(&self.objects, faults);
+        let objects = Arc::new(bucket.clone());
+        let lake = bucket_lake(objects, self.single_put_bytes, Duration::from_mins(1));
+        (Arc::new(lake), bucket)
+    }
+
+    /// A copy with a life of its own.
+    fn snapshot(&self) -> Self {
+        Self {
+            objects: Arc::new(self.objects.fork()),
+            ..self.clone()
+        }
+    }
+}
+
+/// Small files go in one request, large ones in parts.
+const WAYS_IN: [u64; 2] = [1 << 20, 0];
+
 /// In memory a process that dies and one that hangs until it is killed leave the same: what they
 /// had written.
 #[test]
-fn whichever_operation_of_an_object_store_fails_hangs_or_is_the_last_the_lake_stays_true() {
+fn whichever_request_to_a_bucket_fails_hangs_or_is_the_last_the_lake_stays_true() {
     let server = Server::start();
-    let lake = MemoryStore::new();
-    begin(&(Arc::new(lake.clone()) as _), &server);
-    let (operations, names) = rehearse(&(Arc::new(lake.snapshot()) as _), &server.url());
-    for_each(operations.len() * FAULTS.len(), |k| {
-        let lake = lake.snapshot();
-        let fault = FAULTS[k % FAULTS.len()].clone();
-        run_with_fault(
-            Arc::new(lake.clone()),
-            &server.url(),
-            k / FAULTS.len(),
-            fault,
-        );
-        let next: Arc<dyn LakeStore> = Arc::new(lake.seen_by_another());
+    for single_put_bytes in WAYS_IN {
+        let bucket = Bucket::begin(&server, single_put_bytes);
+        let faults = Faults::none();
+        let (lake, _) = bucket.snapshot().lake(&faults);
+        let (operations, names) = rehearse(&lake, &faults, &server.url());
+        let uploads = operations.iter().any(|(action, _)| *action == "complete");
+        assert_eq!(uploads, single_put_bytes == 0, "{operations:?}");
+        // What does not concern files is the same both ways.
+        let concerned: Vec<usize> = (0..operations.len())
+            .filter(|&at| {
+                let path = &operations[at].1;
+                !uploads || path.contains("/cdrs/") || path.contains("/rejects/")
+            })
+            .collect();
+        for_each(concerned.len() * FAULTS.len(), |k| {
+            let bucket = bucket.snapshot();
+            let (at, fault) = (
+                concerned[k / FAULTS.len()],
+                FAULTS[k % FAULTS.len()].clone(),
+            );
+            let hangs = matches!(fault, Fault::HangBefore | Fault::HangAfter);
+            let faults = Faults::new(at, fault);
+            let (lake, uploads) = bucket.lake(&faults);
+            run_with_fault(lake, &server.url(), &faults);
+            let operation = &faults.operations()[at];
+            let left = uploads.uploads.load(Ordering::SeqCst);
+            // One that cannot be begun, or aborted, is somebody else's to find.
+            if !hangs && !["begin", "abort"].contains(&operation.0) {
+                assert_eq!(left, 0, "uploads are left after {operation:?}");
+            }
+            block_on(async {
+                expire_leases(&bucket.objects).await;
+                let (next, _) = bucket.lake(&Faults::none());
+                check_and_go_on(&next, &server.url(), &names).await;
+            });
+        });
+    }
+}
+
+/// Points of the sweep that are tried against a real server, which takes milliseconds a request.
+const SAMPLE: usize = 24;
+
+#[test]
+fn a_sample_of_operations_on_an_s3_server_fails_hangs_or_is_the_last_and_the_lake_stays_true() {
+    let server = Server::start();
+    let Some(rehearsal) = crate::s3::Bucket::create() else {
+        return;
+    };
+    begin(&rehearsal.store(0), &server);
+    let faults = Faults::none();
+    let counting: Arc<dyn LakeStore> = FaultStore::new(rehearsal.store(0), &faults);
+    let (operations, names) = rehearse(&counting, &faults, &server.url());
+    let step = operations.len() * FAULTS.len() / SAMPLE;
+    // Each with a server of its own, for what it has changes while a lake is begun.
+    for_each(SAMPLE, |sample| {
+        let server = Server::start();
+        let bucket = crate::s3::Bucket::create().unwrap();
+        let single_put_bytes = WAYS_IN[sample % WAYS_IN.len()];
+        begin(&bucket.store(single_put_bytes), &server);
+        let (at, fault) = (sample * step / FAULTS.len(), sample * step % FAULTS.len());
+        let faults = Faults::new(at, FAULTS[fault].clone());
+        let faulty = FaultStore::new(bucket.store(single_put_bytes), &faults);
+        run_with_fault(faulty, &server.url(), &faults);
+        bucket.expire_leases();
+        let next = bucket.store(single_put_bytes);
         block_on(check_and_go_on(&next, &server.url(), &names));
     });
 }
@@ -442,7 +524,9 @@ fn begin_on_disk(server: &Server) -> (tempfile::TempDir, PathBuf, usize, BTreeSe
     begin(&local(&before), server);
     let rehearsal = directory.path().join("rehearsal");
     copy_tree(&before, &rehearsal);
-    let (operations, names) = rehearse(&local(&rehearsal), &server.url());
+    let faults = Faults::none();
+    let counting: Arc<dyn LakeStore> = FaultStore::new(local(&rehearsal), &faults);
+    let (operations, names) = rehearse(&counting, &faults, &server.url());
     (directory, before, operations.len(), names)
 }
 
@@ -454,7 +538,9 @@ fn whichever_operation_on_local_disk_fails_or_hangs_the_lake_stays_true() {
         let root = directory.path().join(k.to_string());
         copy_tree(&before, &root);
         let fault = FAULTS[k % FAULTS.len()].clone();
-        run_with_fault(local(&root), &server.url(), k / FAULTS.len(), fault);
+        let faults = Faults::new(k / FAULTS.len(), fault);
+        let faulty = FaultStore::new(local(&root), &faults);
+        run_with_fault(faulty, &server.url(), &faults);
         block_on(check_and_go_on(&local(&root), &server.url(), &names));
         std::fs::remove_dir_all(root).unwrap();
     });
@@ -501,81 +587,88 @@ fn victim() {
         "before" => Fault::AbortBefore,
         _ => Fault::AbortAfter,
     };
-    run_with_fault(local(FilePath::new(root)), url, at.parse().unwrap(), fault);
+    let faults = Faults::new(at.parse().unwrap(), fault);
+    let faulty = FaultStore::new(local(FilePath::new(root)), &faults);
+    run_with_fault(faulty, url, &faults);
 }
 
-/// The worst that can happen to a lease: its holder sleeps, it expires, another run does the slice
-/// with rows of its own, and the holder wakes up.
+/// The worst that can happen to a lease: its holder sleeps and its clock with it, the lease expires,
+/// another run does the slice with rows of its own, and the holder wakes up.
 #[test]
 fn a_run_that_wakes_up_without_its_leases_leaves_what_another_has_done_or_is_found_out() {
     let server = Server::start();
-    let lake = MemoryStore::new();
-    begin(&(Arc::new(lake.clone()) as _), &server);
-    let (operations, _) = rehearse(&(Arc::new(lake.snapshot()) as _), &server.url());
-    // What the other run sees: a call more each day.
-    let later = Server::start();
-    serve(&later, |case| Content {
-        calls: case.now.calls + 1,
-        ..case.now
-    });
-    // Until it leases its first slice it has not begun: it would be the later run of the two.
-    let first = operations.iter().position(|(action, _)| *action == "lease");
-    let first = first.unwrap();
-    for_each(operations.len() - first, |k| {
-        let at = first + k;
-        let lake = lake.snapshot();
-        let resume = CancellationToken::new();
-        let sleeper = FaultStore::new(Arc::new(lake.clone()), at, Fault::Pause(resume.clone()));
-        let reached = sleeper.reached.clone();
-        let other: Arc<dyn LakeStore> = Arc::new(lake.seen_by_another());
-        block_on(async {
-            let url = server.url();
-            let sleeping = refresh(Arc::clone(&sleeper) as _, &url);
-            let others = async {
-                reached.cancelled().await;
-                lake.expire_leases();
-                refresh(Arc::clone(&other), &later.url()).await.unwrap();
-                let done = visible(&*other).await;
-                resume.cancel();
-                done
-            };
-            let mut sleeping = std::pin::pin!(sleeping);
-            let done = tokio::select! {
-                done = others => done,
-                report = &mut sleeping => panic!("it never came to operation {at}: {report:?}"),
-            };
-            drop(sleeping.await);
-            let operation = sleeper.operations()[at].clone();
-            let found = visible(&*other).await;
-            let differing: Vec<Slice> = done
-                .keys()
-                .chain(found.keys())
-                .filter(|slice| done.get(slice) != found.get(slice))
-                .copied()
-                .collect();
-            if !differing.is_empty() {
-                // It slept between its last look at the lease and the table itself.
-                assert!(
-                    ["publish", "delete"].contains(&operation.0)
-                        && operation.1.starts_with("cdrs/"),
-                    "{operation:?}: {differing:?}"
-                );
-                let faults: BTreeSet<_> = findings(&other)
-                    .await
-                    .into_iter()
-                    .filter_map(|finding| finding.slice)
-                    .collect();
-                assert_eq!(
-                    faults,
-                    differing.into_iter().collect(),
-                    "the ledger does not lie"
-                );
-            }
-            // The other run's rows are what the next run makes of it.
-            catch_up(Arc::clone(&other), &later.url()).await.unwrap();
-            assert_eq!(visible(&*other).await, done, "{operation:?}");
-            let left = findings(&other).await;
-            assert_eq!(left, [], "{operation:?}");
+    for single_put_bytes in WAYS_IN {
+        let bucket = Bucket::begin(&server, single_put_bytes);
+        let faults = Faults::none();
+        let (lake, _) = bucket.snapshot().lake(&faults);
+        let (operations, _) = rehearse(&lake, &faults, &server.url());
+        // What the other run sees: a call more each day.
+        let later = Server::start();
+        serve(&later, |case| Content {
+            calls: case.now.calls + 1,
+            ..case.now
         });
-    });
+        // Until it leases its first slice it has not begun: it would be the later run of the two.
+        let first = operations
+            .iter()
+            .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
+        let first = first.unwrap();
+        for_each(operations.len() - first, |k| {
+            block_on(sleep_at(first + k, &bucket.snapshot(), &server, &later));
+        });
+    }
+}
+
+/// Lets a run sleep before its request `at` while another one does everything.
+async fn sleep_at(at: usize, bucket: &Bucket, server: &Server, later: &Server) {
+    let resume = CancellationToken::new();
+    let faults = Faults::new(at, Fault::Pause(resume.clone()));
+    let (sleeper, _) = bucket.lake(&faults);
+    let (other, _) = bucket.lake(&Faults::none());
+    let url = server.url();
+    let mut sleeping = Box::pin(refresh(sleeper, &url));
+    let others = async {
+        faults.reached.cancelled().await;
+        expire_leases(&bucket.objects).await;
+        refresh(Arc::clone(&other), &later.url()).await.unwrap();
+        let done = visible(&*other).await;
+        resume.cancel();
+        done
+    };
+    let done = tokio::select! {
+        done = others => done,
+        // The last thing it does may be done by a task that nobody waits for.
+        _ = &mut sleeping => return,
+    };
+    drop(sleeping.await);
+    let operation = faults.operations()[at].clone();
+    let found = visible(&*other).await;
+    let differing: Vec<Slice> = done
+        .keys()
+        .chain(found.keys())
+        .filter(|slice| done.get(slice) != found.get(slice))
+        .copied()
+        .collect();
+    if !differing.is_empty() {
+        // It slept between its last look and what no store makes conditional.
+        assert!(
+            ["complete", "delete"].contains(&operation.0) && operation.1.contains("/cdrs/"),
+            "{operation:?}: {differing:?}"
+        );
+        let faults: BTreeSet<_> = findings(&other)
+            .await
+            .into_iter()
+            .filter_map(|finding| finding.slice)
+            .collect();
+        assert_eq!(
+            faults,
+            differing.into_iter().collect(),
+            "the ledger does not lie"
+        );
+    }
+    // The other run's rows are what the next run makes of it.
+    catch_up(Arc::clone(&other), &later.url()).await.unwrap();
+    assert_eq!(visible(&*other).await, done, "{operation:?}");
+    let left = findings(&other).await;
+    assert_eq!(left, [], "{operation:?}");
 }

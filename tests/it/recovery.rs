@@ -886,10 +886,10 @@ fn a_second_signal_ends_a_run_at_once_that_cannot_end_by_itself() {
 }
 
 /// The days that several tests below fetch, both directions each.
-const DAYS: [&str; 3] = ["2026-09-29", "2026-09-30", "2026-10-01"];
+pub(crate) const DAYS: [&str; 3] = ["2026-09-29", "2026-09-30", "2026-10-01"];
 
 /// Serves `rows` calls for each of [`DAYS`], all with this charge.
-fn serve_days(server: &Server, rows: u32, charge: &str) {
+pub(crate) fn serve_days(server: &Server, rows: u32, charge: &str) {
     for day in DAYS {
         for direction in ["placed", "received"] {
             let body = calls(0, rows)
@@ -1008,12 +1008,10 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
     assert_eq!(leftovers, [] as [&str; 0]);
 }
 
-/// Runs several commands at once on one new lake, and checks that together they did everything
-/// once.
-fn run_at_once(commands: &[&[&str]]) {
-    let server = Server::start();
-    serve_days(&server, 20, "0.027");
-    let workplace = Workplace::new(&server);
+/// Runs several commands at once on one new lake of [`DAYS`], and checks that together they did
+/// everything once.
+pub(crate) fn run_at_once(server: &Server, workplace: &Workplace, commands: &[&[&str]]) {
+    let before = server.requests("/v1/cdrs/all").len();
     let children: Vec<_> = commands
         .iter()
         .map(|more| {
@@ -1044,32 +1042,47 @@ fn run_at_once(commands: &[&[&str]]) {
     assert_eq!(committed.len(), 6);
     assert!(committed.values().all(|&times| times == 1), "{committed:?}");
     assert_eq!(
-        server.requests("/v1/cdrs/all").len(),
+        server.requests("/v1/cdrs/all").len() - before,
         6,
         "each was fetched once"
     );
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 0, "{verified:?}");
+    assert!(
+        verified.stdout.contains("6 slices verified"),
+        "{verified:?}"
+    );
+}
+
+fn run_at_once_on_disk(commands: &[&[&str]]) {
+    let server = Server::start();
+    serve_days(&server, 20, "0.027");
+    let workplace = Workplace::new(&server);
+    run_at_once(&server, &workplace, commands);
     assert_eq!(workplace.table().len(), 6);
     for name in workplace.table() {
         let found = charges(&workplace.path("lake").join(&name));
         assert_eq!(found.into_iter().collect::<Vec<_>>(), [(27_000_000, 20)]);
     }
-    assert_eq!(workplace.run(&["verify"]).status, 0);
 }
+
+/// Four shares, and a run that wants everything.
+pub(crate) const SHARDS_AND_A_WHOLE_RUN: [&[&str]; 5] = [
+    &["--shard", "1/4"],
+    &["--shard", "2/4"],
+    &["--shard", "3/4"],
+    &["--shard", "4/4"],
+    &[],
+];
 
 #[test]
 fn two_runs_at_once_twenty_times_do_every_slice_once() {
-    for_each(20, |_| run_at_once(&[&[], &[]]));
+    for_each(20, |_| run_at_once_on_disk(&[&[], &[]]));
 }
 
 #[test]
 fn shards_and_a_whole_run_at_once_do_every_slice_once() {
-    run_at_once(&[
-        &["--shard", "1/4"],
-        &["--shard", "2/4"],
-        &["--shard", "3/4"],
-        &["--shard", "4/4"],
-        &[],
-    ]);
+    run_at_once_on_disk(&SHARDS_AND_A_WHOLE_RUN);
 }
 
 #[test]

@@ -1,216 +1,36 @@
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
+use std::collections::BTreeSet;
+use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use cdrlake::lake::bucket::{BucketOptions, BucketStore};
 use cdrlake::lake::store::{
-    LakeStore, Lease, LocalCopy, ObjectState, StoreError, Swap, Version, Versioned,
+    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
+    Version, Versioned,
 };
+use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
+use object_store::memory::InMemory;
 use object_store::path::Path;
-use tempfile::{TempDir, TempPath};
+use object_store::{
+    CopyOptions, Error as ObjectError, GetOptions, GetResult, ListResult, MultipartUpload,
+    ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload,
+    PutResult, TagSet, UploadPart,
+};
+use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
-
-/// A lake in memory, as an object store would keep it: every upload has an etag of its own, and a
-/// lease can expire under its holder.
-#[derive(Clone, Debug)]
-pub(crate) struct MemoryStore {
-    objects: Arc<Mutex<Objects>>,
-    /// The spool of one process: another process has another.
-    spool: Arc<TempDir>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Objects {
-    by_path: BTreeMap<String, (Bytes, u64)>,
-    leases: BTreeMap<String, u64>,
-    /// Counts versions and leases.
-    serial: u64,
-}
-
-impl MemoryStore {
-    pub(crate) fn new() -> Self {
-        Self::of(Objects::default())
-    }
-
-    fn of(objects: Objects) -> Self {
-        Self {
-            objects: Arc::new(Mutex::new(objects)),
-            spool: Arc::new(tempfile::tempdir().unwrap()),
-        }
-    }
-
-    /// The same lake as another process sees it.
-    pub(crate) fn seen_by_another(&self) -> Self {
-        Self {
-            objects: Arc::clone(&self.objects),
-            spool: Arc::new(tempfile::tempdir().unwrap()),
-        }
-    }
-
-    /// A copy of the lake as it is now, with a life of its own.
-    pub(crate) fn snapshot(&self) -> Self {
-        Self::of(self.objects.lock().unwrap().clone())
-    }
-
-    /// Every lease expires: whoever holds one has lost it.
-    pub(crate) fn expire_leases(&self) {
-        self.objects.lock().unwrap().leases.clear();
-    }
-
-    fn swap(&self, path: &Path, bytes: Bytes, may_write: impl FnOnce(Option<u64>) -> bool) -> Swap {
-        let mut objects = self.objects.lock().unwrap();
-        let version = objects.by_path.get(path.as_ref()).map(|(_, v)| *v);
-        if !may_write(version) {
-            return Swap::Refused;
-        }
-        Swap::Done(Version(objects.put(path, bytes).to_string()))
-    }
-}
-
-impl Objects {
-    fn put(&mut self, path: &Path, bytes: Bytes) -> u64 {
-        self.serial += 1;
-        self.by_path.insert(path.to_string(), (bytes, self.serial));
-        self.serial
-    }
-}
-
-fn state(path: &str, bytes: &Bytes, version: u64) -> ObjectState {
-    ObjectState {
-        path: Path::parse(path).unwrap(),
-        size_bytes: bytes.len() as u64,
-        etag: Some(version.to_string()),
-    }
-}
-
-#[derive(Debug)]
-struct MemoryLease {
-    objects: Arc<Mutex<Objects>>,
-    path: String,
-    serial: u64,
-}
-
-impl Lease for MemoryLease {
-    fn is_held(&self) -> bool {
-        self.objects.lock().unwrap().leases.get(&self.path) == Some(&self.serial)
-    }
-}
-
-impl Drop for MemoryLease {
-    fn drop(&mut self) {
-        if self.is_held() {
-            self.objects.lock().unwrap().leases.remove(&self.path);
-        }
-    }
-}
-
-#[async_trait]
-impl LakeStore for MemoryStore {
-    async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
-        let objects = self.objects.lock().unwrap();
-        Ok(objects
-            .by_path
-            .get(path.as_ref())
-            .map(|(bytes, version)| Versioned {
-                bytes: bytes.clone(),
-                version: Version(version.to_string()),
-            }))
-    }
-
-    async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError> {
-        Ok(self.swap(path, bytes, |found| found.is_none()))
-    }
-
-    async fn replace(
-        &self,
-        path: &Path,
-        bytes: Bytes,
-        expected: &Version,
-    ) -> Result<Swap, StoreError> {
-        Ok(self.swap(path, bytes, |found| {
-            found.is_some_and(|found| found.to_string() == expected.0)
-        }))
-    }
-
-    async fn publish(&self, path: &Path, file: TempPath) -> Result<ObjectState, StoreError> {
-        let bytes = Bytes::from(std::fs::read(&file).unwrap());
-        let version = self.objects.lock().unwrap().put(path, bytes.clone());
-        Ok(state(path.as_ref(), &bytes, version))
-    }
-
-    async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
-        let Some(found) = self.read(path).await? else {
-            return Ok(None);
-        };
-        let file = tempfile::NamedTempFile::new().unwrap();
-        std::fs::write(file.path(), &found.bytes).unwrap();
-        let file = file.into_temp_path();
-        Ok(Some(LocalCopy {
-            path: file.to_path_buf(),
-            fetched: Some(file),
-        }))
-    }
-
-    async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
-        let objects = self.objects.lock().unwrap();
-        Ok(objects
-            .by_path
-            .iter()
-            .filter(|(path, _)| Path::parse(path).unwrap().prefix_matches(prefix))
-            .map(|(path, (bytes, version))| state(path, bytes, *version))
-            .collect())
-    }
-
-    async fn delete(&self, path: &Path) -> Result<(), StoreError> {
-        self.objects.lock().unwrap().by_path.remove(path.as_ref());
-        Ok(())
-    }
-
-    async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        let mut objects = self.objects.lock().unwrap();
-        if objects.leases.contains_key(path.as_ref()) {
-            return Ok(None);
-        }
-        objects.serial += 1;
-        let serial = objects.serial;
-        objects.leases.insert(path.to_string(), serial);
-        Ok(Some(Box::new(MemoryLease {
-            objects: Arc::clone(&self.objects),
-            path: path.to_string(),
-            serial,
-        })))
-    }
-
-    async fn is_leased(&self, path: &Path) -> Result<bool, StoreError> {
-        Ok(self
-            .objects
-            .lock()
-            .unwrap()
-            .leases
-            .contains_key(path.as_ref()))
-    }
-
-    async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    fn spool_dir(&self) -> &FilePath {
-        self.spool.path()
-    }
-}
 
 /// What happens to one operation.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
     /// It fails, and has done nothing.
     ErrorBefore,
+    /// It fails in a way that it always will, and has done nothing.
+    RefusedBefore,
     /// It is done, and fails.
     ErrorAfter,
     /// It neither is done nor returns.
@@ -226,9 +46,15 @@ pub(crate) enum Fault {
 }
 
 /// Passes every operation on, and lets one of them fail. Operations are counted from 0.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct FaultStore {
     inner: Arc<dyn LakeStore>,
+    faults: Arc<Faults>,
+}
+
+/// Counts operations, and knows which one fails.
+#[derive(Debug)]
+pub(crate) struct Faults {
     at: usize,
     fault: Fault,
     count: AtomicUsize,
@@ -238,10 +64,9 @@ pub(crate) struct FaultStore {
     log: Mutex<Vec<(&'static str, String)>>,
 }
 
-impl FaultStore {
-    pub(crate) fn new(inner: Arc<dyn LakeStore>, at: usize, fault: Fault) -> Arc<Self> {
+impl Faults {
+    pub(crate) fn new(at: usize, fault: Fault) -> Arc<Self> {
         Arc::new(Self {
-            inner,
             at,
             fault,
             count: AtomicUsize::new(0),
@@ -251,43 +76,31 @@ impl FaultStore {
     }
 
     /// Counts operations, and lets none fail.
-    pub(crate) fn counting(inner: Arc<dyn LakeStore>) -> Arc<Self> {
-        Self::new(inner, usize::MAX, Fault::ErrorBefore)
+    pub(crate) fn none() -> Arc<Self> {
+        Self::new(usize::MAX, Fault::ErrorBefore)
     }
 
     pub(crate) fn operations(&self) -> Vec<(&'static str, String)> {
         self.log.lock().unwrap().clone()
     }
 
-    /// Objects that were written or deleted.
-    pub(crate) fn written(&self) -> BTreeSet<String> {
-        self.operations()
-            .into_iter()
-            .filter(|(action, _)| ["create", "replace", "publish", "delete"].contains(action))
-            .map(|(_, path)| path)
-            .collect()
-    }
-
-    async fn pass<T>(
+    /// Does `work`, unless this is the operation that fails; `error` is what it then fails with.
+    async fn pass<T, E>(
         &self,
         action: &'static str,
         path: &Path,
-        work: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
+        error: impl FnOnce() -> E,
+        work: impl Future<Output = Result<T, E>>,
+    ) -> Result<T, E> {
         self.log.lock().unwrap().push((action, path.to_string()));
         if self.count.fetch_add(1, Ordering::SeqCst) != self.at {
             return work.await;
         }
-        let fault = || StoreError {
-            action,
-            path: PathBuf::from(path.as_ref()),
-            source: io::Error::other("injected"),
-        };
         match &self.fault {
-            Fault::ErrorBefore => Err(fault()),
+            Fault::ErrorBefore | Fault::RefusedBefore => Err(error()),
             Fault::ErrorAfter => {
                 work.await?;
-                Err(fault())
+                Err(error())
             }
             Fault::HangBefore => {
                 self.reached.cancel();
@@ -313,6 +126,60 @@ impl FaultStore {
     }
 }
 
+impl FaultStore {
+    pub(crate) fn new(inner: Arc<dyn LakeStore>, faults: &Arc<Faults>) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            faults: Arc::clone(faults),
+        })
+    }
+
+    async fn pass<T>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        work: impl Future<Output = Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        let error = || StoreError {
+            action,
+            path: PathBuf::from(path.as_ref()),
+            source: "injected".into(),
+        };
+        self.faults.pass(action, path, error, work).await
+    }
+}
+
+/// Objects that were written or deleted by the operations of a lake.
+pub(crate) fn written(operations: &[(&'static str, String)]) -> BTreeSet<String> {
+    operations
+        .iter()
+        .filter(|(action, _)| ["create", "replace", "publish", "delete"].contains(action))
+        .map(|(_, path)| path.clone())
+        .collect()
+}
+
+/// A staged file, and whose operation its publication is.
+#[derive(Debug)]
+struct FaultStaged {
+    inner: Box<dyn Staged>,
+    store: FaultStore,
+    path: Path,
+}
+
+#[async_trait]
+impl Staged for FaultStaged {
+    async fn publish(
+        self: Box<Self>,
+        lease: &dyn Lease,
+        seen: Option<&Version>,
+    ) -> Result<Option<ObjectState>, StoreError> {
+        let Self { inner, store, path } = *self;
+        store
+            .pass("publish", &path, inner.publish(lease, seen))
+            .await
+    }
+}
+
 #[async_trait]
 impl LakeStore for FaultStore {
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
@@ -334,9 +201,19 @@ impl LakeStore for FaultStore {
             .await
     }
 
-    async fn publish(&self, path: &Path, file: TempPath) -> Result<ObjectState, StoreError> {
-        self.pass("publish", path, self.inner.publish(path, file))
-            .await
+    async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
+        self.pass("state", path, self.inner.state(path)).await
+    }
+
+    async fn stage(&self, path: &Path, file: TempPath) -> Result<Box<dyn Staged>, StoreError> {
+        let inner = self
+            .pass("stage", path, self.inner.stage(path, file))
+            .await?;
+        Ok(Box::new(FaultStaged {
+            inner,
+            store: self.clone(),
+            path: path.clone(),
+        }))
     }
 
     async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
@@ -355,8 +232,21 @@ impl LakeStore for FaultStore {
         self.pass("lease", path, self.inner.try_lease(path)).await
     }
 
-    async fn is_leased(&self, path: &Path) -> Result<bool, StoreError> {
-        self.pass("leased", path, self.inner.is_leased(path)).await
+    async fn lease_state(&self, path: &Path) -> Result<LeaseState, StoreError> {
+        self.pass("leased", path, self.inner.lease_state(path))
+            .await
+    }
+
+    fn lease_expiry(&self) -> Option<Duration> {
+        self.inner.lease_expiry()
+    }
+
+    async fn honours_conditions(&self) -> Result<bool, StoreError> {
+        self.inner.honours_conditions().await
+    }
+
+    async fn settle(&self) {
+        self.inner.settle().await;
     }
 
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
@@ -370,7 +260,199 @@ impl LakeStore for FaultStore {
             .await
     }
 
+    async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
+        self.inner.collect_garbage().await
+    }
+
     fn spool_dir(&self) -> &FilePath {
         self.inner.spool_dir()
+    }
+}
+
+/// A bucket in memory, in which one operation fails, and which knows of uploads that were neither
+/// completed nor aborted.
+#[derive(Clone, Debug)]
+pub(crate) struct FaultBucket {
+    inner: Arc<InMemory>,
+    faults: Arc<Faults>,
+    /// Uploads under way.
+    pub(crate) uploads: Arc<AtomicUsize>,
+}
+
+impl FaultBucket {
+    pub(crate) fn new(inner: &Arc<InMemory>, faults: &Arc<Faults>) -> Self {
+        Self {
+            inner: Arc::clone(inner),
+            faults: Arc::clone(faults),
+            uploads: Arc::default(),
+        }
+    }
+
+    async fn pass<T>(
+        &self,
+        action: &'static str,
+        path: &Path,
+        work: impl Future<Output = Result<T, ObjectError>>,
+    ) -> Result<T, ObjectError> {
+        let is_refusal = matches!(self.faults.fault, Fault::RefusedBefore);
+        let error = || ObjectError::Generic {
+            store: "test",
+            source: if is_refusal {
+                "injected status code: 403 Forbidden: <Code>AccessDenied</Code>".into()
+            } else {
+                "injected".into()
+            },
+        };
+        self.faults.pass(action, path, error, work).await
+    }
+}
+
+impl fmt::Display for FaultBucket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a bucket with faults")
+    }
+}
+
+#[async_trait]
+impl ObjectStore for FaultBucket {
+    async fn put_opts(
+        &self,
+        path: &Path,
+        payload: PutPayload,
+        options: PutOptions,
+    ) -> Result<PutResult, ObjectError> {
+        let action = match options.mode {
+            PutMode::Overwrite => "overwrite",
+            PutMode::Create => "create",
+            PutMode::Update(_) => "update",
+        };
+        let work = self.inner.put_opts(path, payload, options);
+        self.pass(action, path, work).await
+    }
+
+    async fn put_multipart_opts(
+        &self,
+        path: &Path,
+        options: PutMultipartOptions,
+    ) -> Result<Box<dyn MultipartUpload>, ObjectError> {
+        let begin = async {
+            let inner = self.inner.put_multipart_opts(path, options).await?;
+            self.uploads.fetch_add(1, Ordering::SeqCst);
+            Ok(Box::new(FaultUpload {
+                inner: Arc::new(tokio::sync::Mutex::new(inner)),
+                bucket: self.clone(),
+                path: path.clone(),
+            }) as _)
+        };
+        self.pass("begin", path, begin).await
+    }
+
+    async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, ObjectError> {
+        let action = if options.head { "head" } else { "get" };
+        self.pass(action, path, self.inner.get_opts(path, options))
+            .await
+    }
+
+    fn delete_stream(
+        &self,
+        paths: BoxStream<'static, Result<Path, ObjectError>>,
+    ) -> BoxStream<'static, Result<Path, ObjectError>> {
+        let bucket = self.clone();
+        paths
+            .and_then(move |path| {
+                let bucket = bucket.clone();
+                async move {
+                    let work = bucket.inner.delete(&path);
+                    bucket.pass("delete", &path, work).await?;
+                    Ok(path)
+                }
+            })
+            .boxed()
+    }
+
+    fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta, ObjectError>> {
+        let (bucket, prefix) = (self.clone(), prefix.cloned().unwrap_or_default());
+        let listed = async move {
+            let work = bucket.inner.list(Some(&prefix)).try_collect::<Vec<_>>();
+            let listed = bucket.pass("list", &prefix, work).await?;
+            Ok::<_, ObjectError>(futures::stream::iter(listed).map(Ok))
+        };
+        futures::stream::once(listed).try_flatten().boxed()
+    }
+
+    async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult, ObjectError> {
+        self.inner.list_with_delimiter(prefix).await
+    }
+
+    async fn copy_opts(
+        &self,
+        from: &Path,
+        to: &Path,
+        options: CopyOptions,
+    ) -> Result<(), ObjectError> {
+        self.inner.copy_opts(from, to, options).await
+    }
+}
+
+#[derive(Debug)]
+struct FaultUpload {
+    inner: Arc<tokio::sync::Mutex<Box<dyn MultipartUpload>>>,
+    bucket: FaultBucket,
+    path: Path,
+}
+
+#[async_trait]
+impl MultipartUpload for FaultUpload {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        // In memory, parts are in the order in which they are put.
+        let part = self.inner.try_lock().unwrap().put_part(data);
+        let (bucket, path) = (self.bucket.clone(), self.path.clone());
+        Box::pin(async move { bucket.pass("part", &path, part).await })
+    }
+
+    async fn complete(&mut self) -> Result<PutResult, ObjectError> {
+        let complete = async {
+            let put = self.inner.lock().await.complete().await?;
+            self.bucket.uploads.fetch_sub(1, Ordering::SeqCst);
+            Ok(put)
+        };
+        self.bucket.pass("complete", &self.path, complete).await
+    }
+
+    async fn abort(&mut self) -> Result<(), ObjectError> {
+        let abort = async {
+            self.bucket.uploads.fetch_sub(1, Ordering::SeqCst);
+            Ok(())
+        };
+        self.bucket.pass("abort", &self.path, abort).await
+    }
+}
+
+/// A lake in `bucket`, as one process has it. Files larger than `single_put_bytes` are uploaded in parts
+/// of a kilobyte.
+pub(crate) fn bucket_lake(
+    bucket: Arc<dyn ObjectStore>,
+    single_put_bytes: u64,
+    lease: Duration,
+) -> BucketStore {
+    let options = BucketOptions {
+        single_put_bytes,
+        part_bytes: 1 << 10,
+        lease,
+        storage_class: None,
+        tags: TagSet::default(),
+    };
+    let url = "s3://bucket/some/lake".parse().unwrap();
+    let store = BucketStore::new(bucket, &url, options, &std::env::temp_dir());
+    store.prepare().unwrap();
+    store
+}
+
+/// Time passes: the leases of dead processes expire.
+pub(crate) async fn expire_leases(bucket: &InMemory) {
+    let leases = Path::from("some/lake/_cdrlake/leases");
+    let expired: Vec<ObjectMeta> = bucket.list(Some(&leases)).try_collect().await.unwrap();
+    for lease in expired {
+        bucket.delete(&lease.location).await.unwrap();
     }
 }

@@ -86,6 +86,10 @@ impl Workplace {
             .args(arguments)
             .stdin(Stdio::null());
         command.env("TEST_KEY", CANARY).env_remove("RUST_BACKTRACE");
+        // For lakes in a bucket.
+        command
+            .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
+            .env("AWS_SECRET_ACCESS_KEY", crate::s3::SECRET);
         command
     }
 
@@ -171,6 +175,10 @@ fn ran(output: Output) -> Ran {
     };
     for text in [&ran.stdout, &ran.stderr] {
         assert!(!text.contains(CANARY), "the key leaked: {text}");
+        assert!(
+            !text.contains(crate::s3::SECRET),
+            "the secret leaked: {text}"
+        );
         assert!(!text.contains("panicked"), "{text}");
     }
     ran
@@ -249,4 +257,17 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
             std::fs::copy(entry.path(), target).unwrap();
         }
     }
+}
+
+/// Runs asynchronous work, and drops what still runs when it is done, as the end of a process would.
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    // Already installed is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let result = runtime.block_on(work);
+    drop(runtime);
+    result
 }

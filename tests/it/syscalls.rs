@@ -75,6 +75,9 @@ fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)
     ]);
     command
         .arg(lake)
+        // One slice at a time, from its beginning to its end.
+        .env("CDRLAKE_LIMITS_MEMORY", "1MiB")
+        .env("CDRLAKE_PARQUET_ROW_GROUP_BYTES", "1MiB")
         .env("LD_PRELOAD", shim())
         .env("SHIM_ROOT", lake)
         .env("SHIM_LOG", log_of(lake));

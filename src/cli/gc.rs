@@ -1,0 +1,51 @@
+//! `cdrlake gc`: what dead runs left.
+
+use clap::Args;
+use serde_json::json;
+
+use super::lake::{Place, existing_lake};
+use super::progress::Screen;
+use super::run::OutputArgs;
+use super::table::counted;
+use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
+
+/// Remove what dead runs left: files on their way, leases, uploads that were never completed.
+#[derive(Clone, Debug, Args)]
+pub(super) struct GcArgs {
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, CommandError> {
+    let config = args.config.load()?;
+    let lake = existing_lake(&config, true).await?;
+    Place::of(&config)?.prepare()?;
+    if let Some(expiry) = lake.lease_expiry() {
+        screen.say(&format!(
+            "Only time tells a dead run from a live one: this takes up to {} seconds if there are leases.",
+            expiry.as_secs()
+        ));
+    }
+    // A lease means nothing where conditions do not.
+    lake.honours_conditions().await?;
+    let garbage = lake.collect_garbage().await?;
+    let text = match args.output.format {
+        OutputFormat::Json => json_text(&json!(garbage)),
+        OutputFormat::Text => {
+            let removed = garbage
+                .removed
+                .iter()
+                .map(|what| format!("removed  {what}\n"));
+            let left = garbage.left.iter().map(|what| format!("left     {what}\n"));
+            let number = counted(garbage.removed.len() as u64, "thing", "things");
+            removed
+                .chain(left)
+                .chain([format!("{number} removed.\n")])
+                .collect()
+        }
+    };
+    print(text.as_bytes())?;
+    Ok(Exit::Success)
+}

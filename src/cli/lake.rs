@@ -1,0 +1,150 @@
+//! The lake that the configuration names, opened as far as a command needs it.
+
+use std::path::Path as FilePath;
+use std::sync::Arc;
+
+use super::{CommandError, Exit};
+use crate::config::{Config, ConfigError, Origin};
+use crate::lake::bucket::{self, BucketOptions, BucketStore, OptionError, PART_BYTES};
+use crate::lake::local::LocalStore;
+use crate::lake::location::Location;
+use crate::lake::store::LakeStore;
+use crate::lake::{Lake, layout};
+
+/// Where the lake lies, ready to be used.
+#[derive(Debug)]
+pub(super) enum Place {
+    Directory(LocalStore),
+    Bucket(BucketStore),
+}
+
+impl Place {
+    /// The place that the configuration names. Does no I/O.
+    pub(super) fn of(config: &Config) -> Result<Self, CommandError> {
+        let Location::Bucket(url) = &config.lake.url else {
+            return match &config.lake.url {
+                Location::Directory(root) => Ok(Self::Directory(LocalStore::new(
+                    root,
+                    config.lake.file_mode,
+                ))),
+                Location::Bucket(_) => unreachable!("it was looked at"),
+            };
+        };
+        let wrong = |error: OptionError| -> CommandError {
+            let option = error.option.unwrap_or_default();
+            match config.lake.options.get(&option) {
+                Some((_, origin)) => {
+                    let problem = format!("lake.options.{option} {}", error.problem);
+                    ConfigError::new(origin.clone(), problem)
+                }
+                // What a variable of the cloud says.
+                None if !option.is_empty() => {
+                    let problem = format!("the store's {option} {}", error.problem);
+                    ConfigError::new(Origin::Unset, problem)
+                }
+                None => ConfigError::new(Origin::Unset, error.problem),
+            }
+            .into()
+        };
+        let options = config.lake.options.iter();
+        let mut options = options
+            .map(|(name, (value, _))| (name.clone(), value.clone()))
+            .collect();
+        let (storage_class, tags) = bucket::take_own(&mut options).map_err(wrong)?;
+        let own = BucketOptions {
+            single_put_bytes: config.limits.single_put_bytes,
+            part_bytes: PART_BYTES,
+            lease: config.lake.lease,
+            storage_class,
+            tags,
+        };
+        let store = BucketStore::connect(url, &options, own, &config.limits.spool_dir);
+        Ok(Self::Bucket(store.map_err(wrong)?))
+    }
+
+    /// Makes what a run needs on this machine.
+    pub(super) fn prepare(&self) -> Result<(), CommandError> {
+        match self {
+            Self::Directory(store) => Ok(store.prepare()?),
+            Self::Bucket(store) => store.prepare().map_err(|error| {
+                let problem = crate::error::chain(&error);
+                let problem = format!("{problem}. Set limits.spool_dir to a directory with room");
+                CommandError::new(Exit::Usage, problem)
+            }),
+        }
+    }
+
+    pub(super) fn store(&self) -> Arc<dyn LakeStore> {
+        match self {
+            Self::Directory(store) => Arc::new(store.clone()),
+            Self::Bucket(store) => Arc::new(store.clone()),
+        }
+    }
+
+    /// A lake inside another one would be read as part of its table.
+    async fn refuse_within_a_lake(&self, config: &Config) -> Result<(), CommandError> {
+        let outer = match (self, &config.lake.url) {
+            (Self::Directory(_), Location::Directory(root)) => lake_around(root)?,
+            (Self::Bucket(store), _) => store.lake_around().await,
+            (Self::Directory(_), Location::Bucket(_)) => None,
+        };
+        outer.map_or(Ok(()), |outer| {
+            let problem = format!(
+                "lake.url is {}, inside the lake {outer}. Choose another place",
+                config.lake.url
+            );
+            Err(CommandError::new(Exit::Usage, problem))
+        })
+    }
+}
+
+fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
+    let root = std::path::absolute(root)?;
+    let outer = root
+        .ancestors()
+        .skip(1)
+        .find(|directory| directory.join(layout::identity().as_ref()).exists());
+    Ok(outer.map(|outer| outer.display().to_string()))
+}
+
+/// Opens the lake for writing, making it if it is new.
+pub(super) async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
+    let place = Place::of(config)?;
+    let store = place.store();
+    // What is not a lake, or another one, is left as it is.
+    let found = Lake::find(Arc::clone(&store), &config.identity()).await?;
+    if found.is_none() {
+        place.refuse_within_a_lake(config).await?;
+    }
+    place.prepare()?;
+    // Before anything is written that relies on it.
+    store.honours_conditions().await?;
+    Ok(Lake::open(store, &config.identity()).await?)
+}
+
+/// Opens the lake for reading, if there is one.
+pub(super) async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
+    let store = Place::of(config)?.store();
+    Ok(Lake::find(store, &config.identity()).await?)
+}
+
+/// Opens a lake that must be there, for reading. Whose calls it holds matters only to who goes on to
+/// fetch: then it must be the lake `as_configured`.
+pub(super) async fn existing_lake(
+    config: &Config,
+    as_configured: bool,
+) -> Result<Lake, CommandError> {
+    let lake = if as_configured {
+        find_lake(config).await?
+    } else {
+        let found = Lake::find_any(Place::of(config)?.store()).await?;
+        found.map(|(lake, _)| lake)
+    };
+    lake.ok_or_else(|| {
+        let problem = format!(
+            "there is no lake at {}. `cdrlake run` makes one",
+            config.lake.url
+        );
+        CommandError::new(Exit::Usage, problem)
+    })
+}

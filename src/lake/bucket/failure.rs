@@ -1,0 +1,364 @@
+//! What an object store's errors mean, in words that help and hold no secret.
+//!
+//! The library's own texts are not shown: they hold whole XML answers, which quote access key ids and
+//! what was signed, and addresses, which may hold signatures.
+
+use object_store::Error as Cause;
+use object_store::client::{HttpError, HttpErrorKind};
+
+use super::connect::Scheme;
+use crate::error::{causes, one_line};
+
+/// Most characters shown of a server's message.
+const MAX_MESSAGE_CHARS: usize = 300;
+
+/// What kind of failure it is, as far as a run should know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FailureKind {
+    /// Credentials, permission, bucket, region: whatever is tried next fares no better.
+    Hopeless,
+    /// The store does not do what was asked of it at all.
+    Unsupported,
+    /// It may pass.
+    Passing,
+    /// It will not pass, and concerns this object alone.
+    Permanent,
+}
+
+/// An object store's error, for people.
+#[derive(Debug, thiserror::Error)]
+#[error("{text}")]
+pub struct BucketError {
+    /// What kind of failure.
+    pub kind: FailureKind,
+    text: String,
+}
+
+/// What was to be done, and therefore which permission it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Action {
+    Read,
+    List,
+    Write,
+    Upload,
+    Delete,
+    ListUploads,
+}
+
+impl Action {
+    pub(super) fn verb(self) -> &'static str {
+        match self {
+            Self::Read => "read",
+            Self::List => "list",
+            Self::Write => "write",
+            Self::Upload => "upload",
+            Self::Delete => "delete",
+            Self::ListUploads => "list uploads below",
+        }
+    }
+
+    /// The permission that it takes.
+    fn permission(self, scheme: Scheme) -> &'static str {
+        match (scheme, self) {
+            // For an object that is not there S3 says 403 to whoever may not list.
+            (Scheme::S3, Self::Read) => {
+                "s3:GetObject on the objects and s3:ListBucket on the bucket"
+            }
+            (Scheme::S3, Self::List) => "s3:ListBucket on the bucket",
+            (Scheme::S3, Self::Write | Self::Upload) => {
+                "s3:PutObject on the objects (with SSE-KMS also kms:GenerateDataKey and kms:Decrypt on the key)"
+            }
+            (Scheme::S3, Self::Delete) => "s3:DeleteObject on the objects",
+            (Scheme::S3, Self::ListUploads) => {
+                "s3:ListBucketMultipartUploads on the bucket and s3:AbortMultipartUpload on the objects"
+            }
+            (Scheme::Gs, Self::Read) => "storage.objects.get",
+            (Scheme::Gs, Self::List | Self::ListUploads) => "storage.objects.list",
+            (Scheme::Gs, Self::Write | Self::Upload) => {
+                "storage.objects.create and storage.objects.delete, without which nothing can be replaced"
+            }
+            (Scheme::Gs, Self::Delete) => "storage.objects.delete",
+            (Scheme::Az, _) => "the role Storage Blob Data Contributor on the container",
+        }
+    }
+}
+
+/// What an error says of whether it is worth another try, and what to do about it.
+pub(super) fn explain(scheme: Scheme, action: Action, error: &Cause) -> BucketError {
+    let said = Said::of(error);
+    let (kind, hint) = said.judge(scheme, action, error);
+    let mut text = said.text();
+    if !hint.is_empty() {
+        text = format!("{text}. {hint}");
+    }
+    BucketError { kind, text }
+}
+
+/// Whether an error says that there is no such object, in a bucket that is there.
+pub(super) fn is_absent(error: &Cause) -> bool {
+    matches!(error, Cause::NotFound { .. }) && !Said::of(error).is_about_the_bucket()
+}
+
+/// Whether it is not worth trying again.
+pub(super) fn is_final(scheme: Scheme, error: &Cause) -> bool {
+    let said = Said::of(error);
+    said.judge(scheme, Action::Write, error).0 != FailureKind::Passing
+}
+
+/// What can be told of an error.
+#[derive(Debug, Default)]
+struct Said {
+    /// The HTTP status, such as `403 Forbidden`.
+    status: Option<String>,
+    /// The server's own name of the error.
+    code: Option<String>,
+    /// The server's explanation.
+    message: Option<String>,
+    /// Why there was no answer.
+    transport: Option<(HttpErrorKind, String)>,
+    /// What is left if none of these are there.
+    other: String,
+    /// Whether the metadata service of a cloud's machine was asked for credentials.
+    asked_metadata: bool,
+    is_bare_redirect: bool,
+}
+
+impl Said {
+    fn of(error: &Cause) -> Self {
+        let whole = error.to_string();
+        let between = |from: &str, to: &str| {
+            let (_, rest) = whole.split_once(from)?;
+            let (found, _) = rest.split_once(to)?;
+            Some(one_line(found, MAX_MESSAGE_CHARS))
+        };
+        let mut said = Self {
+            status: between("status code: ", ":"),
+            code: between("<Code>", "</Code>"),
+            message: between("<Message>", "</Message>"),
+            asked_metadata: whole.contains("169.254.169.254")
+                || whole.contains("metadata.google.internal"),
+            is_bare_redirect: whole.contains("Received redirect without LOCATION"),
+            ..Self::default()
+        };
+        for cause in causes(error) {
+            if let Some(http) = cause.downcast_ref::<HttpError>() {
+                let deepest = causes(http).last();
+                let why = deepest.map_or_else(|| http.to_string(), ToString::to_string);
+                said.transport = Some((http.kind(), one_line(&why, MAX_MESSAGE_CHARS)));
+            }
+        }
+        if said.status.is_none() && said.code.is_none() && said.transport.is_none() {
+            said.other = match error {
+                Cause::AlreadyExists { .. } => "something else is there already".to_owned(),
+                Cause::Precondition { .. } => "it was changed meanwhile".to_owned(),
+                Cause::NotFound { .. } => "it is not there".to_owned(),
+                // Its last cause has no address in it; the texts above may.
+                error => causes(error).last().map_or_else(
+                    || one_line(&whole, MAX_MESSAGE_CHARS),
+                    |cause| one_line(&cause.to_string(), MAX_MESSAGE_CHARS),
+                ),
+            };
+        }
+        said
+    }
+
+    fn text(&self) -> String {
+        if let Some((kind, why)) = &self.transport {
+            return match kind {
+                HttpErrorKind::Connect => format!("no connection: {why}"),
+                HttpErrorKind::Timeout => format!("no answer in time: {why}"),
+                _ => format!("the connection broke off: {why}"),
+            };
+        }
+        let status = self.status.as_deref().unwrap_or_default();
+        match (&self.code, &self.message) {
+            (Some(code), Some(message)) => {
+                let number = status.split(' ').next().unwrap_or_default();
+                format!("{number} {code}: {}", message.trim_end_matches('.'))
+                    .trim_start()
+                    .to_owned()
+            }
+            (Some(code), None) => format!("{status} {code}").trim_start().to_owned(),
+            _ if !status.is_empty() => status.to_owned(),
+            _ if self.is_bare_redirect => "the store sends us elsewhere".to_owned(),
+            _ => self.other.clone(),
+        }
+    }
+
+    fn code(&self) -> &str {
+        self.code.as_deref().unwrap_or_default()
+    }
+
+    fn is_about_the_bucket(&self) -> bool {
+        matches!(
+            self.code(),
+            "NoSuchBucket" | "ContainerNotFound" | "ContainerBeingDeleted"
+        )
+    }
+
+    /// The kind of failure, and what to do about it.
+    fn judge(&self, scheme: Scheme, action: Action, error: &Cause) -> (FailureKind, String) {
+        use FailureKind::{Hopeless, Passing, Permanent, Unsupported};
+
+        let number = self
+            .status
+            .as_ref()
+            .and_then(|status| status.split(' ').next()?.parse::<u16>().ok());
+        let (kind, hint) = match (self.code(), number) {
+            _ if self.asked_metadata => (Hopeless, scheme.no_credentials()),
+            _ if self.is_about_the_bucket() => (
+                Hopeless,
+                "Create the bucket, or correct lake.url: cdrlake makes no buckets",
+            ),
+            (
+                "PermanentRedirect"
+                | "AuthorizationHeaderMalformed"
+                | "IllegalLocationConstraintException",
+                _,
+            ) => (
+                Hopeless,
+                "The bucket lies in another region: set lake.options.region",
+            ),
+            _ if self.is_bare_redirect => (
+                Hopeless,
+                "The bucket lies in another region: set lake.options.region",
+            ),
+            ("RequestTimeTooSkewed", _) => (Hopeless, "Set this machine's clock right"),
+            ("ExpiredToken" | "TokenRefreshRequired", _) => (
+                Hopeless,
+                "The credentials have expired: renew them and run again",
+            ),
+            (
+                "InvalidAccessKeyId"
+                | "SignatureDoesNotMatch"
+                | "InvalidToken"
+                | "AuthenticationFailed"
+                | "NoAuthenticationInformation",
+                _,
+            )
+            | (_, Some(401)) => (Hopeless, scheme.wrong_credentials()),
+            // Of a condition: S3 says 404 where the object that should be replaced is gone.
+            _ if matches!(
+                error,
+                Cause::Precondition { .. } | Cause::AlreadyExists { .. }
+            ) =>
+            {
+                (Passing, "")
+            }
+            ("NotImplemented", _) | (_, Some(501)) => (Unsupported, ""),
+            ("SlowDown" | "ServerBusy", _) | (_, Some(429 | 503)) => {
+                (Passing, "The store throttles: fewer source.requests help")
+            }
+            (_, Some(403)) => {
+                let permission = action.permission(scheme);
+                return (
+                    Hopeless,
+                    format!("The credentials lack a permission: it takes {permission}"),
+                );
+            }
+            (_, Some(408 | 409 | 412)) => (Passing, ""),
+            (_, Some(400..=499)) => (Permanent, ""),
+            (_, Some(_)) => (Passing, ""),
+            _ => match error {
+                Cause::NotImplemented { .. } | Cause::NotSupported { .. } => (Unsupported, ""),
+                Cause::InvalidPath { .. }
+                | Cause::UnknownConfigurationKey { .. }
+                | Cause::NotFound { .. } => (Permanent, ""),
+                Cause::PermissionDenied { .. } | Cause::Unauthenticated { .. } => {
+                    (Hopeless, scheme.wrong_credentials())
+                }
+                _ => match &self.transport {
+                    Some((HttpErrorKind::Connect, _)) => (
+                        Passing,
+                        "Is lake.options.endpoint right, and the network there?",
+                    ),
+                    Some((HttpErrorKind::Timeout, _)) => {
+                        (Passing, "On a slow line raise lake.options.timeout")
+                    }
+                    _ => (Passing, ""),
+                },
+            },
+        };
+        (kind, hint.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error as the library makes it of an answer.
+    fn answer(status: &str, body: &str) -> Cause {
+        Cause::Generic {
+            store: "S3",
+            source: format!(
+                "Error performing PUT http://localhost/b/x?sig=HUSH in 1s - Server returned non-2xx status code: {status}: {body}"
+            )
+            .into(),
+        }
+    }
+
+    #[test]
+    fn a_server_s_answer_is_told_without_what_it_quotes() {
+        let body = "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does not match the signature you provided.</Message><AWSAccessKeyId>AKIDTEST</AWSAccessKeyId><StringToSign>HUSH</StringToSign></Error>";
+        let error = explain(Scheme::S3, Action::Write, &answer("403 Forbidden", body));
+        let text = error.to_string();
+        assert!(
+            text.starts_with("403 SignatureDoesNotMatch: The request signature we calculated does not match the signature you provided. "),
+            "{text}"
+        );
+        assert!(
+            !text.contains("HUSH") && !text.contains("AKIDTEST"),
+            "{text}"
+        );
+        assert_eq!(error.kind, FailureKind::Hopeless);
+    }
+
+    #[test]
+    fn a_refusal_names_the_permission_that_is_lacking() {
+        let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
+        for (action, permission) in [
+            (Action::Read, "s3:GetObject"),
+            (Action::List, "s3:ListBucket"),
+            (Action::Write, "s3:PutObject"),
+            (Action::Delete, "s3:DeleteObject"),
+        ] {
+            let error = explain(Scheme::S3, action, &answer("403 Forbidden", body));
+            assert!(error.to_string().contains(permission), "{error}");
+            assert_eq!(error.kind, FailureKind::Hopeless);
+        }
+    }
+
+    #[test]
+    fn what_may_pass_is_told_from_what_will_not() {
+        let kind = |status, code: &str| {
+            let body = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
+            explain(Scheme::S3, Action::Write, &answer(status, &body)).kind
+        };
+        assert_eq!(
+            kind("503 Service Unavailable", "SlowDown"),
+            FailureKind::Passing
+        );
+        assert_eq!(
+            kind("500 Internal Server Error", "InternalError"),
+            FailureKind::Passing
+        );
+        assert_eq!(
+            kind("409 Conflict", "ConditionalRequestConflict"),
+            FailureKind::Passing
+        );
+        assert_eq!(
+            kind("400 Bad Request", "EntityTooSmall"),
+            FailureKind::Permanent
+        );
+        assert_eq!(
+            kind("400 Bad Request", "ExpiredToken"),
+            FailureKind::Hopeless
+        );
+        assert_eq!(kind("404 Not Found", "NoSuchBucket"), FailureKind::Hopeless);
+        assert_eq!(
+            kind("501 Not Implemented", "NotImplemented"),
+            FailureKind::Unsupported
+        );
+    }
+}

@@ -1,0 +1,610 @@
+//! A lake in an object store: S3, Google Cloud Storage, Azure Blob Storage, by the same path.
+//!
+//! There is no rename, and replies get lost. What stands in their place are conditional writes, each of
+//! which is settled by reading back what is there: "already exists" may be our own write, and "not
+//! found" after an upload that was completed may be success.
+
+mod connect;
+mod failure;
+mod lease;
+mod spool;
+mod staged;
+mod uploads;
+
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex, OnceLock};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
+use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{
+    GetOptions, GetRange, ObjectMeta, ObjectStore, ObjectStoreExt, PutMode, UpdateVersion,
+};
+use tempfile::TempPath;
+use tokio::io::AsyncWriteExt;
+use tokio::sync::OnceCell;
+use tokio_util::task::TaskTracker;
+
+use super::layout::{self, LEASES, TABLE};
+use super::store::{
+    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
+    Version, Versioned, probe,
+};
+use crate::slice::Slice;
+pub use connect::{BucketOptions, BucketUrl, OptionError, Scheme, take_own};
+pub use failure::{BucketError, FailureKind};
+pub use staged::PARTS_IN_FLIGHT;
+
+use failure::{Action, explain, is_absent, is_final};
+use lease::Observation;
+use spool::Spool;
+use uploads::{Upload, Uploads};
+
+/// Size of a part of an upload, and of a piece of a download.
+pub const PART_BYTES: usize = 8 << 20;
+/// Longest small object that is read: a ledger entry has a few kilobytes.
+const MAX_OBJECT_BYTES: u64 = 16 << 20;
+/// Objects looked at or removed at the same time.
+const CONCURRENT_REQUESTS: usize = 16;
+/// Pause between looks at leases that may be dead.
+const LEASE_POLL: Duration = Duration::from_secs(1);
+/// How often a file that changes while it is fetched is fetched anew.
+const MAX_FETCHES: u32 = 3;
+
+/// A lake below a prefix of a bucket. Clones share everything.
+#[derive(Clone, Debug)]
+pub struct BucketStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    /// What lies below the lake's prefix.
+    objects: Arc<dyn ObjectStore>,
+    /// The whole bucket.
+    bucket: Arc<dyn ObjectStore>,
+    url: BucketUrl,
+    options: BucketOptions,
+    uploads: Option<Arc<dyn Uploads>>,
+    /// In which directory of this machine the spool is made.
+    spool_parent: PathBuf,
+    spool: OnceLock<Spool>,
+    /// Leases under way back, and uploads under way out.
+    tracker: TaskTracker,
+    /// Leases of others that were looked at and were still there.
+    observed: Mutex<HashMap<Path, Observation>>,
+    /// Whether conditional writes are conditional, once it was tried.
+    conditions: OnceCell<bool>,
+}
+
+impl BucketStore {
+    /// The lake at `url`, with the library's `options` and the credentials of its cloud's usual chain.
+    /// Files on their way lie in a directory that is made in `spool_parent`. Does no I/O.
+    ///
+    /// # Errors
+    /// [`OptionError`] for an option that is unknown, holds a secret or does not fit.
+    pub fn connect(
+        url: &BucketUrl,
+        library_options: &BTreeMap<String, String>,
+        options: BucketOptions,
+        spool_parent: &FilePath,
+    ) -> Result<Self, OptionError> {
+        let connection = connect::connect(url, library_options)?;
+        let mut store = Self::new(connection.objects, url, options, spool_parent);
+        Arc::get_mut(&mut store.inner)
+            .expect("nobody shares it yet")
+            .uploads = connection.uploads;
+        Ok(store)
+    }
+
+    /// The lake at `url` in a bucket that is at hand.
+    pub fn new(
+        bucket: Arc<dyn ObjectStore>,
+        url: &BucketUrl,
+        options: BucketOptions,
+        spool_parent: &FilePath,
+    ) -> Self {
+        let objects: Arc<dyn ObjectStore> = if url.prefix.as_ref().is_empty() {
+            Arc::clone(&bucket)
+        } else {
+            Arc::new(PrefixStore::new(Arc::clone(&bucket), url.prefix.clone()))
+        };
+        Self {
+            inner: Arc::new(Inner {
+                objects,
+                bucket,
+                url: url.clone(),
+                options,
+                uploads: None,
+                spool_parent: spool_parent.to_owned(),
+                spool: OnceLock::new(),
+                tracker: TaskTracker::new(),
+                observed: Mutex::default(),
+                conditions: OnceCell::new(),
+            }),
+        }
+    }
+
+    /// Makes the directory for files on their way, and removes those of dead processes.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it cannot be made.
+    pub fn prepare(&self) -> Result<(), StoreError> {
+        let parent = &self.inner.spool_parent;
+        let failed = |error| self.spool_failed("write into", parent, error);
+        for removed in spool::sweep(parent).map_err(failed)? {
+            tracing::info!("Removed {}, which a run that died left.", removed.display());
+        }
+        self.spool().map(drop)
+    }
+
+    /// The lake in whose table this one would lie, if there is one that may be seen.
+    pub async fn lake_around(&self) -> Option<String> {
+        for prefix in self.inner.url.prefixes_above(TABLE) {
+            let identity = prefix.parts().chain(layout::identity().parts()).collect();
+            if self.inner.bucket.head(&identity).await.is_ok() {
+                return Some(identity.to_string());
+            }
+        }
+        None
+    }
+
+    fn scheme(&self) -> Scheme {
+        self.inner.url.scheme
+    }
+
+    /// Whether conditions are relied on: also as long as nobody has tried.
+    fn is_conditional(&self) -> bool {
+        self.inner.conditions.get() != Some(&false)
+    }
+
+    fn spool(&self) -> Result<&Spool, StoreError> {
+        let parent = &self.inner.spool_parent;
+        if let Some(spool) = self.inner.spool.get() {
+            return Ok(spool);
+        }
+        let made =
+            Spool::make(parent).map_err(|error| self.spool_failed("write into", parent, error))?;
+        // Another task may have been quicker; then this one is removed again.
+        Ok(self.inner.spool.get_or_init(|| made))
+    }
+
+    fn failed(&self, action: Action, path: &Path, error: &object_store::Error) -> StoreError {
+        StoreError {
+            action: action.verb(),
+            path: PathBuf::from(format!("{}/{path}", self.inner.url)),
+            source: explain(self.scheme(), action, error).into(),
+        }
+    }
+
+    /// Something failed on this machine, on the way to or from the bucket.
+    #[expect(clippy::unused_self, reason = "as failed(), which it stands beside")]
+    fn spool_failed(&self, action: &'static str, path: &FilePath, error: io::Error) -> StoreError {
+        StoreError {
+            action,
+            path: path.to_owned(),
+            source: error.into(),
+        }
+    }
+
+    /// Writes an object that must still be `expected`, and settles what a lost reply leaves open:
+    /// what is written is never the same twice, so whoever finds it there has written it.
+    async fn swap(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        expected: Option<&Version>,
+    ) -> Result<Swap, StoreError> {
+        let mut retry = Retry::default();
+        loop {
+            if !self.is_conditional() {
+                // Nobody else writes: a look is as good as a condition.
+                let found = self.read(path).await?.map(|found| found.version);
+                if found.as_ref() != expected {
+                    return Ok(Swap::Refused);
+                }
+            }
+            let mode = match expected {
+                _ if !self.is_conditional() => PutMode::Overwrite,
+                None => PutMode::Create,
+                Some(version) => PutMode::Update(update_of(version)),
+            };
+            let put = self
+                .inner
+                .objects
+                .put_opts(path, bytes.clone().into(), mode.into());
+            let error = match put.await {
+                Ok(put) => return Ok(Swap::Done(version_of(put.e_tag, put.version))),
+                Err(error) => error,
+            };
+            if is_final(self.scheme(), &error) {
+                return Err(self.failed(Action::Write, path, &error));
+            }
+            match self.read(path).await? {
+                Some(found) if found.bytes == bytes => return Ok(Swap::Done(found.version)),
+                Some(found)
+                    if expected.is_some_and(|old| etag_of(old) == etag_of(&found.version)) => {}
+                None if expected.is_none() => {}
+                _ => return Ok(Swap::Refused),
+            }
+            if !retry.again().await {
+                return Err(self.failed(Action::Write, path, &error));
+            }
+        }
+    }
+
+    /// One fetch of an object into a file of the spool; `None` if there is no such object.
+    async fn fetch(&self, path: &Path) -> Result<Option<TempPath>, FetchError> {
+        let spool_failed = |error| {
+            FetchError::Store(self.spool_failed("write into", &self.inner.spool_parent, error))
+        };
+        let spool = self.spool().map_err(FetchError::Store)?.path();
+        let name = format!("copy-{:016x}", fastrand::u64(..));
+        let copy = spool.join(name);
+        let file = crate::writer::create_spool_file(&copy).map_err(spool_failed)?;
+        let copy = TempPath::try_from_path(copy).map_err(spool_failed)?;
+        let mut file = tokio::fs::File::from_std(file);
+        let (mut at, mut etag) = (0_u64, None);
+        loop {
+            // In pieces, so that the limit of a request does not limit the file.
+            let options = GetOptions {
+                range: Some(GetRange::Bounded(at..at + PART_BYTES as u64)),
+                if_match: etag.clone(),
+                ..GetOptions::default()
+            };
+            let failed = |error: &object_store::Error| {
+                FetchError::Store(self.failed(Action::Read, path, error))
+            };
+            let got = match self.inner.objects.get_opts(path, options).await {
+                Ok(got) => got,
+                Err(error) if is_absent(&error) && at == 0 => return Ok(None),
+                Err(object_store::Error::Precondition { .. }) => return Err(FetchError::Changed),
+                Err(error) => return Err(failed(&error)),
+            };
+            let size = got.meta.size;
+            if etag.is_none() {
+                etag.clone_from(&got.meta.e_tag);
+            } else if etag != got.meta.e_tag {
+                return Err(FetchError::Changed);
+            }
+            let mut piece = got.into_stream();
+            while let Some(chunk) = piece.next().await {
+                let chunk = chunk.map_err(|error| failed(&error))?;
+                file.write_all(&chunk).await.map_err(spool_failed)?;
+                at += chunk.len() as u64;
+            }
+            if at >= size {
+                file.flush().await.map_err(spool_failed)?;
+                return Ok(Some(copy));
+            }
+        }
+    }
+
+    /// The leases there are, and what is known of each.
+    async fn leases(&self) -> Result<Vec<(Path, LeaseState)>, StoreError> {
+        let listed = self.list(&Path::from(LEASES)).await?;
+        let looks = stream::iter(listed).map(|object| async move {
+            let state = self.lease_state(&object.path).await?;
+            Ok((object.path, state))
+        });
+        looks
+            .buffer_unordered(CONCURRENT_REQUESTS)
+            .try_collect()
+            .await
+    }
+
+    /// Removes leases that nobody renews.
+    async fn collect_leases(&self, garbage: &mut Garbage) -> Result<(), StoreError> {
+        let mut leases = self.leases().await?;
+        // As many looks as there are, for no lease lasts longer unseen.
+        while leases
+            .iter()
+            .any(|(_, state)| *state == LeaseState::Unproven)
+        {
+            tokio::time::sleep(LEASE_POLL).await;
+            leases = self.leases().await?;
+        }
+        for (path, state) in leases {
+            if state == LeaseState::Free
+                && let Some(lease) = self.try_lease(&path).await?
+            {
+                // Giving it back removes it.
+                drop(lease);
+                garbage.removed.push(path.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    /// Aborts uploads into slices that nobody works on.
+    async fn collect_uploads(&self, garbage: &mut Garbage) -> Result<(), StoreError> {
+        let Some(uploads) = &self.inner.uploads else {
+            return Ok(());
+        };
+        let root = Path::default();
+        let failed = |path: &Path, error: &object_store::Error| {
+            crate::error::chain(&self.failed(Action::ListUploads, path, error))
+        };
+        let listed = match uploads.list().await {
+            Ok(listed) => listed,
+            Err(error) => {
+                // Not every store has the question; a lifecycle rule does the same.
+                garbage.left.push(failed(&root, &error));
+                return Ok(());
+            }
+        };
+        let mut by_slice = BTreeMap::<Slice, Vec<Upload>>::new();
+        for upload in listed {
+            let slice = layout::slice_of(&upload.path)
+                .or_else(|| Some(layout::rejects_slice(&upload.path)?.0));
+            if let Some(slice) = slice {
+                by_slice.entry(slice).or_default().push(upload);
+            }
+        }
+        for (slice, uploads_of_slice) in by_slice {
+            let Some(lease) = self.try_lease(&layout::lease(slice)).await? else {
+                let left = format!("uploads of {slice}: a run works on it");
+                garbage.left.push(left);
+                continue;
+            };
+            for upload in uploads_of_slice {
+                match uploads.abort(&upload).await {
+                    Ok(()) => garbage
+                        .removed
+                        .push(format!("an upload of {}", upload.path)),
+                    Err(error) => garbage.left.push(failed(&upload.path, &error)),
+                }
+            }
+            drop(lease);
+        }
+        Ok(())
+    }
+}
+
+/// Why an object could not be fetched.
+enum FetchError {
+    Store(StoreError),
+    /// It was replaced meanwhile.
+    Changed,
+}
+
+#[async_trait]
+impl LakeStore for BucketStore {
+    async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
+        let failed = |error: &object_store::Error| self.failed(Action::Read, path, error);
+        let got = match self.inner.objects.get(path).await {
+            Ok(got) => got,
+            Err(error) if is_absent(&error) => return Ok(None),
+            Err(error) => return Err(failed(&error)),
+        };
+        if got.meta.size > MAX_OBJECT_BYTES {
+            return Err(StoreError {
+                action: Action::Read.verb(),
+                path: PathBuf::from(format!("{}/{path}", self.inner.url)),
+                source: "it is far too large to be ours".into(),
+            });
+        }
+        let version = version_of(got.meta.e_tag.clone(), got.meta.version.clone());
+        match got.bytes().await {
+            Ok(bytes) => Ok(Some(Versioned { bytes, version })),
+            Err(error) => Err(failed(&error)),
+        }
+    }
+
+    async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError> {
+        self.swap(path, bytes, None).await
+    }
+
+    async fn replace(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        expected: &Version,
+    ) -> Result<Swap, StoreError> {
+        self.swap(path, bytes, Some(expected)).await
+    }
+
+    async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
+        match self.inner.objects.head(path).await {
+            Ok(meta) => Ok(Some(state_of(
+                path.clone(),
+                meta.size,
+                meta.e_tag,
+                meta.version,
+            ))),
+            Err(error) if is_absent(&error) => Ok(None),
+            Err(error) => Err(self.failed(Action::Read, path, &error)),
+        }
+    }
+
+    async fn stage(&self, path: &Path, file: TempPath) -> Result<Box<dyn Staged>, StoreError> {
+        staged::stage(self, path, file).await
+    }
+
+    async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
+        for _ in 0..MAX_FETCHES {
+            match self.fetch(path).await {
+                Ok(fetched) => {
+                    return Ok(fetched.map(|fetched| LocalCopy {
+                        path: fetched.to_path_buf(),
+                        fetched: Some(fetched),
+                    }));
+                }
+                Err(FetchError::Store(error)) => return Err(error),
+                Err(FetchError::Changed) => {}
+            }
+        }
+        Err(StoreError {
+            action: Action::Read.verb(),
+            path: PathBuf::from(format!("{}/{path}", self.inner.url)),
+            source: "it changes again and again".into(),
+        })
+    }
+
+    async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
+        // What the consoles of clouds make of a folder is no object of anybody's.
+        let is_folder = |meta: &ObjectMeta| {
+            let name = meta.location.filename().unwrap_or_default();
+            meta.size == 0 && (name.starts_with("dt=") || meta.location == *prefix)
+        };
+        self.inner
+            .objects
+            .list(Some(prefix))
+            .try_filter(|meta| std::future::ready(!is_folder(meta)))
+            .map_ok(|meta| ObjectState {
+                version: None,
+                ..state_of(meta.location, meta.size, meta.e_tag, None)
+            })
+            .try_collect()
+            .await
+            .map_err(|error| self.failed(Action::List, prefix, &error))
+    }
+
+    async fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        match self.inner.objects.delete(path).await {
+            Ok(()) => Ok(()),
+            Err(error) if is_absent(&error) => Ok(()),
+            Err(error) => Err(self.failed(Action::Delete, path, &error)),
+        }
+    }
+
+    async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        let found = self.read(path).await?;
+        if lease::observe(self, path, found.as_ref()) != LeaseState::Free {
+            return Ok(None);
+        }
+        let taken = lease::take(self, path, found).await?;
+        Ok(taken.map(|lease| Box::new(lease) as Box<dyn Lease>))
+    }
+
+    async fn lease_state(&self, path: &Path) -> Result<LeaseState, StoreError> {
+        let found = self.read(path).await?;
+        Ok(lease::observe(self, path, found.as_ref()))
+    }
+
+    fn lease_expiry(&self) -> Option<Duration> {
+        Some(self.inner.options.lease)
+    }
+
+    async fn honours_conditions(&self) -> Result<bool, StoreError> {
+        let probing = async || {
+            // Like a lease, so that what a dead run leaves of it goes where dead leases go.
+            let path = Path::from(format!("{LEASES}/probe-{:016x}.lock", fastrand::u64(..)));
+            match probe(self, &path).await {
+                Err(error) if error.kind() == Some(FailureKind::Unsupported) => Ok(false),
+                probed => probed,
+            }
+        };
+        self.inner
+            .conditions
+            .get_or_try_init(probing)
+            .await
+            .copied()
+    }
+
+    async fn settle(&self) {
+        self.inner.tracker.close();
+        self.inner.tracker.wait().await;
+        self.inner.tracker.reopen();
+    }
+
+    /// None that a look could tell from a live run's, and none that a reader sees.
+    async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
+        Ok(Vec::new())
+    }
+
+    async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
+        let parent = &self.inner.spool_parent;
+        let swept =
+            spool::sweep(parent).map_err(|error| self.spool_failed("look into", parent, error))?;
+        let mut garbage = Garbage::default();
+        garbage
+            .removed
+            .extend(swept.iter().map(|path| path.display().to_string()));
+        self.collect_leases(&mut garbage).await?;
+        self.collect_uploads(&mut garbage).await?;
+        self.settle().await;
+        Ok(garbage)
+    }
+
+    fn spool_dir(&self) -> &FilePath {
+        self.inner
+            .spool
+            .get()
+            .map_or(&self.inner.spool_parent, |spool| spool.path())
+    }
+}
+
+/// Tries again after a moment, a few times: beyond what the library tries by itself, for it leaves
+/// conditional writes alone whose reply was lost.
+#[derive(Debug, Default)]
+struct Retry {
+    tries: u32,
+}
+
+impl Retry {
+    const MAX_TRIES: u32 = 5;
+    const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+    /// Waits, unless it was tried often enough.
+    async fn again(&mut self) -> bool {
+        if self.tries >= Self::MAX_TRIES {
+            return false;
+        }
+        let longest = Self::FIRST_PAUSE * 2_u32.pow(self.tries);
+        self.tries += 1;
+        tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
+        true
+    }
+}
+
+/// Both marks that stores give of a version: what comes back as a condition differs from store to store.
+fn version_of(e_tag: Option<String>, version: Option<String>) -> Version {
+    let (e_tag, version) = (e_tag.unwrap_or_default(), version.unwrap_or_default());
+    Version(format!("{e_tag}\n{version}"))
+}
+
+fn update_of(version: &Version) -> UpdateVersion {
+    let (e_tag, version) = version.0.split_once('\n').unwrap_or((&version.0, ""));
+    let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+    UpdateVersion {
+        e_tag: some(e_tag),
+        version: some(version),
+    }
+}
+
+/// The part of a version that every store gives, and for every question.
+fn etag_of(version: &Version) -> &str {
+    version.0.split('\n').next().unwrap_or_default()
+}
+
+/// Whether an object is the version that was seen; with `None`, whether there is none.
+fn same_upload(found: Option<&ObjectState>, seen: Option<&Version>) -> bool {
+    found.and_then(|found| found.version.as_ref()).map(etag_of) == seen.map(etag_of)
+}
+
+fn state_of(
+    path: Path,
+    size_bytes: u64,
+    e_tag: Option<String>,
+    version: Option<String>,
+) -> ObjectState {
+    ObjectState {
+        path,
+        size_bytes,
+        // Azure puts it in quotes where it answers and not where it lists.
+        etag: e_tag
+            .as_deref()
+            .map(|etag| etag.trim_matches('"').to_owned()),
+        version: Some(version_of(e_tag, version)),
+    }
+}

@@ -1,0 +1,784 @@
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cdrlake::lake::bucket::{BucketOptions, BucketStore, BucketUrl};
+use cdrlake::lake::store::LakeStore;
+use object_store::TagSet;
+use object_store::aws::AmazonS3Builder;
+
+use crate::proxy::{Proxy, Trick, Which};
+use crate::recovery::{DAYS, SHARDS_AND_A_WHOLE_RUN, run_at_once, serve_days};
+use crate::server::Server;
+use crate::support::{CANARY, DAY, Ran, Workplace, calls, for_each};
+
+/// An S3 server for these tests: `host:port`, with conditional writes that are linearizable.
+pub(crate) const ENDPOINT: &str = "TEST_S3_ENDPOINT";
+/// A secret that must never be seen in anything the program writes.
+pub(crate) const SECRET: &str = "canary-secret-c1d7";
+/// How long leases last here: as short as the configuration allows.
+const LEASE: &str = "lease = \"5s\"\n";
+
+/// A bucket of its own in the S3 server, and a proxy in front of it.
+pub(crate) struct Bucket {
+    pub(crate) name: String,
+    server: SocketAddr,
+    pub(crate) proxy: Proxy,
+}
+
+impl Bucket {
+    /// `None`, and a word about it, where there is no S3 server.
+    pub(crate) fn create() -> Option<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let Ok(endpoint) = std::env::var(ENDPOINT) else {
+            println!("skipped: {ENDPOINT} names no S3 server (host:port)");
+            return None;
+        };
+        let server = endpoint.parse().unwrap();
+        let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
+        let bucket = Self {
+            name: format!("test-{process}-{number}"),
+            server,
+            proxy: Proxy::start(server),
+        };
+        let made = bucket.ask("PUT", "", "");
+        assert!(made.lines().next().unwrap().contains("200"), "{made}");
+        Some(bucket)
+    }
+
+    /// Asks the server itself.
+    pub(crate) fn ask(&self, method: &str, target: &str, body: &str) -> String {
+        let mut stream = TcpStream::connect(self.server).unwrap();
+        let credential = "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x";
+        write!(
+            stream,
+            "{method} /{}{target} HTTP/1.1\r\nHost: {}\r\nAuthorization: {credential}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            self.name,
+            self.server,
+            body.len()
+        )
+        .unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// The keys below `prefix`.
+    pub(crate) fn keys(&self, prefix: &str) -> Vec<String> {
+        let listing = self.ask("GET", &format!("?list-type=2&prefix={prefix}"), "");
+        let keys = listing.split("<Key>").skip(1);
+        keys.map(|key| key.split("</Key>").next().unwrap().to_owned())
+            .collect()
+    }
+
+    /// Keys and etags below `prefix`.
+    fn etags(&self, prefix: &str) -> Vec<(String, String)> {
+        let keys = self.keys(prefix).into_iter();
+        let etag = |key: &str| {
+            let head = self.ask("HEAD", &format!("/{key}"), "").to_lowercase();
+            let (_, rest) = head.split_once("etag: ").unwrap();
+            rest.split("\r\n").next().unwrap().to_owned()
+        };
+        keys.map(|key| (key.clone(), etag(&key))).collect()
+    }
+
+    /// Time passes: the leases of dead processes expire.
+    pub(crate) fn expire_leases(&self) {
+        for key in self.keys("some/lake/_cdrlake/leases") {
+            self.ask("DELETE", &format!("/{key}"), "");
+        }
+    }
+
+    /// How many uploads are under way.
+    pub(crate) fn uploads(&self) -> usize {
+        self.ask("GET", "?uploads", "")
+            .matches("<UploadId>")
+            .count()
+    }
+
+    /// A workplace whose lake lies in this bucket, behind the proxy.
+    pub(crate) fn workplace(&self, server: &Server) -> Workplace {
+        let workplace = Workplace::new(server);
+        workplace.reconfigure(
+            "[lake]\nurl = \"lake\"\n",
+            &format!(
+                "[lake]\nurl = \"s3://{}/some/lake\"\n{LEASE}[lake.options]\nendpoint = \"{}\"\nregion = \"us-east-1\"\n",
+                self.name,
+                self.proxy.url()
+            ),
+        );
+        workplace
+    }
+
+    /// The lake in this bucket as a store.
+    pub(crate) fn store(&self, single_put_bytes: u64) -> Arc<dyn LakeStore> {
+        drop(rustls::crypto::ring::default_provider().install_default());
+        let url: BucketUrl = format!("s3://{}/some/lake", self.name).parse().unwrap();
+        let options = BucketOptions {
+            single_put_bytes,
+            part_bytes: 5 << 20,
+            lease: Duration::from_secs(5),
+            storage_class: None,
+            tags: TagSet::default(),
+        };
+        let bucket = AmazonS3Builder::new()
+            .with_endpoint(format!("http://{}", self.server))
+            .with_allow_http(true)
+            .with_region("us-east-1")
+            .with_bucket_name(&self.name)
+            .with_access_key_id("AKIDTEST")
+            .with_secret_access_key(SECRET);
+        let bucket = Arc::new(bucket.build().unwrap());
+        let store = BucketStore::new(bucket, &url, options, &std::env::temp_dir());
+        store.prepare().unwrap();
+        Arc::new(store)
+    }
+}
+
+/// A server with one day's placed calls, and a workplace whose lake lies in the bucket.
+fn serving(bucket: &Bucket, records: u32) -> (Server, Workplace) {
+    let server = Server::start();
+    server
+        .serve("placed", DAY, calls(0, records), u64::from(records))
+        .serve("received", DAY, "", 0);
+    let workplace = bucket.workplace(&server);
+    (server, workplace)
+}
+
+fn run_placed(workplace: &Workplace, more: &[&str]) -> Ran {
+    workplace.run_day(&[&["--direction", "placed"], more].concat())
+}
+
+#[track_caller]
+fn assert_verified(workplace: &Workplace) {
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 0, "{verified:?}");
+}
+
+const TABLE_FILE: &str = "some/lake/cdrs/dt=2026-10-01/placed-2026-10-01.parquet";
+
+#[test]
+fn a_lake_in_a_bucket_goes_through_every_command() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let server = Server::start();
+    let broken = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3));
+    server
+        .serve("placed", DAY, broken, 4)
+        .serve("received", DAY, "", 0);
+    let workplace = bucket.workplace(&server);
+    let checked = workplace.run(&["check"]);
+    assert!(
+        checked
+            .stdout
+            .contains("ok      lake: writable; conditional writes honoured"),
+        "{checked:?}"
+    );
+    assert_eq!(bucket.keys(""), [] as [&str; 0], "a check leaves nothing");
+    assert_eq!(workplace.run(&["status"]).status, 2, "there is no lake yet");
+
+    let ran = workplace.run_day(&[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let report = ran.report();
+    assert_eq!(report.totals.counts.rows, 3);
+    assert_eq!(bucket.keys("some/lake/cdrs"), [TABLE_FILE]);
+    assert_eq!(bucket.keys("some/lake/_cdrlake/leases"), [] as [&str; 0]);
+    let range = ["--from", DAY, "--to", DAY];
+    let plan = workplace.run(&[&["plan"][..], &range].concat());
+    assert!(
+        plan.stdout.contains("0 slices due, 2 up to date"),
+        "{plan:?}"
+    );
+    let status = workplace.run(&[&["status"][..], &range].concat());
+    assert!(status.stdout.contains("2 slices closed"), "{status:?}");
+    let verified = workplace.run(&["verify", "--source"]);
+    assert!(
+        verified.stdout.contains("everything is as the ledger says") || verified.status == 0,
+        "{verified:?}"
+    );
+    let rejects = workplace.run(&["rejects"]);
+    assert!(
+        rejects.stdout.contains("1 record in 1 slice"),
+        "{rejects:?}"
+    );
+
+    // What is fetched again and unchanged is left alone, and not even read.
+    let before = bucket.etags("some/lake");
+    bucket.proxy.requests();
+    let again = workplace.run_day(&["--refresh"]);
+    assert_eq!(again.status, 0, "{again:?}");
+    let asked = bucket.proxy.requests();
+    assert!(
+        !asked
+            .iter()
+            .any(|one| one.starts_with("GET") && one.ends_with(".parquet")),
+        "{asked:?}"
+    );
+    let after: Vec<_> = bucket
+        .etags("some/lake")
+        .into_iter()
+        .filter(|(key, _)| before.iter().any(|(known, _)| known == key))
+        .collect();
+    assert_eq!(after, before);
+
+    // Somebody else's upload, even of the same size, is seen by a listing and mended.
+    let size = bucket.ask("GET", &format!("/{TABLE_FILE}"), "").len();
+    bucket.ask("PUT", &format!("/{TABLE_FILE}"), &"x".repeat(size));
+    let plan = workplace.run(&[&["plan"][..], &range].concat());
+    assert!(
+        plan.stdout
+            .contains("its file is not as its ledger entry says"),
+        "{plan:?}"
+    );
+    assert_eq!(workplace.run(&["verify"]).status, 1);
+    let mended = workplace.run_day(&[]);
+    assert_eq!(mended.status, 0, "{mended:?}");
+    assert_verified(&workplace);
+
+    // A stray in the table is found and removed.
+    bucket.ask("PUT", "/some/lake/cdrs/stray.parquet", "x");
+    let repaired = workplace.run(&["verify", "--repair"]);
+    assert_eq!(repaired.status, 0, "{repaired:?}");
+    assert_eq!(bucket.keys("some/lake/cdrs"), [TABLE_FILE]);
+
+    // A slice that has no rows any more has no object.
+    server.serve("placed", DAY, "", 0);
+    let shrunk = workplace.run_day(&["--refresh", "--allow-shrink"]);
+    assert_eq!(shrunk.status, 0, "{shrunk:?}");
+    assert_eq!(bucket.keys("some/lake/cdrs"), [] as [&str; 0]);
+    assert_verified(&workplace);
+
+    let inner = workplace.run_day(&["--lake", &format!("s3://{}/some/lake/cdrs/x", bucket.name)]);
+    assert_eq!(inner.status, 2, "{inner:?}");
+    assert!(inner.stderr.contains("inside the lake"), "{inner:?}");
+}
+
+#[test]
+fn runs_at_once_in_a_bucket_do_every_slice_once() {
+    let two: &[&[&str]] = &[&[], &[]];
+    let four: &[&[&str]] = &[&[], &[], &[], &[]];
+    for commands in [two, four, &SHARDS_AND_A_WHOLE_RUN] {
+        let Some(bucket) = Bucket::create() else {
+            return;
+        };
+        let server = Server::start();
+        serve_days(&server, 20, "0.027");
+        let workplace = bucket.workplace(&server);
+        run_at_once(&server, &workplace, commands);
+        let files = bucket.keys("some/lake/cdrs");
+        assert_eq!(files.len(), 6, "{files:?}");
+        assert_eq!(bucket.keys("some/lake/_cdrlake/leases"), [] as [&str; 0]);
+    }
+}
+
+/// Every kind of request that a run makes of a store.
+const KINDS: &[(&str, Which)] = &[
+    ("create lake.json", |method, target| {
+        method == "PUT" && target.ends_with("lake.json")
+    }),
+    ("read lake.json", |method, target| {
+        method == "GET" && target.ends_with("lake.json")
+    }),
+    ("mark the run", |method, target| {
+        method == "PUT" && target.ends_with(".running")
+    }),
+    ("keep the report", |method, target| {
+        method == "PUT" && is_report(target)
+    }),
+    ("unmark the run", |method, target| {
+        method == "DELETE" && target.ends_with(".running")
+    }),
+    ("probe", |method, target| {
+        method == "PUT" && target.contains("probe-")
+    }),
+    ("take a lease", |method, target| {
+        method == "PUT" && target.contains("leases/placed")
+    }),
+    ("read a lease", |method, target| {
+        method == "GET" && target.contains("leases/placed")
+    }),
+    ("give a lease back", |method, target| {
+        method == "DELETE" && target.contains("leases/placed")
+    }),
+    ("write the ledger", |method, target| {
+        method == "PUT" && target.contains("/ledger/")
+    }),
+    ("read the ledger", |method, target| {
+        method == "GET" && target.contains("/ledger/")
+    }),
+    ("list", |method, target| {
+        method == "GET" && target.contains("list-type=2")
+    }),
+    ("look at the table", |method, target| {
+        method == "HEAD" && target.contains("/cdrs/")
+    }),
+    ("put a file", |method, target| {
+        is_put_of_a_file(method, target)
+    }),
+    ("begin an upload", |method, target| {
+        method == "POST" && target.contains("?uploads")
+    }),
+    ("put a part", |method, target| {
+        method == "PUT" && target.contains("partNumber=")
+    }),
+    ("complete an upload", |method, target| {
+        method == "POST" && target.contains("uploadId=")
+    }),
+    ("store rejects", |method, target| {
+        method == "PUT" && target.contains("/rejects/")
+    }),
+    ("remove rejects", |method, target| {
+        method == "DELETE" && target.contains("/rejects/")
+    }),
+    ("remove a file", |method, target| {
+        method == "DELETE" && target.contains("/cdrs/")
+    }),
+];
+
+fn is_report(target: &str) -> bool {
+    target.contains("/runs/") && !target.ends_with(".running")
+}
+
+fn is_put_of_a_file(method: &str, target: &str) -> bool {
+    method == "PUT" && target.ends_with(".parquet")
+}
+
+/// Those that a run makes which uploads files in parts, instead of putting them.
+const UPLOADING: [&str; 3] = ["begin an upload", "put a part", "complete an upload"];
+
+#[test]
+fn a_reply_that_is_lost_costs_nothing_whatever_it_was_the_reply_to() {
+    for_each(KINDS.len() * 2, |k| {
+        let (kind, which) = KINDS[k / 2];
+        let trick = [Trick::DropReply, Trick::DropRequest][k % 2].clone();
+        let name = format!("{kind}, {trick:?}");
+        let Some(bucket) = Bucket::create() else {
+            return;
+        };
+        let server = Server::start();
+        let broken = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3));
+        server.serve("placed", DAY, broken, 4);
+        let workplace = bucket.workplace(&server);
+        if UPLOADING.contains(&kind) {
+            workplace.configure_also("[limits]\nsingle_put_bytes = \"1\"\n");
+        }
+        // New, changed, and gone: each time the first two of its kind.
+        for (records, total, more) in [
+            (None, 3, &[][..]),
+            (Some(calls(0, 5)), 5, &["--refresh"]),
+            (Some(String::new()), 0, &["--refresh", "--allow-shrink"]),
+        ] {
+            if let Some(records) = records {
+                server.serve("placed", DAY, records, total);
+            }
+            bucket.proxy.play(trick.clone(), 2, which);
+            let ran = run_placed(&workplace, more);
+            assert_eq!(ran.status, 0, "{name}: {ran:?}");
+            assert_eq!(ran.report().totals.counts.rows, total, "{name}");
+            bucket.proxy.play_fair();
+            assert_verified(&workplace);
+        }
+        assert!(!bucket.proxy.played().is_empty(), "{name}");
+        // An upload that nobody knows to have begun.
+        let is_unknown = kind == "begin an upload" && matches!(trick, Trick::DropReply);
+        assert_eq!(bucket.uploads() > 0, is_unknown, "{name}");
+        let collected = workplace.run(&["gc"]);
+        assert_eq!(collected.status, 0, "{name}: {collected:?}");
+        assert_eq!(bucket.uploads(), 0, "{name}");
+        let leases = bucket.keys("some/lake/_cdrlake/leases");
+        assert_eq!(leases, [] as [&str; 0], "{name}");
+    });
+}
+
+/// A run whose upload hangs in the middle.
+fn hanging_upload(bucket: &Bucket, workplace: &Workplace) -> std::process::Child {
+    workplace.configure_also("[limits]\nsingle_put_bytes = \"1\"\n");
+    bucket
+        .proxy
+        .play(Trick::Hang, usize::MAX, |method, target| {
+            method == "PUT" && target.contains("partNumber=")
+        });
+    let child = workplace
+        .command(&[
+            "run",
+            "--from",
+            DAY,
+            "--to",
+            DAY,
+            "--direction",
+            "placed",
+            "--refresh",
+        ])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    while bucket.proxy.played().is_empty() {
+        std::thread::yield_now();
+    }
+    child
+}
+
+#[test]
+fn a_run_that_is_killed_in_the_middle_of_an_upload_changes_nothing_and_gc_takes_away_the_rest() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (server, workplace) = serving(&bucket, 3);
+    assert_eq!(run_placed(&workplace, &[]).status, 0);
+    let before = bucket.etags("some/lake/cdrs");
+    server.serve("placed", DAY, calls(0, 5), 5);
+    let mut child = hanging_upload(&bucket, &workplace);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    bucket.proxy.play_fair();
+    assert_eq!(bucket.etags("some/lake/cdrs"), before);
+    assert_eq!(bucket.uploads(), 1);
+    assert_verified(&workplace);
+    let collected = workplace.run(&["gc", "--format", "json"]);
+    assert_eq!(collected.status, 0, "{collected:?}");
+    let removed = collected.json()["removed"].to_string();
+    assert!(
+        removed.contains("an upload of cdrs/dt=2026-10-01/placed"),
+        "{removed}"
+    );
+    assert!(
+        removed.contains("leases/placed-2026-10-01.lock"),
+        "{removed}"
+    );
+    assert_eq!(bucket.uploads(), 0);
+    assert_eq!(bucket.etags("some/lake/cdrs"), before);
+    let ran = run_placed(&workplace, &["--refresh"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(ran.report().totals.counts.rows, 5);
+    assert_verified(&workplace);
+}
+
+#[test]
+fn the_lease_of_a_killed_run_is_taken_over_and_its_work_done() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (_server, workplace) = serving(&bucket, 3);
+    let mut child = hanging_upload(&bucket, &workplace);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    bucket.proxy.play_fair();
+    assert!(!bucket.keys("some/lake/_cdrlake/leases").is_empty());
+    let ran = run_placed(&workplace, &[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(ran.report().totals.counts.rows, 3);
+    assert_verified(&workplace);
+}
+
+#[test]
+fn an_interrupted_upload_is_aborted_and_the_lake_stays_as_it_was() {
+    for signal in ["-INT", "-TERM"] {
+        let Some(bucket) = Bucket::create() else {
+            return;
+        };
+        let (server, workplace) = serving(&bucket, 3);
+        assert_eq!(run_placed(&workplace, &[]).status, 0);
+        let before = bucket.etags("some/lake/cdrs");
+        let ledger = bucket.etags("some/lake/_cdrlake/ledger");
+        server.serve("placed", DAY, calls(0, 5), 5);
+        let child = hanging_upload(&bucket, &workplace);
+        let id = child.id().to_string();
+        assert!(
+            std::process::Command::new("kill")
+                .args([signal, &id])
+                .status()
+                .unwrap()
+                .success()
+        );
+        let output = child.wait_with_output().unwrap();
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(130), "{stderr}");
+        assert_eq!(bucket.uploads(), 0);
+        assert_eq!(bucket.etags("some/lake/cdrs"), before);
+        assert_eq!(bucket.etags("some/lake/_cdrlake/ledger"), ledger);
+        assert_eq!(bucket.keys("some/lake/_cdrlake/leases"), [] as [&str; 0]);
+        bucket.proxy.play_fair();
+        assert_verified(&workplace);
+    }
+}
+
+/// What a store refuses or lacks, on which requests, and what is said of it.
+const REFUSALS: &[(Trick, Which, &str)] = &[
+    (
+        Trick::Answer(403, "AccessDenied", "Access Denied"),
+        |method, _| method == "PUT",
+        "it takes s3:PutObject on the objects",
+    ),
+    (
+        Trick::Answer(403, "AccessDenied", "Access Denied"),
+        |method, target| method == "GET" && target.contains("list-type"),
+        "it takes s3:ListBucket on the bucket",
+    ),
+    (
+        Trick::Answer(403, "AccessDenied", "Access Denied"),
+        |method, target| method == "GET" && !target.contains("list-type"),
+        "it takes s3:GetObject on the objects",
+    ),
+    (
+        Trick::Answer(403, "AccessDenied", "Access Denied"),
+        |method, _| method == "DELETE",
+        "it takes s3:DeleteObject on the objects",
+    ),
+    (
+        Trick::Answer(404, "NoSuchBucket", "The specified bucket does not exist"),
+        |_, _| true,
+        "Create the bucket, or correct lake.url",
+    ),
+    (
+        Trick::Answer(
+            301,
+            "PermanentRedirect",
+            "The bucket is in this region: eu-west-1",
+        ),
+        |_, _| true,
+        "set lake.options.region",
+    ),
+    (
+        Trick::Answer(
+            400,
+            "AuthorizationHeaderMalformed",
+            "the region 'us-east-1' is wrong; expecting 'eu-west-1'",
+        ),
+        |_, _| true,
+        "expecting 'eu-west-1'. The bucket lies in another region: set lake.options.region",
+    ),
+    (
+        Trick::Answer(400, "ExpiredToken", "The provided token has expired."),
+        |_, _| true,
+        "400 ExpiredToken: The provided token has expired. The credentials have expired: renew them and run again",
+    ),
+    (
+        Trick::Answer(403, "RequestTimeTooSkewed", "The difference is too large."),
+        |_, _| true,
+        "Set this machine's clock right",
+    ),
+];
+
+#[test]
+fn what_a_store_refuses_is_said_with_the_permission_or_the_option_that_helps() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (_server, workplace) = serving(&bucket, 3);
+    for (trick, which, said) in REFUSALS {
+        bucket.proxy.play(trick.clone(), usize::MAX, *which);
+        for command in [&["run", "--from", DAY, "--to", DAY][..], &["check"]] {
+            let ran = workplace.run(command);
+            let (out, err) = (&ran.stdout, &ran.stderr);
+            assert!(out.contains(said) || err.contains(said), "{said}: {ran:?}");
+            assert_eq!(ran.status, 2, "{ran:?}");
+        }
+        assert_eq!(bucket.keys("some/lake/cdrs"), [] as [&str; 0]);
+    }
+    bucket.proxy.play_fair();
+    assert_eq!(
+        workplace.run_day(&[]).status,
+        0,
+        "and nothing is left in the way"
+    );
+    assert_verified(&workplace);
+}
+
+#[test]
+fn credentials_that_expire_or_a_bucket_that_goes_end_a_run_and_lose_nothing() {
+    for (trick, said) in [
+        (
+            Trick::Answer(400, "ExpiredToken", "The provided token has expired."),
+            "The credentials have expired",
+        ),
+        (
+            Trick::Answer(404, "NoSuchBucket", "The specified bucket does not exist"),
+            "Create the bucket",
+        ),
+    ] {
+        for which in [
+            // Once the first file is to be put, or the ledger to be told of it.
+            (|method, target| is_put_of_a_file(method, target)) as Which,
+            |method, target| method == "PUT" && target.contains("/ledger/"),
+        ] {
+            let Some(bucket) = Bucket::create() else {
+                return;
+            };
+            let server = Server::start();
+            serve_days(&server, 20, "0.027");
+            let workplace = bucket.workplace(&server);
+            workplace.configure_also("[limits]\nmemory = \"64MiB\"\n");
+            bucket.proxy.play(trick.clone(), usize::MAX, which);
+            let range = ["run", "--from", DAYS[0], "--to", DAYS[2], "--requests", "1"];
+            let ran = workplace.run(&range);
+            assert_eq!(ran.status, 1, "{ran:?}");
+            assert!(
+                ran.stderr.contains("error: the run was stopped: "),
+                "{ran:?}"
+            );
+            assert!(ran.stderr.contains(said), "{ran:?}");
+            let fetched = server.requests("/v1/cdrs/all").len();
+            assert!(fetched < 6, "not every slice is fetched in vain: {fetched}");
+            bucket.proxy.play_fair();
+            let ran = workplace.run(&range);
+            assert_eq!(ran.status, 0, "{ran:?}");
+            assert_eq!(bucket.keys("some/lake/cdrs").len(), 6);
+            assert_verified(&workplace);
+        }
+    }
+}
+
+#[test]
+fn throttling_is_waited_out() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (_server, workplace) = serving(&bucket, 3);
+    let slow_down = Trick::Answer(503, "SlowDown", "Please reduce your request rate.");
+    bucket.proxy.play(slow_down, 5, |_, _| true);
+    let ran = workplace.run_day(&[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(bucket.proxy.played().len(), 5);
+    assert_verified(&workplace);
+}
+
+#[test]
+fn a_part_that_is_refused_fails_its_slice_and_leaves_no_upload() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (_server, workplace) = serving(&bucket, 3);
+    workplace.configure_also("[limits]\nsingle_put_bytes = \"1\"\n");
+    let refused = Trick::Answer(400, "InvalidPart", "This part is not accepted.");
+    bucket.proxy.play(refused, usize::MAX, |method, target| {
+        method == "PUT" && target.contains("partNumber=")
+    });
+    let ran = workplace.run_day(&[]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    let error = ran.json()["slices"][0]["error"].to_string();
+    assert!(
+        error.contains(&format!(
+            "cannot upload s3://{}/{TABLE_FILE}: 400 InvalidPart: This part is not accepted",
+            bucket.name
+        )),
+        "{error}"
+    );
+    assert_eq!(bucket.uploads(), 0);
+    assert_eq!(bucket.keys("some/lake/cdrs"), [] as [&str; 0]);
+}
+
+#[test]
+fn a_store_that_ignores_conditions_is_named_and_serves_one_run_at_a_time() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (server, workplace) = serving(&bucket, 3);
+    bucket
+        .proxy
+        .play(Trick::WithoutConditions, usize::MAX, |method, _| {
+            method == "PUT"
+        });
+    let checked = workplace.run(&["check"]);
+    assert!(
+        checked
+            .stdout
+            .contains("writable, but the store ignores conditional writes"),
+        "{checked:?}"
+    );
+    let sharded = workplace.run_day(&["--shard", "1/2"]);
+    assert_eq!(sharded.status, 2, "{sharded:?}");
+    assert!(
+        sharded.stderr.contains("so --shard is refused"),
+        "{sharded:?}"
+    );
+
+    let ran = workplace.run_day(&[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let warnings = ran.report().warnings;
+    assert!(
+        warnings
+            .iter()
+            .any(|one| one.contains("the store ignores conditional writes")),
+        "{warnings:?}"
+    );
+    assert_verified(&workplace);
+    server.serve("placed", DAY, calls(0, 5), 5);
+    assert_eq!(workplace.run_day(&["--refresh"]).status, 0);
+    assert_verified(&workplace);
+
+    // While another run is under way, this one does nothing.
+    let (marker, lease) = (
+        "some/lake/_cdrlake/runs/other.running",
+        "some/lake/_cdrlake/leases/run-other.lock",
+    );
+    bucket.ask("PUT", &format!("/{marker}"), "");
+    let alive = std::sync::atomic::AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut renewals = 0;
+            while alive.load(Ordering::Relaxed) {
+                renewals += 1;
+                let content =
+                    format!("{{\"holder\":\"other\",\"renewals\":{renewals},\"expiry_ms\":5000}}");
+                bucket.ask("PUT", &format!("/{lease}"), &content);
+            }
+        });
+        let refused = workplace.run_day(&["--refresh"]);
+        alive.store(false, Ordering::Relaxed);
+        assert_eq!(refused.status, 1, "{refused:?}");
+        assert!(
+            refused.stderr.contains("run other seems to be under way"),
+            "{refused:?}"
+        );
+    });
+    // Once it is dead, it is nobody.
+    let ran = workplace.run_day(&["--refresh"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+}
+
+#[test]
+fn no_secret_is_told_however_much_is_logged() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (_server, workplace) = serving(&bucket, 3);
+    let denied = Trick::Answer(
+        403,
+        "SignatureDoesNotMatch",
+        "The request signature does not match.</Message><StringToSign>AWS4-HMAC-SHA256</StringToSign><Message>",
+    );
+    for trick in [None, Some(denied), Some(Trick::DropReply)] {
+        bucket.proxy.play_fair();
+        if let Some(trick) = trick {
+            bucket.proxy.play(trick, 3, |_, _| true);
+        }
+        for command in [
+            &["run", "--from", DAY, "--to", DAY, "--refresh"][..],
+            &["gc"],
+            &["verify"],
+        ] {
+            let output = workplace
+                .command(command)
+                .env("CDRLAKE_LOG", "trace")
+                .output()
+                .unwrap();
+            for text in [&output.stdout, &output.stderr] {
+                let text = String::from_utf8_lossy(text);
+                for secret in [
+                    SECRET,
+                    CANARY,
+                    "Signature=",
+                    "X-Amz-Signature",
+                    "StringToSign",
+                ] {
+                    assert!(!text.contains(secret), "{secret}: {text}");
+                }
+            }
+        }
+    }
+}
