@@ -237,11 +237,11 @@ pub async fn plan(
         )));
     }
     let (entries, table, rejects) = match lake {
-        Some(lake) => (
-            lake.entries(&directions, days.clone()).await?,
-            lake.table().await?,
-            lake.rejects().await?,
-        ),
+        Some(lake) => futures::try_join!(
+            lake.entries(&directions, days.clone()),
+            lake.table(),
+            lake.rejects()
+        )?,
         None => Default::default(),
     };
     let lookback_from = today

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::civil::Date;
 use object_store::path::Path;
 use serde::Serialize;
@@ -19,6 +20,8 @@ use crate::slice::{Direction, Slice};
 
 /// Most characters of an example.
 const MAX_EXAMPLE_CHARS: usize = 1_000;
+/// Files read at the same time: in a bucket each is fetched first.
+const CONCURRENT_READS: usize = 8;
 /// Most reasons told apart: this program knows far fewer, and a foreign file must not fill the memory.
 const MAX_GROUPS: usize = 200;
 /// Longest name of a reason, likewise.
@@ -128,7 +131,44 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
     })
 }
 
-/// Reads the files one after the other and groups what they hold.
+/// What one file holds: how many records for each reason, and the first of them.
+type OfFile = BTreeMap<String, (u64, Example)>;
+
+/// Reads one file; `None` if it is gone. What cannot be read of it is told beside the rest.
+async fn read_file(
+    lake: &Lake,
+    slice: Slice,
+    path: &Path,
+    show_numbers: bool,
+) -> Result<Option<(OfFile, std::io::Result<()>)>, CommandError> {
+    // Gone since it was listed: another run has replaced it by nothing.
+    let Some(copy) = lake.local_copy(path).await? else {
+        return Ok(None);
+    };
+    let name = path.to_string();
+    let read = tokio::task::spawn_blocking(move || {
+        let mut of_file = OfFile::new();
+        let read = read_rejects(&copy.path, |reject| {
+            // Ours are short.
+            let code = cut(&reject.code, MAX_CODE_CHARS);
+            let mut code = code.as_str();
+            if of_file.len() >= MAX_GROUPS && !of_file.contains_key(code) {
+                code = OTHER_REASONS;
+            }
+            if let Some((records, _)) = of_file.get_mut(code) {
+                *records += 1;
+            } else {
+                let example = example(slice, &name, reject, show_numbers);
+                of_file.insert(code.to_owned(), (1, example));
+            }
+            Ok::<(), std::io::Error>(())
+        });
+        (of_file, read)
+    });
+    Ok(Some(read.await.expect("reading does not panic")))
+}
+
+/// Reads the files, some at a time, and groups what they hold, in their order.
 async fn collect(
     lake: &Lake,
     files: Vec<(Slice, bool, Path)>,
@@ -136,32 +176,15 @@ async fn collect(
 ) -> Result<Rejects, CommandError> {
     let mut groups = BTreeMap::<(bool, String), Group>::new();
     let mut unreadable = Vec::new();
-    for (slice, of_failure, path) in files {
-        // Gone since it was listed: another run has replaced it by nothing.
-        let Some(copy) = lake.local_copy(&path).await? else {
+    let reads = stream::iter(files).map(|(slice, of_failure, path)| async move {
+        let read = read_file(lake, slice, &path, show_numbers).await?;
+        Ok::<_, CommandError>((slice, of_failure, path, read))
+    });
+    let mut reads = std::pin::pin!(reads.buffered(CONCURRENT_READS));
+    while let Some(read) = reads.try_next().await? {
+        let (slice, of_failure, path, Some((of_file, read))) = read else {
             continue;
         };
-        let name = path.to_string();
-        let read = tokio::task::spawn_blocking(move || {
-            let mut of_file = BTreeMap::<String, (u64, Example)>::new();
-            let read = read_rejects(&copy.path, |reject| {
-                // Ours are short.
-                let code = cut(&reject.code, MAX_CODE_CHARS);
-                let mut code = code.as_str();
-                if of_file.len() >= MAX_GROUPS && !of_file.contains_key(code) {
-                    code = OTHER_REASONS;
-                }
-                if let Some((records, _)) = of_file.get_mut(code) {
-                    *records += 1;
-                } else {
-                    let example = example(slice, &name, reject, show_numbers);
-                    of_file.insert(code.to_owned(), (1, example));
-                }
-                Ok::<(), std::io::Error>(())
-            });
-            (of_file, read)
-        });
-        let (of_file, read) = read.await.expect("reading does not panic");
         if let Err(error) = read {
             unreadable.push(format!("{path}: {}", quoted(&error.to_string())));
         }

@@ -433,16 +433,14 @@ impl Lake {
     /// # Errors
     /// [`LakeError`] if the store fails.
     pub async fn ledger_slices(&self, directions: &[Direction]) -> Result<Vec<Slice>, LakeError> {
-        let mut slices = Vec::new();
-        for &direction in directions {
-            let listed = self.store.list(&layout::ledger(direction)).await?;
-            slices.extend(
-                listed
-                    .iter()
-                    .filter_map(|object| layout::ledger_slice(&object.path)),
-            );
-        }
-        Ok(slices)
+        let ledgers: Vec<Path> = directions.iter().map(|&of| layout::ledger(of)).collect();
+        let lists = ledgers.iter().map(|ledger| self.store.list(ledger));
+        let listed = futures::future::try_join_all(lists).await?;
+        Ok(listed
+            .iter()
+            .flatten()
+            .filter_map(|object| layout::ledger_slice(&object.path))
+            .collect())
     }
 
     /// The table's files by slice. Files that belong to no slice are left out.

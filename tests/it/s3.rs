@@ -258,6 +258,36 @@ fn a_lake_in_a_bucket_goes_through_every_command() {
 }
 
 #[test]
+fn storage_class_tags_and_encryption_are_asked_of_the_store() {
+    for single_put_bytes in ["16MiB", "1"] {
+        let Some(bucket) = Bucket::create() else {
+            return;
+        };
+        let (_server, workplace) = serving(&bucket, 3);
+        workplace.configure_also(&format!(
+            "storage_class = \"STANDARD_IA\"\ntags = \"team=data, pii=yes\"\nserver_side_encryption = \"AES256\"\n[limits]\nsingle_put_bytes = \"{single_put_bytes}\"\n"
+        ));
+        let ran = run_placed(&workplace, &[]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let head = |key: &str| bucket.ask("HEAD", &format!("/{key}"), "").to_lowercase();
+        let file = head(TABLE_FILE);
+        assert!(file.contains("x-amz-storage-class: standard_ia"), "{file}");
+        assert!(
+            file.contains("x-amz-server-side-encryption: aes256"),
+            "{file}"
+        );
+        let tags = bucket.ask("GET", &format!("/{TABLE_FILE}?tagging"), "");
+        assert!(tags.contains("<Key>pii</Key><Value>yes</Value>"), "{tags}");
+        let ledger = head("some/lake/_cdrlake/ledger/placed/2026-10-01.json");
+        assert!(
+            ledger.contains("x-amz-server-side-encryption: aes256"),
+            "{ledger}"
+        );
+        assert!(!ledger.contains("standard_ia"), "{ledger}");
+    }
+}
+
+#[test]
 fn runs_at_once_in_a_bucket_do_every_slice_once() {
     let two: &[&[&str]] = &[&[], &[]];
     let four: &[&[&str]] = &[&[], &[], &[], &[]];
