@@ -409,6 +409,8 @@ fn a_reply_that_is_lost_costs_nothing_whatever_it_was_the_reply_to() {
             let ran = run_placed(&workplace, more);
             assert_eq!(ran.status, 0, "{name}: {ran:?}");
             assert_eq!(ran.report().totals.counts.rows, total, "{name}");
+            // It takes its own write for nobody else's.
+            assert!(!ran.stderr.contains("took over"), "{name}: {ran:?}");
             bucket.proxy.play_fair();
             assert_verified(&workplace);
         }
