@@ -22,6 +22,8 @@ use crate::slice::{Direction, Slice};
 use crate::tally::{Counts, RowTally, Totals};
 use crate::writer::{WriteError, checksum_of, read_footer, read_rows, slice_named_in};
 
+/// Slices of a lake in a bucket that are fetched and read at the same time.
+const CONCURRENT_FETCHES: usize = 16;
 /// How long, and with which pauses, to look at a slice that a run may be publishing: longer than a
 /// publication takes.
 const LOOK_FOR: Duration = Duration::from_secs(5);
@@ -217,7 +219,7 @@ pub async fn slices(lake: &Lake, scope: &Scope) -> Result<BTreeSet<Slice>, LakeE
 }
 
 /// Reads what the lake holds of `slices` and compares it with the ledger, as many slices at a time
-/// as there are processors. Calls `done` after each. Memory: a batch of rows for each of them.
+/// as there are processors, or a few more in a bucket. Calls `done` after each. Memory: a batch of rows for each of them.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be read at all. What is wrong with a slice is a finding.
@@ -227,13 +229,19 @@ pub async fn verify_slices(
     done: &(dyn Fn() + Sync),
 ) -> Result<VerifyReport, LakeError> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    // In a bucket most of the time is spent waiting for it.
+    let at_once = if lake.lease_expiry().is_some() {
+        threads.max(CONCURRENT_FETCHES)
+    } else {
+        threads
+    };
     let examined = stream::iter(slices)
         .map(|&slice| async move {
             let examined = examine(lake, slice).await;
             done();
             examined
         })
-        .buffer_unordered(threads);
+        .buffer_unordered(at_once);
     let mut report = examined
         .try_fold(VerifyReport::default(), async |mut report, examined| {
             report.add(examined);

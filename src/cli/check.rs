@@ -167,6 +167,9 @@ async fn try_bucket(config: &Config) -> Result<String, CommandError> {
     place.prepare()?;
     let store = place.store();
     store.list(&Path::from(TABLE)).await?;
+    if let Place::Bucket(bucket) = &place {
+        bucket.try_upload().await?;
+    }
     Ok(if store.honours_conditions().await? {
         "writable; conditional writes honoured".to_owned()
     } else {

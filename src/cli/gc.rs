@@ -3,7 +3,7 @@
 use clap::Args;
 use serde_json::json;
 
-use super::lake::{Place, existing_lake};
+use super::lake::existing_lake;
 use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
@@ -21,10 +21,9 @@ pub(super) struct GcArgs {
 pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let lake = existing_lake(&config, true).await?;
-    Place::of(&config)?.prepare()?;
     if let Some(expiry) = lake.lease_expiry() {
         screen.say(&format!(
-            "Only time tells a dead run from a live one: this takes up to {} seconds if there are leases.",
+            "Looking for what dead runs left. Where there are leases, only time tells: lake.lease is {} s.",
             expiry.as_secs()
         ));
     }
@@ -39,11 +38,11 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
                 .iter()
                 .map(|what| format!("removed  {what}\n"));
             let left = garbage.left.iter().map(|what| format!("left     {what}\n"));
-            let number = counted(garbage.removed.len() as u64, "thing", "things");
-            removed
-                .chain(left)
-                .chain([format!("{number} removed.\n")])
-                .collect()
+            let last = match garbage.removed.len() as u64 {
+                0 => "Nothing to remove.\n".to_owned(),
+                number => format!("{} removed.\n", counted(number, "thing", "things")),
+            };
+            removed.chain(left).chain([last]).collect()
         }
     };
     print(text.as_bytes())?;

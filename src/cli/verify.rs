@@ -350,6 +350,8 @@ async fn remove(lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
         lake.remove_foreign(&path).await?;
     }
     drop(lease);
+    // The next stray may be of the same slice.
+    lake.settle().await;
     Ok(is_removed)
 }
 

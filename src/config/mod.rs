@@ -15,6 +15,7 @@ use secrecy::SecretString;
 use toml::Value;
 use url::Url;
 
+use crate::lake::bucket::MAX_EXPIRY;
 use crate::lake::identity::{FORMAT, Identity};
 use crate::lake::location::Location;
 use crate::slice::Direction;
@@ -233,20 +234,7 @@ impl Config {
                     )?
                     .unwrap_or(Reconcile::Fail),
             },
-            limits: LimitsConfig {
-                max_record_bytes: settings
-                    .get("limits.max_record_bytes", units::memory_bytes)?
-                    .unwrap_or(1 << 20),
-                memory: settings
-                    .get("limits.memory", units::memory_bytes)?
-                    .unwrap_or(256 << 20),
-                single_put_bytes: settings
-                    .get("limits.single_put_bytes", single_put_bytes)?
-                    .unwrap_or(16 << 20),
-                spool_dir: settings
-                    .get("limits.spool_dir", units::text)?
-                    .map_or_else(std::env::temp_dir, PathBuf::from),
-            },
+            limits: limits(settings)?,
             // Last, so that what is wrong in the file is said before what is missing from it.
             lake: lake(settings)?,
         };
@@ -390,6 +378,31 @@ fn check_what_is_not_built(settings: &Settings) -> Result<(), ConfigError> {
         other => Err(format!("is \"{other}\": \"keep\" is the only value in this version, which cannot hide numbers yet")),
     })?;
     Ok(())
+}
+
+fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
+    let memory = settings
+        .get("limits.memory", units::memory_bytes)?
+        .unwrap_or(256 << 20);
+    // Some are uploaded while others are fetched.
+    let most = (memory as u64 / 4).max(1);
+    let single_put_bytes = settings.get("limits.single_put_bytes", units::bytes)?;
+    if single_put_bytes.is_some_and(|bytes| bytes > most) {
+        let problem = "limits.single_put_bytes is more than a quarter of limits.memory, in which such files lie while they are uploaded";
+        let origin = settings.origin("limits.single_put_bytes");
+        return Err(ConfigError::new(origin, problem));
+    }
+    Ok(LimitsConfig {
+        max_record_bytes: settings
+            .get("limits.max_record_bytes", units::memory_bytes)?
+            .unwrap_or(1 << 20),
+        memory,
+        // What every store takes in one request is far more.
+        single_put_bytes: single_put_bytes.unwrap_or(most.min(16 << 20)).min(5 << 30),
+        spool_dir: settings
+            .get("limits.spool_dir", units::text)?
+            .map_or_else(std::env::temp_dir, PathBuf::from),
+    })
 }
 
 fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
@@ -540,18 +553,13 @@ fn lease(value: &Value) -> Result<Duration, String> {
     let lease = units::duration(value)?;
     if lease < Duration::from_secs(5) {
         Err("is shorter than 5 s: a slow answer of the store would end a run's work".to_owned())
+    } else if lease > MAX_EXPIRY {
+        Err(
+            "is longer than an hour: so long would a dead run keep others from its slices"
+                .to_owned(),
+        )
     } else {
         Ok(lease)
-    }
-}
-
-/// What every store takes in one request, and what memory should hold.
-fn single_put_bytes(value: &Value) -> Result<u64, String> {
-    let bytes = units::bytes(value)?;
-    if bytes > 5 << 30 {
-        Err("is more than 5GiB, which no store takes at once".to_owned())
-    } else {
-        Ok(bytes)
     }
 }
 

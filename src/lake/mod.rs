@@ -670,7 +670,7 @@ impl Lake {
         Ok(entry)
     }
 
-    /// Removes the slice's file, which no store does on a condition: another look is all there is.
+    /// Removes the slice's file, which no store of ours does on a condition: another look is all there is.
     async fn remove(
         &self,
         lease: &dyn Lease,

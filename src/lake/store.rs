@@ -216,6 +216,7 @@ impl StoreError {
 
     /// Whether an object store has said that it does not do what was asked: nothing has changed.
     pub fn is_refusal(&self) -> bool {
-        self.kind().is_some_and(|kind| kind != FailureKind::Passing)
+        let error = self.source.downcast_ref::<BucketError>();
+        error.is_some_and(|error| error.kind != FailureKind::Passing && !error.is_uncertain)
     }
 }

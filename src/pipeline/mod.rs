@@ -28,6 +28,8 @@ use crate::source::{Backoff, Source};
 
 /// How long to leave a slice alone that another run works on.
 const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
+/// A run that began so long ago and has committed nothing is looked at more closely.
+const LONG_AGO: Duration = Duration::from_mins(10);
 /// Unit in which slices share `limits.memory`.
 const MEMORY_UNIT_BYTES: usize = 1 << 20;
 /// Memory of a slice besides its row group and its longest record: chunks in flight, a batch,
@@ -148,9 +150,7 @@ impl Context {
                 .max(bucket::PART_BYTES * bucket::PARTS_IN_FLIGHT),
         };
         let bytes = uploaded.saturating_add(PUBLISHING_OVERHEAD_BYTES);
-        u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
-            .unwrap_or(u32::MAX)
-            .min(self.slice_memory_units())
+        in_memory_units(bytes).min(self.slice_memory_units())
     }
 
     /// Memory that one slice may take, in units, never more than there is.
@@ -163,10 +163,12 @@ impl Context {
         let bytes = parts.iter().fold(SLICE_OVERHEAD_BYTES, |sum, part| {
             sum.saturating_add(part.saturating_mul(2))
         });
-        u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES))
-            .unwrap_or(u32::MAX)
-            .min(self.memory_units)
+        in_memory_units(bytes).min(self.memory_units)
     }
+}
+
+fn in_memory_units(bytes: usize) -> u32 {
+    u32::try_from(bytes.div_ceil(MEMORY_UNIT_BYTES)).unwrap_or(u32::MAX)
 }
 
 /// The right to fetch a slice, and the memory for it.
@@ -321,8 +323,8 @@ async fn keep(
     });
     let mut dead = Vec::new();
     for (run, commits) in &marked {
-        // Worth waiting for only if there is something to tell.
-        let is_patient = !commits.is_empty();
+        // Worth waiting for if there is something to tell, or if it should have ended long ago.
+        let is_patient = !commits.is_empty() || began_long_before(run, context.started_at);
         match is_dead(context, run, is_patient, interrupt).await {
             Ok(true) => dead.push(RunReport::of_dead_run(run, commits, &context.run)),
             Ok(false) => {}
@@ -385,6 +387,12 @@ async fn alone_if_it_must_be(
         }
     }
     Ok(())
+}
+
+/// Whether a run's name says that it began much earlier than `now`.
+fn began_long_before(run: &str, now: Timestamp) -> bool {
+    let name = now.checked_sub(LONG_AGO).map(new_run_id);
+    name.is_ok_and(|then| *run < *then)
 }
 
 /// Whether a run is dead. Who is interrupted does not wait to know: the next run will.

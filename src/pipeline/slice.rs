@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use jiff::Timestamp;
 use object_store::path::Path;
 use tempfile::TempPath;
+use tokio::sync::SemaphorePermit;
 
 use super::attempts::fetch_until_good;
 use super::fetch::{FetchError, Fetched};
-use super::{Context, Stop, Waiting};
+use super::{Context, RoomToFetch, Stop, Waiting};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
@@ -22,7 +23,7 @@ use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
 use crate::source::SourceError;
 use crate::tally::Counts;
-use crate::writer::{SLICE_KEY, WriteError, checksum_of, rows_of};
+use crate::writer::{SLICE_KEY, SpoolFile, WriteError, checksum_of, rows_of};
 
 /// Why a slice was given up.
 #[derive(Debug, thiserror::Error)]
@@ -183,11 +184,8 @@ async fn attempt_all(
             return Err(error);
         }
     };
-    // The next slice is fetched while this one is on its way.
-    let memory = fetching.until_published(context);
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
-    let outcome = Box::pin(settle(context, &*lease, before, fetched, report)).await;
-    drop(memory);
+    let outcome = Box::pin(settle(context, &*lease, before, fetched, fetching, report)).await;
     if outcome.is_ok() && due.why.is_damage() {
         context.warn(format!("{slice}: {}. It is mended", due.why));
     }
@@ -248,6 +246,7 @@ async fn settle(
     lease: &dyn Lease,
     before: LedgerEntry,
     fetched: Fetched,
+    room: RoomToFetch<'_>,
     report: &mut SliceReport,
 ) -> Result<SliceOutcome, SliceError> {
     let slice = before.entry.slice;
@@ -319,7 +318,9 @@ async fn settle(
         }
         SliceOutcome::Unchanged
     } else {
-        publish(context, lease, before, converted, rejects, commit, report).await?;
+        // The next slice is fetched while this one is on its way.
+        let (file, _memory) = write_footer(context, room, converted, &commit, slice).await?;
+        publish(context, lease, before, file, rejects, commit, report).await?;
         SliceOutcome::Committed
     };
     remark(context, slice, &report.counts);
@@ -349,21 +350,32 @@ async fn describe_rejects(
     }
 }
 
-/// Writes the footer and publishes.
+/// Writes the footer, after which the file is complete, and gives back the memory that it took.
+async fn write_footer<'a>(
+    context: &Context,
+    room: RoomToFetch<'a>,
+    converted: Converted,
+    commit: &Commit,
+    slice: Slice,
+) -> Result<(SpoolFile, SemaphorePermit<'a>), SliceError> {
+    let metadata = file_metadata(slice, commit);
+    let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata))
+        .await
+        .expect("writing does not panic")?;
+    Ok((file, room.until_published(context)))
+}
+
+/// Publishes a file, or that there is none.
 async fn publish(
     context: &Context,
     lease: &dyn Lease,
     before: LedgerEntry,
-    converted: Converted,
+    file: SpoolFile,
     rejects: Option<(TempPath, RejectsFile)>,
     commit: Commit,
     report: &mut SliceReport,
 ) -> Result<(), SliceError> {
     let slice = before.entry.slice;
-    let metadata = file_metadata(slice, &commit);
-    let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata))
-        .await
-        .expect("writing does not panic")?;
     let change = before
         .entry
         .committed

@@ -13,7 +13,7 @@ use tempfile::TempPath;
 
 use crate::s3::Bucket;
 use crate::stores::bucket_lake;
-use crate::support::block_on;
+use crate::support::{block_on, skipped};
 
 /// An Azure server for these tests: the address of its blob service.
 const AZURE: &str = "TEST_AZURE_ENDPOINT";
@@ -292,7 +292,7 @@ fn an_s3_server_conforms() {
 #[test]
 fn an_azure_server_conforms() {
     let Ok(endpoint) = std::env::var(AZURE) else {
-        println!("skipped: {AZURE} names no blob service (http://host:port/account)");
+        skipped(AZURE, "a blob service (http://host:port/account)");
         return;
     };
     let container = format!("test-{}", std::process::id());
@@ -346,7 +346,7 @@ struct SigningServer {
 impl SigningServer {
     fn start() -> Option<Self> {
         let Ok(program) = std::env::var(S3S) else {
-            println!("skipped: {S3S} does not name the program s3s-fs");
+            skipped(S3S, "the program s3s-fs");
             return None;
         };
         let root = tempfile::tempdir().unwrap();

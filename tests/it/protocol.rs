@@ -390,7 +390,15 @@ fn rehearse(
     (operations, block_on(names(&**store)))
 }
 
-const FAULTS: [Fault; 5] = [
+const FAULTS: [Fault; 4] = [
+    Fault::ErrorBefore,
+    Fault::ErrorAfter,
+    Fault::HangBefore,
+    Fault::HangAfter,
+];
+
+/// A bucket may also refuse for good.
+const BUCKET_FAULTS: [Fault; 5] = [
     Fault::ErrorBefore,
     Fault::RefusedBefore,
     Fault::ErrorAfter,
@@ -455,11 +463,11 @@ fn whichever_request_to_a_bucket_fails_hangs_or_is_the_last_the_lake_stays_true(
                 !uploads || path.contains("/cdrs/") || path.contains("/rejects/")
             })
             .collect();
-        for_each(concerned.len() * FAULTS.len(), |k| {
+        for_each(concerned.len() * BUCKET_FAULTS.len(), |k| {
             let bucket = bucket.snapshot();
             let (at, fault) = (
-                concerned[k / FAULTS.len()],
-                FAULTS[k % FAULTS.len()].clone(),
+                concerned[k / BUCKET_FAULTS.len()],
+                BUCKET_FAULTS[k % BUCKET_FAULTS.len()].clone(),
             );
             let hangs = matches!(fault, Fault::HangBefore | Fault::HangAfter);
             let faults = Faults::new(at, fault);

@@ -271,3 +271,14 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     drop(runtime);
     result
 }
+
+/// Says that a test is skipped because `variable` does not name what it needs. A test that
+/// `TEST_REQUIRED` names by its variable is not to be skipped.
+pub(crate) fn skipped(variable: &str, what: &str) {
+    let required = std::env::var("TEST_REQUIRED").unwrap_or_default();
+    assert!(
+        !required.contains(variable),
+        "{variable} does not name {what}"
+    );
+    println!("skipped: {variable} does not name {what}");
+}

@@ -31,6 +31,8 @@ pub enum FailureKind {
 pub struct BucketError {
     /// What kind of failure.
     pub kind: FailureKind,
+    /// Whether an earlier try may have done, or may still do, what the last one was refused.
+    pub is_uncertain: bool,
     text: String,
 }
 
@@ -91,7 +93,11 @@ pub(super) fn explain(scheme: Scheme, action: Action, error: &Cause) -> BucketEr
     if !hint.is_empty() {
         text = format!("{text}. {hint}");
     }
-    BucketError { kind, text }
+    BucketError {
+        kind,
+        is_uncertain: false,
+        text,
+    }
 }
 
 /// Whether an error says that there is no such object, in a bucket that is there.
@@ -132,7 +138,8 @@ impl Said {
             Some(one_line(found, MAX_MESSAGE_CHARS))
         };
         let mut said = Self {
-            status: between("status code: ", ":"),
+            // The second is how the library tells of one of several deletions.
+            status: between("status code: ", ":").or_else(|| between("(code: ", ")")),
             code: between("<Code>", "</Code>"),
             message: between("<Message>", "</Message>"),
             asked_metadata: whole.contains("169.254.169.254")
@@ -205,7 +212,10 @@ impl Said {
             .as_ref()
             .and_then(|status| status.split(' ').next()?.parse::<u16>().ok());
         let (kind, hint) = match (self.code(), number) {
-            _ if self.asked_metadata => (Hopeless, scheme.no_credentials()),
+            // Nobody there: not on a machine of that cloud. Otherwise it is as any other service.
+            _ if self.asked_metadata && self.transport.is_some() => {
+                (Hopeless, scheme.no_credentials())
+            }
             _ if self.is_about_the_bucket() => (
                 Hopeless,
                 "Create the bucket, or correct lake.url: cdrlake makes no buckets",
@@ -224,7 +234,7 @@ impl Said {
                 "The bucket lies in another region: set lake.options.region",
             ),
             ("RequestTimeTooSkewed", _) => (Hopeless, "Set this machine's clock right"),
-            ("ExpiredToken" | "TokenRefreshRequired", _) => (
+            ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => (
                 Hopeless,
                 "The credentials have expired: renew them and run again",
             ),
@@ -232,6 +242,7 @@ impl Said {
                 "InvalidAccessKeyId"
                 | "SignatureDoesNotMatch"
                 | "InvalidToken"
+                | "InvalidIdentityToken"
                 | "AuthenticationFailed"
                 | "NoAuthenticationInformation",
                 _,
@@ -245,6 +256,15 @@ impl Said {
             {
                 (Passing, "")
             }
+            // Of what was sent, not of what was meant: S3 says 400 where it waited for bytes in vain.
+            (
+                "RequestTimeout"
+                | "IncompleteBody"
+                | "BadDigest"
+                | "XAmzContentSHA256Mismatch"
+                | "InternalError",
+                _,
+            ) => (Passing, ""),
             ("NotImplemented", _) | (_, Some(501)) => (Unsupported, ""),
             ("SlowDown" | "ServerBusy", _) | (_, Some(429 | 503)) => {
                 (Passing, "The store throttles: fewer source.requests help")

@@ -17,6 +17,9 @@ use crate::lake::store::{LakeStore, Lease, LeaseState, Swap, Version, Versioned}
 /// Renewals within the time after which a lease expires: two may fail.
 const RENEWALS_PER_EXPIRY: u32 = 3;
 
+/// Longest time that is granted to anybody, whatever its lease says.
+pub const MAX_EXPIRY: Duration = Duration::from_hours(1);
+
 /// What a lease's object says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Content {
@@ -59,7 +62,7 @@ pub(super) fn observe(store: &BucketStore, path: &Path, found: Option<&Versioned
     // What is not a lease of ours does not renew itself.
     let content = serde_json::from_slice::<Content>(&found.bytes);
     let theirs = content.map_or(Duration::ZERO, |content| {
-        Duration::from_millis(content.expiry_ms)
+        Duration::from_millis(content.expiry_ms).min(MAX_EXPIRY)
     });
     let expiry = theirs.max(store.inner.options.lease);
     let now = Instant::now();
@@ -192,8 +195,9 @@ impl Keeper {
 
     /// Renews until it is done. Whether it still is ours.
     async fn renew(&mut self, pause: Duration) -> bool {
+        // From the first try on: if its reply was lost, that is when others saw the change.
+        let begun = Instant::now();
         loop {
-            let begun = Instant::now();
             let bytes = self.content.bytes();
             let swap = self.store.replace(&self.path, bytes, &self.version);
             match tokio::time::timeout(pause, swap).await {
@@ -231,7 +235,7 @@ impl Keeper {
                 .expect("nobody panics while holding it")
     }
 
-    /// Removes the object, which no store does on a condition: only while nobody can have taken it
+    /// Removes the object, which the library does not do on a condition: only while nobody can have taken it
     /// over, and with time to spare.
     async fn give_back(self) {
         let valid_until = *self
@@ -334,6 +338,39 @@ mod tests {
         tokio::time::sleep(EXPIRY * 2).await;
         assert!(taken.is_held());
         assert!(holder.try_lease(&path()).await.unwrap().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_renewal_whose_reply_was_lost_counts_from_when_it_was_sent() {
+        let bucket = Bucket::default();
+        let ((holder, line), (other, _)) = (process(&bucket), process(&bucket));
+        let lease = holder.try_lease(&path()).await.unwrap().unwrap();
+        // The first renewal, after a third of the time, arrives, and its holder does not hear of it.
+        tokio::time::sleep(EXPIRY / 4).await;
+        cut(&line);
+        tokio::time::sleep(EXPIRY / 8).await;
+        let found = other.read(&path()).await.unwrap().unwrap();
+        let mut content: Content = serde_json::from_slice(&found.bytes).unwrap();
+        content.renewals += 1;
+        let renewed = other
+            .replace(&path(), content.bytes(), &found.version)
+            .await;
+        assert!(matches!(renewed.unwrap(), Swap::Done(_)));
+        let seen = Instant::now();
+        assert_eq!(
+            other.lease_state(&path()).await.unwrap(),
+            LeaseState::Unproven
+        );
+        // It comes to know later on, and is then cut off for good.
+        line.config_mut(|line| *line = object_store::throttle::ThrottleConfig::default());
+        tokio::time::sleep(EXPIRY * 2 / 5).await;
+        assert!(lease.is_held(), "it knows that it was renewed");
+        cut(&line);
+        while other.try_lease(&path()).await.unwrap().is_none() {
+            assert!(seen.elapsed() <= EXPIRY);
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        assert!(!lease.is_held());
     }
 
     #[tokio::test(start_paused = true)]

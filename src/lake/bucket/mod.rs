@@ -38,6 +38,7 @@ use super::store::{
 use crate::slice::Slice;
 pub use connect::{BucketOptions, BucketUrl, OptionError, Scheme, take_own};
 pub use failure::{BucketError, FailureKind};
+pub use lease::MAX_EXPIRY;
 pub use staged::PARTS_IN_FLIGHT;
 
 use failure::{Action, explain, is_absent, is_final};
@@ -53,6 +54,12 @@ const MAX_OBJECT_BYTES: u64 = 16 << 20;
 const CONCURRENT_REQUESTS: usize = 16;
 /// Pause between looks at leases that may be dead.
 const LEASE_POLL: Duration = Duration::from_secs(1);
+/// Longest wait for leases and uploads on their way back.
+const SETTLE_FOR: Duration = Duration::from_secs(20);
+/// Limit of a request that moves a few kilobytes, and how often it is asked if it hangs: the limit of the
+/// client is one for files.
+const SMALL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+const SMALL_REQUEST_TRIES: u32 = 3;
 /// How often a file that changes while it is fetched is fetched anew.
 const MAX_FETCHES: u32 = 3;
 
@@ -94,6 +101,12 @@ impl BucketStore {
         options: BucketOptions,
         spool_parent: &FilePath,
     ) -> Result<Self, OptionError> {
+        if url.scheme == Scheme::Gs && !options.tags.encoded().is_empty() {
+            return Err(OptionError {
+                option: Some("tags".to_owned()),
+                problem: "mean nothing to gs:// lakes, whose objects have none".to_owned(),
+            });
+        }
         let connection = connect::connect(url, library_options)?;
         let mut store = Self::new(connection.objects, url, options, spool_parent);
         Arc::get_mut(&mut store.inner)
@@ -136,7 +149,7 @@ impl BucketStore {
     /// [`StoreError`] if it cannot be made.
     pub fn prepare(&self) -> Result<(), StoreError> {
         let parent = &self.inner.spool_parent;
-        let failed = |error| self.spool_failed("write into", parent, error);
+        let failed = |error| spool_failed("write into", parent, error);
         for removed in spool::sweep(parent).map_err(failed)? {
             tracing::info!("Removed {}, which a run that died left.", removed.display());
         }
@@ -169,26 +182,61 @@ impl BucketStore {
             return Ok(spool);
         }
         let made =
-            Spool::make(parent).map_err(|error| self.spool_failed("write into", parent, error))?;
+            Spool::make(parent).map_err(|error| spool_failed("write into", parent, error))?;
         // Another task may have been quicker; then this one is removed again.
         Ok(self.inner.spool.get_or_init(|| made))
     }
 
     fn failed(&self, action: Action, path: &Path, error: &object_store::Error) -> StoreError {
+        self.problem(action, path, explain(self.scheme(), action, error))
+    }
+
+    /// The same after a try whose outcome nobody knows.
+    fn failed_perhaps(
+        &self,
+        action: Action,
+        path: &Path,
+        error: &object_store::Error,
+    ) -> StoreError {
+        let mut error = explain(self.scheme(), action, error);
+        error.is_uncertain = true;
+        self.problem(action, path, error)
+    }
+
+    fn problem(
+        &self,
+        action: Action,
+        path: &Path,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> StoreError {
         StoreError {
             action: action.verb(),
             path: PathBuf::from(format!("{}/{path}", self.inner.url)),
-            source: explain(self.scheme(), action, error).into(),
+            source: source.into(),
         }
     }
 
-    /// Something failed on this machine, on the way to or from the bucket.
-    #[expect(clippy::unused_self, reason = "as failed(), which it stands beside")]
-    fn spool_failed(&self, action: &'static str, path: &FilePath, error: io::Error) -> StoreError {
-        StoreError {
-            action,
-            path: path.to_owned(),
-            source: error.into(),
+    /// Begins an upload as files of the table have it, and aborts it: what takes permissions of its own.
+    ///
+    /// # Errors
+    /// [`StoreError`] if it is refused.
+    pub async fn try_upload(&self) -> Result<(), StoreError> {
+        // Like a lease, so that what a dead process leaves of it goes where dead leases go.
+        staged::try_upload(self, &Path::from(format!("{LEASES}/check.lock"))).await
+    }
+
+    /// Asks something small that may be asked again, with a limit of its own.
+    async fn briefly<T, Asked>(&self, ask: impl Fn() -> Asked) -> object_store::Result<T>
+    where
+        Asked: Future<Output = object_store::Result<T>>,
+    {
+        let mut tries = 1;
+        loop {
+            match tokio::time::timeout(SMALL_REQUEST_TIMEOUT, ask()).await {
+                Ok(answer) => return answer,
+                Err(_) if tries < SMALL_REQUEST_TRIES => tries += 1,
+                Err(_) => return Err(no_answer()),
+            }
         }
     }
 
@@ -218,7 +266,8 @@ impl BucketStore {
                 .inner
                 .objects
                 .put_opts(path, bytes.clone().into(), mode.into());
-            let error = match put.await {
+            let put = tokio::time::timeout(SMALL_REQUEST_TIMEOUT, put).await;
+            let error = match put.unwrap_or_else(|_| Err(no_answer())) {
                 Ok(put) => return Ok(Swap::Done(version_of(put.e_tag, put.version))),
                 Err(error) => error,
             };
@@ -240,9 +289,8 @@ impl BucketStore {
 
     /// One fetch of an object into a file of the spool; `None` if there is no such object.
     async fn fetch(&self, path: &Path) -> Result<Option<TempPath>, FetchError> {
-        let spool_failed = |error| {
-            FetchError::Store(self.spool_failed("write into", &self.inner.spool_parent, error))
-        };
+        let spool_failed =
+            |error| FetchError::Store(spool_failed("write into", &self.inner.spool_parent, error));
         let spool = self.spool().map_err(FetchError::Store)?.path();
         let name = format!("copy-{:016x}", fastrand::u64(..));
         let copy = spool.join(name);
@@ -264,6 +312,14 @@ impl BucketStore {
                 Ok(got) => got,
                 Err(error) if is_absent(&error) && at == 0 => return Ok(None),
                 Err(object_store::Error::Precondition { .. }) => return Err(FetchError::Changed),
+                // Of an empty object there is no piece.
+                Err(error) if at == 0 => {
+                    let state = self.state(path).await.map_err(FetchError::Store)?;
+                    return match state {
+                        Some(state) if state.size_bytes == 0 => Ok(Some(copy)),
+                        _ => Err(failed(&error)),
+                    };
+                }
                 Err(error) => return Err(failed(&error)),
             };
             let size = got.meta.size;
@@ -285,12 +341,11 @@ impl BucketStore {
         }
     }
 
-    /// The leases there are, and what is known of each.
-    async fn leases(&self) -> Result<Vec<(Path, LeaseState)>, StoreError> {
-        let listed = self.list(&Path::from(LEASES)).await?;
-        let looks = stream::iter(listed).map(|object| async move {
-            let state = self.lease_state(&object.path).await?;
-            Ok((object.path, state))
+    /// What is known of some leases.
+    async fn states_of(&self, leases: Vec<Path>) -> Result<Vec<(Path, LeaseState)>, StoreError> {
+        let looks = stream::iter(leases).map(|path| async move {
+            let state = self.lease_state(&path).await?;
+            Ok((path, state))
         });
         looks
             .buffer_unordered(CONCURRENT_REQUESTS)
@@ -298,19 +353,29 @@ impl BucketStore {
             .await
     }
 
-    /// Removes leases that nobody renews.
+    /// Removes leases that nobody renews: of those that are there now, for others come and go.
     async fn collect_leases(&self, garbage: &mut Garbage) -> Result<(), StoreError> {
-        let mut leases = self.leases().await?;
-        // As many looks as there are, for no lease lasts longer unseen.
-        while leases
-            .iter()
-            .any(|(_, state)| *state == LeaseState::Unproven)
-        {
+        let listed = self.list(&Path::from(LEASES)).await?;
+        let mut unproven: Vec<Path> = listed.into_iter().map(|lease| lease.path).collect();
+        let mut free = Vec::new();
+        loop {
+            let looked_at = self.states_of(std::mem::take(&mut unproven)).await?;
+            for (path, state) in looked_at {
+                match state {
+                    LeaseState::Free => free.push(path),
+                    LeaseState::Unproven => unproven.push(path),
+                    LeaseState::Held => {}
+                }
+            }
+            if unproven.is_empty() {
+                break;
+            }
+            // As many looks as there are, for no lease lasts longer unseen.
             tokio::time::sleep(LEASE_POLL).await;
-            leases = self.leases().await?;
         }
-        for (path, state) in leases {
-            if state == LeaseState::Free
+        for path in free {
+            // One that was given back meanwhile is no garbage.
+            if self.read(&path).await?.is_some()
                 && let Some(lease) = self.try_lease(&path).await?
             {
                 // Giving it back removes it.
@@ -318,6 +383,7 @@ impl BucketStore {
                 garbage.removed.push(path.to_string());
             }
         }
+        self.settle().await;
         Ok(())
     }
 
@@ -366,6 +432,22 @@ impl BucketStore {
     }
 }
 
+/// Something failed on this machine, on the way to or from the bucket.
+fn spool_failed(action: &'static str, path: &FilePath, error: io::Error) -> StoreError {
+    StoreError {
+        action,
+        path: path.to_owned(),
+        source: error.into(),
+    }
+}
+
+fn no_answer() -> object_store::Error {
+    object_store::Error::Generic {
+        store: "bucket",
+        source: "no answer in time".into(),
+    }
+}
+
 /// Why an object could not be fetched.
 enum FetchError {
     Store(StoreError),
@@ -377,21 +459,23 @@ enum FetchError {
 impl LakeStore for BucketStore {
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
         let failed = |error: &object_store::Error| self.failed(Action::Read, path, error);
-        let got = match self.inner.objects.get(path).await {
-            Ok(got) => got,
-            Err(error) if is_absent(&error) => return Ok(None),
-            Err(error) => return Err(failed(&error)),
+        let get = async || {
+            let got = self.inner.objects.get(path).await?;
+            let version = version_of(got.meta.e_tag.clone(), got.meta.version.clone());
+            let is_small = got.meta.size <= MAX_OBJECT_BYTES;
+            let bytes = if is_small {
+                Some(got.bytes().await?)
+            } else {
+                None
+            };
+            Ok((bytes, version))
         };
-        if got.meta.size > MAX_OBJECT_BYTES {
-            return Err(StoreError {
-                action: Action::Read.verb(),
-                path: PathBuf::from(format!("{}/{path}", self.inner.url)),
-                source: "it is far too large to be ours".into(),
-            });
-        }
-        let version = version_of(got.meta.e_tag.clone(), got.meta.version.clone());
-        match got.bytes().await {
-            Ok(bytes) => Ok(Some(Versioned { bytes, version })),
+        match self.briefly(get).await {
+            Ok((Some(bytes), version)) => Ok(Some(Versioned { bytes, version })),
+            Ok((None, _)) => {
+                Err(self.problem(Action::Read, path, "it is far too large to be ours"))
+            }
+            Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(failed(&error)),
         }
     }
@@ -410,7 +494,7 @@ impl LakeStore for BucketStore {
     }
 
     async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
-        match self.inner.objects.head(path).await {
+        match self.briefly(|| self.inner.objects.head(path)).await {
             Ok(meta) => Ok(Some(state_of(
                 path.clone(),
                 meta.size,
@@ -439,11 +523,7 @@ impl LakeStore for BucketStore {
                 Err(FetchError::Changed) => {}
             }
         }
-        Err(StoreError {
-            action: Action::Read.verb(),
-            path: PathBuf::from(format!("{}/{path}", self.inner.url)),
-            source: "it changes again and again".into(),
-        })
+        Err(self.problem(Action::Read, path, "it changes again and again"))
     }
 
     async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
@@ -466,7 +546,7 @@ impl LakeStore for BucketStore {
     }
 
     async fn delete(&self, path: &Path) -> Result<(), StoreError> {
-        match self.inner.objects.delete(path).await {
+        match self.briefly(|| self.inner.objects.delete(path)).await {
             Ok(()) => Ok(()),
             Err(error) if is_absent(&error) => Ok(()),
             Err(error) => Err(self.failed(Action::Delete, path, &error)),
@@ -509,8 +589,15 @@ impl LakeStore for BucketStore {
 
     async fn settle(&self) {
         self.inner.tracker.close();
-        self.inner.tracker.wait().await;
+        // What takes longer is in trouble, and whoever interrupts a run wants it to end: leases expire,
+        // and uploads are found by `gc`.
+        let settled = tokio::time::timeout(SETTLE_FOR, self.inner.tracker.wait()).await;
         self.inner.tracker.reopen();
+        if settled.is_err() {
+            tracing::warn!(
+                "The store does not answer: leases are left to expire, uploads to `cdrlake gc`."
+            );
+        }
     }
 
     /// None that a look could tell from a live run's, and none that a reader sees.
@@ -525,7 +612,7 @@ impl LakeStore for BucketStore {
     async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
         let parent = &self.inner.spool_parent;
         let swept =
-            spool::sweep(parent).map_err(|error| self.spool_failed("look into", parent, error))?;
+            spool::sweep(parent).map_err(|error| spool_failed("look into", parent, error))?;
         let mut garbage = Garbage::default();
         garbage
             .removed
@@ -554,6 +641,11 @@ struct Retry {
 impl Retry {
     const MAX_TRIES: u32 = 5;
     const FIRST_PAUSE: Duration = Duration::from_millis(100);
+
+    /// Whether nothing was tried before.
+    fn is_first(&self) -> bool {
+        self.tries == 0
+    }
 
     /// Waits, unless it was tried often enough.
     async fn again(&mut self) -> bool {

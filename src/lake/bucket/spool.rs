@@ -62,27 +62,33 @@ pub(super) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
         let is_ours = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-        if is_ours && is_abandoned(&path) && fs::remove_dir_all(&path).is_ok() {
-            removed.push(path);
+        if !is_ours {
+            continue;
+        }
+        // Held until it is gone: nobody takes it for a live one meanwhile.
+        if let Some(lock) = lock_of_the_dead(&path) {
+            if fs::remove_dir_all(&path).is_ok() {
+                removed.push(path);
+            }
+            drop(lock);
         }
     }
     Ok(removed)
 }
 
-/// Whether nobody holds the lock of a spool. A directory that has none yet is being made.
-fn is_abandoned(directory: &Path) -> bool {
+/// The lock of a spool, if nobody holds it. A directory that has none yet is being made.
+fn lock_of_the_dead(directory: &Path) -> Option<File> {
     // Links are somebody's trick: ours are real directories with a real file.
     let is_real = |path: &Path, is: fn(&fs::Metadata) -> bool| {
         path.symlink_metadata().is_ok_and(|metadata| is(&metadata))
     };
     let lock = directory.join(LOCK);
     if !is_real(directory, fs::Metadata::is_dir) || !is_real(&lock, fs::Metadata::is_file) {
-        return false;
+        return None;
     }
-    File::options()
-        .write(true)
-        .open(lock)
-        .is_ok_and(|lock| lock.try_lock().is_ok())
+    let lock = File::options().write(true).open(lock).ok()?;
+    lock.try_lock().ok()?;
+    Some(lock)
 }
 
 #[cfg(test)]

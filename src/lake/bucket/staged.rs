@@ -16,7 +16,7 @@ use object_store::{
 use tempfile::TempPath;
 
 use super::failure::{Action, is_absent, is_final};
-use super::{BucketStore, Retry, same_upload, state_of, update_of};
+use super::{BucketStore, Retry, same_upload, spool_failed, state_of, update_of};
 use crate::lake::store::{LakeStore, Lease, ObjectState, Staged, StoreError, Version};
 
 /// Metadata of an object by which its writer recognises it when a reply is lost. No hyphen: Azure
@@ -48,7 +48,7 @@ pub(super) async fn stage(
         file.metadata().map(|found| found.len())
     })
     .await
-    .map_err(|error| store.spool_failed("read", &file, error))?;
+    .map_err(|error| spool_failed("read", &file, error))?;
     if size_bytes <= store.inner.options.single_put_bytes {
         let bytes = read(file.to_path_buf(), |file| {
             let mut bytes = Vec::new();
@@ -57,7 +57,7 @@ pub(super) async fn stage(
         });
         let bytes = bytes
             .await
-            .map_err(|error| store.spool_failed("read", &file, error))?;
+            .map_err(|error| spool_failed("read", &file, error))?;
         return Ok(Box::new(StagedPut {
             store: store.clone(),
             path: path.clone(),
@@ -66,17 +66,7 @@ pub(super) async fn stage(
         }));
     }
     let failed = |error| store.failed(Action::Upload, path, &error);
-    let options = PutMultipartOptions {
-        tags: store.inner.options.tags.clone(),
-        attributes: attributes(store, &token),
-        ..PutMultipartOptions::default()
-    };
-    let upload = store
-        .inner
-        .objects
-        .put_multipart_opts(path, options)
-        .await
-        .map_err(failed)?;
+    let upload = begin(store, path, &token).await.map_err(failed)?;
     let mut staged = StagedUpload {
         store: store.clone(),
         path: path.clone(),
@@ -150,8 +140,16 @@ impl Staged for StagedPut {
                 }
                 Err(error) => error,
             };
+            // Once a try ended without a clear answer, no later refusal says that nothing has changed.
+            let failed = |error| {
+                if retry.is_first() {
+                    store.failed(Action::Upload, &path, error)
+                } else {
+                    store.failed_perhaps(Action::Upload, &path, error)
+                }
+            };
             if is_final(store.scheme(), &error) {
-                return Err(store.failed(Action::Upload, &path, &error));
+                return Err(failed(&error));
             }
             // Its reply may be what failed.
             let (found, is_ours) = find(&store, &path, &token, size_bytes).await?;
@@ -162,7 +160,7 @@ impl Staged for StagedPut {
                 return Ok(None);
             }
             if !retry.again().await {
-                return Err(store.failed(Action::Upload, &path, &error));
+                return Err(store.failed_perhaps(Action::Upload, &path, &error));
             }
         }
     }
@@ -191,8 +189,8 @@ impl StagedUpload {
         // Equal parts but for the last: some stores insist.
         let least = usize::try_from(self.size_bytes.div_ceil(MAX_PARTS)).unwrap_or(usize::MAX);
         let part_bytes = store.inner.options.part_bytes.max(least);
-        let spool_failed = |error| store.spool_failed("read", file, error);
-        let mut file = File::open(file).map_err(spool_failed)?;
+        let unreadable = |error| spool_failed("read", file, error);
+        let mut file = File::open(file).map_err(unreadable)?;
         let mut in_flight = FuturesUnordered::new();
         loop {
             let part = tokio::task::spawn_blocking(move || {
@@ -201,7 +199,7 @@ impl StagedUpload {
                 Ok::<_, io::Error>((file, part))
             });
             let part = part.await.map_err(io::Error::other).flatten();
-            let (rest, part) = part.map_err(spool_failed)?;
+            let (rest, part) = part.map_err(unreadable)?;
             file = rest;
             if part.is_empty() {
                 break;
@@ -227,33 +225,37 @@ impl Staged for StagedUpload {
         lease: &dyn Lease,
         seen: Option<&Version>,
     ) -> Result<Option<ObjectState>, StoreError> {
-        // No store makes this conditional (the library does not, where a store would): a look, and
+        // The library does not make this conditional, even where a store would: a look, and
         // what happens after it is found by the next plan, by the etag.
         if !is_as_seen(&self.store, &self.path, seen).await? || !lease.is_held() {
             return Ok(None);
         }
         // The library asks again by itself where that helps, and cannot be asked twice.
         let upload = self.upload.as_mut().expect("it is not completed");
-        let error = match upload.complete().await {
+        let completed = upload.complete().await;
+        let found = find(&self.store, &self.path, &self.token, self.size_bytes).await;
+        let error = match completed {
             Ok(put) => {
                 self.upload = None;
-                let path = self.path.clone();
-                return Ok(Some(state_of(
-                    path,
-                    self.size_bytes,
-                    put.e_tag,
-                    put.version,
-                )));
+                // Not every store says in its reply what it then says of the object. If somebody was
+                // quicker than this look, the reply will do: the next plan sees that they differ.
+                if let Ok((Some(state), true)) = found {
+                    return Ok(Some(state));
+                }
+                let (path, size_bytes) = (self.path.clone(), self.size_bytes);
+                return Ok(Some(state_of(path, size_bytes, put.e_tag, put.version)));
             }
             Err(error) => error,
         };
         // Its reply may be what failed: an upload that was completed is then "not found".
-        match find(&self.store, &self.path, &self.token, self.size_bytes).await? {
+        match found? {
             (found, true) => {
                 self.upload = None;
                 Ok(found)
             }
-            _ => Err(self.store.failed(Action::Upload, &self.path, &error)),
+            _ => Err(self
+                .store
+                .failed_perhaps(Action::Upload, &self.path, &error)),
         }
     }
 }
@@ -307,7 +309,8 @@ async fn find(
         head: true,
         ..GetOptions::default()
     };
-    match store.inner.objects.get_opts(path, options).await {
+    let ask = || store.inner.objects.get_opts(path, options.clone());
+    match store.briefly(ask).await {
         Ok(found) => {
             let key = Attribute::Metadata(TOKEN.into());
             let is_ours = found.meta.size == size_bytes
@@ -320,6 +323,28 @@ async fn find(
             Ok((Some(state), is_ours))
         }
         Err(error) if is_absent(&error) => Ok((None, false)),
-        Err(error) => Err(store.failed(Action::Read, path, &error)),
+        // Whatever was to be settled is not.
+        Err(error) => Err(store.failed_perhaps(Action::Read, path, &error)),
     }
+}
+
+/// Begins an upload with everything that comes with one, and aborts it.
+pub(super) async fn try_upload(store: &BucketStore, path: &Path) -> Result<(), StoreError> {
+    let failed = |error| store.failed(Action::Upload, path, &error);
+    let mut upload = begin(store, path, "check").await.map_err(failed)?;
+    upload.abort().await.map_err(failed)
+}
+
+/// Begins an upload in parts.
+async fn begin(
+    store: &BucketStore,
+    path: &Path,
+    token: &str,
+) -> object_store::Result<Box<dyn MultipartUpload>> {
+    let options = PutMultipartOptions {
+        tags: store.inner.options.tags.clone(),
+        attributes: attributes(store, token),
+        ..PutMultipartOptions::default()
+    };
+    store.inner.objects.put_multipart_opts(path, options).await
 }

@@ -134,7 +134,7 @@ impl Uploads for S3Uploads {
         let mut uploads = Vec::new();
         let mut after = None;
         loop {
-            let page = self.page(after).await?;
+            let page = self.page(after.clone()).await?;
             uploads.extend(page.upload.into_iter().filter_map(|listed| {
                 let key = Path::parse(listed.key).ok()?;
                 Some(Upload {
@@ -142,10 +142,12 @@ impl Uploads for S3Uploads {
                     id: listed.upload_id,
                 })
             }));
-            after = page.next_key_marker.zip(page.next_upload_id_marker);
-            if !page.is_truncated || after.is_none() {
+            let next = page.next_key_marker.zip(page.next_upload_id_marker);
+            // Nor for ever, with a server that repeats itself.
+            if !page.is_truncated || next.is_none() || next == after {
                 return Ok(uploads);
             }
+            after = next;
         }
     }
 
