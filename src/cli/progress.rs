@@ -40,11 +40,12 @@ impl Screen {
             shows_bars: is_terminal && format == LogFormat::Text,
             format,
         };
-        // Where bars show how it goes, only what needs attention is logged.
+        // Where bars show how it goes, only what needs attention is logged. That a bucket is asked again
+        // is told always: it is why nothing else happens.
         let default = if screen.shows_bars && !verbose {
-            "warn"
+            "warn,object_store=info"
         } else {
-            "warn,cdrlake=info"
+            "warn,object_store=info,cdrlake=info"
         };
         let filter =
             EnvFilter::try_from_env("CDRLAKE_LOG").unwrap_or_else(|_| EnvFilter::new(default));

@@ -42,6 +42,13 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once("://") {
+            // A directory of that name is less likely than a slip.
+            None if ["s3:", "gs:", "az:"]
+                .iter()
+                .any(|scheme| text.starts_with(scheme)) =>
+            {
+                Err("lacks the two slashes: write s3://bucket/prefix".to_owned())
+            }
             None => Ok(Self::Directory(PathBuf::from(text))),
             Some(("file", _)) => {
                 let path = Url::parse(text)

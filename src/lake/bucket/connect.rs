@@ -17,23 +17,47 @@ use super::uploads::{S3Uploads, Uploads};
 use crate::config::TOOL;
 use crate::source::is_loopback;
 
-/// Limit of one request, which the library sets to 30 s: a file of 16 MiB takes that at 4.5 Mbit/s. In
-/// five minutes it gets through at 450 kbit/s, if it has the line for itself.
-const REQUEST_TIMEOUT: &str = "300s";
+/// What the requests of a client are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moves {
+    /// A few kilobytes at most.
+    Little,
+    /// Files, or parts of them.
+    Files,
+}
+
+impl Moves {
+    /// Limit of one request. For files the library's 30 s would be too short: 16 MiB take that at
+    /// 4.5 Mbit/s. In five minutes they get through at 450 kbit/s, if they have the line for themselves.
+    fn timeout(self) -> &'static str {
+        match self {
+            Self::Little => "30s",
+            Self::Files => "300s",
+        }
+    }
+
+    /// What throttles or fails for a moment does so for seconds: a store that fails for longer fails the
+    /// slice, which the next run does again. A request that hangs is asked once more, but not beyond the
+    /// quarter of an hour for which its signature is good.
+    fn retry(self) -> RetryConfig {
+        let (max_retries, minutes) = match self {
+            Self::Little => (10, 2),
+            Self::Files => (10, 9),
+        };
+        RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(200),
+                max_backoff: Duration::from_secs(10),
+                base: 2.0,
+            },
+            max_retries,
+            retry_timeout: Duration::from_mins(minutes),
+        }
+    }
+}
+
 /// Limit for making a connection.
 const CONNECT_TIMEOUT: &str = "10s";
-/// What throttles or fails for a moment does so for seconds: a store that fails for a minute and a half on
-/// end fails the slice, which the next run does again. A request that hangs is asked once more, but not
-/// beyond the quarter of an hour for which its signature is good.
-const RETRY: RetryConfig = RetryConfig {
-    backoff: BackoffConfig {
-        init_backoff: Duration::from_millis(200),
-        max_backoff: Duration::from_secs(10),
-        base: 2.0,
-    },
-    max_retries: 12,
-    retry_timeout: Duration::from_mins(9),
-};
 
 /// Options of [`BucketOptions`] and not of the library.
 const STORAGE_CLASS: &str = "storage_class";
@@ -149,6 +173,14 @@ impl FromStr for BucketUrl {
 }
 
 impl BucketUrl {
+    /// The same bucket with another prefix.
+    pub(super) fn with_prefix(&self, prefix: Path) -> Self {
+        Self {
+            prefix,
+            ..self.clone()
+        }
+    }
+
     /// Lakes within whose table this one would lie, if there are any: the prefixes above a component
     /// that is named like a table.
     pub(super) fn prefixes_above(&self, table: &str) -> Vec<Path> {
@@ -235,6 +267,7 @@ pub fn take_own(
 pub(super) fn connect(
     url: &BucketUrl,
     options: &BTreeMap<String, String>,
+    moves: Moves,
 ) -> Result<Connection, OptionError> {
     for option in options.keys() {
         refuse_secret(option)?;
@@ -244,20 +277,24 @@ pub(super) fn connect(
         }
     }
     match url.scheme {
-        Scheme::S3 => s3(url, options),
-        Scheme::Gs => gs(url, options),
-        Scheme::Az => az(url, options),
+        Scheme::S3 => s3(url, options, moves),
+        Scheme::Gs => gs(url, options, moves),
+        Scheme::Az => az(url, options, moves),
     }
 }
 
-fn s3(url: &BucketUrl, options: &BTreeMap<String, String>) -> Result<Connection, OptionError> {
-    let keys = parse::<AmazonS3ConfigKey>(options, Scheme::S3)?;
+fn s3(
+    url: &BucketUrl,
+    options: &BTreeMap<String, String>,
+    moves: Moves,
+) -> Result<Connection, OptionError> {
+    let keys = parse::<AmazonS3ConfigKey>(options, Scheme::S3, moves)?;
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&url.bucket)
-        .with_retry(RETRY)
+        .with_retry(moves.retry())
         // One object at a time is all that is ever deleted: its answer is easier to understand.
         .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
-    for (key, value) in client_defaults("AWS") {
+    for (key, value) in client_defaults("AWS", moves) {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
     for (key, value) in keys {
@@ -281,12 +318,16 @@ fn s3(url: &BucketUrl, options: &BTreeMap<String, String>) -> Result<Connection,
     })
 }
 
-fn gs(url: &BucketUrl, options: &BTreeMap<String, String>) -> Result<Connection, OptionError> {
-    let keys = parse::<GoogleConfigKey>(options, Scheme::Gs)?;
+fn gs(
+    url: &BucketUrl,
+    options: &BTreeMap<String, String>,
+    moves: Moves,
+) -> Result<Connection, OptionError> {
+    let keys = parse::<GoogleConfigKey>(options, Scheme::Gs, moves)?;
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(&url.bucket)
-        .with_retry(RETRY);
-    for (key, value) in client_defaults("GOOGLE") {
+        .with_retry(moves.retry());
+    for (key, value) in client_defaults("GOOGLE", moves) {
         builder = builder.with_config(GoogleConfigKey::Client(key), value);
     }
     for (key, value) in keys {
@@ -305,12 +346,16 @@ fn gs(url: &BucketUrl, options: &BTreeMap<String, String>) -> Result<Connection,
     })
 }
 
-fn az(url: &BucketUrl, options: &BTreeMap<String, String>) -> Result<Connection, OptionError> {
-    let keys = parse::<AzureConfigKey>(options, Scheme::Az)?;
+fn az(
+    url: &BucketUrl,
+    options: &BTreeMap<String, String>,
+    moves: Moves,
+) -> Result<Connection, OptionError> {
+    let keys = parse::<AzureConfigKey>(options, Scheme::Az, moves)?;
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(&url.bucket)
-        .with_retry(RETRY);
-    for (key, value) in client_defaults("AZURE") {
+        .with_retry(moves.retry());
+    for (key, value) in client_defaults("AZURE", moves) {
         builder = builder.with_config(AzureConfigKey::Client(key), value);
     }
     for (key, value) in keys {
@@ -332,9 +377,12 @@ fn az(url: &BucketUrl, options: &BTreeMap<String, String>) -> Result<Connection,
 fn parse<Key: FromStr>(
     options: &BTreeMap<String, String>,
     scheme: Scheme,
+    moves: Moves,
 ) -> Result<Vec<(Key, &str)>, OptionError> {
     options
         .iter()
+        // The one that people set is for files.
+        .filter(|(option, _)| moves == Moves::Files || option.as_str() != "timeout")
         .map(|(option, value)| {
             let key = option.parse().map_err(|_| {
                 let scheme = scheme.as_str();
@@ -349,10 +397,13 @@ fn parse<Key: FromStr>(
 }
 
 /// What the library's client should do unless a variable or an option says otherwise.
-fn client_defaults(cloud: &str) -> impl Iterator<Item = (ClientConfigKey, &'static str)> {
+fn client_defaults(
+    cloud: &str,
+    moves: Moves,
+) -> impl Iterator<Item = (ClientConfigKey, &'static str)> {
     let is_set = |name: &str| std::env::var_os(format!("{cloud}_{name}")).is_some();
     [
-        (!is_set("TIMEOUT")).then_some((ClientConfigKey::Timeout, REQUEST_TIMEOUT)),
+        (!is_set("TIMEOUT")).then_some((ClientConfigKey::Timeout, moves.timeout())),
         (!is_set("CONNECT_TIMEOUT")).then_some((ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)),
         Some((ClientConfigKey::UserAgent, TOOL)),
     ]
@@ -412,6 +463,10 @@ fn wrong_together(error: &object_store::Error) -> OptionError {
     let text = text
         .split_once(" error: ")
         .map_or(text.as_str(), |(_, text)| text);
+    if text.contains("Account must be specified") {
+        let problem = "an az:// lake needs an account: set AZURE_STORAGE_ACCOUNT_NAME or lake.options.account_name";
+        return OptionError::of_all(problem);
+    }
     OptionError::of_all(format!("lake.url and lake.options do not fit: {text}"))
 }
 
@@ -467,7 +522,7 @@ mod tests {
     fn options_are_checked_and_secrets_refused() {
         let url: BucketUrl = "s3://calls/x".parse().unwrap();
         let problem = |pairs: &[(&str, &str)]| {
-            let error = connect(&url, &options(pairs)).unwrap_err();
+            let error = connect(&url, &options(pairs), Moves::Files).unwrap_err();
             format!("{}: {}", error.option.unwrap_or_default(), error.problem)
         };
         for secret in [
@@ -499,7 +554,7 @@ mod tests {
             ],
             &[("checksum_algorithm", "sha256"), ("timeout", "600s")],
         ] {
-            connect(&url, &options(fine)).unwrap();
+            connect(&url, &options(fine), Moves::Files).unwrap();
         }
     }
 

@@ -212,8 +212,9 @@ impl Said {
             .as_ref()
             .and_then(|status| status.split(' ').next()?.parse::<u16>().ok());
         let (kind, hint) = match (self.code(), number) {
-            // Nobody there: not on a machine of that cloud. Otherwise it is as any other service.
-            _ if self.asked_metadata && self.transport.is_some() => {
+            // Nobody there, or nobody who knows: not a machine of that cloud with a role. Otherwise it is
+            // a service like any other.
+            _ if self.asked_metadata && number.is_none_or(|number| number < 500) => {
                 (Hopeless, scheme.no_credentials())
             }
             _ if self.is_about_the_bucket() => (

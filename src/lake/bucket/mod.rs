@@ -41,6 +41,7 @@ pub use failure::{BucketError, FailureKind};
 pub use lease::MAX_EXPIRY;
 pub use staged::PARTS_IN_FLIGHT;
 
+use connect::Moves;
 use failure::{Action, explain, is_absent, is_final};
 use lease::Observation;
 use spool::Spool;
@@ -56,10 +57,6 @@ const CONCURRENT_REQUESTS: usize = 16;
 const LEASE_POLL: Duration = Duration::from_secs(1);
 /// Longest wait for leases and uploads on their way back.
 const SETTLE_FOR: Duration = Duration::from_secs(20);
-/// Limit of a request that moves a few kilobytes, and how often it is asked if it hangs: the limit of the
-/// client is one for files.
-const SMALL_REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-const SMALL_REQUEST_TRIES: u32 = 3;
 /// How often a file that changes while it is fetched is fetched anew.
 const MAX_FETCHES: u32 = 3;
 
@@ -71,8 +68,10 @@ pub struct BucketStore {
 
 #[derive(Debug)]
 struct Inner {
-    /// What lies below the lake's prefix.
+    /// What lies below the lake's prefix, for requests that move little.
     objects: Arc<dyn ObjectStore>,
+    /// The same, for requests that move files, and may take longer.
+    files: Arc<dyn ObjectStore>,
     /// The whole bucket.
     bucket: Arc<dyn ObjectStore>,
     url: BucketUrl,
@@ -107,11 +106,12 @@ impl BucketStore {
                 problem: "mean nothing to gs:// lakes, whose objects have none".to_owned(),
             });
         }
-        let connection = connect::connect(url, library_options)?;
-        let mut store = Self::new(connection.objects, url, options, spool_parent);
-        Arc::get_mut(&mut store.inner)
-            .expect("nobody shares it yet")
-            .uploads = connection.uploads;
+        let small = connect::connect(url, library_options, Moves::Little)?;
+        let files = connect::connect(url, library_options, Moves::Files)?.objects;
+        let mut store = Self::new(small.objects, url, options, spool_parent);
+        let inner = Arc::get_mut(&mut store.inner).expect("nobody shares it yet");
+        inner.files = below(files, &url.prefix);
+        inner.uploads = small.uploads;
         Ok(store)
     }
 
@@ -122,13 +122,10 @@ impl BucketStore {
         options: BucketOptions,
         spool_parent: &FilePath,
     ) -> Self {
-        let objects: Arc<dyn ObjectStore> = if url.prefix.as_ref().is_empty() {
-            Arc::clone(&bucket)
-        } else {
-            Arc::new(PrefixStore::new(Arc::clone(&bucket), url.prefix.clone()))
-        };
+        let objects = below(Arc::clone(&bucket), &url.prefix);
         Self {
             inner: Arc::new(Inner {
+                files: Arc::clone(&objects),
                 objects,
                 bucket,
                 url: url.clone(),
@@ -161,7 +158,7 @@ impl BucketStore {
         for prefix in self.inner.url.prefixes_above(TABLE) {
             let identity = prefix.parts().chain(layout::identity().parts()).collect();
             if self.inner.bucket.head(&identity).await.is_ok() {
-                return Some(identity.to_string());
+                return Some(self.inner.url.with_prefix(prefix).to_string());
             }
         }
         None
@@ -225,21 +222,6 @@ impl BucketStore {
         staged::try_upload(self, &Path::from(format!("{LEASES}/check.lock"))).await
     }
 
-    /// Asks something small that may be asked again, with a limit of its own.
-    async fn briefly<T, Asked>(&self, ask: impl Fn() -> Asked) -> object_store::Result<T>
-    where
-        Asked: Future<Output = object_store::Result<T>>,
-    {
-        let mut tries = 1;
-        loop {
-            match tokio::time::timeout(SMALL_REQUEST_TIMEOUT, ask()).await {
-                Ok(answer) => return answer,
-                Err(_) if tries < SMALL_REQUEST_TRIES => tries += 1,
-                Err(_) => return Err(no_answer()),
-            }
-        }
-    }
-
     /// Writes an object that must still be `expected`, and settles what a lost reply leaves open:
     /// what is written is never the same twice, so whoever finds it there has written it.
     async fn swap(
@@ -266,8 +248,7 @@ impl BucketStore {
                 .inner
                 .objects
                 .put_opts(path, bytes.clone().into(), mode.into());
-            let put = tokio::time::timeout(SMALL_REQUEST_TIMEOUT, put).await;
-            let error = match put.unwrap_or_else(|_| Err(no_answer())) {
+            let error = match put.await {
                 Ok(put) => return Ok(Swap::Done(version_of(put.e_tag, put.version))),
                 Err(error) => error,
             };
@@ -308,7 +289,7 @@ impl BucketStore {
             let failed = |error: &object_store::Error| {
                 FetchError::Store(self.failed(Action::Read, path, error))
             };
-            let got = match self.inner.objects.get_opts(path, options).await {
+            let got = match self.inner.files.get_opts(path, options).await {
                 Ok(got) => got,
                 Err(error) if is_absent(&error) && at == 0 => return Ok(None),
                 Err(object_store::Error::Precondition { .. }) => return Err(FetchError::Changed),
@@ -432,19 +413,21 @@ impl BucketStore {
     }
 }
 
+/// What lies below a prefix of a bucket.
+fn below(bucket: Arc<dyn ObjectStore>, prefix: &Path) -> Arc<dyn ObjectStore> {
+    if prefix.as_ref().is_empty() {
+        bucket
+    } else {
+        Arc::new(PrefixStore::new(bucket, prefix.clone()))
+    }
+}
+
 /// Something failed on this machine, on the way to or from the bucket.
 fn spool_failed(action: &'static str, path: &FilePath, error: io::Error) -> StoreError {
     StoreError {
         action,
         path: path.to_owned(),
         source: error.into(),
-    }
-}
-
-fn no_answer() -> object_store::Error {
-    object_store::Error::Generic {
-        store: "bucket",
-        source: "no answer in time".into(),
     }
 }
 
@@ -470,7 +453,7 @@ impl LakeStore for BucketStore {
             };
             Ok((bytes, version))
         };
-        match self.briefly(get).await {
+        match get().await {
             Ok((Some(bytes), version)) => Ok(Some(Versioned { bytes, version })),
             Ok((None, _)) => {
                 Err(self.problem(Action::Read, path, "it is far too large to be ours"))
@@ -494,7 +477,7 @@ impl LakeStore for BucketStore {
     }
 
     async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
-        match self.briefly(|| self.inner.objects.head(path)).await {
+        match self.inner.objects.head(path).await {
             Ok(meta) => Ok(Some(state_of(
                 path.clone(),
                 meta.size,
@@ -546,10 +529,17 @@ impl LakeStore for BucketStore {
     }
 
     async fn delete(&self, path: &Path) -> Result<(), StoreError> {
-        match self.briefly(|| self.inner.objects.delete(path)).await {
-            Ok(()) => Ok(()),
-            Err(error) if is_absent(&error) => Ok(()),
-            Err(error) => Err(self.failed(Action::Delete, path, &error)),
+        let mut retry = Retry::default();
+        loop {
+            match self.inner.objects.delete(path).await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_absent(&error) => return Ok(()),
+                // The library repeats questions only, but this too may be asked twice.
+                Err(error) if is_final(self.scheme(), &error) || !retry.again().await => {
+                    return Err(self.failed(Action::Delete, path, &error));
+                }
+                Err(_) => {}
+            }
         }
     }
 

@@ -131,7 +131,7 @@ impl Staged for StagedPut {
             };
             let put = store
                 .inner
-                .objects
+                .files
                 .put_opts(&path, bytes.clone().into(), options)
                 .await;
             let error = match put {
@@ -309,8 +309,7 @@ async fn find(
         head: true,
         ..GetOptions::default()
     };
-    let ask = || store.inner.objects.get_opts(path, options.clone());
-    match store.briefly(ask).await {
+    match store.inner.objects.get_opts(path, options).await {
         Ok(found) => {
             let key = Attribute::Metadata(TOKEN.into());
             let is_ours = found.meta.size == size_bytes
@@ -346,5 +345,5 @@ async fn begin(
         attributes: attributes(store, token),
         ..PutMultipartOptions::default()
     };
-    store.inner.objects.put_multipart_opts(path, options).await
+    store.inner.files.put_multipart_opts(path, options).await
 }
