@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{CommandError, Exit};
 use crate::config::{Config, ConfigError, Origin};
-use crate::lake::bucket::{self, BucketOptions, BucketStore, OptionError, PART_BYTES};
+use crate::lake::bucket::{self, BucketOptions, BucketStore, BucketUrl, OptionError, PART_BYTES};
 use crate::lake::local::LocalStore;
 use crate::lake::location::Location;
 use crate::lake::store::LakeStore;
@@ -21,45 +21,13 @@ pub(super) enum Place {
 impl Place {
     /// The place that the configuration names. Does no I/O.
     pub(super) fn of(config: &Config) -> Result<Self, CommandError> {
-        let Location::Bucket(url) = &config.lake.url else {
-            return match &config.lake.url {
-                Location::Directory(root) => Ok(Self::Directory(LocalStore::new(
-                    root,
-                    config.lake.file_mode,
-                ))),
-                Location::Bucket(_) => unreachable!("it was looked at"),
-            };
-        };
-        let wrong = |error: OptionError| -> CommandError {
-            let option = error.option.unwrap_or_default();
-            match config.lake.options.get(&option) {
-                Some((_, origin)) => {
-                    let problem = format!("lake.options.{option} {}", error.problem);
-                    ConfigError::new(origin.clone(), problem)
-                }
-                // What a variable of the cloud says.
-                None if !option.is_empty() => {
-                    let problem = format!("the store's {option} {}", error.problem);
-                    ConfigError::new(Origin::Unset, problem)
-                }
-                None => ConfigError::new(Origin::Unset, error.problem),
+        match &config.lake.url {
+            Location::Directory(root) => {
+                let store = LocalStore::new(root, config.lake.file_mode);
+                Ok(Self::Directory(store))
             }
-            .into()
-        };
-        let options = config.lake.options.iter();
-        let mut options = options
-            .map(|(name, (value, _))| (name.clone(), value.clone()))
-            .collect();
-        let (storage_class, tags) = bucket::take_own(&mut options).map_err(wrong)?;
-        let own = BucketOptions {
-            single_put_bytes: config.limits.single_put_bytes,
-            part_bytes: PART_BYTES,
-            lease: config.lake.lease,
-            storage_class,
-            tags,
-        };
-        let store = BucketStore::connect(url, &options, own, &config.limits.spool_dir);
-        Ok(Self::Bucket(store.map_err(wrong)?))
+            Location::Bucket(url) => Ok(Self::Bucket(connect(config, url)?)),
+        }
     }
 
     /// Makes what a run needs on this machine.
@@ -96,6 +64,40 @@ impl Place {
             Err(CommandError::new(Exit::Usage, problem))
         })
     }
+}
+
+/// The bucket that the configuration names. What is wrong with an option is told with who set it.
+fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, CommandError> {
+    let wrong = |error: OptionError| -> CommandError {
+        let option = error.option.unwrap_or_default();
+        match config.lake.options.get(&option) {
+            Some((_, origin)) => {
+                let problem = format!("lake.options.{option} {}", error.problem);
+                ConfigError::new(origin.clone(), problem)
+            }
+            // What a variable of the cloud says.
+            None if !option.is_empty() => {
+                let problem = format!("the store's {option} {}", error.problem);
+                ConfigError::new(Origin::Unset, problem)
+            }
+            None => ConfigError::new(Origin::Unset, error.problem),
+        }
+        .into()
+    };
+    let options = config.lake.options.iter();
+    let mut options = options
+        .map(|(name, (value, _))| (name.clone(), value.clone()))
+        .collect();
+    let (storage_class, tags) = bucket::take_own(&mut options).map_err(wrong)?;
+    let own = BucketOptions {
+        single_put_bytes: config.limits.single_put_bytes,
+        part_bytes: PART_BYTES,
+        lease: config.lake.lease,
+        storage_class,
+        tags,
+    };
+    let store = BucketStore::connect(url, &options, own, &config.limits.spool_dir);
+    store.map_err(wrong)
 }
 
 fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {

@@ -3,10 +3,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdrlake::lake::bucket::{BucketOptions, BucketStore};
 use cdrlake::lake::local::LocalStore;
 use cdrlake::lake::store::{LakeStore, LeaseState, Swap, Version, probe};
-use object_store::TagSet;
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use tempfile::TempPath;
@@ -15,14 +13,11 @@ use crate::s3::Bucket;
 use crate::stores::bucket_lake;
 use crate::support::{block_on, skipped};
 
-/// An Azure server for these tests: the address of its blob service.
-const AZURE: &str = "TEST_AZURE_ENDPOINT";
-
 /// A store as several processes have it.
-type Open<'a> = &'a dyn Fn() -> Arc<dyn LakeStore>;
+pub(crate) type Open<'a> = &'a dyn Fn() -> Arc<dyn LakeStore>;
 
 /// Everything that a lake relies on.
-async fn conform(open: Open<'_>, is_bucket: bool) {
+pub(crate) async fn conform(open: Open<'_>, is_bucket: bool) {
     only_the_first_creation_and_the_expected_version_are_written(open).await;
     of_many_writers_one_wins(open).await;
     assert!(open().honours_conditions().await.unwrap());
@@ -248,7 +243,7 @@ async fn listings_show_what_lies_below(open: Open<'_>) {
 }
 
 /// Larger files are uploaded in parts, as small as S3 takes them.
-const SINGLE_PUT_BYTES: u64 = 5 << 20;
+pub(crate) const SINGLE_PUT_BYTES: u64 = 5 << 20;
 
 #[test]
 fn local_disk_conforms() {
@@ -287,51 +282,6 @@ fn an_s3_server_conforms() {
     block_on(conform(&|| bucket.store(SINGLE_PUT_BYTES), true));
     assert_eq!(bucket.uploads(), 0, "what was dropped was aborted");
     assert_eq!(bucket.keys(""), [] as [&str; 0]);
-}
-
-#[test]
-fn an_azure_server_conforms() {
-    let Ok(endpoint) = std::env::var(AZURE) else {
-        skipped(AZURE, "a blob service (http://host:port/account)");
-        return;
-    };
-    let container = format!("test-{}", std::process::id());
-    let url = format!("az://{container}/some/lake").parse().unwrap();
-    let open = || {
-        let options = BucketOptions {
-            single_put_bytes: SINGLE_PUT_BYTES,
-            part_bytes: 5 << 20,
-            lease: Duration::from_secs(5),
-            storage_class: None,
-            tags: TagSet::default(),
-        };
-        // The emulator's account and its key, which everybody knows, come with the option.
-        let library = [("use_emulator", "true"), ("endpoint", endpoint.as_str())];
-        let library = library.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let store =
-            BucketStore::connect(&url, &library.into(), options, &std::env::temp_dir()).unwrap();
-        store.prepare().unwrap();
-        Arc::new(store) as Arc<dyn LakeStore>
-    };
-    drop(rustls::crypto::ring::default_provider().install_default());
-    create_container(&endpoint, &container);
-    block_on(conform(&open, true));
-}
-
-/// The library makes no containers; the emulator's well-known key signs for one.
-fn create_container(endpoint: &str, container: &str) {
-    let made = Command::new("python3")
-        .args([
-            concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/tests/python/azure_container.py"
-            ),
-            endpoint,
-            container,
-        ])
-        .status()
-        .unwrap();
-    assert!(made.success());
 }
 
 /// The program `s3s-fs`, an S3 server that checks signatures.

@@ -8,6 +8,8 @@
     reason = "a test may panic: that is how it fails"
 )]
 
+/// A lake in a container of an Azure server, if `TEST_AZURE_ENDPOINT` names one.
+mod azure;
 /// The real binary: results, exit statuses, messages, bad input.
 mod cli;
 /// What every store must do.

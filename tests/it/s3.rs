@@ -507,6 +507,36 @@ fn a_run_that_is_killed_in_the_middle_of_an_upload_changes_nothing_and_gc_takes_
 }
 
 #[test]
+fn the_next_slice_is_fetched_while_one_is_uploaded() {
+    let Some(bucket) = Bucket::create() else {
+        return;
+    };
+    let (server, workplace) = serving(&bucket, 3);
+    server.serve("received", DAY, calls(10, 3), 3);
+    workplace.configure_also("[limits]\nsingle_put_bytes = \"1\"\n");
+    bucket
+        .proxy
+        .play(Trick::Hang, usize::MAX, |method, target| {
+            method == "PUT" && target.contains("partNumber=")
+        });
+    let mut child = workplace
+        .command(&["run", "--from", DAY, "--to", DAY, "--requests", "1"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    // One request at a time, and yet the second comes while the first slice's upload stands still.
+    let mut is_uploading = false;
+    while !is_uploading || server.requests("/v1/cdrs/all").len() < 2 {
+        assert_eq!(child.try_wait().unwrap(), None, "it ended");
+        is_uploading |= !bucket.proxy.played().is_empty();
+        std::thread::yield_now();
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
 fn the_lease_of_a_killed_run_is_taken_over_and_its_work_done() {
     let Some(bucket) = Bucket::create() else {
         return;

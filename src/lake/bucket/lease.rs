@@ -93,11 +93,30 @@ pub(super) fn observe(store: &BucketStore, path: &Path, found: Option<&Versioned
     }
 }
 
+/// Until when nobody can have taken a lease over, by this process's clock.
+#[derive(Debug)]
+struct Validity(Mutex<Instant>);
+
+impl Validity {
+    const NO_PANIC: &str = "nobody panics while holding it";
+
+    fn ends(&self) -> Instant {
+        *self.0.lock().expect(Self::NO_PANIC)
+    }
+
+    fn set(&self, ends: Instant) {
+        *self.0.lock().expect(Self::NO_PANIC) = ends;
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.ends()
+    }
+}
+
 /// A lease on an object of this process. Dropping it gives it back, soon.
 #[derive(Debug)]
 pub(super) struct BucketLease {
-    /// Until when nobody can have taken it over, by this process's clock.
-    valid_until: Arc<Mutex<Instant>>,
+    validity: Arc<Validity>,
     /// Tells the keeper that it was dropped.
     dropped: Option<oneshot::Sender<TaskTrackerToken>>,
     tracker: tokio_util::task::TaskTracker,
@@ -105,11 +124,7 @@ pub(super) struct BucketLease {
 
 impl Lease for BucketLease {
     fn is_held(&self) -> bool {
-        Instant::now()
-            < *self
-                .valid_until
-                .lock()
-                .expect("nobody panics while holding it")
+        !self.validity.is_over()
     }
 }
 
@@ -143,18 +158,18 @@ pub(super) async fn take(
     let Swap::Done(version) = swap else {
         return Ok(None);
     };
-    let valid_until = Arc::new(Mutex::new(begun + expiry));
+    let validity = Arc::new(Validity(Mutex::new(begun + expiry)));
     let (dropped, told) = oneshot::channel();
     let keeper = Keeper {
         store: store.clone(),
         path: path.clone(),
         content,
         version,
-        valid_until: Arc::clone(&valid_until),
+        validity: Arc::clone(&validity),
     };
     tokio::spawn(keeper.keep(told));
     Ok(Some(BucketLease {
-        valid_until,
+        validity,
         dropped: Some(dropped),
         tracker: store.inner.tracker.clone(),
     }))
@@ -166,7 +181,7 @@ struct Keeper {
     path: Path,
     content: Content,
     version: Version,
-    valid_until: Arc<Mutex<Instant>>,
+    validity: Arc<Validity>,
 }
 
 impl Keeper {
@@ -203,46 +218,30 @@ impl Keeper {
             match tokio::time::timeout(pause, swap).await {
                 Ok(Ok(Swap::Done(version))) => {
                     self.version = version;
-                    *self
-                        .valid_until
-                        .lock()
-                        .expect("nobody panics while holding it") =
-                        begun + self.store.inner.options.lease;
+                    self.validity.set(begun + self.store.inner.options.lease);
                     return true;
                 }
                 Ok(Ok(Swap::Refused)) => {
-                    *self
-                        .valid_until
-                        .lock()
-                        .expect("nobody panics while holding it") = begun;
+                    self.validity.set(begun);
                     return false;
                 }
                 // As long as nobody can have taken it over, it may still work.
                 Ok(Err(_)) | Err(_) => {}
             }
-            if self.has_expired() {
+            if self.validity.is_over() {
                 return false;
             }
             tokio::time::sleep(pause / 10).await;
         }
     }
 
-    fn has_expired(&self) -> bool {
-        Instant::now()
-            >= *self
-                .valid_until
-                .lock()
-                .expect("nobody panics while holding it")
-    }
-
-    /// Removes the object, which the library does not do on a condition: only while nobody can have taken it
-    /// over, and with time to spare.
+    /// Removes the object, which the library does not do on a condition: only while nobody can have
+    /// taken it over, and with time to spare.
     async fn give_back(self) {
-        let valid_until = *self
-            .valid_until
-            .lock()
-            .expect("nobody panics while holding it");
-        let time_left = valid_until.saturating_duration_since(Instant::now());
+        let time_left = self
+            .validity
+            .ends()
+            .saturating_duration_since(Instant::now());
         let removed = tokio::time::timeout(time_left / 2, self.store.delete(&self.path)).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::debug!(lease = %self.path, "A lease could not be given back: it expires.");

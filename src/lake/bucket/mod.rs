@@ -309,11 +309,15 @@ impl BucketStore {
             } else if etag != got.meta.e_tag {
                 return Err(FetchError::Changed);
             }
+            let before = at;
             let mut piece = got.into_stream();
             while let Some(chunk) = piece.next().await {
                 let chunk = chunk.map_err(|error| failed(&error))?;
                 file.write_all(&chunk).await.map_err(spool_failed)?;
                 at += chunk.len() as u64;
+            }
+            if at == before && at < size {
+                return Err(FetchError::Changed);
             }
             if at >= size {
                 file.flush().await.map_err(spool_failed)?;

@@ -1,0 +1,152 @@
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use cdrlake::lake::bucket::{BucketOptions, BucketStore, BucketUrl};
+use cdrlake::lake::store::LakeStore;
+use object_store::TagSet;
+
+use crate::conformance::{SINGLE_PUT_BYTES, conform};
+use crate::recovery::{SHARDS_AND_A_WHOLE_RUN, run_at_once, serve_days};
+use crate::server::Server;
+use crate::support::{DAY, Workplace, block_on, calls, skipped};
+
+/// An Azure server for these tests: the address of its blob service.
+const ENDPOINT: &str = "TEST_AZURE_ENDPOINT";
+
+/// A container of its own in the emulator.
+struct Container {
+    name: String,
+    endpoint: String,
+}
+
+impl Container {
+    /// `None`, and a word about it, where there is no emulator.
+    fn create() -> Option<Self> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let Ok(endpoint) = std::env::var(ENDPOINT) else {
+            skipped(ENDPOINT, "a blob service (http://host:port/account)");
+            return None;
+        };
+        let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
+        let name = format!("test-{process}-{number}");
+        // The library makes no containers; the emulator's well-known key signs for one.
+        let script = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/python/azure_container.py"
+        );
+        let made = Command::new("python3")
+            .args([script, &endpoint, &name])
+            .status()
+            .unwrap();
+        assert!(made.success());
+        Some(Self { name, endpoint })
+    }
+
+    fn store(&self) -> Arc<dyn LakeStore> {
+        let url: BucketUrl = format!("az://{}/some/lake", self.name).parse().unwrap();
+        let options = BucketOptions {
+            single_put_bytes: SINGLE_PUT_BYTES,
+            part_bytes: 5 << 20,
+            lease: Duration::from_secs(5),
+            storage_class: None,
+            tags: TagSet::default(),
+        };
+        // The emulator's account and its key, which everybody knows, come with the option.
+        let library = [
+            ("use_emulator", "true"),
+            ("endpoint", self.endpoint.as_str()),
+        ];
+        let library = library.map(|(key, value)| (key.to_owned(), value.to_owned()));
+        let store =
+            BucketStore::connect(&url, &library.into(), options, &std::env::temp_dir()).unwrap();
+        store.prepare().unwrap();
+        Arc::new(store)
+    }
+
+    fn workplace(&self, server: &Server) -> Workplace {
+        let workplace = Workplace::new(server);
+        workplace.reconfigure(
+            "[lake]\nurl = \"lake\"\n",
+            &format!(
+                "[lake]\nurl = \"az://{}/some/lake\"\nlease = \"5s\"\n[lake.options]\nendpoint = \"{}\"\nuse_emulator = true\n",
+                self.name, self.endpoint
+            ),
+        );
+        workplace
+    }
+}
+
+#[test]
+fn an_azure_server_conforms() {
+    let Some(container) = Container::create() else {
+        return;
+    };
+    drop(rustls::crypto::ring::default_provider().install_default());
+    block_on(conform(&|| container.store(), true));
+}
+
+#[test]
+fn a_lake_in_a_container_is_filled_changed_read_and_cleared() {
+    for single_put_bytes in ["16MiB", "1"] {
+        let Some(container) = Container::create() else {
+            return;
+        };
+        let server = Server::start();
+        server
+            .serve("placed", DAY, calls(0, 3), 3)
+            .serve("received", DAY, "", 0);
+        let workplace = container.workplace(&server);
+        workplace.configure_also(&format!(
+            "[limits]\nsingle_put_bytes = \"{single_put_bytes}\"\n"
+        ));
+        let checked = workplace.run(&["check"]);
+        let fine = "ok      lake: writable; conditional writes honoured";
+        assert!(checked.stdout.contains(fine), "{checked:?}");
+        for (records, more) in [
+            (3, &[][..]),
+            (5, &["--refresh"]),
+            (0, &["--refresh", "--allow-shrink"]),
+        ] {
+            server.serve("placed", DAY, calls(0, records), u64::from(records));
+            let ran = workplace.run_day(more);
+            assert_eq!(ran.status, 0, "{ran:?}");
+            assert_eq!(ran.report().totals.counts.rows, u64::from(records));
+            for command in [
+                &["verify"][..],
+                &["rejects"],
+                &["gc"],
+                &["status", "--from", DAY],
+            ] {
+                let ran = workplace.run(command);
+                assert_eq!(ran.status, 0, "{ran:?}");
+            }
+            let plan = workplace.run(&["plan", "--from", DAY, "--to", DAY]);
+            assert!(
+                plan.stdout.contains("0 slices due, 2 up to date"),
+                "{plan:?}"
+            );
+        }
+        let missing = workplace.run(&["check", "--lake", "az://no-such-container/x"]);
+        assert_eq!(missing.status, 2, "{missing:?}");
+        assert!(
+            missing.stdout.contains("ContainerNotFound")
+                && missing.stdout.contains("Create the bucket"),
+            "{missing:?}"
+        );
+    }
+}
+
+#[test]
+fn runs_at_once_in_a_container_do_every_slice_once() {
+    let two: &[&[&str]] = &[&[], &[]];
+    for commands in [two, &SHARDS_AND_A_WHOLE_RUN] {
+        let Some(container) = Container::create() else {
+            return;
+        };
+        let server = Server::start();
+        serve_days(&server, 20, "0.027");
+        run_at_once(&server, &container.workplace(&server), commands);
+    }
+}
