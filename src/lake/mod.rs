@@ -798,6 +798,7 @@ impl Lake {
     /// [`LakeError`] if the store fails.
     pub async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
         let lease = layout::run_lease(run);
+        let mut is_told = false;
         loop {
             match self.store.lease_state(&lease).await? {
                 LeaseState::Held => return Ok(false),
@@ -807,6 +808,12 @@ impl Lake {
             }
             if self.store.read(&layout::run_marker(run)).await?.is_none() {
                 return Ok(false);
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::info!(
+                    run,
+                    "Waiting to see whether a run without a report is still alive."
+                );
             }
             tokio::time::sleep(UNPROVEN_LEASE_POLL).await;
         }

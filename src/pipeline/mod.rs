@@ -376,7 +376,6 @@ async fn alone_if_it_must_be(
     begun.as_ref().map_err(chain)?;
     let marked = marked.as_ref().map_err(chain)?;
     for run in marked.keys() {
-        tracing::info!("Looking whether run {run} is still under way.");
         if !is_dead(context, run, true, interrupt)
             .await
             .map_err(|error| chain(&error))?

@@ -314,6 +314,8 @@ fn runs_at_once_in_a_bucket_do_every_slice_once() {
         let server = Server::start();
         serve_days(&server, 20, "0.027");
         let workplace = bucket.workplace(&server);
+        // However slow the server is, nobody loses a lease.
+        workplace.reconfigure(LEASE, "lease = \"60s\"\n");
         run_at_once(&server, &workplace, commands);
         let files = bucket.keys("some/lake/cdrs");
         assert_eq!(files.len(), 6, "{files:?}");
