@@ -167,10 +167,11 @@ async fn try_bucket(config: &Config) -> Result<String, CommandError> {
     place.prepare()?;
     let store = place.store();
     store.list(&Path::from(TABLE)).await?;
+    let honours_conditions = store.honours_conditions().await?;
     if let Place::Bucket(bucket) = &place {
         bucket.try_upload().await?;
     }
-    Ok(if store.honours_conditions().await? {
+    Ok(if honours_conditions {
         "writable; conditional writes honoured".to_owned()
     } else {
         format!(

@@ -6,6 +6,7 @@ use std::time::Duration;
 use cdrlake::lake::bucket::{BucketOptions, BucketStore, BucketUrl};
 use cdrlake::lake::store::LakeStore;
 use object_store::TagSet;
+use object_store::azure::MicrosoftAzureBuilder;
 
 use crate::conformance::{SINGLE_PUT_BYTES, conform};
 use crate::recovery::{SHARDS_AND_A_WHOLE_RUN, run_at_once, serve_days};
@@ -14,6 +15,12 @@ use crate::support::{DAY, Workplace, block_on, calls, skipped};
 
 /// An Azure server for these tests: the address of its blob service.
 const ENDPOINT: &str = "TEST_AZURE_ENDPOINT";
+
+/// The emulator's one account and its key, the same everywhere:
+/// <https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key>
+const ACCOUNT: &str = "devstoreaccount1";
+pub(crate) const KEY: &str =
+    "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
 /// A container of its own in the emulator.
 struct Container {
@@ -37,7 +44,7 @@ impl Container {
             "/tests/python/azure_container.py"
         );
         let made = Command::new("python3")
-            .args([script, &endpoint, &name])
+            .args([script, &endpoint, &name, KEY])
             .status()
             .unwrap();
         assert!(made.success());
@@ -53,14 +60,14 @@ impl Container {
             storage_class: None,
             tags: TagSet::default(),
         };
-        // The emulator's account and its key, which everybody knows, come with the option.
-        let library = [
-            ("use_emulator", "true"),
-            ("endpoint", self.endpoint.as_str()),
-        ];
-        let library = library.map(|(key, value)| (key.to_owned(), value.to_owned()));
-        let store =
-            BucketStore::connect(&url, &library.into(), options, &std::env::temp_dir()).unwrap();
+        let container = MicrosoftAzureBuilder::new()
+            .with_endpoint(self.endpoint.clone())
+            .with_allow_http(true)
+            .with_account(ACCOUNT)
+            .with_access_key(KEY)
+            .with_container_name(&self.name);
+        let container = Arc::new(container.build().unwrap());
+        let store = BucketStore::new(container, &url, options, &std::env::temp_dir());
         store.prepare().unwrap();
         Arc::new(store)
     }
@@ -70,7 +77,7 @@ impl Container {
         workplace.reconfigure(
             "[lake]\nurl = \"lake\"\n",
             &format!(
-                "[lake]\nurl = \"az://{}/some/lake\"\nlease = \"5s\"\n[lake.options]\nendpoint = \"{}\"\nuse_emulator = true\n",
+                "[lake]\nurl = \"az://{}/some/lake\"\nlease = \"5s\"\n[lake.options]\nendpoint = \"{}\"\naccount_name = \"{ACCOUNT}\"\n",
                 self.name, self.endpoint
             ),
         );

@@ -660,6 +660,14 @@ fn what_a_store_refuses_is_said_with_the_permission_or_the_option_that_helps() {
         }
         assert_eq!(bucket.keys("some/lake/cdrs"), [] as [&str; 0]);
     }
+    // What only large files take is tried by a check.
+    let denied = Trick::Answer(403, "AccessDenied", "Access Denied");
+    bucket.proxy.play(denied, usize::MAX, |method, target| {
+        method == "DELETE" && target.contains("uploadId=")
+    });
+    let checked = workplace.run(&["check"]);
+    let said = "it takes s3:AbortMultipartUpload on the objects";
+    assert!(checked.stdout.contains(said), "{checked:?}");
     bucket.proxy.play_fair();
     assert_eq!(
         workplace.run_day(&[]).status,

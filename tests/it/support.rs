@@ -89,7 +89,8 @@ impl Workplace {
         // For lakes in a bucket.
         command
             .env("AWS_ACCESS_KEY_ID", "AKIDTEST")
-            .env("AWS_SECRET_ACCESS_KEY", crate::s3::SECRET);
+            .env("AWS_SECRET_ACCESS_KEY", crate::s3::SECRET)
+            .env("AZURE_STORAGE_ACCOUNT_KEY", crate::azure::KEY);
         command
     }
 

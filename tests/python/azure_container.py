@@ -1,4 +1,4 @@
-"""Makes a container in the Azure emulator: azure_container.py http://host:port/account name"""
+"""Makes a container in the Azure emulator: azure_container.py http://host:port/account name key"""
 
 import base64
 import datetime
@@ -8,11 +8,7 @@ import sys
 import urllib.parse
 import urllib.request
 
-# The emulator's one key, the same everywhere:
-# https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key
-KEY = "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw=="
-
-endpoint, name = sys.argv[1:]
+endpoint, name, key = sys.argv[1:]
 account = urllib.parse.urlparse(endpoint).path.strip("/")
 date = datetime.datetime.now(datetime.timezone.utc).strftime("%a, %d %b %Y %H:%M:%S GMT")
 version = "2021-08-06"
@@ -21,7 +17,7 @@ to_sign = "\n".join(
     + [f"x-ms-date:{date}", f"x-ms-version:{version}"]
     + [f"/{account}/{account}/{name}", "restype:container"]
 )
-signature = hmac.new(base64.b64decode(KEY), to_sign.encode(), hashlib.sha256).digest()
+signature = hmac.new(base64.b64decode(key), to_sign.encode(), hashlib.sha256).digest()
 request = urllib.request.Request(f"{endpoint}/{name}?restype=container", method="PUT", data=b"")
 request.add_header("Content-Length", "0")
 request.add_unredirected_header("x-ms-date", date)

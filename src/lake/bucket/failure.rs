@@ -43,6 +43,7 @@ pub(super) enum Action {
     List,
     Write,
     Upload,
+    Abort,
     Delete,
     ListUploads,
 }
@@ -54,6 +55,7 @@ impl Action {
             Self::List => "list",
             Self::Write => "write",
             Self::Upload => "upload",
+            Self::Abort => "abort an upload of",
             Self::Delete => "delete",
             Self::ListUploads => "list uploads below",
         }
@@ -70,6 +72,7 @@ impl Action {
             (Scheme::S3, Self::Write | Self::Upload) => {
                 "s3:PutObject on the objects (with SSE-KMS also kms:GenerateDataKey and kms:Decrypt on the key)"
             }
+            (Scheme::S3, Self::Abort) => "s3:AbortMultipartUpload on the objects",
             (Scheme::S3, Self::Delete) => "s3:DeleteObject on the objects",
             (Scheme::S3, Self::ListUploads) => {
                 "s3:ListBucketMultipartUploads on the bucket and s3:AbortMultipartUpload on the objects"
@@ -79,6 +82,7 @@ impl Action {
             (Scheme::Gs, Self::Write | Self::Upload) => {
                 "storage.objects.create and storage.objects.delete, without which nothing can be replaced"
             }
+            (Scheme::Gs, Self::Abort) => "storage.multipartUploads.abort",
             (Scheme::Gs, Self::Delete) => "storage.objects.delete",
             (Scheme::Az, _) => "the role Storage Blob Data Contributor on the container",
         }

@@ -273,11 +273,9 @@ impl Drop for StagedUpload {
                     break;
                 }
                 if !retry.again().await {
-                    let error = store.failed(Action::Upload, &path, &error);
+                    let error = store.failed(Action::Abort, &path, &error);
                     let problem = crate::error::chain(&error);
-                    tracing::warn!(
-                        "An upload could not be aborted, and `cdrlake gc` can: {problem}"
-                    );
+                    tracing::warn!("{problem}. `cdrlake gc` does it later");
                     break;
                 }
             }
@@ -329,9 +327,10 @@ async fn find(
 
 /// Begins an upload with everything that comes with one, and aborts it.
 pub(super) async fn try_upload(store: &BucketStore, path: &Path) -> Result<(), StoreError> {
-    let failed = |error| store.failed(Action::Upload, path, &error);
-    let mut upload = begin(store, path, "check").await.map_err(failed)?;
-    upload.abort().await.map_err(failed)
+    let begun = begin(store, path, "check").await;
+    let mut upload = begun.map_err(|error| store.failed(Action::Upload, path, &error))?;
+    let aborted = upload.abort().await;
+    aborted.map_err(|error| store.failed(Action::Abort, path, &error))
 }
 
 /// Begins an upload in parts.
