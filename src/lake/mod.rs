@@ -763,6 +763,17 @@ impl Lake {
         Ok(self.store.delete(&layout::run_marker(run)).await?)
     }
 
+    /// Keeps the report that was made for a run that [is dead](Self::is_dead), and clears its lease away.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn end_dead_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
+        self.end_run(run, report).await?;
+        // Whoever takes it gives it back.
+        drop(self.store.try_lease(&layout::run_lease(run)).await?);
+        Ok(())
+    }
+
     /// The runs other than `this` that have not kept a report, and what they have committed so far, as
     /// far as it is still there. They are under way, or dead: [`is_dead`](Self::is_dead) tells.
     ///

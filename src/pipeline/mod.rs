@@ -339,7 +339,7 @@ async fn keep(
     for dead in &dead {
         // Only once it was told: whoever is interrupted here tells it twice, not never.
         if kept.is_ok() {
-            kept = context.lake.end_run(&dead.run, dead).await;
+            kept = context.lake.end_dead_run(&dead.run, dead).await;
         }
     }
     if let Err(error) = kept {

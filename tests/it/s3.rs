@@ -553,6 +553,8 @@ fn the_lease_of_a_killed_run_is_taken_over_and_its_work_done() {
     assert_eq!(ran.status, 0, "{ran:?}");
     assert_eq!(ran.report().totals.counts.rows, 3);
     assert_verified(&workplace);
+    let left = bucket.keys("some/lake/_cdrlake/leases");
+    assert_eq!(left, [] as [&str; 0], "the dead run's own is gone, too");
 }
 
 #[test]
