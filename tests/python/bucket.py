@@ -16,7 +16,7 @@ import pyarrow.compute
 import pyarrow.dataset
 import pyarrow.fs
 
-program, server = sys.argv[1:]
+program, server = os.path.abspath(sys.argv[1]), sys.argv[2]
 endpoint, bucket = f"http://{server}", f"readers-{os.getpid()}"
 key, secret = "AKIDTEST", "SECRETTEST"
 

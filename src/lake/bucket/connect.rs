@@ -416,10 +416,18 @@ fn may_be_http(
     endpoint: Option<&str>,
     allowed: impl FnOnce() -> Option<String>,
 ) -> Result<bool, OptionError> {
-    let Some(url) = endpoint.and_then(|endpoint| Url::parse(endpoint).ok()) else {
+    let Some(endpoint) = endpoint else {
         return Ok(false);
     };
-    if url.scheme() != "http" {
+    // The library panics on what is no address.
+    let url = Url::parse(endpoint)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let Some(url) = url else {
+        let problem = "is no address: it begins with https://, or http:// for this machine";
+        return Err(OptionError::of("endpoint", problem));
+    };
+    if url.scheme() == "https" {
         return Ok(false);
     }
     let is_allowed =
@@ -539,6 +547,16 @@ mod tests {
         }
         assert!(problem(&[("regoin", "x")]).starts_with("regoin: is no option of s3://"));
         assert!(problem(&[("endpoint", "http://minio:9000")]).contains("plain http"));
+        for wrong in [
+            "127.0.0.1:9000",
+            "minio:9000",
+            "minio",
+            "ftp://minio",
+            "https://",
+        ] {
+            let problem = problem(&[("endpoint", wrong)]);
+            assert!(problem.contains("is no address"), "{wrong}: {problem}");
+        }
         drop(rustls::crypto::ring::default_provider().install_default());
         for fine in [
             &[("endpoint", "http://127.0.0.1:9000")][..],
