@@ -288,17 +288,23 @@ impl Conversion {
 
     /// Passes one body on to its end.
     async fn feed(&mut self, context: &Context, body: &mut Body) -> Result<BodyEnd, FetchError> {
-        loop {
-            let chunk = stoppable(context, body.chunk()).await?;
-            let (reply, end) = oneshot::channel();
-            let is_end = chunk.is_none();
-            let message = chunk.map_or_else(|| Message::EndBody(reply), Message::Chunk);
-            if self.messages.send(message).await.is_err() {
-                return Err(FetchError::Ended);
-            }
-            if is_end {
-                return end.await.map_err(|_| FetchError::Ended);
-            }
+        while let Some(chunk) = stoppable(context, body.chunk()).await? {
+            let sent = self.messages.send(Message::Chunk(chunk)).await;
+            sent.map_err(|_| FetchError::Ended)?;
+        }
+        self.end_body().await
+    }
+
+    async fn end_body(&mut self) -> Result<BodyEnd, FetchError> {
+        let (reply, end) = oneshot::channel();
+        let sent = self.messages.send(Message::EndBody(reply)).await;
+        sent.map_err(|_| FetchError::Ended)?;
+        tokio::select! {
+            biased;
+            end = end => end.map_err(|_| FetchError::Ended),
+            // A thread that ends at this very moment leaves the message, and the way to reply, in the
+            // channel for as long as there is a sender: ours.
+            () = self.messages.closed() => Err(FetchError::Ended),
         }
     }
 
@@ -343,4 +349,32 @@ fn convert(
         reported = converter.records();
     }
     Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_thread_that_ends_while_a_body_ends_is_noticed() {
+        let (messages, mut inbox) = mpsc::channel(CHUNKS_IN_FLIGHT);
+        // What a message meets that comes in behind the last look into the inbox.
+        let (ended, wait) = std::sync::mpsc::channel::<()>();
+        let thread = tokio::task::spawn_blocking(move || {
+            while inbox.is_empty() {
+                std::thread::yield_now();
+            }
+            inbox.close();
+            wait.recv().ok();
+            Ok(None)
+        });
+        let mut conversion = Conversion { messages, thread };
+        let deadline = std::time::Duration::from_mins(1);
+        let end = tokio::time::timeout(deadline, conversion.end_body()).await;
+        drop(ended);
+        assert!(
+            matches!(end, Ok(Err(FetchError::Ended))),
+            "it would wait for ever: {end:?}"
+        );
+    }
 }

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use arrow::record_batch::RecordBatch;
 use cdrlake::report::RunReport;
@@ -96,7 +97,7 @@ impl Workplace {
 
     /// Runs the binary and checks what holds for every run: no key in its output, no panic.
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
-        ran(self.command(arguments).output().unwrap())
+        ran(output(self.command(arguments)))
     }
 
     /// Runs [`DAY`] with a JSON report.
@@ -225,6 +226,31 @@ pub(crate) fn hold_lease(workplace: &Workplace) -> std::fs::File {
     let lease = std::fs::File::create(leases.join(format!("placed-{DAY}.lock"))).unwrap();
     lease.lock().unwrap();
     lease
+}
+
+/// Longest that any run of the binary takes in a test, on a very slow machine.
+const DEADLINE: Duration = Duration::from_mins(5);
+
+/// Runs a command to its end. One that hangs fails its test instead of holding up all others.
+pub(crate) fn output(mut command: Command) -> Output {
+    let child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let process = child.id().to_string();
+    let (sender, done) = std::sync::mpsc::channel();
+    std::thread::spawn(move || sender.send(child.wait_with_output()));
+    done.recv_timeout(DEADLINE).map_or_else(
+        |_| {
+            Command::new("kill")
+                .args(["-9", &process])
+                .status()
+                .unwrap();
+            panic!("hung: {command:?}: {:?}", done.recv());
+        },
+        Result::unwrap,
+    )
 }
 
 /// Does `each` for 0 to `count`, on as many threads as there are processors.

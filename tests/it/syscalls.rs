@@ -8,7 +8,7 @@ use cdrlake::report::RunReport;
 use serde_json::Value;
 
 use crate::server::Server;
-use crate::support::{CANARY, DAY, Workplace, calls, copy_tree, for_each, read};
+use crate::support::{CANARY, DAY, Workplace, calls, copy_tree, for_each, output, read};
 
 /// `tests/it/syscalls.c`, compiled.
 fn shim() -> &'static Path {
@@ -86,7 +86,7 @@ fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)
             .env("SHIM_AT", at.to_string())
             .env("SHIM_FAULT", fault);
     }
-    command.output().unwrap()
+    output(command)
 }
 
 fn log_of(lake: &Path) -> PathBuf {
