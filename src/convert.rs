@@ -1,8 +1,8 @@
 //! The work of a processor on one slice: bytes in, a spool file out.
 //!
 //! ```text
-//! chunk → framing ─record→ decode ─record→ duplicates, tally, digest → writer → spool
-//!                    └──bad record──┴→ rejects
+//! chunk → decompress → framing ─record→ decode ─record→ duplicates, tally, digest → writer → spool
+//!                                 └──bad record──┴→ rejects
 //! ```
 //!
 //! No network and no async: the pipeline runs a [`Converter`] on a thread of its own and feeds it
@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use tempfile::TempPath;
 
 use crate::decode::{Reason, Refusal, decode};
+use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
 use crate::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
@@ -45,6 +46,9 @@ pub struct ConvertOptions {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
+    /// The body is not compressed as it says.
+    #[error(transparent)]
+    Decompress(#[from] DecompressError),
     /// The body is not a list of records.
     #[error(transparent)]
     Framing(#[from] FramingError),
@@ -103,7 +107,8 @@ impl ConvertError {
     pub fn is_foreign(&self) -> bool {
         matches!(
             self,
-            Self::NotRecords { .. } | Self::Framing(FramingError::WebPage { .. })
+            Self::NotRecords { .. }
+                | Self::Framing(FramingError::WebPage { .. } | FramingError::Compressed { .. })
         )
     }
 }
@@ -111,6 +116,7 @@ impl ConvertError {
 /// Converts the bodies of one slice. Several bodies (pages) may follow one another.
 #[derive(Debug)]
 pub struct Converter {
+    decompressor: Decompressor,
     framer: Framer,
     stage: Stage,
     max_record_bytes: usize,
@@ -169,6 +175,7 @@ impl Converter {
                 .map_err(|source| spool_error(&options.spool_dir, source))?;
         }
         Ok(Self {
+            decompressor: Decompressor::new(Encoding::Identity),
             framer: Framer::new(options.max_record_bytes),
             max_record_bytes: options.max_record_bytes,
             stage: Stage {
@@ -188,13 +195,20 @@ impl Converter {
         })
     }
 
+    /// Begins a body that is compressed so. One that nobody begins is not compressed.
+    pub fn begin_body(&mut self, encoding: Encoding) {
+        self.decompressor = Decompressor::new(encoding);
+    }
+
     /// Takes the next bytes of a body.
     ///
     /// # Errors
     /// [`ConvertError`]; the converter cannot be used after it.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), ConvertError> {
-        let stage = &mut self.stage;
-        self.framer.push(chunk, &mut |frame| stage.frame(&frame))
+        let (framer, stage) = (&mut self.framer, &mut self.stage);
+        self.decompressor.push(chunk, |bytes| {
+            framer.push(bytes, &mut |frame| stage.frame(&frame))
+        })
     }
 
     /// Ends one body. Another may follow.
@@ -203,6 +217,11 @@ impl Converter {
     /// [`ConvertError`], if the body ends too early, or held lines of which none looks like a
     /// record.
     pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
+        std::mem::replace(
+            &mut self.decompressor,
+            Decompressor::new(Encoding::Identity),
+        )
+        .finish()?;
         let framer = std::mem::replace(&mut self.framer, Framer::new(self.max_record_bytes));
         let stage = &mut self.stage;
         let summary = framer.finish(&mut |frame| stage.frame(&frame))?;

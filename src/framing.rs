@@ -113,6 +113,12 @@ pub enum FramingError {
         /// Where such a key ended.
         at: Position,
     },
+    /// The body begins like a gzip or zstd stream.
+    #[error("{at}: the body is compressed, and its Content-Encoding does not say so")]
+    Compressed {
+        /// Where it begins.
+        at: Position,
+    },
     /// The body begins like a page of HTML or XML.
     #[error("{at}: the body is a web page, not records (a proxy's or a firewall's answer?)")]
     WebPage {
@@ -140,6 +146,8 @@ const MAX_PAGINATION_BYTES: usize = 64 << 10;
 /// Bytes within which an envelope shows itself: an object that begins with more white space is a
 /// line. It bounds the work, for all of them are looked at again with every byte.
 const MAX_DETECTED_BYTES: usize = 256;
+/// First bytes of gzip and zstd streams. No JSON begins with them.
+const COMPRESSED_MAGIC: [&[u8]; 2] = [b"\x1F\x8B", b"\x28\xB5\x2F\xFD"];
 const BOM: &[u8] = b"\xEF\xBB\xBF";
 
 /// Splits a body into records. See the [module](self) for layouts and limits.
@@ -413,6 +421,12 @@ impl Framer {
                         on_frame,
                     )?;
                     return Ok(rest);
+                }
+                Some(Layout::Compressed) => {
+                    return Err(FramingError::Compressed {
+                        at: self.partial_at,
+                    }
+                    .into());
                 }
                 Some(Layout::WebPage) => {
                     return Err(FramingError::WebPage {
@@ -706,11 +720,20 @@ enum Layout {
     Lines,
     Array,
     Envelope,
+    Compressed,
     WebPage,
 }
 
 /// The layout of a body that begins with `start`, or `None` if more bytes are needed.
 fn layout_of(start: &[u8]) -> Option<Layout> {
+    for magic in COMPRESSED_MAGIC {
+        if start.starts_with(magic) {
+            return Some(Layout::Compressed);
+        }
+        if magic.starts_with(start) {
+            return None;
+        }
+    }
     match start.first()? {
         b'[' => return Some(Layout::Array),
         b'<' => return Some(Layout::WebPage),

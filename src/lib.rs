@@ -2,14 +2,14 @@
 //! that is complete, exact, free of duplicates and safe to write again.
 //!
 //! ```text
-//! HTTP body ─chunk→ framing ─record→ decode ─batch→ writer → spool ─→ verify → publish → ledger
-//!  (source)            └──bad record──┴→ rejects
+//! HTTP body ─chunk→ decompress → framing ─record→ decode ─batch→ writer → spool ─→ verify → publish → ledger
+//!  (source)                         └──bad record──┴→ rejects
 //! ```
 //!
 //! A [`slice`](mod@slice) is the unit of work: one direction of calls on one day. [`plan`](mod@plan) says which slices
 //! are due, [`pipeline`] does them and alone knows all stages, [`source`] asks the API,
-//! [`framing`] finds records in bytes, [`decode`] gives them types, [`convert`] runs these two and
-//! [`writer`], [`duplicates`] and [`rejects`] on a thread, [`reconcile`] compares with the
+//! [`decompress`] undoes the transport's compression, [`framing`] finds records in bytes, [`decode`] gives them
+//! types, [`convert`] runs these three and [`writer`], [`duplicates`] and [`rejects`] on a thread, [`reconcile`] compares with the
 //! provider's count, and [`lake`] publishes. [`verify`] reads it all again. [`simulator`] is a stand-in for the API.
 
 pub mod amount;
@@ -17,6 +17,7 @@ pub mod cli;
 pub mod config;
 pub mod convert;
 pub mod decode;
+pub mod decompress;
 pub mod digest;
 pub mod duplicates;
 pub mod error;

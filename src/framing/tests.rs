@@ -108,6 +108,19 @@ fn one_leading_byte_order_mark_is_stripped_and_counted() {
 }
 
 #[test]
+fn a_compressed_body_is_named_wherever_it_is_cut() {
+    for magic in [b"\x1F\x8B\x08\0".as_slice(), b"\x28\xB5\x2F\xFD\0"] {
+        let framed = frame_any_way(magic, 100);
+        assert_eq!(framed.1, Err(FramingError::Compressed { at: at(1, 0) }));
+    }
+    // What only begins so is a line.
+    for line in [b"\x1F".as_slice(), b"\x1Fx\n", b"\x28\xB5\x2F\n"] {
+        let framed = frame_any_way(line, 100);
+        assert_eq!((framed.0.len(), framed.1.is_ok()), (1, true), "{line:?}");
+    }
+}
+
+#[test]
 fn nothing_is_nothing() {
     for body in [b"".as_slice(), b"\n", b" \r\n\r\n "] {
         let framed = frame_any_way(body, 100);

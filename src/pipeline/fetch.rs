@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::{Context, Observer};
 use crate::config::Reconcile;
 use crate::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
+use crate::decompress::Encoding;
 use crate::lake::ledger::Asked;
 use crate::plan::{end_of_day, start_of_day};
 use crate::reconcile::{Verdict, verdict};
@@ -69,6 +70,7 @@ pub(super) struct Leniency {
 }
 
 enum Message {
+    BeginBody(Encoding),
     Chunk(Bytes),
     EndBody(oneshot::Sender<BodyEnd>),
     Finish,
@@ -288,17 +290,21 @@ impl Conversion {
 
     /// Passes one body on to its end.
     async fn feed(&mut self, context: &Context, body: &mut Body) -> Result<BodyEnd, FetchError> {
+        self.tell(Message::BeginBody(body.encoding)).await?;
         while let Some(chunk) = stoppable(context, body.chunk()).await? {
-            let sent = self.messages.send(Message::Chunk(chunk)).await;
-            sent.map_err(|_| FetchError::Ended)?;
+            self.tell(Message::Chunk(chunk)).await?;
         }
         self.end_body().await
     }
 
+    async fn tell(&self, message: Message) -> Result<(), FetchError> {
+        let sent = self.messages.send(message).await;
+        sent.map_err(|_| FetchError::Ended)
+    }
+
     async fn end_body(&mut self) -> Result<BodyEnd, FetchError> {
         let (reply, end) = oneshot::channel();
-        let sent = self.messages.send(Message::EndBody(reply)).await;
-        sent.map_err(|_| FetchError::Ended)?;
+        self.tell(Message::EndBody(reply)).await?;
         tokio::select! {
             biased;
             end = end => end.map_err(|_| FetchError::Ended),
@@ -337,6 +343,7 @@ fn convert(
     let mut reported = 0;
     while let Some(message) = inbox.blocking_recv() {
         match message {
+            Message::BeginBody(encoding) => converter.begin_body(encoding),
             Message::Chunk(chunk) => converter.push(&chunk)?,
             Message::EndBody(reply) => {
                 let end = converter.end_body()?;

@@ -18,6 +18,7 @@ use tokio::time::Instant;
 use url::Url;
 
 use crate::config::{SourceConfig, TOOL};
+use crate::decompress::Encoding;
 use crate::error::{causes, chain, quoted};
 use crate::lake::ledger::Asked;
 use crate::slice::Slice;
@@ -188,8 +189,15 @@ impl Source {
         let mut query = self.query(slice);
         query.extend(page.map(|page| ("page".to_owned(), page.to_string())));
         let response = self
-            .get(Resource::Stream, &query, "application/x-ndjson, */*;q=0.1")
+            .get(
+                Resource::Stream,
+                &query,
+                "application/x-ndjson, */*;q=0.1",
+                Encoding::ACCEPTED,
+            )
             .await?;
+        refuse_foreign(&response)?;
+        let encoding = encoding(&response)?;
         let mut url = response.url().clone();
         url.set_query(None);
         let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
@@ -203,6 +211,7 @@ impl Source {
             etag,
             last_modified,
             server_time,
+            encoding,
             may_be_empty: content_type(&response)
                 .is_none_or(|content_type| content_type.contains("json")),
             response,
@@ -232,8 +241,13 @@ impl Source {
             ("page".to_owned(), "1".to_owned()),
             ("per_page".to_owned(), "1".to_owned()),
         ]);
-        let mut response = self.get(Resource::List, &query, "application/json").await?;
+        let mut response = self
+            .get(Resource::List, &query, "application/json", "identity")
+            .await?;
         refuse_foreign(&response)?;
+        if encoding(&response)? != Encoding::Identity {
+            return Err(unasked_encoding(&response));
+        }
         let body = read_up_to(&mut response, MAX_TOTAL_BYTES, self.config.stall_timeout).await?;
         let list: List = serde_json::from_slice(&body).map_err(|_| {
             let path = response.url().path();
@@ -310,14 +324,16 @@ impl Source {
         resource: Resource,
         query: &[(String, String)],
         accept: &str,
+        accept_encoding: &'static str,
     ) -> Result<Response, SourceError> {
         let old_path = &self.old_paths[resource as usize];
         let old = old_path.load(Ordering::Relaxed);
-        let response = self.send(resource.path(old), query, accept).await?;
+        let send = |path| self.send(path, query, accept, accept_encoding);
+        let response = send(resource.path(old)).await?;
         if response.status() != StatusCode::NOT_FOUND {
             return self.accept(response).await;
         }
-        let response = self.send(resource.path(!old), query, accept).await?;
+        let response = send(resource.path(!old)).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Err(SourceError::Permanent(format!(
                 "the server knows neither {} nor {} (404). Check source.url",
@@ -344,6 +360,7 @@ impl Source {
         path: &str,
         query: &[(String, String)],
         accept: &str,
+        accept_encoding: &'static str,
     ) -> Result<Response, SourceError> {
         self.gate.pass().await;
         let mut url = self.config.url.clone();
@@ -357,7 +374,7 @@ impl Source {
             .query(query)
             .bearer_auth(self.key.expose_secret())
             .header(ACCEPT, accept)
-            .header(ACCEPT_ENCODING, "identity");
+            .header(ACCEPT_ENCODING, accept_encoding);
         let response = match tokio::time::timeout(self.config.stall_timeout, request.send()).await {
             Ok(response) => response.map_err(|error| self.unanswered(error))?,
             Err(_) => {
@@ -466,6 +483,8 @@ pub struct Body {
     pub last_modified: Option<String>,
     /// When the response began, by the server's clock.
     pub server_time: Option<Timestamp>,
+    /// How the bytes of its [chunks](Self::chunk) are compressed.
+    pub encoding: Encoding,
     response: Response,
     may_be_empty: bool,
     stall_timeout: Duration,
@@ -474,9 +493,8 @@ pub struct Body {
 }
 
 impl Body {
-    /// Refuses what cannot be records, and what could be cut without anyone noticing.
+    /// Refuses what could be cut without anyone noticing.
     fn check(&self) -> Result<(), SourceError> {
-        refuse_foreign(&self.response)?;
         let headers = self.response.headers();
         let chunked = headers
             .get(TRANSFER_ENCODING)
@@ -585,21 +603,28 @@ fn content_type(response: &Response) -> Option<String> {
     )
 }
 
-/// Refuses answers that the API does not give: web pages, and encodings nobody asked for.
+/// How an answer is compressed.
+fn encoding(response: &Response) -> Result<Encoding, SourceError> {
+    Encoding::from_name(&encoding_name(response)).ok_or_else(|| unasked_encoding(response))
+}
+
+fn unasked_encoding(response: &Response) -> SourceError {
+    SourceError::Permanent(format!(
+        "the answer is compressed ({}), which was not asked for. A proxy in between may be the cause",
+        quoted(&encoding_name(response))
+    ))
+}
+
+/// Every `Content-Encoding` of an answer: one may be put upon another.
+fn encoding_name(response: &Response) -> String {
+    let names = response.headers().get_all(CONTENT_ENCODING).iter();
+    let names = names.map(|name| String::from_utf8_lossy(name.as_bytes()).trim().to_owned());
+    names.collect::<Vec<_>>().join(", ")
+}
+
+/// Refuses answers that the API does not give: web pages.
 fn refuse_foreign(response: &Response) -> Result<(), SourceError> {
-    let header = |name| {
-        response
-            .headers()
-            .get(name)
-            .map(|value| String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase())
-    };
-    if let Some(encoding) = header(CONTENT_ENCODING).filter(|encoding| encoding != "identity") {
-        return Err(SourceError::Permanent(format!(
-            "the answer is compressed ({}), which was not asked for. A proxy in between may be the cause",
-            quoted(&encoding)
-        )));
-    }
-    match header(CONTENT_TYPE) {
+    match content_type(response) {
         Some(content_type) if content_type.contains("html") || content_type.contains("xml") => {
             Err(SourceError::Foreign(format!(
                 "the answer is a web page ({}), not records: a proxy or firewall in between, or a wrong source.url",
