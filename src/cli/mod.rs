@@ -252,7 +252,7 @@ impl From<PlanError> for CommandError {
 
 impl From<SourceError> for CommandError {
     fn from(error: SourceError) -> Self {
-        let exit = if matches!(error, SourceError::Refused { .. }) {
+        let exit = if matches!(error, SourceError::Refused { .. } | SourceError::Setup(_)) {
             Exit::Usage
         } else {
             Exit::Failed

@@ -5,6 +5,7 @@ mod units;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -59,6 +60,8 @@ pub struct SourceConfig {
     pub from_search: Option<String>,
     pub to_search: Option<String>,
     pub requests: usize,
+    /// `None` for no limit.
+    pub requests_per_minute: Option<NonZeroU32>,
     pub max_attempts: u32,
     pub retry_base: Duration,
     pub retry_max: Duration,
@@ -66,6 +69,7 @@ pub struct SourceConfig {
     pub max_elapsed: Duration,
     /// Bytes a second; zero for no floor.
     pub min_throughput: u64,
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[window]`
@@ -445,6 +449,9 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
         requests: settings
             .get("source.requests", units::integer(1))?
             .unwrap_or(4),
+        requests_per_minute: settings
+            .get("source.requests_per_minute", units::integer(0))?
+            .and_then(NonZeroU32::new),
         max_attempts: settings
             .get("source.max_attempts", units::integer(1))?
             .unwrap_or(8),
@@ -463,6 +470,9 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
         min_throughput: settings
             .get("source.min_throughput", units::bytes_per_second)?
             .unwrap_or(1 << 10),
+        ca_file: settings
+            .get("source.ca_file", units::text)?
+            .map(PathBuf::from),
     };
     if config.retry_max < config.retry_base {
         let problem = "source.retry_max is shorter than source.retry_base";

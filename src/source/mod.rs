@@ -2,6 +2,7 @@
 
 mod retry;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
     TRANSFER_ENCODING,
 };
-use reqwest::{Client, Response, StatusCode, Version};
+use reqwest::{Certificate, Client, Response, StatusCode, Version};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
@@ -22,6 +23,7 @@ use crate::decompress::Encoding;
 use crate::error::{causes, chain, quoted};
 use crate::lake::ledger::Asked;
 use crate::slice::Slice;
+use retry::Pace;
 pub use retry::{Backoff, Gate};
 
 /// The API's default page size. A stream of exactly that many records may be the first page of
@@ -59,6 +61,9 @@ pub enum SourceError {
         /// The server's words.
         message: String,
     },
+    /// The configuration, or this machine, does not allow to ask at all.
+    #[error("{0}")]
+    Setup(String),
     /// Asking again would not help.
     #[error("{0}")]
     Permanent(String),
@@ -131,6 +136,7 @@ pub struct Source {
     config: SourceConfig,
     /// Closed while the server asks for patience. Shared with whoever waits between attempts.
     pub gate: Gate,
+    pace: Pace,
     /// Whether the server knows the stream, and the list, only under the path of before June 2026.
     old_paths: [AtomicBool; 2],
     /// Whether any request was answered at all.
@@ -141,7 +147,8 @@ impl Source {
     /// A client that authenticates with `key`.
     ///
     /// # Errors
-    /// [`SourceError::Permanent`] if TLS cannot be set up, for want of root certificates.
+    /// [`SourceError::Setup`] if TLS cannot be set up: for want of root certificates, or because
+    /// `source.ca_file` has none.
     pub fn try_new(config: &SourceConfig, key: SecretString) -> Result<Self, SourceError> {
         let mut client = Client::builder()
             .user_agent(TOOL)
@@ -159,8 +166,11 @@ impl Source {
             // What is meant for this machine must not leave it, by a proxy's detour, in clear.
             client = client.no_proxy();
         }
+        if let Some(path) = &config.ca_file {
+            client = client.tls_certs_merge(root_certificates(path)?);
+        }
         let client = client.build().map_err(|error| {
-            SourceError::Permanent(format!(
+            SourceError::Setup(format!(
                 "cannot set up HTTPS: {}",
                 chain(&error.without_url())
             ))
@@ -170,6 +180,7 @@ impl Source {
             key,
             config: config.clone(),
             gate: Gate::default(),
+            pace: Pace::new(config.requests_per_minute),
             old_paths: Default::default(),
             reached: AtomicBool::new(false),
         })
@@ -362,7 +373,14 @@ impl Source {
         accept: &str,
         accept_encoding: &'static str,
     ) -> Result<Response, SourceError> {
-        self.gate.pass().await;
+        loop {
+            self.gate.pass().await;
+            self.pace.turn().await;
+            // It may have closed meanwhile, and then all who wait behind it take new turns.
+            if self.gate.is_open() {
+                break;
+            }
+        }
         let mut url = self.config.url.clone();
         url.set_path(&format!(
             "{}{path}",
@@ -406,12 +424,15 @@ impl Source {
             .last()
             .map_or_else(|| error.to_string(), ToString::to_string);
         let problem = format!("cannot reach {}: {cause}", self.host());
-        if has_tls_cause(&error) {
-            return SourceError::Permanent(format!(
-                "{problem}. Its certificate cannot be trusted from here: check source.url and this machine's clock and certificates"
-            ));
+        match tls_cause(&error) {
+            Some(rustls::Error::InvalidCertificate(_)) => SourceError::Permanent(format!(
+                "{problem}. Its certificate cannot be trusted from here: check source.url and this machine's clock; if the network has an authority of its own, name its certificate as source.ca_file"
+            )),
+            Some(_) => SourceError::Permanent(format!(
+                "{problem}. It does not speak TLS 1.2 or newer: check source.url and what lies in between"
+            )),
+            None => SourceError::transient(format!("{problem}. Check source.url and the network")),
         }
-        SourceError::transient(format!("{problem}. Check source.url and the network"))
     }
 
     /// Passes a response with status 200 on, and turns any other into what it means.
@@ -664,12 +685,32 @@ async fn read_up_to(
     }
 }
 
-fn has_tls_cause(error: &reqwest::Error) -> bool {
-    causes(error).any(|cause| {
-        let wrapped = cause
-            .downcast_ref::<std::io::Error>()
-            .and_then(std::io::Error::get_ref);
-        cause.is::<rustls::Error>()
-            || wrapped.is_some_and(<dyn std::error::Error + Send + Sync>::is::<rustls::Error>)
+/// What TLS found wrong, if it was TLS.
+fn tls_cause(error: &reqwest::Error) -> Option<&rustls::Error> {
+    causes(error).find_map(|cause| {
+        let mut cause = Some(cause);
+        while let Some(found) = cause {
+            if let Some(found) = found.downcast_ref() {
+                return Some(found);
+            }
+            // An I/O error wraps others without naming them as its source, itself among them.
+            let wrapped = found.downcast_ref::<std::io::Error>();
+            cause = wrapped
+                .and_then(std::io::Error::get_ref)
+                .map(|wrapped| wrapped as _);
+        }
+        None
     })
+}
+
+/// The certificates of `source.ca_file`, which are trusted beside those of the machine.
+fn root_certificates(path: &Path) -> Result<Vec<Certificate>, SourceError> {
+    let wrong = |problem: String| {
+        SourceError::Setup(format!("source.ca_file {}: {problem}", path.display()))
+    };
+    let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    match Certificate::from_pem_bundle(&pem) {
+        Ok(certificates) if !certificates.is_empty() => Ok(certificates),
+        _ => Err(wrong("it holds no certificate in PEM".to_owned())),
+    }
 }

@@ -1,5 +1,6 @@
 //! When to ask again.
 
+use std::num::NonZeroU32;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -105,6 +106,15 @@ impl Gate {
         *closed_until = Some(closed_until.map_or(until, |already| already.max(until)));
     }
 
+    /// Whether nobody is held back now.
+    pub fn is_open(&self) -> bool {
+        let until = *self
+            .closed_until
+            .lock()
+            .expect("nobody panics while holding it");
+        until.is_none_or(|until| until <= Instant::now())
+    }
+
     /// Returns once the gate is open.
     pub async fn pass(&self) {
         loop {
@@ -117,6 +127,37 @@ impl Gate {
                 _ => return,
             }
         }
+    }
+}
+
+/// Spaces requests evenly, so that no minute has more of them than allowed.
+#[derive(Debug)]
+pub(super) struct Pace {
+    interval: Duration,
+    /// When the next request may go.
+    next: Mutex<Option<Instant>>,
+}
+
+impl Pace {
+    /// As fast as `requests_per_minute`, or without a limit.
+    pub(super) fn new(requests_per_minute: Option<NonZeroU32>) -> Self {
+        let interval = requests_per_minute.map(|limit| Duration::from_mins(1) / limit.get());
+        Self {
+            interval: interval.unwrap_or_default(),
+            next: Mutex::default(),
+        }
+    }
+
+    /// Returns when it is this request's turn.
+    pub(super) async fn turn(&self) {
+        let turn = {
+            let mut next = self.next.lock().expect("nobody panics while holding it");
+            let now = Instant::now();
+            let turn = next.map_or(now, |next| next.max(now));
+            *next = Some(turn + self.interval);
+            turn
+        };
+        tokio::time::sleep_until(turn).await;
     }
 }
 
@@ -196,5 +237,37 @@ mod tests {
         gate.close_for(Duration::from_secs(10));
         gate.pass().await;
         assert_eq!(start.elapsed().as_secs(), 30);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_minute_has_more_requests_than_allowed_and_none_waits_without_need() {
+        let start = Instant::now();
+        let pace = Pace::new(NonZeroU32::new(120));
+        let turns = futures::future::join_all((0..241).map(|_| async {
+            pace.turn().await;
+            start.elapsed()
+        }));
+        let turns = turns.await;
+        assert_eq!(
+            (turns[0], turns[240]),
+            (Duration::ZERO, Duration::from_mins(2))
+        );
+        for turn in &turns {
+            let minute = *turn..*turn + Duration::from_mins(1);
+            let within = turns.iter().filter(|other| minute.contains(other)).count();
+            assert!(within <= 120, "{within}");
+        }
+        // What was not used is not saved up.
+        tokio::time::advance(Duration::from_mins(10)).await;
+        let begun = Instant::now();
+        pace.turn().await;
+        pace.turn().await;
+        assert_eq!(begun.elapsed(), Duration::from_millis(500));
+
+        let unlimited = Pace::new(None);
+        for _ in 0..1000 {
+            unlimited.turn().await;
+        }
+        assert_eq!(begun.elapsed(), Duration::from_millis(500));
     }
 }

@@ -36,5 +36,7 @@ mod stores;
 mod support;
 /// The real binary, with a fault at each of its system calls.
 mod syscalls;
+/// Whom the program trusts.
+mod tls;
 /// Looking at a lake afterwards: `verify` and `rejects`.
 mod verify;
