@@ -423,7 +423,14 @@ type Queue = Arc<Mutex<VecDeque<Waiting>>>;
 /// Takes slices from the queue until it is empty or the run stops.
 async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
     let mut reports = Vec::new();
-    while !context.stop.is_cancelled() {
+    loop {
+        // Before a slice is taken: who waits here keeps nobody else from working, and slices are begun
+        // in their order.
+        let room = tokio::select! {
+            biased;
+            () = context.stop.cancelled() => break,
+            room = context.room_to_fetch() => room,
+        };
         let next = queue
             .lock()
             .expect("nobody panics while holding it")
@@ -432,11 +439,12 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
         if let Some(not_before) = waiting.not_before {
             // Only slices that others hold are left once one comes round again too early.
             tokio::select! {
+                // It is begun nevertheless, and says itself that the run was stopped.
                 () = context.stop.cancelled() => {}
                 () = tokio::time::sleep_until(not_before) => {}
             }
         }
-        match slice::process(&context, &waiting).await {
+        match slice::process(&context, &waiting, room).await {
             Ok(report) => {
                 context.observer.slice_ended(&report);
                 reports.push(report);

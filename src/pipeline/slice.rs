@@ -73,12 +73,16 @@ pub(super) enum Later {
 }
 
 /// Does one slice, or says why it is to be tried again later.
-pub(super) async fn process(context: &Context, waiting: &Waiting) -> Result<SliceReport, Later> {
+pub(super) async fn process(
+    context: &Context,
+    waiting: &Waiting,
+    room: RoomToFetch<'_>,
+) -> Result<SliceReport, Later> {
     let due = &waiting.due;
     let slice = due.slice;
     let first_try = waiting.not_before.is_none();
     let mut report = SliceReport::new(slice, SliceOutcome::Failed);
-    match attempt_all(context, due, first_try, &mut report).await {
+    match attempt_all(context, due, first_try, room, &mut report).await {
         Ok(Done::Held) => return Err(Later::Held),
         Ok(Done::Outcome(outcome)) => report.outcome = outcome,
         Err(SliceError::Fetch(FetchError::Stopped)) => {
@@ -139,14 +143,13 @@ async fn attempt_all(
     context: &Context,
     due: &Due,
     first_try: bool,
+    room: RoomToFetch<'_>,
     report: &mut SliceReport,
 ) -> Result<Done, SliceError> {
     let slice = due.slice;
-    // Before the lease: who waits here keeps nobody else from working.
-    let fetching = tokio::select! {
-        () = context.stop.cancelled() => return Err(FetchError::Stopped.into()),
-        room = context.room_to_fetch() => room,
-    };
+    if context.stop.is_cancelled() {
+        return Err(FetchError::Stopped.into());
+    }
     let Some(lease) = context.lake.try_lease(slice).await? else {
         if first_try {
             tracing::info!(
@@ -185,7 +188,7 @@ async fn attempt_all(
         }
     };
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
-    let outcome = Box::pin(settle(context, &*lease, before, fetched, fetching, report)).await;
+    let outcome = Box::pin(settle(context, &*lease, before, fetched, room, report)).await;
     if outcome.is_ok() && due.why.is_damage() {
         context.warn(format!("{slice}: {}. It is mended", due.why));
     }

@@ -334,8 +334,9 @@ impl Streaming {
         let run = format!(
             "{first} exec '{program}' run --from {DAY} --to {DAY} --direction placed --reconcile off --format json"
         );
-        let mut child = std::process::Command::new("sh")
-            .args(["-c", &run])
+        // Whoever runs the tests may be under `nohup`, which is handed down.
+        let mut child = std::process::Command::new("env")
+            .args(["--default-signal=HUP", "sh", "-c", &run])
             .current_dir(workplace.directory.path())
             .env("TEST_KEY", CANARY)
             .stdout(Stdio::piped())
