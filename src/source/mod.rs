@@ -714,3 +714,29 @@ fn root_certificates(path: &Path) -> Result<Vec<Certificate>, SourceError> {
         _ => Err(wrong("it holds no certificate in PEM".to_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stream_that_drips_is_given_up_and_one_that_waits_for_us_is_not() {
+        let drip = |bytes, seconds| {
+            let mut floor = ThroughputFloor::new(1 << 10);
+            let mut drops = 0..1_000_u32;
+            let given_up = drops.find(|_| {
+                let waited = Duration::from_secs(seconds);
+                floor.check(bytes, waited).is_err()
+            });
+            given_up.map(|drops| u64::from(drops + 1) * seconds)
+        };
+        // A byte less than a kibibyte a second, over two minutes; never a stall.
+        assert_eq!(drip(1023, 1), Some(120));
+        assert_eq!(drip(1, 59), Some(177));
+        assert_eq!(drip(1024, 1), None);
+        // However few bytes there are: the network was not waited for.
+        assert_eq!(drip(1, 0), None);
+        let mut unlimited = ThroughputFloor::new(0);
+        assert!(unlimited.check(0, THROUGHPUT_WINDOW).is_ok());
+    }
+}

@@ -34,72 +34,175 @@ fn run(
     (workplace, server, ran)
 }
 
-#[test]
-fn what_may_pass_is_tried_again_from_the_beginning() {
+/// The same with all there is to log, none of which may hold the key, nor may anything in the lake.
+fn run_traced(
+    total: u64,
+    stream: impl IntoIterator<Item = Answer>,
+) -> (Workplace, Server, crate::support::Ran) {
+    let server = Server::start();
+    server.on(STREAM, stream).on("/v1/cdrs?", [count(total)]);
+    let workplace = Workplace::new(&server);
+    let arguments = ["run", "--from", DAY, "--to", DAY, "--format", "json"];
+    let mut command = workplace.command(&[&arguments, PLACED].concat());
+    command.env("CDRLAKE_LOG", "trace");
+    let ran = crate::support::ran(crate::support::output(command));
+    assert!(ran.stderr.contains("TRACE"), "{}", ran.stderr);
+    for (name, content) in workplace.lake_files() {
+        let content = String::from_utf8_lossy(&content);
+        assert!(!content.contains(crate::support::CANARY), "{name}");
+    }
+    (workplace, server, ran)
+}
+
+/// A chunked 200 whose body is these bytes as they are.
+fn raw_chunks(bytes: &str) -> Answer {
+    let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+    response("200 OK", headers, bytes)
+}
+
+/// What a connection and a transport do wrong, and what is said of it.
+fn broken_transports() -> Vec<(&'static str, Answer, &'static str)> {
     let whole = calls(0, 3);
-    for (name, fault) in [
-        ("cut at a line's end", cut(&calls(0, 2))),
-        ("cut within a line", cut(&whole[..whole.len() - 20])),
+    let sized_head =
+        "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 9999\r\n\r\n";
+    let broke_off = "the stream broke off: ";
+    vec![
+        (
+            "nothing at all",
+            Answer::Bytes(Vec::new()),
+            "cannot reach 127.0.0.1:",
+        ),
+        (
+            "a reset at once",
+            Answer::Reset(Vec::new()),
+            "cannot reach 127.0.0.1:",
+        ),
+        (
+            "half of a head",
+            Answer::Bytes(sized_head.as_bytes()[..40].to_vec()),
+            "cannot reach 127.0.0.1:",
+        ),
+        (
+            "something else than HTTP",
+            Answer::Bytes(b"220 mail.example ESMTP\r\n".to_vec()),
+            "cannot reach 127.0.0.1:",
+        ),
+        (
+            "a reset within the body",
+            Answer::Reset(format!("{sized_head}{whole}").into_bytes()),
+            broke_off,
+        ),
+        ("cut at a line's end", cut(&calls(0, 2)), broke_off),
+        (
+            "cut within a line",
+            cut(&whole[..whole.len() - 20]),
+            broke_off,
+        ),
+        (
+            "cut within a chunk",
+            raw_chunks(&format!("{:x}\r\n{}", whole.len(), calls(0, 2))),
+            broke_off,
+        ),
+        (
+            "a chunk of no size",
+            raw_chunks(&format!("x\r\n{whole}\r\n0\r\n\r\n")),
+            broke_off,
+        ),
+        (
+            "a chunk that is longer than it says",
+            raw_chunks(&format!("10\r\n{whole}\r\n0\r\n\r\n")),
+            broke_off,
+        ),
         (
             "a length that is not kept",
-            response(
-                "200 OK",
-                "Content-Type: application/x-ndjson\r\nContent-Length: 9999\r\n",
-                &whole,
-            ),
-        ),
-        (
-            "a clean end within a line",
-            ok_chunked(&whole[..whole.len() - 20]),
-        ),
-        (
-            "an error object as a line",
-            ok_chunked(&format!(
-                "{}{{\"success\":false,\"message\":\"Internal error\"}}\n",
-                calls(0, 2)
-            )),
-        ),
-        ("nothing at all", Answer::Bytes(Vec::new())),
-        (
-            "503",
-            sized(
-                "503 Service Unavailable",
-                "Retry-After: 0\r\n",
-                "{\"success\":false,\"message\":\"busy\"}",
-            ),
-        ),
-        (
-            "429",
-            sized("429 Too Many Requests", "Retry-After: 0\r\n", "{}"),
-        ),
-        ("408", sized("408 Request Timeout", "", "")),
-        (
-            "a web page",
-            sized("200 OK", "Content-Type: text/html\r\n", "<html></html>"),
-        ),
-        (
-            "a web page that calls itself records",
-            sized(
-                "200 OK",
-                "Content-Type: application/json\r\n",
-                "<html></html>",
-            ),
+            Answer::Bytes(format!("{sized_head}{whole}").into_bytes()),
+            broke_off,
         ),
         (
             "a body that only closing ends",
             response("200 OK", "Content-Type: application/x-ndjson\r\n", &whole),
+            "the answer has neither a length nor chunks, so that a cut stream would look complete",
         ),
-        ("too few records", ok_chunked(&calls(0, 2))),
+    ]
+}
+
+/// What ends properly and is not what it should be.
+fn broken_answers() -> Vec<(&'static str, Answer, &'static str)> {
+    let whole = calls(0, 3);
+    let error = "{\"success\":false,\"message\":\"Internal error\"}\n";
+    let page = |content_type: &str| {
+        let headers = format!("Content-Type: {content_type}\r\n");
+        sized("200 OK", &headers, "<html></html>")
+    };
+    vec![
+        (
+            "a clean end within a line",
+            ok_chunked(&whole[..whole.len() - 20]),
+            "the stream ends in the middle of a record",
+        ),
+        (
+            "too few records",
+            ok_chunked(&calls(0, 2)),
+            "the provider counts 3 calls, its stream held 2",
+        ),
+        (
+            "an error object as a line",
+            ok_chunked(&format!("{}{error}", calls(0, 2))),
+            "line 3, byte 390: the server broke off with a message of its own: Internal error",
+        ),
+        (
+            "an error object alone",
+            ok_chunked(error),
+            "line 1, byte 0: the server broke off with a message of its own: Internal error",
+        ),
+        (
+            "a web page",
+            page("text/html"),
+            "the answer is a web page (text/html), not records",
+        ),
+        (
+            "a web page that calls itself records",
+            page("application/json"),
+            "line 1, byte 0: the body is a web page, not records",
+        ),
         (
             "an array that is cut",
             ok_chunked("[{\"date\":\"2026-10-01T00:00:00Z\"},"),
+            "the body ends inside its list of records",
         ),
         (
             "a broken record in an array",
             ok_chunked("[{\"date\":\"2026-10-01T00:00:00Z\",}]"),
+            "line 1, byte 1: a record inside a list is broken",
         ),
-    ] {
-        let (workplace, _server, ran) = run(3, [fault, ok_chunked(&whole)]);
+    ]
+}
+
+/// Statuses that may pass.
+fn passing_statuses() -> Vec<(&'static str, Answer, &'static str)> {
+    let busy = |status| {
+        let words = "{\"success\":false,\"message\":\"busy\"}";
+        (status, sized(status, "Retry-After: 0\r\n", words), "busy")
+    };
+    vec![
+        busy("408 Request Timeout"),
+        busy("409 Conflict"),
+        busy("425 Too Early"),
+        busy("429 Too Many Requests"),
+        busy("500 Internal Server Error"),
+        busy("502 Bad Gateway"),
+        busy("503 Service Unavailable"),
+        busy("504 Gateway Timeout"),
+        busy("599 Unheard Of"),
+    ]
+}
+
+#[test]
+fn what_may_pass_is_tried_again_from_the_beginning() {
+    let whole = calls(0, 3);
+    let all = [broken_transports(), broken_answers(), passing_statuses()];
+    for (name, fault, said) in all.concat() {
+        let (workplace, _server, ran) = run_traced(3, [fault, ok_chunked(&whole)]);
         assert_eq!(ran.status, 0, "{name}: {ran:?}");
         let report = ran.report();
         assert_eq!(
@@ -108,11 +211,39 @@ fn what_may_pass_is_tried_again_from_the_beginning() {
             "{name}"
         );
         assert_eq!(workplace.rows("placed").num_rows(), 3, "{name}");
+        let mut lines = ran.stderr.lines();
+        let line = lines.find(|line| line.contains("Trying again")).unwrap();
         assert!(
-            ran.stderr.contains("Trying again"),
-            "{name}: {}",
-            ran.stderr
+            line.contains(said) && line.contains("wait_ms="),
+            "{name}: {line}"
         );
+    }
+}
+
+#[test]
+fn what_never_passes_is_given_up_after_all_attempts_and_leaves_the_table_as_it_was() {
+    let whole = calls(0, 3);
+    let all = [broken_transports(), broken_answers(), passing_statuses()];
+    for (name, fault, said) in all.concat() {
+        // The lake holds two calls of the day already.
+        let server = Server::start();
+        server.serve("placed", DAY, calls(0, 2), 2);
+        let workplace = Workplace::new(&server);
+        assert_eq!(workplace.run_day(PLACED).status, 0);
+        let query = format!("?from={DAY}&to={DAY}&type=placed");
+        server.serve("placed", DAY, whole.as_str(), 3);
+        server.on(&format!("{STREAM}{query}"), [fault]);
+        let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+        assert_eq!(ran.status, 1, "{name}: {ran:?}");
+        let slice = &ran.report().slices[0];
+        assert_eq!(slice.attempts, 3, "{name}: {slice:?}");
+        let error = slice.error.as_deref().unwrap();
+        assert!(error.contains(said), "{name}: {error}");
+        assert_eq!(workplace.rows("placed").num_rows(), 2, "{name}");
+        let entry = workplace.lake_files()[&format!("_cdrlake/ledger/placed/{DAY}.json")].clone();
+        let entry: serde_json::Value = serde_json::from_slice(&entry).unwrap();
+        assert_eq!(entry["failed"]["problem"].as_str(), Some(error), "{name}");
+        assert_eq!(entry["committed"]["counts"]["rows"], 2, "{name}");
     }
 }
 
@@ -147,15 +278,12 @@ fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
             1,
             "204 No Content",
         ),
+        ("201", sized("201 Created", "", &whole), 1, "201 Created"),
         (
-            "a redirect",
-            sized(
-                "302 Found",
-                "Location: https://evil.example/path?appid=1\r\n",
-                "",
-            ),
+            "206",
+            sized("206 Partial Content", "", &whole),
             1,
-            "pointing to https://evil.example.",
+            "206 Partial Content",
         ),
         (
             "short for ever",
@@ -176,7 +304,7 @@ fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
             "the answer is empty",
         ),
     ] {
-        let (workplace, _server, ran) = run(3, [fault]);
+        let (workplace, _server, ran) = run_traced(3, [fault]);
         assert_eq!(ran.status, 1, "{name}: {ran:?}");
         let slice = &ran.report().slices[0];
         assert_eq!(slice.attempts, attempts, "{name}: {slice:?}");
@@ -196,6 +324,31 @@ fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
             (&serde_json::Value::Null, Some(error)),
             "{name}: the ledger says why"
         );
+    }
+}
+
+#[test]
+fn no_redirect_is_followed_and_its_target_never_hears_the_key() {
+    for status in [
+        "301 Moved Permanently",
+        "302 Found",
+        "303 See Other",
+        "307 Temporary Redirect",
+        "308 Permanent Redirect",
+    ] {
+        let elsewhere = Server::start();
+        let location = format!("Location: {}/path?appid=secret\r\n", elsewhere.url());
+        let (workplace, _server, ran) = run_traced(3, [sized(status, &location, "")]);
+        assert_eq!(ran.status, 1, "{status}: {ran:?}");
+        let slice = &ran.report().slices[0];
+        let error = slice.error.as_deref().unwrap();
+        let said = format!(
+            "the API answered {status}, pointing to {}. Redirects",
+            elsewhere.url()
+        );
+        assert!(slice.attempts == 1 && error.contains(&said), "{slice:?}");
+        assert!(!ran.stdout.contains("appid") && elsewhere.requests("/").is_empty());
+        assert_eq!(workplace.table(), [] as [&str; 0], "{status}");
     }
 }
 

@@ -2,12 +2,17 @@ use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use socket2::SockRef;
 
 /// What the server does with one request.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
     /// A whole response, byte for byte, and then the end of the connection.
     Bytes(Vec<u8>),
+    /// These bytes, and then a reset of the connection.
+    Reset(Vec<u8>),
     /// These bytes, and then nothing, for as long as the other side waits.
     Stall(Vec<u8>),
     /// A 200 with this body, chunked in pieces of 1000 bytes.
@@ -158,6 +163,11 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     };
     match answer {
         Some(Answer::Bytes(bytes)) => stream.write_all(&bytes)?,
+        Some(Answer::Reset(bytes)) => {
+            stream.write_all(&bytes)?;
+            // Without waiting for anything that is still to be sent.
+            return SockRef::from(&stream).set_linger(Some(Duration::ZERO));
+        }
         Some(Answer::Stall(bytes)) => {
             stream.write_all(&bytes)?;
             while stream.read(&mut buffer)? > 0 {}
