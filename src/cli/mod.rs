@@ -103,6 +103,9 @@ struct ConfigArgs {
     /// The file that holds the API key (`source.api_key.file`).
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<String>,
+    /// From which of the API's resources calls are read (`source.via`): stream or pages.
+    #[arg(long, value_name = "WAY")]
+    via: Option<String>,
     /// Slices in flight (`source.requests`).
     #[arg(long, value_name = "N")]
     requests: Option<String>,
@@ -116,12 +119,13 @@ struct ConfigArgs {
 
 impl ConfigArgs {
     /// Every flag with the key that it stands for.
-    fn flags(&self) -> [(&'static str, &Option<String>, &'static str); 7] {
+    fn flags(&self) -> [(&'static str, &Option<String>, &'static str); 8] {
         [
             ("lake.url", &self.lake, "--lake"),
             ("source.url", &self.source_url, "--source-url"),
             ("source.api_key.env", &self.api_key_env, "--api-key-env"),
             ("source.api_key.file", &self.api_key_file, "--api-key-file"),
+            ("source.via", &self.via, "--via"),
             ("source.requests", &self.requests, "--requests"),
             ("window.timezone", &self.timezone, "--timezone"),
             ("quality.reconcile", &self.reconcile, "--reconcile"),

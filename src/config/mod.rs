@@ -54,6 +54,7 @@ pub struct Config {
 pub struct SourceConfig {
     pub url: Url,
     pub api_key: Option<KeySource>,
+    pub via: Via,
     pub directions: Vec<Direction>,
     pub disposition: String,
     pub sip_trunk: Option<String>,
@@ -70,6 +71,15 @@ pub struct SourceConfig {
     /// Bytes a second; zero for no floor.
     pub min_throughput: u64,
     pub ca_file: Option<PathBuf>,
+}
+
+/// `source.via`: from which of the API's resources calls are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// The bulk export: one response for a slice.
+    Stream,
+    /// The paginated list: many requests for a slice.
+    Pages,
 }
 
 /// `[window]`
@@ -439,6 +449,12 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
     let config = SourceConfig {
         url,
         api_key: key_source(settings)?,
+        via: settings
+            .get(
+                "source.via",
+                units::one_of(&[("stream", Via::Stream), ("pages", Via::Pages)]),
+            )?
+            .unwrap_or(Via::Stream),
         directions: directions.unwrap_or_else(|| Direction::ALL.to_vec()),
         disposition: settings
             .get("source.disposition", units::text)?

@@ -13,6 +13,7 @@ pub(super) const KEYS: &[&str] = &[
     "source.api_key.env",
     "source.api_key.file",
     "source.api_key.command",
+    "source.via",
     "source.directions",
     "source.disposition",
     "source.sip_trunk",

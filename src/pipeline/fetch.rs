@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Context, Observer};
-use crate::config::Reconcile;
+use crate::config::{Reconcile, Via};
 use crate::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::decompress::Encoding;
 use crate::lake::ledger::Asked;
@@ -69,6 +69,18 @@ pub(super) struct Leniency {
     pub(super) is_not_paged: bool,
 }
 
+impl Leniency {
+    /// Refuses a count that has moved.
+    fn compare(self, before: Option<u64>, after: Option<u64>) -> Result<(), FetchError> {
+        match (before, after) {
+            (Some(before), Some(after)) if before != after && !self.count_may_move => {
+                Err(FetchError::CountMoved { before, after })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
 enum Message {
     BeginBody(Encoding),
     Chunk(Bytes),
@@ -93,19 +105,20 @@ pub(super) async fn fetch(
     };
     let before = control_total().await?;
     let begun_at = Timestamp::now();
-    let mut body = stoppable(context, context.source.stream(slice, None)).await?;
+    let mut body = stoppable(context, context.source.calls(slice, None)).await?;
     let mut conversion = Conversion::start(context, slice);
     let read = async {
         let first = conversion.feed(context, &mut body).await?;
         let after = control_total().await?;
-        if let (Some(before), Some(after)) = (before, after)
-            && before != after
-            && !leniency.count_may_move
-        {
-            return Err(FetchError::CountMoved { before, after });
-        }
+        leniency.compare(before, after)?;
         let pages = walk_pages(context, slice, &mut conversion, first, after, leniency).await?;
-        Ok((after, pages))
+        if pages != Pages::Walked {
+            return Ok((after, pages));
+        }
+        // Walking takes its time, in which the count may have moved again.
+        let walked = control_total().await?;
+        leniency.compare(after, walked)?;
+        Ok((walked, pages))
     };
     let (control_total, pages) = match read.await {
         Ok(read) => read,
@@ -154,8 +167,8 @@ async fn walk_pages(
     leniency: Leniency,
 ) -> Result<Pages, FetchError> {
     let envelope_total = first.summary.envelope_total;
-    let looks_like_a_page =
-        first.records == DEFAULT_PER_PAGE || (envelope_total.is_some() && first.records > 0);
+    let may_be_page = envelope_total.is_some() || context.config.source.via == Via::Pages;
+    let looks_like_a_page = first.records == DEFAULT_PER_PAGE || (may_be_page && first.records > 0);
     if !looks_like_a_page {
         return Ok(Pages::One);
     }
@@ -165,7 +178,8 @@ async fn walk_pages(
     };
     let Some(total) = total else {
         context.warn(format!(
-            "{slice}: exactly {DEFAULT_PER_PAGE} records came, as many as one page of the API, and the provider's count is unavailable: there may be more"
+            "{slice}: exactly {} records came, as many as one page of the API, and the provider's count is unavailable: there may be more",
+            first.records
         ));
         return Ok(Pages::One);
     };
@@ -178,16 +192,13 @@ async fn walk_pages(
             total,
         });
     }
-    tracing::info!(
-        slice = slice.to_string(),
-        total,
-        "The server pages its stream: walking the pages."
-    );
+    tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
     let mut last = first;
     for page in 2.. {
-        let mut body = stoppable(context, context.source.stream(slice, Some(page))).await?;
+        let mut body = stoppable(context, context.source.calls(slice, Some(page))).await?;
         let end = conversion.feed(context, &mut body).await?;
         let records = end.records - last.records;
+        leniency.compare(envelope_total, end.summary.envelope_total)?;
         // A server that ignores the page number repeats itself, or what has been added since. The
         // digest tells also where records have no id.
         if records > first.records || (records > 0 && end.digest == last.digest) {

@@ -18,7 +18,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
-use crate::config::{SourceConfig, TOOL};
+use crate::config::{SourceConfig, TOOL, Via};
 use crate::decompress::Encoding;
 use crate::error::{causes, chain, quoted};
 use crate::lake::ledger::Asked;
@@ -30,6 +30,9 @@ pub use retry::{Backoff, Gate};
 /// one that the server pages.
 pub const DEFAULT_PER_PAGE: u64 = 25;
 
+/// Calls on a page of the list when it is walked. The largest page that the API gives is not documented; a
+/// server that gives less is understood all the same.
+const LIST_PER_PAGE: u64 = 100;
 /// Time to connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time over which `source.min_throughput` is measured.
@@ -54,12 +57,14 @@ pub fn is_loopback(url: &Url) -> bool {
 #[non_exhaustive]
 pub enum SourceError {
     /// 401 or 403: no other request will fare better.
-    #[error("the API answered {status}: {message}. {}", refusal_hint(*status))]
+    #[error("the API answered {status}: {message}. {hint}")]
     Refused {
         /// The status.
         status: StatusCode,
         /// The server's words.
         message: String,
+        /// What to do about it.
+        hint: &'static str,
     },
     /// The configuration, or this machine, does not allow to ask at all.
     #[error("{0}")]
@@ -82,11 +87,15 @@ pub enum SourceError {
     Foreign(String),
 }
 
-fn refusal_hint(status: StatusCode) -> &'static str {
-    if status == StatusCode::UNAUTHORIZED {
-        "Check that source.api_key leads to the right key"
-    } else {
-        "The key needs the scope calls:read, and the account the call log service"
+fn refusal_hint(status: StatusCode, resource: Resource) -> &'static str {
+    match (status, resource) {
+        (StatusCode::UNAUTHORIZED, _) => "Check that source.api_key leads to the right key",
+        (_, Resource::Stream) => {
+            "The key needs the scope calls:read, and the account the call log service. If only the bulk export is refused, --via pages reads the list instead"
+        }
+        (_, Resource::List) => {
+            "The key needs the scope calls:read, and the account the call log service"
+        }
     }
 }
 
@@ -191,21 +200,35 @@ impl Source {
         self.reached.load(Ordering::Relaxed)
     }
 
-    /// Begins to stream a slice. `page` is `None` for the stream itself, or the number of a page
-    /// if the server turned out to page its stream.
+    /// Begins to read a slice. `page` is `None` for its beginning, or the number of a page, if the list is
+    /// read or the server turned out to page its stream.
     ///
     /// # Errors
     /// [`SourceError`]; the body's own errors come from [`Body::chunk`].
-    pub async fn stream(&self, slice: Slice, page: Option<u64>) -> Result<Body, SourceError> {
-        let mut query = self.query(slice);
-        query.extend(page.map(|page| ("page".to_owned(), page.to_string())));
-        let response = self
-            .get(
+    pub async fn calls(&self, slice: Slice, page: Option<u64>) -> Result<Body, SourceError> {
+        let (resource, page, per_page, accept) = match self.config.via {
+            Via::Stream => (
                 Resource::Stream,
-                &query,
+                page,
+                None,
                 "application/x-ndjson, */*;q=0.1",
-                Encoding::ACCEPTED,
-            )
+            ),
+            Via::Pages => (
+                Resource::List,
+                page.or(Some(1)),
+                Some(LIST_PER_PAGE),
+                "application/json",
+            ),
+        };
+        let mut query = self.query(slice);
+        let numbers = [("page", page), ("per_page", per_page)];
+        query.extend(
+            numbers
+                .into_iter()
+                .filter_map(|(name, number)| Some((name.to_owned(), number?.to_string()))),
+        );
+        let response = self
+            .get(resource, &query, accept, Encoding::ACCEPTED)
             .await?;
         refuse_foreign(&response)?;
         let encoding = encoding(&response)?;
@@ -342,17 +365,21 @@ impl Source {
         let send = |path| self.send(path, query, accept, accept_encoding);
         let response = send(resource.path(old)).await?;
         if response.status() != StatusCode::NOT_FOUND {
-            return self.accept(response).await;
+            return self.accept(response, resource).await;
         }
         let response = send(resource.path(!old)).await?;
         if response.status() == StatusCode::NOT_FOUND {
             return Err(SourceError::Permanent(format!(
-                "the server knows neither {} nor {} (404). Check source.url",
+                "the server knows neither {} nor {} (404). Check source.url{}",
                 resource.path(false),
-                resource.path(true)
+                resource.path(true),
+                match resource {
+                    Resource::Stream => ", or read the list instead, with --via pages",
+                    Resource::List => "",
+                }
             )));
         }
-        let response = self.accept(response).await?;
+        let response = self.accept(response, resource).await?;
         if old_path
             .compare_exchange(old, !old, Ordering::Relaxed, Ordering::Relaxed)
             .is_ok()
@@ -436,7 +463,11 @@ impl Source {
     }
 
     /// Passes a response with status 200 on, and turns any other into what it means.
-    async fn accept(&self, mut response: Response) -> Result<Response, SourceError> {
+    async fn accept(
+        &self,
+        mut response: Response,
+        resource: Resource,
+    ) -> Result<Response, SourceError> {
         let status = response.status();
         if status == StatusCode::OK {
             return Ok(response);
@@ -461,7 +492,11 @@ impl Source {
             .unwrap_or_default();
         let message = self.server_message(&body);
         Err(match status.as_u16() {
-            401 | 403 => SourceError::Refused { status, message },
+            401 | 403 => SourceError::Refused {
+                status,
+                message,
+                hint: refusal_hint(status, resource),
+            },
             408 | 409 | 425 | 429 | 500.. => SourceError::Transient {
                 problem: format!("the API answered {status}: {message}"),
                 slow_down: status == StatusCode::TOO_MANY_REQUESTS || retry_after.is_some(),

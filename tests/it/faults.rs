@@ -958,3 +958,111 @@ fn a_compressed_stream_that_is_cut_damaged_or_none_is_fetched_again() {
         assert_eq!(workplace.table(), [] as [&str; 0], "{name}");
     }
 }
+
+/// A page of the list with these calls.
+fn list_page(first: u32, records: u32, total: u64) -> Answer {
+    let items = calls(first, records).trim_end().replace('\n', ",");
+    Answer::Json(
+        200,
+        format!("{{\"pagination\":{{\"total\":{total}}},\"items\":[{items}]}}"),
+    )
+}
+
+/// A server whose list has these answers for its pages, and for questions for its count.
+fn lists(pages: &[&[Answer]], counts: &[u64]) -> Server {
+    let server = Server::start();
+    let query = format!("/v1/cdrs?from={DAY}&to={DAY}&type=placed&disposition=all");
+    for (number, answers) in pages.iter().enumerate() {
+        let page = format!("{query}&page={}&per_page=100", number + 1);
+        server.on(&page, answers.iter().cloned());
+    }
+    let counts = counts.iter().map(|&total| count(total));
+    server.on(&format!("{query}&page=1&per_page=1"), counts);
+    server
+}
+
+#[test]
+fn the_list_is_read_where_the_bulk_export_is_refused() {
+    let refused =
+        "{\"success\":false,\"message\":\"The service is not provisioned for your account.\"}";
+    for (status, exit, said) in [
+        (
+            403,
+            2,
+            "If only the bulk export is refused, --via pages reads the list instead",
+        ),
+        (404, 1, "or read the list instead, with --via pages"),
+    ] {
+        let server = lists(
+            &[
+                &[list_page(0, 100, 230)],
+                &[list_page(100, 100, 230)],
+                &[list_page(200, 30, 230)],
+            ],
+            &[230],
+        );
+        for path in [STREAM, "/v1/cdr/all"] {
+            server.on(path, [Answer::Json(status, refused.to_owned())]);
+        }
+        let workplace = Workplace::new(&server);
+        let ran = workplace.run_day(PLACED);
+        assert_eq!(ran.status, exit, "{ran:?}");
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+        let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let slice = &ran.report().slices[0];
+        assert_eq!((slice.attempts, slice.control_total), (1, Some(230)));
+        assert_eq!(workplace.rows("placed").num_rows(), 230);
+    }
+}
+
+#[test]
+fn a_list_whose_total_moves_while_it_is_walked_is_walked_again() {
+    // A call comes in between two pages: one is seen twice, and another would be missing.
+    let server = lists(
+        &[
+            &[list_page(1, 100, 150), list_page(0, 100, 151)],
+            &[list_page(100, 51, 151)],
+        ],
+        &[150, 150, 151],
+    );
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(
+        ran.stderr.contains("moved from 150 to 151"),
+        "{}",
+        ran.stderr
+    );
+    let slice = &ran.report().slices[0];
+    assert_eq!((slice.attempts, slice.counts.rows), (2, 151), "{slice:?}");
+
+    // It moves after the last page: only the count tells.
+    let server = lists(
+        &[
+            &[list_page(0, 100, 150), list_page(0, 100, 151)],
+            &[list_page(100, 50, 150), list_page(100, 51, 151)],
+        ],
+        &[150, 150, 151],
+    );
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--via", "pages"]].concat());
+    let slice = &ran.report().slices[0];
+    assert_eq!((slice.attempts, slice.counts.rows), (2, 151), "{ran:?}");
+
+    // One that never holds what it counts fails, and one that repeats itself too.
+    for second in [list_page(100, 20, 150), list_page(0, 100, 150)] {
+        let server = lists(&[&[list_page(0, 100, 150)], &[second]], &[150]);
+        let workplace = Workplace::new(&server);
+        let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+        assert_eq!(
+            (ran.status, ran.report().slices[0].attempts),
+            (1, 3),
+            "{ran:?}"
+        );
+        assert!(
+            ran.stdout.contains("the provider counts 150 calls"),
+            "{ran:?}"
+        );
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+    }
+}

@@ -267,3 +267,26 @@ fn faults_that_stay_are_found() {
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(ran.report().totals.counts.rejected > 0 && !ran.report().warnings.is_empty());
 }
+
+#[test]
+fn stream_and_list_make_the_same_lake() {
+    let simulator = Simulator::start(&["--calls-per-day", "1234"]);
+    let digests = ["stream", "pages"].map(|via| {
+        let workplace = Workplace::with_url(&simulator.url);
+        let arguments = ["run", "--from", "2026-09-28", "--to", DAY, "--via", via];
+        let ran = workplace.run(&[&arguments[..], &["--format", "json"]].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let report = ran.report();
+        assert!(report.totals.counts.rows > 4_000);
+        let entries = workplace.lake_files();
+        let entries = entries
+            .iter()
+            .filter(|(path, _)| path.contains("/ledger/"))
+            .map(|(path, entry)| {
+                let entry: Value = serde_json::from_slice(entry).unwrap();
+                (path.clone(), entry["committed"]["digest"].clone())
+            });
+        entries.collect::<std::collections::BTreeMap<_, _>>()
+    });
+    assert_eq!((digests[0].len(), &digests[0]), (8, &digests[1]));
+}
