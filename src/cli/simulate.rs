@@ -34,7 +34,7 @@ pub(super) struct SimulateArgs {
     /// What the API does wrong; may be given several times. unavailable=N, cut=N, error-object=N: the
     /// first streams of each slice fail, break off after N records, or end in an error. short=N:
     /// streams lack their last N records. paged: the stream is paged. broken=N, duplicates=N: every
-    /// Nth record is cut in half or comes twice.
+    /// Nth record is cut in half or comes twice. flaky=N: one request in N fails in one way or another.
     #[arg(long, value_name = "FAULT")]
     fault: Vec<Fault>,
 }

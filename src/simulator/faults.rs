@@ -3,6 +3,7 @@
 use std::io;
 use std::str::FromStr;
 
+use axum::http::StatusCode;
 use bytes::Bytes;
 
 /// One fault, as the command line names it.
@@ -22,11 +23,13 @@ pub enum Fault {
     Broken(u64),
     /// `duplicates=N`: every Nth record comes twice.
     Duplicates(u64),
+    /// `flaky=N`: one request in N, whichever, fails in one way or another.
+    Flaky(u64),
 }
 
 /// The command line's names, for its help and its errors.
 const FAULT_NAMES: &str =
-    "unavailable=N, cut=N, error-object=N, short=N, paged, broken=N, duplicates=N";
+    "unavailable=N, cut=N, error-object=N, short=N, paged, broken=N, duplicates=N, flaky=N";
 
 impl FromStr for Fault {
     type Err = String;
@@ -42,6 +45,7 @@ impl FromStr for Fault {
             ("short", Some(number)) => Some(Self::Short(number)),
             ("broken", Some(number)) => Some(Self::Broken(number)),
             ("duplicates", Some(number)) => Some(Self::Duplicates(number)),
+            ("flaky", Some(number)) => Some(Self::Flaky(number)),
             _ => None,
         }
         .ok_or_else(|| format!("no such fault: one of {FAULT_NAMES}"))
@@ -58,6 +62,39 @@ pub struct Faults {
     pub(super) paged: bool,
     broken: Option<u64>,
     duplicates: Option<u64>,
+    flaky: Option<u64>,
+}
+
+/// How one request of a flaky API fails.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Mishap {
+    /// An error, which may pass.
+    Status(StatusCode),
+    /// A proxy's page in place of the answer.
+    WebPage,
+    /// Headers, and then nothing any more.
+    Stall,
+    /// A stream that breaks off after some records; any other answer breaks off at once.
+    Cut,
+    /// A stream that ends in an error object after some records.
+    ErrorObject,
+    /// A stream that ends properly without its last record.
+    Short,
+}
+
+impl Mishap {
+    const ALL: [Self; 10] = [
+        Self::Status(StatusCode::REQUEST_TIMEOUT),
+        Self::Status(StatusCode::TOO_MANY_REQUESTS),
+        Self::Status(StatusCode::INTERNAL_SERVER_ERROR),
+        Self::Status(StatusCode::BAD_GATEWAY),
+        Self::Status(StatusCode::SERVICE_UNAVAILABLE),
+        Self::WebPage,
+        Self::Stall,
+        Self::Cut,
+        Self::ErrorObject,
+        Self::Short,
+    ];
 }
 
 impl FromIterator<Fault> for Faults {
@@ -72,6 +109,7 @@ impl FromIterator<Fault> for Faults {
                 Fault::Paged => all.paged = true,
                 Fault::Broken(every) => all.broken = Some(every),
                 Fault::Duplicates(every) => all.duplicates = Some(every),
+                Fault::Flaky(one_in) => all.flaky = Some(one_in),
             }
         }
         all
@@ -79,6 +117,26 @@ impl FromIterator<Fault> for Faults {
 }
 
 impl Faults {
+    /// What is to go wrong with this request, if anything.
+    pub(super) fn mishap(&self) -> Option<Mishap> {
+        let one_in = self.flaky?;
+        (fastrand::u64(..one_in) == 0).then(|| *fastrand::choice(&Mishap::ALL).expect("not empty"))
+    }
+
+    /// The faults of one stream of `records` records that a mishap meets in this attempt.
+    pub(super) fn with(&self, mishap: Option<Mishap>, attempt: u32, records: u64) -> Self {
+        let mut faults = self.clone();
+        let somewhere = fastrand::u64(..=records);
+        match mishap {
+            Some(Mishap::Cut) => faults.cut = Some(somewhere),
+            Some(Mishap::ErrorObject) => faults.error_object = Some(somewhere),
+            Some(Mishap::Short) => faults.short = 1,
+            _ => return faults,
+        }
+        faults.unavailable = attempt - 1;
+        faults
+    }
+
     /// Whether the stream stops here, before its end.
     pub(super) fn breaks_off(&self, attempt: u32, sent: u64) -> bool {
         attempt == self.unavailable + 1 && [self.cut, self.error_object].contains(&Some(sent))
@@ -120,6 +178,7 @@ mod tests {
     fn faults_are_named_with_their_number() {
         assert_eq!("cut=10".parse(), Ok(Fault::Cut(10)));
         assert_eq!("paged".parse(), Ok(Fault::Paged));
+        assert_eq!("flaky=5".parse(), Ok(Fault::Flaky(5)));
         for wrong in ["", "cut", "cut=0", "paged=1", "paged=", "nonsense=1"] {
             assert!(wrong.parse::<Fault>().is_err(), "{wrong}");
         }

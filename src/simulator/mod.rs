@@ -30,6 +30,7 @@ use tokio::net::TcpListener;
 
 use crate::slice::{Direction, Slice, parse_day};
 use crate::source::DEFAULT_PER_PAGE;
+use faults::Mishap;
 pub use faults::{Fault, Faults};
 pub use generator::{Call, Generator, KeyOrder};
 
@@ -339,6 +340,9 @@ async fn list_calls(
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
+    if let Some(answer) = simulator.faults.mishap().and_then(mishap_response) {
+        return answer;
+    }
     let answer = move || {
         authorize(&simulator, &headers, &query)?;
         let wanted = Wanted::parse(&query)?;
@@ -376,6 +380,24 @@ async fn list_calls(
         .unwrap_or_else(IntoResponse::into_response)
 }
 
+/// The answer that a mishap makes of any request; `None` where it only befalls streams.
+fn mishap_response(mishap: Mishap) -> Option<Response> {
+    let body = |body| ([(CONTENT_TYPE, "application/json")], body).into_response();
+    Some(match mishap {
+        Mishap::Status(status) => failure(status, "Try again").into_response(),
+        Mishap::WebPage => {
+            ([(CONTENT_TYPE, "text/html")], "<html>Bad gateway</html>").into_response()
+        }
+        Mishap::Stall => body(Body::from_stream(
+            stream::pending::<Result<Bytes, io::Error>>(),
+        )),
+        Mishap::Cut => body(Body::from_stream(stream::iter([Err::<Bytes, _>(
+            io::Error::other("cut on request"),
+        )]))),
+        Mishap::ErrorObject | Mishap::Short => return None,
+    })
+}
+
 async fn stream_calls(
     State(simulator): State<Arc<Simulator>>,
     headers: HeaderMap,
@@ -398,6 +420,17 @@ async fn stream_response(
         Some(slice) => simulator.count_attempt(slice),
         None => 1,
     };
+    let mishap = simulator.faults.mishap();
+    let is_of_the_stream = matches!(
+        mishap,
+        Some(Mishap::Cut | Mishap::ErrorObject | Mishap::Short)
+    );
+    if let Some(answer) = mishap
+        .filter(|_| !is_of_the_stream)
+        .and_then(mishap_response)
+    {
+        return Ok(answer);
+    }
     if attempt <= simulator.faults.unavailable {
         return Err(failure(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -414,7 +447,7 @@ async fn stream_response(
                 FILE_CHUNK_BYTES,
             ))
         }
-        _ => Body::from_stream(generated(simulator, &wanted, attempt)),
+        _ => Body::from_stream(generated(simulator, &wanted, attempt, mishap)),
     };
     Ok(([(CONTENT_TYPE, "application/x-ndjson"), (ETAG, "0")], body).into_response())
 }
@@ -436,10 +469,15 @@ fn generated(
     simulator: &Simulator,
     wanted: &Wanted,
     attempt: u32,
+    mishap: Option<Mishap>,
 ) -> impl futures::Stream<Item = Result<Bytes, io::Error>> + Send + use<> {
     let now = Timestamp::now();
-    let faults = simulator.faults.clone();
     let generator = simulator.generator.clone();
+    let records = match mishap {
+        Some(_) => wanted.total(&generator, now),
+        None => 0,
+    };
+    let faults = simulator.faults.with(mishap, attempt, records);
     let per_page = faults.paged.then(|| {
         wanted
             .per_page

@@ -32,6 +32,8 @@ mod s3;
 mod server;
 /// The simulated API, over HTTP.
 mod simulator;
+/// A source that fails now and then, for long.
+mod soak;
 /// Stores for tests: one in memory, and one that fails on request.
 mod stores;
 /// What the tests share: a lake in a temporary folder, runs of the binary.

@@ -1,0 +1,118 @@
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::process::Stdio;
+
+use jiff::ToSpan;
+use jiff::civil::date;
+use serde_json::Value;
+
+use crate::simulator::Simulator;
+use crate::support::Workplace;
+
+/// As many days as the variable says.
+fn days() -> i64 {
+    std::env::var("TEST_SOAK_DAYS").map_or(30, |days| days.parse().unwrap())
+}
+
+/// The most memory that a process has had so far.
+fn peak_kib(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmHWM:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+/// What the ledger says of each slice's rows.
+fn digests(workplace: &Workplace) -> BTreeMap<String, Value> {
+    let files = workplace.lake_files();
+    let entries = files.iter().filter(|(path, _)| path.contains("/ledger/"));
+    let digest = |(path, entry): (&String, &Vec<u8>)| {
+        let entry: Value = serde_json::from_slice(entry).unwrap();
+        assert_eq!(entry["committed"]["reconcile"], "match", "{path}: {entry}");
+        (path.clone(), entry["committed"]["digest"].clone())
+    };
+    entries.map(digest).collect()
+}
+
+#[test]
+fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_memory() {
+    let last = date(2020, 1, 1)
+        .checked_add((days() - 1).days())
+        .unwrap()
+        .to_string();
+    let arguments = [
+        "run",
+        "--from",
+        "2020-01-01",
+        "--to",
+        &last,
+        "--requests",
+        "8",
+    ];
+    let slices = usize::try_from(days() * 2).unwrap();
+
+    let reliable = Simulator::start(&[]);
+    let expected = Workplace::with_url(&reliable.url);
+    assert_eq!(expected.run(&arguments).status, 0);
+    let expected = digests(&expected);
+    assert_eq!(expected.len(), slices);
+
+    let flaky = Simulator::start(&["--fault", "flaky=5"]);
+    let workplace = Workplace::with_url(&flaky.url);
+    workplace.reconfigure(
+        "max_attempts = 3",
+        "max_attempts = 50\nstall_timeout = \"500ms\"",
+    );
+    let mut runs = 0;
+    let (mut early_kib, mut late_kib) = (0, 0);
+    loop {
+        runs += 1;
+        let mut child = workplace
+            .command(&arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut committed = 0;
+        let mut setbacks = 0;
+        let mut stderr = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while stderr.by_ref().read_line(&mut line).unwrap() > 0 {
+            assert!(!line.contains("panicked"), "{line}");
+            setbacks += usize::from(line.contains("Trying again"));
+            if line.contains("Slice committed.") {
+                committed += 1;
+                // The process is at work: there are more slices to come.
+                if committed == slices / 4 {
+                    early_kib = peak_kib(child.id());
+                } else if committed == slices * 3 / 4 {
+                    late_kib = peak_kib(child.id());
+                }
+            }
+            line.clear();
+        }
+        let status = child.wait().unwrap();
+        if runs == 1 {
+            assert!(
+                setbacks > slices / 4,
+                "{setbacks} setbacks in {slices} slices"
+            );
+        }
+        if status.success() {
+            break;
+        }
+        // Three web pages or three short streams in a row are given up until the next run.
+        assert!(
+            status.code() == Some(1) && runs < 10,
+            "{status} after {runs} runs"
+        );
+    }
+    assert_eq!(digests(&workplace), expected);
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+    assert!(
+        early_kib > 0 && late_kib < early_kib + early_kib / 4,
+        "{early_kib} KiB after a quarter, {late_kib} KiB after three"
+    );
+}
