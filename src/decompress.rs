@@ -63,7 +63,7 @@ impl fmt::Display for Encoding {
 #[non_exhaustive]
 pub enum DecompressError {
     /// A member or frame is damaged, or something else stands where one should begin.
-    #[error("the {encoding} body is damaged before its byte {at}, or followed by something else")]
+    #[error("the {encoding} body is damaged after its byte {at}, or followed by something else")]
     Damaged {
         /// What it should be.
         encoding: Encoding,

@@ -71,6 +71,7 @@ pub struct SourceConfig {
     /// Bytes a second; zero for no floor.
     pub min_throughput: u64,
     pub ca_file: Option<PathBuf>,
+    pub compression: bool,
 }
 
 /// `source.via`: from which of the API's resources calls are read.
@@ -486,6 +487,9 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
         min_throughput: settings
             .get("source.min_throughput", units::bytes_per_second)?
             .unwrap_or(1 << 10),
+        compression: settings
+            .get("source.compression", units::boolean)?
+            .unwrap_or(true),
         ca_file: settings
             .get("source.ca_file", units::text)?
             .map(PathBuf::from),

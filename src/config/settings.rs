@@ -29,6 +29,7 @@ pub(super) const KEYS: &[&str] = &[
     "source.min_throughput",
     "source.allow_http",
     "source.ca_file",
+    "source.compression",
     "window.start",
     "window.timezone",
     "window.lookback_days",

@@ -177,6 +177,10 @@ async fn walk_pages(
         None => asked_for_pages(context, slice).await?,
     };
     let Some(total) = total else {
+        if context.config.source.via == Via::Pages {
+            let problem = "the list answers without pagination.total, so nobody can tell which page is the last";
+            return Err(SourceError::Permanent(problem.to_owned()).into());
+        }
         context.warn(format!(
             "{slice}: exactly {} records came, as many as one page of the API, and the provider's count is unavailable: there may be more",
             first.records
@@ -204,13 +208,20 @@ async fn walk_pages(
         if records > first.records || (records > 0 && end.digest == last.digest) {
             return Err(FetchError::NotPaged { page });
         }
-        if end.records >= total {
+        // A call that came in since the first page shifts the others: one is seen twice, and one more is
+        // to be read.
+        let total_now = end.summary.envelope_total.unwrap_or(total);
+        let shifted = total_now.saturating_sub(total);
+        if end.records >= total_now.saturating_add(shifted) {
             break;
         }
         if records < first.records {
+            if end.records >= total_now {
+                break;
+            }
             return Ok(Pages::Short {
                 records: end.records,
-                total,
+                total: total_now,
             });
         }
         last = end;
@@ -305,7 +316,11 @@ impl Conversion {
         while let Some(chunk) = stoppable(context, body.chunk()).await? {
             self.tell(Message::Chunk(chunk)).await?;
         }
-        self.end_body().await
+        let end = self.end_body().await?;
+        if end.summary.bytes == 0 {
+            body.may_be_empty()?;
+        }
+        Ok(end)
     }
 
     async fn tell(&self, message: Message) -> Result<(), FetchError> {

@@ -33,7 +33,7 @@ const LONG_AGO: Duration = Duration::from_mins(10);
 /// Unit in which slices share `limits.memory`.
 const MEMORY_UNIT_BYTES: usize = 1 << 20;
 /// Memory of a slice besides its row group and its longest record: chunks in flight, a batch,
-/// sort runs of the duplicate search, compression.
+/// sort runs of the duplicate search, compression, and a zstd stream's window (8 MiB at most).
 const SLICE_OVERHEAD_BYTES: usize = 24 << 20;
 
 /// Memory of a slice on its way into the table, besides what is uploaded of it.

@@ -83,6 +83,7 @@ pub(super) enum Mishap {
 }
 
 impl Mishap {
+    /// The last two befall streams only.
     const ALL: [Self; 10] = [
         Self::Status(StatusCode::REQUEST_TIMEOUT),
         Self::Status(StatusCode::TOO_MANY_REQUESTS),
@@ -118,9 +119,10 @@ impl FromIterator<Fault> for Faults {
 
 impl Faults {
     /// What is to go wrong with this request, if anything.
-    pub(super) fn mishap(&self) -> Option<Mishap> {
+    pub(super) fn mishap(&self, is_stream: bool) -> Option<Mishap> {
         let one_in = self.flaky?;
-        (fastrand::u64(..one_in) == 0).then(|| *fastrand::choice(&Mishap::ALL).expect("not empty"))
+        let ways = &Mishap::ALL[..if is_stream { 10 } else { 8 }];
+        (fastrand::u64(..one_in) == 0).then(|| *fastrand::choice(ways).expect("not empty"))
     }
 
     /// The faults of one stream of `records` records that a mishap meets in this attempt.

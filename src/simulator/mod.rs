@@ -340,7 +340,7 @@ async fn list_calls(
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    if let Some(answer) = simulator.faults.mishap().and_then(mishap_response) {
+    if let Some(answer) = simulator.faults.mishap(false).and_then(mishap_response) {
         return answer;
     }
     let answer = move || {
@@ -420,7 +420,7 @@ async fn stream_response(
         Some(slice) => simulator.count_attempt(slice),
         None => 1,
     };
-    let mishap = simulator.faults.mishap();
+    let mishap = simulator.faults.mishap(true);
     let is_of_the_stream = matches!(
         mishap,
         Some(Mishap::Cut | Mishap::ErrorObject | Mishap::Short)

@@ -14,12 +14,13 @@ use reqwest::header::{
     TRANSFER_ENCODING,
 };
 use reqwest::{Certificate, Client, Response, StatusCode, Version};
+use rustls::AlertDescription;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::Instant;
 use url::Url;
 
 use crate::config::{SourceConfig, TOOL, Via};
-use crate::decompress::Encoding;
+use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::error::{causes, chain, quoted};
 use crate::lake::ledger::Asked;
 use crate::slice::Slice;
@@ -220,6 +221,11 @@ impl Source {
                 "application/json",
             ),
         };
+        let accept_encoding = if self.config.compression {
+            Encoding::ACCEPTED
+        } else {
+            "identity"
+        };
         let mut query = self.query(slice);
         let numbers = [("page", page), ("per_page", per_page)];
         query.extend(
@@ -227,9 +233,7 @@ impl Source {
                 .into_iter()
                 .filter_map(|(name, number)| Some((name.to_owned(), number?.to_string()))),
         );
-        let response = self
-            .get(resource, &query, accept, Encoding::ACCEPTED)
-            .await?;
+        let response = self.get(resource, &query, accept, accept_encoding).await?;
         refuse_foreign(&response)?;
         let encoding = encoding(&response)?;
         let mut url = response.url().clone();
@@ -246,12 +250,9 @@ impl Source {
             last_modified,
             server_time,
             encoding,
-            may_be_empty: content_type(&response)
-                .is_none_or(|content_type| content_type.contains("json")),
             response,
             stall_timeout: self.config.stall_timeout,
             floor: ThroughputFloor::new(self.config.min_throughput),
-            is_empty: true,
         };
         body.check()?;
         Ok(body)
@@ -455,10 +456,16 @@ impl Source {
             Some(rustls::Error::InvalidCertificate(_)) => SourceError::Permanent(format!(
                 "{problem}. Its certificate cannot be trusted from here: check source.url and this machine's clock; if the network has an authority of its own, name its certificate as source.ca_file"
             )),
-            Some(_) => SourceError::Permanent(format!(
+            Some(
+                rustls::Error::PeerIncompatible(_)
+                | rustls::Error::InvalidMessage(_)
+                | rustls::Error::AlertReceived(
+                    AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
+                ),
+            ) => SourceError::Permanent(format!(
                 "{problem}. It does not speak TLS 1.2 or newer: check source.url and what lies in between"
             )),
-            None => SourceError::transient(format!("{problem}. Check source.url and the network")),
+            _ => SourceError::transient(format!("{problem}. Check source.url and the network")),
         }
     }
 
@@ -490,7 +497,7 @@ impl Source {
         let body = read_up_to(&mut response, MAX_ERROR_BYTES, self.config.stall_timeout)
             .await
             .unwrap_or_default();
-        let message = self.server_message(&body);
+        let message = self.server_message(&beginning(&response, &body));
         Err(match status.as_u16() {
             401 | 403 => SourceError::Refused {
                 status,
@@ -542,10 +549,8 @@ pub struct Body {
     /// How the bytes of its [chunks](Self::chunk) are compressed.
     pub encoding: Encoding,
     response: Response,
-    may_be_empty: bool,
     stall_timeout: Duration,
     floor: ThroughputFloor,
-    is_empty: bool,
 }
 
 impl Body {
@@ -569,8 +574,7 @@ impl Body {
     /// The next bytes, or `None` at the proper end of the body.
     ///
     /// # Errors
-    /// [`SourceError::Transient`] if the body breaks off, stalls, drips, or is empty where records
-    /// could not have been.
+    /// [`SourceError::Transient`] if the body breaks off, stalls or drips.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
         let begun = Instant::now();
         let chunk = match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
@@ -587,17 +591,24 @@ impl Body {
                 )));
             }
         };
-        self.is_empty &= chunk.as_ref().is_none_or(Bytes::is_empty);
-        match &chunk {
-            Some(chunk) => self.floor.check(chunk.len(), begun.elapsed())?,
-            None if self.is_empty && !self.may_be_empty => {
-                return Err(SourceError::Foreign(
-                    "the answer is empty and not marked as records: a proxy in between may have made it".to_owned(),
-                ));
-            }
-            None => {}
+        if let Some(chunk) = &chunk {
+            self.floor.check(chunk.len(), begun.elapsed())?;
         }
         Ok(chunk)
+    }
+
+    /// Whether a body of which nothing is left, decompressed, is a day without calls.
+    ///
+    /// # Errors
+    /// [`SourceError::Foreign`] if it is not marked as records.
+    pub fn may_be_empty(&self) -> Result<(), SourceError> {
+        if content_type(&self.response).is_none_or(|content_type| content_type.contains("json")) {
+            return Ok(());
+        }
+        Err(SourceError::Foreign(
+            "the answer is empty and not marked as records: a proxy in between may have made it"
+                .to_owned(),
+        ))
     }
 }
 
@@ -669,6 +680,21 @@ fn unasked_encoding(response: &Response) -> SourceError {
         "the answer is compressed ({}), which was not asked for. A proxy in between may be the cause",
         quoted(&encoding_name(response))
     ))
+}
+
+/// The beginning of what a compressed body says, as far as it can be read.
+fn beginning(response: &Response, body: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    if let Ok(encoding) = encoding(response) {
+        let mut decompressor = Decompressor::new(encoding);
+        // It may be cut or worse: what came out before is better than nothing.
+        let _cut = decompressor.push(body, |bytes| {
+            let room = MAX_ERROR_BYTES.saturating_sub(text.len());
+            text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            Ok::<(), DecompressError>(())
+        });
+    }
+    text
 }
 
 /// Every `Content-Encoding` of an answer: one may be put upon another.

@@ -141,7 +141,9 @@ pub(super) struct Pace {
 impl Pace {
     /// As fast as `requests_per_minute`, or without a limit.
     pub(super) fn new(requests_per_minute: Option<NonZeroU32>) -> Self {
-        let interval = requests_per_minute.map(|limit| Duration::from_mins(1) / limit.get());
+        // Rounded up: one request too many would be against the limit.
+        let interval = requests_per_minute
+            .map(|limit| Duration::from_nanos(60_000_000_000_u64.div_ceil(u64::from(limit.get()))));
         Self {
             interval: interval.unwrap_or_default(),
             next: Mutex::default(),
@@ -241,22 +243,26 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn no_minute_has_more_requests_than_allowed_and_none_waits_without_need() {
-        let start = Instant::now();
-        let pace = Pace::new(NonZeroU32::new(120));
-        let turns = futures::future::join_all((0..241).map(|_| async {
-            pace.turn().await;
-            start.elapsed()
-        }));
-        let turns = turns.await;
-        assert_eq!(
-            (turns[0], turns[240]),
-            (Duration::ZERO, Duration::from_mins(2))
-        );
-        for turn in &turns {
-            let minute = *turn..*turn + Duration::from_mins(1);
-            let within = turns.iter().filter(|other| minute.contains(other)).count();
-            assert!(within <= 120, "{within}");
+        for limit in [1, 7, 120, 999] {
+            let start = Instant::now();
+            let pace = Pace::new(NonZeroU32::new(limit));
+            let turns = futures::future::join_all((0..=2 * limit).map(|_| async {
+                pace.turn().await;
+                start.elapsed()
+            }));
+            let turns = turns.await;
+            let last = turns.last().unwrap().as_secs_f64();
+            assert!(
+                turns[0].is_zero() && (120.0..121.1).contains(&last),
+                "{last}"
+            );
+            for turn in &turns {
+                let minute = *turn..*turn + Duration::from_mins(1);
+                let within = turns.iter().filter(|other| minute.contains(other)).count();
+                assert!(within <= limit as usize, "{within} of {limit}");
+            }
         }
+        let pace = Pace::new(NonZeroU32::new(120));
         // What was not used is not saved up.
         tokio::time::advance(Duration::from_mins(10)).await;
         let begun = Instant::now();

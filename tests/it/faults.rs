@@ -229,6 +229,7 @@ fn what_never_passes_is_given_up_after_all_attempts_and_leaves_the_table_as_it_w
         let server = Server::start();
         server.serve("placed", DAY, calls(0, 2), 2);
         let workplace = Workplace::new(&server);
+        workplace.reconfigure("max_attempts = 3", "max_attempts = 5");
         assert_eq!(workplace.run_day(PLACED).status, 0);
         let query = format!("?from={DAY}&to={DAY}&type=placed");
         server.serve("placed", DAY, whole.as_str(), 3);
@@ -236,7 +237,16 @@ fn what_never_passes_is_given_up_after_all_attempts_and_leaves_the_table_as_it_w
         let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
         assert_eq!(ran.status, 1, "{name}: {ran:?}");
         let slice = &ran.report().slices[0];
-        assert_eq!(slice.attempts, 3, "{name}: {slice:?}");
+        // What somebody in between answers, and a count that stays another, is believed after three.
+        let is_a_whim = [
+            "the answer has neither",
+            "the answer is a web page",
+            "line 1, byte 0: the body is a web page",
+            "the provider counts",
+        ];
+        let is_a_whim = is_a_whim.iter().any(|begin| said.starts_with(begin));
+        let attempts = if is_a_whim { 3 } else { 5 };
+        assert_eq!(slice.attempts, attempts, "{name}: {slice:?}");
         let error = slice.error.as_deref().unwrap();
         assert!(error.contains(said), "{name}: {error}");
         assert_eq!(workplace.rows("placed").num_rows(), 2, "{name}");
@@ -1065,4 +1075,121 @@ fn a_list_whose_total_moves_while_it_is_walked_is_walked_again() {
         );
         assert_eq!(workplace.table(), [] as [&str; 0]);
     }
+}
+
+#[test]
+fn a_list_that_moves_for_ever_is_read_as_far_as_it_has_moved() {
+    // The first call of all comes again on the second page, for one has come in before it.
+    let moved = [list_page(1, 100, 150), list_page(0, 100, 151)];
+    let server = lists(
+        &[
+            &moved[..1],
+            &[list_page(100, 100, 151)],
+            &[list_page(200, 1, 151)],
+        ],
+        &[150],
+    );
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
+    let slice = &ran.report().slices[0];
+    assert_eq!((ran.status, slice.attempts), (0, 2), "{ran:?}");
+    assert_eq!(
+        slice.counts.records, 200,
+        "one more than the page that would have done"
+    );
+
+    // Of 200 the 200th is a repeated one: the third page has what is still missing.
+    let server = lists(
+        &[
+            &[list_page(0, 100, 200)],
+            &[list_page(99, 100, 201)],
+            &[list_page(199, 1, 201)],
+        ],
+        &[200],
+    );
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
+    let slice = &ran.report().slices[0];
+    assert_eq!(
+        (slice.attempts, slice.counts.rows, slice.counts.duplicates),
+        (2, 200, 1),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_list_that_does_not_say_how_long_it_is_is_not_taken_for_whole() {
+    let server = Server::start();
+    let items = calls(0, 3).trim_end().replace('\n', ",");
+    server.on("/v1/cdrs?", [Answer::Json(200, format!("[{items}]"))]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (1, 1),
+        "{ran:?}"
+    );
+    assert!(
+        ran.stdout
+            .contains("the list answers without pagination.total"),
+        "{ran:?}"
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+}
+
+#[test]
+fn what_the_server_says_of_a_failure_may_be_compressed_and_is_readable() {
+    let words = gzip("{\"success\":false,\"message\":\"Missing or invalid parameter type\"}");
+    let head = format!(
+        "HTTP/1.1 400 Bad Request\r\n{GZIP}Content-Length: {}\r\nConnection: close\r\n\r\n",
+        words.len()
+    );
+    let answer = Answer::Bytes([head.as_bytes(), &words].concat());
+    let (_workplace, _server, ran) = run(3, [answer]);
+    let error = ran.report().slices[0].error.clone().unwrap();
+    assert_eq!(
+        error,
+        "the API answered 400 Bad Request: Missing or invalid parameter type"
+    );
+}
+
+#[test]
+fn a_compressed_nothing_that_is_not_marked_as_records_is_no_day_without_calls() {
+    let nothing = gzip("");
+    let answer = |content_type: &str| {
+        let head = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{GZIP}Content-Length: {}\r\nConnection: close\r\n\r\n",
+            nothing.len()
+        );
+        Answer::Bytes([head.as_bytes(), &nothing].concat())
+    };
+    let (_workplace, _server, ran) = run(0, [answer("text/plain")]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(
+        ran.stdout
+            .contains("the answer is empty and not marked as records"),
+        "{ran:?}"
+    );
+    let (_workplace, _server, ran) = run(0, [answer("application/x-ndjson")]);
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (0, 1),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn compression_can_be_turned_off() {
+    let (workplace, server, _ran) = run(3, [ok_chunked(&calls(0, 3))]);
+    workplace.reconfigure("max_attempts = 3", "max_attempts = 3\ncompression = false");
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        0
+    );
+    let requests = server.requests(STREAM);
+    let asks = |head: &str, encoding| {
+        let header = format!("accept-encoding: {encoding}\r\n");
+        head.to_ascii_lowercase().contains(&header)
+    };
+    assert!(asks(&requests[0].head, "gzip, zstd") && asks(&requests[1].head, "identity"));
 }

@@ -1,13 +1,13 @@
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::server::{Server, sized};
-use crate::support::{DAY, PLACED, Ran, Workplace, calls};
+use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls};
 
 /// An authority of the network's own, which no machine knows.
 struct Authority {
@@ -111,10 +111,15 @@ fn a_server_that_cannot_be_trusted_is_asked_once_and_never_told_the_key() {
         b"\x00\x00\x2f\x00",
     ]
     .concat();
+    let heard = Arc::new(Mutex::new(Vec::new()));
     let says = |words: Vec<u8>| {
+        let heard = Arc::clone(&heard);
         listen(move |mut stream| {
             stream.write_all(&words)?;
-            stream.read_to_end(&mut Vec::new()).map(drop)
+            let mut all = Vec::new();
+            let read = stream.read_to_end(&mut all);
+            heard.lock().unwrap().push(all);
+            read.map(drop)
         })
     };
     let plain = says(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
@@ -157,6 +162,9 @@ fn a_server_that_cannot_be_trusted_is_asked_once_and_never_told_the_key() {
         assert!(ran.stderr.contains(said), "{name}: {}", ran.stderr);
         assert_eq!(workplace.table(), [] as [&str; 0], "{name}");
         assert!(server.requests("/").is_empty(), "{name}");
+    }
+    for heard in heard.lock().unwrap().iter() {
+        assert!(!String::from_utf8_lossy(heard).contains(CANARY));
     }
 }
 

@@ -1,0 +1,52 @@
+//! However a body is cut into chunks, the same records come out, at the same places; and no record is
+//! longer than allowed.
+
+#![no_main]
+
+use cdrlake::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
+use libfuzzer_sys::fuzz_target;
+
+type Framed = (
+    Vec<(Position, Option<Boundary>, Vec<u8>, u64)>,
+    Result<BodySummary, FramingError>,
+);
+
+fn frame<'a>(chunks: impl Iterator<Item = &'a [u8]>, max_record_bytes: usize) -> Framed {
+    let mut frames = Vec::new();
+    let mut keep = |frame: Frame<'_>| {
+        frames.push(match frame {
+            Frame::Record { at, boundary, text } => {
+                assert!(text.len() <= max_record_bytes && !text.trim_ascii().is_empty());
+                (at, Some(boundary), text.to_vec(), text.len() as u64)
+            }
+            Frame::TooLong {
+                at,
+                prefix,
+                length_bytes,
+            } => {
+                assert!(length_bytes > max_record_bytes as u64 && prefix.len() == max_record_bytes);
+                (at, None, prefix.to_vec(), length_bytes)
+            }
+        });
+        Ok(())
+    };
+    let mut framer = Framer::new(max_record_bytes);
+    for chunk in chunks {
+        if let Err(error) = framer.push(chunk, &mut keep) {
+            return (frames, Err(error));
+        }
+    }
+    let ended = framer.finish(&mut keep);
+    (frames, ended)
+}
+
+fuzz_target!(|input: (u8, u8, &[u8])| {
+    let (limit, chunk, body) = input;
+    let max_record_bytes = usize::from(limit) + 1;
+    let whole = frame(std::iter::once(body), max_record_bytes);
+    let cut = frame(body.chunks(usize::from(chunk) + 1), max_record_bytes);
+    assert_eq!(cut, whole);
+    if let Ok(summary) = whole.1 {
+        assert_eq!(summary.bytes, body.len() as u64);
+    }
+});
