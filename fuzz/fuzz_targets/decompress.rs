@@ -26,7 +26,11 @@ fn decompress(encoding: Encoding, body: &[u8], chunk_bytes: usize) -> Option<Vec
 
 fuzz_target!(|input: (bool, u8, &[u8])| {
     let (is_gzip, chunk, body) = input;
-    let encoding = if is_gzip { Encoding::Gzip } else { Encoding::Zstd };
+    let encoding = if is_gzip {
+        Encoding::Gzip
+    } else {
+        Encoding::Zstd
+    };
     let whole = decompress(encoding, body, usize::MAX);
     assert_eq!(decompress(encoding, body, usize::from(chunk) + 1), whole);
 });
