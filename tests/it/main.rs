@@ -18,6 +18,8 @@ mod conformance;
 mod exactness;
 /// The program against a source that fails.
 mod faults;
+/// The source over HTTP/2.
+mod http2;
 /// What is JSON, by a suite of documents.
 mod json_suite;
 /// The way into the lake, with a fault at each of its operations.

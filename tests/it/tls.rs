@@ -10,13 +10,13 @@ use crate::server::{Server, sized};
 use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls};
 
 /// An authority of the network's own, which no machine knows.
-struct Authority {
+pub(crate) struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    pub(crate) pem: String,
 }
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let key = KeyPair::generate().unwrap();
@@ -26,7 +26,7 @@ impl Authority {
     }
 
     /// What a server needs to call itself `name`, until the end of `last_year`.
-    fn certify(&self, name: &str, last_year: i32) -> Arc<ServerConfig> {
+    pub(crate) fn certify(&self, name: &str, last_year: i32) -> Arc<ServerConfig> {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         params.not_before = date_time_ymd(2019, 1, 1);
         params.not_after = date_time_ymd(last_year, 12, 31);

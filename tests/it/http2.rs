@@ -1,0 +1,159 @@
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::http::{Request, Response};
+use bytes::Bytes;
+use h2::server::SendResponse;
+use h2::{Reason, RecvStream, SendStream};
+use rustls::ServerConfig;
+use tokio_rustls::TlsAcceptor;
+
+use crate::support::{PLACED, Ran, Workplace, calls};
+use crate::tls::Authority;
+
+/// What befalls the first stream of calls; every other is whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fault {
+    Nothing,
+    /// The stream is refused before it begins.
+    Refused,
+    /// The stream is reset with two records on their way.
+    Reset,
+    /// The whole connection is ended with two records on their way.
+    GoAway,
+    /// The stream ends properly after two records.
+    EarlyEnd,
+    /// The stream is shorter than it says.
+    Length,
+    /// Two records, and then nothing any more.
+    Stall,
+}
+
+/// Serves one day of three calls over HTTP/2 for as long as the test binary lives.
+fn serve(mut config: ServerConfig, fault: Fault) -> SocketAddr {
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    listener.set_nonblocking(true).unwrap();
+    let acceptor = TlsAcceptor::from(Arc::new(config));
+    let is_first = Arc::new(AtomicBool::new(true));
+    std::thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        runtime.block_on(async {
+            let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, is_first) = (acceptor.clone(), Arc::clone(&is_first));
+                tokio::spawn(async move {
+                    let stream = acceptor.accept(stream).await.unwrap();
+                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    let mut open = Vec::new();
+                    while let Some(Ok((request, respond))) = connection.accept().await {
+                        let goes_away = answer(&request, respond, fault, &is_first, &mut open);
+                        if goes_away {
+                            connection.abrupt_shutdown(Reason::INTERNAL_ERROR);
+                        }
+                    }
+                });
+            }
+        });
+    });
+    address
+}
+
+/// Answers one request. Whether the connection is to end.
+fn answer(
+    request: &Request<RecvStream>,
+    mut respond: SendResponse<Bytes>,
+    fault: Fault,
+    is_first: &AtomicBool,
+    open: &mut Vec<SendStream<Bytes>>,
+) -> bool {
+    let is_stream = request.uri().path() == "/v1/cdrs/all";
+    let fault = if is_stream && is_first.swap(false, Ordering::SeqCst) {
+        fault
+    } else {
+        Fault::Nothing
+    };
+    if fault == Fault::Refused {
+        respond.send_reset(Reason::REFUSED_STREAM);
+        return false;
+    }
+    let mut response = Response::builder().header("content-type", "application/x-ndjson");
+    if fault == Fault::Length {
+        response = response.header("content-length", "9999");
+    }
+    let body = match (is_stream, fault) {
+        (false, _) => "{\"items\":[],\"pagination\":{\"total\":3}}".to_owned(),
+        (true, Fault::Nothing) => calls(0, 3),
+        (true, _) => calls(0, 2),
+    };
+    let mut stream = respond
+        .send_response(response.body(()).unwrap(), false)
+        .unwrap();
+    let ends = matches!(fault, Fault::Nothing | Fault::EarlyEnd | Fault::Length);
+    stream.send_data(body.into(), ends).unwrap();
+    match fault {
+        Fault::Reset => stream.send_reset(Reason::INTERNAL_ERROR),
+        Fault::Stall => open.push(stream),
+        _ => {}
+    }
+    fault == Fault::GoAway
+}
+
+fn run(fault: Fault) -> (Workplace, Ran) {
+    let authority = Authority::new();
+    let config = Arc::unwrap_or_clone(authority.certify("localhost", 2199));
+    let address = serve(config, fault);
+    let workplace = Workplace::with_url(&format!("https://localhost:{}", address.port()));
+    std::fs::write(workplace.path("ca.pem"), &authority.pem).unwrap();
+    workplace.reconfigure(
+        "max_attempts = 3",
+        "max_attempts = 3\nca_file = \"ca.pem\"\nstall_timeout = \"2s\"",
+    );
+    let ran = workplace.run_day(PLACED);
+    (workplace, ran)
+}
+
+#[test]
+fn an_end_of_stream_of_http_2_is_a_proper_end() {
+    let (workplace, ran) = run(Fault::Nothing);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(ran.report().slices[0].attempts, 1, "{ran:?}");
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn a_stream_of_http_2_that_is_refused_reset_cut_or_stalls_is_fetched_again() {
+    for (fault, said) in [
+        (Fault::Refused, "cannot reach localhost:"),
+        // What was under way may or may not have been heard.
+        (
+            Fault::Reset,
+            "stream error received: unexpected internal error",
+        ),
+        // Nor whether the farewell was heard before the connection was gone.
+        (Fault::GoAway, "Trying again: "),
+        (Fault::Length, "the stream broke off: "),
+        (
+            Fault::EarlyEnd,
+            "the provider counts 3 calls, its stream held 2",
+        ),
+        (Fault::Stall, "the stream stalled: no byte for 2s"),
+    ] {
+        let (workplace, ran) = run(fault);
+        assert_eq!(ran.status, 0, "{fault:?}: {ran:?}");
+        let slice = &ran.report().slices[0];
+        assert_eq!(
+            (slice.attempts, slice.counts.rows),
+            (2, 3),
+            "{fault:?}: {ran:?}"
+        );
+        assert!(ran.stderr.contains(said), "{fault:?}: {}", ran.stderr);
+        assert_eq!(workplace.rows("placed").num_rows(), 3, "{fault:?}");
+    }
+}
