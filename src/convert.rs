@@ -217,11 +217,8 @@ impl Converter {
     /// [`ConvertError`], if the body ends too early, or held lines of which none looks like a
     /// record.
     pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
-        std::mem::replace(
-            &mut self.decompressor,
-            Decompressor::new(Encoding::Identity),
-        )
-        .finish()?;
+        self.decompressor.finish()?;
+        self.decompressor = Decompressor::new(Encoding::Identity);
         let framer = std::mem::replace(&mut self.framer, Framer::new(self.max_record_bytes));
         let stage = &mut self.stage;
         let summary = framer.finish(&mut |frame| stage.frame(&frame))?;

@@ -106,26 +106,24 @@ impl Gate {
         *closed_until = Some(closed_until.map_or(until, |already| already.max(until)));
     }
 
-    /// Whether nobody is held back now.
-    pub fn is_open(&self) -> bool {
+    /// Until when it is closed, if it is.
+    fn opens_at(&self) -> Option<Instant> {
         let until = *self
             .closed_until
             .lock()
             .expect("nobody panics while holding it");
-        until.is_none_or(|until| until <= Instant::now())
+        until.filter(|until| *until > Instant::now())
+    }
+
+    /// Whether nobody is held back now.
+    pub fn is_open(&self) -> bool {
+        self.opens_at().is_none()
     }
 
     /// Returns once the gate is open.
     pub async fn pass(&self) {
-        loop {
-            let until = *self
-                .closed_until
-                .lock()
-                .expect("nobody panics while holding it");
-            match until {
-                Some(until) if until > Instant::now() => tokio::time::sleep_until(until).await,
-                _ => return,
-            }
+        while let Some(until) = self.opens_at() {
+            tokio::time::sleep_until(until).await;
         }
     }
 }

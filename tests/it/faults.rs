@@ -4,7 +4,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 
 use crate::server::{Answer, Server, count, response, sized};
-use crate::support::{DAY, PLACED, Workplace, calls};
+use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran};
 
 const STREAM: &str = "/v1/cdrs/all";
 
@@ -12,52 +12,44 @@ fn ok_chunked(body: &str) -> Answer {
     Answer::Records(body.as_bytes().to_vec())
 }
 
-/// A response that begins well and is cut before its proper end.
-fn cut(body: &str) -> Answer {
-    let chunk = format!("{:x}\r\n{body}\r\n", body.len());
-    response(
-        "200 OK",
-        "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n",
-        &chunk,
-    )
+/// A chunked 200 whose body is these bytes as they are.
+fn raw_chunks(bytes: &str) -> Answer {
+    let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
+    response("200 OK", headers, bytes)
 }
 
-/// Runs one slice against a scripted stream whose day has `total` calls.
-fn run(
-    total: u64,
-    stream: impl IntoIterator<Item = Answer>,
-) -> (Workplace, Server, crate::support::Ran) {
+/// A response that begins well and is cut before its proper end.
+fn cut(body: &str) -> Answer {
+    raw_chunks(&format!("{:x}\r\n{body}\r\n", body.len()))
+}
+
+/// A scripted stream whose day has `total` calls.
+fn scripted(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplace, Server) {
     let server = Server::start();
     server.on(STREAM, stream).on("/v1/cdrs?", [count(total)]);
-    let workplace = Workplace::new(&server);
+    (Workplace::new(&server), server)
+}
+
+/// Runs one slice against it.
+fn run(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplace, Server, Ran) {
+    let (workplace, server) = scripted(total, stream);
     let ran = workplace.run_day(PLACED);
     (workplace, server, ran)
 }
 
 /// The same with all there is to log, none of which may hold the key, nor may anything in the lake.
-fn run_traced(
-    total: u64,
-    stream: impl IntoIterator<Item = Answer>,
-) -> (Workplace, Server, crate::support::Ran) {
-    let server = Server::start();
-    server.on(STREAM, stream).on("/v1/cdrs?", [count(total)]);
-    let workplace = Workplace::new(&server);
+fn run_traced(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplace, Server, Ran) {
+    let (workplace, server) = scripted(total, stream);
     let arguments = ["run", "--from", DAY, "--to", DAY, "--format", "json"];
     let mut command = workplace.command(&[&arguments, PLACED].concat());
     command.env("CDRLAKE_LOG", "trace");
-    let ran = crate::support::ran(crate::support::output(command));
+    let ran = ran(output(command));
     assert!(ran.stderr.contains("TRACE"), "{}", ran.stderr);
     for (name, content) in workplace.lake_files() {
         let content = String::from_utf8_lossy(&content);
-        assert!(!content.contains(crate::support::CANARY), "{name}");
+        assert!(!content.contains(CANARY), "{name}");
     }
     (workplace, server, ran)
-}
-
-/// A chunked 200 whose body is these bytes as they are.
-fn raw_chunks(bytes: &str) -> Answer {
-    let headers = "Content-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\n";
-    response("200 OK", headers, bytes)
 }
 
 /// What a connection and a transport do wrong, and what is said of it.
@@ -409,10 +401,7 @@ fn a_refused_key_stops_the_run_at_once() {
 #[test]
 fn a_server_that_echoes_the_key_does_not_get_it_printed() {
     let server = Server::start();
-    let body = format!(
-        "{{\"message\":\"bad key {} \\u001b[31m\"}}",
-        crate::support::CANARY
-    );
+    let body = format!("{{\"message\":\"bad key {CANARY} \\u001b[31m\"}}");
     server.on("/", [sized("400 Bad Request", "", &body)]);
     let workplace = Workplace::new(&server);
     let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
@@ -420,10 +409,10 @@ fn a_server_that_echoes_the_key_does_not_get_it_printed() {
     let printed = [output.stdout, output.stderr].concat();
     let printed = String::from_utf8_lossy(&printed);
     assert!(printed.contains("bad key [key]"), "{printed}");
-    assert!(!printed.contains(crate::support::CANARY), "{printed}");
+    assert!(!printed.contains(CANARY), "{printed}");
     for (name, content) in workplace.lake_files() {
         assert!(
-            !String::from_utf8_lossy(&content).contains(crate::support::CANARY),
+            !String::from_utf8_lossy(&content).contains(CANARY),
             "{name}"
         );
     }
@@ -432,7 +421,7 @@ fn a_server_that_echoes_the_key_does_not_get_it_printed() {
         request
             .head
             .to_ascii_lowercase()
-            .contains(&format!("authorization: bearer {}", crate::support::CANARY))
+            .contains(&format!("authorization: bearer {CANARY}"))
     );
     assert!(
         request.head.contains("cdrlake/"),
@@ -631,16 +620,13 @@ fn a_web_page_instead_of_the_count_is_a_mismatch_in_the_end() {
 #[test]
 fn a_key_in_the_server_s_last_words_is_not_printed() {
     let server = Server::start();
-    let words = format!(
-        "{{\"success\":false,\"message\":\"key 1234567{}89 refused\"}}\n",
-        crate::support::CANARY
-    );
+    let words = format!("{{\"success\":false,\"message\":\"key 1234567{CANARY}89 refused\"}}\n");
     server
         .on(STREAM, [ok_chunked(&words)])
         .on("/v1/cdrs?", [count(3)]);
     // The canary holds fewer digits in a row than a phone number; this key is mostly digits.
     let workplace = Workplace::new(&server);
-    let key = format!("1234567{}89", crate::support::CANARY);
+    let key = format!("1234567{CANARY}89");
     let output = workplace
         .command(&["run", "--from", DAY, "--to", DAY])
         .env("TEST_KEY", &key)
@@ -648,7 +634,7 @@ fn a_key_in_the_server_s_last_words_is_not_printed() {
         .unwrap();
     let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
     assert!(
-        printed.contains("key [key] refused") && !printed.contains(crate::support::CANARY),
+        printed.contains("key [key] refused") && !printed.contains(CANARY),
         "{printed}"
     );
 }
@@ -842,13 +828,10 @@ fn gzip(text: &str) -> Vec<u8> {
     encoder.finish().unwrap()
 }
 
-/// A response with a body of so many bytes, compressed as the headers say.
+/// Records that are compressed as the headers say.
 fn encoded(headers: &str, body: &[u8]) -> Answer {
-    let head = format!(
-        "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n{headers}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    Answer::Bytes([head.as_bytes(), body].concat())
+    let headers = format!("Content-Type: application/x-ndjson\r\n{headers}");
+    sized("200 OK", &headers, body)
 }
 
 const GZIP: &str = "Content-Encoding: gzip\r\n";
@@ -1140,11 +1123,7 @@ fn a_list_that_does_not_say_how_long_it_is_is_not_taken_for_whole() {
 #[test]
 fn what_the_server_says_of_a_failure_may_be_compressed_and_is_readable() {
     let words = gzip("{\"success\":false,\"message\":\"Missing or invalid parameter type\"}");
-    let head = format!(
-        "HTTP/1.1 400 Bad Request\r\n{GZIP}Content-Length: {}\r\nConnection: close\r\n\r\n",
-        words.len()
-    );
-    let answer = Answer::Bytes([head.as_bytes(), &words].concat());
+    let answer = sized("400 Bad Request", GZIP, words);
     let (_workplace, _server, ran) = run(3, [answer]);
     let error = ran.report().slices[0].error.clone().unwrap();
     assert_eq!(
@@ -1157,11 +1136,8 @@ fn what_the_server_says_of_a_failure_may_be_compressed_and_is_readable() {
 fn a_compressed_nothing_that_is_not_marked_as_records_is_no_day_without_calls() {
     let nothing = gzip("");
     let answer = |content_type: &str| {
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: {content_type}\r\n{GZIP}Content-Length: {}\r\nConnection: close\r\n\r\n",
-            nothing.len()
-        );
-        Answer::Bytes([head.as_bytes(), &nothing].concat())
+        let headers = format!("Content-Type: {content_type}\r\n{GZIP}");
+        sized("200 OK", &headers, &nothing)
     };
     let (_workplace, _server, ran) = run(0, [answer("text/plain")]);
     assert_eq!(ran.status, 1, "{ran:?}");

@@ -1100,7 +1100,7 @@ fn a_day_that_has_not_ended_by_the_provider_s_clock_is_not_closed() {
         let body = sized(
             "200 OK",
             &format!("Date: {time}\r\nContent-Type: application/x-ndjson\r\n"),
-            &calls(0, 3),
+            calls(0, 3),
         );
         server
             .on("/v1/cdrs/all", [body])

@@ -114,19 +114,15 @@ pub(crate) fn count(total: u64) -> Answer {
 }
 
 /// A response with a fixed body.
-pub(crate) fn response(status: &str, headers: &str, body: &str) -> Answer {
-    Answer::Bytes(
-        format!("HTTP/1.1 {status}\r\n{headers}Connection: close\r\n\r\n{body}").into_bytes(),
-    )
+pub(crate) fn response(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
+    let head = format!("HTTP/1.1 {status}\r\n{headers}Connection: close\r\n\r\n");
+    Answer::Bytes([head.as_bytes(), body.as_ref()].concat())
 }
 
 /// A response that says how long it is.
-pub(crate) fn sized(status: &str, headers: &str, body: &str) -> Answer {
-    response(
-        status,
-        &format!("{headers}Content-Length: {}\r\n", body.len()),
-        body,
-    )
+pub(crate) fn sized(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
+    let headers = format!("{headers}Content-Length: {}\r\n", body.as_ref().len());
+    response(status, &headers, body)
 }
 
 fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {

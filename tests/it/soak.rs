@@ -1,10 +1,8 @@
-use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::Stdio;
 
 use jiff::ToSpan;
 use jiff::civil::date;
-use serde_json::Value;
 
 use crate::simulator::Simulator;
 use crate::support::Workplace;
@@ -19,18 +17,6 @@ fn peak_kib(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
     line.split_whitespace().nth(1)?.parse().ok()
-}
-
-/// What the ledger says of each slice's rows.
-fn digests(workplace: &Workplace) -> BTreeMap<String, Value> {
-    let files = workplace.lake_files();
-    let entries = files.iter().filter(|(path, _)| path.contains("/ledger/"));
-    let digest = |(path, entry): (&String, &Vec<u8>)| {
-        let entry: Value = serde_json::from_slice(entry).unwrap();
-        assert_eq!(entry["committed"]["reconcile"], "match", "{path}: {entry}");
-        (path.clone(), entry["committed"]["digest"].clone())
-    };
-    entries.map(digest).collect()
 }
 
 #[test]
@@ -53,7 +39,7 @@ fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_m
     let reliable = Simulator::start(&[]);
     let expected = Workplace::with_url(&reliable.url);
     assert_eq!(expected.run(&arguments).status, 0);
-    let expected = digests(&expected);
+    let expected = expected.digests();
     assert_eq!(expected.len(), slices);
 
     let flaky = Simulator::start(&["--fault", "flaky=5"]);
@@ -106,7 +92,7 @@ fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_m
             "{status} after {runs} runs"
         );
     }
-    assert_eq!(digests(&workplace), expected);
+    assert_eq!(workplace.digests(), expected);
     assert_eq!(workplace.run(&["verify"]).status, 0);
     // Of a short run the first quarter is no more than its beginning.
     if days() >= 300

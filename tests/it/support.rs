@@ -111,6 +111,18 @@ impl Workplace {
         )
     }
 
+    /// The digest of each slice's rows by its ledger entry, all of them proven complete.
+    pub(crate) fn digests(&self) -> BTreeMap<String, Value> {
+        let files = self.lake_files().into_iter();
+        let entries = files.filter(|(path, _)| path.contains("/ledger/"));
+        let digest = |(path, entry): (String, Vec<u8>)| {
+            let entry: Value = serde_json::from_slice(&entry).unwrap();
+            assert_eq!(entry["committed"]["reconcile"], "match", "{path}: {entry}");
+            (path, entry["committed"]["digest"].clone())
+        };
+        entries.map(digest).collect()
+    }
+
     /// Every file below the lake with its content, but for run reports and locks.
     pub(crate) fn lake_files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
