@@ -15,7 +15,7 @@ use std::hint::black_box;
 use cdrlake::convert::{ConvertOptions, Converter};
 use cdrlake::decode::decode;
 use cdrlake::digest::{Digest, RowHasher};
-use cdrlake::framing::{Frame, Framer, FramingError};
+use cdrlake::framing::{Format, Frame, Framer, FramingError};
 use cdrlake::simulator::KeyOrder;
 use cdrlake::writer::ParquetOptions;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
@@ -28,7 +28,7 @@ const CHUNK_BYTES: usize = 64 << 10;
 
 /// Calls `each` for every record of a body.
 fn records(body: &[u8], mut each: impl FnMut(&[u8])) {
-    let mut framer = Framer::new(1 << 20);
+    let mut framer = Framer::new(Format::Json, 1 << 20);
     let mut on_frame = |frame: Frame<'_>| {
         if let Frame::Record { text, .. } = frame {
             each(text);

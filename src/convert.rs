@@ -12,11 +12,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
-use crate::decode::{Reason, Refusal, decode};
+use crate::decode::{CsvRow, CsvRows, HeaderError, Reason, Refusal, decode};
 use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
-use crate::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
+use crate::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::slice::Slice;
 use crate::tally::{Counts, RowTally, Totals};
@@ -52,6 +52,9 @@ pub enum ConvertError {
     /// The body is not a list of records.
     #[error(transparent)]
     Framing(#[from] FramingError),
+    /// The first line of CSV is no header.
+    #[error(transparent)]
+    Header(#[from] HeaderError),
     /// A record inside an array is not JSON: what follows cannot be trusted.
     #[error("{at}: a record inside a list is broken ({reason})")]
     BrokenList {
@@ -108,6 +111,7 @@ impl ConvertError {
         matches!(
             self,
             Self::NotRecords { .. }
+                | Self::Header(_)
                 | Self::Framing(FramingError::WebPage { .. } | FramingError::Compressed { .. })
         )
     }
@@ -145,6 +149,9 @@ struct Stage {
     tally: RowTally,
     records: u64,
     body: BodyTally,
+    csv: CsvRows,
+    /// Fields for which some body of CSV had no column.
+    missing_fields: Vec<&'static str>,
     /// Bodies that have ended.
     bodies: u64,
 }
@@ -176,7 +183,7 @@ impl Converter {
         }
         Ok(Self {
             decompressor: Decompressor::new(Encoding::Identity),
-            framer: Framer::new(options.max_record_bytes),
+            framer: Framer::new(Format::Json, options.max_record_bytes),
             max_record_bytes: options.max_record_bytes,
             stage: Stage {
                 writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
@@ -189,15 +196,18 @@ impl Converter {
                 tally: RowTally::new(options.day_us.clone()),
                 records: 0,
                 body: BodyTally::default(),
+                csv: CsvRows::default(),
+                missing_fields: Vec::new(),
                 bodies: 0,
                 options,
             },
         })
     }
 
-    /// Begins a body that is compressed so. One that nobody begins is not compressed.
-    pub fn begin_body(&mut self, encoding: Encoding) {
+    /// Begins a body that is compressed so and in that format. One that nobody begins is plain JSON.
+    pub fn begin_body(&mut self, encoding: Encoding, format: Format) {
         self.decompressor = Decompressor::new(encoding);
+        self.framer = Framer::new(format, self.max_record_bytes);
     }
 
     /// Takes the next bytes of a body.
@@ -219,10 +229,16 @@ impl Converter {
     pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
         self.decompressor.finish()?;
         self.decompressor = Decompressor::new(Encoding::Identity);
-        let framer = std::mem::replace(&mut self.framer, Framer::new(self.max_record_bytes));
+        let next = Framer::new(Format::Json, self.max_record_bytes);
+        let framer = std::mem::replace(&mut self.framer, next);
         let stage = &mut self.stage;
         let summary = framer.finish(&mut |frame| stage.frame(&frame))?;
         let body = std::mem::take(&mut stage.body);
+        for field in std::mem::take(&mut stage.csv).missing_fields() {
+            if !stage.missing_fields.contains(&field) {
+                stage.missing_fields.push(field);
+            }
+        }
         stage.bodies += 1;
         if body.records > 0 && !body.has_objects {
             return Err(ConvertError::NotRecords {
@@ -252,43 +268,34 @@ impl Converter {
 
 impl Stage {
     fn frame(&mut self, frame: &Frame<'_>) -> Result<(), ConvertError> {
-        self.records += 1;
-        self.body.records += 1;
-        let (Frame::Record { text, .. } | Frame::TooLong { prefix: text, .. }) = frame;
-        self.body.has_objects |= text.trim_ascii_start().starts_with(b"{");
         match *frame {
-            Frame::Record { at, boundary, text } => match decode(text) {
-                Ok(record) => {
-                    let row_hash = self.hasher.hash(&record);
-                    self.digest.add(row_hash);
-                    self.body.digest.add(row_hash);
-                    self.tally.add(&record);
-                    let row = self.writer.append(&record)?;
-                    let Some(duplicates) = &mut self.duplicates else {
-                        return Ok(());
-                    };
-                    let added = duplicates.add(record.call_id.as_deref(), row_hash, row);
-                    added.map_err(|source| spool_error(&self.options.spool_dir, source))
-                }
-                Err(Refusal::ServerError { message }) => {
-                    let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
-                    Err(ConvertError::ServerError { at, message })
-                }
-                Err(Refusal::Reject(reason)) => match boundary {
-                    Boundary::Element if reason.is_syntax() => {
-                        Err(ConvertError::BrokenList { at, reason })
-                    }
-                    Boundary::EndOfBody if reason.is_syntax() => {
-                        Err(ConvertError::CutRecord { at })
-                    }
-                    _ => self.reject(at, &reason, text, text.len() as u64),
-                },
-            },
+            Frame::Record { at, boundary, text } => {
+                self.body.has_objects |= is_object(text);
+                self.record(at, boundary, text, text)
+            }
+            Frame::Cells {
+                at,
+                boundary,
+                text,
+                cells,
+            } => {
+                // The header told what the body is.
+                self.body.has_objects = true;
+                let mut csv = std::mem::take(&mut self.csv);
+                let read = match csv.read(text, cells)? {
+                    CsvRow::Header => Ok(()),
+                    CsvRow::Record(json) => self.record(at, boundary, json, text),
+                    CsvRow::Reject(reason) => self.refuse(at, boundary, &reason, text),
+                };
+                self.csv = csv;
+                read
+            }
             Frame::TooLong {
                 at,
                 prefix,
                 length_bytes,
             } => {
+                self.body.has_objects |= is_object(prefix);
                 let reason = Reason::TooLong {
                     length_bytes,
                     limit_bytes: self.options.max_record_bytes,
@@ -298,6 +305,59 @@ impl Stage {
         }
     }
 
+    /// Takes a record, which stands in the body as `source_text`.
+    fn record(
+        &mut self,
+        at: Position,
+        boundary: Boundary,
+        json: &[u8],
+        source_text: &[u8],
+    ) -> Result<(), ConvertError> {
+        match decode(json) {
+            Ok(record) => {
+                self.count_record();
+                let row_hash = self.hasher.hash(&record);
+                self.digest.add(row_hash);
+                self.body.digest.add(row_hash);
+                self.tally.add(&record);
+                let row = self.writer.append(&record)?;
+                let Some(duplicates) = &mut self.duplicates else {
+                    return Ok(());
+                };
+                let added = duplicates.add(record.call_id.as_deref(), row_hash, row);
+                added.map_err(|source| spool_error(&self.options.spool_dir, source))
+            }
+            Err(Refusal::ServerError { message }) => {
+                let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
+                Err(ConvertError::ServerError { at, message })
+            }
+            Err(Refusal::Reject(reason)) => self.refuse(at, boundary, &reason, source_text),
+        }
+    }
+
+    /// Rejects a record, unless what is wrong with it makes the body untrustworthy.
+    fn refuse(
+        &mut self,
+        at: Position,
+        boundary: Boundary,
+        reason: &Reason,
+        text: &[u8],
+    ) -> Result<(), ConvertError> {
+        match boundary {
+            Boundary::Element if reason.is_syntax() => Err(ConvertError::BrokenList {
+                at,
+                reason: reason.clone(),
+            }),
+            Boundary::EndOfBody if reason.is_syntax() => Err(ConvertError::CutRecord { at }),
+            _ => self.reject(at, reason, text, text.len() as u64),
+        }
+    }
+
+    fn count_record(&mut self) {
+        self.records += 1;
+        self.body.records += 1;
+    }
+
     fn reject(
         &mut self,
         at: Position,
@@ -305,6 +365,7 @@ impl Stage {
         text: &[u8],
         length_bytes: u64,
     ) -> Result<(), ConvertError> {
+        self.count_record();
         let added = self.rejects.add(&Reject::new(
             at,
             self.bodies + 1,
@@ -346,11 +407,16 @@ impl Stage {
         Ok(Converted {
             writer,
             rejects,
+            missing_fields: self.missing_fields,
             counts,
             totals: tally.totals,
             digest,
         })
     }
+}
+
+fn is_object(text: &[u8]) -> bool {
+    text.trim_ascii_start().starts_with(b"{")
 }
 
 fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {
@@ -366,6 +432,8 @@ pub struct Converted {
     writer: SpoolWriter,
     /// The spooled rejects, if there are any.
     pub rejects: Option<TempPath>,
+    /// Fields of a record for which CSV had no column, so that their columns are empty.
+    pub missing_fields: Vec<&'static str>,
     /// What was read, and what became of it.
     pub counts: Counts,
     /// Sums over the rows.

@@ -3,15 +3,19 @@
 
 #![no_main]
 
-use cdrlake::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
+use cdrlake::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
 use libfuzzer_sys::fuzz_target;
 
 type Framed = (
-    Vec<(Position, Option<Boundary>, Vec<u8>, u64)>,
+    Vec<(Position, Option<Boundary>, Vec<u8>, u64, Vec<Vec<u8>>)>,
     Result<BodySummary, FramingError>,
 );
 
-fn frame<'a>(chunks: impl Iterator<Item = &'a [u8]>, max_record_bytes: usize) -> Framed {
+fn frame<'a>(
+    mut framer: Framer,
+    chunks: impl Iterator<Item = &'a [u8]>,
+    max_record_bytes: usize,
+) -> Framed {
     let mut frames = Vec::new();
     let mut keep = |frame: Frame<'_>| {
         frames.push(match frame {
@@ -19,7 +23,19 @@ fn frame<'a>(chunks: impl Iterator<Item = &'a [u8]>, max_record_bytes: usize) ->
                 assert!(text.len() <= max_record_bytes);
                 // White space as JSON has it: a form feed is none.
                 assert!(text.iter().any(|byte| !b" \t\r\n".contains(byte)));
-                (at, Some(boundary), text.to_vec(), text.len() as u64)
+                (at, Some(boundary), text.to_vec(), text.len() as u64, vec![])
+            }
+            Frame::Cells {
+                at,
+                boundary,
+                text,
+                cells,
+            } => {
+                assert!(text.len() <= max_record_bytes && cells.count() > 0);
+                let cells: Vec<_> = cells.iter().map(<[u8]>::to_vec).collect();
+                assert!(cells.iter().map(Vec::len).sum::<usize>() <= text.len());
+                let length = text.len() as u64;
+                (at, Some(boundary), text.to_vec(), length, cells)
             }
             Frame::TooLong {
                 at,
@@ -27,12 +43,11 @@ fn frame<'a>(chunks: impl Iterator<Item = &'a [u8]>, max_record_bytes: usize) ->
                 length_bytes,
             } => {
                 assert!(length_bytes > max_record_bytes as u64 && prefix.len() == max_record_bytes);
-                (at, None, prefix.to_vec(), length_bytes)
+                (at, None, prefix.to_vec(), length_bytes, vec![])
             }
         });
         Ok(())
     };
-    let mut framer = Framer::new(max_record_bytes);
     for chunk in chunks {
         if let Err(error) = framer.push(chunk, &mut keep) {
             return (frames, Err(error));
@@ -42,11 +57,17 @@ fn frame<'a>(chunks: impl Iterator<Item = &'a [u8]>, max_record_bytes: usize) ->
     (frames, ended)
 }
 
-fuzz_target!(|input: (u8, u8, &[u8])| {
-    let (limit, chunk, body) = input;
+fuzz_target!(|input: (u8, u8, Option<bool>, &[u8])| {
+    let (limit, chunk, is_csv, body) = input;
     let max_record_bytes = usize::from(limit) + 1;
-    let whole = frame(std::iter::once(body), max_record_bytes);
-    let cut = frame(body.chunks(usize::from(chunk) + 1), max_record_bytes);
+    let framer = || match is_csv {
+        Some(false) => Framer::new(Format::Json, max_record_bytes),
+        Some(true) => Framer::new(Format::Csv, max_record_bytes),
+        None => Framer::detecting(max_record_bytes),
+    };
+    let whole = frame(framer(), std::iter::once(body), max_record_bytes);
+    let chunks = body.chunks(usize::from(chunk) + 1);
+    let cut = frame(framer(), chunks, max_record_bytes);
     assert_eq!(cut, whole);
     if let Ok(summary) = whole.1 {
         assert_eq!(summary.bytes, body.len() as u64);

@@ -103,7 +103,7 @@ struct ConfigArgs {
     /// The file that holds the API key (`source.api_key.file`).
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<String>,
-    /// From which of the API's resources calls are read (`source.via`): stream or pages.
+    /// From which of the API's resources calls are read (`source.via`): stream, pages or csv.
     #[arg(long, value_name = "WAY")]
     via: Option<String>,
     /// Slices in flight (`source.requests`).

@@ -81,6 +81,8 @@ pub enum Via {
     Stream,
     /// The paginated list: many requests for a slice.
     Pages,
+    /// The export in CSV: one response for a slice.
+    Csv,
 }
 
 /// `[window]`
@@ -453,7 +455,11 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
         via: settings
             .get(
                 "source.via",
-                units::one_of(&[("stream", Via::Stream), ("pages", Via::Pages)]),
+                units::one_of(&[
+                    ("stream", Via::Stream),
+                    ("pages", Via::Pages),
+                    ("csv", Via::Csv),
+                ]),
             )?
             .unwrap_or(Via::Stream),
         directions: directions.unwrap_or_else(|| Direction::ALL.to_vec()),

@@ -3,11 +3,13 @@
 //! No I/O, no state between records. Nothing is coerced silently: a value either has the type the
 //! API documents, or the record is rejected whole.
 
+mod csv;
 mod plain;
 mod time;
 
 use std::borrow::Cow;
 
+pub use csv::{CsvRow, CsvRows, HeaderError};
 pub use plain::decode;
 pub use time::{TimeError, parse_time_us};
 
@@ -104,6 +106,14 @@ pub enum Reason {
     /// An unknown field whose value is nested too deeply to be kept.
     #[error("nested deeper than {} levels", MAX_DEPTH)]
     TooDeep,
+    /// A line of CSV that does not fit its header.
+    #[error("the line has {found} columns, and the header {expected}")]
+    Columns {
+        /// Cells of the line.
+        found: usize,
+        /// Cells of the header.
+        expected: usize,
+    },
     /// The record is longer than `limits.max_record_bytes`.
     #[error(
         "the record has {length_bytes} bytes, more than limits.max_record_bytes = {limit_bytes}"
@@ -133,14 +143,20 @@ impl Reason {
             Self::Amount { .. } => "amount",
             Self::Escape { .. } => "escape",
             Self::TooDeep => "too_deep",
+            Self::Columns { .. } => "columns",
             Self::TooLong { .. } => "too_long",
         }
     }
 
-    /// Whether the record's text is not JSON at all. Inside an array that makes everything behind
-    /// it untrustworthy; on an unterminated last line it means that the stream was cut.
+    /// Whether the record's text is not JSON at all, or less of a line of CSV than its header says.
+    /// Inside an array that makes everything behind it untrustworthy; on an unterminated last line it
+    /// means that the stream was cut.
     pub fn is_syntax(&self) -> bool {
-        matches!(self, Self::InvalidUtf8 { .. } | Self::Syntax { .. })
+        match self {
+            Self::InvalidUtf8 { .. } | Self::Syntax { .. } => true,
+            Self::Columns { found, expected } => found < expected,
+            _ => false,
+        }
     }
 }
 

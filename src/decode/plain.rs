@@ -11,7 +11,7 @@ use crate::amount::{Amount, parse_whole_i32};
 
 /// Fields of a record with a column of their own, or that are an alias of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Field {
+pub(super) enum Field {
     Date,
     From,
     To,
@@ -30,7 +30,7 @@ enum Field {
 }
 
 impl Field {
-    const ALL: [Self; 15] = [
+    pub(super) const ALL: [Self; 15] = [
         Self::Date,
         Self::From,
         Self::To,
@@ -48,7 +48,7 @@ impl Field {
         Self::AnsweredBy,
     ];
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Date => "date",
             Self::From => "from",

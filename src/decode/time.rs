@@ -16,7 +16,8 @@ pub enum TimeError {
 
 /// Microseconds since 1970-01-01T00:00:00Z of an [RFC 3339](https://www.rfc-editor.org/rfc/rfc3339)
 /// date and time. An offset is required: without one a time names no instant. A space may stand
-/// for the `T`, and the offset's colon or minutes may be left out (ISO 8601).
+/// for the `T`, and the offset's colon or minutes may be left out (ISO 8601). A space may stand before
+/// the offset, which may be `UTC`: so many frameworks write an instant into CSV.
 ///
 /// # Errors
 /// [`TimeError`]: nothing is rounded, and a leap second (`:60`), which no warehouse stores, does
@@ -90,7 +91,10 @@ fn fraction_us(text: &[u8]) -> Result<i64, TimeError> {
 
 fn offset_seconds(zone: &[u8]) -> Result<i64, TimeError> {
     let (sign, hours, minutes) = match zone {
-        b"Z" | b"z" => return Ok(0),
+        b"Z" | b"z" | b" UTC" => return Ok(0),
+        [b' ', zone @ ..] if zone.starts_with(b"+") || zone.starts_with(b"-") => {
+            return offset_seconds(zone);
+        }
         [sign, h1, h2] => (sign, [*h1, *h2], *b"00"),
         [sign, h1, h2, m1, m2] | [sign, h1, h2, b':', m1, m2] => (sign, [*h1, *h2], [*m1, *m2]),
         _ => return Err(TimeError::Format),
@@ -152,6 +156,8 @@ mod tests {
         for same in [
             "2023-08-21T12:00:00.000Z",
             "2023-08-21 12:00:00z",
+            "2023-08-21 12:00:00 UTC",
+            "2023-08-21 14:00:00 +0200",
             "2023-08-21T14:00:00+02:00",
             "2023-08-21T14:00:00+0200",
             "2023-08-21T14:00:00+02",

@@ -12,14 +12,18 @@ use super::*;
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Owned {
     Record(Position, Boundary, String),
+    Cells(Position, Boundary, String, Vec<Vec<u8>>),
     TooLong(Position, String, u64),
 }
 
 type Framed = (Vec<Owned>, Result<BodySummary, FramingError>);
 
 fn frame(chunks: &[&[u8]], max_record_bytes: usize) -> Framed {
+    frame_with(Framer::new(Format::Json, max_record_bytes), chunks)
+}
+
+fn frame_with(mut framer: Framer, chunks: &[&[u8]]) -> Framed {
     let mut frames = Vec::new();
-    let mut framer = Framer::new(max_record_bytes);
     let mut keep = |frame: Frame<'_>| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
         frames.push(match frame {
@@ -28,6 +32,15 @@ fn frame(chunks: &[&[u8]], max_record_bytes: usize) -> Framed {
                 boundary,
                 text: bytes,
             } => Owned::Record(at, boundary, text(bytes)),
+            Frame::Cells {
+                at,
+                boundary,
+                text: bytes,
+                cells,
+            } => {
+                let cells: Vec<_> = cells.iter().map(<[u8]>::to_vec).collect();
+                Owned::Cells(at, boundary, text(bytes), cells)
+            }
             Frame::TooLong {
                 at,
                 prefix,
@@ -61,7 +74,7 @@ fn texts(framed: &Framed) -> Vec<&str> {
     let frames = framed.0.iter();
     frames
         .map(|frame| match frame {
-            Owned::Record(_, _, text) => text.as_str(),
+            Owned::Record(_, _, text) | Owned::Cells(_, _, text, _) => text.as_str(),
             Owned::TooLong(..) => "(too long)",
         })
         .collect()
@@ -286,12 +299,90 @@ fn a_web_page_is_no_list_of_records() {
 
 #[test]
 fn memory_stays_within_the_limit_and_a_chunk() {
-    let mut framer = Framer::new(1000);
     let mut ignore = |_: Frame<'_>| Ok::<(), FramingError>(());
+    let mut json = JsonFramer::new(1000);
+    let mut csv = CsvFramer::new(1000);
     for _ in 0..10_000 {
-        framer.push(&[b'x'; 1000], &mut ignore).unwrap();
+        json.push(&[b'x'; 1000], &mut ignore).unwrap();
+        csv.push(&[b'x'; 1000], &mut ignore).unwrap();
     }
-    assert!(framer.partial.capacity() <= 4096);
+    assert!(json.capacity_bytes() <= 4096);
+    assert!(csv.capacity_bytes() <= 4096);
+    // However many cells there are, and however many lines a quotation mark too many joins.
+    let mut csv = CsvFramer::new(100_000);
+    csv.push(b"\"", &mut ignore).unwrap();
+    for _ in 0..10_000 {
+        csv.push(b"a,\n\"\",", &mut ignore).unwrap();
+    }
+    csv.push(b"\"", &mut ignore).unwrap();
+    for _ in 0..100_000 {
+        csv.push(b",", &mut ignore).unwrap();
+    }
+    assert!(csv.capacity_bytes() <= 400_000);
+}
+
+#[test]
+fn csv_that_ends_too_early_is_told_by_its_quotation_marks() {
+    let csv = |body: &str| frame_with(Framer::new(Format::Csv, 100), &[body.as_bytes()]);
+    let (frames, ended) = csv("a,b\n1,\"Canada, Tor");
+    assert_eq!(frames.len(), 1);
+    assert_eq!(ended, Err(FramingError::OpenQuote { at: at(2, 4) }));
+    let (frames, ended) = csv("a,b\r\n1,\"Can\"\"ada\"");
+    assert_eq!(ended.unwrap().bytes, 17);
+    let cells = vec![b"1".to_vec(), b"Can\"ada".to_vec()];
+    let text = "1,\"Can\"\"ada\"".to_owned();
+    assert_eq!(
+        frames[1],
+        Owned::Cells(at(2, 5), Boundary::EndOfBody, text, cells)
+    );
+}
+
+#[test]
+fn a_line_of_csv_that_is_too_long_is_passed_over() {
+    let long = format!("1,\"{}\"", "a\n\"\"".repeat(100));
+    let body = format!("a,b\n{long}\n3,4\n");
+    let (frames, _) = frame_with(Framer::new(Format::Csv, 50), &[body.as_bytes()]);
+    assert_eq!(
+        frames[1],
+        Owned::TooLong(at(2, 4), long.chars().take(50).collect(), long.len() as u64)
+    );
+    assert!(matches!(&frames[2], Owned::Cells(at, ..) if at.line == 103));
+}
+
+#[test]
+fn the_first_character_tells_json_from_csv() {
+    let first = |body: &str| {
+        let (frames, ended) = frame_with(Framer::detecting(1000), &[body.as_bytes()]);
+        ended.map(|_| frames.into_iter().next())
+    };
+    for json in [
+        "{\"a\":1}",
+        "\u{feff}\n {\"a\":1}",
+        "[1]",
+        "{\"items\":[1]}",
+    ] {
+        let first = first(json);
+        assert!(
+            matches!(first, Ok(Some(Owned::Record(..)))),
+            "{json}: {first:?}"
+        );
+    }
+    for csv in ["date,from", "\"date\",\"from\"\n", "\u{feff}\r\nDate\n"] {
+        let first = first(csv);
+        assert!(
+            matches!(first, Ok(Some(Owned::Cells(..)))),
+            "{csv}: {first:?}"
+        );
+    }
+    assert!(matches!(first("<html>"), Err(FramingError::WebPage { .. })));
+    for nothing in ["", "\n", "\u{feff}", " \n\r\t"] {
+        assert_eq!(first(nothing), Ok(None), "{nothing:?}");
+    }
+    // As JSON has it, any amount of it.
+    assert!(matches!(
+        first(&format!("{}{{}}", " ".repeat(900))),
+        Ok(Some(Owned::Record(..)))
+    ));
 }
 
 proptest! {
@@ -315,6 +406,60 @@ proptest! {
         cuts.sort_unstable();
         let chunks: Vec<&[u8]> = cuts.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect();
         prop_assert_eq!(frame(&chunks, max_record_bytes), frame(&[&body], max_record_bytes));
+        let detecting = |chunks: &[&[u8]]| frame_with(Framer::detecting(max_record_bytes), chunks);
+        prop_assert_eq!(detecting(&chunks), detecting(&[&body]));
+    }
+
+    /// The same of CSV: any bytes, cut anywhere.
+    #[test]
+    fn cuts_never_matter_in_csv(
+        body in proptest::collection::vec(prop::sample::select(b"\"\",,\n\r ab\xEF\xBB\xBF\xFF".as_slice()), 0..200),
+        cuts in proptest::collection::vec(0_usize..220, 0..8),
+        max_record_bytes in 1_usize..40,
+    ) {
+        let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(body.len())).collect();
+        cuts.extend([0, body.len()]);
+        cuts.sort_unstable();
+        let chunks: Vec<&[u8]> = cuts.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect();
+        let csv = |chunks: &[&[u8]]| frame_with(Framer::new(Format::Csv, max_record_bytes), chunks);
+        prop_assert_eq!(csv(&chunks), csv(&[&body]));
+    }
+
+    /// The cells are those that the `csv` crate reads, and positions point at the lines.
+    #[test]
+    fn cells_are_what_another_reader_reads(
+        lines in proptest::collection::vec(proptest::collection::vec("[a-z\", \n\r0-9é]{0,8}", 1..6), 0..20),
+        quote_all: bool,
+        crlf: bool,
+        bom: bool,
+    ) {
+        let mut writer = ::csv::WriterBuilder::new();
+        writer.flexible(true);
+        writer.quote_style(if quote_all { ::csv::QuoteStyle::Always } else { ::csv::QuoteStyle::Necessary });
+        writer.terminator(if crlf { ::csv::Terminator::CRLF } else { ::csv::Terminator::Any(b'\n') });
+        let mut writer = writer.from_writer(Vec::new());
+        for line in &lines {
+            writer.write_record(line).unwrap();
+        }
+        let text = writer.into_inner().unwrap();
+        let body = [if bom { BOM } else { b"" }, &text].concat();
+        let (frames, ended) = frame_with(Framer::new(Format::Csv, 1000), &[&body]);
+        prop_assert_eq!(ended.unwrap().bytes, body.len() as u64);
+        let mut reader = ::csv::ReaderBuilder::new();
+        let reader = reader.has_headers(false).flexible(true).from_reader(&*text).into_byte_records();
+        let expected: Vec<Vec<Vec<u8>>> = reader
+            .map(|record| record.unwrap().iter().map(<[u8]>::to_vec).collect())
+            .collect();
+        let mut found = Vec::new();
+        for frame in frames {
+            let Owned::Cells(at, boundary, text, cells) = frame else { panic!("nothing is too long") };
+            prop_assert_eq!(boundary, Boundary::Newline);
+            let from = usize::try_from(at.byte).unwrap();
+            prop_assert_eq!(&body[from..from + text.len()], text.as_bytes());
+            prop_assert_eq!(at.line as usize, memchr::memchr_iter(b'\n', &body[..from]).count() + 1);
+            found.push(cells);
+        }
+        prop_assert_eq!(found, expected);
     }
 
     /// Every record's position points at its text.

@@ -13,6 +13,7 @@ use super::{Context, Observer};
 use crate::config::{Reconcile, Via};
 use crate::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::decompress::Encoding;
+use crate::framing::Format;
 use crate::lake::ledger::Asked;
 use crate::plan::{end_of_day, start_of_day};
 use crate::reconcile::{Verdict, verdict};
@@ -82,7 +83,7 @@ impl Leniency {
 }
 
 enum Message {
-    BeginBody(Encoding),
+    BeginBody(Encoding, Format),
     Chunk(Bytes),
     EndBody(oneshot::Sender<BodyEnd>),
     Finish,
@@ -312,7 +313,8 @@ impl Conversion {
 
     /// Passes one body on to its end.
     async fn feed(&mut self, context: &Context, body: &mut Body) -> Result<BodyEnd, FetchError> {
-        self.tell(Message::BeginBody(body.encoding)).await?;
+        self.tell(Message::BeginBody(body.encoding, body.format))
+            .await?;
         while let Some(chunk) = stoppable(context, body.chunk()).await? {
             self.tell(Message::Chunk(chunk)).await?;
         }
@@ -369,7 +371,7 @@ fn convert(
     let mut reported = 0;
     while let Some(message) = inbox.blocking_recv() {
         match message {
-            Message::BeginBody(encoding) => converter.begin_body(encoding),
+            Message::BeginBody(encoding, format) => converter.begin_body(encoding, format),
             Message::Chunk(chunk) => converter.push(&chunk)?,
             Message::EndBody(reply) => {
                 let end = converter.end_body()?;

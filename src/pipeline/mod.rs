@@ -82,6 +82,8 @@ struct Context {
     warnings: Mutex<Vec<String>>,
     /// Whether a clock that is wrong was already spoken of.
     clock_warned: AtomicBool,
+    /// Whether missing columns were.
+    columns_warned: AtomicBool,
 }
 
 /// Why a run ended before its slices were done.
@@ -117,6 +119,16 @@ impl Context {
             let minutes = ahead.abs().as_mins();
             self.warn(format!(
                 "this machine's clock is {minutes} minutes {than} the provider's. Set it right: it says which days have ended"
+            ));
+        }
+    }
+
+    /// Warns, once for all slices, that the CSV has no columns for some fields.
+    fn warn_of_missing_columns(&self, fields: &[&str]) {
+        if !self.columns_warned.swap(true, Ordering::Relaxed) {
+            self.warn(format!(
+                "the CSV has no column for {}, which stay empty in the lake. The other forms of the export may hold them",
+                fields.join(", ")
             ));
         }
     }
@@ -230,6 +242,7 @@ pub async fn run(
         stopped_by: Mutex::default(),
         warnings: Mutex::default(),
         clock_warned: AtomicBool::new(false),
+        columns_warned: AtomicBool::new(false),
         config,
         lake,
         source,

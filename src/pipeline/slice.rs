@@ -264,6 +264,9 @@ async fn settle(
         server_time,
     } = fetched;
     let rejects = converted.rejects.take();
+    if !converted.missing_fields.is_empty() {
+        context.warn_of_missing_columns(&converted.missing_fields);
+    }
     report.counts = converted.counts.clone();
     report.totals = converted.totals.clone();
     report.control_total = control_total;

@@ -1,8 +1,8 @@
 //! A stand-in for the Wavix API: streams, pages, totals, errors, and faults on request.
 //!
 //! It speaks the API as far as calls go: the stream (`/v1/cdrs/all`), the paginated list
-//! (`/v1/cdrs`), the paths of before June 2026 (`/v1/cdr/all`, `/v1/cdr`), a bearer key or
-//! `appid`, and every filter. Days are UTC days.
+//! (`/v1/cdrs`), the paths of before June 2026 (`/v1/cdr/all`, `/v1/cdr`), the export in CSV
+//! (`/v1/cdr.csv`), a bearer key or `appid`, and every filter. Days are UTC days.
 
 mod faults;
 mod generator;
@@ -28,6 +28,7 @@ use jiff::civil::Date;
 use serde_json::json;
 use tokio::net::TcpListener;
 
+use crate::framing::Format;
 use crate::slice::{Direction, Slice, parse_day};
 use crate::source::DEFAULT_PER_PAGE;
 use faults::Mishap;
@@ -118,6 +119,7 @@ impl Simulator {
             .route("/v1/cdr/all", get(stream_calls))
             .route("/v1/cdrs", get(list_calls))
             .route("/v1/cdr", get(list_calls))
+            .route("/v1/cdr.csv", get(stream_csv))
             .fallback(|| async { failure(StatusCode::NOT_FOUND, "Not found") })
             .with_state(Arc::new(self));
         let server = tokio::spawn(async move {
@@ -403,7 +405,17 @@ async fn stream_calls(
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    stream_response(&simulator, &headers, &query)
+    stream_response(&simulator, &headers, &query, Format::Json)
+        .await
+        .unwrap_or_else(IntoResponse::into_response)
+}
+
+async fn stream_csv(
+    State(simulator): State<Arc<Simulator>>,
+    headers: HeaderMap,
+    Query(query): Query<HashMap<String, String>>,
+) -> Response {
+    stream_response(&simulator, &headers, &query, Format::Csv)
         .await
         .unwrap_or_else(IntoResponse::into_response)
 }
@@ -412,6 +424,7 @@ async fn stream_response(
     simulator: &Arc<Simulator>,
     headers: &HeaderMap,
     query: &HashMap<String, String>,
+    format: Format,
 ) -> Result<Response, Refusal> {
     authorize(simulator, headers, query)?;
     let wanted = Wanted::parse(query)?;
@@ -438,7 +451,9 @@ async fn stream_response(
         ));
     }
     let body = match (&simulator.rendered, whole_slice) {
-        (Some(rendered), Some(slice)) if rendered.days.contains(&slice.day) => {
+        (Some(rendered), Some(slice))
+            if format == Format::Json && rendered.days.contains(&slice.day) =>
+        {
             let file = tokio::fs::File::open(rendered.path(slice)).await;
             let file =
                 file.map_err(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))?;
@@ -447,9 +462,13 @@ async fn stream_response(
                 FILE_CHUNK_BYTES,
             ))
         }
-        _ => Body::from_stream(generated(simulator, &wanted, attempt, mishap)),
+        _ => Body::from_stream(generated(simulator, &wanted, format, attempt, mishap)),
     };
-    Ok(([(CONTENT_TYPE, "application/x-ndjson"), (ETAG, "0")], body).into_response())
+    let content_type = match format {
+        Format::Json => "application/x-ndjson",
+        Format::Csv => "text/csv; charset=utf-8",
+    };
+    Ok(([(CONTENT_TYPE, content_type), (ETAG, "0")], body).into_response())
 }
 
 impl Simulator {
@@ -468,6 +487,7 @@ impl Simulator {
 fn generated(
     simulator: &Simulator,
     wanted: &Wanted,
+    format: Format,
     attempt: u32,
     mishap: Option<Mishap>,
 ) -> impl futures::Stream<Item = Result<Bytes, io::Error>> + Send + use<> {
@@ -497,10 +517,13 @@ fn generated(
     let calls = wanted
         .calls(&generator, skip, now)
         .take(usize::try_from(count).unwrap_or(usize::MAX));
-    let state = (calls, 0_u64, false);
-    stream::unfold(state, move |(mut calls, mut sent, ended)| {
+    let state = (calls, 0_u64, false, false);
+    stream::unfold(state, move |(mut calls, mut sent, has_begun, ended)| {
         let mut chunk = Vec::with_capacity(CHUNK_BYTES + 1024);
         let mut item = None;
+        if format == Format::Csv && !has_begun {
+            Generator::render_csv_header(&mut chunk);
+        }
         if !ended {
             while chunk.len() < CHUNK_BYTES {
                 if faults.breaks_off(attempt, sent) {
@@ -509,7 +532,10 @@ fn generated(
                 }
                 let Some(call) = calls.next() else { break };
                 sent += 1;
-                faults.write_line(sent, &mut chunk, |line| generator.render(&call, line));
+                faults.write_line(sent, &mut chunk, |line| match format {
+                    Format::Json => generator.render(&call, line),
+                    Format::Csv => Generator::render_csv(&call, line),
+                });
             }
         }
         let next = match item {
@@ -517,6 +543,6 @@ fn generated(
             None if chunk.is_empty() => None,
             None => Some((Ok(Bytes::from(chunk)), false)),
         };
-        std::future::ready(next.map(|(item, ended)| (item, (calls, sent, ended))))
+        std::future::ready(next.map(|(item, ended)| (item, (calls, sent, true, ended))))
     })
 }

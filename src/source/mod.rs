@@ -22,6 +22,7 @@ use url::Url;
 use crate::config::{SourceConfig, TOOL, Via};
 use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::error::{causes, chain, quoted};
+use crate::framing::Format;
 use crate::lake::ledger::Asked;
 use crate::slice::Slice;
 use retry::Pace;
@@ -91,7 +92,7 @@ pub enum SourceError {
 fn refusal_hint(status: StatusCode, resource: Resource) -> &'static str {
     match (status, resource) {
         (StatusCode::UNAUTHORIZED, _) => "Check that source.api_key leads to the right key",
-        (_, Resource::Stream) => {
+        (_, Resource::Stream | Resource::Csv) => {
             "The key needs the scope calls:read, and the account the call log service. If only the bulk export is refused, --via pages reads the list instead"
         }
         (_, Resource::List) => {
@@ -125,6 +126,7 @@ impl SourceError {
 enum Resource {
     Stream,
     List,
+    Csv,
 }
 
 impl Resource {
@@ -134,6 +136,9 @@ impl Resource {
             (Self::Stream, true) => "/v1/cdr/all",
             (Self::List, false) => "/v1/cdrs",
             (Self::List, true) => "/v1/cdr",
+            // The documents of June 2026, which renamed the others, still name this one.
+            (Self::Csv, false) => "/v1/cdr.csv",
+            (Self::Csv, true) => "/v1/cdrs.csv",
         }
     }
 }
@@ -147,8 +152,8 @@ pub struct Source {
     /// Closed while the server asks for patience. Shared with whoever waits between attempts.
     pub gate: Gate,
     pace: Pace,
-    /// Whether the server knows the stream, and the list, only under the path of before June 2026.
-    old_paths: [AtomicBool; 2],
+    /// Whether the server knows each resource only under the other of its paths.
+    old_paths: [AtomicBool; 3],
     /// Whether any request was answered at all.
     reached: AtomicBool,
 }
@@ -220,6 +225,7 @@ impl Source {
                 Some(LIST_PER_PAGE),
                 "application/json",
             ),
+            Via::Csv => (Resource::Csv, page, None, "text/csv, */*;q=0.1"),
         };
         let accept_encoding = if self.config.compression {
             Encoding::ACCEPTED
@@ -250,6 +256,10 @@ impl Source {
             last_modified,
             server_time,
             encoding,
+            format: match self.config.via {
+                Via::Stream | Via::Pages => Format::Json,
+                Via::Csv => Format::Csv,
+            },
             response,
             stall_timeout: self.config.stall_timeout,
             floor: ThroughputFloor::new(self.config.min_throughput),
@@ -375,7 +385,8 @@ impl Source {
                 resource.path(false),
                 resource.path(true),
                 match resource {
-                    Resource::Stream => ", or read the list instead, with --via pages",
+                    Resource::Stream | Resource::Csv =>
+                        ", or read the list instead, with --via pages",
                     Resource::List => "",
                 }
             )));
@@ -548,6 +559,8 @@ pub struct Body {
     pub server_time: Option<Timestamp>,
     /// How the bytes of its [chunks](Self::chunk) are compressed.
     pub encoding: Encoding,
+    /// What they are, decompressed.
+    pub format: Format,
     response: Response,
     stall_timeout: Duration,
     floor: ThroughputFloor,
@@ -602,7 +615,11 @@ impl Body {
     /// # Errors
     /// [`SourceError::Foreign`] if it is not marked as records.
     pub fn may_be_empty(&self) -> Result<(), SourceError> {
-        if content_type(&self.response).is_none_or(|content_type| content_type.contains("json")) {
+        let marked = match self.format {
+            Format::Json => "json",
+            Format::Csv => "csv",
+        };
+        if content_type(&self.response).is_none_or(|content_type| content_type.contains(marked)) {
             return Ok(());
         }
         Err(SourceError::Foreign(

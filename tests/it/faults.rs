@@ -1,16 +1,7 @@
-use std::io::Write;
-
-use flate2::Compression;
-use flate2::write::GzEncoder;
-
-use crate::server::{Answer, Server, count, response, sized};
-use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran};
-
-const STREAM: &str = "/v1/cdrs/all";
-
-fn ok_chunked(body: &str) -> Answer {
-    Answer::Records(body.as_bytes().to_vec())
-}
+use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
+use crate::support::{
+    CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran, run_scripted, scripted,
+};
 
 /// A chunked 200 whose body is these bytes as they are.
 fn raw_chunks(bytes: &str) -> Answer {
@@ -23,21 +14,7 @@ fn cut(body: &str) -> Answer {
     raw_chunks(&format!("{:x}\r\n{body}\r\n", body.len()))
 }
 
-/// A scripted stream whose day has `total` calls.
-fn scripted(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplace, Server) {
-    let server = Server::start();
-    server.on(STREAM, stream).on("/v1/cdrs?", [count(total)]);
-    (Workplace::new(&server), server)
-}
-
-/// Runs one slice against it.
-fn run(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplace, Server, Ran) {
-    let (workplace, server) = scripted(total, stream);
-    let ran = workplace.run_day(PLACED);
-    (workplace, server, ran)
-}
-
-/// The same with all there is to log, none of which may hold the key, nor may anything in the lake.
+/// Runs one slice with all there is to log, none of which may hold the key, nor may anything in the lake.
 fn run_traced(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplace, Server, Ran) {
     let (workplace, server) = scripted(total, stream);
     let arguments = ["run", "--from", DAY, "--to", DAY, "--format", "json"];
@@ -496,107 +473,6 @@ fn the_paths_of_before_june_2026_are_tried_once() {
 }
 
 #[test]
-fn a_stream_that_is_paged_is_walked() {
-    let server = Server::start();
-    let page = |number: u64| {
-        format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page={number}")
-    };
-    server
-        .on("/v1/cdrs?", [count(60)])
-        .on(STREAM, [ok_chunked(&calls(0, 25))]);
-    server
-        .on(&page(2), [ok_chunked(&calls(25, 25))])
-        .on(&page(3), [ok_chunked(&calls(50, 10))]);
-    let workplace = Workplace::new(&server);
-    let ran = workplace.run_day(PLACED);
-    assert_eq!(ran.status, 0, "{ran:?}");
-    assert_eq!(workplace.rows("placed").num_rows(), 60);
-    assert_eq!(server.requests(STREAM).len(), 3);
-}
-
-#[test]
-fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
-    // 4 × 25 records make the count of 100, but they are 25 calls, with ids or without.
-    for records in [calls(0, 25), calls(0, 25).replace("call_id", "other_id")] {
-        let (workplace, _server, ran) = run(100, [ok_chunked(&records)]);
-        assert_eq!(ran.status, 1);
-        assert!(
-            ran.stdout
-                .contains("the provider counts 100 calls, its stream held 25"),
-            "{ran:?}"
-        );
-        assert!(ran.stderr.contains("page 2 is not the next"), "{ran:?}");
-        assert_eq!(workplace.table(), [] as [&str; 0]);
-    }
-}
-
-#[test]
-fn exactly_a_page_of_calls_on_a_server_that_does_not_page_is_taken_as_it_is() {
-    // All 25 calls are there; the 26th of the count never comes.
-    let server = Server::start();
-    server
-        .on(STREAM, [ok_chunked(&calls(0, 25))])
-        .on("/v1/cdrs?", [count(26)]);
-    let workplace = Workplace::new(&server);
-    let ran = workplace.run_day(&[PLACED, &["--reconcile", "warn"]].concat());
-    assert_eq!(
-        (ran.status, ran.report().totals.counts.rows),
-        (0, 25),
-        "{ran:?}"
-    );
-    assert!(
-        ran.report().warnings[0].contains("counts 26 calls, its stream held 25"),
-        "{ran:?}"
-    );
-    // A 26th that came in before the count was asked must not double the others, id or not.
-    let (first, second) = (
-        calls(0, 25).replace("call_id", "x"),
-        calls(0, 26).replace("call_id", "x"),
-    );
-    let server = Server::start();
-    server
-        .on(STREAM, [ok_chunked(&first), ok_chunked(&second)])
-        .on("/v1/cdrs?", [count(26)]);
-    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
-    assert_eq!(
-        (ran.status, ran.report().totals.counts.rows),
-        (0, 26),
-        "{ran:?}"
-    );
-}
-
-#[test]
-fn pages_that_end_before_the_count_are_warned_of_where_it_is_not_compared() {
-    let server = Server::start();
-    let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
-    server
-        .on("/v1/cdrs?", [count(100)])
-        .on(STREAM, [ok_chunked(&calls(0, 25))])
-        .on(&page, [ok_chunked(&calls(25, 5))]);
-    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
-    assert_eq!(
-        (ran.status, ran.report().totals.counts.rows),
-        (0, 30),
-        "{ran:?}"
-    );
-    assert!(
-        ran.report().warnings[0].contains("counts 100 calls, and would give only 30"),
-        "{ran:?}"
-    );
-    // A key that may stream but not list is no reason to stop a run that asked for no count.
-    server.on(
-        "/v1/cdrs?",
-        [Answer::Json(403, "{\"message\":\"no\"}".to_owned())],
-    );
-    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
-    assert_eq!(
-        (ran.status, ran.report().totals.counts.rows),
-        (0, 25),
-        "{ran:?}"
-    );
-}
-
-#[test]
 fn a_web_page_instead_of_the_count_is_a_mismatch_in_the_end() {
     let server = Server::start();
     let page = sized("200 OK", "Content-Type: text/html\r\n", "<html></html>");
@@ -640,29 +516,6 @@ fn a_key_in_the_server_s_last_words_is_not_printed() {
 }
 
 #[test]
-fn a_paged_stream_is_noticed_where_its_count_would_not_be_compared() {
-    let server = Server::start();
-    let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
-    server
-        .on("/v1/cdrs?", [count(30)])
-        .on(STREAM, [ok_chunked(&calls(0, 25))])
-        .on(&page, [ok_chunked(&calls(25, 5))]);
-    let workplace = Workplace::new(&server);
-    let ran = workplace.run_day(&[PLACED, &["--reconcile", "off"]].concat());
-    assert_eq!(
-        (ran.status, ran.report().totals.counts.rows),
-        (0, 30),
-        "{ran:?}"
-    );
-    server.on("/v1/cdrs?", [Answer::Json(400, "{}".to_owned())]);
-    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
-    assert!(
-        ran.report().warnings[0].contains("exactly 25 records came"),
-        "{ran:?}"
-    );
-}
-
-#[test]
 fn each_kind_of_setback_has_its_own_limit() {
     let whole = calls(0, 3);
     let busy = || sized("503 Service Unavailable", "Retry-After: 0\r\n", "{}");
@@ -696,7 +549,7 @@ fn each_kind_of_setback_has_its_own_limit() {
 #[test]
 fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
     let garbage = "upstream connect error or disconnect/reset before headers\n";
-    let (workplace, _server, ran) = run(1, [ok_chunked(garbage)]);
+    let (workplace, _server, ran) = run_scripted(1, [ok_chunked(garbage)]);
     assert_eq!(ran.status, 1);
     assert!(
         ran.stdout.contains("the answer's 1 lines are no records"),
@@ -704,7 +557,7 @@ fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);
     // A broken record is one, and rejected.
-    let (workplace, _server, ran) = run(1, [ok_chunked("{\"date\":\n")]);
+    let (workplace, _server, ran) = run_scripted(1, [ok_chunked("{\"date\":\n")]);
     assert_eq!(
         (ran.status, workplace.rejects("placed", "").len()),
         (0, 1),
@@ -758,7 +611,7 @@ fn numbers_in_a_server_s_words_are_not_printed() {
         sized("400 Bad Request", "", &words),
         ok_chunked(&format!("{words}\n")),
     ] {
-        let (_workplace, _server, ran) = run(3, [answer]);
+        let (_workplace, _server, ran) = run_scripted(3, [answer]);
         assert_eq!(ran.status, 1);
         for text in [&ran.stdout, &ran.stderr] {
             assert!(
@@ -820,352 +673,4 @@ fn an_unavailable_count_is_a_mismatch_that_can_be_tolerated() {
         (0, Some("off")),
         "{ran:?}"
     );
-}
-
-fn gzip(text: &str) -> Vec<u8> {
-    let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
-    encoder.write_all(text.as_bytes()).unwrap();
-    encoder.finish().unwrap()
-}
-
-/// Records that are compressed as the headers say.
-fn encoded(headers: &str, body: &[u8]) -> Answer {
-    let headers = format!("Content-Type: application/x-ndjson\r\n{headers}");
-    sized("200 OK", &headers, body)
-}
-
-const GZIP: &str = "Content-Encoding: gzip\r\n";
-const ZSTD: &str = "Content-Encoding: zstd\r\n";
-
-#[test]
-fn a_compressed_stream_is_read_to_the_end_of_its_last_member() {
-    let (first, rest) = (calls(0, 40), calls(40, 60));
-    let gzip_members = [gzip(&first), gzip(""), gzip(&rest)].concat();
-    let zstd = |text: &str| zstd::encode_all(text.as_bytes(), 1).unwrap();
-    for (headers, body) in [
-        (GZIP, gzip(&calls(0, 100))),
-        // The HTTP client's own decompression loses all but the first member without a word.
-        (GZIP, gzip_members.clone()),
-        ("Content-Encoding: X-Gzip\r\n", gzip_members),
-        (ZSTD, [zstd(&first), zstd(&rest)].concat()),
-        ("Content-Encoding: identity\r\n", calls(0, 100).into_bytes()),
-    ] {
-        let (workplace, server, ran) = run(100, [encoded(headers, &body)]);
-        assert_eq!(ran.status, 0, "{headers}: {ran:?}");
-        let slice = &ran.report().slices[0];
-        assert_eq!((slice.attempts, slice.counts.rows), (1, 100), "{headers}");
-        assert_eq!(workplace.rows("placed").num_rows(), 100, "{headers}");
-        let asked = |target| {
-            let head = server.requests(target)[0].head.to_ascii_lowercase();
-            head.contains("accept-encoding: gzip, zstd")
-        };
-        assert!(asked(STREAM) && !asked("/v1/cdrs?"));
-    }
-}
-
-#[test]
-fn an_encoding_that_was_not_asked_for_is_refused_at_once() {
-    for (headers, named) in [
-        ("Content-Encoding: br\r\n", "br"),
-        ("Content-Encoding: gzip, gzip\r\n", "gzip, gzip"),
-        // The same in two lines, of which a client may see only the first.
-        (
-            "Content-Encoding: gzip\r\nContent-Encoding: deflate\r\n",
-            "gzip, deflate",
-        ),
-    ] {
-        let (workplace, _server, ran) = run(3, [encoded(headers, &gzip(&calls(0, 3)))]);
-        assert_eq!(ran.status, 1, "{named}: {ran:?}");
-        let slice = &ran.report().slices[0];
-        let error = slice.error.as_deref().unwrap();
-        let said = format!("the answer is compressed ({named}), which was not asked for");
-        assert!(slice.attempts == 1 && error.contains(&said), "{slice:?}");
-        assert_eq!(workplace.table(), [] as [&str; 0], "{named}");
-    }
-}
-
-#[test]
-fn a_compressed_stream_that_is_cut_damaged_or_none_is_fetched_again() {
-    let whole = calls(0, 3);
-    let good = gzip(&whole);
-    let mut wrong_checksum = good.clone();
-    let checksum = good.len() - 8;
-    wrong_checksum[checksum] ^= 1;
-    let two_members = [gzip(&calls(0, 2)), gzip(&calls(2, 1))].concat();
-    for (name, headers, body, said) in [
-        ("cut", GZIP, &good[..good.len() / 2], "body is cut after"),
-        (
-            "without its checksum",
-            GZIP,
-            &good[..checksum],
-            "body is cut after",
-        ),
-        (
-            "with half of its second member",
-            GZIP,
-            &two_members[..two_members.len() - 20],
-            "body is cut after",
-        ),
-        (
-            "with another checksum",
-            GZIP,
-            &wrong_checksum,
-            "body is damaged",
-        ),
-        ("not compressed", GZIP, whole.as_bytes(), "body is damaged"),
-        (
-            "followed by something else",
-            GZIP,
-            &[good.as_slice(), b"garbage"].concat(),
-            "or followed by something else",
-        ),
-        (
-            "nothing",
-            GZIP,
-            b"",
-            "the body is empty, although it is marked as gzip",
-        ),
-        ("gzip as zstd", ZSTD, &good, "the zstd body is damaged"),
-        (
-            "compressed without a word",
-            "",
-            &good,
-            "line 1, byte 0: the body is compressed, and its Content-Encoding does not say so",
-        ),
-    ] {
-        let (workplace, _server, ran) = run(3, [encoded(headers, body), encoded(GZIP, &good)]);
-        assert_eq!(ran.status, 0, "{name}: {ran:?}");
-        let slice = &ran.report().slices[0];
-        assert_eq!((slice.attempts, slice.counts.records), (2, 3), "{name}");
-        assert_eq!(workplace.rows("placed").num_rows(), 3, "{name}");
-        assert!(ran.stderr.contains(said), "{name}: {}", ran.stderr);
-        // For ever, it fails the slice, and nothing is in the lake.
-        let (workplace, _server, ran) = run(3, [encoded(headers, body)]);
-        assert_eq!(ran.status, 1, "{name}: {ran:?}");
-        let slice = &ran.report().slices[0];
-        assert_eq!(slice.attempts, 3, "{name}");
-        assert!(
-            slice.error.as_deref().unwrap().contains(said),
-            "{name}: {slice:?}"
-        );
-        assert_eq!(workplace.table(), [] as [&str; 0], "{name}");
-    }
-}
-
-/// A page of the list with these calls.
-fn list_page(first: u32, records: u32, total: u64) -> Answer {
-    let items = calls(first, records).trim_end().replace('\n', ",");
-    Answer::Json(
-        200,
-        format!("{{\"pagination\":{{\"total\":{total}}},\"items\":[{items}]}}"),
-    )
-}
-
-/// A server whose list has these answers for its pages, and for questions for its count.
-fn lists(pages: &[&[Answer]], counts: &[u64]) -> Server {
-    let server = Server::start();
-    let query = format!("/v1/cdrs?from={DAY}&to={DAY}&type=placed&disposition=all");
-    for (number, answers) in pages.iter().enumerate() {
-        let page = format!("{query}&page={}&per_page=100", number + 1);
-        server.on(&page, answers.iter().cloned());
-    }
-    let counts = counts.iter().map(|&total| count(total));
-    server.on(&format!("{query}&page=1&per_page=1"), counts);
-    server
-}
-
-#[test]
-fn the_list_is_read_where_the_bulk_export_is_refused() {
-    let refused =
-        "{\"success\":false,\"message\":\"The service is not provisioned for your account.\"}";
-    for (status, exit, said) in [
-        (
-            403,
-            2,
-            "If only the bulk export is refused, --via pages reads the list instead",
-        ),
-        (404, 1, "or read the list instead, with --via pages"),
-    ] {
-        let server = lists(
-            &[
-                &[list_page(0, 100, 230)],
-                &[list_page(100, 100, 230)],
-                &[list_page(200, 30, 230)],
-            ],
-            &[230],
-        );
-        for path in [STREAM, "/v1/cdr/all"] {
-            server.on(path, [Answer::Json(status, refused.to_owned())]);
-        }
-        let workplace = Workplace::new(&server);
-        let ran = workplace.run_day(PLACED);
-        assert_eq!(ran.status, exit, "{ran:?}");
-        assert!(ran.stderr.contains(said), "{}", ran.stderr);
-        let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
-        assert_eq!(ran.status, 0, "{ran:?}");
-        let slice = &ran.report().slices[0];
-        assert_eq!((slice.attempts, slice.control_total), (1, Some(230)));
-        assert_eq!(workplace.rows("placed").num_rows(), 230);
-    }
-}
-
-#[test]
-fn a_list_whose_total_moves_while_it_is_walked_is_walked_again() {
-    // A call comes in between two pages: one is seen twice, and another would be missing.
-    let server = lists(
-        &[
-            &[list_page(1, 100, 150), list_page(0, 100, 151)],
-            &[list_page(100, 51, 151)],
-        ],
-        &[150, 150, 151],
-    );
-    let workplace = Workplace::new(&server);
-    let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
-    assert_eq!(ran.status, 0, "{ran:?}");
-    assert!(
-        ran.stderr.contains("moved from 150 to 151"),
-        "{}",
-        ran.stderr
-    );
-    let slice = &ran.report().slices[0];
-    assert_eq!((slice.attempts, slice.counts.rows), (2, 151), "{slice:?}");
-
-    // It moves after the last page: only the count tells.
-    let server = lists(
-        &[
-            &[list_page(0, 100, 150), list_page(0, 100, 151)],
-            &[list_page(100, 50, 150), list_page(100, 51, 151)],
-        ],
-        &[150, 150, 151],
-    );
-    let ran = Workplace::new(&server).run_day(&[PLACED, &["--via", "pages"]].concat());
-    let slice = &ran.report().slices[0];
-    assert_eq!((slice.attempts, slice.counts.rows), (2, 151), "{ran:?}");
-
-    // One that never holds what it counts fails, and one that repeats itself too.
-    for second in [list_page(100, 20, 150), list_page(0, 100, 150)] {
-        let server = lists(&[&[list_page(0, 100, 150)], &[second]], &[150]);
-        let workplace = Workplace::new(&server);
-        let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
-        assert_eq!(
-            (ran.status, ran.report().slices[0].attempts),
-            (1, 3),
-            "{ran:?}"
-        );
-        assert!(
-            ran.stdout.contains("the provider counts 150 calls"),
-            "{ran:?}"
-        );
-        assert_eq!(workplace.table(), [] as [&str; 0]);
-    }
-}
-
-#[test]
-fn a_list_that_moves_for_ever_is_read_as_far_as_it_has_moved() {
-    // The first call of all comes again on the second page, for one has come in before it.
-    let moved = [list_page(1, 100, 150), list_page(0, 100, 151)];
-    let server = lists(
-        &[
-            &moved[..1],
-            &[list_page(100, 100, 151)],
-            &[list_page(200, 1, 151)],
-        ],
-        &[150],
-    );
-    let workplace = Workplace::new(&server);
-    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
-    let slice = &ran.report().slices[0];
-    assert_eq!((ran.status, slice.attempts), (0, 2), "{ran:?}");
-    assert_eq!(
-        slice.counts.records, 200,
-        "one more than the page that would have done"
-    );
-
-    // Of 200 the 200th is a repeated one: the third page has what is still missing.
-    let server = lists(
-        &[
-            &[list_page(0, 100, 200)],
-            &[list_page(99, 100, 201)],
-            &[list_page(199, 1, 201)],
-        ],
-        &[200],
-    );
-    let workplace = Workplace::new(&server);
-    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
-    let slice = &ran.report().slices[0];
-    assert_eq!(
-        (slice.attempts, slice.counts.rows, slice.counts.duplicates),
-        (2, 200, 1),
-        "{ran:?}"
-    );
-}
-
-#[test]
-fn a_list_that_does_not_say_how_long_it_is_is_not_taken_for_whole() {
-    let server = Server::start();
-    let items = calls(0, 3).trim_end().replace('\n', ",");
-    server.on("/v1/cdrs?", [Answer::Json(200, format!("[{items}]"))]);
-    let workplace = Workplace::new(&server);
-    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
-    assert_eq!(
-        (ran.status, ran.report().slices[0].attempts),
-        (1, 1),
-        "{ran:?}"
-    );
-    assert!(
-        ran.stdout
-            .contains("the list answers without pagination.total"),
-        "{ran:?}"
-    );
-    assert_eq!(workplace.table(), [] as [&str; 0]);
-}
-
-#[test]
-fn what_the_server_says_of_a_failure_may_be_compressed_and_is_readable() {
-    let words = gzip("{\"success\":false,\"message\":\"Missing or invalid parameter type\"}");
-    let answer = sized("400 Bad Request", GZIP, words);
-    let (_workplace, _server, ran) = run(3, [answer]);
-    let error = ran.report().slices[0].error.clone().unwrap();
-    assert_eq!(
-        error,
-        "the API answered 400 Bad Request: Missing or invalid parameter type"
-    );
-}
-
-#[test]
-fn a_compressed_nothing_that_is_not_marked_as_records_is_no_day_without_calls() {
-    let nothing = gzip("");
-    let answer = |content_type: &str| {
-        let headers = format!("Content-Type: {content_type}\r\n{GZIP}");
-        sized("200 OK", &headers, &nothing)
-    };
-    let (_workplace, _server, ran) = run(0, [answer("text/plain")]);
-    assert_eq!(ran.status, 1, "{ran:?}");
-    assert!(
-        ran.stdout
-            .contains("the answer is empty and not marked as records"),
-        "{ran:?}"
-    );
-    let (_workplace, _server, ran) = run(0, [answer("application/x-ndjson")]);
-    assert_eq!(
-        (ran.status, ran.report().slices[0].attempts),
-        (0, 1),
-        "{ran:?}"
-    );
-}
-
-#[test]
-fn compression_can_be_turned_off() {
-    let (workplace, server, _ran) = run(3, [ok_chunked(&calls(0, 3))]);
-    workplace.reconfigure("max_attempts = 3", "max_attempts = 3\ncompression = false");
-    assert_eq!(
-        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
-        0
-    );
-    let requests = server.requests(STREAM);
-    let asks = |head: &str, encoding| {
-        let header = format!("accept-encoding: {encoding}\r\n");
-        head.to_ascii_lowercase().contains(&header)
-    };
-    assert!(asks(&requests[0].head, "gzip, zstd") && asks(&requests[1].head, "identity"));
 }

@@ -12,8 +12,12 @@
 mod azure;
 /// The real binary: results, exit statuses, messages, bad input.
 mod cli;
+/// Streams that are compressed.
+mod compression;
 /// What every store must do.
 mod conformance;
+/// The export in CSV.
+mod csv;
 /// What lands in the lake, against an oracle that reads the same bytes with `serde_json`.
 mod exactness;
 /// The program against a source that fails.
@@ -22,6 +26,8 @@ mod faults;
 mod http2;
 /// What is JSON, by a suite of documents.
 mod json_suite;
+/// Streams that are paged, and the paginated list.
+mod pages;
 /// The way into the lake, with a fault at each of its operations.
 mod protocol;
 /// Stands between the program and a store, and plays tricks.

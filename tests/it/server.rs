@@ -44,6 +44,9 @@ struct State {
     requests: Vec<Request>,
 }
 
+/// The bulk export.
+pub(crate) const STREAM: &str = "/v1/cdrs/all";
+
 impl Server {
     /// A server that answers 404 until it is told otherwise.
     pub(crate) fn start() -> Self {
@@ -111,6 +114,11 @@ pub(crate) fn count(total: u64) -> Answer {
             "{{\"items\":[],\"pagination\":{{\"current_page\":1,\"per_page\":1,\"total\":{total},\"total_pages\":{total}}}}}"
         ),
     )
+}
+
+/// Records, chunked.
+pub(crate) fn ok_chunked(body: &str) -> Answer {
+    Answer::Records(body.as_bytes().to_vec())
 }
 
 /// A response with a fixed body.

@@ -9,7 +9,7 @@ use cdrlake::report::RunReport;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
-use crate::server::Server;
+use crate::server::{Answer, STREAM, Server, count};
 
 pub(crate) const DAY: &str = "2026-10-01";
 /// A key that must never be seen in anything the program writes.
@@ -219,6 +219,26 @@ pub(crate) fn serving(records: &str, total: u64) -> (Server, Workplace) {
         .serve("received", DAY, "", 0);
     let workplace = Workplace::new(&server);
     (server, workplace)
+}
+
+/// A scripted stream whose day has `total` calls.
+pub(crate) fn scripted(
+    total: u64,
+    stream: impl IntoIterator<Item = Answer>,
+) -> (Workplace, Server) {
+    let server = Server::start();
+    server.on(STREAM, stream).on("/v1/cdrs?", [count(total)]);
+    (Workplace::new(&server), server)
+}
+
+/// Runs one slice against it.
+pub(crate) fn run_scripted(
+    total: u64,
+    stream: impl IntoIterator<Item = Answer>,
+) -> (Workplace, Server, Ran) {
+    let (workplace, server) = scripted(total, stream);
+    let ran = workplace.run_day(PLACED);
+    (workplace, server, ran)
 }
 
 /// Calls of one day, one a line, with ids from `first` on.

@@ -1,131 +1,8 @@
-//! Finds where records begin and end in a byte stream that is cut anywhere.
-//!
-//! ```text
-//! {…}\n{…}\n                              lines: one record a line
-//! [{…},{…}]                               array: one record an element
-//! {"items":[{…},{…}],"pagination":{…}}    envelope: one record an element of `items`
-//! ```
-//!
-//! The layout is recognised from the first bytes. Framing knows nothing of what a record means,
-//! does no I/O, and holds at most `max_record_bytes` and one chunk.
-//!
-//! ```
-//! use cdrlake::framing::{Frame, Framer};
-//!
-//! let mut texts = Vec::new();
-//! let mut keep = |frame: Frame<'_>| {
-//!     if let Frame::Record { text, .. } = frame {
-//!         texts.push(String::from_utf8_lossy(text).into_owned());
-//!     }
-//!     Ok::<(), cdrlake::framing::FramingError>(())
-//! };
-//! let mut framer = Framer::new(1 << 20);
-//! framer.push(b"{\"a\":1}\r\n\n{\"a\"", &mut keep)?;
-//! framer.push(b":2}", &mut keep)?;
-//! framer.finish(&mut keep)?;
-//! assert_eq!(texts, [r#"{"a":1}"#, r#"{"a":2}"#]);
-//! # Ok::<(), cdrlake::framing::FramingError>(())
-//! ```
+//! Records in JSON: lines, an array, or an envelope. Which of them it is shows in the first bytes.
 
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 
-/// Where a record begins in the decoded body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Position {
-    /// Line, counted from 1, blank lines included.
-    pub line: u64,
-    /// Offset in bytes from the start of the body, counted from 0.
-    pub byte: u64,
-}
-
-impl std::fmt::Display for Position {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "line {}, byte {}", self.line, self.byte)
-    }
-}
-
-/// What ended a record: it decides what a syntax error inside the record means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Boundary {
-    /// A newline. Framing goes on safely at the next line whatever the record held.
-    Newline,
-    /// The end of an array element. After a syntax error nothing that follows can be trusted.
-    Element,
-    /// The end of the body, without a newline. A syntax error here is a stream that was cut.
-    EndOfBody,
-}
-
-/// One record's bytes, or what is known of a record that is too long.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Frame<'a> {
-    /// A whole record: no line ending, never blank.
-    Record {
-        /// Where the record begins.
-        at: Position,
-        /// What ended it.
-        boundary: Boundary,
-        /// The record's bytes, not yet known to be JSON or UTF-8.
-        text: &'a [u8],
-    },
-    /// A record longer than `max_record_bytes`; framing has gone on behind it.
-    TooLong {
-        /// Where the record begins.
-        at: Position,
-        /// Its first `max_record_bytes` bytes.
-        prefix: &'a [u8],
-        /// Its whole length in bytes.
-        length_bytes: u64,
-    },
-}
-
-/// What the body as a whole said.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct BodySummary {
-    /// Decoded bytes read.
-    pub bytes: u64,
-    /// `pagination.total` of an envelope.
-    pub envelope_total: Option<u64>,
-}
-
-/// The body cannot be split into records.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum FramingError {
-    /// The body ended inside an array or an envelope: the stream was cut.
-    #[error("{at}: the body ends inside its list of records")]
-    UnexpectedEnd {
-        /// Where the body ended.
-        at: Position,
-    },
-    /// Something other than JSON's next token stood in an array or an envelope.
-    #[error("{at}: expected {expected} in the list of records")]
-    Syntax {
-        /// Where it stood.
-        at: Position,
-        /// What would have been right there.
-        expected: &'static str,
-    },
-    /// What began like an envelope has the keys of a record.
-    #[error(
-        "{at}: the body begins with `items` or `pagination` like a page of the list, but goes on like a record, so that neither can be trusted"
-    )]
-    RecordAsEnvelope {
-        /// Where such a key ended.
-        at: Position,
-    },
-    /// The body begins like a gzip or zstd stream.
-    #[error("{at}: the body is compressed, and its Content-Encoding does not say so")]
-    Compressed {
-        /// Where it begins.
-        at: Position,
-    },
-    /// The body begins like a page of HTML or XML.
-    #[error("{at}: the body is a web page, not records (a proxy's or a firewall's answer?)")]
-    WebPage {
-        /// Where the first `<` stood.
-        at: Position,
-    },
-}
+use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position, is_space};
 
 /// Keys of a record that an envelope never has beside its list. An object that begins with `items`
 /// and has one of them is a record after all, and must not be taken apart.
@@ -148,11 +25,10 @@ const MAX_PAGINATION_BYTES: usize = 64 << 10;
 const MAX_DETECTED_BYTES: usize = 256;
 /// First bytes of gzip and zstd streams. No JSON begins with them.
 const COMPRESSED_MAGIC: [&[u8]; 2] = [b"\x1F\x8B", b"\x28\xB5\x2F\xFD"];
-const BOM: &[u8] = b"\xEF\xBB\xBF";
 
-/// Splits a body into records. See the [module](self) for layouts and limits.
+/// Splits a body of JSON into records.
 #[derive(Debug)]
-pub struct Framer {
+pub(super) struct JsonFramer {
     max_record_bytes: usize,
     /// Position of the next byte to be read.
     at: Position,
@@ -270,18 +146,12 @@ impl Extent {
     }
 }
 
-fn is_space(byte: u8) -> bool {
-    matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
-}
-
 fn is_blank(text: &[u8]) -> bool {
     text.iter().copied().all(is_space)
 }
 
-impl Framer {
-    /// A framer for one body. A longer record than `max_record_bytes` comes out as
-    /// [`Frame::TooLong`].
-    pub fn new(max_record_bytes: usize) -> Self {
+impl JsonFramer {
+    pub(super) fn new(max_record_bytes: usize) -> Self {
         let start = Position { line: 1, byte: 0 };
         Self {
             max_record_bytes,
@@ -295,12 +165,13 @@ impl Framer {
         }
     }
 
-    /// Takes the next bytes and hands out every record that ends in them. Records that lie whole
-    /// within `chunk` are not copied.
-    ///
-    /// # Errors
-    /// [`FramingError`], or what `on_frame` returns; neither leaves the framer usable.
-    pub fn push<E, F>(&mut self, chunk: &[u8], on_frame: &mut F) -> Result<(), E>
+    /// Memory held between two chunks.
+    #[cfg(test)]
+    pub(super) fn capacity_bytes(&self) -> usize {
+        self.partial.capacity()
+    }
+
+    pub(super) fn push<E, F>(&mut self, chunk: &[u8], on_frame: &mut F) -> Result<(), E>
     where
         E: From<FramingError>,
         F: FnMut(Frame<'_>) -> Result<(), E>,
@@ -317,12 +188,7 @@ impl Framer {
         Ok(())
     }
 
-    /// Ends the body: hands out a last line without a newline.
-    ///
-    /// # Errors
-    /// [`FramingError::UnexpectedEnd`] if an array or an envelope is not closed, or what
-    /// `on_frame` returns.
-    pub fn finish<E, F>(mut self, on_frame: &mut F) -> Result<BodySummary, E>
+    pub(super) fn finish<E, F>(mut self, on_frame: &mut F) -> Result<BodySummary, E>
     where
         E: From<FramingError>,
         F: FnMut(Frame<'_>) -> Result<(), E>,
@@ -764,6 +630,3 @@ fn pagination_total(text: &[u8]) -> Option<u64> {
         .ok()
         .map(|pagination| pagination.total)
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,204 @@
+//! Rows of CSV become the JSON objects that they would be, so that there is one definition of what a
+//! record means.
+//!
+//! The export's header line is not documented, so columns are known by name, in any case and order: `date`,
+//! `Date`, `Call ID`, `call-id` and `callId` are all understood. An empty cell is a field that is absent;
+//! a column without a field of its own is kept in `extra`, under its name as it stands.
+
+use std::io::Write;
+
+use super::Reason;
+use super::plain::Field;
+use crate::framing::{Cells, MAX_CELLS};
+
+/// The first line of CSV is no header of call detail records. The texts quote nothing: without a header
+/// that line is a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// No column for the one field that every record has.
+    #[error(
+        "the first line of the CSV names no column `date` (of its {columns} columns, separated by commas, {known} are known), so it is no header of call detail records"
+    )]
+    NoDate {
+        /// Columns there are.
+        columns: usize,
+        /// Those among them that stand for a field.
+        known: usize,
+    },
+    /// Two columns of one name.
+    #[error("the columns {first} and {second} of the CSV have the same name")]
+    Twice {
+        /// The first of them, from 1.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
+    /// A name that is no text.
+    #[error("the name of column {column} of the CSV is not valid UTF-8")]
+    NotUtf8 {
+        /// Which one, from 1.
+        column: usize,
+    },
+    /// More columns than anybody has.
+    #[error("the CSV has {columns} columns, more than {MAX_CELLS}")]
+    TooManyColumns {
+        /// How many.
+        columns: usize,
+    },
+}
+
+/// What a line of CSV is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CsvRow<'a> {
+    /// The header.
+    Header,
+    /// A record, as the JSON object that [`decode`](super::decode) reads.
+    Record(&'a [u8]),
+    /// No record.
+    Reject(Reason),
+}
+
+/// Reads the rows of one body.
+#[derive(Debug, Default)]
+pub struct CsvRows {
+    /// The columns, once the header was read.
+    columns: Vec<Column>,
+    json: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Column {
+    field: Option<Field>,
+    /// The member's key, quoted, with its colon.
+    key: String,
+}
+
+impl CsvRows {
+    /// Reads the next line: the first one is the header.
+    ///
+    /// # Errors
+    /// [`HeaderError`] if the first line is no header.
+    pub fn read<'a>(
+        &'a mut self,
+        text: &'a [u8],
+        cells: Cells<'_>,
+    ) -> Result<CsvRow<'a>, HeaderError> {
+        if self.columns.is_empty() {
+            self.columns = columns(cells)?;
+            return Ok(CsvRow::Header);
+        }
+        if cells.count() != self.columns.len() {
+            // A server that fails in the middle may say so in JSON.
+            return Ok(if text.starts_with(b"{") {
+                CsvRow::Record(text)
+            } else {
+                CsvRow::Reject(Reason::Columns {
+                    found: cells.count(),
+                    expected: self.columns.len(),
+                })
+            });
+        }
+        if let Err(error) = std::str::from_utf8(text) {
+            let at = error.valid_up_to();
+            return Ok(CsvRow::Reject(Reason::InvalidUtf8 { at }));
+        }
+        self.json.clear();
+        self.json.push(b'{');
+        for (column, cell) in self.columns.iter().zip(cells.iter()) {
+            if cell.is_empty() {
+                continue;
+            }
+            if self.json.len() > 1 {
+                self.json.push(b',');
+            }
+            self.json.extend_from_slice(column.key.as_bytes());
+            // The one field that must not be a string. What is no number is refused as what it is.
+            if column.field == Some(Field::Duration) && is_number(cell) {
+                self.json.extend_from_slice(cell);
+            } else {
+                write_string(cell, &mut self.json);
+            }
+        }
+        self.json.push(b'}');
+        Ok(CsvRow::Record(&self.json))
+    }
+
+    /// Fields for which the header has no column: their columns stay empty.
+    pub fn missing_fields(&self) -> Vec<&'static str> {
+        if self.columns.is_empty() {
+            return Vec::new();
+        }
+        let has = |field: Field| {
+            self.columns
+                .iter()
+                .any(|column| column.field == Some(field))
+        };
+        let missing = Field::ALL.into_iter().filter(|&field| match field {
+            Field::Uuid | Field::ParentUuid => false,
+            Field::CallId => !has(field) && !has(Field::Uuid),
+            Field::ParentCallId => !has(field) && !has(Field::ParentUuid),
+            _ => !has(field),
+        });
+        missing.map(Field::name).collect()
+    }
+}
+
+fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
+    if cells.count() > MAX_CELLS {
+        let columns = cells.count();
+        return Err(HeaderError::TooManyColumns { columns });
+    }
+    let mut columns: Vec<Column> = Vec::with_capacity(cells.count());
+    for (i, name) in cells.iter().enumerate() {
+        let number = i + 1;
+        let name =
+            std::str::from_utf8(name).map_err(|_| HeaderError::NotUtf8 { column: number })?;
+        let plain = letters(name);
+        let field = Field::ALL
+            .into_iter()
+            .find(|field| letters(field.name()) == plain);
+        let key = match field {
+            Some(field) => field.name().to_owned(),
+            None if name.trim().is_empty() => format!("column_{number}"),
+            None => name.trim().to_owned(),
+        };
+        let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
+        columns.push(Column { field, key });
+    }
+    let known = columns.iter().filter_map(|column| column.field);
+    if !known.clone().any(|field| field == Field::Date) {
+        return Err(HeaderError::NoDate {
+            columns: columns.len(),
+            known: known.count(),
+        });
+    }
+    for (i, column) in columns.iter().enumerate() {
+        let earlier = columns[..i]
+            .iter()
+            .position(|other| other.key == column.key);
+        if let Some(earlier) = earlier {
+            return Err(HeaderError::Twice {
+                first: earlier + 1,
+                second: i + 1,
+            });
+        }
+    }
+    Ok(columns)
+}
+
+/// A name without case, spaces and marks.
+fn letters(name: &str) -> String {
+    let letters = name.chars().filter(|letter| letter.is_alphanumeric());
+    letters.flat_map(char::to_lowercase).collect()
+}
+
+fn is_number(cell: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Number>(cell).is_ok()
+}
+
+fn write_string(cell: &[u8], json: &mut Vec<u8>) {
+    let text =
+        std::str::from_utf8(cell).expect("the whole line is UTF-8, and commas are one byte each");
+    write!(json, "{}", serde_json::Value::from(text)).expect("writing to memory does not fail");
+}

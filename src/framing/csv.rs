@@ -1,0 +1,233 @@
+//! Records in CSV: the state machine of the `csv` crate, fed with chunks.
+//!
+//! `csv-core` rather than `csv`, whose reader wants to read by itself, and for which a record has no
+//! greatest length: one quotation mark too many would take the rest of a body into memory.
+
+use csv_core::{ReadRecordResult, Reader};
+
+use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position};
+
+/// Most cells of a line that are told apart; nobody has as many columns.
+pub const MAX_CELLS: usize = 4_096;
+
+/// What stands between the commas of a line, quotation marks taken off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cells<'a> {
+    bytes: &'a [u8],
+    ends: &'a [usize],
+    count: usize,
+}
+
+impl<'a> Cells<'a> {
+    /// How many there are.
+    pub fn count(self) -> usize {
+        self.count
+    }
+
+    /// One after the other; of more than [`MAX_CELLS`] not all.
+    pub fn iter(self) -> impl Iterator<Item = &'a [u8]> {
+        let mut start = 0;
+        self.ends.iter().map(move |&end| {
+            let cell = &self.bytes[start..end];
+            start = end;
+            cell
+        })
+    }
+}
+
+/// Splits a body of CSV into lines, and these into cells.
+#[derive(Debug)]
+pub(super) struct CsvFramer {
+    max_record_bytes: usize,
+    reader: Reader,
+    /// The first bytes, until they are known to be a byte order mark or not.
+    start: Option<Vec<u8>>,
+    /// Position of the next byte to be read.
+    at: Position,
+    /// Where the line that is under way begins; `None` between two lines.
+    line_at: Option<Position>,
+    /// The line's bytes, capped, and how many there are.
+    text: Vec<u8>,
+    length_bytes: u64,
+    cells: Vec<u8>,
+    cells_used: usize,
+    ends: Vec<usize>,
+    ends_used: usize,
+    /// Cells beyond [`MAX_CELLS`].
+    more_cells: usize,
+}
+
+impl CsvFramer {
+    pub(super) fn new(max_record_bytes: usize) -> Self {
+        let start = Position { line: 1, byte: 0 };
+        Self {
+            max_record_bytes,
+            reader: Reader::new(),
+            start: Some(Vec::new()),
+            at: start,
+            line_at: None,
+            text: Vec::new(),
+            length_bytes: 0,
+            cells: vec![0; 1 << 10],
+            cells_used: 0,
+            ends: vec![0; 32],
+            ends_used: 0,
+            more_cells: 0,
+        }
+    }
+
+    /// Memory held between two chunks.
+    #[cfg(test)]
+    pub(super) fn capacity_bytes(&self) -> usize {
+        let ends = self.ends.capacity() * size_of::<usize>();
+        self.text.capacity() + self.cells.capacity() + ends
+    }
+
+    pub(super) fn push<E, F>(&mut self, chunk: &[u8], on_frame: &mut F) -> Result<(), E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        if let Some(start) = &mut self.start {
+            start.extend_from_slice(chunk);
+            return if start.len() < BOM.len() {
+                Ok(())
+            } else {
+                self.begin(on_frame)
+            };
+        }
+        let mut rest = chunk;
+        while !rest.is_empty() {
+            if self.line_at.is_none() {
+                // Blank lines, and the second byte of a line ending.
+                let first = rest.iter().position(|byte| !b"\r\n".contains(byte));
+                let first = first.unwrap_or(rest.len());
+                self.advance(&rest[..first]);
+                rest = &rest[first..];
+                if rest.is_empty() {
+                    break;
+                }
+                self.line_at = Some(self.at);
+            }
+            let (taken, has_ended) = self.read(rest);
+            let (line, next) = rest.split_at(taken);
+            self.keep(line);
+            self.advance(line);
+            rest = next;
+            if has_ended {
+                // The ending is what was taken last.
+                self.length_bytes -= 1;
+                self.end_line(Boundary::Newline, on_frame)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes the first bytes, without their byte order mark.
+    fn begin<E, F>(&mut self, on_frame: &mut F) -> Result<(), E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let start = self.start.take().unwrap_or_default();
+        let text = start.strip_prefix(BOM).unwrap_or(&start);
+        self.advance(&start[..start.len() - text.len()]);
+        self.push(text, on_frame)
+    }
+
+    pub(super) fn finish<E, F>(mut self, on_frame: &mut F) -> Result<BodySummary, E>
+    where
+        E: From<FramingError>,
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        self.begin(on_frame)?;
+        if let Some(at) = self.line_at {
+            // Two within quotation marks stand for one, so only an open quote makes them odd.
+            if memchr::memchr_iter(b'"', &self.text).count() % 2 == 1 {
+                return Err(FramingError::OpenQuote { at }.into());
+            }
+            while !self.read(b"").1 {}
+            self.end_line(Boundary::EndOfBody, on_frame)?;
+        }
+        Ok(BodySummary {
+            bytes: self.at.byte,
+            envelope_total: None,
+        })
+    }
+
+    /// Reads on in the line: how many bytes were taken, and whether it has ended.
+    fn read(&mut self, input: &[u8]) -> (usize, bool) {
+        let (result, taken, cells, ends) = self.reader.read_record(
+            input,
+            &mut self.cells[self.cells_used..],
+            &mut self.ends[self.ends_used..],
+        );
+        self.cells_used += cells;
+        self.ends_used += ends;
+        match result {
+            // What is too long is passed over: its cells are not looked at.
+            ReadRecordResult::OutputFull if self.cells.len() > self.max_record_bytes => {
+                self.cells_used = 0;
+            }
+            ReadRecordResult::OutputFull => {
+                let room = (2 * self.cells.len()).min(self.max_record_bytes + 1);
+                self.cells.resize(room.max(self.cells.len() + 1), 0);
+            }
+            // Cells that are too many are only counted.
+            ReadRecordResult::OutputEndsFull if self.ends.len() == MAX_CELLS => {
+                self.ends_used -= 1;
+                self.more_cells += 1;
+            }
+            ReadRecordResult::OutputEndsFull => {
+                let room = (2 * self.ends.len()).min(MAX_CELLS);
+                self.ends.resize(room, 0);
+            }
+            ReadRecordResult::InputEmpty => {}
+            ReadRecordResult::Record | ReadRecordResult::End => return (taken, true),
+        }
+        (taken, false)
+    }
+
+    fn advance(&mut self, passed: &[u8]) {
+        self.at.byte += passed.len() as u64;
+        self.at.line += memchr::memchr_iter(b'\n', passed).count() as u64;
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        let room = self.max_record_bytes.saturating_sub(self.text.len());
+        self.text.extend_from_slice(&bytes[..room.min(bytes.len())]);
+        self.length_bytes += bytes.len() as u64;
+    }
+
+    fn end_line<E, F>(&mut self, boundary: Boundary, on_frame: &mut F) -> Result<(), E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let at = self.line_at.take().unwrap_or(self.at);
+        let length = usize::try_from(self.length_bytes).unwrap_or(usize::MAX);
+        let text = &self.text[..length.min(self.text.len())];
+        let frame = if length > self.max_record_bytes {
+            Frame::TooLong {
+                at,
+                prefix: text,
+                length_bytes: self.length_bytes,
+            }
+        } else {
+            Frame::Cells {
+                at,
+                boundary,
+                text,
+                cells: Cells {
+                    bytes: &self.cells[..self.cells_used],
+                    ends: &self.ends[..self.ends_used],
+                    count: self.ends_used + self.more_cells,
+                },
+            }
+        };
+        on_frame(frame)?;
+        self.text.clear();
+        self.length_bytes = 0;
+        self.cells_used = 0;
+        self.ends_used = 0;
+        self.more_cells = 0;
+        Ok(())
+    }
+}

@@ -1,0 +1,247 @@
+use arrow::array::AsArray;
+use serde_json::json;
+
+use crate::server::{Answer, Server, count, sized};
+use crate::simulator::Simulator;
+use crate::support::{DAY, PLACED, Ran, Workplace, calls};
+
+const CSV: &[&str] = &["--via", "csv"];
+
+fn csv(body: impl AsRef<[u8]>) -> Answer {
+    sized("200 OK", "Content-Type: text/csv\r\n", body)
+}
+
+/// Runs one slice against an export in CSV.
+fn run_csv(total: u64, answers: impl IntoIterator<Item = Answer>) -> (Workplace, Server, Ran) {
+    let server = Server::start();
+    server
+        .on("/v1/cdr.csv", answers)
+        .on("/v1/cdrs?", [count(total)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, CSV].concat());
+    (workplace, server, ran)
+}
+
+#[test]
+fn the_export_in_csv_makes_the_same_lake_as_the_stream() {
+    let simulator = Simulator::start(&["--calls-per-day", "3000"]);
+    let arguments = ["run", "--from", "2026-09-28", "--to", "2026-10-01"];
+    let by_stream = Workplace::with_url(&simulator.url);
+    assert_eq!(by_stream.run(&arguments).status, 0);
+    let by_csv = Workplace::with_url(&simulator.url);
+    let ran = by_csv.run(&[&arguments[..], CSV].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let digests = by_csv.digests();
+    assert_eq!(digests.len(), 8);
+    assert_eq!(digests, by_stream.digests());
+    assert_eq!(by_csv.run(&["verify"]).status, 0);
+}
+
+#[test]
+fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
+    let body = "\u{feff}Charge;,CALL-ID,Duration , date,\"Per Minute\",Rate Plan,from,,TO\r\n\
+                0.009750001,c1,26,2026-10-01 10:00:00 UTC,0.0225,\"Gold, \"\"new\"\"\",anonymous,y,33170363950\r\n\
+                ,c2,,2026-10-01T11:00:00.000Z,,,,,\r\n";
+    let (workplace, server, ran) = run_csv(2, [csv(body)]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let rows = workplace.rows("placed");
+    let text = |name: &str| {
+        rows.column_by_name(name)
+            .unwrap()
+            .as_string::<i32>()
+            .clone()
+    };
+    assert_eq!(text("call_id").value(0), "c1");
+    assert_eq!(text("from_number").value(0), "anonymous");
+    assert_eq!(text("to_number").value(0), "33170363950");
+    let extra: serde_json::Value = serde_json::from_str(text("extra").value(0)).unwrap();
+    assert_eq!(
+        extra,
+        json!({"Rate Plan": "Gold, \"new\"", "column_8": "y"})
+    );
+    // Empty cells are fields that are absent.
+    for column in rows.columns().iter().skip(5) {
+        assert!(column.is_null(1), "{rows:?}");
+    }
+    let totals = &ran.report().totals;
+    assert_eq!(
+        (
+            totals.totals.charge_usd.to_string(),
+            totals.counts.missing_charge
+        ),
+        ("0.009750001".to_owned(), 1)
+    );
+    // What the header lacks is named, once.
+    let missing = "the CSV has no column for forward_fee, destination, disposition, sip_trunk, parent_call_id, answered_by,";
+    let warnings = &ran.report().warnings;
+    assert!(
+        warnings.len() == 1 && warnings[0].starts_with(missing),
+        "{warnings:?}"
+    );
+    let asked = &server.requests("/v1/cdr.csv")[0];
+    assert!(
+        asked
+            .target
+            .ends_with(&format!("?from={DAY}&to={DAY}&type=placed&disposition=all")),
+        "{asked:?}"
+    );
+}
+
+#[test]
+fn lines_that_do_not_fit_the_header_are_rejected_as_they_stand() {
+    let body = format!(
+        "date,charge,duration,to\n{DAY}T10:00:00Z,0.01,60,1\n{DAY}T10:00:00Z,0.01\n\n{DAY}T10:00:00Z,a,60,2\n{DAY}T10:00:00Z,0.01,1m,3\nx\u{1},\"0\n1\",1,4\n"
+    );
+    let body = [body.as_bytes(), b"\xFF,0.01,1,5\n"].concat();
+    let (workplace, _server, ran) = run_csv(6, [csv(body)]);
+    assert_eq!(
+        (ran.status, workplace.rows("placed").num_rows()),
+        (0, 1),
+        "{ran:?}"
+    );
+    let rejects = workplace.rejects("placed", "");
+    let seen: Vec<_> = rejects
+        .iter()
+        .map(|reject| {
+            (
+                reject["line"].as_u64().unwrap(),
+                reject["code"].as_str().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            (3, "columns"),
+            (5, "amount"),
+            (6, "wrong_type"),
+            (7, "date"),
+            (9, "invalid_utf8")
+        ]
+    );
+    assert_eq!(rejects[0]["text"], format!("{DAY}T10:00:00Z,0.01"));
+    assert_eq!(
+        rejects[0]["reason"],
+        "the line has 2 columns, and the header 4"
+    );
+    assert_eq!(rejects[3]["text"], "x\u{1},\"0\n1\",1,4");
+    assert_eq!(
+        rejects[4]["reason"],
+        "not valid UTF-8 at byte 0 of the record"
+    );
+}
+
+#[test]
+fn what_is_no_header_is_not_taken_for_one() {
+    let data = format!("call-1,{DAY}T10:00:00Z,13025550101,0.01\n");
+    for (body, problem) in [
+        (
+            data.as_str(),
+            "names no column `date` (of its 4 columns, separated by commas, 0 are known)",
+        ),
+        ("date;from;to\n", "names no column `date` (of its 1 columns"),
+        (
+            "date,Call ID,call_id\n",
+            "the columns 2 and 3 of the CSV have the same name",
+        ),
+        ("{\"success\":false}\n", "names no column `date`"),
+    ] {
+        let (workplace, server, ran) = run_csv(1, [csv(body)]);
+        assert_eq!(ran.status, 1, "{body}: {ran:?}");
+        assert!(ran.stdout.contains(problem), "{body}: {ran:?}");
+        assert_eq!(server.requests("/v1/cdr.csv").len(), 3, "{body}");
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+        for text in [&ran.stdout, &ran.stderr] {
+            assert!(!text.contains("13025550101"), "{text}");
+        }
+    }
+}
+
+#[test]
+fn csv_that_is_cut_or_that_tells_of_a_failure_is_fetched_again() {
+    let line = |id| format!("{DAY}T10:00:00Z,\"Canada, Toronto\",0.01,call-{id}\n");
+    let whole = format!("date,destination,charge,call_id\n{}{}", line(1), line(2));
+    let header = "date,destination,charge,call_id\n";
+    for (body, problem) in [
+        (
+            whole[..whole.len() - 10].to_owned(),
+            "ends in the middle of a record",
+        ),
+        (
+            whole[..header.len() + 30].to_owned(),
+            "ends inside quotation marks",
+        ),
+        (
+            format!(
+                "{header}{}{{\"success\":false,\"message\":\"export failed\"}}\n",
+                line(1)
+            ),
+            "broke off with a message of its own: export failed",
+        ),
+    ] {
+        let (workplace, _server, ran) = run_csv(2, [csv(&body), csv(&whole)]);
+        assert_eq!(ran.status, 0, "{body}: {ran:?}");
+        assert_eq!(ran.report().slices[0].attempts, 2, "{body}");
+        assert!(ran.stderr.contains(problem), "{body}: {}", ran.stderr);
+        assert_eq!(workplace.rows("placed").num_rows(), 2);
+    }
+}
+
+#[test]
+fn a_day_without_calls_is_a_header_or_nothing() {
+    for body in ["date,charge\n", ""] {
+        let (workplace, _server, ran) = run_csv(0, [csv(body)]);
+        assert_eq!(
+            (ran.status, ran.report().slices[0].attempts),
+            (0, 1),
+            "{ran:?}"
+        );
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn csv_that_is_paged_is_walked_header_by_header() {
+    let page = |first: u32, records: u32| {
+        let lines = calls(first, records);
+        let lines = lines.lines().map(|line| {
+            let call: serde_json::Value = serde_json::from_str(line).unwrap();
+            let text = |key: &str| call[key].as_str().unwrap().to_owned();
+            format!("{},{},{}\n", text("call_id"), text("date"), text("charge"))
+        });
+        csv(format!(
+            "call_id,date,charge\n{}",
+            lines.collect::<String>()
+        ))
+    };
+    let server = Server::start();
+    server
+        .on("/v1/cdr.csv", [page(0, 25)])
+        .on("/v1/cdrs?", [count(60)]);
+    for (number, first) in [(2, 25), (3, 50)] {
+        let target =
+            format!("/v1/cdr.csv?from={DAY}&to={DAY}&type=placed&disposition=all&page={number}");
+        server.on(&target, [page(first, 25.min(60 - first))]);
+    }
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, CSV].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(workplace.rows("placed").num_rows(), 60);
+}
+
+#[test]
+fn an_export_that_was_renamed_like_the_others_is_found() {
+    let server = Server::start();
+    server
+        .on("/v1/cdrs.csv", [csv(format!("date\n{DAY}T10:00:00Z\n"))])
+        .on("/v1/cdrs?", [count(1)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, CSV].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("The server does not know /v1/cdr.csv (404); /v1/cdrs.csv works."),
+        "{}",
+        ran.stderr
+    );
+}

@@ -1,0 +1,294 @@
+use crate::server::{Answer, STREAM, Server, count, ok_chunked};
+use crate::support::{DAY, PLACED, Workplace, calls, run_scripted};
+
+#[test]
+fn a_stream_that_is_paged_is_walked() {
+    let server = Server::start();
+    let page = |number: u64| {
+        format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page={number}")
+    };
+    server
+        .on("/v1/cdrs?", [count(60)])
+        .on(STREAM, [ok_chunked(&calls(0, 25))]);
+    server
+        .on(&page(2), [ok_chunked(&calls(25, 25))])
+        .on(&page(3), [ok_chunked(&calls(50, 10))]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(workplace.rows("placed").num_rows(), 60);
+    assert_eq!(server.requests(STREAM).len(), 3);
+}
+
+#[test]
+fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
+    // 4 × 25 records make the count of 100, but they are 25 calls, with ids or without.
+    for records in [calls(0, 25), calls(0, 25).replace("call_id", "other_id")] {
+        let (workplace, _server, ran) = run_scripted(100, [ok_chunked(&records)]);
+        assert_eq!(ran.status, 1);
+        assert!(
+            ran.stdout
+                .contains("the provider counts 100 calls, its stream held 25"),
+            "{ran:?}"
+        );
+        assert!(ran.stderr.contains("page 2 is not the next"), "{ran:?}");
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn exactly_a_page_of_calls_on_a_server_that_does_not_page_is_taken_as_it_is() {
+    // All 25 calls are there; the 26th of the count never comes.
+    let server = Server::start();
+    server
+        .on(STREAM, [ok_chunked(&calls(0, 25))])
+        .on("/v1/cdrs?", [count(26)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--reconcile", "warn"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 25),
+        "{ran:?}"
+    );
+    assert!(
+        ran.report().warnings[0].contains("counts 26 calls, its stream held 25"),
+        "{ran:?}"
+    );
+    // A 26th that came in before the count was asked must not double the others, id or not.
+    let (first, second) = (
+        calls(0, 25).replace("call_id", "x"),
+        calls(0, 26).replace("call_id", "x"),
+    );
+    let server = Server::start();
+    server
+        .on(STREAM, [ok_chunked(&first), ok_chunked(&second)])
+        .on("/v1/cdrs?", [count(26)]);
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 26),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn pages_that_end_before_the_count_are_warned_of_where_it_is_not_compared() {
+    let server = Server::start();
+    let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
+    server
+        .on("/v1/cdrs?", [count(100)])
+        .on(STREAM, [ok_chunked(&calls(0, 25))])
+        .on(&page, [ok_chunked(&calls(25, 5))]);
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 30),
+        "{ran:?}"
+    );
+    assert!(
+        ran.report().warnings[0].contains("counts 100 calls, and would give only 30"),
+        "{ran:?}"
+    );
+    // A key that may stream but not list is no reason to stop a run that asked for no count.
+    server.on(
+        "/v1/cdrs?",
+        [Answer::Json(403, "{\"message\":\"no\"}".to_owned())],
+    );
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 25),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_paged_stream_is_noticed_where_its_count_would_not_be_compared() {
+    let server = Server::start();
+    let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
+    server
+        .on("/v1/cdrs?", [count(30)])
+        .on(STREAM, [ok_chunked(&calls(0, 25))])
+        .on(&page, [ok_chunked(&calls(25, 5))]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 30),
+        "{ran:?}"
+    );
+    server.on("/v1/cdrs?", [Answer::Json(400, "{}".to_owned())]);
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--reconcile", "off"]].concat());
+    assert!(
+        ran.report().warnings[0].contains("exactly 25 records came"),
+        "{ran:?}"
+    );
+}
+
+/// A page of the list with these calls.
+fn list_page(first: u32, records: u32, total: u64) -> Answer {
+    let items = calls(first, records).trim_end().replace('\n', ",");
+    Answer::Json(
+        200,
+        format!("{{\"pagination\":{{\"total\":{total}}},\"items\":[{items}]}}"),
+    )
+}
+
+/// A server whose list has these answers for its pages, and for questions for its count.
+fn lists(pages: &[&[Answer]], counts: &[u64]) -> Server {
+    let server = Server::start();
+    let query = format!("/v1/cdrs?from={DAY}&to={DAY}&type=placed&disposition=all");
+    for (number, answers) in pages.iter().enumerate() {
+        let page = format!("{query}&page={}&per_page=100", number + 1);
+        server.on(&page, answers.iter().cloned());
+    }
+    let counts = counts.iter().map(|&total| count(total));
+    server.on(&format!("{query}&page=1&per_page=1"), counts);
+    server
+}
+
+#[test]
+fn the_list_is_read_where_the_bulk_export_is_refused() {
+    let refused =
+        "{\"success\":false,\"message\":\"The service is not provisioned for your account.\"}";
+    for (status, exit, said) in [
+        (
+            403,
+            2,
+            "If only the bulk export is refused, --via pages reads the list instead",
+        ),
+        (404, 1, "or read the list instead, with --via pages"),
+    ] {
+        let server = lists(
+            &[
+                &[list_page(0, 100, 230)],
+                &[list_page(100, 100, 230)],
+                &[list_page(200, 30, 230)],
+            ],
+            &[230],
+        );
+        for path in [STREAM, "/v1/cdr/all"] {
+            server.on(path, [Answer::Json(status, refused.to_owned())]);
+        }
+        let workplace = Workplace::new(&server);
+        let ran = workplace.run_day(PLACED);
+        assert_eq!(ran.status, exit, "{ran:?}");
+        assert!(ran.stderr.contains(said), "{}", ran.stderr);
+        let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let slice = &ran.report().slices[0];
+        assert_eq!((slice.attempts, slice.control_total), (1, Some(230)));
+        assert_eq!(workplace.rows("placed").num_rows(), 230);
+    }
+}
+
+#[test]
+fn a_list_whose_total_moves_while_it_is_walked_is_walked_again() {
+    // A call comes in between two pages: one is seen twice, and another would be missing.
+    let server = lists(
+        &[
+            &[list_page(1, 100, 150), list_page(0, 100, 151)],
+            &[list_page(100, 51, 151)],
+        ],
+        &[150, 150, 151],
+    );
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(
+        ran.stderr.contains("moved from 150 to 151"),
+        "{}",
+        ran.stderr
+    );
+    let slice = &ran.report().slices[0];
+    assert_eq!((slice.attempts, slice.counts.rows), (2, 151), "{slice:?}");
+
+    // It moves after the last page: only the count tells.
+    let server = lists(
+        &[
+            &[list_page(0, 100, 150), list_page(0, 100, 151)],
+            &[list_page(100, 50, 150), list_page(100, 51, 151)],
+        ],
+        &[150, 150, 151],
+    );
+    let ran = Workplace::new(&server).run_day(&[PLACED, &["--via", "pages"]].concat());
+    let slice = &ran.report().slices[0];
+    assert_eq!((slice.attempts, slice.counts.rows), (2, 151), "{ran:?}");
+
+    // One that never holds what it counts fails, and one that repeats itself too.
+    for second in [list_page(100, 20, 150), list_page(0, 100, 150)] {
+        let server = lists(&[&[list_page(0, 100, 150)], &[second]], &[150]);
+        let workplace = Workplace::new(&server);
+        let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+        assert_eq!(
+            (ran.status, ran.report().slices[0].attempts),
+            (1, 3),
+            "{ran:?}"
+        );
+        assert!(
+            ran.stdout.contains("the provider counts 150 calls"),
+            "{ran:?}"
+        );
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn a_list_that_moves_for_ever_is_read_as_far_as_it_has_moved() {
+    // The first call of all comes again on the second page, for one has come in before it.
+    let moved = [list_page(1, 100, 150), list_page(0, 100, 151)];
+    let server = lists(
+        &[
+            &moved[..1],
+            &[list_page(100, 100, 151)],
+            &[list_page(200, 1, 151)],
+        ],
+        &[150],
+    );
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
+    let slice = &ran.report().slices[0];
+    assert_eq!((ran.status, slice.attempts), (0, 2), "{ran:?}");
+    assert_eq!(
+        slice.counts.records, 200,
+        "one more than the page that would have done"
+    );
+
+    // Of 200 the 200th is a repeated one: the third page has what is still missing.
+    let server = lists(
+        &[
+            &[list_page(0, 100, 200)],
+            &[list_page(99, 100, 201)],
+            &[list_page(199, 1, 201)],
+        ],
+        &[200],
+    );
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
+    let slice = &ran.report().slices[0];
+    assert_eq!(
+        (slice.attempts, slice.counts.rows, slice.counts.duplicates),
+        (2, 200, 1),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_list_that_does_not_say_how_long_it_is_is_not_taken_for_whole() {
+    let server = Server::start();
+    let items = calls(0, 3).trim_end().replace('\n', ",");
+    server.on("/v1/cdrs?", [Answer::Json(200, format!("[{items}]"))]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages", "--reconcile", "off"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (1, 1),
+        "{ran:?}"
+    );
+    assert!(
+        ran.stdout
+            .contains("the list answers without pagination.total"),
+        "{ran:?}"
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+}
