@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
-use crate::decode::{CsvRow, CsvRows, HeaderError, Reason, Refusal, decode};
-use crate::decompress::{DecompressError, Decompressor, Encoding};
+use crate::decode::{HeaderError, Reason, Refusal, decode};
+use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
-use crate::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
+use crate::framing::{BodySummary, Boundary, Format, FramingError, Position};
+use crate::records::{Item, RecordReader};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::slice::Slice;
 use crate::tally::{Counts, RowTally, Totals};
@@ -106,6 +107,28 @@ impl ConvertError {
         !matches!(self, Self::Write(_) | Self::Spool { .. })
     }
 
+    /// What the server says of its own failure, at `at`.
+    pub(crate) fn server(at: Position, message: &str) -> Self {
+        let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
+        Self::ServerError { at, message }
+    }
+
+    /// What a broken record means for the rest of its body: `None` if it can be rejected alone.
+    pub(crate) fn beyond_the_record(
+        at: Position,
+        boundary: Boundary,
+        reason: &Reason,
+    ) -> Option<Self> {
+        match boundary {
+            Boundary::Element if reason.is_syntax() => Some(Self::BrokenList {
+                at,
+                reason: reason.clone(),
+            }),
+            Boundary::EndOfBody if reason.is_syntax() => Some(Self::CutRecord { at }),
+            _ => None,
+        }
+    }
+
     /// Whether the body does not come from the API at all. It may go away, or not.
     pub fn is_foreign(&self) -> bool {
         matches!(
@@ -120,8 +143,7 @@ impl ConvertError {
 /// Converts the bodies of one slice. Several bodies (pages) may follow one another.
 #[derive(Debug)]
 pub struct Converter {
-    decompressor: Decompressor,
-    framer: Framer,
+    reader: RecordReader,
     stage: Stage,
     max_record_bytes: usize,
 }
@@ -149,7 +171,6 @@ struct Stage {
     tally: RowTally,
     records: u64,
     body: BodyTally,
-    csv: CsvRows,
     /// Fields for which some body of CSV had no column.
     missing_fields: Vec<&'static str>,
     /// Bodies that have ended.
@@ -182,8 +203,7 @@ impl Converter {
                 .map_err(|source| spool_error(&options.spool_dir, source))?;
         }
         Ok(Self {
-            decompressor: Decompressor::new(Encoding::Identity),
-            framer: Framer::new(Format::Json, options.max_record_bytes),
+            reader: plain_json(options.max_record_bytes),
             max_record_bytes: options.max_record_bytes,
             stage: Stage {
                 writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
@@ -196,7 +216,6 @@ impl Converter {
                 tally: RowTally::new(options.day_us.clone()),
                 records: 0,
                 body: BodyTally::default(),
-                csv: CsvRows::default(),
                 missing_fields: Vec::new(),
                 bodies: 0,
                 options,
@@ -206,8 +225,7 @@ impl Converter {
 
     /// Begins a body that is compressed so and in that format. One that nobody begins is plain JSON.
     pub fn begin_body(&mut self, encoding: Encoding, format: Format) {
-        self.decompressor = Decompressor::new(encoding);
-        self.framer = Framer::new(format, self.max_record_bytes);
+        self.reader = RecordReader::new(encoding, Some(format), self.max_record_bytes);
     }
 
     /// Takes the next bytes of a body.
@@ -215,10 +233,8 @@ impl Converter {
     /// # Errors
     /// [`ConvertError`]; the converter cannot be used after it.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), ConvertError> {
-        let (framer, stage) = (&mut self.framer, &mut self.stage);
-        self.decompressor.push(chunk, |bytes| {
-            framer.push(bytes, &mut |frame| stage.frame(&frame))
-        })
+        let stage = &mut self.stage;
+        self.reader.push(chunk, |item| stage.item(&item))
     }
 
     /// Ends one body. Another may follow.
@@ -227,14 +243,12 @@ impl Converter {
     /// [`ConvertError`], if the body ends too early, or held lines of which none looks like a
     /// record.
     pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
-        self.decompressor.finish()?;
-        self.decompressor = Decompressor::new(Encoding::Identity);
-        let next = Framer::new(Format::Json, self.max_record_bytes);
-        let framer = std::mem::replace(&mut self.framer, next);
+        let reader = std::mem::replace(&mut self.reader, plain_json(self.max_record_bytes));
         let stage = &mut self.stage;
-        let summary = framer.finish(&mut |frame| stage.frame(&frame))?;
-        let body = std::mem::take(&mut stage.body);
-        for field in std::mem::take(&mut stage.csv).missing_fields() {
+        let content = reader.finish(|item| stage.item(&item))?;
+        let mut body = std::mem::take(&mut stage.body);
+        body.has_objects |= content.has_header;
+        for field in content.missing_fields {
             if !stage.missing_fields.contains(&field) {
                 stage.missing_fields.push(field);
             }
@@ -246,7 +260,7 @@ impl Converter {
             });
         }
         Ok(BodyEnd {
-            summary,
+            summary: content.summary,
             records: stage.records,
             digest: body.digest,
         })
@@ -267,41 +281,23 @@ impl Converter {
 }
 
 impl Stage {
-    fn frame(&mut self, frame: &Frame<'_>) -> Result<(), ConvertError> {
-        match *frame {
-            Frame::Record { at, boundary, text } => {
-                self.body.has_objects |= is_object(text);
-                self.record(at, boundary, text, text)
-            }
-            Frame::Cells {
+    fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
+        let (Item::Record { text, .. } | Item::Broken { text, .. }) = *item;
+        self.body.has_objects |= text.trim_ascii_start().starts_with(b"{");
+        match item {
+            Item::Record {
                 at,
                 boundary,
+                json,
                 text,
-                cells,
-            } => {
-                // The header told what the body is.
-                self.body.has_objects = true;
-                let mut csv = std::mem::take(&mut self.csv);
-                let read = match csv.read(text, cells)? {
-                    CsvRow::Header => Ok(()),
-                    CsvRow::Record(json) => self.record(at, boundary, json, text),
-                    CsvRow::Reject(reason) => self.refuse(at, boundary, &reason, text),
-                };
-                self.csv = csv;
-                read
-            }
-            Frame::TooLong {
+            } => self.record(*at, *boundary, json, text),
+            Item::Broken {
                 at,
-                prefix,
+                boundary,
+                reason,
+                text,
                 length_bytes,
-            } => {
-                self.body.has_objects |= is_object(prefix);
-                let reason = Reason::TooLong {
-                    length_bytes,
-                    limit_bytes: self.options.max_record_bytes,
-                };
-                self.reject(at, &reason, prefix, length_bytes)
-            }
+            } => self.refuse(*at, *boundary, reason, text, *length_bytes),
         }
     }
 
@@ -327,11 +323,11 @@ impl Stage {
                 let added = duplicates.add(record.call_id.as_deref(), row_hash, row);
                 added.map_err(|source| spool_error(&self.options.spool_dir, source))
             }
-            Err(Refusal::ServerError { message }) => {
-                let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
-                Err(ConvertError::ServerError { at, message })
+            Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, &message)),
+            Err(Refusal::Reject(reason)) => {
+                let length_bytes = source_text.len() as u64;
+                self.refuse(at, boundary, &reason, source_text, length_bytes)
             }
-            Err(Refusal::Reject(reason)) => self.refuse(at, boundary, &reason, source_text),
         }
     }
 
@@ -342,38 +338,20 @@ impl Stage {
         boundary: Boundary,
         reason: &Reason,
         text: &[u8],
+        length_bytes: u64,
     ) -> Result<(), ConvertError> {
-        match boundary {
-            Boundary::Element if reason.is_syntax() => Err(ConvertError::BrokenList {
-                at,
-                reason: reason.clone(),
-            }),
-            Boundary::EndOfBody if reason.is_syntax() => Err(ConvertError::CutRecord { at }),
-            _ => self.reject(at, reason, text, text.len() as u64),
+        if let Some(error) = ConvertError::beyond_the_record(at, boundary, reason) {
+            return Err(error);
         }
+        self.count_record();
+        let reject = Reject::new(at, self.bodies + 1, reason, text, length_bytes);
+        let added = self.rejects.add(&reject);
+        added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }
 
     fn count_record(&mut self) {
         self.records += 1;
         self.body.records += 1;
-    }
-
-    fn reject(
-        &mut self,
-        at: Position,
-        reason: &Reason,
-        text: &[u8],
-        length_bytes: u64,
-    ) -> Result<(), ConvertError> {
-        self.count_record();
-        let added = self.rejects.add(&Reject::new(
-            at,
-            self.bodies + 1,
-            reason,
-            text,
-            length_bytes,
-        ));
-        added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }
 
     fn finish(self) -> Result<Converted, ConvertError> {
@@ -415,8 +393,8 @@ impl Stage {
     }
 }
 
-fn is_object(text: &[u8]) -> bool {
-    text.trim_ascii_start().starts_with(b"{")
+fn plain_json(max_record_bytes: usize) -> RecordReader {
+    RecordReader::new(Encoding::Identity, Some(Format::Json), max_record_bytes)
 }
 
 fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {

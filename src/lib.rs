@@ -8,9 +8,9 @@
 //!
 //! A [`slice`](mod@slice) is the unit of work: one direction of calls on one day. [`plan`](mod@plan) says which slices
 //! are due, [`pipeline`] does them and alone knows all stages, [`source`] asks the API,
-//! [`decompress`] undoes the transport's compression, [`framing`] finds records in bytes, [`decode`] gives them
-//! types, [`convert`] runs these three and [`writer`], [`duplicates`] and [`rejects`] on a thread, [`reconcile`] compares with the
-//! provider's count, and [`lake`] publishes. [`verify`] reads it all again. [`simulator`] is a stand-in for the API.
+//! [`decompress`] undoes the transport's compression, [`framing`] finds records in bytes, [`records`] does both,
+//! [`decode`] gives records types, [`convert`] runs these and [`writer`], [`duplicates`] and [`rejects`] on a thread, [`reconcile`] compares
+//! with the provider's count, and [`lake`] publishes. [`verify`] reads it all again. [`simulator`] is a stand-in for the API.
 
 pub mod amount;
 pub mod cli;
@@ -26,6 +26,7 @@ pub mod lake;
 pub mod pipeline;
 pub mod plan;
 pub mod reconcile;
+pub mod records;
 pub mod rejects;
 pub mod report;
 pub mod schema;
@@ -33,6 +34,7 @@ pub mod simulator;
 pub mod slice;
 pub mod sort;
 pub mod source;
+mod spool;
 pub mod status;
 pub mod tally;
 pub mod verify;

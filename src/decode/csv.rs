@@ -84,7 +84,7 @@ impl CsvRows {
         text: &'a [u8],
         cells: Cells<'_>,
     ) -> Result<CsvRow<'a>, HeaderError> {
-        if self.columns.is_empty() {
+        if !self.has_header() {
             self.columns = columns(cells)?;
             return Ok(CsvRow::Header);
         }
@@ -124,9 +124,14 @@ impl CsvRows {
         Ok(CsvRow::Record(&self.json))
     }
 
+    /// Whether the header was read.
+    pub fn has_header(&self) -> bool {
+        !self.columns.is_empty()
+    }
+
     /// Fields for which the header has no column: their columns stay empty.
     pub fn missing_fields(&self) -> Vec<&'static str> {
-        if self.columns.is_empty() {
+        if !self.has_header() {
             return Vec::new();
         }
         let has = |field: Field| {

@@ -405,7 +405,7 @@ fn is_locked(path: &FilePath) -> Result<bool, StoreError> {
 }
 
 /// Whether `file` is still the one at `path`: a lock on one that was removed keeps nobody away.
-pub(super) fn lies_at(file: &File, path: &FilePath) -> bool {
+pub(crate) fn lies_at(file: &File, path: &FilePath) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::metadata(path)) {
         (Ok(ours), Ok(there)) => identity(ours) == identity(there),

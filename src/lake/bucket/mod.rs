@@ -7,7 +7,6 @@
 mod connect;
 mod failure;
 mod lease;
-mod spool;
 mod staged;
 mod uploads;
 
@@ -36,6 +35,7 @@ use super::store::{
     Version, Versioned, probe,
 };
 use crate::slice::Slice;
+use crate::spool::{self, Spool};
 pub use connect::{BucketOptions, BucketUrl, OptionError, Scheme, take_own};
 pub use failure::{BucketError, FailureKind};
 pub use lease::MAX_EXPIRY;
@@ -44,7 +44,6 @@ pub use staged::PARTS_IN_FLIGHT;
 use connect::Moves;
 use failure::{Action, explain, is_absent, is_final};
 use lease::Observation;
-use spool::Spool;
 use uploads::{Upload, Uploads};
 
 /// Size of a part of an upload, and of a piece of a download.

@@ -1,4 +1,5 @@
-//! Where a process keeps files on their way to and from a bucket.
+//! Where a process keeps files that belong to no lake yet: on their way to and from a bucket, or split from
+//! an export.
 
 use std::fs::{self, File};
 use std::io;
@@ -19,14 +20,14 @@ const MAX_TRIES: u32 = 10;
 /// A directory of this process alone, readable by its owner only. Dropping it removes it; what a
 /// process that died has left, [`sweep`] removes.
 #[derive(Debug)]
-pub(super) struct Spool {
+pub(crate) struct Spool {
     directory: TempDir,
     _lock: File,
 }
 
 impl Spool {
     /// Makes one in `parent`.
-    pub(super) fn make(parent: &Path) -> io::Result<Self> {
+    pub(crate) fn make(parent: &Path) -> io::Result<Self> {
         for _ in 0..MAX_TRIES {
             let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
             let path = directory.path().join(LOCK);
@@ -48,14 +49,14 @@ impl Spool {
         ))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
 }
 
 /// Removes the directories of processes that are dead from `parent`, and says which. What belongs to
 /// somebody else, or cannot be removed, stays.
-pub(super) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
+pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(parent)? {
         let path = entry?.path();

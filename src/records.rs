@@ -1,0 +1,168 @@
+//! Bytes of a body in, records out, whatever the body is made of: compressed or not, JSON in any layout, or
+//! CSV, whose rows come out as the JSON objects that they would be.
+//!
+//! No I/O. Memory: one record, one chunk, and what [decompression](crate::decompress) takes.
+
+use crate::decode::{CsvRow, CsvRows, HeaderError, Reason};
+use crate::decompress::{DecompressError, Decompressor, Encoding};
+use crate::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
+
+/// One record of a body.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Item<'a> {
+    /// What should be a record.
+    Record {
+        /// Where it begins in the decompressed body.
+        at: Position,
+        /// What ended it.
+        boundary: Boundary,
+        /// Its JSON, not yet known to be any.
+        json: &'a [u8],
+        /// The record as it stands in the body: the same, or a line of CSV.
+        text: &'a [u8],
+    },
+    /// What is none, whatever is in it.
+    Broken {
+        /// Where it begins in the decompressed body.
+        at: Position,
+        /// What ended it.
+        boundary: Boundary,
+        /// What is wrong with it.
+        reason: Reason,
+        /// As much of it as a record may have.
+        text: &'a [u8],
+        /// Its whole length.
+        length_bytes: u64,
+    },
+}
+
+/// What is known when a body has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BodyContent {
+    /// What the body as a whole said.
+    pub summary: BodySummary,
+    /// Whether it was CSV with a header.
+    pub has_header: bool,
+    /// Fields of a record for which the CSV had no column.
+    pub missing_fields: Vec<&'static str>,
+}
+
+/// Reads one body.
+#[derive(Debug)]
+pub struct RecordReader {
+    decompressor: Decompressor,
+    framer: Framer,
+    csv: CsvRows,
+    max_record_bytes: usize,
+}
+
+impl RecordReader {
+    /// For a body that is compressed so and in that format; `None` where the first character is to tell.
+    pub fn new(encoding: Encoding, format: Option<Format>, max_record_bytes: usize) -> Self {
+        Self {
+            decompressor: Decompressor::new(encoding),
+            framer: match format {
+                Some(format) => Framer::new(format, max_record_bytes),
+                None => Framer::detecting(max_record_bytes),
+            },
+            csv: CsvRows::default(),
+            max_record_bytes,
+        }
+    }
+
+    /// Takes the next bytes and hands out every record that ends in them.
+    ///
+    /// # Errors
+    /// What is wrong with the body as a whole, or what `on_item` returns; neither leaves the reader
+    /// usable.
+    pub fn push<E>(
+        &mut self,
+        chunk: &[u8],
+        mut on_item: impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<(), E>
+    where
+        E: From<DecompressError> + From<FramingError> + From<HeaderError>,
+    {
+        let (framer, csv, limit_bytes) = (&mut self.framer, &mut self.csv, self.max_record_bytes);
+        self.decompressor.push(chunk, |bytes| {
+            framer.push(bytes, &mut |frame| {
+                read(csv, limit_bytes, &frame, &mut on_item)
+            })
+        })
+    }
+
+    /// Ends the body: hands out a last record that nothing ended.
+    ///
+    /// # Errors
+    /// The body ended too early, or what `on_item` returns.
+    pub fn finish<E>(
+        mut self,
+        mut on_item: impl FnMut(Item<'_>) -> Result<(), E>,
+    ) -> Result<BodyContent, E>
+    where
+        E: From<DecompressError> + From<FramingError> + From<HeaderError>,
+    {
+        self.decompressor.finish()?;
+        let (csv, limit_bytes) = (&mut self.csv, self.max_record_bytes);
+        let summary = self
+            .framer
+            .finish(&mut |frame| read(csv, limit_bytes, &frame, &mut on_item))?;
+        Ok(BodyContent {
+            summary,
+            has_header: csv.has_header(),
+            missing_fields: csv.missing_fields(),
+        })
+    }
+}
+
+fn read<E: From<HeaderError>>(
+    csv: &mut CsvRows,
+    limit_bytes: usize,
+    frame: &Frame<'_>,
+    on_item: &mut impl FnMut(Item<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    on_item(match *frame {
+        Frame::Record { at, boundary, text } => Item::Record {
+            at,
+            boundary,
+            json: text,
+            text,
+        },
+        Frame::Cells {
+            at,
+            boundary,
+            text,
+            cells,
+        } => match csv.read(text, cells)? {
+            CsvRow::Header => return Ok(()),
+            CsvRow::Record(json) => Item::Record {
+                at,
+                boundary,
+                json,
+                text,
+            },
+            CsvRow::Reject(reason) => Item::Broken {
+                at,
+                boundary,
+                reason,
+                text,
+                length_bytes: text.len() as u64,
+            },
+        },
+        Frame::TooLong {
+            at,
+            prefix,
+            length_bytes,
+        } => Item::Broken {
+            at,
+            // Its end was found, whatever it was.
+            boundary: Boundary::Newline,
+            reason: Reason::TooLong {
+                length_bytes,
+                limit_bytes,
+            },
+            text: prefix,
+            length_bytes,
+        },
+    })
+}
