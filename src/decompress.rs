@@ -20,6 +20,11 @@ const GZIP_WINDOW_BITS: u8 = 15;
 /// [RFC 9659](https://www.rfc-editor.org/rfc/rfc9659#section-3) allows as a content encoding.
 const ZSTD_WINDOW_LOG: u32 = 23;
 
+/// What a gzip member begins with.
+pub const GZIP_MAGIC: &[u8] = b"\x1F\x8B";
+/// What a zstd frame begins with.
+pub const ZSTD_MAGIC: &[u8] = b"\x28\xB5\x2F\xFD";
+
 /// How a body is compressed (`Content-Encoding`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Encoding {
@@ -35,6 +40,17 @@ pub enum Encoding {
 impl Encoding {
     /// What a request for records accepts (`Accept-Encoding`).
     pub const ACCEPTED: &str = "gzip, zstd";
+
+    /// How a file is compressed that begins with `start`: no text begins like gzip or zstd.
+    pub fn of_file(start: &[u8]) -> Self {
+        if start.starts_with(GZIP_MAGIC) {
+            Self::Gzip
+        } else if start.starts_with(ZSTD_MAGIC) {
+            Self::Zstd
+        } else {
+            Self::Identity
+        }
+    }
 
     /// The encoding of that name, which HTTP writes in any case.
     pub fn from_name(name: &str) -> Option<Self> {

@@ -21,6 +21,7 @@ pub mod decompress;
 pub mod digest;
 pub mod duplicates;
 pub mod error;
+pub mod export;
 pub mod framing;
 pub mod lake;
 pub mod pipeline;

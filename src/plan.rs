@@ -1,6 +1,7 @@
 //! Which slices a run does, and why.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -8,6 +9,7 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
+use object_store::path::Path;
 
 use crate::config::{Config, WindowConfig, timezone_name};
 use crate::digest::day_number;
@@ -236,14 +238,7 @@ pub async fn plan(
             "--direction {asked} is not among source.directions"
         )));
     }
-    let (entries, table, rejects) = match lake {
-        Some(lake) => futures::try_join!(
-            lake.entries(&directions, days.clone()),
-            lake.table(),
-            lake.rejects()
-        )?,
-        None => Default::default(),
-    };
+    let found = Found::read(lake, &directions, days.clone()).await?;
     let lookback_from = today
         .checked_sub(i64::from(config.window.lookback_days).days())
         .unwrap_or(Date::MIN);
@@ -262,40 +257,124 @@ pub async fn plan(
             let why = if day >= today {
                 Some(Why::Today)
             } else {
-                why_due(
-                    entries.get(&slice),
-                    table.get(&slice),
-                    rejects.get(&layout::rejects_file(slice)),
-                    selection.refresh,
-                    day >= lookback_from,
-                    now,
-                )
+                found.why_due(slice, selection.refresh, day >= lookback_from, now)
             };
-            match why {
-                Some(why) => {
-                    let committed = entries
-                        .get(&slice)
-                        .and_then(|found| found.entry.committed.as_ref());
-                    let committed_token = committed.map(|commit| commit.token.clone());
-                    plan.due.push(Due {
-                        slice,
-                        why,
-                        committed_token,
-                    });
-                }
-                None => plan.up_to_date += 1,
-            }
+            plan.add(slice, why, &found);
         }
         day = match day.tomorrow() {
             Ok(next) => next,
             Err(_) => break,
         };
     }
-    plan.due.sort_by_key(|due| {
-        let Slice { day, direction } = due.slice;
-        (!due.why.is_repair(), Reverse(day), direction)
-    });
+    plan.sort();
     Ok(plan)
+}
+
+/// Decides which slices a load of `slices` does: those that the lake does not hold, and all of them with
+/// `refresh`. Days that have not ended at `now` are not among them: what an export has of them is not all.
+///
+/// # Errors
+/// [`PlanError::Usage`] for no slices, [`PlanError::Lake`] if the ledger or the table cannot be read.
+pub async fn plan_load(
+    config: &Config,
+    slices: &[Slice],
+    refresh: bool,
+    lake: Option<&Lake>,
+    now: Timestamp,
+) -> Result<Plan, PlanError> {
+    let today = now.to_zoned(config.window.timezone.clone()).date();
+    let days = slices
+        .iter()
+        .map(|slice| slice.day)
+        .filter(|day| *day < today);
+    let (Some(first), Some(last)) = (days.clone().min(), days.clone().max()) else {
+        return Err(PlanError::Usage(
+            "the export holds no record of a day that has ended".to_owned(),
+        ));
+    };
+    let found = Found::read(lake, &Direction::ALL, first..=last).await?;
+    let mut plan = Plan {
+        days: first..=last,
+        due: Vec::new(),
+        up_to_date: 0,
+    };
+    for &slice in slices.iter().filter(|slice| slice.day < today) {
+        let why = match found.why_due(slice, refresh, false, now) {
+            // In the lake, whatever becomes of it: the next run will see to it.
+            Some(Why::Open | Why::Clock) => None,
+            why => why,
+        };
+        plan.add(slice, why, &found);
+    }
+    plan.sort();
+    Ok(plan)
+}
+
+/// What a lake holds.
+#[derive(Debug, Default)]
+struct Found {
+    entries: HashMap<Slice, LedgerEntry>,
+    table: HashMap<Slice, ObjectState>,
+    rejects: HashMap<Path, ObjectState>,
+}
+
+impl Found {
+    async fn read(
+        lake: Option<&Lake>,
+        directions: &[Direction],
+        days: RangeInclusive<Date>,
+    ) -> Result<Self, LakeError> {
+        let Some(lake) = lake else {
+            return Ok(Self::default());
+        };
+        let (entries, table, rejects) =
+            futures::try_join!(lake.entries(directions, days), lake.table(), lake.rejects())?;
+        Ok(Self {
+            entries,
+            table,
+            rejects,
+        })
+    }
+
+    fn why_due(
+        &self,
+        slice: Slice,
+        refresh: bool,
+        in_lookback: bool,
+        now: Timestamp,
+    ) -> Option<Why> {
+        why_due(
+            self.entries.get(&slice),
+            self.table.get(&slice),
+            self.rejects.get(&layout::rejects_file(slice)),
+            refresh,
+            in_lookback,
+            now,
+        )
+    }
+}
+
+impl Plan {
+    fn add(&mut self, slice: Slice, why: Option<Why>, found: &Found) {
+        let Some(why) = why else {
+            self.up_to_date += 1;
+            return;
+        };
+        let entry = found.entries.get(&slice);
+        let committed = entry.and_then(|found| found.entry.committed.as_ref());
+        self.due.push(Due {
+            slice,
+            why,
+            committed_token: committed.map(|commit| commit.token.clone()),
+        });
+    }
+
+    fn sort(&mut self) {
+        self.due.sort_by_key(|due| {
+            let Slice { day, direction } = due.slice;
+            (!due.why.is_repair(), Reverse(day), direction)
+        });
+    }
 }
 
 fn why_due(

@@ -80,7 +80,7 @@ impl Report {
 
 /// Asks for the count of yesterday's calls: it needs the same address, key and rights as a run.
 async fn ask_api(config: &Config, key: secrecy::SecretString) -> Result<String, CommandError> {
-    let source = Source::try_new(&config.source, key)?;
+    let source = Source::try_new(&config.source, Some(key))?;
     let today = Timestamp::now()
         .to_zoned(config.window.timezone.clone())
         .date();

@@ -76,7 +76,10 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         args.lake
     ));
     let observer = screen.observe(plan.due.len());
-    let source = Arc::new(Source::try_new(&config.source, SecretString::from(KEY))?);
+    let source = Arc::new(Source::try_new(
+        &config.source,
+        Some(SecretString::from(KEY)),
+    )?);
     let (due, up_to_date) = (plan.due.len(), plan.up_to_date);
     let run = pipeline::run(
         Arc::new(config.clone()),

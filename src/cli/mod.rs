@@ -4,6 +4,7 @@ mod check;
 mod demo;
 mod gc;
 mod lake;
+mod load;
 mod progress;
 mod rejects;
 mod run;
@@ -60,6 +61,8 @@ enum Command {
     Demo(demo::DemoArgs),
     /// Bring the lake up to date.
     Run(run::RunArgs),
+    /// Load an export from files, day by day.
+    Load(load::LoadArgs),
     /// Say what `run` would do, and why.
     Plan(run::PlanArgs),
     /// Show the lake by day, from its ledger.
@@ -287,6 +290,7 @@ impl Command {
         match self {
             Self::Demo(args) => demo::execute(args, screen).await,
             Self::Run(args) => run::execute(args, screen).await,
+            Self::Load(args) => load::execute(args, screen).await,
             Self::Plan(args) => run::plan(&args).await,
             Self::Status(args) => status::execute(&args).await,
             Self::Verify(args) => verify::execute(args, screen).await,

@@ -97,6 +97,26 @@ impl Screen {
         bar
     }
 
+    /// A bar that counts bytes read, of `total` or of nobody knows how many.
+    pub(super) fn bytes_bar(&self, total: u64) -> ProgressBar {
+        if !self.shows_bars {
+            return ProgressBar::hidden();
+        }
+        let (bar, style) = if total > 0 {
+            let style = "{spinner} {bytes}/{total_bytes} [{bar:24}] {elapsed} · {bytes_per_sec}";
+            (ProgressBar::new(total), style)
+        } else {
+            let style = "{spinner} {bytes} {elapsed} · {bytes_per_sec}";
+            (ProgressBar::no_length(), style)
+        };
+        let style = ProgressStyle::with_template(style)
+            .expect("a valid template")
+            .progress_chars("█▌ ");
+        let bar = self.bars.add(bar.with_style(style));
+        bar.enable_steady_tick(Duration::from_millis(200));
+        bar
+    }
+
     /// An observer of a run of `slices` slices.
     pub(super) fn observe(&self, slices: usize) -> Arc<RunProgress> {
         Arc::new(RunProgress {

@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use object_store::path::Path;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
@@ -17,6 +18,7 @@ use super::{
     CommandError, ConfigArgs, Exit, OutputFormat, interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
+use crate::lake::Lake;
 use crate::lake::layout::{TABLE, run_report};
 use crate::pipeline::{self, IGNORES_CONDITIONS, RunOptions, RunResult, Stop};
 use crate::plan::{Plan, Selection, Shard, plan as make_plan};
@@ -133,14 +135,33 @@ pub(super) struct RunArgs {
     /// Say what would be done and why, and do nothing.
     #[arg(long, help_heading = "Which slices")]
     dry_run: bool,
-    /// Take a slice that has fewer rows than the lake has of it.
-    #[arg(long, help_heading = "Result")]
-    allow_shrink: bool,
-    /// End with status 3 if there were warnings.
-    #[arg(long, help_heading = "Result")]
-    strict: bool,
     #[command(flatten)]
-    output: OutputArgs,
+    result: ResultArgs,
+}
+
+/// Which results are good, and how they are printed.
+#[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Result")]
+pub(super) struct ResultArgs {
+    /// Take a slice that has fewer rows than the lake has of it.
+    #[arg(long)]
+    pub(super) allow_shrink: bool,
+    /// End with status 3 if there were warnings.
+    #[arg(long)]
+    pub(super) strict: bool,
+    #[command(flatten)]
+    pub(super) output: OutputArgs,
+}
+
+impl ResultArgs {
+    /// Prints what became of a plan.
+    pub(super) fn print(&self, plan: &Plan, result: &CarriedOut) -> Result<Exit, CommandError> {
+        let text = match self.output.format {
+            OutputFormat::Json => json_text(&result.run.report),
+            OutputFormat::Text => render_report(&result.config, plan, &result.run),
+        };
+        print(text.as_bytes())
+    }
 }
 
 /// Say what `run` would do, and why.
@@ -171,7 +192,7 @@ async fn print_plan(
     print(render_plan(&plan, format).as_bytes())
 }
 
-fn render_plan(plan: &Plan, format: OutputFormat) -> String {
+pub(super) fn render_plan(plan: &Plan, format: OutputFormat) -> String {
     if format == OutputFormat::Json {
         let due = plan
             .due
@@ -222,10 +243,10 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     let config = args.config.load()?;
     let selection = Selection::from(&args.selection);
     if args.dry_run {
-        return print_plan(&config, &args.selection, args.output.format).await;
+        return print_plan(&config, &args.selection, args.result.output.format).await;
     }
     let interrupt = interrupted_by_signals()?;
-    let source = Arc::new(Source::try_new(&config.source, config.api_key()?)?);
+    let source = Source::try_new(&config.source, Some(config.api_key()?))?;
     // What is wrong with the selection comes before a lake is made for it.
     make_plan(&config, &selection, None, Timestamp::now()).await?;
     let lake = open_lake(&config).await?;
@@ -236,30 +257,46 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
         return Err(CommandError::new(Exit::Usage, problem));
     }
     let plan = make_plan(&config, &selection, Some(&lake), Timestamp::now()).await?;
+    let options = RunOptions {
+        allow_shrink: args.result.allow_shrink,
+        ..RunOptions::default()
+    };
+    let result = carry_out(config, lake, source, &plan, options, screen, interrupt).await;
+    args.result.print(&plan, &result)?;
+    Ok(exit_of(&result.run, args.result.strict, screen))
+}
+
+/// A run, and the configuration it had.
+pub(super) struct CarriedOut {
+    config: Arc<Config>,
+    pub(super) run: RunResult,
+}
+
+/// Does what is due, and shows how it goes.
+pub(super) async fn carry_out(
+    config: Config,
+    lake: Lake,
+    source: Source,
+    plan: &Plan,
+    options: RunOptions,
+    screen: &Screen,
+    interrupt: CancellationToken,
+) -> CarriedOut {
     tracing::info!(due = plan.due.len(), up_to_date = plan.up_to_date, from = %plan.days.start(), to = %plan.days.end(), "Planned.");
     let observer = screen.observe(plan.due.len());
     let config = Arc::new(config);
-    let options = RunOptions {
-        allow_shrink: args.allow_shrink,
-    };
-    let due = plan.due.clone();
-    let result = pipeline::run(
+    let run = pipeline::run(
         Arc::clone(&config),
         lake,
-        source,
-        due,
+        Arc::new(source),
+        plan.due.clone(),
         options,
         Arc::clone(&observer) as _,
         interrupt,
     )
     .await;
     observer.finish();
-    let text = match args.output.format {
-        OutputFormat::Json => json_text(&result.report),
-        OutputFormat::Text => render_report(&config, &plan, &result),
-    };
-    print(text.as_bytes())?;
-    Ok(exit_of(&result, args.strict, screen))
+    CarriedOut { config, run }
 }
 
 /// The exit status of a run, with a last sentence on standard error where a person has to act.

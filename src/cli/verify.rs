@@ -86,7 +86,7 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
     let source = if args.source || args.repair {
         Some(Arc::new(Source::try_new(
             &config.source,
-            config.api_key()?,
+            Some(config.api_key()?),
         )?))
     } else {
         None

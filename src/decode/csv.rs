@@ -149,6 +149,14 @@ impl CsvRows {
     }
 }
 
+/// What it means that the CSV has no column for some `fields`.
+pub fn describe_missing(fields: &[&str]) -> String {
+    format!(
+        "the CSV has no column for {}, which stay empty in the lake. The other forms of the export may hold them",
+        fields.join(", ")
+    )
+}
+
 fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
     if cells.count() > MAX_CELLS {
         let columns = cells.count();

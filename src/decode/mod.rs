@@ -9,8 +9,8 @@ mod time;
 
 use std::borrow::Cow;
 
-pub use csv::{CsvRow, CsvRows, HeaderError};
-pub use plain::decode;
+pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing};
+pub use plain::{call_time_us, decode};
 pub use time::{TimeError, parse_time_us};
 
 use crate::amount::{Amount, AmountError};

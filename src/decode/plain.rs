@@ -96,6 +96,26 @@ impl<'a> Fields<'a> {
         fields
     }
 
+    /// Reads the object that `text` is, unless it is the server's report of a failure.
+    fn read(text: &'a str) -> Result<Self, Refusal> {
+        let fields = Self::new(members(text)?);
+        if fields.known.iter().all(Option::is_none)
+            && let Some(message) = server_error(&fields.other)
+        {
+            return Err(Refusal::ServerError { message });
+        }
+        Ok(fields)
+    }
+
+    fn call_time_us(&self) -> Result<i64, Reason> {
+        let date = self.present(Field::Date).ok_or(Reason::NoDate)?;
+        let date = string(date, Field::Date)?.ok_or(Reason::WrongType {
+            field: "date",
+            expected: "a string",
+        })?;
+        parse_time_us(&date).map_err(Reason::Date)
+    }
+
     fn get(&self, field: Field) -> Option<&'a str> {
         self.known[field as usize]
     }
@@ -114,12 +134,7 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
     let text = std::str::from_utf8(text).map_err(|error| Reason::InvalidUtf8 {
         at: error.valid_up_to(),
     })?;
-    let mut fields = Fields::new(members(text)?);
-    if fields.known.iter().all(Option::is_none)
-        && let Some(message) = server_error(&fields.other)
-    {
-        return Err(Refusal::ServerError { message });
-    }
+    let mut fields = Fields::read(text)?;
     if let Some(field) = fields.duplicate {
         return Err(Reason::DuplicateKey {
             key: Some(field.name()),
@@ -127,12 +142,7 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
         .into());
     }
 
-    let date = fields.present(Field::Date).ok_or(Reason::NoDate)?;
-    let date = string(date, Field::Date)?.ok_or(Reason::WrongType {
-        field: "date",
-        expected: "a string",
-    })?;
-    let call_time_us = parse_time_us(&date).map_err(Reason::Date)?;
+    let call_time_us = fields.call_time_us()?;
     let call_id = aliased(&mut fields, Field::CallId, Field::Uuid)?;
     let parent_call_id = aliased(&mut fields, Field::ParentCallId, Field::ParentUuid)?;
     Ok(Record {
@@ -151,6 +161,16 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
         forward_fee_usd: amount(&fields, Field::ForwardFee)?,
         extra: extra(fields.other)?.map(Cow::Owned),
     })
+}
+
+/// When the call of a record began, in microseconds since 1970-01-01T00:00:00Z, whatever else is wrong with
+/// the record.
+///
+/// # Errors
+/// [`Refusal`]: there is no `date` to be read, or it is the server's report of a failure.
+pub fn call_time_us(text: &[u8]) -> Result<i64, Refusal> {
+    let text = String::from_utf8_lossy(text);
+    Ok(Fields::read(&text)?.call_time_us()?)
 }
 
 /// The members of the object that `text` is, in their order.

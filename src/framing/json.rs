@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 
+use crate::decompress::{GZIP_MAGIC, ZSTD_MAGIC};
+
 use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position, is_space};
 
 /// Keys of a record that an envelope never has beside its list. An object that begins with `items`
@@ -24,7 +26,7 @@ const MAX_PAGINATION_BYTES: usize = 64 << 10;
 /// line. It bounds the work, for all of them are looked at again with every byte.
 const MAX_DETECTED_BYTES: usize = 256;
 /// First bytes of gzip and zstd streams. No JSON begins with them.
-const COMPRESSED_MAGIC: [&[u8]; 2] = [b"\x1F\x8B", b"\x28\xB5\x2F\xFD"];
+const COMPRESSED_MAGIC: [&[u8]; 2] = [GZIP_MAGIC, ZSTD_MAGIC];
 
 /// Splits a body of JSON into records.
 #[derive(Debug)]

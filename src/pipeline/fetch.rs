@@ -3,16 +3,20 @@
 //! The network is read on an async task, the conversion runs on a thread of its own, and a bounded
 //! channel between them makes the faster wait for the slower.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 
 use super::{Context, Observer};
 use crate::config::{Reconcile, Via};
 use crate::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::decompress::Encoding;
+use crate::export::ExportDay;
 use crate::framing::Format;
 use crate::lake::ledger::Asked;
 use crate::plan::{end_of_day, start_of_day};
@@ -22,6 +26,8 @@ use crate::source::{Body, DEFAULT_PER_PAGE, SourceError};
 
 /// Chunks between network and conversion. hyper hands out at most 400 KiB at once.
 const CHUNKS_IN_FLIGHT: usize = 8;
+/// Chunks read from a day of an export.
+const FILE_CHUNK_BYTES: usize = 128 << 10;
 
 /// A slice that was read to its end.
 #[derive(Debug)]
@@ -34,6 +40,8 @@ pub(super) struct Fetched {
     pub(super) etag: Option<String>,
     pub(super) last_modified: Option<String>,
     pub(super) server_time: Option<Timestamp>,
+    /// No later than this the provider had these calls of the slice and no others.
+    pub(super) as_of: Timestamp,
 }
 
 /// Why an attempt led to nothing.
@@ -49,6 +57,11 @@ pub(super) enum FetchError {
         "the stream looked like the first page of a longer one, but page {page} is not the next"
     )]
     NotPaged { page: u64 },
+    #[error("cannot read back {}, into which the export was split", path.display())]
+    Export {
+        path: PathBuf,
+        source: std::io::Error,
+    },
     /// No attempt is left.
     #[error("{problem} ({attempts} attempts)")]
     GivenUp { problem: String, attempts: u32 },
@@ -106,12 +119,15 @@ pub(super) async fn fetch(
     };
     let before = control_total().await?;
     let begun_at = Timestamp::now();
-    let mut body = stoppable(context, context.source.calls(slice, None)).await?;
+    let mut body = Opened::open(context, slice).await?;
     let mut conversion = Conversion::start(context, slice);
     let read = async {
         let first = conversion.feed(context, &mut body).await?;
         let after = control_total().await?;
         leniency.compare(before, after)?;
+        if let Opened::Day { .. } = body {
+            return Ok((after, Pages::One));
+        }
         let pages = walk_pages(context, slice, &mut conversion, first, after, leniency).await?;
         if pages != Pages::Walked {
             return Ok((after, pages));
@@ -144,16 +160,98 @@ pub(super) async fn fetch(
             "{slice}: the provider counts {total} calls, and would give only {records}"
         ));
     }
+    let (asked, etag, last_modified, server_time, as_of) = match body {
+        // Of two clocks the one that is behind: a day must not be closed before it has ended.
+        Opened::Response(body) => {
+            let as_of = body.server_time.map_or(begun_at, |time| time.min(begun_at));
+            let Body {
+                asked,
+                etag,
+                last_modified,
+                server_time,
+                ..
+            } = body;
+            (asked, etag, last_modified, server_time, as_of)
+        }
+        // What the provider counts now, it had now.
+        Opened::Day { day, .. } if verdict.is_match() => (day.asked, None, None, None, begun_at),
+        Opened::Day { day, .. } => (day.asked, None, None, None, day.as_of),
+    };
     Ok(Fetched {
         converted,
         control_total,
         verdict,
-        asked: body.asked.clone(),
+        asked,
         begun_at,
-        etag: body.etag.take(),
-        last_modified: body.last_modified.take(),
-        server_time: body.server_time,
+        etag,
+        last_modified,
+        server_time,
+        as_of,
     })
+}
+
+/// What a slice is read from.
+enum Opened {
+    /// The API's answer.
+    Response(Body),
+    /// A day of an export.
+    Day { day: ExportDay, file: File },
+}
+
+impl Opened {
+    async fn open(context: &Context, slice: Slice) -> Result<Self, FetchError> {
+        let Some(export) = &context.options.export else {
+            let body = stoppable(context, context.source.calls(slice, None)).await?;
+            return Ok(Self::Response(body));
+        };
+        let day = export
+            .day(slice.day)
+            .expect("only days of the export are due");
+        match File::open(&day.path).await {
+            Ok(file) => Ok(Self::Day { day, file }),
+            Err(source) => Err(FetchError::Export {
+                path: day.path,
+                source,
+            }),
+        }
+    }
+
+    /// How the bytes are compressed, and what they are.
+    fn format(&self) -> (Encoding, Format) {
+        match self {
+            Self::Response(body) => (body.encoding, body.format),
+            Self::Day { .. } => (Encoding::Zstd, Format::Json),
+        }
+    }
+
+    /// The next bytes, or `None` at the proper end.
+    async fn chunk(&mut self, context: &Context) -> Result<Option<Bytes>, FetchError> {
+        match self {
+            Self::Response(body) => stoppable(context, body.chunk()).await,
+            Self::Day { day, file } => {
+                if context.stop.is_cancelled() {
+                    return Err(FetchError::Stopped);
+                }
+                let mut chunk = BytesMut::with_capacity(FILE_CHUNK_BYTES);
+                match file.read_buf(&mut chunk).await {
+                    Ok(0) => Ok(None),
+                    Ok(_) => Ok(Some(chunk.freeze())),
+                    Err(source) => Err(FetchError::Export {
+                        path: day.path.clone(),
+                        source,
+                    }),
+                }
+            }
+        }
+    }
+
+    /// Refuses an empty body that may not be.
+    fn may_be_empty(&self) -> Result<(), SourceError> {
+        match self {
+            Self::Response(body) => body.may_be_empty(),
+            Self::Day { .. } => Ok(()),
+        }
+    }
 }
 
 /// Reads on where the stream turns out to be the first page of a longer one. A stream of exactly
@@ -200,7 +298,8 @@ async fn walk_pages(
     tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
     let mut last = first;
     for page in 2.. {
-        let mut body = stoppable(context, context.source.calls(slice, Some(page))).await?;
+        let body = stoppable(context, context.source.calls(slice, Some(page))).await?;
+        let mut body = Opened::Response(body);
         let end = conversion.feed(context, &mut body).await?;
         let records = end.records - last.records;
         leniency.compare(envelope_total, end.summary.envelope_total)?;
@@ -312,10 +411,10 @@ impl Conversion {
     }
 
     /// Passes one body on to its end.
-    async fn feed(&mut self, context: &Context, body: &mut Body) -> Result<BodyEnd, FetchError> {
-        self.tell(Message::BeginBody(body.encoding, body.format))
-            .await?;
-        while let Some(chunk) = stoppable(context, body.chunk()).await? {
+    async fn feed(&mut self, context: &Context, body: &mut Opened) -> Result<BodyEnd, FetchError> {
+        let (encoding, format) = body.format();
+        self.tell(Message::BeginBody(encoding, format)).await?;
+        while let Some(chunk) = body.chunk(context).await? {
             self.tell(Message::Chunk(chunk)).await?;
         }
         let end = self.end_body().await?;

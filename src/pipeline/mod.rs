@@ -16,7 +16,9 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Config;
+use crate::config::{Config, Reconcile};
+use crate::decode::describe_missing;
+use crate::export::Export;
 use crate::lake::bucket;
 use crate::lake::location::Location;
 use crate::lake::store::Lease;
@@ -43,10 +45,15 @@ pub const IGNORES_CONDITIONS: &str =
     "the store ignores conditional writes, by which runs keep out of each other's way";
 
 /// What a run may do beyond what its plan says.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Whether a slice may lose rows against the ledger.
     pub allow_shrink: bool,
+    /// Read slices from here instead of the API, which is only asked for their counts. The days of all slices
+    /// that are due have to be in it.
+    pub export: Option<Arc<Export>>,
+    /// What is to be said in the report, whatever becomes of the slices.
+    pub remarks: Vec<String>,
 }
 
 /// Told how a run goes on, from any thread.
@@ -106,6 +113,12 @@ impl Context {
             .push(warning);
     }
 
+    /// Whether nothing that was asked of the API was answered so far.
+    fn is_cut_off(&self) -> bool {
+        let asks = self.options.export.is_none() || self.config.quality.reconcile != Reconcile::Off;
+        asks && !self.source.was_reached()
+    }
+
     /// Warns, once, of a clock that differs from the server's by so much that days end too early or
     /// too late.
     fn compare_clocks(&self, server_time: Timestamp, time_here: Timestamp) {
@@ -126,10 +139,7 @@ impl Context {
     /// Warns, once for all slices, that the CSV has no columns for some fields.
     fn warn_of_missing_columns(&self, fields: &[&str]) {
         if !self.columns_warned.swap(true, Ordering::Relaxed) {
-            self.warn(format!(
-                "the CSV has no column for {}, which stay empty in the lake. The other forms of the export may hold them",
-                fields.join(", ")
-            ));
+            self.warn(describe_missing(fields));
         }
     }
 
@@ -251,7 +261,7 @@ pub async fn run(
         run,
         started_at,
     });
-    for remark in &context.lake.remarks {
+    for remark in context.lake.remarks.iter().chain(&context.options.remarks) {
         context.warn(remark.clone());
     }
 

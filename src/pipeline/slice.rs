@@ -45,6 +45,11 @@ enum SliceError {
     )]
     Mismatch(String),
     #[error(
+        "{mismatch}. {}Set quality.reconcile to \"warn\" to take it from the export as it is",
+        if *is_known { "The export does not hold the day as the provider has it now: `cdrlake run` fetches it. " } else { "" }
+    )]
+    ExportMismatch { mismatch: String, is_known: bool },
+    #[error(
         "the slice shrank: {now} rows now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run"
     )]
     Shrank {
@@ -126,7 +131,14 @@ fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
         SliceError::Lake(_) if is_disk_full(error) => Stop::Hopeless(text.to_owned()),
         // Nor would it in a bucket that is gone, or with credentials that have expired.
         SliceError::Lake(found) if found.is_hopeless() => Stop::Hopeless(text.to_owned()),
-        SliceError::Fetch(_) if !context.source.was_reached() => Stop::Hopeless(text.to_owned()),
+        SliceError::Fetch(_) if context.is_cut_off() => {
+            Stop::Hopeless(match context.options.export {
+                Some(_) => {
+                    format!("{text}. --reconcile off loads the export without asking for counts")
+                }
+                None => text.to_owned(),
+            })
+        }
         _ => return false,
     };
     context.stop(stop);
@@ -217,7 +229,7 @@ fn says_something_of_the_slice(context: &Context, error: &SliceError) -> bool {
                 | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
         )
     );
-    !is_elsewhere && context.source.was_reached()
+    !is_elsewhere && !context.is_cut_off()
 }
 
 /// Notes in the ledger that the slice failed, so that it stays due, and keeps its rejects.
@@ -262,6 +274,7 @@ async fn settle(
         etag,
         last_modified,
         server_time,
+        as_of,
     } = fetched;
     let rejects = converted.rejects.take();
     if !converted.missing_fields.is_empty() {
@@ -289,12 +302,7 @@ async fn settle(
         schema_version: SCHEMA_VERSION,
         asked,
         fetched_at,
-        // Of two clocks the one that is behind: a day must not be closed before it has ended.
-        state: state_of(
-            slice.day,
-            &context.config.window,
-            server_time.map_or(fetched_at, |time| time.min(fetched_at)),
-        ),
+        state: state_of(slice.day, &context.config.window, as_of),
         file: None,
         digest: converted.digest,
         counts: converted.counts.clone(),
@@ -518,7 +526,13 @@ async fn judge(
     if verdict == Verdict::Mismatch {
         let mismatch = describe_mismatch(counts, control_total);
         if quality.reconcile == Reconcile::Fail {
-            return Err(SliceError::Mismatch(mismatch));
+            return Err(match context.options.export {
+                Some(_) => SliceError::ExportMismatch {
+                    mismatch,
+                    is_known: control_total.is_some(),
+                },
+                None => SliceError::Mismatch(mismatch),
+            });
         }
         context.warn(format!("{slice}: {mismatch}"));
     }

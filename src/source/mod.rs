@@ -147,7 +147,8 @@ impl Resource {
 #[derive(Debug)]
 pub struct Source {
     client: Client,
-    key: SecretString,
+    /// `None` for whoever never asks.
+    key: Option<SecretString>,
     config: SourceConfig,
     /// Closed while the server asks for patience. Shared with whoever waits between attempts.
     pub gate: Gate,
@@ -159,12 +160,12 @@ pub struct Source {
 }
 
 impl Source {
-    /// A client that authenticates with `key`.
+    /// A client that authenticates with `key`. Without one it serves who has no question.
     ///
     /// # Errors
     /// [`SourceError::Setup`] if TLS cannot be set up: for want of root certificates, or because
     /// `source.ca_file` has none.
-    pub fn try_new(config: &SourceConfig, key: SecretString) -> Result<Self, SourceError> {
+    pub fn try_new(config: &SourceConfig, key: Option<SecretString>) -> Result<Self, SourceError> {
         let mut client = Client::builder()
             .user_agent(TOOL)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -425,13 +426,15 @@ impl Source {
             "{}{path}",
             self.config.url.path().trim_end_matches('/')
         ));
-        let request = self
+        let mut request = self
             .client
             .get(url)
             .query(query)
-            .bearer_auth(self.key.expose_secret())
             .header(ACCEPT, accept)
             .header(ACCEPT_ENCODING, accept_encoding);
+        if let Some(key) = &self.key {
+            request = request.bearer_auth(key.expose_secret());
+        }
         let response = match tokio::time::timeout(self.config.stall_timeout, request.send()).await {
             Ok(response) => response.map_err(|error| self.unanswered(error))?,
             Err(_) => {
@@ -542,7 +545,10 @@ impl Source {
 
     /// A text without the key, should it be in there.
     pub fn printable(&self, text: &str) -> String {
-        text.replace(self.key.expose_secret(), "[key]")
+        match &self.key {
+            Some(key) => text.replace(key.expose_secret(), "[key]"),
+            None => text.to_owned(),
+        }
     }
 }
 

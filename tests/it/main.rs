@@ -26,6 +26,8 @@ mod faults;
 mod http2;
 /// What is JSON, by a suite of documents.
 mod json_suite;
+/// Exports in files.
+mod load;
 /// Streams that are paged, and the paginated list.
 mod pages;
 /// The way into the lake, with a fault at each of its operations.

@@ -199,8 +199,12 @@ async fn run(
     let plan = plan(&config, &selection, Some(&lake), Timestamp::now())
         .await
         .map_err(|error| error.to_string())?;
-    let source = Arc::new(Source::try_new(&config.source, SecretString::from("key")).unwrap());
-    let options = RunOptions { allow_shrink: true };
+    let source =
+        Arc::new(Source::try_new(&config.source, Some(SecretString::from("key"))).unwrap());
+    let options = RunOptions {
+        allow_shrink: true,
+        ..RunOptions::default()
+    };
     let result = pipeline::run(
         Arc::new(config),
         lake,

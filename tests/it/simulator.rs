@@ -42,7 +42,7 @@ impl Simulator {
         self.get_as(target, None)
     }
 
-    fn get_as(&self, target: &str, key: Option<&str>) -> (u16, String) {
+    pub(crate) fn get_as(&self, target: &str, key: Option<&str>) -> (u16, String) {
         // Already installed is as good.
         drop(rustls::crypto::ring::default_provider().install_default());
         let runtime = tokio::runtime::Builder::new_current_thread()

@@ -1,0 +1,232 @@
+//! `cdrlake load`: an export in files, for days that are better not asked of the API.
+
+use std::io::IsTerminal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use clap::Args;
+use jiff::Timestamp;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::lake::{find_lake, open_lake};
+use super::progress::Screen;
+use super::run::{ResultArgs, carry_out, exit_of, render_plan};
+use super::table::counted;
+use super::{CommandError, ConfigArgs, Exit, interrupted_by_signals, print};
+use crate::config::{Config, Reconcile};
+use crate::decode::describe_missing;
+use crate::error::chain;
+use crate::export::{Export, ExportError, Input, SplitOptions, split};
+use crate::pipeline::RunOptions;
+use crate::plan::plan_load;
+use crate::slice::{Direction, Slice};
+use crate::source::Source;
+
+/// Load an export from files: NDJSON, a JSON array, a page of the list or CSV, compressed with gzip
+/// or zstd or not.
+#[derive(Clone, Debug, Args)]
+pub(super) struct LoadArgs {
+    /// The export; several files are one. `-`, or none, reads standard input.
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Of which direction the calls are: the records do not say.
+    #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>)]
+    direction: Direction,
+    /// Also load days that the lake has already, in place of what it has.
+    #[arg(long)]
+    refresh: bool,
+    /// Leave out records without a date that can be read, instead of loading nothing.
+    #[arg(long)]
+    skip_undated: bool,
+    /// Split the export, say which days would be loaded and why, and load none.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    result: ResultArgs,
+}
+
+impl From<ExportError> for CommandError {
+    fn from(error: ExportError) -> Self {
+        let exit = match error {
+            ExportError::Input { .. } | ExportError::Archive { .. } => Exit::Usage,
+            ExportError::Interrupted => Exit::Interrupted,
+            _ => Exit::Failed,
+        };
+        Self::new(exit, format!("{}. Nothing was loaded", chain(&error)))
+    }
+}
+
+pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, CommandError> {
+    let config = args.config.load()?;
+    let direction = args.direction;
+    if !config.source.directions.contains(&direction) {
+        let problem = format!("--direction {direction} is not among source.directions");
+        return Err(CommandError::new(Exit::Usage, problem));
+    }
+    let inputs = inputs(&args.files)?;
+    for input in &inputs {
+        input.check()?;
+    }
+    let interrupt = interrupted_by_signals()?;
+    // Who does not compare needs no key.
+    let key = match config.quality.reconcile {
+        Reconcile::Off => None,
+        Reconcile::Fail | Reconcile::Warn => Some(config.api_key()?),
+    };
+    let source = Source::try_new(&config.source, key)?;
+    // Another lake than the one meant shows before the work, not after it.
+    find_lake(&config).await?;
+
+    let total_bytes = args
+        .files
+        .iter()
+        .filter_map(|file| Some(file.metadata().ok()?.len()))
+        .sum();
+    let export = split_aside(inputs, &config, screen, total_bytes, &interrupt).await?;
+    let today = Timestamp::now()
+        .to_zoned(config.window.timezone.clone())
+        .date();
+    let remarks = remarks(&args, &export, today)?;
+    let slices: Vec<Slice> = export
+        .days()
+        .map(|(day, _)| Slice { day, direction })
+        .collect();
+    let plan_of =
+        async |lake| plan_load(&config, &slices, args.refresh, lake, Timestamp::now()).await;
+    // What is wrong with the export comes before a lake is made for it.
+    let plan = plan_of(None).await?;
+    if args.dry_run {
+        for remark in &remarks {
+            tracing::warn!("{remark}");
+        }
+        let plan = match find_lake(&config).await? {
+            Some(lake) => plan_of(Some(&lake)).await?,
+            None => plan,
+        };
+        return print(render_plan(&plan, args.result.output.format).as_bytes());
+    }
+    let lake = open_lake(&config).await?;
+    let plan = plan_of(Some(&lake)).await?;
+    if plan.due.is_empty() {
+        tracing::info!("--refresh loads days that the lake has already.");
+    }
+    let options = RunOptions {
+        allow_shrink: args.result.allow_shrink,
+        export: Some(Arc::new(export)),
+        remarks,
+    };
+    let result = carry_out(config, lake, source, &plan, options, screen, interrupt).await;
+    args.result.print(&plan, &result)?;
+    Ok(exit_of(&result.run, args.result.strict, screen))
+}
+
+fn inputs(files: &[PathBuf]) -> Result<Vec<Input>, CommandError> {
+    let usage = |problem: &str| Err(CommandError::new(Exit::Usage, problem));
+    let is_stdin = |file: &PathBuf| file == Path::new("-");
+    if files.is_empty() && std::io::stdin().is_terminal() {
+        return usage("which files? Name those of the export, or pipe it in");
+    }
+    if files.iter().filter(|file| is_stdin(file)).count() > 1 {
+        return usage("standard input (`-`) can be read only once");
+    }
+    if files.is_empty() {
+        return Ok(vec![Input::Stdin]);
+    }
+    let input = |file: &PathBuf| {
+        if is_stdin(file) {
+            Input::Stdin
+        } else {
+            Input::File(file.clone())
+        }
+    };
+    Ok(files.iter().map(input).collect())
+}
+
+/// Splits the export on a thread of its own. That one may wait for standard input for ever: it is left
+/// behind where somebody interrupts.
+async fn split_aside(
+    inputs: Vec<Input>,
+    config: &Config,
+    screen: &Screen,
+    total_bytes: u64,
+    interrupt: &CancellationToken,
+) -> Result<Export, CommandError> {
+    let options = SplitOptions {
+        timezone: config.window.timezone.clone(),
+        max_record_bytes: config.limits.max_record_bytes,
+        spool_parent: config.limits.spool_dir.clone(),
+    };
+    let bar = screen.bytes_bar(total_bytes);
+    let (done, split_export) = oneshot::channel();
+    let (waits_for_stdin, token) = (inputs.contains(&Input::Stdin), interrupt.clone());
+    std::thread::spawn({
+        let bar = bar.clone();
+        // Whoever is not there any more does not want to know.
+        move || drop(done.send(split(&inputs, &options, &token, |bytes| bar.inc(bytes))))
+    });
+    let export = tokio::select! {
+        export = split_export => export.expect("splitting does not panic"),
+        () = interrupt.cancelled(), if waits_for_stdin => Err(ExportError::Interrupted),
+    };
+    bar.finish_and_clear();
+    let export = export?;
+    let records: u64 = export.days().map(|(_, records)| records).sum();
+    let days = export.days().count();
+    tracing::info!(records, days, "Split.");
+    Ok(export)
+}
+
+/// What is to be said of the export.
+///
+/// # Errors
+/// It has records without a day, and `--skip-undated` was not given.
+fn remarks(
+    args: &LoadArgs,
+    export: &Export,
+    today: jiff::civil::Date,
+) -> Result<Vec<String>, CommandError> {
+    let mut remarks = Vec::new();
+    let undated = &export.undated;
+    if undated.records > 0 {
+        let records = counted(
+            undated.records,
+            "record has no date that can be read",
+            "records have no date that can be read",
+        );
+        let examples = undated.examples.join("; ");
+        let more = if undated.records > undated.examples.len() as u64 {
+            "; …"
+        } else {
+            ""
+        };
+        if !args.skip_undated {
+            return Err(CommandError::new(
+                Exit::Failed,
+                format!(
+                    "{records}, so it is unknown to which day they belong: {examples}{more}. Nothing was loaded. Mend the export, or leave such records out with --skip-undated"
+                ),
+            ));
+        }
+        remarks.push(format!("{records}, and were left out: {examples}{more}"));
+    }
+    if !export.missing_fields.is_empty() {
+        remarks.push(describe_missing(&export.missing_fields));
+    }
+    let (days, records) = export
+        .days()
+        .filter(|(day, _)| *day >= today)
+        .fold((0, 0), |(days, sum), (_, records)| {
+            (days + 1, sum + records)
+        });
+    if days > 0 {
+        remarks.push(format!(
+            "{} of {} that had not ended were left out: `cdrlake run` fetches whole days",
+            counted(records, "record", "records"),
+            counted(days, "day", "days"),
+        ));
+    }
+    Ok(remarks)
+}

@@ -1,0 +1,469 @@
+//! An export in files, split by day, so that each day can be done as a slice.
+//!
+//! The files are read once, one after the other. A record goes, as one line of JSON, to the file of its
+//! day in a spool of this process, in pieces that are compressed with zstd. What is wrong with a record does not matter
+//! here as long as its `date` can be read: its slice will reject it.
+//!
+//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, about an eighth of the
+//! records' text.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use tokio_util::sync::CancellationToken;
+
+use crate::convert::ConvertError;
+use crate::decode::{Reason, Refusal, call_time_us};
+use crate::decompress::Encoding;
+use crate::framing::{Boundary, Position};
+use crate::lake::ledger::Asked;
+use crate::plan::{end_of_day, start_of_day};
+use crate::records::{Item, RecordReader};
+use crate::spool::{self, Spool};
+
+/// Bytes of records that are held before they are written to the files of their days.
+pub const BUFFERED_BYTES: usize = 16 << 20;
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Most days of one export: a century.
+const MAX_DAYS: usize = 36_500;
+/// Most records without a day that are described, and files that a ledger entry names.
+const MAX_EXAMPLES: usize = 10;
+/// What zip archives begin with, spreadsheets among them.
+const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+/// Fast, and several times smaller than the text.
+const SPOOL_ZSTD_LEVEL: i32 = 1;
+
+/// The export cannot be split.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A file cannot be read.
+    #[error("cannot read {name}")]
+    Input {
+        /// Its name, or that of standard input.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A file that holds files.
+    #[error(
+        "{name} is a zip archive, as spreadsheets are too. Unpack it, or save it as CSV, and load that"
+    )]
+    Archive {
+        /// Its name.
+        name: String,
+    },
+    /// What a file holds is no list of records, or not all of it.
+    #[error("{name}: {source}")]
+    Body {
+        /// Its name, or that of standard input.
+        name: String,
+        /// What is wrong, and where.
+        source: ConvertError,
+    },
+    /// Nothing can be written to the spool.
+    #[error("cannot write into {}. Set limits.spool_dir to a directory with room for the export", directory.display())]
+    Spool {
+        /// Where it lies.
+        directory: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("interrupted while the export was split: nothing was changed")]
+    Interrupted,
+}
+
+/// Where a part of an export comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A file.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+impl Input {
+    /// What it is called in messages and in the ledger.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => path.display().to_string(),
+            Self::Stdin => "standard input".to_owned(),
+        }
+    }
+
+    /// Opens it. What it holds cannot be newer than the time that comes along.
+    fn open(&self) -> io::Result<(Box<dyn Read>, Timestamp)> {
+        Ok(match self {
+            Self::File(path) => {
+                let file = File::open(path)?;
+                let metadata = file.metadata()?;
+                if metadata.is_dir() {
+                    return Err(io::Error::from(io::ErrorKind::IsADirectory));
+                }
+                let changed = metadata.modified().ok();
+                let changed = changed.and_then(|time| Timestamp::try_from(time).ok());
+                let now = Timestamp::now();
+                (Box::new(file), changed.unwrap_or(now).min(now))
+            }
+            Self::Stdin => (Box::new(io::stdin().lock()), Timestamp::now()),
+        })
+    }
+
+    /// Whether it can be opened at all, before hours are spent on those in front of it.
+    ///
+    /// # Errors
+    /// [`ExportError::Input`] if it cannot.
+    pub fn check(&self) -> Result<(), ExportError> {
+        match self {
+            Self::File(_) => self.open().map(drop),
+            Self::Stdin => Ok(()),
+        }
+        .map_err(|source| ExportError::Input {
+            name: self.name(),
+            source,
+        })
+    }
+}
+
+/// How to split.
+#[derive(Clone, Debug)]
+pub struct SplitOptions {
+    /// `window.timezone`: where days are cut.
+    pub timezone: TimeZone,
+    /// `limits.max_record_bytes`.
+    pub max_record_bytes: usize,
+    /// `limits.spool_dir`: where the spool is made.
+    pub spool_parent: PathBuf,
+}
+
+/// Records that belong to no day.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undated {
+    /// How many there are.
+    pub records: u64,
+    /// Where the first of them stand, and why.
+    pub examples: Vec<String>,
+}
+
+/// An export, split. Dropping it removes its files.
+#[derive(Debug)]
+pub struct Export {
+    days: BTreeMap<Date, Day>,
+    names: Vec<String>,
+    spool: Spool,
+    /// Records that belong to no day, and were left out.
+    pub undated: Undated,
+    /// Fields of a record for which some CSV had no column.
+    pub missing_fields: Vec<&'static str>,
+}
+
+/// One day of an export.
+#[derive(Clone, Debug)]
+struct Day {
+    records: u64,
+    /// Numbers of the files that had records of it.
+    files: Vec<usize>,
+    as_of: Timestamp,
+}
+
+/// One day of an export, to be read.
+#[derive(Clone, Debug)]
+pub struct ExportDay {
+    /// Its records, a line of JSON each, in zstd frames.
+    pub path: PathBuf,
+    /// Where they come from, for the ledger.
+    pub asked: Asked,
+    /// No later than this the provider knew of these calls and no others.
+    pub as_of: Timestamp,
+}
+
+impl Export {
+    /// The days of which there are records, in order, with how many there are.
+    pub fn days(&self) -> impl Iterator<Item = (Date, u64)> {
+        self.days.iter().map(|(day, found)| (*day, found.records))
+    }
+
+    /// The records of one day; `None` if there are none.
+    pub fn day(&self, day: Date) -> Option<ExportDay> {
+        let found = self.days.get(&day)?;
+        let named = found.files.iter().take(MAX_EXAMPLES);
+        let mut query: Vec<_> = named
+            .map(|&file| ("file".to_owned(), self.names[file].clone()))
+            .collect();
+        if found.files.len() > MAX_EXAMPLES {
+            let more = found.files.len() - MAX_EXAMPLES;
+            query.push(("more_files".to_owned(), more.to_string()));
+        }
+        Some(ExportDay {
+            path: spooled(&self.spool, day),
+            asked: Asked {
+                url: "export:".to_owned(),
+                query,
+            },
+            as_of: found.as_of,
+        })
+    }
+}
+
+fn spooled(spool: &Spool, day: Date) -> PathBuf {
+    spool.path().join(format!("{day}.ndjson.zst"))
+}
+
+/// Reads `inputs` and splits them by day, telling `on_bytes` of all that was read. Blocks.
+///
+/// # Errors
+/// [`ExportError`]; nothing is left of the spool then.
+pub fn split(
+    inputs: &[Input],
+    options: &SplitOptions,
+    interrupt: &CancellationToken,
+    on_bytes: impl Fn(u64),
+) -> Result<Export, ExportError> {
+    let parent = &options.spool_parent;
+    let spool_error = |source| ExportError::Spool {
+        directory: parent.clone(),
+        source,
+    };
+    spool::sweep(parent).map_err(spool_error)?;
+    let mut splitter = Splitter {
+        timezone: options.timezone.clone(),
+        max_record_bytes: options.max_record_bytes,
+        export: Export {
+            days: BTreeMap::new(),
+            names: Vec::new(),
+            spool: Spool::make(parent).map_err(spool_error)?,
+            undated: Undated::default(),
+            missing_fields: Vec::new(),
+        },
+        buffers: BTreeMap::new(),
+        buffered_bytes: 0,
+        last_day: None,
+        as_of: Timestamp::UNIX_EPOCH,
+    };
+    for input in inputs {
+        let name = input.name();
+        tracing::info!("Splitting {name} by day.");
+        splitter.export.names.push(name.clone());
+        splitter
+            .read(input, interrupt, &on_bytes)
+            .map_err(|error| error.of(name, parent))?;
+    }
+    splitter.flush().map_err(spool_error)?;
+    Ok(splitter.export)
+}
+
+/// What stopped the reading of one input.
+#[derive(Debug)]
+enum Problem {
+    Input(io::Error),
+    Archive,
+    Body(ConvertError),
+    Interrupted,
+}
+
+impl Problem {
+    fn of(self, name: String, spool_parent: &Path) -> ExportError {
+        match self {
+            Self::Input(source) => ExportError::Input { name, source },
+            Self::Archive => ExportError::Archive { name },
+            Self::Body(ConvertError::Spool { source, .. }) => ExportError::Spool {
+                directory: spool_parent.to_owned(),
+                source,
+            },
+            Self::Body(source) => ExportError::Body { name, source },
+            Self::Interrupted => ExportError::Interrupted,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Splitter {
+    timezone: TimeZone,
+    max_record_bytes: usize,
+    export: Export,
+    /// Lines that are not yet written, by day.
+    buffers: BTreeMap<Date, Vec<u8>>,
+    buffered_bytes: usize,
+    /// The day of the record before, which is mostly that of the next: from its first microsecond to the
+    /// next day's first.
+    last_day: Option<(Range<i64>, Date)>,
+    /// When the file that is being read was last changed.
+    as_of: Timestamp,
+}
+
+impl Splitter {
+    fn read(
+        &mut self,
+        input: &Input,
+        interrupt: &CancellationToken,
+        on_bytes: impl Fn(u64),
+    ) -> Result<(), Problem> {
+        let (mut source, as_of) = input.open().map_err(Problem::Input)?;
+        self.as_of = as_of;
+        self.last_day = None;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
+        let start = &chunk[..filled];
+        if start.starts_with(ZIP_MAGIC) {
+            return Err(Problem::Archive);
+        }
+        let encoding = Encoding::of_file(start);
+        let mut reader = RecordReader::new(encoding, None, self.max_record_bytes);
+        while filled > 0 {
+            if interrupt.is_cancelled() {
+                return Err(Problem::Interrupted);
+            }
+            reader
+                .push(&chunk[..filled], |item| self.item(&item))
+                .map_err(Problem::Body)?;
+            on_bytes(filled as u64);
+            filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
+        }
+        let content = reader
+            .finish(|item| self.item(&item))
+            .map_err(Problem::Body)?;
+        for field in content.missing_fields {
+            if !self.export.missing_fields.contains(&field) {
+                self.export.missing_fields.push(field);
+            }
+        }
+        Ok(())
+    }
+
+    fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
+        match item {
+            Item::Record {
+                at, boundary, json, ..
+            } => match call_time_us(json) {
+                Ok(time_us) => match self.day_of(time_us) {
+                    Some(day) => self.keep(day, json),
+                    None => {
+                        self.undated(*at, &format!("the export has more than {MAX_DAYS} days"));
+                        Ok(())
+                    }
+                },
+                Err(Refusal::ServerError { message }) => Err(ConvertError::server(*at, &message)),
+                Err(Refusal::Reject(reason)) => self.refuse(*at, *boundary, &reason),
+            },
+            Item::Broken {
+                at,
+                boundary,
+                reason,
+                ..
+            } => self.refuse(*at, *boundary, reason),
+        }
+    }
+
+    fn refuse(
+        &mut self,
+        at: Position,
+        boundary: Boundary,
+        reason: &Reason,
+    ) -> Result<(), ConvertError> {
+        if let Some(error) = ConvertError::beyond_the_record(at, boundary, reason) {
+            return Err(error);
+        }
+        self.undated(at, &reason.to_string());
+        Ok(())
+    }
+
+    fn undated(&mut self, at: Position, why: &str) {
+        let undated = &mut self.export.undated;
+        undated.records += 1;
+        if undated.examples.len() < MAX_EXAMPLES {
+            let name = self.export.names.last().map_or("", String::as_str);
+            undated.examples.push(format!("{name}, {at}: {why}"));
+        }
+    }
+
+    /// The day of a call, as the account cuts days; `None` if there are too many.
+    fn day_of(&mut self, time_us: i64) -> Option<Date> {
+        if let Some((range, day)) = &self.last_day
+            && range.contains(&time_us)
+        {
+            return Some(*day);
+        }
+        let time = Timestamp::from_microsecond(time_us).ok()?;
+        let day = time.to_zoned(self.timezone.clone()).date();
+        let file = self.export.names.len() - 1;
+        let days = &mut self.export.days;
+        if days.len() >= MAX_DAYS && !days.contains_key(&day) {
+            return None;
+        }
+        let found = days.entry(day).or_insert_with(|| Day {
+            records: 0,
+            files: Vec::new(),
+            as_of: self.as_of,
+        });
+        found.as_of = found.as_of.min(self.as_of);
+        if found.files.last() != Some(&file) {
+            found.files.push(file);
+        }
+        let start_us = start_of_day(day, &self.timezone).as_microsecond();
+        let end_us = end_of_day(day, &self.timezone).as_microsecond();
+        self.last_day = Some((start_us..end_us, day));
+        Some(day)
+    }
+
+    fn keep(&mut self, day: Date, json: &[u8]) -> Result<(), ConvertError> {
+        if let Some(found) = self.export.days.get_mut(&day) {
+            found.records += 1;
+        }
+        let buffer = self.buffers.entry(day).or_default();
+        let start = buffer.len();
+        buffer.extend_from_slice(json);
+        // Between the tokens of JSON, where alone they may stand, they mean the same as a space.
+        for byte in &mut buffer[start..] {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+        buffer.push(b'\n');
+        self.buffered_bytes += json.len() + 1;
+        if self.buffered_bytes < BUFFERED_BYTES {
+            return Ok(());
+        }
+        self.flush().map_err(|source| ConvertError::Spool {
+            directory: self.export.spool.path().to_owned(),
+            source,
+        })
+    }
+
+    /// Adds what is buffered to the files of its days.
+    fn flush(&mut self) -> io::Result<()> {
+        self.buffered_bytes = 0;
+        for (day, lines) in std::mem::take(&mut self.buffers) {
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .open(spooled(&self.export.spool, day))?;
+            let mut encoder = zstd::Encoder::new(file, SPOOL_ZSTD_LEVEL)?;
+            encoder.include_checksum(true)?;
+            encoder.write_all(&lines)?;
+            encoder.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// Fills `chunk` as far as there is something to read: pipes give little at once.
+fn fill(source: &mut dyn Read, chunk: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < chunk.len() {
+        match source.read(&mut chunk[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}

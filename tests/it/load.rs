@@ -1,0 +1,469 @@
+use std::fs::File;
+use std::io::Write;
+use std::process::Stdio;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use serde_json::Value;
+
+use crate::server::{Answer, Server, count};
+use crate::simulator::Simulator;
+use crate::support::{DAY, PLACED, Ran, Workplace, calls, ran};
+
+const KEY: &str = crate::support::CANARY;
+
+/// Names and contents.
+type Files = Vec<(&'static str, Vec<u8>)>;
+
+/// Runs `load` of placed calls, with a JSON report.
+fn load(workplace: &Workplace, arguments: &[&str]) -> Ran {
+    workplace.run(&[&["load", "--format", "json"], PLACED, arguments].concat())
+}
+
+/// A workplace whose provider counts so many calls on every day, with an export.
+fn with_export(total: u64, export: impl AsRef<[u8]>) -> (Workplace, Server) {
+    let server = Server::start();
+    server.on("/v1/cdrs?", [count(total)]);
+    let workplace = Workplace::new(&server);
+    std::fs::write(workplace.path("export"), export).unwrap();
+    (workplace, server)
+}
+
+/// No run has left anything in the folder where exports are split.
+fn assert_no_spool(workplace: &Workplace) {
+    let left: Vec<_> = std::fs::read_dir(workplace.path("spool"))
+        .unwrap()
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
+    let simulator = Simulator::start(&["--calls-per-day", "2000", "--key-order", "shuffled"]);
+    let days = "from=2026-09-28&to=2026-10-02&type=placed&disposition=all";
+    let get = |target: &str| simulator.get_as(&format!("{target}?{days}"), Some(KEY)).1;
+    let expected = Workplace::with_url(&simulator.url);
+    let arguments = ["run", "--from", "2026-09-28", "--to", "2026-10-02"];
+    assert_eq!(expected.run(&[&arguments[..], PLACED].concat()).status, 0);
+    let expected = expected.digests();
+    assert_eq!(expected.len(), 5);
+
+    let lines = get("/v1/cdrs/all");
+    let mut records: Vec<&str> = lines.lines().collect();
+    fastrand::Rng::with_seed(7).shuffle(&mut records);
+    let (first, second) = records.split_at(records.len() / 3);
+    let values: Vec<Value> = records
+        .iter()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(get("/v1/cdr.csv").as_bytes()).unwrap();
+    let forms: [(&str, Files); 6] = [
+        ("lines", vec![("a.ndjson", records.join("\n").into_bytes())]),
+        (
+            "several files, of which some calls are in both",
+            vec![
+                ("a.ndjson", first.join("\r\n").into_bytes()),
+                (
+                    "b.json",
+                    format!("[{},{}]", second.join(","), first[0]).into_bytes(),
+                ),
+            ],
+        ),
+        (
+            "an array over many lines",
+            vec![(
+                "a.json",
+                serde_json::to_string_pretty(&values).unwrap().into_bytes(),
+            )],
+        ),
+        (
+            "pages of the list",
+            vec![
+                (
+                    "1.json",
+                    format!(
+                        "{{\"items\":[{}],\"pagination\":{{\"total\":9}}}}",
+                        first.join(",")
+                    )
+                    .into_bytes(),
+                ),
+                (
+                    "2.json",
+                    format!("{{\"pagination\":{{}},\"items\":[{}]}}", second.join(","))
+                        .into_bytes(),
+                ),
+            ],
+        ),
+        ("CSV in gzip", vec![("a.csv.gz", gzip.finish().unwrap())]),
+        (
+            "lines in zstd",
+            vec![("a", zstd::encode_all(lines.as_bytes(), 1).unwrap())],
+        ),
+    ];
+    for (form, files) in forms {
+        let workplace = Workplace::with_url(&simulator.url);
+        std::fs::create_dir(workplace.path("spool")).unwrap();
+        workplace.configure_also("[limits]\nspool_dir = \"spool\"");
+        for (name, content) in &files {
+            std::fs::write(workplace.path(name), content).unwrap();
+        }
+        let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+        let loaded = load(&workplace, &names);
+        assert_eq!(loaded.status, 0, "{form}: {loaded:?}");
+        assert_eq!(workplace.digests(), expected, "{form}");
+        assert_eq!(workplace.run(&["verify"]).status, 0, "{form}");
+        assert_no_spool(&workplace);
+        // The same by standard input, and nothing is done twice.
+        if let [(_, content)] = &files[..] {
+            let mut child = workplace
+                .command(&[&["load", "--format", "json"], PLACED].concat())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(Stdio::piped())
+                .spawn()
+                .unwrap();
+            child.stdin.take().unwrap().write_all(content).unwrap();
+            let loaded = ran(child.wait_with_output().unwrap());
+            assert_eq!(
+                (loaded.status, loaded.report().slices.len()),
+                (0, 0),
+                "{form}: {loaded:?}"
+            );
+        }
+        let loaded = load(&workplace, &[&["--refresh"], &names[..]].concat());
+        let unchanged = loaded.json()["slices"].as_array().unwrap().clone();
+        assert!(
+            unchanged.len() == 5
+                && unchanged
+                    .iter()
+                    .all(|slice| slice["outcome"] == "unchanged"),
+            "{form}: {loaded:?}"
+        );
+    }
+}
+
+#[test]
+fn what_the_lake_has_is_replaced_only_on_request_and_never_by_less() {
+    let (workplace, _server) = with_export(3, calls(0, 3));
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    std::fs::write(workplace.path("export"), calls(0, 2)).unwrap();
+    let arguments = ["export", "--reconcile", "off"];
+    let loaded = load(&workplace, &arguments);
+    assert_eq!((loaded.status, loaded.report().slices.len()), (0, 0));
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+    let loaded = load(&workplace, &[&arguments[..], &["--refresh"]].concat());
+    assert_eq!(loaded.status, 1);
+    assert!(
+        loaded
+            .stdout
+            .contains("the slice shrank: 2 rows now, 3 in the lake"),
+        "{loaded:?}"
+    );
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+    let arguments = [&arguments[..], &["--refresh", "--allow-shrink"]].concat();
+    assert_eq!(load(&workplace, &arguments).status, 0);
+    assert_eq!(workplace.rows("placed").num_rows(), 2);
+}
+
+#[test]
+fn a_day_of_which_the_provider_counts_otherwise_is_not_loaded_and_others_are() {
+    let other_day = calls(10, 2).replace(DAY, "2026-10-02");
+    let (workplace, server) = with_export(3, calls(0, 3) + &other_day);
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 1);
+    let report = loaded.json();
+    let outcomes: Vec<_> = report["slices"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|slice| {
+            (
+                slice["day"].as_str().unwrap(),
+                slice["outcome"].as_str().unwrap(),
+                slice["attempts"].as_u64().unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(
+        outcomes,
+        [(DAY, "committed", 1), ("2026-10-02", "failed", 1)]
+    );
+    let error = report["slices"][1]["error"].as_str().unwrap();
+    assert!(
+        error.contains(
+            "The export does not hold the day as the provider has it now: `cdrlake run` fetches it"
+        ),
+        "{error}"
+    );
+    // The calls themselves were asked of nobody.
+    assert_eq!(server.requests("/v1/cdrs/all").len(), 0);
+}
+
+#[test]
+fn records_without_a_day_stop_the_load_unless_they_are_to_be_left_out() {
+    let broken =
+        "{\"date\":\"2026-10-01\",\"call_id\":\"x\"}\n{\"call_id\":\"13025550101\"}\n{\"date\n";
+    let (workplace, _server) = with_export(2, calls(0, 1) + broken + &calls(1, 1));
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 1);
+    let place = calls(0, 1).len();
+    for part in [
+        "error: 3 records have no date that can be read",
+        &format!("export, line 2, byte {place}: `date` is not an ISO 8601 date and time"),
+        "line 3, byte",
+        "the record has no `date`",
+        "line 4, byte",
+        "Nothing was loaded. Mend the export, or leave such records out with --skip-undated",
+    ] {
+        assert!(loaded.stderr.contains(part), "{part}: {}", loaded.stderr);
+    }
+    assert!(!loaded.stderr.contains("13025550101"), "{}", loaded.stderr);
+    assert!(!workplace.path("lake").exists());
+    let loaded = load(&workplace, &["export", "--skip-undated", "--strict"]);
+    assert_eq!(loaded.status, 3, "{loaded:?}");
+    let warnings = loaded.report().warnings;
+    assert!(
+        warnings.len() == 1
+            && warnings[0].starts_with(
+                "3 records have no date that can be read, and were left out: export, line 2"
+            ),
+        "{warnings:?}"
+    );
+    assert_eq!(workplace.rows("placed").num_rows(), 2);
+}
+
+#[test]
+fn a_record_with_a_date_is_rejected_by_its_day_whatever_else_is_wrong_with_it() {
+    let broken = [
+        format!("{{\"date\":\"{DAY}T10:00:00Z\",\"charge\":\"much\"}}\n").as_bytes(),
+        format!("{{\"date\":\"{DAY}T10:00:00Z\",\"sip_trunk\":\"caf").as_bytes(),
+        b"\xE9\"}\n",
+    ]
+    .concat();
+    let (workplace, _server) = with_export(4, [calls(0, 2).as_bytes(), &broken].concat());
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    let rejects = workplace.rejects("placed", "");
+    let codes: Vec<_> = rejects
+        .iter()
+        .map(|reject| reject["code"].clone())
+        .collect();
+    assert_eq!(codes, ["amount", "invalid_utf8"]);
+    assert_eq!(loaded.report().slices[0].counts.rejected, 2);
+}
+
+#[test]
+fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
+    let whole = calls(0, 3);
+    let array = format!("[{}]", whole.trim().replace('\n', ","));
+    let cut = |text: &str| text[..text.len() - 20].to_owned().into_bytes();
+    for (content, status, problem) in [
+        (cut(&whole), 1, "export: line 3, byte"),
+        (cut(&whole), 1, "the stream ends in the middle of a record"),
+        (cut(&array), 1, "the body ends inside its list of records"),
+        (
+            b"[{\"date\":]".to_vec(),
+            1,
+            "a record inside a list is broken",
+        ),
+        (b"<html></html>".to_vec(), 1, "the body is a web page"),
+        (
+            b"nothing\nof the kind\n".to_vec(),
+            1,
+            "names no column `date`",
+        ),
+        (b"PK\x03\x04rest".to_vec(), 2, "export is a zip archive"),
+        (
+            zstd::encode_all(whole.as_bytes(), 1).unwrap()[..50].to_vec(),
+            1,
+            "the zstd body is cut after 50 bytes",
+        ),
+        (
+            format!("{whole}{{\"success\":false,\"message\":\"out of memory\"}}\n").into_bytes(),
+            1,
+            "line 4, byte",
+        ),
+        (
+            Vec::new(),
+            2,
+            "the export holds no record of a day that has ended",
+        ),
+    ] {
+        let (workplace, server) = with_export(3, &content);
+        let loaded = load(&workplace, &["export"]);
+        assert_eq!(loaded.status, status, "{problem}: {loaded:?}");
+        assert!(
+            loaded.stderr.contains(problem),
+            "{problem}: {}",
+            loaded.stderr
+        );
+        assert!(!workplace.path("lake").exists() && server.requests("/").is_empty());
+    }
+    let (workplace, _server) = with_export(3, whole);
+    std::fs::create_dir_all(workplace.path("other/cdrs")).unwrap();
+    std::fs::write(workplace.path("other/cdrs/x.parquet"), "").unwrap();
+    for (arguments, problem) in [
+        (
+            &["export", "missing"][..],
+            "error: cannot read missing: No such file",
+        ),
+        (&["."], "error: cannot read .: is a directory"),
+        (&["-", "-"], "can be read only once"),
+        (
+            &["export", "--lake", "other"],
+            "so it is not a lake. Choose another place",
+        ),
+    ] {
+        let loaded = load(&workplace, arguments);
+        assert_eq!(loaded.status, 2, "{arguments:?}: {loaded:?}");
+        assert!(
+            loaded.stderr.contains(problem),
+            "{problem}: {}",
+            loaded.stderr
+        );
+        assert!(!loaded.stderr.contains("Splitting"), "{}", loaded.stderr);
+    }
+    assert_eq!(
+        workplace.run(&["load", "export"]).status,
+        2,
+        "--direction is required"
+    );
+}
+
+#[test]
+fn who_does_not_compare_needs_neither_key_nor_api() {
+    let (workplace, _server) = with_export(0, calls(0, 3));
+    workplace.configure("[source]\nurl = \"http://127.0.0.1:1\"\nretry_base = \"1ms\"\nmax_attempts = 2\n[lake]\nurl = \"lake\"");
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 2);
+    assert!(loaded.stderr.contains("there is no API key"), "{loaded:?}");
+    let loaded = load(&workplace, &["export", "--api-key-env", "TEST_KEY"]);
+    assert_eq!(loaded.status, 1);
+    assert!(
+        loaded
+            .stderr
+            .contains("--reconcile off loads the export without asking for counts"),
+        "{loaded:?}"
+    );
+    let loaded = load(&workplace, &["export", "--reconcile", "off"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    assert_eq!(loaded.json()["slices"][0]["reconcile"], "off");
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn an_export_as_old_as_its_days_leaves_them_open_unless_the_provider_counts_the_same() {
+    let end_of_day: jiff::Timestamp = "2026-10-02T00:00:00Z".parse().unwrap();
+    for (reconcile, state) in [("off", "open"), ("fail", "closed")] {
+        let (workplace, _server) = with_export(3, calls(0, 3));
+        let file = File::options()
+            .write(true)
+            .open(workplace.path("export"))
+            .unwrap();
+        file.set_modified(end_of_day.into()).unwrap();
+        let loaded = load(&workplace, &["export", "--reconcile", reconcile]);
+        assert_eq!(loaded.status, 0, "{loaded:?}");
+        assert_eq!(loaded.json()["slices"][0]["state"], state, "{reconcile}");
+        // It is there, and not loaded again; a run will see to it.
+        let again = load(&workplace, &["export", "--reconcile", reconcile]);
+        assert_eq!(again.report().slices.len(), 0);
+    }
+}
+
+#[test]
+fn days_are_cut_where_the_account_cuts_them_and_those_that_have_not_ended_are_left_out() {
+    let night = calls(0, 1).replace("T10:00", "T03:00");
+    let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(50);
+    let later = calls(5, 2).replace(DAY, &tomorrow.strftime("%Y-%m-%d").to_string());
+    let (workplace, _server) = with_export(1, night + &later);
+    let loaded = load(&workplace, &["export", "--timezone", "America/New_York"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    assert_eq!(
+        workplace.table(),
+        ["cdrs/dt=2026-09-30/placed-2026-09-30.parquet"]
+    );
+    let warnings = loaded.report().warnings;
+    assert_eq!(
+        warnings,
+        ["2 records of 1 day that had not ended were left out: `cdrlake run` fetches whole days"]
+    );
+}
+
+#[test]
+fn a_load_that_waits_for_its_input_can_be_interrupted() {
+    let (workplace, _server) = with_export(3, "");
+    std::fs::create_dir(workplace.path("spool")).unwrap();
+    workplace.configure_also("[limits]\nspool_dir = \"spool\"");
+    let mut child = workplace
+        .command(&[&["load"], PLACED].concat())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Kept open: waiting for the child would end its input.
+    let stdin = child.stdin.take();
+    let mut stderr = std::io::BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    std::io::BufRead::read_line(&mut stderr, &mut line).unwrap();
+    assert!(line.contains("Splitting standard input by day."), "{line}");
+    let killed = std::process::Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    assert_eq!(child.wait().unwrap().code(), Some(130));
+    drop(stdin);
+    let text = std::io::read_to_string(stderr).unwrap();
+    assert!(text.contains("Nothing was loaded"), "{text}");
+    assert!(!workplace.path("lake").exists());
+    // What its thread had made goes with the next one.
+    let loaded = load(&workplace, &["export", "--reconcile", "off"]);
+    assert_eq!(loaded.status, 2);
+    assert_no_spool(&workplace);
+}
+
+#[test]
+fn a_dry_run_says_what_would_be_loaded() {
+    let (workplace, _server) = with_export(3, calls(0, 3));
+    let planned = workplace.run(&[&["load", "export", "--dry-run"], PLACED].concat());
+    assert_eq!(planned.status, 0, "{planned:?}");
+    assert_eq!(
+        planned.stdout,
+        format!("{DAY}  placed    missing\n1 slice due, 0 up to date, from {DAY} to {DAY}\n")
+    );
+    assert!(!workplace.path("lake").exists());
+}
+
+#[test]
+fn a_spool_without_room_is_named_with_its_key() {
+    let (workplace, _server) = with_export(3, calls(0, 3));
+    workplace.configure_also("[limits]\nspool_dir = \"nowhere\"");
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 1);
+    assert!(
+        loaded.stderr.contains("cannot write into nowhere. Set limits.spool_dir to a directory with room for the export: No such file"),
+        "{loaded:?}"
+    );
+}
+
+#[test]
+fn counts_that_cannot_be_had_fail_as_they_do_in_a_run() {
+    let (workplace, server) = with_export(3, calls(0, 3));
+    server.on(
+        "/v1/cdrs?",
+        [Answer::Json(
+            401,
+            "{\"message\":\"Unauthorized\"}".to_owned(),
+        )],
+    );
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 2, "{loaded:?}");
+    assert!(
+        loaded
+            .stderr
+            .contains("Check that source.api_key leads to the right key"),
+        "{loaded:?}"
+    );
+}
