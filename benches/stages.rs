@@ -91,6 +91,7 @@ fn stages(criterion: &mut Criterion) {
                 day_us: i64::MIN..i64::MAX,
                 spool_dir: directory.path().to_owned(),
                 max_record_bytes: 1 << 20,
+                max_slice_bytes: u64::MAX,
                 dedupe: true,
                 parquet: ParquetOptions {
                     compression: Compression::ZSTD(ZstdLevel::default()),

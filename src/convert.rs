@@ -17,7 +17,7 @@ use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
 use crate::framing::{BodySummary, Boundary, Format, FramingError, Position};
-use crate::records::{Item, RecordReader};
+use crate::records::{BodyLimits, Item, RecordReader};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::slice::Slice;
 use crate::tally::{Counts, RowTally, Totals};
@@ -37,6 +37,8 @@ pub struct ConvertOptions {
     pub spool_dir: PathBuf,
     /// `limits.max_record_bytes`.
     pub max_record_bytes: usize,
+    /// `limits.max_slice_bytes`.
+    pub max_slice_bytes: u64,
     /// `quality.dedupe`.
     pub dedupe: bool,
     /// The `[parquet]` part of the configuration.
@@ -102,9 +104,12 @@ pub enum ConvertError {
 
 impl ConvertError {
     /// Whether fetching the slice again may help: everything but the local disk comes from the
-    /// network, where a broken body may be whole the next time.
+    /// network, where a broken body may be whole the next time. An endless one costs too much.
     pub fn is_retryable(&self) -> bool {
-        !matches!(self, Self::Write(_) | Self::Spool { .. })
+        !matches!(
+            self,
+            Self::Write(_) | Self::Spool { .. } | Self::Framing(FramingError::Endless { .. })
+        )
     }
 
     /// What the server says of its own failure, at `at`.
@@ -145,7 +150,7 @@ impl ConvertError {
 pub struct Converter {
     reader: RecordReader,
     stage: Stage,
-    max_record_bytes: usize,
+    limits: BodyLimits,
 }
 
 /// What is known when a body has ended.
@@ -202,9 +207,13 @@ impl Converter {
             remove_leftover(&spool(extension))
                 .map_err(|source| spool_error(&options.spool_dir, source))?;
         }
+        let limits = BodyLimits {
+            record_bytes: options.max_record_bytes,
+            body_bytes: options.max_slice_bytes,
+        };
         Ok(Self {
-            reader: plain_json(options.max_record_bytes),
-            max_record_bytes: options.max_record_bytes,
+            reader: plain_json(limits),
+            limits,
             stage: Stage {
                 writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
                 rejects: RejectsWriter::new(spool("rejects")),
@@ -225,7 +234,7 @@ impl Converter {
 
     /// Begins a body that is compressed so and in that format. One that nobody begins is plain JSON.
     pub fn begin_body(&mut self, encoding: Encoding, format: Format) {
-        self.reader = RecordReader::new(encoding, Some(format), self.max_record_bytes);
+        self.reader = RecordReader::new(encoding, Some(format), self.limits);
     }
 
     /// Takes the next bytes of a body.
@@ -243,7 +252,7 @@ impl Converter {
     /// [`ConvertError`], if the body ends too early, or held lines of which none looks like a
     /// record.
     pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
-        let reader = std::mem::replace(&mut self.reader, plain_json(self.max_record_bytes));
+        let reader = std::mem::replace(&mut self.reader, plain_json(self.limits));
         let stage = &mut self.stage;
         let content = reader.finish(|item| stage.item(&item))?;
         let mut body = std::mem::take(&mut stage.body);
@@ -393,8 +402,8 @@ impl Stage {
     }
 }
 
-fn plain_json(max_record_bytes: usize) -> RecordReader {
-    RecordReader::new(Encoding::Identity, Some(Format::Json), max_record_bytes)
+fn plain_json(limits: BodyLimits) -> RecordReader {
+    RecordReader::new(Encoding::Identity, Some(Format::Json), limits)
 }
 
 fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {

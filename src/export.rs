@@ -24,7 +24,7 @@ use crate::decompress::Encoding;
 use crate::framing::{Boundary, Position};
 use crate::lake::ledger::Asked;
 use crate::plan::{end_of_day, start_of_day};
-use crate::records::{Item, RecordReader};
+use crate::records::{BodyLimits, Item, RecordReader};
 use crate::spool::{self, Spool};
 
 /// Bytes of records that are held before they are written to the files of their days.
@@ -316,7 +316,15 @@ impl Splitter {
             return Err(Problem::Archive);
         }
         let encoding = Encoding::of_file(start);
-        let mut reader = RecordReader::new(encoding, None, self.max_record_bytes);
+        let mut reader = RecordReader::new(
+            encoding,
+            None,
+            BodyLimits {
+                record_bytes: self.max_record_bytes,
+                // Who loads a file knows how long it is.
+                body_bytes: u64::MAX,
+            },
+        );
         while filled > 0 {
             if interrupt.is_cancelled() {
                 return Err(Problem::Interrupted);

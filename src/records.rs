@@ -47,26 +47,38 @@ pub struct BodyContent {
     pub missing_fields: Vec<&'static str>,
 }
 
+/// How much of a body is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// A longer record is none: `limits.max_record_bytes`.
+    pub record_bytes: usize,
+    /// A longer body, decompressed, is taken for endless.
+    pub body_bytes: u64,
+}
+
 /// Reads one body.
 #[derive(Debug)]
 pub struct RecordReader {
     decompressor: Decompressor,
     framer: Framer,
     csv: CsvRows,
-    max_record_bytes: usize,
+    limits: BodyLimits,
+    /// Decompressed bytes so far.
+    bytes: u64,
 }
 
 impl RecordReader {
     /// For a body that is compressed so and in that format; `None` where the first character is to tell.
-    pub fn new(encoding: Encoding, format: Option<Format>, max_record_bytes: usize) -> Self {
+    pub fn new(encoding: Encoding, format: Option<Format>, limits: BodyLimits) -> Self {
         Self {
             decompressor: Decompressor::new(encoding),
             framer: match format {
-                Some(format) => Framer::new(format, max_record_bytes),
-                None => Framer::detecting(max_record_bytes),
+                Some(format) => Framer::new(format, limits.record_bytes),
+                None => Framer::detecting(limits.record_bytes),
             },
             csv: CsvRows::default(),
-            max_record_bytes,
+            limits,
+            bytes: 0,
         }
     }
 
@@ -83,10 +95,16 @@ impl RecordReader {
     where
         E: From<DecompressError> + From<FramingError> + From<HeaderError>,
     {
-        let (framer, csv, limit_bytes) = (&mut self.framer, &mut self.csv, self.max_record_bytes);
+        let (framer, csv, limits) = (&mut self.framer, &mut self.csv, self.limits);
+        let read_bytes = &mut self.bytes;
         self.decompressor.push(chunk, |bytes| {
+            *read_bytes += bytes.len() as u64;
+            if *read_bytes > limits.body_bytes {
+                let limit_bytes = limits.body_bytes;
+                return Err(FramingError::Endless { limit_bytes }.into());
+            }
             framer.push(bytes, &mut |frame| {
-                read(csv, limit_bytes, &frame, &mut on_item)
+                read(csv, limits.record_bytes, &frame, &mut on_item)
             })
         })
     }
@@ -103,7 +121,7 @@ impl RecordReader {
         E: From<DecompressError> + From<FramingError> + From<HeaderError>,
     {
         self.decompressor.finish()?;
-        let (csv, limit_bytes) = (&mut self.csv, self.max_record_bytes);
+        let (csv, limit_bytes) = (&mut self.csv, self.limits.record_bytes);
         let summary = self
             .framer
             .finish(&mut |frame| read(csv, limit_bytes, &frame, &mut on_item))?;

@@ -145,6 +145,7 @@ pub enum Reconcile {
 )]
 pub struct LimitsConfig {
     pub max_record_bytes: usize,
+    pub max_slice_bytes: u64,
     pub memory: usize,
     pub single_put_bytes: u64,
     /// Where the spool of a lake in an object store lies; on local disk it lies in the lake.
@@ -413,6 +414,9 @@ fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
         max_record_bytes: settings
             .get("limits.max_record_bytes", units::memory_bytes)?
             .unwrap_or(1 << 20),
+        max_slice_bytes: settings
+            .get("limits.max_slice_bytes", units::bytes)?
+            .unwrap_or(100 << 30),
         memory,
         // What every store takes in one request is far more.
         single_put_bytes: single_put_bytes.unwrap_or(most.min(16 << 20)).min(5 << 30),

@@ -47,6 +47,7 @@ pub(super) const KEYS: &[&str] = &[
     "quality.reconcile",
     "privacy.numbers",
     "limits.max_record_bytes",
+    "limits.max_slice_bytes",
     "limits.memory",
     "limits.single_put_bytes",
     "limits.spool_dir",

@@ -49,6 +49,7 @@ fn a_lake_is_all_that_has_to_be_named() {
         config.limits,
         LimitsConfig {
             max_record_bytes: 1 << 20,
+            max_slice_bytes: 100 << 30,
             memory: 256 << 20,
             single_put_bytes: 16 << 20,
             spool_dir: std::env::temp_dir(),

@@ -139,6 +139,12 @@ pub enum FramingError {
         /// Where the line begins.
         at: Position,
     },
+    /// The body is longer than any that is expected, and may have no end.
+    #[error("the body has more than {} (limits.max_slice_bytes)", bytesize::ByteSize(*limit_bytes).display().iec())]
+    Endless {
+        /// How long it may be.
+        limit_bytes: u64,
+    },
     /// The body begins like a gzip or zstd stream.
     #[error("{at}: the body is compressed, and its Content-Encoding does not say so")]
     Compressed {

@@ -298,7 +298,7 @@ async fn walk_pages(
     tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
     let mut last = first;
     for page in 2.. {
-        let body = stoppable(context, context.source.calls(slice, Some(page))).await?;
+        let body = stoppable(context, context.source.page(slice, page)).await?;
         let mut body = Opened::Response(body);
         let end = conversion.feed(context, &mut body).await?;
         let records = end.records - last.records;
@@ -401,6 +401,7 @@ impl Conversion {
                 ..micros(end_of_day(slice.day, timezone)),
             spool_dir: context.lake.spool_dir().to_owned(),
             max_record_bytes: config.limits.max_record_bytes,
+            max_slice_bytes: config.limits.max_slice_bytes,
             dedupe: config.quality.dedupe,
             parquet: config.parquet.clone(),
         };

@@ -2,6 +2,7 @@
 
 mod retry;
 
+use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub const DEFAULT_PER_PAGE: u64 = 25;
 /// Calls on a page of the list when it is walked. The largest page that the API gives is not documented; a
 /// server that gives less is understood all the same.
 const LIST_PER_PAGE: u64 = 100;
+/// Most that is held of a page: many times what a hundred calls are.
+const MAX_PAGE_BYTES: usize = 2 << 20;
 /// Time to connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Time over which `source.min_throughput` is measured.
@@ -262,6 +265,7 @@ impl Source {
                 Via::Csv => Format::Csv,
             },
             response,
+            ahead: VecDeque::new(),
             stall_timeout: self.config.stall_timeout,
             floor: ThroughputFloor::new(self.config.min_throughput),
         };
@@ -302,15 +306,43 @@ impl Source {
         Ok(list.pagination.total)
     }
 
-    /// The same, asked up to `source.max_attempts` times while what stands in the way may pass.
+    /// The same, [tried again](Self::with_retries) while what stands in the way may pass.
     ///
     /// # Errors
     /// [`SourceError`] of the last attempt.
     pub async fn control_total_with_retries(&self, slice: Slice) -> Result<u64, SourceError> {
+        self.with_retries(slice, || self.control_total(slice)).await
+    }
+
+    /// A page of a slice's calls, read to its end before it is given out, so that where it breaks off
+    /// it alone is [tried again](Self::with_retries), and not all pages in front of it. Of a page longer
+    /// than [`MAX_PAGE_BYTES`] the rest is read as a stream.
+    ///
+    /// # Errors
+    /// [`SourceError`] of the last attempt.
+    pub async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
+        self.with_retries(slice, || self.whole_page(slice, page))
+            .await
+    }
+
+    async fn whole_page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
+        let mut body = self.calls(slice, Some(page)).await?;
+        body.read_ahead(MAX_PAGE_BYTES).await?;
+        Ok(body)
+    }
+
+    /// Asks up to `source.max_attempts` times, and for up to `source.max_elapsed`, while what stands in the way
+    /// may pass.
+    async fn with_retries<T, F: Future<Output = Result<T, SourceError>>>(
+        &self,
+        slice: Slice,
+        ask: impl Fn() -> F,
+    ) -> Result<T, SourceError> {
         let backoff = Backoff::from(&self.config);
+        let begun = Instant::now();
         let mut attempt = 1;
         loop {
-            let error = match self.control_total(slice).await {
+            let error = match ask().await {
                 Err(error) if error.is_transient() && attempt < self.config.max_attempts => error,
                 result => return result,
             };
@@ -323,6 +355,9 @@ impl Source {
                 _ => (None, false),
             };
             let wait = backoff.wait(attempt, asked_for);
+            if begun.elapsed() + wait > self.config.max_elapsed {
+                return Err(error);
+            }
             if slow_down {
                 self.gate.close_for(wait);
             }
@@ -568,6 +603,8 @@ pub struct Body {
     /// What they are, decompressed.
     pub format: Format,
     response: Response,
+    /// Read before it was asked for.
+    ahead: VecDeque<Bytes>,
     stall_timeout: Duration,
     floor: ThroughputFloor,
 }
@@ -595,6 +632,25 @@ impl Body {
     /// # Errors
     /// [`SourceError::Transient`] if the body breaks off, stalls or drips.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
+        match self.ahead.pop_front() {
+            Some(chunk) => Ok(Some(chunk)),
+            None => self.next_chunk().await,
+        }
+    }
+
+    /// Reads up to its end, or until `limit_bytes` are held.
+    async fn read_ahead(&mut self, limit_bytes: usize) -> Result<(), SourceError> {
+        let mut held_bytes = 0;
+        while held_bytes < limit_bytes
+            && let Some(chunk) = self.next_chunk().await?
+        {
+            held_bytes += chunk.len();
+            self.ahead.push_back(chunk);
+        }
+        Ok(())
+    }
+
+    async fn next_chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
         let begun = Instant::now();
         let chunk = match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| {

@@ -319,6 +319,7 @@ fn convert(
         day_us: start..start + 86_400_000_000,
         spool_dir: directory.to_owned(),
         max_record_bytes: 2_000,
+        max_slice_bytes: u64::MAX,
         dedupe: true,
         parquet: ParquetOptions {
             compression: Compression::SNAPPY,

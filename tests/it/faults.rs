@@ -1,3 +1,8 @@
+use std::io::Write;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
 use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
 use crate::support::{
     CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran, run_scripted, scripted,
@@ -431,6 +436,103 @@ fn an_unreachable_host_ends_the_run_with_one_sentence() {
         ran.stderr
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_name_that_no_server_has_and_an_address_that_does_not_answer_are_the_network_s_fault() {
+    // Nothing under .invalid is ever found (RFC 6761). A listener whose queue is full lets whoever else comes
+    // wait until the time to connect is up.
+    let listener =
+        socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(0).unwrap();
+    let full = listener.local_addr().unwrap().as_socket().unwrap();
+    let queued: Vec<_> = (0..4)
+        .map(|_| {
+            let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None);
+            let socket = socket.unwrap();
+            socket.set_nonblocking(true).unwrap();
+            drop(socket.connect(&full.into()));
+            socket
+        })
+        .collect();
+    for (url, problem) in [
+        ("https://api.invalid".to_owned(), "cannot reach api.invalid"),
+        (format!("http://{full}"), "did not answer for 1.5s"),
+    ] {
+        let workplace = Workplace::with_url(&url);
+        workplace.reconfigure(
+            "max_attempts = 3",
+            "max_attempts = 3\nstall_timeout = \"1500ms\"",
+        );
+        let ran = workplace.run_day(PLACED);
+        assert_eq!(ran.status, 1, "{ran:?}");
+        assert!(
+            ran.stderr.contains("error: the run was stopped: "),
+            "{}",
+            ran.stderr
+        );
+        assert!(ran.stderr.contains(problem), "{}", ran.stderr);
+        assert_eq!(
+            ran.stderr.matches("Trying again").count(),
+            2,
+            "{}",
+            ran.stderr
+        );
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+    }
+    drop(queued);
+}
+
+#[test]
+fn a_stream_without_end_fails_its_slice_at_the_limit_and_is_not_asked_for_again() {
+    let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
+    for _ in 0..1_000 {
+        bomb.write_all(calls(0, 1).repeat(100).as_bytes()).unwrap();
+    }
+    let bomb = bomb.finish().unwrap();
+    assert!(bomb.len() < 500_000, "{}", bomb.len());
+    let gzip = "Content-Type: application/x-ndjson\r\nContent-Encoding: gzip\r\n";
+    for answer in [
+        sized("200 OK", gzip, &bomb),
+        ok_chunked(&calls(0, 9_000)),
+        // Not one line in it.
+        ok_chunked(&"x".repeat(2_000_000)),
+    ] {
+        let server = Server::start();
+        server.on(STREAM, [answer]).on("/v1/cdrs?", [count(3)]);
+        let workplace = Workplace::new(&server);
+        workplace.configure_also("[limits]\nmax_slice_bytes = \"1MiB\"");
+        let ran = workplace.run_day(PLACED);
+        assert_eq!(
+            (ran.status, server.requests(STREAM).len()),
+            (1, 1),
+            "{ran:?}"
+        );
+        let error = ran.report().slices[0].error.clone().unwrap();
+        assert_eq!(
+            error,
+            "the body has more than 1.0 MiB (limits.max_slice_bytes)"
+        );
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+    }
+}
+
+#[test]
+fn a_line_longer_than_any_record_is_rejected_and_costs_no_memory() {
+    let long = format!("{{\"date\":\"{}\"}}\n", "x".repeat(50_000_000));
+    let (workplace, _server, ran) =
+        run_scripted(4, [ok_chunked(&(calls(0, 2) + &long + &calls(2, 1)))]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let rejects = workplace.rejects("placed", "");
+    assert_eq!(
+        (rejects.len(), &rejects[0]["code"]),
+        (1, &"too_long".into())
+    );
+    assert_eq!(rejects[0]["length_bytes"], long.len() as u64 - 1);
+    assert_eq!(rejects[0]["text"].as_str().unwrap().len(), 1 << 20);
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-use crate::server::{Answer, STREAM, Server, count, ok_chunked};
+use crate::server::{Answer, STREAM, Server, count, ok_chunked, sized};
 use crate::support::{DAY, PLACED, Workplace, calls, run_scripted};
 
 #[test]
@@ -270,6 +270,53 @@ fn a_list_that_moves_for_ever_is_read_as_far_as_it_has_moved() {
         (slice.attempts, slice.counts.rows, slice.counts.duplicates),
         (2, 200, 1),
         "{ran:?}"
+    );
+}
+
+#[test]
+fn a_page_that_breaks_off_is_read_again_alone() {
+    let body = |first, records, total| match list_page(first, records, total) {
+        Answer::Json(_, body) => body,
+        _ => unreachable!("a page is JSON"),
+    };
+    let page = body(100, 50, 150);
+    let head = |length: usize| {
+        format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {length}\r\n\r\n"
+        )
+    };
+    let cut = format!("{}{}", head(page.len()), &page[..page.len() / 2]);
+    let web_page = sized("200 OK", "Content-Type: text/html\r\n", "<html>");
+    let server = lists(
+        &[
+            &[list_page(0, 100, 150)],
+            &[
+                Answer::Json(503, "{\"message\":\"busy\"}".to_owned()),
+                Answer::Bytes(cut.into_bytes()),
+                Answer::Stall(head(page.len()).into_bytes()),
+                web_page,
+                list_page(100, 50, 150),
+            ],
+        ],
+        &[150],
+    );
+    let workplace = Workplace::new(&server);
+    workplace.reconfigure(
+        "max_attempts = 3",
+        "max_attempts = 5\nstall_timeout = \"300ms\"",
+    );
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let slice = &ran.report().slices[0];
+    assert_eq!(
+        (slice.attempts, slice.counts.rows, slice.counts.duplicates),
+        (1, 150, 0)
+    );
+    assert_eq!(
+        ran.stderr.matches("Trying again").count(),
+        4,
+        "{}",
+        ran.stderr
     );
 }
 
