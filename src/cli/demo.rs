@@ -13,7 +13,7 @@ use super::lake::open_lake;
 use super::progress::Screen;
 use super::run::exit_of;
 use super::table::{DayTable, dollars, thousands};
-use super::{CommandError, Exit, interrupted_by_signals, print};
+use super::{CommandError, Exit, LAKE_STAYS, interrupted_by_signals, print};
 use crate::amount::AmountSum;
 use crate::config::Config;
 use crate::lake::ledger::Commit;
@@ -43,7 +43,7 @@ pub(super) struct DemoArgs {
 
 pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, CommandError> {
     let begun = Instant::now();
-    let interrupt = interrupted_by_signals()?;
+    let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let now = Timestamp::now();
     let generator = Generator {
         seed: 42,

@@ -13,7 +13,7 @@ use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
 use super::run::{ResultArgs, carry_out, exit_of, render_plan};
 use super::table::counted;
-use super::{CommandError, ConfigArgs, Exit, interrupted_by_signals, print};
+use super::{CommandError, ConfigArgs, Exit, LAKE_STAYS, interrupted_by_signals, print};
 use crate::config::{Config, Reconcile};
 use crate::decode::describe_missing;
 use crate::error::chain;
@@ -70,7 +70,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     for input in &inputs {
         input.check()?;
     }
-    let interrupt = interrupted_by_signals()?;
+    let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     // Who does not compare needs no key.
     let key = match config.quality.reconcile {
         Reconcile::Off => None,

@@ -330,9 +330,12 @@ fn json_text(result: &impl serde::Serialize) -> String {
     format!("{json}\n")
 }
 
-/// A token that SIGINT, SIGTERM or SIGHUP cancels. A second signal ends the process at once: what it
-/// leaves behind is overwritten by the next run.
-fn interrupted_by_signals() -> io::Result<CancellationToken> {
+/// What somebody wants to know who interrupts work on a lake.
+const LAKE_STAYS: &str = "Interrupted: what is under way is discarded, the lake stays as it is. A second Ctrl-C ends at once.";
+
+/// A token that SIGINT, SIGTERM or SIGHUP cancels, saying `words`. A second signal ends the process at once:
+/// what it leaves behind is overwritten by the next run.
+fn interrupted_by_signals(words: &'static str) -> io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
     let token = CancellationToken::new();
@@ -353,9 +356,7 @@ fn interrupted_by_signals() -> io::Result<CancellationToken> {
                 std::process::exit(130);
             }
             cancelled.cancel();
-            tracing::warn!(
-                "Interrupted: what is under way is discarded, the lake stays as it is. A second Ctrl-C ends at once."
-            );
+            tracing::warn!("{words}");
         }
     });
     Ok(token)

@@ -15,7 +15,8 @@ use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, OutputFormat, interrupted_by_signals, json_text, print,
+    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, interrupted_by_signals, json_text,
+    print,
 };
 use crate::config::Config;
 use crate::lake::Lake;
@@ -245,7 +246,7 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     if args.dry_run {
         return print_plan(&config, &args.selection, args.result.output.format).await;
     }
-    let interrupt = interrupted_by_signals()?;
+    let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let source = Source::try_new(&config.source, Some(config.api_key()?))?;
     // What is wrong with the selection comes before a lake is made for it.
     make_plan(&config, &selection, None, Timestamp::now()).await?;
@@ -418,9 +419,14 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
         String::new()
     };
     let counts = &report.totals.counts;
+    let interrupted = if report.outcome == RunOutcome::Interrupted {
+        "Interrupted: run again for the rest. "
+    } else {
+        ""
+    };
     vec![
         format!(
-            "{} committed, {} unchanged, {} failed, {skipped} skipped{by_others}; {} were up to date.",
+            "{interrupted}{} committed, {} unchanged, {} failed, {skipped} skipped{by_others}; {} were up to date.",
             slices(of(SliceOutcome::Committed).count()),
             of(SliceOutcome::Unchanged).count(),
             of(SliceOutcome::Failed).count(),

@@ -52,7 +52,7 @@ fn parse_days(text: &str) -> Result<RangeInclusive<Date>, String> {
 }
 
 pub(super) async fn execute(args: SimulateArgs) -> Result<Exit, CommandError> {
-    let interrupt = interrupted_by_signals()?;
+    let interrupt = interrupted_by_signals("Interrupted: the simulated API ends.")?;
     let generator = Generator {
         seed: args.seed,
         calls_per_day: args.calls_per_day,

@@ -14,7 +14,8 @@ use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::{counted, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, OutputFormat, interrupted_by_signals, json_text, print,
+    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, interrupted_by_signals, json_text,
+    print,
 };
 use crate::config::Config;
 use crate::lake::ledger::State;
@@ -240,7 +241,7 @@ async fn repair(
     found: &VerifyReport,
     screen: &Screen,
 ) -> Result<(Repair, Option<Stop>), CommandError> {
-    let interrupt = interrupted_by_signals()?;
+    let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     // Opening it for writing removes what dead runs left.
     let lake = open_lake(config).await?;
     let mut repair = Repair::default();
