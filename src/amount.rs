@@ -49,6 +49,46 @@ impl Amount {
     }
 }
 
+impl Amount {
+    /// The amount of a text such as `0.00325`: up to nine digits on both sides of the point. `None` leaves the
+    /// text to [`parse`](Self::parse).
+    pub(crate) fn parse_short(text: &[u8]) -> Option<Self> {
+        const POWERS: [i64; 10] = [
+            1_000_000_000,
+            100_000_000,
+            10_000_000,
+            1_000_000,
+            100_000,
+            10_000,
+            1_000,
+            100,
+            10,
+            1,
+        ];
+        let is_zero_led = matches!(text, [b'0', next, ..] if *next != b'.');
+        if text.len() > 19 || is_zero_led {
+            return None;
+        }
+        // Nineteen digits fit, although fewer will do.
+        let mut digits = 0_u64;
+        let mut point = None;
+        for (i, &byte) in text.iter().enumerate() {
+            match byte {
+                b'0'..=b'9' => digits = digits * 10 + u64::from(byte - b'0'),
+                b'.' if point.is_none() => point = Some(i),
+                _ => return None,
+            }
+        }
+        let (whole, decimals) = match point {
+            Some(point) => (point, text.len() - point - 1),
+            None => (text.len(), 0),
+        };
+        let is_number =
+            (1..=9).contains(&whole) && (point.is_none() || (1..=9).contains(&decimals));
+        is_number.then(|| Self(digits.cast_signed() * POWERS[decimals]))
+    }
+}
+
 /// A JSON number, taken apart.
 struct Number<'a> {
     negative: bool,

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempPath;
 
-use crate::decode::{HeaderError, Reason, Refusal, decode};
+use crate::decode::{Decoder, HeaderError, Reason, Refusal};
 use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
@@ -129,7 +129,12 @@ impl ConvertError {
                 at,
                 reason: reason.clone(),
             }),
-            Boundary::EndOfBody if reason.is_syntax() => Some(Self::CutRecord { at }),
+            // Nobody knows whether what is too long would have ended.
+            Boundary::EndOfBody
+                if reason.is_syntax() || matches!(reason, Reason::TooLong { .. }) =>
+            {
+                Some(Self::CutRecord { at })
+            }
             _ => None,
         }
     }
@@ -150,6 +155,7 @@ impl ConvertError {
 pub struct Converter {
     reader: RecordReader,
     stage: Stage,
+    /// Of what is still to come.
     limits: BodyLimits,
 }
 
@@ -171,6 +177,7 @@ struct Stage {
     writer: SpoolWriter,
     rejects: RejectsWriter,
     duplicates: Option<DuplicateFinder>,
+    decoder: Decoder,
     hasher: RowHasher,
     digest: Digest,
     tally: RowTally,
@@ -220,6 +227,7 @@ impl Converter {
                 duplicates: options
                     .dedupe
                     .then(|| DuplicateFinder::new(&options.spool_dir)),
+                decoder: Decoder::default(),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
                 tally: RowTally::new(options.day_us.clone()),
@@ -234,7 +242,7 @@ impl Converter {
 
     /// Begins a body that is compressed so and in that format. One that nobody begins is plain JSON.
     pub fn begin_body(&mut self, encoding: Encoding, format: Format) {
-        self.reader = RecordReader::new(encoding, Some(format), self.limits);
+        self.reader = RecordReader::new(encoding, format, self.limits);
     }
 
     /// Takes the next bytes of a body.
@@ -255,6 +263,8 @@ impl Converter {
         let reader = std::mem::replace(&mut self.reader, plain_json(self.limits));
         let stage = &mut self.stage;
         let content = reader.finish(|item| stage.item(&item))?;
+        let left_bytes = self.limits.body_bytes.saturating_sub(content.summary.bytes);
+        self.limits.body_bytes = left_bytes;
         let mut body = std::mem::take(&mut stage.body);
         body.has_objects |= content.has_header;
         for field in content.missing_fields {
@@ -318,7 +328,7 @@ impl Stage {
         json: &[u8],
         source_text: &[u8],
     ) -> Result<(), ConvertError> {
-        match decode(json) {
+        match self.decoder.decode(json) {
             Ok(record) => {
                 self.count_record();
                 let row_hash = self.hasher.hash(&record);
@@ -333,7 +343,13 @@ impl Stage {
                 added.map_err(|source| spool_error(&self.options.spool_dir, source))
             }
             Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, &message)),
-            Err(Refusal::Reject(reason)) => {
+            Err(Refusal::Reject(mut reason)) => {
+                // Its place in the text that the body has, not in the object that became of a line of CSV.
+                if let (Reason::InvalidUtf8 { at }, Err(error)) =
+                    (&mut reason, std::str::from_utf8(source_text))
+                {
+                    *at = error.valid_up_to();
+                }
                 let length_bytes = source_text.len() as u64;
                 self.refuse(at, boundary, &reason, source_text, length_bytes)
             }
@@ -403,7 +419,7 @@ impl Stage {
 }
 
 fn plain_json(limits: BodyLimits) -> RecordReader {
-    RecordReader::new(Encoding::Identity, Some(Format::Json), limits)
+    RecordReader::new(Encoding::Identity, Format::Json, limits)
 }
 
 fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {

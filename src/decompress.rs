@@ -4,7 +4,7 @@
 //! the body and drops what follows without a word. Here a body is one member (or frame) after another, each with
 //! its own check, and nothing else: what is cut, damaged, empty or followed by anything is an error.
 //!
-//! No I/O. Memory: the window of the format (32 KiB for gzip, at most 8 MiB for zstd) and
+//! No I/O. Memory: the window of the format (32 KiB for gzip, at most 8 MiB for zstd, 128 MiB in a file) and
 //! [`MAX_PIECE_BYTES`], however much comes out.
 
 use std::fmt;
@@ -19,6 +19,9 @@ const GZIP_WINDOW_BITS: u8 = 15;
 /// Largest window of a zstd body: 8 MiB, what
 /// [RFC 9659](https://www.rfc-editor.org/rfc/rfc9659#section-3) allows as a content encoding.
 const ZSTD_WINDOW_LOG: u32 = 23;
+/// Largest window of a zstd file: 128 MiB, what `zstd` itself reads without being told, and `--ultra` and
+/// `--long` write.
+const ZSTD_FILE_WINDOW_LOG: u32 = 27;
 
 /// What a gzip member begins with.
 pub const GZIP_MAGIC: &[u8] = b"\x1F\x8B";
@@ -42,7 +45,7 @@ impl Encoding {
     pub const ACCEPTED: &str = "gzip, zstd";
 
     /// How a file is compressed that begins with `start`: no text begins like gzip or zstd.
-    pub fn of_file(start: &[u8]) -> Self {
+    fn of_file(start: &[u8]) -> Self {
         if start.starts_with(GZIP_MAGIC) {
             Self::Gzip
         } else if start.starts_with(ZSTD_MAGIC) {
@@ -112,6 +115,7 @@ pub struct Decompressor {
     /// Compressed bytes read.
     read: u64,
     piece: Vec<u8>,
+    zstd_window_log: u32,
 }
 
 enum Decoder {
@@ -146,6 +150,15 @@ impl Decompressor {
             ended: 0,
             read: 0,
             piece: vec![0; if is_plain { 0 } else { MAX_PIECE_BYTES }],
+            zstd_window_log: ZSTD_WINDOW_LOG,
+        }
+    }
+
+    /// For a file that begins with `start`. Its window may be as large as 128 MiB.
+    pub fn of_file(start: &[u8]) -> Self {
+        Self {
+            zstd_window_log: ZSTD_FILE_WINDOW_LOG,
+            ..Self::new(Encoding::of_file(start))
         }
     }
 
@@ -209,7 +222,7 @@ impl Decompressor {
             self.decoder = Some(match self.encoding {
                 Encoding::Zstd => {
                     let mut decoder = ZstdDecoder::new().ok()?;
-                    let limit = DParameter::WindowLogMax(ZSTD_WINDOW_LOG);
+                    let limit = DParameter::WindowLogMax(self.zstd_window_log);
                     decoder.set_parameter(limit).ok()?;
                     Decoder::Zstd(decoder)
                 }

@@ -4,14 +4,15 @@
 //! day in a spool of this process, in pieces that are compressed with zstd. What is wrong with a record does not matter
 //! here as long as its `date` can be read: its slice will reject it.
 //!
-//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, about an eighth of the
-//! records' text.
+//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, between a quarter and
+//! an eighth of the records' text.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -20,11 +21,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::convert::ConvertError;
 use crate::decode::{Reason, Refusal, call_time_us};
-use crate::decompress::Encoding;
 use crate::framing::{Boundary, Position};
 use crate::lake::ledger::Asked;
 use crate::plan::{end_of_day, start_of_day};
-use crate::records::{BodyLimits, Item, RecordReader};
+use crate::records::{Item, RecordReader};
 use crate::spool::{self, Spool};
 
 /// Bytes of records that are held before they are written to the files of their days.
@@ -77,7 +77,7 @@ pub enum ExportError {
         source: io::Error,
     },
     /// Somebody asked to stop.
-    #[error("interrupted while the export was split: nothing was changed")]
+    #[error("interrupted while the export was split")]
     Interrupted,
 }
 
@@ -99,7 +99,7 @@ impl Input {
         }
     }
 
-    /// Opens it. What it holds cannot be newer than the time that comes along.
+    /// Opens it, and says when it was last changed.
     fn open(&self) -> io::Result<(Box<dyn Read>, Timestamp)> {
         Ok(match self {
             Self::File(path) => {
@@ -117,13 +117,28 @@ impl Input {
         })
     }
 
-    /// Whether it can be opened at all, before hours are spent on those in front of it.
+    /// Whether reading may wait for somebody else to write: it is no file on a disk.
+    pub fn may_wait(&self) -> bool {
+        match self {
+            Self::File(path) => !path.metadata().is_ok_and(|metadata| metadata.is_file()),
+            Self::Stdin => true,
+        }
+    }
+
+    /// Whether it can be opened at all, before hours are spent on those in front of it. A pipe is left alone: it
+    /// can be opened only once.
     ///
     /// # Errors
     /// [`ExportError::Input`] if it cannot.
     pub fn check(&self) -> Result<(), ExportError> {
         match self {
-            Self::File(_) => self.open().map(drop),
+            Self::File(path) => path.metadata().and_then(|metadata| {
+                if metadata.is_file() || metadata.is_dir() {
+                    self.open().map(drop)
+                } else {
+                    Ok(())
+                }
+            }),
             Self::Stdin => Ok(()),
         }
         .map_err(|source| ExportError::Input {
@@ -157,8 +172,10 @@ pub struct Undated {
 #[derive(Debug)]
 pub struct Export {
     days: BTreeMap<Date, Day>,
-    names: Vec<String>,
-    spool: Spool,
+    files: Vec<ReadFile>,
+    spool: Arc<Spool>,
+    /// Files of CSV whose last line has no newline: it may be cut within its last cell.
+    pub unended: Vec<String>,
     /// Records that belong to no day, and were left out.
     pub undated: Undated,
     /// Fields of a record for which some CSV had no column.
@@ -166,12 +183,29 @@ pub struct Export {
 }
 
 /// One day of an export.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Day {
     records: u64,
     /// Numbers of the files that had records of it.
     files: Vec<usize>,
-    as_of: Timestamp,
+}
+
+/// A part of an export.
+#[derive(Clone, Debug)]
+struct ReadFile {
+    name: String,
+    changed: Timestamp,
+    /// The time of its newest record.
+    newest_us: i64,
+}
+
+impl ReadFile {
+    /// No later than this it was made, as far as can be known: it is not older than its newest record, and may be much
+    /// older than its last change, which copies get.
+    fn as_of(&self) -> Timestamp {
+        let newest = Timestamp::from_microsecond(self.newest_us);
+        newest.map_or(self.changed, |newest| newest.min(self.changed))
+    }
 }
 
 /// One day of an export, to be read.
@@ -181,7 +215,7 @@ pub struct ExportDay {
     pub path: PathBuf,
     /// Where they come from, for the ledger.
     pub asked: Asked,
-    /// No later than this the provider knew of these calls and no others.
+    /// When the export was made, or earlier: what is known of the day is not newer.
     pub as_of: Timestamp,
 }
 
@@ -196,8 +230,9 @@ impl Export {
         let found = self.days.get(&day)?;
         let named = found.files.iter().take(MAX_EXAMPLES);
         let mut query: Vec<_> = named
-            .map(|&file| ("file".to_owned(), self.names[file].clone()))
+            .map(|&file| ("file".to_owned(), self.files[file].name.clone()))
             .collect();
+        let as_of = found.files.iter().map(|&file| self.files[file].as_of());
         if found.files.len() > MAX_EXAMPLES {
             let more = found.files.len() - MAX_EXAMPLES;
             query.push(("more_files".to_owned(), more.to_string()));
@@ -208,7 +243,7 @@ impl Export {
                 url: "export:".to_owned(),
                 query,
             },
-            as_of: found.as_of,
+            as_of: as_of.min().unwrap_or(Timestamp::UNIX_EPOCH),
         })
     }
 }
@@ -217,46 +252,56 @@ fn spooled(spool: &Spool, day: Date) -> PathBuf {
     spool.path().join(format!("{day}.ndjson.zst"))
 }
 
-/// Reads `inputs` and splits them by day, telling `on_bytes` of all that was read. Blocks.
+/// The directory in which an export is split, in `parent`. What dead processes left there is removed.
 ///
 /// # Errors
-/// [`ExportError`]; nothing is left of the spool then.
-pub fn split(
+/// [`ExportError::Spool`] if it cannot be made.
+pub(crate) fn make_spool(parent: &Path) -> Result<Arc<Spool>, ExportError> {
+    let made = spool::sweep(parent).and_then(|_| Spool::make(parent));
+    made.map(Arc::new).map_err(|source| ExportError::Spool {
+        directory: parent.to_owned(),
+        source,
+    })
+}
+
+/// Reads `inputs` and splits them by day into `spool`, telling `on_bytes` of all that was read. Blocks.
+///
+/// # Errors
+/// [`ExportError`].
+pub(crate) fn split(
     inputs: &[Input],
     options: &SplitOptions,
+    spool: Arc<Spool>,
     interrupt: &CancellationToken,
     on_bytes: impl Fn(u64),
 ) -> Result<Export, ExportError> {
-    let parent = &options.spool_parent;
-    let spool_error = |source| ExportError::Spool {
-        directory: parent.clone(),
-        source,
-    };
-    spool::sweep(parent).map_err(spool_error)?;
+    let parent = options.spool_parent.clone();
     let mut splitter = Splitter {
         timezone: options.timezone.clone(),
         max_record_bytes: options.max_record_bytes,
         export: Export {
             days: BTreeMap::new(),
-            names: Vec::new(),
-            spool: Spool::make(parent).map_err(spool_error)?,
+            files: Vec::new(),
+            spool,
+            unended: Vec::new(),
             undated: Undated::default(),
             missing_fields: Vec::new(),
         },
         buffers: BTreeMap::new(),
         buffered_bytes: 0,
         last_day: None,
-        as_of: Timestamp::UNIX_EPOCH,
     };
     for input in inputs {
         let name = input.name();
         tracing::info!("Splitting {name} by day.");
-        splitter.export.names.push(name.clone());
         splitter
             .read(input, interrupt, &on_bytes)
-            .map_err(|error| error.of(name, parent))?;
+            .map_err(|error| error.of(name, &parent))?;
     }
-    splitter.flush().map_err(spool_error)?;
+    splitter.flush().map_err(|source| ExportError::Spool {
+        directory: parent,
+        source,
+    })?;
     Ok(splitter.export)
 }
 
@@ -295,8 +340,6 @@ struct Splitter {
     /// The day of the record before, which is mostly that of the next: from its first microsecond to the
     /// next day's first.
     last_day: Option<(Range<i64>, Date)>,
-    /// When the file that is being read was last changed.
-    as_of: Timestamp,
 }
 
 impl Splitter {
@@ -306,8 +349,12 @@ impl Splitter {
         interrupt: &CancellationToken,
         on_bytes: impl Fn(u64),
     ) -> Result<(), Problem> {
-        let (mut source, as_of) = input.open().map_err(Problem::Input)?;
-        self.as_of = as_of;
+        let (mut source, changed) = input.open().map_err(Problem::Input)?;
+        self.export.files.push(ReadFile {
+            name: input.name(),
+            changed,
+            newest_us: i64::MIN,
+        });
         self.last_day = None;
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
@@ -315,16 +362,7 @@ impl Splitter {
         if start.starts_with(ZIP_MAGIC) {
             return Err(Problem::Archive);
         }
-        let encoding = Encoding::of_file(start);
-        let mut reader = RecordReader::new(
-            encoding,
-            None,
-            BodyLimits {
-                record_bytes: self.max_record_bytes,
-                // Who loads a file knows how long it is.
-                body_bytes: u64::MAX,
-            },
-        );
+        let mut reader = RecordReader::of_file(start, self.max_record_bytes);
         while filled > 0 {
             if interrupt.is_cancelled() {
                 return Err(Problem::Interrupted);
@@ -349,15 +387,25 @@ impl Splitter {
     fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
         match item {
             Item::Record {
-                at, boundary, json, ..
+                at,
+                boundary,
+                json,
+                text,
             } => match call_time_us(json) {
-                Ok(time_us) => match self.day_of(time_us) {
-                    Some(day) => self.keep(day, json),
-                    None => {
-                        self.undated(*at, &format!("the export has more than {MAX_DAYS} days"));
-                        Ok(())
+                Ok(time_us) => {
+                    // Of JSON that is whole nothing can be missing.
+                    if *boundary == Boundary::EndOfBody && json.as_ptr() != text.as_ptr() {
+                        let name = self.file_name();
+                        self.export.unended.push(name);
                     }
-                },
+                    match self.day_of(time_us) {
+                        Ok(day) => self.keep(day, json),
+                        Err(why) => {
+                            self.undated(*at, &why);
+                            Ok(())
+                        }
+                    }
+                }
                 Err(Refusal::ServerError { message }) => Err(ConvertError::server(*at, &message)),
                 Err(Refusal::Reject(reason)) => self.refuse(*at, *boundary, &reason),
             },
@@ -387,38 +435,44 @@ impl Splitter {
         let undated = &mut self.export.undated;
         undated.records += 1;
         if undated.examples.len() < MAX_EXAMPLES {
-            let name = self.export.names.last().map_or("", String::as_str);
+            let name = self.export.files.last().map_or("", |file| &file.name);
             undated.examples.push(format!("{name}, {at}: {why}"));
         }
     }
 
-    /// The day of a call, as the account cuts days; `None` if there are too many.
-    fn day_of(&mut self, time_us: i64) -> Option<Date> {
+    fn file_name(&self) -> String {
+        self.export
+            .files
+            .last()
+            .map_or_else(String::new, |file| file.name.clone())
+    }
+
+    /// The day of a call, as the account cuts days, or why there is none.
+    fn day_of(&mut self, time_us: i64) -> Result<Date, String> {
+        if let Some(file) = self.export.files.last_mut() {
+            file.newest_us = file.newest_us.max(time_us);
+        }
         if let Some((range, day)) = &self.last_day
             && range.contains(&time_us)
         {
-            return Some(*day);
+            return Ok(*day);
         }
-        let time = Timestamp::from_microsecond(time_us).ok()?;
+        let time = Timestamp::from_microsecond(time_us)
+            .map_err(|_| "`date` lies beyond the calendar".to_owned())?;
         let day = time.to_zoned(self.timezone.clone()).date();
-        let file = self.export.names.len() - 1;
+        let file = self.export.files.len() - 1;
         let days = &mut self.export.days;
         if days.len() >= MAX_DAYS && !days.contains_key(&day) {
-            return None;
+            return Err(format!("the export has more than {MAX_DAYS} days"));
         }
-        let found = days.entry(day).or_insert_with(|| Day {
-            records: 0,
-            files: Vec::new(),
-            as_of: self.as_of,
-        });
-        found.as_of = found.as_of.min(self.as_of);
+        let found = days.entry(day).or_default();
         if found.files.last() != Some(&file) {
             found.files.push(file);
         }
         let start_us = start_of_day(day, &self.timezone).as_microsecond();
         let end_us = end_of_day(day, &self.timezone).as_microsecond();
         self.last_day = Some((start_us..end_us, day));
-        Some(day)
+        Ok(day)
     }
 
     fn keep(&mut self, day: Date, json: &[u8]) -> Result<(), ConvertError> {

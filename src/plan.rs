@@ -270,23 +270,31 @@ pub async fn plan(
     Ok(plan)
 }
 
-/// Decides which slices a load of `slices` does: those that the lake does not hold, and all of them with
-/// `refresh`. Days that have not ended at `now` are not among them: what an export has of them is not all.
+/// What a load does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadPlan {
+    /// Which slices, and why.
+    pub plan: Plan,
+    /// Slices that the lake has, and of which it read another number of records than the export holds.
+    pub differing: Vec<Slice>,
+}
+
+/// Decides which slices a load does of those that an export has, each with its number of records: what the lake
+/// does not hold, and all of them with `refresh`. Days that have not ended at `now` are not among them: what an export
+/// has of them is not all.
 ///
 /// # Errors
 /// [`PlanError::Usage`] for no slices, [`PlanError::Lake`] if the ledger or the table cannot be read.
 pub async fn plan_load(
     config: &Config,
-    slices: &[Slice],
+    slices: &[(Slice, u64)],
     refresh: bool,
     lake: Option<&Lake>,
     now: Timestamp,
-) -> Result<Plan, PlanError> {
+) -> Result<LoadPlan, PlanError> {
     let today = now.to_zoned(config.window.timezone.clone()).date();
-    let days = slices
-        .iter()
-        .map(|slice| slice.day)
-        .filter(|day| *day < today);
+    let days = slices.iter().map(|(slice, _)| slice.day);
+    let days = days.filter(|day| *day < today);
     let (Some(first), Some(last)) = (days.clone().min(), days.clone().max()) else {
         return Err(PlanError::Usage(
             "the export holds no record of a day that has ended".to_owned(),
@@ -298,16 +306,26 @@ pub async fn plan_load(
         due: Vec::new(),
         up_to_date: 0,
     };
-    for &slice in slices.iter().filter(|slice| slice.day < today) {
+    let mut differing = Vec::new();
+    for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
         let why = match found.why_due(slice, refresh, false, now) {
-            // In the lake, whatever becomes of it: the next run will see to it.
-            Some(Why::Open | Why::Clock) => None,
+            // The table is as the ledger says. Whatever else is to be done, the next run will see to it.
+            Some(Why::Open | Why::Clock | Why::Failed | Why::RejectsDamaged)
+                if !refresh && found.commit(slice).is_some() =>
+            {
+                None
+            }
             why => why,
         };
+        if let (None, Some(commit)) = (why, found.commit(slice))
+            && commit.counts.records != records
+        {
+            differing.push(slice);
+        }
         plan.add(slice, why, &found);
     }
     plan.sort();
-    Ok(plan)
+    Ok(LoadPlan { plan, differing })
 }
 
 /// What a lake holds.
@@ -336,6 +354,10 @@ impl Found {
         })
     }
 
+    fn commit(&self, slice: Slice) -> Option<&Commit> {
+        self.entries.get(&slice)?.entry.committed.as_ref()
+    }
+
     fn why_due(
         &self,
         slice: Slice,
@@ -360,12 +382,10 @@ impl Plan {
             self.up_to_date += 1;
             return;
         };
-        let entry = found.entries.get(&slice);
-        let committed = entry.and_then(|found| found.entry.committed.as_ref());
         self.due.push(Due {
             slice,
             why,
-            committed_token: committed.map(|commit| commit.token.clone()),
+            committed_token: found.commit(slice).map(|commit| commit.token.clone()),
         });
     }
 

@@ -65,7 +65,7 @@ pub fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String 
         duplicates => format!(" ({duplicates} of them duplicates)"),
     };
     format!(
-        "the provider counts {total} calls, its stream held {}{duplicates}",
+        "the provider counts {total} calls, {} were read{duplicates}",
         counts.records
     )
 }

@@ -68,17 +68,27 @@ pub struct RecordReader {
 }
 
 impl RecordReader {
-    /// For a body that is compressed so and in that format; `None` where the first character is to tell.
-    pub fn new(encoding: Encoding, format: Option<Format>, limits: BodyLimits) -> Self {
+    /// For a body that is compressed so and in that format.
+    pub fn new(encoding: Encoding, format: Format, limits: BodyLimits) -> Self {
         Self {
             decompressor: Decompressor::new(encoding),
-            framer: match format {
-                Some(format) => Framer::new(format, limits.record_bytes),
-                None => Framer::detecting(limits.record_bytes),
-            },
+            framer: Framer::new(format, limits.record_bytes),
             csv: CsvRows::default(),
             limits,
             bytes: 0,
+        }
+    }
+
+    /// For a file that begins with `start`, which tells what it is made of. It may have any length.
+    pub fn of_file(start: &[u8], max_record_bytes: usize) -> Self {
+        let limits = BodyLimits {
+            record_bytes: max_record_bytes,
+            body_bytes: u64::MAX,
+        };
+        Self {
+            decompressor: Decompressor::of_file(start),
+            framer: Framer::detecting(max_record_bytes),
+            ..Self::new(Encoding::Identity, Format::Json, limits)
         }
     }
 
@@ -169,12 +179,12 @@ fn read<E: From<HeaderError>>(
         },
         Frame::TooLong {
             at,
+            boundary,
             prefix,
             length_bytes,
         } => Item::Broken {
             at,
-            // Its end was found, whatever it was.
-            boundary: Boundary::Newline,
+            boundary,
             reason: Reason::TooLong {
                 length_bytes,
                 limit_bytes,

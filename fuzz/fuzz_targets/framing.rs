@@ -39,11 +39,12 @@ fn frame<'a>(
             }
             Frame::TooLong {
                 at,
+                boundary,
                 prefix,
                 length_bytes,
             } => {
                 assert!(length_bytes > max_record_bytes as u64 && prefix.len() == max_record_bytes);
-                (at, None, prefix.to_vec(), length_bytes, vec![])
+                (at, Some(boundary), prefix.to_vec(), length_bytes, vec![])
             }
         });
         Ok(())

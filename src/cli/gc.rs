@@ -8,6 +8,7 @@ use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
+use crate::spool;
 
 /// Remove what dead runs left: files on their way, leases, uploads that were never completed.
 #[derive(Clone, Debug, Args)]
@@ -29,7 +30,11 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
     }
     // A lease means nothing where conditions do not.
     lake.honours_conditions().await?;
-    let garbage = lake.collect_garbage().await?;
+    let mut garbage = lake.collect_garbage().await?;
+    // Where `load` splits exports, whatever the lake.
+    let spools = spool::sweep(&config.limits.spool_dir)?;
+    let spools = spools.iter().map(|path| path.display().to_string());
+    garbage.removed.extend(spools);
     let text = match args.output.format {
         OutputFormat::Json => json_text(&json!(garbage)),
         OutputFormat::Text => {

@@ -1,5 +1,6 @@
 //! `cdrlake load`: an export in files, for days that are better not asked of the API.
 
+use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -11,15 +12,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
-use super::run::{ResultArgs, carry_out, exit_of, render_plan};
+use super::run::{MAX_LINES, ResultArgs, carry_out, exit_of, render_plan};
 use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, LAKE_STAYS, interrupted_by_signals, print};
 use crate::config::{Config, Reconcile};
 use crate::decode::describe_missing;
 use crate::error::chain;
-use crate::export::{Export, ExportError, Input, SplitOptions, split};
+use crate::export::{Export, ExportError, Input, SplitOptions, make_spool, split};
 use crate::pipeline::RunOptions;
-use crate::plan::plan_load;
+use crate::plan::{LoadPlan, plan_load};
 use crate::slice::{Direction, Slice};
 use crate::source::Source;
 
@@ -36,7 +37,7 @@ pub(super) struct LoadArgs {
     /// Also load days that the lake has already, in place of what it has.
     #[arg(long)]
     refresh: bool,
-    /// Leave out records without a date that can be read, instead of loading nothing.
+    /// Leave out records that cannot be assigned to a day, broken or without a date, instead of loading nothing.
     #[arg(long)]
     skip_undated: bool,
     /// Split the export, say which days would be loaded and why, and load none.
@@ -70,11 +71,12 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     for input in &inputs {
         input.check()?;
     }
+    refuse_unseen_filters(&config)?;
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     // Who does not compare needs no key.
     let key = match config.quality.reconcile {
-        Reconcile::Off => None,
-        Reconcile::Fail | Reconcile::Warn => Some(config.api_key()?),
+        Reconcile::Fail | Reconcile::Warn if !args.dry_run => Some(config.api_key()?),
+        _ => None,
     };
     let source = Source::try_new(&config.source, key)?;
     // Another lake than the one meant shows before the work, not after it.
@@ -89,29 +91,34 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     let today = Timestamp::now()
         .to_zoned(config.window.timezone.clone())
         .date();
-    let remarks = remarks(&args, &export, today)?;
-    let slices: Vec<Slice> = export
+    let mut remarks = remarks(&args, &export, today)?;
+    let slices: Vec<(Slice, u64)> = export
         .days()
-        .map(|(day, _)| Slice { day, direction })
+        .map(|(day, records)| (Slice { day, direction }, records))
         .collect();
     let plan_of =
         async |lake| plan_load(&config, &slices, args.refresh, lake, Timestamp::now()).await;
     // What is wrong with the export comes before a lake is made for it.
-    let plan = plan_of(None).await?;
+    let planned = plan_of(None).await?;
     if args.dry_run {
-        for remark in &remarks {
+        let planned = match find_lake(&config).await? {
+            Some(lake) => plan_of(Some(&lake)).await?,
+            None => planned,
+        };
+        for remark in remarks.iter().chain(&remark_on_differing(&planned)) {
             tracing::warn!("{remark}");
         }
-        let plan = match find_lake(&config).await? {
-            Some(lake) => plan_of(Some(&lake)).await?,
-            None => plan,
-        };
-        return print(render_plan(&plan, args.result.output.format).as_bytes());
+        return print(render_plan(&planned.plan, args.result.output.format).as_bytes());
     }
     let lake = open_lake(&config).await?;
-    let plan = plan_of(Some(&lake)).await?;
-    if plan.due.is_empty() {
-        tracing::info!("--refresh loads days that the lake has already.");
+    let planned = plan_of(Some(&lake)).await?;
+    remarks.extend(remark_on_differing(&planned));
+    let plan = planned.plan;
+    if plan.up_to_date > 0 {
+        tracing::info!(
+            slices = plan.up_to_date,
+            "Left as the lake has them. --refresh loads them again."
+        );
     }
     let options = RunOptions {
         allow_shrink: args.result.allow_shrink,
@@ -123,8 +130,54 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     Ok(exit_of(&result.run, args.result.strict, screen))
 }
 
+/// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
+/// it was made, and what filters match is the provider's business.
+fn refuse_unseen_filters(config: &Config) -> Result<(), CommandError> {
+    let source = &config.source;
+    let filters = [
+        ("disposition", source.disposition != "all"),
+        ("sip_trunk", source.sip_trunk.is_some()),
+        ("from_search", source.from_search.is_some()),
+        ("to_search", source.to_search.is_some()),
+    ];
+    match filters.iter().find(|(_, is_set)| *is_set) {
+        Some((filter, _)) if config.quality.reconcile != Reconcile::Fail => {
+            let problem = format!(
+                "source.{filter} makes this a lake of some calls, and only the provider's count tells whether an export holds just those. Leave quality.reconcile at \"fail\""
+            );
+            Err(CommandError::new(Exit::Usage, problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is to be said of slices that the lake has otherwise.
+fn remark_on_differing(planned: &LoadPlan) -> Option<String> {
+    let days = planned.differing.iter().take(MAX_LINES);
+    let days: Vec<String> = days.map(|slice| slice.day.to_string()).collect();
+    let more = if planned.differing.len() > days.len() {
+        ", …"
+    } else {
+        ""
+    };
+    (!days.is_empty()).then(|| {
+        format!(
+            "the lake has these days, with another number of records than the export, and keeps what it has: {}{more}. `cdrlake run` compares them with the provider, and --refresh takes the export's",
+            days.join(", ")
+        )
+    })
+}
+
 fn inputs(files: &[PathBuf]) -> Result<Vec<Input>, CommandError> {
     let usage = |problem: &str| Err(CommandError::new(Exit::Usage, problem));
+    let mut seen = HashSet::new();
+    for file in files {
+        if let Ok(path) = file.canonicalize()
+            && !seen.insert(path)
+        {
+            return usage(&format!("{} is named twice", file.display()));
+        }
+    }
     let is_stdin = |file: &PathBuf| file == Path::new("-");
     if files.is_empty() && std::io::stdin().is_terminal() {
         return usage("which files? Name those of the export, or pipe it in");
@@ -160,16 +213,24 @@ async fn split_aside(
         spool_parent: config.limits.spool_dir.clone(),
     };
     let bar = screen.bytes_bar(total_bytes);
+    let spool = make_spool(&options.spool_parent)?;
     let (done, split_export) = oneshot::channel();
-    let (waits_for_stdin, token) = (inputs.contains(&Input::Stdin), interrupt.clone());
+    let (may_wait, token) = (inputs.iter().any(Input::may_wait), interrupt.clone());
     std::thread::spawn({
-        let bar = bar.clone();
+        let (bar, spool) = (bar.clone(), Arc::clone(&spool));
         // Whoever is not there any more does not want to know.
-        move || drop(done.send(split(&inputs, &options, &token, |bytes| bar.inc(bytes))))
+        move || {
+            let export = split(&inputs, &options, spool, &token, |bytes| bar.inc(bytes));
+            drop(done.send(export));
+        }
     });
     let export = tokio::select! {
         export = split_export => export.expect("splitting does not panic"),
-        () = interrupt.cancelled(), if waits_for_stdin => Err(ExportError::Interrupted),
+        () = interrupt.cancelled(), if may_wait => {
+            // The thread still has it, and ends with the process.
+            drop(std::fs::remove_dir_all(spool.path()));
+            Err(ExportError::Interrupted)
+        }
     };
     bar.finish_and_clear();
     let export = export?;
@@ -193,8 +254,8 @@ fn remarks(
     if undated.records > 0 {
         let records = counted(
             undated.records,
-            "record has no date that can be read",
-            "records have no date that can be read",
+            "record cannot be assigned to a day",
+            "records cannot be assigned to a day",
         );
         let examples = undated.examples.join("; ");
         let more = if undated.records > undated.examples.len() as u64 {
@@ -206,7 +267,7 @@ fn remarks(
             return Err(CommandError::new(
                 Exit::Failed,
                 format!(
-                    "{records}, so it is unknown to which day they belong: {examples}{more}. Nothing was loaded. Mend the export, or leave such records out with --skip-undated"
+                    "{records}: {examples}{more}. Nothing was loaded. Mend the export, or leave such records out with --skip-undated"
                 ),
             ));
         }
@@ -214,6 +275,12 @@ fn remarks(
     }
     if !export.missing_fields.is_empty() {
         remarks.push(describe_missing(&export.missing_fields));
+    }
+    if !export.unended.is_empty() {
+        remarks.push(format!(
+            "the last line of {} has no newline: if it was cut within its last cell, a value is wrong",
+            export.unended.join(", ")
+        ));
     }
     let (days, records) = export
         .days()

@@ -7,8 +7,8 @@
 
 use std::io::Write;
 
-use super::Reason;
 use super::plain::Field;
+use super::{Reason, Refusal, decode};
 use crate::framing::{Cells, MAX_CELLS};
 
 /// The first line of CSV is no header of call detail records. The texts quote nothing: without a header
@@ -85,6 +85,10 @@ impl CsvRows {
         cells: Cells<'_>,
     ) -> Result<CsvRow<'a>, HeaderError> {
         if !self.has_header() {
+            // A server may say in JSON that there is no CSV.
+            if text.starts_with(b"{") && matches!(decode(text), Err(Refusal::ServerError { .. })) {
+                return Ok(CsvRow::Record(text));
+            }
             self.columns = columns(cells)?;
             return Ok(CsvRow::Header);
         }
@@ -98,10 +102,6 @@ impl CsvRows {
                     expected: self.columns.len(),
                 })
             });
-        }
-        if let Err(error) = std::str::from_utf8(text) {
-            let at = error.valid_up_to();
-            return Ok(CsvRow::Reject(Reason::InvalidUtf8 { at }));
         }
         self.json.clear();
         self.json.push(b'{');
@@ -210,8 +210,15 @@ fn is_number(cell: &[u8]) -> bool {
     serde_json::from_slice::<serde_json::Number>(cell).is_ok()
 }
 
+/// Writes a string. One that is not UTF-8 becomes one that is not either, for the decoder to refuse.
 fn write_string(cell: &[u8], json: &mut Vec<u8>) {
-    let text =
-        std::str::from_utf8(cell).expect("the whole line is UTF-8, and commas are one byte each");
-    write!(json, "{}", serde_json::Value::from(text)).expect("writing to memory does not fail");
+    json.push(b'"');
+    for &byte in cell {
+        match byte {
+            b'"' | b'\\' => json.extend_from_slice(&[b'\\', byte]),
+            0..0x20 => write!(json, "\\u{byte:04x}").expect("writing to memory does not fail"),
+            _ => json.push(byte),
+        }
+    }
+    json.push(b'"');
 }

@@ -4,12 +4,14 @@
 //! API documents, or the record is rejected whole.
 
 mod csv;
+mod fast;
 mod plain;
 mod time;
 
 use std::borrow::Cow;
 
 pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing};
+pub use fast::Decoder;
 pub use plain::{call_time_us, decode};
 pub use time::{TimeError, parse_time_us};
 

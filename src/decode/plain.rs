@@ -48,6 +48,28 @@ impl Field {
         Self::AnsweredBy,
     ];
 
+    /// The field of that key.
+    pub(super) fn of(key: &[u8]) -> Option<Self> {
+        Some(match key {
+            b"date" => Self::Date,
+            b"from" => Self::From,
+            b"to" => Self::To,
+            b"duration" => Self::Duration,
+            b"charge" => Self::Charge,
+            b"per_minute" => Self::PerMinute,
+            b"forward_fee" => Self::ForwardFee,
+            b"destination" => Self::Destination,
+            b"disposition" => Self::Disposition,
+            b"sip_trunk" => Self::SipTrunk,
+            b"call_id" => Self::CallId,
+            b"uuid" => Self::Uuid,
+            b"parent_call_id" => Self::ParentCallId,
+            b"parent_uuid" => Self::ParentUuid,
+            b"answered_by" => Self::AnsweredBy,
+            _ => return None,
+        })
+    }
+
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Date => "date",
@@ -84,7 +106,7 @@ impl<'a> Fields<'a> {
     fn new(members: Members<'a>) -> Self {
         let mut fields = Self::default();
         for (key, value) in members {
-            match Field::ALL.into_iter().find(|field| field.name() == key) {
+            match Field::of(key.as_bytes()) {
                 Some(field) => {
                     if fields.known[field as usize].replace(value).is_some() {
                         fields.duplicate = Some(field);

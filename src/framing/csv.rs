@@ -140,11 +140,16 @@ impl CsvFramer {
     {
         self.begin(on_frame)?;
         if let Some(at) = self.line_at {
-            // Two within quotation marks stand for one, so only an open quote makes them odd.
-            if memchr::memchr_iter(b'"', &self.text).count() % 2 == 1 {
+            // Anything but a newline between quotation marks ends the line.
+            let has_ended = loop {
+                let (taken, has_ended) = self.read(b"\n");
+                if has_ended || taken > 0 {
+                    break has_ended;
+                }
+            };
+            if !has_ended {
                 return Err(FramingError::OpenQuote { at }.into());
             }
-            while !self.read(b"").1 {}
             self.end_line(Boundary::EndOfBody, on_frame)?;
         }
         Ok(BodySummary {
@@ -207,6 +212,7 @@ impl CsvFramer {
         let frame = if length > self.max_record_bytes {
             Frame::TooLong {
                 at,
+                boundary,
                 prefix: text,
                 length_bytes: self.length_bytes,
             }

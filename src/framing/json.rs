@@ -573,6 +573,7 @@ where
         let prefix = &text[..max_record_bytes.min(text.len())];
         return on_frame(Frame::TooLong {
             at,
+            boundary,
             prefix,
             length_bytes,
         });

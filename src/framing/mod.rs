@@ -91,6 +91,8 @@ pub enum Frame<'a> {
     TooLong {
         /// Where the record begins.
         at: Position,
+        /// What ended it.
+        boundary: Boundary,
         /// Its first `max_record_bytes` bytes.
         prefix: &'a [u8],
         /// Its whole length in bytes.

@@ -43,6 +43,7 @@ fn frame_with(mut framer: Framer, chunks: &[&[u8]]) -> Framed {
             }
             Frame::TooLong {
                 at,
+                boundary: _,
                 prefix,
                 length_bytes,
             } => Owned::TooLong(at, text(prefix), length_bytes),

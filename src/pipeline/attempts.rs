@@ -11,11 +11,7 @@ use crate::error::quoted;
 use crate::reconcile::{Verdict, describe_mismatch};
 use crate::report::SliceReport;
 use crate::slice::Slice;
-use crate::source::SourceError;
-
-/// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
-/// an answer that is not the API's.
-const FEW_ATTEMPTS: u32 = 3;
+use crate::source::{FEW_ATTEMPTS, SourceError};
 
 /// What stood in an attempt's way.
 struct Setback {
@@ -56,7 +52,7 @@ pub(super) async fn fetch_until_good(
         // Where nobody answers there is no day without a count, only a day without a network.
         leniency.count_may_fail = !context.is_cut_off() && (is_last || foreign + 1 == FEW_ATTEMPTS);
         context.observer.slice_began(slice, attempt);
-        let setback = match fetch(context, slice, leniency).await {
+        let setback = match fetch(context, slice, leniency, context.source.deadline(begun)).await {
             Ok(fetched) => {
                 let counts = &fetched.converted.counts;
                 if fetched.verdict != Verdict::Mismatch
@@ -136,6 +132,8 @@ fn setback(context: &Context, error: FetchError) -> Result<Setback, FetchError> 
             slow_down,
             ..
         }) => (SetbackKind::Passing, *retry_after, *slow_down),
+        // What is in a file stays as it is.
+        FetchError::Convert(_) if context.options.export.is_some() => return Err(error),
         FetchError::Convert(found) if found.is_foreign() => (SetbackKind::Foreign, None, false),
         FetchError::Convert(found) if found.is_retryable() => (SetbackKind::Passing, None, false),
         _ => return Err(error),

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::{Context, Observer};
 use crate::config::{Reconcile, Via};
@@ -40,8 +41,8 @@ pub(super) struct Fetched {
     pub(super) etag: Option<String>,
     pub(super) last_modified: Option<String>,
     pub(super) server_time: Option<Timestamp>,
-    /// No later than this the provider had these calls of the slice and no others.
-    pub(super) as_of: Timestamp,
+    /// When what was read was all there is; `None` if it is known not to be.
+    pub(super) as_of: Option<Timestamp>,
 }
 
 /// Why an attempt led to nothing.
@@ -62,6 +63,8 @@ pub(super) enum FetchError {
         path: PathBuf,
         source: std::io::Error,
     },
+    #[error("page {page}: {problem} (given up)")]
+    PageGivenUp { page: u64, problem: String },
     /// No attempt is left.
     #[error("{problem} ({attempts} attempts)")]
     GivenUp { problem: String, attempts: u32 },
@@ -107,6 +110,7 @@ pub(super) async fn fetch(
     context: &Context,
     slice: Slice,
     leniency: Leniency,
+    deadline: Instant,
 ) -> Result<Fetched, FetchError> {
     let ended = end_of_day(slice.day, &context.config.window.timezone) <= context.started_at;
     let asks_total = ended && context.config.quality.reconcile != Reconcile::Off;
@@ -128,7 +132,13 @@ pub(super) async fn fetch(
         if let Opened::Day { .. } = body {
             return Ok((after, Pages::One));
         }
-        let pages = walk_pages(context, slice, &mut conversion, first, after, leniency).await?;
+        let walk = Walk {
+            context,
+            slice,
+            leniency,
+            deadline,
+        };
+        let pages = walk.on_from(&mut conversion, first, after).await?;
         if pages != Pages::Walked {
             return Ok((after, pages));
         }
@@ -171,11 +181,17 @@ pub(super) async fn fetch(
                 server_time,
                 ..
             } = body;
-            (asked, etag, last_modified, server_time, as_of)
+            (asked, etag, last_modified, server_time, Some(as_of))
         }
         // What the provider counts now, it had now.
-        Opened::Day { day, .. } if verdict.is_match() => (day.asked, None, None, None, begun_at),
-        Opened::Day { day, .. } => (day.asked, None, None, None, day.as_of),
+        Opened::Day { day, .. } if verdict.is_match() => {
+            (day.asked, None, None, None, Some(begun_at))
+        }
+        // The provider has other calls than the export: the next run is to fetch them.
+        Opened::Day { day, .. } if verdict == Verdict::Mismatch => {
+            (day.asked, None, None, None, None)
+        }
+        Opened::Day { day, .. } => (day.asked, None, None, None, Some(day.as_of)),
     };
     Ok(Fetched {
         converted,
@@ -254,79 +270,103 @@ impl Opened {
     }
 }
 
-/// Reads on where the stream turns out to be the first page of a longer one. A stream of exactly
-/// one page is suspicious also on a day whose count is not compared: it is then asked for this
-/// alone.
-async fn walk_pages(
-    context: &Context,
+/// A walk of the pages of a slice.
+struct Walk<'a> {
+    context: &'a Context,
     slice: Slice,
-    conversion: &mut Conversion,
-    first: BodyEnd,
-    control_total: Option<u64>,
     leniency: Leniency,
-) -> Result<Pages, FetchError> {
-    let envelope_total = first.summary.envelope_total;
-    let may_be_page = envelope_total.is_some() || context.config.source.via == Via::Pages;
-    let looks_like_a_page = first.records == DEFAULT_PER_PAGE || (may_be_page && first.records > 0);
-    if !looks_like_a_page {
-        return Ok(Pages::One);
-    }
-    let total = match control_total.or(envelope_total) {
-        Some(total) => Some(total),
-        None => asked_for_pages(context, slice).await?,
-    };
-    let Some(total) = total else {
-        if context.config.source.via == Via::Pages {
-            let problem = "the list answers without pagination.total, so nobody can tell which page is the last";
-            return Err(SourceError::Permanent(problem.to_owned()).into());
+    /// When `source.max_elapsed` is used up.
+    deadline: Instant,
+}
+
+impl Walk<'_> {
+    /// Reads on where the stream turns out to be the first page of a longer one. A stream of exactly
+    /// one page is suspicious also on a day whose count is not compared: it is then asked for this
+    /// alone.
+    async fn on_from(
+        &self,
+        conversion: &mut Conversion,
+        first: BodyEnd,
+        control_total: Option<u64>,
+    ) -> Result<Pages, FetchError> {
+        let Self {
+            context,
+            slice,
+            leniency,
+            deadline,
+        } = *self;
+        let envelope_total = first.summary.envelope_total;
+        let may_be_page = envelope_total.is_some() || context.config.source.via == Via::Pages;
+        let looks_like_a_page =
+            first.records == DEFAULT_PER_PAGE || (may_be_page && first.records > 0);
+        if !looks_like_a_page {
+            return Ok(Pages::One);
         }
-        context.warn(format!(
+        let total = match control_total.or(envelope_total) {
+            Some(total) => Some(total),
+            None => asked_for_pages(context, slice).await?,
+        };
+        let Some(total) = total else {
+            if context.config.source.via == Via::Pages {
+                let problem = "the list answers without pagination.total, so nobody can tell which page is the last";
+                return Err(SourceError::Permanent(problem.to_owned()).into());
+            }
+            context.warn(format!(
             "{slice}: exactly {} records came, as many as one page of the API, and the provider's count is unavailable: there may be more",
             first.records
         ));
-        return Ok(Pages::One);
-    };
-    if first.records >= total {
-        return Ok(Pages::One);
-    }
-    if leniency.is_not_paged {
-        return Ok(Pages::Short {
-            records: first.records,
-            total,
-        });
-    }
-    tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
-    let mut last = first;
-    for page in 2.. {
-        let body = stoppable(context, context.source.page(slice, page)).await?;
-        let mut body = Opened::Response(body);
-        let end = conversion.feed(context, &mut body).await?;
-        let records = end.records - last.records;
-        leniency.compare(envelope_total, end.summary.envelope_total)?;
-        // A server that ignores the page number repeats itself, or what has been added since. The
-        // digest tells also where records have no id.
-        if records > first.records || (records > 0 && end.digest == last.digest) {
-            return Err(FetchError::NotPaged { page });
+            return Ok(Pages::One);
+        };
+        if first.records >= total {
+            return Ok(Pages::One);
         }
-        // A call that came in since the first page shifts the others: one is seen twice, and one more is
-        // to be read.
-        let total_now = end.summary.envelope_total.unwrap_or(total);
-        let shifted = total_now.saturating_sub(total);
-        if end.records >= total_now.saturating_add(shifted) {
-            break;
-        }
-        if records < first.records {
-            if end.records >= total_now {
-                break;
-            }
+        if leniency.is_not_paged {
             return Ok(Pages::Short {
-                records: end.records,
-                total: total_now,
+                records: first.records,
+                total,
             });
         }
-        last = end;
+        tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
+        let mut last = first;
+        for page in 2.. {
+            let body = stoppable(context, context.source.page(slice, page, deadline)).await;
+            let body = body.map_err(|error| match error {
+                // It was tried again where it was: to begin anew would multiply the attempts.
+                FetchError::Source(error) if error.is_transient() => FetchError::PageGivenUp {
+                    page,
+                    problem: context.source.printable(&error.to_string()),
+                },
+                error => error,
+            })?;
+            let mut body = Opened::Response(body);
+            let end = conversion.feed(context, &mut body).await?;
+            let records = end.records - last.records;
+            leniency.compare(envelope_total, end.summary.envelope_total)?;
+            // A server that ignores the page number repeats itself, or what has been added since. The
+            // digest tells also where records have no id.
+            if records > first.records || (records > 0 && end.digest == last.digest) {
+                return Err(FetchError::NotPaged { page });
+            }
+            // A call that came in since the first page shifts the others: one is seen twice, and one more is
+            // to be read.
+            let total_now = end.summary.envelope_total.unwrap_or(total);
+            let shifted = total_now.saturating_sub(total);
+            if end.records >= total_now.saturating_add(shifted) {
+                break;
+            }
+            if records < first.records {
+                if end.records >= total_now {
+                    break;
+                }
+                return Ok(Pages::Short {
+                    records: end.records,
+                    total: total_now,
+                });
+            }
+            last = end;
+        }
+        Ok(Pages::Walked)
     }
-    Ok(Pages::Walked)
 }
 
 /// What the stream turned out to be.
@@ -393,6 +433,12 @@ struct Conversion {
 impl Conversion {
     fn start(context: &Context, slice: Slice) -> Self {
         let config = &context.config;
+        let limits = &config.limits;
+        let (max_record_bytes, max_slice_bytes) = match context.options.export {
+            // Measured when it was split, and longer since: a byte of CSV may take six in JSON.
+            Some(_) => (limits.max_record_bytes.saturating_mul(6), u64::MAX),
+            None => (limits.max_record_bytes, limits.max_slice_bytes),
+        };
         let micros = |instant: Timestamp| instant.as_microsecond();
         let timezone = &config.window.timezone;
         let options = ConvertOptions {
@@ -400,8 +446,8 @@ impl Conversion {
             day_us: micros(start_of_day(slice.day, timezone))
                 ..micros(end_of_day(slice.day, timezone)),
             spool_dir: context.lake.spool_dir().to_owned(),
-            max_record_bytes: config.limits.max_record_bytes,
-            max_slice_bytes: config.limits.max_slice_bytes,
+            max_record_bytes,
+            max_slice_bytes,
             dedupe: config.quality.dedupe,
             parquet: config.parquet.clone(),
         };

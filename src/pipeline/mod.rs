@@ -4,7 +4,7 @@ mod attempts;
 mod fetch;
 mod slice;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -89,8 +89,8 @@ struct Context {
     warnings: Mutex<Vec<String>>,
     /// Whether a clock that is wrong was already spoken of.
     clock_warned: AtomicBool,
-    /// Whether missing columns were.
-    columns_warned: AtomicBool,
+    /// Columns of CSV whose absence was.
+    columns_warned: Mutex<BTreeSet<&'static str>>,
 }
 
 /// Why a run ended before its slices were done.
@@ -136,10 +136,16 @@ impl Context {
         }
     }
 
-    /// Warns, once for all slices, that the CSV has no columns for some fields.
-    fn warn_of_missing_columns(&self, fields: &[&str]) {
-        if !self.columns_warned.swap(true, Ordering::Relaxed) {
-            self.warn(describe_missing(fields));
+    /// Warns that the CSV has no columns for some fields, once of each.
+    fn warn_of_missing_columns(&self, fields: &[&'static str]) {
+        let mut warned = self
+            .columns_warned
+            .lock()
+            .expect("nobody panics while holding it");
+        let new = fields.iter().copied().filter(|field| warned.insert(field));
+        let new: Vec<_> = new.collect();
+        if !new.is_empty() {
+            self.warn(describe_missing(&new));
         }
     }
 
@@ -252,7 +258,7 @@ pub async fn run(
         stopped_by: Mutex::default(),
         warnings: Mutex::default(),
         clock_warned: AtomicBool::new(false),
-        columns_warned: AtomicBool::new(false),
+        columns_warned: Mutex::default(),
         config,
         lake,
         source,

@@ -58,6 +58,10 @@ enum SliceError {
         day: jiff::civil::Date,
         direction: crate::slice::Direction,
     },
+    #[error(
+        "the slice shrank: the export has {now} rows of it, the lake {before}. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's"
+    )]
+    ExportShrank { now: u64, before: u64 },
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(transparent)]
@@ -125,9 +129,10 @@ fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
         }
         // The spool is the same for all slices, and so is the disk.
         SliceError::Write(_)
-        | SliceError::Fetch(FetchError::Convert(
-            ConvertError::Write(_) | ConvertError::Spool { .. },
-        )) => Stop::Hopeless(text.to_owned()),
+        | SliceError::Fetch(
+            FetchError::Export { .. }
+            | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. }),
+        ) => Stop::Hopeless(text.to_owned()),
         SliceError::Lake(_) if is_disk_full(error) => Stop::Hopeless(text.to_owned()),
         // Nor would it in a bucket that is gone, or with credentials that have expired.
         SliceError::Lake(found) if found.is_hopeless() => Stop::Hopeless(text.to_owned()),
@@ -225,6 +230,7 @@ fn says_something_of_the_slice(context: &Context, error: &SliceError) -> bool {
         error,
         SliceError::Fetch(
             FetchError::Stopped
+                | FetchError::Export { .. }
                 | FetchError::Source(SourceError::Refused { .. })
                 | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
         )
@@ -302,7 +308,10 @@ async fn settle(
         schema_version: SCHEMA_VERSION,
         asked,
         fetched_at,
-        state: state_of(slice.day, &context.config.window, as_of),
+        state: match as_of {
+            Some(as_of) => state_of(slice.day, &context.config.window, as_of),
+            None => State::Open,
+        },
         file: None,
         digest: converted.digest,
         counts: converted.counts.clone(),
@@ -538,6 +547,12 @@ async fn judge(
     }
     if !context.options.allow_shrink {
         let rows_before = rows_in_lake(context, before).await?;
+        if counts.rows < rows_before && context.options.export.is_some() {
+            return Err(SliceError::ExportShrank {
+                now: counts.rows,
+                before: rows_before,
+            });
+        }
         if counts.rows < rows_before {
             return Err(SliceError::Shrank {
                 now: counts.rows,

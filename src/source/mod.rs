@@ -36,6 +36,9 @@ pub const DEFAULT_PER_PAGE: u64 = 25;
 /// Calls on a page of the list when it is walked. The largest page that the API gives is not documented; a
 /// server that gives less is understood all the same.
 const LIST_PER_PAGE: u64 = 100;
+/// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
+/// an answer that is not the API's.
+pub const FEW_ATTEMPTS: u32 = 3;
 /// Most that is held of a page: many times what a hundred calls are.
 const MAX_PAGE_BYTES: usize = 2 << 20;
 /// Time to connect, TLS included.
@@ -311,17 +314,24 @@ impl Source {
     /// # Errors
     /// [`SourceError`] of the last attempt.
     pub async fn control_total_with_retries(&self, slice: Slice) -> Result<u64, SourceError> {
-        self.with_retries(slice, || self.control_total(slice)).await
+        let deadline = self.deadline(Instant::now());
+        self.with_retries(slice, deadline, || self.control_total(slice))
+            .await
     }
 
     /// A page of a slice's calls, read to its end before it is given out, so that where it breaks off
-    /// it alone is [tried again](Self::with_retries), and not all pages in front of it. Of a page longer
+    /// it alone is [tried again](Self::with_retries), until `deadline`, and not all pages in front of it. Of a page longer
     /// than [`MAX_PAGE_BYTES`] the rest is read as a stream.
     ///
     /// # Errors
     /// [`SourceError`] of the last attempt.
-    pub async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
-        self.with_retries(slice, || self.whole_page(slice, page))
+    pub async fn page(
+        &self,
+        slice: Slice,
+        page: u64,
+        deadline: Instant,
+    ) -> Result<Body, SourceError> {
+        self.with_retries(slice, deadline, || self.whole_page(slice, page))
             .await
     }
 
@@ -331,21 +341,32 @@ impl Source {
         Ok(body)
     }
 
-    /// Asks up to `source.max_attempts` times, and for up to `source.max_elapsed`, while what stands in the way
-    /// may pass.
+    /// When `source.max_elapsed` is used up by what began at `begun`.
+    pub fn deadline(&self, begun: Instant) -> Instant {
+        const FAR_AWAY: Duration = Duration::from_hours(24 * 365 * 30);
+        begun + self.config.max_elapsed.min(FAR_AWAY)
+    }
+
+    /// Asks up to `source.max_attempts` times, and until `deadline`, while what stands in the way may pass; up to
+    /// [`FEW_ATTEMPTS`] times while the answer is not the API's.
     async fn with_retries<T, F: Future<Output = Result<T, SourceError>>>(
         &self,
         slice: Slice,
+        deadline: Instant,
         ask: impl Fn() -> F,
     ) -> Result<T, SourceError> {
         let backoff = Backoff::from(&self.config);
-        let begun = Instant::now();
         let mut attempt = 1;
+        let mut foreign = 0;
         loop {
             let error = match ask().await {
                 Err(error) if error.is_transient() && attempt < self.config.max_attempts => error,
                 result => return result,
             };
+            foreign += u32::from(matches!(error, SourceError::Foreign(_)));
+            if foreign == FEW_ATTEMPTS {
+                return Err(error);
+            }
             let (asked_for, slow_down) = match &error {
                 SourceError::Transient {
                     retry_after,
@@ -355,7 +376,7 @@ impl Source {
                 _ => (None, false),
             };
             let wait = backoff.wait(attempt, asked_for);
-            if begun.elapsed() + wait > self.config.max_elapsed {
+            if Instant::now() + wait > deadline {
                 return Err(error);
             }
             if slow_down {

@@ -117,7 +117,7 @@ fn broken_answers() -> Vec<(&'static str, Answer, &'static str)> {
         (
             "too few records",
             ok_chunked(&calls(0, 2)),
-            "the provider counts 3 calls, its stream held 2",
+            "the provider counts 3 calls, 2 were read",
         ),
         (
             "an error object as a line",
@@ -273,13 +273,13 @@ fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
             "short for ever",
             ok_chunked(&calls(0, 2)),
             3,
-            "the provider counts 3 calls, its stream held 2",
+            "the provider counts 3 calls, 2 were read",
         ),
         (
             "too many",
             ok_chunked(&calls(0, 4)),
             3,
-            "the provider counts 3 calls, its stream held 4",
+            "the provider counts 3 calls, 4 were read",
         ),
         (
             "an empty page",

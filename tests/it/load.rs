@@ -1,4 +1,3 @@
-use std::fs::File;
 use std::io::Write;
 use std::process::Stdio;
 
@@ -158,7 +157,7 @@ fn what_the_lake_has_is_replaced_only_on_request_and_never_by_less() {
     assert!(
         loaded
             .stdout
-            .contains("the slice shrank: 2 rows now, 3 in the lake"),
+            .contains("the slice shrank: the export has 2 rows of it, the lake 3. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's"),
         "{loaded:?}"
     );
     assert_eq!(workplace.rows("placed").num_rows(), 3);
@@ -210,7 +209,7 @@ fn records_without_a_day_stop_the_load_unless_they_are_to_be_left_out() {
     assert_eq!(loaded.status, 1);
     let place = calls(0, 1).len();
     for part in [
-        "error: 3 records have no date that can be read",
+        "error: 3 records cannot be assigned to a day: ",
         &format!("export, line 2, byte {place}: `date` is not an ISO 8601 date and time"),
         "line 3, byte",
         "the record has no `date`",
@@ -227,7 +226,7 @@ fn records_without_a_day_stop_the_load_unless_they_are_to_be_left_out() {
     assert!(
         warnings.len() == 1
             && warnings[0].starts_with(
-                "3 records have no date that can be read, and were left out: export, line 2"
+                "3 records cannot be assigned to a day, and were left out: export, line 2"
             ),
         "{warnings:?}"
     );
@@ -311,6 +310,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
         ),
         (&["."], "error: cannot read .: is a directory"),
         (&["-", "-"], "can be read only once"),
+        (&["export", "./export"], "./export is named twice"),
         (
             &["export", "--lake", "other"],
             "so it is not a lake. Choose another place",
@@ -354,22 +354,118 @@ fn who_does_not_compare_needs_neither_key_nor_api() {
 }
 
 #[test]
-fn an_export_as_old_as_its_days_leaves_them_open_unless_the_provider_counts_the_same() {
-    let end_of_day: jiff::Timestamp = "2026-10-02T00:00:00Z".parse().unwrap();
-    for (reconcile, state) in [("off", "open"), ("fail", "closed")] {
-        let (workplace, _server) = with_export(3, calls(0, 3));
-        let file = File::options()
-            .write(true)
-            .open(workplace.path("export"))
-            .unwrap();
-        file.set_modified(end_of_day.into()).unwrap();
+fn an_export_is_as_old_as_its_newest_record_unless_the_provider_counts_the_same() {
+    let two_days_later = calls(9, 1).replace(DAY, "2026-10-04");
+    for (export, reconcile, state) in [
+        (calls(0, 3), "off", "open"),
+        (calls(0, 3) + &two_days_later, "off", "closed"),
+        (calls(0, 3), "fail", "closed"),
+        // The provider has more, and is to be asked for it.
+        (calls(0, 2) + &two_days_later, "warn", "open"),
+    ] {
+        let (workplace, _server) = with_export(3, export);
         let loaded = load(&workplace, &["export", "--reconcile", reconcile]);
         assert_eq!(loaded.status, 0, "{loaded:?}");
-        assert_eq!(loaded.json()["slices"][0]["state"], state, "{reconcile}");
+        let slices = loaded.json()["slices"].as_array().unwrap().clone();
+        let slice = slices.iter().find(|slice| slice["day"] == DAY).unwrap();
+        assert_eq!(slice["state"], state, "{reconcile}");
         // It is there, and not loaded again; a run will see to it.
         let again = load(&workplace, &["export", "--reconcile", reconcile]);
         assert_eq!(again.report().slices.len(), 0);
     }
+}
+
+#[test]
+fn a_slice_that_is_in_the_lake_stays_also_where_its_last_attempt_failed() {
+    let (workplace, server) = with_export(3, calls(0, 3));
+    assert_eq!(load(&workplace, &["export"]).status, 0);
+    server.on(
+        "/v1/cdrs/all",
+        [Answer::Json(400, "{\"message\":\"no\"}".to_owned())],
+    );
+    let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+    assert_eq!(ran.status, 1, "{ran:?}");
+    std::fs::write(workplace.path("export"), calls(50, 4)).unwrap();
+    let loaded = load(&workplace, &["export", "--reconcile", "off", "--strict"]);
+    assert_eq!(
+        (loaded.status, loaded.report().slices.len()),
+        (3, 0),
+        "{loaded:?}"
+    );
+    let warning = &loaded.report().warnings[0];
+    assert!(
+        warning.starts_with("the lake has these days, with another number of records than the export, and keeps what it has: 2026-10-01. "),
+        "{warning}"
+    );
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn csv_in_another_encoding_is_rejected_by_its_days_and_one_without_a_last_newline_is_doubted() {
+    let row = |trunk: &str| format!("{DAY}T10:00:00Z,0.01,{trunk}\n");
+    let latin = b"2026-10-01T10:00:00Z,0.02,caf\xE9\n";
+    let whole = [
+        format!("date,charge,sip_trunk\n{}", row("a")).as_bytes(),
+        latin,
+        row("b").as_bytes(),
+    ]
+    .concat();
+    let (workplace, _server) = with_export(3, &whole);
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    assert_eq!(workplace.rejects("placed", "")[0]["code"], "invalid_utf8");
+    assert_eq!(
+        loaded.report().warnings.len(),
+        2,
+        "rejects, and columns that are missing: {loaded:?}"
+    );
+    let (workplace, _server) = with_export(3, &whole[..whole.len() - 1]);
+    let warnings = load(&workplace, &["export"]).report().warnings;
+    assert!(
+        warnings.contains(&"the last line of export has no newline: if it was cut within its last cell, a value is wrong".to_owned()),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_lake_of_some_calls_takes_no_export_that_nobody_counts() {
+    let (workplace, _server) = with_export(3, calls(0, 3));
+    workplace.reconfigure(
+        "max_attempts = 3",
+        "max_attempts = 3\ndisposition = \"answered\"",
+    );
+    let loaded = load(&workplace, &["export", "--reconcile", "off"]);
+    assert_eq!(loaded.status, 2);
+    assert!(
+        loaded
+            .stderr
+            .contains("source.disposition makes this a lake of some calls"),
+        "{loaded:?}"
+    );
+    assert_eq!(load(&workplace, &["export"]).status, 0);
+}
+
+#[test]
+fn archives_with_large_windows_and_pipes_are_read() {
+    let (workplace, _server) = with_export(3, "");
+    let mut encoder = zstd::Encoder::new(Vec::new(), 3).unwrap();
+    encoder.long_distance_matching(true).unwrap();
+    encoder.window_log(27).unwrap();
+    encoder.write_all(calls(0, 3).as_bytes()).unwrap();
+    let archive = encoder.finish().unwrap();
+    let pipe = workplace.path("pipe");
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .unwrap()
+            .success()
+    );
+    let writer = std::thread::spawn(move || std::fs::write(pipe, archive).unwrap());
+    let loaded = load(&workplace, &["pipe"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    writer.join().unwrap();
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
 }
 
 #[test]
@@ -418,15 +514,13 @@ fn a_load_that_waits_for_its_input_can_be_interrupted() {
     let text = std::io::read_to_string(stderr).unwrap();
     assert!(text.contains("Nothing was loaded"), "{text}");
     assert!(!workplace.path("lake").exists());
-    // What its thread had made goes with the next one.
-    let loaded = load(&workplace, &["export", "--reconcile", "off"]);
-    assert_eq!(loaded.status, 2);
     assert_no_spool(&workplace);
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_loaded() {
+fn a_dry_run_says_what_would_be_loaded_and_needs_no_key() {
     let (workplace, _server) = with_export(3, calls(0, 3));
+    workplace.reconfigure("TEST_KEY", "NO_SUCH_VARIABLE");
     let planned = workplace.run(&[&["load", "export", "--dry-run"], PLACED].concat());
     assert_eq!(planned.status, 0, "{planned:?}");
     assert_eq!(

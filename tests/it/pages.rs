@@ -28,7 +28,7 @@ fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
         assert_eq!(ran.status, 1);
         assert!(
             ran.stdout
-                .contains("the provider counts 100 calls, its stream held 25"),
+                .contains("the provider counts 100 calls, 25 were read"),
             "{ran:?}"
         );
         assert!(ran.stderr.contains("page 2 is not the next"), "{ran:?}");
@@ -51,7 +51,7 @@ fn exactly_a_page_of_calls_on_a_server_that_does_not_page_is_taken_as_it_is() {
         "{ran:?}"
     );
     assert!(
-        ran.report().warnings[0].contains("counts 26 calls, its stream held 25"),
+        ran.report().warnings[0].contains("counts 26 calls, 25 were read"),
         "{ran:?}"
     );
     // A 26th that came in before the count was asked must not double the others, id or not.
@@ -318,6 +318,42 @@ fn a_page_that_breaks_off_is_read_again_alone() {
         "{}",
         ran.stderr
     );
+}
+
+#[test]
+fn a_page_that_never_comes_is_given_up_once_and_an_endless_list_at_the_limit() {
+    let busy = Answer::Json(503, "{\"message\":\"busy\"}".to_owned());
+    let server = lists(&[&[list_page(0, 100, 150)], &[busy]], &[150]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+    assert_eq!(ran.status, 1);
+    let slice = &ran.report().slices[0];
+    let error = slice.error.clone().unwrap();
+    assert_eq!(
+        error,
+        "page 2: the API answered 503 Service Unavailable: busy (given up)"
+    );
+    let query = format!("/v1/cdrs?from={DAY}&to={DAY}&type=placed&disposition=all");
+    let asked = |page| {
+        server
+            .requests(&format!("{query}&page={page}&per_page=100"))
+            .len()
+    };
+    assert_eq!((slice.attempts, asked(1), asked(2)), (1, 1, 3));
+
+    // Fresh calls on every page, for ever.
+    let pages: Vec<[Answer; 1]> = (0..200)
+        .map(|page| [list_page(page * 100, 100, 1 << 50)])
+        .collect();
+    let pages: Vec<&[Answer]> = pages.iter().map(|page| &page[..]).collect();
+    let server = lists(&pages, &[1 << 50]);
+    let workplace = Workplace::new(&server);
+    workplace.configure_also("[limits]\nmax_slice_bytes = \"1MiB\"");
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+    assert_eq!(ran.status, 1);
+    assert!(ran.stdout.contains("(limits.max_slice_bytes)"), "{ran:?}");
+    let requests = server.requests(&query).len();
+    assert!((20..100).contains(&requests), "{requests}");
 }
 
 #[test]

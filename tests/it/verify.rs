@@ -308,7 +308,7 @@ fn the_provider_is_asked_again_on_request() {
     let (status, report) = verify(&workplace, &["--source"]);
     assert_eq!(
         (status, &report["findings"][0]["problem"]),
-        (1, &json!("the provider counts 6 calls, its stream held 4"))
+        (1, &json!("the provider counts 6 calls, 4 were read"))
     );
     let received = verify(&workplace, &["--source", "--direction", "received"]);
     assert_eq!((received.0, &received.1["slices"]), (0, &json!(1)));

@@ -1,0 +1,408 @@
+//! The fast decoder: for records as the API writes them, whatever the order of their keys.
+//!
+//! One pass finds every quotation mark of a record, 16 bytes at a time, and whether anything in it is out of
+//! the ordinary. Then each key is compared with the one that stood there in the record before, and only where they differ is it
+//! looked up; values are converted straight from their bytes. Whatever is unexpected, an escape, white space
+//! between tokens, a field without a column, another type, anything that will be rejected, is left to the
+//! [plain decoder](super::decode), which defines what a record means. The two agree on every input: a
+//! property test and a fuzz target hold them together.
+
+use std::borrow::Cow;
+
+use super::plain::Field;
+use super::{Record, Refusal, decode, parse_time_us};
+use crate::amount::Amount;
+
+/// Bytes whose quotation marks share a word.
+const WORD_BYTES: usize = 64;
+
+/// Decodes the records of one body. Remembers the order of keys and the date of the record before, which
+/// make it fast, and nothing that decides what comes out.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The fields of the record before, in their order.
+    order: Vec<Field>,
+    /// A bit for each byte that is a quotation mark.
+    quotes: Vec<u64>,
+    dates: DateCache,
+}
+
+impl Decoder {
+    /// Decodes one record: the same as [`decode`].
+    ///
+    /// # Errors
+    /// [`Refusal`]: the record is to be rejected, or it is the server's report of a failure.
+    pub fn decode<'a>(&mut self, text: &'a [u8]) -> Result<Record<'a>, Refusal> {
+        match self.try_decode(text) {
+            Some(record) => Ok(record),
+            None => decode(text),
+        }
+    }
+
+    /// `None` if there is anything unexpected in the record.
+    fn try_decode<'a>(&mut self, text: &'a [u8]) -> Option<Record<'a>> {
+        let Self {
+            order,
+            quotes,
+            dates,
+        } = self;
+        if !find_quotes(text, quotes) {
+            return None;
+        }
+        let text = std::str::from_utf8(text).ok()?;
+        let bytes = text.as_bytes();
+        if bytes.first() != Some(&b'{') {
+            return None;
+        }
+        let mut quotes = Quotes::new(quotes);
+        let mut fields = Fields::default();
+        let mut at = 1;
+        let mut seen = 0_u32;
+        for number in 0.. {
+            let open = quotes.next()?;
+            let close = quotes.next()?;
+            if open != at || bytes.get(close + 1) != Some(&b':') {
+                return None;
+            }
+            let key = bytes.get(open + 1..close)?;
+            let field = match order.get(number) {
+                Some(field) if field.name().as_bytes() == key => *field,
+                _ => look_up(order, number, key)?,
+            };
+            let bit = 1 << field as u32;
+            if seen & bit != 0 {
+                return None;
+            }
+            seen |= bit;
+            let value;
+            (value, at) = Value::read(text, close + 2, &mut quotes)?;
+            fields.set(field, value, dates).ok()?;
+            match bytes.get(at)? {
+                b',' => at += 1,
+                b'}' if at + 1 == bytes.len() => break,
+                _ => return None,
+            }
+        }
+        fields.record()
+    }
+}
+
+/// Finds a field by its key and remembers that it stood here.
+fn look_up(order: &mut Vec<Field>, number: usize, key: &[u8]) -> Option<Field> {
+    let field = Field::of(key)?;
+    match order.get_mut(number) {
+        Some(expected) => *expected = field,
+        None => order.push(field),
+    }
+    Some(field)
+}
+
+/// A value as the fast path knows them.
+#[derive(Clone, Copy)]
+enum Value<'a> {
+    Null,
+    Text(&'a str),
+    /// A bare number, of which only the characters are known to be a number's.
+    Number(&'a str),
+}
+
+impl<'a> Value<'a> {
+    /// The value that begins at `at`, and where it ends.
+    fn read(text: &'a str, at: usize, quotes: &mut Quotes<'_>) -> Option<(Self, usize)> {
+        let bytes = text.as_bytes();
+        match bytes.get(at)? {
+            b'"' => {
+                // This very one.
+                quotes.next()?;
+                let close = quotes.next()?;
+                Some((Self::Text(text.get(at + 1..close)?), close + 1))
+            }
+            b'n' => {
+                let end = at + b"null".len();
+                (bytes.get(at..end)? == b"null").then_some((Self::Null, end))
+            }
+            b'-' | b'0'..=b'9' => {
+                let rest = bytes.get(at..)?;
+                let length = rest
+                    .iter()
+                    .position(|byte| !matches!(byte, b'0'..=b'9' | b'.' | b'-'))?;
+                let end = at + length;
+                Some((Self::Number(text.get(at..end)?), end))
+            }
+            _ => None,
+        }
+    }
+
+    fn text(self) -> Result<Option<&'a str>, Unexpected> {
+        match self {
+            Self::Null => Ok(None),
+            Self::Text(text) => Ok(Some(text)),
+            Self::Number(_) => Err(Unexpected),
+        }
+    }
+
+    /// Text, or the digits of a bare number.
+    fn number_or_text(self) -> Result<Option<&'a str>, Unexpected> {
+        let Self::Number(text) = self else {
+            return self.text();
+        };
+        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
+            && (text.len() == 1 || !text.starts_with('0'));
+        if is_plain {
+            Ok(Some(text))
+        } else {
+            Err(Unexpected)
+        }
+    }
+
+    fn amount(self) -> Result<Option<Amount>, Unexpected> {
+        match self {
+            Self::Null => Ok(None),
+            Self::Text(text) | Self::Number(text) => Amount::parse_short(text.as_bytes())
+                .or_else(|| Amount::parse(text).ok())
+                .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
+        }
+    }
+
+    fn seconds(self) -> Result<Option<i32>, Unexpected> {
+        let text = match self {
+            Self::Null => return Ok(None),
+            Self::Number(text) => text.as_bytes(),
+            Self::Text(_) => return Err(Unexpected),
+        };
+        // Nine digits fit.
+        if text.len() > 9 || (text.len() > 1 && text[0] == b'0') {
+            return Err(Unexpected);
+        }
+        text.iter()
+            .try_fold(0_i32, |sum, byte| {
+                byte.is_ascii_digit()
+                    .then(|| sum * 10 + i32::from(byte - b'0'))
+            })
+            .map_or(Err(Unexpected), |seconds| Ok(Some(seconds)))
+    }
+}
+
+/// Something that only the plain decoder understands, or refuses.
+struct Unexpected;
+
+/// What was read so far of a record.
+#[derive(Default)]
+struct Fields<'a> {
+    call_time_us: Option<i64>,
+    call_id: Option<&'a str>,
+    uuid: Option<&'a str>,
+    parent_call_id: Option<&'a str>,
+    parent_uuid: Option<&'a str>,
+    from: Option<&'a str>,
+    to: Option<&'a str>,
+    disposition: Option<&'a str>,
+    destination: Option<&'a str>,
+    sip_trunk: Option<&'a str>,
+    answered_by: Option<&'a str>,
+    duration: Option<i32>,
+    per_minute: Option<Amount>,
+    charge: Option<Amount>,
+    forward_fee: Option<Amount>,
+}
+
+impl<'a> Fields<'a> {
+    fn set(
+        &mut self,
+        field: Field,
+        value: Value<'a>,
+        dates: &mut DateCache,
+    ) -> Result<(), Unexpected> {
+        match field {
+            Field::Date => {
+                let Value::Text(text) = value else {
+                    return Err(Unexpected);
+                };
+                self.call_time_us = Some(dates.parse(text).ok_or(Unexpected)?);
+            }
+            Field::From => self.from = value.number_or_text()?,
+            Field::To => self.to = value.number_or_text()?,
+            Field::Duration => self.duration = value.seconds()?,
+            Field::Charge => self.charge = value.amount()?,
+            Field::PerMinute => self.per_minute = value.amount()?,
+            Field::ForwardFee => self.forward_fee = value.amount()?,
+            Field::Destination => self.destination = value.text()?,
+            Field::Disposition => self.disposition = value.text()?,
+            Field::SipTrunk => self.sip_trunk = value.text()?,
+            Field::CallId => self.call_id = value.text()?,
+            Field::Uuid => self.uuid = value.text()?,
+            Field::ParentCallId => self.parent_call_id = value.text()?,
+            Field::ParentUuid => self.parent_uuid = value.text()?,
+            Field::AnsweredBy => self.answered_by = value.text()?,
+        }
+        Ok(())
+    }
+
+    fn record(self) -> Option<Record<'a>> {
+        let text = |value: Option<&'a str>| value.map(Cow::Borrowed);
+        // An alias that says something else is kept in `extra`.
+        let aliased = |field: Option<&'a str>, alias: Option<&'a str>| match (field, alias) {
+            (Some(field), Some(alias)) if field != alias => None,
+            (field, alias) => Some(text(field.or(alias))),
+        };
+        Some(Record {
+            call_id: aliased(self.call_id, self.uuid)?,
+            parent_call_id: aliased(self.parent_call_id, self.parent_uuid)?,
+            call_time_us: self.call_time_us?,
+            from_number: text(self.from),
+            to_number: text(self.to),
+            disposition: text(self.disposition),
+            destination: text(self.destination),
+            sip_trunk: text(self.sip_trunk),
+            answered_by: text(self.answered_by),
+            duration_seconds: self.duration,
+            per_minute_usd: self.per_minute,
+            charge_usd: self.charge,
+            forward_fee_usd: self.forward_fee,
+            extra: None,
+        })
+    }
+}
+
+/// Reads times, and remembers the date of the last one: calls of a slice share it.
+#[derive(Debug, Default)]
+struct DateCache {
+    date: [u8; 10],
+    /// Its first instant.
+    start_us: i64,
+}
+
+impl DateCache {
+    fn parse(&mut self, text: &str) -> Option<i64> {
+        let quick = self.time_of_known_date(text.as_bytes());
+        if quick.is_some() {
+            return quick;
+        }
+        let time_us = parse_time_us(text).ok()?;
+        if let Some(date) = text.as_bytes().first_chunk::<10>() {
+            let date_text = text.get(..10)?;
+            self.start_us = parse_time_us(&format!("{date_text}T00:00:00Z")).ok()?;
+            self.date = *date;
+        }
+        Some(time_us)
+    }
+
+    /// The time of `…Thh:mm:ss.mmmZ` if its date is the known one.
+    fn time_of_known_date(&self, bytes: &[u8]) -> Option<i64> {
+        let bytes: &[u8; 24] = bytes.try_into().ok()?;
+        let marks = (bytes[10], bytes[13], bytes[16], bytes[19], bytes[23]);
+        if marks != (b'T', b':', b':', b'.', b'Z') || bytes[..10] != self.date {
+            return None;
+        }
+        let digit = |at: usize| bytes[at].wrapping_sub(b'0');
+        let places = [11, 12, 14, 15, 17, 18, 20, 21, 22];
+        if places.iter().any(|&at| digit(at) > 9) {
+            return None;
+        }
+        let pair = |at: usize| i64::from(digit(at)) * 10 + i64::from(digit(at + 1));
+        let (hour, minute, second) = (pair(11), pair(14), pair(17));
+        if hour > 23 || minute > 59 || second > 59 {
+            return None;
+        }
+        let millis = pair(20) * 10 + i64::from(digit(22));
+        let seconds = hour * 3_600 + minute * 60 + second;
+        Some(self.start_us + (seconds * 1_000 + millis) * 1_000)
+    }
+}
+
+/// The quotation marks of a record, one after the other.
+struct Quotes<'a> {
+    words: std::slice::Iter<'a, u64>,
+    word: u64,
+    start: usize,
+}
+
+impl<'a> Quotes<'a> {
+    fn new(words: &'a [u64]) -> Self {
+        let mut words = words.iter();
+        Self {
+            word: words.next().copied().unwrap_or_default(),
+            words,
+            start: 0,
+        }
+    }
+
+    fn next(&mut self) -> Option<usize> {
+        while self.word == 0 {
+            self.word = *self.words.next()?;
+            self.start += WORD_BYTES;
+        }
+        let at = self.start + self.word.trailing_zeros() as usize;
+        self.word &= self.word - 1;
+        Some(at)
+    }
+}
+
+/// Notes every quotation mark of `text` in `words`. Whether there is neither an escape nor a control
+/// character in it.
+fn find_quotes(text: &[u8], words: &mut Vec<u64>) -> bool {
+    words.clear();
+    let (blocks, rest) = text.as_chunks::<WORD_BYTES>();
+    let mut is_ordinary = true;
+    for block in blocks {
+        words.push(quotes_in(block, &mut is_ordinary));
+    }
+    if !rest.is_empty() {
+        let mut block = [b' '; WORD_BYTES];
+        block[..rest.len()].copy_from_slice(rest);
+        words.push(quotes_in(&block, &mut is_ordinary));
+    }
+    is_ordinary
+}
+
+/// A bit for each quotation mark of 64 bytes; `is_ordinary` ceases to be where there is an escape or a control
+/// character.
+fn quotes_in(block: &[u8; WORD_BYTES], is_ordinary: &mut bool) -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "the compiler wants to know that there is SSE2")]
+    // SAFETY: every x86-64 processor has SSE2, and the function needs nothing else.
+    return unsafe { quotes_by_sse2(block, is_ordinary) };
+    #[cfg(not(target_arch = "x86_64"))]
+    quotes_one_by_one(block, is_ordinary)
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "sse2")]
+fn quotes_by_sse2(block: &[u8; WORD_BYTES], is_ordinary: &mut bool) -> u64 {
+    use std::arch::x86_64::{
+        _mm_cmpeq_epi8, _mm_min_epu8, _mm_movemask_epi8, _mm_or_si128, _mm_set_epi64x,
+        _mm_set1_epi8, _mm_setzero_si128,
+    };
+
+    let (lanes, _) = block.as_chunks::<16>();
+    let mut quotes = 0;
+    let mut odd = _mm_setzero_si128();
+    for (i, lane) in lanes.iter().enumerate() {
+        let lane = u128::from_le_bytes(*lane);
+        #[expect(clippy::cast_possible_truncation, reason = "two halves")]
+        let bytes = _mm_set_epi64x((lane >> 64) as i64, lane as i64);
+        let is_quote = _mm_movemask_epi8(_mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'"'.cast_signed())));
+        quotes |= u64::from(is_quote.cast_unsigned()) << (16 * i);
+        let escape = _mm_cmpeq_epi8(bytes, _mm_set1_epi8(b'\\'.cast_signed()));
+        let control = _mm_cmpeq_epi8(_mm_min_epu8(bytes, _mm_set1_epi8(0x1F)), bytes);
+        odd = _mm_or_si128(odd, _mm_or_si128(escape, control));
+    }
+    *is_ordinary &= _mm_movemask_epi8(odd) == 0;
+    quotes
+}
+
+/// One byte after the other, which compilers make into whatever the processor has.
+#[cfg(any(test, not(target_arch = "x86_64")))]
+fn quotes_one_by_one(block: &[u8; WORD_BYTES], is_ordinary: &mut bool) -> u64 {
+    let mut quotes = 0;
+    let mut is_odd = false;
+    for (i, &byte) in block.iter().enumerate() {
+        quotes |= u64::from(byte == b'"') << i;
+        is_odd |= byte == b'\\' || byte < 0x20;
+    }
+    *is_ordinary &= !is_odd;
+    quotes
+}
+
+#[cfg(test)]
+mod tests;
