@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -174,6 +175,8 @@ pub struct Export {
     days: BTreeMap<Date, Day>,
     files: Vec<ReadFile>,
     spool: Arc<Spool>,
+    /// Records of files that are pages of a list, and how many the list has.
+    listed: (u64, u64),
     /// Files of CSV whose last line has no newline: it may be cut within its last cell.
     pub unended: Vec<String>,
     /// Records that belong to no day, and were left out.
@@ -197,6 +200,7 @@ struct ReadFile {
     changed: Timestamp,
     /// The time of its newest record.
     newest_us: i64,
+    records: u64,
 }
 
 impl ReadFile {
@@ -223,6 +227,18 @@ impl Export {
     /// The days of which there are records, in order, with how many there are.
     pub fn days(&self) -> impl Iterator<Item = (Date, u64)> {
         self.days.iter().map(|(day, found)| (*day, found.records))
+    }
+
+    /// Files in which there was no record.
+    pub fn empty_files(&self) -> Vec<&str> {
+        let empty = self.files.iter().filter(|file| file.records == 0);
+        empty.map(|file| file.name.as_str()).collect()
+    }
+
+    /// Records on the pages of a list, and how many the list has, if these are fewer.
+    pub fn missing_pages(&self) -> Option<(u64, u64)> {
+        let (read, total) = self.listed;
+        (read < total).then_some((read, total))
     }
 
     /// The records of one day; `None` if there are none.
@@ -283,6 +299,7 @@ pub(crate) fn split(
             days: BTreeMap::new(),
             files: Vec::new(),
             spool,
+            listed: (0, 0),
             unended: Vec::new(),
             undated: Undated::default(),
             missing_fields: Vec::new(),
@@ -354,6 +371,7 @@ impl Splitter {
             name: input.name(),
             changed,
             newest_us: i64::MIN,
+            records: 0,
         });
         self.last_day = None;
         let mut chunk = vec![0; CHUNK_BYTES];
@@ -376,6 +394,11 @@ impl Splitter {
         let content = reader
             .finish(|item| self.item(&item))
             .map_err(Problem::Body)?;
+        if let Some(total) = content.summary.envelope_total {
+            let read = self.export.files.last().map_or(0, |file| file.records);
+            let (listed, largest) = self.export.listed;
+            self.export.listed = (listed + read, largest.max(total));
+        }
         for field in content.missing_fields {
             if !self.export.missing_fields.contains(&field) {
                 self.export.missing_fields.push(field);
@@ -451,6 +474,7 @@ impl Splitter {
     fn day_of(&mut self, time_us: i64) -> Result<Date, String> {
         if let Some(file) = self.export.files.last_mut() {
             file.newest_us = file.newest_us.max(time_us);
+            file.records += 1;
         }
         if let Some((range, day)) = &self.last_day
             && range.contains(&time_us)
@@ -506,6 +530,7 @@ impl Splitter {
             let file = File::options()
                 .append(true)
                 .create(true)
+                .mode(0o600)
                 .open(spooled(&self.export.spool, day))?;
             let mut encoder = zstd::Encoder::new(file, SPOOL_ZSTD_LEVEL)?;
             encoder.include_checksum(true)?;

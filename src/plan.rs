@@ -296,9 +296,12 @@ pub async fn plan_load(
     let days = slices.iter().map(|(slice, _)| slice.day);
     let days = days.filter(|day| *day < today);
     let (Some(first), Some(last)) = (days.clone().min(), days.clone().max()) else {
-        return Err(PlanError::Usage(
-            "the export holds no record of a day that has ended".to_owned(),
-        ));
+        let problem = if slices.is_empty() {
+            "the export holds no records"
+        } else {
+            "the export holds no record of a day that has ended"
+        };
+        return Err(PlanError::Usage(problem.to_owned()));
     };
     let found = Found::read(lake, &Direction::ALL, first..=last).await?;
     let mut plan = Plan {

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
@@ -29,7 +29,10 @@ impl Spool {
     /// Makes one in `parent`.
     pub(crate) fn make(parent: &Path) -> io::Result<Self> {
         for _ in 0..MAX_TRIES {
-            let directory = tempfile::Builder::new().prefix(PREFIX).tempdir_in(parent)?;
+            let directory = tempfile::Builder::new()
+                .prefix(PREFIX)
+                .permissions(fs::Permissions::from_mode(0o700))
+                .tempdir_in(parent)?;
             let path = directory.path().join(LOCK);
             let lock = File::options()
                 .create_new(true)
@@ -101,6 +104,9 @@ mod tests {
         let parent = tempfile::tempdir().unwrap();
         let live = Spool::make(parent.path()).unwrap();
         fs::write(live.path().join("x"), "x").unwrap();
+        // Calls lie in there.
+        let mode = fs::metadata(live.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
         let dead = parent.path().join(format!("{PREFIX}dead"));
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join("y"), "y").unwrap();

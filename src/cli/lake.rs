@@ -139,8 +139,7 @@ pub(super) async fn existing_lake(
     let lake = if as_configured {
         find_lake(config).await?
     } else {
-        let found = Lake::find_any(Place::of(config)?.store()).await?;
-        found.map(|(lake, _)| lake)
+        Lake::find_any(Place::of(config)?.store()).await?
     };
     lake.ok_or_else(|| {
         let problem = format!(

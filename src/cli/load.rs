@@ -15,10 +15,12 @@ use super::progress::Screen;
 use super::run::{MAX_LINES, ResultArgs, carry_out, exit_of, render_plan};
 use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, LAKE_STAYS, interrupted_by_signals, print};
-use crate::config::{Config, Reconcile};
+use crate::config::{Config, Reconcile, timezone_name};
+use crate::convert::ConvertError;
 use crate::decode::describe_missing;
-use crate::error::chain;
+use crate::error::{chain, is_disk_full, quoted};
 use crate::export::{Export, ExportError, Input, SplitOptions, make_spool, split};
+use crate::lake::Lake;
 use crate::pipeline::RunOptions;
 use crate::plan::{LoadPlan, plan_load};
 use crate::slice::{Direction, Slice};
@@ -51,12 +53,19 @@ pub(super) struct LoadArgs {
 
 impl From<ExportError> for CommandError {
     fn from(error: ExportError) -> Self {
-        let exit = match error {
+        let exit = match &error {
             ExportError::Input { .. } | ExportError::Archive { .. } => Exit::Usage,
+            ExportError::Spool { .. } if !is_disk_full(&error) => Exit::Usage,
             ExportError::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         };
-        Self::new(exit, format!("{}. Nothing was loaded", chain(&error)))
+        let mut problem = chain(&error);
+        if let ExportError::Body { source, .. } = &error
+            && let ConvertError::ServerError { message, .. } = source
+        {
+            problem = format!("{problem}: {}", quoted(message));
+        }
+        Self::new(exit, format!("{problem}. Nothing was loaded"))
     }
 }
 
@@ -80,7 +89,9 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     };
     let source = Source::try_new(&config.source, key)?;
     // Another lake than the one meant shows before the work, not after it.
-    find_lake(&config).await?;
+    if let Some(lake) = find_lake(&config).await? {
+        refuse_other_timezone(&config, &lake)?;
+    }
 
     let total_bytes = args
         .files
@@ -91,7 +102,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     let today = Timestamp::now()
         .to_zoned(config.window.timezone.clone())
         .date();
-    let mut remarks = remarks(&args, &export, today)?;
+    let mut remarks = remarks(&args, &export, &config, today)?;
     let slices: Vec<(Slice, u64)> = export
         .days()
         .map(|(day, records)| (Slice { day, direction }, records))
@@ -128,6 +139,21 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     let result = carry_out(config, lake, source, &plan, options, screen, interrupt).await;
     args.result.print(&plan, &result)?;
     Ok(exit_of(&result.run, args.result.strict, screen))
+}
+
+/// A run asks the provider for days as the provider cuts them; a load cuts them itself.
+fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), CommandError> {
+    let (wanted, existing) = (
+        timezone_name(&config.window.timezone),
+        &lake.identity.timezone,
+    );
+    if wanted == *existing {
+        return Ok(());
+    }
+    let problem = format!(
+        "window.timezone is {wanted}, and this lake was begun with {existing}: days cut in two ways would hold calls twice, and others not at all"
+    );
+    Err(CommandError::new(Exit::Usage, problem))
 }
 
 /// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
@@ -247,6 +273,7 @@ async fn split_aside(
 fn remarks(
     args: &LoadArgs,
     export: &Export,
+    config: &Config,
     today: jiff::civil::Date,
 ) -> Result<Vec<String>, CommandError> {
     let mut remarks = Vec::new();
@@ -275,6 +302,23 @@ fn remarks(
     }
     if !export.missing_fields.is_empty() {
         remarks.push(describe_missing(&export.missing_fields));
+    }
+    let empty = export.empty_files();
+    if !empty.is_empty() {
+        remarks.push(format!("no record in {}", empty.join(", ")));
+    }
+    if let Some((read, total)) = export.missing_pages() {
+        remarks.push(format!(
+            "the export is {read} calls of a list of {total}: pages are missing"
+        ));
+    }
+    if let Some(start) = config.window.start
+        && let Some((first, _)) = export.days().next()
+        && first < start
+    {
+        remarks.push(format!(
+            "days from {first} on lie before window.start = {start}, and are not looked at by run, status and verify without --from"
+        ));
     }
     if !export.unended.is_empty() {
         remarks.push(format!(

@@ -18,13 +18,22 @@ use crate::framing::{Cells, MAX_CELLS};
 pub enum HeaderError {
     /// No column for the one field that every record has.
     #[error(
-        "the first line of the CSV names no column `date` (of its {columns} columns, separated by commas, {known} are known), so it is no header of call detail records"
+        "the first line of the CSV names no column `date` (of its {columns} columns, separated by commas, {known} are known), so it is no header of call detail records{}",
+        if *columns == 1 { ". Is it separated by something else than commas?" } else { "" }
     )]
     NoDate {
         /// Columns there are.
         columns: usize,
         /// Those among them that stand for a field.
         known: usize,
+    },
+    /// No column for what a bill is made of: null in every row, it would look like calls that cost nothing.
+    #[error("the CSV has no column for {}{}", missing.join(", "), unknown_columns(unknown))]
+    Missing {
+        /// The fields without a column.
+        missing: Vec<&'static str>,
+        /// The columns without a field, some of which may be meant.
+        unknown: Vec<String>,
     },
     /// Two columns of one name.
     #[error("the columns {first} and {second} of the CSV have the same name")]
@@ -35,7 +44,9 @@ pub enum HeaderError {
         second: usize,
     },
     /// A name that is no text.
-    #[error("the name of column {column} of the CSV is not valid UTF-8")]
+    #[error(
+        "the name of column {column} of the CSV is not valid UTF-8, so it is CSV in another encoding, or none"
+    )]
     NotUtf8 {
         /// Which one, from 1.
         column: usize,
@@ -46,6 +57,22 @@ pub enum HeaderError {
         /// How many.
         columns: usize,
     },
+}
+
+/// Fields without which CSV is refused, besides `date`.
+const REQUIRED: [Field; 4] = [Field::From, Field::To, Field::Duration, Field::Charge];
+/// Most names of unknown columns that are shown.
+const MAX_SHOWN_COLUMNS: usize = 20;
+
+fn unknown_columns(names: &[String]) -> String {
+    if names.is_empty() {
+        return String::new();
+    }
+    let shown: Vec<_> = names.iter().take(MAX_SHOWN_COLUMNS).cloned().collect();
+    format!(
+        ". Is it one of those that are not known ({})? Then give it that name",
+        crate::error::quoted(&shown.join(", "))
+    )
 }
 
 /// What a line of CSV is.
@@ -64,6 +91,8 @@ pub enum CsvRow<'a> {
 pub struct CsvRows {
     /// The columns, once the header was read.
     columns: Vec<Column>,
+    /// The header, which stands again where files were put one after another.
+    header: Vec<u8>,
     json: Vec<u8>,
 }
 
@@ -90,6 +119,10 @@ impl CsvRows {
                 return Ok(CsvRow::Record(text));
             }
             self.columns = columns(cells)?;
+            text.clone_into(&mut self.header);
+            return Ok(CsvRow::Header);
+        }
+        if text == self.header {
             return Ok(CsvRow::Header);
         }
         if cells.count() != self.columns.len() {
@@ -152,7 +185,7 @@ impl CsvRows {
 /// What it means that the CSV has no column for some `fields`.
 pub fn describe_missing(fields: &[&str]) -> String {
     format!(
-        "the CSV has no column for {}, which stay empty in the lake. The other forms of the export may hold them",
+        "the CSV has no column for {}: empty in the lake. The other forms of the export may have it",
         fields.join(", ")
     )
 }
@@ -185,6 +218,17 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
             columns: columns.len(),
             known: known.count(),
         });
+    }
+    let missing: Vec<_> = REQUIRED
+        .into_iter()
+        .filter(|&field| !known.clone().any(|known| known == field))
+        .map(Field::name)
+        .collect();
+    if !missing.is_empty() {
+        let unknown = columns.iter().filter(|column| column.field.is_none());
+        let name = |column: &Column| column.key.trim_end_matches(':').to_owned();
+        let unknown = unknown.map(name).collect();
+        return Err(HeaderError::Missing { missing, unknown });
     }
     for (i, column) in columns.iter().enumerate() {
         let earlier = columns[..i]

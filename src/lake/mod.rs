@@ -209,6 +209,8 @@ pub type MarkedRuns = BTreeMap<String, Vec<(Slice, Commit)>>;
 #[derive(Clone, Debug)]
 pub struct Lake {
     store: Arc<dyn LakeStore>,
+    /// What it was made as.
+    pub identity: Identity,
     /// Remarks on how the lake differs from the configuration without being another one.
     pub remarks: Vec<String>,
 }
@@ -242,6 +244,7 @@ impl Lake {
         match store.create(&path, json(wanted)).await? {
             Swap::Done(_) => Ok(Self {
                 store,
+                identity: wanted.clone(),
                 remarks: Vec::new(),
             }),
             // Another run was quicker: its lake is the one to compare with.
@@ -258,9 +261,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if it is not a lake, or cannot be read.
-    pub async fn find_any(
-        store: Arc<dyn LakeStore>,
-    ) -> Result<Option<(Self, Identity)>, LakeError> {
+    pub async fn find_any(store: Arc<dyn LakeStore>) -> Result<Option<Self>, LakeError> {
         let path = layout::identity();
         let Some(found) = store.read(&path).await? else {
             if !store.list(&Path::from(layout::LEDGER)).await?.is_empty() {
@@ -277,13 +278,11 @@ impl Lake {
             Condition::Damaged(problem) => LakeError::Damaged { path, problem },
             Condition::Sound | Condition::Unreadable(_) => unreachable!("it was read and parsed"),
         })?;
-        Ok(Some((
-            Self {
-                store,
-                remarks: Vec::new(),
-            },
+        Ok(Some(Self {
+            store,
             identity,
-        )))
+            remarks: Vec::new(),
+        }))
     }
 
     /// Opens the lake in `store` if there is one, without writing anything.
@@ -294,20 +293,20 @@ impl Lake {
         store: Arc<dyn LakeStore>,
         wanted: &Identity,
     ) -> Result<Option<Self>, LakeError> {
-        let Some((mut lake, existing)) = Self::find_any(store).await? else {
+        let Some(mut lake) = Self::find_any(store).await? else {
             return Ok(None);
         };
-        if let Some((key, existing, wanted)) = wanted.difference(&existing) {
+        if let Some((key, existing, wanted)) = wanted.difference(&lake.identity) {
             return Err(LakeError::OtherLake {
                 key,
                 existing,
                 wanted,
             });
         }
-        if existing.source_url != wanted.source_url {
+        if lake.identity.source_url != wanted.source_url {
             lake.remarks.push(format!(
                 "source.url is {}; this lake was begun from {}",
-                wanted.source_url, existing.source_url
+                wanted.source_url, lake.identity.source_url
             ));
         }
         Ok(Some(lake))

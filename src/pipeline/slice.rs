@@ -46,7 +46,7 @@ enum SliceError {
     Mismatch(String),
     #[error(
         "{mismatch}. {}Set quality.reconcile to \"warn\" to take it from the export as it is",
-        if *is_known { "The export does not hold the day as the provider has it now: `cdrlake run` fetches it. " } else { "" }
+        if *is_known { "The export does not hold the day as the provider has it now (unless it is of the other direction, or of another account): `cdrlake run` fetches it. " } else { "" }
     )]
     ExportMismatch { mismatch: String, is_known: bool },
     #[error(
@@ -198,7 +198,7 @@ async fn attempt_all(
         Ok(fetched) => fetched,
         Err(error) => {
             let error = error.into();
-            if says_something_of_the_slice(context, &error) {
+            if says_something_of_the_slice(context, &before, &error) {
                 record_failure(context, &*lease, before, &error, None).await;
             }
             return Err(error);
@@ -223,9 +223,20 @@ fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool 
     is_settled && is_proven
 }
 
-/// Whether a failed fetch is about the slice, and not about the key, the network, this machine or
-/// the run.
-fn says_something_of_the_slice(context: &Context, error: &SliceError) -> bool {
+/// Whether a failure is about the slice, and not about the key, the network, this machine or the run. Nor
+/// does an export that will not do say anything of a slice that the lake has.
+fn says_something_of_the_slice(
+    context: &Context,
+    before: &LedgerEntry,
+    error: &SliceError,
+) -> bool {
+    if context.options.export.is_some()
+        && before.entry.committed.is_some()
+        // Nobody could see which ones otherwise.
+        && !matches!(error, SliceError::TooManyRejects { .. })
+    {
+        return false;
+    }
     let is_elsewhere = matches!(
         error,
         SliceError::Fetch(
@@ -291,7 +302,9 @@ async fn settle(
     report.control_total = control_total;
     report.reconcile = verdict;
     if let Err(error) = judge(context, &before, &converted.counts, control_total, verdict).await {
-        record_failure(context, lease, before, &error, rejects).await;
+        if says_something_of_the_slice(context, &before, &error) {
+            record_failure(context, lease, before, &error, rejects).await;
+        }
         return Err(error);
     }
     if let Some(server_time) = server_time {

@@ -192,7 +192,7 @@ fn a_day_of_which_the_provider_counts_otherwise_is_not_loaded_and_others_are() {
     let error = report["slices"][1]["error"].as_str().unwrap();
     assert!(
         error.contains(
-            "The export does not hold the day as the provider has it now: `cdrlake run` fetches it"
+            "The export does not hold the day as the provider has it now (unless it is of the other direction, or of another account): `cdrlake run` fetches it"
         ),
         "{error}"
     );
@@ -284,11 +284,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
             1,
             "line 4, byte",
         ),
-        (
-            Vec::new(),
-            2,
-            "the export holds no record of a day that has ended",
-        ),
+        (Vec::new(), 2, "the export holds no records"),
     ] {
         let (workplace, server) = with_export(3, &content);
         let loaded = load(&workplace, &["export"]);
@@ -402,10 +398,10 @@ fn a_slice_that_is_in_the_lake_stays_also_where_its_last_attempt_failed() {
 
 #[test]
 fn csv_in_another_encoding_is_rejected_by_its_days_and_one_without_a_last_newline_is_doubted() {
-    let row = |trunk: &str| format!("{DAY}T10:00:00Z,0.01,{trunk}\n");
-    let latin = b"2026-10-01T10:00:00Z,0.02,caf\xE9\n";
+    let row = |trunk: &str| format!("{DAY}T10:00:00Z,0.01,{trunk},,,\n");
+    let latin = b"2026-10-01T10:00:00Z,0.02,caf\xE9,,,\n";
     let whole = [
-        format!("date,charge,sip_trunk\n{}", row("a")).as_bytes(),
+        format!("date,charge,sip_trunk,from,to,duration\n{}", row("a")).as_bytes(),
         latin,
         row("b").as_bytes(),
     ]
@@ -535,7 +531,7 @@ fn a_spool_without_room_is_named_with_its_key() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     workplace.configure_also("[limits]\nspool_dir = \"nowhere\"");
     let loaded = load(&workplace, &["export"]);
-    assert_eq!(loaded.status, 1);
+    assert_eq!(loaded.status, 2);
     assert!(
         loaded.stderr.contains("cannot write into nowhere. Set limits.spool_dir to a directory with room for the export: No such file"),
         "{loaded:?}"
@@ -559,5 +555,56 @@ fn counts_that_cannot_be_had_fail_as_they_do_in_a_run() {
             .stderr
             .contains("Check that source.api_key leads to the right key"),
         "{loaded:?}"
+    );
+}
+
+#[test]
+fn a_lake_whose_days_are_cut_elsewhere_is_not_loaded_into() {
+    let (workplace, _server) = with_export(3, calls(0, 3));
+    assert_eq!(load(&workplace, &["export"]).status, 0);
+    let loaded = load(
+        &workplace,
+        &["export", "--refresh", "--timezone", "Europe/Berlin"],
+    );
+    assert_eq!(loaded.status, 2);
+    assert!(
+        loaded
+            .stderr
+            .contains("window.timezone is Europe/Berlin, and this lake was begun with UTC"),
+        "{loaded:?}"
+    );
+}
+
+#[test]
+fn a_wrong_export_says_nothing_of_days_that_the_lake_has() {
+    let (workplace, _server) = with_export(3, calls(0, 3));
+    assert_eq!(load(&workplace, &["export"]).status, 0);
+    std::fs::write(workplace.path("export"), calls(5, 4)).unwrap();
+    let before = workplace.lake_files();
+    assert_eq!(load(&workplace, &["export", "--refresh"]).status, 1);
+    assert!(workplace.lake_files() == before, "the ledger is as it was");
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+}
+
+#[test]
+fn what_an_export_says_of_itself_is_told() {
+    let page = format!(
+        "{{\"items\":[{}],\"pagination\":{{\"total\":475}}}}",
+        calls(0, 3).trim().replace('\n', ",")
+    );
+    let (workplace, _server) = with_export(3, page);
+    std::fs::write(workplace.path("nothing"), "").unwrap();
+    workplace.configure_also("[window]\nstart = 2026-10-05");
+    let loaded = load(&workplace, &["export", "nothing"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    let warnings = loaded.report().warnings;
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    assert_eq!(warnings[0], "no record in nothing");
+    assert_eq!(
+        warnings[1],
+        "the export is 3 calls of a list of 475: pages are missing"
+    );
+    assert!(
+        warnings[2].starts_with("days from 2026-10-01 on lie before window.start = 2026-10-05")
     );
 }

@@ -282,7 +282,7 @@ async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
 
 /// What is not as the ledger says, but for the day that fails.
 async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
-    let Some((lake, _)) = Lake::find_any(Arc::clone(store)).await.unwrap() else {
+    let Some(lake) = Lake::find_any(Arc::clone(store)).await.unwrap() else {
         return Vec::new();
     };
     let slices = verify::slices(&lake, &verify::Scope::default())
