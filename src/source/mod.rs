@@ -309,7 +309,7 @@ impl Source {
         Ok(list.pagination.total)
     }
 
-    /// The same, [tried again](Self::with_retries) while what stands in the way may pass.
+    /// The same, tried again while what stands in the way may pass.
     ///
     /// # Errors
     /// [`SourceError`] of the last attempt.
@@ -320,8 +320,8 @@ impl Source {
     }
 
     /// A page of a slice's calls, read to its end before it is given out, so that where it breaks off
-    /// it alone is [tried again](Self::with_retries), until `deadline`, and not all pages in front of it. Of a page longer
-    /// than [`MAX_PAGE_BYTES`] the rest is read as a stream.
+    /// it alone is tried again, until `deadline`, and not all pages in front of it. Of a page longer
+    /// than two megabytes the rest is read as a stream.
     ///
     /// # Errors
     /// [`SourceError`] of the last attempt.
