@@ -1,7 +1,7 @@
 //! The work of a processor on one slice: bytes in, a spool file out.
 //!
 //! ```text
-//! chunk → decompress → framing ─record→ decode ─record→ duplicates, tally, digest → writer → spool
+//! chunk → decompress → framing ─record→ decode ─record→ repeats, tally, digest → writer → spool → duplicates
 //!                                 └──bad record──┴→ rejects
 //! ```
 //!
@@ -19,6 +19,7 @@ use crate::duplicates::DuplicateFinder;
 use crate::framing::{BodySummary, Boundary, Format, FramingError, Position};
 use crate::records::{BodyLimits, Item, RecordReader};
 use crate::rejects::{Reject, RejectsWriter};
+use crate::repeats::{RepeatFinder, Repeats};
 use crate::slice::Slice;
 use crate::tally::{Counts, RowTally, Totals};
 use crate::writer::{ParquetOptions, SpoolFile, SpoolWriter, WriteError, remove_leftover};
@@ -176,7 +177,7 @@ struct Stage {
     options: ConvertOptions,
     writer: SpoolWriter,
     rejects: RejectsWriter,
-    duplicates: Option<DuplicateFinder>,
+    repeats: Option<RepeatFinder>,
     decoder: Decoder,
     hasher: RowHasher,
     digest: Digest,
@@ -224,9 +225,9 @@ impl Converter {
             stage: Stage {
                 writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
                 rejects: RejectsWriter::new(spool("rejects")),
-                duplicates: options
+                repeats: options
                     .dedupe
-                    .then(|| DuplicateFinder::new(&options.spool_dir)),
+                    .then(|| RepeatFinder::new(&options.spool_dir)),
                 decoder: Decoder::default(),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
@@ -335,11 +336,12 @@ impl Stage {
                 self.digest.add(row_hash);
                 self.body.digest.add(row_hash);
                 self.tally.add(&record);
-                let row = self.writer.append(&record)?;
-                let Some(duplicates) = &mut self.duplicates else {
+                self.writer.append(&record)?;
+                let id = record.call_id.as_deref().filter(|id| !id.is_empty());
+                let (Some(repeats), Some(id)) = (&mut self.repeats, id) else {
                     return Ok(());
                 };
-                let added = duplicates.add(record.call_id.as_deref(), row_hash, row);
+                let added = repeats.add(id);
                 added.map_err(|source| spool_error(&self.options.spool_dir, source))
             }
             Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, &message)),
@@ -387,17 +389,26 @@ impl Stage {
             ..Counts::default()
         };
         let rejects = self.rejects.finish().map_err(spool)?;
-        let found = self
-            .duplicates
-            .map(DuplicateFinder::finish)
-            .transpose()
-            .map_err(spool)?;
+        let repeats = self.repeats.map(RepeatFinder::finish);
+        let repeats = repeats.transpose().map_err(spool)?.unwrap_or(Repeats::None);
         let (mut writer, mut tally, mut digest) = (self.writer, self.tally, self.digest);
-        if let Some(found) = found {
+        if !matches!(repeats, Repeats::None) {
+            let mut hasher = self.hasher;
+            let mut finder = DuplicateFinder::new(&self.options.spool_dir);
+            let mut row = 0;
+            writer.read_back(|record| {
+                if let Some(id) = record.call_id.as_deref().filter(|id| repeats.may_hold(id)) {
+                    let row_hash = hasher.hash(record);
+                    let added = finder.add(Some(id), row_hash, row);
+                    added.map_err(|source| spool_error(&self.options.spool_dir, source))?;
+                }
+                row += 1;
+                Ok::<(), ConvertError>(())
+            })?;
+            let found = finder.finish().map_err(spool)?;
             counts.duplicates = found.duplicates;
             counts.conflicts = found.conflicts;
             if found.duplicates > 0 {
-                let mut hasher = self.hasher;
                 tally = RowTally::new(self.options.day_us.clone());
                 digest = Digest::default();
                 writer = writer.without_rows(found.surplus, |record| {

@@ -18,6 +18,7 @@ use arrow::record_batch::RecordBatch;
 use crate::amount::{AMOUNT_SCALE, Amount};
 use crate::decode::Record;
 use crate::digest::day_number;
+use crate::intern::TextInterner;
 use crate::slice::Slice;
 
 /// Version of the columns. A higher one only ever adds columns at the end.
@@ -38,7 +39,9 @@ pub struct Column {
 
 /// The columns, in their order. Every file has all of them.
 pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
-    let direction = DataType::Dictionary(Box::new(DataType::Int8), Box::new(DataType::Utf8));
+    let coded = |keys| DataType::Dictionary(Box::new(keys), Box::new(DataType::Utf8));
+    let direction = coded(DataType::Int8);
+    let repeated = coded(DataType::Int32);
     let call_time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let usd = amount_type();
     let column = |name, data_type: &DataType, nullable, repeats| Column {
@@ -55,10 +58,10 @@ pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
         column("call_time", &call_time, false, false),
         column("from_number", &DataType::Utf8, true, false),
         column("to_number", &DataType::Utf8, true, false),
-        column("disposition", &DataType::Utf8, true, true),
-        column("destination", &DataType::Utf8, true, true),
-        column("sip_trunk", &DataType::Utf8, true, true),
-        column("answered_by", &DataType::Utf8, true, true),
+        column("disposition", &repeated, true, true),
+        column("destination", &repeated, true, true),
+        column("sip_trunk", &repeated, true, true),
+        column("answered_by", &repeated, true, true),
         column("duration_seconds", &DataType::Int32, true, true),
         column("per_minute_usd", &usd, true, true),
         column("charge_usd", &usd, true, true),
@@ -122,8 +125,30 @@ pub fn check(found: &Schema) -> Result<(), String> {
     }
 }
 
+/// Texts of a column in which few are expected: their codes, and a dictionary that lasts for many batches.
+#[derive(Debug, Default)]
+struct CodedTexts {
+    codes: Int32Builder,
+    dictionary: TextInterner,
+}
+
+impl CodedTexts {
+    fn append(&mut self, text: Option<&str>) {
+        let code = text.map(|text| self.dictionary.intern(text).cast_signed());
+        self.codes.append_option(code);
+    }
+
+    fn finish(&mut self) -> ArrayRef {
+        let array = DictionaryArray::try_new(self.codes.finish(), self.dictionary.array());
+        if self.dictionary.is_full() {
+            self.dictionary = TextInterner::default();
+        }
+        Arc::new(array.expect("every code has its entry"))
+    }
+}
+
 /// Collects records of one slice into a batch. Memory: the rows since the last
-/// [`finish`](Self::finish).
+/// [`finish`](Self::finish), and a dictionary of at most some megabytes for each column that repeats.
 #[derive(Debug)]
 pub struct BatchBuilder {
     slice: Slice,
@@ -133,10 +158,10 @@ pub struct BatchBuilder {
     call_time: TimestampMicrosecondBuilder,
     from_number: StringBuilder,
     to_number: StringBuilder,
-    disposition: StringBuilder,
-    destination: StringBuilder,
-    sip_trunk: StringBuilder,
-    answered_by: StringBuilder,
+    disposition: CodedTexts,
+    destination: CodedTexts,
+    sip_trunk: CodedTexts,
+    answered_by: CodedTexts,
     duration_seconds: Int32Builder,
     per_minute_usd: Decimal128Builder,
     charge_usd: Decimal128Builder,
@@ -157,10 +182,10 @@ impl BatchBuilder {
             call_time: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
             from_number: StringBuilder::new(),
             to_number: StringBuilder::new(),
-            disposition: StringBuilder::new(),
-            destination: StringBuilder::new(),
-            sip_trunk: StringBuilder::new(),
-            answered_by: StringBuilder::new(),
+            disposition: CodedTexts::default(),
+            destination: CodedTexts::default(),
+            sip_trunk: CodedTexts::default(),
+            answered_by: CodedTexts::default(),
             duration_seconds: Int32Builder::new(),
             per_minute_usd: usd(),
             charge_usd: usd(),
@@ -180,11 +205,15 @@ impl BatchBuilder {
         text(&mut self.parent_call_id, &record.parent_call_id);
         text(&mut self.from_number, &record.from_number);
         text(&mut self.to_number, &record.to_number);
-        text(&mut self.disposition, &record.disposition);
-        text(&mut self.destination, &record.destination);
-        text(&mut self.sip_trunk, &record.sip_trunk);
-        text(&mut self.answered_by, &record.answered_by);
         text(&mut self.extra, &record.extra);
+        let mut coded = |texts: &mut CodedTexts, value: &Option<Cow<'_, str>>| {
+            self.bytes += value.as_deref().map_or(0, str::len);
+            texts.append(value.as_deref());
+        };
+        coded(&mut self.disposition, &record.disposition);
+        coded(&mut self.destination, &record.destination);
+        coded(&mut self.sip_trunk, &record.sip_trunk);
+        coded(&mut self.answered_by, &record.answered_by);
         self.call_time.append_value(record.call_time_us);
         self.duration_seconds.append_option(record.duration_seconds);
         let nanos = |amount: Option<Amount>| amount.map(|amount| i128::from(amount.nanos()));
@@ -221,10 +250,10 @@ impl BatchBuilder {
             Arc::new(self.call_time.finish()),
             Arc::new(self.from_number.finish()),
             Arc::new(self.to_number.finish()),
-            Arc::new(self.disposition.finish()),
-            Arc::new(self.destination.finish()),
-            Arc::new(self.sip_trunk.finish()),
-            Arc::new(self.answered_by.finish()),
+            self.disposition.finish(),
+            self.destination.finish(),
+            self.sip_trunk.finish(),
+            self.answered_by.finish(),
             Arc::new(self.duration_seconds.finish()),
             Arc::new(self.per_minute_usd.finish()),
             Arc::new(self.charge_usd.finish()),

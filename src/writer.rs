@@ -1,24 +1,25 @@
 //! Writes the rows of a slice as a Parquet file into the spool, and reads such files back.
 
+use std::fmt;
 use std::fs::File;
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{FileMetaData, KeyValue};
-use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterVersion};
-use parquet::schema::types::ColumnPath;
+use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
+use parquet::file::properties::{WriterProperties, WriterVersion};
+use parquet::file::writer::SerializedFileWriter;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::decode::Record;
+use crate::encode::{RowGroupEncoder, parquet_schema};
 use crate::schema::{BatchBuilder, COLUMNS, Rows, schema};
 use crate::slice::Slice;
 
@@ -89,15 +90,25 @@ pub struct SpoolFile {
 }
 
 /// Writes one slice. Memory: one batch, and the row group that is being encoded.
-#[derive(Debug)]
 pub struct SpoolWriter {
     slice: Slice,
     options: ParquetOptions,
     builder: BatchBuilder,
-    writer: ArrowWriter<File>,
+    encoder: RowGroupEncoder,
+    writer: SerializedFileWriter<File>,
     path: TempPath,
     rows: u64,
     max_row_text_bytes: usize,
+}
+
+impl fmt::Debug for SpoolWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpoolWriter")
+            .field("slice", &self.slice)
+            .field("path", &self.path)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
 }
 
 impl SpoolWriter {
@@ -118,19 +129,24 @@ impl SpoolWriter {
         };
         let file = create_spool_file(path).map_err(create)?;
         let path = TempPath::try_from_path(path).map_err(create)?;
-        let arrow_options = ArrowWriterOptions::new()
-            .with_properties(properties(options))
-            // Without Arrow's own schema in the file, readers see plain strings, not dictionaries.
-            .with_skip_arrow_metadata(true);
-        let writer =
-            ArrowWriter::try_new_with_options(file, schema(), arrow_options).map_err(|source| {
-                WriteError::Parquet {
-                    action: "begin",
-                    path: path.to_path_buf(),
-                    source,
-                }
-            })?;
+        let begin = |source| WriteError::Parquet {
+            action: "begin",
+            path: path.to_path_buf(),
+            source,
+        };
+        // Without Arrow's own schema in the file, readers see plain strings, not dictionaries.
+        let columns = parquet_schema(&schema());
+        let repeats = |name: &str| {
+            let mut columns = COLUMNS.iter();
+            columns.any(|column| column.name == name && column.repeats)
+        };
+        let encoder =
+            RowGroupEncoder::try_new(&columns, options.compression, repeats).map_err(begin)?;
+        let properties = Arc::new(properties());
+        let writer = SerializedFileWriter::new(file, columns.root_schema_ptr(), properties)
+            .map_err(begin)?;
         Ok(Self {
+            encoder,
             slice,
             options: options.clone(),
             builder: BatchBuilder::new(slice),
@@ -141,27 +157,71 @@ impl SpoolWriter {
         })
     }
 
-    /// Adds a row and returns its number, counted from 0.
+    /// Adds a row.
     ///
     /// # Errors
     /// [`WriteError`] if the spool cannot be written.
-    pub fn append(&mut self, record: &Record<'_>) -> Result<u64, WriteError> {
+    pub fn append(&mut self, record: &Record<'_>) -> Result<(), WriteError> {
         let text_before = self.builder.text_bytes();
         self.builder.append(record);
         let row_text_bytes = self.builder.text_bytes() - text_before;
         self.max_row_text_bytes = self.max_row_text_bytes.max(row_text_bytes);
-        if self.builder.rows() >= BATCH_ROWS || self.builder.text_bytes() >= BATCH_TEXT_BYTES {
+        let row_group_rows = self.encoder.rows() + self.builder.rows();
+        if self.builder.rows() >= BATCH_ROWS
+            || self.builder.text_bytes() >= BATCH_TEXT_BYTES
+            || row_group_rows >= self.options.row_group_rows
+        {
             self.write_batch()?;
         }
         self.rows += 1;
-        Ok(self.rows - 1)
+        Ok(())
+    }
+
+    /// Calls `each` for every row that was added so far, in order. Memory: one batch.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool cannot be written or read, or what `each` returns.
+    pub fn read_back<E: From<WriteError>>(
+        &mut self,
+        each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.write_batch()?;
+        let closed = self.encoder.close_into(&mut self.writer);
+        // What the footer will say.
+        let footer = closed.and_then(|()| {
+            self.writer.flush()?;
+            let rows = i64::try_from(self.rows).unwrap_or(i64::MAX);
+            let schema = parquet_schema(&schema());
+            let max_row_text = self.max_row_text_bytes.to_string();
+            let max_row_text = KeyValue::new(MAX_ROW_TEXT_KEY.to_owned(), max_row_text);
+            let file = FileMetaData::new(
+                1,
+                rows,
+                None,
+                Some(vec![max_row_text]),
+                Arc::new(schema),
+                None,
+            );
+            let row_groups = self.writer.flushed_row_groups().to_vec();
+            let metadata = ParquetMetaData::new(file, row_groups);
+            ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
+        });
+        let footer = footer.map_err(|source| self.error("read back", source))?;
+        read_rows_by(&self.path, footer, self.slice, each)
     }
 
     fn write_batch(&mut self) -> Result<(), WriteError> {
         let batch = self.builder.finish();
-        self.writer
-            .write(&batch)
-            .map_err(|source| self.error("write", source))
+        let written = self.encoder.write(&batch).and_then(|()| {
+            let is_full = self.encoder.rows() >= self.options.row_group_rows
+                || self.encoder.encoded_bytes() >= self.options.row_group_bytes;
+            if is_full {
+                self.encoder.close_into(&mut self.writer)
+            } else {
+                Ok(())
+            }
+        });
+        written.map_err(|source| self.error("write", source))
     }
 
     fn error(&self, action: &'static str, source: ParquetError) -> WriteError {
@@ -182,6 +242,9 @@ impl SpoolWriter {
         metadata: Vec<(&'static str, String)>,
     ) -> Result<SpoolFile, WriteError> {
         self.write_batch()?;
+        if let Err(source) = self.encoder.close_into(&mut self.writer) {
+            return Err(self.error("write", source));
+        }
         let max_row_text = (MAX_ROW_TEXT_KEY, self.max_row_text_bytes.to_string());
         for (key, value) in metadata.into_iter().chain([max_row_text]) {
             self.writer
@@ -269,20 +332,11 @@ pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
     }
 }
 
-fn properties(options: &ParquetOptions) -> WriterProperties {
-    let mut properties = WriterProperties::builder()
-        // Version 1 pages: old Athena, Spark and Hive readers know no others.
+fn properties() -> WriterProperties {
+    // Version 1: old Athena, Spark and Hive readers know no others.
+    WriterProperties::builder()
         .set_writer_version(WriterVersion::PARQUET_1_0)
-        .set_compression(options.compression)
-        .set_max_row_group_row_count(Some(options.row_group_rows))
-        .set_max_row_group_bytes(Some(options.row_group_bytes))
-        .set_write_batch_size(BATCH_ROWS)
-        .set_statistics_enabled(EnabledStatistics::Page);
-    for column in COLUMNS.iter() {
-        properties =
-            properties.set_column_dictionary_enabled(ColumnPath::from(column.name), column.repeats);
-    }
-    properties.build()
+        .build()
 }
 
 /// Footer of the Parquet file at `path`, its page index included.
@@ -290,12 +344,7 @@ fn properties(options: &ParquetOptions) -> WriterProperties {
 /// # Errors
 /// [`WriteError`] if it cannot be opened or is not a whole Parquet file.
 pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
-    let file = File::open(path).map_err(|source| WriteError::Io {
-        action: "open",
-        path: path.to_owned(),
-        source,
-    })?;
-    ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).map_err(|source| {
+    ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new()).map_err(|source| {
         WriteError::Parquet {
             action: "read",
             path: path.to_owned(),
@@ -363,6 +412,30 @@ fn batch_rows(metadata: &FileMetaData) -> usize {
 pub fn read_rows<E: From<WriteError>>(
     path: &Path,
     slice: Slice,
+    each: impl FnMut(&Record<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let footer = ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new());
+    let footer = footer.map_err(|source| WriteError::Parquet {
+        action: "read",
+        path: path.to_owned(),
+        source,
+    })?;
+    read_rows_by(path, footer, slice, each)
+}
+
+fn open(path: &Path) -> Result<File, WriteError> {
+    File::open(path).map_err(|source| WriteError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The same, where the footer is known and need not be in the file.
+fn read_rows_by<E: From<WriteError>>(
+    path: &Path,
+    footer: ArrowReaderMetadata,
+    slice: Slice,
     mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     let damaged = |source| WriteError::Parquet {
@@ -370,14 +443,8 @@ pub fn read_rows<E: From<WriteError>>(
         path: path.to_owned(),
         source,
     };
-    let file = File::open(path).map_err(|source| WriteError::Io {
-        action: "open",
-        path: path.to_owned(),
-        source,
-    })?;
-    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(damaged)?;
-    let batch_rows = batch_rows(builder.metadata().file_metadata());
-    let reader = builder
+    let batch_rows = batch_rows(footer.metadata().file_metadata());
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(open(path)?, footer)
         .with_batch_size(batch_rows)
         .build()
         .map_err(damaged)?;

@@ -1,0 +1,671 @@
+//! Encodes batches as the column chunks of a Parquet row group.
+//!
+//! The Parquet crate's own Arrow writer interns every value of a dictionary column again, and looks at each value
+//! more than once. Here a dictionary that the [batch](crate::schema::BatchBuilder) brings along is carried through, a
+//! validity bitmap is the definition levels as it stands, and each batch is a page of each column. Pages, their headers, the
+//! footer and the page index are written by the crate (`SerializedPageWriter`, `append_column`), so that only the
+//! [encodings](https://parquet.apache.org/docs/file-format/data-pages/encodings/) are ours: `PLAIN`, and
+//! `RLE_DICTIONARY` with the hybrid of runs and bit-packing, in data pages of version 1.
+//!
+//! Memory: the encoded row group, and one page of one column.
+
+use arrow::array::{
+    Array, AsArray, Date32Array, Decimal128Array, DictionaryArray, Int32Array, StringArray,
+    TimestampMicrosecondArray,
+};
+use arrow::datatypes::{ArrowDictionaryKeyType, DataType, Int8Type, Int32Type, Schema};
+use arrow::record_batch::RecordBatch;
+use bytes::Bytes;
+use parquet::arrow::ArrowSchemaConverter;
+use parquet::basic::{Compression, Encoding, Type};
+use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::data_type::ByteArray;
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder};
+use parquet::file::statistics::Statistics;
+use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
+
+use crate::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
+
+/// Longest text that becomes a bound in statistics and page index: a longer one, cut, would have to be rounded
+/// up, and nobody looks for it.
+const MAX_BOUND_BYTES: usize = 64;
+
+/// The Parquet schema of a table with that Arrow schema.
+pub(crate) fn parquet_schema(schema: &Schema) -> SchemaDescriptor {
+    ArrowSchemaConverter::new()
+        .convert(schema)
+        .expect("every type of the schema has one in Parquet")
+}
+
+/// Collects a row group.
+pub(crate) struct RowGroupEncoder {
+    codec: Codec,
+    columns: Vec<ColumnEncoder>,
+    rows: usize,
+}
+
+impl std::fmt::Debug for RowGroupEncoder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RowGroupEncoder")
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl RowGroupEncoder {
+    /// For row groups with these columns; those that `repeats` names get a dictionary.
+    pub(crate) fn try_new(
+        schema: &SchemaDescriptor,
+        compression: Compression,
+        repeats: impl Fn(&str) -> bool,
+    ) -> Result<Self> {
+        let column = |column: &ColumnDescPtr| ColumnEncoder::new(column, repeats(column.name()));
+        Ok(Self {
+            codec: Codec::try_new(compression)?,
+            columns: schema.columns().iter().map(column).collect(),
+            rows: 0,
+        })
+    }
+
+    /// Rows since the last [`close_into`](Self::close_into).
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Encoded bytes of these rows.
+    pub(crate) fn encoded_bytes(&self) -> usize {
+        let pages = self
+            .columns
+            .iter()
+            .map(|column| column.pages.bytes_written());
+        pages.sum()
+    }
+
+    /// Adds a batch, as a page of each column.
+    pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
+            column.write(array, &mut self.codec)?;
+        }
+        self.rows += batch.num_rows();
+        Ok(())
+    }
+
+    /// Adds the row group to a file, and begins the next one.
+    pub(crate) fn close_into<W: std::io::Write + Send>(
+        &mut self,
+        writer: &mut SerializedFileWriter<W>,
+    ) -> Result<()> {
+        if self.rows == 0 {
+            return Ok(());
+        }
+        let mut row_group = writer.next_row_group()?;
+        for column in &mut self.columns {
+            let fresh = ColumnEncoder::new(&column.descriptor, column.repeats);
+            let (chunk, close) = std::mem::replace(column, fresh).close(&mut self.codec)?;
+            row_group.append_column(&chunk, close)?;
+        }
+        row_group.close()?;
+        self.rows = 0;
+        Ok(())
+    }
+}
+
+/// Compresses pages.
+enum Codec {
+    Zstd(Compression, zstd::bulk::Compressor<'static>),
+    Snappy(Box<snap::raw::Encoder>),
+    None,
+}
+
+impl Codec {
+    fn try_new(compression: Compression) -> Result<Self> {
+        Ok(match compression {
+            Compression::ZSTD(level) => Self::Zstd(
+                compression,
+                zstd::bulk::Compressor::new(level.compression_level())?,
+            ),
+            Compression::SNAPPY => Self::Snappy(Box::new(snap::raw::Encoder::new())),
+            Compression::UNCOMPRESSED => Self::None,
+            other => {
+                let problem = format!("no codec for {other}");
+                return Err(ParquetError::General(problem));
+            }
+        })
+    }
+
+    fn compression(&self) -> Compression {
+        match self {
+            Self::Zstd(compression, _) => *compression,
+            Self::Snappy(_) => Compression::SNAPPY,
+            Self::None => Compression::UNCOMPRESSED,
+        }
+    }
+
+    fn compress(&mut self, page: &[u8]) -> Result<Bytes> {
+        Ok(match self {
+            Self::Zstd(_, compressor) => compressor.compress(page)?.into(),
+            Self::Snappy(encoder) => encoder
+                .compress_vec(page)
+                .map_err(|error| ParquetError::External(Box::new(error)))?
+                .into(),
+            Self::None => Bytes::copy_from_slice(page),
+        })
+    }
+}
+
+/// The smallest and the largest value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Bounds {
+    /// Of no values.
+    Empty,
+    Number(i64, i64),
+    Text(Vec<u8>, Vec<u8>),
+    /// Longer than [`MAX_BOUND_BYTES`].
+    Unknown,
+}
+
+impl Bounds {
+    fn of_numbers(numbers: impl IntoIterator<Item = i64>) -> Self {
+        let mut numbers = numbers.into_iter();
+        let Some(first) = numbers.next() else {
+            return Self::Empty;
+        };
+        let (min, max) = numbers.fold((first, first), |(min, max), number| {
+            (min.min(number), max.max(number))
+        });
+        Self::Number(min, max)
+    }
+
+    fn of_texts<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        // The first eight bytes as a number decide nearly always, and never wrongly: a longer text sorts behind
+        // its own beginning.
+        let head = |text: &[u8]| match text.first_chunk::<8>() {
+            Some(head) => u64::from_be_bytes(*head),
+            None => {
+                let mut head = [0; 8];
+                head[..text.len()].copy_from_slice(text);
+                u64::from_be_bytes(head)
+            }
+        };
+        let mut texts = texts.into_iter();
+        let Some(first) = texts.next() else {
+            return Self::Empty;
+        };
+        let (mut min, mut max) = ((head(first), first), (head(first), first));
+        for text in texts {
+            let text = (head(text), text);
+            if text < min {
+                min = text;
+            } else if text > max {
+                max = text;
+            }
+        }
+        if min.1.len().max(max.1.len()) > MAX_BOUND_BYTES {
+            return Self::Unknown;
+        }
+        Self::Text(min.1.to_owned(), max.1.to_owned())
+    }
+
+    fn merge(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Empty, other) | (other, Self::Empty) => other,
+            (Self::Number(min, max), Self::Number(other_min, other_max)) => {
+                Self::Number(min.min(other_min), max.max(other_max))
+            }
+            (Self::Text(min, max), Self::Text(other_min, other_max)) => {
+                Self::Text(min.min(other_min), max.max(other_max))
+            }
+            _ => Self::Unknown,
+        }
+    }
+
+    /// As the page index has them; `None` if they are not to be known.
+    fn encoded(&self, physical_type: Type) -> Option<(Vec<u8>, Vec<u8>)> {
+        let number = |number: i64| {
+            if physical_type == Type::INT32 {
+                narrow(number).to_le_bytes().to_vec()
+            } else {
+                number.to_le_bytes().to_vec()
+            }
+        };
+        match self {
+            Self::Empty => Some((Vec::new(), Vec::new())),
+            Self::Number(min, max) => Some((number(*min), number(*max))),
+            Self::Text(min, max) => Some((min.clone(), max.clone())),
+            Self::Unknown => None,
+        }
+    }
+
+    fn statistics(&self, physical_type: Type, nulls: u64) -> Statistics {
+        let nulls = Some(nulls);
+        match (self, physical_type) {
+            (Self::Number(min, max), Type::INT32) => {
+                Statistics::int32(Some(narrow(*min)), Some(narrow(*max)), None, nulls, false)
+            }
+            (Self::Number(min, max), _) => {
+                Statistics::int64(Some(*min), Some(*max), None, nulls, false)
+            }
+            (Self::Text(min, max), _) => {
+                let bound = |text: &[u8]| Some(ByteArray::from(text.to_owned()));
+                Statistics::byte_array(bound(min), bound(max), None, nulls, false)
+            }
+            (_, Type::INT32) => Statistics::int32(None, None, None, nulls, false),
+            (_, Type::INT64) => Statistics::int64(None, None, None, nulls, false),
+            _ => Statistics::byte_array(None, None, None, nulls, false),
+        }
+    }
+}
+
+fn narrow(number: i64) -> i32 {
+    i32::try_from(number).expect("a column of 32 bits holds such numbers")
+}
+
+/// The dictionary of a column chunk.
+enum Dictionary {
+    /// The column has none.
+    None,
+    Numbers(NumberInterner),
+    /// What the batches brought along; longer with each of them.
+    Texts(Option<StringArray>),
+}
+
+/// Collects a column chunk.
+struct ColumnEncoder {
+    descriptor: ColumnDescPtr,
+    repeats: bool,
+    dictionary: Dictionary,
+    /// Data pages with their headers.
+    pages: TrackedWrite<Vec<u8>>,
+    /// The page that is being encoded.
+    page: Vec<u8>,
+    codes: Vec<u32>,
+    uncompressed_bytes: i64,
+    rows: usize,
+    nulls: u64,
+    bounds: Bounds,
+    has_plain_pages: bool,
+    has_dictionary_pages: bool,
+    column_index: ColumnIndexBuilder,
+    offset_index: OffsetIndexBuilder,
+    /// Bytes of text in the data, where there is text.
+    text_bytes: Option<i64>,
+}
+
+impl ColumnEncoder {
+    fn new(descriptor: &ColumnDescPtr, repeats: bool) -> Self {
+        let is_text = descriptor.physical_type() == Type::BYTE_ARRAY;
+        Self {
+            descriptor: ColumnDescPtr::clone(descriptor),
+            repeats,
+            dictionary: match (repeats, is_text) {
+                (false, _) => Dictionary::None,
+                (true, false) => Dictionary::Numbers(NumberInterner::default()),
+                (true, true) => Dictionary::Texts(None),
+            },
+            pages: TrackedWrite::new(Vec::new()),
+            page: Vec::new(),
+            codes: Vec::new(),
+            uncompressed_bytes: 0,
+            rows: 0,
+            nulls: 0,
+            bounds: Bounds::Empty,
+            has_plain_pages: false,
+            has_dictionary_pages: false,
+            column_index: ColumnIndexBuilder::new(descriptor.physical_type()),
+            offset_index: OffsetIndexBuilder::new(),
+            text_bytes: is_text.then_some(0),
+        }
+    }
+
+    /// Adds an array as a page.
+    fn write(&mut self, array: &dyn Array, codec: &mut Codec) -> Result<()> {
+        self.page.clear();
+        if self.descriptor.max_def_level() > 0 {
+            write_levels(array, &mut self.page);
+        }
+        let (encoding, bounds, text_bytes) = self.write_values(array);
+        let nulls = array.null_count() as u64;
+        let is_null_page = nulls == array.len() as u64;
+        match bounds.encoded(self.descriptor.physical_type()) {
+            Some((min, max)) => {
+                let nulls = i64::try_from(nulls).unwrap_or(i64::MAX);
+                self.column_index
+                    .append(is_null_page, min, max, nulls, None);
+            }
+            None => self.column_index.to_invalid(),
+        }
+        self.bounds = std::mem::replace(&mut self.bounds, Bounds::Empty).merge(bounds);
+        self.nulls += nulls;
+        self.rows += array.len();
+        if let Some(sum) = &mut self.text_bytes {
+            *sum += text_bytes;
+        }
+
+        let compressed = codec.compress(&self.page)?;
+        let page = Page::DataPage {
+            buf: compressed,
+            num_values: u32::try_from(array.len()).expect("a batch has thousands of rows"),
+            encoding,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
+        };
+        let page = CompressedPage::new(page, self.page.len());
+        let written = SerializedPageWriter::new(&mut self.pages).write_page(page)?;
+        self.uncompressed_bytes += uncompressed_bytes(&written, self.page.len());
+        self.offset_index.append_row_count(signed(array.len()));
+        let bytes = i32::try_from(written.bytes_written).expect("a page has some megabytes");
+        self.offset_index
+            .append_offset_and_size(written.offset.cast_signed(), bytes);
+        self.offset_index
+            .append_unencoded_byte_array_data_bytes(self.text_bytes.map(|_| text_bytes));
+        Ok(())
+    }
+
+    /// Encodes the values that are not null.
+    fn write_values(&mut self, array: &dyn Array) -> (Encoding, Bounds, i64) {
+        match array.data_type() {
+            DataType::Utf8 => self.write_texts(array.as_string()),
+            DataType::Dictionary(keys, _) if **keys == DataType::Int8 => {
+                self.write_coded(array.as_dictionary::<Int8Type>())
+            }
+            DataType::Dictionary(..) => self.write_coded(array.as_dictionary::<Int32Type>()),
+            _ => self.write_numbers(array),
+        }
+    }
+
+    fn write_texts(&mut self, array: &StringArray) -> (Encoding, Bounds, i64) {
+        self.has_plain_pages = true;
+        let mut text_bytes = 0;
+        self.page
+            .reserve(array.value_data().len() + array.len() * size_of::<u32>());
+        for text in array.iter().flatten() {
+            text_bytes += write_text(text.as_bytes(), &mut self.page);
+        }
+        let bounds = Bounds::of_texts(array.iter().flatten().map(str::as_bytes));
+        (Encoding::PLAIN, bounds, text_bytes)
+    }
+
+    fn write_coded<K: ArrowDictionaryKeyType>(
+        &mut self,
+        array: &DictionaryArray<K>,
+    ) -> (Encoding, Bounds, i64) {
+        let texts = array.values().as_string::<i32>();
+        self.codes.clear();
+        let codes = array.keys_iter().flatten();
+        self.codes
+            .extend(codes.map(|code| u32::try_from(code).expect("a code counts entries")));
+        let mut is_used = vec![false; texts.len()];
+        let mut text_bytes = 0;
+        for &code in &self.codes {
+            is_used[code as usize] = true;
+            text_bytes += i64::from(texts.value_length(code as usize));
+        }
+        let used = (0..texts.len()).filter(|&code| is_used[code]);
+        let bounds = Bounds::of_texts(used.map(|code| texts.value(code).as_bytes()));
+        let Dictionary::Texts(dictionary) = &mut self.dictionary else {
+            unreachable!("columns of text that repeats have such a dictionary");
+        };
+        // A dictionary that became too large was begun anew, and its codes mean something else.
+        let goes_on = dictionary
+            .as_ref()
+            .is_none_or(|earlier| begins_with(texts, earlier));
+        if goes_on {
+            *dictionary = Some(texts.clone());
+            self.has_dictionary_pages = true;
+            write_codes(&self.codes, texts.len(), &mut self.page);
+            return (Encoding::RLE_DICTIONARY, bounds, text_bytes);
+        }
+        self.has_plain_pages = true;
+        for &code in &self.codes {
+            write_text(texts.value(code as usize).as_bytes(), &mut self.page);
+        }
+        (Encoding::PLAIN, bounds, text_bytes)
+    }
+
+    fn write_numbers(&mut self, array: &dyn Array) -> (Encoding, Bounds, i64) {
+        let numbers = numbers_of(array);
+        let bounds = Bounds::of_numbers(numbers.iter().copied());
+        if let Dictionary::Numbers(dictionary) = &mut self.dictionary
+            && dictionary.len() <= MAX_DICTIONARY_ENTRIES
+        {
+            self.codes.clear();
+            self.codes
+                .extend(numbers.iter().map(|&number| dictionary.intern(number)));
+            self.has_dictionary_pages = true;
+            write_codes(&self.codes, dictionary.len(), &mut self.page);
+            return (Encoding::RLE_DICTIONARY, bounds, 0);
+        }
+        self.has_plain_pages = true;
+        self.write_plain_numbers(&numbers);
+        (Encoding::PLAIN, bounds, 0)
+    }
+
+    fn write_plain_numbers(&mut self, numbers: &[i64]) {
+        let is_narrow = self.descriptor.physical_type() == Type::INT32;
+        for &number in numbers {
+            if is_narrow {
+                self.page.extend_from_slice(&narrow(number).to_le_bytes());
+            } else {
+                self.page.extend_from_slice(&number.to_le_bytes());
+            }
+        }
+    }
+
+    /// The chunk, dictionary first, and what the footer says of it.
+    fn close(mut self, codec: &mut Codec) -> Result<(Bytes, ColumnCloseResult)> {
+        let mut chunk = TrackedWrite::new(Vec::new());
+        let dictionary_bytes = self.write_dictionary(&mut chunk, codec)?;
+        let mut chunk = chunk.into_inner()?;
+        let data = self.pages.into_inner()?;
+        let mut offset_index = self.offset_index.build();
+        for location in &mut offset_index.page_locations {
+            location.offset += signed(dictionary_bytes);
+        }
+        let chunk = if chunk.is_empty() {
+            data
+        } else {
+            chunk.extend_from_slice(&data);
+            chunk
+        };
+        let physical_type = self.descriptor.physical_type();
+        let mut encodings = vec![Encoding::RLE];
+        if self.has_plain_pages || self.has_dictionary_pages {
+            encodings.push(Encoding::PLAIN);
+        }
+        if self.has_dictionary_pages {
+            encodings.push(Encoding::RLE_DICTIONARY);
+        }
+        let metadata = ColumnChunkMetaData::builder(self.descriptor)
+            .set_compression(codec.compression())
+            .set_encodings(encodings)
+            .set_total_compressed_size(signed(chunk.len()))
+            .set_total_uncompressed_size(self.uncompressed_bytes)
+            .set_num_values(signed(self.rows))
+            .set_data_page_offset(signed(dictionary_bytes))
+            .set_dictionary_page_offset((dictionary_bytes > 0).then_some(0))
+            .set_statistics(self.bounds.statistics(physical_type, self.nulls))
+            .set_unencoded_byte_array_data_bytes(self.text_bytes)
+            .build()?;
+        let close = ColumnCloseResult {
+            bytes_written: chunk.len() as u64,
+            rows_written: self.rows as u64,
+            metadata,
+            bloom_filter: None,
+            column_index: if self.column_index.valid() {
+                Some(self.column_index.build()?)
+            } else {
+                None
+            },
+            offset_index: Some(offset_index),
+        };
+        Ok((chunk.into(), close))
+    }
+
+    /// Writes the dictionary page, if there is one, and says how long it is with its header.
+    fn write_dictionary(
+        &mut self,
+        chunk: &mut TrackedWrite<Vec<u8>>,
+        codec: &mut Codec,
+    ) -> Result<usize> {
+        if !self.has_dictionary_pages {
+            return Ok(0);
+        }
+        self.page.clear();
+        let entries = match std::mem::replace(&mut self.dictionary, Dictionary::None) {
+            Dictionary::Numbers(dictionary) => {
+                self.write_plain_numbers(dictionary.values());
+                dictionary.len()
+            }
+            Dictionary::Texts(texts) => {
+                let texts = texts.iter().flat_map(|texts| texts.iter().flatten());
+                let mut entries = 0;
+                for text in texts {
+                    write_text(text.as_bytes(), &mut self.page);
+                    entries += 1;
+                }
+                entries
+            }
+            Dictionary::None => 0,
+        };
+        let page = Page::DictionaryPage {
+            buf: codec.compress(&self.page)?,
+            num_values: u32::try_from(entries).expect("a dictionary has a limit"),
+            encoding: Encoding::PLAIN,
+            is_sorted: false,
+        };
+        let page = CompressedPage::new(page, self.page.len());
+        let written = SerializedPageWriter::new(chunk).write_page(page)?;
+        self.uncompressed_bytes += uncompressed_bytes(&written, self.page.len());
+        Ok(chunk.bytes_written())
+    }
+}
+
+/// Bytes of a page with its header, not compressed.
+fn uncompressed_bytes(written: &PageWriteSpec, page_bytes: usize) -> i64 {
+    let header_bytes = written.bytes_written - written.compressed_size as u64;
+    signed(page_bytes) + header_bytes.cast_signed()
+}
+
+fn signed(number: usize) -> i64 {
+    i64::try_from(number).expect("nothing in memory is longer")
+}
+
+/// Whether `texts` are `earlier` and perhaps more.
+fn begins_with(texts: &StringArray, earlier: &StringArray) -> bool {
+    // Mostly it is the same array.
+    texts.value_data().as_ptr() == earlier.value_data().as_ptr()
+        || (texts.len() >= earlier.len() && texts.slice(0, earlier.len()) == *earlier)
+}
+
+/// The values that are not null, widened.
+fn numbers_of(array: &dyn Array) -> Vec<i64> {
+    fn valid<T: Copy>(values: &[T], array: &dyn Array, widen: impl Fn(T) -> i64) -> Vec<i64> {
+        match array.nulls() {
+            Some(nulls) => nulls
+                .valid_indices()
+                .map(|row| widen(values[row]))
+                .collect(),
+            None => values.iter().map(|&value| widen(value)).collect(),
+        }
+    }
+    let any = array.as_any();
+    if let Some(array) = any.downcast_ref::<TimestampMicrosecondArray>() {
+        valid(array.values(), array, |value| value)
+    } else if let Some(array) = any.downcast_ref::<Decimal128Array>() {
+        valid(array.values(), array, |value| {
+            i64::try_from(value).expect("eighteen digits fit 64 bits")
+        })
+    } else if let Some(array) = any.downcast_ref::<Int32Array>() {
+        valid(array.values(), array, i64::from)
+    } else if let Some(array) = any.downcast_ref::<Date32Array>() {
+        valid(array.values(), array, i64::from)
+    } else {
+        unreachable!("the schema has no other type: {}", array.data_type())
+    }
+}
+
+/// Definition levels of version 1: their length, and then a run if all are equal, else the validity bitmap,
+/// which is bit-packed as the format wants it.
+fn write_levels(array: &dyn Array, page: &mut Vec<u8>) {
+    let start = page.len();
+    page.extend_from_slice(&[0; 4]);
+    let rows = array.len() as u64;
+    match array.nulls() {
+        Some(nulls) if nulls.null_count() > 0 && nulls.null_count() < array.len() => {
+            let groups = rows.div_ceil(8);
+            write_varint(groups << 1 | 1, page);
+            let bits = nulls.inner();
+            if bits.offset().is_multiple_of(8) {
+                let first = bits.offset() / 8;
+                let bytes = usize::try_from(groups).expect("as many as rows");
+                page.extend_from_slice(&bits.values()[first..first + bytes]);
+            } else {
+                page.extend_from_slice(bits.sliced().as_slice());
+            }
+        }
+        nulls => {
+            write_varint(rows << 1, page);
+            page.push(u8::from(nulls.is_none_or(|nulls| nulls.null_count() == 0)));
+        }
+    }
+    let length = u32::try_from(page.len() - start - 4).expect("a page has some megabytes");
+    page[start..start + 4].copy_from_slice(&length.to_le_bytes());
+}
+
+/// Codes of a dictionary with so many entries: their width, and then a run if all are equal, else bit-packed.
+fn write_codes(codes: &[u32], entries: usize, page: &mut Vec<u8>) {
+    let largest = u32::try_from(entries.saturating_sub(1)).expect("a dictionary has a limit");
+    let width = u32::BITS - largest.leading_zeros();
+    page.push(u8::try_from(width).expect("at most 32"));
+    let Some((&first, rest)) = codes.split_first() else {
+        return;
+    };
+    if rest.iter().all(|&code| code == first) {
+        write_varint((codes.len() as u64) << 1, page);
+        let bytes = width.div_ceil(8) as usize;
+        page.extend_from_slice(&first.to_le_bytes()[..bytes]);
+        return;
+    }
+    let groups = codes.len().div_ceil(8);
+    write_varint((groups as u64) << 1 | 1, page);
+    let end = page.len() + groups * width as usize;
+    let (mut bits, mut held) = (0_u64, 0);
+    for &code in codes {
+        bits |= u64::from(code) << held;
+        held += width;
+        if held >= u32::BITS {
+            page.extend_from_slice(&bits.to_le_bytes()[..4]);
+            bits >>= u32::BITS;
+            held -= u32::BITS;
+        }
+    }
+    page.extend_from_slice(&bits.to_le_bytes());
+    page.resize(end, 0);
+}
+
+/// A text with its length in front, whose number of bytes is returned.
+fn write_text(text: &[u8], page: &mut Vec<u8>) -> i64 {
+    let length = u32::try_from(text.len()).expect("a batch has some megabytes");
+    page.extend_from_slice(&length.to_le_bytes());
+    page.extend_from_slice(text);
+    i64::from(length)
+}
+
+/// An unsigned LEB128.
+fn write_varint(mut number: u64, page: &mut Vec<u8>) {
+    while number >= 0x80 {
+        page.push(number.to_le_bytes()[0] | 0x80);
+        number >>= 7;
+    }
+    page.push(number.to_le_bytes()[0]);
+}
+
+#[cfg(test)]
+mod tests;
