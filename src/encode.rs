@@ -9,6 +9,9 @@
 //!
 //! Memory: the encoded row group, and one page of one column.
 
+use std::io::{self, Read, Write};
+use std::sync::Arc;
+
 use arrow::array::{
     Array, AsArray, Date32Array, Decimal128Array, DictionaryArray, Int32Array, StringArray,
     TimestampMicrosecondArray,
@@ -23,9 +26,11 @@ use parquet::column::writer::ColumnCloseResult;
 use parquet::data_type::ByteArray;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::metadata::{ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder};
+use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
+use zstd::zstd_safe::CParameter;
 
 use crate::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 
@@ -97,7 +102,7 @@ impl RowGroupEncoder {
     }
 
     /// Adds the row group to a file, and begins the next one.
-    pub(crate) fn close_into<W: std::io::Write + Send>(
+    pub(crate) fn close_into<W: Write + Send>(
         &mut self,
         writer: &mut SerializedFileWriter<W>,
     ) -> Result<()> {
@@ -116,9 +121,19 @@ impl RowGroupEncoder {
     }
 }
 
+/// Hash table of zstd for ids, as a power of two: of 64 entries instead of 8,192.
+const ID_HASH_LOG: u32 = 6;
+/// Shortest match of zstd for ids.
+const ID_MIN_MATCH: u32 = 7;
+
 /// Compresses pages.
 enum Codec {
-    Zstd(Compression, zstd::bulk::Compressor<'static>),
+    Zstd {
+        compression: Compression,
+        compressor: zstd::bulk::Compressor<'static>,
+        /// For columns of ids, in which nothing repeats and looking for it is in vain.
+        for_ids: zstd::bulk::Compressor<'static>,
+    },
     Snappy(Box<snap::raw::Encoder>),
     None,
 }
@@ -126,10 +141,20 @@ enum Codec {
 impl Codec {
     fn try_new(compression: Compression) -> Result<Self> {
         Ok(match compression {
-            Compression::ZSTD(level) => Self::Zstd(
-                compression,
-                zstd::bulk::Compressor::new(level.compression_level())?,
-            ),
+            Compression::ZSTD(level) => {
+                let level = level.compression_level();
+                let mut for_ids = zstd::bulk::Compressor::new(level)?;
+                // Of 97 ns a row 57 are left, for 1.4 % more bytes; who asks for more than speed gets it.
+                if level == 1 {
+                    for_ids.set_parameter(CParameter::HashLog(ID_HASH_LOG))?;
+                    for_ids.set_parameter(CParameter::MinMatch(ID_MIN_MATCH))?;
+                }
+                Self::Zstd {
+                    compression,
+                    compressor: zstd::bulk::Compressor::new(level)?,
+                    for_ids,
+                }
+            }
             Compression::SNAPPY => Self::Snappy(Box::new(snap::raw::Encoder::new())),
             Compression::UNCOMPRESSED => Self::None,
             other => {
@@ -141,15 +166,16 @@ impl Codec {
 
     fn compression(&self) -> Compression {
         match self {
-            Self::Zstd(compression, _) => *compression,
+            Self::Zstd { compression, .. } => *compression,
             Self::Snappy(_) => Compression::SNAPPY,
             Self::None => Compression::UNCOMPRESSED,
         }
     }
 
-    fn compress(&mut self, page: &[u8]) -> Result<Bytes> {
+    fn compress(&mut self, page: &[u8], is_of_ids: bool) -> Result<Bytes> {
         Ok(match self {
-            Self::Zstd(_, compressor) => compressor.compress(page)?.into(),
+            Self::Zstd { for_ids, .. } if is_of_ids => for_ids.compress(page)?.into(),
+            Self::Zstd { compressor, .. } => compressor.compress(page)?.into(),
             Self::Snappy(encoder) => encoder
                 .compress_vec(page)
                 .map_err(|error| ParquetError::External(Box::new(error)))?
@@ -281,7 +307,7 @@ struct ColumnEncoder {
     repeats: bool,
     dictionary: Dictionary,
     /// Data pages with their headers.
-    pages: TrackedWrite<Vec<u8>>,
+    pages: TrackedWrite<Blocks>,
     /// The page that is being encoded.
     page: Vec<u8>,
     codes: Vec<u32>,
@@ -308,7 +334,7 @@ impl ColumnEncoder {
                 (true, false) => Dictionary::Numbers(NumberInterner::default()),
                 (true, true) => Dictionary::Texts(None),
             },
-            pages: TrackedWrite::new(Vec::new()),
+            pages: TrackedWrite::new(Blocks::default()),
             page: Vec::new(),
             codes: Vec::new(),
             uncompressed_bytes: 0,
@@ -347,7 +373,8 @@ impl ColumnEncoder {
             *sum += text_bytes;
         }
 
-        let compressed = codec.compress(&self.page)?;
+        let is_of_ids = self.descriptor.name().ends_with("_id");
+        let compressed = codec.compress(&self.page, is_of_ids)?;
         let page = Page::DataPage {
             buf: compressed,
             num_values: u32::try_from(array.len()).expect("a batch has thousands of rows"),
@@ -459,21 +486,17 @@ impl ColumnEncoder {
     }
 
     /// The chunk, dictionary first, and what the footer says of it.
-    fn close(mut self, codec: &mut Codec) -> Result<(Bytes, ColumnCloseResult)> {
-        let mut chunk = TrackedWrite::new(Vec::new());
-        let dictionary_bytes = self.write_dictionary(&mut chunk, codec)?;
-        let mut chunk = chunk.into_inner()?;
-        let data = self.pages.into_inner()?;
+    fn close(mut self, codec: &mut Codec) -> Result<(Chunk, ColumnCloseResult)> {
+        let mut dictionary = TrackedWrite::new(Blocks::default());
+        let dictionary_bytes = self.write_dictionary(&mut dictionary, codec)?;
+        let mut chunk = dictionary.into_inner()?;
+        let data_bytes = self.pages.bytes_written();
+        chunk.blocks.append(&mut self.pages.into_inner()?.blocks);
+        let chunk_bytes = dictionary_bytes + data_bytes;
         let mut offset_index = self.offset_index.build();
         for location in &mut offset_index.page_locations {
             location.offset += signed(dictionary_bytes);
         }
-        let chunk = if chunk.is_empty() {
-            data
-        } else {
-            chunk.extend_from_slice(&data);
-            chunk
-        };
         let physical_type = self.descriptor.physical_type();
         let mut encodings = vec![Encoding::RLE];
         if self.has_plain_pages || self.has_dictionary_pages {
@@ -485,7 +508,7 @@ impl ColumnEncoder {
         let metadata = ColumnChunkMetaData::builder(self.descriptor)
             .set_compression(codec.compression())
             .set_encodings(encodings)
-            .set_total_compressed_size(signed(chunk.len()))
+            .set_total_compressed_size(signed(chunk_bytes))
             .set_total_uncompressed_size(self.uncompressed_bytes)
             .set_num_values(signed(self.rows))
             .set_data_page_offset(signed(dictionary_bytes))
@@ -494,7 +517,7 @@ impl ColumnEncoder {
             .set_unencoded_byte_array_data_bytes(self.text_bytes)
             .build()?;
         let close = ColumnCloseResult {
-            bytes_written: chunk.len() as u64,
+            bytes_written: chunk_bytes as u64,
             rows_written: self.rows as u64,
             metadata,
             bloom_filter: None,
@@ -505,13 +528,13 @@ impl ColumnEncoder {
             },
             offset_index: Some(offset_index),
         };
-        Ok((chunk.into(), close))
+        Ok((Chunk(Arc::new(chunk.blocks)), close))
     }
 
     /// Writes the dictionary page, if there is one, and says how long it is with its header.
     fn write_dictionary(
         &mut self,
-        chunk: &mut TrackedWrite<Vec<u8>>,
+        chunk: &mut TrackedWrite<Blocks>,
         codec: &mut Codec,
     ) -> Result<usize> {
         if !self.has_dictionary_pages {
@@ -535,7 +558,7 @@ impl ColumnEncoder {
             Dictionary::None => 0,
         };
         let page = Page::DictionaryPage {
-            buf: codec.compress(&self.page)?,
+            buf: codec.compress(&self.page, false)?,
             num_values: u32::try_from(entries).expect("a dictionary has a limit"),
             encoding: Encoding::PLAIN,
             is_sorted: false,
@@ -544,6 +567,92 @@ impl ColumnEncoder {
         let written = SerializedPageWriter::new(chunk).write_page(page)?;
         self.uncompressed_bytes += uncompressed_bytes(&written, self.page.len());
         Ok(chunk.bytes_written())
+    }
+}
+
+/// Bytes in blocks: what grows by some megabytes is neither copied while it does, nor has room for as much again.
+#[derive(Default)]
+struct Blocks {
+    blocks: Vec<Vec<u8>>,
+}
+
+const BLOCK_BYTES: usize = 64 << 10;
+
+impl Write for Blocks {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let room = self
+            .blocks
+            .last()
+            .map_or(0, |last| BLOCK_BYTES - last.len());
+        if room == 0 {
+            self.blocks.push(Vec::with_capacity(BLOCK_BYTES));
+        }
+        let room = if room == 0 { BLOCK_BYTES } else { room };
+        let taken = bytes.len().min(room);
+        if let Some(last) = self.blocks.last_mut() {
+            last.extend_from_slice(&bytes[..taken]);
+        }
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A whole column chunk, to be read from its beginning.
+struct Chunk(Arc<Vec<Vec<u8>>>);
+
+impl Length for Chunk {
+    fn len(&self) -> u64 {
+        self.0.iter().map(|block| block.len() as u64).sum()
+    }
+}
+
+impl ChunkReader for Chunk {
+    type T = ChunkRead;
+
+    fn get_read(&self, start: u64) -> Result<Self::T> {
+        if start != 0 {
+            let problem = "a column chunk is read from its beginning".to_owned();
+            return Err(ParquetError::General(problem));
+        }
+        Ok(ChunkRead {
+            blocks: Arc::clone(&self.0),
+            block: 0,
+            at: 0,
+        })
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> Result<Bytes> {
+        let mut bytes = Vec::with_capacity(length);
+        let mut read = self.get_read(start)?.take(length as u64);
+        read.read_to_end(&mut bytes)?;
+        Ok(bytes.into())
+    }
+}
+
+struct ChunkRead {
+    blocks: Arc<Vec<Vec<u8>>>,
+    block: usize,
+    at: usize,
+}
+
+impl Read for ChunkRead {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        while let Some(block) = self.blocks.get(self.block) {
+            let rest = &block[self.at..];
+            if rest.is_empty() {
+                self.block += 1;
+                self.at = 0;
+                continue;
+            }
+            let taken = rest.len().min(buffer.len());
+            buffer[..taken].copy_from_slice(&rest[..taken]);
+            self.at += taken;
+            return Ok(taken);
+        }
+        Ok(0)
     }
 }
 

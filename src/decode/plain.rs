@@ -70,24 +70,30 @@ impl Field {
         })
     }
 
+    /// Their keys, in the order of the variants.
+    const NAMES: [&'static str; 15] = [
+        "date",
+        "from",
+        "to",
+        "duration",
+        "charge",
+        "per_minute",
+        "forward_fee",
+        "destination",
+        "disposition",
+        "sip_trunk",
+        "call_id",
+        "uuid",
+        "parent_call_id",
+        "parent_uuid",
+        "answered_by",
+    ];
+
+    /// Length of the longest key.
+    pub(super) const MAX_NAME_BYTES: usize = "parent_call_id".len();
+
     pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Date => "date",
-            Self::From => "from",
-            Self::To => "to",
-            Self::Duration => "duration",
-            Self::Charge => "charge",
-            Self::PerMinute => "per_minute",
-            Self::ForwardFee => "forward_fee",
-            Self::Destination => "destination",
-            Self::Disposition => "disposition",
-            Self::SipTrunk => "sip_trunk",
-            Self::CallId => "call_id",
-            Self::Uuid => "uuid",
-            Self::ParentCallId => "parent_call_id",
-            Self::ParentUuid => "parent_uuid",
-            Self::AnsweredBy => "answered_by",
-        }
+        Self::NAMES[self as usize]
     }
 }
 

@@ -87,17 +87,25 @@ proptest! {
     #[test]
     fn quotation_marks_are_found_where_they_are(text in proptest::collection::vec(prop::sample::select(b"\"\"a\\ \x1F\x80\xFF".to_vec()), 0..300)) {
         let mut words = Vec::new();
-        let is_ordinary = find_quotes(&text, &mut words);
+        let kind = find_quotes(&text, &mut words);
         let mut quotes = Quotes::new(&words);
         let found: Vec<usize> = std::iter::from_fn(|| quotes.next()).collect();
         let expected: Vec<usize> = (0..text.len()).filter(|&i| text[i] == b'"').collect();
         prop_assert_eq!(found, expected);
         for block in text.as_chunks::<WORD_BYTES>().0 {
-            let (mut ordinary, mut expected) = (true, true);
-            prop_assert_eq!(quotes_in(block, &mut ordinary), quotes_one_by_one(block, &mut expected));
-            prop_assert_eq!(ordinary, expected);
+            prop_assert_eq!(look_at(block), look_one_by_one(block));
         }
-        prop_assert_eq!(is_ordinary, !text.iter().any(|&byte| byte == b'\\' || byte < 0x20));
+        let is_odd = text.iter().any(|&byte| byte == b'\\' || byte < 0x20);
+        prop_assert_eq!(kind == Kind::Odd, is_odd);
+        prop_assert!(is_odd || (kind == Kind::Ascii) == text.is_ascii());
+    }
+
+    #[test]
+    fn keys_are_the_same_if_their_bytes_are(a in prop::sample::select(Field::ALL.to_vec()), b in "[a-z_]{0,20}", other in prop::sample::select(Field::ALL.to_vec())) {
+        let name = a.name().as_bytes();
+        prop_assert!(is_same_key(name, name));
+        prop_assert_eq!(is_same_key(name, b.as_bytes()), name == b.as_bytes());
+        prop_assert_eq!(is_same_key(name, other.name().as_bytes()), a == other);
     }
 }
 
