@@ -13,7 +13,7 @@ mod data;
 use std::hint::black_box;
 
 use cdrlake::convert::{ConvertOptions, Converter};
-use cdrlake::decode::decode;
+use cdrlake::decode::{Decoder, decode};
 use cdrlake::digest::{Digest, RowHasher};
 use cdrlake::framing::{Format, Frame, Framer, FramingError};
 use cdrlake::simulator::KeyOrder;
@@ -66,19 +66,34 @@ fn stages(criterion: &mut Criterion) {
         });
     });
     for (name, body) in [("fixed keys", &fixed), ("shuffled keys", &shuffled)] {
-        group.bench_function(format!("framing and decode, {name}"), |bencher| {
+        group.bench_function(format!("framing and plain decode, {name}"), |bencher| {
             bencher.iter(|| {
+                let mut count = 0;
                 records(body, |text| {
                     black_box(decode(text).unwrap());
+                    count += 1;
                 });
+                assert_eq!(count, RECORDS);
+            });
+        });
+        group.bench_function(format!("framing and fast decode, {name}"), |bencher| {
+            let mut decoder = Decoder::default();
+            bencher.iter(|| {
+                let mut count = 0;
+                records(body, |text| {
+                    black_box(decoder.decode(text).unwrap());
+                    count += 1;
+                });
+                assert_eq!(count, RECORDS);
             });
         });
     }
-    group.bench_function("framing, decode and digest", |bencher| {
+    group.bench_function("framing, fast decode and digest", |bencher| {
+        let mut decoder = Decoder::default();
         bencher.iter(|| {
             let (mut hasher, mut digest) = (RowHasher::new(slice()), Digest::default());
             records(&fixed, |text| {
-                digest.add(hasher.hash(&decode(text).unwrap()));
+                digest.add(hasher.hash(&decoder.decode(text).unwrap()));
             });
             assert_eq!(digest.rows, RECORDS);
         });

@@ -16,7 +16,9 @@ use arrow::array::{
     Array, AsArray, Date32Array, Decimal128Array, DictionaryArray, Int32Array, StringArray,
     TimestampMicrosecondArray,
 };
-use arrow::datatypes::{ArrowDictionaryKeyType, DataType, Int8Type, Int32Type, Schema};
+use arrow::datatypes::{
+    ArrowDictionaryKeyType, ArrowNativeType, DataType, Int8Type, Int32Type, Schema,
+};
 use arrow::record_batch::RecordBatch;
 use bytes::Bytes;
 use parquet::arrow::ArrowSchemaConverter;
@@ -425,9 +427,16 @@ impl ColumnEncoder {
     ) -> (Encoding, Bounds, i64) {
         let texts = array.values().as_string::<i32>();
         self.codes.clear();
-        let codes = array.keys_iter().flatten();
-        self.codes
-            .extend(codes.map(|code| u32::try_from(code).expect("a code counts entries")));
+        let keys = array.keys();
+        let code = |row: usize| {
+            let code = keys.value(row).to_usize();
+            code.and_then(|code| u32::try_from(code).ok())
+                .expect("a code counts entries")
+        };
+        match keys.nulls() {
+            Some(nulls) => self.codes.extend(nulls.valid_indices().map(code)),
+            None => self.codes.extend((0..keys.len()).map(code)),
+        }
         let mut is_used = vec![false; texts.len()];
         let mut text_bytes = 0;
         for &code in &self.codes {

@@ -56,7 +56,7 @@ impl Decoder {
             return None;
         }
         let mut quotes = Quotes::new(quotes);
-        let mut fields = Fields::default();
+        let mut values: Values<'_> = [Value::Null; Field::ALL.len()];
         let mut at = 1;
         let mut seen = 0_u32;
         for number in 0.. {
@@ -65,9 +65,9 @@ impl Decoder {
             if open != at || bytes.get(close + 1) != Some(&b':') {
                 return None;
             }
-            let key = bytes.get(open + 1..close)?;
+            let key = key_at(bytes, open + 1, close - open - 1)?;
             let field = match order.get(number) {
-                Some(field) if is_same_key(field.name().as_bytes(), key) => *field,
+                Some(field) if KEYS[*field as usize] == key => *field,
                 _ => look_up(order, number, key)?,
             };
             let bit = 1 << field as u32;
@@ -75,39 +75,89 @@ impl Decoder {
                 return None;
             }
             seen |= bit;
-            let value;
-            (value, at) = Value::read(text, close + 2, &mut quotes)?;
-            fields.set(field, value, dates).ok()?;
+            let slot = &mut values[field as usize];
+            (*slot, at) = Value::read(text, close + 2, &mut quotes)?;
             match bytes.get(at)? {
                 b',' => at += 1,
                 b'}' if at + 1 == bytes.len() => break,
                 _ => return None,
             }
         }
-        fields.record()
+        record(&values, dates).ok()
     }
 }
 
-/// Whether two keys are the same: without a call for a dozen bytes.
-fn is_same_key(known: &[u8], key: &[u8]) -> bool {
-    // No key that is known is longer than the two halves together.
-    const { assert!(Field::MAX_NAME_BYTES <= 16) };
-    if known.len() != key.len() {
-        return false;
+/// A key as a number: its bytes, and zeros. No longer one is known.
+type Key = u128;
+
+const KEY_BYTES: usize = size_of::<Key>();
+
+/// The key of `length` bytes at `at`; `None` if it is too long.
+fn key_at(text: &[u8], at: usize, length: usize) -> Option<Key> {
+    if length > KEY_BYTES {
+        return None;
     }
-    match (
-        known.first_chunk::<8>(),
-        key.first_chunk::<8>(),
-        known.last_chunk::<8>(),
-        key.last_chunk::<8>(),
-    ) {
-        (Some(known_head), Some(head), Some(known_tail), Some(tail)) => {
-            (u64::from_le_bytes(*known_head) ^ u64::from_le_bytes(*head))
-                | (u64::from_le_bytes(*known_tail) ^ u64::from_le_bytes(*tail))
-                == 0
-        }
-        _ => known.iter().zip(key).all(|(known, byte)| known == byte),
+    let Some(bytes) = text.get(at..).and_then(<[u8]>::first_chunk::<KEY_BYTES>) else {
+        return Some(key_of(text.get(at..at + length)?));
+    };
+    // What follows the key is taken away.
+    let unused_bits = u32::try_from(8 * (KEY_BYTES - length)).ok()?;
+    let mask = Key::MAX.checked_shr(unused_bits).unwrap_or(0);
+    Some(Key::from_le_bytes(*bytes) & mask)
+}
+
+const fn key_of(name: &[u8]) -> Key {
+    let mut key = 0;
+    let mut i = name.len();
+    while i > 0 {
+        i -= 1;
+        key = key << 8 | name[i] as Key;
     }
+    key
+}
+
+/// The keys of all fields.
+const KEYS: [Key; Field::ALL.len()] = {
+    let mut keys = [0; Field::ALL.len()];
+    let mut i = 0;
+    while i < keys.len() {
+        keys[i] = key_of(Field::ALL[i].name().as_bytes());
+        i += 1;
+    }
+    keys
+};
+
+/// Slots of the table of keys, as a power of two.
+const SLOT_BITS: u32 = 5;
+/// A multiplier that gives each key a slot of its own, found by trying; the table does not compile with one that
+/// does not.
+const SLOT_MULTIPLIER: u64 = 0x2E47_DC0E_959F_3A51;
+
+#[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
+const fn slot_of(key: Key) -> usize {
+    let folded = key as u64 ^ (key >> 64) as u64;
+    (folded.wrapping_mul(SLOT_MULTIPLIER) >> (u64::BITS - SLOT_BITS)) as usize
+}
+
+/// The field in each slot; a slot of none has any.
+const SLOTS: [Field; 1 << SLOT_BITS] = {
+    let mut slots = [Field::Date; 1 << SLOT_BITS];
+    let mut is_taken = [false; 1 << SLOT_BITS];
+    let mut i = 0;
+    while i < KEYS.len() {
+        let slot = slot_of(KEYS[i]);
+        assert!(!is_taken[slot]);
+        is_taken[slot] = true;
+        slots[slot] = Field::ALL[i];
+        i += 1;
+    }
+    slots
+};
+
+/// The field of a key, without a branch that depends on which one it is.
+fn field_of(key: Key) -> Option<Field> {
+    let field = SLOTS[slot_of(key)];
+    (KEYS[field as usize] == key).then_some(field)
 }
 
 /// What [`find_quotes`] has found to be ASCII, as the text that it is.
@@ -124,8 +174,8 @@ fn as_text(ascii: &[u8]) -> &str {
 }
 
 /// Finds a field by its key and remembers that it stood here.
-fn look_up(order: &mut Vec<Field>, number: usize, key: &[u8]) -> Option<Field> {
-    let field = Field::of(key)?;
+fn look_up(order: &mut Vec<Field>, number: usize, key: Key) -> Option<Field> {
+    let field = field_of(key)?;
     match order.get_mut(number) {
         Some(expected) => *expected = field,
         None => order.push(field),
@@ -222,82 +272,41 @@ impl<'a> Value<'a> {
 /// Something that only the plain decoder understands, or refuses.
 struct Unexpected;
 
-/// What was read so far of a record.
-#[derive(Default)]
-struct Fields<'a> {
-    call_time_us: Option<i64>,
-    call_id: Option<&'a str>,
-    uuid: Option<&'a str>,
-    parent_call_id: Option<&'a str>,
-    parent_uuid: Option<&'a str>,
-    from: Option<&'a str>,
-    to: Option<&'a str>,
-    disposition: Option<&'a str>,
-    destination: Option<&'a str>,
-    sip_trunk: Option<&'a str>,
-    answered_by: Option<&'a str>,
-    duration: Option<i32>,
-    per_minute: Option<Amount>,
-    charge: Option<Amount>,
-    forward_fee: Option<Amount>,
-}
+/// The values of a record, by field. They are only converted when all of them are there, in an order that is
+/// always the same: which field comes next is what a processor guesses wrong where keys are shuffled.
+type Values<'a> = [Value<'a>; Field::ALL.len()];
 
-impl<'a> Fields<'a> {
-    fn set(
-        &mut self,
-        field: Field,
-        value: Value<'a>,
-        dates: &mut DateCache,
-    ) -> Result<(), Unexpected> {
-        match field {
-            Field::Date => {
-                let Value::Text(text) = value else {
-                    return Err(Unexpected);
-                };
-                self.call_time_us = Some(dates.parse(text).ok_or(Unexpected)?);
-            }
-            Field::From => self.from = value.number_or_text()?,
-            Field::To => self.to = value.number_or_text()?,
-            Field::Duration => self.duration = value.seconds()?,
-            Field::Charge => self.charge = value.amount()?,
-            Field::PerMinute => self.per_minute = value.amount()?,
-            Field::ForwardFee => self.forward_fee = value.amount()?,
-            Field::Destination => self.destination = value.text()?,
-            Field::Disposition => self.disposition = value.text()?,
-            Field::SipTrunk => self.sip_trunk = value.text()?,
-            Field::CallId => self.call_id = value.text()?,
-            Field::Uuid => self.uuid = value.text()?,
-            Field::ParentCallId => self.parent_call_id = value.text()?,
-            Field::ParentUuid => self.parent_uuid = value.text()?,
-            Field::AnsweredBy => self.answered_by = value.text()?,
+fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, Unexpected> {
+    let value = |field: Field| values[field as usize];
+    let text = |field| Ok(value(field).text()?.map(Cow::Borrowed));
+    let number = |field| Ok(value(field).number_or_text()?.map(Cow::Borrowed));
+    // An alias that says something else is kept in `extra`.
+    let aliased = |field, alias| {
+        let (field, alias) = (value(field).text()?, value(alias).text()?);
+        match (field, alias) {
+            (Some(field), Some(alias)) if field != alias => Err(Unexpected),
+            (field, alias) => Ok(field.or(alias).map(Cow::Borrowed)),
         }
-        Ok(())
-    }
-
-    fn record(self) -> Option<Record<'a>> {
-        let text = |value: Option<&'a str>| value.map(Cow::Borrowed);
-        // An alias that says something else is kept in `extra`.
-        let aliased = |field: Option<&'a str>, alias: Option<&'a str>| match (field, alias) {
-            (Some(field), Some(alias)) if field != alias => None,
-            (field, alias) => Some(text(field.or(alias))),
-        };
-        Some(Record {
-            call_id: aliased(self.call_id, self.uuid)?,
-            parent_call_id: aliased(self.parent_call_id, self.parent_uuid)?,
-            call_time_us: self.call_time_us?,
-            from_number: text(self.from),
-            to_number: text(self.to),
-            disposition: text(self.disposition),
-            destination: text(self.destination),
-            sip_trunk: text(self.sip_trunk),
-            answered_by: text(self.answered_by),
-            duration_seconds: self.duration,
-            per_minute_usd: self.per_minute,
-            charge_usd: self.charge,
-            forward_fee_usd: self.forward_fee,
-            extra: None,
-        })
-    }
+    };
+    let Value::Text(date) = value(Field::Date) else {
+        return Err(Unexpected);
+    };
+    Ok(Record {
+        call_id: aliased(Field::CallId, Field::Uuid)?,
+        parent_call_id: aliased(Field::ParentCallId, Field::ParentUuid)?,
+        call_time_us: dates.parse(date).ok_or(Unexpected)?,
+        from_number: number(Field::From)?,
+        to_number: number(Field::To)?,
+        disposition: text(Field::Disposition)?,
+        destination: text(Field::Destination)?,
+        sip_trunk: text(Field::SipTrunk)?,
+        answered_by: text(Field::AnsweredBy)?,
+        duration_seconds: value(Field::Duration).seconds()?,
+        per_minute_usd: value(Field::PerMinute).amount()?,
+        charge_usd: value(Field::Charge).amount()?,
+        forward_fee_usd: value(Field::ForwardFee).amount()?,
+        extra: None,
+    })
 }
 
 /// Reads times, and remembers the date of the last one: calls of a slice share it.

@@ -89,10 +89,7 @@ impl Field {
         "answered_by",
     ];
 
-    /// Length of the longest key.
-    pub(super) const MAX_NAME_BYTES: usize = "parent_call_id".len();
-
-    pub(super) fn name(self) -> &'static str {
+    pub(super) const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 }

@@ -101,11 +101,12 @@ proptest! {
     }
 
     #[test]
-    fn keys_are_the_same_if_their_bytes_are(a in prop::sample::select(Field::ALL.to_vec()), b in "[a-z_]{0,20}", other in prop::sample::select(Field::ALL.to_vec())) {
-        let name = a.name().as_bytes();
-        prop_assert!(is_same_key(name, name));
-        prop_assert_eq!(is_same_key(name, b.as_bytes()), name == b.as_bytes());
-        prop_assert_eq!(is_same_key(name, other.name().as_bytes()), a == other);
+    fn every_key_is_found_and_nothing_else(known in prop::sample::select(Field::ALL.to_vec()), other in "[a-z_]{0,20}", rest in ".{0,20}") {
+        for key in [known.name(), &other] {
+            let text = format!("\"{key}\"{rest}");
+            let found = key_at(text.as_bytes(), 1, key.len()).and_then(field_of);
+            prop_assert_eq!(found, Field::of(key.as_bytes()));
+        }
     }
 }
 
