@@ -10,17 +10,18 @@ use clap::Parser;
 /// million records on two processors, 57,000 page faults and 115 MB became 18,000 and 85 MB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn tune_allocator() {
-    const KEPT_BYTES: libc::c_int = 64 << 20;
-    let options = [
-        (libc::M_ARENA_MAX, 2),
-        (libc::M_MMAP_THRESHOLD, KEPT_BYTES),
-        (libc::M_TRIM_THRESHOLD, KEPT_BYTES),
-    ];
-    for (option, value) in options {
+    let set = |option, value| {
         #[expect(unsafe_code, reason = "there is no other way to set them from within")]
-        // SAFETY: no other thread runs yet, and the function takes numbers only. One that it refuses changes
-        // nothing.
-        let _accepted = unsafe { libc::mallopt(option, value) };
+        // SAFETY: no other thread runs yet, and the function takes numbers only.
+        unsafe {
+            libc::mallopt(option, value) == 1
+        }
+    };
+    set(libc::M_ARENA_MAX, 2);
+    // The most that every version takes. Where it is refused all the same, the other must not be set: it ends the
+    // adaptation that takes the place of both.
+    if set(libc::M_MMAP_THRESHOLD, 32 << 20) {
+        set(libc::M_TRIM_THRESHOLD, 64 << 20);
     }
 }
 

@@ -5,7 +5,8 @@
 //!
 //! Each id is a hash of 64 bits, which goes to one of 256 partitions by its first byte; full blocks of a partition
 //! go to one temporary file. At the end each partition is looked through by itself. Memory: 1 MiB, and at the end
-//! a table for one partition: 16 bytes for every 256th row, 8 MB at a hundred million.
+//! a table of the different ids of one partition: 16 to 32 bytes for every 256th id, and never more than 16 MiB; where that is
+//! not enough every row is compared.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -116,16 +117,14 @@ impl RepeatFinder {
     /// The temporary file cannot be read.
     pub fn finish(self) -> io::Result<Repeats> {
         let mut repeats = HashSet::new();
-        let mut table = Vec::new();
+        let mut table = HashTable::default();
         let mut block = vec![0; BLOCK_BYTES];
         for mut partition in self.partitions {
-            let rows = partition.hashes.len() + partition.blocks.len() * BLOCK_HASHES;
             table.clear();
-            table.resize((2 * rows).next_power_of_two(), 0);
             // Zero marks a free slot, so the hash that is zero is noted as another: nothing but work is lost.
             let mut note = |hash: u64| {
                 let hash = hash.max(1);
-                if is_noted(&mut table, hash) {
+                if table.note(hash) {
                     repeats.insert(hash);
                 }
             };
@@ -137,7 +136,7 @@ impl RepeatFinder {
                 let hashes = block.as_chunks::<8>().0.iter();
                 hashes.for_each(|bytes| note(u64::from_le_bytes(*bytes)));
             }
-            if repeats.len() > MAX_REPEATS {
+            if repeats.len() > MAX_REPEATS || table.is_full() {
                 return Ok(Repeats::Many);
             }
         }
@@ -156,20 +155,57 @@ fn offset_of(block: u32) -> u64 {
     u64::from(block) * BLOCK_BYTES as u64
 }
 
-/// Notes a hash in a table that is at most half full. Whether it was there.
-fn is_noted(table: &mut [u64], hash: u64) -> bool {
-    let mask = table.len() - 1;
-    #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
-    let mut slot = hash as usize & mask;
-    loop {
-        match table[slot] {
-            0 => {
-                table[slot] = hash;
-                return false;
+/// Slots of the table at first, and at most: 16 MiB.
+const MIN_SLOTS: usize = 1 << 10;
+const MAX_SLOTS: usize = 1 << 21;
+
+/// Hashes that were seen, at most half as many as there are slots.
+#[derive(Debug, Default)]
+struct HashTable {
+    slots: Vec<u64>,
+    used: usize,
+}
+
+impl HashTable {
+    fn clear(&mut self) {
+        self.slots.fill(0);
+        self.used = 0;
+    }
+
+    /// Whether it takes no more.
+    fn is_full(&self) -> bool {
+        2 * self.used >= MAX_SLOTS
+    }
+
+    /// Notes a hash, unless it is full. Whether it was there.
+    fn note(&mut self, hash: u64) -> bool {
+        if 2 * self.used >= self.slots.len() && !self.is_full() {
+            let larger = (2 * self.slots.len()).max(MIN_SLOTS);
+            for hash in std::mem::replace(&mut self.slots, vec![0; larger]) {
+                if hash != 0 {
+                    let slot = self.find(hash);
+                    self.slots[slot] = hash;
+                }
             }
-            noted if noted == hash => return true,
-            _ => slot = (slot + 1) & mask,
         }
+        let slot = self.find(hash);
+        let is_there = self.slots[slot] == hash;
+        if !is_there && !self.is_full() {
+            self.slots[slot] = hash;
+            self.used += 1;
+        }
+        is_there
+    }
+
+    /// The slot of a hash, or the free one where it belongs.
+    fn find(&self, hash: u64) -> usize {
+        let mask = self.slots.len() - 1;
+        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+        let mut slot = hash as usize & mask;
+        while self.slots[slot] != 0 && self.slots[slot] != hash {
+            slot = (slot + 1) & mask;
+        }
+        slot
     }
 }
 
@@ -209,9 +245,20 @@ mod tests {
     }
 
     #[test]
-    fn the_hash_that_marks_a_free_slot_is_no_exception() {
-        let mut table = vec![0; 4];
-        assert!(!is_noted(&mut table, 1) && is_noted(&mut table, 1));
-        assert!(!is_noted(&mut table, 5) && is_noted(&mut table, 5));
+    fn the_table_grows_with_the_hashes_that_differ_and_not_without_end() {
+        let mut table = HashTable::default();
+        for _ in 0..1_000_000 {
+            table.note(7);
+        }
+        assert_eq!(table.slots.len(), MIN_SLOTS);
+        // All in one place, as those of one partition are not: the low bits are what is looked at.
+        for hash in 1..=MAX_SLOTS as u64 {
+            let is_known = hash == 7 || table.is_full() && hash <= (MAX_SLOTS / 2) as u64;
+            assert_eq!(table.note(hash), is_known, "{hash}");
+        }
+        assert!(table.is_full());
+        assert_eq!(table.slots.len(), MAX_SLOTS);
+        table.clear();
+        assert!(!table.note(1) && table.note(1));
     }
 }

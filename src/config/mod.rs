@@ -398,6 +398,9 @@ fn check_what_is_not_built(settings: &Settings) -> Result<(), ConfigError> {
     Ok(())
 }
 
+/// Most that `limits.max_record_bytes` may be.
+const MAX_RECORD_BYTES: usize = 256 << 20;
+
 fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
     let memory = settings
         .get("limits.memory", units::memory_bytes)?
@@ -410,10 +413,16 @@ fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
         let origin = settings.origin("limits.single_put_bytes");
         return Err(ConfigError::new(origin, problem));
     }
+    let max_record_bytes = settings
+        .get("limits.max_record_bytes", units::memory_bytes)?
+        .unwrap_or(1 << 20);
+    if max_record_bytes > MAX_RECORD_BYTES {
+        let problem = "limits.max_record_bytes is more than 256MiB: no call is as long, and a column of such texts cannot be written";
+        let origin = settings.origin("limits.max_record_bytes");
+        return Err(ConfigError::new(origin, problem));
+    }
     Ok(LimitsConfig {
-        max_record_bytes: settings
-            .get("limits.max_record_bytes", units::memory_bytes)?
-            .unwrap_or(1 << 20),
+        max_record_bytes,
         max_slice_bytes: settings
             .get("limits.max_slice_bytes", units::bytes)?
             .unwrap_or(100 << 30),

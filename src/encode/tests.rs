@@ -176,6 +176,9 @@ proptest! {
                     bounds = bounds.merge(page);
                     start += length;
                 }
+                if compression == Compression::UNCOMPRESSED {
+                    prop_assert_eq!(chunk.uncompressed_size(), chunk.compressed_size());
+                }
                 let found = chunk.statistics().unwrap();
                 let expected = bounds.statistics(physical_type, nulls);
                 prop_assert_eq!(found.min_bytes_opt(), expected.min_bytes_opt());

@@ -60,9 +60,13 @@ pub(super) struct CsvFramer {
 impl CsvFramer {
     pub(super) fn new(max_record_bytes: usize) -> Self {
         let start = Position { line: 1, byte: 0 };
+        // A byte order mark is taken away here, at the beginning, and nowhere else. Left to itself the reader
+        // would look for one in what it reads first, if that happens to come in one piece: now it has read.
+        let mut reader = Reader::new();
+        reader.read_record(b"\n", &mut [0], &mut [0]);
         Self {
             max_record_bytes,
-            reader: Reader::new(),
+            reader,
             start: Some(Vec::new()),
             at: start,
             line_at: None,

@@ -339,6 +339,21 @@ fn csv_that_ends_too_early_is_told_by_its_quotation_marks() {
 }
 
 #[test]
+fn a_byte_order_mark_behind_blank_lines_is_part_of_its_cell_however_it_is_cut() {
+    let body = "\n\n\u{feff}a,b\n";
+    for size in 1..=body.len() {
+        let chunks: Vec<&[u8]> = body.as_bytes().chunks(size).collect();
+        let (frames, _) = frame_with(Framer::new(Format::Csv, 100), &chunks);
+        let cells = vec!["\u{feff}a".into(), b"b".to_vec()];
+        let text = "\u{feff}a,b".to_owned();
+        assert_eq!(
+            frames,
+            [Owned::Cells(at(3, 2), Boundary::Newline, text, cells)]
+        );
+    }
+}
+
+#[test]
 fn a_line_of_csv_that_is_too_long_is_passed_over() {
     let long = format!("1,\"{}\"", "a\n\"\"".repeat(100));
     let body = format!("a,b\n{long}\n3,4\n");
