@@ -458,7 +458,8 @@ fn a_name_that_no_server_has_and_an_address_that_does_not_answer_are_the_network
         })
         .collect();
     for (url, problem) in [
-        ("https://api.invalid".to_owned(), "cannot reach api.invalid"),
+        // Whether it takes long to know depends on the machine.
+        ("https://api.invalid".to_owned(), "api.invalid"),
         (format!("http://{full}"), "did not answer for 1.5s"),
     ] {
         let workplace = Workplace::with_url(&url);
