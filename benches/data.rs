@@ -1,8 +1,13 @@
 //! Records for the benches: the simulator's, from a fixed seed.
 
+use std::path::Path;
+
+use cdrlake::convert::ConvertOptions;
 use cdrlake::simulator::{Generator, KeyOrder};
 use cdrlake::slice::{Direction, Slice};
+use cdrlake::writer::ParquetOptions;
 use jiff::civil::date;
+use parquet::basic::Compression;
 
 /// Records of a body.
 pub(crate) const RECORDS: u64 = 20_000;
@@ -12,6 +17,23 @@ pub(crate) fn slice() -> Slice {
     Slice {
         day: date(2026, 10, 1),
         direction: Direction::Placed,
+    }
+}
+
+/// How they are converted.
+pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOptions {
+    ConvertOptions {
+        slice: slice(),
+        day_us: i64::MIN..i64::MAX,
+        spool_dir: spool_dir.to_owned(),
+        max_record_bytes: 1 << 20,
+        max_slice_bytes: u64::MAX,
+        dedupe: true,
+        parquet: ParquetOptions {
+            compression,
+            row_group_rows: 1 << 20,
+            row_group_bytes: 16 << 20,
+        },
     }
 }
 

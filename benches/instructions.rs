@@ -14,13 +14,12 @@ mod data;
 use std::hint::black_box;
 use std::process::Command;
 
-use cdrlake::convert::{ConvertOptions, Converter};
+use cdrlake::convert::Converter;
 use cdrlake::decode::{Decoder, decode};
 use cdrlake::simulator::KeyOrder;
-use cdrlake::writer::ParquetOptions;
 use parquet::basic::{Compression, ZstdLevel};
 
-use data::{RECORDS, body, slice};
+use data::{RECORDS, body, options};
 
 /// Names a stage and a number of records to the process under valgrind.
 const STAGE: &str = "CDRLAKE_BENCH_STAGE";
@@ -83,20 +82,7 @@ fn work(stage: usize, records: usize) {
 
 fn convert<'a>(lines: impl Iterator<Item = &'a [u8]>, compression: Compression, records: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let mut converter = Converter::try_new(ConvertOptions {
-        slice: slice(),
-        day_us: i64::MIN..i64::MAX,
-        spool_dir: directory.path().to_owned(),
-        max_record_bytes: 1 << 20,
-        max_slice_bytes: u64::MAX,
-        dedupe: true,
-        parquet: ParquetOptions {
-            compression,
-            row_group_rows: 1 << 20,
-            row_group_bytes: 16 << 20,
-        },
-    })
-    .unwrap();
+    let mut converter = Converter::try_new(options(directory.path(), compression)).unwrap();
     lines.for_each(|line| converter.push(line).unwrap());
     converter.end_body().unwrap();
     let file = converter

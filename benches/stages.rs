@@ -12,16 +12,15 @@ mod data;
 
 use std::hint::black_box;
 
-use cdrlake::convert::{ConvertOptions, Converter};
+use cdrlake::convert::Converter;
 use cdrlake::decode::{Decoder, decode};
 use cdrlake::digest::{Digest, RowHasher};
 use cdrlake::framing::{Format, Frame, Framer, FramingError};
 use cdrlake::simulator::KeyOrder;
-use cdrlake::writer::ParquetOptions;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use parquet::basic::{Compression, ZstdLevel};
 
-use data::{RECORDS, body, slice};
+use data::{RECORDS, body, options, slice};
 
 /// Chunks as the network hands them out.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -101,19 +100,10 @@ fn stages(criterion: &mut Criterion) {
     group.bench_function("all, to a zstd Parquet file", |bencher| {
         let directory = tempfile::tempdir().unwrap();
         bencher.iter(|| {
-            let mut converter = Converter::try_new(ConvertOptions {
-                slice: slice(),
-                day_us: i64::MIN..i64::MAX,
-                spool_dir: directory.path().to_owned(),
-                max_record_bytes: 1 << 20,
-                max_slice_bytes: u64::MAX,
-                dedupe: true,
-                parquet: ParquetOptions {
-                    compression: Compression::ZSTD(ZstdLevel::default()),
-                    row_group_rows: 1 << 20,
-                    row_group_bytes: 16 << 20,
-                },
-            })
+            let mut converter = Converter::try_new(options(
+                directory.path(),
+                Compression::ZSTD(ZstdLevel::default()),
+            ))
             .unwrap();
             for chunk in fixed.chunks(CHUNK_BYTES) {
                 converter.push(chunk).unwrap();

@@ -268,11 +268,7 @@ impl Converter {
         self.limits.body_bytes = left_bytes;
         let mut body = std::mem::take(&mut stage.body);
         body.has_objects |= content.has_header;
-        for field in content.missing_fields {
-            if !stage.missing_fields.contains(&field) {
-                stage.missing_fields.push(field);
-            }
-        }
+        content.add_missing_to(&mut stage.missing_fields);
         stage.bodies += 1;
         if body.records > 0 && !body.has_objects {
             return Err(ConvertError::NotRecords {

@@ -37,6 +37,7 @@ use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 use zstd::zstd_safe::CParameter;
 
 use crate::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
+use crate::schema::COLUMNS;
 
 /// Longest text that becomes a bound in statistics and page index: a longer one, cut, would have to be rounded
 /// up, and nobody looks for it.
@@ -51,16 +52,17 @@ pub(crate) fn parquet_schema(schema: &Schema) -> SchemaDescriptor {
 
 /// Collects a row group.
 pub(crate) struct RowGroupEncoder {
-    codec: Codec,
     columns: Vec<ColumnEncoder>,
     rows: usize,
-    scratch: Scratch,
+    press: Press,
 }
 
-/// What a page is made in, whichever column it is of.
-#[derive(Default)]
-struct Scratch {
+/// What pages are made with, whichever column they are of: one at a time.
+struct Press {
+    codec: Codec,
+    /// The page that is being made.
     page: Vec<u8>,
+    /// Its codes, where it has any.
     codes: Vec<u32>,
 }
 
@@ -73,18 +75,19 @@ impl std::fmt::Debug for RowGroupEncoder {
 }
 
 impl RowGroupEncoder {
-    /// For row groups with these columns; those that `repeats` names get a dictionary.
-    pub(crate) fn try_new(
-        schema: &SchemaDescriptor,
-        compression: Compression,
-        repeats: impl Fn(&str) -> bool,
-    ) -> Result<Self> {
-        let column = |column: &ColumnDescPtr| ColumnEncoder::new(column, repeats(column.name()));
+    /// For row groups of the lake's columns, whose schema this is.
+    pub(crate) fn try_new(schema: &SchemaDescriptor, compression: Compression) -> Result<Self> {
+        let columns = schema.columns().iter().zip(COLUMNS.iter());
+        let encoders =
+            columns.map(|(descriptor, column)| ColumnEncoder::new(descriptor, column.repeats));
         Ok(Self {
-            codec: Codec::try_new(compression)?,
-            columns: schema.columns().iter().map(column).collect(),
+            columns: encoders.collect(),
             rows: 0,
-            scratch: Scratch::default(),
+            press: Press {
+                codec: Codec::try_new(compression)?,
+                page: Vec::new(),
+                codes: Vec::new(),
+            },
         })
     }
 
@@ -108,9 +111,7 @@ impl RowGroupEncoder {
             return Ok(());
         }
         for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
-            std::mem::swap(&mut column.scratch, &mut self.scratch);
-            column.write(array, &mut self.codec)?;
-            std::mem::swap(&mut column.scratch, &mut self.scratch);
+            column.write(array, &mut self.press)?;
         }
         self.rows += batch.num_rows();
         Ok(())
@@ -127,7 +128,7 @@ impl RowGroupEncoder {
         let mut row_group = writer.next_row_group()?;
         for column in &mut self.columns {
             let fresh = ColumnEncoder::new(&column.descriptor, column.repeats);
-            let (chunk, close) = std::mem::replace(column, fresh).close(&mut self.codec)?;
+            let (chunk, close) = std::mem::replace(column, fresh).close(&mut self.press)?;
             row_group.append_column(&chunk, close)?;
         }
         row_group.close()?;
@@ -329,8 +330,6 @@ struct ColumnEncoder {
     dictionary: Dictionary,
     /// Data pages with their headers.
     pages: TrackedWrite<Blocks>,
-    /// Lent while a page is being encoded.
-    scratch: Scratch,
     uncompressed_bytes: i64,
     rows: usize,
     nulls: u64,
@@ -355,7 +354,6 @@ impl ColumnEncoder {
                 (true, true) => Dictionary::Texts(None),
             },
             pages: TrackedWrite::new(Blocks::default()),
-            scratch: Scratch::default(),
             uncompressed_bytes: 0,
             rows: 0,
             nulls: 0,
@@ -368,12 +366,12 @@ impl ColumnEncoder {
     }
 
     /// Adds an array as a page.
-    fn write(&mut self, array: &dyn Array, codec: &mut Codec) -> Result<()> {
-        self.scratch.page.clear();
+    fn write(&mut self, array: &dyn Array, press: &mut Press) -> Result<()> {
+        press.page.clear();
         if self.descriptor.max_def_level() > 0 {
-            write_levels(array, &mut self.scratch.page);
+            write_levels(array, &mut press.page);
         }
-        let (encoding, bounds, text_bytes) = self.write_values(array);
+        let (encoding, bounds, text_bytes) = self.write_values(array, press);
         let nulls = array.null_count() as u64;
         let is_null_page = nulls == array.len() as u64;
         match bounds.encoded(self.descriptor.physical_type()) {
@@ -392,7 +390,7 @@ impl ColumnEncoder {
         }
 
         let is_of_ids = self.descriptor.name().ends_with("_id");
-        let compressed = codec.compress(&self.scratch.page, is_of_ids)?;
+        let compressed = press.codec.compress(&press.page, is_of_ids)?;
         let page = Page::DataPage {
             buf: compressed,
             num_values: u32::try_from(array.len()).expect("a batch has thousands of rows"),
@@ -401,7 +399,7 @@ impl ColumnEncoder {
             rep_level_encoding: Encoding::RLE,
             statistics: None,
         };
-        let page = CompressedPage::new(page, self.scratch.page.len());
+        let page = CompressedPage::new(page, press.page.len());
         let written = SerializedPageWriter::new(&mut self.pages).write_page(page)?;
         self.note(&written, encoding);
         self.offset_index.append_row_count(signed(array.len()));
@@ -432,35 +430,24 @@ impl ColumnEncoder {
     }
 
     /// Encodes the values that are not null.
-    fn write_values(&mut self, array: &dyn Array) -> (Encoding, Bounds, i64) {
+    fn write_values(&mut self, array: &dyn Array, press: &mut Press) -> (Encoding, Bounds, i64) {
         match array.data_type() {
-            DataType::Utf8 => self.write_texts(array.as_string()),
+            DataType::Utf8 => write_texts(array.as_string(), press),
             DataType::Dictionary(keys, _) if **keys == DataType::Int8 => {
-                self.write_coded(array.as_dictionary::<Int8Type>())
+                self.write_coded(array.as_dictionary::<Int8Type>(), press)
             }
-            DataType::Dictionary(..) => self.write_coded(array.as_dictionary::<Int32Type>()),
-            _ => self.write_numbers(array),
+            DataType::Dictionary(..) => self.write_coded(array.as_dictionary::<Int32Type>(), press),
+            _ => self.write_numbers(array, press),
         }
-    }
-
-    fn write_texts(&mut self, array: &StringArray) -> (Encoding, Bounds, i64) {
-        let mut text_bytes = 0;
-        self.scratch
-            .page
-            .reserve(array.value_data().len() + array.len() * size_of::<u32>());
-        for text in array.iter().flatten() {
-            text_bytes += write_text(text.as_bytes(), &mut self.scratch.page);
-        }
-        let bounds = Bounds::of_texts(array.iter().flatten().map(str::as_bytes));
-        (Encoding::PLAIN, bounds, text_bytes)
     }
 
     fn write_coded<K: ArrowDictionaryKeyType>(
         &mut self,
         array: &DictionaryArray<K>,
+        press: &mut Press,
     ) -> (Encoding, Bounds, i64) {
         let texts = array.values().as_string::<i32>();
-        self.scratch.codes.clear();
+        press.codes.clear();
         let keys = array.keys();
         let code = |row: usize| {
             let code = keys.value(row).to_usize();
@@ -468,12 +455,12 @@ impl ColumnEncoder {
                 .expect("a code counts entries")
         };
         match keys.nulls() {
-            Some(nulls) => self.scratch.codes.extend(nulls.valid_indices().map(code)),
-            None => self.scratch.codes.extend((0..keys.len()).map(code)),
+            Some(nulls) => press.codes.extend(nulls.valid_indices().map(code)),
+            None => press.codes.extend((0..keys.len()).map(code)),
         }
         let mut is_used = vec![false; texts.len()];
         let mut text_bytes = 0;
-        for &code in &self.scratch.codes {
+        for &code in &press.codes {
             is_used[code as usize] = true;
             text_bytes += i64::from(texts.value_length(code as usize));
         }
@@ -488,56 +475,47 @@ impl ColumnEncoder {
             .is_none_or(|earlier| begins_with(texts, earlier));
         if goes_on {
             *dictionary = Some(texts.clone());
-            write_codes(&self.scratch.codes, texts.len(), &mut self.scratch.page);
+            write_codes(&press.codes, texts.len(), &mut press.page);
             return (Encoding::RLE_DICTIONARY, bounds, text_bytes);
         }
-        for &code in &self.scratch.codes {
-            write_text(
-                texts.value(code as usize).as_bytes(),
-                &mut self.scratch.page,
-            );
+        for &code in &press.codes {
+            write_text(texts.value(code as usize).as_bytes(), &mut press.page);
         }
         (Encoding::PLAIN, bounds, text_bytes)
     }
 
-    fn write_numbers(&mut self, array: &dyn Array) -> (Encoding, Bounds, i64) {
+    fn write_numbers(&mut self, array: &dyn Array, press: &mut Press) -> (Encoding, Bounds, i64) {
         let numbers = numbers_of(array);
         let bounds = Bounds::of_numbers(numbers.iter().copied());
         if let Dictionary::Numbers(dictionary) = &mut self.dictionary
             && dictionary.len() <= MAX_DICTIONARY_ENTRIES
         {
-            self.scratch.codes.clear();
-            self.scratch
+            press.codes.clear();
+            press
                 .codes
                 .extend(numbers.iter().map(|&number| dictionary.intern(number)));
-            write_codes(
-                &self.scratch.codes,
-                dictionary.len(),
-                &mut self.scratch.page,
-            );
+            write_codes(&press.codes, dictionary.len(), &mut press.page);
             return (Encoding::RLE_DICTIONARY, bounds, 0);
         }
-        self.write_plain_numbers(&numbers);
+        self.write_plain_numbers(&numbers, &mut press.page);
         (Encoding::PLAIN, bounds, 0)
     }
 
-    fn write_plain_numbers(&mut self, numbers: &[i64]) {
+    fn write_plain_numbers(&self, numbers: &[i64], page: &mut Vec<u8>) {
         let is_narrow = self.descriptor.physical_type() == Type::INT32;
         for &number in numbers {
             if is_narrow {
-                self.scratch
-                    .page
-                    .extend_from_slice(&narrow(number).to_le_bytes());
+                page.extend_from_slice(&narrow(number).to_le_bytes());
             } else {
-                self.scratch.page.extend_from_slice(&number.to_le_bytes());
+                page.extend_from_slice(&number.to_le_bytes());
             }
         }
     }
 
     /// The chunk, dictionary first, and what the footer says of it.
-    fn close(mut self, codec: &mut Codec) -> Result<(Chunk, ColumnCloseResult)> {
+    fn close(mut self, press: &mut Press) -> Result<(Chunk, ColumnCloseResult)> {
         let mut dictionary = TrackedWrite::new(Blocks::default());
-        let dictionary_bytes = self.write_dictionary(&mut dictionary, codec)?;
+        let dictionary_bytes = self.write_dictionary(&mut dictionary, press)?;
         let mut chunk = dictionary.into_inner()?;
         let data_bytes = self.pages.bytes_written();
         chunk.blocks.append(&mut self.pages.into_inner()?.blocks);
@@ -551,7 +529,7 @@ impl ColumnEncoder {
         // Levels are runs.
         let encodings = encodings.chain([Encoding::RLE]).collect();
         let metadata = ColumnChunkMetaData::builder(self.descriptor)
-            .set_compression(codec.compression())
+            .set_compression(press.codec.compression())
             .set_encodings(encodings)
             .set_total_compressed_size(signed(chunk_bytes))
             .set_total_uncompressed_size(self.uncompressed_bytes)
@@ -581,23 +559,23 @@ impl ColumnEncoder {
     fn write_dictionary(
         &mut self,
         chunk: &mut TrackedWrite<Blocks>,
-        codec: &mut Codec,
+        press: &mut Press,
     ) -> Result<usize> {
         let is_coded = |kind: &PageEncodingStats| kind.encoding == Encoding::RLE_DICTIONARY;
         if !self.page_kinds.iter().any(is_coded) {
             return Ok(0);
         }
-        self.scratch.page.clear();
+        press.page.clear();
         let entries = match std::mem::replace(&mut self.dictionary, Dictionary::None) {
             Dictionary::Numbers(dictionary) => {
-                self.write_plain_numbers(dictionary.values());
+                self.write_plain_numbers(dictionary.values(), &mut press.page);
                 dictionary.len()
             }
             Dictionary::Texts(texts) => {
                 let texts = texts.iter().flat_map(|texts| texts.iter().flatten());
                 let mut entries = 0;
                 for text in texts {
-                    write_text(text.as_bytes(), &mut self.scratch.page);
+                    write_text(text.as_bytes(), &mut press.page);
                     entries += 1;
                 }
                 entries
@@ -605,12 +583,12 @@ impl ColumnEncoder {
             Dictionary::None => 0,
         };
         let page = Page::DictionaryPage {
-            buf: codec.compress(&self.scratch.page, false)?,
+            buf: press.codec.compress(&press.page, false)?,
             num_values: u32::try_from(entries).expect("a dictionary has a limit"),
             encoding: Encoding::PLAIN,
             is_sorted: false,
         };
-        let page = CompressedPage::new(page, self.scratch.page.len());
+        let page = CompressedPage::new(page, press.page.len());
         let written = SerializedPageWriter::new(chunk).write_page(page)?;
         self.note(&written, Encoding::PLAIN);
         Ok(chunk.bytes_written())
@@ -705,6 +683,19 @@ impl Read for ChunkRead {
 
 fn signed(number: usize) -> i64 {
     i64::try_from(number).expect("nothing in memory is longer")
+}
+
+/// Encodes texts as they are.
+fn write_texts(array: &StringArray, press: &mut Press) -> (Encoding, Bounds, i64) {
+    let mut text_bytes = 0;
+    press
+        .page
+        .reserve(array.value_data().len() + array.len() * size_of::<u32>());
+    for text in array.iter().flatten() {
+        text_bytes += write_text(text.as_bytes(), &mut press.page);
+    }
+    let bounds = Bounds::of_texts(array.iter().flatten().map(str::as_bytes));
+    (Encoding::PLAIN, bounds, text_bytes)
 }
 
 /// Whether `texts` are `earlier` and perhaps more.

@@ -399,11 +399,7 @@ impl Splitter {
             let (listed, largest) = self.export.listed;
             self.export.listed = (listed + read, largest.max(total));
         }
-        for field in content.missing_fields {
-            if !self.export.missing_fields.contains(&field) {
-                self.export.missing_fields.push(field);
-            }
-        }
+        content.add_missing_to(&mut self.export.missing_fields);
         Ok(())
     }
 
@@ -455,10 +451,10 @@ impl Splitter {
     }
 
     fn undated(&mut self, at: Position, why: &str) {
+        let name = self.file_name();
         let undated = &mut self.export.undated;
         undated.records += 1;
         if undated.examples.len() < MAX_EXAMPLES {
-            let name = self.export.files.last().map_or("", |file| &file.name);
             undated.examples.push(format!("{name}, {at}: {why}"));
         }
     }

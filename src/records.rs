@@ -47,6 +47,17 @@ pub struct BodyContent {
     pub missing_fields: Vec<&'static str>,
 }
 
+impl BodyContent {
+    /// Adds the fields that were missing to those of earlier bodies, each once.
+    pub fn add_missing_to(&self, fields: &mut Vec<&'static str>) {
+        for field in &self.missing_fields {
+            if !fields.contains(field) {
+                fields.push(field);
+            }
+        }
+    }
+}
+
 /// How much of a body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimits {

@@ -20,7 +20,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use crate::decode::Record;
 use crate::encode::{RowGroupEncoder, parquet_schema};
-use crate::schema::{BatchBuilder, COLUMNS, Rows, schema};
+use crate::schema::{BatchBuilder, Rows, schema};
 use crate::slice::Slice;
 
 /// Rows of a batch: enough to amortise its cost, few enough to stay in a processor's cache.
@@ -138,12 +138,7 @@ impl SpoolWriter {
         };
         // Without Arrow's own schema in the file, readers see plain strings, not dictionaries.
         let columns = parquet_schema(&schema());
-        let repeats = |name: &str| {
-            let mut columns = COLUMNS.iter();
-            columns.any(|column| column.name == name && column.repeats)
-        };
-        let encoder =
-            RowGroupEncoder::try_new(&columns, options.compression, repeats).map_err(begin)?;
+        let encoder = RowGroupEncoder::try_new(&columns, options.compression).map_err(begin)?;
         let properties = Arc::new(properties());
         // The library's own buffer has 8 KiB, and so would every write.
         let file = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);

@@ -89,8 +89,9 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     };
     let source = Source::try_new(&config.source, key)?;
     // Another lake than the one meant shows before the work, not after it.
-    if let Some(lake) = find_lake(&config).await? {
-        refuse_other_timezone(&config, &lake)?;
+    let existing = find_lake(&config).await?;
+    if let Some(lake) = &existing {
+        refuse_other_timezone(&config, lake)?;
     }
 
     let total_bytes = args
@@ -110,12 +111,9 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     let plan_of =
         async |lake| plan_load(&config, &slices, args.refresh, lake, Timestamp::now()).await;
     // What is wrong with the export comes before a lake is made for it.
-    let planned = plan_of(None).await?;
+    plan_of(None).await?;
     if args.dry_run {
-        let planned = match find_lake(&config).await? {
-            Some(lake) => plan_of(Some(&lake)).await?,
-            None => planned,
-        };
+        let planned = plan_of(existing.as_ref()).await?;
         for remark in remarks.iter().chain(&remark_on_differing(&planned)) {
             tracing::warn!("{remark}");
         }

@@ -7,7 +7,7 @@
 
 use std::io::Write;
 
-use super::plain::Field;
+use super::field::Field;
 use super::{Reason, Refusal, decode};
 use crate::framing::{Cells, MAX_CELLS};
 

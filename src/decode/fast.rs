@@ -9,7 +9,7 @@
 
 use std::borrow::Cow;
 
-use super::plain::Field;
+use super::field::{Field, KEYS, Key, field_of, key_at};
 use super::{Record, Refusal, decode, parse_time_us};
 use crate::amount::Amount;
 
@@ -85,79 +85,6 @@ impl Decoder {
         }
         record(&values, dates).ok()
     }
-}
-
-/// A key as a number: its bytes, and zeros. No longer one is known.
-type Key = u128;
-
-const KEY_BYTES: usize = size_of::<Key>();
-
-/// The key of `length` bytes at `at`; `None` if it is too long.
-fn key_at(text: &[u8], at: usize, length: usize) -> Option<Key> {
-    if length > KEY_BYTES {
-        return None;
-    }
-    let Some(bytes) = text.get(at..).and_then(<[u8]>::first_chunk::<KEY_BYTES>) else {
-        return Some(key_of(text.get(at..at + length)?));
-    };
-    // What follows the key is taken away.
-    let unused_bits = u32::try_from(8 * (KEY_BYTES - length)).ok()?;
-    let mask = Key::MAX.checked_shr(unused_bits).unwrap_or(0);
-    Some(Key::from_le_bytes(*bytes) & mask)
-}
-
-const fn key_of(name: &[u8]) -> Key {
-    let mut key = 0;
-    let mut i = name.len();
-    while i > 0 {
-        i -= 1;
-        key = key << 8 | name[i] as Key;
-    }
-    key
-}
-
-/// The keys of all fields.
-const KEYS: [Key; Field::ALL.len()] = {
-    let mut keys = [0; Field::ALL.len()];
-    let mut i = 0;
-    while i < keys.len() {
-        keys[i] = key_of(Field::ALL[i].name().as_bytes());
-        i += 1;
-    }
-    keys
-};
-
-/// Slots of the table of keys, as a power of two.
-const SLOT_BITS: u32 = 5;
-/// A multiplier that gives each key a slot of its own, found by trying; the table does not compile with one that
-/// does not.
-const SLOT_MULTIPLIER: u64 = 0x2E47_DC0E_959F_3A51;
-
-#[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
-const fn slot_of(key: Key) -> usize {
-    let folded = key as u64 ^ (key >> 64) as u64;
-    (folded.wrapping_mul(SLOT_MULTIPLIER) >> (u64::BITS - SLOT_BITS)) as usize
-}
-
-/// The field in each slot; a slot of none has any.
-const SLOTS: [Field; 1 << SLOT_BITS] = {
-    let mut slots = [Field::Date; 1 << SLOT_BITS];
-    let mut is_taken = [false; 1 << SLOT_BITS];
-    let mut i = 0;
-    while i < KEYS.len() {
-        let slot = slot_of(KEYS[i]);
-        assert!(!is_taken[slot]);
-        is_taken[slot] = true;
-        slots[slot] = Field::ALL[i];
-        i += 1;
-    }
-    slots
-};
-
-/// The field of a key, without a branch that depends on which one it is.
-fn field_of(key: Key) -> Option<Field> {
-    let field = SLOTS[slot_of(key)];
-    (KEYS[field as usize] == key).then_some(field)
 }
 
 /// What [`find_quotes`] has found to be ASCII, as the text that it is.

@@ -5,6 +5,7 @@
 
 mod csv;
 mod fast;
+mod field;
 mod plain;
 mod time;
 

@@ -6,93 +6,9 @@ use std::fmt;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::field::Field;
 use super::{MAX_DEPTH, Reason, Record, Refusal, parse_time_us};
 use crate::amount::{Amount, parse_whole_i32};
-
-/// Fields of a record with a column of their own, or that are an alias of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
-    Date,
-    From,
-    To,
-    Duration,
-    Charge,
-    PerMinute,
-    ForwardFee,
-    Destination,
-    Disposition,
-    SipTrunk,
-    CallId,
-    Uuid,
-    ParentCallId,
-    ParentUuid,
-    AnsweredBy,
-}
-
-impl Field {
-    pub(super) const ALL: [Self; 15] = [
-        Self::Date,
-        Self::From,
-        Self::To,
-        Self::Duration,
-        Self::Charge,
-        Self::PerMinute,
-        Self::ForwardFee,
-        Self::Destination,
-        Self::Disposition,
-        Self::SipTrunk,
-        Self::CallId,
-        Self::Uuid,
-        Self::ParentCallId,
-        Self::ParentUuid,
-        Self::AnsweredBy,
-    ];
-
-    /// The field of that key.
-    pub(super) fn of(key: &[u8]) -> Option<Self> {
-        Some(match key {
-            b"date" => Self::Date,
-            b"from" => Self::From,
-            b"to" => Self::To,
-            b"duration" => Self::Duration,
-            b"charge" => Self::Charge,
-            b"per_minute" => Self::PerMinute,
-            b"forward_fee" => Self::ForwardFee,
-            b"destination" => Self::Destination,
-            b"disposition" => Self::Disposition,
-            b"sip_trunk" => Self::SipTrunk,
-            b"call_id" => Self::CallId,
-            b"uuid" => Self::Uuid,
-            b"parent_call_id" => Self::ParentCallId,
-            b"parent_uuid" => Self::ParentUuid,
-            b"answered_by" => Self::AnsweredBy,
-            _ => return None,
-        })
-    }
-
-    /// Their keys, in the order of the variants.
-    const NAMES: [&'static str; 15] = [
-        "date",
-        "from",
-        "to",
-        "duration",
-        "charge",
-        "per_minute",
-        "forward_fee",
-        "destination",
-        "disposition",
-        "sip_trunk",
-        "call_id",
-        "uuid",
-        "parent_call_id",
-        "parent_uuid",
-        "answered_by",
-    ];
-
-    pub(super) const fn name(self) -> &'static str {
-        Self::NAMES[self as usize]
-    }
-}
 
 /// An object's members: keys decoded, values still as their JSON text.
 type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;

@@ -21,7 +21,7 @@ use super::*;
 use crate::amount::Amount;
 use crate::decode::Record;
 use crate::intern::MAX_DICTIONARY_BYTES;
-use crate::schema::{BatchBuilder, COLUMNS, Rows, schema};
+use crate::schema::{BatchBuilder, Rows, schema};
 use crate::slice::{Direction, Slice, parse_day};
 
 fn slice() -> Slice {
@@ -34,11 +34,7 @@ fn slice() -> Slice {
 /// A file of these row groups of batches of records.
 fn encode(row_groups: &[Vec<Vec<Record<'_>>>], compression: Compression) -> Bytes {
     let columns = parquet_schema(&schema());
-    let repeats = |name: &str| {
-        let mut columns = COLUMNS.iter();
-        columns.any(|column| column.name == name && column.repeats)
-    };
-    let mut encoder = RowGroupEncoder::try_new(&columns, compression, repeats).unwrap();
+    let mut encoder = RowGroupEncoder::try_new(&columns, compression).unwrap();
     let properties = Arc::new(WriterProperties::builder().build());
     let mut writer =
         SerializedFileWriter::new(Vec::new(), columns.root_schema_ptr(), properties).unwrap();
