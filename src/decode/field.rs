@@ -66,6 +66,15 @@ impl Field {
     pub(super) const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
+
+    /// Whether its key, the quotation mark behind it and a colon stand at `at`. `false` also where less than
+    /// 16 bytes are left.
+    #[inline]
+    pub(super) fn is_key_at(self, text: &[u8], at: usize) -> bool {
+        let bytes = text.get(at..).and_then(<[u8]>::first_chunk::<KEY_BYTES>);
+        let (expected, mask) = MEMBERS[self as usize];
+        bytes.is_some_and(|bytes| Key::from_le_bytes(*bytes) & mask == expected)
+    }
 }
 
 /// A key as a number: its bytes, and zeros. No longer one is known.
@@ -106,6 +115,20 @@ pub(super) const KEYS: [Key; Field::ALL.len()] = {
         i += 1;
     }
     keys
+};
+
+/// Each key with the two bytes that follow it, and a mask of as many bytes.
+const MEMBERS: [(Key, Key); Field::ALL.len()] = {
+    let mut members = [(0, 0); Field::ALL.len()];
+    let mut i = 0;
+    while i < members.len() {
+        let length = Field::ALL[i].name().len();
+        assert!(length + 2 <= KEY_BYTES);
+        let end = key_of(b"\":") << (8 * length);
+        members[i] = (KEYS[i] | end, Key::MAX >> (8 * (KEY_BYTES - length - 2)));
+        i += 1;
+    }
+    members
 };
 
 /// Slots of the table of keys, as a power of two.

@@ -86,18 +86,32 @@ proptest! {
 
     #[test]
     fn quotation_marks_are_found_where_they_are(text in proptest::collection::vec(prop::sample::select(b"\"\"a\\ \x1F\x80\xFF".to_vec()), 0..300)) {
-        let mut words = Vec::new();
+        // As a longer record may have left them.
+        let mut words = vec![u64::MAX; 9];
         let kind = find_quotes(&text, &mut words);
-        let mut quotes = Quotes::new(&words);
-        let found: Vec<usize> = std::iter::from_fn(|| quotes.next()).collect();
-        let expected: Vec<usize> = (0..text.len()).filter(|&i| text[i] == b'"').collect();
-        prop_assert_eq!(found, expected);
-        for block in text.as_chunks::<WORD_BYTES>().0 {
-            prop_assert_eq!(look_at(block), look_one_by_one(block));
+        let quotes = Quotes { words: &words };
+        for at in 0..text.len() {
+            let expected = (at..text.len()).find(|&i| text[i] == b'"');
+            prop_assert_eq!(quotes.next(at), expected);
         }
+        let mut others = vec![0; words.len() - 2];
+        prop_assert_eq!(find_quotes_by(look_at, &text, &mut others), kind);
+        prop_assert_eq!(&words[..others.len()], others);
         let is_odd = text.iter().any(|&byte| byte == b'\\' || byte < 0x20);
         prop_assert_eq!(kind == Kind::Odd, is_odd);
         prop_assert!(is_odd || (kind == Kind::Ascii) == text.is_ascii());
+    }
+
+    #[test]
+    fn only_times_of_day_have_seconds(clock in "[0-9:/;]{2}:[0-9:/;]{2}[:;0]\\PC{2}") {
+        if let Some(clock) = clock.as_bytes().first_chunk::<8>() {
+            let text = format!("2026-10-01T{}.000Z", String::from_utf8_lossy(clock));
+            let start = parse_time_us("2026-10-01T00:00:00Z").unwrap();
+            // A leap second is an instant, and left to the plain decoder.
+            let expected = parse_time_us(&text).ok().filter(|_| !clock.ends_with(b"60"));
+            let found = seconds_of_clock(*clock).map(|seconds| start + seconds.cast_signed() * 1_000_000);
+            prop_assert_eq!(found, expected);
+        }
     }
 
     #[test]
@@ -148,5 +162,30 @@ fn the_published_records_take_it_too() {
     ];
     for text in published {
         assert!(agree(&mut decoder, text.as_bytes()), "{text}");
+    }
+}
+
+#[test]
+fn every_second_of_a_day_is_read() {
+    for expected in 0..86_400_u64 {
+        let (hour, minute, second) = (expected / 3_600, expected / 60 % 60, expected % 60);
+        let text = format!("{hour:02}:{minute:02}:{second:02}");
+        let clock = text.as_bytes().first_chunk::<8>().unwrap();
+        assert_eq!(seconds_of_clock(*clock), Some(expected));
+    }
+}
+
+#[test]
+fn a_record_with_any_one_byte_changed_means_to_both_the_same() {
+    let text = r#"{"date":"2023-08-21T06:43:36.000Z","from":"1","to":33,"duration":26,"charge":"0.5","parent_call_id":null,"destination":"Saint-Denis de la Réunion, and much more, so that it is long"}"#.as_bytes();
+    for at in 0..text.len() {
+        for &byte in b"\"\\{}[]:,;.+- 0169/TZen\t\x1F\x7F\xA9\xC3\xFF" {
+            let mut decoder = Decoder::default();
+            assert!(agree(&mut decoder, text));
+            let mut changed = text.to_vec();
+            changed[at] = byte;
+            agree(&mut decoder, &changed);
+        }
+        agree(&mut Decoder::default(), &text[..at]);
     }
 }
