@@ -22,7 +22,9 @@ use crate::rejects::{Reject, RejectsWriter};
 use crate::repeats::{RepeatFinder, Repeats};
 use crate::slice::Slice;
 use crate::tally::{Counts, RowTally, Totals};
-use crate::writer::{ParquetOptions, SpoolFile, SpoolWriter, WriteError, remove_leftover};
+use crate::writer::{
+    ParquetOptions, SpoolFile, SpoolWriter, SpooledRows, WriteError, remove_leftover,
+};
 
 /// Most characters kept of a server's message.
 const MAX_MESSAGE_CHARS: usize = 2_000;
@@ -387,12 +389,12 @@ impl Stage {
         let rejects = self.rejects.finish().map_err(spool)?;
         let repeats = self.repeats.map(RepeatFinder::finish);
         let repeats = repeats.transpose().map_err(spool)?.unwrap_or(Repeats::None);
-        let (mut writer, mut tally, mut digest) = (self.writer, self.tally, self.digest);
+        let (mut spooled, mut tally, mut digest) = (self.writer.end()?, self.tally, self.digest);
         if !matches!(repeats, Repeats::None) {
             let mut hasher = self.hasher;
             let mut finder = DuplicateFinder::new(&self.options.spool_dir);
             let mut row = 0;
-            writer.read_back(|record| {
+            spooled.read(|record| {
                 if let Some(id) = record.call_id.as_deref().filter(|id| repeats.may_hold(id)) {
                     let row_hash = hasher.hash(record);
                     let added = finder.add(Some(id), row_hash, row);
@@ -407,7 +409,7 @@ impl Stage {
             if found.duplicates > 0 {
                 tally = RowTally::new(self.options.day_us.clone());
                 digest = Digest::default();
-                writer = writer.without_rows(found.surplus, |record| {
+                spooled = spooled.without_rows(found.surplus, |record| {
                     tally.add(record);
                     digest.add(hasher.hash(record));
                 })?;
@@ -415,7 +417,7 @@ impl Stage {
         }
         tally.count_into(&mut counts);
         Ok(Converted {
-            writer,
+            spooled,
             rejects,
             missing_fields: self.missing_fields,
             counts,
@@ -439,7 +441,7 @@ fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {
 /// A slice whose bodies have all been read.
 #[derive(Debug)]
 pub struct Converted {
-    writer: SpoolWriter,
+    spooled: SpooledRows,
     /// The spooled rejects, if there are any.
     pub rejects: Option<TempPath>,
     /// Fields of a record for which CSV had no column, so that their columns are empty.
@@ -461,6 +463,6 @@ impl Converted {
         self,
         metadata: Vec<(&'static str, String)>,
     ) -> Result<SpoolFile, WriteError> {
-        self.writer.finish(metadata)
+        self.spooled.finish(metadata)
     }
 }

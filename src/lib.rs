@@ -13,6 +13,7 @@
 //! with the provider's count, and [`lake`] publishes. [`verify`] reads it all again. [`simulator`] is a stand-in for the API.
 
 pub mod amount;
+mod batch_writer;
 pub mod cli;
 pub mod config;
 pub mod convert;

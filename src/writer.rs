@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::File;
-use std::io::{BufWriter, Read};
+use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,13 +13,12 @@ use parquet::arrow::arrow_reader::{
 use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
-use parquet::file::properties::{WriterProperties, WriterVersion};
-use parquet::file::writer::SerializedFileWriter;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use crate::batch_writer::{BatchWriter, FileWriter};
 use crate::decode::Record;
-use crate::encode::{RowGroupEncoder, parquet_schema};
+use crate::encode::parquet_schema;
 use crate::schema::{BatchBuilder, Rows, schema};
 use crate::slice::Slice;
 
@@ -36,8 +35,6 @@ const MAX_ROW_TEXT_KEY: &str = "cdrlake.max_row_text_bytes";
 /// Rows read at once where the file does not say how large they are.
 const CAUTIOUS_BATCH_ROWS: usize = 64;
 
-/// Write buffer of the spool file.
-const WRITE_BUFFER_BYTES: usize = 256 << 10;
 /// Read buffer for checksums.
 const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
 
@@ -91,13 +88,13 @@ pub struct SpoolFile {
     pub checksum: String,
 }
 
-/// Writes one slice. Memory: one batch, and the row group that is being encoded.
+/// Writes one slice. Memory: three batches (one is filled while another waits and a third is encoded), and the row
+/// group that is being encoded.
 pub struct SpoolWriter {
     slice: Slice,
     options: ParquetOptions,
     builder: BatchBuilder,
-    encoder: RowGroupEncoder,
-    writer: SerializedFileWriter<BufWriter<File>>,
+    batches: BatchWriter,
     path: TempPath,
     rows: u64,
     max_row_text_bytes: usize,
@@ -131,25 +128,16 @@ impl SpoolWriter {
         };
         let file = create_spool_file(path).map_err(create)?;
         let path = TempPath::try_from_path(path).map_err(create)?;
-        let begin = |source| WriteError::Parquet {
+        let batches = BatchWriter::begin(file, options).map_err(|source| WriteError::Parquet {
             action: "begin",
             path: path.to_path_buf(),
             source,
-        };
-        // Without Arrow's own schema in the file, readers see plain strings, not dictionaries.
-        let columns = parquet_schema(&schema());
-        let encoder = RowGroupEncoder::try_new(&columns, options.compression).map_err(begin)?;
-        let properties = Arc::new(properties());
-        // The library's own buffer has 8 KiB, and so would every write.
-        let file = BufWriter::with_capacity(WRITE_BUFFER_BYTES, file);
-        let writer = SerializedFileWriter::new(file, columns.root_schema_ptr(), properties)
-            .map_err(begin)?;
+        })?;
         Ok(Self {
-            encoder,
             slice,
             options: options.clone(),
             builder: BatchBuilder::new(slice),
-            writer,
+            batches,
             path,
             rows: 0,
             max_row_text_bytes: 0,
@@ -165,70 +153,81 @@ impl SpoolWriter {
         self.builder.append(record);
         let row_text_bytes = self.builder.text_bytes() - text_before;
         self.max_row_text_bytes = self.max_row_text_bytes.max(row_text_bytes);
-        let row_group_rows = self.encoder.rows() + self.builder.rows();
-        if self.builder.rows() >= BATCH_ROWS
-            || self.builder.text_bytes() >= BATCH_TEXT_BYTES
-            || row_group_rows >= self.options.row_group_rows
-        {
+        if self.builder.rows() >= BATCH_ROWS || self.builder.text_bytes() >= BATCH_TEXT_BYTES {
             self.write_batch()?;
         }
         self.rows += 1;
         Ok(())
     }
 
-    /// Calls `each` for every row that was added so far, in order. Memory: one batch.
+    fn write_batch(&mut self) -> Result<(), WriteError> {
+        let batch = self.builder.finish();
+        let written = self.batches.write(batch);
+        written.map_err(|source| error(&self.path, "write", source))
+    }
+
+    /// Writes what is left. All rows are then in the file, which only lacks its footer.
     ///
     /// # Errors
-    /// [`WriteError`] if the spool cannot be written or read, or what `each` returns.
-    pub fn read_back<E: From<WriteError>>(
-        &mut self,
+    /// [`WriteError`] if the spool cannot be written.
+    pub fn end(mut self) -> Result<SpooledRows, WriteError> {
+        self.write_batch()?;
+        let ended = self.batches.end();
+        let writer = ended.map_err(|source| error(&self.path, "write", source))?;
+        Ok(SpooledRows {
+            slice: self.slice,
+            options: self.options,
+            writer,
+            path: self.path,
+            rows: self.rows,
+            max_row_text_bytes: self.max_row_text_bytes,
+        })
+    }
+}
+
+/// All rows of a slice, in a file without a footer. Dropping it deletes the file.
+pub struct SpooledRows {
+    slice: Slice,
+    options: ParquetOptions,
+    writer: FileWriter,
+    path: TempPath,
+    rows: u64,
+    max_row_text_bytes: usize,
+}
+
+impl fmt::Debug for SpooledRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpooledRows")
+            .field("slice", &self.slice)
+            .field("path", &self.path)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SpooledRows {
+    /// Calls `each` for every row, in order. Memory: one batch.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool cannot be read, or what `each` returns.
+    pub fn read<E: From<WriteError>>(
+        &self,
         each: impl FnMut(&Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        self.write_batch()?;
-        let closed = self.encoder.close_into(&mut self.writer);
         // What the footer will say.
-        let footer = closed.and_then(|()| {
-            self.writer.flush()?;
-            let rows = i64::try_from(self.rows).unwrap_or(i64::MAX);
-            let schema = parquet_schema(&schema());
-            let max_row_text = self.max_row_text_bytes.to_string();
-            let max_row_text = KeyValue::new(MAX_ROW_TEXT_KEY.to_owned(), max_row_text);
-            let file = FileMetaData::new(
-                1,
-                rows,
-                None,
-                Some(vec![max_row_text]),
-                Arc::new(schema),
-                None,
-            );
-            let row_groups = self.writer.flushed_row_groups().to_vec();
-            let metadata = ParquetMetaData::new(file, row_groups);
-            ArrowReaderMetadata::try_new(Arc::new(metadata), ArrowReaderOptions::new())
-        });
-        let footer = footer.map_err(|source| self.error("read back", source))?;
+        let rows = i64::try_from(self.rows).unwrap_or(i64::MAX);
+        let schema = Arc::new(parquet_schema(&schema()));
+        let file = FileMetaData::new(1, rows, None, Some(vec![self.max_row_text()]), schema, None);
+        let row_groups = self.writer.flushed_row_groups().to_vec();
+        let metadata = Arc::new(ParquetMetaData::new(file, row_groups));
+        let footer = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
+            .map_err(|source| error(&self.path, "read back", source))?;
         read_rows_by(&self.path, footer, self.slice, each)
     }
 
-    fn write_batch(&mut self) -> Result<(), WriteError> {
-        let batch = self.builder.finish();
-        let written = self.encoder.write(&batch).and_then(|()| {
-            let is_full = self.encoder.rows() >= self.options.row_group_rows
-                || self.encoder.encoded_bytes() >= self.options.row_group_bytes;
-            if is_full {
-                self.encoder.close_into(&mut self.writer)
-            } else {
-                Ok(())
-            }
-        });
-        written.map_err(|source| self.error("write", source))
-    }
-
-    fn error(&self, action: &'static str, source: ParquetError) -> WriteError {
-        WriteError::Parquet {
-            action,
-            path: self.path.to_path_buf(),
-            source,
-        }
+    fn max_row_text(&self) -> KeyValue {
+        let bytes = self.max_row_text_bytes.to_string();
+        KeyValue::new(MAX_ROW_TEXT_KEY.to_owned(), bytes)
     }
 
     /// Writes the footer with `metadata` in it, reads it back, and checks that it holds the rows
@@ -240,17 +239,14 @@ impl SpoolWriter {
         mut self,
         metadata: Vec<(&'static str, String)>,
     ) -> Result<SpoolFile, WriteError> {
-        self.write_batch()?;
-        if let Err(source) = self.encoder.close_into(&mut self.writer) {
-            return Err(self.error("write", source));
-        }
-        let max_row_text = (MAX_ROW_TEXT_KEY, self.max_row_text_bytes.to_string());
-        for (key, value) in metadata.into_iter().chain([max_row_text]) {
+        for (key, value) in metadata {
             self.writer
                 .append_key_value_metadata(KeyValue::new(key.to_owned(), value));
         }
+        let max_row_text = self.max_row_text();
+        self.writer.append_key_value_metadata(max_row_text);
         if let Err(source) = self.writer.finish() {
-            return Err(self.error("finish", source));
+            return Err(error(&self.path, "finish", source));
         }
         let footer = read_footer(&self.path)?;
         let rows = footer.metadata().file_metadata().num_rows();
@@ -259,7 +255,7 @@ impl SpoolWriter {
                 "its footer says {rows} rows, {} were written",
                 self.rows
             ));
-            return Err(self.error("verify", source));
+            return Err(error(&self.path, "verify", source));
         }
         let verify = |source| WriteError::Io {
             action: "verify",
@@ -286,28 +282,35 @@ impl SpoolWriter {
         surplus: impl Iterator<Item = std::io::Result<u64>>,
         mut kept: impl FnMut(&Record<'_>),
     ) -> Result<Self, WriteError> {
-        let (slice, options) = (self.slice, self.options.clone());
-        let whole = self.finish(Vec::new())?;
-        let mut rewritten = Self::try_new(&whole.path.with_extension("rewrite"), slice, &options)?;
+        let path = self.path.with_extension("rewrite");
+        let mut rewritten = SpoolWriter::try_new(&path, self.slice, &self.options)?;
         let mut surplus = surplus.peekable();
         let mut row = 0;
-        read_rows(&whole.path, slice, |record| {
+        self.read(|record| {
             let is_surplus = surplus
                 .next_if(|next| next.as_ref().map_or(true, |&next| next == row))
                 .transpose();
             row += 1;
             let is_surplus = is_surplus.map_err(|source| WriteError::Io {
                 action: "sort rows of",
-                path: whole.path.to_path_buf(),
+                path: self.path.to_path_buf(),
                 source,
             })?;
             if is_surplus.is_none() {
                 kept(record);
                 rewritten.append(record)?;
             }
-            Ok(())
+            Ok::<(), WriteError>(())
         })?;
-        Ok(rewritten)
+        rewritten.end()
+    }
+}
+
+fn error(path: &Path, action: &'static str, source: ParquetError) -> WriteError {
+    WriteError::Parquet {
+        action,
+        path: path.to_owned(),
+        source,
     }
 }
 
@@ -329,13 +332,6 @@ pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
-}
-
-fn properties() -> WriterProperties {
-    // Version 1: old Athena, Spark and Hive readers know no others.
-    WriterProperties::builder()
-        .set_writer_version(WriterVersion::PARQUET_1_0)
-        .build()
 }
 
 /// Footer of the Parquet file at `path`, its page index included.
