@@ -38,6 +38,7 @@ use zstd::zstd_safe::CParameter;
 
 use crate::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 use crate::schema::COLUMNS;
+use crate::scratch::Scratch;
 
 /// Longest text that becomes a bound in statistics and page index: a longer one, cut, would have to be rounded
 /// up, and nobody looks for it.
@@ -61,7 +62,7 @@ pub(crate) struct RowGroupEncoder {
 struct Press {
     codec: Codec,
     /// The page that is being made.
-    page: Vec<u8>,
+    page: Scratch,
     /// Its codes, where it has any.
     codes: Vec<u32>,
 }
@@ -85,7 +86,7 @@ impl RowGroupEncoder {
             rows: 0,
             press: Press {
                 codec: Codec::try_new(compression)?,
-                page: Vec::new(),
+                page: Scratch::default(),
                 codes: Vec::new(),
             },
         })
@@ -137,18 +138,57 @@ impl RowGroupEncoder {
     }
 }
 
-/// Hash table of zstd for ids, as a power of two: of 64 entries instead of 8,192.
-const ID_HASH_LOG: u32 = 6;
-/// Shortest match of zstd for ids.
-const ID_MIN_MATCH: u32 = 7;
+/// What there is to find for zstd in a column. At level 1, where speed is asked for, it is told where to look.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Content {
+    /// Next to nothing repeats, and looking for it is mostly in vain.
+    Ids,
+    /// What repeats is long.
+    PhoneNumbers,
+    Other,
+}
+
+impl Content {
+    const ALL: [Self; 3] = [Self::Ids, Self::PhoneNumbers, Self::Other];
+
+    fn of_column(name: &str) -> Self {
+        if name.ends_with("_id") {
+            Self::Ids
+        } else if name.ends_with("_number") {
+            Self::PhoneNumbers
+        } else {
+            Self::Other
+        }
+    }
+
+    /// Found by trying: `docs/performance.md` has the figures. `TargetLength` is the step by which zstd walks where it
+    /// finds nothing; it would no longer code literals, were it not told to.
+    fn zstd_parameters(self) -> &'static [CParameter] {
+        const CODE_LITERALS: CParameter =
+            CParameter::LiteralCompressionMode(zstd::zstd_safe::ParamSwitch::Enable);
+        match self {
+            Self::Ids => &[
+                CParameter::HashLog(6),
+                CParameter::MinMatch(7),
+                CParameter::TargetLength(8),
+                CODE_LITERALS,
+            ],
+            Self::PhoneNumbers => &[
+                CParameter::MinMatch(7),
+                CParameter::TargetLength(3),
+                CODE_LITERALS,
+            ],
+            Self::Other => &[],
+        }
+    }
+}
 
 /// Compresses pages.
 enum Codec {
     Zstd {
         compression: Compression,
-        compressor: zstd::bulk::Compressor<'static>,
-        /// For columns of ids, in which nothing repeats and looking for it is in vain.
-        for_ids: Option<zstd::bulk::Compressor<'static>>,
+        /// One for each [`Content`].
+        compressors: Vec<zstd::bulk::Compressor<'static>>,
     },
     Snappy(Box<snap::raw::Encoder>),
     None,
@@ -159,19 +199,19 @@ impl Codec {
         Ok(match compression {
             Compression::ZSTD(level) => {
                 let level = level.compression_level();
-                // Of 97 ns a row 57 are left, for 1.4 % more bytes; who asks for more than speed gets it.
-                let for_ids = if level == 1 {
-                    let mut for_ids = zstd::bulk::Compressor::new(level)?;
-                    for_ids.set_parameter(CParameter::HashLog(ID_HASH_LOG))?;
-                    for_ids.set_parameter(CParameter::MinMatch(ID_MIN_MATCH))?;
-                    Some(for_ids)
-                } else {
-                    None
+                let compressor = |content: Content| {
+                    let mut compressor = zstd::bulk::Compressor::new(level)?;
+                    if level == 1 {
+                        for &parameter in content.zstd_parameters() {
+                            compressor.set_parameter(parameter)?;
+                        }
+                    }
+                    Ok(compressor)
                 };
+                let compressors: io::Result<_> = Content::ALL.into_iter().map(compressor).collect();
                 Self::Zstd {
                     compression,
-                    compressor: zstd::bulk::Compressor::new(level)?,
-                    for_ids,
+                    compressors: compressors?,
                 }
             }
             Compression::SNAPPY => Self::Snappy(Box::new(snap::raw::Encoder::new())),
@@ -191,13 +231,9 @@ impl Codec {
         }
     }
 
-    fn compress(&mut self, page: &[u8], is_of_ids: bool) -> Result<Bytes> {
+    fn compress(&mut self, page: &[u8], content: Content) -> Result<Bytes> {
         Ok(match self {
-            Self::Zstd {
-                for_ids: Some(for_ids),
-                ..
-            } if is_of_ids => for_ids.compress(page)?.into(),
-            Self::Zstd { compressor, .. } => compressor.compress(page)?.into(),
+            Self::Zstd { compressors, .. } => compressors[content as usize].compress(page)?.into(),
             Self::Snappy(encoder) => encoder
                 .compress_vec(page)
                 .map_err(|error| ParquetError::External(Box::new(error)))?
@@ -228,36 +264,6 @@ impl Bounds {
             (min.min(number), max.max(number))
         });
         Self::Number(min, max)
-    }
-
-    fn of_texts<'a>(texts: impl IntoIterator<Item = &'a [u8]>) -> Self {
-        // The first eight bytes as a number decide nearly always, and never wrongly: a longer text sorts behind
-        // its own beginning.
-        let head = |text: &[u8]| match text.first_chunk::<8>() {
-            Some(head) => u64::from_be_bytes(*head),
-            None => {
-                let mut head = [0; 8];
-                head[..text.len()].copy_from_slice(text);
-                u64::from_be_bytes(head)
-            }
-        };
-        let mut texts = texts.into_iter();
-        let Some(first) = texts.next() else {
-            return Self::Empty;
-        };
-        let (mut min, mut max) = ((head(first), first), (head(first), first));
-        for text in texts {
-            let text = (head(text), text);
-            if text < min {
-                min = text;
-            } else if text > max {
-                max = text;
-            }
-        }
-        if min.1.len().max(max.1.len()) > MAX_BOUND_BYTES {
-            return Self::Unknown;
-        }
-        Self::Text(min.1.to_owned(), max.1.to_owned())
     }
 
     fn merge(self, other: Self) -> Self {
@@ -310,6 +316,58 @@ impl Bounds {
     }
 }
 
+/// The smallest and the largest of some texts.
+#[derive(Default)]
+struct TextBounds<'a> {
+    bounds: Option<[(u64, &'a [u8]); 2]>,
+}
+
+impl<'a> TextBounds<'a> {
+    /// The first eight bytes as a number, which decide nearly always, and never wrongly: a longer text sorts behind its
+    /// own beginning.
+    fn head(text: &[u8]) -> u64 {
+        match text.first_chunk::<8>() {
+            Some(head) => u64::from_be_bytes(*head),
+            None => {
+                let mut head = [0; 8];
+                head[..text.len()].copy_from_slice(text);
+                u64::from_be_bytes(head)
+            }
+        }
+    }
+
+    fn add(&mut self, text: &'a [u8]) {
+        let text = (Self::head(text), text);
+        let [min, max] = self.bounds.get_or_insert([text, text]);
+        if text.0 <= min.0 && text < *min {
+            *min = text;
+        }
+        if text.0 >= max.0 && text > *max {
+            *max = text;
+        }
+    }
+}
+
+impl<'a> FromIterator<&'a [u8]> for TextBounds<'a> {
+    fn from_iter<T: IntoIterator<Item = &'a [u8]>>(texts: T) -> Self {
+        let mut bounds = Self::default();
+        texts.into_iter().for_each(|text| bounds.add(text));
+        bounds
+    }
+}
+
+impl From<TextBounds<'_>> for Bounds {
+    fn from(texts: TextBounds<'_>) -> Self {
+        match texts.bounds {
+            None => Self::Empty,
+            Some([(_, min), (_, max)]) if min.len().max(max.len()) > MAX_BOUND_BYTES => {
+                Self::Unknown
+            }
+            Some([(_, min), (_, max)]) => Self::Text(min.to_owned(), max.to_owned()),
+        }
+    }
+}
+
 fn narrow(number: i64) -> i32 {
     i32::try_from(number).expect("a column of 32 bits holds such numbers")
 }
@@ -326,6 +384,7 @@ enum Dictionary {
 /// Collects a column chunk.
 struct ColumnEncoder {
     descriptor: ColumnDescPtr,
+    content: Content,
     repeats: bool,
     dictionary: Dictionary,
     /// Data pages with their headers.
@@ -347,6 +406,7 @@ impl ColumnEncoder {
         let is_text = descriptor.physical_type() == Type::BYTE_ARRAY;
         Self {
             descriptor: ColumnDescPtr::clone(descriptor),
+            content: Content::of_column(descriptor.name()),
             repeats,
             dictionary: match (repeats, is_text) {
                 (false, _) => Dictionary::None,
@@ -389,8 +449,7 @@ impl ColumnEncoder {
             *sum += text_bytes;
         }
 
-        let is_of_ids = self.descriptor.name().ends_with("_id");
-        let compressed = press.codec.compress(&press.page, is_of_ids)?;
+        let compressed = press.codec.compress(press.page.as_slice(), self.content)?;
         let page = Page::DataPage {
             buf: compressed,
             num_values: u32::try_from(array.len()).expect("a batch has thousands of rows"),
@@ -465,7 +524,8 @@ impl ColumnEncoder {
             text_bytes += i64::from(texts.value_length(code as usize));
         }
         let used = (0..texts.len()).filter(|&code| is_used[code]);
-        let bounds = Bounds::of_texts(used.map(|code| texts.value(code).as_bytes()));
+        let bounds: TextBounds<'_> = used.map(|code| texts.value(code).as_bytes()).collect();
+        let bounds = bounds.into();
         let Dictionary::Texts(dictionary) = &mut self.dictionary else {
             unreachable!("columns of text that repeats have such a dictionary");
         };
@@ -501,13 +561,13 @@ impl ColumnEncoder {
         (Encoding::PLAIN, bounds, 0)
     }
 
-    fn write_plain_numbers(&self, numbers: &[i64], page: &mut Vec<u8>) {
+    fn write_plain_numbers(&self, numbers: &[i64], page: &mut Scratch) {
         let is_narrow = self.descriptor.physical_type() == Type::INT32;
         for &number in numbers {
             if is_narrow {
-                page.extend_from_slice(&narrow(number).to_le_bytes());
+                page.push(narrow(number).to_le_bytes());
             } else {
-                page.extend_from_slice(&number.to_le_bytes());
+                page.push(number.to_le_bytes());
             }
         }
     }
@@ -583,7 +643,9 @@ impl ColumnEncoder {
             Dictionary::None => 0,
         };
         let page = Page::DictionaryPage {
-            buf: press.codec.compress(&press.page, false)?,
+            buf: press
+                .codec
+                .compress(press.page.as_slice(), Content::Other)?,
             num_values: u32::try_from(entries).expect("a dictionary has a limit"),
             encoding: Encoding::PLAIN,
             is_sorted: false,
@@ -687,15 +749,20 @@ fn signed(number: usize) -> i64 {
 
 /// Encodes texts as they are.
 fn write_texts(array: &StringArray, press: &mut Press) -> (Encoding, Bounds, i64) {
+    let (offsets, data) = (array.value_offsets(), array.value_data());
+    let at = |row: usize| offsets[row].as_usize();
     let mut text_bytes = 0;
-    press
-        .page
-        .reserve(array.value_data().len() + array.len() * size_of::<u32>());
-    for text in array.iter().flatten() {
-        text_bytes += write_text(text.as_bytes(), &mut press.page);
+    let mut bounds = TextBounds::default();
+    let mut add = |row: usize| {
+        let text = &data[at(row)..at(row + 1)];
+        text_bytes += write_text(text, &mut press.page);
+        bounds.add(text);
+    };
+    match array.nulls() {
+        Some(nulls) => nulls.valid_indices().for_each(&mut add),
+        None => (0..array.len()).for_each(&mut add),
     }
-    let bounds = Bounds::of_texts(array.iter().flatten().map(str::as_bytes));
-    (Encoding::PLAIN, bounds, text_bytes)
+    (Encoding::PLAIN, bounds.into(), text_bytes)
 }
 
 /// Whether `texts` are `earlier` and perhaps more.
@@ -734,9 +801,9 @@ fn numbers_of(array: &dyn Array) -> Vec<i64> {
 
 /// Definition levels of version 1: their length, and then a run if all are equal, else the validity bitmap,
 /// which is bit-packed as the format wants it.
-fn write_levels(array: &dyn Array, page: &mut Vec<u8>) {
+fn write_levels(array: &dyn Array, page: &mut Scratch) {
     let start = page.len();
-    page.extend_from_slice(&[0; 4]);
+    page.push([0; 4]);
     let rows = array.len() as u64;
     match array.nulls() {
         Some(nulls) if nulls.null_count() > 0 && nulls.null_count() < array.len() => {
@@ -746,32 +813,32 @@ fn write_levels(array: &dyn Array, page: &mut Vec<u8>) {
             if bits.offset().is_multiple_of(8) {
                 let first = bits.offset() / 8;
                 let bytes = usize::try_from(groups).expect("as many as rows");
-                page.extend_from_slice(&bits.values()[first..first + bytes]);
+                page.extend(&bits.values()[first..first + bytes]);
             } else {
-                page.extend_from_slice(bits.sliced().as_slice());
+                page.extend(bits.sliced().as_slice());
             }
         }
         nulls => {
             write_varint(rows << 1, page);
-            page.push(u8::from(nulls.is_none_or(|nulls| nulls.null_count() == 0)));
+            page.push([u8::from(nulls.is_none_or(|nulls| nulls.null_count() == 0))]);
         }
     }
     let length = u32::try_from(page.len() - start - 4).expect("a page has some megabytes");
-    page[start..start + 4].copy_from_slice(&length.to_le_bytes());
+    page.as_mut_slice()[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
 /// Codes of a dictionary with so many entries: their width, and then a run if all are equal, else bit-packed.
-fn write_codes(codes: &[u32], entries: usize, page: &mut Vec<u8>) {
+fn write_codes(codes: &[u32], entries: usize, page: &mut Scratch) {
     let largest = u32::try_from(entries.saturating_sub(1)).expect("a dictionary has a limit");
     let width = u32::BITS - largest.leading_zeros();
-    page.push(u8::try_from(width).expect("at most 32"));
+    page.push([u8::try_from(width).expect("at most 32")]);
     let Some((&first, rest)) = codes.split_first() else {
         return;
     };
     if rest.iter().all(|&code| code == first) {
         write_varint((codes.len() as u64) << 1, page);
         let bytes = width.div_ceil(8) as usize;
-        page.extend_from_slice(&first.to_le_bytes()[..bytes]);
+        page.push_start(&first.to_le_bytes(), bytes);
         return;
     }
     let groups = codes.len().div_ceil(8);
@@ -782,30 +849,33 @@ fn write_codes(codes: &[u32], entries: usize, page: &mut Vec<u8>) {
         bits |= u64::from(code) << held;
         held += width;
         if held >= u32::BITS {
-            page.extend_from_slice(&bits.to_le_bytes()[..4]);
+            page.push_start(&bits.to_le_bytes(), 4);
             bits >>= u32::BITS;
             held -= u32::BITS;
         }
     }
-    page.extend_from_slice(&bits.to_le_bytes());
-    page.resize(end, 0);
+    // What is left, and zeros up to the end of the last group.
+    while page.len() < end {
+        page.push_start(&bits.to_le_bytes(), (end - page.len()).min(8));
+        bits = 0;
+    }
 }
 
 /// A text with its length in front, whose number of bytes is returned.
-fn write_text(text: &[u8], page: &mut Vec<u8>) -> i64 {
+fn write_text(text: &[u8], page: &mut Scratch) -> i64 {
     let length = u32::try_from(text.len()).expect("a batch has some megabytes");
-    page.extend_from_slice(&length.to_le_bytes());
-    page.extend_from_slice(text);
+    page.push(length.to_le_bytes());
+    page.extend(text);
     i64::from(length)
 }
 
 /// An unsigned LEB128.
-fn write_varint(mut number: u64, page: &mut Vec<u8>) {
+fn write_varint(mut number: u64, page: &mut Scratch) {
     while number >= 0x80 {
-        page.push(number.to_le_bytes()[0] | 0x80);
+        page.push([number.to_le_bytes()[0] | 0x80]);
         number >>= 7;
     }
-    page.push(number.to_le_bytes()[0]);
+    page.push([number.to_le_bytes()[0]]);
 }
 
 #[cfg(test)]

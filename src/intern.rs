@@ -102,6 +102,49 @@ fn hash_of(number: i64) -> u64 {
     product ^ (product >> 32)
 }
 
+/// A text of at most 16 bytes as two numbers, which with its length tell it from all others; `None` for a longer one.
+#[inline]
+fn ends_of(text: &[u8]) -> Option<(u64, u64)> {
+    let four = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    Some(match text {
+        [] => (0, 0),
+        [only] => (u64::from(*only), 0),
+        [first, .., last] if text.len() < 4 => (
+            u64::from(*first) << 8 | u64::from(*last),
+            u64::from(text[1]),
+        ),
+        _ if text.len() < 8 => (four(text.first_chunk()?), four(text.last_chunk()?)),
+        _ if text.len() <= 16 => (
+            u64::from_le_bytes(*text.first_chunk()?),
+            u64::from_le_bytes(*text.last_chunk()?),
+        ),
+        _ => return None,
+    })
+}
+
+/// Most texts that repeat are short, and hashed and compared without a call.
+#[inline]
+fn hash_of_text(text: &[u8]) -> u64 {
+    let Some((first, last)) = ends_of(text) else {
+        return xxh3_64(text);
+    };
+    let first = first ^ 0x9E37_79B9_7F4A_7C15 ^ text.len() as u64;
+    let product = u128::from(first) * u128::from(last ^ 0xD1B5_4A32_D192_ED03);
+    let [low, high] = [product, product >> 64];
+    #[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
+    let folded = low as u64 ^ high as u64;
+    folded
+}
+
+#[inline]
+fn is_same(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len()
+        && match (ends_of(one), ends_of(other)) {
+            (Some(one), Some(other)) => one == other,
+            _ => one == other,
+        }
+}
+
 /// Codes of texts.
 #[derive(Debug, Default)]
 pub(crate) struct TextInterner {
@@ -118,7 +161,7 @@ impl TextInterner {
     /// The code of `text`.
     pub(crate) fn intern(&mut self, text: &str) -> u32 {
         let text = text.as_bytes();
-        if !self.ends.is_empty() && self.entry(self.last as usize) == text {
+        if !self.ends.is_empty() && is_same(self.entry(self.last as usize), text) {
             return self.last;
         }
         let Self {
@@ -131,8 +174,8 @@ impl TextInterner {
             let start = if code == 0 { 0 } else { ends[code - 1] };
             &all[start..ends[code]]
         };
-        slots.reserve(|code| xxh3_64(entry(code)));
-        self.last = match slots.find(xxh3_64(text), |code| entry(code) == text) {
+        slots.reserve(|code| hash_of_text(entry(code)));
+        self.last = match slots.find(hash_of_text(text), |code| is_same(entry(code), text)) {
             Ok(code) => code,
             Err(slot) => {
                 all.extend_from_slice(text);
@@ -167,5 +210,34 @@ impl TextInterner {
     /// Whether it is so large that it is better begun anew.
     pub(crate) fn is_full(&self) -> bool {
         self.ends.len() > MAX_DICTIONARY_ENTRIES || self.text.len() > MAX_DICTIONARY_BYTES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn texts_have_the_code_of_their_first_sight(texts in proptest::collection::vec("[ab]{0,3}|[a-c]{4,9}|[ab]{14,18}|.{0,40}", 0..300)) {
+            let mut interner = TextInterner::default();
+            let mut codes = HashMap::new();
+            for text in &texts {
+                let next = u32::try_from(codes.len()).unwrap();
+                let expected = *codes.entry(text).or_insert(next);
+                prop_assert_eq!(interner.intern(text), expected);
+            }
+        }
+
+        #[test]
+        fn texts_are_the_same_if_all_their_bytes_are(one in "[ab]{0,20}", other in "[ab]{0,20}") {
+            let (one, other) = (one.as_bytes(), other.as_bytes());
+            prop_assert_eq!(is_same(one, other), one == other);
+            prop_assert!(is_same(one, one));
+        }
     }
 }

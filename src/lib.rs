@@ -35,6 +35,7 @@ pub mod rejects;
 pub mod repeats;
 pub mod report;
 pub mod schema;
+mod scratch;
 pub mod simulator;
 pub mod slice;
 pub mod sort;

@@ -204,8 +204,9 @@ proptest! {
         seeds in proptest::collection::vec(any::<u32>(), 1..200),
     ) {
         let codes: Vec<u32> = seeds.iter().map(|seed| seed & ((1 << width) - 1)).collect();
-        let mut page = Vec::new();
+        let mut page = Scratch::default();
         write_codes(&codes, 1 << width, &mut page);
+        let page = page.as_slice();
         prop_assert_eq!(u32::from(page[0]), width);
         if codes.iter().any(|&code| code != codes[0]) {
             let varint_bytes = if codes.len().div_ceil(8) < 0x40 { 1 } else { 2 };
