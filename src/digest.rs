@@ -7,7 +7,6 @@ use jiff::civil::Date;
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::decode::Record;
-use crate::scratch::Scratch;
 use crate::slice::{Direction, Slice};
 
 /// Digest of a set of rows, version 1: their count, and the wrapping 128-bit sum of their hashes.
@@ -69,7 +68,7 @@ impl<'de> serde::Deserialize<'de> for Digest {
 pub struct RowHasher {
     direction: Direction,
     day_number: i32,
-    row: Scratch,
+    row: Vec<u8>,
 }
 
 impl RowHasher {
@@ -78,7 +77,7 @@ impl RowHasher {
         Self {
             direction: slice.direction,
             day_number: day_number(slice.day),
-            row: Scratch::default(),
+            row: Vec::new(),
         }
     }
 
@@ -105,25 +104,28 @@ impl RowHasher {
             self.fixed(amount.map(|amount| amount.nanos().to_le_bytes()));
         }
         self.text(record.extra.as_deref());
-        xxh3_128(self.row.as_slice())
+        xxh3_128(&self.row)
     }
 
     fn text(&mut self, value: Option<&str>) {
         match value {
-            None => self.row.push([0]),
+            None => self.row.push(0),
             Some(text) => {
-                // The byte 1 and the length, and seven bytes too many.
-                let prefix = 1 | (text.len() as u128) << 8;
-                self.row.push_start(&prefix.to_le_bytes(), 9);
-                self.row.extend(text.as_bytes());
+                let mut prefix = [1; 9];
+                prefix[1..].copy_from_slice(&(text.len() as u64).to_le_bytes());
+                self.row.extend_from_slice(&prefix);
+                self.row.extend_from_slice(text.as_bytes());
             }
         }
     }
 
     fn fixed<const N: usize>(&mut self, value: Option<[u8; N]>) {
-        self.row.push([u8::from(value.is_some())]);
-        if let Some(bytes) = value {
-            self.row.push(bytes);
+        match value {
+            None => self.row.push(0),
+            Some(bytes) => {
+                self.row.push(1);
+                self.row.extend_from_slice(&bytes);
+            }
         }
     }
 }

@@ -754,9 +754,10 @@ fn write_texts(array: &StringArray, press: &mut Press) -> (Encoding, Bounds, i64
     let mut text_bytes = 0;
     let mut bounds = TextBounds::default();
     let mut add = |row: usize| {
-        let text = &data[at(row)..at(row + 1)];
-        text_bytes += write_text(text, &mut press.page);
-        bounds.add(text);
+        let (start, end) = (at(row), at(row + 1));
+        text_bytes += write_length(end - start, &mut press.page);
+        press.page.extend_from(data, start, end);
+        bounds.add(&data[start..end]);
     };
     match array.nulls() {
         Some(nulls) => nulls.valid_indices().for_each(&mut add),
@@ -863,9 +864,14 @@ fn write_codes(codes: &[u32], entries: usize, page: &mut Scratch) {
 
 /// A text with its length in front, whose number of bytes is returned.
 fn write_text(text: &[u8], page: &mut Scratch) -> i64 {
-    let length = u32::try_from(text.len()).expect("a batch has some megabytes");
-    page.push(length.to_le_bytes());
+    let length = write_length(text.len(), page);
     page.extend(text);
+    length
+}
+
+fn write_length(bytes: usize, page: &mut Scratch) -> i64 {
+    let length = u32::try_from(bytes).expect("a batch has some megabytes");
+    page.push(length.to_le_bytes());
     i64::from(length)
 }
 

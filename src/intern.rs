@@ -122,13 +122,16 @@ fn ends_of(text: &[u8]) -> Option<(u64, u64)> {
     })
 }
 
-/// Most texts that repeat are short, and hashed and compared without a call.
-#[inline]
 fn hash_of_text(text: &[u8]) -> u64 {
-    let Some((first, last)) = ends_of(text) else {
-        return xxh3_64(text);
-    };
-    let first = first ^ 0x9E37_79B9_7F4A_7C15 ^ text.len() as u64;
+    match ends_of(text) {
+        Some(ends) => hash_of_ends(ends, text.len()),
+        None => xxh3_64(text),
+    }
+}
+
+#[inline]
+fn hash_of_ends((first, last): (u64, u64), length: usize) -> u64 {
+    let first = first ^ 0x9E37_79B9_7F4A_7C15 ^ length as u64;
     let product = u128::from(first) * u128::from(last ^ 0xD1B5_4A32_D192_ED03);
     let [low, high] = [product, product >> 64];
     #[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
@@ -136,34 +139,73 @@ fn hash_of_text(text: &[u8]) -> u64 {
     folded
 }
 
-#[inline]
-fn is_same(one: &[u8], other: &[u8]) -> bool {
-    one.len() == other.len()
-        && match (ends_of(one), ends_of(other)) {
-            (Some(one), Some(other)) => one == other,
-            _ => one == other,
-        }
+/// Texts remembered by [`TextInterner`], a power of two.
+const RECENT_TEXTS: usize = 64;
+
+/// A short text and its code.
+#[derive(Clone, Copy, Debug)]
+struct RecentText {
+    ends: (u64, u64),
+    /// No text at all is remembered as a long one.
+    length: usize,
+    code: u32,
 }
 
 /// Codes of texts.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct TextInterner {
+    /// Short texts by their hash, the latest one of each.
+    recent: Box<[RecentText; RECENT_TEXTS]>,
     slots: Slots,
     text: Vec<u8>,
     /// Where each entry ends.
     ends: Vec<usize>,
-    last: u32,
     /// The entries as an array, as long as none was added.
     array: Option<ArrayRef>,
 }
 
+impl Default for TextInterner {
+    fn default() -> Self {
+        let none = RecentText {
+            ends: (0, 0),
+            length: usize::MAX,
+            code: 0,
+        };
+        Self {
+            recent: Box::new([none; RECENT_TEXTS]),
+            slots: Slots::default(),
+            text: Vec::new(),
+            ends: Vec::new(),
+            array: None,
+        }
+    }
+}
+
 impl TextInterner {
     /// The code of `text`.
+    #[inline]
     pub(crate) fn intern(&mut self, text: &str) -> u32 {
         let text = text.as_bytes();
-        if !self.ends.is_empty() && is_same(self.entry(self.last as usize), text) {
-            return self.last;
+        let Some(ends) = ends_of(text) else {
+            return self.look_up(text, xxh3_64(text));
+        };
+        let hash = hash_of_ends(ends, text.len());
+        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+        let place = hash as usize % RECENT_TEXTS;
+        let recent = self.recent[place];
+        if recent.ends == ends && recent.length == text.len() {
+            return recent.code;
         }
+        let code = self.look_up(text, hash);
+        self.recent[place] = RecentText {
+            ends,
+            length: text.len(),
+            code,
+        };
+        code
+    }
+
+    fn look_up(&mut self, text: &[u8], hash: u64) -> u32 {
         let Self {
             slots,
             text: all,
@@ -175,7 +217,7 @@ impl TextInterner {
             &all[start..ends[code]]
         };
         slots.reserve(|code| hash_of_text(entry(code)));
-        self.last = match slots.find(hash_of_text(text), |code| is_same(entry(code), text)) {
+        match slots.find(hash, |code| entry(code) == text) {
             Ok(code) => code,
             Err(slot) => {
                 all.extend_from_slice(text);
@@ -183,8 +225,7 @@ impl TextInterner {
                 self.array = None;
                 slots.fill(slot)
             }
-        };
-        self.last
+        }
     }
 
     fn entry(&self, code: usize) -> &[u8] {
@@ -231,13 +272,6 @@ mod tests {
                 let expected = *codes.entry(text).or_insert(next);
                 prop_assert_eq!(interner.intern(text), expected);
             }
-        }
-
-        #[test]
-        fn texts_are_the_same_if_all_their_bytes_are(one in "[ab]{0,20}", other in "[ab]{0,20}") {
-            let (one, other) = (one.as_bytes(), other.as_bytes());
-            prop_assert_eq!(is_same(one, other), one == other);
-            prop_assert!(is_same(one, one));
         }
     }
 }

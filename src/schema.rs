@@ -4,10 +4,10 @@ use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
 use arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, Decimal128Array, Decimal128Builder, DictionaryArray,
-    Int8Array, Int32Array, Int32Builder, StringArray, StringBuilder, TimestampMicrosecondArray,
-    TimestampMicrosecondBuilder,
+    Array, ArrayRef, ArrowPrimitiveType, AsArray, Date32Array, Decimal128Array, DictionaryArray,
+    Int8Array, Int32Array, PrimitiveArray, StringArray, StringBuilder, TimestampMicrosecondArray,
 };
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
 use arrow::datatypes::{
     DataType, Date32Type, Decimal128Type, Field, Int8Type, Int32Type, Schema, SchemaRef, TimeUnit,
     TimestampMicrosecondType,
@@ -125,17 +125,81 @@ pub fn check(found: &Schema) -> Result<(), String> {
     }
 }
 
+/// Which values are there.
+#[derive(Debug, Default)]
+struct Validity {
+    /// Whole words of 64 values.
+    words: Vec<u64>,
+    word: u64,
+    length: usize,
+}
+
+impl Validity {
+    #[inline]
+    fn append(&mut self, is_valid: bool) {
+        let bit = self.length % 64;
+        self.word |= u64::from(is_valid) << bit;
+        self.length += 1;
+        if bit == 63 {
+            self.words.push(std::mem::take(&mut self.word));
+        }
+    }
+
+    /// `None` if all are there.
+    fn finish(&mut self) -> Option<NullBuffer> {
+        let Self {
+            mut words,
+            word,
+            length,
+        } = std::mem::take(self);
+        words.push(word);
+        let nulls = NullBuffer::new(BooleanBuffer::new(Buffer::from_vec(words), 0, length));
+        (nulls.null_count() > 0).then_some(nulls)
+    }
+}
+
+/// Numbers of a column.
+#[derive(Debug)]
+struct Numbers<T: ArrowPrimitiveType> {
+    values: Vec<T::Native>,
+    validity: Validity,
+}
+
+impl<T: ArrowPrimitiveType> Default for Numbers<T> {
+    fn default() -> Self {
+        Self {
+            values: Vec::new(),
+            validity: Validity::default(),
+        }
+    }
+}
+
+impl<T: ArrowPrimitiveType> Numbers<T> {
+    #[inline]
+    fn append(&mut self, value: Option<T::Native>) {
+        self.validity.append(value.is_some());
+        self.values.push(value.unwrap_or_default());
+    }
+
+    fn finish(&mut self) -> PrimitiveArray<T> {
+        // The next batch is mostly as long.
+        let next = Vec::with_capacity(self.values.len());
+        let values = std::mem::replace(&mut self.values, next);
+        PrimitiveArray::new(values.into(), self.validity.finish())
+    }
+}
+
 /// Texts of a column in which few are expected: their codes, and a dictionary that lasts for many batches.
 #[derive(Debug, Default)]
 struct CodedTexts {
-    codes: Int32Builder,
+    codes: Numbers<Int32Type>,
     dictionary: TextInterner,
 }
 
 impl CodedTexts {
     fn append(&mut self, text: Option<&str>) {
         let code = text.map(|text| self.dictionary.intern(text).cast_signed());
-        self.codes.append_option(code);
+        self.codes.append(code);
     }
 
     fn finish(&mut self) -> ArrayRef {
@@ -155,17 +219,17 @@ pub struct BatchBuilder {
     rows: usize,
     call_id: StringBuilder,
     parent_call_id: StringBuilder,
-    call_time: TimestampMicrosecondBuilder,
+    call_time: Numbers<TimestampMicrosecondType>,
     from_number: StringBuilder,
     to_number: StringBuilder,
     disposition: CodedTexts,
     destination: CodedTexts,
     sip_trunk: CodedTexts,
     answered_by: CodedTexts,
-    duration_seconds: Int32Builder,
-    per_minute_usd: Decimal128Builder,
-    charge_usd: Decimal128Builder,
-    forward_fee_usd: Decimal128Builder,
+    duration_seconds: Numbers<Int32Type>,
+    per_minute_usd: Numbers<Decimal128Type>,
+    charge_usd: Numbers<Decimal128Type>,
+    forward_fee_usd: Numbers<Decimal128Type>,
     extra: StringBuilder,
     bytes: usize,
 }
@@ -173,23 +237,22 @@ pub struct BatchBuilder {
 impl BatchBuilder {
     /// A builder for rows of `slice`.
     pub fn new(slice: Slice) -> Self {
-        let usd = || Decimal128Builder::new().with_data_type(amount_type());
         Self {
             slice,
             rows: 0,
             call_id: StringBuilder::new(),
             parent_call_id: StringBuilder::new(),
-            call_time: TimestampMicrosecondBuilder::new().with_timezone("UTC"),
+            call_time: Numbers::default(),
             from_number: StringBuilder::new(),
             to_number: StringBuilder::new(),
             disposition: CodedTexts::default(),
             destination: CodedTexts::default(),
             sip_trunk: CodedTexts::default(),
             answered_by: CodedTexts::default(),
-            duration_seconds: Int32Builder::new(),
-            per_minute_usd: usd(),
-            charge_usd: usd(),
-            forward_fee_usd: usd(),
+            duration_seconds: Numbers::default(),
+            per_minute_usd: Numbers::default(),
+            charge_usd: Numbers::default(),
+            forward_fee_usd: Numbers::default(),
             extra: StringBuilder::new(),
             bytes: 0,
         }
@@ -214,14 +277,12 @@ impl BatchBuilder {
         coded(&mut self.destination, &record.destination);
         coded(&mut self.sip_trunk, &record.sip_trunk);
         coded(&mut self.answered_by, &record.answered_by);
-        self.call_time.append_value(record.call_time_us);
-        self.duration_seconds.append_option(record.duration_seconds);
+        self.call_time.append(Some(record.call_time_us));
+        self.duration_seconds.append(record.duration_seconds);
         let nanos = |amount: Option<Amount>| amount.map(|amount| i128::from(amount.nanos()));
-        self.per_minute_usd
-            .append_option(nanos(record.per_minute_usd));
-        self.charge_usd.append_option(nanos(record.charge_usd));
-        self.forward_fee_usd
-            .append_option(nanos(record.forward_fee_usd));
+        self.per_minute_usd.append(nanos(record.per_minute_usd));
+        self.charge_usd.append(nanos(record.charge_usd));
+        self.forward_fee_usd.append(nanos(record.forward_fee_usd));
         self.rows += 1;
     }
 
@@ -247,7 +308,7 @@ impl BatchBuilder {
             Arc::new(self.parent_call_id.finish()),
             Arc::new(direction),
             Arc::new(Date32Array::from_value(day_number(self.slice.day), rows)),
-            Arc::new(self.call_time.finish()),
+            Arc::new(self.call_time.finish().with_timezone("UTC")),
             Arc::new(self.from_number.finish()),
             Arc::new(self.to_number.finish()),
             self.disposition.finish(),
@@ -255,9 +316,9 @@ impl BatchBuilder {
             self.sip_trunk.finish(),
             self.answered_by.finish(),
             Arc::new(self.duration_seconds.finish()),
-            Arc::new(self.per_minute_usd.finish()),
-            Arc::new(self.charge_usd.finish()),
-            Arc::new(self.forward_fee_usd.finish()),
+            Arc::new(self.per_minute_usd.finish().with_data_type(amount_type())),
+            Arc::new(self.charge_usd.finish().with_data_type(amount_type())),
+            Arc::new(self.forward_fee_usd.finish().with_data_type(amount_type())),
             Arc::new(self.extra.finish()),
         ];
         RecordBatch::try_new(schema(), columns)

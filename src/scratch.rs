@@ -1,5 +1,8 @@
 //! Bytes laid out one after the other, again and again in the same memory.
 
+/// What is copied at once: an id, and more than a telephone number.
+const FEW_BYTES: usize = 48;
+
 /// A buffer to which small pieces are added with as little ado as possible: without a call for each, and without
 /// zeroing what is written next. It has the size of the most that was ever in it.
 #[derive(Debug, Default)]
@@ -41,38 +44,26 @@ impl Scratch {
         self.push_start(&bytes, N);
     }
 
-    /// Adds bytes of any number, mostly few.
+    /// Adds bytes.
     #[inline]
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
-        let length = bytes.len();
-        match length {
-            17..=32 => self.push_ends::<16>(bytes),
-            9..=16 => self.push_ends::<8>(bytes),
-            33..=64 => self.push_ends::<32>(bytes),
-            _ => {
-                if self.bytes.len() - self.end < length {
-                    self.grow(length);
-                }
-                self.bytes[self.end..self.end + length].copy_from_slice(bytes);
-            }
+        if self.bytes.len() - self.end < bytes.len() {
+            self.grow(bytes.len());
         }
-        self.end += length;
+        self.bytes[self.end..self.end + bytes.len()].copy_from_slice(bytes);
+        self.end += bytes.len();
     }
 
-    /// Copies the first `N` bytes and the last `N`, which overlap or meet.
+    /// Adds `bytes[start..end]`, mostly few of many. They are then copied together with some behind them, which
+    /// is faster.
     #[inline]
-    fn push_ends<const N: usize>(&mut self, bytes: &[u8]) {
-        let (Some(first), Some(last)) = (bytes.first_chunk::<N>(), bytes.last_chunk::<N>()) else {
-            unreachable!("as many bytes as the caller says");
-        };
-        let end = bytes.len();
-        // Twice as much is enough.
-        if self.bytes.len() - self.end < 2 * N {
-            self.grow(2 * N);
+    pub(crate) fn extend_from(&mut self, bytes: &[u8], start: usize, end: usize) {
+        match bytes.get(start..).and_then(<[u8]>::first_chunk) {
+            Some(chunk) if end - start <= FEW_BYTES => {
+                self.push_start::<FEW_BYTES>(chunk, end - start);
+            }
+            _ => self.extend(&bytes[start..end]),
         }
-        let room = &mut self.bytes[self.end..self.end + 2 * N];
-        room[..N].copy_from_slice(first);
-        room[end - N..end].copy_from_slice(last);
     }
 
     fn room<const N: usize>(&mut self) -> &mut [u8; N] {
@@ -110,9 +101,13 @@ mod tests {
                 let mut expected = Vec::new();
                 for piece in pieces {
                     let bytes = piece.as_bytes();
-                    scratch.extend(bytes);
+                    let half = bytes.len() / 2;
+                    scratch.extend(&bytes[..half]);
+                    scratch.extend_from(bytes, half, bytes.len());
+                    scratch.extend_from(&[bytes, &[7; 50]].concat(), 0, bytes.len());
                     scratch.push(bytes.len().to_le_bytes());
                     scratch.push_start(b"abcdefgh", bytes.len() % 9);
+                    expected.extend_from_slice(bytes);
                     expected.extend_from_slice(bytes);
                     expected.extend_from_slice(&bytes.len().to_le_bytes());
                     expected.extend_from_slice(&b"abcdefgh"[..bytes.len() % 9]);
