@@ -327,14 +327,14 @@ impl Stage {
         json: &[u8],
         source_text: &[u8],
     ) -> Result<(), ConvertError> {
-        match self.decoder.decode(json) {
+        match &self.decoder.decode(json) {
             Ok(record) => {
                 self.count_record();
-                let row_hash = self.hasher.hash(&record);
+                let row_hash = self.hasher.hash(record);
                 self.digest.add(row_hash);
                 self.body.digest.add(row_hash);
-                self.tally.add(&record);
-                self.writer.append(&record)?;
+                self.tally.add(record);
+                self.writer.append(record)?;
                 let id = record.call_id.as_deref().filter(|id| !id.is_empty());
                 let (Some(repeats), Some(id)) = (&mut self.repeats, id) else {
                     return Ok(());
@@ -342,8 +342,9 @@ impl Stage {
                 let added = repeats.add(id);
                 added.map_err(|source| spool_error(&self.options.spool_dir, source))
             }
-            Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, &message)),
-            Err(Refusal::Reject(mut reason)) => {
+            Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, message)),
+            Err(Refusal::Reject(reason)) => {
+                let mut reason = reason.clone();
                 // Its place in the text that the body has, not in the object that became of a line of CSV.
                 if let (Reason::InvalidUtf8 { at }, Err(error)) =
                     (&mut reason, std::str::from_utf8(source_text))

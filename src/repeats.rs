@@ -3,10 +3,10 @@
 //! Nearly always none is, and then there is nothing to compare: the [search for duplicates](crate::duplicates), which
 //! sorts every row, is only made where this one finds a repeat, and only for the rows concerned.
 //!
-//! Each id is a hash of 64 bits, which goes to one of 256 partitions by its first byte; full blocks of a partition
-//! go to one temporary file. At the end each partition is looked through by itself. Memory: 1 MiB, and at the end
-//! a table of the different ids of one partition: 16 to 32 bytes for every 256th id, and never more than 16 MiB; where that is
-//! not enough every row is compared.
+//! Each id is a hash of 64 bits, which goes to one of 64 partitions by its first bits; full blocks of a partition
+//! go to one temporary file. At the end each partition is looked through by itself. Memory: 256 KiB, and at the end
+//! a table of the different ids of one partition: 16 to 32 bytes for every 64th id, and never more than 16 MiB; where that is
+//! not enough (60 million ids) every row is compared.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,7 +16,9 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-const PARTITIONS: usize = 256;
+/// So many that with 4 KiB each they stay in a processor's own cache.
+const PARTITIONS: usize = 1 << PARTITION_BITS;
+const PARTITION_BITS: u32 = 6;
 /// Hashes of a block: 4 KiB.
 const BLOCK_HASHES: usize = 512;
 const BLOCK_BYTES: usize = BLOCK_HASHES * size_of::<u64>();
@@ -86,7 +88,8 @@ impl RepeatFinder {
     /// The temporary file cannot be written.
     pub fn add(&mut self, id: &str) -> io::Result<()> {
         let hash = hash_of(id);
-        let partition = &mut self.partitions[(hash >> 56) as usize];
+        let partition = usize::from(hash.to_be_bytes()[0] >> (u8::BITS - PARTITION_BITS));
+        let partition = &mut self.partitions[partition];
         partition.hashes.push(hash);
         if partition.hashes.len() < BLOCK_HASHES {
             return Ok(());

@@ -40,6 +40,9 @@ impl Decoder {
     }
 
     /// `None` if there is anything unexpected in the record.
+    // A record is large: within its only caller it is made where it is wanted, and not moved there.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
     fn try_decode<'a>(&mut self, text: &'a [u8]) -> Option<Record<'a>> {
         let Self {
             order,
@@ -203,6 +206,8 @@ struct Unexpected;
 /// always the same: which field comes next is what a processor guesses wrong where keys are shuffled.
 type Values<'a> = [Value<'a>; Field::ALL.len()];
 
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
 fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, Unexpected> {
     let value = |field: Field| values[field as usize];
     let text = |field| Ok(value(field).text()?.map(Cow::Borrowed));
