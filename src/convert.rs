@@ -388,9 +388,11 @@ impl Stage {
             ..Counts::default()
         };
         let rejects = self.rejects.finish().map_err(spool)?;
+        // First, for it gives back a row group of memory.
+        let mut spooled = self.writer.end()?;
         let repeats = self.repeats.map(RepeatFinder::finish);
         let repeats = repeats.transpose().map_err(spool)?.unwrap_or(Repeats::None);
-        let (mut spooled, mut tally, mut digest) = (self.writer.end()?, self.tally, self.digest);
+        let (mut tally, mut digest) = (self.tally, self.digest);
         if !matches!(repeats, Repeats::None) {
             let mut hasher = self.hasher;
             let mut finder = DuplicateFinder::new(&self.options.spool_dir);

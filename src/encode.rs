@@ -10,7 +10,7 @@
 //! Memory: the encoded row group, and one page of one column.
 
 use std::io::{self, Read, Write};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow::array::{
     Array, AsArray, Date32Array, Decimal128Array, DictionaryArray, Int32Array, StringArray,
@@ -65,6 +65,7 @@ struct Press {
     page: Scratch,
     /// Its codes, where it has any.
     codes: Vec<u32>,
+    spare_blocks: SpareBlocks,
 }
 
 impl std::fmt::Debug for RowGroupEncoder {
@@ -79,8 +80,10 @@ impl RowGroupEncoder {
     /// For row groups of the lake's columns, whose schema this is.
     pub(crate) fn try_new(schema: &SchemaDescriptor, compression: Compression) -> Result<Self> {
         let columns = schema.columns().iter().zip(COLUMNS.iter());
-        let encoders =
-            columns.map(|(descriptor, column)| ColumnEncoder::new(descriptor, column.repeats));
+        let spare_blocks = SpareBlocks::default();
+        let encoders = columns.map(|(descriptor, column)| {
+            ColumnEncoder::new(descriptor, column.repeats, &spare_blocks)
+        });
         Ok(Self {
             columns: encoders.collect(),
             rows: 0,
@@ -88,6 +91,7 @@ impl RowGroupEncoder {
                 codec: Codec::try_new(compression)?,
                 page: Scratch::default(),
                 codes: Vec::new(),
+                spare_blocks,
             },
         })
     }
@@ -128,9 +132,11 @@ impl RowGroupEncoder {
         }
         let mut row_group = writer.next_row_group()?;
         for column in &mut self.columns {
-            let fresh = ColumnEncoder::new(&column.descriptor, column.repeats);
+            let spare_blocks = &self.press.spare_blocks;
+            let fresh = ColumnEncoder::new(&column.descriptor, column.repeats, spare_blocks);
             let (chunk, close) = std::mem::replace(column, fresh).close(&mut self.press)?;
             row_group.append_column(&chunk, close)?;
+            self.press.spare_blocks.take_back(chunk);
         }
         row_group.close()?;
         self.rows = 0;
@@ -402,7 +408,7 @@ struct ColumnEncoder {
 }
 
 impl ColumnEncoder {
-    fn new(descriptor: &ColumnDescPtr, repeats: bool) -> Self {
+    fn new(descriptor: &ColumnDescPtr, repeats: bool, spare_blocks: &SpareBlocks) -> Self {
         let is_text = descriptor.physical_type() == Type::BYTE_ARRAY;
         Self {
             descriptor: ColumnDescPtr::clone(descriptor),
@@ -413,7 +419,7 @@ impl ColumnEncoder {
                 (true, false) => Dictionary::Numbers(NumberInterner::default()),
                 (true, true) => Dictionary::Texts(None),
             },
-            pages: TrackedWrite::new(Blocks::default()),
+            pages: TrackedWrite::new(Blocks::new(spare_blocks)),
             uncompressed_bytes: 0,
             rows: 0,
             nulls: 0,
@@ -574,7 +580,7 @@ impl ColumnEncoder {
 
     /// The chunk, dictionary first, and what the footer says of it.
     fn close(mut self, press: &mut Press) -> Result<(Chunk, ColumnCloseResult)> {
-        let mut dictionary = TrackedWrite::new(Blocks::default());
+        let mut dictionary = TrackedWrite::new(Blocks::new(&press.spare_blocks));
         let dictionary_bytes = self.write_dictionary(&mut dictionary, press)?;
         let mut chunk = dictionary.into_inner()?;
         let data_bytes = self.pages.bytes_written();
@@ -657,10 +663,43 @@ impl ColumnEncoder {
     }
 }
 
+/// Blocks that are not in use. They go from one row group to the next, for what is given back to the allocator between
+/// small pieces that stay (the page index) is not used again as a whole.
+#[derive(Clone, Default)]
+struct SpareBlocks(Arc<Mutex<Vec<Vec<u8>>>>);
+
+impl SpareBlocks {
+    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An empty block.
+    fn take(&self) -> Vec<u8> {
+        let spare = self.lock().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES))
+    }
+
+    /// Takes back the blocks of a chunk that nobody reads any more.
+    fn take_back(&self, chunk: Chunk) {
+        let mut blocks = Arc::into_inner(chunk.0).unwrap_or_default();
+        blocks.iter_mut().for_each(Vec::clear);
+        self.lock().append(&mut blocks);
+    }
+}
+
 /// Bytes in blocks: what grows by some megabytes is neither copied while it does, nor has room for as much again.
-#[derive(Default)]
 struct Blocks {
     blocks: Vec<Vec<u8>>,
+    spare: SpareBlocks,
+}
+
+impl Blocks {
+    fn new(spare: &SpareBlocks) -> Self {
+        Self {
+            blocks: Vec::new(),
+            spare: spare.clone(),
+        }
+    }
 }
 
 const BLOCK_BYTES: usize = 64 << 10;
@@ -672,7 +711,7 @@ impl Write for Blocks {
             .last()
             .map_or(0, |last| BLOCK_BYTES - last.len());
         if room == 0 {
-            self.blocks.push(Vec::with_capacity(BLOCK_BYTES));
+            self.blocks.push(self.spare.take());
         }
         let room = if room == 0 { BLOCK_BYTES } else { room };
         let taken = bytes.len().min(room);

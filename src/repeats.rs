@@ -4,9 +4,8 @@
 //! sorts every row, is only made where this one finds a repeat, and only for the rows concerned.
 //!
 //! Each id is a hash of 64 bits, which goes to one of 64 partitions by its first bits; full blocks of a partition
-//! go to one temporary file. At the end each partition is looked through by itself. Memory: 256 KiB, and at the end
-//! a table of the different ids of one partition: 16 to 32 bytes for every 64th id, and never more than 16 MiB; where that is
-//! not enough (60 million ids) every row is compared.
+//! go to one temporary file. At the end each partition is looked through by itself, in several passes if it is large:
+//! each looks at those hashes that the next bits give to it. Memory: 256 KiB, and at most 2 MiB at the end (mostly 1).
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -24,6 +23,8 @@ const BLOCK_HASHES: usize = 512;
 const BLOCK_BYTES: usize = BLOCK_HASHES * size_of::<u64>();
 /// Most hashes that are told apart: of more repeats every row is compared.
 const MAX_REPEATS: usize = 1 << 16;
+/// Hashes of a partition that are looked through in one pass.
+const PASS_HASHES: usize = 60_000;
 
 /// The hash of an id.
 fn hash_of(id: &str) -> u64 {
@@ -119,28 +120,36 @@ impl RepeatFinder {
     /// # Errors
     /// The temporary file cannot be read.
     pub fn finish(self) -> io::Result<Repeats> {
+        self.finish_in_passes(PASS_HASHES)
+    }
+
+    fn finish_in_passes(self, pass_hashes: usize) -> io::Result<Repeats> {
         let mut repeats = HashSet::new();
         let mut table = HashTable::default();
         let mut block = vec![0; BLOCK_BYTES];
-        for mut partition in self.partitions {
-            table.clear();
-            // Zero marks a free slot, so the hash that is zero is noted as another: nothing but work is lost.
-            let mut note = |hash: u64| {
-                let hash = hash.max(1);
-                if table.note(hash) {
-                    repeats.insert(hash);
+        for partition in self.partitions {
+            let hashes = partition.hashes.len() + partition.blocks.len() * BLOCK_HASHES;
+            let passes = hashes.div_ceil(pass_hashes).next_power_of_two();
+            for pass in 0..passes {
+                table.clear();
+                // Zero marks a free slot, so the hash that is zero is noted as another: nothing but work is lost.
+                let mut note = |hash: u64| {
+                    let hash = hash.max(1);
+                    if pass_of(hash, passes) == pass && table.note(hash) {
+                        repeats.insert(hash);
+                    }
+                };
+                partition.hashes.iter().copied().for_each(&mut note);
+                for &number in &partition.blocks {
+                    if let Some(file) = &self.spilled {
+                        file.read_exact_at(&mut block, offset_of(number))?;
+                    }
+                    let hashes = block.as_chunks::<8>().0.iter();
+                    hashes.for_each(|bytes| note(u64::from_le_bytes(*bytes)));
                 }
-            };
-            partition.hashes.drain(..).for_each(&mut note);
-            for number in partition.blocks {
-                if let Some(file) = &self.spilled {
-                    file.read_exact_at(&mut block, offset_of(number))?;
+                if repeats.len() > MAX_REPEATS || table.is_full() {
+                    return Ok(Repeats::Many);
                 }
-                let hashes = block.as_chunks::<8>().0.iter();
-                hashes.for_each(|bytes| note(u64::from_le_bytes(*bytes)));
-            }
-            if repeats.len() > MAX_REPEATS || table.is_full() {
-                return Ok(Repeats::Many);
             }
         }
         if repeats.remove(&1) {
@@ -158,9 +167,15 @@ fn offset_of(block: u32) -> u64 {
     u64::from(block) * BLOCK_BYTES as u64
 }
 
-/// Slots of the table at first, and at most: 16 MiB.
+/// The pass that looks at a hash, of a power of two of them: by the bits behind those of its partition.
+fn pass_of(hash: u64, passes: usize) -> usize {
+    let next_bits = (hash << PARTITION_BITS) >> u32::BITS;
+    usize::try_from(next_bits).map_or(0, |bits| bits & (passes - 1))
+}
+
+/// Slots of the table at first, and at most: 2 MiB, twice as many as a pass needs, for the passes are not quite equal.
 const MIN_SLOTS: usize = 1 << 10;
-const MAX_SLOTS: usize = 1 << 21;
+const MAX_SLOTS: usize = 1 << 18;
 
 /// Hashes that were seen, at most half as many as there are slots.
 #[derive(Debug, Default)]
@@ -227,7 +242,8 @@ mod tests {
                     finder.add(&format!("call-{id}")).unwrap();
                 }
                 assert_eq!(finder.spilled.is_some(), ids > 10);
-                let found = finder.finish().unwrap();
+                // Of the many each partition takes 64 passes.
+                let found = finder.finish_in_passes(100).unwrap();
                 assert_eq!(matches!(found, Repeats::None), repeated.is_empty());
                 for id in 0..ids {
                     let may_hold = found.may_hold(&format!("call-{id}"));

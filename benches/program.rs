@@ -1,0 +1,109 @@
+//! The program against a simulated API, each a process of its own.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use cdrlake::report::RunReport;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_cdrlake");
+const KEY: &str = "bench";
+
+/// A simulated API, which ends when it is dropped.
+pub(crate) struct Simulator {
+    process: std::process::Child,
+    url: String,
+}
+
+impl Drop for Simulator {
+    fn drop(&mut self) {
+        drop(self.process.kill());
+        drop(self.process.wait());
+    }
+}
+
+/// What a run took.
+pub(crate) struct Run {
+    pub(crate) rows: u64,
+    pub(crate) wall_s: f64,
+    /// Of the run, without the API's.
+    pub(crate) processor_s: f64,
+    pub(crate) peak_mib: f64,
+}
+
+impl Simulator {
+    /// Starts one with these arguments, and waits until it answers.
+    pub(crate) fn start(arguments: &[&str]) -> Self {
+        let process = Command::new(PROGRAM)
+            .args(["simulate", "--port", "0", "--key", KEY])
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn();
+        let mut process = process.unwrap();
+        let mut url = String::new();
+        let stdout = process.stdout.as_mut().unwrap();
+        BufReader::new(stdout).read_line(&mut url).unwrap();
+        let url = url.trim().to_owned();
+        Self { process, url }
+    }
+
+    /// Runs the program on those days, in a fresh lake that is gone afterwards.
+    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
+        let directory = tempfile::tempdir().unwrap();
+        let begun = Instant::now();
+        let output = Command::new("/usr/bin/time")
+            .args(["-f", "%U %S %M", PROGRAM, "run", "--format", "json"])
+            .args(["--source-url", &self.url, "--lake", "lake"])
+            .args(["--api-key-env", "BENCH_KEY"])
+            .args(arguments)
+            .env("BENCH_KEY", KEY)
+            .env("CDRLAKE_LOG", "off")
+            .current_dir(Path::new(directory.path()))
+            .output()
+            .expect("/usr/bin/time measures the run: install the package `time`");
+        let wall_s = begun.elapsed().as_secs_f64();
+        assert!(output.status.success(), "{output:?}");
+        let report: RunReport = serde_json::from_slice(&output.stdout).unwrap();
+        let counts = report.totals.counts;
+        assert!(counts.rows > 0 && counts.rows == counts.records);
+        let stderr = String::from_utf8(output.stderr).unwrap();
+        let figures: Vec<f64> = stderr
+            .split_whitespace()
+            .map(|figure| figure.parse().unwrap())
+            .collect();
+        Run {
+            rows: counts.rows,
+            wall_s,
+            processor_s: figures[0] + figures[1],
+            peak_mib: figures[2] / 1024.0,
+        }
+    }
+}
+
+impl Run {
+    /// Microseconds of a processor for each record.
+    pub(crate) fn record_us(&self) -> f64 {
+        self.processor_s * 1e6 / self.rows as f64
+    }
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "{} records, wall {:.2} s ({:.3} µs a record), processor {:.2} s ({:.3} µs a record), peak {:.0} MiB",
+            self.rows,
+            self.wall_s,
+            self.wall_s * 1e6 / self.rows as f64,
+            self.processor_s,
+            self.record_us(),
+            self.peak_mib
+        )
+    }
+}
+
+/// The numbers among the arguments of a bench.
+pub(crate) fn number_arguments() -> impl Iterator<Item = u64> {
+    std::env::args().filter_map(|argument| argument.parse().ok())
+}
