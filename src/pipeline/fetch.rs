@@ -26,7 +26,7 @@ use crate::slice::Slice;
 use crate::source::{Body, DEFAULT_PER_PAGE, SourceError};
 
 /// Chunks between network and conversion. hyper hands out at most 400 KiB at once.
-const CHUNKS_IN_FLIGHT: usize = 4;
+const CHUNKS_IN_FLIGHT: usize = 8;
 /// Chunks read from a day of an export.
 const FILE_CHUNK_BYTES: usize = 128 << 10;
 
