@@ -1,7 +1,7 @@
 //! What each stage costs by itself, and all together, for one body in memory.
 //!
-//! Every case asserts the rows it made. `serde_json` into an untyped value is the control: what
-//! parsing costs anybody who does not know the fields.
+//! Every case asserts the rows it made. Controls: `serde_json` into an untyped value, which is what parsing costs anybody
+//! who does not know the fields, and the Parquet crate's own `ArrowWriter` on the same batches.
 
 #![expect(
     clippy::unwrap_used,
@@ -13,12 +13,17 @@ mod data;
 use std::hint::black_box;
 
 use cdrlake::convert::Converter;
-use cdrlake::decode::{Decoder, decode};
+use cdrlake::decode::{Decoder, Record, decode};
 use cdrlake::digest::{Digest, RowHasher};
 use cdrlake::framing::{Format, Frame, Framer, FramingError};
+use cdrlake::schema::{BatchBuilder, schema};
 use cdrlake::simulator::KeyOrder;
-use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use cdrlake::writer::SpoolWriter;
+use criterion::measurement::WallTime;
+use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
 
 use data::{RECORDS, body, options, slice};
 
@@ -40,12 +45,27 @@ fn records(body: &[u8], mut each: impl FnMut(&[u8])) {
     framer.finish(&mut on_frame).unwrap();
 }
 
-fn stages(criterion: &mut Criterion) {
+/// The records of a body.
+fn decoded(body: &[u8]) -> Vec<Record<'_>> {
+    let lines = body.split(|&byte| byte == b'\n');
+    let records = lines.filter(|line| !line.is_empty());
+    records.map(|line| decode(line).unwrap()).collect()
+}
+
+/// Cases that work through this body.
+fn group<'a>(criterion: &'a mut Criterion, body: &[u8]) -> BenchmarkGroup<'a, WallTime> {
+    let mut group = criterion.benchmark_group("records");
+    let bytes = body.len() as u64;
+    let elements = RECORDS;
+    group.throughput(Throughput::ElementsAndBytes { elements, bytes });
+    group.sample_size(20);
+    group
+}
+
+fn to_records(criterion: &mut Criterion) {
     let fixed = body(KeyOrder::Fixed);
     let shuffled = body(KeyOrder::Shuffled);
-    let mut group = criterion.benchmark_group("records");
-    group.throughput(Throughput::Elements(RECORDS));
-    group.sample_size(20);
+    let mut group = group(criterion, &fixed);
 
     group.bench_function("framing", |bencher| {
         bencher.iter(|| {
@@ -97,14 +117,49 @@ fn stages(criterion: &mut Criterion) {
             assert_eq!(digest.rows, RECORDS);
         });
     });
-    group.bench_function("all, to a zstd Parquet file", |bencher| {
-        let directory = tempfile::tempdir().unwrap();
+    group.finish();
+}
+
+fn to_files(criterion: &mut Criterion) {
+    let fixed = body(KeyOrder::Fixed);
+    let mut group = group(criterion, &fixed);
+    let directory = tempfile::tempdir().unwrap();
+    let options = options(directory.path(), Compression::ZSTD(ZstdLevel::default()));
+    group.bench_function("encode, to a zstd Parquet file", |bencher| {
+        let decoded = decoded(&fixed);
+        let path = directory.path().join("encode.parquet");
         bencher.iter(|| {
-            let mut converter = Converter::try_new(options(
-                directory.path(),
-                Compression::ZSTD(ZstdLevel::default()),
-            ))
-            .unwrap();
+            let mut writer = SpoolWriter::try_new(&path, slice(), &options.parquet).unwrap();
+            for record in &decoded {
+                writer.append(record).unwrap();
+            }
+            let file = writer.end().unwrap().finish(Vec::new()).unwrap();
+            assert_eq!(file.rows, RECORDS);
+        });
+    });
+    group.bench_function("control: ArrowWriter, to a zstd Parquet file", |bencher| {
+        let decoded = decoded(&fixed);
+        let properties = WriterProperties::builder()
+            .set_compression(options.parquet.compression)
+            .build();
+        bencher.iter(|| {
+            let file = tempfile::tempfile_in(directory.path()).unwrap();
+            let mut writer =
+                ArrowWriter::try_new(file, schema(), Some(properties.clone())).unwrap();
+            let mut builder = BatchBuilder::new(slice());
+            for records in decoded.chunks(8192) {
+                for record in records {
+                    builder.append(record);
+                }
+                writer.write(&builder.finish()).unwrap();
+            }
+            let metadata = writer.close().unwrap();
+            assert_eq!(metadata.file_metadata().num_rows().cast_unsigned(), RECORDS);
+        });
+    });
+    group.bench_function("all, to a zstd Parquet file", |bencher| {
+        bencher.iter(|| {
+            let mut converter = Converter::try_new(options.clone()).unwrap();
             for chunk in fixed.chunks(CHUNK_BYTES) {
                 converter.push(chunk).unwrap();
             }
@@ -120,5 +175,5 @@ fn stages(criterion: &mut Criterion) {
     group.finish();
 }
 
-criterion_group!(benches, stages);
+criterion_group!(benches, to_records, to_files);
 criterion_main!(benches);

@@ -34,7 +34,7 @@ use parquet::file::reader::{ChunkReader, Length};
 use parquet::file::statistics::Statistics;
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
-use zstd::zstd_safe::CParameter;
+use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 use crate::schema::COLUMNS;
@@ -65,7 +65,6 @@ struct Press {
     page: Scratch,
     /// Its codes, where it has any.
     codes: Vec<u32>,
-    spare_blocks: SpareBlocks,
 }
 
 impl std::fmt::Debug for RowGroupEncoder {
@@ -80,10 +79,8 @@ impl RowGroupEncoder {
     /// For row groups of the lake's columns, whose schema this is.
     pub(crate) fn try_new(schema: &SchemaDescriptor, compression: Compression) -> Result<Self> {
         let columns = schema.columns().iter().zip(COLUMNS.iter());
-        let spare_blocks = SpareBlocks::default();
-        let encoders = columns.map(|(descriptor, column)| {
-            ColumnEncoder::new(descriptor, column.repeats, &spare_blocks)
-        });
+        let encoders =
+            columns.map(|(descriptor, column)| ColumnEncoder::new(descriptor, column.repeats));
         Ok(Self {
             columns: encoders.collect(),
             rows: 0,
@@ -91,7 +88,6 @@ impl RowGroupEncoder {
                 codec: Codec::try_new(compression)?,
                 page: Scratch::default(),
                 codes: Vec::new(),
-                spare_blocks,
             },
         })
     }
@@ -132,11 +128,9 @@ impl RowGroupEncoder {
         }
         let mut row_group = writer.next_row_group()?;
         for column in &mut self.columns {
-            let spare_blocks = &self.press.spare_blocks;
-            let fresh = ColumnEncoder::new(&column.descriptor, column.repeats, spare_blocks);
+            let fresh = ColumnEncoder::new(&column.descriptor, column.repeats);
             let (chunk, close) = std::mem::replace(column, fresh).close(&mut self.press)?;
             row_group.append_column(&chunk, close)?;
-            self.press.spare_blocks.take_back(chunk);
         }
         row_group.close()?;
         self.rows = 0;
@@ -155,8 +149,6 @@ enum Content {
 }
 
 impl Content {
-    const ALL: [Self; 3] = [Self::Ids, Self::PhoneNumbers, Self::Other];
-
     fn of_column(name: &str) -> Self {
         if name.ends_with("_id") {
             Self::Ids
@@ -167,25 +159,20 @@ impl Content {
         }
     }
 
-    /// Found by trying: `docs/performance.md` has the figures. `TargetLength` is the step by which zstd walks where it
-    /// finds nothing; it would no longer code literals, were it not told to.
-    fn zstd_parameters(self) -> &'static [CParameter] {
-        const CODE_LITERALS: CParameter =
-            CParameter::LiteralCompressionMode(zstd::zstd_safe::ParamSwitch::Enable);
-        match self {
-            Self::Ids => &[
-                CParameter::HashLog(6),
-                CParameter::MinMatch(7),
-                CParameter::TargetLength(8),
-                CODE_LITERALS,
-            ],
-            Self::PhoneNumbers => &[
-                CParameter::MinMatch(7),
-                CParameter::TargetLength(3),
-                CODE_LITERALS,
-            ],
-            Self::Other => &[],
-        }
+    /// Found by trying: `docs/performance.md` has the figures. Zero is what the level says. `TargetLength` is the step
+    /// by which zstd walks where it finds nothing; it would no longer code literals, were it not told to.
+    fn zstd_parameters(self) -> [CParameter; 4] {
+        let (hash_log, min_match, target_length, literals) = match self {
+            Self::Ids => (6, 7, 8, ParamSwitch::Enable),
+            Self::PhoneNumbers => (0, 7, 3, ParamSwitch::Enable),
+            Self::Other => (0, 0, 0, ParamSwitch::Auto),
+        };
+        [
+            CParameter::HashLog(hash_log),
+            CParameter::MinMatch(min_match),
+            CParameter::TargetLength(target_length),
+            CParameter::LiteralCompressionMode(literals),
+        ]
     }
 }
 
@@ -193,8 +180,9 @@ impl Content {
 enum Codec {
     Zstd {
         compression: Compression,
-        /// One for each [`Content`].
-        compressors: Vec<zstd::bulk::Compressor<'static>>,
+        /// Whether speed is asked for, so that the compressor is told where to look.
+        is_fastest: bool,
+        compressor: zstd::bulk::Compressor<'static>,
     },
     Snappy(Box<snap::raw::Encoder>),
     None,
@@ -205,19 +193,10 @@ impl Codec {
         Ok(match compression {
             Compression::ZSTD(level) => {
                 let level = level.compression_level();
-                let compressor = |content: Content| {
-                    let mut compressor = zstd::bulk::Compressor::new(level)?;
-                    if level == 1 {
-                        for &parameter in content.zstd_parameters() {
-                            compressor.set_parameter(parameter)?;
-                        }
-                    }
-                    Ok(compressor)
-                };
-                let compressors: io::Result<_> = Content::ALL.into_iter().map(compressor).collect();
                 Self::Zstd {
                     compression,
-                    compressors: compressors?,
+                    is_fastest: level == 1,
+                    compressor: zstd::bulk::Compressor::new(level)?,
                 }
             }
             Compression::SNAPPY => Self::Snappy(Box::new(snap::raw::Encoder::new())),
@@ -239,7 +218,18 @@ impl Codec {
 
     fn compress(&mut self, page: &[u8], content: Content) -> Result<Bytes> {
         Ok(match self {
-            Self::Zstd { compressors, .. } => compressors[content as usize].compress(page)?.into(),
+            Self::Zstd {
+                is_fastest,
+                compressor,
+                ..
+            } => {
+                if *is_fastest {
+                    for parameter in content.zstd_parameters() {
+                        compressor.set_parameter(parameter)?;
+                    }
+                }
+                compressor.compress(page)?.into()
+            }
             Self::Snappy(encoder) => encoder
                 .compress_vec(page)
                 .map_err(|error| ParquetError::External(Box::new(error)))?
@@ -408,7 +398,7 @@ struct ColumnEncoder {
 }
 
 impl ColumnEncoder {
-    fn new(descriptor: &ColumnDescPtr, repeats: bool, spare_blocks: &SpareBlocks) -> Self {
+    fn new(descriptor: &ColumnDescPtr, repeats: bool) -> Self {
         let is_text = descriptor.physical_type() == Type::BYTE_ARRAY;
         Self {
             descriptor: ColumnDescPtr::clone(descriptor),
@@ -419,7 +409,7 @@ impl ColumnEncoder {
                 (true, false) => Dictionary::Numbers(NumberInterner::default()),
                 (true, true) => Dictionary::Texts(None),
             },
-            pages: TrackedWrite::new(Blocks::new(spare_blocks)),
+            pages: TrackedWrite::new(Blocks::default()),
             uncompressed_bytes: 0,
             rows: 0,
             nulls: 0,
@@ -580,7 +570,7 @@ impl ColumnEncoder {
 
     /// The chunk, dictionary first, and what the footer says of it.
     fn close(mut self, press: &mut Press) -> Result<(Chunk, ColumnCloseResult)> {
-        let mut dictionary = TrackedWrite::new(Blocks::new(&press.spare_blocks));
+        let mut dictionary = TrackedWrite::new(Blocks::default());
         let dictionary_bytes = self.write_dictionary(&mut dictionary, press)?;
         let mut chunk = dictionary.into_inner()?;
         let data_bytes = self.pages.bytes_written();
@@ -618,7 +608,7 @@ impl ColumnEncoder {
             },
             offset_index: Some(offset_index),
         };
-        Ok((Chunk(Arc::new(chunk.blocks)), close))
+        Ok((Chunk(Arc::new(chunk)), close))
     }
 
     /// Writes the dictionary page, if there is one, and says how long it is with its header.
@@ -663,42 +653,25 @@ impl ColumnEncoder {
     }
 }
 
-/// Blocks that are not in use. They go from one row group to the next, for what is given back to the allocator between
-/// small pieces that stay (the page index) is not used again as a whole.
-#[derive(Clone, Default)]
-struct SpareBlocks(Arc<Mutex<Vec<Vec<u8>>>>);
+/// Blocks that are not in use, of all slices. They go from one row group to the next, for what is given back to the
+/// allocator between small pieces that stay (the page index) is not used again as a whole. There are never more of them than
+/// the row groups had that were once encoded at the same time.
+static SPARE_BLOCKS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
-impl SpareBlocks {
-    fn lock(&self) -> MutexGuard<'_, Vec<Vec<u8>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An empty block.
-    fn take(&self) -> Vec<u8> {
-        let spare = self.lock().pop();
-        spare.unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES))
-    }
-
-    /// Takes back the blocks of a chunk that nobody reads any more.
-    fn take_back(&self, chunk: Chunk) {
-        let mut blocks = Arc::into_inner(chunk.0).unwrap_or_default();
-        blocks.iter_mut().for_each(Vec::clear);
-        self.lock().append(&mut blocks);
-    }
+fn spare_blocks() -> MutexGuard<'static, Vec<Vec<u8>>> {
+    SPARE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Bytes in blocks: what grows by some megabytes is neither copied while it does, nor has room for as much again.
+#[derive(Default)]
 struct Blocks {
     blocks: Vec<Vec<u8>>,
-    spare: SpareBlocks,
 }
 
-impl Blocks {
-    fn new(spare: &SpareBlocks) -> Self {
-        Self {
-            blocks: Vec::new(),
-            spare: spare.clone(),
-        }
+impl Drop for Blocks {
+    fn drop(&mut self) {
+        self.blocks.iter_mut().for_each(Vec::clear);
+        spare_blocks().append(&mut self.blocks);
     }
 }
 
@@ -711,7 +684,9 @@ impl Write for Blocks {
             .last()
             .map_or(0, |last| BLOCK_BYTES - last.len());
         if room == 0 {
-            self.blocks.push(self.spare.take());
+            let spare = spare_blocks().pop();
+            self.blocks
+                .push(spare.unwrap_or_else(|| Vec::with_capacity(BLOCK_BYTES)));
         }
         let room = if room == 0 { BLOCK_BYTES } else { room };
         let taken = bytes.len().min(room);
@@ -727,11 +702,11 @@ impl Write for Blocks {
 }
 
 /// A whole column chunk, to be read from its beginning.
-struct Chunk(Arc<Vec<Vec<u8>>>);
+struct Chunk(Arc<Blocks>);
 
 impl Length for Chunk {
     fn len(&self) -> u64 {
-        self.0.iter().map(|block| block.len() as u64).sum()
+        self.0.blocks.iter().map(|block| block.len() as u64).sum()
     }
 }
 
@@ -744,7 +719,7 @@ impl ChunkReader for Chunk {
             return Err(ParquetError::General(problem));
         }
         Ok(ChunkRead {
-            blocks: Arc::clone(&self.0),
+            chunk: Arc::clone(&self.0),
             block: 0,
             at: 0,
         })
@@ -759,14 +734,14 @@ impl ChunkReader for Chunk {
 }
 
 struct ChunkRead {
-    blocks: Arc<Vec<Vec<u8>>>,
+    chunk: Arc<Blocks>,
     block: usize,
     at: usize,
 }
 
 impl Read for ChunkRead {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while let Some(block) = self.blocks.get(self.block) {
+        while let Some(block) = self.chunk.blocks.get(self.block) {
             let rest = &block[self.at..];
             if rest.is_empty() {
                 self.block += 1;

@@ -17,7 +17,7 @@ fn tune_allocator() {
             libc::mallopt(option, value) == 1
         }
     };
-    set(libc::M_ARENA_MAX, 2);
+    set(libc::M_ARENA_MAX, 1);
     // The most that every version takes. Where it is refused all the same, the other must not be set: it ends the
     // adaptation that takes the place of both.
     if set(libc::M_MMAP_THRESHOLD, 32 << 20) {

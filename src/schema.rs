@@ -211,6 +211,13 @@ impl CodedTexts {
     }
 }
 
+/// The texts, leaving room for as many: the next batch is mostly as large.
+fn finish_texts(builder: &mut StringBuilder) -> ArrayRef {
+    let texts = builder.finish();
+    *builder = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
+    Arc::new(texts)
+}
+
 /// Collects records of one slice into a batch. Memory: the rows since the last
 /// [`finish`](Self::finish), and a dictionary of at most some megabytes for each column that repeats.
 #[derive(Debug)]
@@ -304,13 +311,13 @@ impl BatchBuilder {
         let direction =
             DictionaryArray::<Int8Type>::new(Int8Array::from_value(0, rows), Arc::new(direction));
         let columns: Vec<ArrayRef> = vec![
-            Arc::new(self.call_id.finish()),
-            Arc::new(self.parent_call_id.finish()),
+            finish_texts(&mut self.call_id),
+            finish_texts(&mut self.parent_call_id),
             Arc::new(direction),
             Arc::new(Date32Array::from_value(day_number(self.slice.day), rows)),
             Arc::new(self.call_time.finish().with_timezone("UTC")),
-            Arc::new(self.from_number.finish()),
-            Arc::new(self.to_number.finish()),
+            finish_texts(&mut self.from_number),
+            finish_texts(&mut self.to_number),
             self.disposition.finish(),
             self.destination.finish(),
             self.sip_trunk.finish(),
@@ -319,7 +326,7 @@ impl BatchBuilder {
             Arc::new(self.per_minute_usd.finish().with_data_type(amount_type())),
             Arc::new(self.charge_usd.finish().with_data_type(amount_type())),
             Arc::new(self.forward_fee_usd.finish().with_data_type(amount_type())),
-            Arc::new(self.extra.finish()),
+            finish_texts(&mut self.extra),
         ];
         RecordBatch::try_new(schema(), columns)
             .expect("the builders make the columns of the schema, all equally long")

@@ -334,7 +334,7 @@ pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Footer of the Parquet file at `path`, its page index included.
+/// Footer of the Parquet file at `path`, without its page index.
 ///
 /// # Errors
 /// [`WriteError`] if it cannot be opened or is not a whole Parquet file.

@@ -34,7 +34,7 @@ const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
 const LONG_AGO: Duration = Duration::from_mins(10);
 /// Unit in which slices share `limits.memory`.
 const MEMORY_UNIT_BYTES: usize = 1 << 20;
-/// Memory of a slice besides its row group and its longest record: chunks in flight, a batch,
+/// Memory of a slice besides its row group and its longest record: chunks in flight, three batches,
 /// sort runs of the duplicate search, compression, and a zstd stream's window (8 MiB at most).
 const SLICE_OVERHEAD_BYTES: usize = 24 << 20;
 
@@ -183,14 +183,13 @@ impl Context {
 
     /// Memory that one slice may take, in units, never more than there is.
     fn slice_memory_units(&self) -> u32 {
-        // The encoder holds a row group encoded, and its pages while they are compressed.
-        let parts = [
-            self.config.parquet.row_group_bytes,
-            self.config.limits.max_record_bytes,
-        ];
-        let bytes = parts.iter().fold(SLICE_OVERHEAD_BYTES, |sum, part| {
-            sum.saturating_add(part.saturating_mul(2))
-        });
+        // The encoder holds a row group encoded, and its pages while they are compressed. A record as large as it may
+        // be can lie in the framer, in three batches, in a page and in what that is compressed to.
+        let row_groups = self.config.parquet.row_group_bytes.saturating_mul(2);
+        let records = self.config.limits.max_record_bytes.saturating_mul(6);
+        let bytes = SLICE_OVERHEAD_BYTES
+            .saturating_add(row_groups)
+            .saturating_add(records);
         in_memory_units(bytes).min(self.memory_units)
     }
 }
