@@ -1,7 +1,6 @@
 //! The program against a simulated API, each a process of its own.
 
 use std::io::{BufRead, BufReader};
-use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
@@ -59,7 +58,7 @@ impl Simulator {
             .args(arguments)
             .env("BENCH_KEY", KEY)
             .env("CDRLAKE_LOG", "off")
-            .current_dir(Path::new(directory.path()))
+            .current_dir(&directory)
             .output()
             .expect("/usr/bin/time measures the run: install the package `time`");
         let wall_s = begun.elapsed().as_secs_f64();

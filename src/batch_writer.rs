@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::BufWriter;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
@@ -27,13 +28,12 @@ const WAITING_BATCHES: usize = 1;
 pub(crate) type FileWriter = SerializedFileWriter<BufWriter<File>>;
 
 /// The way to the thread. Dropping it before [`end`](Self::end) abandons the file, and waits until the thread
-/// has let go of it.
-#[derive(Debug)]
+/// has let go of it, which it does after the batch it is at.
 pub(crate) struct BatchWriter {
     /// `None` once there is no more to come.
     batches: Option<SyncSender<RecordBatch>>,
     /// `None` once it was waited for.
-    thread: Option<JoinHandle<Result<FileWriter>>>,
+    thread: Option<JoinHandle<Result<Encoding>>>,
 }
 
 impl BatchWriter {
@@ -75,13 +75,26 @@ impl BatchWriter {
 
     /// Waits until all batches are in the file.
     pub(crate) fn end(mut self) -> Result<FileWriter> {
-        self.wait()
+        let mut encoding = self.wait()?;
+        encoding.encoder.close_into(&mut encoding.writer)?;
+        encoding.writer.flush()?;
+        Ok(encoding.writer)
     }
 
-    fn wait(&mut self) -> Result<FileWriter> {
+    /// Gives the file up, and says what was wrong with it so far.
+    pub(crate) fn abandon(mut self) -> Result<()> {
+        // It was already said where it was waited for.
+        if self.thread.is_none() {
+            return Ok(());
+        }
+        self.wait().map(drop)
+    }
+
+    fn wait(&mut self) -> Result<Encoding> {
         self.batches = None;
-        match self.thread.take() {
-            Some(thread) => thread.join().expect("encoding does not panic"),
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(result)) => result,
+            Some(Err(panic)) => resume_unwind(panic),
             None => Err(ParquetError::General("the file was given up".to_owned())),
         }
     }
@@ -89,7 +102,9 @@ impl BatchWriter {
 
 impl Drop for BatchWriter {
     fn drop(&mut self) {
-        drop(self.wait());
+        self.batches = None;
+        // Whoever wants to know what became of it has asked.
+        drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
@@ -102,7 +117,7 @@ struct Encoding {
 }
 
 impl Encoding {
-    fn run(mut self, batches: &Receiver<RecordBatch>) -> Result<FileWriter> {
+    fn run(mut self, batches: &Receiver<RecordBatch>) -> Result<Self> {
         for mut batch in batches {
             while batch.num_rows() > 0 {
                 let room = self.row_group_rows.saturating_sub(self.encoder.rows());
@@ -111,9 +126,7 @@ impl Encoding {
                 batch = batch.slice(rows, batch.num_rows() - rows);
             }
         }
-        self.encoder.close_into(&mut self.writer)?;
-        self.writer.flush()?;
-        Ok(self.writer)
+        Ok(self)
     }
 
     fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -129,14 +142,16 @@ impl Encoding {
 
 #[cfg(test)]
 mod tests {
+    use arrow::compute::concat_batches;
+    use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
     use parquet::basic::Compression;
     use parquet::file::metadata::RowGroupMetaData;
-    use parquet::file::reader::{FileReader, SerializedFileReader};
 
     use super::*;
+    use crate::amount::Amount;
     use crate::decode::Record;
-    use crate::schema::BatchBuilder;
-    use crate::slice::{Direction, Slice, parse_day};
+    use crate::schema::{BatchBuilder, Rows};
+    use crate::slice::{Direction, Slice};
 
     fn options(row_group_rows: usize) -> ParquetOptions {
         ParquetOptions {
@@ -146,16 +161,29 @@ mod tests {
         }
     }
 
+    const SLICE: Slice = Slice {
+        day: jiff::civil::date(2026, 10, 1),
+        direction: Direction::Placed,
+    };
+
+    /// Records of which each has other fields than the ones before it.
+    fn records(rows: usize) -> Vec<Record<'static>> {
+        let record = |row: usize| Record {
+            call_id: Some(format!("call-{row}").into()),
+            disposition: (!row.is_multiple_of(3)).then(|| "answered".into()),
+            destination: (!row.is_multiple_of(5)).then(|| format!("place {}", row % 11).into()),
+            duration_seconds: i32::try_from(row).ok().filter(|row| row % 7 > 0),
+            charge_usd: (!row.is_multiple_of(2)).then(|| Amount::from_nanos(1 << (row % 60))),
+            extra: row.is_multiple_of(13).then(|| "{}".into()),
+            ..Record::default()
+        };
+        (0..rows).map(record).collect()
+    }
+
     fn batch(rows: usize) -> RecordBatch {
-        let day = parse_day("2026-10-01").unwrap();
-        let direction = Direction::Placed;
-        let mut builder = BatchBuilder::new(Slice { day, direction });
-        for row in 0..rows {
-            builder.append(&Record {
-                call_id: Some(format!("call-{row}").into()),
-                disposition: (row % 3 > 0).then(|| "answered".into()),
-                ..Record::default()
-            });
+        let mut builder = BatchBuilder::new(SLICE);
+        for record in records(rows) {
+            builder.append(&record);
         }
         builder.finish()
     }
@@ -164,34 +192,47 @@ mod tests {
     fn row_groups_have_no_more_rows_than_they_may_however_large_the_batches_are() {
         let file = tempfile::tempfile().unwrap();
         let mut writer = BatchWriter::begin(file.try_clone().unwrap(), &options(7)).unwrap();
-        for rows in [5, 0, 20, 3] {
+        for rows in [5, 0, 200, 5] {
             writer.write(batch(rows)).unwrap();
         }
         writer.end().unwrap().finish().unwrap();
-        let reader = SerializedFileReader::new(file).unwrap();
+        let reader = ParquetRecordBatchReaderBuilder::try_new(file).unwrap();
         let row_groups = reader.metadata().row_groups().iter();
-        let rows: Vec<i64> = row_groups.map(RowGroupMetaData::num_rows).collect();
-        assert_eq!(rows, [7, 7, 7, 7]);
-        let ids = reader.get_row_iter(None).unwrap().map(|row| {
-            let row = row.unwrap();
-            row.get_column_iter().next().unwrap().1.to_string()
-        });
-        let expected = (0..5).chain(0..20).chain(0..3);
-        assert!(ids.eq(expected.map(|row| format!("\"call-{row}\""))));
+        assert_eq!(
+            row_groups
+                .map(RowGroupMetaData::num_rows)
+                .collect::<Vec<_>>(),
+            [7; 30]
+        );
+        let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+        let read = concat_batches(&batches[0].schema(), &batches).unwrap();
+        let rows = Rows::try_new(&read, SLICE).unwrap();
+        let written = [records(5), records(200), records(5)].concat();
+        assert!(rows.iter().eq(written));
     }
 
     #[test]
     fn what_is_wrong_with_the_file_is_said_by_the_next_call_or_at_the_end() {
-        let full = || File::options().write(true).open("/dev/full").unwrap();
-        let mut writer = BatchWriter::begin(full(), &options(1000)).unwrap();
+        let begin = || {
+            let full = File::options().write(true).open("/dev/full").unwrap();
+            BatchWriter::begin(full, &options(1000)).unwrap()
+        };
+        let mut writer = begin();
         writer.write(batch(10)).unwrap();
         assert!(writer.end().is_err());
-        let mut writer = BatchWriter::begin(full(), &options(1000)).unwrap();
+        let mut writer = begin();
         let error = std::iter::repeat_with(|| writer.write(batch(20_000)))
             .take(1000)
             .find_map(Result::err);
         let error = error.unwrap().to_string();
         assert!(error.contains("No space left"), "{error}");
-        assert!(writer.write(batch(1)).is_err() && writer.end().is_err());
+        assert!(writer.write(batch(1)).is_err());
+        assert!(writer.abandon().is_ok(), "it was said");
+        let mut writer = begin();
+        writer.write(batch(60_000)).unwrap();
+        assert!(
+            writer.abandon().is_err(),
+            "60 row groups are more than the buffer takes"
+        );
     }
 }

@@ -289,6 +289,15 @@ impl Converter {
         self.stage.records
     }
 
+    /// Gives the slice up.
+    ///
+    /// # Errors
+    /// [`ConvertError`] if the spool could not be written, which is not always known before, and which trying again does
+    /// not mend.
+    pub fn abandon(self) -> Result<(), ConvertError> {
+        Ok(self.stage.writer.abandon()?)
+    }
+
     /// Looks for duplicates and removes them. The spool file stays open for its metadata.
     ///
     /// # Errors

@@ -67,14 +67,6 @@ struct Press {
     codes: Vec<u32>,
 }
 
-impl std::fmt::Debug for RowGroupEncoder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("RowGroupEncoder")
-            .field("rows", &self.rows)
-            .finish_non_exhaustive()
-    }
-}
-
 impl RowGroupEncoder {
     /// For row groups of the lake's columns, whose schema this is.
     pub(crate) fn try_new(schema: &SchemaDescriptor, compression: Compression) -> Result<Self> {

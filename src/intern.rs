@@ -1,7 +1,7 @@
 //! Dictionaries: each distinct value gets a code, counted from 0 in the order of first sight.
 
 use arrow::array::{ArrayRef, StringBuilder};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Most entries of a dictionary: of more distinct values it does not pay.
 pub(crate) const MAX_DICTIONARY_ENTRIES: usize = 1 << 15;
@@ -56,17 +56,30 @@ fn code_of(entry: usize) -> u32 {
 }
 
 /// Codes of numbers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct NumberInterner {
+    seed: u64,
     slots: Slots,
     values: Vec<i64>,
     last: u32,
+}
+
+impl Default for NumberInterner {
+    fn default() -> Self {
+        Self {
+            seed: fastrand::u64(..),
+            slots: Slots::default(),
+            values: Vec::new(),
+            last: 0,
+        }
+    }
 }
 
 impl NumberInterner {
     /// The code of `number`.
     pub(crate) fn intern(&mut self, number: i64) -> u32 {
         let Self {
+            seed,
             slots,
             values,
             last,
@@ -74,8 +87,8 @@ impl NumberInterner {
         if values.get(*last as usize) == Some(&number) {
             return *last;
         }
-        slots.reserve(|code| hash_of(values[code]));
-        *last = match slots.find(hash_of(number), |code| values[code] == number) {
+        slots.reserve(|code| hash_of(values[code], *seed));
+        *last = match slots.find(hash_of(number, *seed), |code| values[code] == number) {
             Ok(code) => code,
             Err(slot) => {
                 values.push(number);
@@ -97,9 +110,18 @@ impl NumberInterner {
 }
 
 /// Multiplies the bits about: amounts differ in few of them.
-fn hash_of(number: i64) -> u64 {
-    let product = number.cast_unsigned().wrapping_mul(0x9E37_79B9_7F4A_7C15);
-    product ^ (product >> 32)
+fn hash_of(number: i64, seed: u64) -> u64 {
+    fold(number.cast_unsigned() ^ seed, 0x9E37_79B9_7F4A_7C15)
+}
+
+/// Both halves of a product. What comes from outside has a seed in it, that nobody can make numbers or texts that
+/// all fall into one place.
+#[inline]
+fn fold(one: u64, other: u64) -> u64 {
+    let product = u128::from(one) * u128::from(other);
+    #[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
+    let folded = product as u64 ^ (product >> 64) as u64;
+    folded
 }
 
 /// A text of at most 16 bytes as two numbers, which with its length tell it from all others; `None` for a longer one.
@@ -122,21 +144,19 @@ fn ends_of(text: &[u8]) -> Option<(u64, u64)> {
     })
 }
 
-fn hash_of_text(text: &[u8]) -> u64 {
+fn hash_of_text(text: &[u8], seed: u64) -> u64 {
     match ends_of(text) {
-        Some(ends) => hash_of_ends(ends, text.len()),
-        None => xxh3_64(text),
+        Some(ends) => hash_of_ends(ends, text.len(), seed),
+        None => xxh3_64_with_seed(text, seed),
     }
 }
 
 #[inline]
-fn hash_of_ends((first, last): (u64, u64), length: usize) -> u64 {
-    let first = first ^ 0x9E37_79B9_7F4A_7C15 ^ length as u64;
-    let product = u128::from(first) * u128::from(last ^ 0xD1B5_4A32_D192_ED03);
-    let [low, high] = [product, product >> 64];
-    #[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
-    let folded = low as u64 ^ high as u64;
-    folded
+fn hash_of_ends((first, last): (u64, u64), length: usize, seed: u64) -> u64 {
+    fold(
+        first ^ seed ^ length as u64,
+        last ^ seed.rotate_left(u32::BITS),
+    )
 }
 
 /// Texts remembered by [`TextInterner`], a power of two.
@@ -154,6 +174,7 @@ struct RecentText {
 /// Codes of texts.
 #[derive(Debug)]
 pub(crate) struct TextInterner {
+    seed: u64,
     /// Short texts by their hash, the latest one of each.
     recent: Box<[RecentText; RECENT_TEXTS]>,
     slots: Slots,
@@ -172,6 +193,7 @@ impl Default for TextInterner {
             code: 0,
         };
         Self {
+            seed: fastrand::u64(..),
             recent: Box::new([none; RECENT_TEXTS]),
             slots: Slots::default(),
             text: Vec::new(),
@@ -187,9 +209,9 @@ impl TextInterner {
     pub(crate) fn intern(&mut self, text: &str) -> u32 {
         let text = text.as_bytes();
         let Some(ends) = ends_of(text) else {
-            return self.look_up(text, xxh3_64(text));
+            return self.look_up(text, xxh3_64_with_seed(text, self.seed));
         };
-        let hash = hash_of_ends(ends, text.len());
+        let hash = hash_of_ends(ends, text.len(), self.seed);
         #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
         let place = hash as usize % RECENT_TEXTS;
         let recent = self.recent[place];
@@ -207,6 +229,7 @@ impl TextInterner {
 
     fn look_up(&mut self, text: &[u8], hash: u64) -> u32 {
         let Self {
+            seed,
             slots,
             text: all,
             ends,
@@ -216,7 +239,7 @@ impl TextInterner {
             let start = if code == 0 { 0 } else { ends[code - 1] };
             &all[start..ends[code]]
         };
-        slots.reserve(|code| hash_of_text(entry(code)));
+        slots.reserve(|code| hash_of_text(entry(code), *seed));
         match slots.find(hash, |code| entry(code) == text) {
             Ok(code) => code,
             Err(slot) => {

@@ -5,7 +5,8 @@
 //!
 //! Each id is a hash of 64 bits, which goes to one of 64 partitions by its first bits; full blocks of a partition
 //! go to one temporary file. At the end each partition is looked through by itself, in several passes if it is large:
-//! each looks at those hashes that the next bits give to it. Memory: 256 KiB, and at most 2 MiB at the end (mostly 1).
+//! each looks at those hashes that other bits give to it. Memory: 256 KiB and 8 bytes for every thousandth id, and at the end, when
+//! the rows have been written, mostly up to 4 MiB.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -24,7 +25,9 @@ const BLOCK_BYTES: usize = BLOCK_HASHES * size_of::<u64>();
 /// Most hashes that are told apart: of more repeats every row is compared.
 const MAX_REPEATS: usize = 1 << 16;
 /// Hashes of a partition that are looked through in one pass.
-const PASS_HASHES: usize = 60_000;
+const PASS_HASHES: usize = 240_000;
+/// Most passes through a partition: where they are not enough every row is compared.
+const MAX_PASSES: usize = 64;
 
 /// The hash of an id.
 fn hash_of(id: &str) -> u64 {
@@ -130,6 +133,9 @@ impl RepeatFinder {
         for partition in self.partitions {
             let hashes = partition.hashes.len() + partition.blocks.len() * BLOCK_HASHES;
             let passes = hashes.div_ceil(pass_hashes).next_power_of_two();
+            if passes > MAX_PASSES {
+                return Ok(Repeats::Many);
+            }
             for pass in 0..passes {
                 table.clear();
                 // Zero marks a free slot, so the hash that is zero is noted as another: nothing but work is lost.
@@ -167,15 +173,15 @@ fn offset_of(block: u32) -> u64 {
     u64::from(block) * BLOCK_BYTES as u64
 }
 
-/// The pass that looks at a hash, of a power of two of them: by the bits behind those of its partition.
+/// The pass that looks at a hash, of a power of two of them: by bits that say neither its partition nor its slot.
 fn pass_of(hash: u64, passes: usize) -> usize {
     let next_bits = (hash << PARTITION_BITS) >> u32::BITS;
     usize::try_from(next_bits).map_or(0, |bits| bits & (passes - 1))
 }
 
-/// Slots of the table at first, and at most: 2 MiB, twice as many as a pass needs, for the passes are not quite equal.
+/// Slots of the table at first, and at most: 8 MiB, twice as many as a pass needs, for the passes are not quite equal.
 const MIN_SLOTS: usize = 1 << 10;
-const MAX_SLOTS: usize = 1 << 18;
+const MAX_SLOTS: usize = 1 << 20;
 
 /// Hashes that were seen, at most half as many as there are slots.
 #[derive(Debug, Default)]
@@ -242,8 +248,8 @@ mod tests {
                     finder.add(&format!("call-{id}")).unwrap();
                 }
                 assert_eq!(finder.spilled.is_some(), ids > 10);
-                // Of the many each partition takes 64 passes.
-                let found = finder.finish_in_passes(100).unwrap();
+                // Each partition of the many takes 32 passes.
+                let found = finder.finish_in_passes(200).unwrap();
                 assert_eq!(matches!(found, Repeats::None), repeated.is_empty());
                 for id in 0..ids {
                     let may_hold = found.may_hold(&format!("call-{id}"));

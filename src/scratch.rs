@@ -3,8 +3,11 @@
 /// What is copied at once: an id, and more than a telephone number.
 const FEW_BYTES: usize = 48;
 
+/// A larger buffer is given back when it is emptied.
+const KEPT_BYTES: usize = 16 << 20;
+
 /// A buffer to which small pieces are added with as little ado as possible: without a call for each, and without
-/// zeroing what is written next. It has the size of the most that was ever in it.
+/// zeroing what is written next. It has up to twice the size of the most that was in it.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     bytes: Vec<u8>,
@@ -16,6 +19,9 @@ impl Scratch {
     /// Empties it.
     pub(crate) fn clear(&mut self) {
         self.end = 0;
+        if self.bytes.len() > KEPT_BYTES {
+            self.bytes = Vec::new();
+        }
     }
 
     /// Bytes in it.

@@ -166,6 +166,15 @@ impl SpoolWriter {
         written.map_err(|source| error(&self.path, "write", source))
     }
 
+    /// Gives the file up.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool could not be written, which is not always known before.
+    pub fn abandon(self) -> Result<(), WriteError> {
+        let abandoned = self.batches.abandon();
+        abandoned.map_err(|source| error(&self.path, "write", source))
+    }
+
     /// Writes what is left. All rows are then in the file, which only lacks its footer.
     ///
     /// # Errors

@@ -51,7 +51,17 @@ impl Decoder {
         } = self;
         let text = match find_quotes(text, quotes) {
             Kind::Odd => return None,
-            Kind::Ascii => as_text(text),
+            Kind::Ascii => {
+                debug_assert!(text.is_ascii());
+                #[expect(
+                    unsafe_code,
+                    reason = "a second look costs a twentieth of all decoding"
+                )]
+                // SAFETY: no byte has its highest bit set, so each is a character.
+                unsafe {
+                    std::str::from_utf8_unchecked(text)
+                }
+            }
             Kind::Text => std::str::from_utf8(text).ok()?,
         };
         let bytes = text.as_bytes();
@@ -99,19 +109,6 @@ impl Decoder {
             }
         }
         record(&values, dates).ok()
-    }
-}
-
-/// What [`find_quotes`] has found to be ASCII, as the text that it is.
-fn as_text(ascii: &[u8]) -> &str {
-    debug_assert!(ascii.is_ascii());
-    #[expect(
-        unsafe_code,
-        reason = "a second look costs a twentieth of all decoding"
-    )]
-    // SAFETY: no byte has its highest bit set, so each is a character.
-    unsafe {
-        std::str::from_utf8_unchecked(ascii)
     }
 }
 

@@ -41,7 +41,8 @@ impl Field {
 
     /// The field of that key.
     pub(super) fn of(key: &[u8]) -> Option<Self> {
-        field_of(key_at(key, 0, key.len())?)
+        // A key that ends in zeros is another.
+        field_of(key_at(key, 0, key.len())?).filter(|field| field.name().len() == key.len())
     }
 
     /// Their keys, in the order of the variants.

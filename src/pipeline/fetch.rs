@@ -514,6 +514,25 @@ fn convert(
     observer: &dyn Observer,
 ) -> Result<Option<Converted>, ConvertError> {
     let mut converter = Converter::try_new(options)?;
+    match convert_bodies(&mut converter, &mut inbox, observer) {
+        Ok(Conclusion::Finish) => converter.finish().map(Some),
+        Ok(Conclusion::Abandon) => converter.abandon().map(|()| None),
+        // A full disk says more than what else was wrong.
+        Err(error) => converter.abandon().and(Err(error)),
+    }
+}
+
+/// How a conversion is to end.
+enum Conclusion {
+    Finish,
+    Abandon,
+}
+
+fn convert_bodies(
+    converter: &mut Converter,
+    inbox: &mut mpsc::Receiver<Message>,
+    observer: &dyn Observer,
+) -> Result<Conclusion, ConvertError> {
     let mut reported = 0;
     while let Some(message) = inbox.blocking_recv() {
         match message {
@@ -524,12 +543,12 @@ fn convert(
                 // Nobody listens any more if the run was stopped meanwhile.
                 reply.send(end).ok();
             }
-            Message::Finish => return converter.finish().map(Some),
+            Message::Finish => return Ok(Conclusion::Finish),
         }
         observer.records_read(converter.records() - reported);
         reported = converter.records();
     }
-    Ok(None)
+    Ok(Conclusion::Abandon)
 }
 
 #[cfg(test)]

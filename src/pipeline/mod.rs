@@ -36,7 +36,7 @@ const LONG_AGO: Duration = Duration::from_mins(10);
 const MEMORY_UNIT_BYTES: usize = 1 << 20;
 /// Memory of a slice besides its row group and its longest record: chunks in flight, three batches,
 /// sort runs of the duplicate search, compression, and a zstd stream's window (8 MiB at most).
-const SLICE_OVERHEAD_BYTES: usize = 24 << 20;
+const SLICE_OVERHEAD_BYTES: usize = 36 << 20;
 
 /// Memory of a slice on its way into the table, besides what is uploaded of it.
 const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
@@ -183,12 +183,11 @@ impl Context {
 
     /// Memory that one slice may take, in units, never more than there is.
     fn slice_memory_units(&self) -> u32 {
-        // The encoder holds a row group encoded, and its pages while they are compressed. A record as large as it may
-        // be can lie in the framer, in three batches, in a page and in what that is compressed to.
-        let row_groups = self.config.parquet.row_group_bytes.saturating_mul(2);
-        let records = self.config.limits.max_record_bytes.saturating_mul(6);
+        // A record as large as it may be can lie in the framer, in the row for the digest, in three batches, in a dictionary and
+        // its array, in a page, and compressed twice.
+        let records = self.config.limits.max_record_bytes.saturating_mul(10);
         let bytes = SLICE_OVERHEAD_BYTES
-            .saturating_add(row_groups)
+            .saturating_add(self.config.parquet.row_group_bytes)
             .saturating_add(records);
         in_memory_units(bytes).min(self.memory_units)
     }
