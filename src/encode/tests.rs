@@ -14,6 +14,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::basic::ZstdLevel;
 use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
 
@@ -106,6 +107,14 @@ fn record() -> impl Strategy<Value = Record<'static>> {
     })
 }
 
+/// Records of a batch, sometimes more than a word of validity has bits.
+fn batch() -> impl Strategy<Value = Vec<Record<'static>>> {
+    prop_oneof![
+        15 => proptest::collection::vec(record(), 1..20),
+        1 => proptest::collection::vec(record(), 120..140),
+    ]
+}
+
 /// The bounds of each page of a column, worked out from what was read.
 fn expected_bounds(batch: &RecordBatch, column: usize) -> Bounds {
     let array = batch.column(column);
@@ -129,6 +138,28 @@ fn expected_bounds(batch: &RecordBatch, column: usize) -> Bounds {
     }
 }
 
+/// The bounds of a page that the page index has; empty for one of nulls.
+fn bounds_in(index: &ColumnIndexMetaData, page: usize) -> (Vec<u8>, Vec<u8>) {
+    fn both<T>(bounds: Option<(T, T)>, bytes: impl Fn(T) -> Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+        bounds.map_or_else(Default::default, |(min, max)| (bytes(min), bytes(max)))
+    }
+    match index {
+        ColumnIndexMetaData::INT32(index) => {
+            let bounds = index.min_value(page).zip(index.max_value(page));
+            both(bounds, |bound| bound.to_le_bytes().to_vec())
+        }
+        ColumnIndexMetaData::INT64(index) => {
+            let bounds = index.min_value(page).zip(index.max_value(page));
+            both(bounds, |bound| bound.to_le_bytes().to_vec())
+        }
+        ColumnIndexMetaData::BYTE_ARRAY(index) => {
+            let bounds = index.min_value(page).zip(index.max_value(page));
+            both(bounds, <[u8]>::to_vec)
+        }
+        _ => unreachable!("no column has such a type"),
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
@@ -137,7 +168,7 @@ proptest! {
     #[test]
     fn another_reader_reads_what_was_written(
         row_groups in proptest::collection::vec(
-            proptest::collection::vec(proptest::collection::vec(record(), 1..20), 1..4),
+            proptest::collection::vec(batch(), 1..4),
             1..3,
         ),
         compression in prop::sample::select(vec![
@@ -192,6 +223,9 @@ proptest! {
                 if pages.iter().all(Option::is_some) {
                     let index = index.column_index(column).unwrap();
                     prop_assert_eq!(index.num_pages() as usize, lengths.len());
+                    for (number, page) in pages.into_iter().flatten().enumerate() {
+                        prop_assert_eq!(bounds_in(index, number), page);
+                    }
                 }
             }
             row += group_rows;
