@@ -6,7 +6,7 @@
 //! Each id is a hash of 64 bits, which goes to one of 64 partitions by its first bits; full blocks of a partition
 //! go to one temporary file. At the end each partition is looked through by itself, in several passes if it is large:
 //! each looks at those hashes that other bits give to it. Memory: 256 KiB and 8 bytes for every thousandth id, and at the end, when
-//! the rows have been written, mostly up to 4 MiB.
+//! the rows have been written, mostly up to 1 MiB.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -25,7 +25,7 @@ const BLOCK_BYTES: usize = BLOCK_HASHES * size_of::<u64>();
 /// Most hashes that are told apart: of more repeats every row is compared.
 const MAX_REPEATS: usize = 1 << 16;
 /// Hashes of a partition that are looked through in one pass.
-const PASS_HASHES: usize = 240_000;
+const PASS_HASHES: usize = 60_000;
 /// Most passes through a partition: where they are not enough every row is compared.
 const MAX_PASSES: usize = 64;
 
@@ -179,9 +179,9 @@ fn pass_of(hash: u64, passes: usize) -> usize {
     usize::try_from(next_bits).map_or(0, |bits| bits & (passes - 1))
 }
 
-/// Slots of the table at first, and at most: 8 MiB, twice as many as a pass needs, for the passes are not quite equal.
+/// Slots of the table at first, and at most: 2 MiB, twice as many as a pass needs, for the passes are not quite equal.
 const MIN_SLOTS: usize = 1 << 10;
-const MAX_SLOTS: usize = 1 << 20;
+const MAX_SLOTS: usize = 1 << 18;
 
 /// Hashes that were seen, at most half as many as there are slots.
 #[derive(Debug, Default)]
