@@ -13,6 +13,9 @@ use super::field::{Field, field_of, key_at};
 use super::{Record, Refusal, decode, parse_time_us};
 use crate::amount::Amount;
 
+/// Of more surprises the next record's keys are not expected where they stood.
+const MAX_SURPRISES: u32 = 3;
+
 /// Bytes whose quotation marks share a word.
 const WORD_BYTES: usize = 64;
 
@@ -22,6 +25,8 @@ const WORD_BYTES: usize = 64;
 pub struct Decoder {
     /// The fields of the record before, in their order.
     order: Vec<Field>,
+    /// Keys of the record before that stood elsewhere than in the one before it.
+    surprises: u32,
     /// A bit for each byte that is a quotation mark.
     quotes: Vec<u64>,
     dates: DateCache,
@@ -46,9 +51,13 @@ impl Decoder {
     fn try_decode<'a>(&mut self, text: &'a [u8]) -> Option<Record<'a>> {
         let Self {
             order,
+            surprises: surprises_before,
             quotes,
             dates,
         } = self;
+        // To expect what hardly ever comes costs more than to look each key up.
+        let is_shuffled = *surprises_before > MAX_SURPRISES;
+        let mut surprises = 0;
         let text = match find_quotes(text, quotes) {
             Kind::Odd => return None,
             Kind::Ascii => {
@@ -77,16 +86,17 @@ impl Decoder {
                 return None;
             }
             let field = match order.get(number) {
-                Some(field) if field.is_key_at(bytes, at + 1) => {
+                Some(field) if !is_shuffled && field.is_key_at(bytes, at + 1) => {
                     at += field.name().len() + 3;
                     *field
                 }
-                _ => {
+                expected => {
                     let close = quotes.next(at + 1)?;
                     if bytes.get(close + 1) != Some(&b':') {
                         return None;
                     }
                     let field = field_of(key_at(bytes, at + 1, close - at - 1)?)?;
+                    surprises += u32::from(expected != Some(&field));
                     match order.get_mut(number) {
                         Some(expected) => *expected = field,
                         None => order.push(field),
@@ -108,6 +118,7 @@ impl Decoder {
                 _ => return None,
             }
         }
+        *surprises_before = surprises;
         record(&values, dates).ok()
     }
 }
