@@ -28,6 +28,8 @@ pub use settings::{ConfigError, Origin};
 pub const DEFAULT_FILE: &str = "pipeline.toml";
 /// This program's name and version, as the source, the ledger and files of the lake see it.
 pub const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));
+/// Least rows of a row group: the footer has some kilobytes of each, and lies in memory until the file is complete.
+const MIN_ROW_GROUP_ROWS: i64 = 1_000;
 
 /// Everything that can be configured. The README's configuration reference says what each key
 /// does; the field names are the keys.
@@ -225,7 +227,7 @@ impl Config {
                     .get("parquet.compression", compression)?
                     .unwrap_or(Compression::ZSTD(ZstdLevel::default())),
                 row_group_rows: settings
-                    .get("parquet.row_group_rows", units::integer(1))?
+                    .get("parquet.row_group_rows", units::integer(MIN_ROW_GROUP_ROWS))?
                     .unwrap_or(1 << 20),
                 row_group_bytes: settings
                     .get("parquet.row_group_bytes", units::memory_bytes)?

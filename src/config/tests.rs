@@ -119,6 +119,12 @@ fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
         error.to_string(),
         "flag --requests: source.requests is 0: it must be at least 1"
     );
+    let small = [("CDRLAKE_PARQUET_ROW_GROUP_ROWS", "999")];
+    let error = load_with(file, &small, &Overrides::new()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "variable CDRLAKE_PARQUET_ROW_GROUP_ROWS: parquet.row_group_rows is 999: it must be at least 1000"
+    );
 }
 
 #[test]
