@@ -66,7 +66,7 @@ pub enum LakeError {
     },
     /// The configuration describes another lake.
     #[error(
-        "{key} is {wanted}, but this lake was made with {existing}: mixing them would make a lake that is neither. Set {key} back, or choose a new lake.url"
+        "{key} is {wanted}, but this lake was made with {existing}: mixing them would make a lake that is neither. Set {key} back, or choose a new lake.url; if nothing is in this one yet, remove its _cdrlake/lake.json"
     )]
     OtherLake {
         /// The key that differs.
