@@ -190,6 +190,14 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
+/// Whether the cause is a file where there should be a directory.
+pub fn is_no_directory(error: &(dyn Error + 'static)) -> bool {
+    causes(error).any(|cause| {
+        let cause = cause.downcast_ref::<io::Error>();
+        cause.is_some_and(|error| error.kind() == io::ErrorKind::NotADirectory)
+    })
+}
+
 /// Everything below an error, the nearest first.
 pub(crate) fn causes<'a>(
     error: &'a (dyn Error + 'static),

@@ -21,7 +21,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides};
-use crate::error::{MAKE_ROOM, chain, is_disk_full};
+use crate::error::{MAKE_ROOM, chain, is_disk_full, is_no_directory};
 use crate::lake::LakeError;
 use crate::lake::store::StoreError;
 use crate::plan::PlanError;
@@ -233,6 +233,13 @@ impl From<LakeError> for CommandError {
             LakeError::Store(_) if is_disk_full(&error) => {
                 Self::new(Exit::Failed, format!("{}. {MAKE_ROOM}", chain(&error)))
             }
+            LakeError::Store(_) if is_no_directory(&error) => Self::new(
+                Exit::Usage,
+                format!(
+                    "{}. A lake is a directory: lake.url, or a part of it, is a file",
+                    chain(&error)
+                ),
+            ),
             LakeError::Store(store) if store.kind().is_none() => Self::new(
                 Exit::Usage,
                 format!("{}. Check lake.url and who may write there", chain(&error)),

@@ -419,7 +419,11 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     }
     let verdict = match (found.findings.len(), repair) {
         (0, _) if found.slices == 0 => "there was nothing to verify".to_owned(),
-        (0, _) if !not_fetched.is_empty() || !found.in_progress.is_empty() => {
+        (0, _) if !not_fetched.is_empty() => format!(
+            "what was judged is as the ledger says, but {} missing",
+            counted(not_fetched.len() as u64, "slice is", "slices are")
+        ),
+        (0, _) if !found.in_progress.is_empty() => {
             "what was judged is as the ledger says".to_owned()
         }
         (0, _) => "everything is as the ledger says".to_owned(),

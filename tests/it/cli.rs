@@ -417,7 +417,7 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3", "--lake", "file/lake"]),
         2,
-        "error: cannot read file/lake/_cdrlake/lake.json: Not a directory",
+        "error: cannot read file/lake/_cdrlake/lake.json: Not a directory (os error 20). A lake is a directory: lake.url, or a part of it, is a file",
     );
     std::fs::create_dir_all(workplace.path("other/cdrs")).unwrap();
     std::fs::write(workplace.path("other/cdrs/x.parquet"), "").unwrap();

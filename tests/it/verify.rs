@@ -379,7 +379,8 @@ fn what_was_never_fetched_or_failed_is_not_proven() {
     assert!(
         ran.stdout
             .contains("\n  cdrlake run --from 2026-09-30 --to 2026-09-30\n")
-            && !ran.stdout.contains("everything"),
+            && !ran.stdout.contains("everything")
+            && ran.stdout.contains("but 2 slices are missing."),
         "{}",
         ran.stdout
     );
