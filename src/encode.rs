@@ -31,7 +31,7 @@ use parquet::file::metadata::{
     ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder, PageEncodingStats,
 };
 use parquet::file::reader::{ChunkReader, Length};
-use parquet::file::statistics::Statistics;
+use parquet::file::statistics::{Statistics, ValueStatistics};
 use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 use zstd::zstd_safe::{CParameter, ParamSwitch};
@@ -40,8 +40,8 @@ use crate::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 use crate::schema::COLUMNS;
 use crate::scratch::Scratch;
 
-/// Longest text that becomes a bound in statistics and page index: a longer one, cut, would have to be rounded
-/// up, and nobody looks for it.
+/// Longest bound of texts in statistics and page index, but for a character: where a text is longer, they have a
+/// [bound of their own](https://parquet.apache.org/docs/file-format/pageindex/) that lies beyond it.
 const MAX_BOUND_BYTES: usize = 64;
 
 /// The Parquet schema of a table with that Arrow schema.
@@ -237,8 +237,8 @@ enum Bounds {
     /// Of no values.
     Empty,
     Number(i64, i64),
-    Text(Vec<u8>, Vec<u8>),
-    /// Longer than [`MAX_BOUND_BYTES`].
+    Text(TextBound, TextBound),
+    /// There is no text beyond the largest.
     Unknown,
 }
 
@@ -279,7 +279,7 @@ impl Bounds {
         match self {
             Self::Empty => Some((Vec::new(), Vec::new())),
             Self::Number(min, max) => Some((number(*min), number(*max))),
-            Self::Text(min, max) => Some((min.clone(), max.clone())),
+            Self::Text(min, max) => Some((min.bytes.clone(), max.bytes.clone())),
             Self::Unknown => None,
         }
     }
@@ -294,14 +294,65 @@ impl Bounds {
                 Statistics::int64(Some(*min), Some(*max), None, nulls, false)
             }
             (Self::Text(min, max), _) => {
-                let bound = |text: &[u8]| Some(ByteArray::from(text.to_owned()));
-                Statistics::byte_array(bound(min), bound(max), None, nulls, false)
+                let bound = |bound: &TextBound| Some(ByteArray::from(bound.bytes.clone()));
+                let statistics = ValueStatistics::new(bound(min), bound(max), None, nulls, false)
+                    .with_min_is_exact(!min.is_cut)
+                    .with_max_is_exact(!max.is_cut);
+                Statistics::ByteArray(statistics)
             }
             (_, Type::INT32) => Statistics::int32(None, None, None, nulls, false),
             (_, Type::INT64) => Statistics::int64(None, None, None, nulls, false),
             _ => Statistics::byte_array(None, None, None, nulls, false),
         }
     }
+}
+
+/// A bound of texts: one of them, or where that is long, something short beyond it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct TextBound {
+    bytes: Vec<u8>,
+    is_cut: bool,
+}
+
+impl TextBound {
+    fn exact(text: &str) -> Self {
+        Self {
+            bytes: text.as_bytes().to_owned(),
+            is_cut: false,
+        }
+    }
+
+    /// A text that is no larger: its beginning.
+    fn below(text: &str) -> Self {
+        let (beginning, _) = text.split_at(text.floor_char_boundary(MAX_BOUND_BYTES));
+        Self {
+            is_cut: beginning.len() < text.len(),
+            ..Self::exact(beginning)
+        }
+    }
+
+    /// A text that is no smaller: its beginning, with the last character that has a successor replaced by that.
+    fn above(text: &str) -> Option<Self> {
+        if text.len() <= MAX_BOUND_BYTES {
+            return Some(Self::exact(text));
+        }
+        let (beginning, _) = text.split_at(text.floor_char_boundary(MAX_BOUND_BYTES));
+        let (at, successor) = beginning
+            .char_indices()
+            .rev()
+            .find_map(|(at, character)| Some((at, successor(character)?)))?;
+        let bound = format!("{}{successor}", beginning.split_at(at).0);
+        Some(Self {
+            bytes: bound.into_bytes(),
+            is_cut: true,
+        })
+    }
+}
+
+/// The next character, in the order of code points, which is that of UTF-8.
+fn successor(character: char) -> Option<char> {
+    // A range of characters knows about surrogates.
+    (character..=char::MAX).nth(1)
 }
 
 /// The smallest and the largest of some texts.
@@ -346,13 +397,11 @@ impl<'a> FromIterator<&'a [u8]> for TextBounds<'a> {
 
 impl From<TextBounds<'_>> for Bounds {
     fn from(texts: TextBounds<'_>) -> Self {
-        match texts.bounds {
-            None => Self::Empty,
-            Some([(_, min), (_, max)]) if min.len().max(max.len()) > MAX_BOUND_BYTES => {
-                Self::Unknown
-            }
-            Some([(_, min), (_, max)]) => Self::Text(min.to_owned(), max.to_owned()),
-        }
+        let Some([(_, min), (_, max)]) = texts.bounds else {
+            return Self::Empty;
+        };
+        let [min, max] = [min, max].map(|text| std::str::from_utf8(text).expect("it is a text"));
+        TextBound::above(max).map_or(Self::Unknown, |max| Self::Text(TextBound::below(min), max))
     }
 }
 

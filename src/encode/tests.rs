@@ -120,17 +120,11 @@ fn expected_bounds(batch: &RecordBatch, column: usize) -> Bounds {
     let array = batch.column(column);
     match array.data_type() {
         DataType::Utf8 => {
-            let texts: Vec<&[u8]> = array
-                .as_string::<i32>()
-                .iter()
-                .flatten()
-                .map(str::as_bytes)
-                .collect();
+            let texts: Vec<&str> = array.as_string::<i32>().iter().flatten().collect();
             match (texts.iter().min(), texts.iter().max()) {
-                (Some(min), Some(max)) if min.len().max(max.len()) <= MAX_BOUND_BYTES => {
-                    Bounds::Text(min.to_vec(), max.to_vec())
+                (Some(min), Some(max)) => {
+                    Bounds::Text(TextBound::below(min), TextBound::above(max).unwrap())
                 }
-                (Some(_), Some(_)) => Bounds::Unknown,
                 _ => Bounds::Empty,
             }
         }
@@ -210,6 +204,8 @@ proptest! {
                 let expected = bounds.statistics(physical_type, nulls);
                 prop_assert_eq!(found.min_bytes_opt(), expected.min_bytes_opt());
                 prop_assert_eq!(found.max_bytes_opt(), expected.max_bytes_opt());
+                prop_assert_eq!(found.min_is_exact(), expected.min_is_exact());
+                prop_assert_eq!(found.max_is_exact(), expected.max_is_exact());
                 prop_assert_eq!(found.null_count_opt(), Some(nulls));
                 prop_assert_eq!(chunk.num_values() as usize, group_rows);
                 let index = metadata.page_index_for_row_group(group);
@@ -229,6 +225,25 @@ proptest! {
                 }
             }
             row += group_rows;
+        }
+    }
+
+    #[test]
+    fn bounds_of_texts_are_short_and_on_their_side(text in "[ab]{0,70}|.{0,40}|[é\u{D7FF}\u{10FFFF}]{10,40}|a{62}.{3}") {
+        let (below, above) = (TextBound::below(&text), TextBound::above(&text));
+        let is_long = text.len() > MAX_BOUND_BYTES;
+        let text = text.as_bytes();
+        prop_assert!(below.bytes.as_slice() <= text && below.bytes.len() <= MAX_BOUND_BYTES);
+        prop_assert_eq!(below.is_cut, is_long);
+        prop_assert!(is_long || below.bytes == text);
+        if let Some(above) = above {
+            prop_assert!(above.bytes.as_slice() >= text && above.bytes.len() <= MAX_BOUND_BYTES + 3);
+            prop_assert!(std::str::from_utf8(&above.bytes).is_ok());
+            prop_assert_eq!(above.is_cut, is_long);
+            prop_assert!(is_long || above.bytes == text);
+        } else {
+            let largest = char::MAX.to_string().repeat(16);
+            prop_assert!(is_long && text.starts_with(largest.as_bytes()));
         }
     }
 
