@@ -1,9 +1,10 @@
 //! The fast decoder: for records as the API writes them, whatever the order of their keys.
 //!
 //! One pass finds every quotation mark of a record, 64 bytes at a time (by AVX2 where the processor has it), and
-//! whether anything in it is out of the ordinary. Then what stands at each key's place is compared with the key that stood
-//! there in the record before, and only where they differ is it looked up; values are converted straight from their bytes. Whatever is unexpected, an escape, white space
-//! between tokens, a field without a column, another type, anything that will be rejected, is left to the
+//! whether anything in it is out of the ordinary. Then what stands at each key's place is compared with the key that
+//! stood there in the record before, and only where they differ is it looked up; where most did, none is expected.
+//! Values are converted straight from their bytes. Whatever is unexpected, an escape, white space between tokens, a
+//! field without a column, another type, anything that will be rejected, is left to the
 //! [plain decoder](super::decode), which defines what a record means. The two agree on every input: a
 //! property test and a fuzz target hold them together.
 
