@@ -2,7 +2,7 @@
 //! than a tenth. Memory is asserted, time is only printed: it depends on what else the machine does.
 //!
 //! Both are larger than a row group. The bytes are rendered beforehand, for a slow source never fills what there is between
-//! the stages: the simulator takes 4 GB for the larger one.
+//! the stages: for the larger one that takes 6.5 GB of temporary files.
 //!
 //! ```sh
 //! cargo bench --bench peak_memory -- [calls a day, default 750000] [times, default 20]

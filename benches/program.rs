@@ -13,6 +13,8 @@ const KEY: &str = "bench";
 pub(crate) struct Simulator {
     process: std::process::Child,
     url: String,
+    /// What was rendered beforehand: a process that is killed leaves it.
+    _rendered: tempfile::TempDir,
 }
 
 impl Drop for Simulator {
@@ -34,7 +36,9 @@ pub(crate) struct Run {
 impl Simulator {
     /// Starts one with these arguments, and waits until it answers.
     pub(crate) fn start(arguments: &[&str]) -> Self {
+        let rendered = tempfile::tempdir().unwrap();
         let process = Command::new(PROGRAM)
+            .env("TMPDIR", rendered.path())
             .args(["simulate", "--port", "0", "--key", KEY])
             .args(arguments)
             .stdout(Stdio::piped())
@@ -44,7 +48,11 @@ impl Simulator {
         let stdout = process.stdout.as_mut().unwrap();
         BufReader::new(stdout).read_line(&mut url).unwrap();
         let url = url.trim().to_owned();
-        Self { process, url }
+        Self {
+            process,
+            url,
+            _rendered: rendered,
+        }
     }
 
     /// Runs the program on those days, in a fresh lake that is gone afterwards.
