@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cdrlake::convert::ConvertOptions;
+use cdrlake::convert::{ConvertOptions, Converter};
 use cdrlake::simulator::{Generator, KeyOrder};
 use cdrlake::slice::{Direction, Slice};
 use cdrlake::writer::ParquetOptions;
@@ -35,6 +35,15 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
             row_group_bytes: 16 << 20,
         },
     }
+}
+
+/// Converts a body, which comes in these chunks, to a file, and says how many rows that has.
+pub(crate) fn convert<'a>(chunks: impl Iterator<Item = &'a [u8]>, options: ConvertOptions) -> u64 {
+    let mut converter = Converter::try_new(options).unwrap();
+    chunks.for_each(|chunk| converter.push(chunk).unwrap());
+    converter.end_body().unwrap();
+    let converted = converter.finish().unwrap();
+    converted.write_footer(Vec::new()).unwrap().rows
 }
 
 /// A body of [`RECORDS`] lines.

@@ -14,7 +14,6 @@ mod data;
 use std::hint::black_box;
 use std::process::Command;
 
-use cdrlake::convert::Converter;
 use cdrlake::decode::{Decoder, decode};
 use cdrlake::simulator::KeyOrder;
 use parquet::basic::{Compression, ZstdLevel};
@@ -82,13 +81,6 @@ fn work(stage: usize, records: usize) {
 
 fn convert<'a>(lines: impl Iterator<Item = &'a [u8]>, compression: Compression, records: usize) {
     let directory = tempfile::tempdir().unwrap();
-    let mut converter = Converter::try_new(options(directory.path(), compression)).unwrap();
-    lines.for_each(|line| converter.push(line).unwrap());
-    converter.end_body().unwrap();
-    let file = converter
-        .finish()
-        .unwrap()
-        .write_footer(Vec::new())
-        .unwrap();
-    assert_eq!(file.rows, records as u64);
+    let rows = data::convert(lines, options(directory.path(), compression));
+    assert_eq!(rows, records as u64);
 }

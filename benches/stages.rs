@@ -12,7 +12,6 @@ mod data;
 
 use std::hint::black_box;
 
-use cdrlake::convert::Converter;
 use cdrlake::decode::{Decoder, Record, decode};
 use cdrlake::digest::{Digest, RowHasher};
 use cdrlake::framing::{Format, Frame, Framer, FramingError};
@@ -25,7 +24,7 @@ use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
 
-use data::{RECORDS, body, options, slice};
+use data::{RECORDS, body, convert, options, slice};
 
 /// Chunks as the network hands them out.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -159,17 +158,8 @@ fn to_files(criterion: &mut Criterion) {
     });
     group.bench_function("all, to a zstd Parquet file", |bencher| {
         bencher.iter(|| {
-            let mut converter = Converter::try_new(options.clone()).unwrap();
-            for chunk in fixed.chunks(CHUNK_BYTES) {
-                converter.push(chunk).unwrap();
-            }
-            converter.end_body().unwrap();
-            let file = converter
-                .finish()
-                .unwrap()
-                .write_footer(Vec::new())
-                .unwrap();
-            assert_eq!(file.rows, RECORDS);
+            let rows = convert(fixed.chunks(CHUNK_BYTES), options.clone());
+            assert_eq!(rows, RECORDS);
         });
     });
     group.finish();

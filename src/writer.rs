@@ -128,11 +128,8 @@ impl SpoolWriter {
         };
         let file = create_spool_file(path).map_err(create)?;
         let path = TempPath::try_from_path(path).map_err(create)?;
-        let batches = BatchWriter::begin(file, options).map_err(|source| WriteError::Parquet {
-            action: "begin",
-            path: path.to_path_buf(),
-            source,
-        })?;
+        let batches = BatchWriter::begin(file, options);
+        let batches = batches.map_err(|source| error(&path, "begin", source))?;
         Ok(Self {
             slice,
             options: options.clone(),
@@ -348,13 +345,8 @@ pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
 /// # Errors
 /// [`WriteError`] if it cannot be opened or is not a whole Parquet file.
 pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
-    ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new()).map_err(|source| {
-        WriteError::Parquet {
-            action: "read",
-            path: path.to_owned(),
-            source,
-        }
-    })
+    ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new())
+        .map_err(|source| error(path, "read", source))
 }
 
 /// Name of the slice that the file at `path` was written for; `None` if it does not say, or is no
@@ -418,13 +410,7 @@ pub fn read_rows<E: From<WriteError>>(
     slice: Slice,
     each: impl FnMut(&Record<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let footer = ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new());
-    let footer = footer.map_err(|source| WriteError::Parquet {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    })?;
-    read_rows_by(path, footer, slice, each)
+    read_rows_by(path, read_footer(path)?, slice, each)
 }
 
 fn open(path: &Path) -> Result<File, WriteError> {
@@ -442,11 +428,7 @@ fn read_rows_by<E: From<WriteError>>(
     slice: Slice,
     mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    let damaged = |source| WriteError::Parquet {
-        action: "read",
-        path: path.to_owned(),
-        source,
-    };
+    let damaged = |source| error(path, "read", source);
     let batch_rows = batch_rows(footer.metadata().file_metadata());
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(open(path)?, footer)
         .with_batch_size(batch_rows)
