@@ -17,6 +17,8 @@ mod batch_writer;
 pub mod cli;
 pub mod config;
 pub mod convert;
+
+pub mod ddl;
 pub mod decode;
 pub mod decompress;
 pub mod digest;

@@ -35,6 +35,11 @@ pub struct Column {
     pub nullable: bool,
     /// Whether few distinct values are expected, so that a Parquet dictionary pays.
     pub repeats: bool,
+    /// The version of the columns that it came with. Older files do not have it.
+    pub since: u32,
+    /// What it holds, for the catalog of a warehouse: without quotes and backslashes, which every dialect of
+    /// SQL escapes in its own way.
+    pub comment: &'static str,
 }
 
 /// The columns, in their order. Every file has all of them.
@@ -44,29 +49,109 @@ pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
     let repeated = coded(DataType::Int32);
     let call_time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     let usd = amount_type();
-    let column = |name, data_type: &DataType, nullable, repeats| Column {
+    let column = |name, data_type: &DataType, nullable, repeats, comment| Column {
         name,
         data_type: data_type.clone(),
         nullable,
         repeats,
+        since: 1,
+        comment,
     };
     vec![
-        column("call_id", &DataType::Utf8, true, false),
-        column("parent_call_id", &DataType::Utf8, true, false),
-        column("direction", &direction, false, true),
-        column("source_day", &DataType::Date32, false, true),
-        column("call_time", &call_time, false, false),
-        column("from_number", &DataType::Utf8, true, false),
-        column("to_number", &DataType::Utf8, true, false),
-        column("disposition", &repeated, true, true),
-        column("destination", &repeated, true, true),
-        column("sip_trunk", &repeated, true, true),
-        column("answered_by", &repeated, true, true),
-        column("duration_seconds", &DataType::Int32, true, true),
-        column("per_minute_usd", &usd, true, true),
-        column("charge_usd", &usd, true, true),
-        column("forward_fee_usd", &usd, true, true),
-        column("extra", &DataType::Utf8, true, false),
+        column(
+            "call_id",
+            &DataType::Utf8,
+            true,
+            false,
+            "Id of the call, as the provider bills it",
+        ),
+        column(
+            "parent_call_id",
+            &DataType::Utf8,
+            true,
+            false,
+            "Id of the call that this one is a leg of",
+        ),
+        column("direction", &direction, false, true, "placed or received"),
+        column(
+            "source_day",
+            &DataType::Date32,
+            false,
+            true,
+            "Day under which the provider lists the call, the same as the partition dt",
+        ),
+        column(
+            "call_time",
+            &call_time,
+            false,
+            false,
+            "Begin of the call, UTC",
+        ),
+        column("from_number", &DataType::Utf8, true, false, "Who called"),
+        column("to_number", &DataType::Utf8, true, false, "Who was called"),
+        column(
+            "disposition",
+            &repeated,
+            true,
+            true,
+            "What became of the call: answered, busy, failed and others",
+        ),
+        column(
+            "destination",
+            &repeated,
+            true,
+            true,
+            "Where the call went, by the name of the price list",
+        ),
+        column(
+            "sip_trunk",
+            &repeated,
+            true,
+            true,
+            "Trunk that the call went over",
+        ),
+        column(
+            "answered_by",
+            &repeated,
+            true,
+            true,
+            "Who answered: human, machine and others",
+        ),
+        column(
+            "duration_seconds",
+            &DataType::Int32,
+            true,
+            true,
+            "Billed seconds",
+        ),
+        column(
+            "per_minute_usd",
+            &usd,
+            true,
+            true,
+            "Price of a minute, US dollars",
+        ),
+        column(
+            "charge_usd",
+            &usd,
+            true,
+            true,
+            "Charge for the call, US dollars",
+        ),
+        column(
+            "forward_fee_usd",
+            &usd,
+            true,
+            true,
+            "Fee for forwarding, US dollars",
+        ),
+        column(
+            "extra",
+            &DataType::Utf8,
+            true,
+            false,
+            "Every other field of the record, as one JSON object",
+        ),
     ]
 });
 

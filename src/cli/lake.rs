@@ -130,6 +130,11 @@ pub(super) async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandEr
     Ok(Lake::find(store, &config.identity()).await?)
 }
 
+/// Opens the lake for reading, if there is one, whosever calls it holds.
+pub(super) async fn find_any_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
+    Ok(Lake::find_any(Place::of(config)?.store()).await?)
+}
+
 /// Opens a lake that must be there, for reading. Whose calls it holds matters only to who goes on to
 /// fetch: then it must be the lake `as_configured`.
 pub(super) async fn existing_lake(
@@ -139,7 +144,7 @@ pub(super) async fn existing_lake(
     let lake = if as_configured {
         find_lake(config).await?
     } else {
-        Lake::find_any(Place::of(config)?.store()).await?
+        find_any_lake(config).await?
     };
     lake.ok_or_else(|| {
         let problem = format!(

@@ -1,6 +1,7 @@
 //! The command line: what the user types, and what is printed.
 
 mod check;
+mod ddl;
 mod demo;
 mod gc;
 mod lake;
@@ -71,6 +72,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// List what was rejected and why, also of slices that failed.
     Rejects(rejects::RejectsArgs),
+    /// Print how a warehouse is told of the table: its definition, the load, a query that checks it.
+    Ddl(ddl::DdlArgs),
     /// Remove what dead runs left on their way into the lake.
     Gc(gc::GcArgs),
     /// Check configuration, key, API and lake.
@@ -302,6 +305,7 @@ impl Command {
             Self::Status(args) => status::execute(&args).await,
             Self::Verify(args) => verify::execute(args, screen).await,
             Self::Rejects(args) => rejects::execute(&args).await,
+            Self::Ddl(args) => ddl::execute(&args).await,
             Self::Gc(args) => gc::execute(&args, screen).await,
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,

@@ -125,6 +125,11 @@ pub fn marked_run(path: &Path) -> Option<&str> {
     path.filename()?.strip_suffix(".running")
 }
 
+/// The run whose report lies at `path`.
+pub fn reported_run(path: &Path) -> Option<&str> {
+    path.filename()?.strip_suffix(".json")
+}
+
 /// Held by a run while it lives.
 pub fn run_lease(run: &str) -> Path {
     Path::from(format!("{LEASES}/run-{run}.lock"))

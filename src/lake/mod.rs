@@ -762,6 +762,37 @@ impl Lake {
         Ok(self.store.delete(&layout::run_marker(run)).await?)
     }
 
+    /// The runs that have kept a report, the latest last.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn runs(&self) -> Result<Vec<String>, LakeError> {
+        let listed = self.store.list(&Path::from(layout::RUNS)).await?;
+        let mut runs: Vec<String> = listed
+            .iter()
+            .filter_map(|object| layout::reported_run(&object.path))
+            .map(str::to_owned)
+            .collect();
+        runs.sort_unstable();
+        Ok(runs)
+    }
+
+    /// What a run has kept as its report.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails, or it is none.
+    pub async fn run_report<T: DeserializeOwned>(&self, run: &str) -> Result<Option<T>, LakeError> {
+        let path = layout::run_report(run);
+        let Some(found) = self.store.read(&path).await? else {
+            return Ok(None);
+        };
+        let report = serde_json::from_slice(&found.bytes);
+        report.map(Some).map_err(|error| {
+            let problem = error.to_string();
+            LakeError::Damaged { path, problem }
+        })
+    }
+
     /// Keeps the report that was made for a run that [is dead](Self::is_dead), and clears its lease away.
     ///
     /// # Errors

@@ -1,0 +1,377 @@
+"""Every value that is hard to read, through every engine that can be had here.
+
+Serves records with edge values, lets the program fill a lake with them, and reads it with DuckDB, pyarrow, Polars,
+fastparquet, chdb (ClickHouse), DataFusion and Spark: types, partition column, every value, and the sums of the ledger.
+What `cdrlake ddl` prints for DuckDB, ClickHouse and Spark is executed as printed, a day is replaced and loaded again,
+and a file with a column more is read beside the others. What it prints for the others is parsed in their dialect.
+
+Usage: warehouses.py path/to/cdrlake
+"""
+
+import datetime
+import http.server
+import json
+import logging
+import math
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import urllib.parse
+from decimal import Decimal
+
+# Spark and Python show times in the zone of the machine.
+os.environ["TZ"] = "UTC"
+time.tzset()
+
+import chdb.session
+import datafusion
+import duckdb
+import fastparquet
+import polars
+import pyarrow
+import pyarrow.dataset
+import pyarrow.parquet
+import pyspark.sql
+import sqlglot
+
+UTC = datetime.timezone.utc
+FIRST, SECOND, EMPTY, OLD = "2026-10-01", "2026-10-02", "2026-10-03", "1969-12-31"
+
+# Each record, and the columns that must come of it.
+CALLS = [
+    (FIRST, "placed", {
+        "uuid": "plain", "date": "2026-10-01T00:00:00.000Z", "from": "13524815863", "to": "12565378257", "duration": 26,
+        "charge": "0.0059", "per_minute": "0.0059", "forward_fee": "0.0", "destination": "My trunk", "disposition": "answered",
+    }),
+    (FIRST, "placed", {  # every text empty, an amount with nine decimals, a fee below zero
+        "uuid": "", "parent_uuid": "", "date": "2026-10-01T23:59:59.999999Z", "from": "", "to": "", "duration": 0,
+        "charge": "0.123456789", "per_minute": "0.000000001", "forward_fee": "-0.000000001", "destination": "",
+        "disposition": "", "sip_trunk": "", "answered_by": "",
+    }),
+    (FIRST, "placed", {  # nothing but what must be there
+        "uuid": "null", "date": "2026-10-01T12:00:00Z", "from": None, "to": None, "duration": None, "charge": None,
+        "destination": None, "disposition": None, "sip_trunk": None, "answered_by": None,
+    }),
+    (FIRST, "received", {  # the largest amounts
+        "uuid": "large", "date": "2026-10-01T12:00:00.5Z", "from": "1", "to": "2", "duration": 2147483647,
+        "charge": "999999999.999999999", "per_minute": "-999999999.999999999", "forward_fee": "1",
+        "destination": "x" * 5000, "disposition": "answered",
+    }),
+    (FIRST, "received", {  # other scripts, what SQL and JSON quote, a character beyond the first 65,536
+        "uuid": "naïve-Ω-電話-🕿", "date": "2026-10-01T12:00:01Z", "from": "+٤٩١٧٠١٢٣٤٥٦", "to": "sip:jürgen@example.com",
+        "duration": 1, "charge": "1e-9", "destination": "it's \"quoted\" \\ and\ttabbed\nand broken", "disposition": "busy",
+        "z": {"ключ": ["值", None, 1.50, True]}, "a": "🕿",
+    }),
+    (FIRST, "received", {"uuid": "before-1970", "date": "1969-12-31T23:59:59.000001Z", "from": "1", "to": "2", "duration": 1, "charge": "1"}),
+    (FIRST, "received", {"uuid": "after-2100", "date": "2100-02-28T23:59:59.999999Z", "from": "1", "to": "2", "duration": 1, "charge": "2"}),
+    (SECOND, "placed", {"uuid": "one", "date": "2026-10-02T01:02:03.004005Z", "from": "1", "to": "2", "duration": 3, "charge": "-1.5"}),
+    (OLD, "received", {"uuid": "old", "date": "1969-12-31T00:00:00Z", "from": "1", "to": "2", "duration": 4, "charge": "0.1"}),
+]
+
+TEXTS = "call_id parent_call_id direction from_number to_number disposition destination sip_trunk answered_by extra".split()
+AMOUNTS = ["per_minute_usd", "charge_usd", "forward_fee_usd"]
+COLUMNS = [
+    "call_id", "parent_call_id", "direction", "source_day", "call_time", "from_number", "to_number", "disposition",
+    "destination", "sip_trunk", "answered_by", "duration_seconds", "per_minute_usd", "charge_usd", "forward_fee_usd", "extra",
+]
+
+
+def row_of(day, direction, record):
+    """What the record must become, made without the program."""
+    amount = lambda name: None if record.get(name) is None else Decimal(record[name]).quantize(Decimal("1e-9"))
+    known = "uuid parent_uuid date from to duration charge per_minute forward_fee destination disposition sip_trunk answered_by"
+    extra = {name: record[name] for name in sorted(record) if name not in known.split()}
+    text = json.dumps(extra, ensure_ascii=False, separators=(",", ":")).replace("1.5,", "1.50,") if extra else None
+    return (
+        record["uuid"], record.get("parent_uuid"), direction, datetime.date.fromisoformat(day),
+        datetime.datetime.fromisoformat(record["date"]), record["from"], record["to"], record.get("disposition"),
+        record.get("destination"), record.get("sip_trunk"), record.get("answered_by"), record["duration"],
+        amount("per_minute"), amount("charge"), amount("forward_fee"), text,
+    )
+
+
+def in_order(rows):
+    return sorted(rows, key=lambda row: (row[3], row[2], row[4], row[0] or ""))
+
+
+class Source(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    calls = CALLS
+
+    def do_GET(self):
+        url = urllib.parse.urlsplit(self.path)
+        query = dict(urllib.parse.parse_qsl(url.query))
+        records = [record for day, direction, record in self.calls if (day, direction) == (query["from"], query["type"])]
+        if url.path.endswith("/all"):
+            body = "".join(json.dumps(record, ensure_ascii=False).replace("1.5,", "1.50,") + "\n" for record in records)
+        else:
+            body = json.dumps({"items": [], "pagination": {"total": len(records), "total_pages": 1, "current_page": 1, "per_page": 25}})
+        body = body.encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson" if url.path.endswith("/all") else "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Lake:
+    """A lake of the program's making."""
+
+    def __init__(self, program, path, source):
+        self.program, self.path = program, path
+        self.environment = os.environ | {
+            "WAVIX_API_KEY": "edge", "CDRLAKE_SOURCE_API_KEY_ENV": "WAVIX_API_KEY", "CDRLAKE_SOURCE_URL": source,
+            "CDRLAKE_LAKE_URL": str(path),
+        }
+
+    def call(self, *arguments):
+        answer = subprocess.run([self.program, *arguments], env=self.environment, cwd="/", stdout=subprocess.PIPE, text=True)
+        assert answer.returncode == 0, (arguments, answer.returncode)
+        return answer.stdout
+
+    def fill(self):
+        self.call("run", "--from", FIRST, "--to", EMPTY, "--refresh")
+        self.call("run", "--from", OLD, "--to", OLD)
+        assert not (self.path / f"cdrs/dt={EMPTY}").exists(), "a day without rows has no partition"
+
+    def ddl(self, target, *arguments):
+        return self.call("ddl", "--target", target, *arguments)
+
+
+def statements(sql):
+    """Statements one by one. No text in them holds a semicolon at the end of a line."""
+    lines = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
+    return [statement for statement in lines.split(";\n") if statement.strip()]
+
+
+def compare(engine, rows, days):
+    """Every value, and the partition of every row."""
+    expected = in_order(row_of(*call) for call in Source.calls)
+    found = in_order(rows)
+    assert len(found) == len(expected), f"{engine}: {len(found)} rows, {len(expected)} were served"
+    for mine, theirs in zip(expected, found, strict=True):
+        for name, value, read in zip(COLUMNS, mine, theirs, strict=True):
+            assert value == read, f"{engine}: {name} of {mine[0]!r} is {read!r}, not {value!r}"
+    wanted = sorted(datetime.date.fromisoformat(day) for day, *_ in Source.calls)
+    assert sorted(days) == wanted, f"{engine}: dt is {sorted(days)}"
+    print(f"{engine}: {len(found)} rows, every value as served")
+
+
+def types_of(schema):
+    return {field.name: field.type for field in schema}
+
+
+def check_arrow_types(engine, schema):
+    types = types_of(schema)
+    is_text = lambda kind: pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or kind == pyarrow.string_view()
+    for name in TEXTS:
+        assert is_text(types[name]), f"{engine}: {name} is {types[name]}"
+    for name in AMOUNTS:
+        assert types[name] == pyarrow.decimal128(18, 9), f"{engine}: {name} is {types[name]}"
+    assert types["call_time"].unit == "us" and types["call_time"].tz in ("UTC", "+00:00"), f"{engine}: {types['call_time']}"
+    assert types["source_day"] == pyarrow.date32(), f"{engine}: {types['source_day']}"
+    assert types["duration_seconds"] == pyarrow.int32(), f"{engine}: {types['duration_seconds']}"
+
+
+def from_arrow(engine, table, has_dt=True):
+    check_arrow_types(engine, table.schema)
+    rows = [tuple(row[name] for name in COLUMNS) for row in table.select(COLUMNS).to_pylist()]
+    rows = [tuple(value.astimezone(UTC) if isinstance(value, datetime.datetime) else value for value in row) for row in rows]
+    days = table["dt" if has_dt else "source_day"].to_pylist()
+    compare(engine, rows, [day if isinstance(day, datetime.date) else datetime.date.fromisoformat(day) for day in days])
+
+
+def check_verdict(engine, row):
+    assert row[-1] == "as the ledger says", f"{engine}: {row}"
+
+
+def with_duckdb(lake):
+    connection = duckdb.connect()
+    connection.sql("SET TimeZone = 'UTC'")
+    connection.execute(lake.ddl("duckdb"))
+    connection.execute(lake.ddl("duckdb", "--load", "--changed-by", "last"))
+    from_arrow("DuckDB", connection.sql("SELECT * FROM cdrs").to_arrow_table())
+    check_verdict("DuckDB", connection.execute(lake.ddl("duckdb", "--check")).fetchall()[0])
+    comments = connection.sql("SELECT comment FROM duckdb_columns() WHERE table_name = 'cdrs' AND column_name <> 'added_later'").fetchall()
+    assert len(comments) == len(COLUMNS) + 1 and all(comment for (comment,) in comments), comments
+
+
+def with_pyarrow(lake):
+    partitioning = pyarrow.dataset.partitioning(pyarrow.schema([("dt", pyarrow.date32())]), flavor="hive")
+    from_arrow("pyarrow", pyarrow.dataset.dataset(lake.path / "cdrs", partitioning=partitioning).to_table())
+
+
+def with_polars(lake):
+    frame = polars.read_parquet(lake.path / "cdrs")
+    assert frame.schema["call_time"] == polars.Datetime("us", "UTC") and frame.schema["charge_usd"] == polars.Decimal(18, 9)
+    from_arrow("Polars", frame.to_arrow())
+
+
+def with_fastparquet(lake):
+    """Its decimals are floats, and its times lose the zone, which is UTC."""
+    frame = fastparquet.ParquetFile([str(path) for path in sorted(lake.path.glob("cdrs/*/*.parquet"))]).to_pandas()
+    expected = in_order(row_of(*call) for call in Source.calls)
+    clean = lambda value: None if value is None or value != value else value
+    found = in_order(
+        (*(clean(row[name]) for name in COLUMNS[:3]), row["source_day"].date(), row["call_time"].to_pydatetime().replace(tzinfo=UTC),
+         *(clean(row[name]) for name in COLUMNS[5:]))
+        for row in frame.to_dict("records")
+    )
+    for mine, theirs in zip(expected, found, strict=True):
+        for name, value, read in zip(COLUMNS, mine, theirs, strict=True):
+            same = math.isclose(value, read, rel_tol=1e-15) if isinstance(value, Decimal) else value == read
+            assert same, f"fastparquet: {name} of {mine[0]!r} is {read!r}, not {value!r}"
+    days = sorted(str(day)[:10] for day in frame["dt"])
+    assert days == sorted(day for day, *_ in Source.calls), f"fastparquet: dt is {days}"
+    print(f"fastparquet: {len(found)} rows, every value as served, amounts as floats")
+
+
+def with_clickhouse(lake):
+    with tempfile.TemporaryDirectory() as folder:
+        session = chdb.session.Session(folder)
+        for statement in statements(lake.ddl("clickhouse")):
+            session.query(statement)
+        # Twice: running it again changes nothing.
+        for statement in 2 * statements(lake.ddl("clickhouse", "--load")):
+            session.query(statement)
+        read = lambda: pyarrow.ipc.open_file(pyarrow.BufferReader(session.query("SELECT * FROM cdrs", "Arrow").bytes())).read_all()
+        from_arrow("ClickHouse", read(), has_dt=False)
+        check_verdict("ClickHouse", json.loads(session.query(statements(lake.ddl("clickhouse", "--check"))[0], "JSONCompact").bytes())["data"][0])
+        # The files themselves.
+        files = f"file('{lake.path}/cdrs/dt=*/*.parquet', Parquet)"
+        days = session.query(f"SELECT toDate32(dt) FROM {files} ORDER BY dt SETTINGS use_hive_partitioning = 1", "CSV").bytes().decode()
+        assert days.replace('"', "").split() == sorted(day for day, *_ in Source.calls), days
+
+        def load_changed(engine):
+            for statement in 2 * statements(lake.ddl("clickhouse", "--load", "--changed-by", "last")):
+                session.query(statement)
+            from_arrow(engine, read(), has_dt=False)
+
+        with changed_day(lake):
+            load_changed("ClickHouse, a day replaced and one more")
+        load_changed("ClickHouse, a day gone")
+        session.close()
+
+
+def with_datafusion(lake):
+    context = datafusion.SessionContext()
+    context.register_parquet("cdrs", str(lake.path / "cdrs") + "/", table_partition_cols=[("dt", pyarrow.date32())])
+    from_arrow("DataFusion", context.sql("SELECT * FROM cdrs").to_arrow_table())
+
+
+def with_spark(lake):
+    with tempfile.TemporaryDirectory() as folder:
+        session = (
+            pyspark.sql.SparkSession.builder.master("local[1]")
+            .config("spark.sql.session.timeZone", "UTC").config("spark.ui.enabled", "false")
+            .config("spark.driver.memory", "1g").config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+            .config("spark.sql.warehouse.dir", f"{folder}/warehouse")
+            .config("spark.hadoop.javax.jdo.option.ConnectionURL", f"jdbc:derby:;databaseName={folder}/metastore;create=true")
+            .enableHiveSupport().getOrCreate()
+        )
+        session.sparkContext.setLogLevel("ERROR")
+        for statement in statements(lake.ddl("spark")):
+            session.sql(statement)
+        types = {field.name: field.dataType.simpleString() for field in session.table("cdrs").schema}
+        wanted = dict.fromkeys(TEXTS, "string") | dict.fromkeys(AMOUNTS, "decimal(18,9)")
+        wanted |= {"call_time": "timestamp", "source_day": "date", "dt": "date", "duration_seconds": "int"}
+        assert types == wanted, types
+
+        def check(engine):
+            rows = session.table("cdrs").collect()
+            named = [tuple(row[name] for name in COLUMNS) for row in rows]
+            named = [tuple(value.replace(tzinfo=UTC) if isinstance(value, datetime.datetime) else value for value in row) for row in named]
+            compare(engine, named, [row["dt"] for row in rows])
+            check_verdict(engine, session.sql(statements(lake.ddl("spark", "--check"))[0]).collect()[0])
+
+        def load_changed(engine):
+            for statement in statements(lake.ddl("spark", "--load", "--changed-by", "last")):
+                session.sql(statement)
+            check(engine)
+
+        check("Spark")
+        with changed_day(lake):
+            load_changed("Spark, a day replaced and one more")
+        load_changed("Spark, a day gone")
+        session.stop()
+
+
+class changed_day:
+    """While it lasts, the provider has other calls of the second day, and one of the day that had none."""
+
+    def __init__(self, lake):
+        self.lake = lake
+
+    def __enter__(self):
+        one = {"date": "2026-10-02T10:00:00Z", "from": "1", "to": "2", "duration": 5, "charge": "7"}
+        other = (SECOND, "received", one | {"uuid": "other"})
+        first = (EMPTY, "placed", one | {"uuid": "first", "date": "2026-10-03T10:00:00Z"})
+        Source.calls = [call for call in CALLS if call[0] != SECOND] + [other, first]
+        self.fetch()
+
+    def __exit__(self, *_):
+        Source.calls = CALLS
+        self.fetch()
+
+    def fetch(self):
+        report = json.loads(self.lake.call("run", "--from", SECOND, "--to", EMPTY, "--refresh", "--allow-shrink", "--format", "json"))
+        assert report["partitions_changed"] == [SECOND, EMPTY], report["partitions_changed"]
+
+
+def with_a_column_more(lake):
+    """A later version adds columns at the end: readers must take files of both, in either order."""
+    for day in [FIRST, SECOND]:
+        path = next(lake.path.glob(f"cdrs/dt={day}/placed-*.parquet"))
+        before = path.read_bytes()
+        table = pyarrow.parquet.read_table(path, partitioning=None)
+        pyarrow.parquet.write_table(table.append_column("added_later", pyarrow.array(["new"] * table.num_rows)), path)
+        for reader in [with_duckdb, with_pyarrow, with_datafusion]:
+            reader(lake)
+        frame = polars.scan_parquet(lake.path / "cdrs", missing_columns="insert", extra_columns="ignore").collect()
+        from_arrow("Polars", frame.to_arrow())
+        path.write_bytes(before)
+
+
+DIALECTS = "snowflake bigquery redshift athena databricks spark trino clickhouse duckdb postgres".split()
+
+
+def parse_all(lake):
+    """Whether each dialect takes what is printed for it, as far as a parser of all of them knows."""
+    logging.getLogger("sqlglot").setLevel(logging.ERROR)  # of what it takes without looking inside
+    for target in DIALECTS:
+        place = "gs://bucket/lake" if target == "bigquery" else "s3://bucket/lake"
+        for what in [[], ["--load"], ["--check"]]:
+            sql = lake.ddl(target, "--location", place, *what)
+            for statement in statements(sql):
+                if statement.startswith("LOAD DATA INTO"):
+                    continue  # the parser knows no partitions there
+                try:
+                    sqlglot.parse_one(statement, dialect=target, error_level=sqlglot.ErrorLevel.RAISE)
+                except sqlglot.errors.ParseError as error:
+                    raise AssertionError(f"{target}: {error}\n{statement}") from None
+    print(f"parsed for {', '.join(DIALECTS)}")
+
+
+def main():
+    program = os.path.abspath(sys.argv[1])
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Source)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    with tempfile.TemporaryDirectory() as folder:
+        lake = Lake(program, pathlib.Path(folder) / "lake", f"http://127.0.0.1:{server.server_port}")
+        lake.fill()
+        parse_all(lake)
+        for reader in [with_duckdb, with_pyarrow, with_polars, with_fastparquet, with_datafusion, with_clickhouse, with_spark]:
+            reader(lake)
+        with_a_column_more(lake)
+        lake.call("verify")
+
+
+if __name__ == "__main__":
+    main()
