@@ -1,6 +1,7 @@
 //! Records for the benches: the simulator's, from a fixed seed.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use cdrlake::convert::{ConvertOptions, Converter};
 use cdrlake::simulator::{Generator, KeyOrder};
@@ -29,6 +30,7 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
         max_record_bytes: 1 << 20,
         max_slice_bytes: u64::MAX,
         dedupe: true,
+        privacy: Arc::default(),
         parquet: ParquetOptions {
             compression,
             row_group_rows: 1 << 20,

@@ -9,14 +9,16 @@
 //! chunks. Memory does not grow with the slice.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tempfile::TempPath;
 
-use crate::decode::{Decoder, HeaderError, Reason, Refusal};
+use crate::decode::{Decoder, HeaderError, Reason, Record, Refusal};
 use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
 use crate::framing::{BodySummary, Boundary, Format, FramingError, Position};
+use crate::privacy::Privacy;
 use crate::records::{BodyLimits, Item, RecordReader};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::repeats::{RepeatFinder, Repeats};
@@ -44,6 +46,8 @@ pub struct ConvertOptions {
     pub max_slice_bytes: u64,
     /// `quality.dedupe`.
     pub dedupe: bool,
+    /// What becomes of phone numbers, and whose calls are left out.
+    pub privacy: Arc<Privacy>,
     /// The `[parquet]` part of the configuration.
     pub parquet: ParquetOptions,
 }
@@ -180,6 +184,9 @@ struct Stage {
     writer: SpoolWriter,
     rejects: RejectsWriter,
     repeats: Option<RepeatFinder>,
+    /// Calls of numbers that were erased, from the first on.
+    suppressed: Option<DuplicateFinder>,
+    suppressed_records: u64,
     decoder: Decoder,
     hasher: RowHasher,
     digest: Digest,
@@ -230,6 +237,8 @@ impl Converter {
                 repeats: options
                     .dedupe
                     .then(|| RepeatFinder::new(&options.spool_dir)),
+                suppressed: None,
+                suppressed_records: 0,
                 decoder: Decoder::default(),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
@@ -255,6 +264,15 @@ impl Converter {
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), ConvertError> {
         let stage = &mut self.stage;
         self.reader.push(chunk, |item| stage.item(&item))
+    }
+
+    /// Takes a row that the lake has already, as it is there, unless it is of a number that was erased.
+    ///
+    /// # Errors
+    /// [`ConvertError`] if the spool cannot be written.
+    pub fn keep(&mut self, record: &Record<'_>) -> Result<(), ConvertError> {
+        let is_suppressed = self.stage.options.privacy.suppresses(record);
+        self.stage.row(record, is_suppressed)
     }
 
     /// Ends one body. Another may follow.
@@ -336,20 +354,11 @@ impl Stage {
         json: &[u8],
         source_text: &[u8],
     ) -> Result<(), ConvertError> {
-        match &self.decoder.decode(json) {
+        match &mut self.decoder.decode(json) {
             Ok(record) => {
-                self.count_record();
-                let row_hash = self.hasher.hash(record);
-                self.digest.add(row_hash);
-                self.body.digest.add(row_hash);
-                self.tally.add(record);
-                self.writer.append(record)?;
-                let id = record.call_id.as_deref().filter(|id| !id.is_empty());
-                let (Some(repeats), Some(id)) = (&mut self.repeats, id) else {
-                    return Ok(());
-                };
-                let added = repeats.add(id);
-                added.map_err(|source| spool_error(&self.options.spool_dir, source))
+                let is_suppressed = self.options.privacy.suppresses(record);
+                self.options.privacy.hide(record);
+                self.row(record, is_suppressed)
             }
             Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, message)),
             Err(Refusal::Reject(reason)) => {
@@ -366,6 +375,26 @@ impl Stage {
         }
     }
 
+    /// Takes a record as it is to be in the lake, or leaves it out.
+    fn row(&mut self, record: &Record<'_>, is_suppressed: bool) -> Result<(), ConvertError> {
+        self.count_record();
+        let row_hash = self.hasher.hash(record);
+        // Pages are told apart by it, also where none of their calls is kept.
+        self.body.digest.add(row_hash);
+        if is_suppressed {
+            return self.suppress(record.call_id.as_deref(), row_hash);
+        }
+        self.digest.add(row_hash);
+        self.tally.add(record);
+        self.writer.append(record)?;
+        let id = record.call_id.as_deref().filter(|id| !id.is_empty());
+        let (Some(repeats), Some(id)) = (&mut self.repeats, id) else {
+            return Ok(());
+        };
+        let added = repeats.add(id);
+        added.map_err(|source| spool_error(&self.options.spool_dir, source))
+    }
+
     /// Rejects a record, unless what is wrong with it makes the body untrustworthy.
     fn refuse(
         &mut self,
@@ -379,9 +408,26 @@ impl Stage {
             return Err(error);
         }
         self.count_record();
-        let reject = Reject::new(at, self.bodies + 1, reason, text, length_bytes);
+        let privacy = &self.options.privacy;
+        if privacy.suppresses_text(&String::from_utf8_lossy(text)) {
+            return self.suppress(None, 0);
+        }
+        let hidden = privacy.hide_in_bytes(text);
+        let reject = Reject::new(at, self.bodies + 1, reason, &hidden, length_bytes);
         let added = self.rejects.add(&reject);
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
+    }
+
+    /// Leaves out a call of a number that was erased. The provider may count it twice, or once if it is there twice.
+    fn suppress(&mut self, call_id: Option<&str>, row_hash: u128) -> Result<(), ConvertError> {
+        let directory = &self.options.spool_dir;
+        let finder = self
+            .suppressed
+            .get_or_insert_with(|| DuplicateFinder::new(directory));
+        let id = call_id.filter(|id| !id.is_empty() && self.options.dedupe);
+        let added = finder.add(id, row_hash, self.suppressed_records);
+        self.suppressed_records += 1;
+        added.map_err(|source| spool_error(directory, source))
     }
 
     fn count_record(&mut self) {
@@ -399,6 +445,11 @@ impl Stage {
         let rejects = self.rejects.finish().map_err(spool)?;
         // First, for it gives back a row group of memory.
         let mut spooled = self.writer.end()?;
+        if let Some(finder) = self.suppressed {
+            let found = finder.finish().map_err(spool)?;
+            counts.duplicates = found.duplicates;
+            counts.suppressed = self.suppressed_records - found.duplicates;
+        }
         let repeats = self.repeats.map(RepeatFinder::finish);
         let repeats = repeats.transpose().map_err(spool)?.unwrap_or(Repeats::None);
         let (mut tally, mut digest) = (self.tally, self.digest);
@@ -416,7 +467,7 @@ impl Stage {
                 Ok::<(), ConvertError>(())
             })?;
             let found = finder.finish().map_err(spool)?;
-            counts.duplicates = found.duplicates;
+            counts.duplicates += found.duplicates;
             counts.conflicts = found.conflicts;
             if found.duplicates > 0 {
                 tally = RowTally::new(self.options.day_us.clone());

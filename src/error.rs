@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::io;
 
+use crate::numbers::{may_separate, replace_numbers, without_escapes};
+
 /// An error and its causes on one line, without repeating what was already said.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
@@ -19,10 +21,6 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 
 /// Most characters shown of what somebody else said.
 const MAX_QUOTED_CHARS: usize = 300;
-/// From so many digits on a number may be a phone number.
-const MIN_HIDDEN_DIGITS: usize = 7;
-/// Most characters between two digits of one number.
-const MAX_SEPARATORS: usize = 5;
 
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
 /// anything that could be a phone number, with or without separators.
@@ -33,7 +31,8 @@ pub fn quoted(text: &str) -> String {
 
 /// A text on one line, without numbers, cut after about `max_chars`.
 pub fn masked(text: &str, max_chars: usize) -> String {
-    hide_numbers(&one_line(&without_escapes(text), max_chars))
+    let line = one_line(&without_escapes(text), max_chars);
+    replace_numbers(&line, |_| "[number]".to_owned()).into_owned()
 }
 
 /// A text on one line, its control characters and runs of white space made single spaces, cut after
@@ -63,7 +62,7 @@ pub fn one_line(text: &str, max_chars: usize) -> String {
 
 /// Whether a character does something to a terminal instead of being seen: controls, and those that
 /// change the direction of what follows.
-fn is_unprintable(c: char) -> bool {
+pub(crate) fn is_unprintable(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
@@ -73,104 +72,6 @@ pub fn cut(text: &str, max_chars: usize) -> String {
         Some((end, _)) => format!("{}…", text.split_at(end).0),
         None => text.to_owned(),
     }
-}
-
-/// A text in which `[number]` stands for everything that could be a phone number: digits of any
-/// script, with up to five characters between them that are neither letters nor JSON's. Dates
-/// that begin with a year of these centuries and decimals below one are no such numbers.
-fn hide_numbers(text: &str) -> String {
-    let chars: Vec<(usize, char)> = text.char_indices().collect();
-    let (mut shown, mut at) = (String::new(), 0);
-    while at < chars.len() {
-        if !chars[at].1.is_numeric() {
-            shown.push(chars[at].1);
-            at += 1;
-            continue;
-        }
-        // From the first digit to the last of those that belong together.
-        let (mut end, mut digits) = (at, 0);
-        let mut next = at;
-        while next < chars.len() && next - end <= MAX_SEPARATORS + 1 {
-            if chars[next].1.is_numeric() {
-                end = next;
-                digits += 1;
-            } else if !may_separate(chars[next].1) {
-                break;
-            }
-            next += 1;
-        }
-        let after = chars.get(end + 1).map_or(text.len(), |(byte, _)| *byte);
-        let number = text.get(chars[at].0..after).unwrap_or_default();
-        if digits >= MIN_HIDDEN_DIGITS && !is_date_or_fraction(number) {
-            shown.push_str("[number]");
-        } else {
-            shown.push_str(number);
-        }
-        at = end + 1;
-    }
-    shown
-}
-
-/// Whether a character may stand between the digits of one number. What JSON puts between values,
-/// and clocks between hours and minutes, does not.
-fn may_separate(c: char) -> bool {
-    !c.is_alphanumeric() && !"\":;={}[]\\".contains(c)
-}
-
-/// A text without the ways in which JSON and HTML write a character as several: they too may
-/// separate digits. What would do something to a terminal becomes a space.
-fn without_escapes(text: &str) -> String {
-    let mut text = text.replace("&nbsp;", " ");
-    // Escaped as often as it was put into another text.
-    while text.contains("\\\\") {
-        text = text.replace("\\\\", "\\");
-    }
-    let mut plain = String::with_capacity(text.len());
-    let mut rest = text.as_str();
-    while let Some((before, escaped)) = rest.split_once('\\') {
-        plain.push_str(before);
-        rest = escaped;
-        let code = escaped
-            .strip_prefix('u')
-            .and_then(|digits| u32::from_str_radix(digits.get(..4)?, 16).ok());
-        if let Some(code) = code {
-            let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
-            plain.push(if is_unprintable(c) { ' ' } else { c });
-            rest = escaped.get(5..).unwrap_or_default();
-        } else if let Some(after) = escaped.strip_prefix('/') {
-            plain.push('/');
-            rest = after;
-        } else if let Some(after) = escaped.strip_prefix(['t', 'n', 'r', 'b', 'f']) {
-            plain.push(' ');
-            rest = after;
-        } else {
-            plain.push('\\');
-        }
-    }
-    plain.push_str(rest);
-    plain
-}
-
-/// Whether digits and what separates them are `20YY-MM-DD` or `19YY-MM-DD`, perhaps with an hour
-/// behind, or `0.` and decimals.
-fn is_date_or_fraction(number: &str) -> bool {
-    let are_digits = |text: &str, lengths: std::ops::RangeInclusive<usize>| {
-        lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    if let Some(decimals) = number.strip_prefix("0.") {
-        return are_digits(decimals, 1..=usize::MAX);
-    }
-    let (date, hour) = number.split_once(' ').unwrap_or((number, "00"));
-    let mut parts = date.split('-');
-    let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
-    let [Some(year), Some(month), Some(day), None] = parts else {
-        return false;
-    };
-    (year.starts_with("19") || year.starts_with("20"))
-        && are_digits(year, 4..=4)
-        && [month, day, hour]
-            .into_iter()
-            .all(|part| are_digits(part, 2..=2))
 }
 
 /// What to do about a disk that is full.

@@ -24,7 +24,7 @@ use crate::convert::ConvertError;
 use crate::decode::{Reason, Refusal, call_time_us};
 use crate::framing::{Boundary, Position};
 use crate::lake::ledger::Asked;
-use crate::plan::{end_of_day, start_of_day};
+use crate::plan::day_us;
 use crate::records::{Item, RecordReader};
 use crate::spool::{self, Spool};
 
@@ -489,9 +489,7 @@ impl Splitter {
         if found.files.last() != Some(&file) {
             found.files.push(file);
         }
-        let start_us = start_of_day(day, &self.timezone).as_microsecond();
-        let end_us = end_of_day(day, &self.timezone).as_microsecond();
-        self.last_day = Some((start_us..end_us, day));
+        self.last_day = Some((day_us(day, &self.timezone), day));
         Ok(day)
     }
 

@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 use std::str::FromStr;
 
 use jiff::civil::Date;
@@ -196,6 +196,11 @@ pub fn end_of_day(day: Date, timezone: &TimeZone) -> Timestamp {
         .map_or(Timestamp::MAX, |next| start_of_day(next, timezone))
 }
 
+/// A day where the account cuts days, from its first instant to the next day's first, in microseconds since 1970.
+pub fn day_us(day: Date, timezone: &TimeZone) -> Range<i64> {
+    start_of_day(day, timezone).as_microsecond()..end_of_day(day, timezone).as_microsecond()
+}
+
 /// The state of a slice fetched at `fetched_at`.
 pub fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> State {
     let settle = SignedDuration::from_hours(i64::from(window.settle_hours));
@@ -322,6 +327,7 @@ pub async fn plan_load(
         };
         if let (None, Some(commit)) = (why, found.commit(slice))
             && commit.counts.records != records
+            && commit.state != State::Pruned
         {
             differing.push(slice);
         }
@@ -429,7 +435,9 @@ fn why_due(
             Why::Missing
         });
     };
-    if !is_intact(commit.file.as_ref().map(PublishedFile::mark), file) {
+    if commit.state == State::Pruned {
+        None
+    } else if !is_intact(commit.file.as_ref().map(PublishedFile::mark), file) {
         Some(Why::Damaged)
     } else if !is_intact(commit.rejects.as_ref().map(RejectsFile::mark), rejects) {
         Some(Why::RejectsDamaged)

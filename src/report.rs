@@ -227,6 +227,15 @@ pub struct RunReport {
     pub warnings: Vec<String>,
 }
 
+/// A name of a run that sorts by time and that no other run has.
+pub(crate) fn new_run_id(now: Timestamp) -> String {
+    format!(
+        "{}-{:08x}",
+        now.strftime("%Y%m%dT%H%M%SZ"),
+        fastrand::u32(..)
+    )
+}
+
 impl RunReport {
     /// Sums up a run.
     pub fn new(

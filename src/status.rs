@@ -38,6 +38,8 @@ pub enum SliceState {
     Damaged,
     /// Never committed.
     Missing,
+    /// Removed for its age. It is not fetched again.
+    Pruned,
 }
 
 /// One slice.
@@ -95,6 +97,8 @@ pub struct LakeStatus {
     pub interrupted: u64,
     /// Slices that were never committed.
     pub missing: u64,
+    /// Slices that were removed for their age.
+    pub pruned: u64,
     /// Every day from the first to the last.
     pub days: Vec<DayStatus>,
 }
@@ -115,6 +119,7 @@ impl LakeStatus {
             damaged: 0,
             interrupted: 0,
             missing: 0,
+            pruned: 0,
             days: Vec::new(),
         };
         let mut calls = BTreeMap::new();
@@ -133,6 +138,7 @@ impl LakeStatus {
                     SliceState::Damaged => &mut status.damaged,
                     SliceState::Interrupted => &mut status.interrupted,
                     SliceState::Missing => &mut status.missing,
+                    SliceState::Pruned => &mut status.pruned,
                 } += 1;
             }
             let remarks = remarks(day, &slices, &calls);
@@ -164,8 +170,11 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
         _ if failed.is_some() => SliceState::Failed,
         Some(State::Closed) => SliceState::Closed,
         Some(State::Open) => SliceState::Open,
+        Some(State::Pruned) => SliceState::Pruned,
         None => SliceState::Missing,
     };
+    // What the lake holds, not what it once did.
+    let committed = committed.filter(|commit| commit.state != State::Pruned);
     let of = |count: fn(&Commit) -> u64| committed.map_or(0, count);
     let rows = of(|commit| commit.counts.rows);
     let answered = of(|commit| {
@@ -212,6 +221,7 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
             SliceState::Damaged => remarks.push(format!("{} ledger damaged", slice.direction)),
             SliceState::Interrupted => remarks.push(format!("{} interrupted", slice.direction)),
             SliceState::Open => remarks.push(format!("{} open", slice.direction)),
+            SliceState::Pruned => remarks.push(format!("{} pruned", slice.direction)),
             SliceState::Closed if slice.rows == 0 => {
                 remarks.push(format!("{} without calls", slice.direction));
             }
@@ -307,6 +317,7 @@ mod tests {
             token: String::new(),
             file: None,
             digest: crate::digest::Digest::default(),
+            planned: None,
         };
         entries.get_mut(&dead).unwrap().entry.pending = Some(pending);
         let status = LakeStatus::new(&entries, &[Direction::Placed], first..=last);

@@ -57,6 +57,8 @@ pub enum Fault {
     Foreign,
     /// A dead run left it on the way into the lake.
     Leftover,
+    /// An erasure did not come to its end.
+    Unfinished,
 }
 
 impl fmt::Display for Fault {
@@ -74,6 +76,7 @@ impl fmt::Display for Fault {
             Self::ControlTotal => "count",
             Self::Foreign => "foreign",
             Self::Leftover => "leftover",
+            Self::Unfinished => "unfinished",
         })
     }
 }
@@ -124,7 +127,7 @@ impl Finding {
     /// What mends it.
     pub fn mend(&self) -> Mend {
         match (self.fault, self.slice) {
-            (Fault::NewerLedger | Fault::UnreadableLedger, _) => Mend::ByHand,
+            (Fault::NewerLedger | Fault::UnreadableLedger | Fault::Unfinished, _) => Mend::ByHand,
             (_, Some(slice)) => Mend::Fetch(slice),
             // Somebody's backup, perhaps.
             (_, None) if self.path.starts_with(layout::LEDGER) => Mend::ByHand,
@@ -304,6 +307,20 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
         let problem = "a run that died left it on the way into the lake";
         strays.push(Finding::stray(Fault::Leftover, &path, problem));
     }
+    let unfinished = lake
+        .suppression()
+        .await?
+        .map_or(0, |list| list.unfinished());
+    if unfinished > 0 {
+        let problem = format!(
+            "numbers whose erasure did not come to its end: {unfinished}. Calls of them may still be in the lake: `cdrlake erase` them again"
+        );
+        strays.push(Finding::stray(
+            Fault::Unfinished,
+            &layout::suppression(),
+            &problem,
+        ));
+    }
     let is_everything = *scope == Scope::default();
     strays.retain(|stray| match stray.slice {
         Some(slice) => scope.holds(slice),
@@ -328,6 +345,10 @@ pub async fn is_last_copy(lake: &Lake, path: &Path) -> Result<bool, LakeError> {
         return Ok(false);
     };
     let found = lake.entry(slice).await;
+    let committed = found.entry.committed.as_ref();
+    if committed.is_some_and(|commit| commit.state == State::Pruned) {
+        return Ok(false);
+    }
     let examined = look(lake, slice, &found).await?;
     Ok(found.entry.committed.is_none() || !examined.findings.is_empty())
 }
@@ -339,7 +360,7 @@ fn may_have_rejects(found: &LedgerEntry, of_failure: bool) -> bool {
         // What the entry said, or will say, is not known.
         _ if found.condition != Condition::Sound || entry.pending.is_some() => true,
         _ if of_failure => entry.failed.is_some(),
-        Some(commit) => commit.counts.rejected > 0,
+        Some(commit) => commit.counts.rejected > 0 && commit.state != State::Pruned,
         None => true,
     }
 }
@@ -435,6 +456,19 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
     if entry.pending.is_some() {
         let problem = "a run died while it published: what the table holds is uncertain";
         add(Fault::Interrupted, &ledger, problem);
+        return Ok(examined);
+    }
+    if entry
+        .committed
+        .as_ref()
+        .is_some_and(|commit| commit.state == State::Pruned)
+    {
+        if file.is_some() {
+            let problem = "the slice was pruned, and its file is still there";
+            examined
+                .findings
+                .push(Finding::stray(Fault::Leftover, &table, problem));
+        }
         return Ok(examined);
     }
     if let Some(commit) = &entry.committed {

@@ -206,19 +206,24 @@ async fn totals(lake: &Lake) -> Result<LedgerTotals, CommandError> {
 async fn report(run: &str, lake: &Lake) -> Result<RunReport, CommandError> {
     let usage = |problem: String| CommandError::new(Exit::Usage, problem);
     let runs = lake.runs().await?;
-    let run = match runs.last() {
-        None => {
-            return Err(usage(
-                "--changed-by: no run has kept a report in this lake yet".to_owned(),
-            ));
-        }
-        Some(last) if run == LAST_RUN => last,
-        Some(last) => runs.iter().find(|known| *known == run).ok_or_else(|| {
-            usage(format!(
-                "--changed-by: this lake has no report of a run {run}. The last one is {last}"
-            ))
-        })?,
+    let Some(last) = runs.last() else {
+        let problem = "--changed-by: no run has kept a report in this lake yet";
+        return Err(usage(problem.to_owned()));
     };
-    let report = lake.run_report(run).await?;
-    report.ok_or_else(|| usage(format!("--changed-by: the report of run {run} is gone")))
+    // Of those that began in the same second the names do not say which came last.
+    let second = last.split('-').next().unwrap_or_default();
+    let wanted = runs.iter().filter(|known| match run {
+        LAST_RUN => known.starts_with(second),
+        run => *known == run,
+    });
+    let mut reports: Vec<RunReport> = Vec::new();
+    for name in wanted {
+        reports.extend(lake.run_report(name).await?);
+    }
+    let latest = reports.into_iter().max_by_key(|report| report.started_at);
+    latest.ok_or_else(|| {
+        usage(format!(
+            "--changed-by: this lake has no report of a run {run}. The last one is {last}"
+        ))
+    })
 }

@@ -67,7 +67,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         ("window.lookback_days", "0".to_owned(), "demo"),
         ("window.settle_hours", "0".to_owned(), "demo"),
     ])?;
-    let mut lake = open_lake(&config).await?;
+    let mut lake = open_lake(&config, false).await?;
     // The simulator has another port every time.
     lake.remarks.clear();
     let plan = plan(&config, &Selection::default(), Some(&lake), now).await?;

@@ -109,25 +109,41 @@ fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
     Ok(outer.map(|outer| outer.display().to_string()))
 }
 
-/// Opens the lake for writing, making it if it is new.
-pub(super) async fn open_lake(config: &Config) -> Result<Lake, CommandError> {
+/// Opens the lake for writing, making it if it is new. The key of pseudonyms is fetched where it is needed, and for
+/// who `needs_key`.
+pub(super) async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, CommandError> {
     let place = Place::of(config)?;
     let store = place.store();
+    let privacy = config.privacy(false)?;
+    let identity = config.identity(&privacy);
     // What is not a lake, or another one, is left as it is.
-    let found = Lake::find(Arc::clone(&store), &config.identity()).await?;
-    if found.is_none() {
-        place.refuse_within_a_lake(config).await?;
-    }
+    let found = Lake::find(Arc::clone(&store), &identity).await?;
+    let needs_key = match &found {
+        Some(lake) => needs_key || lake.suppression().await?.is_some(),
+        None => {
+            place.refuse_within_a_lake(config).await?;
+            needs_key
+        }
+    };
+    let privacy = if needs_key {
+        config.privacy(true)?
+    } else {
+        privacy
+    };
     place.prepare()?;
     // Before anything is written that relies on it.
     store.honours_conditions().await?;
-    Ok(Lake::open(store, &config.identity()).await?)
+    let lake = Lake::open(store, &identity, privacy).await?;
+    // Better now than in every slice.
+    lake.privacy_now().await?;
+    Ok(lake)
 }
 
 /// Opens the lake for reading, if there is one.
 pub(super) async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
     let store = Place::of(config)?.store();
-    Ok(Lake::find(store, &config.identity()).await?)
+    let identity = config.identity(&config.privacy(false)?);
+    Ok(Lake::find(store, &identity).await?)
 }
 
 /// Opens the lake for reading, if there is one, whosever calls it holds.

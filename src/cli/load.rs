@@ -119,7 +119,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
         }
         return print(render_plan(&planned.plan, args.result.output.format).as_bytes());
     }
-    let lake = open_lake(&config).await?;
+    let lake = open_lake(&config, false).await?;
     let planned = plan_of(Some(&lake)).await?;
     remarks.extend(remark_on_differing(&planned));
     let plan = planned.plan;

@@ -3,10 +3,12 @@
 mod check;
 mod ddl;
 mod demo;
+mod erase;
 mod gc;
 mod lake;
 mod load;
 mod progress;
+mod prune;
 mod rejects;
 mod run;
 mod simulate;
@@ -26,6 +28,7 @@ use crate::error::{MAKE_ROOM, chain, is_disk_full, is_no_directory};
 use crate::lake::LakeError;
 use crate::lake::store::StoreError;
 use crate::plan::PlanError;
+use crate::report::{RunOutcome, RunReport};
 use crate::source::SourceError;
 use progress::LogFormat;
 
@@ -74,6 +77,10 @@ enum Command {
     Rejects(rejects::RejectsArgs),
     /// Print how a warehouse is told of the table: its definition, the load, a query that checks it.
     Ddl(ddl::DdlArgs),
+    /// Remove days that are older than they may be kept.
+    Prune(prune::PruneArgs),
+    /// Take the calls of a number out of the lake, and keep them out.
+    Erase(erase::EraseArgs),
     /// Remove what dead runs left on their way into the lake.
     Gc(gc::GcArgs),
     /// Check configuration, key, API and lake.
@@ -288,10 +295,13 @@ impl Arguments {
     /// Does what the arguments say, and says on standard error what went wrong.
     pub async fn execute(self) -> Exit {
         let screen = progress::Screen::start(self.log_format, self.verbose);
-        self.command.execute(&screen).await.unwrap_or_else(|error| {
-            screen.complain(&error.message);
-            error.exit
-        })
+        // On the heap: it has room for whatever any command needs.
+        Box::pin(self.command.execute(&screen))
+            .await
+            .unwrap_or_else(|error| {
+                screen.complain(&error.message);
+                error.exit
+            })
     }
 }
 
@@ -306,6 +316,8 @@ impl Command {
             Self::Verify(args) => verify::execute(args, screen).await,
             Self::Rejects(args) => rejects::execute(&args).await,
             Self::Ddl(args) => ddl::execute(&args).await,
+            Self::Prune(args) => prune::execute(&args, screen).await,
+            Self::Erase(args) => erase::execute(&args, screen).await,
             Self::Gc(args) => gc::execute(&args, screen).await,
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,
@@ -332,6 +344,15 @@ fn print(result: &[u8]) -> Result<Exit, CommandError> {
             format!("cannot write to standard output: {error}"),
         )),
         _ => Ok(Exit::Success),
+    }
+}
+
+/// The exit status of what takes something out of the lake.
+fn exit_of_removal(report: &RunReport) -> Exit {
+    match report.outcome {
+        RunOutcome::Committed => Exit::Success,
+        RunOutcome::Interrupted => Exit::Interrupted,
+        RunOutcome::Partial | RunOutcome::Failed => Exit::Failed,
     }
 }
 

@@ -250,7 +250,7 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     let source = Source::try_new(&config.source, Some(config.api_key()?))?;
     // What is wrong with the selection comes before a lake is made for it.
     make_plan(&config, &selection, None, Timestamp::now()).await?;
-    let lake = open_lake(&config).await?;
+    let lake = open_lake(&config, false).await?;
     if selection.shard.is_some() && !lake.honours_conditions().await? {
         let problem = format!(
             "{IGNORES_CONDITIONS}, so --shard is refused: only one run at a time may write to this lake"

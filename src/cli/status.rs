@@ -70,6 +70,7 @@ fn render(status: &LakeStatus) -> String {
         interrupted,
         damaged,
         missing,
+        pruned,
         ..
     } = status;
     let mut text = table.render();
@@ -95,9 +96,13 @@ fn render(status: &LakeStatus) -> String {
         || "never".to_owned(),
         |last| last.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
     );
+    let pruned = match pruned {
+        0 => String::new(),
+        pruned => format!(", {pruned} pruned"),
+    };
     write!(
         text,
-        "\n{closed} slices closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a damaged ledger entry, {missing} missing; last change fetched {last}.\n\
+        "\n{closed} slices closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a damaged ledger entry, {missing} missing{pruned}; last change fetched {last}.\n\
          ASR: answered calls among all. ACD: time talked for each answered call. fetched: when what is there was fetched last, UTC.\n"
     )
     .expect("writing to memory does not fail");

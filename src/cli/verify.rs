@@ -18,7 +18,7 @@ use super::{
     print,
 };
 use crate::config::Config;
-use crate::lake::ledger::State;
+use crate::lake::ledger::{Commit, State};
 use crate::lake::{Lake, layout};
 use crate::pipeline::{self, RunOptions, Stop};
 use crate::plan::{Due, Selection, Why, days as expected_days};
@@ -207,8 +207,9 @@ async fn ask_provider(
     }
     let mut commits = verify::commits(lake, &good).await?;
     let mut asked = SourceCheck::default();
+    let is_open = |commit: &&Commit| commit.state == State::Open;
+    asked.open = commits.values().filter(is_open).count();
     commits.retain(|_, commit| commit.state == State::Closed);
-    asked.open = good.len().saturating_sub(commits.len());
     let mut questions = stream::iter(commits)
         .map(async |(slice, commit)| {
             let total = source.control_total_with_retries(slice).await?;
@@ -243,7 +244,7 @@ async fn repair(
 ) -> Result<(Repair, Option<Stop>), CommandError> {
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     // Opening it for writing removes what dead runs left.
-    let lake = open_lake(config).await?;
+    let lake = open_lake(config, false).await?;
     let mut repair = Repair::default();
     let slices = found.to_fetch();
     let mut stopped_by = None;

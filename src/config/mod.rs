@@ -12,13 +12,14 @@ use std::time::Duration;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use parquet::basic::{Compression, ZstdLevel};
-use secrecy::SecretString;
+use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
 use url::Url;
 
 use crate::lake::bucket::MAX_EXPIRY;
 use crate::lake::identity::{FORMAT, Identity};
 use crate::lake::location::Location;
+use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice::Direction;
 use crate::writer::ParquetOptions;
 use settings::Settings;
@@ -44,6 +45,7 @@ pub struct Config {
     pub lake: LakeConfig,
     pub parquet: ParquetOptions,
     pub quality: QualityConfig,
+    pub privacy: PrivacyConfig,
     pub limits: LimitsConfig,
 }
 
@@ -139,6 +141,17 @@ pub enum Reconcile {
     Off,
 }
 
+/// `[privacy]`
+#[derive(Clone, Debug)]
+pub struct PrivacyConfig {
+    /// `privacy.numbers`.
+    pub numbers: Mode,
+    /// The same column by column: each has a key of its own name.
+    pub modes: Modes,
+    /// Where the key for pseudonyms is to be had.
+    pub key: Option<KeySource>,
+}
+
 /// `[limits]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(
@@ -207,7 +220,6 @@ impl Config {
     }
 
     fn resolve(settings: &Settings) -> Result<Self, ConfigError> {
-        check_what_is_not_built(settings)?;
         let config = Self {
             source: source(settings)?,
             window: WindowConfig {
@@ -254,6 +266,7 @@ impl Config {
                     )?
                     .unwrap_or(Reconcile::Fail),
             },
+            privacy: privacy(settings)?,
             limits: limits(settings)?,
             // Last, so that what is wrong in the file is said before what is missing from it.
             lake: lake(settings)?,
@@ -269,21 +282,51 @@ impl Config {
         Ok(config)
     }
 
-    /// What the lake is by this configuration.
-    pub fn identity(&self) -> Identity {
+    /// What the lake is by this configuration, whose privacy is `privacy`.
+    pub fn identity(&self, privacy: &Privacy) -> Identity {
+        let numbers = self.privacy.numbers;
+        let columns = privacy.modes().by_column();
+        let others = columns.into_iter().filter(|(_, mode)| *mode != numbers);
+        // In a lake without numbers there is none of the filter either.
+        let filter = |number: &Option<String>| {
+            let number = number.as_deref();
+            number.map(|number| privacy.hide_filter(number))
+        };
         Identity {
             format: FORMAT,
             account: self.lake.account.clone(),
             disposition: self.source.disposition.clone(),
             sip_trunk: self.source.sip_trunk.clone(),
-            from_search: self.source.from_search.clone(),
-            to_search: self.source.to_search.clone(),
-            privacy: "keep".to_owned(),
-            privacy_key_id: None,
+            from_search: filter(&self.source.from_search),
+            to_search: filter(&self.source.to_search),
+            privacy: numbers.as_str().to_owned(),
+            privacy_columns: others
+                .map(|(column, mode)| (column.to_owned(), mode.as_str().to_owned()))
+                .collect(),
+            privacy_key_id: privacy.key_id().map(str::to_owned),
             source_url: self.source.url.to_string(),
             timezone: timezone_name(&self.window.timezone),
             created_by: TOOL.to_owned(),
         }
+    }
+
+    /// What becomes of phone numbers. Fetches the key of pseudonyms if some are made, or `needs_key`.
+    ///
+    /// # Errors
+    /// [`ConfigError`] if there is no key, or none that will do. The text never holds it.
+    pub fn privacy(&self, needs_key: bool) -> Result<Privacy, ConfigError> {
+        let modes = self.privacy.modes;
+        if !needs_key && !modes.include(Mode::Pseudonymize) {
+            return Ok(Privacy::new(modes, None));
+        }
+        let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
+        let Some(source) = &self.privacy.key else {
+            return Err(wrong("there is no key for pseudonyms and erased numbers. Set privacy.key, for example to { env = \"CDR_PRIVACY_KEY\" }, and keep the key as long as the lake. Make one with: openssl rand -hex 32".to_owned()));
+        };
+        let key = source.read("privacy.key").map_err(wrong)?;
+        let key = PrivacyKey::try_new(key.expose_secret())
+            .map_err(|problem| wrong(format!("privacy.key: {source}: {problem}")))?;
+        Ok(Privacy::new(modes, Some(key)))
     }
 
     /// Fetches the API key from where the configuration says it is.
@@ -292,38 +335,36 @@ impl Config {
     /// [`ConfigError`] if there is none there, or it cannot be a key. The text never holds it.
     pub fn api_key(&self) -> Result<SecretString, ConfigError> {
         let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
-        let key = match &self.source.api_key {
-            None => {
-                return Err(wrong(
-                    "there is no API key. Set source.api_key in pipeline.toml, for example to { env = \"WAVIX_API_KEY\" }, or use --api-key-env".to_owned(),
-                ));
-            }
-            Some(KeySource::Env(name)) => std::env::var(name).map_err(|_| {
-                wrong(format!(
-                    "source.api_key: {} is not set. Export it with your API key in it",
-                    KeySource::Env(name.clone())
-                ))
-            })?,
-            Some(KeySource::File(path)) => read_key_file(path).map_err(|problem| {
-                wrong(format!("source.api_key: {} {problem}", path.display()))
-            })?,
-            Some(KeySource::Command(command)) => run_key_command(command).map_err(|problem| {
-                wrong(format!(
-                    "source.api_key: the command {} {problem}",
-                    command[0]
-                ))
-            })?,
+        let Some(source) = &self.source.api_key else {
+            return Err(wrong(
+                "there is no API key. Set source.api_key in pipeline.toml, for example to { env = \"WAVIX_API_KEY\" }, or use --api-key-env".to_owned(),
+            ));
+        };
+        source.read("source.api_key").map_err(wrong)
+    }
+}
+
+impl KeySource {
+    /// Fetches a key of printable characters. `name` is the key of the configuration that names the place.
+    ///
+    /// # Errors
+    /// A sentence, if there is none there, or it cannot be a key. It never holds it.
+    fn read(&self, name: &str) -> Result<SecretString, String> {
+        let key = match self {
+            Self::Env(variable) => std::env::var(variable)
+                .map_err(|_| format!("{name}: {self} is not set. Export it with your key in it"))?,
+            Self::File(path) => read_key_file(path)
+                .map_err(|problem| format!("{name}: {} {problem}", path.display()))?,
+            Self::Command(command) => run_key_command(command)
+                .map_err(|problem| format!("{name}: the command {} {problem}", command[0]))?,
         };
         let key = key.trim();
         if key.is_empty() {
-            return Err(wrong(format!(
-                "source.api_key: {} is empty",
-                self.source.api_key.as_ref().expect("checked above")
-            )));
+            return Err(format!("{name}: {self} is empty"));
         }
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong(
-                "source.api_key: the key holds characters that no API key has. Is it the right file or variable?".to_owned(),
+            return Err(format!(
+                "{name}: the key holds characters that no key has. Is it the right file or variable?"
             ));
         }
         Ok(SecretString::from(key))
@@ -334,9 +375,9 @@ impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // Somebody may have written the key where its variable's name belongs.
-            Self::Env(name) if !is_variable_name(name) => f.write_str(
-                "the variable that source.api_key.env names, and which looks unlike one,",
-            ),
+            Self::Env(name) if !is_variable_name(name) => {
+                f.write_str("the variable that its key env names, and which looks unlike one,")
+            }
             Self::Env(name) => write!(f, "the variable {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Command(command) => write!(f, "the output of {}", command[0]),
@@ -391,13 +432,29 @@ fn run_key_command(command: &[String]) -> Result<String, String> {
     String::from_utf8(output.stdout).map_err(|_| "printed something that is not text".to_owned())
 }
 
-/// Checks the keys that say nothing yet: to accept pseudonyms and store numbers would be a lie.
-fn check_what_is_not_built(settings: &Settings) -> Result<(), ConfigError> {
-    settings.get("privacy.numbers", |value| match units::text(value)?.as_str() {
-        "keep" => Ok(()),
-        other => Err(format!("is \"{other}\": \"keep\" is the only value in this version, which cannot hide numbers yet")),
-    })?;
-    Ok(())
+fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {
+    let mode = |key| {
+        let words = units::one_of(&[
+            ("keep", Mode::Keep),
+            ("truncate", Mode::Truncate),
+            ("pseudonymize", Mode::Pseudonymize),
+        ]);
+        settings.get(key, words)
+    };
+    let numbers = mode("privacy.numbers")?.unwrap_or_default();
+    Ok(PrivacyConfig {
+        numbers,
+        modes: Modes {
+            from_number: mode("privacy.from_number")?.unwrap_or(numbers),
+            to_number: mode("privacy.to_number")?.unwrap_or(numbers),
+            destination: mode("privacy.destination")?.unwrap_or(numbers),
+            extra: mode("privacy.extra")?.unwrap_or(numbers),
+        },
+        key: key_source(
+            settings,
+            ["privacy.key.env", "privacy.key.file", "privacy.key.command"],
+        )?,
+    })
 }
 
 /// Most that `limits.max_record_bytes` may be.
@@ -466,7 +523,14 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
     })?;
     let config = SourceConfig {
         url,
-        api_key: key_source(settings)?,
+        api_key: key_source(
+            settings,
+            [
+                "source.api_key.env",
+                "source.api_key.file",
+                "source.api_key.command",
+            ],
+        )?,
         via: settings
             .get(
                 "source.via",
@@ -525,8 +589,11 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
     Ok(config)
 }
 
-fn key_source(settings: &Settings) -> Result<Option<KeySource>, ConfigError> {
-    let command = settings.get("source.api_key.command", |value| match value {
+fn key_source(
+    settings: &Settings,
+    [env, file, command]: [&'static str; 3],
+) -> Result<Option<KeySource>, ConfigError> {
+    let command = settings.get(command, |value| match value {
         Value::Array(_) => units::list(value).and_then(|words| {
             if words.is_empty() {
                 Err("is empty".to_owned())
@@ -540,11 +607,9 @@ fn key_source(settings: &Settings) -> Result<Option<KeySource>, ConfigError> {
             .collect()),
     })?;
     let mut sources = [
+        settings.get(env, units::text)?.map(KeySource::Env),
         settings
-            .get("source.api_key.env", units::text)?
-            .map(KeySource::Env),
-        settings
-            .get("source.api_key.file", units::text)?
+            .get(file, units::text)?
             .map(|path| KeySource::File(path.into())),
         command.map(KeySource::Command),
     ]
@@ -552,11 +617,10 @@ fn key_source(settings: &Settings) -> Result<Option<KeySource>, ConfigError> {
     .flatten();
     let first = sources.next();
     if sources.next().is_some() {
-        let problem = "source.api_key names more than one place. Keep one of env, file and command";
-        return Err(ConfigError::new(
-            settings.origin("source.api_key.env"),
-            problem,
-        ));
+        let table = env.trim_end_matches(".env");
+        let problem =
+            format!("{table} names more than one place. Keep one of env, file and command");
+        return Err(ConfigError::new(settings.origin(env), problem));
     }
     Ok(first)
 }

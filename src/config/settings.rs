@@ -46,6 +46,13 @@ pub(super) const KEYS: &[&str] = &[
     "quality.max_reject_ratio",
     "quality.reconcile",
     "privacy.numbers",
+    "privacy.from_number",
+    "privacy.to_number",
+    "privacy.destination",
+    "privacy.extra",
+    "privacy.key.env",
+    "privacy.key.file",
+    "privacy.key.command",
     "limits.max_record_bytes",
     "limits.max_slice_bytes",
     "limits.memory",
@@ -60,8 +67,11 @@ const SECTIONS: [&str; 7] = [
 
 /// The one table whose keys are not ours but the object store's.
 pub(super) const OPEN_TABLE: &str = "lake.options";
-/// Keys of which one excludes the others.
-const KEY_GROUP: &str = "source.api_key";
+/// Tables of which one key excludes the others, with a variable's name for an example.
+const KEY_GROUPS: [(&str, &str); 2] = [
+    ("source.api_key", "WAVIX_API_KEY"),
+    ("privacy.key", "CDR_PRIVACY_KEY"),
+];
 /// Prefix of the variables that override keys.
 const VARIABLE_PREFIX: &str = "CDRLAKE_";
 /// Variables with that prefix that are no keys.
@@ -185,10 +195,14 @@ impl Settings {
                 Value::Table(mut table) if is_table => {
                     self.add_table(&mut table, &format!("{key}."), origin)?;
                 }
-                _ if key == KEY_GROUP => {
+                _ if let Some((_, variable)) =
+                    KEY_GROUPS.iter().find(|(group, _)| key == *group) =>
+                {
                     return Err(ConfigError::new(
                         origin(&key),
-                        "source.api_key never holds the key itself. Write { env = \"WAVIX_API_KEY\" }, { file = \"…\" } or { command = [\"…\"] }",
+                        format!(
+                            "{key} never holds the key itself. Write {{ env = \"{variable}\" }}, {{ file = \"…\" }} or {{ command = [\"…\"] }}"
+                        ),
                     ));
                 }
                 _ if is_table => {
@@ -244,11 +258,11 @@ impl Settings {
 
     /// Sets one key, over whatever said otherwise so far.
     pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) {
-        if key.starts_with(KEY_GROUP) {
+        if let Some((group, _)) = KEY_GROUPS.iter().find(|(group, _)| key.starts_with(group)) {
             let same_layer =
                 |from: &Origin| std::mem::discriminant(from) == std::mem::discriminant(&origin);
             self.values
-                .retain(|other, (_, from)| !other.starts_with(KEY_GROUP) || same_layer(from));
+                .retain(|other, (_, from)| !other.starts_with(group) || same_layer(from));
         }
         self.values.insert(key.to_owned(), (value, origin));
     }

@@ -276,8 +276,8 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
             "line 2: quality.dedupe is neither true nor false",
         ),
         (
-            "[privacy]\nnumbers = 'truncate'",
-            "line 2: privacy.numbers is \"truncate\": \"keep\" is the only value in this version",
+            "[privacy]\nnumbers = 'hash'",
+            "line 2: privacy.numbers is \"hash\": write \"keep\" or \"truncate\" or \"pseudonymize\"",
         ),
         ("source = 1", "line 1: source is a section: write [source]"),
         ("[source\nurl = 'x'", "line 1: not valid TOML"),
@@ -301,6 +301,7 @@ fn the_key_itself_is_refused_and_never_quoted() {
     for text in [
         "[source]\napi_key = 'SECRET'",
         "[source]\napi_key = { key = 'SECRET' }",
+        "[privacy]\nkey = 'SECRET'",
         "[source]\napi_key = 'SECRET",
         "[source]\nkey = 'SECRET'",
     ] {
@@ -376,7 +377,7 @@ fn a_key_is_read_from_a_private_file_or_a_command() {
         file()
             .unwrap_err()
             .to_string()
-            .contains("characters that no API key has")
+            .contains("characters that no key has")
     );
 
     assert_eq!(
@@ -401,4 +402,98 @@ fn a_key_is_read_from_a_private_file_or_a_command() {
             .to_string()
             .contains("the variable CDRLAKE_TEST_UNSET is not set")
     );
+}
+
+#[test]
+fn pseudonyms_take_a_key_that_is_long_and_private() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("key");
+    let of = |more: &str| {
+        load(&format!("lake.url = 'x'\nprivacy.{more}"))
+            .unwrap()
+            .privacy(false)
+    };
+    assert!(of("numbers = 'truncate'").unwrap().key().is_none());
+    let problem = of("numbers = 'pseudonymize'").unwrap_err().to_string();
+    assert!(
+        problem.contains("Set privacy.key") && problem.contains("openssl"),
+        "{problem}"
+    );
+    let file = format!(
+        "to_number = 'pseudonymize'\nprivacy.key.file = '{}'",
+        path.display()
+    );
+    for (key, mode, expected) in [
+        (
+            "0123456789abcdef0123456789abcde",
+            0o600,
+            "the key has 31 characters, and at least 32 are needed",
+        ),
+        (&"ab".repeat(40), 0o600, "hardly any different characters"),
+        (
+            "0123456789abcdef0123456789abcdef",
+            0o644,
+            "may be read by others (mode 644)",
+        ),
+    ] {
+        std::fs::write(&path, key).unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
+        let problem = of(&file).unwrap_err().to_string();
+        assert!(problem.contains(expected), "{problem}");
+        assert!(!problem.contains(key), "{problem}");
+    }
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let privacy = of(&file).unwrap();
+    assert_eq!(privacy.key_id().map(str::len), Some(16));
+    let shown = format!("{privacy:?}");
+    assert!(!shown.contains("0123456789abcdef0"), "{shown}");
+}
+
+#[test]
+fn a_lake_is_another_one_with_other_pseudonyms() {
+    let key = |key: &str| PrivacyKey::try_new(&key.repeat(4)).unwrap();
+    let identity = |toml: &str, key: Option<PrivacyKey>| {
+        let config = load(&format!(
+            "lake.url = 'x'\nsource.from_search = '13025550101'\n{toml}"
+        ))
+        .unwrap();
+        let privacy = Privacy::new(config.privacy.modes, key);
+        config.identity(&privacy)
+    };
+    let keep = identity("", None);
+    let truncate = identity("privacy.numbers = 'truncate'", None);
+    let first = identity("privacy.numbers = 'pseudonymize'", Some(key("0123456789")));
+    let second = identity("privacy.numbers = 'pseudonymize'", Some(key("abcdefghij")));
+    let but_one = identity(
+        "privacy.numbers = 'pseudonymize'\nprivacy.extra = 'keep'",
+        Some(key("0123456789")),
+    );
+    assert_eq!(keep.from_search.as_deref(), Some("13025550101"));
+    for hidden in [&truncate, &first] {
+        assert!(!serde_json::to_string(hidden).unwrap().contains("5550101"));
+    }
+    for (wanted, existing, expected) in [
+        (&keep, &truncate, Some("source.from_search")),
+        (&first, &second, Some("source.from_search")),
+        (&first, &but_one, Some("privacy.extra")),
+        (&first, &first, None),
+        (&keep, &keep, None),
+    ] {
+        let found = wanted.difference(existing).map(|(key, ..)| key);
+        assert_eq!(found, expected);
+    }
+    let without = |mut identity: Identity| {
+        identity.from_search = None;
+        identity
+    };
+    let (first, second) = (without(first), without(second));
+    assert_eq!(
+        first.difference(&without(keep)).unwrap().0,
+        "privacy.numbers"
+    );
+    let (key, existing, wanted) = first.difference(&second).unwrap();
+    assert_eq!(key, "privacy.key");
+    assert!(existing.starts_with("the key with the id ") && existing != wanted);
 }

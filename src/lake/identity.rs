@@ -1,5 +1,7 @@
 //! `lake.json`: what a lake is. Written once, and compared by every run.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 /// Version of the lake's own files that this program writes.
@@ -22,6 +24,9 @@ pub struct Identity {
     pub to_search: Option<String>,
     /// `privacy.numbers`.
     pub privacy: String,
+    /// The columns of which the numbers become something else.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub privacy_columns: BTreeMap<String, String>,
     /// Which key pseudonyms were made with.
     #[serde(default)]
     pub privacy_key_id: Option<String>,
@@ -34,17 +39,32 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// What becomes of the numbers of a column.
+    fn privacy_of(&self, column: &str) -> &str {
+        self.privacy_columns.get(column).unwrap_or(&self.privacy)
+    }
+
     /// The first key of the configuration that makes `self`, what a run wants, another lake than
     /// `existing`: its name, what the lake has, and what the run has. Numbers are not shown.
     pub fn difference(&self, existing: &Self) -> Option<(&'static str, String, String)> {
         type Value = fn(&Identity) -> Option<&str>;
-        let keys: [(&'static str, Value); 7] = [
+        let keys: [(&'static str, Value); 11] = [
             ("lake.account", |lake| lake.account.as_deref()),
             ("source.disposition", |lake| Some(&lake.disposition)),
             ("source.sip_trunk", |lake| lake.sip_trunk.as_deref()),
             ("source.from_search", |lake| lake.from_search.as_deref()),
             ("source.to_search", |lake| lake.to_search.as_deref()),
             ("privacy.numbers", |lake| Some(&lake.privacy)),
+            ("privacy.from_number", |lake| {
+                Some(lake.privacy_of("from_number"))
+            }),
+            ("privacy.to_number", |lake| {
+                Some(lake.privacy_of("to_number"))
+            }),
+            ("privacy.destination", |lake| {
+                Some(lake.privacy_of("destination"))
+            }),
+            ("privacy.extra", |lake| Some(lake.privacy_of("extra"))),
             ("privacy.key", |lake| lake.privacy_key_id.as_deref()),
         ];
         let (key, value) = keys
@@ -53,6 +73,7 @@ impl Identity {
         let shown = |lake: &Self, number: &str| match value(lake) {
             None => "(not set)".to_owned(),
             Some(_) if key.ends_with("_search") => number.to_owned(),
+            Some(id) if key == "privacy.key" => format!("the key with the id {id}"),
             Some(text) => text.to_owned(),
         };
         Some((

@@ -3,6 +3,7 @@
 //! ```text
 //! cdrs/dt=2026-10-01/placed-2026-10-01.parquet      the table: nothing but finished files
 //! _cdrlake/lake.json                                what this lake is
+//! _cdrlake/suppressed.json                          numbers that were erased, hashed; their calls stay out
 //! _cdrlake/ledger/placed/2026-10-01.json            what was published for the slice
 //! _cdrlake/rejects/placed/2026-10-01.ndjson.zst     what could not become a row
 //! _cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst   the same, of an attempt that failed
@@ -138,6 +139,11 @@ pub fn run_lease(run: &str) -> Path {
 /// What the lake is.
 pub fn identity() -> Path {
     Path::from(format!("{META}/lake.json"))
+}
+
+/// Numbers that were erased.
+pub fn suppression() -> Path {
+    Path::from(format!("{META}/suppressed.json"))
 }
 
 #[cfg(test)]

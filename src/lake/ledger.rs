@@ -5,10 +5,13 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
 use super::layout;
+use crate::config::TOOL;
 use crate::digest::Digest;
 use crate::reconcile::{Verdict, verdict};
+use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
 use crate::tally::{Counts, Totals};
+use crate::writer::{SLICE_KEY, checksum_of};
 
 /// Whether a slice may still change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +21,9 @@ pub enum State {
     Closed,
     /// Fetched earlier: it is due again.
     Open,
+    /// Removed for its age: the lake holds nothing of it any more, and no run fetches it again. Counts and totals
+    /// are those of what it held.
+    Pruned,
 }
 
 /// A ledger entry.
@@ -63,6 +69,10 @@ impl Entry {
         let commit = self.committed.as_ref()?;
         let rows = commit.counts.rows;
         let file_rows = commit.file.as_ref().map_or(0, |file| file.rows);
+        if commit.state == State::Pruned {
+            let is_empty = commit.file.is_none() && commit.rejects.is_none();
+            return (!is_empty).then(|| "it was pruned, and says that it has files".to_owned());
+        }
         if commit.file.as_ref().is_some_and(elsewhere) {
             Some(format!("its file is not {path}"))
         } else if !commit.counts.add_up() {
@@ -109,6 +119,10 @@ pub struct Pending {
     pub file: Option<PublishedFile>,
     /// Digest of the rows.
     pub digest: Digest,
+    /// What is said once it is done, but for the marks of its files: if the table turns out to hold that file, nobody has
+    /// to fetch the slice again to know what is in it.
+    #[serde(default)]
+    pub planned: Option<Box<Commit>>,
 }
 
 /// A file of the table.
@@ -145,6 +159,18 @@ pub struct RejectsFile {
 }
 
 impl RejectsFile {
+    /// Describes the file at `path`, which is about to be stored.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(path: &std::path::Path) -> std::io::Result<Self> {
+        Ok(Self {
+            bytes: std::fs::metadata(path)?.len(),
+            checksum: checksum_of(path)?,
+            etag: None,
+        })
+    }
+
     /// What tells this upload from others without reading it: size and etag.
     pub fn mark(&self) -> (u64, Option<&str>) {
         (self.bytes, self.etag.as_deref())
@@ -171,6 +197,9 @@ pub struct Commit {
     pub tool_version: String,
     /// Version of the columns.
     pub schema_version: u32,
+    /// Which key the pseudonyms in it were made with, if there are any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub privacy_key_id: Option<String>,
     /// What was asked of the source.
     pub asked: Asked,
     /// When the slice's request was sent, by this machine's clock.
@@ -201,6 +230,58 @@ pub struct Commit {
 }
 
 impl Commit {
+    /// What is said of a slice that `run` removes for its age, and of which `old` was said.
+    pub fn pruned(old: Option<Self>, run: &str) -> Self {
+        let nothing = || Self {
+            run: String::new(),
+            token: String::new(),
+            tool_version: TOOL.to_owned(),
+            schema_version: SCHEMA_VERSION,
+            privacy_key_id: None,
+            asked: Asked {
+                url: String::new(),
+                query: Vec::new(),
+            },
+            fetched_at: Timestamp::now(),
+            state: State::Pruned,
+            file: None,
+            digest: Digest::default(),
+            counts: Counts::default(),
+            totals: Totals::default(),
+            rejects: None,
+            control_total: None,
+            reconcile: Verdict::Off,
+            response_etag: None,
+            response_last_modified: None,
+        };
+        Self {
+            run: run.to_owned(),
+            token: format!("{:032x}", fastrand::u128(..)),
+            state: State::Pruned,
+            file: None,
+            rejects: None,
+            ..old.unwrap_or_else(nothing)
+        }
+    }
+
+    /// What the slice's file says of itself, in its footer.
+    pub fn file_metadata(&self, slice: Slice) -> Vec<(&'static str, String)> {
+        let mut metadata = vec![
+            (SLICE_KEY, slice.to_string()),
+            ("cdrlake.run", self.run.clone()),
+            ("cdrlake.token", self.token.clone()),
+            ("cdrlake.version", self.tool_version.clone()),
+            ("cdrlake.schema_version", self.schema_version.to_string()),
+            ("cdrlake.digest", self.digest.to_string()),
+            ("cdrlake.reconcile", self.reconcile.to_string()),
+        ];
+        let key_id = self.privacy_key_id.clone();
+        metadata.extend(key_id.map(|id| ("cdrlake.privacy_key_id", id)));
+        let total = self.control_total.map(|total| total.to_string());
+        metadata.extend(total.map(|total| ("cdrlake.control_total", total)));
+        metadata
+    }
+
     /// Whether the two say the same of the slice, whichever run said it and when.
     pub fn says_the_same_as(&self, other: &Self) -> bool {
         let checksum = |commit: &Self| {
@@ -230,6 +311,7 @@ pub(crate) mod tests {
             token: "token".to_owned(),
             tool_version: "0".to_owned(),
             schema_version: 1,
+            privacy_key_id: None,
             asked: Asked {
                 url: "http://localhost/".to_owned(),
                 query: Vec::new(),
@@ -266,6 +348,7 @@ pub(crate) mod tests {
             token: "t".to_owned(),
             file: None,
             digest: Digest::default(),
+            planned: None,
         };
         let entry = Entry {
             committed: Some(commit(Some(file), State::Open)),

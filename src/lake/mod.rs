@@ -7,6 +7,7 @@ pub mod ledger;
 pub mod local;
 pub mod location;
 pub mod store;
+pub mod suppression;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path as FilePath;
@@ -20,10 +21,11 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempPath;
 
+use crate::privacy::Privacy;
 use crate::slice::{Direction, Slice};
 use bucket::FailureKind;
 use identity::{FORMAT, Identity};
-use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile};
+use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile, State};
 use store::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned,
@@ -75,6 +77,19 @@ pub enum LakeError {
         existing: String,
         /// What the configuration has.
         wanted: String,
+    },
+    /// The numbers that were erased are known by another key.
+    #[error(
+        "the lake leaves out the calls of numbers that were erased ({path}), which it knows by the key with the id {existing}, and {}. Set privacy.key to that key",
+        match found { Some(id) => format!("privacy.key has the id {id}"), None => "privacy.key is not set".to_owned() }
+    )]
+    OtherKey {
+        /// The list.
+        path: Path,
+        /// Id of its key.
+        existing: String,
+        /// Id of the key that there is.
+        found: Option<String>,
     },
     /// There are files where the table should be, but no lake.
     #[error(
@@ -211,18 +226,25 @@ pub struct Lake {
     store: Arc<dyn LakeStore>,
     /// What it was made as.
     pub identity: Identity,
+    /// What becomes of numbers on their way into it. Nothing, where it was opened for reading.
+    privacy: Arc<Privacy>,
     /// Remarks on how the lake differs from the configuration without being another one.
     pub remarks: Vec<String>,
 }
 
 impl Lake {
     /// Opens the lake in `store` for writing, or makes it what `wanted` says if it is new. Removes
-    /// what dead runs left.
+    /// what dead runs left. `privacy` is what `wanted` says, with its key.
     ///
     /// # Errors
     /// [`LakeError`] if it is not a lake, another one, or cannot be read or written.
-    pub async fn open(store: Arc<dyn LakeStore>, wanted: &Identity) -> Result<Self, LakeError> {
-        let lake = Self::find_or_create(store, wanted).await?;
+    pub async fn open(
+        store: Arc<dyn LakeStore>,
+        wanted: &Identity,
+        privacy: Privacy,
+    ) -> Result<Self, LakeError> {
+        let mut lake = Self::find_or_create(store, wanted).await?;
+        lake.privacy = Arc::new(privacy);
         let leftovers = lake.store.remove_leftovers().await?;
         if !leftovers.is_empty() {
             tracing::info!(
@@ -245,6 +267,7 @@ impl Lake {
             Swap::Done(_) => Ok(Self {
                 store,
                 identity: wanted.clone(),
+                privacy: Arc::default(),
                 remarks: Vec::new(),
             }),
             // Another run was quicker: its lake is the one to compare with.
@@ -273,14 +296,10 @@ impl Lake {
             }
             return Err(LakeError::NotALake);
         };
-        let identity = parse(&found).map_err(|condition| match condition {
-            Condition::Newer(found) => LakeError::NewerFormat { path, found },
-            Condition::Damaged(problem) => LakeError::Damaged { path, problem },
-            Condition::Sound | Condition::Unreadable(_) => unreachable!("it was read and parsed"),
-        })?;
         Ok(Some(Self {
             store,
-            identity,
+            identity: parse_own(path, &found)?,
+            privacy: Arc::default(),
             remarks: Vec::new(),
         }))
     }
@@ -310,6 +329,11 @@ impl Lake {
             ));
         }
         Ok(Some(lake))
+    }
+
+    /// What becomes of numbers on their way into the lake, apart from those that were erased.
+    pub fn privacy(&self) -> &Privacy {
+        &self.privacy
     }
 
     /// A directory for spool files.
@@ -396,6 +420,20 @@ impl Lake {
             entry,
             condition,
             version: Some(found.version),
+        }
+    }
+
+    /// The slice's ledger entry, where it may be replaced: an empty one in place of one that is damaged.
+    ///
+    /// # Errors
+    /// [`LakeError`] if a newer version wrote it, or it cannot be read.
+    pub async fn usable_entry(&self, slice: Slice) -> Result<LedgerEntry, LakeError> {
+        let found = self.entry(slice).await;
+        let path = layout::ledger_entry(slice);
+        match found.condition.clone() {
+            Condition::Sound | Condition::Damaged(_) => Ok(found),
+            Condition::Newer(found) => Err(LakeError::NewerFormat { path, found }),
+            Condition::Unreadable(problem) => Err(LakeError::Unreadable { path, problem }),
         }
     }
 
@@ -609,15 +647,20 @@ impl Lake {
         } = staged;
         let slice = entry.slice;
         let kept = entry.committed.as_ref().and_then(|kept| kept.file.clone());
+        let file = match &change {
+            StagedChange::Keep => kept.clone(),
+            StagedChange::Replace(_, planned) => Some(planned.clone()),
+            StagedChange::Remove => None,
+        };
         entry.pending = Some(Pending {
             run: commit.run.clone(),
             token: commit.token.clone(),
-            file: match &change {
-                StagedChange::Keep => kept.clone(),
-                StagedChange::Replace(_, planned) => Some(planned.clone()),
-                StagedChange::Remove => None,
-            },
             digest: commit.digest,
+            planned: Some(Box::new(Commit {
+                file: file.clone(),
+                ..commit.clone()
+            })),
+            file,
         });
         must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
@@ -713,6 +756,43 @@ impl Lake {
             publish_staged(staged, lease, there.as_ref(), &path).await?;
         }
         Ok(())
+    }
+
+    /// Removes everything that the lake holds of a slice. The ledger says so first: whoever dies in between leaves files of a
+    /// slice that is pruned, which no run fetches again and `verify` finds.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails or the lease is lost.
+    pub async fn prune(
+        &self,
+        lease: &dyn Lease,
+        before: LedgerEntry,
+        run: &str,
+    ) -> Result<Commit, LakeError> {
+        let slice = before.entry.slice;
+        let commit = match before.entry.committed {
+            Some(commit) if commit.state == State::Pruned => commit,
+            committed => {
+                let commit = Commit::pruned(committed, run);
+                let entry = Entry {
+                    committed: Some(commit.clone()),
+                    ..Entry::new(slice)
+                };
+                must_hold(lease, slice)?;
+                self.swap(&entry, before.version.as_ref()).await?;
+                commit
+            }
+        };
+        let files = [
+            layout::table_file(slice),
+            layout::rejects_file(slice),
+            layout::failed_rejects_file(slice),
+        ];
+        for path in files {
+            must_hold(lease, slice)?;
+            self.store.delete(&path).await?;
+        }
+        Ok(commit)
     }
 
     async fn swap(&self, entry: &Entry, expected: Option<&Version>) -> Result<Version, LakeError> {
@@ -895,6 +975,15 @@ fn json(value: &impl Serialize) -> Bytes {
     let mut bytes = serde_json::to_vec_pretty(value).expect("our own types always serialise");
     bytes.push(b'\n');
     bytes.into()
+}
+
+/// Reads one of our own files that nothing can do without.
+fn parse_own<T: DeserializeOwned>(path: Path, found: &Versioned) -> Result<T, LakeError> {
+    parse(found).map_err(|condition| match condition {
+        Condition::Newer(found) => LakeError::NewerFormat { path, found },
+        Condition::Damaged(problem) => LakeError::Damaged { path, problem },
+        Condition::Sound | Condition::Unreadable(_) => unreachable!("it was read and parsed"),
+    })
 }
 
 /// Reads one of our own files, or says in which condition it is.

@@ -1,5 +1,6 @@
 //! Attempts at a slice: which setbacks are worth another, how many, and how long to wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -8,6 +9,7 @@ use super::Context;
 use super::fetch::{FetchError, Fetched, Leniency, fetch};
 use crate::convert::ConvertError;
 use crate::error::quoted;
+use crate::privacy::Privacy;
 use crate::reconcile::{Verdict, describe_mismatch};
 use crate::report::SliceReport;
 use crate::slice::Slice;
@@ -39,6 +41,7 @@ enum SetbackKind {
 pub(super) async fn fetch_until_good(
     context: &Context,
     slice: Slice,
+    privacy: &Arc<Privacy>,
     report: &mut SliceReport,
 ) -> Result<Fetched, FetchError> {
     let begun = Instant::now();
@@ -52,7 +55,8 @@ pub(super) async fn fetch_until_good(
         // Where nobody answers there is no day without a count, only a day without a network.
         leniency.count_may_fail = !context.is_cut_off() && (is_last || foreign + 1 == FEW_ATTEMPTS);
         context.observer.slice_began(slice, attempt);
-        let setback = match fetch(context, slice, leniency, context.source.deadline(begun)).await {
+        let deadline = context.source.deadline(begun);
+        let setback = match fetch(context, slice, privacy, leniency, deadline).await {
             Ok(fetched) => {
                 let counts = &fetched.converted.counts;
                 if fetched.verdict != Verdict::Mismatch

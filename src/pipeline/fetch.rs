@@ -20,7 +20,8 @@ use crate::decompress::Encoding;
 use crate::export::ExportDay;
 use crate::framing::Format;
 use crate::lake::ledger::Asked;
-use crate::plan::{end_of_day, start_of_day};
+use crate::plan::{day_us, end_of_day};
+use crate::privacy::Privacy;
 use crate::reconcile::{Verdict, verdict};
 use crate::slice::Slice;
 use crate::source::{Body, DEFAULT_PER_PAGE, SourceError};
@@ -109,6 +110,7 @@ enum Message {
 pub(super) async fn fetch(
     context: &Context,
     slice: Slice,
+    privacy: &Arc<Privacy>,
     leniency: Leniency,
     deadline: Instant,
 ) -> Result<Fetched, FetchError> {
@@ -124,7 +126,7 @@ pub(super) async fn fetch(
     let before = control_total().await?;
     let begun_at = Timestamp::now();
     let mut body = Opened::open(context, slice).await?;
-    let mut conversion = Conversion::start(context, slice);
+    let mut conversion = Conversion::start(context, slice, privacy);
     let read = async {
         let first = conversion.feed(context, &mut body).await?;
         let after = control_total().await?;
@@ -431,7 +433,7 @@ struct Conversion {
 }
 
 impl Conversion {
-    fn start(context: &Context, slice: Slice) -> Self {
+    fn start(context: &Context, slice: Slice, privacy: &Arc<Privacy>) -> Self {
         let config = &context.config;
         let limits = &config.limits;
         let (max_record_bytes, max_slice_bytes) = match context.options.export {
@@ -439,16 +441,14 @@ impl Conversion {
             Some(_) => (limits.max_record_bytes.saturating_mul(6), u64::MAX),
             None => (limits.max_record_bytes, limits.max_slice_bytes),
         };
-        let micros = |instant: Timestamp| instant.as_microsecond();
-        let timezone = &config.window.timezone;
         let options = ConvertOptions {
             slice,
-            day_us: micros(start_of_day(slice.day, timezone))
-                ..micros(end_of_day(slice.day, timezone)),
+            day_us: day_us(slice.day, &config.window.timezone),
             spool_dir: context.lake.spool_dir().to_owned(),
             max_record_bytes,
             max_slice_bytes,
             dedupe: config.quality.dedupe,
+            privacy: Arc::clone(privacy),
             parquet: config.parquet.clone(),
         };
         let (messages, inbox) = mpsc::channel(CHUNKS_IN_FLIGHT);

@@ -24,7 +24,7 @@ use crate::lake::location::Location;
 use crate::lake::store::Lease;
 use crate::lake::{Lake, LakeError, MarkedRuns};
 use crate::plan::{CLOCK_TOLERANCE, Due};
-use crate::report::{RunReport, SliceOutcome, SliceReport};
+use crate::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::slice::Slice;
 use crate::source::{Backoff, Source};
 
@@ -487,13 +487,4 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
         }
     }
     reports
-}
-
-/// A name that sorts by time and that no other run has.
-fn new_run_id(now: Timestamp) -> String {
-    format!(
-        "{}-{:08x}",
-        now.strftime("%Y%m%dT%H%M%SZ"),
-        fastrand::u32(..)
-    )
 }

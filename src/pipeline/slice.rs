@@ -13,17 +13,18 @@ use super::{Context, RoomToFetch, Stop, Waiting};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
-use crate::lake::ledger::{Commit, Failure, PublishedFile, RejectsFile, State};
+use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State};
 use crate::lake::store::Lease;
-use crate::lake::{Condition, LakeError, LedgerEntry, StagedSlice, TableChange, is_intact, layout};
+use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact, layout};
 use crate::plan::{Due, is_from_the_future, state_of};
+use crate::privacy::Privacy;
 use crate::reconcile::{Verdict, describe_mismatch};
 use crate::report::{Change, SliceOutcome, SliceReport};
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
 use crate::source::SourceError;
 use crate::tally::Counts;
-use crate::writer::{SLICE_KEY, SpoolFile, WriteError, checksum_of, rows_of};
+use crate::writer::{SpoolFile, WriteError, checksum_of, rows_of};
 
 /// Why a slice was given up.
 #[derive(Debug, thiserror::Error)]
@@ -176,14 +177,16 @@ async fn attempt_all(
         }
         return Ok(Done::Held);
     };
-    let before = context.lake.entry(slice).await;
-    let path = layout::ledger_entry(slice);
-    match before.condition.clone() {
-        Condition::Sound | Condition::Damaged(_) => {}
-        Condition::Newer(found) => return Err(LakeError::NewerFormat { path, found }.into()),
-        Condition::Unreadable(problem) => {
-            return Err(LakeError::Unreadable { path, problem }.into());
-        }
+    let before = context.lake.usable_entry(slice).await?;
+    if let Some(commit) = before
+        .entry
+        .committed
+        .as_ref()
+        .filter(|commit| commit.state == State::Pruned)
+    {
+        report.describe(commit);
+        report.error = Some("it was pruned, and stays so".to_owned());
+        return Ok(Done::Outcome(SliceOutcome::Skipped));
     }
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
         && due.committed_token.as_ref() != Some(&commit.token)
@@ -194,7 +197,9 @@ async fn attempt_all(
         report.error = Some(format!("run {} did this slice meanwhile", commit.run));
         return Ok(Done::Outcome(SliceOutcome::Skipped));
     }
-    let fetched = match fetch_until_good(context, slice, report).await {
+    // Under the lease: whoever erases a number meanwhile waits for it.
+    let privacy = context.lake.privacy_now().await?;
+    let fetched = match fetch_until_good(context, slice, &privacy, report).await {
         Ok(fetched) => fetched,
         Err(error) => {
             let error = error.into();
@@ -210,6 +215,16 @@ async fn attempt_all(
         context.warn(format!("{slice}: {}. It is mended", due.why));
     }
     outcome.map(Done::Outcome)
+}
+
+/// What was asked, as the lake may know it.
+fn without_numbers(mut asked: Asked, privacy: &Privacy) -> Asked {
+    for (name, value) in &mut asked.query {
+        if name.ends_with("_search") {
+            *value = privacy.hide_filter(value);
+        }
+    }
+    asked
 }
 
 /// Whether what another run has committed meanwhile is what this one would: a day that settled
@@ -319,7 +334,8 @@ async fn settle(
         token: format!("{:032x}", fastrand::u128(..)),
         tool_version: TOOL.to_owned(),
         schema_version: SCHEMA_VERSION,
-        asked,
+        privacy_key_id: context.lake.privacy().key_id().map(str::to_owned),
+        asked: without_numbers(asked, context.lake.privacy()),
         fetched_at,
         state: match as_of {
             Some(as_of) => state_of(slice.day, &context.config.window, as_of),
@@ -367,16 +383,9 @@ async fn describe_rejects(
     context: &Context,
     file: TempPath,
 ) -> Result<(TempPath, RejectsFile), FetchError> {
-    let describe = async {
-        let bytes = tokio::fs::metadata(&file).await?.len();
-        let checksum = checksum(file.to_path_buf()).await?;
-        Ok(RejectsFile {
-            bytes,
-            checksum,
-            etag: None,
-        })
-    };
-    match describe.await {
+    let path = file.to_path_buf();
+    let described = tokio::task::spawn_blocking(move || RejectsFile::of(&path));
+    match described.await.expect("reading does not panic") {
         Ok(described) => Ok((file, described)),
         Err(source) => Err(ConvertError::Spool {
             directory: context.lake.spool_dir().to_owned(),
@@ -394,7 +403,7 @@ async fn write_footer<'a>(
     commit: &Commit,
     slice: Slice,
 ) -> Result<(SpoolFile, SemaphorePermit<'a>), SliceError> {
-    let metadata = file_metadata(slice, commit);
+    let metadata = commit.file_metadata(slice);
     let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata))
         .await
         .expect("writing does not panic")?;
@@ -603,24 +612,6 @@ async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, Sl
 /// A path of the lake as the user can open it.
 fn in_lake(context: &Context, path: &Path) -> String {
     context.config.lake.url.of(path)
-}
-
-fn file_metadata(slice: Slice, commit: &Commit) -> Vec<(&'static str, String)> {
-    let mut metadata = vec![
-        (SLICE_KEY, slice.to_string()),
-        ("cdrlake.run", commit.run.clone()),
-        ("cdrlake.token", commit.token.clone()),
-        ("cdrlake.version", commit.tool_version.clone()),
-        ("cdrlake.schema_version", commit.schema_version.to_string()),
-        ("cdrlake.digest", commit.digest.to_string()),
-        ("cdrlake.reconcile", commit.reconcile.to_string()),
-    ];
-    metadata.extend(
-        commit
-            .control_total
-            .map(|total| ("cdrlake.control_total", total.to_string())),
-    );
-    metadata
 }
 
 /// Warns of what was tolerated.

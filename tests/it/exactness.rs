@@ -1,5 +1,6 @@
 use std::collections::BTreeMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use arrow::array::AsArray;
 use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType};
@@ -321,6 +322,7 @@ fn convert(
         max_record_bytes: 2_000,
         max_slice_bytes: u64::MAX,
         dedupe: true,
+        privacy: Arc::default(),
         parquet: ParquetOptions {
             compression: Compression::SNAPPY,
             row_group_rows: 7,

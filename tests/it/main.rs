@@ -18,6 +18,8 @@ mod compression;
 mod conformance;
 /// The export in CSV.
 mod csv;
+/// What is printed for warehouses.
+mod ddl;
 /// What lands in the lake, against an oracle that reads the same bytes with `serde_json`.
 mod exactness;
 /// The program against a source that fails.
@@ -30,12 +32,16 @@ mod json_suite;
 mod load;
 /// Streams that are paged, and the paginated list.
 mod pages;
+/// What becomes of phone numbers.
+mod privacy;
 /// The way into the lake, with a fault at each of its operations.
 mod protocol;
 /// Stands between the program and a store, and plays tricks.
 mod proxy;
 /// What a lake goes through: damage, death, shrinking, another run, a full disk, a signal.
 mod recovery;
+/// What is taken out of a lake: days that are too old, and the calls of a number.
+mod removal;
 /// A lake in a bucket of a real S3 server, over HTTP, if `TEST_S3_ENDPOINT` names one.
 mod s3;
 /// A source that serves exactly what a test gives it.

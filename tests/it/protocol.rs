@@ -188,7 +188,9 @@ async fn run(
 ) -> Result<RunReport, String> {
     let config = config(url);
     let chain = |error| cdrlake::error::chain(&error);
-    let lake = Lake::open(store, &config.identity()).await.map_err(chain)?;
+    let privacy = config.privacy(false).unwrap();
+    let identity = config.identity(&privacy);
+    let lake = Lake::open(store, &identity, privacy).await.map_err(chain)?;
     let selection = Selection {
         from: Some(parse_day(days.0).unwrap()),
         to: Some(parse_day(days.1).unwrap()),
@@ -249,7 +251,7 @@ fn begin(store: &Arc<dyn LakeStore>, server: &Server) {
 
 /// Ids of every slice's rows, read from the table as any reader would. Panics if a file is not
 /// whole or belongs to no slice.
-async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String>> {
+pub(crate) async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String>> {
     let mut found = BTreeMap::new();
     for object in store.list(&Path::from(layout::TABLE)).await.unwrap() {
         let slice = layout::slice_of(&object.path).unwrap_or_else(|| panic!("{}", object.path));
@@ -281,7 +283,7 @@ async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
 }
 
 /// What is not as the ledger says, but for the day that fails.
-async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
+pub(crate) async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
     let Some(lake) = Lake::find_any(Arc::clone(store)).await.unwrap() else {
         return Vec::new();
     };

@@ -1,0 +1,232 @@
+//! `cdrlake prune`: days that are too old to be kept.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use bytesize::ByteSize;
+use clap::Args;
+use jiff::civil::Date;
+use jiff::{Span, Timestamp};
+use serde_json::json;
+
+use super::lake::{existing_lake, open_lake};
+use super::progress::Screen;
+use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
+use super::table::{counted, thousands};
+use super::{
+    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, exit_of_removal,
+    interrupted_by_signals, json_text, print,
+};
+use crate::config::Config;
+use crate::removal::prune::{OldSlice, find_old, prune};
+use crate::report::{RunReport, SliceReport};
+use crate::slice::Slice;
+
+/// Remove days that are older than they may be kept, for good: their rows and their rejects.
+#[derive(Clone, Debug, Args)]
+pub(super) struct PruneArgs {
+    /// Remove days that ended longer ago than this: 90days, 18months, 2years.
+    #[arg(long, value_name = "TIME", value_parser = parse_age)]
+    older_than: Span,
+    /// Say what would be removed, and remove nothing.
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    config: ConfigArgs,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Days, weeks, months or years.
+fn parse_age(text: &str) -> Result<Span, String> {
+    let wrong = || {
+        format!(
+            "`{text}` is no age: write a number of days, weeks, months or years, such as 18months"
+        )
+    };
+    let age: Span = text.parse().map_err(|_| wrong())?;
+    let calendar = Span::new()
+        .try_years(age.get_years())
+        .and_then(|span| span.try_months(age.get_months()))
+        .and_then(|span| span.try_weeks(age.get_weeks()))
+        .and_then(|span| span.try_days(age.get_days()));
+    let is_calendar = calendar.is_ok_and(|span| span.fieldwise() == age.fieldwise());
+    if is_calendar && age.is_positive() {
+        Ok(age)
+    } else {
+        Err(wrong())
+    }
+}
+
+pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, CommandError> {
+    let config = args.config.load()?;
+    let before = first_kept(&config, args.older_than)?;
+    if args.dry_run {
+        // Whose calls a lake holds does not matter to who only looks.
+        let lake = existing_lake(&config, false).await?;
+        let old = find_old(&lake, before).await?;
+        let text = match args.output.format {
+            OutputFormat::Json => json_text(&json!({ "before": before, "slices": listed(&old) })),
+            OutputFormat::Text => {
+                let last = if old.is_empty() {
+                    String::new()
+                } else {
+                    format!("Nothing was removed: --dry-run.{}\n", copies(&config))
+                };
+                render(&old, before, "would be removed") + &last
+            }
+        };
+        return print(text.as_bytes());
+    }
+    existing_lake(&config, true).await?;
+    let lake = open_lake(&config, false).await?;
+    let interrupt = interrupted_by_signals(LAKE_STAYS)?;
+    let old = find_old(&lake, before).await?;
+    if old.is_empty() {
+        let text = match args.output.format {
+            OutputFormat::Json => json_text(&json!({ "before": before, "run": null })),
+            OutputFormat::Text => format!("The lake holds nothing of before {before}.\n"),
+        };
+        return print(text.as_bytes());
+    }
+    let bar = screen.bar(old.len());
+    let slices = old.keys().copied().collect();
+    let report = prune(&lake, &slices, &interrupt, &|| bar.inc(1)).await?;
+    bar.finish_and_clear();
+    let text = match args.output.format {
+        OutputFormat::Json => json_text(&json!({ "before": before, "run": report })),
+        OutputFormat::Text => {
+            let failed = report.slices.iter().filter(|slice| slice.error.is_some());
+            let failed: Vec<Slice> = failed.map(SliceReport::slice).collect();
+            let removed = old.iter().filter(|(slice, _)| !failed.contains(slice));
+            let removed = removed.map(|(slice, old)| (*slice, *old)).collect();
+            render(&removed, before, "removed") + &conclusion(&config, &report, before)
+        }
+    };
+    print(text.as_bytes())?;
+    Ok(exit_of_removal(&report))
+}
+
+/// The first day that is kept, where the account cuts days.
+fn first_kept(config: &Config, age: Span) -> Result<Date, CommandError> {
+    let today = Timestamp::now()
+        .to_zoned(config.window.timezone.clone())
+        .date();
+    today.checked_sub(age).map_err(|_| {
+        let problem = "--older-than reaches back beyond the calendar";
+        CommandError::new(Exit::Usage, problem)
+    })
+}
+
+fn listed(old: &BTreeMap<Slice, OldSlice>) -> Vec<serde_json::Value> {
+    let list = old.iter().map(|(slice, old)| {
+        json!({ "direction": slice.direction, "day": slice.day, "rows": old.rows, "bytes": old.bytes })
+    });
+    list.collect()
+}
+
+fn render(old: &BTreeMap<Slice, OldSlice>, before: Date, what: &str) -> String {
+    let mut text = String::new();
+    for (slice, old) in old.iter().take(MAX_LINES) {
+        writeln!(
+            text,
+            "{:<20} {:>12} {:>10}",
+            slice.to_string(),
+            counted(old.rows, "row", "rows"),
+            ByteSize(old.bytes).display().si().to_string()
+        )
+        .expect("writing to memory does not fail");
+    }
+    if old.len() > MAX_LINES {
+        writeln!(text, "… and {} more", old.len() - MAX_LINES)
+            .expect("writing to memory does not fail");
+    }
+    let rows: u64 = old.values().map(|old| old.rows).sum();
+    let bytes: u64 = old.values().map(|old| old.bytes).sum();
+    writeln!(
+        text,
+        "{}Of before {before}, {} {what}: {} rows, {}.",
+        if old.is_empty() { "" } else { "\n" },
+        number_of_slices(old.len()),
+        thousands(rows),
+        ByteSize(bytes).display().si()
+    )
+    .expect("writing to memory does not fail");
+    text
+}
+
+/// What is left to do.
+fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
+    let mut text = String::new();
+    for slice in report.slices.iter().filter(|slice| slice.error.is_some()) {
+        let problem = slice.error.as_deref().unwrap_or_default();
+        writeln!(text, "failed: {}: {problem}", slice.slice())
+            .expect("writing to memory does not fail");
+    }
+    if !report.partitions_changed.is_empty() {
+        writeln!(
+            text,
+            "Take them from a warehouse, too: cdrlake ddl --target … --load --changed-by {}",
+            report.run
+        )
+        .expect("writing to memory does not fail");
+    }
+    if config.window.start.is_some_and(|start| start < before) {
+        writeln!(
+            text,
+            "window.start lies before {before}: days that the lake never had would be fetched. Set it to {before}."
+        )
+        .expect("writing to memory does not fail");
+    }
+    let copies = copies(config);
+    if !copies.is_empty() {
+        writeln!(text, "{}", copies.trim()).expect("writing to memory does not fail");
+    }
+    text
+}
+
+/// What this program cannot reach.
+pub(super) fn copies(config: &Config) -> &'static str {
+    match config.lake.url {
+        crate::lake::location::Location::Bucket(_) => {
+            " If the bucket keeps old versions of objects, they stay until its lifecycle rules remove them."
+        }
+        crate::lake::location::Location::Directory(_) => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_age_is_of_the_calendar_and_not_negative() {
+        let today = jiff::civil::date(2026, 11, 25);
+        for (text, first_kept) in [
+            ("18months", "2025-05-25"),
+            ("90days", "2026-08-27"),
+            ("2 years", "2024-11-25"),
+            ("1year 6months", "2025-05-25"),
+            ("2weeks", "2026-11-11"),
+        ] {
+            let age = parse_age(text).unwrap();
+            assert_eq!(
+                today.checked_sub(age).unwrap().to_string(),
+                first_kept,
+                "{text}"
+            );
+        }
+        for text in [
+            "",
+            "18",
+            "18 hours",
+            "-3months",
+            "0days",
+            "months",
+            "1day 2h",
+            "2026-01-01",
+        ] {
+            assert!(parse_age(text).is_err(), "{text}");
+        }
+    }
+}

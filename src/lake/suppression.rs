@@ -1,0 +1,128 @@
+//! Numbers that were erased: what a lake must not get again.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::identity::FORMAT;
+use super::store::{Swap, Version};
+use super::{Lake, LakeError, json, layout, parse_own};
+use crate::privacy::{Privacy, PrivacyKey, Token};
+
+/// The numbers whose calls are left out of everything that is fetched. It holds no number, only keyed hashes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuppressionList {
+    /// Version of the lake's own files.
+    pub format: u32,
+    /// Id of the key that the hashes are made with.
+    pub key_id: String,
+    /// The numbers.
+    pub numbers: Vec<SuppressedNumber>,
+}
+
+/// One of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SuppressedNumber {
+    /// Its keyed hash.
+    pub token: Token,
+    /// Since when its calls are left out.
+    pub since: Timestamp,
+    /// When the lake held none of its calls any more; `None` while that is not certain.
+    pub erased_at: Option<Timestamp>,
+}
+
+impl SuppressionList {
+    /// Numbers of which calls may still be in the lake: their erasure was begun and did not come to its end.
+    pub fn unfinished(&self) -> usize {
+        let is_unfinished = |number: &&SuppressedNumber| number.erased_at.is_none();
+        self.numbers.iter().filter(is_unfinished).count()
+    }
+
+    /// What is known of a number.
+    pub fn get(&self, token: &Token) -> Option<&SuppressedNumber> {
+        self.numbers.iter().find(|number| number.token == *token)
+    }
+}
+
+impl Lake {
+    /// The numbers that were erased, if any were.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the list cannot be read.
+    pub async fn suppression(&self) -> Result<Option<SuppressionList>, LakeError> {
+        Ok(self.read_suppression().await?.map(|(list, _)| list))
+    }
+
+    /// What becomes of numbers now, the erased ones included. A slice's lease has to be held: an erasure that begins
+    /// meanwhile waits for it.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the list cannot be read, or only with another key.
+    pub async fn privacy_now(&self) -> Result<Arc<Privacy>, LakeError> {
+        let Some(list) = self.suppression().await? else {
+            return Ok(Arc::clone(&self.privacy));
+        };
+        let key = self.privacy.key().map(PrivacyKey::id);
+        if key != Some(&list.key_id) {
+            return Err(LakeError::OtherKey {
+                path: layout::suppression(),
+                existing: list.key_id,
+                found: key.map(str::to_owned),
+            });
+        }
+        let tokens = list.numbers.into_iter().map(|number| number.token);
+        let privacy = self.privacy.suppressing(tokens);
+        Ok(Arc::new(privacy.expect("its key was just compared")))
+    }
+
+    /// Adds a number to the list, or says when it was erased. Whatever else is there stays.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the list cannot be written.
+    pub async fn suppress(
+        &self,
+        key_id: &str,
+        token: &Token,
+        erased_at: Option<Timestamp>,
+    ) -> Result<(), LakeError> {
+        let path = layout::suppression();
+        loop {
+            let (mut list, version) = match self.read_suppression().await? {
+                Some((list, version)) => (list, Some(version)),
+                None => {
+                    let list = SuppressionList {
+                        format: FORMAT,
+                        key_id: key_id.to_owned(),
+                        numbers: Vec::new(),
+                    };
+                    (list, None)
+                }
+            };
+            match list.numbers.iter_mut().find(|known| known.token == *token) {
+                Some(known) => known.erased_at = erased_at,
+                None => list.numbers.push(SuppressedNumber {
+                    token: token.clone(),
+                    since: Timestamp::now(),
+                    erased_at,
+                }),
+            }
+            let swap = match version {
+                None => self.store.create(&path, json(&list)).await?,
+                Some(version) => self.store.replace(&path, json(&list), &version).await?,
+            };
+            if let Swap::Done(_) = swap {
+                return Ok(());
+            }
+            // Somebody erases another number at the same time.
+        }
+    }
+
+    async fn read_suppression(&self) -> Result<Option<(SuppressionList, Version)>, LakeError> {
+        let path = layout::suppression();
+        let Some(found) = self.store.read(&path).await? else {
+            return Ok(None);
+        };
+        Ok(Some((parse_own(path, &found)?, found.version)))
+    }
+}

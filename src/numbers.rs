@@ -1,0 +1,211 @@
+//! Phone numbers in texts: where they are, and which digits they have.
+
+use std::borrow::Cow;
+
+use crate::error::is_unprintable;
+
+/// From so many digits on a number may be a phone number.
+pub(crate) const MIN_DIGITS: usize = 7;
+/// Most characters between two digits of one number.
+const MAX_SEPARATORS: usize = 5;
+/// Length of a UUID in its usual form.
+const UUID_CHARS: usize = 36;
+
+/// A text in which what `replace` makes of it stands for everything that could be a phone number: digits of any script, with
+/// up to five characters between them that are neither letters nor JSON's. Dates that begin with a year of
+/// these centuries, decimals below one and UUIDs are no such numbers.
+pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
+    let chars: Vec<(usize, char)> = text.char_indices().collect();
+    let byte_of = |at: usize| chars.get(at).map_or(text.len(), |(byte, _)| *byte);
+    let (mut shown, mut at, mut kept) = (String::new(), 0, 0);
+    while at < chars.len() {
+        let is_word = at == 0 || !chars[at - 1].1.is_alphanumeric();
+        if is_word && is_uuid(&chars[at..]) {
+            at += UUID_CHARS;
+            continue;
+        }
+        if !chars[at].1.is_numeric() {
+            at += 1;
+            continue;
+        }
+        // From the first digit to the last of those that belong together.
+        let (mut end, mut digits) = (at, 0);
+        let mut next = at;
+        while next < chars.len() && next - end <= MAX_SEPARATORS + 1 {
+            if chars[next].1.is_numeric() {
+                end = next;
+                digits += 1;
+            } else if !may_separate(chars[next].1) {
+                break;
+            }
+            next += 1;
+        }
+        let (first, after) = (byte_of(at), byte_of(end + 1));
+        let number = text.get(first..after).unwrap_or_default();
+        if digits >= MIN_DIGITS && !is_date_or_fraction(number) {
+            shown.push_str(text.get(kept..first).unwrap_or_default());
+            shown.push_str(&replace(number));
+            kept = after;
+        }
+        at = end + 1;
+    }
+    if kept == 0 {
+        return Cow::Borrowed(text);
+    }
+    shown.push_str(text.get(kept..).unwrap_or_default());
+    Cow::Owned(shown)
+}
+
+fn is_uuid(chars: &[(usize, char)]) -> bool {
+    let is_of_uuid = |(at, (_, c)): (usize, &(usize, char))| match at {
+        8 | 13 | 18 | 23 => *c == '-',
+        _ => c.is_ascii_hexdigit(),
+    };
+    chars.len() >= UUID_CHARS
+        && chars[..UUID_CHARS].iter().enumerate().all(is_of_uuid)
+        && chars
+            .get(UUID_CHARS)
+            .is_none_or(|(_, c)| !c.is_alphanumeric())
+}
+
+/// Whether a character may stand between the digits of one number. What JSON puts between values,
+/// and clocks between hours and minutes, does not.
+pub(crate) fn may_separate(c: char) -> bool {
+    !c.is_alphanumeric() && !"\":;={}[]\\".contains(c)
+}
+
+/// A text without the ways in which JSON and HTML write a character as several: they too may
+/// separate digits. What would do something to a terminal becomes a space.
+pub(crate) fn without_escapes(text: &str) -> String {
+    let mut text = text.replace("&nbsp;", " ");
+    // Escaped as often as it was put into another text.
+    while text.contains("\\\\") {
+        text = text.replace("\\\\", "\\");
+    }
+    let mut plain = String::with_capacity(text.len());
+    let mut rest = text.as_str();
+    while let Some((before, escaped)) = rest.split_once('\\') {
+        plain.push_str(before);
+        rest = escaped;
+        let code = escaped
+            .strip_prefix('u')
+            .and_then(|digits| u32::from_str_radix(digits.get(..4)?, 16).ok());
+        if let Some(code) = code {
+            let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
+            plain.push(if is_unprintable(c) { ' ' } else { c });
+            rest = escaped.get(5..).unwrap_or_default();
+        } else if let Some(after) = escaped.strip_prefix('/') {
+            plain.push('/');
+            rest = after;
+        } else if let Some(after) = escaped.strip_prefix(['t', 'n', 'r', 'b', 'f']) {
+            plain.push(' ');
+            rest = after;
+        } else {
+            plain.push('\\');
+        }
+    }
+    plain.push_str(rest);
+    plain
+}
+
+/// Whether digits and what separates them are `20YY-MM-DD` or `19YY-MM-DD`, perhaps with an hour
+/// behind, or `0.` and decimals.
+pub(crate) fn is_date_or_fraction(number: &str) -> bool {
+    let are_digits = |text: &str, lengths: std::ops::RangeInclusive<usize>| {
+        lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    if let Some(decimals) = number.strip_prefix("0.") {
+        return are_digits(decimals, 1..=usize::MAX);
+    }
+    let (date, hour) = number.split_once(' ').unwrap_or((number, "00"));
+    let mut parts = date.split('-');
+    let parts = [parts.next(), parts.next(), parts.next(), parts.next()];
+    let [Some(year), Some(month), Some(day), None] = parts else {
+        return false;
+    };
+    (year.starts_with("19") || year.starts_with("20"))
+        && are_digits(year, 4..=4)
+        && [month, day, hour]
+            .into_iter()
+            .all(|part| are_digits(part, 2..=2))
+}
+
+/// The value of a decimal digit, of the scripts in which phone numbers are written.
+fn digit_of(c: char) -> Option<char> {
+    const ZEROS: [char; 5] = ['0', '\u{660}', '\u{6f0}', '\u{966}', '\u{ff10}'];
+    let value = ZEROS.iter().find_map(|&zero| {
+        (c as u32)
+            .checked_sub(zero as u32)
+            .filter(|value| *value < 10)
+    })?;
+    char::from_digit(value, 10)
+}
+
+/// The digits of a number without what a dialler puts before an international one, so that `+49 170 1234567`,
+/// `0049170/1234567` and `491701234567` are the same.
+pub(crate) fn digits(number: &str) -> String {
+    let digits: String = number.chars().filter_map(digit_of).collect();
+    match digits.strip_prefix("00") {
+        Some(international) if digits.len() >= MIN_DIGITS + 2 => international.to_owned(),
+        _ => digits,
+    }
+}
+
+/// The part of an address that says who it is: of `sip:+4917@example.com;user=phone` that is `+4917`; the range of bytes
+/// in `address`.
+pub(crate) fn user_part(address: &str) -> std::ops::Range<usize> {
+    let scheme = ["sip:", "sips:", "tel:"].iter().find(|scheme| {
+        let start = address.get(..scheme.len());
+        start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
+    });
+    let start = scheme.map_or(0, |scheme| scheme.len());
+    let rest = address.get(start..).unwrap_or_default();
+    let length = rest.find(['@', ';']).unwrap_or(rest.len());
+    start..start + length
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_number_has_the_same_digits_however_it_is_written() {
+        for number in [
+            "491701234567",
+            "+491701234567",
+            "+49 (170) 123-45.67",
+            "0049170/1234567",
+            "٤٩١٧٠١٢٣٤٥٦٧",
+        ] {
+            assert_eq!(digits(number), "491701234567", "{number}");
+        }
+        assert_eq!(digits("0012"), "0012", "an extension, perhaps");
+    }
+
+    #[test]
+    fn of_an_address_only_the_user_is_who_it_is() {
+        for (address, user) in [
+            ("+491701234567", "+491701234567"),
+            ("sip:+4917@10.0.0.1:5060", "+4917"),
+            ("SIPS:alice@example.com", "alice"),
+            ("tel:+4917;ext=1", "+4917"),
+            ("", ""),
+        ] {
+            assert_eq!(address.get(user_part(address)), Some(user));
+        }
+    }
+
+    #[test]
+    fn ids_are_no_numbers() {
+        let hide = |text| replace_numbers(text, |_| "#".to_owned()).into_owned();
+        for text in [
+            "99df5ffd-962a-410f-bcce-d08f1f7f328c",
+            "12345678-1234-4321-8888-123456789012",
+            "id=12345678-1234-4321-8888-123456789012, 2026-10-01",
+        ] {
+            assert_eq!(hide(text), text);
+        }
+        assert_eq!(hide("x 12345678-1234-4321-8888-1234567890123"), "x #");
+        assert_eq!(hide("to 4917012345 and 12345"), "to # and 12345");
+    }
+}

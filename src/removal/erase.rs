@@ -1,0 +1,502 @@
+//! The calls of one number.
+//!
+//! The number goes onto the lake's suppression list first, and then every slice is looked at under its lease: a run
+//! that read the list before has published by then, and one that reads it later leaves the number out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use tempfile::TempPath;
+use tokio_util::sync::CancellationToken;
+
+use super::Removal;
+use crate::config::{Config, TOOL};
+use crate::convert::{ConvertError, ConvertOptions, Converted, Converter};
+use crate::error::chain;
+use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
+use crate::lake::store::{Lease, LeaseState};
+use crate::lake::{Lake, LakeError, LedgerEntry, TableChange, is_intact, layout};
+use crate::plan::day_us;
+use crate::privacy::{Privacy, Token};
+use crate::reconcile::verdict;
+use crate::rejects::{RejectsWriter, read_rejects};
+use crate::report::{Change, RunReport, SliceOutcome, SliceReport};
+use crate::schema::SCHEMA_VERSION;
+use crate::slice::{Direction, Slice};
+use crate::writer::{WriteError, checksum_of, read_rows};
+
+/// Why a slice could not be looked at or changed.
+#[derive(Debug, thiserror::Error)]
+enum EraseError {
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    #[error("its rows cannot be read or written")]
+    Rows(#[from] ConvertError),
+    #[error("one of its files cannot be read or written")]
+    File(#[from] std::io::Error),
+    #[error(
+        "it holds the number, but is not as its ledger entry says, or has none. Run `cdrlake verify --repair`, which fetches it without the number, or restore it, and erase again"
+    )]
+    Uncertain,
+    #[error(
+        "the Parquet library fails on its file in a way that nobody foresaw. Run `cdrlake verify`"
+    )]
+    Panic,
+}
+
+impl From<WriteError> for EraseError {
+    fn from(error: WriteError) -> Self {
+        Self::Rows(error.into())
+    }
+}
+
+/// What a slice holds of the number.
+#[derive(Clone, Debug)]
+pub struct Holding {
+    /// Its rows of the number.
+    pub rows: u64,
+    /// Its rejects with the number, those of attempts that failed included.
+    pub rejects: u64,
+    /// Its ledger entry when it was looked at.
+    entry: LedgerEntry,
+}
+
+impl Holding {
+    /// Whether it holds anything.
+    pub fn is_any(&self) -> bool {
+        self.rows + self.rejects > 0
+    }
+}
+
+/// What the lake holds of a number.
+#[derive(Clone, Debug, Default)]
+pub struct Search {
+    /// Every slice that was looked at.
+    pub slices: BTreeMap<Slice, Holding>,
+    /// Slices that could not be, and why.
+    pub problems: BTreeMap<Slice, String>,
+}
+
+impl Search {
+    /// Slices that hold anything.
+    pub fn holding(&self) -> impl Iterator<Item = (Slice, &Holding)> {
+        let holding = self.slices.iter().filter(|(_, holding)| holding.is_any());
+        holding.map(|(slice, holding)| (*slice, holding))
+    }
+}
+
+/// Every slice that may hold something.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be listed.
+pub async fn slices(lake: &Lake) -> Result<BTreeSet<Slice>, LakeError> {
+    let mut slices: BTreeSet<Slice> = lake.table().await?.into_keys().collect();
+    slices.extend(lake.ledger_slices(&Direction::ALL).await?);
+    let rejects = lake.rejects().await?;
+    slices.extend(
+        rejects
+            .keys()
+            .filter_map(|path| Some(layout::rejects_slice(path)?.0)),
+    );
+    Ok(slices)
+}
+
+/// Looks for rows and rejects that `privacy` leaves out, without changing anything. Calls `done` after each slice.
+/// Memory: a batch of rows for each processor.
+pub async fn search(
+    lake: &Lake,
+    slices: &BTreeSet<Slice>,
+    privacy: &Arc<Privacy>,
+    done: &(dyn Fn() + Sync),
+) -> Search {
+    let at_once = std::thread::available_parallelism().map_or(2, usize::from);
+    let found = stream::iter(slices)
+        .map(|&slice| async move {
+            let found = look(lake, slice, privacy).await;
+            done();
+            (slice, found)
+        })
+        .buffer_unordered(at_once);
+    let mut search = Search::default();
+    let mut found = std::pin::pin!(found);
+    while let Some((slice, found)) = found.next().await {
+        match found {
+            Ok(holding) => {
+                search.slices.insert(slice, holding);
+            }
+            Err(error) => {
+                search.problems.insert(slice, chain(&error));
+            }
+        }
+    }
+    search
+}
+
+async fn look(lake: &Lake, slice: Slice, privacy: &Arc<Privacy>) -> Result<Holding, EraseError> {
+    let mut holding = Holding {
+        entry: lake.entry(slice).await,
+        rows: 0,
+        rejects: 0,
+    };
+    if let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? {
+        let privacy = Arc::clone(privacy);
+        holding.rows = on_thread(move || {
+            let mut rows = 0;
+            read_rows(&copy.path, slice, |record| {
+                rows += u64::from(privacy.suppresses(record));
+                Ok::<(), WriteError>(())
+            })?;
+            Ok(rows)
+        })
+        .await?;
+    }
+    for path in [
+        layout::rejects_file(slice),
+        layout::failed_rejects_file(slice),
+    ] {
+        if let Some(copy) = lake.local_copy(&path).await? {
+            let privacy = Arc::clone(privacy);
+            holding.rejects += on_thread(move || {
+                let mut rejects = 0;
+                read_rejects(&copy.path, |reject| {
+                    rejects += u64::from(privacy.suppresses_text(&reject.shown()));
+                    Ok::<(), std::io::Error>(())
+                })?;
+                Ok(rejects)
+            })
+            .await?;
+        }
+    }
+    Ok(holding)
+}
+
+async fn on_thread<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, EraseError> + Send + 'static,
+) -> Result<T, EraseError> {
+    // A reader may panic on a file that somebody damaged.
+    let done = tokio::task::spawn_blocking(work).await;
+    done.unwrap_or(Err(EraseError::Panic))
+}
+
+/// What an erasure ended with.
+#[derive(Debug)]
+pub struct Erasure {
+    /// The run report: the slices that were changed, or could not be.
+    pub report: RunReport,
+    /// Whether nothing of the number is left.
+    pub is_complete: bool,
+}
+
+/// Puts the number onto the suppression list and takes its calls out of every slice that holds one. `privacy` is the
+/// lake's, leaving out that number; `searched` is what a look at the lake has found.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be written at all.
+pub async fn erase(
+    lake: &Lake,
+    config: &Config,
+    token: &Token,
+    privacy: Arc<Privacy>,
+    searched: &Search,
+    interrupt: &CancellationToken,
+    done: &(dyn Fn() + Sync),
+) -> Result<Erasure, LakeError> {
+    let mut removal = Removal::begin(lake, interrupt).await?;
+    let key_id = privacy.key().map_or("", |key| key.id()).to_owned();
+    lake.suppress(&key_id, token, None).await?;
+    // Again, for what came in since.
+    for slice in slices(lake).await? {
+        let eraser = Eraser {
+            removal: &removal,
+            config,
+            privacy: &privacy,
+        };
+        match eraser.erase_from(slice, searched.slices.get(&slice)).await {
+            Ok(Some(Some(report))) => removal.slices.push(report),
+            Ok(Some(None)) => {}
+            Ok(None) => removal.skipped(slice),
+            Err(error) => removal.failed(slice, chain(&error)),
+        }
+        done();
+    }
+    let is_complete = removal
+        .slices
+        .iter()
+        .all(|slice| slice.outcome == SliceOutcome::Committed);
+    let mut warnings = Vec::new();
+    if is_complete {
+        lake.suppress(&key_id, token, Some(Timestamp::now()))
+            .await?;
+    } else {
+        warnings.push("the number is not yet gone from every slice: erase it again".to_owned());
+    }
+    let report = removal.end(warnings).await;
+    Ok(Erasure {
+        report,
+        is_complete,
+    })
+}
+
+struct Eraser<'a> {
+    removal: &'a Removal<'a>,
+    config: &'a Config,
+    privacy: &'a Arc<Privacy>,
+}
+
+impl Eraser<'_> {
+    /// The report of the slice if it held the number; `None` if this was interrupted.
+    async fn erase_from(
+        &self,
+        slice: Slice,
+        searched: Option<&Holding>,
+    ) -> Result<Option<Option<SliceReport>>, EraseError> {
+        let lake = self.removal.lake;
+        // Whatever is published announces itself in the ledger first.
+        if let Some(searched) = searched.filter(|searched| !searched.is_any()) {
+            let entry = lake.entry(slice).await;
+            let is_at_rest = lake.lease_state(slice).await? == LeaseState::Free;
+            if is_at_rest && entry.is_same_as(&searched.entry) && entry.entry.pending.is_none() {
+                return Ok(Some(None));
+            }
+        }
+        let Some(lease) = self.removal.lease(slice).await? else {
+            return Ok(None);
+        };
+        let holding = look(lake, slice, self.privacy).await?;
+        let before = lake.usable_entry(slice).await?;
+        let entry = &before.entry;
+        let pending = entry.pending.as_ref();
+        let is_halfway =
+            entry.committed.is_some() && pending.is_some_and(|pending| pending.planned.is_some());
+        if !holding.is_any() && !is_halfway {
+            return Ok(Some(None));
+        }
+        let failure = before.entry.failed.clone();
+        // Before a publication takes them away.
+        let (failed_rejects, ..) = self
+            .rejects_left(&layout::failed_rejects_file(slice), "failed")
+            .await?;
+        let report = match before.entry.committed.clone() {
+            Some(commit) if commit.state != State::Pruned => {
+                Some(self.rewrite(&*lease, before, commit).await?)
+            }
+            _ if holding.rows > 0 => return Err(EraseError::Uncertain),
+            _ => None,
+        };
+        let path = layout::failed_rejects_file(slice);
+        match (failure, failed_rejects) {
+            // It is due as it was.
+            (Some(failure), rejects) => {
+                if rejects.is_none() {
+                    lake.remove_foreign(&path).await?;
+                }
+                let entry = lake.entry(slice).await;
+                lake.fail(&*lease, entry, failure, rejects).await?;
+            }
+            (None, _) => lake.remove_foreign(&path).await?,
+        }
+        let report = report.unwrap_or_else(|| SliceReport::new(slice, SliceOutcome::Committed));
+        Ok(Some(Some(report)))
+    }
+
+    /// Publishes the slice without the number.
+    async fn rewrite(
+        &self,
+        lease: &dyn Lease,
+        mut before: LedgerEntry,
+        old: Commit,
+    ) -> Result<SliceReport, EraseError> {
+        let slice = before.entry.slice;
+        let lake = self.removal.lake;
+        let (rejects, left, dropped) = self
+            .rejects_left(&layout::rejects_file(slice), "kept")
+            .await?;
+        let planned = before
+            .entry
+            .pending
+            .as_ref()
+            .and_then(|pending| pending.planned.clone());
+        // Whoever died over the slice may have stored its rejects already.
+        // An erasure says when the slice was fetched, not when it was changed.
+        let are_planned = planned.as_ref().is_some_and(|planned| {
+            planned.counts.rejected == left && planned.fetched_at == old.fetched_at
+        });
+        if left + dropped != old.counts.rejected && !are_planned {
+            return Err(EraseError::Uncertain);
+        }
+        let dropped = old.counts.rejected.saturating_sub(left);
+        let old = self.in_table(&before, old, planned).await?;
+        before.entry.committed = Some(old.clone());
+        let mut commit = Commit {
+            run: self.removal.run.clone(),
+            token: format!("{:032x}", fastrand::u128(..)),
+            tool_version: TOOL.to_owned(),
+            rejects: None,
+            ..old.clone()
+        };
+        // What was planned has left them out already.
+        if commit.counts.rejected != left {
+            commit.counts.rejected = left;
+            commit.counts.suppressed += dropped;
+        }
+        let rejects = match rejects {
+            Some(file) => {
+                let described = RejectsFile::of(&file)?;
+                commit.rejects = Some(described.clone());
+                Some((file, described))
+            }
+            None => None,
+        };
+        let converted = match &old.file {
+            Some(_) => Some(self.rows_left(slice, &old).await?),
+            None => None,
+        };
+        let (mut change, mut spool) = (TableChange::Keep, None);
+        if let Some(converted) = converted.filter(|left| left.counts.suppressed > 0) {
+            commit.schema_version = SCHEMA_VERSION;
+            commit.counts.suppressed += converted.counts.suppressed;
+            commit.counts.rows = converted.counts.rows;
+            commit.counts.conflicts = converted.counts.conflicts;
+            commit.counts.outside_day = converted.counts.outside_day;
+            commit.counts.missing_charge = converted.counts.missing_charge;
+            commit.counts.missing_duration = converted.counts.missing_duration;
+            commit.totals = converted.totals.clone();
+            commit.digest = converted.digest;
+            spool = Some(converted);
+        }
+        if commit.reconcile.is_match() {
+            commit.reconcile = verdict(&commit.counts, commit.control_total);
+        }
+        let table_changed = spool.is_some() || before.entry.pending.is_some();
+        if let Some(converted) = spool {
+            let metadata = commit.file_metadata(slice);
+            let file = on_thread(move || Ok(converted.write_footer(metadata)?)).await?;
+            change = if file.rows > 0 {
+                let published = PublishedFile {
+                    path: layout::table_file(slice).to_string(),
+                    rows: file.rows,
+                    bytes: file.bytes,
+                    checksum: file.checksum,
+                    etag: None,
+                };
+                TableChange::Replace(file.path, published)
+            } else {
+                TableChange::Remove
+            };
+        }
+        let staged = lake.stage(slice, change, rejects).await?;
+        let entry = lake.publish(lease, before, staged, commit).await?;
+        let commit = entry.committed.expect("just committed");
+        let mut report = SliceReport::new(slice, SliceOutcome::Committed);
+        report.describe(&commit);
+        report.table_changed = table_changed;
+        report.change = Change::between(&old, &commit);
+        Ok(report)
+    }
+
+    /// What is known for certain of the rows in the table: what was committed, or what was about to be.
+    async fn in_table(
+        &self,
+        before: &LedgerEntry,
+        committed: Commit,
+        planned: Option<Box<Commit>>,
+    ) -> Result<Commit, EraseError> {
+        let lake = self.removal.lake;
+        let path = layout::table_file(before.entry.slice);
+        let found = lake.table_file(before.entry.slice).await?;
+        if before.entry.pending.is_none() {
+            let is_intact = is_intact(
+                committed.file.as_ref().map(PublishedFile::mark),
+                found.as_ref(),
+            );
+            return if is_intact {
+                Ok(committed)
+            } else {
+                Err(EraseError::Uncertain)
+            };
+        }
+        let checksum = match lake.local_copy(&path).await? {
+            Some(copy) => Some(on_thread(move || Ok(checksum_of(&copy.path)?)).await?),
+            None => None,
+        };
+        let is_it =
+            |commit: &Commit| commit.file.as_ref().map(|file| &file.checksum) == checksum.as_ref();
+        let candidates = [Some(committed), planned.map(|planned| *planned)];
+        let known = candidates.into_iter().flatten().find(is_it);
+        let mut commit = known.ok_or(EraseError::Uncertain)?;
+        if let (Some(file), Some(found)) = (&mut commit.file, found) {
+            file.etag = found.etag;
+        }
+        Ok(commit)
+    }
+
+    /// The rows of the slice without those of the number.
+    async fn rows_left(&self, slice: Slice, old: &Commit) -> Result<Converted, EraseError> {
+        let lake = self.removal.lake;
+        let options = ConvertOptions {
+            slice,
+            day_us: day_us(slice.day, &self.config.window.timezone),
+            spool_dir: lake.spool_dir().to_owned(),
+            max_record_bytes: self.config.limits.max_record_bytes,
+            max_slice_bytes: u64::MAX,
+            // Only where conflicts were counted, and duplicates therefore dropped, are they counted again.
+            dedupe: old.counts.conflicts > 0,
+            privacy: Arc::clone(self.privacy),
+            parquet: self.config.parquet.clone(),
+        };
+        let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? else {
+            return Err(EraseError::Uncertain);
+        };
+        let converted = on_thread(move || {
+            let mut converter = Converter::try_new(options)?;
+            let read = read_rows(&copy.path, slice, |record| converter.keep(record));
+            match read {
+                Ok(()) => Ok(converter.finish()?),
+                // A full disk says more than what else was wrong.
+                Err(error) => Err(converter
+                    .abandon()
+                    .and(Err(error))
+                    .unwrap_or_else(|error| error)
+                    .into()),
+            }
+        })
+        .await?;
+        let counts = &converted.counts;
+        if counts.rows + counts.suppressed != old.counts.rows || counts.duplicates > 0 {
+            return Err(EraseError::Uncertain);
+        }
+        Ok(converted)
+    }
+
+    /// The rejects at `path` without those that hold the number, how many these are, and how many were left out. `None` if
+    /// there are none, or none are left.
+    async fn rejects_left(
+        &self,
+        path: &object_store::path::Path,
+        name: &str,
+    ) -> Result<(Option<TempPath>, u64, u64), EraseError> {
+        let lake = self.removal.lake;
+        let Some(copy) = lake.local_copy(path).await? else {
+            return Ok((None, 0, 0));
+        };
+        let file_name = path.filename().unwrap_or_default();
+        let spool: PathBuf = lake.spool_dir().join(format!("{name}-{file_name}"));
+        let privacy = Arc::clone(self.privacy);
+        on_thread(move || {
+            let (mut writer, mut dropped) = (RejectsWriter::new(spool), 0);
+            read_rejects(&copy.path, |reject| {
+                if privacy.suppresses_text(&reject.shown()) {
+                    dropped += 1;
+                    return Ok(());
+                }
+                writer.add(reject)
+            })?;
+            let left = writer.count();
+            Ok((writer.finish()?, left, dropped))
+        })
+        .await
+    }
+}

@@ -1,0 +1,134 @@
+use crate::server::Server;
+use crate::support::{DAY, Workplace, calls, serving};
+
+fn lake() -> (Server, Workplace) {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    (server, workplace)
+}
+
+fn ddl(workplace: &Workplace, target: &str, more: &[&str]) -> String {
+    let ran = workplace.run(
+        &[
+            &["ddl", "--target", target, "--location", "s3://bucket/lake"],
+            more,
+        ]
+        .concat(),
+    );
+    assert_eq!(ran.status, 0, "{ran:?}");
+    ran.stdout
+}
+
+#[test]
+fn a_run_s_changes_are_what_is_loaded_after_it() {
+    let (server, workplace) = lake();
+    server.serve(
+        "placed",
+        "2026-10-02",
+        calls(10, 2).replace(DAY, "2026-10-02"),
+        2,
+    );
+    server.serve("received", "2026-10-02", "", 0);
+    let ran = workplace.run(&[
+        "run",
+        "--from",
+        DAY,
+        "--to",
+        "2026-10-02",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let run = ran.report().run;
+    let all = ddl(&workplace, "redshift", &["--load"]);
+    assert!(
+        all.contains("placed-2026-10-01.parquet") && all.contains("placed-2026-10-02.parquet"),
+        "{all}"
+    );
+    for changed_by in [run.as_str(), "last"] {
+        let changed = ddl(
+            &workplace,
+            "redshift",
+            &["--load", "--changed-by", changed_by],
+        );
+        assert!(
+            !changed.contains("2026-10-01") && changed.contains("placed-2026-10-02.parquet"),
+            "{changed}"
+        );
+        assert!(
+            !changed.contains("received-2026-10-02.parquet"),
+            "it has no rows: {changed}"
+        );
+        assert!(
+            changed.contains("source_day = DATE '2026-10-02' AND direction = 'received'"),
+            "{changed}"
+        );
+    }
+    let none = workplace.run(&["run", "--from", DAY, "--to", "2026-10-02"]);
+    assert_eq!(none.status, 0, "{none:?}");
+}
+
+#[test]
+fn the_check_says_what_the_ledger_does() {
+    let (_server, workplace) = lake();
+    let check = ddl(&workplace, "snowflake", &["--check"]);
+    assert!(
+        check.contains("calls = 3 AND duration_seconds = 180"),
+        "{check}"
+    );
+    assert!(check.contains("'0.081'"), "{check}");
+}
+
+#[test]
+fn what_cannot_be_is_said_in_a_sentence() {
+    let (_server, workplace) = lake();
+    for (arguments, expected) in [
+        (&["--target", "oracle"][..], "there is no target `oracle`"),
+        (
+            &["--target", "athena"],
+            "athena reads Amazon S3 (s3://), and the lake lies at /",
+        ),
+        (
+            &["--target", "duckdb", "--table", "a b"],
+            "--table a b is not a name",
+        ),
+        (
+            &["--target", "duckdb", "--location", "/it's"],
+            "holds a character",
+        ),
+        (
+            &["--target", "duckdb", "--load", "--changed-by", "x"],
+            "no report of a run x. The last one is ",
+        ),
+        (
+            &[
+                "--target",
+                "duckdb",
+                "--load",
+                "--from",
+                "2026-10-02",
+                "--to",
+                "2026-10-01",
+            ],
+            "lies after",
+        ),
+        (
+            &["--target", "duckdb", "--check", "--lake", "elsewhere"],
+            "there is no lake at elsewhere",
+        ),
+    ] {
+        let ran = workplace.run(&[&["ddl"], arguments].concat());
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(ran.stderr.contains(expected), "{ran:?}");
+        assert_eq!(ran.stdout, "");
+    }
+    // What the ledger is not sure of is not loaded.
+    std::fs::write(
+        workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json")),
+        "{",
+    )
+    .unwrap();
+    let ran = workplace.run(&["ddl", "--target", "duckdb", "--check"]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(ran.stderr.contains("`cdrlake run` mends it"), "{ran:?}");
+}

@@ -1,0 +1,630 @@
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::Arc;
+
+use cdrlake::config::Config;
+use cdrlake::lake::Lake;
+use cdrlake::lake::local::LocalStore;
+use cdrlake::lake::store::LakeStore;
+use cdrlake::privacy::{Modes, Privacy, PrivacyKey};
+use cdrlake::removal::{erase, prune};
+use cdrlake::slice::parse_day;
+use cdrlake::verify;
+use jiff::ToSpan;
+use jiff::civil::Date;
+use serde_json::Value;
+use tokio_util::sync::CancellationToken;
+
+use crate::privacy::{KEY, everything, run, run_with};
+use crate::protocol::{findings, visible};
+use crate::server::Server;
+use crate::stores::{Fault, FaultStore, Faults};
+use crate::support::{
+    DAY, Ran, Workplace, block_on, calls, copy_tree, for_each, hold_lease, output, ran, serving,
+};
+
+/// The number of the second call of `calls(0, …)`.
+const NUMBER: &str = "+1 (302) 555-0001";
+const SHOWN: &str = "13025550001";
+
+fn today() -> Date {
+    jiff::Zoned::now()
+        .with_time_zone(jiff::tz::TimeZone::UTC)
+        .date()
+}
+
+fn days_ago(days: i64) -> String {
+    today().checked_sub(days.days()).unwrap().to_string()
+}
+
+fn ledger(workplace: &Workplace, direction: &str, day: &str) -> Value {
+    let path = workplace.path(format!("lake/_cdrlake/ledger/{direction}/{day}.json"));
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// A lake of one old day and one new one, with calls and a reject each.
+fn lake_of_two_days() -> (Server, Workplace, String, String) {
+    let server = Server::start();
+    let (old, new) = (days_ago(100), days_ago(10));
+    for day in [&old, &new] {
+        let body = format!("{}{{\"to\":\"{SHOWN}\"}}\n", calls(0, 3)).replace(DAY, day);
+        server
+            .serve("placed", day, body, 4)
+            .serve("received", day, "", 0);
+    }
+    let workplace = Workplace::new(&server);
+    for day in [&old, &new] {
+        let ran = workplace.run(&["run", "--from", day, "--to", day]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+    }
+    (server, workplace, old, new)
+}
+
+#[test]
+fn a_day_that_is_too_old_goes_with_its_rejects_and_no_run_brings_it_back() {
+    let (server, workplace, old, new) = lake_of_two_days();
+    let before = workplace.lake_files();
+    let dry = workplace.run(&["prune", "--older-than", "50days", "--dry-run"]);
+    assert_eq!(dry.status, 0, "{dry:?}");
+    assert!(
+        dry.stdout.contains(&format!("placed {old}")) && !dry.stdout.contains(&new),
+        "{dry:?}"
+    );
+    assert!(
+        dry.stdout.contains("2 slices would be removed: 3 rows"),
+        "{dry:?}"
+    );
+    assert_eq!(workplace.lake_files(), before, "a dry run changes nothing");
+
+    let ran = workplace.run(&["prune", "--older-than", "50days"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(ran.stdout.contains("2 slices removed: 3 rows"), "{ran:?}");
+    let left = workplace.lake_files();
+    let of_old: Vec<&String> = left
+        .keys()
+        .filter(|path| path.contains(&old) && !path.contains("/leases/"))
+        .collect();
+    assert_eq!(of_old.len(), 2, "nothing but the ledger: {of_old:?}");
+    assert!(
+        of_old.iter().all(|path| path.contains("/ledger/")),
+        "{of_old:?}"
+    );
+    let entry = ledger(&workplace, "placed", &old);
+    assert_eq!(
+        (
+            &entry["committed"]["state"],
+            &entry["committed"]["counts"]["rows"]
+        ),
+        (&"pruned".into(), &3.into())
+    );
+
+    // Whatever asks for it.
+    let asked = server.requests(&format!("/v1/cdrs/all?from={old}")).len();
+    let refreshed = workplace.run(&[
+        "run",
+        "--from",
+        &old,
+        "--to",
+        &old,
+        "--refresh",
+        "--format",
+        "json",
+    ]);
+    assert_eq!(refreshed.status, 0, "{refreshed:?}");
+    assert_eq!(refreshed.report().slices.len(), 0);
+    let repaired = workplace.run(&["verify", "--repair", "--from", &old, "--to", &old]);
+    assert_eq!(repaired.status, 0, "{repaired:?}");
+    assert_eq!(
+        server.requests(&format!("/v1/cdrs/all?from={old}")).len(),
+        asked
+    );
+    std::fs::write(
+        workplace.path("export.ndjson"),
+        calls(0, 3).replace(DAY, &old),
+    )
+    .unwrap();
+    let loaded = workplace.run(&[
+        "load",
+        "export.ndjson",
+        "--direction",
+        "placed",
+        "--refresh",
+        "--reconcile",
+        "off",
+    ]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    assert!(
+        !workplace
+            .path(format!("lake/cdrs/dt={old}/placed-{old}.parquet"))
+            .exists()
+    );
+
+    let status = workplace.run(&["status", "--from", &old, "--to", &old]);
+    assert!(status.stdout.contains("pruned"), "{status:?}");
+    // A warehouse is told.
+    let statements = workplace
+        .run(&[
+            "ddl", "--target", "postgres", "--load", "--from", &old, "--to", &old,
+        ])
+        .stdout;
+    assert!(
+        statements.contains("DELETE FROM cdrs") && !statements.contains("COPY"),
+        "{statements}"
+    );
+    let again = workplace.run(&["prune", "--older-than", "50days"]);
+    assert_eq!(
+        again.stdout,
+        format!("The lake holds nothing of before {}.\n", days_ago(50))
+    );
+}
+
+#[test]
+fn what_a_prune_that_died_left_is_found_and_goes_the_next_time() {
+    let (_server, workplace, old, _) = lake_of_two_days();
+    let before = workplace.lake_files();
+    assert_eq!(
+        workplace.run(&["prune", "--older-than", "50days"]).status,
+        0
+    );
+    let after = workplace.lake_files();
+    // It says so in the ledger before it removes anything.
+    for (path, bytes) in before.iter().filter(|(path, _)| !after.contains_key(*path)) {
+        let path = workplace.path("lake").join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, bytes).unwrap();
+    }
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 1, "{verified:?}");
+    assert!(verified.stdout.contains("was pruned"), "{verified:?}");
+    let planned = workplace.run(&["plan", "--from", &old, "--to", &old]);
+    assert!(planned.stdout.starts_with("0 slices due"), "{planned:?}");
+    assert_eq!(
+        workplace.run(&["prune", "--older-than", "50days"]).status,
+        0
+    );
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+    assert_eq!(
+        workplace.lake_files().keys().collect::<Vec<_>>(),
+        after.keys().collect::<Vec<_>>()
+    );
+}
+
+#[test]
+fn rejects_of_a_day_that_never_succeeded_and_an_entry_that_is_damaged_go_too() {
+    let server = Server::start();
+    let old = days_ago(100);
+    server.serve(
+        "placed",
+        &old,
+        format!("{{\"to\":\"{SHOWN}\"}}\n").repeat(20),
+        20,
+    );
+    server.serve("received", &old, calls(0, 2).replace(DAY, &old), 2);
+    let workplace = Workplace::new(&server);
+    assert_eq!(
+        workplace.run(&["run", "--from", &old, "--to", &old]).status,
+        1
+    );
+    std::fs::write(
+        workplace.path(format!("lake/_cdrlake/ledger/received/{old}.json")),
+        "{",
+    )
+    .unwrap();
+    let ran = workplace.run(&["prune", "--older-than", "50days", "--format", "json"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(
+        ran.json()["run"]["partitions_changed"],
+        serde_json::json!([old])
+    );
+    let left = workplace.lake_files();
+    assert!(
+        left.keys()
+            .all(|path| !path.contains("/rejects/") && !path.starts_with("cdrs/")),
+        "{:?}",
+        left.keys()
+    );
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+}
+
+#[test]
+fn an_age_that_is_none_is_refused() {
+    let (_server, workplace) = serving("", 0);
+    for age in ["18", "1h", "-3months", "soon"] {
+        let ran = workplace.run(&["prune", &format!("--older-than={age}")]);
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(ran.stderr.contains("such as 18months"), "{ran:?}");
+    }
+    let ran = workplace.run(&["prune", "--older-than", "18months"]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(ran.stderr.contains("there is no lake"), "{ran:?}");
+}
+
+const KEY_LINES: &str = "[privacy]\nkey = { env = \"PRIVACY\" }\n";
+
+fn erase_with(workplace: &Workplace, key: &str, more: &[&str]) -> Ran {
+    let mut command = workplace.command(&[&["erase", "--number", NUMBER], more].concat());
+    command.env("PRIVACY", key);
+    ran(output(command))
+}
+
+/// A lake that holds the number in a row, in another as a duplicate, in `extra`, and in a reject.
+fn lake_with_number(privacy: &str) -> (Server, Workplace) {
+    let twice = calls(1, 1);
+    let extra = calls(7, 1).replace("}\n", &format!(",\"by\":\"tel {NUMBER}\"}}\n"));
+    let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n{{\"date\":\"broken\"}}\n");
+    let records = format!("{}{twice}{extra}{reject}", calls(0, 4));
+    let (server, workplace) = serving(&records, 8);
+    workplace.configure_also(privacy);
+    let ran = run(&workplace, &[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let counts = ran.report().totals.counts;
+    assert_eq!(
+        (
+            counts.records,
+            counts.rows,
+            counts.duplicates,
+            counts.rejected
+        ),
+        (8, 5, 1, 2)
+    );
+    (server, workplace)
+}
+
+const MODES: [&str; 2] = [
+    KEY_LINES,
+    "[privacy]\nnumbers = \"pseudonymize\"\nkey = { env = \"PRIVACY\" }\n",
+];
+
+#[test]
+fn a_number_is_erased_from_rows_and_rejects_and_nothing_brings_it_back() {
+    for privacy in MODES {
+        let (_server, workplace) = lake_with_number(privacy);
+        let before = workplace.lake_files();
+        let dry = erase_with(&workplace, KEY, &["--dry-run"]);
+        assert_eq!(dry.status, 0, "{dry:?}");
+        assert!(dry.stdout.contains("2 rows and 1 reject"), "{dry:?}");
+        assert_eq!(workplace.lake_files(), before);
+
+        let ran = erase_with(&workplace, KEY, &["--format", "json"]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let erased = ran.json();
+        assert_eq!(erased["complete"], true);
+        assert_eq!(
+            erased["run"]["partitions_changed"],
+            serde_json::json!([DAY])
+        );
+        let said = everything(&workplace, &ran);
+        assert!(
+            !said.contains(SHOWN) && !said.contains("555-0001"),
+            "{said}"
+        );
+        let token = PrivacyKey::try_new(KEY).unwrap().token(NUMBER).to_string();
+        let kept: Vec<(String, Vec<u8>)> = workplace
+            .lake_files()
+            .into_iter()
+            .filter(|(path, _)| !path.ends_with("suppressed.json"))
+            .collect();
+        assert!(
+            kept.iter()
+                .all(|(_, bytes)| !String::from_utf8_lossy(bytes).contains(&token))
+        );
+        let committed = &ledger(&workplace, "placed", DAY)["committed"];
+        let counts = &committed["counts"];
+        assert_eq!(
+            (
+                &counts["rows"],
+                &counts["rejected"],
+                &counts["suppressed"],
+                &counts["duplicates"]
+            ),
+            (&3.into(), &1.into(), &3.into(), &1.into())
+        );
+        assert_eq!(workplace.run(&["verify"]).status, 0);
+
+        // The provider still has it all, and its count still matches.
+        let table = workplace
+            .lake_files()
+            .remove(&format!("cdrs/dt={DAY}/placed-{DAY}.parquet"));
+        let refreshed = run(&workplace, &["--refresh"]);
+        assert_eq!(refreshed.status, 0, "{refreshed:?}");
+        let slice = &refreshed.json()["slices"][0];
+        assert_eq!(
+            (&slice["outcome"], &slice["reconcile"]),
+            (&"unchanged".into(), &"match_with_rejects".into())
+        );
+        assert_eq!(
+            (&slice["records"], &slice["suppressed"], &slice["rejected"]),
+            (&8.into(), &3.into(), &1.into()),
+            "{slice}"
+        );
+        assert_eq!(
+            workplace
+                .lake_files()
+                .remove(&format!("cdrs/dt={DAY}/placed-{DAY}.parquet")),
+            table
+        );
+        std::fs::remove_file(workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet")))
+            .unwrap();
+        let mut command = workplace.command(&["verify", "--repair", "--source"]);
+        command.env("PRIVACY", KEY);
+        let repaired = crate::support::ran(output(command));
+        assert_eq!(repaired.status, 0, "{repaired:?}");
+        assert!(!everything(&workplace, &repaired).contains(SHOWN));
+        assert_eq!(workplace.rows("placed").num_rows(), 3);
+
+        // Nobody without the key gets past the list.
+        let other = run_with(
+            &workplace,
+            "another-key-of-more-than-32-characters",
+            &["--refresh"],
+        );
+        assert_eq!(other.status, 2, "{other:?}");
+        let again = erase_with(&workplace, KEY, &[]);
+        assert_eq!(again.status, 0, "{again:?}");
+    }
+}
+
+#[test]
+fn a_run_without_the_key_of_erased_numbers_is_refused() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
+    let before = workplace.lake_files();
+    let other = run_with(
+        &workplace,
+        "another-key-of-more-than-32-characters",
+        &["--refresh"],
+    );
+    assert_eq!(other.status, 2);
+    assert!(
+        other.stderr.contains("Set privacy.key to that key"),
+        "{other:?}"
+    );
+    workplace.reconfigure(KEY_LINES, "");
+    let without = run(&workplace, &["--refresh"]);
+    assert_eq!(without.status, 2);
+    assert!(without.stderr.contains("Set privacy.key"), "{without:?}");
+    assert_eq!(workplace.lake_files(), before);
+}
+
+#[test]
+fn a_number_that_is_not_there_changes_nothing() {
+    let (_server, workplace) = serving(&calls(50, 3), 3);
+    workplace.configure_also(KEY_LINES);
+    assert_eq!(run(&workplace, &[]).status, 0);
+    let before = workplace.lake_files();
+    let ran = erase_with(&workplace, KEY, &[]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("holds no call and no reject with that number"),
+        "{ran:?}"
+    );
+    let short = erase_with(&workplace, "short", &[]);
+    assert_eq!(short.status, 2);
+    assert!(short.stderr.contains("at least 32"), "{short:?}");
+    let none = workplace.run(&["erase", "--number", "+"]);
+    assert_eq!(none.status, 2, "{none:?}");
+    assert!(none.stderr.contains("write it in full"), "{none:?}");
+    assert_eq!(workplace.lake_files(), before);
+}
+
+#[test]
+fn a_lake_of_truncated_numbers_says_that_none_can_be_erased() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    workplace.configure_also("[privacy]\nnumbers = \"truncate\"\n");
+    assert_eq!(run(&workplace, &[]).status, 0);
+    let ran = erase_with(&workplace, KEY, &[]);
+    assert_eq!(ran.status, 2);
+    assert!(ran.stderr.contains("drops the last four digits"), "{ran:?}");
+}
+
+#[test]
+fn an_erasure_waits_for_a_run_and_its_number_comes_from_standard_input() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    let lease = hold_lease(&workplace);
+    let mut command = workplace.command(&["erase", "--number", "-"]);
+    command
+        .env("PRIVACY", KEY)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    std::io::Write::write_all(
+        &mut child.stdin.take().unwrap(),
+        format!("{NUMBER}\n").as_bytes(),
+    )
+    .unwrap();
+    let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let waits = lines.find(|line| line.as_ref().unwrap().contains("Waiting for a run"));
+    assert!(waits.is_some());
+    drop(lease);
+    assert!(lines.all(|line| !line.unwrap().contains(SHOWN)));
+    assert!(child.wait().unwrap().success());
+    assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn an_erasure_that_did_not_come_to_its_end_is_known() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
+    let path = workplace.path("lake/_cdrlake/suppressed.json");
+    let mut list: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    list["numbers"][0]["erased_at"] = Value::Null;
+    std::fs::write(&path, list.to_string()).unwrap();
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 1, "{verified:?}");
+    assert!(
+        verified.stdout.contains("erasure did not come to its end"),
+        "{verified:?}"
+    );
+    assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+}
+
+/// What an erasure or a prune does, in this process and with any store.
+struct Removed {
+    config: Config,
+    privacy: Privacy,
+}
+
+impl Removed {
+    fn new() -> Self {
+        let set = |key, value: &str| (key, value.to_owned(), "test");
+        let config = Config::from_overrides(&vec![set("lake.url", "unused")]).unwrap();
+        let key = PrivacyKey::try_new(KEY).unwrap();
+        Self {
+            config,
+            privacy: Privacy::new(Modes::default(), Some(key)),
+        }
+    }
+
+    async fn lake(&self, store: Arc<dyn LakeStore>) -> Result<Lake, String> {
+        let found = Lake::find_any(Arc::clone(&store))
+            .await
+            .map_err(|error| error.to_string())?;
+        let identity = found.unwrap().identity;
+        let lake = Lake::open(store, &identity, self.privacy.clone()).await;
+        lake.map_err(|error| error.to_string())
+    }
+
+    /// Whether it came to its end.
+    async fn erase(&self, store: Arc<dyn LakeStore>) -> Result<bool, String> {
+        let lake = self.lake(store).await?;
+        let token = self.privacy.key().unwrap().token(NUMBER);
+        let privacy = Arc::new(self.privacy.suppressing([token.clone()]).unwrap());
+        let slices = erase::slices(&lake)
+            .await
+            .map_err(|error| error.to_string())?;
+        let searched = erase::search(&lake, &slices, &privacy, &|| {}).await;
+        let interrupt = CancellationToken::new();
+        let erased = erase::erase(
+            &lake,
+            &self.config,
+            &token,
+            privacy,
+            &searched,
+            &interrupt,
+            &|| {},
+        )
+        .await;
+        Ok(erased.map_err(|error| error.to_string())?.is_complete)
+    }
+
+    async fn prune(&self, store: Arc<dyn LakeStore>) -> Result<bool, String> {
+        let lake = self.lake(store).await?;
+        let old = prune::find_old(&lake, parse_day("2026-10-02").unwrap())
+            .await
+            .map_err(|error| error.to_string())?;
+        let slices = old.keys().copied().collect();
+        let interrupt = CancellationToken::new();
+        let report = prune::prune(&lake, &slices, &interrupt, &|| {})
+            .await
+            .map_err(|error| error.to_string())?;
+        Ok(report.slices.iter().all(|slice| slice.error.is_none()))
+    }
+}
+
+const FAULTS: [Fault; 4] = [
+    Fault::ErrorBefore,
+    Fault::ErrorAfter,
+    Fault::HangBefore,
+    Fault::HangAfter,
+];
+
+fn store_at(path: &std::path::Path) -> Arc<dyn LakeStore> {
+    let store = LocalStore::new(path, 0o600);
+    store.prepare().unwrap();
+    Arc::new(store)
+}
+
+#[test]
+fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes_it() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    let removed = Removed::new();
+    let begun = workplace.path("lake");
+    let rehearsal = tempfile::tempdir().unwrap();
+    copy_tree(&begun, rehearsal.path());
+    let faults = Faults::none();
+    let counting = FaultStore::new(store_at(rehearsal.path()), &faults);
+    assert_eq!(block_on(removed.erase(counting)), Ok(true));
+    let operations = faults.operations();
+    assert!(operations.len() > 20, "{operations:?}");
+    for_each(operations.len() * FAULTS.len(), |k| {
+        let (at, fault) = (k / FAULTS.len(), FAULTS[k % FAULTS.len()].clone());
+        let directory = tempfile::tempdir().unwrap();
+        copy_tree(&begun, directory.path());
+        let faults = Faults::new(at, fault.clone());
+        let faulty = FaultStore::new(store_at(directory.path()), &faults);
+        let removed = Removed::new();
+        block_on(async {
+            tokio::select! {
+                _ = removed.erase(faulty as _) => {}
+                () = faults.reached.cancelled() => {}
+            }
+            let context = format!("{fault:?} of {:?}", operations[at]);
+            let store = store_at(directory.path());
+            // Whole rows: all of them, or those without the number.
+            let seen = visible(&*store).await.values().map(Vec::len).sum::<usize>();
+            assert!(seen == 5 || seen == 3, "{context}: {seen} rows");
+            assert_eq!(
+                removed.erase(Arc::clone(&store)).await,
+                Ok(true),
+                "{context}"
+            );
+            assert_eq!(
+                visible(&*store).await.values().map(Vec::len).sum::<usize>(),
+                3,
+                "{context}"
+            );
+            assert_eq!(findings(&store).await, [], "{context}");
+            let lake = removed.lake(Arc::clone(&store)).await.unwrap();
+            let slices = verify::slices(&lake, &verify::Scope::default())
+                .await
+                .unwrap();
+            let commits = verify::commits(&lake, &slices).await.unwrap();
+            let suppressed: u64 = commits
+                .values()
+                .map(|commit| commit.counts.suppressed)
+                .sum();
+            assert_eq!(suppressed, 3, "{context}");
+            let rejected: u64 = commits.values().map(|commit| commit.counts.rejected).sum();
+            assert_eq!(rejected, 1, "{context}");
+        });
+    });
+}
+
+#[test]
+fn whichever_operation_of_a_prune_fails_or_is_the_last_the_next_one_completes_it() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    let removed = Removed::new();
+    let begun = workplace.path("lake");
+    let rehearsal = tempfile::tempdir().unwrap();
+    copy_tree(&begun, rehearsal.path());
+    let faults = Faults::none();
+    let counting = FaultStore::new(store_at(rehearsal.path()), &faults);
+    assert_eq!(block_on(removed.prune(counting)), Ok(true));
+    let operations = faults.operations();
+    for_each(operations.len() * FAULTS.len(), |k| {
+        let (at, fault) = (k / FAULTS.len(), FAULTS[k % FAULTS.len()].clone());
+        let directory = tempfile::tempdir().unwrap();
+        copy_tree(&begun, directory.path());
+        let faults = Faults::new(at, fault.clone());
+        let faulty = FaultStore::new(store_at(directory.path()), &faults);
+        let removed = Removed::new();
+        block_on(async {
+            tokio::select! {
+                _ = removed.prune(faulty as _) => {}
+                () = faults.reached.cancelled() => {}
+            }
+            let context = format!("{fault:?} of {:?}", operations[at]);
+            let store = store_at(directory.path());
+            assert_eq!(
+                removed.prune(Arc::clone(&store)).await,
+                Ok(true),
+                "{context}"
+            );
+            assert!(visible(&*store).await.is_empty(), "{context}");
+            assert_eq!(findings(&store).await, [], "{context}");
+        });
+    });
+}
