@@ -519,6 +519,7 @@ pub fn days(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lake::Newer;
     use crate::lake::ledger::Failure;
     use crate::slice::parse_day;
 
@@ -684,7 +685,7 @@ mod tests {
         assert_eq!(why(&ledger, 10, false, true), Some(Why::Failed));
         ledger.condition = Condition::Damaged(String::new());
         assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerDamaged));
-        ledger.condition = Condition::Newer(2);
+        ledger.condition = Condition::Newer(Newer::Format(2));
         assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerUnusable));
     }
 

@@ -21,7 +21,10 @@ use crate::digest::day_number;
 use crate::intern::TextInterner;
 use crate::slice::Slice;
 
-/// Version of the columns. A higher one only ever adds columns at the end.
+/// Version of the columns. A higher one only ever adds columns at the end, which may be null: readers that go by name find
+/// nothing there in older files, and those that go by position find the others where they were. Files of several versions may lie
+/// side by side: `verify` says so, and a refresh makes new ones of old ones, for equal rows of another version are not equal.
+/// Whoever adds one lets [`Rows`] take it for null where it is absent, and leaves it out of the digest of older files.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// One column of the lake.
@@ -177,14 +180,21 @@ pub fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
-/// Checks that a file read back has the columns of the lake, all of them, in their order.
+/// Checks that a file read back has the columns of the lake as they were in `version`: all of them, in their order.
 ///
 /// # Errors
 /// A sentence that names the first column that differs.
-pub fn check(found: &Schema) -> Result<(), String> {
-    for (i, column) in COLUMNS.iter().enumerate() {
+pub fn check(found: &Schema, version: u32) -> Result<(), String> {
+    check_columns(&COLUMNS, found, version)
+}
+
+fn check_columns(columns: &[Column], found: &Schema, version: u32) -> Result<(), String> {
+    // A later version adds columns at the end.
+    let columns = columns.iter().filter(|column| column.since <= version);
+    let mut fields = found.fields().iter();
+    for (i, column) in columns.enumerate() {
         let name = column.name;
-        let Some(field) = found.fields().get(i) else {
+        let Some(field) = fields.next() else {
             return Err(format!("it has no column {name}"));
         };
         // Readers see plain strings, not dictionaries.
@@ -204,7 +214,7 @@ pub fn check(found: &Schema) -> Result<(), String> {
             ));
         }
     }
-    match found.fields().get(COLUMNS.len()) {
+    match fields.next() {
         Some(surplus) => Err(format!("it has a column {} too many", surplus.name())),
         None => Ok(()),
     }
@@ -533,5 +543,63 @@ impl<'a> Rows<'a> {
             forward_fee_usd: usd(self.forward_fee_usd),
             extra: text(self.extra),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The columns with one that came with version 2.
+    fn later() -> Vec<Column> {
+        let added = Column {
+            name: "added_later",
+            data_type: DataType::Utf8,
+            nullable: true,
+            repeats: false,
+            since: 2,
+            comment: "Something new",
+        };
+        COLUMNS.iter().cloned().chain([added]).collect()
+    }
+
+    /// A file's columns, as readers see them.
+    fn file(columns: &[Column]) -> Schema {
+        let field = |column: &Column| {
+            let data_type = match &column.data_type {
+                DataType::Dictionary(_, values) => values.as_ref(),
+                plain => plain,
+            };
+            Field::new(column.name, data_type.clone(), column.nullable)
+        };
+        Schema::new(columns.iter().map(field).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn an_older_file_is_whole_without_the_columns_that_came_later() {
+        let (old, new) = (file(&COLUMNS), file(&later()));
+        assert_eq!(check(&old, 1), Ok(()));
+        assert_eq!(check_columns(&later(), &old, 1), Ok(()));
+        assert_eq!(check_columns(&later(), &new, 2), Ok(()));
+        assert_eq!(
+            check_columns(&later(), &old, 2).unwrap_err(),
+            "it has no column added_later"
+        );
+        let surplus = "it has a column added_later too many";
+        assert_eq!(check_columns(&later(), &new, 1).unwrap_err(), surplus);
+        assert_eq!(check(&new, 1).unwrap_err(), surplus);
+    }
+
+    #[test]
+    fn columns_are_only_ever_added_at_the_end_and_may_then_be_null() {
+        let sinces: Vec<u32> = COLUMNS.iter().map(|column| column.since).collect();
+        assert!(sinces.is_sorted());
+        assert_eq!(sinces.last(), Some(&SCHEMA_VERSION));
+        for column in COLUMNS.iter().filter(|column| column.since > 1) {
+            assert!(column.nullable, "{}", column.name);
+        }
+        let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
+        let of_version_1 = "call_id parent_call_id direction source_day call_time from_number to_number disposition destination sip_trunk answered_by duration_seconds per_minute_usd charge_usd forward_fee_usd extra";
+        assert_eq!(names[..16].join(" "), of_version_1);
     }
 }

@@ -162,7 +162,7 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
     let damage = match found.map(|found| &found.condition) {
         None | Some(Condition::Sound) => None,
         Some(Condition::Damaged(problem) | Condition::Unreadable(problem)) => Some(problem.clone()),
-        Some(Condition::Newer(format)) => Some(format!("it has the newer format {format}")),
+        Some(Condition::Newer(found)) => Some(format!("it is of a newer cdrlake: it has {found}")),
     };
     let state = match committed.map(|commit| commit.state) {
         _ if damage.is_some() => SliceState::Damaged,

@@ -1,6 +1,6 @@
 //! Whether a lake is what its ledger says: reads every published file again.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::path::Path as FilePath;
@@ -147,6 +147,8 @@ pub struct VerifyReport {
     pub bytes: u64,
     /// Records that were rejected and are therefore not in the table, by the ledger.
     pub rejected: u64,
+    /// Slices with a file, by the version of its columns.
+    pub schema_versions: BTreeMap<u32, u64>,
     /// Closed slices that were taken although the provider's count was another, or not compared.
     pub unproven: BTreeSet<Slice>,
     /// Slices that another run was publishing all the time, and that could not be judged.
@@ -174,6 +176,9 @@ impl VerifyReport {
         self.rows += examined.rows;
         self.bytes += examined.bytes;
         self.rejected += examined.rejected;
+        if let Some(version) = examined.schema_version {
+            *self.schema_versions.entry(version).or_default() += 1;
+        }
         if examined.is_unproven {
             self.unproven.insert(examined.slice);
         }
@@ -383,6 +388,7 @@ struct Examined {
     rows: u64,
     bytes: u64,
     rejected: u64,
+    schema_version: Option<u32>,
     is_unproven: bool,
     in_progress: bool,
     findings: Vec<Finding>,
@@ -430,6 +436,7 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         rows: 0,
         bytes: 0,
         rejected: 0,
+        schema_version: None,
         is_unproven: false,
         in_progress: false,
         findings: Vec::new(),
@@ -444,8 +451,8 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         Condition::Sound => {}
         Condition::Damaged(problem) => add(Fault::DamagedLedger, &ledger, problem),
         Condition::Unreadable(problem) => add(Fault::UnreadableLedger, &ledger, problem),
-        Condition::Newer(format) => {
-            let problem = format!("it has format {format}: use a newer cdrlake");
+        Condition::Newer(found) => {
+            let problem = format!("it has {found}: use a newer cdrlake");
             add(Fault::NewerLedger, &ledger, &problem);
         }
     }
@@ -472,6 +479,10 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         return Ok(examined);
     }
     if let Some(commit) = &entry.committed {
+        if commit.privacy_key_id != lake.identity.privacy_key_id {
+            let problem = "its pseudonyms are not of the key that lake.json names";
+            add(Fault::DamagedLedger, &ledger, problem);
+        }
         let checked = check_table(lake, slice, commit, file.as_ref()).await?;
         match &checked {
             Ok(_) => {}
@@ -484,6 +495,7 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         examined.rows = checked.unwrap_or_default();
         examined.bytes = file.map_or(0, |file| file.size_bytes);
         examined.rejected = commit.counts.rejected;
+        examined.schema_version = commit.file.as_ref().map(|_| commit.schema_version);
         examined.is_unproven = commit.state == State::Closed && !commit.reconcile.is_match();
     } else if file.is_some() && *condition == Condition::Sound {
         let Some(copy) = lake.local_copy(&table).await? else {
@@ -577,7 +589,7 @@ fn check_file(
         damaged(format!("it cannot be read: {cause}"))
     };
     let footer = read_footer(path).map_err(read)?;
-    schema::check(footer.schema()).map_err(damaged)?;
+    schema::check(footer.schema(), commit.schema_version).map_err(damaged)?;
     let content = read_back(path, slice).map_err(read)?;
     match difference(&content, commit) {
         Some(problem) => Err((Fault::DamagedLedger, problem)),

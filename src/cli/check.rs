@@ -6,7 +6,7 @@ use std::path::Path as FilePath;
 use jiff::Timestamp;
 use object_store::path::Path;
 
-use super::lake::{Place, find_lake};
+use super::lake::{Place, find_any_lake, find_lake};
 use super::{CommandError, ConfigArgs, Exit, print};
 use crate::config::{Config, KeySource};
 use crate::lake::layout::{LEASES, LOCKS, STAGING, TABLE};
@@ -40,6 +40,10 @@ pub(super) async fn execute(args: &ConfigArgs) -> Result<Exit, CommandError> {
             report.note("key", Ok::<_, CommandError>(format!("found in {place}")));
             report.note("API", ask_api(&config, key).await);
         }
+    }
+    let numbers = describe_privacy(&config).await;
+    if !matches!(&numbers, Ok(None)) {
+        report.note("numbers", numbers.map(Option::unwrap_or_default));
     }
     report.note("lake", try_lake(&config).await);
     print(report.text.as_bytes())?;
@@ -76,6 +80,26 @@ impl Report {
         };
         self.text.push_str(&line);
     }
+}
+
+/// What becomes of phone numbers, where anything does.
+async fn describe_privacy(config: &Config) -> Result<Option<String>, CommandError> {
+    // What is wrong with the lake is said of the lake.
+    let erased = match find_any_lake(config).await {
+        Ok(Some(lake)) => lake.suppression().await?,
+        _ => None,
+    };
+    let privacy = config.privacy(erased.is_some())?;
+    if privacy.keeps_all() && erased.is_none() {
+        return Ok(None);
+    }
+    let modes = privacy.modes().by_column();
+    let modes = modes.map(|(column, mode)| format!("{column} {}", mode.as_str()));
+    let key = privacy.key().map_or_else(String::new, |key| {
+        let erased = erased.map_or(0, |list| list.numbers.len());
+        format!("; key id {}, {erased} erased", key.id())
+    });
+    Ok(Some(format!("{}{key}", modes.join(", "))))
 }
 
 /// Asks for the count of yesterday's calls: it needs the same address, key and rights as a run.

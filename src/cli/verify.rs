@@ -23,6 +23,7 @@ use crate::lake::{Lake, layout};
 use crate::pipeline::{self, RunOptions, Stop};
 use crate::plan::{Due, Selection, Why, days as expected_days};
 use crate::report::RunReport;
+use crate::schema::SCHEMA_VERSION;
 use crate::slice::{Direction, Slice};
 use crate::source::{Source, SourceError};
 use crate::verify::{self, Fault, Finding, Mend, Scope, VerifyReport};
@@ -410,6 +411,13 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         lines.push(format!(
             "{} rejected and not in the table: `cdrlake rejects` shows them.",
             counted(found.rejected, "record was", "records were")
+        ));
+    }
+    let old = |(version, _): &(&u32, &u64)| **version < SCHEMA_VERSION;
+    for (version, slices) in found.schema_versions.iter().filter(old) {
+        lines.push(format!(
+            "{} columns of version {version}, not {SCHEMA_VERSION}: what was added since is missing there. `cdrlake run --refresh` with these days fetches it.",
+            counted(*slices, "slice has", "slices have")
         ));
     }
     if !found.unproven.is_empty() {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use jiff::civil::Date;
@@ -150,6 +151,8 @@ pub struct PrivacyConfig {
     pub modes: Modes,
     /// Where the key for pseudonyms is to be had.
     pub key: Option<KeySource>,
+    /// The key, once it was fetched: a program that prints it may ask somebody.
+    fetched: OnceLock<PrivacyKey>,
 }
 
 /// `[limits]`
@@ -319,6 +322,9 @@ impl Config {
         if !needs_key && !modes.include(Mode::Pseudonymize) {
             return Ok(Privacy::new(modes, None));
         }
+        if let Some(key) = self.privacy.fetched.get() {
+            return Ok(Privacy::new(modes, Some(key.clone())));
+        }
         let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
         let Some(source) = &self.privacy.key else {
             return Err(wrong("there is no key for pseudonyms and erased numbers. Set privacy.key, for example to { env = \"CDR_PRIVACY_KEY\" }, and keep the key as long as the lake. Make one with: openssl rand -hex 32".to_owned()));
@@ -326,7 +332,8 @@ impl Config {
         let key = source.read("privacy.key").map_err(wrong)?;
         let key = PrivacyKey::try_new(key.expose_secret())
             .map_err(|problem| wrong(format!("privacy.key: {source}: {problem}")))?;
-        Ok(Privacy::new(modes, Some(key)))
+        let key = self.privacy.fetched.get_or_init(|| key);
+        Ok(Privacy::new(modes, Some(key.clone())))
     }
 
     /// Fetches the API key from where the configuration says it is.
@@ -454,6 +461,7 @@ fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {
             settings,
             ["privacy.key.env", "privacy.key.file", "privacy.key.command"],
         )?,
+        fetched: OnceLock::new(),
     })
 }
 

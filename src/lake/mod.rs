@@ -10,6 +10,7 @@ pub mod store;
 pub mod suppression;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt;
 use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,7 @@ use serde::de::DeserializeOwned;
 use tempfile::TempPath;
 
 use crate::privacy::Privacy;
+use crate::schema::SCHEMA_VERSION;
 use crate::slice::{Direction, Slice};
 use bucket::FailureKind;
 use identity::{FORMAT, Identity};
@@ -59,12 +61,15 @@ pub enum LakeError {
         problem: String,
     },
     /// A later version of this program wrote the lake.
-    #[error("{path} has format {found}; this version of cdrlake knows {FORMAT}. Use a newer one")]
+    #[error(
+        "{path} has {found}; this version of cdrlake knows {}. Use a newer one",
+        found.known()
+    )]
     NewerFormat {
         /// Which file.
         path: Path,
-        /// Its format.
-        found: u32,
+        /// What is newer about it.
+        found: Newer,
     },
     /// The configuration describes another lake.
     #[error(
@@ -133,6 +138,34 @@ impl LakeError {
     }
 }
 
+/// What a later version of this program does in another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newer {
+    /// The lake's own files.
+    Format(u32),
+    /// The columns of the table.
+    Columns(u32),
+}
+
+impl Newer {
+    /// What this version knows.
+    fn known(self) -> u32 {
+        match self {
+            Self::Format(_) => FORMAT,
+            Self::Columns(_) => SCHEMA_VERSION,
+        }
+    }
+}
+
+impl fmt::Display for Newer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(format) => write!(f, "format {format}"),
+            Self::Columns(version) => write!(f, "columns of version {version}"),
+        }
+    }
+}
+
 /// Whether a ledger entry can be relied on.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
@@ -140,8 +173,8 @@ pub enum Condition {
     Sound,
     /// It is cut, edited or something else. The next fetch of its slice replaces it.
     Damaged(String),
-    /// A later version of this program wrote it, in this format: it is left alone.
-    Newer(u32),
+    /// A later version of this program wrote it: it is left alone.
+    Newer(Newer),
     /// The file system does not let it be read, or it is far too large: it is left alone.
     Unreadable(String),
 }
@@ -405,6 +438,13 @@ impl Lake {
             }
         };
         let parsed = parse::<Entry>(&found).and_then(|entry| {
+            // Replaced by this version, its file would lose what it does not know.
+            let committed = entry.committed.as_ref();
+            if let Some(version) = committed.map(|commit| commit.schema_version)
+                && version > SCHEMA_VERSION
+            {
+                return Err(Condition::Newer(Newer::Columns(version)));
+            }
             let problem = if entry.slice == slice {
                 entry.contradiction()
             } else {
@@ -995,7 +1035,7 @@ fn parse<T: DeserializeOwned>(found: &Versioned) -> Result<T, Condition> {
     let damaged = |error: serde_json::Error| Condition::Damaged(error.to_string());
     let Format { format } = serde_json::from_slice(&found.bytes).map_err(damaged)?;
     if format > FORMAT {
-        return Err(Condition::Newer(format));
+        return Err(Condition::Newer(Newer::Format(format)));
     }
     serde_json::from_slice(&found.bytes).map_err(damaged)
 }

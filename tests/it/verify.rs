@@ -52,7 +52,7 @@ fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
     assert_eq!(
         report,
         json!({
-            "slices": 2, "rows": 3, "bytes": bytes, "rejected": 1, "unproven": [],
+            "slices": 2, "rows": 3, "bytes": bytes, "rejected": 1, "schema_versions": {"1": 1}, "unproven": [],
             "in_progress": [], "findings": [], "not_fetched": [], "source": null, "repair": null,
         })
     );
@@ -692,4 +692,54 @@ fn rejects_of_a_slice_without_an_entry_are_mended_by_the_command_that_is_printed
     assert_eq!(workplace.run(&command).status, 0, "{text}");
     assert_eq!(verify(&workplace, &[]).0, 0);
     assert_eq!(workplace.rejects("received", "").len(), 1);
+}
+
+#[test]
+fn a_mixture_of_column_versions_is_told_and_a_refresh_ends_it() {
+    let (_server, workplace) = lake();
+    // As an older version would have left it, but for the columns, which are the first ones.
+    edit_ledger(
+        &workplace.path("lake"),
+        "/committed/schema_version",
+        json!(0),
+    );
+    let ran = workplace.run(&["verify"]);
+    assert!(
+        ran.stdout
+            .contains("1 slice has columns of version 0, not 1"),
+        "{ran:?}"
+    );
+    let before = workplace.lake_files().remove(TABLE_FILE);
+    let refreshed = workplace.run_day(&["--refresh"]);
+    assert_eq!(refreshed.status, 0, "{refreshed:?}");
+    assert_eq!(refreshed.json()["partitions_changed"], json!([DAY]));
+    assert_ne!(
+        workplace.lake_files().remove(TABLE_FILE),
+        before,
+        "it says its version"
+    );
+    let (status, report) = verify(&workplace, &[]);
+    assert_eq!((status, &report["schema_versions"]), (0, &json!({"1": 1})));
+}
+
+#[test]
+fn what_a_newer_version_wrote_is_left_alone() {
+    let (_server, workplace) = lake();
+    edit_ledger(
+        &workplace.path("lake"),
+        "/committed/schema_version",
+        json!(2),
+    );
+    let before = workplace.lake_files();
+    let ran = workplace.run_day(&["--refresh", "--direction", "placed"]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("has columns of version 2; this version of cdrlake knows 1. Use a newer one"),
+        "{ran:?}"
+    );
+    assert_eq!(workplace.lake_files(), before);
+    let (status, report) = verify(&workplace, &[]);
+    assert_eq!(status, 1);
+    assert_eq!(faults(&report["findings"])[0].0, "newer_ledger");
 }
