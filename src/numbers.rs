@@ -9,45 +9,37 @@ pub(crate) const MIN_DIGITS: usize = 7;
 /// Most characters between two digits of one number.
 const MAX_SEPARATORS: usize = 5;
 /// Length of a UUID in its usual form.
-const UUID_CHARS: usize = 36;
+const UUID_BYTES: usize = 36;
 
 /// A text in which what `replace` makes of it stands for everything that could be a phone number: digits of any script, with
 /// up to five characters between them that are neither letters nor JSON's. Dates that begin with a year of
 /// these centuries, decimals below one and UUIDs are no such numbers.
 pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
-    let chars: Vec<(usize, char)> = text.char_indices().collect();
-    let byte_of = |at: usize| chars.get(at).map_or(text.len(), |(byte, _)| *byte);
-    let (mut shown, mut at, mut kept) = (String::new(), 0, 0);
-    while at < chars.len() {
-        let is_word = at == 0 || !chars[at - 1].1.is_alphanumeric();
-        if is_word && is_uuid(&chars[at..]) {
-            at += UUID_CHARS;
+    if !may_hold_number(text) {
+        return Cow::Borrowed(text);
+    }
+    let (mut shown, mut kept, mut at) = (String::new(), 0, 0);
+    let mut is_word_start = true;
+    while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
+        if is_word_start && is_uuid(text.as_bytes().get(at..).unwrap_or_default()) {
+            at += UUID_BYTES;
+            is_word_start = false;
             continue;
         }
-        if !chars[at].1.is_numeric() {
-            at += 1;
+        if !c.is_numeric() {
+            is_word_start = !c.is_alphanumeric();
+            at += c.len_utf8();
             continue;
         }
-        // From the first digit to the last of those that belong together.
-        let (mut end, mut digits) = (at, 0);
-        let mut next = at;
-        while next < chars.len() && next - end <= MAX_SEPARATORS + 1 {
-            if chars[next].1.is_numeric() {
-                end = next;
-                digits += 1;
-            } else if !may_separate(chars[next].1) {
-                break;
-            }
-            next += 1;
-        }
-        let (first, after) = (byte_of(at), byte_of(end + 1));
-        let number = text.get(first..after).unwrap_or_default();
+        let (number, digits) = number_at(text, at);
+        let end = at + number.len();
         if digits >= MIN_DIGITS && !is_date_or_fraction(number) {
-            shown.push_str(text.get(kept..first).unwrap_or_default());
+            shown.push_str(text.get(kept..at).unwrap_or_default());
             shown.push_str(&replace(number));
-            kept = after;
+            kept = end;
         }
-        at = end + 1;
+        at = end;
+        is_word_start = false;
     }
     if kept == 0 {
         return Cow::Borrowed(text);
@@ -56,16 +48,44 @@ pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> Strin
     Cow::Owned(shown)
 }
 
-fn is_uuid(chars: &[(usize, char)]) -> bool {
-    let is_of_uuid = |(at, (_, c)): (usize, &(usize, char))| match at {
-        8 | 13 | 18 | 23 => *c == '-',
-        _ => c.is_ascii_hexdigit(),
+/// Whether a text has as many digits as a number. Those of other scripts are not told from letters.
+pub(crate) fn may_hold_number(text: &str) -> bool {
+    let may_be_digit = |byte: &&u8| byte.is_ascii_digit() || **byte >= 0xc0;
+    text.as_bytes().iter().filter(may_be_digit).count() >= MIN_DIGITS
+}
+
+/// The number that begins with the digit at `start`, to the last of the digits that belong together, and how many digits it has.
+fn number_at(text: &str, start: usize) -> (&str, usize) {
+    let rest = text.get(start..).unwrap_or_default();
+    let (mut end, mut digits, mut separators) = (0, 0, 0);
+    for (at, c) in rest.char_indices() {
+        if c.is_numeric() {
+            end = at + c.len_utf8();
+            digits += 1;
+            separators = 0;
+        } else if may_separate(c) && separators < MAX_SEPARATORS {
+            separators += 1;
+        } else {
+            break;
+        }
+    }
+    (rest.get(..end).unwrap_or_default(), digits)
+}
+
+/// Whether a text begins with a UUID, and nothing belongs to it behind that.
+fn is_uuid(text: &[u8]) -> bool {
+    let is_of_uuid = |(at, byte): (usize, &u8)| match at {
+        8 | 13 | 18 | 23 => *byte == b'-',
+        _ => byte.is_ascii_hexdigit(),
     };
-    chars.len() >= UUID_CHARS
-        && chars[..UUID_CHARS].iter().enumerate().all(is_of_uuid)
-        && chars
-            .get(UUID_CHARS)
-            .is_none_or(|(_, c)| !c.is_alphanumeric())
+    let Some((uuid, behind)) = text.split_at_checked(UUID_BYTES) else {
+        return false;
+    };
+    uuid[8] == b'-'
+        && uuid.iter().enumerate().all(is_of_uuid)
+        && behind
+            .first()
+            .is_none_or(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric())
 }
 
 /// Whether a character may stand between the digits of one number. What JSON puts between values,

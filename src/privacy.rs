@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::decode::Record;
 use crate::numbers::{
-    MIN_DIGITS, digits, is_date_or_fraction, may_separate, replace_numbers, user_part,
-    without_escapes,
+    MIN_DIGITS, digits, is_date_or_fraction, may_hold_number, may_separate, replace_numbers,
+    user_part, without_escapes,
 };
 
 /// What becomes of numbers.
@@ -124,8 +124,9 @@ impl PrivacyKey {
             ));
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
-        let id = hmac::sign(&key, b"cdrlake key id v1");
-        let id = hex(&id.as_ref()[..8]);
+        let hash = hmac::sign(&key, b"cdrlake key id v1");
+        let mut id = String::new();
+        push_hex(&mut id, &hash.as_ref()[..8]);
         Ok(Self { key, id })
     }
 
@@ -136,22 +137,34 @@ impl PrivacyKey {
 
     /// What stands for whom an address names: [`TOKEN_PREFIX`] and 32 hexadecimal digits.
     pub fn token(&self, address: &str) -> Token {
-        let user = address.get(user_part(address)).unwrap_or_default();
+        const NUMBER: &[u8] = b"cdrlake number v1\0";
         let mut context = hmac::Context::with_key(&self.key);
-        if is_name(user) {
-            context.update(b"cdrlake name v1\0");
-            context.update(user.to_lowercase().as_bytes());
+        // As most are written.
+        let is_plain = address.len() >= MIN_DIGITS
+            && address.bytes().all(|byte| byte.is_ascii_digit())
+            && !address.starts_with("00");
+        if is_plain {
+            context.update(NUMBER);
+            context.update(address.as_bytes());
         } else {
-            context.update(b"cdrlake number v1\0");
-            context.update(digits(user).as_bytes());
+            let user = address.get(user_part(address)).unwrap_or_default();
+            if is_name(user) {
+                context.update(b"cdrlake name v1\0");
+                context.update(user.to_lowercase().as_bytes());
+            } else {
+                context.update(NUMBER);
+                context.update(digits(user).as_bytes());
+            }
         }
-        Token(format!(
-            "{TOKEN_PREFIX}{}",
-            hex(&context.sign().as_ref()[..16])
-        ))
+        let mut token = String::with_capacity(TOKEN_PREFIX.len() + TOKEN_DIGITS);
+        token.push_str(TOKEN_PREFIX);
+        push_hex(&mut token, &context.sign().as_ref()[..TOKEN_DIGITS / 2]);
+        Token(token)
     }
 }
 
+/// How many digits, or characters of a name, are dropped.
+const TRUNCATED_DIGITS: usize = 4;
 /// Fewest digits in a row that are looked up among the numbers that were erased.
 const MIN_RUN_DIGITS: usize = 3;
 /// Characters of a token behind its prefix.
@@ -200,21 +213,32 @@ fn is_name(user: &str) -> bool {
     user.chars().any(char::is_alphabetic) || !user.chars().any(char::is_numeric)
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// Adds bytes as hexadecimal digits.
+fn push_hex(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let digits = bytes.iter().flat_map(|byte| [byte >> 4, byte & 15]);
-    digits
-        .map(|digit| char::from(DIGITS[usize::from(digit)]))
-        .collect()
+    for byte in bytes {
+        for digit in [byte >> 4, byte & 15] {
+            text.push(char::from(DIGITS[usize::from(digit)]));
+        }
+    }
 }
 
 /// A number without its last four digits, or a name without its last four characters.
 fn truncated(address: &str) -> String {
+    // As most are written.
+    if address.bytes().all(|byte| byte.is_ascii_digit()) {
+        let kept = address.len().saturating_sub(TRUNCATED_DIGITS);
+        return address.get(..kept).unwrap_or_default().to_owned();
+    }
     let user = user_part(address);
     let (before, after) = (&address.get(..user.start), &address.get(user.end..));
     let user = address.get(user).unwrap_or_default();
     let counts = |c: char| is_name(user) || c.is_numeric();
-    let last_kept = user.char_indices().rev().filter(|(_, c)| counts(*c)).nth(4);
+    let last_kept = user
+        .char_indices()
+        .rev()
+        .filter(|(_, c)| counts(*c))
+        .nth(TRUNCATED_DIGITS);
     let end = last_kept.map_or(0, |(at, c)| at + c.len_utf8());
     let kept = user.get(..end).unwrap_or_default();
     format!(
@@ -491,6 +515,9 @@ fn string_length(json: &str) -> usize {
 
 /// Whether a value is a number and nothing else.
 fn is_like_a_number(value: &str) -> bool {
+    if !may_hold_number(value) {
+        return false;
+    }
     let user = value.get(user_part(value)).unwrap_or_default();
     !is_name(user)
         && user.chars().all(|c| c.is_numeric() || may_separate(c))
