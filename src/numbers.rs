@@ -1,6 +1,7 @@
 //! Phone numbers in texts: where they are, and which digits they have.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
 use crate::error::is_unprintable;
 
@@ -8,6 +9,10 @@ use crate::error::is_unprintable;
 pub(crate) const MIN_DIGITS: usize = 7;
 /// Most characters between two digits of one number.
 const MAX_SEPARATORS: usize = 5;
+/// What stands for a number, so that nobody takes it for one: this and 32 hexadecimal digits.
+pub const TOKEN_PREFIX: &str = "tel_";
+/// Hexadecimal digits of a token.
+pub(crate) const TOKEN_DIGITS: usize = 32;
 /// Length of a UUID in its usual form.
 const UUID_BYTES: usize = 36;
 
@@ -21,7 +26,9 @@ pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> Strin
     let (mut shown, mut kept, mut at) = (String::new(), 0, 0);
     let mut is_word_start = true;
     while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
-        if is_word_start && is_uuid(text.as_bytes().get(at..).unwrap_or_default()) {
+        let rest = text.as_bytes().get(at..).unwrap_or_default();
+        if is_word_start && (is_uuid(rest) || begins_with_token(rest)) {
+            // Both are as long.
             at += UUID_BYTES;
             is_word_start = false;
             continue;
@@ -48,6 +55,78 @@ pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> Strin
     Cow::Owned(shown)
 }
 
+/// What begins a number of its own behind one that is long enough.
+const BEFORE_ANOTHER: [char; 7] = ['+', ',', '|', '\t', '&', '@', '\n'];
+/// Most digits of an extension, and fewest of the number before it.
+const EXTENSION_DIGITS: (usize, usize) = (5, 10);
+
+/// A text in which what `replace` makes of it stands for every number of its own: of several that stand side by side, as in a
+/// line of CSV, each has its own. What is too short, or a date, among them stays.
+pub(crate) fn replace_each_number(
+    text: &str,
+    mut replace: impl FnMut(&str) -> String,
+) -> Cow<'_, str> {
+    replace_numbers(text, |found| {
+        let mut shown = String::with_capacity(found.len());
+        let mut at = 0;
+        for range in pieces(found) {
+            let piece = found.get(range.clone()).unwrap_or_default();
+            shown.push_str(found.get(at..range.start).unwrap_or_default());
+            if count_digits(piece) >= MIN_DIGITS && !is_date_or_fraction(piece) {
+                shown.push_str(&replace(piece));
+            } else {
+                shown.push_str(piece);
+            }
+            at = range.end;
+        }
+        shown.push_str(found.get(at..).unwrap_or_default());
+        shown
+    })
+}
+
+fn count_digits(text: &str) -> usize {
+    text.chars().filter(|c| c.is_numeric()).count()
+}
+
+/// Where the numbers are that stand side by side in what [`replace_numbers`] takes for one, from a digit to a digit each.
+pub(crate) fn pieces(found: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut at = 0;
+    std::iter::from_fn(move || {
+        let rest = found.get(at..)?;
+        let start = at + rest.find(char::is_numeric)?;
+        at = start + piece_length(found.get(start..)?);
+        Some(start..at)
+    })
+}
+
+/// How much of a text that begins with a digit is one number.
+fn piece_length(text: &str) -> usize {
+    let is_digit = |c: char| c.is_numeric();
+    let mut end = text.find(|c| !is_digit(c)).unwrap_or(text.len());
+    let (mut digits, mut runs) = (count_digits(text.get(..end).unwrap_or_default()), 1);
+    while let Some(rest) = text.get(end..).filter(|rest| !rest.is_empty()) {
+        let Some(start) = rest.find(is_digit) else {
+            break;
+        };
+        let (separators, run) = rest.split_at(start);
+        let length = run.find(|c| !is_digit(c)).unwrap_or(run.len());
+        let run_digits = count_digits(run.get(..length).unwrap_or_default());
+        let is_extension =
+            runs == 1 && digits >= EXTENSION_DIGITS.1 && run_digits <= EXTENSION_DIGITS.0;
+        let is_another = digits >= MIN_DIGITS
+            && (run_digits >= MIN_DIGITS || separators.contains(BEFORE_ANOTHER) || is_extension);
+        // A date has three runs, an hour behind it is one more.
+        let is_date = || runs <= 4 && is_date_or_fraction(text.get(..end).unwrap_or_default());
+        if is_another || is_date() {
+            break;
+        }
+        end += start + length;
+        digits += run_digits;
+        runs += 1;
+    }
+    end
+}
+
 /// Whether a text has as many digits as a number. Those of other scripts are not told from letters.
 pub(crate) fn may_hold_number(text: &str) -> bool {
     let may_be_digit = |byte: &&u8| byte.is_ascii_digit() || **byte >= 0xc0;
@@ -70,6 +149,15 @@ fn number_at(text: &str, start: usize) -> (&str, usize) {
         }
     }
     (rest.get(..end).unwrap_or_default(), digits)
+}
+
+/// Whether a text begins with what stands for a number.
+fn begins_with_token(text: &[u8]) -> bool {
+    const _: () = assert!(TOKEN_PREFIX.len() + TOKEN_DIGITS == UUID_BYTES);
+    let digits = text
+        .strip_prefix(TOKEN_PREFIX.as_bytes())
+        .and_then(|digits| digits.get(..TOKEN_DIGITS));
+    digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
 }
 
 /// Whether a text begins with a UUID, and nothing belongs to it behind that.
@@ -161,9 +249,24 @@ fn digit_of(c: char) -> Option<char> {
     char::from_digit(value, 10)
 }
 
+/// Whether every digit of a number is of a script that this program knows, and there are any.
+pub(crate) fn are_known(number: &str) -> bool {
+    let mut digits = number.chars().filter(|c| c.is_numeric()).peekable();
+    digits.peek().is_some() && digits.all(|c| digit_of(c).is_some())
+}
+
+/// A number without the decimals that a program has given it which took it for an amount.
+pub(crate) fn without_decimals(number: &str) -> &str {
+    let whole = number.strip_suffix(".0");
+    whole
+        .filter(|whole| whole.bytes().all(|byte| byte.is_ascii_digit()))
+        .unwrap_or(number)
+}
+
 /// The digits of a number without what a dialler puts before an international one, so that `+49 170 1234567`,
 /// `0049170/1234567` and `491701234567` are the same.
 pub(crate) fn digits(number: &str) -> String {
+    let number = without_decimals(number);
     let digits: String = number.chars().filter_map(digit_of).collect();
     match digits.strip_prefix("00") {
         Some(international) if digits.len() >= MIN_DIGITS + 2 => international.to_owned(),
@@ -173,7 +276,7 @@ pub(crate) fn digits(number: &str) -> String {
 
 /// The part of an address that says who it is: of `sip:+4917@example.com;user=phone` that is `+4917`; the range of bytes
 /// in `address`.
-pub(crate) fn user_part(address: &str) -> std::ops::Range<usize> {
+pub(crate) fn user_part(address: &str) -> Range<usize> {
     let scheme = ["sip:", "sips:", "tel:"].iter().find(|scheme| {
         let start = address.get(..scheme.len());
         start.is_some_and(|start| start.eq_ignore_ascii_case(scheme))
@@ -212,6 +315,49 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(address.get(user_part(address)), Some(user));
+        }
+    }
+
+    #[test]
+    fn numbers_side_by_side_are_told_apart() {
+        let each = |text| replace_each_number(text, |number| format!("<{number}>")).into_owned();
+        for (text, expected) in [
+            ("13025550101", "<13025550101>"),
+            ("+49 170 1234567", "+<49 170 1234567>"),
+            ("+1 (302) 555-0101", "+<1 (302) 555-0101>"),
+            ("302,555,0101", "<302,555,0101>"),
+            ("13025550101, 13025550102", "<13025550101>, <13025550102>"),
+            ("13025550101 13025550102", "<13025550101> <13025550102>"),
+            (
+                "+49 170 1234567, +49 170 1234568",
+                "+<49 170 1234567>, +<49 170 1234568>",
+            ),
+            ("2026-10-01 13025550101", "2026-10-01 <13025550101>"),
+            (
+                "2026-10-01,13025550101,5,0.0270",
+                "2026-10-01,<13025550101>,5,0.0270",
+            ),
+            ("13025550101 1234", "<13025550101> 1234"),
+            ("13025550101 @ 13025550102", "<13025550101> @ <13025550102>"),
+            ("12345 and 2026-10-01 12", "12345 and 2026-10-01 12"),
+        ] {
+            assert_eq!(each(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn long_texts_of_digits_take_no_longer_than_they_are() {
+        for text in [
+            "1 ".repeat(1 << 19),
+            "1".repeat(1 << 20),
+            "12345678,".repeat(1 << 17),
+        ] {
+            let mut numbers = 0;
+            replace_each_number(&text, |_| {
+                numbers += 1;
+                String::new()
+            });
+            assert!(numbers > 0);
         }
     }
 

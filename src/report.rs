@@ -286,7 +286,12 @@ impl RunReport {
     pub fn of_dead_run(run: &str, commits: &[(Slice, Commit)], made_by: &str) -> Self {
         let slices = commits.iter().map(|(slice, commit)| {
             let mut report = SliceReport::new(*slice, SliceOutcome::Committed);
-            report.describe(commit);
+            if commit.state == State::Pruned {
+                // Counts and sums are of what is in the lake.
+                report.state = Some(State::Pruned);
+            } else {
+                report.describe(commit);
+            }
             report.table_changed = true;
             report
         });
@@ -306,11 +311,16 @@ impl RunReport {
         report
     }
 
-    /// Takes over the days that a run changed without telling anybody.
-    pub fn tell_for(&mut self, dead: &Self) {
-        self.partitions_changed.extend(&dead.partitions_changed);
+    /// Adds days that were changed before, and may not have been loaded again.
+    pub fn also_changed(&mut self, days: impl IntoIterator<Item = Date>) {
+        self.partitions_changed.extend(days);
         self.partitions_changed.sort_unstable();
         self.partitions_changed.dedup();
+    }
+
+    /// Takes over the days that a run changed without telling anybody.
+    pub fn tell_for(&mut self, dead: &Self) {
+        self.also_changed(dead.partitions_changed.iter().copied());
         self.warnings.push(format!(
             "run {} ended without a report: the days of the {} slices it had committed are among those that changed",
             dead.run,

@@ -474,7 +474,7 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
             let problem = "the slice was pruned, and its file is still there";
             examined
                 .findings
-                .push(Finding::stray(Fault::Leftover, &table, problem));
+                .push(Finding::stray(Fault::Foreign, &table, problem));
         }
         return Ok(examined);
     }

@@ -89,9 +89,12 @@ async fn describe_privacy(config: &Config) -> Result<Option<String>, CommandErro
         Ok(Some(lake)) => lake.suppression().await?,
         _ => None,
     };
-    let privacy = config.privacy(erased.is_some())?;
-    if privacy.keeps_all() && erased.is_none() {
+    let privacy = config.privacy(erased.is_some() || config.privacy.key.is_some())?;
+    if privacy.keeps_all() && privacy.key().is_none() {
         return Ok(None);
+    }
+    if let Some(list) = &erased {
+        list.must_be_of(&privacy)?;
     }
     let modes = privacy.modes().by_column();
     let modes = modes.map(|(column, mode)| format!("{column} {}", mode.as_str()));

@@ -17,7 +17,9 @@ use crate::slice::{Direction, Slice, parse_day};
 
 /// First day of the table where nobody says: the API knows no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
-/// Stands for the latest run.
+/// Most runs that may have begun before one ended: more are not looked at, for there may be thousands of reports.
+const MAX_OVERLAPPING: usize = 50;
+/// Stands for the run that ended last.
 const LAST_RUN: &str = "last";
 
 /// Print the definition of the table for a warehouse, the statements that load it, or a query that checks it.
@@ -36,13 +38,16 @@ pub(super) struct DdlArgs {
     #[arg(long, help_heading = "What to print")]
     load: bool,
     /// Only the days that a run changed: its name, or `last`.
-    #[arg(long, value_name = "RUN", requires = "load", conflicts_with_all = ["from", "to"], help_heading = "What to print")]
+    #[arg(long, value_name = "RUN", requires = "load", conflicts_with_all = ["from", "to", "check"], help_heading = "What to print")]
     changed_by: Option<String>,
+    /// Only the days that runs changed which ended after this one: what a warehouse that was loaded after it lacks.
+    #[arg(long, value_name = "RUN", requires = "load", conflicts_with_all = ["from", "to", "check", "changed_by"], help_heading = "What to print")]
+    changed_since: Option<String>,
     /// Only days from this one on, YYYY-MM-DD.
-    #[arg(long, value_name = "DAY", value_parser = parse_day, requires = "load", help_heading = "What to print")]
+    #[arg(long, value_name = "DAY", value_parser = parse_day, requires = "load", conflicts_with = "check", help_heading = "What to print")]
     from: Option<Date>,
     /// Only days up to this one, inclusive.
-    #[arg(long, value_name = "DAY", value_parser = parse_day, requires = "load", help_heading = "What to print")]
+    #[arg(long, value_name = "DAY", value_parser = parse_day, requires = "load", conflicts_with = "check", help_heading = "What to print")]
     to: Option<Date>,
     /// Print one query whose answer must be what the ledger says.
     #[arg(long, conflicts_with = "load", help_heading = "What to print")]
@@ -83,7 +88,8 @@ pub(super) async fn execute(args: &DdlArgs) -> Result<Exit, CommandError> {
     table(None)?;
     let text = if args.load {
         let lake = existing_lake(&config, false).await?;
-        table(None)?.load(&days(args, &lake).await?)
+        let as_of = as_of(&lake).await?;
+        as_of + &table(None)?.load(&days(args, &lake).await?)
     } else if args.check {
         let lake = existing_lake(&config, false).await?;
         table(None)?.check(&totals(&lake).await?)
@@ -141,14 +147,13 @@ async fn days(args: &DdlArgs, lake: &Lake) -> Result<Days, CommandError> {
         return Err(CommandError::new(Exit::Usage, problem));
     }
     let mut days = Days::new();
-    if let Some(run) = &args.changed_by {
-        let report = report(run, lake).await?;
-        days.extend(
-            report
-                .partitions_changed
-                .iter()
-                .map(|day| (*day, Vec::new())),
-        );
+    let changed = match (&args.changed_by, &args.changed_since) {
+        (Some(run), _) => Some(report(run, lake).await?.partitions_changed),
+        (_, Some(run)) => Some(changed_since(run, lake).await?),
+        (None, None) => None,
+    };
+    if let Some(changed) = changed {
+        days.extend(changed.into_iter().map(|day| (day, Vec::new())));
     } else {
         let slices = lake.ledger_slices(&Direction::ALL).await?;
         let slices = slices.iter().filter(|slice| range.contains(&slice.day));
@@ -202,6 +207,41 @@ async fn totals(lake: &Lake) -> Result<LedgerTotals, CommandError> {
     Ok(sum)
 }
 
+/// A comment that names the last run: what is loaded now is what it left.
+async fn as_of(lake: &Lake) -> Result<String, CommandError> {
+    if lake.runs().await?.is_empty() {
+        return Ok(String::new());
+    }
+    let run = report(LAST_RUN, lake).await?.run;
+    Ok(format!(
+        "-- As of run {run}; after this load: --changed-since {run}\n"
+    ))
+}
+
+/// Days that runs have changed which ended after `run`.
+async fn changed_since(run: &str, lake: &Lake) -> Result<Vec<Date>, CommandError> {
+    let since = report(run, lake).await?;
+    let mut days = Vec::new();
+    let runs = lake.runs().await?;
+    let first = runs
+        .iter()
+        .position(|known| *known == since.run)
+        .unwrap_or_default();
+    for run in runs
+        .get(first.saturating_sub(MAX_OVERLAPPING)..)
+        .unwrap_or_default()
+    {
+        let later: Option<RunReport> = lake.run_report(run).await?;
+        let later = later.filter(|report| report.finished_at > since.finished_at);
+        days.extend(
+            later
+                .into_iter()
+                .flat_map(|report| report.partitions_changed),
+        );
+    }
+    Ok(days)
+}
+
 /// The report of a run.
 async fn report(run: &str, lake: &Lake) -> Result<RunReport, CommandError> {
     let usage = |problem: String| CommandError::new(Exit::Usage, problem);
@@ -210,17 +250,18 @@ async fn report(run: &str, lake: &Lake) -> Result<RunReport, CommandError> {
         let problem = "--changed-by: no run has kept a report in this lake yet";
         return Err(usage(problem.to_owned()));
     };
-    // Of those that began in the same second the names do not say which came last.
-    let second = last.split('-').next().unwrap_or_default();
-    let wanted = runs.iter().filter(|known| match run {
-        LAST_RUN => known.starts_with(second),
-        run => *known == run,
+    // Names say when runs began, and not which ended last.
+    let wanted = runs.iter().rev().take(if run == LAST_RUN {
+        MAX_OVERLAPPING
+    } else {
+        usize::MAX
     });
+    let wanted = wanted.filter(|known| run == LAST_RUN || *known == run);
     let mut reports: Vec<RunReport> = Vec::new();
     for name in wanted {
         reports.extend(lake.run_report(name).await?);
     }
-    let latest = reports.into_iter().max_by_key(|report| report.started_at);
+    let latest = reports.into_iter().max_by_key(|report| report.finished_at);
     latest.ok_or_else(|| {
         usage(format!(
             "--changed-by: this lake has no report of a run {run}. The last one is {last}"

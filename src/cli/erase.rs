@@ -18,7 +18,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::lake::Lake;
-use crate::privacy::{Mode, Privacy, Token, holds_a_number_or_name};
+use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers};
 use crate::removal::erase::{self, Search, erase};
 
 /// Take every call of a number out of the lake, rejects included, and keep it out of everything that is fetched later.
@@ -30,6 +30,9 @@ pub(super) struct EraseArgs {
     /// Say which slices hold it, and change nothing.
     #[arg(long)]
     dry_run: bool,
+    /// Keep its calls out of the lake also if there are none in it yet.
+    #[arg(long, conflicts_with = "dry_run")]
+    even_if_absent: bool,
     #[command(flatten)]
     config: ConfigArgs,
     #[command(flatten)]
@@ -52,27 +55,50 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
             "--number holds no number: write it in full, such as +13025550101",
         ));
     }
-    let modes = config.privacy.modes;
-    if [modes.from_number, modes.to_number].contains(&Mode::Truncate) {
+    if holds_several_numbers(&number) {
         return Err(usage(
-            "this lake drops the last four digits of numbers (privacy.numbers is truncate): no call in it can be told to be of one number, so none can be erased. `cdrlake prune` removes whole days",
+            "--number holds more than one number: erase them one at a time",
         ));
     }
-    existing_lake(&config, true).await?;
-    let lake = open_lake(&config, true).await?;
-    let key = lake.privacy().key().expect("it was asked for");
+    let modes = config.privacy.modes;
+    if modes.include(Mode::Truncate) {
+        return Err(usage(
+            "this lake drops the last four digits of numbers (privacy.numbers, or that of a column, is truncate): what is left cannot be told to be of one number, so none can be erased for certain. `cdrlake prune` removes whole days",
+        ));
+    }
+    let existing = existing_lake(&config, true).await?;
+    let with_key = config.privacy(true)?;
+    let key = with_key.key().expect("it was asked for");
     let token = key.token(&number);
+    let filters = [&config.source.from_search, &config.source.to_search];
+    if filters
+        .into_iter()
+        .flatten()
+        .any(|filter| key.token(filter) == token)
+    {
+        return Err(usage(
+            "the lake is filtered by that number (source.from_search or to_search): all of it is about it, and lake.json names it. Remove the whole lake",
+        ));
+    }
     let privacy = Arc::new(
-        lake.privacy()
+        with_key
             .suppressing([token.clone()])
             .expect("there is a key"),
     );
+    let lake = if args.dry_run {
+        existing
+    } else {
+        open_lake(&config, true).await?
+    };
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let slices = erase::slices(&lake).await?;
     let bar = screen.bar(slices.len());
     let done = || bar.inc(1);
     let found = tokio::select! {
-        () = interrupt.cancelled() => return Ok(Exit::Interrupted),
+        () = interrupt.cancelled() => {
+            screen.say("Nothing was changed, and the number is not on the list.");
+            return Ok(Exit::Interrupted);
+        }
         found = erase::search(&lake, &slices, &privacy, &done) => found,
     };
     bar.finish_and_clear();
@@ -81,13 +107,10 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
     if args.dry_run {
         return print(dry_run(args, &found).as_bytes());
     }
-    if found.holding().next().is_none() && known.is_none() {
+    if found.holding().next().is_none() && known.is_none() && !args.even_if_absent {
         return Err(nothing_found(&found));
     }
-    change(
-        args, &config, &lake, &token, privacy, &found, screen, &interrupt,
-    )
-    .await
+    change(args, &config, &lake, &token, &found, screen, &interrupt).await
 }
 
 /// The number is nowhere, as far as could be seen.
@@ -98,7 +121,7 @@ fn nothing_found(found: &Search) -> CommandError {
             number_of_slices(found.problems.len())
         ),
         None => format!(
-            "the lake holds no call and no reject with that number, in {}: nothing was changed, and calls of it that come are kept. Write the number in full, with its country, as the lake has it",
+            "the lake holds no call and no reject with that number, in {}: nothing was changed, and calls of it that come are kept. Write the number in full, with its country, as the lake has it; --even-if-absent keeps out calls that come later",
             number_of_slices(found.slices.len())
         ),
     };
@@ -143,22 +166,17 @@ fn dry_run(args: &EraseArgs, found: &Search) -> String {
     text
 }
 
-#[expect(
-    clippy::too_many_arguments,
-    reason = "they are what the search came to"
-)]
 async fn change(
     args: &EraseArgs,
     config: &Config,
     lake: &Lake,
     token: &Token,
-    privacy: Arc<Privacy>,
     found: &Search,
     screen: &Screen,
     interrupt: &tokio_util::sync::CancellationToken,
 ) -> Result<Exit, CommandError> {
     let bar = screen.bar(found.slices.len() + found.problems.len());
-    let erasure = erase(lake, config, token, privacy, found, interrupt, &|| {
+    let erasure = erase(lake, config, token, found, interrupt, &|| {
         bar.inc(1);
     })
     .await?;

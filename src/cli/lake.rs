@@ -100,6 +100,13 @@ fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, CommandError
     store.map_err(wrong)
 }
 
+/// What is to be said where numbers were to be erased.
+pub(super) fn unfinished_erasures(numbers: usize) -> String {
+    format!(
+        "numbers whose erasure did not come to its end: {numbers}. Calls of them may still be in the lake: `cdrlake erase` them again"
+    )
+}
+
 fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
     let root = std::path::absolute(root)?;
     let outer = root
@@ -125,17 +132,23 @@ pub(super) async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, 
             needs_key
         }
     };
-    let privacy = if needs_key {
-        config.privacy(true)?
-    } else {
-        privacy
+    let privacy = match config.privacy(true) {
+        Ok(with_key) => with_key,
+        Err(error) if needs_key => return Err(error.into()),
+        // It may be needed later: a number may be erased while a run is under way.
+        Err(_) => privacy,
     };
     place.prepare()?;
     // Before anything is written that relies on it.
     store.honours_conditions().await?;
-    let lake = Lake::open(store, &identity, privacy).await?;
+    let mut lake = Lake::open(store, &identity, privacy).await?;
     // Better now than in every slice.
     lake.privacy_now().await?;
+    if let Some(list) = lake.suppression().await?
+        && list.unfinished() > 0
+    {
+        lake.remarks.push(unfinished_erasures(list.unfinished()));
+    }
     Ok(lake)
 }
 

@@ -14,6 +14,7 @@ use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
 use crate::error::{cut, masked, one_line, quoted};
 use crate::framing::Position;
+use crate::lake::ledger::State;
 use crate::lake::{Lake, layout};
 use crate::rejects::{Reject, read_rejects};
 use crate::slice::{Direction, Slice};
@@ -109,7 +110,9 @@ pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
         .entries(&directions, days)
         .await?
         .into_iter()
-        .filter_map(|(slice, found)| Some((slice, found.entry.committed?.counts.rejected)))
+        .filter_map(|(slice, found)| Some((slice, found.entry.committed?)))
+        .filter(|(_, commit)| commit.state != State::Pruned)
+        .map(|(slice, commit)| (slice, commit.counts.rejected))
         .filter(|(slice, rejected)| *rejected > 0 && !there.contains(slice));
     for (slice, rejected) in gone {
         rejects.unreadable.push(format!(

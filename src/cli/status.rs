@@ -7,7 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::lake::existing_lake;
+use super::lake::{existing_lake, unfinished_erasures};
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::DayTable;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
@@ -38,7 +38,17 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let status = LakeStatus::new(&entries, directions, days);
     let text = match args.output.format {
         OutputFormat::Json => json_text(&status),
-        OutputFormat::Text => render(&status),
+        OutputFormat::Text => {
+            let unfinished = lake
+                .suppression()
+                .await?
+                .map_or(0, |list| list.unfinished());
+            let last = match unfinished {
+                0 => String::new(),
+                unfinished => format!("There are {}.\n", unfinished_erasures(unfinished)),
+            };
+            render(&status) + &last
+        }
     };
     print(text.as_bytes())
 }

@@ -319,7 +319,12 @@ impl Config {
     /// [`ConfigError`] if there is no key, or none that will do. The text never holds it.
     pub fn privacy(&self, needs_key: bool) -> Result<Privacy, ConfigError> {
         let modes = self.privacy.modes;
-        if !needs_key && !modes.include(Mode::Pseudonymize) {
+        // A lake without numbers knows the filter that it was made with by its hash.
+        let has_filter = self.source.from_search.is_some() || self.source.to_search.is_some();
+        let needs_key = needs_key
+            || modes.include(Mode::Pseudonymize)
+            || (has_filter && modes.include(Mode::Truncate));
+        if !needs_key {
             return Ok(Privacy::new(modes, None));
         }
         if let Some(key) = self.privacy.fetched.get() {
@@ -327,8 +332,17 @@ impl Config {
         }
         let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
         let Some(source) = &self.privacy.key else {
-            return Err(wrong("there is no key for pseudonyms and erased numbers. Set privacy.key, for example to { env = \"CDR_PRIVACY_KEY\" }, and keep the key as long as the lake. Make one with: openssl rand -hex 32".to_owned()));
+            return Err(wrong("there is no key for pseudonyms, erased numbers and filters by number. Set privacy.key, for example to { env = \"CDR_PRIVACY_KEY\" }, and keep the key as long as the lake. Make one with: openssl rand -hex 32".to_owned()));
         };
+        if let (KeySource::File(file), Location::Directory(root)) = (source, &self.lake.url)
+            && let (Ok(file), Ok(root)) = (file.canonicalize(), root.canonicalize())
+            && file.starts_with(root)
+        {
+            let file = file.display();
+            return Err(wrong(format!(
+                "privacy.key: {file} lies in the lake, which is copied and read by others. Keep the key elsewhere"
+            )));
+        }
         let key = source.read("privacy.key").map_err(wrong)?;
         let key = PrivacyKey::try_new(key.expose_secret())
             .map_err(|problem| wrong(format!("privacy.key: {source}: {problem}")))?;

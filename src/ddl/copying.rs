@@ -101,7 +101,8 @@ fn clickhouse(table: &Table) -> String {
         "ClickHouse: a day is loaded into a table beside this one and then replaces its partition at once.",
         "Days are Date32 and times DateTime64: Date and DateTime know no year before 1970. Nullable columns stay so:",
         "input_format_null_as_default would make an absent charge 0. A server reads files only below its",
-        "user_files_path. To query the files themselves, SET use_hive_partitioning = 1; toDate32(dt) is their day.",
+        "user_files_path, as its own user (lake.file_mode). One load at a time: they share the table beside. To query the",
+        "files themselves, SET use_hive_partitioning = 1; toDate32(dt) is their day.",
     ]);
     let more = |comment: &str| format!(" COMMENT '{comment}'");
     format!(
@@ -120,7 +121,7 @@ fn postgres(table: &Table) -> String {
     let settings = remarks(&[
         "PostgreSQL reads Parquet with the extension pg_parquet (CREATE EXTENSION pg_parquet; it must also be in",
         "shared_preload_libraries). match_by 'name', or it goes by position. A role needs parquet_object_store_read for",
-        "buckets, and pg_read_server_files for paths, which are the server's.",
+        "buckets, and pg_read_server_files for paths, which are the server's, and read by its user: see lake.file_mode.",
     ]);
     let index = table.name.replace('.', "_");
     format!(
@@ -146,6 +147,14 @@ fn load_day(table: &Table, day: Date, directions: &[Direction]) -> String {
         Target::BigQuery => replace_partition(table, day, directions),
         Target::Databricks => replace_where(table, day, directions),
         Target::ClickHouse => swap_partition(table, day, directions),
+        // There a statement that fails leaves the transaction as it was, and a client that goes on would commit half of it.
+        Target::Snowflake => {
+            let statements = delete_and_copy(table, day, directions);
+            let statements = statements.replacen("BEGIN;", "BEGIN TRANSACTION;", 1);
+            format!(
+                "EXECUTE IMMEDIATE $$\nBEGIN\n{statements}EXCEPTION\n    WHEN OTHER THEN\n        ROLLBACK;\n        RAISE;\nEND;\n$$;\n"
+            )
+        }
         _ => delete_and_copy(table, day, directions),
     }
 }
@@ -246,6 +255,7 @@ fn swap_partition(table: &Table, day: Date, directions: &[Direction]) -> String 
         "TRUNCATE TABLE {beside};\n\
          INSERT INTO {beside}\n    SELECT {columns}\n    FROM {source}\n    \
          SETTINGS input_format_null_as_default = 0, use_hive_partitioning = 0;\n\
-         ALTER TABLE {name} REPLACE PARTITION '{day}' FROM {beside};\n"
+         ALTER TABLE {name} REPLACE PARTITION '{day}' FROM {beside};\n\
+         TRUNCATE TABLE {beside};\n"
     )
 }

@@ -420,10 +420,10 @@ impl Target {
             Self::BigQuery => "Google Cloud Storage (gs://)",
             Self::Redshift | Self::Athena => "Amazon S3 (s3://)",
             Self::Snowflake | Self::Databricks | Self::Trino => {
-                "object stores (s3://, gs://, az:// with the account known)"
+                "object stores (s3://, gs://, az:// with lake.options.account_name or AZURE_STORAGE_ACCOUNT_NAME set)"
             }
             Self::Spark | Self::DuckDb | Self::Postgres | Self::ClickHouse => {
-                "disks and object stores (s3://, gs://, az:// with the account known)"
+                "disks and object stores (s3://, gs://, az:// with lake.options.account_name or AZURE_STORAGE_ACCOUNT_NAME set)"
             }
         }
     }
@@ -461,7 +461,12 @@ impl Target {
             }
             (Self::ClickHouse | Self::DuckDb | Self::Postgres, "az") => {
                 let account = azure_account?;
-                Some(format!("az://{account}.blob.core.windows.net/{rest}"))
+                let scheme = if self == Self::Postgres {
+                    "https"
+                } else {
+                    "az"
+                };
+                Some(format!("{scheme}://{account}.blob.core.windows.net/{rest}"))
             }
             _ => Some(lake.to_owned()),
         }

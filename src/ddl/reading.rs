@@ -11,7 +11,7 @@ pub(super) fn definition(table: &Table) -> String {
             let settings = remarks(&[
                 "Athena: partition projection computes the days from the names of their folders: there is nothing to",
                 "repair or to add, and MSCK REPAIR TABLE is not needed. A day before projection.dt.range is not read at all",
-                "(no error: no rows), so begin it with the first day of the lake. NOW is today in UTC.",
+                "(no error: no rows): after a backfill of earlier days, ALTER TABLE ... SET TBLPROPERTIES with a new range.",
                 "Nothing else may lie below LOCATION: Athena reads every file there.",
                 "Always filter on dt: it is what keeps the scanned bytes, and the bill, small. Large days scan faster in larger",
                 "row groups (parquet.row_group_bytes); what cannot read zstd wants parquet.compression = snappy.",
@@ -52,8 +52,8 @@ pub(super) fn definition(table: &Table) -> String {
         }
         Target::Trino => {
             let settings = remarks(&[
-                "Trino, Hive connector: set hive.timestamp-precision=MICROSECONDS, for the default cuts call_time to",
-                "milliseconds. Its timestamps have no zone there: call_time is in UTC, whatever the session says.",
+                "Trino, Hive connector: set hive.timestamp-precision=MICROSECONDS: the default knows milliseconds, and refuses",
+                "this table or cuts call_time. Its timestamps have no zone there: call_time is in UTC, whatever the session says.",
                 "hive.parquet.use-column-names=true (the default) lets columns that a later version adds be read.",
             ]);
             format!(

@@ -86,7 +86,7 @@ pub enum LakeError {
     /// The numbers that were erased are known by another key.
     #[error(
         "the lake leaves out the calls of numbers that were erased ({path}), which it knows by the key with the id {existing}, and {}. Set privacy.key to that key",
-        match found { Some(id) => format!("privacy.key has the id {id}"), None => "privacy.key is not set".to_owned() }
+        match found { Some(id) => format!("privacy.key has the id {id}"), None => "no key is known here".to_owned() }
     )]
     OtherKey {
         /// The list.
@@ -96,6 +96,9 @@ pub enum LakeError {
         /// Id of the key that there is.
         found: Option<String>,
     },
+    /// A number was erased since the list of erased numbers was read.
+    #[error("a number was erased while the slice was under way: it has to be fetched without it")]
+    ErasedMeanwhile,
     /// There are files where the table should be, but no lake.
     #[error(
         "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another place"
@@ -234,9 +237,19 @@ pub struct StagedSlice {
     table_before: Option<ObjectState>,
     rejects: Option<(Box<dyn Staged>, RejectsFile)>,
     rejects_before: Option<ObjectState>,
+    keeps_failure: bool,
 }
 
 impl StagedSlice {
+    /// The same, which says nothing of the last attempt at the slice: if that failed, it has failed nevertheless.
+    #[must_use]
+    pub fn keeping_failure(self) -> Self {
+        Self {
+            keeps_failure: true,
+            ..self
+        }
+    }
+
     /// Whether the table holds a file of the slice.
     pub fn has_table_file(&self) -> bool {
         self.table_before.is_some()
@@ -585,6 +598,17 @@ impl Lake {
         Ok(self.store.state(&layout::rejects_file(slice)).await?)
     }
 
+    /// The rejects of an attempt at the slice that failed, as they lie in the lake.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn failed_rejects_of(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
+        Ok(self
+            .store
+            .state(&layout::failed_rejects_file(slice))
+            .await?)
+    }
+
     /// A file of the lake, where this machine can read it; `None` if there is none.
     ///
     /// # Errors
@@ -625,6 +649,7 @@ impl Lake {
             table_before,
             rejects: staged,
             rejects_before,
+            keeps_failure: false,
         })
     }
 
@@ -661,7 +686,9 @@ impl Lake {
     }
 
     /// Publishes a slice that was [staged](Self::stage): intend, store the rejects, change the table,
-    /// commit. `commit` comes with everything but its files. A run that dies anywhere in between
+    /// commit. What was fetched is published only if no number was erased since `privacy` was read: whoever erases one adds it to the
+    /// list before it looks at the ledger, and this announces the slice there before it looks at the list, so that one of them sees the
+    /// other. `commit` comes with everything but its files. A run that dies anywhere in between
     /// leaves the `pending` part, by which the next run finds the slice and mends it.
     ///
     /// # Errors
@@ -674,8 +701,9 @@ impl Lake {
         before: LedgerEntry,
         staged: StagedSlice,
         mut commit: Commit,
+        privacy: &Privacy,
     ) -> Result<Entry, LakeError> {
-        let may_have_failed = before.may_have_failed();
+        let may_have_failed = before.may_have_failed() && !staged.keeps_failure;
         let LedgerEntry {
             mut entry, version, ..
         } = before;
@@ -684,6 +712,7 @@ impl Lake {
             table_before,
             rejects,
             rejects_before,
+            keeps_failure,
         } = staged;
         let slice = entry.slice;
         let kept = entry.committed.as_ref().and_then(|kept| kept.file.clone());
@@ -704,6 +733,7 @@ impl Lake {
         });
         must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
+        self.must_know_all_erased(privacy).await?;
         let rejects_before = rejects_before.as_ref();
         commit.rejects = self
             .put_rejects(lease, slice, rejects, rejects_before, may_have_failed)
@@ -739,7 +769,9 @@ impl Lake {
         };
         entry.committed = Some(commit);
         entry.pending = None;
-        entry.failed = None;
+        if !keeps_failure {
+            entry.failed = None;
+        }
         self.swap(&entry, Some(&version))
             .await
             .map_err(|source| match source {
@@ -779,6 +811,7 @@ impl Lake {
         before: LedgerEntry,
         failure: Failure,
         rejects: Option<TempPath>,
+        privacy: &Privacy,
     ) -> Result<(), LakeError> {
         let slice = before.entry.slice;
         let path = layout::failed_rejects_file(slice);
@@ -791,11 +824,31 @@ impl Lake {
             self.swap(&entry, before.version.as_ref()).await?;
         }
         if let Some(rejects) = rejects {
+            self.must_know_all_erased(privacy).await?;
             let there = self.store.state(&path).await?;
             let staged = self.store.stage(&path, rejects).await?;
             publish_staged(staged, lease, there.as_ref(), &path).await?;
         }
         Ok(())
+    }
+
+    /// Removes the rejects of an attempt at the slice that failed, or those of the slice itself.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails or the lease is lost.
+    pub async fn remove_rejects(
+        &self,
+        lease: &dyn Lease,
+        slice: Slice,
+        of_failure: bool,
+    ) -> Result<(), LakeError> {
+        let path = if of_failure {
+            layout::failed_rejects_file(slice)
+        } else {
+            layout::rejects_file(slice)
+        };
+        must_hold(lease, slice)?;
+        Ok(self.store.delete(&path).await?)
     }
 
     /// Removes everything that the lake holds of a slice. The ledger says so first: whoever dies in between leaves files of a

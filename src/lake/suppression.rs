@@ -39,6 +39,22 @@ impl SuppressionList {
         self.numbers.iter().filter(is_unfinished).count()
     }
 
+    /// Refuses another key than that of the list.
+    ///
+    /// # Errors
+    /// [`LakeError::OtherKey`].
+    pub fn must_be_of(&self, privacy: &Privacy) -> Result<(), LakeError> {
+        let found = privacy.key().map(PrivacyKey::id);
+        if found == Some(&self.key_id) {
+            return Ok(());
+        }
+        Err(LakeError::OtherKey {
+            path: layout::suppression(),
+            existing: self.key_id.clone(),
+            found: found.map(str::to_owned),
+        })
+    }
+
     /// What is known of a number.
     pub fn get(&self, token: &Token) -> Option<&SuppressedNumber> {
         self.numbers.iter().find(|number| number.token == *token)
@@ -63,17 +79,26 @@ impl Lake {
         let Some(list) = self.suppression().await? else {
             return Ok(Arc::clone(&self.privacy));
         };
-        let key = self.privacy.key().map(PrivacyKey::id);
-        if key != Some(&list.key_id) {
-            return Err(LakeError::OtherKey {
-                path: layout::suppression(),
-                existing: list.key_id,
-                found: key.map(str::to_owned),
-            });
-        }
+        list.must_be_of(&self.privacy)?;
         let tokens = list.numbers.into_iter().map(|number| number.token);
         let privacy = self.privacy.suppressing(tokens);
         Ok(Arc::new(privacy.expect("its key was just compared")))
+    }
+
+    /// Refuses what was made with another list than the one that there is now, if a number has come onto it.
+    pub(super) async fn must_know_all_erased(&self, privacy: &Privacy) -> Result<(), LakeError> {
+        let Some(list) = self.suppression().await? else {
+            return Ok(());
+        };
+        if list
+            .numbers
+            .iter()
+            .all(|number| privacy.knows_erased(&number.token))
+        {
+            Ok(())
+        } else {
+            Err(LakeError::ErasedMeanwhile)
+        }
     }
 
     /// Adds a number to the list, or says when it was erased. Whatever else is there stays.
@@ -99,6 +124,13 @@ impl Lake {
                     (list, None)
                 }
             };
+            if list.key_id != key_id {
+                return Err(LakeError::OtherKey {
+                    path,
+                    existing: list.key_id,
+                    found: Some(key_id.to_owned()),
+                });
+            }
             match list.numbers.iter_mut().find(|known| known.token == *token) {
                 Some(known) => known.erased_at = erased_at,
                 None => list.numbers.push(SuppressedNumber {

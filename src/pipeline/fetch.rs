@@ -35,6 +35,8 @@ const FILE_CHUNK_BYTES: usize = 128 << 10;
 #[derive(Debug)]
 pub(super) struct Fetched {
     pub(super) converted: Converted,
+    /// What became of numbers in it.
+    pub(super) privacy: Arc<Privacy>,
     pub(super) control_total: Option<u64>,
     pub(super) verdict: Verdict,
     pub(super) asked: Asked,
@@ -197,6 +199,7 @@ pub(super) async fn fetch(
     };
     Ok(Fetched {
         converted,
+        privacy: Arc::clone(privacy),
         control_total,
         verdict,
         asked,

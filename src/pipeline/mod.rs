@@ -25,13 +25,12 @@ use crate::lake::store::Lease;
 use crate::lake::{Lake, LakeError, MarkedRuns};
 use crate::plan::{CLOCK_TOLERANCE, Due};
 use crate::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
+use crate::run_reports::ReportKeeper;
 use crate::slice::Slice;
 use crate::source::{Backoff, Source};
 
 /// How long to leave a slice alone that another run works on.
 const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
-/// A run that began so long ago and has committed nothing is looked at more closely.
-const LONG_AGO: Duration = Duration::from_mins(10);
 /// Unit in which slices share `limits.memory`.
 const MEMORY_UNIT_BYTES: usize = 1 << 20;
 /// Memory of a slice besides its row group and its longest record: chunks in flight, three batches,
@@ -325,7 +324,12 @@ pub async fn run(
         interrupted,
         warnings,
     );
-    let is_kept = keep(&context, marked, &interrupt, &mut report).await;
+    let keeper = ReportKeeper {
+        lake: &context.lake,
+        started_at,
+        stops: [&context.stop, &interrupt],
+    };
+    let is_kept = keeper.keep(marked, &mut report).await;
     // Until here the run is under way for everybody else.
     drop(begun);
     context.lake.settle().await;
@@ -334,48 +338,6 @@ pub async fn run(
         is_kept,
         stopped_by,
     }
-}
-
-/// Keeps the report in the lake, and with it what runs that ended without one had done. Whether it is
-/// kept.
-async fn keep(
-    context: &Context,
-    marked: Result<MarkedRuns, LakeError>,
-    interrupt: &CancellationToken,
-    report: &mut RunReport,
-) -> bool {
-    let marked = marked.unwrap_or_else(|error| {
-        report.warnings.push(crate::error::chain(&error));
-        MarkedRuns::new()
-    });
-    let mut dead = Vec::new();
-    for (run, commits) in &marked {
-        // Worth waiting for if there is something to tell, or if it should have ended long ago.
-        let is_patient = !commits.is_empty() || began_long_before(run, context.started_at);
-        match is_dead(context, run, is_patient, interrupt).await {
-            Ok(true) => dead.push(RunReport::of_dead_run(run, commits, &context.run)),
-            Ok(false) => {}
-            Err(error) => report.warnings.push(crate::error::chain(&error)),
-        }
-    }
-    for dead in dead.iter().filter(|dead| !dead.slices.is_empty()) {
-        report.tell_for(dead);
-    }
-    let mut kept = context.lake.end_run(&context.run, report).await;
-    let is_kept = kept.is_ok();
-    for dead in &dead {
-        // Only once it was told: whoever is interrupted here tells it twice, not never.
-        if kept.is_ok() {
-            kept = context.lake.end_dead_run(&dead.run, dead).await;
-        }
-    }
-    if let Err(error) = kept {
-        report.warnings.push(format!(
-            "the run report could not be kept in the lake: {}",
-            crate::error::chain(&error)
-        ));
-    }
-    is_kept
 }
 
 /// Where the store ignores conditions, nothing keeps two runs from harming each other: says which run may
@@ -402,8 +364,14 @@ async fn alone_if_it_must_be(
     // Whom others cannot see, they cannot avoid.
     begun.as_ref().map_err(chain)?;
     let marked = marked.as_ref().map_err(chain)?;
+    let keeper = ReportKeeper {
+        lake: &context.lake,
+        started_at: context.started_at,
+        stops: [&context.stop, interrupt],
+    };
     for run in marked.keys() {
-        if !is_dead(context, run, true, interrupt)
+        if !keeper
+            .is_dead(run, true)
             .await
             .map_err(|error| chain(&error))?
         {
@@ -413,26 +381,6 @@ async fn alone_if_it_must_be(
         }
     }
     Ok(())
-}
-
-/// Whether a run's name says that it began much earlier than `now`.
-fn began_long_before(run: &str, now: Timestamp) -> bool {
-    let name = now.checked_sub(LONG_AGO).map(new_run_id);
-    name.is_ok_and(|then| *run < *then)
-}
-
-/// Whether a run is dead. Who is interrupted does not wait to know: the next run will.
-async fn is_dead(
-    context: &Context,
-    run: &str,
-    is_patient: bool,
-    interrupt: &CancellationToken,
-) -> Result<bool, LakeError> {
-    tokio::select! {
-        dead = context.lake.is_dead(run, is_patient) => dead,
-        () = context.stop.cancelled() => Ok(false),
-        () = interrupt.cancelled() => Ok(false),
-    }
 }
 
 /// A slice that waits for a worker.

@@ -1,6 +1,7 @@
 //! One slice, from its lease to its ledger entry.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use object_store::path::Path;
@@ -98,6 +99,15 @@ pub(super) async fn process(
         Err(SliceError::Fetch(FetchError::Stopped)) => {
             report.outcome = SliceOutcome::Skipped;
             report.error = Some("the run was stopped while this slice was under way".to_owned());
+        }
+        Err(SliceError::Lake(LakeError::ErasedMeanwhile))
+            if waiting.lost_leases < MAX_LOST_LEASES =>
+        {
+            tracing::info!(
+                slice = slice.to_string(),
+                "A number was erased meanwhile: fetching the slice again, without it."
+            );
+            return Err(Later::TakenOver);
         }
         Err(SliceError::Lake(LakeError::LostLease { path }))
             if waiting.lost_leases < MAX_LOST_LEASES =>
@@ -204,7 +214,7 @@ async fn attempt_all(
         Err(error) => {
             let error = error.into();
             if says_something_of_the_slice(context, &before, &error) {
-                record_failure(context, &*lease, before, &error, None).await;
+                record_failure(context, &*lease, before, &error, None, &privacy).await;
             }
             return Err(error);
         }
@@ -271,6 +281,7 @@ async fn record_failure(
     before: LedgerEntry,
     error: &SliceError,
     rejects: Option<TempPath>,
+    privacy: &Privacy,
 ) {
     let slice = before.entry.slice;
     let failure = Failure {
@@ -278,7 +289,11 @@ async fn record_failure(
         at: Timestamp::now(),
         problem: context.source.printable(&chain(error)),
     };
-    if let Err(error) = context.lake.fail(lease, before, failure, rejects).await {
+    if let Err(error) = context
+        .lake
+        .fail(lease, before, failure, rejects, privacy)
+        .await
+    {
         // The failure itself is told anyway; without its entry the slice is due as it was before.
         context.warn(format!(
             "{slice}: that it failed could not be noted: {}",
@@ -299,6 +314,7 @@ async fn settle(
     let slice = before.entry.slice;
     let Fetched {
         mut converted,
+        privacy,
         control_total,
         verdict,
         asked,
@@ -318,7 +334,7 @@ async fn settle(
     report.reconcile = verdict;
     if let Err(error) = judge(context, &before, &converted.counts, control_total, verdict).await {
         if says_something_of_the_slice(context, &before, &error) {
-            record_failure(context, lease, before, &error, rejects).await;
+            record_failure(context, lease, before, &error, rejects, &privacy).await;
         }
         return Err(error);
     }
@@ -366,13 +382,22 @@ async fn settle(
             && !is_from_the_future(&kept, commit.fetched_at);
         if !says_the_same || !has_rejects(context, slice, &kept).await? {
             let staged = stage(context, slice, TableChange::Keep, rejects).await?;
-            context.lake.publish(lease, before, staged, commit).await?;
+            let lake = &context.lake;
+            lake.publish(lease, before, staged, commit, &privacy)
+                .await?;
         }
         SliceOutcome::Unchanged
     } else {
         // The next slice is fetched while this one is on its way.
         let (file, _memory) = write_footer(context, room, converted, &commit, slice).await?;
-        publish(context, lease, before, file, rejects, commit, report).await?;
+        let slice = NewSlice {
+            before,
+            file,
+            rejects,
+            commit,
+            privacy,
+        };
+        publish(context, lease, slice, report).await?;
         SliceOutcome::Committed
     };
     remark(context, slice, &report.counts);
@@ -410,16 +435,29 @@ async fn write_footer<'a>(
     Ok((file, room.until_published(context)))
 }
 
-/// Publishes a file, or that there is none.
-async fn publish(
-    context: &Context,
-    lease: &dyn Lease,
+/// A slice whose file is complete.
+struct NewSlice {
     before: LedgerEntry,
     file: SpoolFile,
     rejects: Option<(TempPath, RejectsFile)>,
     commit: Commit,
+    privacy: Arc<Privacy>,
+}
+
+/// Publishes a file, or that there is none.
+async fn publish(
+    context: &Context,
+    lease: &dyn Lease,
+    new: NewSlice,
     report: &mut SliceReport,
 ) -> Result<(), SliceError> {
+    let NewSlice {
+        before,
+        file,
+        rejects,
+        commit,
+        privacy,
+    } = new;
     let slice = before.entry.slice;
     let change = before
         .entry
@@ -449,7 +487,8 @@ async fn publish(
     let has_rows = file.rows > 0;
     let staged = stage(context, slice, table_change, rejects).await?;
     let has_partition = has_rows || had_partition || staged.has_table_file();
-    let published = context.lake.publish(lease, before, staged, commit).await;
+    let lake = &context.lake;
+    let published = lake.publish(lease, before, staged, commit, &privacy).await;
     report.table_changed =
         has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
     report.describe(published?.committed.as_ref().expect("just committed"));
@@ -569,13 +608,15 @@ async fn judge(
     }
     if !context.options.allow_shrink {
         let rows_before = rows_in_lake(context, before).await?;
-        if counts.rows < rows_before && context.options.export.is_some() {
+        // Calls that are left out since have not gone from the provider.
+        let rows_now = counts.rows + counts.suppressed;
+        if rows_now < rows_before && context.options.export.is_some() {
             return Err(SliceError::ExportShrank {
                 now: counts.rows,
                 before: rows_before,
             });
         }
-        if counts.rows < rows_before {
+        if rows_now < rows_before {
             return Err(SliceError::Shrank {
                 now: counts.rows,
                 before: rows_before,
@@ -592,7 +633,7 @@ async fn judge(
 async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, SliceError> {
     let entry = &before.entry;
     let committed = entry.committed.as_ref();
-    let committed = committed.map(|committed| committed.counts.rows);
+    let committed = committed.map(|committed| committed.counts.rows + committed.counts.suppressed);
     if let (Some(rows), None) = (committed, &entry.pending) {
         return Ok(rows);
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
+use jiff::civil::Date;
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
@@ -27,6 +28,9 @@ use crate::report::{Change, RunReport, SliceOutcome, SliceReport};
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::{Direction, Slice};
 use crate::writer::{WriteError, checksum_of, read_rows};
+
+/// How often a slice is begun anew because other numbers are erased at the same time.
+const MAX_TRIES: u32 = 5;
 
 /// Why a slice could not be looked at or changed.
 #[derive(Debug, thiserror::Error)]
@@ -190,8 +194,8 @@ pub struct Erasure {
     pub is_complete: bool,
 }
 
-/// Puts the number onto the suppression list and takes its calls out of every slice that holds one. `privacy` is the
-/// lake's, leaving out that number; `searched` is what a look at the lake has found.
+/// Puts the number onto the suppression list and takes its calls out of every slice that holds one. The lake was opened with the key
+/// that `token` was made with; `searched` is what a look at the lake has found.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be written at all.
@@ -199,20 +203,24 @@ pub async fn erase(
     lake: &Lake,
     config: &Config,
     token: &Token,
-    privacy: Arc<Privacy>,
     searched: &Search,
     interrupt: &CancellationToken,
     done: &(dyn Fn() + Sync),
 ) -> Result<Erasure, LakeError> {
     let mut removal = Removal::begin(lake, interrupt).await?;
-    let key_id = privacy.key().map_or("", |key| key.id()).to_owned();
+    let key_id = lake.privacy().key().map_or("", |key| key.id()).to_owned();
+    let known = lake.suppression().await?;
+    let known = known.and_then(|list| list.get(token).cloned());
+    if let Some(known) = known.filter(|known| known.erased_at.is_none()) {
+        // Whoever follows this report has perhaps not followed that of the attempt before.
+        removal.changed_before = changed_since(lake, known.since).await?;
+    }
     lake.suppress(&key_id, token, None).await?;
     // Again, for what came in since.
     for slice in slices(lake).await? {
         let eraser = Eraser {
             removal: &removal,
             config,
-            privacy: &privacy,
         };
         match eraser.erase_from(slice, searched.slices.get(&slice)).await {
             Ok(Some(Some(report))) => removal.slices.push(report),
@@ -240,10 +248,24 @@ pub async fn erase(
     })
 }
 
+/// Days that runs have changed that ended since.
+async fn changed_since(lake: &Lake, since: Timestamp) -> Result<Vec<Date>, LakeError> {
+    let mut days = Vec::new();
+    for run in lake.runs().await? {
+        let report: Option<RunReport> = lake.run_report(&run).await?;
+        let report = report.filter(|report| report.finished_at >= since);
+        days.extend(
+            report
+                .into_iter()
+                .flat_map(|report| report.partitions_changed),
+        );
+    }
+    Ok(days)
+}
+
 struct Eraser<'a> {
     removal: &'a Removal<'a>,
     config: &'a Config,
-    privacy: &'a Arc<Privacy>,
 }
 
 impl Eraser<'_> {
@@ -253,53 +275,85 @@ impl Eraser<'_> {
         slice: Slice,
         searched: Option<&Holding>,
     ) -> Result<Option<Option<SliceReport>>, EraseError> {
-        let lake = self.removal.lake;
-        // Whatever is published announces itself in the ledger first.
-        if let Some(searched) = searched.filter(|searched| !searched.is_any()) {
-            let entry = lake.entry(slice).await;
-            let is_at_rest = lake.lease_state(slice).await? == LeaseState::Free;
-            if is_at_rest && entry.is_same_as(&searched.entry) && entry.entry.pending.is_none() {
-                return Ok(Some(None));
-            }
+        if let Some(searched) = searched.filter(|searched| !searched.is_any())
+            && self.is_at_rest(slice, searched).await?
+        {
+            return Ok(Some(None));
         }
         let Some(lease) = self.removal.lease(slice).await? else {
             return Ok(None);
         };
-        let holding = look(lake, slice, self.privacy).await?;
+        for _ in 1..MAX_TRIES {
+            match self.erase_leased(&*lease, slice).await {
+                // Another number, by another erasure.
+                Err(EraseError::Lake(LakeError::ErasedMeanwhile)) => {}
+                done => return Ok(Some(done?)),
+            }
+        }
+        Ok(Some(self.erase_leased(&*lease, slice).await?))
+    }
+
+    /// Whether nothing has happened to a slice since it was looked at, and nobody works on it. Who takes it from now on
+    /// reads the list. The lease is looked at first: who gives it back has published before.
+    async fn is_at_rest(&self, slice: Slice, searched: &Holding) -> Result<bool, EraseError> {
+        let lake = self.removal.lake;
+        if lake.lease_state(slice).await? != LeaseState::Free {
+            return Ok(false);
+        }
+        let entry = lake.entry(slice).await;
+        // These may be replaced without a word in the ledger.
+        let has_failed_rejects = lake.failed_rejects_of(slice).await?.is_some();
+        Ok(entry.is_same_as(&searched.entry)
+            && entry.entry.pending.is_none()
+            && !has_failed_rejects)
+    }
+
+    async fn erase_leased(
+        &self,
+        lease: &dyn Lease,
+        slice: Slice,
+    ) -> Result<Option<SliceReport>, EraseError> {
+        let lake = self.removal.lake;
+        let privacy = lake.privacy_now().await?;
+        let holding = look(lake, slice, &privacy).await?;
         let before = lake.usable_entry(slice).await?;
         let entry = &before.entry;
-        let pending = entry.pending.as_ref();
-        let is_halfway =
-            entry.committed.is_some() && pending.is_some_and(|pending| pending.planned.is_some());
+        let is_halfway = entry.committed.is_some()
+            && entry
+                .pending
+                .as_ref()
+                .is_some_and(|pending| pending.planned.is_some());
         if !holding.is_any() && !is_halfway {
-            return Ok(Some(None));
+            return Ok(None);
         }
-        let failure = before.entry.failed.clone();
-        // Before a publication takes them away.
-        let (failed_rejects, ..) = self
-            .rejects_left(&layout::failed_rejects_file(slice), "failed")
-            .await?;
-        let report = match before.entry.committed.clone() {
-            Some(commit) if commit.state != State::Pruned => {
-                Some(self.rewrite(&*lease, before, commit).await?)
-            }
-            _ if holding.rows > 0 => return Err(EraseError::Uncertain),
-            _ => None,
-        };
         let path = layout::failed_rejects_file(slice);
-        match (failure, failed_rejects) {
-            // It is due as it was.
-            (Some(failure), rejects) => {
-                if rejects.is_none() {
-                    lake.remove_foreign(&path).await?;
+        let failed = rejects_left(lake, slice, &path, "failed", &privacy).await?;
+        if failed.dropped > 0 {
+            match (entry.failed.clone(), failed.file) {
+                // What failed has failed nevertheless.
+                (Some(failure), Some(file)) => {
+                    lake.fail(lease, before.clone(), failure, Some(file), &privacy)
+                        .await?;
                 }
-                let entry = lake.entry(slice).await;
-                lake.fail(&*lease, entry, failure, rejects).await?;
+                _ => lake.remove_rejects(lease, slice, true).await?,
             }
-            (None, _) => lake.remove_foreign(&path).await?,
         }
-        let report = report.unwrap_or_else(|| SliceReport::new(slice, SliceOutcome::Committed));
-        Ok(Some(Some(report)))
+        let report = match entry.committed.clone() {
+            Some(commit) if commit.state == State::Pruned => {
+                lake.prune(lease, before, &self.removal.run).await?;
+                let mut report = SliceReport::new(slice, SliceOutcome::Committed);
+                report.table_changed = holding.rows > 0;
+                report
+            }
+            Some(commit) => self.rewrite(lease, before, commit, &privacy).await?,
+            None if holding.rows > 0 => return Err(EraseError::Uncertain),
+            // No entry speaks of them.
+            None => {
+                lake.remove_rejects(lease, slice, false).await?;
+                SliceReport::new(slice, SliceOutcome::Committed)
+            }
+        };
+        Ok(Some(report))
     }
 
     /// Publishes the slice without the number.
@@ -308,12 +362,15 @@ impl Eraser<'_> {
         lease: &dyn Lease,
         mut before: LedgerEntry,
         old: Commit,
+        privacy: &Arc<Privacy>,
     ) -> Result<SliceReport, EraseError> {
         let slice = before.entry.slice;
         let lake = self.removal.lake;
-        let (rejects, left, dropped) = self
-            .rejects_left(&layout::rejects_file(slice), "kept")
-            .await?;
+        let Rejects {
+            file: rejects,
+            left,
+            dropped,
+        } = rejects_left(lake, slice, &layout::rejects_file(slice), "kept", privacy).await?;
         let planned = before
             .entry
             .pending
@@ -351,7 +408,7 @@ impl Eraser<'_> {
             None => None,
         };
         let converted = match &old.file {
-            Some(_) => Some(self.rows_left(slice, &old).await?),
+            Some(_) => Some(self.rows_left(slice, &old, privacy).await?),
             None => None,
         };
         let (mut change, mut spool) = (TableChange::Keep, None);
@@ -387,8 +444,8 @@ impl Eraser<'_> {
                 TableChange::Remove
             };
         }
-        let staged = lake.stage(slice, change, rejects).await?;
-        let entry = lake.publish(lease, before, staged, commit).await?;
+        let staged = lake.stage(slice, change, rejects).await?.keeping_failure();
+        let entry = lake.publish(lease, before, staged, commit, privacy).await?;
         let commit = entry.committed.expect("just committed");
         let mut report = SliceReport::new(slice, SliceOutcome::Committed);
         report.describe(&commit);
@@ -434,7 +491,12 @@ impl Eraser<'_> {
     }
 
     /// The rows of the slice without those of the number.
-    async fn rows_left(&self, slice: Slice, old: &Commit) -> Result<Converted, EraseError> {
+    async fn rows_left(
+        &self,
+        slice: Slice,
+        old: &Commit,
+        privacy: &Arc<Privacy>,
+    ) -> Result<Converted, EraseError> {
         let lake = self.removal.lake;
         let options = ConvertOptions {
             slice,
@@ -444,7 +506,7 @@ impl Eraser<'_> {
             max_slice_bytes: u64::MAX,
             // Only where conflicts were counted, and duplicates therefore dropped, are they counted again.
             dedupe: old.counts.conflicts > 0,
-            privacy: Arc::clone(self.privacy),
+            privacy: Arc::clone(privacy),
             parquet: self.config.parquet.clone(),
         };
         let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? else {
@@ -470,33 +532,51 @@ impl Eraser<'_> {
         }
         Ok(converted)
     }
+}
 
-    /// The rejects at `path` without those that hold the number, how many these are, and how many were left out. `None` if
-    /// there are none, or none are left.
-    async fn rejects_left(
-        &self,
-        path: &object_store::path::Path,
-        name: &str,
-    ) -> Result<(Option<TempPath>, u64, u64), EraseError> {
-        let lake = self.removal.lake;
-        let Some(copy) = lake.local_copy(path).await? else {
-            return Ok((None, 0, 0));
-        };
-        let file_name = path.filename().unwrap_or_default();
-        let spool: PathBuf = lake.spool_dir().join(format!("{name}-{file_name}"));
-        let privacy = Arc::clone(self.privacy);
-        on_thread(move || {
-            let (mut writer, mut dropped) = (RejectsWriter::new(spool), 0);
-            read_rejects(&copy.path, |reject| {
-                if privacy.suppresses_text(&reject.shown()) {
-                    dropped += 1;
-                    return Ok(());
-                }
-                writer.add(reject)
-            })?;
-            let left = writer.count();
-            Ok((writer.finish()?, left, dropped))
+/// What is left of a file of rejects.
+struct Rejects {
+    /// Those without the number; `None` if there are none.
+    file: Option<TempPath>,
+    /// How many these are.
+    left: u64,
+    /// How many held the number.
+    dropped: u64,
+}
+
+/// The rejects at `path` without those that `privacy` leaves out.
+async fn rejects_left(
+    lake: &Lake,
+    slice: Slice,
+    path: &object_store::path::Path,
+    name: &str,
+    privacy: &Arc<Privacy>,
+) -> Result<Rejects, EraseError> {
+    let Some(copy) = lake.local_copy(path).await? else {
+        return Ok(Rejects {
+            file: None,
+            left: 0,
+            dropped: 0,
+        });
+    };
+    let Slice { direction, day } = slice;
+    let spool: PathBuf = lake.spool_dir().join(format!("{direction}-{day}.{name}"));
+    let privacy = Arc::clone(privacy);
+    on_thread(move || {
+        let (mut writer, mut dropped) = (RejectsWriter::new(spool), 0);
+        read_rejects(&copy.path, |reject| {
+            if privacy.suppresses_text(&reject.shown()) {
+                dropped += 1;
+                return Ok(());
+            }
+            writer.add(reject)
+        })?;
+        let left = writer.count();
+        Ok(Rejects {
+            file: writer.finish()?,
+            left,
+            dropped,
         })
-        .await
-    }
+    })
+    .await
 }

@@ -9,11 +9,13 @@ pub mod prune;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
 use crate::lake::store::Lease;
-use crate::lake::{Lake, LakeError};
+use crate::lake::{Lake, LakeError, MarkedRuns};
 use crate::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
+use crate::run_reports::ReportKeeper;
 use crate::slice::Slice;
 
 /// How long to leave a slice alone that a run works on.
@@ -27,21 +29,29 @@ struct Removal<'a> {
     started_at: Timestamp,
     /// Held while it lasts.
     lease: Box<dyn Lease>,
+    /// Runs that have not kept a report.
+    marked: Result<MarkedRuns, LakeError>,
     interrupt: &'a CancellationToken,
     slices: Vec<SliceReport>,
+    /// Days that an earlier attempt has changed.
+    changed_before: Vec<Date>,
 }
 
 impl<'a> Removal<'a> {
     async fn begin(lake: &'a Lake, interrupt: &'a CancellationToken) -> Result<Self, LakeError> {
         let started_at = Timestamp::now();
         let run = new_run_id(started_at);
+        let lease = lake.begin_run(&run).await?;
         Ok(Self {
             lake,
-            lease: lake.begin_run(&run).await?,
+            lease,
+            // Before this one writes its own name over theirs.
+            marked: lake.marked_runs(&run).await,
             run,
             started_at,
             interrupt,
             slices: Vec::new(),
+            changed_before: Vec::new(),
         })
     }
 
@@ -83,29 +93,23 @@ impl<'a> Removal<'a> {
         });
     }
 
-    /// Keeps the report.
-    async fn end(self, mut warnings: Vec<String>) -> RunReport {
+    /// Keeps the report, and adds to it what dead runs had changed.
+    async fn end(self, warnings: Vec<String>) -> RunReport {
         let interrupted = self.interrupt.is_cancelled();
-        let report = |warnings| {
-            RunReport::new(
-                self.run.clone(),
-                self.started_at,
-                self.slices.clone(),
-                interrupted,
-                warnings,
-            )
+        let mut report = RunReport::new(
+            self.run,
+            self.started_at,
+            self.slices,
+            interrupted,
+            warnings,
+        );
+        report.also_changed(self.changed_before);
+        let keeper = ReportKeeper {
+            lake: self.lake,
+            started_at: self.started_at,
+            stops: [self.interrupt, self.interrupt],
         };
-        let kept = self
-            .lake
-            .end_run(&self.run, &report(warnings.clone()))
-            .await;
-        if let Err(error) = kept {
-            warnings.push(format!(
-                "the run report could not be kept in the lake: {}",
-                crate::error::chain(&error)
-            ));
-        }
-        let report = report(warnings);
+        keeper.keep(self.marked, &mut report).await;
         drop(self.lease);
         self.lake.settle().await;
         report

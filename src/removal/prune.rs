@@ -93,9 +93,10 @@ async fn prune_slice(
     };
     let had_file = removal.lake.table_file(slice).await?.is_some();
     let before = removal.lake.usable_entry(slice).await?;
-    let commit = removal.lake.prune(&*lease, before, &removal.run).await?;
+    removal.lake.prune(&*lease, before, &removal.run).await?;
+    // Counts and sums are of what is in the lake.
     let mut report = SliceReport::new(slice, SliceOutcome::Committed);
-    report.describe(&commit);
+    report.state = Some(State::Pruned);
     report.table_changed = had_file;
     Ok(Some(report))
 }

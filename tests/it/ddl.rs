@@ -69,6 +69,35 @@ fn a_run_s_changes_are_what_is_loaded_after_it() {
 }
 
 #[test]
+fn what_changed_since_a_run_is_what_all_later_ones_have_changed() {
+    let (server, workplace) = lake();
+    let load = |more: &[&str]| ddl(&workplace, "redshift", &[&["--load"], more].concat());
+    let first = load(&[]);
+    let line = first.lines().next().unwrap();
+    let run = line
+        .strip_prefix("-- As of run ")
+        .unwrap()
+        .split(';')
+        .next()
+        .unwrap();
+    assert!(load(&["--changed-since", run]).contains("There is no day to load"));
+    for (day, first) in [("2026-10-02", 10), ("2026-10-03", 20)] {
+        server.serve("placed", day, calls(first, 2).replace(DAY, day), 2);
+        server.serve("received", day, "", 0);
+        assert_eq!(
+            workplace.run(&["run", "--from", day, "--to", day]).status,
+            0
+        );
+    }
+    let since = load(&["--changed-since", run]);
+    assert!(
+        since.contains("placed-2026-10-02") && since.contains("placed-2026-10-03"),
+        "{since}"
+    );
+    assert!(!since.contains("2026-10-01"), "{since}");
+}
+
+#[test]
 fn the_check_says_what_the_ledger_does() {
     let (_server, workplace) = lake();
     let check = ddl(&workplace, "snowflake", &["--check"]);

@@ -230,9 +230,28 @@ fn a_lake_never_mixes_modes_or_keys() {
 }
 
 #[test]
-fn a_filter_by_number_is_not_kept_in_a_lake_without_numbers() {
+fn a_key_in_the_lake_is_no_secret() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let (_server, workplace) =
+        workplace("[privacy]\nnumbers = \"pseudonymize\"\nkey = { file = \"lake/key\" }\n");
+    let key = workplace.path("lake/key");
+    std::fs::create_dir(workplace.path("lake")).unwrap();
+    std::fs::write(&key, KEY).unwrap();
+    std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
+    let ran = run(&workplace, &[]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(ran.stderr.contains("lies in the lake"), "{ran:?}");
+}
+
+#[test]
+fn a_filter_by_number_is_known_by_its_hash_in_a_lake_without_numbers() {
     let (_server, workplace) = workplace("[privacy]\nnumbers = \"truncate\"\n");
     workplace.reconfigure("[source]\n", "[source]\nfrom_search = \"13025550101\"\n");
+    let without = run(&workplace, &[]);
+    assert_eq!(without.status, 2, "{without:?}");
+    assert!(without.stderr.contains("Set privacy.key"), "{without:?}");
+    workplace.configure_also("key = { env = \"PRIVACY\" }\n");
     let ran = run(&workplace, &["--verbose"]);
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(!everything(&workplace, &ran).contains("5550101"));
@@ -240,6 +259,15 @@ fn a_filter_by_number_is_not_kept_in_a_lake_without_numbers() {
         run(&workplace, &["--refresh"]).status,
         0,
         "it is the same lake"
+    );
+    workplace.reconfigure("13025550101", "13025550199");
+    let other = run(&workplace, &["--refresh"]);
+    assert_eq!(other.status, 2, "{other:?}");
+    assert!(
+        other.stderr.contains(
+            "source.from_search is one number, but this lake was made with another number"
+        ),
+        "{other:?}"
     );
 }
 

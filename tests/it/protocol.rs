@@ -155,7 +155,7 @@ fn serve(server: &Server, pick: impl Fn(&DayCase) -> Content) {
 }
 
 #[derive(Debug)]
-struct Nobody;
+pub(crate) struct Nobody;
 
 impl Observer for Nobody {
     fn slice_began(&self, _: Slice, _: u32) {}

@@ -6,9 +6,13 @@ use cdrlake::config::Config;
 use cdrlake::lake::Lake;
 use cdrlake::lake::local::LocalStore;
 use cdrlake::lake::store::LakeStore;
+use cdrlake::pipeline::{self, RunOptions};
+use cdrlake::plan::{Due, Why};
 use cdrlake::privacy::{Modes, Privacy, PrivacyKey};
 use cdrlake::removal::{erase, prune};
-use cdrlake::slice::parse_day;
+use cdrlake::report::{RunOutcome, RunReport};
+use cdrlake::slice::{Direction, Slice, parse_day};
+use cdrlake::source::Source;
 use cdrlake::verify;
 use jiff::ToSpan;
 use jiff::civil::Date;
@@ -16,7 +20,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::privacy::{KEY, everything, run, run_with};
-use crate::protocol::{findings, visible};
+use crate::protocol::{Nobody, findings, visible};
 use crate::server::Server;
 use crate::stores::{Fault, FaultStore, Faults};
 use crate::support::{
@@ -461,6 +465,158 @@ fn an_erasure_that_did_not_come_to_its_end_is_known() {
     assert_eq!(workplace.run(&["verify"]).status, 0);
 }
 
+#[test]
+fn what_failed_has_failed_after_an_erasure_too_and_its_rejects_lack_the_number() {
+    let (server, workplace) = lake_with_number(KEY_LINES);
+    let broken = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n").repeat(20);
+    let other = "{\"date\":\"broken\"}\n".repeat(20);
+    server.serve("placed", DAY, format!("{broken}{other}"), 40);
+    assert_eq!(run(&workplace, &["--refresh"]).status, 1);
+    assert_eq!(workplace.rejects("placed", ".failed").len(), 40);
+    let problem = ledger(&workplace, "placed", DAY)["failed"]["problem"].clone();
+    let ran = erase_with(&workplace, KEY, &[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(!everything(&workplace, &ran).contains(SHOWN));
+    assert_eq!(
+        ledger(&workplace, "placed", DAY)["failed"]["problem"],
+        problem
+    );
+    assert_eq!(workplace.rejects("placed", ".failed").len(), 20);
+    let plan = workplace.run(&["plan", "--from", DAY, "--to", DAY]);
+    assert!(plan.stdout.contains("the last attempt failed"), "{plan:?}");
+}
+
+#[test]
+fn rejects_that_no_entry_speaks_of_are_erased_too() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    for path in [
+        format!("_cdrlake/ledger/placed/{DAY}.json"),
+        format!("cdrs/dt={DAY}/placed-{DAY}.parquet"),
+    ] {
+        std::fs::remove_file(workplace.path("lake").join(path)).unwrap();
+    }
+    let ran = erase_with(&workplace, KEY, &[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(!everything(&workplace, &ran).contains(SHOWN));
+}
+
+#[test]
+fn a_slice_that_cannot_be_rewritten_is_fetched_without_the_number_and_then_the_erasure_ends() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    let path = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, [&bytes[..], b"x"].concat()).unwrap();
+    // Nobody can see whether it is there.
+    let blind = erase_with(&workplace, KEY, &[]);
+    assert_eq!(blind.status, 1, "{blind:?}");
+    assert!(blind.stderr.contains("could not be looked at"), "{blind:?}");
+    assert!(!workplace.path("lake/_cdrlake/suppressed.json").exists());
+    let ran = erase_with(&workplace, KEY, &["--even-if-absent"]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    let status = workplace.run(&["status", "--from", DAY, "--to", DAY]);
+    assert!(
+        status.stdout.contains("erasure did not come to its end: 1"),
+        "{status:?}"
+    );
+    let mut command = workplace.command(&["verify", "--repair"]);
+    command.env("PRIVACY", KEY);
+    let repaired = crate::support::ran(output(command));
+    assert!(
+        repaired.stdout.contains("erasure did not come to its end"),
+        "{repaired:?}"
+    );
+    let ran = erase_with(&workplace, KEY, &[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(!everything(&workplace, &ran).contains(SHOWN));
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+}
+
+#[test]
+fn two_erasures_at_once_both_come_to_their_end_and_lose_no_reject() {
+    let server = Server::start();
+    let days = ["2026-10-01", "2026-10-02", "2026-10-03"];
+    let reject = |n: u32| format!("{{\"from\":\"1302555000{n}\",\"date\":\"broken\"}}\n");
+    for day in days {
+        let rejects = [reject(1), reject(2), reject(3)].concat();
+        let body = format!("{}{rejects}", calls(0, 4).replace(DAY, day));
+        for direction in ["placed", "received"] {
+            server.serve(direction, day, body.clone(), 7);
+        }
+    }
+    let workplace = Workplace::new(&server);
+    workplace.configure_also(KEY_LINES);
+    let mut command = workplace.command(&["run", "--from", days[0], "--to", days[2]]);
+    command.env("PRIVACY", KEY);
+    assert_eq!(ran(output(command)).status, 0);
+    let erase = |number: &'static str| {
+        let mut command = workplace.command(&["erase", "--number", number]);
+        command
+            .env("PRIVACY", KEY)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command.spawn().unwrap()
+    };
+    let both = [erase("13025550001"), erase("13025550002")];
+    for child in both {
+        let ended = child.wait_with_output().unwrap();
+        assert!(
+            ended.status.success(),
+            "{}",
+            String::from_utf8_lossy(&ended.stderr)
+        );
+    }
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+    let counts = |direction, day| ledger(&workplace, direction, day)["committed"]["counts"].clone();
+    for day in days {
+        for direction in ["placed", "received"] {
+            let counts = counts(direction, day);
+            assert_eq!(
+                (&counts["rows"], &counts["rejected"], &counts["suppressed"]),
+                (&2.into(), &1.into(), &4.into()),
+                "{direction} {day}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_number_is_erased_alone_and_not_out_of_a_lake_that_is_all_about_it() {
+    let (_server, workplace) = lake_with_number(KEY_LINES);
+    let before = workplace.lake_files();
+    let mut command = workplace.command(&["erase", "--number", "13025550001,13025550002"]);
+    command.env("PRIVACY", KEY);
+    let several = ran(output(command));
+    assert_eq!(several.status, 2, "{several:?}");
+    assert!(several.stderr.contains("one at a time"), "{several:?}");
+    assert_eq!(workplace.lake_files(), before);
+    let (_server, filtered) = serving(&calls(1, 1), 1);
+    filtered.configure_also(KEY_LINES);
+    filtered.reconfigure(
+        "[source]\n",
+        &format!("[source]\nfrom_search = \"{SHOWN}\"\n"),
+    );
+    let ran = run(&filtered, &["--reconcile", "off"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let ran = erase_with(&filtered, KEY, &[]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(
+        ran.stderr.contains("the lake is filtered by that number"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_number_that_is_not_there_yet_may_be_kept_out() {
+    let (server, workplace) = serving(&calls(50, 3), 3);
+    workplace.configure_also(KEY_LINES);
+    assert_eq!(run(&workplace, &[]).status, 0);
+    assert_eq!(erase_with(&workplace, KEY, &["--even-if-absent"]).status, 0);
+    server.serve("placed", DAY, calls(0, 3), 3);
+    let ran = run(&workplace, &["--refresh"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert_eq!(ran.report().totals.counts.suppressed, 1);
+}
+
 /// What an erasure or a prune does, in this process and with any store.
 struct Removed {
     config: Config,
@@ -497,17 +653,47 @@ impl Removed {
             .map_err(|error| error.to_string())?;
         let searched = erase::search(&lake, &slices, &privacy, &|| {}).await;
         let interrupt = CancellationToken::new();
-        let erased = erase::erase(
-            &lake,
-            &self.config,
-            &token,
-            privacy,
-            &searched,
-            &interrupt,
-            &|| {},
-        )
-        .await;
+        let erased = erase::erase(&lake, &self.config, &token, &searched, &interrupt, &|| {}).await;
         Ok(erased.map_err(|error| error.to_string())?.is_complete)
+    }
+
+    /// Fetches placed calls of a day again.
+    async fn fetch(&self, store: Arc<dyn LakeStore>, url: &str, day: &str) -> RunReport {
+        let lake = self.lake(store).await.unwrap();
+        let set = |key, value: &str| (key, value.to_owned(), "test");
+        let config = Config::from_overrides(&vec![
+            set("lake.url", "unused"),
+            set("source.url", url),
+            set("source.requests", "1"),
+        ]);
+        let config = config.unwrap();
+        let key = secrecy::SecretString::from("key");
+        let source = Arc::new(Source::try_new(&config.source, Some(key)).unwrap());
+        let slice = Slice {
+            day: parse_day(day).unwrap(),
+            direction: Direction::Placed,
+        };
+        let token = lake
+            .entry(slice)
+            .await
+            .entry
+            .committed
+            .map(|commit| commit.token);
+        let due = Due {
+            slice,
+            why: Why::Refresh,
+            committed_token: token,
+        };
+        let ran = pipeline::run(
+            Arc::new(config),
+            lake,
+            source,
+            vec![due],
+            RunOptions::default(),
+            Arc::new(Nobody),
+            CancellationToken::new(),
+        );
+        ran.await.report
     }
 
     async fn prune(&self, store: Arc<dyn LakeStore>) -> Result<bool, String> {
@@ -535,6 +721,94 @@ fn store_at(path: &std::path::Path) -> Arc<dyn LakeStore> {
     let store = LocalStore::new(path, 0o600);
     store.prepare().unwrap();
     Arc::new(store)
+}
+
+#[test]
+fn a_run_that_read_the_list_before_an_erasure_does_not_publish_what_it_fetched() {
+    let (server, workplace) = lake_with_number(KEY_LINES);
+    let second = "2026-10-02";
+    server.serve("placed", second, calls(0, 3).replace(DAY, second), 3);
+    let begun = workplace.path("lake");
+    let rehearsal = tempfile::tempdir().unwrap();
+    copy_tree(&begun, rehearsal.path());
+    let faults = Faults::none();
+    let counting = FaultStore::new(store_at(rehearsal.path()), &faults);
+    block_on(Removed::new().fetch(counting, &server.url(), second));
+    let operations = faults.operations();
+    let at = |action: &str, path: &str| {
+        let is_it = |(done, on): &(&str, String)| *done == action && on.contains(path);
+        operations
+            .iter()
+            .position(is_it)
+            .unwrap_or_else(|| panic!("{action} {path}: {operations:?}"))
+    };
+    // From the first look at the list to the moment before the slice is announced.
+    let (first, last) = (
+        at("read", "suppressed.json") + 1,
+        at("create", "ledger/placed/2026-10-02"),
+    );
+    assert!(last > first + 2, "{operations:?}");
+    for_each(last + 1 - first, |k| {
+        let directory = tempfile::tempdir().unwrap();
+        copy_tree(&begun, directory.path());
+        let resume = CancellationToken::new();
+        let faults = Faults::new(first + k, Fault::Pause(resume.clone()));
+        let paused = FaultStore::new(store_at(directory.path()), &faults);
+        let removed = Removed::new();
+        block_on(async {
+            let store = store_at(directory.path());
+            let url = server.url();
+            let erasure = async {
+                faults.reached.cancelled().await;
+                let erased = removed.erase(Arc::clone(&store)).await;
+                resume.cancel();
+                erased
+            };
+            let (report, erased) = tokio::join!(removed.fetch(paused, &url, second), erasure);
+            assert_eq!(erased, Ok(true));
+            let context = format!("paused before {:?}", operations[first + k]);
+            assert_eq!(
+                report.outcome,
+                RunOutcome::Committed,
+                "{context}: {report:?}"
+            );
+            assert_eq!(report.totals.counts.suppressed, 1, "{context}");
+            let seen: Vec<String> = visible(&*store).await.into_values().flatten().collect();
+            assert_eq!(seen.len(), 5, "{context}: {seen:?}");
+            assert_eq!(
+                seen.iter().filter(|id| *id == "call-1").count(),
+                0,
+                "{context}"
+            );
+            assert_eq!(findings(&store).await, [], "{context}");
+        });
+    });
+}
+
+#[test]
+fn a_slice_that_lacks_erased_calls_has_not_shrunk() {
+    let (server, workplace) = lake_with_number(KEY_LINES);
+    let removed = Removed::new();
+    let store = store_at(&workplace.path("lake"));
+    block_on(async {
+        let lake = removed.lake(Arc::clone(&store)).await.unwrap();
+        let key = removed.privacy.key().unwrap();
+        lake.suppress(key.id(), &key.token(NUMBER), None)
+            .await
+            .unwrap();
+        let report = removed.fetch(Arc::clone(&store), &server.url(), DAY).await;
+        assert_eq!(report.outcome, RunOutcome::Committed, "{report:?}");
+        assert_eq!(report.totals.counts.suppressed, 3, "{report:?}");
+        // Two keys never meet in one list.
+        let other = PrivacyKey::try_new("another-key-of-more-than-32-characters").unwrap();
+        let mixed = lake.suppress(other.id(), &other.token("1"), None).await;
+        assert!(
+            mixed
+                .unwrap_err()
+                .to_string()
+                .contains("Set privacy.key to that key")
+        );
+    });
 }
 
 #[test]

@@ -1,0 +1,289 @@
+use super::text::truncated_address;
+use super::*;
+
+const KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
+
+fn key() -> PrivacyKey {
+    PrivacyKey::try_new(KEY).unwrap()
+}
+
+fn privacy(mode: Mode) -> Privacy {
+    Privacy::new(Modes::all(mode), Some(key()))
+}
+
+fn record<'a>(from: &'a str, to: &'a str, destination: &'a str, extra: &'a str) -> Record<'a> {
+    let some = |text: &'a str| Some(Cow::Borrowed(text));
+    Record {
+        from_number: some(from),
+        to_number: some(to),
+        destination: some(destination),
+        extra: some(extra),
+        ..Record::default()
+    }
+}
+
+#[test]
+fn a_token_is_the_hmac_of_the_digits_as_others_compute_it() {
+    // printf 'cdrlake number v1\0491701234567' | openssl dgst -sha256 -mac HMAC -macopt key:0123456789abcdefghijklmnopqrstuvwxyz
+    assert_eq!(
+        key().token("+49 170 1234567").to_string(),
+        "tel_e6d85e0059aa39d49cd759b364e125cb"
+    );
+    assert_eq!(key().id(), "35e3f96de3ab2888");
+}
+
+#[test]
+fn the_same_number_has_the_same_token_however_it_is_written_and_another_has_another() {
+    let token = |address: &str| key().token(address);
+    for same in [
+        "+491701234567",
+        "0049 170/1234567",
+        "sip:+491701234567@example.com",
+        "tel:+49-170-1234567",
+    ] {
+        assert_eq!(token(same), token("491701234567"), "{same}");
+    }
+    for other in [
+        "491701234568",
+        "1701234567",
+        "911",
+        "alice",
+        "sip:alice@example.com",
+        "",
+    ] {
+        assert_ne!(token(other), token("491701234567"), "{other}");
+    }
+    assert_eq!(token("sip:Alice@example.com"), token("alice"));
+    let second = PrivacyKey::try_new(&KEY.to_uppercase()).unwrap();
+    assert_ne!(second.token("911"), token("911"));
+}
+
+#[test]
+fn numbers_are_hidden_wherever_a_record_has_them() {
+    let extra = r#"{"a":13025550101,"b":"+1 (302) 555-0101","c":["x",1,2.50,"call 13025550101!"],"d":{"13025550101":null},"e":"1302\u0035550101","f":"2026-10-01","g":"99df5ffd-962a-410f-bcce-d08f1f7f328c"}"#;
+    let mut hidden = record(
+        "13025550101",
+        "sip:+13025550101@x",
+        "+1 302 555 0101",
+        extra,
+    );
+    privacy(Mode::Pseudonymize).hide(&mut hidden);
+    let token = key().token("13025550101").to_string();
+    assert_eq!(hidden.from_number.as_deref(), Some(token.as_str()));
+    assert_eq!(hidden.to_number, hidden.from_number);
+    assert_eq!(hidden.destination, hidden.from_number);
+    let expected = format!(
+        r#"{{"a":"{token}","b":"+{token}","c":["x",1,2.50,"call {token}!"],"d":{{"{token}":null}},"e":"{token}","f":"2026-10-01","g":"99df5ffd-962a-410f-bcce-d08f1f7f328c"}}"#
+    );
+    assert_eq!(hidden.extra.as_deref(), Some(expected.as_str()));
+    serde_json::from_str::<serde_json::Value>(&expected).unwrap();
+    // What is hidden stays as it is.
+    let mut again = hidden.clone();
+    privacy(Mode::Pseudonymize).hide(&mut again);
+    assert_eq!(again.extra, hidden.extra);
+}
+
+#[test]
+fn the_last_four_digits_are_dropped() {
+    for (number, expected) in [
+        ("13025550101", "1302555"),
+        ("+1 302 555-0101", "+1 302 555"),
+        ("sip:+13025550101@10.0.0.1", "sip:+1302555@10.0.0.1"),
+        ("911", ""),
+        ("1234", ""),
+        ("12345", "1"),
+        ("alice", "a"),
+        ("anonymous", "anony"),
+        ("13025550101.0", "1302555"),
+        ("13025550101 home", "1302555 home"),
+        ("13025550101, 13025550102", "1302555, 1302555"),
+        ("13025550101 ext 5", "1302555 ext 5"),
+        ("sip:x@gw;from=13025550101", "sip:@gw;from=1302555"),
+        ("", ""),
+    ] {
+        assert_eq!(truncated_address(number), expected, "{number}");
+    }
+    let mut hidden = record(
+        "13025550101",
+        "911",
+        "United States",
+        r#"{"a":13025550101,"b":"x 13025550101"}"#,
+    );
+    privacy(Mode::Truncate).hide(&mut hidden);
+    assert_eq!(hidden.destination.as_deref(), Some("United States"));
+    assert_eq!(
+        hidden.extra.as_deref(),
+        Some(r#"{"a":1302555,"b":"x 1302555"}"#)
+    );
+}
+
+#[test]
+fn columns_may_differ() {
+    let modes = Modes {
+        from_number: Mode::Keep,
+        to_number: Mode::Truncate,
+        destination: Mode::Pseudonymize,
+        extra: Mode::Keep,
+    };
+    let mut hidden = record(
+        "13025550101",
+        "13025550101",
+        "Spain 13025550101",
+        r#"{"a":13025550101}"#,
+    );
+    Privacy::new(modes, Some(key())).hide(&mut hidden);
+    assert_eq!(hidden.from_number.as_deref(), Some("13025550101"));
+    assert_eq!(hidden.to_number.as_deref(), Some("1302555"));
+    assert!(
+        hidden
+            .destination
+            .as_deref()
+            .unwrap()
+            .starts_with("Spain tel_")
+    );
+    assert_eq!(hidden.extra.as_deref(), Some(r#"{"a":13025550101}"#));
+}
+
+#[test]
+fn a_number_that_was_erased_is_found_in_what_comes_and_in_what_is_stored() {
+    let erased = || [key().token("+1 302 555 0101")];
+    let records = [
+        record("13025550101", "2", "x", "{}"),
+        record("2", "sip:+13025550101@x", "x", "{}"),
+        record("2", "3", "+13025550101", "{}"),
+        record("2", "3", "x", r#"{"a":[{"b":13025550101}]}"#),
+        record("2", "3", "x", r#"{"a":"to \u0031-302-555-0101"}"#),
+        record("2", "3", "x", r#"{"a":"13025550102, 13025550101"}"#),
+        record("2", r#""Al" <sip:+13025550101@x>"#, "x", "{}"),
+        record("2", "3", "call 13025550101 now", "{}"),
+    ];
+    for mode in [Mode::Keep, Mode::Pseudonymize] {
+        let privacy = privacy(mode).suppressing(erased()).unwrap();
+        for record in &records {
+            assert!(privacy.suppresses(record), "{record:?}");
+            let mut stored = record.clone();
+            privacy.hide(&mut stored);
+            assert!(privacy.suppresses(&stored), "{mode:?}: {stored:?}");
+        }
+        for other in [
+            record("3025550101", "2", "x", "{}"),
+            record("", "", "", "{}"),
+            Record::default(),
+        ] {
+            assert!(!privacy.suppresses(&other), "{other:?}");
+        }
+        for text in [
+            r#"{"from":"+1 302-555-0101"#,
+            "2026-10-01,13025550101,5",
+            r#""\u00313025550101""#,
+        ] {
+            assert!(privacy.suppresses_text(text), "{text}");
+            let hidden = privacy.hide_in_text(text);
+            assert!(privacy.suppresses_text(&hidden), "{text}: {hidden}");
+        }
+        assert!(!privacy.suppresses_text("13025550102"));
+    }
+    let without_key = Privacy::default();
+    assert!(without_key.suppressing(erased()).is_none());
+    assert!(without_key.suppressing([]).is_some());
+}
+
+#[test]
+fn a_number_with_something_beside_it_is_that_number() {
+    let token = key().token("13025550101");
+    for address in [
+        r#""Al" <sip:+13025550101@x>"#,
+        "+13025550101 ext 5",
+        "sip:%2B13025550101@x",
+        "13025550101 home",
+        "13025550101.0",
+    ] {
+        assert_eq!(key().token(address), token, "{address}");
+    }
+}
+
+#[test]
+fn numbers_in_scripts_that_nobody_knows_are_told_apart() {
+    let (first, second) = (key().token("৪৯১৭০১২৩৪৫৬"), key().token("৪৯১৭০১২৩৪৫৭"));
+    assert_ne!(first, second);
+    assert_ne!(first, key().token(""));
+}
+
+#[test]
+fn json_hides_numbers_however_they_are_written() {
+    let extra = r#"{"a":13025550101.0,"b":1.3025550101e10,"c":-13025550101,"d":"13025550101\ud800","e":["13025550101, 13025550101"],"f":0.0123456789,"g":123456}"#;
+    for mode in [Mode::Pseudonymize, Mode::Truncate] {
+        let mut hidden = record("1", "2", "x", extra);
+        privacy(mode).hide(&mut hidden);
+        let hidden = hidden.extra.unwrap();
+        assert!(
+            !hidden.contains("5550101") && !hidden.contains("3025550101e"),
+            "{hidden}"
+        );
+        assert!(
+            hidden.contains("0.0123456789") && hidden.contains("123456}"),
+            "{hidden}"
+        );
+        let json: serde_json::Value = serde_json::from_str(&hidden).unwrap();
+        if mode == Mode::Pseudonymize {
+            let token = key().token("13025550101").to_string();
+            assert_eq!(
+                (&json["a"], &json["b"], &json["c"]),
+                (&token.clone().into(), &token.clone().into(), &token.into())
+            );
+        }
+    }
+}
+
+#[test]
+fn escapes_do_not_split_a_number_that_is_rejected() {
+    for text in [
+        r"+1302\/555\/0101",
+        r"130255\t50101",
+        "1&nbsp;302&nbsp;555&nbsp;0101",
+        r"1302\\u00355\\u003550101",
+    ] {
+        let hidden = privacy(Mode::Pseudonymize).hide_in_text(text).into_owned();
+        assert!(
+            hidden.contains("tel_") && !hidden.contains("0101"),
+            "{text}: {hidden}"
+        );
+    }
+}
+
+#[test]
+fn a_short_number_is_erased_where_it_is_the_whole_value_only() {
+    let privacy = privacy(Mode::Keep)
+        .suppressing([key().token("900")])
+        .unwrap();
+    assert!(privacy.suppresses(&record("900", "2", "x", "{}")));
+    assert!(!privacy.suppresses(&record("1", "2", "Premium 900", r#"{"a":900}"#)));
+    assert!(!privacy.suppresses_text(r#"{"duration":900}"#));
+}
+
+#[test]
+fn bytes_that_are_no_text_are_hidden_too() {
+    let privacy = privacy(Mode::Pseudonymize);
+    let hidden = privacy.hide_in_bytes(b"\xff 13025550101");
+    assert!(!String::from_utf8_lossy(&hidden).contains("5550101"));
+    assert_eq!(&*privacy.hide_in_bytes(b"\xff x"), b"\xff x");
+}
+
+proptest::proptest! {
+    #[test]
+    fn extra_stays_json_and_keeps_what_is_no_number(texts in proptest::collection::vec("\\PC{0,20}", 0..5), number: u64) {
+        let json = serde_json::json!({"texts": texts, "number": number}).to_string();
+        for mode in [Mode::Pseudonymize, Mode::Truncate] {
+            let mut hidden = record("1", "2", "x", &json);
+            privacy(mode).hide(&mut hidden);
+            let hidden: serde_json::Value = serde_json::from_str(hidden.extra.as_deref().unwrap()).unwrap();
+            proptest::prop_assert_eq!(hidden["texts"].as_array().map(Vec::len), Some(texts.len()));
+            let has_numbers = |text: &str| !matches!(replace_numbers(text, |_| String::new()), Cow::Borrowed(_));
+            for (text, shown) in texts.iter().zip(hidden["texts"].as_array().unwrap()) {
+                if !has_numbers(text) {
+                    proptest::prop_assert_eq!(Some(text.as_str()), shown.as_str());
+                }
+            }
+        }
+    }
+}

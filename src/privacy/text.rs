@@ -1,0 +1,155 @@
+//! Numbers in values that hold more than a number: addresses, JSON, any text.
+
+use std::borrow::Cow;
+
+use super::token::is_name;
+use crate::numbers::{
+    MIN_DIGITS, may_hold_number, may_separate, replace_each_number, user_part, without_decimals,
+    without_escapes,
+};
+
+/// How many digits, or characters of a name, are dropped.
+const TRUNCATED_DIGITS: usize = 4;
+
+/// A number without its last four digits.
+pub(super) fn truncated_number(number: &str) -> String {
+    cut(without_decimals(number), char::is_numeric)
+}
+
+/// An address, the numbers in it without their last four digits; a name without its last four characters.
+pub(super) fn truncated_address(address: &str) -> String {
+    // As most are written.
+    if address.bytes().all(|byte| byte.is_ascii_digit()) {
+        let kept = address.len().saturating_sub(TRUNCATED_DIGITS);
+        return address.get(..kept).unwrap_or_default().to_owned();
+    }
+    let range = user_part(address);
+    let part = |range: std::ops::Range<usize>| address.get(range).unwrap_or_default();
+    let (before, after) = (part(0..range.start), part(range.end..address.len()));
+    let user = match replace_each_number(part(range.clone()), truncated_number) {
+        Cow::Owned(user) => user,
+        Cow::Borrowed(name) if is_name(name) => cut(name, |_| true),
+        Cow::Borrowed(short) => cut(short, char::is_numeric),
+    };
+    format!(
+        "{before}{user}{}",
+        replace_each_number(after, truncated_number)
+    )
+}
+
+/// A text up to the fifth last of the characters that count.
+fn cut(text: &str, counts: impl Fn(char) -> bool) -> String {
+    let last_kept = text
+        .char_indices()
+        .rev()
+        .filter(|(_, c)| counts(*c))
+        .nth(TRUNCATED_DIGITS);
+    let end = last_kept.map_or(0, |(at, c)| at + c.len_utf8());
+    text.get(..end).unwrap_or_default().to_owned()
+}
+
+/// Whether a value is a number and nothing else.
+pub(super) fn is_like_a_number(value: &str) -> bool {
+    if !may_hold_number(value) {
+        return false;
+    }
+    let user = value.get(user_part(value)).unwrap_or_default();
+    !is_name(user)
+        && user.chars().all(|c| c.is_numeric() || may_separate(c))
+        && user.chars().filter(|c| c.is_numeric()).count() >= MIN_DIGITS
+}
+
+/// A compact JSON text in which what `replace` makes of them stands for the numbers in its texts, and for its own numbers that
+/// could be phone numbers, as a string where that is no number any more.
+pub(super) fn map_numbers(json: &str, mut replace: impl FnMut(&str) -> String) -> String {
+    let mut mapped = String::with_capacity(json.len());
+    for token in tokens(json) {
+        if token.starts_with('"') {
+            let plain = plain_text(token);
+            match replace_each_number(&plain, &mut replace) {
+                Cow::Borrowed(_) => mapped.push_str(token),
+                Cow::Owned(text) => {
+                    mapped.push_str(&serde_json::to_string(&text).expect("a text is JSON"));
+                }
+            }
+        } else if let Some(digits) = phone_digits(token) {
+            let number = replace(&digits);
+            let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+            let quote = if is_number { "" } else { "\"" };
+            mapped.extend([quote, &number, quote]);
+        } else {
+            mapped.push_str(token);
+        }
+    }
+    mapped
+}
+
+/// Calls `each` for every text of a compact JSON text, keys included, and for the digits of every number in it that could be a
+/// phone number.
+pub(super) fn for_each_text(json: &str, mut each: impl FnMut(&str)) {
+    for token in tokens(json) {
+        if token.starts_with('"') {
+            each(&plain_text(token));
+        } else if let Some(digits) = phone_digits(token) {
+            each(&digits);
+        }
+    }
+}
+
+/// The strings and numbers of a compact JSON text, and everything between them.
+fn tokens(json: &str) -> impl Iterator<Item = &str> {
+    let mut rest = json;
+    std::iter::from_fn(move || {
+        let c = rest.chars().next()?;
+        let length = match c {
+            '"' => string_length(rest),
+            '0'..='9' | '-' => rest
+                .find(|c: char| !matches!(c, '0'..='9' | '-' | '+' | '.' | 'e' | 'E'))
+                .unwrap_or(rest.len()),
+            c => c.len_utf8(),
+        };
+        let (token, after) = rest.split_at(length);
+        rest = after;
+        Some(token)
+    })
+}
+
+/// The length of the JSON string that a valid text begins with, quotes included.
+fn string_length(json: &str) -> usize {
+    let mut is_escaped = false;
+    let end = json.bytes().skip(1).position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    });
+    end.map_or(json.len(), |end| end + 2)
+}
+
+/// What a JSON string says. Where half a character stands in it, which no text can hold, another stands for that.
+fn plain_text(token: &str) -> Cow<'_, str> {
+    let quoted = token
+        .strip_prefix('"')
+        .and_then(|token| token.strip_suffix('"'))
+        .unwrap_or_default();
+    if !quoted.contains('\\') {
+        return Cow::Borrowed(quoted);
+    }
+    let plain = serde_json::from_str(token);
+    Cow::Owned(plain.unwrap_or_else(|_| without_escapes(quoted)))
+}
+
+/// The digits of a JSON number that could be a phone number, however it is written.
+fn phone_digits(token: &str) -> Option<Cow<'_, str>> {
+    let number = token.strip_prefix('-').unwrap_or(token);
+    if !number.starts_with(|first: char| first.is_ascii_digit()) {
+        return None;
+    }
+    if number.contains(['e', 'E']) {
+        let value: f64 = number.parse().ok()?;
+        return (1e6..1e16)
+            .contains(&value)
+            .then(|| Cow::Owned(format!("{value:.0}")));
+    }
+    let whole = number.split('.').next().unwrap_or_default();
+    (whole.len() >= MIN_DIGITS).then_some(Cow::Borrowed(whole))
+}
