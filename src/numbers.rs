@@ -111,8 +111,11 @@ fn piece_length(text: &str) -> usize {
         let (separators, run) = rest.split_at(start);
         let length = run.find(|c| !is_digit(c)).unwrap_or(run.len());
         let run_digits = count_digits(run.get(..length).unwrap_or_default());
-        let is_extension =
-            runs == 1 && digits >= EXTENSION_DIGITS.1 && run_digits <= EXTENSION_DIGITS.0;
+        // Decimals are none.
+        let is_extension = runs == 1
+            && separators != "."
+            && digits >= EXTENSION_DIGITS.1
+            && run_digits <= EXTENSION_DIGITS.0;
         let is_another = digits >= MIN_DIGITS
             && (run_digits >= MIN_DIGITS || separators.contains(BEFORE_ANOTHER) || is_extension);
         // A date has three runs, an hour behind it is one more.
