@@ -19,7 +19,15 @@ const UUID_BYTES: usize = 36;
 /// A text in which what `replace` makes of it stands for everything that could be a phone number: digits of any script, with
 /// up to five characters between them that are neither letters nor JSON's. Dates that begin with a year of
 /// these centuries, decimals below one and UUIDs are no such numbers.
-pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
+pub(crate) fn replace_numbers(text: &str, replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
+    replace_unless(text, is_date_or_fraction, replace)
+}
+
+fn replace_unless(
+    text: &str,
+    is_other: fn(&str) -> bool,
+    mut replace: impl FnMut(&str) -> String,
+) -> Cow<'_, str> {
     if !may_hold_number(text) {
         return Cow::Borrowed(text);
     }
@@ -40,7 +48,7 @@ pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> Strin
         }
         let (number, digits) = number_at(text, at);
         let end = at + number.len();
-        if digits >= MIN_DIGITS && !is_date_or_fraction(number) {
+        if digits >= MIN_DIGITS && !is_other(number) {
             shown.push_str(text.get(kept..at).unwrap_or_default());
             shown.push_str(&replace(number));
             kept = end;
@@ -55,29 +63,35 @@ pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> Strin
     Cow::Owned(shown)
 }
 
-/// What begins a number of its own behind one that is long enough.
-const BEFORE_ANOTHER: [char; 7] = ['+', ',', '|', '\t', '&', '@', '\n'];
-/// Most digits of an extension, and fewest of the number before it.
-const EXTENSION_DIGITS: (usize, usize) = (5, 10);
+/// Most digits of a number ([E.164](https://www.itu.int/rec/T-REC-E.164)).
+pub(crate) const MAX_DIGITS: usize = 15;
+/// What separates the cells of a table, alone.
+const BETWEEN_CELLS: [&str; 3] = [",", "|", "\t"];
+/// Fewest digits of a cell that is a number.
+const MIN_CELL_DIGITS: usize = 10;
 
 /// A text in which what `replace` makes of it stands for every number of its own: of several that stand side by side, as in a
-/// line of CSV, each has its own. What is too short, or a date, among them stays.
+/// line of CSV, each has its own. Cells of a table that are too short to be one, and dates, stay beside them. Where there is any doubt what stands there is one.
 pub(crate) fn replace_each_number(
     text: &str,
     mut replace: impl FnMut(&str) -> String,
 ) -> Cow<'_, str> {
-    replace_numbers(text, |found| {
-        let mut shown = String::with_capacity(found.len());
-        let mut at = 0;
+    replace_unless(text, is_real_date_or_fraction, |found| {
+        let (mut shown, mut at) = (String::with_capacity(found.len()), 0);
+        let mut is_any = false;
         for range in pieces(found) {
             let piece = found.get(range.clone()).unwrap_or_default();
             shown.push_str(found.get(at..range.start).unwrap_or_default());
-            if count_digits(piece) >= MIN_DIGITS && !is_date_or_fraction(piece) {
+            if count_digits(piece) >= MIN_DIGITS && !is_real_date_or_fraction(piece) {
                 shown.push_str(&replace(piece));
+                is_any = true;
             } else {
                 shown.push_str(piece);
             }
             at = range.end;
+        }
+        if !is_any {
+            return replace(found);
         }
         shown.push_str(found.get(at..).unwrap_or_default());
         shown
@@ -99,11 +113,13 @@ pub(crate) fn pieces(found: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// How much of a text that begins with a digit is one number.
+/// How much of a text that begins with a digit is one number: all of it, but for what is certain to be something else.
 fn piece_length(text: &str) -> usize {
     let is_digit = |c: char| c.is_numeric();
     let mut end = text.find(|c| !is_digit(c)).unwrap_or(text.len());
     let (mut digits, mut runs) = (count_digits(text.get(..end).unwrap_or_default()), 1);
+    // What a dialler puts before a number is not of it.
+    let dialled = if text.starts_with("00") { 2 } else { 0 };
     while let Some(rest) = text.get(end..).filter(|rest| !rest.is_empty()) {
         let Some(start) = rest.find(is_digit) else {
             break;
@@ -111,16 +127,18 @@ fn piece_length(text: &str) -> usize {
         let (separators, run) = rest.split_at(start);
         let length = run.find(|c| !is_digit(c)).unwrap_or(run.len());
         let run_digits = count_digits(run.get(..length).unwrap_or_default());
-        // Decimals are none.
-        let is_extension = runs == 1
-            && separators != "."
-            && digits >= EXTENSION_DIGITS.1
-            && run_digits <= EXTENSION_DIGITS.0;
-        let is_another = digits >= MIN_DIGITS
-            && (run_digits >= MIN_DIGITS || separators.contains(BEFORE_ANOTHER) || is_extension);
+        // Too many for one, and enough for two.
+        let are_two = digits - dialled.min(digits) >= MIN_DIGITS
+            && run_digits >= MIN_DIGITS
+            && digits - dialled.min(digits) + run_digits > MAX_DIGITS;
+        let is_cell = runs == 1 && digits >= MIN_CELL_DIGITS && BETWEEN_CELLS.contains(&separators);
         // A date has three runs, an hour behind it is one more.
-        let is_date = || runs <= 4 && is_date_or_fraction(text.get(..end).unwrap_or_default());
-        if is_another || is_date() {
+        let is_date = || {
+            run_digits >= MIN_DIGITS
+                && (3..=4).contains(&runs)
+                && is_real_date_or_fraction(text.get(..end).unwrap_or_default())
+        };
+        if are_two || is_cell || is_date() {
             break;
         }
         end += start + length;
@@ -241,6 +259,19 @@ pub(crate) fn is_date_or_fraction(number: &str) -> bool {
             .all(|part| are_digits(part, 2..=2))
 }
 
+/// The same, of dates that a calendar could hold: what it could not may be a number.
+fn is_real_date_or_fraction(number: &str) -> bool {
+    let part = |at: usize| {
+        number
+            .get(at..at + 2)
+            .and_then(|part| part.parse::<u8>().ok())
+    };
+    is_date_or_fraction(number)
+        && (number.starts_with("0.")
+            || (part(5).is_some_and(|month| (1..=12).contains(&month))
+                && part(8).is_some_and(|day| (1..=31).contains(&day))))
+}
+
 /// The value of a decimal digit, of the scripts in which phone numbers are written.
 fn digit_of(c: char) -> Option<char> {
     const ZEROS: [char; 5] = ['0', '\u{660}', '\u{6f0}', '\u{966}', '\u{ff10}'];
@@ -332,15 +363,24 @@ mod tests {
             ("13025550101, 13025550102", "<13025550101>, <13025550102>"),
             ("13025550101 13025550102", "<13025550101> <13025550102>"),
             (
-                "+49 170 1234567, +49 170 1234568",
-                "+<49 170 1234567>, +<49 170 1234568>",
+                "+491701234567, +491701234568",
+                "+<491701234567>, +<491701234568>",
             ),
             ("2026-10-01 13025550101", "2026-10-01 <13025550101>"),
             (
                 "2026-10-01,13025550101,5,0.0270",
                 "2026-10-01,<13025550101>,5,0.0270",
             ),
-            ("13025550101 1234", "<13025550101> 1234"),
+            ("13025550101 1234", "<13025550101 1234>"),
+            ("+4989636480-18", "+<4989636480-18>"),
+            ("0049891234 56789", "<0049891234 56789>"),
+            ("00 49 170 1234567", "<00 49 170 1234567>"),
+            ("0049170 1234567", "<0049170 1234567>"),
+            ("13,025,550,101", "<13,025,550,101>"),
+            ("1+302+555+0101", "<1+302+555+0101>"),
+            ("0.800.123.456", "<0.800.123.456>"),
+            ("2012-34-56-78", "<2012-34-56-78>"),
+            ("1930-55-50-101", "<1930-55-50-101>"),
             ("13025550101 @ 13025550102", "<13025550101> @ <13025550102>"),
             ("12345 and 2026-10-01 12", "12345 and 2026-10-01 12"),
         ] {

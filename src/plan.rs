@@ -156,6 +156,8 @@ pub struct Due {
     /// Token of what was committed when the plan was made: another one means that another run did
     /// the slice since.
     pub committed_token: Option<String>,
+    /// When that was fetched: what was only changed since, by an erasure, is not what another run fetched.
+    pub committed_fetched_at: Option<Timestamp>,
 }
 
 /// What a run does.
@@ -395,6 +397,7 @@ impl Plan {
             slice,
             why,
             committed_token: found.commit(slice).map(|commit| commit.token.clone()),
+            committed_fetched_at: found.commit(slice).map(|commit| commit.fetched_at),
         });
     }
 

@@ -8,6 +8,9 @@ use tokio_util::sync::CancellationToken;
 use crate::lake::{Lake, LakeError, MarkedRuns};
 use crate::report::{RunReport, new_run_id};
 
+/// What is said of a store on which two runs would harm each other.
+pub const IGNORES_CONDITIONS: &str =
+    "the store ignores conditional writes, by which runs keep out of each other's way";
 /// A run that began so long ago and has committed nothing is looked at more closely.
 const LONG_AGO: Duration = Duration::from_mins(10);
 
@@ -60,6 +63,27 @@ impl ReportKeeper<'_> {
             ));
         }
         is_kept
+    }
+
+    /// Of the `marked` runs one that may be under way. Whoever asks has marked itself before, so of two that begin at
+    /// once at least one sees the other.
+    pub(crate) async fn find_alive(
+        &self,
+        marked: &MarkedRuns,
+    ) -> Result<Option<String>, LakeError> {
+        for run in marked.keys() {
+            if !self.is_dead(run, true).await? {
+                return Ok(Some(run.clone()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What is said to whoever has to be alone.
+    pub(crate) fn describe_alive(run: &str) -> String {
+        format!(
+            "{IGNORES_CONDITIONS}, and run {run} seems to be under way. Run again when it has ended"
+        )
     }
 
     /// Whether a run is dead. Who is interrupted does not wait to know: the next run will.

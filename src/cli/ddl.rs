@@ -3,7 +3,9 @@
 use std::ops::RangeInclusive;
 
 use clap::Args;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 
 use super::lake::{existing_lake, find_any_lake};
 use super::{CommandError, ConfigArgs, Exit, print};
@@ -12,13 +14,16 @@ use crate::ddl::{Days, DdlError, LedgerTotals, Table, Target};
 use crate::lake::ledger::Commit;
 use crate::lake::location::Location;
 use crate::lake::{Condition, Lake};
+use crate::plan::CLOCK_TOLERANCE;
 use crate::report::RunReport;
 use crate::slice::{Direction, Slice, parse_day};
 
 /// First day of the table where nobody says: the API knows no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
-/// Most runs that may have begun before one ended: more are not looked at, for there may be thousands of reports.
-const MAX_OVERLAPPING: usize = 50;
+/// How long a run may take at most, for those that began earlier than so long before another are not looked at.
+const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Reports that are read at the same time.
+const CONCURRENT_READS: usize = 16;
 /// Stands for the run that ended last.
 const LAST_RUN: &str = "last";
 
@@ -218,28 +223,33 @@ async fn as_of(lake: &Lake) -> Result<String, CommandError> {
     ))
 }
 
-/// Days that runs have changed which ended after `run`.
+/// Days that runs have changed which ended after `run`, or so shortly before that nobody can be sure.
 async fn changed_since(run: &str, lake: &Lake) -> Result<Vec<Date>, CommandError> {
     let since = report(run, lake).await?;
-    let mut days = Vec::new();
-    let runs = lake.runs().await?;
-    let first = runs
-        .iter()
-        .position(|known| *known == since.run)
-        .unwrap_or_default();
-    for run in runs
-        .get(first.saturating_sub(MAX_OVERLAPPING)..)
-        .unwrap_or_default()
-    {
-        let later: Option<RunReport> = lake.run_report(run).await?;
-        let later = later.filter(|report| report.finished_at > since.finished_at);
-        days.extend(
-            later
-                .into_iter()
-                .flat_map(|report| report.partitions_changed),
-        );
-    }
-    Ok(days)
+    let doubt = CLOCK_TOLERANCE
+        + SignedDuration::try_from(lake.lease_expiry().unwrap_or_default()).unwrap_or_default();
+    let later = reports(lake, &lake.runs().await?, since.started_at).await?;
+    let later = later.into_iter().filter(|report| {
+        report.run != since.run && report.finished_at.duration_since(since.finished_at) > -doubt
+    });
+    Ok(later.flat_map(|report| report.partitions_changed).collect())
+}
+
+/// The reports of runs that began no longer before `then` than a run may take.
+async fn reports(
+    lake: &Lake,
+    runs: &[String],
+    then: Timestamp,
+) -> Result<Vec<RunReport>, CommandError> {
+    // Names begin with the time, as it is written without marks.
+    let first = then - LONGEST_RUN;
+    let first = first.strftime("%Y%m%dT%H%M%SZ").to_string();
+    let runs = runs.iter().filter(|run| **run >= first);
+    let reports = stream::iter(runs)
+        .map(|run| lake.run_report::<RunReport>(run))
+        .buffer_unordered(CONCURRENT_READS)
+        .try_filter_map(|report| std::future::ready(Ok(report)));
+    Ok(reports.try_collect().await?)
 }
 
 /// The report of a run.
@@ -250,21 +260,20 @@ async fn report(run: &str, lake: &Lake) -> Result<RunReport, CommandError> {
         let problem = "--changed-by: no run has kept a report in this lake yet";
         return Err(usage(problem.to_owned()));
     };
-    // Names say when runs began, and not which ended last.
-    let wanted = runs.iter().rev().take(if run == LAST_RUN {
-        MAX_OVERLAPPING
-    } else {
-        usize::MAX
-    });
-    let wanted = wanted.filter(|known| run == LAST_RUN || *known == run);
-    let mut reports: Vec<RunReport> = Vec::new();
-    for name in wanted {
-        reports.extend(lake.run_report(name).await?);
-    }
-    let latest = reports.into_iter().max_by_key(|report| report.finished_at);
-    latest.ok_or_else(|| {
+    let unknown = || {
         usage(format!(
             "--changed-by: this lake has no report of a run {run}. The last one is {last}"
         ))
-    })
+    };
+    if run != LAST_RUN {
+        if !runs.iter().any(|known| known == run) {
+            return Err(unknown());
+        }
+        return lake.run_report(run).await?.ok_or_else(unknown);
+    }
+    // Names say when runs began, and not which ended last.
+    let begun_last: RunReport = lake.run_report(last).await?.ok_or_else(unknown)?;
+    let reports = reports(lake, &runs, begun_last.started_at).await?;
+    let latest = reports.into_iter().max_by_key(|report| report.finished_at);
+    latest.ok_or_else(unknown)
 }

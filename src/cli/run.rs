@@ -459,6 +459,7 @@ mod tests {
             },
             why: Why::Missing,
             committed_token: None,
+            committed_fetched_at: None,
         }];
         let plan = Plan {
             days: day..=day,

@@ -256,6 +256,7 @@ async fn repair(
             due.push(Due {
                 slice,
                 why: Why::Refresh,
+                committed_fetched_at: committed.as_ref().map(|commit| commit.fetched_at),
                 committed_token: committed.map(|commit| commit.token),
             });
         }

@@ -96,6 +96,9 @@ pub enum LakeError {
         /// Id of the key that there is.
         found: Option<String>,
     },
+    /// Somebody else is at work where nobody may be.
+    #[error("{0}")]
+    NotAlone(String),
     /// A number was erased since the list of erased numbers was read.
     #[error("a number was erased while the slice was under way: it has to be fetched without it")]
     ErasedMeanwhile,
@@ -401,6 +404,15 @@ impl Lake {
     /// [`LakeError`] if the store fails.
     pub async fn lease_state(&self, slice: Slice) -> Result<LeaseState, LakeError> {
         Ok(self.store.lease_state(&layout::lease(slice)).await?)
+    }
+
+    /// Removes what dead runs had under way, and says what of it is still there.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn remove_leftovers(&self) -> Result<Vec<Path>, LakeError> {
+        self.store.remove_leftovers().await?;
+        self.find_leftovers().await
     }
 
     /// How long the lease of a dead run bars others; `None` if it dies with the run.

@@ -25,6 +25,7 @@ use crate::lake::store::Lease;
 use crate::lake::{Lake, LakeError, MarkedRuns};
 use crate::plan::{CLOCK_TOLERANCE, Due};
 use crate::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
+pub use crate::run_reports::IGNORES_CONDITIONS;
 use crate::run_reports::ReportKeeper;
 use crate::slice::Slice;
 use crate::source::{Backoff, Source};
@@ -39,9 +40,6 @@ const SLICE_OVERHEAD_BYTES: usize = 36 << 20;
 
 /// Memory of a slice on its way into the table, besides what is uploaded of it.
 const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
-/// What `check` and `run` say of a store on which two runs would harm each other.
-pub const IGNORES_CONDITIONS: &str =
-    "the store ignores conditional writes, by which runs keep out of each other's way";
 
 /// What a run may do beyond what its plan says.
 #[derive(Clone, Debug, Default)]
@@ -369,18 +367,11 @@ async fn alone_if_it_must_be(
         started_at: context.started_at,
         stops: [&context.stop, interrupt],
     };
-    for run in marked.keys() {
-        if !keeper
-            .is_dead(run, true)
-            .await
-            .map_err(|error| chain(&error))?
-        {
-            return Err(format!(
-                "{IGNORES_CONDITIONS}, and run {run} seems to be under way. Run again when it has ended"
-            ));
-        }
+    let alive = keeper.find_alive(marked).await;
+    match alive.map_err(|error| chain(&error))? {
+        Some(run) => Err(ReportKeeper::describe_alive(&run)),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A slice that waits for a worker.

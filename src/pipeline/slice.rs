@@ -200,6 +200,7 @@ async fn attempt_all(
     }
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
         && due.committed_token.as_ref() != Some(&commit.token)
+        && due.committed_fetched_at != Some(commit.fetched_at)
         && before.entry.failed.is_none()
         && is_as_good_as_ours(context, slice, commit)
     {

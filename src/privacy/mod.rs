@@ -15,7 +15,10 @@ pub use crate::numbers::TOKEN_PREFIX;
 use crate::numbers::{
     MIN_DIGITS, pieces, replace_each_number, replace_numbers, user_part, without_escapes,
 };
-use text::{for_each_text, is_like_a_number, map_numbers, truncated_address, truncated_number};
+use text::{
+    for_each_text, is_like_a_number, map_numbers, truncated_address, truncated_number,
+    without_entities,
+};
 pub use token::{MIN_KEY_BYTES, PrivacyKey, Token};
 use token::{is_token, tokens_in};
 
@@ -161,6 +164,7 @@ impl Privacy {
     }
 
     fn is_suppressed_in(&self, text: &str) -> bool {
+        let text = &*without_entities(text);
         let mut found = tokens_in(text).any(|token| self.suppressed.contains(token));
         replace_numbers(text, |number| {
             // As one, as what stands side by side, and digits alone: what separates them may belong to one or separate two.
@@ -212,12 +216,17 @@ impl Privacy {
             &mut record.destination,
             self.modes.destination != Mode::Keep,
         ) {
-            let hidden = if is_like_a_number(text) {
-                Cow::Owned(self.hide_address(text, self.modes.destination))
+            let mode = self.modes.destination;
+            let plain = without_entities(text);
+            let hidden = if is_like_a_number(&plain) {
+                Some(self.hide_address(&plain, mode))
             } else {
-                self.hide_in(text, self.modes.destination)
+                match self.hide_in(&plain, mode) {
+                    Cow::Owned(hidden) => Some(hidden),
+                    Cow::Borrowed(_) => None,
+                }
             };
-            if let Cow::Owned(hidden) = hidden {
+            if let Some(hidden) = hidden {
                 *text = Cow::Owned(hidden);
             }
         }

@@ -95,6 +95,10 @@ fn the_last_four_digits_are_dropped() {
         ("alice", "a"),
         ("anonymous", "anony"),
         ("13025550101.0", "1302555"),
+        ("13025550101 1234", "1302555"),
+        ("+4989636480-18", "+498963"),
+        ("0049891234 56789", "004989 5"),
+        ("302 555 0101 302 555 0102", ""),
         ("13025550101 home", "1302555 home"),
         ("13025550101, 13025550102", "1302555, 1302555"),
         ("13025550101 ext 5", "1302555 ext 5"),
@@ -259,6 +263,38 @@ fn a_short_number_is_erased_where_it_is_the_whole_value_only() {
     assert!(privacy.suppresses(&record("900", "2", "x", "{}")));
     assert!(!privacy.suppresses(&record("1", "2", "Premium 900", r#"{"a":900}"#)));
     assert!(!privacy.suppresses_text(r#"{"duration":900}"#));
+}
+
+#[test]
+fn what_is_hidden_in_a_text_is_found_again() {
+    let token = key().token("+49 170 1234567");
+    for mode in [Mode::Keep, Mode::Pseudonymize] {
+        let privacy = privacy(mode).suppressing([token.clone()]).unwrap();
+        for text in [
+            "call +491701234567 now",
+            "call 0049170 1234567",
+            "00 49 170 1234567",
+            "+49 (170) 123-45-67",
+            "491701234567, 13025550101",
+            "2026-10-01 491701234567",
+            "49&nbsp;170&nbsp;1234567",
+            "2026-10-01,491701234567,5",
+        ] {
+            let extra = serde_json::to_string(&[text]).unwrap();
+            for found in [record("1", "2", text, "{}"), record("1", "2", "x", &extra)] {
+                assert!(privacy.suppresses(&found), "{text}");
+                let mut stored = found.clone();
+                privacy.hide(&mut stored);
+                assert!(privacy.suppresses(&stored), "{text}: {stored:?}");
+                let shown = format!("{:?}{:?}", stored.destination, stored.extra);
+                assert!(mode == Mode::Keep || !shown.contains("1234567"), "{shown}");
+            }
+            assert!(
+                privacy.suppresses_text(&privacy.hide_in_text(text)),
+                "{text}"
+            );
+        }
+    }
 }
 
 #[test]

@@ -4,16 +4,51 @@ use std::borrow::Cow;
 
 use super::token::is_name;
 use crate::numbers::{
-    MIN_DIGITS, may_hold_number, may_separate, replace_each_number, user_part, without_decimals,
-    without_escapes,
+    MAX_DIGITS, MIN_DIGITS, may_hold_number, may_separate, replace_each_number, user_part,
+    without_decimals, without_escapes,
 };
 
 /// How many digits, or characters of a name, are dropped.
 const TRUNCATED_DIGITS: usize = 4;
 
-/// A number without its last four digits.
+/// A number without its last four digits, and without those of every run of digits in it that is long enough to be one. Of more
+/// digits than a number has nothing is left.
 pub(super) fn truncated_number(number: &str) -> String {
-    cut(without_decimals(number), char::is_numeric)
+    let number = without_decimals(number);
+    let digits = number.chars().filter(|c| c.is_numeric()).count();
+    if digits > MAX_DIGITS && !number.starts_with("00") {
+        return String::new();
+    }
+    let mut kept = String::with_capacity(number.len());
+    let mut left = digits.saturating_sub(TRUNCATED_DIGITS);
+    let mut rest = number;
+    while let Some(c) = rest.chars().next() {
+        let run = rest.find(|c: char| !c.is_numeric()).unwrap_or(rest.len());
+        if run == 0 {
+            kept.push(c);
+            rest = rest.get(c.len_utf8()..).unwrap_or_default();
+            continue;
+        }
+        let (run, behind) = rest.split_at(run);
+        let of_run = run.chars().count();
+        let own = if of_run >= MIN_DIGITS {
+            of_run - TRUNCATED_DIGITS
+        } else {
+            of_run
+        };
+        kept.extend(run.chars().take(own.min(left)));
+        left = left.saturating_sub(of_run);
+        rest = behind;
+    }
+    let end = kept.rfind(char::is_numeric);
+    let end = end.map_or(0, |at| {
+        at + kept
+            .get(at..)
+            .and_then(|c| c.chars().next())
+            .map_or(0, char::len_utf8)
+    });
+    kept.truncate(end);
+    kept
 }
 
 /// An address, the numbers in it without their last four digits; a name without its last four characters.
@@ -56,7 +91,7 @@ pub(super) fn is_like_a_number(value: &str) -> bool {
     let user = value.get(user_part(value)).unwrap_or_default();
     !is_name(user)
         && user.chars().all(|c| c.is_numeric() || may_separate(c))
-        && user.chars().filter(|c| c.is_numeric()).count() >= MIN_DIGITS
+        && (MIN_DIGITS..=MAX_DIGITS + 2).contains(&user.chars().filter(|c| c.is_numeric()).count())
 }
 
 /// A compact JSON text in which what `replace` makes of them stands for the numbers in its texts, and for its own numbers that
@@ -132,10 +167,22 @@ fn plain_text(token: &str) -> Cow<'_, str> {
         .and_then(|token| token.strip_suffix('"'))
         .unwrap_or_default();
     if !quoted.contains('\\') {
-        return Cow::Borrowed(quoted);
+        return without_entities(quoted);
     }
-    let plain = serde_json::from_str(token);
-    Cow::Owned(plain.unwrap_or_else(|_| without_escapes(quoted)))
+    let plain: String = serde_json::from_str(token).unwrap_or_else(|_| without_escapes(quoted));
+    match without_entities(&plain) {
+        Cow::Owned(plain) => Cow::Owned(plain),
+        Cow::Borrowed(_) => Cow::Owned(plain),
+    }
+}
+
+/// A text without the spaces that HTML writes as words, which may stand between digits.
+pub(super) fn without_entities(text: &str) -> Cow<'_, str> {
+    if text.contains("&nbsp;") {
+        Cow::Owned(text.replace("&nbsp;", " "))
+    } else {
+        Cow::Borrowed(text)
+    }
 }
 
 /// The digits of a JSON number that could be a phone number, however it is written.

@@ -19,7 +19,7 @@ use crate::convert::{ConvertError, ConvertOptions, Converted, Converter};
 use crate::error::chain;
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
 use crate::lake::store::{Lease, LeaseState};
-use crate::lake::{Lake, LakeError, LedgerEntry, TableChange, is_intact, layout};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, TableChange, is_intact, layout};
 use crate::plan::day_us;
 use crate::privacy::{Privacy, Token};
 use crate::reconcile::verdict;
@@ -45,6 +45,10 @@ enum EraseError {
         "it holds the number, but is not as its ledger entry says, or has none. Run `cdrlake verify --repair`, which fetches it without the number, or restore it, and erase again"
     )]
     Uncertain,
+    #[error(
+        "a run died while it published it for the first time, or is about to: nobody knows what it holds. Run `cdrlake run`, and erase again"
+    )]
+    Announced,
     #[error(
         "the Parquet library fails on its file in a way that nobody foresaw. Run `cdrlake verify`"
     )]
@@ -230,11 +234,20 @@ pub async fn erase(
         }
         done();
     }
-    let is_complete = removal
+    let is_everywhere = removal
         .slices
         .iter()
         .all(|slice| slice.outcome == SliceOutcome::Committed);
     let mut warnings = Vec::new();
+    // What a run has under way that died meanwhile.
+    let leftovers = lake.remove_leftovers().await?;
+    if !leftovers.is_empty() {
+        warnings.push(format!(
+            "what runs had under way that died is still there, and may hold the number: {}. `cdrlake gc` removes it",
+            leftovers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    let is_complete = is_everywhere && leftovers.is_empty();
     if is_complete {
         lake.suppress(&key_id, token, Some(Timestamp::now()))
             .await?;
@@ -303,7 +316,8 @@ impl Eraser<'_> {
         let entry = lake.entry(slice).await;
         // These may be replaced without a word in the ledger.
         let has_failed_rejects = lake.failed_rejects_of(slice).await?.is_some();
-        Ok(entry.is_same_as(&searched.entry)
+        Ok(entry.condition == Condition::Sound
+            && entry.is_same_as(&searched.entry)
             && entry.entry.pending.is_none()
             && !has_failed_rejects)
     }
@@ -318,13 +332,12 @@ impl Eraser<'_> {
         let holding = look(lake, slice, &privacy).await?;
         let before = lake.usable_entry(slice).await?;
         let entry = &before.entry;
-        let is_halfway = entry.committed.is_some()
-            && entry
-                .pending
-                .as_ref()
-                .is_some_and(|pending| pending.planned.is_some());
-        if !holding.is_any() && !is_halfway {
+        let is_announced = entry.pending.is_some();
+        if !holding.is_any() && !is_announced {
             return Ok(None);
+        }
+        if is_announced && entry.committed.is_none() {
+            return Err(EraseError::Announced);
         }
         let path = layout::failed_rejects_file(slice);
         let failed = rejects_left(lake, slice, &path, "failed", &privacy).await?;
@@ -346,7 +359,9 @@ impl Eraser<'_> {
                 report
             }
             Some(commit) => self.rewrite(lease, before, commit, &privacy).await?,
-            None if holding.rows > 0 => return Err(EraseError::Uncertain),
+            None if holding.rows > 0 || before.condition != Condition::Sound => {
+                return Err(EraseError::Uncertain);
+            }
             // No entry speaks of them.
             None => {
                 lake.remove_rejects(lease, slice, false).await?;
@@ -379,12 +394,11 @@ impl Eraser<'_> {
         // Whoever died over the slice may have stored its rejects already.
         // An erasure says when the slice was fetched, not when it was changed.
         let are_planned = planned.as_ref().is_some_and(|planned| {
-            planned.counts.rejected == left && planned.fetched_at == old.fetched_at
+            planned.counts.rejected == left + dropped && planned.fetched_at == old.fetched_at
         });
         if left + dropped != old.counts.rejected && !are_planned {
             return Err(EraseError::Uncertain);
         }
-        let dropped = old.counts.rejected.saturating_sub(left);
         let old = self.in_table(&before, old, planned).await?;
         before.entry.committed = Some(old.clone());
         let mut commit = Commit {
@@ -394,11 +408,9 @@ impl Eraser<'_> {
             rejects: None,
             ..old.clone()
         };
-        // What was planned has left them out already.
-        if commit.counts.rejected != left {
-            commit.counts.rejected = left;
-            commit.counts.suppressed += dropped;
-        }
+        // Those that whoever died had left out already, too.
+        commit.counts.suppressed += old.counts.rejected.saturating_sub(left);
+        commit.counts.rejected = left;
         let rejects = match rejects {
             Some(file) => {
                 let described = RejectsFile::of(&file)?;
@@ -412,7 +424,10 @@ impl Eraser<'_> {
             None => None,
         };
         let (mut change, mut spool) = (TableChange::Keep, None);
-        if let Some(converted) = converted.filter(|left| left.counts.suppressed > 0) {
+        // Whoever had announced something may still be about to write: a file of another version bars that.
+        let is_new =
+            |left: &Converted| left.counts.suppressed > 0 || before.entry.pending.is_some();
+        if let Some(converted) = converted.filter(is_new) {
             commit.schema_version = SCHEMA_VERSION;
             commit.counts.suppressed += converted.counts.suppressed;
             commit.counts.rows = converted.counts.rows;

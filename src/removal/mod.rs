@@ -42,17 +42,35 @@ impl<'a> Removal<'a> {
         let started_at = Timestamp::now();
         let run = new_run_id(started_at);
         let lease = lake.begin_run(&run).await?;
-        Ok(Self {
+        // Before this one writes its own name over theirs.
+        let marked = lake.marked_runs(&run).await;
+        let removal = Self {
             lake,
             lease,
-            // Before this one writes its own name over theirs.
-            marked: lake.marked_runs(&run).await,
+            marked,
             run,
             started_at,
             interrupt,
             slices: Vec::new(),
             changed_before: Vec::new(),
-        })
+        };
+        if !lake.honours_conditions().await?
+            && let Ok(marked) = &removal.marked
+            && let Some(run) = removal.keeper().find_alive(marked).await?
+        {
+            let problem = ReportKeeper::describe_alive(&run);
+            removal.end(vec![problem.clone()]).await;
+            return Err(LakeError::NotAlone(problem));
+        }
+        Ok(removal)
+    }
+
+    fn keeper(&self) -> ReportKeeper<'a> {
+        ReportKeeper {
+            lake: self.lake,
+            started_at: self.started_at,
+            stops: [self.interrupt, self.interrupt],
+        }
     }
 
     /// Takes the right to work on a slice, waiting for a run that has it. `None` if this was interrupted.
@@ -82,6 +100,8 @@ impl<'a> Removal<'a> {
         tracing::error!(slice = slice.to_string(), "{problem}");
         self.slices.push(SliceReport {
             error: Some(problem),
+            // Perhaps it is; who loads it once more loses nothing.
+            table_changed: true,
             ..SliceReport::new(slice, SliceOutcome::Failed)
         });
     }
@@ -96,6 +116,7 @@ impl<'a> Removal<'a> {
     /// Keeps the report, and adds to it what dead runs had changed.
     async fn end(self, warnings: Vec<String>) -> RunReport {
         let interrupted = self.interrupt.is_cancelled();
+        let keeper = self.keeper();
         let mut report = RunReport::new(
             self.run,
             self.started_at,
@@ -104,11 +125,6 @@ impl<'a> Removal<'a> {
             warnings,
         );
         report.also_changed(self.changed_before);
-        let keeper = ReportKeeper {
-            lake: self.lake,
-            started_at: self.started_at,
-            stops: [self.interrupt, self.interrupt],
-        };
         keeper.keep(self.marked, &mut report).await;
         drop(self.lease);
         self.lake.settle().await;
