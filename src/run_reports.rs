@@ -1,8 +1,9 @@
-//! The report of a run, kept in the lake, and what runs that ended without one had done.
+//! Reports of runs in the lake: kept, read again, and made for runs that ended without one.
 
 use std::time::Duration;
 
-use jiff::Timestamp;
+use futures::{StreamExt, TryStreamExt, stream};
+use jiff::{SignedDuration, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use crate::lake::{Lake, LakeError, MarkedRuns};
@@ -13,6 +14,28 @@ pub const IGNORES_CONDITIONS: &str =
     "the store ignores conditional writes, by which runs keep out of each other's way";
 /// A run that began so long ago and has committed nothing is looked at more closely.
 const LONG_AGO: Duration = Duration::from_mins(10);
+
+/// How long a run may take at most: of those that began earlier than so long before another, reports are not looked at.
+const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(7 * 24);
+/// Reports that are read at the same time.
+const CONCURRENT_READS: usize = 16;
+
+/// The reports of runs that may have ended after `then`.
+pub(crate) async fn reports_since(
+    lake: &Lake,
+    then: Timestamp,
+) -> Result<Vec<RunReport>, LakeError> {
+    let runs = lake.runs().await?;
+    // Names begin with the time.
+    let first = new_run_id(then.checked_sub(LONGEST_RUN).unwrap_or(Timestamp::MIN));
+    let runs = runs.iter().filter(|run| **run >= first);
+    stream::iter(runs)
+        .map(|run| lake.run_report::<RunReport>(run))
+        .buffer_unordered(CONCURRENT_READS)
+        .try_filter_map(|report| std::future::ready(Ok(report)))
+        .try_collect()
+        .await
+}
 
 /// Keeps reports.
 #[derive(Debug)]

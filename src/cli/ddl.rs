@@ -3,9 +3,8 @@
 use std::ops::RangeInclusive;
 
 use clap::Args;
-use futures::{StreamExt, TryStreamExt, stream};
+use jiff::SignedDuration;
 use jiff::civil::Date;
-use jiff::{SignedDuration, Timestamp};
 
 use super::lake::{existing_lake, find_any_lake};
 use super::{CommandError, ConfigArgs, Exit, print};
@@ -16,14 +15,11 @@ use crate::lake::location::Location;
 use crate::lake::{Condition, Lake};
 use crate::plan::CLOCK_TOLERANCE;
 use crate::report::RunReport;
+use crate::run_reports::reports_since;
 use crate::slice::{Direction, Slice, parse_day};
 
 /// First day of the table where nobody says: the API knows no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
-/// How long a run may take at most, for those that began earlier than so long before another are not looked at.
-const LONGEST_RUN: SignedDuration = SignedDuration::from_hours(7 * 24);
-/// Reports that are read at the same time.
-const CONCURRENT_READS: usize = 16;
 /// Stands for the run that ended last.
 const LAST_RUN: &str = "last";
 
@@ -228,28 +224,11 @@ async fn changed_since(run: &str, lake: &Lake) -> Result<Vec<Date>, CommandError
     let since = report(run, lake).await?;
     let doubt = CLOCK_TOLERANCE
         + SignedDuration::try_from(lake.lease_expiry().unwrap_or_default()).unwrap_or_default();
-    let later = reports(lake, &lake.runs().await?, since.started_at).await?;
+    let later = reports_since(lake, since.started_at).await?;
     let later = later.into_iter().filter(|report| {
         report.run != since.run && report.finished_at.duration_since(since.finished_at) > -doubt
     });
     Ok(later.flat_map(|report| report.partitions_changed).collect())
-}
-
-/// The reports of runs that began no longer before `then` than a run may take.
-async fn reports(
-    lake: &Lake,
-    runs: &[String],
-    then: Timestamp,
-) -> Result<Vec<RunReport>, CommandError> {
-    // Names begin with the time, as it is written without marks.
-    let first = then - LONGEST_RUN;
-    let first = first.strftime("%Y%m%dT%H%M%SZ").to_string();
-    let runs = runs.iter().filter(|run| **run >= first);
-    let reports = stream::iter(runs)
-        .map(|run| lake.run_report::<RunReport>(run))
-        .buffer_unordered(CONCURRENT_READS)
-        .try_filter_map(|report| std::future::ready(Ok(report)));
-    Ok(reports.try_collect().await?)
 }
 
 /// The report of a run.
@@ -273,7 +252,7 @@ async fn report(run: &str, lake: &Lake) -> Result<RunReport, CommandError> {
     }
     // Names say when runs began, and not which ended last.
     let begun_last: RunReport = lake.run_report(last).await?.ok_or_else(unknown)?;
-    let reports = reports(lake, &runs, begun_last.started_at).await?;
+    let reports = reports_since(lake, begun_last.started_at).await?;
     let latest = reports.into_iter().max_by_key(|report| report.finished_at);
     latest.ok_or_else(unknown)
 }

@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use futures::{StreamExt, stream};
 use jiff::Timestamp;
-use jiff::civil::Date;
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
@@ -25,6 +24,7 @@ use crate::privacy::{Privacy, Token};
 use crate::reconcile::verdict;
 use crate::rejects::{RejectsWriter, read_rejects};
 use crate::report::{Change, RunReport, SliceOutcome, SliceReport};
+use crate::run_reports::reports_since;
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::{Direction, Slice};
 use crate::writer::{WriteError, checksum_of, read_rows};
@@ -217,7 +217,13 @@ pub async fn erase(
     let known = known.and_then(|list| list.get(token).cloned());
     if let Some(known) = known.filter(|known| known.erased_at.is_none()) {
         // Whoever follows this report has perhaps not followed that of the attempt before.
-        removal.changed_before = changed_since(lake, known.since).await?;
+        let reports = reports_since(lake, known.since).await?;
+        let reports = reports
+            .into_iter()
+            .filter(|report| report.finished_at >= known.since);
+        removal.changed_before = reports
+            .flat_map(|report| report.partitions_changed)
+            .collect();
     }
     lake.suppress(&key_id, token, None).await?;
     // Again, for what came in since.
@@ -259,21 +265,6 @@ pub async fn erase(
         report,
         is_complete,
     })
-}
-
-/// Days that runs have changed that ended since.
-async fn changed_since(lake: &Lake, since: Timestamp) -> Result<Vec<Date>, LakeError> {
-    let mut days = Vec::new();
-    for run in lake.runs().await? {
-        let report: Option<RunReport> = lake.run_report(&run).await?;
-        let report = report.filter(|report| report.finished_at >= since);
-        days.extend(
-            report
-                .into_iter()
-                .flat_map(|report| report.partitions_changed),
-        );
-    }
-    Ok(days)
 }
 
 struct Eraser<'a> {
@@ -337,7 +328,13 @@ impl Eraser<'_> {
             return Ok(None);
         }
         if is_announced && entry.committed.is_none() {
-            return Err(EraseError::Announced);
+            // On disk a lease is held as long as its holder lives, so nobody is about to write.
+            let may_be_written = lake.lease_expiry().is_some();
+            return if may_be_written || holding.is_any() {
+                Err(EraseError::Announced)
+            } else {
+                Ok(None)
+            };
         }
         let path = layout::failed_rejects_file(slice);
         let failed = rejects_left(lake, slice, &path, "failed", &privacy).await?;
