@@ -65,6 +65,8 @@ fn replace_unless(
 
 /// Most digits of a number ([E.164](https://www.itu.int/rec/T-REC-E.164)).
 pub(crate) const MAX_DIGITS: usize = 15;
+/// Most digits of a number as it is dialled within a country.
+const MAX_NATIONAL_DIGITS: usize = 12;
 /// What separates the cells of a table, alone.
 const BETWEEN_CELLS: [&str; 3] = [",", "|", "\t"];
 /// Fewest digits of a cell that is a number.
@@ -301,11 +303,21 @@ pub(crate) fn without_decimals(number: &str) -> &str {
 /// `0049170/1234567` and `491701234567` are the same.
 pub(crate) fn digits(number: &str) -> String {
     let number = without_decimals(number);
+    // What is dialled within the country only.
+    let number = match number.split_once("(0)") {
+        Some((country, national)) if country.contains(|c: char| c.is_numeric()) => {
+            Cow::Owned(format!("{country}{national}"))
+        }
+        _ => Cow::Borrowed(number),
+    };
     let digits: String = number.chars().filter_map(digit_of).collect();
-    match digits.strip_prefix("00") {
-        Some(international) if digits.len() >= MIN_DIGITS + 2 => international.to_owned(),
-        _ => digits,
-    }
+    // No number of any country is as long that begins with what North America dials before others.
+    let dialled = [("00", MIN_DIGITS + 2), ("011", MAX_NATIONAL_DIGITS + 1)];
+    let international = dialled.iter().find_map(|(prefix, least)| {
+        let rest = digits.strip_prefix(prefix)?;
+        (digits.len() >= *least).then(|| rest.to_owned())
+    });
+    international.unwrap_or(digits)
 }
 
 /// The part of an address that says who it is: of `sip:+4917@example.com;user=phone` that is `+4917`; the range of bytes
@@ -332,11 +344,18 @@ mod tests {
             "+491701234567",
             "+49 (170) 123-45.67",
             "0049170/1234567",
+            "+49 (0) 170 1234567",
+            "011491701234567",
             "٤٩١٧٠١٢٣٤٥٦٧",
         ] {
             assert_eq!(digits(number), "491701234567", "{number}");
         }
         assert_eq!(digits("0012"), "0012", "an extension, perhaps");
+        assert_eq!(
+            digits("01144960999"),
+            "01144960999",
+            "a number of Sheffield"
+        );
     }
 
     #[test]

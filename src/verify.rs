@@ -329,7 +329,8 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
     let is_everything = *scope == Scope::default();
     strays.retain(|stray| match stray.slice {
         Some(slice) => scope.holds(slice),
-        None => is_everything,
+        // Whatever is looked at may hold such a number.
+        None => is_everything || stray.fault == Fault::Unfinished,
     });
     Ok(strays)
 }

@@ -89,7 +89,13 @@ pub(super) async fn execute(args: &DdlArgs) -> Result<Exit, CommandError> {
     table(None)?;
     let text = if args.load {
         let lake = existing_lake(&config, false).await?;
-        let as_of = as_of(&lake).await?;
+        // Of what is loaded in part nobody can say that it is loaded up to here.
+        let is_part = args.changed_by.is_some() || args.from.is_some() || args.to.is_some();
+        let as_of = if is_part {
+            String::new()
+        } else {
+            as_of(&lake).await?
+        };
         as_of + &table(None)?.load(&days(args, &lake).await?)
     } else if args.check {
         let lake = existing_lake(&config, false).await?;
@@ -228,7 +234,11 @@ async fn changed_since(run: &str, lake: &Lake) -> Result<Vec<Date>, CommandError
     let later = later.into_iter().filter(|report| {
         report.run != since.run && report.finished_at.duration_since(since.finished_at) > -doubt
     });
-    Ok(later.flat_map(|report| report.partitions_changed).collect())
+    let mut days: Vec<Date> = later.flat_map(|report| report.partitions_changed).collect();
+    // What runs have changed so far that have not ended, or died.
+    let unreported = lake.marked_runs("").await?;
+    days.extend(unreported.values().flatten().map(|(slice, _)| slice.day));
+    Ok(days)
 }
 
 /// The report of a run.

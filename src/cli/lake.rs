@@ -132,16 +132,25 @@ pub(super) async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, 
             needs_key
         }
     };
+    let mut no_key = None;
     let privacy = match config.privacy(true) {
         Ok(with_key) => with_key,
         Err(error) if needs_key => return Err(error.into()),
         // It may be needed later: a number may be erased while a run is under way.
-        Err(_) => privacy,
+        Err(error) => {
+            if config.privacy.key.is_some() {
+                no_key = Some(format!(
+                    "{error} (it is not needed before the first `cdrlake erase`)"
+                ));
+            }
+            privacy
+        }
     };
     place.prepare()?;
     // Before anything is written that relies on it.
     store.honours_conditions().await?;
     let mut lake = Lake::open(store, &identity, privacy).await?;
+    lake.remarks.extend(no_key);
     // Better now than in every slice.
     lake.privacy_now().await?;
     if let Some(list) = lake.suppression().await?

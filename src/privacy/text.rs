@@ -54,10 +54,11 @@ pub(super) fn truncated_number(number: &str) -> String {
 /// An address, the numbers in it without their last four digits; a name without its last four characters.
 pub(super) fn truncated_address(address: &str) -> String {
     // As most are written.
-    if address.bytes().all(|byte| byte.is_ascii_digit()) {
+    if address.len() <= MAX_DIGITS && address.bytes().all(|byte| byte.is_ascii_digit()) {
         let kept = address.len().saturating_sub(TRUNCATED_DIGITS);
         return address.get(..kept).unwrap_or_default().to_owned();
     }
+    let address = &*without_entities(address);
     let range = user_part(address);
     let part = |range: std::ops::Range<usize>| address.get(range).unwrap_or_default();
     let (before, after) = (part(0..range.start), part(range.end..address.len()));

@@ -67,7 +67,7 @@ impl PrivacyKey {
         // As most are written.
         let is_plain = address.len() >= MIN_DIGITS
             && address.bytes().all(|byte| byte.is_ascii_digit())
-            && !address.starts_with("00");
+            && !address.starts_with('0');
         if is_plain {
             context.update(NUMBER);
             context.update(address.as_bytes());

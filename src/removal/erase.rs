@@ -37,7 +37,9 @@ const MAX_TRIES: u32 = 5;
 enum EraseError {
     #[error(transparent)]
     Lake(#[from] LakeError),
-    #[error("its rows cannot be read or written")]
+    #[error(
+        "its rows cannot be read or written (if its file is damaged, `cdrlake verify --repair` fetches it again, without the number; then erase again)"
+    )]
     Rows(#[from] ConvertError),
     #[error("one of its files cannot be read or written")]
     File(#[from] std::io::Error),

@@ -81,6 +81,14 @@ fn what_changed_since_a_run_is_what_all_later_ones_have_changed() {
         .next()
         .unwrap();
     assert!(load(&["--changed-since", run]).contains("There is no day to load"));
+    // What is a part says nothing of the whole.
+    for part in [
+        &["--from", DAY][..],
+        &["--to", DAY],
+        &["--changed-by", "last"],
+    ] {
+        assert!(!load(part).contains("As of run"), "{part:?}");
+    }
     for (day, first) in [("2026-10-02", 10), ("2026-10-03", 20)] {
         server.serve("placed", day, calls(first, 2).replace(DAY, day), 2);
         server.serve("received", day, "", 0);
