@@ -35,7 +35,7 @@ fn replace_unless(
     let mut is_word_start = true;
     while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
         let rest = text.as_bytes().get(at..).unwrap_or_default();
-        if is_word_start && (is_uuid(rest) || begins_with_token(rest)) {
+        if (is_word_start && is_uuid(rest)) || begins_with_token(rest) {
             // Both are as long.
             at += UUID_BYTES;
             is_word_start = false;
