@@ -1,6 +1,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cdrlake::config::Config;
 use cdrlake::lake::Lake;
@@ -16,13 +17,14 @@ use cdrlake::source::Source;
 use cdrlake::verify;
 use jiff::ToSpan;
 use jiff::civil::Date;
+use object_store::memory::InMemory;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::privacy::{KEY, everything, run, run_with};
 use crate::protocol::{Nobody, findings, visible};
 use crate::server::Server;
-use crate::stores::{Fault, FaultStore, Faults};
+use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases};
 use crate::support::{
     DAY, Ran, Workplace, block_on, calls, copy_tree, for_each, hold_lease, output, ran, serving,
 };
@@ -863,6 +865,82 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
             assert_eq!(suppressed, 4, "{context}");
             let rejected: u64 = commits.values().map(|commit| commit.counts.rejected).sum();
             assert_eq!(rejected, 1, "{context}");
+        });
+    });
+}
+
+/// A bucket may also refuse for good.
+const BUCKET_FAULTS: [Fault; 5] = [
+    Fault::ErrorBefore,
+    Fault::RefusedBefore,
+    Fault::ErrorAfter,
+    Fault::HangBefore,
+    Fault::HangAfter,
+];
+
+#[test]
+fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by_the_next() {
+    let server = Server::start();
+    let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n");
+    let second = "2026-10-02";
+    server.serve("placed", DAY, format!("{}{reject}", calls(0, 4)), 5);
+    server.serve("placed", second, calls(5, 3).replace(DAY, second), 3);
+    let lake = |objects: &Arc<InMemory>, faults: &Arc<Faults>| -> Arc<dyn LakeStore> {
+        let bucket = Arc::new(FaultBucket::new(objects, faults));
+        Arc::new(bucket_lake(bucket, 1 << 20, Duration::from_mins(1)))
+    };
+    let begun = Arc::new(InMemory::new());
+    let removed = Removed::new();
+    block_on(async {
+        let store = lake(&begun, &Faults::none());
+        let identity = removed.config.identity(&removed.privacy);
+        Lake::open(Arc::clone(&store), &identity, removed.privacy.clone())
+            .await
+            .unwrap();
+        for day in [DAY, second] {
+            let report = removed.fetch(Arc::clone(&store), &server.url(), day).await;
+            assert_eq!(report.outcome, RunOutcome::Committed, "{report:?}");
+        }
+    });
+    let faults = Faults::none();
+    let rehearsal = Arc::new(begun.fork());
+    assert_eq!(block_on(removed.erase(lake(&rehearsal, &faults))), Ok(true));
+    let operations = faults.operations();
+    assert!(operations.len() > 20, "{operations:?}");
+    for_each(operations.len() * BUCKET_FAULTS.len(), |k| {
+        let (at, fault) = (
+            k / BUCKET_FAULTS.len(),
+            BUCKET_FAULTS[k % BUCKET_FAULTS.len()].clone(),
+        );
+        let context = format!("{fault:?} of {:?}", operations[at]);
+        let objects = Arc::new(begun.fork());
+        let faults = Faults::new(at, fault);
+        let removed = Removed::new();
+        block_on(async {
+            tokio::select! {
+                _ = removed.erase(lake(&objects, &faults)) => {}
+                () = faults.reached.cancelled() => {}
+            }
+            expire_leases(&objects).await;
+            let store = lake(&objects, &Faults::none());
+            assert_eq!(
+                removed.erase(Arc::clone(&store)).await,
+                Ok(true),
+                "{context}"
+            );
+            let seen: Vec<String> = visible(&*store).await.into_values().flatten().collect();
+            assert_eq!(seen.len(), 6, "{context}: {seen:?}");
+            assert_eq!(findings(&store).await, [], "{context}");
+            let lake = removed.lake(Arc::clone(&store)).await.unwrap();
+            let slices = verify::slices(&lake, &verify::Scope::default())
+                .await
+                .unwrap();
+            let commits = verify::commits(&lake, &slices).await.unwrap();
+            let suppressed: u64 = commits
+                .values()
+                .map(|commit| commit.counts.suppressed)
+                .sum();
+            assert_eq!(suppressed, 2, "{context}");
         });
     });
 }
