@@ -312,14 +312,8 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
         let problem = "a run that died left it on the way into the lake";
         strays.push(Finding::stray(Fault::Leftover, &path, problem));
     }
-    let unfinished = lake
-        .suppression()
-        .await?
-        .map_or(0, |list| list.unfinished());
-    if unfinished > 0 {
-        let problem = format!(
-            "numbers whose erasure did not come to its end: {unfinished}. Calls of them may still be in the lake: `cdrlake erase` them again"
-        );
+    let list = lake.suppression().await?;
+    if let Some(problem) = list.and_then(|list| list.describe_unfinished()) {
         strays.push(Finding::stray(
             Fault::Unfinished,
             &layout::suppression(),

@@ -13,7 +13,7 @@ use super::prune::copies;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
 use super::table::{counted, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, exit_of_removal,
+    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, exit_of_removal, hint_for_warehouses,
     interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
@@ -208,14 +208,7 @@ async fn change(
                 "Not everything is done: its calls are left out of whatever is fetched from now on, but some are still in the lake. Erase it again.\n".to_owned()
             };
             text.push_str(&last);
-            if !report.partitions_changed.is_empty() {
-                writeln!(
-                    text,
-                    "Take them from a warehouse, too: cdrlake ddl --target … --load --changed-by {}",
-                    report.run
-                )
-                .expect("writing to memory does not fail");
-            }
+            text.push_str(&hint_for_warehouses(report));
             text
         }
     };

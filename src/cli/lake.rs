@@ -100,13 +100,6 @@ fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, CommandError
     store.map_err(wrong)
 }
 
-/// What is to be said where numbers were to be erased.
-pub(super) fn unfinished_erasures(numbers: usize) -> String {
-    format!(
-        "numbers whose erasure did not come to its end: {numbers}. Calls of them may still be in the lake: `cdrlake erase` them again"
-    )
-}
-
 fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
     let root = std::path::absolute(root)?;
     let outer = root
@@ -151,12 +144,10 @@ pub(super) async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, 
     store.honours_conditions().await?;
     let mut lake = Lake::open(store, &identity, privacy).await?;
     lake.remarks.extend(no_key);
-    // Better now than in every slice.
-    lake.privacy_now().await?;
-    if let Some(list) = lake.suppression().await?
-        && list.unfinished() > 0
-    {
-        lake.remarks.push(unfinished_erasures(list.unfinished()));
+    if let Some(list) = lake.suppression().await? {
+        // Better now than in every slice.
+        list.must_be_of(lake.privacy())?;
+        lake.remarks.extend(list.describe_unfinished());
     }
     Ok(lake)
 }

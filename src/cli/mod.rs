@@ -347,6 +347,17 @@ fn print(result: &[u8]) -> Result<Exit, CommandError> {
     }
 }
 
+/// What a warehouse has to be told after something was taken out of the lake; nothing where it need not.
+fn hint_for_warehouses(report: &RunReport) -> String {
+    if report.partitions_changed.is_empty() {
+        return String::new();
+    }
+    format!(
+        "Take them from a warehouse, too: cdrlake ddl --target … --load --changed-by {}\n",
+        report.run
+    )
+}
+
 /// The exit status of what takes something out of the lake.
 fn exit_of_removal(report: &RunReport) -> Exit {
     match report.outcome {

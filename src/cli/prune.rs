@@ -14,7 +14,7 @@ use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
 use super::table::{counted, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, exit_of_removal,
+    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, exit_of_removal, hint_for_warehouses,
     interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
@@ -163,14 +163,7 @@ fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
         writeln!(text, "failed: {}: {problem}", slice.slice())
             .expect("writing to memory does not fail");
     }
-    if !report.partitions_changed.is_empty() {
-        writeln!(
-            text,
-            "Take them from a warehouse, too: cdrlake ddl --target … --load --changed-by {}",
-            report.run
-        )
-        .expect("writing to memory does not fail");
-    }
+    text.push_str(&hint_for_warehouses(report));
     if config.window.start.is_some_and(|start| start < before) {
         writeln!(
             text,

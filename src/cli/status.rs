@@ -7,7 +7,7 @@ use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use super::lake::{existing_lake, unfinished_erasures};
+use super::lake::existing_lake;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::DayTable;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
@@ -39,14 +39,9 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let text = match args.output.format {
         OutputFormat::Json => json_text(&status),
         OutputFormat::Text => {
-            let unfinished = lake
-                .suppression()
-                .await?
-                .map_or(0, |list| list.unfinished());
-            let last = match unfinished {
-                0 => String::new(),
-                unfinished => format!("There are {}.\n", unfinished_erasures(unfinished)),
-            };
+            let list = lake.suppression().await?;
+            let unfinished = list.and_then(|list| list.describe_unfinished());
+            let last = unfinished.map_or_else(String::new, |said| format!("There are {said}.\n"));
             render(&status) + &last
         }
     };

@@ -229,10 +229,15 @@ pub struct Commit {
     pub response_last_modified: Option<String>,
 }
 
+/// A token that no other attempt has.
+pub fn new_token() -> String {
+    format!("{:032x}", fastrand::u128(..))
+}
+
 impl Commit {
-    /// What is said of a slice that `run` removes for its age, and of which `old` was said.
-    pub fn pruned(old: Option<Self>, run: &str) -> Self {
-        let nothing = || Self {
+    /// A commit of a slice of which nothing is known.
+    fn of_nothing() -> Self {
+        Self {
             run: String::new(),
             token: String::new(),
             tool_version: TOOL.to_owned(),
@@ -243,7 +248,7 @@ impl Commit {
                 query: Vec::new(),
             },
             fetched_at: Timestamp::now(),
-            state: State::Pruned,
+            state: State::Open,
             file: None,
             digest: Digest::default(),
             counts: Counts::default(),
@@ -253,14 +258,18 @@ impl Commit {
             reconcile: Verdict::Off,
             response_etag: None,
             response_last_modified: None,
-        };
+        }
+    }
+
+    /// What is said of a slice that `run` removes for its age, and of which `old` was said.
+    pub fn pruned(old: Option<Self>, run: &str) -> Self {
         Self {
             run: run.to_owned(),
-            token: format!("{:032x}", fastrand::u128(..)),
+            token: new_token(),
             state: State::Pruned,
             file: None,
             rejects: None,
-            ..old.unwrap_or_else(nothing)
+            ..old.unwrap_or_else(Self::of_nothing)
         }
     }
 
@@ -309,24 +318,10 @@ pub(crate) mod tests {
         Commit {
             run: "run".to_owned(),
             token: "token".to_owned(),
-            tool_version: "0".to_owned(),
-            schema_version: 1,
-            privacy_key_id: None,
-            asked: Asked {
-                url: "http://localhost/".to_owned(),
-                query: Vec::new(),
-            },
             fetched_at: Timestamp::UNIX_EPOCH,
             state,
             file,
-            digest: Digest::default(),
-            counts: Counts::default(),
-            totals: Totals::default(),
-            rejects: None,
-            control_total: None,
-            reconcile: Verdict::Off,
-            response_etag: None,
-            response_last_modified: None,
+            ..Commit::of_nothing()
         }
     }
 

@@ -25,6 +25,7 @@ use tempfile::TempPath;
 use crate::privacy::Privacy;
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::{Direction, Slice};
+use crate::writer::SpoolFile;
 use bucket::FailureKind;
 use identity::{FORMAT, Identity};
 use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile, State};
@@ -229,6 +230,23 @@ pub enum TableChange {
     Replace(TempPath, PublishedFile),
     /// The slice has no rows, and therefore no file.
     Remove,
+}
+
+impl TableChange {
+    /// What a finished file of the spool does to the table: one without rows is none.
+    pub fn of(slice: Slice, file: SpoolFile) -> Self {
+        if file.rows == 0 {
+            return Self::Remove;
+        }
+        let published = PublishedFile {
+            path: layout::table_file(slice).to_string(),
+            rows: file.rows,
+            bytes: file.bytes,
+            checksum: file.checksum,
+            etag: None,
+        };
+        Self::Replace(file.path, published)
+    }
 }
 
 /// A publication of which everything is done that takes long and that nobody sees. Dropping it takes

@@ -33,10 +33,15 @@ pub struct SuppressedNumber {
 }
 
 impl SuppressionList {
-    /// Numbers of which calls may still be in the lake: their erasure was begun and did not come to its end.
-    pub fn unfinished(&self) -> usize {
+    /// What is to be said of numbers whose erasure did not come to its end, if there are any.
+    pub fn describe_unfinished(&self) -> Option<String> {
         let is_unfinished = |number: &&SuppressedNumber| number.erased_at.is_none();
-        self.numbers.iter().filter(is_unfinished).count()
+        let numbers = self.numbers.iter().filter(is_unfinished).count();
+        (numbers > 0).then(|| {
+            format!(
+                "numbers whose erasure did not come to its end: {numbers}. Calls of them may still be in the lake: `cdrlake erase` them again"
+            )
+        })
     }
 
     /// Refuses another key than that of the list.

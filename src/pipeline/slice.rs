@@ -14,7 +14,7 @@ use super::{Context, RoomToFetch, Stop, Waiting};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, chain, is_disk_full};
-use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State};
+use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::store::Lease;
 use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact, layout};
 use crate::plan::{Due, is_from_the_future, state_of};
@@ -348,7 +348,7 @@ async fn settle(
     };
     let commit = Commit {
         run: context.run.clone(),
-        token: format!("{:032x}", fastrand::u128(..)),
+        token: new_token(),
         tool_version: TOOL.to_owned(),
         schema_version: SCHEMA_VERSION,
         privacy_key_id: context.lake.privacy().key_id().map(str::to_owned),
@@ -465,18 +465,8 @@ async fn publish(
         .committed
         .as_ref()
         .and_then(|old| Change::between(old, &commit));
-    let table_change = if file.rows > 0 {
-        let published = PublishedFile {
-            path: layout::table_file(slice).to_string(),
-            rows: file.rows,
-            bytes: file.bytes,
-            checksum: file.checksum,
-            etag: None,
-        };
-        TableChange::Replace(file.path, published)
-    } else {
-        TableChange::Remove
-    };
+    let has_rows = file.rows > 0;
+    let table_change = TableChange::of(slice, file);
     // A day that never had a file, and has none now, has no partition to load. One that lost its file
     // to a run that died has, although it is gone already.
     let had_partition = before.entry.pending.is_some()
@@ -485,7 +475,6 @@ async fn publish(
             .committed
             .as_ref()
             .is_some_and(|commit| commit.file.is_some());
-    let has_rows = file.rows > 0;
     let staged = stage(context, slice, table_change, rejects).await?;
     let has_partition = has_rows || had_partition || staged.has_table_file();
     let lake = &context.lake;

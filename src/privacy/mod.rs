@@ -138,16 +138,18 @@ impl Privacy {
     }
 
     fn holds_suppressed(&self, record: &Record<'_>) -> bool {
-        let addresses = [&record.from_number, &record.to_number, &record.destination];
-        let mut addresses = addresses.into_iter().filter_map(Option::as_deref);
-        let mut found = addresses.any(|address| {
+        // A place, as most destinations are, is nobody's name.
+        let destination = record.destination.as_deref();
+        let destination = destination.filter(|place| place.contains(char::is_numeric));
+        let addresses = [
+            record.from_number.as_deref(),
+            record.to_number.as_deref(),
+            destination,
+        ];
+        let mut found = addresses.into_iter().flatten().any(|address| {
             // As most are written: there is nothing else in it.
             let is_plain = address.bytes().all(|byte| byte.is_ascii_digit());
-            // A place, as most destinations are, is nobody's name.
-            let is_place = Some(address) == record.destination.as_deref()
-                && !address.contains(char::is_numeric);
             !address.is_empty()
-                && !is_place
                 && (self.is_suppressed(address) || (!is_plain && self.is_suppressed_in(address)))
         });
         if let (Some(json), false) = (&record.extra, found) {

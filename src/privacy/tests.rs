@@ -258,6 +258,15 @@ fn escapes_do_not_split_a_number_that_is_rejected() {
 }
 
 #[test]
+fn a_name_is_erased_also_where_the_destination_has_it_too() {
+    let privacy = privacy(Mode::Keep)
+        .suppressing([key().token("alice")])
+        .unwrap();
+    assert!(privacy.suppresses(&record("alice", "2", "alice", "{}")));
+    assert!(!privacy.suppresses(&record("1", "2", "alice", "{}")));
+}
+
+#[test]
 fn a_short_number_is_erased_where_it_is_the_whole_value_only() {
     let privacy = privacy(Mode::Keep)
         .suppressing([key().token("900")])

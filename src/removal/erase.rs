@@ -16,7 +16,7 @@ use super::Removal;
 use crate::config::{Config, TOOL};
 use crate::convert::{ConvertError, ConvertOptions, Converted, Converter};
 use crate::error::chain;
-use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
+use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::store::{Lease, LeaseState};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, TableChange, is_intact, layout};
 use crate::plan::day_us;
@@ -402,7 +402,7 @@ impl Eraser<'_> {
         before.entry.committed = Some(old.clone());
         let mut commit = Commit {
             run: self.removal.run.clone(),
-            token: format!("{:032x}", fastrand::u128(..)),
+            token: new_token(),
             tool_version: TOOL.to_owned(),
             rejects: None,
             ..old.clone()
@@ -445,18 +445,7 @@ impl Eraser<'_> {
         if let Some(converted) = spool {
             let metadata = commit.file_metadata(slice);
             let file = on_thread(move || Ok(converted.write_footer(metadata)?)).await?;
-            change = if file.rows > 0 {
-                let published = PublishedFile {
-                    path: layout::table_file(slice).to_string(),
-                    rows: file.rows,
-                    bytes: file.bytes,
-                    checksum: file.checksum,
-                    etag: None,
-                };
-                TableChange::Replace(file.path, published)
-            } else {
-                TableChange::Remove
-            };
+            change = TableChange::of(slice, file);
         }
         let staged = lake.stage(slice, change, rejects).await?.keeping_failure();
         let entry = lake.publish(lease, before, staged, commit, privacy).await?;

@@ -396,7 +396,7 @@ fn rehearse(
     (operations, block_on(names(&**store)))
 }
 
-const FAULTS: [Fault; 4] = [
+pub(crate) const FAULTS: [Fault; 4] = [
     Fault::ErrorBefore,
     Fault::ErrorAfter,
     Fault::HangBefore,
@@ -404,7 +404,7 @@ const FAULTS: [Fault; 4] = [
 ];
 
 /// A bucket may also refuse for good.
-const BUCKET_FAULTS: [Fault; 5] = [
+pub(crate) const BUCKET_FAULTS: [Fault; 5] = [
     Fault::ErrorBefore,
     Fault::RefusedBefore,
     Fault::ErrorAfter,

@@ -22,7 +22,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::privacy::{KEY, everything, run, run_with};
-use crate::protocol::{Nobody, findings, visible};
+use crate::protocol::{BUCKET_FAULTS, FAULTS, Nobody, findings, visible};
 use crate::server::Server;
 use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases};
 use crate::support::{
@@ -712,12 +712,18 @@ impl Removed {
     }
 }
 
-const FAULTS: [Fault; 4] = [
-    Fault::ErrorBefore,
-    Fault::ErrorAfter,
-    Fault::HangBefore,
-    Fault::HangAfter,
-];
+/// Lets each of the operations suffer each of the faults, and says so.
+fn for_each_fault(
+    operations: &[(&'static str, String)],
+    faults: &[Fault],
+    each: impl Fn(usize, Fault, String) + Sync,
+) {
+    for_each(operations.len() * faults.len(), |k| {
+        let (at, fault) = (k / faults.len(), faults[k % faults.len()].clone());
+        let context = format!("{fault:?} of {:?}", operations[at]);
+        each(at, fault, context);
+    });
+}
 
 fn store_at(path: &std::path::Path) -> Arc<dyn LakeStore> {
     let store = LocalStore::new(path, 0o600);
@@ -825,11 +831,10 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
     assert_eq!(block_on(removed.erase(counting)), Ok(true));
     let operations = faults.operations();
     assert!(operations.len() > 20, "{operations:?}");
-    for_each(operations.len() * FAULTS.len(), |k| {
-        let (at, fault) = (k / FAULTS.len(), FAULTS[k % FAULTS.len()].clone());
+    for_each_fault(&operations, &FAULTS, |at, fault, context| {
         let directory = tempfile::tempdir().unwrap();
         copy_tree(&begun, directory.path());
-        let faults = Faults::new(at, fault.clone());
+        let faults = Faults::new(at, fault);
         let faulty = FaultStore::new(store_at(directory.path()), &faults);
         let removed = Removed::new();
         block_on(async {
@@ -837,7 +842,6 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
                 _ = removed.erase(faulty as _) => {}
                 () = faults.reached.cancelled() => {}
             }
-            let context = format!("{fault:?} of {:?}", operations[at]);
             let store = store_at(directory.path());
             // Whole rows: all of them, or those without the number.
             let seen = visible(&*store).await.values().map(Vec::len).sum::<usize>();
@@ -869,15 +873,6 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
     });
 }
 
-/// A bucket may also refuse for good.
-const BUCKET_FAULTS: [Fault; 5] = [
-    Fault::ErrorBefore,
-    Fault::RefusedBefore,
-    Fault::ErrorAfter,
-    Fault::HangBefore,
-    Fault::HangAfter,
-];
-
 #[test]
 fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by_the_next() {
     let server = Server::start();
@@ -907,12 +902,7 @@ fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by
     assert_eq!(block_on(removed.erase(lake(&rehearsal, &faults))), Ok(true));
     let operations = faults.operations();
     assert!(operations.len() > 20, "{operations:?}");
-    for_each(operations.len() * BUCKET_FAULTS.len(), |k| {
-        let (at, fault) = (
-            k / BUCKET_FAULTS.len(),
-            BUCKET_FAULTS[k % BUCKET_FAULTS.len()].clone(),
-        );
-        let context = format!("{fault:?} of {:?}", operations[at]);
+    for_each_fault(&operations, &BUCKET_FAULTS, |at, fault, context| {
         let objects = Arc::new(begun.fork());
         let faults = Faults::new(at, fault);
         let removed = Removed::new();
@@ -956,11 +946,10 @@ fn whichever_operation_of_a_prune_fails_or_is_the_last_the_next_one_completes_it
     let counting = FaultStore::new(store_at(rehearsal.path()), &faults);
     assert_eq!(block_on(removed.prune(counting)), Ok(true));
     let operations = faults.operations();
-    for_each(operations.len() * FAULTS.len(), |k| {
-        let (at, fault) = (k / FAULTS.len(), FAULTS[k % FAULTS.len()].clone());
+    for_each_fault(&operations, &FAULTS, |at, fault, context| {
         let directory = tempfile::tempdir().unwrap();
         copy_tree(&begun, directory.path());
-        let faults = Faults::new(at, fault.clone());
+        let faults = Faults::new(at, fault);
         let faulty = FaultStore::new(store_at(directory.path()), &faults);
         let removed = Removed::new();
         block_on(async {
@@ -968,7 +957,6 @@ fn whichever_operation_of_a_prune_fails_or_is_the_last_the_next_one_completes_it
                 _ = removed.prune(faulty as _) => {}
                 () = faults.reached.cancelled() => {}
             }
-            let context = format!("{fault:?} of {:?}", operations[at]);
             let store = store_at(directory.path());
             assert_eq!(
                 removed.prune(Arc::clone(&store)).await,
