@@ -13,14 +13,14 @@ use std::collections::HashSet;
 use crate::decode::Record;
 pub use crate::numbers::TOKEN_PREFIX;
 use crate::numbers::{
-    MIN_DIGITS, pieces, replace_each_number, replace_numbers, user_part, without_escapes,
+    numbers, replace_each_number, sequences, unescaped, user_part, without_escapes,
 };
 use text::{
-    for_each_text, is_like_a_number, map_numbers, truncated_address, truncated_number,
-    without_entities,
+    for_each_text, is_address, map_json, map_phone_number, replace_uri_users, truncated_address,
+    truncated_number, uri_users,
 };
 pub use token::{MIN_KEY_BYTES, PrivacyKey, Token};
-use token::{is_token, tokens_in};
+use token::{is_name, is_token, tokens_in};
 
 /// What becomes of numbers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -140,7 +140,8 @@ impl Privacy {
     fn holds_suppressed(&self, record: &Record<'_>) -> bool {
         // A place, as most destinations are, is nobody's name.
         let destination = record.destination.as_deref();
-        let destination = destination.filter(|place| place.contains(char::is_numeric));
+        let destination =
+            destination.filter(|place| place.contains(|c: char| c.is_numeric() || c == ':'));
         let addresses = [
             record.from_number.as_deref(),
             record.to_number.as_deref(),
@@ -167,24 +168,44 @@ impl Privacy {
         token.is_some_and(|token| self.suppressed.contains(&token))
     }
 
-    /// Whether a number that was erased is somewhere in a text, which may be anything.
+    /// Whether a number that was erased is somewhere in a text, which may be anything, or a name is all that stands between two
+    /// quotation marks or in a cell of it.
     pub fn suppresses_text(&self, text: &str) -> bool {
-        !self.suppressed.is_empty() && self.is_suppressed_in(&without_escapes(text))
+        if self.suppressed.is_empty() {
+            return false;
+        }
+        let text = without_escapes(text);
+        let mut cells = text
+            .split(['"', ',', ';', '|', '\t', '\r', '\n'])
+            .map(str::trim);
+        let is_suppressed_name = |cell: &str| {
+            let user = cell.get(user_part(cell)).unwrap_or_default();
+            !user.is_empty() && is_name(user) && self.is_suppressed(cell)
+        };
+        self.is_suppressed_in(&text) || cells.any(is_suppressed_name)
     }
 
+    /// Whether any sequence of groups of digits that stand side by side is a number that was erased: hiding has to choose
+    /// one of the ways to read them, erasing has not.
     fn is_suppressed_in(&self, text: &str) -> bool {
-        let text = &*without_entities(text);
-        let mut found = tokens_in(text).any(|token| self.suppressed.contains(token));
-        replace_numbers(text, |number| {
-            // As one, as what stands side by side, and digits alone: what separates them may belong to one or separate two.
-            let runs = number.split(|c: char| !c.is_numeric());
-            let runs = runs.filter(|run| run.chars().count() >= MIN_DIGITS);
-            let pieces = pieces(number).filter_map(|range| number.get(range));
-            let mut candidates = std::iter::once(number).chain(pieces).chain(runs);
-            found = found || candidates.any(|candidate| self.is_suppressed(candidate));
-            String::new()
-        });
-        found
+        match unescaped(text) {
+            Cow::Borrowed(text) => self.is_suppressed_as_written(text),
+            // What looks like an escape may be none.
+            Cow::Owned(plain) => {
+                self.is_suppressed_as_written(&plain) || self.is_suppressed_as_written(text)
+            }
+        }
+    }
+
+    fn is_suppressed_as_written(&self, text: &str) -> bool {
+        let user = |range| text.get(range).unwrap_or_default();
+        let is_number = |digits: &str| {
+            let token = self.key.as_ref().map(|key| key.token_of_number(digits));
+            token.is_some_and(|token| self.suppressed.contains(&token))
+        };
+        tokens_in(text).any(|token| self.suppressed.contains(token))
+            || sequences(text, is_number)
+            || uri_users(text).any(|range| self.is_suppressed(user(range)))
     }
 
     /// What becomes of numbers, column by column.
@@ -226,14 +247,10 @@ impl Privacy {
             self.modes.destination != Mode::Keep,
         ) {
             let mode = self.modes.destination;
-            let plain = without_entities(text);
-            let hidden = if is_like_a_number(&plain) {
-                Some(self.hide_address(&plain, mode))
+            let hidden = if is_address(&unescaped(text)) {
+                Some(self.hide_address(text, mode))
             } else {
-                match self.hide_in(&plain, mode) {
-                    Cow::Owned(hidden) => Some(hidden),
-                    Cow::Borrowed(_) => None,
-                }
+                self.hide_in(text, mode)
             };
             if let Some(hidden) = hidden {
                 *text = Cow::Owned(hidden);
@@ -241,15 +258,25 @@ impl Privacy {
         }
         if let (Some(json), true) = (&mut record.extra, self.modes.extra != Mode::Keep) {
             let mode = self.modes.extra;
-            let hidden = map_numbers(json, |number| self.hide_number(number, mode));
-            *json = Cow::Owned(hidden);
+            let hidden = map_json(
+                json,
+                |text| self.hide_in(text, mode),
+                |number| map_phone_number(number, |digits| self.hide_number(digits, mode)),
+            );
+            if let Cow::Owned(hidden) = hidden {
+                *json = Cow::Owned(hidden);
+            }
         }
     }
 
-    /// What stands for a whole value that names who calls or is called. Nothing stays nothing.
+    /// What stands for a whole value that names who calls or is called: of several numbers one for each. Nothing stays
+    /// nothing.
     fn hide_address(&self, address: &str, mode: Mode) -> String {
         match (mode, &self.key) {
             _ if address.is_empty() => String::new(),
+            (Mode::Pseudonymize, Some(_)) if holds_several_numbers(address) => {
+                self.hide_in(address, mode).unwrap_or_default()
+            }
             (Mode::Pseudonymize, Some(key)) => key.token(address).into_text(),
             (Mode::Truncate, _) => truncated_address(address),
             _ => address.to_owned(),
@@ -277,47 +304,54 @@ impl Privacy {
 
     /// A text, which may be of any column, without its numbers.
     pub fn hide_in_text<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        match self.modes.strictest() {
-            Mode::Keep => Cow::Borrowed(text),
+        let hidden = match self.modes.strictest() {
+            Mode::Keep => None,
             // A digit that is written as an escape is one nevertheless.
-            mode if text.contains('\\') || text.contains("&nbsp;") => {
-                let plain = without_escapes(text);
-                match self.hide_in(&plain, mode) {
-                    Cow::Owned(hidden) => Cow::Owned(hidden),
-                    Cow::Borrowed(_) => Cow::Borrowed(text),
-                }
-            }
+            mode if text.contains('\\') => self.hide_in(&without_escapes(text), mode),
             mode => self.hide_in(text, mode),
-        }
+        };
+        hidden.map_or(Cow::Borrowed(text), Cow::Owned)
     }
 
     /// The same of bytes. Where they are not text, so is what is shown of them in place of their numbers.
     pub fn hide_in_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
-        match String::from_utf8_lossy(bytes) {
-            Cow::Borrowed(text) => match self.hide_in_text(text) {
-                Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
-                Cow::Owned(hidden) => Cow::Owned(hidden.into_bytes()),
-            },
-            Cow::Owned(text) => match self.hide_in_text(&text) {
-                Cow::Borrowed(_) => Cow::Borrowed(bytes),
-                Cow::Owned(hidden) => Cow::Owned(hidden.into_bytes()),
-            },
+        match self.hide_in_text(&String::from_utf8_lossy(bytes)) {
+            Cow::Borrowed(_) => Cow::Borrowed(bytes),
+            Cow::Owned(hidden) => Cow::Owned(hidden.into_bytes()),
         }
     }
 
-    fn hide_in<'a>(&self, text: &'a str, mode: Mode) -> Cow<'a, str> {
-        replace_each_number(text, |number| self.hide_number(number, mode))
+    /// A text without its numbers and the users of its addresses; `None` if it has none.
+    fn hide_in(&self, text: &str, mode: Mode) -> Option<String> {
+        match unescaped(text) {
+            Cow::Borrowed(text) => self.hide_as_written(text, mode),
+            // What looks like an escape may be none.
+            Cow::Owned(plain) => self
+                .hide_as_written(&plain, mode)
+                .or_else(|| self.hide_as_written(text, mode)),
+        }
+    }
+
+    fn hide_as_written(&self, text: &str, mode: Mode) -> Option<String> {
+        let without_numbers =
+            replace_each_number(text, false, |number| self.hide_number(number, mode));
+        if let Cow::Owned(hidden) =
+            replace_uri_users(&without_numbers, |user| self.hide_address(user, mode))
+        {
+            return Some(hidden);
+        }
+        match without_numbers {
+            Cow::Owned(hidden) => Some(hidden),
+            Cow::Borrowed(_) => None,
+        }
     }
 }
 
 /// Whether an address names several numbers.
 pub fn holds_several_numbers(address: &str) -> bool {
-    let mut numbers = 0;
-    replace_each_number(address, |number| {
-        numbers += 1;
-        number.to_owned()
-    });
-    numbers > 1
+    // As most are written.
+    let is_plain = address.bytes().all(|byte| byte.is_ascii_digit());
+    !is_plain && numbers(&unescaped(address), true).nth(1).is_some()
 }
 
 /// Whether an address names anybody.

@@ -1,10 +1,11 @@
 //! Numbers in values that hold more than a number: addresses, JSON, any text.
 
 use std::borrow::Cow;
+use std::ops::Range;
 
-use super::token::is_name;
+use super::token::{is_name, is_token};
 use crate::numbers::{
-    MAX_DIGITS, MIN_DIGITS, may_hold_number, may_separate, replace_each_number, user_part,
+    MAX_DIGITS, MIN_DIGITS, numbers, replace_each_number, splice, unescaped, user_part,
     without_decimals, without_escapes,
 };
 
@@ -58,18 +59,18 @@ pub(super) fn truncated_address(address: &str) -> String {
         let kept = address.len().saturating_sub(TRUNCATED_DIGITS);
         return address.get(..kept).unwrap_or_default().to_owned();
     }
-    let address = &*without_entities(address);
+    let address = &*unescaped(address);
     let range = user_part(address);
     let part = |range: std::ops::Range<usize>| address.get(range).unwrap_or_default();
     let (before, after) = (part(0..range.start), part(range.end..address.len()));
-    let user = match replace_each_number(part(range.clone()), truncated_number) {
+    let user = match replace_each_number(part(range.clone()), true, truncated_number) {
         Cow::Owned(user) => user,
         Cow::Borrowed(name) if is_name(name) => cut(name, |_| true),
         Cow::Borrowed(short) => cut(short, char::is_numeric),
     };
     format!(
         "{before}{user}{}",
-        replace_each_number(after, truncated_number)
+        replace_each_number(after, false, truncated_number)
     )
 }
 
@@ -84,40 +85,99 @@ fn cut(text: &str, counts: impl Fn(char) -> bool) -> String {
     text.get(..end).unwrap_or_default().to_owned()
 }
 
-/// Whether a value is a number and nothing else.
-pub(super) fn is_like_a_number(value: &str) -> bool {
-    if !may_hold_number(value) {
-        return false;
-    }
-    let user = value.get(user_part(value)).unwrap_or_default();
-    !is_name(user)
-        && user.chars().all(|c| c.is_numeric() || may_separate(c))
-        && (MIN_DIGITS..=MAX_DIGITS + 2).contains(&user.chars().filter(|c| c.is_numeric()).count())
+/// Whether a value that may be a place names who is called: it is a number and nothing else, or the address of somebody.
+pub(super) fn is_address(value: &str) -> bool {
+    uri_users(value)
+        .next()
+        .is_some_and(|user| user.start <= SCHEME_BYTES)
+        || is_like_a_number(value)
 }
 
-/// A compact JSON text in which what `replace` makes of them stands for the numbers in its texts, and for its own numbers that
-/// could be phone numbers, as a string where that is no number any more.
-pub(super) fn map_numbers(json: &str, mut replace: impl FnMut(&str) -> String) -> String {
-    let mut mapped = String::with_capacity(json.len());
-    for token in tokens(json) {
-        if token.starts_with('"') {
-            let plain = plain_text(token);
-            match replace_each_number(&plain, &mut replace) {
-                Cow::Borrowed(_) => mapped.push_str(token),
-                Cow::Owned(text) => {
-                    mapped.push_str(&serde_json::to_string(&text).expect("a text is JSON"));
-                }
-            }
-        } else if let Some(digits) = phone_digits(token) {
-            let number = replace(&digits);
-            let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
-            let quote = if is_number { "" } else { "\"" };
-            mapped.extend([quote, &number, quote]);
-        } else {
-            mapped.push_str(token);
+/// Longest scheme of an address, with its colon.
+const SCHEME_BYTES: usize = "sips:".len();
+
+fn is_like_a_number(value: &str) -> bool {
+    let user = value.get(user_part(value)).unwrap_or_default();
+    let is_all = |hidden: Range<usize>| {
+        let outside = [user.get(..hidden.start), user.get(hidden.end..)];
+        !outside
+            .into_iter()
+            .flatten()
+            .any(|text| text.contains(char::is_numeric))
+    };
+    !is_name(user)
+        && numbers(user, true)
+            .next()
+            .is_some_and(|found| is_all(found.hidden))
+}
+
+/// Where in a text the users of SIP addresses (`sip:alice@example.com`) stand that are not hidden yet.
+pub(super) fn uri_users(text: &str) -> impl Iterator<Item = Range<usize>> {
+    text.match_indices(':').filter_map(|(colon, _)| {
+        let scheme = text.get(..colon)?;
+        let scheme = scheme
+            .rfind(|c: char| !c.is_alphanumeric())
+            .map_or(scheme, |before| {
+                scheme
+                    .get(before..)
+                    .unwrap_or_default()
+                    .trim_start_matches(|c: char| !c.is_alphanumeric())
+            });
+        if !["sip", "sips"]
+            .iter()
+            .any(|known| scheme.eq_ignore_ascii_case(known))
+        {
+            return None;
         }
-    }
-    mapped
+        let start = colon + 1;
+        let user = text.get(start..)?;
+        let length =
+            user.find(|c: char| c == '@' || c.is_whitespace() || "\"'<>,;\\".contains(c))?;
+        let is_user = user.get(length..)?.starts_with('@') && length > 0;
+        (is_user && !is_token(user.get(..length)?.trim_start_matches('+')))
+            .then(|| start..start + length)
+    })
+}
+
+/// A text in which what `replace` makes of them stands for the users of SIP addresses.
+pub(super) fn replace_uri_users(text: &str, replace: impl Fn(&str) -> String) -> Cow<'_, str> {
+    let users = uri_users(text).map(|user| {
+        let replaced = replace(text.get(user.clone()).unwrap_or_default());
+        (user, replaced)
+    });
+    splice(text, users)
+}
+
+/// A compact JSON text in which what `of_text` and `of_number` make of them stands for its texts, keys included, and its
+/// numbers; these are handed over as they stand, and replaced by JSON.
+pub(super) fn map_json(
+    json: &str,
+    mut of_text: impl FnMut(&str) -> Option<String>,
+    mut of_number: impl FnMut(&str) -> Option<String>,
+) -> Cow<'_, str> {
+    let mut at = 0;
+    let replaced = tokens(json).filter_map(|token| {
+        let range = at..at + token.len();
+        at = range.end;
+        let mapped = if token.starts_with('"') {
+            let text = of_text(&plain_text(token))?;
+            serde_json::to_string(&text).expect("a text is JSON")
+        } else if token.starts_with(|first: char| first == '-' || first.is_ascii_digit()) {
+            of_number(token)?
+        } else {
+            return None;
+        };
+        Some((range, mapped))
+    });
+    splice(json, replaced)
+}
+
+/// What `replace` makes of a JSON number that could be a phone number, as a string where that is no number any more.
+pub(super) fn map_phone_number(token: &str, replace: impl Fn(&str) -> String) -> Option<String> {
+    let number = replace(&phone_digits(token)?);
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    let quote = if is_number { "" } else { "\"" };
+    Some([quote, &number, quote].concat())
 }
 
 /// Calls `each` for every text of a compact JSON text, keys included, and for the digits of every number in it that could be a
@@ -168,22 +228,9 @@ fn plain_text(token: &str) -> Cow<'_, str> {
         .and_then(|token| token.strip_suffix('"'))
         .unwrap_or_default();
     if !quoted.contains('\\') {
-        return without_entities(quoted);
+        return Cow::Borrowed(quoted);
     }
-    let plain: String = serde_json::from_str(token).unwrap_or_else(|_| without_escapes(quoted));
-    match without_entities(&plain) {
-        Cow::Owned(plain) => Cow::Owned(plain),
-        Cow::Borrowed(_) => Cow::Owned(plain),
-    }
-}
-
-/// A text without the spaces that HTML writes as words, which may stand between digits.
-pub(super) fn without_entities(text: &str) -> Cow<'_, str> {
-    if text.contains("&nbsp;") {
-        Cow::Owned(text.replace("&nbsp;", " "))
-    } else {
-        Cow::Borrowed(text)
-    }
+    Cow::Owned(serde_json::from_str(token).unwrap_or_else(|_| without_escapes(quoted)))
 }
 
 /// The digits of a JSON number that could be a phone number, however it is written.

@@ -7,7 +7,7 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use crate::numbers::{
-    MIN_DIGITS, TOKEN_DIGITS, TOKEN_PREFIX, are_known, digits, replace_each_number, user_part,
+    MIN_DIGITS, TOKEN_DIGITS, TOKEN_PREFIX, are_known, digits, numbers, unescaped, user_part,
 };
 
 /// Shortest key, in bytes: as many as the hash has.
@@ -62,27 +62,28 @@ impl PrivacyKey {
 
     /// What stands for whom an address names: [`TOKEN_PREFIX`] and 32 hexadecimal digits.
     pub fn token(&self, address: &str) -> Token {
-        const NUMBER: &[u8] = b"cdrlake number v1\0";
-        let mut context = hmac::Context::with_key(&self.key);
         // As most are written.
         let is_plain = address.len() >= MIN_DIGITS
             && address.bytes().all(|byte| byte.is_ascii_digit())
             && !address.starts_with('0');
         if is_plain {
-            context.update(NUMBER);
-            context.update(address.as_bytes());
-        } else {
-            match Subject::of(address) {
-                Subject::Number(digits) => {
-                    context.update(NUMBER);
-                    context.update(digits.as_bytes());
-                }
-                Subject::Name(name) => {
-                    context.update(b"cdrlake name v1\0");
-                    context.update(name.as_bytes());
-                }
-            }
+            return self.token_of_number(address);
         }
+        match Subject::of(address) {
+            Subject::Number(digits) => self.token_of_number(&digits),
+            Subject::Name(name) => self.sign(b"cdrlake name v1\0", &name),
+        }
+    }
+
+    /// What stands for a number of these digits, which have no international prefix.
+    pub(super) fn token_of_number(&self, digits: &str) -> Token {
+        self.sign(b"cdrlake number v1\0", digits)
+    }
+
+    fn sign(&self, kind: &[u8], subject: &str) -> Token {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(kind);
+        context.update(subject.as_bytes());
         let mut token = String::with_capacity(TOKEN_PREFIX.len() + TOKEN_DIGITS);
         token.push_str(TOKEN_PREFIX);
         push_hex(&mut token, &context.sign().as_ref()[..TOKEN_DIGITS / 2]);
@@ -100,18 +101,13 @@ enum Subject {
 
 impl Subject {
     fn of(address: &str) -> Self {
-        let user = address.get(user_part(address)).unwrap_or_default();
-        if !is_name(user) && are_known(user) {
-            return Self::Number(digits(user));
-        }
-        // A number with something beside it is that number.
-        let mut numbers = Vec::new();
-        replace_each_number(user, |number| {
-            numbers.push(number.to_owned());
-            String::new()
-        });
-        match numbers.as_slice() {
-            [number] if are_known(number) => Self::Number(digits(number)),
+        let address = unescaped(address);
+        let user = address.get(user_part(&address)).unwrap_or_default();
+        let mut found = numbers(user, true).map(|found| user.get(found.number).unwrap_or_default());
+        match (found.next(), found.next()) {
+            // A number with something beside it is that number.
+            (Some(number), None) if are_known(number) => Self::Number(digits(number)),
+            (None, None) if !is_name(user) && are_known(user) => Self::Number(digits(user)),
             _ => Self::Name(user.to_lowercase()),
         }
     }

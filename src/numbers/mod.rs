@@ -1,9 +1,13 @@
 //! Phone numbers in texts: where they are, and which digits they have.
 
+mod grammar;
+
 use std::borrow::Cow;
 use std::ops::Range;
 
 use crate::error::is_unprintable;
+
+pub(crate) use grammar::{numbers, sequences};
 
 /// From so many digits on a number may be a phone number.
 pub(crate) const MIN_DIGITS: usize = 7;
@@ -18,137 +22,87 @@ const UUID_BYTES: usize = 36;
 
 /// A text in which what `replace` makes of it stands for everything that could be a phone number: digits of any script, with
 /// up to five characters between them that are neither letters nor JSON's. Dates that begin with a year of
-/// these centuries, decimals below one and UUIDs are no such numbers.
-pub(crate) fn replace_numbers(text: &str, replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
-    replace_unless(text, is_date_or_fraction, replace)
+/// these centuries, decimals below one and UUIDs are no such numbers. For what is shown, where nothing may slip through;
+/// what is stored is told apart by [`replace_each_number`].
+pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
+    let numbers = spans(text).filter_map(|span| {
+        let number = text.get(span.clone()).unwrap_or_default();
+        (!is_date_or_fraction(number)).then(|| (span, replace(number)))
+    });
+    splice(text, numbers)
 }
 
-fn replace_unless(
+/// A text in which what `replace` makes of it stands for every [number](grammar) of its own. In a `value` that is a number and
+/// nothing else the beginning says that one begins.
+pub(crate) fn replace_each_number(
     text: &str,
-    is_other: fn(&str) -> bool,
+    is_value: bool,
     mut replace: impl FnMut(&str) -> String,
 ) -> Cow<'_, str> {
-    if !may_hold_number(text) {
+    let numbers = numbers(text, is_value).map(|found| {
+        let number = text.get(found.number).unwrap_or_default();
+        (found.hidden, replace(number))
+    });
+    splice(text, numbers)
+}
+
+/// A text with other words in place of some of its ranges, which come in order.
+pub(crate) fn splice(
+    text: &str,
+    replaced: impl Iterator<Item = (Range<usize>, String)>,
+) -> Cow<'_, str> {
+    let (mut spliced, mut at) = (String::new(), 0);
+    let mut is_any = false;
+    for (range, by) in replaced {
+        if range.start < at {
+            // Within what was replaced already.
+            continue;
+        }
+        spliced.push_str(text.get(at..range.start).unwrap_or_default());
+        spliced.push_str(&by);
+        at = range.end;
+        is_any = true;
+    }
+    if !is_any {
         return Cow::Borrowed(text);
     }
-    let (mut shown, mut kept, mut at) = (String::new(), 0, 0);
+    spliced.push_str(text.get(at..).unwrap_or_default());
+    Cow::Owned(spliced)
+}
+
+/// Where as many digits as a number has stand close enough together to be one, or several: from a digit to a digit each.
+fn spans(text: &str) -> impl Iterator<Item = Range<usize>> {
+    let mut at = if may_hold_number(text) { 0 } else { text.len() };
     let mut is_word_start = true;
-    while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
-        let rest = text.as_bytes().get(at..).unwrap_or_default();
-        if (is_word_start && is_uuid(rest)) || begins_with_token(rest) {
-            // Both are as long.
-            at += UUID_BYTES;
+    std::iter::from_fn(move || {
+        while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
+            let rest = text.as_bytes().get(at..).unwrap_or_default();
+            if (is_word_start && is_uuid(rest)) || begins_with_token(rest) {
+                // Both are as long.
+                at += UUID_BYTES;
+                is_word_start = false;
+                continue;
+            }
+            if !c.is_numeric() {
+                is_word_start = !c.is_alphanumeric();
+                at += c.len_utf8();
+                continue;
+            }
+            let (start, (number, digits)) = (at, number_at(text, at));
+            at += number.len();
             is_word_start = false;
-            continue;
+            if digits >= MIN_DIGITS {
+                return Some(start..at);
+            }
         }
-        if !c.is_numeric() {
-            is_word_start = !c.is_alphanumeric();
-            at += c.len_utf8();
-            continue;
-        }
-        let (number, digits) = number_at(text, at);
-        let end = at + number.len();
-        if digits >= MIN_DIGITS && !is_other(number) {
-            shown.push_str(text.get(kept..at).unwrap_or_default());
-            shown.push_str(&replace(number));
-            kept = end;
-        }
-        at = end;
-        is_word_start = false;
-    }
-    if kept == 0 {
-        return Cow::Borrowed(text);
-    }
-    shown.push_str(text.get(kept..).unwrap_or_default());
-    Cow::Owned(shown)
+        None
+    })
 }
 
 /// Most digits of a number ([E.164](https://www.itu.int/rec/T-REC-E.164)).
 pub(crate) const MAX_DIGITS: usize = 15;
 /// Most digits of a number as it is dialled within a country.
 const MAX_NATIONAL_DIGITS: usize = 12;
-/// What separates the cells of a table, alone.
-const BETWEEN_CELLS: [&str; 3] = [",", "|", "\t"];
-/// Fewest digits of a cell that is a number.
-const MIN_CELL_DIGITS: usize = 10;
-
-/// A text in which what `replace` makes of it stands for every number of its own: of several that stand side by side, as in a
-/// line of CSV, each has its own. Cells of a table that are too short to be one, and dates, stay beside them. Where there is any doubt what stands there is one.
-pub(crate) fn replace_each_number(
-    text: &str,
-    mut replace: impl FnMut(&str) -> String,
-) -> Cow<'_, str> {
-    replace_unless(text, is_real_date_or_fraction, |found| {
-        let (mut shown, mut at) = (String::with_capacity(found.len()), 0);
-        let mut is_any = false;
-        for range in pieces(found) {
-            let piece = found.get(range.clone()).unwrap_or_default();
-            shown.push_str(found.get(at..range.start).unwrap_or_default());
-            if count_digits(piece) >= MIN_DIGITS && !is_real_date_or_fraction(piece) {
-                shown.push_str(&replace(piece));
-                is_any = true;
-            } else {
-                shown.push_str(piece);
-            }
-            at = range.end;
-        }
-        if !is_any {
-            return replace(found);
-        }
-        shown.push_str(found.get(at..).unwrap_or_default());
-        shown
-    })
-}
-
-fn count_digits(text: &str) -> usize {
-    text.chars().filter(|c| c.is_numeric()).count()
-}
-
-/// Where the numbers are that stand side by side in what [`replace_numbers`] takes for one, from a digit to a digit each.
-pub(crate) fn pieces(found: &str) -> impl Iterator<Item = Range<usize>> {
-    let mut at = 0;
-    std::iter::from_fn(move || {
-        let rest = found.get(at..)?;
-        let start = at + rest.find(char::is_numeric)?;
-        at = start + piece_length(found.get(start..)?);
-        Some(start..at)
-    })
-}
-
-/// How much of a text that begins with a digit is one number: all of it, but for what is certain to be something else.
-fn piece_length(text: &str) -> usize {
-    let is_digit = |c: char| c.is_numeric();
-    let mut end = text.find(|c| !is_digit(c)).unwrap_or(text.len());
-    let (mut digits, mut runs) = (count_digits(text.get(..end).unwrap_or_default()), 1);
-    // What a dialler puts before a number is not of it.
-    let dialled = if text.starts_with("00") { 2 } else { 0 };
-    while let Some(rest) = text.get(end..).filter(|rest| !rest.is_empty()) {
-        let Some(start) = rest.find(is_digit) else {
-            break;
-        };
-        let (separators, run) = rest.split_at(start);
-        let length = run.find(|c| !is_digit(c)).unwrap_or(run.len());
-        let run_digits = count_digits(run.get(..length).unwrap_or_default());
-        // Too many for one, and enough for two.
-        let are_two = digits - dialled.min(digits) >= MIN_DIGITS
-            && run_digits >= MIN_DIGITS
-            && digits - dialled.min(digits) + run_digits > MAX_DIGITS;
-        let is_cell = runs == 1 && digits >= MIN_CELL_DIGITS && BETWEEN_CELLS.contains(&separators);
-        // A date has three runs, an hour behind it is one more.
-        let is_date = || {
-            run_digits >= MIN_DIGITS
-                && (3..=4).contains(&runs)
-                && is_real_date_or_fraction(text.get(..end).unwrap_or_default())
-        };
-        if are_two || is_cell || is_date() {
-            break;
-        }
-        end += start + length;
-        digits += run_digits;
-        runs += 1;
-    }
-    end
-}
 
 /// Whether a text has as many digits as a number. Those of other scripts are not told from letters.
 pub(crate) fn may_hold_number(text: &str) -> bool {
@@ -205,10 +159,10 @@ pub(crate) fn may_separate(c: char) -> bool {
     !c.is_alphanumeric() && !"\":;={}[]\\".contains(c)
 }
 
-/// A text without the ways in which JSON and HTML write a character as several: they too may
+/// A text without the ways in which JSON, HTML and addresses write a character as several: they too may
 /// separate digits. What would do something to a terminal becomes a space.
 pub(crate) fn without_escapes(text: &str) -> String {
-    let mut text = text.replace("&nbsp;", " ");
+    let mut text = text.to_owned();
     // Escaped as often as it was put into another text.
     while text.contains("\\\\") {
         text = text.replace("\\\\", "\\");
@@ -236,7 +190,73 @@ pub(crate) fn without_escapes(text: &str) -> String {
         }
     }
     plain.push_str(rest);
+    match unescaped(&plain) {
+        Cow::Owned(unescaped) => unescaped,
+        Cow::Borrowed(_) => plain,
+    }
+}
+
+/// How often something may be escaped once more: an address within an address.
+const MAX_ESCAPES: usize = 3;
+
+/// A text in which digits, and what may stand between them, are no longer written as several
+/// characters, as HTML (`&#160;`) and addresses (`%2B`) do.
+pub(crate) fn unescaped(text: &str) -> Cow<'_, str> {
+    let mut plain = Cow::Borrowed(text);
+    for _ in 0..MAX_ESCAPES {
+        let escapes = memchr::memchr2_iter(b'&', b'%', plain.as_bytes());
+        let replaced = escapes.filter_map(|at| {
+            let (c, length) = escaped_at(plain.get(at..)?)?;
+            let is_of_number = c.is_numeric() || (may_separate(c) && !c.is_control());
+            is_of_number.then(|| (at..at + length, c.to_string()))
+        });
+        let Cow::Owned(unescaped) = splice(&plain, replaced) else {
+            break;
+        };
+        plain = Cow::Owned(unescaped);
+    }
     plain
+}
+
+/// The character that a text begins with, written as several, and how many bytes these are.
+fn escaped_at(text: &str) -> Option<(char, usize)> {
+    const NAMED: [(&str, char); 8] = [
+        ("nbsp", ' '),
+        ("ensp", ' '),
+        ("emsp", ' '),
+        ("thinsp", ' '),
+        ("shy", '\u{ad}'),
+        ("ndash", '-'),
+        ("minus", '-'),
+        ("plus", '+'),
+    ];
+    if let Some(entity) = text.strip_prefix('&') {
+        let name = entity.get(..entity.bytes().take(10).position(|byte| byte == b';')?)?;
+        let c = match name.strip_prefix('#') {
+            Some(number) => char::from_u32(match number.strip_prefix(['x', 'X']) {
+                Some(number) => u32::from_str_radix(number, 16).ok()?,
+                None => number.parse().ok()?,
+            })?,
+            None => NAMED.iter().find(|(known, _)| *known == name)?.1,
+        };
+        return Some((c, name.len() + 2));
+    }
+    let mut bytes = [0; 4];
+    let mut count = 0;
+    while let (Some(byte), Some(place)) = (percent_escaped(text, count), bytes.get_mut(count)) {
+        *place = byte;
+        count += 1;
+    }
+    let known = bytes[..count].utf8_chunks().next()?.valid();
+    let c = known.chars().next()?;
+    Some((c, 3 * c.len_utf8()))
+}
+
+/// The byte that the `nth` three characters of a text stand for.
+fn percent_escaped(text: &str, nth: usize) -> Option<u8> {
+    let digits = text.get(3 * nth..3 * nth + 3)?.strip_prefix('%')?;
+    let are_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    are_hexadecimal.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 /// Whether digits and what separates them are `20YY-MM-DD` or `19YY-MM-DD`, perhaps with an hour
@@ -274,15 +294,38 @@ fn is_real_date_or_fraction(number: &str) -> bool {
                 && part(8).is_some_and(|day| (1..=31).contains(&day))))
 }
 
-/// The value of a decimal digit, of the scripts in which phone numbers are written.
-fn digit_of(c: char) -> Option<char> {
-    const ZEROS: [char; 5] = ['0', '\u{660}', '\u{6f0}', '\u{966}', '\u{ff10}'];
-    let value = ZEROS.iter().find_map(|&zero| {
-        (c as u32)
-            .checked_sub(zero as u32)
-            .filter(|value| *value < 10)
-    })?;
-    char::from_digit(value, 10)
+/// The zero of every script that has decimal digits, which go on from there
+/// ([Unicode](https://www.unicode.org/reports/tr44/#Numeric_Type), `Nd`).
+#[rustfmt::skip]
+const ZEROS: [char; 66] = [
+    '\u{30}', '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}',
+    '\u{b66}', '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}', '\u{de6}', '\u{e50}', '\u{ed0}',
+    '\u{f20}', '\u{1040}', '\u{1090}', '\u{17e0}', '\u{1810}', '\u{1946}', '\u{19d0}', '\u{1a80}',
+    '\u{1a90}', '\u{1b50}', '\u{1bb0}', '\u{1c40}', '\u{1c50}', '\u{a620}', '\u{a8d0}',
+    '\u{a900}', '\u{a9d0}', '\u{a9f0}', '\u{aa50}', '\u{abf0}', '\u{ff10}', '\u{104a0}',
+    '\u{10d30}', '\u{11066}', '\u{110f0}', '\u{11136}', '\u{111d0}', '\u{112f0}', '\u{11450}',
+    '\u{114d0}', '\u{11650}', '\u{116c0}', '\u{11730}', '\u{118e0}', '\u{11950}', '\u{11c50}',
+    '\u{11d50}', '\u{11da0}', '\u{16a60}', '\u{16ac0}', '\u{16b50}', '\u{1d7ce}', '\u{1d7d8}',
+    '\u{1d7e2}', '\u{1d7ec}', '\u{1d7f6}', '\u{1e140}', '\u{1e2f0}', '\u{1e950}', '\u{1fbf0}',
+];
+
+/// The value of a decimal digit of any script, as a digit of ASCII. Those above and below the line are digits, too.
+pub(crate) fn digit_of(c: char) -> Option<char> {
+    if c.is_ascii() {
+        return c.is_ascii_digit().then_some(c);
+    }
+    let raised = match c {
+        '\u{b9}' => Some(1),
+        '\u{b2}' | '\u{b3}' => Some(c as u32 - 0xb0),
+        '\u{2070}' | '\u{2074}'..='\u{2079}' => Some(c as u32 - 0x2070),
+        '\u{2080}'..='\u{2089}' => Some(c as u32 - 0x2080),
+        _ => None,
+    };
+    let value = raised.or_else(|| {
+        let zero = ZEROS[..ZEROS.partition_point(|zero| *zero <= c)].last()?;
+        Some(c as u32 - *zero as u32).filter(|value| *value < 10)
+    });
+    char::from_digit(value?, 10)
 }
 
 /// Whether every digit of a number is of a script that this program knows, and there are any.
@@ -311,13 +354,18 @@ pub(crate) fn digits(number: &str) -> String {
         _ => Cow::Borrowed(number),
     };
     let digits: String = number.chars().filter_map(digit_of).collect();
+    international(&digits).to_owned()
+}
+
+/// Digits without what a dialler puts before an international number.
+pub(crate) fn international(digits: &str) -> &str {
     // No number of any country is as long that begins with what North America dials before others.
     let dialled = [("00", MIN_DIGITS + 2), ("011", MAX_NATIONAL_DIGITS + 1)];
-    let international = dialled.iter().find_map(|(prefix, least)| {
+    let rest = dialled.iter().find_map(|(prefix, least)| {
         let rest = digits.strip_prefix(prefix)?;
-        (digits.len() >= *least).then(|| rest.to_owned())
+        (digits.len() >= *least).then_some(rest)
     });
-    international.unwrap_or(digits)
+    rest.unwrap_or(digits)
 }
 
 /// The part of an address that says who it is: of `sip:+4917@example.com;user=phone` that is `+4917`; the range of bytes
@@ -347,6 +395,9 @@ mod tests {
             "+49 (0) 170 1234567",
             "011491701234567",
             "٤٩١٧٠١٢٣٤٥٦٧",
+            "৪৯১৭০১২৩৪৫৬৭",
+            "𝟒𝟗𝟏𝟕𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕",
+            "⁴⁹170¹²³⁴567",
         ] {
             assert_eq!(digits(number), "491701234567", "{number}");
         }
@@ -368,58 +419,6 @@ mod tests {
             ("", ""),
         ] {
             assert_eq!(address.get(user_part(address)), Some(user));
-        }
-    }
-
-    #[test]
-    fn numbers_side_by_side_are_told_apart() {
-        let each = |text| replace_each_number(text, |number| format!("<{number}>")).into_owned();
-        for (text, expected) in [
-            ("13025550101", "<13025550101>"),
-            ("+49 170 1234567", "+<49 170 1234567>"),
-            ("+1 (302) 555-0101", "+<1 (302) 555-0101>"),
-            ("302,555,0101", "<302,555,0101>"),
-            ("13025550101, 13025550102", "<13025550101>, <13025550102>"),
-            ("13025550101 13025550102", "<13025550101> <13025550102>"),
-            (
-                "+491701234567, +491701234568",
-                "+<491701234567>, +<491701234568>",
-            ),
-            ("2026-10-01 13025550101", "2026-10-01 <13025550101>"),
-            (
-                "2026-10-01,13025550101,5,0.0270",
-                "2026-10-01,<13025550101>,5,0.0270",
-            ),
-            ("13025550101 1234", "<13025550101 1234>"),
-            ("+4989636480-18", "+<4989636480-18>"),
-            ("0049891234 56789", "<0049891234 56789>"),
-            ("00 49 170 1234567", "<00 49 170 1234567>"),
-            ("0049170 1234567", "<0049170 1234567>"),
-            ("13,025,550,101", "<13,025,550,101>"),
-            ("1+302+555+0101", "<1+302+555+0101>"),
-            ("0.800.123.456", "<0.800.123.456>"),
-            ("2012-34-56-78", "<2012-34-56-78>"),
-            ("1930-55-50-101", "<1930-55-50-101>"),
-            ("13025550101 @ 13025550102", "<13025550101> @ <13025550102>"),
-            ("12345 and 2026-10-01 12", "12345 and 2026-10-01 12"),
-        ] {
-            assert_eq!(each(text), expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn long_texts_of_digits_take_no_longer_than_they_are() {
-        for text in [
-            "1 ".repeat(1 << 19),
-            "1".repeat(1 << 20),
-            "12345678,".repeat(1 << 17),
-        ] {
-            let mut numbers = 0;
-            replace_each_number(&text, |_| {
-                numbers += 1;
-                String::new()
-            });
-            assert!(numbers > 0);
         }
     }
 
