@@ -4,11 +4,13 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cdrlake::convert::{ConvertOptions, Converter};
+use cdrlake::privacy::Credentials;
 use cdrlake::simulator::{Generator, KeyOrder};
 use cdrlake::slice::{Direction, Slice};
 use cdrlake::writer::ParquetOptions;
 use jiff::civil::date;
 use parquet::basic::Compression;
+use secrecy::SecretString;
 
 /// Records of a body.
 pub(crate) const RECORDS: u64 = 20_000;
@@ -31,6 +33,9 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
         max_slice_bytes: u64::MAX,
         dedupe: true,
         privacy: Arc::default(),
+        credentials: Arc::new(Credentials::new(Some(SecretString::from(
+            "a key as long as keys are",
+        )))),
         parquet: ParquetOptions {
             compression,
             row_group_rows: 1 << 20,

@@ -8,6 +8,7 @@
 //! No network and no async: the pipeline runs a [`Converter`] on a thread of its own and feeds it
 //! chunks. Memory does not grow with the slice.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -18,7 +19,7 @@ use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
 use crate::framing::{BodySummary, Boundary, Format, FramingError, Position};
-use crate::privacy::Privacy;
+use crate::privacy::{Credentials, Privacy};
 use crate::records::{BodyLimits, Item, RecordReader};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::repeats::{RepeatFinder, Repeats};
@@ -48,6 +49,8 @@ pub struct ConvertOptions {
     pub dedupe: bool,
     /// What becomes of phone numbers, and whose calls are left out.
     pub privacy: Arc<Privacy>,
+    /// What no row and no reject may hold.
+    pub credentials: Arc<Credentials>,
     /// The `[parquet]` part of the configuration.
     pub parquet: ParquetOptions,
 }
@@ -187,6 +190,8 @@ struct Stage {
     /// Calls of numbers that were erased, from the first on.
     suppressed: Option<DuplicateFinder>,
     suppressed_records: u64,
+    /// Records out of which a credential was taken.
+    redacted: u64,
     decoder: Decoder,
     hasher: RowHasher,
     digest: Digest,
@@ -239,6 +244,7 @@ impl Converter {
                     .then(|| RepeatFinder::new(&options.spool_dir)),
                 suppressed: None,
                 suppressed_records: 0,
+                redacted: 0,
                 decoder: Decoder::default(),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
@@ -356,6 +362,8 @@ impl Stage {
     ) -> Result<(), ConvertError> {
         match &mut self.decoder.decode(json) {
             Ok(record) => {
+                let is_redacted = self.options.credentials.redact(record, json);
+                self.redacted += u64::from(is_redacted);
                 let is_suppressed = self.options.privacy.suppresses(record);
                 self.options.privacy.hide(record);
                 self.row(record, is_suppressed)
@@ -412,7 +420,9 @@ impl Stage {
         if privacy.suppresses_text(&String::from_utf8_lossy(text)) {
             return self.suppress(None, 0);
         }
-        let hidden = privacy.hide_in_bytes(text);
+        let redacted = self.options.credentials.redact_bytes(text);
+        self.redacted += u64::from(matches!(redacted, Cow::Owned(_)));
+        let hidden = privacy.hide_in_bytes(&redacted);
         let reject = Reject::new(at, self.bodies + 1, reason, &hidden, length_bytes);
         let added = self.rejects.add(&reject);
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
@@ -440,6 +450,7 @@ impl Stage {
         let mut counts = Counts {
             records: self.records,
             rejected: self.rejects.count(),
+            redacted: self.redacted,
             ..Counts::default()
         };
         let rejects = self.rejects.finish().map_err(spool)?;

@@ -4,6 +4,7 @@ use std::error::Error;
 use std::io;
 
 use crate::numbers::{may_separate, replace_numbers, without_escapes};
+use crate::privacy::redact_addresses;
 
 /// An error and its causes on one line, without repeating what was already said.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
@@ -23,15 +24,15 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 const MAX_QUOTED_CHARS: usize = 300;
 
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
-/// anything that could be a phone number, with or without separators.
+/// anything that could be a phone number, with or without separators, or a credential in an address.
 pub fn quoted(text: &str) -> String {
     // Hidden before it is cut for good, or half a number would be left.
     cut(&masked(text, 4 * MAX_QUOTED_CHARS), MAX_QUOTED_CHARS)
 }
 
-/// A text on one line, without numbers, cut after about `max_chars`.
+/// A text on one line, without numbers and credentials, cut after about `max_chars`.
 pub fn masked(text: &str, max_chars: usize) -> String {
-    let line = one_line(&without_escapes(text), max_chars);
+    let line = one_line(&redact_addresses(&without_escapes(text)), max_chars);
     replace_numbers(&line, |_| "[number]".to_owned()).into_owned()
 }
 

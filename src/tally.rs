@@ -23,6 +23,9 @@ pub struct Counts {
     /// Records left out because their number was erased.
     #[serde(default)]
     pub suppressed: u64,
+    /// Records out of which a credential was taken: a key, or what an address carried.
+    #[serde(default)]
+    pub redacted: u64,
     /// Rows whose `call_time` lies on another day than the slice's, in the configured time zone.
     pub outside_day: u64,
     /// Rows without a charge.
@@ -40,6 +43,7 @@ impl Counts {
         self.conflicts += other.conflicts;
         self.rejected += other.rejected;
         self.suppressed += other.suppressed;
+        self.redacted += other.redacted;
         self.outside_day += other.outside_day;
         self.missing_charge += other.missing_charge;
         self.missing_duration += other.missing_duration;

@@ -419,6 +419,10 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
         String::new()
     };
     let counts = &report.totals.counts;
+    let redacted = match counts.redacted {
+        0 => String::new(),
+        redacted => format!(", {} with a credential redacted", thousands(redacted)),
+    };
     let interrupted = if report.outcome == RunOutcome::Interrupted {
         "Interrupted: run again for the rest. "
     } else {
@@ -433,7 +437,7 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
             plan.up_to_date
         ),
         format!(
-            "{} calls in {} records, {} USD; {} duplicates, {} rejected.",
+            "{} calls in {} records, {} USD; {} duplicates, {} rejected{redacted}.",
             thousands(counts.rows),
             thousands(counts.records),
             dollars(report.totals.totals.charge_usd),

@@ -452,6 +452,7 @@ impl Conversion {
             max_slice_bytes,
             dedupe: config.quality.dedupe,
             privacy: Arc::clone(privacy),
+            credentials: Arc::clone(context.source.credentials()),
             parquet: config.parquet.clone(),
         };
         let (messages, inbox) = mpsc::channel(CHUNKS_IN_FLIGHT);

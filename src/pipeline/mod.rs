@@ -322,6 +322,7 @@ pub async fn run(
         interrupted,
         warnings,
     );
+    say_what_was_redacted(&report);
     let keeper = ReportKeeper {
         lake: &context.lake,
         started_at,
@@ -335,6 +336,17 @@ pub async fn run(
         report,
         is_kept,
         stopped_by,
+    }
+}
+
+/// Says once that records held credentials. No warning of the report: nobody can do anything about it.
+fn say_what_was_redacted(report: &RunReport) {
+    let records = report.totals.counts.redacted;
+    if records > 0 {
+        tracing::warn!(
+            records,
+            "Records held credentials, in addresses or the API key itself: they were replaced by [redacted]."
+        );
     }
 }
 

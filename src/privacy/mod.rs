@@ -4,6 +4,7 @@
 //! number has the same one in every file, and without the key nobody can try all numbers. It stays personal data, by the
 //! law of Europe, for whoever has the key. The key never gets into the lake; its id does, which is a hash of it.
 
+mod credentials;
 mod text;
 mod token;
 
@@ -15,6 +16,8 @@ pub use crate::numbers::TOKEN_PREFIX;
 use crate::numbers::{
     numbers, replace_each_number, sequences, unescaped, user_part, without_escapes,
 };
+pub use credentials::Credentials;
+pub(crate) use credentials::redact_addresses;
 use text::{
     for_each_text, is_address, map_json, map_phone_number, replace_uri_users, truncated_address,
     truncated_number, uri_users,

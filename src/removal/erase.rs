@@ -510,6 +510,8 @@ impl Eraser<'_> {
             // Only where conflicts were counted, and duplicates therefore dropped, are they counted again.
             dedupe: old.counts.conflicts > 0,
             privacy: Arc::clone(privacy),
+            // Its rows are those of the lake.
+            credentials: Arc::default(),
             parquet: self.config.parquet.clone(),
         };
         let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? else {

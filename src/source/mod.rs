@@ -4,6 +4,7 @@ mod retry;
 
 use std::collections::VecDeque;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::error::{causes, chain, quoted};
 use crate::framing::Format;
 use crate::lake::ledger::Asked;
+use crate::privacy::Credentials;
 use crate::slice::Slice;
 use retry::Pace;
 pub use retry::{Backoff, Gate};
@@ -155,6 +157,7 @@ pub struct Source {
     client: Client,
     /// `None` for whoever never asks.
     key: Option<SecretString>,
+    credentials: Arc<Credentials>,
     config: SourceConfig,
     /// Closed while the server asks for patience. Shared with whoever waits between attempts.
     pub gate: Gate,
@@ -199,6 +202,7 @@ impl Source {
         })?;
         Ok(Self {
             client,
+            credentials: Arc::new(Credentials::new(key.clone())),
             key,
             config: config.clone(),
             gate: Gate::default(),
@@ -251,7 +255,10 @@ impl Source {
         let encoding = encoding(&response)?;
         let mut url = response.url().clone();
         url.set_query(None);
-        let header = |name: &str| Some(response.headers().get(name)?.to_str().ok()?.to_owned());
+        let header = |name: &str| {
+            let value = response.headers().get(name)?.to_str().ok()?;
+            Some(self.printable(value))
+        };
         let (etag, last_modified) = (header("etag"), header("last-modified"));
         let server_time = header("date").and_then(|date| retry::http_date(&date));
         let body = Body {
@@ -601,10 +608,12 @@ impl Source {
 
     /// A text without the key, should it be in there.
     pub fn printable(&self, text: &str) -> String {
-        match &self.key {
-            Some(key) => text.replace(key.expose_secret(), "[key]"),
-            None => text.to_owned(),
-        }
+        self.credentials.printable(text)
+    }
+
+    /// What nothing that is kept may hold, the key among it.
+    pub fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
     }
 }
 

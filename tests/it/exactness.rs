@@ -323,6 +323,7 @@ fn convert(
         max_slice_bytes: u64::MAX,
         dedupe: true,
         privacy: Arc::default(),
+        credentials: Arc::default(),
         parquet: ParquetOptions {
             compression: Compression::SNAPPY,
             row_group_rows: 7,

@@ -16,6 +16,8 @@ mod cli;
 mod compression;
 /// What every store must do.
 mod conformance;
+/// What is stored holds no credentials.
+mod credentials;
 /// The export in CSV.
 mod csv;
 /// What is printed for warehouses.
