@@ -58,13 +58,14 @@ fn frame<'a>(
     (frames, ended)
 }
 
-fuzz_target!(|input: (u8, u8, Option<bool>, &[u8])| {
-    let (limit, chunk, is_csv, body) = input;
+fuzz_target!(|input: (u8, u8, u8, &[u8])| {
+    let (limit, chunk, format, body) = input;
     let max_record_bytes = usize::from(limit) + 1;
-    let framer = || match is_csv {
-        Some(false) => Framer::new(Format::Json, max_record_bytes),
-        Some(true) => Framer::new(Format::Csv, max_record_bytes),
-        None => Framer::detecting(max_record_bytes),
+    let framer = || match format % 4 {
+        0 => Framer::detecting(max_record_bytes),
+        1 => Framer::new(Format::Json, max_record_bytes),
+        2 => Framer::new(Format::Csv, max_record_bytes),
+        _ => Framer::new(Format::Lines, max_record_bytes),
     };
     let whole = frame(framer(), std::iter::once(body), max_record_bytes);
     let chunks = body.chunks(usize::from(chunk) + 1);

@@ -167,6 +167,14 @@ impl JsonFramer {
         }
     }
 
+    /// For a body that is known to hold one record a line.
+    pub(super) fn of_lines(max_record_bytes: usize) -> Self {
+        Self {
+            state: State::Lines,
+            ..Self::new(max_record_bytes)
+        }
+    }
+
     /// Memory held between two chunks.
     #[cfg(test)]
     pub(super) fn capacity_bytes(&self) -> usize {

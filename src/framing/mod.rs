@@ -166,6 +166,8 @@ pub enum FramingError {
 pub enum Format {
     /// JSON, in whichever layout.
     Json,
+    /// JSON, one record a line. Whatever the first line looks like, it is no list and no header.
+    Lines,
     /// [RFC 4180](https://www.rfc-editor.org/rfc/rfc4180) with a header line.
     Csv,
 }
@@ -219,6 +221,7 @@ impl Framer {
     pub fn new(format: Format, max_record_bytes: usize) -> Self {
         let inner = match format {
             Format::Json => Inner::Json(JsonFramer::new(max_record_bytes)),
+            Format::Lines => Inner::Json(JsonFramer::of_lines(max_record_bytes)),
             Format::Csv => Inner::Csv(Box::new(CsvFramer::new(max_record_bytes))),
         };
         Self {

@@ -200,6 +200,27 @@ fn an_envelope_is_framed_by_its_items_in_any_order() {
 }
 
 #[test]
+fn lines_are_taken_for_nothing_else_whatever_they_begin_with() {
+    for first in [
+        "{\"items\":[{\"a\":1}],\"date\":\"x\"}",
+        "{\"pagination\":{\"total\":7}}",
+        "[1,2]",
+        "<html>",
+        "\x1F\u{8}",
+        "\u{feff}{}",
+        "date,from",
+    ] {
+        let body = format!("{first}\n\n{{\"b\":2}}\r\n{first}");
+        for size in 1..=body.len() {
+            let chunks: Vec<&[u8]> = body.as_bytes().chunks(size).collect();
+            let framed = frame_with(Framer::new(Format::Lines, 100), &chunks);
+            assert_eq!(texts(&framed), [first, "{\"b\":2}", first], "{size}");
+            assert_eq!(framed.1.unwrap().bytes, body.len() as u64);
+        }
+    }
+}
+
+#[test]
 fn a_record_with_another_first_key_is_a_line() {
     for body in [
         "{\"item\":1}\n{}",

@@ -241,7 +241,7 @@ impl Opened {
     fn format(&self) -> (Encoding, Format) {
         match self {
             Self::Response(body) => (body.encoding, body.format),
-            Self::Day { .. } => (Encoding::Zstd, Format::Json),
+            Self::Day { .. } => (Encoding::Zstd, Format::Lines),
         }
     }
 

@@ -465,7 +465,7 @@ async fn stream_response(
         _ => Body::from_stream(generated(simulator, &wanted, format, attempt, mishap)),
     };
     let content_type = match format {
-        Format::Json => "application/x-ndjson",
+        Format::Json | Format::Lines => "application/x-ndjson",
         Format::Csv => "text/csv; charset=utf-8",
     };
     Ok(([(CONTENT_TYPE, content_type), (ETAG, "0")], body).into_response())
@@ -533,7 +533,7 @@ fn generated(
                 let Some(call) = calls.next() else { break };
                 sent += 1;
                 faults.write_line(sent, &mut chunk, |line| match format {
-                    Format::Json => generator.render(&call, line),
+                    Format::Json | Format::Lines => generator.render(&call, line),
                     Format::Csv => Generator::render_csv(&call, line),
                 });
             }

@@ -708,7 +708,7 @@ impl Body {
     /// [`SourceError::Foreign`] if it is not marked as records.
     pub fn may_be_empty(&self) -> Result<(), SourceError> {
         let marked = match self.format {
-            Format::Json => "json",
+            Format::Json | Format::Lines => "json",
             Format::Csv => "csv",
         };
         if content_type(&self.response).is_none_or(|content_type| content_type.contains(marked)) {

@@ -254,6 +254,27 @@ fn a_record_with_a_date_is_rejected_by_its_day_whatever_else_is_wrong_with_it() 
 }
 
 #[test]
+fn a_day_may_begin_with_a_record_that_looks_like_a_page_of_the_list() {
+    let json = |first: &str| {
+        calls(0, 1) + &format!("{{{first},\"date\":\"2026-09-30T10:00:00Z\",\"call_id\":\"i\"}}\n")
+    };
+    let exports = [
+        json("\"items\":[{\"sku\":1}]"),
+        json("\"pagination\":{\"total\":7}"),
+        format!(
+            "items,date,from,to,duration,charge\nx,{DAY}T10:00:00Z,,,,\ny,2026-09-30T10:00:00Z,,,,\n"
+        ),
+    ];
+    for export in exports {
+        let (workplace, _server) = with_export(1, &export);
+        let loaded = load(&workplace, &["export"]);
+        assert_eq!(loaded.status, 0, "{export}: {loaded:?}");
+        let counts = loaded.report().totals.counts;
+        assert_eq!((counts.rows, counts.rejected), (2, 0), "{export}");
+    }
+}
+
+#[test]
 fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
     let whole = calls(0, 3);
     let array = format!("[{}]", whole.trim().replace('\n', ","));
