@@ -3,7 +3,7 @@
 //!
 //! No I/O. Memory: one record, one chunk, and what [decompression](crate::decompress) takes.
 
-use crate::decode::{CsvRow, CsvRows, HeaderError, Reason};
+use crate::decode::{CsvRow, CsvRows, HeaderError, Reason, refuse_header};
 use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
 
@@ -149,7 +149,7 @@ impl RecordReader {
         Ok(BodyContent {
             summary,
             has_header: csv.has_header(),
-            missing_fields: csv.missing_fields(),
+            missing_fields: csv.missing_fields().to_vec(),
         })
     }
 }
@@ -161,18 +161,21 @@ fn read<E: From<HeaderError>>(
     on_item: &mut impl FnMut(Item<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     on_item(match *frame {
-        Frame::Record { at, boundary, text } => Item::Record {
-            at,
-            boundary,
-            json: text,
-            text,
-        },
+        Frame::Record { at, boundary, text } => {
+            refuse_header(at, text)?;
+            Item::Record {
+                at,
+                boundary,
+                json: text,
+                text,
+            }
+        }
         Frame::Cells {
             at,
             boundary,
             text,
             cells,
-        } => match csv.read(text, cells)? {
+        } => match csv.read(at, text, cells)? {
             CsvRow::Header => return Ok(()),
             CsvRow::Record(json) => Item::Record {
                 at,
@@ -193,15 +196,21 @@ fn read<E: From<HeaderError>>(
             boundary,
             prefix,
             length_bytes,
-        } => Item::Broken {
-            at,
-            boundary,
-            reason: Reason::TooLong {
+        } => {
+            refuse_header(at, prefix)?;
+            Item::Broken {
+                at,
+                boundary,
+                reason: Reason::TooLong {
+                    length_bytes,
+                    limit_bytes,
+                },
+                text: prefix,
                 length_bytes,
-                limit_bytes,
-            },
-            text: prefix,
-            length_bytes,
-        },
+            }
+        }
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -34,8 +34,10 @@ fn rows_of_csv_are_objects(text: &[u8]) {
     let mut rows = CsvRows::default();
     let mut framer = Framer::new(Format::Csv, 1 << 10);
     let mut read = |frame: Frame<'_>| {
-        if let Frame::Cells { text, cells, .. } = frame
-            && let Ok(CsvRow::Record(json)) = rows.read(text, cells)
+        if let Frame::Cells {
+            at, text, cells, ..
+        } = frame
+            && let Ok(CsvRow::Record(json)) = rows.read(at, text, cells)
             // Such a line is passed on as it stands.
             && !text.starts_with(b"{")
             && let Err(Refusal::Reject(reason)) = decode(json)

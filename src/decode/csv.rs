@@ -4,15 +4,19 @@
 //! The export's header line is not documented, so columns are known by name, in any case and order: `date`,
 //! `Date`, `Call ID`, `call-id` and `callId` are all understood. An empty cell is a field that is absent;
 //! a column without a field of its own is kept in `extra`, under its name as it stands.
+//!
+//! Exports that were put one behind the other have a header each, and not always the same: the
+//! columns of the last one count. A line that names columns is never a record, and what follows a
+//! header that cannot be used is never read by the columns of the one before.
 
 use std::io::Write;
 
 use super::field::Field;
 use super::{Reason, Refusal, decode};
-use crate::framing::{Cells, MAX_CELLS};
+use crate::framing::{Cells, MAX_CELLS, Position};
 
-/// The first line of CSV is no header of call detail records. The texts quote nothing: without a header
-/// that line is a record.
+/// CSV without a header of call detail records, or with a second one that cannot be used. The texts
+/// quote nothing: what is no header is a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
@@ -57,6 +61,14 @@ pub enum HeaderError {
         /// How many.
         columns: usize,
     },
+    /// A line that names columns, and is no header by which the lines behind it can be read.
+    #[error(
+        "{at}: this line names columns like a header, but is not one that can be used: that takes date, from, to, duration and charge, each once, separated by commas, on a line of their own. Mend that line, or load what begins there as a file of its own"
+    )]
+    Unusable {
+        /// Where the line begins.
+        at: Position,
+    },
 }
 
 /// Fields without which CSV is refused, besides `date`.
@@ -89,10 +101,14 @@ pub enum CsvRow<'a> {
 /// Reads the rows of one body.
 #[derive(Debug, Default)]
 pub struct CsvRows {
-    /// The columns, once the header was read.
+    /// The columns of the last header, once one was read.
     columns: Vec<Column>,
-    /// The header, which stands again where files were put one after another.
+    /// Which of them is `date`.
+    date: usize,
+    /// That header, which stands again where files were put one behind the other.
     header: Vec<u8>,
+    /// Fields for which some header had no column.
+    missing: Vec<&'static str>,
     json: Vec<u8>,
 }
 
@@ -104,12 +120,14 @@ struct Column {
 }
 
 impl CsvRows {
-    /// Reads the next line: the first one is the header.
+    /// Reads the next line, which begins at `at`: the first one is a header, and so may others be.
     ///
     /// # Errors
-    /// [`HeaderError`] if the first line is no header.
+    /// [`HeaderError`] if the first line is no header, or a later one is a header that cannot be
+    /// used.
     pub fn read<'a>(
         &'a mut self,
+        at: Position,
         text: &'a [u8],
         cells: Cells<'_>,
     ) -> Result<CsvRow<'a>, HeaderError> {
@@ -118,14 +136,24 @@ impl CsvRows {
             if text.starts_with(b"{") && matches!(decode(text), Err(Refusal::ServerError { .. })) {
                 return Ok(CsvRow::Record(text));
             }
-            self.columns = columns(cells)?;
-            text.clone_into(&mut self.header);
+            self.begin(text, columns(cells)?);
             return Ok(CsvRow::Header);
         }
-        if text == self.header {
-            return Ok(CsvRow::Header);
+        let date = cells.iter().nth(self.date).unwrap_or_default();
+        let is_complete = cells.count() == self.columns.len();
+        if !is_complete || !begins_with_date(date) {
+            if text == self.header {
+                return Ok(CsvRow::Header);
+            }
+            if names_columns(text) || Field::named(date).is_some() {
+                let found = columns(cells).ok();
+                // With a date in it, it is a record without a newline, and a header behind that.
+                let found = found.filter(|_| !begins_with_date(date));
+                self.begin(text, found.ok_or(HeaderError::Unusable { at })?);
+                return Ok(CsvRow::Header);
+            }
         }
-        if cells.count() != self.columns.len() {
+        if !is_complete {
             // A server that fails in the middle may say so in JSON.
             return Ok(if text.starts_with(b"{") {
                 CsvRow::Record(text)
@@ -162,24 +190,77 @@ impl CsvRows {
         !self.columns.is_empty()
     }
 
-    /// Fields for which the header has no column: their columns stay empty.
-    pub fn missing_fields(&self) -> Vec<&'static str> {
-        if !self.has_header() {
-            return Vec::new();
-        }
-        let has = |field: Field| {
-            self.columns
-                .iter()
-                .any(|column| column.field == Some(field))
-        };
-        let missing = Field::ALL.into_iter().filter(|&field| match field {
-            Field::Uuid | Field::ParentUuid => false,
-            Field::CallId => !has(field) && !has(Field::Uuid),
-            Field::ParentCallId => !has(field) && !has(Field::ParentUuid),
-            _ => !has(field),
-        });
-        missing.map(Field::name).collect()
+    /// Fields for which some header had no column: there their columns stay empty.
+    pub fn missing_fields(&self) -> &[&'static str] {
+        &self.missing
     }
+
+    /// Takes a header, by whose columns the lines behind it are read.
+    fn begin(&mut self, header: &[u8], columns: Vec<Column>) {
+        for field in fields_without_column(&columns) {
+            if !self.missing.contains(&field) {
+                self.missing.push(field);
+            }
+        }
+        let is_date = |column: &Column| column.field == Some(Field::Date);
+        self.date = columns.iter().position(is_date).unwrap_or_default();
+        self.columns = columns;
+        header.clone_into(&mut self.header);
+    }
+}
+
+/// Refuses a line that is no record and names columns: CSV that begins in the middle of something
+/// else.
+///
+/// # Errors
+/// [`HeaderError::Unusable`].
+pub fn refuse_header(at: Position, line: &[u8]) -> Result<(), HeaderError> {
+    if names_columns(line) {
+        return Err(HeaderError::Unusable { at });
+    }
+    Ok(())
+}
+
+/// Whether a cell, or the rest of a line, begins with a date in figures, the year first.
+fn begins_with_date(text: &[u8]) -> bool {
+    text.first_chunk::<10>().is_some_and(|date| {
+        date.iter().enumerate().all(|(at, byte)| match at {
+            4 | 7 => !byte.is_ascii_alphanumeric(),
+            _ => byte.is_ascii_digit(),
+        })
+    })
+}
+
+/// Longest name of a column that is looked for in a line.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Whether a line that is no whole record names columns, whatever separates them: `date`, or two
+/// others. No broken record does: such names are no values of any field.
+fn names_columns(line: &[u8]) -> bool {
+    if line.trim_ascii_start().starts_with(b"{") {
+        return false;
+    }
+    let mut first = None;
+    let names = line.split(|byte| b",;|\t\r\n".contains(byte));
+    let names = names.filter(|name| name.len() <= MAX_NAME_BYTES);
+    for field in names.filter_map(Field::named) {
+        if field == Field::Date || *first.get_or_insert(field) != field {
+            return true;
+        }
+    }
+    false
+}
+
+/// Fields for which there is no column, and none for their alias.
+fn fields_without_column(columns: &[Column]) -> impl Iterator<Item = &'static str> {
+    let has = |field: Field| columns.iter().any(|column| column.field == Some(field));
+    let missing = Field::ALL.into_iter().filter(move |&field| match field {
+        Field::Uuid | Field::ParentUuid => false,
+        Field::CallId => !has(field) && !has(Field::Uuid),
+        Field::ParentCallId => !has(field) && !has(Field::ParentUuid),
+        _ => !has(field),
+    });
+    missing.map(Field::name)
 }
 
 /// What it means that the CSV has no column for some `fields`.
@@ -198,12 +279,11 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
     let mut columns: Vec<Column> = Vec::with_capacity(cells.count());
     for (i, name) in cells.iter().enumerate() {
         let number = i + 1;
+        let field = Field::named(name);
         let name =
             std::str::from_utf8(name).map_err(|_| HeaderError::NotUtf8 { column: number })?;
-        let plain = letters(name);
-        let field = Field::ALL
-            .into_iter()
-            .find(|field| letters(field.name()) == plain);
+        // Files that were put one behind the other may each have one.
+        let name = name.trim_start_matches('\u{feff}');
         let key = match field {
             Some(field) => field.name().to_owned(),
             None if name.trim().is_empty() => format!("column_{number}"),
@@ -242,6 +322,16 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         }
     }
     Ok(columns)
+}
+
+impl Field {
+    /// The field that a column of that name holds.
+    fn named(name: &[u8]) -> Option<Self> {
+        let name = letters(std::str::from_utf8(name).ok()?);
+        Self::ALL
+            .into_iter()
+            .find(|field| letters(field.name()) == name)
+    }
 }
 
 /// A name without case, spaces and marks.

@@ -11,7 +11,7 @@ mod time;
 
 use std::borrow::Cow;
 
-pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing};
+pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing, refuse_header};
 pub use fast::Decoder;
 pub use plain::{call_time_us, decode};
 pub use time::{TimeError, parse_time_us};

@@ -160,6 +160,29 @@ fn what_is_no_header_is_not_taken_for_one() {
 }
 
 #[test]
+fn a_header_in_the_middle_counts_from_there_on_or_fails_the_attempt() {
+    let first = format!("date,from,to,duration,charge\n{DAY}T10:00:00Z,11,22,60,0.01\n");
+    let second = format!("to,from,duration,charge,date\n44,33,60,0.01,{DAY}T11:00:00Z\n");
+    let broken = second.replace("charge", "price");
+    let (workplace, _server, ran) =
+        run_csv(2, [csv(first.clone() + &broken), csv(first + &second)]);
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (0, 2),
+        "{ran:?}"
+    );
+    assert!(
+        ran.stderr.contains("this line names columns like a header"),
+        "{}",
+        ran.stderr
+    );
+    let rows = workplace.rows("placed");
+    let callers = rows.column_by_name("from_number").unwrap();
+    let callers: Vec<_> = callers.as_string::<i32>().iter().flatten().collect();
+    assert_eq!(callers, ["11", "33"]);
+}
+
+#[test]
 fn csv_that_is_cut_or_that_tells_of_a_failure_is_fetched_again() {
     let line = |id| format!("{DAY}T10:00:00Z,\"Canada, Toronto\",0.01,1,1,2,call-{id}\n");
     let whole = format!(

@@ -1,6 +1,7 @@
 use std::io::Write;
 use std::process::Stdio;
 
+use arrow::array::AsArray;
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use serde_json::Value;
@@ -271,6 +272,39 @@ fn a_day_may_begin_with_a_record_that_looks_like_a_page_of_the_list() {
         assert_eq!(loaded.status, 0, "{export}: {loaded:?}");
         let counts = loaded.report().totals.counts;
         assert_eq!((counts.rows, counts.rejected), (2, 0), "{export}");
+    }
+}
+
+#[test]
+fn no_option_turns_a_header_into_a_record_or_drops_the_lines_behind_it() {
+    let first = format!("date,from,to,duration,charge\n{DAY}T10:00:00Z,11,22,60,0.01\n");
+    let second = format!("to,from,duration,charge,date\n44,33,60,0.01,{DAY}T11:00:00Z\n");
+    let (workplace, _server) = with_export(2, first.clone() + &second);
+    let loaded = load(&workplace, &["export", "--skip-undated"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    let rows = workplace.rows("placed");
+    let mut pairs: Vec<(String, String)> = (0..rows.num_rows())
+        .map(|row| {
+            let text = |name: &str| {
+                let column = rows.column_by_name(name).unwrap();
+                column.as_string::<i32>().value(row).to_owned()
+            };
+            (text("from_number"), text("to_number"))
+        })
+        .collect();
+    pairs.sort();
+    let pair = |from: &str, to: &str| (from.to_owned(), to.to_owned());
+    assert_eq!(pairs, [pair("11", "22"), pair("33", "44")]);
+    for separated in [second.replace(',', ";"), second.replace("charge", "price")] {
+        let (workplace, _server) = with_export(2, first.clone() + &separated);
+        let loaded = load(&workplace, &["export", "--skip-undated"]);
+        assert_eq!(loaded.status, 1, "{loaded:?}");
+        let problem = format!(
+            "export: line 3, byte {}: this line names columns like a header",
+            first.len()
+        );
+        assert!(loaded.stderr.contains(&problem), "{}", loaded.stderr);
+        assert!(!workplace.path("lake").exists());
     }
 }
 

@@ -1,0 +1,176 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::convert::ConvertError;
+use crate::decode::decode;
+
+const HEADER: &str = "date,from,to,duration,charge,call_id\n";
+const ROW: &str = "2026-10-01T10:00:00Z,11,22,60,0.01,a\n";
+
+/// Callers and called of the records, reasons of the rest, and fields that were missing.
+type Seen = (Vec<String>, Vec<&'static str>);
+
+fn read_with(mut reader: RecordReader, chunks: &[&[u8]]) -> Result<Seen, ConvertError> {
+    let mut seen = Vec::new();
+    let mut on_item = |item: Item<'_>| {
+        seen.push(match item {
+            Item::Record { json, .. } => {
+                let record = decode(json).map_err(|refusal| format!("{refusal:?}"));
+                match record {
+                    Ok(record) => format!(
+                        "{} to {}",
+                        record.from_number.unwrap_or_default(),
+                        record.to_number.unwrap_or_default()
+                    ),
+                    Err(refusal) => refusal,
+                }
+            }
+            Item::Broken { reason, .. } => reason.code().to_owned(),
+        });
+        Ok::<(), ConvertError>(())
+    };
+    for chunk in chunks {
+        reader.push(chunk, &mut on_item)?;
+    }
+    let content = reader.finish(&mut on_item)?;
+    Ok((seen, content.missing_fields))
+}
+
+/// Reads a file whole and in chunks of every size, and demands the same of all.
+fn read_file(body: &str) -> Result<Seen, String> {
+    let read = |chunks: &[&[u8]]| {
+        let reader = RecordReader::of_file(body.as_bytes(), 1000);
+        read_with(reader, chunks).map_err(|error| error.to_string())
+    };
+    let whole = read(&[body.as_bytes()]);
+    for size in 1..body.len() {
+        let chunks: Vec<&[u8]> = body.as_bytes().chunks(size).collect();
+        assert_eq!(read(&chunks), whole, "in chunks of {size}");
+    }
+    whole
+}
+
+#[test]
+fn the_columns_of_another_header_count_from_there_on() {
+    for (second, row) in [
+        (
+            "to,from,date,duration,charge,call_id\n",
+            "44,33,2026-10-01T10:00:00Z,60,0.01,a\n",
+        ),
+        (
+            "\u{feff}To,charge,DURATION,\"from\",Date\r\n",
+            "44,0.01,60,33,2026-10-01T10:00:00Z\r\n",
+        ),
+        (
+            "2nd leg,to,from,duration,charge,date,call id,sip trunk\n",
+            "n,44,33,60,0.01,2026-10-01T10:00:00Z,a,t\n",
+        ),
+    ] {
+        let body = format!("{HEADER}{ROW}{second}{row}{HEADER}{ROW}");
+        let (seen, _) = read_file(&body).unwrap();
+        assert_eq!(seen, ["11 to 22", "33 to 44", "11 to 22"], "{body}");
+    }
+}
+
+#[test]
+fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
+    let long = format!("date,to,from{}\n", ",x".repeat(600));
+    for second in [
+        // Another separator, a column that is missing, one that stands twice, none that is known but where dates were.
+        "date;to;from;duration;charge\n",
+        "date\tto\tfrom\tduration\tcharge\n",
+        "date,to,from,duration,price,call_id\n",
+        "to,from,seconds,price\n",
+        "to,from,date,duration,charge,Call ID,call_id\n",
+        "time,date,caller,called,seconds,price\n",
+        "Charge,a,b,c,d,e\n",
+        // Files put one behind the other without a newline, and a quotation mark that swallowed one.
+        "2026-10-01T10:00:00Z,11,22,60,0.01,adate,to,from,duration,charge\n",
+        "2026-10-01T10:00:00Z,11,22,60,0.01,date,to,from,duration,charge\n",
+        "x,\"11\n2026-10-01T10:00:00Z,11,22,60,0.01,a\ndate,to,from,duration,charge\n\"\n",
+        &long,
+    ] {
+        let body = format!("{HEADER}{ROW}{second}{ROW}");
+        let error = read_file(&body).unwrap_err();
+        let at = HEADER.len() + ROW.len();
+        let place = format!("line 3, byte {at}: this line names columns like a header");
+        assert!(error.starts_with(&place), "{second}: {error}");
+    }
+    let behind_json = format!("{{\"date\":\"2026-10-01T10:00:00Z\"}}\n{HEADER}{ROW}");
+    let error = read_file(&behind_json).unwrap_err();
+    assert!(
+        error.starts_with("line 2, byte 32: this line names columns"),
+        "{error}"
+    );
+}
+
+#[test]
+fn a_broken_record_is_no_header() {
+    for (row, seen) in [
+        ("01/10/2026,11,22,60,0.01,a\n", "Date"),
+        (",11,22,60,0.01,a\n", "NoDate"),
+        ("2026-10-01T10:00:00Z,11,22\n", "columns"),
+        ("2026-10-01T10:00:00Z,11,22,60,0.01,to,b\n", "columns"),
+        ("x\n", "columns"),
+        ("\"date\": 7,\"from\": 8\n", "columns"),
+    ] {
+        let (all, _) = read_file(&format!("{HEADER}{row}{ROW}")).unwrap();
+        assert!(all.len() == 2 && all[0].contains(seen), "{row}: {all:?}");
+        assert_eq!(all[1], "11 to 22");
+    }
+    // What stands in a record that is whole is its own business.
+    let (all, _) = read_file(&format!(
+        "{HEADER}2026-10-01T10:00:00Z,from,to,60,0.01,date\n"
+    ))
+    .unwrap();
+    assert_eq!(all, ["from to to"]);
+}
+
+#[test]
+fn fields_are_missing_that_any_header_lacks() {
+    let first = "date,from,to,duration,charge,sip_trunk,destination,disposition,answered_by,uuid,per_minute,forward_fee";
+    let second = format!(
+        "{},parent_uuid",
+        first.replace(",sip_trunk", "").replace(",uuid", "")
+    );
+    for body in [
+        format!("{first}\n{second}\n"),
+        format!("{second}\n{first}\n{first}\n"),
+    ] {
+        let (_, mut missing) = read_file(&body).unwrap();
+        missing.sort_unstable();
+        assert_eq!(missing, ["call_id", "parent_call_id", "sip_trunk"]);
+    }
+}
+
+proptest! {
+    /// Whatever the order of the columns in the parts of a file, and wherever it is cut, every value gets into its field.
+    #[test]
+    fn callers_and_called_are_never_swapped(
+        orders in proptest::collection::vec(Just(["date", "from", "to", "duration", "charge", "note"]).prop_shuffle(), 1..5),
+        rows in 1_usize..4,
+        chunk in 1_usize..200,
+        quoted: bool,
+    ) {
+        let mut body = String::new();
+        let mut expected = Vec::new();
+        for (part, order) in orders.iter().enumerate() {
+            let name = |name: &&str| if quoted { format!("\"{name}\"") } else { (*name).to_owned() };
+            body += &(order.iter().map(name).collect::<Vec<_>>().join(",") + "\n");
+            for row in 0..rows {
+                let cell = |name: &&str| match *name {
+                    "date" => "2026-10-01T10:00:00Z".to_owned(),
+                    "from" => format!("1{part}{row}"),
+                    "to" => format!("2{part}{row}"),
+                    "duration" => "60".to_owned(),
+                    _ => "0.1".to_owned(),
+                };
+                body += &(order.iter().map(cell).collect::<Vec<_>>().join(",") + "\n");
+                expected.push(format!("1{part}{row} to 2{part}{row}"));
+            }
+        }
+        let reader = RecordReader::of_file(body.as_bytes(), 1000);
+        let chunks: Vec<&[u8]> = body.as_bytes().chunks(chunk).collect();
+        prop_assert_eq!(read_with(reader, &chunks).unwrap().0, expected);
+    }
+}
