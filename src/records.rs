@@ -3,7 +3,7 @@
 //!
 //! No I/O. Memory: one record, one chunk, and what [decompression](crate::decompress) takes.
 
-use crate::decode::{CsvRow, CsvRows, HeaderError, Reason, refuse_header};
+use crate::decode::{CsvRow, CsvRows, HeaderError, Reason, Refusal, decode, refuse_header};
 use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
 
@@ -73,18 +73,23 @@ pub struct RecordReader {
     decompressor: Decompressor,
     framer: Framer,
     csv: CsvRows,
+    /// Whether it comes from a server, and may have been cut on its way, and not from a file, which
+    /// somebody has looked at.
+    may_be_cut: bool,
     limits: BodyLimits,
     /// Decompressed bytes so far.
     bytes: u64,
 }
 
 impl RecordReader {
-    /// For a body that is compressed so and in that format.
+    /// For a server's body that is compressed so and in that format. In CSV even its last line has
+    /// to end with a newline, for a cell that was cut is no worse a cell.
     pub fn new(encoding: Encoding, format: Format, limits: BodyLimits) -> Self {
         Self {
             decompressor: Decompressor::new(encoding),
             framer: Framer::new(format, limits.record_bytes),
             csv: CsvRows::default(),
+            may_be_cut: true,
             limits,
             bytes: 0,
         }
@@ -99,6 +104,7 @@ impl RecordReader {
         Self {
             decompressor: Decompressor::of_file(start),
             framer: Framer::detecting(max_record_bytes),
+            may_be_cut: false,
             ..Self::new(Encoding::Identity, Format::Json, limits)
         }
     }
@@ -143,14 +149,33 @@ impl RecordReader {
     {
         self.decompressor.finish()?;
         let (csv, limit_bytes) = (&mut self.csv, self.limits.record_bytes);
-        let summary = self
-            .framer
-            .finish(&mut |frame| read(csv, limit_bytes, &frame, &mut on_item))?;
+        let may_be_cut = self.may_be_cut;
+        let summary = self.framer.finish(&mut |frame| {
+            if may_be_cut {
+                refuse_unterminated(&frame)?;
+            }
+            read(csv, limit_bytes, &frame, &mut on_item)
+        })?;
         Ok(BodyContent {
             summary,
             has_header: csv.has_header(),
             missing_fields: csv.missing_fields().to_vec(),
         })
+    }
+}
+
+/// Refuses a last line of CSV without a newline, unless it is a server's report of a failure.
+fn refuse_unterminated(frame: &Frame<'_>) -> Result<(), FramingError> {
+    match *frame {
+        Frame::Cells {
+            at,
+            boundary: Boundary::EndOfBody,
+            text,
+            ..
+        } if !matches!(decode(text), Err(Refusal::ServerError { .. })) => {
+            Err(FramingError::Unterminated { at })
+        }
+        _ => Ok(()),
     }
 }
 

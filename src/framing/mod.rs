@@ -141,6 +141,14 @@ pub enum FramingError {
         /// Where the line begins.
         at: Position,
     },
+    /// CSV ended without a newline: what stands in its last cell may be all of it, or not.
+    #[error(
+        "{at}: the CSV ends in the middle of a record, or without a newline behind its last line, which looks the same. If that server never writes one, use --via stream"
+    )]
+    Unterminated {
+        /// Where the line begins.
+        at: Position,
+    },
     /// The body is longer than any that is expected, and may have no end.
     #[error("the body has more than {} (limits.max_slice_bytes)", bytesize::ByteSize(*limit_bytes).display().iec())]
     Endless {

@@ -76,7 +76,8 @@ fn the_columns_of_another_header_count_from_there_on() {
 fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
     let long = format!("date,to,from{}\n", ",x".repeat(600));
     for second in [
-        // Another separator, a column that is missing, one that stands twice, none that is known but where dates were.
+        // Another separator, a column that is missing, one that stands twice, none that is known
+        // but where dates were.
         "date;to;from;duration;charge\n",
         "date\tto\tfrom\tduration\tcharge\n",
         "date,to,from,duration,price,call_id\n",
@@ -84,7 +85,8 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
         "to,from,date,duration,charge,Call ID,call_id\n",
         "time,date,caller,called,seconds,price\n",
         "Charge,a,b,c,d,e\n",
-        // Files put one behind the other without a newline, and a quotation mark that swallowed one.
+        // Files put one behind the other without a newline, and a quotation mark that swallowed
+        // one.
         "2026-10-01T10:00:00Z,11,22,60,0.01,adate,to,from,duration,charge\n",
         "2026-10-01T10:00:00Z,11,22,60,0.01,date,to,from,duration,charge\n",
         "x,\"11\n2026-10-01T10:00:00Z,11,22,60,0.01,a\ndate,to,from,duration,charge\n\"\n",
@@ -127,6 +129,49 @@ fn a_broken_record_is_no_header() {
 }
 
 #[test]
+fn csv_of_a_server_ends_with_a_newline_and_a_file_need_not() {
+    let limits = BodyLimits {
+        record_bytes: 100,
+        body_bytes: 1000,
+    };
+    let body = |text: &str| {
+        let reader = RecordReader::new(Encoding::Identity, Format::Csv, limits);
+        read_with(reader, &[text.as_bytes()]).map(|(seen, _)| seen)
+    };
+    let cut = |text: &str| {
+        let error = body(text).unwrap_err();
+        assert!(error.is_retryable() && !error.is_foreign());
+        assert!(
+            error
+                .to_string()
+                .contains("the CSV ends in the middle of a record"),
+            "{text}: {error}"
+        );
+    };
+    let row = "2026-10-01T10:00:00Z,11,22,60,0.012";
+    cut(&format!("{HEADER}{row}"));
+    cut(&format!("{HEADER}{row},\"a\""));
+    cut(&format!("{HEADER}{row},a,b"));
+    cut(&format!("{HEADER}{row},a\n "));
+    cut(HEADER.trim_end());
+    cut(format!("{HEADER}{HEADER}").trim_end());
+    let too_long = body(&format!("{HEADER}{row},{}", "a".repeat(100)));
+    assert!(
+        matches!(too_long, Ok(seen) if seen == ["too_long"]),
+        "judged by who reads it"
+    );
+    for ending in ["\n", "\r\n", "\r", "\n\n"] {
+        let seen = body(&format!("{HEADER}{row},a{ending}")).unwrap();
+        assert_eq!(seen, ["11 to 22"], "{ending:?}");
+    }
+    assert_eq!(body("").unwrap(), [] as [&str; 0]);
+    let failure = "{\"success\":false,\"message\":\"no\"}";
+    assert!(body(&format!("{HEADER}{failure}")).unwrap()[0].starts_with("ServerError"));
+    let (seen, _) = read_file(&format!("{HEADER}{row},a")).unwrap();
+    assert_eq!(seen, ["11 to 22"]);
+}
+
+#[test]
 fn fields_are_missing_that_any_header_lacks() {
     let first = "date,from,to,duration,charge,sip_trunk,destination,disposition,answered_by,uuid,per_minute,forward_fee";
     let second = format!(
@@ -144,7 +189,8 @@ fn fields_are_missing_that_any_header_lacks() {
 }
 
 proptest! {
-    /// Whatever the order of the columns in the parts of a file, and wherever it is cut, every value gets into its field.
+    /// Whatever the order of the columns in the parts of a file, and wherever it is cut, every
+    /// value gets into its field.
     #[test]
     fn callers_and_called_are_never_swapped(
         orders in proptest::collection::vec(Just(["date", "from", "to", "duration", "charge", "note"]).prop_shuffle(), 1..5),

@@ -221,6 +221,30 @@ fn csv_that_is_cut_or_that_tells_of_a_failure_is_fetched_again() {
 }
 
 #[test]
+fn a_last_cell_without_a_newline_may_be_cut_and_is_fetched_again() {
+    let whole = format!("date,duration,from,to,charge\n{DAY}T10:00:00Z,60,1,2,0.0123456\n");
+    let cut = &whole[..whole.len() - 5];
+    let (workplace, _server, ran) = run_csv(1, [csv(cut), csv(&whole)]);
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (0, 2),
+        "{ran:?}"
+    );
+    let totals = &ran.report().totals.totals;
+    assert_eq!(totals.charge_usd.to_string(), "0.0123456");
+    assert_eq!(workplace.rows("placed").num_rows(), 1);
+    // A server that never ends its last line is not believed, and the way out is named.
+    let (workplace, _server, ran) = run_csv(1, [csv(cut)]);
+    assert_eq!(ran.status, 1, "{ran:?}");
+    let error = ran.report().slices[0].error.clone().unwrap();
+    assert!(
+        error.contains("use --via stream") && error.ends_with("(3 attempts)"),
+        "{error}"
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+}
+
+#[test]
 fn a_day_without_calls_is_a_header_or_nothing() {
     for body in ["date,charge,duration,from,to\n", ""] {
         let (workplace, _server, ran) = run_csv(0, [csv(body)]);
