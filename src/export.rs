@@ -477,9 +477,11 @@ impl Splitter {
         {
             return Ok(*day);
         }
-        let time = Timestamp::from_microsecond(time_us)
-            .map_err(|_| "`date` lies beyond the calendar".to_owned())?;
-        let day = time.to_zoned(self.timezone.clone()).date();
+        let time = Timestamp::from_microsecond(time_us).ok();
+        let day = time.map(|time| time.to_zoned(self.timezone.clone()).date());
+        // West of Greenwich the first hours of the year 1 are still those of the year 0.
+        let day = day.filter(|day| day.year() > 0);
+        let day = day.ok_or_else(|| "`date` lies beyond the calendar".to_owned())?;
         let file = self.export.files.len() - 1;
         let days = &mut self.export.days;
         if days.len() >= MAX_DAYS && !days.contains_key(&day) {

@@ -106,7 +106,7 @@ pub enum Reason {
         /// The record's field.
         field: &'static str,
     },
-    /// An unknown field whose value is nested too deeply to be kept.
+    /// JSON that is nested too deeply to be kept.
     #[error("nested deeper than {} levels", MAX_DEPTH)]
     TooDeep,
     /// A line of CSV that does not fit its header.
@@ -129,7 +129,8 @@ pub enum Reason {
     },
 }
 
-/// Deepest nesting kept in `extra`: what `serde_json`, and with it many readers, parse at most.
+/// Deepest nesting of a record, its own braces included: what `serde_json`, and with it many
+/// readers, parse at most.
 pub const MAX_DEPTH: usize = 127;
 
 impl Reason {

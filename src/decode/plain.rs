@@ -75,6 +75,7 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
     let text = std::str::from_utf8(text).map_err(|error| Reason::InvalidUtf8 {
         at: error.valid_up_to(),
     })?;
+    refuse_deep(text)?;
     let mut fields = Fields::read(text)?;
     if let Some(field) = fields.duplicate {
         return Err(Reason::DuplicateKey {
@@ -112,6 +113,37 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
 pub fn call_time_us(text: &[u8]) -> Result<i64, Refusal> {
     let text = String::from_utf8_lossy(text);
     Ok(Fields::read(&text)?.call_time_us()?)
+}
+
+/// Refuses a record that is nested too deeply, before its values are read once for each level.
+fn refuse_deep(text: &str) -> Result<(), Reason> {
+    let opening = memchr::memchr2_iter(b'{', b'[', text.as_bytes());
+    if opening.take(MAX_DEPTH + 1).count() <= MAX_DEPTH || depth(text) <= MAX_DEPTH {
+        return Ok(());
+    }
+    // What is no JSON may be half of it.
+    serde_json::from_str::<&RawValue>(text).map_err(|error| syntax(&error))?;
+    Err(Reason::TooDeep)
+}
+
+/// How many brackets of a JSON text are open at once.
+fn depth(text: &str) -> usize {
+    let (mut open, mut deepest) = (0_usize, 0);
+    let (mut is_text, mut is_escaped) = (false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if is_escaped => is_escaped = false,
+            b'\\' => is_escaped = is_text,
+            b'"' => is_text = !is_text,
+            b'{' | b'[' if !is_text => {
+                open += 1;
+                deepest = deepest.max(open);
+            }
+            b'}' | b']' if !is_text => open = open.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 /// The members of the object that `text` is, in their order.
@@ -315,15 +347,11 @@ fn extra(mut fields: Members<'_>) -> Result<Option<String>, Reason> {
         return Err(Reason::DuplicateKey { key: None });
     }
     let mut text = String::new();
-    write_members(&fields, 1, &mut text)?;
+    write_members(&fields, &mut text)?;
     Ok(Some(text))
 }
 
-fn write_members(
-    members: &[(Cow<'_, str>, &str)],
-    depth: usize,
-    out: &mut String,
-) -> Result<(), Reason> {
+fn write_members(members: &[(Cow<'_, str>, &str)], out: &mut String) -> Result<(), Reason> {
     out.push('{');
     for (i, (key, value)) in members.iter().enumerate() {
         if i > 0 {
@@ -331,26 +359,24 @@ fn write_members(
         }
         out.push_str(&serde_json::to_string(key).expect("a string always serialises"));
         out.push(':');
-        write_canonical(value, depth, out)?;
+        write_canonical(value, out)?;
     }
     out.push('}');
     Ok(())
 }
 
-/// Writes one JSON value without white space, keys of objects sorted at every depth, scalars as
-/// they stood. Inside a value a key may stand twice: both are kept, in their order.
-fn write_canonical(value: &str, depth: usize, out: &mut String) -> Result<(), Reason> {
+/// Writes one JSON value, which is not nested too deeply, without white space, keys of objects
+/// sorted at every depth, scalars as they stood. Inside a value a key may stand twice: both are
+/// kept, in their order.
+fn write_canonical(value: &str, out: &mut String) -> Result<(), Reason> {
     if !value.starts_with(['{', '[']) {
         out.push_str(value);
         return Ok(());
     }
-    if depth >= MAX_DEPTH {
-        return Err(Reason::TooDeep);
-    }
     if value.starts_with('{') {
         let mut members = members(value)?;
         members.sort_by(|(left, _), (right, _)| left.cmp(right));
-        return write_members(&members, depth + 1, out);
+        return write_members(&members, out);
     }
     let elements: Vec<&RawValue> = serde_json::from_str(value).map_err(|error| syntax(&error))?;
     out.push('[');
@@ -358,7 +384,7 @@ fn write_canonical(value: &str, depth: usize, out: &mut String) -> Result<(), Re
         if i > 0 {
             out.push(',');
         }
-        write_canonical(element.get(), depth + 1, out)?;
+        write_canonical(element.get(), out)?;
     }
     out.push(']');
     Ok(())

@@ -9,6 +9,9 @@ pub enum TimeError {
     /// A day, hour, minute, second or offset that does not exist.
     #[error("a date or time that does not exist")]
     Impossible,
+    /// Its offset moves it out of the years that warehouses know.
+    #[error("a time before the year 1 or after the year 9999, counted in UTC")]
+    OutOfRange,
     /// A digit other than zero beyond the microseconds.
     #[error("a time finer than a microsecond")]
     TooPrecise,
@@ -63,8 +66,16 @@ pub fn parse_time_us(text: &str) -> Result<i64, TimeError> {
         return Err(TimeError::Impossible);
     }
     let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
-    Ok((seconds - offset_seconds) * 1_000_000 + fraction_us)
+    let seconds = seconds - offset_seconds;
+    if !UTC_SECONDS.contains(&seconds) {
+        return Err(TimeError::OutOfRange);
+    }
+    Ok(seconds * 1_000_000 + fraction_us)
 }
+
+/// The years 1 to 9999 in seconds since 1970: what text can say, and every warehouse holds.
+const UTC_SECONDS: std::ops::Range<i64> =
+    days_since_epoch(1, 1, 1) * 86_400..days_since_epoch(10_000, 1, 1) * 86_400;
 
 fn digits(bytes: &[u8]) -> Option<i64> {
     bytes.iter().try_fold(0, |value, byte| {
@@ -125,7 +136,7 @@ fn days_in_month(year: i64, month: i64) -> i64 {
 
 /// Days from 1970-01-01 to a valid date of the proleptic Gregorian calendar, by
 /// [Hinnant's algorithm](https://howardhinnant.github.io/date_algorithms.html#days_from_civil).
-fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
+const fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let year_of_era = year.rem_euclid(400);
@@ -137,6 +148,7 @@ fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::decode::{Decoder, Reason, decode};
 
     #[test]
     fn every_day_of_six_centuries_agrees_with_jiff() {
@@ -206,5 +218,26 @@ mod tests {
             parse_time_us("2023-08-21T12:00:00.0000001Z"),
             Err(TimeError::TooPrecise)
         );
+    }
+
+    #[test]
+    fn an_offset_moves_no_time_out_of_the_years_that_warehouses_know() {
+        let first = parse_time_us("0001-01-01T00:00:00Z").unwrap();
+        assert_eq!(parse_time_us("0001-01-01T02:00:00+02:00"), Ok(first));
+        let last = parse_time_us("9999-12-31T23:59:59.999999Z").unwrap();
+        assert_eq!(parse_time_us("9999-12-31T22:59:59.999999-01"), Ok(last));
+        for text in [
+            "0001-01-01T00:00:00+00:01",
+            "0001-01-01T01:59:59.999999+02:00",
+            "9999-12-31T23:59:59.999999-00:01",
+            "9999-12-31T23:00:00-0100",
+        ] {
+            assert_eq!(parse_time_us(text), Err(TimeError::OutOfRange), "{text}");
+            let record = format!("{{\"date\":\"{text}\"}}");
+            let rejected = Err(Reason::Date(TimeError::OutOfRange).into());
+            assert_eq!(decode(record.as_bytes()), rejected);
+            let mut decoder = Decoder::default();
+            assert_eq!(decoder.decode(record.as_bytes()), rejected);
+        }
     }
 }

@@ -200,6 +200,30 @@ fn nesting_has_a_limit_and_no_stack_overflows() {
         reason_with(&format!("\"x\":{}", "[".repeat(100_000))),
         Reason::Syntax { .. }
     ));
+    // Brackets in texts, and those side by side, are not nested.
+    let many = format!(
+        "\"x\":\"\\\"{}\",\"y\":[{}0]",
+        "[".repeat(1_000),
+        "{},".repeat(1_000)
+    );
+    assert!(with(&many).is_ok());
+}
+
+#[test]
+fn what_is_nested_too_deeply_is_refused_before_anything_else_is_looked_at() {
+    let deep = "{\"a\":[".repeat(100_000) + &"]}".repeat(100_000);
+    for members in [
+        format!("\"from\":{deep}"),
+        format!("\"x\":1,\"x\":{deep}"),
+        format!("\"charge\":\"much\",\"x\":{deep}"),
+    ] {
+        assert_eq!(reason_with(&members), Reason::TooDeep);
+    }
+    assert_eq!(reason(&deep), Reason::TooDeep);
+    // What is no JSON may be the rest of a stream that was cut.
+    for broken in [format!("\"x\":{deep}]"), format!("\"x\":{deep},")] {
+        assert!(matches!(reason_with(&broken), Reason::Syntax { .. }));
+    }
 }
 
 #[test]
