@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 
+use crate::config::MAX_RECORD_BYTES;
 use crate::decode::Reason;
 use crate::framing::Position;
 use crate::writer::create_spool_file;
@@ -27,10 +28,10 @@ pub struct Reject<'a> {
     pub reason: String,
     /// Length of the record. More than is kept here, if it was longer than allowed.
     pub length_bytes: u64,
-    /// The record's text, where it is UTF-8.
+    /// The record's text, where it is UTF-8 and JSON does not make too much of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<Cow<'a, str>>,
-    /// The record's bytes in base64, where they are not UTF-8.
+    /// Else the record's bytes in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
 }
@@ -44,7 +45,9 @@ impl<'a> Reject<'a> {
         bytes: &'a [u8],
         length_bytes: u64,
     ) -> Self {
+        let bytes = &bytes[..bytes.len().min(MAX_KEPT_BYTES)];
         let text = std::str::from_utf8(bytes).ok();
+        let text = text.filter(|text| json_bytes(text) <= MAX_JSON_GROWTH * text.len());
         Self {
             at,
             page,
@@ -92,8 +95,26 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-/// Longest line that is read: that of a record of 40 MiB, each byte of which JSON needs six for.
-const MAX_LINE_BYTES: u64 = 256 << 20;
+/// Most that is kept of a record: six times the longest. A byte of CSV may have become an escape of
+/// six in JSON, and seven digits a pseudonym of 36 bytes.
+const MAX_KEPT_BYTES: usize = 6 * MAX_RECORD_BYTES;
+/// So many times as long as itself may be the JSON string that a text becomes. Quotation marks take
+/// two bytes each; only control characters take more, and base64, of which they then become, less.
+const MAX_JSON_GROWTH: usize = 2;
+/// Everything beside the text: names, numbers, and reasons, which quote nothing.
+const MAX_DESCRIPTION_BYTES: usize = 4 << 10;
+/// Longest line that is read, and so the longest that is written.
+const MAX_LINE_BYTES: usize = MAX_JSON_GROWTH * MAX_KEPT_BYTES + MAX_DESCRIPTION_BYTES;
+
+/// The length of the JSON string that a text becomes, without its quotation marks.
+fn json_bytes(text: &str) -> usize {
+    let bytes = text.bytes().map(|byte| match byte {
+        b'"' | b'\\' | b'\t' | b'\n' | b'\r' | 0x08 | 0x0C => 2,
+        0..0x20 => 6,
+        _ => 1,
+    });
+    bytes.sum()
+}
 
 /// Calls `each` for every reject of the file at `path`, in order. Memory: one line.
 ///
@@ -108,7 +129,7 @@ pub fn read_rejects<E: From<io::Error>>(
     loop {
         line.clear();
         let read = (&mut reader)
-            .take(MAX_LINE_BYTES)
+            .take(MAX_LINE_BYTES as u64)
             .read_until(b'\n', &mut line)?;
         if read == 0 {
             return Ok(());
@@ -185,5 +206,95 @@ impl RejectsWriter {
         };
         encoder.finish()?.flush()?;
         Ok(Some(path))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
+
+    const BYTES: usize = 64 << 10;
+    const AT: Position = Position { line: 1, byte: 0 };
+
+    /// Records that grow most: what JSON escapes, what is no text, and the shortest numbers there
+    /// are.
+    fn worst_records() -> Vec<Vec<u8>> {
+        let of = |unit: &[u8]| unit.repeat(BYTES / unit.len());
+        vec![
+            of(b"\x01"),
+            of(b"\""),
+            of(b"\\"),
+            of(b"\t\"\x1F"),
+            of(b"\xFF"),
+            of(b"1234567;"),
+            of(b"\xFF1234567;\x01"),
+            of("\u{feff}\u{1}".as_bytes()),
+        ]
+    }
+
+    /// Writes rejects of them with `privacy`, and gives back what is read.
+    fn written(privacy: &Privacy, records: &[Vec<u8>]) -> Vec<String> {
+        let directory = tempfile::tempdir().unwrap();
+        let mut writer = RejectsWriter::new(directory.path().join("rejects"));
+        for record in records {
+            let hidden = privacy.hide_in_bytes(record);
+            let reject = Reject::new(AT, 1, &Reason::NoDate, &hidden, record.len() as u64);
+            writer.add(&reject).unwrap();
+        }
+        let file = writer.finish().unwrap().unwrap();
+        let mut shown = Vec::new();
+        read_rejects(&file, |reject| {
+            shown.push(reject.shown().into_owned());
+            Ok::<(), io::Error>(())
+        })
+        .unwrap();
+        shown
+    }
+
+    #[test]
+    fn whatever_a_record_holds_is_read_again_as_it_was() {
+        let records = worst_records();
+        let expected: Vec<_> = records
+            .iter()
+            .map(|record| String::from_utf8_lossy(record))
+            .collect();
+        assert_eq!(written(&Privacy::default(), &records), expected);
+    }
+
+    #[test]
+    fn no_line_is_longer_than_what_is_read_of_one() {
+        let key = PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuvwxyz").unwrap();
+        for mode in [Mode::Keep, Mode::Truncate, Mode::Pseudonymize] {
+            let privacy = Privacy::new(Modes::all(mode), Some(key.clone()));
+            for record in worst_records() {
+                let hidden = privacy.hide_in_bytes(&record);
+                assert!(hidden.len() <= MAX_KEPT_BYTES / MAX_RECORD_BYTES * record.len());
+                let reject = Reject::new(AT, 1, &Reason::NoDate, &hidden, record.len() as u64);
+                let line = serde_json::to_string(&reject).unwrap();
+                let most = MAX_JSON_GROWTH * hidden.len() + MAX_DESCRIPTION_BYTES;
+                assert!(line.len() <= most, "{mode:?}: {} > {most}", line.len());
+            }
+        }
+    }
+
+    #[test]
+    fn what_json_makes_long_is_kept_in_base64_and_the_rest_as_it_can_be_read() {
+        for (text, is_text) in [
+            ("{\"a\":\"b\"}", true),
+            ("\"\"\\\\\t\n", true),
+            ("x\u{1}x\u{1}", false),
+            ("x\u{1}xxx\u{1}xxxx", true),
+            ("\u{7f}\u{80}é", true),
+        ] {
+            let written = serde_json::to_string(text).unwrap().len() - 2;
+            assert_eq!(json_bytes(text), written, "{text:?}");
+            let reject = Reject::new(AT, 1, &Reason::NoDate, text.as_bytes(), 0);
+            assert_eq!(
+                (reject.text.is_some(), reject.base64.is_none()),
+                (is_text, is_text)
+            );
+            assert_eq!(reject.shown(), text);
+        }
     }
 }

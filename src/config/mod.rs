@@ -480,7 +480,7 @@ fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {
 }
 
 /// Most that `limits.max_record_bytes` may be.
-const MAX_RECORD_BYTES: usize = 256 << 20;
+pub(crate) const MAX_RECORD_BYTES: usize = 256 << 20;
 
 fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
     let memory = settings

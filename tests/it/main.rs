@@ -42,6 +42,8 @@ mod protocol;
 mod proxy;
 /// What a lake goes through: damage, death, shrinking, another run, a full disk, a signal.
 mod recovery;
+/// Rejects as they are read again.
+mod rejects;
 /// What is taken out of a lake: days that are too old, and the calls of a number.
 mod removal;
 /// A lake in a bucket of a real S3 server, over HTTP, if `TEST_S3_ENDPOINT` names one.
