@@ -22,8 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::convert::ConvertError;
 use crate::decode::{Reason, Refusal, call_time_us};
+use crate::error::one_line;
 use crate::framing::{Boundary, Position};
 use crate::lake::ledger::Asked;
+use crate::numbers::{MIN_DIGITS, replace_numbers};
 use crate::plan::day_us;
 use crate::records::{Item, RecordReader};
 use crate::spool::{self, Spool};
@@ -38,6 +40,8 @@ const MAX_DAYS: usize = 36_500;
 const MAX_EXAMPLES: usize = 10;
 /// What zip archives begin with, spreadsheets among them.
 const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+/// Stands for a number in the name of a file.
+const HIDDEN: &str = "[number]";
 /// Fast, and several times smaller than the text.
 const SPOOL_ZSTD_LEVEL: i32 = 1;
 
@@ -92,10 +96,11 @@ pub enum Input {
 }
 
 impl Input {
-    /// What it is called in messages and in the ledger.
+    /// What it is called in messages and in the ledger. Whatever the lake keeps, numbers in it are
+    /// hidden: files are often named after whose calls they hold, and no erasure looks there.
     pub fn name(&self) -> String {
         match self {
-            Self::File(path) => path.display().to_string(),
+            Self::File(path) => without_numbers(&path.to_string_lossy()),
             Self::Stdin => "standard input".to_owned(),
         }
     }
@@ -147,6 +152,80 @@ impl Input {
             source,
         })
     }
+}
+
+/// The name of a file on one line, without what could be phone numbers. Dates stay.
+fn without_numbers(name: &str) -> String {
+    replace_numbers(&one_line(name, usize::MAX), |found| {
+        let mut runs = Vec::new();
+        for (at, c) in found.char_indices().filter(|(_, c)| c.is_numeric()) {
+            match runs.last_mut() {
+                Some(Range { end, .. }) if *end == at => *end += c.len_utf8(),
+                _ => runs.push(at..at + c.len_utf8()),
+            }
+        }
+        let runs: Vec<(Range<usize>, &str)> = runs
+            .into_iter()
+            .map(|run| (run.clone(), found.get(run).unwrap_or_default()))
+            .collect();
+        let (mut rest, mut dates) = (&runs[..], 0);
+        while let Some(behind) = behind_date(rest) {
+            (rest, dates) = (behind, dates + 1);
+        }
+        while let Some(before) = before_date(rest) {
+            rest = before;
+        }
+        let digits: usize = rest.iter().map(|(_, run)| run.chars().count()).sum();
+        let (Some((first, _)), Some((last, _))) = (rest.first(), rest.last()) else {
+            return found.to_owned();
+        };
+        match digits {
+            // Numbers of parts, or the time of day.
+            0..MIN_DIGITS if dates > 0 => found.to_owned(),
+            // Perhaps the area code of what looks like a date.
+            0..MIN_DIGITS => HIDDEN.to_owned(),
+            _ => [
+                found.get(..first.start).unwrap_or_default(),
+                HIDDEN,
+                found.get(last.end..).unwrap_or_default(),
+            ]
+            .concat(),
+        }
+    })
+    .into_owned()
+}
+
+/// Runs of digits and where they stand.
+type Runs<'a> = [(Range<usize>, &'a str)];
+
+/// What is left of runs of digits that begin with a date: `20261001`, or `2026`, `10` and `01`.
+fn behind_date<'a, 'b>(runs: &'b Runs<'a>) -> Option<&'b Runs<'a>> {
+    match runs {
+        [(_, date), rest @ ..] if is_date(date) => Some(rest),
+        [(_, year), (_, month), (_, day), rest @ ..] if is_date_of(year, month, day) => Some(rest),
+        _ => None,
+    }
+}
+
+/// The same of runs that end with one.
+fn before_date<'a, 'b>(runs: &'b Runs<'a>) -> Option<&'b Runs<'a>> {
+    match runs {
+        [rest @ .., (_, date)] if is_date(date) => Some(rest),
+        [rest @ .., (_, year), (_, month), (_, day)] if is_date_of(year, month, day) => Some(rest),
+        _ => None,
+    }
+}
+
+fn is_date_of(year: &str, month: &str, day: &str) -> bool {
+    (year.len(), month.len(), day.len()) == (4, 2, 2) && is_date(&[year, month, day].concat())
+}
+
+/// Whether eight digits are a day of these centuries.
+fn is_date(digits: &str) -> bool {
+    (digits.starts_with("19") || digits.starts_with("20"))
+        && digits.len() == 8
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && Date::strptime("%Y%m%d", digits).is_ok()
 }
 
 /// How to split.
@@ -549,4 +628,37 @@ fn fill(source: &mut dyn Read, chunk: &mut [u8]) -> io::Result<usize> {
         }
     }
     Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_of_files_are_hidden_and_dates_stay() {
+        for (name, shown) in [
+            ("calls.ndjson", "calls.ndjson"),
+            ("calls-2026-10-01.csv", "calls-2026-10-01.csv"),
+            ("calls_20261001.csv.gz", "calls_20261001.csv.gz"),
+            ("2026-10-01_2026-10-31/1.csv", "2026-10-01_2026-10-31/1.csv"),
+            ("20261001-20261031_03.csv", "20261001-20261031_03.csv"),
+            ("20261001T031500Z-1.csv", "20261001T031500Z-1.csv"),
+            ("calls-2024.csv", "calls-2024.csv"),
+            ("calls-13025550101.ndjson", "calls-[number].ndjson"),
+            ("+1 (302) 555-0101/a.csv", "+[number]/a.csv"),
+            ("13025550101_20261001.csv", "[number]_20261001.csv"),
+            ("20261001-13025550101.csv", "20261001-[number].csv"),
+            (
+                "2026-10-01 13025550101 2026-10-02.csv",
+                "2026-10-01 [number] 2026-10-02.csv",
+            ),
+            ("030-20261001.csv", "[number].csv"),
+            ("20269901.csv", "[number].csv"),
+            ("20261001031500.csv", "[number].csv"),
+            ("١٣٠٢٥٥٥٠١٠١.csv", "[number].csv"),
+            ("a\u{1b}[31m\nb.csv", "a [31m b.csv"),
+        ] {
+            assert_eq!(Input::File(name.into()).name(), shown, "{name}");
+        }
+    }
 }

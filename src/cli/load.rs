@@ -199,7 +199,8 @@ fn inputs(files: &[PathBuf]) -> Result<Vec<Input>, CommandError> {
         if let Ok(path) = file.canonicalize()
             && !seen.insert(path)
         {
-            return usage(&format!("{} is named twice", file.display()));
+            let name = Input::File(file.clone()).name();
+            return usage(&format!("{name} is named twice"));
         }
     }
     let is_stdin = |file: &PathBuf| file == Path::new("-");

@@ -582,6 +582,58 @@ fn a_dry_run_says_what_would_be_loaded_and_needs_no_key() {
 }
 
 #[test]
+fn a_number_in_the_name_of_a_file_gets_neither_into_the_lake_nor_into_what_is_said() {
+    let (workplace, _server) = with_export(3, "");
+    let name = "calls-4917012345678-2026-10-01.csv";
+    let csv = format!("date,from,to,duration,charge\nx,,,,\n{DAY}T10:00:00Z,1,2,3,4");
+    std::fs::write(workplace.path(name), csv).unwrap();
+    std::fs::write(workplace.path("4917012345678"), "").unwrap();
+    let all = ["--reconcile", "off", "--skip-undated", name];
+    let loaded = load(&workplace, &[&all[..], &["4917012345678"]].concat());
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    let named = "calls-[number]-2026-10-01.csv";
+    let warnings = loaded.report().warnings.join("; ");
+    for warning in [
+        &format!("{named}, line 2"),
+        "no record in [number]",
+        &format!("the last line of {named}"),
+    ] {
+        assert!(warnings.contains(warning), "{warning}: {warnings}");
+    }
+    let entry = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
+    let entry: Value = serde_json::from_slice(&std::fs::read(entry).unwrap()).unwrap();
+    assert_eq!(entry["committed"]["asked"]["query"][0][1], named);
+    let refused = [
+        load(&workplace, &["4917012345679"]),
+        load(&workplace, &[name, name]),
+        load(&workplace, &[name]),
+    ];
+    for ran in refused.iter().chain([&loaded]) {
+        assert!(ran.stderr.contains("[number]"), "{ran:?}");
+        let said = ran.stdout.clone() + &ran.stderr;
+        assert!(!said.contains("49170123"), "{said}");
+    }
+    for (path, content) in workplace.lake_files() {
+        let content = String::from_utf8_lossy(&content).into_owned();
+        assert!(!content.contains("49170123"), "{path:?}");
+    }
+}
+
+#[test]
+fn a_day_before_the_calendar_is_none() {
+    let body = "{\"date\":\"0001-01-01T00:00:00Z\"}\n{\"date\":\"9999-12-31T23:00:00-02:00\"}\n";
+    let (workplace, _server) = with_export(1, calls(0, 1) + body);
+    let loaded = load(&workplace, &["export", "--timezone", "America/New_York"]);
+    assert_eq!(loaded.status, 1, "{loaded:?}");
+    assert!(
+        loaded.stderr.contains("`date` lies beyond the calendar")
+            && loaded.stderr.contains("after the year 9999"),
+        "{}",
+        loaded.stderr
+    );
+}
+
+#[test]
 fn a_spool_without_room_is_named_with_its_key() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     workplace.configure_also("[limits]\nspool_dir = \"nowhere\"");
