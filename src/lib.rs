@@ -39,7 +39,7 @@ pub mod rejects;
 pub mod removal;
 pub mod repeats;
 pub mod report;
-mod run_reports;
+pub mod run_reports;
 pub mod schema;
 mod scratch;
 pub mod simulator;

@@ -1,9 +1,10 @@
 //! `cdrlake ddl`: how a warehouse is told of the table.
 
+use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use clap::Args;
-use jiff::SignedDuration;
+use futures::TryStreamExt;
 use jiff::civil::Date;
 
 use super::lake::{existing_lake, find_any_lake};
@@ -13,9 +14,7 @@ use crate::ddl::{Days, DdlError, LedgerTotals, Table, Target};
 use crate::lake::ledger::Commit;
 use crate::lake::location::Location;
 use crate::lake::{Condition, Lake};
-use crate::plan::CLOCK_TOLERANCE;
-use crate::report::RunReport;
-use crate::run_reports::reports_since;
+use crate::run_reports::{self, Told};
 use crate::slice::{Direction, Slice, parse_day};
 
 /// First day of the table where nobody says: the API knows no older calls.
@@ -155,7 +154,13 @@ async fn days(args: &DdlArgs, lake: &Lake) -> Result<Days, CommandError> {
     }
     let mut days = Days::new();
     let changed = match (&args.changed_by, &args.changed_since) {
-        (Some(run), _) => Some(report(run, lake).await?.partitions_changed),
+        (Some(run), _) => Some(
+            report(run, lake)
+                .await?
+                .partitions_changed
+                .into_iter()
+                .collect(),
+        ),
         (_, Some(run)) => Some(changed_since(run, lake).await?),
         (None, None) => None,
     };
@@ -225,24 +230,23 @@ async fn as_of(lake: &Lake) -> Result<String, CommandError> {
     ))
 }
 
-/// Days that runs have changed which ended after `run`, or so shortly before that nobody can be sure.
-async fn changed_since(run: &str, lake: &Lake) -> Result<Vec<Date>, CommandError> {
-    let since = report(run, lake).await?;
-    let doubt = CLOCK_TOLERANCE
-        + SignedDuration::try_from(lake.lease_expiry().unwrap_or_default()).unwrap_or_default();
-    let later = reports_since(lake, since.started_at).await?;
-    let later = later.into_iter().filter(|report| {
-        report.run != since.run && report.finished_at.duration_since(since.finished_at) > -doubt
-    });
-    let mut days: Vec<Date> = later.flat_map(|report| report.partitions_changed).collect();
-    // What runs have changed so far that have not ended, or died.
-    let unreported = lake.marked_runs("").await?;
-    days.extend(unreported.values().flatten().map(|(slice, _)| slice.day));
-    Ok(days)
+/// Days that a warehouse lacks which was loaded after `run`.
+async fn changed_since(run: &str, lake: &Lake) -> Result<BTreeSet<Date>, CommandError> {
+    let run = match run {
+        LAST_RUN => report(LAST_RUN, lake).await?.run,
+        run => run.to_owned(),
+    };
+    run_reports::changed_since(lake, &run).await?.ok_or_else(|| {
+        let problem = format!(
+            "--changed-since: this lake has no report of a run {run}, so nobody knows what has changed since (`cdrlake gc` removes reports after {} days). Load everything, without --changed-since",
+            run_reports::KEPT_DAYS
+        );
+        CommandError::new(Exit::Usage, problem)
+    })
 }
 
 /// The report of a run.
-async fn report(run: &str, lake: &Lake) -> Result<RunReport, CommandError> {
+async fn report(run: &str, lake: &Lake) -> Result<Told, CommandError> {
     let usage = |problem: String| CommandError::new(Exit::Usage, problem);
     let runs = lake.runs().await?;
     let Some(last) = runs.last() else {
@@ -261,8 +265,15 @@ async fn report(run: &str, lake: &Lake) -> Result<RunReport, CommandError> {
         return lake.run_report(run).await?.ok_or_else(unknown);
     }
     // Names say when runs began, and not which ended last.
-    let begun_last: RunReport = lake.run_report(last).await?.ok_or_else(unknown)?;
-    let reports = reports_since(lake, begun_last.started_at).await?;
-    let latest = reports.into_iter().max_by_key(|report| report.finished_at);
+    let mut latest: Option<Told> = None;
+    let mut reports = std::pin::pin!(run_reports::reports(lake).await?);
+    while let Some(told) = reports.try_next().await? {
+        if latest
+            .as_ref()
+            .is_none_or(|latest| told.finished_at > latest.finished_at)
+        {
+            latest = Some(told);
+        }
+    }
     latest.ok_or_else(unknown)
 }

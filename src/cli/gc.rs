@@ -1,6 +1,7 @@
-//! `cdrlake gc`: what dead runs left.
+//! `cdrlake gc`: what dead runs left, and reports that nobody needs any more.
 
 use clap::Args;
+use jiff::Timestamp;
 use serde_json::json;
 
 use super::lake::existing_lake;
@@ -8,9 +9,10 @@ use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
-use crate::spool;
+use crate::{run_reports, spool};
 
-/// Remove what dead runs left: files on their way, leases, uploads that were never completed.
+/// Remove what dead runs left: files on their way, leases, uploads that were never completed; and reports of runs that ended
+/// more than 90 days ago.
 #[derive(Clone, Debug, Args)]
 pub(super) struct GcArgs {
     #[command(flatten)]
@@ -31,6 +33,8 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
     // A lease means nothing where conditions do not.
     lake.honours_conditions().await?;
     let mut garbage = lake.collect_garbage().await?;
+    let reports = run_reports::remove_old(&lake, Timestamp::now()).await?;
+    garbage.removed.extend(reports);
     // Where `load` splits exports, whatever the lake.
     let spools = spool::sweep(&config.limits.spool_dir)?;
     let spools = spools.iter().map(|path| path.display().to_string());

@@ -11,7 +11,7 @@
 //! _cdrlake/locks/                                   held for the moment of a conditional write
 //! _cdrlake/staging/                                 files nobody sees yet
 //! _cdrlake/runs/<run>.json                          one report for each run
-//! _cdrlake/runs/<run>.running                       a run that has not kept its report yet
+//! _cdrlake/running/<run>                            a run that has not kept its report yet
 //! ```
 
 use object_store::path::Path;
@@ -28,6 +28,8 @@ pub const LEDGER: &str = "_cdrlake/ledger";
 pub const REJECTS: &str = "_cdrlake/rejects";
 /// Reports of runs.
 pub const RUNS: &str = "_cdrlake/runs";
+/// Marks of runs that have not kept their report yet. Apart from the reports, which are many.
+pub const RUNNING: &str = "_cdrlake/running";
 /// Held while something is worked on.
 pub const LEASES: &str = "_cdrlake/leases";
 /// Locks of conditional writes on local disk.
@@ -116,14 +118,9 @@ pub fn run_report(run: &str) -> Path {
     Path::from(format!("{RUNS}/{run}.json"))
 }
 
-/// Lies beside the reports from a run's begin until its report is kept.
+/// There from a run's begin until its report is kept.
 pub fn run_marker(run: &str) -> Path {
-    Path::from(format!("{RUNS}/{run}.running"))
-}
-
-/// The run whose marker lies at `path`.
-pub fn marked_run(path: &Path) -> Option<&str> {
-    path.filename()?.strip_suffix(".running")
+    Path::from(format!("{RUNNING}/{run}"))
 }
 
 /// The run whose report lies at `path`.
@@ -134,6 +131,16 @@ pub fn reported_run(path: &Path) -> Option<&str> {
 /// Held by a run while it lives.
 pub fn run_lease(run: &str) -> Path {
     Path::from(format!("{LEASES}/run-{run}.lock"))
+}
+
+/// The longest object that is read, or written, at `path`. A ledger entry has a few kilobytes; a report has some for
+/// each slice of its run.
+pub fn max_bytes(path: &Path) -> u64 {
+    if path.as_ref().starts_with(RUNS) {
+        1 << 30
+    } else {
+        16 << 20
+    }
 }
 
 /// What the lake is.

@@ -13,15 +13,12 @@ use object_store::path::Path;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::layout::{LEASES, LOCKS, STAGING, TABLE};
+use super::layout::{LEASES, LOCKS, STAGING, TABLE, max_bytes};
 use super::store::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned,
 };
 use crate::writer::{create_spool_file, remove_leftover};
-
-/// Longest small object that is read: a ledger entry has a few kilobytes.
-const MAX_OBJECT_BYTES: u64 = 16 << 20;
 
 /// A lake below one directory.
 ///
@@ -135,6 +132,7 @@ impl LocalStore {
     }
 
     fn read_file(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
+        let max_bytes = max_bytes(path);
         let path = self.file_path(path);
         let file = match File::open(&path) {
             Ok(file) => file,
@@ -143,10 +141,10 @@ impl LocalStore {
         };
         let mut bytes = Vec::new();
         let read = file
-            .take(MAX_OBJECT_BYTES + 1)
+            .take(max_bytes + 1)
             .read_to_end(&mut bytes)
             .map_err(failed("read", &path))?;
-        if read as u64 > MAX_OBJECT_BYTES {
+        if read as u64 > max_bytes {
             return Err(failed("read", &path)(io::Error::other(
                 "it is far too large to be ours",
             )));
@@ -204,7 +202,7 @@ impl LocalStore {
         bytes: &[u8],
         may_write: impl FnOnce(Option<Version>) -> bool,
     ) -> Result<Swap, StoreError> {
-        if bytes.len() as u64 > MAX_OBJECT_BYTES {
+        if bytes.len() as u64 > max_bytes(path) {
             let target = self.file_path(path);
             return Err(failed("write", &target)(io::Error::other(
                 "it would be too large to be read again",

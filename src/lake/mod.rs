@@ -6,10 +6,12 @@ pub mod layout;
 pub mod ledger;
 pub mod local;
 pub mod location;
+mod retry;
+pub mod runs;
 pub mod store;
 pub mod suppression;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path as FilePath;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use crate::writer::SpoolFile;
 use bucket::FailureKind;
 use identity::{FORMAT, Identity};
 use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile, State};
+use runs::RunMark;
 use store::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned,
@@ -37,12 +40,6 @@ use store::{
 /// Ledger entries read at the same time: years of them in seconds, even on a slow disk or
 /// in a bucket.
 const CONCURRENT_READS: usize = 64;
-
-/// How often, and after which pause, to try for a lease that nobody can want for long.
-const MAX_LEASE_TRIES: u32 = 100;
-const LEASE_RETRY: Duration = Duration::from_millis(10);
-/// Pause between looks at a lease whose holder may be dead.
-const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
 
 /// The lake cannot be used, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +122,20 @@ pub enum LakeError {
         path: Path,
         /// Why not.
         problem: String,
+    },
+    /// Others change a file all the time.
+    #[error("others changed {path} at the same time, again and again. Try again")]
+    Contended {
+        /// Which file.
+        path: Path,
+    },
+    /// What a run wrote now might never be told to a warehouse, for nobody knows that it is under way.
+    #[error(
+        "run {run} could not mark itself as under way, for something else holds its lease. Run again"
+    )]
+    Unmarked {
+        /// The run.
+        run: String,
     },
     /// Another run took over the slice.
     #[error("another run took over {path} in the meantime: the table was left to it")]
@@ -283,9 +294,6 @@ enum StagedChange {
     Replace(Box<dyn Staged>, PublishedFile),
     Remove,
 }
-
-/// Runs that have not kept a report, and what each has committed so far.
-pub type MarkedRuns = BTreeMap<String, Vec<(Slice, Commit)>>;
 
 /// A lake that this run may read and write.
 #[derive(Clone, Debug)]
@@ -721,12 +729,15 @@ impl Lake {
     /// other. `commit` comes with everything but its files. A run that dies anywhere in between
     /// leaves the `pending` part, by which the next run finds the slice and mends it.
     ///
+    /// The `mark` is that of the run, which others can see before anything is written.
+    ///
     /// # Errors
     /// [`LakeError::LostLease`] if the entry is no longer what `before` says, the `lease` is gone or
-    /// somebody changed the table meanwhile, and the store's; the table is then as it was.
+    /// somebody changed the table meanwhile, [`LakeError::Unmarked`], and the store's; the table is then as it was.
     /// [`LakeError::NotRecorded`] if the table may have changed, but the ledger could not be told.
     pub async fn publish(
         &self,
+        mark: &RunMark,
         lease: &dyn Lease,
         before: LedgerEntry,
         staged: StagedSlice,
@@ -761,6 +772,7 @@ impl Lake {
             })),
             file,
         });
+        mark.ensure().await?;
         must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
         self.must_know_all_erased(privacy).await?;
@@ -811,6 +823,7 @@ impl Lake {
                     source: Box::new(source),
                 },
             })?;
+        mark.ensure_after().await;
         Ok(entry)
     }
 
@@ -885,18 +898,19 @@ impl Lake {
     /// slice that is pruned, which no run fetches again and `verify` finds.
     ///
     /// # Errors
-    /// [`LakeError`] if the store fails or the lease is lost.
+    /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
     pub async fn prune(
         &self,
+        mark: &RunMark,
         lease: &dyn Lease,
         before: LedgerEntry,
-        run: &str,
     ) -> Result<Commit, LakeError> {
         let slice = before.entry.slice;
+        mark.ensure().await?;
         let commit = match before.entry.committed {
             Some(commit) if commit.state == State::Pruned => commit,
             committed => {
-                let commit = Commit::pruned(committed, run);
+                let commit = Commit::pruned(committed, mark.run());
                 let entry = Entry {
                     committed: Some(commit.clone()),
                     ..Entry::new(slice)
@@ -915,6 +929,7 @@ impl Lake {
             must_hold(lease, slice)?;
             self.store.delete(&path).await?;
         }
+        mark.ensure_after().await;
         Ok(commit)
     }
 
@@ -928,141 +943,6 @@ impl Lake {
             Swap::Done(version) => Ok(version),
             Swap::Refused => Err(LakeError::LostLease { path }),
         }
-    }
-
-    /// Marks a run as under way, for as long as the lease is held.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails, or the lease cannot be had.
-    pub async fn begin_run(&self, run: &str) -> Result<Box<dyn Lease>, LakeError> {
-        let path = layout::run_lease(run);
-        for _ in 0..MAX_LEASE_TRIES {
-            // Nobody else wants it, but whoever clears away leases looks at every one.
-            if let Some(lease) = self.store.try_lease(&path).await? {
-                let marker = layout::run_marker(run);
-                self.store.create(&marker, Bytes::new()).await?;
-                return Ok(lease);
-            }
-            tokio::time::sleep(LEASE_RETRY).await;
-        }
-        Err(LakeError::LostLease { path })
-    }
-
-    /// Keeps the report of a run, which then is no longer under way. One that another run has made
-    /// for it, taking it for dead, is replaced.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn end_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
-        let path = layout::run_report(run);
-        if self.store.create(&path, json(report)).await? == Swap::Refused
-            && let Some(other) = self.store.read(&path).await?
-        {
-            self.store
-                .replace(&path, json(report), &other.version)
-                .await?;
-        }
-        Ok(self.store.delete(&layout::run_marker(run)).await?)
-    }
-
-    /// The runs that have kept a report, the latest last.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn runs(&self) -> Result<Vec<String>, LakeError> {
-        let listed = self.store.list(&Path::from(layout::RUNS)).await?;
-        let mut runs: Vec<String> = listed
-            .iter()
-            .filter_map(|object| layout::reported_run(&object.path))
-            .map(str::to_owned)
-            .collect();
-        runs.sort_unstable();
-        Ok(runs)
-    }
-
-    /// What a run has kept as its report.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails, or it is none.
-    pub async fn run_report<T: DeserializeOwned>(&self, run: &str) -> Result<Option<T>, LakeError> {
-        let path = layout::run_report(run);
-        let Some(found) = self.store.read(&path).await? else {
-            return Ok(None);
-        };
-        let report = serde_json::from_slice(&found.bytes);
-        report.map(Some).map_err(|error| {
-            let problem = error.to_string();
-            LakeError::Damaged { path, problem }
-        })
-    }
-
-    /// Keeps the report that was made for a run that [is dead](Self::is_dead), and clears its lease away.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn end_dead_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
-        self.end_run(run, report).await?;
-        // Whoever takes it gives it back.
-        drop(self.store.try_lease(&layout::run_lease(run)).await?);
-        Ok(())
-    }
-
-    /// The runs other than `this` that have not kept a report, and what they have committed so far, as
-    /// far as it is still there. They are under way, or dead: [`is_dead`](Self::is_dead) tells.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
-        let mut marked = BTreeMap::new();
-        for object in self.store.list(&Path::from(layout::RUNS)).await? {
-            let Some(run) = layout::marked_run(&object.path).filter(|run| *run != this) else {
-                continue;
-            };
-            // Where only time tells who is dead, it begins to run.
-            self.store.lease_state(&layout::run_lease(run)).await?;
-            marked.insert(run.to_owned(), Vec::new());
-        }
-        if !marked.is_empty() {
-            let everything = jiff::civil::Date::MIN..=jiff::civil::Date::MAX;
-            for (slice, found) in self.entries(&Direction::ALL, everything).await? {
-                if let Some(commit) = found.entry.committed
-                    && let Some(commits) = marked.get_mut(&commit.run)
-                {
-                    commits.push((slice, commit));
-                }
-            }
-        }
-        Ok(marked)
-    }
-
-    /// Whether a run has ended without keeping its report. If `is_patient`, waits as long as it takes to
-    /// know, at most [`lease_expiry`](Self::lease_expiry); otherwise only says so if it is known.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
-        let lease = layout::run_lease(run);
-        let mut is_told = false;
-        loop {
-            match self.store.lease_state(&lease).await? {
-                LeaseState::Held => return Ok(false),
-                LeaseState::Free => break,
-                LeaseState::Unproven if !is_patient => return Ok(false),
-                LeaseState::Unproven => {}
-            }
-            if self.store.read(&layout::run_marker(run)).await?.is_none() {
-                return Ok(false);
-            }
-            if !std::mem::replace(&mut is_told, true) {
-                tracing::info!(
-                    run,
-                    "Waiting to see whether a run without a report is still alive."
-                );
-            }
-            tokio::time::sleep(UNPROVEN_LEASE_POLL).await;
-        }
-        // One that ended meanwhile has taken its marker away.
-        Ok(self.store.read(&layout::run_marker(run)).await?.is_some())
     }
 }
 

@@ -6,9 +6,13 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
+use super::retry::Retry;
 use super::store::{Swap, Version};
 use super::{Lake, LakeError, json, layout, parse_own};
 use crate::privacy::{Privacy, PrivacyKey, Token};
+
+/// How often to add a number while others add theirs.
+const MAX_TRIES: u32 = 12;
 
 /// The numbers whose calls are left out of everything that is fetched. It holds no number, only keyed hashes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -109,7 +113,7 @@ impl Lake {
     /// Adds a number to the list, or says when it was erased. Whatever else is there stays.
     ///
     /// # Errors
-    /// [`LakeError`] if the list cannot be written.
+    /// [`LakeError`] if the list cannot be written, or others write it again and again.
     pub async fn suppress(
         &self,
         key_id: &str,
@@ -117,6 +121,7 @@ impl Lake {
         erased_at: Option<Timestamp>,
     ) -> Result<(), LakeError> {
         let path = layout::suppression();
+        let mut retry = Retry::up_to(MAX_TRIES);
         loop {
             let (mut list, version) = match self.read_suppression().await? {
                 Some((list, version)) => (list, Some(version)),
@@ -152,6 +157,9 @@ impl Lake {
                 return Ok(());
             }
             // Somebody erases another number at the same time.
+            if !retry.again().await {
+                return Err(LakeError::Contended { path });
+            }
         }
     }
 

@@ -21,8 +21,8 @@ use crate::decode::describe_missing;
 use crate::export::Export;
 use crate::lake::bucket;
 use crate::lake::location::Location;
-use crate::lake::store::Lease;
-use crate::lake::{Lake, LakeError, MarkedRuns};
+use crate::lake::runs::{MarkedRuns, RunMark};
+use crate::lake::{Lake, LakeError};
 use crate::plan::{CLOCK_TOLERANCE, Due};
 use crate::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 pub use crate::run_reports::IGNORES_CONDITIONS;
@@ -72,6 +72,8 @@ struct Context {
     options: RunOptions,
     observer: Arc<dyn Observer>,
     run: String,
+    /// Shows others that the run is under way.
+    mark: RunMark,
     started_at: Timestamp,
     backoff: Backoff,
     /// `source.requests`: slices that are fetched at the same time. Others may be on their way into the
@@ -240,7 +242,9 @@ pub async fn run(
     let memory_units = u32::try_from(config.limits.memory / MEMORY_UNIT_BYTES)
         .unwrap_or(u32::MAX)
         .max(1);
+    let stop = CancellationToken::new();
     let context = Arc::new(Context {
+        mark: lake.mark(&run, stop.clone()),
         backoff: Backoff::from(&config.source),
         fetching: Semaphore::new(config.source.requests.min(Semaphore::MAX_PERMITS)),
         memory: Semaphore::new(
@@ -249,7 +253,7 @@ pub async fn run(
                 .min(Semaphore::MAX_PERMITS),
         ),
         memory_units,
-        stop: CancellationToken::new(),
+        stop,
         stopped_by: Mutex::default(),
         warnings: Mutex::default(),
         clock_warned: AtomicBool::new(false),
@@ -266,7 +270,8 @@ pub async fn run(
         context.warn(remark.clone());
     }
 
-    let begun = context.lake.begin_run(&context.run).await;
+    // If it fails, each slice tries again before it writes anything.
+    let begun = context.mark.ensure().await;
     if let Err(error) = &begun {
         tracing::warn!("{}", crate::error::chain(error));
     }
@@ -329,9 +334,10 @@ pub async fn run(
         stops: [&context.stop, &interrupt],
     };
     let is_kept = keeper.keep(marked, &mut report).await;
+    let lake = context.lake.clone();
     // Until here the run is under way for everybody else.
-    drop(begun);
-    context.lake.settle().await;
+    drop(context);
+    lake.settle().await;
     RunResult {
         report,
         is_kept,
@@ -355,7 +361,7 @@ fn say_what_was_redacted(report: &RunReport) {
 /// at once at least one sees the other.
 async fn alone_if_it_must_be(
     context: &Context,
-    begun: &Result<Box<dyn Lease>, LakeError>,
+    begun: &Result<(), LakeError>,
     marked: &Result<MarkedRuns, LakeError>,
     interrupt: &CancellationToken,
 ) -> Result<(), String> {

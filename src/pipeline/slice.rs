@@ -384,7 +384,7 @@ async fn settle(
         if !says_the_same || !has_rejects(context, slice, &kept).await? {
             let staged = stage(context, slice, TableChange::Keep, rejects).await?;
             let lake = &context.lake;
-            lake.publish(lease, before, staged, commit, &privacy)
+            lake.publish(&context.mark, lease, before, staged, commit, &privacy)
                 .await?;
         }
         SliceOutcome::Unchanged
@@ -478,7 +478,9 @@ async fn publish(
     let staged = stage(context, slice, table_change, rejects).await?;
     let has_partition = has_rows || had_partition || staged.has_table_file();
     let lake = &context.lake;
-    let published = lake.publish(lease, before, staged, commit, &privacy).await;
+    let published = lake
+        .publish(&context.mark, lease, before, staged, commit, &privacy)
+        .await;
     report.table_changed =
         has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
     report.describe(published?.committed.as_ref().expect("just committed"));

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use futures::{StreamExt, stream};
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +24,7 @@ use crate::privacy::{Privacy, Token};
 use crate::reconcile::verdict;
 use crate::rejects::{RejectsWriter, read_rejects};
 use crate::report::{Change, RunReport, SliceOutcome, SliceReport};
-use crate::run_reports::reports_since;
+use crate::run_reports::reports;
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::{Direction, Slice};
 use crate::writer::{WriteError, checksum_of, read_rows};
@@ -219,13 +219,12 @@ pub async fn erase(
     let known = known.and_then(|list| list.get(token).cloned());
     if let Some(known) = known.filter(|known| known.erased_at.is_none()) {
         // Whoever follows this report has perhaps not followed that of the attempt before.
-        let reports = reports_since(lake, known.since).await?;
-        let reports = reports
-            .into_iter()
-            .filter(|report| report.finished_at >= known.since);
-        removal.changed_before = reports
-            .flat_map(|report| report.partitions_changed)
-            .collect();
+        let mut reports = std::pin::pin!(reports(lake).await?);
+        while let Some(told) = reports.try_next().await? {
+            if told.finished_at >= known.since {
+                removal.changed_before.extend(told.partitions_changed);
+            }
+        }
     }
     lake.suppress(&key_id, token, None).await?;
     // Again, for what came in since.
@@ -352,7 +351,7 @@ impl Eraser<'_> {
         }
         let report = match entry.committed.clone() {
             Some(commit) if commit.state == State::Pruned => {
-                lake.prune(lease, before, &self.removal.run).await?;
+                lake.prune(&self.removal.mark, lease, before).await?;
                 let mut report = SliceReport::new(slice, SliceOutcome::Committed);
                 report.table_changed = holding.rows > 0;
                 report
@@ -401,7 +400,7 @@ impl Eraser<'_> {
         let old = self.in_table(&before, old, planned).await?;
         before.entry.committed = Some(old.clone());
         let mut commit = Commit {
-            run: self.removal.run.clone(),
+            run: self.removal.mark.run().to_owned(),
             token: new_token(),
             tool_version: TOOL.to_owned(),
             rejects: None,
@@ -448,7 +447,10 @@ impl Eraser<'_> {
             change = TableChange::of(slice, file);
         }
         let staged = lake.stage(slice, change, rejects).await?.keeping_failure();
-        let entry = lake.publish(lease, before, staged, commit, privacy).await?;
+        let mark = &self.removal.mark;
+        let entry = lake
+            .publish(mark, lease, before, staged, commit, privacy)
+            .await?;
         let commit = entry.committed.expect("just committed");
         let mut report = SliceReport::new(slice, SliceOutcome::Committed);
         report.describe(&commit);

@@ -12,8 +12,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
+use crate::lake::runs::{MarkedRuns, RunMark};
 use crate::lake::store::Lease;
-use crate::lake::{Lake, LakeError, MarkedRuns};
+use crate::lake::{Lake, LakeError};
 use crate::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::run_reports::ReportKeeper;
 use crate::slice::Slice;
@@ -25,10 +26,9 @@ const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 struct Removal<'a> {
     lake: &'a Lake,
-    run: String,
+    /// Shows others that it is under way.
+    mark: RunMark,
     started_at: Timestamp,
-    /// Held while it lasts.
-    lease: Box<dyn Lease>,
     /// Runs that have not kept a report.
     marked: Result<MarkedRuns, LakeError>,
     interrupt: &'a CancellationToken,
@@ -41,14 +41,14 @@ impl<'a> Removal<'a> {
     async fn begin(lake: &'a Lake, interrupt: &'a CancellationToken) -> Result<Self, LakeError> {
         let started_at = Timestamp::now();
         let run = new_run_id(started_at);
-        let lease = lake.begin_run(&run).await?;
+        let mark = lake.mark(&run, interrupt.clone());
+        mark.ensure().await?;
         // Before this one writes its own name over theirs.
         let marked = lake.marked_runs(&run).await;
         let removal = Self {
             lake,
-            lease,
+            mark,
             marked,
-            run,
             started_at,
             interrupt,
             slices: Vec::new(),
@@ -118,7 +118,7 @@ impl<'a> Removal<'a> {
         let interrupted = self.interrupt.is_cancelled();
         let keeper = self.keeper();
         let mut report = RunReport::new(
-            self.run,
+            self.mark.run().to_owned(),
             self.started_at,
             self.slices,
             interrupted,
@@ -126,7 +126,7 @@ impl<'a> Removal<'a> {
         );
         report.also_changed(self.changed_before);
         keeper.keep(self.marked, &mut report).await;
-        drop(self.lease);
+        drop(self.mark);
         self.lake.settle().await;
         report
     }

@@ -93,7 +93,7 @@ async fn prune_slice(
     };
     let had_file = removal.lake.table_file(slice).await?.is_some();
     let before = removal.lake.usable_entry(slice).await?;
-    removal.lake.prune(&*lease, before, &removal.run).await?;
+    removal.lake.prune(&removal.mark, &*lease, before).await?;
     // Counts and sums are of what is in the lake.
     let mut report = SliceReport::new(slice, SliceOutcome::Committed);
     report.state = Some(State::Pruned);

@@ -8,9 +8,10 @@ use cdrlake::config::Config;
 use cdrlake::lake::local::LocalStore;
 use cdrlake::lake::store::LakeStore;
 use cdrlake::lake::{Lake, layout};
-use cdrlake::pipeline::{self, Observer, RunOptions};
+use cdrlake::pipeline::{self, Observer, RunOptions, RunResult};
 use cdrlake::plan::{Selection, plan};
 use cdrlake::report::{RunReport, SliceOutcome, SliceReport};
+use cdrlake::run_reports::changed_since;
 use cdrlake::slice::{Direction, Slice, parse_day};
 use cdrlake::source::Source;
 use cdrlake::verify;
@@ -186,6 +187,18 @@ async fn run(
     days: (&str, &str),
     refresh: bool,
 ) -> Result<RunReport, String> {
+    let ran = run_watched(store, url, days, refresh, Arc::new(Nobody)).await?;
+    Ok(ran.report)
+}
+
+/// The same, with somebody who watches.
+async fn run_watched(
+    store: Arc<dyn LakeStore>,
+    url: &str,
+    days: (&str, &str),
+    refresh: bool,
+    observer: Arc<dyn Observer>,
+) -> Result<RunResult, String> {
     let config = config(url);
     let chain = |error| cdrlake::error::chain(&error);
     let privacy = config.privacy(false).unwrap();
@@ -213,10 +226,10 @@ async fn run(
         source,
         plan.due,
         options,
-        Arc::new(Nobody),
+        observer,
         CancellationToken::new(),
     );
-    Ok(result.await.report)
+    Ok(result.await)
 }
 
 const ALL_DAYS: (&str, &str) = ("2026-10-01", "2026-10-08");
@@ -273,7 +286,7 @@ async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
         for object in store.list(&Path::from(prefix)).await.unwrap() {
             let name = object.path.to_string();
             // Reports pile up; what marks a run as under way does not.
-            let is_report = name.starts_with("_cdrlake/runs/") && !name.ends_with(".running");
+            let is_report = name.starts_with("_cdrlake/runs/");
             if !is_report && !name.starts_with("_cdrlake/locks/") {
                 names.insert(name);
             }
@@ -356,7 +369,7 @@ async fn check_and_go_on(
         let is_of_the_broken_day =
             path == format!("_cdrlake/rejects/placed/{BROKEN_DAY}.failed.ndjson.zst");
         assert!(
-            path.starts_with("_cdrlake/runs/") || is_of_the_broken_day,
+            path.starts_with("_cdrlake/run") || is_of_the_broken_day,
             "{path}"
         );
     }
@@ -685,4 +698,160 @@ async fn sleep_at(at: usize, bucket: &Bucket, server: &Server, later: &Server) {
     assert_eq!(visible(&*other).await, done, "{operation:?}");
     let left = findings(&other).await;
     assert_eq!(left, [], "{operation:?}");
+}
+
+/// Kills a run once it has committed a slice after it woke up.
+#[derive(Debug)]
+struct Killer {
+    woken: CancellationToken,
+    killed: CancellationToken,
+}
+
+impl Observer for Killer {
+    fn slice_began(&self, _: Slice, _: u32) {}
+    fn records_read(&self, _: u64) {}
+    fn slice_ended(&self, report: &SliceReport) {
+        if self.woken.is_cancelled() && report.outcome == SliceOutcome::Committed {
+            self.killed.cancel();
+        }
+    }
+}
+
+/// A run is paused for so long that another one takes it for dead, tells what it had done, and takes its mark away. It wakes, commits
+/// a day, and is killed.
+#[test]
+fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies() {
+    let server = Server::start();
+    let bucket = Bucket::begin(&server, 1 << 20);
+    let faults = Faults::none();
+    let (lake, _) = bucket.snapshot().lake(&faults);
+    let (operations, _) = rehearse(&lake, &faults, &server.url());
+    let first = operations
+        .iter()
+        .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
+    let first = first.unwrap();
+    let committed = std::sync::atomic::AtomicUsize::new(0);
+    for_each(operations.len() - first, |k| {
+        let has_committed = block_on(wake_and_die(first + k, &bucket.snapshot(), &server));
+        committed.fetch_add(usize::from(has_committed), Ordering::SeqCst);
+    });
+    assert!(committed.into_inner() > 50);
+}
+
+/// Whether it committed anything after it woke up before its request `at`.
+async fn wake_and_die(at: usize, bucket: &Bucket, server: &Server) -> bool {
+    let woken = CancellationToken::new();
+    let killed = CancellationToken::new();
+    let faults = Faults::new(at, Fault::Pause(woken.clone()));
+    let (other, _) = bucket.lake(&Faults::none());
+    let before = visible(&*other).await;
+    let url = server.url();
+    // A day that the one that sleeps has nothing to do with.
+    let elsewhere = ("2026-09-01", "2026-09-01");
+    server.serve("placed", elsewhere.0, "", 0);
+    let loaded = run(Arc::clone(&other), &url, elsewhere, true)
+        .await
+        .unwrap();
+    let lake = Lake::find_any(Arc::clone(&other)).await.unwrap().unwrap();
+    let runs_before = lake.runs().await.unwrap();
+    let killer = Arc::new(Killer {
+        woken: woken.clone(),
+        killed: killed.clone(),
+    });
+    {
+        let (sleeper, _) = bucket.lake(&faults);
+        let sleeping = run_watched(sleeper, &url, ALL_DAYS, true, killer);
+        let others = async {
+            faults.reached.cancelled().await;
+            expire_leases(&bucket.objects).await;
+            run(Arc::clone(&other), &url, elsewhere, true)
+                .await
+                .unwrap();
+            woken.cancel();
+            killed.cancelled().await;
+        };
+        tokio::select! {
+            _ = sleeping => {}
+            () = others => {}
+        }
+    }
+    expire_leases(&bucket.objects).await;
+    run(Arc::clone(&other), &url, elsewhere, true)
+        .await
+        .unwrap();
+    let operation = &faults.operations()[at];
+    let mut told = BTreeSet::new();
+    for run in lake.runs().await.unwrap() {
+        if !runs_before.contains(&run) {
+            let report: RunReport = lake.run_report(&run).await.unwrap().unwrap();
+            told.extend(report.partitions_changed);
+        }
+    }
+    let since = changed_since(&lake, &loaded.run).await.unwrap().unwrap();
+    let now = visible(&*other).await;
+    for case in CASES {
+        let slice = case.slice();
+        if before.get(&slice) != now.get(&slice) {
+            let entry = lake.entry(slice).await.entry;
+            // One that it had only announced is the next run's.
+            if entry.pending.is_none() {
+                assert!(
+                    told.contains(&slice.day),
+                    "{slice} after {at}: {operation:?}"
+                );
+                assert!(
+                    since.contains(&slice.day),
+                    "{slice} after {at}: {operation:?}"
+                );
+            }
+        }
+    }
+    killed.is_cancelled()
+}
+
+#[test]
+fn a_report_that_somebody_else_always_writes_is_not_called_kept() {
+    let server = Server::start();
+    serve(&server, |case| case.now);
+    let directory = tempfile::tempdir().unwrap();
+    let store = FaultStore::too_late_for(local(directory.path()), layout::RUNS);
+    let day = (CASES[0].day, CASES[0].day);
+    let ran = block_on(run_watched(
+        store,
+        &server.url(),
+        day,
+        false,
+        Arc::new(Nobody),
+    ));
+    let ran = ran.unwrap();
+    assert!(!ran.is_kept);
+    let said = "the run report could not be kept in the lake: others changed _cdrlake/runs/";
+    assert!(
+        ran.report.warnings.iter().any(|one| one.contains(said)),
+        "{:?}",
+        ran.report.warnings
+    );
+    // The next run tells what it has done.
+    let next = block_on(catch_up(local(directory.path()), &server.url())).unwrap();
+    assert!(next.partitions_changed.contains(&CASES[0].slice().day));
+}
+
+#[test]
+fn a_number_that_others_always_prevent_from_being_added_is_not_tried_for_ever() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = FaultStore::too_late_for(local(directory.path()), "_cdrlake/suppressed");
+    block_on(async {
+        tokio::time::pause();
+        let config = config("http://127.0.0.1:1");
+        let privacy = config.privacy(false).unwrap();
+        let identity = config.identity(&privacy);
+        let lake = Lake::open(store, &identity, privacy).await.unwrap();
+        let key =
+            cdrlake::privacy::PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuv").unwrap();
+        let refused = lake
+            .suppress(key.id(), &key.token("13025550101"), None)
+            .await;
+        let refused = refused.unwrap_err().to_string();
+        assert!(refused.ends_with("again and again. Try again"), "{refused}");
+    });
 }

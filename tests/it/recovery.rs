@@ -1134,7 +1134,7 @@ fn what_a_killed_run_had_committed_is_told_by_the_next() {
     let runs = workplace.path("lake/_cdrlake/runs");
     let run = first.report().run;
     std::fs::remove_file(runs.join(format!("{run}.json"))).unwrap();
-    std::fs::write(runs.join(format!("{run}.running")), "").unwrap();
+    std::fs::write(workplace.path("lake/_cdrlake/running").join(&run), "").unwrap();
     let next = workplace.run(&range);
     assert_eq!(next.status, 0);
     let told = next.report();

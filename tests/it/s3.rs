@@ -332,13 +332,13 @@ const KINDS: &[(&str, Which)] = &[
         method == "GET" && target.ends_with("lake.json")
     }),
     ("mark the run", |method, target| {
-        method == "PUT" && target.ends_with(".running")
+        method == "PUT" && target.contains("/running/")
     }),
     ("keep the report", |method, target| {
         method == "PUT" && is_report(target)
     }),
     ("unmark the run", |method, target| {
-        method == "DELETE" && target.ends_with(".running")
+        method == "DELETE" && target.contains("/running/")
     }),
     ("probe", |method, target| {
         method == "PUT" && target.contains("probe-")
@@ -388,7 +388,7 @@ const KINDS: &[(&str, Which)] = &[
 ];
 
 fn is_report(target: &str) -> bool {
-    target.contains("/runs/") && !target.ends_with(".running")
+    target.contains("/runs/")
 }
 
 fn is_put_of_a_file(method: &str, target: &str) -> bool {
@@ -803,7 +803,7 @@ fn a_store_that_ignores_conditions_is_named_and_serves_one_run_at_a_time() {
 
     // While another run is under way, this one does nothing.
     let (marker, lease) = (
-        "some/lake/_cdrlake/runs/other.running",
+        "some/lake/_cdrlake/running/other",
         "some/lake/_cdrlake/leases/run-other.lock",
     );
     bucket.ask("PUT", &format!("/{marker}"), "");

@@ -50,6 +50,8 @@ pub(crate) enum Fault {
 pub(crate) struct FaultStore {
     inner: Arc<dyn LakeStore>,
     faults: Arc<Faults>,
+    /// Somebody else is always quicker to write what begins with this.
+    contended: Option<&'static str>,
 }
 
 /// Counts operations, and knows which one fails.
@@ -131,7 +133,22 @@ impl FaultStore {
         Arc::new(Self {
             inner,
             faults: Arc::clone(faults),
+            contended: None,
         })
+    }
+
+    /// Passes everything on, but is always too late to write what begins with `prefix`.
+    pub(crate) fn too_late_for(inner: Arc<dyn LakeStore>, prefix: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            inner,
+            faults: Faults::none(),
+            contended: Some(prefix),
+        })
+    }
+
+    fn is_too_late(&self, path: &Path) -> bool {
+        self.contended
+            .is_some_and(|prefix| path.as_ref().starts_with(prefix))
     }
 
     async fn pass<T>(
@@ -187,6 +204,9 @@ impl LakeStore for FaultStore {
     }
 
     async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError> {
+        if self.is_too_late(path) {
+            return Ok(Swap::Refused);
+        }
         self.pass("create", path, self.inner.create(path, bytes))
             .await
     }
@@ -197,6 +217,9 @@ impl LakeStore for FaultStore {
         bytes: Bytes,
         expected: &Version,
     ) -> Result<Swap, StoreError> {
+        if self.is_too_late(path) {
+            return Ok(Swap::Refused);
+        }
         self.pass("replace", path, self.inner.replace(path, bytes, expected))
             .await
     }

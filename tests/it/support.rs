@@ -140,8 +140,7 @@ impl Workplace {
                         .unwrap()
                         .to_owned();
                     // Reports pile up; what marks a run as under way does not.
-                    let is_report =
-                        name.starts_with("_cdrlake/runs/") && !name.ends_with(".running");
+                    let is_report = name.starts_with("_cdrlake/runs/");
                     if !is_report && !name.starts_with("_cdrlake/locks/") {
                         // A link may lead nowhere.
                         let content = if path.is_symlink() {

@@ -242,6 +242,9 @@ impl Keeper {
             .validity
             .ends()
             .saturating_duration_since(Instant::now());
+        if time_left.is_zero() {
+            return;
+        }
         let removed = tokio::time::timeout(time_left / 2, self.store.delete(&self.path)).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::debug!(lease = %self.path, "A lease could not be given back: it expires.");

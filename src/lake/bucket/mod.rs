@@ -30,6 +30,7 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use super::layout::{self, LEASES, TABLE};
+use super::retry::Retry;
 use super::store::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned, probe,
@@ -48,8 +49,6 @@ use uploads::{Upload, Uploads};
 
 /// Size of a part of an upload, and of a piece of a download.
 pub const PART_BYTES: usize = 8 << 20;
-/// Longest small object that is read: a ledger entry has a few kilobytes.
-const MAX_OBJECT_BYTES: u64 = 16 << 20;
 /// Objects looked at or removed at the same time.
 const CONCURRENT_REQUESTS: usize = 16;
 /// Pause between looks at leases that may be dead.
@@ -137,6 +136,13 @@ impl BucketStore {
                 conditions: OnceCell::new(),
             }),
         }
+    }
+
+    /// The same, on a store that was found to ignore conditions.
+    #[cfg(test)]
+    pub(crate) fn ignoring_conditions(self) -> Self {
+        self.inner.conditions.set(false).expect("it was not asked");
+        self
     }
 
     /// Makes the directory for files on their way, and removes those of dead processes.
@@ -448,7 +454,7 @@ impl LakeStore for BucketStore {
         let get = async || {
             let got = self.inner.objects.get(path).await?;
             let version = version_of(got.meta.e_tag.clone(), got.meta.version.clone());
-            let is_small = got.meta.size <= MAX_OBJECT_BYTES;
+            let is_small = got.meta.size <= layout::max_bytes(path);
             let bytes = if is_small {
                 Some(got.bytes().await?)
             } else {
@@ -621,34 +627,6 @@ impl LakeStore for BucketStore {
             .spool
             .get()
             .map_or(&self.inner.spool_parent, |spool| spool.path())
-    }
-}
-
-/// Tries again after a moment, a few times: beyond what the library tries by itself, for it leaves
-/// conditional writes alone whose reply was lost.
-#[derive(Debug, Default)]
-struct Retry {
-    tries: u32,
-}
-
-impl Retry {
-    const MAX_TRIES: u32 = 5;
-    const FIRST_PAUSE: Duration = Duration::from_millis(100);
-
-    /// Whether nothing was tried before.
-    fn is_first(&self) -> bool {
-        self.tries == 0
-    }
-
-    /// Waits, unless it was tried often enough.
-    async fn again(&mut self) -> bool {
-        if self.tries >= Self::MAX_TRIES {
-            return false;
-        }
-        let longest = Self::FIRST_PAUSE * 2_u32.pow(self.tries);
-        self.tries += 1;
-        tokio::time::sleep(longest.mul_f64(fastrand::f64())).await;
-        true
     }
 }
 

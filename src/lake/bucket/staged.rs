@@ -16,7 +16,8 @@ use object_store::{
 use tempfile::TempPath;
 
 use super::failure::{Action, is_absent, is_final};
-use super::{BucketStore, Retry, same_upload, spool_failed, state_of, update_of};
+use super::{BucketStore, same_upload, spool_failed, state_of, update_of};
+use crate::lake::retry::Retry;
 use crate::lake::store::{LakeStore, Lease, ObjectState, Staged, StoreError, Version};
 
 /// Metadata of an object by which its writer recognises it when a reply is lost. No hyphen: Azure

@@ -1,0 +1,319 @@
+//! Runs as the lake knows them: which are under way, which have ended, and what they have reported.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use object_store::path::Path;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::Commit;
+use super::retry::Retry;
+use super::store::{LakeStore, Lease, LeaseState, Swap};
+use super::{Lake, LakeError, layout};
+use crate::slice::{Direction, Slice};
+
+/// Pause between tries for the lease of a run, and how long to try beyond the time in which one expires. Nobody else wants it, but
+/// whoever clears away leases, or takes the run for dead, holds it for a moment.
+const LEASE_RETRY: Duration = Duration::from_millis(50);
+const LEASE_PATIENCE: Duration = Duration::from_secs(10);
+/// Pause between looks at a lease whose holder may be dead.
+const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
+
+/// Runs that have not kept a report, and what each has committed so far.
+pub type MarkedRuns = BTreeMap<String, Vec<(Slice, Commit)>>;
+
+/// What shows others that a run is under way: its marker, and a lease that lasts as long as it lives. Who finds a marker whose
+/// lease is free takes the run for dead and tells what it had committed. A run that was asleep for too long may find itself dead, so
+/// it looks before and after it commits something, and marks itself again.
+#[derive(Debug)]
+pub struct RunMark {
+    store: Arc<dyn LakeStore>,
+    run: String,
+    /// Whoever cancels it does not want to wait.
+    stop: CancellationToken,
+    /// `None` as long as the run was not marked.
+    lease: Mutex<Option<Box<dyn Lease>>>,
+}
+
+impl RunMark {
+    /// Name of the run.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+
+    /// Makes sure that the run is marked.
+    ///
+    /// # Errors
+    /// [`LakeError::NotAlone`] if it was taken for dead and the store ignores conditional writes, so that another run may write
+    /// what this one does; [`LakeError`] if it cannot be marked.
+    pub async fn ensure(&self) -> Result<(), LakeError> {
+        let mut lease = self.lease.lock().await;
+        let marker = layout::run_marker(&self.run);
+        let is_held = lease.as_ref().is_some_and(|lease| lease.is_held());
+        // The lease of a machine that slept may look as if it were held.
+        if is_held && self.store.state(&marker).await?.is_some() {
+            return Ok(());
+        }
+        if lease.is_some() {
+            if !self.store.honours_conditions().await? {
+                return Err(LakeError::NotAlone(format!(
+                    "run {} was asleep for so long that others take it for dead, and the store ignores conditional writes, by which they would keep out of its way: it writes nothing more. Run again when no other run is under way",
+                    self.run
+                )));
+            }
+            tracing::warn!(
+                run = self.run,
+                "Others take this run for dead: it marks itself again."
+            );
+        }
+        if !is_held {
+            self.take(&mut lease).await?;
+        }
+        self.store.create(&marker, Bytes::new()).await?;
+        Ok(())
+    }
+
+    /// The same after something was committed, during which the run may have been asleep.
+    pub(super) async fn ensure_after(&self) {
+        if let Err(error) = self.ensure().await {
+            tracing::warn!("{}", crate::error::chain(&error));
+        }
+    }
+
+    /// Takes the lease, or waits until the one that is there turns out to last.
+    async fn take(&self, lease: &mut Option<Box<dyn Lease>>) -> Result<(), LakeError> {
+        let path = layout::run_lease(&self.run);
+        let patience = self.store.lease_expiry().unwrap_or_default() + LEASE_PATIENCE;
+        let begun = Instant::now();
+        loop {
+            if let Some(taken) = self.store.try_lease(&path).await? {
+                *lease = Some(taken);
+                return Ok(());
+            }
+            if begun.elapsed() >= patience {
+                break;
+            }
+            tokio::select! {
+                () = self.stop.cancelled() => break,
+                () = tokio::time::sleep(LEASE_RETRY) => {}
+            }
+            if lease.as_ref().is_some_and(|lease| lease.is_held()) {
+                return Ok(());
+            }
+        }
+        let run = self.run.clone();
+        Err(LakeError::Unmarked { run })
+    }
+}
+
+/// A run that has ended without keeping its report. As long as this is there, it cannot come to life again.
+#[derive(Debug)]
+pub struct DeadRun {
+    run: String,
+    lease: Box<dyn Lease>,
+}
+
+impl DeadRun {
+    /// Name of the run.
+    pub fn run(&self) -> &str {
+        &self.run
+    }
+}
+
+impl Lake {
+    /// What is to show others that a run is under way, from the first time that it is [ensured](RunMark::ensure). Who cancels `stop`
+    /// does not want to wait for it.
+    pub fn mark(&self, run: &str, stop: CancellationToken) -> RunMark {
+        RunMark {
+            store: Arc::clone(&self.store),
+            run: run.to_owned(),
+            stop,
+            lease: Mutex::default(),
+        }
+    }
+
+    /// Keeps the report of a run, which then is no longer under way. One that another run has made
+    /// for it, taking it for dead, is replaced.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails, or others write the report again and again.
+    pub async fn end_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
+        let path = layout::run_report(run);
+        let report = compact_json(report);
+        let mut retry = Retry::default();
+        while self.store.create(&path, report.clone()).await? == Swap::Refused {
+            if let Some(other) = self.store.read(&path).await?
+                && let Swap::Done(_) = self
+                    .store
+                    .replace(&path, report.clone(), &other.version)
+                    .await?
+            {
+                break;
+            }
+            if !retry.again().await {
+                return Err(LakeError::Contended { path });
+            }
+        }
+        Ok(self.store.delete(&layout::run_marker(run)).await?)
+    }
+
+    /// The runs that have kept a report, the one that began last at the end.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn runs(&self) -> Result<Vec<String>, LakeError> {
+        let listed = self.store.list(&Path::from(layout::RUNS)).await?;
+        let mut runs: Vec<String> = listed
+            .iter()
+            .filter_map(|object| layout::reported_run(&object.path))
+            .map(str::to_owned)
+            .collect();
+        runs.sort_unstable();
+        Ok(runs)
+    }
+
+    /// What a run has kept as its report.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails, or it is none.
+    pub async fn run_report<T: DeserializeOwned>(&self, run: &str) -> Result<Option<T>, LakeError> {
+        let path = layout::run_report(run);
+        let Some(found) = self.store.read(&path).await? else {
+            return Ok(None);
+        };
+        let report = serde_json::from_slice(&found.bytes);
+        report.map(Some).map_err(|error| {
+            let problem = error.to_string();
+            LakeError::Damaged { path, problem }
+        })
+    }
+
+    /// Removes the report of a run.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn remove_report(&self, run: &str) -> Result<Path, LakeError> {
+        let path = layout::run_report(run);
+        self.store.delete(&path).await?;
+        Ok(path)
+    }
+
+    /// The runs other than `this` that have not kept a report, and what they have committed so far, as
+    /// far as it is still there. They are under way, or dead: [`is_dead`](Self::is_dead) tells.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
+        let mut marked = BTreeMap::new();
+        for object in self.store.list(&Path::from(layout::RUNNING)).await? {
+            let Some(run) = object.path.filename().filter(|run| *run != this) else {
+                continue;
+            };
+            // Where only time tells who is dead, it begins to run.
+            self.store.lease_state(&layout::run_lease(run)).await?;
+            marked.insert(run.to_owned(), Vec::new());
+        }
+        self.add_commits(&mut marked).await?;
+        Ok(marked)
+    }
+
+    /// Adds to each run what it has committed, as far as it is still there.
+    pub(crate) async fn add_commits(&self, runs: &mut MarkedRuns) -> Result<(), LakeError> {
+        if runs.is_empty() {
+            return Ok(());
+        }
+        for (slice, commit) in self.all_commits().await? {
+            if let Some(commits) = runs.get_mut(&commit.run)
+                && commits.iter().all(|(known, _)| *known != slice)
+            {
+                commits.push((slice, commit));
+            }
+        }
+        Ok(())
+    }
+
+    /// What was committed last of every slice.
+    pub(crate) async fn all_commits(
+        &self,
+    ) -> Result<impl Iterator<Item = (Slice, Commit)>, LakeError> {
+        let everything = jiff::civil::Date::MIN..=jiff::civil::Date::MAX;
+        let entries = self.entries(&Direction::ALL, everything).await?;
+        Ok(entries
+            .into_iter()
+            .filter_map(|(slice, found)| Some((slice, found.entry.committed?))))
+    }
+
+    /// Whether a run has ended without keeping its report. If `is_patient`, waits as long as it takes to
+    /// know, at most [`lease_expiry`](Self::lease_expiry); otherwise only says so if it is known.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
+        let lease = layout::run_lease(run);
+        let mut is_told = false;
+        loop {
+            match self.store.lease_state(&lease).await? {
+                LeaseState::Held => return Ok(false),
+                LeaseState::Free => break,
+                LeaseState::Unproven if !is_patient => return Ok(false),
+                LeaseState::Unproven => {}
+            }
+            if self.store.read(&layout::run_marker(run)).await?.is_none() {
+                return Ok(false);
+            }
+            if !std::mem::replace(&mut is_told, true) {
+                tracing::info!(
+                    run,
+                    "Waiting to see whether a run without a report is still alive."
+                );
+            }
+            tokio::time::sleep(UNPROVEN_LEASE_POLL).await;
+        }
+        // One that ended meanwhile has taken its marker away.
+        Ok(self.store.read(&layout::run_marker(run)).await?.is_some())
+    }
+
+    /// Keeps a run from coming to life again that [is dead](Self::is_dead); `None` if it has.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn claim_dead(&self, run: &str) -> Result<Option<DeadRun>, LakeError> {
+        let Some(lease) = self.store.try_lease(&layout::run_lease(run)).await? else {
+            return Ok(None);
+        };
+        let is_marked = self.store.read(&layout::run_marker(run)).await?.is_some();
+        let run = run.to_owned();
+        Ok(is_marked.then_some(DeadRun { run, lease }))
+    }
+
+    /// Keeps the report that was made for a dead run, unless there is one, and takes its marker and its lease away.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn end_dead_run(
+        &self,
+        dead: DeadRun,
+        report: &impl Serialize,
+    ) -> Result<(), LakeError> {
+        let path = layout::run_report(&dead.run);
+        // The run's own says more, and what one made before says was told.
+        self.store.create(&path, compact_json(report)).await?;
+        if dead.lease.is_held() {
+            self.store.delete(&layout::run_marker(&dead.run)).await?;
+        }
+        Ok(())
+    }
+}
+
+/// A report of thousands of slices is half as long without white space.
+fn compact_json(value: &impl Serialize) -> Bytes {
+    let mut bytes = serde_json::to_vec(value).expect("our own types always serialise");
+    bytes.push(b'\n');
+    bytes.into()
+}
