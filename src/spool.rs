@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -17,7 +18,10 @@ const LOCK: &str = "lock";
 /// How often to try to make one before something is wrong with more than luck.
 const MAX_TRIES: u32 = 10;
 
-/// A directory of this process alone, readable by its owner only. Dropping it removes it; what a
+/// A directory without a lock is given so long to get one: it may be in the making.
+const MAKING: Duration = Duration::from_hours(24);
+
+/// A directory of this process alone, readable by its owner only. Dropping it removes it, its lock last; what a
 /// process that died has left, [`sweep`] removes.
 #[derive(Debug)]
 pub(crate) struct Spool {
@@ -57,6 +61,37 @@ impl Spool {
     }
 }
 
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // If something stays, so does the lock, for the next sweep.
+        if remove_lock_last(self.path()).is_err() {
+            self.directory.disable_cleanup(true);
+        }
+    }
+}
+
+/// Removes a spool so that it has its lock as long as it has anything else: calls lie in there, and whoever dies over it leaves what a
+/// sweep finds.
+fn remove_lock_last(spool: &Path) -> io::Result<()> {
+    for path in lock_last(spool)? {
+        // Links are not followed.
+        if path.symlink_metadata()?.is_dir() {
+            fs::remove_dir_all(path)?;
+        } else {
+            fs::remove_file(path)?;
+        }
+    }
+    fs::remove_dir(spool)
+}
+
+/// What lies in a spool.
+fn lock_last(spool: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(spool)?.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
+    paths.sort_by_key(|path| path.ends_with(LOCK));
+    Ok(paths)
+}
+
 /// Removes the directories of processes that are dead from `parent`, and says which. What belongs to
 /// somebody else, or cannot be removed, stays.
 pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
@@ -66,33 +101,41 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
         let is_ours = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-        if !is_ours {
+        // Links are somebody's trick: ours are real directories with a real file.
+        let found = path.symlink_metadata();
+        let Some(directory) = found.ok().filter(|found| is_ours && found.is_dir()) else {
             continue;
-        }
+        };
         // Held until it is gone: nobody takes it for a live one meanwhile.
-        if let Some(lock) = lock_of_the_dead(&path) {
-            if fs::remove_dir_all(&path).is_ok() {
-                removed.push(path);
+        let _lock = match path.join(LOCK).symlink_metadata() {
+            Ok(lock) if lock.is_file() => {
+                let Some(lock) = lock_of_the_dead(&path) else {
+                    continue;
+                };
+                Some(lock)
             }
-            drop(lock);
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_old(&directory) => None,
+            _ => continue,
+        };
+        if remove_lock_last(&path).is_ok() {
+            removed.push(path);
         }
     }
     Ok(removed)
 }
 
-/// The lock of a spool, if nobody holds it. A directory that has none yet is being made.
-fn lock_of_the_dead(directory: &Path) -> Option<File> {
-    // Links are somebody's trick: ours are real directories with a real file.
-    let is_real = |path: &Path, is: fn(&fs::Metadata) -> bool| {
-        path.symlink_metadata().is_ok_and(|metadata| is(&metadata))
-    };
-    let lock = directory.join(LOCK);
-    if !is_real(directory, fs::Metadata::is_dir) || !is_real(&lock, fs::Metadata::is_file) {
-        return None;
-    }
-    let lock = File::options().write(true).open(lock).ok()?;
+/// The lock of a spool, if nobody holds it.
+fn lock_of_the_dead(spool: &Path) -> Option<File> {
+    let lock = File::options().write(true).open(spool.join(LOCK)).ok()?;
     lock.try_lock().ok()?;
     Some(lock)
+}
+
+/// Whether nothing has been made or removed in a directory for longer than it takes to get a lock.
+fn is_old(directory: &fs::Metadata) -> bool {
+    let changed = directory.modified().ok();
+    let age = changed.and_then(|changed| changed.elapsed().ok());
+    age.is_some_and(|age| age > MAKING)
 }
 
 #[cfg(test)]
@@ -113,12 +156,35 @@ mod tests {
         // Not yet locked: it may be in the making.
         assert_eq!(sweep(parent.path()).unwrap(), Vec::<PathBuf>::new());
         fs::write(dead.join(LOCK), "").unwrap();
+        // What its process died over while it removed it.
+        let unlocked = parent.path().join(format!("{PREFIX}unlocked"));
+        fs::create_dir(&unlocked).unwrap();
+        fs::write(unlocked.join("z"), "z").unwrap();
+        let days_ago = std::time::SystemTime::now() - 2 * MAKING;
+        let opened = File::open(&unlocked).unwrap();
+        opened.set_modified(days_ago).unwrap();
         let other = parent.path().join("something else");
         fs::create_dir(&other).unwrap();
-        assert_eq!(sweep(parent.path()).unwrap(), [dead]);
+        let mut swept = sweep(parent.path()).unwrap();
+        swept.sort();
+        assert_eq!(swept, [dead, unlocked]);
         assert!(live.path().join("x").exists() && other.exists());
         let path = live.path().to_owned();
+        fs::create_dir(path.join("a")).unwrap();
+        fs::write(path.join("a").join("w"), "w").unwrap();
         drop(live);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn the_lock_of_a_spool_is_removed_last() {
+        let parent = tempfile::tempdir().unwrap();
+        let spool = Spool::make(parent.path()).unwrap();
+        for name in ["a", "m", "z"] {
+            fs::write(spool.path().join(name), "calls").unwrap();
+        }
+        let order = lock_last(spool.path()).unwrap();
+        assert_eq!(order.len(), 4);
+        assert!(order[3].ends_with(LOCK), "{order:?}");
     }
 }
