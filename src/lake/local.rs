@@ -1,10 +1,12 @@
 //! A lake on local disk.
 
+use std::collections::HashSet;
 use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,16 +15,24 @@ use object_store::path::Path;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::xxh3_128;
 
-use super::layout::{LEASES, LOCKS, STAGING, TABLE, max_bytes};
+use super::layout::{
+    self, LEASES, LEDGER, LOCKS, META, REJECTS, RUNNING, RUNS, STAGING, TABLE, max_bytes,
+};
 use super::store::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned,
 };
+use crate::slice::Direction;
 use crate::writer::{create_spool_file, remove_leftover};
+
+/// How the name of a copy ends that is on its way to another file system. With the dot that it begins with, no reader takes it for
+/// data.
+const COPY: &str = ".cdrlake-copy";
 
 /// A lake below one directory.
 ///
-/// Files are staged beside the table, on the same file system, and renamed into it. Conditional
+/// Files are staged beside the table, on the same file system, and renamed into it; to a partition on another one they
+/// are copied first. Conditional
 /// writes hold an operating-system lock; leases are such locks too. Both vanish with the process
 /// that holds them, however it dies. The file system must honour `flock` between all machines that
 /// write the lake.
@@ -31,6 +41,8 @@ pub struct LocalStore {
     root: PathBuf,
     staging: PathBuf,
     file_mode: u32,
+    /// Directories of which it is certain that they outlast a power cut.
+    synced: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl LocalStore {
@@ -41,6 +53,7 @@ impl LocalStore {
             root: root.to_owned(),
             staging: root.join(STAGING),
             file_mode,
+            synced: Arc::default(),
         }
     }
 
@@ -56,38 +69,94 @@ impl LocalStore {
             .map_err(failed("write into", &self.staging))
     }
 
-    /// What dead processes left: files of the spool whose lease nobody holds, and staged objects
+    /// What dead processes left: files of the spool and copies whose lease nobody holds, and staged objects
     /// whose directory nobody has locked.
-    fn leftovers(&self) -> Result<Vec<Path>, StoreError> {
+    fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let mut staged = Vec::new();
         self.list_dir(&self.staging, &mut staged)?;
+        let staged = staged.into_iter().map(|ObjectState { path, .. }| Leftover {
+            guard: guard_of(&path),
+            file: self.file_path(&path),
+        });
         let mut leftovers = Vec::new();
-        for ObjectState { path, .. } in staged {
-            let is_held = is_locked(&self.file_path(&guard_of(&path)))?;
+        for leftover in staged.chain(self.copies()?) {
+            let is_held = is_locked(&self.file_path(&leftover.guard))?;
             // Its maker may have finished since it was listed.
-            if !is_held && self.file_path(&path).exists() {
-                leftovers.push(path);
+            if !is_held && leftover.file.exists() {
+                leftovers.push(leftover);
             }
         }
         Ok(leftovers)
     }
 
-    /// Removes them, each while its lease or lock is held, and leases that nobody holds.
+    /// What a leftover is called.
+    fn name_of(&self, leftover: &Leftover) -> Path {
+        let file = &leftover.file;
+        Path::from(
+            &*file
+                .strip_prefix(&self.root)
+                .unwrap_or(file)
+                .to_string_lossy(),
+        )
+    }
+
+    /// Copies on their way to directories that lie on another file system than the staging directory.
+    fn copies(&self) -> Result<Vec<Leftover>, StoreError> {
+        let mut directories = vec![META.into(), RUNS.into(), RUNNING.into()];
+        for direction in Direction::ALL {
+            directories.push(format!("{LEDGER}/{direction}"));
+            directories.push(format!("{REJECTS}/{direction}"));
+        }
+        for name in names_in(&self.root.join(TABLE))? {
+            directories.push(format!("{TABLE}/{name}"));
+        }
+        let device_of = |path: &FilePath| fs::metadata(path).map(|metadata| metadata.dev());
+        let Ok(here) = device_of(&self.staging) else {
+            return Ok(Vec::new());
+        };
+        let mut copies = Vec::new();
+        for directory in directories {
+            let path = self.root.join(&directory);
+            // What is not there has none.
+            if device_of(&path).is_ok_and(|device| device != here) {
+                for name in names_in(&path)? {
+                    if let Some(target) = target_of_copy(&name) {
+                        let target = Path::from(format!("{directory}/{target}"));
+                        copies.push(Leftover {
+                            guard: guard_of_target(&target),
+                            file: path.join(&name),
+                        });
+                    }
+                }
+                let day = directory.strip_prefix(&format!("{TABLE}/dt="));
+                for direction in Direction::ALL {
+                    let Some(day) = day else { continue };
+                    let target = Path::from(format!("{directory}/{direction}-{day}.parquet"));
+                    if let Some(file) = self.copy_beside(&self.file_path(&target)) {
+                        let guard = guard_of_target(&target);
+                        copies.push(Leftover { guard, file });
+                    }
+                }
+            }
+        }
+        Ok(copies)
+    }
+
+    /// Removes what was left, each while its lease or lock is held, and leases that nobody holds.
     fn sweep(&self) -> Result<Vec<Path>, StoreError> {
         let mut removed = Vec::new();
-        for path in self.leftovers()? {
-            let guard = guard_of(&path);
+        for leftover in self.leftovers()? {
+            let Leftover { guard, file } = &leftover;
             let name = guard.filename().unwrap_or_default();
             let (mut lease, mut lock) = (None, None);
             if guard.as_ref().starts_with(LEASES) {
-                lease = self.lease(&guard)?;
+                lease = self.lease(guard)?;
             } else {
-                lock = self.try_lock_directory(name.trim_end_matches(".lock"))?;
+                lock = self.lock_directory(name.trim_end_matches(".lock"), false)?;
             }
             if lease.is_some() || lock.is_some() {
-                let file = self.file_path(&path);
-                remove_leftover(&file).map_err(failed("delete", &file))?;
-                removed.push(path);
+                remove_leftover(file).map_err(failed("delete", file))?;
+                removed.push(self.name_of(&leftover));
             }
         }
         let mut leases = Vec::new();
@@ -103,32 +172,64 @@ impl LocalStore {
         self.root.join(path.as_ref())
     }
 
-    /// Makes a directory with its parents, and makes sure that they outlast a power cut.
+    /// Makes a directory with its parents, and makes sure that they outlast a power cut: also those that are there, for whoever made
+    /// them may have died before.
     fn make_dir(&self, directory: &FilePath) -> Result<(), StoreError> {
-        let missing: Vec<&FilePath> = directory
-            .ancestors()
-            .take_while(|path| !path.as_os_str().is_empty() && !path.is_dir())
-            .collect();
-        let Some(highest) = missing.last() else {
-            return Ok(());
+        let with_parents = || {
+            directory
+                .ancestors()
+                .filter(|path| !path.as_os_str().is_empty())
         };
-        let search_bits = (self.file_mode & 0o444) >> 2;
-        let mode = 0o700 | self.file_mode | search_bits;
-        DirBuilder::new()
-            .recursive(true)
-            .mode(mode)
-            .create(directory)
-            .map_err(failed("create the directory", directory))?;
-        for made in &missing {
-            // Whatever the umask says: the configuration has the last word.
-            fs::set_permissions(made, Permissions::from_mode(mode))
-                .map_err(failed("set the mode of", made))?;
-            sync_dir(made)?;
+        let missing: Vec<&FilePath> = with_parents().take_while(|path| !path.is_dir()).collect();
+        if !missing.is_empty() {
+            let search_bits = (self.file_mode & 0o444) >> 2;
+            let mode = 0o700 | self.file_mode | search_bits;
+            DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(directory)
+                .map_err(failed("create the directory", directory))?;
+            for made in &missing {
+                // Whatever the umask says: the configuration has the last word. But whose group it is, the directory
+                // above says.
+                let set_mode = || {
+                    let inherited = fs::metadata(made)?.mode() & 0o2000;
+                    fs::set_permissions(made, Permissions::from_mode(mode | inherited))
+                };
+                set_mode().map_err(failed("set the mode of", made))?;
+                sync_dir(made)?;
+            }
         }
-        let parent = highest
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        sync_dir(parent.unwrap_or(FilePath::new(".")))
+        let never_poisoned = "nobody panics while holding it";
+        let unsynced: Vec<&FilePath> = {
+            let synced = self.synced.lock().expect(never_poisoned);
+            with_parents()
+                .take_while(|path| {
+                    missing.contains(path)
+                        || (path.starts_with(&self.root) && !synced.contains(*path))
+                })
+                .collect()
+        };
+        for path in &unsynced {
+            let Some(parent) = path.parent() else {
+                continue;
+            };
+            let parent = if parent.as_os_str().is_empty() {
+                FilePath::new(".")
+            } else {
+                parent
+            };
+            match sync(parent) {
+                // Above the lake there may be nothing for us to look into.
+                Err(error)
+                    if error.kind() == io::ErrorKind::PermissionDenied
+                        && !missing.contains(path) => {}
+                synced => synced.map_err(failed("sync", parent))?,
+            }
+        }
+        let mut synced = self.synced.lock().expect(never_poisoned);
+        synced.extend(unsynced.into_iter().map(FilePath::to_owned));
+        Ok(())
     }
 
     fn read_file(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
@@ -162,38 +263,57 @@ impl LocalStore {
     }
 
     /// Locks a directory of the lake: only who holds the lock writes conditionally there. The lock
-    /// is on a file of its own, for NFS passes on no locks of directories.
-    fn lock_directory(&self, name: &str) -> Result<File, StoreError> {
-        let (lock, path) = self.directory_lock(name)?;
-        lock.lock().map_err(failed("lock", &path))?;
-        Ok(lock)
+    /// is on a file of its own, for NFS passes on no locks of directories. `None` if it is held, and this does not
+    /// `wait`.
+    fn lock_directory(&self, name: &str, wait: bool) -> Result<Option<File>, StoreError> {
+        let locks = self.root.join(LOCKS);
+        self.make_dir(&locks)?;
+        self.lock(&locks.join(format!("{name}.lock")), wait)
     }
 
-    /// The same, or `None` if somebody else holds the lock.
-    fn try_lock_directory(&self, name: &str) -> Result<Option<File>, StoreError> {
-        let (lock, path) = self.directory_lock(name)?;
-        match lock.try_lock() {
-            Ok(()) => Ok(Some(lock)),
-            Err(fs::TryLockError::WouldBlock) => Ok(None),
-            Err(fs::TryLockError::Error(error)) => Err(failed("lock", &path)(error)),
+    /// Locks the file at `path`, which is made if there is none.
+    fn lock(&self, path: &FilePath, wait: bool) -> Result<Option<File>, StoreError> {
+        loop {
+            let file = self.open_lock(path)?;
+            let locked = if wait {
+                file.lock().map_err(fs::TryLockError::Error)
+            } else {
+                file.try_lock()
+            };
+            match locked {
+                Ok(()) => {}
+                Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
+            }
+            // Somebody removed it since it was opened: a lock on that one keeps nobody away. Take the
+            // one that is there now.
+            if lies_at(&file, path) {
+                return Ok(Some(file));
+            }
         }
     }
 
-    fn directory_lock(&self, name: &str) -> Result<(File, PathBuf), StoreError> {
-        let locks = self.root.join(LOCKS);
-        self.make_dir(&locks)?;
-        let path = locks.join(format!("{name}.lock"));
-        Ok((self.open_lock(&path)?, path))
-    }
-
+    /// Opens a lock for everybody who may use the lake, whatever the umask says: only who makes a file can set its mode.
     fn open_lock(&self, path: &FilePath) -> Result<File, StoreError> {
-        File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .mode(self.file_mode)
-            .open(path)
-            .map_err(failed("open the lock", path))
+        let open = || {
+            loop {
+                match File::options().write(true).open(path) {
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    opened => return opened,
+                }
+                let mut make = File::options();
+                make.create_new(true).write(true).mode(self.file_mode);
+                match make.open(path) {
+                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                    Err(error) => return Err(error),
+                    Ok(made) => {
+                        made.set_permissions(Permissions::from_mode(self.file_mode))?;
+                        return Ok(made);
+                    }
+                }
+            }
+        };
+        open().map_err(failed("open the lock", path))
     }
 
     fn swap(
@@ -208,11 +328,8 @@ impl LocalStore {
                 "it would be too large to be read again",
             )));
         }
-        let mut directory: Vec<String> =
-            path.parts().map(|part| part.as_ref().to_owned()).collect();
-        directory.pop();
-        let directory = directory.join("-");
-        let _lock = self.lock_directory(&directory)?;
+        let directory = directory_name(path);
+        let _lock = self.lock_directory(&directory, true)?;
         if !may_write(self.read_file(path)?.map(|found| found.version)) {
             return Ok(Swap::Refused);
         }
@@ -238,10 +355,61 @@ impl LocalStore {
             .parent()
             .expect("an object lies in a directory of the lake");
         self.make_dir(directory)?;
-        fs::rename(&file, &target).map_err(failed("write", &target))?;
-        // Nothing is left there to be removed.
-        drop(file.keep());
+        match fs::rename(&file, &target) {
+            // Nothing is left there to be removed.
+            Ok(()) => drop(file.keep()),
+            Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
+                self.copy(&file, &target)
+                    .map_err(failed("write", &target))?;
+            }
+            Err(error) => return Err(failed("write", &target)(error)),
+        }
         sync_dir(directory)
+    }
+
+    /// Copies a file to another file system, and renames it there: readers see the old file or the new one, whole. The name of the copy
+    /// is the target's, so that the next attempt overwrites what a dead process left.
+    fn copy(&self, file: &FilePath, target: &FilePath) -> io::Result<()> {
+        let copy_by_way_of = |copy: PathBuf| {
+            let mut to = create_spool_file(&copy)?;
+            let copy = TempPath::try_from_path(copy)?;
+            io::copy(&mut File::open(file)?, &mut to)?;
+            self.settle(&to)?;
+            fs::rename(&copy, target)?;
+            drop(copy.keep());
+            Ok(())
+        };
+        // Where nobody looks for data, if it may be written.
+        if let Some(beside) = self.copy_beside(target)
+            && copy_by_way_of(beside).is_ok()
+        {
+            return Ok(());
+        }
+        let name = target.file_name().unwrap_or_default().to_string_lossy();
+        copy_by_way_of(target.with_file_name(format!(".{name}{COPY}")))
+    }
+
+    /// The place for a copy beside the directory that the `target` in a partition lies in, wherever links lead, or beside the table if
+    /// that is where it lies; `None` if there is none on its file system.
+    fn copy_beside(&self, target: &FilePath) -> Option<PathBuf> {
+        let partition = fs::canonicalize(target.parent()?).ok()?;
+        let table = fs::canonicalize(self.root.join(TABLE)).ok()?;
+        if !target.starts_with(self.root.join(TABLE)) {
+            return None;
+        }
+        let outer = if partition.parent() == Some(&table) {
+            table
+        } else {
+            partition
+        };
+        let beside = outer.parent()?;
+        let device_of = |path: &FilePath| fs::metadata(path).map(|metadata| metadata.dev());
+        if device_of(beside).ok()? != device_of(target.parent()?).ok()? {
+            return None;
+        }
+        let (outer, name) = (outer.file_name()?, target.file_name()?);
+        let (outer, name) = (outer.to_string_lossy(), name.to_string_lossy());
+        Some(beside.join(format!(".{outer}.{name}{COPY}")))
     }
 
     fn list_dir(
@@ -256,6 +424,10 @@ impl LocalStore {
         };
         for entry in entries {
             let entry = entry.map_err(failed("list", directory))?;
+            // What is on its way is not there yet.
+            if target_of_copy(&entry.file_name().to_string_lossy()).is_some() {
+                continue;
+            }
             let path = entry.path();
             let metadata = match fs::metadata(&path) {
                 // A link to nowhere: it is listed, for readers may stumble over it.
@@ -290,19 +462,8 @@ impl LocalStore {
             path.parent()
                 .expect("a lease lies in a directory of the lake"),
         )?;
-        loop {
-            let file = self.open_lock(&path)?;
-            match file.try_lock() {
-                Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => return Ok(None),
-                Err(fs::TryLockError::Error(error)) => return Err(failed("lock", &path)(error)),
-            }
-            // The holder before us removed its file on the way out: a lock on that one keeps
-            // nobody away. Take the one that is there now.
-            if lies_at(&file, &path) {
-                return Ok(Some(FileLease { path, file }));
-            }
-        }
+        let file = self.lock(&path, false)?;
+        Ok(file.map(|file| FileLease { path, file }))
     }
 
     /// Runs blocking work where it holds up no other task.
@@ -376,12 +537,59 @@ impl Drop for FileLease {
     }
 }
 
+/// What a dead process left.
+#[derive(Debug)]
+struct Leftover {
+    /// What its maker held.
+    guard: Path,
+    file: PathBuf,
+}
+
+/// The file that a copy of this name is on its way to, if it is one.
+fn target_of_copy(name: &str) -> Option<&str> {
+    name.strip_prefix('.')?.strip_suffix(COPY)
+}
+
+/// What whoever writes the object at `target` holds.
+fn guard_of_target(target: &Path) -> Path {
+    let of_rejects = || Some(layout::rejects_slice(target)?.0);
+    layout::slice_of(target)
+        .or_else(of_rejects)
+        .map_or_else(|| lock_of(&directory_name(target)), layout::lease)
+}
+
+/// What the directory of an object is called among the locks.
+fn directory_name(path: &Path) -> String {
+    let mut parts: Vec<String> = path.parts().map(|part| part.as_ref().to_owned()).collect();
+    parts.pop();
+    parts.join("-")
+}
+
+/// The lock of a directory.
+fn lock_of(directory: &str) -> Path {
+    Path::from(format!("{LOCKS}/{directory}.lock"))
+}
+
+/// Names of what lies in a directory, if it is there.
+fn names_in(directory: &FilePath) -> Result<Vec<String>, StoreError> {
+    let names = || {
+        let entries = match fs::read_dir(directory) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let name =
+            |entry: io::Result<fs::DirEntry>| Ok(entry?.file_name().to_string_lossy().into_owned());
+        entries.map(name).collect()
+    };
+    names().map_err(failed("list", directory))
+}
+
 /// What whoever makes the staged file at `path` holds from before its first byte on: the slice's
 /// lease, or the lock of the directory that it goes to.
 fn guard_of(path: &Path) -> Path {
     let name = path.filename().unwrap_or_default();
     if let Some(directory) = name.strip_suffix(".swap") {
-        return Path::from(format!("{LOCKS}/{directory}.lock"));
+        return lock_of(directory);
     }
     let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
     Path::from(format!("{LEASES}/{stem}.lock"))
@@ -537,7 +745,14 @@ impl LakeStore for LocalStore {
     async fn settle(&self) {}
 
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
-        self.blocking(Self::leftovers).await
+        self.blocking(|store| {
+            let leftovers = store.leftovers()?;
+            Ok(leftovers
+                .iter()
+                .map(|leftover| store.name_of(leftover))
+                .collect())
+        })
+        .await
     }
 
     async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
@@ -563,9 +778,11 @@ fn version_of(bytes: &[u8]) -> Version {
 
 /// Makes what happened in a directory outlast a power cut.
 fn sync_dir(directory: &FilePath) -> Result<(), StoreError> {
-    File::open(directory)
-        .and_then(|directory| directory.sync_all())
-        .map_err(failed("sync", directory))
+    sync(directory).map_err(failed("sync", directory))
+}
+
+fn sync(directory: &FilePath) -> io::Result<()> {
+    File::open(directory)?.sync_all()
 }
 
 fn failed(action: &'static str, path: &FilePath) -> impl FnOnce(io::Error) -> StoreError {
@@ -692,5 +909,139 @@ mod tests {
             assert_eq!(store.list(&Path::from("cdrs")).await.unwrap(), [state]);
         }
         assert_eq!(store.list(&Path::from(STAGING)).await.unwrap(), []);
+    }
+
+    /// A directory on another file system, if this machine has one.
+    fn on_another_file_system(directory: &FilePath) -> Option<tempfile::TempDir> {
+        let other = tempfile::tempdir_in("/dev/shm").ok()?;
+        let device_of = |path: &FilePath| fs::metadata(path).unwrap().dev();
+        (device_of(other.path()) != device_of(directory)).then_some(other)
+    }
+
+    async fn publish(store: &LocalStore, path: &Path, content: &str) {
+        let lease = layout::lease(layout::slice_of(path).unwrap());
+        let lease = store.try_lease(&lease).await.unwrap().unwrap();
+        let staged = store.spool_dir().join("x.parquet");
+        fs::write(&staged, content).unwrap();
+        let staged = TempPath::try_from_path(staged).unwrap();
+        let staged = store.stage(path, staged).await.unwrap();
+        staged.publish(&*lease, None).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_partition_on_another_file_system_is_written_whole_and_leaves_nothing() {
+        let (directory, store) = open();
+        let Some(other) = on_another_file_system(directory.path()) else {
+            println!("skipped: there is no other file system");
+            return;
+        };
+        let partition = other.path().join("october");
+        fs::create_dir(&partition).unwrap();
+        let table = directory.path().join("lake/cdrs");
+        fs::create_dir(&table).unwrap();
+        std::os::unix::fs::symlink(&partition, table.join("dt=2026-10-01")).unwrap();
+        let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
+        for content in ["old", "newer"] {
+            publish(&store, &path, content).await;
+            let file = partition.join("placed-2026-10-01.parquet");
+            assert_eq!(fs::read_to_string(&file).unwrap(), content);
+            assert_eq!(fs::metadata(file).unwrap().mode() & 0o777, 0o600);
+        }
+        let names = |path: &FilePath| names_in(path).unwrap();
+        assert_eq!(names(&partition), ["placed-2026-10-01.parquet"]);
+        assert_eq!(names(other.path()), ["october"]);
+        assert_eq!(store.list(&Path::from(STAGING)).await.unwrap(), []);
+
+        // What processes leave that die while they copy is seen by no listing, found, and removed once they are dead.
+        let beside = other
+            .path()
+            .join(format!(".october.placed-2026-10-01.parquet{COPY}"));
+        let within = partition.join(format!(".received-2026-10-01.parquet{COPY}"));
+        fs::write(&beside, "calls").unwrap();
+        fs::write(&within, "calls").unwrap();
+        assert_eq!(store.list(&Path::from(TABLE)).await.unwrap().len(), 1);
+        let lease = Path::from("_cdrlake/leases/placed-2026-10-01.lock");
+        let alive = store.try_lease(&lease).await.unwrap().unwrap();
+        assert_eq!(store.find_leftovers().await.unwrap().len(), 1);
+        assert_eq!(store.remove_leftovers().await.unwrap().len(), 1);
+        assert!(beside.exists() && !within.exists());
+        drop(alive);
+        assert_eq!(store.remove_leftovers().await.unwrap().len(), 1);
+        assert!(!beside.exists());
+    }
+
+    #[tokio::test]
+    async fn the_ledger_may_lie_on_another_file_system_too() {
+        let (directory, store) = open();
+        let Some(other) = on_another_file_system(directory.path()) else {
+            println!("skipped: there is no other file system");
+            return;
+        };
+        let ledger = directory.path().join("lake").join(LEDGER);
+        std::os::unix::fs::symlink(other.path(), ledger).unwrap();
+        let path = Path::from("_cdrlake/ledger/placed/2026-10-01.json");
+        let first = done(store.create(&path, "1".into()).await.unwrap());
+        done(store.replace(&path, "2".into(), &first).await.unwrap());
+        let left = other.path().join(format!("placed/.2026-10-02.json{COPY}"));
+        fs::write(&left, "{}").unwrap();
+        assert_eq!(store.remove_leftovers().await.unwrap().len(), 1);
+        assert!(!left.exists());
+        let listed = store.list(&Path::from("_cdrlake/ledger/placed")).await;
+        assert_eq!(listed.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn locks_and_leases_have_the_mode_of_files_and_directories_keep_whose_group_they_are() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("lake");
+        fs::create_dir(&root).unwrap();
+        fs::set_permissions(&root, Permissions::from_mode(0o2770)).unwrap();
+        // No umask that tests run with leaves this group and these others all bits.
+        let store = LocalStore::new(&root, 0o666);
+        store.prepare().unwrap();
+        store
+            .create(&Path::from("a/b.json"), "x".into())
+            .await
+            .unwrap();
+        let lease = Path::from("_cdrlake/leases/x.lock");
+        let _lease = store.try_lease(&lease).await.unwrap().unwrap();
+        let mode = |path: &str| fs::metadata(root.join(path)).unwrap().mode() & 0o7777;
+        assert_eq!(mode("_cdrlake/leases/x.lock"), 0o666);
+        assert_eq!(mode("_cdrlake/locks/a.lock"), 0o666);
+        assert_eq!(mode("a/b.json"), 0o666);
+        for made in ["a", "_cdrlake", STAGING, LEASES, LOCKS] {
+            assert_eq!(mode(made), 0o2777, "{made}");
+        }
+    }
+
+    /// Whether somebody waits for a lock on the file.
+    fn is_waited_for(file: &File) -> bool {
+        let inode = format!(":{} ", file.metadata().unwrap().ino());
+        let locks = fs::read_to_string("/proc/locks").unwrap();
+        locks
+            .lines()
+            .any(|line| line.contains("->") && line.contains(&inode))
+    }
+
+    #[test]
+    fn a_lock_whose_file_was_removed_meanwhile_keeps_nobody_away_and_is_not_taken_for_one() {
+        let (directory, store) = open();
+        let path = directory.path().join("lake").join(LOCKS).join("a.lock");
+        let first = store.lock_directory("a", true).unwrap().unwrap();
+        std::thread::scope(|scope| {
+            let waiting = scope.spawn(|| store.lock_directory("a", true).unwrap().unwrap());
+            while !is_waited_for(&first) {
+                std::thread::yield_now();
+            }
+            fs::remove_file(&path).unwrap();
+            let second = store.lock_directory("a", true).unwrap().unwrap();
+            drop(first);
+            while !is_waited_for(&second) {
+                assert!(!waiting.is_finished(), "two hold the lock");
+                std::thread::yield_now();
+            }
+            drop(second);
+            assert!(lies_at(&waiting.join().unwrap(), &path));
+        });
     }
 }

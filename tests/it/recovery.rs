@@ -1,11 +1,14 @@
 use std::io::{BufRead, BufReader, Read, Write};
-use std::process::Stdio;
+use std::path::Path;
+use std::process::{Command, Stdio};
 
 use cdrlake::report::SliceOutcome;
 use serde_json::json;
 
 use crate::server::{Answer, Server, count, sized};
-use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, serving};
+use crate::support::{
+    CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, output, serving, skipped,
+};
 
 #[test]
 fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
@@ -1155,4 +1158,58 @@ fn what_a_killed_run_had_committed_is_told_by_the_next() {
     // Once.
     let last = workplace.run(&range).report();
     assert_eq!((last.partitions_changed.len(), last.warnings.len()), (0, 0));
+}
+
+/// A group with two users.
+const GROUP: u32 = 61_000;
+const USERS: [u32; 2] = [61_001, 61_002];
+
+#[test]
+fn a_second_user_of_the_group_runs_verifies_and_cleans_up_in_the_same_lake() {
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::os::unix::process::CommandExt;
+
+    let server = Server::start();
+    serve_days(&server, 3, "0.027");
+    let workplace = Workplace::new(&server);
+    let root = workplace.path("");
+    if std::fs::metadata(&root).unwrap().uid() != 0 {
+        skipped("TEST_AS_ROOT", "a machine on which tests are root");
+        return;
+    }
+    workplace.reconfigure("url = \"lake\"", "url = \"lake\"\nfile_mode = \"0660\"");
+    let allow = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    allow(&root, 0o755);
+    let program = root.join("cdrlake");
+    std::fs::copy(env!("CARGO_BIN_EXE_cdrlake"), &program).unwrap();
+    std::fs::create_dir(root.join("lake")).unwrap();
+    std::os::unix::fs::chown(root.join("lake"), None, Some(GROUP)).unwrap();
+    allow(&root.join("lake"), 0o2770);
+    let run_as = |user: u32, arguments: &str| {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("umask 022; exec ./cdrlake {arguments}")])
+            .current_dir(&root)
+            .env("TEST_KEY", "key")
+            .uid(user)
+            .gid(GROUP);
+        let output = output(command);
+        assert!(output.status.success(), "{user} {arguments}: {output:?}");
+    };
+    let days = format!("--from {} --to {}", DAYS[0], DAYS[2]);
+    run_as(USERS[0], &format!("run {days}"));
+    serve_days(&server, 3, "0.031");
+    run_as(USERS[1], &format!("run {days} --refresh"));
+    // As if it had died over it.
+    let left = root.join("lake/_cdrlake/staging/placed-2026-10-01.parquet");
+    std::fs::write(&left, "").unwrap();
+    std::os::unix::fs::chown(&left, Some(USERS[0]), Some(GROUP)).unwrap();
+    for user in [USERS[1], USERS[0]] {
+        run_as(user, "gc");
+        run_as(user, "verify");
+        run_as(user, &format!("run {days} --refresh"));
+    }
+    assert!(!left.exists());
 }

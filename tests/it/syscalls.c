@@ -1,5 +1,5 @@
 /* Preloaded into the program by tests/it/syscalls.rs. Logs every call that changes something below
- * SHIM_ROOT to SHIM_LOG, one a line, and lets call number SHIM_AT (from 0) fail as a full or broken
+ * SHIM_ROOT or SHIM_ALSO to SHIM_LOG, one a line, and lets call number SHIM_AT (from 0) fail as a full or broken
  * disk does (SHIM_FAULT=error), or kills the process before it (SHIM_FAULT=kill). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -18,7 +18,7 @@
 
 static atomic_int calls;
 static int log_fd = -1, at = -1, kills;
-static const char *root;
+static const char *root, *also;
 
 static ssize_t (*real_write)(int, const void *, size_t);
 
@@ -26,6 +26,7 @@ static ssize_t (*real_write)(int, const void *, size_t);
 
 __attribute__((constructor)) static void begin(void) {
     root = getenv("SHIM_ROOT");
+    also = getenv("SHIM_ALSO");
     real_write = (ssize_t(*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
     const char *log = getenv("SHIM_LOG"), *number = getenv("SHIM_AT"), *fault = getenv("SHIM_FAULT");
     if (log)
@@ -37,7 +38,8 @@ __attribute__((constructor)) static void begin(void) {
 
 /* Whether the call is to fail. */
 static int fails(const char *name, const char *path, const char *to, int error) {
-    if (!root || strncmp(path, root, strlen(root)))
+    int is_below = root && !strncmp(path, root, strlen(root));
+    if (!is_below && (!also || strncmp(path, also, strlen(also))))
         return 0;
     char line[2 * PATH_MAX + 32];
     int length = snprintf(line, sizeof line, "%s %s%s%s\n", name, path, to ? " " : "", to ? to : "");

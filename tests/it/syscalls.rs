@@ -1,4 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -8,7 +9,7 @@ use cdrlake::report::RunReport;
 use serde_json::Value;
 
 use crate::server::Server;
-use crate::support::{CANARY, DAY, Workplace, calls, copy_tree, for_each, output, read};
+use crate::support::{CANARY, DAY, Workplace, calls, copy_tree, for_each, output, read, skipped};
 
 /// `tests/it/syscalls.c`, compiled.
 fn shim() -> &'static Path {
@@ -81,12 +82,20 @@ fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)
         .env("LD_PRELOAD", shim())
         .env("SHIM_ROOT", lake)
         .env("SHIM_LOG", log_of(lake));
+    if let Ok(partition) = std::fs::read_link(partition_of(lake)) {
+        command.env("SHIM_ALSO", partition.parent().unwrap());
+    }
     if let Some((at, fault)) = fault {
         command
             .env("SHIM_AT", at.to_string())
             .env("SHIM_FAULT", fault);
     }
     output(command)
+}
+
+/// Where the calls of [`DAY`] lie.
+fn partition_of(lake: &Path) -> PathBuf {
+    lake.join(format!("cdrs/dt={DAY}"))
 }
 
 fn log_of(lake: &Path) -> PathBuf {
@@ -120,11 +129,13 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
     assert!(output.status.success(), "{output:?}");
     let calls = logged(&lake);
 
+    let root = lake.to_str().unwrap();
     let emptied = format!("cdrs/dt={DAY_BEFORE}/placed-{DAY_BEFORE}.parquet");
     let mut unsynced_files = BTreeSet::new();
     let mut unsynced_directories = BTreeSet::new();
     let mut renamed = Vec::new();
     let mut removed = Vec::new();
+    let mut synced = BTreeSet::new();
     for (name, paths) in &calls {
         let path = paths[0].as_str();
         match name.as_str() {
@@ -134,6 +145,7 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
             "fsync" => {
                 unsynced_files.remove(path);
                 unsynced_directories.remove(path);
+                synced.insert(path);
             }
             "mkdir" => {
                 unsynced_directories.insert(parent(path));
@@ -145,6 +157,15 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
             }
             "rename" => {
                 let target = paths[1].as_str();
+                // Whoever made the directories may have died before it synced them.
+                for directory in Path::new(target).ancestors().skip(1) {
+                    let above = directory.parent().map(|above| above.to_str().unwrap());
+                    let above = above.map(|above| if above.is_empty() { root } else { above });
+                    assert!(
+                        above.is_none_or(|above| synced.contains(above)),
+                        "{directory:?} was not made to last before {target}: {calls:?}"
+                    );
+                }
                 assert!(
                     !unsynced_files.contains(path),
                     "{target} was renamed before it was synced: {calls:?}"
@@ -314,5 +335,58 @@ fn whichever_system_call_a_full_or_broken_disk_refuses_the_run_says_so_and_the_n
             _ => panic!("{context}"),
         }
         check_and_go_on(&lake, &workplace, &context);
+    });
+}
+
+/// Lets the partition of [`DAY`] lie elsewhere.
+fn move_partition(lake: &Path, elsewhere: &Path) {
+    let partition = partition_of(lake);
+    copy_tree(&partition, &elsewhere.join("a-day"));
+    std::fs::remove_dir_all(&partition).unwrap();
+    std::os::unix::fs::symlink(elsewhere.join("a-day"), partition).unwrap();
+}
+
+#[test]
+fn whichever_system_call_fails_or_is_the_last_a_partition_on_another_file_system_is_whole() {
+    let (_server, workplace) = begin();
+    let variable = "TEST_OTHER_FILE_SYSTEM";
+    let other = std::env::var_os(variable).map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
+    let device_of = |path: &Path| std::fs::metadata(path).map(|metadata| metadata.dev());
+    let here = device_of(&workplace.path("lake")).unwrap();
+    if device_of(&other).is_ok_and(|device| device == here) || !other.is_dir() {
+        skipped(variable, "a directory on another file system");
+        return;
+    }
+    let elsewhere = tempfile::tempdir_in(other).unwrap();
+    let rehearsal = workplace.path("rehearsal");
+    copy_tree(&workplace.path("lake"), &rehearsal);
+    move_partition(&rehearsal, &elsewhere.path().join("rehearsal"));
+    let output = run_with_shim(&rehearsal, &workplace, None);
+    assert!(output.status.success(), "{output:?}");
+    let calls = logged(&rehearsal);
+    // The rest is as it is on one file system.
+    let first = calls
+        .iter()
+        .position(|(_, paths)| paths[0].contains(".cdrlake-copy"));
+    let last = calls
+        .iter()
+        .rposition(|(_, paths)| paths[0].contains(".cdrlake-copy"));
+    let (first, last) = (first.unwrap() - 3, last.unwrap() + 4);
+    for_each((last - first) * 2, |k| {
+        let (at, fault) = (first + k / 2, ["kill", "error"][k % 2]);
+        let lake = workplace.path(format!("{fault}-{at}"));
+        let elsewhere = elsewhere.path().join(format!("{fault}-{at}"));
+        copy_tree(&workplace.path("lake"), &lake);
+        move_partition(&lake, &elsewhere);
+        let output = run_with_shim(&lake, &workplace, Some((at, fault)));
+        let context = format!("{fault} {at}: {:?} {output:?}", logged(&lake).last());
+        if fault == "kill" {
+            assert_eq!(output.status.signal(), Some(9), "{context}");
+        }
+        check_and_go_on(&lake, &workplace, &context);
+        let left = std::fs::read_dir(&elsewhere).unwrap().count();
+        assert_eq!(left, 1, "{context}");
+        let left = std::fs::read_dir(elsewhere.join("a-day")).unwrap().count();
+        assert_eq!(left, 2, "{context}");
     });
 }
