@@ -250,7 +250,8 @@ async fn report(run: &str, lake: &Lake) -> Result<Told, CommandError> {
     let usage = |problem: String| CommandError::new(Exit::Usage, problem);
     let runs = lake.runs().await?;
     let Some(last) = runs.last() else {
-        let problem = "--changed-by: no run has kept a report in this lake yet";
+        let problem =
+            "no run has kept a report in this lake yet: leave out --changed-by and --changed-since";
         return Err(usage(problem.to_owned()));
     };
     let unknown = || {

@@ -106,6 +106,44 @@ fn what_changed_since_a_run_is_what_all_later_ones_have_changed() {
 }
 
 #[test]
+fn reports_are_kept_for_90_days_and_without_one_nobody_is_told_what_changed_since() {
+    let (_server, workplace) = lake();
+    let runs = workplace.path("lake/_cdrlake/runs");
+    let [report] = &std::fs::read_dir(&runs)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect::<Vec<_>>()[..]
+    else {
+        panic!("one run");
+    };
+    let mut old: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(report).unwrap()).unwrap();
+    let run = "20260101T000000Z-00000000";
+    old["run"] = run.into();
+    old["finished_at"] = "2026-01-02T00:00:00Z".into();
+    std::fs::write(runs.join(format!("{run}.json")), old.to_string()).unwrap();
+    let since = ["--load", "--changed-since", run];
+    assert!(ddl(&workplace, "redshift", &since).contains("2026-10-01"));
+
+    let collected = workplace.run(&["gc"]);
+    assert_eq!(
+        (collected.status, &*collected.stdout),
+        (
+            0,
+            &*format!("removed  _cdrlake/runs/{run}.json\n1 thing removed.\n")
+        )
+    );
+    assert!(report.exists());
+    let ran = workplace.run(&[&["ddl", "--target", "duckdb"], &since[..]].concat());
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(
+        ran.stderr
+            .contains("Load everything, without --changed-since"),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn the_check_says_what_the_ledger_does() {
     let (_server, workplace) = lake();
     let check = ddl(&workplace, "snowflake", &["--check"]);
