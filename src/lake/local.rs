@@ -971,6 +971,27 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_table_on_another_file_system_has_no_copy_in_it_while_it_is_written() {
+        let (directory, store) = open();
+        let Some(other) = on_another_file_system(directory.path()) else {
+            println!("skipped: there is no other file system");
+            return;
+        };
+        let table = other.path().join("table");
+        fs::create_dir(&table).unwrap();
+        std::os::unix::fs::symlink(&table, directory.path().join("lake/cdrs")).unwrap();
+        let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
+        publish(&store, &path, "rows").await;
+        let target = store.file_path(&path);
+        assert_eq!(fs::read_to_string(&target).unwrap(), "rows");
+        let copy = store.copy_beside(&target).unwrap();
+        assert_eq!(copy.parent(), Some(other.path()));
+        fs::write(&copy, "rows").unwrap();
+        assert_eq!(store.remove_leftovers().await.unwrap().len(), 1);
+        assert_eq!(names_in(other.path()).unwrap(), ["table"]);
+    }
+
+    #[tokio::test]
     async fn the_ledger_may_lie_on_another_file_system_too() {
         let (directory, store) = open();
         let Some(other) = on_another_file_system(directory.path()) else {

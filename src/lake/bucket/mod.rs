@@ -178,6 +178,15 @@ impl BucketStore {
         self.inner.conditions.get() != Some(&false)
     }
 
+    /// Where an object is asked for that is written or read whole. A report may be as long as a file.
+    fn objects_for(&self, path: &Path) -> &Arc<dyn ObjectStore> {
+        if path.as_ref().starts_with(layout::RUNS) {
+            &self.inner.files
+        } else {
+            &self.inner.objects
+        }
+    }
+
     fn spool(&self) -> Result<&Spool, StoreError> {
         let parent = &self.inner.spool_parent;
         if let Some(spool) = self.inner.spool.get() {
@@ -250,8 +259,7 @@ impl BucketStore {
                 Some(version) => PutMode::Update(update_of(version)),
             };
             let put = self
-                .inner
-                .objects
+                .objects_for(path)
                 .put_opts(path, bytes.clone().into(), mode.into());
             let error = match put.await {
                 Ok(put) => return Ok(Swap::Done(version_of(put.e_tag, put.version))),
@@ -452,7 +460,7 @@ impl LakeStore for BucketStore {
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
         let failed = |error: &object_store::Error| self.failed(Action::Read, path, error);
         let get = async || {
-            let got = self.inner.objects.get(path).await?;
+            let got = self.objects_for(path).get(path).await?;
             let version = version_of(got.meta.e_tag.clone(), got.meta.version.clone());
             let is_small = got.meta.size <= layout::max_bytes(path);
             let bytes = if is_small {
