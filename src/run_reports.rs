@@ -22,8 +22,8 @@ pub const IGNORES_CONDITIONS: &str =
 /// A run that began so long ago and has committed nothing is looked at more closely.
 const LONG_AGO: Duration = Duration::from_mins(10);
 
-/// How long reports are kept: `cdrlake gc` removes those of runs that ended before. Whatever follows them, a load above all, has
-/// so much time.
+/// How long reports are kept: `cdrlake gc` removes those of runs that ended before. Whatever
+/// follows them, a load above all, has so much time.
 pub const KEPT_DAYS: i64 = 90;
 /// Reports that are read at the same time: one may have some megabytes.
 const CONCURRENT_READS: usize = 4;
@@ -48,9 +48,9 @@ pub(crate) async fn reports(
         .try_filter_map(|report| std::future::ready(Ok(report))))
 }
 
-/// Days that runs have changed which ended after `run`, or so shortly before that nobody can be sure, and those which the ledger says
-/// were changed by a run of which no report tells it: one that is under way, or died unseen. `None` if there is no report of
-/// `run`.
+/// Days that runs have changed which ended after `run`, or so shortly before that nobody can be
+/// sure, and those which the ledger says were changed by a run of which no report tells it: one
+/// that is under way, or died unseen. `None` if there is no report of `run`.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be read.
@@ -84,7 +84,8 @@ pub async fn changed_since(lake: &Lake, run: &str) -> Result<Option<BTreeSet<Dat
     Ok(Some(changed))
 }
 
-/// Removes the reports of runs that ended more than [`KEPT_DAYS`] before `now`, except the last one, and says which.
+/// Removes the reports of runs that ended more than [`KEPT_DAYS`] before `now`, except the last
+/// one, and says which.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be read or written.

@@ -21,8 +21,8 @@ const MAX_TRIES: u32 = 10;
 /// A directory without a lock is given so long to get one: it may be in the making.
 const MAKING: Duration = Duration::from_hours(24);
 
-/// A directory of this process alone, readable by its owner only. Dropping it removes it, its lock last; what a
-/// process that died has left, [`sweep`] removes.
+/// A directory of this process alone, readable by its owner only. Dropping it removes it, its lock
+/// last; what a process that died has left, [`sweep`] removes.
 #[derive(Debug)]
 pub(crate) struct Spool {
     directory: TempDir,
@@ -70,8 +70,8 @@ impl Drop for Spool {
     }
 }
 
-/// Removes a spool so that it has its lock as long as it has anything else: calls lie in there, and whoever dies over it leaves what a
-/// sweep finds.
+/// Removes a spool so that it has its lock as long as it has anything else: calls lie in there, and
+/// whoever dies over it leaves what a sweep finds.
 fn remove_lock_last(spool: &Path) -> io::Result<()> {
     for path in lock_last(spool)? {
         // Links are not followed.

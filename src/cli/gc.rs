@@ -11,8 +11,8 @@ use super::table::counted;
 use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
 use crate::{run_reports, spool};
 
-/// Remove what dead runs left: files on their way, leases, uploads that were never completed; and reports of runs that ended
-/// more than 90 days ago.
+/// Remove what dead runs left: files on their way, leases, uploads that were never completed; and
+/// reports of runs that ended more than 90 days ago.
 #[derive(Clone, Debug, Args)]
 pub(super) struct GcArgs {
     #[command(flatten)]

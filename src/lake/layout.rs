@@ -133,8 +133,8 @@ pub fn run_lease(run: &str) -> Path {
     Path::from(format!("{LEASES}/run-{run}.lock"))
 }
 
-/// The longest object that is read, or written, at `path`. A ledger entry has a few kilobytes; a report has some for
-/// each slice of its run.
+/// The longest object that is read, or written, at `path`. A ledger entry has a few kilobytes; a
+/// report has some for each slice of its run.
 pub fn max_bytes(path: &Path) -> u64 {
     if path.as_ref().starts_with(RUNS) {
         1 << 30

@@ -25,17 +25,16 @@ use super::store::{
 use crate::slice::Direction;
 use crate::writer::{create_spool_file, remove_leftover};
 
-/// How the name of a copy ends that is on its way to another file system. With the dot that it begins with, no reader takes it for
-/// data.
+/// How the name of a copy ends that is on its way to another file system. With the dot that it
+/// begins with, no reader takes it for data.
 const COPY: &str = ".cdrlake-copy";
 
 /// A lake below one directory.
 ///
-/// Files are staged beside the table, on the same file system, and renamed into it; to a partition on another one they
-/// are copied first. Conditional
-/// writes hold an operating-system lock; leases are such locks too. Both vanish with the process
-/// that holds them, however it dies. The file system must honour `flock` between all machines that
-/// write the lake.
+/// Files are staged beside the table, on the same file system, and renamed into it; to a partition
+/// on another one they are copied first. Conditional writes hold an operating-system lock; leases
+/// are such locks too. Both vanish with the process that holds them, however it dies. The file
+/// system must honour `flock` between all machines that write the lake.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     root: PathBuf,
@@ -69,8 +68,8 @@ impl LocalStore {
             .map_err(failed("write into", &self.staging))
     }
 
-    /// What dead processes left: files of the spool and copies whose lease nobody holds, and staged objects
-    /// whose directory nobody has locked.
+    /// What dead processes left: files of the spool and copies whose lease nobody holds, and staged
+    /// objects whose directory nobody has locked.
     fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let mut staged = Vec::new();
         self.list_dir(&self.staging, &mut staged)?;
@@ -100,7 +99,8 @@ impl LocalStore {
         )
     }
 
-    /// Copies on their way to directories that lie on another file system than the staging directory.
+    /// Copies on their way to directories that lie on another file system than the staging
+    /// directory.
     fn copies(&self) -> Result<Vec<Leftover>, StoreError> {
         let mut directories = vec![META.into(), RUNS.into(), RUNNING.into()];
         for direction in Direction::ALL {
@@ -172,8 +172,8 @@ impl LocalStore {
         self.root.join(path.as_ref())
     }
 
-    /// Makes a directory with its parents, and makes sure that they outlast a power cut: also those that are there, for whoever made
-    /// them may have died before.
+    /// Makes a directory with its parents, and makes sure that they outlast a power cut: also those
+    /// that are there, for whoever made them may have died before.
     fn make_dir(&self, directory: &FilePath) -> Result<(), StoreError> {
         let with_parents = || {
             directory
@@ -190,8 +190,8 @@ impl LocalStore {
                 .create(directory)
                 .map_err(failed("create the directory", directory))?;
             for made in &missing {
-                // Whatever the umask says: the configuration has the last word. But whose group it is, the directory
-                // above says.
+                // Whatever the umask says: the configuration has the last word. But whose group it
+                // is, the directory above says.
                 let set_mode = || {
                     let inherited = fs::metadata(made)?.mode() & 0o2000;
                     fs::set_permissions(made, Permissions::from_mode(mode | inherited))
@@ -263,8 +263,8 @@ impl LocalStore {
     }
 
     /// Locks a directory of the lake: only who holds the lock writes conditionally there. The lock
-    /// is on a file of its own, for NFS passes on no locks of directories. `None` if it is held, and this does not
-    /// `wait`.
+    /// is on a file of its own, for NFS passes on no locks of directories. `None` if it is held,
+    /// and this does not `wait`.
     fn lock_directory(&self, name: &str, wait: bool) -> Result<Option<File>, StoreError> {
         let locks = self.root.join(LOCKS);
         self.make_dir(&locks)?;
@@ -285,15 +285,16 @@ impl LocalStore {
                 Err(fs::TryLockError::WouldBlock) => return Ok(None),
                 Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
             }
-            // Somebody removed it since it was opened: a lock on that one keeps nobody away. Take the
-            // one that is there now.
+            // Somebody removed it since it was opened: a lock on that one keeps nobody away. Take
+            // the one that is there now.
             if lies_at(&file, path) {
                 return Ok(Some(file));
             }
         }
     }
 
-    /// Opens a lock for everybody who may use the lake, whatever the umask says: only who makes a file can set its mode.
+    /// Opens a lock for everybody who may use the lake, whatever the umask says: only who makes a
+    /// file can set its mode.
     fn open_lock(&self, path: &FilePath) -> Result<File, StoreError> {
         let open = || {
             loop {
@@ -367,8 +368,9 @@ impl LocalStore {
         sync_dir(directory)
     }
 
-    /// Copies a file to another file system, and renames it there: readers see the old file or the new one, whole. The name of the copy
-    /// is the target's, so that the next attempt overwrites what a dead process left.
+    /// Copies a file to another file system, and renames it there: readers see the old file or the
+    /// new one, whole. The name of the copy is the target's, so that the next attempt overwrites
+    /// what a dead process left.
     fn copy(&self, file: &FilePath, target: &FilePath) -> io::Result<()> {
         let copy_by_way_of = |copy: PathBuf| {
             let mut to = create_spool_file(&copy)?;
@@ -389,8 +391,9 @@ impl LocalStore {
         copy_by_way_of(target.with_file_name(format!(".{name}{COPY}")))
     }
 
-    /// The place for a copy beside the directory that the `target` in a partition lies in, wherever links lead, or beside the table if
-    /// that is where it lies; `None` if there is none on its file system.
+    /// The place for a copy beside the directory that the `target` in a partition lies in, wherever
+    /// links lead, or beside the table if that is where it lies; `None` if there is none on its
+    /// file system.
     fn copy_beside(&self, target: &FilePath) -> Option<PathBuf> {
         let partition = fs::canonicalize(target.parent()?).ok()?;
         let table = fs::canonicalize(self.root.join(TABLE)).ok()?;
@@ -952,7 +955,8 @@ mod tests {
         assert_eq!(names(other.path()), ["october"]);
         assert_eq!(store.list(&Path::from(STAGING)).await.unwrap(), []);
 
-        // What processes leave that die while they copy is seen by no listing, found, and removed once they are dead.
+        // What processes leave that die while they copy is seen by no listing, found, and removed
+        // once they are dead.
         let beside = other
             .path()
             .join(format!(".october.placed-2026-10-01.parquet{COPY}"));

@@ -129,7 +129,8 @@ pub enum LakeError {
         /// Which file.
         path: Path,
     },
-    /// What a run wrote now might never be told to a warehouse, for nobody knows that it is under way.
+    /// What a run wrote now might never be told to a warehouse, for nobody knows that it is under
+    /// way.
     #[error(
         "run {run} could not mark itself as under way, for something else holds its lease. Run again"
     )]
@@ -732,9 +733,10 @@ impl Lake {
     /// The `mark` is that of the run, which others can see before anything is written.
     ///
     /// # Errors
-    /// [`LakeError::LostLease`] if the entry is no longer what `before` says, the `lease` is gone or
-    /// somebody changed the table meanwhile, [`LakeError::Unmarked`], and the store's; the table is then as it was.
-    /// [`LakeError::NotRecorded`] if the table may have changed, but the ledger could not be told.
+    /// [`LakeError::LostLease`] if the entry is no longer what `before` says, the `lease` is gone
+    /// or somebody changed the table meanwhile, [`LakeError::Unmarked`], and the store's; the table
+    /// is then as it was. [`LakeError::NotRecorded`] if the table may have changed, but the ledger
+    /// could not be told.
     pub async fn publish(
         &self,
         mark: &RunMark,

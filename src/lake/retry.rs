@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-/// Tries again after a moment, a few times. The pauses are jittered and double up to some seconds. In a bucket this comes on top of
-/// what the library tries by itself, for that leaves conditional writes alone whose reply was lost.
+/// Tries again after a moment, a few times. The pauses are jittered and double up to some seconds.
+/// In a bucket this comes on top of what the library tries by itself, for that leaves conditional
+/// writes alone whose reply was lost.
 #[derive(Debug)]
 pub(super) struct Retry {
     tries: u32,

@@ -18,8 +18,9 @@ use super::store::{LakeStore, Lease, LeaseState, Swap};
 use super::{Lake, LakeError, layout};
 use crate::slice::{Direction, Slice};
 
-/// Pause between tries for the lease of a run, and how long to try beyond the time in which one expires. Nobody else wants it, but
-/// whoever clears away leases, or takes the run for dead, holds it for a moment.
+/// Pause between tries for the lease of a run, and how long to try beyond the time in which one
+/// expires. Nobody else wants it, but whoever clears away leases, or takes the run for dead, holds
+/// it for a moment.
 const LEASE_RETRY: Duration = Duration::from_millis(50);
 const LEASE_PATIENCE: Duration = Duration::from_secs(10);
 /// Pause between looks at a lease whose holder may be dead.
@@ -28,9 +29,10 @@ const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
 /// Runs that have not kept a report, and what each has committed so far.
 pub type MarkedRuns = BTreeMap<String, Vec<(Slice, Commit)>>;
 
-/// What shows others that a run is under way: its marker, and a lease that lasts as long as it lives. Who finds a marker whose
-/// lease is free takes the run for dead and tells what it had committed. A run that was asleep for too long may find itself dead, so
-/// it looks before and after it commits something, and marks itself again.
+/// What shows others that a run is under way: its marker, and a lease that lasts as long as it
+/// lives. Who finds a marker whose lease is free takes the run for dead and tells what it had
+/// committed. A run that was asleep for too long may find itself dead, so it looks before and after
+/// it commits something, and marks itself again.
 #[derive(Debug)]
 pub struct RunMark {
     store: Arc<dyn LakeStore>,
@@ -50,8 +52,8 @@ impl RunMark {
     /// Makes sure that the run is marked.
     ///
     /// # Errors
-    /// [`LakeError::NotAlone`] if it was taken for dead and the store ignores conditional writes, so that another run may write
-    /// what this one does; [`LakeError`] if it cannot be marked.
+    /// [`LakeError::NotAlone`] if it was taken for dead and the store ignores conditional writes,
+    /// so that another run may write what this one does; [`LakeError`] if it cannot be marked.
     pub async fn ensure(&self) -> Result<(), LakeError> {
         let mut lease = self.lease.lock().await;
         let marker = layout::run_marker(&self.run);
@@ -112,7 +114,8 @@ impl RunMark {
     }
 }
 
-/// A run that has ended without keeping its report. As long as this is there, it cannot come to life again.
+/// A run that has ended without keeping its report. As long as this is there, it cannot come to
+/// life again.
 #[derive(Debug)]
 pub struct DeadRun {
     run: String,
@@ -127,8 +130,8 @@ impl DeadRun {
 }
 
 impl Lake {
-    /// What is to show others that a run is under way, from the first time that it is [ensured](RunMark::ensure). Who cancels `stop`
-    /// does not want to wait for it.
+    /// What is to show others that a run is under way, from the first time that it is
+    /// [ensured](RunMark::ensure). Who cancels `stop` does not want to wait for it.
     pub fn mark(&self, run: &str, stop: CancellationToken) -> RunMark {
         RunMark {
             store: Arc::clone(&self.store),
@@ -204,8 +207,8 @@ impl Lake {
         Ok(path)
     }
 
-    /// The runs other than `this` that have not kept a report, and what they have committed so far, as
-    /// far as it is still there. They are under way, or dead: [`is_dead`](Self::is_dead) tells.
+    /// The runs other than `this` that have not kept a report, and what they have committed so far,
+    /// as far as it is still there. They are under way, or dead: [`is_dead`](Self::is_dead) tells.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -249,8 +252,9 @@ impl Lake {
             .filter_map(|(slice, found)| Some((slice, found.entry.committed?))))
     }
 
-    /// Whether a run has ended without keeping its report. If `is_patient`, waits as long as it takes to
-    /// know, at most [`lease_expiry`](Self::lease_expiry); otherwise only says so if it is known.
+    /// Whether a run has ended without keeping its report. If `is_patient`, waits as long as it
+    /// takes to know, at most [`lease_expiry`](Self::lease_expiry); otherwise only says so if it is
+    /// known.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -292,7 +296,8 @@ impl Lake {
         Ok(is_marked.then_some(DeadRun { run, lease }))
     }
 
-    /// Keeps the report that was made for a dead run, unless there is one, and takes its marker and its lease away.
+    /// Keeps the report that was made for a dead run, unless there is one, and takes its marker and
+    /// its lease away.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.

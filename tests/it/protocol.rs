@@ -717,8 +717,8 @@ impl Observer for Killer {
     }
 }
 
-/// A run is paused for so long that another one takes it for dead, tells what it had done, and takes its mark away. It wakes, commits
-/// a day, and is killed.
+/// A run is paused for so long that another one takes it for dead, tells what it had done, and
+/// takes its mark away. It wakes, commits a day, and is killed.
 #[test]
 fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies() {
     let server = Server::start();

@@ -178,7 +178,8 @@ impl BucketStore {
         self.inner.conditions.get() != Some(&false)
     }
 
-    /// Where an object is asked for that is written or read whole. A report may be as long as a file.
+    /// Where an object is asked for that is written or read whole. A report may be as long as a
+    /// file.
     fn objects_for(&self, path: &Path) -> &Arc<dyn ObjectStore> {
         if path.as_ref().starts_with(layout::RUNS) {
             &self.inner.files
