@@ -281,33 +281,7 @@ pub async fn run(
         context.stop(Stop::Hopeless(problem));
     }
 
-    let waiting = due.into_iter().map(|due| Waiting {
-        due,
-        not_before: None,
-        lost_leases: 0,
-    });
-    let queue: Queue = Arc::new(Mutex::new(waiting.collect()));
-    let mut workers = JoinSet::new();
-    // As many fetch, and as many may be on their way into the table.
-    for _ in 0..context.config.source.requests.saturating_mul(2) {
-        workers.spawn(work(Arc::clone(&context), Arc::clone(&queue)));
-    }
-    let mut reports = Vec::new();
-    loop {
-        tokio::select! {
-            () = interrupt.cancelled(), if !context.stop.is_cancelled() => context.stop(Stop::Interrupted),
-            worker = workers.join_next() => match worker {
-                Some(worker) => reports.extend(worker.expect("a worker does not panic")),
-                None => break,
-            },
-        }
-    }
-    let never_begun = std::mem::take(&mut *queue.lock().expect("nobody panics while holding it"));
-    reports.extend(never_begun.into_iter().map(|waiting| SliceReport {
-        error: Some("the run ended before this slice began".to_owned()),
-        ..SliceReport::new(waiting.due.slice, SliceOutcome::Skipped)
-    }));
-
+    let reports = work_off(&context, due, &interrupt).await;
     let stopped_by = context
         .stopped_by
         .lock()
@@ -343,6 +317,41 @@ pub async fn run(
         is_kept,
         stopped_by,
     }
+}
+
+/// Does what is due with as many workers as there may be, and reports on every slice.
+async fn work_off(
+    context: &Arc<Context>,
+    due: Vec<Due>,
+    interrupt: &CancellationToken,
+) -> Vec<SliceReport> {
+    let waiting = due.into_iter().map(|due| Waiting {
+        due,
+        not_before: None,
+        lost_leases: 0,
+    });
+    let queue: Queue = Arc::new(Mutex::new(waiting.collect()));
+    let mut workers = JoinSet::new();
+    // As many fetch, and as many may be on their way into the table.
+    for _ in 0..context.config.source.requests.saturating_mul(2) {
+        workers.spawn(work(Arc::clone(context), Arc::clone(&queue)));
+    }
+    let mut reports = Vec::new();
+    loop {
+        tokio::select! {
+            () = interrupt.cancelled(), if !context.stop.is_cancelled() => context.stop(Stop::Interrupted),
+            worker = workers.join_next() => match worker {
+                Some(worker) => reports.extend(worker.expect("a worker does not panic")),
+                None => break,
+            },
+        }
+    }
+    let never_begun = std::mem::take(&mut *queue.lock().expect("nobody panics while holding it"));
+    reports.extend(never_begun.into_iter().map(|waiting| SliceReport {
+        error: Some("the run ended before this slice began".to_owned()),
+        ..SliceReport::new(waiting.due.slice, SliceOutcome::Skipped)
+    }));
+    reports
 }
 
 /// Says once that records held credentials. No warning of the report: nobody can do anything about it.
