@@ -72,7 +72,7 @@ pub struct Totals {
 
 /// Stands for rows without a disposition in [`Totals::by_disposition`].
 pub const NO_DISPOSITION: &str = "(none)";
-/// Stands for dispositions beyond the first [`MAX_DISPOSITIONS`], and for overlong ones.
+/// Stands for dispositions that sort behind the first [`MAX_DISPOSITIONS`], and for overlong ones.
 pub const OTHER_DISPOSITIONS: &str = "(other)";
 /// Most dispositions told apart: the API knows six, and a broken source must not fill the memory.
 pub const MAX_DISPOSITIONS: usize = 64;
@@ -90,19 +90,32 @@ impl Totals {
         }
     }
 
+    /// Adds rows of one disposition. The names that sort first are told apart, so that the result
+    /// depends neither on the order of rows nor on how they are split and merged: a name that gave
+    /// way to smaller ones cannot come back, and one that stays was there from its first row on.
     fn add_disposition(&mut self, disposition: &str, rows: u64) {
         if let Some(sum) = self.by_disposition.get_mut(disposition) {
             *sum += rows;
             return;
         }
         let others = usize::from(self.by_disposition.contains_key(OTHER_DISPOSITIONS));
-        let has_room = self.by_disposition.len() - others < MAX_DISPOSITIONS
-            && disposition.len() <= MAX_DISPOSITION_BYTES;
-        let name = if has_room {
-            disposition
-        } else {
-            OTHER_DISPOSITIONS
-        };
+        let is_full = self.by_disposition.len() - others >= MAX_DISPOSITIONS;
+        let mut names = self.by_disposition.keys().rev();
+        let last = names.find(|name| *name != OTHER_DISPOSITIONS).cloned();
+        let is_other = disposition.len() > MAX_DISPOSITION_BYTES
+            || disposition == OTHER_DISPOSITIONS
+            || (is_full && last.as_deref() < Some(disposition));
+        if is_other {
+            self.add_to(OTHER_DISPOSITIONS, rows);
+            return;
+        }
+        if is_full && let Some(surplus) = last.and_then(|last| self.by_disposition.remove(&last)) {
+            self.add_to(OTHER_DISPOSITIONS, surplus);
+        }
+        self.add_to(disposition, rows);
+    }
+
+    fn add_to(&mut self, name: &str, rows: u64) {
         *self.by_disposition.entry(name.to_owned()).or_default() += rows;
     }
 }
@@ -162,7 +175,56 @@ impl RowTally {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+
+    fn totals_of<'a>(dispositions: impl IntoIterator<Item = &'a String>) -> Totals {
+        let mut tally = RowTally::new(0..1);
+        for disposition in dispositions {
+            tally.add(&Record {
+                disposition: Some(disposition.as_str().into()),
+                ..Record::default()
+            });
+        }
+        tally.totals
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn sums_by_disposition_depend_on_neither_order_nor_split(
+            mut names in prop::collection::vec("[!(-9]{1,2}|\\(other\\)|x{63,66}", 1..400),
+            at in any::<prop::sample::Index>(),
+            order in any::<u64>(),
+        ) {
+            let expected = totals_of(&names);
+            let mut parts = names.clone();
+            fastrand::Rng::with_seed(order).shuffle(&mut parts);
+            prop_assert_eq!(&totals_of(&parts), &expected);
+            let (left, right) = parts.split_at(at.index(parts.len()));
+            for (one, other) in [(left, right), (right, left)] {
+                let mut merged = totals_of(one);
+                merged.merge(&totals_of(other));
+                prop_assert_eq!(&merged, &expected);
+            }
+            // The names that sort first are told apart, and their counts are exact.
+            let told_apart =
+                |name: &&String| name.len() <= MAX_DISPOSITION_BYTES && *name != OTHER_DISPOSITIONS;
+            names.sort_unstable();
+            for (name, rows) in &expected.by_disposition {
+                if name != OTHER_DISPOSITIONS {
+                    prop_assert_eq!(names.iter().filter(|one| *one == name).count() as u64, *rows);
+                }
+            }
+            let mut first: Vec<&String> = names.iter().filter(told_apart).collect();
+            first.dedup();
+            first.truncate(MAX_DISPOSITIONS);
+            let kept: Vec<&String> = expected.by_disposition.keys().filter(told_apart).collect();
+            prop_assert_eq!(kept, first);
+            prop_assert_eq!(expected.by_disposition.values().sum::<u64>(), names.len() as u64);
+        }
+    }
 
     #[test]
     fn an_endless_variety_of_dispositions_is_counted_but_not_told_apart() {
