@@ -49,8 +49,12 @@ pub struct SliceStatus {
     pub direction: Direction,
     /// What the ledger says of it.
     pub state: SliceState,
+    /// Records that came from the provider.
+    pub records: u64,
     /// Its rows.
     pub rows: u64,
+    /// Those of the records that were rejected, and are no rows.
+    pub rejected: u64,
     /// Its answered calls.
     pub answered: u64,
     /// Seconds talked.
@@ -189,7 +193,9 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
     SliceStatus {
         direction,
         state,
+        records: of(|commit| commit.counts.records),
         rows,
+        rejected: of(|commit| commit.counts.rejected),
         answered,
         duration_seconds,
         charge_usd: committed.map_or_else(AmountSum::default, |commit| commit.totals.charge_usd),
@@ -222,10 +228,16 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
             SliceState::Interrupted => remarks.push(format!("{} interrupted", slice.direction)),
             SliceState::Open => remarks.push(format!("{} open", slice.direction)),
             SliceState::Pruned => remarks.push(format!("{} pruned", slice.direction)),
-            SliceState::Closed if slice.rows == 0 => {
+            SliceState::Closed if slice.records == 0 => {
                 remarks.push(format!("{} without calls", slice.direction));
             }
             SliceState::Closed => {}
+        }
+        if slice.rejected > 0 {
+            remarks.push(format!(
+                "{} {} of {} rejected",
+                slice.direction, slice.rejected, slice.records
+            ));
         }
     }
     if slices.iter().any(|slice| slice.state != SliceState::Closed) {
@@ -260,6 +272,7 @@ mod tests {
         };
         let mut commit = commit(None, state);
         commit.counts.rows = rows;
+        commit.counts.records = rows;
         commit.totals.duration_seconds = 30;
         commit
             .totals
@@ -354,5 +367,23 @@ mod tests {
             (slice.asr_percent, slice.acd_seconds),
             (Some(50.0), Some(0.6))
         );
+    }
+
+    #[test]
+    fn rejects_are_seen_and_a_day_of_nothing_else_is_not_one_without_calls() {
+        let day = parse_day("2026-10-01").unwrap();
+        let remarks = |rows, rejected| {
+            let (slice, mut found) = entry(day, rows, State::Closed);
+            let counts = &mut found.entry.committed.as_mut().unwrap().counts;
+            counts.rejected = rejected;
+            counts.records += rejected;
+            let entries = HashMap::from([(slice, found)]);
+            let status = LakeStatus::new(&entries, &[Direction::Placed], day..=day);
+            assert_eq!(status.days[0].slices[0].rejected, rejected);
+            status.days[0].remarks.clone()
+        };
+        assert_eq!(remarks(0, 0), ["placed without calls"]);
+        assert_eq!(remarks(0, 3), ["placed 3 of 3 rejected"]);
+        assert_eq!(remarks(97, 3), ["placed 3 of 100 rejected"]);
     }
 }

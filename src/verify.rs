@@ -12,6 +12,7 @@ use object_store::path::Path;
 use serde::Serialize;
 use tokio::time::Instant;
 
+use crate::config::QualityConfig;
 use crate::digest::{Digest, RowHasher};
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
 use crate::lake::store::{LeaseState, ObjectState};
@@ -51,6 +52,8 @@ pub enum Fault {
     Failed,
     /// The rejects are not those that the ledger speaks of.
     Rejects,
+    /// More records of the slice were rejected than the configuration tolerates now.
+    TooManyRejects,
     /// The provider counts otherwise than when the slice was fetched.
     ControlTotal,
     /// The file belongs to no slice.
@@ -72,7 +75,7 @@ impl fmt::Display for Fault {
             Self::UnreadableLedger => "unreadable",
             Self::Interrupted => "interrupted",
             Self::Failed => "failed",
-            Self::Rejects => "rejects",
+            Self::Rejects | Self::TooManyRejects => "rejects",
             Self::ControlTotal => "count",
             Self::Foreign => "foreign",
             Self::Leftover => "leftover",
@@ -145,7 +148,9 @@ pub struct VerifyReport {
     pub rows: u64,
     /// Bytes of the table's files that were read.
     pub bytes: u64,
-    /// Records that were rejected and are therefore not in the table, by the ledger.
+    /// Records that came from the provider, by the ledger.
+    pub records: u64,
+    /// Those of them that were rejected and are therefore not in the table.
     pub rejected: u64,
     /// Slices with a file, by the version of its columns.
     pub schema_versions: BTreeMap<u32, u64>,
@@ -175,7 +180,8 @@ impl VerifyReport {
         self.slices += 1;
         self.rows += examined.rows;
         self.bytes += examined.bytes;
-        self.rejected += examined.rejected;
+        self.records += examined.counts.records;
+        self.rejected += examined.counts.rejected;
         if let Some(version) = examined.schema_version {
             *self.schema_versions.entry(version).or_default() += 1;
         }
@@ -227,13 +233,15 @@ pub async fn slices(lake: &Lake, scope: &Scope) -> Result<BTreeSet<Slice>, LakeE
 }
 
 /// Reads what the lake holds of `slices` and compares it with the ledger, as many slices at a time
-/// as there are processors, or a few more in a bucket. Calls `done` after each. Memory: a batch of rows for each of them.
+/// as there are processors, or a few more in a bucket, and says where more was rejected than
+/// `quality` tolerates. Calls `done` after each. Memory: a batch of rows for each of them.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be read at all. What is wrong with a slice is a finding.
 pub async fn verify_slices(
     lake: &Lake,
     slices: &BTreeSet<Slice>,
+    quality: &QualityConfig,
     done: &(dyn Fn() + Sync),
 ) -> Result<VerifyReport, LakeError> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
@@ -245,9 +253,10 @@ pub async fn verify_slices(
     };
     let examined = stream::iter(slices)
         .map(|&slice| async move {
-            let examined = examine(lake, slice).await;
+            let mut examined = examine(lake, slice).await?;
+            examined.judge_rejects(quality);
             done();
-            examined
+            Ok::<_, LakeError>(examined)
         })
         .buffer_unordered(at_once);
     let mut report = examined
@@ -382,11 +391,26 @@ struct Examined {
     slice: Slice,
     rows: u64,
     bytes: u64,
-    rejected: u64,
+    /// By the ledger.
+    counts: Counts,
     schema_version: Option<u32>,
     is_unproven: bool,
     in_progress: bool,
     findings: Vec<Finding>,
+}
+
+impl Examined {
+    /// A slice may have been committed under a configuration that tolerated more.
+    fn judge_rejects(&mut self, quality: &QualityConfig) {
+        if let Some(problem) = quality.refuses_rejects(&self.counts) {
+            let path = layout::rejects_file(self.slice);
+            let problem = format!(
+                "{problem}. They are not in the table; fetching the slice again helps once they can be read"
+            );
+            let finding = Finding::new(Fault::TooManyRejects, self.slice, &path, problem);
+            self.findings.push(finding);
+        }
+    }
 }
 
 /// Looks at a slice, and where something seems wrong again, for a run that is publishing it changes
@@ -430,7 +454,7 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         slice,
         rows: 0,
         bytes: 0,
-        rejected: 0,
+        counts: Counts::default(),
         schema_version: None,
         is_unproven: false,
         in_progress: false,
@@ -489,7 +513,7 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         }
         examined.rows = checked.unwrap_or_default();
         examined.bytes = file.map_or(0, |file| file.size_bytes);
-        examined.rejected = commit.counts.rejected;
+        examined.counts = commit.counts.clone();
         examined.schema_version = commit.file.as_ref().map(|_| commit.schema_version);
         examined.is_unproven = commit.state == State::Closed && !commit.reconcile.is_match();
     } else if file.is_some() && *condition == Condition::Sound {

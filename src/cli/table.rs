@@ -37,6 +37,16 @@ pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{} {name}", thousands(number))
 }
 
+/// A share, in words that never make nothing of it: `2.5 %`, `less than 0.1 %`.
+#[expect(clippy::cast_precision_loss, reason = "a share for people")]
+pub(super) fn percent(part: u64, whole: u64) -> String {
+    let percent = part as f64 * 100.0 / whole.max(1) as f64;
+    if percent < 0.1 {
+        return "less than 0.1 %".to_owned();
+    }
+    format!("{percent:.1} %")
+}
+
 /// An amount rounded to two decimals, with its thousands set apart.
 pub(super) fn dollars(amount: AmountSum) -> String {
     let text = format!("{amount:.2}");

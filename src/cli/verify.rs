@@ -12,7 +12,7 @@ use serde::Serialize;
 use super::lake::{existing_lake, open_lake};
 use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
-use super::table::{counted, thousands};
+use super::table::{counted, percent, thousands};
 use super::{
     CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, interrupted_by_signals, json_text,
     print,
@@ -101,7 +101,7 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
     };
     let slices = verify::slices(&lake, &scope).await?;
     let bar = screen.bar(slices.len());
-    let mut found = verify::verify_slices(&lake, &slices, &|| bar.inc(1)).await?;
+    let mut found = verify::verify_slices(&lake, &slices, &config.quality, &|| bar.inc(1)).await?;
     let mut asked = None;
     if let Some(source) = source.as_ref().filter(|_| args.source) {
         let (answers, findings) = ask_provider(&lake, &config, source, &slices, &found).await?;
@@ -277,7 +277,7 @@ async fn repair(
     }
     // After fetching, and only what is still nobody's, and nobody's last copy.
     for finding in &found.findings {
-        if finding.mend() == Mend::Remove && remove(&lake, finding).await? {
+        if finding.mend() == Mend::Remove && remove(config, &lake, finding).await? {
             repair.removed.push(finding.path.clone());
         }
     }
@@ -290,7 +290,7 @@ async fn repair(
         })
         .chain(found.in_progress.iter().copied())
         .collect();
-    let mut again = verify::verify_slices(&lake, &concerned, &|| {}).await?;
+    let mut again = verify::verify_slices(&lake, &concerned, &config.quality, &|| {}).await?;
     let mut could_ask = stopped_by.is_none();
     if args.source && could_ask {
         let (asked, findings) = ask_provider(&lake, config, &source, &concerned, &again).await?;
@@ -321,7 +321,7 @@ async fn repair(
 
 /// Removes a file that belongs to no slice. Whether it is gone: one that a run has meanwhile made its
 /// own stays, and so do rows of a slice that the lake does not have otherwise.
-async fn remove(lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
+async fn remove(config: &Config, lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
     let path = Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
     if finding.fault == Fault::Leftover {
         // Whatever was left is gone since the lake was opened.
@@ -340,7 +340,9 @@ async fn remove(lake: &Lake, finding: &Finding) -> Result<bool, CommandError> {
     let now = match (in_table, slice) {
         (Some(slice), _) => {
             let slices = BTreeSet::from([slice]);
-            verify::verify_slices(lake, &slices, &|| {}).await?.findings
+            verify::verify_slices(lake, &slices, &config.quality, &|| {})
+                .await?
+                .findings
         }
         (None, Some(_)) => verify::find_strays(lake, &Scope::default()).await?,
         // Its very name makes it nobody's, whatever the ledger says.
@@ -410,8 +412,11 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     }
     if found.rejected > 0 {
         lines.push(format!(
-            "{} rejected and not in the table: `cdrlake rejects` shows them.",
-            counted(found.rejected, "record was", "records were")
+            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects` shows why.",
+            thousands(found.rejected),
+            counted(found.records, "record", "records"),
+            percent(found.rejected, found.records),
+            if found.rejected == 1 { "was" } else { "were" },
         ));
     }
     let old = |(version, _): &(&u32, &u64)| **version < SCHEMA_VERSION;

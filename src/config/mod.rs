@@ -22,6 +22,7 @@ use crate::lake::identity::{FORMAT, Identity};
 use crate::lake::location::Location;
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice::Direction;
+use crate::tally::Counts;
 use crate::writer::ParquetOptions;
 use settings::Settings;
 pub use settings::{ConfigError, Origin};
@@ -128,7 +129,33 @@ pub struct QualityConfig {
     pub dedupe: bool,
     pub max_rejects: u64,
     pub max_reject_ratio: f64,
+    pub fail_reject_ratio: f64,
     pub reconcile: Reconcile,
+}
+
+impl QualityConfig {
+    /// Why a slice fails because of its rejects, and what to do about it; `None` if they are
+    /// tolerated.
+    pub fn refuses_rejects(&self, counts: &Counts) -> Option<String> {
+        let Counts {
+            rejected, records, ..
+        } = *counts;
+        #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
+        let ratio = rejected as f64 / records.max(1) as f64;
+        let broken = format!("{rejected} of {records} records are broken");
+        if rejected > self.max_rejects && ratio > self.max_reject_ratio {
+            Some(format!(
+                "{broken}, more than quality.max_rejects and quality.max_reject_ratio allow"
+            ))
+        } else if rejected > 0 && ratio >= self.fail_reject_ratio {
+            Some(format!(
+                "{broken}, and quality.fail_reject_ratio = {} fails a slice from that share on: raise it to do without them",
+                self.fail_reject_ratio
+            ))
+        } else {
+            None
+        }
+    }
 }
 
 /// `quality.reconcile`: what happens when the provider's count is another.
@@ -258,6 +285,9 @@ impl Config {
                 max_reject_ratio: settings
                     .get("quality.max_reject_ratio", units::ratio)?
                     .unwrap_or(0.001),
+                fail_reject_ratio: settings
+                    .get("quality.fail_reject_ratio", units::positive_ratio)?
+                    .unwrap_or(0.1),
                 reconcile: settings
                     .get(
                         "quality.reconcile",

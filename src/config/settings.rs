@@ -44,6 +44,7 @@ pub(super) const KEYS: &[&str] = &[
     "quality.dedupe",
     "quality.max_rejects",
     "quality.max_reject_ratio",
+    "quality.fail_reject_ratio",
     "quality.reconcile",
     "privacy.numbers",
     "privacy.from_number",

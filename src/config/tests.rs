@@ -87,6 +87,43 @@ fn every_key_of_the_example_file_is_read() {
 }
 
 #[test]
+fn a_share_from_which_a_slice_fails_lies_above_zero_and_a_tenth_is_enough() {
+    assert!(
+        problem("[quality]\nfail_reject_ratio = 0")
+            .starts_with("line 2: quality.fail_reject_ratio is not a share above 0")
+    );
+    let refuses = |toml: &str, rejected, records| {
+        let config = load(&format!(
+            "lake.url = './lake'\nsource.api_key.env = 'KEY'\n[quality]\n{toml}"
+        ));
+        let counts = Counts {
+            records,
+            rejected,
+            ..Counts::default()
+        };
+        config.unwrap().quality.refuses_rejects(&counts).is_some()
+    };
+    for (rejected, records, expected) in [
+        (0, 0, false),
+        (1, 1, true),
+        (1, 10, true),
+        (3, 30, true),
+        (9, 91, false),
+        // Many, and more than one in a thousand.
+        (10, 10_000, false),
+        (11, 10_000, true),
+    ] {
+        assert_eq!(
+            refuses("", rejected, records),
+            expected,
+            "{rejected} of {records}"
+        );
+    }
+    assert!(!refuses("fail_reject_ratio = 0.5", 4, 9));
+    assert!(refuses("fail_reject_ratio = 1", 9, 9));
+}
+
+#[test]
 fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
     let file = "[lake]\nurl = 'a'\n[source]\nrequests = 2\nretry_base = '2s'";
     let variables = [

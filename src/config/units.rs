@@ -59,6 +59,12 @@ pub(super) fn ratio(value: &Value) -> Result<f64, String> {
         })
 }
 
+/// A share above 0, and up to 1.
+pub(super) fn positive_ratio(value: &Value) -> Result<f64, String> {
+    let share = ratio(value).ok().filter(|&share| share > 0.0);
+    share.ok_or_else(|| "is not a share above 0 and up to 1, such as 0.1 for a tenth".to_owned())
+}
+
 /// A duration with its unit.
 pub(super) fn duration(value: &Value) -> Result<Duration, String> {
     let parsed = text(value)?

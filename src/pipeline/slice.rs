@@ -34,14 +34,8 @@ enum SliceError {
     Fetch(#[from] FetchError),
     #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
     Unaccounted(Counts),
-    #[error(
-        "{rejected} of {records} records are broken, more than quality.max_rejects and quality.max_reject_ratio allow. `cdrlake rejects` shows them; they lie in {path}"
-    )]
-    TooManyRejects {
-        rejected: u64,
-        records: u64,
-        path: String,
-    },
+    #[error("{problem}. `cdrlake rejects` shows them; they lie in {path}")]
+    TooManyRejects { problem: String, path: String },
     #[error(
         "{0}. Run again later, and ask the provider if it stays. Set quality.reconcile to \"warn\" to take the slice as it is"
     )]
@@ -575,15 +569,9 @@ async fn judge(
     if !counts.add_up() {
         return Err(SliceError::Unaccounted(counts.clone()));
     }
-    #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
-    let reject_ratio = counts.rejected as f64 / counts.records.max(1) as f64;
-    if counts.rejected > quality.max_rejects && reject_ratio > quality.max_reject_ratio {
+    if let Some(problem) = quality.refuses_rejects(counts) {
         let path = in_lake(context, &layout::failed_rejects_file(slice));
-        return Err(SliceError::TooManyRejects {
-            rejected: counts.rejected,
-            records: counts.records,
-            path,
-        });
+        return Err(SliceError::TooManyRejects { problem, path });
     }
     if verdict == Verdict::Mismatch {
         let mismatch = describe_mismatch(counts, control_total);

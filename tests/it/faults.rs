@@ -662,8 +662,8 @@ fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
     // A broken record is one, and rejected.
     let (workplace, _server, ran) = run_scripted(1, [ok_chunked("{\"date\":\n")]);
     assert_eq!(
-        (ran.status, workplace.rejects("placed", "").len()),
-        (0, 1),
+        (ran.status, workplace.rejects("placed", ".failed").len()),
+        (1, 1),
         "{ran:?}"
     );
 }

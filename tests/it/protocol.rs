@@ -176,6 +176,7 @@ fn config(url: &str) -> Config {
         set("source.max_attempts", "1"),
         set("quality.max_rejects", "0"),
         set("quality.max_reject_ratio", "0.5"),
+        set("quality.fail_reject_ratio", "1"),
     ])
     .unwrap()
 }
@@ -303,7 +304,10 @@ pub(crate) async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding>
     let slices = verify::slices(&lake, &verify::Scope::default())
         .await
         .unwrap();
-    let report = verify::verify_slices(&lake, &slices, &|| {}).await.unwrap();
+    let quality = config("http://127.0.0.1:1").quality;
+    let report = verify::verify_slices(&lake, &slices, &quality, &|| {})
+        .await
+        .unwrap();
     assert!(report.in_progress.is_empty(), "a dead run holds a lease");
     let mut findings = report.findings;
     findings.extend(

@@ -671,6 +671,7 @@ impl Removed {
             set("lake.url", "unused"),
             set("source.url", url),
             set("source.requests", "1"),
+            set("quality.fail_reject_ratio", "1"),
         ]);
         let config = config.unwrap();
         let key = secrecy::SecretString::from("key");

@@ -3,7 +3,9 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::server::{Server, count, response};
-use crate::support::{DAY, PLACED, Ran, Workplace, calls, hold_lease, serving};
+use crate::support::{
+    DAY, FAIL_REJECT_RATIO, PLACED, Ran, Workplace, calls, hold_lease, output, ran, serving,
+};
 
 const TABLE_FILE: &str = "cdrs/dt=2026-10-01/placed-2026-10-01.parquet";
 const LEDGER_FILE: &str = "_cdrlake/ledger/placed/2026-10-01.json";
@@ -52,7 +54,7 @@ fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
     assert_eq!(
         report,
         json!({
-            "slices": 2, "rows": 3, "bytes": bytes, "rejected": 1, "schema_versions": {"1": 1}, "unproven": [],
+            "slices": 2, "rows": 3, "bytes": bytes, "records": 4, "rejected": 1, "schema_versions": {"1": 1}, "unproven": [],
             "in_progress": [], "findings": [], "not_fetched": [], "source": null, "repair": null,
         })
     );
@@ -60,7 +62,7 @@ fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
     let (first, second) = ran.stdout.split_once('\n').unwrap();
     assert_eq!(
         first,
-        "1 record was rejected and not in the table: `cdrlake rejects` shows them."
+        "1 of 4 records (25.0 %) was rejected and not in the table: `cdrlake rejects` shows why."
     );
     assert!(
         second.starts_with("2 slices verified, 3 rows in ")
@@ -75,6 +77,85 @@ fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
     let nowhere = workplace.run(&["verify", "--lake", "nowhere"]);
     assert_eq!(nowhere.status, 2);
     assert!(nowhere.stderr.contains("there is no lake at nowhere"));
+}
+
+const DAY_REPORT: &[&str] = &["run", "--from", DAY, "--to", DAY, "--format", "json"];
+
+/// A run with the default of `quality.fail_reject_ratio`.
+fn run_strict(workplace: &Workplace, arguments: &[&str]) -> Ran {
+    let mut command = workplace.command(arguments);
+    command.env_remove(FAIL_REJECT_RATIO);
+    ran(output(command))
+}
+
+#[test]
+fn a_slice_of_which_a_tenth_was_rejected_fails_however_small_it_is() {
+    let broken = |count: u32| calls(50, count).replace("\"duration\":60", "\"duration\":\"7\"");
+    for (good, bad) in [(0, 8), (20, 10), (9, 1)] {
+        let records = format!("{}{}", calls(0, good), broken(bad));
+        let total = u64::from(good + bad);
+        let (_server, workplace) = serving(&records, total);
+        let ran = run_strict(&workplace, DAY_REPORT);
+        assert_eq!(ran.status, 1, "{ran:?}");
+        let error = ran.report().slices[0].error.clone().unwrap();
+        assert!(
+            error.starts_with(&format!("{bad} of {total} records are broken")),
+            "{error}"
+        );
+        assert!(error.contains("quality.fail_reject_ratio = 0.1"), "{error}");
+        assert_eq!(workplace.table(), [] as [&str; 0]);
+        assert_eq!(
+            workplace.rejects("placed", ".failed").len() as u64,
+            u64::from(bad)
+        );
+    }
+    // One in eleven is less than a tenth.
+    let (_server, workplace) = serving(&format!("{}{}", calls(0, 10), broken(1)), 11);
+    assert_eq!(run_strict(&workplace, DAY_REPORT).status, 0);
+    assert_eq!(run_strict(&workplace, &["verify"]).status, 0);
+    let status = workplace
+        .run(&["status", "--from", DAY, "--to", DAY])
+        .stdout;
+    assert!(
+        status.contains("placed 1 of 11 rejected, received without calls"),
+        "{status}"
+    );
+}
+
+#[test]
+fn a_slice_with_more_rejects_than_are_tolerated_now_is_a_finding_until_it_is_fetched_whole() {
+    let bad = calls(50, 3).replace("\"duration\":60", "\"duration\":\"7\"");
+    let (server, workplace) = serving(&format!("{}{bad}", calls(0, 5)), 8);
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    assert_eq!(verify(&workplace, &[]).0, 0);
+    let verify = |more: &[&str]| {
+        let ran = run_strict(
+            &workplace,
+            &[&["verify", "--format", "json"], more].concat(),
+        );
+        (ran.status, ran.json())
+    };
+    let (status, report) = verify(&[]);
+    let expected = [("too_many_rejects".to_owned(), REJECTS_FILE.to_owned())];
+    assert_eq!((status, &*faults(&report["findings"])), (1, &expected[..]));
+    let ran = run_strict(&workplace, &["verify"]);
+    assert!(
+        ran.stdout.contains("3 of 8 records (37.5 %) were rejected"),
+        "{ran:?}"
+    );
+    // The same comes again: that fails, and what the lake has stays.
+    let before = workplace.lake_files()[TABLE_FILE].clone();
+    let (status, report) = verify(&["--repair"]);
+    assert_eq!(status, 1, "{report}");
+    let remaining: Vec<String> = faults(&report["repair"]["remaining"])
+        .into_iter()
+        .map(|(fault, _)| fault)
+        .collect();
+    assert_eq!(remaining, ["failed", "too_many_rejects"]);
+    assert_eq!(workplace.lake_files()[TABLE_FILE], before);
+    server.serve("placed", DAY, calls(0, 8), 8);
+    assert_eq!(verify(&["--repair"]).0, 0);
+    assert_eq!(verify(&[]).0, 0);
 }
 
 /// How a lake was harmed, what is found, and where.
@@ -680,8 +761,11 @@ fn a_count_that_could_not_be_mended_stays_a_finding() {
 #[test]
 fn rejects_of_a_slice_without_an_entry_are_mended_by_the_command_that_is_printed() {
     let (server, workplace) = lake();
-    server.serve("received", DAY, "{\"date\":\"broken\"}\n", 1);
+    let records = format!("{}{{\"date\":\"broken\"}}\n", calls(10, 1));
+    server.serve("received", DAY, records, 2);
     assert_eq!(workplace.run_day(&["--refresh"]).status, 0);
+    std::fs::remove_file(workplace.path(format!("lake/cdrs/dt={DAY}/received-{DAY}.parquet")))
+        .unwrap();
     let entry = format!("lake/_cdrlake/ledger/received/{DAY}.json");
     std::fs::remove_file(workplace.path(entry)).unwrap();
     let text = workplace.run(&["verify"]).stdout;
