@@ -171,6 +171,8 @@ pub struct Plan {
     pub due: Vec<Due>,
     /// How many slices in range are not due.
     pub up_to_date: u64,
+    /// Files that readers of these days take for calls, and that are no slice's.
+    pub foreign: Vec<Path>,
 }
 
 /// There is no plan.
@@ -183,6 +185,13 @@ pub enum PlanError {
     /// The lake cannot be read.
     #[error(transparent)]
     Lake(#[from] LakeError),
+}
+
+/// The first day of those that every run fetches again, on `today`.
+pub fn lookback_from(window: &WindowConfig, today: Date) -> Date {
+    today
+        .checked_sub(i64::from(window.lookback_days).days())
+        .unwrap_or(Date::MIN)
 }
 
 /// First instant of `day` where the account cuts days.
@@ -245,14 +254,13 @@ pub async fn plan(
             "--direction {asked} is not among source.directions"
         )));
     }
-    let found = Found::read(lake, &directions, days.clone()).await?;
-    let lookback_from = today
-        .checked_sub(i64::from(config.window.lookback_days).days())
-        .unwrap_or(Date::MIN);
+    let mut found = Found::read(lake, &directions, days.clone()).await?;
+    let lookback_from = lookback_from(&config.window, today);
     let mut plan = Plan {
         days: days.clone(),
         due: Vec::new(),
         up_to_date: 0,
+        foreign: std::mem::take(&mut found.foreign),
     };
     let mut day = *days.start();
     while day <= *days.end() {
@@ -310,11 +318,12 @@ pub async fn plan_load(
         };
         return Err(PlanError::Usage(problem.to_owned()));
     };
-    let found = Found::read(lake, &Direction::ALL, first..=last).await?;
+    let mut found = Found::read(lake, &Direction::ALL, first..=last).await?;
     let mut plan = Plan {
         days: first..=last,
         due: Vec::new(),
         up_to_date: 0,
+        foreign: std::mem::take(&mut found.foreign),
     };
     let mut differing = Vec::new();
     for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
@@ -344,6 +353,7 @@ pub async fn plan_load(
 struct Found {
     entries: HashMap<Slice, LedgerEntry>,
     table: HashMap<Slice, ObjectState>,
+    foreign: Vec<Path>,
     rejects: HashMap<Path, ObjectState>,
 }
 
@@ -356,11 +366,16 @@ impl Found {
         let Some(lake) = lake else {
             return Ok(Self::default());
         };
-        let (entries, table, rejects) =
-            futures::try_join!(lake.entries(directions, days), lake.table(), lake.rejects())?;
+        let (entries, (table, mut foreign), rejects) = futures::try_join!(
+            lake.entries(directions, days.clone()),
+            lake.table_and_foreign_files(),
+            lake.rejects()
+        )?;
+        foreign.retain(|path| layout::partition_day(path).is_none_or(|day| days.contains(&day)));
         Ok(Self {
             entries,
             table,
+            foreign,
             rejects,
         })
     }
@@ -387,7 +402,24 @@ impl Found {
     }
 }
 
+/// Most foreign files that are named.
+const MAX_NAMED: usize = 5;
+
 impl Plan {
+    /// What to say of the foreign files, if there are any.
+    pub fn foreign_remark(&self) -> Option<String> {
+        let names = self.foreign.iter().take(MAX_NAMED).map(Path::as_ref);
+        let names: Vec<&str> = names.collect();
+        let more = self.foreign.len() - names.len();
+        (!names.is_empty()).then(|| {
+            format!(
+                "files that belong to no slice lie in the table, where readers take them for calls: {}{}. `cdrlake verify --repair` removes them",
+                names.join(", "),
+                if more > 0 { format!(" and {more} more") } else { String::new() }
+            )
+        })
+    }
+
     fn add(&mut self, slice: Slice, why: Option<Why>, found: &Found) {
         let Some(why) = why else {
             self.up_to_date += 1;

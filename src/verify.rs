@@ -270,7 +270,8 @@ pub async fn verify_slices(
 }
 
 /// What lies in the lake and belongs to no slice, or to a run that died; within a `scope` that leaves
-/// something out, only what can be said to belong there.
+/// something out, only what can be said to belong there, and everything that a reader of its days
+/// would take for calls, whatever the direction.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
@@ -333,9 +334,34 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
     strays.retain(|stray| match stray.slice {
         Some(slice) => scope.holds(slice),
         // Whatever is looked at may hold such a number.
-        None => is_everything || stray.fault == Fault::Unfinished,
+        None if stray.fault == Fault::Unfinished => true,
+        None => is_everything || is_read_with(&stray.path, scope),
     });
+    let elsewhere = table
+        .into_keys()
+        .filter(|slice| !scope.holds(*slice) && scope.days.contains(&slice.day));
+    for slice in elsewhere {
+        let should_have_none = ledger.get(&slice).is_none_or(|found| {
+            let committed = found.entry.committed.as_ref();
+            found.condition == Condition::Sound
+                && found.entry.pending.is_none()
+                && committed.is_none_or(|commit| commit.file.is_none())
+        });
+        if should_have_none {
+            let examined = examine(lake, slice).await?;
+            let is_of_table = |finding: &Finding| is_read_with(&finding.path, scope);
+            let findings = examined.findings.into_iter().filter(is_of_table);
+            strays.extend(findings.filter(|_| !examined.in_progress));
+        }
+    }
     Ok(strays)
+}
+
+/// Whether who reads the days of `scope` reads the file at `path`, too: one that lies in the table
+/// and in none of its partitions is read with every day.
+fn is_read_with(path: &str, scope: &Scope) -> bool {
+    path.starts_with(layout::TABLE)
+        && layout::partition_day(&Path::from(path)).is_none_or(|day| scope.days.contains(&day))
 }
 
 /// Whether the file at `path` holds rows of a slice that the lake does not hold, whole and sound, where

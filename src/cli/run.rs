@@ -190,6 +190,9 @@ async fn print_plan(
         tracing::warn!("{remark}");
     }
     let plan = make_plan(config, &selection.into(), lake.as_ref(), Timestamp::now()).await?;
+    if let Some(remark) = plan.foreign_remark() {
+        tracing::warn!("{remark}");
+    }
     print(render_plan(&plan, format).as_bytes())
 }
 
@@ -279,11 +282,12 @@ pub(super) async fn carry_out(
     lake: Lake,
     source: Source,
     plan: &Plan,
-    options: RunOptions,
+    mut options: RunOptions,
     screen: &Screen,
     interrupt: CancellationToken,
 ) -> CarriedOut {
     tracing::info!(due = plan.due.len(), up_to_date = plan.up_to_date, from = %plan.days.start(), to = %plan.days.end(), "Planned.");
+    options.remarks.extend(plan.foreign_remark());
     let observer = screen.observe(plan.due.len());
     let config = Arc::new(config);
     let run = pipeline::run(
@@ -469,6 +473,7 @@ mod tests {
             days: day..=day,
             due,
             up_to_date: 1,
+            foreign: Vec::new(),
         };
         assert_eq!(
             render_plan(&plan, OutputFormat::Text),

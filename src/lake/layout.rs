@@ -55,6 +55,12 @@ pub fn slice_of(path: &Path) -> Option<Slice> {
     (table_file(slice) == *path).then_some(slice)
 }
 
+/// The day whose partition a file lies in; `None` for one that lies in no partition.
+pub fn partition_day(path: &Path) -> Option<jiff::civil::Date> {
+    let below = path.as_ref().strip_prefix(TABLE)?.strip_prefix("/dt=")?;
+    parse_day(below.split_once('/')?.0).ok()
+}
+
 /// The slice's ledger entry.
 pub fn ledger_entry(slice: Slice) -> Path {
     Path::from(format!("{LEDGER}/{}/{}.json", slice.direction, slice.day))

@@ -577,11 +577,25 @@ impl Lake {
     /// # Errors
     /// [`LakeError`] if the store fails.
     pub async fn table(&self) -> Result<HashMap<Slice, ObjectState>, LakeError> {
-        let listed = self.store.list(&Path::from(layout::TABLE)).await?;
-        Ok(listed
-            .into_iter()
-            .filter_map(|object| Some((layout::slice_of(&object.path)?, object)))
-            .collect())
+        Ok(self.table_and_foreign_files().await?.0)
+    }
+
+    /// The table's files by slice, and those that are no slice's although readers take them for
+    /// calls.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub async fn table_and_foreign_files(
+        &self,
+    ) -> Result<(HashMap<Slice, ObjectState>, Vec<Path>), LakeError> {
+        let (mut table, mut foreign) = (HashMap::new(), Vec::new());
+        for object in self.store.list(&Path::from(layout::TABLE)).await? {
+            match layout::slice_of(&object.path) {
+                Some(slice) => drop(table.insert(slice, object)),
+                None => foreign.push(object.path),
+            }
+        }
+        Ok((table, foreign))
     }
 
     /// Every rejects file, of whatever slice.
@@ -601,15 +615,15 @@ impl Lake {
     /// # Errors
     /// [`LakeError`] if the store fails.
     pub async fn foreign_files(&self) -> Result<Vec<Path>, LakeError> {
-        let table = self.store.list(&Path::from(layout::TABLE)).await?;
-        let ledger = self.store.list(&Path::from(layout::LEDGER)).await?;
-        let table = table
-            .into_iter()
-            .filter(|object| layout::slice_of(&object.path).is_none());
-        let ledger = ledger
-            .into_iter()
-            .filter(|object| layout::ledger_slice(&object.path).is_none());
-        Ok(table.chain(ledger).map(|object| object.path).collect())
+        let (_, mut foreign) = self.table_and_foreign_files().await?;
+        let ledger = self
+            .store
+            .list(&Path::from(layout::LEDGER))
+            .await?
+            .into_iter();
+        let ledger = ledger.map(|object| object.path);
+        foreign.extend(ledger.filter(|path| layout::ledger_slice(path).is_none()));
+        Ok(foreign)
     }
 
     /// Removes a file that [`foreign_files`](Self::foreign_files) or a look at the

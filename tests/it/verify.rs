@@ -158,6 +158,65 @@ fn a_slice_with_more_rejects_than_are_tolerated_now_is_a_finding_until_it_is_fet
     assert_eq!(verify(&[]).0, 0);
 }
 
+#[test]
+fn whatever_a_reader_of_the_days_would_read_and_is_nobody_s_is_found_and_removed() {
+    let (_server, workplace) = lake();
+    let put = |name: &str| {
+        let target = workplace.path("lake").join(name);
+        std::fs::create_dir_all(target.parent().unwrap()).unwrap();
+        std::fs::copy(workplace.path("lake").join(TABLE_FILE), target).unwrap();
+    };
+    let found = |arguments: &[&str]| {
+        let (status, report) = verify(&workplace, arguments);
+        let paths: Vec<String> = faults(&report["findings"])
+            .into_iter()
+            .map(|(_, path)| path)
+            .collect();
+        assert!(status == 1 || paths.is_empty(), "{report}");
+        paths
+    };
+    let copy = "cdrs/dt=2026-10-01/part-0.parquet";
+    put(copy);
+    let day = ["--from", DAY, "--to", DAY];
+    let received = [&day[..], &["--direction", "received"]].concat();
+    assert_eq!(found(&day), [copy]);
+    assert_eq!(found(&received), [copy]);
+    let elsewhere = ["--from", "2026-10-02", "--to", "2026-10-03"];
+    assert_eq!(found(&elsewhere), [] as [&str; 0]);
+    for command in [&["plan"][..], &["run", "--strict"]] {
+        let ran = workplace.run(&[command, &day].concat());
+        assert_eq!(
+            ran.status,
+            if command[0] == "plan" { 0 } else { 3 },
+            "{ran:?}"
+        );
+        assert!(
+            ran.stderr
+                .contains("part-0.parquet. `cdrlake verify --repair` removes them"),
+            "{ran:?}"
+        );
+    }
+    let plan = workplace.run(&[&["plan"][..], &elsewhere].concat());
+    assert!(!plan.stderr.contains("part-0"), "{plan:?}");
+    // What lies in no partition is read with every day.
+    put("cdrs/all.parquet");
+    put("cdrs/dt=unknown/x.parquet");
+    assert_eq!(
+        found(&elsewhere),
+        ["cdrs/all.parquet", "cdrs/dt=unknown/x.parquet"]
+    );
+    // It belongs to a slice that has no rows.
+    let others = "cdrs/dt=2026-10-01/received-2026-10-01.parquet";
+    put(others);
+    let placed = [&day[..], &["--direction", "placed"]].concat();
+    assert!(found(&placed).contains(&others.to_owned()));
+    assert_eq!(
+        verify(&workplace, &[&placed[..], &["--repair"]].concat()).0,
+        0
+    );
+    assert_eq!(workplace.table(), [TABLE_FILE]);
+}
+
 /// How a lake was harmed, what is found, and where.
 type Harm = (&'static str, fn(&Path), &'static str, &'static str);
 
