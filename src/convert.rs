@@ -45,7 +45,7 @@ pub struct ConvertOptions {
     pub max_record_bytes: usize,
     /// `limits.max_slice_bytes`.
     pub max_slice_bytes: u64,
-    /// `quality.dedupe`.
+    /// `quality.dedupe`: whether equal rows are dropped. They are counted anyway.
     pub dedupe: bool,
     /// What becomes of phone numbers, and whose calls are left out.
     pub privacy: Arc<Privacy>,
@@ -186,7 +186,7 @@ struct Stage {
     options: ConvertOptions,
     writer: SpoolWriter,
     rejects: RejectsWriter,
-    repeats: Option<RepeatFinder>,
+    repeats: RepeatFinder,
     /// Calls of numbers that were erased, from the first on.
     suppressed: Option<DuplicateFinder>,
     suppressed_records: u64,
@@ -239,9 +239,7 @@ impl Converter {
             stage: Stage {
                 writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
                 rejects: RejectsWriter::new(spool("rejects")),
-                repeats: options
-                    .dedupe
-                    .then(|| RepeatFinder::new(&options.spool_dir)),
+                repeats: RepeatFinder::new(&options.spool_dir),
                 suppressed: None,
                 suppressed_records: 0,
                 redacted: 0,
@@ -396,10 +394,10 @@ impl Stage {
         self.tally.add(record);
         self.writer.append(record)?;
         let id = record.call_id.as_deref().filter(|id| !id.is_empty());
-        let (Some(repeats), Some(id)) = (&mut self.repeats, id) else {
+        let Some(id) = id else {
             return Ok(());
         };
-        let added = repeats.add(id);
+        let added = self.repeats.add(id);
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }
 
@@ -434,8 +432,7 @@ impl Stage {
         let finder = self
             .suppressed
             .get_or_insert_with(|| DuplicateFinder::new(directory));
-        let id = call_id.filter(|id| !id.is_empty() && self.options.dedupe);
-        let added = finder.add(id, row_hash, self.suppressed_records);
+        let added = finder.add(call_id, row_hash, self.suppressed_records);
         self.suppressed_records += 1;
         added.map_err(|source| spool_error(directory, source))
     }
@@ -458,11 +455,15 @@ impl Stage {
         let mut spooled = self.writer.end()?;
         if let Some(finder) = self.suppressed {
             let found = finder.finish().map_err(spool)?;
-            counts.duplicates = found.duplicates;
-            counts.suppressed = self.suppressed_records - found.duplicates;
+            if self.options.dedupe {
+                counts.duplicates = found.duplicates;
+                counts.suppressed = self.suppressed_records - found.duplicates;
+            } else {
+                counts.repeated = found.duplicates;
+                counts.suppressed = self.suppressed_records;
+            }
         }
-        let repeats = self.repeats.map(RepeatFinder::finish);
-        let repeats = repeats.transpose().map_err(spool)?.unwrap_or(Repeats::None);
+        let repeats = self.repeats.finish().map_err(spool)?;
         let (mut tally, mut digest) = (self.tally, self.digest);
         if !matches!(repeats, Repeats::None) {
             let mut hasher = self.hasher;
@@ -478,9 +479,12 @@ impl Stage {
                 Ok::<(), ConvertError>(())
             })?;
             let found = finder.finish().map_err(spool)?;
-            counts.duplicates += found.duplicates;
             counts.conflicts = found.conflicts;
-            if found.duplicates > 0 {
+            // What is kept is counted all the same: it is no proof of completeness.
+            if !self.options.dedupe {
+                counts.repeated += found.duplicates;
+            } else if found.duplicates > 0 {
+                counts.duplicates += found.duplicates;
                 tally = RowTally::new(self.options.day_us.clone());
                 digest = Digest::default();
                 spooled = spooled.without_rows(found.surplus, |record| {
@@ -491,6 +495,7 @@ impl Stage {
         }
         tally.count_into(&mut counts);
         Ok(Converted {
+            far_outside_day: tally.far_outside_day,
             spooled,
             rejects,
             missing_fields: self.missing_fields,
@@ -522,6 +527,8 @@ pub struct Converted {
     pub missing_fields: Vec<&'static str>,
     /// What was read, and what became of it.
     pub counts: Counts,
+    /// Rows that lie so far outside the slice's day that they are another's.
+    pub far_outside_day: u64,
     /// Sums over the rows.
     pub totals: Totals,
     /// Digest of the rows.

@@ -1,7 +1,8 @@
 //! What all errors have in common: how they are told, and what can be told from them.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
-use std::io;
+use std::io::{self, Write};
 
 use crate::numbers::{may_separate, replace_numbers, without_escapes};
 use crate::privacy::redact_addresses;
@@ -73,6 +74,35 @@ pub fn cut(text: &str, max_chars: usize) -> String {
         Some((end, _)) => format!("{}…", text.split_at(end).0),
         None => text.to_owned(),
     }
+}
+
+/// Something panicked. What it said is not kept, for it may quote a record.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "cdrlake panicked while it worked on this slice. This is a bug in cdrlake: please report it, with the line of standard error that says where"
+)]
+pub(crate) struct Panicked;
+
+/// What a thread or task came to.
+pub(crate) async fn joined<T>(thread: tokio::task::JoinHandle<T>) -> Result<T, Panicked> {
+    thread.await.map_err(|_| Panicked)
+}
+
+/// Makes panics show where they happened and nothing else: what they say may quote a record, and with
+/// it a phone number.
+pub fn hide_what_panics_say() {
+    std::panic::set_hook(Box::new(|panic| {
+        let place = panic.location().map(ToString::to_string);
+        let place = place.unwrap_or_else(|| "an unknown place".to_owned());
+        let mut said = format!(
+            "cdrlake panicked at {place}. This is a bug in cdrlake: please report this line"
+        );
+        let trace = Backtrace::capture();
+        if trace.status() == BacktraceStatus::Captured {
+            said = format!("{said}\n{trace}");
+        }
+        drop(writeln!(io::stderr(), "{said}"));
+    }));
 }
 
 /// What to do about a disk that is full.

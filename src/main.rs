@@ -29,6 +29,7 @@ fn tune_allocator() {
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     tune_allocator();
+    cdrlake::error::hide_what_panics_say();
     let arguments = cdrlake::cli::Arguments::parse();
     // Before any request: reqwest panics without a provider, even for plain http.
     if rustls::crypto::ring::default_provider()

@@ -10,10 +10,13 @@ use crate::tally::Counts;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The count equals the records, or the records without duplicates.
+    /// The count equals the different records.
     Match,
     /// It matches, but some of the records were rejected.
     MatchWithRejects,
+    /// It equals the records only with those that came twice, and came out so again: whether calls
+    /// are missing is not known.
+    MatchWithDuplicates,
     /// It does not match, or could not be had.
     Mismatch,
     /// `quality.reconcile = "off"`.
@@ -27,6 +30,11 @@ impl Verdict {
     pub fn is_match(self) -> bool {
         matches!(self, Self::Match | Self::MatchWithRejects)
     }
+
+    /// Whether the provider's count is that of the records, whatever it proves.
+    pub fn has_equal_count(self) -> bool {
+        self.is_match() || self == Self::MatchWithDuplicates
+    }
 }
 
 impl fmt::Display for Verdict {
@@ -34,6 +42,7 @@ impl fmt::Display for Verdict {
         f.pad(match self {
             Self::Match => "match",
             Self::MatchWithRejects => "match_with_rejects",
+            Self::MatchWithDuplicates => "match_with_duplicates",
             Self::Mismatch => "mismatch",
             Self::Off => "off",
             Self::NotChecked => "not_checked",
@@ -44,13 +53,11 @@ impl fmt::Display for Verdict {
 /// The verdict on a slice whose provider counts `control_total` records; `None` if the provider
 /// could not say.
 pub fn verdict(counts: &Counts, control_total: Option<u64>) -> Verdict {
-    let matches = control_total.is_some_and(|total| {
-        total == counts.records || total == counts.records - counts.duplicates
-    });
-    match (matches, counts.rejected) {
-        (false, _) => Verdict::Mismatch,
-        (true, 0) => Verdict::Match,
-        (true, _) => Verdict::MatchWithRejects,
+    match control_total {
+        Some(total) if total == counts.different() && counts.rejected == 0 => Verdict::Match,
+        Some(total) if total == counts.different() => Verdict::MatchWithRejects,
+        Some(total) if total == counts.records => Verdict::MatchWithDuplicates,
+        _ => Verdict::Mismatch,
     }
 }
 
@@ -60,7 +67,7 @@ pub fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String 
         return "the provider's count is unavailable, so the slice cannot be proven complete"
             .to_owned();
     };
-    let duplicates = match counts.duplicates {
+    let duplicates = match counts.copies() {
         0 => String::new(),
         duplicates => format!(" ({duplicates} of them duplicates)"),
     };
@@ -75,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn duplicates_may_or_may_not_be_counted_by_the_provider() {
+    fn a_count_that_is_reached_only_with_duplicates_proves_nothing() {
         let counts = Counts {
             records: 10,
             rows: 7,
@@ -83,15 +90,25 @@ mod tests {
             rejected: 1,
             ..Counts::default()
         };
-        assert_eq!(verdict(&counts, Some(10)), Verdict::MatchWithRejects);
         assert_eq!(verdict(&counts, Some(8)), Verdict::MatchWithRejects);
+        assert_eq!(verdict(&counts, Some(10)), Verdict::MatchWithDuplicates);
         assert_eq!(verdict(&counts, Some(9)), Verdict::Mismatch);
         assert_eq!(verdict(&counts, None), Verdict::Mismatch);
+        // Whether they were dropped makes no difference.
+        let kept = Counts {
+            rows: 9,
+            duplicates: 0,
+            repeated: 2,
+            ..counts
+        };
+        assert_eq!(verdict(&kept, Some(8)), Verdict::MatchWithRejects);
+        assert_eq!(verdict(&kept, Some(10)), Verdict::MatchWithDuplicates);
         let clean = Counts {
             records: 3,
             rows: 3,
             ..Counts::default()
         };
         assert_eq!(verdict(&clean, Some(3)), Verdict::Match);
+        assert!(!Verdict::MatchWithDuplicates.is_match());
     }
 }

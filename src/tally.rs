@@ -16,6 +16,10 @@ pub struct Counts {
     pub rows: u64,
     /// Records left out because an equal one is in the slice.
     pub duplicates: u64,
+    /// Rows (or suppressed calls) that an earlier one equals, kept because of `quality.dedupe =
+    /// false`.
+    #[serde(default)]
+    pub repeated: u64,
     /// Rows that share a `call_id` with another row of other content, beyond the first of each id.
     pub conflicts: u64,
     /// Records that went to the rejects.
@@ -40,6 +44,7 @@ impl Counts {
         self.records += other.records;
         self.rows += other.rows;
         self.duplicates += other.duplicates;
+        self.repeated += other.repeated;
         self.conflicts += other.conflicts;
         self.rejected += other.rejected;
         self.suppressed += other.suppressed;
@@ -47,6 +52,16 @@ impl Counts {
         self.outside_day += other.outside_day;
         self.missing_charge += other.missing_charge;
         self.missing_duration += other.missing_duration;
+    }
+
+    /// Records that no other one equals, or only later ones.
+    pub fn different(&self) -> u64 {
+        self.records.saturating_sub(self.copies())
+    }
+
+    /// Records that an earlier one equals, dropped or not.
+    pub fn copies(&self) -> u64 {
+        self.duplicates.saturating_add(self.repeated)
     }
 
     /// Whether every record is accounted for.
@@ -129,10 +144,16 @@ pub struct RowTally {
     pub totals: Totals,
     /// Rows so far.
     pub rows: u64,
+    /// Those of them that lie so far outside the day that no time zone explains it.
+    pub far_outside_day: u64,
     outside_day: u64,
     missing_charge: u64,
     missing_duration: u64,
 }
+
+/// How far outside its day a call lies that belongs to another: no time zone is further from UTC.
+pub const FAR_OUTSIDE_HOURS: i64 = 14;
+const FAR_OUTSIDE_US: i64 = FAR_OUTSIDE_HOURS * 3_600_000_000;
 
 impl RowTally {
     /// A tally of rows that should all lie within `day_us`.
@@ -141,6 +162,7 @@ impl RowTally {
             day_us,
             totals: Totals::default(),
             rows: 0,
+            far_outside_day: 0,
             outside_day: 0,
             missing_charge: 0,
             missing_duration: 0,
@@ -150,7 +172,12 @@ impl RowTally {
     /// Counts one row.
     pub fn add(&mut self, record: &Record<'_>) {
         self.rows += 1;
-        self.outside_day += u64::from(!self.day_us.contains(&record.call_time_us));
+        if !self.day_us.contains(&record.call_time_us) {
+            self.outside_day += 1;
+            let widened = self.day_us.start.saturating_sub(FAR_OUTSIDE_US)
+                ..self.day_us.end.saturating_add(FAR_OUTSIDE_US);
+            self.far_outside_day += u64::from(!widened.contains(&record.call_time_us));
+        }
         self.missing_charge += u64::from(record.charge_usd.is_none());
         self.missing_duration += u64::from(record.duration_seconds.is_none());
         self.totals.duration_seconds += i64::from(record.duration_seconds.unwrap_or_default());
@@ -223,6 +250,28 @@ mod tests {
             let kept: Vec<&String> = expected.by_disposition.keys().filter(told_apart).collect();
             prop_assert_eq!(kept, first);
             prop_assert_eq!(expected.by_disposition.values().sum::<u64>(), names.len() as u64);
+        }
+    }
+
+    #[test]
+    fn only_rows_beyond_any_time_zone_lie_far_outside_their_day() {
+        let day_us = 86_400_000_000;
+        let mut tally = RowTally::new(day_us..2 * day_us);
+        let far = FAR_OUTSIDE_US;
+        for (call_time_us, expected) in [
+            (day_us, (0, 0)),
+            (2 * day_us - 1, (0, 0)),
+            (day_us - 1, (1, 0)),
+            (day_us - far, (2, 0)),
+            (2 * day_us + far - 1, (3, 0)),
+            (day_us - far - 1, (4, 1)),
+            (2 * day_us + far, (5, 2)),
+        ] {
+            tally.add(&Record {
+                call_time_us,
+                ..Record::default()
+            });
+            assert_eq!((tally.outside_day, tally.far_outside_day), expected);
         }
     }
 

@@ -156,6 +156,9 @@ pub struct VerifyReport {
     pub schema_versions: BTreeMap<u32, u64>,
     /// Closed slices that were taken although the provider's count was another, or not compared.
     pub unproven: BTreeSet<Slice>,
+    /// Slices whose count is the provider's only with records that came twice: calls may be
+    /// missing.
+    pub with_duplicates: BTreeSet<Slice>,
     /// Slices that another run was publishing all the time, and that could not be judged.
     pub in_progress: BTreeSet<Slice>,
     /// Everything that is not as it should be, by slice; what belongs to none at the end.
@@ -187,6 +190,9 @@ impl VerifyReport {
         }
         if examined.is_unproven {
             self.unproven.insert(examined.slice);
+        }
+        if examined.has_duplicates {
+            self.with_duplicates.insert(examined.slice);
         }
         if examined.in_progress {
             self.in_progress.insert(examined.slice);
@@ -404,7 +410,13 @@ fn may_have_rejects(found: &LedgerEntry, of_failure: bool) -> bool {
 /// fetched again anyway.
 pub fn compare_total(slice: Slice, commit: &Commit, total: u64) -> Option<Finding> {
     let is_settled = commit.state == State::Closed;
-    (is_settled && verdict(&commit.counts, Some(total)) == Verdict::Mismatch).then(|| {
+    let is_another = match verdict(&commit.counts, Some(total)) {
+        Verdict::Mismatch => true,
+        // Was it so then, too, its run has asked twice.
+        Verdict::MatchWithDuplicates => commit.reconcile != Verdict::MatchWithDuplicates,
+        _ => false,
+    };
+    (is_settled && is_another).then(|| {
         let problem = describe_mismatch(&commit.counts, Some(total));
         let path = layout::ledger_entry(slice);
         Finding::new(Fault::ControlTotal, slice, &path, problem)
@@ -421,6 +433,7 @@ struct Examined {
     counts: Counts,
     schema_version: Option<u32>,
     is_unproven: bool,
+    has_duplicates: bool,
     in_progress: bool,
     findings: Vec<Finding>,
 }
@@ -483,6 +496,7 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         counts: Counts::default(),
         schema_version: None,
         is_unproven: false,
+        has_duplicates: false,
         in_progress: false,
         findings: Vec::new(),
     };
@@ -541,7 +555,8 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         examined.bytes = file.map_or(0, |file| file.size_bytes);
         examined.counts = commit.counts.clone();
         examined.schema_version = commit.file.as_ref().map(|_| commit.schema_version);
-        examined.is_unproven = commit.state == State::Closed && !commit.reconcile.is_match();
+        examined.has_duplicates = commit.reconcile == Verdict::MatchWithDuplicates;
+        examined.is_unproven = commit.state == State::Closed && !commit.reconcile.has_equal_count();
     } else if file.is_some() && *condition == Condition::Sound {
         let Some(copy) = lake.local_copy(&table).await? else {
             return Ok(examined);

@@ -410,28 +410,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
             lines.push(format!("The other counts could not be asked: {error}"));
         }
     }
-    if found.rejected > 0 {
-        lines.push(format!(
-            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects` shows why.",
-            thousands(found.rejected),
-            counted(found.records, "record", "records"),
-            percent(found.rejected, found.records),
-            if found.rejected == 1 { "was" } else { "were" },
-        ));
-    }
-    let old = |(version, _): &(&u32, &u64)| **version < SCHEMA_VERSION;
-    for (version, slices) in found.schema_versions.iter().filter(old) {
-        lines.push(format!(
-            "{} columns of version {version}, not {SCHEMA_VERSION}: what was added since is missing there. `cdrlake run --refresh` with these days fetches it.",
-            counted(*slices, "slice has", "slices have")
-        ));
-    }
-    if !found.unproven.is_empty() {
-        lines.push(format!(
-            "{} taken although the provider's count was another, or not compared.",
-            counted(found.unproven.len() as u64, "slice was", "slices were")
-        ));
-    }
+    lines.extend(remarks(found));
     let verdict = match (found.findings.len(), repair) {
         (0, _) if found.slices == 0 => "there was nothing to verify".to_owned(),
         (0, _) if !not_fetched.is_empty() => format!(
@@ -457,6 +436,44 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     ));
     lines.push(String::new());
     lines.join("\n")
+}
+
+/// What is no finding, and to be known all the same.
+fn remarks(found: &VerifyReport) -> Vec<String> {
+    let mut lines = Vec::new();
+    if found.rejected > 0 {
+        lines.push(format!(
+            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects` shows why.",
+            thousands(found.rejected),
+            counted(found.records, "record", "records"),
+            percent(found.rejected, found.records),
+            if found.rejected == 1 { "was" } else { "were" },
+        ));
+    }
+    let old = |(version, _): &(&u32, &u64)| **version < SCHEMA_VERSION;
+    for (version, slices) in found.schema_versions.iter().filter(old) {
+        lines.push(format!(
+            "{} columns of version {version}, not {SCHEMA_VERSION}: what was added since is missing there. `cdrlake run --refresh` with these days fetches it.",
+            counted(*slices, "slice has", "slices have")
+        ));
+    }
+    if !found.unproven.is_empty() {
+        lines.push(format!(
+            "{} taken although the provider's count was another, or not compared.",
+            counted(found.unproven.len() as u64, "slice was", "slices were")
+        ));
+    }
+    if !found.with_duplicates.is_empty() {
+        let slices = found.with_duplicates.iter().take(MAX_LINES);
+        let slices: Vec<String> = slices.map(Slice::to_string).collect();
+        lines.push(format!(
+            "{} the provider's count only with records that came twice, so other calls may be missing: {}{}. Ask the provider.",
+            counted(found.with_duplicates.len() as u64, "slice has", "slices have"),
+            slices.join(", "),
+            if found.with_duplicates.len() > MAX_LINES { ", …" } else { "" },
+        ));
+    }
+    lines
 }
 
 fn what_was_repaired(repair: &Repair) -> Vec<String> {

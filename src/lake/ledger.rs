@@ -87,7 +87,7 @@ impl Entry {
                 "it counts {} rejects, and says otherwise of their file",
                 commit.counts.rejected
             ))
-        } else if commit.reconcile.is_match()
+        } else if commit.reconcile.has_equal_count()
             && verdict(&commit.counts, commit.control_total) != commit.reconcile
         {
             Some("its count is not the provider's, although it says so".to_owned())

@@ -32,6 +32,8 @@ enum SetbackKind {
     Passing,
     /// The count does not match.
     Mismatch,
+    /// The count matches only with records that came twice.
+    Duplicates,
     /// The answer is not the API's.
     Foreign,
 }
@@ -47,7 +49,9 @@ pub(super) async fn fetch_until_good(
     let begun = Instant::now();
     let config = &context.config.source;
     let mut leniency = Leniency::default();
-    let (mut mismatches, mut foreign) = (0, 0);
+    let (mut mismatches, mut foreign, mut doubtful) = (0, 0, 0);
+    // What the last attempt held, if its count matched only with records that came twice.
+    let mut doubted = None;
     loop {
         report.attempts += 1;
         let attempt = report.attempts;
@@ -57,21 +61,39 @@ pub(super) async fn fetch_until_good(
         context.observer.slice_began(slice, attempt);
         let deadline = context.source.deadline(begun);
         let setback = match fetch(context, slice, privacy, leniency, deadline).await {
+            // What is in a file stays as it is.
+            Ok(fetched) if context.options.export.is_some() => return Ok(fetched),
             Ok(fetched) => {
-                let counts = &fetched.converted.counts;
-                if fetched.verdict != Verdict::Mismatch
-                    || fetched.control_total.is_none()
-                    || is_last
-                    // What is in a file stays as it is.
-                    || context.options.export.is_some()
-                    || mismatches + 1 == FEW_ATTEMPTS
-                {
-                    return Ok(fetched);
-                }
-                let problem = describe_mismatch(counts, fetched.control_total);
+                let converted = &fetched.converted;
+                let holds = (
+                    converted.digest,
+                    converted.counts.clone(),
+                    fetched.control_total,
+                );
+                let kind = match fetched.verdict {
+                    Verdict::MatchWithDuplicates if doubted.as_ref() == Some(&holds) => {
+                        return Ok(fetched);
+                    }
+                    // What comes out otherwise every time proves nothing.
+                    Verdict::MatchWithDuplicates if is_last || doubtful + 1 == FEW_ATTEMPTS => {
+                        let verdict = Verdict::Mismatch;
+                        return Ok(Fetched { verdict, ..fetched });
+                    }
+                    Verdict::MatchWithDuplicates => SetbackKind::Duplicates,
+                    Verdict::Mismatch
+                        if fetched.control_total.is_some()
+                            && !is_last
+                            && mismatches + 1 != FEW_ATTEMPTS =>
+                    {
+                        SetbackKind::Mismatch
+                    }
+                    _ => return Ok(fetched),
+                };
+                let problem = describe_mismatch(&holds.1, holds.2);
+                doubted = (kind == SetbackKind::Duplicates).then_some(holds);
                 Setback {
                     problem,
-                    kind: SetbackKind::Mismatch,
+                    kind,
                     retry_after: None,
                     slow_down: false,
                 }
@@ -86,6 +108,10 @@ pub(super) async fn fetch_until_good(
             SetbackKind::Passing => true,
             SetbackKind::Mismatch => {
                 mismatches += 1;
+                true
+            }
+            SetbackKind::Duplicates => {
+                doubtful += 1;
                 true
             }
             SetbackKind::Foreign => {
@@ -127,9 +153,9 @@ pub(super) async fn fetch_until_good(
 /// Whether another attempt may help, and what to know for it.
 fn setback(context: &Context, error: FetchError) -> Result<Setback, FetchError> {
     let (kind, retry_after, slow_down) = match &error {
-        FetchError::CountMoved { .. } | FetchError::NotPaged { .. } => {
-            (SetbackKind::Passing, None, false)
-        }
+        FetchError::CountMoved { .. }
+        | FetchError::CallsVanished { .. }
+        | FetchError::NotPaged { .. } => (SetbackKind::Passing, None, false),
         FetchError::Source(SourceError::Foreign(_)) => (SetbackKind::Foreign, None, false),
         FetchError::Source(SourceError::Transient {
             retry_after,

@@ -17,6 +17,7 @@ use super::{Context, Observer};
 use crate::config::{Reconcile, Via};
 use crate::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::decompress::Encoding;
+use crate::error::{Panicked, joined};
 use crate::export::ExportDay;
 use crate::framing::Format;
 use crate::lake::ledger::Asked;
@@ -58,6 +59,10 @@ pub(super) enum FetchError {
     #[error("the provider's count moved from {before} to {after} while the slice was read")]
     CountMoved { before: u64, after: u64 },
     #[error(
+        "the provider's count fell from {before} to {after} while pages were walked: calls that moved up to an earlier page may have been passed over"
+    )]
+    CallsVanished { before: u64, after: u64 },
+    #[error(
         "the stream looked like the first page of a longer one, but page {page} is not the next"
     )]
     NotPaged { page: u64 },
@@ -68,6 +73,8 @@ pub(super) enum FetchError {
     },
     #[error("page {page}: {problem} (given up)")]
     PageGivenUp { page: u64, problem: String },
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     /// No attempt is left.
     #[error("{problem} ({attempts} attempts)")]
     GivenUp { problem: String, attempts: u32 },
@@ -136,11 +143,12 @@ pub(super) async fn fetch(
         if let Opened::Day { .. } = body {
             return Ok((after, Pages::One));
         }
-        let walk = Walk {
+        let mut walk = Walk {
             context,
             slice,
             leniency,
             deadline,
+            counted: before,
         };
         let pages = walk.on_from(&mut conversion, first, after).await?;
         if pages != Pages::Walked {
@@ -149,6 +157,7 @@ pub(super) async fn fetch(
         // Walking takes its time, in which the count may have moved again.
         let walked = control_total().await?;
         leniency.compare(after, walked)?;
+        walk.must_not_fall(walked)?;
         Ok((walked, pages))
     };
     let (control_total, pages) = match read.await {
@@ -161,9 +170,7 @@ pub(super) async fn fetch(
         (Reconcile::Off, _) => Verdict::Off,
         (_, false) => Verdict::NotChecked,
         // Calls that came in while pages were walked shift them: duplicates may hide a gap.
-        _ if pages == Pages::Walked
-            && control_total != Some(counts.records - counts.duplicates) =>
-        {
+        _ if pages == Pages::Walked && control_total != Some(counts.different()) => {
             Verdict::Mismatch
         }
         _ => verdict(counts, control_total),
@@ -188,7 +195,7 @@ pub(super) async fn fetch(
             (asked, etag, last_modified, server_time, Some(as_of))
         }
         // What the provider counts now, it had now.
-        Opened::Day { day, .. } if verdict.is_match() => {
+        Opened::Day { day, .. } if verdict.has_equal_count() => {
             (day.asked, None, None, None, Some(begun_at))
         }
         // The provider has other calls than the export: the next run is to fetch them.
@@ -282,14 +289,30 @@ struct Walk<'a> {
     leniency: Leniency,
     /// When `source.max_elapsed` is used up.
     deadline: Instant,
+    /// The most that the provider counted so far.
+    counted: Option<u64>,
 }
 
 impl Walk<'_> {
+    /// Refuses a count that has fallen, whatever the leniency: where a call is gone, those behind it
+    /// move up, some of them to a page that was read before.
+    fn must_not_fall(&mut self, count: Option<u64>) -> Result<(), FetchError> {
+        match (self.counted, count) {
+            (Some(before), Some(after)) if after < before => {
+                Err(FetchError::CallsVanished { before, after })
+            }
+            _ => {
+                self.counted = self.counted.max(count);
+                Ok(())
+            }
+        }
+    }
+
     /// Reads on where the stream turns out to be the first page of a longer one. A stream of exactly
     /// one page is suspicious also on a day whose count is not compared: it is then asked for this
     /// alone.
     async fn on_from(
-        &self,
+        &mut self,
         conversion: &mut Conversion,
         first: BodyEnd,
         control_total: Option<u64>,
@@ -299,6 +322,7 @@ impl Walk<'_> {
             slice,
             leniency,
             deadline,
+            ..
         } = *self;
         let envelope_total = first.summary.envelope_total;
         let may_be_page = envelope_total.is_some() || context.config.source.via == Via::Pages;
@@ -331,6 +355,9 @@ impl Walk<'_> {
                 total,
             });
         }
+        // What the first page itself says is as old as the page.
+        self.counted = envelope_total.or(self.counted);
+        self.must_not_fall(Some(total))?;
         tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
         let mut last = first;
         for page in 2.. {
@@ -347,6 +374,7 @@ impl Walk<'_> {
             let end = conversion.feed(context, &mut body).await?;
             let records = end.records - last.records;
             leniency.compare(envelope_total, end.summary.envelope_total)?;
+            self.must_not_fall(end.summary.envelope_total)?;
             // A server that ignores the page number repeats itself, or what has been added since. The
             // digest tells also where records have no id.
             if records > first.records || (records > 0 && end.digest == last.digest) {
@@ -496,17 +524,18 @@ impl Conversion {
     /// conversion found wrong with the body says more than how the body broke off afterwards.
     async fn abandon(self, error: FetchError) -> FetchError {
         drop(self.messages);
-        match (self.thread.await.expect("conversion does not panic"), error) {
+        match (joined(self.thread).await, error) {
             (_, FetchError::Stopped) => FetchError::Stopped,
-            (Err(found), _) => found.into(),
-            (Ok(_), error) => error,
+            (Err(panicked), _) => panicked.into(),
+            (Ok(Err(found)), _) => found.into(),
+            (Ok(Ok(_)), error) => error,
         }
     }
 
     async fn finish(self) -> Result<Converted, FetchError> {
         // If the thread has ended early, its result says why.
         drop(self.messages.send(Message::Finish).await);
-        let converted = self.thread.await.expect("conversion does not panic")?;
+        let converted = joined(self.thread).await??;
         Ok(converted.expect("the thread was told to finish"))
     }
 }

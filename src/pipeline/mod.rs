@@ -6,10 +6,12 @@ mod slice;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::fmt;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::JoinSet;
@@ -18,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, Reconcile};
 use crate::decode::describe_missing;
+use crate::error::Panicked;
 use crate::export::Export;
 use crate::lake::bucket;
 use crate::lake::location::Location;
@@ -341,7 +344,7 @@ async fn work_off(
         tokio::select! {
             () = interrupt.cancelled(), if !context.stop.is_cancelled() => context.stop(Stop::Interrupted),
             worker = workers.join_next() => match worker {
-                Some(worker) => reports.extend(worker.expect("a worker does not panic")),
+                Some(worker) => reports.extend(worker.expect("a worker catches what panics")),
                 None => break,
             },
         }
@@ -437,9 +440,24 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
                 () = tokio::time::sleep_until(not_before) => {}
             }
         }
-        match slice::process(&context, &waiting, room).await {
+        let slice = waiting.due.slice;
+        let process = slice::process(&context, &waiting, room);
+        // One slice's panic is that slice's failure.
+        let processed = AssertUnwindSafe(process).catch_unwind().await;
+        let processed = processed.unwrap_or_else(|_| {
+            tracing::error!(slice = slice.to_string(), "{Panicked}");
+            Ok(SliceReport {
+                error: Some(Panicked.to_string()),
+                ..SliceReport::new(slice, SliceOutcome::Failed)
+            })
+        });
+        match processed {
             Ok(report) => {
-                context.observer.slice_ended(&report);
+                let tell = AssertUnwindSafe(|| context.observer.slice_ended(&report));
+                // What became of the slice is the same whoever was told.
+                if std::panic::catch_unwind(tell).is_err() {
+                    context.warn(format!("{slice}: {Panicked}"));
+                }
                 reports.push(report);
             }
             Err(later) => {

@@ -1,8 +1,9 @@
 //! One slice, from its lease to its ledger entry.
 
-use std::path::PathBuf;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use object_store::path::Path;
 use tempfile::TempPath;
@@ -13,18 +14,18 @@ use super::fetch::{FetchError, Fetched};
 use super::{Context, RoomToFetch, Stop, Waiting};
 use crate::config::{Reconcile, TOOL};
 use crate::convert::{ConvertError, Converted};
-use crate::error::{MAKE_ROOM, chain, is_disk_full};
+use crate::error::{MAKE_ROOM, Panicked, chain, is_disk_full, joined};
 use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::store::Lease;
 use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact, layout};
-use crate::plan::{Due, is_from_the_future, state_of};
+use crate::plan::{Due, is_from_the_future, lookback_from, state_of};
 use crate::privacy::Privacy;
 use crate::reconcile::{Verdict, describe_mismatch};
 use crate::report::{Change, SliceOutcome, SliceReport};
 use crate::schema::SCHEMA_VERSION;
 use crate::slice::Slice;
 use crate::source::SourceError;
-use crate::tally::Counts;
+use crate::tally::{Counts, FAR_OUTSIDE_HOURS};
 use crate::writer::{SpoolFile, WriteError, checksum_of, rows_of};
 
 /// Why a slice was given up.
@@ -36,6 +37,14 @@ enum SliceError {
     Unaccounted(Counts),
     #[error("{problem}. `cdrlake rejects` shows them; they lie in {path}")]
     TooManyRejects { problem: String, path: String },
+    #[error(
+        "{far} of {rows} rows lie more than {FAR_OUTSIDE_HOURS} hours outside {day}: these are another day's calls, and the lake keeps what it has. Run again later, and ask the provider if it stays"
+    )]
+    OtherDay {
+        far: u64,
+        rows: u64,
+        day: jiff::civil::Date,
+    },
     #[error(
         "{0}. Run again later, and ask the provider if it stays. Set quality.reconcile to \"warn\" to take the slice as it is"
     )]
@@ -58,6 +67,8 @@ enum SliceError {
         "the slice shrank: the export has {now} rows of it, the lake {before}. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's"
     )]
     ExportShrank { now: u64, before: u64 },
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
     #[error(transparent)]
     Write(#[from] WriteError),
     #[error(transparent)]
@@ -181,6 +192,32 @@ async fn attempt_all(
         }
         return Ok(Done::Held);
     };
+    let work = work_on(context, due, &*lease, room, report);
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(outcome) => outcome.map(Done::Outcome),
+        // It says nothing of the slice in the source, but the slice is to stay due, and to be seen.
+        Err(_) => {
+            let error = SliceError::from(Panicked);
+            let now = context.lake.usable_entry(slice).await?;
+            // What was announced is due, and seen.
+            if now.entry.pending.is_none() {
+                let privacy = context.lake.privacy();
+                record_failure(context, &*lease, now, &error, None, privacy).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Does a slice whose lease is held.
+async fn work_on(
+    context: &Context,
+    due: &Due,
+    lease: &dyn Lease,
+    room: RoomToFetch<'_>,
+    report: &mut SliceReport,
+) -> Result<SliceOutcome, SliceError> {
+    let slice = due.slice;
     let before = context.lake.usable_entry(slice).await?;
     if let Some(commit) = before
         .entry
@@ -190,7 +227,7 @@ async fn attempt_all(
     {
         report.describe(commit);
         report.error = Some("it was pruned, and stays so".to_owned());
-        return Ok(Done::Outcome(SliceOutcome::Skipped));
+        return Ok(SliceOutcome::Skipped);
     }
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
         && due.committed_token.as_ref() != Some(&commit.token)
@@ -200,7 +237,7 @@ async fn attempt_all(
     {
         report.describe(commit);
         report.error = Some(format!("run {} did this slice meanwhile", commit.run));
-        return Ok(Done::Outcome(SliceOutcome::Skipped));
+        return Ok(SliceOutcome::Skipped);
     }
     // Under the lease: whoever erases a number meanwhile waits for it.
     let privacy = context.lake.privacy_now().await?;
@@ -209,17 +246,17 @@ async fn attempt_all(
         Err(error) => {
             let error = error.into();
             if says_something_of_the_slice(context, &before, &error) {
-                record_failure(context, &*lease, before, &error, None, &privacy).await;
+                record_failure(context, lease, before, &error, None, &privacy).await;
             }
             return Err(error);
         }
     };
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
-    let outcome = Box::pin(settle(context, &*lease, before, fetched, room, report)).await;
+    let outcome = Box::pin(settle(context, lease, before, fetched, room, report)).await;
     if outcome.is_ok() && due.why.is_damage() {
         context.warn(format!("{slice}: {}. It is mended", due.why));
     }
-    outcome.map(Done::Outcome)
+    outcome
 }
 
 /// What was asked, as the lake may know it.
@@ -237,7 +274,7 @@ fn without_numbers(mut asked: Asked, privacy: &Privacy) -> Asked {
 fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
     let ours = state_of(slice.day, &context.config.window, context.started_at);
     let is_settled = commit.state == State::Closed || ours == State::Open;
-    let is_proven = commit.reconcile.is_match()
+    let is_proven = commit.reconcile.has_equal_count()
         || commit.reconcile == Verdict::NotChecked
         || context.config.quality.reconcile != Reconcile::Fail;
     is_settled && is_proven
@@ -327,7 +364,7 @@ async fn settle(
     report.totals = converted.totals.clone();
     report.control_total = control_total;
     report.reconcile = verdict;
-    if let Err(error) = judge(context, &before, &converted.counts, control_total, verdict).await {
+    if let Err(error) = judge(context, &before, &converted, control_total, verdict).await {
         if says_something_of_the_slice(context, &before, &error) {
             record_failure(context, lease, before, &error, rejects, &privacy).await;
         }
@@ -349,8 +386,10 @@ async fn settle(
         asked: without_numbers(asked, context.lake.privacy()),
         fetched_at,
         state: match as_of {
-            Some(as_of) => state_of(slice.day, &context.config.window, as_of),
-            None => State::Open,
+            Some(as_of) if !is_doubtful(context, slice, verdict) => {
+                state_of(slice.day, &context.config.window, as_of)
+            }
+            _ => State::Open,
         },
         file: None,
         digest: converted.digest,
@@ -395,8 +434,16 @@ async fn settle(
         publish(context, lease, slice, report).await?;
         SliceOutcome::Committed
     };
-    remark(context, slice, &report.counts);
+    remark(context, slice, &report.counts, verdict);
     Ok(outcome)
+}
+
+/// Whether a count that matches only with records that came twice may yet come out otherwise: while
+/// the look-back lasts.
+fn is_doubtful(context: &Context, slice: Slice, verdict: Verdict) -> bool {
+    let window = &context.config.window;
+    let today = context.started_at.to_zoned(window.timezone.clone()).date();
+    verdict == Verdict::MatchWithDuplicates && slice.day >= lookback_from(window, today)
 }
 
 async fn describe_rejects(
@@ -405,7 +452,7 @@ async fn describe_rejects(
 ) -> Result<(TempPath, RejectsFile), FetchError> {
     let path = file.to_path_buf();
     let described = tokio::task::spawn_blocking(move || RejectsFile::of(&path));
-    match described.await.expect("reading does not panic") {
+    match joined(described).await? {
         Ok(described) => Ok((file, described)),
         Err(source) => Err(ConvertError::Spool {
             directory: context.lake.spool_dir().to_owned(),
@@ -424,9 +471,8 @@ async fn write_footer<'a>(
     slice: Slice,
 ) -> Result<(SpoolFile, SemaphorePermit<'a>), SliceError> {
     let metadata = commit.file_metadata(slice);
-    let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata))
-        .await
-        .expect("writing does not panic")?;
+    let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata));
+    let file = joined(file).await??;
     Ok((file, room.until_published(context)))
 }
 
@@ -546,25 +592,21 @@ async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<boo
     let Some(copy) = context.lake.local_copy(path).await? else {
         return Ok(false);
     };
-    let found = checksum(copy.path.clone()).await;
+    let file = copy.path.clone();
+    let found = joined(tokio::task::spawn_blocking(move || checksum_of(&file))).await?;
     Ok(found.is_ok_and(|found| found == expected))
-}
-
-async fn checksum(path: PathBuf) -> std::io::Result<String> {
-    tokio::task::spawn_blocking(move || checksum_of(&path))
-        .await
-        .expect("reading does not panic")
 }
 
 /// Whether a slice may be published.
 async fn judge(
     context: &Context,
     before: &LedgerEntry,
-    counts: &Counts,
+    converted: &Converted,
     control_total: Option<u64>,
     verdict: Verdict,
 ) -> Result<(), SliceError> {
     let slice = before.entry.slice;
+    let counts = &converted.counts;
     let quality = &context.config.quality;
     if !counts.add_up() {
         return Err(SliceError::Unaccounted(counts.clone()));
@@ -572,6 +614,14 @@ async fn judge(
     if let Some(problem) = quality.refuses_rejects(counts) {
         let path = in_lake(context, &layout::failed_rejects_file(slice));
         return Err(SliceError::TooManyRejects { problem, path });
+    }
+    let far = converted.far_outside_day;
+    if far > counts.rows / 2 {
+        return Err(SliceError::OtherDay {
+            far,
+            rows: counts.rows,
+            day: slice.day,
+        });
     }
     if verdict == Verdict::Mismatch {
         let mismatch = describe_mismatch(counts, control_total);
@@ -636,7 +686,14 @@ fn in_lake(context: &Context, path: &Path) -> String {
 }
 
 /// Warns of what was tolerated.
-fn remark(context: &Context, slice: Slice, counts: &Counts) {
+fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
+    if verdict == Verdict::MatchWithDuplicates {
+        context.warn(format!(
+            "{slice}: as many records came as the provider counts, {}, but {} of them are duplicates: as many other calls may be missing. Ask the provider",
+            counts.records,
+            counts.copies()
+        ));
+    }
     if counts.rejected > 0 {
         let path = in_lake(context, &layout::rejects_file(slice));
         context.warn(format!(

@@ -437,7 +437,7 @@ impl Eraser<'_> {
             commit.digest = converted.digest;
             spool = Some(converted);
         }
-        if commit.reconcile.is_match() {
+        if commit.reconcile.has_equal_count() {
             commit.reconcile = verdict(&commit.counts, commit.control_total);
         }
         let table_changed = spool.is_some() || before.entry.pending.is_some();
@@ -509,8 +509,8 @@ impl Eraser<'_> {
             spool_dir: lake.spool_dir().to_owned(),
             max_record_bytes: self.config.limits.max_record_bytes,
             max_slice_bytes: u64::MAX,
-            // Only where conflicts were counted, and duplicates therefore dropped, are they counted again.
-            dedupe: old.counts.conflicts > 0,
+            // Rows that are there twice were meant to stay.
+            dedupe: false,
             privacy: Arc::clone(privacy),
             // Its rows are those of the lake.
             credentials: Arc::default(),
@@ -534,7 +534,7 @@ impl Eraser<'_> {
         })
         .await?;
         let counts = &converted.counts;
-        if counts.rows + counts.suppressed != old.counts.rows || counts.duplicates > 0 {
+        if counts.rows + counts.suppressed != old.counts.rows {
             return Err(EraseError::Uncertain);
         }
         Ok(converted)

@@ -4,7 +4,7 @@ use std::process::Stdio;
 use serde_json::json;
 
 use crate::server::{Answer, Server, count};
-use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, serving};
+use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran, serving};
 
 fn refused(ran: &Ran, status: i32, sentence: &str) {
     assert_eq!(ran.status, status, "{ran:?}");
@@ -35,7 +35,7 @@ fn a_run_fills_the_lake_and_reports_it() {
         *slice,
         json!({
             "direction": "placed", "day": DAY, "outcome": "committed", "state": "closed", "attempts": 1,
-            "records": 3, "rows": 3, "duplicates": 0, "conflicts": 0, "rejected": 0, "suppressed": 0, "redacted": 0,
+            "records": 3, "rows": 3, "duplicates": 0, "repeated": 0, "conflicts": 0, "rejected": 0, "suppressed": 0, "redacted": 0,
             "outside_day": 0, "missing_charge": 0, "missing_duration": 0,
             "control_total": 3, "reconcile": "match", "change": null,
             "totals": {"duration_seconds": 180, "charge_usd": "0.081", "forward_fee_usd": "0", "by_disposition": {"answered": 3}},
@@ -177,10 +177,15 @@ fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
     let conflict = calls(1, 1).replace("\"duration\":60", "\"duration\":61");
     let no_id = calls(7, 1).replace("\"call_id\"", "\"other_id\"");
     let body = format!("{}{}{conflict}{no_id}{no_id}", calls(0, 3), calls(0, 2));
-    // The provider may count duplicates, or not.
-    for total in [8, 6] {
+    // The provider may count duplicates, which proves nothing, or not.
+    for (total, verdict, attempts) in [(8, "match_with_duplicates", 2), (6, "match", 1)] {
         let (_server, workplace) = serving(&body, total);
         let ran = workplace.run_day(PLACED);
+        let slice = &ran.json()["slices"][0];
+        assert_eq!(
+            (&slice["reconcile"], &slice["attempts"]),
+            (&json!(verdict), &json!(attempts))
+        );
         assert_eq!(ran.status, 0, "{ran:?}");
         let counts = ran.report().totals.counts;
         assert_eq!(
@@ -197,10 +202,19 @@ fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
             ran.report().totals.totals.duration_seconds,
             3 * 60 + 61 + 2 * 60
         );
-        assert!(
-            ran.report().warnings[0].contains("1 rows share a call_id"),
-            "{:?}",
-            ran.report().warnings
+        let warnings = ran.report().warnings.join("\n");
+        assert!(warnings.contains("1 rows share a call_id"), "{warnings}");
+        let doubted =
+            "as many records came as the provider counts, 8, but 2 of them are duplicates";
+        assert_eq!(warnings.contains(doubted), total == 8, "{warnings}");
+        let verified = workplace.run(&["verify", "--source"]);
+        assert_eq!(verified.status, 0, "{verified:?}");
+        assert_eq!(
+            verified
+                .stdout
+                .contains("1 slice has the provider's count only with records"),
+            total == 8,
+            "{verified:?}"
         );
         let again = workplace.run_day(&[PLACED, &["--refresh"]].concat());
         assert_eq!(
@@ -215,10 +229,16 @@ fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
     assert_eq!(
         (
             ran.report().totals.counts.rows,
-            ran.report().totals.counts.duplicates
+            ran.report().totals.counts.duplicates,
+            ran.report().totals.counts.repeated,
         ),
-        (8, 0)
+        (8, 0, 2)
     );
+    assert_eq!(
+        ran.json()["slices"][0]["reconcile"],
+        "match_with_duplicates"
+    );
+    assert_eq!(workplace.run_day(&["--refresh", "--strict"]).status, 3);
 }
 
 #[test]
@@ -283,6 +303,109 @@ fn rows_of_another_day_stay_and_point_to_the_time_zone() {
         "{ran:?}"
     );
     assert!(ran.report().warnings[0].contains("window.timezone"));
+}
+
+#[test]
+fn an_answer_with_another_day_s_calls_fails_and_leaves_the_closed_day_as_it_is() {
+    let (server, workplace) = serving(&calls(0, 5), 5);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let other = |count| calls(50, count).replace(DAY, "2026-09-30");
+    // Two of five are late calls of another day, three of five are that day.
+    server.serve("placed", DAY, calls(0, 2) + &other(3), 5);
+    let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+    assert_eq!(
+        ran.status, 0,
+        "a call at ten is fourteen hours outside: {ran:?}"
+    );
+    server.serve("placed", DAY, calls(0, 5), 5);
+    assert_eq!(
+        workplace.run_day(&[PLACED, &["--refresh"]].concat()).status,
+        0
+    );
+    let table = workplace.rows("placed");
+    let other = |count| other(count).replace("T10:00", "T09:59");
+    server.serve("placed", DAY, calls(0, 2) + &other(3), 5);
+    let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
+    assert_eq!(ran.status, 1, "{ran:?}");
+    let error = ran.report().slices[0].error.clone().unwrap();
+    assert!(
+        error.starts_with("3 of 5 rows lie more than 14 hours outside 2026-10-01"),
+        "{error}"
+    );
+    assert_eq!(workplace.rows("placed"), table);
+    server.serve("placed", DAY, calls(0, 3) + &other(2), 5);
+    assert_eq!(workplace.run_day(PLACED).status, 0, "it stays due");
+    assert_eq!(workplace.rows("placed").num_rows(), 5);
+}
+
+#[test]
+fn a_count_that_is_reached_with_duplicates_is_asked_for_again() {
+    // One is lost and one came twice; the next time all come.
+    let server = Server::start();
+    let doubled = calls(0, 99) + &calls(0, 1);
+    server.on(
+        "/v1/cdrs/all",
+        [
+            Answer::Records(doubled.clone().into()),
+            Answer::Records(calls(0, 100).into()),
+        ],
+    );
+    server.on("/v1/cdrs?", [count(100)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (ran.status, ran.report().totals.counts.rows),
+        (0, 100),
+        "{ran:?}"
+    );
+    assert_eq!(ran.json()["slices"][0]["reconcile"], "match");
+    // Other calls are doubled every time: nothing is proven.
+    let others = |first| Answer::Records((calls(0, 99) + &calls(first, 1)).into());
+    let server = Server::start();
+    server.on(
+        "/v1/cdrs/all",
+        [
+            others(1),
+            Answer::Records((calls(1, 99) + &calls(1, 1)).into()),
+            others(3),
+        ],
+    );
+    server.on("/v1/cdrs?", [count(100)]);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (1, 3),
+        "{ran:?}"
+    );
+    assert!(
+        ran.stdout.contains("100 were read (1 of them duplicates)"),
+        "{ran:?}"
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+}
+
+#[test]
+fn a_day_whose_count_is_reached_with_duplicates_stays_open_while_the_look_back_lasts() {
+    let (_server, workplace) = serving(&(calls(0, 50) + &calls(0, 50)), 100);
+    let state = |lookback: &str| {
+        let mut command = workplace.command(&[
+            "run",
+            "--from",
+            DAY,
+            "--to",
+            DAY,
+            "--refresh",
+            "--format",
+            "json",
+        ]);
+        command
+            .args(PLACED)
+            .env("CDRLAKE_WINDOW_LOOKBACK_DAYS", lookback);
+        ran(output(command)).json()["slices"][0]["state"].clone()
+    };
+    assert_eq!(state("3000"), "open");
+    assert_eq!(state("0"), "closed");
 }
 
 #[test]

@@ -7,7 +7,7 @@ use jiff::ToSpan;
 use jiff::civil::{Date, date};
 
 use crate::server::Server;
-use crate::support::{Workplace, calls};
+use crate::support::{DAY, Workplace, calls};
 
 /// What the suite leaves open and this program accepts, for a field without a column is kept as its text:
 /// numbers beyond any type, and escapes of half a character. The others are not UTF-8, or nested 500
@@ -69,12 +69,15 @@ fn what_json_is_and_what_not_is_decided_as_the_json_test_suite_does() {
     let day_of = |number: usize| -> Date { first.checked_add((number as i64).days()).unwrap() };
     let mut lines = Vec::new();
     for (number, document) in documents.values().enumerate() {
+        let day = day_of(number).to_string();
+        let call = |id| calls(id, 1).replace(DAY, &day);
+        let begun = format!("{{\"date\":\"{day}T00:00:00Z\",\"call_id\":\"x\",\"document\":");
         let body = [
-            calls(0, 1).as_bytes(),
-            b"{\"date\":\"2026-10-01T00:00:00Z\",\"call_id\":\"x\",\"document\":",
+            call(0).as_bytes(),
+            begun.as_bytes(),
             document,
             b"}\n",
-            calls(1, 1).as_bytes(),
+            call(1).as_bytes(),
         ]
         .concat();
         let is_blank = |line: &&[u8]| line.trim_ascii().is_empty();

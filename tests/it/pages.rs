@@ -1,5 +1,5 @@
 use crate::server::{Answer, STREAM, Server, count, ok_chunked, sized};
-use crate::support::{DAY, PLACED, Workplace, calls, run_scripted};
+use crate::support::{DAY, PLACED, Workplace, calls, output, ran, run_scripted};
 
 #[test]
 fn a_stream_that_is_paged_is_walked() {
@@ -354,6 +354,57 @@ fn a_page_that_never_comes_is_given_up_once_and_an_endless_list_at_the_limit() {
     assert!(ran.stdout.contains("(limits.max_slice_bytes)"), "{ran:?}");
     let requests = server.requests(&query).len();
     assert!((20..100).contains(&requests), "{requests}");
+}
+
+#[test]
+fn a_walk_during_which_calls_disappear_is_judged_anew() {
+    // Call 3 goes after the first page: 100 moves up to it and is never seen. What was read is as
+    // much as is counted afterwards.
+    let server = lists(
+        &[
+            &[
+                list_page(0, 100, 150),
+                list_page(0, 100, 150),
+                list_page(0, 100, 149),
+            ],
+            &[list_page(101, 49, 149)],
+        ],
+        &[150, 150, 149],
+    );
+    let workplace = Workplace::new(&server);
+    workplace.reconfigure("max_attempts = 3", "max_attempts = 2");
+    let ran = workplace.run_day(&[PLACED, &["--via", "pages"]].concat());
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (1, 2),
+        "{ran:?}"
+    );
+    assert!(
+        ran.stderr
+            .contains("fell from 150 to 149 while pages were walked"),
+        "{ran:?}"
+    );
+    assert_eq!(workplace.table(), [] as [&str; 0]);
+}
+
+#[test]
+fn pages_hold_the_count_in_different_calls_whether_duplicates_are_dropped_or_not() {
+    // An order that is not stable: call 99 comes twice, call 100 never.
+    let server = lists(
+        &[&[list_page(0, 100, 150)], &[list_page(99, 50, 150)]],
+        &[150],
+    );
+    let workplace = Workplace::new(&server);
+    for dedupe in ["true", "false"] {
+        let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY, "--via", "pages"]);
+        command.args(PLACED).env("CDRLAKE_QUALITY_DEDUPE", dedupe);
+        let ran = ran(output(command));
+        assert_eq!(ran.status, 1, "{dedupe}: {ran:?}");
+        assert!(
+            ran.stdout.contains("150 were read (1 of them duplicates)"),
+            "{ran:?}"
+        );
+    }
 }
 
 #[test]

@@ -150,7 +150,8 @@ impl DayCase {
 fn serve(server: &Server, pick: impl Fn(&DayCase) -> Content) {
     for case in CASES {
         let content = pick(case);
-        let total = content.calls + content.twice + content.broken;
+        // What came twice is counted once: any other count takes another attempt.
+        let total = content.calls + content.broken;
         server.serve("placed", case.day, content.body(case.day), u64::from(total));
     }
 }
@@ -858,4 +859,122 @@ fn a_number_that_others_always_prevent_from_being_added_is_not_tried_for_ever() 
         let refused = refused.unwrap_err().to_string();
         assert!(refused.ends_with("again and again. Try again"), "{refused}");
     });
+}
+
+/// Panics while the second day is worked on.
+#[derive(Debug)]
+struct Panics {
+    is_second: std::sync::atomic::AtomicBool,
+    at: &'static str,
+}
+
+impl Panics {
+    fn panic_at(&self, place: &str) {
+        let is_second = self.is_second.load(Ordering::SeqCst);
+        assert!(!is_second || place != self.at, "about +13025550101");
+    }
+}
+
+impl Observer for Panics {
+    fn slice_began(&self, slice: Slice, _: u32) {
+        let is_second = slice.day.to_string() == "2026-10-02";
+        self.is_second.store(is_second, Ordering::SeqCst);
+        self.panic_at("begin");
+    }
+    fn records_read(&self, _: u64) {
+        self.panic_at("read");
+    }
+    fn slice_ended(&self, _: &SliceReport) {
+        self.panic_at("end");
+    }
+}
+
+#[test]
+fn a_panic_in_one_slice_is_that_slice_s_failure_and_the_others_go_on() {
+    let server = Server::start();
+    let days = ["2026-10-01", "2026-10-02", "2026-10-03"];
+    for day in days {
+        server.serve("placed", day, calls(0, 3).replace(DAY, day), 3);
+    }
+    for at in ["begin", "read", "end"] {
+        let directory = tempfile::tempdir().unwrap();
+        let store = LocalStore::new(directory.path(), 0o600);
+        store.prepare().unwrap();
+        let store: Arc<dyn LakeStore> = Arc::new(store);
+        let observer = Arc::new(Panics {
+            is_second: false.into(),
+            at,
+        });
+        let url = server.url();
+        let observed = run_watched(
+            Arc::clone(&store),
+            &url,
+            (days[0], days[2]),
+            false,
+            observer,
+        );
+        let report = block_on(observed).unwrap().report;
+        let failed: Vec<&SliceReport> = report
+            .slices
+            .iter()
+            .filter(|slice| slice.outcome == SliceOutcome::Failed)
+            .collect();
+        let said = if at == "end" {
+            // The slice is done: it was only told of it that failed.
+            assert!(failed.is_empty(), "{at}: {report:?}");
+            report.warnings.join("\n")
+        } else {
+            assert_eq!(failed.len(), 1, "{at}: {report:?}");
+            assert_eq!(failed[0].day.to_string(), days[1]);
+            let entry = directory
+                .path()
+                .join("_cdrlake/ledger/placed/2026-10-02.json");
+            let entry = std::fs::read_to_string(entry).unwrap();
+            assert!(entry.contains("please report it"), "{entry}");
+            assert!(!entry.contains("3025550101"), "{entry}");
+            failed[0].error.clone().unwrap()
+        };
+        assert!(
+            said.contains("please report it") && !said.contains("3025550101"),
+            "{said}"
+        );
+        let committed = report.slices.len() - failed.len();
+        assert_eq!(block_on(visible(&*store)).len(), committed, "{at}");
+        let kept = directory
+            .path()
+            .join(format!("_cdrlake/runs/{}.json", report.run));
+        assert!(kept.is_file(), "the report is kept");
+        // Nothing bars the next run from it.
+        let next = block_on(run(Arc::clone(&store), &url, (days[0], days[2]), false));
+        let next = next.unwrap();
+        assert!(
+            next.slices
+                .iter()
+                .any(|slice| slice.day.to_string() == days[1])
+                || at == "end"
+        );
+        assert_eq!(block_on(visible(&*store)).len(), 3, "{at}");
+    }
+}
+
+/// Tells the child of the test below what to do.
+const PANIC: &str = "TEST_PANIC";
+
+#[test]
+fn a_panic_shows_its_place_and_not_what_it_says() {
+    if std::env::var_os(PANIC).is_some() {
+        cdrlake::error::hide_what_panics_say();
+        let number = "+13025550101";
+        panic!("about {number}");
+    }
+    let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+    let name = "protocol::a_panic_shows_its_place_and_not_what_it_says";
+    child.args([name, "--exact", "--nocapture"]).env(PANIC, "1");
+    let output = child.output().unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("cdrlake panicked at tests/it/protocol.rs:"),
+        "{said}"
+    );
+    assert!(!said.contains("3025550101"), "{said}");
 }

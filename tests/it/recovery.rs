@@ -5,10 +5,21 @@ use std::process::{Command, Stdio};
 use cdrlake::report::SliceOutcome;
 use serde_json::json;
 
-use crate::server::{Answer, Server, count, sized};
+use crate::server::{Server, count, sized};
 use crate::support::{
     CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, output, serving, skipped,
 };
+
+/// A server with three calls for each of the days around [`DAY`].
+fn three_calls_a_day() -> Server {
+    let server = Server::start();
+    for day in ["2026-09-28", "2026-09-29", "2026-09-30", DAY] {
+        for direction in ["placed", "received"] {
+            server.serve(direction, day, calls(0, 3).replace(DAY, day), 3);
+        }
+    }
+    server
+}
 
 #[test]
 fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
@@ -517,10 +528,7 @@ fn endless_words_in_a_field_do_not_make_a_ledger_that_cannot_be_read() {
 
 #[test]
 fn what_is_wrong_with_one_slice_s_file_does_not_keep_others_from_theirs() {
-    let server = Server::start();
-    server
-        .on("/v1/cdrs/all", [Answer::Records(calls(0, 3).into_bytes())])
-        .on("/v1/cdrs?", [count(3)]);
+    let server = three_calls_a_day();
     let workplace = Workplace::new(&server);
     std::fs::create_dir_all(workplace.path("lake/_cdrlake")).unwrap();
     assert_eq!(
@@ -765,10 +773,7 @@ fn a_slice_that_was_fetched_in_the_future_is_fetched_again() {
 
 #[test]
 fn repairs_come_first_and_then_the_newest_day() {
-    let server = Server::start();
-    server
-        .on("/v1/cdrs/all", [Answer::Records(calls(0, 3).into_bytes())])
-        .on("/v1/cdrs?", [count(3)]);
+    let server = three_calls_a_day();
     let workplace = Workplace::new(&server);
     assert_eq!(workplace.run_day(PLACED).status, 0);
     let file = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
@@ -811,10 +816,7 @@ fn repairs_come_first_and_then_the_newest_day() {
 
 #[test]
 fn shards_do_every_slice_once_and_leave_the_others_alone() {
-    let server = Server::start();
-    server
-        .on("/v1/cdrs/all", [Answer::Records(calls(0, 3).into_bytes())])
-        .on("/v1/cdrs?", [count(3)]);
+    let server = three_calls_a_day();
     let workplace = Workplace::new(&server);
     let range = ["run", "--from", "2026-09-28", "--to", "2026-10-01"];
     for shard in ["1/3", "2/3", "3/3"] {

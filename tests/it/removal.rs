@@ -259,7 +259,7 @@ fn lake_with_number(privacy: &str) -> (Server, Workplace) {
     let extra = calls(7, 1).replace("}\n", &format!(",\"by\":\"tel {NUMBER}\"}}\n"));
     let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n{{\"date\":\"broken\"}}\n");
     let records = format!("{}{twice}{extra}{reject}", calls(0, 4));
-    let (server, workplace) = serving(&records, 8);
+    let (server, workplace) = serving(&records, 7);
     workplace.configure_also(privacy);
     let ran = run(&workplace, &[]);
     assert_eq!(ran.status, 0, "{ran:?}");

@@ -54,7 +54,7 @@ fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
     assert_eq!(
         report,
         json!({
-            "slices": 2, "rows": 3, "bytes": bytes, "records": 4, "rejected": 1, "schema_versions": {"1": 1}, "unproven": [],
+            "slices": 2, "rows": 3, "bytes": bytes, "records": 4, "rejected": 1, "schema_versions": {"1": 1}, "unproven": [], "with_duplicates": [],
             "in_progress": [], "findings": [], "not_fetched": [], "source": null, "repair": null,
         })
     );
