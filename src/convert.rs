@@ -19,7 +19,7 @@ use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
 use crate::framing::{BodySummary, Boundary, Format, FramingError, Position};
-use crate::privacy::{Credentials, Privacy};
+use crate::privacy::{Credentials, Privacy, is_redacted};
 use crate::records::{BodyLimits, Item, RecordReader};
 use crate::rejects::{Reject, RejectsWriter};
 use crate::repeats::{RepeatFinder, Repeats};
@@ -393,8 +393,7 @@ impl Stage {
         self.digest.add(row_hash);
         self.tally.add(record);
         self.writer.append(record)?;
-        let id = record.call_id.as_deref().filter(|id| !id.is_empty());
-        let Some(id) = id else {
+        let Some(id) = identity(record.call_id.as_deref()) else {
             return Ok(());
         };
         let added = self.repeats.add(id);
@@ -432,7 +431,7 @@ impl Stage {
         let finder = self
             .suppressed
             .get_or_insert_with(|| DuplicateFinder::new(directory));
-        let added = finder.add(call_id, row_hash, self.suppressed_records);
+        let added = finder.add(identity(call_id), row_hash, self.suppressed_records);
         self.suppressed_records += 1;
         added.map_err(|source| spool_error(directory, source))
     }
@@ -470,7 +469,8 @@ impl Stage {
             let mut finder = DuplicateFinder::new(&self.options.spool_dir);
             let mut row = 0;
             spooled.read(|record| {
-                if let Some(id) = record.call_id.as_deref().filter(|id| repeats.may_hold(id)) {
+                let id = identity(record.call_id.as_deref());
+                if let Some(id) = id.filter(|id| repeats.may_hold(id)) {
                     let row_hash = hasher.hash(record);
                     let added = finder.add(Some(id), row_hash, row);
                     added.map_err(|source| spool_error(&self.options.spool_dir, source))?;
@@ -504,6 +504,11 @@ impl Stage {
             digest,
         })
     }
+}
+
+/// What tells a call from others: an id that is there, and of which nothing was redacted.
+fn identity(call_id: Option<&str>) -> Option<&str> {
+    call_id.filter(|id| !id.is_empty() && !is_redacted(id))
 }
 
 fn plain_json(limits: BodyLimits) -> RecordReader {

@@ -27,6 +27,7 @@ use crate::framing::{Boundary, Position};
 use crate::lake::ledger::Asked;
 use crate::numbers::{MIN_DIGITS, replace_numbers};
 use crate::plan::day_us;
+use crate::privacy::redact_addresses;
 use crate::records::{Item, RecordReader};
 use crate::spool::{self, Spool};
 
@@ -156,7 +157,8 @@ impl Input {
 
 /// The name of a file on one line, without what could be phone numbers. Dates stay.
 fn without_numbers(name: &str) -> String {
-    replace_numbers(&one_line(name, usize::MAX), |found| {
+    let name = one_line(name, usize::MAX);
+    replace_numbers(&redact_addresses(&name), |found| {
         let mut runs = Vec::new();
         for (at, c) in found.char_indices().filter(|(_, c)| c.is_numeric()) {
             match runs.last_mut() {
@@ -657,6 +659,10 @@ mod tests {
             ("20261001031500.csv", "[number].csv"),
             ("١٣٠٢٥٥٥٠١٠١.csv", "[number].csv"),
             ("a\u{1b}[31m\nb.csv", "a [31m b.csv"),
+            (
+                "cdrs?appid=secret&x=1.ndjson",
+                "cdrs?appid=[redacted]&x=1.ndjson",
+            ),
         ] {
             assert_eq!(Input::File(name.into()).name(), shown, "{name}");
         }

@@ -7,30 +7,38 @@
 //! own       = 7 digits or more that stand together; an international prefix (00) does not count
 //! formatted = [mark] group { joint group }         7 to 15 digits in all
 //! mark      = "+" | "00" | "0" | "("                which says that a number begins
-//! joint     = one blank, hyphen or dot, of whatever script; a hyphen or dot between blanks;
-//!             brackets around the first or the second group
+//! joint     = one blank, hyphen or dot, of whatever script; a hyphen or dot between blanks, and
+//!             behind a mark a slash, where the digits so far are too few; brackets of any kind
+//!             around the first or the second group
 //! ```
 //!
-//! Behind a mark the last group may have any length (behind "0" and "(" up to 9 digits); behind two
-//! short groups without a mark up to 9 digits. Otherwise every group is shorter than a number.
-//! Anything else ends a number: a comma, a semicolon, a slash, a letter.
+//! The last group of a formatted number may be as long as a number of its own: behind "+" and "00"
+//! whatever its length, otherwise up to 9 digits, where those before it make it a number of ten or
+//! more (`302-5550101`). Anything else ends a number: a comma, a semicolon, a letter.
 //!
-//! - A real date (`2026-10-01`) and a decimal below one (`0.0270`) are no numbers.
+//! - A real date (`2026-10-01`), a time of day (`10:05:00`) and a decimal below one (`0.0270`) are no
+//!   numbers.
 //! - A short group that is joined to a number is hidden with it, for it may belong to it.
-//! - What is left over and still has the digits of a number (`0221/123456`) is one, as a whole.
+//! - What is left over and still has the digits of a number (`1302/555/0101`) is one, as a whole.
 //!
 //! [`sequences`] does without the definition: it goes through every way in which groups that stand
-//! side by side could be a number.
+//! side by side could be a number, with and without a `(0)`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
-use super::{MAX_DIGITS, MIN_DIGITS, digit_of, international, is_real_date_or_fraction, spans};
+use super::{
+    MAX_DIGITS, MIN_DIGITS, digit_of, international, is_digit, is_raised, is_real_date_or_fraction,
+    may_separate, spans,
+};
 
 /// Groups that are looked at together: more than a number can have.
 const MAX_GROUPS: usize = 20;
 /// A shorter number may go on behind a separator that is unusual.
 const SURE_DIGITS: usize = 10;
+/// Most characters between two digits of one number, and between those of a sequence.
+const MAX_SEPARATORS: usize = 5;
+const MAX_SEPARATORS_OF_SEQUENCE: usize = 16;
 /// Most digits that `00` or `011` adds to a number.
 const MAX_PREFIX_DIGITS: usize = 3;
 
@@ -46,7 +54,8 @@ pub(crate) struct Found {
 /// The numbers of a text. Memory: [`MAX_GROUPS`] places. In a `value` that is a number and nothing
 /// else, the beginning is a mark, and a slash joins the first digits to the rest.
 pub(crate) fn numbers(text: &str, is_value: bool) -> impl Iterator<Item = Found> {
-    spans(text).flat_map(move |span| Numbers {
+    let separates = |c| may_separate(c) || ":;=[]{}".contains(c);
+    spans(text, separates, MAX_SEPARATORS).flat_map(move |span| Numbers {
         text,
         is_value,
         groups: Groups::new(text, span),
@@ -58,7 +67,8 @@ pub(crate) fn numbers(text: &str, is_value: bool) -> impl Iterator<Item = Found>
 /// Calls `is_it` with the digits of every sequence of groups that stand side by side and could be a
 /// number, until it says yes. The digits come without an international prefix.
 pub(crate) fn sequences(text: &str, mut is_it: impl FnMut(&str) -> bool) -> bool {
-    spans(text).any(|span| {
+    let separates = |c: char| !c.is_alphanumeric();
+    spans(text, separates, MAX_SEPARATORS_OF_SEQUENCE).any(|span| {
         let mut groups = Groups::new(text, span);
         let mut found = false;
         while !found && groups.get(0).is_some() {
@@ -106,6 +116,10 @@ fn sequences_from_first(
     false
 }
 
+/// Brackets.
+const OPENING: [char; 5] = ['(', '[', '{', '\u{ff08}', '\u{ff3b}'];
+const CLOSING: [char; 5] = [')', ']', '}', '\u{ff09}', '\u{ff3d}'];
+
 /// Digits that stand together.
 #[derive(Clone, Copy, Debug)]
 struct Group {
@@ -140,9 +154,11 @@ impl<'a> Groups<'a> {
     fn get(&mut self, place: usize) -> Option<Group> {
         while self.ahead.len() <= place && place < MAX_GROUPS {
             let rest = self.text.get(self.rest.clone())?;
-            let start = self.rest.start + rest.find(char::is_numeric)?;
+            let start = self.rest.start + rest.find(is_digit)?;
             let digits = self.text.get(start..self.rest.end)?;
-            let length = digits.find(|c: char| !c.is_numeric());
+            // The number of a footnote is not of the number that it stands at.
+            let raised = digits.starts_with(is_raised);
+            let length = digits.find(|c| !is_digit(c) || is_raised(c) != raised);
             let end = start + length.unwrap_or(digits.len());
             self.rest.start = end;
             self.ahead.push_back(Group {
@@ -181,7 +197,7 @@ impl<'a> Groups<'a> {
 /// What says that a number begins, and how long a group of a number's own length may be behind it.
 fn mark(groups: &Groups<'_>, place: usize, group: Group) -> Option<Range<usize>> {
     let before = groups.gap(place);
-    let (before, is_opened) = match before.strip_suffix('(') {
+    let (before, is_opened) = match before.strip_suffix(OPENING) {
         Some(before) => (before, true),
         None => (before, false),
     };
@@ -211,13 +227,13 @@ fn counted(groups: &Groups<'_>, group: Group) -> usize {
 /// Whether the gap before the group at `place` of a number joins it to the one before.
 fn is_joint(gap: &str, place: usize) -> bool {
     let (mut between, mut has_bracket) = (gap, false);
-    if let (Some(closed), 1 | 2) = (gap.strip_prefix(')'), place) {
+    if let (Some(closed), 1 | 2) = (gap.strip_prefix(CLOSING), place) {
         (between, has_bracket) = (closed, true);
     }
-    if let (Some(opened), 1) = (between.strip_suffix('('), place) {
+    if let (Some(opened), 1) = (between.strip_suffix(OPENING), place) {
         (between, has_bracket) = (opened, true);
     }
-    (has_bracket && between.is_empty()) || is_separator(between) || is_wide_separator(between)
+    (has_bracket && between.is_empty()) || is_separator(between)
 }
 
 fn is_separator(between: &str) -> bool {
@@ -276,7 +292,7 @@ impl Iterator for Numbers<'_> {
             return Some(next);
         }
         while let Some(first) = self.groups.get(0) {
-            if let Some(groups) = self.date_or_fraction(0) {
+            if let Some(groups) = self.other(0) {
                 self.groups.skip(groups);
             } else if let Some(number) = self.number(0) {
                 self.next = Some(self.found(first, number));
@@ -310,7 +326,35 @@ impl Numbers<'_> {
         })
     }
 
-    /// How many groups from `place` on are a date or a decimal below one.
+    /// How many groups from `place` on are a date, a time of day or a decimal below one.
+    fn other(&mut self, place: usize) -> Option<usize> {
+        self.time_of_day(place)
+            .or_else(|| self.date_or_fraction(place))
+    }
+
+    /// How many groups from `place` on are a time of day: `10:05`, `10:05:00`, `10:05:00.123`.
+    fn time_of_day(&mut self, place: usize) -> Option<usize> {
+        let is_first = place == 0 && self.groups.before == 0;
+        self.groups.get(place)?;
+        if !is_first && self.groups.gap(place).ends_with(':') {
+            return None;
+        }
+        let mut count = 0;
+        for most in [23, 59, 59] {
+            let group = self.groups.get(place + count);
+            let text = group.map_or("", |group| self.groups.text_of(group));
+            let is_part = text.len() == 2 && text.parse::<u8>().is_ok_and(|value| value <= most);
+            if !is_part || (count > 0 && self.groups.gap(place + count) != ":") {
+                break;
+            }
+            count += 1;
+        }
+        if count == 3 && self.groups.get(place + count).is_some() {
+            count += usize::from(self.groups.gap(place + count) == ".");
+        }
+        (count > 1).then_some(count)
+    }
+
     fn date_or_fraction(&mut self, place: usize) -> Option<usize> {
         let first = self.groups.get(place)?;
         let groups = match first.digits {
@@ -336,23 +380,24 @@ impl Numbers<'_> {
         }
         let is_start = self.is_value && place == 0 && self.groups.before == 0;
         let long_groups = if is_start {
-            MIN_DIGITS..MAX_DIGITS
+            Some(MIN_DIGITS..MAX_DIGITS)
         } else {
-            mark(&self.groups, place, first).unwrap_or(0..0)
+            mark(&self.groups, place, first)
         };
         let mut count = 1;
         while let Some(group) = self.groups.get(place + count) {
-            let own_digits = counted(&self.groups, group);
-            let is_own = own_digits >= MIN_DIGITS;
+            let is_own = counted(&self.groups, group) >= MIN_DIGITS;
             let gap = self.groups.gap(place + count);
-            let is_joint =
-                is_joint(gap, count) || (self.is_value && gap == "/" && digits < MIN_DIGITS);
-            let may_be_long =
-                long_groups.contains(&group.digits) || (count > 1 && group.digits < SURE_DIGITS);
-            if !is_joint
+            let is_unsure = digits < SURE_DIGITS && is_wide_separator(gap)
+                || digits < MIN_DIGITS && gap == "/" && long_groups.is_some();
+            let may_be_long = match &long_groups {
+                Some(long_groups) => long_groups.contains(&group.digits),
+                None => group.digits < SURE_DIGITS && digits + group.digits >= SURE_DIGITS,
+            };
+            if !(is_joint(gap, count) || is_unsure)
                 || digits + group.digits > MAX_DIGITS
                 || (is_own && !may_be_long)
-                || self.date_or_fraction(place + count).is_some()
+                || self.other(place + count).is_some()
             {
                 break;
             }
@@ -397,8 +442,7 @@ impl Numbers<'_> {
         while let Some(group) = self.groups.get(hidden) {
             let gap = self.groups.gap(hidden);
             let is_close = is_separator(gap) || (digits < SURE_DIGITS && may_go_on(gap));
-            if !is_close || self.date_or_fraction(hidden).is_some() || self.number(hidden).is_some()
-            {
+            if !is_close || self.other(hidden).is_some() || self.number(hidden).is_some() {
                 break;
             }
             end = group.end;
@@ -437,6 +481,20 @@ mod tests {
             ("00 49 170 1234567", "<00 49 170 1234567>"),
             ("0049170 1234567", "<0049170 1234567>"),
             ("49 170 1234567", "<49 170 1234567>"),
+            ("49170 1234567", "<49170 1234567>"),
+            ("302-5550101", "<302-5550101>"),
+            ("7 5550101", "7 <5550101>"),
+            ("+49 170/1234567", "+<49 170/1234567>"),
+            ("+1 [302] 555-0101", "+<1 [302] 555-0101>"),
+            ("＋１（３０２）５５５-0101", "＋<１（３０２）５５５-0101>"),
+            ("1;302;555;0101", "<1;302;555;0101>"),
+            ("1:302:555:0101", "<1:302:555:0101>"),
+            ("13025550101;7", "<13025550101>;7"),
+            ("13025550101½", "<13025550101>½"),
+            ("13025550101¹", "<13025550101>¹"),
+            ("+33 1 23 45 67 89 10:05:00", "+<33 1 23 45 67 89> 10:05:00"),
+            ("+44 20 7946 0958 - 35 s", "+<44 20 7946 0958> - 35 s"),
+            ("2026-10-01 10:05:00.123456", "2026-10-01 10:05:00.123456"),
             ("302 555 0101 302 555 0102", "<302 555 0101> <302 555 0102>"),
             ("13025550101, 13025550102", "<13025550101>, <13025550102>"),
             ("13025550101,13025550102", "<13025550101>,<13025550102>"),
@@ -490,9 +548,9 @@ mod tests {
             assert_eq!(shown(text, false), expected, "{text}");
         }
         // Where nothing else is expected, the beginning is enough of a mark.
-        assert_eq!(shown("49170 1234567", true), "<49170 1234567>");
+        assert_eq!(shown("49 17012345678", true), "<49 17012345678>");
+        assert_eq!(shown("49 17012345678", false), "49 <17012345678>");
         assert_eq!(shown("0049170/1234567", true), "<0049170/1234567>");
-        assert_eq!(shown("49170 1234567", false), "49170 <1234567>");
     }
 
     #[test]
@@ -511,6 +569,14 @@ mod tests {
         }
         assert!(finds("+49 (0) 170 1234567", "491701234567"));
         assert!(finds("49170 1234567", "491701234567"));
+        for text in [
+            "3:025:550;101",
+            "30[255]50101",
+            "30------25550101",
+            "{302}555=0101",
+        ] {
+            assert!(finds(text, "3025550101"), "{text}");
+        }
         assert!(!finds("3025550101", "302555010"));
         assert!(!finds("302 555 x 0101", "3025550101"));
     }

@@ -25,7 +25,7 @@ const UUID_BYTES: usize = 36;
 /// these centuries, decimals below one and UUIDs are no such numbers. For what is shown, where nothing may slip through;
 /// what is stored is told apart by [`replace_each_number`].
 pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
-    let numbers = spans(text).filter_map(|span| {
+    let numbers = spans(text, may_separate, MAX_SEPARATORS).filter_map(|span| {
         let number = text.get(span.clone()).unwrap_or_default();
         (!is_date_or_fraction(number)).then(|| (span, replace(number)))
     });
@@ -71,7 +71,11 @@ pub(crate) fn splice(
 }
 
 /// Where as many digits as a number has stand close enough together to be one, or several: from a digit to a digit each.
-fn spans(text: &str) -> impl Iterator<Item = Range<usize>> {
+fn spans(
+    text: &str,
+    separates: impl Fn(char) -> bool,
+    max_separators: usize,
+) -> impl Iterator<Item = Range<usize>> {
     let mut at = if may_hold_number(text) { 0 } else { text.len() };
     let mut is_word_start = true;
     std::iter::from_fn(move || {
@@ -83,12 +87,12 @@ fn spans(text: &str) -> impl Iterator<Item = Range<usize>> {
                 is_word_start = false;
                 continue;
             }
-            if !c.is_numeric() {
+            if !is_digit(c) {
                 is_word_start = !c.is_alphanumeric();
                 at += c.len_utf8();
                 continue;
             }
-            let (start, (number, digits)) = (at, number_at(text, at));
+            let (start, (number, digits)) = (at, number_at(text, at, &separates, max_separators));
             at += number.len();
             is_word_start = false;
             if digits >= MIN_DIGITS {
@@ -110,16 +114,21 @@ pub(crate) fn may_hold_number(text: &str) -> bool {
     text.as_bytes().iter().filter(may_be_digit).count() >= MIN_DIGITS
 }
 
-/// The number that begins with the digit at `start`, to the last of the digits that belong together, and how many digits it has.
-fn number_at(text: &str, start: usize) -> (&str, usize) {
+/// What begins with the digit at `start` and goes to the last of the digits that belong together, and how many these are.
+fn number_at(
+    text: &str,
+    start: usize,
+    separates: impl Fn(char) -> bool,
+    max_separators: usize,
+) -> (&str, usize) {
     let rest = text.get(start..).unwrap_or_default();
     let (mut end, mut digits, mut separators) = (0, 0, 0);
     for (at, c) in rest.char_indices() {
-        if c.is_numeric() {
+        if is_digit(c) {
             end = at + c.len_utf8();
             digits += 1;
             separators = 0;
-        } else if may_separate(c) && separators < MAX_SEPARATORS {
+        } else if separates(c) && separators < max_separators {
             separators += 1;
         } else {
             break;
@@ -190,7 +199,7 @@ pub(crate) fn without_escapes(text: &str) -> String {
         }
     }
     plain.push_str(rest);
-    match unescaped(&plain) {
+    match without_character_references(&plain) {
         Cow::Owned(unescaped) => unescaped,
         Cow::Borrowed(_) => plain,
     }
@@ -199,15 +208,23 @@ pub(crate) fn without_escapes(text: &str) -> String {
 /// How often something may be escaped once more: an address within an address.
 const MAX_ESCAPES: usize = 3;
 
-/// A text in which digits, and what may stand between them, are no longer written as several
-/// characters, as HTML (`&#160;`) and addresses (`%2B`) do.
+/// A text in which digits, and what may stand between them or in an address, are no longer written as several
+/// characters, as HTML (`&#160;`), addresses (`%2B`) and JSON within a text (`\u0031`) do.
 pub(crate) fn unescaped(text: &str) -> Cow<'_, str> {
+    if text.contains('\\') {
+        return Cow::Owned(without_escapes(text));
+    }
+    without_character_references(text)
+}
+
+/// The same without a look at backslashes.
+fn without_character_references(text: &str) -> Cow<'_, str> {
     let mut plain = Cow::Borrowed(text);
     for _ in 0..MAX_ESCAPES {
         let escapes = memchr::memchr2_iter(b'&', b'%', plain.as_bytes());
         let replaced = escapes.filter_map(|at| {
             let (c, length) = escaped_at(plain.get(at..)?)?;
-            let is_of_number = c.is_numeric() || (may_separate(c) && !c.is_control());
+            let is_of_number = c.is_numeric() || c == ':' || (may_separate(c) && !c.is_control());
             is_of_number.then(|| (at..at + length, c.to_string()))
         });
         let Cow::Owned(unescaped) = splice(&plain, replaced) else {
@@ -220,7 +237,13 @@ pub(crate) fn unescaped(text: &str) -> Cow<'_, str> {
 
 /// The character that a text begins with, written as several, and how many bytes these are.
 fn escaped_at(text: &str) -> Option<(char, usize)> {
-    const NAMED: [(&str, char); 8] = [
+    const NAMED: [(&str, char); 14] = [
+        ("amp", '&'),
+        ("hyphen", '-'),
+        ("dash", '-'),
+        ("lpar", '('),
+        ("rpar", ')'),
+        ("period", '.'),
         ("nbsp", ' '),
         ("ensp", ' '),
         ("emsp", ' '),
@@ -253,7 +276,7 @@ fn escaped_at(text: &str) -> Option<(char, usize)> {
 }
 
 /// The byte that the `nth` three characters of a text stand for.
-fn percent_escaped(text: &str, nth: usize) -> Option<u8> {
+pub(crate) fn percent_escaped(text: &str, nth: usize) -> Option<u8> {
     let digits = text.get(3 * nth..3 * nth + 3)?.strip_prefix('%')?;
     let are_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     are_hexadecimal.then(|| u8::from_str_radix(digits, 16).ok())?
@@ -295,43 +318,61 @@ fn is_real_date_or_fraction(number: &str) -> bool {
 }
 
 /// The zero of every script that has decimal digits, which go on from there
-/// ([Unicode](https://www.unicode.org/reports/tr44/#Numeric_Type), `Nd`).
+/// ([Unicode 16](https://www.unicode.org/reports/tr44/#Numeric_Type), `Nd`).
 #[rustfmt::skip]
-const ZEROS: [char; 66] = [
+const ZEROS: [char; 76] = [
     '\u{30}', '\u{660}', '\u{6f0}', '\u{7c0}', '\u{966}', '\u{9e6}', '\u{a66}', '\u{ae6}',
     '\u{b66}', '\u{be6}', '\u{c66}', '\u{ce6}', '\u{d66}', '\u{de6}', '\u{e50}', '\u{ed0}',
     '\u{f20}', '\u{1040}', '\u{1090}', '\u{17e0}', '\u{1810}', '\u{1946}', '\u{19d0}', '\u{1a80}',
     '\u{1a90}', '\u{1b50}', '\u{1bb0}', '\u{1c40}', '\u{1c50}', '\u{a620}', '\u{a8d0}',
     '\u{a900}', '\u{a9d0}', '\u{a9f0}', '\u{aa50}', '\u{abf0}', '\u{ff10}', '\u{104a0}',
-    '\u{10d30}', '\u{11066}', '\u{110f0}', '\u{11136}', '\u{111d0}', '\u{112f0}', '\u{11450}',
-    '\u{114d0}', '\u{11650}', '\u{116c0}', '\u{11730}', '\u{118e0}', '\u{11950}', '\u{11c50}',
-    '\u{11d50}', '\u{11da0}', '\u{16a60}', '\u{16ac0}', '\u{16b50}', '\u{1d7ce}', '\u{1d7d8}',
-    '\u{1d7e2}', '\u{1d7ec}', '\u{1d7f6}', '\u{1e140}', '\u{1e2f0}', '\u{1e950}', '\u{1fbf0}',
+    '\u{10d30}', '\u{10d40}', '\u{11066}', '\u{110f0}', '\u{11136}', '\u{111d0}', '\u{112f0}',
+    '\u{11450}', '\u{114d0}', '\u{11650}', '\u{116c0}', '\u{116d0}', '\u{116da}', '\u{11730}',
+    '\u{118e0}', '\u{11950}', '\u{11bf0}', '\u{11c50}', '\u{11d50}', '\u{11da0}', '\u{11f50}',
+    '\u{16130}', '\u{16a60}', '\u{16ac0}', '\u{16b50}', '\u{16d70}', '\u{1ccf0}', '\u{1d7ce}',
+    '\u{1d7d8}', '\u{1d7e2}', '\u{1d7ec}', '\u{1d7f6}', '\u{1e140}', '\u{1e2f0}', '\u{1e4f0}',
+    '\u{1e5f1}', '\u{1e950}', '\u{1fbf0}',
 ];
 
-/// The value of a decimal digit of any script, as a digit of ASCII. Those above and below the line are digits, too.
+/// The value of a decimal digit of any script, as a digit of ASCII. Those above and below the line and in circles are
+/// digits, too.
 pub(crate) fn digit_of(c: char) -> Option<char> {
     if c.is_ascii() {
         return c.is_ascii_digit().then_some(c);
     }
-    let raised = match c {
-        '\u{b9}' => Some(1),
-        '\u{b2}' | '\u{b3}' => Some(c as u32 - 0xb0),
-        '\u{2070}' | '\u{2074}'..='\u{2079}' => Some(c as u32 - 0x2070),
-        '\u{2080}'..='\u{2089}' => Some(c as u32 - 0x2080),
-        _ => None,
-    };
-    let value = raised.or_else(|| {
+    let value = raised_digit(c).or_else(|| {
         let zero = ZEROS[..ZEROS.partition_point(|zero| *zero <= c)].last()?;
         Some(c as u32 - *zero as u32).filter(|value| *value < 10)
     });
     char::from_digit(value?, 10)
 }
 
+/// The value of a digit that does not stand on the line like others.
+fn raised_digit(c: char) -> Option<u32> {
+    match c {
+        '\u{b9}' => Some(1),
+        '\u{b2}' | '\u{b3}' => Some(c as u32 - 0xb0),
+        '\u{2070}' | '\u{2074}'..='\u{2079}' => Some(c as u32 - 0x2070),
+        '\u{2080}'..='\u{2089}' => Some(c as u32 - 0x2080),
+        '\u{2460}'..='\u{2468}' => Some(c as u32 - 0x245f),
+        '\u{24ea}' => Some(0),
+        _ => None,
+    }
+}
+
+fn is_raised(c: char) -> bool {
+    raised_digit(c).is_some()
+}
+
+/// Whether a character is a digit of a number. Fractions and numerals are none.
+pub(crate) fn is_digit(c: char) -> bool {
+    digit_of(c).is_some()
+}
+
 /// Whether every digit of a number is of a script that this program knows, and there are any.
 pub(crate) fn are_known(number: &str) -> bool {
     let mut digits = number.chars().filter(|c| c.is_numeric()).peekable();
-    digits.peek().is_some() && digits.all(|c| digit_of(c).is_some())
+    digits.peek().is_some() && digits.all(is_digit)
 }
 
 /// A number without the decimals that a program has given it which took it for an amount.

@@ -5,7 +5,8 @@
 //!
 //! - the key of this run, wherever it stands, and
 //! - the value of a query parameter that carries a credential, in an address anywhere in a text, or
-//!   the password in front of its host: also where no key is known.
+//!   the password of an address (`https://user:password@host`, `sip:user:password@host`): also where
+//!   no key is known.
 //!
 //! The rest of the address stays, so that it still says what it pointed to.
 
@@ -18,7 +19,7 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::text::map_json;
 use crate::decode::Record;
-use crate::numbers::{splice, without_escapes};
+use crate::numbers::{percent_escaped, splice, without_escapes};
 
 /// Stands for a credential.
 const REDACTED: &str = "[redacted]";
@@ -60,8 +61,10 @@ impl Credentials {
     /// Takes credentials out of a record that was decoded from `json`. Whether there were any.
     #[inline]
     pub fn redact(&self, record: &mut Record<'_>, json: &[u8]) -> bool {
-        // What assigns a parameter, and what may spell it, or the key, in another way.
+        // What assigns a parameter or ends a password, and what may spell them, or the key, in
+        // another way.
         let may_hold = memchr::memchr3(b'=', b'%', b'\\', json).is_some()
+            || memchr::memchr2(b'@', b'&', json).is_some()
             || self
                 .finder
                 .as_ref()
@@ -109,8 +112,17 @@ impl Credentials {
             .is_some_and(|key| key.find(text.as_bytes()).is_some())
     }
 
-    /// A text without credentials.
+    /// A text without credentials, however they are escaped.
     pub fn redact_text<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        if text.contains('\\')
+            && let Cow::Owned(redacted) = self.redact_as_written(&without_escapes(text))
+        {
+            return Cow::Owned(redacted);
+        }
+        self.redact_as_written(text)
+    }
+
+    fn redact_as_written<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let redacted = redact_addresses(text);
         let Some(key) = self.finder.as_ref().filter(|_| self.holds_key(&redacted)) else {
             return redacted;
@@ -121,80 +133,143 @@ impl Credentials {
         Cow::Owned(splice(&redacted, keys).into_owned())
     }
 
-    /// The bytes of a record that was rejected, without credentials, however they are escaped. What is
+    /// The bytes of a record that was rejected, which may be cut anywhere, without credentials. What is
     /// no text becomes what is shown of it.
     pub fn redact_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         let text = String::from_utf8_lossy(bytes);
-        let plain = without_escapes(&text);
-        for text in [&*text, &plain] {
-            if let Cow::Owned(redacted) = self.redact_text(text) {
-                // What was spelled in another way, too.
-                let redacted = match self.redact_text(&without_escapes(&redacted)) {
-                    Cow::Owned(plain) => plain,
-                    Cow::Borrowed(_) => redacted,
-                };
-                return Cow::Owned(redacted.into_bytes());
+        let redacted = if text.trim_start().starts_with(['{', '[']) {
+            self.redact_text(&text)
+        } else {
+            self.redact_cells(&text)
+        };
+        let cut = self.cut_key(&redacted);
+        match redacted {
+            Cow::Borrowed(_) if cut == 0 => Cow::Borrowed(bytes),
+            redacted => {
+                let kept = redacted.get(..redacted.len() - cut).unwrap_or_default();
+                let end = if cut > 0 { REDACTED } else { "" };
+                Cow::Owned([kept, end].concat().into_bytes())
             }
         }
-        Cow::Borrowed(bytes)
+    }
+
+    /// A line of CSV without credentials: an address ends where its cell does.
+    fn redact_cells<'a>(&self, line: &'a str) -> Cow<'a, str> {
+        let (mut start, mut is_quoted) = (0, false);
+        let mut redacted = Vec::new();
+        let ends = line.char_indices().filter(|(_, c)| {
+            is_quoted ^= *c == '"';
+            !is_quoted && matches!(c, ',' | ';' | '\t')
+        });
+        for end in ends.map(|(at, _)| at).chain([line.len()]) {
+            let cell = line.get(start..end).unwrap_or_default();
+            if let Cow::Owned(cell) = self.redact_text(cell) {
+                redacted.push((start..end, cell));
+            }
+            start = end + 1;
+        }
+        splice(line, redacted.into_iter())
+    }
+
+    /// How many bytes a text ends with that are the beginning of the key.
+    fn cut_key(&self, text: &str) -> usize {
+        let key = self
+            .finder
+            .as_ref()
+            .map_or(&[][..], |finder| finder.needle());
+        let lengths = (MIN_KEY_BYTES..key.len()).rev();
+        lengths
+            .filter(|&length| text.is_char_boundary(text.len().saturating_sub(length)))
+            .find(|&length| text.as_bytes().ends_with(&key[..length]))
+            .unwrap_or_default()
     }
 }
 
-/// A text whose addresses carry no credentials.
+/// Whether something in an id was redacted, so that it may no longer tell one call from another.
+pub(crate) fn is_redacted(id: &str) -> bool {
+    id.contains(REDACTED)
+}
+
+/// A text whose addresses carry no credentials. Time: linear in the text.
 pub(crate) fn redact_addresses(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
-    let places = memchr::memchr3_iter(b'=', b'%', b'@', bytes).filter_map(|at| match bytes[at] {
-        b'@' => password_before(text, at),
-        _ => value_at(text, at),
-    });
-    splice(text, places.map(|value| (value, REDACTED.to_owned())))
+    let mut redacted = Vec::new();
+    let (mut at, mut end, mut seen) = (0, 0, 0);
+    while let Some(found) = bytes.get(at..).and_then(find_mark) {
+        at += found;
+        let value = match bytes[at] {
+            b':' => password_behind(text, at, &mut seen),
+            _ => value_at(text, at),
+        };
+        at += 1;
+        if let Some(value) = value.filter(|value| value.start >= end) {
+            // Whatever else is within it goes with it.
+            end = value.end;
+            at = at.max(end);
+            redacted.push((value, REDACTED.to_owned()));
+        }
+    }
+    splice(text, redacted.into_iter())
 }
+
+/// What may assign a value, or stand before a password.
+fn find_mark(bytes: &[u8]) -> Option<usize> {
+    bytes
+        .iter()
+        .position(|byte| matches!(byte, b'=' | b'%' | b'&' | b':'))
+}
+
+/// Longest name of a parameter that is looked at.
+const MAX_NAME_BYTES: usize = 64;
 
 /// Where the value stands that is assigned at `at`, if it is that of a parameter that carries a credential.
 fn value_at(text: &str, at: usize) -> Option<Range<usize>> {
-    let bytes = text.as_bytes();
-    let sign = escaped(text.get(at..)?, &["3d"]);
-    let length = match bytes[at] {
-        b'=' => 1,
-        _ => sign?,
+    let rest = text.get(at..)?;
+    let entity = ["&#61;", "&#x3d;", "&#x3D;", "&equals;"]
+        .into_iter()
+        .find(|entity| rest.starts_with(entity));
+    let (sign, is_nested) = match entity {
+        Some(entity) => (entity.len(), false),
+        None if rest.starts_with('=') => (1, false),
+        // Within the value of another parameter this one ends where its own address does.
+        None => (escaped(rest, &["3d"])?, true),
     };
-    // Within the value of another parameter this one ends where its own address does.
-    let is_nested = bytes[at] == b'%';
-    let before = text.get(..at)?;
-    let is_of_name = |c: char| c.is_alphanumeric() || "_-.~[]$".contains(c);
-    let start = before.rfind(|c: char| !is_of_name(c)).map_or(0, |found| {
-        found + before.get(found..).map_or(1, char_length)
-    });
-    let delimiter = before.get(..start)?.chars().next_back()?;
-    let name = before.get(start..)?;
-    let name = match delimiter {
-        '?' | '&' | ';' | '#' => name,
-        '%' => {
-            let escaped = escaped(before.get(start - 1..)?, &["3f", "26", "3b", "23"])?;
-            name.get(escaped - 1..)?
-        }
-        _ => return None,
-    };
-    if !is_credential(name) {
+    if !is_credential(name_before(text, at)?) {
         return None;
     }
-    let value = text.get(at + length..)?;
-    let end =
-        value.find(|c: char| c.is_whitespace() || c.is_control() || "&#;,\"'<>\\".contains(c));
-    let mut end = end.unwrap_or(value.len());
+    let start = at + sign;
+    let value = text.get(start..)?;
+    let ends = |c: char| c.is_whitespace() || c.is_control() || "&#\"<>\\".contains(c);
+    let mut length = value.find(ends).unwrap_or(value.len());
     if is_nested {
-        let ends = |at: &usize| {
-            escaped(value.get(*at..).unwrap_or_default(), &["26", "23", "3b"]).is_some()
+        let percents = memchr::memchr_iter(b'%', value.get(..length)?.as_bytes());
+        let is_end = |at: &usize| {
+            let rest = value.get(*at..).unwrap_or_default();
+            escaped(rest, &["26", "23", "3b"]).is_some()
         };
-        let percents = memchr::memchr_iter(b'%', value.get(..end)?.as_bytes());
-        end = percents.into_iter().find(ends).unwrap_or(end);
+        length = percents.into_iter().find(is_end).unwrap_or(length);
     }
-    let is_there = end > 0 && value.get(..end) != Some(REDACTED);
-    is_there.then(|| at + length..at + length + end)
+    let is_there = length > 0 && value.get(..length) != Some(REDACTED);
+    is_there.then(|| start..start + length)
 }
 
-fn char_length(text: &str) -> usize {
-    text.chars().next().map_or(1, char::len_utf8)
+/// The name of the parameter to which something is assigned at `at`: from what begins one on.
+fn name_before(text: &str, at: usize) -> Option<&str> {
+    let first =
+        (at.saturating_sub(MAX_NAME_BYTES)..=at).find(|&first| text.is_char_boundary(first))?;
+    let before = text.get(first..at)?;
+    let breaks = |c: char| c.is_whitespace() || "?&;#=\"'<>".contains(c);
+    let (delimiter, name) = match before.char_indices().rfind(|(_, c)| breaks(*c)) {
+        Some((found, c)) => (Some(c), before.get(found + c.len_utf8()..)?),
+        None => (None, before),
+    };
+    // An address within the value of a parameter.
+    let percents = memchr::memrchr_iter(b'%', name.as_bytes());
+    let nested = percents.into_iter().find_map(|percent| {
+        let escaped = escaped(name.get(percent..)?, &["3f", "26", "3b", "23"])?;
+        name.get(percent + escaped..)
+    });
+    nested.or_else(|| matches!(delimiter?, '?' | '&' | ';' | '#').then_some(name))
 }
 
 /// How many bytes a text begins with that stand for one of the characters with these `codes`, however often
@@ -211,38 +286,64 @@ fn escaped(text: &str, codes: &[&str]) -> Option<usize> {
 
 /// Whether a query parameter of this name carries a credential, whatever its case and marks.
 fn is_credential(name: &str) -> bool {
-    const WHOLE: [&str; 7] = ["appid", "auth", "jwt", "pass", "pwd", "sig", "sid"];
+    const WHOLE: [&str; 8] = ["appid", "auth", "hmac", "jwt", "pw", "pwd", "sig", "sign"];
     const WITHIN: [&str; 9] = [
         "accesskey",
+        "apikey",
         "authorization",
         "credential",
         "passwd",
         "password",
         "secret",
-        "session",
         "signature",
         "token",
     ];
-    let plain: String = name
-        .chars()
-        .filter(char::is_ascii_alphanumeric)
-        .map(|c| c.to_ascii_lowercase())
-        .collect();
+    let mut plain = String::with_capacity(name.len());
+    let mut rest = name;
+    while let Some(c) = rest.chars().next() {
+        let (c, length) =
+            percent_escaped(rest, 0).map_or((c, c.len_utf8()), |byte| (byte.into(), 3));
+        rest = rest.get(length..).unwrap_or_default();
+        plain.extend(c.is_ascii_alphanumeric().then(|| c.to_ascii_lowercase()));
+    }
     // apikey, x-api-key, subscription-key.
     plain.ends_with("key")
+        || plain.ends_with("pass")
         || WHOLE.contains(&&*plain)
         || WITHIN.iter().any(|part| plain.contains(part))
 }
 
-/// Where the password stands in `https://user:password@host`, whose `@` stands at `at`.
-fn password_before(text: &str, at: usize) -> Option<Range<usize>> {
-    let before = text.get(..at)?;
-    let start = before.rfind("://")? + "://".len();
-    let user = before.get(start..)?;
-    let has_ended = user.contains(|c: char| c.is_whitespace() || "/?#\"'<>\\".contains(c));
-    let password = start + user.find(':')? + 1;
-    let is_there = !has_ended && password < at && text.get(password..at) != Some(REDACTED);
-    is_there.then_some(password..at)
+/// Where the password of an address stands whose scheme ends with the colon at `at`. Nothing before `seen` is looked at
+/// again.
+fn password_behind(text: &str, at: usize, seen: &mut usize) -> Option<Range<usize>> {
+    let rest = text.get(at + 1..)?;
+    let start = if rest.starts_with("//") {
+        at + 3
+    } else if ends_with_sip(text.get(..at)?) {
+        at + 1
+    } else {
+        return None;
+    };
+    if start < *seen {
+        return None;
+    }
+    let who = text.get(start..)?;
+    let ends = |c: char| c.is_whitespace() || "/?#\"'<>,\\".contains(c);
+    let who = who.get(..who.find(ends).unwrap_or(who.len()))?;
+    *seen = start + who.len();
+    let (colon, host) = (who.find(':')?, who.rfind('@')?);
+    let is_there = colon + 1 < host && who.get(colon + 1..host) != Some(REDACTED);
+    is_there.then(|| start + colon + 1..start + host)
+}
+
+/// Whether a text ends with the scheme of SIP addresses.
+fn ends_with_sip(text: &str) -> bool {
+    let ends_with = |scheme: &str| {
+        let before = text.len().checked_sub(scheme.len());
+        let found = before.and_then(|before| text.get(before..));
+        found.is_some_and(|found| found.eq_ignore_ascii_case(scheme))
+    };
+    ends_with("sip") || ends_with("sips")
 }
 
 #[cfg(test)]
@@ -291,9 +392,19 @@ mod tests {
                 "x%253Fkey%253D[redacted]%2526b",
             ),
             ("https://u:pw@x/y", "https://u:[redacted]@x/y"),
+            ("https://u:p@w@x/y", "https://u:[redacted]@x/y"),
             (
-                "2026,https://x?sig=a,5,0.02",
-                "2026,https://x?sig=[redacted],5,0.02",
+                "sip:al:pw@x;token=s",
+                "sip:al:[redacted]@x;token=[redacted]",
+            ),
+            ("?key=abc,def'ghi;jkl", "?key=[redacted]"),
+            (
+                "?api%5Fkey=s&%61ppid=s&aws:token=s&x/key=s",
+                "?api%5Fkey=[redacted]&%61ppid=[redacted]&aws:token=[redacted]&x/key=[redacted]",
+            ),
+            (
+                "x?a=1&appid&#61;s&user_pass=s&apikey2=s",
+                "x?a=1&appid&#61;[redacted]&user_pass=[redacted]&apikey2=[redacted]",
             ),
         ] {
             assert_eq!(redact_addresses(text), expected);
@@ -305,6 +416,7 @@ mod tests {
             "?appid=",
             "https://x/?monkeys=3&signal=4&keyboard=us",
             "sip:alice@example.com;user=phone",
+            "sip:call@x;session=7&sid=8",
             "100% = all",
             "é?=x",
             "%",
@@ -349,6 +461,52 @@ mod tests {
             assert!(!without_escapes(&kept).contains("5f1d"), "{reject}: {kept}");
         }
         assert_eq!(credentials().redact_bytes(b"\xff x"), b"\xff x".as_slice());
+    }
+
+    #[test]
+    fn a_password_is_found_in_a_record_that_holds_no_parameter() {
+        for json in [
+            r#"{"url":"https://user:sesame@host/y"}"#,
+            r#"{"x":"{\"url\":\"https://x/y?a=1\\u0026appid=sesame\"}"}"#,
+            r#"{"x":"https://x/y?a=1&appid&#61;sesame"}"#,
+        ] {
+            let mut record = Record {
+                extra: Some(json.into()),
+                ..Record::default()
+            };
+            assert!(credentials().redact(&mut record, json.as_bytes()), "{json}");
+            assert!(
+                !record.extra.as_deref().unwrap().contains("sesame"),
+                "{record:?}"
+            );
+        }
+    }
+
+    #[test]
+    fn an_address_in_a_line_of_csv_ends_with_its_cell_and_a_key_may_be_cut() {
+        let kept = |line: &str| {
+            String::from_utf8(credentials().redact_bytes(line.as_bytes()).into_owned()).unwrap()
+        };
+        assert_eq!(
+            kept("2026,https://x?sig=a,5,0.02"),
+            "2026,https://x?sig=[redacted],5,0.02"
+        );
+        assert_eq!(
+            kept("2026,\"https://x?sig=a,b\",5"),
+            "2026,\"https://x?sig=[redacted]\",5"
+        );
+        assert_eq!(kept(r#"{"note":"canary-ke"#), r#"{"note":"[redacted]"#);
+        assert_eq!(kept(r#"{"note":"can"#), r#"{"note":"can"#);
+    }
+
+    #[test]
+    fn long_texts_of_marks_take_no_longer_than_they_are() {
+        for text in [
+            "@", "?key=a", "u:@", "sip:", "://", "=", "%25", "?%3D", "&#61;",
+        ] {
+            let text = text.repeat(200_000 / text.len());
+            drop(credentials().redact_text(&text));
+        }
     }
 
     proptest::proptest! {

@@ -17,7 +17,7 @@ use crate::numbers::{
     numbers, replace_each_number, sequences, unescaped, user_part, without_escapes,
 };
 pub use credentials::Credentials;
-pub(crate) use credentials::redact_addresses;
+pub(crate) use credentials::{is_redacted, redact_addresses};
 use text::{
     for_each_text, is_address, map_json, map_phone_number, replace_uri_users, truncated_address,
     truncated_number, uri_users,
@@ -93,6 +93,9 @@ impl Modes {
     }
 }
 
+/// How often what was hidden is looked at again.
+const MAX_READINGS: usize = 4;
+
 /// What becomes of numbers, with the key that it takes.
 #[derive(Clone, Debug, Default)]
 pub struct Privacy {
@@ -141,14 +144,10 @@ impl Privacy {
     }
 
     fn holds_suppressed(&self, record: &Record<'_>) -> bool {
-        // A place, as most destinations are, is nobody's name.
-        let destination = record.destination.as_deref();
-        let destination =
-            destination.filter(|place| place.contains(|c: char| c.is_numeric() || c == ':'));
         let addresses = [
             record.from_number.as_deref(),
             record.to_number.as_deref(),
-            destination,
+            record.destination.as_deref(),
         ];
         let mut found = addresses.into_iter().flatten().any(|address| {
             // As most are written: there is nothing else in it.
@@ -326,6 +325,20 @@ impl Privacy {
 
     /// A text without its numbers and the users of its addresses; `None` if it has none.
     fn hide_in(&self, text: &str, mode: Mode) -> Option<String> {
+        // What is left may be read in another way once a part of it is hidden. A number that was cut
+        // short looks like one that is to be cut.
+        let readings = if mode == Mode::Truncate {
+            1
+        } else {
+            MAX_READINGS
+        };
+        let hidden = |text: &String| self.hide_once(text, mode);
+        std::iter::successors(self.hide_once(text, mode), hidden)
+            .take(readings)
+            .last()
+    }
+
+    fn hide_once(&self, text: &str, mode: Mode) -> Option<String> {
         match unescaped(text) {
             Cow::Borrowed(text) => self.hide_as_written(text, mode),
             // What looks like an escape may be none.

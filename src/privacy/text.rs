@@ -87,14 +87,14 @@ fn cut(text: &str, counts: impl Fn(char) -> bool) -> String {
 
 /// Whether a value that may be a place names who is called: it is a number and nothing else, or the address of somebody.
 pub(super) fn is_address(value: &str) -> bool {
-    uri_users(value)
-        .next()
-        .is_some_and(|user| user.start <= SCHEME_BYTES)
-        || is_like_a_number(value)
+    let is_uri = || {
+        let range = user_part(value);
+        let user = value.get(range.clone()).unwrap_or_default();
+        let behind = value.get(range.end..).unwrap_or_default();
+        is_user(user) && behind.contains('@') && !behind.contains(char::is_whitespace)
+    };
+    is_uri() || is_like_a_number(value)
 }
-
-/// Longest scheme of an address, with its colon.
-const SCHEME_BYTES: usize = "sips:".len();
 
 fn is_like_a_number(value: &str) -> bool {
     let user = value.get(user_part(value)).unwrap_or_default();
@@ -111,31 +111,42 @@ fn is_like_a_number(value: &str) -> bool {
             .is_some_and(|found| is_all(found.hidden))
 }
 
+/// Whether a text may be the user of an address.
+fn is_user(text: &str) -> bool {
+    let is_of_user = |c: char| c.is_alphanumeric() || "-_.!~*+%=".contains(c);
+    !text.is_empty() && text.chars().all(is_of_user)
+}
+
+/// Longest SIP address whose user is looked for: its end bounds the work.
+const MAX_URI_BYTES: usize = 256;
+
 /// Where in a text the users of SIP addresses (`sip:alice@example.com`) stand that are not hidden yet.
 pub(super) fn uri_users(text: &str) -> impl Iterator<Item = Range<usize>> {
-    text.match_indices(':').filter_map(|(colon, _)| {
-        let scheme = text.get(..colon)?;
-        let scheme = scheme
-            .rfind(|c: char| !c.is_alphanumeric())
-            .map_or(scheme, |before| {
-                scheme
-                    .get(before..)
-                    .unwrap_or_default()
-                    .trim_start_matches(|c: char| !c.is_alphanumeric())
-            });
-        if !["sip", "sips"]
-            .iter()
-            .any(|known| scheme.eq_ignore_ascii_case(known))
-        {
+    let mut seen = 0;
+    memchr::memchr_iter(b':', text.as_bytes()).filter_map(move |colon| {
+        let is_sip = ["sip", "sips"].iter().any(|scheme| {
+            let begin = colon.checked_sub(scheme.len());
+            let found = begin.and_then(|begin| Some((text.get(..begin)?, text.get(begin..colon)?)));
+            found.is_some_and(|(before, found)| {
+                found.eq_ignore_ascii_case(scheme) && !before.ends_with(char::is_alphanumeric)
+            })
+        });
+        let start = colon + 1;
+        if !is_sip || start < seen {
             return None;
         }
-        let start = colon + 1;
-        let user = text.get(start..)?;
-        let length =
-            user.find(|c: char| c == '@' || c.is_whitespace() || "\"'<>,;\\".contains(c))?;
-        let is_user = user.get(length..)?.starts_with('@') && length > 0;
-        (is_user && !is_token(user.get(..length)?.trim_start_matches('+')))
-            .then(|| start..start + length)
+        let rest = text.get(start..)?;
+        let ends = |c: char| c.is_whitespace() || "\"'<>,\\".contains(c);
+        let (end, _) = rest
+            .char_indices()
+            .find(|&(at, c)| c == '@' || ends(c) || at > MAX_URI_BYTES)?;
+        seen = start + end;
+        let address = rest.get(..end)?;
+        let user = address
+            .find([':', ';'])
+            .map_or(address, |end| address.get(..end).unwrap_or_default());
+        let is_user = rest.get(end..)?.starts_with('@') && is_user(user);
+        (is_user && !is_token(user.trim_start_matches('+'))).then(|| start..start + user.len())
     })
 }
 

@@ -105,3 +105,22 @@ fn a_load_knows_no_key_and_takes_what_addresses_carry() {
     }
     assert_eq!(ran.report().totals.counts.redacted, 4, "{ran:?}");
 }
+
+#[test]
+fn calls_are_not_taken_for_one_where_their_ids_were_redacted() {
+    let call = |id: u32| {
+        format!(
+            r#"{{"date":"{DAY}T10:00:00Z","call_id":"https://x.example/call?token={id}","from":"1","to":"2"}}"#
+        ) + "\n"
+    };
+    let server = Server::start();
+    server.serve("placed", DAY, (0..20).map(call).collect::<String>(), 20);
+    let workplace = Workplace::new(&server);
+    let ran = workplace.run_day(PLACED);
+    let counts = ran.report().totals.counts;
+    assert_eq!(
+        (ran.status, counts.rows, counts.duplicates, counts.redacted),
+        (0, 20, 0, 20),
+        "{ran:?}"
+    );
+}
