@@ -151,7 +151,8 @@ impl RecordReader {
         let (csv, limit_bytes) = (&mut self.csv, self.limits.record_bytes);
         let may_be_cut = self.may_be_cut;
         let summary = self.framer.finish(&mut |frame| {
-            if may_be_cut {
+            // A header that is all there is holds nothing that could be cut.
+            if may_be_cut && csv.has_header() {
                 refuse_unterminated(&frame)?;
             }
             read(csv, limit_bytes, &frame, &mut on_item)

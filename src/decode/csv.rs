@@ -12,7 +12,7 @@
 use std::io::Write;
 
 use super::field::Field;
-use super::{Reason, Refusal, decode};
+use super::{Reason, Refusal, decode, parse_time_us};
 use crate::framing::{Cells, MAX_CELLS, Position};
 
 /// CSV without a header of call detail records, or with a second one that cannot be used. The texts
@@ -141,11 +141,14 @@ impl CsvRows {
         }
         let date = cells.iter().nth(self.date).unwrap_or_default();
         let is_complete = cells.count() == self.columns.len();
-        if !is_complete || !begins_with_date(date) {
+        if !is_complete || !is_time(date) {
             if text == self.header {
                 return Ok(CsvRow::Header);
             }
-            if names_columns(text) || Field::named(date).is_some() {
+            if cells_name_columns(text, cells)
+                || Field::named(date).is_some()
+                || self.repeats_a_name(cells)
+            {
                 let found = columns(cells).ok();
                 // With a date in it, it is a record without a newline, and a header behind that.
                 let found = found.filter(|_| !begins_with_date(date));
@@ -195,6 +198,14 @@ impl CsvRows {
         &self.missing
     }
 
+    /// Whether a cell names the field whose column it stands in.
+    fn repeats_a_name(&self, cells: Cells<'_>) -> bool {
+        let pairs = self.columns.iter().zip(cells.iter());
+        pairs
+            .filter(|(column, _)| column.field.is_some())
+            .any(|(column, cell)| Field::named(cell) == column.field)
+    }
+
     /// Takes a header, by whose columns the lines behind it are read.
     fn begin(&mut self, header: &[u8], columns: Vec<Column>) {
         for field in fields_without_column(&columns) {
@@ -209,16 +220,22 @@ impl CsvRows {
     }
 }
 
-/// Refuses a line that is no record and names columns: CSV that begins in the middle of something
-/// else.
+/// Refuses a line that is neither a record nor JSON and names columns: CSV that begins in the middle of
+/// something else.
 ///
 /// # Errors
 /// [`HeaderError::Unusable`].
 pub fn refuse_header(at: Position, line: &[u8]) -> Result<(), HeaderError> {
-    if names_columns(line) {
+    let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
+    if names_columns(line) && !is_json() {
         return Err(HeaderError::Unusable { at });
     }
     Ok(())
+}
+
+/// Whether a cell is a time that a record may have.
+fn is_time(cell: &[u8]) -> bool {
+    std::str::from_utf8(cell).is_ok_and(|cell| parse_time_us(cell.trim()).is_ok())
 }
 
 /// Whether a cell, or the rest of a line, begins with a date in figures, the year first.
@@ -234,21 +251,40 @@ fn begins_with_date(text: &[u8]) -> bool {
 /// Longest name of a column that is looked for in a line.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Whether a line that is no whole record names columns, whatever separates them: `date`, or two
-/// others. No broken record does: such names are no values of any field.
+/// Whether a line that is no whole record names columns, whatever separates them.
 fn names_columns(line: &[u8]) -> bool {
-    if line.trim_ascii_start().starts_with(b"{") {
-        return false;
-    }
+    let is_json = line.trim_ascii_start().starts_with(b"{");
+    !is_json
+        && (are_names(line.split(|byte| b",;|\t\r\n".contains(byte))) || is_spaced_header(line))
+}
+
+/// Whether the cells of a line that is no whole record name columns. What stands in a quoted cell does so
+/// only if the quotation marks have swallowed lines.
+fn cells_name_columns(line: &[u8], cells: Cells<'_>) -> bool {
+    are_names(cells.iter())
+        || ((cells.count() == 1 || line.contains(&b'\n')) && names_columns(line))
+}
+
+/// Whether `date` is among these, or two other names of columns. No broken record has them: they are no values of
+/// any field.
+fn are_names<'a>(cells: impl Iterator<Item = &'a [u8]>) -> bool {
     let mut first = None;
-    let names = line.split(|byte| b",;|\t\r\n".contains(byte));
-    let names = names.filter(|name| name.len() <= MAX_NAME_BYTES);
+    let names = cells.filter(|name| name.len() <= MAX_NAME_BYTES);
     for field in names.filter_map(Field::named) {
         if field == Field::Date || *first.get_or_insert(field) != field {
             return true;
         }
     }
     false
+}
+
+/// Whether a line names all that a header has to, with nothing but blanks between.
+fn is_spaced_header(line: &[u8]) -> bool {
+    let has = |field: Field| {
+        line.split(|byte| *byte == b' ')
+            .any(|name| Field::named(name) == Some(field))
+    };
+    has(Field::Date) && REQUIRED.into_iter().all(has)
 }
 
 /// Fields for which there is no column, and none for their alias.

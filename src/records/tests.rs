@@ -88,6 +88,10 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
         // Files put one behind the other without a newline, and a quotation mark that swallowed
         // one.
         "2026-10-01T10:00:00Z,11,22,60,0.01,adate,to,from,duration,charge\n",
+        "2026-10-01T10date,to,from,duration,charge,x\n",
+        // One known name, where a value of that field should stand; nothing but blanks between.
+        "time,callee,caller,secs,charge,x\n",
+        "from to duration charge date\n",
         "2026-10-01T10:00:00Z,11,22,60,0.01,date,to,from,duration,charge\n",
         "x,\"11\n2026-10-01T10:00:00Z,11,22,60,0.01,a\ndate,to,from,duration,charge\n\"\n",
         &long,
@@ -98,6 +102,9 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
         let place = format!("line 3, byte {at}: this line names columns like a header");
         assert!(error.starts_with(&place), "{second}: {error}");
     }
+    // JSON that happens to be of such names is a broken record of its own.
+    let behind_json = "{\"date\":\"2026-10-01T10:00:00Z\"}\n[\"from\",\"to\"]\n\"date\"\n";
+    assert_eq!(read_file(behind_json).unwrap().0.len(), 3);
     let behind_json = format!("{{\"date\":\"2026-10-01T10:00:00Z\"}}\n{HEADER}{ROW}");
     let error = read_file(&behind_json).unwrap_err();
     assert!(
@@ -115,6 +122,8 @@ fn a_broken_record_is_no_header() {
         ("2026-10-01T10:00:00Z,11,22,60,0.01,to,b\n", "columns"),
         ("x\n", "columns"),
         ("\"date\": 7,\"from\": 8\n", "columns"),
+        (",11,22,60,0.01,destination|charge\n", "NoDate"),
+        (",11,22,60,0.01,\"a,from,to,b\"\n", "NoDate"),
     ] {
         let (all, _) = read_file(&format!("{HEADER}{row}{ROW}")).unwrap();
         assert!(all.len() == 2 && all[0].contains(seen), "{row}: {all:?}");
@@ -153,7 +162,8 @@ fn csv_of_a_server_ends_with_a_newline_and_a_file_need_not() {
     cut(&format!("{HEADER}{row},\"a\""));
     cut(&format!("{HEADER}{row},a,b"));
     cut(&format!("{HEADER}{row},a\n "));
-    cut(HEADER.trim_end());
+    // A day without calls: the provider's count says whether it is.
+    assert_eq!(body(HEADER.trim_end()).unwrap(), [] as [&str; 0]);
     cut(format!("{HEADER}{HEADER}").trim_end());
     let too_long = body(&format!("{HEADER}{row},{}", "a".repeat(100)));
     assert!(
