@@ -55,13 +55,18 @@ impl Encoding {
         }
     }
 
-    /// The encoding of that name, which HTTP writes in any case.
+    /// The encoding of that name, which HTTP writes in any case. Names of no compression count for
+    /// nothing, also beside others: some servers write the charset here.
     pub fn from_name(name: &str) -> Option<Self> {
-        match name.to_ascii_lowercase().as_str() {
-            "" | "identity" => Some(Self::Identity),
+        let names = name.split(',').map(|name| name.trim().to_ascii_lowercase());
+        let mut names =
+            names.filter(|name| !matches!(&**name, "" | "identity" | "none" | "utf-8" | "utf8"));
+        let only = names.next();
+        match (only.as_deref(), names.next()) {
+            (None, _) => Some(Self::Identity),
             // The old name is the same thing: RFC 9110, section 8.4.1.3.
-            "gzip" | "x-gzip" => Some(Self::Gzip),
-            "zstd" => Some(Self::Zstd),
+            (Some("gzip" | "x-gzip"), None) => Some(Self::Gzip),
+            (Some("zstd"), None) => Some(Self::Zstd),
             _ => None,
         }
     }

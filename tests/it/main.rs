@@ -32,6 +32,8 @@ mod http2;
 mod json_suite;
 /// Exports in files.
 mod load;
+/// Servers that are odd, and whose calls are to be had all the same.
+mod odd_servers;
 /// Streams that are paged, and the paginated list.
 mod pages;
 /// What becomes of phone numbers.
