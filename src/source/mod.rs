@@ -4,16 +4,16 @@ mod retry;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use reqwest::header::{
-    ACCEPT, ACCEPT_ENCODING, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, LOCATION,
-    TRANSFER_ENCODING,
+    ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
+    HeaderValue, LOCATION, TRANSFER_ENCODING,
 };
 use reqwest::{Certificate, Client, Response, StatusCode, Version};
 use rustls::AlertDescription;
@@ -166,6 +166,10 @@ pub struct Source {
     old_paths: [AtomicBool; 3],
     /// Whether any request was answered at all.
     reached: AtomicBool,
+    /// Whether the server has left a connection open for the next request.
+    keeps_open: AtomicBool,
+    /// A client without such connections, once one was no good.
+    fresh_client: OnceLock<Client>,
 }
 
 impl Source {
@@ -175,31 +179,7 @@ impl Source {
     /// [`SourceError::Setup`] if TLS cannot be set up: for want of root certificates, or because
     /// `source.ca_file` has none.
     pub fn try_new(config: &SourceConfig, key: Option<SecretString>) -> Result<Self, SourceError> {
-        let mut client = Client::builder()
-            .user_agent(TOOL)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_keepalive(Duration::from_secs(30))
-            .http2_keep_alive_interval(Duration::from_secs(30))
-            .http2_keep_alive_timeout(Duration::from_secs(20))
-            // A redirect would carry the key elsewhere; a referer would carry the query.
-            .redirect(reqwest::redirect::Policy::none())
-            .referer(false)
-            // Retries are ours: they restart a slice.
-            .retry(reqwest::retry::never())
-            .tls_version_min(reqwest::tls::Version::TLS_1_2);
-        if is_loopback(&config.url) {
-            // What is meant for this machine must not leave it, by a proxy's detour, in clear.
-            client = client.no_proxy();
-        }
-        if let Some(path) = &config.ca_file {
-            client = client.tls_certs_merge(root_certificates(path)?);
-        }
-        let client = client.build().map_err(|error| {
-            SourceError::Setup(format!(
-                "cannot set up HTTPS: {}",
-                chain(&error.without_url())
-            ))
-        })?;
+        let client = client(config, Connections::Kept)?;
         Ok(Self {
             client,
             credentials: Arc::new(Credentials::new(key.clone())),
@@ -209,6 +189,8 @@ impl Source {
             pace: Pace::new(config.requests_per_minute),
             old_paths: Default::default(),
             reached: AtomicBool::new(false),
+            keeps_open: AtomicBool::new(false),
+            fresh_client: OnceLock::new(),
         })
     }
 
@@ -489,16 +471,26 @@ impl Source {
             "{}{path}",
             self.config.url.path().trim_end_matches('/')
         ));
-        let mut request = self
-            .client
-            .get(url)
-            .query(query)
-            .header(ACCEPT, accept)
-            .header(ACCEPT_ENCODING, accept_encoding);
-        if let Some(key) = &self.key {
-            request = request.bearer_auth(key.expose_secret());
+        let ask = |client: &Client| {
+            let mut request = client
+                .get(url.clone())
+                .query(query)
+                .header(ACCEPT, accept)
+                .header(ACCEPT_ENCODING, accept_encoding);
+            if let Some(key) = &self.key {
+                request = request.bearer_auth(key.expose_secret());
+            }
+            tokio::time::timeout(self.config.stall_timeout, request.send())
+        };
+        let mut answer = ask(&self.client).await;
+        if let Ok(Err(error)) = &answer
+            && self.may_have_been_worn(error)
+        {
+            tracing::debug!("A connection that was kept open is gone: asking on a fresh one.");
+            self.pace.turn().await;
+            answer = ask(self.fresh_client()?).await;
         }
-        let response = match tokio::time::timeout(self.config.stall_timeout, request.send()).await {
+        let response = match answer {
             Ok(response) => response.map_err(|error| self.unanswered(error))?,
             Err(_) => {
                 let waited = self.config.stall_timeout;
@@ -509,7 +501,29 @@ impl Source {
             }
         };
         self.reached.store(true, Ordering::Relaxed);
+        let closes = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"close");
+        // One connection of HTTP/2 serves all, and is not used again once it has failed.
+        if response.version() == Version::HTTP_11
+            && !response.headers().get(CONNECTION).is_some_and(closes)
+        {
+            self.keeps_open.store(true, Ordering::Relaxed);
+        }
         Ok(response)
+    }
+
+    /// Whether a request may have failed because its connection was used before, and the server, or
+    /// something in between, had given it up: that says nothing of the server.
+    fn may_have_been_worn(&self, error: &reqwest::Error) -> bool {
+        let has_broken_off = error.is_request() && !error.is_connect() && !error.is_timeout();
+        has_broken_off && self.keeps_open.load(Ordering::Relaxed)
+    }
+
+    fn fresh_client(&self) -> Result<&Client, SourceError> {
+        if let Some(client) = self.fresh_client.get() {
+            return Ok(client);
+        }
+        let client = client(&self.config, Connections::Fresh)?;
+        Ok(self.fresh_client.get_or_init(|| client))
     }
 
     fn host(&self) -> String {
@@ -528,7 +542,8 @@ impl Source {
         let cause = causes(&error)
             .last()
             .map_or_else(|| error.to_string(), ToString::to_string);
-        let problem = format!("cannot reach {}: {cause}", self.host());
+        let host = self.host();
+        let problem = format!("cannot reach {host}: {cause}");
         match tls_cause(&error) {
             Some(rustls::Error::InvalidCertificate(_)) => SourceError::Permanent(format!(
                 "{problem}. Its certificate cannot be trusted from here: check source.url and this machine's clock; if the network has an authority of its own, name its certificate as source.ca_file"
@@ -541,6 +556,13 @@ impl Source {
                 ),
             ) => SourceError::Permanent(format!(
                 "{problem}. It does not speak TLS 1.2 or newer: check source.url and what lies in between"
+            )),
+            // What has answered is where source.url says.
+            _ if self.was_reached() && error.is_connect() => {
+                SourceError::transient(format!("no connection to {host} any more: {cause}"))
+            }
+            _ if self.was_reached() => SourceError::transient(format!(
+                "the connection to {host} ended before an answer: {cause}"
             )),
             _ => SourceError::transient(format!("{problem}. Check source.url and the network")),
         }
@@ -870,6 +892,46 @@ fn tls_cause(error: &reqwest::Error) -> Option<&rustls::Error> {
                 .map(|wrapped| wrapped as _);
         }
         None
+    })
+}
+
+/// What becomes of connections that a server leaves open.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Connections {
+    /// They serve the next request.
+    Kept,
+    /// Every request has its own.
+    Fresh,
+}
+
+fn client(config: &SourceConfig, connections: Connections) -> Result<Client, SourceError> {
+    let mut client = Client::builder()
+        .user_agent(TOOL)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .tcp_keepalive(Duration::from_secs(30))
+        .http2_keep_alive_interval(Duration::from_secs(30))
+        .http2_keep_alive_timeout(Duration::from_secs(20))
+        // A redirect would carry the key elsewhere; a referer would carry the query.
+        .redirect(reqwest::redirect::Policy::none())
+        .referer(false)
+        // Retries are ours: they restart a slice.
+        .retry(reqwest::retry::never())
+        .tls_version_min(reqwest::tls::Version::TLS_1_2);
+    if connections == Connections::Fresh {
+        client = client.pool_max_idle_per_host(0);
+    }
+    if is_loopback(&config.url) {
+        // What is meant for this machine must not leave it, by a proxy's detour, in clear.
+        client = client.no_proxy();
+    }
+    if let Some(path) = &config.ca_file {
+        client = client.tls_certs_merge(root_certificates(path)?);
+    }
+    client.build().map_err(|error| {
+        SourceError::Setup(format!(
+            "cannot set up HTTPS: {}",
+            chain(&error.without_url())
+        ))
     })
 }
 

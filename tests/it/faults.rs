@@ -44,22 +44,22 @@ fn broken_transports() -> Vec<(&'static str, Answer, &'static str)> {
         (
             "nothing at all",
             Answer::Bytes(Vec::new()),
-            "cannot reach 127.0.0.1:",
+            "the connection to 127.0.0.1:",
         ),
         (
             "a reset at once",
             Answer::Reset(Vec::new()),
-            "cannot reach 127.0.0.1:",
+            "the connection to 127.0.0.1:",
         ),
         (
             "half of a head",
             Answer::Bytes(sized_head.as_bytes()[..40].to_vec()),
-            "cannot reach 127.0.0.1:",
+            "the connection to 127.0.0.1:",
         ),
         (
             "something else than HTTP",
             Answer::Bytes(b"220 mail.example ESMTP\r\n".to_vec()),
-            "cannot reach 127.0.0.1:",
+            "the connection to 127.0.0.1:",
         ),
         (
             "a reset within the body",

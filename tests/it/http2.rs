@@ -130,7 +130,7 @@ fn an_end_of_stream_of_http_2_is_a_proper_end() {
 #[test]
 fn a_stream_of_http_2_that_is_refused_reset_cut_or_stalls_is_fetched_again() {
     for (fault, said) in [
-        (Fault::Refused, "cannot reach localhost:"),
+        (Fault::Refused, "the connection to localhost:"),
         // What was under way may or may not have been heard.
         (
             Fault::Reset,

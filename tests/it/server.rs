@@ -15,6 +15,8 @@ pub(crate) enum Answer {
     Reset(Vec<u8>),
     /// These bytes, and then nothing, for as long as the other side waits.
     Stall(Vec<u8>),
+    /// These bytes, and the end of the connection once it brings another request.
+    ThenDies(Vec<u8>),
     /// A 200 with this body, chunked in pieces of 1000 bytes.
     Records(Vec<u8>),
     /// A JSON body with a status.
@@ -175,6 +177,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         Some(Answer::Stall(bytes)) => {
             stream.write_all(&bytes)?;
             while stream.read(&mut buffer)? > 0 {}
+        }
+        Some(Answer::ThenDies(bytes)) => {
+            stream.write_all(&bytes)?;
+            let _next = stream.read(&mut buffer)?;
         }
         Some(Answer::Json(status, body)) => {
             write!(
