@@ -25,7 +25,7 @@ use crate::plan::{day_us, end_of_day};
 use crate::privacy::Privacy;
 use crate::reconcile::{Verdict, verdict};
 use crate::slice::Slice;
-use crate::source::{Body, DEFAULT_PER_PAGE, SourceError};
+use crate::source::{Body, SourceError};
 
 /// Chunks between network and conversion. hyper hands out at most 400 KiB at once.
 const CHUNKS_IN_FLIGHT: usize = 8;
@@ -326,8 +326,7 @@ impl Walk<'_> {
         } = *self;
         let envelope_total = first.summary.envelope_total;
         let may_be_page = envelope_total.is_some() || context.config.source.via == Via::Pages;
-        let looks_like_a_page =
-            first.records == DEFAULT_PER_PAGE || (may_be_page && first.records > 0);
+        let looks_like_a_page = is_page_size(first.records) || (may_be_page && first.records > 0);
         if !looks_like_a_page {
             return Ok(Pages::One);
         }
@@ -341,7 +340,7 @@ impl Walk<'_> {
                 return Err(SourceError::Permanent(problem.to_owned()).into());
             }
             context.warn(format!(
-            "{slice}: exactly {} records came, as many as one page of the API, and the provider's count is unavailable: there may be more",
+            "{slice}: exactly {} records came, as many as a page may have, and the provider's count is unavailable: there may be more",
             first.records
         ));
             return Ok(Pages::One);
@@ -400,6 +399,16 @@ impl Walk<'_> {
         }
         Ok(Pages::Walked)
     }
+}
+
+/// Whether so many records may be the first page of a stream that the server pages: 25 are the API's
+/// default, and any other limit is as round (10, 50, 100, 250, 1000).
+fn is_page_size(records: u64) -> bool {
+    let mut leading = records;
+    while leading > 0 && leading.is_multiple_of(10) {
+        leading /= 10;
+    }
+    records >= 10 && matches!(leading, 1 | 2 | 5 | 25)
 }
 
 /// What the stream turned out to be.
@@ -587,6 +596,15 @@ fn convert_bodies(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pages_have_round_sizes() {
+        let sizes: Vec<u64> = (0..=10_000).filter(|size| is_page_size(*size)).collect();
+        let expected = [
+            10, 20, 25, 50, 100, 200, 250, 500, 1_000, 2_000, 2_500, 5_000, 10_000,
+        ];
+        assert_eq!(sizes, expected);
+    }
 
     #[tokio::test]
     async fn a_thread_that_ends_while_a_body_ends_is_noticed() {

@@ -12,7 +12,7 @@ use tokio::sync::SemaphorePermit;
 use super::attempts::fetch_until_good;
 use super::fetch::{FetchError, Fetched};
 use super::{Context, RoomToFetch, Stop, Waiting};
-use crate::config::{Reconcile, TOOL};
+use crate::config::{Reconcile, TOOL, Via};
 use crate::convert::{ConvertError, Converted};
 use crate::error::{MAKE_ROOM, Panicked, chain, is_disk_full, joined};
 use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State, new_token};
@@ -46,9 +46,13 @@ enum SliceError {
         day: jiff::civil::Date,
     },
     #[error(
-        "{0}. Run again later, and ask the provider if it stays. Set quality.reconcile to \"warn\" to take the slice as it is"
+        "{mismatch}. Run again later, and ask the provider if it stays. {}Set quality.reconcile to \"warn\" to take the slice as it is",
+        if *list_may_help { "If only the export is short, --via pages reads the list instead. " } else { "" }
     )]
-    Mismatch(String),
+    Mismatch {
+        mismatch: String,
+        list_may_help: bool,
+    },
     #[error(
         "{mismatch}. {}Set quality.reconcile to \"warn\" to take it from the export as it is",
         if *is_known { "The export does not hold the day as the provider has it now (unless it is of the other direction, or of another account): `cdrlake run` fetches it. " } else { "" }
@@ -631,7 +635,11 @@ async fn judge(
                     mismatch,
                     is_known: control_total.is_some(),
                 },
-                None => SliceError::Mismatch(mismatch),
+                None => SliceError::Mismatch {
+                    mismatch,
+                    list_may_help: context.config.source.via != Via::Pages
+                        && control_total.is_some_and(|total| counts.different() < total),
+                },
             });
         }
         context.warn(format!("{slice}: {mismatch}"));

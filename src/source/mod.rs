@@ -31,8 +31,7 @@ use crate::slice::Slice;
 use retry::Pace;
 pub use retry::{Backoff, Gate};
 
-/// The API's default page size. A stream of exactly that many records may be the first page of
-/// one that the server pages.
+/// The API's default page size.
 pub const DEFAULT_PER_PAGE: u64 = 25;
 
 /// Calls on a page of the list when it is walked. The largest page that the API gives is not documented; a

@@ -21,6 +21,36 @@ fn a_stream_that_is_paged_is_walked() {
 }
 
 #[test]
+fn pages_of_any_round_size_are_walked() {
+    for size in [10, 20, 25, 50, 100, 250, 500, 1000] {
+        let server = Server::start();
+        let page = |number: u64| {
+            format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page={number}")
+        };
+        server
+            .on("/v1/cdrs?", [count(u64::from(size) + 3)])
+            .on(STREAM, [ok_chunked(&calls(0, size))])
+            .on(&page(2), [ok_chunked(&calls(size, 3))]);
+        let workplace = Workplace::new(&server);
+        let ran = workplace.run_day(PLACED);
+        assert_eq!(ran.status, 0, "{size}: {ran:?}");
+        assert_eq!(workplace.rows("placed").num_rows(), size as usize + 3);
+    }
+}
+
+#[test]
+fn a_short_stream_is_told_of_the_list_before_a_short_day_is_offered() {
+    let (_workplace, _server, ran) = run_scripted(60, [ok_chunked(&calls(0, 33))]);
+    let error = ran.report().slices[0].error.clone().unwrap();
+    let (list, accept) = (error.find("--via pages"), error.find("quality.reconcile"));
+    assert!(list.is_some() && list < accept, "{error}");
+    // The list itself, or more calls than are counted, are not helped by the list.
+    let (_workplace, _server, ran) = run_scripted(30, [ok_chunked(&calls(0, 33))]);
+    let error = ran.report().slices[0].error.clone().unwrap();
+    assert!(!error.contains("--via pages"), "{error}");
+}
+
+#[test]
 fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
     // 4 × 25 records make the count of 100, but they are 25 calls, with ids or without.
     for records in [calls(0, 25), calls(0, 25).replace("call_id", "other_id")] {
