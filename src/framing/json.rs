@@ -1,6 +1,7 @@
 //! Records in JSON: lines, an array, or an envelope. Which of them it is shows in the first bytes.
 
-use serde::Deserialize;
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
 
 use crate::decompress::{GZIP_MAGIC, ZSTD_MAGIC};
 
@@ -18,6 +19,10 @@ const RECORD_KEYS: [&[u8]; 8] = [
     b"duration",
     b"disposition",
 ];
+/// What stands for an empty list.
+const NULL: &[u8] = b"null";
+/// What `items` are, for whoever has something else.
+const ITEMS: &str = "an array as `items`";
 /// Longest key of an envelope that is looked at; no key that matters is longer.
 const MAX_ENVELOPE_KEY_BYTES: usize = 64;
 /// Longest `pagination` object that is read; a longer one is passed over.
@@ -81,7 +86,11 @@ enum Place {
 /// Why a JSON value is being passed over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Purpose {
-    Element { enveloped: bool },
+    Element {
+        enveloped: bool,
+    },
+    /// `items` that are no list: only `null`, for an empty one.
+    NoItems,
     Pagination,
     OtherMember,
 }
@@ -448,8 +457,11 @@ impl JsonFramer {
                 (Place::Colon, b':') => Place::MemberValue,
                 (Place::Colon, _) => return Err(self.expected("`:`")),
                 (Place::MemberValue, b'[') if self.partial == b"items" => Place::FirstElement,
+                (Place::MemberValue, b'n') if self.partial == b"items" => {
+                    return Ok(self.begin_value(byte, Purpose::NoItems, &chunk[i + 1..]));
+                }
                 (Place::MemberValue, _) if self.partial == b"items" => {
-                    return Err(self.expected("an array as `items`"));
+                    return Err(self.expected(ITEMS));
                 }
                 (Place::MemberValue, b',' | b']' | b'}' | b':') => {
                     return Err(self.expected("a value"));
@@ -497,6 +509,7 @@ impl JsonFramer {
     fn value_cap(&self, purpose: Purpose) -> usize {
         match purpose {
             Purpose::Element { .. } => self.max_record_bytes,
+            Purpose::NoItems => NULL.len() + 1,
             Purpose::Pagination => MAX_PAGINATION_BYTES,
             Purpose::OtherMember => 0,
         }
@@ -505,6 +518,7 @@ impl JsonFramer {
     /// Reads one value of an array or an envelope to its end.
     fn value<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
     where
+        E: From<FramingError>,
         F: FnMut(Frame<'_>) -> Result<(), E>,
     {
         let State::Value {
@@ -548,6 +562,11 @@ impl JsonFramer {
                     enveloped,
                 }
             }
+            Purpose::NoItems if self.partial == NULL => State::List {
+                place: Place::AfterMember,
+                enveloped: true,
+            },
+            Purpose::NoItems => return Err(self.expected(ITEMS)),
             Purpose::Pagination => {
                 self.envelope_total = pagination_total(&self.partial);
                 State::List {
@@ -632,11 +651,28 @@ fn layout_of(start: &[u8]) -> Option<Layout> {
     Some(Layout::Lines)
 }
 
-fn pagination_total(text: &[u8]) -> Option<u64> {
+/// The part of a page that says how many records all pages have.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Pagination {
+    /// A number, which some servers write as text.
+    #[serde(deserialize_with = "number_or_text")]
+    pub(crate) total: u64,
+}
+
+fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
     #[derive(Deserialize)]
-    struct Pagination {
-        total: u64,
+    #[serde(untagged)]
+    enum Total {
+        Number(u64),
+        Text(String),
     }
+    match Total::deserialize(deserializer)? {
+        Total::Number(total) => Ok(total),
+        Total::Text(text) => text.trim().parse().map_err(D::Error::custom),
+    }
+}
+
+fn pagination_total(text: &[u8]) -> Option<u64> {
     serde_json::from_slice::<Pagination>(text)
         .ok()
         .map(|pagination| pagination.total)

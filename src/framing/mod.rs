@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use csv::CsvFramer;
 pub use csv::{Cells, MAX_CELLS};
 use json::JsonFramer;
+pub(crate) use json::Pagination;
 
 /// Where a record begins in the decoded body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

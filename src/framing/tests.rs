@@ -192,6 +192,14 @@ fn an_envelope_is_framed_by_its_items_in_any_order() {
     let framed = frame_any_way(body, 100);
     assert_eq!(texts(&framed), ["{\"a\":1}", "{\"a\":2}"]);
     assert_eq!(framed.1.unwrap().envelope_total, Some(101));
+    for empty in [
+        &br#"{"items":null,"pagination":{"total":"7"}}"#[..],
+        br#"{"pagination":{"total":" 7 "}, "items" : null }"#,
+    ] {
+        let framed = frame_any_way(empty, 100);
+        let summary = framed.1.as_ref().unwrap();
+        assert_eq!((framed.0.len(), summary.envelope_total), (0, Some(7)));
+    }
     let framed = frame_any_way(br#"{"items":[{"a":1}],"pagination":{"total":7}}"#, 100);
     assert_eq!(
         (texts(&framed), framed.1.unwrap().envelope_total),
@@ -275,6 +283,10 @@ fn what_json_does_not_allow_between_elements_is_an_error() {
         "[1] x",
         "[}",
         "{\"items\":7}",
+        "{\"items\":nul}",
+        "{\"items\":nullx}",
+        "{\"items\":null null}",
+        "{\"items\":nope,\"a\":1}",
         "{\"items\" []}",
         "{\"items\":[],}",
         "{\"items\":[] \"x\":1}",

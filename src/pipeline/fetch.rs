@@ -134,7 +134,7 @@ pub(super) async fn fetch(
     };
     let before = control_total().await?;
     let begun_at = Timestamp::now();
-    let mut body = Opened::open(context, slice).await?;
+    let mut body = open(context, slice, before).await?;
     let mut conversion = Conversion::start(context, slice, privacy);
     let read = async {
         let first = conversion.feed(context, &mut body).await?;
@@ -216,6 +216,24 @@ pub(super) async fn fetch(
         server_time,
         as_of,
     })
+}
+
+/// Opens what a slice is read from. That there is nothing is believed only where the provider counts no
+/// calls: it is asked now where its count is not known.
+async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Opened, FetchError> {
+    let opened = Opened::open(context, slice).await?;
+    if let Opened::Response(body) = &opened
+        && let Err(error) = body.must_be_there()
+    {
+        let total = match counted {
+            Some(total) => Some(total),
+            None => asked_for_once(context, slice).await?,
+        };
+        if total != Some(0) {
+            return Err(error.into());
+        }
+    }
+    Ok(opened)
 }
 
 /// What a slice is read from.
@@ -332,7 +350,7 @@ impl Walk<'_> {
         }
         let total = match control_total.or(envelope_total) {
             Some(total) => Some(total),
-            None => asked_for_pages(context, slice).await?,
+            None => asked_for_once(context, slice).await?,
         };
         let Some(total) = total else {
             if context.config.source.via == Via::Pages {
@@ -422,9 +440,9 @@ enum Pages {
     Short { records: u64, total: u64 },
 }
 
-/// The provider's count where it would not be compared; `None` if it cannot be had for whatever
+/// The provider's count where it is needed but would not be compared; `None` if it cannot be had for whatever
 /// reason. The stream has just shown that the key is good.
-async fn asked_for_pages(context: &Context, slice: Slice) -> Result<Option<u64>, FetchError> {
+async fn asked_for_once(context: &Context, slice: Slice) -> Result<Option<u64>, FetchError> {
     match control_total(context, slice, true).await {
         Err(FetchError::Source(SourceError::Refused { .. })) => Ok(None),
         total => total,

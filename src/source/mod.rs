@@ -24,7 +24,7 @@ use url::Url;
 use crate::config::{SourceConfig, TOOL, Via};
 use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::error::{causes, chain, quoted};
-use crate::framing::Format;
+use crate::framing::{Format, Pagination};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
 use crate::slice::Slice;
@@ -231,9 +231,17 @@ impl Source {
                 .into_iter()
                 .filter_map(|(name, number)| Some((name.to_owned(), number?.to_string()))),
         );
-        let response = self.get(resource, &query, accept, accept_encoding).await?;
-        refuse_foreign(&response)?;
-        let encoding = encoding(&response)?;
+        let (response, absent) = match self.get(resource, &query, accept, accept_encoding).await? {
+            Answer::Calls(response) => (response, None),
+            Answer::Absent(response, problem) => (response, Some(problem)),
+        };
+        if absent.is_none() {
+            refuse_foreign(&response)?;
+        }
+        let encoding = match absent {
+            Some(_) => Encoding::Identity,
+            None => encoding(&response)?,
+        };
         let mut url = response.url().clone();
         url.set_query(None);
         let header = |name: &str| {
@@ -255,12 +263,15 @@ impl Source {
                 Via::Stream | Via::Pages => Format::Json,
                 Via::Csv => Format::Csv,
             },
+            absent,
             response,
             ahead: VecDeque::new(),
             stall_timeout: self.config.stall_timeout,
             floor: ThroughputFloor::new(self.config.min_throughput),
         };
-        body.check()?;
+        if body.absent.is_none() {
+            body.check()?;
+        }
         Ok(body)
     }
 
@@ -273,18 +284,13 @@ impl Source {
         struct List {
             pagination: Pagination,
         }
-        #[derive(serde::Deserialize)]
-        struct Pagination {
-            total: u64,
-        }
         let mut query = self.query(slice);
         query.extend([
             ("page".to_owned(), "1".to_owned()),
             ("per_page".to_owned(), "1".to_owned()),
         ]);
-        let mut response = self
-            .get(Resource::List, &query, "application/json", "identity")
-            .await?;
+        let answer = self.get(Resource::List, &query, "application/json", "identity");
+        let mut response = answer.await?.calls()?;
         refuse_foreign(&response)?;
         if encoding(&response)? != Encoding::Identity {
             return Err(unasked_encoding(&response));
@@ -292,7 +298,9 @@ impl Source {
         let body = read_up_to(&mut response, MAX_TOTAL_BYTES, self.config.stall_timeout).await?;
         let list: List = serde_json::from_slice(&body).map_err(|_| {
             let path = response.url().path();
-            SourceError::Permanent(format!("{path} answers without a number as pagination.total, so there is no count to reconcile with"))
+            let words = own_words(&body).map(|words| quoted(&self.printable(&words)));
+            let words = words.map(|words| format!(" ({words})")).unwrap_or_default();
+            SourceError::Permanent(format!("{path} answers without a number as pagination.total{words}, so there is no count to reconcile with"))
         })?;
         Ok(list.pagination.total)
     }
@@ -325,6 +333,7 @@ impl Source {
 
     async fn whole_page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
         let mut body = self.calls(slice, Some(page)).await?;
+        body.must_be_there()?;
         body.read_ahead(MAX_PAGE_BYTES).await?;
         Ok(body)
     }
@@ -407,34 +416,45 @@ impl Source {
             .collect()
     }
 
-    /// Sends a request and returns a response with status 200. A 404 on a path of today is tried
-    /// once on the path of before June 2026.
+    /// Sends a request and returns a response with status 200, or one that says that there is nothing.
+    /// A 404 on a path of today is tried once on the path of before June 2026.
     async fn get(
         &self,
         resource: Resource,
         query: &[(String, String)],
         accept: &str,
         accept_encoding: &'static str,
-    ) -> Result<Response, SourceError> {
+    ) -> Result<Answer, SourceError> {
         let old_path = &self.old_paths[resource as usize];
         let old = old_path.load(Ordering::Relaxed);
         let send = |path| self.send(path, query, accept, accept_encoding);
-        let response = send(resource.path(old)).await?;
-        if response.status() != StatusCode::NOT_FOUND {
-            return self.accept(response, resource).await;
+        let mut first = send(resource.path(old)).await?;
+        if first.status() != StatusCode::NOT_FOUND {
+            return self.accept(first, resource).await;
         }
-        let response = send(resource.path(!old)).await?;
+        let mut response = send(resource.path(!old)).await?;
         if response.status() == StatusCode::NOT_FOUND {
-            return Err(SourceError::Permanent(format!(
-                "the server knows neither {} nor {} (404). Check source.url{}",
+            let mut words = None;
+            for response in [&mut first, &mut response] {
+                let body = self.error_body(response).await;
+                words = words.or(own_words(&body).map(|words| quoted(&self.printable(&words))));
+            }
+            let said = words.as_ref().map(|words| format!(": {words}"));
+            let problem = format!(
+                "the server knows neither {} nor {} (404{}). Check source.url{}",
                 resource.path(false),
                 resource.path(true),
+                said.unwrap_or_default(),
                 match resource {
                     Resource::Stream | Resource::Csv =>
                         ", or read the list instead, with --via pages",
                     Resource::List => "",
                 }
-            )));
+            );
+            return match words {
+                Some(_) => Ok(Answer::Absent(response, problem)),
+                None => Err(SourceError::Permanent(problem)),
+            };
         }
         let response = self.accept(response, resource).await?;
         if old_path
@@ -572,10 +592,14 @@ impl Source {
         &self,
         mut response: Response,
         resource: Resource,
-    ) -> Result<Response, SourceError> {
+    ) -> Result<Answer, SourceError> {
         let status = response.status();
         if status == StatusCode::OK {
-            return Ok(response);
+            return Ok(Answer::Calls(response));
+        }
+        if status == StatusCode::NO_CONTENT {
+            let problem = format!("the API answered {status}, although the day has calls");
+            return Ok(Answer::Absent(response, problem));
         }
         if status.is_redirection() {
             let target = response
@@ -592,10 +616,7 @@ impl Source {
             )));
         }
         let retry_after = retry::asked_for(response.headers(), Timestamp::now());
-        let body = read_up_to(&mut response, MAX_ERROR_BYTES, self.config.stall_timeout)
-            .await
-            .unwrap_or_default();
-        let message = self.server_message(&beginning(&response, &body));
+        let message = self.server_message(&self.error_body(&mut response).await);
         Err(match status.as_u16() {
             401 | 403 => SourceError::Refused {
                 status,
@@ -611,14 +632,15 @@ impl Source {
         })
     }
 
-    /// The server's words from an error's body: its `message` if it is JSON, else the beginning.
+    /// The beginning of an error's body, as far as it can be read.
+    async fn error_body(&self, response: &mut Response) -> Vec<u8> {
+        let body = read_up_to(response, MAX_ERROR_BYTES, self.config.stall_timeout).await;
+        beginning(response, &body.unwrap_or_default())
+    }
+
+    /// The server's words from an error's body: its own, or else the beginning.
     fn server_message(&self, body: &[u8]) -> String {
-        let json = serde_json::from_slice::<serde_json::Value>(body).ok();
-        let message = json
-            .as_ref()
-            .and_then(|json| json.get("message").or(json.get("error"))?.as_str());
-        let message =
-            message.map_or_else(|| String::from_utf8_lossy(body).into_owned(), str::to_owned);
+        let message = own_words(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
         let message = quoted(&self.printable(&message));
         if message.is_empty() {
             "(no message)".to_owned()
@@ -638,6 +660,25 @@ impl Source {
     }
 }
 
+/// An answer that is no error by itself.
+#[derive(Debug)]
+enum Answer {
+    /// 200.
+    Calls(Response),
+    /// There is nothing, and what that means where there should be something.
+    Absent(Response, String),
+}
+
+impl Answer {
+    /// The response, where there has to be one.
+    fn calls(self) -> Result<Response, SourceError> {
+        match self {
+            Self::Calls(response) => Ok(response),
+            Self::Absent(_, problem) => Err(SourceError::Permanent(problem)),
+        }
+    }
+}
+
 /// The body of a streamed response.
 #[derive(Debug)]
 pub struct Body {
@@ -653,6 +694,9 @@ pub struct Body {
     pub encoding: Encoding,
     /// What they are, decompressed.
     pub format: Format,
+    /// What the answer was, where it is none of calls: 204, or a 404 in the API's own words. It has
+    /// no bytes then, and means a day without calls if the provider counts none.
+    pub absent: Option<String>,
     response: Response,
     /// Read before it was asked for.
     ahead: VecDeque<Bytes>,
@@ -661,6 +705,17 @@ pub struct Body {
 }
 
 impl Body {
+    /// Refuses an answer that there are no calls, where there should be some.
+    ///
+    /// # Errors
+    /// [`SourceError::Permanent`]: asking again would not help.
+    pub fn must_be_there(&self) -> Result<(), SourceError> {
+        match &self.absent {
+            Some(problem) => Err(SourceError::Permanent(problem.clone())),
+            None => Ok(()),
+        }
+    }
+
     /// Refuses what could be cut without anyone noticing.
     fn check(&self) -> Result<(), SourceError> {
         let headers = self.response.headers();
@@ -702,6 +757,9 @@ impl Body {
     }
 
     async fn next_chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
+        if self.absent.is_some() {
+            return Ok(None);
+        }
         let begun = Instant::now();
         let chunk = match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| {
@@ -728,6 +786,9 @@ impl Body {
     /// # Errors
     /// [`SourceError::Foreign`] if it is not marked as records.
     pub fn may_be_empty(&self) -> Result<(), SourceError> {
+        if self.absent.is_some() {
+            return Ok(());
+        }
         let marked = match self.format {
             Format::Json | Format::Lines => "json",
             Format::Csv => "csv",
@@ -777,6 +838,14 @@ impl ThroughputFloor {
         (self.bytes, self.waited) = (0, Duration::ZERO);
         Ok(())
     }
+}
+
+/// What the API itself says in an answer that holds no calls: `message` of its JSON, or `error`.
+fn own_words(body: &[u8]) -> Option<String> {
+    let json: serde_json::Value = serde_json::from_slice(body).ok()?;
+    let words = ["message", "error"].into_iter();
+    let mut words = words.filter_map(|name| json.get(name)?.as_str());
+    words.next().map(str::to_owned)
 }
 
 /// The query for the ledger, which is no place for phone numbers: `lake.json` holds the filters.

@@ -1,5 +1,5 @@
-use crate::server::{Answer, STREAM, Server, ok_chunked, sized};
-use crate::support::{PLACED, Workplace, calls, scripted};
+use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
+use crate::support::{DAY, PLACED, Workplace, calls, scripted};
 
 /// An answer that leaves its connection open, on which the next request gets none.
 fn kept_open(body: &str) -> Answer {
@@ -34,6 +34,145 @@ fn a_server_that_has_just_answered_is_not_called_unreachable() {
     );
     assert!(error.contains(&said), "{error}");
     assert!(!error.contains("source.url"), "{error}");
+}
+
+#[test]
+fn no_content_and_a_404_in_the_api_s_own_words_are_an_empty_day_where_none_are_counted() {
+    let none = "{\"success\":false,\"message\":\"No calls found\"}";
+    let page = "<html>not found</html>";
+    let nothing = || response("204 No Content", "", "");
+    let absent = || Answer::Json(404, none.to_owned());
+    for (name, total, answer, arguments, expected) in [
+        ("204", 0, nothing(), PLACED, Ok(())),
+        ("404", 0, absent(), PLACED, Ok(())),
+        (
+            "404 of csv",
+            0,
+            absent(),
+            &["--direction", "placed", "--via", "csv"],
+            Ok(()),
+        ),
+        (
+            "uncompared",
+            0,
+            nothing(),
+            &["--direction", "placed", "--reconcile", "off"],
+            Ok(()),
+        ),
+        (
+            "204 of a full day",
+            3,
+            nothing(),
+            PLACED,
+            Err("204 No Content"),
+        ),
+        (
+            "404 of a full day",
+            3,
+            absent(),
+            PLACED,
+            Err("(404: No calls found)"),
+        ),
+        (
+            "uncompared, of a full day",
+            3,
+            nothing(),
+            &["--direction", "placed", "--reconcile", "off"],
+            Err("204 No Content"),
+        ),
+        (
+            "somebody else's 404",
+            0,
+            sized("404 Not Found", "Content-Type: text/html\r\n", page),
+            PLACED,
+            Err("the server knows neither"),
+        ),
+    ] {
+        let server = Server::start();
+        for path in [STREAM, "/v1/cdr/all", "/v1/cdr.csv", "/v1/cdrs.csv"] {
+            server.on(path, [answer.clone()]);
+        }
+        server.on("/v1/cdrs?", [count(total)]);
+        let workplace = Workplace::new(&server);
+        let ran = workplace.run_day(arguments);
+        let report = ran.report();
+        let slice = &report.slices[0];
+        match expected {
+            Ok(()) => assert_eq!(
+                (ran.status, slice.counts.records),
+                (0, 0),
+                "{name}: {ran:?}"
+            ),
+            Err(said) => {
+                let error = slice.error.as_deref().unwrap();
+                assert!(ran.status == 1 && error.contains(said), "{name}: {ran:?}");
+            }
+        }
+        assert_eq!(workplace.table(), [] as [&str; 0], "{name}");
+    }
+}
+
+#[test]
+fn a_list_that_is_null_is_empty_and_a_count_may_be_written_as_text() {
+    for (list, stream, rows) in [
+        (
+            "{\"items\":null,\"pagination\":{\"total\":\"0\"}}",
+            "{\"items\":null}",
+            0,
+        ),
+        ("{\"pagination\":{\"total\":\"3\"}}", &*calls(0, 3), 3),
+        (
+            "{\"pagination\":{\"total\": 0 },\"items\":null}",
+            "{\"pagination\":{\"total\":\"0\"},\"items\": null }",
+            0,
+        ),
+    ] {
+        let server = Server::start();
+        server
+            .on(STREAM, [ok_chunked(stream)])
+            .on("/v1/cdrs?", [Answer::Json(200, list.to_owned())]);
+        let ran = Workplace::new(&server).run_day(PLACED);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let slice = &ran.report().slices[0];
+        assert_eq!(
+            (slice.counts.rows, slice.control_total),
+            (rows, Some(rows)),
+            "{slice:?}"
+        );
+    }
+    // A walk knows its end by the count.
+    let page = |first| {
+        let items = calls(first, 2).trim_end().replace('\n', ",");
+        let page = format!("{{\"items\":[{items}],\"pagination\":{{\"total\":\"4\"}}}}");
+        Answer::Json(200, page)
+    };
+    let server = Server::start();
+    let query = format!("/v1/cdrs?from={DAY}&to={DAY}&type=placed&disposition=all");
+    server.on(&format!("{query}&page=1&per_page=100"), [page(0)]);
+    server.on(&format!("{query}&page=2&per_page=100"), [page(2)]);
+    server.on(&format!("{query}&page=1&per_page=1"), [count(4)]);
+    let pages = ["--via", "pages", "--reconcile", "off"];
+    let ran = Workplace::new(&server).run_day(&[PLACED, &pages].concat());
+    assert_eq!(ran.report().slices[0].counts.rows, 4, "{ran:?}");
+}
+
+#[test]
+fn what_the_api_says_instead_of_a_count_is_quoted() {
+    let server = Server::start();
+    let words = "{\"success\":false,\"message\":\"Call log is being rebuilt\"}";
+    server
+        .on(STREAM, [ok_chunked(&calls(0, 3))])
+        .on("/v1/cdrs?", [Answer::Json(200, words.to_owned())]);
+    let ran = Workplace::new(&server).run_day(PLACED);
+    assert_eq!(ran.status, 1);
+    assert!(
+        ran.stderr.contains("Call log is being rebuilt"),
+        "{}",
+        ran.stderr
+    );
+    // Also of the paths that it does not know.
+    let ran = Workplace::new(&Server::start()).run_day(PLACED);
+    assert!(ran.stdout.contains("(404: Not found)"), "{ran:?}");
 }
 
 #[test]
