@@ -102,7 +102,8 @@ pub enum Stop {
     Interrupted,
     /// The API refused the key: no slice would fare better.
     KeyRefused(String),
-    /// The API never answered, or the lake cannot be written: no slice would fare better.
+    /// The API never answered or wants to be left alone for long, or the lake cannot be written: no
+    /// slice would fare better.
     Hopeless(String),
 }
 

@@ -147,6 +147,9 @@ fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
         SliceError::Fetch(FetchError::Source(SourceError::Refused { .. })) => {
             Stop::KeyRefused(text.to_owned())
         }
+        SliceError::Fetch(FetchError::Source(SourceError::QuotaUsedUp(_))) => {
+            Stop::Hopeless(text.to_owned())
+        }
         // The spool is the same for all slices, and so is the disk.
         SliceError::Write(_)
         | SliceError::Fetch(
@@ -303,7 +306,7 @@ fn says_something_of_the_slice(
         SliceError::Fetch(
             FetchError::Stopped
                 | FetchError::Export { .. }
-                | FetchError::Source(SourceError::Refused { .. })
+                | FetchError::Source(SourceError::Refused { .. } | SourceError::QuotaUsedUp(_))
                 | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
         )
     );

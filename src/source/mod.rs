@@ -4,13 +4,14 @@ mod retry;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use reqwest::header::{
     ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE,
     HeaderValue, LOCATION, TRANSFER_ENCODING,
@@ -40,6 +41,8 @@ const LIST_PER_PAGE: u64 = 100;
 /// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
 /// an answer that is not the API's.
 pub const FEW_ATTEMPTS: u32 = 3;
+/// So many answers that there were too many requests are no accident.
+const MANY_TIMES: u32 = 3;
 /// Most that is held of a page: many times what a hundred calls are.
 const MAX_PAGE_BYTES: usize = 2 << 20;
 /// Time to connect, TLS included.
@@ -75,6 +78,10 @@ pub enum SourceError {
         /// What to do about it.
         hint: &'static str,
     },
+    /// The server asks for a longer wait than `source.retry_max`: until then no other request will
+    /// fare better.
+    #[error("{0}")]
+    QuotaUsedUp(String),
     /// The configuration, or this machine, does not allow to ask at all.
     #[error("{0}")]
     Setup(String),
@@ -167,6 +174,8 @@ pub struct Source {
     reached: AtomicBool,
     /// Whether the server has left a connection open for the next request.
     keeps_open: AtomicBool,
+    /// How often the server said that there were too many requests.
+    limited: AtomicU32,
     /// A client without such connections, once one was no good.
     fresh_client: OnceLock<Client>,
 }
@@ -189,6 +198,7 @@ impl Source {
             old_paths: Default::default(),
             reached: AtomicBool::new(false),
             keeps_open: AtomicBool::new(false),
+            limited: AtomicU32::new(0),
             fresh_client: OnceLock::new(),
         })
     }
@@ -615,7 +625,9 @@ impl Source {
                 "the API answered {status}, pointing to {target}. Redirects are not followed, for they would carry the key along: set source.url to the right address"
             )));
         }
-        let retry_after = retry::asked_for(response.headers(), Timestamp::now());
+        let now = Timestamp::now();
+        let is_limited = status == StatusCode::TOO_MANY_REQUESTS;
+        let retry_after = retry::asked_for(response.headers(), now, is_limited);
         let message = self.server_message(&self.error_body(&mut response).await);
         Err(match status.as_u16() {
             401 | 403 => SourceError::Refused {
@@ -623,11 +635,30 @@ impl Source {
                 message,
                 hint: refusal_hint(status, resource),
             },
-            408 | 409 | 425 | 429 | 500.. => SourceError::Transient {
-                problem: format!("the API answered {status}: {message}"),
-                slow_down: status == StatusCode::TOO_MANY_REQUESTS || retry_after.is_some(),
-                retry_after,
-            },
+            408 | 409 | 425 | 429 | 500.. => {
+                let mut problem = format!("the API answered {status}: {message}");
+                let longest = self.config.retry_max;
+                if let Some(wait) = retry_after.filter(|wait| *wait > longest) {
+                    let until = retry::describe_until(now, wait, TimeZone::system());
+                    return Err(SourceError::QuotaUsedUp(format!(
+                        "{problem}. It asks to wait until {until}, and source.retry_max is {longest:?}. What is done stays done: run again then"
+                    )));
+                }
+                let times = self
+                    .limited
+                    .fetch_add(u32::from(is_limited), Ordering::Relaxed)
+                    + 1;
+                if is_limited && times >= MANY_TIMES {
+                    problem = format!(
+                        "{problem}. It has said so {times} times: lower source.requests, or set source.requests_per_minute"
+                    );
+                }
+                SourceError::Transient {
+                    problem,
+                    slow_down: is_limited || retry_after.is_some(),
+                    retry_after,
+                }
+            }
             _ => SourceError::Permanent(format!("the API answered {status}: {message}")),
         })
     }

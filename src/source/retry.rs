@@ -5,6 +5,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use jiff::Timestamp;
+use jiff::tz::TimeZone;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
@@ -17,7 +18,7 @@ use crate::config::SourceConfig;
 pub struct Backoff {
     /// `source.retry_base`: the longest first wait.
     pub base: Duration,
-    /// `source.retry_max`: the longest wait of all, whatever the server asks for.
+    /// `source.retry_max`: the longest wait of all. Who is asked for a longer one gives up.
     pub max: Duration,
 }
 
@@ -34,7 +35,7 @@ impl Backoff {
     /// The wait after failed attempt number `attempt`, counted from 1.
     pub fn wait(&self, attempt: u32, asked_for: Option<Duration>) -> Duration {
         match asked_for {
-            Some(asked_for) => asked_for.min(self.max),
+            Some(asked_for) => asked_for,
             None => self.ceiling(attempt).mul_f64(fastrand::f64()),
         }
     }
@@ -50,10 +51,10 @@ impl Backoff {
     }
 }
 
-/// What the server asks for: `Retry-After` in seconds or as an HTTP date, else
-/// `X-RateLimit-Reset`. Dates are taken against the response's own `Date`, so that a wrong clock
+/// What the server asks for: `Retry-After` in seconds or as an HTTP date, else, if a limit was met,
+/// `X-RateLimit-Reset`, which many servers say all the time. Dates are taken against the response's own `Date`, so that a wrong clock
 /// here does no harm. What cannot be understood is as good as absent.
-pub(super) fn asked_for(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+pub(super) fn asked_for(headers: &HeaderMap, now: Timestamp, is_limited: bool) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let server_now = text("date").and_then(http_date).unwrap_or(now);
     let until =
@@ -66,7 +67,8 @@ pub(super) fn asked_for(headers: &HeaderMap, now: Timestamp) -> Option<Duration>
             return Some(until(date));
         }
     }
-    let reset = text("x-ratelimit-reset")?
+    let reset = text("x-ratelimit-reset")
+        .filter(|_| is_limited)?
         .parse::<f64>()
         .ok()
         .filter(|reset| *reset >= 0.0)?;
@@ -161,6 +163,20 @@ impl Pace {
     }
 }
 
+/// When a wait of `wait` from `now` is over, here and in UTC.
+pub(super) fn describe_until(now: Timestamp, wait: Duration, zone: TimeZone) -> String {
+    const CLOCK: &str = "%Y-%m-%d %H:%M:%S";
+    let Ok(until) = now.checked_add(wait) else {
+        return format!("{} seconds from now", wait.as_secs());
+    };
+    let here = until.to_zoned(zone);
+    format!(
+        "{} here ({} UTC)",
+        here.strftime(CLOCK),
+        until.strftime(CLOCK)
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -181,7 +197,7 @@ mod tests {
     fn every_way_to_ask_for_patience_is_understood() {
         let now = Timestamp::from_second(1_700_000_000).unwrap();
         let seconds = |pairs: &[(&'static str, &str)]| {
-            asked_for(&headers(pairs), now).map(|wait| wait.as_secs())
+            asked_for(&headers(pairs), now, true).map(|wait| wait.as_secs())
         };
         assert_eq!(seconds(&[("retry-after", "7")]), Some(7));
         assert_eq!(
@@ -207,10 +223,14 @@ mod tests {
         assert_eq!(seconds(&[("x-ratelimit-reset", "12")]), Some(12));
         assert_eq!(seconds(&[("x-ratelimit-reset", "NaN")]), None);
         assert_eq!(seconds(&[]), None);
+        let reset = headers(&[("x-ratelimit-reset", "12"), ("retry-after", "7")]);
+        assert_eq!(asked_for(&reset, now, false).unwrap().as_secs(), 7);
+        let reset = headers(&[("x-ratelimit-reset", "12")]);
+        assert_eq!(asked_for(&reset, now, false), None, "no limit was met");
     }
 
     #[test]
-    fn waits_double_up_to_their_limit_and_the_server_cannot_ask_for_more() {
+    fn waits_double_up_to_their_limit_and_are_what_the_server_asks_for() {
         let backoff = Backoff {
             base: Duration::from_secs(1),
             max: Duration::from_mins(1),
@@ -222,10 +242,17 @@ mod tests {
         assert_eq!(backoff.ceiling(4000).as_secs(), 60);
         assert!((0..100).all(|_| backoff.wait(3, None) <= Duration::from_secs(4)));
         assert_eq!(backoff.wait(1, Some(Duration::from_secs(5))).as_secs(), 5);
-        assert_eq!(
-            backoff.wait(1, Some(Duration::from_hours(24))).as_secs(),
-            60
-        );
+    }
+
+    #[test]
+    fn the_end_of_a_wait_is_told_here_and_in_utc() {
+        let now = "2026-11-26T13:00:00Z".parse().unwrap();
+        let zone = TimeZone::get("Europe/Berlin").unwrap();
+        let until = |seconds| describe_until(now, Duration::from_secs(seconds), zone.clone());
+        let day = "2026-11-27 14:00:05 here (2026-11-27 13:00:05 UTC)";
+        assert_eq!(until(86_405), day);
+        let ages = format!("{} seconds from now", u64::MAX);
+        assert_eq!(until(u64::MAX), ages);
     }
 
     #[tokio::test(start_paused = true)]

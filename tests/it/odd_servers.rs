@@ -1,5 +1,7 @@
+use jiff::Timestamp;
+
 use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
-use crate::support::{DAY, PLACED, Workplace, calls, scripted};
+use crate::support::{DAY, PLACED, Workplace, calls, run_scripted, scripted};
 
 /// An answer that leaves its connection open, on which the next request gets none.
 fn kept_open(body: &str) -> Answer {
@@ -173,6 +175,95 @@ fn what_the_api_says_instead_of_a_count_is_quoted() {
     // Also of the paths that it does not know.
     let ran = Workplace::new(&Server::start()).run_day(PLACED);
     assert!(ran.stdout.contains("(404: Not found)"), "{ran:?}");
+}
+
+#[test]
+fn a_wait_that_is_longer_than_allowed_ends_the_run_for_all_slices_and_says_until_when() {
+    let tomorrow = Timestamp::now() + jiff::SignedDuration::from_hours(24);
+    let reset = format!("X-RateLimit-Reset: {}\r\n", tomorrow.as_second());
+    for header in ["Retry-After: 86400\r\n", &reset] {
+        let server = Server::start();
+        let words = "{\"success\":false,\"message\":\"Daily quota used up\"}";
+        server.serve(
+            "placed",
+            "2026-10-03",
+            calls(0, 3).replace(DAY, "2026-10-03"),
+            3,
+        );
+        for days in ["2026-10-01", "2026-10-02"] {
+            let quota = sized("429 Too Many Requests", header, words);
+            server.on(&format!("/v1/cdrs?from={days}"), [quota]);
+        }
+        let workplace = Workplace::new(&server);
+        let mut arguments = vec![
+            "run",
+            "--from",
+            DAY,
+            "--to",
+            "2026-10-03",
+            "--requests",
+            "1",
+        ];
+        arguments.extend(["--format", "json"]);
+        let ran = workplace.run(&[&arguments, PLACED].concat());
+        // The newest day was done first, and stays.
+        assert_eq!(ran.status, 1, "{ran:?}");
+        assert_eq!(workplace.table().len(), 1, "{ran:?}");
+        let asked: usize = ["2026-10-01", "2026-10-02"]
+            .map(|day| server.requests(&format!("/v1/cdrs?from={day}")).len())
+            .iter()
+            .sum();
+        assert_eq!(asked, 1, "{ran:?}");
+        let until = tomorrow.strftime("%Y-%m-%d %H:%M").to_string();
+        // A minute may have passed meanwhile.
+        let until = &until[..until.len() - 1];
+        for said in [
+            "error: the run was stopped: ",
+            "Daily quota used up",
+            until,
+            "UTC",
+        ] {
+            assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
+        }
+        assert!(!ran.stderr.contains("Trying again"), "{}", ran.stderr);
+        let entry = workplace.lake_files();
+        assert!(
+            !entry.contains_key("_cdrlake/ledger/placed/2026-10-02.json"),
+            "{ran:?}"
+        );
+    }
+}
+
+#[test]
+fn a_reset_of_a_limit_that_was_not_met_is_no_wait() {
+    let soon = "X-RateLimit-Limit: 1000\r\nX-RateLimit-Reset: 86400\r\n";
+    let busy = sized("503 Service Unavailable", soon, "{\"message\":\"busy\"}");
+    let (_workplace, _server, ran) = run_scripted(3, [busy, ok_chunked(&calls(0, 3))]);
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (0, 2),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn too_many_requests_again_and_again_name_what_makes_fewer() {
+    let words = "{\"message\":\"slow down\"}";
+    let busy = sized("429 Too Many Requests", "Retry-After: 0\r\n", words);
+    let (_workplace, _server, ran) = run_scripted(3, [busy]);
+    let error = ran.report().slices[0].error.clone().unwrap();
+    for said in ["slow down", "source.requests", "source.requests_per_minute"] {
+        assert!(error.contains(said), "{error}");
+    }
+    let first = ran
+        .stderr
+        .lines()
+        .find(|line| line.contains("Trying again"));
+    assert!(
+        !first.unwrap().contains("source.requests"),
+        "{}",
+        ran.stderr
+    );
 }
 
 #[test]
