@@ -400,7 +400,7 @@ impl KeySource {
     ///
     /// # Errors
     /// A sentence, if there is none there, or it cannot be a key. It never holds it.
-    fn read(&self, name: &str) -> Result<SecretString, String> {
+    pub(crate) fn read(&self, name: &str) -> Result<SecretString, String> {
         let key = match self {
             Self::Env(variable) => std::env::var(variable)
                 .map_err(|_| format!("{name}: {self} is not set. Export it with your key in it"))?,

@@ -13,6 +13,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::ops::Range;
+use std::sync::OnceLock;
 
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
@@ -29,8 +30,29 @@ const MIN_KEY_BYTES: usize = 6;
 /// What must not be stored.
 #[derive(Clone, Default)]
 pub struct Credentials {
-    key: Option<SecretString>,
+    key: Option<Key>,
+    /// What came in its place in the middle of a run. Both stay secret.
+    renewed: OnceLock<Key>,
+}
+
+/// A key, and how it is found in records.
+#[derive(Clone)]
+struct Key {
+    secret: SecretString,
     finder: Option<Finder<'static>>,
+}
+
+impl Key {
+    fn new(secret: SecretString) -> Self {
+        let text = secret.expose_secret();
+        let finder =
+            (text.len() >= MIN_KEY_BYTES).then(|| Finder::new(text.as_bytes()).into_owned());
+        Self { secret, finder }
+    }
+
+    fn text(&self) -> &str {
+        self.secret.expose_secret()
+    }
 }
 
 impl fmt::Debug for Credentials {
@@ -42,20 +64,45 @@ impl fmt::Debug for Credentials {
 impl Credentials {
     /// The key of this run, where one is known, and what addresses carry.
     pub fn new(key: Option<SecretString>) -> Self {
-        let text = key.as_ref().map(ExposeSecret::expose_secret);
-        let text = text.filter(|text| text.len() >= MIN_KEY_BYTES);
         Self {
-            finder: text.map(|text| Finder::new(text.as_bytes()).into_owned()),
-            key,
+            key: key.map(Key::new),
+            renewed: OnceLock::new(),
         }
+    }
+
+    /// The key to ask with.
+    pub fn key(&self) -> Option<&SecretString> {
+        let newest = self.renewed.get().or(self.key.as_ref())?;
+        Some(&newest.secret)
+    }
+
+    /// Takes another key in place of the first, once. Whether it is another.
+    pub fn renew(&self, key: SecretString) -> bool {
+        let key = Key::new(key);
+        let is_known = self.keys().any(|known| known.text() == key.text());
+        !is_known && self.renewed.set(key).is_ok()
+    }
+
+    /// Whether there was another key already.
+    pub fn is_renewed(&self) -> bool {
+        self.renewed.get().is_some()
+    }
+
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.key.iter().chain(self.renewed.get())
+    }
+
+    /// The longest first, for one may be the beginning of the other.
+    fn longest_first(&self) -> impl Iterator<Item = &Key> {
+        let mut keys: Vec<_> = self.keys().collect();
+        keys.sort_by_key(|key| std::cmp::Reverse(key.text().len()));
+        keys.into_iter()
     }
 
     /// A message without the key.
     pub fn printable(&self, message: &str) -> String {
-        match &self.key {
-            Some(key) => message.replace(key.expose_secret(), "[key]"),
-            None => message.to_owned(),
-        }
+        let hide = |message: String, key: &Key| message.replace(key.text(), "[key]");
+        self.longest_first().fold(message.to_owned(), hide)
     }
 
     /// Takes credentials out of a record that was decoded from `json`. Whether there were any.
@@ -65,10 +112,7 @@ impl Credentials {
         // another way.
         let may_hold = memchr::memchr3(b'=', b'%', b'\\', json).is_some()
             || memchr::memchr2(b'@', b'&', json).is_some()
-            || self
-                .finder
-                .as_ref()
-                .is_some_and(|key| key.find(json).is_some());
+            || self.holds_key(json);
         may_hold && self.redact_fields(record)
     }
 
@@ -96,8 +140,10 @@ impl Credentials {
                 Cow::Borrowed(_) => None,
             };
             // A key may be of digits only.
-            let of_number =
-                |number: &str| self.holds_key(number).then(|| format!("\"{REDACTED}\""));
+            let of_number = |number: &str| {
+                self.holds_key(number.as_bytes())
+                    .then(|| format!("\"{REDACTED}\""))
+            };
             if let Cow::Owned(redacted) = map_json(json, of_text, of_number) {
                 *json = Cow::Owned(redacted);
                 is_any = true;
@@ -106,10 +152,9 @@ impl Credentials {
         is_any
     }
 
-    fn holds_key(&self, text: &str) -> bool {
-        self.finder
-            .as_ref()
-            .is_some_and(|key| key.find(text.as_bytes()).is_some())
+    fn holds_key(&self, text: &[u8]) -> bool {
+        let mut finders = self.keys().filter_map(|key| key.finder.as_ref());
+        finders.any(|key| key.find(text).is_some())
     }
 
     /// A text without credentials, however they are escaped.
@@ -123,14 +168,17 @@ impl Credentials {
     }
 
     fn redact_as_written<'a>(&self, text: &'a str) -> Cow<'a, str> {
-        let redacted = redact_addresses(text);
-        let Some(key) = self.finder.as_ref().filter(|_| self.holds_key(&redacted)) else {
+        let mut redacted = redact_addresses(text);
+        if !self.holds_key(redacted.as_bytes()) {
             return redacted;
-        };
-        let length = key.needle().len();
-        let keys = key.find_iter(redacted.as_bytes());
-        let keys = keys.map(|at| (at..at + length, REDACTED.to_owned()));
-        Cow::Owned(splice(&redacted, keys).into_owned())
+        }
+        for key in self.longest_first().filter_map(|key| key.finder.as_ref()) {
+            let length = key.needle().len();
+            let keys = key.find_iter(redacted.as_bytes());
+            let keys = keys.map(|at| (at..at + length, REDACTED.to_owned()));
+            redacted = Cow::Owned(splice(&redacted, keys).into_owned());
+        }
+        redacted
     }
 
     /// The bytes of a record that was rejected, which may be cut anywhere, without credentials. What is
@@ -171,17 +219,20 @@ impl Credentials {
         splice(line, redacted.into_iter())
     }
 
-    /// How many bytes a text ends with that are the beginning of the key.
+    /// How many bytes a text ends with that are the beginning of a key.
     fn cut_key(&self, text: &str) -> usize {
-        let key = self
-            .finder
-            .as_ref()
-            .map_or(&[][..], |finder| finder.needle());
-        let lengths = (MIN_KEY_BYTES..key.len()).rev();
-        lengths
-            .filter(|&length| text.is_char_boundary(text.len().saturating_sub(length)))
-            .find(|&length| text.as_bytes().ends_with(&key[..length]))
-            .unwrap_or_default()
+        let needles = self.keys().filter_map(|key| key.finder.as_ref());
+        let cuts = needles.map(|finder| {
+            let key = finder.needle();
+            let mut lengths = (MIN_KEY_BYTES..key.len()).rev();
+            let is_cut = |length: &usize| {
+                let start = text.len().checked_sub(*length);
+                start.is_some_and(|start| text.is_char_boundary(start))
+                    && text.as_bytes().ends_with(&key[..*length])
+            };
+            lengths.find(is_cut).unwrap_or_default()
+        });
+        cuts.max().unwrap_or_default()
     }
 }
 
@@ -423,6 +474,28 @@ mod tests {
             "=",
         ] {
             assert_eq!(redact_addresses(harmless), harmless);
+        }
+    }
+
+    #[test]
+    fn a_key_that_was_replaced_stays_as_secret_as_its_successor() {
+        let credentials = credentials();
+        assert!(!credentials.renew(SecretString::from(KEY)), "the same");
+        let newer = format!("{KEY}-newer");
+        assert!(credentials.renew(SecretString::from(newer.clone())));
+        assert!(!credentials.renew(SecretString::from("a-third-one")));
+        assert_eq!(credentials.key().unwrap().expose_secret(), newer);
+        let text = format!("{newer} {KEY}");
+        assert_eq!(credentials.printable(&text), "[key] [key]");
+        assert_eq!(credentials.redact_text(&text), "[redacted] [redacted]");
+        for key in [KEY, &newer] {
+            let json = format!(r#"{{"a":"{key}"}}"#);
+            let mut record = Record {
+                extra: Some(json.clone().into()),
+                ..Record::default()
+            };
+            assert!(credentials.redact(&mut record, json.as_bytes()));
+            assert_eq!(record.extra.as_deref(), Some(r#"{"a":"[redacted]"}"#));
         }
     }
 

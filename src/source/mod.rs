@@ -19,12 +19,13 @@ use reqwest::header::{
 use reqwest::{Certificate, Client, Response, StatusCode, Version};
 use rustls::AlertDescription;
 use secrecy::{ExposeSecret, SecretString};
+use tokio::sync::OnceCell;
 use tokio::time::Instant;
 use url::Url;
 
-use crate::config::{SourceConfig, TOOL, Via};
+use crate::config::{KeySource, SourceConfig, TOOL, Via};
 use crate::decompress::{DecompressError, Decompressor, Encoding};
-use crate::error::{causes, chain, quoted};
+use crate::error::{causes, chain, joined, quoted};
 use crate::framing::{Format, Pagination};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
@@ -161,8 +162,7 @@ impl Resource {
 #[derive(Debug)]
 pub struct Source {
     client: Client,
-    /// `None` for whoever never asks.
-    key: Option<SecretString>,
+    /// The key among them, but for whoever never asks.
     credentials: Arc<Credentials>,
     config: SourceConfig,
     /// Closed while the server asks for patience. Shared with whoever waits between attempts.
@@ -172,6 +172,10 @@ pub struct Source {
     old_paths: [AtomicBool; 3],
     /// Whether any request was answered at all.
     reached: AtomicBool,
+    /// Whether the key was good for a request.
+    accepted: AtomicBool,
+    /// Done once the key was read a second time.
+    renewal: OnceCell<()>,
     /// Whether the server has left a connection open for the next request.
     keeps_open: AtomicBool,
     /// How often the server said that there were too many requests.
@@ -190,13 +194,14 @@ impl Source {
         let client = client(config, Connections::Kept)?;
         Ok(Self {
             client,
-            credentials: Arc::new(Credentials::new(key.clone())),
-            key,
+            credentials: Arc::new(Credentials::new(key)),
+            renewal: OnceCell::new(),
             config: config.clone(),
             gate: Gate::default(),
             pace: Pace::new(config.requests_per_minute),
             old_paths: Default::default(),
             reached: AtomicBool::new(false),
+            accepted: AtomicBool::new(false),
             keeps_open: AtomicBool::new(false),
             limited: AtomicU32::new(0),
             fresh_client: OnceLock::new(),
@@ -480,7 +485,30 @@ impl Source {
         Ok(response)
     }
 
+    /// Sends a request, and once more with another key where the one that was good so far is refused.
     async fn send(
+        &self,
+        path: &str,
+        query: &[(String, String)],
+        accept: &str,
+        accept_encoding: &'static str,
+    ) -> Result<Response, SourceError> {
+        let is_renewed = self.credentials.is_renewed();
+        let send = || self.send_once(path, query, accept, accept_encoding);
+        let response = send().await?;
+        self.accepted
+            .fetch_or(response.status().is_success(), Ordering::Relaxed);
+        let is_refused = response.status() == StatusCode::UNAUTHORIZED;
+        if is_refused && !is_renewed && self.accepted.load(Ordering::Relaxed) {
+            self.renew_key().await;
+            if self.credentials.is_renewed() {
+                return send().await;
+            }
+        }
+        Ok(response)
+    }
+
+    async fn send_once(
         &self,
         path: &str,
         query: &[(String, String)],
@@ -506,7 +534,7 @@ impl Source {
                 .query(query)
                 .header(ACCEPT, accept)
                 .header(ACCEPT_ENCODING, accept_encoding);
-            if let Some(key) = &self.key {
+            if let Some(key) = self.credentials.key() {
                 request = request.bearer_auth(key.expose_secret());
             }
             tokio::time::timeout(self.config.stall_timeout, request.send())
@@ -538,6 +566,31 @@ impl Source {
             self.keeps_open.store(true, Ordering::Relaxed);
         }
         Ok(response)
+    }
+
+    /// Reads the key once more, for keys rotate. A variable cannot have changed.
+    async fn renew_key(&self) {
+        let place = match &self.config.api_key {
+            Some(place @ (KeySource::File(_) | KeySource::Command(_))) => place.clone(),
+            Some(KeySource::Env(_)) | None => return,
+        };
+        let renew = || async {
+            let read = tokio::task::spawn_blocking(move || place.read("source.api_key"));
+            match joined(read).await {
+                Ok(Ok(key)) => {
+                    if self.credentials.renew(key) {
+                        tracing::warn!(
+                            "The API refuses the key that was good so far. Going on with another one: source.api_key was read once more."
+                        );
+                    }
+                }
+                Ok(Err(problem)) => tracing::warn!(
+                    "The API refuses the key that was good so far, and there is no other: {problem}"
+                ),
+                Err(panicked) => tracing::warn!("{panicked}"),
+            }
+        };
+        self.renewal.get_or_init(renew).await;
     }
 
     /// Whether a request may have failed because its connection was used before, and the server, or

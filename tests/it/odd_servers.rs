@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 
 use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
-use crate::support::{DAY, PLACED, Workplace, calls, run_scripted, scripted};
+use crate::support::{CANARY, DAY, PLACED, Workplace, calls, run_scripted, scripted};
 
 /// An answer that leaves its connection open, on which the next request gets none.
 fn kept_open(body: &str) -> Answer {
@@ -289,4 +289,56 @@ fn an_encoding_that_is_none_is_no_compression() {
         let ran = Workplace::new(&server).run_day(PLACED);
         assert_eq!(ran.status, 0, "{encoding}: {ran:?}");
     }
+}
+
+#[test]
+fn a_key_that_is_refused_in_the_middle_of_a_run_is_read_once_more() {
+    const NEW: &str = "rotated-key-77aa";
+    let refused = Answer::Json(401, "{\"message\":\"Unauthorized\"}".to_owned());
+    let records = calls(0, 3).replacen('{', &format!("{{\"note\":\"{CANARY} and {NEW}\","), 1);
+    let server = Server::start();
+    server.on("/v1/cdrs?", [count(3)]);
+    server.on(STREAM, [refused.clone(), ok_chunked(&records)]);
+    let workplace = Workplace::new(&server);
+    // Prints the one key the first time, and the other from then on.
+    let script = format!("test -e asked && echo {NEW} || {{ touch asked; echo {CANARY}; }}");
+    workplace.reconfigure(
+        "{ env = \"TEST_KEY\" }",
+        &format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}"),
+    );
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(
+        (ran.status, ran.report().slices[0].attempts),
+        (0, 1),
+        "{ran:?}"
+    );
+    let heads = server.requests(STREAM);
+    assert!(
+        heads[0].head.contains(CANARY) && heads[1].head.contains(NEW),
+        "{heads:?}"
+    );
+    let seen = crate::privacy::everything(&workplace, &ran);
+    assert!(!seen.contains(CANARY) && !seen.contains(NEW), "{seen}");
+    assert_eq!(ran.report().totals.counts.redacted, 1, "{ran:?}");
+
+    // Only once, and not where nothing was accepted before.
+    let server = Server::start();
+    server
+        .on("/v1/cdrs?", [count(3)])
+        .on(STREAM, [refused.clone()]);
+    let workplace = Workplace::new(&server);
+    let script = "echo x >> asked; echo canary-key-$(wc -l < asked)";
+    let command = format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}");
+    workplace.reconfigure("{ env = \"TEST_KEY\" }", &command);
+    let ran = workplace.run_day(PLACED);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    let asked = || std::fs::read_to_string(workplace.path("asked")).unwrap();
+    assert_eq!(
+        (asked().len(), server.requests(STREAM).len()),
+        (4, 2),
+        "{ran:?}"
+    );
+    server.on("/v1/cdrs?", [refused]);
+    workplace.run_day(PLACED);
+    assert_eq!(asked().len(), 6, "{ran:?}");
 }
