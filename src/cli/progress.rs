@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use crate::pipeline::Observer;
@@ -47,8 +48,7 @@ impl Screen {
         } else {
             "warn,object_store=info,cdrlake=info"
         };
-        let filter =
-            EnvFilter::try_from_env("CDRLAKE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+        let (filter, problem) = log_filter(std::env::var("CDRLAKE_LOG").ok(), default);
         let subscriber = tracing_subscriber::fmt()
             .with_env_filter(filter)
             .with_writer(LogWriter(screen.clone()))
@@ -64,6 +64,9 @@ impl Screen {
                 .flatten_event(true)
                 .with_target(true)
                 .init(),
+        }
+        if let Some(problem) = problem {
+            tracing::warn!("{problem}");
         }
         screen
     }
@@ -184,6 +187,28 @@ impl Observer for RunProgress {
             // The pipeline has already said why.
             SliceOutcome::Failed => {}
         }
+    }
+}
+
+/// The filter of log lines that was asked for, or the `default`, and what is wrong with what was asked for.
+fn log_filter(asked_for: Option<String>, default: &str) -> (EnvFilter, Option<String>) {
+    let standard = || EnvFilter::new(default);
+    let Some(asked_for) = asked_for.filter(|filter| !filter.is_empty()) else {
+        return (standard(), None);
+    };
+    let wrong = |why: &str| {
+        let remedy = "write a level (error, warn, info, debug, trace, off), or cdrlake=debug";
+        Some(format!("CDRLAKE_LOG {why}, and was not used: {remedy}"))
+    };
+    // A bare word that is no level is taken for a part of the program, of which all would be shown, and
+    // nothing else.
+    let is_word = asked_for.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_word && asked_for != "cdrlake" && asked_for.parse::<LevelFilter>().is_err() {
+        return (standard(), wrong("is no level"));
+    }
+    match EnvFilter::try_new(asked_for) {
+        Ok(filter) => (filter, None),
+        Err(error) => (standard(), wrong(&format!("is no filter ({error})"))),
     }
 }
 

@@ -202,7 +202,7 @@ pub struct LimitsConfig {
 pub enum KeySource {
     /// An environment variable.
     Env(String),
-    /// A file that only its owner may read.
+    /// A file that only its owner may read, or a group of this process.
     File(PathBuf),
     /// A program that prints it.
     Command(Vec<String>),
@@ -230,7 +230,9 @@ impl Config {
         let variables = std::env::vars_os().filter_map(|(name, value)| {
             Some((name.into_string().ok()?, value.into_string().ok()?))
         });
-        settings.read_variables(variables)?;
+        for warning in settings.read_variables(variables) {
+            tracing::warn!("{warning}");
+        }
         Self::with_overrides(settings, overrides)
     }
 
@@ -448,18 +450,22 @@ const MAX_KEY_BYTES: u64 = 16 << 10;
 
 fn read_key_file(path: &Path) -> Result<String, String> {
     use std::io::Read;
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let mode = file
+    let metadata = file
         .metadata()
-        .map_err(|error| format!("cannot be read: {error}"))?
-        .permissions()
-        .mode();
-    if mode & 0o077 != 0 {
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    let mode = metadata.permissions().mode() & 0o777;
+    // What an orchestrator mounts may belong to root, and be there for a group: fsGroup of Kubernetes.
+    let readable = match mode & 0o077 {
+        0o000 => true,
+        0o040 => own_groups().contains(&metadata.gid()),
+        _ => false,
+    };
+    if !readable {
         return Err(format!(
-            "may be read by others (mode {:03o}). Run: chmod 600 {}",
-            mode & 0o777,
+            "may be read by others (mode {mode:03o}). Run: chmod 600 {}",
             path.display()
         ));
     }
@@ -468,6 +474,20 @@ fn read_key_file(path: &Path) -> Result<String, String> {
         .read_to_string(&mut key)
         .map_err(|error| format!("cannot be read: {error}"))?;
     Ok(key)
+}
+
+/// The groups of this process, as the kernel lists them: whose rights it has, and those beside them.
+fn own_groups() -> Vec<u32> {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let lines = status.lines();
+    let groups = lines.filter_map(|line| {
+        let (name, ids) = line.split_once(':')?;
+        matches!(name, "Gid" | "Groups").then_some(ids)
+    });
+    groups
+        .flat_map(str::split_whitespace)
+        .filter_map(|id| id.parse().ok())
+        .collect()
 }
 
 fn run_key_command(command: &[String]) -> Result<String, String> {

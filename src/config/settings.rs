@@ -228,15 +228,17 @@ impl Settings {
         Ok(())
     }
 
-    /// Adds what variables of the environment say.
+    /// Adds what variables of the environment say, and warns of those that are no keys: somebody else
+    /// may have set them, for a purpose of their own.
     pub(super) fn read_variables(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,
-    ) -> Result<(), ConfigError> {
+    ) -> Vec<String> {
         let mut names: Vec<(String, &str)> = KEYS.iter().map(|key| (variable(key), *key)).collect();
         names.sort();
+        let mut warnings = Vec::new();
         for (name, value) in variables.filter(|(name, _)| name.starts_with(VARIABLE_PREFIX)) {
-            if OTHER_VARIABLES.contains(&name.as_str()) {
+            if OTHER_VARIABLES.contains(&name.as_str()) || is_of_kubernetes(&name) {
                 continue;
             }
             if let Some(option) = name.strip_prefix(&variable(&format!("{OPEN_TABLE}."))) {
@@ -244,17 +246,19 @@ impl Settings {
                 self.set(&key, Value::String(value), Origin::Variable(name));
                 continue;
             }
-            let Ok(found) = names.binary_search_by(|(known, _)| known.as_str().cmp(&name)) else {
-                let problem = unknown(
-                    &name,
-                    names.iter().map(|(known, _)| known.as_str()),
-                    "variable",
-                );
-                return Err(ConfigError::new(Origin::Unset, problem));
-            };
-            self.set(names[found].1, Value::String(value), Origin::Variable(name));
+            match names.binary_search_by(|(known, _)| known.as_str().cmp(&name)) {
+                Ok(found) => {
+                    let key = names[found].1;
+                    self.set(key, Value::String(value), Origin::Variable(name));
+                }
+                Err(_) => {
+                    let known = names.iter().map(|(known, _)| known.as_str());
+                    let unknown = unknown(&name, known, "variable");
+                    warnings.push(format!("{name} sets nothing: {unknown}"));
+                }
+            }
         }
-        Ok(())
+        warnings
     }
 
     /// Sets one key, over whatever said otherwise so far.
@@ -316,6 +320,16 @@ impl Settings {
 /// The variable that overrides a key.
 pub(super) fn variable(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_uppercase())
+}
+
+/// Whether Kubernetes sets this variable, for a Service that is named like this program.
+fn is_of_kubernetes(name: &str) -> bool {
+    let rest = name.strip_prefix(VARIABLE_PREFIX).unwrap_or_default();
+    let is_of = |what: &str| {
+        let more = rest.strip_prefix(what);
+        more.is_some_and(|more| more.is_empty() || more.starts_with('_'))
+    };
+    is_of("SERVICE_HOST") || is_of("SERVICE_PORT") || is_of("PORT")
 }
 
 fn collect_lines(

@@ -1,7 +1,7 @@
 use jiff::Timestamp;
 
 use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
-use crate::support::{CANARY, DAY, PLACED, Workplace, calls, run_scripted, scripted};
+use crate::support::{CANARY, DAY, PLACED, Workplace, calls, output, ran, run_scripted, scripted};
 
 /// An answer that leaves its connection open, on which the next request gets none.
 fn kept_open(body: &str) -> Answer {
@@ -341,4 +341,48 @@ fn a_key_that_is_refused_in_the_middle_of_a_run_is_read_once_more() {
     server.on("/v1/cdrs?", [refused]);
     workplace.run_day(PLACED);
     assert_eq!(asked().len(), 6, "{ran:?}");
+}
+
+#[test]
+fn variables_that_are_no_keys_are_warned_of_and_those_of_kubernetes_are_not() {
+    let (workplace, _server) = scripted(3, [ok_chunked(&calls(0, 3))]);
+    let run = |variables: &[(&str, &str)]| {
+        let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
+        command.args(PLACED).envs(variables.iter().copied());
+        ran(output(command))
+    };
+    let services = [
+        ("CDRLAKE_SERVICE_HOST", "10.0.0.1"),
+        ("CDRLAKE_SERVICE_PORT", "80"),
+        ("CDRLAKE_SERVICE_PORT_HTTP", "80"),
+        ("CDRLAKE_PORT", "tcp://10.0.0.1:80"),
+        ("CDRLAKE_PORT_80_TCP_ADDR", "10.0.0.1"),
+    ];
+    let ran = run(&services);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    assert!(!ran.stderr.contains("WARN"), "{}", ran.stderr);
+    let ran = run(&[("CDRLAKE_LAKE_ULR", "x")]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let nearest = "there is no variable CDRLAKE_LAKE_ULR. Did you mean CDRLAKE_LAKE_URL?";
+    assert!(ran.stderr.contains(nearest), "{}", ran.stderr);
+}
+
+#[test]
+fn a_filter_of_log_lines_that_is_none_is_said() {
+    let (workplace, _server) = scripted(3, [ok_chunked(&calls(0, 3))]);
+    for (filter, is_good) in [
+        ("verbose", false),
+        ("cdrlake=loud", false),
+        ("debug", true),
+        ("WARN", true),
+        ("cdrlake=debug,hyper=off", true),
+        ("", true),
+    ] {
+        let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
+        command.args(PLACED).env("CDRLAKE_LOG", filter);
+        let ran = ran(output(command));
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let is_said = ran.stderr.contains("CDRLAKE_LOG is no ");
+        assert_eq!(is_said, !is_good, "{filter}: {}", ran.stderr);
+    }
 }
