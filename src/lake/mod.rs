@@ -147,12 +147,21 @@ pub enum LakeError {
 }
 
 impl LakeError {
-    /// Whether nothing that is tried next in the lake fares better: credentials, permission, bucket.
+    /// Whether nothing that is tried next in the lake fares better: credentials, bucket, region.
     pub fn is_hopeless(&self) -> bool {
+        self.kind() == Some(FailureKind::Hopeless)
+    }
+
+    /// Whether a bucket does not permit what was tried, on this object.
+    pub fn is_denied(&self) -> bool {
+        self.kind() == Some(FailureKind::Denied)
+    }
+
+    fn kind(&self) -> Option<FailureKind> {
         match self {
-            Self::Store(error) => error.kind() == Some(FailureKind::Hopeless),
-            Self::NotRecorded { source, .. } => source.is_hopeless(),
-            _ => false,
+            Self::Store(error) => error.kind(),
+            Self::NotRecorded { source, .. } => source.kind(),
+            _ => None,
         }
     }
 }
@@ -453,6 +462,14 @@ impl Lake {
     /// [`LakeError`] if the store fails.
     pub async fn honours_conditions(&self) -> Result<bool, LakeError> {
         Ok(self.store.honours_conditions().await?)
+    }
+
+    /// Whether any file of the table may be written, as far as the store can be asked.
+    ///
+    /// # Errors
+    /// [`LakeError`] if none may, or the store fails.
+    pub async fn try_table(&self) -> Result<(), LakeError> {
+        Ok(self.store.try_table().await?)
     }
 
     /// Waits until what was dropped of leases and uploads is given back.

@@ -140,6 +140,10 @@ pub trait LakeStore: fmt::Debug + Send + Sync {
     /// only one run at a time may write. Asked once.
     async fn honours_conditions(&self) -> Result<bool, StoreError>;
 
+    /// Whether any file of the table may be written: tries it where nobody sees it. Where the store
+    /// cannot be asked that, nothing is wrong.
+    async fn try_table(&self) -> Result<(), StoreError>;
+
     /// Waits until leases that were dropped are given back, and staged files that were dropped
     /// are taken back.
     async fn settle(&self);

@@ -132,7 +132,7 @@ pub(super) async fn process(
             if is_disk_full(&error) {
                 text = format!("{text}. {MAKE_ROOM}");
             }
-            if !stops_the_run(context, &error, &text) {
+            if !stops_the_run(context, &error, &text).await {
                 tracing::error!(slice = slice.to_string(), "{text}");
             }
             report.error = Some(text);
@@ -142,7 +142,7 @@ pub(super) async fn process(
 }
 
 /// Ends the run where no other slice would fare better. Its reason is then said once, at the end.
-fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
+async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
     let stop = match error {
         SliceError::Fetch(FetchError::Source(SourceError::Refused { .. })) => {
             Stop::KeyRefused(text.to_owned())
@@ -159,6 +159,13 @@ fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
         SliceError::Lake(_) if is_disk_full(error) => Stop::Hopeless(text.to_owned()),
         // Nor would it in a bucket that is gone, or with credentials that have expired.
         SliceError::Lake(found) if found.is_hopeless() => Stop::Hopeless(text.to_owned()),
+        // Others may be permitted, unless nothing in the table is.
+        SliceError::Lake(found) if found.is_denied() => match context.lake.try_table().await {
+            Err(error) if error.is_denied() || error.is_hopeless() => {
+                Stop::Hopeless(text.to_owned())
+            }
+            _ => return false,
+        },
         SliceError::Fetch(_) if context.is_cut_off() => {
             Stop::Hopeless(match context.options.export {
                 Some(_) => {

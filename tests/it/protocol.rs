@@ -8,7 +8,7 @@ use cdrlake::config::Config;
 use cdrlake::lake::local::LocalStore;
 use cdrlake::lake::store::LakeStore;
 use cdrlake::lake::{Lake, layout};
-use cdrlake::pipeline::{self, Observer, RunOptions, RunResult};
+use cdrlake::pipeline::{self, Observer, RunOptions, RunResult, Stop};
 use cdrlake::plan::{Selection, plan};
 use cdrlake::report::{RunReport, SliceOutcome, SliceReport};
 use cdrlake::run_reports::changed_since;
@@ -467,6 +467,52 @@ impl Bucket {
 
 /// Small files go in one request, large ones in parts.
 const WAYS_IN: [u64; 2] = [1 << 20, 0];
+
+#[test]
+fn a_file_that_a_bucket_refuses_fails_its_slice_and_a_table_that_it_refuses_the_run() {
+    fn writes(action: &str) -> bool {
+        matches!(action, "overwrite" | "create" | "update" | "begin")
+    }
+    let server = Server::start();
+    serve(&server, |case| case.now);
+    let run_refused = |single_put_bytes, refuses: fn(&str, &Path) -> bool| {
+        let objects = Arc::new(InMemory::new());
+        let bucket = FaultBucket::new(&objects, &Faults::none()).refusing(refuses);
+        let lake = bucket_lake(Arc::new(bucket), single_put_bytes, Duration::from_mins(1));
+        let (lake, url) = (Arc::new(lake), server.url());
+        let ran = run_watched(lake, &url, ALL_DAYS, false, Arc::new(Nobody));
+        block_on(ran).unwrap()
+    };
+    for single_put_bytes in WAYS_IN {
+        let ran = run_refused(single_put_bytes, |action, path| {
+            writes(action) && path.as_ref().contains("cdrs/dt=2026-10-08")
+        });
+        assert_eq!(ran.stopped_by, None);
+        let failed = |slice: &&SliceReport| slice.outcome != SliceOutcome::Committed;
+        let failed: Vec<_> = ran.report.slices.iter().filter(failed).collect();
+        let days: BTreeSet<String> = failed.iter().map(|slice| slice.day.to_string()).collect();
+        assert_eq!(
+            days,
+            BTreeSet::from(["2026-10-08".to_owned(), BROKEN_DAY.to_owned()])
+        );
+        let errors = failed.iter().filter_map(|slice| slice.error.as_deref());
+        assert!(
+            errors
+                .into_iter()
+                .any(|error| error.contains("lack a permission"))
+        );
+
+        let ran = run_refused(single_put_bytes, |action, path| {
+            writes(action) && path.as_ref().contains("cdrs/")
+        });
+        assert!(matches!(ran.stopped_by, Some(Stop::Hopeless(_))), "{ran:?}");
+        let is_skipped = |slice: &&SliceReport| slice.outcome == SliceOutcome::Skipped;
+        assert!(
+            ran.report.slices.iter().filter(is_skipped).count() > 3,
+            "{ran:?}"
+        );
+    }
+}
 
 /// In memory a process that dies and one that hangs until it is killed leave the same: what they
 /// had written.

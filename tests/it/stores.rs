@@ -268,6 +268,10 @@ impl LakeStore for FaultStore {
         self.inner.honours_conditions().await
     }
 
+    async fn try_table(&self) -> Result<(), StoreError> {
+        self.inner.try_table().await
+    }
+
     async fn settle(&self) {
         self.inner.settle().await;
     }
@@ -298,6 +302,8 @@ impl LakeStore for FaultStore {
 pub(crate) struct FaultBucket {
     inner: Arc<InMemory>,
     faults: Arc<Faults>,
+    /// What is never permitted.
+    refuses: fn(&str, &Path) -> bool,
     /// Uploads under way.
     pub(crate) uploads: Arc<AtomicUsize>,
 }
@@ -307,6 +313,7 @@ impl FaultBucket {
         Self {
             inner: Arc::clone(inner),
             faults: Arc::clone(faults),
+            refuses: |_, _| false,
             uploads: Arc::default(),
         }
     }
@@ -317,7 +324,8 @@ impl FaultBucket {
         path: &Path,
         work: impl Future<Output = Result<T, ObjectError>>,
     ) -> Result<T, ObjectError> {
-        let is_refusal = matches!(self.faults.fault, Fault::RefusedBefore);
+        let is_refused = (self.refuses)(action, path);
+        let is_refusal = is_refused || matches!(self.faults.fault, Fault::RefusedBefore);
         let error = || ObjectError::Generic {
             store: "test",
             source: if is_refusal {
@@ -326,7 +334,15 @@ impl FaultBucket {
                 "injected".into()
             },
         };
+        if is_refused {
+            return Err(error());
+        }
         self.faults.pass(action, path, error, work).await
+    }
+
+    /// The same, in which some actions on some paths are not permitted.
+    pub(crate) fn refusing(self, refuses: fn(&str, &Path) -> bool) -> Self {
+        Self { refuses, ..self }
     }
 }
 

@@ -15,8 +15,10 @@ const MAX_MESSAGE_CHARS: usize = 300;
 /// What kind of failure it is, as far as a run should know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Credentials, permission, bucket, region: whatever is tried next fares no better.
+    /// Credentials, bucket, region: whatever is tried next fares no better.
     Hopeless,
+    /// This request is not permitted; those for other objects may be.
+    Denied,
     /// The store does not do what was asked of it at all.
     Unsupported,
     /// It may pass.
@@ -209,7 +211,7 @@ impl Said {
 
     /// The kind of failure, and what to do about it.
     fn judge(&self, scheme: Scheme, action: Action, error: &Cause) -> (FailureKind, String) {
-        use FailureKind::{Hopeless, Passing, Permanent, Unsupported};
+        use FailureKind::{Denied, Hopeless, Passing, Permanent, Unsupported};
 
         let number = self
             .status
@@ -277,7 +279,7 @@ impl Said {
             (_, Some(403)) => {
                 let permission = action.permission(scheme);
                 return (
-                    Hopeless,
+                    Denied,
                     format!("The credentials lack a permission: it takes {permission}"),
                 );
             }
@@ -350,7 +352,7 @@ mod tests {
         ] {
             let error = explain(Scheme::S3, action, &answer("403 Forbidden", body));
             assert!(error.to_string().contains(permission), "{error}");
-            assert_eq!(error.kind, FailureKind::Hopeless);
+            assert_eq!(error.kind, FailureKind::Denied);
         }
     }
 

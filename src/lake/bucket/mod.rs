@@ -595,6 +595,12 @@ impl LakeStore for BucketStore {
             .copied()
     }
 
+    /// Begins an upload, which no reader sees, and aborts it. Azure is asked nothing: its roles are for
+    /// whole containers.
+    async fn try_table(&self) -> Result<(), StoreError> {
+        staged::try_upload(self, &Path::from(format!("{TABLE}/check"))).await
+    }
+
     async fn settle(&self) {
         self.inner.tracker.close();
         // What takes longer is in trouble, and whoever interrupts a run wants it to end: leases expire,
