@@ -190,7 +190,8 @@ impl Observer for RunProgress {
     }
 }
 
-/// The filter of log lines that was asked for, or the `default`, and what is wrong with what was asked for.
+/// The filter of log lines that was asked for, or the `default`, and what is wrong with what was
+/// asked for.
 fn log_filter(asked_for: Option<String>, default: &str) -> (EnvFilter, Option<String>) {
     let standard = || EnvFilter::new(default);
     let Some(asked_for) = asked_for.filter(|filter| !filter.is_empty()) else {
@@ -200,8 +201,8 @@ fn log_filter(asked_for: Option<String>, default: &str) -> (EnvFilter, Option<St
         let remedy = "write a level (error, warn, info, debug, trace, off), or cdrlake=debug";
         Some(format!("CDRLAKE_LOG {why}, and was not used: {remedy}"))
     };
-    // A bare word that is no level is taken for a part of the program, of which all would be shown, and
-    // nothing else.
+    // A bare word that is no level is taken for a part of the program, of which all would be shown,
+    // and nothing else.
     let is_word = asked_for.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if is_word && asked_for != "cdrlake" && asked_for.parse::<LevelFilter>().is_err() {
         return (standard(), wrong("is no level"));

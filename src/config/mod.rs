@@ -457,7 +457,8 @@ fn read_key_file(path: &Path) -> Result<String, String> {
         .metadata()
         .map_err(|error| format!("cannot be read: {error}"))?;
     let mode = metadata.permissions().mode() & 0o777;
-    // What an orchestrator mounts may belong to root, and be there for a group: fsGroup of Kubernetes.
+    // What an orchestrator mounts may belong to root, and be there for a group: fsGroup of
+    // Kubernetes.
     let readable = match mode & 0o077 {
         0o000 => true,
         0o040 => own_groups().contains(&metadata.gid()),
@@ -476,7 +477,8 @@ fn read_key_file(path: &Path) -> Result<String, String> {
     Ok(key)
 }
 
-/// The groups of this process, as the kernel lists them: whose rights it has, and those beside them.
+/// The groups of this process, as the kernel lists them: whose rights it has, and those beside
+/// them.
 fn own_groups() -> Vec<u32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let lines = status.lines();

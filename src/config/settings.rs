@@ -228,8 +228,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Adds what variables of the environment say, and warns of those that are no keys: somebody else
-    /// may have set them, for a purpose of their own.
+    /// Adds what variables of the environment say, and warns of those that are no keys: somebody
+    /// else may have set them, for a purpose of their own.
     pub(super) fn read_variables(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,

@@ -218,8 +218,8 @@ pub(super) async fn fetch(
     })
 }
 
-/// Opens what a slice is read from. That there is nothing is believed only where the provider counts no
-/// calls: it is asked now where its count is not known.
+/// Opens what a slice is read from. That there is nothing is believed only where the provider
+/// counts no calls: it is asked now where its count is not known.
 async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Opened, FetchError> {
     let opened = Opened::open(context, slice).await?;
     if let Opened::Response(body) = &opened
@@ -419,8 +419,8 @@ impl Walk<'_> {
     }
 }
 
-/// Whether so many records may be the first page of a stream that the server pages: 25 are the API's
-/// default, and any other limit is as round (10, 50, 100, 250, 1000).
+/// Whether so many records may be the first page of a stream that the server pages: 25 are the
+/// API's default, and any other limit is as round (10, 50, 100, 250, 1000).
 fn is_page_size(records: u64) -> bool {
     let mut leading = records;
     while leading > 0 && leading.is_multiple_of(10) {
@@ -440,8 +440,8 @@ enum Pages {
     Short { records: u64, total: u64 },
 }
 
-/// The provider's count where it is needed but would not be compared; `None` if it cannot be had for whatever
-/// reason. The stream has just shown that the key is good.
+/// The provider's count where it is needed but would not be compared; `None` if it cannot be had
+/// for whatever reason. The stream has just shown that the key is good.
 async fn asked_for_once(context: &Context, slice: Slice) -> Result<Option<u64>, FetchError> {
     match control_total(context, slice, true).await {
         Err(FetchError::Source(SourceError::Refused { .. })) => Ok(None),

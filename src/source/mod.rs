@@ -431,8 +431,8 @@ impl Source {
             .collect()
     }
 
-    /// Sends a request and returns a response with status 200, or one that says that there is nothing.
-    /// A 404 on a path of today is tried once on the path of before June 2026.
+    /// Sends a request and returns a response with status 200, or one that says that there is
+    /// nothing. A 404 on a path of today is tried once on the path of before June 2026.
     async fn get(
         &self,
         resource: Resource,
@@ -485,7 +485,8 @@ impl Source {
         Ok(response)
     }
 
-    /// Sends a request, and once more with another key where the one that was good so far is refused.
+    /// Sends a request, and once more with another key where the one that was good so far is
+    /// refused.
     async fn send(
         &self,
         path: &str,

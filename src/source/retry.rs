@@ -52,8 +52,9 @@ impl Backoff {
 }
 
 /// What the server asks for: `Retry-After` in seconds or as an HTTP date, else, if a limit was met,
-/// `X-RateLimit-Reset`, which many servers say all the time. Dates are taken against the response's own `Date`, so that a wrong clock
-/// here does no harm. What cannot be understood is as good as absent.
+/// `X-RateLimit-Reset`, which many servers say all the time. Dates are taken against the response's
+/// own `Date`, so that a wrong clock here does no harm. What cannot be understood is as good as
+/// absent.
 pub(super) fn asked_for(headers: &HeaderMap, now: Timestamp, is_limited: bool) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let server_now = text("date").and_then(http_date).unwrap_or(now);

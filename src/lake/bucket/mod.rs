@@ -595,8 +595,8 @@ impl LakeStore for BucketStore {
             .copied()
     }
 
-    /// Begins an upload, which no reader sees, and aborts it. Azure is asked nothing: its roles are for
-    /// whole containers.
+    /// Begins an upload, which no reader sees, and aborts it. Azure is asked nothing: its roles are
+    /// for whole containers.
     async fn try_table(&self) -> Result<(), StoreError> {
         staged::try_upload(self, &Path::from(format!("{TABLE}/check"))).await
     }
