@@ -18,12 +18,14 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
+use serde::de::IgnoredAny;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::ConvertError;
 use crate::decode::{Reason, Refusal, call_time_us};
+use crate::decompress::{DecompressError, Decompressor};
 use crate::error::one_line;
-use crate::framing::{Boundary, Position};
+use crate::framing::{BOM, Boundary, Position};
 use crate::lake::ledger::Asked;
 use crate::numbers::{MIN_DIGITS, replace_numbers};
 use crate::plan::day_us;
@@ -39,8 +41,10 @@ const CHUNK_BYTES: usize = 256 << 10;
 const MAX_DAYS: usize = 36_500;
 /// Most records without a day that are described, and files that a ledger entry names.
 const MAX_EXAMPLES: usize = 10;
-/// What zip archives begin with, spreadsheets among them.
-const ZIP_MAGIC: &[u8] = b"PK\x03\x04";
+/// Bytes of a compressed file that are decompressed to see what it holds.
+const LOOKED_AT_BYTES: usize = 16 << 10;
+/// Bytes in which a kind of file shows itself.
+const KIND_BYTES: usize = 512;
 /// Stands for a number in the name of a file.
 const HIDDEN: &str = "[number]";
 /// Fast, and several times smaller than the text.
@@ -58,13 +62,19 @@ pub enum ExportError {
         /// Why not.
         source: io::Error,
     },
-    /// A file that holds files.
-    #[error(
-        "{name} is a zip archive, as spreadsheets are too. Unpack it, or save it as CSV, and load that"
-    )]
-    Archive {
+    /// A directory.
+    #[error("{name} is a directory. Name the files in it")]
+    Directory {
         /// Its name.
         name: String,
+    },
+    /// A file that is known, and is not read.
+    #[error("{name} {kind}")]
+    Odd {
+        /// Its name.
+        name: String,
+        /// What it is, and what to do about it.
+        kind: &'static str,
     },
     /// What a file holds is no list of records, or not all of it.
     #[error("{name}: {source}")]
@@ -112,9 +122,6 @@ impl Input {
             Self::File(path) => {
                 let file = File::open(path)?;
                 let metadata = file.metadata()?;
-                if metadata.is_dir() {
-                    return Err(io::Error::from(io::ErrorKind::IsADirectory));
-                }
                 let changed = metadata.modified().ok();
                 let changed = changed.and_then(|time| Timestamp::try_from(time).ok());
                 let now = Timestamp::now();
@@ -136,11 +143,14 @@ impl Input {
     /// can be opened only once.
     ///
     /// # Errors
-    /// [`ExportError::Input`] if it cannot.
+    /// [`ExportError::Input`] if it cannot, [`ExportError::Directory`] if it is one.
     pub fn check(&self) -> Result<(), ExportError> {
         match self {
+            Self::File(path) if path.is_dir() => {
+                return Err(ExportError::Directory { name: self.name() });
+            }
             Self::File(path) => path.metadata().and_then(|metadata| {
-                if metadata.is_file() || metadata.is_dir() {
+                if metadata.is_file() {
                     self.open().map(drop)
                 } else {
                     Ok(())
@@ -153,6 +163,82 @@ impl Input {
             source,
         })
     }
+}
+
+/// What a file is that begins with `start`, if it is known and not read, and what to do about it.
+fn odd_kind(start: &[u8]) -> Option<&'static str> {
+    const UTF_16: &str =
+        "is text in UTF-16. Convert it, and load what comes out: iconv -f UTF-16 -t UTF-8";
+    const KINDS: [(&[u8], &str); 13] = [
+        (
+            b"\xFF\xFE\0\0",
+            "is text in UTF-32. Convert it, and load what comes out: iconv -f UTF-32 -t UTF-8",
+        ),
+        (b"\xFF\xFE", UTF_16),
+        (b"\xFE\xFF", UTF_16),
+        (
+            b"PK",
+            "is a zip archive, as spreadsheets are too. Unpack it, or save it as CSV, and load that",
+        ),
+        (
+            b"\xD0\xCF\x11\xE0",
+            "is a spreadsheet of an old format. Save it as CSV, and load that",
+        ),
+        (
+            b"BZh",
+            "is compressed with bzip2. Pipe it in: bzcat FILE | cdrlake load …",
+        ),
+        (
+            b"\xFD7zXZ\0",
+            "is compressed with xz. Pipe it in: xzcat FILE | cdrlake load …",
+        ),
+        (
+            b"\x04\x22\x4D\x18",
+            "is compressed with lz4. Pipe it in: lz4 -dc FILE | cdrlake load …",
+        ),
+        (
+            b"\x1F\x9D",
+            "is compressed with compress. Pipe it in: zcat FILE | cdrlake load …",
+        ),
+        (
+            b"7z\xBC\xAF\x27\x1C",
+            "is a 7z archive. Unpack it, and load what is in it",
+        ),
+        (
+            b"PAR1",
+            "is a Parquet file, which load does not read. Save it as CSV or JSON lines, and load that",
+        ),
+        (
+            b"Obj\x01",
+            "is an Avro file, which load does not read. Save it as CSV or JSON lines, and load that",
+        ),
+        (
+            b"%PDF",
+            "is a PDF document. Ask for the export as CSV or JSON",
+        ),
+    ];
+    // Without a byte order mark the zeros show it, for what is read begins with ASCII.
+    let is_utf_16 = matches!(*start, [first, second, ..] if (first == 0) != (second == 0));
+    let is_tar = start.get(257..262) == Some(b"ustar");
+    let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
+    known
+        .map(|(_, kind)| *kind)
+        .or(is_tar
+            .then_some("is a tar archive. Pipe in what is in it: tar -xOf FILE | cdrlake load …"))
+        .or(is_utf_16.then_some(UTF_16))
+}
+
+/// What a file holds that begins with `start`, as far as it can be decompressed.
+fn looked_into(start: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    // It is cut, which is no matter here.
+    let _cut =
+        Decompressor::of_file(start).push(&start[..start.len().min(LOOKED_AT_BYTES)], |bytes| {
+            let room = KIND_BYTES - text.len();
+            text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            Ok::<(), DecompressError>(())
+        });
+    text
 }
 
 /// The name of a file on one line, without what could be phone numbers. Dates stay.
@@ -407,7 +493,7 @@ pub(crate) fn split(
 #[derive(Debug)]
 enum Problem {
     Input(io::Error),
-    Archive,
+    Odd(&'static str),
     Body(ConvertError),
     Interrupted,
 }
@@ -416,7 +502,7 @@ impl Problem {
     fn of(self, name: String, spool_parent: &Path) -> ExportError {
         match self {
             Self::Input(source) => ExportError::Input { name, source },
-            Self::Archive => ExportError::Archive { name },
+            Self::Odd(kind) => ExportError::Odd { name, kind },
             Self::Body(ConvertError::Spool { source, .. }) => ExportError::Spool {
                 directory: spool_parent.to_owned(),
                 source,
@@ -458,8 +544,8 @@ impl Splitter {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
         let start = &chunk[..filled];
-        if start.starts_with(ZIP_MAGIC) {
-            return Err(Problem::Archive);
+        if let Some(kind) = odd_kind(start).or_else(|| odd_kind(&looked_into(start))) {
+            return Err(Problem::Odd(kind));
         }
         let mut reader = RecordReader::of_file(start, self.max_record_bytes);
         while filled > 0 {
@@ -491,24 +577,7 @@ impl Splitter {
                 boundary,
                 json,
                 text,
-            } => match call_time_us(json) {
-                Ok(time_us) => {
-                    // Of JSON that is whole nothing can be missing.
-                    if *boundary == Boundary::EndOfBody && json.as_ptr() != text.as_ptr() {
-                        let name = self.file_name();
-                        self.export.unended.push(name);
-                    }
-                    match self.day_of(time_us) {
-                        Ok(day) => self.keep(day, json),
-                        Err(why) => {
-                            self.undated(*at, &why);
-                            Ok(())
-                        }
-                    }
-                }
-                Err(Refusal::ServerError { message }) => Err(ConvertError::server(*at, &message)),
-                Err(Refusal::Reject(reason)) => self.refuse(*at, *boundary, &reason),
-            },
+            } => self.record(*at, *boundary, json, text),
             Item::Broken {
                 at,
                 boundary,
@@ -516,6 +585,53 @@ impl Splitter {
                 ..
             } => self.refuse(*at, *boundary, reason),
         }
+    }
+
+    /// Takes a record, which stands in the file as `text`.
+    fn record(
+        &mut self,
+        at: Position,
+        boundary: Boundary,
+        json: &[u8],
+        text: &[u8],
+    ) -> Result<(), ConvertError> {
+        let reason = match call_time_us(json) {
+            Ok(time_us) => {
+                // Of JSON that is whole nothing can be missing.
+                if boundary == Boundary::EndOfBody && json.as_ptr() != text.as_ptr() {
+                    let name = self.file_name();
+                    self.export.unended.push(name);
+                }
+                return match self.day_of(time_us) {
+                    Ok(day) => self.keep(day, json),
+                    Err(why) => {
+                        self.undated(at, &why);
+                        Ok(())
+                    }
+                };
+            }
+            Err(Refusal::ServerError { message }) => {
+                return Err(ConvertError::server(at, &message));
+            }
+            Err(Refusal::Reject(reason)) => reason,
+        };
+        let pieces = if reason.is_syntax() {
+            pieces_of(json)
+        } else {
+            Vec::new()
+        };
+        if pieces.is_empty() {
+            return self.refuse(at, boundary, &reason);
+        }
+        for piece in pieces {
+            let behind = piece.as_ptr() as usize - json.as_ptr() as usize;
+            let at = Position {
+                byte: at.byte + behind as u64,
+                ..at
+            };
+            self.record(at, boundary, piece, piece)?;
+        }
+        Ok(())
     }
 
     fn refuse(
@@ -616,6 +732,31 @@ impl Splitter {
         }
         Ok(())
     }
+}
+
+/// The objects of which a line is made that is not one: files that were put one behind the other may lack
+/// a newline between them, and begin with a byte order mark each. None if it is anything else.
+fn pieces_of(line: &[u8]) -> Vec<&[u8]> {
+    let mut pieces = Vec::new();
+    let mut rest = line;
+    loop {
+        rest = rest.trim_ascii_start();
+        rest = rest.strip_prefix(BOM).unwrap_or(rest);
+        if rest.is_empty() {
+            break;
+        }
+        let mut objects = serde_json::Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
+        match objects.next() {
+            Some(Ok(_)) if rest.starts_with(b"{") => {}
+            _ => return Vec::new(),
+        }
+        let (piece, behind) = rest.split_at(objects.byte_offset());
+        pieces.push(piece);
+        rest = behind;
+    }
+    // The line itself was looked at before.
+    pieces.retain(|piece| piece.len() < line.len());
+    pieces
 }
 
 /// Fills `chunk` as far as there is something to read: pipes give little at once.

@@ -26,8 +26,8 @@ use crate::plan::{LoadPlan, plan_load};
 use crate::slice::{Direction, Slice};
 use crate::source::Source;
 
-/// Load an export from files: NDJSON, a JSON array, a page of the list or CSV, compressed with gzip
-/// or zstd or not.
+/// Load an export from files: NDJSON, a JSON array, objects or pages of the list one behind the other,
+/// or CSV, compressed with gzip or zstd or not.
 #[derive(Clone, Debug, Args)]
 pub(super) struct LoadArgs {
     /// The export; several files are one. `-`, or none, reads standard input.
@@ -54,7 +54,9 @@ pub(super) struct LoadArgs {
 impl From<ExportError> for CommandError {
     fn from(error: ExportError) -> Self {
         let exit = match &error {
-            ExportError::Input { .. } | ExportError::Archive { .. } => Exit::Usage,
+            ExportError::Input { .. } | ExportError::Directory { .. } | ExportError::Odd { .. } => {
+                Exit::Usage
+            }
             ExportError::Spool { .. } if !is_disk_full(&error) => Exit::Usage,
             ExportError::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,

@@ -1,11 +1,11 @@
 //! Records in JSON: lines, an array, or an envelope. Which of them it is shows in the first bytes.
 
-use serde::de::Error;
+use serde::de::{Error, IgnoredAny};
 use serde::{Deserialize, Deserializer};
 
 use crate::decompress::{GZIP_MAGIC, ZSTD_MAGIC};
 
-use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position, is_space};
+use super::{BOM, BOM_START, BodySummary, Boundary, Frame, FramingError, Position, is_space};
 
 /// Keys of a record that an envelope never has beside its list. An object that begins with `items`
 /// and has one of them is a record after all, and must not be taken apart.
@@ -49,6 +49,17 @@ pub(super) struct JsonFramer {
     /// Last byte of what is under way, which the cap may have kept out of `partial`.
     partial_last: u8,
     envelope_total: Option<u64>,
+    /// What may stand in it, if it is a file.
+    file: Option<FileLayout>,
+}
+
+/// A file may be several documents, one behind the other: pages, or objects over several lines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FileLayout {
+    /// An object over several lines shows by its first line.
+    Unknown,
+    /// Objects follow one another without newlines, on a line longer than any record.
+    Objects,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +68,8 @@ enum State {
     Start,
     /// Not yet enough bytes to tell the layout; they are in `partial`.
     Detecting,
+    /// The first line of a file, as far as a record may be long: it is in `partial`.
+    FirstLine,
     Lines,
     List {
         place: Place,
@@ -66,6 +79,27 @@ enum State {
         extent: Extent,
         purpose: Purpose,
     },
+}
+
+impl State {
+    /// In front of an object that is a document of its own.
+    const DOCUMENT: Self = Self::Value {
+        extent: Extent {
+            depth: 0,
+            in_string: false,
+            escaped: false,
+            scalar: false,
+        },
+        purpose: Purpose::Document,
+    };
+}
+
+impl FileLayout {
+    /// Whether an object that begins with `start` is a document of its own, and not a line.
+    fn is_document(self, start: &[u8]) -> bool {
+        let mut inside = start.iter().skip(1).take_while(|&&byte| is_space(byte));
+        start.first() == Some(&b'{') && (self == Self::Objects || inside.any(|&byte| byte == b'\n'))
+    }
 }
 
 /// What comes next between the values of an array or an envelope.
@@ -91,6 +125,8 @@ enum Purpose {
     },
     /// `items` that are no list: only `null`, for an empty one.
     NoItems,
+    /// An object that is a document of its own.
+    Document,
     Pagination,
     OtherMember,
 }
@@ -173,6 +209,15 @@ impl JsonFramer {
             partial_length: 0,
             partial_last: 0,
             envelope_total: None,
+            file: None,
+        }
+    }
+
+    /// For a file, which people make in more ways than a server does.
+    pub(super) fn of_file(max_record_bytes: usize) -> Self {
+        Self {
+            file: Some(FileLayout::Unknown),
+            ..Self::new(max_record_bytes)
         }
     }
 
@@ -199,6 +244,7 @@ impl JsonFramer {
         while !rest.is_empty() {
             rest = match self.state {
                 State::Start | State::Detecting => self.detect(rest, on_frame)?,
+                State::FirstLine => self.first_line(rest, on_frame)?,
                 State::Lines => self.lines(rest, on_frame)?,
                 State::List { .. } => self.list(rest)?,
                 State::Value { .. } => self.value(rest, on_frame)?,
@@ -212,12 +258,13 @@ impl JsonFramer {
         E: From<FramingError>,
         F: FnMut(Frame<'_>) -> Result<(), E>,
     {
-        if self.state == State::Detecting {
+        if matches!(self.state, State::Detecting | State::FirstLine) {
             self.settle(State::Lines, on_frame)?;
         }
         match self.state {
             State::Start
             | State::Detecting
+            | State::FirstLine
             | State::List {
                 place: Place::Done, ..
             } => {}
@@ -262,9 +309,12 @@ impl JsonFramer {
     {
         for (i, &byte) in chunk.iter().enumerate() {
             let rest = &chunk[i + 1..];
-            let in_bom = self.at.byte < BOM.len() as u64
-                && self.partial.len() as u64 == self.at.byte
-                && BOM.get(self.partial.len()) == Some(&byte);
+            // Files that were put one behind the other have one each.
+            let is_first = match self.file {
+                Some(_) => BOM.starts_with(&self.partial),
+                None => self.partial.len() as u64 == self.at.byte,
+            };
+            let in_bom = is_first && BOM.get(self.partial.len()) == Some(&byte);
             if self.state == State::Start {
                 if in_bom || !is_space(byte) {
                     self.begin_partial();
@@ -284,7 +334,21 @@ impl JsonFramer {
             if in_bom {
                 continue;
             }
-            match layout_of(&self.partial) {
+            let layout = match (layout_of(&self.partial), self.file) {
+                (Some(Layout::Lines), Some(file)) if file.is_document(&self.partial) => {
+                    Some(Layout::Document)
+                }
+                (layout, _) => layout,
+            };
+            match layout {
+                Some(Layout::Lines) if self.file.is_some() && self.partial[0] == b'{' => {
+                    self.state = State::FirstLine;
+                    return Ok(rest);
+                }
+                Some(Layout::Document) => {
+                    self.settle(State::DOCUMENT, on_frame)?;
+                    return Ok(rest);
+                }
                 None if self.partial.len() <= self.max_record_bytes.min(MAX_DETECTED_BYTES) => {}
                 None | Some(Layout::Lines) => {
                     self.settle(State::Lines, on_frame)?;
@@ -338,6 +402,31 @@ impl JsonFramer {
         let skip = usize::from(matches!(state, State::List { .. }));
         self.advance(&held[..skip]);
         self.push(&held[skip..], on_frame)
+    }
+
+    /// Holds the first line of a file as far as a record may be long: if it is longer, it may be all
+    /// of the file's objects.
+    fn first_line<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
+    where
+        E: From<FramingError>,
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let line = &chunk[..memchr::memchr(b'\n', chunk).unwrap_or(chunk.len())];
+        let room = self.max_record_bytes.saturating_add(1) - self.partial.len();
+        let taken = &line[..line.len().min(room)];
+        self.keep(taken, usize::MAX);
+        self.advance(taken);
+        let is_too_long = self.partial.len() > self.max_record_bytes;
+        if !is_too_long && line.len() == chunk.len() {
+            return Ok(&[]);
+        }
+        if is_too_long && are_several_objects(&self.partial) {
+            self.file = Some(FileLayout::Objects);
+            self.settle(State::DOCUMENT, on_frame)?;
+        } else {
+            self.settle(State::Lines, on_frame)?;
+        }
+        Ok(&chunk[taken.len()..])
     }
 
     fn lines<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
@@ -476,6 +565,10 @@ impl JsonFramer {
                 }
                 (Place::AfterMember, b',') => Place::Key,
                 (Place::AfterMember, _) => return Err(self.expected("`,` or `}`")),
+                (Place::Done, b'{' | b'[' | BOM_START) if self.file.is_some() => {
+                    self.state = State::Start;
+                    return Ok(&chunk[i..]);
+                }
                 (Place::Done, _) => return Err(self.expected("nothing after the list's end")),
             };
             self.state = State::List {
@@ -508,7 +601,7 @@ impl JsonFramer {
 
     fn value_cap(&self, purpose: Purpose) -> usize {
         match purpose {
-            Purpose::Element { .. } => self.max_record_bytes,
+            Purpose::Element { .. } | Purpose::Document => self.max_record_bytes,
             Purpose::NoItems => NULL.len() + 1,
             Purpose::Pagination => MAX_PAGINATION_BYTES,
             Purpose::OtherMember => 0,
@@ -567,8 +660,21 @@ impl JsonFramer {
                 enveloped: true,
             },
             Purpose::NoItems => return Err(self.expected(ITEMS)),
+            Purpose::Document => {
+                let (length, at) = (self.partial_length, self.partial_at);
+                emit(
+                    &self.partial,
+                    length,
+                    at,
+                    Boundary::Element,
+                    self.max_record_bytes,
+                    on_frame,
+                )?;
+                State::Start
+            }
             Purpose::Pagination => {
-                self.envelope_total = pagination_total(&self.partial);
+                let total = pagination_total(&self.partial);
+                self.envelope_total = self.envelope_total.max(total);
                 State::List {
                     place: Place::AfterMember,
                     enveloped: true,
@@ -614,6 +720,7 @@ where
 #[derive(Clone, Copy)]
 enum Layout {
     Lines,
+    Document,
     Array,
     Envelope,
     Compressed,
@@ -649,6 +756,14 @@ fn layout_of(start: &[u8]) -> Option<Layout> {
         }
     }
     Some(Layout::Lines)
+}
+
+/// Whether a text begins with an object and goes on with another, or with its beginning.
+fn are_several_objects(text: &[u8]) -> bool {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<IgnoredAny>();
+    let is_whole = matches!(values.next(), Some(Ok(_)));
+    let rest = text.get(values.byte_offset()..).unwrap_or_default();
+    is_whole && rest.trim_ascii_start().starts_with(b"{")
 }
 
 /// The part of a page that says how many records all pages have.

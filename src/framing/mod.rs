@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Whether a body is JSON or CSV is known to who asked for it, or shows in its first character; the
-//! layout of JSON is recognised from the first bytes. Framing knows nothing of what a record means,
+//! layout of JSON is recognised from the first bytes. A file may be several arrays, envelopes and objects
+//! over several lines, one behind the other. Framing knows nothing of what a record means,
 //! does no I/O, and holds at most `max_record_bytes` and one chunk.
 //!
 //! ```
@@ -185,7 +186,9 @@ pub enum Format {
 /// amount of it.
 const MAX_SPACE_BYTES: usize = 4 << 10;
 
-const BOM: &[u8] = b"\xEF\xBB\xBF";
+pub(crate) const BOM: &[u8] = b"\xEF\xBB\xBF";
+/// The first byte of one.
+const BOM_START: u8 = 0xEF;
 
 fn is_space(byte: u8) -> bool {
     matches!(byte, b' ' | b'\t' | b'\r' | b'\n')
@@ -239,12 +242,22 @@ impl Framer {
         }
     }
 
-    /// The same for a body whose format shows in its first character: JSON begins with a brace or a
+    /// The same for a file, whose format shows in its first character: JSON begins with a brace or a
     /// bracket, and the header line of CSV with neither.
     pub fn detecting(max_record_bytes: usize) -> Self {
         Self {
             max_record_bytes,
             inner: Inner::Undecided(Vec::new()),
+        }
+    }
+
+    fn of_file(format: Format, max_record_bytes: usize) -> Self {
+        match format {
+            Format::Json => Self {
+                max_record_bytes,
+                inner: Inner::Json(JsonFramer::of_file(max_record_bytes)),
+            },
+            Format::Lines | Format::Csv => Self::new(format, max_record_bytes),
         }
     }
 
@@ -267,7 +280,7 @@ impl Framer {
                     return Ok(());
                 };
                 let held = std::mem::take(held);
-                *self = Self::new(format, self.max_record_bytes);
+                *self = Self::of_file(format, self.max_record_bytes);
                 self.push(&held, on_frame)
             }
         }

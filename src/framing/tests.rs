@@ -523,3 +523,82 @@ proptest! {
         }
     }
 }
+
+/// Frames a file whole and in chunks of 1, 3 and 7 bytes, and demands the same of all.
+fn frame_file_any_way(body: &[u8], max_record_bytes: usize) -> Framed {
+    let framed = |size| {
+        let chunks: Vec<&[u8]> = body.chunks(size).collect();
+        frame_with(Framer::detecting(max_record_bytes), &chunks)
+    };
+    let whole = framed(body.len().max(1));
+    for size in [1, 3, 7] {
+        assert_eq!(framed(size), whole, "in chunks of {size}");
+    }
+    whole
+}
+
+#[test]
+fn a_file_may_be_several_documents() {
+    for (body, expected) in [
+        // Objects over several lines, with and without a byte order mark between them.
+        (
+            "{\n  \"a\": 1\n}\n{\n  \"a\": {\"b\": \"}\\\"\"}\n}",
+            &["{\n  \"a\": 1\n}", "{\n  \"a\": {\"b\": \"}\\\"\"}\n}"][..],
+        ),
+        (
+            "\u{feff}{\n\"a\": 1}\r\n\u{feff}{\r\n\"a\": 2}",
+            &["{\n\"a\": 1}", "{\r\n\"a\": 2}"],
+        ),
+        // Pages and arrays, one a line or not.
+        (
+            "{\"items\":[{\"a\":1}],\"pagination\":{\"total\":3}}\n{\"items\":[{\"a\":2}]}{ \"items\":[]}\n",
+            &["{\"a\":1}", "{\"a\":2}"],
+        ),
+        (
+            "[{\"a\":1}]\n\n[{\"a\":2},{\"a\":3}][]",
+            &["{\"a\":1}", "{\"a\":2}", "{\"a\":3}"],
+        ),
+        // Objects on one line that is longer than a record may be.
+        (
+            "{\"a\":1}{\"a\":2} {\"a\":3}\t{\"a\":4}{\"a\":5}\n{\"a\":6}",
+            &[
+                "{\"a\":1}",
+                "{\"a\":2}",
+                "{\"a\":3}",
+                "{\"a\":4}",
+                "{\"a\":5}",
+                "{\"a\":6}",
+            ],
+        ),
+        // Lines, as ever.
+        (
+            "{\"a\":1}\n\n{ \"a\":2}\n[\n",
+            &["{\"a\":1}", "{ \"a\":2}", "["],
+        ),
+        (
+            "{\"a\":\"a line that is too long\"}\n{}\n",
+            &["(too long)", "{}"],
+        ),
+    ] {
+        let framed = frame_file_any_way(body.as_bytes(), 30);
+        assert_eq!(texts(&framed), expected, "{body}");
+        assert!(framed.1.is_ok(), "{body}: {:?}", framed.1);
+    }
+    let framed = frame_file_any_way(
+        b"{\"items\":[],\"pagination\":{\"total\":7}}\n{\"items\":[]}",
+        30,
+    );
+    assert_eq!(framed.1.map(|summary| summary.envelope_total), Ok(Some(7)));
+    let framed = frame_file_any_way(b"{\n\"a\": 1}\n{\n\"a\":", 30);
+    assert_eq!(
+        (framed.0.len(), framed.1),
+        (1, Err(FramingError::UnexpectedEnd { at: at(4, 16) }))
+    );
+    // Of a server's body nothing of the kind is known.
+    let framed = frame_any_way(b"[]\n[]", 30);
+    assert!(
+        matches!(framed.1, Err(FramingError::Syntax { .. })),
+        "{framed:?}"
+    );
+    assert_eq!(texts(&frame_any_way(b"{\n\"a\":1}", 30)), ["{", "\"a\":1}"]);
+}

@@ -328,7 +328,6 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
             1,
             "names no column `date`",
         ),
-        (b"PK\x03\x04rest".to_vec(), 2, "export is a zip archive"),
         (
             zstd::encode_all(whole.as_bytes(), 1).unwrap()[..50].to_vec(),
             1,
@@ -359,7 +358,10 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
             &["export", "missing"][..],
             "error: cannot read missing: No such file",
         ),
-        (&["."], "error: cannot read .: is a directory"),
+        (
+            &["."],
+            "error: . is a directory. Name the files in it. Nothing was loaded",
+        ),
         (&["-", "-"], "can be read only once"),
         (&["export", "./export"], "./export is named twice"),
         (
@@ -381,6 +383,87 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
         2,
         "--direction is required"
     );
+}
+
+#[test]
+fn an_odd_file_is_read_or_named_for_what_it_is() {
+    let lines = calls(0, 3);
+    let records: Vec<Value> = lines
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    let pretty = records.iter().map(|record| format!("{record:#}\n"));
+    let page = |line| format!("{{\"items\":[{line}],\"pagination\":{{\"total\":3}}}}\n");
+    let header = "date,from,to,duration,charge\n";
+    let row = format!("{DAY}T10:00:00Z,1,2,3,4\n");
+    for (what, content) in [
+        ("objects over several lines", pretty.collect::<String>()),
+        ("objects without newlines", lines.replace('\n', "")),
+        (
+            "files of which the last lines lack a newline, put one behind the other",
+            lines.replacen('\n', "", 1),
+        ),
+        ("pages one a line", lines.lines().map(page).collect()),
+        (
+            "byte order marks in the middle",
+            lines.replace("{\"date", "\u{feff}{\"date"),
+        ),
+        (
+            "byte order marks in the middle of CSV",
+            format!("\u{feff}{header}{row}\u{feff}{header}{row}{row}"),
+        ),
+    ] {
+        let (workplace, _server) = with_export(3, content);
+        let loaded = load(&workplace, &["export"]);
+        assert_eq!(loaded.status, 0, "{what}: {loaded:?}");
+        let counts = loaded.report().totals.counts;
+        assert_eq!((counts.records, counts.rejected), (3, 0), "{what}");
+    }
+    let utf_16 = |to_bytes: fn(u16) -> [u8; 2], mark: &str| -> Vec<u8> {
+        let text = format!("{mark}{lines}");
+        text.encode_utf16().flat_map(to_bytes).collect()
+    };
+    let iconv = "is text in UTF-16. Convert it, and load what comes out: iconv -f UTF-16 -t UTF-8";
+    let mut tar = vec![b'x'; 257];
+    tar.extend(b"ustar\x0000");
+    for (content, problem) in [
+        (utf_16(u16::to_le_bytes, "\u{feff}"), iconv),
+        (utf_16(u16::to_be_bytes, "\u{feff}"), iconv),
+        (utf_16(u16::to_le_bytes, ""), iconv),
+        (utf_16(u16::to_be_bytes, ""), iconv),
+        (
+            zstd::encode_all(&*utf_16(u16::to_le_bytes, "\u{feff}"), 1).unwrap(),
+            iconv,
+        ),
+        (
+            b"BZh91AY&SY".to_vec(),
+            "is compressed with bzip2. Pipe it in: bzcat FILE | cdrlake load",
+        ),
+        (
+            b"\xFD7zXZ\0".to_vec(),
+            "is compressed with xz. Pipe it in: xzcat FILE | cdrlake load",
+        ),
+        (
+            b"PK\x03\x04rest".to_vec(),
+            "is a zip archive, as spreadsheets are too",
+        ),
+        (
+            b"PAR1rest".to_vec(),
+            "is a Parquet file, which load does not read",
+        ),
+        (tar.clone(), "is a tar archive"),
+        (zstd::encode_all(&*tar, 1).unwrap(), "is a tar archive"),
+    ] {
+        let (workplace, _server) = with_export(3, content);
+        let loaded = load(&workplace, &["export", "--skip-undated"]);
+        assert_eq!(loaded.status, 2, "{problem}: {loaded:?}");
+        let problem = format!("error: export {problem}");
+        assert!(
+            loaded.stderr.contains(&problem) && loaded.stderr.contains("Nothing was loaded"),
+            "{problem}: {}",
+            loaded.stderr
+        );
+    }
 }
 
 #[test]
