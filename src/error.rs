@@ -24,6 +24,25 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 /// Most characters shown of what somebody else said.
 const MAX_QUOTED_CHARS: usize = 300;
 
+/// A number with its thousands set apart: `1,234,567`.
+pub(crate) fn thousands(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number of things: `1 slice`, `2,000 slices`.
+pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
+    let name = if number == 1 { one } else { many };
+    format!("{} {name}", thousands(number))
+}
+
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
 /// anything that could be a phone number, with or without separators, or a credential in an address.
 pub fn quoted(text: &str) -> String {

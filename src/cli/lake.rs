@@ -19,10 +19,11 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// The place that the configuration names. Does no I/O.
+    /// The place that the configuration names. No I/O but a look for links that lead nowhere.
     pub(super) fn of(config: &Config) -> Result<Self, CommandError> {
         match &config.lake.url {
             Location::Directory(root) => {
+                refuse_dangling(root)?;
                 let store = LocalStore::new(root, config.lake.file_mode);
                 Ok(Self::Directory(store))
             }
@@ -98,6 +99,22 @@ fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, CommandError
     };
     let store = BucketStore::connect(url, &options, own, &config.limits.spool_dir);
     store.map_err(wrong)
+}
+
+/// A link that leads nowhere is no place for a lake, and looks like one that is not there yet.
+fn refuse_dangling(root: &FilePath) -> Result<(), CommandError> {
+    let mut above = root.ancestors();
+    let Some(link) = above.find(|path| path.is_symlink() && !path.exists()) else {
+        return Ok(());
+    };
+    let target = std::fs::read_link(link)?;
+    let problem = format!(
+        "lake.url is {}, but {} is a link to {}, which is not there. Make or mount that, or correct the link",
+        root.display(),
+        link.display(),
+        target.display()
+    );
+    Err(CommandError::new(Exit::Usage, problem))
 }
 
 fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {

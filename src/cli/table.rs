@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 
 use crate::amount::AmountSum;
+pub(super) use crate::error::{counted, thousands};
 use crate::lake::ledger::State;
 use crate::slice::Direction;
 use crate::status::{ANSWERED, DayStatus, acd_seconds, asr_percent};
@@ -18,23 +19,10 @@ const MIN_GAP_DAYS: usize = 4;
 /// Width of the longest bar, in characters.
 const BAR_WIDTH: u64 = 20;
 
-/// A number with its thousands set apart: `1,234,567`.
-pub(super) fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::with_capacity(digits.len() * 4 / 3);
-    for (i, digit) in digits.chars().enumerate() {
-        if i > 0 && (digits.len() - i).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number of things: `1 slice`, `2,000 slices`.
-pub(super) fn counted(number: u64, one: &str, many: &str) -> String {
-    let name = if number == 1 { one } else { many };
-    format!("{} {name}", thousands(number))
+/// A number that may be negative, with its thousands set apart: a provider may correct more than a day has.
+fn signed(number: i64) -> String {
+    let sign = if number < 0 { "-" } else { "" };
+    format!("{sign}{}", thousands(number.unsigned_abs()))
 }
 
 /// A share, in words that never make nothing of it: `2.5 %`, `less than 0.1 %`.
@@ -237,7 +225,7 @@ impl DayTable {
 
     fn write(&self, row: &DayRow, name: &str, remark: &str, out: &mut String) {
         let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
-        let minutes = thousands(u64::try_from((row.seconds + 30) / 60).unwrap_or_default());
+        let minutes = signed((row.seconds + 30).div_euclid(60));
         let ratio = |ratio: Option<f64>| {
             ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.0}"))
         };
@@ -362,6 +350,24 @@ mod tests {
         assert_eq!(middle[2], "…          (20 more days)");
         assert!(middle[3].starts_with("2026-05-01") && middle[3].ends_with("unusual"));
         assert_eq!(middle[4], "…          (48 more days)");
+    }
+
+    #[test]
+    fn a_sum_below_zero_is_shown_as_one() {
+        let mut table = DayTable::with_quality();
+        let row = table.day(Date::constant(2026, 1, 1));
+        (row.placed, row.answered, row.seconds) = (Some(2), 2, -7_200_060);
+        row.charge = "-1200.5".parse().unwrap();
+        let text = table.render();
+        for line in text.lines().skip(1) {
+            let cells: Vec<&str> = line.split_whitespace().collect();
+            assert_eq!(cells[3..5], ["-120,001", "-1,200.50"], "{text}");
+            assert!(line.contains(" -3600030s"), "{text}");
+        }
+        assert_eq!(
+            [-90, -30, -29, 29, 30].map(|seconds| signed((seconds + 30_i64).div_euclid(60))),
+            ["-1", "0", "0", "0", "1"]
+        );
     }
 
     #[test]

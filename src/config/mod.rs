@@ -31,6 +31,9 @@ pub use settings::{ConfigError, Origin};
 pub const DEFAULT_FILE: &str = "pipeline.toml";
 /// This program's name and version, as the source, the ledger and files of the lake see it.
 pub const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));
+/// Shortest key: a shorter one would stand in every other word of a message, where it is hidden. The
+/// simulator's is `demo`.
+const MIN_KEY_BYTES: usize = 4;
 /// Least rows of a row group: the footer has some kilobytes of each, and lies in memory until the file is complete.
 const MIN_ROW_GROUP_ROWS: i64 = 1_000;
 
@@ -420,6 +423,13 @@ impl KeySource {
                 "{name}: the key holds characters that no key has. Is it the right file or variable?"
             ));
         }
+        let first = key.as_bytes().first();
+        if key.len() < MIN_KEY_BYTES || key.bytes().all(|byte| Some(&byte) == first) {
+            return Err(format!(
+                "{name}: what is there is too short or too plain to be a key: {self} has {} of fewer than {MIN_KEY_BYTES}, or one character again and again. Is it the right file or variable?",
+                crate::error::counted(key.len() as u64, "character", "characters"),
+            ));
+        }
         Ok(SecretString::from(key))
     }
 }
@@ -563,8 +573,8 @@ fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
         // What every store takes in one request is far more.
         single_put_bytes: single_put_bytes.unwrap_or(most.min(16 << 20)).min(5 << 30),
         spool_dir: settings
-            .get("limits.spool_dir", units::text)?
-            .map_or_else(std::env::temp_dir, PathBuf::from),
+            .get("limits.spool_dir", units::path)?
+            .unwrap_or_else(std::env::temp_dir),
     })
 }
 
@@ -649,9 +659,7 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
         compression: settings
             .get("source.compression", units::boolean)?
             .unwrap_or(true),
-        ca_file: settings
-            .get("source.ca_file", units::text)?
-            .map(PathBuf::from),
+        ca_file: settings.get("source.ca_file", units::path)?,
     };
     if config.retry_max < config.retry_base {
         let problem = "source.retry_max is shorter than source.retry_base";
@@ -682,9 +690,7 @@ fn key_source(
     })?;
     let mut sources = [
         settings.get(env, units::text)?.map(KeySource::Env),
-        settings
-            .get(file, units::text)?
-            .map(|path| KeySource::File(path.into())),
+        settings.get(file, units::path)?.map(KeySource::File),
         command.map(KeySource::Command),
     ]
     .into_iter()

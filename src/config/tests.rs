@@ -381,6 +381,67 @@ fn the_key_s_whereabouts_come_from_one_place() {
 }
 
 #[test]
+fn a_path_that_only_a_shell_understands_is_refused_with_the_one_that_was_meant() {
+    let home = std::env::var("HOME").unwrap();
+    let home = home.trim_end_matches('/');
+    for (path, meant) in [
+        ("~/lake", format!("{home}/lake")),
+        ("~", home.to_owned()),
+        ("$HOME/a/b", format!("{home}/a/b")),
+        ("~ann/lake", "/home/ann/lake".to_owned()),
+    ] {
+        for (key, toml) in [
+            ("lake.url", format!("lake.url = '{path}'")),
+            (
+                "source.ca_file",
+                format!("lake.url = 'x'\nsource.ca_file = '{path}'"),
+            ),
+            (
+                "limits.spool_dir",
+                format!("lake.url = 'x'\nlimits.spool_dir = '{path}'"),
+            ),
+            (
+                "source.api_key.file",
+                format!("lake.url = 'x'\nsource.api_key.file = '{path}'"),
+            ),
+            (
+                "privacy.key.file",
+                format!("lake.url = 'x'\nprivacy.key.file = '{path}'"),
+            ),
+        ] {
+            let problem = problem(&toml);
+            let expected = format!(
+                "{key} is \"{path}\", of which only a shell makes another path: write {meant}"
+            );
+            assert!(problem.contains(&expected), "{expected}: {problem}");
+        }
+    }
+    for path in ["./~", "a~b", "lake~", "./$HOME"] {
+        assert!(load(&format!("lake.url = '{path}'")).is_ok(), "{path}");
+    }
+}
+
+#[test]
+fn what_is_too_short_or_too_plain_is_no_key() {
+    let key = |text: &str| {
+        load(&format!(
+            "lake.url = 'x'\nsource.api_key.command = 'echo {text}'"
+        ))
+        .unwrap()
+        .api_key()
+    };
+    for text in ["e", "abc", "aaaaaaaa"] {
+        let problem = key(text).unwrap_err().to_string();
+        assert!(
+            problem.contains("too short or too plain to be a key"),
+            "{problem}"
+        );
+        assert!(!problem.contains("aaaa"), "{problem}");
+    }
+    assert!(key("demo").is_ok());
+}
+
+#[test]
 fn a_key_is_read_from_a_private_file_or_a_command() {
     use std::os::unix::fs::PermissionsExt;
 

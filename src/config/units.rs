@@ -1,10 +1,12 @@
 //! Reads single values of the configuration. Errors are half sentences: "is not a duration …".
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use jiff::civil::Date;
 use toml::Value;
 
+use crate::lake::location::expanded;
 use crate::slice::parse_day;
 
 /// A text as it stands.
@@ -14,6 +16,11 @@ pub(super) fn text(value: &Value) -> Result<String, String> {
         Value::String(_) => Err("is empty: write a value, or leave the key out".to_owned()),
         _ => Err(format!("is {}: write a text in quotes", kind(value))),
     }
+}
+
+/// The path of a file or directory.
+pub(super) fn path(value: &Value) -> Result<PathBuf, String> {
+    expanded(&text(value)?).map(PathBuf::from)
 }
 
 /// `true` or `false`; a variable's text will do.

@@ -37,6 +37,30 @@ impl fmt::Display for Location {
     }
 }
 
+/// A path that names a place, and not one that only a shell would make of it.
+///
+/// # Errors
+/// Half a sentence, with the path that was meant.
+pub fn expanded(text: &str) -> Result<String, String> {
+    let home = std::env::var("HOME").unwrap_or_else(|_| "/home/you".to_owned());
+    let home = home.trim_end_matches('/');
+    let rest = match text.split_once('/').unwrap_or((text, "")) {
+        ("~" | "$HOME" | "${HOME}", rest) => Some(format!("{home}/{rest}")),
+        (user, rest) if user.starts_with('~') => {
+            let user = user.trim_start_matches('~');
+            Some(format!("/home/{user}/{rest}"))
+        }
+        _ => None,
+    };
+    match rest {
+        None => Ok(text.to_owned()),
+        Some(path) => Err(format!(
+            "is \"{text}\", of which only a shell makes another path: write {}",
+            path.trim_end_matches('/')
+        )),
+    }
+}
+
 impl FromStr for Location {
     type Err = String;
 
@@ -49,7 +73,7 @@ impl FromStr for Location {
             {
                 Err("lacks the two slashes: write s3://bucket/prefix".to_owned())
             }
-            None => Ok(Self::Directory(PathBuf::from(text))),
+            None => expanded(text).map(|path| Self::Directory(PathBuf::from(path))),
             Some(("file", _)) => {
                 let path = Url::parse(text)
                     .ok()

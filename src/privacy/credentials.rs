@@ -24,6 +24,8 @@ use crate::numbers::{percent_escaped, splice, without_escapes};
 
 /// Stands for a credential.
 const REDACTED: &str = "[redacted]";
+/// Stands for the key in what is said.
+const HIDDEN_KEY: &str = "[key]";
 /// A shorter key is not looked for in records: `demo`, the simulator's, is a word that may stand there.
 const MIN_KEY_BYTES: usize = 6;
 
@@ -99,9 +101,9 @@ impl Credentials {
         keys.into_iter()
     }
 
-    /// A message without the key.
+    /// A message without the key. It may be hidden already.
     pub fn printable(&self, message: &str) -> String {
-        let hide = |message: String, key: &Key| message.replace(key.text(), "[key]");
+        let hide = |message: String, key: &Key| hide_key(&message, key.text());
         self.longest_first().fold(message.to_owned(), hide)
     }
 
@@ -234,6 +236,22 @@ impl Credentials {
         });
         cuts.max().unwrap_or_default()
     }
+}
+
+/// A message without a key, which may be a part of what stands for one already.
+fn hide_key(message: &str, key: &str) -> String {
+    let hidden: Vec<usize> = message
+        .match_indices(HIDDEN_KEY)
+        .map(|(at, _)| at)
+        .collect();
+    let is_hidden = |at: &usize| {
+        let within = |start: &usize| start <= at && at + key.len() <= start + HIDDEN_KEY.len();
+        hidden.iter().any(within)
+    };
+    let keys = message.match_indices(key).map(|(at, _)| at);
+    let keys = keys.filter(|at| !is_hidden(at));
+    let keys = keys.map(|at| (at..at + key.len(), HIDDEN_KEY.to_owned()));
+    splice(message, keys).into_owned()
 }
 
 /// Whether something in an id was redacted, so that it may no longer tell one call from another.
@@ -496,6 +514,16 @@ mod tests {
             };
             assert!(credentials.redact(&mut record, json.as_bytes()));
             assert_eq!(record.extra.as_deref(), Some(r#"{"a":"[redacted]"}"#));
+        }
+    }
+
+    #[test]
+    fn a_key_is_hidden_once_however_often_a_message_is_looked_at() {
+        for key in ["key", "demo", "[key", "key]x", "aa"] {
+            let credentials = Credentials::new(Some(SecretString::from(key)));
+            let once = credentials.printable(&format!("Check source.api: {key}, {key}{key}!"));
+            assert_eq!(once, "Check source.api: [key], [key][key]!", "{key}");
+            assert_eq!(credentials.printable(&once), once, "{key}");
         }
     }
 

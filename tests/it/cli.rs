@@ -574,6 +574,22 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
 }
 
 #[test]
+fn a_link_that_leads_nowhere_is_named() {
+    let (_server, workplace) = serving(&calls(0, 1), 1);
+    std::os::unix::fs::symlink("/nowhere/disk", workplace.path("link")).unwrap();
+    let last = ["--from", DAY, "--to", DAY];
+    for lake in ["link", "link/lake"] {
+        for command in ["run", "status", "verify", "plan"] {
+            let arguments = [&[command, "--lake", lake], &last[..]].concat();
+            let problem = format!(
+                "lake.url is {lake}, but link is a link to /nowhere/disk, which is not there. Make or mount that"
+            );
+            refused(&workplace.run(&arguments), 2, &problem);
+        }
+    }
+}
+
+#[test]
 fn a_lake_is_not_made_inside_another() {
     let (_server, workplace) = serving(&calls(0, 1), 1);
     assert_eq!(workplace.run_day(PLACED).status, 0);

@@ -1194,7 +1194,7 @@ fn a_second_user_of_the_group_runs_verifies_and_cleans_up_in_the_same_lake() {
         command
             .args(["-c", &format!("umask 022; exec ./cdrlake {arguments}")])
             .current_dir(&root)
-            .env("TEST_KEY", "key")
+            .env("TEST_KEY", "test-key")
             .uid(user)
             .gid(GROUP);
         let output = output(command);
