@@ -155,7 +155,7 @@ async fn days(args: &DdlArgs, lake: &Lake) -> Result<Days, CommandError> {
     let mut days = Days::new();
     let changed = match (&args.changed_by, &args.changed_since) {
         (Some(run), _) => Some(
-            report(run, lake)
+            report("--changed-by", run, lake)
                 .await?
                 .partitions_changed
                 .into_iter()
@@ -224,7 +224,7 @@ async fn as_of(lake: &Lake) -> Result<String, CommandError> {
     if lake.runs().await?.is_empty() {
         return Ok(String::new());
     }
-    let run = report(LAST_RUN, lake).await?.run;
+    let run = report("--changed-since", LAST_RUN, lake).await?.run;
     Ok(format!(
         "-- As of run {run}; after this load: --changed-since {run}\n"
     ))
@@ -233,7 +233,7 @@ async fn as_of(lake: &Lake) -> Result<String, CommandError> {
 /// Days that a warehouse lacks which was loaded after `run`.
 async fn changed_since(run: &str, lake: &Lake) -> Result<BTreeSet<Date>, CommandError> {
     let run = match run {
-        LAST_RUN => report(LAST_RUN, lake).await?.run,
+        LAST_RUN => report("--changed-since", LAST_RUN, lake).await?.run,
         run => run.to_owned(),
     };
     run_reports::changed_since(lake, &run).await?.ok_or_else(|| {
@@ -245,18 +245,19 @@ async fn changed_since(run: &str, lake: &Lake) -> Result<BTreeSet<Date>, Command
     })
 }
 
-/// The report of a run.
-async fn report(run: &str, lake: &Lake) -> Result<Told, CommandError> {
+/// The report of a run, for the `flag` that asks for it.
+async fn report(flag: &str, run: &str, lake: &Lake) -> Result<Told, CommandError> {
     let usage = |problem: String| CommandError::new(Exit::Usage, problem);
     let runs = lake.runs().await?;
     let Some(last) = runs.last() else {
-        let problem =
-            "no run has kept a report in this lake yet: leave out --changed-by and --changed-since";
-        return Err(usage(problem.to_owned()));
+        let problem = format!(
+            "{flag}: no run has kept a report in this lake yet. Load everything, without {flag}"
+        );
+        return Err(usage(problem));
     };
     let unknown = || {
         usage(format!(
-            "--changed-by: this lake has no report of a run {run}. The last one is {last}"
+            "{flag}: this lake has no report of a run {run}. The last one is {last}"
         ))
     };
     if run != LAST_RUN {

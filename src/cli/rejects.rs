@@ -289,7 +289,7 @@ fn render(rejects: &Rejects, show_numbers: bool) -> String {
         }
     } else {
         lines.push(
-            "`zstdcat` shows the files whole. Once the source or cdrlake has changed, `cdrlake run --refresh` with these days brings the records in.".to_owned(),
+            "`zstdcat` shows the files whole. Once the source or cdrlake has changed, `cdrlake run --refresh` with these days, or `cdrlake load --refresh` with the export, brings the records in.".to_owned(),
         );
         if !show_numbers {
             lines.push("Phone numbers are hidden; --show-numbers shows them.".to_owned());

@@ -57,6 +57,12 @@ impl RangeArgs {
             .map_or_else(|| all.to_vec(), |only| vec![only])
     }
 
+    /// The direction asked for, for a command that means the same: ` --direction placed`.
+    pub(super) fn direction_flag(&self) -> String {
+        let flag = |direction| format!(" --direction {direction}");
+        self.direction.map_or_else(String::new, flag)
+    }
+
     /// The days asked for, without a limit where none is given: for what looks at all that is there.
     pub(super) fn days(&self, config: &Config) -> Result<RangeInclusive<Date>, CommandError> {
         let today = Timestamp::now()
@@ -68,7 +74,9 @@ impl RangeArgs {
                 .unwrap_or(Date::MIN)
         };
         let from = self.from.or(self.last.map(first_of)).unwrap_or(Date::MIN);
-        let to = self.to.unwrap_or(Date::MAX);
+        // `--last` ends with yesterday, here as everywhere.
+        let last_of = |_| today.yesterday().unwrap_or(today);
+        let to = self.to.or(self.last.map(last_of)).unwrap_or(Date::MAX);
         if from > to {
             let problem = format!("--from {from} lies after --to {to}");
             return Err(CommandError::new(Exit::Usage, problem));
@@ -402,10 +410,11 @@ fn troubles(report: &RunReport) -> Vec<String> {
 fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
     if plan.due.is_empty() {
         let (from, to) = (plan.days.start(), plan.days.end());
-        return vec![format!(
-            "Nothing to do: all {} slices from {from} to {to} are up to date.",
-            plan.up_to_date
-        )];
+        let all = match plan.up_to_date {
+            1 => format!("the slice of {from} is"),
+            slices => format!("all {} slices from {from} to {to} are", thousands(slices)),
+        };
+        return vec![format!("Nothing to do: {all} up to date.")];
     }
     let of = |outcome| {
         report

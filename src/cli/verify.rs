@@ -173,7 +173,7 @@ fn not_fetched(config: &Config, args: &VerifyArgs, found: &BTreeSet<Slice>) -> B
     slices.filter(|slice| !found.contains(slice)).collect()
 }
 
-/// The command that repairs everything that this one finds.
+/// The command that repairs everything that this one finds, and nothing else.
 fn repair_command(args: &VerifyArgs) -> String {
     let mut command = "cdrlake verify --repair".to_owned();
     let days = [("--from", args.range.from), ("--to", args.range.to)];
@@ -185,13 +185,11 @@ fn repair_command(args: &VerifyArgs) -> String {
     if let Some(last) = args.range.last {
         command = format!("{command} --last {last}");
     }
-    if let Some(direction) = args.range.direction {
-        command = format!("{command} --direction {direction}");
-    }
+    command.push_str(&args.range.direction_flag());
     if args.source {
         command.push_str(" --source");
     }
-    command
+    command + &args.config.as_flags()
 }
 
 /// Asks the provider for its count of every closed slice that is good so far.
@@ -401,16 +399,20 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         let wrong = |finding: &&Finding| finding.fault == Fault::ControlTotal;
         let differing = found.findings.iter().filter(wrong).count();
         lines.push(format!(
-            "{} counts asked of the provider, {} match; {} open, which the next run fetches again, were not asked.",
-            asked.asked,
-            asked.asked - differing,
-            number_of_slices(asked.open)
+            "{} asked of the provider, {} as in the ledger; {}, which the next run fetches again.",
+            counted(asked.asked as u64, "count was", "counts were"),
+            thousands((asked.asked - differing) as u64),
+            counted(
+                asked.open as u64,
+                "was not asked, for its slice is open",
+                "were not asked, for their slices are open"
+            )
         ));
         if let Some(error) = &asked.error {
             lines.push(format!("The other counts could not be asked: {error}"));
         }
     }
-    lines.extend(remarks(found));
+    lines.extend(remarks(found, &args.config.as_flags()));
     let verdict = match (found.findings.len(), repair) {
         (0, _) if found.slices == 0 => "there was nothing to verify".to_owned(),
         (0, _) if !not_fetched.is_empty() => format!(
@@ -425,7 +427,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         (findings, Some(repair)) => format!(
             "{}, {} left after the repair",
             counted(findings as u64, "finding", "findings"),
-            repair.remaining.len()
+            thousands(repair.remaining.len() as u64)
         ),
     };
     lines.push(format!(
@@ -439,11 +441,11 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
 }
 
 /// What is no finding, and to be known all the same.
-fn remarks(found: &VerifyReport) -> Vec<String> {
+fn remarks(found: &VerifyReport, flags: &str) -> Vec<String> {
     let mut lines = Vec::new();
     if found.rejected > 0 {
         lines.push(format!(
-            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects` shows why.",
+            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects{flags}` shows why.",
             thousands(found.rejected),
             counted(found.records, "record", "records"),
             percent(found.rejected, found.records),
@@ -453,7 +455,7 @@ fn remarks(found: &VerifyReport) -> Vec<String> {
     let old = |(version, _): &(&u32, &u64)| **version < SCHEMA_VERSION;
     for (version, slices) in found.schema_versions.iter().filter(old) {
         lines.push(format!(
-            "{} columns of version {version}, not {SCHEMA_VERSION}: what was added since is missing there. `cdrlake run --refresh` with these days fetches it.",
+            "{} columns of version {version}, not {SCHEMA_VERSION}: what was added since is missing there. `cdrlake run --refresh{flags}` with these days fetches it.",
             counted(*slices, "slice has", "slices have")
         ));
     }
@@ -513,7 +515,7 @@ fn mending_commands(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
                 "cdrlake verify --repair --from {day} --to {day} --direction {direction}{}{flags}",
                 if args.source { " --source" } else { "" }
             ),
-            Mend::Remove => format!("cdrlake verify --repair{flags}"),
+            Mend::Remove => repair_command(args),
             Mend::ByHand => continue,
         };
         if !commands.contains(&command) {
@@ -522,15 +524,18 @@ fn mending_commands(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
     }
     let several = commands.len() > 1;
     commands.truncate(MAX_LINES);
-    let all = format!("{}{flags}", repair_command(args));
+    let all = repair_command(args);
     if several {
+        commands.retain(|command| *command != all);
         commands.push(format!("{all}    # all of it"));
     }
     let not_fetched = &verified.not_fetched;
     if let (Some(first), Some(last)) = (not_fetched.first(), not_fetched.last()) {
         commands.push(format!(
-            "cdrlake run --from {} --to {}{flags}",
-            first.day, last.day
+            "cdrlake run --from {} --to {}{}{flags}",
+            first.day,
+            last.day,
+            args.range.direction_flag()
         ));
     }
     commands

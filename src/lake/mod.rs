@@ -107,7 +107,7 @@ pub enum LakeError {
     NotALake,
     /// The table may have changed, but the ledger could not be told.
     #[error(
-        "{path} may have changed, but its ledger entry could not be completed. The next run mends it"
+        "{path} may have changed, but its ledger entry could not be completed. Once what stood in the way is gone, the next run mends it"
     )]
     NotRecorded {
         /// The slice's file.

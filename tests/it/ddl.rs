@@ -207,3 +207,35 @@ fn what_cannot_be_is_said_in_a_sentence() {
     assert_eq!(ran.status, 1, "{ran:?}");
     assert!(ran.stderr.contains("`cdrlake run` mends it"), "{ran:?}");
 }
+
+#[test]
+fn a_run_that_is_not_known_is_told_by_the_flag_that_asked_for_it() {
+    let (_server, workplace) = lake();
+    for flag in ["--changed-by", "--changed-since"] {
+        let arguments = [
+            "ddl",
+            "--target",
+            "redshift",
+            "--location",
+            "s3://b/l",
+            "--load",
+            flag,
+        ];
+        let refused = |run| {
+            let ran = workplace.run(&[&arguments[..], &[run]].concat());
+            assert_eq!(ran.status, 2, "{ran:?}");
+            ran.stderr
+        };
+        let no_report = refused("nope");
+        std::fs::remove_dir_all(workplace.path("lake/_cdrlake/runs")).unwrap();
+        for said in [no_report, refused("last"), refused("nope")] {
+            let spoken = ["--changed-by", "--changed-since"].map(|flag| said.contains(flag));
+            assert_eq!(
+                spoken,
+                [flag == "--changed-by", flag == "--changed-since"],
+                "{said}"
+            );
+        }
+        assert_eq!(workplace.run_day(&["--refresh"]).status, 0);
+    }
+}

@@ -886,3 +886,47 @@ fn what_a_newer_version_wrote_is_left_alone() {
     assert_eq!(status, 1);
     assert_eq!(faults(&report["findings"])[0].0, "newer_ledger");
 }
+
+#[test]
+fn what_verify_advises_is_as_narrow_as_what_it_looked_at() {
+    let (_server, workplace) = lake();
+    workplace.configure_also("[window]\nstart = 2026-09-30");
+    std::fs::write(workplace.path(format!("lake/cdrs/dt={DAY}/x.parquet")), "").unwrap();
+    let narrow = ["--from", "2026-09-30", "--to", DAY, "--direction", "placed"];
+    let ran = workplace.run(&[&["verify", "--lake", "./lake"], &narrow[..]].concat());
+    let flags = "--direction placed --lake ./lake\n";
+    for command in [
+        format!("\n  cdrlake verify --repair --from 2026-09-30 --to {DAY} {flags}"),
+        format!("\n  cdrlake run --from 2026-09-30 --to 2026-09-30 {flags}"),
+    ] {
+        assert!(ran.stdout.contains(&command), "{command}: {}", ran.stdout);
+    }
+    assert!(
+        ran.stdout
+            .contains("`cdrlake rejects --lake ./lake` shows why"),
+        "{}",
+        ran.stdout
+    );
+}
+
+#[test]
+fn the_last_days_end_with_yesterday() {
+    let (server, workplace) = lake();
+    let today = jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date();
+    let yesterday = today.yesterday().unwrap();
+    for (direction, calls_of_it) in [("placed", 2), ("received", 0)] {
+        for day in [yesterday, today].map(|day| day.to_string()) {
+            let body = calls(0, calls_of_it).replace(DAY, &day);
+            server.serve(direction, &day, body, u64::from(calls_of_it));
+        }
+    }
+    let ran = workplace.run(&["run", "--last", "1", "--include-today"]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let (_, report) = verify(&workplace, &["--last", "1"]);
+    assert_eq!(
+        report["slices"], 2,
+        "placed and received of yesterday: {report}"
+    );
+}
