@@ -39,6 +39,8 @@ pub const BUFFERED_BYTES: usize = 16 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Most days of one export: a century.
 const MAX_DAYS: usize = 36_500;
+/// First day of an export: a call of before is the work of a clock or a program that began to count there.
+const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
 /// Most records without a day that are described, and files that a ledger entry names.
 const MAX_EXAMPLES: usize = 10;
 /// Bytes of a compressed file that are decompressed to see what it holds.
@@ -676,9 +678,13 @@ impl Splitter {
         }
         let time = Timestamp::from_microsecond(time_us).ok();
         let day = time.map(|time| time.to_zoned(self.timezone.clone()).date());
-        // West of Greenwich the first hours of the year 1 are still those of the year 0.
-        let day = day.filter(|day| day.year() > 0);
         let day = day.ok_or_else(|| "`date` lies beyond the calendar".to_owned())?;
+        if day < FIRST_DAY {
+            let year = day.year();
+            return Err(format!(
+                "`date` lies in the year {year}, which is no call's: some clock or program had none"
+            ));
+        }
         let file = self.export.files.len() - 1;
         let days = &mut self.export.days;
         if days.len() >= MAX_DAYS && !days.contains_key(&day) {

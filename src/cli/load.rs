@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
+use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
@@ -86,7 +87,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     // Who does not compare needs no key.
     let key = match config.quality.reconcile {
-        Reconcile::Fail | Reconcile::Warn if !args.dry_run => Some(config.api_key()?),
+        Reconcile::Fail | Reconcile::Warn if !args.dry_run => Some(api_key(&config)?),
         _ => None,
     };
     let source = Source::try_new(&config.source, key)?;
@@ -141,6 +142,20 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     Ok(exit_of(&result.run, args.result.strict, screen))
 }
 
+/// The key with which the provider is asked for its counts.
+fn api_key(config: &Config) -> Result<SecretString, CommandError> {
+    config.api_key().map_err(|error| {
+        let way_out = match filter(config) {
+            // Only counts can tell that the export is of this lake.
+            Some(_) => "",
+            None => {
+                ". --reconcile off loads the export without asking for counts, and needs no key"
+            }
+        };
+        CommandError::new(Exit::Usage, format!("{error}{way_out}"))
+    })
+}
+
 /// A run asks the provider for days as the provider cuts them; a load cuts them itself.
 fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), CommandError> {
     let (wanted, existing) = (
@@ -156,9 +171,8 @@ fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), CommandErro
     Err(CommandError::new(Exit::Usage, problem))
 }
 
-/// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
-/// it was made, and what filters match is the provider's business.
-fn refuse_unseen_filters(config: &Config) -> Result<(), CommandError> {
+/// The first filter of the source that is set.
+fn filter(config: &Config) -> Option<&'static str> {
     let source = &config.source;
     let filters = [
         ("disposition", source.disposition != "all"),
@@ -166,8 +180,15 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), CommandError> {
         ("from_search", source.from_search.is_some()),
         ("to_search", source.to_search.is_some()),
     ];
-    match filters.iter().find(|(_, is_set)| *is_set) {
-        Some((filter, _)) if config.quality.reconcile != Reconcile::Fail => {
+    let set = filters.into_iter().find(|(_, is_set)| *is_set);
+    set.map(|(filter, _)| filter)
+}
+
+/// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
+/// it was made, and what filters match is the provider's business.
+fn refuse_unseen_filters(config: &Config) -> Result<(), CommandError> {
+    match filter(config) {
+        Some(filter) if config.quality.reconcile != Reconcile::Fail => {
             let problem = format!(
                 "source.{filter} makes this a lake of some calls, and only the provider's count tells whether an export holds just those. Leave quality.reconcile at \"fail\""
             );

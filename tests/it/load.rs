@@ -472,7 +472,13 @@ fn who_does_not_compare_needs_neither_key_nor_api() {
     workplace.configure("[source]\nurl = \"http://127.0.0.1:1\"\nretry_base = \"1ms\"\nmax_attempts = 2\n[lake]\nurl = \"lake\"");
     let loaded = load(&workplace, &["export"]);
     assert_eq!(loaded.status, 2);
-    assert!(loaded.stderr.contains("there is no API key"), "{loaded:?}");
+    assert!(
+        loaded.stderr.contains("there is no API key")
+            && loaded.stderr.contains(
+                "--reconcile off loads the export without asking for counts, and needs no key"
+            ),
+        "{loaded:?}"
+    );
     let loaded = load(&workplace, &["export", "--api-key-env", "TEST_KEY"]);
     assert_eq!(loaded.status, 1);
     assert!(
@@ -703,16 +709,25 @@ fn a_number_in_the_name_of_a_file_gets_neither_into_the_lake_nor_into_what_is_sa
 }
 
 #[test]
-fn a_day_before_the_calendar_is_none() {
-    let body = "{\"date\":\"0001-01-01T00:00:00Z\"}\n{\"date\":\"9999-12-31T23:00:00-02:00\"}\n";
+fn a_day_of_a_clock_that_had_none_makes_no_partition() {
+    let body = "{\"date\":\"0001-01-01T00:00:00Z\"}\n{\"date\":\"1970-01-01T00:00:00Z\"}\n{\"date\":\"9999-12-31T23:00:00-02:00\"}\n";
     let (workplace, _server) = with_export(1, calls(0, 1) + body);
     let loaded = load(&workplace, &["export", "--timezone", "America/New_York"]);
     assert_eq!(loaded.status, 1, "{loaded:?}");
     assert!(
-        loaded.stderr.contains("`date` lies beyond the calendar")
+        loaded
+            .stderr
+            .contains("`date` lies in the year 0, which is no call's")
+            && loaded.stderr.contains("`date` lies in the year 1969")
             && loaded.stderr.contains("after the year 9999"),
         "{}",
         loaded.stderr
+    );
+    let arguments = ["export", "--skip-undated", "--reconcile", "off"];
+    assert_eq!(load(&workplace, &arguments).status, 0);
+    assert_eq!(
+        workplace.table(),
+        [format!("cdrs/dt={DAY}/placed-{DAY}.parquet")]
     );
 }
 
