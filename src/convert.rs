@@ -93,7 +93,8 @@ pub enum ConvertError {
     },
     /// Not one line looks like a record: something in between answered in the server's place.
     #[error(
-        "the answer's {lines} lines are no records: a proxy or firewall in between, or a wrong source.url"
+        "the answer has {} and no record: a proxy or firewall in between, or a wrong source.url",
+        crate::error::counted(*lines, "line", "lines")
     )]
     NotRecords {
         /// How many lines there were.

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::error::{counted, thousands};
 use crate::tally::Counts;
 
 /// How a slice compares with its control total.
@@ -69,11 +70,13 @@ pub fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String 
     };
     let duplicates = match counts.copies() {
         0 => String::new(),
-        duplicates => format!(" ({duplicates} of them duplicates)"),
+        1 => " (1 of them a duplicate)".to_owned(),
+        duplicates => format!(" ({} of them duplicates)", thousands(duplicates)),
     };
     format!(
-        "the provider counts {total} calls, {} were read{duplicates}",
-        counts.records
+        "the provider counts {}, {} read{duplicates}",
+        counted(total, "call", "calls"),
+        counted(counts.records, "was", "were")
     )
 }
 

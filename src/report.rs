@@ -8,6 +8,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::AmountSum;
+use crate::error::counted;
 use crate::lake::ledger::{Commit, State};
 use crate::reconcile::Verdict;
 use crate::slice::{Direction, Slice};
@@ -322,9 +323,9 @@ impl RunReport {
     pub fn tell_for(&mut self, dead: &Self) {
         self.also_changed(dead.partitions_changed.iter().copied());
         self.warnings.push(format!(
-            "run {} ended without a report: the days of the {} slices it had committed are among those that changed",
+            "run {} ended without a report: the days of {} that it had committed are among those that changed",
             dead.run,
-            dead.slices.len()
+            counted(dead.slices.len() as u64, "slice", "slices")
         ));
     }
 }

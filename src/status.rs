@@ -8,6 +8,7 @@ use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 
 use crate::amount::AmountSum;
+use crate::error::counted;
 use crate::lake::ledger::{Commit, State};
 use crate::lake::{Condition, LedgerEntry};
 use crate::slice::{Direction, Slice};
@@ -253,7 +254,8 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
         && (calls > usual.saturating_mul(ODD_FACTOR) || calls.saturating_mul(ODD_FACTOR) < usual)
     {
         remarks.push(format!(
-            "unusual: {calls} calls, {usual} on such weekdays before"
+            "unusual: {}, {usual} on such weekdays before",
+            counted(calls, "call", "calls")
         ));
     }
     remarks

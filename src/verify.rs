@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::config::QualityConfig;
 use crate::digest::{Digest, RowHasher};
+use crate::error::counted;
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
 use crate::lake::store::{LeaseState, ObjectState};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, layout};
@@ -625,7 +626,8 @@ async fn check_table(
 }
 
 fn missing(file: &PublishedFile) -> (Fault, String) {
-    let problem = format!("its {} rows are not in the table", file.rows);
+    let rows = counted(file.rows, "row is", "rows are");
+    let problem = format!("its {rows} not in the table");
     (Fault::MissingFile, problem)
 }
 

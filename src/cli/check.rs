@@ -7,7 +7,8 @@ use jiff::Timestamp;
 use object_store::path::Path;
 
 use super::lake::{Place, find_any_lake, find_lake};
-use super::{CommandError, ConfigArgs, Exit, print};
+use super::table::counted;
+use super::{ApiArgs, CommandError, Exit, print};
 use crate::config::{Config, KeySource};
 use crate::lake::layout::{LEASES, LOCKS, STAGING, TABLE};
 use crate::lake::location::Location;
@@ -19,7 +20,7 @@ use crate::source::Source;
 /// What is written to see whether it can be.
 const PROBE: &str = "_cdrlake/leases/check.probe";
 
-pub(super) async fn execute(args: &ConfigArgs) -> Result<Exit, CommandError> {
+pub(super) async fn execute(args: &ApiArgs) -> Result<Exit, CommandError> {
     let config = args.load()?;
     let mut report = Report::default();
     report.note(
@@ -118,8 +119,10 @@ async fn ask_api(config: &Config, key: secrecy::SecretString) -> Result<String, 
     };
     let total = source.control_total(slice).await?;
     Ok(format!(
-        "{} answers; {total} calls {} on {day}",
-        config.source.url, slice.direction
+        "{} answers; {} {} on {day}",
+        config.source.url,
+        counted(total, "call", "calls"),
+        slice.direction
     ))
 }
 

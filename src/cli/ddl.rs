@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use jiff::civil::Date;
 
 use super::lake::{existing_lake, find_any_lake};
-use super::{CommandError, ConfigArgs, Exit, print};
+use super::{CommandError, Exit, LakeArgs, print};
 use crate::config::Config;
 use crate::ddl::{Days, DdlError, LedgerTotals, Table, Target};
 use crate::lake::ledger::Commit;
@@ -53,7 +53,7 @@ pub(super) struct DdlArgs {
     #[arg(long, conflicts_with = "load", help_heading = "What to print")]
     check: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: LakeArgs,
 }
 
 impl From<DdlError> for CommandError {

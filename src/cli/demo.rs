@@ -11,8 +11,8 @@ use tokio::net::TcpListener;
 
 use super::lake::open_lake;
 use super::progress::Screen;
-use super::run::exit_of;
-use super::table::{DayTable, dollars, thousands};
+use super::run::{exit_of, slices};
+use super::table::{DayTable, counted, dollars, thousands};
 use super::{CommandError, Exit, LAKE_STAYS, interrupted_by_signals, print};
 use crate::amount::AmountSum;
 use crate::config::Config;
@@ -125,7 +125,9 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         format!("Nothing to do: all {up_to_date} slices are up to date.")
     } else {
         format!(
-            "{due} slices fetched, {up_to_date} were up to date, in {:.1} s.",
+            "{} fetched, {} up to date, in {:.1} s.",
+            slices(due),
+            counted(up_to_date, "was", "were"),
             fetched.as_secs_f64()
         )
     };

@@ -13,7 +13,7 @@ use super::prune::copies;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
 use super::table::{counted, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, exit_of_removal, hint_for_warehouses,
+    CommandError, Exit, LAKE_STAYS, LakeArgs, OutputFormat, exit_of_removal, hint_for_warehouses,
     interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
@@ -34,7 +34,7 @@ pub(super) struct EraseArgs {
     #[arg(long, conflicts_with = "dry_run")]
     even_if_absent: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: LakeArgs,
     #[command(flatten)]
     output: OutputArgs,
 }

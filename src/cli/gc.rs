@@ -8,7 +8,7 @@ use super::lake::existing_lake;
 use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
-use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
+use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
 use crate::{run_reports, spool};
 
 /// Remove what dead runs left: files on their way, leases, uploads that were never completed; and
@@ -16,7 +16,7 @@ use crate::{run_reports, spool};
 #[derive(Clone, Debug, Args)]
 pub(super) struct GcArgs {
     #[command(flatten)]
-    config: ConfigArgs,
+    config: LakeArgs,
     #[command(flatten)]
     output: OutputArgs,
 }

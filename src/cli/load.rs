@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
 use super::run::{MAX_LINES, ResultArgs, carry_out, exit_of, render_plan};
-use super::table::counted;
-use super::{CommandError, ConfigArgs, Exit, LAKE_STAYS, interrupted_by_signals, print};
+use super::table::{counted, thousands};
+use super::{CommandError, Exit, LAKE_STAYS, LoadConfigArgs, interrupted_by_signals, print};
 use crate::config::{Config, Reconcile, timezone_name};
 use crate::convert::ConvertError;
 use crate::decode::describe_missing;
@@ -47,7 +47,7 @@ pub(super) struct LoadArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: LoadConfigArgs,
     #[command(flatten)]
     result: ResultArgs,
 }
@@ -331,7 +331,9 @@ fn remarks(
     }
     if let Some((read, total)) = export.missing_pages() {
         remarks.push(format!(
-            "the export is {read} calls of a list of {total}: pages are missing"
+            "the export is {} of a list of {}: pages are missing",
+            counted(read, "call", "calls"),
+            thousands(total)
         ));
     }
     if let Some(start) = config.window.start

@@ -20,7 +20,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides};
@@ -62,87 +62,226 @@ pub struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show everything against a simulated API: writes a lake, proves it, says what to do next.
+    #[command(after_help = "Example: cdrlake demo --lake ./demo-lake")]
     Demo(demo::DemoArgs),
     /// Bring the lake up to date.
+    #[command(after_help = "Example: cdrlake run --last 7")]
     Run(run::RunArgs),
     /// Load an export from files, day by day.
+    #[command(after_help = "Example: cdrlake load placed-2025.csv.gz --direction placed --dry-run")]
     Load(load::LoadArgs),
     /// Say what `run` would do, and why.
+    #[command(after_help = "Example: cdrlake plan --last 7")]
     Plan(run::PlanArgs),
     /// Show the lake by day, from its ledger.
+    #[command(after_help = "Example: cdrlake status --from 2026-10-01 --to 2026-10-31")]
     Status(status::StatusArgs),
     /// Read the lake again and check it against its ledger.
+    #[command(after_help = "Example: cdrlake verify --last 30 --source")]
     Verify(verify::VerifyArgs),
     /// List what was rejected and why, also of slices that failed.
+    #[command(after_help = "Example: cdrlake rejects --last 7")]
     Rejects(rejects::RejectsArgs),
     /// Print how a warehouse is told of the table: its definition, the load, a query that checks it.
+    #[command(after_help = "Example: cdrlake ddl --target snowflake --load --changed-by last")]
     Ddl(ddl::DdlArgs),
     /// Remove days that are older than they may be kept.
+    #[command(after_help = "Example: cdrlake prune --older-than 18months --dry-run")]
     Prune(prune::PruneArgs),
     /// Take the calls of a number out of the lake, and keep them out.
+    #[command(after_help = "Example: cdrlake erase --number +13025550101 --dry-run")]
     Erase(erase::EraseArgs),
     /// Remove what dead runs left on their way into the lake.
+    #[command(after_help = "Example: cdrlake gc --lake ./lake")]
     Gc(gc::GcArgs),
     /// Check configuration, key, API and lake.
-    Check(ConfigArgs),
+    #[command(after_help = "Example: cdrlake check --lake ./lake --api-key-env WAVIX_API_KEY")]
+    Check(ApiArgs),
     /// Serve the simulated API on a port of this machine.
+    #[command(after_help = "Example: cdrlake simulate --port 8080 --fault flaky=5")]
     Simulate(simulate::SimulateArgs),
     /// Print a completion script for a shell.
+    #[command(
+        after_help = "Example: cdrlake completions bash > ~/.local/share/bash-completion/completions/cdrlake"
+    )]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
     },
     /// Print the manual page, in roff.
+    #[command(after_help = "Example: cdrlake man | man -l -")]
     Man,
 }
 
-/// Where the configuration comes from. Flags win over variables (`CDRLAKE_SOURCE_URL` …), variables
-/// over the file.
-#[derive(Clone, Debug, Default, Args)]
-#[command(next_help_heading = "Configuration")]
-struct ConfigArgs {
-    /// The configuration file [default: pipeline.toml, if there is one].
-    #[arg(long, value_name = "FILE")]
-    config: Option<PathBuf>,
-    /// Where the lake lies (`lake.url`): a directory, `s3://bucket/prefix`, `gs://…` or `az://…`.
-    #[arg(long, value_name = "PLACE")]
-    lake: Option<String>,
-    /// The API's address (`source.url`).
-    #[arg(long, value_name = "URL")]
-    source_url: Option<String>,
-    /// The variable that holds the API key (`source.api_key.env`).
-    #[arg(long, value_name = "VARIABLE", conflicts_with = "api_key_file")]
-    api_key_env: Option<String>,
-    /// The file that holds the API key (`source.api_key.file`).
-    #[arg(long, value_name = "FILE")]
-    api_key_file: Option<String>,
-    /// From which of the API's resources calls are read (`source.via`): stream, pages or csv.
-    #[arg(long, value_name = "WAY")]
-    via: Option<String>,
-    /// Slices in flight (`source.requests`).
-    #[arg(long, value_name = "N")]
-    requests: Option<String>,
-    /// Time zone in which the account cuts days (`window.timezone`).
-    #[arg(long, value_name = "ZONE")]
-    timezone: Option<String>,
-    /// What happens when the provider counts otherwise (`quality.reconcile`): fail, warn or off.
-    #[arg(long, value_name = "WHAT")]
-    reconcile: Option<String>,
+/// A flag that stands for a key of the configuration.
+#[derive(Debug)]
+struct Flag {
+    /// Its name, by which clap knows it.
+    name: &'static str,
+    /// As messages have it, with its hyphens.
+    shown: &'static str,
+    key: &'static str,
+    value_name: &'static str,
+    help: &'static str,
+    /// Which commands have it.
+    group: u8,
 }
 
-impl ConfigArgs {
-    /// Every flag with the key that it stands for.
-    fn flags(&self) -> [(&'static str, &Option<String>, &'static str); 8] {
-        [
-            ("lake.url", &self.lake, "--lake"),
-            ("source.url", &self.source_url, "--source-url"),
-            ("source.api_key.env", &self.api_key_env, "--api-key-env"),
-            ("source.api_key.file", &self.api_key_file, "--api-key-file"),
-            ("source.via", &self.via, "--via"),
-            ("source.requests", &self.requests, "--requests"),
-            ("window.timezone", &self.timezone, "--timezone"),
-            ("quality.reconcile", &self.reconcile, "--reconcile"),
-        ]
+/// Groups of flags, beside `--config` and `--lake`, which every command has that reads a configuration.
+mod uses {
+    pub(super) const URL: u8 = 1;
+    pub(super) const KEY: u8 = 2;
+    pub(super) const VIA: u8 = 4;
+    pub(super) const REQUESTS: u8 = 8;
+    pub(super) const TIMEZONE: u8 = 16;
+    pub(super) const RECONCILE: u8 = 32;
+}
+
+const FLAGS: [Flag; 8] = [
+    Flag {
+        name: "lake",
+        shown: "--lake",
+        key: "lake.url",
+        value_name: "PLACE",
+        help: "Where the lake lies (`lake.url`): a directory, `s3://bucket/prefix`, `gs://…` or `az://…`",
+        group: 0,
+    },
+    Flag {
+        name: "source-url",
+        shown: "--source-url",
+        key: "source.url",
+        value_name: "URL",
+        help: "The API's address (`source.url`)",
+        group: uses::URL,
+    },
+    Flag {
+        name: "api-key-env",
+        shown: "--api-key-env",
+        key: "source.api_key.env",
+        value_name: "VARIABLE",
+        help: "The variable that holds the API key (`source.api_key.env`)",
+        group: uses::KEY,
+    },
+    Flag {
+        name: "api-key-file",
+        shown: "--api-key-file",
+        key: "source.api_key.file",
+        value_name: "FILE",
+        help: "The file that holds the API key (`source.api_key.file`)",
+        group: uses::KEY,
+    },
+    Flag {
+        name: "via",
+        shown: "--via",
+        key: "source.via",
+        value_name: "WAY",
+        help: "From which of the API's resources calls are read (`source.via`): stream, pages or csv",
+        group: uses::VIA,
+    },
+    Flag {
+        name: "requests",
+        shown: "--requests",
+        key: "source.requests",
+        value_name: "N",
+        help: "Slices in flight (`source.requests`)",
+        group: uses::REQUESTS,
+    },
+    Flag {
+        name: "timezone",
+        shown: "--timezone",
+        key: "window.timezone",
+        value_name: "ZONE",
+        help: "Time zone in which the account cuts days (`window.timezone`)",
+        group: uses::TIMEZONE,
+    },
+    Flag {
+        name: "reconcile",
+        shown: "--reconcile",
+        key: "quality.reconcile",
+        value_name: "WHAT",
+        help: "What happens when the provider counts otherwise (`quality.reconcile`): fail, warn or off",
+        group: uses::RECONCILE,
+    },
+];
+
+/// Where the configuration comes from: the groups of flags that a command uses, and no others. Flags win
+/// over variables (`CDRLAKE_SOURCE_URL` …), variables over the file.
+#[derive(Clone, Debug, Default)]
+struct ConfigArgs<const USES: u8> {
+    config: Option<PathBuf>,
+    /// The flags that were given, with their values.
+    given: Vec<(&'static Flag, String)>,
+}
+
+/// For commands that need to know where the lake lies and nothing else.
+type LakeArgs = ConfigArgs<0>;
+/// For what a run would do.
+type PlanConfigArgs = ConfigArgs<{ uses::URL | uses::TIMEZONE }>;
+/// For commands that ask the API for a count.
+type ApiArgs = ConfigArgs<{ uses::URL | uses::KEY }>;
+/// For commands that fetch slices, by days of the lake.
+type RepairConfigArgs =
+    ConfigArgs<{ uses::URL | uses::KEY | uses::VIA | uses::REQUESTS | uses::RECONCILE }>;
+/// For commands that cut days and compare them.
+type LoadConfigArgs =
+    ConfigArgs<{ uses::URL | uses::KEY | uses::REQUESTS | uses::TIMEZONE | uses::RECONCILE }>;
+/// For a run.
+type RunConfigArgs = ConfigArgs<{ u8::MAX }>;
+
+impl<const USES: u8> FromArgMatches for ConfigArgs<USES> {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let value = |flag: &Flag| matches.get_one::<String>(flag.name).cloned();
+        Ok(Self {
+            config: matches.get_one("config").cloned(),
+            given: Self::flags()
+                .filter_map(|flag| Some((flag, value(flag)?)))
+                .collect(),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        *self = Self::from_arg_matches(matches)?;
+        Ok(())
+    }
+}
+
+impl<const USES: u8> Args for ConfigArgs<USES> {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let arg = |name: &'static str, value_name: &'static str, help: &'static str| {
+            Arg::new(name)
+                .long(name)
+                .value_name(value_name)
+                .help(help)
+                .help_heading("Configuration")
+        };
+        let config = arg(
+            "config",
+            "FILE",
+            "The configuration file [default: pipeline.toml, if there is one]",
+        );
+        let flags = Self::flags().map(|flag| {
+            let arg = arg(flag.name, flag.value_name, flag.help);
+            match flag.name {
+                "api-key-env" => arg.conflicts_with("api-key-file"),
+                _ => arg,
+            }
+        });
+        command
+            .arg(config.value_parser(clap::value_parser!(PathBuf)))
+            .args(flags)
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl<const USES: u8> ConfigArgs<USES> {
+    /// The flags that the command has.
+    fn flags() -> impl Iterator<Item = &'static Flag> {
+        FLAGS
+            .iter()
+            .filter(|flag| flag.group == 0 || flag.group & USES != 0)
     }
 
     /// The flags as they were given, for a command that means the same lake: ` --lake ./x`.
@@ -152,9 +291,9 @@ impl ConfigArgs {
             .as_ref()
             .map(|file| ("--config", file.display().to_string()));
         let given = self
-            .flags()
-            .into_iter()
-            .filter_map(|(_, value, flag)| Some((flag, value.clone()?)));
+            .given
+            .iter()
+            .map(|(flag, value)| (flag.shown, value.clone()));
         let is_plain = |c: char| c.is_ascii_alphanumeric() || "./:_-+@%=".contains(c);
         let flag = |(flag, value): (&str, String)| {
             if !value.is_empty() && value.chars().all(is_plain) {
@@ -166,11 +305,20 @@ impl ConfigArgs {
         config.into_iter().chain(given).map(flag).collect()
     }
 
+    /// The same, but only what every command takes.
+    fn as_lake_flags(&self) -> String {
+        let given = self.given.iter().filter(|(flag, _)| flag.group == 0);
+        LakeArgs {
+            config: self.config.clone(),
+            given: given.cloned().collect(),
+        }
+        .as_flags()
+    }
+
     fn load(&self) -> Result<Config, ConfigError> {
-        let overrides: Overrides = self
-            .flags()
-            .into_iter()
-            .filter_map(|(key, value, flag)| Some((key, value.clone()?, flag)))
+        let given = self.given.iter();
+        let overrides: Overrides = given
+            .map(|(flag, value)| (flag.key, value.clone(), flag.shown))
             .collect();
         Config::load(self.config.as_deref(), &overrides)
     }

@@ -12,9 +12,9 @@ use serde_json::json;
 use super::lake::{existing_lake, open_lake};
 use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
-use super::table::{counted, thousands};
+use super::table::counted;
 use super::{
-    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, exit_of_removal, hint_for_warehouses,
+    CommandError, Exit, LAKE_STAYS, LakeArgs, OutputFormat, exit_of_removal, hint_for_warehouses,
     interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
@@ -32,7 +32,7 @@ pub(super) struct PruneArgs {
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: LakeArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -145,10 +145,10 @@ fn render(old: &BTreeMap<Slice, OldSlice>, before: Date, what: &str) -> String {
     let bytes: u64 = old.values().map(|old| old.bytes).sum();
     writeln!(
         text,
-        "{}Of before {before}, {} {what}: {} rows, {}.",
+        "{}Of before {before}, {} {what}: {}, {}.",
         if old.is_empty() { "" } else { "\n" },
         number_of_slices(old.len()),
-        thousands(rows),
+        counted(rows, "row", "rows"),
         ByteSize(bytes).display().si()
     )
     .expect("writing to memory does not fail");

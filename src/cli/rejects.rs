@@ -11,7 +11,7 @@ use serde::Serialize;
 use super::lake::existing_lake;
 use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::counted;
-use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
+use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
 use crate::error::{cut, masked, one_line, quoted};
 use crate::framing::Position;
 use crate::lake::ledger::State;
@@ -39,7 +39,7 @@ pub(super) struct RejectsArgs {
     #[arg(long, help_heading = "Result")]
     show_numbers: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: LakeArgs,
     #[command(flatten)]
     output: OutputArgs,
 }

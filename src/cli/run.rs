@@ -15,8 +15,8 @@ use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, interrupted_by_signals, json_text,
-    print,
+    CommandError, Exit, LAKE_STAYS, OutputFormat, PlanConfigArgs, RunConfigArgs,
+    interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
 use crate::lake::Lake;
@@ -140,7 +140,7 @@ pub(super) struct RunArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: RunConfigArgs,
     /// Say what would be done and why, and do nothing.
     #[arg(long, help_heading = "Which slices")]
     dry_run: bool,
@@ -179,7 +179,7 @@ pub(super) struct PlanArgs {
     #[command(flatten)]
     selection: SelectionArgs,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: PlanConfigArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -443,18 +443,18 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
     };
     vec![
         format!(
-            "{interrupted}{} committed, {} unchanged, {} failed, {skipped} skipped{by_others}; {} were up to date.",
+            "{interrupted}{} committed, {} unchanged, {} failed, {skipped} skipped{by_others}; {} up to date.",
             slices(of(SliceOutcome::Committed).count()),
             of(SliceOutcome::Unchanged).count(),
             of(SliceOutcome::Failed).count(),
-            plan.up_to_date
+            counted(plan.up_to_date, "was", "were")
         ),
         format!(
-            "{} calls in {} records, {} USD; {} duplicates, {} rejected{redacted}.",
-            thousands(counts.rows),
-            thousands(counts.records),
+            "{} in {}, {} USD; {}, {} rejected{redacted}.",
+            counted(counts.rows, "call", "calls"),
+            counted(counts.records, "record", "records"),
             dollars(report.totals.totals.charge_usd),
-            thousands(counts.duplicates),
+            counted(counts.duplicates, "duplicate", "duplicates"),
             thousands(counts.rejected)
         ),
     ]

@@ -9,8 +9,8 @@ use jiff::civil::Date;
 
 use super::lake::existing_lake;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
-use super::table::DayTable;
-use super::{CommandError, ConfigArgs, Exit, OutputFormat, json_text, print};
+use super::table::{DayTable, counted};
+use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::plan::{Selection, days};
@@ -23,7 +23,7 @@ pub(super) struct StatusArgs {
     #[command(flatten)]
     range: RangeArgs,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: LakeArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -107,8 +107,9 @@ fn render(status: &LakeStatus) -> String {
     };
     write!(
         text,
-        "\n{closed} slices closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a damaged ledger entry, {missing} missing{pruned}; last change fetched {last}.\n\
-         ASR: answered calls among all. ACD: time talked for each answered call. fetched: when what is there was fetched last, UTC.\n"
+        "\n{} closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a damaged ledger entry, {missing} missing{pruned}; last change fetched {last}.\n\
+         ASR: answered calls among all. ACD: time talked for each answered call. fetched: when what is there was fetched last, UTC.\n",
+        counted(*closed, "slice", "slices")
     )
     .expect("writing to memory does not fail");
     text

@@ -14,8 +14,8 @@ use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::{counted, percent, thousands};
 use super::{
-    CommandError, ConfigArgs, Exit, LAKE_STAYS, OutputFormat, interrupted_by_signals, json_text,
-    print,
+    CommandError, Exit, LAKE_STAYS, OutputFormat, RepairConfigArgs, interrupted_by_signals,
+    json_text, print,
 };
 use crate::config::Config;
 use crate::lake::ledger::{Commit, State};
@@ -40,7 +40,7 @@ pub(super) struct VerifyArgs {
     #[arg(long, help_heading = "What to do")]
     repair: bool,
     #[command(flatten)]
-    config: ConfigArgs,
+    config: RepairConfigArgs,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -412,7 +412,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
             lines.push(format!("The other counts could not be asked: {error}"));
         }
     }
-    lines.extend(remarks(found, &args.config.as_flags()));
+    lines.extend(remarks(found, args));
     let verdict = match (found.findings.len(), repair) {
         (0, _) if found.slices == 0 => "there was nothing to verify".to_owned(),
         (0, _) if !not_fetched.is_empty() => format!(
@@ -431,9 +431,9 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         ),
     };
     lines.push(format!(
-        "{} verified, {} rows in {} read: {verdict}.",
+        "{} verified, {} in {} read: {verdict}.",
         number_of_slices(usize::try_from(found.slices).unwrap_or(usize::MAX)),
-        thousands(found.rows),
+        counted(found.rows, "row", "rows"),
         bytesize::ByteSize(found.bytes).display().si()
     ));
     lines.push(String::new());
@@ -441,11 +441,12 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
 }
 
 /// What is no finding, and to be known all the same.
-fn remarks(found: &VerifyReport, flags: &str) -> Vec<String> {
+fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
+    let (lake, flags) = (args.config.as_lake_flags(), args.config.as_flags());
     let mut lines = Vec::new();
     if found.rejected > 0 {
         lines.push(format!(
-            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects{flags}` shows why.",
+            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects{lake}` shows why.",
             thousands(found.rejected),
             counted(found.records, "record", "records"),
             percent(found.rejected, found.records),

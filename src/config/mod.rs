@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
 use url::Url;
 
+use crate::error::{counted, thousands};
 use crate::lake::bucket::MAX_EXPIRY;
 use crate::lake::identity::{FORMAT, Identity};
 use crate::lake::location::Location;
@@ -145,7 +146,7 @@ impl QualityConfig {
         } = *counts;
         #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
         let ratio = rejected as f64 / records.max(1) as f64;
-        let broken = format!("{rejected} of {records} records are broken");
+        let broken = broken_records(rejected, records);
         if rejected > self.max_rejects && ratio > self.max_reject_ratio {
             Some(format!(
                 "{broken}, more than quality.max_rejects and quality.max_reject_ratio allow"
@@ -159,6 +160,13 @@ impl QualityConfig {
             None
         }
     }
+}
+
+/// How many of the records of a slice are broken, in words.
+pub(crate) fn broken_records(rejected: u64, records: u64) -> String {
+    let are = if rejected == 1 { "is" } else { "are" };
+    let records = counted(records, "record", "records");
+    format!("{} of {records} {are} broken", thousands(rejected))
 }
 
 /// `quality.reconcile`: what happens when the provider's count is another.
@@ -427,7 +435,7 @@ impl KeySource {
         if key.len() < MIN_KEY_BYTES || key.bytes().all(|byte| Some(&byte) == first) {
             return Err(format!(
                 "{name}: what is there is too short or too plain to be a key: {self} has {} of fewer than {MIN_KEY_BYTES}, or one character again and again. Is it the right file or variable?",
-                crate::error::counted(key.len() as u64, "character", "characters"),
+                counted(key.len() as u64, "character", "characters"),
             ));
         }
         Ok(SecretString::from(key))

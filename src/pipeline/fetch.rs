@@ -17,7 +17,7 @@ use super::{Context, Observer};
 use crate::config::{Reconcile, Via};
 use crate::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::decompress::Encoding;
-use crate::error::{Panicked, joined};
+use crate::error::{Panicked, counted, joined};
 use crate::export::ExportDay;
 use crate::framing::Format;
 use crate::lake::ledger::Asked;
@@ -76,7 +76,7 @@ pub(super) enum FetchError {
     #[error(transparent)]
     Panicked(#[from] Panicked),
     /// No attempt is left.
-    #[error("{problem} ({attempts} attempts)")]
+    #[error("{problem} ({})", counted(u64::from(*attempts), "attempt", "attempts"))]
     GivenUp { problem: String, attempts: u32 },
     #[error("the run was stopped")]
     Stopped,
@@ -178,7 +178,8 @@ pub(super) async fn fetch(
     if let (Pages::Short { records, total }, Verdict::Off | Verdict::NotChecked) = (pages, verdict)
     {
         context.warn(format!(
-            "{slice}: the provider counts {total} calls, and would give only {records}"
+            "{slice}: the provider counts {}, and would give only {records}",
+            counted(total, "call", "calls")
         ));
     }
     let (asked, etag, last_modified, server_time, as_of) = match body {

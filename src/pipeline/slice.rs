@@ -12,9 +12,9 @@ use tokio::sync::SemaphorePermit;
 use super::attempts::fetch_until_good;
 use super::fetch::{FetchError, Fetched};
 use super::{Context, RoomToFetch, Stop, Waiting};
-use crate::config::{Reconcile, TOOL, Via};
+use crate::config::{Reconcile, TOOL, Via, broken_records};
 use crate::convert::{ConvertError, Converted};
-use crate::error::{MAKE_ROOM, Panicked, chain, is_disk_full, joined};
+use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, joined, thousands};
 use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::store::Lease;
 use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact, layout};
@@ -59,7 +59,8 @@ enum SliceError {
     )]
     ExportMismatch { mismatch: String, is_known: bool },
     #[error(
-        "the slice shrank: {now} rows now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run"
+        "the slice shrank: {} now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run",
+        counted(*now, "row", "rows")
     )]
     Shrank {
         now: u64,
@@ -68,7 +69,8 @@ enum SliceError {
         direction: crate::slice::Direction,
     },
     #[error(
-        "the slice shrank: the export has {now} rows of it, the lake {before}. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's"
+        "the slice shrank: the export has {} of it, the lake {before}. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's",
+        counted(*now, "row", "rows")
     )]
     ExportShrank { now: u64, before: u64 },
     #[error(transparent)]
@@ -707,28 +709,32 @@ fn in_lake(context: &Context, path: &Path) -> String {
 fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
     if verdict == Verdict::MatchWithDuplicates {
         context.warn(format!(
-            "{slice}: as many records came as the provider counts, {}, but {} of them are duplicates: as many other calls may be missing. Ask the provider",
-            counts.records,
-            counts.copies()
+            "{slice}: as many records came as the provider counts, {}, but {}: as many other calls may be missing. Ask the provider",
+            thousands(counts.records),
+            counted(
+                counts.copies(),
+                "of them is a duplicate",
+                "of them are duplicates"
+            )
         ));
     }
     if counts.rejected > 0 {
         let path = in_lake(context, &layout::rejects_file(slice));
         context.warn(format!(
-            "{slice}: {} of {} records are broken and kept in {path}",
-            counts.rejected, counts.records
+            "{slice}: {} and kept in {path}",
+            broken_records(counts.rejected, counts.records)
         ));
     }
     if counts.conflicts > 0 {
         context.warn(format!(
-            "{slice}: {} rows share a call_id with a row of other content; all are kept",
-            counts.conflicts
+            "{slice}: {} a call_id with a row of other content; all are kept",
+            counted(counts.conflicts, "row shares", "rows share")
         ));
     }
     if counts.outside_day > 0 {
         context.warn(format!(
-            "{slice}: {} rows lie on another day. Does window.timezone say where the account cuts days?",
-            counts.outside_day
+            "{slice}: {} on another day. Does window.timezone say where the account cuts days?",
+            counted(counts.outside_day, "row lies", "rows lie")
         ));
     }
 }

@@ -203,7 +203,7 @@ fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
             3 * 60 + 61 + 2 * 60
         );
         let warnings = ran.report().warnings.join("\n");
-        assert!(warnings.contains("1 rows share a call_id"), "{warnings}");
+        assert!(warnings.contains("1 row shares a call_id"), "{warnings}");
         let doubted =
             "as many records came as the provider counts, 8, but 2 of them are duplicates";
         assert_eq!(warnings.contains(doubted), total == 8, "{warnings}");
@@ -379,7 +379,7 @@ fn a_count_that_is_reached_with_duplicates_is_asked_for_again() {
         "{ran:?}"
     );
     assert!(
-        ran.stdout.contains("100 were read (1 of them duplicates)"),
+        ran.stdout.contains("100 were read (1 of them a duplicate)"),
         "{ran:?}"
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);
@@ -751,5 +751,73 @@ fn log_lines_can_be_json() {
             !text.contains("1302555"),
             "no phone number is logged: {text}"
         );
+    }
+}
+
+#[test]
+fn every_command_offers_what_it_uses_and_ends_with_an_example() {
+    let workplace = Workplace::with_url("http://127.0.0.1:1");
+    let all = [
+        "--source-url",
+        "--api-key-env",
+        "--api-key-file",
+        "--via",
+        "--requests",
+        "--timezone",
+        "--reconcile",
+    ];
+    for (command, offered) in [
+        ("run", &all[..]),
+        (
+            "load",
+            &[
+                "--source-url",
+                "--api-key-env",
+                "--api-key-file",
+                "--requests",
+                "--timezone",
+                "--reconcile",
+            ],
+        ),
+        (
+            "verify",
+            &[
+                "--source-url",
+                "--api-key-env",
+                "--api-key-file",
+                "--via",
+                "--requests",
+                "--reconcile",
+            ],
+        ),
+        ("plan", &["--source-url", "--timezone"]),
+        ("check", &all[..3]),
+        ("status", &[]),
+        ("rejects", &[]),
+        ("ddl", &[]),
+        ("prune", &[]),
+        ("erase", &[]),
+        ("gc", &[]),
+    ] {
+        let help = workplace.run(&[command, "--help"]).stdout;
+        let words: Vec<&str> = help.split_whitespace().collect();
+        let found: Vec<&str> = all
+            .into_iter()
+            .filter(|flag| words.contains(flag))
+            .collect();
+        assert_eq!(found, offered, "{command}");
+        assert!(
+            words.contains(&"--config") && words.contains(&"--lake"),
+            "{help}"
+        );
+        let last = help.trim_end().lines().next_back().unwrap();
+        assert!(
+            last.starts_with(&format!("Example: cdrlake {command} ")),
+            "{help}"
+        );
+        for flag in all.iter().filter(|flag| !offered.contains(flag)) {
+            let ran = workplace.run(&[command, flag, "1"]);
+            refused(&ran, 2, &format!("unexpected argument '{flag}'"));
+        }
     }
 }

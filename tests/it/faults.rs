@@ -655,7 +655,7 @@ fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
     let (workplace, _server, ran) = run_scripted(1, [ok_chunked(garbage)]);
     assert_eq!(ran.status, 1);
     assert!(
-        ran.stdout.contains("the answer's 1 lines are no records"),
+        ran.stdout.contains("the answer has 1 line and no record"),
         "{ran:?}"
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);

@@ -431,7 +431,7 @@ fn pages_hold_the_count_in_different_calls_whether_duplicates_are_dropped_or_not
         let ran = ran(output(command));
         assert_eq!(ran.status, 1, "{dedupe}: {ran:?}");
         assert!(
-            ran.stdout.contains("150 were read (1 of them duplicates)"),
+            ran.stdout.contains("150 were read (1 of them a duplicate)"),
             "{ran:?}"
         );
     }

@@ -1150,7 +1150,7 @@ fn what_a_killed_run_had_committed_is_told_by_the_next() {
     assert!(are_unchanged && told.slices.len() == 6, "{told:?}");
     assert_eq!(told.partitions_changed, first.report().partitions_changed);
     assert!(
-        told.warnings[0].contains("ended without a report: the days of the 6 slices"),
+        told.warnings[0].contains("ended without a report: the days of 6 slices that it had"),
         "{:?}",
         told.warnings
     );

@@ -98,8 +98,9 @@ fn a_slice_of_which_a_tenth_was_rejected_fails_however_small_it_is() {
         let ran = run_strict(&workplace, DAY_REPORT);
         assert_eq!(ran.status, 1, "{ran:?}");
         let error = ran.report().slices[0].error.clone().unwrap();
+        let are = if bad == 1 { "is" } else { "are" };
         assert!(
-            error.starts_with(&format!("{bad} of {total} records are broken")),
+            error.starts_with(&format!("{bad} of {total} records {are} broken")),
             "{error}"
         );
         assert!(error.contains("quality.fail_reject_ratio = 0.1"), "{error}");
