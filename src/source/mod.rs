@@ -1,5 +1,6 @@
 //! Asks the API for calls: requests, responses, and what their failures mean.
 
+mod proxy;
 mod retry;
 
 use std::collections::VecDeque;
@@ -30,6 +31,7 @@ use crate::framing::{Format, Pagination};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
 use crate::slice::Slice;
+use proxy::Proxy;
 use retry::Pace;
 pub use retry::{Backoff, Gate};
 
@@ -647,8 +649,22 @@ impl Source {
             _ if self.was_reached() => SourceError::transient(format!(
                 "the connection to {host} ended before an answer: {cause}"
             )),
-            _ => SourceError::transient(format!("{problem}. Check source.url and the network")),
+            _ => SourceError::transient(match self.proxy() {
+                Some(Proxy { variable, address }) => format!(
+                    "cannot reach {} by way of the proxy {address} ({variable}): {cause}. Check that variable and the proxy; no_proxy names hosts that need none",
+                    self.host()
+                ),
+                None => format!("{problem}. Check source.url and the network"),
+            }),
         }
+    }
+
+    /// The proxy in front of the API.
+    fn proxy(&self) -> Option<Proxy> {
+        if is_loopback(&self.config.url) {
+            return None;
+        }
+        Proxy::of(&self.config.url, |name| std::env::var(name).ok())
     }
 
     /// Passes a response with status 200 on, and turns any other into what it means.
@@ -671,6 +687,14 @@ impl Source {
                 .get(LOCATION)
                 .and_then(|location| location.to_str().ok());
             let target = target.and_then(|location| response.url().join(location).ok());
+            // To whom the address is right already, another place on that host is no help.
+            let own = self.config.url.origin();
+            if let Some(url) = target.as_ref().filter(|url| url.origin() == own) {
+                let path = quoted(&self.printable(url.path()));
+                return Err(SourceError::Permanent(format!(
+                    "the API answered {status}, pointing to {path} on the same host. Redirects are not followed: check the path in source.url, and what lies between here and the API"
+                )));
+            }
             let target = target.map_or_else(
                 || "nowhere".to_owned(),
                 |url| url.origin().ascii_serialization(),

@@ -755,6 +755,47 @@ fn log_lines_can_be_json() {
 }
 
 #[test]
+fn a_proxy_that_cannot_be_reached_is_named_without_its_password() {
+    let workplace = Workplace::with_url("https://api.example.invalid");
+    // Nobody listens there: what listened is gone.
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let mut command = workplace.command(&["check"]);
+    command.env("https_proxy", format!("http://user:hush@{address}"));
+    for unset in ["HTTPS_PROXY", "NO_PROXY", "no_proxy"] {
+        command.env_remove(unset);
+    }
+    let ran = ran(output(command));
+    let named = format!(
+        "cannot reach api.example.invalid by way of the proxy http://{address} (https_proxy): "
+    );
+    assert!(ran.stdout.contains(&named), "{ran:?}");
+    assert!(
+        !ran.stdout.contains("Check source.url") && !format!("{ran:?}").contains("hush"),
+        "{ran:?}"
+    );
+}
+
+#[test]
+fn a_redirect_on_the_same_host_is_no_reason_to_set_the_address_that_is_set() {
+    let server = Server::start();
+    let to = |place: &str| {
+        let head = "HTTP/1.1 301 Moved Permanently\r\nContent-Length: 0\r\nLocation: ";
+        Answer::Bytes(format!("{head}{place}\r\n\r\n").into_bytes())
+    };
+    let workplace = Workplace::new(&server);
+    server.on("/v1/cdrs?", [to("/v1/cdrs/?page=1")]);
+    let ran = workplace.run(&["check"]);
+    assert!(
+        ran.stdout
+            .contains("pointing to /v1/cdrs/ on the same host")
+            && !ran.stdout.contains("to the right address"),
+        "{ran:?}"
+    );
+}
+
+#[test]
 fn every_command_offers_what_it_uses_and_ends_with_an_example() {
     let workplace = Workplace::with_url("http://127.0.0.1:1");
     let all = [
