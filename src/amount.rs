@@ -36,8 +36,8 @@ impl Amount {
         self.0
     }
 
-    /// Reads a decimal number from its text, never through a float. The grammar is JSON's number
-    /// (`0.00325`, `-1`, `3.25e-3`), for strings and bare numbers alike.
+    /// Reads a decimal number from its text, never through a float: JSON's numbers (`0.00325`, `-1`,
+    /// `3.25e-3`), and what people and programs write in strings (`+0.01`, `.01`, `1.`, `007`).
     ///
     /// # Errors
     /// [`AmountError`]: nothing is rounded.
@@ -89,7 +89,7 @@ impl Amount {
     }
 }
 
-/// A JSON number, taken apart.
+/// A decimal number, taken apart.
 struct Number<'a> {
     negative: bool,
     integer: &'a [u8],
@@ -99,27 +99,21 @@ struct Number<'a> {
 
 impl<'a> Number<'a> {
     /// `None` if `text` is not a number by JSON's grammar
-    /// ([RFC 8259, section 6](https://www.rfc-editor.org/rfc/rfc8259#section-6)).
+    /// ([RFC 8259, section 6](https://www.rfc-editor.org/rfc/rfc8259#section-6)), which is widened by what
+    /// is as clear: a plus sign, zeros in front, and no digit on one side of the point.
     fn parse(text: &'a str) -> Option<Self> {
-        let bytes = text.as_bytes();
-        let (negative, rest) = match bytes.strip_prefix(b"-") {
-            Some(rest) => (true, rest),
-            None => (false, bytes),
+        let (negative, rest) = match text.as_bytes() {
+            [b'-', rest @ ..] => (true, rest),
+            [b'+', rest @ ..] | rest => (false, rest),
         };
         let (integer, rest) = split_digits(rest);
-        if integer.is_empty() || (integer.len() > 1 && integer[0] == b'0') {
-            return None;
-        }
         let (fraction, rest) = match rest.strip_prefix(b".") {
-            Some(rest) => {
-                let (fraction, rest) = split_digits(rest);
-                if fraction.is_empty() {
-                    return None;
-                }
-                (fraction, rest)
-            }
+            Some(rest) => split_digits(rest),
             None => (&rest[..0], rest),
         };
+        if integer.is_empty() && fraction.is_empty() {
+            return None;
+        }
         let exponent = match rest {
             [] => 0,
             [b'e' | b'E', rest @ ..] => {
@@ -198,8 +192,8 @@ fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(end)
 }
 
-/// A whole number within `i32` from a JSON number's text: `26`, and also `26.0` and `2.6e1`, for
-/// JSON knows no integers. `None` if it has a fraction or is out of range.
+/// A whole number within `i32` from a number's text: `26`, and also `26.0` and `2.6e1`, for JSON
+/// knows no integers. `None` if it has a fraction or is out of range.
 pub(crate) fn parse_whole_i32(text: &str) -> Option<i32> {
     let number = Number::parse(text)?;
     let magnitude = i64::try_from(number.scaled(0).ok()?).ok()?;
@@ -332,6 +326,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_as_clear_as_json_s_numbers_is_an_amount_too() {
+        for (text, expected) in [
+            ("+0.01", 10_000_000),
+            (".01", 10_000_000),
+            ("-.01", -10_000_000),
+            ("1.", 1_000_000_000),
+            ("007.50", 7_500_000_000),
+            ("+1.e-2", 10_000_000),
+        ] {
+            assert_eq!(nanos(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
     fn what_does_not_fit_is_refused_not_rounded() {
         assert_eq!(nanos("0.0000000001"), Err(AmountError::TooPrecise));
         assert_eq!(nanos("1e-10"), Err(AmountError::TooPrecise));
@@ -340,8 +348,8 @@ mod tests {
         assert_eq!(nanos("1e400"), Err(AmountError::OutOfRange));
         assert_eq!(nanos(&"9".repeat(400)), Err(AmountError::OutOfRange));
         for text in [
-            "", "-", "+1", ".5", "5.", "01", "1e", "1e+", "0x1", "1_000", "1,5", " 1", "1 ", "NaN",
-            "$1", "１",
+            "", "-", "+", ".", "-.", "+-1", "1e", "1e+", "e1", ".e1", "0x1", "1_000", "1,5",
+            "1.5.", " 1", "1 ", "NaN", "$1", "１",
         ] {
             assert_eq!(nanos(text), Err(AmountError::NotANumber), "{text}");
         }

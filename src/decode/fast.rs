@@ -11,6 +11,7 @@
 use std::borrow::Cow;
 
 use super::field::{Field, field_of, key_at};
+use super::phone::phone_number;
 use super::{Record, Refusal, decode, parse_time_us};
 use crate::amount::Amount;
 
@@ -166,10 +167,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Text, or the digits of a bare number.
-    fn number_or_text(self) -> Result<Option<&'a str>, Unexpected> {
-        let Self::Number(text) = self else {
-            return self.text();
+    /// A phone number: text, or the digits of a bare number.
+    fn phone_number(self) -> Result<Option<&'a str>, Unexpected> {
+        let text = match self {
+            Self::Null => return Ok(None),
+            Self::Text(text) => return phone_number(text).map(Some).map_err(|_| Unexpected),
+            Self::Number(text) => text,
         };
         let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
             && (text.len() == 1 || !text.starts_with('0'));
@@ -183,8 +186,11 @@ impl<'a> Value<'a> {
     fn amount(self) -> Result<Option<Amount>, Unexpected> {
         match self {
             Self::Null => Ok(None),
-            Self::Text(text) | Self::Number(text) => Amount::parse_short(text.as_bytes())
+            Self::Text(text) => Amount::parse_short(text.as_bytes())
                 .or_else(|| Amount::parse(text).ok())
+                .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
+            // A bare number is JSON's, of which the other parser knows more than there are.
+            Self::Number(text) => Amount::parse_short(text.as_bytes())
                 .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
         }
     }
@@ -220,7 +226,7 @@ type Values<'a> = [Value<'a>; Field::ALL.len()];
 fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, Unexpected> {
     let value = |field: Field| values[field as usize];
     let text = |field| Ok(value(field).text()?.map(Cow::Borrowed));
-    let number = |field| Ok(value(field).number_or_text()?.map(Cow::Borrowed));
+    let number = |field| Ok(value(field).phone_number()?.map(Cow::Borrowed));
     // An alias that says something else is kept in `extra`.
     let aliased = |field, alias| {
         let (field, alias) = (value(field).text()?, value(alias).text()?);

@@ -1,11 +1,12 @@
 //! What one record means: a JSON object becomes a typed [`Record`], or is rejected with a reason.
 //!
-//! No I/O, no state between records. Nothing is coerced silently: a value either has the type the
-//! API documents, or the record is rejected whole.
+//! No I/O, no state between records. Nothing is coerced silently: a value is what it is exactly,
+//! however it is written, or the record is rejected whole.
 
 mod csv;
 mod fast;
 mod field;
+mod phone;
 mod plain;
 mod time;
 
@@ -100,6 +101,14 @@ pub enum Reason {
         /// What is wrong with it.
         error: AmountError,
     },
+    /// A phone number of which only the first digits are certain.
+    #[error(
+        "`{field}` is a phone number in scientific notation, as spreadsheets write it: its last digits are lost. Export that column as text"
+    )]
+    LostDigits {
+        /// The record's field.
+        field: &'static str,
+    },
     /// A string with an escape that stands for no character.
     #[error("`{field}` has an escape that stands for no character")]
     Escape {
@@ -145,6 +154,7 @@ impl Reason {
             Self::Date(_) => "date",
             Self::WrongType { .. } => "wrong_type",
             Self::Amount { .. } => "amount",
+            Self::LostDigits { .. } => "lost_digits",
             Self::Escape { .. } => "escape",
             Self::TooDeep => "too_deep",
             Self::Columns { .. } => "columns",

@@ -7,6 +7,7 @@ use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::field::Field;
+use super::phone::{LostDigits, phone_number, whole_digits};
 use super::{MAX_DEPTH, Reason, Record, Refusal, parse_time_us};
 use crate::amount::{Amount, parse_whole_i32};
 
@@ -54,6 +55,9 @@ impl<'a> Fields<'a> {
             field: "date",
             expected: "a string",
         })?;
+        if date.is_empty() {
+            return Err(Reason::NoDate);
+        }
         parse_time_us(&date).map_err(Reason::Date)
     }
 
@@ -95,7 +99,7 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
         to_number: number_or_string(&fields, Field::To)?,
         disposition: optional_string(&fields, Field::Disposition)?,
         destination: optional_string(&fields, Field::Destination)?,
-        sip_trunk: optional_string(&fields, Field::SipTrunk)?,
+        sip_trunk: identifier(&fields, Field::SipTrunk)?,
         answered_by: optional_string(&fields, Field::AnsweredBy)?,
         duration_seconds: duration(&fields)?,
         per_minute_usd: amount(&fields, Field::PerMinute)?,
@@ -270,20 +274,41 @@ fn optional_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'
     }
 }
 
-/// A phone number: a string, or a bare JSON number written as plain digits.
+/// A phone number: a string, or a bare JSON number that is whole.
 fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
     };
-    if text.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Ok(Some(Cow::Borrowed(text)));
+    if let Some(digits) = whole_digits(text) {
+        return Ok(Some(Cow::Borrowed(digits)));
     }
+    let lost = |LostDigits| Reason::LostDigits {
+        field: field.name(),
+    };
     match string(text, field)? {
-        Some(text) => Ok(Some(text)),
-        None => Err(Reason::WrongType {
+        Some(Cow::Borrowed(text)) => phone_number(text).map(|text| Some(text.into())),
+        Some(Cow::Owned(text)) => phone_number(&text).map(|text| Some(text.to_owned().into())),
+        // A number with an exponent.
+        None if phone_number(text).is_err() => Err(LostDigits),
+        None => {
+            return Err(Reason::WrongType {
+                field: field.name(),
+                expected: "a string, digits or null",
+            });
+        }
+    }
+    .map_err(lost)
+}
+
+/// A name that is not counted with: a string, or a bare JSON number written as plain digits.
+fn identifier<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
+    match fields.present(field) {
+        Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Some(text.into())),
+        Some(text) => string(text, field)?.map(Some).ok_or(Reason::WrongType {
             field: field.name(),
             expected: "a string, digits or null",
         }),
+        None => Ok(None),
     }
 }
 
@@ -293,8 +318,8 @@ fn aliased<'a>(
     field: Field,
     alias: Field,
 ) -> Result<Option<Cow<'a, str>>, Reason> {
-    let value = optional_string(fields, field)?;
-    let deprecated = optional_string(fields, alias)?;
+    let value = identifier(fields, field)?;
+    let deprecated = identifier(fields, alias)?;
     if value.is_some() && deprecated.is_some() && value != deprecated {
         let text = fields.get(alias).unwrap_or("null");
         fields.other.push((Cow::Borrowed(alias.name()), text));
@@ -302,39 +327,52 @@ fn aliased<'a>(
     Ok(value.or(deprecated))
 }
 
-fn duration(fields: &Fields<'_>) -> Result<Option<i32>, Reason> {
-    let wrong = Reason::WrongType {
-        field: Field::Duration.name(),
-        expected: "a whole number of seconds within 32 bits, or null",
-    };
-    fields
-        .present(Field::Duration)
-        .map(|text| parse_whole_i32(text).ok_or(wrong))
-        .transpose()
-}
-
-fn amount(fields: &Fields<'_>, field: Field) -> Result<Option<Amount>, Reason> {
+/// The text of a number, which may be a string. An empty one is absent, as it is in CSV.
+fn decimal<'a>(
+    fields: &Fields<'a>,
+    field: Field,
+    expected: &'static str,
+) -> Result<Option<Cow<'a, str>>, Reason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
     };
     let number = match string(text, field)? {
-        Some(text) => text,
+        Some(Cow::Borrowed(text)) => Cow::Borrowed(text.trim()),
+        Some(Cow::Owned(text)) => Cow::Owned(text.trim().to_owned()),
         None if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
             Cow::Borrowed(text)
         }
         None => {
             return Err(Reason::WrongType {
                 field: field.name(),
-                expected: "a decimal number, as a number or a string, or null",
+                expected,
             });
         }
     };
-    Amount::parse(&number)
-        .map(Some)
-        .map_err(|error| Reason::Amount {
-            field: field.name(),
-            error,
-        })
+    Ok(Some(number).filter(|number| !number.is_empty()))
+}
+
+fn duration(fields: &Fields<'_>) -> Result<Option<i32>, Reason> {
+    let (field, expected) = (
+        Field::Duration,
+        "a whole number of seconds within 32 bits, or null",
+    );
+    let wrong = Reason::WrongType {
+        field: field.name(),
+        expected,
+    };
+    decimal(fields, field, expected)?
+        .map(|text| parse_whole_i32(&text).ok_or(wrong))
+        .transpose()
+}
+
+fn amount(fields: &Fields<'_>, field: Field) -> Result<Option<Amount>, Reason> {
+    let expected = "a decimal number, as a number or a string, or null";
+    let amount = decimal(fields, field, expected)?.map(|text| Amount::parse(&text));
+    amount.transpose().map_err(|error| Reason::Amount {
+        field: field.name(),
+        error,
+    })
 }
 
 /// The fields without a column, as one JSON object in canonical form.

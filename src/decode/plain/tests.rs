@@ -76,7 +76,7 @@ fn bare_numbers_become_digits_and_exact_amounts() {
     assert_eq!(record.charge_usd.unwrap().nanos(), 10_000_000);
     assert_eq!(record.per_minute_usd.unwrap().nanos(), 5_900_000);
     assert_eq!(record.forward_fee_usd.unwrap().nanos(), 10_000);
-    for number in ["-1", "1.5", "1e3", "true", "[]", "{}"] {
+    for number in ["-1", "1.5", "true", "[]", "{}"] {
         assert!(
             matches!(
                 reason_with(&format!("\"from\":{number}")),
@@ -107,17 +107,17 @@ fn a_deprecated_alias_stands_in_and_a_different_one_is_kept() {
 #[test]
 fn a_wrong_type_is_not_missing() {
     for (members, field) in [
-        (r#""duration":"26""#, "duration"),
+        (r#""duration":"26 s""#, "duration"),
         (r#""duration":26.5"#, "duration"),
         (r#""duration":2147483648"#, "duration"),
         (r#""charge":true"#, "charge"),
         (r#""charge":{}"#, "charge"),
         (r#""disposition":1"#, "disposition"),
         (r#""destination":[]"#, "destination"),
-        (r#""sip_trunk":32882"#, "sip_trunk"),
+        (r#""sip_trunk":32882.0"#, "sip_trunk"),
         (r#""answered_by":false"#, "answered_by"),
-        (r#""call_id":7"#, "call_id"),
-        (r#""call_id":"c","uuid":7"#, "uuid"),
+        (r#""call_id":-7"#, "call_id"),
+        (r#""call_id":"c","uuid":1e7"#, "uuid"),
         (r#""parent_uuid":{}"#, "parent_uuid"),
     ] {
         match reason_with(members) {
@@ -154,13 +154,70 @@ fn a_wrong_type_is_not_missing() {
         amount(AmountError::OutOfRange)
     );
     assert_eq!(
-        reason_with(r#""charge":"""#),
-        amount(AmountError::NotANumber)
-    );
-    assert_eq!(
         reason_with(r#""charge":"0,5""#),
         amount(AmountError::NotANumber)
     );
+}
+
+#[test]
+fn what_is_exact_is_taken_however_it_is_written() {
+    let record =
+        with(r#""duration":"26","charge":"+0.01","per_minute":" .01 ","forward_fee":"1.""#);
+    let record = record.unwrap();
+    assert_eq!(record.duration_seconds, Some(26));
+    assert_eq!(record.charge_usd.unwrap().nanos(), 10_000_000);
+    assert_eq!(record.per_minute_usd.unwrap().nanos(), 10_000_000);
+    assert_eq!(record.forward_fee_usd.unwrap().nanos(), 1_000_000_000);
+
+    let record =
+        with(r#""sip_trunk":32882,"uuid":7,"call_id":"7","parent_uuid":8,"parent_call_id":9"#);
+    let record = record.unwrap();
+    assert_eq!(record.sip_trunk.as_deref(), Some("32882"));
+    assert_eq!(record.call_id.as_deref(), Some("7"));
+    assert_eq!(record.parent_call_id.as_deref(), Some("9"));
+    assert_eq!(record.extra.as_deref(), Some(r#"{"parent_uuid":8}"#));
+}
+
+#[test]
+fn an_empty_number_is_absent_as_in_csv() {
+    let nothing = with(r#""duration":null"#).unwrap();
+    for empty in [r#""""#, r#""  ""#, r#""\t""#] {
+        let members = ["duration", "charge", "per_minute", "forward_fee"]
+            .map(|field| format!("\"{field}\":{empty}"));
+        assert_eq!(with(&members.join(",")).unwrap(), nothing, "{empty}");
+    }
+    assert_eq!(reason(r#"{"date":""}"#), Reason::NoDate);
+}
+
+#[test]
+fn phone_numbers_out_of_a_spreadsheet_are_cleaned_or_known_to_be_ruined() {
+    for number in [
+        "13025550001",
+        "13025550001.0",
+        r#""13025550001""#,
+        r#""13025550001.0""#,
+        r#""'13025550001""#,
+        r#""=\"13025550001\"""#,
+        r#"" 13025550001 ""#,
+    ] {
+        let record = with(&format!("\"from\":{number},\"to\":{number}")).unwrap();
+        assert_eq!(
+            record.from_number.as_deref(),
+            Some("13025550001"),
+            "{number}"
+        );
+        assert_eq!(record.to_number, record.from_number, "{number}");
+    }
+    for ruined in [
+        "1.30256E+10",
+        r#""1.30256E+10""#,
+        "1e3",
+        r#""'1,30256E+10""#,
+    ] {
+        let reason = reason_with(&format!("\"to\":{ruined}"));
+        assert_eq!(reason, Reason::LostDigits { field: "to" }, "{ruined}");
+        assert!(reason.to_string().contains("spreadsheet"), "{reason}");
+    }
 }
 
 #[test]

@@ -1,0 +1,114 @@
+//! Phone numbers as texts, freed of what spreadsheets put around them.
+
+/// The digits of a phone number are not all there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LostDigits;
+
+/// The phone number that a text is. Taken off are white space around it, what makes a spreadsheet take a
+/// number for text (`="442079460001"`, a leading `'`), and the `.0` of a number that was a float once.
+///
+/// # Errors
+/// [`LostDigits`] where a spreadsheet wrote the number as `1.30256E+10`.
+#[inline]
+pub(super) fn phone_number(text: &str) -> Result<&str, LostDigits> {
+    // As most are written. Exponents have at most three digits.
+    let bytes = text.as_bytes();
+    if let (Some(b'0'..=b'9' | b'+'), Some(end)) = (bytes.first(), bytes.last_chunk::<4>())
+        && end.iter().all(u8::is_ascii_digit)
+    {
+        return Ok(text);
+    }
+    unusual_number(text)
+}
+
+fn unusual_number(text: &str) -> Result<&str, LostDigits> {
+    let text = text.trim();
+    let formula = text
+        .strip_prefix("=\"")
+        .and_then(|text| text.strip_suffix('"'));
+    let text = formula.unwrap_or(text);
+    let text = text.strip_prefix('\'').unwrap_or(text).trim();
+    if is_scientific(text) {
+        return Err(LostDigits);
+    }
+    match text.strip_suffix(".0") {
+        Some(digits) if is_digits(digits.strip_prefix('+').unwrap_or(digits)) => Ok(digits),
+        _ => Ok(text),
+    }
+}
+
+fn is_digits(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+}
+
+/// Whether a text is a number with an exponent of up to three digits: `1.30256E+10`, `1,30256E+10`.
+fn is_scientific(text: &str) -> bool {
+    let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
+        return false;
+    };
+    let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    let mantissa = mantissa.strip_prefix(['+', '-']).unwrap_or(mantissa);
+    let (whole, decimals) = mantissa.split_once(['.', ',']).unwrap_or((mantissa, "0"));
+    is_digits(exponent) && exponent.len() <= 3 && is_digits(whole) && is_digits(decimals)
+}
+
+/// The digits of a bare number: `13025550001`, and also `13025550001.0`, for JSON knows no integers.
+pub(super) fn whole_digits(number: &str) -> Option<&str> {
+    let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
+    let is_whole = is_digits(whole) && !decimals.is_empty();
+    (is_whole && decimals.bytes().all(|byte| byte == b'0')).then_some(whole)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_spreadsheet_put_around_a_phone_number_is_taken_off() {
+        for (text, expected) in [
+            ("13025550001", "13025550001"),
+            ("+1 (302) 555-0001", "+1 (302) 555-0001"),
+            (" 13025550001\u{a0}", "13025550001"),
+            ("=\"442079460001\"", "442079460001"),
+            ("'442079460001", "442079460001"),
+            ("'+442079460001", "+442079460001"),
+            ("=\"'442079460001\"", "442079460001"),
+            ("13025550001.0", "13025550001"),
+            ("+13025550001.0", "+13025550001"),
+            // A group of four zeros belongs to the number.
+            ("302.555.0000", "302.555.0000"),
+            ("302.555.0", "302.555.0"),
+            ("sip:alice@example.com", "sip:alice@example.com"),
+            ("'", ""),
+            ("", ""),
+            ("e7", "e7"),
+            ("7e", "7e"),
+        ] {
+            assert_eq!(phone_number(text), Ok(expected), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_phone_number_in_scientific_notation_has_lost_its_last_digits() {
+        for text in [
+            "1.30256E+10",
+            "1,30256E+10",
+            "1.30256e10",
+            "1E+10",
+            "1.30256E+010",
+            " 4.42079E+11 ",
+            "'4.42079E+11",
+        ] {
+            assert_eq!(phone_number(text), Err(LostDigits), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_bare_number_is_its_digits_if_it_is_whole() {
+        assert_eq!(whole_digits("13025550001"), Some("13025550001"));
+        assert_eq!(whole_digits("13025550001.000"), Some("13025550001"));
+        for number in ["-1", "1.5", "1.", "1e3", "1.0e3", "true", ""] {
+            assert_eq!(whole_digits(number), None, "{number}");
+        }
+    }
+}
