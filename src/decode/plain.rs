@@ -10,6 +10,7 @@ use super::field::Field;
 use super::phone::{LostDigits, phone_number, whole_digits};
 use super::{MAX_DEPTH, Reason, Record, Refusal, parse_time_us};
 use crate::amount::{Amount, parse_whole_i32};
+use crate::error::{cut, quoted};
 
 /// An object's members: keys decoded, values still as their JSON text.
 type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
@@ -153,7 +154,11 @@ fn depth(text: &str) -> usize {
 /// The members of the object that `text` is, in their order.
 fn members(text: &str) -> Result<Members<'_>, Reason> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let members = serde::Deserializer::deserialize_map(&mut deserializer, MembersVisitor);
+    let mut broken = None;
+    let visitor = MembersVisitor {
+        broken: &mut broken,
+    };
+    let members = serde::Deserializer::deserialize_map(&mut deserializer, visitor);
     members
         .and_then(|members| deserializer.end().map(|()| members))
         .map_err(|error| {
@@ -163,8 +168,24 @@ fn members(text: &str) -> Result<Members<'_>, Reason> {
             } else {
                 Some(error)
             };
-            error.map_or(Reason::NotAnObject, |error| syntax(&error))
+            match (error.map(|error| syntax(&error)), broken) {
+                (Some(Reason::Syntax { problem }), Some(key)) if problem != NO_COLON => {
+                    let problem = format!("{problem} in `{}`", shown_key(&key));
+                    Reason::Syntax { problem }
+                }
+                (reason, _) => reason.unwrap_or(Reason::NotAnObject),
+            }
         })
+}
+
+/// What the parser says where no colon follows: what stands before it may be a value, and no key.
+const NO_COLON: &str = "expected `:`";
+/// Most characters of a key that are shown.
+const MAX_KEY_CHARS: usize = 40;
+
+/// A key, as it may be shown: without numbers, and not too long.
+fn shown_key(key: &str) -> String {
+    cut(&quoted(key), MAX_KEY_CHARS)
 }
 
 /// The parser's complaint, without its line and column: the record's place is known to the caller.
@@ -179,9 +200,12 @@ fn syntax(error: &serde_json::Error) -> Reason {
     }
 }
 
-struct MembersVisitor;
+struct MembersVisitor<'c, 'de> {
+    /// Becomes the key whose value is no JSON.
+    broken: &'c mut Option<Cow<'de, str>>,
+}
 
-impl<'de> Visitor<'de> for MembersVisitor {
+impl<'de> Visitor<'de> for MembersVisitor<'_, 'de> {
     type Value = Members<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -191,7 +215,13 @@ impl<'de> Visitor<'de> for MembersVisitor {
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
         let mut members = Members::new();
         while let Some(key) = map.next_key_seed(KeySeed)? {
-            members.push((key, map.next_value::<&'de RawValue>()?.get()));
+            match map.next_value::<&'de RawValue>() {
+                Ok(value) => members.push((key, value.get())),
+                Err(error) => {
+                    *self.broken = Some(key);
+                    return Err(error);
+                }
+            }
         }
         Ok(members)
     }

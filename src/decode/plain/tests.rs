@@ -328,6 +328,34 @@ fn what_is_not_one_json_object_is_refused() {
 }
 
 #[test]
+fn what_is_no_json_value_is_named_by_its_field() {
+    for (members, expected) in [
+        (r#""note":NaN"#, "expected value in `note`"),
+        (r#""charge":01"#, "invalid number in `charge`"),
+        (r#""a":{"b":nul}"#, "expected ident in `a`"),
+        (r#""13025550001 x":NaN"#, "expected value in `[number] x`"),
+    ] {
+        let problem = expected.to_owned();
+        assert_eq!(
+            reason_with(members),
+            Reason::Syntax { problem },
+            "{members}"
+        );
+    }
+    // What stands where a key should may be a value.
+    for members in [r#""note" "x""#, r#""x":"a","alice""#, r#""alice"}"#] {
+        let problem = "expected `:`".to_owned();
+        assert_eq!(
+            reason_with(members),
+            Reason::Syntax { problem },
+            "{members}"
+        );
+    }
+    let long = reason_with(&format!("\"{}\":NaN", "k".repeat(1000)));
+    assert!(long.to_string().len() < 100, "{long}");
+}
+
+#[test]
 fn reasons_never_quote_a_value() {
     for text in [
         r#"{"date":"2023-08-21T06:43:36Z","from":{"n":"14302287001"}}"#,
@@ -337,6 +365,8 @@ fn reasons_never_quote_a_value() {
         r#""14302287001""#,
         r#"{"14302287001":1,"14302287001":2,"date":"2023-08-21T06:43:36Z"}"#,
         r#"{"from":14302287001x}"#,
+        r#"{"from":"1" "14302287001":1}"#,
+        r#"{"14302287001":NaN}"#,
     ] {
         let shown = format!("{}", reason(text));
         assert!(!shown.contains("14302287001"), "{shown}");
