@@ -11,6 +11,24 @@ const MAX_NANOS: u64 = 999_999_999_999_999_999;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i64);
 
+/// A value that a column can hold, for one that it perhaps cannot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rounded<T> {
+    /// The nearest that it can.
+    pub value: T,
+    /// Whether that is the very same.
+    pub is_exact: bool,
+}
+
+impl<T> Rounded<T> {
+    fn map<U>(self, change: impl FnOnce(T) -> U) -> Rounded<U> {
+        Rounded {
+            value: change(self.value),
+            is_exact: self.is_exact,
+        }
+    }
+}
+
 /// Why a text is not an [`Amount`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
@@ -42,10 +60,18 @@ impl Amount {
     /// # Errors
     /// [`AmountError`]: nothing is rounded.
     pub fn parse(text: &str) -> Result<Self, AmountError> {
+        let amount = Self::round(text)?;
+        let exact = amount.is_exact.then_some(amount.value);
+        exact.ok_or(AmountError::TooPrecise)
+    }
+
+    /// The same to the nearest amount, halves away from zero, as databases cast decimals.
+    ///
+    /// # Errors
+    /// [`AmountError`]: it is no number, or its nearest amount is out of range.
+    pub fn round(text: &str) -> Result<Rounded<Self>, AmountError> {
         let number = Number::parse(text).ok_or(AmountError::NotANumber)?;
-        let magnitude = number.scaled(AMOUNT_SCALE)?;
-        let nanos = i64::try_from(magnitude).map_err(|_| AmountError::OutOfRange)?;
-        Ok(Self(if number.negative { -nanos } else { nanos }))
+        Ok(number.scaled(AMOUNT_SCALE)?.map(Self))
     }
 }
 
@@ -144,8 +170,8 @@ impl<'a> Number<'a> {
         })
     }
 
-    /// The magnitude × 10^`scale`, if that is a whole number within range.
-    fn scaled(&self, scale: u32) -> Result<u64, AmountError> {
+    /// The number × 10^`scale`, as the nearest whole number, if that is within range.
+    fn scaled(&self, scale: u32) -> Result<Rounded<i64>, AmountError> {
         let digits = self.integer.iter().chain(self.fraction);
         // The value is digits × 10^(exponent − fraction digits).
         let fraction_digits = i64::try_from(self.fraction.len()).unwrap_or(i64::MAX);
@@ -155,6 +181,7 @@ impl<'a> Number<'a> {
             .saturating_add(fraction_digits);
         let whole_digits = total.saturating_add(shift);
         let mut value = 0_u64;
+        let (mut is_exact, mut rounds_up) = (true, false);
         let mut seen = 0_i64;
         for digit in digits {
             let digit = u64::from(digit - b'0');
@@ -166,8 +193,9 @@ impl<'a> Number<'a> {
                 if value > MAX_NANOS {
                     return Err(AmountError::OutOfRange);
                 }
-            } else if digit != 0 {
-                return Err(AmountError::TooPrecise);
+            } else {
+                is_exact &= digit == 0;
+                rounds_up |= seen == whole_digits && digit >= 5;
             }
             seen += 1;
         }
@@ -180,7 +208,13 @@ impl<'a> Number<'a> {
                 .filter(|&value| value <= MAX_NANOS)
                 .ok_or(AmountError::OutOfRange)?;
         }
-        Ok(value)
+        value += u64::from(rounds_up);
+        if value > MAX_NANOS {
+            return Err(AmountError::OutOfRange);
+        }
+        let value = value.cast_signed();
+        let value = if self.negative { -value } else { value };
+        Ok(Rounded { value, is_exact })
     }
 }
 
@@ -192,17 +226,12 @@ fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(end)
 }
 
-/// A whole number within `i32` from a number's text: `26`, and also `26.0` and `2.6e1`, for JSON
-/// knows no integers. `None` if it has a fraction or is out of range.
-pub(crate) fn parse_whole_i32(text: &str) -> Option<i32> {
-    let number = Number::parse(text)?;
-    let magnitude = i64::try_from(number.scaled(0).ok()?).ok()?;
-    i32::try_from(if number.negative {
-        -magnitude
-    } else {
-        magnitude
-    })
-    .ok()
+/// The whole number within `i32` that is nearest to a number's text, halves away from zero: 26 for `26`,
+/// `26.0` and `2.6e1`, and 27 for `26.5`. `None` if it is none, or out of range.
+pub(crate) fn round_i32(text: &str) -> Option<Rounded<i32>> {
+    let Rounded { value, is_exact } = Number::parse(text)?.scaled(0).ok()?;
+    let value = i32::try_from(value).ok()?;
+    Some(Rounded { value, is_exact })
 }
 
 impl fmt::Display for Amount {
@@ -356,14 +385,49 @@ mod tests {
     }
 
     #[test]
-    fn whole_numbers_may_be_written_with_a_fraction_of_zero() {
-        assert_eq!(parse_whole_i32("26"), Some(26));
-        assert_eq!(parse_whole_i32("26.0"), Some(26));
-        assert_eq!(parse_whole_i32("2.6e1"), Some(26));
-        assert_eq!(parse_whole_i32("-2147483648"), Some(i32::MIN));
-        for text in ["26.5", "2147483648", "1e10", "\"26\"", ""] {
-            assert_eq!(parse_whole_i32(text), None, "{text}");
+    fn whole_numbers_may_be_written_with_a_fraction() {
+        for (text, value, is_exact) in [
+            ("26", 26, true),
+            ("26.0", 26, true),
+            ("2.6e1", 26, true),
+            ("26.4999", 26, false),
+            ("26.5", 27, false),
+            ("-26.5", -27, false),
+            ("0.5", 1, false),
+            ("5e-2", 0, false),
+            ("-2147483648", i32::MIN, true),
+            ("2147483647.4", i32::MAX, false),
+        ] {
+            assert_eq!(round_i32(text), Some(Rounded { value, is_exact }), "{text}");
         }
+        for text in ["2147483647.5", "2147483648", "1e10", "\"26\"", ""] {
+            assert_eq!(round_i32(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_amount_is_half_a_unit_away_at_most() {
+        for (text, value, is_exact) in [
+            ("0.30000000000000004", 300_000_000, false),
+            ("0.0000000014", 1, false),
+            ("0.0000000015", 2, false),
+            ("-0.0000000015", -2, false),
+            ("0.00000000149999", 1, false),
+            ("0.0000000005", 1, false),
+            ("0.00000000005", 0, false),
+            ("1e-999999999999", 0, false),
+            ("0.0000000010000", 1, true),
+            ("999999999.9999999994", 999_999_999_999_999_999, false),
+        ] {
+            let value = Amount(value);
+            assert_eq!(
+                Amount::round(text),
+                Ok(Rounded { value, is_exact }),
+                "{text}"
+            );
+        }
+        let too_large = Amount::round("999999999.9999999995");
+        assert_eq!(too_large, Err(AmountError::OutOfRange));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::amount::AmountSum;
-use crate::decode::Record;
+use crate::decode::{Record, is_rounded};
 
 /// Counts of one slice, or of a run. `records = rows + duplicates + rejected + suppressed`, always.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,10 @@ pub struct Counts {
     /// Records out of which a credential was taken: a key, or what an address carried.
     #[serde(default)]
     pub redacted: u64,
+    /// Rows with a value that its column cannot hold exactly: the nearest one is there, and the original
+    /// text in `extra`.
+    #[serde(default)]
+    pub rounded: u64,
     /// Rows whose `call_time` lies on another day than the slice's, in the configured time zone.
     pub outside_day: u64,
     /// Rows without a charge.
@@ -49,6 +53,7 @@ impl Counts {
         self.rejected += other.rejected;
         self.suppressed += other.suppressed;
         self.redacted += other.redacted;
+        self.rounded += other.rounded;
         self.outside_day += other.outside_day;
         self.missing_charge += other.missing_charge;
         self.missing_duration += other.missing_duration;
@@ -146,6 +151,7 @@ pub struct RowTally {
     pub rows: u64,
     /// Those of them that lie so far outside the day that no time zone explains it.
     pub far_outside_day: u64,
+    rounded: u64,
     outside_day: u64,
     missing_charge: u64,
     missing_duration: u64,
@@ -163,6 +169,7 @@ impl RowTally {
             totals: Totals::default(),
             rows: 0,
             far_outside_day: 0,
+            rounded: 0,
             outside_day: 0,
             missing_charge: 0,
             missing_duration: 0,
@@ -178,6 +185,7 @@ impl RowTally {
                 ..self.day_us.end.saturating_add(FAR_OUTSIDE_US);
             self.far_outside_day += u64::from(!widened.contains(&record.call_time_us));
         }
+        self.rounded += u64::from(is_rounded(record));
         self.missing_charge += u64::from(record.charge_usd.is_none());
         self.missing_duration += u64::from(record.duration_seconds.is_none());
         self.totals.duration_seconds += i64::from(record.duration_seconds.unwrap_or_default());
@@ -194,6 +202,7 @@ impl RowTally {
     /// Fills in the counts that come from the rows.
     pub fn count_into(&self, counts: &mut Counts) {
         counts.rows = self.rows;
+        counts.rounded = self.rounded;
         counts.outside_day = self.outside_day;
         counts.missing_charge = self.missing_charge;
         counts.missing_duration = self.missing_duration;

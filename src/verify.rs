@@ -684,6 +684,11 @@ fn difference(content: &Content, commit: &Commit) -> Option<String> {
             said.forward_fee_usd.to_string(),
         ),
         (
+            "rows with a rounded value",
+            content.counts.rounded.to_string(),
+            commit.counts.rounded.to_string(),
+        ),
+        (
             "rows without a charge",
             content.counts.missing_charge.to_string(),
             commit.counts.missing_charge.to_string(),

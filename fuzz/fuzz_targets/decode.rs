@@ -12,6 +12,11 @@ fuzz_target!(|text: &[u8]| {
     match decode(text) {
         Ok(record) => {
             let Some(extra) = &record.extra else { return };
+            // What was rounded has the key of a field.
+            let rounded = ["date", "duration", "charge", "per_minute", "forward_fee"];
+            if rounded.iter().any(|field| extra.contains(&format!("\"{field}\":"))) {
+                return;
+            }
             // Between two fields of every record, it is the same again.
             let again = format!("{{\"date\":\"2026-10-01T00:00:00Z\",{}", &extra[1..]);
             let decoded = decode(again.as_bytes()).expect("what was kept decodes");

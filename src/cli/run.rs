@@ -436,6 +436,13 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
         0 => String::new(),
         redacted => format!(", {} with a credential redacted", thousands(redacted)),
     };
+    let rounded = match counts.rounded {
+        0 => String::new(),
+        rounded => format!(
+            ", {} with a rounded value, the original in extra",
+            thousands(rounded)
+        ),
+    };
     let interrupted = if report.outcome == RunOutcome::Interrupted {
         "Interrupted: run again for the rest. "
     } else {
@@ -450,7 +457,7 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
             counted(plan.up_to_date, "was", "were")
         ),
         format!(
-            "{} in {}, {} USD; {}, {} rejected{redacted}.",
+            "{} in {}, {} USD; {}, {} rejected{redacted}{rounded}.",
             counted(counts.rows, "call", "calls"),
             counted(counts.records, "record", "records"),
             dollars(report.totals.totals.charge_usd),

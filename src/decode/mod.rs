@@ -1,7 +1,8 @@
 //! What one record means: a JSON object becomes a typed [`Record`], or is rejected with a reason.
 //!
-//! No I/O, no state between records. Nothing is coerced silently: a value is what it is exactly,
-//! however it is written, or the record is rejected whole.
+//! No I/O, no state between records. Nothing is coerced silently: a column holds the value exactly,
+//! however it is written, or the nearest one, and `extra` the original text; or the record is rejected
+//! whole.
 
 mod csv;
 mod fast;
@@ -14,6 +15,7 @@ use std::borrow::Cow;
 
 pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing, refuse_header};
 pub use fast::Decoder;
+pub(crate) use plain::is_rounded;
 pub use plain::{call_time_us, decode};
 pub use time::{TimeError, parse_time_us};
 
@@ -50,7 +52,7 @@ pub struct Record<'a> {
     /// `forward_fee`.
     pub forward_fee_usd: Option<Amount>,
     /// Every other field as one JSON object: keys sorted, no white space, scalars in their own
-    /// text. `None` if there is none.
+    /// text. Also a field with a column that cannot hold its value exactly. `None` if there is none.
     pub extra: Option<Cow<'a, str>>,
 }
 
@@ -93,7 +95,7 @@ pub enum Reason {
         /// What would have been right.
         expected: &'static str,
     },
-    /// An amount that `DECIMAL(18, 9)` cannot hold exactly.
+    /// What is no amount, or one that is too large for `DECIMAL(18, 9)`.
     #[error("`{field}` is {error}")]
     Amount {
         /// The record's field.

@@ -27,7 +27,10 @@ fn unusual_number(text: &str) -> Result<&str, LostDigits> {
         .strip_prefix("=\"")
         .and_then(|text| text.strip_suffix('"'));
     let text = formula.unwrap_or(text);
-    let text = text.strip_prefix('\'').unwrap_or(text).trim();
+    let text = match text.strip_prefix('\'') {
+        Some(number) if number.starts_with(|c: char| c == '+' || c.is_ascii_digit()) => number,
+        _ => text,
+    };
     if is_scientific(text) {
         return Err(LostDigits);
     }
@@ -79,7 +82,9 @@ mod tests {
             ("302.555.0000", "302.555.0000"),
             ("302.555.0", "302.555.0"),
             ("sip:alice@example.com", "sip:alice@example.com"),
-            ("'", ""),
+            // Names that are none of a spreadsheet's.
+            ("'", "'"),
+            ("'t Hooft", "'t Hooft"),
             ("", ""),
             ("e7", "e7"),
             ("7e", "7e"),

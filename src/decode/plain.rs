@@ -8,8 +8,9 @@ use serde_json::value::RawValue;
 
 use super::field::Field;
 use super::phone::{LostDigits, phone_number, whole_digits};
-use super::{MAX_DEPTH, Reason, Record, Refusal, parse_time_us};
-use crate::amount::{Amount, parse_whole_i32};
+use super::time::round_time_us;
+use super::{MAX_DEPTH, Reason, Record, Refusal};
+use crate::amount::{Amount, Rounded, round_i32};
 use crate::error::{cut, quoted};
 
 /// An object's members: keys decoded, values still as their JSON text.
@@ -50,7 +51,7 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    fn call_time_us(&self) -> Result<i64, Reason> {
+    fn call_time_us(&self) -> Result<Rounded<i64>, Reason> {
         let date = self.present(Field::Date).ok_or(Reason::NoDate)?;
         let date = string(date, Field::Date)?.ok_or(Reason::WrongType {
             field: "date",
@@ -59,7 +60,16 @@ impl<'a> Fields<'a> {
         if date.is_empty() {
             return Err(Reason::NoDate);
         }
-        parse_time_us(&date).map_err(Reason::Date)
+        round_time_us(&date).map_err(Reason::Date)
+    }
+
+    /// The value of a field's column. Where that is not what the field says, its text is kept among the
+    /// other fields.
+    fn keep_original<T>(&mut self, field: Field, rounded: Rounded<T>) -> T {
+        if let (false, Some(text)) = (rounded.is_exact, self.get(field)) {
+            self.other.push((Cow::Borrowed(field.name()), text));
+        }
+        rounded.value
     }
 
     fn get(&self, field: Field) -> Option<&'a str> {
@@ -90,6 +100,7 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
     }
 
     let call_time_us = fields.call_time_us()?;
+    let call_time_us = fields.keep_original(Field::Date, call_time_us);
     let call_id = aliased(&mut fields, Field::CallId, Field::Uuid)?;
     let parent_call_id = aliased(&mut fields, Field::ParentCallId, Field::ParentUuid)?;
     Ok(Record {
@@ -102,10 +113,10 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
         destination: optional_string(&fields, Field::Destination)?,
         sip_trunk: identifier(&fields, Field::SipTrunk)?,
         answered_by: optional_string(&fields, Field::AnsweredBy)?,
-        duration_seconds: duration(&fields)?,
-        per_minute_usd: amount(&fields, Field::PerMinute)?,
-        charge_usd: amount(&fields, Field::Charge)?,
-        forward_fee_usd: amount(&fields, Field::ForwardFee)?,
+        duration_seconds: duration(&mut fields)?,
+        per_minute_usd: amount(&mut fields, Field::PerMinute)?,
+        charge_usd: amount(&mut fields, Field::Charge)?,
+        forward_fee_usd: amount(&mut fields, Field::ForwardFee)?,
         extra: extra(fields.other)?.map(Cow::Owned),
     })
 }
@@ -117,7 +128,32 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
 /// [`Refusal`]: there is no `date` to be read, or it is the server's report of a failure.
 pub fn call_time_us(text: &[u8]) -> Result<i64, Refusal> {
     let text = String::from_utf8_lossy(text);
-    Ok(Fields::read(&text)?.call_time_us()?)
+    Ok(Fields::read(&text)?.call_time_us()?.value)
+}
+
+/// Whether a column of a record holds another value than its field said, whose text then is in `extra`, under the
+/// field's name: nothing else puts it there.
+pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
+    const FIELDS: [Field; 5] = [
+        Field::Date,
+        Field::Duration,
+        Field::PerMinute,
+        Field::Charge,
+        Field::ForwardFee,
+    ];
+    let Some(extra) = record.extra.as_deref() else {
+        return false;
+    };
+    let is_named =
+        |field: Field| memchr::memmem::find(extra.as_bytes(), field.name().as_bytes()).is_some();
+    // It may also be a word of a text, or a key within a value.
+    FIELDS.into_iter().any(is_named)
+        && members(extra).is_ok_and(|members| {
+            let mut fields = members
+                .iter()
+                .filter_map(|(key, _)| Field::of(key.as_bytes()));
+            fields.any(|field| FIELDS.contains(&field))
+        })
 }
 
 /// Refuses a record that is nested too deeply, before its values are read once for each level.
@@ -382,27 +418,28 @@ fn decimal<'a>(
     Ok(Some(number).filter(|number| !number.is_empty()))
 }
 
-fn duration(fields: &Fields<'_>) -> Result<Option<i32>, Reason> {
+fn duration(fields: &mut Fields<'_>) -> Result<Option<i32>, Reason> {
     let (field, expected) = (
         Field::Duration,
-        "a whole number of seconds within 32 bits, or null",
+        "a number of seconds within 32 bits, or null",
     );
     let wrong = Reason::WrongType {
         field: field.name(),
         expected,
     };
-    decimal(fields, field, expected)?
-        .map(|text| parse_whole_i32(&text).ok_or(wrong))
-        .transpose()
+    let seconds = decimal(fields, field, expected)?.map(|text| round_i32(&text).ok_or(wrong));
+    let seconds = seconds.transpose()?;
+    Ok(seconds.map(|seconds| fields.keep_original(field, seconds)))
 }
 
-fn amount(fields: &Fields<'_>, field: Field) -> Result<Option<Amount>, Reason> {
+fn amount(fields: &mut Fields<'_>, field: Field) -> Result<Option<Amount>, Reason> {
     let expected = "a decimal number, as a number or a string, or null";
-    let amount = decimal(fields, field, expected)?.map(|text| Amount::parse(&text));
-    amount.transpose().map_err(|error| Reason::Amount {
+    let amount = decimal(fields, field, expected)?.map(|text| Amount::round(&text));
+    let amount = amount.transpose().map_err(|error| Reason::Amount {
         field: field.name(),
         error,
-    })
+    })?;
+    Ok(amount.map(|amount| fields.keep_original(field, amount)))
 }
 
 /// The fields without a column, as one JSON object in canonical form.

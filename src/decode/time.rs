@@ -1,5 +1,7 @@
 //! Reads the API's timestamps, exactly.
 
+use crate::amount::Rounded;
+
 /// Why a text is not a time that a `TIMESTAMP(MICROS, UTC)` column can hold exactly.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TimeError {
@@ -26,6 +28,13 @@ pub enum TimeError {
 /// [`TimeError`]: nothing is rounded, and a leap second (`:60`), which no warehouse stores, does
 /// not exist.
 pub fn parse_time_us(text: &str) -> Result<i64, TimeError> {
+    let time = round_time_us(text)?;
+    let exact = time.is_exact.then_some(time.value);
+    exact.ok_or(TimeError::TooPrecise)
+}
+
+/// The same of the microsecond in which a time lies. The next one may be nearer, but also be another day's.
+pub(super) fn round_time_us(text: &str) -> Result<Rounded<i64>, TimeError> {
     let bytes = text.as_bytes();
     let Some((fixed, rest)) = bytes.split_at_checked(19) else {
         return Err(TimeError::Format);
@@ -47,7 +56,7 @@ pub fn parse_time_us(text: &str) -> Result<i64, TimeError> {
     let (year, month, day) = (field(0, 4)?, field(5, 7)?, field(8, 10)?);
     let (hour, minute, second) = (field(11, 13)?, field(14, 16)?, field(17, 19)?);
 
-    let (fraction_us, zone) = match rest.strip_prefix(b".") {
+    let (fraction, zone) = match rest.strip_prefix(b".") {
         Some(rest) => {
             let end = rest
                 .iter()
@@ -55,7 +64,13 @@ pub fn parse_time_us(text: &str) -> Result<i64, TimeError> {
                 .unwrap_or(rest.len());
             (fraction_us(&rest[..end])?, &rest[end..])
         }
-        None => (0, rest),
+        None => (
+            Rounded {
+                value: 0,
+                is_exact: true,
+            },
+            rest,
+        ),
     };
     let offset_seconds = offset_seconds(zone)?;
 
@@ -70,7 +85,10 @@ pub fn parse_time_us(text: &str) -> Result<i64, TimeError> {
     if !UTC_SECONDS.contains(&seconds) {
         return Err(TimeError::OutOfRange);
     }
-    Ok(seconds * 1_000_000 + fraction_us)
+    Ok(Rounded {
+        value: seconds * 1_000_000 + fraction.value,
+        ..fraction
+    })
 }
 
 /// The years 1 to 9999 in seconds since 1970: what text can say, and every warehouse holds.
@@ -84,20 +102,20 @@ fn digits(bytes: &[u8]) -> Option<i64> {
     })
 }
 
-fn fraction_us(text: &[u8]) -> Result<i64, TimeError> {
+fn fraction_us(text: &[u8]) -> Result<Rounded<i64>, TimeError> {
     if text.is_empty() {
         return Err(TimeError::Format);
     }
     let (micros, finer) = text.split_at(text.len().min(6));
-    if finer.iter().any(|&byte| byte != b'0') {
-        return Err(TimeError::TooPrecise);
-    }
     let padded = micros
         .iter()
         .copied()
         .chain(std::iter::repeat(b'0'))
         .take(6);
-    Ok(padded.fold(0, |value, byte| value * 10 + i64::from(byte - b'0')))
+    Ok(Rounded {
+        value: padded.fold(0, |value, byte| value * 10 + i64::from(byte - b'0')),
+        is_exact: finer.iter().all(|&byte| byte == b'0'),
+    })
 }
 
 fn offset_seconds(zone: &[u8]) -> Result<i64, TimeError> {
@@ -218,6 +236,33 @@ mod tests {
             parse_time_us("2023-08-21T12:00:00.0000001Z"),
             Err(TimeError::TooPrecise)
         );
+    }
+
+    #[test]
+    fn a_time_is_cut_to_its_microsecond_and_stays_on_its_day() {
+        for (text, cut) in [
+            (
+                "2023-08-21T23:59:59.999999999Z",
+                "2023-08-21T23:59:59.999999Z",
+            ),
+            (
+                "1969-12-31T23:59:59.9999999Z",
+                "1969-12-31T23:59:59.999999Z",
+            ),
+            ("2023-08-21 14:00:00.0000005+02:00", "2023-08-21T12:00:00Z"),
+            (
+                "9999-12-31T23:59:59.9999999Z",
+                "9999-12-31T23:59:59.999999Z",
+            ),
+        ] {
+            let value = parse_time_us(cut).unwrap();
+            let is_exact = false;
+            assert_eq!(
+                round_time_us(text),
+                Ok(Rounded { value, is_exact }),
+                "{text}"
+            );
+        }
     }
 
     #[test]

@@ -430,6 +430,7 @@ impl Eraser<'_> {
             commit.counts.suppressed += converted.counts.suppressed;
             commit.counts.rows = converted.counts.rows;
             commit.counts.conflicts = converted.counts.conflicts;
+            commit.counts.rounded = converted.counts.rounded;
             commit.counts.outside_day = converted.counts.outside_day;
             commit.counts.missing_charge = converted.counts.missing_charge;
             commit.counts.missing_duration = converted.counts.missing_duration;

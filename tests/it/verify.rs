@@ -90,7 +90,7 @@ fn run_strict(workplace: &Workplace, arguments: &[&str]) -> Ran {
 
 #[test]
 fn a_slice_of_which_a_tenth_was_rejected_fails_however_small_it_is() {
-    let broken = |count: u32| calls(50, count).replace("\"duration\":60", "\"duration\":\"7\"");
+    let broken = |count: u32| calls(50, count).replace("\"duration\":60", "\"duration\":\"7 s\"");
     for (good, bad) in [(0, 8), (20, 10), (9, 1)] {
         let records = format!("{}{}", calls(0, good), broken(bad));
         let total = u64::from(good + bad);
@@ -125,7 +125,7 @@ fn a_slice_of_which_a_tenth_was_rejected_fails_however_small_it_is() {
 
 #[test]
 fn a_slice_with_more_rejects_than_are_tolerated_now_is_a_finding_until_it_is_fetched_whole() {
-    let bad = calls(50, 3).replace("\"duration\":60", "\"duration\":\"7\"");
+    let bad = calls(50, 3).replace("\"duration\":60", "\"duration\":\"7 s\"");
     let (server, workplace) = serving(&format!("{}{bad}", calls(0, 5)), 8);
     assert_eq!(workplace.run_day(&[]).status, 0);
     assert_eq!(verify(&workplace, &[]).0, 0);
@@ -693,7 +693,7 @@ fn rejects_are_grouped_by_reason_with_an_example_and_without_numbers() {
     let broken = [
         format!("{{\"date\":\"2026-13-01\",\"from\":\"{number}\"}}"),
         format!("{{\"date\":\"2026-02-30 10:00:00\",\"to\":{number}}}"),
-        format!("{{\"date\":\"{DAY}T10:00:00Z\",\"charge\":\"0.0123456789\"}}"),
+        format!("{{\"date\":\"{DAY}T10:00:00Z\",\"charge\":\"$0.01\"}}"),
         format!("{{\"date\":\"{DAY}T10:00:00Z\",\"from\":\"{number}"),
     ];
     let body = format!("{}{}\n", calls(0, 3), broken.join("\n"));
@@ -706,7 +706,7 @@ fn rejects_are_grouped_by_reason_with_an_example_and_without_numbers() {
     for shown in [
         "2 records in 1 slice, on 2026-10-01\n  placed 2026-10-01, line 4, byte ",
         "\n  {\"date\":\"2026-13-01\",\"from\":\"[number]\"}\n  in _cdrlake/rejects/placed/2026-10-01.ndjson.zst\n",
-        "\"charge\":\"0.0123456789\"",
+        "\"charge\":\"$0.01\"",
         "--show-numbers shows them",
     ] {
         assert!(ran.stdout.contains(shown), "{shown}: {}", ran.stdout);
