@@ -2,13 +2,16 @@
 //! record means.
 //!
 //! The export's header line is not documented, so columns are known by name, in any case and order: `date`,
-//! `Date`, `Call ID`, `call-id` and `callId` are all understood. An empty cell is a field that is absent;
-//! a column without a field of its own is kept in `extra`, under its name as it stands.
+//! `Date`, `Call ID`, `call-id` and `callId` are all understood, as are some other names that exports have, and
+//! units: `Start time`, `Duration (sec)`, `Charge USD`. Cells are taken without white space around them. An empty
+//! one is a field that is absent; a column without a field of its own is kept in `extra`, under its name as it
+//! stands, with a number where an earlier one has that name.
 //!
 //! Exports that were put one behind the other have a header each, and not always the same: the
 //! columns of the last one count. A line that names columns is never a record, and what follows a
 //! header that cannot be used is never read by the columns of the one before.
 
+use std::collections::HashSet;
 use std::io::Write;
 
 use super::field::Field;
@@ -32,15 +35,19 @@ pub enum HeaderError {
         known: usize,
     },
     /// No column for what a bill is made of: null in every row, it would look like calls that cost nothing.
-    #[error("the CSV has no column for {}{}", missing.join(", "), unknown_columns(unknown))]
+    #[error(
+        "the CSV has no column for {}. It takes date, from, to, duration and charge, and has {}. Give the column that is meant that name",
+        missing.join(", "),
+        shown_columns(found)
+    )]
     Missing {
         /// The fields without a column.
         missing: Vec<&'static str>,
-        /// The columns without a field, some of which may be meant.
-        unknown: Vec<String>,
+        /// The names of all columns, as they stand.
+        found: Vec<String>,
     },
-    /// Two columns of one name.
-    #[error("the columns {first} and {second} of the CSV have the same name")]
+    /// Two columns for one field.
+    #[error("the columns {first} and {second} of the CSV mean the same field: rename one of them")]
     Twice {
         /// The first of them, from 1.
         first: usize,
@@ -73,18 +80,12 @@ pub enum HeaderError {
 
 /// Fields without which CSV is refused, besides `date`.
 const REQUIRED: [Field; 4] = [Field::From, Field::To, Field::Duration, Field::Charge];
-/// Most names of unknown columns that are shown.
+/// Most names of columns that are shown.
 const MAX_SHOWN_COLUMNS: usize = 20;
 
-fn unknown_columns(names: &[String]) -> String {
-    if names.is_empty() {
-        return String::new();
-    }
+fn shown_columns(names: &[String]) -> String {
     let shown: Vec<_> = names.iter().take(MAX_SHOWN_COLUMNS).cloned().collect();
-    format!(
-        ". Is it one of those that are not known ({})? Then give it that name",
-        crate::error::quoted(&shown.join(", "))
-    )
+    crate::error::quoted(&shown.join(", "))
 }
 
 /// What a line of CSV is.
@@ -139,7 +140,7 @@ impl CsvRows {
             self.begin(text, columns(cells)?);
             return Ok(CsvRow::Header);
         }
-        let date = cells.iter().nth(self.date).unwrap_or_default();
+        let date = trimmed(cells.iter().nth(self.date).unwrap_or_default());
         let is_complete = cells.count() == self.columns.len();
         if !is_complete || !is_time(date) {
             if text == self.header {
@@ -170,6 +171,7 @@ impl CsvRows {
         self.json.clear();
         self.json.push(b'{');
         for (column, cell) in self.columns.iter().zip(cells.iter()) {
+            let cell = trimmed(cell);
             if cell.is_empty() {
                 continue;
             }
@@ -313,6 +315,7 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         return Err(HeaderError::TooManyColumns { columns });
     }
     let mut columns: Vec<Column> = Vec::with_capacity(cells.count());
+    let (mut found, mut keys) = (Vec::new(), HashSet::new());
     for (i, name) in cells.iter().enumerate() {
         let number = i + 1;
         let field = Field::named(name);
@@ -322,9 +325,10 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         let name = name.trim_start_matches('\u{feff}');
         let key = match field {
             Some(field) => field.name().to_owned(),
-            None if name.trim().is_empty() => format!("column_{number}"),
-            None => name.trim().to_owned(),
+            None if name.trim().is_empty() => unused(&format!("column_{number}"), &mut keys),
+            None => unused(name.trim(), &mut keys),
         };
+        found.push(name.trim().to_owned());
         let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
         columns.push(Column { field, key });
     }
@@ -341,15 +345,12 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         .map(Field::name)
         .collect();
     if !missing.is_empty() {
-        let unknown = columns.iter().filter(|column| column.field.is_none());
-        let name = |column: &Column| column.key.trim_end_matches(':').to_owned();
-        let unknown = unknown.map(name).collect();
-        return Err(HeaderError::Missing { missing, unknown });
+        return Err(HeaderError::Missing { missing, found });
     }
     for (i, column) in columns.iter().enumerate() {
         let earlier = columns[..i]
             .iter()
-            .position(|other| other.key == column.key);
+            .position(|other| column.field.is_some() && other.field == column.field);
         if let Some(earlier) = earlier {
             return Err(HeaderError::Twice {
                 first: earlier + 1,
@@ -360,14 +361,84 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
     Ok(columns)
 }
 
+/// A key that no column has yet: the name, or the name with a number behind it.
+fn unused(name: &str, keys: &mut HashSet<String>) -> String {
+    let numbered = (2..).map(|number| format!("{name}_{number}"));
+    let mut names = std::iter::once(name.to_owned()).chain(numbered);
+    let key = names.find(|key| !keys.contains(key)).unwrap_or_default();
+    keys.insert(key.clone());
+    key
+}
+
+/// Other names of fields that exports give to columns, as [`letters`]. What may mean two things (`price`, `amount`,
+/// `time`, `number`, `source`) is none.
+const SYNONYMS: [(Field, &[&str]); 7] = [
+    (
+        Field::Date,
+        &[
+            "datetime",
+            "timestamp",
+            "starttime",
+            "startdate",
+            "startedat",
+            "calldate",
+            "calltime",
+            "callstart",
+        ],
+    ),
+    (
+        Field::From,
+        &["fromnumber", "caller", "callernumber", "callerid"],
+    ),
+    (
+        Field::To,
+        &[
+            "tonumber",
+            "called",
+            "callednumber",
+            "callee",
+            "dialednumber",
+        ],
+    ),
+    (Field::Duration, &["callduration"]),
+    (
+        Field::Charge,
+        &["cost", "callcost", "totalcost", "totalcharge"],
+    ),
+    (Field::PerMinute, &["priceperminute", "rateperminute"]),
+    (Field::ForwardFee, &["forwardingfee"]),
+];
+
 impl Field {
     /// The field that a column of that name holds.
     fn named(name: &[u8]) -> Option<Self> {
         let name = letters(std::str::from_utf8(name).ok()?);
-        Self::ALL
-            .into_iter()
-            .find(|field| letters(field.name()) == name)
+        Self::ALL.into_iter().find(|&field| {
+            let synonyms = SYNONYMS.into_iter().filter(|(of, _)| *of == field);
+            let synonyms = synonyms.flat_map(|(_, names)| names.iter().copied());
+            let is_named = |base: &str| {
+                let unit = name.strip_prefix(base);
+                unit.is_some_and(|unit| unit.is_empty() || field.units().contains(&unit))
+            };
+            is_named(&letters(field.name())) || synonyms.into_iter().any(is_named)
+        })
     }
+
+    /// What may stand behind the field's name, for it says what the column holds anyway. Another unit, such as
+    /// minutes, makes it another column.
+    fn units(self) -> &'static [&'static str] {
+        match self {
+            Self::Date => &["utc", "gmt"],
+            Self::Duration => &["s", "sec", "secs", "second", "seconds", "inseconds"],
+            Self::Charge | Self::PerMinute | Self::ForwardFee => &["usd", "inusd"],
+            _ => &[],
+        }
+    }
+}
+
+/// A cell without white space around it.
+fn trimmed(cell: &[u8]) -> &[u8] {
+    std::str::from_utf8(cell).map_or_else(|_| cell.trim_ascii(), |text| text.trim().as_bytes())
 }
 
 /// A name without case, spaces and marks.

@@ -72,6 +72,71 @@ fn the_columns_of_another_header_count_from_there_on() {
     }
 }
 
+/// The records of CSV, as their JSON.
+fn json_of(body: &str) -> Result<Vec<String>, String> {
+    let mut seen = Vec::new();
+    let mut on_item = |item: Item<'_>| {
+        if let Item::Record { json, .. } = item {
+            seen.push(String::from_utf8_lossy(json).into_owned());
+        }
+        Ok::<(), ConvertError>(())
+    };
+    let mut reader = RecordReader::of_file(body.as_bytes(), 1000);
+    let pushed = reader.push(body.as_bytes(), &mut on_item);
+    let read = pushed.and_then(|()| reader.finish(&mut on_item));
+    read.map_err(|error| error.to_string())?;
+    Ok(seen)
+}
+
+#[test]
+fn columns_are_known_by_the_names_that_exports_give_them() {
+    for header in [
+        "Date (UTC),From,To,Duration (sec),Charge USD",
+        "Start time,Caller,Called number,Duration [s],Cost (USD)",
+        " Call date ,from_number,toNumber,duration_seconds,Total cost",
+    ] {
+        let body = format!("{header}\n2026-10-01T10:00:00Z,11,22,60,0.01\n");
+        assert_eq!(
+            json_of(&body).unwrap(),
+            [
+                r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":60,"charge":"0.01"}"#
+            ],
+            "{header}"
+        );
+    }
+    // Another unit is another value, and a price may be that of a minute.
+    for (header, missing) in [
+        ("date,from,to,Duration (min),charge", "duration"),
+        ("date,from,to,duration,Charge EUR", "charge"),
+        ("date,from,to,duration,price", "charge"),
+    ] {
+        let error = json_of(&format!("{header}\n{ROW}")).unwrap_err();
+        let columns = header.replace(',', ", ");
+        assert_eq!(
+            error,
+            format!(
+                "the CSV has no column for {missing}. It takes date, from, to, duration and charge, and has {columns}. Give the column that is meant that name"
+            )
+        );
+    }
+    let error = json_of("date,from,to,duration,charge,cost\n").unwrap_err();
+    assert!(
+        error.starts_with("the columns 5 and 6 of the CSV mean the same field"),
+        "{error}"
+    );
+}
+
+#[test]
+fn cells_are_trimmed_and_unknown_columns_of_one_name_get_a_number() {
+    let body = "date,from,to,duration,charge,note,note,note_2,note,\n                 2026-10-01T10:00:00Z , 11,22\t, 60 ,\" 0.01 \",a, b,c,d, \u{a0}\n";
+    assert_eq!(
+        json_of(body).unwrap(),
+        [
+            r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":60,"charge":"0.01","note":"a","note_2":"b","note_2_2":"c","note_3":"d"}"#
+        ]
+    );
+}
+
 #[test]
 fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
     let long = format!("date,to,from{}\n", ",x".repeat(600));

@@ -145,7 +145,7 @@ fn what_is_no_header_is_not_taken_for_one() {
         ),
         (
             "date,from,to,duration,charge,Call ID,call_id\n",
-            "the columns 6 and 7 of the CSV have the same name",
+            "the columns 6 and 7 of the CSV mean the same field",
         ),
     ] {
         let (workplace, server, ran) = run_csv(1, [csv(body)]);
