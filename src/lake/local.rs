@@ -29,6 +29,10 @@ use crate::writer::{create_spool_file, remove_leftover};
 /// begins with, no reader takes it for data.
 const COPY: &str = ".cdrlake-copy";
 
+/// How often to try for a lock that others make and remove meanwhile, and the pause in between.
+const LOCK_TRIES: u32 = 100;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
 /// A lake below one directory.
 ///
 /// Files are staged beside the table, on the same file system, and renamed into it; to a partition
@@ -74,12 +78,12 @@ impl LocalStore {
         let mut staged = Vec::new();
         self.list_dir(&self.staging, &mut staged)?;
         let staged = staged.into_iter().map(|ObjectState { path, .. }| Leftover {
-            guard: guard_of(&path),
+            guard: Guard::of_staged(&path),
             file: self.file_path(&path),
         });
         let mut leftovers = Vec::new();
         for leftover in staged.chain(self.copies()?) {
-            let is_held = is_locked(&self.file_path(&leftover.guard))?;
+            let is_held = is_locked(&self.file_path(&leftover.guard.path()))?;
             // Its maker may have finished since it was listed.
             if !is_held && leftover.file.exists() {
                 leftovers.push(leftover);
@@ -99,46 +103,43 @@ impl LocalStore {
         )
     }
 
-    /// Copies on their way to directories that lie on another file system than the staging
-    /// directory.
+    /// Copies on their way to where nothing can be renamed from the staging directory. That may be
+    /// any directory: also another mount of the same file system is another one.
     fn copies(&self) -> Result<Vec<Leftover>, StoreError> {
         let mut directories = vec![META.into(), RUNS.into(), RUNNING.into()];
         for direction in Direction::ALL {
             directories.push(format!("{LEDGER}/{direction}"));
             directories.push(format!("{REJECTS}/{direction}"));
         }
-        for name in names_in(&self.root.join(TABLE))? {
-            directories.push(format!("{TABLE}/{name}"));
-        }
-        let device_of = |path: &FilePath| fs::metadata(path).map(|metadata| metadata.dev());
-        let Ok(here) = device_of(&self.staging) else {
-            return Ok(Vec::new());
-        };
+        let partitions = names_in(&self.root.join(TABLE))?;
+        let partitions = partitions.iter().filter(|name| name.starts_with("dt="));
+        directories.extend(partitions.map(|name| format!("{TABLE}/{name}")));
         let mut copies = Vec::new();
         for directory in directories {
             let path = self.root.join(&directory);
-            // What is not there has none.
-            if device_of(&path).is_ok_and(|device| device != here) {
-                for name in names_in(&path)? {
-                    if let Some(target) = target_of_copy(&name) {
-                        let target = Path::from(format!("{directory}/{target}"));
-                        copies.push(Leftover {
-                            guard: guard_of_target(&target),
-                            file: path.join(&name),
-                        });
-                    }
-                }
-                let day = directory.strip_prefix(&format!("{TABLE}/dt="));
-                for direction in Direction::ALL {
-                    let Some(day) = day else { continue };
-                    let target = Path::from(format!("{directory}/{direction}-{day}.parquet"));
-                    if let Some(file) = self.copy_beside(&self.file_path(&target)) {
-                        let guard = guard_of_target(&target);
-                        copies.push(Leftover { guard, file });
-                    }
+            for name in names_in(&path)? {
+                if let Some(target) = target_of_copy(&name) {
+                    let target = Path::from(format!("{directory}/{target}"));
+                    copies.push(Leftover {
+                        guard: Guard::of_target(&target),
+                        file: path.join(&name),
+                    });
                 }
             }
+            let day = directory.strip_prefix(&format!("{TABLE}/dt="));
+            let Some((day, beside)) = day.zip(self.beside(&path)) else {
+                continue;
+            };
+            for direction in Direction::ALL {
+                let name = format!("{direction}-{day}.parquet");
+                let target = Path::from(format!("{directory}/{name}"));
+                copies.push(Leftover {
+                    guard: Guard::of_target(&target),
+                    file: beside.copy_of(&name),
+                });
+            }
         }
+        copies.retain(|copy| copy.file.symlink_metadata().is_ok());
         Ok(copies)
     }
 
@@ -147,13 +148,10 @@ impl LocalStore {
         let mut removed = Vec::new();
         for leftover in self.leftovers()? {
             let Leftover { guard, file } = &leftover;
-            let name = guard.filename().unwrap_or_default();
-            let (mut lease, mut lock) = (None, None);
-            if guard.as_ref().starts_with(LEASES) {
-                lease = self.lease(guard)?;
-            } else {
-                lock = self.lock_directory(name.trim_end_matches(".lock"), false)?;
-            }
+            let (lease, lock) = match guard {
+                Guard::Lease(lease) => (self.lease(lease)?, None),
+                Guard::Lock(directory) => (None, self.lock_directory(directory, false)?),
+            };
             if lease.is_some() || lock.is_some() {
                 remove_leftover(file).map_err(failed("delete", file))?;
                 removed.push(self.name_of(&leftover));
@@ -181,24 +179,14 @@ impl LocalStore {
                 .filter(|path| !path.as_os_str().is_empty())
         };
         let missing: Vec<&FilePath> = with_parents().take_while(|path| !path.is_dir()).collect();
+        let search_bits = (self.file_mode & 0o444) >> 2;
+        let mode = 0o700 | self.file_mode | search_bits;
         if !missing.is_empty() {
-            let search_bits = (self.file_mode & 0o444) >> 2;
-            let mode = 0o700 | self.file_mode | search_bits;
             DirBuilder::new()
                 .recursive(true)
                 .mode(mode)
                 .create(directory)
                 .map_err(failed("create the directory", directory))?;
-            for made in &missing {
-                // Whatever the umask says: the configuration has the last word. But whose group it
-                // is, the directory above says.
-                let set_mode = || {
-                    let inherited = fs::metadata(made)?.mode() & 0o2000;
-                    fs::set_permissions(made, Permissions::from_mode(mode | inherited))
-                };
-                set_mode().map_err(failed("set the mode of", made))?;
-                sync_dir(made)?;
-            }
         }
         let never_poisoned = "nobody panics while holding it";
         let unsynced: Vec<&FilePath> = {
@@ -211,6 +199,16 @@ impl LocalStore {
                 .collect()
         };
         for path in &unsynced {
+            // Whatever the umask says: the configuration has the last word. Also on those that are
+            // there, for whoever made them may have died before; but the lake's own directory, and
+            // what links lead to, are their makers'.
+            let is_ours = path.starts_with(&self.root) && *path != self.root && !path.is_symlink();
+            if missing.contains(path) || is_ours {
+                grant(path, mode).map_err(failed("set the mode of", path))?;
+            }
+            if missing.contains(path) {
+                sync_dir(path)?;
+            }
             let Some(parent) = path.parent() else {
                 continue;
             };
@@ -223,6 +221,7 @@ impl LocalStore {
                 // Above the lake there may be nothing for us to look into.
                 Err(error)
                     if error.kind() == io::ErrorKind::PermissionDenied
+                        && !parent.starts_with(&self.root)
                         && !missing.contains(path) => {}
                 synced => synced.map_err(failed("sync", parent))?,
             }
@@ -273,48 +272,55 @@ impl LocalStore {
 
     /// Locks the file at `path`, which is made if there is none.
     fn lock(&self, path: &FilePath, wait: bool) -> Result<Option<File>, StoreError> {
-        loop {
-            let file = self.open_lock(path)?;
-            let locked = if wait {
-                file.lock().map_err(fs::TryLockError::Error)
-            } else {
-                file.try_lock()
-            };
-            match locked {
-                Ok(()) => {}
-                Err(fs::TryLockError::WouldBlock) => return Ok(None),
-                Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
+        for _ in 0..LOCK_TRIES {
+            if let Some(file) = self
+                .open_lock(path)
+                .map_err(failed("open the lock", path))?
+            {
+                let locked = if wait {
+                    file.lock().map_err(fs::TryLockError::Error)
+                } else {
+                    file.try_lock()
+                };
+                match locked {
+                    Ok(()) => {}
+                    Err(fs::TryLockError::WouldBlock) => return Ok(None),
+                    Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
+                }
+                // Somebody removed it since it was opened: a lock on that one keeps nobody away.
+                // Take the one that is there now.
+                if lies_at(&file, path) {
+                    return Ok(Some(file));
+                }
             }
-            // Somebody removed it since it was opened: a lock on that one keeps nobody away. Take
-            // the one that is there now.
-            if lies_at(&file, path) {
-                return Ok(Some(file));
-            }
+            std::thread::sleep(LOCK_PAUSE);
         }
+        Err(failed("lock", path)(io::Error::other(
+            "it is another file each time. Is it on a file system that does not keep its files?",
+        )))
     }
 
-    /// Opens a lock for everybody who may use the lake, whatever the umask says: only who makes a
-    /// file can set its mode.
-    fn open_lock(&self, path: &FilePath) -> Result<File, StoreError> {
-        let open = || {
-            loop {
-                match File::options().write(true).open(path) {
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                    opened => return opened,
-                }
-                let mut make = File::options();
-                make.create_new(true).write(true).mode(self.file_mode);
-                match make.open(path) {
-                    Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-                    Err(error) => return Err(error),
-                    Ok(made) => {
-                        made.set_permissions(Permissions::from_mode(self.file_mode))?;
-                        return Ok(made);
-                    }
-                }
+    /// Opens a lock for everybody who may use the lake, whatever the umask says; `None` if somebody
+    /// made it or removed it meanwhile. Links are not followed: a lock is never one.
+    fn open_lock(&self, path: &FilePath) -> io::Result<Option<File>> {
+        let mut options = File::options();
+        options.write(true).custom_flags(libc::O_NOFOLLOW);
+        let opened = match options.open(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                options.create_new(true).mode(self.file_mode).open(path)
             }
+            opened => opened,
         };
-        open().map_err(failed("open the lock", path))
+        let file = match opened {
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
+            opened => opened?,
+        };
+        // Whoever made it may have died before it had its mode.
+        if file.metadata()?.mode() & 0o777 != self.file_mode {
+            let mode = Permissions::from_mode(self.file_mode);
+            unless_it_is_another_s(file.set_permissions(mode))?;
+        }
+        Ok(Some(file))
     }
 
     fn swap(
@@ -381,38 +387,43 @@ impl LocalStore {
             drop(copy.keep());
             Ok(())
         };
-        // Where nobody looks for data, if it may be written.
-        if let Some(beside) = self.copy_beside(target)
-            && copy_by_way_of(beside).is_ok()
-        {
-            return Ok(());
-        }
         let name = target.file_name().unwrap_or_default().to_string_lossy();
+        let directory = target.parent().unwrap_or(FilePath::new(""));
+        // Where nobody looks for data, if it may be written and is where the directory is.
+        if let Some(beside) = self.beside(directory) {
+            use io::ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem};
+            let copied = copy_by_way_of(beside.copy_of(&name));
+            let kind = copied.as_ref().err().map(io::Error::kind);
+            if !matches!(
+                kind,
+                Some(CrossesDevices | PermissionDenied | ReadOnlyFilesystem)
+            ) {
+                return copied;
+            }
+        }
         copy_by_way_of(target.with_file_name(format!(".{name}{COPY}")))
     }
 
-    /// The place for a copy beside the directory that the `target` in a partition lies in, wherever
-    /// links lead, or beside the table if that is where it lies; `None` if there is none on its
-    /// file system.
-    fn copy_beside(&self, target: &FilePath) -> Option<PathBuf> {
-        let partition = fs::canonicalize(target.parent()?).ok()?;
-        let table = fs::canonicalize(self.root.join(TABLE)).ok()?;
-        if !target.starts_with(self.root.join(TABLE)) {
+    /// Where copies on their way to a `partition` have a place: beside the directory that it is,
+    /// wherever links lead, or beside the table if that is where it lies. `None` if that is another
+    /// file system, or it is no partition.
+    fn beside(&self, partition: &FilePath) -> Option<Beside> {
+        let table = self.root.join(TABLE);
+        if partition.parent() != Some(&table) {
             return None;
         }
+        let table = fs::canonicalize(table).ok()?;
+        let partition = fs::canonicalize(partition).ok()?;
+        let device_of = |path: &FilePath| fs::metadata(path).map(|metadata| metadata.dev());
+        let device = device_of(&partition).ok()?;
         let outer = if partition.parent() == Some(&table) {
             table
         } else {
             partition
         };
-        let beside = outer.parent()?;
-        let device_of = |path: &FilePath| fs::metadata(path).map(|metadata| metadata.dev());
-        if device_of(beside).ok()? != device_of(target.parent()?).ok()? {
-            return None;
-        }
-        let (outer, name) = (outer.file_name()?, target.file_name()?);
-        let (outer, name) = (outer.to_string_lossy(), name.to_string_lossy());
-        Some(beside.join(format!(".{outer}.{name}{COPY}")))
+        let directory = outer.parent()?.to_owned();
+        let outer = outer.file_name()?.to_string_lossy().into_owned();
+        (device_of(&directory).ok()? == device).then_some(Beside { directory, outer })
     }
 
     fn list_dir(
@@ -544,21 +555,67 @@ impl Drop for FileLease {
 #[derive(Debug)]
 struct Leftover {
     /// What its maker held.
-    guard: Path,
+    guard: Guard,
     file: PathBuf,
+}
+
+/// What whoever writes a file holds from before its first byte on.
+#[derive(Debug)]
+enum Guard {
+    /// The lease at this path.
+    Lease(Path),
+    /// The lock of the directory of this name.
+    Lock(String),
+}
+
+impl Guard {
+    /// That of the object at `target`.
+    fn of_target(target: &Path) -> Self {
+        let of_rejects = || Some(layout::rejects_slice(target)?.0);
+        let slice = layout::slice_of(target).or_else(of_rejects);
+        slice.map_or_else(
+            || Self::Lock(directory_name(target)),
+            |slice| Self::Lease(layout::lease(slice)),
+        )
+    }
+
+    /// That of the staged file at `path`.
+    fn of_staged(path: &Path) -> Self {
+        let name = path.filename().unwrap_or_default();
+        if let Some(directory) = name.strip_suffix(".swap") {
+            return Self::Lock(directory.to_owned());
+        }
+        let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
+        Self::Lease(Path::from(format!("{LEASES}/{stem}.lock")))
+    }
+
+    fn path(&self) -> Path {
+        match self {
+            Self::Lease(path) => path.clone(),
+            Self::Lock(directory) => Path::from(format!("{LOCKS}/{directory}.lock")),
+        }
+    }
+}
+
+/// Where copies on their way to a partition have a place, outside of it.
+#[derive(Debug)]
+struct Beside {
+    directory: PathBuf,
+    /// What the directory is called that is not to have them in it.
+    outer: String,
+}
+
+impl Beside {
+    /// The copy of the file of this name.
+    fn copy_of(&self, name: &str) -> PathBuf {
+        let Self { directory, outer } = self;
+        directory.join(format!(".{outer}.{name}{COPY}"))
+    }
 }
 
 /// The file that a copy of this name is on its way to, if it is one.
 fn target_of_copy(name: &str) -> Option<&str> {
     name.strip_prefix('.')?.strip_suffix(COPY)
-}
-
-/// What whoever writes the object at `target` holds.
-fn guard_of_target(target: &Path) -> Path {
-    let of_rejects = || Some(layout::rejects_slice(target)?.0);
-    layout::slice_of(target)
-        .or_else(of_rejects)
-        .map_or_else(|| lock_of(&directory_name(target)), layout::lease)
 }
 
 /// What the directory of an object is called among the locks.
@@ -568,16 +625,11 @@ fn directory_name(path: &Path) -> String {
     parts.join("-")
 }
 
-/// The lock of a directory.
-fn lock_of(directory: &str) -> Path {
-    Path::from(format!("{LOCKS}/{directory}.lock"))
-}
-
-/// Names of what lies in a directory, if it is there.
+/// Names of what lies in a directory; none if there is none.
 fn names_in(directory: &FilePath) -> Result<Vec<String>, StoreError> {
     let names = || {
         let entries = match fs::read_dir(directory) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if is_no_directory(&error) => return Ok(Vec::new()),
             entries => entries?,
         };
         let name =
@@ -587,15 +639,31 @@ fn names_in(directory: &FilePath) -> Result<Vec<String>, StoreError> {
     names().map_err(failed("list", directory))
 }
 
-/// What whoever makes the staged file at `path` holds from before its first byte on: the slice's
-/// lease, or the lock of the directory that it goes to.
-fn guard_of(path: &Path) -> Path {
-    let name = path.filename().unwrap_or_default();
-    if let Some(directory) = name.strip_suffix(".swap") {
-        return lock_of(directory);
+/// Whether there is no directory where one was looked for.
+fn is_no_directory(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+    )
+}
+
+/// Lets others use a directory as `mode` says, whose bits are added to those that it has: whose
+/// group it is, the directory above says.
+fn grant(directory: &FilePath, mode: u32) -> io::Result<()> {
+    let found = fs::metadata(directory)?.mode() & 0o7777;
+    if found & mode == mode {
+        return Ok(());
     }
-    let stem = name.split_once('.').map_or(name, |(stem, _)| stem);
-    Path::from(format!("{LEASES}/{stem}.lock"))
+    let mode = Permissions::from_mode(found | mode);
+    unless_it_is_another_s(fs::set_permissions(directory, mode))
+}
+
+/// Only whose something is may set its mode.
+fn unless_it_is_another_s(set: io::Result<()>) -> io::Result<()> {
+    match set {
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        set => set,
+    }
 }
 
 /// Whether somebody holds the lock at `path`. Neither makes nor changes anything, and needs no right
@@ -919,11 +987,20 @@ mod tests {
         assert_eq!(store.list(&Path::from(STAGING)).await.unwrap(), []);
     }
 
+    /// Says it also where the output of tests is kept back.
+    fn skipped(what: &str) {
+        drop(writeln!(io::stderr(), "skipped: {what}"));
+    }
+
     /// A directory on another file system, if this machine has one.
     fn on_another_file_system(directory: &FilePath) -> Option<tempfile::TempDir> {
-        let other = tempfile::tempdir_in("/dev/shm").ok()?;
         let device_of = |path: &FilePath| fs::metadata(path).unwrap().dev();
-        (device_of(other.path()) != device_of(directory)).then_some(other)
+        let other = tempfile::tempdir_in("/dev/shm").ok();
+        let other = other.filter(|other| device_of(other.path()) != device_of(directory));
+        if other.is_none() {
+            skipped("/dev/shm is no other file system");
+        }
+        other
     }
 
     async fn publish(store: &LocalStore, path: &Path, content: &str) {
@@ -940,7 +1017,6 @@ mod tests {
     async fn a_partition_on_another_file_system_is_written_whole_and_leaves_nothing() {
         let (directory, store) = open();
         let Some(other) = on_another_file_system(directory.path()) else {
-            println!("skipped: there is no other file system");
             return;
         };
         let partition = other.path().join("october");
@@ -983,7 +1059,6 @@ mod tests {
     async fn a_table_on_another_file_system_has_no_copy_in_it_while_it_is_written() {
         let (directory, store) = open();
         let Some(other) = on_another_file_system(directory.path()) else {
-            println!("skipped: there is no other file system");
             return;
         };
         let table = other.path().join("table");
@@ -993,7 +1068,8 @@ mod tests {
         publish(&store, &path, "rows").await;
         let target = store.file_path(&path);
         assert_eq!(fs::read_to_string(&target).unwrap(), "rows");
-        let copy = store.copy_beside(&target).unwrap();
+        let beside = store.beside(target.parent().unwrap()).unwrap();
+        let copy = beside.copy_of("placed-2026-10-01.parquet");
         assert_eq!(copy.parent(), Some(other.path()));
         fs::write(&copy, "rows").unwrap();
         assert_eq!(store.remove_leftovers().await.unwrap().len(), 1);
@@ -1004,7 +1080,6 @@ mod tests {
     async fn the_ledger_may_lie_on_another_file_system_too() {
         let (directory, store) = open();
         let Some(other) = on_another_file_system(directory.path()) else {
-            println!("skipped: there is no other file system");
             return;
         };
         let ledger = directory.path().join("lake").join(LEDGER);
@@ -1042,6 +1117,163 @@ mod tests {
         for made in ["a", "_cdrlake", STAGING, LEASES, LOCKS] {
             assert_eq!(mode(made), 0o2777, "{made}");
         }
+    }
+
+    #[tokio::test]
+    async fn plain_files_where_partitions_should_be_hide_nothing_and_are_no_hindrance() {
+        let (directory, store) = open();
+        let Some(other) = on_another_file_system(directory.path()) else {
+            return;
+        };
+        fs::write(other.path().join("f.txt"), "note").unwrap();
+        fs::write(other.path().join("_SUCCESS"), "").unwrap();
+        fs::write(other.path().join("dt=note"), "").unwrap();
+        let table = directory.path().join("lake").join(TABLE);
+        for linked in [
+            &table,
+            &table.join("dt=2026-10-01"),
+            &table.join("notes.txt"),
+        ] {
+            let is_note = linked.ends_with("notes.txt");
+            if *linked != table {
+                fs::create_dir_all(&table).unwrap();
+            }
+            let to = if is_note {
+                other.path().join("f.txt")
+            } else {
+                other.path().to_owned()
+            };
+            std::os::unix::fs::symlink(to, linked).unwrap();
+            assert_eq!(store.find_leftovers().await.unwrap(), [], "{linked:?}");
+            assert_eq!(store.remove_leftovers().await.unwrap(), []);
+            if *linked == table {
+                fs::remove_file(&table).unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn only_where_nothing_can_be_beside_a_partition_is_a_copy_in_it() {
+        let (directory, store) = open();
+        let Some(other) = on_another_file_system(directory.path()) else {
+            return;
+        };
+        let partition = other.path().join("october");
+        fs::create_dir(&partition).unwrap();
+        let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
+        let target = store.file_path(&path);
+        let table = directory.path().join("lake").join(TABLE);
+        fs::create_dir(&table).unwrap();
+        std::os::unix::fs::symlink(&partition, target.parent().unwrap()).unwrap();
+        let beside = store.beside(target.parent().unwrap()).unwrap();
+        // Something goes wrong there that would go wrong inside, too.
+        let copy = beside.copy_of("placed-2026-10-01.parquet");
+        fs::create_dir(&copy).unwrap();
+        let file = store.spool_dir().join("x.parquet");
+        fs::write(&file, "rows").unwrap();
+        let file = TempPath::try_from_path(file).unwrap();
+        let refused = store.copy(&file, &target).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::IsADirectory);
+        assert_eq!(names_in(&partition).unwrap(), [] as [&str; 0]);
+    }
+
+    /// Tells the child of the test below its lake, whose partition is a mount.
+    const MOUNTED: &str = "TEST_MOUNTED";
+
+    #[test]
+    fn a_partition_that_is_another_mount_of_the_same_file_system_is_written_and_swept() {
+        let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
+        if let Some(root) = std::env::var_os(MOUNTED) {
+            let store = LocalStore::new(FilePath::new(&root), 0o600);
+            let runtime = tokio::runtime::Runtime::new().unwrap();
+            return runtime.block_on(async {
+                store.prepare().unwrap();
+                let target = store.file_path(&path);
+                let partition = target.parent().unwrap();
+                publish(&store, &path, "rows").await;
+                assert_eq!(fs::read_to_string(&target).unwrap(), "rows");
+                assert_eq!(names_in(partition).unwrap(), ["placed-2026-10-01.parquet"]);
+                // What a process leaves that dies while it copies, outside and inside.
+                let name = "placed-2026-10-01.parquet";
+                let beside = store.beside(partition).unwrap().copy_of(name);
+                let within = partition.join(format!(".{name}{COPY}"));
+                for copy in [&beside, &within] {
+                    fs::write(copy, "calls").unwrap();
+                }
+                assert_eq!(store.find_leftovers().await.unwrap().len(), 2);
+                assert_eq!(store.remove_leftovers().await.unwrap().len(), 2);
+                assert!(!beside.exists() && !within.exists());
+            });
+        }
+        let (directory, store) = open();
+        let target = store.file_path(&path);
+        let partition = target.parent().unwrap();
+        let elsewhere = directory.path().join("elsewhere");
+        fs::create_dir_all(partition).unwrap();
+        fs::create_dir(&elsewhere).unwrap();
+        let this = "lake::local::tests::\
+            a_partition_that_is_another_mount_of_the_same_file_system_is_written_and_swept";
+        let script = r#"mount --bind "$1" "$2" || exit 77; exec "$0" --exact "$3""#;
+        let child = std::process::Command::new("unshare")
+            .args(["-rm", "sh", "-c", script])
+            .arg(std::env::current_exe().unwrap())
+            .args([elsewhere.as_os_str(), partition.as_os_str()])
+            .arg(this)
+            .env(MOUNTED, directory.path().join("lake"))
+            .output();
+        match child {
+            Ok(child) if child.status.success() => {
+                let said = String::from_utf8_lossy(&child.stdout);
+                assert!(said.contains("1 passed"), "{said}");
+                // It was the mount that was written to.
+                assert!(elsewhere.join("placed-2026-10-01.parquet").is_file());
+            }
+            Ok(child) if child.status.code() == Some(101) => {
+                panic!("{}", String::from_utf8_lossy(&child.stdout))
+            }
+            _ => skipped("nothing can be mounted here"),
+        }
+    }
+
+    #[test]
+    fn a_lock_that_is_a_link_is_refused_and_not_tried_for_ever() {
+        let (directory, store) = open();
+        let locks = directory.path().join("lake").join(LOCKS);
+        fs::create_dir_all(&locks).unwrap();
+        let outside = directory.path().join("outside");
+        std::os::unix::fs::symlink(&outside, locks.join("x.lock")).unwrap();
+        for is_there in [false, true] {
+            let refused = store.lock_directory("x", true).unwrap_err();
+            assert!(refused.path.ends_with("x.lock"), "{refused}");
+            assert_eq!(outside.exists(), is_there);
+            fs::write(&outside, "").unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_dead_process_left_without_its_mode_gets_it_and_what_is_another_s_keeps_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let root = directory.path().join("lake");
+        let set = |path: &FilePath, mode: u32| {
+            fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+        };
+        let mode = |path: &FilePath| fs::metadata(path).unwrap().mode() & 0o777;
+        let locks = root.join(LOCKS);
+        fs::create_dir_all(&locks).unwrap();
+        fs::write(locks.join("a.lock"), "").unwrap();
+        set(&locks.join("a.lock"), 0o600);
+        set(&locks, 0o700);
+        set(&root, 0o750);
+        let store = LocalStore::new(&root, 0o660);
+        drop(store.lock_directory("a", true).unwrap());
+        assert_eq!(mode(&locks), 0o770);
+        assert_eq!(mode(&locks.join("a.lock")), 0o660);
+        assert_eq!(mode(&root), 0o750);
+        // Nobody may set this one's mode, not even who may do everything.
+        let another_s = FilePath::new("/proc/self");
+        let refused = fs::set_permissions(another_s, Permissions::from_mode(0o777));
+        assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
+        grant(another_s, 0o777).unwrap();
     }
 
     /// Whether somebody waits for a lock on the file.

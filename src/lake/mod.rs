@@ -330,12 +330,17 @@ impl Lake {
     ) -> Result<Self, LakeError> {
         let mut lake = Self::find_or_create(store, wanted).await?;
         lake.privacy = Arc::new(privacy);
-        let leftovers = lake.store.remove_leftovers().await?;
-        if !leftovers.is_empty() {
-            tracing::info!(
+        match lake.store.remove_leftovers().await {
+            Ok(leftovers) if leftovers.is_empty() => {}
+            Ok(leftovers) => tracing::info!(
                 files = leftovers.len(),
                 "Removed what a run that died had under way."
-            );
+            ),
+            // It is in nobody's way: `verify` and `gc` say the same. Unless nothing works here.
+            Err(error) if error.kind() != Some(FailureKind::Hopeless) => {
+                tracing::warn!("{}", crate::error::chain(&error));
+            }
+            Err(error) => return Err(error.into()),
         }
         Ok(lake)
     }
