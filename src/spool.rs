@@ -176,15 +176,39 @@ mod tests {
         assert!(!path.exists());
     }
 
+    /// Tells the child of the test below where to work.
+    const PARENT: &str = "TEST_SPOOL_PARENT";
+
     #[test]
-    fn the_lock_of_a_spool_is_removed_last() {
-        let parent = tempfile::tempdir().unwrap();
-        let spool = Spool::make(parent.path()).unwrap();
-        for name in ["a", "m", "z"] {
-            fs::write(spool.path().join(name), "calls").unwrap();
+    fn a_spool_in_which_something_stays_keeps_its_lock_for_the_next_sweep() {
+        if let Some(parent) = std::env::var_os(PARENT) {
+            let spool = Spool::make(Path::new(&parent)).unwrap();
+            let path = spool.path().to_owned();
+            for name in ["a", "z"] {
+                fs::write(path.join(name), "calls").unwrap();
+            }
+            // What is mounted on cannot be removed, whoever tries.
+            let mounted = path.join("m");
+            fs::create_dir(&mounted).unwrap();
+            let run = |arguments: &[&str]| {
+                let mut command = std::process::Command::new(arguments[0]);
+                let done = command.args(&arguments[1..]).arg(&mounted).status();
+                assert!(done.unwrap().success());
+            };
+            run(&["mount", "-t", "tmpfs", "none"]);
+            drop(spool);
+            assert!(path.join(LOCK).is_file() && mounted.is_dir());
+            assert_eq!(sweep(Path::new(&parent)).unwrap(), [] as [PathBuf; 0]);
+            assert!(path.join(LOCK).is_file() && mounted.is_dir());
+            run(&["umount"]);
+            assert_eq!(sweep(Path::new(&parent)).unwrap(), [path]);
+            return;
         }
-        let order = lock_last(spool.path()).unwrap();
-        assert_eq!(order.len(), 4);
-        assert!(order[3].ends_with(LOCK), "{order:?}");
+        let parent = tempfile::tempdir().unwrap();
+        crate::lake::local::tests::where_it_may_mount(
+            "spool::tests::a_spool_in_which_something_stays_keeps_its_lock_for_the_next_sweep",
+            (PARENT, parent.path()),
+            ["-t", "tmpfs", "none", "/mnt"].map(std::ffi::OsStr::new),
+        );
     }
 }

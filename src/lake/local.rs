@@ -871,7 +871,9 @@ fn failed(action: &'static str, path: &FilePath) -> impl FnOnce(io::Error) -> St
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use std::ffi::OsStr;
+
     use super::*;
 
     fn open() -> (tempfile::TempDir, LocalStore) {
@@ -990,6 +992,38 @@ mod tests {
     /// Says it also where the output of tests is kept back.
     fn skipped(what: &str) {
         drop(writeln!(io::stderr(), "skipped: {what}"));
+    }
+
+    /// Runs a test again in a process that may mount, and has mounted already what `mount` says, with
+    /// a variable that tells it so. Whether that is possible here.
+    pub(crate) fn where_it_may_mount<const N: usize>(
+        test: &str,
+        (variable, value): (&str, &FilePath),
+        mount: [&OsStr; N],
+    ) -> bool {
+        let script =
+            r#"this=$1; test=$2; shift 2; mount "$@" || exit 77; exec "$this" --exact "$test""#;
+        let child = std::process::Command::new("unshare")
+            .args(["-rm", "sh", "-c", script, "sh"])
+            .arg(std::env::current_exe().unwrap())
+            .arg(test)
+            .args(mount)
+            .env(variable, value)
+            .output();
+        match child {
+            Ok(child) if child.status.success() => {
+                let said = String::from_utf8_lossy(&child.stdout);
+                assert!(said.contains("1 passed"), "{said}");
+                true
+            }
+            Ok(child) if child.status.code() == Some(101) => {
+                panic!("{}", String::from_utf8_lossy(&child.stdout))
+            }
+            _ => {
+                skipped("nothing can be mounted here");
+                false
+            }
+        }
     }
 
     /// A directory on another file system, if this machine has one.
@@ -1211,28 +1245,15 @@ mod tests {
         let elsewhere = directory.path().join("elsewhere");
         fs::create_dir_all(partition).unwrap();
         fs::create_dir(&elsewhere).unwrap();
-        let this = "lake::local::tests::\
-            a_partition_that_is_another_mount_of_the_same_file_system_is_written_and_swept";
-        let script = r#"mount --bind "$1" "$2" || exit 77; exec "$0" --exact "$3""#;
-        let child = std::process::Command::new("unshare")
-            .args(["-rm", "sh", "-c", script])
-            .arg(std::env::current_exe().unwrap())
-            .args([elsewhere.as_os_str(), partition.as_os_str()])
-            .arg(this)
-            .env(MOUNTED, directory.path().join("lake"))
-            .output();
-        match child {
-            Ok(child) if child.status.success() => {
-                let said = String::from_utf8_lossy(&child.stdout);
-                assert!(said.contains("1 passed"), "{said}");
-                // It was the mount that was written to.
-                assert!(elsewhere.join("placed-2026-10-01.parquet").is_file());
-            }
-            Ok(child) if child.status.code() == Some(101) => {
-                panic!("{}", String::from_utf8_lossy(&child.stdout))
-            }
-            _ => skipped("nothing can be mounted here"),
-        }
+        let has_run = where_it_may_mount(
+            "lake::local::tests::\
+            a_partition_that_is_another_mount_of_the_same_file_system_is_written_and_swept",
+            (MOUNTED, &directory.path().join("lake")),
+            [OsStr::new("--bind"), elsewhere.as_ref(), partition.as_ref()],
+        );
+        // It was the mount that was written to.
+        let written = elsewhere.join("placed-2026-10-01.parquet");
+        assert_eq!(written.is_file(), has_run);
     }
 
     #[test]
