@@ -226,6 +226,9 @@ pub struct RunReport {
     pub partitions_changed: Vec<Date>,
     /// What a person should look at although the run went on.
     pub warnings: Vec<String>,
+    /// The run that made it for this one, which ended without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
 }
 
 /// A name of a run that sorts by time and that no other run has.
@@ -280,7 +283,23 @@ impl RunReport {
             totals,
             partitions_changed: changed.into_iter().collect(),
             warnings,
+            made_by: None,
         }
+    }
+
+    /// The same, with what was found since that a dead run had done; `None` if it is the run's own,
+    /// which says it all.
+    pub fn with_more_of_the_dead(self, more: &Self) -> Option<Self> {
+        self.made_by.as_ref()?;
+        let mut slices = more.slices.clone();
+        let is_new =
+            |slice: &SliceReport| more.slices.iter().all(|new| new.slice() != slice.slice());
+        slices.extend(self.slices.into_iter().filter(is_new));
+        Some(Self {
+            finished_at: self.finished_at.max(more.finished_at),
+            made_by: self.made_by,
+            ..Self::new(self.run, self.started_at, slices, true, self.warnings)
+        })
     }
 
     /// The report that a run did not come to, made of what it had committed by then.
@@ -309,6 +328,7 @@ impl RunReport {
             vec![warning],
         );
         report.finished_at = report.started_at;
+        report.made_by = Some(made_by.to_owned());
         report
     }
 
@@ -319,13 +339,18 @@ impl RunReport {
         self.partitions_changed.dedup();
     }
 
-    /// Takes over the days that a run changed without telling anybody.
-    pub fn tell_for(&mut self, dead: &Self) {
+    /// Takes over the days that a run changed without telling anybody, and those of slices that it had
+    /// `announced`.
+    pub fn tell_for(&mut self, dead: &Self, announced: &BTreeSet<Slice>) {
+        if dead.slices.is_empty() && announced.is_empty() {
+            return;
+        }
         self.also_changed(dead.partitions_changed.iter().copied());
+        self.also_changed(announced.iter().map(|slice| slice.day));
         self.warnings.push(format!(
-            "run {} ended without a report: the days of {} that it had committed are among those that changed",
+            "run {} ended without a report: the days of {} that it had committed or announced are among those that changed",
             dead.run,
-            counted(dead.slices.len() as u64, "slice", "slices")
+            counted((dead.slices.len() + announced.len()) as u64, "slice", "slices")
         ));
     }
 }

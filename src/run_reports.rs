@@ -9,8 +9,8 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
-use crate::lake::ledger::Commit;
-use crate::lake::runs::{DeadRun, MarkedRuns};
+use crate::lake::runs::{DeadRun, MarkedRuns, RunMark, Traces};
+use crate::lake::store::Garbage;
 use crate::lake::{Lake, LakeError};
 use crate::plan::CLOCK_TOLERANCE;
 use crate::report::{RunReport, new_run_id};
@@ -38,14 +38,81 @@ pub(crate) struct Told {
     slices: Vec<Slice>,
 }
 
-/// What all reports tell that are kept, in no order.
+/// What all reports tell that are kept, in no order. One that is damaged is left out, and said.
 pub(crate) async fn reports(
     lake: &Lake,
 ) -> Result<impl Stream<Item = Result<Told, LakeError>>, LakeError> {
-    Ok(stream::iter(lake.runs().await?)
+    let told = stream::iter(lake.runs().await?)
         .map(async |run| lake.run_report::<Told>(&run).await)
-        .buffer_unordered(CONCURRENT_READS)
-        .try_filter_map(|report| std::future::ready(Ok(report))))
+        .buffer_unordered(CONCURRENT_READS);
+    Ok(told.filter_map(async |told| match told {
+        Err(error @ LakeError::Damaged { .. }) => {
+            tracing::warn!("{} It is left out.", crate::error::chain(&error));
+            None
+        }
+        told => told.transpose(),
+    }))
+}
+
+/// What all reports and the ledger tell together of what has changed.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    /// What each report tells, without its slices, which may be many.
+    told: Vec<Told>,
+    /// Days that the ledger says were changed by a run of which no report tells it: one that is
+    /// under way, or died unseen.
+    untold: BTreeSet<Date>,
+    /// How much earlier what ended before may have ended after: clocks differ.
+    doubt: SignedDuration,
+}
+
+impl Changes {
+    /// Reads them once.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the lake cannot be read.
+    pub(crate) async fn read(lake: &Lake) -> Result<Self, LakeError> {
+        // The ledger first: what is committed later has a report later.
+        let first_kept = new_run_id(gone_before(Timestamp::now()));
+        let mut untold: BTreeSet<(String, Slice)> = lake
+            .all_entries()
+            .await?
+            .filter_map(|(slice, entry)| Some((entry.committed?.run, slice)))
+            // Of older ones reports may be gone.
+            .filter(|(run, _)| *run >= first_kept)
+            .collect();
+        let mut told = Vec::new();
+        let mut reports = std::pin::pin!(reports(lake).await?);
+        while let Some(mut report) = reports.try_next().await? {
+            for slice in std::mem::take(&mut report.slices) {
+                untold.remove(&(report.run.clone(), slice));
+            }
+            told.push(report);
+        }
+        let lease = lake.lease_expiry().unwrap_or_default();
+        Ok(Self {
+            told,
+            untold: untold.into_iter().map(|(_, slice)| slice.day).collect(),
+            doubt: CLOCK_TOLERANCE + SignedDuration::try_from(lease).unwrap_or_default(),
+        })
+    }
+
+    /// The report of the run that ended last. Names say when runs began.
+    pub(crate) fn last(&self) -> Option<&Told> {
+        self.told.iter().max_by_key(|told| told.finished_at)
+    }
+
+    /// Days that runs have changed which ended after `run`, or so shortly before that nobody can be
+    /// sure, and those that no report tells. `None` if there is no report of `run`.
+    pub(crate) fn since(&self, run: &str) -> Option<BTreeSet<Date>> {
+        let since = self.told.iter().find(|told| told.run == run)?;
+        let is_later = |told: &&Told| {
+            told.finished_at.duration_since(since.finished_at) > -self.doubt && told.run != run
+        };
+        let later = self.told.iter().filter(is_later);
+        let changed = later.flat_map(|told| &told.partitions_changed);
+        Some(changed.chain(&self.untold).copied().collect())
+    }
 }
 
 /// Days that runs have changed which ended after `run`, or so shortly before that nobody can be
@@ -55,41 +122,19 @@ pub(crate) async fn reports(
 /// # Errors
 /// [`LakeError`] if the lake cannot be read.
 pub async fn changed_since(lake: &Lake, run: &str) -> Result<Option<BTreeSet<Date>>, LakeError> {
-    let Some(since) = lake.run_report::<Told>(run).await? else {
-        return Ok(None);
-    };
-    // The ledger first: what is committed later has a report later.
-    let first_kept = new_run_id(gone_before(Timestamp::now()));
-    let mut untold: BTreeSet<(String, Slice)> = lake
-        .all_commits()
-        .await?
-        .map(|(slice, commit)| (commit.run, slice))
-        // Of older ones reports may be gone.
-        .filter(|(run, _)| *run >= first_kept)
-        .collect();
-    let doubt = CLOCK_TOLERANCE
-        + SignedDuration::try_from(lake.lease_expiry().unwrap_or_default()).unwrap_or_default();
-    let mut changed = BTreeSet::new();
-    let mut reports = std::pin::pin!(reports(lake).await?);
-    while let Some(told) = reports.try_next().await? {
-        for slice in told.slices {
-            untold.remove(&(told.run.clone(), slice));
-        }
-        let is_later = told.finished_at.duration_since(since.finished_at) > -doubt;
-        if is_later && told.run != since.run {
-            changed.extend(told.partitions_changed);
-        }
-    }
-    changed.extend(untold.into_iter().map(|(_, slice)| slice.day));
-    Ok(Some(changed))
+    Ok(Changes::read(lake).await?.since(run))
 }
 
 /// Removes the reports of runs that ended more than [`KEPT_DAYS`] before `now`, except the last
-/// one, and says which.
+/// one. Says which in `garbage`, and which of them could not be read.
 ///
 /// # Errors
-/// [`LakeError`] if the lake cannot be read or written.
-pub(crate) async fn remove_old(lake: &Lake, now: Timestamp) -> Result<Vec<String>, LakeError> {
+/// [`LakeError`] if the lake cannot be listed or written.
+pub(crate) async fn remove_old(
+    lake: &Lake,
+    now: Timestamp,
+    garbage: &mut Garbage,
+) -> Result<(), LakeError> {
     let limit = gone_before(now);
     let runs = lake.runs().await?;
     let kept = runs.len();
@@ -103,18 +148,18 @@ pub(crate) async fn remove_old(lake: &Lake, now: Timestamp) -> Result<Vec<String
             Ok(None) => {}
             // Of no use to anybody.
             Err(LakeError::Damaged { .. }) => old.push((Timestamp::MIN, run)),
-            Err(error) => return Err(error),
+            Err(error) => garbage.left.push(crate::error::chain(&error)),
         }
     }
     old.sort_unstable();
     if old.len() == kept {
         old.pop();
     }
-    let mut removed = Vec::new();
     for (_, run) in old {
-        removed.push(lake.remove_report(&run).await?.to_string());
+        let removed = lake.remove_report(&run).await?;
+        garbage.removed.push(removed.to_string());
     }
-    Ok(removed)
+    Ok(())
 }
 
 /// What ended before this instant has a report no longer.
@@ -123,16 +168,66 @@ fn gone_before(now: Timestamp) -> Timestamp {
         .unwrap_or(Timestamp::MIN)
 }
 
-/// Keeps reports.
+/// What a run finds when it begins.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// Whether others can see it. If not, it tries again before it writes anything.
+    pub(crate) is_marked: Result<(), LakeError>,
+    /// Runs that have not kept a report.
+    pub(crate) marked: Result<MarkedRuns, LakeError>,
+    /// Why the run may write nothing: where the store ignores conditions, nothing keeps two runs from
+    /// harming each other.
+    pub(crate) alone: Result<(), String>,
+}
+
+/// Marks a run when it begins, and keeps its report when it ends.
 #[derive(Debug)]
 pub(crate) struct ReportKeeper<'a> {
     pub(crate) lake: &'a Lake,
+    pub(crate) mark: &'a RunMark,
     pub(crate) started_at: Timestamp,
     /// Whoever cancels one of them does not want to wait.
     pub(crate) stops: [&'a CancellationToken; 2],
 }
 
 impl ReportKeeper<'_> {
+    /// Marks the run, and looks for others, before this one writes its own name over theirs.
+    pub(crate) async fn begin(&self) -> Begun {
+        let is_marked = self.mark.ensure().await;
+        let marked = self.lake.marked_runs(self.mark.run()).await;
+        let alone = self.alone_if_it_must_be(&is_marked, &marked).await;
+        Begun {
+            is_marked,
+            marked,
+            alone,
+        }
+    }
+
+    /// This run has marked itself before it looks, so of two that begin at once at least one sees the
+    /// other.
+    async fn alone_if_it_must_be(
+        &self,
+        is_marked: &Result<(), LakeError>,
+        marked: &Result<MarkedRuns, LakeError>,
+    ) -> Result<(), String> {
+        let chain = |error: &LakeError| crate::error::chain(error);
+        let honours = self.lake.honours_conditions().await;
+        if honours.map_err(|error| chain(&error))? {
+            return Ok(());
+        }
+        // Whom others cannot see, they cannot avoid.
+        is_marked.as_ref().map_err(chain)?;
+        for run in marked.as_ref().map_err(chain)?.keys() {
+            let is_dead = self.is_dead(run, true).await;
+            if !is_dead.map_err(|error| chain(&error))? {
+                return Err(format!(
+                    "{IGNORES_CONDITIONS}, and run {run} seems to be under way. Run again when it has ended"
+                ));
+            }
+        }
+        Ok(())
+    }
+
     /// Keeps the report in the lake, and with it what the `marked` runs had done that ended without one. Whether it is
     /// kept.
     pub(crate) async fn keep(
@@ -140,33 +235,30 @@ impl ReportKeeper<'_> {
         marked: Result<MarkedRuns, LakeError>,
         report: &mut RunReport,
     ) -> bool {
+        report.warnings.extend(self.mark.unseen());
         let marked = marked.unwrap_or_else(|error| {
             report.warnings.push(crate::error::chain(&error));
             MarkedRuns::new()
         });
-        let dead = match self.find_dead(marked).await {
-            Ok(dead) => dead,
-            Err(error) => {
-                report.warnings.push(crate::error::chain(&error));
-                Vec::new()
-            }
-        };
+        let dead = self.find_dead(marked, &mut report.warnings).await;
         let dead: Vec<(DeadRun, RunReport)> = dead
             .into_iter()
-            .map(|(dead, commits)| {
-                let made = RunReport::of_dead_run(dead.run(), &commits, &report.run);
+            .map(|(dead, traces)| {
+                let made = RunReport::of_dead_run(dead.run(), &traces.commits, &report.run);
+                report.tell_for(&made, &traces.announced);
                 (dead, made)
             })
             .collect();
-        for (_, made) in dead.iter().filter(|(_, made)| !made.slices.is_empty()) {
-            report.tell_for(made);
-        }
         let mut kept = self.lake.end_run(&report.run, report).await;
         let is_kept = kept.is_ok();
         for (dead, made) in dead {
             // Only once it was told: whoever is interrupted here tells it twice, not never.
             if kept.is_ok() {
-                kept = self.lake.end_dead_run(dead, &made).await;
+                let make = |found: Option<RunReport>| match found {
+                    None => Some(made.clone()),
+                    Some(found) => found.with_more_of_the_dead(&made),
+                };
+                kept = self.lake.end_dead_run(dead, make).await;
             }
         }
         if let Err(error) = kept {
@@ -178,52 +270,44 @@ impl ReportKeeper<'_> {
         is_kept
     }
 
-    /// Of the `marked` runs those that are dead, each with what it has committed.
+    /// Of the `marked` runs those that are dead, each with what it has done. Those of which it cannot
+    /// be told are left to the next run.
     async fn find_dead(
         &self,
         mut marked: MarkedRuns,
-    ) -> Result<Vec<(DeadRun, Vec<(Slice, Commit)>)>, LakeError> {
+        warnings: &mut Vec<String>,
+    ) -> Vec<(DeadRun, Traces)> {
+        let mut warn = |error: &LakeError| warnings.push(crate::error::chain(error));
         let mut dead = Vec::new();
-        for (run, commits) in &marked {
+        for (run, traces) in &marked {
             // Worth waiting for if there is something to tell, or if it should have ended long ago.
-            let is_patient = !commits.is_empty() || began_long_before(run, self.started_at);
-            if self.is_dead(run, is_patient).await? {
-                dead.extend(self.lake.claim_dead(run).await?);
+            let is_patient = traces.is_any() || began_long_before(run, self.started_at);
+            let claimed = match self.is_dead(run, is_patient).await {
+                Ok(true) => self.lake.claim_dead(run).await,
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match claimed {
+                Ok(claimed) => dead.extend(claimed),
+                Err(error) => warn(&error),
             }
         }
         marked.retain(|run, _| dead.iter().any(|dead| dead.run() == run));
-        // Again, for what they have committed since they were seen. From now on they cannot.
-        self.lake.add_commits(&mut marked).await?;
-        let with_commits = dead.into_iter().map(|dead| {
-            let commits = marked.remove(dead.run()).unwrap_or_default();
-            (dead, commits)
-        });
-        Ok(with_commits.collect())
-    }
-
-    /// Of the `marked` runs one that may be under way. Whoever asks has marked itself before, so of two that begin at
-    /// once at least one sees the other.
-    pub(crate) async fn find_alive(
-        &self,
-        marked: &MarkedRuns,
-    ) -> Result<Option<String>, LakeError> {
-        for run in marked.keys() {
-            if !self.is_dead(run, true).await? {
-                return Ok(Some(run.clone()));
-            }
+        // Again, for what they have done since they were seen. From now on they cannot.
+        if let Err(error) = self.lake.add_traces(&mut marked).await {
+            warn(&error);
+            // They are not told of in part.
+            return Vec::new();
         }
-        Ok(None)
-    }
-
-    /// What is said to whoever has to be alone.
-    pub(crate) fn describe_alive(run: &str) -> String {
-        format!(
-            "{IGNORES_CONDITIONS}, and run {run} seems to be under way. Run again when it has ended"
-        )
+        let with_traces = dead.into_iter().map(|dead| {
+            let traces = marked.remove(dead.run()).unwrap_or_default();
+            (dead, traces)
+        });
+        with_traces.collect()
     }
 
     /// Whether a run is dead. Who is interrupted does not wait to know: the next run will.
-    pub(crate) async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
+    async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
         tokio::select! {
             dead = self.lake.is_dead(run, is_patient) => dead,
             () = self.stops[0].cancelled() => Ok(false),
@@ -250,10 +334,9 @@ mod tests {
     use crate::lake::bucket::{BucketOptions, BucketStore};
     use crate::lake::identity::{FORMAT, Identity};
     use crate::lake::layout;
-    use crate::lake::ledger::State;
     use crate::lake::ledger::tests::commit;
-    use crate::lake::runs::RunMark;
-    use crate::lake::store::LakeStore;
+    use crate::lake::ledger::{Failure, Pending, State};
+    use crate::lake::store::{LakeStore, Swap};
     use crate::privacy::Privacy;
     use crate::report::{SliceOutcome, SliceReport};
     use crate::slice::{Direction, parse_day};
@@ -328,6 +411,19 @@ mod tests {
         published.await.map(drop)
     }
 
+    /// Notes that the slice of a day failed, as a run does that could not fetch it.
+    async fn fail(lake: &Lake, mark: &RunMark, day: i8) -> Result<(), LakeError> {
+        let lease = lake.try_lease(slice(day)).await?.unwrap();
+        let before = lake.usable_entry(slice(day)).await?;
+        let failure = Failure {
+            run: mark.run().to_owned(),
+            at: Timestamp::now(),
+            problem: "it broke".to_owned(),
+        };
+        lake.fail(mark, &*lease, before, failure, None, lake.privacy())
+            .await
+    }
+
     /// The report of a run that has changed these days.
     fn report(run: &str, days: &[i8]) -> RunReport {
         let slices = days.iter().map(|&day| SliceReport {
@@ -338,19 +434,25 @@ mod tests {
         RunReport::new(run.to_owned(), now, slices.collect(), false, Vec::new())
     }
 
-    /// A run that does nothing but tell what others have done.
-    async fn tell(lake: &Lake) -> RunReport {
-        let mark = begin(lake, true).await;
-        let marked = lake.marked_runs(mark.run()).await;
+    /// A run that ends, having seen the `marked` ones, and what it reports.
+    async fn end(lake: &Lake, mark: &RunMark, marked: Result<MarkedRuns, LakeError>) -> RunReport {
         let mut report = report(mark.run(), &[]);
         let never = CancellationToken::new();
         let keeper = ReportKeeper {
             lake,
+            mark,
             started_at: Timestamp::now(),
             stops: [&never, &never],
         };
         assert!(keeper.keep(marked, &mut report).await, "{report:?}");
         report
+    }
+
+    /// A run that does nothing but tell what others have done.
+    async fn tell(lake: &Lake) -> RunReport {
+        let mark = begin(lake, true).await;
+        let marked = lake.marked_runs(mark.run()).await;
+        end(lake, &mark, marked).await
     }
 
     /// Whether anything says that the run is under way.
@@ -385,9 +487,18 @@ mod tests {
         assert!(!is_marked(&bucket, &mark).await);
         let changed = changed_since(&other, &first.run).await.unwrap().unwrap();
         assert_eq!(changed, days(&[1, 2]));
-        // The report that was made for it first is still the one that tells of the first day.
+        // The report that was made for it tells of both now, so that later loads need not.
         let kept: RunReport = other.run_report(mark.run()).await.unwrap().unwrap();
-        assert_eq!(kept.partitions_changed, [slice(1).day]);
+        assert_eq!(kept.partitions_changed, [slice(1).day, slice(2).day]);
+        let last = tell(&other).await;
+        let later = RunReport {
+            finished_at: Timestamp::now() + SignedDuration::from_hours(1),
+            ..report("later", &[])
+        };
+        other.end_run("later", &later).await.unwrap();
+        assert!(last.partitions_changed.is_empty());
+        let changed = changed_since(&other, "later").await.unwrap();
+        assert_eq!(changed, Some(days(&[])));
         // Its own says it all.
         sleeper
             .end_run(mark.run(), &report(mark.run(), &[1, 2]))
@@ -406,14 +517,7 @@ mod tests {
         let marked = other.marked_runs("").await;
         publish(&dying, &mark, 2).await.unwrap();
         sleep_beyond_the_lease(&bucket, &mark).await;
-        let never = CancellationToken::new();
-        let keeper = ReportKeeper {
-            lake: &other,
-            started_at: Timestamp::now(),
-            stops: [&never, &never],
-        };
-        let mut told = report("told", &[]);
-        assert!(keeper.keep(marked, &mut told).await);
+        let told = end(&other, &begin(&other, true).await, marked).await;
         assert_eq!(told.partitions_changed, [slice(1).day, slice(2).day]);
     }
 
@@ -434,11 +538,12 @@ mod tests {
         // Somebody holds its lease for good.
         let holder = other.mark(mark.run(), CancellationToken::new());
         holder.ensure().await.unwrap();
-        let refused = publish(&lake, &mark, 1).await;
-        assert!(
-            matches!(refused, Err(LakeError::Unmarked { .. })),
-            "{refused:?}"
-        );
+        let begun = tokio::time::Instant::now();
+        let refused = publish(&lake, &mark, 1).await.unwrap_err();
+        assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused:?}");
+        // It waited for as long as the lease of a dead one lasts, and the run fetches nothing more.
+        assert!(begun.elapsed() > LEASE, "{:?}", begun.elapsed());
+        assert!(refused.is_hopeless());
         assert_eq!(lake.ledger_slices(&Direction::ALL).await.unwrap(), []);
     }
 
@@ -451,11 +556,20 @@ mod tests {
         publish(&sleeper, &mark, 1).await.unwrap();
         sleep_beyond_the_lease(&bucket, &mark).await;
         tell(&other).await;
-        let refused = publish(&sleeper, &mark, 2).await;
-        assert!(
-            matches!(refused, Err(LakeError::NotAlone(_))),
-            "{refused:?}"
-        );
+        let refused = publish(&sleeper, &mark, 2).await.unwrap_err();
+        assert!(matches!(refused, LakeError::NotAlone(_)), "{refused:?}");
+        assert!(refused.is_hopeless());
+        for day in [1, 3] {
+            sleeper.settle().await;
+            let refused = fail(&sleeper, &mark, day).await.unwrap_err();
+            assert!(matches!(refused, LakeError::NotAlone(_)), "{refused:?}");
+            sleeper.settle().await;
+            let lease = sleeper.try_lease(slice(day)).await.unwrap().unwrap();
+            let removed = sleeper.remove_rejects(&mark, &*lease, slice(day), true);
+            let refused = removed.await.unwrap_err();
+            assert!(matches!(refused, LakeError::NotAlone(_)), "{refused:?}");
+        }
+        assert_eq!(sleeper.entry(slice(1)).await.entry.failed, None);
         let slices = sleeper.ledger_slices(&Direction::ALL).await.unwrap();
         assert_eq!(slices, [slice(1)]);
     }
@@ -504,13 +618,102 @@ mod tests {
             };
             lake.end_run(&run, &report).await.unwrap();
         }
-        let removed = remove_old(&lake, now).await.unwrap();
+        let remove_old = async |now| {
+            let mut garbage = Garbage::default();
+            remove_old(&lake, now, &mut garbage).await.unwrap();
+            assert_eq!(garbage.left, [] as [&str; 0]);
+            garbage.removed
+        };
+        let removed = remove_old(now).await;
         assert_eq!(removed.len(), 2, "{removed:?}");
         let left = lake.runs().await.unwrap();
         assert!(left.len() == 2 && left[0].ends_with('c'), "{left:?}");
-        assert_eq!(remove_old(&lake, now).await.unwrap(), [] as [&str; 0]);
-        remove_old(&lake, now + day(365)).await.unwrap();
+        assert_eq!(remove_old(now).await, [] as [&str; 0]);
+        remove_old(now + day(365)).await;
         assert_eq!(lake.runs().await.unwrap(), left[1..]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_day_that_a_dead_run_had_announced_is_told_and_its_commit_is_looked_for_later() {
+        let bucket = Arc::new(InMemory::new());
+        let store = store_in(&bucket);
+        let (sleeper, other) = (process(&bucket).await, process(&bucket).await);
+        let first = tell(&other).await;
+        let mark = begin(&sleeper, true).await;
+        publish(&sleeper, &mark, 1).await.unwrap();
+        // As it is while the file is on its way.
+        let path = layout::ledger_entry(slice(1));
+        let committed = store.read(&path).await.unwrap().unwrap();
+        let mut entry = other.entry(slice(1)).await.entry;
+        entry.committed = None;
+        entry.pending = Some(Pending {
+            run: mark.run().to_owned(),
+            token: "token".to_owned(),
+            file: None,
+            digest: crate::digest::Digest::default(),
+            planned: None,
+        });
+        let announced = serde_json::to_vec(&entry).unwrap().into();
+        let pending = store.replace(&path, announced, &committed.version).await;
+        let Swap::Done(pending) = pending.unwrap() else {
+            panic!("somebody else wrote");
+        };
+        sleep_beyond_the_lease(&bucket, &mark).await;
+        assert_eq!(tell(&other).await.partitions_changed, [slice(1).day]);
+        // It is done after all, and its run dies before it looks whether it is seen.
+        let done = store.replace(&path, committed.bytes, &pending).await;
+        assert!(matches!(done, Ok(Swap::Done(_))));
+        let changed = changed_since(&other, &first.run).await.unwrap();
+        assert_eq!(changed, Some(days(&[1])));
+        assert!(!is_marked(&bucket, &mark).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_damaged_report_bars_nobody_from_the_others() {
+        let bucket = Arc::new(InMemory::new());
+        let lake = process(&bucket).await;
+        let first = tell(&lake).await;
+        let mark = begin(&lake, true).await;
+        publish(&lake, &mark, 1).await.unwrap();
+        lake.end_run(mark.run(), &"damaged").await.unwrap();
+        let changes = Changes::read(&lake).await.unwrap();
+        assert_eq!(changes.last().unwrap().run, first.run);
+        assert_eq!(changes.since(&first.run), Some(days(&[1])));
+        assert_eq!(changes.since(mark.run()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_mark_of_a_run_is_left_alone() {
+        let bucket = Arc::new(InMemory::new());
+        let lake = process(&bucket).await;
+        let path = format!("lake/{}/README", layout::RUNNING);
+        bucket.put(&path.clone().into(), "".into()).await.unwrap();
+        assert!(lake.marked_runs("").await.unwrap().is_empty());
+        assert_eq!(tell(&lake).await.warnings, [] as [&str; 0]);
+        assert!(bucket.head(&path.into()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_report_that_cannot_be_read_keeps_no_other_from_being_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let on_disk = crate::lake::local::LocalStore::new(directory.path(), 0o600);
+        on_disk.prepare().unwrap();
+        let lake = open(on_disk).await;
+        let old = RunReport {
+            finished_at: Timestamp::UNIX_EPOCH,
+            ..report("20200101T000000Z-00000001", &[1])
+        };
+        lake.end_run(&old.run, &old).await.unwrap();
+        tell(&lake).await;
+        let unreadable = directory.path().join(layout::RUNS);
+        let unreadable = unreadable.join("20200101T000000Z-00000000.json");
+        std::os::unix::fs::symlink("/", unreadable).unwrap();
+        let mut garbage = Garbage::default();
+        remove_old(&lake, Timestamp::now(), &mut garbage)
+            .await
+            .unwrap();
+        assert!(garbage.removed[0].contains(&old.run), "{garbage:?}");
+        assert!(garbage.left[0].contains("00000000.json"), "{garbage:?}");
     }
 
     #[tokio::test]

@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use clap::Args;
-use futures::TryStreamExt;
 use jiff::civil::Date;
 
 use super::lake::{existing_lake, find_any_lake};
@@ -14,7 +13,7 @@ use crate::ddl::{Days, DdlError, LedgerTotals, Table, Target};
 use crate::lake::ledger::Commit;
 use crate::lake::location::Location;
 use crate::lake::{Condition, Lake};
-use crate::run_reports::{self, Told};
+use crate::run_reports::{self, Changes, Told};
 use crate::slice::{Direction, Slice, parse_day};
 
 /// First day of the table where nobody says: the API knows no older calls.
@@ -90,12 +89,19 @@ pub(super) async fn execute(args: &DdlArgs) -> Result<Exit, CommandError> {
         let lake = existing_lake(&config, false).await?;
         // Of what is loaded in part nobody can say that it is loaded up to here.
         let is_part = args.changed_by.is_some() || args.from.is_some() || args.to.is_some();
-        let as_of = if is_part {
-            String::new()
+        let is_about_last = args.changed_by.as_deref() == Some(LAST_RUN);
+        let changes = if is_part && !is_about_last {
+            None
         } else {
-            as_of(&lake).await?
+            Some(Changes::read(&lake).await?)
         };
-        as_of + &table(None)?.load(&days(args, &lake).await?)
+        let as_of = match changes.as_ref().and_then(Changes::last) {
+            Some(Told { run, .. }) if !is_part => {
+                format!("-- As of run {run}; after this load: --changed-since {run}\n")
+            }
+            _ => String::new(),
+        };
+        as_of + &table(None)?.load(&days(args, &lake, changes.as_ref()).await?)
     } else if args.check {
         let lake = existing_lake(&config, false).await?;
         table(None)?.check(&totals(&lake).await?)
@@ -146,7 +152,11 @@ fn address(config: &Config) -> Result<String, CommandError> {
 }
 
 /// The days asked for of which the ledger speaks, each with the directions that have a file.
-async fn days(args: &DdlArgs, lake: &Lake) -> Result<Days, CommandError> {
+async fn days(
+    args: &DdlArgs,
+    lake: &Lake,
+    changes: Option<&Changes>,
+) -> Result<Days, CommandError> {
     let range = args.from.unwrap_or(Date::MIN)..=args.to.unwrap_or(Date::MAX);
     if range.is_empty() {
         let problem = format!("--from {} lies after --to {}", range.start(), range.end());
@@ -154,14 +164,8 @@ async fn days(args: &DdlArgs, lake: &Lake) -> Result<Days, CommandError> {
     }
     let mut days = Days::new();
     let changed = match (&args.changed_by, &args.changed_since) {
-        (Some(run), _) => Some(
-            report("--changed-by", run, lake)
-                .await?
-                .partitions_changed
-                .into_iter()
-                .collect(),
-        ),
-        (_, Some(run)) => Some(changed_since(run, lake).await?),
+        (Some(run), _) => Some(changed_by(run, lake, changes).await?),
+        (None, Some(run)) => Some(changed_since(run, changes)?),
         (None, None) => None,
     };
     if let Some(changed) = changed {
@@ -219,63 +223,50 @@ async fn totals(lake: &Lake) -> Result<LedgerTotals, CommandError> {
     Ok(sum)
 }
 
-/// A comment that names the last run: what is loaded now is what it left.
-async fn as_of(lake: &Lake) -> Result<String, CommandError> {
-    if lake.runs().await?.is_empty() {
-        return Ok(String::new());
-    }
-    let run = report("--changed-since", LAST_RUN, lake).await?.run;
-    Ok(format!(
-        "-- As of run {run}; after this load: --changed-since {run}\n"
-    ))
-}
-
 /// Days that a warehouse lacks which was loaded after `run`.
-async fn changed_since(run: &str, lake: &Lake) -> Result<BTreeSet<Date>, CommandError> {
-    let run = match run {
-        LAST_RUN => report("--changed-since", LAST_RUN, lake).await?.run,
-        run => run.to_owned(),
-    };
-    run_reports::changed_since(lake, &run).await?.ok_or_else(|| {
+fn changed_since(run: &str, changes: Option<&Changes>) -> Result<BTreeSet<Date>, CommandError> {
+    let last = changes.and_then(Changes::last);
+    let last = last.ok_or_else(|| no_report("--changed-since"))?;
+    let run = if run == LAST_RUN { &last.run } else { run };
+    let changed = changes.and_then(|changes| changes.since(run));
+    changed.ok_or_else(|| {
         let problem = format!(
-            "--changed-since: this lake has no report of a run {run}, so nobody knows what has changed since (`cdrlake gc` removes reports after {} days). Load everything, without --changed-since",
+            "--changed-since: this lake has no report of a run {run} that can be read, so nobody knows what has changed since (`cdrlake gc` removes reports after {} days). Load everything, without --changed-since",
             run_reports::KEPT_DAYS
         );
         CommandError::new(Exit::Usage, problem)
     })
 }
 
-/// The report of a run, for the `flag` that asks for it.
-async fn report(flag: &str, run: &str, lake: &Lake) -> Result<Told, CommandError> {
-    let usage = |problem: String| CommandError::new(Exit::Usage, problem);
+/// Days that a run has changed.
+async fn changed_by(
+    run: &str,
+    lake: &Lake,
+    changes: Option<&Changes>,
+) -> Result<BTreeSet<Date>, CommandError> {
+    if run == LAST_RUN {
+        let last = changes
+            .and_then(Changes::last)
+            .ok_or_else(|| no_report("--changed-by"))?;
+        return Ok(last.partitions_changed.iter().copied().collect());
+    }
     let runs = lake.runs().await?;
-    let Some(last) = runs.last() else {
-        let problem = format!(
-            "{flag}: no run has kept a report in this lake yet. Load everything, without {flag}"
-        );
-        return Err(usage(problem));
+    let last = runs.last().ok_or_else(|| no_report("--changed-by"))?;
+    let told = match runs.iter().find(|known| *known == run) {
+        Some(run) => lake.run_report::<Told>(run).await?,
+        None => None,
     };
-    let unknown = || {
-        usage(format!(
-            "{flag}: this lake has no report of a run {run}. The last one is {last}"
-        ))
-    };
-    if run != LAST_RUN {
-        if !runs.iter().any(|known| known == run) {
-            return Err(unknown());
-        }
-        return lake.run_report(run).await?.ok_or_else(unknown);
-    }
-    // Names say when runs began, and not which ended last.
-    let mut latest: Option<Told> = None;
-    let mut reports = std::pin::pin!(run_reports::reports(lake).await?);
-    while let Some(told) = reports.try_next().await? {
-        if latest
-            .as_ref()
-            .is_none_or(|latest| told.finished_at > latest.finished_at)
-        {
-            latest = Some(told);
-        }
-    }
-    latest.ok_or_else(unknown)
+    let told = told.ok_or_else(|| {
+        let problem =
+            format!("--changed-by: this lake has no report of a run {run}. The last one is {last}");
+        CommandError::new(Exit::Usage, problem)
+    })?;
+    Ok(told.partitions_changed.into_iter().collect())
+}
+
+fn no_report(flag: &str) -> CommandError {
+    let problem = format!(
+        "{flag}: no run has kept a report in this lake yet. Load everything, without {flag}"
+    );
+    CommandError::new(Exit::Usage, problem)
 }

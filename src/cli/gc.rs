@@ -9,6 +9,7 @@ use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
+use crate::lake::store::Garbage;
 use crate::{run_reports, spool};
 
 /// Remove what dead runs left: files on their way, leases, uploads that were never completed; and
@@ -32,13 +33,22 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
     }
     // A lease means nothing where conditions do not.
     lake.honours_conditions().await?;
-    let mut garbage = lake.collect_garbage().await?;
-    let reports = run_reports::remove_old(&lake, Timestamp::now()).await?;
-    garbage.removed.extend(reports);
+    let mut garbage = Garbage::default();
     // Where `load` splits exports, whatever the lake.
-    let spools = spool::sweep(&config.limits.spool_dir)?;
-    let spools = spools.iter().map(|path| path.display().to_string());
-    garbage.removed.extend(spools);
+    match spool::sweep(&config.limits.spool_dir) {
+        Ok(spools) => {
+            let spools = spools.iter().map(|path| path.display().to_string());
+            garbage.removed.extend(spools);
+        }
+        Err(error) => {
+            let place = config.limits.spool_dir.display();
+            garbage.left.push(format!("{place}: {error}"));
+        }
+    }
+    let collected = lake.collect_garbage().await?;
+    garbage.removed.extend(collected.removed);
+    garbage.left.extend(collected.left);
+    run_reports::remove_old(&lake, Timestamp::now(), &mut garbage).await?;
     let text = match args.output.format {
         OutputFormat::Json => json_text(&json!(garbage)),
         OutputFormat::Text => {

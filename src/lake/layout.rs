@@ -129,6 +129,19 @@ pub fn run_marker(run: &str) -> Path {
     Path::from(format!("{RUNNING}/{run}"))
 }
 
+/// The run whose marker lies at `path`; `None` for a file that is not ours.
+pub fn marked_run(path: &Path) -> Option<&str> {
+    let run = path.filename()?;
+    let is_shaped = |(at, byte): (usize, u8)| match at {
+        8 => byte == b'T',
+        15 => byte == b'Z',
+        16 => byte == b'-',
+        0..16 => byte.is_ascii_digit(),
+        _ => byte.is_ascii_hexdigit(),
+    };
+    (run.len() == 25 && run.bytes().enumerate().all(is_shaped)).then_some(run)
+}
+
 /// The run whose report lies at `path`.
 pub fn reported_run(path: &Path) -> Option<&str> {
     path.filename()?.strip_suffix(".json")
@@ -187,6 +200,15 @@ mod tests {
             ledger_slice(&Path::from("_cdrlake/ledger/placed/2026-10-01.json.bak")),
             None
         );
+        let run = crate::report::new_run_id(jiff::Timestamp::now());
+        assert_eq!(marked_run(&run_marker(&run)), Some(&*run));
+        for foreign in [
+            "README",
+            ".nfs000000000000000000001",
+            "20261001T000000Z-000.json",
+        ] {
+            assert_eq!(marked_run(&run_marker(foreign)), None, "{foreign}");
+        }
         assert_eq!(rejects_slice(&rejects_file(slice)), Some((slice, false)));
         assert_eq!(
             rejects_slice(&failed_rejects_file(slice)),

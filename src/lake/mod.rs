@@ -147,9 +147,15 @@ pub enum LakeError {
 }
 
 impl LakeError {
-    /// Whether nothing that is tried next in the lake fares better: credentials, bucket, region.
+    /// Whether nothing that is tried next in the lake fares better: credentials, bucket, region, or
+    /// that the run may not write, or nobody sees it.
     pub fn is_hopeless(&self) -> bool {
-        self.kind() == Some(FailureKind::Hopeless)
+        match self {
+            // Whatever the run would write.
+            Self::NotAlone(_) | Self::Unmarked { .. } => true,
+            Self::NotRecorded { source, .. } => source.is_hopeless(),
+            _ => self.kind() == Some(FailureKind::Hopeless),
+        }
     }
 
     /// Whether a bucket does not permit what was tried, on this object.
@@ -813,6 +819,9 @@ impl Lake {
         mark.ensure().await?;
         must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
+        // Whoever takes the run for dead from now on sees what it has announced; who did before,
+        // did not.
+        mark.ensure().await?;
         self.must_know_all_erased(privacy).await?;
         let rejects_before = rejects_before.as_ref();
         commit.rejects = self
@@ -888,6 +897,7 @@ impl Lake {
     /// [`LakeError`] as for [`publish`](Self::publish).
     pub async fn fail(
         &self,
+        mark: &RunMark,
         lease: &dyn Lease,
         before: LedgerEntry,
         failure: Failure,
@@ -902,9 +912,12 @@ impl Lake {
                 failed: Some(failure),
                 ..before.entry
             };
+            mark.ensure().await?;
+            must_hold(lease, slice)?;
             self.swap(&entry, before.version.as_ref()).await?;
         }
         if let Some(rejects) = rejects {
+            mark.ensure().await?;
             self.must_know_all_erased(privacy).await?;
             let there = self.store.state(&path).await?;
             let staged = self.store.stage(&path, rejects).await?;
@@ -916,9 +929,10 @@ impl Lake {
     /// Removes the rejects of an attempt at the slice that failed, or those of the slice itself.
     ///
     /// # Errors
-    /// [`LakeError`] if the store fails or the lease is lost.
+    /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
     pub async fn remove_rejects(
         &self,
+        mark: &RunMark,
         lease: &dyn Lease,
         slice: Slice,
         of_failure: bool,
@@ -928,6 +942,7 @@ impl Lake {
         } else {
             layout::rejects_file(slice)
         };
+        mark.ensure().await?;
         must_hold(lease, slice)?;
         Ok(self.store.delete(&path).await?)
     }

@@ -1,6 +1,6 @@
 //! Runs as the lake knows them: which are under way, which have ended, and what they have reported.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,27 +12,45 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::ledger::Commit;
+use super::ledger::{Commit, Entry};
 use super::retry::Retry;
 use super::store::{LakeStore, Lease, LeaseState, Swap};
 use super::{Lake, LakeError, layout};
 use crate::slice::{Direction, Slice};
 
-/// Pause between tries for the lease of a run, and how long to try beyond the time in which one
-/// expires. Nobody else wants it, but whoever clears away leases, or takes the run for dead, holds
-/// it for a moment.
+/// Pause between tries for the lease of a run, and how long to try, beyond the time in which one
+/// expires, once its holder is known to be alive. Nobody else wants it, but whoever clears away
+/// leases, or takes the run for dead, holds it for a moment.
 const LEASE_RETRY: Duration = Duration::from_millis(50);
 const LEASE_PATIENCE: Duration = Duration::from_secs(10);
+const NEVER_POISONED: &str = "nobody panics while holding it";
 /// Pause between looks at a lease whose holder may be dead.
 const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
 
-/// Runs that have not kept a report, and what each has committed so far.
-pub type MarkedRuns = BTreeMap<String, Vec<(Slice, Commit)>>;
+/// Runs that have not kept a report, and what each has done so far.
+pub type MarkedRuns = BTreeMap<String, Traces>;
+
+/// What the ledger says that a run has done.
+#[derive(Clone, Debug, Default)]
+pub struct Traces {
+    /// What it has committed.
+    pub commits: Vec<(Slice, Commit)>,
+    /// Slices that it is about to commit, or was when it died: their files may be there already, and
+    /// it may yet wake up.
+    pub announced: BTreeSet<Slice>,
+}
+
+impl Traces {
+    /// Whether it has done anything.
+    pub fn is_any(&self) -> bool {
+        !self.commits.is_empty() || !self.announced.is_empty()
+    }
+}
 
 /// What shows others that a run is under way: its marker, and a lease that lasts as long as it
 /// lives. Who finds a marker whose lease is free takes the run for dead and tells what it had
-/// committed. A run that was asleep for too long may find itself dead, so it looks before and after
-/// it commits something, and marks itself again.
+/// committed or announced. A run that was asleep for too long may find itself dead, so it looks
+/// before it writes anything, and after it announced or committed something, and marks itself again.
 #[derive(Debug)]
 pub struct RunMark {
     store: Arc<dyn LakeStore>,
@@ -41,6 +59,8 @@ pub struct RunMark {
     stop: CancellationToken,
     /// `None` as long as the run was not marked.
     lease: Mutex<Option<Box<dyn Lease>>>,
+    /// Why it could not be marked after something was committed.
+    unseen: std::sync::Mutex<Vec<String>>,
 }
 
 impl RunMark {
@@ -59,20 +79,25 @@ impl RunMark {
         let marker = layout::run_marker(&self.run);
         let is_held = lease.as_ref().is_some_and(|lease| lease.is_held());
         // The lease of a machine that slept may look as if it were held.
-        if is_held && self.store.state(&marker).await?.is_some() {
+        let is_marked = self.store.state(&marker).await?.is_some();
+        if is_held && is_marked {
             return Ok(());
         }
         if lease.is_some() {
             if !self.store.honours_conditions().await? {
                 return Err(LakeError::NotAlone(format!(
-                    "run {} was asleep for so long that others take it for dead, and the store ignores conditional writes, by which they would keep out of its way: it writes nothing more. Run again when no other run is under way",
+                    "run {} was asleep, or without its store, for so long that others may take it for dead, and the store ignores conditional writes, by which they would keep out of its way: it writes nothing more. Run again when no other run is under way",
                     self.run
                 )));
             }
-            tracing::warn!(
-                run = self.run,
-                "Others take this run for dead: it marks itself again."
-            );
+            if is_marked {
+                tracing::info!(run = self.run, "Takes its lease again, which was lost.");
+            } else {
+                tracing::warn!(
+                    run = self.run,
+                    "Others take this run for dead: it marks itself again."
+                );
+            }
         }
         if !is_held {
             self.take(&mut lease).await?;
@@ -81,29 +106,48 @@ impl RunMark {
         Ok(())
     }
 
-    /// The same after something was committed, during which the run may have been asleep.
+    /// The same after something was committed, during which the run may have been asleep. If it
+    /// fails, that is [said](Self::unseen) in the end: what was committed stays so.
     pub(super) async fn ensure_after(&self) {
         if let Err(error) = self.ensure().await {
-            tracing::warn!("{}", crate::error::chain(&error));
+            let problem = format!(
+                "a day was committed, and the run may not be seen any more: {}",
+                crate::error::chain(&error)
+            );
+            tracing::warn!("{problem}");
+            self.unseen.lock().expect(NEVER_POISONED).push(problem);
         }
+    }
+
+    /// Why the run could not be marked after it had committed something; empty from then on.
+    pub(crate) fn unseen(&self) -> Vec<String> {
+        std::mem::take(&mut *self.unseen.lock().expect(NEVER_POISONED))
     }
 
     /// Takes the lease, or waits until the one that is there turns out to last.
     async fn take(&self, lease: &mut Option<Box<dyn Lease>>) -> Result<(), LakeError> {
         let path = layout::run_lease(&self.run);
         let patience = self.store.lease_expiry().unwrap_or_default() + LEASE_PATIENCE;
-        let begun = Instant::now();
+        let mut alive_since = None;
         loop {
             if let Some(taken) = self.store.try_lease(&path).await? {
                 *lease = Some(taken);
                 return Ok(());
             }
-            if begun.elapsed() >= patience {
-                break;
-            }
+            let pause = match self.store.lease_state(&path).await? {
+                // If its holder is dead it expires, after as long as it says itself.
+                LeaseState::Unproven => UNPROVEN_LEASE_POLL,
+                LeaseState::Free => LEASE_RETRY,
+                LeaseState::Held => {
+                    if alive_since.get_or_insert_with(Instant::now).elapsed() >= patience {
+                        break;
+                    }
+                    LEASE_RETRY
+                }
+            };
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                () = tokio::time::sleep(LEASE_RETRY) => {}
+                () = tokio::time::sleep(pause) => {}
             }
             if lease.as_ref().is_some_and(|lease| lease.is_held()) {
                 return Ok(());
@@ -138,6 +182,7 @@ impl Lake {
             run: run.to_owned(),
             stop,
             lease: Mutex::default(),
+            unseen: std::sync::Mutex::default(),
         }
     }
 
@@ -147,23 +192,35 @@ impl Lake {
     /// # Errors
     /// [`LakeError`] if the store fails, or others write the report again and again.
     pub async fn end_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
-        let path = layout::run_report(run);
         let report = compact_json(report);
+        self.keep_report(run, |_| Some(report.clone())).await?;
+        Ok(self.store.delete(&layout::run_marker(run)).await?)
+    }
+
+    /// Keeps as the report of a run what `make` makes of the one that is there, unless it makes none.
+    async fn keep_report(
+        &self,
+        run: &str,
+        make: impl Fn(Option<&[u8]>) -> Option<Bytes>,
+    ) -> Result<(), LakeError> {
+        let path = layout::run_report(run);
         let mut retry = Retry::default();
-        while self.store.create(&path, report.clone()).await? == Swap::Refused {
-            if let Some(other) = self.store.read(&path).await?
-                && let Swap::Done(_) = self
-                    .store
-                    .replace(&path, report.clone(), &other.version)
-                    .await?
-            {
-                break;
+        loop {
+            let found = self.store.read(&path).await?;
+            let Some(report) = make(found.as_ref().map(|found| &*found.bytes)) else {
+                return Ok(());
+            };
+            let swap = match &found {
+                None => self.store.create(&path, report).await?,
+                Some(found) => self.store.replace(&path, report, &found.version).await?,
+            };
+            if swap != Swap::Refused {
+                return Ok(());
             }
             if !retry.again().await {
                 return Err(LakeError::Contended { path });
             }
         }
-        Ok(self.store.delete(&layout::run_marker(run)).await?)
     }
 
     /// The runs that have kept a report, the one that began last at the end.
@@ -215,24 +272,30 @@ impl Lake {
     pub async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
         let mut marked = BTreeMap::new();
         for object in self.store.list(&Path::from(layout::RUNNING)).await? {
-            let Some(run) = object.path.filename().filter(|run| *run != this) else {
+            let Some(run) = layout::marked_run(&object.path).filter(|run| *run != this) else {
                 continue;
             };
             // Where only time tells who is dead, it begins to run.
             self.store.lease_state(&layout::run_lease(run)).await?;
-            marked.insert(run.to_owned(), Vec::new());
+            marked.insert(run.to_owned(), Traces::default());
         }
-        self.add_commits(&mut marked).await?;
+        self.add_traces(&mut marked).await?;
         Ok(marked)
     }
 
-    /// Adds to each run what it has committed, as far as it is still there.
-    pub(crate) async fn add_commits(&self, runs: &mut MarkedRuns) -> Result<(), LakeError> {
+    /// Adds to each run what it has committed and announced, as far as it is still there.
+    pub(crate) async fn add_traces(&self, runs: &mut MarkedRuns) -> Result<(), LakeError> {
         if runs.is_empty() {
             return Ok(());
         }
-        for (slice, commit) in self.all_commits().await? {
-            if let Some(commits) = runs.get_mut(&commit.run)
+        for (slice, entry) in self.all_entries().await? {
+            if let Some(pending) = entry.pending
+                && let Some(traces) = runs.get_mut(&pending.run)
+            {
+                traces.announced.insert(slice);
+            }
+            if let Some(commit) = entry.committed
+                && let Some(Traces { commits, .. }) = runs.get_mut(&commit.run)
                 && commits.iter().all(|(known, _)| *known != slice)
             {
                 commits.push((slice, commit));
@@ -241,15 +304,15 @@ impl Lake {
         Ok(())
     }
 
-    /// What was committed last of every slice.
-    pub(crate) async fn all_commits(
+    /// The whole ledger, as far as it can be relied on.
+    pub(crate) async fn all_entries(
         &self,
-    ) -> Result<impl Iterator<Item = (Slice, Commit)>, LakeError> {
+    ) -> Result<impl Iterator<Item = (Slice, Entry)>, LakeError> {
         let everything = jiff::civil::Date::MIN..=jiff::civil::Date::MAX;
         let entries = self.entries(&Direction::ALL, everything).await?;
         Ok(entries
             .into_iter()
-            .filter_map(|(slice, found)| Some((slice, found.entry.committed?))))
+            .map(|(slice, found)| (slice, found.entry)))
     }
 
     /// Whether a run has ended without keeping its report. If `is_patient`, waits as long as it
@@ -296,21 +359,29 @@ impl Lake {
         Ok(is_marked.then_some(DeadRun { run, lease }))
     }
 
-    /// Keeps the report that was made for a dead run, unless there is one, and takes its marker and
-    /// its lease away.
+    /// Keeps what `make` makes of the report of a dead run that is there, unless it makes none, and
+    /// takes the run's marker and its lease away.
     ///
     /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn end_dead_run(
+    /// [`LakeError`] if the store fails, or others write the report again and again.
+    pub async fn end_dead_run<T: Serialize + DeserializeOwned>(
         &self,
         dead: DeadRun,
-        report: &impl Serialize,
+        make: impl Fn(Option<T>) -> Option<T>,
     ) -> Result<(), LakeError> {
-        let path = layout::run_report(&dead.run);
-        // The run's own says more, and what one made before says was told.
-        self.store.create(&path, compact_json(report)).await?;
+        let make = |found: Option<&[u8]>| {
+            // One that is damaged says nothing.
+            let found = found.and_then(|bytes| serde_json::from_slice(bytes).ok());
+            make(found).map(|report| compact_json(&report))
+        };
+        self.keep_report(&dead.run, make).await?;
+        let marker = layout::run_marker(&dead.run);
         if dead.lease.is_held() {
-            self.store.delete(&layout::run_marker(&dead.run)).await?;
+            self.store.delete(&marker).await?;
+            // Whoever took the lease over meanwhile may have marked the run again.
+            if !dead.lease.is_held() {
+                self.store.create(&marker, Bytes::new()).await?;
+            }
         }
         Ok(())
     }

@@ -22,10 +22,10 @@ use crate::config::{Config, Reconcile};
 use crate::decode::describe_missing;
 use crate::error::Panicked;
 use crate::export::Export;
+use crate::lake::Lake;
 use crate::lake::bucket;
 use crate::lake::location::Location;
-use crate::lake::runs::{MarkedRuns, RunMark};
-use crate::lake::{Lake, LakeError};
+use crate::lake::runs::RunMark;
 use crate::plan::{CLOCK_TOLERANCE, Due};
 use crate::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 pub use crate::run_reports::IGNORES_CONDITIONS;
@@ -274,14 +274,22 @@ pub async fn run(
         context.warn(remark.clone());
     }
 
-    // If it fails, each slice tries again before it writes anything.
-    let begun = context.mark.ensure().await;
-    if let Err(error) = &begun {
+    let keeper = ReportKeeper {
+        lake: &context.lake,
+        mark: &context.mark,
+        started_at,
+        stops: [&context.stop, &interrupt],
+    };
+    let begun = keeper.begin().await;
+    if let Err(error) = &begun.is_marked {
         tracing::warn!("{}", crate::error::chain(error));
     }
-    // Before this run writes its own name over theirs.
-    let marked = context.lake.marked_runs(&context.run).await;
-    if let Err(problem) = alone_if_it_must_be(&context, &begun, &marked, &interrupt).await {
+    if matches!(context.lake.honours_conditions().await, Ok(false)) {
+        context.warn(format!(
+            "{IGNORES_CONDITIONS}: nothing else may write to this lake while this run lasts"
+        ));
+    }
+    if let Err(problem) = begun.alone {
         context.stop(Stop::Hopeless(problem));
     }
 
@@ -306,12 +314,7 @@ pub async fn run(
         warnings,
     );
     say_what_was_redacted(&report);
-    let keeper = ReportKeeper {
-        lake: &context.lake,
-        started_at,
-        stops: [&context.stop, &interrupt],
-    };
-    let is_kept = keeper.keep(marked, &mut report).await;
+    let is_kept = keeper.keep(begun.marked, &mut report).await;
     let lake = context.lake.clone();
     // Until here the run is under way for everybody else.
     drop(context);
@@ -366,42 +369,6 @@ fn say_what_was_redacted(report: &RunReport) {
             records,
             "Records held credentials, in addresses or the API key itself: they were replaced by [redacted]."
         );
-    }
-}
-
-/// Where the store ignores conditions, nothing keeps two runs from harming each other: says which run may
-/// still be under way, if one may. This run has marked itself before it looks, so of two that begin
-/// at once at least one sees the other.
-async fn alone_if_it_must_be(
-    context: &Context,
-    begun: &Result<(), LakeError>,
-    marked: &Result<MarkedRuns, LakeError>,
-    interrupt: &CancellationToken,
-) -> Result<(), String> {
-    let chain = |error: &LakeError| crate::error::chain(error);
-    if context
-        .lake
-        .honours_conditions()
-        .await
-        .map_err(|error| chain(&error))?
-    {
-        return Ok(());
-    }
-    context.warn(format!(
-        "{IGNORES_CONDITIONS}: nothing else may write to this lake while this run lasts"
-    ));
-    // Whom others cannot see, they cannot avoid.
-    begun.as_ref().map_err(chain)?;
-    let marked = marked.as_ref().map_err(chain)?;
-    let keeper = ReportKeeper {
-        lake: &context.lake,
-        started_at: context.started_at,
-        stops: [&context.stop, interrupt],
-    };
-    let alive = keeper.find_alive(marked).await;
-    match alive.map_err(|error| chain(&error))? {
-        Some(run) => Err(ReportKeeper::describe_alive(&run)),
-        None => Ok(()),
     }
 }
 

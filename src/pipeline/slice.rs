@@ -339,9 +339,12 @@ async fn record_failure(
     };
     if let Err(error) = context
         .lake
-        .fail(lease, before, failure, rejects, privacy)
+        .fail(&context.mark, lease, before, failure, rejects, privacy)
         .await
     {
+        if error.is_hopeless() {
+            context.stop(Stop::Hopeless(chain(&error)));
+        }
         // The failure itself is told anyway; without its entry the slice is due as it was before.
         context.warn(format!(
             "{slice}: that it failed could not be noted: {}",

@@ -237,7 +237,10 @@ pub async fn erase(
             Ok(Some(Some(report))) => removal.slices.push(report),
             Ok(Some(None)) => {}
             Ok(None) => removal.skipped(slice),
-            Err(error) => removal.failed(slice, chain(&error)),
+            Err(error) => {
+                let is_hopeless = matches!(&error, EraseError::Lake(error) if error.is_hopeless());
+                removal.failed(slice, chain(&error), is_hopeless);
+            }
         }
         done();
     }
@@ -343,10 +346,14 @@ impl Eraser<'_> {
             match (entry.failed.clone(), failed.file) {
                 // What failed has failed nevertheless.
                 (Some(failure), Some(file)) => {
-                    lake.fail(lease, before.clone(), failure, Some(file), &privacy)
+                    let mark = &self.removal.mark;
+                    lake.fail(mark, lease, before.clone(), failure, Some(file), &privacy)
                         .await?;
                 }
-                _ => lake.remove_rejects(lease, slice, true).await?,
+                _ => {
+                    lake.remove_rejects(&self.removal.mark, lease, slice, true)
+                        .await?;
+                }
             }
         }
         let report = match entry.committed.clone() {
@@ -362,7 +369,8 @@ impl Eraser<'_> {
             }
             // No entry speaks of them.
             None => {
-                lake.remove_rejects(lease, slice, false).await?;
+                lake.remove_rejects(&self.removal.mark, lease, slice, false)
+                    .await?;
                 SliceReport::new(slice, SliceOutcome::Committed)
             }
         };

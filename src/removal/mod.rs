@@ -32,6 +32,8 @@ struct Removal<'a> {
     /// Runs that have not kept a report.
     marked: Result<MarkedRuns, LakeError>,
     interrupt: &'a CancellationToken,
+    /// Whether no slice would fare better than the last one.
+    is_hopeless: bool,
     slices: Vec<SliceReport>,
     /// Days that an earlier attempt has changed.
     changed_before: Vec<Date>,
@@ -40,44 +42,41 @@ struct Removal<'a> {
 impl<'a> Removal<'a> {
     async fn begin(lake: &'a Lake, interrupt: &'a CancellationToken) -> Result<Self, LakeError> {
         let started_at = Timestamp::now();
-        let run = new_run_id(started_at);
-        let mark = lake.mark(&run, interrupt.clone());
-        mark.ensure().await?;
-        // Before this one writes its own name over theirs.
-        let marked = lake.marked_runs(&run).await;
-        let removal = Self {
+        let mut removal = Self {
             lake,
-            mark,
-            marked,
+            mark: lake.mark(&new_run_id(started_at), interrupt.clone()),
+            marked: Ok(MarkedRuns::new()),
             started_at,
             interrupt,
+            is_hopeless: false,
             slices: Vec::new(),
             changed_before: Vec::new(),
         };
-        if !lake.honours_conditions().await?
-            && let Ok(marked) = &removal.marked
-            && let Some(run) = removal.keeper().find_alive(marked).await?
-        {
-            let problem = ReportKeeper::describe_alive(&run);
+        let begun = removal.keeper().begin().await;
+        begun.is_marked?;
+        removal.marked = begun.marked;
+        if let Err(problem) = begun.alone {
             removal.end(vec![problem.clone()]).await;
             return Err(LakeError::NotAlone(problem));
         }
         Ok(removal)
     }
 
-    fn keeper(&self) -> ReportKeeper<'a> {
+    fn keeper(&self) -> ReportKeeper<'_> {
         ReportKeeper {
             lake: self.lake,
+            mark: &self.mark,
             started_at: self.started_at,
             stops: [self.interrupt, self.interrupt],
         }
     }
 
-    /// Takes the right to work on a slice, waiting for a run that has it. `None` if this was interrupted.
+    /// Takes the right to work on a slice, waiting for a run that has it. `None` if this was
+    /// interrupted, or no slice fares better than the last one.
     async fn lease(&self, slice: Slice) -> Result<Option<Box<dyn Lease>>, LakeError> {
         let mut is_told = false;
         loop {
-            if self.interrupt.is_cancelled() {
+            if self.interrupt.is_cancelled() || self.is_hopeless {
                 return Ok(None);
             }
             if let Some(lease) = self.lake.try_lease(slice).await? {
@@ -96,7 +95,8 @@ impl<'a> Removal<'a> {
         }
     }
 
-    fn failed(&mut self, slice: Slice, problem: String) {
+    fn failed(&mut self, slice: Slice, problem: String, is_hopeless: bool) {
+        self.is_hopeless |= is_hopeless;
         tracing::error!(slice = slice.to_string(), "{problem}");
         self.slices.push(SliceReport {
             error: Some(problem),
@@ -108,24 +108,24 @@ impl<'a> Removal<'a> {
 
     fn skipped(&mut self, slice: Slice) {
         self.slices.push(SliceReport {
-            error: Some("interrupted before this slice".to_owned()),
+            error: Some("ended before this slice".to_owned()),
             ..SliceReport::new(slice, SliceOutcome::Skipped)
         });
     }
 
     /// Keeps the report, and adds to it what dead runs had changed.
-    async fn end(self, warnings: Vec<String>) -> RunReport {
+    async fn end(mut self, warnings: Vec<String>) -> RunReport {
         let interrupted = self.interrupt.is_cancelled();
-        let keeper = self.keeper();
         let mut report = RunReport::new(
             self.mark.run().to_owned(),
             self.started_at,
-            self.slices,
+            std::mem::take(&mut self.slices),
             interrupted,
             warnings,
         );
-        report.also_changed(self.changed_before);
-        keeper.keep(self.marked, &mut report).await;
+        report.also_changed(std::mem::take(&mut self.changed_before));
+        let marked = std::mem::replace(&mut self.marked, Ok(MarkedRuns::new()));
+        self.keeper().keep(marked, &mut report).await;
         drop(self.mark);
         self.lake.settle().await;
         report

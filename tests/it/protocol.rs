@@ -782,18 +782,23 @@ fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies(
         .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
     let first = first.unwrap();
     let committed = std::sync::atomic::AtomicUsize::new(0);
-    for_each(operations.len() - first, |k| {
-        let has_committed = block_on(wake_and_die(first + k, &bucket.snapshot(), &server));
+    // Once it has looked whether it is seen, or as soon as it has written one ledger entry or two,
+    // which announce or commit.
+    let ways = [usize::MAX, 1, 2];
+    for_each((operations.len() - first) * ways.len(), |k| {
+        let (at, entries) = (first + k / ways.len(), ways[k % ways.len()]);
+        let has_committed = block_on(wake_and_die(at, entries, &bucket.snapshot(), &server));
         committed.fetch_add(usize::from(has_committed), Ordering::SeqCst);
     });
-    assert!(committed.into_inner() > 50);
+    assert!(committed.into_inner() > 150);
 }
 
-/// Whether it committed anything after it woke up before its request `at`.
-async fn wake_and_die(at: usize, bucket: &Bucket, server: &Server) -> bool {
+/// Whether it wrote anything after it woke up before its request `at`. It dies once it has committed,
+/// or at once when it has written so many ledger `entries`.
+async fn wake_and_die(at: usize, entries: usize, bucket: &Bucket, server: &Server) -> bool {
     let woken = CancellationToken::new();
     let killed = CancellationToken::new();
-    let faults = Faults::new(at, Fault::Pause(woken.clone()));
+    let faults = Faults::dying_after(at, Fault::Pause(woken.clone()), entries);
     let (other, _) = bucket.lake(&Faults::none());
     let before = visible(&*other).await;
     let url = server.url();
@@ -819,7 +824,10 @@ async fn wake_and_die(at: usize, bucket: &Bucket, server: &Server) -> bool {
                 .await
                 .unwrap();
             woken.cancel();
-            killed.cancelled().await;
+            tokio::select! {
+                () = killed.cancelled() => {}
+                () = faults.died.cancelled() => {}
+            }
         };
         tokio::select! {
             _ = sleeping => {}
@@ -857,7 +865,7 @@ async fn wake_and_die(at: usize, bucket: &Bucket, server: &Server) -> bool {
             }
         }
     }
-    killed.is_cancelled()
+    killed.is_cancelled() || faults.died.is_cancelled()
 }
 
 #[test]

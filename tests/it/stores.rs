@@ -62,13 +62,24 @@ pub(crate) struct Faults {
     count: AtomicUsize,
     /// Cancelled once the operation hangs or waits.
     pub(crate) reached: CancellationToken,
+    /// After the pause: how many more ledger entries are written before the process dies.
+    entries_left: AtomicUsize,
+    /// Cancelled once it has died of that.
+    pub(crate) died: CancellationToken,
     /// Every operation: what, and on which object.
     log: Mutex<Vec<(&'static str, String)>>,
 }
 
 impl Faults {
     pub(crate) fn new(at: usize, fault: Fault) -> Arc<Self> {
+        Self::dying_after(at, fault, usize::MAX)
+    }
+
+    /// The process dies once it has written so many ledger entries after the operation.
+    pub(crate) fn dying_after(at: usize, fault: Fault, entries: usize) -> Arc<Self> {
         Arc::new(Self {
+            entries_left: AtomicUsize::new(entries),
+            died: CancellationToken::new(),
             at,
             fault,
             count: AtomicUsize::new(0),
@@ -95,7 +106,25 @@ impl Faults {
         work: impl Future<Output = Result<T, E>>,
     ) -> Result<T, E> {
         self.log.lock().unwrap().push((action, path.to_string()));
-        if self.count.fetch_add(1, Ordering::SeqCst) != self.at {
+        let count = self.count.fetch_add(1, Ordering::SeqCst);
+        let is_entry = ["create", "update"].contains(&action) && path.as_ref().contains("/ledger/");
+        let pause = match &self.fault {
+            Fault::Pause(resume) if count == self.at => Some(resume),
+            _ => None,
+        };
+        if is_entry && (count > self.at || pause.is_some()) {
+            if let Some(resume) = pause {
+                self.reached.cancel();
+                resume.cancelled().await;
+            }
+            let done = work.await;
+            if self.entries_left.fetch_sub(1, Ordering::SeqCst) == 1 {
+                self.died.cancel();
+                return std::future::pending().await;
+            }
+            return done;
+        }
+        if count != self.at {
             return work.await;
         }
         match &self.fault {
