@@ -14,7 +14,10 @@ fuzz_target!(|text: &[u8]| {
             let Some(extra) = &record.extra else { return };
             // What was rounded has the key of a field.
             let rounded = ["date", "duration", "charge", "per_minute", "forward_fee"];
-            if rounded.iter().any(|field| extra.contains(&format!("\"{field}\":"))) {
+            if rounded
+                .iter()
+                .any(|field| extra.contains(&format!("\"{field}\":")))
+            {
                 return;
             }
             // Between two fields of every record, it is the same again.
