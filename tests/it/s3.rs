@@ -200,7 +200,7 @@ fn a_lake_in_a_bucket_goes_through_every_command() {
     assert!(
         verified
             .stdout
-            .contains("2 counts asked of the provider, 2 match"),
+            .contains("2 counts were asked of the provider, 2 as in the ledger"),
         "{verified:?}"
     );
     let rejects = workplace.run(&["rejects"]);
@@ -803,8 +803,8 @@ fn a_store_that_ignores_conditions_is_named_and_serves_one_run_at_a_time() {
 
     // While another run is under way, this one does nothing.
     let (marker, lease) = (
-        "some/lake/_cdrlake/running/other",
-        "some/lake/_cdrlake/leases/run-other.lock",
+        "some/lake/_cdrlake/running/20260101T000000Z-0123abcd",
+        "some/lake/_cdrlake/leases/run-20260101T000000Z-0123abcd.lock",
     );
     bucket.ask("PUT", &format!("/{marker}"), "");
     let alive = std::sync::atomic::AtomicBool::new(true);
@@ -822,7 +822,9 @@ fn a_store_that_ignores_conditions_is_named_and_serves_one_run_at_a_time() {
         alive.store(false, Ordering::Relaxed);
         assert_eq!(refused.status, 1, "{refused:?}");
         assert!(
-            refused.stderr.contains("run other seems to be under way"),
+            refused
+                .stderr
+                .contains("run 20260101T000000Z-0123abcd seems to be under way"),
             "{refused:?}"
         );
     });
