@@ -639,39 +639,28 @@ impl JsonFramer {
             self.state = State::Value { extent, purpose };
             return Ok(&[]);
         }
+        if let Purpose::Element { .. } | Purpose::Document = purpose {
+            let (length, at) = (self.partial_length, self.partial_at);
+            emit(
+                &self.partial,
+                length,
+                at,
+                Boundary::Element,
+                self.max_record_bytes,
+                on_frame,
+            )?;
+        }
         self.state = match purpose {
-            Purpose::Element { enveloped } => {
-                let (length, at) = (self.partial_length, self.partial_at);
-                emit(
-                    &self.partial,
-                    length,
-                    at,
-                    Boundary::Element,
-                    self.max_record_bytes,
-                    on_frame,
-                )?;
-                State::List {
-                    place: Place::AfterElement,
-                    enveloped,
-                }
-            }
+            Purpose::Element { enveloped } => State::List {
+                place: Place::AfterElement,
+                enveloped,
+            },
+            Purpose::Document => State::Start,
             Purpose::NoItems if self.partial == NULL => State::List {
                 place: Place::AfterMember,
                 enveloped: true,
             },
             Purpose::NoItems => return Err(self.expected(ITEMS)),
-            Purpose::Document => {
-                let (length, at) = (self.partial_length, self.partial_at);
-                emit(
-                    &self.partial,
-                    length,
-                    at,
-                    Boundary::Element,
-                    self.max_record_bytes,
-                    on_frame,
-                )?;
-                State::Start
-            }
             Purpose::Pagination => {
                 let total = pagination_total(&self.partial);
                 self.envelope_total = self.envelope_total.max(total);
