@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use tempfile::TempPath;
 
-use crate::decode::{Decoder, HeaderError, Reason, Record, Refusal};
+use crate::decode::{Decoder, HeaderError, LocalTimes, Reason, Record, Refusal};
 use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
@@ -47,6 +47,8 @@ pub struct ConvertOptions {
     pub max_slice_bytes: u64,
     /// `quality.dedupe`: whether equal rows are dropped. They are counted anyway.
     pub dedupe: bool,
+    /// What times without an offset mean: `source.assume_timezone`.
+    pub local_times: LocalTimes,
     /// What becomes of phone numbers, and whose calls are left out.
     pub privacy: Arc<Privacy>,
     /// What no row and no reject may hold.
@@ -244,7 +246,7 @@ impl Converter {
                 suppressed: None,
                 suppressed_records: 0,
                 redacted: 0,
-                decoder: Decoder::default(),
+                decoder: Decoder::new(options.local_times.clone()),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
                 tally: RowTally::new(options.day_us.clone()),
@@ -448,6 +450,7 @@ impl Stage {
             records: self.records,
             rejected: self.rejects.count(),
             redacted: self.redacted,
+            ambiguous_times: self.decoder.ambiguous_times(),
             ..Counts::default()
         };
         let rejects = self.rejects.finish().map_err(spool)?;

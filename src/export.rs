@@ -22,7 +22,7 @@ use serde::de::IgnoredAny;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::ConvertError;
-use crate::decode::{Reason, Refusal, call_time_us};
+use crate::decode::{LocalTimes, Reason, Refusal, TimeError, call_time_us};
 use crate::decompress::{DecompressError, Decompressor};
 use crate::error::one_line;
 use crate::framing::{BOM, Boundary, Position};
@@ -323,6 +323,8 @@ fn is_date(digits: &str) -> bool {
 pub struct SplitOptions {
     /// `window.timezone`: where days are cut.
     pub timezone: TimeZone,
+    /// What times without an offset mean.
+    pub local_times: LocalTimes,
     /// `limits.max_record_bytes`.
     pub max_record_bytes: usize,
     /// `limits.spool_dir`: where the spool is made.
@@ -334,6 +336,8 @@ pub struct SplitOptions {
 pub struct Undated {
     /// How many there are.
     pub records: u64,
+    /// Those among them that have a time without an offset.
+    pub without_offset: u64,
     /// Where the first of them stand, and why.
     pub examples: Vec<String>,
 }
@@ -463,6 +467,7 @@ pub(crate) fn split(
     let parent = options.spool_parent.clone();
     let mut splitter = Splitter {
         timezone: options.timezone.clone(),
+        local_times: options.local_times.clone(),
         max_record_bytes: options.max_record_bytes,
         export: Export {
             days: BTreeMap::new(),
@@ -518,6 +523,7 @@ impl Problem {
 #[derive(Debug)]
 struct Splitter {
     timezone: TimeZone,
+    local_times: LocalTimes,
     max_record_bytes: usize,
     export: Export,
     /// Lines that are not yet written, by day.
@@ -597,7 +603,7 @@ impl Splitter {
         json: &[u8],
         text: &[u8],
     ) -> Result<(), ConvertError> {
-        let reason = match call_time_us(json) {
+        let reason = match call_time_us(json, &mut self.local_times) {
             Ok(time_us) => {
                 // Of JSON that is whole nothing can be missing.
                 if boundary == Boundary::EndOfBody && json.as_ptr() != text.as_ptr() {
@@ -644,6 +650,9 @@ impl Splitter {
     ) -> Result<(), ConvertError> {
         if let Some(error) = ConvertError::beyond_the_record(at, boundary, reason) {
             return Err(error);
+        }
+        if *reason == Reason::Date(TimeError::NoOffset) {
+            self.export.undated.without_offset += 1;
         }
         self.undated(at, &reason.to_string());
         Ok(())

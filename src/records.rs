@@ -239,4 +239,6 @@ fn read<E: From<HeaderError>>(
 }
 
 #[cfg(test)]
+mod forms;
+#[cfg(test)]
 mod tests;

@@ -34,6 +34,10 @@ pub struct Counts {
     /// text in `extra`.
     #[serde(default)]
     pub rounded: u64,
+    /// Records whose local time the clocks of `source.assume_timezone` showed twice, or never: a row has the
+    /// original text in `extra`, and counts as rounded.
+    #[serde(default)]
+    pub ambiguous_times: u64,
     /// Rows whose `call_time` lies on another day than the slice's, in the configured time zone.
     pub outside_day: u64,
     /// Rows without a charge.
@@ -54,6 +58,7 @@ impl Counts {
         self.suppressed += other.suppressed;
         self.redacted += other.redacted;
         self.rounded += other.rounded;
+        self.ambiguous_times += other.ambiguous_times;
         self.outside_day += other.outside_day;
         self.missing_charge += other.missing_charge;
         self.missing_duration += other.missing_duration;

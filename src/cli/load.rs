@@ -257,6 +257,7 @@ async fn split_aside(
 ) -> Result<Export, CommandError> {
     let options = SplitOptions {
         timezone: config.window.timezone.clone(),
+        local_times: config.source.local_times(),
         max_record_bytes: config.limits.max_record_bytes,
         spool_parent: config.limits.spool_dir.clone(),
     };
@@ -313,10 +314,15 @@ fn remarks(
             ""
         };
         if !args.skip_undated {
+            let way_out = if undated.without_offset > 0 {
+                "Name the time zone of times without an offset with --assume-timezone, mend"
+            } else {
+                "Mend"
+            };
             return Err(CommandError::new(
                 Exit::Failed,
                 format!(
-                    "{records}: {examples}{more}. Nothing was loaded. Mend the export, or leave such records out with --skip-undated"
+                    "{records}: {examples}{more}. Nothing was loaded. {way_out} the export, or leave such records out with --skip-undated"
                 ),
             ));
         }

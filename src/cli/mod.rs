@@ -135,9 +135,10 @@ mod uses {
     pub(super) const REQUESTS: u8 = 8;
     pub(super) const TIMEZONE: u8 = 16;
     pub(super) const RECONCILE: u8 = 32;
+    pub(super) const ASSUME_TIMEZONE: u8 = 64;
 }
 
-const FLAGS: [Flag; 8] = [
+const FLAGS: [Flag; 9] = [
     Flag {
         name: "lake",
         shown: "--lake",
@@ -202,6 +203,14 @@ const FLAGS: [Flag; 8] = [
         help: "What happens when the provider counts otherwise (`quality.reconcile`): fail, warn or off",
         group: uses::RECONCILE,
     },
+    Flag {
+        name: "assume-timezone",
+        shown: "--assume-timezone",
+        key: "source.assume_timezone",
+        value_name: "ZONE",
+        help: "Time zone of times without a UTC offset (`source.assume_timezone`). Without it they are refused",
+        group: uses::ASSUME_TIMEZONE,
+    },
 ];
 
 /// Where the configuration comes from: the groups of flags that a command uses, and no others. Flags win
@@ -223,10 +232,18 @@ type ApiArgs = ConfigArgs<{ uses::URL | uses::KEY }>;
 type RepairConfigArgs =
     ConfigArgs<{ uses::URL | uses::KEY | uses::VIA | uses::REQUESTS | uses::RECONCILE }>;
 /// For commands that cut days and compare them.
-type LoadConfigArgs =
-    ConfigArgs<{ uses::URL | uses::KEY | uses::REQUESTS | uses::TIMEZONE | uses::RECONCILE }>;
+type LoadConfigArgs = ConfigArgs<
+    {
+        uses::URL
+            | uses::KEY
+            | uses::REQUESTS
+            | uses::TIMEZONE
+            | uses::RECONCILE
+            | uses::ASSUME_TIMEZONE
+    },
+>;
 /// For a run.
-type RunConfigArgs = ConfigArgs<{ u8::MAX }>;
+type RunConfigArgs = ConfigArgs<{ u8::MAX ^ uses::ASSUME_TIMEZONE }>;
 
 impl<const USES: u8> FromArgMatches for ConfigArgs<USES> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {

@@ -443,6 +443,10 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
             thousands(rounded)
         ),
     };
+    let ambiguous = match counts.ambiguous_times {
+        0 => String::new(),
+        times => format!(", {} of an ambiguous local time", thousands(times)),
+    };
     let interrupted = if report.outcome == RunOutcome::Interrupted {
         "Interrupted: run again for the rest. "
     } else {
@@ -457,7 +461,7 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
             counted(plan.up_to_date, "was", "were")
         ),
         format!(
-            "{} in {}, {} USD; {}, {} rejected{redacted}{rounded}.",
+            "{} in {}, {} USD; {}, {} rejected{redacted}{rounded}{ambiguous}.",
             counted(counts.rows, "call", "calls"),
             counted(counts.records, "record", "records"),
             dollars(report.totals.totals.charge_usd),

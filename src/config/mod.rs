@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
 use url::Url;
 
+use crate::decode::LocalTimes;
 use crate::error::{counted, thousands};
 use crate::lake::bucket::MAX_EXPIRY;
 use crate::lake::identity::{FORMAT, Identity};
@@ -82,6 +83,15 @@ pub struct SourceConfig {
     pub min_throughput: u64,
     pub ca_file: Option<PathBuf>,
     pub compression: bool,
+    /// `None` refuses times without an offset.
+    pub assume_timezone: Option<TimeZone>,
+}
+
+impl SourceConfig {
+    /// What times without an offset mean.
+    pub(crate) fn local_times(&self) -> LocalTimes {
+        LocalTimes::new(self.assume_timezone.clone())
+    }
 }
 
 /// `source.via`: from which of the API's resources calls are read.
@@ -668,6 +678,7 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
             .get("source.compression", units::boolean)?
             .unwrap_or(true),
         ca_file: settings.get("source.ca_file", units::path)?,
+        assume_timezone: settings.get("source.assume_timezone", timezone)?,
     };
     if config.retry_max < config.retry_base {
         let problem = "source.retry_max is shorter than source.retry_base";

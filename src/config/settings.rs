@@ -30,6 +30,7 @@ pub(super) const KEYS: &[&str] = &[
     "source.allow_http",
     "source.ca_file",
     "source.compression",
+    "source.assume_timezone",
     "window.start",
     "window.timezone",
     "window.lookback_days",

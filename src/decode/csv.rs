@@ -15,7 +15,8 @@ use std::collections::HashSet;
 use std::io::Write;
 
 use super::field::Field;
-use super::{Reason, Refusal, decode, parse_time_us};
+use super::time::{is_local_time, is_time};
+use super::{Reason, Refusal, decode};
 use crate::framing::{Cells, MAX_CELLS, Position};
 
 /// CSV without a header of call detail records, or with a second one that cannot be used. The texts
@@ -116,6 +117,8 @@ pub struct CsvRows {
 #[derive(Debug)]
 struct Column {
     field: Option<Field>,
+    /// Whether its name says that its times are of UTC.
+    is_utc: bool,
     /// The member's key, quoted, with its colon.
     key: String,
 }
@@ -142,7 +145,7 @@ impl CsvRows {
         }
         let date = trimmed(cells.iter().nth(self.date).unwrap_or_default());
         let is_complete = cells.count() == self.columns.len();
-        if !is_complete || !is_time(date) {
+        if !is_complete || !std::str::from_utf8(date).is_ok_and(is_time) {
             if text == self.header {
                 return Ok(CsvRow::Header);
             }
@@ -182,6 +185,8 @@ impl CsvRows {
             // The one field that must not be a string. What is no number is refused as what it is.
             if column.field == Some(Field::Duration) && is_number(cell) {
                 self.json.extend_from_slice(cell);
+            } else if column.is_utc && std::str::from_utf8(cell).is_ok_and(is_local_time) {
+                write_string(&[cell, b"Z"].concat(), &mut self.json);
             } else {
                 write_string(cell, &mut self.json);
             }
@@ -233,11 +238,6 @@ pub fn refuse_header(at: Position, line: &[u8]) -> Result<(), HeaderError> {
         return Err(HeaderError::Unusable { at });
     }
     Ok(())
-}
-
-/// Whether a cell is a time that a record may have.
-fn is_time(cell: &[u8]) -> bool {
-    std::str::from_utf8(cell).is_ok_and(|cell| parse_time_us(cell.trim()).is_ok())
 }
 
 /// Whether a cell, or the rest of a line, begins with a date in figures, the year first.
@@ -330,7 +330,13 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         };
         found.push(name.trim().to_owned());
         let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
-        columns.push(Column { field, key });
+        let letters = letters(name);
+        let is_utc = field == Some(Field::Date)
+            && Field::Date
+                .units()
+                .iter()
+                .any(|unit| letters.ends_with(unit));
+        columns.push(Column { field, is_utc, key });
     }
     let known = columns.iter().filter_map(|column| column.field);
     if !known.clone().any(|field| field == Field::Date) {

@@ -12,7 +12,8 @@ use std::borrow::Cow;
 
 use super::field::{Field, field_of, key_at};
 use super::phone::phone_number;
-use super::{Record, Refusal, decode, parse_time_us};
+use super::plain::decode_with;
+use super::{LocalTimes, Record, Refusal, parse_time_us};
 use crate::amount::Amount;
 
 /// Of more surprises the next record's keys are not expected where they stood.
@@ -32,17 +33,32 @@ pub struct Decoder {
     /// A bit for each byte that is a quotation mark.
     quotes: Vec<u64>,
     dates: DateCache,
+    /// Of these the fast path knows none.
+    local_times: LocalTimes,
 }
 
 impl Decoder {
-    /// Decodes one record: the same as [`decode`].
+    /// For records whose times may have no offset.
+    pub fn new(local_times: LocalTimes) -> Self {
+        Self {
+            local_times,
+            ..Self::default()
+        }
+    }
+
+    /// Local times so far that were ambiguous: those of [`LocalTimes::ambiguous`].
+    pub fn ambiguous_times(&self) -> u64 {
+        self.local_times.ambiguous()
+    }
+
+    /// Decodes one record: the same as [`decode`](super::decode), but for times without an offset.
     ///
     /// # Errors
     /// [`Refusal`]: the record is to be rejected, or it is the server's report of a failure.
     pub fn decode<'a>(&mut self, text: &'a [u8]) -> Result<Record<'a>, Refusal> {
         match self.try_decode(text) {
             Some(record) => Ok(record),
-            None => decode(text),
+            None => decode_with(text, &mut self.local_times),
         }
     }
 
@@ -56,6 +72,7 @@ impl Decoder {
             surprises: surprises_before,
             quotes,
             dates,
+            local_times: _,
         } = self;
         // To expect what hardly ever comes costs more than to look each key up.
         let is_shuffled = *surprises_before > MAX_SURPRISES;

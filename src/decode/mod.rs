@@ -17,7 +17,7 @@ pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing, refuse_header};
 pub use fast::Decoder;
 pub(crate) use plain::is_rounded;
 pub use plain::{call_time_us, decode};
-pub use time::{TimeError, parse_time_us};
+pub use time::{LocalTimes, TimeError, parse_time_us};
 
 use crate::amount::{Amount, AmountError};
 

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::field::Field;
 use super::phone::{LostDigits, phone_number, whole_digits};
-use super::time::round_time_us;
+use super::time::LocalTimes;
 use super::{MAX_DEPTH, Reason, Record, Refusal};
 use crate::amount::{Amount, Rounded, round_i32};
 use crate::error::{cut, quoted};
@@ -51,7 +51,7 @@ impl<'a> Fields<'a> {
         Ok(fields)
     }
 
-    fn call_time_us(&self) -> Result<Rounded<i64>, Reason> {
+    fn call_time_us(&self, times: &mut LocalTimes) -> Result<Rounded<i64>, Reason> {
         let date = self.present(Field::Date).ok_or(Reason::NoDate)?;
         let date = string(date, Field::Date)?.ok_or(Reason::WrongType {
             field: "date",
@@ -60,7 +60,7 @@ impl<'a> Fields<'a> {
         if date.is_empty() {
             return Err(Reason::NoDate);
         }
-        round_time_us(&date).map_err(Reason::Date)
+        times.read_us(&date).map_err(Reason::Date)
     }
 
     /// The value of a field's column. Where that is not what the field says, its text is kept among the
@@ -82,11 +82,19 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// Decodes one record.
+/// Decodes one record, whose `date` has an offset.
 ///
 /// # Errors
 /// [`Refusal`]: the record is to be rejected, or it is the server's report of a failure.
 pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
+    decode_with(text, &mut LocalTimes::default())
+}
+
+/// The same of a record whose `date` may have none.
+pub(super) fn decode_with<'a>(
+    text: &'a [u8],
+    times: &mut LocalTimes,
+) -> Result<Record<'a>, Refusal> {
     let text = std::str::from_utf8(text).map_err(|error| Reason::InvalidUtf8 {
         at: error.valid_up_to(),
     })?;
@@ -99,7 +107,7 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
         .into());
     }
 
-    let call_time_us = fields.call_time_us()?;
+    let call_time_us = fields.call_time_us(times)?;
     let call_time_us = fields.keep_original(Field::Date, call_time_us);
     let call_id = aliased(&mut fields, Field::CallId, Field::Uuid)?;
     let parent_call_id = aliased(&mut fields, Field::ParentCallId, Field::ParentUuid)?;
@@ -126,9 +134,9 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
 ///
 /// # Errors
 /// [`Refusal`]: there is no `date` to be read, or it is the server's report of a failure.
-pub fn call_time_us(text: &[u8]) -> Result<i64, Refusal> {
+pub fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, Refusal> {
     let text = String::from_utf8_lossy(text);
-    Ok(Fields::read(&text)?.call_time_us()?.value)
+    Ok(Fields::read(&text)?.call_time_us(times)?.value)
 }
 
 /// Whether a column of a record holds another value than its field said, whose text then is in `extra`, under the

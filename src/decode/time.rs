@@ -1,5 +1,8 @@
 //! Reads the API's timestamps, exactly.
 
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+
 use crate::amount::Rounded;
 
 /// Why a text is not a time that a `TIMESTAMP(MICROS, UTC)` column can hold exactly.
@@ -8,6 +11,11 @@ pub enum TimeError {
     /// Not `YYYY-MM-DDThh:mm:ss[.fraction]` followed by `Z` or an offset.
     #[error("not an ISO 8601 date and time with a UTC offset, such as 2023-08-21T06:43:36.000Z")]
     Format,
+    /// `YYYY-MM-DDThh:mm:ss[.fraction]` and nothing behind it, and no time zone is assumed.
+    #[error(
+        "a time without a UTC offset (source.assume_timezone sets the time zone of such times)"
+    )]
+    NoOffset,
     /// A day, hour, minute, second or offset that does not exist.
     #[error("a date or time that does not exist")]
     Impossible,
@@ -28,13 +36,78 @@ pub enum TimeError {
 /// [`TimeError`]: nothing is rounded, and a leap second (`:60`), which no warehouse stores, does
 /// not exist.
 pub fn parse_time_us(text: &str) -> Result<i64, TimeError> {
-    let time = round_time_us(text)?;
+    let time = LocalTimes::default().read_us(text)?;
     let exact = time.is_exact.then_some(time.value);
     exact.ok_or(TimeError::TooPrecise)
 }
 
-/// The same of the microsecond in which a time lies. The next one may be nearer, but also be another day's.
-pub(super) fn round_time_us(text: &str) -> Result<Rounded<i64>, TimeError> {
+/// What times without an offset mean: `source.assume_timezone`. Without a zone they are refused.
+#[derive(Clone, Debug, Default)]
+pub struct LocalTimes {
+    zone: Option<TimeZone>,
+    ambiguous: u64,
+}
+
+impl LocalTimes {
+    /// Times without an offset are of that zone.
+    pub fn new(zone: Option<TimeZone>) -> Self {
+        Self { zone, ambiguous: 0 }
+    }
+
+    /// How many of the times read so far the zone's clocks showed twice, or never, when they were changed.
+    pub fn ambiguous(&self) -> u64 {
+        self.ambiguous
+    }
+
+    /// The microsecond in which a time lies, since 1970-01-01T00:00:00Z. The next one may be nearer, but
+    /// also be another day's.
+    ///
+    /// An ambiguous time is not exact. One that clocks showed twice is the first of the two; one that they
+    /// skipped lies as far behind the change as it would had they not been changed: what
+    /// [RFC 5545](https://www.rfc-editor.org/rfc/rfc5545#section-3.3.5) says of both.
+    pub(super) fn read_us(&mut self, text: &str) -> Result<Rounded<i64>, TimeError> {
+        let (local_seconds, fraction_us, offset_seconds) = read(text)?;
+        let (seconds, is_ambiguous) = match offset_seconds {
+            Some(offset_seconds) => (local_seconds - offset_seconds, false),
+            None => self.utc_seconds(local_seconds)?,
+        };
+        if !UTC_SECONDS.contains(&seconds) {
+            return Err(TimeError::OutOfRange);
+        }
+        self.ambiguous += u64::from(is_ambiguous);
+        Ok(Rounded {
+            value: seconds * 1_000_000 + fraction_us.value,
+            is_exact: fraction_us.is_exact && !is_ambiguous,
+        })
+    }
+
+    /// The second in UTC of one on the zone's clocks, counted from where theirs shows 1970, and whether they
+    /// showed it twice or never.
+    fn utc_seconds(&self, local_seconds: i64) -> Result<(i64, bool), TimeError> {
+        let zone = self.zone.as_ref().ok_or(TimeError::NoOffset)?;
+        let local = DateTime::constant(1970, 1, 1, 0, 0, 0, 0)
+            .checked_add(jiff::SignedDuration::from_secs(local_seconds))
+            .map_err(|_| TimeError::OutOfRange)?;
+        let instant = zone.to_ambiguous_timestamp(local);
+        let is_ambiguous = instant.is_ambiguous();
+        let instant = instant.compatible().map_err(|_| TimeError::OutOfRange)?;
+        Ok((instant.as_second(), is_ambiguous))
+    }
+}
+
+/// Whether a text is a time, with an offset or without.
+pub(super) fn is_time(text: &str) -> bool {
+    read(text).is_ok()
+}
+
+/// Whether a text is a time without an offset.
+pub(super) fn is_local_time(text: &str) -> bool {
+    read(text).is_ok_and(|(_, _, offset_seconds)| offset_seconds.is_none())
+}
+
+/// A time's seconds since 1970-01-01T00:00:00 where it was written, its microseconds, and its offset from
+/// UTC in seconds, if it has one.
+fn read(text: &str) -> Result<(i64, Rounded<i64>, Option<i64>), TimeError> {
     let bytes = text.as_bytes();
     let Some((fixed, rest)) = bytes.split_at_checked(19) else {
         return Err(TimeError::Format);
@@ -72,7 +145,10 @@ pub(super) fn round_time_us(text: &str) -> Result<Rounded<i64>, TimeError> {
             rest,
         ),
     };
-    let offset_seconds = offset_seconds(zone)?;
+    let offset_seconds = match zone {
+        [] => None,
+        zone => Some(offset_seconds(zone)?),
+    };
 
     if year == 0 || !(1..=12).contains(&month) || day == 0 || day > days_in_month(year, month) {
         return Err(TimeError::Impossible);
@@ -81,14 +157,7 @@ pub(super) fn round_time_us(text: &str) -> Result<Rounded<i64>, TimeError> {
         return Err(TimeError::Impossible);
     }
     let seconds = days_since_epoch(year, month, day) * 86_400 + hour * 3_600 + minute * 60 + second;
-    let seconds = seconds - offset_seconds;
-    if !UTC_SECONDS.contains(&seconds) {
-        return Err(TimeError::OutOfRange);
-    }
-    Ok(Rounded {
-        value: seconds * 1_000_000 + fraction.value,
-        ..fraction
-    })
+    Ok((seconds, fraction, offset_seconds))
 }
 
 /// The years 1 to 9999 in seconds since 1970: what text can say, and every warehouse holds.
@@ -205,7 +274,6 @@ mod tests {
         for text in [
             "",
             "2023-08-21",
-            "2023-08-21T12:00:00",
             "2023-08-21T12:00Z",
             "2023-08-21T12:00:00.Z",
             "2023-08-21T12:00:00 Z",
@@ -236,6 +304,9 @@ mod tests {
             parse_time_us("2023-08-21T12:00:00.0000001Z"),
             Err(TimeError::TooPrecise)
         );
+        for text in ["2023-08-21T12:00:00", "2023-08-21 12:00:00.5"] {
+            assert_eq!(parse_time_us(text), Err(TimeError::NoOffset), "{text}");
+        }
     }
 
     #[test]
@@ -258,11 +329,114 @@ mod tests {
             let value = parse_time_us(cut).unwrap();
             let is_exact = false;
             assert_eq!(
-                round_time_us(text),
+                LocalTimes::default().read_us(text),
                 Ok(Rounded { value, is_exact }),
                 "{text}"
             );
         }
+    }
+
+    #[test]
+    fn a_time_without_an_offset_is_of_the_assumed_zone() {
+        for (zone, text, utc) in [
+            ("UTC", "2023-08-21 12:00:00", "2023-08-21T12:00:00Z"),
+            (
+                "Europe/Berlin",
+                "2023-08-21 12:00:00",
+                "2023-08-21T10:00:00Z",
+            ),
+            (
+                "Europe/Berlin",
+                "2023-01-21T12:00:00.25",
+                "2023-01-21T11:00:00.25Z",
+            ),
+            (
+                "America/New_York",
+                "2026-03-08 03:00:00",
+                "2026-03-08T07:00:00Z",
+            ),
+            (
+                "America/New_York",
+                "1969-12-31 18:59:59.5",
+                "1969-12-31T23:59:59.5Z",
+            ),
+            (
+                "Asia/Kathmandu",
+                "2023-08-21 12:00:00",
+                "2023-08-21T06:15:00Z",
+            ),
+            // An offset that is there is believed.
+            (
+                "Europe/Berlin",
+                "2023-08-21 12:00:00Z",
+                "2023-08-21T12:00:00Z",
+            ),
+        ] {
+            let mut times = LocalTimes::new(Some(TimeZone::get(zone).unwrap()));
+            let (value, is_exact) = (parse_time_us(utc).unwrap(), true);
+            assert_eq!(
+                times.read_us(text),
+                Ok(Rounded { value, is_exact }),
+                "{zone} {text}"
+            );
+            assert_eq!(times.ambiguous(), 0, "{zone} {text}");
+        }
+        let mut times = LocalTimes::new(Some(TimeZone::get("Asia/Tokyo").unwrap()));
+        assert_eq!(
+            times.read_us("0001-01-01 08:59:59"),
+            Err(TimeError::OutOfRange)
+        );
+        assert_eq!(
+            times.read_us("2023-02-29 08:59:59"),
+            Err(TimeError::Impossible)
+        );
+    }
+
+    #[test]
+    fn a_local_time_that_was_there_twice_or_never_is_counted_and_not_exact() {
+        for (zone, text, utc) in [
+            // Clocks went back at 03:00: the first of the two.
+            (
+                "Europe/Berlin",
+                "2026-10-25 02:00:00",
+                "2026-10-25T00:00:00Z",
+            ),
+            (
+                "Europe/Berlin",
+                "2026-10-25 02:59:59.5",
+                "2026-10-25T00:59:59.5Z",
+            ),
+            // They went forward at 02:00: half an hour after the change.
+            (
+                "Europe/Berlin",
+                "2026-03-29 02:30:00",
+                "2026-03-29T01:30:00Z",
+            ),
+            // A day that was skipped.
+            (
+                "Pacific/Apia",
+                "2011-12-30 12:00:00",
+                "2011-12-30T22:00:00Z",
+            ),
+        ] {
+            let mut times = LocalTimes::new(Some(TimeZone::get(zone).unwrap()));
+            let (value, is_exact) = (parse_time_us(utc).unwrap(), false);
+            assert_eq!(
+                times.read_us(text),
+                Ok(Rounded { value, is_exact }),
+                "{zone} {text}"
+            );
+            assert_eq!(times.ambiguous(), 1, "{zone} {text}");
+        }
+        let mut times = LocalTimes::new(Some(TimeZone::get("Europe/Berlin").unwrap()));
+        for text in [
+            "2026-10-25 01:59:59",
+            "2026-10-25 03:00:00",
+            "2026-10-25 02:30:00+01:00",
+        ] {
+            assert!(times.read_us(text).unwrap().is_exact, "{text}");
+        }
+        assert_eq!(times.ambiguous(), 0);
     }
 
     #[test]

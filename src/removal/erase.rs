@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use super::Removal;
 use crate::config::{Config, TOOL};
 use crate::convert::{ConvertError, ConvertOptions, Converted, Converter};
+use crate::decode::LocalTimes;
 use crate::error::chain;
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::store::{Lease, LeaseState};
@@ -520,6 +521,8 @@ impl Eraser<'_> {
             max_slice_bytes: u64::MAX,
             // Rows that are there twice were meant to stay.
             dedupe: false,
+            // They have become instants.
+            local_times: LocalTimes::default(),
             privacy: Arc::clone(privacy),
             // Its rows are those of the lake.
             credentials: Arc::default(),

@@ -35,7 +35,7 @@ fn a_run_fills_the_lake_and_reports_it() {
         *slice,
         json!({
             "direction": "placed", "day": DAY, "outcome": "committed", "state": "closed", "attempts": 1,
-            "records": 3, "rows": 3, "duplicates": 0, "repeated": 0, "conflicts": 0, "rejected": 0, "suppressed": 0, "redacted": 0, "rounded": 0,
+            "records": 3, "rows": 3, "duplicates": 0, "repeated": 0, "conflicts": 0, "rejected": 0, "suppressed": 0, "redacted": 0, "rounded": 0, "ambiguous_times": 0,
             "outside_day": 0, "missing_charge": 0, "missing_duration": 0,
             "control_total": 3, "reconcile": "match", "change": null,
             "totals": {"duration_seconds": 180, "charge_usd": "0.081", "forward_fee_usd": "0", "by_disposition": {"answered": 3}},

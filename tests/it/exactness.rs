@@ -6,6 +6,7 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use cdrlake::convert::{ConvertOptions, Converter};
+use cdrlake::decode::LocalTimes;
 use cdrlake::slice::{Direction, Slice, parse_day};
 use cdrlake::writer::ParquetOptions;
 use jiff::Timestamp;
@@ -338,6 +339,7 @@ fn convert(
         max_record_bytes: 2_000,
         max_slice_bytes: u64::MAX,
         dedupe: true,
+        local_times: LocalTimes::default(),
         privacy: Arc::default(),
         credentials: Arc::default(),
         parquet: ParquetOptions {
@@ -540,4 +542,22 @@ fn a_rounded_value_is_counted_and_the_same_again() {
     assert_eq!(again.report().totals.counts.rounded, 1, "{again:?}");
     assert_eq!(again.json()["partitions_changed"], json!([]));
     assert_eq!((workplace.digests(), workplace.table()), (digests, files));
+}
+
+#[test]
+fn a_source_without_offsets_is_read_in_the_zone_that_is_assumed() {
+    let record = format!(r#"{{"date":"{DAY}T10:00:00","call_id":"a","duration":26,"charge":0.3}}"#);
+    let (_server, workplace) = serving(&record, 1);
+    workplace.reconfigure(
+        "[source]\n",
+        "[source]\nassume_timezone = \"America/New_York\"\n",
+    );
+    let ran = workplace.run_day(&[]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let rows = workplace.rows("placed");
+    let times = rows.column_by_name("call_time").unwrap();
+    let times = times.as_primitive::<TimestampMicrosecondType>();
+    let expected: Timestamp = format!("{DAY}T14:00:00Z").parse().unwrap();
+    assert_eq!(times.value(0), expected.as_microsecond());
+    assert_eq!(ran.report().totals.counts.ambiguous_times, 0);
 }

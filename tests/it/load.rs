@@ -2,13 +2,15 @@ use std::io::Write;
 use std::process::Stdio;
 
 use arrow::array::AsArray;
+use arrow::datatypes::TimestampMicrosecondType;
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use jiff::Timestamp;
 use serde_json::Value;
 
 use crate::server::{Answer, Server, count};
 use crate::simulator::Simulator;
-use crate::support::{DAY, PLACED, Ran, Workplace, calls, ran};
+use crate::support::{DAY, PLACED, Ran, Workplace, calls, ran, read};
 
 const KEY: &str = crate::support::CANARY;
 
@@ -812,4 +814,97 @@ fn what_an_export_says_of_itself_is_told() {
     assert!(
         warnings[2].starts_with("days from 2026-10-01 on lie before window.start = 2026-10-05")
     );
+}
+
+#[test]
+fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() {
+    let record = |time: &str, id: &str| {
+        format!(
+            "{{\"date\":\"{time}\",\"from\":\"1\",\"to\":\"2\",\"duration\":1,\"charge\":\"0.1\",\"call_id\":\"{id}\"}}\n"
+        )
+    };
+    // In Berlin the second lies on the day before in UTC, and the clocks showed the third time twice.
+    let export = [
+        record("2026-10-01 12:00:00", "a"),
+        record("2026-10-02 01:30:00", "b"),
+        record("2026-10-25 02:30:00", "c"),
+        record("2026-10-25T02:30:00+01:00", "d"),
+    ]
+    .concat();
+    let (workplace, _server) = with_export(2, export);
+    let refused = load(&workplace, &["export"]);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    for part in [
+        "3 records cannot be assigned to a day",
+        "`date` is a time without a UTC offset (source.assume_timezone sets the time zone of such times)",
+        "Name the time zone of times without an offset with --assume-timezone, mend the export",
+    ] {
+        assert!(refused.stderr.contains(part), "{part}: {refused:?}");
+    }
+    let unknown = load(&workplace, &["--assume-timezone", "Mars/Olympus", "export"]);
+    assert_eq!(unknown.status, 2, "{unknown:?}");
+    assert!(
+        unknown
+            .stderr
+            .contains("flag --assume-timezone: source.assume_timezone is \"Mars/Olympus\", which is no time zone"),
+        "{unknown:?}"
+    );
+
+    let loaded = load(
+        &workplace,
+        &["--assume-timezone", "Europe/Berlin", "export"],
+    );
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    let counts = loaded.report().totals.counts;
+    assert_eq!((counts.ambiguous_times, counts.rounded), (1, 1));
+    for (day, calls) in [
+        (
+            "2026-10-01",
+            [("2026-10-01T10:00:00Z", ""), ("2026-10-01T23:30:00Z", "")],
+        ),
+        (
+            "2026-10-25",
+            [
+                ("2026-10-25T00:30:00Z", "{\"date\":\"2026-10-25 02:30:00\"}"),
+                ("2026-10-25T01:30:00Z", ""),
+            ],
+        ),
+    ] {
+        let rows = read(&workplace.path(format!("lake/cdrs/dt={day}/placed-{day}.parquet")));
+        let times = rows.column_by_name("call_time").unwrap();
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        let extra = rows.column_by_name("extra").unwrap();
+        let extra = extra.as_string::<i32>();
+        for (row, (time, original)) in calls.into_iter().enumerate() {
+            let time: Timestamp = time.parse().unwrap();
+            assert_eq!(times.value(row), time.as_microsecond(), "{day}, {row}");
+            assert_eq!(extra.value(row), original, "{day}, {row}");
+        }
+    }
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+}
+
+#[test]
+fn a_column_that_is_named_after_utc_needs_no_offset() {
+    let row = |time: &str| format!("{time},1,2,3,0.1\n");
+    let export = format!(
+        "Date (UTC),From,To,Duration,Charge\n{}{}{}",
+        row("2026-10-01 12:00:00"),
+        row("2026-10-01 12:00:01 +0000"),
+        row("2026-10-01 14:00:02+02:00")
+    );
+    let (workplace, _server) = with_export(3, export);
+    // What the header says counts more than what is assumed.
+    let loaded = load(&workplace, &["--assume-timezone", "Asia/Tokyo", "export"]);
+    assert_eq!(loaded.status, 0, "{loaded:?}");
+    let mut times: Vec<i64> = workplace
+        .rows("placed")
+        .column_by_name("call_time")
+        .unwrap()
+        .as_primitive::<TimestampMicrosecondType>()
+        .values()
+        .to_vec();
+    times.sort_unstable();
+    let noon = 1_790_856_000_000_000;
+    assert_eq!(times, [noon, noon + 1_000_000, noon + 2_000_000]);
 }

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::super::decode;
 use super::*;
 
 /// Both decoders on one record, and the fast one with whatever it remembers.
