@@ -35,6 +35,9 @@ pub enum AmountError {
     /// Not a decimal number as JSON writes one.
     #[error("not a decimal number")]
     NotANumber,
+    /// A number with a comma, such as `0,05` and `1,234`: what it means is anybody's guess.
+    #[error("written with a comma, before decimals or between thousands: export it with a point")]
+    Comma,
     /// A digit other than zero beyond the ninth decimal.
     #[error("more than nine decimals")]
     TooPrecise,
@@ -70,7 +73,14 @@ impl Amount {
     /// # Errors
     /// [`AmountError`]: it is no number, or its nearest amount is out of range.
     pub fn round(text: &str) -> Result<Rounded<Self>, AmountError> {
-        let number = Number::parse(text).ok_or(AmountError::NotANumber)?;
+        let number = Number::parse(text).ok_or_else(|| {
+            let may_be_number = text.bytes().all(|byte| b"0123456789.,+-".contains(&byte));
+            if may_be_number && text.contains(',') {
+                AmountError::Comma
+            } else {
+                AmountError::NotANumber
+            }
+        })?;
         Ok(number.scaled(AMOUNT_SCALE)?.map(Self))
     }
 }
@@ -377,9 +387,15 @@ mod tests {
         assert_eq!(nanos("1e400"), Err(AmountError::OutOfRange));
         assert_eq!(nanos(&"9".repeat(400)), Err(AmountError::OutOfRange));
         for text in [
-            "", "-", "+", ".", "-.", "+-1", "1e", "1e+", "e1", ".e1", "0x1", "1_000", "1,5",
-            "1.5.", " 1", "1 ", "NaN", "$1", "１",
+            "", "-", "+", ".", "-.", "+-1", "1e", "1e+", "e1", ".e1", "0x1", "1_000", "1.5.", " 1",
+            "1 ", "NaN", "$1", "１",
         ] {
+            assert_eq!(nanos(text), Err(AmountError::NotANumber), "{text}");
+        }
+        for text in ["1,5", "-0,05", "1,234", "1.234,50", ",5"] {
+            assert_eq!(nanos(text), Err(AmountError::Comma), "{text}");
+        }
+        for text in ["a,5", "0,05 EUR", "1;5"] {
             assert_eq!(nanos(text), Err(AmountError::NotANumber), "{text}");
         }
     }
