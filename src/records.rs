@@ -3,7 +3,7 @@
 //!
 //! No I/O. Memory: one record, one chunk, and what [decompression](crate::decompress) takes.
 
-use crate::decode::{CsvRow, CsvRows, HeaderError, Reason, Refusal, decode, refuse_header};
+use crate::decode::{CsvRow, CsvRows, HeaderError, Reason, Refusal, decode, is_stray_header};
 use crate::decompress::{DecompressError, Decompressor, Encoding};
 use crate::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
 
@@ -188,7 +188,9 @@ fn read<E: From<HeaderError>>(
 ) -> Result<(), E> {
     on_item(match *frame {
         Frame::Record { at, boundary, text } => {
-            refuse_header(at, text)?;
+            if is_stray_header(text) {
+                return Err(HeaderError::BehindJson { at }.into());
+            }
             Item::Record {
                 at,
                 boundary,
@@ -223,7 +225,9 @@ fn read<E: From<HeaderError>>(
             prefix,
             length_bytes,
         } => {
-            refuse_header(at, prefix)?;
+            if is_stray_header(prefix) {
+                return Err(HeaderError::TooLong { at }.into());
+            }
             Item::Broken {
                 at,
                 boundary,

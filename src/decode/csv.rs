@@ -17,25 +17,28 @@ use std::io::Write;
 use super::field::Field;
 use super::time::{is_local_time, is_time};
 use super::{Reason, Refusal, decode};
-use crate::framing::{Cells, MAX_CELLS, Position};
+use crate::framing::{BOM, Cells, MAX_CELLS, Position, Separator};
 
 /// CSV without a header of call detail records, or with a second one that cannot be used. The texts
-/// quote nothing: what is no header is a record.
+/// quote no cell of what may be a record.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum HeaderError {
-    /// No column for the one field that every record has.
+    /// No column for the one field that every record has, nor for two others.
     #[error(
-        "the first line of the CSV names no column `date` (of its {columns} columns, separated by commas, {known} are known), so it is no header of call detail records{}",
-        if *columns == 1 { ". Is it separated by something else than commas?" } else { "" }
+        "the first line of the CSV names no column `date` ({}), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+        shown_line(*columns, *known, *separator)
     )]
     NoDate {
         /// Columns there are.
         columns: usize,
-        /// Those among them that stand for a field.
-        known: usize,
+        /// The field that one of them stands for.
+        known: Option<&'static str>,
+        /// What separates them.
+        separator: Separator,
     },
-    /// No column for what a bill is made of: null in every row, it would look like calls that cost nothing.
+    /// No column for the date, or for what a bill is made of: null in every row, it would look like
+    /// calls that cost nothing.
     #[error(
         "the CSV has no column for {}. It takes date, from, to, duration and charge, and has {}. Give the column that is meant that name",
         missing.join(", "),
@@ -71,9 +74,27 @@ pub enum HeaderError {
     },
     /// A line that names columns, and is no header by which the lines behind it can be read.
     #[error(
-        "{at}: this line names columns like a header, but is not one that can be used: that takes date, from, to, duration and charge, each once, separated by commas, on a line of their own. Mend that line, or load what begins there as a file of its own"
+        "{at}: this line names columns like a header, but is not one that can be used: that takes date, from, to, duration and charge, each once, separated by {separator} like the first, on a line of their own. Mend that line, or load what begins there as a file of its own"
     )]
     Unusable {
+        /// Where the line begins.
+        at: Position,
+        /// What separates the cells before it.
+        separator: Separator,
+    },
+    /// A line that names columns, among JSON.
+    #[error(
+        "{at}: this line names columns like a header of CSV, and what stands before it is JSON. Load what begins there as a file of its own"
+    )]
+    BehindJson {
+        /// Where the line begins.
+        at: Position,
+    },
+    /// A line that names columns, and is longer than a record may be.
+    #[error(
+        "{at}: this line names columns like a header of CSV, but is longer than limits.max_record_bytes. Mend that line, or raise the limit"
+    )]
+    TooLong {
         /// Where the line begins.
         at: Position,
     },
@@ -89,10 +110,30 @@ fn shown_columns(names: &[String]) -> String {
     crate::error::quoted(&shown.join(", "))
 }
 
+/// What a first line is made of, in numbers and in names of ours.
+fn shown_line(columns: usize, known: Option<&str>, separator: Separator) -> String {
+    if columns == 1 {
+        let separators = "a comma, a semicolon, a tab or a vertical bar";
+        return format!("it is one column, without {separators} to separate it");
+    }
+    let known = known.map_or("none is known".to_owned(), |field| {
+        format!("only `{field}` is known")
+    });
+    format!("of its {columns} columns, separated by {separator}, {known}")
+}
+
+/// Whether a line is the one by which Excel tells what separates the cells behind it: `sep=;`.
+fn is_separator_line(text: &[u8]) -> bool {
+    let text = text.strip_prefix(BOM).unwrap_or(text);
+    text.split_last().is_some_and(|(&last, name)| {
+        name.eq_ignore_ascii_case(b"sep=") && Separator::of(last).is_some()
+    })
+}
+
 /// What a line of CSV is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CsvRow<'a> {
-    /// The header.
+    /// The header, or a line that only says what separates the cells.
     Header,
     /// A record, as the JSON object that [`decode`](super::decode) reads.
     Record(&'a [u8]),
@@ -135,6 +176,9 @@ impl CsvRows {
         text: &'a [u8],
         cells: Cells<'_>,
     ) -> Result<CsvRow<'a>, HeaderError> {
+        if is_separator_line(text) {
+            return Ok(CsvRow::Header);
+        }
         if !self.has_header() {
             // A server may say in JSON that there is no CSV.
             if text.starts_with(b"{") && matches!(decode(text), Err(Refusal::ServerError { .. })) {
@@ -156,7 +200,8 @@ impl CsvRows {
                 let found = columns(cells).ok();
                 // With a date in it, it is a record without a newline, and a header behind that.
                 let found = found.filter(|_| !begins_with_date(date));
-                self.begin(text, found.ok_or(HeaderError::Unusable { at })?);
+                let separator = cells.separator();
+                self.begin(text, found.ok_or(HeaderError::Unusable { at, separator })?);
                 return Ok(CsvRow::Header);
             }
         }
@@ -227,17 +272,11 @@ impl CsvRows {
     }
 }
 
-/// Refuses a line that is neither a record nor JSON and names columns: CSV that begins in the middle of
-/// something else.
-///
-/// # Errors
-/// [`HeaderError::Unusable`].
-pub fn refuse_header(at: Position, line: &[u8]) -> Result<(), HeaderError> {
+/// Whether a line that may be no record names columns, and is no JSON: CSV that begins in the
+/// middle of something else.
+pub fn is_stray_header(line: &[u8]) -> bool {
     let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
-    if names_columns(line) && !is_json() {
-        return Err(HeaderError::Unusable { at });
-    }
-    Ok(())
+    names_columns(line) && !is_json()
 }
 
 /// Whether a cell, or the rest of a line, begins with a date in figures, the year first.
@@ -339,14 +378,17 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         columns.push(Column { field, is_utc, key });
     }
     let known = columns.iter().filter_map(|column| column.field);
-    if !known.clone().any(|field| field == Field::Date) {
+    // With one name of a column or none it may be a record, of which nothing may be shown.
+    let has_date = known.clone().any(|field| field == Field::Date);
+    if !has_date && !are_names(cells.iter()) {
         return Err(HeaderError::NoDate {
             columns: columns.len(),
-            known: known.count(),
+            known: known.clone().next().map(Field::name),
+            separator: cells.separator(),
         });
     }
-    let missing: Vec<_> = REQUIRED
-        .into_iter()
+    let missing: Vec<_> = std::iter::once(Field::Date)
+        .chain(REQUIRED)
         .filter(|&field| !known.clone().any(|known| known == field))
         .map(Field::name)
         .collect();

@@ -13,7 +13,7 @@ mod time;
 
 use std::borrow::Cow;
 
-pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing, refuse_header};
+pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing, is_stray_header};
 pub use fast::Decoder;
 pub(crate) use plain::is_rounded;
 pub use plain::{call_time_us, decode};

@@ -2,23 +2,68 @@
 //!
 //! `csv-core` rather than `csv`, whose reader wants to read by itself, and for which a record has no
 //! greatest length: one quotation mark too many would take the rest of a body into memory.
+//!
+//! What separates the cells shows in the first line, which is held until it has ended.
 
-use csv_core::{ReadRecordResult, Reader};
+use std::fmt;
+
+use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
 use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position};
 
 /// Most cells of a line that are told apart; nobody has as many columns.
 pub const MAX_CELLS: usize = 4_096;
 
-/// What stands between the commas of a line, quotation marks taken off.
+/// What separates the cells of a line; shown as a plural.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Separator {
+    /// `,`
+    #[default]
+    Comma = b',',
+    /// `;`
+    Semicolon = b';',
+    /// A tab.
+    Tab = b'\t',
+    /// `|`
+    Bar = b'|',
+}
+
+impl Separator {
+    const ALL: [Self; 4] = [Self::Comma, Self::Semicolon, Self::Tab, Self::Bar];
+
+    /// The one that this byte is.
+    pub(crate) fn of(byte: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|&it| it as u8 == byte)
+    }
+}
+
+impl fmt::Display for Separator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Comma => "commas",
+            Self::Semicolon => "semicolons",
+            Self::Tab => "tabs",
+            Self::Bar => "vertical bars",
+        })
+    }
+}
+
+/// What stands between the separators of a line, quotation marks taken off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cells<'a> {
     bytes: &'a [u8],
     ends: &'a [usize],
     count: usize,
+    separator: Separator,
 }
 
 impl<'a> Cells<'a> {
+    /// What separates them, in all lines of the body.
+    pub fn separator(self) -> Separator {
+        self.separator
+    }
+
     /// How many there are.
     pub fn count(self) -> usize {
         self.count
@@ -35,11 +80,55 @@ impl<'a> Cells<'a> {
     }
 }
 
+/// The first line, until it tells what separates its cells.
+#[derive(Debug, Default)]
+struct FirstLine {
+    /// The line as far as it has come, and perhaps more.
+    held: Vec<u8>,
+    /// How much of that was looked at.
+    looked_at: usize,
+    /// How often each separator stands outside of quotation marks.
+    counts: [usize; Separator::ALL.len()],
+    is_quoted: bool,
+}
+
+impl FirstLine {
+    /// Takes more of the body. Returns whether the line has ended, or is too long for a record.
+    fn take(&mut self, bytes: &[u8], max_record_bytes: usize) -> bool {
+        self.held.extend_from_slice(bytes);
+        for &byte in &self.held[self.looked_at..] {
+            let is_end = !self.is_quoted && b"\r\n".contains(&byte);
+            if is_end || self.looked_at == max_record_bytes {
+                return true;
+            }
+            self.looked_at += 1;
+            if byte == b'"' {
+                self.is_quoted = !self.is_quoted;
+            }
+            let separator = Separator::ALL.iter().position(|&it| it as u8 == byte);
+            if let (false, Some(separator)) = (self.is_quoted, separator) {
+                self.counts[separator] += 1;
+            }
+        }
+        false
+    }
+
+    /// What stands in it most often; the first of those where several do.
+    fn separator(&self) -> Separator {
+        let pairs = Separator::ALL.into_iter().zip(self.counts).rev();
+        let most = pairs.max_by_key(|&(_, count)| count);
+        most.map(|(separator, _)| separator).unwrap_or_default()
+    }
+}
+
 /// Splits a body of CSV into lines, and these into cells.
 #[derive(Debug)]
 pub(super) struct CsvFramer {
     max_record_bytes: usize,
     reader: Reader,
+    separator: Separator,
+    /// The first line, until it tells what the separator is.
+    first_line: Option<FirstLine>,
     /// The first bytes, until they are known to be a byte order mark or not.
     start: Option<Vec<u8>>,
     /// Position of the next byte to be read.
@@ -60,13 +149,12 @@ pub(super) struct CsvFramer {
 impl CsvFramer {
     pub(super) fn new(max_record_bytes: usize) -> Self {
         let start = Position { line: 1, byte: 0 };
-        // A byte order mark is taken away here, at the beginning, and nowhere else. Left to itself the reader
-        // would look for one in what it reads first, if that happens to come in one piece: now it has read.
-        let mut reader = Reader::new();
-        reader.read_record(b"\n", &mut [0], &mut [0]);
+        let separator = Separator::default();
         Self {
             max_record_bytes,
-            reader,
+            reader: reader(separator),
+            separator,
+            first_line: Some(FirstLine::default()),
             start: Some(Vec::new()),
             at: start,
             line_at: None,
@@ -84,7 +172,11 @@ impl CsvFramer {
     #[cfg(test)]
     pub(super) fn capacity_bytes(&self) -> usize {
         let ends = self.ends.capacity() * size_of::<usize>();
-        self.text.capacity() + self.cells.capacity() + ends
+        let held = self
+            .first_line
+            .as_ref()
+            .map_or(0, |line| line.held.capacity());
+        self.text.capacity() + self.cells.capacity() + ends + held
     }
 
     pub(super) fn push<E, F>(&mut self, chunk: &[u8], on_frame: &mut F) -> Result<(), E>
@@ -112,6 +204,13 @@ impl CsvFramer {
                 }
                 self.line_at = Some(self.at);
             }
+            if let Some(line) = &mut self.first_line {
+                return if line.take(rest, self.max_record_bytes) {
+                    self.begin_lines(on_frame)
+                } else {
+                    Ok(())
+                };
+            }
             let (taken, has_ended) = self.read(rest);
             let (line, next) = rest.split_at(taken);
             self.keep(line);
@@ -137,12 +236,26 @@ impl CsvFramer {
         self.push(text, on_frame)
     }
 
+    /// Reads the first line, and what was held behind it, by the separator that it shows.
+    fn begin_lines<E, F>(&mut self, on_frame: &mut F) -> Result<(), E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let Some(line) = self.first_line.take() else {
+            return Ok(());
+        };
+        self.separator = line.separator();
+        self.reader = reader(self.separator);
+        self.push(&line.held, on_frame)
+    }
+
     pub(super) fn finish<E, F>(mut self, on_frame: &mut F) -> Result<BodySummary, E>
     where
         E: From<FramingError>,
         F: FnMut(Frame<'_>) -> Result<(), E>,
     {
         self.begin(on_frame)?;
+        self.begin_lines(on_frame)?;
         if let Some(at) = self.line_at {
             // Anything but a newline between quotation marks ends the line.
             let has_ended = loop {
@@ -229,6 +342,7 @@ impl CsvFramer {
                     bytes: &self.cells[..self.cells_used],
                     ends: &self.ends[..self.ends_used],
                     count: self.ends_used + self.more_cells,
+                    separator: self.separator,
                 },
             }
         };
@@ -240,4 +354,13 @@ impl CsvFramer {
         self.more_cells = 0;
         Ok(())
     }
+}
+
+/// A reader that has read something. A byte order mark is taken away at the beginning of the body,
+/// and nowhere else: left to itself the reader would look for one in what it reads first, if that
+/// happens to come in one piece.
+fn reader(separator: Separator) -> Reader {
+    let mut reader = ReaderBuilder::new().delimiter(separator as u8).build();
+    reader.read_record(b"\n", &mut [0], &mut [0]);
+    reader
 }

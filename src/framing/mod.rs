@@ -36,7 +36,7 @@ mod json;
 use serde::{Deserialize, Serialize};
 
 use csv::CsvFramer;
-pub use csv::{Cells, MAX_CELLS};
+pub use csv::{Cells, MAX_CELLS, Separator};
 use json::JsonFramer;
 pub(crate) use json::Pagination;
 
@@ -86,7 +86,7 @@ pub enum Frame<'a> {
         boundary: Boundary,
         /// The line as it stands, without its ending.
         text: &'a [u8],
-        /// What stands between the commas, not yet known to be UTF-8.
+        /// What stands between the separators, not yet known to be UTF-8.
         cells: Cells<'a>,
     },
     /// A record longer than `max_record_bytes`; framing has gone on behind it.
@@ -178,7 +178,8 @@ pub enum Format {
     Json,
     /// JSON, one record a line. Whatever the first line looks like, it is no list and no header.
     Lines,
-    /// [RFC 4180](https://www.rfc-editor.org/rfc/rfc4180) with a header line.
+    /// [RFC 4180](https://www.rfc-editor.org/rfc/rfc4180) with a header line, whatever
+    /// [`Separator`] stands in that.
     Csv,
 }
 

@@ -342,6 +342,12 @@ fn memory_stays_within_the_limit_and_a_chunk() {
     }
     assert!(json.capacity_bytes() <= 4096);
     assert!(csv.capacity_bytes() <= 4096);
+    // While the first line does not end.
+    let mut csv = CsvFramer::new(10_000);
+    for _ in 0..9_999 {
+        csv.push(b"a", &mut ignore).unwrap();
+        assert!(csv.capacity_bytes() <= 40_000);
+    }
     // However many cells there are, and however many lines a quotation mark too many joins.
     let mut csv = CsvFramer::new(100_000);
     csv.push(b"\"", &mut ignore).unwrap();
@@ -353,6 +359,66 @@ fn memory_stays_within_the_limit_and_a_chunk() {
         csv.push(b",", &mut ignore).unwrap();
     }
     assert!(csv.capacity_bytes() <= 400_000);
+}
+
+/// Frames CSV whole and in chunks of 1, 2 and 3 bytes, and demands the same of all.
+fn frame_csv_any_way(body: &[u8], max_record_bytes: usize) -> Framed {
+    let framed = |size| {
+        let chunks: Vec<&[u8]> = body.chunks(size).collect();
+        frame_with(Framer::new(Format::Csv, max_record_bytes), &chunks)
+    };
+    let whole = framed(body.len().max(1));
+    for size in [1, 2, 3] {
+        assert_eq!(framed(size), whole, "in chunks of {size}");
+    }
+    whole
+}
+
+/// The cells of each line, as text.
+fn cells_of(framed: &Framed) -> Vec<Vec<String>> {
+    let text = |cell: &Vec<u8>| String::from_utf8_lossy(cell).into_owned();
+    let frames = framed.0.iter();
+    frames
+        .map(|frame| match frame {
+            Owned::Cells(.., cells) => cells.iter().map(text).collect(),
+            _ => vec!["(too long)".to_owned()],
+        })
+        .collect()
+}
+
+#[test]
+fn the_first_line_of_csv_tells_what_separates_its_cells() {
+    for (body, expected) in [
+        ("a,b\n1;2,3\n", [&["a", "b"][..], &["1;2", "3"]]),
+        ("a;b\n1,2;3\n", [&["a", "b"], &["1,2", "3"]]),
+        ("a\tb\r\n1,2\t3", [&["a", "b"], &["1,2", "3"]]),
+        ("a|b\r1,2|\"3|\"\r", [&["a", "b"], &["1,2", "3|"]]),
+        // Behind a byte order mark and blank lines; in a line that nothing ends but the next.
+        ("\u{feff}\n\r\n\na;b\n1;2\n", [&["a", "b"], &["1", "2"]]),
+        // What stands oftener, and not between quotation marks; commas, where that does not tell.
+        ("a;b,c;d\n1;2", [&["a", "b,c", "d"], &["1", "2"]]),
+        (
+            "\"a,\"\"\n,,\";b\n1;2,3,4,5",
+            [&["a,\"\n,,", "b"], &["1", "2,3,4,5"]],
+        ),
+        ("a;b,c\n1,2", [&["a;b", "c"], &["1", "2"]]),
+        ("a\n1;2\n", [&["a"], &["1;2"]]),
+        // A quotation mark without another.
+        ("a;5\" b\n1;2\n", [&["a", "5\" b"], &["1", "2"]]),
+        // What Excel looks for.
+        ("sep=;\na;b\n", [&["sep=", ""], &["a", "b"]]),
+    ] {
+        let framed = frame_csv_any_way(body.as_bytes(), 100);
+        assert_eq!(cells_of(&framed), expected, "{body:?}");
+        assert_eq!(framed.1.unwrap().bytes, body.len() as u64, "{body:?}");
+    }
+    // A line that is longer than a record may be is looked at as far as that.
+    let long = format!("a;b,{}\n1;2\n", ",".repeat(100));
+    let framed = frame_csv_any_way(long.as_bytes(), 3);
+    assert_eq!(cells_of(&framed), [&["(too long)"][..], &["1", "2"]]);
+    let framed = frame_csv_any_way(long.as_bytes(), 5);
+    assert_eq!(cells_of(&framed), [&["(too long)"][..], &["1;2"]]);
+    assert_eq!(frame_csv_any_way(b"", 100).0, []);
 }
 
 #[test]
@@ -462,7 +528,7 @@ proptest! {
     /// The same of CSV: any bytes, cut anywhere.
     #[test]
     fn cuts_never_matter_in_csv(
-        body in proptest::collection::vec(prop::sample::select(b"\"\",,\n\r ab\xEF\xBB\xBF\xFF".as_slice()), 0..200),
+        body in proptest::collection::vec(prop::sample::select(b"\"\",,;;\t|\n\r ab\xEF\xBB\xBF\xFF".as_slice()), 0..200),
         cuts in proptest::collection::vec(0_usize..220, 0..8),
         max_record_bytes in 1_usize..40,
     ) {
@@ -509,6 +575,36 @@ proptest! {
             found.push(cells);
         }
         prop_assert_eq!(found, expected);
+    }
+
+    /// Whatever separates the cells, and wherever it is cut: the cells are those of the table.
+    #[test]
+    fn every_separator_gives_the_same_cells(
+        header in proptest::collection::vec("[a-z ]{1,8}", 2..6),
+        lines in proptest::collection::vec(proptest::collection::vec("[a-z\",;\t| \n\r0-9é]{0,8}", 2..6), 0..20),
+        quote_all: bool,
+        crlf: bool,
+        chunk in 1_usize..300,
+    ) {
+        let cells = |delimiter| {
+            let mut writer = ::csv::WriterBuilder::new();
+            writer.flexible(true).delimiter(delimiter);
+            writer.quote_style(if quote_all { ::csv::QuoteStyle::Always } else { ::csv::QuoteStyle::Necessary });
+            writer.terminator(if crlf { ::csv::Terminator::CRLF } else { ::csv::Terminator::Any(b'\n') });
+            let mut writer = writer.from_writer(Vec::new());
+            writer.write_record(&header).unwrap();
+            for line in &lines {
+                writer.write_record(line).unwrap();
+            }
+            let body = writer.into_inner().unwrap();
+            let chunks: Vec<&[u8]> = body.chunks(chunk).collect();
+            cells_of(&frame_with(Framer::new(Format::Csv, 1000), &chunks))
+        };
+        let mut expected = vec![header.clone()];
+        expected.extend(lines.iter().cloned());
+        for delimiter in [b',', b';', b'\t', b'|'] {
+            prop_assert_eq!(cells(delimiter), expected.clone());
+        }
     }
 
     /// Every record's position points at its text.

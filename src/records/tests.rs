@@ -127,6 +127,101 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
 }
 
 #[test]
+fn semicolons_tabs_and_bars_separate_like_commas() {
+    let body = "date,from,to,duration,charge,note\n\
+                2026-10-01T10:00:00Z,11,22,60,0.01,a b\n\
+                2026-10-01T11:00:00Z,33,44,60,,\n";
+    let expected = json_of(body).unwrap();
+    assert_eq!(expected.len(), 2);
+    for separator in [";", "\t", "|"] {
+        let separated = body.replace(',', separator);
+        for first in [
+            String::new(),
+            format!("sep={separator}\r\n"),
+            format!("\u{feff}SEP={separator}\n"),
+        ] {
+            // Twice, as of two files that were put one behind the other.
+            let separated = format!("{first}{separated}{first}{separated}");
+            assert_eq!(
+                json_of(&separated).unwrap(),
+                [&expected[..], &expected].concat(),
+                "{separated}"
+            );
+            let (seen, _) = read_file(&separated).unwrap();
+            assert_eq!(
+                seen,
+                ["11 to 22", "33 to 44", "11 to 22", "33 to 44"],
+                "{separated}"
+            );
+        }
+        // Where they change, the file stops.
+        for (first, second) in [(body, separated.as_str()), (&separated, body)] {
+            let error = read_file(&format!("{first}{second}")).unwrap_err();
+            let names = match (first == body, separator) {
+                (true, _) => "commas",
+                (_, ";") => "semicolons",
+                (_, "\t") => "tabs",
+                _ => "vertical bars",
+            };
+            assert!(
+                error.starts_with("line 4, byte 105: this line names columns like a header")
+                    && error.contains(&format!("each once, separated by {names} like the first")),
+                "{error}"
+            );
+        }
+    }
+    // What a server says of a failure is no table.
+    let failure = "{\"success\":false,\"message\":\"a;b;c, \\\"d\\\"; try later;\"}";
+    for ending in ["", "\n"] {
+        let (seen, _) = read_file(&format!("{failure}{ending}")).unwrap();
+        assert!(
+            seen.len() == 1 && seen[0].starts_with("ServerError"),
+            "{seen:?}"
+        );
+    }
+}
+
+#[test]
+fn an_amount_with_a_comma_is_refused_as_that() {
+    let body = "date;from;to;duration;charge\n2026-10-01T10:00:00Z;11;22;60;0,05\n";
+    let json = json_of(body).unwrap().remove(0);
+    let Err(Refusal::Reject(reason)) = decode(json.as_bytes()) else {
+        panic!("{json}")
+    };
+    assert_eq!(reason.code(), "amount");
+    assert_eq!(
+        reason.to_string(),
+        "`charge` is written with a comma, before decimals or between thousands: export it with a point"
+    );
+}
+
+#[test]
+fn a_header_without_a_date_is_shown_unless_it_may_be_a_record() {
+    for (header, expected) in [
+        // A header: no record has two names of columns.
+        (
+            "Call ID;When;From;To",
+            "the CSV has no column for date, duration, charge. It takes date, from, to, duration and charge, and has Call ID, When, From, To. Give the column that is meant that name",
+        ),
+        // It may be a record.
+        (
+            "13025550101,2026-10-01T10:00:00Z,to,0.01",
+            "the first line of the CSV names no column `date` (of its 4 columns, separated by commas, only `to` is known), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+        ),
+        (
+            "13025550101\t2026-10-01T10:00:00Z\t0.01",
+            "the first line of the CSV names no column `date` (of its 3 columns, separated by tabs, none is known), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+        ),
+        (
+            "date from to duration charge",
+            "the first line of the CSV names no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar to separate it), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+        ),
+    ] {
+        assert_eq!(read_file(&format!("{header}\n")).unwrap_err(), expected);
+    }
+}
+
+#[test]
 fn cells_are_trimmed_and_unknown_columns_of_one_name_get_a_number() {
     let body = "date,from,to,duration,charge,note,note,note_2,note,\n                 2026-10-01T10:00:00Z , 11,22\t, 60 ,\" 0.01 \",a, b,c,d, \u{a0}\n";
     assert_eq!(
@@ -141,8 +236,8 @@ fn cells_are_trimmed_and_unknown_columns_of_one_name_get_a_number() {
 fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
     let long = format!("date,to,from{}\n", ",x".repeat(600));
     for second in [
-        // Another separator, a column that is missing, one that stands twice, none that is known
-        // but where dates were.
+        // Another separator than the first, a column that is missing, one that stands twice, none
+        // that is known but where dates were.
         "date;to;from;duration;charge\n",
         "date\tto\tfrom\tduration\tcharge\n",
         "date,to,from,duration,price,call_id\n",
@@ -166,6 +261,17 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
         let at = HEADER.len() + ROW.len();
         let place = format!("line 3, byte {at}: this line names columns like a header");
         assert!(error.starts_with(&place), "{second}: {error}");
+        let is_long = second.len() > 1000;
+        assert_eq!(
+            error.contains("longer than limits.max_record_bytes"),
+            is_long,
+            "{error}"
+        );
+        assert_eq!(
+            error.contains("separated by commas like the first"),
+            !is_long,
+            "{error}"
+        );
     }
     // JSON that happens to be of such names is a broken record of its own.
     let behind_json = "{\"date\":\"2026-10-01T10:00:00Z\"}\n[\"from\",\"to\"]\n\"date\"\n";
@@ -173,7 +279,7 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
     let behind_json = format!("{{\"date\":\"2026-10-01T10:00:00Z\"}}\n{HEADER}{ROW}");
     let error = read_file(&behind_json).unwrap_err();
     assert!(
-        error.starts_with("line 2, byte 32: this line names columns"),
+        error.starts_with("line 2, byte 32: this line names columns like a header of CSV, and what stands before it is JSON"),
         "{error}"
     );
 }

@@ -137,11 +137,11 @@ fn what_is_no_header_is_not_taken_for_one() {
     for (body, problem) in [
         (
             data.as_str(),
-            "names no column `date` (of its 4 columns, separated by commas, 0 are known)",
+            "names no column `date` (of its 4 columns, separated by commas, none is known)",
         ),
         (
-            "date;from;to\n",
-            "Is it separated by something else than commas?",
+            "date from to\n",
+            "names no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar to separate it)",
         ),
         (
             "date,from,to,duration,charge,Call ID,call_id\n",
@@ -184,13 +184,20 @@ fn a_header_in_the_middle_counts_from_there_on_or_fails_the_attempt() {
 
 #[test]
 fn csv_that_is_cut_or_that_tells_of_a_failure_is_fetched_again() {
-    let line = |id| format!("{DAY}T10:00:00Z,\"Canada, Toronto\",0.01,1,1,2,call-{id}\n");
-    let whole = format!(
-        "date,destination,charge,duration,from,to,call_id\n{}{}",
-        line(1),
-        line(2)
-    );
-    let header = "date,destination,charge,duration,from,to,call_id\n";
+    for separator in [",", ";", "\t"] {
+        cut_or_told_of_is_fetched_again(separator);
+    }
+}
+
+fn cut_or_told_of_is_fetched_again(separator: &str) {
+    let separated = |line: String| line.replace(',', separator);
+    let line = |id| {
+        separated(format!(
+            "{DAY}T10:00:00Z,\"Canada, Toronto\",0.01,1,1,2,call-{id}\n"
+        ))
+    };
+    let header = separated("date,destination,charge,duration,from,to,call_id\n".to_owned());
+    let whole = format!("{header}{}{}", line(1), line(2));
     for (body, problem) in [
         (
             whole[..whole.len() - 10].to_owned(),
@@ -217,6 +224,38 @@ fn csv_that_is_cut_or_that_tells_of_a_failure_is_fetched_again() {
         assert_eq!(ran.report().slices[0].attempts, 2, "{body}");
         assert!(ran.stderr.contains(problem), "{body}: {}", ran.stderr);
         assert_eq!(workplace.rows("placed").num_rows(), 2);
+    }
+}
+
+#[test]
+fn the_export_may_be_separated_by_semicolons_or_tabs() {
+    for s in [";", "\t"] {
+        let body = format!(
+            "date{s}charge{s}duration{s}to{s}from{s}Rate Plan\n\
+             {DAY}T10:00:00Z{s}0.01{s}60{s}1{s}11{s}\"a;b,c\"\n\
+             {DAY}T10:00:00Z{s}0,05{s}60{s}2{s}22{s}\n"
+        );
+        let (workplace, _server, ran) = run_csv(2, [csv(&body)]);
+        assert_eq!(
+            (ran.status, workplace.rows("placed").num_rows()),
+            (0, 1),
+            "{ran:?}"
+        );
+        let rows = workplace.rows("placed");
+        let text = |name: &str| {
+            let column = rows.column_by_name(name).unwrap();
+            column.as_string::<i32>().value(0).to_owned()
+        };
+        assert_eq!(
+            (text("from_number"), text("to_number")),
+            ("11".to_owned(), "1".to_owned())
+        );
+        assert_eq!(text("extra"), "{\"Rate Plan\":\"a;b,c\"}");
+        let rejects = workplace.rejects("placed", "");
+        assert_eq!(
+            rejects[0]["reason"],
+            "`charge` is written with a comma, before decimals or between thousands: export it with a point"
+        );
     }
 }
 

@@ -39,6 +39,25 @@ fn assert_no_spool(workplace: &Workplace) {
     assert!(left.is_empty(), "{left:?}");
 }
 
+fn gzip(text: &str) -> Vec<u8> {
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(text.as_bytes()).unwrap();
+    gzip.finish().unwrap()
+}
+
+/// A file of CSV with another separator, behind `start`.
+fn separated(csv: &str, separator: u8, start: &str) -> Files {
+    let mut writer = csv::WriterBuilder::new();
+    writer.delimiter(separator);
+    let mut writer = writer.from_writer(start.as_bytes().to_vec());
+    let mut reader = csv::ReaderBuilder::new();
+    let reader = reader.has_headers(false).from_reader(csv.as_bytes());
+    for record in reader.into_byte_records() {
+        writer.write_byte_record(&record.unwrap()).unwrap();
+    }
+    vec![("a.csv", writer.into_inner().unwrap())]
+}
+
 #[test]
 fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
     let simulator = Simulator::start(&["--calls-per-day", "2000", "--key-order", "shuffled"]);
@@ -54,13 +73,10 @@ fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
     let mut records: Vec<&str> = lines.lines().collect();
     fastrand::Rng::with_seed(7).shuffle(&mut records);
     let (first, second) = records.split_at(records.len() / 3);
-    let values: Vec<Value> = records
-        .iter()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect();
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
-    gzip.write_all(get("/v1/cdr.csv").as_bytes()).unwrap();
-    let forms: [(&str, Files); 6] = [
+    let json = |line: &&str| serde_json::from_str(line).unwrap();
+    let values: Vec<Value> = records.iter().map(json).collect();
+    let csv = get("/v1/cdr.csv");
+    let forms: [(&str, Files); 8] = [
         ("lines", vec![("a.ndjson", records.join("\n").into_bytes())]),
         (
             "several files, of which some calls are in both",
@@ -97,7 +113,9 @@ fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
                 ),
             ],
         ),
-        ("CSV in gzip", vec![("a.csv.gz", gzip.finish().unwrap())]),
+        ("CSV in gzip", vec![("a.csv.gz", gzip(&csv))]),
+        ("semicolons", separated(&csv, b';', "\u{feff}sep=;\r\n")),
+        ("tabs", separated(&csv, b'\t', "")),
         (
             "lines in zstd",
             vec![("a", zstd::encode_all(lines.as_bytes(), 1).unwrap())],
