@@ -127,6 +127,33 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
 }
 
 #[test]
+fn the_names_of_columns_that_the_readme_gives_are_understood() {
+    let rows = include_str!("../../README.md")
+        .lines()
+        .skip_while(|line| *line != "| column | also named |")
+        .skip(2);
+    let mut names = 0;
+    for row in rows.take_while(|line| line.starts_with('|')) {
+        let (field, others) = row.trim_matches('|').split_once('|').unwrap();
+        let field = field.trim().trim_matches('`');
+        for name in others.split(',') {
+            let name = name.trim().trim_matches('`');
+            let header = "date,from,to,duration,charge,per_minute,forward_fee";
+            let values = "2026-10-01T10:00:00Z,1,2,3,4,5,6";
+            let body = |header: &str| format!("{header}\n{values}\n");
+            let named = body(&header.replace(field, name));
+            assert_eq!(
+                json_of(&named),
+                Ok(json_of(&body(header)).unwrap()),
+                "{name}"
+            );
+            names += 1;
+        }
+    }
+    assert!(names > 20, "{names}");
+}
+
+#[test]
 fn semicolons_tabs_and_bars_separate_like_commas() {
     let body = "date,from,to,duration,charge,note\n\
                 2026-10-01T10:00:00Z,11,22,60,0.01,a b\n\
