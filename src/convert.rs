@@ -78,6 +78,14 @@ pub enum ConvertError {
         /// What is wrong with it.
         reason: Reason,
     },
+    /// A line of an export that is too long for a record, and may be several.
+    #[error("{at}: {reason}. Raise that, or break the line where a record ends")]
+    TooLong {
+        /// Where the line begins.
+        at: Position,
+        /// What is wrong with it.
+        reason: Reason,
+    },
     /// The last line has no newline and is not JSON: the stream was cut.
     #[error("{at}: the stream ends in the middle of a record")]
     CutRecord {

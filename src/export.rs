@@ -18,7 +18,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
-use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
 use crate::convert::ConvertError;
@@ -171,24 +171,21 @@ impl Input {
 fn odd_kind(start: &[u8]) -> Option<&'static str> {
     const UTF_16: &str =
         "is text in UTF-16. Convert it, and load what comes out: iconv -f UTF-16 -t UTF-8";
-    const KINDS: [(&[u8], &str); 13] = [
+    const ZIP: &str =
+        "is a zip archive, as spreadsheets are too. Unpack it, or save it as CSV, and load that";
+    const KINDS: [(&[u8], &str); 14] = [
         (
             b"\xFF\xFE\0\0",
             "is text in UTF-32. Convert it, and load what comes out: iconv -f UTF-32 -t UTF-8",
         ),
         (b"\xFF\xFE", UTF_16),
         (b"\xFE\xFF", UTF_16),
-        (
-            b"PK",
-            "is a zip archive, as spreadsheets are too. Unpack it, or save it as CSV, and load that",
-        ),
+        (b"PK\x05\x06", ZIP),
+        (b"PK\x07\x08", ZIP),
+        (b"PK\x03\x04", ZIP),
         (
             b"\xD0\xCF\x11\xE0",
             "is a spreadsheet of an old format. Save it as CSV, and load that",
-        ),
-        (
-            b"BZh",
-            "is compressed with bzip2. Pipe it in: bzcat FILE | cdrlake load …",
         ),
         (
             b"\xFD7zXZ\0",
@@ -222,9 +219,12 @@ fn odd_kind(start: &[u8]) -> Option<&'static str> {
     // Without a byte order mark the zeros show it, for what is read begins with ASCII.
     let is_utf_16 = matches!(*start, [first, second, ..] if (first == 0) != (second == 0));
     let is_tar = start.get(257..262) == Some(b"ustar");
+    // Its blocks have sizes, and a name of a column may begin like the rest.
+    let is_bzip2 = matches!(start, [b'B', b'Z', b'h', b'1'..=b'9', b'1' | 0x17, ..]);
     let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
     known
         .map(|(_, kind)| *kind)
+        .or(is_bzip2.then_some("is compressed with bzip2. Pipe it in: bzcat FILE | cdrlake load …"))
         .or(is_tar
             .then_some("is a tar archive. Pipe in what is in it: tar -xOf FILE | cdrlake load …"))
         .or(is_utf_16.then_some(UTF_16))
@@ -623,10 +623,10 @@ impl Splitter {
             }
             Err(Refusal::Reject(reason)) => reason,
         };
-        let pieces = if reason.is_syntax() {
-            pieces_of(json)
-        } else {
-            Vec::new()
+        let pieces = match reason {
+            Reason::NotAnObject => pieces_of(json),
+            _ if reason.is_syntax() => pieces_of(json),
+            _ => Vec::new(),
         };
         if pieces.is_empty() {
             return self.refuse(at, boundary, &reason);
@@ -648,6 +648,13 @@ impl Splitter {
         boundary: Boundary,
         reason: &Reason,
     ) -> Result<(), ConvertError> {
+        // It may be many records, which nobody left out.
+        if let Reason::TooLong { .. } = reason {
+            return Err(ConvertError::TooLong {
+                at,
+                reason: reason.clone(),
+            });
+        }
         if let Some(error) = ConvertError::beyond_the_record(at, boundary, reason) {
             return Err(error);
         }
@@ -677,8 +684,11 @@ impl Splitter {
     /// The day of a call, as the account cuts days, or why there is none.
     fn day_of(&mut self, time_us: i64) -> Result<Date, String> {
         if let Some(file) = self.export.files.last_mut() {
-            file.newest_us = file.newest_us.max(time_us);
             file.records += 1;
+            // What some clock dated later than the file says nothing of when that was made.
+            if time_us <= file.changed.as_microsecond() {
+                file.newest_us = file.newest_us.max(time_us);
+            }
         }
         if let Some((range, day)) = &self.last_day
             && range.contains(&time_us)
@@ -750,24 +760,34 @@ impl Splitter {
 }
 
 /// The objects of which a line is made that is not one: files that were put one behind the other may lack
-/// a newline between them, and begin with a byte order mark each. None if it is anything else.
+/// a newline between them, and begin with a byte order mark each; an array may follow lines, or lack its brackets.
+/// None if it is anything else.
 fn pieces_of(line: &[u8]) -> Vec<&[u8]> {
     let mut pieces = Vec::new();
     let mut rest = line;
     loop {
         rest = rest.trim_ascii_start();
         rest = rest.strip_prefix(BOM).unwrap_or(rest);
+        rest = rest.strip_prefix(b",").unwrap_or(rest).trim_ascii_start();
         if rest.is_empty() {
             break;
         }
-        let mut objects = serde_json::Deserializer::from_slice(rest).into_iter::<IgnoredAny>();
-        match objects.next() {
-            Some(Ok(_)) if rest.starts_with(b"{") => {}
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
+        let Some(Ok(value)) = values.next() else {
+            return Vec::new();
+        };
+        let text = value.get().as_bytes();
+        match text.first() {
+            Some(b'{') => pieces.push(text),
+            Some(b'[') => match serde_json::from_slice::<Vec<&RawValue>>(text) {
+                Ok(elements) => {
+                    pieces.extend(elements.iter().map(|element| element.get().as_bytes()));
+                }
+                Err(_) => return Vec::new(),
+            },
             _ => return Vec::new(),
         }
-        let (piece, behind) = rest.split_at(objects.byte_offset());
-        pieces.push(piece);
-        rest = behind;
+        rest = &rest[values.byte_offset()..];
     }
     // The line itself was looked at before.
     pieces.retain(|piece| piece.len() < line.len());

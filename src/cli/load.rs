@@ -326,7 +326,8 @@ fn remarks(
                 ),
             ));
         }
-        remarks.push(format!("{records}, and were left out: {examples}{more}"));
+        let were = if undated.records == 1 { "was" } else { "were" };
+        remarks.push(format!("{records}, and {were} left out: {examples}{more}"));
     }
     if !export.missing_fields.is_empty() {
         remarks.push(describe_missing(&export.missing_fields));
@@ -364,9 +365,10 @@ fn remarks(
         });
     if days > 0 {
         remarks.push(format!(
-            "{} of {} that had not ended were left out: `cdrlake run` fetches whole days",
+            "{} of {} that had not ended {} left out: `cdrlake run` fetches whole days",
             counted(records, "record", "records"),
             counted(days, "day", "days"),
+            if records == 1 { "was" } else { "were" }
         ));
     }
     Ok(remarks)

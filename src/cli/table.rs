@@ -226,16 +226,16 @@ impl DayTable {
     fn write(&self, row: &DayRow, name: &str, remark: &str, out: &mut String) {
         let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
         let minutes = signed((row.seconds + 30).div_euclid(60));
-        let ratio = |ratio: Option<f64>| {
-            ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.0}"))
+        let ratio = |ratio: Option<f64>, unit: &str| {
+            ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.0}{unit}"))
         };
         let quality = if self.shows_quality {
-            let asr = ratio(asr_percent(row.answered, row.calls()));
-            let acd = ratio(acd_seconds(row.seconds, row.answered));
+            let asr = ratio(asr_percent(row.answered, row.calls()), " %");
+            let acd = ratio(acd_seconds(row.seconds, row.answered), "s");
             let fetched = row
                 .fetched_at
                 .map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%M").to_string());
-            format!(" {asr:>4} % {acd:>4}s  {fetched:<16}")
+            format!(" {asr:>6} {acd:>5}  {fetched:<16}")
         } else {
             String::new()
         };

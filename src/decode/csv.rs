@@ -11,10 +11,12 @@
 //! columns of the last one count. A line that names columns is never a record, and what follows a
 //! header that cannot be used is never read by the columns of the one before.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::io::Write;
+use std::sync::LazyLock;
 
 use super::field::Field;
+use super::phone::{is_scientific, unmarked, whole_digits};
 use super::time::{is_local_time, is_time};
 use super::{Reason, Refusal, decode};
 use crate::framing::{BOM, Cells, MAX_CELLS, Position, Separator};
@@ -187,7 +189,7 @@ impl CsvRows {
             self.begin(text, columns(cells)?);
             return Ok(CsvRow::Header);
         }
-        let date = trimmed(cells.iter().nth(self.date).unwrap_or_default());
+        let date = without_marks(trimmed(cells.iter().nth(self.date).unwrap_or_default()));
         let is_complete = cells.count() == self.columns.len();
         if !is_complete || !std::str::from_utf8(date).is_ok_and(is_time) {
             if text == self.header {
@@ -219,7 +221,10 @@ impl CsvRows {
         self.json.clear();
         self.json.push(b'{');
         for (column, cell) in self.columns.iter().zip(cells.iter()) {
-            let cell = trimmed(cell);
+            let cell = match column.field {
+                Some(_) => without_marks(trimmed(cell)),
+                None => trimmed(cell),
+            };
             if cell.is_empty() {
                 continue;
             }
@@ -227,8 +232,8 @@ impl CsvRows {
                 self.json.push(b',');
             }
             self.json.extend_from_slice(column.key.as_bytes());
-            // The one field that must not be a string. What is no number is refused as what it is.
-            if column.field == Some(Field::Duration) && is_number(cell) {
+            if column.field.is_some_and(Field::is_identifier) && is_float(cell) {
+                // What the decoder takes for an id, or knows to be ruined, as it does a bare number of JSON.
                 self.json.extend_from_slice(cell);
             } else if column.is_utc && std::str::from_utf8(cell).is_ok_and(is_local_time) {
                 write_string(&[cell, b"Z"].concat(), &mut self.json);
@@ -294,8 +299,9 @@ const MAX_NAME_BYTES: usize = 64;
 
 /// Whether a line that is no whole record names columns, whatever separates them.
 fn names_columns(line: &[u8]) -> bool {
-    let is_json = line.trim_ascii_start().starts_with(b"{");
-    !is_json
+    let text = line.trim_ascii_start();
+    let text = text.strip_prefix(BOM).unwrap_or(text).trim_ascii_start();
+    !text.starts_with(b"{")
         && (are_names(line.split(|byte| b",;|\t\r\n".contains(byte))) || is_spaced_header(line))
 }
 
@@ -354,10 +360,17 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         return Err(HeaderError::TooManyColumns { columns });
     }
     let mut columns: Vec<Column> = Vec::with_capacity(cells.count());
-    let (mut found, mut keys) = (Vec::new(), HashSet::new());
+    let (mut found, mut keys) = (Vec::new(), HashMap::new());
+    // A field's own name makes other names of it unknown ones.
+    let mut best = [Likeness::Synonym; Field::ALL.len()];
+    for (field, likeness) in cells.iter().filter_map(Field::meant_by) {
+        best[field as usize] = best[field as usize].min(likeness);
+    }
     for (i, name) in cells.iter().enumerate() {
         let number = i + 1;
-        let field = Field::named(name);
+        let meant = Field::meant_by(name);
+        let meant = meant.filter(|(field, likeness)| *likeness == best[*field as usize]);
+        let field = meant.map(|(field, _)| field);
         let name =
             std::str::from_utf8(name).map_err(|_| HeaderError::NotUtf8 { column: number })?;
         // Files that were put one behind the other may each have one.
@@ -410,11 +423,16 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
 }
 
 /// A key that no column has yet: the name, or the name with a number behind it.
-fn unused(name: &str, keys: &mut HashSet<String>) -> String {
-    let numbered = (2..).map(|number| format!("{name}_{number}"));
-    let mut names = std::iter::once(name.to_owned()).chain(numbered);
-    let key = names.find(|key| !keys.contains(key)).unwrap_or_default();
-    keys.insert(key.clone());
+/// `keys` has the last number that was tried with each.
+fn unused(name: &str, keys: &mut HashMap<String, usize>) -> String {
+    let mut number = keys.get(name).copied().unwrap_or_default();
+    let mut key = name.to_owned();
+    while keys.contains_key(&key) {
+        number += 1;
+        key = format!("{name}_{number}");
+    }
+    keys.insert(name.to_owned(), number.max(1));
+    keys.entry(key.clone()).or_insert(1);
     key
 }
 
@@ -457,19 +475,55 @@ const SYNONYMS: [(Field, &[&str]); 7] = [
     (Field::ForwardFee, &["forwardingfee"]),
 ];
 
+/// How a column's name means a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    /// It is the field's.
+    Name,
+    /// It is the field's, with a unit.
+    NameWithUnit,
+    /// It is another one, with a unit or without.
+    Synonym,
+}
+
+/// Every name of a column that is understood, as [`letters`].
+static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
+    let mut names = HashMap::new();
+    for field in Field::ALL {
+        let name = letters(field.name());
+        let synonyms = SYNONYMS.into_iter().filter(|(of, _)| *of == field);
+        let synonyms = synonyms.flat_map(|(_, names)| names.iter().copied());
+        for unit in field.units() {
+            names.insert(format!("{name}{unit}"), (field, Likeness::NameWithUnit));
+        }
+        for synonym in synonyms {
+            for unit in field.units().iter().chain(&[""]) {
+                names.insert(format!("{synonym}{unit}"), (field, Likeness::Synonym));
+            }
+        }
+        names.insert(name, (field, Likeness::Name));
+    }
+    names
+});
+
 impl Field {
-    /// The field that a column of that name holds.
+    /// The field that a column of that name may hold.
     fn named(name: &[u8]) -> Option<Self> {
+        Self::meant_by(name).map(|(field, _)| field)
+    }
+
+    /// The same, and how the name means it.
+    fn meant_by(name: &[u8]) -> Option<(Self, Likeness)> {
         let name = letters(std::str::from_utf8(name).ok()?);
-        Self::ALL.into_iter().find(|&field| {
-            let synonyms = SYNONYMS.into_iter().filter(|(of, _)| *of == field);
-            let synonyms = synonyms.flat_map(|(_, names)| names.iter().copied());
-            let is_named = |base: &str| {
-                let unit = name.strip_prefix(base);
-                unit.is_some_and(|unit| unit.is_empty() || field.units().contains(&unit))
-            };
-            is_named(&letters(field.name())) || synonyms.into_iter().any(is_named)
-        })
+        NAMES.get(&name).copied()
+    }
+
+    /// Whether it is a name that is not counted with.
+    fn is_identifier(self) -> bool {
+        matches!(
+            self,
+            Self::SipTrunk | Self::CallId | Self::Uuid | Self::ParentCallId | Self::ParentUuid
+        )
     }
 
     /// What may stand behind the field's name, for it says what the column holds anyway. Another unit, such as
@@ -489,14 +543,23 @@ fn trimmed(cell: &[u8]) -> &[u8] {
     std::str::from_utf8(cell).map_or_else(|_| cell.trim_ascii(), |text| text.trim().as_bytes())
 }
 
+/// A cell without what makes a spreadsheet take it for text.
+fn without_marks(cell: &[u8]) -> &[u8] {
+    std::str::from_utf8(cell).map_or(cell, |cell| unmarked(cell).as_bytes())
+}
+
 /// A name without case, spaces and marks.
 fn letters(name: &str) -> String {
     let letters = name.chars().filter(|letter| letter.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
 }
 
-fn is_number(cell: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Number>(cell).is_ok()
+/// Whether a cell is a whole number that some program took for a float: `12345.0`, `1.23457E+14`.
+fn is_float(cell: &[u8]) -> bool {
+    let is_json = serde_json::from_slice::<&serde_json::value::RawValue>(cell).is_ok();
+    let is_float =
+        |text: &str| is_scientific(text) || (text.contains('.') && whole_digits(text).is_some());
+    is_json && std::str::from_utf8(cell).is_ok_and(is_float)
 }
 
 /// Writes a string. One that is not UTF-8 becomes one that is not either, for the decoder to refuse.

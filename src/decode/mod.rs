@@ -61,7 +61,7 @@ pub struct Record<'a> {
 #[non_exhaustive]
 pub enum Reason {
     /// The text is not valid UTF-8.
-    #[error("not valid UTF-8 at byte {at} of the record")]
+    #[error("not valid UTF-8 at byte {at} of the record: is it text in another encoding?")]
     InvalidUtf8 {
         /// Offset of the first wrong byte within the record.
         at: usize,
@@ -103,9 +103,9 @@ pub enum Reason {
         /// What is wrong with it.
         error: AmountError,
     },
-    /// A phone number of which only the first digits are certain.
+    /// A phone number, or an id, of which only the first digits are certain.
     #[error(
-        "`{field}` is a phone number in scientific notation, as spreadsheets write it: its last digits are lost. Export that column as text"
+        "`{field}` is in scientific notation, as spreadsheets write numbers: its last digits are lost. Export that column as text"
     )]
     LostDigits {
         /// The record's field.

@@ -22,15 +22,7 @@ pub(super) fn phone_number(text: &str) -> Result<&str, LostDigits> {
 }
 
 fn unusual_number(text: &str) -> Result<&str, LostDigits> {
-    let text = text.trim();
-    let formula = text
-        .strip_prefix("=\"")
-        .and_then(|text| text.strip_suffix('"'));
-    let text = formula.unwrap_or(text);
-    let text = match text.strip_prefix('\'') {
-        Some(number) if number.starts_with(|c: char| c == '+' || c.is_ascii_digit()) => number,
-        _ => text,
-    };
+    let text = unmarked(text.trim());
     if is_scientific(text) {
         return Err(LostDigits);
     }
@@ -40,19 +32,40 @@ fn unusual_number(text: &str) -> Result<&str, LostDigits> {
     }
 }
 
+/// A cell without the marks that make a spreadsheet take it for text: `="442079460001"`, a leading `'`.
+pub(super) fn unmarked(cell: &str) -> &str {
+    let formula = cell
+        .strip_prefix("=\"")
+        .and_then(|cell| cell.strip_suffix('"'));
+    let cell = formula.unwrap_or(cell);
+    match cell.strip_prefix('\'') {
+        Some(number) if number.starts_with(|c: char| c == '+' || c.is_ascii_digit()) => number,
+        _ => cell,
+    }
+}
+
 fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a text is a number with an exponent of up to three digits: `1.30256E+10`, `1,30256E+10`.
-fn is_scientific(text: &str) -> bool {
+/// Whether a text is a number with an exponent, as spreadsheets write those: one digit in front, and decimals or
+/// a sign of the exponent: `1.30256E+10`, `1,30256E+10`, `1E+10`. Without these (`12e5`, `1e7`) it may be a name.
+pub(super) fn is_scientific(text: &str) -> bool {
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
         return false;
     };
-    let exponent = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
+    let unsigned = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
     let mantissa = mantissa.strip_prefix(['+', '-']).unwrap_or(mantissa);
-    let (whole, decimals) = mantissa.split_once(['.', ',']).unwrap_or((mantissa, "0"));
-    is_digits(exponent) && exponent.len() <= 3 && is_digits(whole) && is_digits(decimals)
+    let (whole, decimals) = mantissa.split_once(['.', ',']).unwrap_or((mantissa, ""));
+    let is_marked = !decimals.is_empty() || unsigned.len() < exponent.len();
+    let is_number = is_digits(unsigned) && is_digits(whole) && whole.len() == 1;
+    is_number && is_marked && (decimals.is_empty() || is_digits(decimals)) && unsigned.len() <= 3
+}
+
+/// Whether a bare value of JSON is a number with an exponent, of which not all digits are certain.
+pub(super) fn has_exponent(value: &str) -> bool {
+    value.starts_with(|first: char| first == '-' || first.is_ascii_digit())
+        && value.contains(['e', 'E'])
 }
 
 /// The digits of a bare number: `13025550001`, and also `13025550001.0`, for JSON knows no integers.
@@ -88,6 +101,9 @@ mod tests {
             ("", ""),
             ("e7", "e7"),
             ("7e", "7e"),
+            ("12e5", "12e5"),
+            ("1e7", "1e7"),
+            ("001565000e12", "001565000e12"),
         ] {
             assert_eq!(phone_number(text), Ok(expected), "{text}");
         }

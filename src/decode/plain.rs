@@ -7,7 +7,7 @@ use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::field::Field;
-use super::phone::{LostDigits, phone_number, whole_digits};
+use super::phone::{LostDigits, has_exponent, phone_number, whole_digits};
 use super::time::LocalTimes;
 use super::{MAX_DEPTH, Reason, Record, Refusal};
 use crate::amount::{Amount, Rounded, round_i32};
@@ -57,10 +57,10 @@ impl<'a> Fields<'a> {
             field: "date",
             expected: "a string",
         })?;
-        if date.is_empty() {
-            return Err(Reason::NoDate);
+        match date.trim() {
+            "" => Err(Reason::NoDate),
+            date => times.read_us(date).map_err(Reason::Date),
         }
-        times.read_us(&date).map_err(Reason::Date)
     }
 
     /// The value of a field's column. Where that is not what the field says, its text is kept among the
@@ -362,8 +362,7 @@ fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<
     match string(text, field)? {
         Some(Cow::Borrowed(text)) => phone_number(text).map(|text| Some(text.into())),
         Some(Cow::Owned(text)) => phone_number(&text).map(|text| Some(text.to_owned().into())),
-        // A number with an exponent.
-        None if phone_number(text).is_err() => Err(LostDigits),
+        None if has_exponent(text) => Err(LostDigits),
         None => {
             return Err(Reason::WrongType {
                 field: field.name(),
@@ -374,16 +373,25 @@ fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<
     .map_err(lost)
 }
 
-/// A name that is not counted with: a string, or a bare JSON number written as plain digits.
+/// A name that is not counted with: a string, or a bare JSON number that is whole.
 fn identifier<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
-    match fields.present(field) {
-        Some(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => Ok(Some(text.into())),
-        Some(text) => string(text, field)?.map(Some).ok_or(Reason::WrongType {
+    let Some(text) = fields.present(field) else {
+        return Ok(None);
+    };
+    if let Some(digits) = whole_digits(text) {
+        return Ok(Some(digits.into()));
+    }
+    let wrong = if has_exponent(text) {
+        Reason::LostDigits {
+            field: field.name(),
+        }
+    } else {
+        Reason::WrongType {
             field: field.name(),
             expected: "a string, digits or null",
-        }),
-        None => Ok(None),
-    }
+        }
+    };
+    string(text, field)?.map(Some).ok_or(wrong)
 }
 
 /// The field, else its deprecated alias. An alias that says something else is kept in `extra`.

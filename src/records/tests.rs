@@ -99,7 +99,7 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
         assert_eq!(
             json_of(&body).unwrap(),
             [
-                r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":60,"charge":"0.01"}"#
+                r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":"60","charge":"0.01"}"#
             ],
             "{header}"
         );
@@ -119,11 +119,80 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
             )
         );
     }
-    let error = json_of("date,from,to,duration,charge,cost\n").unwrap_err();
-    assert!(
-        error.starts_with("the columns 5 and 6 of the CSV mean the same field"),
-        "{error}"
-    );
+}
+
+#[test]
+fn a_field_s_own_name_makes_other_names_of_it_unknown_columns() {
+    let row = "2026-10-01T10:00:00Z,11,22,60,0.01,other\n";
+    for (header, extra) in [
+        ("date,from,to,duration,charge,cost", "cost"),
+        ("date,from,to,duration,charge,Caller ID", "Caller ID"),
+        ("date,from,to,duration,charge,Start time", "Start time"),
+        ("Date (UTC),from,to,duration,charge,Call date", "Call date"),
+        ("date,from,to,duration,charge,Charge USD", "Charge USD"),
+    ] {
+        let record = format!(
+            r#"{{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":"60","charge":"0.01","{extra}":"other"}}"#
+        );
+        assert_eq!(json_of(&format!("{header}\n{row}")).unwrap(), [record]);
+    }
+    for second in ["Charge", "cost\n", "Total cost"] {
+        let first = if second == "Charge" {
+            "charge"
+        } else {
+            "Call cost"
+        };
+        let header = format!("date,from,to,duration,{first},{second}\n");
+        let error = json_of(&header).unwrap_err();
+        assert!(
+            error.starts_with("the columns 5 and 6 of the CSV mean the same field"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
+fn a_row_with_a_time_is_a_record_whatever_else_is_in_it() {
+    for time in [
+        "2026-10-01T10:00:00.1234567Z",
+        "2026-10-01 10:00:00",
+        " 2026-10-01 10:00:00.123456789 UTC ",
+        "=\"2026-10-01T10:00:00Z\"",
+    ] {
+        let quoted = time.replace('"', "\"\"");
+        let body = format!("{HEADER}\"{quoted}\",Caller ID,22,60,0.01,charge\n");
+        assert_eq!(json_of(&body).unwrap().len(), 1, "{time}");
+    }
+}
+
+#[test]
+fn marks_of_a_spreadsheet_are_taken_off_and_ruined_ids_are_no_ids() {
+    let row = |id: &str| {
+        let body = format!("{HEADER}2026-10-01T10:00:00Z,11,22,=\"60\",=\"0.01\",{id}\n");
+        let json = json_of(&body).unwrap().remove(0);
+        let record = decode(json.as_bytes()).map_err(|refusal| format!("{refusal:?}"))?;
+        assert_eq!(record.duration_seconds, Some(60));
+        assert_eq!(
+            record.charge_usd.map(crate::amount::Amount::nanos),
+            Some(10_000_000)
+        );
+        Ok::<_, String>(record.call_id.unwrap_or_default().into_owned())
+    };
+    for (cell, id) in [
+        ("=\"100200300\"", "100200300"),
+        ("'100200300", "100200300"),
+        ("123456.0", "123456"),
+        ("0123456.0", "0123456.0"),
+        ("1.5", "1.5"),
+        ("12e5", "12e5"),
+        ("'t Hooft", "'t Hooft"),
+    ] {
+        let cell = cell.replace('"', "\"\"");
+        let read = row(&format!("\"{cell}\""));
+        assert_eq!(read, Ok(id.to_owned()), "{cell}");
+    }
+    let ruined = row("1.23457E+14").unwrap_err();
+    assert!(ruined.contains("LostDigits"), "{ruined}");
 }
 
 #[test]
@@ -254,7 +323,7 @@ fn cells_are_trimmed_and_unknown_columns_of_one_name_get_a_number() {
     assert_eq!(
         json_of(body).unwrap(),
         [
-            r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":60,"charge":"0.01","note":"a","note_2":"b","note_2_2":"c","note_3":"d"}"#
+            r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":"60","charge":"0.01","note":"a","note_2":"b","note_2_2":"c","note_3":"d"}"#
         ]
     );
 }

@@ -127,7 +127,7 @@ fn lines_that_do_not_fit_the_header_are_rejected_as_they_stand() {
     assert_eq!(rejects[3]["text"], "x\u{1},\"0\n1\",1,4,");
     assert_eq!(
         rejects[4]["reason"],
-        "not valid UTF-8 at byte 0 of the record"
+        "not valid UTF-8 at byte 0 of the record: is it text in another encoding?"
     );
 }
 

@@ -329,6 +329,27 @@ fn no_option_turns_a_header_into_a_record_or_drops_the_lines_behind_it() {
 }
 
 #[test]
+fn a_line_that_is_too_long_may_be_many_records_and_is_left_out_by_no_option() {
+    let lines = calls(0, 40);
+    let export = lines
+        .replacen('\n', "\r", 1)
+        .replace('\n', "")
+        .replace('\r', "\n");
+    let (workplace, _server) = with_export(40, export);
+    workplace.configure_also("[limits]\nmax_record_bytes = \"1KiB\"");
+    let loaded = load(&workplace, &["export", "--skip-undated"]);
+    assert_eq!(loaded.status, 1, "{loaded:?}");
+    let problem = "more than limits.max_record_bytes = 1024. Raise that, or break the line where a record ends. Nothing was loaded";
+    assert!(
+        loaded.stderr.contains("error: export: line 2, byte") && loaded.stderr.contains(problem),
+        "{loaded:?}"
+    );
+    workplace.reconfigure("1KiB", "1MiB");
+    let loaded = load(&workplace, &["export"]);
+    assert_eq!(loaded.report().totals.counts.rows, 40, "{loaded:?}");
+}
+
+#[test]
 fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
     let whole = calls(0, 3);
     let array = format!("[{}]", whole.trim().replace('\n', ","));
@@ -419,6 +440,19 @@ fn an_odd_file_is_read_or_named_for_what_it_is() {
     for (what, content) in [
         ("objects over several lines", pretty.collect::<String>()),
         ("objects without newlines", lines.replace('\n', "")),
+        ("a list without its brackets", lines.replace('\n', ",\n")),
+        (
+            "a list behind a line",
+            lines
+                .replacen('\n', "\n[", 1)
+                .trim_end()
+                .replace("}\n{", "}, {")
+                + "]\n",
+        ),
+        (
+            "columns that are named as archives begin",
+            format!("PK,BZh1 id,{header}7,8,{row}7,8,{row}7,8,{row}"),
+        ),
         (
             "files of which the last lines lack a newline, put one behind the other",
             lines.replacen('\n', "", 1),
@@ -427,6 +461,10 @@ fn an_odd_file_is_read_or_named_for_what_it_is() {
         (
             "byte order marks in the middle",
             lines.replace("{\"date", "\u{feff}{\"date"),
+        ),
+        (
+            "a byte order mark in front of a later line",
+            lines.replacen("\n{\"date", "\n\u{feff}{\"date", 1),
         ),
         (
             "byte order marks in the middle of CSV",
@@ -516,9 +554,12 @@ fn who_does_not_compare_needs_neither_key_nor_api() {
 #[test]
 fn an_export_is_as_old_as_its_newest_record_unless_the_provider_counts_the_same() {
     let two_days_later = calls(9, 1).replace(DAY, "2026-10-04");
+    let in_the_future = calls(9, 1).replace(DAY, "2999-01-01");
     for (export, reconcile, state) in [
         (calls(0, 3), "off", "open"),
         (calls(0, 3) + &two_days_later, "off", "closed"),
+        // Some clock was wrong.
+        (calls(0, 3) + &in_the_future, "off", "open"),
         (calls(0, 3), "fail", "closed"),
         // The provider has more, and is to be asked for it.
         (calls(0, 2) + &two_days_later, "warn", "open"),

@@ -113,10 +113,10 @@ fn a_wrong_type_is_not_missing() {
         (r#""charge":{}"#, "charge"),
         (r#""disposition":1"#, "disposition"),
         (r#""destination":[]"#, "destination"),
-        (r#""sip_trunk":32882.0"#, "sip_trunk"),
+        (r#""sip_trunk":32882.5"#, "sip_trunk"),
         (r#""answered_by":false"#, "answered_by"),
         (r#""call_id":-7"#, "call_id"),
-        (r#""call_id":"c","uuid":1e7"#, "uuid"),
+        (r#""call_id":"c","uuid":true"#, "uuid"),
         (r#""parent_uuid":{}"#, "parent_uuid"),
     ] {
         match reason_with(members) {
