@@ -29,6 +29,7 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
     ConvertOptions {
         slice: slice(),
         day_us: i64::MIN..i64::MAX,
+        export_files: None,
         spool_dir: spool_dir.to_owned(),
         max_record_bytes: 1 << 20,
         max_slice_bytes: u64::MAX,

@@ -19,6 +19,7 @@ use crate::decompress::{DecompressError, Encoding};
 use crate::digest::{Digest, RowHasher};
 use crate::duplicates::DuplicateFinder;
 use crate::framing::{BodySummary, Boundary, Format, FramingError, Position};
+use crate::place::Place;
 use crate::privacy::{Credentials, Privacy, is_redacted};
 use crate::records::{BodyLimits, Item, RecordReader};
 use crate::rejects::{Reject, RejectsWriter};
@@ -39,6 +40,9 @@ pub struct ConvertOptions {
     pub slice: Slice,
     /// Its day, from the first instant to the next day's first, in microseconds since 1970.
     pub day_us: std::ops::Range<i64>,
+    /// The files of the export that the slice is a day of. Each of its records then has in front of
+    /// it where it stands in them.
+    pub export_files: Option<Arc<[String]>>,
     /// A directory for the spool, on the file system of the lake.
     pub spool_dir: PathBuf,
     /// `limits.max_record_bytes`.
@@ -213,6 +217,8 @@ struct Stage {
     missing_fields: Vec<&'static str>,
     /// Bodies that have ended.
     bodies: u64,
+    /// Number of the file of the export that the record under way is of.
+    file: usize,
 }
 
 /// What one body held.
@@ -262,6 +268,7 @@ impl Converter {
                 body: BodyTally::default(),
                 missing_fields: Vec::new(),
                 bodies: 0,
+                file: 0,
                 options,
             },
         })
@@ -342,6 +349,13 @@ impl Converter {
 
 impl Stage {
     fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
+        if let (Some(_), &Item::Record { boundary, text, .. }) = (&self.options.export_files, item)
+        {
+            let (place, record) = Place::read(text).expect("it was written when it was split");
+            self.file = place.file;
+            self.body.has_objects = true;
+            return self.record(place.at, boundary, record, record);
+        }
         let (Item::Record { text, .. } | Item::Broken { text, .. }) = *item;
         self.body.has_objects |= text.trim_ascii_start().starts_with(b"{");
         match item {
@@ -431,7 +445,11 @@ impl Stage {
         let redacted = self.options.credentials.redact_bytes(text);
         self.redacted += u64::from(matches!(redacted, Cow::Owned(_)));
         let hidden = privacy.hide_in_bytes(&redacted);
-        let reject = Reject::new(at, self.bodies + 1, reason, &hidden, length_bytes);
+        let mut reject = Reject::new(at, self.bodies + 1, reason, &hidden, length_bytes);
+        let export_files = self.options.export_files.as_deref().unwrap_or_default();
+        if let Some(file) = export_files.get(self.file) {
+            reject = reject.of_export(file);
+        }
         let added = self.rejects.add(&reject);
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }

@@ -1,7 +1,7 @@
 //! An export in files, split by day, so that each day can be done as a slice.
 //!
-//! The files are read once, one after the other. A record goes, as one line of JSON, to the file of its
-//! day in a spool of this process, in pieces that are compressed with zstd. What is wrong with a record does not matter
+//! The files are read once, one after the other. A record goes, as one line of JSON behind its place
+//! in them, to the file of its day in a spool of this process, in pieces that are compressed with zstd. What is wrong with a record does not matter
 //! here as long as its `date` can be read: its slice will reject it.
 //!
 //! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, between a quarter and
@@ -28,6 +28,7 @@ use crate::error::one_line;
 use crate::framing::{BOM, Boundary, Position};
 use crate::lake::ledger::Asked;
 use crate::numbers::{MIN_DIGITS, replace_numbers};
+use crate::place::Place;
 use crate::plan::day_us;
 use crate::privacy::redact_addresses;
 use crate::records::{Item, RecordReader};
@@ -388,7 +389,7 @@ impl ReadFile {
 /// One day of an export, to be read.
 #[derive(Clone, Debug)]
 pub struct ExportDay {
-    /// Its records, a line of JSON each, in zstd frames.
+    /// Its records, a line of JSON each behind its place, in zstd frames.
     pub path: PathBuf,
     /// Where they come from, for the ledger.
     pub asked: Asked,
@@ -400,6 +401,11 @@ impl Export {
     /// The days of which there are records, in order, with how many there are.
     pub fn days(&self) -> impl Iterator<Item = (Date, u64)> {
         self.days.iter().map(|(day, found)| (*day, found.records))
+    }
+
+    /// The names of its files, by their numbers.
+    pub(crate) fn file_names(&self) -> Arc<[String]> {
+        self.files.iter().map(|file| file.name.clone()).collect()
     }
 
     /// Files in which there was no record.
@@ -605,13 +611,20 @@ impl Splitter {
     ) -> Result<(), ConvertError> {
         let reason = match call_time_us(json, &mut self.local_times) {
             Ok(time_us) => {
+                let is_csv = json.as_ptr() != text.as_ptr();
                 // Of JSON that is whole nothing can be missing.
-                if boundary == Boundary::EndOfBody && json.as_ptr() != text.as_ptr() {
+                if boundary == Boundary::EndOfBody && is_csv {
                     let name = self.file_name();
                     self.export.unended.push(name);
                 }
+                // A row that is no text is rejected for it, with the byte's place in the row.
+                let kept = if is_csv && std::str::from_utf8(json).is_err() {
+                    text
+                } else {
+                    json
+                };
                 return match self.day_of(time_us) {
-                    Ok(day) => self.keep(day, json),
+                    Ok(day) => self.keep(day, at, kept),
                     Err(why) => {
                         self.undated(at, &why);
                         Ok(())
@@ -717,11 +730,14 @@ impl Splitter {
         Ok(day)
     }
 
-    fn keep(&mut self, day: Date, json: &[u8]) -> Result<(), ConvertError> {
+    fn keep(&mut self, day: Date, at: Position, json: &[u8]) -> Result<(), ConvertError> {
+        let file = self.export.files.len() - 1;
         if let Some(found) = self.export.days.get_mut(&day) {
             found.records += 1;
         }
         let buffer = self.buffers.entry(day).or_default();
+        let before = buffer.len();
+        Place { file, at }.write(buffer);
         let start = buffer.len();
         buffer.extend_from_slice(json);
         // Between the tokens of JSON, where alone they may stand, they mean the same as a space.
@@ -731,7 +747,7 @@ impl Splitter {
             }
         }
         buffer.push(b'\n');
-        self.buffered_bytes += json.len() + 1;
+        self.buffered_bytes += buffer.len() - before;
         if self.buffered_bytes < BUFFERED_BYTES {
             return Ok(());
         }

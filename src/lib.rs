@@ -31,6 +31,7 @@ mod intern;
 pub mod lake;
 mod numbers;
 pub mod pipeline;
+mod place;
 pub mod plan;
 pub mod privacy;
 pub mod reconcile;

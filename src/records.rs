@@ -73,6 +73,8 @@ pub struct RecordReader {
     decompressor: Decompressor,
     framer: Framer,
     csv: CsvRows,
+    /// Whether a line may be the header of CSV that begins in the middle of something else.
+    may_be_header: bool,
     /// Whether it comes from a server, and may have been cut on its way, and not from a file, which
     /// somebody has looked at.
     may_be_cut: bool,
@@ -89,6 +91,7 @@ impl RecordReader {
             decompressor: Decompressor::new(encoding),
             framer: Framer::new(format, limits.record_bytes),
             csv: CsvRows::default(),
+            may_be_header: format != Format::Lines,
             may_be_cut: true,
             limits,
             bytes: 0,
@@ -123,6 +126,7 @@ impl RecordReader {
         E: From<DecompressError> + From<FramingError> + From<HeaderError>,
     {
         let (framer, csv, limits) = (&mut self.framer, &mut self.csv, self.limits);
+        let may_be_header = self.may_be_header;
         let read_bytes = &mut self.bytes;
         self.decompressor.push(chunk, |bytes| {
             *read_bytes += bytes.len() as u64;
@@ -131,6 +135,9 @@ impl RecordReader {
                 return Err(FramingError::Endless { limit_bytes }.into());
             }
             framer.push(bytes, &mut |frame| {
+                if may_be_header {
+                    refuse_header_in(&frame)?;
+                }
                 read(csv, limits.record_bytes, &frame, &mut on_item)
             })
         })
@@ -149,11 +156,14 @@ impl RecordReader {
     {
         self.decompressor.finish()?;
         let (csv, limit_bytes) = (&mut self.csv, self.limits.record_bytes);
-        let may_be_cut = self.may_be_cut;
+        let (may_be_cut, may_be_header) = (self.may_be_cut, self.may_be_header);
         let summary = self.framer.finish(&mut |frame| {
             // A header that is all there is holds nothing that could be cut.
             if may_be_cut && csv.has_header() {
                 refuse_unterminated(&frame)?;
+            }
+            if may_be_header {
+                refuse_header_in(&frame)?;
             }
             read(csv, limit_bytes, &frame, &mut on_item)
         })?;
@@ -180,6 +190,19 @@ fn refuse_unterminated(frame: &Frame<'_>) -> Result<(), FramingError> {
     }
 }
 
+/// Refuses a line of JSON that names columns.
+fn refuse_header_in(frame: &Frame<'_>) -> Result<(), HeaderError> {
+    match *frame {
+        Frame::Record { at, text, .. } if is_stray_header(text) => {
+            Err(HeaderError::BehindJson { at })
+        }
+        Frame::TooLong { at, prefix, .. } if is_stray_header(prefix) => {
+            Err(HeaderError::TooLong { at })
+        }
+        _ => Ok(()),
+    }
+}
+
 fn read<E: From<HeaderError>>(
     csv: &mut CsvRows,
     limit_bytes: usize,
@@ -187,17 +210,12 @@ fn read<E: From<HeaderError>>(
     on_item: &mut impl FnMut(Item<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
     on_item(match *frame {
-        Frame::Record { at, boundary, text } => {
-            if is_stray_header(text) {
-                return Err(HeaderError::BehindJson { at }.into());
-            }
-            Item::Record {
-                at,
-                boundary,
-                json: text,
-                text,
-            }
-        }
+        Frame::Record { at, boundary, text } => Item::Record {
+            at,
+            boundary,
+            json: text,
+            text,
+        },
         Frame::Cells {
             at,
             boundary,
@@ -224,21 +242,16 @@ fn read<E: From<HeaderError>>(
             boundary,
             prefix,
             length_bytes,
-        } => {
-            if is_stray_header(prefix) {
-                return Err(HeaderError::TooLong { at }.into());
-            }
-            Item::Broken {
-                at,
-                boundary,
-                reason: Reason::TooLong {
-                    length_bytes,
-                    limit_bytes,
-                },
-                text: prefix,
+        } => Item::Broken {
+            at,
+            boundary,
+            reason: Reason::TooLong {
                 length_bytes,
-            }
-        }
+                limit_bytes,
+            },
+            text: prefix,
+            length_bytes,
+        },
     })
 }
 

@@ -10,12 +10,16 @@ use tempfile::TempPath;
 
 use crate::config::MAX_RECORD_BYTES;
 use crate::decode::Reason;
+use crate::error::cut;
 use crate::framing::Position;
 use crate::writer::create_spool_file;
 
 /// One line of a rejects file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Reject<'a> {
+    /// The file of an export that the record was loaded from: the position is within it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export_file: Option<Cow<'a, str>>,
     /// Where the record began in the source's body.
     #[serde(flatten)]
     pub at: Position,
@@ -49,6 +53,7 @@ impl<'a> Reject<'a> {
         let text = std::str::from_utf8(bytes).ok();
         let text = text.filter(|text| json_bytes(text) <= MAX_JSON_GROWTH * text.len());
         Self {
+            export_file: None,
             at,
             page,
             code: Cow::Borrowed(reason.code()),
@@ -58,9 +63,26 @@ impl<'a> Reject<'a> {
             base64: text.is_none().then(|| base64(bytes)),
         }
     }
+
+    /// The same for a record of the file of that name.
+    #[must_use]
+    pub fn of_export(mut self, file: &str) -> Self {
+        self.export_file = Some(cut(file, MAX_FILE_NAME_CHARS).into());
+        self
+    }
 }
 
 impl Reject<'_> {
+    /// Where the record began, in words.
+    pub fn place(&self) -> String {
+        let at = self.at;
+        match &self.export_file {
+            Some(file) => format!("{file}, {at}"),
+            None if is_first_page(&self.page) => at.to_string(),
+            None => format!("page {}, {at}", self.page),
+        }
+    }
+
     /// The record's text, as far as it is text.
     pub fn shown(&self) -> Cow<'_, str> {
         use base64::Engine;
@@ -100,8 +122,10 @@ const MAX_KEPT_BYTES: usize = MAX_RECORD_BYTES;
 /// So many times as long as itself may be the JSON string that a text becomes. Quotation marks take
 /// two bytes each; only control characters take more, and base64, of which they then become, less.
 const MAX_JSON_GROWTH: usize = 2;
+/// Most that is kept of the name of a file, some characters of which take four bytes.
+const MAX_FILE_NAME_CHARS: usize = 1_000;
 /// Everything beside the text: names, numbers, and reasons, which quote nothing.
-const MAX_DESCRIPTION_BYTES: usize = 4 << 10;
+const MAX_DESCRIPTION_BYTES: usize = 8 << 10;
 /// Longest line that is read, and so the longest that is written.
 const MAX_LINE_BYTES: usize = MAX_JSON_GROWTH * MAX_KEPT_BYTES + MAX_DESCRIPTION_BYTES;
 
@@ -268,7 +292,8 @@ mod tests {
             let privacy = Privacy::new(Modes::all(mode), Some(key.clone()));
             for record in worst_records() {
                 let hidden = privacy.hide_in_bytes(&record);
-                let reject = Reject::new(AT, 1, &Reason::NoDate, &hidden, record.len() as u64);
+                let reject = Reject::new(AT, 1, &Reason::NoDate, &hidden, record.len() as u64)
+                    .of_export(&"\u{10348}".repeat(MAX_DESCRIPTION_BYTES));
                 let line = serde_json::to_string(&reject).unwrap();
                 let most = MAX_JSON_GROWTH * hidden.len() + MAX_DESCRIPTION_BYTES;
                 assert!(line.len() <= most, "{mode:?}: {} > {most}", line.len());

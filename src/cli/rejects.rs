@@ -69,8 +69,15 @@ struct Example {
     slice: Slice,
     /// The file it lies in, below the lake.
     file: String,
+    /// The file of an export that it was loaded from; line and byte are its.
+    export_file: Option<String>,
+    /// Which page of a stream it came with; line and byte are its.
+    page: u64,
     #[serde(flatten)]
     at: Position,
+    /// All of these, in words.
+    #[serde(skip)]
+    place: String,
     reason: String,
     /// The record, on one line, as far as it is not longer than a screen.
     text: String,
@@ -227,7 +234,13 @@ fn example(slice: Slice, file: &str, reject: &Reject<'_>, show_numbers: bool) ->
     Example {
         slice,
         file: file.to_owned(),
+        export_file: reject
+            .export_file
+            .as_deref()
+            .map(|name| one_line(name, MAX_EXAMPLE_CHARS)),
+        page: reject.page,
         at: reject.at,
+        place: one_line(&reject.place(), MAX_EXAMPLE_CHARS),
         reason: shown(&reject.reason),
         text: shown(&reject.shown()),
     }
@@ -273,7 +286,7 @@ fn render(rejects: &Rejects, show_numbers: bool) -> String {
             ));
             lines.push(format!(
                 "  {}, {}: {}",
-                example.slice, example.at, example.reason
+                example.slice, example.place, example.reason
             ));
             lines.push(format!("  {}", example.text));
             lines.push(format!("  in {}", example.file));

@@ -516,6 +516,7 @@ impl Eraser<'_> {
         let options = ConvertOptions {
             slice,
             day_us: day_us(slice.day, &self.config.window.timezone),
+            export_files: None,
             spool_dir: lake.spool_dir().to_owned(),
             max_record_bytes: self.config.limits.max_record_bytes,
             max_slice_bytes: u64::MAX,

@@ -335,6 +335,7 @@ fn convert(
     let mut converter = Converter::try_new(ConvertOptions {
         slice: slice(),
         day_us: start..start + 86_400_000_000,
+        export_files: None,
         spool_dir: directory.to_owned(),
         max_record_bytes: 2_000,
         max_slice_bytes: u64::MAX,

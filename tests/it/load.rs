@@ -274,6 +274,143 @@ fn a_record_with_a_date_is_rejected_by_its_day_whatever_else_is_wrong_with_it() 
     assert_eq!(loaded.report().slices[0].counts.rejected, 2);
 }
 
+/// Loads files, of which number `of` holds `text`, a record that is rejected. Its reject must name the
+/// place of the text.
+fn assert_reject_names_its_place(form: &str, files: &[(&str, Vec<u8>)], of: usize, text: &[u8]) {
+    let (workplace, _server) = with_export(0, "");
+    for (name, content) in files {
+        std::fs::write(workplace.path(name), content).unwrap();
+    }
+    let names: Vec<&str> = files.iter().map(|(name, _)| *name).collect();
+    let loaded = load(&workplace, &[&["--reconcile", "off"], &names[..]].concat());
+    assert_eq!(loaded.status, 0, "{form}: {loaded:?}");
+    let (name, content) = &files[of];
+    let content = match content.strip_prefix(b"\x1F\x8B") {
+        Some(_) => std::io::read_to_string(flate2::read::GzDecoder::new(&content[..]))
+            .unwrap()
+            .into_bytes(),
+        None => content.clone(),
+    };
+    let byte = content
+        .windows(text.len())
+        .position(|window| window == text)
+        .unwrap();
+    let line = content[..byte].split(|&at| at == b'\n').count();
+    let rejects = workplace.rejects("placed", "");
+    assert_eq!(rejects.len(), 1, "{form}: {rejects:?}");
+    let place = ["export_file", "line", "byte"].map(|key| rejects[0][key].clone());
+    let expected: [Value; 3] = [(*name).into(), line.into(), byte.into()];
+    assert_eq!(place, expected, "{form}: {rejects:?}");
+    // Of JSON the record's text as well, and of whatever is no text its wrong byte.
+    if text.starts_with(b"{") {
+        let kept = String::from_utf8_lossy(text).replace('\n', " ");
+        assert_eq!(rejects[0]["text"], kept, "{form}");
+    }
+    if let Err(error) = std::str::from_utf8(text) {
+        let wrong = error.valid_up_to();
+        let reason = format!("not valid UTF-8 at byte {wrong} of the record");
+        assert_eq!(rejects[0]["reason"], reason, "{form}");
+    }
+    let shown = workplace.run(&["rejects"]).stdout;
+    let place = format!("placed {DAY}, {name}, line {line}, byte {byte}: ");
+    assert!(shown.contains(&place), "{form}: {shown}");
+    let shown = workplace.run(&["rejects", "--format", "json"]).json();
+    assert_eq!(shown["groups"][0]["example"]["export_file"], *name);
+}
+
+#[test]
+fn a_reject_says_where_its_record_stands_in_the_json_of_the_user() {
+    let pretty = |record: &str| {
+        let value: Value = serde_json::from_str(record).unwrap();
+        serde_json::to_string_pretty(&value).unwrap()
+    };
+    let page = |records: &[&str]| {
+        format!(
+            "{{\"items\":[\n{}\n],\"pagination\":{{}}}}\n",
+            records.join(",\n  ")
+        )
+    };
+    let (first, second) = (calls(0, 1), calls(1, 1));
+    let (first, second) = (first.trim(), second.trim());
+    // It lies between those of the day, and the file of its day holds none of it.
+    let other = first.replace(DAY, "2026-10-02");
+    let broken = first.replace("0.027", "much");
+    let lines = [first, &other, &broken, second, ""].join("\n");
+    let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
+    gzip.write_all(lines.as_bytes()).unwrap();
+    let marked = ["\u{feff}", first, "", "  ", &other, &broken, ""].join("\r\n");
+    let together = format!("{first}\n{other}\u{feff}{broken}{second}\n");
+    let array = format!("\n\n[{first},{other} ,\n\t{broken},{second}]");
+    let pages = page(&[first, &other]) + &page(&[second, &broken, first]);
+    for (form, content) in [
+        ("lines", lines.clone()),
+        ("lines with blank ones, a mark and CRLF", marked),
+        ("several objects on a line, one with a mark", together),
+        ("an array", array),
+        ("pages one behind the other", pages),
+    ] {
+        let files = [("a", content.into_bytes())];
+        assert_reject_names_its_place(form, &files, 0, broken.as_bytes());
+    }
+    let files = [("a", gzip.finish().unwrap())];
+    assert_reject_names_its_place("compressed", &files, 0, broken.as_bytes());
+    let objects = [first, &other, &broken, second].map(pretty).join("\n");
+    let files = [("a", objects.into_bytes())];
+    assert_reject_names_its_place("several lines", &files, 0, pretty(&broken).as_bytes());
+    let files = [
+        ("a.ndjson", format!("{first}\n{other}").into_bytes()),
+        ("b.ndjson", lines.into_bytes()),
+        ("c.ndjson", second.into()),
+    ];
+    assert_reject_names_its_place("several files", &files, 1, broken.as_bytes());
+}
+
+#[test]
+fn a_reject_says_where_its_row_stands_in_the_csv_of_the_user() {
+    let header = "call_id,date,from,to,duration,charge,note\n";
+    let row = |note: &str, charge: &str| format!("c,{DAY}T10:00:00Z,1,2,3,{charge},\"{note}\"\r\n");
+    let good = row("a\nb", "0.1");
+    let broken = row("one\r\ntwo\n\nthree", "much");
+    let csv = format!("{header}{good}\r\n{broken}{good}").into_bytes();
+    let broken = broken.trim_end().as_bytes();
+    assert_reject_names_its_place("a row of several lines", &[("a", csv.clone())], 0, broken);
+    let files = [
+        ("a.ndjson", calls(0, 1).into_bytes()),
+        (
+            "b.ndjson",
+            calls(0, 1).replace(DAY, "2026-10-02").into_bytes(),
+        ),
+        ("c.csv", csv),
+    ];
+    assert_reject_names_its_place("one of three files", &files, 2, broken);
+    let latin = good.trim_end().replace('a', "caf?\n").into_bytes();
+    let latin: Vec<u8> = latin
+        .into_iter()
+        .map(|byte| if byte == b'?' { 0xE9 } else { byte })
+        .collect();
+    let csv = [header.as_bytes(), &latin, b"\r\n", good.as_bytes()].concat();
+    assert_reject_names_its_place("another encoding", &[("a", csv)], 0, &latin);
+}
+
+#[test]
+fn a_record_as_long_as_one_may_be_is_loaded_however_much_longer_it_is_made() {
+    const LIMIT: usize = 2_000;
+    let name = "n".repeat(1_000);
+    let start = format!("{DAY}T10:00:00Z,1,2,3,4,");
+    // Six bytes each in JSON, to which the name is added.
+    let text = "\u{1}".repeat(LIMIT - start.len());
+    let csv = format!("date,from,to,duration,charge,{name}\n{start}{text}\n");
+    let start = format!("{{\"date\":\"{DAY}T10:00:00Z\",\"x\":\"");
+    let text = "x".repeat(LIMIT - start.len() - 2);
+    for export in [csv, format!("{start}{text}\"}}\n")] {
+        let (workplace, _server) = with_export(1, export);
+        workplace.configure_also(&format!("[limits]\nmax_record_bytes = \"{LIMIT}B\""));
+        let loaded = load(&workplace, &["export"]);
+        assert_eq!(loaded.status, 0, "{loaded:?}");
+        assert_eq!(loaded.report().totals.counts.rows, 1, "{loaded:?}");
+    }
+}
+
 #[test]
 fn a_day_may_begin_with_a_record_that_looks_like_a_page_of_the_list() {
     let json = |first: &str| {
