@@ -73,7 +73,18 @@ impl Screen {
 
     /// Writes a line to standard error. Whoever has closed it does not want to know.
     pub(super) fn say(&self, line: &str) {
-        self.bars.suspend(|| drop(writeln!(io::stderr(), "{line}")));
+        self.write_above_bars(format!("{line}\n").as_bytes());
+    }
+
+    /// Writes to standard error, above the bars. What cannot be written must not end a run: bars that
+    /// make room on a terminal that has been closed would panic.
+    fn write_above_bars(&self, text: &[u8]) {
+        let write = || drop(io::stderr().write_all(text));
+        if self.shows_bars && io::stderr().is_terminal() {
+            self.bars.suspend(write);
+        } else {
+            write();
+        }
     }
 
     /// Says why a command failed: the last sentence the user reads.
@@ -219,8 +230,8 @@ struct LogWriter(Screen);
 
 impl Write for LogWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        // A log that cannot be written must not end a run, nor must the logger complain about it.
-        self.0.bars.suspend(|| drop(io::stderr().write_all(line)));
+        // The logger must not complain about a line that cannot be written.
+        self.0.write_above_bars(line);
         Ok(line.len())
     }
 

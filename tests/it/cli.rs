@@ -1,10 +1,13 @@
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::process::Stdio;
 
 use serde_json::json;
 
 use crate::server::{Answer, Server, count};
-use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran, serving};
+use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, ended, output, ran, serving};
 
 fn refused(ran: &Ran, status: i32, sentence: &str) {
     assert_eq!(ran.status, status, "{ran:?}");
@@ -148,6 +151,50 @@ fn a_log_that_nobody_reads_does_not_end_a_run() {
         .unwrap();
     drop(child.stderr.take());
     assert_eq!(child.wait().unwrap().code(), Some(2));
+}
+
+/// A pseudo-terminal: what a person sees of it, and what a program is given.
+fn terminal() -> (File, OwnedFd) {
+    let (mut seen, mut given) = (0, 0);
+    let none = std::ptr::null_mut();
+    #[expect(unsafe_code, reason = "the standard library makes no terminals")]
+    // SAFETY: both places are ours, nothing else is asked for, and nobody else owns what was opened.
+    unsafe {
+        let made = libc::openpty(
+            &raw mut seen,
+            &raw mut given,
+            none,
+            none.cast(),
+            none.cast(),
+        );
+        assert_eq!(made, 0);
+        // The program must not hold it open itself.
+        assert_eq!(libc::fcntl(seen, libc::F_SETFD, libc::FD_CLOEXEC), 0);
+        (File::from_raw_fd(seen), OwnedFd::from_raw_fd(given))
+    }
+}
+
+#[test]
+fn a_terminal_that_is_closed_does_not_end_a_run() {
+    let simulator = crate::simulator::Simulator::start(&["--calls-per-day", "500"]);
+    let workplace = Workplace::with_url(&simulator.url);
+    let (mut seen, given) = terminal();
+    let mut command = workplace.command(&["run", "--verbose", "--from", "2026-08-01"]);
+    let child = command
+        .args(["--to", "2026-09-30", "--format", "json"])
+        .stdout(Stdio::piped())
+        .stderr(given)
+        .spawn()
+        .unwrap();
+    // Its copy of what the program has.
+    drop(command);
+    let mut bar = [0; 1];
+    seen.read_exact(&mut bar).unwrap();
+    drop(seen);
+    let output = ended(child);
+    assert_eq!(output.status.code(), Some(0));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["outcome"], "committed");
 }
 
 #[test]

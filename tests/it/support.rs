@@ -269,11 +269,12 @@ const DEADLINE: Duration = Duration::from_mins(5);
 
 /// Runs a command to its end. One that hangs fails its test instead of holding up all others.
 pub(crate) fn output(mut command: Command) -> Output {
-    let child = command
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    ended(child.spawn().unwrap())
+}
+
+/// What a process comes to. One that hangs fails its test.
+pub(crate) fn ended(child: std::process::Child) -> Output {
     let process = child.id().to_string();
     let (sender, done) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
@@ -283,7 +284,7 @@ pub(crate) fn output(mut command: Command) -> Output {
                 .args(["-9", &process])
                 .status()
                 .unwrap();
-            panic!("hung: {command:?}: {:?}", done.recv());
+            panic!("hung: {process}: {:?}", done.recv());
         },
         Result::unwrap,
     )
