@@ -18,6 +18,9 @@ use crate::lake::store::ObjectState;
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact, layout};
 use crate::slice::{Direction, Slice};
 
+/// No call is older: what asks for earlier days is a slip, and would ask for hundreds of thousands.
+const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
+
 /// How far clocks may differ without consequence: those of machines that share a lake, and of this
 /// machine and the provider.
 pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
@@ -535,11 +538,16 @@ pub fn days(
             );
         }
     };
+    if from < FIRST_DAY {
+        return usage(format!(
+            "{from} lies before {FIRST_DAY}, and no calls do: use a later day with --from, --last or window.start"
+        ));
+    }
     if from > to {
         let zone = timezone_name(&window.timezone);
         let hint = match () {
             () if selection.from.is_none() && selection.last_days.is_none() => {
-                ": that is window.start"
+                ". Set window.start to an earlier day, or use --from"
             }
             () if from == today => ". Use --include-today for a day that is still under way",
             () => "",
@@ -755,5 +763,26 @@ mod tests {
         for wrong in ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", ""] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn days_before_there_were_calls_are_refused() {
+        let window = Config::from_overrides(&vec![("lake.url", "x".to_owned(), "")])
+            .unwrap()
+            .window;
+        let days = |from| {
+            let from = Some(crate::slice::parse_day(from).unwrap());
+            let selection = Selection {
+                from,
+                ..Selection::default()
+            };
+            super::days(&window, &selection, jiff::civil::date(2026, 11, 26))
+        };
+        assert!(days("2000-01-01").is_ok());
+        let refused = days("0001-01-01").unwrap_err().to_string();
+        assert!(
+            refused.starts_with("0001-01-01 lies before 2000-01-01"),
+            "{refused}"
+        );
     }
 }

@@ -11,6 +11,7 @@ use crate::amount::AmountSum;
 use crate::error::counted;
 use crate::lake::ledger::{Commit, State};
 use crate::lake::{Condition, LedgerEntry};
+use crate::reconcile::Verdict;
 use crate::slice::{Direction, Slice};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
@@ -66,6 +67,8 @@ pub struct SliceStatus {
     pub asr_percent: Option<f64>,
     /// Seconds talked for each answered call. `null` without any.
     pub acd_seconds: Option<f64>,
+    /// How the provider's count compared with what it holds. `null` without anything.
+    pub reconcile: Option<Verdict>,
     /// When what it holds was fetched. Fetching the same again leaves it as it is.
     pub fetched_at: Option<Timestamp>,
     /// Why the last attempt failed, or what is wrong with the ledger entry.
@@ -202,6 +205,7 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
         charge_usd: committed.map_or_else(AmountSum::default, |commit| commit.totals.charge_usd),
         asr_percent: asr_percent(answered, rows),
         acd_seconds: acd_seconds(duration_seconds, answered),
+        reconcile: committed.map(|commit| commit.reconcile),
         fetched_at: committed.map(|commit| commit.fetched_at),
         problem: damage.or_else(|| failed.map(|failed| failed.problem.clone())),
     }
@@ -233,6 +237,15 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
                 remarks.push(format!("{} without calls", slice.direction));
             }
             SliceState::Closed => {}
+        }
+        match slice.reconcile {
+            Some(Verdict::Mismatch) => {
+                remarks.push(format!("{} counted otherwise", slice.direction));
+            }
+            Some(Verdict::MatchWithDuplicates) => {
+                remarks.push(format!("{} counted with duplicates only", slice.direction));
+            }
+            _ => {}
         }
         if slice.rejected > 0 {
             remarks.push(format!(
@@ -368,6 +381,24 @@ mod tests {
         assert_eq!(
             (slice.asr_percent, slice.acd_seconds),
             (Some(50.0), Some(0.6))
+        );
+    }
+
+    #[test]
+    fn a_count_that_proves_nothing_is_seen() {
+        let day = parse_day("2026-10-01").unwrap();
+        let remarks = |verdict| {
+            let (slice, mut found) = entry(day, 3, State::Closed);
+            found.entry.committed.as_mut().unwrap().reconcile = verdict;
+            let entries = HashMap::from([(slice, found)]);
+            let status = LakeStatus::new(&entries, &[Direction::Placed], day..=day);
+            status.days[0].remarks.clone()
+        };
+        assert_eq!(remarks(Verdict::Match), [] as [&str; 0]);
+        assert_eq!(remarks(Verdict::Mismatch), ["placed counted otherwise"]);
+        assert_eq!(
+            remarks(Verdict::MatchWithDuplicates),
+            ["placed counted with duplicates only"]
         );
     }
 

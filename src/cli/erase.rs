@@ -189,7 +189,16 @@ async fn change(
             for slice in &report.slices {
                 let line = match &slice.error {
                     Some(problem) => format!("{}: {problem}", slice.slice()),
-                    None => format!("{}: rewritten without it", slice.slice()),
+                    None => {
+                        let held = found.slices.get(&slice.slice());
+                        let (rows, rejects) = held.map_or((0, 0), |held| (held.rows, held.rejects));
+                        format!(
+                            "{}: rewritten without {} and {} of it",
+                            slice.slice(),
+                            counted(rows, "row", "rows"),
+                            counted(rejects, "reject", "rejects")
+                        )
+                    }
                 };
                 writeln!(text, "{line}").expect("writing to memory does not fail");
             }

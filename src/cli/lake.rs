@@ -194,7 +194,7 @@ pub(super) async fn existing_lake(
     };
     lake.ok_or_else(|| {
         let problem = format!(
-            "there is no lake at {}. `cdrlake run` makes one",
+            "there is no lake at {}: lake.url or --lake is another place, or no `cdrlake run` or `cdrlake load` has made it yet",
             config.lake.url
         );
         CommandError::new(Exit::Usage, problem)

@@ -68,7 +68,12 @@ impl From<ExportError> for CommandError {
         {
             problem = format!("{problem}: {}", quoted(message));
         }
-        Self::new(exit, format!("{problem}. Nothing was loaded"))
+        let stop = if problem.ends_with(['?', '…']) {
+            ""
+        } else {
+            "."
+        };
+        Self::new(exit, format!("{problem}{stop} Nothing was loaded"))
     }
 }
 
@@ -368,7 +373,7 @@ fn remarks(
             "{} of {} that had not ended {} left out: `cdrlake run` fetches whole days",
             counted(records, "record", "records"),
             counted(days, "day", "days"),
-            if records == 1 { "was" } else { "were" }
+            if records == 1 { "was" } else { "were" },
         ));
     }
     Ok(remarks)

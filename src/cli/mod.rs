@@ -59,6 +59,10 @@ pub struct Arguments {
     verbose: bool,
 }
 
+/// `--from` and `--to` of commands that look at all of a lake where no days are given.
+const FROM_OF_ALL: &str = "First day to look at, YYYY-MM-DD [default: the first that the lake has]";
+const TO_OF_ALL: &str = "Last day to look at, inclusive [default: the last that the lake has]";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Show everything against a simulated API: writes a lake, proves it, says what to do next.
@@ -74,16 +78,24 @@ enum Command {
     #[command(after_help = "Example: cdrlake plan --last 7")]
     Plan(run::PlanArgs),
     /// Show the lake by day, from its ledger.
-    #[command(after_help = "Example: cdrlake status --from 2026-10-01 --to 2026-10-31")]
+    #[command(after_help = "Example: cdrlake status --last 30")]
     Status(status::StatusArgs),
     /// Read the lake again and check it against its ledger.
-    #[command(after_help = "Example: cdrlake verify --last 30 --source")]
+    #[command(
+        after_help = "Example: cdrlake verify --last 30 --source",
+        mut_arg("from", |from| from.help(FROM_OF_ALL)),
+        mut_arg("to", |to| to.help(TO_OF_ALL))
+    )]
     Verify(verify::VerifyArgs),
     /// List what was rejected and why, also of slices that failed.
-    #[command(after_help = "Example: cdrlake rejects --last 7")]
+    #[command(
+        after_help = "Example: cdrlake rejects --last 7",
+        mut_arg("from", |from| from.help(FROM_OF_ALL)),
+        mut_arg("to", |to| to.help(TO_OF_ALL))
+    )]
     Rejects(rejects::RejectsArgs),
     /// Print how a warehouse is told of the table: its definition, the load, a query that checks it.
-    #[command(after_help = "Example: cdrlake ddl --target snowflake --load --changed-by last")]
+    #[command(after_help = "Example: cdrlake ddl --target duckdb")]
     Ddl(ddl::DdlArgs),
     /// Remove days that are older than they may be kept.
     #[command(after_help = "Example: cdrlake prune --older-than 18months --dry-run")]

@@ -436,6 +436,13 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
         0 => String::new(),
         redacted => format!(", {} with a credential redacted", thousands(redacted)),
     };
+    let suppressed = match counts.suppressed {
+        0 => String::new(),
+        suppressed => format!(
+            ", {} suppressed, for their number was erased",
+            thousands(suppressed)
+        ),
+    };
     let rounded = match counts.rounded {
         0 => String::new(),
         rounded => format!(
@@ -461,7 +468,7 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
             counted(plan.up_to_date, "was", "were")
         ),
         format!(
-            "{} in {}, {} USD; {}, {} rejected{redacted}{rounded}{ambiguous}.",
+            "{} in {}, {} USD; {}, {} rejected{suppressed}{redacted}{rounded}{ambiguous}.",
             counted(counts.rows, "call", "calls"),
             counted(counts.records, "record", "records"),
             dollars(report.totals.totals.charge_usd),

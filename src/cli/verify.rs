@@ -398,15 +398,21 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     if let Some(asked) = source {
         let wrong = |finding: &&Finding| finding.fault == Fault::ControlTotal;
         let differing = found.findings.iter().filter(wrong).count();
+        let open = match asked.open as u64 {
+            0 => String::new(),
+            open => {
+                let open = counted(
+                    open,
+                    "was not asked, for its slice is open",
+                    "were not asked, for their slices are open",
+                );
+                format!("; {open}, and the next run fetches them again")
+            }
+        };
         lines.push(format!(
-            "{} asked of the provider, {} as in the ledger; {}, which the next run fetches again.",
+            "{} asked of the provider, {} as in the ledger{open}.",
             counted(asked.asked as u64, "count was", "counts were"),
             thousands((asked.asked - differing) as u64),
-            counted(
-                asked.open as u64,
-                "was not asked, for its slice is open",
-                "were not asked, for their slices are open"
-            )
         ));
         if let Some(error) = &asked.error {
             lines.push(format!("The other counts could not be asked: {error}"));
@@ -462,21 +468,30 @@ fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
     }
     if !found.unproven.is_empty() {
         lines.push(format!(
-            "{} taken although the provider's count was another, or not compared.",
-            counted(found.unproven.len() as u64, "slice was", "slices were")
+            "{} taken although the provider's count was another, or not compared: {}.",
+            counted(found.unproven.len() as u64, "slice was", "slices were"),
+            named(&found.unproven)
         ));
     }
     if !found.with_duplicates.is_empty() {
-        let slices = found.with_duplicates.iter().take(MAX_LINES);
-        let slices: Vec<String> = slices.map(Slice::to_string).collect();
         lines.push(format!(
-            "{} the provider's count only with records that came twice, so other calls may be missing: {}{}. Ask the provider.",
+            "{} the provider's count only with records that came twice, so other calls may be missing: {}. Ask the provider.",
             counted(found.with_duplicates.len() as u64, "slice has", "slices have"),
-            slices.join(", "),
-            if found.with_duplicates.len() > MAX_LINES { ", …" } else { "" },
+            named(&found.with_duplicates)
         ));
     }
     lines
+}
+
+/// The first slices of a set, by name.
+fn named(slices: &BTreeSet<Slice>) -> String {
+    let more = if slices.len() > MAX_LINES {
+        ", …"
+    } else {
+        ""
+    };
+    let slices = slices.iter().take(MAX_LINES).map(Slice::to_string);
+    slices.collect::<Vec<_>>().join(", ") + more
 }
 
 fn what_was_repaired(repair: &Repair) -> Vec<String> {

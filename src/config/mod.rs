@@ -328,8 +328,7 @@ impl Config {
             lake: lake(settings)?,
         };
         if config.parquet.row_group_bytes > config.limits.memory {
-            let problem =
-                "parquet.row_group_bytes is more than limits.memory: not one row group would fit";
+            let problem = "parquet.row_group_bytes is more than limits.memory: not one row group would fit. Lower it, or raise limits.memory";
             return Err(ConfigError::new(
                 settings.origin("parquet.row_group_bytes"),
                 problem,
@@ -442,13 +441,19 @@ impl KeySource {
             ));
         }
         let first = key.as_bytes().first();
-        if key.len() < MIN_KEY_BYTES || key.bytes().all(|byte| Some(&byte) == first) {
-            return Err(format!(
-                "{name}: what is there is too short or too plain to be a key: {self} has {} of fewer than {MIN_KEY_BYTES}, or one character again and again. Is it the right file or variable?",
-                counted(key.len() as u64, "character", "characters"),
-            ));
-        }
-        Ok(SecretString::from(key))
+        let fault = match key.len() {
+            length if length < MIN_KEY_BYTES => format!(
+                "{}, which is too short for a key",
+                counted(length as u64, "character", "characters")
+            ),
+            _ if key.bytes().all(|byte| Some(&byte) == first) => {
+                "one character again and again, which is no key".to_owned()
+            }
+            _ => return Ok(SecretString::from(key)),
+        };
+        Err(format!(
+            "{name}: {self} holds {fault}. Is it the right file or variable?"
+        ))
     }
 }
 
@@ -456,9 +461,9 @@ impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // Somebody may have written the key where its variable's name belongs.
-            Self::Env(name) if !is_variable_name(name) => {
-                f.write_str("the variable that its key env names, and which looks unlike one,")
-            }
+            Self::Env(name) if !is_variable_name(name) => f.write_str(
+                "the variable (not shown, for its name looks unlike one and may be the key)",
+            ),
             Self::Env(name) => write!(f, "the variable {name}"),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Command(command) => write!(f, "the output of {}", command[0]),
@@ -485,6 +490,9 @@ fn read_key_file(path: &Path) -> Result<String, String> {
         .metadata()
         .map_err(|error| format!("cannot be read: {error}"))?;
     let mode = metadata.permissions().mode() & 0o777;
+    if metadata.is_dir() {
+        return Err("is a directory. Name the file in it that holds the key".to_owned());
+    }
     // What an orchestrator mounts may belong to root, and be there for a group: fsGroup of
     // Kubernetes.
     let readable = match mode & 0o077 {

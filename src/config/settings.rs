@@ -145,7 +145,7 @@ impl Settings {
             ConfigError::new(
                 Origin::Unset,
                 format!(
-                    "cannot read the configuration {}: {error}. Name it with --config",
+                    "cannot read the configuration {}: {error}. --config names it",
                     path.display()
                 ),
             )
@@ -218,7 +218,7 @@ impl Settings {
                     {
                         return Err(ConfigError::new(
                             origin(&key),
-                            unknown(&key, KEYS.iter().copied().chain(SECTIONS), "key"),
+                            unknown(&key, KEYS.iter().copied().chain(SECTIONS)),
                         ));
                     }
                     let origin = origin(&key);
@@ -253,9 +253,14 @@ impl Settings {
                     self.set(key, Value::String(value), Origin::Variable(name));
                 }
                 Err(_) => {
-                    let known = names.iter().map(|(known, _)| known.as_str());
-                    let unknown = unknown(&name, known, "variable");
-                    warnings.push(format!("{name} sets nothing: {unknown}"));
+                    let bare = |name: &'_ str| name.trim_start_matches(VARIABLE_PREFIX).to_owned();
+                    let known: Vec<String> = names.iter().map(|(known, _)| bare(known)).collect();
+                    let known = known.iter().map(String::as_str);
+                    let hint = nearest(&bare(&name), known).map_or_else(
+                        || README_LISTS.to_owned(),
+                        |known| format!("Did you mean {VARIABLE_PREFIX}{known}?"),
+                    );
+                    warnings.push(format!("{name} sets nothing. {hint}"));
                 }
             }
         }
@@ -348,7 +353,20 @@ fn collect_lines(
     }
 }
 
-fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>, what: &str) -> String {
+/// Where all names are found.
+const README_LISTS: &str = "The README lists them all";
+
+/// What is wrong with a key that there is not, with the one that may be meant.
+fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
+    let hint = nearest(given, known).map_or_else(
+        || README_LISTS.to_owned(),
+        |known| format!("Did you mean {known}?"),
+    );
+    format!("there is no key {given}. {hint}")
+}
+
+/// The name that is most like another, if any is like it at all.
+fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
     // A right name in a wrong section is nearer than any other name.
     let likeness = |name: &str| {
@@ -359,10 +377,7 @@ fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>, what: &str) ->
     let nearest = known
         .map(|name| (likeness(name), name))
         .max_by(|left, right| left.0.total_cmp(&right.0));
-    match nearest {
-        Some((likeness, name)) if likeness > 0.5 => {
-            format!("there is no {what} {given}. Did you mean {name}?")
-        }
-        _ => format!("there is no {what} {given}. The README lists them all"),
-    }
+    nearest
+        .filter(|(likeness, _)| *likeness > 0.5)
+        .map(|(_, name)| name)
 }

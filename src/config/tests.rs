@@ -212,7 +212,7 @@ fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
     );
     assert_eq!(
         warnings[0],
-        "CDRLAKE_LAKE_ULR sets nothing: there is no variable CDRLAKE_LAKE_ULR. Did you mean CDRLAKE_LAKE_URL?"
+        "CDRLAKE_LAKE_ULR sets nothing. Did you mean CDRLAKE_LAKE_URL?"
     );
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert!(
@@ -350,7 +350,7 @@ fn the_key_itself_is_refused_and_never_quoted() {
     }
     let variable = ("CDRLAKE_SOURCE_API_KEY".to_owned(), "SECRET".to_owned());
     let warnings = Settings::default().read_variables([variable].into_iter());
-    let warning = "CDRLAKE_SOURCE_API_KEY sets nothing: there is no variable CDRLAKE_SOURCE_API_KEY. Did you mean CDRLAKE_SOURCE_API_KEY_ENV?";
+    let warning = "CDRLAKE_SOURCE_API_KEY sets nothing. Did you mean CDRLAKE_SOURCE_API_KEY_ENV?";
     assert_eq!(warnings, [warning]);
 }
 
@@ -410,9 +410,8 @@ fn a_path_that_only_a_shell_understands_is_refused_with_the_one_that_was_meant()
             ),
         ] {
             let problem = problem(&toml);
-            let expected = format!(
-                "{key} is \"{path}\", of which only a shell makes another path: write {meant}"
-            );
+            let expected =
+                format!("{key} is \"{path}\", which only a shell expands: write {meant}");
             assert!(problem.contains(&expected), "{expected}: {problem}");
         }
     }
@@ -433,7 +432,7 @@ fn what_is_too_short_or_too_plain_is_no_key() {
     for text in ["e", "abc", "aaaaaaaa"] {
         let problem = key(text).unwrap_err().to_string();
         assert!(
-            problem.contains("too short or too plain to be a key"),
+            problem.contains("too short for a key") || problem.contains("again and again"),
             "{problem}"
         );
         assert!(!problem.contains("aaaa"), "{problem}");

@@ -55,7 +55,7 @@ pub fn expanded(text: &str) -> Result<String, String> {
     match rest {
         None => Ok(text.to_owned()),
         Some(path) => Err(format!(
-            "is \"{text}\", of which only a shell makes another path: write {}",
+            "is \"{text}\", which only a shell expands: write {}",
             path.trim_end_matches('/')
         )),
     }
