@@ -673,7 +673,7 @@ fn status_shows_the_lake_by_day_with_its_holes() {
     assert!(rest.ends_with("  ████████████████████ received without calls"));
     assert_eq!(
         lines[2],
-        "2026-10-02          -          -            0          0.00    - %    -s                    placed missing, received missing"
+        "2026-10-02          -          -            0          0.00      -     -                    placed missing, received missing"
     );
     assert!(
         ran.stdout

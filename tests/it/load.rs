@@ -308,7 +308,9 @@ fn assert_reject_names_its_place(form: &str, files: &[(&str, Vec<u8>)], of: usiz
     }
     if let Err(error) = std::str::from_utf8(text) {
         let wrong = error.valid_up_to();
-        let reason = format!("not valid UTF-8 at byte {wrong} of the record");
+        let reason = format!(
+            "not valid UTF-8 at byte {wrong} of the record: is it text in another encoding?"
+        );
         assert_eq!(rejects[0]["reason"], reason, "{form}");
     }
     let shown = workplace.run(&["rejects"]).stdout;

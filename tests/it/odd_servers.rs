@@ -363,7 +363,7 @@ fn variables_that_are_no_keys_are_warned_of_and_those_of_kubernetes_are_not() {
     assert!(!ran.stderr.contains("WARN"), "{}", ran.stderr);
     let ran = run(&[("CDRLAKE_LAKE_ULR", "x")]);
     assert_eq!(ran.status, 0, "{ran:?}");
-    let nearest = "there is no variable CDRLAKE_LAKE_ULR. Did you mean CDRLAKE_LAKE_URL?";
+    let nearest = "CDRLAKE_LAKE_ULR sets nothing. Did you mean CDRLAKE_LAKE_URL?";
     assert!(ran.stderr.contains(nearest), "{}", ran.stderr);
 }
 
