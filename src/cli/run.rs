@@ -325,7 +325,9 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
                 Exit::Failed
             };
         }
-        Some(Stop::Hopeless(why)) => screen.complain(&format!("the run was stopped: {why}")),
+        Some(Stop::NoSource(why) | Stop::NoLake(why)) => {
+            screen.complain(&format!("the run was stopped: {why}"));
+        }
         None => {}
     }
     match result.report.outcome {

@@ -127,7 +127,7 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         let (repair, stopped) = repair(&config, &args, source, &verified.found, screen).await?;
         exit = stopped.map(|stopped| match stopped {
             Stop::Interrupted => Exit::Interrupted,
-            Stop::KeyRefused(_) | Stop::Hopeless(_) => Exit::Failed,
+            Stop::KeyRefused(_) | Stop::NoSource(_) | Stop::NoLake(_) => Exit::Failed,
         });
         verified.repair = Some(repair);
         let slices = verify::slices(&lake, &scope).await?;

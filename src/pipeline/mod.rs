@@ -85,8 +85,10 @@ struct Context {
     /// `limits.memory`, in [`MEMORY_UNIT_BYTES`].
     memory: Semaphore,
     memory_units: u32,
-    /// Set when the run is to end before its slices are done.
+    /// Set when no slice is to be fetched any more.
     stop: CancellationToken,
+    /// Set when none is to be published either; that sets `stop`, too.
+    halt: CancellationToken,
     stopped_by: Mutex<Option<Stop>>,
     warnings: Mutex<Vec<String>>,
     /// Whether a clock that is wrong was already spoken of.
@@ -102,9 +104,11 @@ pub enum Stop {
     Interrupted,
     /// The API refused the key: no slice would fare better.
     KeyRefused(String),
-    /// The API never answered or wants to be left alone for long, or the lake cannot be written: no
-    /// slice would fare better.
-    Hopeless(String),
+    /// The API never answered, or wants to be left alone for long: no slice would fare better. What was read
+    /// whole is still published.
+    NoSource(String),
+    /// The lake or the spool cannot be written: no slice would fare better.
+    NoLake(String),
 }
 
 impl Context {
@@ -153,12 +157,15 @@ impl Context {
     }
 
     /// Ends the run for every slice; the first reason counts.
-    fn stop(&self, stop: Stop) {
+    fn stop(&self, stop: &Stop) {
         self.stopped_by
             .lock()
             .expect("nobody panics while holding it")
-            .get_or_insert(stop);
-        self.stop.cancel();
+            .get_or_insert_with(|| stop.clone());
+        match stop {
+            Stop::KeyRefused(_) | Stop::NoSource(_) => self.stop.cancel(),
+            Stop::Interrupted | Stop::NoLake(_) => self.halt.cancel(),
+        }
     }
 
     /// Waits until one more slice may be fetched.
@@ -246,9 +253,9 @@ pub async fn run(
     let memory_units = u32::try_from(config.limits.memory / MEMORY_UNIT_BYTES)
         .unwrap_or(u32::MAX)
         .max(1);
-    let stop = CancellationToken::new();
+    let halt = CancellationToken::new();
     let context = Arc::new(Context {
-        mark: lake.mark(&run, stop.clone()),
+        mark: lake.mark(&run, halt.clone()),
         backoff: Backoff::from(&config.source),
         fetching: Semaphore::new(config.source.requests.min(Semaphore::MAX_PERMITS)),
         memory: Semaphore::new(
@@ -257,7 +264,8 @@ pub async fn run(
                 .min(Semaphore::MAX_PERMITS),
         ),
         memory_units,
-        stop,
+        stop: halt.child_token(),
+        halt,
         stopped_by: Mutex::default(),
         warnings: Mutex::default(),
         clock_warned: AtomicBool::new(false),
@@ -290,7 +298,7 @@ pub async fn run(
         ));
     }
     if let Err(problem) = begun.alone {
-        context.stop(Stop::Hopeless(problem));
+        context.stop(&Stop::NoLake(problem));
     }
 
     let reports = work_off(&context, due, &interrupt).await;
@@ -346,7 +354,7 @@ async fn work_off(
     let mut reports = Vec::new();
     loop {
         tokio::select! {
-            () = interrupt.cancelled(), if !context.stop.is_cancelled() => context.stop(Stop::Interrupted),
+            () = interrupt.cancelled(), if !context.halt.is_cancelled() => context.stop(&Stop::Interrupted),
             worker = workers.join_next() => match worker {
                 Some(worker) => reports.extend(worker.expect("a worker catches what panics")),
                 None => break,

@@ -150,26 +150,24 @@ async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> boo
             Stop::KeyRefused(text.to_owned())
         }
         SliceError::Fetch(FetchError::Source(SourceError::QuotaUsedUp(_))) => {
-            Stop::Hopeless(text.to_owned())
+            Stop::NoSource(text.to_owned())
         }
         // The spool is the same for all slices, and so is the disk.
         SliceError::Write(_)
         | SliceError::Fetch(
             FetchError::Export { .. }
             | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. }),
-        ) => Stop::Hopeless(text.to_owned()),
-        SliceError::Lake(_) if is_disk_full(error) => Stop::Hopeless(text.to_owned()),
+        ) => Stop::NoLake(text.to_owned()),
+        SliceError::Lake(_) if is_disk_full(error) => Stop::NoLake(text.to_owned()),
         // Nor would it in a bucket that is gone, or with credentials that have expired.
-        SliceError::Lake(found) if found.is_hopeless() => Stop::Hopeless(text.to_owned()),
+        SliceError::Lake(found) if found.is_hopeless() => Stop::NoLake(text.to_owned()),
         // Others may be permitted, unless nothing in the table is.
         SliceError::Lake(found) if found.is_denied() => match context.lake.try_table().await {
-            Err(error) if error.is_denied() || error.is_hopeless() => {
-                Stop::Hopeless(text.to_owned())
-            }
+            Err(error) if error.is_denied() || error.is_hopeless() => Stop::NoLake(text.to_owned()),
             _ => return false,
         },
         SliceError::Fetch(_) if context.is_cut_off() => {
-            Stop::Hopeless(match context.options.export {
+            Stop::NoSource(match context.options.export {
                 Some(_) => {
                     format!("{text}. --reconcile off loads the export without asking for counts")
                 }
@@ -178,7 +176,7 @@ async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> boo
         }
         _ => return false,
     };
-    context.stop(stop);
+    context.stop(&stop);
     true
 }
 
@@ -343,7 +341,7 @@ async fn record_failure(
         .await
     {
         if error.is_hopeless() {
-            context.stop(Stop::Hopeless(chain(&error)));
+            context.stop(&Stop::NoLake(chain(&error)));
         }
         // The failure itself is told anyway; without its entry the slice is due as it was before.
         context.warn(format!(
@@ -547,7 +545,7 @@ async fn publish(
     Ok(())
 }
 
-/// Does what takes long about a publication, unless the run stops first.
+/// Does what takes long about a publication, unless the run is halted first.
 async fn stage(
     context: &Context,
     slice: Slice,
@@ -555,7 +553,7 @@ async fn stage(
     rejects: Option<(TempPath, RejectsFile)>,
 ) -> Result<StagedSlice, SliceError> {
     tokio::select! {
-        () = context.stop.cancelled() => Err(FetchError::Stopped.into()),
+        () = context.halt.cancelled() => Err(FetchError::Stopped.into()),
         staged = context.lake.stage(slice, change, rejects) => Ok(staged?),
     }
 }

@@ -505,7 +505,7 @@ fn a_file_that_a_bucket_refuses_fails_its_slice_and_a_table_that_it_refuses_the_
         let ran = run_refused(single_put_bytes, |action, path| {
             writes(action) && path.as_ref().contains("cdrs/")
         });
-        assert!(matches!(ran.stopped_by, Some(Stop::Hopeless(_))), "{ran:?}");
+        assert!(matches!(ran.stopped_by, Some(Stop::NoLake(_))), "{ran:?}");
         let is_skipped = |slice: &&SliceReport| slice.outcome == SliceOutcome::Skipped;
         assert!(
             ran.report.slices.iter().filter(is_skipped).count() > 3,
