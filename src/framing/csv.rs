@@ -271,7 +271,7 @@ impl CsvFramer {
         }
         Ok(BodySummary {
             bytes: self.at.byte,
-            envelope_total: None,
+            ..BodySummary::default()
         })
     }
 

@@ -27,6 +27,8 @@ const ITEMS: &str = "an array as `items`";
 const MAX_ENVELOPE_KEY_BYTES: usize = 64;
 /// Longest `pagination` object that is read; a longer one is passed over.
 const MAX_PAGINATION_BYTES: usize = 64 << 10;
+/// Longest member that says how a request went, and is read for it.
+const MAX_WORDS_BYTES: usize = 2 << 10;
 /// Bytes within which an envelope shows itself: an object that begins with more white space is a
 /// line. It bounds the work, for all of them are looked at again with every byte.
 const MAX_DETECTED_BYTES: usize = 256;
@@ -49,6 +51,10 @@ pub(super) struct JsonFramer {
     /// Last byte of what is under way, which the cap may have kept out of `partial`.
     partial_last: u8,
     envelope_total: Option<u64>,
+    /// What the envelope that is under way says of itself.
+    envelope: Envelope,
+    /// Whether one of them had no list.
+    lacks_list: bool,
     /// What may stand in it, if it is a file.
     file: Option<FileLayout>,
 }
@@ -128,7 +134,71 @@ enum Purpose {
     /// An object that is a document of its own.
     Document,
     Pagination,
+    /// A member that says how the request went.
+    Words(Word),
     OtherMember,
+}
+
+/// Members in which a server says that a request went wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Word {
+    Success,
+    Message,
+    Error,
+}
+
+impl Word {
+    fn of(key: &[u8]) -> Option<Self> {
+        match key {
+            b"success" => Some(Self::Success),
+            b"message" => Some(Self::Message),
+            b"error" => Some(Self::Error),
+            _ => None,
+        }
+    }
+}
+
+/// What an envelope says besides its records.
+#[derive(Debug, Default)]
+struct Envelope {
+    has_list: bool,
+    success: Option<bool>,
+    message: Option<Vec<u8>>,
+    error: Option<Vec<u8>>,
+}
+
+impl Envelope {
+    fn say(&mut self, word: Word, value: &[u8]) {
+        // Cut, it is no JSON any more, and says all the same that there is one.
+        let is_whole = value.len() <= MAX_WORDS_BYTES;
+        let text = if is_whole { value } else { b"\"(too long)\"" };
+        let text = (!matches!(text, b"null" | b"\"\"" | b"false")).then(|| text.to_vec());
+        match word {
+            Word::Success => self.success = serde_json::from_slice(value).ok(),
+            Word::Message => self.message = text,
+            Word::Error => self.error = text,
+        }
+    }
+
+    /// The server's report of a failure, as a server sends it without an envelope.
+    fn failure(&self) -> Option<Vec<u8>> {
+        let has_failed = self.success == Some(false)
+            || self.error.is_some()
+            || (!self.has_list && self.success.is_none() && self.message.is_some());
+        if !has_failed {
+            return None;
+        }
+        let mut report = b"{\"success\":false".to_vec();
+        let words = [("message", &self.message), ("error", &self.error)];
+        for (name, text) in words {
+            let text = text
+                .iter()
+                .flat_map(|text| [b",\"", name.as_bytes(), b"\":", text]);
+            report.extend(text.flatten());
+        }
+        report.push(b'}');
+        Some(report)
+    }
 }
 
 /// Finds the end of one JSON value by its brackets and quotes.
@@ -209,6 +279,8 @@ impl JsonFramer {
             partial_length: 0,
             partial_last: 0,
             envelope_total: None,
+            envelope: Envelope::default(),
+            lacks_list: false,
             file: None,
         }
     }
@@ -246,7 +318,7 @@ impl JsonFramer {
                 State::Start | State::Detecting => self.detect(rest, on_frame)?,
                 State::FirstLine => self.first_line(rest, on_frame)?,
                 State::Lines => self.lines(rest, on_frame)?,
-                State::List { .. } => self.list(rest)?,
+                State::List { .. } => self.list(rest, on_frame)?,
                 State::Value { .. } => self.value(rest, on_frame)?,
             };
         }
@@ -276,6 +348,7 @@ impl JsonFramer {
         Ok(BodySummary {
             bytes: self.at.byte,
             envelope_total: self.envelope_total,
+            lacks_list: self.lacks_list,
         })
     }
 
@@ -490,7 +563,11 @@ impl JsonFramer {
     }
 
     /// Reads what stands between the values of an array or an envelope.
-    fn list<'a, E: From<FramingError>>(&mut self, chunk: &'a [u8]) -> Result<&'a [u8], E> {
+    fn list<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
+    where
+        E: From<FramingError>,
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
         for (i, &byte) in chunk.iter().enumerate() {
             let State::List { place, enveloped } = self.state else {
                 return Ok(&chunk[i..]);
@@ -529,7 +606,10 @@ impl JsonFramer {
                     };
                     continue;
                 }
-                (Place::FirstKey | Place::AfterMember, b'}') => Place::Done,
+                (Place::FirstKey | Place::AfterMember, b'}') => {
+                    self.end_envelope(on_frame)?;
+                    Place::Done
+                }
                 (Place::FirstKey | Place::Key, _) => return Err(self.expected("a key")),
                 (Place::InKey { escaped: false }, b'"') => {
                     if RECORD_KEYS.contains(&self.partial.as_slice()) {
@@ -545,7 +625,10 @@ impl JsonFramer {
                 }
                 (Place::Colon, b':') => Place::MemberValue,
                 (Place::Colon, _) => return Err(self.expected("`:`")),
-                (Place::MemberValue, b'[') if self.partial == b"items" => Place::FirstElement,
+                (Place::MemberValue, b'[') if self.partial == b"items" => {
+                    self.envelope.has_list = true;
+                    Place::FirstElement
+                }
                 (Place::MemberValue, b'n') if self.partial == b"items" => {
                     return Ok(self.begin_value(byte, Purpose::NoItems, &chunk[i + 1..]));
                 }
@@ -556,10 +639,10 @@ impl JsonFramer {
                     return Err(self.expected("a value"));
                 }
                 (Place::MemberValue, _) => {
-                    let purpose = if self.partial == b"pagination" {
-                        Purpose::Pagination
-                    } else {
-                        Purpose::OtherMember
+                    let purpose = match (&*self.partial, Word::of(&self.partial)) {
+                        (b"pagination", _) => Purpose::Pagination,
+                        (_, Some(word)) => Purpose::Words(word),
+                        _ => Purpose::OtherMember,
                     };
                     return Ok(self.begin_value(byte, purpose, &chunk[i + 1..]));
                 }
@@ -578,6 +661,24 @@ impl JsonFramer {
             self.advance(&[byte]);
         }
         Ok(&[])
+    }
+
+    /// Hands out what an envelope says of a failure in place of a record: what it means is known
+    /// where records are read.
+    fn end_envelope<E, F>(&mut self, on_frame: &mut F) -> Result<(), E>
+    where
+        F: FnMut(Frame<'_>) -> Result<(), E>,
+    {
+        let envelope = std::mem::take(&mut self.envelope);
+        self.lacks_list |= !envelope.has_list;
+        match envelope.failure() {
+            Some(report) => on_frame(Frame::Record {
+                at: self.at,
+                boundary: Boundary::Element,
+                text: &report,
+            }),
+            None => Ok(()),
+        }
     }
 
     fn expected<E: From<FramingError>>(&self, expected: &'static str) -> E {
@@ -604,6 +705,7 @@ impl JsonFramer {
             Purpose::Element { .. } | Purpose::Document => self.max_record_bytes,
             Purpose::NoItems => NULL.len() + 1,
             Purpose::Pagination => MAX_PAGINATION_BYTES,
+            Purpose::Words(_) => MAX_WORDS_BYTES + 1,
             Purpose::OtherMember => 0,
         }
     }
@@ -664,6 +766,13 @@ impl JsonFramer {
             Purpose::Pagination => {
                 let total = pagination_total(&self.partial);
                 self.envelope_total = self.envelope_total.max(total);
+                State::List {
+                    place: Place::AfterMember,
+                    enveloped: true,
+                }
+            }
+            Purpose::Words(word) => {
+                self.envelope.say(word, &self.partial);
                 State::List {
                     place: Place::AfterMember,
                     enveloped: true,

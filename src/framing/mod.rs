@@ -109,6 +109,8 @@ pub struct BodySummary {
     pub bytes: u64,
     /// `pagination.total` of an envelope.
     pub envelope_total: Option<u64>,
+    /// Whether it is an envelope without a list: its `items` are `null`, or not there.
+    pub lacks_list: bool,
 }
 
 /// The body cannot be split into records.
@@ -303,7 +305,7 @@ impl Framer {
             // Nothing but white space.
             Inner::Undecided(held) => Ok(BodySummary {
                 bytes: held.len() as u64,
-                envelope_total: None,
+                ..BodySummary::default()
             }),
         }
     }

@@ -100,7 +100,7 @@ fn each_line_is_a_record_whatever_its_ending() {
         framed.1,
         Ok(BodySummary {
             bytes: 29,
-            envelope_total: None
+            ..BodySummary::default()
         })
     );
 }
@@ -205,6 +205,46 @@ fn an_envelope_is_framed_by_its_items_in_any_order() {
         (texts(&framed), framed.1.unwrap().envelope_total),
         (vec!["{\"a\":1}"], Some(7))
     );
+}
+
+#[test]
+fn an_envelope_says_whether_it_has_a_list_and_whether_its_request_failed() {
+    for (body, lacks_list) in [
+        (r#"{"items":null}"#, true),
+        (r#"{"pagination":{"total":3},"data":[{"a":1}]}"#, true),
+        (r#"{"items":[]}"#, false),
+        (r#"{"items":[],"success":true,"message":"ok"}"#, false),
+        (r#"{"items":[],"error":null,"message":""}"#, false),
+        (r#"{"items":[],"message":"12 calls"}"#, false),
+        (r#"{"items":null,"success":true,"message":"none"}"#, true),
+    ] {
+        let framed = frame_any_way(body.as_bytes(), 100);
+        let summary = framed.1.as_ref().unwrap();
+        let expected = (0, lacks_list);
+        assert_eq!((framed.0.len(), summary.lacks_list), expected, "{body}");
+    }
+    for (body, report) in [
+        (
+            r#"{"items":null,"success":false,"message":"backend down"}"#,
+            r#"{"success":false,"message":"backend down"}"#,
+        ),
+        (
+            r#"{"items":[],"error":{"code":5}}"#,
+            r#"{"success":false,"error":{"code":5}}"#,
+        ),
+        (
+            r#"{"pagination":{},"message":"later"}"#,
+            r#"{"success":false,"message":"later"}"#,
+        ),
+        (r#"{"items":[],"success": false }"#, r#"{"success":false}"#),
+    ] {
+        let framed = frame_any_way(body.as_bytes(), 100);
+        assert_eq!(texts(&framed), [report], "{body}");
+    }
+    let long = format!(r#"{{"items":[],"error":"{}"}}"#, "x".repeat(9999));
+    let framed = frame_any_way(long.as_bytes(), 100);
+    let report = r#"{"success":false,"error":"(too long)"}"#;
+    assert_eq!(texts(&framed), [report]);
 }
 
 #[test]

@@ -30,7 +30,7 @@ struct Setback {
 enum SetbackKind {
     /// `source.max_attempts` is the limit.
     Passing,
-    /// The count does not match.
+    /// The count does not match, or there are no calls to compare with it.
     Mismatch,
     /// The count matches only with records that came twice.
     Duplicates,
@@ -108,7 +108,7 @@ pub(super) async fn fetch_until_good(
             SetbackKind::Passing => true,
             SetbackKind::Mismatch => {
                 mismatches += 1;
-                true
+                mismatches < FEW_ATTEMPTS
             }
             SetbackKind::Duplicates => {
                 doubtful += 1;
@@ -156,6 +156,7 @@ fn setback(context: &Context, error: FetchError) -> Result<Setback, FetchError> 
         FetchError::CountMoved { .. }
         | FetchError::CallsVanished { .. }
         | FetchError::NotPaged { .. } => (SetbackKind::Passing, None, false),
+        FetchError::NoCalls { .. } => (SetbackKind::Mismatch, None, false),
         FetchError::Source(SourceError::Foreign(_)) => (SetbackKind::Foreign, None, false),
         FetchError::Source(SourceError::Transient {
             retry_after,

@@ -66,6 +66,15 @@ pub(super) enum FetchError {
         "the stream looked like the first page of a longer one, but page {page} is not the next"
     )]
     NotPaged { page: u64 },
+    /// An answer without calls, where the provider counts some, or may.
+    #[error("{problem}, {}", match counted {
+        Some(total) => format!("although the provider counts {}", crate::error::counted(*total, "call", "calls")),
+        None => "and the provider's count is unavailable: whether the day has calls is not known".to_owned(),
+    })]
+    NoCalls {
+        problem: String,
+        counted: Option<u64>,
+    },
     #[error("cannot read back {}, into which the export was split", path.display())]
     Export {
         path: PathBuf,
@@ -143,6 +152,7 @@ pub(super) async fn fetch(
         if let Opened::Day { .. } = body {
             return Ok((after, Pages::One));
         }
+        may_have_none(context, slice, first, after).await?;
         let mut walk = Walk {
             context,
             slice,
@@ -193,7 +203,15 @@ pub(super) async fn fetch(
                 server_time,
                 ..
             } = body;
-            (asked, etag, last_modified, server_time, Some(as_of))
+            // What is known to be short is to be asked for again.
+            let is_all = !matches!(pages, Pages::Short { .. });
+            (
+                asked,
+                etag,
+                last_modified,
+                server_time,
+                is_all.then_some(as_of),
+            )
         }
         // What the provider counts now, it had now.
         Opened::Day { day, .. } if verdict.has_equal_count() => {
@@ -224,17 +242,53 @@ pub(super) async fn fetch(
 async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Opened, FetchError> {
     let opened = Opened::open(context, slice).await?;
     if let Opened::Response(body) = &opened
-        && let Err(error) = body.must_be_there()
+        && let Some(problem) = &body.absent
     {
-        let total = match counted {
-            Some(total) => Some(total),
-            None => asked_for_once(context, slice).await?,
-        };
-        if total != Some(0) {
-            return Err(error.into());
-        }
+        must_count_none(context, slice, counted, problem).await?;
     }
     Ok(opened)
+}
+
+/// Refuses an answer without calls, of which `problem` tells, unless the provider counts none. It is
+/// asked now where its count is not known.
+async fn must_count_none(
+    context: &Context,
+    slice: Slice,
+    counted: Option<u64>,
+    problem: &str,
+) -> Result<(), FetchError> {
+    let counted = match counted {
+        Some(total) => Some(total),
+        None => asked_for_once(context, slice).await?,
+    };
+    if counted == Some(0) {
+        return Ok(());
+    }
+    Err(FetchError::NoCalls {
+        problem: problem.to_owned(),
+        counted,
+    })
+}
+
+/// Refuses a first body without calls that has no list, or says itself that there are some.
+async fn may_have_none(
+    context: &Context,
+    slice: Slice,
+    first: BodyEnd,
+    counted: Option<u64>,
+) -> Result<(), FetchError> {
+    let said = first.summary.envelope_total.filter(|total| *total > 0);
+    if first.records > 0 {
+        return Ok(());
+    }
+    if first.summary.lacks_list {
+        let problem = "the answer has no list of calls (`items`)";
+        return must_count_none(context, slice, counted.or(said), problem).await;
+    }
+    if counted.is_none() && said.is_some() {
+        return must_count_none(context, slice, said, "the answer has an empty list").await;
+    }
+    Ok(())
 }
 
 /// What a slice is read from.

@@ -678,7 +678,7 @@ impl Source {
             return Ok(Answer::Calls(response));
         }
         if status == StatusCode::NO_CONTENT {
-            let problem = format!("the API answered {status}, although the day has calls");
+            let problem = format!("the API answered {status}");
             return Ok(Answer::Absent(response, problem));
         }
         if status.is_redirection() {
@@ -818,7 +818,7 @@ impl Body {
     ///
     /// # Errors
     /// [`SourceError::Permanent`]: asking again would not help.
-    pub fn must_be_there(&self) -> Result<(), SourceError> {
+    fn must_be_there(&self) -> Result<(), SourceError> {
         match &self.absent {
             Some(problem) => Err(SourceError::Permanent(problem.clone())),
             None => Ok(()),

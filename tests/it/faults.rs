@@ -259,7 +259,7 @@ fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
         (
             "204",
             response("204 No Content", "", ""),
-            1,
+            3,
             "204 No Content",
         ),
         ("201", sized("201 Created", "", &whole), 1, "201 Created"),

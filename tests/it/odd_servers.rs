@@ -159,6 +159,90 @@ fn a_list_that_is_null_is_empty_and_a_count_may_be_written_as_text() {
 }
 
 #[test]
+fn an_answer_without_calls_that_says_itself_that_there_are_some_closes_no_day() {
+    let three = calls(0, 3).trim_end().replace('\n', ",");
+    let elsewhere = format!("{{\"pagination\":{{\"total\":3}},\"data\":[{three}]}}");
+    let off = ["--reconcile", "off"];
+    for (stream, total, off, said) in [
+        (
+            "{\"items\":null,\"pagination\":{\"total\":7}}",
+            0,
+            &off[..],
+            "no list of calls (`items`), although the provider counts 7 calls",
+        ),
+        (
+            "{\"items\":[],\"pagination\":{\"total\":7}}",
+            0,
+            &off,
+            "an empty list, although the provider counts 7 calls",
+        ),
+        (&elsewhere, 0, &off, "although the provider counts 3 calls"),
+        (&elsewhere, 3, &[], "although the provider counts 3 calls"),
+        (
+            "{\"items\":null}",
+            5,
+            &off,
+            "although the provider counts 5 calls",
+        ),
+        (
+            "{\"items\":null,\"success\":false,\"message\":\"backend down\"}",
+            0,
+            &[],
+            "backend down",
+        ),
+    ] {
+        let (workplace, server) = scripted(total, [Answer::Json(200, stream.to_owned())]);
+        let ran = workplace.run_day(&[PLACED, off].concat());
+        let report = ran.report();
+        let error = report.slices[0].error.as_deref().unwrap_or_default();
+        assert!(ran.status == 1 && error.contains(said), "{stream}: {ran:?}");
+        // As often as a count that does not match.
+        assert_eq!(server.requests(STREAM).len(), 3, "{stream}");
+    }
+    // What came of a longer list is kept, and asked for again.
+    let short = format!("{{\"items\":[{three}],\"pagination\":{{\"total\":7}}}}");
+    let (workplace, _server) = scripted(7, [Answer::Json(200, short)]);
+    let ran = workplace.run_day(&[PLACED, &off].concat());
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let entry = &workplace.lake_files()[&format!("_cdrlake/ledger/placed/{DAY}.json")];
+    let entry: serde_json::Value = serde_json::from_slice(entry).unwrap();
+    assert_eq!(entry["committed"]["state"], "open", "{entry}");
+}
+
+#[test]
+fn a_day_whose_calls_are_not_there_at_first_is_asked_for_again() {
+    let words = "{\"message\":\"warming up\"}";
+    for absent in [
+        response("204 No Content", "", ""),
+        Answer::Json(404, words.to_owned()),
+    ] {
+        // A 404 is asked for on both paths.
+        let server = Server::start();
+        server
+            .on("/v1/cdr/all", [absent.clone()])
+            .on(STREAM, [absent.clone(), ok_chunked(&calls(0, 5))])
+            .on("/v1/cdrs?", [count(5)]);
+        let ran = Workplace::new(&server).run_day(PLACED);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert_eq!(ran.report().slices[0].counts.rows, 5, "{ran:?}");
+    }
+}
+
+#[test]
+fn what_has_no_calls_and_no_count_is_said_to_be_unknown() {
+    let nothing = response("204 No Content", "", "");
+    let server = Server::start();
+    server
+        .on(STREAM, [nothing.clone()])
+        .on("/v1/cdrs?", [nothing]);
+    let ran = Workplace::new(&server).run_day(PLACED);
+    let error = ran.report().slices[0].error.clone().unwrap();
+    let said = "204 No Content, and the provider's count is unavailable: whether the day has calls is not known";
+    assert!(error.contains(said), "{error}");
+    assert!(!ran.stderr.contains("although"), "{}", ran.stderr);
+}
+
+#[test]
 fn what_the_api_says_instead_of_a_count_is_quoted() {
     let server = Server::start();
     let words = "{\"success\":false,\"message\":\"Call log is being rebuilt\"}";
