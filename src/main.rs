@@ -51,5 +51,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    runtime.block_on(arguments.execute()).into()
+    let status = runtime.block_on(arguments.execute());
+    // Without waiting for work that cannot be stopped, like a key command that hangs.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    status.into()
 }

@@ -8,7 +8,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::civil::Date;
 use jiff::tz::TimeZone;
@@ -247,10 +247,19 @@ impl Config {
             }
             None => {}
         }
-        // What is not UTF-8 cannot be a value of ours.
-        let variables = std::env::vars_os().filter_map(|(name, value)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        });
+        let mut variables = Vec::new();
+        for (name, value) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            match value.into_string() {
+                Ok(value) => variables.push((name, value)),
+                Err(_) => {
+                    if let Some(warning) = settings::refuse_variable(name)? {
+                        tracing::warn!("{warning}");
+                    }
+                }
+            }
+        }
+        let variables = variables.into_iter();
         for warning in settings.read_variables(variables) {
             tracing::warn!("{warning}");
         }
@@ -426,10 +435,17 @@ impl KeySource {
         let key = match self {
             Self::Env(variable) => std::env::var(variable)
                 .map_err(|_| format!("{name}: {self} is not set. Export it with your key in it"))?,
-            Self::File(path) => read_key_file(path)
-                .map_err(|problem| format!("{name}: {} {problem}", path.display()))?,
-            Self::Command(command) => run_key_command(command)
-                .map_err(|problem| format!("{name}: the command {} {problem}", command[0]))?,
+            Self::File(path) => {
+                read_key_file(path).map_err(|problem| format!("{name}: {self} {problem}"))?
+            }
+            Self::Command(command) => {
+                run_key_command(command, MAX_COMMAND_TIME).map_err(|problem| {
+                    format!(
+                        "{name}: the command {} {problem}",
+                        shown_program(&command[0])
+                    )
+                })?
+            }
         };
         let key = key.trim();
         if key.is_empty() {
@@ -465,8 +481,11 @@ impl fmt::Display for KeySource {
                 "the variable (not shown, for its name looks unlike one and may be the key)",
             ),
             Self::Env(name) => write!(f, "the variable {name}"),
+            Self::File(path) if !path.exists() && !looks_like_a_path(&path.to_string_lossy()) => {
+                f.write_str("the file that its key file names, and which is not there,")
+            }
             Self::File(path) => write!(f, "{}", path.display()),
-            Self::Command(command) => write!(f, "the output of {}", command[0]),
+            Self::Command(command) => write!(f, "the output of {}", shown_program(&command[0])),
         }
     }
 }
@@ -478,7 +497,25 @@ fn is_variable_name(name: &str) -> bool {
         && !name.starts_with(|first: char| first.is_ascii_digit())
 }
 
-/// Longest key read from a file: anything longer is another file.
+/// Whether a text is more likely a path than a key that was written in its place.
+fn looks_like_a_path(text: &str) -> bool {
+    text.contains(['/', '.'])
+}
+
+/// The program of a key command, unless it is none: somebody may have written the key there.
+fn shown_program(program: &str) -> String {
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let is_there = || std::env::split_paths(&paths).any(|path| path.join(program).exists());
+    if looks_like_a_path(program) || is_there() {
+        program.to_owned()
+    } else {
+        "(not shown: there is no such program)".to_owned()
+    }
+}
+
+/// Longest that a command may take to print a key. Somebody may have to confirm it.
+const MAX_COMMAND_TIME: Duration = Duration::from_mins(1);
+/// Longest key read from a file or a command: anything longer is something else.
 const MAX_KEY_BYTES: u64 = 16 << 10;
 
 fn read_key_file(path: &Path) -> Result<String, String> {
@@ -497,7 +534,8 @@ fn read_key_file(path: &Path) -> Result<String, String> {
     // Kubernetes.
     let readable = match mode & 0o077 {
         0o000 => true,
-        0o040 => own_groups().contains(&metadata.gid()),
+        // Who owns it can do without.
+        0o040 => !is_own(&metadata) && own_groups().contains(&metadata.gid()),
         _ => false,
     };
     if !readable {
@@ -513,32 +551,80 @@ fn read_key_file(path: &Path) -> Result<String, String> {
     Ok(key)
 }
 
-/// The groups of this process, as the kernel lists them: whose rights it has, and those beside
-/// them.
+/// Whether a file belongs to the user of this process.
+fn is_own(metadata: &std::fs::Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+
+    own_ids(&["Uid"]).contains(&metadata.uid())
+}
+
+/// The groups of this process: whose rights it has, and those beside them.
 fn own_groups() -> Vec<u32> {
+    own_ids(&["Gid", "Groups"])
+}
+
+/// What the kernel lists of this process under these names.
+fn own_ids(names: &[&str]) -> Vec<u32> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let lines = status.lines();
-    let groups = lines.filter_map(|line| {
+    let ids = lines.filter_map(|line| {
         let (name, ids) = line.split_once(':')?;
-        matches!(name, "Gid" | "Groups").then_some(ids)
+        names.contains(&name).then_some(ids)
     });
-    groups
-        .flat_map(str::split_whitespace)
+    ids.flat_map(str::split_whitespace)
         .filter_map(|id| id.parse().ok())
         .collect()
 }
 
-fn run_key_command(command: &[String]) -> Result<String, String> {
-    let output = std::process::Command::new(&command[0])
+/// What a command prints, if it ends within `limit`. Whatever else it does, it is ended.
+fn run_key_command(command: &[String], limit: Duration) -> Result<String, String> {
+    use std::io::Read;
+    use std::process::Stdio;
+
+    const POLL: Duration = Duration::from_millis(5);
+    let deadline = Instant::now() + limit;
+    let mut child = std::process::Command::new(&command[0])
         .args(&command[1..])
-        .stdin(std::process::Stdio::null())
-        .stderr(std::process::Stdio::inherit())
-        .output()
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
         .map_err(|error| format!("cannot be run: {error}"))?;
-    if !output.status.success() {
-        return Err(format!("failed ({})", output.status));
+    let output = child.stdout.take().expect("it is piped");
+    let (sender, printed) = std::sync::mpsc::channel();
+    // On a thread of its own: what the command has started may hold its output open for ever.
+    std::thread::spawn(move || {
+        let mut text = Vec::new();
+        let read = output.take(MAX_KEY_BYTES + 1).read_to_end(&mut text);
+        sender.send(read.map(|_| text)).ok();
+    });
+    let printed = printed.recv_timeout(limit);
+    let is_too_long = matches!(&printed, Ok(Ok(text)) if text.len() as u64 > MAX_KEY_BYTES);
+    let mut status = None;
+    while printed.is_ok() && !is_too_long && Instant::now() < deadline {
+        status = child
+            .try_wait()
+            .map_err(|error| format!("failed: {error}"))?;
+        if status.is_some() {
+            break;
+        }
+        std::thread::sleep(POLL);
     }
-    String::from_utf8(output.stdout).map_err(|_| "printed something that is not text".to_owned())
+    let (Some(status), Ok(text)) = (status, printed) else {
+        // It may have ended by itself meanwhile.
+        drop(child.kill());
+        drop(child.wait());
+        return Err(if is_too_long {
+            format!("printed more than {MAX_KEY_BYTES} bytes, which is no key")
+        } else {
+            format!("did not end within {limit:?}, and was ended. It must not wait for anything")
+        });
+    };
+    if !status.success() {
+        return Err(format!("failed ({status})"));
+    }
+    let text = text.map_err(|error| format!("cannot be read: {error}"))?;
+    String::from_utf8(text).map_err(|_| "printed something that is not text".to_owned())
 }
 
 fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {

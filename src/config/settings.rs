@@ -79,6 +79,18 @@ const VARIABLE_PREFIX: &str = "CDRLAKE_";
 /// Variables with that prefix that are no keys.
 const OTHER_VARIABLES: &[&str] = &["CDRLAKE_LOG"];
 
+/// What it means that the value of a variable is not UTF-8: for a key an error, for another with our
+/// prefix a warning.
+pub(super) fn refuse_variable(name: String) -> Result<Option<String>, ConfigError> {
+    let options = variable(&format!("{OPEN_TABLE}."));
+    if KEYS.iter().any(|key| variable(key) == name) || name.starts_with(&options) {
+        let problem = "the value is not UTF-8. Set it anew, or unset it";
+        return Err(ConfigError::new(Origin::Variable(name), problem));
+    }
+    let is_ours = name.starts_with(VARIABLE_PREFIX) && !is_of_kubernetes(&name);
+    Ok(is_ours.then(|| format!("{name} was not used: its value is not UTF-8")))
+}
+
 /// Who set a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {

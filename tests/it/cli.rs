@@ -741,11 +741,11 @@ fn check_tells_what_works_and_what_does_not() {
         "{}",
         ran.stdout
     );
-    let ran = workplace.run(&["check", "--api-key-file", "nowhere"]);
+    let ran = workplace.run(&["check", "--api-key-file", "./nowhere"]);
     assert_eq!(ran.status, 2);
     assert!(
         ran.stdout
-            .contains("failed  key: source.api_key: nowhere cannot be read"),
+            .contains("failed  key: source.api_key: ./nowhere cannot be read"),
         "{}",
         ran.stdout
     );
