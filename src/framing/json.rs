@@ -877,12 +877,23 @@ fn number_or_text<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::
     #[serde(untagged)]
     enum Total {
         Number(u64),
+        Float(f64),
         Text(String),
     }
     match Total::deserialize(deserializer)? {
         Total::Number(total) => Ok(total),
-        Total::Text(text) => text.trim().parse().map_err(D::Error::custom),
+        Total::Float(total) => {
+            whole(&total.to_string()).ok_or_else(|| D::Error::custom("no count"))
+        }
+        Total::Text(text) => whole(text.trim()).ok_or_else(|| D::Error::custom("no count")),
     }
+}
+
+/// A count, which may be written with decimals that are zero.
+fn whole(text: &str) -> Option<u64> {
+    let (number, decimals) = text.split_once('.').unwrap_or((text, ""));
+    let is_whole = decimals.bytes().all(|digit| digit == b'0');
+    is_whole.then(|| number.parse().ok()).flatten()
 }
 
 fn pagination_total(text: &[u8]) -> Option<u64> {

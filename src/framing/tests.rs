@@ -248,6 +248,23 @@ fn an_envelope_says_whether_it_has_a_list_and_whether_its_request_failed() {
 }
 
 #[test]
+fn a_total_may_be_written_with_decimals_that_are_zero() {
+    for (total, expected) in [
+        ("12", Some(12)),
+        ("12.0", Some(12)),
+        ("\"12.00\"", Some(12)),
+        ("12.5", None),
+        ("-1.0", None),
+        ("1e30", None),
+        ("\"x\"", None),
+    ] {
+        let body = format!("{{\"items\":[],\"pagination\":{{\"total\":{total}}}}}");
+        let framed = frame_any_way(body.as_bytes(), 100);
+        assert_eq!(framed.1.unwrap().envelope_total, expected, "{total}");
+    }
+}
+
+#[test]
 fn lines_are_taken_for_nothing_else_whatever_they_begin_with() {
     for first in [
         "{\"items\":[{\"a\":1}],\"date\":\"x\"}",
