@@ -137,6 +137,16 @@ impl ConvertError {
         )
     }
 
+    /// The same, of all bodies of a slice: the limit is theirs together, and a body has what is left.
+    fn of_slice(self, limit_bytes: u64) -> Self {
+        match self {
+            Self::Framing(FramingError::Endless { .. }) => {
+                Self::Framing(FramingError::Endless { limit_bytes })
+            }
+            error => error,
+        }
+    }
+
     /// What the server says of its own failure, at `at`.
     pub(crate) fn server(at: Position, message: &str) -> Self {
         let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
@@ -285,7 +295,8 @@ impl Converter {
     /// [`ConvertError`]; the converter cannot be used after it.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), ConvertError> {
         let stage = &mut self.stage;
-        self.reader.push(chunk, |item| stage.item(&item))
+        let pushed = self.reader.push(chunk, |item| stage.item(&item));
+        pushed.map_err(|error| error.of_slice(stage.options.max_slice_bytes))
     }
 
     /// Takes a row that the lake has already, as it is there, unless it is of a number that was erased.
@@ -305,7 +316,9 @@ impl Converter {
     pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
         let reader = std::mem::replace(&mut self.reader, plain_json(self.limits));
         let stage = &mut self.stage;
-        let content = reader.finish(|item| stage.item(&item))?;
+        let content = reader
+            .finish(|item| stage.item(&item))
+            .map_err(|error| error.of_slice(stage.options.max_slice_bytes))?;
         let left_bytes = self.limits.body_bytes.saturating_sub(content.summary.bytes);
         self.limits.body_bytes = left_bytes;
         let mut body = std::mem::take(&mut stage.body);
