@@ -33,8 +33,6 @@ const MIN_KEY_BYTES: usize = 6;
 #[derive(Clone, Default)]
 pub struct Credentials {
     key: Option<Key>,
-    /// What came in its place in the middle of a run. Both stay secret.
-    renewed: OnceLock<Key>,
 }
 
 /// A key, and how it is found in records.
@@ -42,6 +40,8 @@ pub struct Credentials {
 struct Key {
     secret: SecretString,
     finder: Option<Finder<'static>>,
+    /// What came in its place in the middle of a run. Both stay secret.
+    successor: OnceLock<Box<Key>>,
 }
 
 impl Key {
@@ -49,7 +49,11 @@ impl Key {
         let text = secret.expose_secret();
         let finder =
             (text.len() >= MIN_KEY_BYTES).then(|| Finder::new(text.as_bytes()).into_owned());
-        Self { secret, finder }
+        Self {
+            secret,
+            finder,
+            successor: OnceLock::new(),
+        }
     }
 
     fn text(&self) -> &str {
@@ -68,30 +72,31 @@ impl Credentials {
     pub fn new(key: Option<SecretString>) -> Self {
         Self {
             key: key.map(Key::new),
-            renewed: OnceLock::new(),
         }
     }
 
     /// The key to ask with.
     pub fn key(&self) -> Option<&SecretString> {
-        let newest = self.renewed.get().or(self.key.as_ref())?;
-        Some(&newest.secret)
+        Some(&self.keys().last()?.secret)
     }
 
-    /// Takes another key in place of the first, once. Whether it is another.
+    /// Takes another key in place of the last. Whether it is another.
     pub fn renew(&self, key: SecretString) -> bool {
         let key = Key::new(key);
         let is_known = self.keys().any(|known| known.text() == key.text());
-        !is_known && self.renewed.set(key).is_ok()
+        let last = self.keys().last().filter(|_| !is_known);
+        last.is_some_and(|last| last.successor.set(Box::new(key)).is_ok())
     }
 
-    /// Whether there was another key already.
-    pub fn is_renewed(&self) -> bool {
-        self.renewed.get().is_some()
+    /// How many keys there were so far.
+    pub fn generation(&self) -> usize {
+        self.keys().count()
     }
 
     fn keys(&self) -> impl Iterator<Item = &Key> {
-        self.key.iter().chain(self.renewed.get())
+        std::iter::successors(self.key.as_ref(), |key| {
+            key.successor.get().map(Box::as_ref)
+        })
     }
 
     /// The longest first, for one may be the beginning of the other.
@@ -501,12 +506,17 @@ mod tests {
         assert!(!credentials.renew(SecretString::from(KEY)), "the same");
         let newer = format!("{KEY}-newer");
         assert!(credentials.renew(SecretString::from(newer.clone())));
-        assert!(!credentials.renew(SecretString::from("a-third-one")));
         assert_eq!(credentials.key().unwrap().expose_secret(), newer);
-        let text = format!("{newer} {KEY}");
-        assert_eq!(credentials.printable(&text), "[key] [key]");
-        assert_eq!(credentials.redact_text(&text), "[redacted] [redacted]");
-        for key in [KEY, &newer] {
+        let third = "a-third-one";
+        assert!(credentials.renew(SecretString::from(third)));
+        assert!(!credentials.renew(SecretString::from(KEY)), "known");
+        assert_eq!(credentials.key().unwrap().expose_secret(), third);
+        assert_eq!(credentials.generation(), 3);
+        let text = format!("{newer} {KEY} {third}");
+        assert_eq!(credentials.printable(&text), "[key] [key] [key]");
+        let redacted = "[redacted] [redacted] [redacted]";
+        assert_eq!(credentials.redact_text(&text), redacted);
+        for key in [KEY, &newer, third] {
             let json = format!(r#"{{"a":"{key}"}}"#);
             let mut record = Record {
                 extra: Some(json.clone().into()),

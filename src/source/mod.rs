@@ -5,7 +5,7 @@ mod retry;
 
 use std::collections::VecDeque;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use reqwest::header::{
 use reqwest::{Certificate, Client, Response, StatusCode, Version};
 use rustls::AlertDescription;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::sync::OnceCell;
+use tokio::sync::Mutex;
 use tokio::time::Instant;
 use url::Url;
 
@@ -71,7 +71,7 @@ pub fn is_loopback(url: &Url) -> bool {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum SourceError {
-    /// 401 or 403: no other request will fare better.
+    /// 401, or 403 to all of a kind: no other request will fare better.
     #[error("the API answered {status}: {message}. {hint}")]
     Refused {
         /// The status.
@@ -81,8 +81,8 @@ pub enum SourceError {
         /// What to do about it.
         hint: &'static str,
     },
-    /// The server asks for a longer wait than `source.retry_max`: until then no other request will
-    /// fare better.
+    /// A limit is met (429), and the server asks for a wait of more than twice `source.retry_max`:
+    /// until then no other request will fare better.
     #[error("{0}")]
     QuotaUsedUp(String),
     /// The configuration, or this machine, does not allow to ask at all.
@@ -160,6 +160,17 @@ impl Resource {
     }
 }
 
+/// What the answers so far have shown of a resource.
+#[derive(Debug, Default)]
+struct Known {
+    /// Whether the server knows it only under the other of its paths.
+    old: AtomicBool,
+    /// Whether it has answered with success.
+    served: AtomicBool,
+    /// Whether it has answered 403 since.
+    forbidden: AtomicBool,
+}
+
 /// The API, for one key.
 #[derive(Debug)]
 pub struct Source {
@@ -170,14 +181,14 @@ pub struct Source {
     /// Closed while the server asks for patience. Shared with whoever waits between attempts.
     pub gate: Gate,
     pace: Pace,
-    /// Whether the server knows each resource only under the other of its paths.
-    old_paths: [AtomicBool; 3],
+    /// What is known of each resource.
+    resources: [Known; 3],
     /// Whether any request was answered at all.
     reached: AtomicBool,
-    /// Whether the key was good for a request.
-    accepted: AtomicBool,
-    /// Done once the key was read a second time.
-    renewal: OnceCell<()>,
+    /// The newest key that was good for a request, by its number.
+    accepted: AtomicUsize,
+    /// The newest key in whose place another was looked for.
+    replaced: Mutex<usize>,
     /// Whether the server has left a connection open for the next request.
     keeps_open: AtomicBool,
     /// How often the server said that there were too many requests.
@@ -197,13 +208,13 @@ impl Source {
         Ok(Self {
             client,
             credentials: Arc::new(Credentials::new(key)),
-            renewal: OnceCell::new(),
+            replaced: Mutex::default(),
             config: config.clone(),
             gate: Gate::default(),
             pace: Pace::new(config.requests_per_minute),
-            old_paths: Default::default(),
+            resources: Default::default(),
             reached: AtomicBool::new(false),
-            accepted: AtomicBool::new(false),
+            accepted: AtomicUsize::new(0),
             keeps_open: AtomicBool::new(false),
             limited: AtomicU32::new(0),
             fresh_client: OnceLock::new(),
@@ -442,11 +453,13 @@ impl Source {
         accept: &str,
         accept_encoding: &'static str,
     ) -> Result<Answer, SourceError> {
-        let old_path = &self.old_paths[resource as usize];
+        let known = &self.resources[resource as usize];
+        let old_path = &known.old;
         let old = old_path.load(Ordering::Relaxed);
         let send = |path| self.send(path, query, accept, accept_encoding);
         let mut first = send(resource.path(old)).await?;
-        if first.status() != StatusCode::NOT_FOUND {
+        // Where a path has served, 404 says nothing of the path.
+        if first.status() != StatusCode::NOT_FOUND || known.served.load(Ordering::Relaxed) {
             return self.accept(first, resource).await;
         }
         let mut response = send(resource.path(!old)).await?;
@@ -487,8 +500,9 @@ impl Source {
         Ok(response)
     }
 
-    /// Sends a request, and once more with another key where the one that was good so far is
-    /// refused.
+    /// Sends a request, and once more with another key where the one that was good so far is refused.
+    /// One that never was good is not replaced: who prints a new key each time must not be asked for
+    /// ever.
     async fn send(
         &self,
         path: &str,
@@ -496,17 +510,24 @@ impl Source {
         accept: &str,
         accept_encoding: &'static str,
     ) -> Result<Response, SourceError> {
-        let is_renewed = self.credentials.is_renewed();
+        let generation = self.credentials.generation();
         let send = || self.send_once(path, query, accept, accept_encoding);
         let response = send().await?;
-        self.accepted
-            .fetch_or(response.status().is_success(), Ordering::Relaxed);
-        let is_refused = response.status() == StatusCode::UNAUTHORIZED;
-        if is_refused && !is_renewed && self.accepted.load(Ordering::Relaxed) {
-            self.renew_key().await;
-            if self.credentials.is_renewed() {
-                return send().await;
-            }
+        if response.status().is_success() {
+            self.accepted.fetch_max(generation, Ordering::Relaxed);
+        }
+        let was_good = self.accepted.load(Ordering::Relaxed) == generation;
+        if response.status() != StatusCode::UNAUTHORIZED || !was_good {
+            return Ok(response);
+        }
+        self.renew_key(generation).await;
+        let renewed = self.credentials.generation();
+        if renewed == generation {
+            return Ok(response);
+        }
+        let response = send().await?;
+        if response.status().is_success() {
+            self.accepted.fetch_max(renewed, Ordering::Relaxed);
         }
         Ok(response)
     }
@@ -571,29 +592,33 @@ impl Source {
         Ok(response)
     }
 
-    /// Reads the key once more, for keys rotate. A variable cannot have changed.
-    async fn renew_key(&self) {
+    /// Reads the key once more, for keys rotate, once in place of each that was good. A variable
+    /// cannot have changed.
+    async fn renew_key(&self, generation: usize) {
         let place = match &self.config.api_key {
             Some(place @ (KeySource::File(_) | KeySource::Command(_))) => place.clone(),
             Some(KeySource::Env(_)) | None => return,
         };
-        let renew = || async {
-            let read = tokio::task::spawn_blocking(move || place.read("source.api_key"));
-            match joined(read).await {
-                Ok(Ok(key)) => {
-                    if self.credentials.renew(key) {
-                        tracing::warn!(
-                            "The API refuses the key that was good so far. Going on with another one: source.api_key was read once more."
-                        );
-                    }
+        let mut replaced = self.replaced.lock().await;
+        // Others that were refused have waited here.
+        if *replaced >= generation {
+            return;
+        }
+        let read = tokio::task::spawn_blocking(move || place.read("source.api_key"));
+        match joined(read).await {
+            Ok(Ok(key)) => {
+                if self.credentials.renew(key) {
+                    tracing::warn!(
+                        "The API refuses the key that was good so far. Going on with another one: source.api_key was read once more."
+                    );
                 }
-                Ok(Err(problem)) => tracing::warn!(
-                    "The API refuses the key that was good so far, and there is no other: {problem}"
-                ),
-                Err(panicked) => tracing::warn!("{panicked}"),
             }
-        };
-        self.renewal.get_or_init(renew).await;
+            Ok(Err(problem)) => tracing::warn!(
+                "The API refuses the key that was good so far, and there is no other: {problem}"
+            ),
+            Err(panicked) => tracing::warn!("{panicked}"),
+        }
+        *replaced = generation;
     }
 
     /// Whether a request may have failed because its connection was used before, and the server, or
@@ -644,7 +669,11 @@ impl Source {
             )),
             // What has answered is where source.url says.
             _ if self.was_reached() && error.is_connect() => {
-                SourceError::transient(format!("no connection to {host} any more: {cause}"))
+                let way = self.proxy().map(|Proxy { variable, address }| {
+                    format!(" by way of the proxy {address} ({variable})")
+                });
+                let way = way.unwrap_or_default();
+                SourceError::transient(format!("no connection to {host}{way} any more: {cause}"))
             }
             _ if self.was_reached() => SourceError::transient(format!(
                 "the connection to {host} ended before an answer: {cause}"
@@ -674,6 +703,11 @@ impl Source {
         resource: Resource,
     ) -> Result<Answer, SourceError> {
         let status = response.status();
+        let known = &self.resources[resource as usize];
+        if status.is_success() {
+            known.served.store(true, Ordering::Relaxed);
+            known.forbidden.store(false, Ordering::Relaxed);
+        }
         if status == StatusCode::OK {
             return Ok(Answer::Calls(response));
         }
@@ -706,8 +740,21 @@ impl Source {
         let now = Timestamp::now();
         let is_limited = status == StatusCode::TOO_MANY_REQUESTS;
         let retry_after = retry::asked_for(response.headers(), now, is_limited);
-        let message = self.server_message(&self.error_body(&mut response).await);
+        let body = self.error_body(&mut response).await;
+        let message = self.server_message(&body);
+        if status == StatusCode::NOT_FOUND && own_words(&body).is_some() {
+            let problem = format!("the API answered {status}: {message}");
+            return Ok(Answer::Absent(response, problem));
+        }
         Err(match status.as_u16() {
+            // One day may be forbidden to a key that is good for others. The next one shows.
+            403 if known.served.load(Ordering::Relaxed)
+                && !known.forbidden.swap(true, Ordering::Relaxed) =>
+            {
+                SourceError::Permanent(format!(
+                    "the API answered {status}: {message}. It has accepted the key for other requests: ask the provider what this day needs"
+                ))
+            }
             401 | 403 => SourceError::Refused {
                 status,
                 message,
@@ -716,11 +763,21 @@ impl Source {
             408 | 409 | 425 | 429 | 500.. => {
                 let mut problem = format!("the API answered {status}: {message}");
                 let longest = self.config.retry_max;
-                if let Some(wait) = retry_after.filter(|wait| *wait > longest) {
+                // A little more is waited for: what says 61 seconds means a minute.
+                let most = longest.saturating_mul(2);
+                if let Some(wait) = retry_after.filter(|wait| *wait > most) {
                     let until = retry::describe_until(now, wait, TimeZone::system());
-                    return Err(SourceError::QuotaUsedUp(format!(
-                        "{problem}. It asks to wait until {until}, and source.retry_max is {longest:?}. What is done stays done: run again then"
-                    )));
+                    let problem = format!(
+                        "{problem}. It asks to wait until {until}, and source.retry_max is {longest:?}"
+                    );
+                    // Only a limit is the account's. Everything else may be of this day alone.
+                    return Err(if is_limited {
+                        SourceError::QuotaUsedUp(format!(
+                            "{problem}. What is done stays done: run again then"
+                        ))
+                    } else {
+                        SourceError::Permanent(format!("{problem}. Run again then"))
+                    });
                 }
                 let times = self
                     .limited
@@ -949,11 +1006,12 @@ impl ThroughputFloor {
     }
 }
 
-/// What the API itself says in an answer that holds no calls: `message` of its JSON, or `error`.
+/// What the API itself says in an answer that holds no calls: `message` of its JSON, `error`, or its
+/// `message`.
 fn own_words(body: &[u8]) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
-    let words = ["message", "error"].into_iter();
-    let mut words = words.filter_map(|name| json.get(name)?.as_str());
+    let words = ["/message", "/error", "/error/message"].into_iter();
+    let mut words = words.filter_map(|place| json.pointer(place)?.as_str());
     words.next().map(str::to_owned)
 }
 

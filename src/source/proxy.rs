@@ -54,7 +54,9 @@ fn shown(value: &str) -> String {
     } else {
         format!("http://{value}")
     };
-    let url = Url::parse(&value).ok();
+    // What stands before an `@` is no host, however it was read: a slash in a password ends it.
+    let is_whole = |url: &Url| !url[url::Position::BeforePath..].contains('@');
+    let url = Url::parse(&value).ok().filter(is_whole);
     let host = url.as_ref().and_then(Url::host);
     let (Some(url), Some(host)) = (url.as_ref(), host) else {
         return "which is no address".to_owned();
@@ -103,6 +105,10 @@ mod tests {
             ),
             (
                 &[("https_proxy", "http://user:secret@")],
+                Some(("https_proxy", "which is no address")),
+            ),
+            (
+                &[("https_proxy", "user:12/x@host")],
                 Some(("https_proxy", "which is no address")),
             ),
             (&[("http_proxy", "proxy")], None),

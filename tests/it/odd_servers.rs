@@ -39,6 +39,38 @@ fn a_server_that_has_just_answered_is_not_called_unreachable() {
 }
 
 #[test]
+fn a_proxy_that_goes_away_is_named_and_not_the_api() {
+    use std::io::{Read, Write};
+
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let workplace = Workplace::with_url("http://api.example.invalid");
+    workplace.reconfigure("[source]", "[source]\nallow_http = true");
+    let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
+    command.args(PLACED);
+    command.env("http_proxy", format!("http://user:hush@{address}"));
+    for unset in ["HTTP_PROXY", "NO_PROXY", "no_proxy"] {
+        command.env_remove(unset);
+    }
+    let once = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _head = stream.read(&mut [0; 4096]).unwrap();
+        drop(listener);
+        let Answer::Bytes(busy) = sized("503 Busy", "", "") else {
+            unreachable!("it is made of bytes");
+        };
+        stream.write_all(&busy).unwrap();
+    });
+    let ran = ran(output(command));
+    once.join().unwrap();
+    let named = format!(
+        "no connection to api.example.invalid by way of the proxy http://{address} (http_proxy) any more: "
+    );
+    assert!(ran.stdout.contains(&named), "{ran:?}");
+    assert!(!format!("{ran:?}").contains("hush"), "{ran:?}");
+}
+
+#[test]
 fn no_content_and_a_404_in_the_api_s_own_words_are_an_empty_day_where_none_are_counted() {
     let none = "{\"success\":false,\"message\":\"No calls found\"}";
     let page = "<html>not found</html>";
@@ -289,8 +321,12 @@ fn a_wait_that_is_longer_than_allowed_ends_the_run_for_all_slices_and_says_until
             "1",
         ];
         arguments.extend(["--format", "json"]);
+        // By a run of its own: what is under way when the run ends may be done or not.
+        let newest = ["run", "--from", "2026-10-03", "--to", "2026-10-03"];
+        let ran = workplace.run(&[&newest[..], PLACED].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
         let ran = workplace.run(&[&arguments, PLACED].concat());
-        // The newest day was done first, and stays.
+        // It stays.
         assert_eq!(ran.status, 1, "{ran:?}");
         assert_eq!(workplace.table().len(), 1, "{ran:?}");
         let asked: usize = ["2026-10-01", "2026-10-02"]
@@ -316,6 +352,115 @@ fn a_wait_that_is_longer_than_allowed_ends_the_run_for_all_slices_and_says_until
             "{ran:?}"
         );
     }
+}
+
+#[test]
+fn one_day_s_answer_fails_its_slice_and_no_other() {
+    let later = "Retry-After: 7200\r\n";
+    for (status, headers, said) in [
+        ("503 Service Unavailable", later, "It asks to wait until"),
+        ("409 Conflict", later, "It asks to wait until"),
+        ("403 Forbidden", "", "what this day needs"),
+    ] {
+        let server = Server::start();
+        for day in ["2026-10-01", "2026-10-02", "2026-10-03"] {
+            server.serve("placed", day, calls(0, 3).replace(DAY, day), 3);
+        }
+        let busy = sized(status, headers, "{\"message\":\"busy\"}");
+        let day = "2026-10-02";
+        let stream = format!("{STREAM}?from={day}&to={day}&type=placed&");
+        server.on(&stream, [busy]);
+        let workplace = Workplace::new(&server);
+        let days = ["run", "--from", DAY, "--to", "2026-10-03"];
+        let one = ["--requests", "1", "--format", "json"];
+        let ran = workplace.run(&[&days[..], &one, PLACED].concat());
+        assert_eq!((ran.status, workplace.table().len()), (1, 2), "{ran:?}");
+        let failed = "_cdrlake/ledger/placed/2026-10-02.json";
+        let entry = &workplace.lake_files()[failed];
+        assert!(String::from_utf8_lossy(entry).contains(said), "{ran:?}");
+    }
+}
+
+#[test]
+fn a_403_to_two_days_in_a_row_ends_the_run() {
+    let server = Server::start();
+    let days = ["2026-10-01", "2026-10-02", "2026-10-03", "2026-10-04"];
+    for day in days {
+        server.serve("placed", day, calls(0, 3).replace(DAY, day), 3);
+    }
+    for day in &days[..3] {
+        let forbidden = Answer::Json(403, "{\"message\":\"no\"}".to_owned());
+        let stream = format!("{STREAM}?from={day}&to={day}&type=placed&");
+        server.on(&stream, [forbidden]);
+    }
+    let workplace = Workplace::new(&server);
+    let arguments = ["run", "--from", DAY, "--to", days[3], "--requests", "1"];
+    let ran = workplace.run(&[&arguments[..], PLACED].concat());
+    assert_eq!(ran.status, 1, "{ran:?}");
+    assert!(ran.stderr.contains("needs the scope"), "{ran:?}");
+    let asked = server.requests(&format!("{STREAM}?from={DAY}"));
+    assert!(asked.is_empty(), "{ran:?}");
+}
+
+#[test]
+fn a_404_on_a_path_that_has_served_is_not_said_of_the_path() {
+    let server = Server::start();
+    server.serve(
+        "placed",
+        "2026-10-02",
+        calls(0, 3).replace(DAY, "2026-10-02"),
+        3,
+    );
+    let absent = Answer::Json(404, "{\"error\":{\"message\":\"warming up\"}}".to_owned());
+    server
+        .on(&format!("/v1/cdrs?from={DAY}"), [count(5)])
+        .on(&format!("{STREAM}?from={DAY}"), [absent]);
+    let workplace = Workplace::new(&server);
+    let arguments = [
+        "run",
+        "--from",
+        DAY,
+        "--to",
+        "2026-10-02",
+        "--requests",
+        "1",
+    ];
+    let ran = workplace.run(&[&arguments[..], PLACED].concat());
+    let said = "404 Not Found: warming up, although the provider counts 5 calls";
+    assert!(ran.stdout.contains(said), "{ran:?}");
+    assert!(server.requests("/v1/cdr/all").is_empty(), "{ran:?}");
+}
+
+#[test]
+fn a_key_command_that_hangs_does_not_keep_a_run_from_ending() {
+    let refused = Answer::Json(401, "{\"message\":\"Unauthorized\"}".to_owned());
+    let (workplace, _server) = scripted(3, [refused]);
+    let script =
+        format!("test -e asked && {{ touch hangs; exec sleep 300; }}; touch asked; echo {CANARY}");
+    workplace.reconfigure(
+        "{ env = \"TEST_KEY\" }",
+        &format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}"),
+    );
+    let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
+    let child = command
+        .args(PLACED)
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn();
+    let mut child = child.unwrap();
+    let begun = std::time::Instant::now();
+    while !workplace.path("hangs").exists() {
+        assert!(begun.elapsed().as_secs() < 60, "it never asked again");
+        std::thread::yield_now();
+    }
+    let id = child.id().to_string();
+    let kill = std::process::Command::new("kill")
+        .args(["-INT", &id])
+        .status();
+    assert!(kill.unwrap().success());
+    let begun = std::time::Instant::now();
+    child.wait().unwrap();
+    assert!(begun.elapsed().as_secs() < 30, "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -405,7 +550,31 @@ fn a_key_that_is_refused_in_the_middle_of_a_run_is_read_once_more() {
     assert!(!seen.contains(CANARY) && !seen.contains(NEW), "{seen}");
     assert_eq!(ran.report().totals.counts.redacted, 1, "{ran:?}");
 
-    // Only once, and not where nothing was accepted before.
+    // As often as it was good meanwhile.
+    let server = Server::start();
+    let records = |day: &str| ok_chunked(&calls(0, 3).replace(DAY, day));
+    server.on("/v1/cdrs?", [count(3)]);
+    for day in ["2026-10-01", "2026-10-02"] {
+        let stream = format!("{STREAM}?from={day}");
+        server.on(&stream, [refused.clone(), records(day)]);
+    }
+    let workplace = Workplace::new(&server);
+    let script = "echo x >> asked; echo canary-key-$(wc -l < asked)";
+    let command = format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}");
+    workplace.reconfigure("{ env = \"TEST_KEY\" }", &command);
+    let two_days = [
+        "run",
+        "--from",
+        DAY,
+        "--to",
+        "2026-10-02",
+        "--requests",
+        "1",
+    ];
+    let ran = workplace.run(&[&two_days[..], PLACED].concat());
+    assert_eq!((ran.status, workplace.table().len()), (0, 2), "{ran:?}");
+
+    // Not where nothing was accepted before.
     let server = Server::start();
     server
         .on("/v1/cdrs?", [count(3)])
@@ -449,6 +618,31 @@ fn variables_that_are_no_keys_are_warned_of_and_those_of_kubernetes_are_not() {
     assert_eq!(ran.status, 0, "{ran:?}");
     let nearest = "CDRLAKE_LAKE_ULR sets nothing. Did you mean CDRLAKE_LAKE_URL?";
     assert!(ran.stderr.contains(nearest), "{}", ran.stderr);
+}
+
+#[test]
+fn a_variable_that_is_not_utf_8_is_refused_or_warned_of() {
+    use std::os::unix::ffi::OsStrExt;
+
+    let (workplace, _server) = scripted(3, [ok_chunked(&calls(0, 3))]);
+    for (name, status, said) in [
+        (
+            "CDRLAKE_LAKE_URL",
+            2,
+            "variable CDRLAKE_LAKE_URL: the value is not UTF-8",
+        ),
+        ("CDRLAKE_LAKE_OPTIONS_REGION", 2, "the value is not UTF-8"),
+        ("CDRLAKE_LAKE_ULR", 0, "CDRLAKE_LAKE_ULR was not used"),
+        ("CDRLAKE_LOG", 0, "CDRLAKE_LOG was not used"),
+    ] {
+        let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
+        command
+            .args(PLACED)
+            .env(name, std::ffi::OsStr::from_bytes(b"x\xff"));
+        let ran = ran(output(command));
+        assert_eq!(ran.status, status, "{ran:?}");
+        assert!(ran.stderr.contains(said), "{name}: {}", ran.stderr);
+    }
 }
 
 #[test]
