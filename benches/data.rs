@@ -4,7 +4,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cdrlake::convert::{ConvertOptions, Converter};
-use cdrlake::decode::LocalTimes;
 use cdrlake::privacy::Credentials;
 use cdrlake::simulator::{Generator, KeyOrder};
 use cdrlake::slice::{Direction, Slice};
@@ -34,7 +33,7 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
         max_record_bytes: 1 << 20,
         max_slice_bytes: u64::MAX,
         dedupe: true,
-        local_times: LocalTimes::default(),
+        assume_timezone: None,
         privacy: Arc::default(),
         credentials: Arc::new(Credentials::new(Some(SecretString::from(
             "a key as long as keys are",

@@ -12,6 +12,7 @@ use std::borrow::Cow;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::tz::TimeZone;
 use tempfile::TempPath;
 
 use crate::decode::{Decoder, HeaderError, LocalTimes, Reason, Record, Refusal};
@@ -52,7 +53,7 @@ pub struct ConvertOptions {
     /// `quality.dedupe`: whether equal rows are dropped. They are counted anyway.
     pub dedupe: bool,
     /// What times without an offset mean: `source.assume_timezone`.
-    pub local_times: LocalTimes,
+    pub assume_timezone: Option<TimeZone>,
     /// What becomes of phone numbers, and whose calls are left out.
     pub privacy: Arc<Privacy>,
     /// What no row and no reject may hold.
@@ -270,7 +271,7 @@ impl Converter {
                 suppressed: None,
                 suppressed_records: 0,
                 redacted: 0,
-                decoder: Decoder::new(options.local_times.clone()),
+                decoder: Decoder::new(LocalTimes::new(options.assume_timezone.clone())),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
                 tally: RowTally::new(options.day_us.clone()),

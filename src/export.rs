@@ -21,15 +21,16 @@ use jiff::tz::TimeZone;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::timezone_name;
 use crate::convert::ConvertError;
 use crate::decode::{LocalTimes, Reason, Refusal, TimeError, call_time_us};
 use crate::decompress::{DecompressError, Decompressor};
 use crate::error::one_line;
 use crate::framing::{BOM, Boundary, Position};
-use crate::lake::ledger::Asked;
+use crate::lake::ledger::{ASSUMED_TIMEZONE, Asked};
 use crate::numbers::{MIN_DIGITS, replace_numbers};
 use crate::place::Place;
-use crate::plan::day_us;
+use crate::plan::{FIRST_DAY, day_us};
 use crate::privacy::redact_addresses;
 use crate::records::{Item, RecordReader};
 use crate::spool::{self, Spool};
@@ -40,8 +41,6 @@ pub const BUFFERED_BYTES: usize = 16 << 20;
 const CHUNK_BYTES: usize = 256 << 10;
 /// Most days of one export: a century.
 const MAX_DAYS: usize = 36_500;
-/// First day of an export: a call of before is the work of a clock or a program that began to count there.
-const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
 /// Most records without a day that are described, and files that a ledger entry names.
 const MAX_EXAMPLES: usize = 10;
 /// Bytes of a compressed file that are decompressed to see what it holds.
@@ -324,8 +323,8 @@ fn is_date(digits: &str) -> bool {
 pub struct SplitOptions {
     /// `window.timezone`: where days are cut.
     pub timezone: TimeZone,
-    /// What times without an offset mean.
-    pub local_times: LocalTimes,
+    /// What times without an offset mean: `source.assume_timezone`.
+    pub assume_timezone: Option<TimeZone>,
     /// `limits.max_record_bytes`.
     pub max_record_bytes: usize,
     /// `limits.spool_dir`: where the spool is made.
@@ -348,6 +347,8 @@ pub struct Undated {
 pub struct Export {
     days: BTreeMap<Date, Day>,
     files: Vec<ReadFile>,
+    names: Arc<[String]>,
+    assumed_timezone: Option<TimeZone>,
     spool: Arc<Spool>,
     /// Records of files that are pages of a list, and how many the list has.
     listed: (u64, u64),
@@ -372,7 +373,7 @@ struct Day {
 struct ReadFile {
     name: String,
     changed: Timestamp,
-    /// The time of its newest record.
+    /// The time of its newest record that is not newer than the file.
     newest_us: i64,
     records: u64,
 }
@@ -405,7 +406,7 @@ impl Export {
 
     /// The names of its files, by their numbers.
     pub(crate) fn file_names(&self) -> Arc<[String]> {
-        self.files.iter().map(|file| file.name.clone()).collect()
+        Arc::clone(&self.names)
     }
 
     /// Files in which there was no record.
@@ -431,6 +432,9 @@ impl Export {
         if found.files.len() > MAX_EXAMPLES {
             let more = found.files.len() - MAX_EXAMPLES;
             query.push(("more_files".to_owned(), more.to_string()));
+        }
+        if let Some(zone) = &self.assumed_timezone {
+            query.push((ASSUMED_TIMEZONE.to_owned(), timezone_name(zone)));
         }
         Some(ExportDay {
             path: spooled(&self.spool, day),
@@ -473,11 +477,13 @@ pub(crate) fn split(
     let parent = options.spool_parent.clone();
     let mut splitter = Splitter {
         timezone: options.timezone.clone(),
-        local_times: options.local_times.clone(),
+        local_times: LocalTimes::new(options.assume_timezone.clone()),
         max_record_bytes: options.max_record_bytes,
         export: Export {
             days: BTreeMap::new(),
             files: Vec::new(),
+            names: inputs.iter().map(Input::name).collect(),
+            assumed_timezone: options.assume_timezone.clone(),
             spool,
             listed: (0, 0),
             unended: Vec::new(),
@@ -636,14 +642,11 @@ impl Splitter {
             }
             Err(Refusal::Reject(reason)) => reason,
         };
-        let pieces = match reason {
-            Reason::NotAnObject => pieces_of(json),
-            _ if reason.is_syntax() => pieces_of(json),
-            _ => Vec::new(),
-        };
-        if pieces.is_empty() {
+        let may_be_several = reason.is_syntax() || reason == Reason::NotAnObject;
+        let pieces = may_be_several.then(|| pieces_of(json)).flatten();
+        let Some(pieces) = pieces else {
             return self.refuse(at, boundary, &reason);
-        }
+        };
         for piece in pieces {
             let behind = piece.as_ptr() as usize - json.as_ptr() as usize;
             let at = Position {
@@ -777,9 +780,9 @@ impl Splitter {
 
 /// The objects of which a line is made that is not one: files that were put one behind the other may lack
 /// a newline between them, and begin with a byte order mark each; an array may follow lines, or lack its brackets.
-/// None if it is anything else.
-fn pieces_of(line: &[u8]) -> Vec<&[u8]> {
-    let mut pieces = Vec::new();
+/// `None` if it is anything else. No piece has pieces.
+fn pieces_of(line: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut pieces: Vec<&[u8]> = Vec::new();
     let mut rest = line;
     loop {
         rest = rest.trim_ascii_start();
@@ -789,25 +792,20 @@ fn pieces_of(line: &[u8]) -> Vec<&[u8]> {
             break;
         }
         let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
-        let Some(Ok(value)) = values.next() else {
-            return Vec::new();
-        };
-        let text = value.get().as_bytes();
-        match text.first() {
-            Some(b'{') => pieces.push(text),
-            Some(b'[') => match serde_json::from_slice::<Vec<&RawValue>>(text) {
-                Ok(elements) => {
-                    pieces.extend(elements.iter().map(|element| element.get().as_bytes()));
-                }
-                Err(_) => return Vec::new(),
-            },
-            _ => return Vec::new(),
+        let text = values.next()?.ok()?.get().as_bytes();
+        if text.starts_with(b"[") {
+            let elements: Vec<&RawValue> = serde_json::from_slice(text).ok()?;
+            pieces.extend(elements.iter().map(|element| element.get().as_bytes()));
+        } else {
+            pieces.push(text);
         }
         rest = &rest[values.byte_offset()..];
     }
     // The line itself was looked at before.
-    pieces.retain(|piece| piece.len() < line.len());
-    pieces
+    let are_objects = pieces
+        .iter()
+        .all(|piece| piece.starts_with(b"{") && piece.len() < line.len());
+    are_objects.then_some(pieces)
 }
 
 /// Fills `chunk` as far as there is something to read: pipes give little at once.

@@ -19,7 +19,7 @@ use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact, layout};
 use crate::slice::{Direction, Slice};
 
 /// No call is older: what asks for earlier days is a slip, and would ask for hundreds of thousands.
-const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
+pub(crate) const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
 
 /// How far clocks may differ without consequence: those of machines that share a lake, and of this
 /// machine and the provider.
@@ -295,6 +295,9 @@ pub struct LoadPlan {
     pub plan: Plan,
     /// Slices that the lake has, and of which it read another number of records than the export holds.
     pub differing: Vec<Slice>,
+    /// Slices that the lake has and keeps, of these days or next to them, and that were loaded with another
+    /// `source.assume_timezone`.
+    pub of_other_zone: Vec<Slice>,
 }
 
 /// Decides which slices a load does of those that an export has, each with its number of records: what the lake
@@ -321,7 +324,8 @@ pub async fn plan_load(
         };
         return Err(PlanError::Usage(problem.to_owned()));
     };
-    let mut found = Found::read(lake, &Direction::ALL, first..=last).await?;
+    let around = first.yesterday().unwrap_or(first)..=last.tomorrow().unwrap_or(last);
+    let mut found = Found::read(lake, &Direction::ALL, around).await?;
     let mut plan = Plan {
         days: first..=last,
         due: Vec::new(),
@@ -348,7 +352,27 @@ pub async fn plan_load(
         plan.add(slice, why, &found);
     }
     plan.sort();
-    Ok(LoadPlan { plan, differing })
+    let directions: Vec<Direction> = slices.iter().map(|(slice, _)| slice.direction).collect();
+    let zone = config.source.assume_timezone.as_ref().map(timezone_name);
+    let mut of_other_zone: Vec<Slice> = found
+        .entries
+        .keys()
+        .filter(|slice| directions.contains(&slice.direction))
+        .filter(|slice| !plan.due.iter().any(|due| due.slice == **slice))
+        .filter(|slice| {
+            let before = found
+                .commit(**slice)
+                .and_then(|commit| commit.asked.assumed_timezone());
+            before.is_some() && zone.is_some() && before != zone.as_deref()
+        })
+        .copied()
+        .collect();
+    of_other_zone.sort_unstable();
+    Ok(LoadPlan {
+        plan,
+        differing,
+        of_other_zone,
+    })
 }
 
 /// What a lake holds.

@@ -34,8 +34,9 @@ pub struct Counts {
     /// text in `extra`.
     #[serde(default)]
     pub rounded: u64,
-    /// Records whose local time the clocks of `source.assume_timezone` showed twice, or never: a row has the
-    /// original text in `extra`, and counts as rounded.
+    /// Records, also those that were rejected or left out, whose local time the clocks of
+    /// `source.assume_timezone` showed twice, or never. A row of one has the original text in `extra`, and
+    /// counts as rounded.
     #[serde(default)]
     pub ambiguous_times: u64,
     /// Rows whose `call_time` lies on another day than the slice's, in the configured time zone.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::config::QualityConfig;
 use crate::digest::{Digest, RowHasher};
-use crate::error::counted;
+use crate::error::{chain, counted};
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
 use crate::lake::store::{LeaseState, ObjectState};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, layout};
@@ -502,7 +502,16 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
         findings: Vec::new(),
     };
     let (ledger, table) = (layout::ledger_entry(slice), layout::table_file(slice));
-    let file = lake.table_file(slice).await?;
+    let file = lake.table_file(slice).await;
+    if let Err(error) = &file
+        && error.is_denied()
+    {
+        let problem = format!("{}. Let this user read it", chain(error));
+        let finding = Finding::new(Fault::DamagedFile, slice, &table, problem);
+        examined.findings.push(finding);
+        return Ok(examined);
+    }
+    let file = file?;
     let mut add = |fault, path: &Path, problem: &str| {
         let finding = Finding::new(fault, slice, path, problem);
         examined.findings.push(finding);

@@ -204,20 +204,28 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), CommandError> {
 }
 
 /// What is to be said of slices that the lake has otherwise.
-fn remark_on_differing(planned: &LoadPlan) -> Option<String> {
-    let days = planned.differing.iter().take(MAX_LINES);
-    let days: Vec<String> = days.map(|slice| slice.day.to_string()).collect();
-    let more = if planned.differing.len() > days.len() {
-        ", …"
-    } else {
-        ""
+fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
+    let days = |slices: &[Slice]| {
+        let days = slices.iter().take(MAX_LINES);
+        let days: Vec<String> = days.map(|slice| slice.day.to_string()).collect();
+        let more = if slices.len() > days.len() {
+            ", …"
+        } else {
+            ""
+        };
+        (!slices.is_empty()).then(|| format!("{}{more}", days.join(", ")))
     };
-    (!days.is_empty()).then(|| {
+    let differing = days(&planned.differing).map(|days| {
         format!(
-            "the lake has these days, with another number of records than the export, and keeps what it has: {}{more}. `cdrlake run` compares them with the provider, and --refresh takes the export's",
-            days.join(", ")
+            "the lake has these days, with another number of records than the export, and keeps what it has: {days}. `cdrlake run` compares them with the provider, and --refresh takes the export's"
         )
-    })
+    });
+    let other_zone = days(&planned.of_other_zone).map(|days| {
+        format!(
+            "these days were loaded with another --assume-timezone, and stay: {days}. A call that moved from one day to another is there twice. Load them again with --refresh, or fetch them with `cdrlake run --refresh`"
+        )
+    });
+    differing.into_iter().chain(other_zone).collect()
 }
 
 fn inputs(files: &[PathBuf]) -> Result<Vec<Input>, CommandError> {
@@ -262,7 +270,7 @@ async fn split_aside(
 ) -> Result<Export, CommandError> {
     let options = SplitOptions {
         timezone: config.window.timezone.clone(),
-        local_times: config.source.local_times(),
+        assume_timezone: config.source.assume_timezone.clone(),
         max_record_bytes: config.limits.max_record_bytes,
         spool_parent: config.limits.spool_dir.clone(),
     };

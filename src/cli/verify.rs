@@ -369,7 +369,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     let mut lines = findings(&found.findings);
     if let (Some(first), Some(last)) = (not_fetched.first(), not_fetched.last()) {
         lines.push(format!(
-            "{:<12}{} from {} to {} are not in the lake at all",
+            "{:<12}the lake lacks {} from {} to {}",
             "missing",
             number_of_slices(not_fetched.len()),
             first.day,

@@ -17,7 +17,6 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
 use url::Url;
 
-use crate::decode::LocalTimes;
 use crate::error::{counted, thousands};
 use crate::lake::bucket::MAX_EXPIRY;
 use crate::lake::identity::{FORMAT, Identity};
@@ -85,13 +84,6 @@ pub struct SourceConfig {
     pub compression: bool,
     /// `None` refuses times without an offset.
     pub assume_timezone: Option<TimeZone>,
-}
-
-impl SourceConfig {
-    /// What times without an offset mean.
-    pub(crate) fn local_times(&self) -> LocalTimes {
-        LocalTimes::new(self.assume_timezone.clone())
-    }
 }
 
 /// `source.via`: from which of the API's resources calls are read.
@@ -534,8 +526,11 @@ fn read_key_file(path: &Path) -> Result<String, String> {
     // Kubernetes.
     let readable = match mode & 0o077 {
         0o000 => true,
-        // Who owns it can do without.
-        0o040 => !is_own(&metadata) && own_groups().contains(&metadata.gid()),
+        // Its owner can do without, unless it is mounted.
+        0o040 => {
+            (!is_own(&metadata) || is_mounted_read_only(path))
+                && own_groups().contains(&metadata.gid())
+        }
         _ => false,
     };
     if !readable {
@@ -556,6 +551,12 @@ fn is_own(metadata: &std::fs::Metadata) -> bool {
     use std::os::unix::fs::MetadataExt;
 
     own_ids(&["Uid"]).contains(&metadata.uid())
+}
+
+/// Whether nobody can change a file, nor its mode, because of how it is mounted.
+fn is_mounted_read_only(path: &Path) -> bool {
+    let opened = std::fs::File::options().write(true).open(path);
+    opened.is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
 }
 
 /// The groups of this process: whose rights it has, and those beside them.

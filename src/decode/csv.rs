@@ -16,10 +16,9 @@ use std::io::Write;
 use std::sync::LazyLock;
 
 use super::field::Field;
-use super::phone::{is_scientific, unmarked, whole_digits};
 use super::time::{is_local_time, is_time};
 use super::{Reason, Refusal, decode};
-use crate::framing::{BOM, Cells, MAX_CELLS, Position, Separator};
+use crate::framing::{BOM, Cells, MAX_CELLS, Position, Separator, is_separator_line};
 
 /// CSV without a header of call detail records, or with a second one that cannot be used. The texts
 /// quote no cell of what may be a record.
@@ -59,6 +58,14 @@ pub enum HeaderError {
         first: usize,
         /// The other.
         second: usize,
+    },
+    /// A quotation mark that makes one row of several.
+    #[error(
+        "{at}: the row that begins here has a quotation mark that takes in the rows behind it. Double the mark and quote its cell, or leave it out"
+    )]
+    Swallowed {
+        /// Where the row begins.
+        at: Position,
     },
     /// A name that is no text.
     #[error(
@@ -124,12 +131,25 @@ fn shown_line(columns: usize, known: Option<&str>, separator: Separator) -> Stri
     format!("of its {columns} columns, separated by {separator}, {known}")
 }
 
-/// Whether a line is the one by which Excel tells what separates the cells behind it: `sep=;`.
-fn is_separator_line(text: &[u8]) -> bool {
-    let text = text.strip_prefix(BOM).unwrap_or(text);
-    text.split_last().is_some_and(|(&last, name)| {
-        name.eq_ignore_ascii_case(b"sep=") && Separator::of(last).is_some()
-    })
+/// What separates the cells of a header line: that by which it names most fields, and of several that which
+/// stands there most often.
+pub(crate) fn separator_of(line: &[u8]) -> Separator {
+    let fitness = |separator: Separator| {
+        let (mut is_quoted, mut separators) = (false, 0);
+        let cells = line.split(|&byte| {
+            is_quoted ^= byte == b'"';
+            let is_end = byte == separator as u8 && !is_quoted;
+            separators += usize::from(is_end);
+            is_end
+        });
+        let known = cells
+            .filter(|name| name.len() <= MAX_NAME_BYTES)
+            .filter_map(Field::named)
+            .count();
+        (known, separators)
+    };
+    let separators = Separator::ALL.into_iter().rev();
+    separators.max_by_key(|&it| fitness(it)).unwrap_or_default()
 }
 
 /// What a line of CSV is.
@@ -189,7 +209,7 @@ impl CsvRows {
             self.begin(text, columns(cells)?);
             return Ok(CsvRow::Header);
         }
-        let date = without_marks(trimmed(cells.iter().nth(self.date).unwrap_or_default()));
+        let date = without_formula(trimmed(cells.iter().nth(self.date).unwrap_or_default()));
         let is_complete = cells.count() == self.columns.len();
         if !is_complete || !std::str::from_utf8(date).is_ok_and(is_time) {
             if text == self.header {
@@ -207,6 +227,9 @@ impl CsvRows {
                 return Ok(CsvRow::Header);
             }
         }
+        if text.contains(&b'\n') && self.swallows_rows(text, cells.separator()) {
+            return Err(HeaderError::Swallowed { at });
+        }
         if !is_complete {
             // A server that fails in the middle may say so in JSON.
             return Ok(if text.starts_with(b"{") {
@@ -222,7 +245,7 @@ impl CsvRows {
         self.json.push(b'{');
         for (column, cell) in self.columns.iter().zip(cells.iter()) {
             let cell = match column.field {
-                Some(_) => without_marks(trimmed(cell)),
+                Some(_) => without_formula(trimmed(cell)),
                 None => trimmed(cell),
             };
             if cell.is_empty() {
@@ -232,8 +255,8 @@ impl CsvRows {
                 self.json.push(b',');
             }
             self.json.extend_from_slice(column.key.as_bytes());
-            if column.field.is_some_and(Field::is_identifier) && is_float(cell) {
-                // What the decoder takes for an id, or knows to be ruined, as it does a bare number of JSON.
+            // A bare number, as the API has it: where it is rounded, its original is the same as there.
+            if column.field == Some(Field::Duration) && is_number(cell) {
                 self.json.extend_from_slice(cell);
             } else if column.is_utc && std::str::from_utf8(cell).is_ok_and(is_local_time) {
                 write_string(&[cell, b"Z"].concat(), &mut self.json);
@@ -261,6 +284,15 @@ impl CsvRows {
         pairs
             .filter(|(column, _)| column.field.is_some())
             .any(|(column, cell)| Field::named(cell) == column.field)
+    }
+
+    /// Whether a row of several lines has records among them, as where a quotation mark is text.
+    fn swallows_rows(&self, text: &[u8], separator: Separator) -> bool {
+        text.split(|byte| *byte == b'\n').skip(1).any(|line| {
+            let cells = || line.split(|byte| *byte == separator as u8);
+            let date = trimmed(cells().nth(self.date).unwrap_or_default());
+            cells().count() == self.columns.len() && std::str::from_utf8(date).is_ok_and(is_time)
+        })
     }
 
     /// Takes a header, by whose columns the lines behind it are read.
@@ -382,12 +414,7 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         };
         found.push(name.trim().to_owned());
         let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
-        let letters = letters(name);
-        let is_utc = field == Some(Field::Date)
-            && Field::Date
-                .units()
-                .iter()
-                .any(|unit| letters.ends_with(unit));
+        let is_utc = meant.is_some_and(|(_, likeness)| likeness == Likeness::Utc);
         columns.push(Column { field, is_utc, key });
     }
     let known = columns.iter().filter_map(|column| column.field);
@@ -478,6 +505,8 @@ const SYNONYMS: [(Field, &[&str]); 7] = [
 /// How a column's name means a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
+    /// It says what its times are of.
+    Utc,
     /// It is the field's.
     Name,
     /// It is the field's, with a unit.
@@ -493,13 +522,17 @@ static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
         let name = letters(field.name());
         let synonyms = SYNONYMS.into_iter().filter(|(of, _)| *of == field);
         let synonyms = synonyms.flat_map(|(_, names)| names.iter().copied());
+        let utc = (field == Field::Date).then_some(Likeness::Utc);
         for unit in field.units() {
-            names.insert(format!("{name}{unit}"), (field, Likeness::NameWithUnit));
+            let likeness = utc.unwrap_or(Likeness::NameWithUnit);
+            names.insert(format!("{name}{unit}"), (field, likeness));
+            for synonym in synonyms.clone() {
+                let likeness = utc.unwrap_or(Likeness::Synonym);
+                names.insert(format!("{synonym}{unit}"), (field, likeness));
+            }
         }
         for synonym in synonyms {
-            for unit in field.units().iter().chain(&[""]) {
-                names.insert(format!("{synonym}{unit}"), (field, Likeness::Synonym));
-            }
+            names.insert(synonym.to_owned(), (field, Likeness::Synonym));
         }
         names.insert(name, (field, Likeness::Name));
     }
@@ -516,14 +549,6 @@ impl Field {
     fn meant_by(name: &[u8]) -> Option<(Self, Likeness)> {
         let name = letters(std::str::from_utf8(name).ok()?);
         NAMES.get(&name).copied()
-    }
-
-    /// Whether it is a name that is not counted with.
-    fn is_identifier(self) -> bool {
-        matches!(
-            self,
-            Self::SipTrunk | Self::CallId | Self::Uuid | Self::ParentCallId | Self::ParentUuid
-        )
     }
 
     /// What may stand behind the field's name, for it says what the column holds anyway. Another unit, such as
@@ -543,23 +568,21 @@ fn trimmed(cell: &[u8]) -> &[u8] {
     std::str::from_utf8(cell).map_or_else(|_| cell.trim_ascii(), |text| text.trim().as_bytes())
 }
 
-/// A cell without what makes a spreadsheet take it for text.
-fn without_marks(cell: &[u8]) -> &[u8] {
-    std::str::from_utf8(cell).map_or(cell, |cell| unmarked(cell).as_bytes())
+/// A cell without the formula that makes a spreadsheet take it for text: `="442079460001"`.
+fn without_formula(cell: &[u8]) -> &[u8] {
+    let text = cell.strip_prefix(b"=\"");
+    text.and_then(|text| text.strip_suffix(b"\""))
+        .unwrap_or(cell)
+}
+
+fn is_number(cell: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Number>(cell).is_ok()
 }
 
 /// A name without case, spaces and marks.
 fn letters(name: &str) -> String {
     let letters = name.chars().filter(|letter| letter.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
-}
-
-/// Whether a cell is a whole number that some program took for a float: `12345.0`, `1.23457E+14`.
-fn is_float(cell: &[u8]) -> bool {
-    let is_json = serde_json::from_slice::<&serde_json::value::RawValue>(cell).is_ok();
-    let is_float =
-        |text: &str| is_scientific(text) || (text.contains('.') && whole_digits(text).is_some());
-    is_json && std::str::from_utf8(cell).is_ok_and(is_float)
 }
 
 /// Writes a string. One that is not UTF-8 becomes one that is not either, for the decoder to refuse.

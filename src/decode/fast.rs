@@ -215,11 +215,11 @@ impl<'a> Value<'a> {
     fn seconds(self) -> Result<Option<i32>, Unexpected> {
         let text = match self {
             Self::Null => return Ok(None),
-            // CSV has nothing but texts.
-            Self::Number(text) | Self::Text(text) => text.as_bytes(),
+            Self::Number(text) => text.as_bytes(),
+            Self::Text(_) => return Err(Unexpected),
         };
         // Nine digits fit.
-        if text.is_empty() || text.len() > 9 || (text.len() > 1 && text[0] == b'0') {
+        if text.len() > 9 || (text.len() > 1 && text[0] == b'0') {
             return Err(Unexpected);
         }
         text.iter()

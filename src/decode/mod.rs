@@ -13,6 +13,7 @@ mod time;
 
 use std::borrow::Cow;
 
+pub(crate) use csv::separator_of;
 pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing, is_stray_header};
 pub use fast::Decoder;
 pub(crate) use plain::is_rounded;

@@ -33,7 +33,7 @@ fn unusual_number(text: &str) -> Result<&str, LostDigits> {
 }
 
 /// A cell without the marks that make a spreadsheet take it for text: `="442079460001"`, a leading `'`.
-pub(super) fn unmarked(cell: &str) -> &str {
+fn unmarked(cell: &str) -> &str {
     let formula = cell
         .strip_prefix("=\"")
         .and_then(|cell| cell.strip_suffix('"'));
@@ -50,7 +50,7 @@ fn is_digits(text: &str) -> bool {
 
 /// Whether a text is a number with an exponent, as spreadsheets write those: one digit in front, and decimals or
 /// a sign of the exponent: `1.30256E+10`, `1,30256E+10`, `1E+10`. Without these (`12e5`, `1e7`) it may be a name.
-pub(super) fn is_scientific(text: &str) -> bool {
+fn is_scientific(text: &str) -> bool {
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
         return false;
     };

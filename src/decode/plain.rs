@@ -10,7 +10,7 @@ use super::field::Field;
 use super::phone::{LostDigits, has_exponent, phone_number, whole_digits};
 use super::time::LocalTimes;
 use super::{MAX_DEPTH, Reason, Record, Refusal};
-use crate::amount::{Amount, Rounded, round_i32};
+use crate::amount::{Amount, AmountError, Rounded, round_i32};
 use crate::error::{cut, quoted};
 
 /// An object's members: keys decoded, values still as their JSON text.
@@ -443,7 +443,14 @@ fn duration(fields: &mut Fields<'_>) -> Result<Option<i32>, Reason> {
         field: field.name(),
         expected,
     };
-    let seconds = decimal(fields, field, expected)?.map(|text| round_i32(&text).ok_or(wrong));
+    let comma = Reason::Amount {
+        field: field.name(),
+        error: AmountError::Comma,
+    };
+    let seconds = decimal(fields, field, expected)?.map(|text| match round_i32(&text) {
+        None if Amount::round(&text) == Err(AmountError::Comma) => Err(comma),
+        seconds => seconds.ok_or(wrong),
+    });
     let seconds = seconds.transpose()?;
     Ok(seconds.map(|seconds| fields.keep_original(field, seconds)))
 }

@@ -10,6 +10,7 @@ use std::fmt;
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
 use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position};
+use crate::decode::separator_of;
 
 /// Most cells of a line that are told apart; nobody has as many columns.
 pub const MAX_CELLS: usize = 4_096;
@@ -30,7 +31,8 @@ pub enum Separator {
 }
 
 impl Separator {
-    const ALL: [Self; 4] = [Self::Comma, Self::Semicolon, Self::Tab, Self::Bar];
+    /// Each, the more usual one first.
+    pub(crate) const ALL: [Self; 4] = [Self::Comma, Self::Semicolon, Self::Tab, Self::Bar];
 
     /// The one that this byte is.
     pub(crate) fn of(byte: u8) -> Option<Self> {
@@ -80,15 +82,28 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// The first line, until it tells what separates its cells.
+/// Whether a line is the one by which Excel tells what separates the cells behind it: `sep=;`, also as a
+/// spreadsheet saves it again.
+pub(crate) fn is_separator_line(line: &[u8]) -> bool {
+    let line = line.strip_prefix(BOM).unwrap_or(line);
+    let line = line.strip_prefix(b"\"").unwrap_or(line);
+    line.split_at_checked(4).is_some_and(|(name, rest)| {
+        let mut rest = rest.iter().filter(|byte| **byte != b'"').peekable();
+        name.eq_ignore_ascii_case(b"sep=")
+            && rest.peek().is_some()
+            && rest.all(|&byte| Separator::of(byte).is_some())
+    })
+}
+
+/// The header line, until it has ended and tells what separates its cells.
 #[derive(Debug, Default)]
 struct FirstLine {
-    /// The line as far as it has come, and perhaps more.
+    /// The first line as far as it has come, and perhaps more.
     held: Vec<u8>,
     /// How much of that was looked at.
     looked_at: usize,
-    /// How often each separator stands outside of quotation marks.
-    counts: [usize; Separator::ALL.len()],
+    /// Where the header begins: behind a line such as `sep=;`.
+    start: usize,
     is_quoted: bool,
 }
 
@@ -96,28 +111,31 @@ impl FirstLine {
     /// Takes more of the body. Returns whether the line has ended, or is too long for a record.
     fn take(&mut self, bytes: &[u8], max_record_bytes: usize) -> bool {
         self.held.extend_from_slice(bytes);
-        for &byte in &self.held[self.looked_at..] {
-            let is_end = !self.is_quoted && b"\r\n".contains(&byte);
-            if is_end || self.looked_at == max_record_bytes {
+        while let Some(&byte) = self.held.get(self.looked_at) {
+            let line = &self.held[self.start..self.looked_at];
+            if line.len() == max_record_bytes {
                 return true;
             }
-            self.looked_at += 1;
-            if byte == b'"' {
+            if !self.is_quoted && b"\r\n".contains(&byte) {
+                if !line.is_empty() && !is_separator_line(line) {
+                    return true;
+                }
+                self.start = self.looked_at + 1;
+            }
+            // A quotation mark within a cell is one of its characters, as in `size 5"`.
+            let may_open = line
+                .last()
+                .is_none_or(|&last| last == b'"' || Separator::of(last).is_some());
+            if byte == b'"' && (self.is_quoted || may_open) {
                 self.is_quoted = !self.is_quoted;
             }
-            let separator = Separator::ALL.iter().position(|&it| it as u8 == byte);
-            if let (false, Some(separator)) = (self.is_quoted, separator) {
-                self.counts[separator] += 1;
-            }
+            self.looked_at += 1;
         }
         false
     }
 
-    /// What stands in it most often; the first of those where several do.
     fn separator(&self) -> Separator {
-        let pairs = Separator::ALL.into_iter().zip(self.counts).rev();
-        let most = pairs.max_by_key(|&(_, count)| count);
-        most.map(|(separator, _)| separator).unwrap_or_default()
+        separator_of(&self.held[self.start..self.looked_at])
     }
 }
 

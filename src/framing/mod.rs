@@ -36,6 +36,7 @@ mod json;
 use serde::{Deserialize, Serialize};
 
 use csv::CsvFramer;
+pub(crate) use csv::is_separator_line;
 pub use csv::{Cells, MAX_CELLS, Separator};
 use json::JsonFramer;
 pub(crate) use json::Pagination;

@@ -182,8 +182,20 @@ impl RejectsFile {
 pub struct Asked {
     /// The address without its query, which never held the key.
     pub url: String,
-    /// Query parameters in their order.
+    /// Query parameters in their order; of a load its files, and the zone of times without an offset.
     pub query: Vec<(String, String)>,
+}
+
+/// The parameter that names the time zone which a load assumed.
+pub(crate) const ASSUMED_TIMEZONE: &str = "assume_timezone";
+
+impl Asked {
+    /// The time zone in which a load read times without an offset.
+    pub(crate) fn assumed_timezone(&self) -> Option<&str> {
+        let mut query = self.query.iter();
+        let (_, zone) = query.find(|(name, _)| name == ASSUMED_TIMEZONE)?;
+        Some(zone)
+    }
 }
 
 /// A publication that is done.

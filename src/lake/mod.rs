@@ -158,9 +158,13 @@ impl LakeError {
         }
     }
 
-    /// Whether a bucket does not permit what was tried, on this object.
+    /// Whether the store does not permit what was tried, on this object.
     pub fn is_denied(&self) -> bool {
-        self.kind() == Some(FailureKind::Denied)
+        match self {
+            Self::Store(error) => error.is_denied(),
+            Self::NotRecorded { source, .. } => source.is_denied(),
+            _ => false,
+        }
     }
 
     fn kind(&self) -> Option<FailureKind> {

@@ -218,6 +218,13 @@ impl StoreError {
         Some(error.kind)
     }
 
+    /// Whether the store does not permit what was tried, on this object.
+    pub fn is_denied(&self) -> bool {
+        let io = self.source.downcast_ref::<std::io::Error>();
+        io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
+            || self.kind() == Some(FailureKind::Denied)
+    }
+
     /// Whether an object store has said that it does not do what was asked: nothing has changed.
     pub fn is_refusal(&self) -> bool {
         let error = self.source.downcast_ref::<BucketError>();

@@ -563,7 +563,7 @@ impl Conversion {
             max_record_bytes,
             max_slice_bytes,
             dedupe: config.quality.dedupe,
-            local_times: config.source.local_times(),
+            assume_timezone: config.source.assume_timezone.clone(),
             privacy: Arc::clone(privacy),
             credentials: Arc::clone(context.source.credentials()),
             parquet: config.parquet.clone(),

@@ -99,7 +99,7 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
         assert_eq!(
             json_of(&body).unwrap(),
             [
-                r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":"60","charge":"0.01"}"#
+                r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":60,"charge":"0.01"}"#
             ],
             "{header}"
         );
@@ -132,7 +132,7 @@ fn a_field_s_own_name_makes_other_names_of_it_unknown_columns() {
         ("date,from,to,duration,charge,Charge USD", "Charge USD"),
     ] {
         let record = format!(
-            r#"{{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":"60","charge":"0.01","{extra}":"other"}}"#
+            r#"{{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":60,"charge":"0.01","{extra}":"other"}}"#
         );
         assert_eq!(json_of(&format!("{header}\n{row}")).unwrap(), [record]);
     }
@@ -166,33 +166,73 @@ fn a_row_with_a_time_is_a_record_whatever_else_is_in_it() {
 }
 
 #[test]
-fn marks_of_a_spreadsheet_are_taken_off_and_ruined_ids_are_no_ids() {
-    let row = |id: &str| {
-        let body = format!("{HEADER}2026-10-01T10:00:00Z,11,22,=\"60\",=\"0.01\",{id}\n");
-        let json = json_of(&body).unwrap().remove(0);
-        let record = decode(json.as_bytes()).map_err(|refusal| format!("{refusal:?}"))?;
-        assert_eq!(record.duration_seconds, Some(60));
-        assert_eq!(
-            record.charge_usd.map(crate::amount::Amount::nanos),
-            Some(10_000_000)
-        );
-        Ok::<_, String>(record.call_id.unwrap_or_default().into_owned())
-    };
+fn formulas_of_a_spreadsheet_are_taken_off_and_ids_are_as_they_stand() {
     for (cell, id) in [
         ("=\"100200300\"", "100200300"),
-        ("'100200300", "100200300"),
-        ("123456.0", "123456"),
-        ("0123456.0", "0123456.0"),
-        ("1.5", "1.5"),
+        ("'100200300", "'100200300"),
+        ("1700000000.0", "1700000000.0"),
         ("12e5", "12e5"),
-        ("'t Hooft", "'t Hooft"),
+        ("\"5", "\"5"),
     ] {
         let cell = cell.replace('"', "\"\"");
-        let read = row(&format!("\"{cell}\""));
-        assert_eq!(read, Ok(id.to_owned()), "{cell}");
+        let body = format!("{HEADER}2026-10-01T10:00:00Z,11,22,=\"60\",=\"0.01\",\"{cell}\"\n");
+        let json = json_of(&body).unwrap().remove(0);
+        let record = decode(json.as_bytes()).unwrap();
+        assert_eq!(record.duration_seconds, Some(60));
+        let charge = record.charge_usd.map(crate::amount::Amount::nanos);
+        assert_eq!(charge, Some(10_000_000));
+        assert_eq!(record.call_id.as_deref(), Some(id));
     }
-    let ruined = row("1.23457E+14").unwrap_err();
-    assert!(ruined.contains("LostDigits"), "{ruined}");
+}
+
+#[test]
+fn a_quotation_mark_that_is_text_swallows_no_rows() {
+    let header = "date\tfrom\tto\tduration\tcharge\tnote\n";
+    let row = |note: &str| format!("2026-10-01T10:00:00Z\t11\t22\t60\t0.01\t{note}\n");
+    let body = [header, &row("a"), &row("\"b"), &row("c"), &row("d\"")].concat();
+    let error = json_of(&body).unwrap_err();
+    let at = header.len() + row("a").len();
+    let expected = format!("line 3, byte {at}: the row that begins here has a quotation mark");
+    assert!(error.starts_with(&expected), "{error}");
+    // A cell of several lines is none of that.
+    let body = [header, &row("\"two\nlines\n2026-10-01T10:00:00Z\"")].concat();
+    assert_eq!(json_of(&body).unwrap().len(), 1);
+}
+
+#[test]
+fn the_names_in_a_header_tell_what_separates_them() {
+    for (header, separator) in [
+        ("date,from,to,duration,charge,tags (a|b|c|d|e|f|g)", ","),
+        ("date,from,to,duration,charge,size 5\"", ","),
+        ("date;from;to;duration;charge;\"a,b,c,d,e,f,g,h\"", ";"),
+        (
+            "date;from;to;duration;charge;price, in EUR, net, of VAT, in all, of all, of it",
+            ";",
+        ),
+    ] {
+        let row = "2026-10-01T10:00:00Z,11,22,60,0.01,\"a;b|c\"\n".replace("0Z,", "0Z#");
+        let row = row.replace("#", ",").replace(
+            "Z,11,22,60,0.01,",
+            &"Z,11,22,60,0.01,".replace(',', separator),
+        );
+        for first in ["", "sep=;\n", "\"sep=,\"\r\n", "SEP=|||||\n"] {
+            let body = format!("{first}{header}\n{row}{row}");
+            assert_eq!(json_of(&body).map(|rows| rows.len()), Ok(2), "{body}");
+        }
+    }
+}
+
+#[test]
+fn a_column_that_is_named_after_utc_comes_before_local_times() {
+    for header in [
+        "date,Date (UTC),from,to,duration,charge",
+        "Call date,Start time (UTC),from,to,duration,charge",
+    ] {
+        let body = format!("{header}\n2026-10-01 12:00:00,2026-10-01 10:00:00,11,22,60,0.01\n");
+        let json = json_of(&body).unwrap().remove(0);
+        assert!(json.contains(r#""date":"2026-10-01 10:00:00Z""#), "{json}");
+        assert!(json.contains("12:00:00\""), "{json}");
+    }
 }
 
 #[test]
@@ -323,7 +363,7 @@ fn cells_are_trimmed_and_unknown_columns_of_one_name_get_a_number() {
     assert_eq!(
         json_of(body).unwrap(),
         [
-            r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":"60","charge":"0.01","note":"a","note_2":"b","note_2_2":"c","note_3":"d"}"#
+            r#"{"date":"2026-10-01T10:00:00Z","from":"11","to":"22","duration":60,"charge":"0.01","note":"a","note_2":"b","note_2_2":"c","note_3":"d"}"#
         ]
     );
 }

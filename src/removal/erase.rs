@@ -15,7 +15,6 @@ use tokio_util::sync::CancellationToken;
 use super::Removal;
 use crate::config::{Config, TOOL};
 use crate::convert::{ConvertError, ConvertOptions, Converted, Converter};
-use crate::decode::LocalTimes;
 use crate::error::chain;
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::store::{Lease, LeaseState};
@@ -523,7 +522,7 @@ impl Eraser<'_> {
             // Rows that are there twice were meant to stay.
             dedupe: false,
             // They have become instants.
-            local_times: LocalTimes::default(),
+            assume_timezone: None,
             privacy: Arc::clone(privacy),
             // Its rows are those of the lake.
             credentials: Arc::default(),

@@ -6,7 +6,6 @@ use arrow::array::AsArray;
 use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
 use cdrlake::convert::{ConvertOptions, Converter};
-use cdrlake::decode::LocalTimes;
 use cdrlake::slice::{Direction, Slice, parse_day};
 use cdrlake::writer::ParquetOptions;
 use jiff::Timestamp;
@@ -340,7 +339,7 @@ fn convert(
         max_record_bytes: 2_000,
         max_slice_bytes: u64::MAX,
         dedupe: true,
-        local_times: LocalTimes::default(),
+        assume_timezone: None,
         privacy: Arc::default(),
         credentials: Arc::default(),
         parquet: ParquetOptions {

@@ -1083,6 +1083,59 @@ fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() 
 }
 
 #[test]
+fn days_that_were_loaded_in_another_zone_are_told() {
+    let row = |time: &str| format!("{time},1,2,3,0.1\n");
+    let export = format!(
+        "date,from,to,duration,charge\n{}{}",
+        row("2026-10-03 12:00:00"),
+        row("2026-10-04 01:00:00")
+    );
+    let (workplace, _server) = with_export(3, export);
+    let all = ["--reconcile", "off", "--assume-timezone"];
+    let first = load(&workplace, &[&all[..], &["UTC", "export"]].concat());
+    assert_eq!(
+        (first.status, first.report().warnings.len()),
+        (0, 1),
+        "{first:?}"
+    );
+    let second = load(
+        &workplace,
+        &[&all[..], &["Europe/Berlin", "--refresh", "export"]].concat(),
+    );
+    let warnings = second.report().warnings;
+    let stays = "these days were loaded with another --assume-timezone, and stay: 2026-10-04. ";
+    assert!(
+        warnings.iter().any(|warning| warning.starts_with(stays)),
+        "{warnings:?}"
+    );
+}
+
+#[test]
+fn a_line_that_is_no_list_of_records_is_one_that_has_no_day() {
+    let deep = |levels| "[".repeat(levels) + &calls(0, 1).replace('\n', "") + &"]".repeat(levels);
+    for line in [
+        deep(2),
+        deep(100),
+        deep(20_000),
+        "[1,1,1]".to_owned(),
+        "[{},1]".to_owned(),
+    ] {
+        let (workplace, _server) = with_export(3, format!("{}{line}\n", calls(0, 1)));
+        let loaded = load(&workplace, &["export"]);
+        assert_eq!(loaded.status, 1, "{loaded:?}");
+        assert!(
+            loaded
+                .stderr
+                .contains("error: 1 record cannot be assigned to a day: export, line 2"),
+            "{}",
+            loaded.stderr
+        );
+    }
+    let (workplace, _server) = with_export(3, format!("{}[]\n", calls(0, 3)));
+    assert_eq!(load(&workplace, &["export"]).status, 0);
+}
+
+#[test]
 fn a_column_that_is_named_after_utc_needs_no_offset() {
     let row = |time: &str| format!("{time},1,2,3,0.1\n");
     let export = format!(

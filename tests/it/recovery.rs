@@ -1,5 +1,5 @@
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use cdrlake::report::SliceOutcome;
@@ -7,7 +7,7 @@ use serde_json::json;
 
 use crate::server::{Server, count, sized};
 use crate::support::{
-    CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, output, serving, skipped,
+    CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, output, ran, serving, skipped,
 };
 
 /// A server with three calls for each of the days around [`DAY`].
@@ -1166,39 +1166,103 @@ fn what_a_killed_run_had_committed_is_told_by_the_next() {
 const GROUP: u32 = 61_000;
 const USERS: [u32; 2] = [61_001, 61_002];
 
-#[test]
-fn a_second_user_of_the_group_runs_verifies_and_cleans_up_in_the_same_lake() {
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
-    use std::os::unix::process::CommandExt;
+/// A folder in which users other than root may run the binary; `None` where tests are not root.
+fn folder_of_users(workplace: &Workplace) -> Option<PathBuf> {
+    use std::os::unix::fs::MetadataExt;
 
-    let server = Server::start();
-    serve_days(&server, 3, "0.027");
-    let workplace = Workplace::new(&server);
     let root = workplace.path("");
     if std::fs::metadata(&root).unwrap().uid() != 0 {
         skipped("TEST_AS_ROOT", "a machine on which tests are root");
-        return;
+        return None;
     }
-    workplace.reconfigure("url = \"lake\"", "url = \"lake\"\nfile_mode = \"0660\"");
-    let allow = |path: &Path, mode| {
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
-    };
     allow(&root, 0o755);
-    let program = root.join("cdrlake");
-    std::fs::copy(env!("CARGO_BIN_EXE_cdrlake"), &program).unwrap();
+    std::fs::copy(env!("CARGO_BIN_EXE_cdrlake"), root.join("cdrlake")).unwrap();
     std::fs::create_dir(root.join("lake")).unwrap();
+    Some(root)
+}
+
+fn allow(path: &Path, mode: u32) {
+    use std::os::unix::fs::PermissionsExt;
+
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+}
+
+/// Runs the binary in a folder as a user of [`GROUP`].
+fn run_as(user: u32, root: &Path, arguments: &str) -> Ran {
+    use std::os::unix::process::CommandExt;
+
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("umask 022; exec ./cdrlake {arguments}")])
+        .current_dir(root)
+        .env("TEST_KEY", "test-key")
+        .uid(user)
+        .gid(GROUP);
+    ran(output(command))
+}
+
+#[test]
+fn a_partition_of_another_owner_fails_its_slice_and_no_other() {
+    let server = Server::start();
+    serve_days(&server, 3, "0.027");
+    let workplace = Workplace::new(&server);
+    let Some(root) = folder_of_users(&workplace) else {
+        return;
+    };
+    std::os::unix::fs::chown(root.join("lake"), Some(USERS[0]), Some(GROUP)).unwrap();
+    let days = format!("--direction placed --from {} --to {}", DAYS[0], DAYS[2]);
+    let first = run_as(USERS[0], &root, &format!("run {days}"));
+    assert_eq!(first.status, 0, "{first:?}");
+    let closed = root.join(format!("lake/cdrs/dt={}", DAYS[1]));
+    std::os::unix::fs::chown(&closed, Some(USERS[1]), None).unwrap();
+    allow(&closed, 0o700);
+
+    let run = run_as(
+        USERS[0],
+        &root,
+        &format!("run {days} --refresh --format json"),
+    );
+    assert_eq!(run.status, 1, "{run:?}");
+    for slice in run.report().slices {
+        let is_closed = slice.slice().day.to_string() == DAYS[1];
+        assert_eq!(slice.error.is_some(), is_closed, "{run:?}");
+    }
+    let others = format!("--direction placed --from {0} --to {0}", DAYS[2]);
+    for arguments in [
+        format!("verify {others}"),
+        format!("plan {others}"),
+        "gc".to_owned(),
+    ] {
+        let other = run_as(USERS[0], &root, &arguments);
+        assert_eq!(other.status, 0, "{arguments}: {other:?}");
+        assert!(!other.stderr.contains(DAYS[1]), "{arguments}: {other:?}");
+    }
+    let verified = run_as(USERS[0], &root, "verify");
+    assert_eq!(verified.status, 1, "{verified:?}");
+    let finding = format!(
+        "damaged     cdrs/dt={0}/placed-{0}.parquet: cannot look at",
+        DAYS[1]
+    );
+    assert!(
+        verified.stdout.contains(&finding) && verified.stdout.contains("1 finding"),
+        "{verified:?}"
+    );
+}
+
+#[test]
+fn a_second_user_of_the_group_runs_verifies_and_cleans_up_in_the_same_lake() {
+    let server = Server::start();
+    serve_days(&server, 3, "0.027");
+    let workplace = Workplace::new(&server);
+    let Some(root) = folder_of_users(&workplace) else {
+        return;
+    };
+    workplace.reconfigure("url = \"lake\"", "url = \"lake\"\nfile_mode = \"0660\"");
     std::os::unix::fs::chown(root.join("lake"), None, Some(GROUP)).unwrap();
     allow(&root.join("lake"), 0o2770);
     let run_as = |user: u32, arguments: &str| {
-        let mut command = Command::new("sh");
-        command
-            .args(["-c", &format!("umask 022; exec ./cdrlake {arguments}")])
-            .current_dir(&root)
-            .env("TEST_KEY", "test-key")
-            .uid(user)
-            .gid(GROUP);
-        let output = output(command);
-        assert!(output.status.success(), "{user} {arguments}: {output:?}");
+        let ran = run_as(user, &root, arguments);
+        assert_eq!(ran.status, 0, "{user} {arguments}: {ran:?}");
     };
     let days = format!("--from {} --to {}", DAYS[0], DAYS[2]);
     run_as(USERS[0], &format!("run {days}"));
