@@ -493,6 +493,7 @@ impl Stage {
             ambiguous_times: self.decoder.ambiguous_times(),
             ..Counts::default()
         };
+        let first_reject = self.rejects.first().map(str::to_owned);
         let rejects = self.rejects.finish().map_err(spool)?;
         // First, for it gives back a row group of memory.
         let mut spooled = self.writer.end()?;
@@ -542,6 +543,7 @@ impl Stage {
             far_outside_day: tally.far_outside_day,
             spooled,
             rejects,
+            first_reject,
             missing_fields: self.missing_fields,
             counts,
             totals: tally.totals,
@@ -572,6 +574,8 @@ pub struct Converted {
     spooled: SpooledRows,
     /// The spooled rejects, if there are any.
     pub rejects: Option<TempPath>,
+    /// Where the first of them stands, and why it is one.
+    pub first_reject: Option<String>,
     /// Fields of a record for which CSV had no column, so that their columns are empty.
     pub missing_fields: Vec<&'static str>,
     /// What was read, and what became of it.

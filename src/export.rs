@@ -340,6 +340,8 @@ pub struct Undated {
     pub without_offset: u64,
     /// Where the first of them stand, and why.
     pub examples: Vec<String>,
+    /// Why the last of these has none.
+    last_reason: String,
 }
 
 /// An export, split. Dropping it removes its files.
@@ -686,7 +688,10 @@ impl Splitter {
         let undated = &mut self.export.undated;
         undated.records += 1;
         if undated.examples.len() < MAX_EXAMPLES {
-            undated.examples.push(format!("{name}, {at}: {why}"));
+            let is_same = undated.last_reason == why;
+            let reason = if is_same { "the same" } else { why };
+            undated.examples.push(format!("{name}, {at}: {reason}"));
+            why.clone_into(&mut undated.last_reason);
         }
     }
 

@@ -172,6 +172,8 @@ pub struct RejectsWriter {
     path: PathBuf,
     open: Option<(zstd::Encoder<'static, BufWriter<File>>, TempPath)>,
     count: u64,
+    /// Place and reason of the first reject, in words.
+    first: Option<String>,
 }
 
 impl std::fmt::Debug for RejectsWriter {
@@ -190,12 +192,18 @@ impl RejectsWriter {
             path,
             open: None,
             count: 0,
+            first: None,
         }
     }
 
     /// Rejects so far.
     pub fn count(&self) -> u64 {
         self.count
+    }
+
+    /// Where the first reject stands, and why it is one.
+    pub fn first(&self) -> Option<&str> {
+        self.first.as_deref()
     }
 
     /// Adds a reject.
@@ -210,6 +218,8 @@ impl RejectsWriter {
         serde_json::to_writer(&mut *encoder, reject)?;
         encoder.write_all(b"\n")?;
         self.count += 1;
+        self.first
+            .get_or_insert_with(|| format!("{}: {}", reject.place(), reject.reason));
         Ok(())
     }
 

@@ -440,6 +440,21 @@ struct Examined {
 }
 
 impl Examined {
+    /// Of a slice of which nothing was looked at.
+    fn nothing(slice: Slice) -> Self {
+        Self {
+            slice,
+            rows: 0,
+            bytes: 0,
+            counts: Counts::default(),
+            schema_version: None,
+            is_unproven: false,
+            has_duplicates: false,
+            in_progress: false,
+            findings: Vec::new(),
+        }
+    }
+
     /// A slice may have been committed under a configuration that tolerated more.
     fn judge_rejects(&mut self, quality: &QualityConfig) {
         if let Some(problem) = quality.refuses_rejects(&self.counts) {
@@ -490,28 +505,15 @@ async fn look(lake: &Lake, slice: Slice, found: &LedgerEntry) -> Result<Examined
     let LedgerEntry {
         entry, condition, ..
     } = found;
-    let mut examined = Examined {
-        slice,
-        rows: 0,
-        bytes: 0,
-        counts: Counts::default(),
-        schema_version: None,
-        is_unproven: false,
-        has_duplicates: false,
-        in_progress: false,
-        findings: Vec::new(),
-    };
+    let mut examined = Examined::nothing(slice);
     let (ledger, table) = (layout::ledger_entry(slice), layout::table_file(slice));
-    let file = lake.table_file(slice).await;
-    if let Err(error) = &file
-        && error.is_denied()
-    {
-        let problem = format!("{}. Let this user read it", chain(error));
-        let finding = Finding::new(Fault::DamagedFile, slice, &table, problem);
-        examined.findings.push(finding);
-        return Ok(examined);
-    }
-    let file = file?;
+    let file = match lake.table_file(slice).await {
+        Err(error) if error.is_denied() => {
+            examined.findings.push(closed_to_us(slice, &error));
+            return Ok(examined);
+        }
+        file => file?,
+    };
     let mut add = |fault, path: &Path, problem: &str| {
         let finding = Finding::new(fault, slice, path, problem);
         examined.findings.push(finding);
@@ -632,6 +634,16 @@ async fn check_table(
         let problem = "the Parquet library fails on it in a way that nobody foresaw";
         Err((Fault::DamagedFile, problem.to_owned()))
     }))
+}
+
+fn closed_to_us(slice: Slice, error: &LakeError) -> Finding {
+    let problem = format!("{}. Let this user read it", chain(error));
+    Finding::new(
+        Fault::DamagedFile,
+        slice,
+        &layout::table_file(slice),
+        problem,
+    )
 }
 
 fn missing(file: &PublishedFile) -> (Fault, String) {

@@ -217,7 +217,7 @@ fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
     };
     let differing = days(&planned.differing).map(|days| {
         format!(
-            "the lake has these days, with another number of records than the export, and keeps what it has: {days}. `cdrlake run` compares them with the provider, and --refresh takes the export's"
+            "the lake has these days, with another number of records than the export, and keeps what it has: {days}. `cdrlake run` compares them with the provider, and --refresh puts what the export has in their place: give all files of a day at once"
         )
     });
     let other_zone = days(&planned.of_other_zone).map(|days| {

@@ -41,7 +41,7 @@ pub enum HeaderError {
     /// No column for the date, or for what a bill is made of: null in every row, it would look like
     /// calls that cost nothing.
     #[error(
-        "the CSV has no column for {}. It takes date, from, to, duration and charge, and has {}. Give the column that is meant that name",
+        "the CSV has no column for {}. It takes date, from, to, duration and charge, and has {}. If one of them is meant, give it that name, its values in seconds, US dollars or with a UTC offset",
         missing.join(", "),
         shown_columns(found)
     )]

@@ -35,8 +35,16 @@ enum SliceError {
     Fetch(#[from] FetchError),
     #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
     Unaccounted(Counts),
-    #[error("{problem}. `cdrlake rejects` shows them; they lie in {path}")]
-    TooManyRejects { problem: String, path: String },
+    #[error(
+        "{problem}. The first: {first}. `cdrlake rejects --lake {lake}` shows them; they lie in {path}"
+    )]
+    TooManyRejects {
+        problem: String,
+        /// Where the first stands, and why it is one.
+        first: String,
+        lake: String,
+        path: String,
+    },
     #[error(
         "{far} of {rows} rows lie more than {FAR_OUTSIDE_HOURS} hours outside {day}: these are another day's calls, and the lake keeps what it has. Run again later, and ask the provider if it stays"
     )]
@@ -630,7 +638,12 @@ async fn judge(
     }
     if let Some(problem) = quality.refuses_rejects(counts) {
         let path = in_lake(context, &layout::failed_rejects_file(slice));
-        return Err(SliceError::TooManyRejects { problem, path });
+        return Err(SliceError::TooManyRejects {
+            problem,
+            first: converted.first_reject.clone().unwrap_or_default(),
+            lake: context.config.lake.url.to_string(),
+            path,
+        });
     }
     let far = converted.far_outside_day;
     if far > counts.rows / 2 {
