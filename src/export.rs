@@ -30,9 +30,10 @@ use crate::framing::{BOM, Boundary, Position};
 use crate::lake::ledger::{ASSUMED_TIMEZONE, Asked};
 use crate::numbers::{MIN_DIGITS, replace_numbers};
 use crate::place::Place;
-use crate::plan::{FIRST_DAY, day_us};
+use crate::plan::day_us;
 use crate::privacy::redact_addresses;
 use crate::records::{Item, RecordReader};
+use crate::slice::FIRST_DAY;
 use crate::spool::{self, Spool};
 
 /// Bytes of records that are held before they are written to the files of their days.

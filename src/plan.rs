@@ -16,10 +16,7 @@ use crate::digest::day_number;
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
 use crate::lake::store::ObjectState;
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact, layout};
-use crate::slice::{Direction, Slice};
-
-/// No call is older: what asks for earlier days is a slip, and would ask for hundreds of thousands.
-pub(crate) const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
+use crate::slice::{Direction, FIRST_DAY, Slice};
 
 /// How far clocks may differ without consequence: those of machines that share a lake, and of this
 /// machine and the provider.

@@ -6,6 +6,10 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
+/// No call is older: a record of an earlier day is the work of a clock or a program that had none, and to ask
+/// for earlier days is a slip.
+pub(crate) const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
+
 /// Which way a call went, as the API's `type` parameter says it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
