@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cdrlake::convert::{ConvertOptions, Converter};
+use cdrlake::cdr::slice::{Direction, Slice};
 use cdrlake::privacy::Credentials;
 use cdrlake::simulator::{Generator, KeyOrder};
-use cdrlake::slice::{Direction, Slice};
-use cdrlake::writer::ParquetOptions;
+use cdrlake::slice_file::convert::{ConvertOptions, Converter};
+use cdrlake::slice_file::writer::ParquetOptions;
 use jiff::civil::date;
 use parquet::basic::Compression;
 use secrecy::SecretString;

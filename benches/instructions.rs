@@ -14,7 +14,7 @@ mod data;
 use std::hint::black_box;
 use std::process::Command;
 
-use cdrlake::decode::{Decoder, decode};
+use cdrlake::cdr::decode::{Decoder, decode};
 use cdrlake::simulator::KeyOrder;
 use parquet::basic::{Compression, ZstdLevel};
 

@@ -12,12 +12,12 @@ mod data;
 
 use std::hint::black_box;
 
-use cdrlake::decode::{Decoder, Record, decode};
-use cdrlake::digest::{Digest, RowHasher};
-use cdrlake::framing::{Format, Frame, Framer, FramingError};
-use cdrlake::schema::{BatchBuilder, schema};
+use cdrlake::body::framing::{Format, Frame, Framer, FramingError};
+use cdrlake::cdr::columns::{BatchBuilder, schema};
+use cdrlake::cdr::decode::{Decoder, Record, decode};
+use cdrlake::cdr::digest::{Digest, RowHasher};
 use cdrlake::simulator::KeyOrder;
-use cdrlake::writer::SpoolWriter;
+use cdrlake::slice_file::writer::SpoolWriter;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use parquet::arrow::ArrowWriter;

@@ -4,7 +4,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, Write};
 
-use crate::numbers::{may_separate, replace_numbers, without_escapes};
+use crate::privacy::numbers::{may_separate, replace_numbers, without_escapes};
 use crate::privacy::redact_addresses;
 
 /// An error and its causes on one line, without repeating what was already said.
@@ -161,7 +161,7 @@ pub(crate) fn causes<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lake::store::StoreError;
+    use crate::store::StoreError;
 
     #[test]
     fn every_cause_is_told_once() {
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn the_parquet_library_s_wrapping_is_not_told() {
         let source = io::Error::from(io::ErrorKind::StorageFull);
-        let error = crate::writer::WriteError::Parquet {
+        let error = crate::slice_file::writer::WriteError::Parquet {
             action: "finish",
             path: "x".into(),
             source: parquet::errors::ParquetError::External(Box::new(source)),

@@ -4,8 +4,8 @@
 
 #![no_main]
 
-use cdrlake::decode::{CsvRow, CsvRows, Decoder, Refusal, decode};
-use cdrlake::framing::{Format, Frame, Framer, FramingError};
+use cdrlake::body::framing::{Format, Frame, Framer, FramingError};
+use cdrlake::cdr::decode::{CsvRow, CsvRows, Decoder, Refusal, decode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use cdrlake::decompress::{DecompressError, Decompressor, Encoding, MAX_PIECE_BYTES};
+use cdrlake::body::decompress::{DecompressError, Decompressor, Encoding, MAX_PIECE_BYTES};
 use libfuzzer_sys::fuzz_target;
 
 /// Enough to see whether two ways of cutting differ.

@@ -3,7 +3,9 @@
 
 #![no_main]
 
-use cdrlake::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
+use cdrlake::body::framing::{
+    BodySummary, Boundary, Format, Frame, Framer, FramingError, Position,
+};
 use libfuzzer_sys::fuzz_target;
 
 type Framed = (

@@ -4,7 +4,7 @@
 
 use std::borrow::Cow;
 
-use cdrlake::decode::Record;
+use cdrlake::cdr::decode::Record;
 use cdrlake::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use libfuzzer_sys::fuzz_target;
 

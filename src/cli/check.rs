@@ -9,13 +9,13 @@ use object_store::path::Path;
 use super::lake::{Place, find_any_lake, find_lake};
 use super::table::counted;
 use super::{ApiArgs, CommandError, Exit, print};
+use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
-use crate::lake::layout::{LEASES, LOCKS, STAGING, TABLE};
-use crate::lake::location::Location;
-use crate::lake::store::probe;
-use crate::pipeline::IGNORES_CONDITIONS;
-use crate::slice::Slice;
-use crate::source::Source;
+use crate::ops::run::IGNORES_CONDITIONS;
+use crate::source::wavix::Source;
+use crate::store::layout::{LEASES, LOCKS, STAGING, TABLE};
+use crate::store::location::Location;
+use crate::store::probe;
 
 /// What is written to see whether it can be.
 const PROBE: &str = "_cdrlake/leases/check.probe";

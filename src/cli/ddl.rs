@@ -8,13 +8,13 @@ use jiff::civil::Date;
 
 use super::lake::{existing_lake, find_any_lake};
 use super::{CommandError, Exit, LakeArgs, print};
+use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::config::Config;
-use crate::ddl::{Days, DdlError, LedgerTotals, Table, Target};
 use crate::lake::ledger::Commit;
-use crate::lake::location::Location;
 use crate::lake::{Condition, Lake};
-use crate::run_reports::{self, Changes, Told};
-use crate::slice::{Direction, Slice, parse_day};
+use crate::ops::run::reports::{self, Changes, Told};
+use crate::store::location::Location;
+use crate::warehouse::{Days, DdlError, LedgerTotals, Table, Target};
 
 /// First day of the table where nobody says: the API knows no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
@@ -232,7 +232,7 @@ fn changed_since(run: &str, changes: Option<&Changes>) -> Result<BTreeSet<Date>,
     changed.ok_or_else(|| {
         let problem = format!(
             "--changed-since: this lake has no report of a run {run} that can be read, so nobody knows what has changed since (`cdrlake gc` removes reports after {} days). Load everything, without --changed-since",
-            run_reports::KEPT_DAYS
+            reports::KEPT_DAYS
         );
         CommandError::new(Exit::Usage, problem)
     })

@@ -14,17 +14,18 @@ use super::progress::Screen;
 use super::run::{exit_of, slices};
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{CommandError, Exit, LAKE_STAYS, interrupted_by_signals, print};
-use crate::amount::AmountSum;
+use crate::cdr::amount::AmountSum;
+use crate::cdr::slice::Slice;
 use crate::config::Config;
+use crate::lake::Lake;
 use crate::lake::ledger::Commit;
-use crate::lake::{Lake, layout};
-use crate::pipeline::{self, RunOptions};
-use crate::plan::{Selection, plan};
-use crate::report::RunOutcome;
+use crate::lake::report::RunOutcome;
+use crate::ops::plan::{Selection, plan};
+use crate::ops::run::{self, RunOptions};
+use crate::ops::verify::read_back;
 use crate::simulator::{Faults, Generator, KeyOrder, Simulator};
-use crate::slice::Slice;
-use crate::source::Source;
-use crate::verify::read_back;
+use crate::source::wavix::Source;
+use crate::store::layout;
 
 /// Days of the demo lake, both directions each.
 const DAYS: i64 = 30;
@@ -81,7 +82,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         Some(SecretString::from(KEY)),
     )?);
     let (due, up_to_date) = (plan.due.len(), plan.up_to_date);
-    let run = pipeline::run(
+    let run = run::run(
         Arc::new(config.clone()),
         lake.clone(),
         source,

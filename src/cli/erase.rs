@@ -18,8 +18,8 @@ use super::{
 };
 use crate::config::Config;
 use crate::lake::Lake;
+use crate::ops::removal::erase::{self, Search, erase};
 use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers};
-use crate::removal::erase::{self, Search, erase};
 
 /// Take every call of a number out of the lake, rejects included, and keep it out of everything that is fetched later.
 #[derive(Clone, Debug, Args)]

@@ -9,8 +9,9 @@ use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
-use crate::lake::store::Garbage;
-use crate::{run_reports, spool};
+use crate::ops::run::reports;
+use crate::store::Garbage;
+use crate::store::spool;
 
 /// Remove what dead runs left: files on their way, leases, uploads that were never completed; and
 /// reports of runs that ended more than 90 days ago.
@@ -48,7 +49,7 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
     let collected = lake.collect_garbage().await?;
     garbage.removed.extend(collected.removed);
     garbage.left.extend(collected.left);
-    run_reports::remove_old(&lake, Timestamp::now(), &mut garbage).await?;
+    reports::remove_old(&lake, Timestamp::now(), &mut garbage).await?;
     let text = match args.output.format {
         OutputFormat::Json => json_text(&json!(garbage)),
         OutputFormat::Text => {

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use super::{CommandError, Exit};
 use crate::config::{Config, ConfigError, Origin};
-use crate::lake::bucket::{self, BucketOptions, BucketStore, BucketUrl, OptionError, PART_BYTES};
-use crate::lake::local::LocalStore;
-use crate::lake::location::Location;
-use crate::lake::store::LakeStore;
-use crate::lake::{Lake, layout};
+use crate::lake::Lake;
+use crate::store::LakeStore;
+use crate::store::bucket::{self, BucketOptions, BucketStore, BucketUrl, OptionError, PART_BYTES};
+use crate::store::layout;
+use crate::store::local::LocalStore;
+use crate::store::location::Location;
 
 /// Where the lake lies, ready to be used.
 #[derive(Debug)]

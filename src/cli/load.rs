@@ -16,16 +16,16 @@ use super::progress::Screen;
 use super::run::{MAX_LINES, ResultArgs, carry_out, exit_of, render_plan};
 use super::table::{counted, thousands};
 use super::{CommandError, Exit, LAKE_STAYS, LoadConfigArgs, interrupted_by_signals, print};
+use crate::cdr::decode::describe_missing;
+use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
-use crate::convert::ConvertError;
-use crate::decode::describe_missing;
 use crate::error::{chain, is_disk_full, quoted};
-use crate::export::{Export, ExportError, Input, SplitOptions, make_spool, split};
 use crate::lake::Lake;
-use crate::pipeline::RunOptions;
-use crate::plan::{LoadPlan, plan_load};
-use crate::slice::{Direction, Slice};
-use crate::source::Source;
+use crate::ops::plan::{LoadPlan, plan_load};
+use crate::ops::run::RunOptions;
+use crate::slice_file::convert::ConvertError;
+use crate::source::files::{Export, ExportError, Input, SplitOptions, make_spool, split};
+use crate::source::wavix::Source;
 
 /// Load an export from files: NDJSON, a JSON array, objects or pages of the list one behind the other,
 /// or CSV, compressed with gzip or zstd or not.

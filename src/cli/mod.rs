@@ -26,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 use crate::config::{Config, ConfigError, Overrides};
 use crate::error::{MAKE_ROOM, chain, is_disk_full, is_no_directory};
 use crate::lake::LakeError;
-use crate::lake::store::StoreError;
-use crate::plan::PlanError;
-use crate::report::{RunOutcome, RunReport};
-use crate::source::SourceError;
+use crate::lake::report::{RunOutcome, RunReport};
+use crate::ops::plan::PlanError;
+use crate::source::wavix::SourceError;
+use crate::store::StoreError;
 use progress::LogFormat;
 
 /// Streams Wavix call detail records into a lake of date-partitioned Parquet, and proves that it

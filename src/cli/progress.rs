@@ -10,9 +10,9 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use crate::pipeline::Observer;
-use crate::report::{SliceOutcome, SliceReport};
-use crate::slice::Slice;
+use crate::cdr::slice::Slice;
+use crate::lake::report::{SliceOutcome, SliceReport};
+use crate::ops::run::Observer;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]

@@ -17,10 +17,10 @@ use super::{
     CommandError, Exit, LAKE_STAYS, LakeArgs, OutputFormat, exit_of_removal, hint_for_warehouses,
     interrupted_by_signals, json_text, print,
 };
+use crate::cdr::slice::Slice;
 use crate::config::Config;
-use crate::removal::prune::{OldSlice, find_old, prune};
-use crate::report::{RunReport, SliceReport};
-use crate::slice::Slice;
+use crate::lake::report::{RunReport, SliceReport};
+use crate::ops::removal::prune::{OldSlice, find_old, prune};
 
 /// Remove days that are older than they may be kept, for good: their rows and their rejects.
 #[derive(Clone, Debug, Args)]
@@ -181,10 +181,10 @@ fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
 /// What this program cannot reach.
 pub(super) fn copies(config: &Config) -> &'static str {
     match config.lake.url {
-        crate::lake::location::Location::Bucket(_) => {
+        crate::store::location::Location::Bucket(_) => {
             " If the bucket keeps old versions of objects, they stay until its lifecycle rules remove them."
         }
-        crate::lake::location::Location::Directory(_) => "",
+        crate::store::location::Location::Directory(_) => "",
     }
 }
 

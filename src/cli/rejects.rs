@@ -12,12 +12,13 @@ use super::lake::existing_lake;
 use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::counted;
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
+use crate::body::framing::Position;
+use crate::cdr::slice::{Direction, Slice};
 use crate::error::{cut, masked, one_line, quoted};
-use crate::framing::Position;
+use crate::lake::Lake;
 use crate::lake::ledger::State;
-use crate::lake::{Lake, layout};
-use crate::rejects::{Reject, read_rejects};
-use crate::slice::{Direction, Slice};
+use crate::slice_file::rejects::{Reject, read_rejects};
+use crate::store::layout;
 
 /// Most characters of an example.
 const MAX_EXAMPLE_CHARS: usize = 1_000;

@@ -18,14 +18,14 @@ use super::{
     CommandError, Exit, LAKE_STAYS, OutputFormat, PlanConfigArgs, RunConfigArgs,
     interrupted_by_signals, json_text, print,
 };
+use crate::cdr::slice::{Direction, parse_day};
 use crate::config::Config;
 use crate::lake::Lake;
-use crate::lake::layout::{TABLE, run_report};
-use crate::pipeline::{self, IGNORES_CONDITIONS, RunOptions, RunResult, Stop};
-use crate::plan::{Plan, Selection, Shard, plan as make_plan};
-use crate::report::{RunOutcome, RunReport, SliceOutcome};
-use crate::slice::{Direction, parse_day};
-use crate::source::Source;
+use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
+use crate::ops::plan::{Plan, Selection, Shard, plan as make_plan};
+use crate::ops::run::{self, IGNORES_CONDITIONS, RunOptions, RunResult, Stop};
+use crate::source::wavix::Source;
+use crate::store::layout::{TABLE, run_report};
 
 /// Most days a run looks back: a century.
 const MAX_DAYS: i64 = 36_500;
@@ -298,7 +298,7 @@ pub(super) async fn carry_out(
     options.remarks.extend(plan.foreign_remark());
     let observer = screen.observe(plan.due.len());
     let config = Arc::new(config);
-    let run = pipeline::run(
+    let run = run::run(
         Arc::clone(&config),
         lake,
         Arc::new(source),
@@ -483,8 +483,8 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::plan::{Due, Why};
-    use crate::slice::Slice;
+    use crate::cdr::slice::Slice;
+    use crate::ops::plan::{Due, Why};
 
     #[test]
     fn a_plan_says_what_is_due_and_why() {

@@ -7,8 +7,8 @@ use jiff::civil::Date;
 use tokio::net::TcpListener;
 
 use super::{CommandError, Exit, interrupted_by_signals, print};
+use crate::cdr::slice::parse_day;
 use crate::simulator::{Fault, Generator, KeyOrder, Simulator};
-use crate::slice::parse_day;
 
 /// Serve the simulated API on a port of this machine.
 #[derive(Clone, Debug, Args)]

@@ -11,11 +11,11 @@ use super::lake::existing_lake;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::{DayTable, counted};
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
+use crate::cdr::slice::Direction;
 use crate::config::Config;
 use crate::lake::Lake;
-use crate::plan::{Selection, days};
-use crate::slice::Direction;
-use crate::status::LakeStatus;
+use crate::ops::plan::{Selection, days};
+use crate::ops::status::LakeStatus;
 
 /// Show the lake by day, from its ledger.
 #[derive(Clone, Debug, Args)]

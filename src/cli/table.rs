@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use jiff::Timestamp;
 use jiff::civil::Date;
 
-use crate::amount::AmountSum;
+use crate::cdr::amount::AmountSum;
+use crate::cdr::slice::Direction;
+use crate::cdr::tally::Totals;
 pub(super) use crate::error::{counted, thousands};
 use crate::lake::ledger::State;
-use crate::slice::Direction;
-use crate::status::{ANSWERED, DayStatus, acd_seconds, asr_percent};
-use crate::tally::Totals;
+use crate::ops::status::{ANSWERED, DayStatus, acd_seconds, asr_percent};
 
 /// Most days shown before a table is cut in the middle.
 const MAX_DAYS: usize = 62;

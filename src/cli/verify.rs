@@ -17,16 +17,17 @@ use super::{
     CommandError, Exit, LAKE_STAYS, OutputFormat, RepairConfigArgs, interrupted_by_signals,
     json_text, print,
 };
+use crate::cdr::columns::SCHEMA_VERSION;
+use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
+use crate::lake::Lake;
 use crate::lake::ledger::{Commit, State};
-use crate::lake::{Lake, layout};
-use crate::pipeline::{self, RunOptions, Stop};
-use crate::plan::{Due, Selection, Why, days as expected_days};
-use crate::report::RunReport;
-use crate::schema::SCHEMA_VERSION;
-use crate::slice::{Direction, Slice};
-use crate::source::{Source, SourceError};
-use crate::verify::{self, Fault, Finding, Mend, Scope, VerifyReport};
+use crate::lake::report::RunReport;
+use crate::ops::plan::{Due, Selection, Why, days as expected_days};
+use crate::ops::run::{self, RunOptions, Stop};
+use crate::ops::verify::{self, Fault, Finding, Mend, Scope, VerifyReport};
+use crate::source::wavix::{Source, SourceError};
+use crate::store::layout;
 
 /// Read the lake again and check it against its ledger.
 #[derive(Clone, Debug, Args)]
@@ -259,7 +260,7 @@ async fn repair(
             });
         }
         let observer = screen.observe(due.len());
-        let result = pipeline::run(
+        let result = run::run(
             Arc::new(config.clone()),
             lake.clone(),
             Arc::clone(&source),

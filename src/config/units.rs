@@ -6,8 +6,8 @@ use std::time::Duration;
 use jiff::civil::Date;
 use toml::Value;
 
-use crate::lake::location::expanded;
-use crate::slice::parse_day;
+use crate::cdr::slice::parse_day;
+use crate::store::location::expanded;
 
 /// A text as it stands.
 pub(super) fn text(value: &Value) -> Result<String, String> {

@@ -4,14 +4,14 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
-use super::layout;
+use crate::cdr::columns::SCHEMA_VERSION;
+use crate::cdr::digest::Digest;
+use crate::cdr::reconcile::{Verdict, verdict};
+use crate::cdr::slice::Slice;
+use crate::cdr::tally::{Counts, Totals};
 use crate::config::TOOL;
-use crate::digest::Digest;
-use crate::reconcile::{Verdict, verdict};
-use crate::schema::SCHEMA_VERSION;
-use crate::slice::Slice;
-use crate::tally::{Counts, Totals};
-use crate::writer::{SLICE_KEY, checksum_of};
+use crate::slice_file::writer::{SLICE_KEY, checksum_of};
+use crate::store::layout;
 
 /// Whether a slice may still change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -134,7 +134,7 @@ pub struct PublishedFile {
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
-    /// Checksum of its bytes, as [`crate::writer::checksum_of`] writes it.
+    /// Checksum of its bytes, as [`crate::slice_file::writer::checksum_of`] writes it.
     pub checksum: String,
     /// The store's mark of this upload, if it gives one.
     pub etag: Option<String>,
@@ -152,7 +152,7 @@ impl PublishedFile {
 pub struct RejectsFile {
     /// Its size.
     pub bytes: u64,
-    /// Checksum of its bytes, as [`crate::writer::checksum_of`] writes it.
+    /// Checksum of its bytes, as [`crate::slice_file::writer::checksum_of`] writes it.
     pub checksum: String,
     /// The store's mark of this upload, if it gives one.
     pub etag: Option<String>,
@@ -340,8 +340,8 @@ pub(crate) mod tests {
     #[test]
     fn an_entry_reads_back_as_it_was_written() {
         let slice = Slice {
-            day: crate::slice::parse_day("2026-10-01").unwrap(),
-            direction: crate::slice::Direction::Placed,
+            day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
+            direction: crate::cdr::slice::Direction::Placed,
         };
         let file = PublishedFile {
             path: "cdrs/x.parquet".to_owned(),
@@ -374,8 +374,8 @@ pub(crate) mod tests {
     #[test]
     fn an_entry_that_was_edited_contradicts_itself() {
         let slice = Slice {
-            day: crate::slice::parse_day("2026-10-01").unwrap(),
-            direction: crate::slice::Direction::Placed,
+            day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
+            direction: crate::cdr::slice::Direction::Placed,
         };
         let good = || {
             let file = PublishedFile {

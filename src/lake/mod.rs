@@ -1,14 +1,9 @@
 //! The lake: its layout, what it is, its ledger, and how a slice is published.
 
-pub mod bucket;
 pub mod identity;
-pub mod layout;
 pub mod ledger;
-pub mod local;
-pub mod location;
-mod retry;
+pub mod report;
 pub mod runs;
-pub mod store;
 pub mod suppression;
 
 use std::collections::HashMap;
@@ -24,18 +19,19 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tempfile::TempPath;
 
+use crate::cdr::columns::SCHEMA_VERSION;
+use crate::cdr::slice::{Direction, Slice};
 use crate::privacy::Privacy;
-use crate::schema::SCHEMA_VERSION;
-use crate::slice::{Direction, Slice};
-use crate::writer::SpoolFile;
-use bucket::FailureKind;
-use identity::{FORMAT, Identity};
-use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile, State};
-use runs::RunMark;
-use store::{
+use crate::slice_file::writer::SpoolFile;
+use crate::store::bucket::FailureKind;
+use crate::store::layout;
+use crate::store::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned,
 };
+use identity::{FORMAT, Identity};
+use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile, State};
+use runs::RunMark;
 
 /// Ledger entries read at the same time: years of them in seconds, even on a slow disk or
 /// in a bucket.

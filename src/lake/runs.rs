@@ -13,10 +13,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::{Commit, Entry};
-use super::retry::Retry;
-use super::store::{LakeStore, Lease, LeaseState, Swap};
-use super::{Lake, LakeError, layout};
-use crate::slice::{Direction, Slice};
+use super::{Lake, LakeError};
+use crate::cdr::slice::{Direction, Slice};
+use crate::store::layout;
+use crate::store::retry::Retry;
+use crate::store::{LakeStore, Lease, LeaseState, Swap};
 
 /// Pause between tries for the lease of a run, and how long to try, beyond the time in which one
 /// expires, once its holder is known to be alive. Nobody else wants it, but whoever clears away

@@ -6,10 +6,11 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
-use super::retry::Retry;
-use super::store::{Swap, Version};
-use super::{Lake, LakeError, json, layout, parse_own};
+use super::{Lake, LakeError, json, parse_own};
 use crate::privacy::{Privacy, PrivacyKey, Token};
+use crate::store::layout;
+use crate::store::retry::Retry;
+use crate::store::{Swap, Version};
 
 /// How often to add a number while others add theirs.
 const MAX_TRIES: u32 = 12;

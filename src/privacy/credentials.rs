@@ -18,9 +18,9 @@ use std::sync::OnceLock;
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
+use super::numbers::{percent_escaped, splice, without_escapes};
 use super::text::map_json;
-use crate::decode::Record;
-use crate::numbers::{percent_escaped, splice, without_escapes};
+use crate::cdr::decode::Record;
 
 /// Stands for a credential.
 const REDACTED: &str = "[redacted]";

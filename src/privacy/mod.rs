@@ -5,19 +5,18 @@
 //! law of Europe, for whoever has the key. The key never gets into the lake; its id does, which is a hash of it.
 
 mod credentials;
+pub(crate) mod numbers;
 mod text;
 mod token;
 
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use crate::decode::Record;
-pub use crate::numbers::TOKEN_PREFIX;
-use crate::numbers::{
-    numbers, replace_each_number, sequences, unescaped, user_part, without_escapes,
-};
+use crate::cdr::decode::Record;
 pub use credentials::Credentials;
 pub(crate) use credentials::{is_redacted, redact_addresses};
+pub use numbers::TOKEN_PREFIX;
+use numbers::{numbers, replace_each_number, sequences, unescaped, user_part, without_escapes};
 use text::{
     for_each_text, is_address, map_json, map_phone_number, replace_uri_users, truncated_address,
     truncated_number, uri_users,

@@ -1,6 +1,6 @@
+use super::numbers::replace_numbers;
 use super::text::truncated_address;
 use super::*;
-use crate::numbers::replace_numbers;
 
 const KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
 
@@ -446,7 +446,7 @@ proptest::proptest! {
         let truncated = truncated.extra.unwrap();
         let shown = truncated.trim_end_matches("\"]}");
         let shown = shown.strip_suffix(behind).unwrap_or(shown);
-        let shown: String = shown.chars().filter_map(crate::numbers::digit_of).collect();
+        let shown: String = shown.chars().filter_map(crate::privacy::numbers::digit_of).collect();
         proptest::prop_assert!(!shown.contains(&number), "{framed}: {shown}");
     }
 }
@@ -480,7 +480,10 @@ fn assert_gone(text: &str, number: &str, token: &Token) {
     let token = token.to_string();
     assert!(text.contains(&token), "{number}: {text}");
     let rest = text.replace(&token, "");
-    let digits: String = rest.chars().filter_map(crate::numbers::digit_of).collect();
+    let digits: String = rest
+        .chars()
+        .filter_map(crate::privacy::numbers::digit_of)
+        .collect();
     let last = number.get(number.len() - 6..).unwrap();
     assert!(
         !digits.contains(number) && !rest.contains(last),

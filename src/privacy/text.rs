@@ -3,11 +3,11 @@
 use std::borrow::Cow;
 use std::ops::Range;
 
-use super::token::{is_name, is_token};
-use crate::numbers::{
+use super::numbers::{
     MAX_DIGITS, MIN_DIGITS, numbers, replace_each_number, splice, unescaped, user_part,
     without_decimals, without_escapes,
 };
+use super::token::{is_name, is_token};
 
 /// How many digits, or characters of a name, are dropped.
 const TRUNCATED_DIGITS: usize = 4;

@@ -6,7 +6,7 @@ use std::fmt;
 use ring::hmac;
 use serde::{Deserialize, Serialize};
 
-use crate::numbers::{
+use super::numbers::{
     MIN_DIGITS, TOKEN_DIGITS, TOKEN_PREFIX, are_known, digits, numbers, unescaped, user_part,
 };
 

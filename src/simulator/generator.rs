@@ -9,10 +9,10 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-use crate::amount::Amount;
-use crate::digest::day_number;
-use crate::plan::{end_of_day, start_of_day};
-use crate::slice::{Direction, Slice};
+use crate::cdr::amount::Amount;
+use crate::cdr::digest::day_number;
+use crate::cdr::slice::{Direction, Slice};
+use crate::ops::plan::{end_of_day, start_of_day};
 
 /// In which order the keys of a record stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -450,8 +450,8 @@ fn account_number(index: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::decode;
-    use crate::slice::parse_day;
+    use crate::cdr::decode::decode;
+    use crate::cdr::slice::parse_day;
 
     fn generator(key_order: KeyOrder) -> Generator {
         Generator {

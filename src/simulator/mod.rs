@@ -28,9 +28,9 @@ use jiff::civil::Date;
 use serde_json::json;
 use tokio::net::TcpListener;
 
-use crate::framing::Format;
-use crate::slice::{Direction, Slice, parse_day};
-use crate::source::DEFAULT_PER_PAGE;
+use crate::body::framing::Format;
+use crate::cdr::slice::{Direction, Slice, parse_day};
+use crate::source::wavix::DEFAULT_PER_PAGE;
 use faults::Mishap;
 pub use faults::{Fault, Faults};
 pub use generator::{Call, Generator, KeyOrder};

@@ -3,8 +3,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cdrlake::lake::bucket::{BucketOptions, BucketStore, BucketUrl};
-use cdrlake::lake::store::LakeStore;
+use cdrlake::store::LakeStore;
+use cdrlake::store::bucket::{BucketOptions, BucketStore, BucketUrl};
 use object_store::TagSet;
 use object_store::azure::MicrosoftAzureBuilder;
 

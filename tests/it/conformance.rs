@@ -3,8 +3,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdrlake::lake::local::LocalStore;
-use cdrlake::lake::store::{LakeStore, LeaseState, Swap, Version, probe};
+use cdrlake::store::local::LocalStore;
+use cdrlake::store::{LakeStore, LeaseState, Swap, Version, probe};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use tempfile::TempPath;

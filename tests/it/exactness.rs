@@ -5,9 +5,9 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
-use cdrlake::convert::{ConvertOptions, Converter};
-use cdrlake::slice::{Direction, Slice, parse_day};
-use cdrlake::writer::ParquetOptions;
+use cdrlake::cdr::slice::{Direction, Slice, parse_day};
+use cdrlake::slice_file::convert::{ConvertOptions, Converter};
+use cdrlake::slice_file::writer::ParquetOptions;
 use jiff::Timestamp;
 use parquet::basic::Compression;
 use proptest::prelude::*;
@@ -323,7 +323,7 @@ fn slice() -> Slice {
 fn convert(
     directory: &Path,
     pieces: &[&[u8]],
-) -> (Vec<Row>, Vec<Value>, cdrlake::tally::Counts, String) {
+) -> (Vec<Row>, Vec<Value>, cdrlake::cdr::tally::Counts, String) {
     let start = DAY
         .parse::<jiff::civil::Date>()
         .unwrap()

@@ -1,8 +1,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use cdrlake::report::SliceOutcome;
-use cdrlake::slice::Direction;
+use cdrlake::cdr::slice::Direction;
+use cdrlake::lake::report::SliceOutcome;
 use jiff::ToSpan;
 use jiff::civil::{Date, date};
 

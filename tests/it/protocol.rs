@@ -4,17 +4,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use cdrlake::cdr::slice::{Direction, Slice, parse_day};
 use cdrlake::config::Config;
-use cdrlake::lake::local::LocalStore;
-use cdrlake::lake::store::LakeStore;
-use cdrlake::lake::{Lake, layout};
-use cdrlake::pipeline::{self, Observer, RunOptions, RunResult, Stop};
-use cdrlake::plan::{Selection, plan};
-use cdrlake::report::{RunReport, SliceOutcome, SliceReport};
-use cdrlake::run_reports::changed_since;
-use cdrlake::slice::{Direction, Slice, parse_day};
-use cdrlake::source::Source;
-use cdrlake::verify;
+use cdrlake::lake::Lake;
+use cdrlake::lake::report::{RunReport, SliceOutcome, SliceReport};
+use cdrlake::ops::plan::{Selection, plan};
+use cdrlake::ops::run::reports::changed_since;
+use cdrlake::ops::run::{self, Observer, RunOptions, RunResult, Stop};
+use cdrlake::ops::verify;
+use cdrlake::source::wavix::Source;
+use cdrlake::store::LakeStore;
+use cdrlake::store::layout;
+use cdrlake::store::local::LocalStore;
 use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -222,7 +223,7 @@ async fn run_watched(
         allow_shrink: true,
         ..RunOptions::default()
     };
-    let result = pipeline::run(
+    let result = run::run(
         Arc::new(config),
         lake,
         source,

@@ -3,18 +3,18 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cdrlake::cdr::slice::{Direction, Slice, parse_day};
 use cdrlake::config::Config;
 use cdrlake::lake::Lake;
-use cdrlake::lake::local::LocalStore;
-use cdrlake::lake::store::LakeStore;
-use cdrlake::pipeline::{self, RunOptions};
-use cdrlake::plan::{Due, Why};
+use cdrlake::lake::report::{RunOutcome, RunReport};
+use cdrlake::ops::plan::{Due, Why};
+use cdrlake::ops::removal::{erase, prune};
+use cdrlake::ops::run::{self, RunOptions};
+use cdrlake::ops::verify;
 use cdrlake::privacy::{Modes, Privacy, PrivacyKey};
-use cdrlake::removal::{erase, prune};
-use cdrlake::report::{RunOutcome, RunReport};
-use cdrlake::slice::{Direction, Slice, parse_day};
-use cdrlake::source::Source;
-use cdrlake::verify;
+use cdrlake::source::wavix::Source;
+use cdrlake::store::LakeStore;
+use cdrlake::store::local::LocalStore;
 use jiff::ToSpan;
 use jiff::civil::Date;
 use object_store::memory::InMemory;
@@ -687,7 +687,7 @@ impl Removed {
             committed_fetched_at: committed.as_ref().map(|commit| commit.fetched_at),
             committed_token: committed.map(|commit| commit.token),
         };
-        let ran = pipeline::run(
+        let ran = run::run(
             Arc::new(config),
             lake,
             source,

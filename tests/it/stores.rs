@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cdrlake::lake::bucket::{BucketOptions, BucketStore};
-use cdrlake::lake::store::{
+use cdrlake::store::bucket::{BucketOptions, BucketStore};
+use cdrlake::store::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned,
 };

@@ -1,0 +1,599 @@
+//! Rows of CSV become the JSON objects that they would be, so that there is one definition of what a
+//! record means.
+//!
+//! The export's header line is not documented, so columns are known by name, in any case and order: `date`,
+//! `Date`, `Call ID`, `call-id` and `callId` are all understood, as are some other names that exports have, and
+//! units: `Start time`, `Duration (sec)`, `Charge USD`. Cells are taken without white space around them. An empty
+//! one is a field that is absent; a column without a field of its own is kept in `extra`, under its name as it
+//! stands, with a number where an earlier one has that name.
+//!
+//! Exports that were put one behind the other have a header each, and not always the same: the
+//! columns of the last one count. A line that names columns is never a record, and what follows a
+//! header that cannot be used is never read by the columns of the one before.
+
+use std::collections::HashMap;
+use std::io::Write;
+use std::sync::LazyLock;
+
+use super::field::Field;
+use super::time::{is_local_time, is_time};
+use super::{Reason, Refusal, decode};
+use crate::body::framing::{BOM, Cells, MAX_CELLS, Position, Separator, is_separator_line};
+
+/// CSV without a header of call detail records, or with a second one that cannot be used. The texts
+/// quote no cell of what may be a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum HeaderError {
+    /// No column for the one field that every record has, nor for two others.
+    #[error(
+        "the first line of the CSV names no column `date` ({}), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+        shown_line(*columns, *known, *separator)
+    )]
+    NoDate {
+        /// Columns there are.
+        columns: usize,
+        /// The field that one of them stands for.
+        known: Option<&'static str>,
+        /// What separates them.
+        separator: Separator,
+    },
+    /// No column for the date, or for what a bill is made of: null in every row, it would look like
+    /// calls that cost nothing.
+    #[error(
+        "the CSV has no column for {}. It takes date, from, to, duration and charge, and has {}. If one of them is meant, give it that name, its values in seconds, US dollars or with a UTC offset",
+        missing.join(", "),
+        shown_columns(found)
+    )]
+    Missing {
+        /// The fields without a column.
+        missing: Vec<&'static str>,
+        /// The names of all columns, as they stand.
+        found: Vec<String>,
+    },
+    /// Two columns for one field.
+    #[error("the columns {first} and {second} of the CSV mean the same field: rename one of them")]
+    Twice {
+        /// The first of them, from 1.
+        first: usize,
+        /// The other.
+        second: usize,
+    },
+    /// A quotation mark that makes one row of several.
+    #[error(
+        "{at}: the row that begins here has a quotation mark that takes in the rows behind it. Double the mark and quote its cell, or leave it out"
+    )]
+    Swallowed {
+        /// Where the row begins.
+        at: Position,
+    },
+    /// A name that is no text.
+    #[error(
+        "the name of column {column} of the CSV is not valid UTF-8, so it is CSV in another encoding, or none"
+    )]
+    NotUtf8 {
+        /// Which one, from 1.
+        column: usize,
+    },
+    /// More columns than anybody has.
+    #[error("the CSV has {columns} columns, more than {MAX_CELLS}")]
+    TooManyColumns {
+        /// How many.
+        columns: usize,
+    },
+    /// A line that names columns, and is no header by which the lines behind it can be read.
+    #[error(
+        "{at}: this line names columns like a header, but is not one that can be used: that takes date, from, to, duration and charge, each once, separated by {separator} like the first, on a line of their own. Mend that line, or load what begins there as a file of its own"
+    )]
+    Unusable {
+        /// Where the line begins.
+        at: Position,
+        /// What separates the cells before it.
+        separator: Separator,
+    },
+    /// A line that names columns, among JSON.
+    #[error(
+        "{at}: this line names columns like a header of CSV, and what stands before it is JSON. Load what begins there as a file of its own"
+    )]
+    BehindJson {
+        /// Where the line begins.
+        at: Position,
+    },
+    /// A line that names columns, and is longer than a record may be.
+    #[error(
+        "{at}: this line names columns like a header of CSV, but is longer than limits.max_record_bytes. Mend that line, or raise the limit"
+    )]
+    TooLong {
+        /// Where the line begins.
+        at: Position,
+    },
+}
+
+/// Fields without which CSV is refused, besides `date`.
+const REQUIRED: [Field; 4] = [Field::From, Field::To, Field::Duration, Field::Charge];
+/// Most names of columns that are shown.
+const MAX_SHOWN_COLUMNS: usize = 20;
+
+fn shown_columns(names: &[String]) -> String {
+    let shown: Vec<_> = names.iter().take(MAX_SHOWN_COLUMNS).cloned().collect();
+    crate::error::quoted(&shown.join(", "))
+}
+
+/// What a first line is made of, in numbers and in names of ours.
+fn shown_line(columns: usize, known: Option<&str>, separator: Separator) -> String {
+    if columns == 1 {
+        let separators = "a comma, a semicolon, a tab or a vertical bar";
+        return format!("it is one column, without {separators} to separate it");
+    }
+    let known = known.map_or("none is known".to_owned(), |field| {
+        format!("only `{field}` is known")
+    });
+    format!("of its {columns} columns, separated by {separator}, {known}")
+}
+
+/// What separates the cells of a header line: that by which it names most fields, and of several that which
+/// stands there most often.
+pub(crate) fn separator_of(line: &[u8]) -> Separator {
+    let fitness = |separator: Separator| {
+        let (mut is_quoted, mut separators) = (false, 0);
+        let cells = line.split(|&byte| {
+            is_quoted ^= byte == b'"';
+            let is_end = byte == separator as u8 && !is_quoted;
+            separators += usize::from(is_end);
+            is_end
+        });
+        let known = cells
+            .filter(|name| name.len() <= MAX_NAME_BYTES)
+            .filter_map(Field::named)
+            .count();
+        (known, separators)
+    };
+    let separators = Separator::ALL.into_iter().rev();
+    separators.max_by_key(|&it| fitness(it)).unwrap_or_default()
+}
+
+/// What a line of CSV is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CsvRow<'a> {
+    /// The header, or a line that only says what separates the cells.
+    Header,
+    /// A record, as the JSON object that [`decode`](super::decode) reads.
+    Record(&'a [u8]),
+    /// No record.
+    Reject(Reason),
+}
+
+/// Reads the rows of one body.
+#[derive(Debug, Default)]
+pub struct CsvRows {
+    /// The columns of the last header, once one was read.
+    columns: Vec<Column>,
+    /// Which of them is `date`.
+    date: usize,
+    /// That header, which stands again where files were put one behind the other.
+    header: Vec<u8>,
+    /// Fields for which some header had no column.
+    missing: Vec<&'static str>,
+    json: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Column {
+    field: Option<Field>,
+    /// Whether its name says that its times are of UTC.
+    is_utc: bool,
+    /// The member's key, quoted, with its colon.
+    key: String,
+}
+
+impl CsvRows {
+    /// Reads the next line, which begins at `at`: the first one is a header, and so may others be.
+    ///
+    /// # Errors
+    /// [`HeaderError`] if the first line is no header, or a later one is a header that cannot be
+    /// used.
+    pub fn read<'a>(
+        &'a mut self,
+        at: Position,
+        text: &'a [u8],
+        cells: Cells<'_>,
+    ) -> Result<CsvRow<'a>, HeaderError> {
+        if is_separator_line(text) {
+            return Ok(CsvRow::Header);
+        }
+        if !self.has_header() {
+            // A server may say in JSON that there is no CSV.
+            if text.starts_with(b"{") && matches!(decode(text), Err(Refusal::ServerError { .. })) {
+                return Ok(CsvRow::Record(text));
+            }
+            self.begin(text, columns(cells)?);
+            return Ok(CsvRow::Header);
+        }
+        let date = without_formula(trimmed(cells.iter().nth(self.date).unwrap_or_default()));
+        let is_complete = cells.count() == self.columns.len();
+        if !is_complete || !std::str::from_utf8(date).is_ok_and(is_time) {
+            if text == self.header {
+                return Ok(CsvRow::Header);
+            }
+            if cells_name_columns(text, cells)
+                || Field::named(date).is_some()
+                || self.repeats_a_name(cells)
+            {
+                let found = columns(cells).ok();
+                // With a date in it, it is a record without a newline, and a header behind that.
+                let found = found.filter(|_| !begins_with_date(date));
+                let separator = cells.separator();
+                self.begin(text, found.ok_or(HeaderError::Unusable { at, separator })?);
+                return Ok(CsvRow::Header);
+            }
+        }
+        if text.contains(&b'\n') && self.swallows_rows(text, cells.separator()) {
+            return Err(HeaderError::Swallowed { at });
+        }
+        if !is_complete {
+            // A server that fails in the middle may say so in JSON.
+            return Ok(if text.starts_with(b"{") {
+                CsvRow::Record(text)
+            } else {
+                CsvRow::Reject(Reason::Columns {
+                    found: cells.count(),
+                    expected: self.columns.len(),
+                })
+            });
+        }
+        self.json.clear();
+        self.json.push(b'{');
+        for (column, cell) in self.columns.iter().zip(cells.iter()) {
+            let cell = match column.field {
+                Some(_) => without_formula(trimmed(cell)),
+                None => trimmed(cell),
+            };
+            if cell.is_empty() {
+                continue;
+            }
+            if self.json.len() > 1 {
+                self.json.push(b',');
+            }
+            self.json.extend_from_slice(column.key.as_bytes());
+            // A bare number, as the API has it: where it is rounded, its original is the same as there.
+            if column.field == Some(Field::Duration) && is_number(cell) {
+                self.json.extend_from_slice(cell);
+            } else if column.is_utc && std::str::from_utf8(cell).is_ok_and(is_local_time) {
+                write_string(&[cell, b"Z"].concat(), &mut self.json);
+            } else {
+                write_string(cell, &mut self.json);
+            }
+        }
+        self.json.push(b'}');
+        Ok(CsvRow::Record(&self.json))
+    }
+
+    /// Whether the header was read.
+    pub fn has_header(&self) -> bool {
+        !self.columns.is_empty()
+    }
+
+    /// Fields for which some header had no column: there their columns stay empty.
+    pub fn missing_fields(&self) -> &[&'static str] {
+        &self.missing
+    }
+
+    /// Whether a cell names the field whose column it stands in.
+    fn repeats_a_name(&self, cells: Cells<'_>) -> bool {
+        let pairs = self.columns.iter().zip(cells.iter());
+        pairs
+            .filter(|(column, _)| column.field.is_some())
+            .any(|(column, cell)| Field::named(cell) == column.field)
+    }
+
+    /// Whether a row of several lines has records among them, as where a quotation mark is text.
+    fn swallows_rows(&self, text: &[u8], separator: Separator) -> bool {
+        text.split(|byte| *byte == b'\n').skip(1).any(|line| {
+            let cells = || line.split(|byte| *byte == separator as u8);
+            let date = trimmed(cells().nth(self.date).unwrap_or_default());
+            cells().count() == self.columns.len() && std::str::from_utf8(date).is_ok_and(is_time)
+        })
+    }
+
+    /// Takes a header, by whose columns the lines behind it are read.
+    fn begin(&mut self, header: &[u8], columns: Vec<Column>) {
+        for field in fields_without_column(&columns) {
+            if !self.missing.contains(&field) {
+                self.missing.push(field);
+            }
+        }
+        let is_date = |column: &Column| column.field == Some(Field::Date);
+        self.date = columns.iter().position(is_date).unwrap_or_default();
+        self.columns = columns;
+        header.clone_into(&mut self.header);
+    }
+}
+
+/// Whether a line that may be no record names columns, and is no JSON: CSV that begins in the
+/// middle of something else.
+pub fn is_stray_header(line: &[u8]) -> bool {
+    let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
+    names_columns(line) && !is_json()
+}
+
+/// Whether a cell, or the rest of a line, begins with a date in figures, the year first.
+fn begins_with_date(text: &[u8]) -> bool {
+    text.first_chunk::<10>().is_some_and(|date| {
+        date.iter().enumerate().all(|(at, byte)| match at {
+            4 | 7 => !byte.is_ascii_alphanumeric(),
+            _ => byte.is_ascii_digit(),
+        })
+    })
+}
+
+/// Longest name of a column that is looked for in a line.
+const MAX_NAME_BYTES: usize = 64;
+
+/// Whether a line that is no whole record names columns, whatever separates them.
+fn names_columns(line: &[u8]) -> bool {
+    let text = line.trim_ascii_start();
+    let text = text.strip_prefix(BOM).unwrap_or(text).trim_ascii_start();
+    !text.starts_with(b"{")
+        && (are_names(line.split(|byte| b",;|\t\r\n".contains(byte))) || is_spaced_header(line))
+}
+
+/// Whether the cells of a line that is no whole record name columns. What stands in a quoted cell does so
+/// only if the quotation marks have swallowed lines.
+fn cells_name_columns(line: &[u8], cells: Cells<'_>) -> bool {
+    are_names(cells.iter())
+        || ((cells.count() == 1 || line.contains(&b'\n')) && names_columns(line))
+}
+
+/// Whether `date` is among these, or two other names of columns. No broken record has them: they are no values of
+/// any field.
+fn are_names<'a>(cells: impl Iterator<Item = &'a [u8]>) -> bool {
+    let mut first = None;
+    let names = cells.filter(|name| name.len() <= MAX_NAME_BYTES);
+    for field in names.filter_map(Field::named) {
+        if field == Field::Date || *first.get_or_insert(field) != field {
+            return true;
+        }
+    }
+    false
+}
+
+/// Whether a line names all that a header has to, with nothing but blanks between.
+fn is_spaced_header(line: &[u8]) -> bool {
+    let has = |field: Field| {
+        line.split(|byte| *byte == b' ')
+            .any(|name| Field::named(name) == Some(field))
+    };
+    has(Field::Date) && REQUIRED.into_iter().all(has)
+}
+
+/// Fields for which there is no column, and none for their alias.
+fn fields_without_column(columns: &[Column]) -> impl Iterator<Item = &'static str> {
+    let has = |field: Field| columns.iter().any(|column| column.field == Some(field));
+    let missing = Field::ALL.into_iter().filter(move |&field| match field {
+        Field::Uuid | Field::ParentUuid => false,
+        Field::CallId => !has(field) && !has(Field::Uuid),
+        Field::ParentCallId => !has(field) && !has(Field::ParentUuid),
+        _ => !has(field),
+    });
+    missing.map(Field::name)
+}
+
+/// What it means that the CSV has no column for some `fields`.
+pub fn describe_missing(fields: &[&str]) -> String {
+    format!(
+        "the CSV has no column for {}: empty in the lake. The other forms of the export may have it",
+        fields.join(", ")
+    )
+}
+
+fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
+    if cells.count() > MAX_CELLS {
+        let columns = cells.count();
+        return Err(HeaderError::TooManyColumns { columns });
+    }
+    let mut columns: Vec<Column> = Vec::with_capacity(cells.count());
+    let (mut found, mut keys) = (Vec::new(), HashMap::new());
+    // A field's own name makes other names of it unknown ones.
+    let mut best = [Likeness::Synonym; Field::ALL.len()];
+    for (field, likeness) in cells.iter().filter_map(Field::meant_by) {
+        best[field as usize] = best[field as usize].min(likeness);
+    }
+    for (i, name) in cells.iter().enumerate() {
+        let number = i + 1;
+        let meant = Field::meant_by(name);
+        let meant = meant.filter(|(field, likeness)| *likeness == best[*field as usize]);
+        let field = meant.map(|(field, _)| field);
+        let name =
+            std::str::from_utf8(name).map_err(|_| HeaderError::NotUtf8 { column: number })?;
+        // Files that were put one behind the other may each have one.
+        let name = name.trim_start_matches('\u{feff}');
+        let key = match field {
+            Some(field) => field.name().to_owned(),
+            None if name.trim().is_empty() => unused(&format!("column_{number}"), &mut keys),
+            None => unused(name.trim(), &mut keys),
+        };
+        found.push(name.trim().to_owned());
+        let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
+        let is_utc = meant.is_some_and(|(_, likeness)| likeness == Likeness::Utc);
+        columns.push(Column { field, is_utc, key });
+    }
+    let known = columns.iter().filter_map(|column| column.field);
+    // With one name of a column or none it may be a record, of which nothing may be shown.
+    let has_date = known.clone().any(|field| field == Field::Date);
+    if !has_date && !are_names(cells.iter()) {
+        return Err(HeaderError::NoDate {
+            columns: columns.len(),
+            known: known.clone().next().map(Field::name),
+            separator: cells.separator(),
+        });
+    }
+    let missing: Vec<_> = std::iter::once(Field::Date)
+        .chain(REQUIRED)
+        .filter(|&field| !known.clone().any(|known| known == field))
+        .map(Field::name)
+        .collect();
+    if !missing.is_empty() {
+        return Err(HeaderError::Missing { missing, found });
+    }
+    for (i, column) in columns.iter().enumerate() {
+        let earlier = columns[..i]
+            .iter()
+            .position(|other| column.field.is_some() && other.field == column.field);
+        if let Some(earlier) = earlier {
+            return Err(HeaderError::Twice {
+                first: earlier + 1,
+                second: i + 1,
+            });
+        }
+    }
+    Ok(columns)
+}
+
+/// A key that no column has yet: the name, or the name with a number behind it.
+/// `keys` has the last number that was tried with each.
+fn unused(name: &str, keys: &mut HashMap<String, usize>) -> String {
+    let mut number = keys.get(name).copied().unwrap_or_default();
+    let mut key = name.to_owned();
+    while keys.contains_key(&key) {
+        number += 1;
+        key = format!("{name}_{number}");
+    }
+    keys.insert(name.to_owned(), number.max(1));
+    keys.entry(key.clone()).or_insert(1);
+    key
+}
+
+/// Other names of fields that exports give to columns, as [`letters`]. What may mean two things (`price`, `amount`,
+/// `time`, `number`, `source`) is none.
+const SYNONYMS: [(Field, &[&str]); 7] = [
+    (
+        Field::Date,
+        &[
+            "datetime",
+            "timestamp",
+            "starttime",
+            "startdate",
+            "startedat",
+            "calldate",
+            "calltime",
+            "callstart",
+        ],
+    ),
+    (
+        Field::From,
+        &["fromnumber", "caller", "callernumber", "callerid"],
+    ),
+    (
+        Field::To,
+        &[
+            "tonumber",
+            "called",
+            "callednumber",
+            "callee",
+            "dialednumber",
+        ],
+    ),
+    (Field::Duration, &["callduration"]),
+    (
+        Field::Charge,
+        &["cost", "callcost", "totalcost", "totalcharge"],
+    ),
+    (Field::PerMinute, &["priceperminute", "rateperminute"]),
+    (Field::ForwardFee, &["forwardingfee"]),
+];
+
+/// How a column's name means a field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Likeness {
+    /// It says what its times are of.
+    Utc,
+    /// It is the field's.
+    Name,
+    /// It is the field's, with a unit.
+    NameWithUnit,
+    /// It is another one, with a unit or without.
+    Synonym,
+}
+
+/// Every name of a column that is understood, as [`letters`].
+static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
+    let mut names = HashMap::new();
+    for field in Field::ALL {
+        let name = letters(field.name());
+        let synonyms = SYNONYMS.into_iter().filter(|(of, _)| *of == field);
+        let synonyms = synonyms.flat_map(|(_, names)| names.iter().copied());
+        let utc = (field == Field::Date).then_some(Likeness::Utc);
+        for unit in field.units() {
+            let likeness = utc.unwrap_or(Likeness::NameWithUnit);
+            names.insert(format!("{name}{unit}"), (field, likeness));
+            for synonym in synonyms.clone() {
+                let likeness = utc.unwrap_or(Likeness::Synonym);
+                names.insert(format!("{synonym}{unit}"), (field, likeness));
+            }
+        }
+        for synonym in synonyms {
+            names.insert(synonym.to_owned(), (field, Likeness::Synonym));
+        }
+        names.insert(name, (field, Likeness::Name));
+    }
+    names
+});
+
+impl Field {
+    /// The field that a column of that name may hold.
+    fn named(name: &[u8]) -> Option<Self> {
+        Self::meant_by(name).map(|(field, _)| field)
+    }
+
+    /// The same, and how the name means it.
+    fn meant_by(name: &[u8]) -> Option<(Self, Likeness)> {
+        let name = letters(std::str::from_utf8(name).ok()?);
+        NAMES.get(&name).copied()
+    }
+
+    /// What may stand behind the field's name, for it says what the column holds anyway. Another unit, such as
+    /// minutes, makes it another column.
+    fn units(self) -> &'static [&'static str] {
+        match self {
+            Self::Date => &["utc", "gmt"],
+            Self::Duration => &["s", "sec", "secs", "second", "seconds", "inseconds"],
+            Self::Charge | Self::PerMinute | Self::ForwardFee => &["usd", "inusd"],
+            _ => &[],
+        }
+    }
+}
+
+/// A cell without white space around it.
+fn trimmed(cell: &[u8]) -> &[u8] {
+    std::str::from_utf8(cell).map_or_else(|_| cell.trim_ascii(), |text| text.trim().as_bytes())
+}
+
+/// A cell without the formula that makes a spreadsheet take it for text: `="442079460001"`.
+fn without_formula(cell: &[u8]) -> &[u8] {
+    let text = cell.strip_prefix(b"=\"");
+    text.and_then(|text| text.strip_suffix(b"\""))
+        .unwrap_or(cell)
+}
+
+fn is_number(cell: &[u8]) -> bool {
+    serde_json::from_slice::<serde_json::Number>(cell).is_ok()
+}
+
+/// A name without case, spaces and marks.
+fn letters(name: &str) -> String {
+    let letters = name.chars().filter(|letter| letter.is_alphanumeric());
+    letters.flat_map(char::to_lowercase).collect()
+}
+
+/// Writes a string. One that is not UTF-8 becomes one that is not either, for the decoder to refuse.
+fn write_string(cell: &[u8], json: &mut Vec<u8>) {
+    json.push(b'"');
+    for &byte in cell {
+        match byte {
+            b'"' | b'\\' => json.extend_from_slice(&[b'\\', byte]),
+            0..0x20 => write!(json, "\\u{byte:04x}").expect("writing to memory does not fail"),
+            _ => json.push(byte),
+        }
+    }
+    json.push(b'"');
+}

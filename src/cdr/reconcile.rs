@@ -1,0 +1,117 @@
+//! Compares what was read with the provider's own count.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::tally::Counts;
+use crate::error::{counted, thousands};
+
+/// How a slice compares with its control total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// The count equals the different records.
+    Match,
+    /// It matches, but some of the records were rejected.
+    MatchWithRejects,
+    /// It equals the records only with those that came twice, and came out so again: whether calls
+    /// are missing is not known.
+    MatchWithDuplicates,
+    /// It does not match, or could not be had.
+    Mismatch,
+    /// `quality.reconcile = "off"`.
+    Off,
+    /// The day has not ended, so the count still moves.
+    NotChecked,
+}
+
+impl Verdict {
+    /// Whether the slice is proven to be complete.
+    pub fn is_match(self) -> bool {
+        matches!(self, Self::Match | Self::MatchWithRejects)
+    }
+
+    /// Whether the provider's count is that of the records, whatever it proves.
+    pub fn has_equal_count(self) -> bool {
+        self.is_match() || self == Self::MatchWithDuplicates
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Match => "match",
+            Self::MatchWithRejects => "match_with_rejects",
+            Self::MatchWithDuplicates => "match_with_duplicates",
+            Self::Mismatch => "mismatch",
+            Self::Off => "off",
+            Self::NotChecked => "not_checked",
+        })
+    }
+}
+
+/// The verdict on a slice whose provider counts `control_total` records; `None` if the provider
+/// could not say.
+pub fn verdict(counts: &Counts, control_total: Option<u64>) -> Verdict {
+    match control_total {
+        Some(total) if total == counts.different() && counts.rejected == 0 => Verdict::Match,
+        Some(total) if total == counts.different() => Verdict::MatchWithRejects,
+        Some(total) if total == counts.records => Verdict::MatchWithDuplicates,
+        _ => Verdict::Mismatch,
+    }
+}
+
+/// What a mismatch looks like, in words.
+pub fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String {
+    let Some(total) = control_total else {
+        return "the provider's count is unavailable, so the slice cannot be proven complete"
+            .to_owned();
+    };
+    let duplicates = match counts.copies() {
+        0 => String::new(),
+        1 => " (1 of them a duplicate)".to_owned(),
+        duplicates => format!(" ({} of them duplicates)", thousands(duplicates)),
+    };
+    format!(
+        "the provider counts {}, {} read{duplicates}",
+        counted(total, "call", "calls"),
+        counted(counts.records, "was", "were")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_count_that_is_reached_only_with_duplicates_proves_nothing() {
+        let counts = Counts {
+            records: 10,
+            rows: 7,
+            duplicates: 2,
+            rejected: 1,
+            ..Counts::default()
+        };
+        assert_eq!(verdict(&counts, Some(8)), Verdict::MatchWithRejects);
+        assert_eq!(verdict(&counts, Some(10)), Verdict::MatchWithDuplicates);
+        assert_eq!(verdict(&counts, Some(9)), Verdict::Mismatch);
+        assert_eq!(verdict(&counts, None), Verdict::Mismatch);
+        // Whether they were dropped makes no difference.
+        let kept = Counts {
+            rows: 9,
+            duplicates: 0,
+            repeated: 2,
+            ..counts
+        };
+        assert_eq!(verdict(&kept, Some(8)), Verdict::MatchWithRejects);
+        assert_eq!(verdict(&kept, Some(10)), Verdict::MatchWithDuplicates);
+        let clean = Counts {
+            records: 3,
+            rows: 3,
+            ..Counts::default()
+        };
+        assert_eq!(verdict(&clean, Some(3)), Verdict::Match);
+        assert!(!Verdict::MatchWithDuplicates.is_match());
+    }
+}

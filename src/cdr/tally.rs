@@ -1,0 +1,313 @@
+//! What a slice holds, counted and summed.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::amount::AmountSum;
+use super::decode::{Record, is_rounded};
+
+/// Counts of one slice, or of a run. `records = rows + duplicates + rejected + suppressed`, always.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Counts {
+    /// JSON objects and broken lines read from the source.
+    pub records: u64,
+    /// Rows in the lake.
+    pub rows: u64,
+    /// Records left out because an equal one is in the slice.
+    pub duplicates: u64,
+    /// Rows (or suppressed calls) that an earlier one equals, kept because of `quality.dedupe =
+    /// false`.
+    #[serde(default)]
+    pub repeated: u64,
+    /// Rows that share a `call_id` with another row of other content, beyond the first of each id.
+    pub conflicts: u64,
+    /// Records that went to the rejects.
+    pub rejected: u64,
+    /// Records left out because their number was erased.
+    #[serde(default)]
+    pub suppressed: u64,
+    /// Records out of which a credential was taken: a key, or what an address carried.
+    #[serde(default)]
+    pub redacted: u64,
+    /// Rows with a value that its column cannot hold exactly: the nearest one is there, and the original
+    /// text in `extra`.
+    #[serde(default)]
+    pub rounded: u64,
+    /// Records, also those that were rejected or left out, whose local time the clocks of
+    /// `source.assume_timezone` showed twice, or never. A row of one has the original text in `extra`, and
+    /// counts as rounded.
+    #[serde(default)]
+    pub ambiguous_times: u64,
+    /// Rows whose `call_time` lies on another day than the slice's, in the configured time zone.
+    pub outside_day: u64,
+    /// Rows without a charge.
+    pub missing_charge: u64,
+    /// Rows without a duration.
+    pub missing_duration: u64,
+}
+
+impl Counts {
+    /// Adds the counts of another slice.
+    pub fn merge(&mut self, other: &Self) {
+        self.records += other.records;
+        self.rows += other.rows;
+        self.duplicates += other.duplicates;
+        self.repeated += other.repeated;
+        self.conflicts += other.conflicts;
+        self.rejected += other.rejected;
+        self.suppressed += other.suppressed;
+        self.redacted += other.redacted;
+        self.rounded += other.rounded;
+        self.ambiguous_times += other.ambiguous_times;
+        self.outside_day += other.outside_day;
+        self.missing_charge += other.missing_charge;
+        self.missing_duration += other.missing_duration;
+    }
+
+    /// Records that no other one equals, or only later ones.
+    pub fn different(&self) -> u64 {
+        self.records.saturating_sub(self.copies())
+    }
+
+    /// Records that an earlier one equals, dropped or not.
+    pub fn copies(&self) -> u64 {
+        self.duplicates.saturating_add(self.repeated)
+    }
+
+    /// Whether every record is accounted for.
+    pub fn add_up(&self) -> bool {
+        let parts = [self.rows, self.duplicates, self.rejected, self.suppressed];
+        // Wider, because they may come from a ledger entry that somebody edited.
+        u128::from(self.records) == parts.into_iter().map(u128::from).sum()
+    }
+}
+
+/// Sums over the rows of one slice, or of a run.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Totals {
+    /// Seconds talked.
+    pub duration_seconds: i64,
+    /// Charges, in US dollars.
+    pub charge_usd: AmountSum,
+    /// Forwarding fees, in US dollars.
+    pub forward_fee_usd: AmountSum,
+    /// Rows by disposition; [`NO_DISPOSITION`] for rows that have none.
+    pub by_disposition: BTreeMap<String, u64>,
+}
+
+/// Stands for rows without a disposition in [`Totals::by_disposition`].
+pub const NO_DISPOSITION: &str = "(none)";
+/// Stands for dispositions that sort behind the first [`MAX_DISPOSITIONS`], and for overlong ones.
+pub const OTHER_DISPOSITIONS: &str = "(other)";
+/// Most dispositions told apart: the API knows six, and a broken source must not fill the memory.
+pub const MAX_DISPOSITIONS: usize = 64;
+/// Longest disposition told apart, likewise.
+pub const MAX_DISPOSITION_BYTES: usize = 64;
+
+impl Totals {
+    /// Adds the sums of another slice.
+    pub fn merge(&mut self, other: &Self) {
+        self.duration_seconds += other.duration_seconds;
+        self.charge_usd.merge(other.charge_usd);
+        self.forward_fee_usd.merge(other.forward_fee_usd);
+        for (disposition, rows) in &other.by_disposition {
+            self.add_disposition(disposition, *rows);
+        }
+    }
+
+    /// Adds rows of one disposition. The names that sort first are told apart, so that the result
+    /// depends neither on the order of rows nor on how they are split and merged: a name that gave
+    /// way to smaller ones cannot come back, and one that stays was there from its first row on.
+    fn add_disposition(&mut self, disposition: &str, rows: u64) {
+        if let Some(sum) = self.by_disposition.get_mut(disposition) {
+            *sum += rows;
+            return;
+        }
+        let others = usize::from(self.by_disposition.contains_key(OTHER_DISPOSITIONS));
+        let is_full = self.by_disposition.len() - others >= MAX_DISPOSITIONS;
+        let mut names = self.by_disposition.keys().rev();
+        let last = names.find(|name| *name != OTHER_DISPOSITIONS).cloned();
+        let is_other = disposition.len() > MAX_DISPOSITION_BYTES
+            || disposition == OTHER_DISPOSITIONS
+            || (is_full && last.as_deref() < Some(disposition));
+        if is_other {
+            self.add_to(OTHER_DISPOSITIONS, rows);
+            return;
+        }
+        if is_full && let Some(surplus) = last.and_then(|last| self.by_disposition.remove(&last)) {
+            self.add_to(OTHER_DISPOSITIONS, surplus);
+        }
+        self.add_to(disposition, rows);
+    }
+
+    fn add_to(&mut self, name: &str, rows: u64) {
+        *self.by_disposition.entry(name.to_owned()).or_default() += rows;
+    }
+}
+
+/// Counts and sums the rows of one slice as they are written or read back.
+#[derive(Debug)]
+pub struct RowTally {
+    /// The slice's day in microseconds: from its first instant to the next day's first.
+    day_us: std::ops::Range<i64>,
+    /// Sums so far.
+    pub totals: Totals,
+    /// Rows so far.
+    pub rows: u64,
+    /// Those of them that lie so far outside the day that no time zone explains it.
+    pub far_outside_day: u64,
+    rounded: u64,
+    outside_day: u64,
+    missing_charge: u64,
+    missing_duration: u64,
+}
+
+/// How far outside its day a call lies that belongs to another: no time zone is further from UTC.
+pub const FAR_OUTSIDE_HOURS: i64 = 14;
+const FAR_OUTSIDE_US: i64 = FAR_OUTSIDE_HOURS * 3_600_000_000;
+
+impl RowTally {
+    /// A tally of rows that should all lie within `day_us`.
+    pub fn new(day_us: std::ops::Range<i64>) -> Self {
+        Self {
+            day_us,
+            totals: Totals::default(),
+            rows: 0,
+            far_outside_day: 0,
+            rounded: 0,
+            outside_day: 0,
+            missing_charge: 0,
+            missing_duration: 0,
+        }
+    }
+
+    /// Counts one row.
+    pub fn add(&mut self, record: &Record<'_>) {
+        self.rows += 1;
+        if !self.day_us.contains(&record.call_time_us) {
+            self.outside_day += 1;
+            let widened = self.day_us.start.saturating_sub(FAR_OUTSIDE_US)
+                ..self.day_us.end.saturating_add(FAR_OUTSIDE_US);
+            self.far_outside_day += u64::from(!widened.contains(&record.call_time_us));
+        }
+        self.rounded += u64::from(is_rounded(record));
+        self.missing_charge += u64::from(record.charge_usd.is_none());
+        self.missing_duration += u64::from(record.duration_seconds.is_none());
+        self.totals.duration_seconds += i64::from(record.duration_seconds.unwrap_or_default());
+        self.totals
+            .charge_usd
+            .add(record.charge_usd.unwrap_or_default());
+        self.totals
+            .forward_fee_usd
+            .add(record.forward_fee_usd.unwrap_or_default());
+        self.totals
+            .add_disposition(record.disposition.as_deref().unwrap_or(NO_DISPOSITION), 1);
+    }
+
+    /// Fills in the counts that come from the rows.
+    pub fn count_into(&self, counts: &mut Counts) {
+        counts.rows = self.rows;
+        counts.rounded = self.rounded;
+        counts.outside_day = self.outside_day;
+        counts.missing_charge = self.missing_charge;
+        counts.missing_duration = self.missing_duration;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn totals_of<'a>(dispositions: impl IntoIterator<Item = &'a String>) -> Totals {
+        let mut tally = RowTally::new(0..1);
+        for disposition in dispositions {
+            tally.add(&Record {
+                disposition: Some(disposition.as_str().into()),
+                ..Record::default()
+            });
+        }
+        tally.totals
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+        #[test]
+        fn sums_by_disposition_depend_on_neither_order_nor_split(
+            mut names in prop::collection::vec("[!(-9]{1,2}|\\(other\\)|x{63,66}", 1..400),
+            at in any::<prop::sample::Index>(),
+            order in any::<u64>(),
+        ) {
+            let expected = totals_of(&names);
+            let mut parts = names.clone();
+            fastrand::Rng::with_seed(order).shuffle(&mut parts);
+            prop_assert_eq!(&totals_of(&parts), &expected);
+            let (left, right) = parts.split_at(at.index(parts.len()));
+            for (one, other) in [(left, right), (right, left)] {
+                let mut merged = totals_of(one);
+                merged.merge(&totals_of(other));
+                prop_assert_eq!(&merged, &expected);
+            }
+            // The names that sort first are told apart, and their counts are exact.
+            let told_apart =
+                |name: &&String| name.len() <= MAX_DISPOSITION_BYTES && *name != OTHER_DISPOSITIONS;
+            names.sort_unstable();
+            for (name, rows) in &expected.by_disposition {
+                if name != OTHER_DISPOSITIONS {
+                    prop_assert_eq!(names.iter().filter(|one| *one == name).count() as u64, *rows);
+                }
+            }
+            let mut first: Vec<&String> = names.iter().filter(told_apart).collect();
+            first.dedup();
+            first.truncate(MAX_DISPOSITIONS);
+            let kept: Vec<&String> = expected.by_disposition.keys().filter(told_apart).collect();
+            prop_assert_eq!(kept, first);
+            prop_assert_eq!(expected.by_disposition.values().sum::<u64>(), names.len() as u64);
+        }
+    }
+
+    #[test]
+    fn only_rows_beyond_any_time_zone_lie_far_outside_their_day() {
+        let day_us = 86_400_000_000;
+        let mut tally = RowTally::new(day_us..2 * day_us);
+        let far = FAR_OUTSIDE_US;
+        for (call_time_us, expected) in [
+            (day_us, (0, 0)),
+            (2 * day_us - 1, (0, 0)),
+            (day_us - 1, (1, 0)),
+            (day_us - far, (2, 0)),
+            (2 * day_us + far - 1, (3, 0)),
+            (day_us - far - 1, (4, 1)),
+            (2 * day_us + far, (5, 2)),
+        ] {
+            tally.add(&Record {
+                call_time_us,
+                ..Record::default()
+            });
+            assert_eq!((tally.outside_day, tally.far_outside_day), expected);
+        }
+    }
+
+    #[test]
+    fn an_endless_variety_of_dispositions_is_counted_but_not_told_apart() {
+        let mut tally = RowTally::new(0..1);
+        for i in 0..1000 {
+            tally.add(&Record {
+                disposition: Some(format!("d{i}").into()),
+                ..Record::default()
+            });
+        }
+        tally.add(&Record::default());
+        tally.add(&Record {
+            disposition: Some("x".repeat(1 << 20).into()),
+            ..Record::default()
+        });
+        assert_eq!(tally.totals.by_disposition.len(), MAX_DISPOSITIONS + 1);
+        let mut run = Totals::default();
+        run.merge(&tally.totals);
+        assert_eq!(run, tally.totals, "a sum of one is that one");
+        assert_eq!(tally.totals.by_disposition.values().sum::<u64>(), 1002);
+    }
+}

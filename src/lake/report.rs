@@ -1,0 +1,428 @@
+//! What a run did: the run report.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::{Deserialize, Serialize};
+
+use crate::cdr::amount::AmountSum;
+use crate::cdr::reconcile::Verdict;
+use crate::cdr::slice::{Direction, Slice};
+use crate::cdr::tally::{Counts, Totals};
+use crate::error::counted;
+use crate::lake::ledger::{Commit, State};
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunOutcome {
+    /// Every due slice is committed.
+    Committed,
+    /// Some are; the others failed.
+    Partial,
+    /// None is.
+    Failed,
+    /// A signal ended the run. The lake is consistent.
+    Interrupted,
+}
+
+/// What became of a slice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SliceOutcome {
+    /// Its file was written, or removed for want of rows.
+    Committed,
+    /// Fetched again, and found to be what the lake has.
+    Unchanged,
+    /// Not done: the run ended first, or another run did it.
+    Skipped,
+    /// Given up. The lake has what it had before, unless `error` says that only the ledger is behind.
+    /// The counts are those of the last attempt, not of the lake.
+    Failed,
+}
+
+/// A file of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileReport {
+    /// Where it lies in the lake.
+    pub path: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// Sums of a slice, for comparison.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sums {
+    /// Its rows.
+    pub rows: u64,
+    /// Seconds talked.
+    pub duration_seconds: i64,
+    /// Charges, in US dollars.
+    pub charge_usd: AmountSum,
+}
+
+impl From<&Commit> for Sums {
+    fn from(commit: &Commit) -> Self {
+        Self {
+            rows: commit.counts.rows,
+            duration_seconds: commit.totals.duration_seconds,
+            charge_usd: commit.totals.charge_usd,
+        }
+    }
+}
+
+/// How a slice that the lake already had has changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// When what the lake had was fetched.
+    pub since: Timestamp,
+    /// What the lake had.
+    pub before: Sums,
+    /// What it has now.
+    pub after: Sums,
+}
+
+impl Change {
+    /// How `new` differs from `old`; `None` if their rows are the same.
+    pub fn between(old: &Commit, new: &Commit) -> Option<Self> {
+        (old.digest != new.digest).then(|| Self {
+            since: old.fetched_at,
+            before: old.into(),
+            after: new.into(),
+        })
+    }
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            since,
+            before,
+            after,
+        } = self;
+        let since = since.strftime("%Y-%m-%d %H:%M:%S UTC");
+        write!(
+            f,
+            "{} → {} rows, {} → {} seconds, {} → {} USD since {since}",
+            before.rows,
+            after.rows,
+            before.duration_seconds,
+            after.duration_seconds,
+            before.charge_usd,
+            after.charge_usd
+        )
+    }
+}
+
+/// What became of one slice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct SliceReport {
+    /// Which way its calls went.
+    pub direction: Direction,
+    /// Its day.
+    pub day: Date,
+    /// What became of it.
+    pub outcome: SliceOutcome,
+    /// Whether it may still change. `null` while nothing is committed.
+    pub state: Option<State>,
+    /// How often it was fetched.
+    pub attempts: u32,
+    /// What was read, and what became of it.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// The provider's own count.
+    pub control_total: Option<u64>,
+    /// How that count compares.
+    pub reconcile: Verdict,
+    /// Sums over the rows.
+    pub totals: Totals,
+    /// Its file, if it has rows.
+    pub files: Vec<FileReport>,
+    /// How its rows differ from what the lake had; `null` if it had nothing, or the same.
+    pub change: Option<Change>,
+    /// Why it failed or was skipped.
+    pub error: Option<String>,
+    /// Whether its file was written or removed, even where the ledger could not be told.
+    #[serde(skip)]
+    pub table_changed: bool,
+}
+
+impl SliceReport {
+    /// The report of a slice of which nothing is known yet.
+    pub fn new(slice: Slice, outcome: SliceOutcome) -> Self {
+        Self {
+            direction: slice.direction,
+            day: slice.day,
+            outcome,
+            state: None,
+            attempts: 0,
+            counts: Counts::default(),
+            control_total: None,
+            reconcile: Verdict::NotChecked,
+            totals: Totals::default(),
+            files: Vec::new(),
+            change: None,
+            error: None,
+            table_changed: false,
+        }
+    }
+
+    /// The slice it reports on.
+    pub fn slice(&self) -> Slice {
+        Slice {
+            day: self.day,
+            direction: self.direction,
+        }
+    }
+
+    /// Takes over what a commit says.
+    pub fn describe(&mut self, commit: &Commit) {
+        self.state = Some(commit.state);
+        self.counts = commit.counts.clone();
+        self.control_total = commit.control_total;
+        self.reconcile = commit.reconcile;
+        self.totals = commit.totals.clone();
+        let file = |file: &crate::lake::ledger::PublishedFile| FileReport {
+            path: file.path.clone(),
+            rows: file.rows,
+            bytes: file.bytes,
+        };
+        self.files = commit.file.iter().map(file).collect();
+    }
+}
+
+/// Counts and sums over the committed and unchanged slices of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct RunTotals {
+    /// Counts.
+    #[serde(flatten)]
+    pub counts: Counts,
+    /// Sums.
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
+/// What a run did: `--format json`, and `_cdrlake/runs/<run>.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct RunReport {
+    /// Name of the run; later ones sort behind earlier ones.
+    pub run: String,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// When it ended.
+    pub finished_at: Timestamp,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// Every slice that was due, by day.
+    pub slices: Vec<SliceReport>,
+    /// Sums over what is now in the lake of them.
+    pub totals: RunTotals,
+    /// Days of which a file was written or removed, by this run or by one that ended without a report:
+    /// what a warehouse has to load again.
+    pub partitions_changed: Vec<Date>,
+    /// What a person should look at although the run went on.
+    pub warnings: Vec<String>,
+    /// The run that made it for this one, which ended without.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub made_by: Option<String>,
+}
+
+/// A name of a run that sorts by time and that no other run has.
+pub(crate) fn new_run_id(now: Timestamp) -> String {
+    format!(
+        "{}-{:08x}",
+        now.strftime("%Y%m%dT%H%M%SZ"),
+        fastrand::u32(..)
+    )
+}
+
+impl RunReport {
+    /// Sums up a run.
+    pub fn new(
+        run: String,
+        started_at: Timestamp,
+        mut slices: Vec<SliceReport>,
+        interrupted: bool,
+        warnings: Vec<String>,
+    ) -> Self {
+        slices.sort_by_key(SliceReport::slice);
+        let mut totals = RunTotals::default();
+        let mut changed = BTreeSet::new();
+        let (mut done, mut undone) = (0_u64, 0_u64);
+        for slice in &slices {
+            match slice.outcome {
+                SliceOutcome::Committed | SliceOutcome::Unchanged => {
+                    done += 1;
+                    totals.counts.merge(&slice.counts);
+                    totals.totals.merge(&slice.totals);
+                }
+                // Done by another run: it lacks nothing.
+                SliceOutcome::Skipped if slice.state.is_some() => {}
+                SliceOutcome::Failed | SliceOutcome::Skipped => undone += 1,
+            }
+            if slice.table_changed {
+                changed.insert(slice.day);
+            }
+        }
+        let outcome = match (done, undone) {
+            _ if interrupted => RunOutcome::Interrupted,
+            (_, 0) => RunOutcome::Committed,
+            (0, _) => RunOutcome::Failed,
+            _ => RunOutcome::Partial,
+        };
+        Self {
+            run,
+            started_at,
+            finished_at: Timestamp::now(),
+            outcome,
+            slices,
+            totals,
+            partitions_changed: changed.into_iter().collect(),
+            warnings,
+            made_by: None,
+        }
+    }
+
+    /// The same, with what was found since that a dead run had done; `None` if it is the run's own,
+    /// which says it all.
+    pub fn with_more_of_the_dead(self, more: &Self) -> Option<Self> {
+        self.made_by.as_ref()?;
+        let mut slices = more.slices.clone();
+        let is_new =
+            |slice: &SliceReport| more.slices.iter().all(|new| new.slice() != slice.slice());
+        slices.extend(self.slices.into_iter().filter(is_new));
+        Some(Self {
+            finished_at: self.finished_at.max(more.finished_at),
+            made_by: self.made_by,
+            ..Self::new(self.run, self.started_at, slices, true, self.warnings)
+        })
+    }
+
+    /// The report that a run did not come to, made of what it had committed by then.
+    pub fn of_dead_run(run: &str, commits: &[(Slice, Commit)], made_by: &str) -> Self {
+        let slices = commits.iter().map(|(slice, commit)| {
+            let mut report = SliceReport::new(*slice, SliceOutcome::Committed);
+            if commit.state == State::Pruned {
+                // Counts and sums are of what is in the lake.
+                report.state = Some(State::Pruned);
+            } else {
+                report.describe(commit);
+            }
+            report.table_changed = true;
+            report
+        });
+        let warning = format!("the run ended without a report; run {made_by} made this one");
+        let mut report = Self::new(
+            run.to_owned(),
+            commits
+                .iter()
+                .map(|(_, commit)| commit.fetched_at)
+                .min()
+                .unwrap_or_else(Timestamp::now),
+            slices.collect(),
+            true,
+            vec![warning],
+        );
+        report.finished_at = report.started_at;
+        report.made_by = Some(made_by.to_owned());
+        report
+    }
+
+    /// Adds days that were changed before, and may not have been loaded again.
+    pub fn also_changed(&mut self, days: impl IntoIterator<Item = Date>) {
+        self.partitions_changed.extend(days);
+        self.partitions_changed.sort_unstable();
+        self.partitions_changed.dedup();
+    }
+
+    /// Takes over the days that a run changed without telling anybody, and those of slices that it had
+    /// `announced`.
+    pub fn tell_for(&mut self, dead: &Self, announced: &BTreeSet<Slice>) {
+        if dead.slices.is_empty() && announced.is_empty() {
+            return;
+        }
+        self.also_changed(dead.partitions_changed.iter().copied());
+        self.also_changed(announced.iter().map(|slice| slice.day));
+        self.warnings.push(format!(
+            "run {} ended without a report: the days of {} that it had committed or announced are among those that changed",
+            dead.run,
+            counted((dead.slices.len() + announced.len()) as u64, "slice", "slices")
+        ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cdr::slice::parse_day;
+
+    fn slice(day: &str, outcome: SliceOutcome) -> SliceReport {
+        let slice = Slice {
+            day: parse_day(day).unwrap(),
+            direction: Direction::Placed,
+        };
+        SliceReport {
+            table_changed: outcome == SliceOutcome::Committed,
+            ..SliceReport::new(slice, outcome)
+        }
+    }
+
+    #[test]
+    fn the_outcome_tells_how_much_of_what_was_due_is_in_the_lake() {
+        use SliceOutcome::{Committed, Failed, Skipped, Unchanged};
+
+        let outcome = |outcomes: &[SliceOutcome], interrupted| {
+            let slices = outcomes
+                .iter()
+                .map(|&outcome| slice("2026-10-01", outcome))
+                .collect();
+            RunReport::new(
+                "r".to_owned(),
+                Timestamp::UNIX_EPOCH,
+                slices,
+                interrupted,
+                Vec::new(),
+            )
+            .outcome
+        };
+        assert_eq!(outcome(&[], false), RunOutcome::Committed);
+        assert_eq!(
+            outcome(&[Committed, Unchanged], false),
+            RunOutcome::Committed
+        );
+        assert_eq!(outcome(&[Committed, Failed], false), RunOutcome::Partial);
+        assert_eq!(outcome(&[Failed, Skipped], false), RunOutcome::Failed);
+        assert_eq!(
+            outcome(&[Committed, Skipped], true),
+            RunOutcome::Interrupted
+        );
+    }
+
+    #[test]
+    fn only_days_that_were_written_have_changed() {
+        let slices = vec![
+            slice("2026-10-02", SliceOutcome::Committed),
+            slice("2026-10-01", SliceOutcome::Unchanged),
+        ];
+        let report = RunReport::new(
+            "r".to_owned(),
+            Timestamp::UNIX_EPOCH,
+            slices,
+            false,
+            Vec::new(),
+        );
+        assert_eq!(
+            report.partitions_changed,
+            [parse_day("2026-10-02").unwrap()]
+        );
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["slices"][0]["day"], "2026-10-01");
+        assert_eq!(json["slices"][0]["records"], 0);
+        assert_eq!(json["totals"]["charge_usd"], "0");
+        assert_eq!(json["slices"][0]["reconcile"], "not_checked");
+    }
+}

@@ -1,0 +1,103 @@
+//! Days that are older than they may be kept.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::civil::Date;
+use tokio_util::sync::CancellationToken;
+
+use super::Removal;
+use crate::cdr::slice::{Direction, Slice};
+use crate::error::chain;
+use crate::lake::ledger::State;
+use crate::lake::report::{RunReport, SliceOutcome, SliceReport};
+use crate::lake::{Lake, LakeError};
+use crate::store::layout;
+
+/// What there is of a slice that is too old.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OldSlice {
+    /// Its rows, by the ledger.
+    pub rows: u64,
+    /// Bytes of its file and of its rejects.
+    pub bytes: u64,
+}
+
+/// The slices of days before `before` of which the lake holds anything, or may come to hold it again.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be listed.
+pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSlice>, LakeError> {
+    let Ok(last) = before.yesterday() else {
+        return Ok(BTreeMap::new());
+    };
+    let (entries, table, rejects) = futures::try_join!(
+        lake.entries(&Direction::ALL, Date::MIN..=last),
+        lake.table(),
+        lake.rejects()
+    )?;
+    let mut found: BTreeMap<Slice, OldSlice> = BTreeMap::new();
+    for (slice, known) in entries {
+        let committed = known.entry.committed;
+        if committed
+            .as_ref()
+            .is_none_or(|commit| commit.state != State::Pruned)
+        {
+            let rows = committed.map_or(0, |commit| commit.counts.rows);
+            found.entry(slice).or_default().rows = rows;
+        }
+    }
+    let of_table = table
+        .iter()
+        .map(|(slice, object)| (*slice, object.size_bytes));
+    let of_rejects = rejects.iter().filter_map(|(path, object)| {
+        let (slice, _) = layout::rejects_slice(path)?;
+        Some((slice, object.size_bytes))
+    });
+    for (slice, bytes) in of_table.chain(of_rejects) {
+        if slice.day < before {
+            found.entry(slice).or_default().bytes += bytes;
+        }
+    }
+    Ok(found)
+}
+
+/// Removes everything that the lake holds of `slices`, so that no run fetches them again. Calls `done` after each. What
+/// cannot be removed is in the report.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be written at all.
+pub async fn prune(
+    lake: &Lake,
+    slices: &BTreeSet<Slice>,
+    interrupt: &CancellationToken,
+    done: &(dyn Fn() + Sync),
+) -> Result<RunReport, LakeError> {
+    let mut removal = Removal::begin(lake, interrupt).await?;
+    for &slice in slices {
+        match prune_slice(&removal, slice).await {
+            Ok(Some(report)) => removal.slices.push(report),
+            Ok(None) => removal.skipped(slice),
+            Err(error) => removal.failed(slice, chain(&error), error.is_hopeless()),
+        }
+        done();
+    }
+    Ok(removal.end(Vec::new()).await)
+}
+
+/// `None` if it was interrupted.
+async fn prune_slice(
+    removal: &Removal<'_>,
+    slice: Slice,
+) -> Result<Option<SliceReport>, LakeError> {
+    let Some(lease) = removal.lease(slice).await? else {
+        return Ok(None);
+    };
+    let had_file = removal.lake.table_file(slice).await?.is_some();
+    let before = removal.lake.usable_entry(slice).await?;
+    removal.lake.prune(&removal.mark, &*lease, before).await?;
+    // Counts and sums are of what is in the lake.
+    let mut report = SliceReport::new(slice, SliceOutcome::Committed);
+    report.state = Some(State::Pruned);
+    report.table_changed = had_file;
+    Ok(Some(report))
+}

@@ -1,0 +1,707 @@
+//! One attempt at a slice: its stream, as it arrives, becomes a spool file.
+//!
+//! The network is read on an async task, the conversion runs on a thread of its own, and a bounded
+//! channel between them makes the faster wait for the slower.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use jiff::Timestamp;
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
+
+use super::{Context, Observer};
+use crate::body::decompress::Encoding;
+use crate::body::framing::Format;
+use crate::cdr::reconcile::{Verdict, verdict};
+use crate::cdr::slice::Slice;
+use crate::config::{Reconcile, Via};
+use crate::error::{Panicked, counted, joined};
+use crate::lake::ledger::Asked;
+use crate::ops::plan::{day_us, end_of_day};
+use crate::privacy::Privacy;
+use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
+use crate::source::files::ExportDay;
+use crate::source::wavix::{Body, SourceError};
+
+/// Chunks between network and conversion. hyper hands out at most 400 KiB at once.
+const CHUNKS_IN_FLIGHT: usize = 8;
+/// Chunks read from a day of an export.
+const FILE_CHUNK_BYTES: usize = 128 << 10;
+
+/// A slice that was read to its end.
+#[derive(Debug)]
+pub(super) struct Fetched {
+    pub(super) converted: Converted,
+    /// What became of numbers in it.
+    pub(super) privacy: Arc<Privacy>,
+    pub(super) control_total: Option<u64>,
+    pub(super) verdict: Verdict,
+    pub(super) asked: Asked,
+    pub(super) begun_at: Timestamp,
+    pub(super) etag: Option<String>,
+    pub(super) last_modified: Option<String>,
+    pub(super) server_time: Option<Timestamp>,
+    /// When what was read was all there is; `None` if it is known not to be.
+    pub(super) as_of: Option<Timestamp>,
+}
+
+/// Why an attempt led to nothing.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum FetchError {
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    #[error(transparent)]
+    Convert(#[from] ConvertError),
+    #[error("the provider's count moved from {before} to {after} while the slice was read")]
+    CountMoved { before: u64, after: u64 },
+    #[error(
+        "the provider's count fell from {before} to {after} while pages were walked: calls that moved up to an earlier page may have been passed over"
+    )]
+    CallsVanished { before: u64, after: u64 },
+    #[error(
+        "the stream looked like the first page of a longer one, but page {page} is not the next"
+    )]
+    NotPaged { page: u64 },
+    /// An answer without calls, where the provider counts some, or may.
+    #[error("{problem}, {}", match counted {
+        Some(total) => format!("although the provider counts {}", crate::error::counted(*total, "call", "calls")),
+        None => "and the provider's count is unavailable: whether the day has calls is not known".to_owned(),
+    })]
+    NoCalls {
+        problem: String,
+        counted: Option<u64>,
+    },
+    #[error("cannot read back {}, into which the export was split", path.display())]
+    Export {
+        path: PathBuf,
+        source: std::io::Error,
+    },
+    #[error("page {page}: {problem} (given up)")]
+    PageGivenUp { page: u64, problem: String },
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+    /// No attempt is left.
+    #[error("{problem} ({})", counted(u64::from(*attempts), "attempt", "attempts"))]
+    GivenUp { problem: String, attempts: u32 },
+    #[error("the run was stopped")]
+    Stopped,
+    /// The thread gave up: [`Conversion::abandon`] puts its reason in place of this.
+    #[error("the conversion ended early")]
+    Ended,
+}
+
+/// What an attempt may let pass that an earlier one would not.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Leniency {
+    /// Accept a control total that moves while the slice is read.
+    pub(super) count_may_move: bool,
+    /// Do without a control total that cannot be had now.
+    pub(super) count_may_fail: bool,
+    /// Take the stream as it is, although it looks like the first page of a longer one.
+    pub(super) is_not_paged: bool,
+}
+
+impl Leniency {
+    /// Refuses a count that has moved.
+    fn compare(self, before: Option<u64>, after: Option<u64>) -> Result<(), FetchError> {
+        match (before, after) {
+            (Some(before), Some(after)) if before != after && !self.count_may_move => {
+                Err(FetchError::CountMoved { before, after })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+enum Message {
+    BeginBody(Encoding, Format),
+    Chunk(Bytes),
+    EndBody(oneshot::Sender<BodyEnd>),
+    Finish,
+}
+
+/// Fetches a slice once.
+pub(super) async fn fetch(
+    context: &Context,
+    slice: Slice,
+    privacy: &Arc<Privacy>,
+    leniency: Leniency,
+    deadline: Instant,
+) -> Result<Fetched, FetchError> {
+    let ended = end_of_day(slice.day, &context.config.window.timezone) <= context.started_at;
+    let asks_total = ended && context.config.quality.reconcile != Reconcile::Off;
+    let control_total = async || {
+        if asks_total {
+            control_total(context, slice, leniency.count_may_fail).await
+        } else {
+            Ok(None)
+        }
+    };
+    let before = control_total().await?;
+    let begun_at = Timestamp::now();
+    let mut body = open(context, slice, before).await?;
+    let mut conversion = Conversion::start(context, slice, privacy);
+    let read = async {
+        let first = conversion.feed(context, &mut body).await?;
+        let after = control_total().await?;
+        leniency.compare(before, after)?;
+        if let Opened::Day { .. } = body {
+            return Ok((after, Pages::One));
+        }
+        may_have_none(context, slice, first, after).await?;
+        let mut walk = Walk {
+            context,
+            slice,
+            leniency,
+            deadline,
+            counted: before,
+        };
+        let pages = walk.on_from(&mut conversion, first, after).await?;
+        if pages != Pages::Walked {
+            return Ok((after, pages));
+        }
+        // Walking takes its time, in which the count may have moved again.
+        let walked = control_total().await?;
+        leniency.compare(after, walked)?;
+        walk.must_not_fall(walked)?;
+        Ok((walked, pages))
+    };
+    let (control_total, pages) = match read.await {
+        Ok(read) => read,
+        Err(error) => return Err(conversion.abandon(error).await),
+    };
+    let converted = conversion.finish().await?;
+    let counts = &converted.counts;
+    let verdict = match (context.config.quality.reconcile, ended) {
+        (Reconcile::Off, _) => Verdict::Off,
+        (_, false) => Verdict::NotChecked,
+        // Calls that came in while pages were walked shift them: duplicates may hide a gap.
+        _ if pages == Pages::Walked && control_total != Some(counts.different()) => {
+            Verdict::Mismatch
+        }
+        _ => verdict(counts, control_total),
+    };
+    if let (Pages::Short { records, total }, Verdict::Off | Verdict::NotChecked) = (pages, verdict)
+    {
+        context.warn(format!(
+            "{slice}: the provider counts {}, and would give only {records}",
+            counted(total, "call", "calls")
+        ));
+    }
+    let (asked, etag, last_modified, server_time, as_of) = match body {
+        // Of two clocks the one that is behind: a day must not be closed before it has ended.
+        Opened::Response(body) => {
+            let as_of = body.server_time.map_or(begun_at, |time| time.min(begun_at));
+            let Body {
+                asked,
+                etag,
+                last_modified,
+                server_time,
+                ..
+            } = body;
+            // What is known to be short is to be asked for again.
+            let is_all = !matches!(pages, Pages::Short { .. });
+            (
+                asked,
+                etag,
+                last_modified,
+                server_time,
+                is_all.then_some(as_of),
+            )
+        }
+        // What the provider counts now, it had now.
+        Opened::Day { day, .. } if verdict.has_equal_count() => {
+            (day.asked, None, None, None, Some(begun_at))
+        }
+        // The provider has other calls than the export: the next run is to fetch them.
+        Opened::Day { day, .. } if verdict == Verdict::Mismatch => {
+            (day.asked, None, None, None, None)
+        }
+        Opened::Day { day, .. } => (day.asked, None, None, None, Some(day.as_of)),
+    };
+    Ok(Fetched {
+        converted,
+        privacy: Arc::clone(privacy),
+        control_total,
+        verdict,
+        asked,
+        begun_at,
+        etag,
+        last_modified,
+        server_time,
+        as_of,
+    })
+}
+
+/// Opens what a slice is read from. That there is nothing is believed only where the provider
+/// counts no calls: it is asked now where its count is not known.
+async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Opened, FetchError> {
+    let opened = Opened::open(context, slice).await?;
+    if let Opened::Response(body) = &opened
+        && let Some(problem) = &body.absent
+    {
+        must_count_none(context, slice, counted, problem).await?;
+    }
+    Ok(opened)
+}
+
+/// Refuses an answer without calls, of which `problem` tells, unless the provider counts none. It is
+/// asked now where its count is not known.
+async fn must_count_none(
+    context: &Context,
+    slice: Slice,
+    counted: Option<u64>,
+    problem: &str,
+) -> Result<(), FetchError> {
+    let counted = match counted {
+        Some(total) => Some(total),
+        None => asked_for_once(context, slice).await?,
+    };
+    if counted == Some(0) {
+        return Ok(());
+    }
+    Err(FetchError::NoCalls {
+        problem: problem.to_owned(),
+        counted,
+    })
+}
+
+/// Refuses a first body without calls that has no list, or says itself that there are some.
+async fn may_have_none(
+    context: &Context,
+    slice: Slice,
+    first: BodyEnd,
+    counted: Option<u64>,
+) -> Result<(), FetchError> {
+    let said = first.summary.envelope_total.filter(|total| *total > 0);
+    if first.records > 0 {
+        return Ok(());
+    }
+    if first.summary.lacks_list {
+        let problem = "the answer has no list of calls (`items`)";
+        return must_count_none(context, slice, counted.or(said), problem).await;
+    }
+    if counted.is_none() && said.is_some() {
+        return must_count_none(context, slice, said, "the answer has an empty list").await;
+    }
+    Ok(())
+}
+
+/// What a slice is read from.
+enum Opened {
+    /// The API's answer.
+    Response(Body),
+    /// A day of an export.
+    Day { day: ExportDay, file: File },
+}
+
+impl Opened {
+    async fn open(context: &Context, slice: Slice) -> Result<Self, FetchError> {
+        let Some(export) = &context.options.export else {
+            let body = stoppable(context, context.source.calls(slice, None)).await?;
+            return Ok(Self::Response(body));
+        };
+        let day = export
+            .day(slice.day)
+            .expect("only days of the export are due");
+        match File::open(&day.path).await {
+            Ok(file) => Ok(Self::Day { day, file }),
+            Err(source) => Err(FetchError::Export {
+                path: day.path,
+                source,
+            }),
+        }
+    }
+
+    /// How the bytes are compressed, and what they are.
+    fn format(&self) -> (Encoding, Format) {
+        match self {
+            Self::Response(body) => (body.encoding, body.format),
+            Self::Day { .. } => (Encoding::Zstd, Format::Lines),
+        }
+    }
+
+    /// The next bytes, or `None` at the proper end.
+    async fn chunk(&mut self, context: &Context) -> Result<Option<Bytes>, FetchError> {
+        match self {
+            Self::Response(body) => stoppable(context, body.chunk()).await,
+            Self::Day { day, file } => {
+                if context.stop.is_cancelled() {
+                    return Err(FetchError::Stopped);
+                }
+                let mut chunk = BytesMut::with_capacity(FILE_CHUNK_BYTES);
+                match file.read_buf(&mut chunk).await {
+                    Ok(0) => Ok(None),
+                    Ok(_) => Ok(Some(chunk.freeze())),
+                    Err(source) => Err(FetchError::Export {
+                        path: day.path.clone(),
+                        source,
+                    }),
+                }
+            }
+        }
+    }
+
+    /// Refuses an empty body that may not be.
+    fn may_be_empty(&self) -> Result<(), SourceError> {
+        match self {
+            Self::Response(body) => body.may_be_empty(),
+            Self::Day { .. } => Ok(()),
+        }
+    }
+}
+
+/// A walk of the pages of a slice.
+struct Walk<'a> {
+    context: &'a Context,
+    slice: Slice,
+    leniency: Leniency,
+    /// When `source.max_elapsed` is used up.
+    deadline: Instant,
+    /// The most that the provider counted so far.
+    counted: Option<u64>,
+}
+
+impl Walk<'_> {
+    /// Refuses a count that has fallen, whatever the leniency: where a call is gone, those behind it
+    /// move up, some of them to a page that was read before.
+    fn must_not_fall(&mut self, count: Option<u64>) -> Result<(), FetchError> {
+        match (self.counted, count) {
+            (Some(before), Some(after)) if after < before => {
+                Err(FetchError::CallsVanished { before, after })
+            }
+            _ => {
+                self.counted = self.counted.max(count);
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads on where the stream turns out to be the first page of a longer one. A stream of exactly
+    /// one page is suspicious also on a day whose count is not compared: it is then asked for this
+    /// alone.
+    async fn on_from(
+        &mut self,
+        conversion: &mut Conversion,
+        first: BodyEnd,
+        control_total: Option<u64>,
+    ) -> Result<Pages, FetchError> {
+        let Self {
+            context,
+            slice,
+            leniency,
+            deadline,
+            ..
+        } = *self;
+        let envelope_total = first.summary.envelope_total;
+        let may_be_page = envelope_total.is_some() || context.config.source.via == Via::Pages;
+        let looks_like_a_page = is_page_size(first.records) || (may_be_page && first.records > 0);
+        if !looks_like_a_page {
+            return Ok(Pages::One);
+        }
+        let total = match control_total.or(envelope_total) {
+            Some(total) => Some(total),
+            None => asked_for_once(context, slice).await?,
+        };
+        let Some(total) = total else {
+            if context.config.source.via == Via::Pages {
+                let problem = "the list answers without pagination.total, so nobody can tell which page is the last";
+                return Err(SourceError::Permanent(problem.to_owned()).into());
+            }
+            context.warn(format!(
+            "{slice}: exactly {} records came, as many as a page may have, and the provider's count is unavailable: there may be more",
+            first.records
+        ));
+            return Ok(Pages::One);
+        };
+        if first.records >= total {
+            return Ok(Pages::One);
+        }
+        if leniency.is_not_paged {
+            return Ok(Pages::Short {
+                records: first.records,
+                total,
+            });
+        }
+        // What the first page itself says is as old as the page.
+        self.counted = envelope_total.or(self.counted);
+        self.must_not_fall(Some(total))?;
+        tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
+        let mut last = first;
+        for page in 2.. {
+            let body = stoppable(context, context.source.page(slice, page, deadline)).await;
+            let body = body.map_err(|error| match error {
+                // It was tried again where it was: to begin anew would multiply the attempts.
+                FetchError::Source(error) if error.is_transient() => FetchError::PageGivenUp {
+                    page,
+                    problem: context.source.printable(&error.to_string()),
+                },
+                error => error,
+            })?;
+            let mut body = Opened::Response(body);
+            let end = conversion.feed(context, &mut body).await?;
+            let records = end.records - last.records;
+            leniency.compare(envelope_total, end.summary.envelope_total)?;
+            self.must_not_fall(end.summary.envelope_total)?;
+            // A server that ignores the page number repeats itself, or what has been added since. The
+            // digest tells also where records have no id.
+            if records > first.records || (records > 0 && end.digest == last.digest) {
+                return Err(FetchError::NotPaged { page });
+            }
+            // A call that came in since the first page shifts the others: one is seen twice, and one more is
+            // to be read.
+            let total_now = end.summary.envelope_total.unwrap_or(total);
+            let shifted = total_now.saturating_sub(total);
+            if end.records >= total_now.saturating_add(shifted) {
+                break;
+            }
+            if records < first.records {
+                if end.records >= total_now {
+                    break;
+                }
+                return Ok(Pages::Short {
+                    records: end.records,
+                    total: total_now,
+                });
+            }
+            last = end;
+        }
+        Ok(Pages::Walked)
+    }
+}
+
+/// Whether so many records may be the first page of a stream that the server pages: 25 are the
+/// API's default, and any other limit is as round (10, 50, 100, 250, 1000).
+fn is_page_size(records: u64) -> bool {
+    let mut leading = records;
+    while leading > 0 && leading.is_multiple_of(10) {
+        leading /= 10;
+    }
+    records >= 10 && matches!(leading, 1 | 2 | 5 | 25)
+}
+
+/// What the stream turned out to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pages {
+    /// One body with everything in it.
+    One,
+    /// Several pages, up to the count.
+    Walked,
+    /// One or several pages, and then no more, although the count says so.
+    Short { records: u64, total: u64 },
+}
+
+/// The provider's count where it is needed but would not be compared; `None` if it cannot be had
+/// for whatever reason. The stream has just shown that the key is good.
+async fn asked_for_once(context: &Context, slice: Slice) -> Result<Option<u64>, FetchError> {
+    match control_total(context, slice, true).await {
+        Err(FetchError::Source(SourceError::Refused { .. })) => Ok(None),
+        total => total,
+    }
+}
+
+/// The provider's count, or `None` if it will not give one. What may pass is an error, and with it
+/// the attempt, unless `may_fail`.
+async fn control_total(
+    context: &Context,
+    slice: Slice,
+    may_fail: bool,
+) -> Result<Option<u64>, FetchError> {
+    match stoppable(context, context.source.control_total(slice)).await {
+        Ok(total) => Ok(Some(total)),
+        Err(FetchError::Source(error))
+            if error.is_permanent() || (may_fail && error.is_transient()) =>
+        {
+            let problem = context.source.printable(&error.to_string());
+            tracing::warn!(
+                slice = slice.to_string(),
+                "The provider's count is unavailable: {problem}"
+            );
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for the network, unless the run stops first.
+async fn stoppable<T>(
+    context: &Context,
+    work: impl Future<Output = Result<T, SourceError>>,
+) -> Result<T, FetchError> {
+    tokio::select! {
+        () = context.stop.cancelled() => Err(FetchError::Stopped),
+        done = work => Ok(done?),
+    }
+}
+
+/// The thread that converts a slice, and the way to it. Dropping it before [`finish`](Self::finish)
+/// abandons the slice: the thread ends and removes its files.
+struct Conversion {
+    messages: mpsc::Sender<Message>,
+    thread: tokio::task::JoinHandle<Result<Option<Converted>, ConvertError>>,
+}
+
+impl Conversion {
+    fn start(context: &Context, slice: Slice, privacy: &Arc<Privacy>) -> Self {
+        let config = &context.config;
+        let limits = &config.limits;
+        let export = context.options.export.as_ref();
+        let (max_record_bytes, max_slice_bytes) = match export {
+            // Measured when it was split. A row of CSV has grown since, by the names of its columns.
+            Some(_) => (usize::MAX, u64::MAX),
+            None => (limits.max_record_bytes, limits.max_slice_bytes),
+        };
+        let options = ConvertOptions {
+            slice,
+            day_us: day_us(slice.day, &config.window.timezone),
+            export_files: export.map(|export| export.file_names()),
+            spool_dir: context.lake.spool_dir().to_owned(),
+            max_record_bytes,
+            max_slice_bytes,
+            dedupe: config.quality.dedupe,
+            assume_timezone: config.source.assume_timezone.clone(),
+            privacy: Arc::clone(privacy),
+            credentials: Arc::clone(context.source.credentials()),
+            parquet: config.parquet.clone(),
+        };
+        let (messages, inbox) = mpsc::channel(CHUNKS_IN_FLIGHT);
+        let observer = Arc::clone(&context.observer);
+        let thread = tokio::task::spawn_blocking(move || convert(options, inbox, &*observer));
+        Self { messages, thread }
+    }
+
+    /// Passes one body on to its end.
+    async fn feed(&mut self, context: &Context, body: &mut Opened) -> Result<BodyEnd, FetchError> {
+        let (encoding, format) = body.format();
+        self.tell(Message::BeginBody(encoding, format)).await?;
+        while let Some(chunk) = body.chunk(context).await? {
+            self.tell(Message::Chunk(chunk)).await?;
+        }
+        let end = self.end_body().await?;
+        if end.summary.bytes == 0 {
+            body.may_be_empty()?;
+        }
+        Ok(end)
+    }
+
+    async fn tell(&self, message: Message) -> Result<(), FetchError> {
+        let sent = self.messages.send(message).await;
+        sent.map_err(|_| FetchError::Ended)
+    }
+
+    async fn end_body(&mut self) -> Result<BodyEnd, FetchError> {
+        let (reply, end) = oneshot::channel();
+        self.tell(Message::EndBody(reply)).await?;
+        tokio::select! {
+            biased;
+            end = end => end.map_err(|_| FetchError::Ended),
+            // A thread that ends at this very moment leaves the message, and the way to reply, in the
+            // channel for as long as there is a sender: ours.
+            () = self.messages.closed() => Err(FetchError::Ended),
+        }
+    }
+
+    /// Waits until the thread has removed its files, which the next attempt makes anew. What the
+    /// conversion found wrong with the body says more than how the body broke off afterwards.
+    async fn abandon(self, error: FetchError) -> FetchError {
+        drop(self.messages);
+        match (joined(self.thread).await, error) {
+            (_, FetchError::Stopped) => FetchError::Stopped,
+            (Err(panicked), _) => panicked.into(),
+            (Ok(Err(found)), _) => found.into(),
+            (Ok(Ok(_)), error) => error,
+        }
+    }
+
+    async fn finish(self) -> Result<Converted, FetchError> {
+        // If the thread has ended early, its result says why.
+        drop(self.messages.send(Message::Finish).await);
+        let converted = joined(self.thread).await??;
+        Ok(converted.expect("the thread was told to finish"))
+    }
+}
+
+/// The thread's work. `None` if the slice was abandoned.
+fn convert(
+    options: ConvertOptions,
+    mut inbox: mpsc::Receiver<Message>,
+    observer: &dyn Observer,
+) -> Result<Option<Converted>, ConvertError> {
+    let mut converter = Converter::try_new(options)?;
+    match convert_bodies(&mut converter, &mut inbox, observer) {
+        Ok(Conclusion::Finish) => converter.finish().map(Some),
+        Ok(Conclusion::Abandon) => converter.abandon().map(|()| None),
+        // A full disk says more than what else was wrong.
+        Err(error) => converter.abandon().and(Err(error)),
+    }
+}
+
+/// How a conversion is to end.
+enum Conclusion {
+    Finish,
+    Abandon,
+}
+
+fn convert_bodies(
+    converter: &mut Converter,
+    inbox: &mut mpsc::Receiver<Message>,
+    observer: &dyn Observer,
+) -> Result<Conclusion, ConvertError> {
+    let mut reported = 0;
+    while let Some(message) = inbox.blocking_recv() {
+        match message {
+            Message::BeginBody(encoding, format) => converter.begin_body(encoding, format),
+            Message::Chunk(chunk) => converter.push(&chunk)?,
+            Message::EndBody(reply) => {
+                let end = converter.end_body()?;
+                // Nobody listens any more if the run was stopped meanwhile.
+                reply.send(end).ok();
+            }
+            Message::Finish => return Ok(Conclusion::Finish),
+        }
+        observer.records_read(converter.records() - reported);
+        reported = converter.records();
+    }
+    Ok(Conclusion::Abandon)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_have_round_sizes() {
+        let sizes: Vec<u64> = (0..=10_000).filter(|size| is_page_size(*size)).collect();
+        let expected = [
+            10, 20, 25, 50, 100, 200, 250, 500, 1_000, 2_000, 2_500, 5_000, 10_000,
+        ];
+        assert_eq!(sizes, expected);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_ends_while_a_body_ends_is_noticed() {
+        let (messages, mut inbox) = mpsc::channel(CHUNKS_IN_FLIGHT);
+        // What a message meets that comes in behind the last look into the inbox.
+        let (ended, wait) = std::sync::mpsc::channel::<()>();
+        let thread = tokio::task::spawn_blocking(move || {
+            while inbox.is_empty() {
+                std::thread::yield_now();
+            }
+            inbox.close();
+            wait.recv().ok();
+            Ok(None)
+        });
+        let mut conversion = Conversion { messages, thread };
+        let deadline = std::time::Duration::from_mins(1);
+        let end = tokio::time::timeout(deadline, conversion.end_body()).await;
+        drop(ended);
+        assert!(
+            matches!(end, Ok(Err(FetchError::Ended))),
+            "it would wait for ever: {end:?}"
+        );
+    }
+}

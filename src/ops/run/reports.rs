@@ -1,0 +1,745 @@
+//! Reports of runs in the lake: kept, read again, and made for runs that ended without one.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use futures::{Stream, StreamExt, TryStreamExt, stream};
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
+
+use crate::cdr::slice::Slice;
+use crate::lake::report::{RunReport, new_run_id};
+use crate::lake::runs::{DeadRun, MarkedRuns, RunMark, Traces};
+use crate::lake::{Lake, LakeError};
+use crate::ops::plan::CLOCK_TOLERANCE;
+use crate::store::Garbage;
+
+/// What is said of a store on which two runs would harm each other.
+pub const IGNORES_CONDITIONS: &str =
+    "the store ignores conditional writes, by which runs keep out of each other's way";
+/// A run that began so long ago and has committed nothing is looked at more closely.
+const LONG_AGO: Duration = Duration::from_mins(10);
+
+/// How long reports are kept: `cdrlake gc` removes those of runs that ended before. Whatever
+/// follows them, a load above all, has so much time.
+pub const KEPT_DAYS: i64 = 90;
+/// Reports that are read at the same time: one may have some megabytes.
+const CONCURRENT_READS: usize = 4;
+
+/// What a report tells of the table.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Told {
+    pub(crate) run: String,
+    pub(crate) finished_at: Timestamp,
+    pub(crate) partitions_changed: Vec<Date>,
+    /// Those that were due.
+    slices: Vec<Slice>,
+}
+
+/// What all reports tell that are kept, in no order. One that is damaged is left out, and said.
+pub(crate) async fn reports(
+    lake: &Lake,
+) -> Result<impl Stream<Item = Result<Told, LakeError>>, LakeError> {
+    let told = stream::iter(lake.runs().await?)
+        .map(async |run| lake.run_report::<Told>(&run).await)
+        .buffer_unordered(CONCURRENT_READS);
+    Ok(told.filter_map(async |told| match told {
+        Err(error @ LakeError::Damaged { .. }) => {
+            tracing::warn!("{} It is left out.", crate::error::chain(&error));
+            None
+        }
+        told => told.transpose(),
+    }))
+}
+
+/// What all reports and the ledger tell together of what has changed.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    /// What each report tells, without its slices, which may be many.
+    told: Vec<Told>,
+    /// Days that the ledger says were changed by a run of which no report tells it: one that is
+    /// under way, or died unseen.
+    untold: BTreeSet<Date>,
+    /// How much earlier what ended before may have ended after: clocks differ.
+    doubt: SignedDuration,
+}
+
+impl Changes {
+    /// Reads them once.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the lake cannot be read.
+    pub(crate) async fn read(lake: &Lake) -> Result<Self, LakeError> {
+        // The ledger first: what is committed later has a report later.
+        let first_kept = new_run_id(gone_before(Timestamp::now()));
+        let mut untold: BTreeSet<(String, Slice)> = lake
+            .all_entries()
+            .await?
+            .filter_map(|(slice, entry)| Some((entry.committed?.run, slice)))
+            // Of older ones reports may be gone.
+            .filter(|(run, _)| *run >= first_kept)
+            .collect();
+        let mut told = Vec::new();
+        let mut reports = std::pin::pin!(reports(lake).await?);
+        while let Some(mut report) = reports.try_next().await? {
+            for slice in std::mem::take(&mut report.slices) {
+                untold.remove(&(report.run.clone(), slice));
+            }
+            told.push(report);
+        }
+        let lease = lake.lease_expiry().unwrap_or_default();
+        Ok(Self {
+            told,
+            untold: untold.into_iter().map(|(_, slice)| slice.day).collect(),
+            doubt: CLOCK_TOLERANCE + SignedDuration::try_from(lease).unwrap_or_default(),
+        })
+    }
+
+    /// The report of the run that ended last. Names say when runs began.
+    pub(crate) fn last(&self) -> Option<&Told> {
+        self.told.iter().max_by_key(|told| told.finished_at)
+    }
+
+    /// Days that runs have changed which ended after `run`, or so shortly before that nobody can be
+    /// sure, and those that no report tells. `None` if there is no report of `run`.
+    pub(crate) fn since(&self, run: &str) -> Option<BTreeSet<Date>> {
+        let since = self.told.iter().find(|told| told.run == run)?;
+        let is_later = |told: &&Told| {
+            told.finished_at.duration_since(since.finished_at) > -self.doubt && told.run != run
+        };
+        let later = self.told.iter().filter(is_later);
+        let changed = later.flat_map(|told| &told.partitions_changed);
+        Some(changed.chain(&self.untold).copied().collect())
+    }
+}
+
+/// Days that runs have changed which ended after `run`, or so shortly before that nobody can be
+/// sure, and those which the ledger says were changed by a run of which no report tells it: one
+/// that is under way, or died unseen. `None` if there is no report of `run`.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be read.
+pub async fn changed_since(lake: &Lake, run: &str) -> Result<Option<BTreeSet<Date>>, LakeError> {
+    Ok(Changes::read(lake).await?.since(run))
+}
+
+/// Removes the reports of runs that ended more than [`KEPT_DAYS`] before `now`, except the last
+/// one. Says which in `garbage`, and which of them could not be read.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be listed or written.
+pub(crate) async fn remove_old(
+    lake: &Lake,
+    now: Timestamp,
+    garbage: &mut Garbage,
+) -> Result<(), LakeError> {
+    let limit = gone_before(now);
+    let runs = lake.runs().await?;
+    let kept = runs.len();
+    let first_kept = new_run_id(limit);
+    let mut old = Vec::new();
+    // Names say when runs began.
+    for run in runs.into_iter().filter(|run| *run < first_kept) {
+        match lake.run_report::<Told>(&run).await {
+            Ok(Some(told)) if told.finished_at >= limit => {}
+            Ok(Some(told)) => old.push((told.finished_at, run)),
+            Ok(None) => {}
+            // Of no use to anybody.
+            Err(LakeError::Damaged { .. }) => old.push((Timestamp::MIN, run)),
+            Err(error) => garbage.left.push(crate::error::chain(&error)),
+        }
+    }
+    old.sort_unstable();
+    if old.len() == kept {
+        old.pop();
+    }
+    for (_, run) in old {
+        let removed = lake.remove_report(&run).await?;
+        garbage.removed.push(removed.to_string());
+    }
+    Ok(())
+}
+
+/// What ended before this instant has a report no longer.
+fn gone_before(now: Timestamp) -> Timestamp {
+    now.checked_sub(SignedDuration::from_hours(24 * KEPT_DAYS))
+        .unwrap_or(Timestamp::MIN)
+}
+
+/// What a run finds when it begins.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    /// Whether others can see it. If not, it tries again before it writes anything.
+    pub(crate) is_marked: Result<(), LakeError>,
+    /// Runs that have not kept a report.
+    pub(crate) marked: Result<MarkedRuns, LakeError>,
+    /// Why the run may write nothing: where the store ignores conditions, nothing keeps two runs from
+    /// harming each other.
+    pub(crate) alone: Result<(), String>,
+}
+
+/// Marks a run when it begins, and keeps its report when it ends.
+#[derive(Debug)]
+pub(crate) struct ReportKeeper<'a> {
+    pub(crate) lake: &'a Lake,
+    pub(crate) mark: &'a RunMark,
+    pub(crate) started_at: Timestamp,
+    /// Whoever cancels one of them does not want to wait.
+    pub(crate) stops: [&'a CancellationToken; 2],
+}
+
+impl ReportKeeper<'_> {
+    /// Marks the run, and looks for others, before this one writes its own name over theirs.
+    pub(crate) async fn begin(&self) -> Begun {
+        let is_marked = self.mark.ensure().await;
+        let marked = self.lake.marked_runs(self.mark.run()).await;
+        let alone = self.alone_if_it_must_be(&is_marked, &marked).await;
+        Begun {
+            is_marked,
+            marked,
+            alone,
+        }
+    }
+
+    /// This run has marked itself before it looks, so of two that begin at once at least one sees the
+    /// other.
+    async fn alone_if_it_must_be(
+        &self,
+        is_marked: &Result<(), LakeError>,
+        marked: &Result<MarkedRuns, LakeError>,
+    ) -> Result<(), String> {
+        let chain = |error: &LakeError| crate::error::chain(error);
+        let honours = self.lake.honours_conditions().await;
+        if honours.map_err(|error| chain(&error))? {
+            return Ok(());
+        }
+        // Whom others cannot see, they cannot avoid.
+        is_marked.as_ref().map_err(chain)?;
+        for run in marked.as_ref().map_err(chain)?.keys() {
+            let is_dead = self.is_dead(run, true).await;
+            if !is_dead.map_err(|error| chain(&error))? {
+                return Err(format!(
+                    "{IGNORES_CONDITIONS}, and run {run} seems to be under way. Run again when it has ended"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    /// Keeps the report in the lake, and with it what the `marked` runs had done that ended without one. Whether it is
+    /// kept.
+    pub(crate) async fn keep(
+        &self,
+        marked: Result<MarkedRuns, LakeError>,
+        report: &mut RunReport,
+    ) -> bool {
+        report.warnings.extend(self.mark.unseen());
+        let marked = marked.unwrap_or_else(|error| {
+            report.warnings.push(crate::error::chain(&error));
+            MarkedRuns::new()
+        });
+        let dead = self.find_dead(marked, &mut report.warnings).await;
+        let dead: Vec<(DeadRun, RunReport)> = dead
+            .into_iter()
+            .map(|(dead, traces)| {
+                let made = RunReport::of_dead_run(dead.run(), &traces.commits, &report.run);
+                report.tell_for(&made, &traces.announced);
+                (dead, made)
+            })
+            .collect();
+        let mut kept = self.lake.end_run(&report.run, report).await;
+        let is_kept = kept.is_ok();
+        for (dead, made) in dead {
+            // Only once it was told: whoever is interrupted here tells it twice, not never.
+            if kept.is_ok() {
+                let make = |found: Option<RunReport>| match found {
+                    None => Some(made.clone()),
+                    Some(found) => found.with_more_of_the_dead(&made),
+                };
+                kept = self.lake.end_dead_run(dead, make).await;
+            }
+        }
+        if let Err(error) = kept {
+            report.warnings.push(format!(
+                "the run report could not be kept in the lake: {}",
+                crate::error::chain(&error)
+            ));
+        }
+        is_kept
+    }
+
+    /// Of the `marked` runs those that are dead, each with what it has done. Those of which it cannot
+    /// be told are left to the next run.
+    async fn find_dead(
+        &self,
+        mut marked: MarkedRuns,
+        warnings: &mut Vec<String>,
+    ) -> Vec<(DeadRun, Traces)> {
+        let mut warn = |error: &LakeError| warnings.push(crate::error::chain(error));
+        let mut dead = Vec::new();
+        for (run, traces) in &marked {
+            // Worth waiting for if there is something to tell, or if it should have ended long ago.
+            let is_patient = traces.is_any() || began_long_before(run, self.started_at);
+            let claimed = match self.is_dead(run, is_patient).await {
+                Ok(true) => self.lake.claim_dead(run).await,
+                Ok(false) => Ok(None),
+                Err(error) => Err(error),
+            };
+            match claimed {
+                Ok(claimed) => dead.extend(claimed),
+                Err(error) => warn(&error),
+            }
+        }
+        marked.retain(|run, _| dead.iter().any(|dead| dead.run() == run));
+        // Again, for what they have done since they were seen. From now on they cannot.
+        if let Err(error) = self.lake.add_traces(&mut marked).await {
+            warn(&error);
+            // They are not told of in part.
+            return Vec::new();
+        }
+        let with_traces = dead.into_iter().map(|dead| {
+            let traces = marked.remove(dead.run()).unwrap_or_default();
+            (dead, traces)
+        });
+        with_traces.collect()
+    }
+
+    /// Whether a run is dead. Who is interrupted does not wait to know: the next run will.
+    async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
+        tokio::select! {
+            dead = self.lake.is_dead(run, is_patient) => dead,
+            () = self.stops[0].cancelled() => Ok(false),
+            () = self.stops[1].cancelled() => Ok(false),
+        }
+    }
+}
+
+/// Whether a run's name says that it began much earlier than `now`.
+fn began_long_before(run: &str, now: Timestamp) -> bool {
+    let name = now.checked_sub(LONG_AGO).map(new_run_id);
+    name.is_ok_and(|then| *run < *then)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use object_store::memory::InMemory;
+    use object_store::{ObjectStore, ObjectStoreExt};
+
+    use super::*;
+    use crate::cdr::slice::{Direction, parse_day};
+    use crate::lake::TableChange;
+    use crate::lake::identity::{FORMAT, Identity};
+    use crate::lake::ledger::tests::commit;
+    use crate::lake::ledger::{Failure, Pending, State};
+    use crate::lake::report::{SliceOutcome, SliceReport};
+    use crate::privacy::Privacy;
+    use crate::store::bucket::{BucketOptions, BucketStore};
+    use crate::store::layout;
+    use crate::store::{LakeStore, Swap};
+
+    const LEASE: Duration = Duration::from_mins(1);
+
+    /// The lake in `bucket` as a process has it.
+    async fn process(bucket: &Arc<InMemory>) -> Lake {
+        open(store_in(bucket)).await
+    }
+
+    fn store_in(bucket: &Arc<InMemory>) -> BucketStore {
+        let options = BucketOptions {
+            single_put_bytes: 1 << 20,
+            part_bytes: 1 << 20,
+            lease: LEASE,
+            storage_class: None,
+            tags: object_store::TagSet::default(),
+        };
+        let url = "s3://bucket/lake".parse().unwrap();
+        let bucket = Arc::clone(bucket) as Arc<dyn ObjectStore>;
+        BucketStore::new(bucket, &url, options, &std::env::temp_dir())
+    }
+
+    async fn open(store: impl LakeStore + 'static) -> Lake {
+        let identity = Identity {
+            format: FORMAT,
+            account: None,
+            disposition: "all".to_owned(),
+            sip_trunk: None,
+            from_search: None,
+            to_search: None,
+            privacy: "keep".to_owned(),
+            privacy_columns: std::collections::BTreeMap::new(),
+            privacy_key_id: None,
+            source_url: String::new(),
+            timezone: "UTC".to_owned(),
+            created_by: String::new(),
+        };
+        let opened = Lake::open(Arc::new(store), &identity, Privacy::default());
+        opened.await.unwrap()
+    }
+
+    fn slice(day: i8) -> Slice {
+        Slice {
+            day: jiff::civil::date(2026, 10, day),
+            direction: Direction::Placed,
+        }
+    }
+
+    fn days(days: &[i8]) -> BTreeSet<Date> {
+        days.iter().map(|&day| slice(day).day).collect()
+    }
+
+    /// A run that begins, and has marked itself if it `is_marked`.
+    async fn begin(lake: &Lake, is_marked: bool) -> RunMark {
+        let mark = lake.mark(&new_run_id(Timestamp::now()), CancellationToken::new());
+        if is_marked {
+            mark.ensure().await.unwrap();
+        }
+        mark
+    }
+
+    /// Commits the slice of a day, as a run does that has fetched it.
+    async fn publish(lake: &Lake, mark: &RunMark, day: i8) -> Result<(), LakeError> {
+        let lease = lake.try_lease(slice(day)).await?.unwrap();
+        let before = lake.usable_entry(slice(day)).await?;
+        let mut new = commit(None, State::Closed);
+        mark.run().clone_into(&mut new.run);
+        let staged = lake.stage(slice(day), TableChange::Remove, None).await?;
+        let published = lake.publish(mark, &*lease, before, staged, new, lake.privacy());
+        published.await.map(drop)
+    }
+
+    /// Notes that the slice of a day failed, as a run does that could not fetch it.
+    async fn fail(lake: &Lake, mark: &RunMark, day: i8) -> Result<(), LakeError> {
+        let lease = lake.try_lease(slice(day)).await?.unwrap();
+        let before = lake.usable_entry(slice(day)).await?;
+        let failure = Failure {
+            run: mark.run().to_owned(),
+            at: Timestamp::now(),
+            problem: "it broke".to_owned(),
+        };
+        lake.fail(mark, &*lease, before, failure, None, lake.privacy())
+            .await
+    }
+
+    /// The report of a run that has changed these days.
+    fn report(run: &str, days: &[i8]) -> RunReport {
+        let slices = days.iter().map(|&day| SliceReport {
+            table_changed: true,
+            ..SliceReport::new(slice(day), SliceOutcome::Committed)
+        });
+        let now = Timestamp::now();
+        RunReport::new(run.to_owned(), now, slices.collect(), false, Vec::new())
+    }
+
+    /// A run that ends, having seen the `marked` ones, and what it reports.
+    async fn end(lake: &Lake, mark: &RunMark, marked: Result<MarkedRuns, LakeError>) -> RunReport {
+        let mut report = report(mark.run(), &[]);
+        let never = CancellationToken::new();
+        let keeper = ReportKeeper {
+            lake,
+            mark,
+            started_at: Timestamp::now(),
+            stops: [&never, &never],
+        };
+        assert!(keeper.keep(marked, &mut report).await, "{report:?}");
+        report
+    }
+
+    /// A run that does nothing but tell what others have done.
+    async fn tell(lake: &Lake) -> RunReport {
+        let mark = begin(lake, true).await;
+        let marked = lake.marked_runs(mark.run()).await;
+        end(lake, &mark, marked).await
+    }
+
+    /// Whether anything says that the run is under way.
+    async fn is_marked(bucket: &InMemory, mark: &RunMark) -> bool {
+        let path = format!("lake/{}", layout::run_marker(mark.run()));
+        bucket.head(&path.into()).await.is_ok()
+    }
+
+    /// The process that holds a lease sleeps for so long that it expires.
+    async fn sleep_beyond_the_lease(bucket: &InMemory, mark: &RunMark) {
+        // As a store has it that nobody renews: somebody takes it over and gives it back.
+        let path = format!("lake/{}", layout::run_lease(mark.run()));
+        bucket.delete(&path.into()).await.unwrap();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_commits_more() {
+        let bucket = Arc::new(InMemory::new());
+        let (sleeper, other) = (process(&bucket).await, process(&bucket).await);
+        let first = tell(&other).await;
+        let mark = begin(&sleeper, true).await;
+        publish(&sleeper, &mark, 1).await.unwrap();
+        sleep_beyond_the_lease(&bucket, &mark).await;
+        assert_eq!(tell(&other).await.partitions_changed, [slice(1).day]);
+        assert!(!is_marked(&bucket, &mark).await);
+        // It wakes, commits a day, and is killed.
+        publish(&sleeper, &mark, 2).await.unwrap();
+        assert!(is_marked(&bucket, &mark).await);
+        sleep_beyond_the_lease(&bucket, &mark).await;
+        let told = tell(&other).await;
+        assert!(told.partitions_changed.contains(&slice(2).day), "{told:?}");
+        assert!(!is_marked(&bucket, &mark).await);
+        let changed = changed_since(&other, &first.run).await.unwrap().unwrap();
+        assert_eq!(changed, days(&[1, 2]));
+        // The report that was made for it tells of both now, so that later loads need not.
+        let kept: RunReport = other.run_report(mark.run()).await.unwrap().unwrap();
+        assert_eq!(kept.partitions_changed, [slice(1).day, slice(2).day]);
+        let last = tell(&other).await;
+        let later = RunReport {
+            finished_at: Timestamp::now() + SignedDuration::from_hours(1),
+            ..report("later", &[])
+        };
+        other.end_run("later", &later).await.unwrap();
+        assert!(last.partitions_changed.is_empty());
+        let changed = changed_since(&other, "later").await.unwrap();
+        assert_eq!(changed, Some(days(&[])));
+        // Its own says it all.
+        sleeper
+            .end_run(mark.run(), &report(mark.run(), &[1, 2]))
+            .await
+            .unwrap();
+        let kept: RunReport = other.run_report(mark.run()).await.unwrap().unwrap();
+        assert_eq!(kept.partitions_changed.len(), 2);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_a_run_commits_after_it_was_seen_is_told_too_once_it_is_dead() {
+        let bucket = Arc::new(InMemory::new());
+        let (dying, other) = (process(&bucket).await, process(&bucket).await);
+        let mark = begin(&dying, true).await;
+        publish(&dying, &mark, 1).await.unwrap();
+        let marked = other.marked_runs("").await;
+        publish(&dying, &mark, 2).await.unwrap();
+        sleep_beyond_the_lease(&bucket, &mark).await;
+        let told = end(&other, &begin(&other, true).await, marked).await;
+        assert_eq!(told.partitions_changed, [slice(1).day, slice(2).day]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_could_not_mark_itself_when_it_began_does_so_before_it_commits() {
+        let bucket = Arc::new(InMemory::new());
+        let lake = process(&bucket).await;
+        let mark = begin(&lake, false).await;
+        publish(&lake, &mark, 1).await.unwrap();
+        assert!(is_marked(&bucket, &mark).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_cannot_be_marked_commits_nothing() {
+        let bucket = Arc::new(InMemory::new());
+        let (lake, other) = (process(&bucket).await, process(&bucket).await);
+        let mark = begin(&lake, false).await;
+        // Somebody holds its lease for good.
+        let holder = other.mark(mark.run(), CancellationToken::new());
+        holder.ensure().await.unwrap();
+        let begun = tokio::time::Instant::now();
+        let refused = publish(&lake, &mark, 1).await.unwrap_err();
+        assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused:?}");
+        // It waited for as long as the lease of a dead one lasts, and the run fetches nothing more.
+        assert!(begun.elapsed() > LEASE, "{:?}", begun.elapsed());
+        assert!(refused.is_hopeless());
+        assert_eq!(lake.ledger_slices(&Direction::ALL).await.unwrap(), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_run_that_was_taken_for_dead_writes_nothing_more_where_conditions_are_ignored() {
+        let bucket = Arc::new(InMemory::new());
+        let sleeper = open(store_in(&bucket).ignoring_conditions()).await;
+        let other = open(store_in(&bucket).ignoring_conditions()).await;
+        let mark = begin(&sleeper, true).await;
+        publish(&sleeper, &mark, 1).await.unwrap();
+        sleep_beyond_the_lease(&bucket, &mark).await;
+        tell(&other).await;
+        let refused = publish(&sleeper, &mark, 2).await.unwrap_err();
+        assert!(matches!(refused, LakeError::NotAlone(_)), "{refused:?}");
+        assert!(refused.is_hopeless());
+        for day in [1, 3] {
+            sleeper.settle().await;
+            let refused = fail(&sleeper, &mark, day).await.unwrap_err();
+            assert!(matches!(refused, LakeError::NotAlone(_)), "{refused:?}");
+            sleeper.settle().await;
+            let lease = sleeper.try_lease(slice(day)).await.unwrap().unwrap();
+            let removed = sleeper.remove_rejects(&mark, &*lease, slice(day), true);
+            let refused = removed.await.unwrap_err();
+            assert!(matches!(refused, LakeError::NotAlone(_)), "{refused:?}");
+        }
+        assert_eq!(sleeper.entry(slice(1)).await.entry.failed, None);
+        let slices = sleeper.ledger_slices(&Direction::ALL).await.unwrap();
+        assert_eq!(slices, [slice(1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_the_ledger_says_that_no_report_tells_has_changed_since_whatever_the_marks_say() {
+        let bucket = Arc::new(InMemory::new());
+        let lake = process(&bucket).await;
+        let first = tell(&lake).await;
+        // Its marks are gone, and it has no report.
+        let unseen = begin(&lake, true).await;
+        publish(&lake, &unseen, 1).await.unwrap();
+        lake.end_run(unseen.run(), &report(unseen.run(), &[1]))
+            .await
+            .unwrap();
+        lake.remove_report(unseen.run()).await.unwrap();
+        // One has a report that does not list the day.
+        let forgetful = begin(&lake, true).await;
+        publish(&lake, &forgetful, 2).await.unwrap();
+        lake.end_run(forgetful.run(), &report(forgetful.run(), &[]))
+            .await
+            .unwrap();
+        // One began months ago, and ended now.
+        let long = lake.mark("20260801T000000Z-00000000", CancellationToken::new());
+        publish(&lake, &long, 3).await.unwrap();
+        lake.end_run(long.run(), &report(long.run(), &[3]))
+            .await
+            .unwrap();
+        let changed = changed_since(&lake, &first.run).await.unwrap();
+        assert_eq!(changed, Some(days(&[1, 2, 3])));
+        assert_eq!(changed_since(&lake, "gone").await.unwrap(), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn reports_of_runs_that_ended_long_ago_go_and_the_last_one_stays() {
+        let bucket = Arc::new(InMemory::new());
+        let lake = process(&bucket).await;
+        let day = |days: i64| SignedDuration::from_hours(24 * days);
+        let now: Timestamp = "2026-11-26T00:00:00Z".parse().unwrap();
+        // Days ago when a run began, and when it ended.
+        for (run, begun, ended) in [("a", 200, 120), ("b", 100, 91), ("c", 91, 89), ("d", 1, 1)] {
+            let run = format!("{}{run}", new_run_id(now - day(begun)));
+            let report = RunReport {
+                finished_at: now - day(ended),
+                ..report(&run, &[1])
+            };
+            lake.end_run(&run, &report).await.unwrap();
+        }
+        let remove_old = async |now| {
+            let mut garbage = Garbage::default();
+            remove_old(&lake, now, &mut garbage).await.unwrap();
+            assert_eq!(garbage.left, [] as [&str; 0]);
+            garbage.removed
+        };
+        let removed = remove_old(now).await;
+        assert_eq!(removed.len(), 2, "{removed:?}");
+        let left = lake.runs().await.unwrap();
+        assert!(left.len() == 2 && left[0].ends_with('c'), "{left:?}");
+        assert_eq!(remove_old(now).await, [] as [&str; 0]);
+        remove_old(now + day(365)).await;
+        assert_eq!(lake.runs().await.unwrap(), left[1..]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_day_that_a_dead_run_had_announced_is_told_and_its_commit_is_looked_for_later() {
+        let bucket = Arc::new(InMemory::new());
+        let store = store_in(&bucket);
+        let (sleeper, other) = (process(&bucket).await, process(&bucket).await);
+        let first = tell(&other).await;
+        let mark = begin(&sleeper, true).await;
+        publish(&sleeper, &mark, 1).await.unwrap();
+        // As it is while the file is on its way.
+        let path = layout::ledger_entry(slice(1));
+        let committed = store.read(&path).await.unwrap().unwrap();
+        let mut entry = other.entry(slice(1)).await.entry;
+        entry.committed = None;
+        entry.pending = Some(Pending {
+            run: mark.run().to_owned(),
+            token: "token".to_owned(),
+            file: None,
+            digest: crate::cdr::digest::Digest::default(),
+            planned: None,
+        });
+        let announced = serde_json::to_vec(&entry).unwrap().into();
+        let pending = store.replace(&path, announced, &committed.version).await;
+        let Swap::Done(pending) = pending.unwrap() else {
+            panic!("somebody else wrote");
+        };
+        sleep_beyond_the_lease(&bucket, &mark).await;
+        assert_eq!(tell(&other).await.partitions_changed, [slice(1).day]);
+        // It is done after all, and its run dies before it looks whether it is seen.
+        let done = store.replace(&path, committed.bytes, &pending).await;
+        assert!(matches!(done, Ok(Swap::Done(_))));
+        let changed = changed_since(&other, &first.run).await.unwrap();
+        assert_eq!(changed, Some(days(&[1])));
+        assert!(!is_marked(&bucket, &mark).await);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_damaged_report_bars_nobody_from_the_others() {
+        let bucket = Arc::new(InMemory::new());
+        let lake = process(&bucket).await;
+        let first = tell(&lake).await;
+        let mark = begin(&lake, true).await;
+        publish(&lake, &mark, 1).await.unwrap();
+        lake.end_run(mark.run(), &"damaged").await.unwrap();
+        let changes = Changes::read(&lake).await.unwrap();
+        assert_eq!(changes.last().unwrap().run, first.run);
+        assert_eq!(changes.since(&first.run), Some(days(&[1])));
+        assert_eq!(changes.since(mark.run()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_mark_of_a_run_is_left_alone() {
+        let bucket = Arc::new(InMemory::new());
+        let lake = process(&bucket).await;
+        let path = format!("lake/{}/README", layout::RUNNING);
+        bucket.put(&path.clone().into(), "".into()).await.unwrap();
+        assert!(lake.marked_runs("").await.unwrap().is_empty());
+        assert_eq!(tell(&lake).await.warnings, [] as [&str; 0]);
+        assert!(bucket.head(&path.into()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_report_that_cannot_be_read_keeps_no_other_from_being_removed() {
+        let directory = tempfile::tempdir().unwrap();
+        let on_disk = crate::store::local::LocalStore::new(directory.path(), 0o600);
+        on_disk.prepare().unwrap();
+        let lake = open(on_disk).await;
+        let old = RunReport {
+            finished_at: Timestamp::UNIX_EPOCH,
+            ..report("20200101T000000Z-00000001", &[1])
+        };
+        lake.end_run(&old.run, &old).await.unwrap();
+        tell(&lake).await;
+        let unreadable = directory.path().join(layout::RUNS);
+        let unreadable = unreadable.join("20200101T000000Z-00000000.json");
+        std::os::unix::fs::symlink("/", unreadable).unwrap();
+        let mut garbage = Garbage::default();
+        remove_old(&lake, Timestamp::now(), &mut garbage)
+            .await
+            .unwrap();
+        assert!(garbage.removed[0].contains(&old.run), "{garbage:?}");
+        assert!(garbage.left[0].contains("00000000.json"), "{garbage:?}");
+    }
+
+    #[tokio::test]
+    async fn a_report_of_thousands_of_slices_is_kept_and_read_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let on_disk = crate::store::local::LocalStore::new(directory.path(), 0o600);
+        on_disk.prepare().unwrap();
+        let bucket = Arc::new(InMemory::new());
+        let first = parse_day("2015-01-01").unwrap();
+        let slices = first.series(jiff::Span::new().days(1)).take(4_000);
+        let slices = slices.map(|day| {
+            let direction = Direction::Placed;
+            let mut report = SliceReport::new(Slice { day, direction }, SliceOutcome::Committed);
+            report.totals.by_disposition = (0..64)
+                .map(|number| (format!("{number:064}"), 1_000_000))
+                .collect();
+            report
+        });
+        let now = Timestamp::now();
+        let report = RunReport::new("run".to_owned(), now, slices.collect(), false, Vec::new());
+        for lake in [open(on_disk).await, process(&bucket).await] {
+            // Also over one that is as long.
+            lake.end_run("run", &report).await.unwrap();
+            lake.end_run("run", &report).await.unwrap();
+            let kept: RunReport = lake.run_report("run").await.unwrap().unwrap();
+            assert!(kept == report);
+        }
+    }
+}

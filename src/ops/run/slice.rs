@@ -1,0 +1,755 @@
+//! One slice, from its lease to its ledger entry.
+
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures::FutureExt;
+use jiff::Timestamp;
+use object_store::path::Path;
+use tempfile::TempPath;
+use tokio::sync::SemaphorePermit;
+
+use super::attempts::fetch_until_good;
+use super::fetch::{FetchError, Fetched};
+use super::{Context, RoomToFetch, Stop, Waiting};
+use crate::cdr::columns::SCHEMA_VERSION;
+use crate::cdr::reconcile::{Verdict, describe_mismatch};
+use crate::cdr::slice::Slice;
+use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
+use crate::config::{Reconcile, TOOL, Via, broken_records};
+use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, joined, thousands};
+use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State, new_token};
+use crate::lake::report::{Change, SliceOutcome, SliceReport};
+use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact};
+use crate::ops::plan::{Due, is_from_the_future, lookback_from, state_of};
+use crate::privacy::Privacy;
+use crate::slice_file::convert::{ConvertError, Converted};
+use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, rows_of};
+use crate::source::wavix::SourceError;
+use crate::store::Lease;
+use crate::store::layout;
+
+/// Why a slice was given up.
+#[derive(Debug, thiserror::Error)]
+enum SliceError {
+    #[error(transparent)]
+    Fetch(#[from] FetchError),
+    #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
+    Unaccounted(Counts),
+    #[error(
+        "{problem}. The first: {first}. `cdrlake rejects --lake {lake}` shows them; they lie in {path}"
+    )]
+    TooManyRejects {
+        problem: String,
+        /// Where the first stands, and why it is one.
+        first: String,
+        lake: String,
+        path: String,
+    },
+    #[error(
+        "{far} of {rows} rows lie more than {FAR_OUTSIDE_HOURS} hours outside {day}: these are another day's calls, and the lake keeps what it has. Run again later, and ask the provider if it stays"
+    )]
+    OtherDay {
+        far: u64,
+        rows: u64,
+        day: jiff::civil::Date,
+    },
+    #[error(
+        "{mismatch}. Run again later, and ask the provider if it stays. {}Set quality.reconcile to \"warn\" to take the slice as it is",
+        if *list_may_help { "If only the export is short, --via pages reads the list instead. " } else { "" }
+    )]
+    Mismatch {
+        mismatch: String,
+        list_may_help: bool,
+    },
+    #[error(
+        "{mismatch}. {}Set quality.reconcile to \"warn\" to take it from the export as it is",
+        if *is_known { "The export does not hold the day as the provider has it now (unless it is of the other direction, or of another account): `cdrlake run` fetches it. " } else { "" }
+    )]
+    ExportMismatch { mismatch: String, is_known: bool },
+    #[error(
+        "the slice shrank: {} now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run",
+        counted(*now, "row", "rows")
+    )]
+    Shrank {
+        now: u64,
+        before: u64,
+        day: jiff::civil::Date,
+        direction: crate::cdr::slice::Direction,
+    },
+    #[error(
+        "the slice shrank: the export has {} of it, the lake {before}. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's",
+        counted(*now, "row", "rows")
+    )]
+    ExportShrank { now: u64, before: u64 },
+    #[error(transparent)]
+    Panicked(#[from] Panicked),
+    #[error(transparent)]
+    Write(#[from] WriteError),
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+}
+
+/// How often a slice is begun anew because another run took it over: a file system on which leases
+/// do not last must not keep a run busy for ever.
+const MAX_LOST_LEASES: u32 = 3;
+
+/// Why a slice is to be tried again later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Later {
+    /// Another run holds its lease.
+    Held,
+    /// Another run took it over while this one worked on it.
+    TakenOver,
+}
+
+/// Does one slice, or says why it is to be tried again later.
+pub(super) async fn process(
+    context: &Context,
+    waiting: &Waiting,
+    room: RoomToFetch<'_>,
+) -> Result<SliceReport, Later> {
+    let due = &waiting.due;
+    let slice = due.slice;
+    let first_try = waiting.not_before.is_none();
+    let mut report = SliceReport::new(slice, SliceOutcome::Failed);
+    match attempt_all(context, due, first_try, room, &mut report).await {
+        Ok(Done::Held) => return Err(Later::Held),
+        Ok(Done::Outcome(outcome)) => report.outcome = outcome,
+        Err(SliceError::Fetch(FetchError::Stopped)) => {
+            report.outcome = SliceOutcome::Skipped;
+            report.error = Some("the run was stopped while this slice was under way".to_owned());
+        }
+        Err(SliceError::Lake(LakeError::ErasedMeanwhile))
+            if waiting.lost_leases < MAX_LOST_LEASES =>
+        {
+            tracing::info!(
+                slice = slice.to_string(),
+                "A number was erased meanwhile: fetching the slice again, without it."
+            );
+            return Err(Later::TakenOver);
+        }
+        Err(SliceError::Lake(LakeError::LostLease { path }))
+            if waiting.lost_leases < MAX_LOST_LEASES =>
+        {
+            tracing::warn!(
+                slice = slice.to_string(),
+                "Another run took over {path}: coming back to it."
+            );
+            return Err(Later::TakenOver);
+        }
+        Err(error) => {
+            let mut text = context.source.printable(&chain(&error));
+            if is_disk_full(&error) {
+                text = format!("{text}. {MAKE_ROOM}");
+            }
+            if !stops_the_run(context, &error, &text).await {
+                tracing::error!(slice = slice.to_string(), "{text}");
+            }
+            report.error = Some(text);
+        }
+    }
+    Ok(report)
+}
+
+/// Ends the run where no other slice would fare better. Its reason is then said once, at the end.
+async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
+    let stop = match error {
+        SliceError::Fetch(FetchError::Source(SourceError::Refused { .. })) => {
+            Stop::KeyRefused(text.to_owned())
+        }
+        SliceError::Fetch(FetchError::Source(SourceError::QuotaUsedUp(_))) => {
+            Stop::NoSource(text.to_owned())
+        }
+        // The spool is the same for all slices, and so is the disk.
+        SliceError::Write(_)
+        | SliceError::Fetch(
+            FetchError::Export { .. }
+            | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. }),
+        ) => Stop::NoLake(text.to_owned()),
+        SliceError::Lake(_) if is_disk_full(error) => Stop::NoLake(text.to_owned()),
+        // Nor would it in a bucket that is gone, or with credentials that have expired.
+        SliceError::Lake(found) if found.is_hopeless() => Stop::NoLake(text.to_owned()),
+        // Others may be permitted, unless nothing in the table is.
+        SliceError::Lake(found) if found.is_denied() => match context.lake.try_table().await {
+            Err(error) if error.is_denied() || error.is_hopeless() => Stop::NoLake(text.to_owned()),
+            _ => return false,
+        },
+        SliceError::Fetch(_) if context.is_cut_off() => {
+            Stop::NoSource(match context.options.export {
+                Some(_) => {
+                    format!("{text}. --reconcile off loads the export without asking for counts")
+                }
+                None => text.to_owned(),
+            })
+        }
+        _ => return false,
+    };
+    context.stop(&stop);
+    true
+}
+
+enum Done {
+    /// Another run holds the lease.
+    Held,
+    Outcome(SliceOutcome),
+}
+
+async fn attempt_all(
+    context: &Context,
+    due: &Due,
+    first_try: bool,
+    room: RoomToFetch<'_>,
+    report: &mut SliceReport,
+) -> Result<Done, SliceError> {
+    let slice = due.slice;
+    if context.stop.is_cancelled() {
+        return Err(FetchError::Stopped.into());
+    }
+    let Some(lease) = context.lake.try_lease(slice).await? else {
+        if first_try {
+            tracing::info!(
+                slice = slice.to_string(),
+                "Another run works on this slice: coming back to it."
+            );
+        }
+        return Ok(Done::Held);
+    };
+    let work = work_on(context, due, &*lease, room, report);
+    match AssertUnwindSafe(work).catch_unwind().await {
+        Ok(outcome) => outcome.map(Done::Outcome),
+        // It says nothing of the slice in the source, but the slice is to stay due, and to be seen.
+        Err(_) => {
+            let error = SliceError::from(Panicked);
+            let now = context.lake.usable_entry(slice).await?;
+            // What was announced is due, and seen.
+            if now.entry.pending.is_none() {
+                let privacy = context.lake.privacy();
+                record_failure(context, &*lease, now, &error, None, privacy).await;
+            }
+            Err(error)
+        }
+    }
+}
+
+/// Does a slice whose lease is held.
+async fn work_on(
+    context: &Context,
+    due: &Due,
+    lease: &dyn Lease,
+    room: RoomToFetch<'_>,
+    report: &mut SliceReport,
+) -> Result<SliceOutcome, SliceError> {
+    let slice = due.slice;
+    let before = context.lake.usable_entry(slice).await?;
+    if let Some(commit) = before
+        .entry
+        .committed
+        .as_ref()
+        .filter(|commit| commit.state == State::Pruned)
+    {
+        report.describe(commit);
+        report.error = Some("it was pruned, and stays so".to_owned());
+        return Ok(SliceOutcome::Skipped);
+    }
+    if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
+        && due.committed_token.as_ref() != Some(&commit.token)
+        && due.committed_fetched_at != Some(commit.fetched_at)
+        && before.entry.failed.is_none()
+        && is_as_good_as_ours(context, slice, commit)
+    {
+        report.describe(commit);
+        report.error = Some(format!("run {} did this slice meanwhile", commit.run));
+        return Ok(SliceOutcome::Skipped);
+    }
+    // Under the lease: whoever erases a number meanwhile waits for it.
+    let privacy = context.lake.privacy_now().await?;
+    let fetched = match fetch_until_good(context, slice, &privacy, report).await {
+        Ok(fetched) => fetched,
+        Err(error) => {
+            let error = error.into();
+            if says_something_of_the_slice(context, &before, &error) {
+                record_failure(context, lease, before, &error, None, &privacy).await;
+            }
+            return Err(error);
+        }
+    };
+    // On the heap: what settling holds is large, and each worker's task would carry room for it.
+    let outcome = Box::pin(settle(context, lease, before, fetched, room, report)).await;
+    if outcome.is_ok() && due.why.is_damage() {
+        context.warn(format!("{slice}: {}. It is mended", due.why));
+    }
+    outcome
+}
+
+/// What was asked, as the lake may know it.
+fn without_numbers(mut asked: Asked, privacy: &Privacy) -> Asked {
+    for (name, value) in &mut asked.query {
+        if name.ends_with("_search") {
+            *value = privacy.hide_filter(value);
+        }
+    }
+    asked
+}
+
+/// Whether what another run has committed meanwhile is what this one would: a day that settled
+/// after it was fetched, or whose count this run compares and the other did not, is still to do.
+fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
+    let ours = state_of(slice.day, &context.config.window, context.started_at);
+    let is_settled = commit.state == State::Closed || ours == State::Open;
+    let is_proven = commit.reconcile.has_equal_count()
+        || commit.reconcile == Verdict::NotChecked
+        || context.config.quality.reconcile != Reconcile::Fail;
+    is_settled && is_proven
+}
+
+/// Whether a failure is about the slice, and not about the key, the network, this machine or the run. Nor
+/// does an export that will not do say anything of a slice that the lake has.
+fn says_something_of_the_slice(
+    context: &Context,
+    before: &LedgerEntry,
+    error: &SliceError,
+) -> bool {
+    if context.options.export.is_some()
+        && before.entry.committed.is_some()
+        // Nobody could see which ones otherwise.
+        && !matches!(error, SliceError::TooManyRejects { .. })
+    {
+        return false;
+    }
+    let is_elsewhere = matches!(
+        error,
+        SliceError::Fetch(
+            FetchError::Stopped
+                | FetchError::Export { .. }
+                | FetchError::Source(SourceError::Refused { .. } | SourceError::QuotaUsedUp(_))
+                | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
+        )
+    );
+    !is_elsewhere && !context.is_cut_off()
+}
+
+/// Notes in the ledger that the slice failed, so that it stays due, and keeps its rejects.
+async fn record_failure(
+    context: &Context,
+    lease: &dyn Lease,
+    before: LedgerEntry,
+    error: &SliceError,
+    rejects: Option<TempPath>,
+    privacy: &Privacy,
+) {
+    let slice = before.entry.slice;
+    let failure = Failure {
+        run: context.run.clone(),
+        at: Timestamp::now(),
+        problem: context.source.printable(&chain(error)),
+    };
+    if let Err(error) = context
+        .lake
+        .fail(&context.mark, lease, before, failure, rejects, privacy)
+        .await
+    {
+        if error.is_hopeless() {
+            context.stop(&Stop::NoLake(chain(&error)));
+        }
+        // The failure itself is told anyway; without its entry the slice is due as it was before.
+        context.warn(format!(
+            "{slice}: that it failed could not be noted: {}",
+            chain(&error)
+        ));
+    }
+}
+
+/// Judges what was fetched, and publishes it.
+async fn settle(
+    context: &Context,
+    lease: &dyn Lease,
+    before: LedgerEntry,
+    fetched: Fetched,
+    room: RoomToFetch<'_>,
+    report: &mut SliceReport,
+) -> Result<SliceOutcome, SliceError> {
+    let slice = before.entry.slice;
+    let Fetched {
+        mut converted,
+        privacy,
+        control_total,
+        verdict,
+        asked,
+        begun_at: fetched_at,
+        etag,
+        last_modified,
+        server_time,
+        as_of,
+    } = fetched;
+    let rejects = converted.rejects.take();
+    if !converted.missing_fields.is_empty() {
+        context.warn_of_missing_columns(&converted.missing_fields);
+    }
+    report.counts = converted.counts.clone();
+    report.totals = converted.totals.clone();
+    report.control_total = control_total;
+    report.reconcile = verdict;
+    if let Err(error) = judge(context, &before, &converted, control_total, verdict).await {
+        if says_something_of_the_slice(context, &before, &error) {
+            record_failure(context, lease, before, &error, rejects, &privacy).await;
+        }
+        return Err(error);
+    }
+    if let Some(server_time) = server_time {
+        context.compare_clocks(server_time, fetched_at);
+    }
+    let rejects = match rejects {
+        Some(file) => Some(describe_rejects(context, file).await?),
+        None => None,
+    };
+    let commit = Commit {
+        run: context.run.clone(),
+        token: new_token(),
+        tool_version: TOOL.to_owned(),
+        schema_version: SCHEMA_VERSION,
+        privacy_key_id: context.lake.privacy().key_id().map(str::to_owned),
+        asked: without_numbers(asked, context.lake.privacy()),
+        fetched_at,
+        state: match as_of {
+            Some(as_of) if !is_doubtful(context, slice, verdict) => {
+                state_of(slice.day, &context.config.window, as_of)
+            }
+            _ => State::Open,
+        },
+        file: None,
+        digest: converted.digest,
+        counts: converted.counts.clone(),
+        totals: converted.totals.clone(),
+        rejects: rejects.as_ref().map(|(_, described)| described.clone()),
+        control_total,
+        reconcile: verdict,
+        response_etag: etag,
+        response_last_modified: last_modified,
+    };
+    let kept = match &before.entry.committed {
+        Some(kept) if is_in_lake(context, &before, kept, &commit).await? => Some(kept.clone()),
+        _ => None,
+    };
+    let outcome = if let Some(kept) = kept {
+        let commit = Commit {
+            file: kept.file.clone(),
+            ..commit
+        };
+        report.describe(&commit);
+        let says_the_same = before.entry.failed.is_none()
+            && commit.says_the_same_as(&kept)
+            && !is_from_the_future(&kept, commit.fetched_at);
+        if !says_the_same || !has_rejects(context, slice, &kept).await? {
+            let staged = stage(context, slice, TableChange::Keep, rejects).await?;
+            let lake = &context.lake;
+            lake.publish(&context.mark, lease, before, staged, commit, &privacy)
+                .await?;
+        }
+        SliceOutcome::Unchanged
+    } else {
+        // The next slice is fetched while this one is on its way.
+        let (file, _memory) = write_footer(context, room, converted, &commit, slice).await?;
+        let slice = NewSlice {
+            before,
+            file,
+            rejects,
+            commit,
+            privacy,
+        };
+        publish(context, lease, slice, report).await?;
+        SliceOutcome::Committed
+    };
+    remark(context, slice, &report.counts, verdict);
+    Ok(outcome)
+}
+
+/// Whether a count that matches only with records that came twice may yet come out otherwise: while
+/// the look-back lasts.
+fn is_doubtful(context: &Context, slice: Slice, verdict: Verdict) -> bool {
+    let window = &context.config.window;
+    let today = context.started_at.to_zoned(window.timezone.clone()).date();
+    verdict == Verdict::MatchWithDuplicates && slice.day >= lookback_from(window, today)
+}
+
+async fn describe_rejects(
+    context: &Context,
+    file: TempPath,
+) -> Result<(TempPath, RejectsFile), FetchError> {
+    let path = file.to_path_buf();
+    let described = tokio::task::spawn_blocking(move || RejectsFile::of(&path));
+    match joined(described).await? {
+        Ok(described) => Ok((file, described)),
+        Err(source) => Err(ConvertError::Spool {
+            directory: context.lake.spool_dir().to_owned(),
+            source,
+        }
+        .into()),
+    }
+}
+
+/// Writes the footer, after which the file is complete, and gives back the memory that it took.
+async fn write_footer<'a>(
+    context: &Context,
+    room: RoomToFetch<'a>,
+    converted: Converted,
+    commit: &Commit,
+    slice: Slice,
+) -> Result<(SpoolFile, SemaphorePermit<'a>), SliceError> {
+    let metadata = commit.file_metadata(slice);
+    let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata));
+    let file = joined(file).await??;
+    Ok((file, room.until_published(context)))
+}
+
+/// A slice whose file is complete.
+struct NewSlice {
+    before: LedgerEntry,
+    file: SpoolFile,
+    rejects: Option<(TempPath, RejectsFile)>,
+    commit: Commit,
+    privacy: Arc<Privacy>,
+}
+
+/// Publishes a file, or that there is none.
+async fn publish(
+    context: &Context,
+    lease: &dyn Lease,
+    new: NewSlice,
+    report: &mut SliceReport,
+) -> Result<(), SliceError> {
+    let NewSlice {
+        before,
+        file,
+        rejects,
+        commit,
+        privacy,
+    } = new;
+    let slice = before.entry.slice;
+    let change = before
+        .entry
+        .committed
+        .as_ref()
+        .and_then(|old| Change::between(old, &commit));
+    let has_rows = file.rows > 0;
+    let table_change = TableChange::of(slice, file);
+    // A day that never had a file, and has none now, has no partition to load. One that lost its file
+    // to a run that died has, although it is gone already.
+    let had_partition = before.entry.pending.is_some()
+        || before
+            .entry
+            .committed
+            .as_ref()
+            .is_some_and(|commit| commit.file.is_some());
+    let staged = stage(context, slice, table_change, rejects).await?;
+    let has_partition = has_rows || had_partition || staged.has_table_file();
+    let lake = &context.lake;
+    let published = lake
+        .publish(&context.mark, lease, before, staged, commit, &privacy)
+        .await;
+    report.table_changed =
+        has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
+    report.describe(published?.committed.as_ref().expect("just committed"));
+    report.change = change;
+    Ok(())
+}
+
+/// Does what takes long about a publication, unless the run is halted first.
+async fn stage(
+    context: &Context,
+    slice: Slice,
+    change: TableChange,
+    rejects: Option<(TempPath, RejectsFile)>,
+) -> Result<StagedSlice, SliceError> {
+    tokio::select! {
+        () = context.halt.cancelled() => Err(FetchError::Stopped.into()),
+        staged = context.lake.stage(slice, change, rejects) => Ok(staged?),
+    }
+}
+
+/// Whether the lake already holds what was fetched: the same rows by the ledger, and the very file
+/// that the ledger speaks of, byte for byte.
+async fn is_in_lake(
+    context: &Context,
+    before: &LedgerEntry,
+    kept: &Commit,
+    commit: &Commit,
+) -> Result<bool, SliceError> {
+    let slice = before.entry.slice;
+    if before.entry.pending.is_some()
+        || kept.digest != commit.digest
+        || kept.schema_version != commit.schema_version
+    {
+        return Ok(false);
+    }
+    let found = context.lake.table_file(slice).await?;
+    if !is_intact(kept.file.as_ref().map(PublishedFile::mark), found.as_ref()) {
+        return Ok(false);
+    }
+    let (Some(file), Some(found)) = (&kept.file, found) else {
+        return Ok(true);
+    };
+    // A store's own mark says that it is this very upload: its bytes need no reading.
+    if found.etag.is_none()
+        && !has_bytes(context, &layout::table_file(slice), &file.checksum).await?
+    {
+        context.warn(format!("{slice}: its file was damaged, and is replaced"));
+        return Ok(false);
+    }
+    Ok(true)
+}
+
+/// Whether the lake holds the rejects that the ledger speaks of.
+async fn has_rejects(context: &Context, slice: Slice, kept: &Commit) -> Result<bool, SliceError> {
+    let found = context.lake.rejects_of(slice).await?;
+    if !is_intact(kept.rejects.as_ref().map(RejectsFile::mark), found.as_ref()) {
+        return Ok(false);
+    }
+    let (Some(rejects), Some(found)) = (&kept.rejects, found) else {
+        return Ok(true);
+    };
+    Ok(found.etag.is_some()
+        || has_bytes(context, &layout::rejects_file(slice), &rejects.checksum).await?)
+}
+
+/// Whether the object at `path` has this checksum. What cannot be read is not there, as far as anybody
+/// else is concerned.
+async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<bool, SliceError> {
+    let Some(copy) = context.lake.local_copy(path).await? else {
+        return Ok(false);
+    };
+    let file = copy.path.clone();
+    let found = joined(tokio::task::spawn_blocking(move || checksum_of(&file))).await?;
+    Ok(found.is_ok_and(|found| found == expected))
+}
+
+/// Whether a slice may be published.
+async fn judge(
+    context: &Context,
+    before: &LedgerEntry,
+    converted: &Converted,
+    control_total: Option<u64>,
+    verdict: Verdict,
+) -> Result<(), SliceError> {
+    let slice = before.entry.slice;
+    let counts = &converted.counts;
+    let quality = &context.config.quality;
+    if !counts.add_up() {
+        return Err(SliceError::Unaccounted(counts.clone()));
+    }
+    if let Some(problem) = quality.refuses_rejects(counts) {
+        let path = in_lake(context, &layout::failed_rejects_file(slice));
+        return Err(SliceError::TooManyRejects {
+            problem,
+            first: converted.first_reject.clone().unwrap_or_default(),
+            lake: context.config.lake.url.to_string(),
+            path,
+        });
+    }
+    let far = converted.far_outside_day;
+    if far > counts.rows / 2 {
+        return Err(SliceError::OtherDay {
+            far,
+            rows: counts.rows,
+            day: slice.day,
+        });
+    }
+    if verdict == Verdict::Mismatch {
+        let mismatch = describe_mismatch(counts, control_total);
+        if quality.reconcile == Reconcile::Fail {
+            return Err(match context.options.export {
+                Some(_) => SliceError::ExportMismatch {
+                    mismatch,
+                    is_known: control_total.is_some(),
+                },
+                None => SliceError::Mismatch {
+                    mismatch,
+                    list_may_help: context.config.source.via != Via::Pages
+                        && control_total.is_some_and(|total| counts.different() < total),
+                },
+            });
+        }
+        context.warn(format!("{slice}: {mismatch}"));
+    }
+    if !context.options.allow_shrink {
+        let rows_before = rows_in_lake(context, before).await?;
+        // Calls that are left out since have not gone from the provider.
+        let rows_now = counts.rows + counts.suppressed;
+        if rows_now < rows_before && context.options.export.is_some() {
+            return Err(SliceError::ExportShrank {
+                now: counts.rows,
+                before: rows_before,
+            });
+        }
+        if rows_now < rows_before {
+            return Err(SliceError::Shrank {
+                now: counts.rows,
+                before: rows_before,
+                day: slice.day,
+                direction: slice.direction,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// The rows that a slice must not fall below: what the ledger says was committed; where a run died
+/// over it, or the ledger says nothing, also what the file in the table says.
+async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, SliceError> {
+    let entry = &before.entry;
+    let committed = entry.committed.as_ref();
+    let committed = committed.map(|committed| committed.counts.rows + committed.counts.suppressed);
+    if let (Some(rows), None) = (committed, &entry.pending) {
+        return Ok(rows);
+    }
+    let path = layout::table_file(entry.slice);
+    let copy = context.lake.local_copy(&path).await?;
+    let slice = entry.slice;
+    let in_table = match copy {
+        None => None,
+        Some(copy) => tokio::task::spawn_blocking(move || rows_of(&copy.path, slice))
+            .await
+            // A file on which the reader panics is as good as one that it refuses.
+            .unwrap_or_default(),
+    };
+    Ok(committed.max(in_table).unwrap_or_default())
+}
+
+/// A path of the lake as the user can open it.
+fn in_lake(context: &Context, path: &Path) -> String {
+    context.config.lake.url.of(path)
+}
+
+/// Warns of what was tolerated.
+fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
+    if verdict == Verdict::MatchWithDuplicates {
+        context.warn(format!(
+            "{slice}: as many records came as the provider counts, {}, but {}: as many other calls may be missing. Ask the provider",
+            thousands(counts.records),
+            counted(
+                counts.copies(),
+                "of them is a duplicate",
+                "of them are duplicates"
+            )
+        ));
+    }
+    if counts.rejected > 0 {
+        let path = in_lake(context, &layout::rejects_file(slice));
+        context.warn(format!(
+            "{slice}: {} and kept in {path}",
+            broken_records(counts.rejected, counts.records)
+        ));
+    }
+    if counts.conflicts > 0 {
+        context.warn(format!(
+            "{slice}: {} a call_id with a row of other content; all are kept",
+            counted(counts.conflicts, "row shares", "rows share")
+        ));
+    }
+    if counts.outside_day > 0 {
+        context.warn(format!(
+            "{slice}: {} on another day. Does window.timezone say where the account cuts days?",
+            counted(counts.outside_day, "row lies", "rows lie")
+        ));
+    }
+}

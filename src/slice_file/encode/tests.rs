@@ -1,0 +1,299 @@
+#![expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_sign_loss,
+    reason = "a test may panic: that is how it fails"
+)]
+
+use std::borrow::Cow;
+use std::sync::Arc;
+
+use arrow::compute::concat_batches;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::ZstdLevel;
+use parquet::file::metadata::PageIndexPolicy;
+use parquet::file::page_index::column_index::ColumnIndexMetaData;
+use parquet::file::properties::WriterProperties;
+use proptest::prelude::*;
+
+use super::intern::MAX_DICTIONARY_BYTES;
+use super::*;
+use crate::cdr::amount::Amount;
+use crate::cdr::columns::{BatchBuilder, Rows, schema};
+use crate::cdr::decode::Record;
+use crate::cdr::slice::{Direction, Slice, parse_day};
+
+fn slice() -> Slice {
+    Slice {
+        day: parse_day("2026-10-01").unwrap(),
+        direction: Direction::Placed,
+    }
+}
+
+/// A file of these row groups of batches of records.
+fn encode(row_groups: &[Vec<Vec<Record<'_>>>], compression: Compression) -> Bytes {
+    let columns = parquet_schema(&schema());
+    let mut encoder = RowGroupEncoder::try_new(&columns, compression).unwrap();
+    let properties = Arc::new(WriterProperties::builder().build());
+    let mut writer =
+        SerializedFileWriter::new(Vec::new(), columns.root_schema_ptr(), properties).unwrap();
+    let mut builder = BatchBuilder::new(slice());
+    for batches in row_groups {
+        for records in batches {
+            for record in records {
+                builder.append(record);
+            }
+            encoder.write(&builder.finish()).unwrap();
+        }
+        encoder.close_into(&mut writer).unwrap();
+    }
+    writer.into_inner().unwrap().into()
+}
+
+fn batch_of(file: &Bytes) -> RecordBatch {
+    let reader = ParquetRecordBatchReaderBuilder::try_new(file.clone()).unwrap();
+    let schema = Arc::clone(reader.schema());
+    let batches: Vec<_> = reader.build().unwrap().map(Result::unwrap).collect();
+    concat_batches(&schema, &batches).unwrap()
+}
+
+fn texts() -> impl Strategy<Value = Option<String>> {
+    prop_oneof![
+        3 => Just(None),
+        6 => prop::sample::select(vec!["", "a", "answered", "France", "é"]).prop_map(|text| Some(text.to_owned())),
+        3 => "[a-f0-9]{0,12}".prop_map(Some),
+        1 => "[a-z]{60,70}".prop_map(Some),
+    ]
+}
+
+fn record() -> impl Strategy<Value = Record<'static>> {
+    let amount = || {
+        let nanos = prop_oneof![
+            Just(0_i64),
+            Just(6_500_000),
+            -999_999_999_999_999_999..=999_999_999_999_999_999_i64
+        ];
+        proptest::option::of(nanos.prop_map(Amount::from_nanos))
+    };
+    let nine = proptest::collection::vec(texts(), 9);
+    let numbers = (
+        any::<i64>(),
+        proptest::option::of(any::<i32>()),
+        amount(),
+        amount(),
+        amount(),
+    );
+    (nine, numbers).prop_map(|(texts, (time, seconds, per_minute, charge, fee))| {
+        let mut texts = texts.into_iter().map(|text| text.map(Cow::Owned));
+        let mut text = || texts.next().flatten();
+        Record {
+            call_id: text(),
+            parent_call_id: text(),
+            call_time_us: time,
+            from_number: text(),
+            to_number: text(),
+            disposition: text(),
+            destination: text(),
+            sip_trunk: text(),
+            answered_by: text(),
+            duration_seconds: seconds,
+            per_minute_usd: per_minute,
+            charge_usd: charge,
+            forward_fee_usd: fee,
+            extra: text(),
+        }
+    })
+}
+
+/// Records of a batch, sometimes more than a word of validity has bits.
+fn batch() -> impl Strategy<Value = Vec<Record<'static>>> {
+    prop_oneof![
+        15 => proptest::collection::vec(record(), 1..20),
+        1 => proptest::collection::vec(record(), 120..140),
+    ]
+}
+
+/// The bounds of each page of a column, worked out from what was read.
+fn expected_bounds(batch: &RecordBatch, column: usize) -> Bounds {
+    let array = batch.column(column);
+    match array.data_type() {
+        DataType::Utf8 => {
+            let texts: Vec<&str> = array.as_string::<i32>().iter().flatten().collect();
+            match (texts.iter().min(), texts.iter().max()) {
+                (Some(min), Some(max)) => {
+                    Bounds::Text(TextBound::below(min), TextBound::above(max).unwrap())
+                }
+                _ => Bounds::Empty,
+            }
+        }
+        _ => Bounds::of_numbers(numbers_of(array)),
+    }
+}
+
+/// The bounds of a page that the page index has; empty for one of nulls.
+fn bounds_in(index: &ColumnIndexMetaData, page: usize) -> (Vec<u8>, Vec<u8>) {
+    fn both<T>(bounds: Option<(T, T)>, bytes: impl Fn(T) -> Vec<u8>) -> (Vec<u8>, Vec<u8>) {
+        bounds.map_or_else(Default::default, |(min, max)| (bytes(min), bytes(max)))
+    }
+    match index {
+        ColumnIndexMetaData::INT32(index) => {
+            let bounds = index.min_value(page).zip(index.max_value(page));
+            both(bounds, |bound| bound.to_le_bytes().to_vec())
+        }
+        ColumnIndexMetaData::INT64(index) => {
+            let bounds = index.min_value(page).zip(index.max_value(page));
+            both(bounds, |bound| bound.to_le_bytes().to_vec())
+        }
+        ColumnIndexMetaData::BYTE_ARRAY(index) => {
+            let bounds = index.min_value(page).zip(index.max_value(page));
+            both(bounds, <[u8]>::to_vec)
+        }
+        _ => unreachable!("no column has such a type"),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Whatever the rows, and wherever batches and row groups end: another reader reads the same rows, and
+    /// statistics and page index say what is in them.
+    #[test]
+    fn another_reader_reads_what_was_written(
+        row_groups in proptest::collection::vec(
+            proptest::collection::vec(batch(), 1..4),
+            1..3,
+        ),
+        compression in prop::sample::select(vec![
+            Compression::ZSTD(ZstdLevel::default()),
+            Compression::SNAPPY,
+            Compression::UNCOMPRESSED,
+        ]),
+    ) {
+        let file = encode(&row_groups, compression);
+        let read = batch_of(&file);
+        let rows = Rows::try_new(&read, slice()).unwrap();
+        let written: Vec<_> = row_groups.iter().flatten().flatten().cloned().collect();
+        prop_assert_eq!(rows.iter().collect::<Vec<_>>(), written);
+
+        let options = ArrowReaderOptions::new().with_page_index_policy(PageIndexPolicy::Required);
+        let metadata = ArrowReaderMetadata::load(&file, options).unwrap();
+        let metadata = metadata.metadata();
+        let mut row = 0;
+        for (group, batches) in row_groups.iter().enumerate() {
+            let lengths: Vec<usize> = batches.iter().map(Vec::len).collect();
+            let group_rows: usize = lengths.iter().sum();
+            for (column, chunk) in metadata.row_group(group).columns().iter().enumerate() {
+                let physical_type = chunk.column_type();
+                let here = read.slice(row, group_rows);
+                let nulls = here.column(column).null_count() as u64;
+                let mut bounds = Bounds::Empty;
+                let mut start = row;
+                let mut pages = Vec::new();
+                for &length in &lengths {
+                    let page = expected_bounds(&read.slice(start, length), column);
+                    pages.push(page.encoded(physical_type));
+                    bounds = bounds.merge(page);
+                    start += length;
+                }
+                if compression == Compression::UNCOMPRESSED {
+                    prop_assert_eq!(chunk.uncompressed_size(), chunk.compressed_size());
+                }
+                let found = chunk.statistics().unwrap();
+                let expected = bounds.statistics(physical_type, nulls);
+                prop_assert_eq!(found.min_bytes_opt(), expected.min_bytes_opt());
+                prop_assert_eq!(found.max_bytes_opt(), expected.max_bytes_opt());
+                prop_assert_eq!(found.min_is_exact(), expected.min_is_exact());
+                prop_assert_eq!(found.max_is_exact(), expected.max_is_exact());
+                prop_assert_eq!(found.null_count_opt(), Some(nulls));
+                prop_assert_eq!(chunk.num_values() as usize, group_rows);
+                let index = metadata.page_index_for_row_group(group);
+                let offsets = index.offset_index(column).unwrap();
+                let firsts: Vec<i64> = offsets.page_locations().iter().map(|page| page.first_row_index).collect();
+                let mut first = 0;
+                for (page, length) in firsts.iter().zip(&lengths) {
+                    prop_assert_eq!(*page, first);
+                    first += *length as i64;
+                }
+                if pages.iter().all(Option::is_some) {
+                    let index = index.column_index(column).unwrap();
+                    prop_assert_eq!(index.num_pages() as usize, lengths.len());
+                    for (number, page) in pages.into_iter().flatten().enumerate() {
+                        prop_assert_eq!(bounds_in(index, number), page);
+                    }
+                }
+            }
+            row += group_rows;
+        }
+    }
+
+    #[test]
+    fn bounds_of_texts_are_short_and_on_their_side(text in "[ab]{0,70}|.{0,40}|[é\u{D7FF}\u{10FFFF}]{10,40}|a{62}.{3}") {
+        let (below, above) = (TextBound::below(&text), TextBound::above(&text));
+        let is_long = text.len() > MAX_BOUND_BYTES;
+        let text = text.as_bytes();
+        prop_assert!(below.bytes.as_slice() <= text && below.bytes.len() <= MAX_BOUND_BYTES);
+        prop_assert_eq!(below.is_cut, is_long);
+        prop_assert!(is_long || below.bytes == text);
+        if let Some(above) = above {
+            prop_assert!(above.bytes.as_slice() >= text && above.bytes.len() <= MAX_BOUND_BYTES + 3);
+            prop_assert!(std::str::from_utf8(&above.bytes).is_ok());
+            prop_assert_eq!(above.is_cut, is_long);
+            prop_assert!(is_long || above.bytes == text);
+        } else {
+            let largest = char::MAX.to_string().repeat(16);
+            prop_assert!(is_long && text.starts_with(largest.as_bytes()));
+        }
+    }
+
+    #[test]
+    fn codes_of_any_width_are_packed(
+        width in 1_u32..21,
+        seeds in proptest::collection::vec(any::<u32>(), 1..200),
+    ) {
+        let codes: Vec<u32> = seeds.iter().map(|seed| seed & ((1 << width) - 1)).collect();
+        let mut page = Scratch::default();
+        write_codes(&codes, 1 << width, &mut page);
+        let page = page.as_slice();
+        prop_assert_eq!(u32::from(page[0]), width);
+        if codes.iter().any(|&code| code != codes[0]) {
+            let varint_bytes = if codes.len().div_ceil(8) < 0x40 { 1 } else { 2 };
+            let packed = &page[1 + varint_bytes..];
+            prop_assert_eq!(packed.len(), codes.len().div_ceil(8) * width as usize);
+            let bit = |at: usize| u32::from(packed[at / 8] >> (at % 8) & 1);
+            for (i, &code) in codes.iter().enumerate() {
+                let start = i * width as usize;
+                let read = (0..width as usize).fold(0, |sum, b| sum | bit(start + b) << b);
+                prop_assert_eq!(read, code);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_dictionary_that_becomes_too_large_is_begun_anew_and_the_page_goes_without() {
+    let text = |i: usize| format!("{i:>0$}", MAX_DICTIONARY_BYTES / 1_000);
+    let record = |i: usize| Record {
+        destination: Some(Cow::Owned(text(i))),
+        charge_usd: Some(Amount::from_nanos(i as i64)),
+        ..Record::default()
+    };
+    let batch =
+        |from: usize| -> Vec<Record<'static>> { (from..from + 20_000).map(record).collect() };
+    let few = |from: usize| -> Vec<Record<'static>> { (from..from + 1_500).map(record).collect() };
+    let row_groups = vec![vec![few(0), few(5), few(2_000), batch(0)[..10].to_vec()]];
+    let file = encode(&row_groups, Compression::ZSTD(ZstdLevel::default()));
+    let read = batch_of(&file);
+    let written: Vec<_> = row_groups.iter().flatten().flatten().cloned().collect();
+    let rows = Rows::try_new(&read, slice()).unwrap();
+    assert!(rows.iter().eq(written), "the same rows");
+    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).unwrap();
+    let destination = &metadata.metadata().row_group(0).columns()[8];
+    assert_eq!(destination.column_path().string(), "destination");
+    let encodings: Vec<_> = destination.encodings().collect();
+    assert_eq!(
+        encodings,
+        [Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY]
+    );
+}

@@ -1,0 +1,443 @@
+//! Writes the rows of a slice as a Parquet file into the spool, and reads such files back.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+};
+use parquet::basic::Compression;
+use parquet::errors::ParquetError;
+use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
+use tempfile::TempPath;
+use xxhash_rust::xxh3::Xxh3Default;
+
+use super::batch_writer::{BatchWriter, FileWriter};
+use super::encode::parquet_schema;
+use crate::cdr::columns::{BatchBuilder, Rows, schema};
+use crate::cdr::decode::Record;
+use crate::cdr::slice::Slice;
+
+/// Rows of a batch: enough to amortise its cost, few enough to stay in a processor's cache.
+const BATCH_ROWS: usize = 8192;
+/// Text of a batch that ends it early: rows may be as large as `limits.max_record_bytes`.
+const BATCH_TEXT_BYTES: usize = 4 << 20;
+
+/// Name of the slice, in the footer's metadata.
+pub const SLICE_KEY: &str = "cdrlake.slice";
+/// The most text that one row holds, in bytes, in the footer's metadata: it tells readers how many
+/// rows at once are not too many.
+const MAX_ROW_TEXT_KEY: &str = "cdrlake.max_row_text_bytes";
+/// Rows read at once where the file does not say how large they are.
+const CAUTIOUS_BATCH_ROWS: usize = 64;
+
+/// Read buffer for checksums.
+const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
+
+/// How files are written: the `[parquet]` part of the configuration.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ParquetOptions {
+    /// Codec of every column.
+    pub compression: Compression,
+    /// Most rows of a row group.
+    pub row_group_rows: usize,
+    /// Most encoded bytes of a row group: it bounds the memory of a slice.
+    pub row_group_bytes: usize,
+}
+
+/// A Parquet file, of the spool or of the table, could not be written or read.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WriteError {
+    /// The file system refused.
+    #[error("cannot {action} the Parquet file {}", path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+    /// The Parquet library refused, often because the file system did.
+    #[error("cannot {action} the Parquet file {}", path.display())]
+    Parquet {
+        /// What was tried.
+        action: &'static str,
+        /// Which file.
+        path: PathBuf,
+        /// Why not.
+        source: ParquetError,
+    },
+}
+
+/// A finished file of the spool. Dropping it deletes it.
+#[derive(Debug)]
+pub struct SpoolFile {
+    /// Where it lies.
+    pub path: TempPath,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// [`checksum_of`] it.
+    pub checksum: String,
+}
+
+/// Writes one slice. Memory: three batches (one is filled while another waits and a third is encoded), and the row
+/// group that is being encoded.
+pub struct SpoolWriter {
+    slice: Slice,
+    options: ParquetOptions,
+    builder: BatchBuilder,
+    batches: BatchWriter,
+    path: TempPath,
+    rows: u64,
+    max_row_text_bytes: usize,
+}
+
+impl fmt::Debug for SpoolWriter {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpoolWriter")
+            .field("slice", &self.slice)
+            .field("path", &self.path)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SpoolWriter {
+    /// Opens a new spool file at `path`, replacing what a dead run may have left there. The caller
+    /// holds the slice's lease, so nobody else writes it.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the file cannot be made.
+    pub fn try_new(
+        path: &Path,
+        slice: Slice,
+        options: &ParquetOptions,
+    ) -> Result<Self, WriteError> {
+        let create = |source| WriteError::Io {
+            action: "create",
+            path: path.to_owned(),
+            source,
+        };
+        let file = create_spool_file(path).map_err(create)?;
+        let path = TempPath::try_from_path(path).map_err(create)?;
+        let batches = BatchWriter::begin(file, options);
+        let batches = batches.map_err(|source| error(&path, "begin", source))?;
+        Ok(Self {
+            slice,
+            options: options.clone(),
+            builder: BatchBuilder::new(slice),
+            batches,
+            path,
+            rows: 0,
+            max_row_text_bytes: 0,
+        })
+    }
+
+    /// Adds a row.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool cannot be written.
+    pub fn append(&mut self, record: &Record<'_>) -> Result<(), WriteError> {
+        let text_before = self.builder.text_bytes();
+        self.builder.append(record);
+        let row_text_bytes = self.builder.text_bytes() - text_before;
+        self.max_row_text_bytes = self.max_row_text_bytes.max(row_text_bytes);
+        if self.builder.rows() >= BATCH_ROWS || self.builder.text_bytes() >= BATCH_TEXT_BYTES {
+            self.write_batch()?;
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn write_batch(&mut self) -> Result<(), WriteError> {
+        let batch = self.builder.finish();
+        let written = self.batches.write(batch);
+        written.map_err(|source| error(&self.path, "write", source))
+    }
+
+    /// Gives the file up.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool could not be written, which is not always known before.
+    pub fn abandon(self) -> Result<(), WriteError> {
+        let abandoned = self.batches.abandon();
+        abandoned.map_err(|source| error(&self.path, "write", source))
+    }
+
+    /// Writes what is left. All rows are then in the file, which only lacks its footer.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool cannot be written.
+    pub fn end(mut self) -> Result<SpooledRows, WriteError> {
+        self.write_batch()?;
+        let ended = self.batches.end();
+        let writer = ended.map_err(|source| error(&self.path, "write", source))?;
+        Ok(SpooledRows {
+            slice: self.slice,
+            options: self.options,
+            writer,
+            path: self.path,
+            rows: self.rows,
+            max_row_text_bytes: self.max_row_text_bytes,
+        })
+    }
+}
+
+/// All rows of a slice, in a file without a footer. Dropping it deletes the file.
+pub struct SpooledRows {
+    slice: Slice,
+    options: ParquetOptions,
+    writer: FileWriter,
+    path: TempPath,
+    rows: u64,
+    max_row_text_bytes: usize,
+}
+
+impl fmt::Debug for SpooledRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpooledRows")
+            .field("slice", &self.slice)
+            .field("path", &self.path)
+            .field("rows", &self.rows)
+            .finish_non_exhaustive()
+    }
+}
+
+impl SpooledRows {
+    /// Calls `each` for every row, in order. Memory: one batch.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the spool cannot be read, or what `each` returns.
+    pub fn read<E: From<WriteError>>(
+        &self,
+        each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        // What the footer will say.
+        let rows = i64::try_from(self.rows).unwrap_or(i64::MAX);
+        let schema = Arc::new(parquet_schema(&schema()));
+        let file = FileMetaData::new(1, rows, None, Some(vec![self.max_row_text()]), schema, None);
+        let row_groups = self.writer.flushed_row_groups().to_vec();
+        let metadata = Arc::new(ParquetMetaData::new(file, row_groups));
+        let footer = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
+            .map_err(|source| error(&self.path, "read back", source))?;
+        read_rows_by(&self.path, footer, self.slice, each)
+    }
+
+    fn max_row_text(&self) -> KeyValue {
+        let bytes = self.max_row_text_bytes.to_string();
+        KeyValue::new(MAX_ROW_TEXT_KEY.to_owned(), bytes)
+    }
+
+    /// Writes the footer with `metadata` in it, reads it back, and checks that it holds the rows
+    /// that were written.
+    ///
+    /// # Errors
+    /// [`WriteError`] if the file cannot be finished or does not read back.
+    pub fn finish(
+        mut self,
+        metadata: Vec<(&'static str, String)>,
+    ) -> Result<SpoolFile, WriteError> {
+        for (key, value) in metadata {
+            self.writer
+                .append_key_value_metadata(KeyValue::new(key.to_owned(), value));
+        }
+        let max_row_text = self.max_row_text();
+        self.writer.append_key_value_metadata(max_row_text);
+        if let Err(source) = self.writer.finish() {
+            return Err(error(&self.path, "finish", source));
+        }
+        let footer = read_footer(&self.path)?;
+        let rows = footer.metadata().file_metadata().num_rows();
+        if u64::try_from(rows) != Ok(self.rows) {
+            let source = ParquetError::General(format!(
+                "its footer says {rows} rows, {} were written",
+                self.rows
+            ));
+            return Err(error(&self.path, "verify", source));
+        }
+        let verify = |source| WriteError::Io {
+            action: "verify",
+            path: self.path.to_path_buf(),
+            source,
+        };
+        let bytes = std::fs::metadata(&self.path).map_err(verify)?.len();
+        let checksum = checksum_of(&self.path).map_err(verify)?;
+        Ok(SpoolFile {
+            path: self.path,
+            rows: self.rows,
+            bytes,
+            checksum,
+        })
+    }
+
+    /// Writes the rows again without those numbered in `surplus` (ascending), calling `kept` for
+    /// each row that stays. Memory: as for writing.
+    ///
+    /// # Errors
+    /// [`WriteError`] if either file cannot be written or read.
+    pub fn without_rows(
+        self,
+        surplus: impl Iterator<Item = std::io::Result<u64>>,
+        mut kept: impl FnMut(&Record<'_>),
+    ) -> Result<Self, WriteError> {
+        let path = self.path.with_extension("rewrite");
+        let mut rewritten = SpoolWriter::try_new(&path, self.slice, &self.options)?;
+        let mut surplus = surplus.peekable();
+        let mut row = 0;
+        self.read(|record| {
+            let is_surplus = surplus
+                .next_if(|next| next.as_ref().map_or(true, |&next| next == row))
+                .transpose();
+            row += 1;
+            let is_surplus = is_surplus.map_err(|source| WriteError::Io {
+                action: "sort rows of",
+                path: self.path.to_path_buf(),
+                source,
+            })?;
+            if is_surplus.is_none() {
+                kept(record);
+                rewritten.append(record)?;
+            }
+            Ok::<(), WriteError>(())
+        })?;
+        rewritten.end()
+    }
+}
+
+fn error(path: &Path, action: &'static str, source: ParquetError) -> WriteError {
+    WriteError::Parquet {
+        action,
+        path: path.to_owned(),
+        source,
+    }
+}
+
+/// Makes a file that only its owner can read, replacing what a dead run may have left at `path`.
+/// Never follows a link that somebody put there.
+pub(crate) fn create_spool_file(path: &Path) -> std::io::Result<File> {
+    remove_leftover(path)?;
+    File::options()
+        .create_new(true)
+        .read(true)
+        .write(true)
+        .mode(0o600)
+        .open(path)
+}
+
+/// Removes what a dead run may have left at `path`.
+pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Footer of the Parquet file at `path`, without its page index.
+///
+/// # Errors
+/// [`WriteError`] if it cannot be opened or is not a whole Parquet file.
+pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
+    ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new())
+        .map_err(|source| error(path, "read", source))
+}
+
+/// Name of the slice that the file at `path` was written for; `None` if it does not say, or is no
+/// whole Parquet file.
+pub fn slice_named_in(path: &Path) -> Option<String> {
+    let footer = read_footer(path).ok()?;
+    noted(footer.metadata().file_metadata(), SLICE_KEY).map(str::to_owned)
+}
+
+/// Rows that the file at `path` says it holds of `slice`; `None` if it is no whole Parquet file, or
+/// another slice's.
+pub fn rows_of(path: &Path, slice: Slice) -> Option<u64> {
+    let footer = read_footer(path).ok()?;
+    let metadata = footer.metadata().file_metadata();
+    let is_of_slice = noted(metadata, SLICE_KEY)? == slice.to_string();
+    u64::try_from(metadata.num_rows())
+        .ok()
+        .filter(|_| is_of_slice)
+}
+
+/// What the footer's metadata notes under `key`.
+fn noted<'a>(metadata: &'a FileMetaData, key: &str) -> Option<&'a str> {
+    let pairs = metadata.key_value_metadata()?;
+    let pair = pairs.iter().find(|pair| pair.key == key)?;
+    pair.value.as_deref()
+}
+
+/// Checksum of the file at `path`, byte for byte: `xxh3-128:` and 32 hexadecimal digits. Against
+/// accidents, not against forgers. Memory: one buffer.
+///
+/// # Errors
+/// The file cannot be read.
+pub fn checksum_of(path: &Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Xxh3Default::new();
+    let mut buffer = vec![0; CHECKSUM_BUFFER_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(format!("xxh3-128:{:032x}", hasher.digest128())),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// How many rows to read at once, so that a batch holds no more text than when it was written.
+fn batch_rows(metadata: &FileMetaData) -> usize {
+    let max_row_text =
+        noted(metadata, MAX_ROW_TEXT_KEY).and_then(|text| text.parse::<usize>().ok());
+    max_row_text.map_or(CAUTIOUS_BATCH_ROWS, |bytes| {
+        (BATCH_TEXT_BYTES / bytes.max(1)).clamp(1, BATCH_ROWS)
+    })
+}
+
+/// Calls `each` for every row of the file of `slice` at `path`, in order. Memory: one batch.
+///
+/// # Errors
+/// [`WriteError`] if the file cannot be read, has other columns or holds rows of another slice, or
+/// what `each` returns.
+pub fn read_rows<E: From<WriteError>>(
+    path: &Path,
+    slice: Slice,
+    each: impl FnMut(&Record<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    read_rows_by(path, read_footer(path)?, slice, each)
+}
+
+fn open(path: &Path) -> Result<File, WriteError> {
+    File::open(path).map_err(|source| WriteError::Io {
+        action: "open",
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The same, where the footer is known and need not be in the file.
+fn read_rows_by<E: From<WriteError>>(
+    path: &Path,
+    footer: ArrowReaderMetadata,
+    slice: Slice,
+    mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
+) -> Result<(), E> {
+    let damaged = |source| error(path, "read", source);
+    let batch_rows = batch_rows(footer.metadata().file_metadata());
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(open(path)?, footer)
+        .with_batch_size(batch_rows)
+        .build()
+        .map_err(damaged)?;
+    for batch in reader {
+        let batch = batch.map_err(|error| damaged(error.into()))?;
+        let rows = Rows::try_new(&batch, slice).map_err(|error| damaged(error.into()))?;
+        rows.iter().try_for_each(|record| each(&record))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,866 @@
+//! An export in files, split by day, so that each day can be done as a slice.
+//!
+//! The files are read once, one after the other. A record goes, as one line of JSON behind its place
+//! in them, to the file of its day in a spool of this process, in pieces that are compressed with zstd. What is wrong with a record does not matter
+//! here as long as its `date` can be read: its slice will reject it.
+//!
+//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, between a quarter and
+//! an eighth of the records' text.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::ops::Range;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use jiff::tz::TimeZone;
+use serde_json::value::RawValue;
+use tokio_util::sync::CancellationToken;
+
+use crate::body::decompress::{DecompressError, Decompressor};
+use crate::body::framing::{BOM, Boundary, Position};
+use crate::body::place::Place;
+use crate::body::reader::{Item, RecordReader};
+use crate::cdr::decode::{LocalTimes, Reason, Refusal, TimeError, call_time_us};
+use crate::cdr::slice::FIRST_DAY;
+use crate::config::timezone_name;
+use crate::error::one_line;
+use crate::lake::ledger::{ASSUMED_TIMEZONE, Asked};
+use crate::ops::plan::day_us;
+use crate::privacy::numbers::{MIN_DIGITS, replace_numbers};
+use crate::privacy::redact_addresses;
+use crate::slice_file::convert::ConvertError;
+use crate::store::spool::{self, Spool};
+
+/// Bytes of records that are held before they are written to the files of their days.
+pub const BUFFERED_BYTES: usize = 16 << 20;
+/// Bytes read at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Most days of one export: a century.
+const MAX_DAYS: usize = 36_500;
+/// Most records without a day that are described, and files that a ledger entry names.
+const MAX_EXAMPLES: usize = 10;
+/// Bytes of a compressed file that are decompressed to see what it holds.
+const LOOKED_AT_BYTES: usize = 16 << 10;
+/// Bytes in which a kind of file shows itself.
+const KIND_BYTES: usize = 512;
+/// Stands for a number in the name of a file.
+const HIDDEN: &str = "[number]";
+/// Fast, and several times smaller than the text.
+const SPOOL_ZSTD_LEVEL: i32 = 1;
+
+/// The export cannot be split.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ExportError {
+    /// A file cannot be read.
+    #[error("cannot read {name}")]
+    Input {
+        /// Its name, or that of standard input.
+        name: String,
+        /// Why not.
+        source: io::Error,
+    },
+    /// A directory.
+    #[error("{name} is a directory. Name the files in it")]
+    Directory {
+        /// Its name.
+        name: String,
+    },
+    /// A file that is known, and is not read.
+    #[error("{name} {kind}")]
+    Odd {
+        /// Its name.
+        name: String,
+        /// What it is, and what to do about it.
+        kind: &'static str,
+    },
+    /// What a file holds is no list of records, or not all of it.
+    #[error("{name}: {source}")]
+    Body {
+        /// Its name, or that of standard input.
+        name: String,
+        /// What is wrong, and where.
+        source: ConvertError,
+    },
+    /// Nothing can be written to the spool.
+    #[error("cannot write into {}. Set limits.spool_dir to a directory with room for the export", directory.display())]
+    Spool {
+        /// Where it lies.
+        directory: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("interrupted while the export was split")]
+    Interrupted,
+}
+
+/// Where a part of an export comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Input {
+    /// A file.
+    File(PathBuf),
+    /// Standard input.
+    Stdin,
+}
+
+impl Input {
+    /// What it is called in messages and in the ledger. Whatever the lake keeps, numbers in it are
+    /// hidden: files are often named after whose calls they hold, and no erasure looks there.
+    pub fn name(&self) -> String {
+        match self {
+            Self::File(path) => without_numbers(&path.to_string_lossy()),
+            Self::Stdin => "standard input".to_owned(),
+        }
+    }
+
+    /// Opens it, and says when it was last changed.
+    fn open(&self) -> io::Result<(Box<dyn Read>, Timestamp)> {
+        Ok(match self {
+            Self::File(path) => {
+                let file = File::open(path)?;
+                let metadata = file.metadata()?;
+                let changed = metadata.modified().ok();
+                let changed = changed.and_then(|time| Timestamp::try_from(time).ok());
+                let now = Timestamp::now();
+                (Box::new(file), changed.unwrap_or(now).min(now))
+            }
+            Self::Stdin => (Box::new(io::stdin().lock()), Timestamp::now()),
+        })
+    }
+
+    /// Whether reading may wait for somebody else to write: it is no file on a disk.
+    pub fn may_wait(&self) -> bool {
+        match self {
+            Self::File(path) => !path.metadata().is_ok_and(|metadata| metadata.is_file()),
+            Self::Stdin => true,
+        }
+    }
+
+    /// Whether it can be opened at all, before hours are spent on those in front of it. A pipe is left alone: it
+    /// can be opened only once.
+    ///
+    /// # Errors
+    /// [`ExportError::Input`] if it cannot, [`ExportError::Directory`] if it is one.
+    pub fn check(&self) -> Result<(), ExportError> {
+        match self {
+            Self::File(path) if path.is_dir() => {
+                return Err(ExportError::Directory { name: self.name() });
+            }
+            Self::File(path) => path.metadata().and_then(|metadata| {
+                if metadata.is_file() {
+                    self.open().map(drop)
+                } else {
+                    Ok(())
+                }
+            }),
+            Self::Stdin => Ok(()),
+        }
+        .map_err(|source| ExportError::Input {
+            name: self.name(),
+            source,
+        })
+    }
+}
+
+/// What a file is that begins with `start`, if it is known and not read, and what to do about it.
+fn odd_kind(start: &[u8]) -> Option<&'static str> {
+    const UTF_16: &str =
+        "is text in UTF-16. Convert it, and load what comes out: iconv -f UTF-16 -t UTF-8";
+    const ZIP: &str =
+        "is a zip archive, as spreadsheets are too. Unpack it, or save it as CSV, and load that";
+    const KINDS: [(&[u8], &str); 14] = [
+        (
+            b"\xFF\xFE\0\0",
+            "is text in UTF-32. Convert it, and load what comes out: iconv -f UTF-32 -t UTF-8",
+        ),
+        (b"\xFF\xFE", UTF_16),
+        (b"\xFE\xFF", UTF_16),
+        (b"PK\x05\x06", ZIP),
+        (b"PK\x07\x08", ZIP),
+        (b"PK\x03\x04", ZIP),
+        (
+            b"\xD0\xCF\x11\xE0",
+            "is a spreadsheet of an old format. Save it as CSV, and load that",
+        ),
+        (
+            b"\xFD7zXZ\0",
+            "is compressed with xz. Pipe it in: xzcat FILE | cdrlake load …",
+        ),
+        (
+            b"\x04\x22\x4D\x18",
+            "is compressed with lz4. Pipe it in: lz4 -dc FILE | cdrlake load …",
+        ),
+        (
+            b"\x1F\x9D",
+            "is compressed with compress. Pipe it in: zcat FILE | cdrlake load …",
+        ),
+        (
+            b"7z\xBC\xAF\x27\x1C",
+            "is a 7z archive. Unpack it, and load what is in it",
+        ),
+        (
+            b"PAR1",
+            "is a Parquet file, which load does not read. Save it as CSV or JSON lines, and load that",
+        ),
+        (
+            b"Obj\x01",
+            "is an Avro file, which load does not read. Save it as CSV or JSON lines, and load that",
+        ),
+        (
+            b"%PDF",
+            "is a PDF document. Ask for the export as CSV or JSON",
+        ),
+    ];
+    // Without a byte order mark the zeros show it, for what is read begins with ASCII.
+    let is_utf_16 = matches!(*start, [first, second, ..] if (first == 0) != (second == 0));
+    let is_tar = start.get(257..262) == Some(b"ustar");
+    // Its blocks have sizes, and a name of a column may begin like the rest.
+    let is_bzip2 = matches!(start, [b'B', b'Z', b'h', b'1'..=b'9', b'1' | 0x17, ..]);
+    let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
+    known
+        .map(|(_, kind)| *kind)
+        .or(is_bzip2.then_some("is compressed with bzip2. Pipe it in: bzcat FILE | cdrlake load …"))
+        .or(is_tar
+            .then_some("is a tar archive. Pipe in what is in it: tar -xOf FILE | cdrlake load …"))
+        .or(is_utf_16.then_some(UTF_16))
+}
+
+/// What a file holds that begins with `start`, as far as it can be decompressed.
+fn looked_into(start: &[u8]) -> Vec<u8> {
+    let mut text = Vec::new();
+    // It is cut, which is no matter here.
+    let _cut =
+        Decompressor::of_file(start).push(&start[..start.len().min(LOOKED_AT_BYTES)], |bytes| {
+            let room = KIND_BYTES - text.len();
+            text.extend_from_slice(&bytes[..bytes.len().min(room)]);
+            Ok::<(), DecompressError>(())
+        });
+    text
+}
+
+/// The name of a file on one line, without what could be phone numbers. Dates stay.
+fn without_numbers(name: &str) -> String {
+    let name = one_line(name, usize::MAX);
+    replace_numbers(&redact_addresses(&name), |found| {
+        let mut runs = Vec::new();
+        for (at, c) in found.char_indices().filter(|(_, c)| c.is_numeric()) {
+            match runs.last_mut() {
+                Some(Range { end, .. }) if *end == at => *end += c.len_utf8(),
+                _ => runs.push(at..at + c.len_utf8()),
+            }
+        }
+        let runs: Vec<(Range<usize>, &str)> = runs
+            .into_iter()
+            .map(|run| (run.clone(), found.get(run).unwrap_or_default()))
+            .collect();
+        let (mut rest, mut dates) = (&runs[..], 0);
+        while let Some(behind) = behind_date(rest) {
+            (rest, dates) = (behind, dates + 1);
+        }
+        while let Some(before) = before_date(rest) {
+            rest = before;
+        }
+        let digits: usize = rest.iter().map(|(_, run)| run.chars().count()).sum();
+        let (Some((first, _)), Some((last, _))) = (rest.first(), rest.last()) else {
+            return found.to_owned();
+        };
+        match digits {
+            // Numbers of parts, or the time of day.
+            0..MIN_DIGITS if dates > 0 => found.to_owned(),
+            // Perhaps the area code of what looks like a date.
+            0..MIN_DIGITS => HIDDEN.to_owned(),
+            _ => [
+                found.get(..first.start).unwrap_or_default(),
+                HIDDEN,
+                found.get(last.end..).unwrap_or_default(),
+            ]
+            .concat(),
+        }
+    })
+    .into_owned()
+}
+
+/// Runs of digits and where they stand.
+type Runs<'a> = [(Range<usize>, &'a str)];
+
+/// What is left of runs of digits that begin with a date: `20261001`, or `2026`, `10` and `01`.
+fn behind_date<'a, 'b>(runs: &'b Runs<'a>) -> Option<&'b Runs<'a>> {
+    match runs {
+        [(_, date), rest @ ..] if is_date(date) => Some(rest),
+        [(_, year), (_, month), (_, day), rest @ ..] if is_date_of(year, month, day) => Some(rest),
+        _ => None,
+    }
+}
+
+/// The same of runs that end with one.
+fn before_date<'a, 'b>(runs: &'b Runs<'a>) -> Option<&'b Runs<'a>> {
+    match runs {
+        [rest @ .., (_, date)] if is_date(date) => Some(rest),
+        [rest @ .., (_, year), (_, month), (_, day)] if is_date_of(year, month, day) => Some(rest),
+        _ => None,
+    }
+}
+
+fn is_date_of(year: &str, month: &str, day: &str) -> bool {
+    (year.len(), month.len(), day.len()) == (4, 2, 2) && is_date(&[year, month, day].concat())
+}
+
+/// Whether eight digits are a day of these centuries.
+fn is_date(digits: &str) -> bool {
+    (digits.starts_with("19") || digits.starts_with("20"))
+        && digits.len() == 8
+        && digits.bytes().all(|byte| byte.is_ascii_digit())
+        && Date::strptime("%Y%m%d", digits).is_ok()
+}
+
+/// How to split.
+#[derive(Clone, Debug)]
+pub struct SplitOptions {
+    /// `window.timezone`: where days are cut.
+    pub timezone: TimeZone,
+    /// What times without an offset mean: `source.assume_timezone`.
+    pub assume_timezone: Option<TimeZone>,
+    /// `limits.max_record_bytes`.
+    pub max_record_bytes: usize,
+    /// `limits.spool_dir`: where the spool is made.
+    pub spool_parent: PathBuf,
+}
+
+/// Records that belong to no day.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Undated {
+    /// How many there are.
+    pub records: u64,
+    /// Those among them that have a time without an offset.
+    pub without_offset: u64,
+    /// Where the first of them stand, and why.
+    pub examples: Vec<String>,
+    /// Why the last of these has none.
+    last_reason: String,
+}
+
+/// An export, split. Dropping it removes its files.
+#[derive(Debug)]
+pub struct Export {
+    days: BTreeMap<Date, Day>,
+    files: Vec<ReadFile>,
+    names: Arc<[String]>,
+    assumed_timezone: Option<TimeZone>,
+    spool: Arc<Spool>,
+    /// Records of files that are pages of a list, and how many the list has.
+    listed: (u64, u64),
+    /// Files of CSV whose last line has no newline: it may be cut within its last cell.
+    pub unended: Vec<String>,
+    /// Records that belong to no day, and were left out.
+    pub undated: Undated,
+    /// Fields of a record for which some CSV had no column.
+    pub missing_fields: Vec<&'static str>,
+}
+
+/// One day of an export.
+#[derive(Clone, Debug, Default)]
+struct Day {
+    records: u64,
+    /// Numbers of the files that had records of it.
+    files: Vec<usize>,
+}
+
+/// A part of an export.
+#[derive(Clone, Debug)]
+struct ReadFile {
+    name: String,
+    changed: Timestamp,
+    /// The time of its newest record that is not newer than the file.
+    newest_us: i64,
+    records: u64,
+}
+
+impl ReadFile {
+    /// No later than this it was made, as far as can be known: it is not older than its newest record, and may be much
+    /// older than its last change, which copies get.
+    fn as_of(&self) -> Timestamp {
+        let newest = Timestamp::from_microsecond(self.newest_us);
+        newest.map_or(self.changed, |newest| newest.min(self.changed))
+    }
+}
+
+/// One day of an export, to be read.
+#[derive(Clone, Debug)]
+pub struct ExportDay {
+    /// Its records, a line of JSON each behind its place, in zstd frames.
+    pub path: PathBuf,
+    /// Where they come from, for the ledger.
+    pub asked: Asked,
+    /// When the export was made, or earlier: what is known of the day is not newer.
+    pub as_of: Timestamp,
+}
+
+impl Export {
+    /// The days of which there are records, in order, with how many there are.
+    pub fn days(&self) -> impl Iterator<Item = (Date, u64)> {
+        self.days.iter().map(|(day, found)| (*day, found.records))
+    }
+
+    /// The names of its files, by their numbers.
+    pub(crate) fn file_names(&self) -> Arc<[String]> {
+        Arc::clone(&self.names)
+    }
+
+    /// Files in which there was no record.
+    pub fn empty_files(&self) -> Vec<&str> {
+        let empty = self.files.iter().filter(|file| file.records == 0);
+        empty.map(|file| file.name.as_str()).collect()
+    }
+
+    /// Records on the pages of a list, and how many the list has, if these are fewer.
+    pub fn missing_pages(&self) -> Option<(u64, u64)> {
+        let (read, total) = self.listed;
+        (read < total).then_some((read, total))
+    }
+
+    /// The records of one day; `None` if there are none.
+    pub fn day(&self, day: Date) -> Option<ExportDay> {
+        let found = self.days.get(&day)?;
+        let named = found.files.iter().take(MAX_EXAMPLES);
+        let mut query: Vec<_> = named
+            .map(|&file| ("file".to_owned(), self.files[file].name.clone()))
+            .collect();
+        let as_of = found.files.iter().map(|&file| self.files[file].as_of());
+        if found.files.len() > MAX_EXAMPLES {
+            let more = found.files.len() - MAX_EXAMPLES;
+            query.push(("more_files".to_owned(), more.to_string()));
+        }
+        if let Some(zone) = &self.assumed_timezone {
+            query.push((ASSUMED_TIMEZONE.to_owned(), timezone_name(zone)));
+        }
+        Some(ExportDay {
+            path: spooled(&self.spool, day),
+            asked: Asked {
+                url: "export:".to_owned(),
+                query,
+            },
+            as_of: as_of.min().unwrap_or(Timestamp::UNIX_EPOCH),
+        })
+    }
+}
+
+fn spooled(spool: &Spool, day: Date) -> PathBuf {
+    spool.path().join(format!("{day}.ndjson.zst"))
+}
+
+/// The directory in which an export is split, in `parent`. What dead processes left there is removed.
+///
+/// # Errors
+/// [`ExportError::Spool`] if it cannot be made.
+pub(crate) fn make_spool(parent: &Path) -> Result<Arc<Spool>, ExportError> {
+    let made = spool::sweep(parent).and_then(|_| Spool::make(parent));
+    made.map(Arc::new).map_err(|source| ExportError::Spool {
+        directory: parent.to_owned(),
+        source,
+    })
+}
+
+/// Reads `inputs` and splits them by day into `spool`, telling `on_bytes` of all that was read. Blocks.
+///
+/// # Errors
+/// [`ExportError`].
+pub(crate) fn split(
+    inputs: &[Input],
+    options: &SplitOptions,
+    spool: Arc<Spool>,
+    interrupt: &CancellationToken,
+    on_bytes: impl Fn(u64),
+) -> Result<Export, ExportError> {
+    let parent = options.spool_parent.clone();
+    let mut splitter = Splitter {
+        timezone: options.timezone.clone(),
+        local_times: LocalTimes::new(options.assume_timezone.clone()),
+        max_record_bytes: options.max_record_bytes,
+        export: Export {
+            days: BTreeMap::new(),
+            files: Vec::new(),
+            names: inputs.iter().map(Input::name).collect(),
+            assumed_timezone: options.assume_timezone.clone(),
+            spool,
+            listed: (0, 0),
+            unended: Vec::new(),
+            undated: Undated::default(),
+            missing_fields: Vec::new(),
+        },
+        buffers: BTreeMap::new(),
+        buffered_bytes: 0,
+        last_day: None,
+    };
+    for input in inputs {
+        let name = input.name();
+        tracing::info!("Splitting {name} by day.");
+        splitter
+            .read(input, interrupt, &on_bytes)
+            .map_err(|error| error.of(name, &parent))?;
+    }
+    splitter.flush().map_err(|source| ExportError::Spool {
+        directory: parent,
+        source,
+    })?;
+    Ok(splitter.export)
+}
+
+/// What stopped the reading of one input.
+#[derive(Debug)]
+enum Problem {
+    Input(io::Error),
+    Odd(&'static str),
+    Body(ConvertError),
+    Interrupted,
+}
+
+impl Problem {
+    fn of(self, name: String, spool_parent: &Path) -> ExportError {
+        match self {
+            Self::Input(source) => ExportError::Input { name, source },
+            Self::Odd(kind) => ExportError::Odd { name, kind },
+            Self::Body(ConvertError::Spool { source, .. }) => ExportError::Spool {
+                directory: spool_parent.to_owned(),
+                source,
+            },
+            Self::Body(source) => ExportError::Body { name, source },
+            Self::Interrupted => ExportError::Interrupted,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Splitter {
+    timezone: TimeZone,
+    local_times: LocalTimes,
+    max_record_bytes: usize,
+    export: Export,
+    /// Lines that are not yet written, by day.
+    buffers: BTreeMap<Date, Vec<u8>>,
+    buffered_bytes: usize,
+    /// The day of the record before, which is mostly that of the next: from its first microsecond to the
+    /// next day's first.
+    last_day: Option<(Range<i64>, Date)>,
+}
+
+impl Splitter {
+    fn read(
+        &mut self,
+        input: &Input,
+        interrupt: &CancellationToken,
+        on_bytes: impl Fn(u64),
+    ) -> Result<(), Problem> {
+        let (mut source, changed) = input.open().map_err(Problem::Input)?;
+        self.export.files.push(ReadFile {
+            name: input.name(),
+            changed,
+            newest_us: i64::MIN,
+            records: 0,
+        });
+        self.last_day = None;
+        let mut chunk = vec![0; CHUNK_BYTES];
+        let mut filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
+        let start = &chunk[..filled];
+        if let Some(kind) = odd_kind(start).or_else(|| odd_kind(&looked_into(start))) {
+            return Err(Problem::Odd(kind));
+        }
+        let mut reader = RecordReader::of_file(start, self.max_record_bytes);
+        while filled > 0 {
+            if interrupt.is_cancelled() {
+                return Err(Problem::Interrupted);
+            }
+            reader
+                .push(&chunk[..filled], |item| self.item(&item))
+                .map_err(Problem::Body)?;
+            on_bytes(filled as u64);
+            filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
+        }
+        let content = reader
+            .finish(|item| self.item(&item))
+            .map_err(Problem::Body)?;
+        if let Some(total) = content.summary.envelope_total {
+            let read = self.export.files.last().map_or(0, |file| file.records);
+            let (listed, largest) = self.export.listed;
+            self.export.listed = (listed + read, largest.max(total));
+        }
+        content.add_missing_to(&mut self.export.missing_fields);
+        Ok(())
+    }
+
+    fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
+        match item {
+            Item::Record {
+                at,
+                boundary,
+                json,
+                text,
+            } => self.record(*at, *boundary, json, text),
+            Item::Broken {
+                at,
+                boundary,
+                reason,
+                ..
+            } => self.refuse(*at, *boundary, reason),
+        }
+    }
+
+    /// Takes a record, which stands in the file as `text`.
+    fn record(
+        &mut self,
+        at: Position,
+        boundary: Boundary,
+        json: &[u8],
+        text: &[u8],
+    ) -> Result<(), ConvertError> {
+        let reason = match call_time_us(json, &mut self.local_times) {
+            Ok(time_us) => {
+                let is_csv = json.as_ptr() != text.as_ptr();
+                // Of JSON that is whole nothing can be missing.
+                if boundary == Boundary::EndOfBody && is_csv {
+                    let name = self.file_name();
+                    self.export.unended.push(name);
+                }
+                // A row that is no text is rejected for it, with the byte's place in the row.
+                let kept = if is_csv && std::str::from_utf8(json).is_err() {
+                    text
+                } else {
+                    json
+                };
+                return match self.day_of(time_us) {
+                    Ok(day) => self.keep(day, at, kept),
+                    Err(why) => {
+                        self.undated(at, &why);
+                        Ok(())
+                    }
+                };
+            }
+            Err(Refusal::ServerError { message }) => {
+                return Err(ConvertError::server(at, &message));
+            }
+            Err(Refusal::Reject(reason)) => reason,
+        };
+        let may_be_several = reason.is_syntax() || reason == Reason::NotAnObject;
+        let pieces = may_be_several.then(|| pieces_of(json)).flatten();
+        let Some(pieces) = pieces else {
+            return self.refuse(at, boundary, &reason);
+        };
+        for piece in pieces {
+            let behind = piece.as_ptr() as usize - json.as_ptr() as usize;
+            let at = Position {
+                byte: at.byte + behind as u64,
+                ..at
+            };
+            self.record(at, boundary, piece, piece)?;
+        }
+        Ok(())
+    }
+
+    fn refuse(
+        &mut self,
+        at: Position,
+        boundary: Boundary,
+        reason: &Reason,
+    ) -> Result<(), ConvertError> {
+        // It may be many records, which nobody left out.
+        if let Reason::TooLong { .. } = reason {
+            return Err(ConvertError::TooLong {
+                at,
+                reason: reason.clone(),
+            });
+        }
+        if let Some(error) = ConvertError::beyond_the_record(at, boundary, reason) {
+            return Err(error);
+        }
+        if *reason == Reason::Date(TimeError::NoOffset) {
+            self.export.undated.without_offset += 1;
+        }
+        self.undated(at, &reason.to_string());
+        Ok(())
+    }
+
+    fn undated(&mut self, at: Position, why: &str) {
+        let name = self.file_name();
+        let undated = &mut self.export.undated;
+        undated.records += 1;
+        if undated.examples.len() < MAX_EXAMPLES {
+            let is_same = undated.last_reason == why;
+            let reason = if is_same { "the same" } else { why };
+            undated.examples.push(format!("{name}, {at}: {reason}"));
+            why.clone_into(&mut undated.last_reason);
+        }
+    }
+
+    fn file_name(&self) -> String {
+        self.export
+            .files
+            .last()
+            .map_or_else(String::new, |file| file.name.clone())
+    }
+
+    /// The day of a call, as the account cuts days, or why there is none.
+    fn day_of(&mut self, time_us: i64) -> Result<Date, String> {
+        if let Some(file) = self.export.files.last_mut() {
+            file.records += 1;
+            // What some clock dated later than the file says nothing of when that was made.
+            if time_us <= file.changed.as_microsecond() {
+                file.newest_us = file.newest_us.max(time_us);
+            }
+        }
+        if let Some((range, day)) = &self.last_day
+            && range.contains(&time_us)
+        {
+            return Ok(*day);
+        }
+        let time = Timestamp::from_microsecond(time_us).ok();
+        let day = time.map(|time| time.to_zoned(self.timezone.clone()).date());
+        let day = day.ok_or_else(|| "`date` lies beyond the calendar".to_owned())?;
+        if day < FIRST_DAY {
+            let year = day.year();
+            return Err(format!(
+                "`date` lies in the year {year}, which is no call's: some clock or program had none"
+            ));
+        }
+        let file = self.export.files.len() - 1;
+        let days = &mut self.export.days;
+        if days.len() >= MAX_DAYS && !days.contains_key(&day) {
+            return Err(format!("the export has more than {MAX_DAYS} days"));
+        }
+        let found = days.entry(day).or_default();
+        if found.files.last() != Some(&file) {
+            found.files.push(file);
+        }
+        self.last_day = Some((day_us(day, &self.timezone), day));
+        Ok(day)
+    }
+
+    fn keep(&mut self, day: Date, at: Position, json: &[u8]) -> Result<(), ConvertError> {
+        let file = self.export.files.len() - 1;
+        if let Some(found) = self.export.days.get_mut(&day) {
+            found.records += 1;
+        }
+        let buffer = self.buffers.entry(day).or_default();
+        let before = buffer.len();
+        Place { file, at }.write(buffer);
+        let start = buffer.len();
+        buffer.extend_from_slice(json);
+        // Between the tokens of JSON, where alone they may stand, they mean the same as a space.
+        for byte in &mut buffer[start..] {
+            if matches!(byte, b'\n' | b'\r') {
+                *byte = b' ';
+            }
+        }
+        buffer.push(b'\n');
+        self.buffered_bytes += buffer.len() - before;
+        if self.buffered_bytes < BUFFERED_BYTES {
+            return Ok(());
+        }
+        self.flush().map_err(|source| ConvertError::Spool {
+            directory: self.export.spool.path().to_owned(),
+            source,
+        })
+    }
+
+    /// Adds what is buffered to the files of its days.
+    fn flush(&mut self) -> io::Result<()> {
+        self.buffered_bytes = 0;
+        for (day, lines) in std::mem::take(&mut self.buffers) {
+            let file = File::options()
+                .append(true)
+                .create(true)
+                .mode(0o600)
+                .open(spooled(&self.export.spool, day))?;
+            let mut encoder = zstd::Encoder::new(file, SPOOL_ZSTD_LEVEL)?;
+            encoder.include_checksum(true)?;
+            encoder.write_all(&lines)?;
+            encoder.finish()?;
+        }
+        Ok(())
+    }
+}
+
+/// The objects of which a line is made that is not one: files that were put one behind the other may lack
+/// a newline between them, and begin with a byte order mark each; an array may follow lines, or lack its brackets.
+/// `None` if it is anything else. No piece has pieces.
+fn pieces_of(line: &[u8]) -> Option<Vec<&[u8]>> {
+    let mut pieces: Vec<&[u8]> = Vec::new();
+    let mut rest = line;
+    loop {
+        rest = rest.trim_ascii_start();
+        rest = rest.strip_prefix(BOM).unwrap_or(rest);
+        rest = rest.strip_prefix(b",").unwrap_or(rest).trim_ascii_start();
+        if rest.is_empty() {
+            break;
+        }
+        let mut values = serde_json::Deserializer::from_slice(rest).into_iter::<&RawValue>();
+        let text = values.next()?.ok()?.get().as_bytes();
+        if text.starts_with(b"[") {
+            let elements: Vec<&RawValue> = serde_json::from_slice(text).ok()?;
+            pieces.extend(elements.iter().map(|element| element.get().as_bytes()));
+        } else {
+            pieces.push(text);
+        }
+        rest = &rest[values.byte_offset()..];
+    }
+    // The line itself was looked at before.
+    let are_objects = pieces
+        .iter()
+        .all(|piece| piece.starts_with(b"{") && piece.len() < line.len());
+    are_objects.then_some(pieces)
+}
+
+/// Fills `chunk` as far as there is something to read: pipes give little at once.
+fn fill(source: &mut dyn Read, chunk: &mut [u8]) -> io::Result<usize> {
+    let mut filled = 0;
+    while filled < chunk.len() {
+        match source.read(&mut chunk[filled..]) {
+            Ok(0) => break,
+            Ok(read) => filled += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_in_names_of_files_are_hidden_and_dates_stay() {
+        for (name, shown) in [
+            ("calls.ndjson", "calls.ndjson"),
+            ("calls-2026-10-01.csv", "calls-2026-10-01.csv"),
+            ("calls_20261001.csv.gz", "calls_20261001.csv.gz"),
+            ("2026-10-01_2026-10-31/1.csv", "2026-10-01_2026-10-31/1.csv"),
+            ("20261001-20261031_03.csv", "20261001-20261031_03.csv"),
+            ("20261001T031500Z-1.csv", "20261001T031500Z-1.csv"),
+            ("calls-2024.csv", "calls-2024.csv"),
+            ("calls-13025550101.ndjson", "calls-[number].ndjson"),
+            ("+1 (302) 555-0101/a.csv", "+[number]/a.csv"),
+            ("13025550101_20261001.csv", "[number]_20261001.csv"),
+            ("20261001-13025550101.csv", "20261001-[number].csv"),
+            (
+                "2026-10-01 13025550101 2026-10-02.csv",
+                "2026-10-01 [number] 2026-10-02.csv",
+            ),
+            ("030-20261001.csv", "[number].csv"),
+            ("20269901.csv", "[number].csv"),
+            ("20261001031500.csv", "[number].csv"),
+            ("١٣٠٢٥٥٥٠١٠١.csv", "[number].csv"),
+            ("a\u{1b}[31m\nb.csv", "a [31m b.csv"),
+            (
+                "cdrs?appid=secret&x=1.ndjson",
+                "cdrs?appid=[redacted]&x=1.ndjson",
+            ),
+        ] {
+            assert_eq!(Input::File(name.into()).name(), shown, "{name}");
+        }
+    }
+}

@@ -1,0 +1,594 @@
+//! From `lake.url` and `lake.options` to a client of the object store.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
+use object_store::gcp::{GoogleCloudStorageBuilder, GoogleConfigKey};
+use object_store::path::Path;
+use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig, TagSet};
+use url::Url;
+
+use super::uploads::{S3Uploads, Uploads};
+use crate::config::TOOL;
+use crate::source::wavix::is_loopback;
+
+/// What the requests of a client are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moves {
+    /// A few kilobytes at most.
+    Little,
+    /// Files, or parts of them.
+    Files,
+}
+
+impl Moves {
+    /// Limit of one request. For files the library's 30 s would be too short: 16 MiB take that at
+    /// 4.5 Mbit/s. In five minutes they get through at 450 kbit/s, if they have the line for themselves.
+    fn timeout(self) -> &'static str {
+        match self {
+            Self::Little => "30s",
+            Self::Files => "300s",
+        }
+    }
+
+    /// What throttles or fails for a moment does so for seconds: a store that fails for longer fails the
+    /// slice, which the next run does again. A request that hangs is asked once more, but not beyond the
+    /// quarter of an hour for which its signature is good.
+    fn retry(self) -> RetryConfig {
+        let (max_retries, minutes) = match self {
+            Self::Little => (10, 2),
+            Self::Files => (10, 9),
+        };
+        RetryConfig {
+            backoff: BackoffConfig {
+                init_backoff: Duration::from_millis(200),
+                max_backoff: Duration::from_secs(10),
+                base: 2.0,
+            },
+            max_retries,
+            retry_timeout: Duration::from_mins(minutes),
+        }
+    }
+}
+
+/// Limit for making a connection.
+const CONNECT_TIMEOUT: &str = "10s";
+
+/// Options of [`BucketOptions`] and not of the library.
+const STORAGE_CLASS: &str = "storage_class";
+const TAGS: &str = "tags";
+
+/// Which cloud's way of speaking.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// `s3://`: Amazon S3, and whatever speaks like it.
+    S3,
+    /// `gs://`: Google Cloud Storage.
+    Gs,
+    /// `az://`: Azure Blob Storage.
+    Az,
+}
+
+impl Scheme {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::S3 => "s3",
+            Self::Gs => "gs",
+            Self::Az => "az",
+        }
+    }
+
+    /// What to do where there are no credentials at all.
+    pub(super) fn no_credentials(self) -> &'static str {
+        match self {
+            Self::S3 => {
+                "No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`eval \"$(aws configure export-credentials --format env)\"` takes them from a profile), or run where a role is attached"
+            }
+            Self::Gs => {
+                "No credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run where a service account is attached"
+            }
+            Self::Az => {
+                "No credentials were found: set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_CLIENT_ID and its companions, set lake.options.use_azure_cli = true, or run where an identity is attached"
+            }
+        }
+    }
+
+    /// What to do where credentials are refused.
+    pub(super) fn wrong_credentials(self) -> &'static str {
+        match self {
+            Self::S3 => {
+                "The credentials are not accepted: look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the role"
+            }
+            Self::Gs => {
+                "The credentials are not accepted: look at GOOGLE_APPLICATION_CREDENTIALS, or the service account"
+            }
+            Self::Az => {
+                "The credentials are not accepted: look at the AZURE_STORAGE_… and AZURE_CLIENT_… variables, or the identity"
+            }
+        }
+    }
+}
+
+/// A place in a bucket: `s3://bucket/prefix`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BucketUrl {
+    pub(super) scheme: Scheme,
+    /// The bucket, or the container.
+    bucket: String,
+    /// What the keys of the lake begin with; may be empty.
+    pub(super) prefix: Path,
+}
+
+impl fmt::Display for BucketUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.scheme.as_str(), self.bucket)?;
+        if self.prefix.as_ref().is_empty() {
+            Ok(())
+        } else {
+            write!(f, "/{}", self.prefix)
+        }
+    }
+}
+
+impl FromStr for BucketUrl {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let url = Url::parse(text).map_err(|error| format!("is not an address ({error})"))?;
+        let scheme = match url.scheme() {
+            "s3" => Scheme::S3,
+            "gs" => Scheme::Gs,
+            "az" => Scheme::Az,
+            other => {
+                return Err(format!(
+                    "is a {other}:// address: write a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+                ));
+            }
+        };
+        let is_more = !url.username().is_empty()
+            || url.password().is_some()
+            || url.port().is_some()
+            || url.query().is_some()
+            || url.fragment().is_some();
+        if is_more {
+            return Err("holds more than a bucket and a prefix: credentials belong to the environment, the rest to lake.options".to_owned());
+        }
+        let Some(bucket) = url.host_str().filter(|host| !host.is_empty()) else {
+            let scheme = scheme.as_str();
+            return Err(format!("names no bucket: write {scheme}://bucket/prefix"));
+        };
+        let prefix = Path::from_url_path(url.path())
+            .map_err(|error| format!("has a prefix that cannot be ({error})"))?;
+        Ok(Self {
+            scheme,
+            bucket: bucket.to_owned(),
+            prefix,
+        })
+    }
+}
+
+impl BucketUrl {
+    /// The same bucket with another prefix.
+    pub(super) fn with_prefix(&self, prefix: Path) -> Self {
+        Self {
+            prefix,
+            ..self.clone()
+        }
+    }
+
+    /// Lakes within whose table this one would lie, if there are any: the prefixes above a component
+    /// that is named like a table.
+    pub(super) fn prefixes_above(&self, table: &str) -> Vec<Path> {
+        let parts: Vec<_> = self.prefix.parts().collect();
+        let above = |(at, part): (usize, &object_store::path::PathPart<'_>)| {
+            (part.as_ref() == table).then(|| parts[..at].iter().cloned().collect())
+        };
+        parts.iter().enumerate().filter_map(above).collect()
+    }
+}
+
+/// How objects of the table and rejects are stored, and what is the lake's own business.
+#[derive(Clone, Debug)]
+pub struct BucketOptions {
+    /// A larger file is uploaded in parts. One of up to this size is held in memory while it is
+    /// uploaded.
+    pub single_put_bytes: u64,
+    /// Size of a part. [`super::PARTS_IN_FLIGHT`] of them are in memory at a time.
+    pub part_bytes: usize,
+    /// How long a lease bars others after its holder was last seen alive.
+    pub lease: Duration,
+    /// `lake.options.storage_class`
+    pub storage_class: Option<String>,
+    /// `lake.options.tags`
+    pub tags: TagSet,
+}
+
+/// A client, before the lake's prefix is put in front of every key.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) objects: Arc<dyn ObjectStore>,
+    /// Lists and aborts uploads of others, where that can be done.
+    pub(super) uploads: Option<Arc<dyn Uploads>>,
+}
+
+/// What is wrong with one of `lake.options`, or with all together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OptionError {
+    /// The option's name, if it is one.
+    pub option: Option<String>,
+    /// What is wrong with it, and what to do.
+    pub problem: String,
+}
+
+impl OptionError {
+    fn of(option: &str, problem: impl Into<String>) -> Self {
+        Self {
+            option: Some(option.to_owned()),
+            problem: problem.into(),
+        }
+    }
+
+    fn of_all(problem: impl Into<String>) -> Self {
+        Self {
+            option: None,
+            problem: problem.into(),
+        }
+    }
+}
+
+/// Takes the options that are not the library's out of `lake.options`.
+///
+/// # Errors
+/// [`OptionError`] for one that cannot be.
+pub fn take_own(
+    options: &mut BTreeMap<String, String>,
+) -> Result<(Option<String>, TagSet), OptionError> {
+    let mut tags = TagSet::default();
+    if let Some(text) = options.remove(TAGS) {
+        for tag in text.split(',') {
+            let (key, value) = tag.split_once('=').ok_or_else(|| {
+                OptionError::of(TAGS, "is not a list of tags: write \"team=data,pii=yes\"")
+            })?;
+            tags.push(key.trim(), value.trim());
+        }
+    }
+    Ok((options.remove(STORAGE_CLASS), tags))
+}
+
+/// A client for the bucket of `url`, with the credentials of its cloud's usual chain. Does no I/O.
+///
+/// # Errors
+/// [`OptionError`] for an option that is unknown, holds a secret or does not fit.
+pub(super) fn connect(
+    url: &BucketUrl,
+    options: &BTreeMap<String, String>,
+    moves: Moves,
+) -> Result<Connection, OptionError> {
+    for option in options.keys() {
+        refuse_secret(option)?;
+        if option.contains("bucket_name") || option == "bucket" || option.contains("container_name")
+        {
+            return Err(OptionError::of(option, "is part of lake.url"));
+        }
+    }
+    match url.scheme {
+        Scheme::S3 => s3(url, options, moves),
+        Scheme::Gs => gs(url, options, moves),
+        Scheme::Az => az(url, options, moves),
+    }
+}
+
+fn s3(
+    url: &BucketUrl,
+    options: &BTreeMap<String, String>,
+    moves: Moves,
+) -> Result<Connection, OptionError> {
+    let keys = parse::<AmazonS3ConfigKey>(options, Scheme::S3, moves)?;
+    let mut builder = AmazonS3Builder::from_env()
+        .with_bucket_name(&url.bucket)
+        .with_retry(moves.retry())
+        // One object at a time is all that is ever deleted: its answer is easier to understand.
+        .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
+    for (key, value) in client_defaults("AWS", moves) {
+        builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
+    }
+    for (key, value) in keys {
+        builder = builder.with_config(key, value);
+    }
+    let endpoint = builder
+        .get_config_value(&AmazonS3ConfigKey::S3Endpoint)
+        .or_else(|| builder.get_config_value(&AmazonS3ConfigKey::Endpoint));
+    if may_be_http(endpoint.as_deref(), || {
+        builder.get_config_value(&AmazonS3ConfigKey::Client(ClientConfigKey::AllowHttp))
+    })? {
+        builder = builder.with_allow_http(true);
+    }
+    let store = Arc::new(builder.build().map_err(|error| wrong_together(&error))?);
+    Ok(Connection {
+        uploads: Some(Arc::new(S3Uploads::try_new(
+            Arc::clone(&store),
+            &url.prefix,
+        )?)),
+        objects: store,
+    })
+}
+
+fn gs(
+    url: &BucketUrl,
+    options: &BTreeMap<String, String>,
+    moves: Moves,
+) -> Result<Connection, OptionError> {
+    let keys = parse::<GoogleConfigKey>(options, Scheme::Gs, moves)?;
+    let mut builder = GoogleCloudStorageBuilder::from_env()
+        .with_bucket_name(&url.bucket)
+        .with_retry(moves.retry());
+    for (key, value) in client_defaults("GOOGLE", moves) {
+        builder = builder.with_config(GoogleConfigKey::Client(key), value);
+    }
+    for (key, value) in keys {
+        builder = builder.with_config(key, value);
+    }
+    let endpoint = builder.get_config_value(&GoogleConfigKey::BaseUrl);
+    if may_be_http(endpoint.as_deref(), || {
+        builder.get_config_value(&GoogleConfigKey::Client(ClientConfigKey::AllowHttp))
+    })? {
+        let allowed = GoogleConfigKey::Client(ClientConfigKey::AllowHttp);
+        builder = builder.with_config(allowed, "true");
+    }
+    Ok(Connection {
+        objects: Arc::new(builder.build().map_err(|error| wrong_together(&error))?),
+        uploads: None,
+    })
+}
+
+fn az(
+    url: &BucketUrl,
+    options: &BTreeMap<String, String>,
+    moves: Moves,
+) -> Result<Connection, OptionError> {
+    let keys = parse::<AzureConfigKey>(options, Scheme::Az, moves)?;
+    let mut builder = MicrosoftAzureBuilder::from_env()
+        .with_container_name(&url.bucket)
+        .with_retry(moves.retry());
+    for (key, value) in client_defaults("AZURE", moves) {
+        builder = builder.with_config(AzureConfigKey::Client(key), value);
+    }
+    for (key, value) in keys {
+        builder = builder.with_config(key, value);
+    }
+    let endpoint = builder.get_config_value(&AzureConfigKey::Endpoint);
+    if may_be_http(endpoint.as_deref(), || {
+        builder.get_config_value(&AzureConfigKey::Client(ClientConfigKey::AllowHttp))
+    })? {
+        builder = builder.with_allow_http(true);
+    }
+    Ok(Connection {
+        objects: Arc::new(builder.build().map_err(|error| wrong_together(&error))?),
+        uploads: None,
+    })
+}
+
+/// The options as the library's keys.
+fn parse<Key: FromStr>(
+    options: &BTreeMap<String, String>,
+    scheme: Scheme,
+    moves: Moves,
+) -> Result<Vec<(Key, &str)>, OptionError> {
+    options
+        .iter()
+        // The one that people set is for files.
+        .filter(|(option, _)| moves == Moves::Files || option.as_str() != "timeout")
+        .map(|(option, value)| {
+            let key = option.parse().map_err(|_| {
+                let scheme = scheme.as_str();
+                let problem = format!(
+                    "is no option of {scheme}:// lakes. The README names the usual ones, the documentation of the crate object_store all"
+                );
+                OptionError::of(option, problem)
+            })?;
+            Ok((key, value.as_str()))
+        })
+        .collect()
+}
+
+/// What the library's client should do unless a variable or an option says otherwise.
+fn client_defaults(
+    cloud: &str,
+    moves: Moves,
+) -> impl Iterator<Item = (ClientConfigKey, &'static str)> {
+    let is_set = |name: &str| std::env::var_os(format!("{cloud}_{name}")).is_some();
+    [
+        (!is_set("TIMEOUT")).then_some((ClientConfigKey::Timeout, moves.timeout())),
+        (!is_set("CONNECT_TIMEOUT")).then_some((ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)),
+        Some((ClientConfigKey::UserAgent, TOOL)),
+    ]
+    .into_iter()
+    .flatten()
+}
+
+/// Whether plain http is to be allowed: to this machine, or if somebody asked for it.
+fn may_be_http(
+    endpoint: Option<&str>,
+    allowed: impl FnOnce() -> Option<String>,
+) -> Result<bool, OptionError> {
+    let Some(endpoint) = endpoint else {
+        return Ok(false);
+    };
+    // The library panics on what is no address.
+    let url = Url::parse(endpoint)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+    let Some(url) = url else {
+        let problem = "is no address: it begins with https://, or http:// for this machine";
+        return Err(OptionError::of("endpoint", problem));
+    };
+    if url.scheme() == "https" {
+        return Ok(false);
+    }
+    let is_allowed =
+        allowed().is_some_and(|value| ["1", "true", "on", "yes", "y"].contains(&value.as_str()));
+    if is_allowed || is_loopback(&url) {
+        return Ok(true);
+    }
+    Err(OptionError::of(
+        "endpoint",
+        "is plain http: every call would cross the network in clear. Use https, or set lake.options.allow_http = true",
+    ))
+}
+
+/// Credentials come from the environment, from files or from the machine, never from pipeline.toml.
+fn refuse_secret(option: &str) -> Result<(), OptionError> {
+    let is_place = ["_file", "_path", "_url", "_uri"]
+        .iter()
+        .any(|end| option.ends_with(end));
+    let secrets = [
+        "access_key",
+        "account_key",
+        "master_key",
+        "secret",
+        "token",
+        "sas_key",
+        "encryption_key",
+        "customer_key",
+        "service_account_key",
+        "session_token",
+        "password",
+    ];
+    if !is_place && secrets.iter().any(|secret| option.contains(secret)) {
+        let problem = "holds a secret, which does not belong into pipeline.toml. Set the cloud's own variable instead, such as AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT_PATH or AZURE_STORAGE_ACCOUNT_KEY";
+        return Err(OptionError::of(option, problem));
+    }
+    Ok(())
+}
+
+fn wrong_together(error: &object_store::Error) -> OptionError {
+    let text = crate::error::one_line(&error.to_string(), 300);
+    let text = text
+        .split_once(" error: ")
+        .map_or(text.as_str(), |(_, text)| text);
+    if text.contains("Account must be specified") {
+        let problem = "an az:// lake needs an account: set AZURE_STORAGE_ACCOUNT_NAME or lake.options.account_name";
+        return OptionError::of_all(problem);
+    }
+    OptionError::of_all(format!("lake.url and lake.options do not fit: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn options(pairs: &[(&str, &str)]) -> BTreeMap<String, String> {
+        let pairs = pairs.iter();
+        pairs
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned()))
+            .collect()
+    }
+
+    #[test]
+    fn an_address_names_a_bucket_and_a_prefix_and_nothing_else() {
+        let url: BucketUrl = "s3://calls/wavix/lake/".parse().unwrap();
+        assert_eq!(
+            (url.bucket.as_str(), url.prefix.as_ref()),
+            ("calls", "wavix/lake")
+        );
+        assert_eq!(url.to_string(), "s3://calls/wavix/lake");
+        assert_eq!(
+            "gs://calls".parse::<BucketUrl>().unwrap().to_string(),
+            "gs://calls"
+        );
+        for wrong in [
+            "s3:///x",
+            "s3://key:secret@calls/x",
+            "s3://calls/x?region=y",
+            "ftp://calls/x",
+            "s3://calls//x",
+            "s3://calls:80/x",
+        ] {
+            let problem = wrong.parse::<BucketUrl>().unwrap_err();
+            assert!(!problem.contains("secret"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn a_lake_in_another_lake_s_table_has_that_one_above_it() {
+        let above = |url: &str| {
+            let url: BucketUrl = url.parse().unwrap();
+            let above = url.prefixes_above("cdrs").into_iter();
+            above.map(|path| path.to_string()).collect::<Vec<_>>()
+        };
+        assert_eq!(above("s3://b/cdrs"), [""]);
+        assert_eq!(above("s3://b/x/cdrs/y/cdrs/z"), ["x", "x/cdrs/y"]);
+        assert_eq!(above("s3://b/x"), Vec::<String>::new());
+    }
+
+    #[test]
+    fn options_are_checked_and_secrets_refused() {
+        let url: BucketUrl = "s3://calls/x".parse().unwrap();
+        let problem = |pairs: &[(&str, &str)]| {
+            let error = connect(&url, &options(pairs), Moves::Files).unwrap_err();
+            format!("{}: {}", error.option.unwrap_or_default(), error.problem)
+        };
+        for secret in [
+            "secret_access_key",
+            "aws_session_token",
+            "access_key_id",
+            "sse_customer_key_base64",
+        ] {
+            let problem = problem(&[(secret, "TOPSECRET")]);
+            assert!(
+                problem.contains("secret") && !problem.contains("TOPSECRET"),
+                "{problem}"
+            );
+        }
+        assert!(problem(&[("regoin", "x")]).starts_with("regoin: is no option of s3://"));
+        assert!(problem(&[("endpoint", "http://minio:9000")]).contains("plain http"));
+        for wrong in [
+            "127.0.0.1:9000",
+            "minio:9000",
+            "minio",
+            "ftp://minio",
+            "https://",
+        ] {
+            let problem = problem(&[("endpoint", wrong)]);
+            assert!(problem.contains("is no address"), "{wrong}: {problem}");
+        }
+        drop(rustls::crypto::ring::default_provider().install_default());
+        for fine in [
+            &[("endpoint", "http://127.0.0.1:9000")][..],
+            &[("endpoint", "http://minio:9000"), ("allow_http", "true")],
+            &[
+                ("server_side_encryption", "aws:kms"),
+                ("sse_kms_key_id", "k"),
+                ("sse_bucket_key_enabled", "true"),
+            ],
+            &[
+                ("web_identity_token_file", "/var/run/token"),
+                ("role_arn", "arn"),
+            ],
+            &[("checksum_algorithm", "sha256"), ("timeout", "600s")],
+        ] {
+            connect(&url, &options(fine), Moves::Files).unwrap();
+        }
+    }
+
+    #[test]
+    fn tags_and_storage_class_are_the_lake_s_own_options() {
+        let mut given = options(&[
+            ("tags", "team=data, pii=yes"),
+            ("storage_class", "STANDARD_IA"),
+            ("region", "r"),
+        ]);
+        let (class, tags) = take_own(&mut given).unwrap();
+        assert_eq!(
+            (class.as_deref(), tags.encoded()),
+            (Some("STANDARD_IA"), "team=data&pii=yes")
+        );
+        assert_eq!(given, options(&[("region", "r")]));
+        assert!(take_own(&mut options(&[("tags", "data")])).is_err());
+    }
+}

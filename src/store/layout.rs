@@ -1,0 +1,224 @@
+//! Where things lie in a lake. Every name is a function of the slice alone.
+//!
+//! ```text
+//! cdrs/dt=2026-10-01/placed-2026-10-01.parquet      the table: nothing but finished files
+//! _cdrlake/lake.json                                what this lake is
+//! _cdrlake/suppressed.json                          numbers that were erased, hashed; their calls stay out
+//! _cdrlake/ledger/placed/2026-10-01.json            what was published for the slice
+//! _cdrlake/rejects/placed/2026-10-01.ndjson.zst     what could not become a row
+//! _cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst   the same, of an attempt that failed
+//! _cdrlake/leases/placed-2026-10-01.lock            held while the slice is worked on
+//! _cdrlake/locks/                                   held for the moment of a conditional write
+//! _cdrlake/staging/                                 files nobody sees yet
+//! _cdrlake/runs/<run>.json                          one report for each run
+//! _cdrlake/running/<run>                            a run that has not kept its report yet
+//! ```
+
+use object_store::path::Path;
+
+use crate::cdr::slice::{Direction, Slice, parse_day};
+
+/// The table's directory. Readers take everything below it for data, so nothing else lies there.
+pub const TABLE: &str = "cdrs";
+/// Everything that is not the table.
+pub const META: &str = "_cdrlake";
+/// What was published, slice by slice.
+pub const LEDGER: &str = "_cdrlake/ledger";
+/// What could not become a row.
+pub const REJECTS: &str = "_cdrlake/rejects";
+/// Reports of runs.
+pub const RUNS: &str = "_cdrlake/runs";
+/// Marks of runs that have not kept their report yet. Apart from the reports, which are many.
+pub const RUNNING: &str = "_cdrlake/running";
+/// Held while something is worked on.
+pub const LEASES: &str = "_cdrlake/leases";
+/// Locks of conditional writes on local disk.
+pub const LOCKS: &str = "_cdrlake/locks";
+/// Files on their way into the table, on the table's file system.
+pub const STAGING: &str = "_cdrlake/staging";
+
+/// The slice's one file.
+pub fn table_file(slice: Slice) -> Path {
+    Path::from(format!(
+        "{TABLE}/dt={}/{}-{}.parquet",
+        slice.day, slice.direction, slice.day
+    ))
+}
+
+/// The slice whose file lies at `path`; `None` for a file that is not ours.
+pub fn slice_of(path: &Path) -> Option<Slice> {
+    let (direction, day) = path.filename()?.strip_suffix(".parquet")?.split_once('-')?;
+    let slice = Slice {
+        day: parse_day(day).ok()?,
+        direction: direction.parse().ok()?,
+    };
+    (table_file(slice) == *path).then_some(slice)
+}
+
+/// The day whose partition a file lies in; `None` for one that lies in no partition.
+pub fn partition_day(path: &Path) -> Option<jiff::civil::Date> {
+    let below = path.as_ref().strip_prefix(TABLE)?.strip_prefix("/dt=")?;
+    parse_day(below.split_once('/')?.0).ok()
+}
+
+/// The slice's ledger entry.
+pub fn ledger_entry(slice: Slice) -> Path {
+    Path::from(format!("{LEDGER}/{}/{}.json", slice.direction, slice.day))
+}
+
+/// The directory of a direction's ledger entries.
+pub fn ledger(direction: Direction) -> Path {
+    Path::from(format!("{LEDGER}/{direction}"))
+}
+
+/// The slice whose ledger entry lies at `path`; `None` for a file that is not ours.
+pub fn ledger_slice(path: &Path) -> Option<Slice> {
+    let slice = of_direction_and_day(path, ".json")?;
+    (ledger_entry(slice) == *path).then_some(slice)
+}
+
+/// The slice's rejects.
+pub fn rejects_file(slice: Slice) -> Path {
+    Path::from(format!(
+        "{REJECTS}/{}/{}.ndjson.zst",
+        slice.direction, slice.day
+    ))
+}
+
+/// Rejects of an attempt at the slice that failed because of them. The lake holds the slice as it
+/// was before, with the rejects of that.
+pub fn failed_rejects_file(slice: Slice) -> Path {
+    Path::from(format!(
+        "{REJECTS}/{}/{}.failed.ndjson.zst",
+        slice.direction, slice.day
+    ))
+}
+
+/// The slice whose rejects lie at `path`, and whether they are those of an attempt that failed;
+/// `None` for a file that is not ours.
+pub fn rejects_slice(path: &Path) -> Option<(Slice, bool)> {
+    if let Some(slice) = of_direction_and_day(path, ".failed.ndjson.zst") {
+        return (failed_rejects_file(slice) == *path).then_some((slice, true));
+    }
+    let slice = of_direction_and_day(path, ".ndjson.zst")?;
+    (rejects_file(slice) == *path).then_some((slice, false))
+}
+
+/// The slice of a path that ends in `<direction>/<day><suffix>`.
+fn of_direction_and_day(path: &Path, suffix: &str) -> Option<Slice> {
+    let (parent, name) = path.as_ref().rsplit_once('/')?;
+    let direction = parent.rsplit('/').next()?;
+    Some(Slice {
+        day: parse_day(name.strip_suffix(suffix)?).ok()?,
+        direction: direction.parse().ok()?,
+    })
+}
+
+/// The slice's lease.
+pub fn lease(slice: Slice) -> Path {
+    Path::from(format!("{LEASES}/{}-{}.lock", slice.direction, slice.day))
+}
+
+/// The report of a run.
+pub fn run_report(run: &str) -> Path {
+    Path::from(format!("{RUNS}/{run}.json"))
+}
+
+/// There from a run's begin until its report is kept.
+pub fn run_marker(run: &str) -> Path {
+    Path::from(format!("{RUNNING}/{run}"))
+}
+
+/// The run whose marker lies at `path`; `None` for a file that is not ours.
+pub fn marked_run(path: &Path) -> Option<&str> {
+    let run = path.filename()?;
+    let is_shaped = |(at, byte): (usize, u8)| match at {
+        8 => byte == b'T',
+        15 => byte == b'Z',
+        16 => byte == b'-',
+        0..16 => byte.is_ascii_digit(),
+        _ => byte.is_ascii_hexdigit(),
+    };
+    (run.len() == 25 && run.bytes().enumerate().all(is_shaped)).then_some(run)
+}
+
+/// The run whose report lies at `path`.
+pub fn reported_run(path: &Path) -> Option<&str> {
+    path.filename()?.strip_suffix(".json")
+}
+
+/// Held by a run while it lives.
+pub fn run_lease(run: &str) -> Path {
+    Path::from(format!("{LEASES}/run-{run}.lock"))
+}
+
+/// The longest object that is read, or written, at `path`. A ledger entry has a few kilobytes; a
+/// report has some for each slice of its run.
+pub fn max_bytes(path: &Path) -> u64 {
+    if path.as_ref().starts_with(RUNS) {
+        1 << 30
+    } else {
+        16 << 20
+    }
+}
+
+/// What the lake is.
+pub fn identity() -> Path {
+    Path::from(format!("{META}/lake.json"))
+}
+
+/// Numbers that were erased.
+pub fn suppression() -> Path {
+    Path::from(format!("{META}/suppressed.json"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_name_tells_its_slice_and_only_its_own() {
+        let slice = Slice {
+            day: parse_day("2026-10-01").unwrap(),
+            direction: Direction::Placed,
+        };
+        let path = table_file(slice);
+        assert_eq!(
+            path.as_ref(),
+            "cdrs/dt=2026-10-01/placed-2026-10-01.parquet"
+        );
+        assert_eq!(slice_of(&path), Some(slice));
+        for foreign in [
+            "cdrs/dt=2026-10-02/placed-2026-10-01.parquet",
+            "cdrs/x.parquet",
+            "cdrs/dt=2026-10-01/lost-2026-10-01.parquet",
+        ] {
+            assert_eq!(slice_of(&Path::from(foreign)), None, "{foreign}");
+        }
+        assert_eq!(ledger_slice(&ledger_entry(slice)), Some(slice));
+        assert_eq!(
+            ledger_slice(&Path::from("_cdrlake/ledger/placed/2026-10-01.json.bak")),
+            None
+        );
+        let run = crate::lake::report::new_run_id(jiff::Timestamp::now());
+        assert_eq!(marked_run(&run_marker(&run)), Some(&*run));
+        for foreign in [
+            "README",
+            ".nfs000000000000000000001",
+            "20261001T000000Z-000.json",
+        ] {
+            assert_eq!(marked_run(&run_marker(foreign)), None, "{foreign}");
+        }
+        assert_eq!(rejects_slice(&rejects_file(slice)), Some((slice, false)));
+        assert_eq!(
+            rejects_slice(&failed_rejects_file(slice)),
+            Some((slice, true))
+        );
+        assert_eq!(
+            rejects_slice(&Path::from(
+                "_cdrlake/rejects/x/placed/2026-10-01.ndjson.zst"
+            )),
+            None
+        );
+    }
+}

@@ -1,0 +1,214 @@
+//! Where a process keeps files that belong to no lake yet: on their way to and from a bucket, or split from
+//! an export.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::local::lies_at;
+
+/// What the names of such directories begin with.
+const PREFIX: &str = "cdrlake-spool-";
+/// Locked for as long as the process lives that made the directory.
+const LOCK: &str = "lock";
+/// How often to try to make one before something is wrong with more than luck.
+const MAX_TRIES: u32 = 10;
+
+/// A directory without a lock is given so long to get one: it may be in the making.
+const MAKING: Duration = Duration::from_hours(24);
+
+/// A directory of this process alone, readable by its owner only. Dropping it removes it, its lock
+/// last; what a process that died has left, [`sweep`] removes.
+#[derive(Debug)]
+pub(crate) struct Spool {
+    directory: TempDir,
+    _lock: File,
+}
+
+impl Spool {
+    /// Makes one in `parent`.
+    pub(crate) fn make(parent: &Path) -> io::Result<Self> {
+        for _ in 0..MAX_TRIES {
+            let directory = tempfile::Builder::new()
+                .prefix(PREFIX)
+                .permissions(fs::Permissions::from_mode(0o700))
+                .tempdir_in(parent)?;
+            let path = directory.path().join(LOCK);
+            let lock = File::options()
+                .create_new(true)
+                .write(true)
+                .mode(0o600)
+                .open(&path)?;
+            // Whoever sweeps may have been quicker.
+            if lock.try_lock().is_ok() && lies_at(&lock, &path) {
+                return Ok(Self {
+                    directory,
+                    _lock: lock,
+                });
+            }
+        }
+        Err(io::Error::other(
+            "somebody takes away every directory made there",
+        ))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.directory.path()
+    }
+}
+
+impl Drop for Spool {
+    fn drop(&mut self) {
+        // If something stays, so does the lock, for the next sweep.
+        if remove_lock_last(self.path()).is_err() {
+            self.directory.disable_cleanup(true);
+        }
+    }
+}
+
+/// Removes a spool so that it has its lock as long as it has anything else: calls lie in there, and
+/// whoever dies over it leaves what a sweep finds.
+fn remove_lock_last(spool: &Path) -> io::Result<()> {
+    for path in lock_last(spool)? {
+        // Links are not followed.
+        if path.symlink_metadata()?.is_dir() {
+            fs::remove_dir_all(path)?;
+        } else {
+            fs::remove_file(path)?;
+        }
+    }
+    fs::remove_dir(spool)
+}
+
+/// What lies in a spool.
+fn lock_last(spool: &Path) -> io::Result<Vec<PathBuf>> {
+    let paths = fs::read_dir(spool)?.map(|entry| Ok(entry?.path()));
+    let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
+    paths.sort_by_key(|path| path.ends_with(LOCK));
+    Ok(paths)
+}
+
+/// Removes the directories of processes that are dead from `parent`, and says which. What belongs to
+/// somebody else, or cannot be removed, stays.
+pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut removed = Vec::new();
+    for entry in fs::read_dir(parent)? {
+        let path = entry?.path();
+        let is_ours = path
+            .file_name()
+            .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
+        // Links are somebody's trick: ours are real directories with a real file.
+        let found = path.symlink_metadata();
+        let Some(directory) = found.ok().filter(|found| is_ours && found.is_dir()) else {
+            continue;
+        };
+        // Held until it is gone: nobody takes it for a live one meanwhile.
+        let _lock = match path.join(LOCK).symlink_metadata() {
+            Ok(lock) if lock.is_file() => {
+                let Some(lock) = lock_of_the_dead(&path) else {
+                    continue;
+                };
+                Some(lock)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && is_old(&directory) => None,
+            _ => continue,
+        };
+        if remove_lock_last(&path).is_ok() {
+            removed.push(path);
+        }
+    }
+    Ok(removed)
+}
+
+/// The lock of a spool, if nobody holds it.
+fn lock_of_the_dead(spool: &Path) -> Option<File> {
+    let lock = File::options().write(true).open(spool.join(LOCK)).ok()?;
+    lock.try_lock().ok()?;
+    Some(lock)
+}
+
+/// Whether nothing has been made or removed in a directory for longer than it takes to get a lock.
+fn is_old(directory: &fs::Metadata) -> bool {
+    let changed = directory.modified().ok();
+    let age = changed.and_then(|changed| changed.elapsed().ok());
+    age.is_some_and(|age| age > MAKING)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_dead_process_left_is_removed_and_a_live_one_s_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let live = Spool::make(parent.path()).unwrap();
+        fs::write(live.path().join("x"), "x").unwrap();
+        // Calls lie in there.
+        let mode = fs::metadata(live.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o700);
+        let dead = parent.path().join(format!("{PREFIX}dead"));
+        fs::create_dir(&dead).unwrap();
+        fs::write(dead.join("y"), "y").unwrap();
+        // Not yet locked: it may be in the making.
+        assert_eq!(sweep(parent.path()).unwrap(), Vec::<PathBuf>::new());
+        fs::write(dead.join(LOCK), "").unwrap();
+        // What its process died over while it removed it.
+        let unlocked = parent.path().join(format!("{PREFIX}unlocked"));
+        fs::create_dir(&unlocked).unwrap();
+        fs::write(unlocked.join("z"), "z").unwrap();
+        let days_ago = std::time::SystemTime::now() - 2 * MAKING;
+        let opened = File::open(&unlocked).unwrap();
+        opened.set_modified(days_ago).unwrap();
+        let other = parent.path().join("something else");
+        fs::create_dir(&other).unwrap();
+        let mut swept = sweep(parent.path()).unwrap();
+        swept.sort();
+        assert_eq!(swept, [dead, unlocked]);
+        assert!(live.path().join("x").exists() && other.exists());
+        let path = live.path().to_owned();
+        fs::create_dir(path.join("a")).unwrap();
+        fs::write(path.join("a").join("w"), "w").unwrap();
+        drop(live);
+        assert!(!path.exists());
+    }
+
+    /// Tells the child of the test below where to work.
+    const PARENT: &str = "TEST_SPOOL_PARENT";
+
+    #[test]
+    fn a_spool_in_which_something_stays_keeps_its_lock_for_the_next_sweep() {
+        if let Some(parent) = std::env::var_os(PARENT) {
+            let spool = Spool::make(Path::new(&parent)).unwrap();
+            let path = spool.path().to_owned();
+            for name in ["a", "z"] {
+                fs::write(path.join(name), "calls").unwrap();
+            }
+            // What is mounted on cannot be removed, whoever tries.
+            let mounted = path.join("m");
+            fs::create_dir(&mounted).unwrap();
+            let run = |arguments: &[&str]| {
+                let mut command = std::process::Command::new(arguments[0]);
+                let done = command.args(&arguments[1..]).arg(&mounted).status();
+                assert!(done.unwrap().success());
+            };
+            run(&["mount", "-t", "tmpfs", "none"]);
+            drop(spool);
+            assert!(path.join(LOCK).is_file() && mounted.is_dir());
+            assert_eq!(sweep(Path::new(&parent)).unwrap(), [] as [PathBuf; 0]);
+            assert!(path.join(LOCK).is_file() && mounted.is_dir());
+            run(&["umount"]);
+            assert_eq!(sweep(Path::new(&parent)).unwrap(), [path]);
+            return;
+        }
+        let parent = tempfile::tempdir().unwrap();
+        crate::store::local::tests::where_it_may_mount(
+            "store::spool::tests::a_spool_in_which_something_stays_keeps_its_lock_for_the_next_sweep",
+            (PARENT, parent.path()),
+            ["-t", "tmpfs", "none", "/mnt"].map(std::ffi::OsStr::new),
+        );
+    }
+}

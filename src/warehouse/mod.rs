@@ -1,0 +1,477 @@
+//! How a warehouse is told of the table: its definition, the statements that load or refresh it day by day, and one
+//! query whose answer must be what the ledger says.
+//!
+//! The files are the same for every warehouse. What differs is how each names their types, where it may read them, and
+//! whether it reads them where they lie or copies them. What copies replaces a day in one transaction: a file that
+//! was replaced is skipped by some that remember its name, and loaded twice by those that do not.
+
+mod copying;
+mod reading;
+
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::str::FromStr;
+
+use arrow::datatypes::DataType;
+use jiff::civil::Date;
+
+use crate::cdr::columns::{COLUMNS, Column};
+use crate::cdr::slice::{Direction, Slice};
+use crate::cdr::tally::Totals;
+use crate::store::layout;
+
+/// A warehouse, or an engine that reads the files itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(missing_docs, reason = "they are names")]
+pub enum Target {
+    Snowflake,
+    BigQuery,
+    Redshift,
+    Athena,
+    Databricks,
+    Spark,
+    Trino,
+    ClickHouse,
+    DuckDb,
+    Postgres,
+}
+
+impl Target {
+    /// All of them.
+    pub const ALL: [Self; 10] = [
+        Self::Snowflake,
+        Self::BigQuery,
+        Self::Redshift,
+        Self::Athena,
+        Self::Databricks,
+        Self::Spark,
+        Self::Trino,
+        Self::ClickHouse,
+        Self::DuckDb,
+        Self::Postgres,
+    ];
+
+    /// Its name on the command line.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Snowflake => "snowflake",
+            Self::BigQuery => "bigquery",
+            Self::Redshift => "redshift",
+            Self::Athena => "athena",
+            Self::Databricks => "databricks",
+            Self::Spark => "spark",
+            Self::Trino => "trino",
+            Self::ClickHouse => "clickhouse",
+            Self::DuckDb => "duckdb",
+            Self::Postgres => "postgres",
+        }
+    }
+
+    /// Whether it has a copy of the rows. The others read the files.
+    pub fn copies(self) -> bool {
+        match self {
+            Self::Snowflake
+            | Self::BigQuery
+            | Self::Redshift
+            | Self::Databricks
+            | Self::ClickHouse
+            | Self::Postgres => true,
+            Self::Athena | Self::Spark | Self::Trino | Self::DuckDb => false,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let found = Self::ALL.into_iter().find(|target| target.as_str() == text);
+        found.ok_or_else(|| {
+            let names = Self::ALL.map(Self::as_str);
+            let likeness = |name: &str| strsim::normalized_damerau_levenshtein(name, text);
+            let nearest = names
+                .into_iter()
+                .max_by(|left, right| likeness(left).total_cmp(&likeness(right)))
+                .filter(|name| likeness(name) > 0.5);
+            let nearest =
+                nearest.map_or_else(String::new, |name| format!(". Did you mean {name}?"));
+            format!(
+                "there is no target `{text}`: it is one of {}{nearest}",
+                names.join(", ")
+            )
+        })
+    }
+}
+
+/// There are no such statements.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum DdlError {
+    /// The warehouse cannot read what lies there.
+    #[error(
+        "{target} reads {reads}, and the lake lies at {location}. Copy its directory {table} there and name the place with --location, or put the lake there with lake.url",
+        table = layout::TABLE
+    )]
+    OutOfReach {
+        /// Which warehouse.
+        target: Target,
+        /// From where it reads.
+        reads: &'static str,
+        /// Where the lake lies.
+        location: String,
+    },
+    /// The address holds what means something else within the statements.
+    #[error(
+        "the address {location} holds a character that means something in SQL or in a pattern of files ({character:?}). Name the lake by another address with --location"
+    )]
+    Address {
+        /// Where the lake lies.
+        location: String,
+        /// The first such character.
+        character: char,
+    },
+    /// No name of a table.
+    #[error(
+        "--table {name} is not a name that needs no quotes: letters, digits and underscores, with dots between the parts"
+    )]
+    Name {
+        /// What was given.
+        name: String,
+    },
+}
+
+/// The table as one warehouse sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Table {
+    target: Target,
+    name: String,
+    /// The lake, as the warehouse names it.
+    lake: String,
+    /// First day that may have rows.
+    first_day: Date,
+}
+
+/// The days to load, each with the directions of which it has a file.
+pub type Days = BTreeMap<Date, Vec<Direction>>;
+
+/// What the ledger says of all rows together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LedgerTotals {
+    /// Rows.
+    pub rows: u64,
+    /// Their sums.
+    pub totals: Totals,
+}
+
+impl Table {
+    /// The table `name` for `target`, of the lake at `lake`: an absolute path, or the address of a bucket. `first_day` is
+    /// the first that may have rows.
+    ///
+    /// # Errors
+    /// [`DdlError`] if the warehouse cannot read from there, or the name or the address would have to be quoted.
+    pub fn try_new(
+        target: Target,
+        name: &str,
+        lake: &str,
+        azure_account: Option<&str>,
+        first_day: Date,
+    ) -> Result<Self, DdlError> {
+        let lake = lake.trim_end_matches('/');
+        if !is_plain_name(name, target) {
+            let name = name.to_owned();
+            return Err(DdlError::Name { name });
+        }
+        let location = lake.to_owned();
+        let special = |c: &char| c.is_control() || "'\"`\\*?[]{}$%;".contains(*c);
+        if let Some(character) = lake.chars().find(special) {
+            return Err(DdlError::Address {
+                location,
+                character,
+            });
+        }
+        let reads = target.reads();
+        let lake = target
+            .address(lake, azure_account)
+            .ok_or(DdlError::OutOfReach {
+                target,
+                reads,
+                location,
+            })?;
+        Ok(Self {
+            target,
+            name: target.full_name(name),
+            lake,
+            first_day,
+        })
+    }
+
+    /// The definition, with what people get wrong as comments above it.
+    pub fn definition(&self) -> String {
+        if self.target.copies() {
+            copying::definition(self)
+        } else {
+            reading::definition(self)
+        }
+    }
+
+    /// What makes the warehouse see `days` as the lake has them now. Running it again changes nothing.
+    pub fn load(&self, days: &Days) -> String {
+        if self.target.copies() {
+            copying::load(self, days)
+        } else {
+            reading::load(self, days)
+        }
+    }
+
+    /// One query of one row: what the warehouse has, and whether the ledger says the same.
+    pub fn check(&self, expected: &LedgerTotals) -> String {
+        let LedgerTotals { rows, totals } = expected;
+        let usd = |sum| match self.target {
+            Target::BigQuery => format!("NUMERIC '{sum}'"),
+            Target::ClickHouse => format!("toDecimal128('{sum}', 9)"),
+            _ => format!("CAST('{sum}' AS DECIMAL(38, 9))"),
+        };
+        format!(
+            "-- One row: what the table holds, and whether the ledger says the same. The ledger: {rows} calls,\n\
+             -- {seconds} seconds, {charge} USD and {fee} USD of fees.\n\
+             SELECT calls, duration_seconds, charge_usd, forward_fee_usd,\n    \
+             CASE WHEN calls = {rows} AND duration_seconds = {seconds}\n          \
+             AND charge_usd = {exact_charge}\n          \
+             AND forward_fee_usd = {exact_fee}\n         \
+             THEN 'as the ledger says' ELSE 'NOT as the ledger says' END AS verdict\n\
+             FROM (\n    \
+             SELECT count(*) AS calls,\n        \
+             coalesce(sum(c.duration_seconds), 0) AS duration_seconds,\n        \
+             coalesce(sum(c.charge_usd), 0) AS charge_usd,\n        \
+             coalesce(sum(c.forward_fee_usd), 0) AS forward_fee_usd\n    \
+             FROM {name} AS c\n\
+             ) AS found;\n",
+            seconds = totals.duration_seconds,
+            charge = totals.charge_usd,
+            fee = totals.forward_fee_usd,
+            exact_charge = usd(totals.charge_usd),
+            exact_fee = usd(totals.forward_fee_usd),
+            name = self.quoted_name(),
+        )
+    }
+
+    /// The name as it stands in statements. Only projects of Google need more than what is allowed.
+    fn quoted_name(&self) -> String {
+        match self.target {
+            Target::BigQuery => format!("`{}`", self.name),
+            _ => self.name.clone(),
+        }
+    }
+
+    /// The name of something beside the table.
+    fn beside(&self, suffix: &str) -> String {
+        format!("{}_{suffix}", self.name)
+    }
+
+    /// The directory of the table.
+    fn directory(&self) -> String {
+        format!("{}/{}", self.lake, layout::TABLE)
+    }
+
+    /// A slice's file.
+    fn file(&self, slice: Slice) -> String {
+        format!("{}/{}", self.lake, layout::table_file(slice))
+    }
+
+    /// The columns of the files, one on a line, each with its type and what `more` makes of its comment.
+    fn columns(&self, more: impl Fn(&str) -> String) -> String {
+        let mut text = String::new();
+        for (i, column) in COLUMNS.iter().enumerate() {
+            let comma = if i == 0 { "" } else { ",\n" };
+            let data_type = self.target.data_type(column);
+            let comment = more(column.comment);
+            write!(text, "{comma}    {:<16} {data_type}{comment}", column.name)
+                .expect("writing to memory does not fail");
+        }
+        text
+    }
+
+    /// A statement for the comment of each column.
+    fn comments(&self) -> String {
+        let comment = |(name, text): (&str, &str)| {
+            format!("COMMENT ON COLUMN {}.{name} IS '{text}';\n", self.name)
+        };
+        let columns = COLUMNS.iter().map(|column| (column.name, column.comment));
+        columns.map(comment).collect()
+    }
+}
+
+/// What is said of the partition column.
+const DT_COMMENT: &str = "Day under which the provider lists the call";
+
+/// Names of the columns, for statements that say them all.
+fn column_names() -> String {
+    let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
+    names.join(", ")
+}
+
+/// Lines as comments of SQL.
+fn remarks(lines: &[&str]) -> String {
+    format!("-- {}\n", lines.join("\n-- "))
+}
+
+fn is_plain_name(name: &str, target: Target) -> bool {
+    let is_part = |(i, part): (usize, &str)| {
+        let may_hold = |c: char| {
+            c.is_ascii_alphanumeric()
+                || c == '_'
+                || (c == '-' && target == Target::BigQuery && i == 0)
+        };
+        part.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && part.chars().all(may_hold)
+    };
+    name.split('.').enumerate().all(is_part)
+}
+
+/// What kind of values a column has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    /// Texts.
+    Text,
+    /// Texts of which there are few.
+    Code,
+    Day,
+    /// Points in time, to the microsecond.
+    Instant,
+    Seconds,
+    /// Amounts with nine decimals.
+    Amount,
+}
+
+impl Kind {
+    fn of(data_type: &DataType) -> Self {
+        match data_type {
+            DataType::Dictionary(..) => Self::Code,
+            DataType::Date32 => Self::Day,
+            DataType::Timestamp(..) => Self::Instant,
+            DataType::Int32 => Self::Seconds,
+            DataType::Decimal128(..) => Self::Amount,
+            _ => Self::Text,
+        }
+    }
+}
+
+impl Target {
+    /// The name of a table with what belongs before it, by its usual name where it is not given.
+    fn full_name(self, name: &str) -> String {
+        match (self, name.matches('.').count()) {
+            (Self::Trino, 0) => format!("hive.default.{name}"),
+            (Self::Trino, 1) => format!("hive.{name}"),
+            _ => name.to_owned(),
+        }
+    }
+
+    /// Its type for values of a kind, and that they are always there where it can be told.
+    fn data_type(self, column: &Column) -> String {
+        let (kind, nullable) = (Kind::of(&column.data_type), column.nullable);
+        let plain = match (self, kind) {
+            (
+                Self::BigQuery | Self::Databricks | Self::Spark | Self::Athena,
+                Kind::Text | Kind::Code,
+            ) => "STRING",
+            // Bytes, not characters, and what does not fit fails the load. A query reserves as much memory.
+            (Self::Redshift, Kind::Text) if column.name == "extra" => "VARCHAR(65535)",
+            (Self::Redshift, Kind::Text | Kind::Code) => "VARCHAR(256)",
+            (Self::Postgres, Kind::Text | Kind::Code) => "TEXT",
+            (Self::ClickHouse, Kind::Text | Kind::Code) => "String",
+            (_, Kind::Text | Kind::Code) => "VARCHAR",
+            // Date ends where 65,535 days do, and begins with 1970.
+            (Self::ClickHouse, Kind::Day) => "Date32",
+            (_, Kind::Day) => "DATE",
+            (Self::Snowflake, Kind::Instant) => "TIMESTAMP_LTZ(6)",
+            (Self::DuckDb | Self::Postgres, Kind::Instant) => "TIMESTAMPTZ",
+            (Self::Trino, Kind::Instant) => "TIMESTAMP(6)",
+            (Self::ClickHouse, Kind::Instant) => "DateTime64(6, 'UTC')",
+            (_, Kind::Instant) => "TIMESTAMP",
+            (Self::BigQuery, Kind::Seconds) => "INT64",
+            (Self::Athena | Self::Databricks | Self::Spark, Kind::Seconds) => "INT",
+            (Self::ClickHouse, Kind::Seconds) => "Int32",
+            (_, Kind::Seconds) => "INTEGER",
+            (Self::BigQuery, Kind::Amount) => "NUMERIC(18, 9)",
+            (Self::ClickHouse, Kind::Amount) => "Decimal(18, 9)",
+            (_, Kind::Amount) => "DECIMAL(18, 9)",
+        };
+        match (self, nullable) {
+            (Self::ClickHouse, true) if kind == Kind::Code => {
+                format!("LowCardinality(Nullable({plain}))")
+            }
+            (Self::ClickHouse, false) if kind == Kind::Code => format!("LowCardinality({plain})"),
+            (Self::ClickHouse, true) => format!("Nullable({plain})"),
+            // What reads files takes whatever they hold.
+            (_, false) if self.copies() && self != Self::ClickHouse => format!("{plain} NOT NULL"),
+            _ => plain.to_owned(),
+        }
+    }
+
+    /// From where it reads, in words.
+    fn reads(self) -> &'static str {
+        match self {
+            Self::BigQuery => "Google Cloud Storage (gs://)",
+            Self::Redshift | Self::Athena => "Amazon S3 (s3://)",
+            Self::Snowflake | Self::Databricks | Self::Trino => {
+                "object stores (s3://, gs://, az:// with lake.options.account_name or AZURE_STORAGE_ACCOUNT_NAME set)"
+            }
+            Self::Spark | Self::DuckDb | Self::Postgres | Self::ClickHouse => {
+                "disks and object stores (s3://, gs://, az:// with lake.options.account_name or AZURE_STORAGE_ACCOUNT_NAME set)"
+            }
+        }
+    }
+
+    /// The lake's address as it names it; `None` where it cannot read. One that is none of ours is taken as it is: whoever
+    /// names it with `--location` knows.
+    fn address(self, lake: &str, azure_account: Option<&str>) -> Option<String> {
+        let Some((scheme, rest)) = lake.split_once("://") else {
+            return match self {
+                Self::Spark => Some(format!("file://{lake}")),
+                Self::DuckDb | Self::Postgres | Self::ClickHouse => Some(lake.to_owned()),
+                _ => None,
+            };
+        };
+        let (container, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let prefix = if prefix.is_empty() {
+            String::new()
+        } else {
+            format!("/{prefix}")
+        };
+        match (self, scheme) {
+            (Self::Redshift | Self::Athena, "s3") | (Self::BigQuery, "gs") => Some(lake.to_owned()),
+            (Self::Redshift | Self::Athena | Self::BigQuery, _) => None,
+            (Self::Snowflake, "gs") => Some(format!("gcs://{rest}")),
+            (Self::Spark, "s3") => Some(format!("s3a://{rest}")),
+            (Self::Snowflake, "az") => {
+                let account = azure_account?;
+                Some(format!("azure://{account}.blob.core.windows.net/{rest}"))
+            }
+            (Self::Databricks | Self::Spark | Self::Trino, "az") => {
+                let account = azure_account?;
+                Some(format!(
+                    "abfss://{container}@{account}.dfs.core.windows.net{prefix}"
+                ))
+            }
+            (Self::ClickHouse | Self::DuckDb | Self::Postgres, "az") => {
+                let account = azure_account?;
+                let scheme = if self == Self::Postgres {
+                    "https"
+                } else {
+                    "az"
+                };
+                Some(format!("{scheme}://{account}.blob.core.windows.net/{rest}"))
+            }
+            _ => Some(lake.to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,181 @@
+use super::*;
+use crate::cdr::slice::parse_day;
+
+const LAKES: [&str; 4] = [
+    "/data/lake",
+    "s3://bucket/a/lake",
+    "gs://bucket/lake",
+    "az://container/lake",
+];
+
+fn day(text: &str) -> Date {
+    parse_day(text).unwrap()
+}
+
+fn table(target: Target, lake: &str) -> Result<Table, DdlError> {
+    Table::try_new(target, "cdrs", lake, Some("account"), day("2026-10-01"))
+}
+
+#[test]
+fn each_target_reads_from_where_it_can_and_says_where_that_is() {
+    use Target::{Athena, BigQuery, Databricks, Redshift, Snowflake, Trino};
+    for target in Target::ALL {
+        for lake in LAKES {
+            let can = match target {
+                Redshift | Athena => lake.starts_with("s3"),
+                BigQuery => lake.starts_with("gs"),
+                Snowflake | Databricks | Trino => lake.contains("://"),
+                _ => true,
+            };
+            match table(target, lake) {
+                Ok(_) => assert!(can, "{target} cannot read {lake}"),
+                Err(error) => {
+                    assert!(!can, "{target} can read {lake}: {error}");
+                    assert!(error.to_string().contains("--location"), "{error}");
+                }
+            }
+        }
+    }
+    let addresses = [
+        (Target::Snowflake, "gs://b/l", "gcs://b/l"),
+        (
+            Target::Snowflake,
+            "az://c/l",
+            "azure://account.blob.core.windows.net/c/l",
+        ),
+        (Target::Spark, "s3://b/l/", "s3a://b/l"),
+        (Target::Spark, "/data/lake", "file:///data/lake"),
+        (
+            Target::Databricks,
+            "az://c",
+            "abfss://c@account.dfs.core.windows.net",
+        ),
+        (Target::DuckDb, "/data/lake", "/data/lake"),
+    ];
+    for (target, lake, expected) in addresses {
+        assert_eq!(table(target, lake).unwrap().lake, expected);
+    }
+    let unknown = Table::try_new(
+        Target::Snowflake,
+        "cdrs",
+        "az://c/l",
+        None,
+        day("2026-10-01"),
+    );
+    assert!(matches!(unknown, Err(DdlError::OutOfReach { .. })));
+}
+
+#[test]
+fn every_definition_has_every_column_in_order_with_its_comment() {
+    for target in Target::ALL {
+        let lake = LAKES.into_iter().find_map(|lake| table(target, lake).ok());
+        let definition = lake.unwrap().definition();
+        let mut at = 0;
+        for column in COLUMNS.iter() {
+            let found = definition.get(at..).unwrap().find(column.name);
+            at += found.unwrap_or_else(|| panic!("{target}: {} is missing", column.name));
+            assert!(
+                definition.contains(column.comment),
+                "{target}: {}",
+                column.name
+            );
+        }
+        assert!(
+            definition.starts_with("-- "),
+            "{target} has settings that people get wrong"
+        );
+    }
+}
+
+#[test]
+fn comments_need_no_quotes_in_any_dialect() {
+    for column in COLUMNS.iter() {
+        assert!(
+            !column.comment.contains(['\'', '"', '\\', ';', '`']),
+            "{}",
+            column.name
+        );
+    }
+}
+
+#[test]
+fn what_copies_replaces_each_day_as_a_whole_and_takes_away_what_has_no_file() {
+    let days = Days::from([
+        (
+            day("2026-10-01"),
+            vec![Direction::Placed, Direction::Received],
+        ),
+        (day("2026-10-02"), vec![Direction::Received]),
+        (day("2026-10-03"), vec![]),
+    ]);
+    for target in Target::ALL.into_iter().filter(|target| target.copies()) {
+        let lake = LAKES
+            .into_iter()
+            .rev()
+            .find_map(|lake| table(target, lake).ok());
+        let load = lake.unwrap().load(&days);
+        assert!(
+            load.contains("2026-10-01") && load.contains("2026-10-03"),
+            "{target}: {load}"
+        );
+        assert!(
+            !load.contains("placed-2026-10-02"),
+            "{target} loads a file that is not there"
+        );
+        assert!(
+            !load.contains("-2026-10-03.parquet"),
+            "{target} loads a file that is not there"
+        );
+        let transactions =
+            load.matches("BEGIN;").count() + load.matches("BEGIN TRANSACTION;").count();
+        assert_eq!(transactions, load.matches("COMMIT;").count(), "{target}");
+        if transactions > 0 {
+            assert_eq!(transactions, 3, "{target}");
+            assert_eq!(
+                load.matches("DELETE FROM").count(),
+                6,
+                "{target}: by day and direction"
+            );
+        }
+    }
+}
+
+#[test]
+fn nothing_that_the_user_names_ends_up_as_something_else_in_the_statements() {
+    let named = |name| Table::try_new(Target::DuckDb, name, "/lake", None, day("2026-10-01"));
+    for name in ["cdrs", "raw.cdrs", "a.b.c", "_x1"] {
+        assert!(named(name).is_ok(), "{name}");
+    }
+    for name in ["", "a b", "a;drop", "a..b", "1a", "a-b", "\"a\"", "a'"] {
+        assert!(matches!(named(name), Err(DdlError::Name { .. })), "{name}");
+    }
+    let google = Table::try_new(
+        Target::BigQuery,
+        "my-project.raw.cdrs",
+        "gs://b",
+        None,
+        day("2026-10-01"),
+    );
+    assert!(
+        google
+            .unwrap()
+            .definition()
+            .contains("`my-project.raw.cdrs`")
+    );
+    for lake in [
+        "/it's", "/a\"b", "/a\\b", "/a*b", "/a[1]", "/a\nb", "/a;b", "/a%20b",
+    ] {
+        let error = table(Target::DuckDb, lake).unwrap_err();
+        assert!(matches!(error, DdlError::Address { .. }), "{lake}");
+    }
+}
+
+#[test]
+fn a_slip_in_the_name_of_a_target_is_recognised() {
+    let error = "snowflke".parse::<Target>().unwrap_err();
+    assert!(error.ends_with("Did you mean snowflake?"), "{error}");
+    assert!("oracle".parse::<Target>().unwrap_err().contains("postgres"));
+    for target in Target::ALL {
+        assert_eq!(target.as_str().parse(), Ok(target));
+    }
+}
