@@ -29,3 +29,6 @@ pub mod slice_file;
 pub mod source;
 pub mod store;
 pub mod warehouse;
+
+/// This program's name and version, as the source, the ledger and files of the lake see it.
+pub const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));

@@ -17,6 +17,7 @@ use secrecy::{ExposeSecret, SecretString};
 use toml::Value;
 use url::Url;
 
+use crate::TOOL;
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
@@ -30,8 +31,6 @@ pub use settings::{ConfigError, Origin};
 
 /// The file read when `--config` names none.
 pub const DEFAULT_FILE: &str = "pipeline.toml";
-/// This program's name and version, as the source, the ledger and files of the lake see it.
-pub const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));
 /// Shortest key: a shorter one would stand in every other word of a message, where it is hidden. The
 /// simulator's is `demo`.
 const MIN_KEY_BYTES: usize = 4;

@@ -4,12 +4,12 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
+use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::{Verdict, verdict};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, Totals};
-use crate::config::TOOL;
 use crate::slice_file::writer::{SLICE_KEY, checksum_of};
 use crate::store::layout;
 

@@ -13,10 +13,11 @@ use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
 use super::Removal;
+use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::reconcile::verdict;
 use crate::cdr::slice::{Direction, Slice};
-use crate::config::{Config, TOOL};
+use crate::config::Config;
 use crate::error::chain;
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::report::{Change, RunReport, SliceOutcome, SliceReport};

@@ -14,7 +14,7 @@ use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig, Tag
 use url::Url;
 
 use super::uploads::{S3Uploads, Uploads};
-use crate::config::TOOL;
+use crate::TOOL;
 use crate::source::wavix::is_loopback;
 
 /// What the requests of a client are for.

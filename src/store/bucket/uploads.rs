@@ -13,7 +13,7 @@ use object_store::signer::{SignedUrlOptions, Signer};
 use serde::Deserialize;
 
 use super::connect::OptionError;
-use crate::config::TOOL;
+use crate::TOOL;
 
 /// How long a signed question may be asked.
 const QUESTION_EXPIRES: Duration = Duration::from_mins(5);
