@@ -25,7 +25,7 @@ use crate::lake::identity::{FORMAT, Identity};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::writer::ParquetOptions;
 use crate::store::bucket::MAX_EXPIRY;
-use crate::store::location::Location;
+use crate::store::location::{Location, is_loopback};
 use settings::Settings;
 pub use settings::{ConfigError, Origin};
 
@@ -697,7 +697,7 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
     let allow_http = settings
         .get("source.allow_http", units::boolean)?
         .unwrap_or(false);
-    if url.scheme() == "http" && !allow_http && !crate::source::wavix::is_loopback(&url) {
+    if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
         let problem = "source.url is plain http: the API key and every call would cross the network in clear. Use https, or set source.allow_http = true";
         return Err(ConfigError::new(settings.origin("source.url"), problem));
     }

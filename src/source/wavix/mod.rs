@@ -21,7 +21,6 @@ use rustls::AlertDescription;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
-use url::Url;
 
 use super::retry;
 use super::retry::Pace;
@@ -34,6 +33,7 @@ use crate::config::{KeySource, SourceConfig, Via};
 use crate::error::{causes, chain, joined, quoted};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
+use crate::store::location::is_loopback;
 use proxy::Proxy;
 
 /// The API's default page size.
@@ -57,16 +57,6 @@ const THROUGHPUT_WINDOW: Duration = Duration::from_mins(2);
 const MAX_ERROR_BYTES: usize = 2 << 10;
 /// Longest answer to a question for a total: one record and the pagination.
 const MAX_TOTAL_BYTES: usize = 4 << 20;
-
-/// Whether an address never leaves this machine.
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(address)) => address.is_loopback(),
-        Some(url::Host::Ipv6(address)) => address.is_loopback(),
-        None => false,
-    }
-}
 
 /// A request failed. The texts hold no key, and of the server's words at most two kilobytes.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

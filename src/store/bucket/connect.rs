@@ -15,7 +15,7 @@ use url::Url;
 
 use super::uploads::{S3Uploads, Uploads};
 use crate::TOOL;
-use crate::source::wavix::is_loopback;
+use crate::store::location::is_loopback;
 
 /// What the requests of a client are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
