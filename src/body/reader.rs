@@ -7,6 +7,10 @@ use super::decompress::{DecompressError, Decompressor, Encoding};
 use super::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
 use crate::cdr::decode::{CsvRow, CsvRows, HeaderError, Reason, Refusal, decode, is_stray_header};
 
+/// Longest record that any limit allows: no call is as long, and a column of such texts cannot be
+/// written.
+pub(crate) const MAX_RECORD_BYTES: usize = 256 << 20;
+
 /// One record of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Item<'a> {

@@ -18,6 +18,7 @@ use toml::Value;
 use url::Url;
 
 use crate::TOOL;
+use crate::body::reader::MAX_RECORD_BYTES;
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
@@ -652,9 +653,6 @@ fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {
         fetched: OnceLock::new(),
     })
 }
-
-/// Most that `limits.max_record_bytes` may be.
-pub(crate) const MAX_RECORD_BYTES: usize = 256 << 20;
 
 fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
     let memory = settings

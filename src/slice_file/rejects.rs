@@ -10,8 +10,8 @@ use tempfile::TempPath;
 
 use super::writer::create_spool_file;
 use crate::body::framing::Position;
+use crate::body::reader::MAX_RECORD_BYTES;
 use crate::cdr::decode::Reason;
-use crate::config::MAX_RECORD_BYTES;
 use crate::error::cut;
 
 /// One line of a rejects file.
