@@ -25,7 +25,7 @@ use crate::error::{counted, thousands};
 use crate::lake::identity::{FORMAT, Identity};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::writer::ParquetOptions;
-use crate::store::bucket::MAX_EXPIRY;
+use crate::store::MAX_LEASE_EXPIRY;
 use crate::store::location::{Location, is_loopback};
 use settings::Settings;
 pub use settings::{ConfigError, Origin};
@@ -859,7 +859,7 @@ fn lease(value: &Value) -> Result<Duration, String> {
     let lease = units::duration(value)?;
     if lease < Duration::from_secs(5) {
         Err("is shorter than 5 s: a slow answer of the store would end a run's work".to_owned())
-    } else if lease > MAX_EXPIRY {
+    } else if lease > MAX_LEASE_EXPIRY {
         Err(
             "is longer than an hour: so long would a dead run keep others from its slices"
                 .to_owned(),

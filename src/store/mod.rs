@@ -72,6 +72,9 @@ pub trait Lease: fmt::Debug + Send + Sync {
     fn is_held(&self) -> bool;
 }
 
+/// Longest time that is granted to anybody, whatever its lease says.
+pub const MAX_LEASE_EXPIRY: Duration = Duration::from_hours(1);
+
 /// Whether somebody holds a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {

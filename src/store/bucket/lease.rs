@@ -12,13 +12,10 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::BucketStore;
-use crate::store::{LakeStore, Lease, LeaseState, Swap, Version, Versioned};
+use crate::store::{LakeStore, Lease, LeaseState, MAX_LEASE_EXPIRY, Swap, Version, Versioned};
 
 /// Renewals within the time after which a lease expires: two may fail.
 const RENEWALS_PER_EXPIRY: u32 = 3;
-
-/// Longest time that is granted to anybody, whatever its lease says.
-pub const MAX_EXPIRY: Duration = Duration::from_hours(1);
 
 /// What a lease's object says.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -62,7 +59,7 @@ pub(super) fn observe(store: &BucketStore, path: &Path, found: Option<&Versioned
     // What is not a lease of ours does not renew itself.
     let content = serde_json::from_slice::<Content>(&found.bytes);
     let theirs = content.map_or(Duration::ZERO, |content| {
-        Duration::from_millis(content.expiry_ms).min(MAX_EXPIRY)
+        Duration::from_millis(content.expiry_ms).min(MAX_LEASE_EXPIRY)
     });
     let expiry = theirs.max(store.inner.options.lease);
     let now = Instant::now();

@@ -39,7 +39,6 @@ use super::{
 use crate::cdr::slice::Slice;
 pub use connect::{BucketOptions, BucketUrl, OptionError, Scheme, take_own};
 pub use failure::{BucketError, FailureKind};
-pub use lease::MAX_EXPIRY;
 pub use staged::PARTS_IN_FLIGHT;
 
 use connect::Moves;
