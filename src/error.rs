@@ -4,7 +4,7 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, Write};
 
-use crate::privacy::numbers::{may_separate, replace_numbers, without_escapes};
+use crate::privacy::numbers::{is_unprintable, may_separate, replace_numbers, without_escapes};
 use crate::privacy::redact_addresses;
 
 /// An error and its causes on one line, without repeating what was already said.
@@ -79,12 +79,6 @@ pub fn one_line(text: &str, max_chars: usize) -> String {
         chars += 1;
     }
     line
-}
-
-/// Whether a character does something to a terminal instead of being seen: controls, and those that
-/// change the direction of what follows.
-pub(crate) fn is_unprintable(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A text cut after `max_chars`.

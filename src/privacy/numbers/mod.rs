@@ -5,8 +5,6 @@ mod grammar;
 use std::borrow::Cow;
 use std::ops::Range;
 
-use crate::error::is_unprintable;
-
 pub(crate) use grammar::{numbers, sequences};
 
 /// From so many digits on a number may be a phone number.
@@ -44,6 +42,12 @@ pub(crate) fn replace_each_number(
         (found.hidden, replace(number))
     });
     splice(text, numbers)
+}
+
+/// Whether a character does something to a terminal instead of being seen: controls, and those that
+/// change the direction of what follows.
+pub(crate) fn is_unprintable(c: char) -> bool {
+    c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 /// A text with other words in place of some of its ranges, which come in order.
