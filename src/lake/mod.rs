@@ -23,11 +23,10 @@ use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::slice::{Direction, Slice};
 use crate::privacy::Privacy;
 use crate::slice_file::writer::SpoolFile;
-use crate::store::bucket::FailureKind;
 use crate::store::layout;
 use crate::store::{
-    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
-    Version, Versioned,
+    FailureKind, Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError,
+    Swap, Version, Versioned,
 };
 use identity::{FORMAT, Identity};
 use ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile, State};

@@ -8,35 +8,10 @@ use object_store::client::{HttpError, HttpErrorKind};
 
 use super::connect::Scheme;
 use crate::error::{causes, one_line};
+use crate::store::{ClassifiedError, FailureKind};
 
 /// Most characters shown of a server's message.
 const MAX_MESSAGE_CHARS: usize = 300;
-
-/// What kind of failure it is, as far as a run should know.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FailureKind {
-    /// Credentials, bucket, region: whatever is tried next fares no better.
-    Hopeless,
-    /// This request is not permitted; those for other objects may be.
-    Denied,
-    /// The store does not do what was asked of it at all.
-    Unsupported,
-    /// It may pass.
-    Passing,
-    /// It will not pass, and concerns this object alone.
-    Permanent,
-}
-
-/// An object store's error, for people.
-#[derive(Debug, thiserror::Error)]
-#[error("{text}")]
-pub struct BucketError {
-    /// What kind of failure.
-    pub kind: FailureKind,
-    /// Whether an earlier try may have done, or may still do, what the last one was refused.
-    pub is_uncertain: bool,
-    text: String,
-}
 
 /// What was to be done, and therefore which permission it takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,14 +67,14 @@ impl Action {
 }
 
 /// What an error says of whether it is worth another try, and what to do about it.
-pub(super) fn explain(scheme: Scheme, action: Action, error: &Cause) -> BucketError {
+pub(super) fn explain(scheme: Scheme, action: Action, error: &Cause) -> ClassifiedError {
     let said = Said::of(error);
     let (kind, hint) = said.judge(scheme, action, error);
     let mut text = said.text();
     if !hint.is_empty() {
         text = format!("{text}. {hint}");
     }
-    BucketError {
+    ClassifiedError {
         kind,
         is_uncertain: false,
         text,

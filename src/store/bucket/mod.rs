@@ -33,12 +33,11 @@ use super::layout::{self, LEASES, TABLE};
 use super::retry::Retry;
 use super::spool::{self, Spool};
 use super::{
-    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
-    Version, Versioned, probe,
+    FailureKind, Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError,
+    Swap, Version, Versioned, probe,
 };
 use crate::cdr::slice::Slice;
 pub use connect::{BucketOptions, BucketUrl, OptionError, Scheme, take_own};
-pub use failure::{BucketError, FailureKind};
 pub use staged::PARTS_IN_FLIGHT;
 
 use connect::Moves;
