@@ -13,6 +13,7 @@ use object_store::path::Path;
 use object_store::{BackoffConfig, ClientConfigKey, ObjectStore, RetryConfig, TagSet};
 use url::Url;
 
+use super::option_error::OptionError;
 use super::uploads::{S3Uploads, Uploads};
 use crate::TOOL;
 use crate::store::location::is_loopback;
@@ -214,31 +215,6 @@ pub(super) struct Connection {
     pub(super) objects: Arc<dyn ObjectStore>,
     /// Lists and aborts uploads of others, where that can be done.
     pub(super) uploads: Option<Arc<dyn Uploads>>,
-}
-
-/// What is wrong with one of `lake.options`, or with all together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OptionError {
-    /// The option's name, if it is one.
-    pub option: Option<String>,
-    /// What is wrong with it, and what to do.
-    pub problem: String,
-}
-
-impl OptionError {
-    fn of(option: &str, problem: impl Into<String>) -> Self {
-        Self {
-            option: Some(option.to_owned()),
-            problem: problem.into(),
-        }
-    }
-
-    fn of_all(problem: impl Into<String>) -> Self {
-        Self {
-            option: None,
-            problem: problem.into(),
-        }
-    }
 }
 
 /// Takes the options that are not the library's out of `lake.options`.

@@ -7,6 +7,7 @@
 mod connect;
 mod failure;
 mod lease;
+mod option_error;
 mod staged;
 mod uploads;
 
@@ -37,7 +38,8 @@ use super::{
     Swap, Version, Versioned, probe,
 };
 use crate::cdr::slice::Slice;
-pub use connect::{BucketOptions, BucketUrl, OptionError, Scheme, take_own};
+pub use connect::{BucketOptions, BucketUrl, Scheme, take_own};
+pub use option_error::OptionError;
 pub use staged::PARTS_IN_FLIGHT;
 
 use connect::Moves;

@@ -12,7 +12,7 @@ use object_store::path::Path;
 use object_store::signer::{SignedUrlOptions, Signer};
 use serde::Deserialize;
 
-use super::connect::OptionError;
+use super::option_error::OptionError;
 use crate::TOOL;
 
 /// How long a signed question may be asked.
