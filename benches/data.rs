@@ -7,7 +7,7 @@ use cdrlake::cdr::slice::{Direction, Slice};
 use cdrlake::privacy::Credentials;
 use cdrlake::simulator::{Generator, KeyOrder};
 use cdrlake::slice_file::convert::{ConvertOptions, Converter};
-use cdrlake::slice_file::writer::ParquetOptions;
+use cdrlake::slice_file::options::ParquetOptions;
 use jiff::civil::date;
 use parquet::basic::Compression;
 use secrecy::SecretString;

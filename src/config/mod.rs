@@ -24,7 +24,7 @@ use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
 use crate::lake::identity::{FORMAT, Identity};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
-use crate::slice_file::writer::ParquetOptions;
+use crate::slice_file::options::ParquetOptions;
 use crate::store::MAX_LEASE_EXPIRY;
 use crate::store::location::{Location, is_loopback};
 use settings::Settings;

@@ -16,7 +16,7 @@ use parquet::file::properties::{WriterProperties, WriterVersion};
 use parquet::file::writer::SerializedFileWriter;
 
 use super::encode::{RowGroupEncoder, parquet_schema};
-use super::writer::ParquetOptions;
+use super::options::ParquetOptions;
 use crate::cdr::columns::schema;
 
 /// Write buffer: the library's own has 8 KiB, and so would every write.

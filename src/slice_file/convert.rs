@@ -17,10 +17,9 @@ use tempfile::TempPath;
 
 use super::dedupe::duplicates::DuplicateFinder;
 use super::dedupe::repeats::{RepeatFinder, Repeats};
+use super::options::ParquetOptions;
 use super::rejects::{Reject, RejectsWriter};
-use super::writer::{
-    ParquetOptions, SpoolFile, SpoolWriter, SpooledRows, WriteError, remove_leftover,
-};
+use super::writer::{SpoolFile, SpoolWriter, SpooledRows, WriteError, remove_leftover};
 use crate::body::decompress::{DecompressError, Encoding};
 use crate::body::framing::{BodySummary, Boundary, Format, FramingError, Position};
 use crate::body::place::Place;

@@ -5,5 +5,6 @@ pub(crate) mod batch_writer;
 pub mod convert;
 pub mod dedupe;
 pub(crate) mod encode;
+pub mod options;
 pub mod rejects;
 pub mod writer;

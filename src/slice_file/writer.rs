@@ -10,7 +10,6 @@ use std::sync::Arc;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::basic::Compression;
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
 use tempfile::TempPath;
@@ -18,6 +17,7 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 use super::batch_writer::{BatchWriter, FileWriter};
 use super::encode::parquet_schema;
+use super::options::ParquetOptions;
 use crate::cdr::columns::{BatchBuilder, Rows, schema};
 use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
@@ -37,17 +37,6 @@ const CAUTIOUS_BATCH_ROWS: usize = 64;
 
 /// Read buffer for checksums.
 const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
-
-/// How files are written: the `[parquet]` part of the configuration.
-#[derive(Clone, Debug, PartialEq)]
-pub struct ParquetOptions {
-    /// Codec of every column.
-    pub compression: Compression,
-    /// Most rows of a row group.
-    pub row_group_rows: usize,
-    /// Most encoded bytes of a row group: it bounds the memory of a slice.
-    pub row_group_bytes: usize,
-}
 
 /// A Parquet file, of the spool or of the table, could not be written or read.
 #[derive(Debug, thiserror::Error)]

@@ -7,7 +7,7 @@ use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicroseco
 use arrow::record_batch::RecordBatch;
 use cdrlake::cdr::slice::{Direction, Slice, parse_day};
 use cdrlake::slice_file::convert::{ConvertOptions, Converter};
-use cdrlake::slice_file::writer::ParquetOptions;
+use cdrlake::slice_file::options::ParquetOptions;
 use jiff::Timestamp;
 use parquet::basic::Compression;
 use proptest::prelude::*;
