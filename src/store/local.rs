@@ -18,6 +18,7 @@ use xxhash_rust::xxh3::xxh3_128;
 use super::layout::{
     self, LEASES, LEDGER, LOCKS, META, REJECTS, RUNNING, RUNS, STAGING, TABLE, max_bytes,
 };
+use super::lock::lies_at;
 use super::{
     Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
     Version, Versioned,
@@ -687,15 +688,6 @@ fn is_locked(path: &FilePath) -> Result<bool, StoreError> {
         Ok(()) => Ok(false),
         Err(fs::TryLockError::WouldBlock) => Ok(true),
         Err(fs::TryLockError::Error(error)) => Err(failed("lock", path)(error)),
-    }
-}
-
-/// Whether `file` is still the one at `path`: a lock on one that was removed keeps nobody away.
-pub(crate) fn lies_at(file: &File, path: &FilePath) -> bool {
-    let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-    match (file.metadata(), fs::metadata(path)) {
-        (Ok(ours), Ok(there)) => identity(ours) == identity(there),
-        _ => false,
     }
 }
 

@@ -4,6 +4,7 @@ pub mod bucket;
 pub mod layout;
 pub mod local;
 pub mod location;
+pub(crate) mod lock;
 pub(crate) mod retry;
 pub(crate) mod spool;
 

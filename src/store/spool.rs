@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-use super::local::lies_at;
+use super::lock::lies_at;
 
 /// What the names of such directories begin with.
 const PREFIX: &str = "cdrlake-spool-";
