@@ -3,6 +3,7 @@
 
 pub mod amount;
 pub mod columns;
+pub mod day;
 pub mod decode;
 pub mod digest;
 pub mod reconcile;

@@ -3,14 +3,14 @@
 use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 
 use jiff::civil::Date;
-use jiff::tz::TimeZone;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 use object_store::path::Path;
 
+use crate::cdr::day::end_of_day;
 use crate::cdr::digest::day_number;
 use crate::cdr::slice::{Direction, FIRST_DAY, Slice};
 use crate::config::{Config, WindowConfig, timezone_name};
@@ -193,24 +193,6 @@ pub fn lookback_from(window: &WindowConfig, today: Date) -> Date {
     today
         .checked_sub(i64::from(window.lookback_days).days())
         .unwrap_or(Date::MIN)
-}
-
-/// First instant of `day` where the account cuts days.
-pub fn start_of_day(day: Date, timezone: &TimeZone) -> Timestamp {
-    // Only the last day a calendar can hold has no instant in some zone.
-    day.to_zoned(timezone.clone())
-        .map_or(Timestamp::MAX, |start| start.timestamp())
-}
-
-/// First instant after `day`.
-pub fn end_of_day(day: Date, timezone: &TimeZone) -> Timestamp {
-    day.tomorrow()
-        .map_or(Timestamp::MAX, |next| start_of_day(next, timezone))
-}
-
-/// A day where the account cuts days, from its first instant to the next day's first, in microseconds since 1970.
-pub fn day_us(day: Date, timezone: &TimeZone) -> Range<i64> {
-    start_of_day(day, timezone).as_microsecond()..end_of_day(day, timezone).as_microsecond()
 }
 
 /// The state of a slice fetched at `fetched_at`.
@@ -583,6 +565,8 @@ pub fn days(
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::TimeZone;
+
     use super::*;
     use crate::cdr::slice::parse_day;
     use crate::lake::Newer;

@@ -10,9 +10,9 @@ use jiff::tz::TimeZone;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cdr::amount::Amount;
+use crate::cdr::day::{end_of_day, start_of_day};
 use crate::cdr::digest::day_number;
 use crate::cdr::slice::{Direction, Slice};
-use crate::ops::plan::{end_of_day, start_of_day};
 
 /// In which order the keys of a record stand.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
