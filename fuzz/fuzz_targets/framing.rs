@@ -6,6 +6,7 @@
 use cdrlake::body::framing::{
     BodySummary, Boundary, Format, Frame, Framer, FramingError, Position,
 };
+use cdrlake::cdr::decode::RECORD_KEYS;
 use libfuzzer_sys::fuzz_target;
 
 type Framed = (
@@ -63,11 +64,14 @@ fn frame<'a>(
 fuzz_target!(|input: (u8, u8, u8, &[u8])| {
     let (limit, chunk, format, body) = input;
     let max_record_bytes = usize::from(limit) + 1;
-    let framer = || match format % 4 {
-        0 => Framer::detecting(max_record_bytes),
-        1 => Framer::new(Format::Json, max_record_bytes),
-        2 => Framer::new(Format::Csv, max_record_bytes),
-        _ => Framer::new(Format::Lines, max_record_bytes),
+    let framer = || {
+        let framer = match format % 4 {
+            0 => Framer::detecting(max_record_bytes),
+            1 => Framer::new(Format::Json, max_record_bytes),
+            2 => Framer::new(Format::Csv, max_record_bytes),
+            _ => Framer::new(Format::Lines, max_record_bytes),
+        };
+        framer.with_record_keys(&RECORD_KEYS)
     };
     let whole = frame(framer(), std::iter::once(body), max_record_bytes);
     let chunks = body.chunks(usize::from(chunk) + 1);

@@ -5,7 +5,9 @@
 
 use super::decompress::{DecompressError, Decompressor, Encoding};
 use super::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
-use crate::cdr::decode::{CsvRow, CsvRows, HeaderError, Reason, Refusal, decode, is_stray_header};
+use crate::cdr::decode::{
+    CsvRow, CsvRows, HeaderError, RECORD_KEYS, Reason, Refusal, decode, is_stray_header,
+};
 
 /// Longest record that any limit allows: no call is as long, and a column of such texts cannot be
 /// written.
@@ -93,7 +95,7 @@ impl RecordReader {
     pub fn new(encoding: Encoding, format: Format, limits: BodyLimits) -> Self {
         Self {
             decompressor: Decompressor::new(encoding),
-            framer: Framer::new(format, limits.record_bytes),
+            framer: Framer::new(format, limits.record_bytes).with_record_keys(&RECORD_KEYS),
             csv: CsvRows::default(),
             may_be_header: format != Format::Lines,
             may_be_cut: true,
@@ -110,7 +112,7 @@ impl RecordReader {
         };
         Self {
             decompressor: Decompressor::of_file(start),
-            framer: Framer::detecting(max_record_bytes),
+            framer: Framer::detecting(max_record_bytes).with_record_keys(&RECORD_KEYS),
             may_be_cut: false,
             ..Self::new(Encoding::Identity, Format::Json, limits)
         }

@@ -7,18 +7,6 @@ use crate::body::decompress::{GZIP_MAGIC, ZSTD_MAGIC};
 
 use super::{BOM, BOM_START, BodySummary, Boundary, Frame, FramingError, Position, is_space};
 
-/// Keys of a record that an envelope never has beside its list. An object that begins with `items`
-/// and has one of them is a record after all, and must not be taken apart.
-const RECORD_KEYS: [&[u8]; 8] = [
-    b"date",
-    b"uuid",
-    b"call_id",
-    b"from",
-    b"to",
-    b"charge",
-    b"duration",
-    b"disposition",
-];
 /// What stands for an empty list.
 const NULL: &[u8] = b"null";
 /// What `items` are, for whoever has something else.
@@ -57,6 +45,8 @@ pub(super) struct JsonFramer {
     lacks_list: bool,
     /// What may stand in it, if it is a file.
     file: Option<FileLayout>,
+    /// See [`Framer::with_record_keys`](super::Framer::with_record_keys).
+    pub(super) record_keys: &'static [&'static [u8]],
 }
 
 /// A file may be several documents, one behind the other: pages, or objects over several lines.
@@ -282,6 +272,7 @@ impl JsonFramer {
             envelope: Envelope::default(),
             lacks_list: false,
             file: None,
+            record_keys: &[],
         }
     }
 
@@ -612,7 +603,7 @@ impl JsonFramer {
                 }
                 (Place::FirstKey | Place::Key, _) => return Err(self.expected("a key")),
                 (Place::InKey { escaped: false }, b'"') => {
-                    if RECORD_KEYS.contains(&self.partial.as_slice()) {
+                    if self.record_keys.contains(&self.partial.as_slice()) {
                         return Err(FramingError::RecordAsEnvelope { at: self.at }.into());
                     }
                     Place::Colon

@@ -220,6 +220,7 @@ impl Format {
 #[derive(Debug)]
 pub struct Framer {
     max_record_bytes: usize,
+    record_keys: &'static [&'static [u8]],
     inner: Inner,
 }
 
@@ -242,8 +243,20 @@ impl Framer {
         };
         Self {
             max_record_bytes,
+            record_keys: &[],
             inner,
         }
+    }
+
+    /// The same with keys of a record that an envelope never has beside its list. An object that begins
+    /// with `items` and has one of them is a record after all, and must not be taken apart.
+    #[must_use]
+    pub fn with_record_keys(mut self, keys: &'static [&'static [u8]]) -> Self {
+        self.record_keys = keys;
+        if let Inner::Json(framer) = &mut self.inner {
+            framer.record_keys = keys;
+        }
+        self
     }
 
     /// The same for a file, whose format shows in its first character: JSON begins with a brace or a
@@ -251,6 +264,7 @@ impl Framer {
     pub fn detecting(max_record_bytes: usize) -> Self {
         Self {
             max_record_bytes,
+            record_keys: &[],
             inner: Inner::Undecided(Vec::new()),
         }
     }
@@ -259,6 +273,7 @@ impl Framer {
         match format {
             Format::Json => Self {
                 max_record_bytes,
+                record_keys: &[],
                 inner: Inner::Json(JsonFramer::of_file(max_record_bytes)),
             },
             Format::Lines | Format::Csv => Self::new(format, max_record_bytes),
@@ -284,7 +299,8 @@ impl Framer {
                     return Ok(());
                 };
                 let held = std::mem::take(held);
-                *self = Self::of_file(format, self.max_record_bytes);
+                *self =
+                    Self::of_file(format, self.max_record_bytes).with_record_keys(self.record_keys);
                 self.push(&held, on_frame)
             }
         }

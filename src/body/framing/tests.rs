@@ -22,7 +22,8 @@ fn frame(chunks: &[&[u8]], max_record_bytes: usize) -> Framed {
     frame_with(Framer::new(Format::Json, max_record_bytes), chunks)
 }
 
-fn frame_with(mut framer: Framer, chunks: &[&[u8]]) -> Framed {
+fn frame_with(framer: Framer, chunks: &[&[u8]]) -> Framed {
+    let mut framer = framer.with_record_keys(&[b"uuid", b"call_id", b"date", b"from", b"charge"]);
     let mut frames = Vec::new();
     let mut keep = |frame: Frame<'_>| {
         let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();

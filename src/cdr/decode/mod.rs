@@ -22,6 +22,18 @@ pub use time::{LocalTimes, TimeError, parse_time_us};
 
 use super::amount::{Amount, AmountError};
 
+/// Keys by which a record is told from what a server may wrap records in.
+pub const RECORD_KEYS: [&[u8]; 8] = [
+    b"date",
+    b"uuid",
+    b"call_id",
+    b"from",
+    b"to",
+    b"charge",
+    b"duration",
+    b"disposition",
+];
+
 /// One call, as the columns of the lake hold it (without `direction` and `source_day`, which the
 /// request decides). Borrows from the record's text where it can.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
