@@ -27,6 +27,17 @@ use crate::slice_file::encode::intern::TextInterner;
 /// Whoever adds one lets [`Rows`] take it for null where it is absent, and leaves it out of the digest of older files.
 pub const SCHEMA_VERSION: u32 = 1;
 
+/// What the values of a column are like: how they are best compressed depends on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// Next to nothing repeats, and looking for it is mostly in vain.
+    Ids,
+    /// What repeats is long.
+    PhoneNumbers,
+    /// Nothing is known of them.
+    Other,
+}
+
 /// One column of the lake.
 #[derive(Clone, Debug)]
 pub struct Column {
@@ -38,6 +49,8 @@ pub struct Column {
     pub nullable: bool,
     /// Whether few distinct values are expected, so that a Parquet dictionary pays.
     pub repeats: bool,
+    /// What its values are like.
+    pub content: Content,
     /// The version of the columns that it came with. Older files do not have it.
     pub since: u32,
     /// What it holds, for the catalog of a warehouse: without quotes and backslashes, which every dialect of
@@ -57,24 +70,31 @@ pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
         data_type: data_type.clone(),
         nullable,
         repeats,
+        content: Content::Other,
         since: 1,
         comment,
     };
     vec![
-        column(
-            "call_id",
-            &DataType::Utf8,
-            true,
-            false,
-            "Id of the call, as the provider bills it",
-        ),
-        column(
-            "parent_call_id",
-            &DataType::Utf8,
-            true,
-            false,
-            "Id of the call that this one is a leg of",
-        ),
+        Column {
+            content: Content::Ids,
+            ..column(
+                "call_id",
+                &DataType::Utf8,
+                true,
+                false,
+                "Id of the call, as the provider bills it",
+            )
+        },
+        Column {
+            content: Content::Ids,
+            ..column(
+                "parent_call_id",
+                &DataType::Utf8,
+                true,
+                false,
+                "Id of the call that this one is a leg of",
+            )
+        },
         column("direction", &direction, false, true, "placed or received"),
         column(
             "source_day",
@@ -90,8 +110,14 @@ pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
             false,
             "Begin of the call, UTC",
         ),
-        column("from_number", &DataType::Utf8, true, false, "Who called"),
-        column("to_number", &DataType::Utf8, true, false, "Who was called"),
+        Column {
+            content: Content::PhoneNumbers,
+            ..column("from_number", &DataType::Utf8, true, false, "Who called")
+        },
+        Column {
+            content: Content::PhoneNumbers,
+            ..column("to_number", &DataType::Utf8, true, false, "Who was called")
+        },
         column(
             "disposition",
             &repeated,
@@ -557,6 +583,7 @@ mod tests {
             data_type: DataType::Utf8,
             nullable: true,
             repeats: false,
+            content: Content::Other,
             since: 2,
             comment: "Something new",
         };

@@ -39,7 +39,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedW
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
-use crate::cdr::columns::COLUMNS;
+use crate::cdr::columns::{COLUMNS, Content};
 use intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 use scratch::Scratch;
 
@@ -74,8 +74,9 @@ impl RowGroupEncoder {
     /// For row groups of the lake's columns, whose schema this is.
     pub(crate) fn try_new(schema: &SchemaDescriptor, compression: Compression) -> Result<Self> {
         let columns = schema.columns().iter().zip(COLUMNS.iter());
-        let encoders =
-            columns.map(|(descriptor, column)| ColumnEncoder::new(descriptor, column.repeats));
+        let encoders = columns.map(|(descriptor, column)| {
+            ColumnEncoder::new(descriptor, column.content, column.repeats)
+        });
         Ok(Self {
             columns: encoders.collect(),
             rows: 0,
@@ -123,7 +124,7 @@ impl RowGroupEncoder {
         }
         let mut row_group = writer.next_row_group()?;
         for column in &mut self.columns {
-            let fresh = ColumnEncoder::new(&column.descriptor, column.repeats);
+            let fresh = ColumnEncoder::new(&column.descriptor, column.content, column.repeats);
             let (chunk, close) = std::mem::replace(column, fresh).close(&mut self.press)?;
             row_group.append_column(&chunk, close)?;
         }
@@ -133,42 +134,20 @@ impl RowGroupEncoder {
     }
 }
 
-/// What there is to find for zstd in a column. At level 1, where speed is asked for, it is told where to look.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
-    /// Next to nothing repeats, and looking for it is mostly in vain.
-    Ids,
-    /// What repeats is long.
-    PhoneNumbers,
-    Other,
-}
-
-impl Content {
-    fn of_column(name: &str) -> Self {
-        if name.ends_with("_id") {
-            Self::Ids
-        } else if name.ends_with("_number") {
-            Self::PhoneNumbers
-        } else {
-            Self::Other
-        }
-    }
-
-    /// Found by trying: `docs/performance.md` has the figures. Zero is what the level says. `TargetLength` is the step
-    /// by which zstd walks where it finds nothing; it would no longer code literals, were it not told to.
-    fn zstd_parameters(self) -> [CParameter; 4] {
-        let (hash_log, min_match, target_length, literals) = match self {
-            Self::Ids => (6, 7, 8, ParamSwitch::Enable),
-            Self::PhoneNumbers => (0, 7, 3, ParamSwitch::Enable),
-            Self::Other => (0, 0, 0, ParamSwitch::Auto),
-        };
-        [
-            CParameter::HashLog(hash_log),
-            CParameter::MinMatch(min_match),
-            CParameter::TargetLength(target_length),
-            CParameter::LiteralCompressionMode(literals),
-        ]
-    }
+/// What zstd is told to look for in a column, at level 1, where speed is asked for. Found by trying: `docs/performance.md` has the figures. Zero is what the level says. `TargetLength` is the step
+/// by which zstd walks where it finds nothing; it would no longer code literals, were it not told to.
+fn zstd_parameters(content: Content) -> [CParameter; 4] {
+    let (hash_log, min_match, target_length, literals) = match content {
+        Content::Ids => (6, 7, 8, ParamSwitch::Enable),
+        Content::PhoneNumbers => (0, 7, 3, ParamSwitch::Enable),
+        Content::Other => (0, 0, 0, ParamSwitch::Auto),
+    };
+    [
+        CParameter::HashLog(hash_log),
+        CParameter::MinMatch(min_match),
+        CParameter::TargetLength(target_length),
+        CParameter::LiteralCompressionMode(literals),
+    ]
 }
 
 /// Compresses pages.
@@ -219,7 +198,7 @@ impl Codec {
                 ..
             } => {
                 if *is_fastest {
-                    for parameter in content.zstd_parameters() {
+                    for parameter in zstd_parameters(content) {
                         compressor.set_parameter(parameter)?;
                     }
                 }
@@ -442,11 +421,11 @@ struct ColumnEncoder {
 }
 
 impl ColumnEncoder {
-    fn new(descriptor: &ColumnDescPtr, repeats: bool) -> Self {
+    fn new(descriptor: &ColumnDescPtr, content: Content, repeats: bool) -> Self {
         let is_text = descriptor.physical_type() == Type::BYTE_ARRAY;
         Self {
             descriptor: ColumnDescPtr::clone(descriptor),
-            content: Content::of_column(descriptor.name()),
+            content,
             repeats,
             dictionary: match (repeats, is_text) {
                 (false, _) => Dictionary::None,
