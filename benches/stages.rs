@@ -13,10 +13,11 @@ mod data;
 use std::hint::black_box;
 
 use cdrlake::body::framing::{Format, Frame, Framer, FramingError};
-use cdrlake::cdr::columns::{BatchBuilder, schema};
+use cdrlake::cdr::columns::schema;
 use cdrlake::cdr::decode::{Decoder, Record, decode};
 use cdrlake::cdr::digest::{Digest, RowHasher};
 use cdrlake::simulator::KeyOrder;
+use cdrlake::slice_file::batch::BatchBuilder;
 use cdrlake::slice_file::writer::SpoolWriter;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};

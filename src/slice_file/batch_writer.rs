@@ -149,9 +149,9 @@ mod tests {
 
     use super::*;
     use crate::cdr::amount::Amount;
-    use crate::cdr::columns::{BatchBuilder, Rows};
     use crate::cdr::decode::Record;
     use crate::cdr::slice::{Direction, Slice};
+    use crate::slice_file::batch::{BatchBuilder, Rows};
 
     fn options(row_group_rows: usize) -> ParquetOptions {
         ParquetOptions {

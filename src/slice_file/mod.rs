@@ -1,6 +1,7 @@
 //! From the records of a slice to its Parquet file in the spool, and back to rows; what could not
 //! become a row goes into a file beside it.
 
+pub mod batch;
 pub(crate) mod batch_writer;
 pub mod convert;
 pub mod dedupe;

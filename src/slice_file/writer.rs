@@ -15,10 +15,11 @@ use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
 use tempfile::TempPath;
 use xxhash_rust::xxh3::Xxh3Default;
 
+use super::batch::{BatchBuilder, Rows};
 use super::batch_writer::{BatchWriter, FileWriter};
 use super::encode::parquet_schema;
 use super::options::ParquetOptions;
-use crate::cdr::columns::{BatchBuilder, Rows, schema};
+use crate::cdr::columns::schema;
 use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
 

@@ -1,7 +1,7 @@
 //! Encodes batches as the column chunks of a Parquet row group.
 //!
 //! The Parquet crate's own Arrow writer interns every value of a dictionary column again, and looks at each value
-//! more than once. Here a dictionary that the [batch](crate::cdr::columns::BatchBuilder) brings along is carried through, a
+//! more than once. Here a dictionary that the [batch](super::batch::BatchBuilder) brings along is carried through, a
 //! validity bitmap is the definition levels as it stands, and each batch is a page of each column. Pages, their headers, the
 //! footer and the page index are written by the crate (`SerializedPageWriter`, `append_column`), so that only the
 //! [encodings](https://parquet.apache.org/docs/file-format/data-pages/encodings/) are ours: `PLAIN`, and

@@ -21,9 +21,10 @@ use proptest::prelude::*;
 use super::intern::MAX_DICTIONARY_BYTES;
 use super::*;
 use crate::cdr::amount::Amount;
-use crate::cdr::columns::{BatchBuilder, Rows, schema};
+use crate::cdr::columns::schema;
 use crate::cdr::decode::Record;
 use crate::cdr::slice::{Direction, Slice, parse_day};
+use crate::slice_file::batch::{BatchBuilder, Rows};
 
 fn slice() -> Slice {
     Slice {
