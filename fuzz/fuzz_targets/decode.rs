@@ -4,8 +4,9 @@
 
 #![no_main]
 
+use cdrlake::body::csv::{CsvRow, CsvRows};
 use cdrlake::body::framing::{Format, Frame, Framer, FramingError};
-use cdrlake::cdr::decode::{CsvRow, CsvRows, Decoder, Refusal, decode};
+use cdrlake::cdr::decode::{Decoder, Refusal, decode};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

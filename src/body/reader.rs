@@ -3,11 +3,10 @@
 //!
 //! No I/O. Memory: one record, one chunk, and what [decompression](crate::body::decompress) takes.
 
+use super::csv::{CsvRow, CsvRows, HeaderError, is_stray_header};
 use super::decompress::{DecompressError, Decompressor, Encoding};
 use super::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
-use crate::cdr::decode::{
-    CsvRow, CsvRows, HeaderError, RECORD_KEYS, Reason, Refusal, decode, is_stray_header,
-};
+use crate::cdr::decode::{RECORD_KEYS, Reason, Refusal, decode};
 
 /// Longest record that any limit allows: no call is as long, and a column of such texts cannot be
 /// written.

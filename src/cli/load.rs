@@ -16,7 +16,7 @@ use super::progress::Screen;
 use super::run::{MAX_LINES, ResultArgs, carry_out, exit_of, render_plan};
 use super::table::{counted, thousands};
 use super::{CommandError, Exit, LAKE_STAYS, LoadConfigArgs, interrupted_by_signals, print};
-use crate::cdr::decode::describe_missing;
+use crate::body::csv::describe_missing;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
 use crate::error::{chain, is_disk_full, quoted};

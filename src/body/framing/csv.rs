@@ -10,7 +10,7 @@ use std::fmt;
 use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 
 use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position};
-use crate::cdr::decode::separator_of;
+use crate::body::csv::separator_of;
 
 /// Most cells of a line that are told apart; nobody has as many columns.
 pub const MAX_CELLS: usize = 4_096;

@@ -2,7 +2,7 @@
 
 /// Fields of a record with a column of their own, or that are an alias of one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
+pub(crate) enum Field {
     Date,
     From,
     To,
@@ -21,7 +21,7 @@ pub(super) enum Field {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 15] = [
+    pub(crate) const ALL: [Self; 15] = [
         Self::Date,
         Self::From,
         Self::To,
@@ -64,7 +64,7 @@ impl Field {
         "answered_by",
     ];
 
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         Self::NAMES[self as usize]
     }
 

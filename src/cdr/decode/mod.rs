@@ -4,7 +4,6 @@
 //! however it is written, or the nearest one, and `extra` the original text; or the record is rejected
 //! whole.
 
-mod csv;
 mod fast;
 mod field;
 mod phone;
@@ -13,12 +12,12 @@ mod time;
 
 use std::borrow::Cow;
 
-pub(crate) use csv::separator_of;
-pub use csv::{CsvRow, CsvRows, HeaderError, describe_missing, is_stray_header};
 pub use fast::Decoder;
+pub(crate) use field::Field;
 pub(crate) use plain::is_rounded;
 pub use plain::{call_time_us, decode};
 pub use time::{LocalTimes, TimeError, parse_time_us};
+pub(crate) use time::{is_local_time, is_time};
 
 use super::amount::{Amount, AmountError};
 

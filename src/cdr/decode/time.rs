@@ -96,12 +96,12 @@ impl LocalTimes {
 }
 
 /// Whether a text is a time, with an offset or without.
-pub(super) fn is_time(text: &str) -> bool {
+pub(crate) fn is_time(text: &str) -> bool {
     read(text).is_ok()
 }
 
 /// Whether a text is a time without an offset.
-pub(super) fn is_local_time(text: &str) -> bool {
+pub(crate) fn is_local_time(text: &str) -> bool {
     read(text).is_ok_and(|(_, _, offset_seconds)| offset_seconds.is_none())
 }
 

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::{CLOCK_TOLERANCE, Due};
-use crate::cdr::decode::describe_missing;
+use crate::body::csv::describe_missing;
 use crate::cdr::slice::Slice;
 use crate::config::{Config, Reconcile};
 use crate::error::Panicked;

@@ -15,10 +15,8 @@ use std::collections::HashMap;
 use std::io::Write;
 use std::sync::LazyLock;
 
-use super::field::Field;
-use super::time::{is_local_time, is_time};
-use super::{Reason, Refusal, decode};
-use crate::body::framing::{BOM, Cells, MAX_CELLS, Position, Separator, is_separator_line};
+use super::framing::{BOM, Cells, MAX_CELLS, Position, Separator, is_separator_line};
+use crate::cdr::decode::{Field, Reason, Refusal, decode, is_local_time, is_time};
 
 /// CSV without a header of call detail records, or with a second one that cannot be used. The texts
 /// quote no cell of what may be a record.
@@ -157,7 +155,7 @@ pub(crate) fn separator_of(line: &[u8]) -> Separator {
 pub enum CsvRow<'a> {
     /// The header, or a line that only says what separates the cells.
     Header,
-    /// A record, as the JSON object that [`decode`](super::decode) reads.
+    /// A record, as the JSON object that [`decode`] reads.
     Record(&'a [u8]),
     /// No record.
     Reject(Reason),
