@@ -6,6 +6,7 @@ pub mod columns;
 pub mod day;
 pub mod decode;
 pub mod digest;
+mod hiding;
 pub mod reconcile;
 pub mod slice;
 pub mod tally;

@@ -20,7 +20,6 @@ use secrecy::{ExposeSecret, SecretString};
 
 use super::numbers::{percent_escaped, splice, without_escapes};
 use super::text::map_json;
-use crate::cdr::decode::Record;
 
 /// Stands for a credential.
 const REDACTED: &str = "[redacted]";
@@ -112,51 +111,28 @@ impl Credentials {
         self.longest_first().fold(message.to_owned(), hide)
     }
 
-    /// Takes credentials out of a record that was decoded from `json`. Whether there were any.
+    /// Whether there may be credentials in what is read from `json`.
     #[inline]
-    pub fn redact(&self, record: &mut Record<'_>, json: &[u8]) -> bool {
+    pub(crate) fn may_be_in(&self, json: &[u8]) -> bool {
         // What assigns a parameter or ends a password, and what may spell them, or the key, in
         // another way.
-        let may_hold = memchr::memchr3(b'=', b'%', b'\\', json).is_some()
+        memchr::memchr3(b'=', b'%', b'\\', json).is_some()
             || memchr::memchr2(b'@', b'&', json).is_some()
-            || self.holds_key(json);
-        may_hold && self.redact_fields(record)
+            || self.holds_key(json)
     }
 
-    fn redact_fields(&self, record: &mut Record<'_>) -> bool {
-        let mut is_any = false;
-        let texts = [
-            &mut record.call_id,
-            &mut record.parent_call_id,
-            &mut record.from_number,
-            &mut record.to_number,
-            &mut record.disposition,
-            &mut record.destination,
-            &mut record.sip_trunk,
-            &mut record.answered_by,
-        ];
-        for text in texts.into_iter().flatten() {
-            if let Cow::Owned(redacted) = self.redact_text(text) {
-                *text = Cow::Owned(redacted);
-                is_any = true;
-            }
-        }
-        if let Some(json) = &mut record.extra {
-            let of_text = |text: &str| match self.redact_text(text) {
-                Cow::Owned(redacted) => Some(redacted),
-                Cow::Borrowed(_) => None,
-            };
-            // A key may be of digits only.
-            let of_number = |number: &str| {
-                self.holds_key(number.as_bytes())
-                    .then(|| format!("\"{REDACTED}\""))
-            };
-            if let Cow::Owned(redacted) = map_json(json, of_text, of_number) {
-                *json = Cow::Owned(redacted);
-                is_any = true;
-            }
-        }
-        is_any
+    /// JSON without credentials.
+    pub(crate) fn redact_json<'a>(&self, json: &'a str) -> Cow<'a, str> {
+        let of_text = |text: &str| match self.redact_text(text) {
+            Cow::Owned(redacted) => Some(redacted),
+            Cow::Borrowed(_) => None,
+        };
+        // A key may be of digits only.
+        let of_number = |number: &str| {
+            self.holds_key(number.as_bytes())
+                .then(|| format!("\"{REDACTED}\""))
+        };
+        map_json(json, of_text, of_number)
     }
 
     fn holds_key(&self, text: &[u8]) -> bool {
@@ -423,6 +399,7 @@ fn ends_with_sip(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cdr::decode::Record;
 
     const KEY: &str = "canary-key-5f1d";
 

@@ -12,7 +12,6 @@ mod token;
 use std::borrow::Cow;
 use std::collections::HashSet;
 
-use crate::cdr::decode::Record;
 pub use credentials::Credentials;
 pub(crate) use credentials::{is_redacted, redact_addresses};
 pub use numbers::TOKEN_PREFIX;
@@ -135,28 +134,24 @@ impl Privacy {
         self.suppressed.contains(token)
     }
 
-    /// Whether a call is one of a number that was erased: one that the source sends, or one of the lake, whose numbers may
-    /// be hidden already.
+    /// Whether any calls are left out.
     #[inline]
-    pub fn suppresses(&self, record: &Record<'_>) -> bool {
-        !self.suppressed.is_empty() && self.holds_suppressed(record)
+    pub(crate) fn suppresses_any(&self) -> bool {
+        !self.suppressed.is_empty()
     }
 
-    fn holds_suppressed(&self, record: &Record<'_>) -> bool {
-        let addresses = [
-            record.from_number.as_deref(),
-            record.to_number.as_deref(),
-            record.destination.as_deref(),
-        ];
-        let mut found = addresses.into_iter().flatten().any(|address| {
-            // As most are written: there is nothing else in it.
-            let is_plain = address.bytes().all(|byte| byte.is_ascii_digit());
-            !address.is_empty()
-                && (self.is_suppressed(address) || (!is_plain && self.is_suppressed_in(address)))
-        });
-        if let (Some(json), false) = (&record.extra, found) {
-            for_each_text(json, |text| found = found || self.is_suppressed_in(text));
-        }
+    /// Whether a value that names who calls or is called, and may be hidden already, holds a number that was erased.
+    pub(crate) fn suppresses_value(&self, value: &str) -> bool {
+        // As most are written: there is nothing else in it.
+        let is_plain = value.bytes().all(|byte| byte.is_ascii_digit());
+        !value.is_empty()
+            && (self.is_suppressed(value) || (!is_plain && self.is_suppressed_in(value)))
+    }
+
+    /// Whether some text in JSON holds a number that was erased.
+    pub(crate) fn suppresses_json(&self, json: &str) -> bool {
+        let mut found = false;
+        for_each_text(json, |text| found = found || self.is_suppressed_in(text));
         found
     }
 
@@ -230,43 +225,40 @@ impl Privacy {
         self.modes == Modes::default()
     }
 
-    /// Does to a record what is to become of its numbers.
-    #[inline]
-    pub fn hide(&self, record: &mut Record<'_>) {
-        if self.keeps_all() {
+    /// Hides the number of a value that names who calls or is called.
+    pub(crate) fn hide_value(&self, value: &mut Cow<'_, str>, mode: Mode) {
+        if mode != Mode::Keep {
+            *value = Cow::Owned(self.hide_address(value, mode));
+        }
+    }
+
+    /// Hides the numbers of a value that may be the name of a place.
+    pub(crate) fn hide_place(&self, value: &mut Cow<'_, str>, mode: Mode) {
+        if mode == Mode::Keep {
             return;
         }
-        let address = |value: &mut Option<Cow<'_, str>>, mode| {
-            if let (Some(text), true) = (value, mode != Mode::Keep) {
-                *text = Cow::Owned(self.hide_address(text, mode));
-            }
+        let hidden = if is_address(&unescaped(value)) {
+            Some(self.hide_address(value, mode))
+        } else {
+            self.hide_in(value, mode)
         };
-        address(&mut record.from_number, self.modes.from_number);
-        address(&mut record.to_number, self.modes.to_number);
-        if let (Some(text), true) = (
-            &mut record.destination,
-            self.modes.destination != Mode::Keep,
-        ) {
-            let mode = self.modes.destination;
-            let hidden = if is_address(&unescaped(text)) {
-                Some(self.hide_address(text, mode))
-            } else {
-                self.hide_in(text, mode)
-            };
-            if let Some(hidden) = hidden {
-                *text = Cow::Owned(hidden);
-            }
+        if let Some(hidden) = hidden {
+            *value = Cow::Owned(hidden);
         }
-        if let (Some(json), true) = (&mut record.extra, self.modes.extra != Mode::Keep) {
-            let mode = self.modes.extra;
-            let hidden = map_json(
-                json,
-                |text| self.hide_in(text, mode),
-                |number| map_phone_number(number, |digits| self.hide_number(digits, mode)),
-            );
-            if let Cow::Owned(hidden) = hidden {
-                *json = Cow::Owned(hidden);
-            }
+    }
+
+    /// Hides the numbers of JSON.
+    pub(crate) fn hide_json(&self, json: &mut Cow<'_, str>, mode: Mode) {
+        if mode == Mode::Keep {
+            return;
+        }
+        let hidden = map_json(
+            json,
+            |text| self.hide_in(text, mode),
+            |number| map_phone_number(number, |digits| self.hide_number(digits, mode)),
+        );
+        if let Cow::Owned(hidden) = hidden {
+            *json = Cow::Owned(hidden);
         }
     }
 

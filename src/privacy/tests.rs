@@ -1,6 +1,7 @@
 use super::numbers::replace_numbers;
 use super::text::truncated_address;
 use super::*;
+use crate::cdr::decode::Record;
 
 const KEY: &str = "0123456789abcdefghijklmnopqrstuvwxyz";
 
