@@ -48,6 +48,8 @@ mod recovery;
 mod rejects;
 /// What is taken out of a lake: days that are too old, and the calls of a number.
 mod removal;
+/// Which room of the library knows which.
+mod rooms;
 /// A lake in a bucket of a real S3 server, over HTTP, if `TEST_S3_ENDPOINT` names one.
 mod s3;
 /// A source that serves exactly what a test gives it.

@@ -1,0 +1,82 @@
+//! The order of the library's rooms, which `docs/architecture.md` explains.
+
+use std::path::{Path, PathBuf};
+
+/// The rooms, each of which knows only those before it.
+const ROOMS: [&str; 14] = [
+    "privacy",
+    "error",
+    "cdr",
+    "body",
+    "slice_file",
+    "store",
+    "lake",
+    "config",
+    "warehouse",
+    "source",
+    "ops",
+    "simulator",
+    "cli",
+    "main",
+];
+
+/// Every file of Rust below a directory that is no test.
+fn sources(directory: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_string_lossy().into_owned();
+        if path.is_dir() {
+            found.extend(sources(&path));
+        } else if path.extension().is_some_and(|it| it == "rs")
+            && !["tests.rs", "forms.rs", "lib.rs"].contains(&&*name)
+        {
+            found.push(path);
+        }
+    }
+    found
+}
+
+/// The room that a name, or a path within `src`, begins with.
+fn rank(name: &str) -> Option<usize> {
+    let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
+    let room = end.map_or(name, |end| &name[..end]);
+    ROOMS.iter().position(|known| *known == room)
+}
+
+#[test]
+fn a_room_knows_only_rooms_below_it() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let files = sources(&root);
+    let mut imports = 0;
+    let mut upwards = Vec::new();
+    for file in &files {
+        let within = file.strip_prefix(&root).unwrap().to_string_lossy();
+        let room = rank(&within)
+            .unwrap_or_else(|| panic!("{within} is in no room: add its room to the order"));
+        let text = std::fs::read_to_string(file).unwrap();
+        let code = text
+            .split("#[cfg(test)]\nmod tests")
+            .next()
+            .unwrap_or_default();
+        for (number, line) in code.lines().enumerate() {
+            // Documentation may point anywhere.
+            if line.trim_start().starts_with("//") {
+                continue;
+            }
+            for name in line.split("crate::").skip(1) {
+                let Some(used) = rank(name) else { continue };
+                imports += 1;
+                if used > room {
+                    upwards.push(format!("{within}, line {}: {}", number + 1, line.trim()));
+                }
+            }
+        }
+    }
+    assert!(
+        files.len() > 80 && imports > 300,
+        "{} files, {imports} imports",
+        files.len()
+    );
+    assert!(upwards.is_empty(), "{upwards:#?}");
+}
