@@ -382,11 +382,10 @@ struct ReadFile {
 }
 
 impl ReadFile {
-    /// No later than this it was made, as far as can be known: it is not older than its newest record, and may be much
-    /// older than its last change, which copies get.
+    /// When it was made, or earlier: it is not older than its newest record, and may be much older than its
+    /// last change, which copies get.
     fn as_of(&self) -> Timestamp {
-        let newest = Timestamp::from_microsecond(self.newest_us);
-        newest.map_or(self.changed, |newest| newest.min(self.changed))
+        Timestamp::from_microsecond(self.newest_us).unwrap_or(self.changed)
     }
 }
 

@@ -1,11 +1,15 @@
 use std::io::Write;
 
+use cdrlake::cdr::slice::{Direction, Slice, parse_day};
+use cdrlake::config::Config;
+use cdrlake::source::wavix::{Source, SourceError};
 use flate2::Compression;
 use flate2::write::GzEncoder;
+use secrecy::SecretString;
 
 use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
 use crate::support::{
-    CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran, run_scripted, scripted,
+    CANARY, DAY, PLACED, Ran, Workplace, block_on, calls, output, ran, run_scripted, scripted,
 };
 
 /// A chunked 200 whose body is these bytes as they are.
@@ -776,4 +780,37 @@ fn an_unavailable_count_is_a_mismatch_that_can_be_tolerated() {
         (0, Some("off")),
         "{ran:?}"
     );
+}
+
+#[test]
+fn a_limit_and_a_time_to_wait_slow_every_request_down_each_by_itself() {
+    for (status, headers, slows) in [
+        ("429 Too Many Requests", "", true),
+        ("503 Service Unavailable", "Retry-After: 1\r\n", true),
+        ("503 Service Unavailable", "", false),
+    ] {
+        let server = Server::start();
+        server.on(STREAM, [sized(status, headers, "")]);
+        let set = |key, value: &str| (key, value.to_owned(), "test");
+        let config = Config::from_overrides(&vec![
+            set("lake.url", "unused"),
+            set("source.url", &server.url()),
+        ])
+        .unwrap();
+        let slice = Slice {
+            day: parse_day(DAY).unwrap(),
+            direction: Direction::Placed,
+        };
+        let answer = block_on(async {
+            let key = SecretString::from("key");
+            let source = Source::try_new(&config.source, Some(key)).unwrap();
+            source.calls(slice, None).await
+        });
+        match answer {
+            Err(SourceError::Transient { slow_down, .. }) => {
+                assert_eq!(slow_down, slows, "{status} {headers}");
+            }
+            other => panic!("{status}: {other:?}"),
+        }
+    }
 }

@@ -716,6 +716,21 @@ fn an_export_is_as_old_as_its_newest_record_unless_the_provider_counts_the_same(
 }
 
 #[test]
+fn a_day_is_as_old_as_the_older_of_its_files() {
+    let two_days_later = calls(9, 1).replace(DAY, "2026-10-04");
+    let (workplace, _server) = with_export(6, calls(0, 3) + &two_days_later);
+    std::fs::write(workplace.path("older"), calls(3, 3)).unwrap();
+    let loaded = load(&workplace, &["export", "older", "--reconcile", "off"]);
+    let slices = loaded.json()["slices"].as_array().unwrap().clone();
+    let slice = slices.iter().find(|slice| slice["day"] == DAY).unwrap();
+    assert_eq!(
+        (&slice["rows"], &slice["state"]),
+        (&6.into(), &"open".into()),
+        "{loaded:?}"
+    );
+}
+
+#[test]
 fn a_slice_that_is_in_the_lake_stays_also_where_its_last_attempt_failed() {
     let (workplace, server) = with_export(3, calls(0, 3));
     assert_eq!(load(&workplace, &["export"]).status, 0);

@@ -469,6 +469,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn what_ended_so_shortly_before_that_clocks_leave_a_doubt_has_changed_since() {
+        let lake = process(&Arc::default()).await;
+        let ended = |run: &str, minutes: i64, day: i8| Told {
+            run: run.to_owned(),
+            finished_at: Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes),
+            partitions_changed: vec![slice(day).day],
+            slices: Vec::new(),
+        };
+        // Ten minutes that clocks may differ by, and one of a lease.
+        let changes = Changes {
+            told: vec![
+                ended("long before", 88, 1),
+                ended("eleven minutes before", 89, 2),
+                ended("hardly before", 90, 3),
+                ended("this", 100, 4),
+                ended("after", 101, 5),
+            ],
+            ..Changes::read(&lake).await.unwrap()
+        };
+        assert_eq!(changes.since("this"), Some(days(&[3, 5])));
+        assert_eq!(changes.since("another"), None);
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_commits_more() {
         let bucket = Arc::new(InMemory::new());
         let (sleeper, other) = (process(&bucket).await, process(&bucket).await);

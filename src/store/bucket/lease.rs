@@ -404,6 +404,19 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_lease_is_not_removed_when_somebody_may_have_taken_it_over() {
+        let bucket = Bucket::default();
+        let ((holder, line), (other, _)) = (process(&bucket), process(&bucket));
+        let lease = holder.try_lease(&path()).await.unwrap().unwrap();
+        // The removal would arrive with less than half of its time left.
+        line.config_mut(|line| line.wait_delete_per_call = EXPIRY * 3 / 4);
+        drop(lease);
+        tokio::time::sleep(EXPIRY).await;
+        holder.settle().await;
+        assert!(other.read(&path()).await.unwrap().is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn garbage_is_what_nobody_renews() {
         let bucket = Bucket::default();
         let ((holder, _), (other, _)) = (process(&bucket), process(&bucket));
