@@ -1,0 +1,172 @@
+//! What goes wrong in a lake.
+
+use std::fmt;
+
+use object_store::path::Path;
+
+use super::identity::FORMAT;
+use crate::cdr::columns::SCHEMA_VERSION;
+use crate::store::{FailureKind, StoreError};
+
+/// The lake cannot be used, or did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LakeError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of ours is not as we write it.
+    #[error(
+        "{path} cannot be understood: {problem}. Restore it from a backup, or from another lake of the same configuration"
+    )]
+    Damaged {
+        /// Which file.
+        path: Path,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A later version of this program wrote the lake.
+    #[error(
+        "{path} has {found}; this version of cdrlake knows {}. Use a newer one",
+        found.known()
+    )]
+    NewerFormat {
+        /// Which file.
+        path: Path,
+        /// What is newer about it.
+        found: Newer,
+    },
+    /// The configuration describes another lake.
+    #[error(
+        "{key} is {wanted}, but this lake was made with {existing}: mixing them would make a lake that is neither. Set {key} back, or choose a new lake.url; if nothing is in this one yet, remove its _cdrlake/lake.json"
+    )]
+    OtherLake {
+        /// The key that differs.
+        key: &'static str,
+        /// What the lake has.
+        existing: String,
+        /// What the configuration has.
+        wanted: String,
+    },
+    /// The numbers that were erased are known by another key.
+    #[error(
+        "the lake leaves out the calls of numbers that were erased ({path}), which it knows by the key with the id {existing}, and {}. Set privacy.key to that key",
+        match found { Some(id) => format!("privacy.key has the id {id}"), None => "no key is known here".to_owned() }
+    )]
+    OtherKey {
+        /// The list.
+        path: Path,
+        /// Id of its key.
+        existing: String,
+        /// Id of the key that there is.
+        found: Option<String>,
+    },
+    /// Somebody else is at work where nobody may be.
+    #[error("{0}")]
+    NotAlone(String),
+    /// A number was erased since the list of erased numbers was read.
+    #[error("a number was erased while the slice was under way: it has to be fetched without it")]
+    ErasedMeanwhile,
+    /// There are files where the table should be, but no lake.
+    #[error(
+        "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another place"
+    )]
+    NotALake,
+    /// The table may have changed, but the ledger could not be told.
+    #[error(
+        "{path} may have changed, but its ledger entry could not be completed. Once what stood in the way is gone, the next run mends it"
+    )]
+    NotRecorded {
+        /// The slice's file.
+        path: Path,
+        /// Why not.
+        source: Box<LakeError>,
+    },
+    /// A ledger entry cannot be read.
+    #[error("{path} cannot be read: {problem}. Mend that, or move it away")]
+    Unreadable {
+        /// The entry.
+        path: Path,
+        /// Why not.
+        problem: String,
+    },
+    /// Others change a file all the time.
+    #[error("others changed {path} at the same time, again and again. Try again")]
+    Contended {
+        /// Which file.
+        path: Path,
+    },
+    /// What a run wrote now might never be told to a warehouse, for nobody knows that it is under
+    /// way.
+    #[error(
+        "run {run} could not mark itself as under way, for something else holds its lease. Run again"
+    )]
+    Unmarked {
+        /// The run.
+        run: String,
+    },
+    /// Another run took over the slice.
+    #[error("another run took over {path} in the meantime: the table was left to it")]
+    LostLease {
+        /// The slice's ledger entry or lease.
+        path: Path,
+    },
+}
+
+impl LakeError {
+    /// Whether nothing that is tried next in the lake fares better: credentials, bucket, region, or
+    /// that the run may not write, or nobody sees it.
+    pub fn is_hopeless(&self) -> bool {
+        match self {
+            // Whatever the run would write.
+            Self::NotAlone(_) | Self::Unmarked { .. } => true,
+            Self::NotRecorded { source, .. } => source.is_hopeless(),
+            _ => self.kind() == Some(FailureKind::Hopeless),
+        }
+    }
+
+    /// Whether the store does not permit what was tried, on this object.
+    pub fn is_denied(&self) -> bool {
+        match self {
+            Self::Store(error) => error.is_denied(),
+            Self::NotRecorded { source, .. } => source.is_denied(),
+            _ => false,
+        }
+    }
+
+    fn kind(&self) -> Option<FailureKind> {
+        match self {
+            Self::Store(error) => error.kind(),
+            Self::NotRecorded { source, .. } => source.kind(),
+            _ => None,
+        }
+    }
+}
+
+/// What a later version of this program does in another way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Newer {
+    /// The lake's own files.
+    Format(u32),
+    /// The columns of the table.
+    Columns(u32),
+}
+
+impl Newer {
+    /// What this version knows.
+    pub(super) fn known(self) -> u32 {
+        match self {
+            Self::Format(_) => FORMAT,
+            Self::Columns(_) => SCHEMA_VERSION,
+        }
+    }
+}
+
+impl fmt::Display for Newer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Format(format) => write!(f, "format {format}"),
+            Self::Columns(version) => write!(f, "columns of version {version}"),
+        }
+    }
+}
