@@ -39,7 +39,9 @@ import pyspark.sql
 import sqlglot
 
 UTC = datetime.timezone.utc
-FIRST, SECOND, EMPTY, OLD = "2026-10-01", "2026-10-02", "2026-10-03", "1969-12-31"
+FIRST, SECOND, EMPTY = "2026-10-01", "2026-10-02", "2026-10-03"
+# The oldest day that there may be.
+OLD = "2000-01-01"
 
 # Each record, and the columns that must come of it.
 CALLS = [
@@ -69,7 +71,8 @@ CALLS = [
     (FIRST, "received", {"uuid": "before-1970", "date": "1969-12-31T23:59:59.000001Z", "from": "1", "to": "2", "duration": 1, "charge": "1"}),
     (FIRST, "received", {"uuid": "after-2100", "date": "2100-02-28T23:59:59.999999Z", "from": "1", "to": "2", "duration": 1, "charge": "2"}),
     (SECOND, "placed", {"uuid": "one", "date": "2026-10-02T01:02:03.004005Z", "from": "1", "to": "2", "duration": 3, "charge": "-1.5"}),
-    (OLD, "received", {"uuid": "old", "date": "1969-12-31T00:00:00Z", "from": "1", "to": "2", "duration": 4, "charge": "0.1"}),
+    (SECOND, "placed", {"uuid": "before-1970", "date": "1969-12-31T00:00:00Z", "from": "1", "to": "2", "duration": 4, "charge": "0.1"}),
+    (OLD, "received", {"uuid": "old", "date": "2000-01-01T00:00:00Z", "from": "1", "to": "2", "duration": 4, "charge": "0.1"}),
 ]
 
 TEXTS = "call_id parent_call_id direction from_number to_number disposition destination sip_trunk answered_by extra".split()
