@@ -53,6 +53,8 @@ struct Verified {
     found: VerifyReport,
     /// Slices of the days asked for, or of `window.start` to yesterday, that the lake has nothing of.
     not_fetched: BTreeSet<Slice>,
+    /// Whether such slices were looked for: it is known where the lake begins.
+    looked_for_missing: bool,
     /// `null` without `--source`.
     source: Option<SourceCheck>,
     /// `null` without `--repair`, or if there was nothing to repair.
@@ -114,8 +116,10 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         .findings
         .extend(verify::find_strays(&lake, &scope).await?);
     bar.finish_and_clear();
+    let missing = not_fetched(&config, &args, &slices);
     let mut verified = Verified {
-        not_fetched: not_fetched(&config, &args, &slices),
+        looked_for_missing: missing.is_some(),
+        not_fetched: missing.unwrap_or_default(),
         found,
         source: asked,
         repair: None,
@@ -132,7 +136,7 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         });
         verified.repair = Some(repair);
         let slices = verify::slices(&lake, &scope).await?;
-        verified.not_fetched = not_fetched(&config, &args, &slices);
+        verified.not_fetched = not_fetched(&config, &args, &slices).unwrap_or_default();
     }
     let (remaining, in_progress) = match &verified.repair {
         Some(repair) => (&repair.remaining, &repair.in_progress),
@@ -155,13 +159,17 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
 }
 
 /// The slices that should be in the lake, and of which it has nothing at all. Where neither the
-/// configuration nor the command line says when the lake begins, nothing is expected.
-fn not_fetched(config: &Config, args: &VerifyArgs, found: &BTreeSet<Slice>) -> BTreeSet<Slice> {
+/// configuration nor the command line says when the lake begins, nothing is expected: `None`.
+fn not_fetched(
+    config: &Config,
+    args: &VerifyArgs,
+    found: &BTreeSet<Slice>,
+) -> Option<BTreeSet<Slice>> {
     let directions = args.range.directions(&config.source.directions);
     let window = &config.window;
     let today = Timestamp::now().to_zoned(window.timezone.clone()).date();
     let Ok(days) = expected_days(window, &Selection::from(&args.range), today) else {
-        return BTreeSet::new();
+        return None;
     };
     let (first, last) = days.into_inner();
     let days = std::iter::successors(Some(first), |day| day.tomorrow().ok())
@@ -171,7 +179,7 @@ fn not_fetched(config: &Config, args: &VerifyArgs, found: &BTreeSet<Slice>) -> B
             .iter()
             .map(move |&direction| Slice { day, direction })
     });
-    slices.filter(|slice| !found.contains(slice)).collect()
+    Some(slices.filter(|slice| !found.contains(slice)).collect())
 }
 
 /// The command that repairs everything that this one finds, and nothing else.
@@ -364,6 +372,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     let Verified {
         found,
         not_fetched,
+        looked_for_missing,
         source,
         repair,
     } = verified;
@@ -428,6 +437,9 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         ),
         (0, _) if !found.in_progress.is_empty() => {
             "what was judged is as the ledger says".to_owned()
+        }
+        (0, _) if !looked_for_missing => {
+            "everything is as the ledger says. Missing days were not looked for: set window.start, or give --from".to_owned()
         }
         (0, _) => "everything is as the ledger says".to_owned(),
         (findings, None) => counted(findings as u64, "finding", "findings"),
