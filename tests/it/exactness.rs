@@ -75,9 +75,17 @@ fn rows(batch: &RecordBatch) -> Vec<Row> {
 
 /// White space around a phone number is no part of it.
 fn phone_number(value: &Value) -> Value {
-    value
-        .as_str()
-        .map_or(Value::Null, |text| json!(text.trim()))
+    value.as_str().map_or(Value::Null, |text| {
+        let text = text.trim();
+        // A spreadsheet's mark in front of a number.
+        let number = text.strip_prefix('\'').filter(|number| {
+            number.starts_with(|c: char| c == '+' || c.is_ascii_digit())
+                && number
+                    .bytes()
+                    .all(|byte| b"0123456789+-()./, eE".contains(&byte))
+        });
+        json!(number.unwrap_or(text))
+    })
 }
 
 /// The oracle: what a line must become, worked out with `serde_json` alone.

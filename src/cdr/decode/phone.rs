@@ -39,9 +39,17 @@ fn unmarked(cell: &str) -> &str {
         .and_then(|cell| cell.strip_suffix('"'));
     let cell = formula.unwrap_or(cell);
     match cell.strip_prefix('\'') {
-        Some(number) if number.starts_with(|c: char| c == '+' || c.is_ascii_digit()) => number,
+        Some(number) if is_number_like(number) => number,
         _ => cell,
     }
+}
+
+/// Whether a text begins like a number and has nothing else in it, an exponent included.
+fn is_number_like(text: &str) -> bool {
+    text.starts_with(|c: char| c == '+' || c.is_ascii_digit())
+        && text
+            .bytes()
+            .all(|byte| b"0123456789+-()./, eE".contains(&byte))
 }
 
 fn is_digits(text: &str) -> bool {
@@ -98,6 +106,8 @@ mod tests {
             // Names that are none of a spreadsheet's.
             ("'", "'"),
             ("'t Hooft", "'t Hooft"),
+            ("'9th Floor", "'9th Floor"),
+            ("'9\u{16a1d}`", "'9\u{16a1d}`"),
             ("", ""),
             ("e7", "e7"),
             ("7e", "7e"),
