@@ -209,7 +209,7 @@ impl CsvRows {
         }
         let date = without_formula(trimmed(cells.iter().nth(self.date).unwrap_or_default()));
         let is_complete = cells.count() == self.columns.len();
-        if !is_complete || !std::str::from_utf8(date).is_ok_and(is_time) {
+        if !is_complete || !is_time(date) {
             if text == self.header {
                 return Ok(CsvRow::Header);
             }
@@ -256,7 +256,7 @@ impl CsvRows {
             // A bare number, as the API has it: where it is rounded, its original is the same as there.
             if column.field == Some(Field::Duration) && is_number(cell) {
                 self.json.extend_from_slice(cell);
-            } else if column.is_utc && std::str::from_utf8(cell).is_ok_and(is_local_time) {
+            } else if column.is_utc && is_local_time(cell) {
                 write_string(&[cell, b"Z"].concat(), &mut self.json);
             } else {
                 write_string(cell, &mut self.json);
@@ -289,7 +289,7 @@ impl CsvRows {
         text.split(|byte| *byte == b'\n').skip(1).any(|line| {
             let cells = || line.split(|byte| *byte == separator as u8);
             let date = trimmed(cells().nth(self.date).unwrap_or_default());
-            cells().count() == self.columns.len() && std::str::from_utf8(date).is_ok_and(is_time)
+            cells().count() == self.columns.len() && is_time(date)
         })
     }
 

@@ -9,7 +9,8 @@ use super::amount::AMOUNT_SCALE;
 /// Version of the columns. A higher one only ever adds columns at the end, which may be null: readers that go by name find
 /// nothing there in older files, and those that go by position find the others where they were. Files of several versions may lie
 /// side by side: `verify` says so, and a refresh makes new ones of old ones, for equal rows of another version are not equal.
-/// Whoever adds one lets `slice_file::batch` take it for null where it is absent, and leaves it out of the digest of older files.
+/// A new column is null in `slice_file::batch` where a file lacks it, and is left out of the digest of
+/// older files.
 pub const SCHEMA_VERSION: u32 = 1;
 
 /// What the values of a column are like: how they are best compressed depends on it.

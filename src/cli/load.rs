@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
-use super::run::{MAX_LINES, ResultArgs, carry_out, exit_of, render_plan};
+use super::run::{ResultArgs, carry_out, exit_of, first_of, render_plan};
 use super::table::{counted, thousands};
 use super::{CommandError, Exit, LAKE_STAYS, LoadConfigArgs, interrupted_by_signals, print};
 use crate::body::csv::describe_missing;
@@ -206,14 +206,8 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), CommandError> {
 /// What is to be said of slices that the lake has otherwise.
 fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
     let days = |slices: &[Slice]| {
-        let days = slices.iter().take(MAX_LINES);
-        let days: Vec<String> = days.map(|slice| slice.day.to_string()).collect();
-        let more = if slices.len() > days.len() {
-            ", …"
-        } else {
-            ""
-        };
-        (!slices.is_empty()).then(|| format!("{}{more}", days.join(", ")))
+        let days = slices.iter().map(|slice| slice.day.to_string());
+        (!slices.is_empty()).then(|| first_of(days))
     };
     let differing = days(&planned.differing).map(|days| {
         format!(

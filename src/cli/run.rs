@@ -32,6 +32,12 @@ const MAX_DAYS: i64 = 36_500;
 /// Most due slices and most troubles that a table for people lists.
 pub(super) const MAX_LINES: usize = 40;
 
+/// The first of several names, and a sign that there are more.
+pub(super) fn first_of(names: impl ExactSizeIterator<Item = String>) -> String {
+    let more = if names.len() > MAX_LINES { ", …" } else { "" };
+    names.take(MAX_LINES).collect::<Vec<_>>().join(", ") + more
+}
+
 /// Which days.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Which slices")]

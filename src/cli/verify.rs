@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::lake::{existing_lake, open_lake};
 use super::progress::Screen;
-use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
+use super::run::{MAX_LINES, OutputArgs, RangeArgs, first_of, slices as number_of_slices};
 use super::table::{counted, percent, thousands};
 use super::{
     CommandError, Exit, LAKE_STAYS, OutputFormat, RepairConfigArgs, interrupted_by_signals,
@@ -483,28 +483,17 @@ fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
         lines.push(format!(
             "{} taken although the provider's count was another, or not compared: {}.",
             counted(found.unproven.len() as u64, "slice was", "slices were"),
-            named(&found.unproven)
+            first_of(found.unproven.iter().map(Slice::to_string))
         ));
     }
     if !found.with_duplicates.is_empty() {
         lines.push(format!(
             "{} the provider's count only with records that came twice, so other calls may be missing: {}. Ask the provider.",
             counted(found.with_duplicates.len() as u64, "slice has", "slices have"),
-            named(&found.with_duplicates)
+            first_of(found.with_duplicates.iter().map(Slice::to_string))
         ));
     }
     lines
-}
-
-/// The first slices of a set, by name.
-fn named(slices: &BTreeSet<Slice>) -> String {
-    let more = if slices.len() > MAX_LINES {
-        ", …"
-    } else {
-        ""
-    };
-    let slices = slices.iter().take(MAX_LINES).map(Slice::to_string);
-    slices.collect::<Vec<_>>().join(", ") + more
 }
 
 fn what_was_repaired(repair: &Repair) -> Vec<String> {

@@ -553,7 +553,7 @@ fn is_own(metadata: &std::fs::Metadata) -> bool {
     own_ids(&["Uid"]).contains(&metadata.uid())
 }
 
-/// Whether nobody can change a file, nor its mode, because of how it is mounted.
+/// Whether a file lies on a file system that is mounted read-only, so that its mode cannot be changed.
 fn is_mounted_read_only(path: &Path) -> bool {
     let opened = std::fs::File::options().write(true).open(path);
     opened.is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)

@@ -368,7 +368,7 @@ fn collect_lines(
 /// Where all names are found.
 const README_LISTS: &str = "The README lists them all";
 
-/// What is wrong with a key that there is not, with the one that may be meant.
+/// The message for an unknown key, with the nearest known one.
 fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
     let hint = nearest(given, known).map_or_else(
         || README_LISTS.to_owned(),

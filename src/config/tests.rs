@@ -465,7 +465,7 @@ fn a_key_is_read_from_a_private_file_or_a_command() {
     let exposed = |key: SecretString| secrecy::ExposeSecret::expose_secret(&key).to_owned();
     mode(0o600);
     assert_eq!(exposed(file().unwrap()), "s3cret");
-    // Whoever owns it needs no group.
+    // A file of our own must not be readable by a group.
     mode(0o440);
     let problem = file().unwrap_err().to_string();
     assert!(problem.contains("(mode 440)"), "{problem}");

@@ -1,7 +1,7 @@
 //! Which slices a run does, and why.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
@@ -332,13 +332,13 @@ pub async fn plan_load(
         plan.add(slice, why, &found);
     }
     plan.sort();
-    let directions: Vec<Direction> = slices.iter().map(|(slice, _)| slice.direction).collect();
+    let directions: BTreeSet<Direction> = slices.iter().map(|(slice, _)| slice.direction).collect();
+    let due: HashSet<Slice> = plan.due.iter().map(|due| due.slice).collect();
     let zone = config.source.assume_timezone.as_ref().map(timezone_name);
     let mut of_other_zone: Vec<Slice> = found
         .entries
         .keys()
-        .filter(|slice| directions.contains(&slice.direction))
-        .filter(|slice| !plan.due.iter().any(|due| due.slice == **slice))
+        .filter(|slice| directions.contains(&slice.direction) && !due.contains(slice))
         .filter(|slice| {
             let before = found
                 .commit(**slice)

@@ -374,7 +374,6 @@ struct Day {
 /// A part of an export.
 #[derive(Clone, Debug)]
 struct ReadFile {
-    name: String,
     changed: Timestamp,
     /// The time of its newest record that is not newer than the file.
     newest_us: i64,
@@ -413,8 +412,9 @@ impl Export {
 
     /// Files in which there was no record.
     pub fn empty_files(&self) -> Vec<&str> {
-        let empty = self.files.iter().filter(|file| file.records == 0);
-        empty.map(|file| file.name.as_str()).collect()
+        let files = self.names.iter().zip(&self.files);
+        let empty = files.filter(|(_, file)| file.records == 0);
+        empty.map(|(name, _)| name.as_str()).collect()
     }
 
     /// Records on the pages of a list, and how many the list has, if these are fewer.
@@ -428,7 +428,7 @@ impl Export {
         let found = self.days.get(&day)?;
         let named = found.files.iter().take(MAX_EXAMPLES);
         let mut query: Vec<_> = named
-            .map(|&file| ("file".to_owned(), self.files[file].name.clone()))
+            .map(|&file| ("file".to_owned(), self.names[file].clone()))
             .collect();
         let as_of = found.files.iter().map(|&file| self.files[file].as_of());
         if found.files.len() > MAX_EXAMPLES {
@@ -496,8 +496,10 @@ pub(crate) fn split(
         buffered_bytes: 0,
         last_day: None,
     };
-    for input in inputs {
-        let name = input.name();
+    for (input, name) in inputs
+        .iter()
+        .zip(splitter.export.file_names().iter().cloned())
+    {
         tracing::info!("Splitting {name} by day.");
         splitter
             .read(input, interrupt, &on_bytes)
@@ -557,7 +559,6 @@ impl Splitter {
     ) -> Result<(), Problem> {
         let (mut source, changed) = input.open().map_err(Problem::Input)?;
         self.export.files.push(ReadFile {
-            name: input.name(),
             changed,
             newest_us: i64::MIN,
             records: 0,
@@ -695,11 +696,9 @@ impl Splitter {
         }
     }
 
+    /// The name of the file that is being read.
     fn file_name(&self) -> String {
-        self.export
-            .files
-            .last()
-            .map_or_else(String::new, |file| file.name.clone())
+        self.export.names[self.export.files.len() - 1].clone()
     }
 
     /// The day of a call, as the account cuts days, or why there is none.

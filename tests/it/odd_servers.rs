@@ -1,13 +1,21 @@
 use jiff::Timestamp;
 
 use crate::server::{Answer, STREAM, Server, count, ok_chunked, response, sized};
-use crate::support::{CANARY, DAY, PLACED, Workplace, calls, output, ran, run_scripted, scripted};
+use crate::support::{
+    CANARY, DAY, PLACED, Ran, Workplace, calls, output, ran, run_scripted, scripted,
+};
 
 /// An answer that leaves its connection open, on which the next request gets none.
 fn kept_open(body: &str) -> Answer {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
     let length = body.len();
     Answer::ThenDies(format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes())
+}
+
+/// Runs [`DAY`] and the next day, one after the other.
+fn run_two_days(workplace: &Workplace) -> Ran {
+    let days = ["run", "--from", DAY, "--to", "2026-10-02"];
+    workplace.run(&[&days[..], &["--requests", "1"], PLACED].concat())
 }
 
 #[test]
@@ -416,16 +424,7 @@ fn a_404_on_a_path_that_has_served_is_not_said_of_the_path() {
         .on(&format!("/v1/cdrs?from={DAY}"), [count(5)])
         .on(&format!("{STREAM}?from={DAY}"), [absent]);
     let workplace = Workplace::new(&server);
-    let arguments = [
-        "run",
-        "--from",
-        DAY,
-        "--to",
-        "2026-10-02",
-        "--requests",
-        "1",
-    ];
-    let ran = workplace.run(&[&arguments[..], PLACED].concat());
+    let ran = run_two_days(&workplace);
     let said = "404 Not Found: warming up, although the provider counts 5 calls";
     assert!(ran.stdout.contains(said), "{ran:?}");
     assert!(server.requests("/v1/cdr/all").is_empty(), "{ran:?}");
@@ -562,16 +561,7 @@ fn a_key_that_is_refused_in_the_middle_of_a_run_is_read_once_more() {
     let script = "echo x >> asked; echo canary-key-$(wc -l < asked)";
     let command = format!("{{ command = [\"sh\", \"-c\", \"{script}\"] }}");
     workplace.reconfigure("{ env = \"TEST_KEY\" }", &command);
-    let two_days = [
-        "run",
-        "--from",
-        DAY,
-        "--to",
-        "2026-10-02",
-        "--requests",
-        "1",
-    ];
-    let ran = workplace.run(&[&two_days[..], PLACED].concat());
+    let ran = run_two_days(&workplace);
     assert_eq!((ran.status, workplace.table().len()), (0, 2), "{ran:?}");
 
     // Not where nothing was accepted before.

@@ -66,7 +66,7 @@ impl LocalTimes {
     /// skipped lies as far behind the change as it would had they not been changed: what
     /// [RFC 5545](https://www.rfc-editor.org/rfc/rfc5545#section-3.3.5) says of both.
     pub(super) fn read_us(&mut self, text: &str) -> Result<Rounded<i64>, TimeError> {
-        let (local_seconds, fraction_us, offset_seconds) = read(text)?;
+        let (local_seconds, fraction_us, offset_seconds) = read(text.as_bytes())?;
         let (seconds, is_ambiguous) = match offset_seconds {
             Some(offset_seconds) => (local_seconds - offset_seconds, false),
             None => self.utc_seconds(local_seconds)?,
@@ -96,20 +96,19 @@ impl LocalTimes {
 }
 
 /// Whether a text is a time, with an offset or without.
-pub(crate) fn is_time(text: &str) -> bool {
+pub(crate) fn is_time(text: &[u8]) -> bool {
     read(text).is_ok()
 }
 
 /// Whether a text is a time without an offset.
-pub(crate) fn is_local_time(text: &str) -> bool {
+pub(crate) fn is_local_time(text: &[u8]) -> bool {
     read(text).is_ok_and(|(_, _, offset_seconds)| offset_seconds.is_none())
 }
 
 /// A time's seconds since 1970-01-01T00:00:00 where it was written, its microseconds, and its offset from
 /// UTC in seconds, if it has one.
-fn read(text: &str) -> Result<(i64, Rounded<i64>, Option<i64>), TimeError> {
-    let bytes = text.as_bytes();
-    let Some((fixed, rest)) = bytes.split_at_checked(19) else {
+fn read(text: &[u8]) -> Result<(i64, Rounded<i64>, Option<i64>), TimeError> {
+    let Some((fixed, rest)) = text.split_at_checked(19) else {
         return Err(TimeError::Format);
     };
     let separators = [

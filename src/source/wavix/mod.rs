@@ -419,25 +419,24 @@ impl Source {
         accept: &str,
         accept_encoding: &'static str,
     ) -> Result<Response, SourceError> {
-        let generation = self.credentials.generation();
-        let send = || self.send_once(path, query, accept, accept_encoding);
-        let response = send().await?;
-        if response.status().is_success() {
-            self.accepted.fetch_max(generation, Ordering::Relaxed);
-        }
+        let send = async || {
+            let generation = self.credentials.generation();
+            let response = self.send_once(path, query, accept, accept_encoding).await?;
+            if response.status().is_success() {
+                self.accepted.fetch_max(generation, Ordering::Relaxed);
+            }
+            Ok::<_, SourceError>((generation, response))
+        };
+        let (generation, response) = send().await?;
         let was_good = self.accepted.load(Ordering::Relaxed) == generation;
         if response.status() != StatusCode::UNAUTHORIZED || !was_good {
             return Ok(response);
         }
         self.renew_key(generation).await;
-        let renewed = self.credentials.generation();
-        if renewed == generation {
+        if self.credentials.generation() == generation {
             return Ok(response);
         }
-        let response = send().await?;
-        if response.status().is_success() {
-            self.accepted.fetch_max(renewed, Ordering::Relaxed);
-        }
+        let (_, response) = send().await?;
         Ok(response)
     }
 
