@@ -3,6 +3,7 @@
 
 pub mod batch;
 pub(crate) mod batch_writer;
+pub mod batches;
 pub mod convert;
 pub mod dedupe;
 pub(crate) mod encode;
