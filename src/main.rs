@@ -31,13 +31,6 @@ fn main() -> ExitCode {
     tune_allocator();
     cdrlake::error::hide_what_panics_say();
     let arguments = cdrlake::cli::Arguments::parse();
-    // Before any request: reqwest panics without a provider, even for plain http.
-    if rustls::crypto::ring::default_provider()
-        .install_default()
-        .is_err()
-    {
-        unreachable!("nobody installed a provider before main");
-    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -7,6 +7,7 @@ pub mod location;
 pub(crate) mod lock;
 pub(crate) mod retry;
 pub(crate) mod spool;
+pub(crate) mod tls;
 
 use std::fmt;
 use std::path::Path as FilePath;

@@ -90,7 +90,6 @@ fn an_azure_server_conforms() {
     let Some(container) = Container::create() else {
         return;
     };
-    drop(rustls::crypto::ring::default_provider().install_default());
     block_on(conform(&|| container.store(), true));
 }
 

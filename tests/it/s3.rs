@@ -115,7 +115,6 @@ impl Bucket {
 
     /// The lake in this bucket as a store.
     pub(crate) fn store(&self, single_put_bytes: u64) -> Arc<dyn LakeStore> {
-        drop(rustls::crypto::ring::default_provider().install_default());
         let url: BucketUrl = format!("s3://{}/some/lake", self.name).parse().unwrap();
         let options = BucketOptions {
             single_put_bytes,

@@ -325,8 +325,6 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
 
 /// Runs asynchronous work, and drops what still runs when it is done, as the end of a process would.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    // Already installed is as good.
-    drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -10,6 +10,7 @@ use crate::TOOL;
 use crate::config::SourceConfig;
 use crate::error::chain;
 use crate::store::location::is_loopback;
+use crate::store::tls;
 
 /// Time to connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -27,6 +28,7 @@ pub(super) fn client(
     config: &SourceConfig,
     connections: Connections,
 ) -> Result<Client, SourceError> {
+    tls::choose_provider();
     let mut client = Client::builder()
         .user_agent(TOOL)
         .connect_timeout(CONNECT_TIMEOUT)

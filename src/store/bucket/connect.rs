@@ -17,6 +17,7 @@ use super::option_error::OptionError;
 use super::uploads::{S3Uploads, Uploads};
 use crate::TOOL;
 use crate::store::location::is_loopback;
+use crate::store::tls;
 
 /// What the requests of a client are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -252,6 +253,7 @@ pub(super) fn connect(
             return Err(OptionError::of(option, "is part of lake.url"));
         }
     }
+    tls::choose_provider();
     match url.scheme {
         Scheme::S3 => s3(url, options, moves),
         Scheme::Gs => gs(url, options, moves),
@@ -533,7 +535,6 @@ mod tests {
             let problem = problem(&[("endpoint", wrong)]);
             assert!(problem.contains("is no address"), "{wrong}: {problem}");
         }
-        drop(rustls::crypto::ring::default_provider().install_default());
         for fine in [
             &[("endpoint", "http://127.0.0.1:9000")][..],
             &[("endpoint", "http://minio:9000"), ("allow_http", "true")],
