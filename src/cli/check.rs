@@ -6,11 +6,11 @@ use std::path::Path as FilePath;
 use jiff::Timestamp;
 use object_store::path::Path;
 
-use super::lake::{Place, find_any_lake, find_lake};
 use super::table::counted;
 use super::{ApiArgs, CommandError, Exit, print};
 use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
+use crate::ops::open::{Place, find_any_lake, find_lake};
 use crate::ops::run::IGNORES_CONDITIONS;
 use crate::source::wavix::Source;
 use crate::store::layout::{LEASES, LOCKS, STAGING, TABLE};

@@ -6,12 +6,12 @@ use std::ops::RangeInclusive;
 use clap::Args;
 use jiff::civil::Date;
 
-use super::lake::{existing_lake, find_any_lake};
 use super::{CommandError, Exit, LakeArgs, print};
 use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::config::Config;
 use crate::lake::ledger::Commit;
 use crate::lake::{Condition, Lake};
+use crate::ops::open::{existing_lake, find_any_lake};
 use crate::ops::run::reports::{self, Changes, Told};
 use crate::store::location::Location;
 use crate::warehouse::{Days, DdlError, LedgerTotals, Table, Target};

@@ -9,7 +9,6 @@ use jiff::{Timestamp, ToSpan};
 use secrecy::SecretString;
 use tokio::net::TcpListener;
 
-use super::lake::open_lake;
 use super::progress::Screen;
 use super::run::{exit_of, slices};
 use super::table::{DayTable, counted, dollars, thousands};
@@ -20,7 +19,9 @@ use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::ledger::Commit;
 use crate::lake::report::RunOutcome;
-use crate::ops::plan::{Selection, plan};
+use crate::ops::days::Selection;
+use crate::ops::open::open_lake;
+use crate::ops::plan::plan;
 use crate::ops::run::{self, RunOptions};
 use crate::ops::verify::read_back;
 use crate::simulator::{Faults, Generator, KeyOrder, Simulator};

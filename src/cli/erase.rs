@@ -7,7 +7,6 @@ use std::sync::Arc;
 use clap::Args;
 use serde_json::json;
 
-use super::lake::{existing_lake, open_lake};
 use super::progress::Screen;
 use super::prune::copies;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
@@ -18,6 +17,7 @@ use super::{
 };
 use crate::config::Config;
 use crate::lake::Lake;
+use crate::ops::open::{existing_lake, open_lake};
 use crate::ops::removal::erase::{self, Search, erase};
 use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers};
 

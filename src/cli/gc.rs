@@ -4,11 +4,11 @@ use clap::Args;
 use jiff::Timestamp;
 use serde_json::json;
 
-use super::lake::existing_lake;
 use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
+use crate::ops::open::existing_lake;
 use crate::ops::run::reports;
 use crate::store::Garbage;
 use crate::store::spool;

@@ -11,7 +11,6 @@ use secrecy::SecretString;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
 use super::run::{ResultArgs, carry_out, exit_of, first_of, render_plan};
 use super::table::{counted, thousands};
@@ -21,6 +20,7 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
 use crate::error::{chain, is_disk_full, quoted};
 use crate::lake::Lake;
+use crate::ops::open::{find_lake, open_lake};
 use crate::ops::plan::{LoadPlan, plan_load};
 use crate::ops::run::RunOptions;
 use crate::slice_file::convert::ConvertError;

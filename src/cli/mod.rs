@@ -5,7 +5,6 @@ mod ddl;
 mod demo;
 mod erase;
 mod gc;
-mod lake;
 mod load;
 mod progress;
 mod prune;
@@ -27,7 +26,7 @@ use crate::config::{Config, ConfigError, Overrides};
 use crate::error::{MAKE_ROOM, chain, is_disk_full, is_no_directory};
 use crate::lake::LakeError;
 use crate::lake::report::{RunOutcome, RunReport};
-use crate::ops::plan::PlanError;
+use crate::ops;
 use crate::source::wavix::SourceError;
 use crate::store::StoreError;
 use progress::LogFormat;
@@ -378,6 +377,16 @@ pub enum Exit {
     Interrupted,
 }
 
+impl Exit {
+    /// What becomes of a command that the source does not answer.
+    fn of(error: &SourceError) -> Self {
+        match error {
+            SourceError::Refused { .. } | SourceError::Setup(_) => Self::Usage,
+            _ => Self::Failed,
+        }
+    }
+}
+
 impl From<Exit> for ExitCode {
     fn from(exit: Exit) -> Self {
         Self::from(match exit {
@@ -442,23 +451,33 @@ impl From<StoreError> for CommandError {
     }
 }
 
-impl From<PlanError> for CommandError {
-    fn from(error: PlanError) -> Self {
+impl From<ops::Error> for CommandError {
+    fn from(error: ops::Error) -> Self {
         match error {
-            PlanError::Usage(problem) => Self::new(Exit::Usage, problem),
-            PlanError::Lake(error) => error.into(),
+            ops::Error::Config(error) => error.into(),
+            ops::Error::Lake(error) => error.into(),
+            ops::Error::Io(error) => error.into(),
+            ops::Error::NoLake { .. } => Self::new(
+                Exit::Usage,
+                format!(
+                    "{error}: lake.url or --lake is another place, or no `cdrlake run` or `cdrlake load` has made it yet"
+                ),
+            ),
+            ops::Error::Spool(error) => Self::new(
+                Exit::Usage,
+                format!(
+                    "{}. Set limits.spool_dir to a directory with room",
+                    chain(&error)
+                ),
+            ),
+            _ => Self::new(Exit::Usage, error.to_string()),
         }
     }
 }
 
 impl From<SourceError> for CommandError {
     fn from(error: SourceError) -> Self {
-        let exit = if matches!(error, SourceError::Refused { .. } | SourceError::Setup(_)) {
-            Exit::Usage
-        } else {
-            Exit::Failed
-        };
-        Self::new(exit, error.to_string())
+        Self::new(Exit::of(&error), error.to_string())
     }
 }
 

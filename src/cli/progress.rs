@@ -1,7 +1,7 @@
 //! Standard error: log lines, and bars on a terminal.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -12,6 +12,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::cdr::slice::Slice;
 use crate::lake::report::{SliceOutcome, SliceReport};
+use crate::ops::Progress;
 use crate::ops::run::Observer;
 
 /// How log lines look.
@@ -131,12 +132,48 @@ impl Screen {
         bar
     }
 
+    /// A bar for something whose slices are not counted yet.
+    pub(super) fn progress(&self) -> SlicesBar<'_> {
+        SlicesBar {
+            screen: self,
+            bar: OnceLock::new(),
+        }
+    }
+
     /// An observer of a run of `slices` slices.
     pub(super) fn observe(&self, slices: usize) -> Arc<RunProgress> {
         Arc::new(RunProgress {
             bar: self.bar(slices),
             records: std::sync::atomic::AtomicU64::new(0),
         })
+    }
+}
+
+/// A bar that counts slices once their number is known.
+#[derive(Debug)]
+pub(super) struct SlicesBar<'a> {
+    screen: &'a Screen,
+    bar: OnceLock<ProgressBar>,
+}
+
+impl SlicesBar<'_> {
+    /// Takes the bar away.
+    pub(super) fn finish(&self) {
+        if let Some(bar) = self.bar.get() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Progress for SlicesBar<'_> {
+    fn begin(&self, slices: usize) {
+        self.bar.get_or_init(|| self.screen.bar(slices));
+    }
+
+    fn advance(&self) {
+        if let Some(bar) = self.bar.get() {
+            bar.inc(1);
+        }
     }
 }
 

@@ -9,7 +9,6 @@ use jiff::civil::Date;
 use jiff::{Span, Timestamp};
 use serde_json::json;
 
-use super::lake::{existing_lake, open_lake};
 use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
 use super::table::counted;
@@ -20,6 +19,7 @@ use super::{
 use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::lake::report::{RunReport, SliceReport};
+use crate::ops::open::{existing_lake, open_lake};
 use crate::ops::removal::prune::{OldSlice, find_old, prune};
 
 /// Remove days that are older than they may be kept, for good: their rows and their rejects.

@@ -1,17 +1,15 @@
 //! `cdrlake run` and `cdrlake plan`.
 
 use std::fmt::Write;
-use std::ops::RangeInclusive;
 use std::sync::Arc;
 
 use clap::Args;
+use jiff::Timestamp;
 use jiff::civil::Date;
-use jiff::{Timestamp, ToSpan};
 use object_store::path::Path;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::lake::{find_lake, open_lake};
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
@@ -22,7 +20,9 @@ use crate::cdr::slice::{Direction, parse_day};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
-use crate::ops::plan::{Plan, Selection, Shard, plan as make_plan};
+use crate::ops::days::{Selection, Shard};
+use crate::ops::open::{find_lake, open_lake};
+use crate::ops::plan::{Plan, plan as make_plan};
 use crate::ops::run::{self, IGNORES_CONDITIONS, RunOptions, RunResult, Stop};
 use crate::source::wavix::Source;
 use crate::store::layout::{TABLE, run_report};
@@ -57,37 +57,10 @@ pub(super) struct RangeArgs {
 }
 
 impl RangeArgs {
-    /// The directions asked for; `all` where none is.
-    pub(super) fn directions(&self, all: &[Direction]) -> Vec<Direction> {
-        self.direction
-            .map_or_else(|| all.to_vec(), |only| vec![only])
-    }
-
     /// The direction asked for, for a command that means the same: ` --direction placed`.
     pub(super) fn direction_flag(&self) -> String {
         let flag = |direction| format!(" --direction {direction}");
         self.direction.map_or_else(String::new, flag)
-    }
-
-    /// The days asked for, without a limit where none is given: for what looks at all that is there.
-    pub(super) fn days(&self, config: &Config) -> Result<RangeInclusive<Date>, CommandError> {
-        let today = Timestamp::now()
-            .to_zoned(config.window.timezone.clone())
-            .date();
-        let first_of = |last: u32| {
-            today
-                .checked_sub(i64::from(last).days())
-                .unwrap_or(Date::MIN)
-        };
-        let from = self.from.or(self.last.map(first_of)).unwrap_or(Date::MIN);
-        // `--last` ends with yesterday, here as everywhere.
-        let last_of = |_| today.yesterday().unwrap_or(today);
-        let to = self.to.or(self.last.map(last_of)).unwrap_or(Date::MAX);
-        if from > to {
-            let problem = format!("--from {from} lies after --to {to}");
-            return Err(CommandError::new(Exit::Usage, problem));
-        }
-        Ok(from..=to)
     }
 }
 

@@ -1,20 +1,14 @@
 //! `cdrlake status`: the lake by day.
 
 use std::fmt::Write;
-use std::ops::RangeInclusive;
 
 use clap::Args;
 use jiff::Timestamp;
-use jiff::civil::Date;
 
-use super::lake::existing_lake;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::{DayTable, counted};
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
-use crate::cdr::slice::Direction;
-use crate::config::Config;
-use crate::lake::Lake;
-use crate::ops::plan::{Selection, days};
+use crate::ops::days::Selection;
 use crate::ops::status::LakeStatus;
 
 /// Show the lake by day, from its ledger.
@@ -30,12 +24,8 @@ pub(super) struct StatusArgs {
 
 pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
-    let lake = existing_lake(&config, false).await?;
-    let directions = args.range.directions(&config.source.directions);
-    let directions = directions.as_slice();
-    let days = range(&config, &Selection::from(&args.range), &lake, directions).await?;
-    let entries = lake.entries(directions, days.clone()).await?;
-    let status = LakeStatus::new(&entries, directions, days);
+    let selection = Selection::from(&args.range);
+    let (lake, status) = LakeStatus::read(&config, &selection, Timestamp::now()).await?;
     let text = match args.output.format {
         OutputFormat::Json => json_text(&status),
         OutputFormat::Text => {
@@ -46,21 +36,6 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
         }
     };
     print(text.as_bytes())
-}
-
-/// The days asked for; without `window.start` and dates, from the first day of the ledger.
-async fn range(
-    config: &Config,
-    selection: &Selection,
-    lake: &Lake,
-    directions: &[Direction],
-) -> Result<RangeInclusive<Date>, CommandError> {
-    let mut window = config.window.clone();
-    if window.start.is_none() {
-        window.start = lake.first_day(directions).await?;
-    }
-    let today = Timestamp::now().to_zoned(window.timezone.clone()).date();
-    Ok(days(&window, selection, today)?)
 }
 
 fn render(status: &LakeStatus) -> String {

@@ -1,8 +1,16 @@
 //! What a user asks for: a plan and the run that carries it out, a look at what is there, and the
 //! removal of calls.
 
+pub mod days;
+mod error;
+pub mod open;
 pub mod plan;
+mod progress;
+pub mod rejects;
 pub mod removal;
 pub mod run;
 pub mod status;
 pub mod verify;
+
+pub use error::Error;
+pub use progress::Progress;

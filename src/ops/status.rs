@@ -7,12 +7,16 @@ use jiff::civil::Date;
 use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 
+use super::Error;
+use super::days::Selection;
+use super::open::existing_lake;
 use crate::cdr::amount::AmountSum;
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
+use crate::config::Config;
 use crate::error::counted;
 use crate::lake::ledger::{Commit, State};
-use crate::lake::{Condition, LedgerEntry};
+use crate::lake::{Condition, Lake, LedgerEntry};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
 /// and average call duration count as an answer.
@@ -112,6 +116,28 @@ pub struct LakeStatus {
 }
 
 impl LakeStatus {
+    /// Reads the ledger of the lake that `config` names: of the days selected, or from
+    /// `window.start`, or else from the lake's first day on.
+    ///
+    /// # Errors
+    /// [`Error`] if there is no lake, or it cannot be read, or the selection has no days.
+    pub async fn read(
+        config: &Config,
+        selection: &Selection,
+        now: Timestamp,
+    ) -> Result<(Lake, Self), Error> {
+        let lake = existing_lake(config, false).await?;
+        let directions = selection.directions(&config.source.directions);
+        let mut window = config.window.clone();
+        if window.start.is_none() {
+            window.start = lake.first_day(&directions).await?;
+        }
+        let days = selection.days(&window, now)?;
+        let entries = lake.entries(&directions, days.clone()).await?;
+        let status = Self::new(&entries, &directions, days);
+        Ok((lake, status))
+    }
+
     /// Looks at `directions` on `days`.
     pub fn new(
         entries: &HashMap<Slice, LedgerEntry>,

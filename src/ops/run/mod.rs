@@ -19,7 +19,8 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::plan::{CLOCK_TOLERANCE, Due};
+use super::days::CLOCK_TOLERANCE;
+use super::plan::Due;
 use crate::body::csv::describe_missing;
 use crate::cdr::slice::Slice;
 use crate::config::{Config, Reconcile};

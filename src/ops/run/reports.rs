@@ -13,7 +13,7 @@ use crate::cdr::slice::Slice;
 use crate::lake::report::{RunReport, new_run_id};
 use crate::lake::runs::{DeadRun, MarkedRuns, RunMark, Traces};
 use crate::lake::{Lake, LakeError};
-use crate::ops::plan::CLOCK_TOLERANCE;
+use crate::ops::days::CLOCK_TOLERANCE;
 use crate::store::Garbage;
 
 /// What is said of a store on which two runs would harm each other.

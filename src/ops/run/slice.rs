@@ -22,7 +22,8 @@ use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, joined, th
 use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact};
-use crate::ops::plan::{Due, is_from_the_future, lookback_from, state_of};
+use crate::ops::days::{is_from_the_future, lookback_from, state_of};
+use crate::ops::plan::Due;
 use crate::privacy::Privacy;
 use crate::slice_file::convert::{ConvertError, Converted};
 use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, rows_of};

@@ -1,9 +1,9 @@
-//! The lake that the configuration names, opened as far as a command needs it.
+//! The lake that the configuration names, opened as far as its user needs it.
 
 use std::path::Path as FilePath;
 use std::sync::Arc;
 
-use super::{CommandError, Exit};
+use super::Error;
 use crate::config::{Config, ConfigError, Origin};
 use crate::lake::Lake;
 use crate::store::LakeStore;
@@ -14,14 +14,19 @@ use crate::store::location::Location;
 
 /// Where the lake lies, ready to be used.
 #[derive(Debug)]
-pub(super) enum Place {
+pub enum Place {
+    /// On a local disk.
     Directory(LocalStore),
+    /// In a bucket.
     Bucket(BucketStore),
 }
 
 impl Place {
     /// The place that the configuration names. No I/O but a look for links that lead nowhere.
-    pub(super) fn of(config: &Config) -> Result<Self, CommandError> {
+    ///
+    /// # Errors
+    /// [`Error`] for such a link, and for options that the bucket does not know.
+    pub fn of(config: &Config) -> Result<Self, Error> {
         match &config.lake.url {
             Location::Directory(root) => {
                 refuse_dangling(root)?;
@@ -33,18 +38,18 @@ impl Place {
     }
 
     /// Makes what a run needs on this machine.
-    pub(super) fn prepare(&self) -> Result<(), CommandError> {
+    ///
+    /// # Errors
+    /// [`Error`] if it cannot be written there.
+    pub fn prepare(&self) -> Result<(), Error> {
         match self {
             Self::Directory(store) => Ok(store.prepare()?),
-            Self::Bucket(store) => store.prepare().map_err(|error| {
-                let problem = crate::error::chain(&error);
-                let problem = format!("{problem}. Set limits.spool_dir to a directory with room");
-                CommandError::new(Exit::Usage, problem)
-            }),
+            Self::Bucket(store) => store.prepare().map_err(Error::Spool),
         }
     }
 
-    pub(super) fn store(&self) -> Arc<dyn LakeStore> {
+    /// The store there.
+    pub fn store(&self) -> Arc<dyn LakeStore> {
         match self {
             Self::Directory(store) => Arc::new(store.clone()),
             Self::Bucket(store) => Arc::new(store.clone()),
@@ -52,25 +57,22 @@ impl Place {
     }
 
     /// A lake inside another one would be read as part of its table.
-    async fn refuse_within_a_lake(&self, config: &Config) -> Result<(), CommandError> {
+    async fn refuse_within_a_lake(&self, config: &Config) -> Result<(), Error> {
         let outer = match (self, &config.lake.url) {
             (Self::Directory(_), Location::Directory(root)) => lake_around(root)?,
             (Self::Bucket(store), _) => store.lake_around().await,
             (Self::Directory(_), Location::Bucket(_)) => None,
         };
         outer.map_or(Ok(()), |outer| {
-            let problem = format!(
-                "lake.url is {}, inside the lake {outer}. Choose another place",
-                config.lake.url
-            );
-            Err(CommandError::new(Exit::Usage, problem))
+            let place = config.lake.url.clone();
+            Err(Error::WithinALake { place, outer })
         })
     }
 }
 
 /// The bucket that the configuration names. What is wrong with an option is told with who set it.
-fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, CommandError> {
-    let wrong = |error: OptionError| -> CommandError {
+fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, Error> {
+    let wrong = |error: OptionError| {
         let option = error.option.unwrap_or_default();
         match config.lake.options.get(&option) {
             Some((_, origin)) => {
@@ -84,7 +86,6 @@ fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, CommandError
             }
             None => ConfigError::new(Origin::Unset, error.problem),
         }
-        .into()
     };
     let options = config.lake.options.iter();
     let mut options = options
@@ -99,23 +100,19 @@ fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, CommandError
         tags,
     };
     let store = BucketStore::connect(url, &options, own, &config.limits.spool_dir);
-    store.map_err(wrong)
+    store.map_err(|error| wrong(error).into())
 }
 
-/// A link that leads nowhere is no place for a lake, and looks like one that is not there yet.
-fn refuse_dangling(root: &FilePath) -> Result<(), CommandError> {
+fn refuse_dangling(root: &FilePath) -> Result<(), Error> {
     let mut above = root.ancestors();
     let Some(link) = above.find(|path| path.is_symlink() && !path.exists()) else {
         return Ok(());
     };
-    let target = std::fs::read_link(link)?;
-    let problem = format!(
-        "lake.url is {}, but {} is a link to {}, which is not there. Make or mount that, or correct the link",
-        root.display(),
-        link.display(),
-        target.display()
-    );
-    Err(CommandError::new(Exit::Usage, problem))
+    Err(Error::DanglingLink {
+        root: root.to_owned(),
+        link: link.to_owned(),
+        target: std::fs::read_link(link)?,
+    })
 }
 
 fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
@@ -129,7 +126,10 @@ fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
 
 /// Opens the lake for writing, making it if it is new. The key of pseudonyms is fetched where it is needed, and for
 /// who `needs_key`.
-pub(super) async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, CommandError> {
+///
+/// # Errors
+/// [`Error`] if the place holds another lake or none may be there, or it cannot be read or written.
+pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> {
     let place = Place::of(config)?;
     let store = place.store();
     let privacy = config.privacy(false)?;
@@ -171,33 +171,35 @@ pub(super) async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, 
 }
 
 /// Opens the lake for reading, if there is one.
-pub(super) async fn find_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
+///
+/// # Errors
+/// [`Error`] if it is another one, or cannot be read.
+pub async fn find_lake(config: &Config) -> Result<Option<Lake>, Error> {
     let store = Place::of(config)?.store();
     let identity = config.identity(&config.privacy(false)?);
     Ok(Lake::find(store, &identity).await?)
 }
 
 /// Opens the lake for reading, if there is one, whosever calls it holds.
-pub(super) async fn find_any_lake(config: &Config) -> Result<Option<Lake>, CommandError> {
+///
+/// # Errors
+/// [`Error`] if it cannot be read.
+pub async fn find_any_lake(config: &Config) -> Result<Option<Lake>, Error> {
     Ok(Lake::find_any(Place::of(config)?.store()).await?)
 }
 
 /// Opens a lake that must be there, for reading. Whose calls it holds matters only to who goes on to
 /// fetch: then it must be the lake `as_configured`.
-pub(super) async fn existing_lake(
-    config: &Config,
-    as_configured: bool,
-) -> Result<Lake, CommandError> {
+///
+/// # Errors
+/// [`Error`] if there is none, or it cannot be read.
+pub async fn existing_lake(config: &Config, as_configured: bool) -> Result<Lake, Error> {
     let lake = if as_configured {
         find_lake(config).await?
     } else {
         find_any_lake(config).await?
     };
-    lake.ok_or_else(|| {
-        let problem = format!(
-            "there is no lake at {}: lake.url or --lake is another place, or no `cdrlake run` or `cdrlake load` has made it yet",
-            config.lake.url
-        );
-        CommandError::new(Exit::Usage, problem)
+    lake.ok_or_else(|| Error::NoLake {
+        place: config.lake.url.clone(),
     })
 }

@@ -1,0 +1,351 @@
+//! Days: which ones a selection means, which have ended, and which have settled.
+
+use std::ops::RangeInclusive;
+use std::str::FromStr;
+
+use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp, ToSpan};
+
+use super::Error;
+use crate::cdr::day::end_of_day;
+use crate::cdr::digest::day_number;
+use crate::cdr::slice::{Direction, FIRST_DAY, Slice};
+use crate::config::{WindowConfig, timezone_name};
+use crate::lake::ledger::{Commit, State};
+
+/// How far clocks may differ without consequence: those of machines that share a lake, and of this
+/// machine and the provider.
+pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
+
+/// What the command line asks for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// First day to look at.
+    pub from: Option<Date>,
+    /// Last day to look at.
+    pub to: Option<Date>,
+    /// As many days, ending with yesterday.
+    pub last_days: Option<u32>,
+    /// Also the day that has not ended.
+    pub include_today: bool,
+    /// Everything in range is due.
+    pub refresh: bool,
+    /// Only this direction.
+    pub direction: Option<Direction>,
+    /// Only this share of the slices.
+    pub shard: Option<Shard>,
+}
+
+impl Selection {
+    /// The directions asked for; `all` where none is.
+    pub fn directions(&self, all: &[Direction]) -> Vec<Direction> {
+        self.direction
+            .map_or_else(|| all.to_vec(), |only| vec![only])
+    }
+
+    /// The days that this means at `now`, both ends included.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are none.
+    pub fn days(
+        &self,
+        window: &WindowConfig,
+        now: Timestamp,
+    ) -> Result<RangeInclusive<Date>, Error> {
+        let today = today(window, now);
+        let usage = |problem: String| Err(Error::Usage(problem));
+        let yesterday = today.yesterday().unwrap_or(today);
+        let last_possible = if self.include_today { today } else { yesterday };
+        if let (Some(from), Some(to)) = (self.from, self.to)
+            && from > to
+        {
+            return usage(format!("--from {from} lies after --to {to}"));
+        }
+        let to = match self.to {
+            Some(to) if to > last_possible => {
+                tracing::warn!(
+                    "--to {to} is cut to {last_possible}: later days have not ended. --include-today takes today so far."
+                );
+                last_possible
+            }
+            to => to.unwrap_or(last_possible),
+        };
+        let from = match (self.from, self.last_days, window.start) {
+            (Some(from), _, _) => from,
+            (None, Some(days), _) => {
+                let before = i64::from(days) - 1;
+                match yesterday.checked_sub(before.days()) {
+                    Ok(from) => from,
+                    Err(_) => {
+                        return usage(format!("--last {days} reaches back before the calendar"));
+                    }
+                }
+            }
+            (None, None, Some(start)) => start,
+            (None, None, None) => {
+                return usage(
+                "which days? Set window.start in pipeline.toml to the first day of the lake, or use --from or --last".to_owned(),
+            );
+            }
+        };
+        if from < FIRST_DAY {
+            return usage(format!(
+                "{from} lies before {FIRST_DAY}, and no calls do: use a later day with --from, --last or window.start"
+            ));
+        }
+        if from > to {
+            let zone = timezone_name(&window.timezone);
+            let hint = match () {
+                () if self.from.is_none() && self.last_days.is_none() => {
+                    ". Set window.start to an earlier day, or use --from"
+                }
+                () if from == today => ". Use --include-today for a day that is still under way",
+                () => "",
+            };
+            return usage(format!(
+                "nothing to look at: {from} is after {to}, the last day asked for that has ended in {zone}{hint}"
+            ));
+        }
+        Ok(from..=to)
+    }
+
+    /// The days asked for, without a limit where none is given: for what looks at all that is there.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are none.
+    pub fn days_of_all(
+        &self,
+        window: &WindowConfig,
+        now: Timestamp,
+    ) -> Result<RangeInclusive<Date>, Error> {
+        let today = today(window, now);
+        let first_of = |last: u32| {
+            today
+                .checked_sub(i64::from(last).days())
+                .unwrap_or(Date::MIN)
+        };
+        let from = self
+            .from
+            .or(self.last_days.map(first_of))
+            .unwrap_or(Date::MIN);
+        // `--last` ends with yesterday, here as everywhere.
+        let last_of = |_| today.yesterday().unwrap_or(today);
+        let to = self.to.or(self.last_days.map(last_of)).unwrap_or(Date::MAX);
+        if from > to {
+            return Err(Error::Usage(format!("--from {from} lies after --to {to}")));
+        }
+        Ok(from..=to)
+    }
+}
+
+/// One of several shares of all slices, for machines that split the work without talking to one
+/// another: a slice belongs to one share of `of`, whatever else is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Shard {
+    /// From 1 on.
+    number: u32,
+    of: u32,
+}
+
+impl Shard {
+    /// Whether `slice` belongs to this share: (day number × 2 + direction) mod N = K − 1.
+    pub fn holds(self, slice: Slice) -> bool {
+        let direction = i64::from(slice.direction == Direction::Received);
+        let number = i64::from(day_number(slice.day)) * 2 + direction;
+        number.rem_euclid(i64::from(self.of)) == i64::from(self.number) - 1
+    }
+}
+
+impl FromStr for Shard {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parse = || {
+            let (number, of) = text.split_once('/')?;
+            let shard = Self {
+                number: number.parse().ok()?,
+                of: of.parse().ok()?,
+            };
+            (1..=shard.of).contains(&shard.number).then_some(shard)
+        };
+        parse().ok_or_else(|| {
+            format!("`{text}` is not a share: write K/N with K from 1 to N, for example 2/4")
+        })
+    }
+}
+
+/// The day at `now` in the time zone of the lake.
+pub fn today(window: &WindowConfig, now: Timestamp) -> Date {
+    now.to_zoned(window.timezone.clone()).date()
+}
+
+/// The first day of those that every run fetches again, on `today`.
+pub fn lookback_from(window: &WindowConfig, today: Date) -> Date {
+    today
+        .checked_sub(i64::from(window.lookback_days).days())
+        .unwrap_or(Date::MIN)
+}
+
+/// The state of a slice fetched at `fetched_at`.
+pub fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> State {
+    let settle = SignedDuration::from_hours(i64::from(window.settle_hours));
+    match end_of_day(day, &window.timezone).checked_add(settle) {
+        Ok(settled) if fetched_at >= settled => State::Closed,
+        _ => State::Open,
+    }
+}
+
+/// Whether a commit was made at a time that has not come yet. Its clock may have been wrong, and
+/// then its day may not have ended, whatever it says. Clocks of machines that share a lake may
+/// differ by [`CLOCK_TOLERANCE`].
+pub fn is_from_the_future(commit: &Commit, now: Timestamp) -> bool {
+    commit.fetched_at.duration_since(now) > CLOCK_TOLERANCE
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+    use crate::cdr::slice::parse_day;
+    use crate::config::Config;
+
+    fn day(text: &str) -> Date {
+        parse_day(text).unwrap()
+    }
+
+    fn window(start: Option<&str>) -> WindowConfig {
+        WindowConfig {
+            start: start.map(day),
+            timezone: TimeZone::UTC,
+            lookback_days: 3,
+            settle_hours: 24,
+        }
+    }
+
+    fn range(selection: &Selection, start: Option<&str>) -> Result<String, String> {
+        selection
+            .days(&window(start), "2026-10-10T00:00:00Z".parse().unwrap())
+            .map(|days| format!("{}..{}", days.start(), days.end()))
+            .map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_selection_narrows_the_days_from_the_window_to_yesterday() {
+        let selection = Selection::default();
+        assert_eq!(
+            range(&selection, Some("2026-10-01")).unwrap(),
+            "2026-10-01..2026-10-09"
+        );
+        let today = Selection {
+            include_today: true,
+            ..Selection::default()
+        };
+        assert_eq!(
+            range(&today, Some("2026-10-01")).unwrap(),
+            "2026-10-01..2026-10-10"
+        );
+        let last = Selection {
+            last_days: Some(2),
+            ..Selection::default()
+        };
+        assert_eq!(range(&last, None).unwrap(), "2026-10-08..2026-10-09");
+        let from = Selection {
+            from: Some(day("2026-09-30")),
+            to: Some(day("2026-12-31")),
+            ..Selection::default()
+        };
+        assert_eq!(
+            range(&from, Some("2026-10-01")).unwrap(),
+            "2026-09-30..2026-10-09"
+        );
+    }
+
+    #[test]
+    fn a_selection_without_days_says_what_to_do() {
+        assert!(
+            range(&Selection::default(), None)
+                .unwrap_err()
+                .contains("window.start")
+        );
+        let reversed = Selection {
+            from: Some(day("2026-10-05")),
+            to: Some(day("2026-10-01")),
+            ..Selection::default()
+        };
+        assert_eq!(
+            range(&reversed, None).unwrap_err(),
+            "--from 2026-10-05 lies after --to 2026-10-01"
+        );
+        let today = Selection {
+            from: Some(day("2026-10-10")),
+            ..Selection::default()
+        };
+        assert!(range(&today, None).unwrap_err().contains("--include-today"));
+    }
+
+    #[test]
+    fn a_day_is_closed_once_it_was_fetched_after_settling_in_its_own_zone() {
+        let window = WindowConfig {
+            timezone: TimeZone::get("America/New_York").unwrap(),
+            ..window(None)
+        };
+        let state = |text: &str| state_of(day("2026-10-01"), &window, text.parse().unwrap());
+        assert_eq!(state("2026-10-03T03:59:59Z"), State::Open);
+        assert_eq!(state("2026-10-03T04:00:00Z"), State::Closed);
+    }
+
+    #[test]
+    fn every_slice_belongs_to_exactly_one_share() {
+        let slices: Vec<Slice> = Direction::ALL
+            .into_iter()
+            .flat_map(|direction| {
+                ["1969-12-31", "1970-01-01", "2026-10-01", "2026-10-02"].map(|text| Slice {
+                    day: day(text),
+                    direction,
+                })
+            })
+            .collect();
+        for of in 1..=5 {
+            for &slice in &slices {
+                let holders = (1..=of).filter(|number| {
+                    format!("{number}/{of}")
+                        .parse::<Shard>()
+                        .unwrap()
+                        .holds(slice)
+                });
+                assert_eq!(holders.count(), 1, "{slice} of {of}");
+            }
+        }
+        // 2026-10-01 is day 20,727: placed 41,454, received 41,455.
+        let first: Shard = "3/4".parse().unwrap();
+        assert!(first.holds(Slice {
+            day: day("2026-10-01"),
+            direction: Direction::Placed,
+        }));
+        for wrong in ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", ""] {
+            assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn days_before_there_were_calls_are_refused() {
+        let window = Config::from_overrides(&vec![("lake.url", "x".to_owned(), "")])
+            .unwrap()
+            .window;
+        let days = |from| {
+            let from = Some(crate::cdr::slice::parse_day(from).unwrap());
+            let selection = Selection {
+                from,
+                ..Selection::default()
+            };
+            selection.days(&window, "2026-11-26T00:00:00Z".parse().unwrap())
+        };
+        assert!(days("2000-01-01").is_ok());
+        let refused = days("0001-01-01").unwrap_err().to_string();
+        assert!(
+            refused.starts_with("0001-01-01 lies before 2000-01-01"),
+            "{refused}"
+        );
+    }
+}

@@ -1,0 +1,65 @@
+//! Why something that a user asked for was not begun, or did not come to its end.
+
+use std::io;
+use std::path::PathBuf;
+
+use crate::config::ConfigError;
+use crate::lake::LakeError;
+use crate::store::StoreError;
+use crate::store::location::Location;
+
+/// There is no result.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The selection or the configuration asks for something that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The lake cannot be read or written.
+    #[error(transparent)]
+    Lake(#[from] LakeError),
+    /// The configuration names a place without a lake.
+    #[error("there is no lake at {place}")]
+    NoLake {
+        /// `lake.url`.
+        place: Location,
+    },
+    /// The lake would lie in the table of another one, which would read it as its own.
+    #[error("lake.url is {place}, inside the lake {outer}. Choose another place")]
+    WithinALake {
+        /// `lake.url`.
+        place: Location,
+        /// Where the other lake lies.
+        outer: String,
+    },
+    /// A link that leads nowhere is no place for a lake, and looks like one that is not there yet.
+    #[error(
+        "lake.url is {}, but {} is a link to {}, which is not there. Make or mount that, or correct the link",
+        root.display(),
+        link.display(),
+        target.display()
+    )]
+    DanglingLink {
+        /// `lake.url`.
+        root: PathBuf,
+        /// The link, which is it or lies above it.
+        link: PathBuf,
+        /// What it names.
+        target: PathBuf,
+    },
+    /// Files on their way into a bucket have no place on this machine.
+    #[error(transparent)]
+    Spool(StoreError),
+    /// The file system does not answer.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        Self::Lake(error.into())
+    }
+}

@@ -1,0 +1,126 @@
+//! What a file of the table holds, against what was published.
+
+use std::path::Path as FilePath;
+
+use super::Fault;
+use crate::cdr::columns;
+use crate::cdr::digest::{Digest, RowHasher};
+use crate::cdr::slice::Slice;
+use crate::cdr::tally::{Counts, RowTally, Totals};
+use crate::lake::ledger::{Commit, PublishedFile};
+use crate::slice_file::writer::{WriteError, checksum_of, read_footer, read_rows};
+
+/// Compares a file with what was published: first byte by byte, for only what is ours is worth
+/// decoding, then by what is in it. Where the two disagree, it is the ledger that was edited.
+pub(super) fn check_file(
+    path: &FilePath,
+    slice: Slice,
+    expected: &PublishedFile,
+    commit: &Commit,
+) -> Result<u64, (Fault, String)> {
+    let damaged = |problem: String| (Fault::DamagedFile, problem);
+    let checksum =
+        checksum_of(path).map_err(|error| damaged(format!("it cannot be read: {error}")))?;
+    if checksum != expected.checksum {
+        let problem = "its bytes are not those that were published";
+        return Err(damaged(problem.to_owned()));
+    }
+    let read = |error: WriteError| {
+        let cause = std::error::Error::source(&error).map_or_else(String::new, crate::error::chain);
+        damaged(format!("it cannot be read: {cause}"))
+    };
+    let footer = read_footer(path).map_err(read)?;
+    columns::check(footer.schema(), commit.schema_version).map_err(damaged)?;
+    let content = read_back(path, slice).map_err(read)?;
+    match difference(&content, commit) {
+        Some(problem) => Err((Fault::DamagedLedger, problem)),
+        None => Ok(content.counts.rows),
+    }
+}
+
+/// What the ledger says otherwise than the rows do.
+fn difference(content: &Content, commit: &Commit) -> Option<String> {
+    let (found, said) = (&content.totals, &commit.totals);
+    let pairs = [
+        (
+            "rows",
+            content.counts.rows.to_string(),
+            commit.counts.rows.to_string(),
+        ),
+        (
+            "seconds",
+            found.duration_seconds.to_string(),
+            said.duration_seconds.to_string(),
+        ),
+        (
+            "USD charged",
+            found.charge_usd.to_string(),
+            said.charge_usd.to_string(),
+        ),
+        (
+            "USD of forwarding fees",
+            found.forward_fee_usd.to_string(),
+            said.forward_fee_usd.to_string(),
+        ),
+        (
+            "rows with a rounded value",
+            content.counts.rounded.to_string(),
+            commit.counts.rounded.to_string(),
+        ),
+        (
+            "rows without a charge",
+            content.counts.missing_charge.to_string(),
+            commit.counts.missing_charge.to_string(),
+        ),
+        (
+            "rows without a duration",
+            content.counts.missing_duration.to_string(),
+            commit.counts.missing_duration.to_string(),
+        ),
+        (
+            "as rows by disposition",
+            format!("{:?}", found.by_disposition),
+            format!("{:?}", said.by_disposition),
+        ),
+        (
+            "as digest",
+            content.digest.to_string(),
+            commit.digest.to_string(),
+        ),
+    ];
+    let (what, found, said) = pairs.into_iter().find(|(_, found, said)| found != said)?;
+    Some(format!("it says {said} {what}, the file holds {found}"))
+}
+
+/// What a file of the table holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Content {
+    /// Counts of its rows; what happened before they were rows is not in the file.
+    pub counts: Counts,
+    /// Sums over its rows.
+    pub totals: Totals,
+    /// Digest of its rows.
+    pub digest: Digest,
+}
+
+/// Reads every row of a slice's file. Memory: one batch.
+///
+/// # Errors
+/// [`WriteError`] if it cannot be read, or is another slice's.
+pub fn read_back(path: &FilePath, slice: Slice) -> Result<Content, WriteError> {
+    let (mut digest, mut hasher) = (Digest::default(), RowHasher::new(slice));
+    // Which rows lie outside the day depends on the configuration of the run that fetched them.
+    let mut tally = RowTally::new(i64::MIN..i64::MAX);
+    read_rows(path, slice, |record| {
+        digest.add(hasher.hash(record));
+        tally.add(record);
+        Ok::<(), WriteError>(())
+    })?;
+    let mut counts = Counts::default();
+    tally.count_into(&mut counts);
+    Ok(Content {
+        counts,
+        totals: tally.totals,
+        digest,
+    })
+}

@@ -1,0 +1,193 @@
+//! Mends what was found: slices are fetched again, and what belongs to none is removed.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use object_store::path::Path;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::counts::ask_provider;
+use super::{
+    Fault, Finding, Mend, Scope, Verification, Verified, VerifyReport, find_strays, is_last_copy,
+    slices, verify_slices,
+};
+use crate::cdr::slice::Slice;
+use crate::config::Config;
+use crate::lake::Lake;
+use crate::lake::report::RunReport;
+use crate::ops::plan::{Due, Why};
+use crate::ops::run::{self, Observer, RunOptions, RunResult, Stop};
+use crate::ops::{Error, open};
+use crate::source::wavix::Source;
+use crate::store::layout;
+
+/// What a repair did, and what it left.
+#[derive(Debug, Default, Serialize)]
+pub struct Repair {
+    /// Files that belonged to no slice, and are gone now.
+    pub removed: Vec<String>,
+    /// The run that fetched slices again, if any were to be.
+    pub run: Option<RunReport>,
+    /// What is still not as it should be.
+    pub remaining: Vec<Finding>,
+    /// Slices that another run was publishing all the time.
+    pub in_progress: BTreeSet<Slice>,
+    /// Why fetching ended early, if it did.
+    #[serde(skip)]
+    pub stopped_by: Option<Stop>,
+}
+
+impl Verification<'_> {
+    /// Mends what [`check`](Self::check) has found, and adds to `verified` what it did and what is
+    /// still wrong. Slices are fetched again first; then files that belong to no slice are removed,
+    /// but for last copies of rows. Without a source no slice is fetched again.
+    ///
+    /// # Errors
+    /// [`Error`] if the lake cannot be read or written at all.
+    pub async fn repair(
+        &self,
+        verified: &mut Verified,
+        observer: Arc<dyn Observer>,
+        interrupt: CancellationToken,
+    ) -> Result<(), Error> {
+        // Opening it for writing removes what dead runs left.
+        let lake = open::open_lake(self.config, false).await?;
+        let mut repair = Repair::default();
+        let to_fetch = verified.found.to_fetch();
+        if let Some(source) = self.source
+            && !to_fetch.is_empty()
+        {
+            let source = Arc::clone(source);
+            let fetched =
+                fetch_again(self.config, &lake, source, to_fetch, observer, interrupt).await;
+            repair.run = Some(fetched.report);
+            repair.stopped_by = fetched.stopped_by;
+        }
+        // After fetching, and only what is still nobody's, and nobody's last copy.
+        for finding in &verified.found.findings {
+            if finding.mend() == Mend::Remove && remove(self.config, &lake, finding).await? {
+                repair.removed.push(finding.path.clone());
+            }
+        }
+        let again = self.look_again(&lake, &verified.found, &repair).await?;
+        repair.remaining = again.findings;
+        repair.in_progress = again.in_progress;
+        verified.repair = Some(repair);
+        let slices = slices(&lake, &self.scope()?).await?;
+        verified.not_fetched = self.not_fetched(&slices).unwrap_or_default();
+        Ok(())
+    }
+
+    /// What is still wrong of what was `found`.
+    async fn look_again(
+        &self,
+        lake: &Lake,
+        found: &VerifyReport,
+        repair: &Repair,
+    ) -> Result<VerifyReport, Error> {
+        let concerned: BTreeSet<Slice> = found
+            .findings
+            .iter()
+            .filter_map(|finding| {
+                let path = Path::parse(&finding.path).ok()?;
+                finding.slice.or_else(|| layout::slice_of(&path))
+            })
+            .chain(found.in_progress.iter().copied())
+            .collect();
+        let quality = &self.config.quality;
+        let mut again = verify_slices(lake, &concerned, quality, &|| {}).await?;
+        let mut could_ask = repair.stopped_by.is_none();
+        if let Some(source) = self.source.filter(|_| self.ask_source && could_ask) {
+            let at_once = self.config.source.requests;
+            let (asked, findings) = ask_provider(lake, source, at_once, &concerned, &again).await?;
+            again.findings.extend(findings);
+            if let Some(error) = asked.error {
+                tracing::warn!("The provider's counts could not be asked again: {error}");
+                could_ask = false;
+            }
+        }
+        if !could_ask {
+            // Nobody knows better.
+            let counts = |finding: &&Finding| finding.fault == Fault::ControlTotal;
+            again
+                .findings
+                .extend(found.findings.iter().filter(counts).cloned());
+        }
+        let was_found = |stray: &Finding| found.findings.iter().any(|one| one.path == stray.path);
+        let left = find_strays(lake, &Scope::default()).await?;
+        again.findings.extend(
+            left.into_iter()
+                .filter(was_found)
+                .filter(|stray| stray.slice.is_none()),
+        );
+        Ok(again)
+    }
+}
+
+async fn fetch_again(
+    config: &Config,
+    lake: &Lake,
+    source: Arc<Source>,
+    slices: BTreeSet<Slice>,
+    observer: Arc<dyn Observer>,
+    interrupt: CancellationToken,
+) -> RunResult {
+    let mut due = Vec::new();
+    for slice in slices {
+        let committed = lake.entry(slice).await.entry.committed;
+        due.push(Due::new(slice, Why::Refresh, committed.as_ref()));
+    }
+    run::run(
+        Arc::new(config.clone()),
+        lake.clone(),
+        source,
+        due,
+        RunOptions::default(),
+        observer,
+        interrupt,
+    )
+    .await
+}
+
+/// Removes a file that belongs to no slice. Whether it is gone: one that a run has meanwhile made its
+/// own stays, and so do rows of a slice that the lake does not have otherwise.
+async fn remove(config: &Config, lake: &Lake, finding: &Finding) -> Result<bool, Error> {
+    let path = Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
+    if finding.fault == Fault::Leftover {
+        // Whatever was left is gone since the lake was opened.
+        let left = lake.find_leftovers().await?;
+        return Ok(!left.contains(&path));
+    }
+    let in_table = layout::slice_of(&path);
+    let slice = in_table.or(layout::rejects_slice(&path).map(|(slice, _)| slice));
+    let mut lease = None;
+    if let Some(slice) = slice {
+        lease = lake.try_lease(slice).await?;
+        if lease.is_none() {
+            return Ok(false);
+        }
+    }
+    let now = match (in_table, slice) {
+        (Some(slice), _) => {
+            let slices = BTreeSet::from([slice]);
+            verify_slices(lake, &slices, &config.quality, &|| {})
+                .await?
+                .findings
+        }
+        (None, Some(_)) => find_strays(lake, &Scope::default()).await?,
+        // Its very name makes it nobody's, whatever the ledger says.
+        (None, None) => vec![finding.clone()],
+    };
+    let is_still = now
+        .iter()
+        .any(|one| one.path == finding.path && one.mend() == Mend::Remove);
+    let is_removed = is_still && !is_last_copy(lake, &path).await?;
+    if is_removed {
+        lake.remove_foreign(&path).await?;
+    }
+    drop(lease);
+    // The next stray may be of the same slice.
+    lake.settle().await;
+    Ok(is_removed)
+}
