@@ -198,9 +198,10 @@ async fn try_bucket(config: &Config) -> Result<String, CommandError> {
     let store = place.store();
     store.list(&Path::from(TABLE)).await?;
     let honours_conditions = store.honours_conditions().await?;
-    if let Place::Bucket(bucket) = &place {
-        bucket.try_upload().await?;
-    }
+    // Like a lease, so that what a dead process leaves of it goes where dead leases go.
+    store
+        .try_stage(&Path::from(format!("{LEASES}/check.lock")))
+        .await?;
     Ok(if honours_conditions {
         "writable; conditional writes honoured".to_owned()
     } else {

@@ -196,7 +196,9 @@ impl Lake {
     /// # Errors
     /// [`LakeError`] if none may, or the store fails.
     pub async fn try_table(&self) -> Result<(), LakeError> {
-        Ok(self.store.try_table().await?)
+        // No slice's file, and no name that a reader would take for one.
+        let path = Path::from(format!("{}/check", layout::TABLE));
+        Ok(self.store.try_stage(&path).await?)
     }
 
     /// Waits until what was dropped of leases and uploads is given back.

@@ -20,8 +20,8 @@ use xxhash_rust::xxh3::xxh3_128;
 
 use super::layout::{STAGING, TABLE, max_bytes};
 use super::{
-    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
-    Version, Versioned,
+    Housekeeping, Lease, LeaseState, Leases, LocalCopy, ObjectState, Objects, Staged, StoreError,
+    Swap, Version, Versioned,
 };
 use crate::slice_file::writer::create_spool_file;
 use copies::{directory_name, target_of_copy};
@@ -332,7 +332,7 @@ fn unless_it_is_another_s(set: io::Result<()>) -> io::Result<()> {
 }
 
 #[async_trait]
-impl LakeStore for LocalStore {
+impl Objects for LocalStore {
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
         let path = path.clone();
         self.blocking(move |store| store.read_file(&path)).await
@@ -424,6 +424,13 @@ impl LakeStore for LocalStore {
         .await
     }
 
+    fn spool_dir(&self) -> &FilePath {
+        &self.staging
+    }
+}
+
+#[async_trait]
+impl Leases for LocalStore {
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let path = path.clone();
         self.blocking(move |store| {
@@ -452,15 +459,10 @@ impl LakeStore for LocalStore {
     async fn honours_conditions(&self) -> Result<bool, StoreError> {
         Ok(true)
     }
+}
 
-    /// Whatever is dropped here is gone at once.
-    /// Each partition may belong to somebody else.
-    async fn try_table(&self) -> Result<(), StoreError> {
-        Ok(())
-    }
-
-    async fn settle(&self) {}
-
+#[async_trait]
+impl Housekeeping for LocalStore {
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         self.blocking(|store| {
             let leftovers = store.leftovers()?;
@@ -474,18 +476,6 @@ impl LakeStore for LocalStore {
 
     async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         self.blocking(Self::sweep).await
-    }
-
-    async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
-        let removed = self.remove_leftovers().await?;
-        Ok(Garbage {
-            removed: removed.iter().map(Path::to_string).collect(),
-            left: Vec::new(),
-        })
-    }
-
-    fn spool_dir(&self) -> &FilePath {
-        &self.staging
     }
 }
 

@@ -9,8 +9,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use cdrlake::store::bucket::{BucketOptions, BucketStore};
 use cdrlake::store::{
-    Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError, Swap,
-    Version, Versioned,
+    Garbage, Housekeeping, LakeStore, Lease, LeaseState, Leases, LocalCopy, ObjectState, Objects,
+    Staged, StoreError, Swap, Version, Versioned,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
@@ -227,7 +227,7 @@ impl Staged for FaultStaged {
 }
 
 #[async_trait]
-impl LakeStore for FaultStore {
+impl Objects for FaultStore {
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
         self.pass("read", path, self.inner.read(path)).await
     }
@@ -280,6 +280,17 @@ impl LakeStore for FaultStore {
         self.pass("delete", path, self.inner.delete(path)).await
     }
 
+    fn spool_dir(&self) -> &FilePath {
+        self.inner.spool_dir()
+    }
+
+    async fn try_stage(&self, path: &Path) -> Result<(), StoreError> {
+        self.inner.try_stage(path).await
+    }
+}
+
+#[async_trait]
+impl Leases for FaultStore {
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
         self.pass("lease", path, self.inner.try_lease(path)).await
     }
@@ -296,11 +307,10 @@ impl LakeStore for FaultStore {
     async fn honours_conditions(&self) -> Result<bool, StoreError> {
         self.inner.honours_conditions().await
     }
+}
 
-    async fn try_table(&self) -> Result<(), StoreError> {
-        self.inner.try_table().await
-    }
-
+#[async_trait]
+impl Housekeeping for FaultStore {
     async fn settle(&self) {
         self.inner.settle().await;
     }
@@ -318,10 +328,6 @@ impl LakeStore for FaultStore {
 
     async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
         self.inner.collect_garbage().await
-    }
-
-    fn spool_dir(&self) -> &FilePath {
-        self.inner.spool_dir()
     }
 }
 

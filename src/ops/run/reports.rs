@@ -339,7 +339,7 @@ mod tests {
     use crate::privacy::Privacy;
     use crate::store::bucket::{BucketOptions, BucketStore};
     use crate::store::layout;
-    use crate::store::{LakeStore, Swap};
+    use crate::store::{LakeStore, Objects, Swap};
 
     const LEASE: Duration = Duration::from_mins(1);
 

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
 use super::BucketStore;
-use crate::store::{LakeStore, Lease, LeaseState, MAX_LEASE_EXPIRY, Swap, Version, Versioned};
+use crate::store::{Lease, LeaseState, MAX_LEASE_EXPIRY, Objects, Swap, Version, Versioned};
 
 /// Renewals within the time after which a lease expires: two may fail.
 const RENEWALS_PER_EXPIRY: u32 = 3;
@@ -256,6 +256,7 @@ mod tests {
 
     use super::*;
     use crate::store::bucket::BucketOptions;
+    use crate::store::{Housekeeping, Leases};
 
     const EXPIRY: Duration = Duration::from_mins(1);
 

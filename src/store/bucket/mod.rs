@@ -34,8 +34,8 @@ use super::layout::{self, LEASES, TABLE};
 use super::retry::Retry;
 use super::spool::{self, Spool};
 use super::{
-    FailureKind, Garbage, LakeStore, Lease, LeaseState, LocalCopy, ObjectState, Staged, StoreError,
-    Swap, Version, Versioned, probe,
+    FailureKind, Garbage, Housekeeping, Lease, LeaseState, Leases, LocalCopy, ObjectState, Objects,
+    Staged, StoreError, Swap, Version, Versioned, probe,
 };
 use crate::cdr::slice::Slice;
 pub use connect::{BucketOptions, BucketUrl, Scheme, take_own};
@@ -226,15 +226,6 @@ impl BucketStore {
             path: PathBuf::from(format!("{}/{path}", self.inner.url)),
             source: source.into(),
         }
-    }
-
-    /// Begins an upload as files of the table have it, and aborts it: what takes permissions of its own.
-    ///
-    /// # Errors
-    /// [`StoreError`] if it is refused.
-    pub async fn try_upload(&self) -> Result<(), StoreError> {
-        // Like a lease, so that what a dead process leaves of it goes where dead leases go.
-        staged::try_upload(self, &Path::from(format!("{LEASES}/check.lock"))).await
     }
 
     /// Writes an object that must still be `expected`, and settles what a lost reply leaves open:
@@ -457,7 +448,7 @@ enum FetchError {
 }
 
 #[async_trait]
-impl LakeStore for BucketStore {
+impl Objects for BucketStore {
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
         let failed = |error: &object_store::Error| self.failed(Action::Read, path, error);
         let get = async || {
@@ -561,6 +552,22 @@ impl LakeStore for BucketStore {
         }
     }
 
+    fn spool_dir(&self) -> &FilePath {
+        self.inner
+            .spool
+            .get()
+            .map_or(&self.inner.spool_parent, |spool| spool.path())
+    }
+
+    /// Begins an upload, which no reader sees, and aborts it. Azure is asked nothing: its roles are
+    /// for whole containers.
+    async fn try_stage(&self, path: &Path) -> Result<(), StoreError> {
+        staged::try_upload(self, path).await
+    }
+}
+
+#[async_trait]
+impl Leases for BucketStore {
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
         let found = self.read(path).await?;
         if lease::observe(self, path, found.as_ref()) != LeaseState::Free {
@@ -594,13 +601,10 @@ impl LakeStore for BucketStore {
             .await
             .copied()
     }
+}
 
-    /// Begins an upload, which no reader sees, and aborts it. Azure is asked nothing: its roles are
-    /// for whole containers.
-    async fn try_table(&self) -> Result<(), StoreError> {
-        staged::try_upload(self, &Path::from(format!("{TABLE}/check"))).await
-    }
-
+#[async_trait]
+impl Housekeeping for BucketStore {
     async fn settle(&self) {
         self.inner.tracker.close();
         // What takes longer is in trouble, and whoever interrupts a run wants it to end: leases expire,
@@ -612,15 +616,6 @@ impl LakeStore for BucketStore {
                 "The store does not answer: leases are left to expire, uploads to `cdrlake gc`."
             );
         }
-    }
-
-    /// None that a look could tell from a live run's, and none that a reader sees.
-    async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
-        Ok(Vec::new())
-    }
-
-    async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
-        Ok(Vec::new())
     }
 
     async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
@@ -635,13 +630,6 @@ impl LakeStore for BucketStore {
         self.collect_uploads(&mut garbage).await?;
         self.settle().await;
         Ok(garbage)
-    }
-
-    fn spool_dir(&self) -> &FilePath {
-        self.inner
-            .spool
-            .get()
-            .map_or(&self.inner.spool_parent, |spool| spool.path())
     }
 }
 

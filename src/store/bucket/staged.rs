@@ -18,7 +18,7 @@ use tempfile::TempPath;
 use super::failure::{Action, is_absent, is_final};
 use super::{BucketStore, same_upload, spool_failed, state_of, update_of};
 use crate::store::retry::Retry;
-use crate::store::{LakeStore, Lease, ObjectState, Staged, StoreError, Version};
+use crate::store::{Lease, ObjectState, Objects, Staged, StoreError, Version};
 
 /// Metadata of an object by which its writer recognises it when a reply is lost. No hyphen: Azure
 /// takes only names that C# would.
