@@ -16,7 +16,8 @@ use std::io::Write;
 use std::sync::LazyLock;
 
 use super::framing::{BOM, Cells, MAX_CELLS, Position, Separator, is_separator_line};
-use crate::cdr::decode::{Field, Reason, Refusal, decode, is_local_time, is_time};
+use crate::cdr::columns::{COLUMNS, Field, Kind};
+use crate::cdr::decode::{Reason, Refusal, decode, is_local_time, is_time};
 
 /// CSV without a header of call detail records, or with a second one that cannot be used. The texts
 /// quote no cell of what may be a record.
@@ -180,6 +181,8 @@ struct Column {
     field: Option<Field>,
     /// Whether its name says that its times are of UTC.
     is_utc: bool,
+    /// Whether it holds numbers that the API writes without quotation marks.
+    is_bare: bool,
     /// The member's key, quoted, with its colon.
     key: String,
 }
@@ -254,7 +257,7 @@ impl CsvRows {
             }
             self.json.extend_from_slice(column.key.as_bytes());
             // A bare number, as the API has it: where it is rounded, its original is the same as there.
-            if column.field == Some(Field::Duration) && is_number(cell) {
+            if column.is_bare && is_number(cell) {
                 self.json.extend_from_slice(cell);
             } else if column.is_utc && is_local_time(cell) {
                 write_string(&[cell, b"Z"].concat(), &mut self.json);
@@ -366,14 +369,11 @@ fn is_spaced_header(line: &[u8]) -> bool {
 
 /// Fields for which there is no column, and none for their alias.
 fn fields_without_column(columns: &[Column]) -> impl Iterator<Item = &'static str> {
-    let has = |field: Field| columns.iter().any(|column| column.field == Some(field));
-    let missing = Field::ALL.into_iter().filter(move |&field| match field {
-        Field::Uuid | Field::ParentUuid => false,
-        Field::CallId => !has(field) && !has(Field::Uuid),
-        Field::ParentCallId => !has(field) && !has(Field::ParentUuid),
-        _ => !has(field),
-    });
-    missing.map(Field::name)
+    let has = |field: &Field| columns.iter().any(|column| column.field == Some(*field));
+    let missing = COLUMNS
+        .iter()
+        .filter(move |column| !column.fields.iter().any(has));
+    missing.filter_map(|column| column.fields.first().map(|field| field.name()))
 }
 
 /// What it means that the CSV has no column for some `fields`.
@@ -413,7 +413,13 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         found.push(name.trim().to_owned());
         let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
         let is_utc = meant.is_some_and(|(_, likeness)| likeness == Likeness::Utc);
-        columns.push(Column { field, is_utc, key });
+        let is_bare = field.is_some_and(|field| field.column().kind == Kind::Seconds);
+        columns.push(Column {
+            field,
+            is_utc,
+            is_bare,
+            key,
+        });
     }
     let known = columns.iter().filter_map(|column| column.field);
     // With one name of a column or none it may be a record, of which nothing may be shown.
@@ -461,45 +467,6 @@ fn unused(name: &str, keys: &mut HashMap<String, usize>) -> String {
     key
 }
 
-/// Other names of fields that exports give to columns, as [`letters`]. What may mean two things (`price`, `amount`,
-/// `time`, `number`, `source`) is none.
-const SYNONYMS: [(Field, &[&str]); 7] = [
-    (
-        Field::Date,
-        &[
-            "datetime",
-            "timestamp",
-            "starttime",
-            "startdate",
-            "startedat",
-            "calldate",
-            "calltime",
-            "callstart",
-        ],
-    ),
-    (
-        Field::From,
-        &["fromnumber", "caller", "callernumber", "callerid"],
-    ),
-    (
-        Field::To,
-        &[
-            "tonumber",
-            "called",
-            "callednumber",
-            "callee",
-            "dialednumber",
-        ],
-    ),
-    (Field::Duration, &["callduration"]),
-    (
-        Field::Charge,
-        &["cost", "callcost", "totalcost", "totalcharge"],
-    ),
-    (Field::PerMinute, &["priceperminute", "rateperminute"]),
-    (Field::ForwardFee, &["forwardingfee"]),
-];
-
 /// How a column's name means a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
@@ -513,26 +480,29 @@ enum Likeness {
     Synonym,
 }
 
-/// Every name of a column that is understood, as [`letters`].
+/// Every name of a column that is understood, as [`letters`]. What may mean two things (`price`, `amount`, `time`,
+/// `number`, `source`) is none.
 static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
     let mut names = HashMap::new();
-    for field in Field::ALL {
-        let name = letters(field.name());
-        let synonyms = SYNONYMS.into_iter().filter(|(of, _)| *of == field);
-        let synonyms = synonyms.flat_map(|(_, names)| names.iter().copied());
-        let utc = (field == Field::Date).then_some(Likeness::Utc);
-        for unit in field.units() {
-            let likeness = utc.unwrap_or(Likeness::NameWithUnit);
-            names.insert(format!("{name}{unit}"), (field, likeness));
-            for synonym in synonyms.clone() {
-                let likeness = utc.unwrap_or(Likeness::Synonym);
-                names.insert(format!("{synonym}{unit}"), (field, likeness));
+    for column in COLUMNS {
+        let with_units = match column.kind {
+            Kind::Time => [Likeness::Utc; 2],
+            _ => [Likeness::NameWithUnit, Likeness::Synonym],
+        };
+        let mut add = |name: &str, field, likeness, with_unit| {
+            for unit in column.kind.units() {
+                names.insert(format!("{name}{unit}"), (field, with_unit));
+            }
+            names.insert(name.to_owned(), (field, likeness));
+        };
+        for &field in column.fields {
+            add(&letters(field.name()), field, Likeness::Name, with_units[0]);
+        }
+        if let Some(&field) = column.fields.first() {
+            for name in column.csv_names {
+                add(name, field, Likeness::Synonym, with_units[1]);
             }
         }
-        for synonym in synonyms {
-            names.insert(synonym.to_owned(), (field, Likeness::Synonym));
-        }
-        names.insert(name, (field, Likeness::Name));
     }
     names
 });
@@ -547,17 +517,6 @@ impl Field {
     fn meant_by(name: &[u8]) -> Option<(Self, Likeness)> {
         let name = letters(std::str::from_utf8(name).ok()?);
         NAMES.get(&name).copied()
-    }
-
-    /// What may stand behind the field's name, for it says what the column holds anyway. Another unit, such as
-    /// minutes, makes it another column.
-    fn units(self) -> &'static [&'static str] {
-        match self {
-            Self::Date => &["utc", "gmt"],
-            Self::Duration => &["s", "sec", "secs", "second", "seconds", "inseconds"],
-            Self::Charge | Self::PerMinute | Self::ForwardFee => &["usd", "inusd"],
-            _ => &[],
-        }
     }
 }
 

@@ -1,181 +1,97 @@
-//! The columns of the lake, and their Arrow types.
+//! The columns of the lake, in one table: what each holds, under which keys a record has it, under
+//! which names CSV does, and what a warehouse is told of it.
+//!
+//! A new column is a row of [`COLUMNS`], a field of [`Record`], and what
+//! [`decode`](super::decode) makes of it. Batches, encoding, digest and statements for warehouses
+//! go by the table.
 
+use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
 
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimeUnit};
 
-use super::amount::AMOUNT_SCALE;
+use super::amount::{AMOUNT_SCALE, Amount};
+use super::decode::Record;
 
-/// Version of the columns. A higher one only ever adds columns at the end, which may be null: readers that go by name find
-/// nothing there in older files, and those that go by position find the others where they were. Files of several versions may lie
-/// side by side: `verify` says so, and a refresh makes new ones of old ones, for equal rows of another version are not equal.
-/// A new column is null in `slice_file::batch` where a file lacks it, and is left out of the digest of
-/// older files.
+/// Version of the columns. A higher one only ever adds columns at the end, which may be null:
+/// readers that go by name find nothing there in older files, and those that go by position find
+/// the others where they were. Files of several versions may lie side by side: `verify` says so,
+/// and a refresh makes new ones of old ones, for equal rows of another version are not equal.
+/// A new column is null in `slice_file::batch` where a file lacks it, and is left out of the digest
+/// of older files.
 pub const SCHEMA_VERSION: u32 = 1;
 
-/// What the values of a column are like: how they are best compressed depends on it.
+/// What the values of a column are, which decides how they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Content {
-    /// Next to nothing repeats, and looking for it is mostly in vain.
-    Ids,
-    /// What repeats is long.
-    PhoneNumbers,
-    /// Nothing is known of them.
-    Other,
+pub enum Kind {
+    /// Text of which next to nothing repeats: looking for what does is mostly in vain.
+    Id,
+    /// Text in which what repeats is long.
+    PhoneNumber,
+    /// Text of which few are expected, so that a dictionary pays.
+    Name,
+    /// One of the two directions.
+    Direction,
+    /// A day, as the number of days since 1970-01-01.
+    Day,
+    /// An instant, in microseconds since 1970-01-01T00:00:00Z.
+    Time,
+    /// Whole seconds, in 32 bits.
+    Seconds,
+    /// US dollars with nine decimals.
+    Amount,
+    /// Text that is a JSON object.
+    Json,
 }
 
-/// One column of the lake.
-#[derive(Clone, Debug)]
-pub struct Column {
-    /// Its name, which is no reserved word of any warehouse and carries its unit.
-    pub name: &'static str,
-    /// Its Arrow type while a batch is built.
-    pub data_type: DataType,
-    /// Whether it may be null.
-    pub nullable: bool,
+impl Kind {
+    /// The Arrow type while a batch is built.
+    pub fn batch_type(self) -> DataType {
+        let coded = |codes| DataType::Dictionary(Box::new(codes), Box::new(DataType::Utf8));
+        match self {
+            Self::Direction => coded(DataType::Int8),
+            Self::Name => coded(DataType::Int32),
+            _ => self.file_type(),
+        }
+    }
+
+    /// The Arrow type as readers of a file see it: plain texts, not dictionaries.
+    pub fn file_type(self) -> DataType {
+        match self {
+            Self::Id | Self::PhoneNumber | Self::Name | Self::Direction | Self::Json => {
+                DataType::Utf8
+            }
+            Self::Day => DataType::Date32,
+            Self::Time => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::Seconds => DataType::Int32,
+            Self::Amount => amount_type(),
+        }
+    }
+
     /// Whether few distinct values are expected, so that a Parquet dictionary pays.
-    pub repeats: bool,
-    /// What its values are like.
-    pub content: Content,
-    /// The version of the columns that it came with. Older files do not have it.
-    pub since: u32,
-    /// What it holds, for the catalog of a warehouse: without quotes and backslashes, which every dialect of
-    /// SQL escapes in its own way.
-    pub comment: &'static str,
+    pub fn repeats(self) -> bool {
+        match self {
+            Self::Name | Self::Direction | Self::Day | Self::Seconds | Self::Amount => true,
+            Self::Id | Self::PhoneNumber | Self::Time | Self::Json => false,
+        }
+    }
+
+    /// Whether a value that the column cannot hold exactly is rounded, and not refused.
+    pub(crate) fn is_rounded(self) -> bool {
+        matches!(self, Self::Time | Self::Seconds | Self::Amount)
+    }
+
+    /// What may stand behind the name of a CSV column, for it says what the column holds anyway.
+    /// Another unit, such as minutes, makes it another column.
+    pub(crate) fn units(self) -> &'static [&'static str] {
+        match self {
+            Self::Time => &["utc", "gmt"],
+            Self::Seconds => &["s", "sec", "secs", "second", "seconds", "inseconds"],
+            Self::Amount => &["usd", "inusd"],
+            _ => &[],
+        }
+    }
 }
-
-/// The columns, in their order. Every file has all of them.
-pub static COLUMNS: LazyLock<Vec<Column>> = LazyLock::new(|| {
-    let coded = |keys| DataType::Dictionary(Box::new(keys), Box::new(DataType::Utf8));
-    let direction = coded(DataType::Int8);
-    let repeated = coded(DataType::Int32);
-    let call_time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
-    let usd = amount_type();
-    let column = |name, data_type: &DataType, nullable, repeats, comment| Column {
-        name,
-        data_type: data_type.clone(),
-        nullable,
-        repeats,
-        content: Content::Other,
-        since: 1,
-        comment,
-    };
-    vec![
-        Column {
-            content: Content::Ids,
-            ..column(
-                "call_id",
-                &DataType::Utf8,
-                true,
-                false,
-                "Id of the call, as the provider bills it",
-            )
-        },
-        Column {
-            content: Content::Ids,
-            ..column(
-                "parent_call_id",
-                &DataType::Utf8,
-                true,
-                false,
-                "Id of the call that this one is a leg of",
-            )
-        },
-        column("direction", &direction, false, true, "placed or received"),
-        column(
-            "source_day",
-            &DataType::Date32,
-            false,
-            true,
-            "Day under which the provider lists the call, the same as the partition dt",
-        ),
-        column(
-            "call_time",
-            &call_time,
-            false,
-            false,
-            "Begin of the call, UTC",
-        ),
-        Column {
-            content: Content::PhoneNumbers,
-            ..column("from_number", &DataType::Utf8, true, false, "Who called")
-        },
-        Column {
-            content: Content::PhoneNumbers,
-            ..column("to_number", &DataType::Utf8, true, false, "Who was called")
-        },
-        column(
-            "disposition",
-            &repeated,
-            true,
-            true,
-            "What became of the call: answered, busy, failed and others",
-        ),
-        column(
-            "destination",
-            &repeated,
-            true,
-            true,
-            "Where the call went, by the name of the price list",
-        ),
-        column(
-            "sip_trunk",
-            &repeated,
-            true,
-            true,
-            "Trunk that the call went over",
-        ),
-        column(
-            "answered_by",
-            &repeated,
-            true,
-            true,
-            "Who answered: human, machine and others",
-        ),
-        column(
-            "duration_seconds",
-            &DataType::Int32,
-            true,
-            true,
-            "Billed seconds",
-        ),
-        column(
-            "per_minute_usd",
-            &usd,
-            true,
-            true,
-            "Price of a minute, US dollars",
-        ),
-        column(
-            "charge_usd",
-            &usd,
-            true,
-            true,
-            "Charge for the call, US dollars",
-        ),
-        column(
-            "forward_fee_usd",
-            &usd,
-            true,
-            true,
-            "Fee for forwarding, US dollars",
-        ),
-        column(
-            "extra",
-            &DataType::Utf8,
-            true,
-            false,
-            "Every other field of the record, as one JSON object",
-        ),
-    ]
-});
-
-static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
-    let fields = COLUMNS
-        .iter()
-        .map(|column| Field::new(column.name, column.data_type.clone(), column.nullable));
-    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
-});
 
 /// Digits of an amount, decimals included. With 18 Parquet stores an amount as INT64.
 const AMOUNT_PRECISION: u8 = 18;
@@ -187,17 +103,319 @@ pub(crate) fn amount_type() -> DataType {
     )
 }
 
+/// One column of the lake.
+#[derive(Clone, Debug)]
+pub struct Column {
+    /// Its name, which is no reserved word of any warehouse and carries its unit.
+    pub name: &'static str,
+    /// What its values are.
+    pub kind: Kind,
+    /// Whether it may be null.
+    pub nullable: bool,
+    /// The version of the columns that it came with. Older files do not have it.
+    pub since: u32,
+    /// What it holds, for the catalog of a warehouse: without quotes and backslashes, which every
+    /// dialect of SQL escapes in its own way.
+    pub comment: &'static str,
+    /// The fields of a record that it holds: the first that is there. None for what the slice says,
+    /// and for what is left over.
+    pub(crate) fields: &'static [Field],
+    /// Other names that exports in CSV give to its first field, in lower case without spaces and
+    /// marks.
+    pub(crate) csv_names: &'static [&'static str],
+}
+
+/// Takes the values of a row one by one, in the order of the columns.
+pub(crate) trait RowSink {
+    fn text(&mut self, kind: Kind, text: Option<&str>);
+    fn time(&mut self, time_us: i64);
+    fn seconds(&mut self, seconds: Option<i32>);
+    fn amount(&mut self, amount: Option<Amount>);
+    /// The direction of the slice.
+    fn direction(&mut self);
+    /// The day of the slice.
+    fn day(&mut self);
+}
+
+/// Gives the values of a row that a record has, one by one, in the order of the columns.
+pub(crate) trait RowSource<'a> {
+    fn text(&mut self) -> Option<Cow<'a, str>>;
+    fn time(&mut self) -> i64;
+    fn seconds(&mut self) -> Option<i32>;
+    fn amount(&mut self) -> Option<Amount>;
+}
+
+/// A value of a record, by its type.
+trait Value<'a> {
+    fn write(&self, kind: Kind, row: &mut impl RowSink);
+    fn read(row: &mut impl RowSource<'a>) -> Self;
+    fn text_mut(&mut self) -> Option<&mut Cow<'a, str>> {
+        None
+    }
+}
+
+impl<'a> Value<'a> for Option<Cow<'a, str>> {
+    #[inline]
+    fn write(&self, kind: Kind, row: &mut impl RowSink) {
+        row.text(kind, self.as_deref());
+    }
+
+    fn read(row: &mut impl RowSource<'a>) -> Self {
+        row.text()
+    }
+
+    fn text_mut(&mut self) -> Option<&mut Cow<'a, str>> {
+        self.as_mut()
+    }
+}
+
+impl<'a> Value<'a> for i64 {
+    #[inline]
+    fn write(&self, _: Kind, row: &mut impl RowSink) {
+        row.time(*self);
+    }
+
+    fn read(row: &mut impl RowSource<'a>) -> Self {
+        row.time()
+    }
+}
+
+impl<'a> Value<'a> for Option<i32> {
+    #[inline]
+    fn write(&self, _: Kind, row: &mut impl RowSink) {
+        row.seconds(*self);
+    }
+
+    fn read(row: &mut impl RowSource<'a>) -> Self {
+        row.seconds()
+    }
+}
+
+impl<'a> Value<'a> for Option<Amount> {
+    #[inline]
+    fn write(&self, _: Kind, row: &mut impl RowSink) {
+        row.amount(*self);
+    }
+
+    fn read(row: &mut impl RowSource<'a>) -> Self {
+        row.amount()
+    }
+}
+
+/// Makes [`COLUMNS`], [`Field`] and the ways through a [`Record`] from the table.
+///
+/// `record` is the field of [`Record`] that a column holds, and with it the keys under which JSON
+/// has it; a column without one is told by the slice.
+macro_rules! columns {
+    ($(
+        $name:ident {
+            kind: $kind:ident, nullable: $nullable:literal, since: $since:literal,
+            comment: $comment:literal,
+            $(
+                record: $record:ident,
+                keys: [$($field:ident $key:literal),*],
+                csv_names: [$($csv_name:literal),*],
+            )?
+        }
+    )*) => {
+        /// The columns, in their order. Every file has all of them.
+        pub const COLUMNS: &[Column] = &[$(
+            Column {
+                name: stringify!($name),
+                kind: Kind::$kind,
+                nullable: $nullable,
+                since: $since,
+                comment: $comment,
+                fields: &[$($(Field::$field),*)?],
+                csv_names: &[$($($csv_name),*)?],
+            },
+        )*];
+
+        /// Fields of a record with a column of their own, or that are an alias of one.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Field {
+            $($($($field,)*)?)*
+        }
+
+        impl Field {
+            /// Their keys, in the order of the variants.
+            const KEYS: &'static [&'static str] = &[$($($($key,)*)?)*];
+            pub(crate) const ALL: [Self; Self::KEYS.len()] = [$($($(Self::$field,)*)?)*];
+        }
+
+        impl<'a> Record<'a> {
+            /// Hands the values of the row that it becomes to `row`, in the order of the columns.
+            #[inline]
+            pub(crate) fn write_to(&self, row: &mut impl RowSink) {
+                $(columns!(@write self row $kind $($record)?);)*
+            }
+
+            /// The record that became a row.
+            pub(crate) fn read_from(row: &mut impl RowSource<'a>) -> Self {
+                Self {
+                    $($($record: Value::read(row),)?)*
+                }
+            }
+
+            /// Its texts that are there.
+            pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = (Kind, &mut Cow<'a, str>)> {
+                let texts = [$($((Kind::$kind, self.$record.text_mut()),)?)*];
+                texts.into_iter().filter_map(|(kind, text)| Some((kind, text?)))
+            }
+        }
+    };
+    (@write $record:ident $row:ident Direction) => { $row.direction() };
+    (@write $record:ident $row:ident Day) => { $row.day() };
+    (@write $record:ident $row:ident $kind:ident $field:ident) => {
+        $record.$field.write(Kind::$kind, $row)
+    };
+}
+
+columns! {
+    call_id {
+        kind: Id, nullable: true, since: 1,
+        comment: "Id of the call, as the provider bills it",
+        record: call_id,
+        keys: [CallId "call_id", Uuid "uuid"],
+        csv_names: [],
+    }
+    parent_call_id {
+        kind: Id, nullable: true, since: 1,
+        comment: "Id of the call that this one is a leg of",
+        record: parent_call_id,
+        keys: [ParentCallId "parent_call_id", ParentUuid "parent_uuid"],
+        csv_names: [],
+    }
+    direction {
+        kind: Direction, nullable: false, since: 1,
+        comment: "placed or received",
+    }
+    source_day {
+        kind: Day, nullable: false, since: 1,
+        comment: "Day under which the provider lists the call, the same as the partition dt",
+    }
+    call_time {
+        kind: Time, nullable: false, since: 1,
+        comment: "Begin of the call, UTC",
+        record: call_time_us,
+        keys: [Date "date"],
+        csv_names: [
+            "datetime", "timestamp", "starttime", "startdate", "startedat", "calldate", "calltime",
+            "callstart"
+        ],
+    }
+    from_number {
+        kind: PhoneNumber, nullable: true, since: 1,
+        comment: "Who called",
+        record: from_number,
+        keys: [From "from"],
+        csv_names: ["fromnumber", "caller", "callernumber", "callerid"],
+    }
+    to_number {
+        kind: PhoneNumber, nullable: true, since: 1,
+        comment: "Who was called",
+        record: to_number,
+        keys: [To "to"],
+        csv_names: ["tonumber", "called", "callednumber", "callee", "dialednumber"],
+    }
+    disposition {
+        kind: Name, nullable: true, since: 1,
+        comment: "What became of the call: answered, busy, failed and others",
+        record: disposition,
+        keys: [Disposition "disposition"],
+        csv_names: [],
+    }
+    destination {
+        kind: Name, nullable: true, since: 1,
+        comment: "Where the call went, by the name of the price list",
+        record: destination,
+        keys: [Destination "destination"],
+        csv_names: [],
+    }
+    sip_trunk {
+        kind: Name, nullable: true, since: 1,
+        comment: "Trunk that the call went over",
+        record: sip_trunk,
+        keys: [SipTrunk "sip_trunk"],
+        csv_names: [],
+    }
+    answered_by {
+        kind: Name, nullable: true, since: 1,
+        comment: "Who answered: human, machine and others",
+        record: answered_by,
+        keys: [AnsweredBy "answered_by"],
+        csv_names: [],
+    }
+    duration_seconds {
+        kind: Seconds, nullable: true, since: 1,
+        comment: "Billed seconds",
+        record: duration_seconds,
+        keys: [Duration "duration"],
+        csv_names: ["callduration"],
+    }
+    per_minute_usd {
+        kind: Amount, nullable: true, since: 1,
+        comment: "Price of a minute, US dollars",
+        record: per_minute_usd,
+        keys: [PerMinute "per_minute"],
+        csv_names: ["priceperminute", "rateperminute"],
+    }
+    charge_usd {
+        kind: Amount, nullable: true, since: 1,
+        comment: "Charge for the call, US dollars",
+        record: charge_usd,
+        keys: [Charge "charge"],
+        csv_names: ["cost", "callcost", "totalcost", "totalcharge"],
+    }
+    forward_fee_usd {
+        kind: Amount, nullable: true, since: 1,
+        comment: "Fee for forwarding, US dollars",
+        record: forward_fee_usd,
+        keys: [ForwardFee "forward_fee"],
+        csv_names: ["forwardingfee"],
+    }
+    extra {
+        kind: Json, nullable: true, since: 1,
+        comment: "Every other field of the record, as one JSON object",
+        record: extra,
+        keys: [],
+        csv_names: [],
+    }
+}
+
+impl Field {
+    /// Its key in JSON.
+    pub(crate) const fn name(self) -> &'static str {
+        Self::KEYS[self as usize]
+    }
+
+    /// The column that holds it.
+    pub(crate) fn column(self) -> &'static Column {
+        let mut columns = COLUMNS.iter();
+        let column = columns.find(|column| column.fields.contains(&self));
+        column.expect("a field stands in the table within a column")
+    }
+}
+
+static SCHEMA: LazyLock<SchemaRef> = LazyLock::new(|| {
+    let fields = COLUMNS
+        .iter()
+        .map(|column| ArrowField::new(column.name, column.kind.batch_type(), column.nullable));
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+});
+
 /// The Arrow schema of a batch.
 pub fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
-/// Checks that a file read back has the columns of the lake as they were in `version`: all of them, in their order.
+/// Checks that a file read back has the columns of the lake as they were in `version`: all of them,
+/// in their order.
 ///
 /// # Errors
 /// A sentence that names the first column that differs.
 pub fn check(found: &Schema, version: u32) -> Result<(), String> {
-    check_columns(&COLUMNS, found, version)
+    check_columns(COLUMNS, found, version)
 }
 
 fn check_columns(columns: &[Column], found: &Schema, version: u32) -> Result<(), String> {
@@ -209,13 +427,9 @@ fn check_columns(columns: &[Column], found: &Schema, version: u32) -> Result<(),
         let Some(field) = fields.next() else {
             return Err(format!("it has no column {name}"));
         };
-        // Readers see plain strings, not dictionaries.
-        let expected = match &column.data_type {
-            DataType::Dictionary(_, values) => values,
-            plain => plain,
-        };
+        let expected = column.kind.file_type();
         let is_same = field.name() == name
-            && field.data_type() == expected
+            && *field.data_type() == expected
             && field.is_nullable() == column.nullable;
         if !is_same {
             return Err(format!(
@@ -240,12 +454,12 @@ mod tests {
     fn later() -> Vec<Column> {
         let added = Column {
             name: "added_later",
-            data_type: DataType::Utf8,
+            kind: Kind::Id,
             nullable: true,
-            repeats: false,
-            content: Content::Other,
             since: 2,
             comment: "Something new",
+            fields: &[],
+            csv_names: &[],
         };
         COLUMNS.iter().cloned().chain([added]).collect()
     }
@@ -253,18 +467,14 @@ mod tests {
     /// A file's columns, as readers see them.
     fn file(columns: &[Column]) -> Schema {
         let field = |column: &Column| {
-            let data_type = match &column.data_type {
-                DataType::Dictionary(_, values) => values.as_ref(),
-                plain => plain,
-            };
-            Field::new(column.name, data_type.clone(), column.nullable)
+            ArrowField::new(column.name, column.kind.file_type(), column.nullable)
         };
         Schema::new(columns.iter().map(field).collect::<Vec<_>>())
     }
 
     #[test]
     fn an_older_file_is_whole_without_the_columns_that_came_later() {
-        let (old, new) = (file(&COLUMNS), file(&later()));
+        let (old, new) = (file(COLUMNS), file(&later()));
         assert_eq!(check(&old, 1), Ok(()));
         assert_eq!(check_columns(&later(), &old, 1), Ok(()));
         assert_eq!(check_columns(&later(), &new, 2), Ok(()));
@@ -288,5 +498,51 @@ mod tests {
         let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
         let of_version_1 = "call_id parent_call_id direction source_day call_time from_number to_number disposition destination sip_trunk answered_by duration_seconds per_minute_usd charge_usd forward_fee_usd extra";
         assert_eq!(names[..16].join(" "), of_version_1);
+    }
+
+    /// What stands between backticks.
+    fn names_in(cell: &str) -> Vec<&str> {
+        cell.split('`').skip(1).step_by(2).collect()
+    }
+
+    #[test]
+    fn the_readme_has_each_column_with_its_type_and_its_keys_and_says_which_are_never_null() {
+        let readme = include_str!("../../README.md");
+        let mut rows = readme
+            .lines()
+            .skip_while(|line| *line != "| column | type | from the API's |")
+            .skip(2)
+            .take_while(|line| line.starts_with('|'));
+        let mut columns = COLUMNS.iter().peekable();
+        while columns.peek().is_some() {
+            let row = rows.next().expect("a row for each column");
+            let cells: Vec<&str> = row.trim_matches('|').split('|').map(str::trim).collect();
+            let mut keys = names_in(cells[2]).into_iter();
+            for name in names_in(cells[0]) {
+                let column = columns.next().unwrap();
+                assert_eq!(name, column.name);
+                let shown_type = match column.kind {
+                    Kind::Day => "DATE",
+                    Kind::Time => "TIMESTAMP, microseconds, UTC",
+                    Kind::Seconds => "INT",
+                    Kind::Amount => "DECIMAL(18, 9)",
+                    _ => "STRING",
+                };
+                assert_eq!(cells[1], shown_type, "{name}");
+                for field in column.fields {
+                    let key = if cells[2] == "the same" {
+                        Some(name)
+                    } else {
+                        keys.next()
+                    };
+                    assert_eq!(key, Some(field.name()), "{name}");
+                }
+            }
+        }
+        assert_eq!(rows.next(), None);
+        let never_null = readme.split("never null").next().unwrap();
+        let never_null = names_in(never_null.rsplit("Only").next().unwrap());
+        let required = COLUMNS.iter().filter(|column| !column.nullable);
+        assert!(required.map(|column| column.name).eq(never_null));
     }
 }

@@ -6,6 +6,8 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use xxhash_rust::xxh3::xxh3_128;
 
+use super::amount::Amount;
+use super::columns::{Kind, RowSink};
 use super::decode::Record;
 use super::slice::{Direction, Slice};
 
@@ -84,39 +86,15 @@ impl RowHasher {
     /// The hash of the row that `record` becomes.
     pub fn hash(&mut self, record: &Record<'_>) -> u128 {
         self.row.clear();
-        self.text(record.call_id.as_deref());
-        self.text(record.parent_call_id.as_deref());
-        self.text(Some(self.direction.as_str()));
-        self.fixed(Some(self.day_number.to_le_bytes()));
-        self.fixed(Some(record.call_time_us.to_le_bytes()));
-        self.text(record.from_number.as_deref());
-        self.text(record.to_number.as_deref());
-        self.text(record.disposition.as_deref());
-        self.text(record.destination.as_deref());
-        self.text(record.sip_trunk.as_deref());
-        self.text(record.answered_by.as_deref());
-        self.fixed(record.duration_seconds.map(i32::to_le_bytes));
-        for amount in [
-            record.per_minute_usd,
-            record.charge_usd,
-            record.forward_fee_usd,
-        ] {
-            self.fixed(amount.map(|amount| amount.nanos().to_le_bytes()));
-        }
-        self.text(record.extra.as_deref());
+        record.write_to(self);
         xxh3_128(&self.row)
     }
 
-    fn text(&mut self, value: Option<&str>) {
-        match value {
-            None => self.row.push(0),
-            Some(text) => {
-                let mut prefix = [1; 9];
-                prefix[1..].copy_from_slice(&(text.len() as u64).to_le_bytes());
-                self.row.extend_from_slice(&prefix);
-                self.row.extend_from_slice(text.as_bytes());
-            }
-        }
+    fn add_text(&mut self, text: &str) {
+        let mut prefix = [1; 9];
+        prefix[1..].copy_from_slice(&(text.len() as u64).to_le_bytes());
+        self.row.extend_from_slice(&prefix);
+        self.row.extend_from_slice(text.as_bytes());
     }
 
     fn fixed<const N: usize>(&mut self, value: Option<[u8; N]>) {
@@ -127,6 +105,35 @@ impl RowHasher {
                 self.row.extend_from_slice(&bytes);
             }
         }
+    }
+}
+
+impl RowSink for RowHasher {
+    fn text(&mut self, _: Kind, text: Option<&str>) {
+        match text {
+            None => self.row.push(0),
+            Some(text) => self.add_text(text),
+        }
+    }
+
+    fn time(&mut self, time_us: i64) {
+        self.fixed(Some(time_us.to_le_bytes()));
+    }
+
+    fn seconds(&mut self, seconds: Option<i32>) {
+        self.fixed(seconds.map(i32::to_le_bytes));
+    }
+
+    fn amount(&mut self, amount: Option<Amount>) {
+        self.fixed(amount.map(|amount| amount.nanos().to_le_bytes()));
+    }
+
+    fn direction(&mut self) {
+        self.add_text(self.direction.as_str());
+    }
+
+    fn day(&mut self) {
+        self.fixed(Some(self.day_number.to_le_bytes()));
     }
 }
 

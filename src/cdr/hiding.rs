@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use super::columns::Kind;
 use super::decode::Record;
 use crate::privacy::{Credentials, Privacy};
 
@@ -60,27 +61,15 @@ impl Credentials {
 
     fn redact_fields(&self, record: &mut Record<'_>) -> bool {
         let mut is_any = false;
-        let texts = [
-            &mut record.call_id,
-            &mut record.parent_call_id,
-            &mut record.from_number,
-            &mut record.to_number,
-            &mut record.disposition,
-            &mut record.destination,
-            &mut record.sip_trunk,
-            &mut record.answered_by,
-        ];
-        for text in texts.into_iter().flatten() {
-            if let Cow::Owned(redacted) = self.redact_text(text) {
+        for (kind, text) in record.texts_mut() {
+            let redacted = match kind {
+                Kind::Json => self.redact_json(text),
+                _ => self.redact_text(text),
+            };
+            if let Cow::Owned(redacted) = redacted {
                 *text = Cow::Owned(redacted);
                 is_any = true;
             }
-        }
-        if let Some(json) = &mut record.extra
-            && let Cow::Owned(redacted) = self.redact_json(json)
-        {
-            *json = Cow::Owned(redacted);
-            is_any = true;
         }
         is_any
     }

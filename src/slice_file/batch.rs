@@ -1,6 +1,7 @@
 //! From records to Arrow batches of the lake's columns, and back.
 
 use std::borrow::Cow;
+use std::slice::{Iter, IterMut};
 use std::sync::Arc;
 
 use arrow::array::{
@@ -14,10 +15,10 @@ use arrow::record_batch::RecordBatch;
 
 use super::encode::intern::TextInterner;
 use crate::cdr::amount::Amount;
-use crate::cdr::columns::{amount_type, schema};
+use crate::cdr::columns::{COLUMNS, Kind, RowSink, RowSource, amount_type, schema};
 use crate::cdr::decode::Record;
 use crate::cdr::digest::day_number;
-use crate::cdr::slice::Slice;
+use crate::cdr::slice::{Direction, Slice};
 
 /// Which values are there.
 #[derive(Debug, Default)]
@@ -112,27 +113,47 @@ fn finish_texts(builder: &mut StringBuilder) -> ArrayRef {
     Arc::new(texts)
 }
 
+/// How many columns there are of these kinds.
+const fn columns_of(kinds: &[Kind]) -> usize {
+    let (mut column, mut count) = (0, 0);
+    while column < COLUMNS.len() {
+        let mut kind = 0;
+        while kind < kinds.len() {
+            if COLUMNS[column].kind as u8 == kinds[kind] as u8 {
+                count += 1;
+            }
+            kind += 1;
+        }
+        column += 1;
+    }
+    count
+}
+
+const TEXTS: usize = columns_of(&[Kind::Id, Kind::PhoneNumber, Kind::Json]);
+const NAMES: usize = columns_of(&[Kind::Name]);
+const TIMES: usize = columns_of(&[Kind::Time]);
+const SECONDS: usize = columns_of(&[Kind::Seconds]);
+const AMOUNTS: usize = columns_of(&[Kind::Amount]);
+
+/// The next column of its kind.
+#[inline]
+fn next<T>(columns: &mut impl Iterator<Item = T>) -> T {
+    columns.next().expect("the table has as many")
+}
+
 /// Collects records of one slice into a batch. Memory: the rows since the last
 /// [`finish`](Self::finish), and a dictionary of at most some megabytes for each column that repeats.
 #[derive(Debug)]
 pub struct BatchBuilder {
     slice: Slice,
     rows: usize,
-    call_id: StringBuilder,
-    parent_call_id: StringBuilder,
-    call_time: Numbers<TimestampMicrosecondType>,
-    from_number: StringBuilder,
-    to_number: StringBuilder,
-    disposition: CodedTexts,
-    destination: CodedTexts,
-    sip_trunk: CodedTexts,
-    answered_by: CodedTexts,
-    duration_seconds: Numbers<Int32Type>,
-    per_minute_usd: Numbers<Decimal128Type>,
-    charge_usd: Numbers<Decimal128Type>,
-    forward_fee_usd: Numbers<Decimal128Type>,
-    extra: StringBuilder,
-    bytes: usize,
+    text_bytes: usize,
+    // The columns of each kind, in their order.
+    texts: [StringBuilder; TEXTS],
+    names: [CodedTexts; NAMES],
+    times: [Numbers<TimestampMicrosecondType>; TIMES],
+    seconds: [Numbers<Int32Type>; SECONDS],
+    amounts: [Numbers<Decimal128Type>; AMOUNTS],
 }
 
 impl BatchBuilder {
@@ -141,49 +162,25 @@ impl BatchBuilder {
         Self {
             slice,
             rows: 0,
-            call_id: StringBuilder::new(),
-            parent_call_id: StringBuilder::new(),
-            call_time: Numbers::default(),
-            from_number: StringBuilder::new(),
-            to_number: StringBuilder::new(),
-            disposition: CodedTexts::default(),
-            destination: CodedTexts::default(),
-            sip_trunk: CodedTexts::default(),
-            answered_by: CodedTexts::default(),
-            duration_seconds: Numbers::default(),
-            per_minute_usd: Numbers::default(),
-            charge_usd: Numbers::default(),
-            forward_fee_usd: Numbers::default(),
-            extra: StringBuilder::new(),
-            bytes: 0,
+            text_bytes: 0,
+            texts: Default::default(),
+            names: Default::default(),
+            times: Default::default(),
+            seconds: Default::default(),
+            amounts: Default::default(),
         }
     }
 
     /// Adds a row.
     pub fn append(&mut self, record: &Record<'_>) {
-        let mut text = |builder: &mut StringBuilder, value: &Option<Cow<'_, str>>| {
-            self.bytes += value.as_deref().map_or(0, str::len);
-            builder.append_option(value.as_deref());
-        };
-        text(&mut self.call_id, &record.call_id);
-        text(&mut self.parent_call_id, &record.parent_call_id);
-        text(&mut self.from_number, &record.from_number);
-        text(&mut self.to_number, &record.to_number);
-        text(&mut self.extra, &record.extra);
-        let mut coded = |texts: &mut CodedTexts, value: &Option<Cow<'_, str>>| {
-            self.bytes += value.as_deref().map_or(0, str::len);
-            texts.append(value.as_deref());
-        };
-        coded(&mut self.disposition, &record.disposition);
-        coded(&mut self.destination, &record.destination);
-        coded(&mut self.sip_trunk, &record.sip_trunk);
-        coded(&mut self.answered_by, &record.answered_by);
-        self.call_time.append(Some(record.call_time_us));
-        self.duration_seconds.append(record.duration_seconds);
-        let nanos = |amount: Option<Amount>| amount.map(|amount| i128::from(amount.nanos()));
-        self.per_minute_usd.append(nanos(record.per_minute_usd));
-        self.charge_usd.append(nanos(record.charge_usd));
-        self.forward_fee_usd.append(nanos(record.forward_fee_usd));
+        record.write_to(&mut Appending {
+            text_bytes: &mut self.text_bytes,
+            texts: self.texts.iter_mut(),
+            names: self.names.iter_mut(),
+            times: self.times.iter_mut(),
+            seconds: self.seconds.iter_mut(),
+            amounts: self.amounts.iter_mut(),
+        });
         self.rows += 1;
     }
 
@@ -194,57 +191,93 @@ impl BatchBuilder {
 
     /// Bytes of text since the last [`finish`](Self::finish): what makes a batch of few rows large.
     pub fn text_bytes(&self) -> usize {
-        self.bytes
+        self.text_bytes
     }
 
     /// The batch, leaving the builder empty.
     pub fn finish(&mut self) -> RecordBatch {
-        let rows = std::mem::take(&mut self.rows);
-        self.bytes = 0;
-        let direction = StringArray::from_iter_values([self.slice.direction.as_str()]);
-        let direction =
-            DictionaryArray::<Int8Type>::new(Int8Array::from_value(0, rows), Arc::new(direction));
-        let columns: Vec<ArrayRef> = vec![
-            finish_texts(&mut self.call_id),
-            finish_texts(&mut self.parent_call_id),
-            Arc::new(direction),
-            Arc::new(Date32Array::from_value(day_number(self.slice.day), rows)),
-            Arc::new(self.call_time.finish().with_timezone("UTC")),
-            finish_texts(&mut self.from_number),
-            finish_texts(&mut self.to_number),
-            self.disposition.finish(),
-            self.destination.finish(),
-            self.sip_trunk.finish(),
-            self.answered_by.finish(),
-            Arc::new(self.duration_seconds.finish()),
-            Arc::new(self.per_minute_usd.finish().with_data_type(amount_type())),
-            Arc::new(self.charge_usd.finish().with_data_type(amount_type())),
-            Arc::new(self.forward_fee_usd.finish().with_data_type(amount_type())),
-            finish_texts(&mut self.extra),
-        ];
-        RecordBatch::try_new(schema(), columns)
+        let (slice, rows) = (self.slice, std::mem::take(&mut self.rows));
+        self.text_bytes = 0;
+        let (mut texts, mut names) = (self.texts.iter_mut(), self.names.iter_mut());
+        let (mut times, mut seconds) = (self.times.iter_mut(), self.seconds.iter_mut());
+        let mut amounts = self.amounts.iter_mut();
+        let columns = COLUMNS.iter().map(|column| -> ArrayRef {
+            match column.kind {
+                Kind::Id | Kind::PhoneNumber | Kind::Json => finish_texts(next(&mut texts)),
+                Kind::Name => next(&mut names).finish(),
+                Kind::Direction => directions(slice.direction, rows),
+                Kind::Day => Arc::new(Date32Array::from_value(day_number(slice.day), rows)),
+                Kind::Time => Arc::new(next(&mut times).finish().with_timezone("UTC")),
+                Kind::Seconds => Arc::new(next(&mut seconds).finish()),
+                Kind::Amount => {
+                    let array = next(&mut amounts).finish();
+                    Arc::new(array.with_data_type(amount_type()))
+                }
+            }
+        });
+        RecordBatch::try_new(schema(), columns.collect())
             .expect("the builders make the columns of the schema, all equally long")
     }
 }
 
+/// So many times the same direction.
+fn directions(direction: Direction, rows: usize) -> ArrayRef {
+    let names = StringArray::from_iter_values([direction.as_str()]);
+    let codes = Int8Array::from_value(0, rows);
+    Arc::new(DictionaryArray::<Int8Type>::new(codes, Arc::new(names)))
+}
+
+/// The columns that still want their value of a row.
+struct Appending<'b> {
+    text_bytes: &'b mut usize,
+    texts: IterMut<'b, StringBuilder>,
+    names: IterMut<'b, CodedTexts>,
+    times: IterMut<'b, Numbers<TimestampMicrosecondType>>,
+    seconds: IterMut<'b, Numbers<Int32Type>>,
+    amounts: IterMut<'b, Numbers<Decimal128Type>>,
+}
+
+impl RowSink for Appending<'_> {
+    #[inline]
+    fn text(&mut self, kind: Kind, text: Option<&str>) {
+        *self.text_bytes += text.map_or(0, str::len);
+        match kind {
+            Kind::Name => next(&mut self.names).append(text),
+            _ => next(&mut self.texts).append_option(text),
+        }
+    }
+
+    #[inline]
+    fn time(&mut self, time_us: i64) {
+        next(&mut self.times).append(Some(time_us));
+    }
+
+    #[inline]
+    fn seconds(&mut self, seconds: Option<i32>) {
+        next(&mut self.seconds).append(seconds);
+    }
+
+    #[inline]
+    fn amount(&mut self, amount: Option<Amount>) {
+        next(&mut self.amounts).append(amount.map(|amount| i128::from(amount.nanos())));
+    }
+
+    // What the slice says is the same in all rows.
+    #[inline]
+    fn direction(&mut self) {}
+    #[inline]
+    fn day(&mut self) {}
+}
+
 /// Reads records back from a batch of a lake's file: the reverse of [`BatchBuilder`].
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rows<'a> {
     count: usize,
-    call_id: &'a StringArray,
-    parent_call_id: &'a StringArray,
-    call_time: &'a TimestampMicrosecondArray,
-    from_number: &'a StringArray,
-    to_number: &'a StringArray,
-    disposition: &'a StringArray,
-    destination: &'a StringArray,
-    sip_trunk: &'a StringArray,
-    answered_by: &'a StringArray,
-    duration_seconds: &'a Int32Array,
-    per_minute_usd: &'a Decimal128Array,
-    charge_usd: &'a Decimal128Array,
-    forward_fee_usd: &'a Decimal128Array,
-    extra: &'a StringArray,
+    // The columns of each kind, in their order.
+    texts: Vec<&'a StringArray>,
+    times: Vec<&'a TimestampMicrosecondArray>,
+    seconds: Vec<&'a Int32Array>,
+    amounts: Vec<&'a Decimal128Array>,
 }
 
 impl<'a> Rows<'a> {
@@ -254,93 +287,88 @@ impl<'a> Rows<'a> {
     /// [`ArrowError::SchemaError`] if a column is missing or has another type, or a row is of another
     /// slice.
     pub fn try_new(batch: &'a RecordBatch, slice: Slice) -> Result<Self, ArrowError> {
-        let wrong =
-            |name: &str| ArrowError::SchemaError(format!("no column `{name}` of the lake's type"));
-        let column = |name: &str| batch.column_by_name(name).ok_or_else(|| wrong(name));
-        let text = |name: &str| {
-            column(name)?
-                .as_string_opt::<i32>()
-                .ok_or_else(|| wrong(name))
+        let mut rows = Self {
+            count: batch.num_rows(),
+            ..Self::default()
         };
-        let usd = |name: &str| {
-            let array = column(name)?.as_primitive_opt::<Decimal128Type>();
-            array
-                .filter(|array| *array.data_type() == amount_type())
-                .ok_or_else(|| wrong(name))
-        };
-        let directions = text("direction")?;
-        let days = column("source_day")?
-            .as_primitive_opt::<Date32Type>()
-            .ok_or_else(|| wrong("source_day"))?;
-        let day = day_number(slice.day);
-        let is_of_slice = days.null_count() == 0
-            && directions.null_count() == 0
-            && days.values().iter().all(|&found| found == day)
-            && directions
-                .iter()
-                .flatten()
-                .all(|found| found == slice.direction.as_str());
+        let mut is_of_slice = true;
+        for column in COLUMNS {
+            let found = batch.column_by_name(column.name);
+            let found = found.filter(|array| *array.data_type() == column.kind.file_type());
+            let array = found.ok_or_else(|| {
+                let name = column.name;
+                ArrowError::SchemaError(format!("no column `{name}` of the lake's type"))
+            })?;
+            match column.kind {
+                Kind::Direction => {
+                    let name = Some(slice.direction.as_str());
+                    is_of_slice &= array.as_string::<i32>().iter().all(|found| found == name);
+                }
+                Kind::Day => {
+                    let day = Some(day_number(slice.day));
+                    let days = array.as_primitive::<Date32Type>();
+                    is_of_slice &= days.iter().all(|found| found == day);
+                }
+                Kind::Id | Kind::PhoneNumber | Kind::Name | Kind::Json => {
+                    rows.texts.push(array.as_string());
+                }
+                Kind::Time => rows.times.push(array.as_primitive()),
+                Kind::Seconds => rows.seconds.push(array.as_primitive()),
+                Kind::Amount => rows.amounts.push(array.as_primitive()),
+            }
+        }
         if !is_of_slice {
             let problem = format!("it holds rows of another slice than {slice}");
             return Err(ArrowError::InvalidArgumentError(problem));
         }
-        Ok(Self {
-            count: batch.num_rows(),
-            call_id: text("call_id")?,
-            parent_call_id: text("parent_call_id")?,
-            call_time: column("call_time")?
-                .as_primitive_opt::<TimestampMicrosecondType>()
-                .ok_or_else(|| wrong("call_time"))?,
-            from_number: text("from_number")?,
-            to_number: text("to_number")?,
-            disposition: text("disposition")?,
-            destination: text("destination")?,
-            sip_trunk: text("sip_trunk")?,
-            answered_by: text("answered_by")?,
-            duration_seconds: column("duration_seconds")?
-                .as_primitive_opt::<Int32Type>()
-                .ok_or_else(|| wrong("duration_seconds"))?,
-            per_minute_usd: usd("per_minute_usd")?,
-            charge_usd: usd("charge_usd")?,
-            forward_fee_usd: usd("forward_fee_usd")?,
-            extra: text("extra")?,
-        })
+        Ok(rows)
     }
 
     /// Every row, in order.
     pub fn iter(&self) -> impl Iterator<Item = Record<'a>> + '_ {
-        (0..self.count).map(|row| self.record(row))
+        (0..self.count).map(|row| {
+            Record::read_from(&mut Reading {
+                row,
+                texts: self.texts.iter(),
+                times: self.times.iter(),
+                seconds: self.seconds.iter(),
+                amounts: self.amounts.iter(),
+            })
+        })
+    }
+}
+
+/// The columns whose value of a row is still to be read.
+struct Reading<'r, 'a> {
+    row: usize,
+    texts: Iter<'r, &'a StringArray>,
+    times: Iter<'r, &'a TimestampMicrosecondArray>,
+    seconds: Iter<'r, &'a Int32Array>,
+    amounts: Iter<'r, &'a Decimal128Array>,
+}
+
+impl<'a> RowSource<'a> for Reading<'_, 'a> {
+    fn text(&mut self) -> Option<Cow<'a, str>> {
+        let texts = *next(&mut self.texts);
+        let is_there = texts.is_valid(self.row);
+        is_there.then(|| Cow::Borrowed(texts.value(self.row)))
     }
 
-    fn record(&self, row: usize) -> Record<'a> {
-        let text =
-            |array: &'a StringArray| array.is_valid(row).then(|| Cow::Borrowed(array.value(row)));
-        let usd = |array: &Decimal128Array| {
-            let nanos = array
-                .is_valid(row)
-                .then(|| i64::try_from(array.value(row)))?;
-            Some(Amount::from_nanos(
-                nanos.expect("eighteen digits fit 64 bits"),
-            ))
-        };
-        Record {
-            call_id: text(self.call_id),
-            parent_call_id: text(self.parent_call_id),
-            call_time_us: self.call_time.value(row),
-            from_number: text(self.from_number),
-            to_number: text(self.to_number),
-            disposition: text(self.disposition),
-            destination: text(self.destination),
-            sip_trunk: text(self.sip_trunk),
-            answered_by: text(self.answered_by),
-            duration_seconds: self
-                .duration_seconds
-                .is_valid(row)
-                .then(|| self.duration_seconds.value(row)),
-            per_minute_usd: usd(self.per_minute_usd),
-            charge_usd: usd(self.charge_usd),
-            forward_fee_usd: usd(self.forward_fee_usd),
-            extra: text(self.extra),
-        }
+    fn time(&mut self) -> i64 {
+        next(&mut self.times).value(self.row)
+    }
+
+    fn seconds(&mut self) -> Option<i32> {
+        let seconds = next(&mut self.seconds);
+        seconds.is_valid(self.row).then(|| seconds.value(self.row))
+    }
+
+    fn amount(&mut self) -> Option<Amount> {
+        let amounts = next(&mut self.amounts);
+        let is_there = amounts.is_valid(self.row);
+        is_there.then(|| {
+            let nanos = i64::try_from(amounts.value(self.row));
+            Amount::from_nanos(nanos.expect("eighteen digits fit 64 bits"))
+        })
     }
 }

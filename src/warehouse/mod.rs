@@ -12,10 +12,9 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-use arrow::datatypes::DataType;
 use jiff::civil::Date;
 
-use crate::cdr::columns::{COLUMNS, Column};
+use crate::cdr::columns::{COLUMNS, Column, Kind};
 use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::Totals;
 use crate::store::layout;
@@ -334,34 +333,6 @@ fn is_plain_name(name: &str, target: Target) -> bool {
     name.split('.').enumerate().all(is_part)
 }
 
-/// What kind of values a column has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Texts.
-    Text,
-    /// Texts of which there are few.
-    Code,
-    Day,
-    /// Points in time, to the microsecond.
-    Instant,
-    Seconds,
-    /// Amounts with nine decimals.
-    Amount,
-}
-
-impl Kind {
-    fn of(data_type: &DataType) -> Self {
-        match data_type {
-            DataType::Dictionary(..) => Self::Code,
-            DataType::Date32 => Self::Day,
-            DataType::Timestamp(..) => Self::Instant,
-            DataType::Int32 => Self::Seconds,
-            DataType::Decimal128(..) => Self::Amount,
-            _ => Self::Text,
-        }
-    }
-}
-
 impl Target {
     /// The name of a table with what belongs before it, by its usual name where it is not given.
     fn full_name(self, name: &str) -> String {
@@ -374,26 +345,30 @@ impl Target {
 
     /// Its type for values of a kind, and that they are always there where it can be told.
     fn data_type(self, column: &Column) -> String {
-        let (kind, nullable) = (Kind::of(&column.data_type), column.nullable);
+        let Column { kind, nullable, .. } = *column;
+        // Of which there are few.
+        let is_code = matches!(kind, Kind::Name | Kind::Direction);
+        let is_text = is_code || matches!(kind, Kind::Id | Kind::PhoneNumber | Kind::Json);
         let plain = match (self, kind) {
-            (
-                Self::BigQuery | Self::Databricks | Self::Spark | Self::Athena,
-                Kind::Text | Kind::Code,
-            ) => "STRING",
+            (Self::BigQuery | Self::Databricks | Self::Spark | Self::Athena, _) if is_text => {
+                "STRING"
+            }
             // Bytes, not characters, and what does not fit fails the load. A query reserves as much memory.
-            (Self::Redshift, Kind::Text) if column.name == "extra" => "VARCHAR(65535)",
-            (Self::Redshift, Kind::Text | Kind::Code) => "VARCHAR(256)",
-            (Self::Postgres, Kind::Text | Kind::Code) => "TEXT",
-            (Self::ClickHouse, Kind::Text | Kind::Code) => "String",
-            (_, Kind::Text | Kind::Code) => "VARCHAR",
+            (Self::Redshift, Kind::Json) => "VARCHAR(65535)",
+            (Self::Redshift, _) if is_text => "VARCHAR(256)",
+            (Self::Postgres, _) if is_text => "TEXT",
+            (Self::ClickHouse, _) if is_text => "String",
+            (_, Kind::Id | Kind::PhoneNumber | Kind::Name | Kind::Direction | Kind::Json) => {
+                "VARCHAR"
+            }
             // Date ends where 65,535 days do, and begins with 1970.
             (Self::ClickHouse, Kind::Day) => "Date32",
             (_, Kind::Day) => "DATE",
-            (Self::Snowflake, Kind::Instant) => "TIMESTAMP_LTZ(6)",
-            (Self::DuckDb | Self::Postgres, Kind::Instant) => "TIMESTAMPTZ",
-            (Self::Trino, Kind::Instant) => "TIMESTAMP(6)",
-            (Self::ClickHouse, Kind::Instant) => "DateTime64(6, 'UTC')",
-            (_, Kind::Instant) => "TIMESTAMP",
+            (Self::Snowflake, Kind::Time) => "TIMESTAMP_LTZ(6)",
+            (Self::DuckDb | Self::Postgres, Kind::Time) => "TIMESTAMPTZ",
+            (Self::Trino, Kind::Time) => "TIMESTAMP(6)",
+            (Self::ClickHouse, Kind::Time) => "DateTime64(6, 'UTC')",
+            (_, Kind::Time) => "TIMESTAMP",
             (Self::BigQuery, Kind::Seconds) => "INT64",
             (Self::Athena | Self::Databricks | Self::Spark, Kind::Seconds) => "INT",
             (Self::ClickHouse, Kind::Seconds) => "Int32",
@@ -403,10 +378,10 @@ impl Target {
             (_, Kind::Amount) => "DECIMAL(18, 9)",
         };
         match (self, nullable) {
-            (Self::ClickHouse, true) if kind == Kind::Code => {
+            (Self::ClickHouse, true) if is_code => {
                 format!("LowCardinality(Nullable({plain}))")
             }
-            (Self::ClickHouse, false) if kind == Kind::Code => format!("LowCardinality({plain})"),
+            (Self::ClickHouse, false) if is_code => format!("LowCardinality({plain})"),
             (Self::ClickHouse, true) => format!("Nullable({plain})"),
             // What reads files takes whatever they hold.
             (_, false) if self.copies() && self != Self::ClickHouse => format!("{plain} NOT NULL"),

@@ -71,7 +71,7 @@ fn every_definition_has_every_column_in_order_with_its_comment() {
         let lake = LAKES.into_iter().find_map(|lake| table(target, lake).ok());
         let definition = lake.unwrap().definition();
         let mut at = 0;
-        for column in COLUMNS.iter() {
+        for column in COLUMNS {
             let found = definition.get(at..).unwrap().find(column.name);
             at += found.unwrap_or_else(|| panic!("{target}: {} is missing", column.name));
             assert!(
@@ -89,7 +89,7 @@ fn every_definition_has_every_column_in_order_with_its_comment() {
 
 #[test]
 fn comments_need_no_quotes_in_any_dialect() {
-    for column in COLUMNS.iter() {
+    for column in COLUMNS {
         assert!(
             !column.comment.contains(['\'', '"', '\\', ';', '`']),
             "{}",

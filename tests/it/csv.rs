@@ -72,7 +72,7 @@ fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
         ("0.009750001".to_owned(), 1)
     );
     // What the header lacks is named, once.
-    let missing = "the CSV has no column for forward_fee, destination, disposition, sip_trunk, parent_call_id, answered_by: ";
+    let missing = "the CSV has no column for parent_call_id, disposition, destination, sip_trunk, answered_by, forward_fee: ";
     let warnings = &ran.report().warnings;
     assert!(
         warnings.len() == 1 && warnings[0].starts_with(missing),

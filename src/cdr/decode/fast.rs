@@ -10,11 +10,12 @@
 
 use std::borrow::Cow;
 
-use super::field::{Field, field_of, key_at};
+use super::field::{field_of, key_at};
 use super::phone::phone_number;
 use super::plain::decode_with;
 use super::{LocalTimes, Record, Refusal, parse_time_us};
 use crate::cdr::amount::Amount;
+use crate::cdr::columns::Field;
 
 /// Of more surprises the next record's keys are not expected where they stood.
 const MAX_SURPRISES: u32 = 3;

@@ -1,71 +1,12 @@
-//! The fields of a record that have a column, or are an alias of one, and how their keys are found.
+//! How the keys of the fields that have a column are found.
 
-/// Fields of a record with a column of their own, or that are an alias of one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Field {
-    Date,
-    From,
-    To,
-    Duration,
-    Charge,
-    PerMinute,
-    ForwardFee,
-    Destination,
-    Disposition,
-    SipTrunk,
-    CallId,
-    Uuid,
-    ParentCallId,
-    ParentUuid,
-    AnsweredBy,
-}
+use crate::cdr::columns::Field;
 
 impl Field {
-    pub(crate) const ALL: [Self; 15] = [
-        Self::Date,
-        Self::From,
-        Self::To,
-        Self::Duration,
-        Self::Charge,
-        Self::PerMinute,
-        Self::ForwardFee,
-        Self::Destination,
-        Self::Disposition,
-        Self::SipTrunk,
-        Self::CallId,
-        Self::Uuid,
-        Self::ParentCallId,
-        Self::ParentUuid,
-        Self::AnsweredBy,
-    ];
-
     /// The field of that key.
     pub(super) fn of(key: &[u8]) -> Option<Self> {
         // A key that ends in zeros is another.
         field_of(key_at(key, 0, key.len())?).filter(|field| field.name().len() == key.len())
-    }
-
-    /// Their keys, in the order of the variants.
-    const NAMES: [&'static str; 15] = [
-        "date",
-        "from",
-        "to",
-        "duration",
-        "charge",
-        "per_minute",
-        "forward_fee",
-        "destination",
-        "disposition",
-        "sip_trunk",
-        "call_id",
-        "uuid",
-        "parent_call_id",
-        "parent_uuid",
-        "answered_by",
-    ];
-
-    pub(crate) const fn name(self) -> &'static str {
-        Self::NAMES[self as usize]
     }
 
     /// Whether its key, the quotation mark behind it and a colon stand at `at`. `false` also where less than

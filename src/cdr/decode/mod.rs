@@ -13,7 +13,6 @@ mod time;
 use std::borrow::Cow;
 
 pub use fast::Decoder;
-pub(crate) use field::Field;
 pub(crate) use plain::is_rounded;
 pub use plain::{call_time_us, decode};
 pub use time::{LocalTimes, TimeError, parse_time_us};

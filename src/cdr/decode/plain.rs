@@ -2,15 +2,16 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::LazyLock;
 
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::field::Field;
 use super::phone::{LostDigits, has_exponent, phone_number, whole_digits};
 use super::time::LocalTimes;
 use super::{MAX_DEPTH, Reason, Record, Refusal};
 use crate::cdr::amount::{Amount, AmountError, Rounded, round_i32};
+use crate::cdr::columns::Field;
 use crate::error::{cut, quoted};
 
 /// An object's members: keys decoded, values still as their JSON text.
@@ -142,20 +143,18 @@ pub fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, Refusal>
 /// Whether a column of a record holds another value than its field said, whose text then is in `extra`, under the
 /// field's name: nothing else puts it there.
 pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
-    const FIELDS: [Field; 5] = [
-        Field::Date,
-        Field::Duration,
-        Field::PerMinute,
-        Field::Charge,
-        Field::ForwardFee,
-    ];
+    static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
+        let fields = Field::ALL.into_iter();
+        let rounded = fields.filter(|field| field.column().kind.is_rounded());
+        rounded.collect()
+    });
     let Some(extra) = record.extra.as_deref() else {
         return false;
     };
     let is_named =
-        |field: Field| memchr::memmem::find(extra.as_bytes(), field.name().as_bytes()).is_some();
+        |field: &Field| memchr::memmem::find(extra.as_bytes(), field.name().as_bytes()).is_some();
     // It may also be a word of a text, or a key within a value.
-    FIELDS.into_iter().any(is_named)
+    FIELDS.iter().any(is_named)
         && members(extra).is_ok_and(|members| {
             let mut fields = members
                 .iter()

@@ -39,7 +39,7 @@ use parquet::file::writer::{SerializedFileWriter, SerializedPageWriter, TrackedW
 use parquet::schema::types::{ColumnDescPtr, SchemaDescriptor};
 use zstd::zstd_safe::{CParameter, ParamSwitch};
 
-use crate::cdr::columns::{COLUMNS, Content};
+use crate::cdr::columns::{COLUMNS, Kind};
 use intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 use scratch::Scratch;
 
@@ -74,9 +74,8 @@ impl RowGroupEncoder {
     /// For row groups of the lake's columns, whose schema this is.
     pub(crate) fn try_new(schema: &SchemaDescriptor, compression: Compression) -> Result<Self> {
         let columns = schema.columns().iter().zip(COLUMNS.iter());
-        let encoders = columns.map(|(descriptor, column)| {
-            ColumnEncoder::new(descriptor, column.content, column.repeats)
-        });
+        let encoders =
+            columns.map(|(descriptor, column)| ColumnEncoder::new(descriptor, column.kind));
         Ok(Self {
             columns: encoders.collect(),
             rows: 0,
@@ -124,7 +123,7 @@ impl RowGroupEncoder {
         }
         let mut row_group = writer.next_row_group()?;
         for column in &mut self.columns {
-            let fresh = ColumnEncoder::new(&column.descriptor, column.content, column.repeats);
+            let fresh = ColumnEncoder::new(&column.descriptor, column.kind);
             let (chunk, close) = std::mem::replace(column, fresh).close(&mut self.press)?;
             row_group.append_column(&chunk, close)?;
         }
@@ -136,11 +135,11 @@ impl RowGroupEncoder {
 
 /// What zstd is told to look for in a column, at level 1, where speed is asked for. Found by trying: `docs/performance.md` has the figures. Zero is what the level says. `TargetLength` is the step
 /// by which zstd walks where it finds nothing; it would no longer code literals, were it not told to.
-fn zstd_parameters(content: Content) -> [CParameter; 4] {
-    let (hash_log, min_match, target_length, literals) = match content {
-        Content::Ids => (6, 7, 8, ParamSwitch::Enable),
-        Content::PhoneNumbers => (0, 7, 3, ParamSwitch::Enable),
-        Content::Other => (0, 0, 0, ParamSwitch::Auto),
+fn zstd_parameters(kind: Kind) -> [CParameter; 4] {
+    let (hash_log, min_match, target_length, literals) = match kind {
+        Kind::Id => (6, 7, 8, ParamSwitch::Enable),
+        Kind::PhoneNumber => (0, 7, 3, ParamSwitch::Enable),
+        _ => (0, 0, 0, ParamSwitch::Auto),
     };
     [
         CParameter::HashLog(hash_log),
@@ -190,7 +189,7 @@ impl Codec {
         }
     }
 
-    fn compress(&mut self, page: &[u8], content: Content) -> Result<Bytes> {
+    fn compress(&mut self, page: &[u8], kind: Kind) -> Result<Bytes> {
         Ok(match self {
             Self::Zstd {
                 is_fastest,
@@ -198,7 +197,7 @@ impl Codec {
                 ..
             } => {
                 if *is_fastest {
-                    for parameter in zstd_parameters(content) {
+                    for parameter in zstd_parameters(kind) {
                         compressor.set_parameter(parameter)?;
                     }
                 }
@@ -403,8 +402,7 @@ enum Dictionary {
 /// Collects a column chunk.
 struct ColumnEncoder {
     descriptor: ColumnDescPtr,
-    content: Content,
-    repeats: bool,
+    kind: Kind,
     dictionary: Dictionary,
     /// Data pages with their headers.
     pages: TrackedWrite<Blocks>,
@@ -421,13 +419,12 @@ struct ColumnEncoder {
 }
 
 impl ColumnEncoder {
-    fn new(descriptor: &ColumnDescPtr, content: Content, repeats: bool) -> Self {
+    fn new(descriptor: &ColumnDescPtr, kind: Kind) -> Self {
         let is_text = descriptor.physical_type() == Type::BYTE_ARRAY;
         Self {
             descriptor: ColumnDescPtr::clone(descriptor),
-            content,
-            repeats,
-            dictionary: match (repeats, is_text) {
+            kind,
+            dictionary: match (kind.repeats(), is_text) {
                 (false, _) => Dictionary::None,
                 (true, false) => Dictionary::Numbers(NumberInterner::default()),
                 (true, true) => Dictionary::Texts(None),
@@ -468,7 +465,7 @@ impl ColumnEncoder {
             *sum += text_bytes;
         }
 
-        let compressed = press.codec.compress(press.page.as_slice(), self.content)?;
+        let compressed = press.codec.compress(press.page.as_slice(), self.kind)?;
         let page = Page::DataPage {
             buf: compressed,
             num_values: u32::try_from(array.len()).expect("a batch has thousands of rows"),
@@ -662,9 +659,7 @@ impl ColumnEncoder {
             Dictionary::None => 0,
         };
         let page = Page::DictionaryPage {
-            buf: press
-                .codec
-                .compress(press.page.as_slice(), Content::Other)?,
+            buf: press.codec.compress(press.page.as_slice(), self.kind)?,
             num_values: u32::try_from(entries).expect("a dictionary has a limit"),
             encoding: Encoding::PLAIN,
             is_sorted: false,
