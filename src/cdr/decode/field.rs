@@ -75,26 +75,38 @@ const MEMBERS: [(Key, Key); Field::ALL.len()] = {
 
 /// Slots of the table of keys, as a power of two.
 const SLOT_BITS: u32 = 5;
-/// A multiplier that gives each key a slot of its own, found by trying; the table does not compile with one that
-/// does not.
-const SLOT_MULTIPLIER: u64 = 0x2E47_DC0E_959F_3A51;
+/// Gives each key a slot of its own: the first that does of a row of odd numbers.
+const SLOT_MULTIPLIER: u64 = {
+    let mut multiplier = 0x2E47_DC0E_959F_3A51_u64;
+    while !tells_apart(multiplier) {
+        multiplier = multiplier.wrapping_mul(0x5851_F42D_4C95_7F2D);
+    }
+    multiplier
+};
 
 #[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
-const fn slot_of(key: Key) -> usize {
+const fn slot_of(key: Key, multiplier: u64) -> usize {
     let folded = key as u64 ^ (key >> 64) as u64;
-    (folded.wrapping_mul(SLOT_MULTIPLIER) >> (u64::BITS - SLOT_BITS)) as usize
+    (folded.wrapping_mul(multiplier) >> (u64::BITS - SLOT_BITS)) as usize
+}
+
+/// Whether no two keys have the same slot.
+const fn tells_apart(multiplier: u64) -> bool {
+    let mut taken = 0_u32;
+    let mut i = 0;
+    while i < KEYS.len() {
+        taken |= 1 << slot_of(KEYS[i], multiplier);
+        i += 1;
+    }
+    taken.count_ones() as usize == KEYS.len()
 }
 
 /// The field in each slot; a slot of none has any.
 const SLOTS: [Field; 1 << SLOT_BITS] = {
     let mut slots = [Field::Date; 1 << SLOT_BITS];
-    let mut is_taken = [false; 1 << SLOT_BITS];
     let mut i = 0;
     while i < KEYS.len() {
-        let slot = slot_of(KEYS[i]);
-        assert!(!is_taken[slot]);
-        is_taken[slot] = true;
-        slots[slot] = Field::ALL[i];
+        slots[slot_of(KEYS[i], SLOT_MULTIPLIER)] = Field::ALL[i];
         i += 1;
     }
     slots
@@ -102,6 +114,6 @@ const SLOTS: [Field; 1 << SLOT_BITS] = {
 
 /// The field of a key, without a branch that depends on which one it is.
 pub(super) fn field_of(key: Key) -> Option<Field> {
-    let field = SLOTS[slot_of(key)];
+    let field = SLOTS[slot_of(key, SLOT_MULTIPLIER)];
     (KEYS[field as usize] == key).then_some(field)
 }

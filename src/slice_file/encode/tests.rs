@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use super::intern::MAX_DICTIONARY_BYTES;
 use super::*;
 use crate::cdr::amount::Amount;
-use crate::cdr::columns::schema;
+use crate::cdr::columns::{RowSource, schema};
 use crate::cdr::decode::Record;
 use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::slice_file::batch::{BatchBuilder, Rows};
@@ -69,42 +69,53 @@ fn texts() -> impl Strategy<Value = Option<String>> {
     ]
 }
 
+/// Values for a record, by their types.
+#[derive(Debug)]
+struct Drawn {
+    texts: std::vec::IntoIter<Option<String>>,
+    time_us: i64,
+    seconds: Option<i32>,
+    amounts: std::vec::IntoIter<Option<i64>>,
+}
+
+impl RowSource<'static> for Drawn {
+    fn text(&mut self) -> Option<Cow<'static, str>> {
+        self.texts.next().unwrap().map(Cow::Owned)
+    }
+
+    fn time(&mut self) -> i64 {
+        self.time_us
+    }
+
+    fn seconds(&mut self) -> Option<i32> {
+        self.seconds
+    }
+
+    fn amount(&mut self) -> Option<Amount> {
+        self.amounts.next().unwrap().map(Amount::from_nanos)
+    }
+}
+
 fn record() -> impl Strategy<Value = Record<'static>> {
-    let amount = || {
-        let nanos = prop_oneof![
-            Just(0_i64),
-            Just(6_500_000),
-            -999_999_999_999_999_999..=999_999_999_999_999_999_i64
-        ];
-        proptest::option::of(nanos.prop_map(Amount::from_nanos))
-    };
-    let nine = proptest::collection::vec(texts(), 9);
-    let numbers = (
+    let nanos = prop_oneof![
+        Just(0_i64),
+        Just(6_500_000),
+        -999_999_999_999_999_999..=999_999_999_999_999_999_i64
+    ];
+    // As many as there are columns are enough.
+    let values = (
+        proptest::collection::vec(texts(), COLUMNS.len()),
         any::<i64>(),
         proptest::option::of(any::<i32>()),
-        amount(),
-        amount(),
-        amount(),
+        proptest::collection::vec(proptest::option::of(nanos), COLUMNS.len()),
     );
-    (nine, numbers).prop_map(|(texts, (time, seconds, per_minute, charge, fee))| {
-        let mut texts = texts.into_iter().map(|text| text.map(Cow::Owned));
-        let mut text = || texts.next().flatten();
-        Record {
-            call_id: text(),
-            parent_call_id: text(),
-            call_time_us: time,
-            from_number: text(),
-            to_number: text(),
-            disposition: text(),
-            destination: text(),
-            sip_trunk: text(),
-            answered_by: text(),
-            duration_seconds: seconds,
-            per_minute_usd: per_minute,
-            charge_usd: charge,
-            forward_fee_usd: fee,
-            extra: text(),
-        }
+    values.prop_map(|(texts, time_us, seconds, amounts)| {
+        Record::read_from(&mut Drawn {
+            texts: texts.into_iter(),
+            time_us,
+            seconds,
+            amounts: amounts.into_iter(),
+        })
     })
 }
 
