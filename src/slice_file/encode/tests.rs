@@ -8,17 +8,22 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
+use arrow::array::AsArray;
 use arrow::compute::concat_batches;
+use arrow::datatypes::DataType;
+use bytes::Bytes;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
-use parquet::basic::ZstdLevel;
+use parquet::basic::{Encoding, ZstdLevel};
 use parquet::file::metadata::PageIndexPolicy;
 use parquet::file::page_index::column_index::ColumnIndexMetaData;
 use parquet::file::properties::WriterProperties;
 use proptest::prelude::*;
 
+use super::bounds::{Bounds, TextBound};
 use super::intern::MAX_DICTIONARY_BYTES;
+use super::values::numbers_of;
 use super::*;
 use crate::cdr::amount::Amount;
 use crate::cdr::columns::{RowSource, schema};
@@ -240,47 +245,6 @@ proptest! {
         }
     }
 
-    #[test]
-    fn bounds_of_texts_are_short_and_on_their_side(text in "[ab]{0,70}|.{0,40}|[é\u{D7FF}\u{10FFFF}]{10,40}|a{62}.{3}") {
-        let (below, above) = (TextBound::below(&text), TextBound::above(&text));
-        let is_long = text.len() > MAX_BOUND_BYTES;
-        let text = text.as_bytes();
-        prop_assert!(below.bytes.as_slice() <= text && below.bytes.len() <= MAX_BOUND_BYTES);
-        prop_assert_eq!(below.is_cut, is_long);
-        prop_assert!(is_long || below.bytes == text);
-        if let Some(above) = above {
-            prop_assert!(above.bytes.as_slice() >= text && above.bytes.len() <= MAX_BOUND_BYTES + 3);
-            prop_assert!(std::str::from_utf8(&above.bytes).is_ok());
-            prop_assert_eq!(above.is_cut, is_long);
-            prop_assert!(is_long || above.bytes == text);
-        } else {
-            let largest = char::MAX.to_string().repeat(16);
-            prop_assert!(is_long && text.starts_with(largest.as_bytes()));
-        }
-    }
-
-    #[test]
-    fn codes_of_any_width_are_packed(
-        width in 1_u32..21,
-        seeds in proptest::collection::vec(any::<u32>(), 1..200),
-    ) {
-        let codes: Vec<u32> = seeds.iter().map(|seed| seed & ((1 << width) - 1)).collect();
-        let mut page = Scratch::default();
-        write_codes(&codes, 1 << width, &mut page);
-        let page = page.as_slice();
-        prop_assert_eq!(u32::from(page[0]), width);
-        if codes.iter().any(|&code| code != codes[0]) {
-            let varint_bytes = if codes.len().div_ceil(8) < 0x40 { 1 } else { 2 };
-            let packed = &page[1 + varint_bytes..];
-            prop_assert_eq!(packed.len(), codes.len().div_ceil(8) * width as usize);
-            let bit = |at: usize| u32::from(packed[at / 8] >> (at % 8) & 1);
-            for (i, &code) in codes.iter().enumerate() {
-                let start = i * width as usize;
-                let read = (0..width as usize).fold(0, |sum, b| sum | bit(start + b) << b);
-                prop_assert_eq!(read, code);
-            }
-        }
-    }
 }
 
 #[test]

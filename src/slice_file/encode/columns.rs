@@ -1,0 +1,343 @@
+//! Encodes arrays as the pages of a column chunk.
+
+use arrow::array::{Array, AsArray, DictionaryArray, StringArray};
+use arrow::datatypes::{ArrowDictionaryKeyType, ArrowNativeType, DataType, Int8Type, Int32Type};
+use parquet::basic::{Encoding, Type};
+use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
+use parquet::column::writer::ColumnCloseResult;
+use parquet::errors::{ParquetError, Result};
+use parquet::file::metadata::{
+    ColumnChunkMetaData, ColumnIndexBuilder, OffsetIndexBuilder, PageEncodingStats,
+};
+use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
+use parquet::schema::types::ColumnDescPtr;
+
+use super::Press;
+use super::blocks::{Blocks, Chunk};
+use super::bounds::{Bounds, TextBounds, narrow};
+use super::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
+use super::scratch::Scratch;
+use super::values::{numbers_of, write_codes, write_length, write_levels, write_text};
+use crate::cdr::columns::Kind;
+
+/// The dictionary of a column chunk.
+enum Dictionary {
+    /// The column has none.
+    None,
+    Numbers(NumberInterner),
+    /// What the batches brought along; longer with each of them.
+    Texts(Option<StringArray>),
+}
+
+/// Collects a column chunk.
+pub(super) struct ColumnEncoder {
+    descriptor: ColumnDescPtr,
+    kind: Kind,
+    dictionary: Dictionary,
+    /// Data pages with their headers.
+    pages: TrackedWrite<Blocks>,
+    uncompressed_bytes: i64,
+    rows: usize,
+    nulls: u64,
+    bounds: Bounds,
+    /// How many pages there are of each kind.
+    page_kinds: Vec<PageEncodingStats>,
+    column_index: ColumnIndexBuilder,
+    offset_index: OffsetIndexBuilder,
+    /// Bytes of text in the data, where there is text.
+    text_bytes: Option<i64>,
+}
+
+impl ColumnEncoder {
+    pub(super) fn new(descriptor: &ColumnDescPtr, kind: Kind) -> Self {
+        let is_text = descriptor.physical_type() == Type::BYTE_ARRAY;
+        Self {
+            descriptor: ColumnDescPtr::clone(descriptor),
+            kind,
+            dictionary: match (kind.repeats(), is_text) {
+                (false, _) => Dictionary::None,
+                (true, false) => Dictionary::Numbers(NumberInterner::default()),
+                (true, true) => Dictionary::Texts(None),
+            },
+            pages: TrackedWrite::new(Blocks::default()),
+            uncompressed_bytes: 0,
+            rows: 0,
+            nulls: 0,
+            bounds: Bounds::Empty,
+            page_kinds: Vec::new(),
+            column_index: ColumnIndexBuilder::new(descriptor.physical_type()),
+            offset_index: OffsetIndexBuilder::new(),
+            text_bytes: is_text.then_some(0),
+        }
+    }
+
+    /// What it collected, leaving it empty.
+    pub(super) fn take(&mut self) -> Self {
+        let fresh = Self::new(&self.descriptor, self.kind);
+        std::mem::replace(self, fresh)
+    }
+
+    /// Encoded bytes so far.
+    pub(super) fn encoded_bytes(&self) -> usize {
+        self.pages.bytes_written()
+    }
+
+    /// Adds an array as a page.
+    pub(super) fn write(&mut self, array: &dyn Array, press: &mut Press) -> Result<()> {
+        press.page.clear();
+        if self.descriptor.max_def_level() > 0 {
+            write_levels(array, &mut press.page);
+        }
+        let (encoding, bounds, text_bytes) = self.write_values(array, press);
+        let nulls = array.null_count() as u64;
+        let is_null_page = nulls == array.len() as u64;
+        match bounds.encoded(self.descriptor.physical_type()) {
+            Some((min, max)) => {
+                let nulls = i64::try_from(nulls).unwrap_or(i64::MAX);
+                self.column_index
+                    .append(is_null_page, min, max, nulls, None);
+            }
+            None => self.column_index.to_invalid(),
+        }
+        self.bounds = std::mem::replace(&mut self.bounds, Bounds::Empty).merge(bounds);
+        self.nulls += nulls;
+        self.rows += array.len();
+        if let Some(sum) = &mut self.text_bytes {
+            *sum += text_bytes;
+        }
+
+        let compressed = press.codec.compress(press.page.as_slice(), self.kind)?;
+        let page = Page::DataPage {
+            buf: compressed,
+            num_values: u32::try_from(array.len()).expect("a batch has thousands of rows"),
+            encoding,
+            def_level_encoding: Encoding::RLE,
+            rep_level_encoding: Encoding::RLE,
+            statistics: None,
+        };
+        let page = CompressedPage::new(page, press.page.len());
+        let written = SerializedPageWriter::new(&mut self.pages).write_page(page)?;
+        self.note(&written, encoding);
+        self.offset_index.append_row_count(signed(array.len()));
+        let bytes = i32::try_from(written.bytes_written)
+            .map_err(|_| ParquetError::General("a page is larger than 2 GiB".to_owned()))?;
+        self.offset_index
+            .append_offset_and_size(written.offset.cast_signed(), bytes);
+        self.offset_index
+            .append_unencoded_byte_array_data_bytes(self.text_bytes.map(|_| text_bytes));
+        Ok(())
+    }
+
+    /// Notes a page that was written.
+    fn note(&mut self, written: &PageWriteSpec, encoding: Encoding) {
+        // With its header.
+        self.uncompressed_bytes += signed(written.uncompressed_size);
+        let is_this = |kind: &&mut PageEncodingStats| {
+            kind.page_type == written.page_type && kind.encoding == encoding
+        };
+        match self.page_kinds.iter_mut().find(is_this) {
+            Some(kind) => kind.count += 1,
+            None => self.page_kinds.push(PageEncodingStats {
+                page_type: written.page_type,
+                encoding,
+                count: 1,
+            }),
+        }
+    }
+
+    /// Encodes the values that are not null.
+    fn write_values(&mut self, array: &dyn Array, press: &mut Press) -> (Encoding, Bounds, i64) {
+        match array.data_type() {
+            DataType::Utf8 => write_texts(array.as_string(), press),
+            DataType::Dictionary(keys, _) if **keys == DataType::Int8 => {
+                self.write_coded(array.as_dictionary::<Int8Type>(), press)
+            }
+            DataType::Dictionary(..) => self.write_coded(array.as_dictionary::<Int32Type>(), press),
+            _ => self.write_numbers(array, press),
+        }
+    }
+
+    fn write_coded<K: ArrowDictionaryKeyType>(
+        &mut self,
+        array: &DictionaryArray<K>,
+        press: &mut Press,
+    ) -> (Encoding, Bounds, i64) {
+        let texts = array.values().as_string::<i32>();
+        press.codes.clear();
+        let keys = array.keys();
+        let code = |row: usize| {
+            let code = keys.value(row).to_usize();
+            code.and_then(|code| u32::try_from(code).ok())
+                .expect("a code counts entries")
+        };
+        match keys.nulls() {
+            Some(nulls) => press.codes.extend(nulls.valid_indices().map(code)),
+            None => press.codes.extend((0..keys.len()).map(code)),
+        }
+        let mut is_used = vec![false; texts.len()];
+        let mut text_bytes = 0;
+        for &code in &press.codes {
+            is_used[code as usize] = true;
+            text_bytes += i64::from(texts.value_length(code as usize));
+        }
+        let used = (0..texts.len()).filter(|&code| is_used[code]);
+        let bounds: TextBounds<'_> = used.map(|code| texts.value(code).as_bytes()).collect();
+        let bounds = bounds.into();
+        let Dictionary::Texts(dictionary) = &mut self.dictionary else {
+            unreachable!("columns of text that repeats have such a dictionary");
+        };
+        // A dictionary that became too large was begun anew, and its codes mean something else.
+        let goes_on = dictionary
+            .as_ref()
+            .is_none_or(|earlier| begins_with(texts, earlier));
+        if goes_on {
+            *dictionary = Some(texts.clone());
+            write_codes(&press.codes, texts.len(), &mut press.page);
+            return (Encoding::RLE_DICTIONARY, bounds, text_bytes);
+        }
+        for &code in &press.codes {
+            write_text(texts.value(code as usize).as_bytes(), &mut press.page);
+        }
+        (Encoding::PLAIN, bounds, text_bytes)
+    }
+
+    fn write_numbers(&mut self, array: &dyn Array, press: &mut Press) -> (Encoding, Bounds, i64) {
+        let numbers = numbers_of(array);
+        let bounds = Bounds::of_numbers(numbers.iter().copied());
+        if let Dictionary::Numbers(dictionary) = &mut self.dictionary
+            && dictionary.len() <= MAX_DICTIONARY_ENTRIES
+        {
+            press.codes.clear();
+            press
+                .codes
+                .extend(numbers.iter().map(|&number| dictionary.intern(number)));
+            write_codes(&press.codes, dictionary.len(), &mut press.page);
+            return (Encoding::RLE_DICTIONARY, bounds, 0);
+        }
+        self.write_plain_numbers(&numbers, &mut press.page);
+        (Encoding::PLAIN, bounds, 0)
+    }
+
+    fn write_plain_numbers(&self, numbers: &[i64], page: &mut Scratch) {
+        let is_narrow = self.descriptor.physical_type() == Type::INT32;
+        for &number in numbers {
+            if is_narrow {
+                page.push(narrow(number).to_le_bytes());
+            } else {
+                page.push(number.to_le_bytes());
+            }
+        }
+    }
+
+    /// The chunk, dictionary first, and what the footer says of it.
+    pub(super) fn close(mut self, press: &mut Press) -> Result<(Chunk, ColumnCloseResult)> {
+        let mut dictionary = TrackedWrite::new(Blocks::default());
+        let dictionary_bytes = self.write_dictionary(&mut dictionary, press)?;
+        let mut chunk = dictionary.into_inner()?;
+        let data_bytes = self.pages.bytes_written();
+        chunk.append(self.pages.into_inner()?);
+        let chunk_bytes = dictionary_bytes + data_bytes;
+        let mut offset_index = self.offset_index.build();
+        for location in &mut offset_index.page_locations {
+            location.offset += signed(dictionary_bytes);
+        }
+        let physical_type = self.descriptor.physical_type();
+        let encodings = self.page_kinds.iter().map(|kind| kind.encoding);
+        // Levels are runs.
+        let encodings = encodings.chain([Encoding::RLE]).collect();
+        let metadata = ColumnChunkMetaData::builder(self.descriptor)
+            .set_compression(press.codec.compression())
+            .set_encodings(encodings)
+            .set_total_compressed_size(signed(chunk_bytes))
+            .set_total_uncompressed_size(self.uncompressed_bytes)
+            .set_num_values(signed(self.rows))
+            .set_data_page_offset(signed(dictionary_bytes))
+            .set_dictionary_page_offset((dictionary_bytes > 0).then_some(0))
+            .set_statistics(self.bounds.statistics(physical_type, self.nulls))
+            .set_unencoded_byte_array_data_bytes(self.text_bytes)
+            .set_page_encoding_stats(self.page_kinds)
+            .build()?;
+        let close = ColumnCloseResult {
+            bytes_written: chunk_bytes as u64,
+            rows_written: self.rows as u64,
+            metadata,
+            bloom_filter: None,
+            column_index: if self.column_index.valid() {
+                Some(self.column_index.build()?)
+            } else {
+                None
+            },
+            offset_index: Some(offset_index),
+        };
+        Ok((chunk.into(), close))
+    }
+
+    /// Writes the dictionary page, if there is one, and says how long it is with its header.
+    fn write_dictionary(
+        &mut self,
+        chunk: &mut TrackedWrite<Blocks>,
+        press: &mut Press,
+    ) -> Result<usize> {
+        let is_coded = |kind: &PageEncodingStats| kind.encoding == Encoding::RLE_DICTIONARY;
+        if !self.page_kinds.iter().any(is_coded) {
+            return Ok(0);
+        }
+        press.page.clear();
+        let entries = match std::mem::replace(&mut self.dictionary, Dictionary::None) {
+            Dictionary::Numbers(dictionary) => {
+                self.write_plain_numbers(dictionary.values(), &mut press.page);
+                dictionary.len()
+            }
+            Dictionary::Texts(texts) => {
+                let texts = texts.iter().flat_map(|texts| texts.iter().flatten());
+                let mut entries = 0;
+                for text in texts {
+                    write_text(text.as_bytes(), &mut press.page);
+                    entries += 1;
+                }
+                entries
+            }
+            Dictionary::None => 0,
+        };
+        let page = Page::DictionaryPage {
+            buf: press.codec.compress(press.page.as_slice(), self.kind)?,
+            num_values: u32::try_from(entries).expect("a dictionary has a limit"),
+            encoding: Encoding::PLAIN,
+            is_sorted: false,
+        };
+        let page = CompressedPage::new(page, press.page.len());
+        let written = SerializedPageWriter::new(chunk).write_page(page)?;
+        self.note(&written, Encoding::PLAIN);
+        Ok(chunk.bytes_written())
+    }
+}
+
+/// Encodes texts as they are.
+fn write_texts(array: &StringArray, press: &mut Press) -> (Encoding, Bounds, i64) {
+    let (offsets, data) = (array.value_offsets(), array.value_data());
+    let at = |row: usize| offsets[row].as_usize();
+    let mut text_bytes = 0;
+    let mut bounds = TextBounds::default();
+    let mut add = |row: usize| {
+        let (start, end) = (at(row), at(row + 1));
+        text_bytes += write_length(end - start, &mut press.page);
+        press.page.extend_from(data, start, end);
+        bounds.add(&data[start..end]);
+    };
+    match array.nulls() {
+        Some(nulls) => nulls.valid_indices().for_each(&mut add),
+        None => (0..array.len()).for_each(&mut add),
+    }
+    (Encoding::PLAIN, bounds.into(), text_bytes)
+}
+
+/// Whether `texts` are `earlier` and perhaps more.
+fn begins_with(texts: &StringArray, earlier: &StringArray) -> bool {
+    // Mostly it is the same array.
+    texts.value_data().as_ptr() == earlier.value_data().as_ptr()
+        || (texts.len() >= earlier.len() && texts.slice(0, earlier.len()) == *earlier)
+}
+
+fn signed(number: usize) -> i64 {
+    i64::try_from(number).expect("nothing in memory is longer")
+}
