@@ -43,6 +43,15 @@ pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
     format!("{} {name}", thousands(number))
 }
 
+/// Most names in a list of them.
+const MAX_NAMES: usize = 40;
+
+/// The first of several names, and a sign that there are more.
+pub(crate) fn first_of(names: impl ExactSizeIterator<Item = String>) -> String {
+    let more = if names.len() > MAX_NAMES { ", …" } else { "" };
+    names.take(MAX_NAMES).collect::<Vec<_>>().join(", ") + more
+}
+
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
 /// anything that could be a phone number, with or without separators, or a credential in an address.
 pub fn quoted(text: &str) -> String {

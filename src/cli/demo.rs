@@ -1,6 +1,5 @@
 //! `cdrlake demo`: everything, without an account.
 
-use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -19,10 +18,8 @@ use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::ledger::Commit;
 use crate::lake::report::RunOutcome;
-use crate::ops::days::Selection;
+use crate::ops::job::{Job, Outcome};
 use crate::ops::open::open_lake;
-use crate::ops::plan::plan;
-use crate::ops::run::{self, RunOptions};
 use crate::ops::verify::read_back;
 use crate::simulator::{Faults, Generator, KeyOrder, Simulator};
 use crate::source::wavix::Source;
@@ -72,28 +69,20 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
     let mut lake = open_lake(&config, false).await?;
     // The simulator has another port every time.
     lake.remarks.clear();
-    let plan = plan(&config, &Selection::default(), Some(&lake), now).await?;
     screen.say(&format!(
         "A simulated Wavix API answers on http://{address}; the lake is {}.",
         args.lake
     ));
-    let observer = screen.observe(plan.due.len());
-    let source = Arc::new(Source::try_new(
-        &config.source,
-        Some(SecretString::from(KEY)),
-    )?);
+    let source = Source::try_new(&config.source, Some(SecretString::from(KEY)))?;
+    let job = Job::new(config.clone(), source)
+        .with_observer(screen.observer())
+        .with_interrupt(interrupt);
+    let Outcome {
+        lake,
+        plan,
+        run: result,
+    } = job.run_in(lake).await?;
     let (due, up_to_date) = (plan.due.len(), plan.up_to_date);
-    let run = run::run(
-        Arc::new(config.clone()),
-        lake.clone(),
-        source,
-        plan.due,
-        RunOptions::default(),
-        Arc::clone(&observer) as _,
-        interrupt,
-    );
-    let result = run.await;
-    observer.finish();
     if result.report.outcome != RunOutcome::Committed {
         for slice in &result.report.slices {
             if let Some(error) = &slice.error {

@@ -463,6 +463,8 @@ impl From<ops::Error> for CommandError {
                     "{error}: lake.url or --lake is another place, or no `cdrlake run` or `cdrlake load` has made it yet"
                 ),
             ),
+            ops::Error::Export(error) => error.into(),
+            ops::Error::Undated { undated } => load::undated(&undated),
             ops::Error::Spool(error) => Self::new(
                 Exit::Usage,
                 format!(

@@ -1,7 +1,8 @@
 //! Standard error: log lines, and bars on a terminal.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -12,8 +13,7 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use crate::cdr::slice::Slice;
 use crate::lake::report::{SliceOutcome, SliceReport};
-use crate::ops::Progress;
-use crate::ops::run::Observer;
+use crate::ops::Observer;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -113,7 +113,7 @@ impl Screen {
     }
 
     /// A bar that counts bytes read, of `total` or of nobody knows how many.
-    pub(super) fn bytes_bar(&self, total: u64) -> ProgressBar {
+    fn bytes_bar(&self, total: u64) -> ProgressBar {
         if !self.shows_bars {
             return ProgressBar::hidden();
         }
@@ -132,78 +132,59 @@ impl Screen {
         bar
     }
 
-    /// A bar for something whose slices are not counted yet.
-    pub(super) fn progress(&self) -> SlicesBar<'_> {
-        SlicesBar {
-            screen: self,
-            bar: OnceLock::new(),
-        }
-    }
-
-    /// An observer of a run of `slices` slices.
-    pub(super) fn observe(&self, slices: usize) -> Arc<RunProgress> {
-        Arc::new(RunProgress {
-            bar: self.bar(slices),
-            records: std::sync::atomic::AtomicU64::new(0),
+    /// Shows how something goes on.
+    pub(super) fn observer(&self) -> Arc<Watcher> {
+        Arc::new(Watcher {
+            screen: self.clone(),
+            bar: Mutex::new(ProgressBar::hidden()),
+            records: AtomicU64::new(0),
         })
     }
 }
 
-/// A bar that counts slices once their number is known.
+/// Shows how something goes on: by a bar on a terminal, and a line for each slice of a run
+/// otherwise.
 #[derive(Debug)]
-pub(super) struct SlicesBar<'a> {
-    screen: &'a Screen,
-    bar: OnceLock<ProgressBar>,
+pub(super) struct Watcher {
+    screen: Screen,
+    bar: Mutex<ProgressBar>,
+    records: AtomicU64,
 }
 
-impl SlicesBar<'_> {
-    /// Takes the bar away.
-    pub(super) fn finish(&self) {
-        if let Some(bar) = self.bar.get() {
-            bar.finish_and_clear();
-        }
+impl Watcher {
+    fn bar(&self) -> MutexGuard<'_, ProgressBar> {
+        self.bar.lock().expect("nobody panics while holding it")
+    }
+
+    /// Shows another bar in place of the one before.
+    fn replace(&self, bar: ProgressBar) {
+        std::mem::replace(&mut *self.bar(), bar).finish_and_clear();
     }
 }
 
-impl Progress for SlicesBar<'_> {
-    fn begin(&self, slices: usize) {
-        self.bar.get_or_init(|| self.screen.bar(slices));
+impl Observer for Watcher {
+    fn reading_began(&self, bytes: u64) {
+        self.replace(self.screen.bytes_bar(bytes));
     }
 
-    fn advance(&self) {
-        if let Some(bar) = self.bar.get() {
-            bar.inc(1);
-        }
+    fn bytes_read(&self, bytes: u64) {
+        self.bar().inc(bytes);
     }
-}
 
-/// Shows a run: a bar on a terminal, a line for each slice otherwise.
-#[derive(Debug)]
-pub(super) struct RunProgress {
-    bar: ProgressBar,
-    records: std::sync::atomic::AtomicU64,
-}
-
-impl RunProgress {
-    /// Takes the bar away.
-    pub(super) fn finish(&self) {
-        self.bar.finish_and_clear();
+    fn slices_began(&self, slices: usize) {
+        self.replace(self.screen.bar(slices));
     }
-}
 
-impl Observer for RunProgress {
     fn slice_began(&self, slice: Slice, attempt: u32) {
         tracing::debug!(slice = slice.to_string(), attempt, "Fetching.");
     }
 
     fn records_read(&self, records: u64) {
-        let total = self
-            .records
-            .fetch_add(records, std::sync::atomic::Ordering::Relaxed)
-            + records;
-        if !self.bar.is_hidden() {
-            let seconds = self.bar.elapsed().as_secs().max(1);
-            self.bar.set_message(format!(
+        let total = self.records.fetch_add(records, Ordering::Relaxed) + records;
+        let bar = self.bar().clone();
+        if !bar.is_hidden() {
+            let seconds = bar.elapsed().as_secs().max(1);
+            bar.set_message(format!(
                 "{} records, {}/s",
                 super::table::thousands(total),
                 super::table::thousands(total / seconds)
@@ -212,7 +193,7 @@ impl Observer for RunProgress {
     }
 
     fn slice_ended(&self, report: &SliceReport) {
-        self.bar.inc(1);
+        self.slice_looked_at();
         let slice = report.slice().to_string();
         if let Some(change) = &report.change {
             tracing::info!(slice, "Slice changed: {change}.");
@@ -235,6 +216,14 @@ impl Observer for RunProgress {
             // The pipeline has already said why.
             SliceOutcome::Failed => {}
         }
+    }
+
+    fn slice_looked_at(&self) {
+        self.bar().inc(1);
+    }
+
+    fn ended(&self) {
+        self.replace(ProgressBar::hidden());
     }
 }
 

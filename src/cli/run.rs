@@ -1,14 +1,12 @@
 //! `cdrlake run` and `cdrlake plan`.
 
 use std::fmt::Write;
-use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use object_store::path::Path;
 use serde_json::json;
-use tokio_util::sync::CancellationToken;
 
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
@@ -18,25 +16,19 @@ use super::{
 };
 use crate::cdr::slice::{Direction, parse_day};
 use crate::config::Config;
-use crate::lake::Lake;
 use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
 use crate::ops::days::{Selection, Shard};
-use crate::ops::open::{find_lake, open_lake};
-use crate::ops::plan::{Plan, plan as make_plan};
-use crate::ops::run::{self, IGNORES_CONDITIONS, RunOptions, RunResult, Stop};
+use crate::ops::job::{Job, Outcome};
+use crate::ops::plan::{Plan, preview};
+use crate::ops::run::{RunResult, Stop};
 use crate::source::wavix::Source;
 use crate::store::layout::{TABLE, run_report};
+use crate::store::location::Location;
 
 /// Most days a run looks back: a century.
 const MAX_DAYS: i64 = 36_500;
 /// Most due slices and most troubles that a table for people lists.
 pub(super) const MAX_LINES: usize = 40;
-
-/// The first of several names, and a sign that there are more.
-pub(super) fn first_of(names: impl ExactSizeIterator<Item = String>) -> String {
-    let more = if names.len() > MAX_LINES { ", …" } else { "" };
-    names.take(MAX_LINES).collect::<Vec<_>>().join(", ") + more
-}
 
 /// Which days.
 #[derive(Clone, Debug, Args)]
@@ -142,13 +134,19 @@ pub(super) struct ResultArgs {
 }
 
 impl ResultArgs {
-    /// Prints what became of a plan.
-    pub(super) fn print(&self, plan: &Plan, result: &CarriedOut) -> Result<Exit, CommandError> {
+    /// Prints what became of a plan in the lake at `root`.
+    pub(super) fn print(
+        &self,
+        root: &Location,
+        outcome: &Outcome,
+        screen: &Screen,
+    ) -> Result<Exit, CommandError> {
         let text = match self.output.format {
-            OutputFormat::Json => json_text(&result.run.report),
-            OutputFormat::Text => render_report(&result.config, plan, &result.run),
+            OutputFormat::Json => json_text(&outcome.run.report),
+            OutputFormat::Text => render_report(root, outcome),
         };
-        print(text.as_bytes())
+        print(text.as_bytes())?;
+        Ok(exit_of(&outcome.run, self.strict, screen))
     }
 }
 
@@ -172,12 +170,8 @@ async fn print_plan(
     selection: &SelectionArgs,
     format: OutputFormat,
 ) -> Result<Exit, CommandError> {
-    let lake = find_lake(config).await?;
-    for remark in lake.iter().flat_map(|lake| &lake.remarks) {
-        tracing::warn!("{remark}");
-    }
-    let plan = make_plan(config, &selection.into(), lake.as_ref(), Timestamp::now()).await?;
-    if let Some(remark) = plan.foreign_remark() {
+    let (plan, remarks) = preview(config, &selection.into(), Timestamp::now()).await?;
+    for remark in remarks {
         tracing::warn!("{remark}");
     }
     print(render_plan(&plan, format).as_bytes())
@@ -232,63 +226,18 @@ pub(super) fn slices(number: usize) -> String {
 
 pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
-    let selection = Selection::from(&args.selection);
     if args.dry_run {
         return print_plan(&config, &args.selection, args.result.output.format).await;
     }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let source = Source::try_new(&config.source, Some(config.api_key()?))?;
-    // What is wrong with the selection comes before a lake is made for it.
-    make_plan(&config, &selection, None, Timestamp::now()).await?;
-    let lake = open_lake(&config, false).await?;
-    if selection.shard.is_some() && !lake.honours_conditions().await? {
-        let problem = format!(
-            "{IGNORES_CONDITIONS}, so --shard is refused: only one run at a time may write to this lake"
-        );
-        return Err(CommandError::new(Exit::Usage, problem));
-    }
-    let plan = make_plan(&config, &selection, Some(&lake), Timestamp::now()).await?;
-    let options = RunOptions {
-        allow_shrink: args.result.allow_shrink,
-        ..RunOptions::default()
-    };
-    let result = carry_out(config, lake, source, &plan, options, screen, interrupt).await;
-    args.result.print(&plan, &result)?;
-    Ok(exit_of(&result.run, args.result.strict, screen))
-}
-
-/// A run, and the configuration it had.
-pub(super) struct CarriedOut {
-    config: Arc<Config>,
-    pub(super) run: RunResult,
-}
-
-/// Does what is due, and shows how it goes.
-pub(super) async fn carry_out(
-    config: Config,
-    lake: Lake,
-    source: Source,
-    plan: &Plan,
-    mut options: RunOptions,
-    screen: &Screen,
-    interrupt: CancellationToken,
-) -> CarriedOut {
-    tracing::info!(due = plan.due.len(), up_to_date = plan.up_to_date, from = %plan.days.start(), to = %plan.days.end(), "Planned.");
-    options.remarks.extend(plan.foreign_remark());
-    let observer = screen.observe(plan.due.len());
-    let config = Arc::new(config);
-    let run = run::run(
-        Arc::clone(&config),
-        lake,
-        Arc::new(source),
-        plan.due.clone(),
-        options,
-        Arc::clone(&observer) as _,
-        interrupt,
-    )
-    .await;
-    observer.finish();
-    CarriedOut { config, run }
+    let root = config.lake.url.clone();
+    let job = Job::new(config, source)
+        .with_selection(Selection::from(&args.selection))
+        .with_allow_shrink(args.result.allow_shrink)
+        .with_observer(screen.observer())
+        .with_interrupt(interrupt);
+    args.result.print(&root, &job.run().await?, screen)
 }
 
 /// The exit status of a run, with a last sentence on standard error where a person has to act.
@@ -317,8 +266,9 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
     }
 }
 
-fn render_report(config: &Config, plan: &Plan, result: &RunResult) -> String {
-    let report = &result.report;
+fn render_report(root: &Location, outcome: &Outcome) -> String {
+    let Outcome { plan, run, .. } = outcome;
+    let report = &run.report;
     let mut table = DayTable::default();
     for slice in &report.slices {
         if matches!(
@@ -343,11 +293,9 @@ fn render_report(config: &Config, plan: &Plan, result: &RunResult) -> String {
         text.push_str(&line);
         text.push('\n');
     }
-    let root = &config.lake.url;
     let places = [
         (!table.is_empty()).then(|| format!("table {}", root.of(&Path::from(TABLE)))),
-        result
-            .is_kept
+        run.is_kept
             .then(|| format!("report {}", root.of(&run_report(&report.run)))),
     ];
     let places: Vec<String> = places.into_iter().flatten().collect();

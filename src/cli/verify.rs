@@ -6,7 +6,7 @@ use clap::Args;
 use jiff::Timestamp;
 
 use super::progress::Screen;
-use super::run::{MAX_LINES, OutputArgs, RangeArgs, first_of, slices as number_of_slices};
+use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::{counted, percent, thousands};
 use super::{
     CommandError, Exit, LAKE_STAYS, OutputFormat, RepairConfigArgs, interrupted_by_signals,
@@ -14,6 +14,7 @@ use super::{
 };
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::slice::Slice;
+use crate::error::first_of;
 use crate::ops::days::Selection;
 use crate::ops::run::Stop;
 use crate::ops::verify::{Fault, Finding, Mend, Repair, Verification, Verified, VerifyReport};
@@ -51,15 +52,12 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         ask_source: args.source,
         now: Timestamp::now(),
     };
-    let bar = screen.progress();
-    let mut verified = verification.check(&bar).await?;
-    bar.finish();
+    let observer = screen.observer();
+    let mut verified = verification.check(&*observer).await?;
     if args.repair && !verified.found.findings.is_empty() {
         let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-        let observer = screen.observe(verified.found.to_fetch().len());
-        let watch = Arc::clone(&observer) as _;
-        verification.repair(&mut verified, watch, interrupt).await?;
-        observer.finish();
+        let repairing = verification.repair(&mut verified, observer, interrupt);
+        repairing.await?;
     }
     let text = match args.output.format {
         OutputFormat::Json => json_text(&verified),

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use crate::config::ConfigError;
 use crate::lake::LakeError;
+use crate::source::files::{ExportError, Undated};
 use crate::store::StoreError;
 use crate::store::location::Location;
 
@@ -49,6 +50,15 @@ pub enum Error {
         link: PathBuf,
         /// What it names.
         target: PathBuf,
+    },
+    /// An export cannot be read.
+    #[error(transparent)]
+    Export(#[from] ExportError),
+    /// An export has records that cannot be assigned to a day. Nothing was loaded.
+    #[error("{}: {}", undated.counted(), undated.listed())]
+    Undated {
+        /// How many, and the first of them.
+        undated: Undated,
     },
     /// Files on their way into a bucket have no place on this machine.
     #[error(transparent)]

@@ -3,9 +3,11 @@
 
 pub mod days;
 mod error;
+pub mod job;
+pub mod load;
+mod observer;
 pub mod open;
 pub mod plan;
-mod progress;
 pub mod rejects;
 pub mod removal;
 pub mod run;
@@ -13,4 +15,4 @@ pub mod status;
 pub mod verify;
 
 pub use error::Error;
-pub use progress::Progress;
+pub use observer::Observer;

@@ -11,6 +11,7 @@ use object_store::path::Path;
 
 use super::Error;
 use super::days::{Selection, is_from_the_future, lookback_from, today};
+use super::open::find_lake;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, timezone_name};
 use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
@@ -183,6 +184,23 @@ pub async fn plan(
     }
     plan.sort();
     Ok(plan)
+}
+
+/// What a run at `now` would do in the lake that `config` names, if it is there, and what is to be
+/// said of the lake.
+///
+/// # Errors
+/// As [`plan`], and [`Error`] if the lake is another one.
+pub async fn preview(
+    config: &Config,
+    selection: &Selection,
+    now: Timestamp,
+) -> Result<(Plan, Vec<String>), Error> {
+    let lake = find_lake(config).await?;
+    let plan = plan(config, selection, lake.as_ref(), now).await?;
+    let mut remarks = lake.map(|lake| lake.remarks).unwrap_or_default();
+    remarks.extend(plan.foreign_remark());
+    Ok((plan, remarks))
 }
 
 /// What a load does.

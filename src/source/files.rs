@@ -29,7 +29,7 @@ use crate::cdr::day::day_us;
 use crate::cdr::decode::{LocalTimes, Reason, Refusal, TimeError, call_time_us};
 use crate::cdr::slice::FIRST_DAY;
 use crate::config::timezone_name;
-use crate::error::one_line;
+use crate::error::{counted, one_line};
 use crate::lake::ledger::{ASSUMED_TIMEZONE, Asked};
 use crate::privacy::numbers::{MIN_DIGITS, replace_numbers};
 use crate::privacy::redact_addresses;
@@ -132,6 +132,14 @@ impl Input {
             }
             Self::Stdin => (Box::new(io::stdin().lock()), Timestamp::now()),
         })
+    }
+
+    /// Its size, if that is known.
+    pub(crate) fn size_bytes(&self) -> Option<u64> {
+        match self {
+            Self::File(path) => Some(path.metadata().ok()?.len()),
+            Self::Stdin => None,
+        }
     }
 
     /// Whether reading may wait for somebody else to write: it is no file on a disk.
@@ -343,6 +351,27 @@ pub struct Undated {
     pub examples: Vec<String>,
     /// Why the last of these has none.
     last_reason: String,
+}
+
+impl Undated {
+    /// How many there are, in words.
+    pub(crate) fn counted(&self) -> String {
+        counted(
+            self.records,
+            "record cannot be assigned to a day",
+            "records cannot be assigned to a day",
+        )
+    }
+
+    /// The first of them, and a sign that there are more.
+    pub(crate) fn listed(&self) -> String {
+        let more = if self.records > self.examples.len() as u64 {
+            "; …"
+        } else {
+            ""
+        };
+        self.examples.join("; ") + more
+    }
 }
 
 /// An export, split. Dropping it removes its files.

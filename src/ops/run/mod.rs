@@ -6,7 +6,6 @@ pub mod reports;
 mod slice;
 
 use std::collections::{BTreeSet, VecDeque};
-use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -19,10 +18,10 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Observer;
 use super::days::CLOCK_TOLERANCE;
 use super::plan::Due;
 use crate::body::csv::describe_missing;
-use crate::cdr::slice::Slice;
 use crate::config::{Config, Reconcile};
 use crate::error::Panicked;
 use crate::lake::Lake;
@@ -56,16 +55,6 @@ pub struct RunOptions {
     pub export: Option<Arc<Export>>,
     /// What is to be said in the report, whatever becomes of the slices.
     pub remarks: Vec<String>,
-}
-
-/// Told how a run goes on, from any thread.
-pub trait Observer: fmt::Debug + Send + Sync {
-    /// A slice is being fetched, for the `attempt`th time.
-    fn slice_began(&self, slice: Slice, attempt: u32);
-    /// More records of some slice were read.
-    fn records_read(&self, records: u64);
-    /// A slice is done with.
-    fn slice_ended(&self, report: &SliceReport);
 }
 
 /// Everything that the slices of one run share.
@@ -250,6 +239,7 @@ pub async fn run(
     observer: Arc<dyn Observer>,
     interrupt: CancellationToken,
 ) -> RunResult {
+    observer.slices_began(due.len());
     let started_at = Timestamp::now();
     let run = new_run_id(started_at);
     let memory_units = u32::try_from(config.limits.memory / MEMORY_UNIT_BYTES)
@@ -326,6 +316,7 @@ pub async fn run(
     say_what_was_redacted(&report);
     let is_kept = keeper.keep(begun.marked, &mut report).await;
     let lake = context.lake.clone();
+    context.observer.ended();
     // Until here the run is under way for everybody else.
     drop(context);
     lake.settle().await;

@@ -20,7 +20,7 @@ use object_store::path::Path;
 use serde::Serialize;
 
 use super::days::Selection;
-use super::{Error, Progress, open};
+use super::{Error, Observer, open};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::source::wavix::Source;
@@ -255,13 +255,14 @@ impl Verification<'_> {
     /// # Errors
     /// [`Error`] if there is no lake, or it cannot be read at all. What is wrong with a slice is a
     /// finding.
-    pub async fn check(&self, progress: &dyn Progress) -> Result<Verified, Error> {
+    pub async fn check(&self, observer: &dyn Observer) -> Result<Verified, Error> {
         let lake = open::existing_lake(self.config, self.source.is_some()).await?;
         let scope = self.scope()?;
         let slices = slices(&lake, &scope).await?;
-        progress.begin(slices.len());
+        observer.slices_began(slices.len());
         let quality = &self.config.quality;
-        let mut found = verify_slices(&lake, &slices, quality, &|| progress.advance()).await?;
+        let mut found =
+            verify_slices(&lake, &slices, quality, &|| observer.slice_looked_at()).await?;
         let mut asked = None;
         if let Some(source) = self.source.filter(|_| self.ask_source) {
             let at_once = self.config.source.requests;
@@ -272,6 +273,7 @@ impl Verification<'_> {
             asked = Some(answers);
         }
         found.findings.extend(find_strays(&lake, &scope).await?);
+        observer.ended();
         let missing = self.not_fetched(&slices);
         Ok(Verified {
             looked_for_missing: missing.is_some(),

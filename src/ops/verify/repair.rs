@@ -17,8 +17,8 @@ use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::report::RunReport;
 use crate::ops::plan::{Due, Why};
-use crate::ops::run::{self, Observer, RunOptions, RunResult, Stop};
-use crate::ops::{Error, open};
+use crate::ops::run::{self, RunOptions, RunResult, Stop};
+use crate::ops::{Error, Observer, open};
 use crate::source::wavix::Source;
 use crate::store::layout;
 

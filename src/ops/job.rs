@@ -1,0 +1,128 @@
+//! A run from the configuration to its report: what every command that fetches does.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::days::Selection;
+use super::open::open_lake;
+use super::plan::{Plan, plan};
+use super::run::{IGNORES_CONDITIONS, RunOptions, RunResult, run};
+use super::{Error, Observer};
+use crate::config::Config;
+use crate::lake::Lake;
+use crate::source::wavix::Source;
+
+/// Brings a lake up to date: opens it, or makes it, plans, and does what is due.
+#[derive(Clone, Debug)]
+#[must_use = "nothing is done before it is run"]
+pub struct Job {
+    config: Arc<Config>,
+    source: Arc<Source>,
+    selection: Selection,
+    allow_shrink: bool,
+    observer: Arc<dyn Observer>,
+    interrupt: CancellationToken,
+}
+
+/// What became of a job.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The lake, up to date as far as the run got.
+    pub lake: Lake,
+    /// What was due, and what was not.
+    pub plan: Plan,
+    /// What was done.
+    pub run: RunResult,
+}
+
+impl Job {
+    /// A job on the lake that `config` names, with calls from `source`: all days from
+    /// `window.start` to yesterday.
+    pub fn new(config: Config, source: impl Into<Arc<Source>>) -> Self {
+        Self {
+            config: Arc::new(config),
+            source: source.into(),
+            selection: Selection::default(),
+            allow_shrink: false,
+            observer: Arc::new(()),
+            interrupt: CancellationToken::new(),
+        }
+    }
+
+    /// Other days, or only some slices.
+    pub fn with_selection(self, selection: Selection) -> Self {
+        Self { selection, ..self }
+    }
+
+    /// Whether a slice may lose rows against what the lake has of it. By default it fails.
+    pub fn with_allow_shrink(self, allow_shrink: bool) -> Self {
+        Self {
+            allow_shrink,
+            ..self
+        }
+    }
+
+    /// Who is told how it goes on.
+    pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
+        Self { observer, ..self }
+    }
+
+    /// Cancelling `interrupt` ends the run early and cleanly.
+    pub fn with_interrupt(self, interrupt: CancellationToken) -> Self {
+        Self { interrupt, ..self }
+    }
+
+    /// Opens the lake, or makes it, and runs.
+    ///
+    /// # Errors
+    /// [`Error`] if nothing was begun: the selection has no days, or the lake cannot be opened.
+    /// What becomes of slices is in the report.
+    pub async fn run(self) -> Result<Outcome, Error> {
+        // What is wrong with the selection comes before a lake is made for it.
+        plan(&self.config, &self.selection, None, Timestamp::now()).await?;
+        let lake = open_lake(&self.config, false).await?;
+        self.run_in(lake).await
+    }
+
+    /// Runs in a lake that is open already.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_in(self, lake: Lake) -> Result<Outcome, Error> {
+        if self.selection.shard.is_some() && !lake.honours_conditions().await? {
+            return Err(Error::Usage(format!(
+                "{IGNORES_CONDITIONS}, so --shard is refused: only one run at a time may write to this lake"
+            )));
+        }
+        let plan = plan(&self.config, &self.selection, Some(&lake), Timestamp::now()).await?;
+        let options = RunOptions {
+            allow_shrink: self.allow_shrink,
+            ..RunOptions::default()
+        };
+        Ok(self.carry_out(lake, plan, options).await)
+    }
+
+    /// Does what is due.
+    pub(super) async fn carry_out(
+        self,
+        lake: Lake,
+        plan: Plan,
+        mut options: RunOptions,
+    ) -> Outcome {
+        tracing::info!(due = plan.due.len(), up_to_date = plan.up_to_date, from = %plan.days.start(), to = %plan.days.end(), "Planned.");
+        options.remarks.extend(plan.foreign_remark());
+        let run = run(
+            self.config,
+            lake.clone(),
+            self.source,
+            plan.due.clone(),
+            options,
+            self.observer,
+            self.interrupt,
+        );
+        let run = run.await;
+        Outcome { lake, plan, run }
+    }
+}

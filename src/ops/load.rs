@@ -1,0 +1,327 @@
+//! An export in files, loaded day by day: what is read of it, what is due, and the run.
+
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use super::days::today;
+use super::job::{Job, Outcome};
+use super::open::{find_lake, open_lake};
+use super::plan::{LoadPlan, Plan, plan_load};
+use super::run::RunOptions;
+use super::{Error, Observer};
+use crate::body::csv::describe_missing;
+use crate::cdr::slice::{Direction, Slice};
+use crate::config::{Config, Reconcile, timezone_name};
+use crate::error::{counted, first_of, thousands};
+use crate::lake::Lake;
+use crate::source::files::{Export, ExportError, Input, SplitOptions, make_spool, split};
+use crate::source::wavix::Source;
+
+/// An export to be loaded.
+#[derive(Clone, Debug)]
+pub struct Load {
+    /// Its parts, in any order.
+    pub inputs: Vec<Input>,
+    /// Of which direction its calls are.
+    pub direction: Direction,
+    /// Whether days are loaded that the lake has already.
+    pub refresh: bool,
+    /// Whether records that cannot be assigned to a day are left out; otherwise nothing is loaded.
+    pub skip_undated: bool,
+    /// Whether a slice may lose rows against what the lake has of it.
+    pub allow_shrink: bool,
+}
+
+/// An export that was read.
+struct Read {
+    export: Export,
+    /// Its slices, each with its number of records.
+    slices: Vec<(Slice, u64)>,
+    remarks: Vec<String>,
+    /// The lake, if there is one already.
+    existing: Option<Lake>,
+}
+
+impl Load {
+    /// Whether the export may be loaded into the lake that `config` names, as far as can be told
+    /// without reading it.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if not, [`Error::Export`] if a part cannot be read.
+    pub fn check(&self, config: &Config) -> Result<(), Error> {
+        let direction = self.direction;
+        if !config.source.directions.contains(&direction) {
+            let problem = format!("--direction {direction} is not among source.directions");
+            return Err(Error::Usage(problem));
+        }
+        for input in &self.inputs {
+            input.check()?;
+        }
+        refuse_unseen_filters(config)
+    }
+
+    /// Reads the export, and decides what would be loaded. Also what is to be said of it.
+    ///
+    /// # Errors
+    /// [`Error`] if it cannot be read, or may not be loaded.
+    pub async fn preview(
+        self,
+        config: &Config,
+        observer: Arc<dyn Observer>,
+        interrupt: &CancellationToken,
+    ) -> Result<(Plan, Vec<String>), Error> {
+        let refresh = self.refresh;
+        let read = self.read(config, &observer, interrupt).await?;
+        let lake = read.existing.as_ref();
+        let planned = plan_load(config, &read.slices, refresh, lake, Timestamp::now()).await?;
+        let mut remarks = read.remarks;
+        remarks.extend(remark_on_differing(&planned));
+        Ok((planned.plan, remarks))
+    }
+
+    /// Reads the export, opens the lake or makes it, and loads what is due. `source` is asked for
+    /// its counts only.
+    ///
+    /// # Errors
+    /// [`Error`] if nothing was begun. What becomes of slices is in the report.
+    pub async fn run(
+        self,
+        config: Config,
+        source: Source,
+        observer: Arc<dyn Observer>,
+        interrupt: CancellationToken,
+    ) -> Result<Outcome, Error> {
+        let (refresh, allow_shrink) = (self.refresh, self.allow_shrink);
+        let read = self.read(&config, &observer, &interrupt).await?;
+        let lake = open_lake(&config, false).await?;
+        let now = Timestamp::now();
+        let planned = plan_load(&config, &read.slices, refresh, Some(&lake), now).await?;
+        let mut remarks = read.remarks;
+        remarks.extend(remark_on_differing(&planned));
+        if planned.plan.up_to_date > 0 {
+            tracing::info!(
+                slices = planned.plan.up_to_date,
+                "Left as the lake has them. --refresh loads them again."
+            );
+        }
+        let options = RunOptions {
+            allow_shrink,
+            export: Some(Arc::new(read.export)),
+            remarks,
+        };
+        let job = Job::new(config, source)
+            .with_observer(observer)
+            .with_interrupt(interrupt);
+        Ok(job.carry_out(lake, planned.plan, options).await)
+    }
+
+    async fn read(
+        self,
+        config: &Config,
+        observer: &Arc<dyn Observer>,
+        interrupt: &CancellationToken,
+    ) -> Result<Read, Error> {
+        // Another lake than the one meant shows before the work, not after it.
+        let existing = find_lake(config).await?;
+        if let Some(lake) = &existing {
+            refuse_other_timezone(config, lake)?;
+        }
+        let direction = self.direction;
+        let export = split_aside(self.inputs, config, observer, interrupt).await?;
+        let now = Timestamp::now();
+        let remarks = remarks(
+            self.skip_undated,
+            &export,
+            config,
+            today(&config.window, now),
+        )?;
+        let slices: Vec<(Slice, u64)> = export
+            .days()
+            .map(|(day, records)| (Slice { day, direction }, records))
+            .collect();
+        // What is wrong with the export comes before a lake is made for it.
+        plan_load(config, &slices, self.refresh, None, now).await?;
+        Ok(Read {
+            export,
+            slices,
+            remarks,
+            existing,
+        })
+    }
+}
+
+/// A run asks the provider for days as the provider cuts them; a load cuts them itself.
+fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), Error> {
+    let (wanted, existing) = (
+        timezone_name(&config.window.timezone),
+        &lake.identity.timezone,
+    );
+    if wanted == *existing {
+        return Ok(());
+    }
+    let problem = format!(
+        "window.timezone is {wanted}, and this lake was begun with {existing}: days cut in two ways would hold calls twice, and others not at all"
+    );
+    Err(Error::Usage(problem))
+}
+
+/// The first filter of the source that is set.
+pub(crate) fn filter(config: &Config) -> Option<&'static str> {
+    let source = &config.source;
+    let filters = [
+        ("disposition", source.disposition != "all"),
+        ("sip_trunk", source.sip_trunk.is_some()),
+        ("from_search", source.from_search.is_some()),
+        ("to_search", source.to_search.is_some()),
+    ];
+    let set = filters.into_iter().find(|(_, is_set)| *is_set);
+    set.map(|(filter, _)| filter)
+}
+
+/// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
+/// it was made, and what filters match is the provider's business.
+fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
+    match filter(config) {
+        Some(filter) if config.quality.reconcile != Reconcile::Fail => {
+            let problem = format!(
+                "source.{filter} makes this a lake of some calls, and only the provider's count tells whether an export holds just those. Leave quality.reconcile at \"fail\""
+            );
+            Err(Error::Usage(problem))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// What is to be said of slices that the lake has otherwise.
+fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
+    let days = |slices: &[Slice]| {
+        let days = slices.iter().map(|slice| slice.day.to_string());
+        (!slices.is_empty()).then(|| first_of(days))
+    };
+    let differing = days(&planned.differing).map(|days| {
+        format!(
+            "the lake has these days, with another number of records than the export, and keeps what it has: {days}. `cdrlake run` compares them with the provider, and --refresh puts what the export has in their place: give all files of a day at once"
+        )
+    });
+    let other_zone = days(&planned.of_other_zone).map(|days| {
+        format!(
+            "these days were loaded with another --assume-timezone, and stay: {days}. A call that moved from one day to another is there twice. Load them again with --refresh, or fetch them with `cdrlake run --refresh`"
+        )
+    });
+    differing.into_iter().chain(other_zone).collect()
+}
+
+/// Splits the export on a thread of its own. That one may wait for standard input for ever: it is left
+/// behind where somebody interrupts.
+async fn split_aside(
+    inputs: Vec<Input>,
+    config: &Config,
+    observer: &Arc<dyn Observer>,
+    interrupt: &CancellationToken,
+) -> Result<Export, Error> {
+    let options = SplitOptions {
+        timezone: config.window.timezone.clone(),
+        assume_timezone: config.source.assume_timezone.clone(),
+        max_record_bytes: config.limits.max_record_bytes,
+        spool_parent: config.limits.spool_dir.clone(),
+    };
+    let sizes = inputs.iter().filter_map(Input::size_bytes);
+    observer.reading_began(sizes.sum());
+    let spool = make_spool(&options.spool_parent)?;
+    let (done, split_export) = oneshot::channel();
+    let (may_wait, token) = (inputs.iter().any(Input::may_wait), interrupt.clone());
+    std::thread::spawn({
+        let (observer, spool) = (Arc::clone(observer), Arc::clone(&spool));
+        // Whoever is not there any more does not want to know.
+        move || {
+            let told = |bytes| observer.bytes_read(bytes);
+            let export = split(&inputs, &options, spool, &token, told);
+            drop(done.send(export));
+        }
+    });
+    let export = tokio::select! {
+        export = split_export => export.expect("splitting does not panic"),
+        () = interrupt.cancelled(), if may_wait => {
+            // The thread still has it, and ends with the process.
+            drop(std::fs::remove_dir_all(spool.path()));
+            Err(ExportError::Interrupted)
+        }
+    };
+    observer.ended();
+    let export = export?;
+    let records: u64 = export.days().map(|(_, records)| records).sum();
+    let days = export.days().count();
+    tracing::info!(records, days, "Split.");
+    Ok(export)
+}
+
+/// What is to be said of the export.
+///
+/// # Errors
+/// [`Error::Undated`] if it has records without a day, and they are not to be left out.
+fn remarks(
+    skip_undated: bool,
+    export: &Export,
+    config: &Config,
+    today: Date,
+) -> Result<Vec<String>, Error> {
+    let mut remarks = Vec::new();
+    let undated = &export.undated;
+    if undated.records > 0 {
+        if !skip_undated {
+            return Err(Error::Undated {
+                undated: undated.clone(),
+            });
+        }
+        let were = if undated.records == 1 { "was" } else { "were" };
+        let (records, examples) = (undated.counted(), undated.listed());
+        remarks.push(format!("{records}, and {were} left out: {examples}"));
+    }
+    if !export.missing_fields.is_empty() {
+        remarks.push(describe_missing(&export.missing_fields));
+    }
+    let empty = export.empty_files();
+    if !empty.is_empty() {
+        remarks.push(format!("no record in {}", empty.join(", ")));
+    }
+    if let Some((read, total)) = export.missing_pages() {
+        remarks.push(format!(
+            "the export is {} of a list of {}: pages are missing",
+            counted(read, "call", "calls"),
+            thousands(total)
+        ));
+    }
+    if let Some(start) = config.window.start
+        && let Some((first, _)) = export.days().next()
+        && first < start
+    {
+        remarks.push(format!(
+            "days from {first} on lie before window.start = {start}, and are not looked at by run, status and verify without --from"
+        ));
+    }
+    if !export.unended.is_empty() {
+        remarks.push(format!(
+            "the last line of {} has no newline: if it was cut within its last cell, a value is wrong",
+            export.unended.join(", ")
+        ));
+    }
+    let (days, records) = export
+        .days()
+        .filter(|(day, _)| *day >= today)
+        .fold((0, 0), |(days, sum), (_, records)| {
+            (days + 1, sum + records)
+        });
+    if days > 0 {
+        remarks.push(format!(
+            "{} of {} that had not ended {} left out: `cdrlake run` fetches whole days",
+            counted(records, "record", "records"),
+            counted(days, "day", "days"),
+            if records == 1 { "was" } else { "were" },
+        ));
+    }
+    Ok(remarks)
+}
