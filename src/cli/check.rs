@@ -12,7 +12,8 @@ use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
 use crate::ops::open::{Place, find_any_lake, find_lake};
 use crate::ops::run::IGNORES_CONDITIONS;
-use crate::source::wavix::Source;
+use crate::source::Source;
+use crate::source::wavix::Api;
 use crate::store::layout::{LEASES, LOCKS, STAGING, TABLE};
 use crate::store::location::Location;
 use crate::store::probe;
@@ -108,7 +109,7 @@ async fn describe_privacy(config: &Config) -> Result<Option<String>, CommandErro
 
 /// Asks for the count of yesterday's calls: it needs the same address, key and rights as a run.
 async fn ask_api(config: &Config, key: secrecy::SecretString) -> Result<String, CommandError> {
-    let source = Source::try_new(&config.source, Some(key))?;
+    let source = Api::try_new(&config.source, Some(key))?;
     let today = Timestamp::now()
         .to_zoned(config.window.timezone.clone())
         .date();
@@ -117,7 +118,7 @@ async fn ask_api(config: &Config, key: secrecy::SecretString) -> Result<String, 
         day,
         direction: config.source.directions[0],
     };
-    let total = source.control_total(slice).await?;
+    let total = source.count(slice).await?;
     Ok(format!(
         "{} answers; {} {} on {day}",
         config.source.url,

@@ -1,5 +1,6 @@
 //! `cdrlake demo`: everything, without an account.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use clap::Args;
@@ -22,7 +23,7 @@ use crate::ops::job::{Job, Outcome};
 use crate::ops::open::open_lake;
 use crate::ops::verify::read_back;
 use crate::simulator::{Faults, Generator, KeyOrder, Simulator};
-use crate::source::wavix::Source;
+use crate::source::wavix::Api;
 use crate::store::layout;
 
 /// Days of the demo lake, both directions each.
@@ -73,8 +74,8 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         "A simulated Wavix API answers on http://{address}; the lake is {}.",
         args.lake
     ));
-    let source = Source::try_new(&config.source, Some(SecretString::from(KEY)))?;
-    let job = Job::new(config.clone(), source)
+    let source = Api::try_new(&config.source, Some(SecretString::from(KEY)))?;
+    let job = Job::new(config.clone(), Arc::new(source))
         .with_observer(screen.observer())
         .with_interrupt(interrupt);
     let Outcome {

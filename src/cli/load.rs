@@ -3,6 +3,7 @@
 use std::collections::HashSet;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use clap::Args;
 use secrecy::SecretString;
@@ -15,8 +16,9 @@ use crate::config::{Config, Reconcile};
 use crate::error::{chain, is_disk_full, quoted};
 use crate::ops::load::{Load, filter};
 use crate::slice_file::convert::ConvertError;
+use crate::source::Source;
 use crate::source::files::{ExportError, Input, Undated};
-use crate::source::wavix::Source;
+use crate::source::wavix::Api;
 
 /// Load an export from files: NDJSON, a JSON array, objects or pages of the list one behind the other,
 /// or CSV, compressed with gzip or zstd or not.
@@ -97,11 +99,13 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     load.check(&config)?;
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     // Who does not compare needs no key.
-    let key = match config.quality.reconcile {
-        Reconcile::Fail | Reconcile::Warn if !args.dry_run => Some(api_key(&config)?),
+    let counts = match config.quality.reconcile {
+        Reconcile::Fail | Reconcile::Warn if !args.dry_run => {
+            let api = Api::try_new(&config.source, Some(api_key(&config)?))?;
+            Some(Arc::new(api) as Arc<dyn Source>)
+        }
         _ => None,
     };
-    let source = Source::try_new(&config.source, key)?;
     let observer = screen.observer();
     if args.dry_run {
         let (plan, remarks) = load.preview(&config, observer, &interrupt).await?;
@@ -111,7 +115,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
         return print(render_plan(&plan, args.result.output.format).as_bytes());
     }
     let root = config.lake.url.clone();
-    let outcome = load.run(config, source, observer, interrupt).await?;
+    let outcome = load.run(config, counts, observer, interrupt).await?;
     args.result.print(&root, &outcome, screen)
 }
 

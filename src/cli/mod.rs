@@ -27,7 +27,7 @@ use crate::error::{MAKE_ROOM, chain, is_disk_full, is_no_directory};
 use crate::lake::LakeError;
 use crate::lake::report::{RunOutcome, RunReport};
 use crate::ops;
-use crate::source::wavix::SourceError;
+use crate::source::SourceError;
 use crate::store::StoreError;
 use progress::LogFormat;
 

@@ -1,6 +1,7 @@
 //! `cdrlake run` and `cdrlake plan`.
 
 use std::fmt::Write;
+use std::sync::Arc;
 
 use clap::Args;
 use jiff::Timestamp;
@@ -21,7 +22,7 @@ use crate::ops::days::{Selection, Shard};
 use crate::ops::job::{Job, Outcome};
 use crate::ops::plan::{Plan, preview};
 use crate::ops::run::{RunResult, Stop};
-use crate::source::wavix::Source;
+use crate::source::wavix::Api;
 use crate::store::layout::{TABLE, run_report};
 use crate::store::location::Location;
 
@@ -230,9 +231,9 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
         return print_plan(&config, &args.selection, args.result.output.format).await;
     }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let source = Source::try_new(&config.source, Some(config.api_key()?))?;
+    let source = Api::try_new(&config.source, Some(config.api_key()?))?;
     let root = config.lake.url.clone();
-    let job = Job::new(config, source)
+    let job = Job::new(config, Arc::new(source))
         .with_selection(Selection::from(&args.selection))
         .with_allow_shrink(args.result.allow_shrink)
         .with_observer(screen.observer())

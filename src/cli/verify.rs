@@ -18,7 +18,8 @@ use crate::error::first_of;
 use crate::ops::days::Selection;
 use crate::ops::run::Stop;
 use crate::ops::verify::{Fault, Finding, Mend, Repair, Verification, Verified, VerifyReport};
-use crate::source::wavix::Source;
+use crate::source::Source;
+use crate::source::wavix::Api;
 
 /// Read the lake again and check it against its ledger.
 #[derive(Clone, Debug, Args)]
@@ -40,8 +41,8 @@ pub(super) struct VerifyArgs {
 pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let source = if args.source || args.repair {
-        let source = Source::try_new(&config.source, Some(config.api_key()?))?;
-        Some(Arc::new(source))
+        let api = Api::try_new(&config.source, Some(config.api_key()?))?;
+        Some(Arc::new(api) as Arc<dyn Source>)
     } else {
         None
     };

@@ -12,14 +12,14 @@ use super::run::{IGNORES_CONDITIONS, RunOptions, RunResult, run};
 use super::{Error, Observer};
 use crate::config::Config;
 use crate::lake::Lake;
-use crate::source::wavix::Source;
+use crate::source::Source;
 
 /// Brings a lake up to date: opens it, or makes it, plans, and does what is due.
 #[derive(Clone, Debug)]
 #[must_use = "nothing is done before it is run"]
 pub struct Job {
     config: Arc<Config>,
-    source: Arc<Source>,
+    source: Arc<dyn Source>,
     selection: Selection,
     allow_shrink: bool,
     observer: Arc<dyn Observer>,
@@ -40,10 +40,10 @@ pub struct Outcome {
 impl Job {
     /// A job on the lake that `config` names, with calls from `source`: all days from
     /// `window.start` to yesterday.
-    pub fn new(config: Config, source: impl Into<Arc<Source>>) -> Self {
+    pub fn new(config: Config, source: Arc<dyn Source>) -> Self {
         Self {
             config: Arc::new(config),
-            source: source.into(),
+            source,
             selection: Selection::default(),
             allow_shrink: false,
             observer: Arc::new(()),

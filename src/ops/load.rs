@@ -18,8 +18,10 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
 use crate::error::{counted, first_of, thousands};
 use crate::lake::Lake;
-use crate::source::files::{Export, ExportError, Input, SplitOptions, make_spool, split};
-use crate::source::wavix::Source;
+use crate::source::Source;
+use crate::source::files::{
+    Export, ExportError, ExportSource, Input, SplitOptions, make_spool, split,
+};
 
 /// An export to be loaded.
 #[derive(Clone, Debug)]
@@ -83,15 +85,15 @@ impl Load {
         Ok((planned.plan, remarks))
     }
 
-    /// Reads the export, opens the lake or makes it, and loads what is due. `source` is asked for
-    /// its counts only.
+    /// Reads the export, opens the lake or makes it, and loads what is due. `counts` is asked for
+    /// the provider's counts; without it nothing may compare them.
     ///
     /// # Errors
     /// [`Error`] if nothing was begun. What becomes of slices is in the report.
     pub async fn run(
         self,
         config: Config,
-        source: Source,
+        counts: Option<Arc<dyn Source>>,
         observer: Arc<dyn Observer>,
         interrupt: CancellationToken,
     ) -> Result<Outcome, Error> {
@@ -110,10 +112,10 @@ impl Load {
         }
         let options = RunOptions {
             allow_shrink,
-            export: Some(Arc::new(read.export)),
             remarks,
         };
-        let job = Job::new(config, source)
+        let source = ExportSource::new(read.export, counts);
+        let job = Job::new(config, Arc::new(source))
             .with_observer(observer)
             .with_interrupt(interrupt);
         Ok(job.carry_out(lake, planned.plan, options).await)

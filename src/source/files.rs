@@ -7,6 +7,8 @@
 //! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, between a quarter and
 //! an eighth of the records' text.
 
+mod source;
+
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -35,6 +37,7 @@ use crate::privacy::numbers::{MIN_DIGITS, replace_numbers};
 use crate::privacy::redact_addresses;
 use crate::slice_file::convert::ConvertError;
 use crate::store::spool::{self, Spool};
+pub use source::ExportSource;
 
 /// Bytes of records that are held before they are written to the files of their days.
 pub const BUFFERED_BYTES: usize = 16 << 20;
@@ -419,13 +422,13 @@ impl ReadFile {
 
 /// One day of an export, to be read.
 #[derive(Clone, Debug)]
-pub struct ExportDay {
+struct ExportDay {
     /// Its records, a line of JSON each behind its place, in zstd frames.
-    pub path: PathBuf,
+    path: PathBuf,
     /// Where they come from, for the ledger.
-    pub asked: Asked,
+    asked: Asked,
     /// When the export was made, or earlier: what is known of the day is not newer.
-    pub as_of: Timestamp,
+    as_of: Timestamp,
 }
 
 impl Export {
@@ -435,7 +438,7 @@ impl Export {
     }
 
     /// The names of its files, by their numbers.
-    pub(crate) fn file_names(&self) -> Arc<[String]> {
+    fn file_names(&self) -> Arc<[String]> {
         Arc::clone(&self.names)
     }
 
@@ -453,7 +456,7 @@ impl Export {
     }
 
     /// The records of one day; `None` if there are none.
-    pub fn day(&self, day: Date) -> Option<ExportDay> {
+    fn day(&self, day: Date) -> Option<ExportDay> {
         let found = self.days.get(&day)?;
         let named = found.files.iter().take(MAX_EXAMPLES);
         let mut query: Vec<_> = named

@@ -1,5 +1,130 @@
-//! Where calls come from: the API, or files that somebody exported from it.
+//! Where calls come from: the [trait](Source) that a run knows, and what implements it.
+//!
+//! [`wavix`] asks the API; [`files`] reads what somebody exported from it, and asks the API for
+//! counts only.
 
+mod error;
 pub mod files;
-mod retry;
+pub mod retry;
+#[cfg(test)]
+pub(crate) mod scripted;
 pub mod wavix;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::TryStreamExt;
+use futures::stream::BoxStream;
+use jiff::Timestamp;
+
+use crate::body::decompress::Encoding;
+use crate::body::framing::Format;
+use crate::cdr::slice::Slice;
+use crate::lake::ledger::Asked;
+use crate::privacy::Credentials;
+pub use error::SourceError;
+
+/// Where calls come from. It is asked for slices, and for the provider's own counts of them.
+#[async_trait]
+pub trait Source: fmt::Debug + Send + Sync {
+    /// Begins to read a slice.
+    ///
+    /// # Errors
+    /// [`SourceError`]; the body's own errors come from [`Body::chunk`].
+    async fn open(&self, slice: Slice) -> Result<Body, SourceError>;
+
+    /// A further page of a slice whose first body turned out to be a page, counted from 2. It is
+    /// read to its end first, unless it is very long, so that where it breaks off it alone is asked
+    /// for again.
+    ///
+    /// # Errors
+    /// [`SourceError`], also if there is no such page.
+    async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError>;
+
+    /// The provider's own count of a slice.
+    ///
+    /// # Errors
+    /// [`SourceError`]: [`SourceError::Permanent`] if the provider gives none.
+    async fn count(&self, slice: Slice) -> Result<u64, SourceError>;
+
+    /// Whether a slice is the same however often it is read: what is wrong with it stays so.
+    fn is_fixed(&self) -> bool;
+
+    /// Whether nothing that was asked so far was answered.
+    fn is_cut_off(&self) -> bool;
+
+    /// Holds back everything that is asked from now on, for so long.
+    fn slow_down(&self, wait: Duration);
+
+    /// What nothing that is kept or shown may hold: keys.
+    fn credentials(&self) -> &Arc<Credentials>;
+}
+
+/// Bytes as they come in.
+pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;
+
+/// What is read of a slice: what is known in front of it, and its bytes.
+pub struct Body {
+    /// What was asked, for the ledger.
+    pub asked: Asked,
+    /// The response's `ETag`, for the record.
+    pub etag: Option<String>,
+    /// The response's `Last-Modified`, for the record.
+    pub last_modified: Option<String>,
+    /// When the response began, by the server's clock.
+    pub server_time: Option<Timestamp>,
+    /// When what it holds was made, or earlier; `None` if that is now.
+    pub made_at: Option<Timestamp>,
+    /// How the bytes of its [chunks](Self::chunk) are compressed.
+    pub encoding: Encoding,
+    /// What they are, decompressed.
+    pub format: Format,
+    /// Whether pages may follow it.
+    pub paging: Paging,
+    /// The files that it was split from, where their records were measured. Each record has in front
+    /// of it where it stands in them.
+    pub split_from: Option<Arc<[String]>>,
+    /// What the answer was, where it is none of calls: 204, or a 404 in the API's own words. It has
+    /// no bytes then, and means a day without calls if the provider counts none.
+    pub absent: Option<String>,
+    /// What is wrong with it if it turns out to have no bytes, decompressed.
+    pub if_empty: Option<SourceError>,
+    /// Its bytes.
+    pub chunks: Chunks,
+}
+
+impl Body {
+    /// The next bytes, or `None` at the proper end of the body.
+    ///
+    /// # Errors
+    /// [`SourceError`] if it breaks off.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
+        self.chunks.try_next().await
+    }
+}
+
+impl fmt::Debug for Body {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Body")
+            .field("asked", &self.asked)
+            .field("encoding", &self.encoding)
+            .field("format", &self.format)
+            .field("paging", &self.paging)
+            .field("absent", &self.absent)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether pages may follow a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paging {
+    /// It is all there is.
+    Whole,
+    /// It should be all there is, but a server may page it nevertheless.
+    Suspected,
+    /// It is a page of a list.
+    List,
+}

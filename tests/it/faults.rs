@@ -2,7 +2,8 @@ use std::io::Write;
 
 use cdrlake::cdr::slice::{Direction, Slice, parse_day};
 use cdrlake::config::Config;
-use cdrlake::source::wavix::{Source, SourceError};
+use cdrlake::source::wavix::Api;
+use cdrlake::source::{Source, SourceError};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use secrecy::SecretString;
@@ -803,8 +804,8 @@ fn a_limit_and_a_time_to_wait_slow_every_request_down_each_by_itself() {
         };
         let answer = block_on(async {
             let key = SecretString::from("key");
-            let source = Source::try_new(&config.source, Some(key)).unwrap();
-            source.calls(slice, None).await
+            let source = Api::try_new(&config.source, Some(key)).unwrap();
+            source.open(slice).await
         });
         match answer {
             Err(SourceError::Transient { slow_down, .. }) => {

@@ -14,7 +14,7 @@ use cdrlake::ops::plan::plan;
 use cdrlake::ops::run::reports::changed_since;
 use cdrlake::ops::run::{self, RunOptions, RunResult, Stop};
 use cdrlake::ops::verify;
-use cdrlake::source::wavix::Source;
+use cdrlake::source::wavix::Api;
 use cdrlake::store::LakeStore;
 use cdrlake::store::layout;
 use cdrlake::store::local::LocalStore;
@@ -219,8 +219,7 @@ async fn run_watched(
     let plan = plan(&config, &selection, Some(&lake), Timestamp::now())
         .await
         .map_err(|error| error.to_string())?;
-    let source =
-        Arc::new(Source::try_new(&config.source, Some(SecretString::from("key"))).unwrap());
+    let source = Arc::new(Api::try_new(&config.source, Some(SecretString::from("key"))).unwrap());
     let options = RunOptions {
         allow_shrink: true,
         ..RunOptions::default()

@@ -12,7 +12,7 @@ use cdrlake::ops::removal::{erase, prune};
 use cdrlake::ops::run::{self, RunOptions};
 use cdrlake::ops::verify;
 use cdrlake::privacy::{Modes, Privacy, PrivacyKey};
-use cdrlake::source::wavix::Source;
+use cdrlake::source::wavix::Api;
 use cdrlake::store::LakeStore;
 use cdrlake::store::local::LocalStore;
 use jiff::ToSpan;
@@ -675,7 +675,7 @@ impl Removed {
         ]);
         let config = config.unwrap();
         let key = secrecy::SecretString::from("key");
-        let source = Arc::new(Source::try_new(&config.source, Some(key)).unwrap());
+        let source = Arc::new(Api::try_new(&config.source, Some(key)).unwrap());
         let slice = Slice {
             day: parse_day(day).unwrap(),
             direction: Direction::Placed,

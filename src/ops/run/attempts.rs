@@ -12,8 +12,9 @@ use crate::cdr::slice::Slice;
 use crate::error::quoted;
 use crate::lake::report::SliceReport;
 use crate::privacy::Privacy;
-use crate::slice_file::convert::ConvertError;
-use crate::source::wavix::{FEW_ATTEMPTS, SourceError};
+use crate::slice_file::convert::{ConvertError, Converted};
+use crate::source::SourceError;
+use crate::source::retry::{FEW_ATTEMPTS, deadline};
 
 /// What stood in an attempt's way.
 struct Setback {
@@ -57,19 +58,15 @@ pub(super) async fn fetch_until_good(
         let attempt = report.attempts;
         let is_last = attempt >= config.max_attempts;
         // Where nobody answers there is no day without a count, only a day without a network.
-        leniency.count_may_fail = !context.is_cut_off() && (is_last || foreign + 1 == FEW_ATTEMPTS);
+        leniency.count_may_fail =
+            !context.source.is_cut_off() && (is_last || foreign + 1 == FEW_ATTEMPTS);
         context.observer.slice_began(slice, attempt);
-        let deadline = context.source.deadline(begun);
+        let deadline = deadline(config, begun);
         let setback = match fetch(context, slice, privacy, leniency, deadline).await {
-            // What is in a file stays as it is.
-            Ok(fetched) if context.options.export.is_some() => return Ok(fetched),
+            Ok(fetched) if context.source.is_fixed() => return Ok(fetched),
             Ok(fetched) => {
-                let converted = &fetched.converted;
-                let holds = (
-                    converted.digest,
-                    converted.counts.clone(),
-                    fetched.control_total,
-                );
+                let Converted { digest, counts, .. } = &fetched.converted;
+                let holds = (*digest, counts.clone(), fetched.control_total);
                 let kind = match fetched.verdict {
                     Verdict::MatchWithDuplicates if doubted.as_ref() == Some(&holds) => {
                         return Ok(fetched);
@@ -120,7 +117,7 @@ pub(super) async fn fetch_until_good(
             }
         };
         let wait = context.backoff.wait(attempt, setback.retry_after);
-        let problem = context.source.printable(&setback.problem);
+        let problem = context.printable(&setback.problem);
         if is_last || !few_left {
             return Err(FetchError::GivenUp {
                 problem,
@@ -135,7 +132,7 @@ pub(super) async fn fetch_until_good(
             });
         }
         if setback.slow_down {
-            context.source.gate.close_for(wait);
+            context.source.slow_down(wait);
         }
         tracing::warn!(
             slice = slice.to_string(),
@@ -163,15 +160,14 @@ fn setback(context: &Context, error: FetchError) -> Result<Setback, FetchError> 
             slow_down,
             ..
         }) => (SetbackKind::Passing, *retry_after, *slow_down),
-        // What is in a file stays as it is.
-        FetchError::Convert(_) if context.options.export.is_some() => return Err(error),
+        FetchError::Convert(_) if context.source.is_fixed() => return Err(error),
         FetchError::Convert(found) if found.is_foreign() => (SetbackKind::Foreign, None, false),
         FetchError::Convert(found) if found.is_retryable() => (SetbackKind::Passing, None, false),
         _ => return Err(error),
     };
     let mut problem = error.to_string();
     if let FetchError::Convert(ConvertError::ServerError { message, .. }) = &error {
-        problem = format!("{problem}: {}", quoted(&context.source.printable(message)));
+        problem = format!("{problem}: {}", quoted(&context.printable(message)));
     }
     Ok(Setback {
         problem,

@@ -3,13 +3,10 @@
 //! The network is read on an async task, the conversion runs on a thread of its own, and a bounded
 //! channel between them makes the faster wait for the slower.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use jiff::Timestamp;
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -19,18 +16,16 @@ use crate::body::framing::Format;
 use crate::cdr::day::{day_us, end_of_day};
 use crate::cdr::reconcile::{Verdict, verdict};
 use crate::cdr::slice::Slice;
-use crate::config::{Reconcile, Via};
+use crate::config::Reconcile;
 use crate::error::{Panicked, counted, joined};
 use crate::lake::ledger::Asked;
 use crate::privacy::Privacy;
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
-use crate::source::files::ExportDay;
-use crate::source::wavix::{Body, SourceError};
+use crate::source::retry::ask_patiently;
+use crate::source::{Body, Paging, SourceError};
 
 /// Chunks between network and conversion. hyper hands out at most 400 KiB at once.
 const CHUNKS_IN_FLIGHT: usize = 8;
-/// Chunks read from a day of an export.
-const FILE_CHUNK_BYTES: usize = 128 << 10;
 
 /// A slice that was read to its end.
 #[derive(Debug)]
@@ -74,11 +69,6 @@ pub(super) enum FetchError {
     NoCalls {
         problem: String,
         counted: Option<u64>,
-    },
-    #[error("cannot read back {}, into which the export was split", path.display())]
-    Export {
-        path: PathBuf,
-        source: std::io::Error,
     },
     #[error("page {page}: {problem} (given up)")]
     PageGivenUp { page: u64, problem: String },
@@ -144,12 +134,12 @@ pub(super) async fn fetch(
     let before = control_total().await?;
     let begun_at = Timestamp::now();
     let mut body = open(context, slice, before).await?;
-    let mut conversion = Conversion::start(context, slice, privacy);
+    let mut conversion = Conversion::start(context, slice, privacy, &body);
     let read = async {
         let first = conversion.feed(context, &mut body).await?;
         let after = control_total().await?;
         leniency.compare(before, after)?;
-        if let Opened::Day { .. } = body {
+        if body.paging == Paging::Whole {
             return Ok((after, Pages::One));
         }
         may_have_none(context, slice, first, after).await?;
@@ -159,6 +149,7 @@ pub(super) async fn fetch(
             leniency,
             deadline,
             counted: before,
+            paging: body.paging,
         };
         let pages = walk.on_from(&mut conversion, first, after).await?;
         if pages != Pages::Walked {
@@ -192,61 +183,39 @@ pub(super) async fn fetch(
             counted(total, "call", "calls")
         ));
     }
-    let (asked, etag, last_modified, server_time, as_of) = match body {
+    let as_of = match body.made_at {
+        // What is known to be short is to be asked for again.
+        None if matches!(pages, Pages::Short { .. }) => None,
         // Of two clocks the one that is behind: a day must not be closed before it has ended.
-        Opened::Response(body) => {
-            let as_of = body.server_time.map_or(begun_at, |time| time.min(begun_at));
-            let Body {
-                asked,
-                etag,
-                last_modified,
-                server_time,
-                ..
-            } = body;
-            // What is known to be short is to be asked for again.
-            let is_all = !matches!(pages, Pages::Short { .. });
-            (
-                asked,
-                etag,
-                last_modified,
-                server_time,
-                is_all.then_some(as_of),
-            )
-        }
+        None => Some(body.server_time.map_or(begun_at, |time| time.min(begun_at))),
         // What the provider counts now, it had now.
-        Opened::Day { day, .. } if verdict.has_equal_count() => {
-            (day.asked, None, None, None, Some(begun_at))
-        }
-        // The provider has other calls than the export: the next run is to fetch them.
-        Opened::Day { day, .. } if verdict == Verdict::Mismatch => {
-            (day.asked, None, None, None, None)
-        }
-        Opened::Day { day, .. } => (day.asked, None, None, None, Some(day.as_of)),
+        Some(_) if verdict.has_equal_count() => Some(begun_at),
+        // The provider has other calls than these: the next run is to fetch them.
+        Some(_) if verdict == Verdict::Mismatch => None,
+        Some(made_at) => Some(made_at),
     };
     Ok(Fetched {
         converted,
         privacy: Arc::clone(privacy),
         control_total,
         verdict,
-        asked,
+        asked: body.asked,
         begun_at,
-        etag,
-        last_modified,
-        server_time,
+        etag: body.etag,
+        last_modified: body.last_modified,
+        server_time: body.server_time,
         as_of,
     })
 }
 
 /// Opens what a slice is read from. That there is nothing is believed only where the provider
 /// counts no calls: it is asked now where its count is not known.
-async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Opened, FetchError> {
-    let opened = Opened::open(context, slice).await?;
-    if let Opened::Response(body) = &opened
-        && let Some(problem) = &body.absent
-    {
+async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Body, FetchError> {
+    let body = stoppable(context, context.source.open(slice)).await?;
+    if let Some(problem) = &body.absent {
         must_count_none(context, slice, counted, problem).await?;
     }
-    Ok(opened)
+    Ok(body)
 }
 
 /// Refuses an answer without calls, of which `problem` tells, unless the provider counts none. It is
@@ -291,70 +260,6 @@ async fn may_have_none(
     Ok(())
 }
 
-/// What a slice is read from.
-enum Opened {
-    /// The API's answer.
-    Response(Body),
-    /// A day of an export.
-    Day { day: ExportDay, file: File },
-}
-
-impl Opened {
-    async fn open(context: &Context, slice: Slice) -> Result<Self, FetchError> {
-        let Some(export) = &context.options.export else {
-            let body = stoppable(context, context.source.calls(slice, None)).await?;
-            return Ok(Self::Response(body));
-        };
-        let day = export
-            .day(slice.day)
-            .expect("only days of the export are due");
-        match File::open(&day.path).await {
-            Ok(file) => Ok(Self::Day { day, file }),
-            Err(source) => Err(FetchError::Export {
-                path: day.path,
-                source,
-            }),
-        }
-    }
-
-    /// How the bytes are compressed, and what they are.
-    fn format(&self) -> (Encoding, Format) {
-        match self {
-            Self::Response(body) => (body.encoding, body.format),
-            Self::Day { .. } => (Encoding::Zstd, Format::Lines),
-        }
-    }
-
-    /// The next bytes, or `None` at the proper end.
-    async fn chunk(&mut self, context: &Context) -> Result<Option<Bytes>, FetchError> {
-        match self {
-            Self::Response(body) => stoppable(context, body.chunk()).await,
-            Self::Day { day, file } => {
-                if context.stop.is_cancelled() {
-                    return Err(FetchError::Stopped);
-                }
-                let mut chunk = BytesMut::with_capacity(FILE_CHUNK_BYTES);
-                match file.read_buf(&mut chunk).await {
-                    Ok(0) => Ok(None),
-                    Ok(_) => Ok(Some(chunk.freeze())),
-                    Err(source) => Err(FetchError::Export {
-                        path: day.path.clone(),
-                        source,
-                    }),
-                }
-            }
-        }
-    }
-
-    /// Refuses an empty body that may not be.
-    fn may_be_empty(&self) -> Result<(), SourceError> {
-        match self {
-            Self::Response(body) => body.may_be_empty(),
-            Self::Day { .. } => Ok(()),
-        }
-    }
-}
-
 /// A walk of the pages of a slice.
 struct Walk<'a> {
     context: &'a Context,
@@ -364,6 +269,8 @@ struct Walk<'a> {
     deadline: Instant,
     /// The most that the provider counted so far.
     counted: Option<u64>,
+    /// What is known in front of it of whether there are pages.
+    paging: Paging,
 }
 
 impl Walk<'_> {
@@ -395,10 +302,12 @@ impl Walk<'_> {
             slice,
             leniency,
             deadline,
+            paging,
             ..
         } = *self;
         let envelope_total = first.summary.envelope_total;
-        let may_be_page = envelope_total.is_some() || context.config.source.via == Via::Pages;
+        let is_list = paging == Paging::List;
+        let may_be_page = envelope_total.is_some() || is_list;
         let looks_like_a_page = is_page_size(first.records) || (may_be_page && first.records > 0);
         if !looks_like_a_page {
             return Ok(Pages::One);
@@ -408,7 +317,7 @@ impl Walk<'_> {
             None => asked_for_once(context, slice).await?,
         };
         let Some(total) = total else {
-            if context.config.source.via == Via::Pages {
+            if is_list {
                 let problem = "the list answers without pagination.total, so nobody can tell which page is the last";
                 return Err(SourceError::Permanent(problem.to_owned()).into());
             }
@@ -433,16 +342,18 @@ impl Walk<'_> {
         tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
         let mut last = first;
         for page in 2.. {
-            let body = stoppable(context, context.source.page(slice, page, deadline)).await;
-            let body = body.map_err(|error| match error {
+            let ask = || context.source.page(slice, page);
+            let source = &*context.source;
+            let body = ask_patiently(source, &context.config.source, slice, deadline, ask);
+            let body = stoppable(context, body).await;
+            let mut body = body.map_err(|error| match error {
                 // It was tried again where it was: to begin anew would multiply the attempts.
                 FetchError::Source(error) if error.is_transient() => FetchError::PageGivenUp {
                     page,
-                    problem: context.source.printable(&error.to_string()),
+                    problem: context.printable(&error.to_string()),
                 },
                 error => error,
             })?;
-            let mut body = Opened::Response(body);
             let end = conversion.feed(context, &mut body).await?;
             let records = end.records - last.records;
             leniency.compare(envelope_total, end.summary.envelope_total)?;
@@ -511,12 +422,12 @@ async fn control_total(
     slice: Slice,
     may_fail: bool,
 ) -> Result<Option<u64>, FetchError> {
-    match stoppable(context, context.source.control_total(slice)).await {
+    match stoppable(context, context.source.count(slice)).await {
         Ok(total) => Ok(Some(total)),
         Err(FetchError::Source(error))
             if error.is_permanent() || (may_fail && error.is_transient()) =>
         {
-            let problem = context.source.printable(&error.to_string());
+            let problem = context.printable(&error.to_string());
             tracing::warn!(
                 slice = slice.to_string(),
                 "The provider's count is unavailable: {problem}"
@@ -527,12 +438,13 @@ async fn control_total(
     }
 }
 
-/// Waits for the network, unless the run stops first.
+/// Waits for the source, unless the run stops first.
 async fn stoppable<T>(
     context: &Context,
     work: impl Future<Output = Result<T, SourceError>>,
 ) -> Result<T, FetchError> {
     tokio::select! {
+        biased;
         () = context.stop.cancelled() => Err(FetchError::Stopped),
         done = work => Ok(done?),
     }
@@ -546,11 +458,10 @@ struct Conversion {
 }
 
 impl Conversion {
-    fn start(context: &Context, slice: Slice, privacy: &Arc<Privacy>) -> Self {
+    fn start(context: &Context, slice: Slice, privacy: &Arc<Privacy>, body: &Body) -> Self {
         let config = &context.config;
         let limits = &config.limits;
-        let export = context.options.export.as_ref();
-        let (max_record_bytes, max_slice_bytes) = match export {
+        let (max_record_bytes, max_slice_bytes) = match body.split_from {
             // Measured when it was split. A row of CSV has grown since, by the names of its columns.
             Some(_) => (usize::MAX, u64::MAX),
             None => (limits.max_record_bytes, limits.max_slice_bytes),
@@ -558,7 +469,7 @@ impl Conversion {
         let options = ConvertOptions {
             slice,
             day_us: day_us(slice.day, &config.window.timezone),
-            export_files: export.map(|export| export.file_names()),
+            export_files: body.split_from.clone(),
             spool_dir: context.lake.spool_dir().to_owned(),
             max_record_bytes,
             max_slice_bytes,
@@ -575,17 +486,17 @@ impl Conversion {
     }
 
     /// Passes one body on to its end.
-    async fn feed(&mut self, context: &Context, body: &mut Opened) -> Result<BodyEnd, FetchError> {
-        let (encoding, format) = body.format();
-        self.tell(Message::BeginBody(encoding, format)).await?;
-        while let Some(chunk) = body.chunk(context).await? {
+    async fn feed(&mut self, context: &Context, body: &mut Body) -> Result<BodyEnd, FetchError> {
+        let begin = Message::BeginBody(body.encoding, body.format);
+        self.tell(begin).await?;
+        while let Some(chunk) = stoppable(context, body.chunk()).await? {
             self.tell(Message::Chunk(chunk)).await?;
         }
         let end = self.end_body().await?;
-        if end.summary.bytes == 0 {
-            body.may_be_empty()?;
+        match body.if_empty.take() {
+            Some(problem) if end.summary.bytes == 0 => Err(problem.into()),
+            _ => Ok(end),
         }
-        Ok(end)
     }
 
     async fn tell(&self, message: Message) -> Result<(), FetchError> {

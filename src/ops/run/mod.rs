@@ -22,13 +22,13 @@ use super::Observer;
 use super::days::CLOCK_TOLERANCE;
 use super::plan::Due;
 use crate::body::csv::describe_missing;
-use crate::config::{Config, Reconcile};
+use crate::config::Config;
 use crate::error::Panicked;
 use crate::lake::Lake;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::RunMark;
-use crate::source::files::Export;
-use crate::source::wavix::{Backoff, Source};
+use crate::source::Source;
+use crate::source::retry::Backoff;
 use crate::store::bucket;
 use crate::store::location::Location;
 pub use reports::IGNORES_CONDITIONS;
@@ -50,9 +50,6 @@ const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
 pub struct RunOptions {
     /// Whether a slice may lose rows against the ledger.
     pub allow_shrink: bool,
-    /// Read slices from here instead of the API, which is only asked for their counts. The days of all slices
-    /// that are due have to be in it.
-    pub export: Option<Arc<Export>>,
     /// What is to be said in the report, whatever becomes of the slices.
     pub remarks: Vec<String>,
 }
@@ -62,7 +59,7 @@ pub struct RunOptions {
 struct Context {
     config: Arc<Config>,
     lake: Lake,
-    source: Arc<Source>,
+    source: Arc<dyn Source>,
     options: RunOptions,
     observer: Arc<dyn Observer>,
     run: String,
@@ -111,10 +108,9 @@ impl Context {
             .push(warning);
     }
 
-    /// Whether nothing that was asked of the API was answered so far.
-    fn is_cut_off(&self) -> bool {
-        let asks = self.options.export.is_none() || self.config.quality.reconcile != Reconcile::Off;
-        asks && !self.source.was_reached()
+    /// A text without what may not be shown.
+    fn printable(&self, text: &str) -> String {
+        self.source.credentials().printable(text)
     }
 
     /// Warns, once, of a clock that differs from the server's by so much that days end too early or
@@ -233,7 +229,7 @@ pub struct RunResult {
 pub async fn run(
     config: Arc<Config>,
     lake: Lake,
-    source: Arc<Source>,
+    source: Arc<dyn Source>,
     due: Vec<Due>,
     options: RunOptions,
     observer: Arc<dyn Observer>,
@@ -441,3 +437,6 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
     }
     reports
 }
+
+#[cfg(test)]
+mod tests;

@@ -19,7 +19,7 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
 use crate::config::{Reconcile, Via, broken_records};
 use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, joined, thousands};
-use crate::lake::ledger::{Asked, Commit, Failure, PublishedFile, RejectsFile, State, new_token};
+use crate::lake::ledger::{Commit, Failure, PublishedFile, RejectsFile, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact};
 use crate::ops::days::{is_from_the_future, lookback_from, state_of};
@@ -27,7 +27,7 @@ use crate::ops::plan::Due;
 use crate::privacy::Privacy;
 use crate::slice_file::convert::{ConvertError, Converted};
 use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, rows_of};
-use crate::source::wavix::SourceError;
+use crate::source::SourceError;
 use crate::store::Lease;
 use crate::store::layout;
 
@@ -141,7 +141,7 @@ pub(super) async fn process(
             return Err(Later::TakenOver);
         }
         Err(error) => {
-            let mut text = context.source.printable(&chain(&error));
+            let mut text = context.printable(&chain(&error));
             if is_disk_full(&error) {
                 text = format!("{text}. {MAKE_ROOM}");
             }
@@ -166,7 +166,7 @@ async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> boo
         // The spool is the same for all slices, and so is the disk.
         SliceError::Write(_)
         | SliceError::Fetch(
-            FetchError::Export { .. }
+            FetchError::Source(SourceError::Spooled { .. })
             | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. }),
         ) => Stop::NoLake(text.to_owned()),
         SliceError::Lake(_) if is_disk_full(error) => Stop::NoLake(text.to_owned()),
@@ -177,12 +177,11 @@ async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> boo
             Err(error) if error.is_denied() || error.is_hopeless() => Stop::NoLake(text.to_owned()),
             _ => return false,
         },
-        SliceError::Fetch(_) if context.is_cut_off() => {
-            Stop::NoSource(match context.options.export {
-                Some(_) => {
-                    format!("{text}. --reconcile off loads the export without asking for counts")
-                }
-                None => text.to_owned(),
+        SliceError::Fetch(_) if context.source.is_cut_off() => {
+            Stop::NoSource(if context.source.is_fixed() {
+                format!("{text}. --reconcile off loads the export without asking for counts")
+            } else {
+                text.to_owned()
             })
         }
         _ => return false,
@@ -284,16 +283,6 @@ async fn work_on(
     outcome
 }
 
-/// What was asked, as the lake may know it.
-fn without_numbers(mut asked: Asked, privacy: &Privacy) -> Asked {
-    for (name, value) in &mut asked.query {
-        if name.ends_with("_search") {
-            *value = privacy.hide_filter(value);
-        }
-    }
-    asked
-}
-
 /// Whether what another run has committed meanwhile is what this one would: a day that settled
 /// after it was fetched, or whose count this run compares and the other did not, is still to do.
 fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
@@ -312,7 +301,7 @@ fn says_something_of_the_slice(
     before: &LedgerEntry,
     error: &SliceError,
 ) -> bool {
-    if context.options.export.is_some()
+    if context.source.is_fixed()
         && before.entry.committed.is_some()
         // Nobody could see which ones otherwise.
         && !matches!(error, SliceError::TooManyRejects { .. })
@@ -323,12 +312,15 @@ fn says_something_of_the_slice(
         error,
         SliceError::Fetch(
             FetchError::Stopped
-                | FetchError::Export { .. }
-                | FetchError::Source(SourceError::Refused { .. } | SourceError::QuotaUsedUp(_))
+                | FetchError::Source(
+                    SourceError::Refused { .. }
+                        | SourceError::QuotaUsedUp(_)
+                        | SourceError::Spooled { .. }
+                )
                 | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
         )
     );
-    !is_elsewhere && !context.is_cut_off()
+    !is_elsewhere && !context.source.is_cut_off()
 }
 
 /// Notes in the ledger that the slice failed, so that it stays due, and keeps its rejects.
@@ -344,7 +336,7 @@ async fn record_failure(
     let failure = Failure {
         run: context.run.clone(),
         at: Timestamp::now(),
-        problem: context.source.printable(&chain(error)),
+        problem: context.printable(&chain(error)),
     };
     if let Err(error) = context
         .lake
@@ -411,7 +403,7 @@ async fn settle(
         tool_version: TOOL.to_owned(),
         schema_version: SCHEMA_VERSION,
         privacy_key_id: context.lake.privacy().key_id().map(str::to_owned),
-        asked: without_numbers(asked, context.lake.privacy()),
+        asked,
         fetched_at,
         state: match as_of {
             Some(as_of) if !is_doubtful(context, slice, verdict) => {
@@ -659,16 +651,17 @@ async fn judge(
     if verdict == Verdict::Mismatch {
         let mismatch = describe_mismatch(counts, control_total);
         if quality.reconcile == Reconcile::Fail {
-            return Err(match context.options.export {
-                Some(_) => SliceError::ExportMismatch {
+            return Err(if context.source.is_fixed() {
+                SliceError::ExportMismatch {
                     mismatch,
                     is_known: control_total.is_some(),
-                },
-                None => SliceError::Mismatch {
+                }
+            } else {
+                SliceError::Mismatch {
                     mismatch,
                     list_may_help: context.config.source.via != Via::Pages
                         && control_total.is_some_and(|total| counts.different() < total),
-                },
+                }
             });
         }
         context.warn(format!("{slice}: {mismatch}"));
@@ -677,7 +670,7 @@ async fn judge(
         let rows_before = rows_in_lake(context, before).await?;
         // Calls that are left out since have not gone from the provider.
         let rows_now = counts.rows + counts.suppressed;
-        if rows_now < rows_before && context.options.export.is_some() {
+        if rows_now < rows_before && context.source.is_fixed() {
             return Err(SliceError::ExportShrank {
                 now: counts.rows,
                 before: rows_before,

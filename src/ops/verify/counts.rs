@@ -8,9 +8,11 @@ use serde::{Serialize, Serializer};
 use super::{Error, Fault, Finding, Scope, VerifyReport};
 use crate::cdr::reconcile::{Verdict, describe_mismatch, verdict};
 use crate::cdr::slice::Slice;
+use crate::config::SourceConfig;
 use crate::lake::ledger::{Commit, State};
 use crate::lake::{Lake, LakeError};
-use crate::source::wavix::{Source, SourceError};
+use crate::source::retry::count_patiently;
+use crate::source::{Source, SourceError};
 use crate::store::layout;
 
 /// What the provider said.
@@ -33,8 +35,8 @@ fn as_text<S: Serializer>(error: &Option<SourceError>, to: S) -> Result<S::Ok, S
 /// Asks the provider for its count of every closed slice that is good so far.
 pub(super) async fn ask_provider(
     lake: &Lake,
-    source: &Source,
-    at_once: usize,
+    source: &dyn Source,
+    config: &SourceConfig,
     slices: &BTreeSet<Slice>,
     report: &VerifyReport,
 ) -> Result<(SourceCheck, Vec<Finding>), Error> {
@@ -49,10 +51,10 @@ pub(super) async fn ask_provider(
     commits.retain(|_, commit| commit.state == State::Closed);
     let mut questions = stream::iter(commits)
         .map(async |(slice, commit)| {
-            let total = source.control_total_with_retries(slice).await?;
+            let total = count_patiently(source, config, slice).await?;
             Ok::<_, SourceError>(compare_total(slice, &commit, total))
         })
-        .buffer_unordered(at_once);
+        .buffer_unordered(config.requests);
     let mut findings = Vec::new();
     while let Some(answer) = questions.next().await {
         match answer {

@@ -23,7 +23,7 @@ use super::days::Selection;
 use super::{Error, Observer, open};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
-use crate::source::wavix::Source;
+use crate::source::Source;
 use crate::store::layout;
 pub use check::{slices, verify_slices};
 pub use content::{Content, read_back};
@@ -214,7 +214,7 @@ pub struct Verification<'a> {
     pub selection: &'a Selection,
     /// Who is asked for counts, and for slices again. Without it, it does not matter whose calls the
     /// lake holds.
-    pub source: Option<&'a Arc<Source>>,
+    pub source: Option<&'a Arc<dyn Source>>,
     /// Whether the provider is asked for its counts again.
     pub ask_source: bool,
     /// Tells which days have ended.
@@ -265,9 +265,9 @@ impl Verification<'_> {
             verify_slices(&lake, &slices, quality, &|| observer.slice_looked_at()).await?;
         let mut asked = None;
         if let Some(source) = self.source.filter(|_| self.ask_source) {
-            let at_once = self.config.source.requests;
+            let config = &self.config.source;
             let (answers, findings) =
-                counts::ask_provider(&lake, source, at_once, &slices, &found).await?;
+                counts::ask_provider(&lake, source.as_ref(), config, &slices, &found).await?;
             found.findings.extend(findings);
             found.findings.sort_by_key(|finding| finding.slice);
             asked = Some(answers);

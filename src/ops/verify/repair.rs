@@ -19,7 +19,7 @@ use crate::lake::report::RunReport;
 use crate::ops::plan::{Due, Why};
 use crate::ops::run::{self, RunOptions, RunResult, Stop};
 use crate::ops::{Error, Observer, open};
-use crate::source::wavix::Source;
+use crate::source::Source;
 use crate::store::layout;
 
 /// What a repair did, and what it left.
@@ -99,8 +99,9 @@ impl Verification<'_> {
         let mut again = verify_slices(lake, &concerned, quality, &|| {}).await?;
         let mut could_ask = repair.stopped_by.is_none();
         if let Some(source) = self.source.filter(|_| self.ask_source && could_ask) {
-            let at_once = self.config.source.requests;
-            let (asked, findings) = ask_provider(lake, source, at_once, &concerned, &again).await?;
+            let config = &self.config.source;
+            let (asked, findings) =
+                ask_provider(lake, source.as_ref(), config, &concerned, &again).await?;
             again.findings.extend(findings);
             if let Some(error) = asked.error {
                 tracing::warn!("The provider's counts could not be asked again: {error}");
@@ -128,7 +129,7 @@ impl Verification<'_> {
 async fn fetch_again(
     config: &Config,
     lake: &Lake,
-    source: Arc<Source>,
+    source: Arc<dyn Source>,
     slices: BTreeSet<Slice>,
     observer: Arc<dyn Observer>,
     interrupt: CancellationToken,

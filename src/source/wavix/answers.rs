@@ -10,11 +10,12 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION};
 use reqwest::{Response, StatusCode};
 use rustls::AlertDescription;
 
+use super::limits::{asked_for, describe_until};
 use super::proxy::Proxy;
-use super::{Resource, Source};
+use super::{Api, Resource};
 use crate::body::decompress::{DecompressError, Decompressor, Encoding};
 use crate::error::{causes, chain, quoted};
-use crate::source::retry;
+use crate::source::SourceError;
 use crate::store::location::is_loopback;
 
 /// So many answers that there were too many requests are no accident.
@@ -22,45 +23,6 @@ const MANY_TIMES: u32 = 3;
 
 /// As much of an error's body as is read, and as much of its message as is shown.
 const MAX_ERROR_BYTES: usize = 2 << 10;
-
-/// A request failed. The texts hold no key, and of the server's words at most two kilobytes.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[non_exhaustive]
-pub enum SourceError {
-    /// 401, or 403 to all of a kind: no other request will fare better.
-    #[error("the API answered {status}: {message}. {hint}")]
-    Refused {
-        /// The status.
-        status: StatusCode,
-        /// The server's words.
-        message: String,
-        /// What to do about it.
-        hint: &'static str,
-    },
-    /// A limit is met (429), and the server asks for a wait of more than twice `source.retry_max`:
-    /// until then no other request will fare better.
-    #[error("{0}")]
-    QuotaUsedUp(String),
-    /// The configuration, or this machine, does not allow to ask at all.
-    #[error("{0}")]
-    Setup(String),
-    /// Asking again would not help.
-    #[error("{0}")]
-    Permanent(String),
-    /// Asking again may help.
-    #[error("{problem}")]
-    Transient {
-        /// What happened.
-        problem: String,
-        /// How long the server asks to wait.
-        retry_after: Option<Duration>,
-        /// Whether every slice should wait, not only this one.
-        slow_down: bool,
-    },
-    /// The answer does not come from the API, but from something in between. It may go away, or not.
-    #[error("{0}")]
-    Foreign(String),
-}
 
 fn refusal_hint(status: StatusCode, resource: Resource) -> &'static str {
     match (status, resource) {
@@ -71,26 +33,6 @@ fn refusal_hint(status: StatusCode, resource: Resource) -> &'static str {
         (_, Resource::List) => {
             "The key needs the scope calls:read, and the account the call log service"
         }
-    }
-}
-
-impl SourceError {
-    pub(super) fn transient(problem: impl Into<String>) -> Self {
-        Self::Transient {
-            problem: problem.into(),
-            retry_after: None,
-            slow_down: false,
-        }
-    }
-
-    /// Whether asking again would not help.
-    pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Permanent(_))
-    }
-
-    /// Whether asking again may help.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Transient { .. } | Self::Foreign(_))
     }
 }
 
@@ -113,7 +55,7 @@ impl Answer {
     }
 }
 
-impl Source {
+impl Api {
     /// What it means that a request got no response.
     pub(super) fn unanswered(&self, error: reqwest::Error) -> SourceError {
         let error = error.without_url();
@@ -208,7 +150,7 @@ impl Source {
         }
         let now = Timestamp::now();
         let is_limited = status == StatusCode::TOO_MANY_REQUESTS;
-        let retry_after = retry::asked_for(response.headers(), now, is_limited);
+        let retry_after = asked_for(response.headers(), now, is_limited);
         let body = self.error_body(&mut response).await;
         let message = self.server_message(&body);
         if status == StatusCode::NOT_FOUND && own_words(&body).is_some() {
@@ -235,7 +177,7 @@ impl Source {
                 // A little more is waited for: what says 61 seconds means a minute.
                 let most = longest.saturating_mul(2);
                 if let Some(wait) = retry_after.filter(|wait| *wait > most) {
-                    let until = retry::describe_until(now, wait, TimeZone::system());
+                    let until = describe_until(now, wait, TimeZone::system());
                     let problem = format!(
                         "{problem}. It asks to wait until {until}, and source.retry_max is {longest:?}"
                     );

@@ -1,104 +1,40 @@
 //! The body of an answer, chunk by chunk, and when it is given up.
 
-use std::collections::VecDeque;
 use std::time::Duration;
 
 use bytes::Bytes;
-use jiff::Timestamp;
+use futures::{StreamExt, stream};
 use reqwest::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use reqwest::{Response, Version};
 use tokio::time::Instant;
 
-use super::answers::{SourceError, content_type};
-use crate::body::decompress::Encoding;
+use super::answers::content_type;
 use crate::body::framing::Format;
 use crate::error::chain;
-use crate::lake::ledger::Asked;
+use crate::source::{Body, Chunks, SourceError};
 
 /// Time over which `source.min_throughput` is measured.
 const THROUGHPUT_WINDOW: Duration = Duration::from_mins(2);
 
-/// The body of a streamed response.
+/// A response whose body is read.
 #[derive(Debug)]
-pub struct Body {
-    /// What was asked, for the ledger.
-    pub asked: Asked,
-    /// The response's `ETag`, for the record.
-    pub etag: Option<String>,
-    /// The response's `Last-Modified`, for the record.
-    pub last_modified: Option<String>,
-    /// When the response began, by the server's clock.
-    pub server_time: Option<Timestamp>,
-    /// How the bytes of its [chunks](Self::chunk) are compressed.
-    pub encoding: Encoding,
-    /// What they are, decompressed.
-    pub format: Format,
-    /// What the answer was, where it is none of calls: 204, or a 404 in the API's own words. It has
-    /// no bytes then, and means a day without calls if the provider counts none.
-    pub absent: Option<String>,
+pub(super) struct Download {
     pub(super) response: Response,
-    /// Read before it was asked for.
-    pub(super) ahead: VecDeque<Bytes>,
     pub(super) stall_timeout: Duration,
     pub(super) floor: ThroughputFloor,
 }
 
-impl Body {
-    /// Refuses an answer that there are no calls, where there should be some.
-    ///
-    /// # Errors
-    /// [`SourceError::Permanent`]: asking again would not help.
-    pub(super) fn must_be_there(&self) -> Result<(), SourceError> {
-        match &self.absent {
-            Some(problem) => Err(SourceError::Permanent(problem.clone())),
-            None => Ok(()),
-        }
+impl Download {
+    /// Its bytes up to its proper end, or to where it breaks off, stalls or drips.
+    pub(super) fn chunks(self) -> Chunks {
+        let next = async |mut download: Self| {
+            let chunk = download.chunk().await?;
+            Ok(chunk.map(|chunk| (chunk, download)))
+        };
+        stream::try_unfold(self, next).boxed()
     }
 
-    /// Refuses what could be cut without anyone noticing.
-    pub(super) fn check(&self) -> Result<(), SourceError> {
-        let headers = self.response.headers();
-        let chunked = headers
-            .get(TRANSFER_ENCODING)
-            .is_some_and(|value| value.as_bytes().to_ascii_lowercase().ends_with(b"chunked"));
-        let is_framed = chunked
-            || headers.contains_key(CONTENT_LENGTH)
-            || self.response.version() >= Version::HTTP_2;
-        if !is_framed {
-            return Err(SourceError::Foreign(
-                "the answer has neither a length nor chunks, so that a cut stream would look complete. A proxy in between may be the cause".to_owned(),
-            ));
-        }
-        Ok(())
-    }
-
-    /// The next bytes, or `None` at the proper end of the body.
-    ///
-    /// # Errors
-    /// [`SourceError::Transient`] if the body breaks off, stalls or drips.
-    pub async fn chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
-        match self.ahead.pop_front() {
-            Some(chunk) => Ok(Some(chunk)),
-            None => self.next_chunk().await,
-        }
-    }
-
-    /// Reads up to its end, or until `limit_bytes` are held.
-    pub(super) async fn read_ahead(&mut self, limit_bytes: usize) -> Result<(), SourceError> {
-        let mut held_bytes = 0;
-        while held_bytes < limit_bytes
-            && let Some(chunk) = self.next_chunk().await?
-        {
-            held_bytes += chunk.len();
-            self.ahead.push_back(chunk);
-        }
-        Ok(())
-    }
-
-    async fn next_chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
-        if self.absent.is_some() {
-            return Ok(None);
-        }
+    async fn chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
         let begun = Instant::now();
         let chunk = match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
             Ok(chunk) => chunk.map_err(|error| {
@@ -119,27 +55,52 @@ impl Body {
         }
         Ok(chunk)
     }
+}
 
-    /// Whether a body of which nothing is left, decompressed, is a day without calls.
-    ///
-    /// # Errors
-    /// [`SourceError::Foreign`] if it is not marked as records.
-    pub fn may_be_empty(&self) -> Result<(), SourceError> {
-        if self.absent.is_some() {
-            return Ok(());
-        }
-        let marked = match self.format {
-            Format::Json | Format::Lines => "json",
-            Format::Csv => "csv",
-        };
-        if content_type(&self.response).is_none_or(|content_type| content_type.contains(marked)) {
-            return Ok(());
-        }
-        Err(SourceError::Foreign(
-            "the answer is empty and not marked as records: a proxy in between may have made it"
-                .to_owned(),
-        ))
+/// Reads a body up to its end, or until `limit_bytes` are held.
+pub(super) async fn read_ahead(body: &mut Body, limit_bytes: usize) -> Result<(), SourceError> {
+    let (mut held, mut held_bytes) = (Vec::new(), 0);
+    while held_bytes < limit_bytes
+        && let Some(chunk) = body.chunk().await?
+    {
+        held_bytes += chunk.len();
+        held.push(Ok(chunk));
     }
+    let rest = std::mem::replace(&mut body.chunks, stream::empty().boxed());
+    body.chunks = stream::iter(held).chain(rest).boxed();
+    Ok(())
+}
+
+/// Refuses what could be cut without anyone noticing.
+pub(super) fn must_show_its_end(response: &Response) -> Result<(), SourceError> {
+    let headers = response.headers();
+    let chunked = headers
+        .get(TRANSFER_ENCODING)
+        .is_some_and(|value| value.as_bytes().to_ascii_lowercase().ends_with(b"chunked"));
+    let is_framed =
+        chunked || headers.contains_key(CONTENT_LENGTH) || response.version() >= Version::HTTP_2;
+    if !is_framed {
+        return Err(SourceError::Foreign(
+            "the answer has neither a length nor chunks, so that a cut stream would look complete. A proxy in between may be the cause".to_owned(),
+        ));
+    }
+    Ok(())
+}
+
+/// What is wrong with a response of which nothing is left, decompressed, if it is not marked as
+/// records: `None` if it is a day without calls.
+pub(super) fn wrong_if_empty(response: &Response, format: Format) -> Option<SourceError> {
+    let marked = match format {
+        Format::Json | Format::Lines => "json",
+        Format::Csv => "csv",
+    };
+    if content_type(response).is_none_or(|content_type| content_type.contains(marked)) {
+        return None;
+    }
+    Some(SourceError::Foreign(
+        "the answer is empty and not marked as records: a proxy in between may have made it"
+            .to_owned(),
+    ))
 }
 
 /// Notices a stream that never stalls and never gets anywhere. Counts only time spent waiting for

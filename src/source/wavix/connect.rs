@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use reqwest::{Certificate, Client};
 
-use super::SourceError;
 use crate::TOOL;
 use crate::config::SourceConfig;
 use crate::error::chain;
+use crate::source::SourceError;
 use crate::store::location::is_loopback;
 use crate::store::tls;
 

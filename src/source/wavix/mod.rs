@@ -3,23 +3,22 @@
 mod answers;
 mod body;
 mod connect;
+mod limits;
 mod proxy;
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
 use jiff::civil::Date;
 use reqwest::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, HeaderValue};
 use reqwest::{Client, Response, StatusCode, Version};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
-use tokio::time::Instant;
 
-use super::retry;
-use super::retry::Pace;
-pub use super::retry::{Backoff, Gate};
+use super::{Body, Paging, Source, SourceError};
 use crate::body::decompress::Encoding;
 use crate::body::framing::{Format, Pagination};
 use crate::cdr::slice::Slice;
@@ -27,11 +26,10 @@ use crate::config::{KeySource, SourceConfig, Via};
 use crate::error::{joined, quoted};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
-pub use answers::SourceError;
 use answers::{Answer, encoding, own_words, read_up_to, refuse_foreign, unasked_encoding};
-pub use body::Body;
-use body::ThroughputFloor;
+use body::{Download, ThroughputFloor, must_show_its_end, read_ahead, wrong_if_empty};
 use connect::{Connections, client};
+use limits::{Gate, Pace, http_date};
 
 /// The API's default page size.
 pub const DEFAULT_PER_PAGE: u64 = 25;
@@ -39,9 +37,6 @@ pub const DEFAULT_PER_PAGE: u64 = 25;
 /// Calls on a page of the list when it is walked. The largest page that the API gives is not documented; a
 /// server that gives less is understood all the same.
 const LIST_PER_PAGE: u64 = 100;
-/// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
-/// an answer that is not the API's.
-pub const FEW_ATTEMPTS: u32 = 3;
 /// Most that is held of a page: many times what a hundred calls are.
 const MAX_PAGE_BYTES: usize = 2 << 20;
 /// Longest answer to a question for a total: one record and the pagination.
@@ -82,13 +77,13 @@ struct Known {
 
 /// The API, for one key.
 #[derive(Debug)]
-pub struct Source {
+pub struct Api {
     client: Client,
     /// The key among them, but for whoever never asks.
     credentials: Arc<Credentials>,
     config: SourceConfig,
-    /// Closed while the server asks for patience. Shared with whoever waits between attempts.
-    pub gate: Gate,
+    /// Closed while the server asks for patience.
+    gate: Gate,
     pace: Pace,
     /// What is known of each resource.
     resources: [Known; 3],
@@ -106,7 +101,7 @@ pub struct Source {
     fresh_client: OnceLock<Client>,
 }
 
-impl Source {
+impl Api {
     /// A client that authenticates with `key`. Without one it serves who has no question.
     ///
     /// # Errors
@@ -131,16 +126,13 @@ impl Source {
     }
 
     /// Whether any request was answered, with whatever status.
-    pub fn was_reached(&self) -> bool {
+    fn was_reached(&self) -> bool {
         self.reached.load(Ordering::Relaxed)
     }
 
     /// Begins to read a slice. `page` is `None` for its beginning, or the number of a page, if the list is
     /// read or the server turned out to page its stream.
-    ///
-    /// # Errors
-    /// [`SourceError`]; the body's own errors come from [`Body::chunk`].
-    pub async fn calls(&self, slice: Slice, page: Option<u64>) -> Result<Body, SourceError> {
+    async fn calls(&self, slice: Slice, page: Option<u64>) -> Result<Body, SourceError> {
         let (resource, page, per_page, accept) = match self.config.via {
             Via::Stream => (
                 Resource::Stream,
@@ -185,147 +177,44 @@ impl Source {
             let value = response.headers().get(name)?.to_str().ok()?;
             Some(self.printable(value))
         };
-        let (etag, last_modified) = (header("etag"), header("last-modified"));
-        let server_time = header("date").and_then(|date| retry::http_date(&date));
-        let body = Body {
+        let format = match self.config.via {
+            Via::Stream | Via::Pages => Format::Json,
+            Via::Csv => Format::Csv,
+        };
+        if absent.is_none() {
+            must_show_its_end(&response)?;
+        }
+        Ok(Body {
             asked: Asked {
                 url: url.to_string(),
                 query: without_numbers(query),
             },
-            etag,
-            last_modified,
-            server_time,
+            etag: header("etag"),
+            last_modified: header("last-modified"),
+            server_time: header("date").and_then(|date| http_date(&date)),
+            made_at: None,
             encoding,
-            format: match self.config.via {
-                Via::Stream | Via::Pages => Format::Json,
-                Via::Csv => Format::Csv,
+            format,
+            paging: match self.config.via {
+                Via::Stream | Via::Csv => Paging::Suspected,
+                Via::Pages => Paging::List,
+            },
+            split_from: None,
+            if_empty: match absent {
+                Some(_) => None,
+                None => wrong_if_empty(&response, format),
+            },
+            chunks: match absent {
+                Some(_) => stream::empty().boxed(),
+                None => Download {
+                    response,
+                    stall_timeout: self.config.stall_timeout,
+                    floor: ThroughputFloor::new(self.config.min_throughput),
+                }
+                .chunks(),
             },
             absent,
-            response,
-            ahead: VecDeque::new(),
-            stall_timeout: self.config.stall_timeout,
-            floor: ThroughputFloor::new(self.config.min_throughput),
-        };
-        if body.absent.is_none() {
-            body.check()?;
-        }
-        Ok(body)
-    }
-
-    /// The provider's own count of a slice.
-    ///
-    /// # Errors
-    /// [`SourceError`]: [`SourceError::Permanent`] if the answer holds no count.
-    pub async fn control_total(&self, slice: Slice) -> Result<u64, SourceError> {
-        #[derive(serde::Deserialize)]
-        struct List {
-            pagination: Pagination,
-        }
-        let mut query = self.query(slice);
-        query.extend([
-            ("page".to_owned(), "1".to_owned()),
-            ("per_page".to_owned(), "1".to_owned()),
-        ]);
-        let answer = self.get(Resource::List, &query, "application/json", "identity");
-        let mut response = answer.await?.calls()?;
-        refuse_foreign(&response)?;
-        if encoding(&response)? != Encoding::Identity {
-            return Err(unasked_encoding(&response));
-        }
-        let body = read_up_to(&mut response, MAX_TOTAL_BYTES, self.config.stall_timeout).await?;
-        let list: List = serde_json::from_slice(&body).map_err(|_| {
-            let path = response.url().path();
-            let words = own_words(&body).map(|words| quoted(&self.printable(&words)));
-            let words = words.map(|words| format!(" ({words})")).unwrap_or_default();
-            SourceError::Permanent(format!("{path} answers without a number as pagination.total{words}, so there is no count to reconcile with"))
-        })?;
-        Ok(list.pagination.total)
-    }
-
-    /// The same, tried again while what stands in the way may pass.
-    ///
-    /// # Errors
-    /// [`SourceError`] of the last attempt.
-    pub async fn control_total_with_retries(&self, slice: Slice) -> Result<u64, SourceError> {
-        let deadline = self.deadline(Instant::now());
-        self.with_retries(slice, deadline, || self.control_total(slice))
-            .await
-    }
-
-    /// A page of a slice's calls, read to its end before it is given out, so that where it breaks off
-    /// it alone is tried again, until `deadline`, and not all pages in front of it. Of a page longer
-    /// than two megabytes the rest is read as a stream.
-    ///
-    /// # Errors
-    /// [`SourceError`] of the last attempt.
-    pub async fn page(
-        &self,
-        slice: Slice,
-        page: u64,
-        deadline: Instant,
-    ) -> Result<Body, SourceError> {
-        self.with_retries(slice, deadline, || self.whole_page(slice, page))
-            .await
-    }
-
-    async fn whole_page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
-        let mut body = self.calls(slice, Some(page)).await?;
-        body.must_be_there()?;
-        body.read_ahead(MAX_PAGE_BYTES).await?;
-        Ok(body)
-    }
-
-    /// When `source.max_elapsed` is used up by what began at `begun`.
-    pub fn deadline(&self, begun: Instant) -> Instant {
-        const FAR_AWAY: Duration = Duration::from_hours(24 * 365 * 30);
-        begun + self.config.max_elapsed.min(FAR_AWAY)
-    }
-
-    /// Asks up to `source.max_attempts` times, and until `deadline`, while what stands in the way may pass; up to
-    /// [`FEW_ATTEMPTS`] times while the answer is not the API's.
-    async fn with_retries<T, F: Future<Output = Result<T, SourceError>>>(
-        &self,
-        slice: Slice,
-        deadline: Instant,
-        ask: impl Fn() -> F,
-    ) -> Result<T, SourceError> {
-        let backoff = Backoff::from(&self.config);
-        let mut attempt = 1;
-        let mut foreign = 0;
-        loop {
-            let error = match ask().await {
-                Err(error) if error.is_transient() && attempt < self.config.max_attempts => error,
-                result => return result,
-            };
-            foreign += u32::from(matches!(error, SourceError::Foreign(_)));
-            if foreign == FEW_ATTEMPTS {
-                return Err(error);
-            }
-            let (asked_for, slow_down) = match &error {
-                SourceError::Transient {
-                    retry_after,
-                    slow_down,
-                    ..
-                } => (*retry_after, *slow_down),
-                _ => (None, false),
-            };
-            let wait = backoff.wait(attempt, asked_for);
-            if Instant::now() + wait > deadline {
-                return Err(error);
-            }
-            if slow_down {
-                self.gate.close_for(wait);
-            }
-            let problem = self.printable(&error.to_string());
-            tracing::warn!(
-                slice = slice.to_string(),
-                attempt,
-                wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-                "Trying again: {problem}"
-            );
-            tokio::time::sleep(wait).await;
-            attempt += 1;
-        }
+        })
     }
 
     fn query(&self, slice: Slice) -> Vec<(String, String)> {
@@ -554,12 +443,65 @@ impl Source {
     }
 
     /// A text without the key, should it be in there.
-    pub fn printable(&self, text: &str) -> String {
+    fn printable(&self, text: &str) -> String {
         self.credentials.printable(text)
     }
+}
 
-    /// What nothing that is kept may hold, the key among it.
-    pub fn credentials(&self) -> &Arc<Credentials> {
+#[async_trait]
+impl Source for Api {
+    async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
+        self.calls(slice, None).await
+    }
+
+    async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
+        let mut body = self.calls(slice, Some(page)).await?;
+        if let Some(problem) = body.absent {
+            return Err(SourceError::Permanent(problem));
+        }
+        read_ahead(&mut body, MAX_PAGE_BYTES).await?;
+        Ok(body)
+    }
+
+    async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
+        #[derive(serde::Deserialize)]
+        struct List {
+            pagination: Pagination,
+        }
+        let mut query = self.query(slice);
+        query.extend([
+            ("page".to_owned(), "1".to_owned()),
+            ("per_page".to_owned(), "1".to_owned()),
+        ]);
+        let answer = self.get(Resource::List, &query, "application/json", "identity");
+        let mut response = answer.await?.calls()?;
+        refuse_foreign(&response)?;
+        if encoding(&response)? != Encoding::Identity {
+            return Err(unasked_encoding(&response));
+        }
+        let body = read_up_to(&mut response, MAX_TOTAL_BYTES, self.config.stall_timeout).await?;
+        let list: List = serde_json::from_slice(&body).map_err(|_| {
+            let path = response.url().path();
+            let words = own_words(&body).map(|words| quoted(&self.printable(&words)));
+            let words = words.map(|words| format!(" ({words})")).unwrap_or_default();
+            SourceError::Permanent(format!("{path} answers without a number as pagination.total{words}, so there is no count to reconcile with"))
+        })?;
+        Ok(list.pagination.total)
+    }
+
+    fn is_fixed(&self) -> bool {
+        false
+    }
+
+    fn is_cut_off(&self) -> bool {
+        !self.was_reached()
+    }
+
+    fn slow_down(&self, wait: Duration) {
+        self.gate.close_for(wait);
+    }
+
+    fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials
     }
 }

@@ -1,0 +1,74 @@
+//! Why calls, or their count, could not be had.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reqwest::StatusCode;
+
+/// A question to the source failed. The texts hold no key, and of a server's words at most two
+/// kilobytes.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum SourceError {
+    /// 401, or 403 to all of a kind: no other request will fare better.
+    #[error("the API answered {status}: {message}. {hint}")]
+    Refused {
+        /// The status.
+        status: StatusCode,
+        /// The server's words.
+        message: String,
+        /// What to do about it.
+        hint: &'static str,
+    },
+    /// A limit is met (429), and the server asks for a wait of more than twice `source.retry_max`:
+    /// until then no other request will fare better.
+    #[error("{0}")]
+    QuotaUsedUp(String),
+    /// The configuration, or this machine, does not allow to ask at all.
+    #[error("{0}")]
+    Setup(String),
+    /// Asking again would not help.
+    #[error("{0}")]
+    Permanent(String),
+    /// Asking again may help.
+    #[error("{problem}")]
+    Transient {
+        /// What happened.
+        problem: String,
+        /// How long the server asks to wait.
+        retry_after: Option<Duration>,
+        /// Whether every slice should wait, not only this one.
+        slow_down: bool,
+    },
+    /// The answer does not come from the API, but from something in between. It may go away, or not.
+    #[error("{0}")]
+    Foreign(String),
+    /// What an export was split into on this machine's disk is gone, or cannot be read.
+    #[error("cannot read back {}, into which the export was split", path.display())]
+    Spooled {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+}
+
+impl SourceError {
+    pub(super) fn transient(problem: impl Into<String>) -> Self {
+        Self::Transient {
+            problem: problem.into(),
+            retry_after: None,
+            slow_down: false,
+        }
+    }
+
+    /// Whether asking again would not help.
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::Permanent(_))
+    }
+
+    /// Whether asking again may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Transient { .. } | Self::Foreign(_))
+    }
+}

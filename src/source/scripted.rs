@@ -1,0 +1,139 @@
+//! A source for tests, which answers what it was told to.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use futures::{StreamExt, stream};
+
+use super::{Body, Paging, Source, SourceError};
+use crate::body::decompress::Encoding;
+use crate::body::framing::Format;
+use crate::cdr::slice::Slice;
+use crate::lake::ledger::Asked;
+use crate::privacy::Credentials;
+
+/// What comes of opening a slice once, or one of its pages.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// So many calls, in a body of its own.
+    Calls(u64),
+    /// So many calls, and then the body breaks off.
+    Cut(u64),
+    /// Nothing but an error.
+    Fails(SourceError),
+}
+
+/// Answers in their order, and counts. What nobody told it is an error.
+#[derive(Debug)]
+pub(crate) struct ScriptedSource {
+    answers: Mutex<BTreeMap<Slice, VecDeque<Answer>>>,
+    counts: BTreeMap<Slice, u64>,
+    /// See [`Source::is_fixed`].
+    pub(crate) is_fixed: bool,
+    /// How often and for how long everything was held back.
+    pub(crate) slowed_down: Mutex<Vec<Duration>>,
+    credentials: Arc<Credentials>,
+}
+
+impl ScriptedSource {
+    pub(crate) fn new() -> Self {
+        Self {
+            answers: Mutex::default(),
+            counts: BTreeMap::new(),
+            is_fixed: false,
+            slowed_down: Mutex::default(),
+            credentials: Arc::new(Credentials::new(None)),
+        }
+    }
+
+    /// The same, with what comes of `slice`, of which the provider counts `count` calls.
+    pub(crate) fn with(
+        mut self,
+        slice: Slice,
+        count: u64,
+        answers: impl IntoIterator<Item = Answer>,
+    ) -> Self {
+        self.counts.insert(slice, count);
+        let answers = answers.into_iter().collect();
+        self.answers.lock().unwrap().insert(slice, answers);
+        self
+    }
+
+    fn next(&self, slice: Slice, first_call: u64) -> Result<Body, SourceError> {
+        let mut answers = self.answers.lock().unwrap();
+        let answer = answers.get_mut(&slice).and_then(VecDeque::pop_front);
+        let (calls, end) = match answer {
+            Some(Answer::Calls(calls)) => (calls, None),
+            Some(Answer::Cut(calls)) => {
+                let cut = SourceError::transient("the stream broke off");
+                (calls, Some(Err(cut)))
+            }
+            Some(Answer::Fails(error)) => return Err(error),
+            None => return Err(SourceError::Permanent("nobody said what comes".to_owned())),
+        };
+        let lines = (first_call..first_call + calls).map(move |call| {
+            let day = slice.day;
+            Ok(Bytes::from(format!(
+                "{{\"call_id\":\"{call}\",\"date\":\"{day}T10:00:00Z\",\"duration\":26}}\n"
+            )))
+        });
+        Ok(Body {
+            asked: Asked {
+                url: "scripted:".to_owned(),
+                query: Vec::new(),
+            },
+            etag: None,
+            last_modified: None,
+            server_time: None,
+            made_at: None,
+            encoding: Encoding::Identity,
+            format: Format::Json,
+            paging: Paging::Suspected,
+            split_from: None,
+            absent: None,
+            if_empty: None,
+            chunks: stream::iter(lines).chain(stream::iter(end)).boxed(),
+        })
+    }
+}
+
+#[async_trait]
+impl Source for ScriptedSource {
+    async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
+        self.next(slice, 0)
+    }
+
+    async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
+        let mut body = self.next(slice, page * 1_000)?;
+        let mut held = Vec::new();
+        while let Some(chunk) = body.chunk().await? {
+            held.push(Ok(chunk));
+        }
+        body.chunks = stream::iter(held).boxed();
+        Ok(body)
+    }
+
+    async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
+        let count = self.counts.get(&slice).copied();
+        count.ok_or_else(|| SourceError::Permanent("nobody said how many".to_owned()))
+    }
+
+    fn is_fixed(&self) -> bool {
+        self.is_fixed
+    }
+
+    fn is_cut_off(&self) -> bool {
+        false
+    }
+
+    fn slow_down(&self, wait: Duration) {
+        self.slowed_down.lock().unwrap().push(wait);
+    }
+
+    fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
+    }
+}
