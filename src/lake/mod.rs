@@ -8,6 +8,8 @@ mod publish;
 pub mod report;
 pub mod runs;
 pub mod suppression;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path as FilePath;
 use std::sync::Arc;

@@ -374,6 +374,20 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn a_renewal_that_is_not_answered_is_tried_again_before_the_lease_expires() {
+        let bucket = Bucket::default();
+        let ((holder, line), _) = (process(&bucket), process(&bucket));
+        let lease = holder.try_lease(&path()).await.unwrap().unwrap();
+        // The first renewal, after a third of the time, is never answered; the next one is.
+        tokio::time::sleep(EXPIRY / 4).await;
+        cut(&line);
+        tokio::time::sleep(EXPIRY / 4).await;
+        line.config_mut(|line| *line = object_store::throttle::ThrottleConfig::default());
+        tokio::time::sleep(EXPIRY * 2 / 3).await;
+        assert!(lease.is_held());
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn a_holder_that_asked_for_more_time_is_given_it() {
         let bucket = Bucket::default();
         let (other, _) = process(&bucket);

@@ -1,0 +1,931 @@
+//! The lake's protocol, one step at a time, in a bucket in memory. `tests/it/protocol.rs` lets every
+//! one of its requests fail.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use jiff::Timestamp;
+use object_store::memory::InMemory;
+use object_store::{ObjectStoreExt, TagSet};
+use tempfile::TempPath;
+use tokio_util::sync::CancellationToken;
+
+use super::ledger::tests::commit;
+use super::ledger::{Commit, Failure, PublishedFile, RejectsFile, State};
+use super::runs::RunMark;
+use super::*;
+use crate::cdr::slice::{Direction, parse_day};
+use crate::privacy::{Modes, PrivacyKey};
+use crate::slice_file::writer::SpoolFile;
+use crate::store::bucket::{BucketOptions, BucketStore};
+use crate::store::local::LocalStore;
+use crate::store::{ClassifiedError, ObjectState, StoreError};
+
+/// Makes a lake another one.
+type Edit = fn(&mut Identity);
+
+const EXPIRY: Duration = Duration::from_mins(1);
+/// Names of runs.
+const DEAD: &str = "20261001T120000Z-00000001";
+const SLEEPER: &str = "20261001T120000Z-00000002";
+
+fn identity() -> Identity {
+    Identity {
+        format: FORMAT,
+        account: None,
+        disposition: "all".to_owned(),
+        sip_trunk: None,
+        from_search: None,
+        to_search: None,
+        privacy: "keep".to_owned(),
+        privacy_columns: [].into(),
+        privacy_key_id: None,
+        source_url: "https://api.example".to_owned(),
+        timezone: "UTC".to_owned(),
+        created_by: crate::TOOL.to_owned(),
+    }
+}
+
+fn key() -> PrivacyKey {
+    PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuv").unwrap()
+}
+
+fn privacy() -> Privacy {
+    Privacy::new(Modes::default(), Some(key()))
+}
+
+fn slice(day: &str, direction: Direction) -> Slice {
+    let day = parse_day(day).unwrap();
+    Slice { day, direction }
+}
+
+fn placed() -> Slice {
+    slice("2026-10-01", Direction::Placed)
+}
+
+/// The lake in `objects`, as one process has it.
+fn process(objects: &Arc<InMemory>) -> Arc<dyn LakeStore> {
+    let options = BucketOptions {
+        single_put_bytes: 1 << 20,
+        part_bytes: 1 << 10,
+        lease: EXPIRY,
+        storage_class: None,
+        tags: TagSet::default(),
+    };
+    let url = "s3://bucket/lake".parse().unwrap();
+    let objects = Arc::clone(objects);
+    let store = BucketStore::new(objects, &url, options, &std::env::temp_dir());
+    store.prepare().unwrap();
+    Arc::new(store)
+}
+
+/// A new lake.
+async fn lake() -> (Arc<InMemory>, Lake) {
+    let objects = Arc::new(InMemory::new());
+    let lake = Lake::open(process(&objects), &identity(), privacy()).await;
+    (objects, lake.unwrap())
+}
+
+async fn put(objects: &InMemory, path: &Path, text: &str) {
+    let path = Path::from(format!("lake/{path}"));
+    objects.put(&path, text.to_owned().into()).await.unwrap();
+}
+
+async fn get(lake: &Lake, path: &Path) -> Option<String> {
+    let found = lake.store.read(path).await.unwrap()?;
+    Some(String::from_utf8(found.bytes.to_vec()).unwrap())
+}
+
+fn file(text: &str) -> TempPath {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    file.into_temp_path()
+}
+
+/// A file for the slice, which has as many rows as its text has characters.
+fn table_change(slice: Slice, text: &str) -> TableChange {
+    let spooled = SpoolFile {
+        path: file(text),
+        rows: text.len() as u64,
+        bytes: text.len() as u64,
+        checksum: "checksum".to_owned(),
+    };
+    TableChange::of(slice, spooled)
+}
+
+fn rejects(text: &str) -> (TempPath, RejectsFile) {
+    let path = file(text);
+    let described = RejectsFile::of(&path).unwrap();
+    (path, described)
+}
+
+/// What is to be said of a slice with so many rows and rejects.
+fn says(rows: u64, rejected: u64) -> Commit {
+    let mut commit = commit(None, State::Closed);
+    commit.counts.rows = rows;
+    commit.counts.rejected = rejected;
+    commit.counts.records = rows + rejected;
+    commit.digest.rows = rows;
+    commit
+}
+
+/// A new run that works on [`placed`]: its mark and its lease.
+async fn at_work(lake: &Lake) -> (RunMark, Box<dyn Lease>) {
+    static RUNS: AtomicU32 = AtomicU32::new(0);
+    let run = format!("run-{}", RUNS.fetch_add(1, Ordering::SeqCst));
+    let mark = lake.mark(&run, CancellationToken::new());
+    let lease = lake.try_lease(placed()).await.unwrap().unwrap();
+    (mark, lease)
+}
+
+/// Publishes [`placed`] with this file and these rejects.
+async fn publish(lake: &Lake, text: &str, rejected: Option<&str>) -> Commit {
+    let (mark, lease) = at_work(lake).await;
+    let before = lake.usable_entry(placed()).await.unwrap();
+    let commit = says(text.len() as u64, u64::from(rejected.is_some()));
+    let change = table_change(placed(), text);
+    let staged = lake.stage(placed(), change, rejected.map(rejects));
+    let staged = staged.await.unwrap();
+    let privacy = privacy();
+    let entry = lake.publish(&mark, &*lease, before, staged, commit, &privacy);
+    let committed = entry.await.unwrap().committed.unwrap();
+    drop(lease);
+    lake.settle().await;
+    committed
+}
+
+fn failure(problem: &str) -> Failure {
+    Failure {
+        run: "run".to_owned(),
+        at: Timestamp::UNIX_EPOCH,
+        problem: problem.to_owned(),
+    }
+}
+
+/// Records that an attempt at [`placed`] failed.
+async fn fail(lake: &Lake, problem: &str, rejects: Option<&str>) {
+    let (mark, lease) = at_work(lake).await;
+    let before = lake.usable_entry(placed()).await.unwrap();
+    let (rejects, privacy) = (rejects.map(file), privacy());
+    let failed = lake.fail(&mark, &*lease, before, failure(problem), rejects, &privacy);
+    failed.await.unwrap();
+    drop(lease);
+    lake.settle().await;
+}
+
+/// A lease that was taken over.
+#[derive(Debug)]
+struct Lost;
+
+impl Lease for Lost {
+    fn is_held(&self) -> bool {
+        false
+    }
+}
+
+/// Is lost after so many looks at it.
+#[derive(Debug, Default)]
+struct LostAt {
+    looks: AtomicU32,
+    last: u32,
+}
+
+impl Lease for LostAt {
+    fn is_held(&self) -> bool {
+        self.looks.fetch_add(1, Ordering::SeqCst) < self.last
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lake_is_made_once_and_found_by_whoever_wants_the_same() {
+    let (objects, made) = lake().await;
+    assert_eq!(made.identity, identity());
+    let again = Lake::open(process(&objects), &identity(), privacy()).await;
+    let again = again.unwrap();
+    assert_eq!(
+        (&again.identity, &again.remarks),
+        (&identity(), &Vec::<String>::new())
+    );
+    assert_eq!(again.privacy().key().map(PrivacyKey::id), Some(key().id()));
+    // Hosts move.
+    let moved = Identity {
+        source_url: "https://other.example".to_owned(),
+        timezone: "Europe/Paris".to_owned(),
+        created_by: "later".to_owned(),
+        ..identity()
+    };
+    let moved = Lake::find(process(&objects), &moved).await.unwrap();
+    let remark =
+        "source.url is https://other.example; this lake was begun from https://api.example";
+    assert_eq!(moved.unwrap().remarks, [remark]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn another_lake_is_refused_by_the_key_that_makes_it_another() {
+    let (objects, _) = lake().await;
+    let edits: [(&str, &str, &str, Edit); 11] = [
+        ("lake.account", "(not set)", "a", |lake| {
+            lake.account = Some("a".to_owned());
+        }),
+        ("source.disposition", "all", "busy", |lake| {
+            lake.disposition = "busy".to_owned();
+        }),
+        ("source.sip_trunk", "(not set)", "7", |lake| {
+            lake.sip_trunk = Some("7".to_owned());
+        }),
+        // Numbers are not shown.
+        ("source.from_search", "(not set)", "one number", |lake| {
+            lake.from_search = Some("1302".to_owned());
+        }),
+        ("source.to_search", "(not set)", "one number", |lake| {
+            lake.to_search = Some("1302".to_owned());
+        }),
+        ("privacy.numbers", "keep", "truncate", |lake| {
+            lake.privacy = "truncate".to_owned();
+        }),
+        ("privacy.from_number", "keep", "truncate", |lake| {
+            let column = ("from_number".to_owned(), "truncate".to_owned());
+            lake.privacy_columns = [column].into();
+        }),
+        ("privacy.to_number", "keep", "truncate", |lake| {
+            let column = ("to_number".to_owned(), "truncate".to_owned());
+            lake.privacy_columns = [column].into();
+        }),
+        ("privacy.destination", "keep", "truncate", |lake| {
+            let column = ("destination".to_owned(), "truncate".to_owned());
+            lake.privacy_columns = [column].into();
+        }),
+        ("privacy.extra", "keep", "truncate", |lake| {
+            let column = ("extra".to_owned(), "truncate".to_owned());
+            lake.privacy_columns = [column].into();
+        }),
+        (
+            "privacy.key",
+            "(not set)",
+            "the key with the id 1",
+            |lake| {
+                lake.privacy_key_id = Some("1".to_owned());
+            },
+        ),
+    ];
+    for (key, existing, wanted, edit) in edits {
+        let mut other = identity();
+        edit(&mut other);
+        let error = Lake::open(process(&objects), &other, privacy()).await;
+        match error.unwrap_err() {
+            LakeError::OtherLake {
+                key: found,
+                existing: has,
+                wanted: wants,
+            } => assert_eq!((found, &*has, &*wants), (key, existing, wanted)),
+            error => panic!("{key}: {error}"),
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_no_lake_is_not_opened_as_one() {
+    let find = async |objects: &Arc<InMemory>| Lake::find_any(process(objects)).await;
+    let objects = Arc::new(InMemory::new());
+    assert!(find(&objects).await.unwrap().is_none());
+    put(&objects, &layout::table_file(placed()), "calls").await;
+    let error = find(&objects).await.unwrap_err();
+    assert!(matches!(error, LakeError::NotALake), "{error}");
+    put(&objects, &layout::ledger_entry(placed()), "{}").await;
+    let error = find(&objects).await.unwrap_err().to_string();
+    assert!(
+        error.contains("it is gone, and the ledger is there"),
+        "{error}"
+    );
+    put(&objects, &layout::identity(), "{").await;
+    let error = find(&objects).await.unwrap_err();
+    assert!(matches!(error, LakeError::Damaged { .. }), "{error}");
+    let newer = format!("{{\"format\":{}}}", FORMAT + 1);
+    put(&objects, &layout::identity(), &newer).await;
+    let error = find(&objects).await.unwrap_err().to_string();
+    assert!(
+        error.contains("has format 2; this version of cdrlake knows 1"),
+        "{error}"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
+    let (_, lake) = lake().await;
+    let table = layout::table_file(placed());
+    let rejects_file = layout::rejects_file(placed());
+    fail(&lake, "first", Some("failed")).await;
+    let failed = layout::failed_rejects_file(placed());
+    assert_eq!(get(&lake, &failed).await.as_deref(), Some("failed"));
+
+    let first = publish(&lake, "abc", Some("r")).await;
+    assert_eq!(get(&lake, &table).await.as_deref(), Some("abc"));
+    assert_eq!(get(&lake, &rejects_file).await.as_deref(), Some("r"));
+    assert_eq!(
+        get(&lake, &failed).await,
+        None,
+        "it has not failed any more"
+    );
+    let entry = lake.entry(placed()).await;
+    assert_eq!(entry.condition, Condition::Sound);
+    assert_eq!(
+        (
+            entry.entry.pending,
+            entry.entry.failed,
+            entry.entry.committed
+        ),
+        (None, None, Some(first.clone()))
+    );
+    // The marks are those of the objects.
+    let file = first.file.unwrap();
+    let found = lake.table_file(placed()).await.unwrap();
+    assert!(is_intact(Some(file.mark()), found.as_ref()));
+    let found = lake.rejects_of(placed()).await.unwrap();
+    assert!(is_intact(
+        Some(first.rejects.unwrap().mark()),
+        found.as_ref()
+    ));
+
+    let second = publish(&lake, "abcde", None).await;
+    assert_eq!(get(&lake, &table).await.as_deref(), Some("abcde"));
+    assert_eq!(get(&lake, &rejects_file).await, None);
+    assert_ne!(second.file.as_ref(), Some(&file));
+
+    // What keeps the file keeps its mark.
+    let (mark, lease) = at_work(&lake).await;
+    let before = lake.entry(placed()).await;
+    let staged = lake.stage(placed(), TableChange::Keep, None).await.unwrap();
+    assert!(staged.has_table_file());
+    let privacy = privacy();
+    let kept = lake.publish(&mark, &*lease, before, staged, says(5, 0), &privacy);
+    assert_eq!(kept.await.unwrap().committed.unwrap().file, second.file);
+    drop(lease);
+    lake.settle().await;
+
+    let last = publish(&lake, "", None).await;
+    assert_eq!(last.file, None);
+    assert_eq!(get(&lake, &table).await, None, "no rows, no file");
+    let (mark, lease) = at_work(&lake).await;
+    let staged = lake
+        .stage(placed(), TableChange::Remove, None)
+        .await
+        .unwrap();
+    assert!(!staged.has_table_file());
+    drop((mark, lease));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_rewrites_a_slice_says_nothing_of_the_attempt_that_failed() {
+    let (_, lake) = lake().await;
+    publish(&lake, "abc", None).await;
+    fail(&lake, "broken", Some("failed")).await;
+    let (mark, lease) = at_work(&lake).await;
+    let before = lake.entry(placed()).await;
+    let change = table_change(placed(), "ab");
+    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let staged = staged.keeping_failure();
+    let privacy = privacy();
+    let entry = lake.publish(&mark, &*lease, before, staged, says(2, 0), &privacy);
+    assert_eq!(entry.await.unwrap().failed, Some(failure("broken")));
+    let failed = layout::failed_rejects_file(placed());
+    assert_eq!(get(&lake, &failed).await.as_deref(), Some("failed"));
+    // Either kind of rejects can be taken away by itself.
+    lake.remove_rejects(&mark, &*lease, placed(), true)
+        .await
+        .unwrap();
+    assert_eq!(get(&lake, &failed).await, None);
+    drop(lease);
+    lake.settle().await;
+    publish(&lake, "abc", Some("r")).await;
+    let (mark, lease) = at_work(&lake).await;
+    let lost = lake.remove_rejects(&mark, &Lost, placed(), false).await;
+    assert!(matches!(lost, Err(LakeError::LostLease { .. })));
+    lake.remove_rejects(&mark, &*lease, placed(), false)
+        .await
+        .unwrap();
+    assert!(lake.rejects().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failure_is_told_once_and_leaves_the_table() {
+    let (_, lake) = lake().await;
+    publish(&lake, "abc", Some("r")).await;
+    fail(&lake, "broken", None).await;
+    let entry = lake.entry(placed()).await;
+    assert_eq!(entry.entry.failed, Some(failure("broken")));
+    fail(&lake, "broken", None).await;
+    assert!(lake.entry(placed()).await.is_same_as(&entry));
+    fail(&lake, "in another way", Some("failed")).await;
+    let changed = lake.entry(placed()).await;
+    assert!(!changed.is_same_as(&entry));
+    assert_eq!(changed.entry.failed, Some(failure("in another way")));
+    for (path, text) in [
+        (layout::table_file(placed()), "abc"),
+        (layout::rejects_file(placed()), "r"),
+        (layout::failed_rejects_file(placed()), "failed"),
+    ] {
+        assert_eq!(get(&lake, &path).await.as_deref(), Some(text));
+    }
+    // Nothing is written by whoever has lost the slice.
+    let (mark, _lease) = at_work(&lake).await;
+    let before = lake.entry(placed()).await;
+    let privacy = privacy();
+    let lost = lake.fail(&mark, &Lost, before, failure("third"), None, &privacy);
+    assert!(matches!(lost.await, Err(LakeError::LostLease { .. })));
+    assert!(lake.entry(placed()).await.is_same_as(&changed));
+}
+
+#[tokio::test(start_paused = true)]
+async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
+    let (_, lake) = lake().await;
+    publish(&lake, "abc", None).await;
+    let entry = lake.entry(placed()).await;
+    let mark = lake.mark("run", CancellationToken::new());
+    let privacy = privacy();
+    let looks: u32 = 3;
+    for text in ["abcde", ""] {
+        for last in 0..=looks {
+            let before = lake.entry(placed()).await;
+            let change = table_change(placed(), text);
+            let staged = lake.stage(placed(), change, None).await.unwrap();
+            let lease = LostAt {
+                last,
+                ..LostAt::default()
+            };
+            let commit = says(text.len() as u64, 0);
+            let published = lake.publish(&mark, &lease, before, staged, commit, &privacy);
+            let published = published.await;
+            if last < looks {
+                let is_lost = matches!(published, Err(LakeError::LostLease { .. }));
+                assert!(is_lost, "{text:?} {last}: {published:?}");
+                let table = get(&lake, &layout::table_file(placed())).await;
+                assert_eq!(table.as_deref(), Some("abc"));
+            } else {
+                published.unwrap();
+            }
+        }
+        publish(&lake, "abc", None).await;
+    }
+    // The entry is another one than it was when it was looked at.
+    let (mark, lease) = at_work(&lake).await;
+    let staged = lake.stage(placed(), table_change(placed(), "x"), None);
+    let staged = staged.await.unwrap();
+    let published = lake.publish(&mark, &*lease, entry, staged, says(1, 0), &privacy);
+    assert!(matches!(
+        published.await,
+        Err(LakeError::LostLease { path }) if path == layout::ledger_entry(placed())
+    ));
+    let table = get(&lake, &layout::table_file(placed())).await;
+    assert_eq!(table.as_deref(), Some("abc"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
+    for text in ["abcde", ""] {
+        let (objects, lake) = lake().await;
+        publish(&lake, "abc", None).await;
+        let (mark, lease) = at_work(&lake).await;
+        let before = lake.entry(placed()).await;
+        let change = table_change(placed(), text);
+        let staged = lake.stage(placed(), change, None).await.unwrap();
+        put(&objects, &layout::table_file(placed()), "theirs").await;
+        let (commit, privacy) = (says(text.len() as u64, 0), privacy());
+        let published = lake.publish(&mark, &*lease, before, staged, commit, &privacy);
+        let error = published.await.unwrap_err();
+        assert!(matches!(error, LakeError::LostLease { .. }), "{error}");
+        let table = get(&lake, &layout::table_file(placed())).await;
+        assert_eq!(table.as_deref(), Some("theirs"));
+        // The next run finds that the slice was being published.
+        assert!(lake.entry(placed()).await.entry.pending.is_some());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
+    let (_, lake) = lake().await;
+    let (mark, lease) = at_work(&lake).await;
+    let before = lake.entry(placed()).await;
+    let known = lake.privacy_now().await.unwrap();
+    let change = table_change(placed(), "abc");
+    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let token = key().token("13025550001");
+    lake.suppress(key().id(), &token, None).await.unwrap();
+    let published = lake.publish(&mark, &*lease, before, staged, says(3, 0), &known);
+    let error = published.await.unwrap_err();
+    assert!(matches!(error, LakeError::ErasedMeanwhile), "{error}");
+    let table = get(&lake, &layout::table_file(placed())).await;
+    assert_eq!(table, None);
+    // The same with what is known now.
+    let known = lake.privacy_now().await.unwrap();
+    assert!(known.knows_erased(&token));
+    let before = lake.entry(placed()).await;
+    assert!(before.entry.pending.is_some(), "it was announced");
+    let change = table_change(placed(), "ab");
+    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let published = lake.publish(&mark, &*lease, before, staged, says(2, 0), &known);
+    published.await.unwrap();
+    // Rejects of an attempt that failed hold calls as well.
+    lake.suppress(key().id(), &key().token("13025550002"), None)
+        .await
+        .unwrap();
+    let before = lake.entry(placed()).await;
+    let rejects = Some(file("r"));
+    let failed = lake.fail(&mark, &*lease, before, failure("x"), rejects, &known);
+    assert!(matches!(failed.await, Err(LakeError::ErasedMeanwhile)));
+    let kept = lake.failed_rejects_of(placed()).await.unwrap();
+    assert!(kept.is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn erased_numbers_are_known_by_one_key_and_each_once() {
+    let (objects, lake) = lake().await;
+    let (first, second) = (key().token("13025550001"), key().token("13025550002"));
+    assert!(lake.suppression().await.unwrap().is_none());
+    for token in [&first, &second] {
+        lake.suppress(key().id(), token, None).await.unwrap();
+    }
+    let list = lake.suppression().await.unwrap().unwrap();
+    let unfinished = list.describe_unfinished().unwrap();
+    assert!(
+        unfinished.contains("come to its end: 2. Calls"),
+        "{unfinished}"
+    );
+    let since = list.get(&first).unwrap().since;
+    lake.suppress(key().id(), &first, Some(Timestamp::UNIX_EPOCH))
+        .await
+        .unwrap();
+    let list = lake.suppression().await.unwrap().unwrap();
+    assert_eq!(list.numbers.len(), 2);
+    let known = list.get(&first).unwrap();
+    assert_eq!(
+        (known.since, known.erased_at),
+        (since, Some(Timestamp::UNIX_EPOCH))
+    );
+    assert_eq!(list.get(&second).unwrap().erased_at, None);
+    assert!(list.get(&key().token("1")).is_none());
+    lake.suppress(key().id(), &second, Some(Timestamp::UNIX_EPOCH))
+        .await
+        .unwrap();
+    let list = lake.suppression().await.unwrap().unwrap();
+    assert_eq!(list.describe_unfinished(), None);
+
+    let refused = lake.suppress("another", &first, None).await;
+    assert!(matches!(refused, Err(LakeError::OtherKey { .. })));
+    for other in [
+        Privacy::default(),
+        Privacy::new(
+            Modes::default(),
+            Some(PrivacyKey::try_new("zyxwvutsrqponmlkjihgfedcba987654").unwrap()),
+        ),
+    ] {
+        let lake = Lake::open(process(&objects), &identity(), other)
+            .await
+            .unwrap();
+        let refused = lake.privacy_now().await;
+        assert!(matches!(refused, Err(LakeError::OtherKey { .. })));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pruned_slice_keeps_its_entry_and_nothing_else() {
+    let (_, lake) = lake().await;
+    publish(&lake, "abc", Some("r")).await;
+    fail(&lake, "broken", Some("failed")).await;
+    let (mark, lease) = at_work(&lake).await;
+    let before = lake.entry(placed()).await;
+    let lost = lake.prune(&mark, &Lost, before.clone()).await;
+    assert!(matches!(lost, Err(LakeError::LostLease { .. })));
+    let half = LostAt {
+        last: 1,
+        ..LostAt::default()
+    };
+    let lost = lake.prune(&mark, &half, before).await;
+    assert!(matches!(lost, Err(LakeError::LostLease { .. })));
+    // The ledger says so first.
+    let before = lake.entry(placed()).await;
+    assert_eq!(before.entry.failed, None);
+    let said = before.entry.committed.clone().unwrap();
+    assert_eq!(
+        (said.state, said.file.as_ref(), said.rejects.as_ref()),
+        (State::Pruned, None, None)
+    );
+    assert_eq!((said.counts.rows, said.counts.rejected), (3, 1));
+    assert_eq!(lake.table().await.unwrap().len(), 1);
+    // Whoever goes on says the same.
+    let commit = lake.prune(&mark, &*lease, before.clone()).await.unwrap();
+    assert_eq!(commit, said);
+    assert!(lake.entry(placed()).await.is_same_as(&before));
+    assert!(lake.table().await.unwrap().is_empty());
+    assert!(lake.rejects().await.unwrap().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_entry() {
+    let (objects, lake) = lake().await;
+    assert_eq!(lake.first_day(&Direction::ALL).await.unwrap(), None);
+    publish(&lake, "abc", None).await;
+    let good = get(&lake, &layout::ledger_entry(placed())).await.unwrap();
+    let received = slice("2026-10-02", Direction::Received);
+    let newer = format!("{{\"format\":{}}}", FORMAT + 1);
+    let columns = "\"schema_version\": 9999";
+    for (day, text, condition) in [
+        ("2026-10-03", good.clone(), "speaks of"),
+        ("2026-10-04", "{".to_owned(), "EOF"),
+        ("2026-10-05", newer, "Format"),
+    ] {
+        let slice = slice(day, Direction::Placed);
+        put(&objects, &layout::ledger_entry(slice), &text).await;
+        let found = lake.entry(slice).await;
+        assert!(
+            format!("{:?}", found.condition).contains(condition),
+            "{found:?}"
+        );
+        assert_eq!(found.entry, super::ledger::Entry::new(slice));
+        let is_usable = lake.usable_entry(slice).await.is_ok();
+        assert_eq!(is_usable, condition != "Format", "{day}");
+    }
+    let version = format!(
+        "\"schema_version\": {}",
+        crate::cdr::columns::SCHEMA_VERSION
+    );
+    assert!(good.contains(&version), "{good}");
+    put(
+        &objects,
+        &layout::ledger_entry(received),
+        &good.replace(&version, columns),
+    )
+    .await;
+    let found = lake.entry(received).await;
+    assert_eq!(found.condition, Condition::Newer(Newer::Columns(9999)));
+    let refused = lake.usable_entry(received).await.unwrap_err();
+    assert!(refused.to_string().contains("has columns of version 9999"));
+    put(&objects, &Path::from("_cdrlake/ledger/placed/x.txt"), "").await;
+    put(&objects, &Path::from("cdrs/dt=2026-10-01/x.parquet"), "").await;
+
+    let day = |text| parse_day(text).unwrap();
+    let first = lake.first_day(&[Direction::Received]).await.unwrap();
+    assert_eq!(first, Some(day("2026-10-02")));
+    let first = lake.first_day(&Direction::ALL).await.unwrap();
+    assert_eq!(first, Some(day("2026-10-01")));
+    let days = day("2026-10-02")..=day("2026-10-04");
+    let entries = lake.entries(&Direction::ALL, days.clone()).await.unwrap();
+    assert_eq!(entries.len(), 3);
+    let entries = lake.entries(&[Direction::Placed], days).await.unwrap();
+    assert_eq!(entries.len(), 2);
+    let slices = lake.ledger_slices(&Direction::ALL).await.unwrap();
+    assert_eq!(slices.len(), 5);
+
+    let foreign = lake.foreign_files().await.unwrap();
+    let mut names: Vec<&str> = foreign.iter().map(AsRef::as_ref).collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "_cdrlake/ledger/placed/x.txt",
+            "cdrs/dt=2026-10-01/x.parquet"
+        ]
+    );
+    for path in &foreign {
+        lake.remove_foreign(path).await.unwrap();
+    }
+    assert_eq!(lake.foreign_files().await.unwrap(), []);
+    let table = lake.table().await.unwrap();
+    assert_eq!(table.keys().collect::<Vec<_>>(), [&placed()]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_is_seen_as_long_as_it_lives_and_told_once_it_is_dead() {
+    let (objects, lake) = lake().await;
+    let mark = lake.mark(DEAD, CancellationToken::new());
+    mark.ensure().await.unwrap();
+    let said = publish_as(&lake, &mark).await;
+    let watcher = Lake::open(process(&objects), &identity(), privacy()).await;
+    let watcher = watcher.unwrap();
+    let marked = watcher.marked_runs("this").await.unwrap();
+    let traces = &marked[DEAD];
+    assert!(traces.is_any() && traces.announced.is_empty());
+    assert_eq!(traces.commits, [(placed(), said)]);
+    assert!(watcher.marked_runs(DEAD).await.unwrap().is_empty());
+    // It renews its lease.
+    assert!(!watcher.is_dead(DEAD, false).await.unwrap());
+    assert!(!watcher.is_dead(DEAD, true).await.unwrap());
+    assert!(watcher.claim_dead(DEAD).await.unwrap().is_none());
+
+    // Its process is gone: nobody renews the lease, nobody gives it back.
+    let lease = layout::run_lease(DEAD);
+    drop(mark);
+    lake.settle().await;
+    let last_words = "{\"holder\":\"dead\",\"renewals\":9,\"expiry_ms\":60000}";
+    put(&objects, &lease, last_words).await;
+    let watcher = Lake::open(process(&objects), &identity(), privacy()).await;
+    let watcher = watcher.unwrap();
+    assert!(!watcher.is_dead(DEAD, false).await.unwrap());
+    let begun = tokio::time::Instant::now();
+    assert!(watcher.is_dead(DEAD, true).await.unwrap());
+    assert!(begun.elapsed() + Duration::from_secs(2) >= EXPIRY);
+    let dead = watcher.claim_dead(DEAD).await.unwrap().unwrap();
+    assert_eq!(dead.run(), DEAD);
+    watcher
+        .end_dead_run(dead, |found: Option<String>| {
+            assert_eq!(found, None);
+            Some("told".to_owned())
+        })
+        .await
+        .unwrap();
+    watcher.settle().await;
+    assert_eq!(watcher.runs().await.unwrap(), [DEAD]);
+    let report = watcher.run_report::<String>(DEAD).await.unwrap();
+    assert_eq!(report.as_deref(), Some("told"));
+    assert!(watcher.marked_runs("this").await.unwrap().is_empty());
+    assert!(watcher.claim_dead(DEAD).await.unwrap().is_none());
+    // It has ended, whoever asks.
+    assert!(!watcher.is_dead(DEAD, true).await.unwrap());
+}
+
+/// Publishes [`placed`] as the run of this mark.
+async fn publish_as(lake: &Lake, mark: &RunMark) -> Commit {
+    let lease = lake.try_lease(placed()).await.unwrap().unwrap();
+    let before = lake.entry(placed()).await;
+    let change = table_change(placed(), "abc");
+    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let (mut commit, privacy) = (says(3, 0), privacy());
+    mark.run().clone_into(&mut commit.run);
+    let entry = lake.publish(mark, &*lease, before, staged, commit, &privacy);
+    entry.await.unwrap().committed.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
+    let (objects, lake) = lake().await;
+    let mark = lake.mark(SLEEPER, CancellationToken::new());
+    mark.ensure().await.unwrap();
+    let marker = layout::run_marker(SLEEPER);
+    lake.store.delete(&marker).await.unwrap();
+    mark.ensure().await.unwrap();
+    assert!(lake.store.state(&marker).await.unwrap().is_some());
+    // While somebody else tells what it had done, it does not come to life.
+    lake.store
+        .delete(&layout::run_lease(SLEEPER))
+        .await
+        .unwrap();
+    let other = Lake::open(process(&objects), &identity(), privacy()).await;
+    let other = other.unwrap();
+    let dead = other.claim_dead(SLEEPER).await.unwrap().unwrap();
+    tokio::time::sleep(EXPIRY).await;
+    let refused = mark.ensure().await.unwrap_err();
+    assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused}");
+    drop(dead);
+    other.settle().await;
+    mark.ensure().await.unwrap();
+
+    // A report is kept in place of what others made of it.
+    lake.end_run(SLEEPER, &"first").await.unwrap();
+    lake.end_run(SLEEPER, &"second").await.unwrap();
+    let report = lake.run_report::<String>(SLEEPER).await.unwrap();
+    assert_eq!(report.as_deref(), Some("second"));
+    assert!(lake.store.state(&marker).await.unwrap().is_none());
+    let path = lake.remove_report(SLEEPER).await.unwrap();
+    assert_eq!(get(&lake, &path).await, None);
+    assert_eq!(lake.run_report::<String>(SLEEPER).await.unwrap(), None);
+    put(&objects, &path, "{").await;
+    let damaged = lake.run_report::<String>(SLEEPER).await;
+    assert!(matches!(damaged, Err(LakeError::Damaged { .. })));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_ignores_conditions_takes_nothing_from_a_run_that_was_asleep() {
+    let objects = Arc::new(InMemory::new());
+    let options = BucketOptions {
+        single_put_bytes: 1 << 20,
+        part_bytes: 1 << 10,
+        lease: EXPIRY,
+        storage_class: None,
+        tags: TagSet::default(),
+    };
+    let url = "s3://bucket/lake".parse().unwrap();
+    let store = BucketStore::new(objects, &url, options, &std::env::temp_dir());
+    let store = Arc::new(store.ignoring_conditions());
+    store.prepare().unwrap();
+    let lake = Lake::open(store, &identity(), privacy()).await.unwrap();
+    let mark = lake.mark(SLEEPER, CancellationToken::new());
+    mark.ensure().await.unwrap();
+    mark.ensure().await.unwrap();
+    let marker = layout::run_marker(SLEEPER);
+    lake.store.delete(&marker).await.unwrap();
+    let refused = mark.ensure().await.unwrap_err();
+    assert!(matches!(refused, LakeError::NotAlone(_)), "{refused}");
+    assert!(refused.is_hopeless());
+    mark.ensure_after().await;
+    let unseen = mark.unseen();
+    assert_eq!(unseen.len(), 1);
+    assert!(unseen[0].starts_with("a day was committed, and the run may not be seen"));
+    assert_eq!(mark.unseen(), Vec::<String>::new());
+}
+
+#[test]
+fn an_upload_is_known_by_its_size_and_its_mark() {
+    let state = |size_bytes, etag: Option<&str>| ObjectState {
+        path: Path::from("x"),
+        size_bytes,
+        etag: etag.map(str::to_owned),
+        version: None,
+    };
+    let found = state(3, Some("a"));
+    assert!(is_intact(Some((3, Some("a"))), Some(&found)));
+    for other in [(4, Some("a")), (3, Some("b")), (3, None)] {
+        assert!(!is_intact(Some(other), Some(&found)), "{other:?}");
+    }
+    assert!(is_intact(None, None));
+    assert!(!is_intact(None, Some(&found)) && !is_intact(Some((3, None)), None));
+    let file = PublishedFile {
+        path: String::new(),
+        rows: 1,
+        bytes: 3,
+        checksum: String::new(),
+        etag: Some("a".to_owned()),
+    };
+    assert_eq!(file.mark(), (3, Some("a")));
+}
+
+#[test]
+fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
+    let store = |kind| StoreError {
+        action: "write",
+        path: "x".into(),
+        source: Box::new(ClassifiedError {
+            kind,
+            is_uncertain: false,
+            text: "refused".to_owned(),
+        }),
+    };
+    for (kind, is_hopeless, is_denied) in [
+        (FailureKind::Hopeless, true, false),
+        (FailureKind::Denied, false, true),
+        (FailureKind::Passing, false, false),
+        (FailureKind::Permanent, false, false),
+    ] {
+        let source = LakeError::from(store(kind));
+        let told = LakeError::NotRecorded {
+            path: Path::from("x"),
+            source: Box::new(LakeError::from(store(kind))),
+        };
+        for error in [source, told] {
+            let found = (error.is_hopeless(), error.is_denied());
+            assert_eq!(found, (is_hopeless, is_denied), "{kind:?}: {error:?}");
+        }
+    }
+    let run = "run".to_owned();
+    assert!(LakeError::Unmarked { run }.is_hopeless());
+    let other = LakeError::NotALake;
+    assert!(!other.is_hopeless() && !other.is_denied());
+    let newer = LakeError::NewerFormat {
+        path: Path::from("x"),
+        found: Newer::Columns(9),
+    };
+    let known = format!("knows {}. Use", crate::cdr::columns::SCHEMA_VERSION);
+    assert!(newer.to_string().contains(&known), "{newer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_dead_runs_left_is_found_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(directory.path(), 0o600);
+    store.prepare().unwrap();
+    let store: Arc<dyn LakeStore> = Arc::new(store);
+    let left = directory.path().join(layout::STAGING);
+    let left = left.join("placed-2026-10-01.parquet");
+    let lake = Lake::open(Arc::clone(&store), &identity(), privacy()).await;
+    let lake = lake.unwrap();
+    assert_eq!(lake.find_leftovers().await.unwrap(), []);
+    assert_eq!(lake.lease_expiry(), None);
+    std::fs::write(&left, "half").unwrap();
+    assert_eq!(lake.find_leftovers().await.unwrap().len(), 1);
+    // Whose slice somebody works on is no leftover.
+    let lease = lake.try_lease(placed()).await.unwrap();
+    assert!(lease.is_some());
+    assert_eq!(lake.lease_state(placed()).await.unwrap(), LeaseState::Held);
+    assert_eq!(lake.find_leftovers().await.unwrap(), []);
+    assert_eq!(lake.remove_leftovers().await.unwrap(), []);
+    assert!(left.exists());
+    drop(lease);
+    assert_eq!(lake.remove_leftovers().await.unwrap(), []);
+    assert!(!left.exists());
+    std::fs::write(&left, "half").unwrap();
+    Lake::open(store, &identity(), privacy()).await.unwrap();
+    assert!(!left.exists());
+}
+
+#[tokio::test(start_paused = true)]
+async fn in_a_bucket_only_time_tells_what_is_garbage() {
+    let (objects, lake) = lake().await;
+    assert_eq!(lake.lease_expiry(), Some(EXPIRY));
+    assert!(lake.honours_conditions().await.unwrap());
+    lake.try_table().await.unwrap();
+    assert_eq!(lake.lease_state(placed()).await.unwrap(), LeaseState::Free);
+    put(&objects, &layout::lease(placed()), "{}").await;
+    let state = lake.lease_state(placed()).await.unwrap();
+    assert_eq!(state, LeaseState::Unproven);
+    let garbage = lake.collect_garbage().await.unwrap();
+    assert_eq!(garbage.removed, [layout::lease(placed()).to_string()]);
+}
