@@ -119,16 +119,16 @@ impl FromIterator<Fault> for Faults {
 
 impl Faults {
     /// What is to go wrong with this request, if anything.
-    pub(super) fn mishap(&self, is_stream: bool) -> Option<Mishap> {
+    pub(super) fn mishap(&self, is_stream: bool, random: &mut fastrand::Rng) -> Option<Mishap> {
         let one_in = self.flaky?;
         let ways = &Mishap::ALL[..if is_stream { 10 } else { 8 }];
-        (fastrand::u64(..one_in) == 0).then(|| *fastrand::choice(ways).expect("not empty"))
+        (random.u64(..one_in) == 0).then(|| *random.choice(ways).expect("not empty"))
     }
 
-    /// The faults of one stream of `records` records that a mishap meets in this attempt.
-    pub(super) fn with(&self, mishap: Option<Mishap>, attempt: u32, records: u64) -> Self {
+    /// The faults of one stream that a mishap meets in this attempt; it sends `somewhere` records, at
+    /// most all of them, before it ends.
+    pub(super) fn with(&self, mishap: Option<Mishap>, attempt: u32, somewhere: u64) -> Self {
         let mut faults = self.clone();
-        let somewhere = fastrand::u64(..=records);
         match mishap {
             Some(Mishap::Cut) => faults.cut = Some(somewhere),
             Some(Mishap::ErrorObject) => faults.error_object = Some(somewhere),

@@ -6,6 +6,8 @@
 
 mod faults;
 mod generator;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::io::{self, BufWriter, Write};
@@ -51,6 +53,9 @@ pub struct Simulator {
     rendered: Option<Rendered>,
     /// How often each slice was streamed, for faults that pass.
     streamed: Mutex<HashMap<Slice, u32>>,
+    /// What a flaky API draws from: the seed of its calls is the seed of its mishaps, in the order in
+    /// which requests come.
+    random: Mutex<fastrand::Rng>,
 }
 
 /// Bodies rendered beforehand, so that serving them costs next to nothing.
@@ -71,12 +76,14 @@ impl Rendered {
 impl Simulator {
     /// An API that knows one key.
     pub fn new(generator: Generator, key: impl Into<String>, faults: Faults) -> Self {
+        let random = fastrand::Rng::with_seed(generator.seed);
         Self {
             generator,
             key: key.into(),
             faults,
             rendered: None,
             streamed: Mutex::default(),
+            random: Mutex::new(random),
         }
     }
 
@@ -342,7 +349,7 @@ async fn list_calls(
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    if let Some(answer) = simulator.faults.mishap(false).and_then(mishap_response) {
+    if let Some(answer) = simulator.mishap(false).and_then(mishap_response) {
         return answer;
     }
     let answer = move || {
@@ -433,7 +440,7 @@ async fn stream_response(
         Some(slice) => simulator.count_attempt(slice),
         None => 1,
     };
-    let mishap = simulator.faults.mishap(true);
+    let mishap = simulator.mishap(true);
     let is_of_the_stream = matches!(
         mishap,
         Some(Mishap::Cut | Mishap::ErrorObject | Mishap::Short)
@@ -472,6 +479,15 @@ async fn stream_response(
 }
 
 impl Simulator {
+    /// What is to go wrong with this request, if anything.
+    fn mishap(&self, is_stream: bool) -> Option<Mishap> {
+        self.draw(|random| self.faults.mishap(is_stream, random))
+    }
+
+    fn draw<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
+        draw(&mut self.random.lock().expect("nobody panics while holding it"))
+    }
+
     fn count_attempt(&self, slice: Slice) -> u32 {
         let mut streamed = self
             .streamed
@@ -493,11 +509,14 @@ fn generated(
 ) -> impl futures::Stream<Item = Result<Bytes, io::Error>> + Send + use<> {
     let now = Timestamp::now();
     let generator = simulator.generator.clone();
-    let records = match mishap {
-        Some(_) => wanted.total(&generator, now),
+    let somewhere = match mishap {
+        Some(_) => {
+            let records = wanted.total(&generator, now);
+            simulator.draw(|random| random.u64(..=records))
+        }
         None => 0,
     };
-    let faults = simulator.faults.with(mishap, attempt, records);
+    let faults = simulator.faults.with(mishap, attempt, somewhere);
     let per_page = faults.paged.then(|| {
         wanted
             .per_page

@@ -7,7 +7,8 @@ use serde_json::json;
 
 use crate::server::{Server, count, sized};
 use crate::support::{
-    CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, output, ran, serving, skipped,
+    CANARY, DAY, PLACED, Ran, Workplace, calls, for_each, hold_lease, output, ran, seed, serving,
+    skipped,
 };
 
 /// A server with three calls for each of the days around [`DAY`].
@@ -943,9 +944,7 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
     let contents = ["0.027", "0.028"];
     serve_days(&server, ROWS, contents[0]);
     assert!(refresh("4").output().unwrap().status.success());
-    let seed = fastrand::u64(..);
-    let mut random = fastrand::Rng::with_seed(seed);
-    println!("seed {seed}");
+    let mut random = fastrand::Rng::with_seed(seed());
     let begun = std::time::Instant::now();
     serve_days(&server, ROWS, contents[1]);
     assert!(refresh("4").output().unwrap().status.success());

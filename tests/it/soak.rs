@@ -5,7 +5,7 @@ use jiff::ToSpan;
 use jiff::civil::date;
 
 use crate::simulator::Simulator;
-use crate::support::Workplace;
+use crate::support::{Workplace, seed};
 
 /// As many days as the variable says.
 fn days() -> i64 {
@@ -36,13 +36,14 @@ fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_m
     ];
     let slices = usize::try_from(days() * 2).unwrap();
 
-    let reliable = Simulator::start(&[]);
+    let seed = seed().to_string();
+    let reliable = Simulator::start(&["--seed", &seed]);
     let expected = Workplace::with_url(&reliable.url);
     assert_eq!(expected.run(&arguments).status, 0);
     let expected = expected.digests();
     assert_eq!(expected.len(), slices);
 
-    let flaky = Simulator::start(&["--fault", "flaky=5"]);
+    let flaky = Simulator::start(&["--seed", &seed, "--fault", "flaky=5"]);
     let workplace = Workplace::with_url(&flaky.url);
     workplace.reconfigure(
         "max_attempts = 3",

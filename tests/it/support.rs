@@ -290,10 +290,18 @@ pub(crate) fn ended(child: std::process::Child) -> Output {
     )
 }
 
-/// Does `each` for 0 to `count`, on as many threads as there are processors.
+/// Where a test's randomness comes from: `TEST_SEED`, or a seed of its own, which it prints.
+pub(crate) fn seed() -> u64 {
+    let given = std::env::var("TEST_SEED").map(|seed| seed.parse().unwrap());
+    let seed = given.unwrap_or_else(|_| fastrand::u64(..));
+    println!("TEST_SEED={seed} draws the same again");
+    seed
+}
+
+/// Does `each` for 0 to `count`, on twice as many threads as there are processors, for some wait.
 pub(crate) fn for_each(count: usize, each: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
-    let threads = std::thread::available_parallelism().map_or(2, usize::from);
+    let threads = 2 * std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
