@@ -24,7 +24,6 @@ use crate::ops::open::open_lake;
 use crate::ops::verify::read_back;
 use crate::simulator::{Faults, Generator, KeyOrder, Simulator};
 use crate::source::wavix::Api;
-use crate::store::layout;
 
 /// Days of the demo lake, both directions each.
 const DAYS: i64 = 30;
@@ -163,7 +162,7 @@ async fn prove(
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let proofs = stream::iter(commits).map(|(slice, commit)| async move {
         let generator = generator.clone();
-        let copy = lake.local_copy(&layout::table_file(slice)).await?;
+        let copy = lake.table().local_copy(slice).await?;
         let proof = tokio::task::spawn_blocking(move || {
             let wrong = |what: &str| {
                 CommandError::new(

@@ -1,11 +1,8 @@
 //! What goes wrong in a lake.
 
-use std::fmt;
-
 use object_store::path::Path;
 
 use super::identity::FORMAT;
-use crate::cdr::columns::SCHEMA_VERSION;
 use crate::store::{FailureKind, StoreError};
 
 /// The lake cannot be used, or did not do what was asked.
@@ -26,15 +23,12 @@ pub enum LakeError {
         problem: String,
     },
     /// A later version of this program wrote the lake.
-    #[error(
-        "{path} has {found}; this version of cdrlake knows {}. Use a newer one",
-        found.known()
-    )]
+    #[error("{path} has format {found}; this version of cdrlake knows {FORMAT}. Use a newer one")]
     NewerFormat {
         /// Which file.
         path: Path,
-        /// What is newer about it.
-        found: Newer,
+        /// Its [format](FORMAT).
+        found: u32,
     },
     /// The configuration describes another lake.
     #[error(
@@ -139,34 +133,6 @@ impl LakeError {
             Self::Store(error) => error.kind(),
             Self::NotRecorded { source, .. } => source.kind(),
             _ => None,
-        }
-    }
-}
-
-/// What a later version of this program does in another way.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Newer {
-    /// The lake's own files.
-    Format(u32),
-    /// The columns of the table.
-    Columns(u32),
-}
-
-impl Newer {
-    /// What this version knows.
-    pub(super) fn known(self) -> u32 {
-        match self {
-            Self::Format(_) => FORMAT,
-            Self::Columns(_) => SCHEMA_VERSION,
-        }
-    }
-}
-
-impl fmt::Display for Newer {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Format(format) => write!(f, "format {format}"),
-            Self::Columns(version) => write!(f, "columns of version {version}"),
         }
     }
 }

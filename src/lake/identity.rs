@@ -4,8 +4,14 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-/// Version of the lake's own files that this program writes.
+use crate::cdr::columns::SCHEMA_VERSION;
+
+/// Version of the lake's own files that this program writes. What a later one wrote is left alone.
 pub const FORMAT: u32 = 1;
+
+// Replaced by this version, a file with columns of a later one would lose them: columns of another
+// version come in a lake of another format.
+const _: () = assert!(FORMAT >= SCHEMA_VERSION);
 
 /// What the rows of a lake mean. Two runs that differ here would mix lakes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use futures::{StreamExt, stream};
 use object_store::path::Path;
+use serde::Serialize;
 
-use super::ledger::Entry;
-use super::{Lake, LakeError, Newer, parse};
-use crate::cdr::columns::SCHEMA_VERSION;
+use super::ledger::{Entry, State};
+use super::{Lake, LakeError, parse};
 use crate::cdr::slice::{Direction, Slice};
 use crate::store::{LocalCopy, ObjectState, Version, layout};
 
@@ -22,10 +22,32 @@ pub enum Condition {
     Sound,
     /// It is cut, edited or something else. The next fetch of its slice replaces it.
     Damaged(String),
-    /// A later version of this program wrote it: it is left alone.
-    Newer(Newer),
+    /// A later version of this program wrote it, in this format: it is left alone.
+    Newer(u32),
     /// The file system does not let it be read, or it is far too large: it is left alone.
     Unreadable(String),
+}
+
+/// What the ledger says of a slice, in one word. What a run does about it is its
+/// [reason](crate::ops::plan::Why), what is wrong with the slice's files a
+/// [fault](crate::ops::verify::Fault).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SliceState {
+    /// Complete, and its day had settled.
+    Closed,
+    /// Complete as of then; it is fetched again.
+    Open,
+    /// The last attempt failed: what it holds is from before, and it is fetched again.
+    Failed,
+    /// A run died while it published: it is fetched again.
+    Interrupted,
+    /// Its ledger entry cannot be read, so nothing is known of it.
+    Damaged,
+    /// Never committed.
+    Missing,
+    /// Removed for its age. It is not fetched again.
+    Pruned,
 }
 
 /// A ledger entry and the version to replace.
@@ -46,6 +68,25 @@ impl LedgerEntry {
             entry: Entry::new(slice),
             condition: Condition::Sound,
             version: None,
+        }
+    }
+
+    /// What it says of its slice.
+    pub fn state(&self) -> SliceState {
+        let Entry {
+            committed,
+            pending,
+            failed,
+            ..
+        } = &self.entry;
+        match committed.as_ref().map(|commit| commit.state) {
+            _ if self.condition != Condition::Sound => SliceState::Damaged,
+            _ if pending.is_some() => SliceState::Interrupted,
+            Some(State::Pruned) => SliceState::Pruned,
+            _ if failed.is_some() => SliceState::Failed,
+            Some(State::Open) => SliceState::Open,
+            Some(State::Closed) => SliceState::Closed,
+            None => SliceState::Missing,
         }
     }
 
@@ -77,13 +118,6 @@ impl Lake {
             }
         };
         let parsed = parse::<Entry>(&found).and_then(|entry| {
-            // Replaced by this version, its file would lose what it does not know.
-            let committed = entry.committed.as_ref();
-            if let Some(version) = committed.map(|commit| commit.schema_version)
-                && version > SCHEMA_VERSION
-            {
-                return Err(Condition::Newer(Newer::Columns(version)));
-            }
             let problem = if entry.slice == slice {
                 entry.contradiction()
             } else {
@@ -159,32 +193,6 @@ impl Lake {
             .collect())
     }
 
-    /// The table's files by slice. Files that belong to no slice are left out.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn table(&self) -> Result<HashMap<Slice, ObjectState>, LakeError> {
-        Ok(self.table_and_foreign_files().await?.0)
-    }
-
-    /// The table's files by slice, and those that are no slice's although readers take them for
-    /// calls.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn table_and_foreign_files(
-        &self,
-    ) -> Result<(HashMap<Slice, ObjectState>, Vec<Path>), LakeError> {
-        let (mut table, mut foreign) = (HashMap::new(), Vec::new());
-        for object in self.store.list(&Path::from(layout::TABLE)).await? {
-            match layout::slice_of(&object.path) {
-                Some(slice) => drop(table.insert(slice, object)),
-                None => foreign.push(object.path),
-            }
-        }
-        Ok((table, foreign))
-    }
-
     /// Every rejects file, of whatever slice.
     ///
     /// # Errors
@@ -197,37 +205,26 @@ impl Lake {
             .collect())
     }
 
-    /// Files of the table and of the ledger that are no slice's.
+    /// Files of the ledger that are no slice's.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn foreign_files(&self) -> Result<Vec<Path>, LakeError> {
-        let (_, mut foreign) = self.table_and_foreign_files().await?;
-        let ledger = self
-            .store
-            .list(&Path::from(layout::LEDGER))
-            .await?
-            .into_iter();
-        let ledger = ledger.map(|object| object.path);
-        foreign.extend(ledger.filter(|path| layout::ledger_slice(path).is_none()));
-        Ok(foreign)
+    pub async fn foreign_entries(&self) -> Result<Vec<Path>, LakeError> {
+        let listed = self.store.list(&Path::from(layout::LEDGER)).await?;
+        let paths = listed.into_iter().map(|object| object.path);
+        Ok(paths
+            .filter(|path| layout::ledger_slice(path).is_none())
+            .collect())
     }
 
-    /// Removes a file that [`foreign_files`](Self::foreign_files) or a look at the
-    /// [`rejects`](Self::rejects) has shown to be no slice's.
+    /// Removes a file of which a look at the [`table`](Self::table), at the
+    /// [ledger](Self::foreign_entries) or at the [`rejects`](Self::rejects) has shown that it is no
+    /// slice's.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
     pub async fn remove_foreign(&self, path: &Path) -> Result<(), LakeError> {
         Ok(self.store.delete(path).await?)
-    }
-
-    /// The slice's file as it lies in the table.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub async fn table_file(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
-        Ok(self.store.state(&layout::table_file(slice)).await?)
     }
 
     /// The slice's rejects as they lie in the lake.
@@ -258,7 +255,49 @@ impl Lake {
     }
 }
 
-/// Whether an object still is the upload of this size and etag; with `None`, whether there is none.
-pub fn is_intact(expected: Option<(u64, Option<&str>)>, found: Option<&ObjectState>) -> bool {
-    expected == found.map(|found| (found.size_bytes, found.etag.as_deref()))
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::cdr::digest::Digest;
+    use crate::lake::ledger::tests::commit;
+    use crate::lake::ledger::{Failure, Pending};
+
+    #[test]
+    fn an_entry_says_the_gravest_of_what_it_knows_of_its_slice() {
+        let slice = Slice {
+            day: jiff::civil::date(2026, 10, 1),
+            direction: Direction::Placed,
+        };
+        let mut found = LedgerEntry::absent(slice);
+        assert_eq!(found.state(), SliceState::Missing);
+        for (state, said) in [
+            (State::Closed, SliceState::Closed),
+            (State::Open, SliceState::Open),
+        ] {
+            found.entry.committed = Some(commit(None, state));
+            assert_eq!(found.state(), said);
+        }
+        found.entry.failed = Some(Failure {
+            run: String::new(),
+            at: Timestamp::UNIX_EPOCH,
+            problem: String::new(),
+        });
+        assert_eq!(found.state(), SliceState::Failed);
+        found.entry.committed = None;
+        assert_eq!(found.state(), SliceState::Failed);
+        found.entry.committed = Some(commit(None, State::Pruned));
+        assert_eq!(found.state(), SliceState::Pruned);
+        found.entry.pending = Some(Pending {
+            run: String::new(),
+            token: String::new(),
+            file: None,
+            digest: Digest::default(),
+            planned: None,
+        });
+        assert_eq!(found.state(), SliceState::Interrupted);
+        found.condition = Condition::Newer(2);
+        assert_eq!(found.state(), SliceState::Damaged);
+    }
 }

@@ -1,8 +1,10 @@
 //! The ledger: one small JSON object for each slice, saying what was published.
 
 use jiff::Timestamp;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
+use super::file::PublishedFile;
 use super::identity::FORMAT;
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
@@ -10,7 +12,7 @@ use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::{Verdict, verdict};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, Totals};
-use crate::slice_file::writer::{SLICE_KEY, checksum_of};
+use crate::slice_file::writer::SLICE_KEY;
 use crate::store::layout;
 
 /// Whether a slice may still change.
@@ -56,15 +58,18 @@ impl Entry {
 
     /// What in the entry contradicts itself: somebody edited it, or it is not ours.
     pub fn contradiction(&self) -> Option<String> {
-        let path = layout::table_file(self.slice);
-        let elsewhere = |file: &PublishedFile| file.path != path.as_ref();
+        // A path as the store writes it, and no other way to the same file.
+        let elsewhere = |file: &PublishedFile| {
+            let path = Path::from(&*file.path);
+            layout::slice_of(&path) != Some(self.slice) || path.as_ref() != file.path
+        };
         if self
             .pending
             .as_ref()
             .and_then(|pending| pending.file.as_ref())
             .is_some_and(elsewhere)
         {
-            return Some(format!("its pending file is not {path}"));
+            return Some("its pending file is not of its slice".to_owned());
         }
         let commit = self.committed.as_ref()?;
         let rows = commit.counts.rows;
@@ -74,7 +79,7 @@ impl Entry {
             return (!is_empty).then(|| "it was pruned, and says that it has files".to_owned());
         }
         if commit.file.as_ref().is_some_and(elsewhere) {
-            Some(format!("its file is not {path}"))
+            Some("its file is not of its slice".to_owned())
         } else if !commit.counts.add_up() {
             Some("its counts do not add up".to_owned())
         } else if commit.digest.rows != rows || file_rows != rows {
@@ -82,7 +87,7 @@ impl Entry {
                 "it counts {rows} rows, its digest {}, its file {file_rows}",
                 commit.digest.rows
             ))
-        } else if (commit.counts.rejected > 0) != commit.rejects.is_some() {
+        } else if commit.counts.rejected != commit.rejects.as_ref().map_or(0, |file| file.rows) {
             Some(format!(
                 "it counts {} rejects, and says otherwise of their file",
                 commit.counts.rejected
@@ -123,58 +128,6 @@ pub struct Pending {
     /// to fetch the slice again to know what is in it.
     #[serde(default)]
     pub planned: Option<Box<Commit>>,
-}
-
-/// A file of the table.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PublishedFile {
-    /// Where it lies in the lake.
-    pub path: String,
-    /// Its rows.
-    pub rows: u64,
-    /// Its size.
-    pub bytes: u64,
-    /// Checksum of its bytes, as [`crate::slice_file::writer::checksum_of`] writes it.
-    pub checksum: String,
-    /// The store's mark of this upload, if it gives one.
-    pub etag: Option<String>,
-}
-
-impl PublishedFile {
-    /// What tells this upload from others without reading it: size and etag.
-    pub fn mark(&self) -> (u64, Option<&str>) {
-        (self.bytes, self.etag.as_deref())
-    }
-}
-
-/// The rejects of a slice.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RejectsFile {
-    /// Its size.
-    pub bytes: u64,
-    /// Checksum of its bytes, as [`crate::slice_file::writer::checksum_of`] writes it.
-    pub checksum: String,
-    /// The store's mark of this upload, if it gives one.
-    pub etag: Option<String>,
-}
-
-impl RejectsFile {
-    /// Describes the file at `path`, which is about to be stored.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn of(path: &std::path::Path) -> std::io::Result<Self> {
-        Ok(Self {
-            bytes: std::fs::metadata(path)?.len(),
-            checksum: checksum_of(path)?,
-            etag: None,
-        })
-    }
-
-    /// What tells this upload from others without reading it: size and etag.
-    pub fn mark(&self) -> (u64, Option<&str>) {
-        (self.bytes, self.etag.as_deref())
-    }
 }
 
 /// What was asked of the source.
@@ -228,7 +181,7 @@ pub struct Commit {
     pub totals: Totals,
     /// The slice's rejects file; `None` if nothing was rejected.
     #[serde(default)]
-    pub rejects: Option<RejectsFile>,
+    pub rejects: Option<PublishedFile>,
     /// The provider's own count.
     pub control_total: Option<u64>,
     /// How that count compares.
@@ -324,6 +277,7 @@ impl Commit {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::lake::Table;
 
     /// A commit that says nothing but its file and its state.
     pub(crate) fn commit(file: Option<PublishedFile>, state: State) -> Commit {
@@ -379,7 +333,7 @@ pub(crate) mod tests {
         };
         let good = || {
             let file = PublishedFile {
-                path: layout::table_file(slice).to_string(),
+                path: Table::place_of(slice).to_string(),
                 rows: 3,
                 bytes: 2,
                 checksum: String::new(),

@@ -1,6 +1,24 @@
-//! The lake: its layout, what it is, its ledger, and how a slice is published.
+//! The lake: what it is, its table, its ledger, and how a slice is published.
+//!
+//! A slice's file goes a way of five states, and so do its rejects. Each has one name, and differs
+//! in what may be done with the file:
+//!
+//! | name | where the file is | what may be done with it |
+//! |---|---|---|
+//! | [`SpoolFile`] | finished, on this machine, under the slice's lease | stage it; dropping deletes it |
+//! | `StagedFile` | as far as it can be without being seen | publish it, once, while the lease is held and nobody was quicker; dropping takes it back |
+//! | [`PublishedFile`] | in the lake, as the slice's [ledger entry](ledger::Entry) says: announced, then committed | compare it ([`is_intact`]) |
+//! | [`ObjectState`] | in the lake, as the store says | compare it, read it, replace it, remove it |
+//! | [`LocalCopy`] | in the lake, and where this machine can read it | read it |
+//!
+//! A [`StagedSlice`] is what a publication brings at once: a change of the [`Table`], and rejects.
+//!
+//! [`SpoolFile`]: crate::slice_file::writer::SpoolFile
+//! [`ObjectState`]: crate::store::ObjectState
+//! [`LocalCopy`]: crate::store::LocalCopy
 
 mod error;
+mod file;
 pub mod identity;
 mod inventory;
 pub mod ledger;
@@ -8,6 +26,7 @@ mod publish;
 pub mod report;
 pub mod runs;
 pub mod suppression;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -24,15 +43,18 @@ use crate::cdr::slice::Slice;
 use crate::privacy::Privacy;
 use crate::store::layout;
 use crate::store::{FailureKind, Garbage, LakeStore, Lease, LeaseState, Swap, Versioned};
-pub use error::{LakeError, Newer};
+pub use error::LakeError;
+pub use file::{PublishedFile, is_intact};
 use identity::{FORMAT, Identity};
-pub use inventory::{Condition, LedgerEntry, is_intact};
-pub use publish::{StagedSlice, TableChange};
+pub use inventory::{Condition, LedgerEntry, SliceState};
+pub use publish::StagedSlice;
+pub use table::{Table, TableChange, TableFiles};
 
 /// A lake that this run may read and write.
 #[derive(Clone, Debug)]
 pub struct Lake {
     store: Arc<dyn LakeStore>,
+    table: Table,
     /// What it was made as.
     pub identity: Identity,
     /// What becomes of numbers on their way into it. Nothing, where it was opened for reading.
@@ -79,6 +101,7 @@ impl Lake {
         let path = layout::identity();
         match store.create(&path, json(wanted)).await? {
             Swap::Done(_) => Ok(Self {
+                table: Table::new(Arc::clone(&store)),
                 store,
                 identity: wanted.clone(),
                 privacy: Arc::default(),
@@ -111,6 +134,7 @@ impl Lake {
             return Err(LakeError::NotALake);
         };
         Ok(Some(Self {
+            table: Table::new(Arc::clone(&store)),
             store,
             identity: parse_own(path, &found)?,
             privacy: Arc::default(),
@@ -148,6 +172,11 @@ impl Lake {
     /// What becomes of numbers on their way into the lake, apart from those that were erased.
     pub fn privacy(&self) -> &Privacy {
         &self.privacy
+    }
+
+    /// The files that hold its slices.
+    pub fn table(&self) -> &Table {
+        &self.table
     }
 
     /// A directory for spool files.
@@ -250,7 +279,7 @@ fn parse<T: DeserializeOwned>(found: &Versioned) -> Result<T, Condition> {
     let damaged = |error: serde_json::Error| Condition::Damaged(error.to_string());
     let Format { format } = serde_json::from_slice(&found.bytes).map_err(damaged)?;
     if format > FORMAT {
-        return Err(Condition::Newer(Newer::Format(format)));
+        return Err(Condition::Newer(format));
     }
     serde_json::from_slice(&found.bytes).map_err(damaged)
 }

@@ -2,53 +2,24 @@
 //! the table, and committed there.
 
 use object_store::path::Path;
-use tempfile::TempPath;
 
-use super::ledger::{Commit, Entry, Failure, Pending, PublishedFile, RejectsFile, State};
+use super::file::{PublishedFile, StagedFile};
+use super::ledger::{Commit, Entry, Failure, Pending, State};
 use super::runs::RunMark;
+use super::table::{StagedChange, Table, TableChange};
 use super::{Lake, LakeError, LedgerEntry, json};
 use crate::cdr::slice::Slice;
 use crate::privacy::Privacy;
 use crate::slice_file::writer::SpoolFile;
-use crate::store::{Lease, ObjectState, Staged, Swap, Version, layout};
-
-/// What a publication does to the table.
-#[derive(Debug)]
-pub enum TableChange {
-    /// Nothing: only what the ledger says of the slice, or its rejects, has changed.
-    Keep,
-    /// The slice's file becomes this one of the spool.
-    Replace(TempPath, PublishedFile),
-    /// The slice has no rows, and therefore no file.
-    Remove,
-}
-
-impl TableChange {
-    /// What a finished file of the spool does to the table: one without rows is none.
-    pub fn of(slice: Slice, file: SpoolFile) -> Self {
-        if file.rows == 0 {
-            return Self::Remove;
-        }
-        let published = PublishedFile {
-            path: layout::table_file(slice).to_string(),
-            rows: file.rows,
-            bytes: file.bytes,
-            checksum: file.checksum,
-            etag: None,
-        };
-        Self::Replace(file.path, published)
-    }
-}
+use crate::store::{Lease, Swap, Version, layout};
 
 /// A publication of which everything is done that takes long and that nobody sees. Dropping it takes
 /// it back.
 #[derive(Debug)]
 pub struct StagedSlice {
-    change: StagedChange,
-    /// The slice's file in the table before.
-    table_before: Option<ObjectState>,
-    rejects: Option<(Box<dyn Staged>, RejectsFile)>,
-    rejects_before: Option<ObjectState>,
+    table: StagedChange,
+    /// `None` if the slice has no rejects.
+    rejects: Option<StagedFile>,
     keeps_failure: bool,
 }
 
@@ -62,17 +33,10 @@ impl StagedSlice {
         }
     }
 
-    /// Whether the table holds a file of the slice.
-    pub fn has_table_file(&self) -> bool {
-        self.table_before.is_some()
+    /// Whether the table held a file of the slice when this was staged.
+    pub fn had_file(&self) -> bool {
+        self.table.before.is_some()
     }
-}
-
-#[derive(Debug)]
-enum StagedChange {
-    Keep,
-    Replace(Box<dyn Staged>, PublishedFile),
-    Remove,
 }
 
 impl Lake {
@@ -85,31 +49,26 @@ impl Lake {
         &self,
         slice: Slice,
         change: TableChange,
-        rejects: Option<(TempPath, RejectsFile)>,
+        rejects: Option<SpoolFile>,
     ) -> Result<StagedSlice, LakeError> {
-        let path = layout::table_file(slice);
-        // Before anything else: what has changed since then is another run's.
-        let table_before = self.store.state(&path).await?;
-        let change = match change {
-            TableChange::Keep => StagedChange::Keep,
-            TableChange::Replace(file, planned) => {
-                StagedChange::Replace(self.store.stage(&path, file).await?, planned)
-            }
-            TableChange::Remove => StagedChange::Remove,
+        let table = self.table.stage(slice, change).await?;
+        let rejects = match rejects {
+            Some(file) => Some(
+                self.stage_rejects(layout::rejects_file(slice), file)
+                    .await?,
+            ),
+            None => None,
         };
-        let path = layout::rejects_file(slice);
-        let (mut rejects_before, mut staged) = (None, None);
-        if let Some((file, planned)) = rejects {
-            rejects_before = self.store.state(&path).await?;
-            staged = Some((self.store.stage(&path, file).await?, planned));
-        }
         Ok(StagedSlice {
-            change,
-            table_before,
-            rejects: staged,
-            rejects_before,
+            table,
+            rejects,
             keeps_failure: false,
         })
+    }
+
+    async fn stage_rejects(&self, path: Path, file: SpoolFile) -> Result<StagedFile, LakeError> {
+        let before = self.store.state(&path).await?;
+        StagedFile::stage(&*self.store, &path, before.as_ref(), file).await
     }
 
     /// Stores the rejects of a slice that is being committed, or removes the old ones if there are
@@ -119,20 +78,14 @@ impl Lake {
         &self,
         lease: &dyn Lease,
         slice: Slice,
-        rejects: Option<(Box<dyn Staged>, RejectsFile)>,
-        before: Option<&ObjectState>,
+        rejects: Option<StagedFile>,
         may_have_failed: bool,
-    ) -> Result<Option<RejectsFile>, LakeError> {
-        let path = layout::rejects_file(slice);
-        let stored = if let Some((staged, planned)) = rejects {
-            let state = publish_staged(staged, lease, before, &path).await?;
-            Some(RejectsFile {
-                etag: state.etag,
-                ..planned
-            })
+    ) -> Result<Option<PublishedFile>, LakeError> {
+        let stored = if let Some(staged) = rejects {
+            Some(staged.publish(lease).await?)
         } else {
             must_hold(lease, slice)?;
-            self.store.delete(&path).await?;
+            self.store.delete(&layout::rejects_file(slice)).await?;
             None
         };
         if may_have_failed {
@@ -171,25 +124,20 @@ impl Lake {
             mut entry, version, ..
         } = before;
         let StagedSlice {
-            change,
-            table_before,
+            table,
             rejects,
-            rejects_before,
             keeps_failure,
         } = staged;
         let slice = entry.slice;
         let kept = entry.committed.as_ref().and_then(|kept| kept.file.clone());
-        let file = match &change {
-            StagedChange::Keep => kept.clone(),
-            StagedChange::Replace(_, planned) => Some(planned.clone()),
-            StagedChange::Remove => None,
-        };
+        let file = table.planned(kept.as_ref());
         entry.pending = Some(Pending {
             run: commit.run.clone(),
             token: commit.token.clone(),
             digest: commit.digest,
             planned: Some(Box::new(Commit {
                 file: file.clone(),
+                rejects: rejects.as_ref().map(|staged| staged.planned.clone()),
                 ..commit.clone()
             })),
             file,
@@ -201,39 +149,21 @@ impl Lake {
         // did not.
         mark.ensure().await?;
         self.must_know_all_erased(privacy).await?;
-        let rejects_before = rejects_before.as_ref();
         commit.rejects = self
-            .put_rejects(lease, slice, rejects, rejects_before, may_have_failed)
+            .put_rejects(lease, slice, rejects, may_have_failed)
             .await?;
-        let path = layout::table_file(slice);
         // From here on the table may have changed, whatever goes wrong, unless the store refused.
-        let not_recorded = |source: LakeError| match source {
+        let not_recorded = |source: LakeError| LakeError::NotRecorded {
+            path: Table::place_of(slice),
+            source: Box::new(source),
+        };
+        let changes_table = table.is_any();
+        let published = self.table.publish(lease, table, kept).await;
+        commit.file = published.map_err(|source| match source {
             LakeError::LostLease { .. } => source,
             LakeError::Store(ref error) if error.is_refusal() => source,
-            source => LakeError::NotRecorded {
-                path: path.clone(),
-                source: Box::new(source),
-            },
-        };
-        let is_changed = !matches!(change, StagedChange::Keep);
-        commit.file = match change {
-            StagedChange::Keep => kept,
-            StagedChange::Replace(staged, planned) => {
-                let state = publish_staged(staged, lease, table_before.as_ref(), &path)
-                    .await
-                    .map_err(not_recorded)?;
-                Some(PublishedFile {
-                    etag: state.etag,
-                    ..planned
-                })
-            }
-            StagedChange::Remove => {
-                self.remove(lease, slice, table_before.as_ref())
-                    .await
-                    .map_err(not_recorded)?;
-                None
-            }
-        };
+            source => not_recorded(source),
+        })?;
         entry.committed = Some(commit);
         entry.pending = None;
         if !keeps_failure {
@@ -242,29 +172,11 @@ impl Lake {
         self.swap(&entry, Some(&version))
             .await
             .map_err(|source| match source {
-                LakeError::LostLease { .. } if !is_changed => source,
-                source => LakeError::NotRecorded {
-                    path: path.clone(),
-                    source: Box::new(source),
-                },
+                LakeError::LostLease { .. } if !changes_table => source,
+                source => not_recorded(source),
             })?;
         mark.ensure_after().await;
         Ok(entry)
-    }
-
-    /// Removes the slice's file, which no store of ours does on a condition: another look is all there is.
-    async fn remove(
-        &self,
-        lease: &dyn Lease,
-        slice: Slice,
-        before: Option<&ObjectState>,
-    ) -> Result<(), LakeError> {
-        let path = layout::table_file(slice);
-        if self.store.state(&path).await?.as_ref() != before {
-            return Err(LakeError::LostLease { path });
-        }
-        must_hold(lease, slice)?;
-        Ok(self.store.delete(&path).await?)
     }
 
     /// Records that an attempt at the slice failed, so that it is due until one succeeds, and keeps
@@ -279,7 +191,7 @@ impl Lake {
         lease: &dyn Lease,
         before: LedgerEntry,
         failure: Failure,
-        rejects: Option<TempPath>,
+        rejects: Option<SpoolFile>,
         privacy: &Privacy,
     ) -> Result<(), LakeError> {
         let slice = before.entry.slice;
@@ -297,9 +209,8 @@ impl Lake {
         if let Some(rejects) = rejects {
             mark.ensure().await?;
             self.must_know_all_erased(privacy).await?;
-            let there = self.store.state(&path).await?;
-            let staged = self.store.stage(&path, rejects).await?;
-            publish_staged(staged, lease, there.as_ref(), &path).await?;
+            let staged = self.stage_rejects(path, rejects).await?;
+            staged.publish(lease).await?;
         }
         Ok(())
     }
@@ -351,12 +262,12 @@ impl Lake {
                 commit
             }
         };
-        let files = [
-            layout::table_file(slice),
+        self.table.remove(lease, slice).await?;
+        let rejects = [
             layout::rejects_file(slice),
             layout::failed_rejects_file(slice),
         ];
-        for path in files {
+        for path in rejects {
             must_hold(lease, slice)?;
             self.store.delete(&path).await?;
         }
@@ -377,20 +288,8 @@ impl Lake {
     }
 }
 
-/// Makes visible what was staged, or says that another run was quicker.
-async fn publish_staged(
-    staged: Box<dyn Staged>,
-    lease: &dyn Lease,
-    before: Option<&ObjectState>,
-    path: &Path,
-) -> Result<ObjectState, LakeError> {
-    let seen = before.and_then(|before| before.version.as_ref());
-    let published = staged.publish(lease, seen).await?;
-    published.ok_or_else(|| LakeError::LostLease { path: path.clone() })
-}
-
 /// The last look before something is written that no condition protects.
-fn must_hold(lease: &dyn Lease, slice: Slice) -> Result<(), LakeError> {
+pub(super) fn must_hold(lease: &dyn Lease, slice: Slice) -> Result<(), LakeError> {
     if lease.is_held() {
         Ok(())
     } else {

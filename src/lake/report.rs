@@ -186,7 +186,7 @@ impl SliceReport {
         self.control_total = commit.control_total;
         self.reconcile = commit.reconcile;
         self.totals = commit.totals.clone();
-        let file = |file: &crate::lake::ledger::PublishedFile| FileReport {
+        let file = |file: &crate::lake::PublishedFile| FileReport {
             path: file.path.clone(),
             rows: file.rows,
             bytes: file.bytes,

@@ -12,7 +12,7 @@ use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
 use super::ledger::tests::commit;
-use super::ledger::{Commit, Failure, PublishedFile, RejectsFile, State};
+use super::ledger::{Commit, Failure, State};
 use super::runs::RunMark;
 use super::*;
 use crate::cdr::slice::{Direction, parse_day};
@@ -103,21 +103,13 @@ fn file(text: &str) -> TempPath {
     file.into_temp_path()
 }
 
-/// A file for the slice, which has as many rows as its text has characters.
-fn table_change(slice: Slice, text: &str) -> TableChange {
-    let spooled = SpoolFile {
-        path: file(text),
-        rows: text.len() as u64,
-        bytes: text.len() as u64,
-        checksum: "checksum".to_owned(),
-    };
-    TableChange::of(slice, spooled)
+/// A file for a slice, which has as many rows as its text has characters.
+fn table_change(text: &str) -> TableChange {
+    SpoolFile::of(file(text), text.len() as u64).unwrap().into()
 }
 
-fn rejects(text: &str) -> (TempPath, RejectsFile) {
-    let path = file(text);
-    let described = RejectsFile::of(&path).unwrap();
-    (path, described)
+fn rejects(text: &str) -> SpoolFile {
+    SpoolFile::of(file(text), 1).unwrap()
 }
 
 /// What is to be said of a slice with so many rows and rejects.
@@ -144,7 +136,7 @@ async fn publish(lake: &Lake, text: &str, rejected: Option<&str>) -> Commit {
     let (mark, lease) = at_work(lake).await;
     let before = lake.usable_entry(placed()).await.unwrap();
     let commit = says(text.len() as u64, u64::from(rejected.is_some()));
-    let change = table_change(placed(), text);
+    let change = table_change(text);
     let staged = lake.stage(placed(), change, rejected.map(rejects));
     let staged = staged.await.unwrap();
     let privacy = privacy();
@@ -167,7 +159,7 @@ fn failure(problem: &str) -> Failure {
 async fn fail(lake: &Lake, problem: &str, rejects: Option<&str>) {
     let (mark, lease) = at_work(lake).await;
     let before = lake.usable_entry(placed()).await.unwrap();
-    let (rejects, privacy) = (rejects.map(file), privacy());
+    let (rejects, privacy) = (rejects.map(self::rejects), privacy());
     let failed = lake.fail(&mark, &*lease, before, failure(problem), rejects, &privacy);
     failed.await.unwrap();
     drop(lease);
@@ -289,7 +281,7 @@ async fn what_is_no_lake_is_not_opened_as_one() {
     let find = async |objects: &Arc<InMemory>| Lake::find_any(process(objects)).await;
     let objects = Arc::new(InMemory::new());
     assert!(find(&objects).await.unwrap().is_none());
-    put(&objects, &layout::table_file(placed()), "calls").await;
+    put(&objects, &Table::place_of(placed()), "calls").await;
     let error = find(&objects).await.unwrap_err();
     assert!(matches!(error, LakeError::NotALake), "{error}");
     put(&objects, &layout::ledger_entry(placed()), "{}").await;
@@ -313,7 +305,7 @@ async fn what_is_no_lake_is_not_opened_as_one() {
 #[tokio::test(start_paused = true)]
 async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     let (_, lake) = lake().await;
-    let table = layout::table_file(placed());
+    let table = Table::place_of(placed());
     let rejects_file = layout::rejects_file(placed());
     fail(&lake, "first", Some("failed")).await;
     let failed = layout::failed_rejects_file(placed());
@@ -339,13 +331,10 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     );
     // The marks are those of the objects.
     let file = first.file.unwrap();
-    let found = lake.table_file(placed()).await.unwrap();
-    assert!(is_intact(Some(file.mark()), found.as_ref()));
+    let found = lake.table().file(placed()).await.unwrap();
+    assert!(is_intact(Some(&file), found.as_ref()));
     let found = lake.rejects_of(placed()).await.unwrap();
-    assert!(is_intact(
-        Some(first.rejects.unwrap().mark()),
-        found.as_ref()
-    ));
+    assert!(is_intact(first.rejects.as_ref(), found.as_ref()));
 
     let second = publish(&lake, "abcde", None).await;
     assert_eq!(get(&lake, &table).await.as_deref(), Some("abcde"));
@@ -356,7 +345,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     let (mark, lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
     let staged = lake.stage(placed(), TableChange::Keep, None).await.unwrap();
-    assert!(staged.has_table_file());
+    assert!(staged.had_file());
     let privacy = privacy();
     let kept = lake.publish(&mark, &*lease, before, staged, says(5, 0), &privacy);
     assert_eq!(kept.await.unwrap().committed.unwrap().file, second.file);
@@ -371,7 +360,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
         .stage(placed(), TableChange::Remove, None)
         .await
         .unwrap();
-    assert!(!staged.has_table_file());
+    assert!(!staged.had_file());
     drop((mark, lease));
 }
 
@@ -382,7 +371,7 @@ async fn what_rewrites_a_slice_says_nothing_of_the_attempt_that_failed() {
     fail(&lake, "broken", Some("failed")).await;
     let (mark, lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
-    let change = table_change(placed(), "ab");
+    let change = table_change("ab");
     let staged = lake.stage(placed(), change, None).await.unwrap();
     let staged = staged.keeping_failure();
     let privacy = privacy();
@@ -421,7 +410,7 @@ async fn a_failure_is_told_once_and_leaves_the_table() {
     assert!(!changed.is_same_as(&entry));
     assert_eq!(changed.entry.failed, Some(failure("in another way")));
     for (path, text) in [
-        (layout::table_file(placed()), "abc"),
+        (Table::place_of(placed()), "abc"),
         (layout::rejects_file(placed()), "r"),
         (layout::failed_rejects_file(placed()), "failed"),
     ] {
@@ -447,7 +436,7 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
     for text in ["abcde", ""] {
         for last in 0..=looks {
             let before = lake.entry(placed()).await;
-            let change = table_change(placed(), text);
+            let change = table_change(text);
             let staged = lake.stage(placed(), change, None).await.unwrap();
             let lease = LostAt {
                 last,
@@ -459,7 +448,7 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
             if last < looks {
                 let is_lost = matches!(published, Err(LakeError::LostLease { .. }));
                 assert!(is_lost, "{text:?} {last}: {published:?}");
-                let table = get(&lake, &layout::table_file(placed())).await;
+                let table = get(&lake, &Table::place_of(placed())).await;
                 assert_eq!(table.as_deref(), Some("abc"));
             } else {
                 published.unwrap();
@@ -469,14 +458,14 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
     }
     // The entry is another one than it was when it was looked at.
     let (mark, lease) = at_work(&lake).await;
-    let staged = lake.stage(placed(), table_change(placed(), "x"), None);
+    let staged = lake.stage(placed(), table_change("x"), None);
     let staged = staged.await.unwrap();
     let published = lake.publish(&mark, &*lease, entry, staged, says(1, 0), &privacy);
     assert!(matches!(
         published.await,
         Err(LakeError::LostLease { path }) if path == layout::ledger_entry(placed())
     ));
-    let table = get(&lake, &layout::table_file(placed())).await;
+    let table = get(&lake, &Table::place_of(placed())).await;
     assert_eq!(table.as_deref(), Some("abc"));
 }
 
@@ -487,14 +476,14 @@ async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
         publish(&lake, "abc", None).await;
         let (mark, lease) = at_work(&lake).await;
         let before = lake.entry(placed()).await;
-        let change = table_change(placed(), text);
+        let change = table_change(text);
         let staged = lake.stage(placed(), change, None).await.unwrap();
-        put(&objects, &layout::table_file(placed()), "theirs").await;
+        put(&objects, &Table::place_of(placed()), "theirs").await;
         let (commit, privacy) = (says(text.len() as u64, 0), privacy());
         let published = lake.publish(&mark, &*lease, before, staged, commit, &privacy);
         let error = published.await.unwrap_err();
         assert!(matches!(error, LakeError::LostLease { .. }), "{error}");
-        let table = get(&lake, &layout::table_file(placed())).await;
+        let table = get(&lake, &Table::place_of(placed())).await;
         assert_eq!(table.as_deref(), Some("theirs"));
         // The next run finds that the slice was being published.
         assert!(lake.entry(placed()).await.entry.pending.is_some());
@@ -507,21 +496,21 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
     let (mark, lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
     let known = lake.privacy_now().await.unwrap();
-    let change = table_change(placed(), "abc");
+    let change = table_change("abc");
     let staged = lake.stage(placed(), change, None).await.unwrap();
     let token = key().token("13025550001");
     lake.suppress(key().id(), &token, None).await.unwrap();
     let published = lake.publish(&mark, &*lease, before, staged, says(3, 0), &known);
     let error = published.await.unwrap_err();
     assert!(matches!(error, LakeError::ErasedMeanwhile), "{error}");
-    let table = get(&lake, &layout::table_file(placed())).await;
+    let table = get(&lake, &Table::place_of(placed())).await;
     assert_eq!(table, None);
     // The same with what is known now.
     let known = lake.privacy_now().await.unwrap();
     assert!(known.knows_erased(&token));
     let before = lake.entry(placed()).await;
     assert!(before.entry.pending.is_some(), "it was announced");
-    let change = table_change(placed(), "ab");
+    let change = table_change("ab");
     let staged = lake.stage(placed(), change, None).await.unwrap();
     let published = lake.publish(&mark, &*lease, before, staged, says(2, 0), &known);
     published.await.unwrap();
@@ -530,7 +519,7 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
         .await
         .unwrap();
     let before = lake.entry(placed()).await;
-    let rejects = Some(file("r"));
+    let rejects = Some(rejects("r"));
     let failed = lake.fail(&mark, &*lease, before, failure("x"), rejects, &known);
     assert!(matches!(failed.await, Err(LakeError::ErasedMeanwhile)));
     let kept = lake.failed_rejects_of(placed()).await.unwrap();
@@ -611,12 +600,14 @@ async fn a_pruned_slice_keeps_its_entry_and_nothing_else() {
         (State::Pruned, None, None)
     );
     assert_eq!((said.counts.rows, said.counts.rejected), (3, 1));
-    assert_eq!(lake.table().await.unwrap().len(), 1);
+    let files = lake.table().files().await.unwrap();
+    assert_eq!(files.of_slices.len(), 1);
     // Whoever goes on says the same.
     let commit = lake.prune(&mark, &*lease, before.clone()).await.unwrap();
     assert_eq!(commit, said);
     assert!(lake.entry(placed()).await.is_same_as(&before));
-    assert!(lake.table().await.unwrap().is_empty());
+    let files = lake.table().files().await.unwrap();
+    assert!(files.of_slices.is_empty());
     assert!(lake.rejects().await.unwrap().is_empty());
 }
 
@@ -628,11 +619,10 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
     let good = get(&lake, &layout::ledger_entry(placed())).await.unwrap();
     let received = slice("2026-10-02", Direction::Received);
     let newer = format!("{{\"format\":{}}}", FORMAT + 1);
-    let columns = "\"schema_version\": 9999";
     for (day, text, condition) in [
         ("2026-10-03", good.clone(), "speaks of"),
         ("2026-10-04", "{".to_owned(), "EOF"),
-        ("2026-10-05", newer, "Format"),
+        ("2026-10-05", newer, "Newer"),
     ] {
         let slice = slice(day, Direction::Placed);
         put(&objects, &layout::ledger_entry(slice), &text).await;
@@ -643,23 +633,9 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
         );
         assert_eq!(found.entry, super::ledger::Entry::new(slice));
         let is_usable = lake.usable_entry(slice).await.is_ok();
-        assert_eq!(is_usable, condition != "Format", "{day}");
+        assert_eq!(is_usable, condition != "Newer", "{day}");
     }
-    let version = format!(
-        "\"schema_version\": {}",
-        crate::cdr::columns::SCHEMA_VERSION
-    );
-    assert!(good.contains(&version), "{good}");
-    put(
-        &objects,
-        &layout::ledger_entry(received),
-        &good.replace(&version, columns),
-    )
-    .await;
-    let found = lake.entry(received).await;
-    assert_eq!(found.condition, Condition::Newer(Newer::Columns(9999)));
-    let refused = lake.usable_entry(received).await.unwrap_err();
-    assert!(refused.to_string().contains("has columns of version 9999"));
+    put(&objects, &layout::ledger_entry(received), &good).await;
     put(&objects, &Path::from("_cdrlake/ledger/placed/x.txt"), "").await;
     put(&objects, &Path::from("cdrs/dt=2026-10-01/x.parquet"), "").await;
 
@@ -676,8 +652,13 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
     let slices = lake.ledger_slices(&Direction::ALL).await.unwrap();
     assert_eq!(slices.len(), 5);
 
-    let foreign = lake.foreign_files().await.unwrap();
-    let mut names: Vec<&str> = foreign.iter().map(AsRef::as_ref).collect();
+    let foreign = async || {
+        let mut foreign = lake.table().files().await.unwrap().foreign;
+        foreign.extend(lake.foreign_entries().await.unwrap());
+        foreign
+    };
+    let found = foreign().await;
+    let mut names: Vec<&str> = found.iter().map(AsRef::as_ref).collect();
     names.sort_unstable();
     assert_eq!(
         names,
@@ -686,12 +667,12 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
             "cdrs/dt=2026-10-01/x.parquet"
         ]
     );
-    for path in &foreign {
+    for path in &found {
         lake.remove_foreign(path).await.unwrap();
     }
-    assert_eq!(lake.foreign_files().await.unwrap(), []);
-    let table = lake.table().await.unwrap();
-    assert_eq!(table.keys().collect::<Vec<_>>(), [&placed()]);
+    assert_eq!(foreign().await, []);
+    let files = lake.table().files().await.unwrap();
+    assert_eq!(files.of_slices.keys().collect::<Vec<_>>(), [&placed()]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -747,7 +728,7 @@ async fn a_run_is_seen_as_long_as_it_lives_and_told_once_it_is_dead() {
 async fn publish_as(lake: &Lake, mark: &RunMark) -> Commit {
     let lease = lake.try_lease(placed()).await.unwrap().unwrap();
     let before = lake.entry(placed()).await;
-    let change = table_change(placed(), "abc");
+    let change = table_change("abc");
     let staged = lake.stage(placed(), change, None).await.unwrap();
     let (mut commit, privacy) = (says(3, 0), privacy());
     mark.run().clone_into(&mut commit.run);
@@ -824,28 +805,32 @@ async fn a_store_that_ignores_conditions_takes_nothing_from_a_run_that_was_aslee
 }
 
 #[test]
-fn an_upload_is_known_by_its_size_and_its_mark() {
-    let state = |size_bytes, etag: Option<&str>| ObjectState {
+fn an_upload_is_known_by_its_path_its_size_and_its_mark() {
+    let found = ObjectState {
         path: Path::from("x"),
-        size_bytes,
-        etag: etag.map(str::to_owned),
+        size_bytes: 3,
+        etag: Some("a".to_owned()),
         version: None,
     };
-    let found = state(3, Some("a"));
-    assert!(is_intact(Some((3, Some("a"))), Some(&found)));
-    for other in [(4, Some("a")), (3, Some("b")), (3, None)] {
-        assert!(!is_intact(Some(other), Some(&found)), "{other:?}");
+    let file = |path: &str, bytes, etag: Option<&str>| PublishedFile {
+        path: path.to_owned(),
+        rows: 1,
+        bytes,
+        checksum: String::new(),
+        etag: etag.map(str::to_owned),
+    };
+    let same = file("x", 3, Some("a"));
+    assert!(is_intact(Some(&same), Some(&found)));
+    for other in [
+        file("y", 3, Some("a")),
+        file("x", 4, Some("a")),
+        file("x", 3, Some("b")),
+        file("x", 3, None),
+    ] {
+        assert!(!is_intact(Some(&other), Some(&found)), "{other:?}");
     }
     assert!(is_intact(None, None));
-    assert!(!is_intact(None, Some(&found)) && !is_intact(Some((3, None)), None));
-    let file = PublishedFile {
-        path: String::new(),
-        rows: 1,
-        bytes: 3,
-        checksum: String::new(),
-        etag: Some("a".to_owned()),
-    };
-    assert_eq!(file.mark(), (3, Some("a")));
+    assert!(!is_intact(None, Some(&found)) && !is_intact(Some(&same), None));
 }
 
 #[test]
@@ -881,9 +866,9 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
     assert!(!other.is_hopeless() && !other.is_denied());
     let newer = LakeError::NewerFormat {
         path: Path::from("x"),
-        found: Newer::Columns(9),
+        found: 9,
     };
-    let known = format!("knows {}. Use", crate::cdr::columns::SCHEMA_VERSION);
+    let known = format!("has format 9; this version of cdrlake knows {FORMAT}. Use");
     assert!(newer.to_string().contains(&known), "{newer}");
 }
 

@@ -14,8 +14,8 @@ use super::days::{Selection, is_from_the_future, lookback_from, today};
 use super::open::find_lake;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, timezone_name};
-use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
-use crate::lake::{Condition, Lake, LakeError, LedgerEntry, is_intact};
+use crate::lake::ledger::{Commit, State};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, SliceState, TableFiles, is_intact};
 use crate::store::ObjectState;
 use crate::store::layout;
 
@@ -161,7 +161,7 @@ pub async fn plan(
         days: days.clone(),
         due: Vec::new(),
         up_to_date: 0,
-        foreign: std::mem::take(&mut found.foreign),
+        foreign: std::mem::take(&mut found.table.foreign),
     };
     let mut day = *days.start();
     while day <= *days.end() {
@@ -245,7 +245,7 @@ pub async fn plan_load(
         days: first..=last,
         due: Vec::new(),
         up_to_date: 0,
-        foreign: std::mem::take(&mut found.foreign),
+        foreign: std::mem::take(&mut found.table.foreign),
     };
     let mut differing = Vec::new();
     for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
@@ -294,8 +294,7 @@ pub async fn plan_load(
 #[derive(Debug, Default)]
 struct Found {
     entries: HashMap<Slice, LedgerEntry>,
-    table: HashMap<Slice, ObjectState>,
-    foreign: Vec<Path>,
+    table: TableFiles,
     rejects: HashMap<Path, ObjectState>,
 }
 
@@ -308,16 +307,17 @@ impl Found {
         let Some(lake) = lake else {
             return Ok(Self::default());
         };
-        let (entries, (table, mut foreign), rejects) = futures::try_join!(
+        let (entries, mut table, rejects) = futures::try_join!(
             lake.entries(directions, days.clone()),
-            lake.table_and_foreign_files(),
+            lake.table().files(),
             lake.rejects()
         )?;
-        foreign.retain(|path| layout::partition_day(path).is_none_or(|day| days.contains(&day)));
+        table
+            .foreign
+            .retain(|path| layout::partition_day(path).is_none_or(|day| days.contains(&day)));
         Ok(Self {
             entries,
             table,
-            foreign,
             rejects,
         })
     }
@@ -335,7 +335,7 @@ impl Found {
     ) -> Option<Why> {
         why_due(
             self.entries.get(&slice),
-            self.table.get(&slice),
+            self.table.of_slices.get(&slice),
             self.rejects.get(&layout::rejects_file(slice)),
             refresh,
             in_lookback,
@@ -386,40 +386,33 @@ fn why_due(
     in_lookback: bool,
     now: Timestamp,
 ) -> Option<Why> {
-    let Some(LedgerEntry {
-        entry, condition, ..
-    }) = entry
-    else {
+    let Some(found) = entry else {
         return Some(Why::Missing);
     };
-    match condition {
-        Condition::Sound => {}
-        Condition::Damaged(_) => return Some(Why::LedgerDamaged),
-        Condition::Newer(_) | Condition::Unreadable(_) => return Some(Why::LedgerUnusable),
-    }
-    if entry.pending.is_some() {
-        return Some(Why::Interrupted);
-    }
-    let Some(commit) = &entry.committed else {
-        return Some(if entry.failed.is_some() {
-            Why::Failed
-        } else {
-            Why::Missing
-        });
+    let state = found.state();
+    // What the table holds says nothing where nobody knows what it should.
+    let commit = match (state, &found.entry.committed) {
+        (SliceState::Missing, _) => return Some(Why::Missing),
+        (SliceState::Damaged, _) if matches!(found.condition, Condition::Damaged(_)) => {
+            return Some(Why::LedgerDamaged);
+        }
+        (SliceState::Damaged, _) => return Some(Why::LedgerUnusable),
+        (SliceState::Interrupted, _) => return Some(Why::Interrupted),
+        (SliceState::Pruned, _) => return None,
+        (_, None) => return Some(Why::Failed),
+        (_, Some(commit)) => commit,
     };
-    if commit.state == State::Pruned {
-        None
-    } else if !is_intact(commit.file.as_ref().map(PublishedFile::mark), file) {
+    if !is_intact(commit.file.as_ref(), file) {
         Some(Why::Damaged)
-    } else if !is_intact(commit.rejects.as_ref().map(RejectsFile::mark), rejects) {
+    } else if !is_intact(commit.rejects.as_ref(), rejects) {
         Some(Why::RejectsDamaged)
-    } else if entry.failed.is_some() {
+    } else if state == SliceState::Failed {
         Some(Why::Failed)
     } else if refresh {
         Some(Why::Refresh)
     } else if is_from_the_future(commit, now) {
         Some(Why::Clock)
-    } else if commit.state == State::Open {
+    } else if state == SliceState::Open {
         Some(Why::Open)
     } else {
         in_lookback.then_some(Why::LookBack)
@@ -430,7 +423,7 @@ fn why_due(
 mod tests {
     use super::*;
     use crate::cdr::slice::parse_day;
-    use crate::lake::Newer;
+    use crate::lake::PublishedFile;
     use crate::lake::ledger::Failure;
 
     #[test]
@@ -511,7 +504,7 @@ mod tests {
         assert_eq!(why(&ledger, 10, false, true), Some(Why::Failed));
         ledger.condition = Condition::Damaged(String::new());
         assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerDamaged));
-        ledger.condition = Condition::Newer(Newer::Format(2));
+        ledger.condition = Condition::Newer(2);
         assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerUnusable));
     }
 }

@@ -16,7 +16,7 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::error::counted;
 use crate::lake::ledger::{Commit, State};
-use crate::lake::{Condition, Lake, LedgerEntry};
+use crate::lake::{Condition, Lake, LedgerEntry, SliceState};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
 /// and average call duration count as an answer.
@@ -27,26 +27,6 @@ const WEEKS_COMPARED: i64 = 4;
 const MIN_USUAL_CALLS: u64 = 20;
 /// A day with more than so many times the usual calls, or less than that part of them, is odd.
 const ODD_FACTOR: u64 = 2;
-
-/// What the ledger says of one slice.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SliceState {
-    /// Complete, and its day had settled.
-    Closed,
-    /// Complete as of then; it is fetched again.
-    Open,
-    /// The last attempt failed: what it holds is from before, and it is fetched again.
-    Failed,
-    /// A run died while it published: it is fetched again.
-    Interrupted,
-    /// Its ledger entry cannot be read, so nothing is known of it.
-    Damaged,
-    /// Never committed.
-    Missing,
-    /// Removed for its age. It is not fetched again.
-    Pruned,
-}
 
 /// One slice.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -196,16 +176,9 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
     let damage = match found.map(|found| &found.condition) {
         None | Some(Condition::Sound) => None,
         Some(Condition::Damaged(problem) | Condition::Unreadable(problem)) => Some(problem.clone()),
-        Some(Condition::Newer(found)) => Some(format!("it is of a newer cdrlake: it has {found}")),
-    };
-    let state = match committed.map(|commit| commit.state) {
-        _ if damage.is_some() => SliceState::Damaged,
-        _ if entry.is_some_and(|entry| entry.pending.is_some()) => SliceState::Interrupted,
-        _ if failed.is_some() => SliceState::Failed,
-        Some(State::Closed) => SliceState::Closed,
-        Some(State::Open) => SliceState::Open,
-        Some(State::Pruned) => SliceState::Pruned,
-        None => SliceState::Missing,
+        Some(Condition::Newer(found)) => {
+            Some(format!("it is of a newer cdrlake: it has format {found}"))
+        }
     };
     // What the lake holds, not what it once did.
     let committed = committed.filter(|commit| commit.state != State::Pruned);
@@ -222,7 +195,7 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
     let duration_seconds = committed.map_or(0, |commit| commit.totals.duration_seconds);
     SliceStatus {
         direction,
-        state,
+        state: found.map_or(SliceState::Missing, LedgerEntry::state),
         records: of(|commit| commit.counts.records),
         rows,
         rejected: of(|commit| commit.counts.rejected),

@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::tz::TimeZone;
-use tempfile::TempPath;
 
 use super::dedupe::duplicates::DuplicateFinder;
 use super::dedupe::repeats::{RepeatFinder, Repeats};
@@ -573,7 +572,7 @@ fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {
 pub struct Converted {
     spooled: SpooledRows,
     /// The spooled rejects, if there are any.
-    pub rejects: Option<TempPath>,
+    pub rejects: Option<SpoolFile>,
     /// Where the first of them stands, and why it is one.
     pub first_reject: Option<String>,
     /// Fields of a record for which CSV had no column, so that their columns are empty.

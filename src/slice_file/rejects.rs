@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use tempfile::TempPath;
 
-use super::writer::create_spool_file;
+use super::writer::{SpoolFile, create_spool_file};
 use crate::body::framing::Position;
 use crate::body::reader::MAX_RECORD_BYTES;
 use crate::cdr::decode::Reason;
@@ -232,13 +232,13 @@ impl RejectsWriter {
     /// Ends the file and hands it over; `None` if nothing was rejected.
     ///
     /// # Errors
-    /// The file cannot be written.
-    pub fn finish(self) -> io::Result<Option<TempPath>> {
+    /// The file cannot be written, or read again.
+    pub fn finish(self) -> io::Result<Option<SpoolFile>> {
         let Some((encoder, path)) = self.open else {
             return Ok(None);
         };
         encoder.finish()?.flush()?;
-        Ok(Some(path))
+        SpoolFile::of(path, self.count).map(Some)
     }
 }
 
@@ -277,7 +277,7 @@ mod tests {
         }
         let file = writer.finish().unwrap().unwrap();
         let mut shown = Vec::new();
-        read_rejects(&file, |reject| {
+        read_rejects(&file.path, |reject| {
             shown.push(reject.shown().into_owned());
             Ok::<(), io::Error>(())
         })

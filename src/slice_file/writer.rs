@@ -70,12 +70,27 @@ pub enum WriteError {
 pub struct SpoolFile {
     /// Where it lies.
     pub path: TempPath,
-    /// Its rows.
+    /// Its rows, or its rejects.
     pub rows: u64,
     /// Its size.
     pub bytes: u64,
     /// [`checksum_of`] it.
     pub checksum: String,
+}
+
+impl SpoolFile {
+    /// The finished file at `path`, which holds so many rows or rejects.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn of(path: TempPath, rows: u64) -> std::io::Result<Self> {
+        Ok(Self {
+            bytes: std::fs::metadata(&path)?.len(),
+            checksum: checksum_of(&path)?,
+            path,
+            rows,
+        })
+    }
 }
 
 /// Writes one slice. Memory: three batches (one is filled while another waits and a third is encoded), and the row

@@ -37,7 +37,8 @@ pub const LOCKS: &str = "_cdrlake/locks";
 /// Files on their way into the table, on the table's file system.
 pub const STAGING: &str = "_cdrlake/staging";
 
-/// The slice's one file.
+/// Where the table holds the slice. Which file does, or will, says `lake::Table`, who alone asks
+/// this, with the statements for warehouses.
 pub fn table_file(slice: Slice) -> Path {
     Path::from(format!(
         "{TABLE}/dt={}/{}-{}.parquet",
@@ -45,7 +46,8 @@ pub fn table_file(slice: Slice) -> Path {
     ))
 }
 
-/// The slice whose file lies at `path`; `None` for a file that is not ours.
+/// The slice whose file lies, or will lie, at `path`, by its name; `None` for a file that is not
+/// ours.
 pub fn slice_of(path: &Path) -> Option<Slice> {
     let (direction, day) = path.filename()?.strip_suffix(".parquet")?.split_once('-')?;
     let slice = Slice {

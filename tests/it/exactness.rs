@@ -362,9 +362,9 @@ fn convert(
     }
     converter.end_body().unwrap();
     let mut converted = converter.finish().unwrap();
-    let rejects = converted.rejects.take().map_or_else(Vec::new, |path| {
+    let rejects = converted.rejects.take().map_or_else(Vec::new, |file| {
         let text = std::io::read_to_string(
-            zstd::Decoder::new(std::fs::File::open(&path).unwrap()).unwrap(),
+            zstd::Decoder::new(std::fs::File::open(&file.path).unwrap()).unwrap(),
         )
         .unwrap();
         text.lines()

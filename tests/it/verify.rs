@@ -869,17 +869,13 @@ fn a_mixture_of_column_versions_is_told_and_a_refresh_ends_it() {
 #[test]
 fn what_a_newer_version_wrote_is_left_alone() {
     let (_server, workplace) = lake();
-    edit_ledger(
-        &workplace.path("lake"),
-        "/committed/schema_version",
-        json!(2),
-    );
+    edit_ledger(&workplace.path("lake"), "/format", json!(2));
     let before = workplace.lake_files();
     let ran = workplace.run_day(&["--refresh", "--direction", "placed"]);
     assert_eq!(ran.status, 1, "{ran:?}");
     assert!(
         ran.stderr
-            .contains("has columns of version 2; this version of cdrlake knows 1. Use a newer one"),
+            .contains("has format 2; this version of cdrlake knows 1. Use a newer one"),
         "{ran:?}"
     );
     assert_eq!(workplace.lake_files(), before);

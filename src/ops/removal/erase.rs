@@ -9,7 +9,6 @@ use std::sync::Arc;
 
 use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
 use super::Removal;
@@ -20,14 +19,14 @@ use crate::cdr::reconcile::verdict;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::error::chain;
-use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State, new_token};
+use crate::lake::ledger::{Commit, State, new_token};
 use crate::lake::report::{Change, RunReport, SliceOutcome, SliceReport};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, TableChange, is_intact};
 use crate::ops::run::reports::reports;
 use crate::privacy::{Privacy, Token};
 use crate::slice_file::convert::{ConvertError, ConvertOptions, Converted, Converter};
 use crate::slice_file::rejects::{RejectsWriter, read_rejects};
-use crate::slice_file::writer::{WriteError, checksum_of, read_rows};
+use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, read_rows};
 use crate::store::layout;
 use crate::store::{Lease, LeaseState};
 
@@ -105,7 +104,8 @@ impl Search {
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
 pub async fn slices(lake: &Lake) -> Result<BTreeSet<Slice>, LakeError> {
-    let mut slices: BTreeSet<Slice> = lake.table().await?.into_keys().collect();
+    let files = lake.table().files().await?;
+    let mut slices: BTreeSet<Slice> = files.of_slices.into_keys().collect();
     slices.extend(lake.ledger_slices(&Direction::ALL).await?);
     let rejects = lake.rejects().await?;
     slices.extend(
@@ -153,7 +153,7 @@ async fn look(lake: &Lake, slice: Slice, privacy: &Arc<Privacy>) -> Result<Holdi
         rows: 0,
         rejects: 0,
     };
-    if let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? {
+    if let Some(copy) = lake.table().local_copy(slice).await? {
         let privacy = Arc::clone(privacy);
         holding.rows = on_thread(move || {
             let mut rows = 0;
@@ -365,7 +365,8 @@ impl Eraser<'_> {
                 report.table_changed = holding.rows > 0;
                 report
             }
-            Some(commit) => self.rewrite(lease, before, commit, &privacy).await?,
+            // On the heap: what rewriting holds is large.
+            Some(commit) => Box::pin(self.rewrite(lease, before, commit, &privacy)).await?,
             None if holding.rows > 0 || before.condition != Condition::Sound => {
                 return Err(EraseError::Uncertain);
             }
@@ -419,14 +420,6 @@ impl Eraser<'_> {
         // Those that whoever died had left out already, too.
         commit.counts.suppressed += old.counts.rejected.saturating_sub(left);
         commit.counts.rejected = left;
-        let rejects = match rejects {
-            Some(file) => {
-                let described = RejectsFile::of(&file)?;
-                commit.rejects = Some(described.clone());
-                Some((file, described))
-            }
-            None => None,
-        };
         let converted = match &old.file {
             Some(_) => Some(self.rows_left(slice, &old, privacy).await?),
             None => None,
@@ -455,7 +448,7 @@ impl Eraser<'_> {
         if let Some(converted) = spool {
             let metadata = commit.file_metadata(slice);
             let file = on_thread(move || Ok(converted.write_footer(metadata)?)).await?;
-            change = TableChange::of(slice, file);
+            change = file.into();
         }
         let staged = lake.stage(slice, change, rejects).await?.keeping_failure();
         let mark = &self.removal.mark;
@@ -478,20 +471,16 @@ impl Eraser<'_> {
         planned: Option<Box<Commit>>,
     ) -> Result<Commit, EraseError> {
         let lake = self.removal.lake;
-        let path = layout::table_file(before.entry.slice);
-        let found = lake.table_file(before.entry.slice).await?;
+        let slice = before.entry.slice;
+        let found = lake.table().file(slice).await?;
         if before.entry.pending.is_none() {
-            let is_intact = is_intact(
-                committed.file.as_ref().map(PublishedFile::mark),
-                found.as_ref(),
-            );
-            return if is_intact {
+            return if is_intact(committed.file.as_ref(), found.as_ref()) {
                 Ok(committed)
             } else {
                 Err(EraseError::Uncertain)
             };
         }
-        let checksum = match lake.local_copy(&path).await? {
+        let checksum = match lake.table().local_copy(slice).await? {
             Some(copy) => Some(on_thread(move || Ok(checksum_of(&copy.path)?)).await?),
             None => None,
         };
@@ -530,7 +519,7 @@ impl Eraser<'_> {
             credentials: Arc::default(),
             parquet: self.config.parquet.clone(),
         };
-        let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? else {
+        let Some(copy) = lake.table().local_copy(slice).await? else {
             return Err(EraseError::Uncertain);
         };
         let converted = on_thread(move || {
@@ -558,7 +547,7 @@ impl Eraser<'_> {
 /// What is left of a file of rejects.
 struct Rejects {
     /// Those without the number; `None` if there are none.
-    file: Option<TempPath>,
+    file: Option<SpoolFile>,
     /// How many these are.
     left: u64,
     /// How many held the number.

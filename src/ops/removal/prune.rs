@@ -32,7 +32,7 @@ pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSl
     };
     let (entries, table, rejects) = futures::try_join!(
         lake.entries(&Direction::ALL, Date::MIN..=last),
-        lake.table(),
+        lake.table().files(),
         lake.rejects()
     )?;
     let mut found: BTreeMap<Slice, OldSlice> = BTreeMap::new();
@@ -47,6 +47,7 @@ pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSl
         }
     }
     let of_table = table
+        .of_slices
         .iter()
         .map(|(slice, object)| (*slice, object.size_bytes));
     let of_rejects = rejects.iter().filter_map(|(path, object)| {
@@ -92,7 +93,7 @@ async fn prune_slice(
     let Some(lease) = removal.lease(slice).await? else {
         return Ok(None);
     };
-    let had_file = removal.lake.table_file(slice).await?.is_some();
+    let had_file = removal.lake.table().file(slice).await?.is_some();
     let before = removal.lake.usable_entry(slice).await?;
     removal.lake.prune(&removal.mark, &*lease, before).await?;
     // Counts and sums are of what is in the lake.

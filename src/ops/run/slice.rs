@@ -6,7 +6,6 @@ use std::sync::Arc;
 use futures::FutureExt;
 use jiff::Timestamp;
 use object_store::path::Path;
-use tempfile::TempPath;
 use tokio::sync::SemaphorePermit;
 
 use super::attempts::fetch_until_good;
@@ -19,9 +18,9 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
 use crate::config::{Reconcile, Via, broken_records};
 use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, joined, thousands};
-use crate::lake::ledger::{Commit, Failure, PublishedFile, RejectsFile, State, new_token};
+use crate::lake::ledger::{Commit, Failure, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
-use crate::lake::{LakeError, LedgerEntry, StagedSlice, TableChange, is_intact};
+use crate::lake::{LakeError, LedgerEntry, PublishedFile, StagedSlice, TableChange, is_intact};
 use crate::ops::days::{is_from_the_future, lookback_from, state_of};
 use crate::ops::plan::Due;
 use crate::privacy::Privacy;
@@ -329,7 +328,7 @@ async fn record_failure(
     lease: &dyn Lease,
     before: LedgerEntry,
     error: &SliceError,
-    rejects: Option<TempPath>,
+    rejects: Option<SpoolFile>,
     privacy: &Privacy,
 ) {
     let slice = before.entry.slice;
@@ -393,10 +392,6 @@ async fn settle(
     if let Some(server_time) = server_time {
         context.compare_clocks(server_time, fetched_at);
     }
-    let rejects = match rejects {
-        Some(file) => Some(describe_rejects(context, file).await?),
-        None => None,
-    };
     let commit = Commit {
         run: context.run.clone(),
         token: new_token(),
@@ -415,7 +410,9 @@ async fn settle(
         digest: converted.digest,
         counts: converted.counts.clone(),
         totals: converted.totals.clone(),
-        rejects: rejects.as_ref().map(|(_, described)| described.clone()),
+        rejects: rejects
+            .as_ref()
+            .map(|file| PublishedFile::planned(&layout::rejects_file(slice), file)),
         control_total,
         reconcile: verdict,
         response_etag: etag,
@@ -466,22 +463,6 @@ fn is_doubtful(context: &Context, slice: Slice, verdict: Verdict) -> bool {
     verdict == Verdict::MatchWithDuplicates && slice.day >= lookback_from(window, today)
 }
 
-async fn describe_rejects(
-    context: &Context,
-    file: TempPath,
-) -> Result<(TempPath, RejectsFile), FetchError> {
-    let path = file.to_path_buf();
-    let described = tokio::task::spawn_blocking(move || RejectsFile::of(&path));
-    match joined(described).await? {
-        Ok(described) => Ok((file, described)),
-        Err(source) => Err(ConvertError::Spool {
-            directory: context.lake.spool_dir().to_owned(),
-            source,
-        }
-        .into()),
-    }
-}
-
 /// Writes the footer, after which the file is complete, and gives back the memory that it took.
 async fn write_footer<'a>(
     context: &Context,
@@ -500,7 +481,7 @@ async fn write_footer<'a>(
 struct NewSlice {
     before: LedgerEntry,
     file: SpoolFile,
-    rejects: Option<(TempPath, RejectsFile)>,
+    rejects: Option<SpoolFile>,
     commit: Commit,
     privacy: Arc<Privacy>,
 }
@@ -526,7 +507,6 @@ async fn publish(
         .as_ref()
         .and_then(|old| Change::between(old, &commit));
     let has_rows = file.rows > 0;
-    let table_change = TableChange::of(slice, file);
     // A day that never had a file, and has none now, has no partition to load. One that lost its file
     // to a run that died has, although it is gone already.
     let had_partition = before.entry.pending.is_some()
@@ -535,8 +515,8 @@ async fn publish(
             .committed
             .as_ref()
             .is_some_and(|commit| commit.file.is_some());
-    let staged = stage(context, slice, table_change, rejects).await?;
-    let has_partition = has_rows || had_partition || staged.has_table_file();
+    let staged = stage(context, slice, file.into(), rejects).await?;
+    let has_partition = has_rows || had_partition || staged.had_file();
     let lake = &context.lake;
     let published = lake
         .publish(&context.mark, lease, before, staged, commit, &privacy)
@@ -553,7 +533,7 @@ async fn stage(
     context: &Context,
     slice: Slice,
     change: TableChange,
-    rejects: Option<(TempPath, RejectsFile)>,
+    rejects: Option<SpoolFile>,
 ) -> Result<StagedSlice, SliceError> {
     tokio::select! {
         () = context.halt.cancelled() => Err(FetchError::Stopped.into()),
@@ -576,17 +556,15 @@ async fn is_in_lake(
     {
         return Ok(false);
     }
-    let found = context.lake.table_file(slice).await?;
-    if !is_intact(kept.file.as_ref().map(PublishedFile::mark), found.as_ref()) {
+    let found = context.lake.table().file(slice).await?;
+    if !is_intact(kept.file.as_ref(), found.as_ref()) {
         return Ok(false);
     }
     let (Some(file), Some(found)) = (&kept.file, found) else {
         return Ok(true);
     };
     // A store's own mark says that it is this very upload: its bytes need no reading.
-    if found.etag.is_none()
-        && !has_bytes(context, &layout::table_file(slice), &file.checksum).await?
-    {
+    if found.etag.is_none() && !has_bytes(context, &found.path, &file.checksum).await? {
         context.warn(format!("{slice}: its file was damaged, and is replaced"));
         return Ok(false);
     }
@@ -596,14 +574,13 @@ async fn is_in_lake(
 /// Whether the lake holds the rejects that the ledger speaks of.
 async fn has_rejects(context: &Context, slice: Slice, kept: &Commit) -> Result<bool, SliceError> {
     let found = context.lake.rejects_of(slice).await?;
-    if !is_intact(kept.rejects.as_ref().map(RejectsFile::mark), found.as_ref()) {
+    if !is_intact(kept.rejects.as_ref(), found.as_ref()) {
         return Ok(false);
     }
     let (Some(rejects), Some(found)) = (&kept.rejects, found) else {
         return Ok(true);
     };
-    Ok(found.etag.is_some()
-        || has_bytes(context, &layout::rejects_file(slice), &rejects.checksum).await?)
+    Ok(found.etag.is_some() || has_bytes(context, &found.path, &rejects.checksum).await?)
 }
 
 /// Whether the object at `path` has this checksum. What cannot be read is not there, as far as anybody
@@ -697,9 +674,8 @@ async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, Sl
     if let (Some(rows), None) = (committed, &entry.pending) {
         return Ok(rows);
     }
-    let path = layout::table_file(entry.slice);
-    let copy = context.lake.local_copy(&path).await?;
     let slice = entry.slice;
+    let copy = context.lake.table().local_copy(slice).await?;
     let in_table = match copy {
         None => None,
         Some(copy) => tokio::task::spawn_blocking(move || rows_of(&copy.path, slice))

@@ -14,8 +14,8 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::Counts;
 use crate::config::QualityConfig;
 use crate::error::{chain, counted};
-use crate::lake::ledger::{Commit, PublishedFile, RejectsFile, State};
-use crate::lake::{Condition, Lake, LakeError, LedgerEntry};
+use crate::lake::ledger::{Commit, State};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, PublishedFile, Table, is_intact};
 use crate::slice_file::writer::{checksum_of, slice_named_in};
 use crate::store::layout;
 use crate::store::{LeaseState, ObjectState};
@@ -32,7 +32,8 @@ const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
 pub async fn slices(lake: &Lake, scope: &Scope) -> Result<BTreeSet<Slice>, LakeError> {
-    let mut slices: BTreeSet<Slice> = lake.table().await?.into_keys().collect();
+    let files = lake.table().files().await?;
+    let mut slices: BTreeSet<Slice> = files.of_slices.into_keys().collect();
     slices.extend(lake.ledger_slices(&scope.directions).await?);
     slices.retain(|&slice| scope.holds(slice));
     Ok(slices)
@@ -186,8 +187,8 @@ pub(super) async fn look(
         entry, condition, ..
     } = found;
     let mut examined = Examined::nothing(slice);
-    let (ledger, table) = (layout::ledger_entry(slice), layout::table_file(slice));
-    let file = match lake.table_file(slice).await {
+    let ledger = layout::ledger_entry(slice);
+    let file = match lake.table().file(slice).await {
         Err(error) if error.is_denied() => {
             examined.findings.push(closed_to_us(slice, &error));
             return Ok(examined);
@@ -202,8 +203,8 @@ pub(super) async fn look(
         Condition::Sound => {}
         Condition::Damaged(problem) => add(Fault::DamagedLedger, &ledger, problem),
         Condition::Unreadable(problem) => add(Fault::UnreadableLedger, &ledger, problem),
-        Condition::Newer(found) => {
-            let problem = format!("it has {found}: use a newer cdrlake");
+        Condition::Newer(format) => {
+            let problem = format!("it has format {format}: use a newer cdrlake");
             add(Fault::NewerLedger, &ledger, &problem);
         }
     }
@@ -221,11 +222,11 @@ pub(super) async fn look(
         .as_ref()
         .is_some_and(|commit| commit.state == State::Pruned)
     {
-        if file.is_some() {
+        if let Some(file) = file {
             let problem = "the slice was pruned, and its file is still there";
             examined
                 .findings
-                .push(Finding::stray(Fault::Foreign, &table, problem));
+                .push(Finding::stray(Fault::Foreign, &file.path, problem));
         }
         return Ok(examined);
     }
@@ -238,7 +239,10 @@ pub(super) async fn look(
         match &checked {
             Ok(_) => {}
             Err((fault @ Fault::DamagedLedger, problem)) => add(*fault, &ledger, problem),
-            Err((fault, problem)) => add(*fault, &table, problem),
+            Err((fault, problem)) => {
+                let path = file.as_ref().map(|file| &file.path);
+                add(*fault, path.unwrap_or(&Table::place_of(slice)), problem);
+            }
         }
         if let Some(problem) = check_rejects(lake, slice, commit).await? {
             add(Fault::Rejects, &layout::rejects_file(slice), &problem);
@@ -249,8 +253,10 @@ pub(super) async fn look(
         examined.schema_version = commit.file.as_ref().map(|_| commit.schema_version);
         examined.has_duplicates = commit.reconcile == Verdict::MatchWithDuplicates;
         examined.is_unproven = commit.state == State::Closed && !commit.reconcile.has_equal_count();
-    } else if file.is_some() && *condition == Condition::Sound {
-        let Some(copy) = lake.local_copy(&table).await? else {
+    } else if let Some(file) = file
+        && *condition == Condition::Sound
+    {
+        let Some(copy) = lake.local_copy(&file.path).await? else {
             return Ok(examined);
         };
         let named = on_thread(move || slice_named_in(&copy.path))
@@ -262,12 +268,12 @@ pub(super) async fn look(
         {
             add(
                 Fault::UnexpectedFile,
-                &table,
+                &file.path,
                 "there is no ledger entry for it",
             );
         } else {
             let problem = format!("it is a copy of {}", named.unwrap_or_default());
-            let stray = Finding::stray(Fault::Foreign, &table, &problem);
+            let stray = Finding::stray(Fault::Foreign, &file.path, &problem);
             examined.findings.push(stray);
         }
     }
@@ -304,10 +310,10 @@ async fn check_table(
             found.size_bytes, expected.bytes
         ));
     }
-    if found.etag != expected.etag {
+    if !is_intact(Some(&expected), Some(found)) {
         return damaged("it is not the upload that the ledger speaks of".to_owned());
     }
-    let Some(copy) = lake.local_copy(&layout::table_file(slice)).await? else {
+    let Some(copy) = lake.local_copy(&found.path).await? else {
         return Ok(Err(missing(&expected)));
     };
     let commit = commit.clone();
@@ -320,12 +326,7 @@ async fn check_table(
 
 fn closed_to_us(slice: Slice, error: &LakeError) -> Finding {
     let problem = format!("{}. Let this user read it", chain(error));
-    Finding::new(
-        Fault::DamagedFile,
-        slice,
-        &layout::table_file(slice),
-        problem,
-    )
+    Finding::new(Fault::DamagedFile, slice, &Table::place_of(slice), problem)
 }
 
 fn missing(file: &PublishedFile) -> (Fault, String) {
@@ -339,7 +340,7 @@ async fn check_rejects(
     slice: Slice,
     commit: &Commit,
 ) -> Result<Option<String>, LakeError> {
-    let Some(RejectsFile {
+    let Some(PublishedFile {
         checksum: expected, ..
     }) = commit.rejects.clone()
     else {

@@ -7,7 +7,8 @@ use crate::cdr::columns;
 use crate::cdr::digest::{Digest, RowHasher};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, RowTally, Totals};
-use crate::lake::ledger::{Commit, PublishedFile};
+use crate::lake::PublishedFile;
+use crate::lake::ledger::Commit;
 use crate::slice_file::writer::{WriteError, checksum_of, read_footer, read_rows};
 
 /// Compares a file with what was published: first byte by byte, for only what is ours is worth

@@ -6,7 +6,7 @@ use super::check::{examine, look, on_thread};
 use super::{Fault, Finding, Scope};
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::State;
-use crate::lake::{Condition, Lake, LakeError, LedgerEntry};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, TableFiles};
 use crate::slice_file::writer::slice_named_in;
 use crate::store::layout;
 
@@ -23,10 +23,14 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
     let ledger = lake
         .entries(&everything.directions, everything.days)
         .await?;
-    let table = lake.table().await?;
-    let foreign = lake.foreign_files().await?;
+    let TableFiles {
+        of_slices: table,
+        foreign,
+    } = lake.table().files().await?;
+    let foreign_entries = lake.foreign_entries().await?;
     let mut strays: Vec<Finding> = foreign
         .iter()
+        .chain(&foreign_entries)
         .map(|path| Finding::stray(Fault::Foreign, path, "it belongs to no slice"))
         .collect();
     for path in rejects.into_keys() {
