@@ -393,3 +393,110 @@ fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a 
         .filter(|(likeness, _)| *likeness > 0.5)
         .map(|(_, name)| name)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::tests::{load_with, problem};
+    use super::*;
+    use crate::cdr::slice::Direction;
+    use crate::config::Overrides;
+
+    #[test]
+    fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
+        let file = "[lake]\nurl = 'a'\n[source]\nrequests = 2\nretry_base = '2s'";
+        let variables = [
+            ("CDRLAKE_SOURCE_REQUESTS", "3"),
+            ("CDRLAKE_SOURCE_RETRY_BASE", "3s"),
+            ("CDRLAKE_SOURCE_DIRECTIONS", "received, placed"),
+        ];
+        let flags = vec![("source.requests", "5".to_owned(), "--requests")];
+        let config = load_with(file, &variables, &flags).unwrap();
+        assert_eq!(config.source.requests, 5);
+        assert_eq!(config.source.retry_base, Duration::from_secs(3));
+        assert_eq!(config.source.directions, Direction::ALL);
+        let error = load_with(
+            file,
+            &[("CDRLAKE_SOURCE_REQUESTS", "many")],
+            &Overrides::new(),
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "variable CDRLAKE_SOURCE_REQUESTS: source.requests is not a whole number"
+        );
+        let error = load_with(
+            file,
+            &[],
+            &vec![("source.requests", "0".to_owned(), "--requests")],
+        )
+        .unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "flag --requests: source.requests is 0: it must be at least 1"
+        );
+        let small = [("CDRLAKE_PARQUET_ROW_GROUP_ROWS", "999")];
+        let error = load_with(file, &small, &Overrides::new()).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "variable CDRLAKE_PARQUET_ROW_GROUP_ROWS: parquet.row_group_rows is 999: it must be at least 1000"
+        );
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+        assert_eq!(
+            problem("[lake]\nurl = 'x'\n\n[source]\nretry_bose = '1s'"),
+            "line 5: there is no key source.retry_bose. Did you mean source.retry_base?"
+        );
+        assert_eq!(
+            problem("[lake]\nmax_rejects = 1"),
+            "line 2: there is no key lake.max_rejects. Did you mean quality.max_rejects?"
+        );
+        assert_eq!(
+            problem("[sourc]\nurl = 1"),
+            "line 1: there is no key sourc. Did you mean source?"
+        );
+        let mut settings = Settings::default();
+        let variables = ["CDRLAKE_LAKE_ULR", "CDRLAKE_PORTS", "CDRLAKE_PORT"];
+        let warnings = settings.read_variables(
+            variables
+                .into_iter()
+                .map(|name| (name.to_owned(), "y".to_owned())),
+        );
+        assert_eq!(
+            warnings[0],
+            "CDRLAKE_LAKE_ULR sets nothing. Did you mean CDRLAKE_LAKE_URL?"
+        );
+        assert_eq!(warnings.len(), 2, "{warnings:?}");
+        assert!(
+            load_with(
+                "lake.url = 'x'",
+                &[("CDRLAKE_LOG", "debug")],
+                &Overrides::new()
+            )
+            .is_ok()
+        );
+    }
+
+    #[test]
+    fn the_key_itself_is_refused_and_never_quoted() {
+        for text in [
+            "[source]\napi_key = 'SECRET'",
+            "[source]\napi_key = { key = 'SECRET' }",
+            "[privacy]\nkey = 'SECRET'",
+            "[source]\napi_key = 'SECRET",
+            "[source]\nkey = 'SECRET'",
+        ] {
+            let problem = problem(text);
+            assert!(!problem.contains("SECRET"), "{problem}");
+            assert!(problem.starts_with("line 2"), "{problem}");
+        }
+        let variable = ("CDRLAKE_SOURCE_API_KEY".to_owned(), "SECRET".to_owned());
+        let warnings = Settings::default().read_variables([variable].into_iter());
+        let warning =
+            "CDRLAKE_SOURCE_API_KEY sets nothing. Did you mean CDRLAKE_SOURCE_API_KEY_ENV?";
+        assert_eq!(warnings, [warning]);
+    }
+}

@@ -1,10 +1,10 @@
 use super::*;
 
-fn load(text: &str) -> Result<Config, ConfigError> {
+pub(super) fn load(text: &str) -> Result<Config, ConfigError> {
     load_with(text, &[], &Overrides::new())
 }
 
-fn load_with(
+pub(super) fn load_with(
     text: &str,
     variables: &[(&str, &str)],
     overrides: &Overrides,
@@ -23,7 +23,7 @@ fn load_with(
 }
 
 /// The message, without the temporary folder's name.
-fn problem(text: &str) -> String {
+pub(super) fn problem(text: &str) -> String {
     let error = load(text).unwrap_err().to_string();
     error
         .split_once("pipeline.toml, ")
@@ -124,47 +124,6 @@ fn a_share_from_which_a_slice_fails_lies_above_zero_and_a_tenth_is_enough() {
 }
 
 #[test]
-fn a_flag_wins_over_a_variable_and_a_variable_over_the_file() {
-    let file = "[lake]\nurl = 'a'\n[source]\nrequests = 2\nretry_base = '2s'";
-    let variables = [
-        ("CDRLAKE_SOURCE_REQUESTS", "3"),
-        ("CDRLAKE_SOURCE_RETRY_BASE", "3s"),
-        ("CDRLAKE_SOURCE_DIRECTIONS", "received, placed"),
-    ];
-    let flags = vec![("source.requests", "5".to_owned(), "--requests")];
-    let config = load_with(file, &variables, &flags).unwrap();
-    assert_eq!(config.source.requests, 5);
-    assert_eq!(config.source.retry_base, Duration::from_secs(3));
-    assert_eq!(config.source.directions, Direction::ALL);
-    let error = load_with(
-        file,
-        &[("CDRLAKE_SOURCE_REQUESTS", "many")],
-        &Overrides::new(),
-    )
-    .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "variable CDRLAKE_SOURCE_REQUESTS: source.requests is not a whole number"
-    );
-    let error = load_with(
-        file,
-        &[],
-        &vec![("source.requests", "0".to_owned(), "--requests")],
-    )
-    .unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "flag --requests: source.requests is 0: it must be at least 1"
-    );
-    let small = [("CDRLAKE_PARQUET_ROW_GROUP_ROWS", "999")];
-    let error = load_with(file, &small, &Overrides::new()).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "variable CDRLAKE_PARQUET_ROW_GROUP_ROWS: parquet.row_group_rows is 999: it must be at least 1000"
-    );
-}
-
-#[test]
 fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
     let file = "[lake]\nurl = 's3://calls/wavix'\nlease = '30s'\n[lake.options]\nregion = 'a'\nallow_http = true\n[limits]\nspool_dir = '/spool'";
     let variables = [("CDRLAKE_LAKE_OPTIONS_REGION", "b")];
@@ -186,42 +145,6 @@ fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
     assert_eq!(
         problem("[lake]\nurl = 'x'\n[lake.options]\nregion = ['a']"),
         "line 4: lake.options.region is no text, number, true or false"
-    );
-}
-
-#[test]
-fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
-    assert_eq!(
-        problem("[lake]\nurl = 'x'\n\n[source]\nretry_bose = '1s'"),
-        "line 5: there is no key source.retry_bose. Did you mean source.retry_base?"
-    );
-    assert_eq!(
-        problem("[lake]\nmax_rejects = 1"),
-        "line 2: there is no key lake.max_rejects. Did you mean quality.max_rejects?"
-    );
-    assert_eq!(
-        problem("[sourc]\nurl = 1"),
-        "line 1: there is no key sourc. Did you mean source?"
-    );
-    let mut settings = Settings::default();
-    let variables = ["CDRLAKE_LAKE_ULR", "CDRLAKE_PORTS", "CDRLAKE_PORT"];
-    let warnings = settings.read_variables(
-        variables
-            .into_iter()
-            .map(|name| (name.to_owned(), "y".to_owned())),
-    );
-    assert_eq!(
-        warnings[0],
-        "CDRLAKE_LAKE_ULR sets nothing. Did you mean CDRLAKE_LAKE_URL?"
-    );
-    assert_eq!(warnings.len(), 2, "{warnings:?}");
-    assert!(
-        load_with(
-            "lake.url = 'x'",
-            &[("CDRLAKE_LOG", "debug")],
-            &Overrides::new()
-        )
-        .is_ok()
     );
 }
 
@@ -336,51 +259,6 @@ fn no_calendar_is_overrun() {
 }
 
 #[test]
-fn the_key_itself_is_refused_and_never_quoted() {
-    for text in [
-        "[source]\napi_key = 'SECRET'",
-        "[source]\napi_key = { key = 'SECRET' }",
-        "[privacy]\nkey = 'SECRET'",
-        "[source]\napi_key = 'SECRET",
-        "[source]\nkey = 'SECRET'",
-    ] {
-        let problem = problem(text);
-        assert!(!problem.contains("SECRET"), "{problem}");
-        assert!(problem.starts_with("line 2"), "{problem}");
-    }
-    let variable = ("CDRLAKE_SOURCE_API_KEY".to_owned(), "SECRET".to_owned());
-    let warnings = Settings::default().read_variables([variable].into_iter());
-    let warning = "CDRLAKE_SOURCE_API_KEY sets nothing. Did you mean CDRLAKE_SOURCE_API_KEY_ENV?";
-    assert_eq!(warnings, [warning]);
-}
-
-#[test]
-fn the_key_s_whereabouts_come_from_one_place() {
-    let file = "lake.url = 'x'\nsource.api_key.file = 'f'";
-    let variable = [("CDRLAKE_SOURCE_API_KEY_ENV", "V")];
-    assert_eq!(
-        load(file).unwrap().source.api_key,
-        Some(KeySource::File("f".into()))
-    );
-    assert_eq!(
-        load_with(file, &variable, &Overrides::new())
-            .unwrap()
-            .source
-            .api_key,
-        Some(KeySource::Env("V".to_owned()))
-    );
-    let flags = vec![("source.api_key.env", "W".to_owned(), "--api-key-env")];
-    assert_eq!(
-        load_with(file, &variable, &flags).unwrap().source.api_key,
-        Some(KeySource::Env("W".to_owned()))
-    );
-    assert!(
-        problem("source.api_key = { env = 'A', file = 'b' }\nlake.url = 'x'")
-            .contains("more than one place")
-    );
-}
-
-#[test]
 fn a_path_that_only_a_shell_understands_is_refused_with_the_one_that_was_meant() {
     let home = std::env::var("HOME").unwrap();
     let home = home.trim_end_matches('/');
@@ -418,166 +296,6 @@ fn a_path_that_only_a_shell_understands_is_refused_with_the_one_that_was_meant()
     for path in ["./~", "a~b", "lake~", "./$HOME"] {
         assert!(load(&format!("lake.url = '{path}'")).is_ok(), "{path}");
     }
-}
-
-#[test]
-fn what_is_too_short_or_too_plain_is_no_key() {
-    let key = |text: &str| {
-        load(&format!(
-            "lake.url = 'x'\nsource.api_key.command = 'echo {text}'"
-        ))
-        .unwrap()
-        .api_key()
-    };
-    for (text, said) in [
-        (
-            "e",
-            "the output of echo holds 1 character, which is too short for a key. Is it",
-        ),
-        ("abc", "holds 3 characters, which is too short for a key"),
-        (
-            "aaaaaaaa",
-            "the output of echo holds one character again and again, which is no key",
-        ),
-    ] {
-        let problem = key(text).unwrap_err().to_string();
-        assert!(problem.contains(said), "{problem}");
-        assert!(!problem.contains("aaaa"), "{problem}");
-    }
-    assert!(key("demo").is_ok());
-}
-
-#[test]
-fn a_key_is_read_from_a_private_file_or_a_command() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("key");
-    std::fs::write(&path, "s3cret\n").unwrap();
-    let with = |source: String| {
-        load(&format!("lake.url = 'x'\nsource.api_key.{source}"))
-            .unwrap()
-            .api_key()
-    };
-    let file = || with(format!("file = '{}'", path.display()));
-    let mode =
-        |mode| std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-    let exposed = |key: SecretString| secrecy::ExposeSecret::expose_secret(&key).to_owned();
-    mode(0o600);
-    assert_eq!(exposed(file().unwrap()), "s3cret");
-    // A file of our own must not be readable by a group.
-    mode(0o440);
-    let problem = file().unwrap_err().to_string();
-    assert!(problem.contains("(mode 440)"), "{problem}");
-    // Of a group of this process, as Kubernetes mounts a secret with fsGroup; not of all.
-    let is_root = std::os::unix::fs::chown(&path, Some(61_999), None).is_ok();
-    for (bits, is_accepted) in [
-        (0o400, true),
-        (0o440, true),
-        (0o640, true),
-        (0o660, false),
-        (0o650, false),
-        (0o604, false),
-        (0o444, false),
-        (0o644, false),
-    ] {
-        mode(bits);
-        match file() {
-            Ok(_) => assert!(is_accepted, "{bits:o}"),
-            Err(_) if !is_root && bits & 0o077 == 0o040 => {}
-            Err(problem) => {
-                let problem = problem.to_string();
-                let said = format!("may be read by others (mode {bits:03o}). Run: chmod 600");
-                assert!(!is_accepted && problem.contains(&said), "{problem}");
-            }
-        }
-    }
-    // Nor of another group, where this process may give a file away.
-    mode(0o440);
-    if std::os::unix::fs::chown(&path, None, Some(61_999)).is_ok() {
-        let problem = file().unwrap_err().to_string();
-        assert!(problem.contains("(mode 440)"), "{problem}");
-    }
-    mode(0o600);
-    std::fs::write(&path, " \n").unwrap();
-    assert!(file().unwrap_err().to_string().ends_with("key is empty"));
-    std::fs::write(&path, "a\nb").unwrap();
-    assert!(
-        file()
-            .unwrap_err()
-            .to_string()
-            .contains("characters that no key has")
-    );
-
-    assert_eq!(
-        exposed(with("command = ['printf', 's3cret\\n']".to_owned()).unwrap()),
-        "s3cret"
-    );
-    assert!(
-        with("command = ['false']".to_owned())
-            .unwrap_err()
-            .to_string()
-            .contains("the command false failed")
-    );
-    assert!(
-        with("command = ['/no/such/program']".to_owned())
-            .unwrap_err()
-            .to_string()
-            .contains("cannot be run")
-    );
-    assert!(
-        with("env = 'CDRLAKE_TEST_UNSET'".to_owned())
-            .unwrap_err()
-            .to_string()
-            .contains("the variable CDRLAKE_TEST_UNSET is not set")
-    );
-}
-
-#[test]
-fn pseudonyms_take_a_key_that_is_long_and_private() {
-    use std::os::unix::fs::PermissionsExt;
-
-    let directory = tempfile::tempdir().unwrap();
-    let path = directory.path().join("key");
-    let of = |more: &str| {
-        load(&format!("lake.url = 'x'\nprivacy.{more}"))
-            .unwrap()
-            .privacy(false)
-    };
-    assert!(of("numbers = 'truncate'").unwrap().key().is_none());
-    let problem = of("numbers = 'pseudonymize'").unwrap_err().to_string();
-    assert!(
-        problem.contains("Set privacy.key") && problem.contains("openssl"),
-        "{problem}"
-    );
-    let file = format!(
-        "to_number = 'pseudonymize'\nprivacy.key.file = '{}'",
-        path.display()
-    );
-    for (key, mode, expected) in [
-        (
-            "0123456789abcdef0123456789abcde",
-            0o600,
-            "the key has 31 characters, and at least 32 are needed",
-        ),
-        (&"ab".repeat(40), 0o600, "hardly any different characters"),
-        (
-            "0123456789abcdef0123456789abcdef",
-            0o644,
-            "may be read by others (mode 644)",
-        ),
-    ] {
-        std::fs::write(&path, key).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(mode)).unwrap();
-        let problem = of(&file).unwrap_err().to_string();
-        assert!(problem.contains(expected), "{problem}");
-        assert!(!problem.contains(key), "{problem}");
-    }
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-    let privacy = of(&file).unwrap();
-    assert_eq!(privacy.key_id().map(str::len), Some(16));
-    let shown = format!("{privacy:?}");
-    assert!(!shown.contains("0123456789abcdef0"), "{shown}");
 }
 
 #[test]
@@ -625,37 +343,4 @@ fn a_lake_is_another_one_with_other_pseudonyms() {
     let (key, existing, wanted) = first.difference(&second).unwrap();
     assert_eq!(key, "privacy.key");
     assert!(existing.starts_with("the key with the id ") && existing != wanted);
-}
-
-#[test]
-fn a_command_for_a_key_that_hangs_or_never_stops_is_ended() {
-    let run = |command: &[&str], limit| {
-        let command: Vec<_> = command.iter().map(|&word| word.to_owned()).collect();
-        super::run_key_command(&command, Duration::from_millis(limit))
-    };
-    let problem = run(&["sleep", "300"], 50).unwrap_err();
-    assert!(problem.contains("did not end within 50ms"), "{problem}");
-    let problem = run(&["yes"], 60_000).unwrap_err();
-    assert!(
-        problem.contains("printed more than 16384 bytes"),
-        "{problem}"
-    );
-    assert_eq!(run(&["echo", "s3cret"], 60_000).as_deref(), Ok("s3cret\n"));
-    let problem = run(&["false"], 60_000).unwrap_err();
-    assert!(problem.contains("failed (exit status: 1)"), "{problem}");
-}
-
-#[test]
-fn a_key_in_place_of_its_file_or_command_is_not_shown() {
-    for place in ["file", "command"] {
-        let config = load(&format!(
-            "lake.url = 'x'\nsource.api_key.{place} = 'sk_live_abcdef'"
-        ));
-        let problem = config.unwrap().api_key().unwrap_err().to_string();
-        assert!(!problem.contains("sk_live"), "{problem}");
-        assert!(problem.contains("No such file"), "{problem}");
-    }
-    let missing = load("lake.url = 'x'\nsource.api_key.file = '/nowhere/key'").unwrap();
-    let problem = missing.api_key().unwrap_err().to_string();
-    assert!(problem.contains("/nowhere/key"), "{problem}");
 }

@@ -1,0 +1,334 @@
+//! What each key means: its type, its default, and what goes with what.
+
+use std::num::NonZeroU32;
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use parquet::basic::{Compression, ZstdLevel};
+use toml::Value;
+use url::Url;
+
+use super::secrets::key_source;
+use super::settings::Settings;
+use super::{
+    Config, ConfigError, LakeConfig, LimitsConfig, Origin, PrivacyConfig, QualityConfig, Reconcile,
+    SourceConfig, Via, WindowConfig, values,
+};
+use crate::body::reader::MAX_RECORD_BYTES;
+use crate::cdr::slice::Direction;
+use crate::privacy::{Mode, Modes};
+use crate::slice_file::options::ParquetOptions;
+use crate::store::MAX_LEASE_EXPIRY;
+use crate::store::location::is_loopback;
+
+/// Least rows of a row group: the footer has some kilobytes of each, and lies in memory until the file is complete.
+const MIN_ROW_GROUP_ROWS: i64 = 1_000;
+
+/// The configuration that `settings` make, with defaults for what they leave out.
+///
+/// # Errors
+/// [`ConfigError`] for the first thing that is wrong.
+pub(super) fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
+    let config = Config {
+        source: source(settings)?,
+        window: WindowConfig {
+            start: settings.get("window.start", values::day)?,
+            timezone: settings
+                .get("window.timezone", timezone)?
+                .unwrap_or(TimeZone::UTC),
+            lookback_days: settings
+                .get("window.lookback_days", lookback_days)?
+                .unwrap_or(3),
+            settle_hours: settings
+                .get("window.settle_hours", values::integer(0))?
+                .unwrap_or(24),
+        },
+        parquet: ParquetOptions {
+            compression: settings
+                .get("parquet.compression", compression)?
+                .unwrap_or(Compression::ZSTD(ZstdLevel::default())),
+            row_group_rows: settings
+                .get(
+                    "parquet.row_group_rows",
+                    values::integer(MIN_ROW_GROUP_ROWS),
+                )?
+                .unwrap_or(1 << 20),
+            row_group_bytes: settings
+                .get("parquet.row_group_bytes", values::memory_bytes)?
+                .unwrap_or(16 << 20),
+        },
+        quality: QualityConfig {
+            dedupe: settings
+                .get("quality.dedupe", values::boolean)?
+                .unwrap_or(true),
+            max_rejects: settings
+                .get("quality.max_rejects", values::integer(0))?
+                .unwrap_or(10),
+            max_reject_ratio: settings
+                .get("quality.max_reject_ratio", values::ratio)?
+                .unwrap_or(0.001),
+            fail_reject_ratio: settings
+                .get("quality.fail_reject_ratio", values::positive_ratio)?
+                .unwrap_or(0.1),
+            reconcile: settings
+                .get(
+                    "quality.reconcile",
+                    values::one_of(&[
+                        ("fail", Reconcile::Fail),
+                        ("warn", Reconcile::Warn),
+                        ("off", Reconcile::Off),
+                    ]),
+                )?
+                .unwrap_or(Reconcile::Fail),
+        },
+        privacy: privacy(settings)?,
+        limits: limits(settings)?,
+        // Last, so that what is wrong in the file is said before what is missing from it.
+        lake: lake(settings)?,
+    };
+    if config.parquet.row_group_bytes > config.limits.memory {
+        let problem = "parquet.row_group_bytes is more than limits.memory: not one row group would fit. Lower it, or raise limits.memory";
+        return Err(ConfigError::new(
+            settings.origin("parquet.row_group_bytes"),
+            problem,
+        ));
+    }
+    Ok(config)
+}
+
+fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {
+    let mode = |key| {
+        let words = values::one_of(&[
+            ("keep", Mode::Keep),
+            ("truncate", Mode::Truncate),
+            ("pseudonymize", Mode::Pseudonymize),
+        ]);
+        settings.get(key, words)
+    };
+    let numbers = mode("privacy.numbers")?.unwrap_or_default();
+    Ok(PrivacyConfig {
+        numbers,
+        modes: Modes {
+            from_number: mode("privacy.from_number")?.unwrap_or(numbers),
+            to_number: mode("privacy.to_number")?.unwrap_or(numbers),
+            destination: mode("privacy.destination")?.unwrap_or(numbers),
+            extra: mode("privacy.extra")?.unwrap_or(numbers),
+        },
+        key: key_source(
+            settings,
+            ["privacy.key.env", "privacy.key.file", "privacy.key.command"],
+        )?,
+        fetched: OnceLock::new(),
+    })
+}
+
+fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
+    let memory = settings
+        .get("limits.memory", values::memory_bytes)?
+        .unwrap_or(256 << 20);
+    // Some are uploaded while others are fetched.
+    let most = (memory as u64 / 4).max(1);
+    let single_put_bytes = settings.get("limits.single_put_bytes", values::bytes)?;
+    if single_put_bytes.is_some_and(|bytes| bytes > most) {
+        let problem = "limits.single_put_bytes is more than a quarter of limits.memory, in which such files lie while they are uploaded";
+        let origin = settings.origin("limits.single_put_bytes");
+        return Err(ConfigError::new(origin, problem));
+    }
+    let max_record_bytes = settings
+        .get("limits.max_record_bytes", values::memory_bytes)?
+        .unwrap_or(1 << 20);
+    if max_record_bytes > MAX_RECORD_BYTES {
+        let problem = "limits.max_record_bytes is more than 256MiB: no call is as long, and a column of such texts cannot be written";
+        let origin = settings.origin("limits.max_record_bytes");
+        return Err(ConfigError::new(origin, problem));
+    }
+    Ok(LimitsConfig {
+        max_record_bytes,
+        max_slice_bytes: settings
+            .get("limits.max_slice_bytes", values::bytes)?
+            .unwrap_or(100 << 30),
+        memory,
+        // What every store takes in one request is far more.
+        single_put_bytes: single_put_bytes.unwrap_or(most.min(16 << 20)).min(5 << 30),
+        spool_dir: settings
+            .get("limits.spool_dir", values::path)?
+            .unwrap_or_else(std::env::temp_dir),
+    })
+}
+
+fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
+    let url = settings
+        .get("source.url", http_url)?
+        .unwrap_or_else(|| Url::parse("https://api.wavix.com").expect("a valid constant"));
+    let allow_http = settings
+        .get("source.allow_http", values::boolean)?
+        .unwrap_or(false);
+    if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
+        let problem = "source.url is plain http: the API key and every call would cross the network in clear. Use https, or set source.allow_http = true";
+        return Err(ConfigError::new(settings.origin("source.url"), problem));
+    }
+    let directions = settings.get("source.directions", |value| {
+        let mut directions = values::list(value)?
+            .iter()
+            .map(|text| {
+                text.parse::<Direction>()
+                    .map_err(|problem| format!("is wrong: {problem}"))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        directions.sort_unstable();
+        directions.dedup();
+        if directions.is_empty() {
+            Err("is empty: name \"placed\", \"received\" or both".to_owned())
+        } else {
+            Ok(directions)
+        }
+    })?;
+    let config = SourceConfig {
+        url,
+        api_key: key_source(
+            settings,
+            [
+                "source.api_key.env",
+                "source.api_key.file",
+                "source.api_key.command",
+            ],
+        )?,
+        via: settings
+            .get(
+                "source.via",
+                values::one_of(&[
+                    ("stream", Via::Stream),
+                    ("pages", Via::Pages),
+                    ("csv", Via::Csv),
+                ]),
+            )?
+            .unwrap_or(Via::Stream),
+        directions: directions.unwrap_or_else(|| Direction::ALL.to_vec()),
+        disposition: settings
+            .get("source.disposition", values::text)?
+            .unwrap_or_else(|| "all".to_owned()),
+        sip_trunk: settings.get("source.sip_trunk", values::text)?,
+        from_search: settings.get("source.from_search", values::text)?,
+        to_search: settings.get("source.to_search", values::text)?,
+        requests: settings
+            .get("source.requests", values::integer(1))?
+            .unwrap_or(4),
+        requests_per_minute: settings
+            .get("source.requests_per_minute", values::integer(0))?
+            .and_then(NonZeroU32::new),
+        max_attempts: settings
+            .get("source.max_attempts", values::integer(1))?
+            .unwrap_or(8),
+        retry_base: settings
+            .get("source.retry_base", values::duration)?
+            .unwrap_or(Duration::from_secs(1)),
+        retry_max: settings
+            .get("source.retry_max", values::duration)?
+            .unwrap_or(Duration::from_mins(1)),
+        stall_timeout: settings
+            .get("source.stall_timeout", values::duration)?
+            .unwrap_or(Duration::from_mins(1)),
+        max_elapsed: settings
+            .get("source.max_elapsed", values::duration)?
+            .unwrap_or(Duration::from_mins(30)),
+        min_throughput: settings
+            .get("source.min_throughput", values::bytes_per_second)?
+            .unwrap_or(1 << 10),
+        compression: settings
+            .get("source.compression", values::boolean)?
+            .unwrap_or(true),
+        ca_file: settings.get("source.ca_file", values::path)?,
+        assume_timezone: settings.get("source.assume_timezone", timezone)?,
+    };
+    if config.retry_max < config.retry_base {
+        let problem = "source.retry_max is shorter than source.retry_base";
+        return Err(ConfigError::new(
+            settings.origin("source.retry_max"),
+            problem,
+        ));
+    }
+    Ok(config)
+}
+
+fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
+    let file_mode = settings.get("lake.file_mode", |value| {
+        let text = values::text(value)?;
+        u32::from_str_radix(&text, 8).ok().filter(|mode| mode & !0o666 == 0 && mode & 0o600 == 0o600).ok_or_else(|| {
+            "is not a file mode that its owner can read and write: write \"0600\", \"0640\" or \"0644\"".to_owned()
+        })
+    })?;
+    let account = settings.get("lake.account", values::text)?;
+    let lease = settings.get("lake.lease", lease)?;
+    let Some(url) = settings.get("lake.url", |value| values::text(value)?.parse())? else {
+        let problem = "lake.url is not set: where should the lake lie? Set it in pipeline.toml, or use --lake";
+        return Err(ConfigError::new(Origin::Unset, problem));
+    };
+    Ok(LakeConfig {
+        url,
+        options: settings.options()?,
+        lease: lease.unwrap_or(Duration::from_mins(1)),
+        file_mode: file_mode.unwrap_or(0o600),
+        account,
+    })
+}
+
+fn http_url(value: &Value) -> Result<Url, String> {
+    let url = Url::parse(&values::text(value)?)
+        .map_err(|error| format!("is not a URL ({error}): write https://host"))?;
+    if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
+        return Err("is not an http address: write https://host".to_owned());
+    }
+    if !url.username().is_empty()
+        || url.password().is_some()
+        || url.query().is_some()
+        || url.fragment().is_some()
+    {
+        return Err("holds more than an address. The key belongs to source.api_key, filters to keys of their own".to_owned());
+    }
+    Ok(url)
+}
+
+/// How long leases bar others. A shorter one would be lost to a slow answer.
+fn lease(value: &Value) -> Result<Duration, String> {
+    let lease = values::duration(value)?;
+    if lease < Duration::from_secs(5) {
+        Err("is shorter than 5 s: a slow answer of the store would end a run's work".to_owned())
+    } else if lease > MAX_LEASE_EXPIRY {
+        Err(
+            "is longer than an hour: so long would a dead run keep others from its slices"
+                .to_owned(),
+        )
+    } else {
+        Ok(lease)
+    }
+}
+
+fn timezone(value: &Value) -> Result<TimeZone, String> {
+    let name = values::text(value)?;
+    TimeZone::get(&name)
+        .map_err(|_| format!("is \"{name}\", which is no time zone: write an IANA name, such as \"UTC\" or \"America/New_York\""))
+}
+
+/// A number of days that a calendar can go back: up to a century.
+fn lookback_days(value: &Value) -> Result<u32, String> {
+    let days = values::integer(0)(value)?;
+    if days > 36_500 {
+        Err(format!("is {days}: at most 36500 days, a century"))
+    } else {
+        Ok(days)
+    }
+}
+
+fn compression(value: &Value) -> Result<Compression, String> {
+    let text = values::text(value)?;
+    match text.parse::<Compression>() {
+        Ok(
+            compression @ (Compression::ZSTD(_) | Compression::SNAPPY | Compression::UNCOMPRESSED),
+        ) => Ok(compression),
+        _ if text == "zstd" => Ok(Compression::ZSTD(ZstdLevel::default())),
+        _ => Err(format!(
+            "is \"{text}\": write \"zstd(1)\" (levels 1 to 22), \"snappy\" or \"uncompressed\""
+        )),
+    }
+}
