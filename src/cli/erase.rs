@@ -2,7 +2,6 @@
 
 use std::fmt::Write;
 use std::io::BufRead;
-use std::sync::Arc;
 
 use clap::Args;
 use serde_json::json;
@@ -16,10 +15,8 @@ use super::{
     interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
-use crate::lake::Lake;
-use crate::ops::open::{existing_lake, open_lake};
-use crate::ops::removal::erase::{self, Search, erase};
-use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers};
+use crate::ops::removal::erase::{Erasure, Search};
+use crate::ops::removal::number::NumberFound;
 
 /// Take every call of a number out of the lake, rejects included, and keep it out of everything that is fetched later.
 #[derive(Clone, Debug, Args)]
@@ -40,7 +37,6 @@ pub(super) struct EraseArgs {
 }
 
 pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, CommandError> {
-    let usage = |problem: &str| CommandError::new(Exit::Usage, problem);
     let config = args.config.load()?;
     let number = match args.number.as_str() {
         "-" => {
@@ -50,71 +46,24 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
         }
         number => number.trim().to_owned(),
     };
-    if !holds_a_number_or_name(&number) {
-        return Err(usage(
-            "--number holds no number: write it in full, such as +13025550101",
-        ));
-    }
-    if holds_several_numbers(&number) {
-        return Err(usage(
-            "--number holds more than one number: erase them one at a time",
-        ));
-    }
-    let modes = config.privacy.modes;
-    if modes.include(Mode::Truncate) {
-        return Err(usage(
-            "this lake drops the last four digits of numbers (privacy.numbers, or that of a column, is truncate): what is left cannot be told to be of one number, so none can be erased for certain. `cdrlake prune` removes whole days",
-        ));
-    }
-    let existing = existing_lake(&config, true).await?;
-    let with_key = config.privacy(true)?;
-    let key = with_key.key().expect("it was asked for");
-    let token = key.token(&number);
-    let filters = [&config.source.from_search, &config.source.to_search];
-    if filters
-        .into_iter()
-        .flatten()
-        .any(|filter| key.token(filter) == token)
-    {
-        return Err(usage(
-            "the lake is filtered by that number (source.from_search or to_search): all of it is about it, and lake.json names it. Remove the whole lake",
-        ));
-    }
-    let privacy = Arc::new(
-        with_key
-            .suppressing([token.clone()])
-            .expect("there is a key"),
-    );
-    let lake = if args.dry_run {
-        existing
-    } else {
-        open_lake(&config, true).await?
-    };
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let slices = erase::slices(&lake).await?;
-    let bar = screen.bar(slices.len());
-    let done = || bar.inc(1);
-    let found = tokio::select! {
-        () = interrupt.cancelled() => {
-            screen.say("Nothing was changed, and the number is not on the list.");
-            return Ok(Exit::Interrupted);
-        }
-        found = erase::search(&lake, &slices, &privacy, &done) => found,
+    let observer = screen.observer();
+    let found = NumberFound::search(&config, &number, !args.dry_run, &*observer, &interrupt);
+    let Some(found) = found.await? else {
+        screen.say("Nothing was changed, and the number is not on the list.");
+        return Ok(Exit::Interrupted);
     };
-    bar.finish_and_clear();
-    let known = lake.suppression().await?;
-    let known = known.and_then(|list| list.get(&token).cloned());
     if args.dry_run {
-        return print(dry_run(args, &found).as_bytes());
+        return print(dry_run(args, &found.search).as_bytes());
     }
-    if found.holding().next().is_none() && known.is_none() && !args.even_if_absent {
-        return Err(nothing_found(&found));
-    }
-    change(args, &config, &lake, &token, &found, screen, &interrupt).await
+    let erasure = found.erase(&config, args.even_if_absent, &*observer, &interrupt);
+    let erasure = erasure.await?;
+    print(outcome(args, &config, &found.search, &erasure).as_bytes())?;
+    Ok(exit_of_removal(&erasure.report))
 }
 
 /// The number is nowhere, as far as could be seen.
-fn nothing_found(found: &Search) -> CommandError {
+pub(super) fn nothing_found(found: &Search) -> CommandError {
     let problem = match found.problems.iter().next() {
         Some((slice, problem)) => format!(
             "the number was not found, but {} could not be looked at, the first being {slice}: {problem}. Run `cdrlake verify`, and erase again. Nothing was changed",
@@ -166,23 +115,10 @@ fn dry_run(args: &EraseArgs, found: &Search) -> String {
     text
 }
 
-async fn change(
-    args: &EraseArgs,
-    config: &Config,
-    lake: &Lake,
-    token: &Token,
-    found: &Search,
-    screen: &Screen,
-    interrupt: &tokio_util::sync::CancellationToken,
-) -> Result<Exit, CommandError> {
-    let bar = screen.bar(found.slices.len() + found.problems.len());
-    let erasure = erase(lake, config, token, found, interrupt, &|| {
-        bar.inc(1);
-    })
-    .await?;
-    bar.finish_and_clear();
+/// What was erased, and what is left to do.
+fn outcome(args: &EraseArgs, config: &Config, found: &Search, erasure: &Erasure) -> String {
     let report = &erasure.report;
-    let text = match args.output.format {
+    match args.output.format {
         OutputFormat::Json => json_text(&json!({ "complete": erasure.is_complete, "run": report })),
         OutputFormat::Text => {
             let mut text = String::new();
@@ -220,7 +156,5 @@ async fn change(
             text.push_str(&hint_for_warehouses(report));
             text
         }
-    };
-    print(text.as_bytes())?;
-    Ok(exit_of_removal(report))
+    }
 }

@@ -8,10 +8,8 @@ use super::progress::Screen;
 use super::run::OutputArgs;
 use super::table::counted;
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
+use crate::ops::gc::collect_garbage;
 use crate::ops::open::existing_lake;
-use crate::ops::run::reports;
-use crate::store::Garbage;
-use crate::store::spool;
 
 /// Remove what dead runs left: files on their way, leases, uploads that were never completed; and
 /// reports of runs that ended more than 90 days ago.
@@ -32,24 +30,7 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
             expiry.as_secs()
         ));
     }
-    // A lease means nothing where conditions do not.
-    lake.honours_conditions().await?;
-    let mut garbage = Garbage::default();
-    // Where `load` splits exports, whatever the lake.
-    match spool::sweep(&config.limits.spool_dir) {
-        Ok(spools) => {
-            let spools = spools.iter().map(|path| path.display().to_string());
-            garbage.removed.extend(spools);
-        }
-        Err(error) => {
-            let place = config.limits.spool_dir.display();
-            garbage.left.push(format!("{place}: {error}"));
-        }
-    }
-    let collected = lake.collect_garbage().await?;
-    garbage.removed.extend(collected.removed);
-    garbage.left.extend(collected.left);
-    reports::remove_old(&lake, Timestamp::now(), &mut garbage).await?;
+    let garbage = collect_garbage(&config, &lake, Timestamp::now()).await?;
     let text = match args.output.format {
         OutputFormat::Json => json_text(&json!(garbage)),
         OutputFormat::Text => {

@@ -464,6 +464,12 @@ impl From<ops::Error> for CommandError {
                 ),
             ),
             ops::Error::Export(error) => error.into(),
+            ops::Error::Source(error) => error.into(),
+            ops::Error::CheckUnderWay
+            | ops::Error::IgnoresConditions
+            | ops::Error::NotProven { .. }
+            | ops::Error::Uncertain { .. } => Self::new(Exit::Failed, error.to_string()),
+            ops::Error::NumberNotFound { found } => erase::nothing_found(&found),
             ops::Error::Undated { undated } => load::undated(&undated),
             ops::Error::Spool(error) => Self::new(
                 Exit::Usage,

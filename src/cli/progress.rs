@@ -97,7 +97,7 @@ impl Screen {
     }
 
     /// A bar that counts `slices` slices; a hidden one where bars are not shown.
-    pub(super) fn bar(&self, slices: usize) -> ProgressBar {
+    fn bar(&self, slices: usize) -> ProgressBar {
         if !self.shows_bars || slices == 0 {
             return ProgressBar::hidden();
         }

@@ -19,8 +19,7 @@ use super::{
 use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::lake::report::{RunReport, SliceReport};
-use crate::ops::open::{existing_lake, open_lake};
-use crate::ops::removal::prune::{OldSlice, find_old, prune};
+use crate::ops::removal::prune::{OldSlice, first_kept, preview, prune_before};
 
 /// Remove days that are older than they may be kept, for good: their rows and their rejects.
 #[derive(Clone, Debug, Args)]
@@ -60,11 +59,9 @@ fn parse_age(text: &str) -> Result<Span, String> {
 
 pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
-    let before = first_kept(&config, args.older_than)?;
+    let before = first_kept(&config, args.older_than, Timestamp::now())?;
     if args.dry_run {
-        // Whose calls a lake holds does not matter to who only looks.
-        let lake = existing_lake(&config, false).await?;
-        let old = find_old(&lake, before).await?;
+        let old = preview(&config, before).await?;
         let text = match args.output.format {
             OutputFormat::Json => json_text(&json!({ "before": before, "slices": listed(&old) })),
             OutputFormat::Text => {
@@ -78,44 +75,25 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
         };
         return print(text.as_bytes());
     }
-    existing_lake(&config, true).await?;
-    let lake = open_lake(&config, false).await?;
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let old = find_old(&lake, before).await?;
-    if old.is_empty() {
-        let text = match args.output.format {
-            OutputFormat::Json => json_text(&json!({ "before": before, "run": null })),
-            OutputFormat::Text => format!("The lake holds nothing of before {before}.\n"),
-        };
-        return print(text.as_bytes());
-    }
-    let bar = screen.bar(old.len());
-    let slices = old.keys().copied().collect();
-    let report = prune(&lake, &slices, &interrupt, &|| bar.inc(1)).await?;
-    bar.finish_and_clear();
-    let text = match args.output.format {
-        OutputFormat::Json => json_text(&json!({ "before": before, "run": report })),
-        OutputFormat::Text => {
+    let pruned = prune_before(&config, before, &*screen.observer(), &interrupt).await?;
+    let text = match (args.output.format, &pruned.report) {
+        (OutputFormat::Json, report) => json_text(&json!({ "before": before, "run": report })),
+        (OutputFormat::Text, None) => format!("The lake holds nothing of before {before}.\n"),
+        (OutputFormat::Text, Some(report)) => {
             let failed = report.slices.iter().filter(|slice| slice.error.is_some());
             let failed: Vec<Slice> = failed.map(SliceReport::slice).collect();
-            let removed = old.iter().filter(|(slice, _)| !failed.contains(slice));
+            let removed = pruned.old.iter();
+            let removed = removed.filter(|(slice, _)| !failed.contains(slice));
             let removed = removed.map(|(slice, old)| (*slice, *old)).collect();
-            render(&removed, before, "removed") + &conclusion(&config, &report, before)
+            render(&removed, before, "removed") + &conclusion(&config, report, before)
         }
     };
     print(text.as_bytes())?;
-    Ok(exit_of_removal(&report))
-}
-
-/// The first day that is kept, where the account cuts days.
-fn first_kept(config: &Config, age: Span) -> Result<Date, CommandError> {
-    let today = Timestamp::now()
-        .to_zoned(config.window.timezone.clone())
-        .date();
-    today.checked_sub(age).map_err(|_| {
-        let problem = "--older-than reaches back beyond the calendar";
-        CommandError::new(Exit::Usage, problem)
-    })
+    Ok(pruned
+        .report
+        .as_ref()
+        .map_or(Exit::Success, exit_of_removal))
 }
 
 fn listed(old: &BTreeMap<Slice, OldSlice>) -> Vec<serde_json::Value> {

@@ -3,11 +3,15 @@
 use std::io;
 use std::path::PathBuf;
 
+use super::removal::erase::Search;
+use crate::cdr::slice::Slice;
 use crate::config::ConfigError;
 use crate::lake::LakeError;
+use crate::source::SourceError;
 use crate::source::files::{ExportError, Undated};
 use crate::store::StoreError;
 use crate::store::location::Location;
+use crate::warehouse::DdlError;
 
 /// There is no result.
 #[derive(Debug, thiserror::Error)]
@@ -59,6 +63,42 @@ pub enum Error {
     Undated {
         /// How many, and the first of them.
         undated: Undated,
+    },
+    /// A warehouse takes no such table.
+    #[error(transparent)]
+    Warehouse(#[from] DdlError),
+    /// The source does not answer, or refuses.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// Another check of the lake writes where this one would.
+    #[error("another check of this lake is under way. Try again")]
+    CheckUnderWay,
+    /// Two runs could harm each other.
+    #[error(
+        "the file system does not honour conditional writes, so two runs could harm each other"
+    )]
+    IgnoresConditions,
+    /// What the lake holds of a slice is not certain.
+    #[error(
+        "the ledger does not say for certain what the lake holds of {slice}: a run died over it, or its entry is damaged. `cdrlake run` mends it"
+    )]
+    Uncertain {
+        /// Which one.
+        slice: Slice,
+    },
+    /// The demo's lake does not hold what was sent.
+    #[error("{slice}: {problem}. Please report this: it is a bug in cdrlake")]
+    NotProven {
+        /// Which slice.
+        slice: Slice,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The lake holds nothing of a number, as far as could be seen.
+    #[error("the number was not found in {} slices", found.slices.len())]
+    NumberNotFound {
+        /// What was looked at.
+        found: Search,
     },
     /// Files on their way into a bucket have no place on this machine.
     #[error(transparent)]

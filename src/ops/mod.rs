@@ -1,8 +1,10 @@
 //! What a user asks for: a plan and the run that carries it out, a look at what is there, and the
 //! removal of calls.
 
+pub mod check;
 pub mod days;
 mod error;
+pub mod gc;
 pub mod job;
 pub mod load;
 mod observer;
@@ -13,6 +15,7 @@ pub mod removal;
 pub mod run;
 pub mod status;
 pub mod verify;
+pub mod warehouse;
 
 pub use error::Error;
 pub use observer::Observer;

@@ -4,6 +4,7 @@
 //! (`/v1/cdrs`), the paths of before June 2026 (`/v1/cdr/all`, `/v1/cdr`), the export in CSV
 //! (`/v1/cdr.csv`), a bearer key or `appid`, and every filter. Days are UTC days.
 
+pub mod demo;
 mod faults;
 mod generator;
 #[cfg(test)]

@@ -3,15 +3,73 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use jiff::civil::Date;
+use jiff::{Span, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::Removal;
 use crate::cdr::slice::{Direction, Slice};
+use crate::config::Config;
 use crate::error::chain;
 use crate::lake::ledger::State;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport};
 use crate::lake::{Lake, LakeError};
+use crate::ops::days::today;
+use crate::ops::open::{existing_lake, open_lake};
+use crate::ops::{Error, Observer};
 use crate::store::layout;
+
+/// What was pruned.
+#[derive(Debug)]
+pub struct Pruned {
+    /// The slices that were too old.
+    pub old: BTreeMap<Slice, OldSlice>,
+    /// What became of them; `None` if there were none.
+    pub report: Option<RunReport>,
+}
+
+/// The first day that is kept at `now`, where the account cuts days, of those that are kept for
+/// `age`.
+///
+/// # Errors
+/// [`Error::Usage`] if there is no such day.
+pub fn first_kept(config: &Config, age: Span, now: Timestamp) -> Result<Date, Error> {
+    let first = today(&config.window, now).checked_sub(age);
+    first.map_err(|_| Error::Usage("--older-than reaches back beyond the calendar".to_owned()))
+}
+
+/// What [`prune_before`] would remove of the lake that `config` names.
+///
+/// # Errors
+/// [`Error`] if there is no lake, or it cannot be listed.
+pub async fn preview(config: &Config, before: Date) -> Result<BTreeMap<Slice, OldSlice>, Error> {
+    // Whose calls a lake holds does not matter to who only looks.
+    let lake = existing_lake(config, false).await?;
+    Ok(find_old(&lake, before).await?)
+}
+
+/// Removes the days before `before` from the lake that `config` names.
+///
+/// # Errors
+/// [`Error`] if there is no lake, or it cannot be written at all.
+pub async fn prune_before(
+    config: &Config,
+    before: Date,
+    observer: &dyn Observer,
+    interrupt: &CancellationToken,
+) -> Result<Pruned, Error> {
+    existing_lake(config, true).await?;
+    let lake = open_lake(config, false).await?;
+    let old = find_old(&lake, before).await?;
+    let mut report = None;
+    if !old.is_empty() {
+        observer.slices_began(old.len());
+        let slices = old.keys().copied().collect();
+        let done = || observer.slice_looked_at();
+        report = Some(prune(&lake, &slices, interrupt, &done).await?);
+        observer.ended();
+    }
+    Ok(Pruned { old, report })
+}
 
 /// What there is of a slice that is too old.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

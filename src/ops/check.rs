@@ -1,0 +1,176 @@
+//! Would a run work? Key, API, treatment of numbers and lake, tried one by one.
+
+use std::path::Path as FilePath;
+
+use jiff::Timestamp;
+use object_store::path::Path;
+use secrecy::SecretString;
+
+use super::Error;
+use super::days::today;
+use super::open::{Place, find_any_lake, find_lake};
+use super::run::IGNORES_CONDITIONS;
+use crate::cdr::slice::Slice;
+use crate::config::{Config, KeySource};
+use crate::error::counted;
+use crate::source::Source;
+use crate::source::wavix::Api;
+use crate::store::layout::{LEASES, LOCKS, STAGING, TABLE};
+use crate::store::location::Location;
+use crate::store::probe;
+
+/// What is written to see whether it can be.
+const PROBE: &str = "_cdrlake/leases/check.probe";
+
+/// One thing that was tried.
+#[derive(Debug)]
+pub struct Checked {
+    /// What: `key`, `API`, `numbers` or `lake`.
+    pub what: &'static str,
+    /// What was found, in words.
+    pub found: Result<String, Error>,
+}
+
+/// Tries everything that a run needs, one after the other. The API is left out without a key, and
+/// numbers where nothing becomes of them.
+pub async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
+    let mut checks = Vec::new();
+    let mut note = |what, found| checks.push(Checked { what, found });
+    match config.api_key() {
+        Err(error) => note("key", Err(error.into())),
+        Ok(key) => {
+            let place = config
+                .source
+                .api_key
+                .as_ref()
+                .map_or_else(String::new, KeySource::to_string);
+            note("key", Ok(format!("found in {place}")));
+            note("API", ask_api(config, key, now).await);
+        }
+    }
+    if let Some(numbers) = describe_privacy(config).await.transpose() {
+        note("numbers", numbers);
+    }
+    note("lake", try_lake(config).await);
+    checks
+}
+
+/// What becomes of phone numbers, where anything does.
+async fn describe_privacy(config: &Config) -> Result<Option<String>, Error> {
+    // What is wrong with the lake is said of the lake.
+    let erased = match find_any_lake(config).await {
+        Ok(Some(lake)) => lake.suppression().await?,
+        _ => None,
+    };
+    let privacy = config.privacy(erased.is_some() || config.privacy.key.is_some())?;
+    if privacy.keeps_all() && privacy.key().is_none() {
+        return Ok(None);
+    }
+    if let Some(list) = &erased {
+        list.must_be_of(&privacy)?;
+    }
+    let modes = privacy.modes().by_column();
+    let modes = modes.map(|(column, mode)| format!("{column} {}", mode.as_str()));
+    let key = privacy.key().map_or_else(String::new, |key| {
+        let erased = erased.map_or(0, |list| list.numbers.len());
+        format!("; key id {}, {erased} erased", key.id())
+    });
+    Ok(Some(format!("{}{key}", modes.join(", "))))
+}
+
+/// Asks for the count of yesterday's calls: it needs the same address, key and rights as a run.
+async fn ask_api(config: &Config, key: SecretString, now: Timestamp) -> Result<String, Error> {
+    let source = Api::try_new(&config.source, Some(key))?;
+    let today = today(&config.window, now);
+    let day = today.yesterday().unwrap_or(today);
+    let slice = Slice {
+        day,
+        direction: config.source.directions[0],
+    };
+    let total = source.count(slice).await?;
+    Ok(format!(
+        "{} answers; {} {} on {day}",
+        config.source.url,
+        counted(total, "call", "calls"),
+        slice.direction
+    ))
+}
+
+/// Tries what a run needs of the lake.
+async fn try_lake(config: &Config) -> Result<String, Error> {
+    if let Some(lake) = find_lake(config).await? {
+        for remark in &lake.remarks {
+            tracing::warn!("{remark}");
+        }
+    }
+    match &config.lake.url {
+        Location::Directory(root) => try_directory(config, root).await,
+        Location::Bucket(_) => try_bucket(config).await,
+    }
+}
+
+/// Tries a directory. Directories made for that are removed again.
+async fn try_directory(config: &Config, root: &FilePath) -> Result<String, Error> {
+    let root = std::path::absolute(root)?;
+    let missing: Vec<_> = [STAGING, LOCKS, LEASES]
+        .iter()
+        .flat_map(|path| {
+            root.join(path)
+                .ancestors()
+                .map(FilePath::to_owned)
+                .collect::<Vec<_>>()
+        })
+        .filter(|path| !path.exists())
+        .collect();
+    let tried = try_writing(config).await;
+    if !missing.is_empty() {
+        // The lock of the probe's directory, in which nothing else is written conditionally.
+        drop(std::fs::remove_file(
+            root.join(LOCKS).join("_cdrlake-leases.lock"),
+        ));
+    }
+    // Empty ones only: a run may have begun its work there in the meantime.
+    for directory in missing {
+        drop(std::fs::remove_dir(directory));
+    }
+    tried.map(|()| "writable; conditional writes honoured".to_owned())
+}
+
+async fn try_writing(config: &Config) -> Result<(), Error> {
+    let place = Place::of(config)?;
+    place.prepare()?;
+    let store = place.store();
+    let Some(lease) = store
+        .try_lease(&Path::from(format!("{LEASES}/check.lock")))
+        .await?
+    else {
+        return Err(Error::CheckUnderWay);
+    };
+    // A fixed name, so that what a killed check left is overwritten.
+    let honoured = probe(&*store, &Path::from(PROBE)).await?;
+    drop(lease);
+    if !honoured {
+        return Err(Error::IgnoresConditions);
+    }
+    Ok(())
+}
+
+/// Tries a bucket: what a run writes first, and what it lists.
+async fn try_bucket(config: &Config) -> Result<String, Error> {
+    let place = Place::of(config)?;
+    place.prepare()?;
+    let store = place.store();
+    store.list(&Path::from(TABLE)).await?;
+    let honours_conditions = store.honours_conditions().await?;
+    // Like a lease, so that what a dead process leaves of it goes where dead leases go.
+    store
+        .try_stage(&Path::from(format!("{LEASES}/check.lock")))
+        .await?;
+    Ok(if honours_conditions {
+        "writable; conditional writes honoured".to_owned()
+    } else {
+        format!(
+            "writable, but {IGNORES_CONDITIONS}: one run at a time, without --shard, and nothing else that writes there"
+        )
+    })
+}

@@ -1,0 +1,226 @@
+//! How a warehouse is told of the lake's table: its definition, its load, and a query that checks it.
+
+use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
+
+use jiff::civil::Date;
+
+use super::Error;
+use super::open::{existing_lake, find_any_lake};
+use super::run::reports::{self, Changes, Told};
+use crate::cdr::slice::{Direction, Slice};
+use crate::config::Config;
+use crate::lake::ledger::Commit;
+use crate::lake::{Condition, Lake};
+use crate::store::location::Location;
+use crate::warehouse::{Days, LedgerTotals, Table, Target};
+
+/// First day of the table where nobody says: the API knows no older calls.
+const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
+/// Stands for the run that ended last.
+const LAST_RUN: &str = "last";
+
+/// A table of a warehouse.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// The warehouse.
+    pub target: Target,
+    /// The table, with schema or dataset if it has one.
+    pub table: String,
+    /// Where the warehouse finds the lake; `None` is `lake.url`.
+    pub location: Option<String>,
+}
+
+/// Which days are loaded.
+#[derive(Clone, Debug)]
+pub enum Which {
+    /// Those of the ledger within these.
+    Days(RangeInclusive<Date>),
+    /// Those that a run changed: its name, or `last`.
+    ChangedBy(String),
+    /// Those that runs changed which ended after this one, or `last`.
+    ChangedSince(String),
+}
+
+impl Wanted {
+    /// The definition of the table.
+    ///
+    /// # Errors
+    /// [`Error`] if the warehouse takes no such table, or the lake cannot be read.
+    pub async fn definition(&self, config: &Config) -> Result<String, Error> {
+        // What cannot be is said before the lake is looked for.
+        self.of(config, None)?;
+        let first_day = match find_any_lake(config).await? {
+            Some(lake) => lake.first_day(&Direction::ALL).await?,
+            None => None,
+        };
+        let first_day = first_day.into_iter().chain(config.window.start).min();
+        Ok(self.of(config, first_day)?.definition())
+    }
+
+    /// Statements that make the table hold what the lake does of these days.
+    ///
+    /// # Errors
+    /// [`Error`] if the warehouse takes no such table, the lake cannot be read, or no such run is
+    /// known.
+    pub async fn load(&self, config: &Config, which: &Which) -> Result<String, Error> {
+        let table = self.of(config, None)?;
+        let lake = existing_lake(config, false).await?;
+        // Of what is loaded in part nobody can say that it is loaded up to here.
+        let (is_part, is_about_last) = match which {
+            Which::Days(days) => (*days != (Date::MIN..=Date::MAX), false),
+            Which::ChangedBy(run) => (true, *run == LAST_RUN),
+            Which::ChangedSince(_) => (false, false),
+        };
+        let changes = if is_part && !is_about_last {
+            None
+        } else {
+            Some(Changes::read(&lake).await?)
+        };
+        let as_of = match changes.as_ref().and_then(Changes::last) {
+            Some(Told { run, .. }) if !is_part => {
+                format!("-- As of run {run}; after this load: --changed-since {run}\n")
+            }
+            _ => String::new(),
+        };
+        Ok(as_of + &table.load(&days(&lake, which, changes.as_ref()).await?))
+    }
+
+    /// A query whose answer must be what the ledger says.
+    ///
+    /// # Errors
+    /// [`Error`] if the warehouse takes no such table, or what the lake holds is not certain.
+    pub async fn check(&self, config: &Config) -> Result<String, Error> {
+        let table = self.of(config, None)?;
+        let lake = existing_lake(config, false).await?;
+        Ok(table.check(&totals(&lake).await?))
+    }
+
+    fn of(&self, config: &Config, first_day: Option<Date>) -> Result<Table, Error> {
+        let place = match &self.location {
+            Some(place) => place.clone(),
+            None => address(config)?,
+        };
+        let account = ["account_name", "azure_storage_account_name"];
+        let account = account
+            .iter()
+            .find_map(|name| config.lake.options.get(*name))
+            .map(|(value, _)| value.clone())
+            .or_else(|| std::env::var("AZURE_STORAGE_ACCOUNT_NAME").ok());
+        let first_day = first_day.or(config.window.start).unwrap_or(FIRST_DAY);
+        let account = account.as_deref();
+        let table = Table::try_new(self.target, &self.table, &place, account, first_day)?;
+        Ok(table)
+    }
+}
+
+/// The lake's own address; an absolute path, for a warehouse runs elsewhere.
+fn address(config: &Config) -> Result<String, Error> {
+    match &config.lake.url {
+        Location::Directory(root) => Ok(std::path::absolute(root)?.display().to_string()),
+        Location::Bucket(url) => Ok(url.to_string()),
+    }
+}
+
+/// The days asked for of which the ledger speaks, each with the directions that have a file.
+async fn days(lake: &Lake, which: &Which, changes: Option<&Changes>) -> Result<Days, Error> {
+    let mut days = Days::new();
+    let changed = match which {
+        Which::Days(range) => {
+            let slices = lake.ledger_slices(&Direction::ALL).await?;
+            let slices = slices.into_iter().map(|slice| slice.day);
+            slices.filter(|day| range.contains(day)).collect()
+        }
+        Which::ChangedBy(run) => changed_by(run, lake, changes).await?,
+        Which::ChangedSince(run) => changed_since(run, changes)?,
+    };
+    days.extend(changed.into_iter().map(|day| (day, Vec::new())));
+    let (Some(&first), Some(&last)) = (days.keys().next(), days.keys().last()) else {
+        return Ok(days);
+    };
+    for (slice, commit) in commits(lake, first..=last).await? {
+        if let (Some(_), Some(directions)) = (commit.file, days.get_mut(&slice.day)) {
+            directions.push(slice.direction);
+        }
+    }
+    for directions in days.values_mut() {
+        directions.sort_unstable();
+    }
+    Ok(days)
+}
+
+/// What is in the lake, slice by slice. There must be no doubt about any.
+async fn commits(lake: &Lake, days: RangeInclusive<Date>) -> Result<Vec<(Slice, Commit)>, Error> {
+    let mut commits = Vec::new();
+    for (slice, found) in lake.entries(&Direction::ALL, days).await? {
+        let is_certain = found.condition == Condition::Sound && found.entry.pending.is_none();
+        match found.entry.committed {
+            _ if !is_certain => {
+                return Err(Error::Uncertain { slice });
+            }
+            Some(commit) => commits.push((slice, commit)),
+            // Tried, and never had.
+            None => {}
+        }
+    }
+    Ok(commits)
+}
+
+async fn totals(lake: &Lake) -> Result<LedgerTotals, Error> {
+    let mut sum = LedgerTotals::default();
+    for (_, commit) in commits(lake, Date::MIN..=Date::MAX).await? {
+        if commit.file.is_some() {
+            sum.rows += commit.counts.rows;
+            sum.totals.merge(&commit.totals);
+        }
+    }
+    Ok(sum)
+}
+
+/// Days that a warehouse lacks which was loaded after `run`.
+fn changed_since(run: &str, changes: Option<&Changes>) -> Result<BTreeSet<Date>, Error> {
+    let last = changes.and_then(Changes::last);
+    let last = last.ok_or_else(|| no_report("--changed-since"))?;
+    let run = if run == LAST_RUN { &last.run } else { run };
+    let changed = changes.and_then(|changes| changes.since(run));
+    changed.ok_or_else(|| {
+        let problem = format!(
+            "--changed-since: this lake has no report of a run {run} that can be read, so nobody knows what has changed since (`cdrlake gc` removes reports after {} days). Load everything, without --changed-since",
+            reports::KEPT_DAYS
+        );
+        Error::Usage(problem)
+    })
+}
+
+/// Days that a run has changed.
+async fn changed_by(
+    run: &str,
+    lake: &Lake,
+    changes: Option<&Changes>,
+) -> Result<BTreeSet<Date>, Error> {
+    if run == LAST_RUN {
+        let last = changes
+            .and_then(Changes::last)
+            .ok_or_else(|| no_report("--changed-by"))?;
+        return Ok(last.partitions_changed.iter().copied().collect());
+    }
+    let runs = lake.runs().await?;
+    let last = runs.last().ok_or_else(|| no_report("--changed-by"))?;
+    let told = match runs.iter().find(|known| *known == run) {
+        Some(run) => lake.run_report::<Told>(run).await?,
+        None => None,
+    };
+    let told = told.ok_or_else(|| {
+        let problem =
+            format!("--changed-by: this lake has no report of a run {run}. The last one is {last}");
+        Error::Usage(problem)
+    })?;
+    Ok(told.partitions_changed.into_iter().collect())
+}
+
+fn no_report(flag: &str) -> Error {
+    let problem = format!(
+        "{flag}: no run has kept a report in this lake yet. Load everything, without {flag}"
+    );
+    Error::Usage(problem)
+}
