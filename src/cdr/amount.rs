@@ -345,6 +345,17 @@ mod tests {
     }
 
     #[test]
+    fn sums_are_added_and_taken_apart_again() {
+        let sum = |text: &str| text.parse::<AmountSum>().unwrap();
+        let mut all = sum("1.5");
+        all.merge(sum("-0.25"));
+        assert_eq!(all, sum("1.25"));
+        assert_eq!(all.minus(sum("1.5")), sum("-0.25"));
+        all.add(Amount::parse("0.000000001").unwrap());
+        assert_eq!(all.to_string(), "1.250000001");
+    }
+
+    #[test]
     fn amounts_are_read_digit_by_digit() {
         assert_eq!(nanos("0.00325"), Ok(3_250_000));
         assert_eq!(nanos("0.0"), Ok(0));

@@ -10,3 +10,6 @@ mod hiding;
 pub mod reconcile;
 pub mod slice;
 pub mod tally;
+
+#[cfg(test)]
+mod tests;

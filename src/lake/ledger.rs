@@ -345,7 +345,7 @@ pub(crate) mod tests {
             commit.digest.rows = 3;
             commit
         };
-        let contradiction = |edit: fn(&mut Commit)| {
+        let contradiction = |edit: &dyn Fn(&mut Commit)| {
             let mut commit = good();
             edit(&mut commit);
             let entry = Entry {
@@ -354,7 +354,7 @@ pub(crate) mod tests {
             };
             entry.contradiction()
         };
-        assert_eq!(contradiction(|_| {}), None);
+        assert_eq!(contradiction(&|_| {}), None);
         let edits: [fn(&mut Commit); 6] = [
             |commit| {
                 commit.counts.rejected = 1;
@@ -367,7 +367,127 @@ pub(crate) mod tests {
             |commit| commit.file.as_mut().unwrap().path = "../../etc/passwd".to_owned(),
         ];
         for edit in edits {
-            assert!(contradiction(edit).is_some());
+            assert!(contradiction(&edit).is_some());
         }
+        // What it says of the provider's count has to hold.
+        let counted = |total| {
+            move |commit: &mut Commit| {
+                commit.control_total = Some(total);
+                commit.reconcile = Verdict::Match;
+            }
+        };
+        assert_eq!(contradiction(&counted(3)), None);
+        assert!(contradiction(&counted(4)).is_some());
+        // Of one that was pruned nothing is there.
+        let pruned = contradiction(&|commit| *commit = Commit::pruned(Some(commit.clone()), "run"));
+        assert_eq!(pruned, None);
+        let left: [fn(&mut Commit); 2] = [
+            |commit| commit.state = State::Pruned,
+            |commit| {
+                *commit = Commit::pruned(Some(commit.clone()), "run");
+                commit.rejects = Some(PublishedFile {
+                    path: String::new(),
+                    rows: 1,
+                    bytes: 1,
+                    checksum: String::new(),
+                    etag: None,
+                });
+            },
+        ];
+        for edit in left {
+            let problem = contradiction(&edit).unwrap();
+            assert!(problem.starts_with("it was pruned"), "{problem}");
+        }
+    }
+
+    #[test]
+    fn two_commits_say_the_same_whoever_said_it_and_when() {
+        let good = || {
+            let mut commit = commit(None, State::Closed);
+            commit.rejects = Some(PublishedFile {
+                path: String::new(),
+                rows: 1,
+                bytes: 1,
+                checksum: "a".to_owned(),
+                etag: None,
+            });
+            commit
+        };
+        let same: [fn(&mut Commit); 5] = [
+            |_| {},
+            |commit| commit.run = "another".to_owned(),
+            |commit| commit.token = new_token(),
+            |commit| commit.fetched_at = Timestamp::now(),
+            |commit| commit.rejects.as_mut().unwrap().etag = Some("b".to_owned()),
+        ];
+        let different: [fn(&mut Commit); 9] = [
+            |commit| commit.schema_version += 1,
+            |commit| commit.state = State::Open,
+            |commit| {
+                commit.file = Some(PublishedFile {
+                    path: String::new(),
+                    rows: 0,
+                    bytes: 0,
+                    checksum: String::new(),
+                    etag: None,
+                });
+            },
+            |commit| commit.digest.rows = 1,
+            |commit| commit.counts.records = 1,
+            |commit| commit.totals.duration_seconds = 1,
+            |commit| commit.rejects.as_mut().unwrap().checksum = "b".to_owned(),
+            |commit| commit.control_total = Some(1),
+            |commit| commit.reconcile = Verdict::Match,
+        ];
+        let edits = same.map(|edit| (edit, true)).into_iter();
+        for (at, (edit, expected)) in edits.chain(different.map(|edit| (edit, false))).enumerate() {
+            let mut other = good();
+            edit(&mut other);
+            assert_eq!(good().says_the_same_as(&other), expected, "edit {at}");
+        }
+    }
+
+    #[test]
+    fn a_file_says_which_commit_it_is_of() {
+        let slice = Slice {
+            day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
+            direction: crate::cdr::slice::Direction::Placed,
+        };
+        let mut commit = commit(None, State::Closed);
+        let metadata = commit.file_metadata(slice);
+        assert_eq!(metadata.len(), 7);
+        assert_eq!(metadata[0], (SLICE_KEY, "placed 2026-10-01".to_owned()));
+        assert_eq!(metadata[1], ("cdrlake.run", "run".to_owned()));
+        commit.privacy_key_id = Some("key".to_owned());
+        commit.control_total = Some(7);
+        let metadata = commit.file_metadata(slice);
+        assert_eq!(metadata[7], ("cdrlake.privacy_key_id", "key".to_owned()));
+        assert_eq!(metadata[8], ("cdrlake.control_total", "7".to_owned()));
+    }
+
+    #[test]
+    fn a_pruned_slice_is_said_so_by_another_run_with_another_token() {
+        let old = commit(None, State::Closed);
+        let pruned = Commit::pruned(Some(old.clone()), "pruner");
+        assert_eq!((&*pruned.run, pruned.state), ("pruner", State::Pruned));
+        let again = Commit::pruned(Some(old.clone()), "pruner");
+        for (one, other) in [(&pruned, &old), (&pruned, &again)] {
+            assert_ne!(one.token, other.token);
+        }
+        assert_eq!(pruned.token.len(), 32);
+    }
+
+    #[test]
+    fn a_load_says_which_zone_it_assumed() {
+        let asked = |name: &str| Asked {
+            url: String::new(),
+            query: vec![
+                ("file".to_owned(), "x".to_owned()),
+                (name.to_owned(), "Europe/Paris".to_owned()),
+            ],
+        };
+        let zone = asked(ASSUMED_TIMEZONE);
+        assert_eq!(zone.assumed_timezone(), Some("Europe/Paris"));
+        assert_eq!(asked("other").assumed_timezone(), None);
     }
 }

@@ -359,6 +359,8 @@ impl RunReport {
 mod tests {
     use super::*;
     use crate::cdr::slice::parse_day;
+    use crate::lake::PublishedFile;
+    use crate::lake::ledger::tests::commit;
 
     fn slice(day: &str, outcome: SliceOutcome) -> SliceReport {
         let slice = Slice {
@@ -424,5 +426,108 @@ mod tests {
         assert_eq!(json["slices"][0]["records"], 0);
         assert_eq!(json["totals"]["charge_usd"], "0");
         assert_eq!(json["slices"][0]["reconcile"], "not_checked");
+    }
+
+    fn said(run: &str, rows: u64) -> Commit {
+        let file = PublishedFile {
+            path: "x".to_owned(),
+            rows,
+            bytes: 9,
+            checksum: String::new(),
+            etag: None,
+        };
+        let mut commit = commit(Some(file), State::Closed);
+        run.clone_into(&mut commit.run);
+        commit.counts.rows = rows;
+        commit.counts.records = rows;
+        commit.digest.rows = rows;
+        commit.totals.duration_seconds = 60;
+        commit
+    }
+
+    fn placed(day: &str) -> Slice {
+        let day = parse_day(day).unwrap();
+        let direction = Direction::Placed;
+        Slice { day, direction }
+    }
+
+    #[test]
+    fn a_change_is_told_by_its_sums_and_only_where_rows_differ() {
+        let (old, new) = (said("a", 3), said("b", 5));
+        assert_eq!(Change::between(&old, &said("c", 3)), None);
+        let change = Change::between(&old, &new).unwrap();
+        let told = "3 → 5 rows, 60 → 60 seconds, 0 → 0 USD since 1970-01-01 00:00:00 UTC";
+        assert_eq!(change.to_string(), told);
+    }
+
+    #[test]
+    fn runs_have_names_of_their_own_that_sort_by_time() {
+        let now: Timestamp = "2026-10-01T12:30:00Z".parse().unwrap();
+        let (one, other) = (new_run_id(now), new_run_id(now));
+        assert_ne!(one, other);
+        assert!(
+            one.starts_with("20261001T123000Z-") && one.len() == 25,
+            "{one}"
+        );
+    }
+
+    #[test]
+    fn a_dead_run_is_told_for_by_what_it_had_committed_and_announced() {
+        let (first, second) = (placed("2026-10-01"), placed("2026-10-02"));
+        let pruned = Commit::pruned(Some(said("dead", 7)), "dead");
+        let commits = [(first, said("dead", 3)), (second, pruned)];
+        let dead = RunReport::of_dead_run("dead", &commits, "this");
+        assert_eq!(dead.outcome, RunOutcome::Interrupted);
+        assert_eq!(dead.finished_at, dead.started_at);
+        assert_eq!(dead.made_by.as_deref(), Some("this"));
+        assert_eq!(dead.partitions_changed, [first.day, second.day]);
+        // What was pruned is in the lake no more.
+        assert_eq!(
+            (dead.slices[0].counts.rows, dead.slices[1].counts.rows),
+            (3, 0)
+        );
+        assert_eq!(dead.slices[1].state, Some(State::Pruned));
+        let files: Vec<u64> = dead.slices[0].files.iter().map(|file| file.bytes).collect();
+        assert_eq!(
+            (dead.slices[0].state, files),
+            (Some(State::Closed), vec![9])
+        );
+
+        // It was at it again before it died for good.
+        let third = placed("2026-10-03");
+        let later = [(first, said("dead", 4)), (third, said("dead", 1))];
+        let mut more = RunReport::of_dead_run("dead", &later, "next");
+        more.finished_at = "2026-10-04T00:00:00Z".parse().unwrap();
+        let all = dead.clone().with_more_of_the_dead(&more).unwrap();
+        let rows: Vec<u64> = all.slices.iter().map(|slice| slice.counts.rows).collect();
+        assert_eq!(rows, [4, 0, 1]);
+        assert_eq!(
+            (&all.made_by, all.finished_at),
+            (&dead.made_by, more.finished_at)
+        );
+        let own = RunReport {
+            made_by: None,
+            ..dead.clone()
+        };
+        assert_eq!(own.with_more_of_the_dead(&more), None);
+
+        let mut report = RunReport::new(
+            "this".to_owned(),
+            Timestamp::UNIX_EPOCH,
+            vec![slice("2026-10-02", SliceOutcome::Committed)],
+            false,
+            Vec::new(),
+        );
+        let nothing = RunReport::of_dead_run("dead", &[], "this");
+        report.tell_for(&nothing, &BTreeSet::new());
+        assert!(report.warnings.is_empty() && report.partitions_changed.len() == 1);
+        report.tell_for(&nothing, &[third].into());
+        assert_eq!(report.partitions_changed, [second.day, third.day]);
+        report.tell_for(&dead, &BTreeSet::new());
+        assert_eq!(
+            report.partitions_changed,
+            [first.day, second.day, third.day]
+        );
+        assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
     }
 }

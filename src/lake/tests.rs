@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::{ObjectStoreExt, TagSet};
@@ -310,6 +311,8 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     fail(&lake, "first", Some("failed")).await;
     let failed = layout::failed_rejects_file(placed());
     assert_eq!(get(&lake, &failed).await.as_deref(), Some("failed"));
+    let found = lake.failed_rejects_of(placed()).await.unwrap();
+    assert_eq!(found.unwrap().size_bytes, 6);
 
     let first = publish(&lake, "abc", Some("r")).await;
     assert_eq!(get(&lake, &table).await.as_deref(), Some("abc"));
@@ -329,6 +332,10 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
         ),
         (None, None, Some(first.clone()))
     );
+    let copy = lake.local_copy(&table).await.unwrap().unwrap();
+    assert_eq!(std::fs::read_to_string(&copy.path).unwrap(), "abc");
+    let listed = lake.rejects().await.unwrap();
+    assert_eq!(listed[&rejects_file].size_bytes, 1);
     // The marks are those of the objects.
     let file = first.file.unwrap();
     let found = lake.table().file(placed()).await.unwrap();
@@ -469,6 +476,54 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
     assert_eq!(table.as_deref(), Some("abc"));
 }
 
+/// Lets somebody else change the slice's ledger entry at the last look at a lease.
+#[derive(Debug)]
+struct Meddled {
+    objects: Arc<InMemory>,
+    looks: AtomicU32,
+    last: u32,
+}
+
+impl Lease for Meddled {
+    fn is_held(&self) -> bool {
+        if self.looks.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
+            let path = layout::ledger_entry(placed());
+            // In memory it is done at once.
+            put(&self.objects, &path, "{}").now_or_never().unwrap();
+        }
+        true
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have() {
+    for (text, last) in [(Some("abcde"), 3), (Some(""), 3), (None, 2)] {
+        let (objects, lake) = lake().await;
+        publish(&lake, "abc", None).await;
+        let (mark, _lease) = at_work(&lake).await;
+        let before = lake.entry(placed()).await;
+        let change = text.map_or(TableChange::Keep, |text| table_change(text));
+        let staged = lake.stage(placed(), change, None).await.unwrap();
+        let lease = Meddled {
+            objects: Arc::clone(&objects),
+            looks: AtomicU32::new(0),
+            last,
+        };
+        let rows = text.unwrap_or("abc").len() as u64;
+        let privacy = privacy();
+        let published = lake.publish(&mark, &lease, before, staged, says(rows, 0), &privacy);
+        let error = published.await.unwrap_err();
+        let is_said = matches!(error, LakeError::NotRecorded { .. });
+        assert_eq!(is_said, text.is_some(), "{text:?}: {error:?}");
+        let table = get(&lake, &Table::place_of(placed())).await;
+        let expected = match text {
+            Some(text) => (!text.is_empty()).then_some(text),
+            None => Some("abc"),
+        };
+        assert_eq!(table.as_deref(), expected);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
     for text in ["abcde", ""] {
@@ -509,7 +564,10 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
     let known = lake.privacy_now().await.unwrap();
     assert!(known.knows_erased(&token));
     let before = lake.entry(placed()).await;
-    assert!(before.entry.pending.is_some(), "it was announced");
+    let announced = before.entry.pending.as_ref().expect("it was announced");
+    let planned = announced.planned.as_ref().unwrap();
+    assert_eq!(planned.file, announced.file);
+    assert_eq!(planned.file.as_ref().unwrap().rows, 3);
     let change = table_change("ab");
     let staged = lake.stage(placed(), change, None).await.unwrap();
     let published = lake.publish(&mark, &*lease, before, staged, says(2, 0), &known);
@@ -680,13 +738,20 @@ async fn a_run_is_seen_as_long_as_it_lives_and_told_once_it_is_dead() {
     let (objects, lake) = lake().await;
     let mark = lake.mark(DEAD, CancellationToken::new());
     mark.ensure().await.unwrap();
-    let said = publish_as(&lake, &mark).await;
+    let received = slice("2026-10-02", Direction::Received);
+    let said = [
+        (placed(), publish_as(&lake, &mark, placed()).await),
+        (received, publish_as(&lake, &mark, received).await),
+    ];
     let watcher = Lake::open(process(&objects), &identity(), privacy()).await;
     let watcher = watcher.unwrap();
     let marked = watcher.marked_runs("this").await.unwrap();
     let traces = &marked[DEAD];
     assert!(traces.is_any() && traces.announced.is_empty());
-    assert_eq!(traces.commits, [(placed(), said)]);
+    assert!(!super::runs::Traces::default().is_any());
+    let mut commits = traces.commits.clone();
+    commits.sort_by_key(|(slice, _)| *slice);
+    assert_eq!(commits, said);
     assert!(watcher.marked_runs(DEAD).await.unwrap().is_empty());
     // It renews its lease.
     assert!(!watcher.is_dead(DEAD, false).await.unwrap());
@@ -724,12 +789,12 @@ async fn a_run_is_seen_as_long_as_it_lives_and_told_once_it_is_dead() {
     assert!(!watcher.is_dead(DEAD, true).await.unwrap());
 }
 
-/// Publishes [`placed`] as the run of this mark.
-async fn publish_as(lake: &Lake, mark: &RunMark) -> Commit {
-    let lease = lake.try_lease(placed()).await.unwrap().unwrap();
-    let before = lake.entry(placed()).await;
+/// Publishes a slice as the run of this mark.
+async fn publish_as(lake: &Lake, mark: &RunMark, slice: Slice) -> Commit {
+    let lease = lake.try_lease(slice).await.unwrap().unwrap();
+    let before = lake.entry(slice).await;
     let change = table_change("abc");
-    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let staged = lake.stage(slice, change, None).await.unwrap();
     let (mut commit, privacy) = (says(3, 0), privacy());
     mark.run().clone_into(&mut commit.run);
     let entry = lake.publish(mark, &*lease, before, staged, commit, &privacy);
@@ -754,8 +819,11 @@ async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
     let other = other.unwrap();
     let dead = other.claim_dead(SLEEPER).await.unwrap().unwrap();
     tokio::time::sleep(EXPIRY).await;
+    let begun = tokio::time::Instant::now();
     let refused = mark.ensure().await.unwrap_err();
     assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused}");
+    // It is patient: whoever looks after the dead has the lease for a moment only.
+    assert!(begun.elapsed() > EXPIRY, "{:?}", begun.elapsed());
     drop(dead);
     other.settle().await;
     mark.ensure().await.unwrap();
@@ -870,6 +938,44 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
     };
     let known = format!("has format 9; this version of cdrlake knows {FORMAT}. Use");
     assert!(newer.to_string().contains(&known), "{newer}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_cannot_be_read_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = LocalStore::new(directory.path(), 0o600);
+    store.prepare().unwrap();
+    let lake = Lake::open(Arc::new(store), &identity(), privacy()).await;
+    let lake = lake.unwrap();
+    let entry = layout::ledger_entry(placed());
+    std::fs::create_dir_all(directory.path().join(entry.as_ref())).unwrap();
+    let found = lake.entry(placed()).await;
+    assert!(
+        matches!(found.condition, Condition::Unreadable(_)),
+        "{found:?}"
+    );
+    let refused = lake.usable_entry(placed()).await.unwrap_err();
+    assert!(matches!(refused, LakeError::Unreadable { .. }), "{refused}");
+}
+
+#[test]
+fn only_a_slice_that_is_known_not_to_have_failed_has_no_rejects_of_failures() {
+    let found = |committed, failed, condition| LedgerEntry {
+        entry: super::ledger::Entry {
+            committed,
+            failed,
+            ..super::ledger::Entry::new(placed())
+        },
+        condition,
+        version: None,
+    };
+    let (done, failed) = (Some(says(1, 0)), Some(failure("x")));
+    assert!(!found(done.clone(), None, Condition::Sound).may_have_failed());
+    assert!(found(done.clone(), failed.clone(), Condition::Sound).may_have_failed());
+    assert!(found(None, None, Condition::Sound).may_have_failed());
+    assert!(found(None, failed, Condition::Sound).may_have_failed());
+    let damaged = Condition::Damaged("cut".to_owned());
+    assert!(found(done, None, damaged).may_have_failed());
 }
 
 #[tokio::test(start_paused = true)]

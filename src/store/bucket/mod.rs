@@ -9,6 +9,8 @@ mod failure;
 mod lease;
 mod option_error;
 mod staged;
+#[cfg(test)]
+mod tests;
 mod uploads;
 
 use std::collections::{BTreeMap, HashMap};
