@@ -62,6 +62,8 @@ mod soak;
 mod stores;
 /// What the tests share: a lake in a temporary folder, runs of the binary.
 mod support;
+/// A fault at each operation of something that is done to a lake.
+mod sweep;
 /// The real binary, with a fault at each of its system calls.
 mod syscalls;
 /// Whom the program trusts.

@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path as FilePath, PathBuf};
+use std::path::Path as FilePath;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -14,19 +14,18 @@ use cdrlake::ops::plan::plan;
 use cdrlake::ops::run::reports::changed_since;
 use cdrlake::ops::run::{self, RunOptions, RunResult, Stop};
 use cdrlake::ops::verify;
-use cdrlake::source::wavix::Api;
 use cdrlake::store::LakeStore;
 use cdrlake::store::layout;
 use cdrlake::store::local::LocalStore;
 use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use secrecy::SecretString;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
-use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases, written};
-use crate::support::{DAY, block_on, calls, copy_tree, for_each, read};
+use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, written};
+use crate::support::{DAY, block_on, calls, for_each, for_each_case, is_whole, read};
+use crate::sweep::{Operation, Place, changes_something, for_each_fault, local, source};
 
 /// Tells the child of the sweep which lake to work on, against which server, and where to die.
 const VICTIM: &str = "TEST_VICTIM";
@@ -177,6 +176,8 @@ fn config(url: &str) -> Config {
         set("source.requests", "1"),
         set("limits.memory", "1MiB"),
         set("parquet.row_group_bytes", "1MiB"),
+        // What is read again and again.
+        set("parquet.compression", "uncompressed"),
         set("source.max_attempts", "1"),
         set("quality.max_rejects", "0"),
         set("quality.max_reject_ratio", "0.5"),
@@ -219,7 +220,7 @@ async fn run_watched(
     let plan = plan(&config, &selection, Some(&lake), Timestamp::now())
         .await
         .map_err(|error| error.to_string())?;
-    let source = Arc::new(Api::try_new(&config.source, Some(SecretString::from("key"))).unwrap());
+    let source = source(&config.source);
     let options = RunOptions {
         allow_shrink: true,
         ..RunOptions::default()
@@ -382,25 +383,35 @@ async fn check_and_go_on(
     }
 }
 
+/// A run under test. What it reports is not the point; that it does not panic is.
+async fn run_to_its_end(store: Arc<dyn LakeStore>, url: &str) {
+    drop(refresh(store, url).await);
+}
+
 /// Runs as far as it gets until an operation fails that hangs.
 fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, faults: &Faults) {
     block_on(async {
         tokio::select! {
-            // What it reports is not the point here; that it does not panic is.
-            _ = refresh(store, url) => {}
+            () = run_to_its_end(store, url) => {}
             // Nobody waits for ever: it is killed.
             () = faults.reached.cancelled() => {}
         }
     });
 }
 
-/// The operations of a run, as `faults` counts them in `store`, and what it leaves.
-fn rehearse(
-    store: &Arc<dyn LakeStore>,
-    faults: &Faults,
-    url: &str,
-) -> (Vec<(&'static str, String)>, BTreeSet<String>) {
-    let report = block_on(refresh(Arc::clone(store), url)).unwrap();
+/// The operations of a run on a copy of the lake, and what it leaves.
+fn rehearse(begun: &Place, url: &str) -> (Vec<Operation>, BTreeSet<String>) {
+    let faults = Faults::none();
+    let place = begun.copy();
+    run_unharmed(place.store(&faults), url);
+    let operations = faults.operations();
+    assert!(operations.len() > 50, "{operations:?}");
+    (operations, block_on(names(&*place.sound())))
+}
+
+/// A run that nothing befalls.
+fn run_unharmed(store: Arc<dyn LakeStore>, url: &str) {
+    let report = block_on(refresh(store, url)).unwrap();
     let outcomes: BTreeSet<String> = report
         .slices
         .iter()
@@ -411,60 +422,13 @@ fn rehearse(
         3,
         "committed, unchanged and failed: {report:?}"
     );
-    let operations = faults.operations();
-    assert!(operations.len() > 50, "{operations:?}");
-    (operations, block_on(names(&**store)))
 }
 
-pub(crate) const FAULTS: [Fault; 4] = [
-    Fault::ErrorBefore,
-    Fault::ErrorAfter,
-    Fault::HangBefore,
-    Fault::HangAfter,
-];
-
-/// A bucket may also refuse for good.
-pub(crate) const BUCKET_FAULTS: [Fault; 5] = [
-    Fault::ErrorBefore,
-    Fault::RefusedBefore,
-    Fault::ErrorAfter,
-    Fault::HangBefore,
-    Fault::HangAfter,
-];
-
-/// A lake in a bucket in memory, whose files are uploaded in one request up to this size.
-#[derive(Clone)]
-struct Bucket {
-    objects: Arc<InMemory>,
-    single_put_bytes: u64,
-}
-
-impl Bucket {
-    /// As it is before the run under test.
-    fn begin(server: &Server, single_put_bytes: u64) -> Self {
-        let bucket = Self {
-            objects: Arc::new(InMemory::new()),
-            single_put_bytes,
-        };
-        begin(&bucket.lake(&Faults::none()).0, server);
-        bucket
-    }
-
-    /// The lake as a process has it whose requests may fail.
-    fn lake(&self, faults: &Arc<Faults>) -> (Arc<dyn LakeStore>, FaultBucket) {
-        let bucket = FaultBucket::new(&self.objects, faults);
-        let objects = Arc::new(bucket.clone());
-        let lake = bucket_lake(objects, self.single_put_bytes, Duration::from_mins(1));
-        (Arc::new(lake), bucket)
-    }
-
-    /// A copy with a life of its own.
-    fn snapshot(&self) -> Self {
-        Self {
-            objects: Arc::new(self.objects.fork()),
-            ..self.clone()
-        }
-    }
+/// A lake in a bucket as it is before the run under test.
+fn begin_in_bucket(server: &Server, single_put_bytes: u64) -> Place {
+    let place = Place::in_bucket(single_put_bytes);
+    begin(&place.sound(), server);
+    place
 }
 
 /// Small files go in one request, large ones in parts.
@@ -521,44 +485,28 @@ fn a_file_that_a_bucket_refuses_fails_its_slice_and_a_table_that_it_refuses_the_
 #[test]
 fn whichever_request_to_a_bucket_fails_hangs_or_is_the_last_the_lake_stays_true() {
     let server = Server::start();
+    let url = server.url();
     for single_put_bytes in WAYS_IN {
-        let bucket = Bucket::begin(&server, single_put_bytes);
-        let faults = Faults::none();
-        let (lake, _) = bucket.snapshot().lake(&faults);
-        let (operations, names) = rehearse(&lake, &faults, &server.url());
+        let begun = begin_in_bucket(&server, single_put_bytes);
+        let (operations, names) = rehearse(&begun, &url);
         let uploads = operations.iter().any(|(action, _)| *action == "complete");
         assert_eq!(uploads, single_put_bytes == 0, "{operations:?}");
-        // What does not concern files is the same both ways.
-        let concerned: Vec<usize> = (0..operations.len())
-            .filter(|&at| {
-                let path = &operations[at].1;
-                !uploads || path.contains("/cdrs/") || path.contains("/rejects/")
-            })
-            .collect();
-        for_each(concerned.len() * BUCKET_FAULTS.len(), |k| {
-            let bucket = bucket.snapshot();
-            let (at, fault) = (
-                concerned[k / BUCKET_FAULTS.len()],
-                BUCKET_FAULTS[k % BUCKET_FAULTS.len()].clone(),
-            );
-            let hangs = matches!(fault, Fault::HangBefore | Fault::HangAfter);
-            let faults = Faults::new(at, fault);
-            let (lake, uploads) = bucket.lake(&faults);
-            run_with_fault(lake, &server.url(), &faults);
-            let operation = &faults.operations()[at];
-            let left = uploads.uploads.load(Ordering::SeqCst);
-            // One that cannot be begun, or aborted, is somebody else's to find.
-            if !hangs && !["begin", "abort"].contains(&operation.0) {
-                assert_eq!(left, 0, "uploads are left after {operation:?}");
-            }
-            block_on(async {
-                expire_leases(&bucket.objects).await;
-                let (next, _) = bucket.lake(&Faults::none());
-                check_and_go_on(&next, &server.url(), &names).await;
-            });
-        });
+        for_each_fault(
+            &begun,
+            // What does not concern files is the same both ways.
+            |(_, path)| !uploads || path.contains("/cdrs/") || path.contains("/rejects/"),
+            async |store| run_to_its_end(store, &url).await,
+            async |place, _| check_and_go_on(&place.sound(), &url, &names).await,
+        );
     }
 }
+
+const FAULTS: [Fault; 4] = [
+    Fault::ErrorBefore,
+    Fault::ErrorAfter,
+    Fault::HangBefore,
+    Fault::HangAfter,
+];
 
 /// Points of the sweep that are tried against a real server, which takes milliseconds a request.
 const SAMPLE: usize = 24;
@@ -571,8 +519,9 @@ fn a_sample_of_operations_on_an_s3_server_fails_hangs_or_is_the_last_and_the_lak
     };
     begin(&rehearsal.store(0), &server);
     let faults = Faults::none();
-    let counting: Arc<dyn LakeStore> = FaultStore::new(rehearsal.store(0), &faults);
-    let (operations, names) = rehearse(&counting, &faults, &server.url());
+    run_unharmed(FaultStore::new(rehearsal.store(0), &faults), &server.url());
+    let operations = faults.operations();
+    let names = block_on(names(&*rehearsal.store(0)));
     let step = operations.len() * FAULTS.len() / SAMPLE;
     // Each with a server of its own, for what it has changes while a lake is begun.
     for_each(SAMPLE, |sample| {
@@ -590,51 +539,43 @@ fn a_sample_of_operations_on_an_s3_server_fails_hangs_or_is_the_last_and_the_lak
     });
 }
 
-/// A lake on disk that can be copied.
-fn local(root: &FilePath) -> Arc<dyn LakeStore> {
-    let store = LocalStore::new(root, 0o600);
-    store.prepare().unwrap();
-    Arc::new(store)
-}
-
-/// A lake on disk as it is before the run under test; where to copy it; what a run does and leaves.
-fn begin_on_disk(server: &Server) -> (tempfile::TempDir, PathBuf, usize, BTreeSet<String>) {
-    let directory = tempfile::tempdir().unwrap();
-    let before = directory.path().join("before");
-    begin(&local(&before), server);
-    let rehearsal = directory.path().join("rehearsal");
-    copy_tree(&before, &rehearsal);
-    let faults = Faults::none();
-    let counting: Arc<dyn LakeStore> = FaultStore::new(local(&rehearsal), &faults);
-    let (operations, names) = rehearse(&counting, &faults, &server.url());
-    (directory, before, operations.len(), names)
+/// A lake on disk as it is before the run under test.
+fn begin_on_disk(server: &Server) -> Place {
+    let place = Place::on_disk();
+    begin(&place.sound(), server);
+    place
 }
 
 #[test]
 fn whichever_operation_on_local_disk_fails_or_hangs_the_lake_stays_true() {
     let server = Server::start();
-    let (directory, before, operations, names) = begin_on_disk(&server);
-    for_each(operations * FAULTS.len(), |k| {
-        let root = directory.path().join(k.to_string());
-        copy_tree(&before, &root);
-        let fault = FAULTS[k % FAULTS.len()].clone();
-        let faults = Faults::new(k / FAULTS.len(), fault);
-        let faulty = FaultStore::new(local(&root), &faults);
-        run_with_fault(faulty, &server.url(), &faults);
-        block_on(check_and_go_on(&local(&root), &server.url(), &names));
-        std::fs::remove_dir_all(root).unwrap();
-    });
+    let url = server.url();
+    let begun = begin_on_disk(&server);
+    let (_, names) = rehearse(&begun, &url);
+    for_each_fault(
+        &begun,
+        |_| true,
+        async |store| run_to_its_end(store, &url).await,
+        async |place, _| check_and_go_on(&place.sound(), &url, &names).await,
+    );
 }
 
 #[test]
 fn whichever_operation_on_local_disk_is_the_last_of_a_process_the_lake_stays_true() {
     let server = Server::start();
-    let (directory, before, operations, names) = begin_on_disk(&server);
-    for_each(operations * 2, |k| {
-        let root = directory.path().join(k.to_string());
-        copy_tree(&before, &root);
-        let (at, when) = (k / 2, ["before", "after"][k % 2]);
-        let victim = format!("{}\n{}\n{at}\n{when}", root.display(), server.url());
+    let begun = begin_on_disk(&server);
+    let (operations, names) = rehearse(&begun, &server.url());
+    let mut deaths: Vec<(usize, &str)> = Vec::new();
+    for (at, operation) in operations.iter().enumerate() {
+        deaths.push((at, "before"));
+        // After one that only looks everything is as it was before it.
+        if changes_something(operation) {
+            deaths.push((at, "after"));
+        }
+    }
+    for_each_case(deaths, |&(at, when)| {
+        let place = begun.copy();
+        let victim = format!("{}\n{}\n{at}\n{when}", place.root().display(), server.url());
         // Without a core dump of each.
         let script = "ulimit -c 0; exec \"$0\" --exact protocol::victim --ignored";
         let output = std::process::Command::new("sh")
@@ -651,8 +592,7 @@ fn whichever_operation_on_local_disk_is_the_last_of_a_process_the_lake_stays_tru
             "{at}: {}",
             String::from_utf8_lossy(&output.stdout)
         );
-        block_on(check_and_go_on(&local(&root), &server.url(), &names));
-        std::fs::remove_dir_all(root).unwrap();
+        block_on(check_and_go_on(&place.sound(), &server.url(), &names));
     });
 }
 
@@ -678,10 +618,8 @@ fn victim() {
 fn a_run_that_wakes_up_without_its_leases_leaves_what_another_has_done_or_is_found_out() {
     let server = Server::start();
     for single_put_bytes in WAYS_IN {
-        let bucket = Bucket::begin(&server, single_put_bytes);
-        let faults = Faults::none();
-        let (lake, _) = bucket.snapshot().lake(&faults);
-        let (operations, _) = rehearse(&lake, &faults, &server.url());
+        let begun = begin_in_bucket(&server, single_put_bytes);
+        let (operations, _) = rehearse(&begun, &server.url());
         // What the other run sees: a call more each day.
         let later = Server::start();
         serve(&later, |case| Content {
@@ -693,23 +631,22 @@ fn a_run_that_wakes_up_without_its_leases_leaves_what_another_has_done_or_is_fou
             .iter()
             .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
         let first = first.unwrap();
-        for_each(operations.len() - first, |k| {
-            block_on(sleep_at(first + k, &bucket.snapshot(), &server, &later));
+        for_each_case((first..operations.len()).collect(), |&at| {
+            block_on(sleep_at(at, &begun.copy(), &server, &later));
         });
     }
 }
 
 /// Lets a run sleep before its request `at` while another one does everything.
-async fn sleep_at(at: usize, bucket: &Bucket, server: &Server, later: &Server) {
+async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
     let resume = CancellationToken::new();
     let faults = Faults::new(at, Fault::Pause(resume.clone()));
-    let (sleeper, _) = bucket.lake(&faults);
-    let (other, _) = bucket.lake(&Faults::none());
+    let (sleeper, other) = (place.store(&faults), place.sound());
     let url = server.url();
     let mut sleeping = Box::pin(refresh(sleeper, &url));
     let others = async {
         faults.reached.cancelled().await;
-        expire_leases(&bucket.objects).await;
+        place.expire_leases().await;
         refresh(Arc::clone(&other), &later.url()).await.unwrap();
         let done = visible(&*other).await;
         resume.cancel();
@@ -775,10 +712,8 @@ impl Observer for Killer {
 #[test]
 fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies() {
     let server = Server::start();
-    let bucket = Bucket::begin(&server, 1 << 20);
-    let faults = Faults::none();
-    let (lake, _) = bucket.snapshot().lake(&faults);
-    let (operations, _) = rehearse(&lake, &faults, &server.url());
+    let begun = begin_in_bucket(&server, 1 << 20);
+    let (operations, _) = rehearse(&begun, &server.url());
     let first = operations
         .iter()
         .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
@@ -787,21 +722,25 @@ fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies(
     // Once it has looked whether it is seen, or as soon as it has written one ledger entry or two,
     // which announce or commit.
     let ways = [usize::MAX, 1, 2];
-    for_each((operations.len() - first) * ways.len(), |k| {
-        let (at, entries) = (first + k / ways.len(), ways[k % ways.len()]);
-        let has_committed = block_on(wake_and_die(at, entries, &bucket.snapshot(), &server));
+    let points = first..operations.len();
+    let cases: Vec<(usize, usize)> = points
+        .flat_map(|at| ways.map(|entries| (at, entries)))
+        .collect();
+    let enough = if is_whole() { 150 } else { cases.len() / 12 };
+    for_each_case(cases, |&(at, entries)| {
+        let has_committed = block_on(wake_and_die(at, entries, &begun.copy(), &server));
         committed.fetch_add(usize::from(has_committed), Ordering::SeqCst);
     });
-    assert!(committed.into_inner() > 150);
+    assert!(committed.into_inner() > enough);
 }
 
 /// Whether it wrote anything after it woke up before its request `at`. It dies once it has committed,
 /// or at once when it has written so many ledger `entries`.
-async fn wake_and_die(at: usize, entries: usize, bucket: &Bucket, server: &Server) -> bool {
+async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server) -> bool {
     let woken = CancellationToken::new();
     let killed = CancellationToken::new();
     let faults = Faults::dying_after(at, Fault::Pause(woken.clone()), entries);
-    let (other, _) = bucket.lake(&Faults::none());
+    let other = place.sound();
     let before = visible(&*other).await;
     let url = server.url();
     // A day that the one that sleeps has nothing to do with.
@@ -817,11 +756,11 @@ async fn wake_and_die(at: usize, entries: usize, bucket: &Bucket, server: &Serve
         killed: killed.clone(),
     });
     {
-        let (sleeper, _) = bucket.lake(&faults);
+        let sleeper = place.store(&faults);
         let sleeping = run_watched(sleeper, &url, ALL_DAYS, true, killer);
         let others = async {
             faults.reached.cancelled().await;
-            expire_leases(&bucket.objects).await;
+            place.expire_leases().await;
             run(Arc::clone(&other), &url, elsewhere, true)
                 .await
                 .unwrap();
@@ -836,7 +775,7 @@ async fn wake_and_die(at: usize, entries: usize, bucket: &Bucket, server: &Serve
             () = others => {}
         }
     }
-    expire_leases(&bucket.objects).await;
+    place.expire_leases().await;
     run(Arc::clone(&other), &url, elsewhere, true)
         .await
         .unwrap();

@@ -1,7 +1,6 @@
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
-use std::time::Duration;
 
 use cdrlake::cdr::slice::{Direction, Slice, parse_day};
 use cdrlake::config::Config;
@@ -12,22 +11,20 @@ use cdrlake::ops::removal::{erase, prune};
 use cdrlake::ops::run::{self, RunOptions};
 use cdrlake::ops::verify;
 use cdrlake::privacy::{Modes, Privacy, PrivacyKey};
-use cdrlake::source::wavix::Api;
 use cdrlake::store::LakeStore;
-use cdrlake::store::local::LocalStore;
 use jiff::ToSpan;
 use jiff::civil::Date;
-use object_store::memory::InMemory;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::privacy::{KEY, everything, run, run_with};
-use crate::protocol::{BUCKET_FAULTS, FAULTS, Nobody, findings, visible};
+use crate::protocol::{Nobody, findings, visible};
 use crate::server::Server;
-use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases};
+use crate::stores::{Fault, Faults};
 use crate::support::{
-    DAY, Ran, Workplace, block_on, calls, copy_tree, for_each, hold_lease, output, ran, serving,
+    DAY, Ran, Workplace, block_on, calls, for_each, hold_lease, output, ran, serving,
 };
+use crate::sweep::{Place, for_each_fault, local, source};
 
 /// The number of the second call of `calls(0, …)`.
 const NUMBER: &str = "+1 (302) 555-0001";
@@ -672,10 +669,10 @@ impl Removed {
             set("source.url", url),
             set("source.requests", "1"),
             set("quality.fail_reject_ratio", "1"),
+            set("parquet.compression", "uncompressed"),
         ]);
         let config = config.unwrap();
-        let key = secrecy::SecretString::from("key");
-        let source = Arc::new(Api::try_new(&config.source, Some(key)).unwrap());
+        let source = source(&config.source);
         let slice = Slice {
             day: parse_day(day).unwrap(),
             direction: Direction::Placed,
@@ -713,35 +710,15 @@ impl Removed {
     }
 }
 
-/// Lets each of the operations suffer each of the faults, and says so.
-fn for_each_fault(
-    operations: &[(&'static str, String)],
-    faults: &[Fault],
-    each: impl Fn(usize, Fault, String) + Sync,
-) {
-    for_each(operations.len() * faults.len(), |k| {
-        let (at, fault) = (k / faults.len(), faults[k % faults.len()].clone());
-        let context = format!("{fault:?} of {:?}", operations[at]);
-        each(at, fault, context);
-    });
-}
-
-fn store_at(path: &std::path::Path) -> Arc<dyn LakeStore> {
-    let store = LocalStore::new(path, 0o600);
-    store.prepare().unwrap();
-    Arc::new(store)
-}
-
 #[test]
 fn a_run_that_read_the_list_before_an_erasure_does_not_publish_what_it_fetched() {
     let (server, workplace) = lake_with_number(KEY_LINES);
     let second = "2026-10-02";
     server.serve("placed", second, calls(0, 3).replace(DAY, second), 3);
-    let begun = workplace.path("lake");
-    let rehearsal = tempfile::tempdir().unwrap();
-    copy_tree(&begun, rehearsal.path());
+    let begun = Place::copy_of(&workplace.path("lake"));
     let faults = Faults::none();
-    let counting = FaultStore::new(store_at(rehearsal.path()), &faults);
+    let rehearsal = begun.copy();
+    let counting = rehearsal.store(&faults);
     block_on(Removed::new().fetch(counting, &server.url(), second));
     let operations = faults.operations();
     let at = |action: &str, path: &str| {
@@ -758,14 +735,13 @@ fn a_run_that_read_the_list_before_an_erasure_does_not_publish_what_it_fetched()
     );
     assert!(last > first + 2, "{operations:?}");
     for_each(last + 1 - first, |k| {
-        let directory = tempfile::tempdir().unwrap();
-        copy_tree(&begun, directory.path());
+        let place = begun.copy();
         let resume = CancellationToken::new();
         let faults = Faults::new(first + k, Fault::Pause(resume.clone()));
-        let paused = FaultStore::new(store_at(directory.path()), &faults);
+        let paused = place.store(&faults);
         let removed = Removed::new();
         block_on(async {
-            let store = store_at(directory.path());
+            let store = place.sound();
             let url = server.url();
             let erasure = async {
                 faults.reached.cancelled().await;
@@ -798,7 +774,7 @@ fn a_run_that_read_the_list_before_an_erasure_does_not_publish_what_it_fetched()
 fn a_slice_that_lacks_erased_calls_has_not_shrunk() {
     let (server, workplace) = lake_with_number(KEY_LINES);
     let removed = Removed::new();
-    let store = store_at(&workplace.path("lake"));
+    let store = local(&workplace.path("lake"));
     block_on(async {
         let lake = removed.lake(Arc::clone(&store)).await.unwrap();
         let key = removed.privacy.key().unwrap();
@@ -820,30 +796,28 @@ fn a_slice_that_lacks_erased_calls_has_not_shrunk() {
     });
 }
 
+/// What there is of rows, rejects and suppressed calls.
+async fn counted(removed: &Removed, store: &Arc<dyn LakeStore>) -> (usize, u64, u64) {
+    let rows = visible(&**store).await.values().map(Vec::len).sum();
+    let lake = removed.lake(Arc::clone(store)).await.unwrap();
+    let slices = verify::slices(&lake, &verify::Scope::default()).await;
+    let commits = verify::commits(&lake, &slices.unwrap()).await.unwrap();
+    let counts = || commits.values().map(|commit| &commit.counts);
+    let rejected = counts().map(|counts| counts.rejected).sum();
+    let suppressed = counts().map(|counts| counts.suppressed).sum();
+    (rows, rejected, suppressed)
+}
+
 #[test]
 fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes_it() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     let removed = Removed::new();
-    let begun = workplace.path("lake");
-    let rehearsal = tempfile::tempdir().unwrap();
-    copy_tree(&begun, rehearsal.path());
-    let faults = Faults::none();
-    let counting = FaultStore::new(store_at(rehearsal.path()), &faults);
-    assert_eq!(block_on(removed.erase(counting)), Ok(true));
-    let operations = faults.operations();
-    assert!(operations.len() > 20, "{operations:?}");
-    for_each_fault(&operations, &FAULTS, |at, fault, context| {
-        let directory = tempfile::tempdir().unwrap();
-        copy_tree(&begun, directory.path());
-        let faults = Faults::new(at, fault);
-        let faulty = FaultStore::new(store_at(directory.path()), &faults);
-        let removed = Removed::new();
-        block_on(async {
-            tokio::select! {
-                _ = removed.erase(faulty as _) => {}
-                () = faults.reached.cancelled() => {}
-            }
-            let store = store_at(directory.path());
+    for_each_fault(
+        &Place::copy_of(&workplace.path("lake")),
+        |_| true,
+        async |store| drop(removed.erase(store).await),
+        async |place, context| {
+            let store = place.sound();
             // Whole rows: all of them, or those without the number.
             let seen = visible(&*store).await.values().map(Vec::len).sum::<usize>();
             assert!(seen == 5 || seen == 3, "{context}: {seen} rows");
@@ -852,26 +826,10 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
                 let erased = removed.erase_number(Arc::clone(&store), number).await;
                 assert_eq!(erased, Ok(true), "{number}: {context}");
             }
-            assert_eq!(
-                visible(&*store).await.values().map(Vec::len).sum::<usize>(),
-                2,
-                "{context}"
-            );
+            assert_eq!(counted(&removed, &store).await, (2, 1, 4), "{context}");
             assert_eq!(findings(&store).await, [], "{context}");
-            let lake = removed.lake(Arc::clone(&store)).await.unwrap();
-            let slices = verify::slices(&lake, &verify::Scope::default())
-                .await
-                .unwrap();
-            let commits = verify::commits(&lake, &slices).await.unwrap();
-            let suppressed: u64 = commits
-                .values()
-                .map(|commit| commit.counts.suppressed)
-                .sum();
-            assert_eq!(suppressed, 4, "{context}");
-            let rejected: u64 = commits.values().map(|commit| commit.counts.rejected).sum();
-            assert_eq!(rejected, 1, "{context}");
-        });
-    });
+        },
+    );
 }
 
 #[test]
@@ -881,14 +839,10 @@ fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by
     let second = "2026-10-02";
     server.serve("placed", DAY, format!("{}{reject}", calls(0, 4)), 5);
     server.serve("placed", second, calls(5, 3).replace(DAY, second), 3);
-    let lake = |objects: &Arc<InMemory>, faults: &Arc<Faults>| -> Arc<dyn LakeStore> {
-        let bucket = Arc::new(FaultBucket::new(objects, faults));
-        Arc::new(bucket_lake(bucket, 1 << 20, Duration::from_mins(1)))
-    };
-    let begun = Arc::new(InMemory::new());
+    let begun = Place::in_bucket(1 << 20);
     let removed = Removed::new();
     block_on(async {
-        let store = lake(&begun, &Faults::none());
+        let store = begun.sound();
         let identity = removed.config.identity(&removed.privacy);
         Lake::open(Arc::clone(&store), &identity, removed.privacy.clone())
             .await
@@ -898,74 +852,35 @@ fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by
             assert_eq!(report.outcome, RunOutcome::Committed, "{report:?}");
         }
     });
-    let faults = Faults::none();
-    let rehearsal = Arc::new(begun.fork());
-    assert_eq!(block_on(removed.erase(lake(&rehearsal, &faults))), Ok(true));
-    let operations = faults.operations();
-    assert!(operations.len() > 20, "{operations:?}");
-    for_each_fault(&operations, &BUCKET_FAULTS, |at, fault, context| {
-        let objects = Arc::new(begun.fork());
-        let faults = Faults::new(at, fault);
-        let removed = Removed::new();
-        block_on(async {
-            tokio::select! {
-                _ = removed.erase(lake(&objects, &faults)) => {}
-                () = faults.reached.cancelled() => {}
-            }
-            expire_leases(&objects).await;
-            let store = lake(&objects, &Faults::none());
-            assert_eq!(
-                removed.erase(Arc::clone(&store)).await,
-                Ok(true),
-                "{context}"
-            );
-            let seen: Vec<String> = visible(&*store).await.into_values().flatten().collect();
-            assert_eq!(seen.len(), 6, "{context}: {seen:?}");
+    for_each_fault(
+        &begun,
+        |_| true,
+        async |store| drop(removed.erase(store).await),
+        async |place, context| {
+            let store = place.sound();
+            let erased = removed.erase(Arc::clone(&store)).await;
+            assert_eq!(erased, Ok(true), "{context}");
+            let (rows, _, suppressed) = counted(&removed, &store).await;
+            assert_eq!((rows, suppressed), (6, 2), "{context}");
             assert_eq!(findings(&store).await, [], "{context}");
-            let lake = removed.lake(Arc::clone(&store)).await.unwrap();
-            let slices = verify::slices(&lake, &verify::Scope::default())
-                .await
-                .unwrap();
-            let commits = verify::commits(&lake, &slices).await.unwrap();
-            let suppressed: u64 = commits
-                .values()
-                .map(|commit| commit.counts.suppressed)
-                .sum();
-            assert_eq!(suppressed, 2, "{context}");
-        });
-    });
+        },
+    );
 }
 
 #[test]
 fn whichever_operation_of_a_prune_fails_or_is_the_last_the_next_one_completes_it() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     let removed = Removed::new();
-    let begun = workplace.path("lake");
-    let rehearsal = tempfile::tempdir().unwrap();
-    copy_tree(&begun, rehearsal.path());
-    let faults = Faults::none();
-    let counting = FaultStore::new(store_at(rehearsal.path()), &faults);
-    assert_eq!(block_on(removed.prune(counting)), Ok(true));
-    let operations = faults.operations();
-    for_each_fault(&operations, &FAULTS, |at, fault, context| {
-        let directory = tempfile::tempdir().unwrap();
-        copy_tree(&begun, directory.path());
-        let faults = Faults::new(at, fault);
-        let faulty = FaultStore::new(store_at(directory.path()), &faults);
-        let removed = Removed::new();
-        block_on(async {
-            tokio::select! {
-                _ = removed.prune(faulty as _) => {}
-                () = faults.reached.cancelled() => {}
-            }
-            let store = store_at(directory.path());
-            assert_eq!(
-                removed.prune(Arc::clone(&store)).await,
-                Ok(true),
-                "{context}"
-            );
+    for_each_fault(
+        &Place::copy_of(&workplace.path("lake")),
+        |_| true,
+        async |store| drop(removed.prune(store).await),
+        async |place, context| {
+            let store = place.sound();
+            let pruned = removed.prune(Arc::clone(&store)).await;
+            assert_eq!(pruned, Ok(true), "{context}");
             assert!(visible(&*store).await.is_empty(), "{context}");
             assert_eq!(findings(&store).await, [], "{context}");
-        });
-    });
+        },
+    );
 }

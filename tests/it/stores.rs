@@ -68,6 +68,8 @@ pub(crate) struct Faults {
     pub(crate) died: CancellationToken,
     /// Every operation: what, and on which object.
     log: Mutex<Vec<(&'static str, String)>>,
+    /// Uploads that were neither completed nor aborted.
+    uploads: AtomicUsize,
 }
 
 impl Faults {
@@ -85,7 +87,13 @@ impl Faults {
             count: AtomicUsize::new(0),
             reached: CancellationToken::new(),
             log: Mutex::default(),
+            uploads: AtomicUsize::new(0),
         })
+    }
+
+    /// How many uploads were neither completed nor aborted.
+    pub(crate) fn uploads_under_way(&self) -> usize {
+        self.uploads.load(Ordering::SeqCst)
     }
 
     /// Counts operations, and lets none fail.
@@ -331,16 +339,13 @@ impl Housekeeping for FaultStore {
     }
 }
 
-/// A bucket in memory, in which one operation fails, and which knows of uploads that were neither
-/// completed nor aborted.
+/// A bucket in memory, in which one operation fails.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultBucket {
     inner: Arc<InMemory>,
     faults: Arc<Faults>,
     /// What is never permitted.
     refuses: fn(&str, &Path) -> bool,
-    /// Uploads under way.
-    pub(crate) uploads: Arc<AtomicUsize>,
 }
 
 impl FaultBucket {
@@ -349,7 +354,6 @@ impl FaultBucket {
             inner: Arc::clone(inner),
             faults: Arc::clone(faults),
             refuses: |_, _| false,
-            uploads: Arc::default(),
         }
     }
 
@@ -411,7 +415,7 @@ impl ObjectStore for FaultBucket {
     ) -> Result<Box<dyn MultipartUpload>, ObjectError> {
         let begin = async {
             let inner = self.inner.put_multipart_opts(path, options).await?;
-            self.uploads.fetch_add(1, Ordering::SeqCst);
+            self.faults.uploads.fetch_add(1, Ordering::SeqCst);
             Ok(Box::new(FaultUpload {
                 inner: Arc::new(tokio::sync::Mutex::new(inner)),
                 bucket: self.clone(),
@@ -487,7 +491,7 @@ impl MultipartUpload for FaultUpload {
     async fn complete(&mut self) -> Result<PutResult, ObjectError> {
         let complete = async {
             let put = self.inner.lock().await.complete().await?;
-            self.bucket.uploads.fetch_sub(1, Ordering::SeqCst);
+            self.bucket.faults.uploads.fetch_sub(1, Ordering::SeqCst);
             Ok(put)
         };
         self.bucket.pass("complete", &self.path, complete).await
@@ -495,7 +499,7 @@ impl MultipartUpload for FaultUpload {
 
     async fn abort(&mut self) -> Result<(), ObjectError> {
         let abort = async {
-            self.bucket.uploads.fetch_sub(1, Ordering::SeqCst);
+            self.bucket.faults.uploads.fetch_sub(1, Ordering::SeqCst);
             Ok(())
         };
         self.bucket.pass("abort", &self.path, abort).await

@@ -298,6 +298,20 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// Whether sweeps try all their cases: where `TEST_SWEEPS` is `whole`, as it is in CI.
+pub(crate) fn is_whole() -> bool {
+    std::env::var_os("TEST_SWEEPS").is_some_and(|sweeps| sweeps == "whole")
+}
+
+/// Does `each` for the cases of a sweep: all of them, or one in three, drawn with [`seed`].
+pub(crate) fn for_each_case<T: Sync>(mut cases: Vec<T>, each: impl Fn(&T) + Sync) {
+    if !is_whole() {
+        fastrand::Rng::with_seed(seed()).shuffle(&mut cases);
+        cases.truncate(cases.len().div_ceil(3));
+    }
+    for_each(cases.len(), |k| each(&cases[k]));
+}
+
 /// Does `each` for 0 to `count`, on twice as many threads as there are processors, for some wait.
 pub(crate) fn for_each(count: usize, each: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);

@@ -9,7 +9,9 @@ use cdrlake::lake::report::RunReport;
 use serde_json::Value;
 
 use crate::server::Server;
-use crate::support::{CANARY, DAY, Workplace, calls, copy_tree, for_each, output, read, skipped};
+use crate::support::{
+    CANARY, DAY, Workplace, calls, copy_tree, for_each_case, output, read, skipped,
+};
 
 /// `tests/it/syscalls.c`, compiled.
 fn shim() -> &'static Path {
@@ -284,7 +286,7 @@ fn number_of_calls(workplace: &Workplace) -> usize {
 #[test]
 fn whichever_system_call_is_the_last_the_table_is_whole_and_the_next_run_goes_on() {
     let (_server, workplace) = begin();
-    for_each(number_of_calls(&workplace), |at| {
+    for_each_case((0..number_of_calls(&workplace)).collect(), |&at| {
         let lake = workplace.path(format!("killed-{at}"));
         copy_tree(&workplace.path("lake"), &lake);
         let output = run_with_shim(&lake, &workplace, Some((at, "kill")));
@@ -297,7 +299,7 @@ fn whichever_system_call_is_the_last_the_table_is_whole_and_the_next_run_goes_on
 #[test]
 fn whichever_system_call_a_full_or_broken_disk_refuses_the_run_says_so_and_the_next_goes_on() {
     let (_server, workplace) = begin();
-    for_each(number_of_calls(&workplace), |at| {
+    for_each_case((0..number_of_calls(&workplace)).collect(), |&at| {
         let lake = workplace.path(format!("refused-{at}"));
         copy_tree(&workplace.path("lake"), &lake);
         let output = run_with_shim(&lake, &workplace, Some((at, "error")));
@@ -372,8 +374,8 @@ fn whichever_system_call_fails_or_is_the_last_a_partition_on_another_file_system
         .iter()
         .rposition(|(_, paths)| paths[0].contains(".cdrlake-copy"));
     let (first, last) = (first.unwrap() - 3, last.unwrap() + 4);
-    for_each((last - first) * 2, |k| {
-        let (at, fault) = (first + k / 2, ["kill", "error"][k % 2]);
+    let faults = |at| ["kill", "error"].map(|fault| (at, fault));
+    for_each_case((first..last).flat_map(faults).collect(), |&(at, fault)| {
         let lake = workplace.path(format!("{fault}-{at}"));
         let elsewhere = elsewhere.path().join(format!("{fault}-{at}"));
         copy_tree(&workplace.path("lake"), &lake);
