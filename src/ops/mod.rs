@@ -14,6 +14,8 @@ pub mod rejects;
 pub mod removal;
 pub mod run;
 pub mod status;
+#[cfg(test)]
+mod tests;
 pub mod verify;
 pub mod warehouse;
 
