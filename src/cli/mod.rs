@@ -617,3 +617,101 @@ fn ignores_hanging_up() -> bool {
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .is_some_and(|mask| mask & 1 == 1)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Origin;
+
+    #[derive(Debug, Parser)]
+    struct OfRun {
+        #[command(flatten)]
+        config: RunConfigArgs,
+    }
+
+    fn given(arguments: &[&str]) -> RunConfigArgs {
+        let arguments = ["run"].iter().chain(arguments);
+        OfRun::try_parse_from(arguments).unwrap().config
+    }
+
+    #[test]
+    fn the_commands_agree_with_one_another() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn flags_are_repeated_as_a_shell_takes_them() {
+        let given = given(&[
+            "--requests",
+            "8",
+            "--lake",
+            "my lake",
+            "--config",
+            "it's.toml",
+            "--source-url",
+            "http://localhost:8080/",
+        ]);
+        assert_eq!(
+            given.as_flags(),
+            r" --config 'it'\''s.toml' --lake 'my lake' --source-url http://localhost:8080/ --requests 8"
+        );
+        assert_eq!(
+            given.as_lake_flags(),
+            r" --config 'it'\''s.toml' --lake 'my lake'"
+        );
+    }
+
+    #[test]
+    fn a_flag_belongs_to_the_commands_that_use_it() {
+        let names =
+            |flags: Vec<&Flag>| -> Vec<&str> { flags.into_iter().map(|flag| flag.shown).collect() };
+        assert_eq!(names(LakeArgs::flags().collect()), ["--lake"]);
+        assert_eq!(
+            names(ApiArgs::flags().collect()),
+            ["--lake", "--source-url", "--api-key-env", "--api-key-file"]
+        );
+        let of_run = names(RunConfigArgs::flags().collect());
+        let of_load = names(LoadConfigArgs::flags().collect());
+        assert!(!of_run.contains(&"--assume-timezone"), "{of_run:?}");
+        assert!(of_load.contains(&"--assume-timezone"), "{of_load:?}");
+        assert!(!of_load.contains(&"--via"), "{of_load:?}");
+    }
+
+    #[test]
+    fn an_error_has_a_status_and_the_command_line_s_advice() {
+        let place: crate::store::location::Location = "./lake".parse().unwrap();
+        let lost = || io::Error::from(io::ErrorKind::StorageFull);
+        let store = || StoreError {
+            action: "write",
+            path: "x".into(),
+            source: lost().into(),
+        };
+        for (error, exit, said) in [
+            (
+                ops::Error::NoLake { place },
+                Exit::Usage,
+                "there is no lake at ./lake: lake.url or --lake is another place, or no `cdrlake run`",
+            ),
+            (
+                ops::Error::from(store()),
+                Exit::Failed,
+                "cannot write x: no storage space. Make room there and run again",
+            ),
+            (
+                ops::Error::Spool(store()),
+                Exit::Usage,
+                "no storage space. Set limits.spool_dir to a directory with room",
+            ),
+            (
+                ConfigError::new(Origin::Flag("--lake"), "lake.url is odd").into(),
+                Exit::Usage,
+                "flag --lake: lake.url is odd",
+            ),
+            (ops::Error::CheckUnderWay, Exit::Failed, "Try again"),
+        ] {
+            let error = CommandError::from(error);
+            assert_eq!(error.exit, exit, "{error:?}");
+            assert!(error.message.contains(said), "{}", error.message);
+        }
+    }
+}

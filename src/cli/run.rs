@@ -144,7 +144,7 @@ impl ResultArgs {
     ) -> Result<Exit, CommandError> {
         let text = match self.output.format {
             OutputFormat::Json => json_text(&outcome.run.report),
-            OutputFormat::Text => render_report(root, outcome),
+            OutputFormat::Text => render_report(root, &outcome.plan, &outcome.run),
         };
         print(text.as_bytes())?;
         Ok(exit_of(&outcome.run, self.strict, screen))
@@ -267,8 +267,7 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
     }
 }
 
-fn render_report(root: &Location, outcome: &Outcome) -> String {
-    let Outcome { plan, run, .. } = outcome;
+fn render_report(root: &Location, plan: &Plan, run: &RunResult) -> String {
     let report = &run.report;
     let mut table = DayTable::default();
     for slice in &report.slices {
@@ -412,6 +411,7 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
 mod tests {
     use super::*;
     use crate::cdr::slice::Slice;
+    use crate::lake::report::SliceReport;
     use crate::ops::plan::{Due, Why};
 
     #[test]
@@ -439,5 +439,92 @@ mod tests {
         let json: serde_json::Value =
             serde_json::from_str(&render_plan(&plan, OutputFormat::Json)).unwrap();
         assert_eq!(json["due"][0]["why"], "missing");
+    }
+
+    fn plan_of(due: Vec<Due>, up_to_date: u64) -> Plan {
+        let day = parse_day("2026-10-01").unwrap();
+        Plan {
+            days: day..=day,
+            due,
+            up_to_date,
+            foreign: Vec::new(),
+        }
+    }
+
+    fn placed(day: &str) -> Slice {
+        Slice {
+            day: parse_day(day).unwrap(),
+            direction: Direction::Placed,
+        }
+    }
+
+    /// A run that did these slices, as it is shown.
+    fn shown(plan: &Plan, slices: Vec<SliceReport>, interrupted: bool) -> String {
+        let now = Timestamp::UNIX_EPOCH;
+        let report = RunReport::new("r".to_owned(), now, slices, interrupted, Vec::new());
+        let run = RunResult {
+            report,
+            is_kept: false,
+            stopped_by: None,
+        };
+        render_report(&"./lake".parse().unwrap(), plan, &run)
+    }
+
+    #[test]
+    fn a_run_without_work_says_what_is_up_to_date() {
+        assert_eq!(
+            shown(&plan_of(Vec::new(), 1), Vec::new(), false),
+            "Nothing to do: the slice of 2026-10-01 is up to date.\n"
+        );
+        assert_eq!(
+            shown(&plan_of(Vec::new(), 1_002), Vec::new(), false),
+            "Nothing to do: all 1,002 slices from 2026-10-01 to 2026-10-01 are up to date.\n"
+        );
+    }
+
+    #[test]
+    fn a_run_is_shown_with_its_troubles_first_and_its_sums_last() {
+        let slice = placed("2026-10-01");
+        let due = vec![Due::new(slice, Why::Missing, None)];
+        let mut committed = SliceReport::new(slice, SliceOutcome::Committed);
+        (committed.counts.rows, committed.counts.records) = (2, 3);
+        (committed.counts.rejected, committed.counts.suppressed) = (1, 0);
+        let failed = SliceReport {
+            error: Some("it broke".to_owned()),
+            ..SliceReport::new(placed("2026-10-02"), SliceOutcome::Failed)
+        };
+        let skipped = SliceReport::new(placed("2026-10-03"), SliceOutcome::Skipped);
+        let text = shown(&plan_of(due, 5), vec![committed, failed, skipped], true);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("day "), "{text}");
+        let end = &lines[4..];
+        assert_eq!(
+            end,
+            [
+                "failed   placed 2026-10-02: it broke",
+                "Interrupted: run again for the rest. 1 slice committed, 0 unchanged, 1 failed, 1 skipped; 5 were up to date.",
+                "2 calls in 3 records, 0.00 USD; 0 duplicates, 1 rejected.",
+                "table ./lake/cdrs",
+            ],
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn of_many_troubles_the_first_are_shown_and_the_others_counted() {
+        let day = parse_day("2026-10-01").unwrap();
+        let slices = std::iter::successors(Some(day), |day| day.tomorrow().ok());
+        let slices = slices.take(MAX_LINES + 2).map(|day| SliceReport {
+            error: Some("it broke".to_owned()),
+            ..SliceReport::new(placed(&day.to_string()), SliceOutcome::Failed)
+        });
+        let due = vec![Due::new(placed("2026-10-01"), Why::Missing, None)];
+        let text = shown(&plan_of(due, 0), slices.collect(), false);
+        let failed = text.lines().filter(|line| line.starts_with("failed"));
+        assert_eq!(failed.count(), MAX_LINES, "{text}");
+        assert!(
+            text.contains("… and 2 more, all in the run report"),
+            "{text}"
+        );
     }
 }

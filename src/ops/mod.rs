@@ -14,10 +14,11 @@ pub mod rejects;
 pub mod removal;
 pub mod run;
 pub mod status;
-#[cfg(test)]
-mod tests;
 pub mod verify;
 pub mod warehouse;
 
 pub use error::Error;
 pub use observer::Observer;
+
+#[cfg(test)]
+mod tests;

@@ -23,6 +23,7 @@ use super::days::Selection;
 use super::{Error, Observer, open};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
+use crate::lake::Lake;
 use crate::source::Source;
 use crate::store::layout;
 pub use check::{slices, verify_slices};
@@ -257,22 +258,30 @@ impl Verification<'_> {
     /// finding.
     pub async fn check(&self, observer: &dyn Observer) -> Result<Verified, Error> {
         let lake = open::existing_lake(self.config, self.source.is_some()).await?;
+        self.check_in(&lake, observer).await
+    }
+
+    /// The same, of a lake that is open already.
+    ///
+    /// # Errors
+    /// As [`check`](Self::check).
+    pub async fn check_in(&self, lake: &Lake, observer: &dyn Observer) -> Result<Verified, Error> {
         let scope = self.scope()?;
-        let slices = slices(&lake, &scope).await?;
+        let slices = slices(lake, &scope).await?;
         observer.slices_began(slices.len());
         let quality = &self.config.quality;
         let mut found =
-            verify_slices(&lake, &slices, quality, &|| observer.slice_looked_at()).await?;
+            verify_slices(lake, &slices, quality, &|| observer.slice_looked_at()).await?;
         let mut asked = None;
         if let Some(source) = self.source.filter(|_| self.ask_source) {
             let config = &self.config.source;
             let (answers, findings) =
-                counts::ask_provider(&lake, source.as_ref(), config, &slices, &found).await?;
+                counts::ask_provider(lake, source.as_ref(), config, &slices, &found).await?;
             found.findings.extend(findings);
             found.findings.sort_by_key(|finding| finding.slice);
             asked = Some(answers);
         }
-        found.findings.extend(find_strays(&lake, &scope).await?);
+        found.findings.extend(find_strays(lake, &scope).await?);
         observer.ended();
         let missing = self.not_fetched(&slices);
         Ok(Verified {

@@ -53,6 +53,20 @@ impl Verification<'_> {
     ) -> Result<(), Error> {
         // Opening it for writing removes what dead runs left.
         let lake = open::open_lake(self.config, false).await?;
+        self.repair_in(&lake, verified, observer, interrupt).await
+    }
+
+    /// The same, in a lake that was opened for writing since.
+    ///
+    /// # Errors
+    /// As [`repair`](Self::repair).
+    pub async fn repair_in(
+        &self,
+        lake: &Lake,
+        verified: &mut Verified,
+        observer: Arc<dyn Observer>,
+        interrupt: CancellationToken,
+    ) -> Result<(), Error> {
         let mut repair = Repair::default();
         let to_fetch = verified.found.to_fetch();
         if let Some(source) = self.source
@@ -60,21 +74,21 @@ impl Verification<'_> {
         {
             let source = Arc::clone(source);
             let fetched =
-                fetch_again(self.config, &lake, source, to_fetch, observer, interrupt).await;
+                fetch_again(self.config, lake, source, to_fetch, observer, interrupt).await;
             repair.run = Some(fetched.report);
             repair.stopped_by = fetched.stopped_by;
         }
         // After fetching, and only what is still nobody's, and nobody's last copy.
         for finding in &verified.found.findings {
-            if finding.mend() == Mend::Remove && remove(self.config, &lake, finding).await? {
+            if finding.mend() == Mend::Remove && remove(self.config, lake, finding).await? {
                 repair.removed.push(finding.path.clone());
             }
         }
-        let again = self.look_again(&lake, &verified.found, &repair).await?;
+        let again = self.look_again(lake, &verified.found, &repair).await?;
         repair.remaining = again.findings;
         repair.in_progress = again.in_progress;
         verified.repair = Some(repair);
-        let slices = slices(&lake, &self.scope()?).await?;
+        let slices = slices(lake, &self.scope()?).await?;
         verified.not_fetched = self.not_fetched(&slices).unwrap_or_default();
         Ok(())
     }
