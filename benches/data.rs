@@ -8,6 +8,7 @@ use cdrlake::privacy::Credentials;
 use cdrlake::simulator::{Generator, KeyOrder};
 use cdrlake::slice_file::convert::{ConvertOptions, Converter};
 use cdrlake::slice_file::options::ParquetOptions;
+use cdrlake::slice_file::writer::SpoolFile;
 use jiff::civil::date;
 use parquet::basic::Compression;
 use secrecy::SecretString;
@@ -46,24 +47,32 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
     }
 }
 
-/// Converts a body, which comes in these chunks, to a file, and says how many rows that has.
-pub(crate) fn convert<'a>(chunks: impl Iterator<Item = &'a [u8]>, options: ConvertOptions) -> u64 {
+/// Converts a body, which comes in these chunks, to a file, which is deleted when it is dropped.
+pub(crate) fn convert<'a>(
+    chunks: impl Iterator<Item = &'a [u8]>,
+    options: ConvertOptions,
+) -> SpoolFile {
     let mut converter = Converter::try_new(options).unwrap();
     chunks.for_each(|chunk| converter.push(chunk).unwrap());
     converter.end_body().unwrap();
     let converted = converter.finish().unwrap();
-    converted.write_footer(Vec::new()).unwrap().rows
+    converted.write_footer(Vec::new()).unwrap()
 }
 
 /// A body of [`RECORDS`] lines.
 pub(crate) fn body(key_order: KeyOrder) -> Vec<u8> {
+    body_of(RECORDS, key_order)
+}
+
+/// A body of so many lines.
+pub(crate) fn body_of(records: u64, key_order: KeyOrder) -> Vec<u8> {
     let generator = Generator {
         seed: 42,
         calls_per_day: 100_000,
         key_order,
     };
     let mut body = Vec::new();
-    for index in 0..RECORDS {
+    for index in 0..records {
         generator.render(&generator.call(slice(), index), &mut body);
         body.push(b'\n');
     }

@@ -159,8 +159,8 @@ fn to_files(criterion: &mut Criterion) {
     });
     group.bench_function("all, to a zstd Parquet file", |bencher| {
         bencher.iter(|| {
-            let rows = convert(fixed.chunks(CHUNK_BYTES), options.clone());
-            assert_eq!(rows, RECORDS);
+            let file = convert(fixed.chunks(CHUNK_BYTES), options.clone());
+            assert_eq!(file.rows, RECORDS);
         });
     });
     group.finish();
