@@ -20,6 +20,11 @@ use crate::cdr::decode::Record;
 use crate::cdr::digest::day_number;
 use crate::cdr::slice::{Direction, Slice};
 
+/// Rows of a batch: enough to amortise its cost, few enough to stay in a processor's cache.
+pub(super) const BATCH_ROWS: usize = 8192;
+/// Text of a batch that ends it early: rows may be as large as `limits.max_record_bytes`.
+pub(super) const BATCH_TEXT_BYTES: usize = 4 << 20;
+
 /// Which values are there.
 #[derive(Debug, Default)]
 struct Validity {
@@ -192,6 +197,11 @@ impl BatchBuilder {
     /// Bytes of text since the last [`finish`](Self::finish): what makes a batch of few rows large.
     pub fn text_bytes(&self) -> usize {
         self.text_bytes
+    }
+
+    /// Whether it is time to [`finish`](Self::finish): 8,192 rows, or 4 MiB of text.
+    pub fn is_full(&self) -> bool {
+        self.rows >= BATCH_ROWS || self.text_bytes >= BATCH_TEXT_BYTES
     }
 
     /// The batch, leaving the builder empty.

@@ -16,10 +16,6 @@ use crate::cdr::columns::schema;
 use crate::cdr::decode::{Decoder, Reason, Refusal};
 use crate::cdr::slice::Slice;
 
-/// Rows of a batch.
-const BATCH_ROWS: usize = 8192;
-/// Texts of a batch after which it ends early.
-const BATCH_TEXT_BYTES: usize = 8 << 20;
 /// Longest record.
 const MAX_RECORD_BYTES: usize = 1 << 20;
 /// Bytes read at once.
@@ -53,7 +49,7 @@ pub enum BatchesError {
 /// first bytes tell.
 ///
 /// Rows come in the order of the body, 8,192 to a batch, fewer where their texts have more than
-/// 8 MiB. Nothing is judged or changed: duplicates stay, numbers are not hidden, and the body may
+/// 4 MiB. Nothing is judged or changed: duplicates stay, numbers are not hidden, and the body may
 /// hold other days than the slice, which only fills the columns `direction` and `source_day`.
 ///
 /// Memory: one batch, one record (1 MiB at most), and what a kilobyte of the body holds when it is
@@ -153,9 +149,7 @@ impl Rows {
             } => match self.decoder.decode(json) {
                 Ok(record) => {
                     self.builder.append(&record);
-                    if self.builder.rows() == BATCH_ROWS
-                        || self.builder.text_bytes() >= BATCH_TEXT_BYTES
-                    {
+                    if self.builder.is_full() {
                         self.end_batch();
                     }
                     Ok(())

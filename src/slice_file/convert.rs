@@ -599,3 +599,6 @@ impl Converted {
         self.spooled.finish(metadata)
     }
 }
+
+#[cfg(test)]
+mod tests;

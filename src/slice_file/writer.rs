@@ -15,18 +15,13 @@ use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
 use tempfile::TempPath;
 use xxhash_rust::xxh3::Xxh3Default;
 
-use super::batch::{BatchBuilder, Rows};
+use super::batch::{BATCH_ROWS, BATCH_TEXT_BYTES, BatchBuilder, Rows};
 use super::batch_writer::{BatchWriter, FileWriter};
 use super::encode::parquet_schema;
 use super::options::ParquetOptions;
 use crate::cdr::columns::schema;
 use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
-
-/// Rows of a batch: enough to amortise its cost, few enough to stay in a processor's cache.
-const BATCH_ROWS: usize = 8192;
-/// Text of a batch that ends it early: rows may be as large as `limits.max_record_bytes`.
-const BATCH_TEXT_BYTES: usize = 4 << 20;
 
 /// Name of the slice, in the footer's metadata.
 pub const SLICE_KEY: &str = "cdrlake.slice";
@@ -93,25 +88,29 @@ impl SpoolFile {
     }
 }
 
-/// Writes one slice. Memory: three batches (one is filled while another waits and a third is encoded), and the row
-/// group that is being encoded.
-pub struct SpoolWriter {
+/// A file of the spool that has no footer yet. Dropping it deletes it.
+#[derive(Debug)]
+struct Unfinished {
     slice: Slice,
     options: ParquetOptions,
-    builder: BatchBuilder,
-    batches: BatchWriter,
     path: TempPath,
     rows: u64,
     max_row_text_bytes: usize,
 }
 
+/// Writes one slice. Memory: three batches (one is filled while another waits and a third is encoded), and the row
+/// group that is being encoded.
+pub struct SpoolWriter {
+    file: Unfinished,
+    builder: BatchBuilder,
+    batches: BatchWriter,
+}
+
+// The rows are nobody's business.
 impl fmt::Debug for SpoolWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpoolWriter")
-            .field("slice", &self.slice)
-            .field("path", &self.path)
-            .field("rows", &self.rows)
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("SpoolWriter");
+        shown.field("file", &self.file).finish_non_exhaustive()
     }
 }
 
@@ -136,13 +135,15 @@ impl SpoolWriter {
         let batches = BatchWriter::begin(file, options);
         let batches = batches.map_err(|source| error(&path, "begin", source))?;
         Ok(Self {
-            slice,
-            options: options.clone(),
+            file: Unfinished {
+                slice,
+                options: options.clone(),
+                path,
+                rows: 0,
+                max_row_text_bytes: 0,
+            },
             builder: BatchBuilder::new(slice),
             batches,
-            path,
-            rows: 0,
-            max_row_text_bytes: 0,
         })
     }
 
@@ -154,18 +155,18 @@ impl SpoolWriter {
         let text_before = self.builder.text_bytes();
         self.builder.append(record);
         let row_text_bytes = self.builder.text_bytes() - text_before;
-        self.max_row_text_bytes = self.max_row_text_bytes.max(row_text_bytes);
-        if self.builder.rows() >= BATCH_ROWS || self.builder.text_bytes() >= BATCH_TEXT_BYTES {
+        self.file.max_row_text_bytes = self.file.max_row_text_bytes.max(row_text_bytes);
+        if self.builder.is_full() {
             self.write_batch()?;
         }
-        self.rows += 1;
+        self.file.rows += 1;
         Ok(())
     }
 
     fn write_batch(&mut self) -> Result<(), WriteError> {
         let batch = self.builder.finish();
         let written = self.batches.write(batch);
-        written.map_err(|source| error(&self.path, "write", source))
+        written.map_err(|source| error(&self.file.path, "write", source))
     }
 
     /// Gives the file up.
@@ -174,7 +175,7 @@ impl SpoolWriter {
     /// [`WriteError`] if the spool could not be written, which is not always known before.
     pub fn abandon(self) -> Result<(), WriteError> {
         let abandoned = self.batches.abandon();
-        abandoned.map_err(|source| error(&self.path, "write", source))
+        abandoned.map_err(|source| error(&self.file.path, "write", source))
     }
 
     /// Writes what is left. All rows are then in the file, which only lacks its footer.
@@ -184,35 +185,25 @@ impl SpoolWriter {
     pub fn end(mut self) -> Result<SpooledRows, WriteError> {
         self.write_batch()?;
         let ended = self.batches.end();
-        let writer = ended.map_err(|source| error(&self.path, "write", source))?;
+        let writer = ended.map_err(|source| error(&self.file.path, "write", source))?;
         Ok(SpooledRows {
-            slice: self.slice,
-            options: self.options,
+            file: self.file,
             writer,
-            path: self.path,
-            rows: self.rows,
-            max_row_text_bytes: self.max_row_text_bytes,
         })
     }
 }
 
 /// All rows of a slice, in a file without a footer. Dropping it deletes the file.
 pub struct SpooledRows {
-    slice: Slice,
-    options: ParquetOptions,
+    file: Unfinished,
     writer: FileWriter,
-    path: TempPath,
-    rows: u64,
-    max_row_text_bytes: usize,
 }
 
+// The rows are nobody's business.
 impl fmt::Debug for SpooledRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SpooledRows")
-            .field("slice", &self.slice)
-            .field("path", &self.path)
-            .field("rows", &self.rows)
-            .finish_non_exhaustive()
+        let mut shown = f.debug_struct("SpooledRows");
+        shown.field("file", &self.file).finish_non_exhaustive()
     }
 }
 
@@ -226,18 +217,18 @@ impl SpooledRows {
         each: impl FnMut(&Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
         // What the footer will say.
-        let rows = i64::try_from(self.rows).unwrap_or(i64::MAX);
+        let rows = i64::try_from(self.file.rows).unwrap_or(i64::MAX);
         let schema = Arc::new(parquet_schema(&schema()));
         let file = FileMetaData::new(1, rows, None, Some(vec![self.max_row_text()]), schema, None);
         let row_groups = self.writer.flushed_row_groups().to_vec();
         let metadata = Arc::new(ParquetMetaData::new(file, row_groups));
         let footer = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
-            .map_err(|source| error(&self.path, "read back", source))?;
-        read_rows_by(&self.path, footer, self.slice, each)
+            .map_err(|source| error(&self.file.path, "read back", source))?;
+        read_rows_by(&self.file.path, footer, self.file.slice, each)
     }
 
     fn max_row_text(&self) -> KeyValue {
-        let bytes = self.max_row_text_bytes.to_string();
+        let bytes = self.file.max_row_text_bytes.to_string();
         KeyValue::new(MAX_ROW_TEXT_KEY.to_owned(), bytes)
     }
 
@@ -257,27 +248,27 @@ impl SpooledRows {
         let max_row_text = self.max_row_text();
         self.writer.append_key_value_metadata(max_row_text);
         if let Err(source) = self.writer.finish() {
-            return Err(error(&self.path, "finish", source));
+            return Err(error(&self.file.path, "finish", source));
         }
-        let footer = read_footer(&self.path)?;
+        let footer = read_footer(&self.file.path)?;
         let rows = footer.metadata().file_metadata().num_rows();
-        if u64::try_from(rows) != Ok(self.rows) {
+        if u64::try_from(rows) != Ok(self.file.rows) {
             let source = ParquetError::General(format!(
                 "its footer says {rows} rows, {} were written",
-                self.rows
+                self.file.rows
             ));
-            return Err(error(&self.path, "verify", source));
+            return Err(error(&self.file.path, "verify", source));
         }
         let verify = |source| WriteError::Io {
             action: "verify",
-            path: self.path.to_path_buf(),
+            path: self.file.path.to_path_buf(),
             source,
         };
-        let bytes = std::fs::metadata(&self.path).map_err(verify)?.len();
-        let checksum = checksum_of(&self.path).map_err(verify)?;
+        let bytes = std::fs::metadata(&self.file.path).map_err(verify)?.len();
+        let checksum = checksum_of(&self.file.path).map_err(verify)?;
         Ok(SpoolFile {
-            path: self.path,
-            rows: self.rows,
+            path: self.file.path,
+            rows: self.file.rows,
             bytes,
             checksum,
         })
@@ -293,8 +284,8 @@ impl SpooledRows {
         surplus: impl Iterator<Item = std::io::Result<u64>>,
         mut kept: impl FnMut(&Record<'_>),
     ) -> Result<Self, WriteError> {
-        let path = self.path.with_extension("rewrite");
-        let mut rewritten = SpoolWriter::try_new(&path, self.slice, &self.options)?;
+        let path = self.file.path.with_extension("rewrite");
+        let mut rewritten = SpoolWriter::try_new(&path, self.file.slice, &self.file.options)?;
         let mut surplus = surplus.peekable();
         let mut row = 0;
         self.read(|record| {
@@ -304,7 +295,7 @@ impl SpooledRows {
             row += 1;
             let is_surplus = is_surplus.map_err(|source| WriteError::Io {
                 action: "sort rows of",
-                path: self.path.to_path_buf(),
+                path: self.file.path.to_path_buf(),
                 source,
             })?;
             if is_surplus.is_none() {
@@ -446,3 +437,6 @@ fn read_rows_by<E: From<WriteError>>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,223 @@
+use tempfile::TempDir;
+
+use super::*;
+use crate::cdr::slice::Direction;
+use parquet::basic::Compression;
+
+const DAY_US: i64 = 86_400_000_000;
+
+/// A call of that id, in a line.
+fn call(id: &str, charge: &str) -> String {
+    format!(
+        "{{\"date\":\"2026-10-01T10:00:00Z\",\"call_id\":\"{id}\",\"duration\":6,\"charge\":\"{charge}\"}}\n"
+    )
+}
+
+fn options(directory: &TempDir) -> ConvertOptions {
+    let slice = Slice {
+        day: jiff::civil::date(2026, 10, 1),
+        direction: Direction::Placed,
+    };
+    let start = i64::from(crate::cdr::digest::day_number(slice.day)) * DAY_US;
+    ConvertOptions {
+        slice,
+        day_us: start..start + DAY_US,
+        export_files: None,
+        spool_dir: directory.path().to_owned(),
+        max_record_bytes: 1_000,
+        max_slice_bytes: 100_000,
+        dedupe: true,
+        assume_timezone: None,
+        privacy: Arc::default(),
+        credentials: Arc::default(),
+        parquet: ParquetOptions {
+            compression: Compression::UNCOMPRESSED,
+            row_group_rows: 1_000,
+            row_group_bytes: usize::MAX,
+        },
+    }
+}
+
+fn convert(options: ConvertOptions, bodies: &[&str]) -> Result<Converted, ConvertError> {
+    let mut converter = Converter::try_new(options)?;
+    for body in bodies {
+        converter.push(body.as_bytes())?;
+        converter.end_body()?;
+    }
+    converter.finish()
+}
+
+/// The error that a body makes.
+fn error(body: &str) -> ConvertError {
+    let directory = tempfile::tempdir().unwrap();
+    convert(options(&directory), &[body]).unwrap_err()
+}
+
+#[test]
+fn every_record_is_counted_as_what_became_of_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let body = [
+        call("a", "0.5"),
+        call("b", "0.25"),
+        call("a", "0.5"),
+        call("b", "0.125"),
+        call("", "1"),
+        call("", "1"),
+        "{\"call_id\":\"without a date\"}\n".to_owned(),
+        "{\"date\":\"2026-10-02T10:00:00Z\",\"charge\":null}\n".to_owned(),
+    ];
+    let converted = convert(options(&directory), &[&body.concat()]).unwrap();
+    let expected = Counts {
+        records: 8,
+        rows: 6,
+        duplicates: 1,
+        conflicts: 1,
+        rejected: 1,
+        outside_day: 1,
+        missing_charge: 1,
+        missing_duration: 1,
+        ..Counts::default()
+    };
+    assert_eq!(converted.counts, expected);
+    assert!(converted.counts.add_up());
+    assert_eq!(converted.totals.charge_usd.to_string(), "2.875");
+    assert_eq!(converted.digest.rows, 6);
+    let first = converted.first_reject.as_deref().unwrap();
+    assert!(first.contains("line 7"), "{first}");
+    let file = converted.write_footer(Vec::new()).unwrap();
+    assert_eq!(file.rows, 6);
+}
+
+#[test]
+fn equal_rows_that_are_kept_are_counted_all_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let options = ConvertOptions {
+        dedupe: false,
+        ..options(&directory)
+    };
+    let body = [call("a", "1"), call("a", "1")].concat();
+    let converted = convert(options, &[&body]).unwrap();
+    let counts = &converted.counts;
+    assert_eq!((counts.rows, counts.repeated, counts.duplicates), (2, 1, 0));
+}
+
+#[test]
+fn neither_the_order_of_rows_nor_how_they_came_in_pages_is_in_the_digest() {
+    let digest = |bodies: &[&str]| {
+        let directory = tempfile::tempdir().unwrap();
+        convert(options(&directory), bodies).unwrap().digest
+    };
+    let [a, b, c] = [call("a", "1"), call("b", "2"), call("c", "3")];
+    let all = digest(&[&format!("{a}{b}{c}")]);
+    assert_eq!(digest(&[&format!("{c}{a}{b}{a}")]), all);
+    assert_eq!(digest(&[&a, &format!("{c}{b}")]), all);
+    assert_ne!(digest(&[&a, &b]), all);
+}
+
+#[test]
+fn each_body_has_a_digest_of_its_own_with_its_duplicates() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut converter = Converter::try_new(options(&directory)).unwrap();
+    let mut end = |body: &str| {
+        converter.push(body.as_bytes()).unwrap();
+        converter.end_body().unwrap()
+    };
+    let page = [call("a", "1"), call("b", "2")].concat();
+    let (first, second) = (end(&page), end(&page));
+    assert_eq!(first.digest, second.digest);
+    assert_eq!((first.records, second.records), (2, 4));
+    assert_eq!(converter.finish().unwrap().counts.duplicates, 2);
+}
+
+#[test]
+fn what_a_broken_record_means_depends_on_what_stands_behind_it() {
+    let whole = call("a", "1");
+    let in_list = error("[{\"date\":\"2026-10-01T10:00:00Z\"},{\"call_id\":tru}]");
+    assert!(
+        matches!(in_list, ConvertError::BrokenList { .. }),
+        "{in_list}"
+    );
+    let cut = error(&format!("{whole}{{\"date\":\"2026-10-0"));
+    assert!(matches!(cut, ConvertError::CutRecord { .. }), "{cut}");
+    for error in [in_list, cut] {
+        assert!(error.is_retryable() && !error.is_foreign(), "{error}");
+    }
+    // A line is by itself.
+    let directory = tempfile::tempdir().unwrap();
+    let body = format!("{{\"call_id\":tru}}\n{whole}");
+    let counts = convert(options(&directory), &[&body]).unwrap().counts;
+    assert_eq!((counts.rows, counts.rejected), (1, 1));
+}
+
+#[test]
+fn what_is_no_list_of_calls_at_all_is_foreign() {
+    for body in [
+        "login here\nplease\n",
+        "<!doctype html><title>Login</title>",
+    ] {
+        let error = error(body);
+        assert!(error.is_foreign() && error.is_retryable(), "{error}");
+    }
+}
+
+#[test]
+fn a_server_that_fails_in_the_middle_is_quoted_only_beside_the_error_s_text() {
+    let body = call("a", "1") + "{\"success\":false,\"message\":\"secret\"}\n";
+    let error = error(&body);
+    assert!(!error.to_string().contains("secret"), "{error}");
+    assert!(matches!(error, ConvertError::ServerError { message, .. } if message == "secret"));
+}
+
+#[test]
+fn the_limit_is_one_of_all_bodies_together() {
+    let directory = tempfile::tempdir().unwrap();
+    let page: String = (0..300).map(|i| call(&i.to_string(), "1")).collect();
+    assert!(page.len() < 50_000);
+    let error = convert(options(&directory), &[page.as_str(); 6]).unwrap_err();
+    let limit = matches!(
+        error,
+        ConvertError::Framing(FramingError::Endless {
+            limit_bytes: 100_000
+        })
+    );
+    assert!(limit && !error.is_retryable(), "{error}");
+}
+
+#[test]
+fn a_credential_is_taken_out_and_an_id_that_held_one_identifies_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let key = secrecy::SecretString::from("a-long-enough-key");
+    let options = ConvertOptions {
+        credentials: Arc::new(Credentials::new(Some(key))),
+        ..options(&directory)
+    };
+    let body = [
+        call("a-long-enough-key", "1"),
+        call("a-long-enough-key", "1"),
+    ]
+    .concat();
+    let converted = convert(options, &[&body]).unwrap();
+    let counts = &converted.counts;
+    assert_eq!((counts.redacted, counts.rows, counts.duplicates), (2, 2, 0));
+}
+
+#[test]
+fn nothing_is_left_in_the_spool_of_a_slice_that_was_given_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let left = || std::fs::read_dir(directory.path()).unwrap().count();
+    // Nor what a run that died had left.
+    for extension in ["rejects", "rewrite", "parquet"] {
+        let path = directory
+            .path()
+            .join("placed-2026-10-01")
+            .with_extension(extension);
+        std::fs::write(path, "left").unwrap();
+    }
+    let mut converter = Converter::try_new(options(&directory)).unwrap();
+    assert_eq!(left(), 1, "the file that is written");
+    converter.push(b"{\"call_id\":\"a\"}\n").unwrap();
+    converter.push(call("b", "1").as_bytes()).unwrap();
+    assert_eq!(left(), 2, "and its rejects");
+    converter.abandon().unwrap();
+    assert_eq!(left(), 0);
+}

@@ -1,0 +1,154 @@
+use std::os::unix::fs::PermissionsExt;
+
+use parquet::basic::Compression;
+
+use super::*;
+use crate::cdr::slice::Direction;
+
+const SLICE: Slice = Slice {
+    day: jiff::civil::date(2026, 10, 1),
+    direction: Direction::Placed,
+};
+const OTHER: Slice = Slice {
+    direction: Direction::Received,
+    ..SLICE
+};
+
+fn options() -> ParquetOptions {
+    ParquetOptions {
+        compression: Compression::SNAPPY,
+        row_group_rows: 5_000,
+        row_group_bytes: usize::MAX,
+    }
+}
+
+fn record(row: usize) -> Record<'static> {
+    Record {
+        call_id: Some(row.to_string().into()),
+        call_time_us: 1,
+        ..Record::default()
+    }
+}
+
+/// A file of so many rows.
+fn spooled(path: &Path, rows: usize) -> SpooledRows {
+    let mut writer = SpoolWriter::try_new(path, SLICE, &options()).unwrap();
+    (0..rows).for_each(|row| writer.append(&record(row)).unwrap());
+    writer.end().unwrap()
+}
+
+/// The ids of the rows of a finished file.
+fn ids(path: &Path) -> Vec<usize> {
+    let mut ids = Vec::new();
+    let read = read_rows(path, SLICE, |record| {
+        ids.push(record.call_id.as_deref().unwrap().parse().unwrap());
+        Ok::<(), WriteError>(())
+    });
+    read.unwrap();
+    ids
+}
+
+#[test]
+fn rows_are_read_again_in_their_order_before_and_behind_the_footer() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    // More than a batch, and than a row group.
+    let count = BATCH_ROWS + 10;
+    let spooled = spooled(&path, count);
+    let mut rows = 0;
+    let read = spooled.read(|found| {
+        assert_eq!(*found, record(rows));
+        rows += 1;
+        Ok::<(), WriteError>(())
+    });
+    read.unwrap();
+    assert_eq!(rows, count);
+    let file = spooled
+        .finish(vec![(SLICE_KEY, SLICE.to_string())])
+        .unwrap();
+    assert_eq!(file.rows, count as u64);
+    assert_eq!(file.bytes, std::fs::metadata(&path).unwrap().len());
+    assert_eq!(file.checksum, checksum_of(&path).unwrap());
+    assert!(ids(&path).into_iter().eq(0..count));
+    assert_eq!(slice_named_in(&path), Some(SLICE.to_string()));
+    assert_eq!(rows_of(&path, SLICE), Some(count as u64));
+    assert_eq!(rows_of(&path, OTHER), None);
+    let mode = std::fs::metadata(&path).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "nobody else reads it");
+    drop(file);
+    assert!(!path.exists());
+}
+
+#[test]
+fn rows_that_are_left_out_are_in_no_file_and_the_others_are_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    let surplus = [0, 3, 4, 9].map(Ok);
+    let mut kept: Vec<usize> = Vec::new();
+    let rewritten = spooled(&path, 10).without_rows(surplus.into_iter(), |record| {
+        kept.push(record.call_id.as_deref().unwrap().parse().unwrap());
+    });
+    let file = rewritten.unwrap().finish(Vec::new()).unwrap();
+    assert_eq!(kept, [1, 2, 5, 6, 7, 8]);
+    assert_eq!(ids(&file.path), kept);
+    assert!(!path.exists(), "the file with all rows is gone");
+}
+
+#[test]
+fn a_link_in_the_place_of_the_file_is_replaced_and_not_followed() {
+    let directory = tempfile::tempdir().unwrap();
+    let [path, elsewhere] = ["a", "elsewhere"].map(|name| directory.path().join(name));
+    std::fs::write(&elsewhere, "mine").unwrap();
+    std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+    spooled(&path, 1).finish(Vec::new()).unwrap();
+    assert_eq!(std::fs::read(&elsewhere).unwrap(), b"mine");
+}
+
+#[test]
+fn rows_of_another_slice_are_not_read_as_these() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = spooled(&directory.path().join("a"), 1)
+        .finish(Vec::new())
+        .unwrap();
+    let read = read_rows(&file.path, OTHER, |_| Ok::<(), WriteError>(()));
+    let problem = crate::error::chain(&read.unwrap_err());
+    assert!(
+        problem.contains("rows of another slice than received"),
+        "{problem}"
+    );
+}
+
+#[test]
+fn what_is_no_whole_parquet_file_has_neither_footer_nor_slice() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    assert!(matches!(
+        read_footer(&path),
+        Err(WriteError::Io { action: "open", .. })
+    ));
+    std::fs::write(&path, "PAR1 and no more").unwrap();
+    assert!(matches!(
+        read_footer(&path),
+        Err(WriteError::Parquet { action: "read", .. })
+    ));
+    assert_eq!((slice_named_in(&path), rows_of(&path, SLICE)), (None, None));
+}
+
+#[test]
+fn as_much_text_is_read_at_once_as_was_written_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("a");
+    let rows_at_once = |text_bytes: usize| {
+        let mut writer = SpoolWriter::try_new(&path, SLICE, &options()).unwrap();
+        let long = Record {
+            call_id: Some("x".repeat(text_bytes).into()),
+            ..Record::default()
+        };
+        writer.append(&long).unwrap();
+        let file = writer.end().unwrap().finish(Vec::new()).unwrap();
+        batch_rows(read_footer(&file.path).unwrap().metadata().file_metadata())
+    };
+    assert_eq!(rows_at_once(100), BATCH_ROWS);
+    assert_eq!(rows_at_once(1 << 20), 4);
+    assert_eq!(rows_at_once(5 << 20), 1);
+}
