@@ -136,7 +136,8 @@ impl Lake {
         }
     }
 
-    /// The slice's ledger entry, where it may be replaced: an empty one in place of one that is damaged.
+    /// The slice's ledger entry, where it may be replaced: an empty one in place of one that is
+    /// damaged.
     ///
     /// # Errors
     /// [`LakeError`] if a newer version wrote it, or it cannot be read.

@@ -23,8 +23,8 @@ pub enum State {
     Closed,
     /// Fetched earlier: it is due again.
     Open,
-    /// Removed for its age: the lake holds nothing of it any more, and no run fetches it again. Counts and totals
-    /// are those of what it held.
+    /// Removed for its age: the lake holds nothing of it any more, and no run fetches it again.
+    /// Counts and totals are those of what it held.
     Pruned,
 }
 
@@ -124,8 +124,8 @@ pub struct Pending {
     pub file: Option<PublishedFile>,
     /// Digest of the rows.
     pub digest: Digest,
-    /// What is said once it is done, but for the marks of its files: if the table turns out to hold that file, nobody has
-    /// to fetch the slice again to know what is in it.
+    /// What is said once it is done, but for the marks of its files: if the table turns out to hold
+    /// that file, nobody has to fetch the slice again to know what is in it.
     #[serde(default)]
     pub planned: Option<Box<Commit>>,
 }
@@ -135,7 +135,8 @@ pub struct Pending {
 pub struct Asked {
     /// The address without its query, which never held the key.
     pub url: String,
-    /// Query parameters in their order; of a load its files, and the zone of times without an offset.
+    /// Query parameters in their order; of a load its files, and the zone of times without an
+    /// offset.
     pub query: Vec<(String, String)>,
 }
 

@@ -3,13 +3,14 @@
 //! A slice's file goes a way of five states, and so do its rejects. Each has one name, and differs
 //! in what may be done with the file:
 //!
-//! | name | where the file is | what may be done with it |
-//! |---|---|---|
-//! | [`SpoolFile`] | finished, on this machine, under the slice's lease | stage it; dropping deletes it |
-//! | `StagedFile` | as far as it can be without being seen | publish it, once, while the lease is held and nobody was quicker; dropping takes it back |
-//! | [`PublishedFile`] | in the lake, as the slice's [ledger entry](ledger::Entry) says: announced, then committed | compare it ([`is_intact`]) |
-//! | [`ObjectState`] | in the lake, as the store says | compare it, read it, replace it, remove it |
-//! | [`LocalCopy`] | in the lake, and where this machine can read it | read it |
+//! - [`SpoolFile`]: finished, on this machine, under the slice's lease. It can be staged; dropping
+//!   it deletes it.
+//! - `StagedFile`: as far as it can be without being seen. It can be published, once, while the
+//!   lease is held and nobody was quicker; dropping it takes it back.
+//! - [`PublishedFile`]: in the lake, as the slice's [ledger entry](ledger::Entry) says, which
+//!   announces it first. It can be compared with what lies there ([`is_intact`]).
+//! - [`ObjectState`]: in the lake, as the store says. It can be read, replaced and removed.
+//! - [`LocalCopy`]: in the lake, where this machine can read it.
 //!
 //! A [`StagedSlice`] is what a publication brings at once: a change of the [`Table`], and rejects.
 //!

@@ -1,5 +1,5 @@
-//! How a slice becomes visible, all at once: its files are staged, announced in its ledger entry, moved into
-//! the table, and committed there.
+//! How a slice becomes visible, all at once: its files are staged, announced in its ledger entry,
+//! moved into the table, and committed there.
 
 use object_store::path::Path;
 
@@ -13,8 +13,8 @@ use crate::privacy::Privacy;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::{Lease, Swap, Version, layout};
 
-/// A publication of which everything is done that takes long and that nobody sees. Dropping it takes
-/// it back.
+/// A publication of which everything is done that takes long and that nobody sees. Dropping it
+/// takes it back.
 #[derive(Debug)]
 pub struct StagedSlice {
     table: StagedChange,
@@ -24,7 +24,8 @@ pub struct StagedSlice {
 }
 
 impl StagedSlice {
-    /// The same, which says nothing of the last attempt at the slice: if that failed, it has failed nevertheless.
+    /// The same, which says nothing of the last attempt at the slice: if that failed, it has failed
+    /// nevertheless.
     #[must_use]
     pub fn keeping_failure(self) -> Self {
         Self {
@@ -97,11 +98,12 @@ impl Lake {
         Ok(stored)
     }
 
-    /// Publishes a slice that was [staged](Self::stage): intend, store the rejects, change the table,
-    /// commit. What was fetched is published only if no number was erased since `privacy` was read: whoever erases one adds it to the
-    /// list before it looks at the ledger, and this announces the slice there before it looks at the list, so that one of them sees the
-    /// other. `commit` comes with everything but its files. A run that dies anywhere in between
-    /// leaves the `pending` part, by which the next run finds the slice and mends it.
+    /// Publishes a slice that was [staged](Self::stage): intend, store the rejects, change the
+    /// table, commit. What was fetched is published only if no number was erased since `privacy`
+    /// was read: whoever erases one adds it to the list before it looks at the ledger, and this
+    /// announces the slice there before it looks at the list, so that one of them sees the other.
+    /// `commit` comes with everything but its files. A run that dies anywhere in between leaves the
+    /// `pending` part, by which the next run finds the slice and mends it.
     ///
     /// The `mark` is that of the run, which others can see before anything is written.
     ///
@@ -236,8 +238,9 @@ impl Lake {
         Ok(self.store.delete(&path).await?)
     }
 
-    /// Removes everything that the lake holds of a slice. The ledger says so first: whoever dies in between leaves files of a
-    /// slice that is pruned, which no run fetches again and `verify` finds.
+    /// Removes everything that the lake holds of a slice. The ledger says so first: whoever dies in
+    /// between leaves files of a slice that is pruned, which no run fetches again and `verify`
+    /// finds.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.

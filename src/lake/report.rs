@@ -38,8 +38,8 @@ pub enum SliceOutcome {
     Unchanged,
     /// Not done: the run ended first, or another run did it.
     Skipped,
-    /// Given up. The lake has what it had before, unless `error` says that only the ledger is behind.
-    /// The counts are those of the last attempt, not of the lake.
+    /// Given up. The lake has what it had before, unless `error` says that only the ledger is
+    /// behind. The counts are those of the last attempt, not of the lake.
     Failed,
 }
 
@@ -221,8 +221,8 @@ pub struct RunReport {
     pub slices: Vec<SliceReport>,
     /// Sums over what is now in the lake of them.
     pub totals: RunTotals,
-    /// Days of which a file was written or removed, by this run or by one that ended without a report:
-    /// what a warehouse has to load again.
+    /// Days of which a file was written or removed, by this run or by one that ended without a
+    /// report: what a warehouse has to load again.
     pub partitions_changed: Vec<Date>,
     /// What a person should look at although the run went on.
     pub warnings: Vec<String>,
@@ -339,8 +339,8 @@ impl RunReport {
         self.partitions_changed.dedup();
     }
 
-    /// Takes over the days that a run changed without telling anybody, and those of slices that it had
-    /// `announced`.
+    /// Takes over the days that a run changed without telling anybody, and those of slices that it
+    /// had `announced`.
     pub fn tell_for(&mut self, dead: &Self, announced: &BTreeSet<Slice>) {
         if dead.slices.is_empty() && announced.is_empty() {
             return;

@@ -36,8 +36,8 @@ pub type MarkedRuns = BTreeMap<String, Traces>;
 pub struct Traces {
     /// What it has committed.
     pub commits: Vec<(Slice, Commit)>,
-    /// Slices that it is about to commit, or was when it died: their files may be there already, and
-    /// it may yet wake up.
+    /// Slices that it is about to commit, or was when it died: their files may be there already,
+    /// and it may yet wake up.
     pub announced: BTreeSet<Slice>,
 }
 
@@ -51,7 +51,8 @@ impl Traces {
 /// What shows others that a run is under way: its marker, and a lease that lasts as long as it
 /// lives. Who finds a marker whose lease is free takes the run for dead and tells what it had
 /// committed or announced. A run that was asleep for too long may find itself dead, so it looks
-/// before it writes anything, and after it announced or committed something, and marks itself again.
+/// before it writes anything, and after it announced or committed something, and marks itself
+/// again.
 #[derive(Debug)]
 pub struct RunMark {
     store: Arc<dyn LakeStore>,
@@ -198,7 +199,8 @@ impl Lake {
         Ok(self.store.delete(&layout::run_marker(run)).await?)
     }
 
-    /// Keeps as the report of a run what `make` makes of the one that is there, unless it makes none.
+    /// Keeps as the report of a run what `make` makes of the one that is there, unless it makes
+    /// none.
     async fn keep_report(
         &self,
         run: &str,

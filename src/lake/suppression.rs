@@ -15,7 +15,8 @@ use crate::store::{Swap, Version};
 /// How often to add a number while others add theirs.
 const MAX_TRIES: u32 = 12;
 
-/// The numbers whose calls are left out of everything that is fetched. It holds no number, only keyed hashes.
+/// The numbers whose calls are left out of everything that is fetched. It holds no number, only
+/// keyed hashes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SuppressionList {
     /// Version of the lake's own files.
@@ -80,8 +81,8 @@ impl Lake {
         Ok(self.read_suppression().await?.map(|(list, _)| list))
     }
 
-    /// What becomes of numbers now, the erased ones included. A slice's lease has to be held: an erasure that begins
-    /// meanwhile waits for it.
+    /// What becomes of numbers now, the erased ones included. A slice's lease has to be held: an
+    /// erasure that begins meanwhile waits for it.
     ///
     /// # Errors
     /// [`LakeError`] if the list cannot be read, or only with another key.
@@ -95,7 +96,8 @@ impl Lake {
         Ok(Arc::new(privacy.expect("its key was just compared")))
     }
 
-    /// Refuses what was made with another list than the one that there is now, if a number has come onto it.
+    /// Refuses what was made with another list than the one that there is now, if a number has come
+    /// onto it.
     pub(super) async fn must_know_all_erased(&self, privacy: &Privacy) -> Result<(), LakeError> {
         let Some(list) = self.suppression().await? else {
             return Ok(());

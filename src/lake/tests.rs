@@ -1,5 +1,5 @@
-//! The lake's protocol, one step at a time, in a bucket in memory. `tests/it/protocol.rs` lets every
-//! one of its requests fail.
+//! The lake's protocol, one step at a time, in a bucket in memory. `tests/it/protocol.rs` lets
+//! every one of its requests fail.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

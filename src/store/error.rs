@@ -50,8 +50,8 @@ pub enum FailureKind {
     Permanent,
 }
 
-/// An error of a store that tells what kind of failure it is: the source of a [`StoreError`], in words
-/// for people.
+/// An error of a store that tells what kind of failure it is: the source of a [`StoreError`], in
+/// words for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub struct ClassifiedError {

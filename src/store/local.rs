@@ -221,14 +221,14 @@ impl LocalStore {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed("list", &path)(error)),
             };
-            // A partition may lie elsewhere, on cheaper disks. Any other link to a directory may lead
-            // in circles: it is listed, and not followed.
+            // A partition may lie elsewhere, on cheaper disks. Any other link to a directory may
+            // lead in circles: it is listed, and not followed.
             let is_partition = entry.file_name().as_bytes().starts_with(b"dt=")
                 && *directory == self.root.join(TABLE);
             if metadata.is_dir() && (is_partition || !path.is_symlink()) {
                 match self.list_dir(&path, found) {
-                    // One that another user keeps to himself matters to its day only: whoever needs a
-                    // file of it is told.
+                    // One that another user keeps to himself matters to its day only: whoever needs
+                    // a file of it is told.
                     Err(error) if is_partition && error.is_denied() => {}
                     listed => listed?,
                 }

@@ -1,5 +1,5 @@
-//! Where a process keeps files that belong to no lake yet: on their way to and from a bucket, or split from
-//! an export.
+//! Where a process keeps files that belong to no lake yet: on their way to and from a bucket, or
+//! split from an export.
 
 use std::fs::{self, File};
 use std::io;
@@ -92,8 +92,8 @@ fn lock_last(spool: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Removes the directories of processes that are dead from `parent`, and says which. What belongs to
-/// somebody else, or cannot be removed, stays.
+/// Removes the directories of processes that are dead from `parent`, and says which. What belongs
+/// to somebody else, or cannot be removed, stays.
 pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(parent)? {

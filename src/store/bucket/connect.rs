@@ -30,7 +30,8 @@ pub(super) enum Moves {
 
 impl Moves {
     /// Limit of one request. For files the library's 30 s would be too short: 16 MiB take that at
-    /// 4.5 Mbit/s. In five minutes they get through at 450 kbit/s, if they have the line for themselves.
+    /// 4.5 Mbit/s. In five minutes they get through at 450 kbit/s, if they have the line for
+    /// themselves.
     fn timeout(self) -> &'static str {
         match self {
             Self::Little => "30s",
@@ -38,9 +39,9 @@ impl Moves {
         }
     }
 
-    /// What throttles or fails for a moment does so for seconds: a store that fails for longer fails the
-    /// slice, which the next run does again. A request that hangs is asked once more, but not beyond the
-    /// quarter of an hour for which its signature is good.
+    /// What throttles or fails for a moment does so for seconds: a store that fails for longer
+    /// fails the slice, which the next run does again. A request that hangs is asked once more, but
+    /// not beyond the quarter of an hour for which its signature is good.
     fn retry(self) -> RetryConfig {
         let (max_retries, minutes) = match self {
             Self::Little => (10, 2),
@@ -183,8 +184,8 @@ impl BucketUrl {
         }
     }
 
-    /// Lakes within whose table this one would lie, if there are any: the prefixes above a component
-    /// that is named like a table.
+    /// Lakes within whose table this one would lie, if there are any: the prefixes above a
+    /// component that is named like a table.
     pub(super) fn prefixes_above(&self, table: &str) -> Vec<Path> {
         let parts: Vec<_> = self.prefix.parts().collect();
         let above = |(at, part): (usize, &object_store::path::PathPart<'_>)| {

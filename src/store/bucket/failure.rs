@@ -1,7 +1,7 @@
 //! What an object store's errors mean, in words that help and hold no secret.
 //!
-//! The library's own texts are not shown: they hold whole XML answers, which quote access key ids and
-//! what was signed, and addresses, which may hold signatures.
+//! The library's own texts are not shown: they hold whole XML answers, which quote access key ids
+//! and what was signed, and addresses, which may hold signatures.
 
 use object_store::Error as Cause;
 use object_store::client::{HttpError, HttpErrorKind};
@@ -193,8 +193,8 @@ impl Said {
             .as_ref()
             .and_then(|status| status.split(' ').next()?.parse::<u16>().ok());
         let (kind, hint) = match (self.code(), number) {
-            // Nobody there, or nobody who knows: not a machine of that cloud with a role. Otherwise it is
-            // a service like any other.
+            // Nobody there, or nobody who knows: not a machine of that cloud with a role. Otherwise
+            // it is a service like any other.
             _ if self.asked_metadata && number.is_none_or(|number| number < 500) => {
                 (Hopeless, scheme.no_credentials())
             }
@@ -238,7 +238,8 @@ impl Said {
             {
                 (Passing, "")
             }
-            // Of what was sent, not of what was meant: S3 says 400 where it waited for bytes in vain.
+            // Of what was sent, not of what was meant: S3 says 400 where it waited for bytes in
+            // vain.
             (
                 "RequestTimeout"
                 | "IncompleteBody"

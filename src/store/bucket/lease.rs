@@ -1,5 +1,5 @@
-//! Leases as objects: created on the condition that there is none, renewed while their holder lives,
-//! and taken over by whoever has seen them unchanged for long enough by a clock of its own.
+//! Leases as objects: created on the condition that there is none, renewed while their holder
+//! lives, and taken over by whoever has seen them unchanged for long enough by a clock of its own.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -190,7 +190,8 @@ impl Keeper {
                 token = &mut told => break token,
                 () = tokio::time::sleep(pause) => {}
             }
-            // The same until it is known to be done, so that it is recognised if its reply was lost.
+            // The same until it is known to be done, so that it is recognised if its reply was
+            // lost.
             self.content.renewals += 1;
             let renewed = tokio::select! {
                 token = &mut told => break token,
@@ -345,7 +346,8 @@ mod tests {
         let bucket = Bucket::default();
         let ((holder, line), (other, _)) = (process(&bucket), process(&bucket));
         let lease = holder.try_lease(&path()).await.unwrap().unwrap();
-        // The first renewal, after a third of the time, arrives, and its holder does not hear of it.
+        // The first renewal, after a third of the time, arrives, and its holder does not hear of
+        // it.
         tokio::time::sleep(EXPIRY / 4).await;
         cut(&line);
         tokio::time::sleep(EXPIRY / 8).await;

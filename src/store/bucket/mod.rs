@@ -1,8 +1,8 @@
 //! A lake in an object store: S3, Google Cloud Storage, Azure Blob Storage, by the same path.
 //!
-//! There is no rename, and replies get lost. What stands in their place are conditional writes, each of
-//! which is settled by reading back what is there: "already exists" may be our own write, and "not
-//! found" after an upload that was completed may be success.
+//! There is no rename, and replies get lost. What stands in their place are conditional writes,
+//! each of which is settled by reading back what is there: "already exists" may be our own write,
+//! and "not found" after an upload that was completed may be success.
 
 mod connect;
 mod failure;
@@ -89,8 +89,8 @@ struct Inner {
 }
 
 impl BucketStore {
-    /// The lake at `url`, with the library's `options` and the credentials of its cloud's usual chain.
-    /// Files on their way lie in a directory that is made in `spool_parent`. Does no I/O.
+    /// The lake at `url`, with the library's `options` and the credentials of its cloud's usual
+    /// chain. Files on their way lie in a directory that is made in `spool_parent`. Does no I/O.
     ///
     /// # Errors
     /// [`OptionError`] for an option that is unknown, holds a secret or does not fit.
@@ -609,8 +609,8 @@ impl Leases for BucketStore {
 impl Housekeeping for BucketStore {
     async fn settle(&self) {
         self.inner.tracker.close();
-        // What takes longer is in trouble, and whoever interrupts a run wants it to end: leases expire,
-        // and uploads are found by `gc`.
+        // What takes longer is in trouble, and whoever interrupts a run wants it to end: leases
+        // expire, and uploads are found by `gc`.
         let settled = tokio::time::timeout(SETTLE_FOR, self.inner.tracker.wait()).await;
         self.inner.tracker.reopen();
         if settled.is_err() {
@@ -635,7 +635,8 @@ impl Housekeeping for BucketStore {
     }
 }
 
-/// Both marks that stores give of a version: what comes back as a condition differs from store to store.
+/// Both marks that stores give of a version: what comes back as a condition differs from store to
+/// store.
 fn version_of(e_tag: Option<String>, version: Option<String>) -> Version {
     let (e_tag, version) = (e_tag.unwrap_or_default(), version.unwrap_or_default());
     Version(format!("{e_tag}\n{version}"))

@@ -141,7 +141,8 @@ impl Staged for StagedPut {
                 }
                 Err(error) => error,
             };
-            // Once a try ended without a clear answer, no later refusal says that nothing has changed.
+            // Once a try ended without a clear answer, no later refusal says that nothing has
+            // changed.
             let failed = |error| {
                 if retry.is_first() {
                     store.failed(Action::Upload, &path, error)
@@ -238,8 +239,9 @@ impl Staged for StagedUpload {
         let error = match completed {
             Ok(put) => {
                 self.upload = None;
-                // Not every store says in its reply what it then says of the object. If somebody was
-                // quicker than this look, the reply will do: the next plan sees that they differ.
+                // Not every store says in its reply what it then says of the object. If somebody
+                // was quicker than this look, the reply will do: the next plan sees that they
+                // differ.
                 if let Ok((Some(state), true)) = found {
                     return Ok(Some(state));
                 }

@@ -119,8 +119,8 @@ impl Drop for FileLease {
     }
 }
 
-/// Whether somebody holds the lock at `path`. Neither makes nor changes anything, and needs no right
-/// to write.
+/// Whether somebody holds the lock at `path`. Neither makes nor changes anything, and needs no
+/// right to write.
 pub(super) fn is_locked(path: &FilePath) -> Result<bool, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
