@@ -24,6 +24,7 @@ pub mod error;
 pub mod lake;
 pub mod ops;
 pub mod privacy;
+pub mod retry;
 pub mod simulator;
 pub mod slice_file;
 pub mod source;

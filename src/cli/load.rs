@@ -13,9 +13,8 @@ use super::run::{ResultArgs, render_plan};
 use super::{CommandError, Exit, LAKE_STAYS, LoadConfigArgs, interrupted_by_signals, print};
 use crate::cdr::slice::Direction;
 use crate::config::{Config, Reconcile};
-use crate::error::{chain, is_disk_full, quoted};
+use crate::error::{chain, is_disk_full};
 use crate::ops::load::{Load, filter};
-use crate::slice_file::convert::ConvertError;
 use crate::source::Source;
 use crate::source::files::{ExportError, Input, Undated};
 use crate::source::wavix::Api;
@@ -55,12 +54,7 @@ impl From<ExportError> for CommandError {
             ExportError::Interrupted => Exit::Interrupted,
             _ => Exit::Failed,
         };
-        let mut problem = chain(&error);
-        if let ExportError::Body { source, .. } = &error
-            && let ConvertError::ServerError { message, .. } = source
-        {
-            problem = format!("{problem}: {}", quoted(message));
-        }
+        let problem = chain(&error);
         let stop = if problem.ends_with(['?', '…']) {
             ""
         } else {

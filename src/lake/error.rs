@@ -3,7 +3,8 @@
 use object_store::path::Path;
 
 use super::identity::FORMAT;
-use crate::store::{FailureKind, StoreError};
+use crate::retry::{Fate, Obstacle};
+use crate::store::StoreError;
 
 /// The lake cannot be used, or did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -108,14 +109,16 @@ pub enum LakeError {
 }
 
 impl LakeError {
-    /// Whether nothing that is tried next in the lake fares better: credentials, bucket, region, or
-    /// that the run may not write, or nobody sees it.
-    pub fn is_hopeless(&self) -> bool {
+    /// What becomes of a slice and its run because of it.
+    pub fn fate(&self) -> Fate {
         match self {
+            Self::Store(error) => error.fate(),
+            Self::NotRecorded { source, .. } => source.fate(),
             // Whatever the run would write.
-            Self::NotAlone(_) | Self::Unmarked { .. } => true,
-            Self::NotRecorded { source, .. } => source.is_hopeless(),
-            _ => self.kind() == Some(FailureKind::Hopeless),
+            Self::NotAlone(_) | Self::Unmarked { .. } => Fate::StopRun(Obstacle::Lake),
+            // The slice is to be begun anew.
+            Self::ErasedMeanwhile | Self::LostLease { .. } => Fate::MAY_PASS,
+            _ => Fate::FailSlice,
         }
     }
 
@@ -125,14 +128,6 @@ impl LakeError {
             Self::Store(error) => error.is_denied(),
             Self::NotRecorded { source, .. } => source.is_denied(),
             _ => false,
-        }
-    }
-
-    fn kind(&self) -> Option<FailureKind> {
-        match self {
-            Self::Store(error) => error.kind(),
-            Self::NotRecorded { source, .. } => source.kind(),
-            _ => None,
         }
     }
 }

@@ -15,8 +15,8 @@ use tokio_util::sync::CancellationToken;
 use super::ledger::{Commit, Entry};
 use super::{Lake, LakeError};
 use crate::cdr::slice::{Direction, Slice};
+use crate::retry::{Retry, RetryPolicy};
 use crate::store::layout;
-use crate::store::retry::Retry;
 use crate::store::{LakeStore, Lease, LeaseState, Swap};
 
 /// Pause between tries for the lease of a run, and how long to try, beyond the time in which one
@@ -207,7 +207,7 @@ impl Lake {
         make: impl Fn(Option<&[u8]>) -> Option<Bytes>,
     ) -> Result<(), LakeError> {
         let path = layout::run_report(run);
-        let mut retry = Retry::default();
+        let mut retry = Retry::new(RetryPolicy::STORE, None);
         loop {
             let found = self.store.read(&path).await?;
             let Some(report) = make(found.as_ref().map(|found| &*found.bytes)) else {

@@ -8,12 +8,15 @@ use serde::{Deserialize, Serialize};
 use super::identity::FORMAT;
 use super::{Lake, LakeError, json, parse_own};
 use crate::privacy::{Privacy, PrivacyKey, Token};
+use crate::retry::{Retry, RetryPolicy};
 use crate::store::layout;
-use crate::store::retry::Retry;
 use crate::store::{Swap, Version};
 
 /// How often to add a number while others add theirs.
-const MAX_TRIES: u32 = 12;
+const POLICY: RetryPolicy = RetryPolicy {
+    max_attempts: 13,
+    ..RetryPolicy::STORE
+};
 
 /// The numbers whose calls are left out of everything that is fetched. It holds no number, only
 /// keyed hashes.
@@ -124,7 +127,7 @@ impl Lake {
         erased_at: Option<Timestamp>,
     ) -> Result<(), LakeError> {
         let path = layout::suppression();
-        let mut retry = Retry::up_to(MAX_TRIES);
+        let mut retry = Retry::new(POLICY, None);
         loop {
             let (mut list, version) = match self.read_suppression().await? {
                 Some((list, version)) => (list, Some(version)),

@@ -864,7 +864,7 @@ async fn a_store_that_ignores_conditions_takes_nothing_from_a_run_that_was_aslee
     lake.store.delete(&marker).await.unwrap();
     let refused = mark.ensure().await.unwrap_err();
     assert!(matches!(refused, LakeError::NotAlone(_)), "{refused}");
-    assert!(refused.is_hopeless());
+    assert!(refused.fate().stops_the_run());
     mark.ensure_after().await;
     let unseen = mark.unseen();
     assert_eq!(unseen.len(), 1);
@@ -924,14 +924,14 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
             source: Box::new(LakeError::from(store(kind))),
         };
         for error in [source, told] {
-            let found = (error.is_hopeless(), error.is_denied());
+            let found = (error.fate().stops_the_run(), error.is_denied());
             assert_eq!(found, (is_hopeless, is_denied), "{kind:?}: {error:?}");
         }
     }
     let run = "run".to_owned();
-    assert!(LakeError::Unmarked { run }.is_hopeless());
+    assert!(LakeError::Unmarked { run }.fate().stops_the_run());
     let other = LakeError::NotALake;
-    assert!(!other.is_hopeless() && !other.is_denied());
+    assert!(!other.fate().stops_the_run() && !other.is_denied());
     let newer = LakeError::NewerFormat {
         path: Path::from("x"),
         found: 9,

@@ -28,10 +28,9 @@ use crate::cdr::decode::{Decoder, LocalTimes, Reason, Record, Refusal};
 use crate::cdr::digest::{Digest, RowHasher};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, RowTally, Totals};
+use crate::error::quoted;
 use crate::privacy::{Credentials, Privacy, is_redacted};
-
-/// Most characters kept of a server's message.
-const MAX_MESSAGE_CHARS: usize = 2_000;
+use crate::retry::{Again, Fate, Obstacle, Setback};
 
 /// What conversion needs to know of the slice and the configuration.
 #[derive(Clone, Debug)]
@@ -97,12 +96,11 @@ pub enum ConvertError {
         at: Position,
     },
     /// The server reports its own failure in the middle of the stream.
-    #[error("{at}: the server broke off with a message of its own")]
+    #[error("{at}: the server broke off with a message of its own: {message}")]
     ServerError {
         /// Where the object stands.
         at: Position,
-        /// What the server said, as far as it is worth keeping. It may hold anything, the key
-        /// included: the error's own text leaves it out.
+        /// What the server said, as far as it may be shown.
         message: String,
     },
     /// Not one line looks like a record: something in between answered in the server's place.
@@ -128,13 +126,21 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
-    /// Whether fetching the slice again may help: everything but the local disk comes from the
-    /// network, where a broken body may be whole the next time. An endless one costs too much.
-    pub fn is_retryable(&self) -> bool {
-        !matches!(
-            self,
-            Self::Write(_) | Self::Spool { .. } | Self::Framing(FramingError::Endless { .. })
-        )
+    /// What becomes of the slice and its run because of it: everything but the local disk comes from
+    /// the network, where a broken body may be whole the next time. An endless one costs too much,
+    /// and one that does not come from the API at all may be so for long.
+    pub fn fate(&self) -> Fate {
+        match self {
+            // The spool is the same for all slices.
+            Self::Write(_) | Self::Spool { .. } => Fate::StopRun(Obstacle::Lake),
+            Self::Framing(FramingError::Endless { .. }) => Fate::FailSlice,
+            Self::NotRecords { .. }
+            | Self::Header(_)
+            | Self::Framing(FramingError::WebPage { .. } | FramingError::Compressed { .. }) => {
+                Fate::Retry(Again::of(Setback::Foreign))
+            }
+            _ => Fate::MAY_PASS,
+        }
     }
 
     /// The same, of all bodies of a slice: the limit is theirs together, and a body has what is left.
@@ -147,9 +153,10 @@ impl ConvertError {
         }
     }
 
-    /// What the server says of its own failure, at `at`.
+    /// What the server says of its own failure, at `at`. What may not be shown of it is hidden, but
+    /// for the key.
     pub(crate) fn server(at: Position, message: &str) -> Self {
-        let message = message.chars().take(MAX_MESSAGE_CHARS).collect();
+        let message = quoted(message);
         Self::ServerError { at, message }
     }
 
@@ -172,16 +179,6 @@ impl ConvertError {
             }
             _ => None,
         }
-    }
-
-    /// Whether the body does not come from the API at all. It may go away, or not.
-    pub fn is_foreign(&self) -> bool {
-        matches!(
-            self,
-            Self::NotRecords { .. }
-                | Self::Header(_)
-                | Self::Framing(FramingError::WebPage { .. } | FramingError::Compressed { .. })
-        )
     }
 }
 
@@ -404,7 +401,10 @@ impl Stage {
                 self.options.privacy.hide(record);
                 self.row(record, is_suppressed)
             }
-            Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, message)),
+            Err(Refusal::ServerError { message }) => {
+                let message = self.options.credentials.printable(message);
+                Err(ConvertError::server(at, &message))
+            }
             Err(Refusal::Reject(reason)) => {
                 let mut reason = reason.clone();
                 // Its place in the text that the body has, not in the object that became of a line of CSV.

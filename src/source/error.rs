@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
+use crate::retry::{Again, Fate, Obstacle, Setback};
+
 /// A question to the source failed. The texts hold no key, and of a server's words at most two
 /// kilobytes.
 #[derive(Debug, thiserror::Error)]
@@ -62,13 +64,24 @@ impl SourceError {
         }
     }
 
-    /// Whether asking again would not help.
-    pub fn is_permanent(&self) -> bool {
-        matches!(self, Self::Permanent(_))
-    }
-
-    /// Whether asking again may help.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Transient { .. } | Self::Foreign(_))
+    /// What becomes of a slice and its run because of it.
+    pub fn fate(&self) -> Fate {
+        match self {
+            Self::Refused { .. } => Fate::StopRun(Obstacle::Key),
+            Self::QuotaUsedUp(_) | Self::Setup(_) => Fate::StopRun(Obstacle::Source),
+            Self::Permanent(_) => Fate::FailSlice,
+            Self::Transient {
+                retry_after,
+                slow_down,
+                ..
+            } => Fate::Retry(Again {
+                setback: Setback::Passing,
+                after: *retry_after,
+                slow_down: *slow_down,
+            }),
+            Self::Foreign(_) => Fate::Retry(Again::of(Setback::Foreign)),
+            // The disk is the same for all slices.
+            Self::Spooled { .. } => Fate::StopRun(Obstacle::Lake),
+        }
     }
 }

@@ -7,55 +7,22 @@ use tokio::time::Instant;
 use super::{Source, SourceError};
 use crate::cdr::slice::Slice;
 use crate::config::SourceConfig;
+use crate::retry::{Again, Fate, Retry, RetryPolicy};
 
-/// Attempts at what may be a passing whim of the server, or may stay: a count that does not match,
-/// an answer that is not the API's.
-pub(crate) const FEW_ATTEMPTS: u32 = 3;
-
-/// How long to wait before the next attempt, after the model of the provider's own SDK: what the
-/// server asks for, else exponential with
-/// [full jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
-#[derive(Clone, Copy, Debug)]
-pub struct Backoff {
-    /// `source.retry_base`: the longest first wait.
-    pub base: Duration,
-    /// `source.retry_max`: the longest wait of all. Who is asked for a longer one gives up.
-    pub max: Duration,
-}
-
-impl From<&SourceConfig> for Backoff {
+impl From<&SourceConfig> for RetryPolicy {
     fn from(config: &SourceConfig) -> Self {
         Self {
-            base: config.retry_base,
-            max: config.retry_max,
+            max_attempts: config.max_attempts,
+            first_wait: config.retry_base,
+            longest_wait: config.retry_max,
         }
     }
 }
 
-impl Backoff {
-    /// The wait after failed attempt number `attempt`, counted from 1.
-    pub fn wait(&self, attempt: u32, asked_for: Option<Duration>) -> Duration {
-        match asked_for {
-            Some(asked_for) => asked_for,
-            None => self.ceiling(attempt).mul_f64(fastrand::f64()),
-        }
-    }
-
-    fn ceiling(&self, attempt: u32) -> Duration {
-        let factor = 2_u32
-            .checked_pow(attempt.saturating_sub(1))
-            .unwrap_or(u32::MAX);
-        self.base
-            .checked_mul(factor)
-            .unwrap_or(self.max)
-            .min(self.max)
-    }
-}
-
-/// When `source.max_elapsed` is used up by what began at `begun`.
-pub(crate) fn deadline(config: &SourceConfig, begun: Instant) -> Instant {
+/// When `source.max_elapsed` is used up by what begins now.
+pub(crate) fn deadline(config: &SourceConfig) -> Instant {
     const FAR_AWAY: Duration = Duration::from_hours(24 * 365 * 30);
-    begun + config.max_elapsed.min(FAR_AWAY)
+    Instant::now() + config.max_elapsed.min(FAR_AWAY)
 }
 
 /// The provider's own count of a slice, asked for again while what stands in the way may pass.
@@ -67,74 +34,51 @@ pub async fn count_patiently(
     config: &SourceConfig,
     slice: Slice,
 ) -> Result<u64, SourceError> {
-    let deadline = deadline(config, Instant::now());
-    ask_patiently(source, config, slice, deadline, || source.count(slice)).await
+    let retry = Retry::new(config.into(), Some(deadline(config)));
+    ask_patiently(source, retry, slice, || source.count(slice)).await
 }
 
-/// Asks up to `source.max_attempts` times, and until `deadline`, while what stands in the way may
-/// pass; up to [`FEW_ATTEMPTS`] times while the answer is not the API's.
+/// Asks until the answer is good, or there is no further try.
 pub(crate) async fn ask_patiently<T, F: Future<Output = Result<T, SourceError>>>(
     source: &dyn Source,
-    config: &SourceConfig,
+    mut retry: Retry,
     slice: Slice,
-    deadline: Instant,
     ask: impl Fn() -> F,
 ) -> Result<T, SourceError> {
-    let backoff = Backoff::from(config);
-    let mut attempt = 1;
-    let mut foreign = 0;
     loop {
         let error = match ask().await {
-            Err(error) if error.is_transient() && attempt < config.max_attempts => error,
-            result => return result,
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
         };
-        foreign += u32::from(matches!(error, SourceError::Foreign(_)));
-        if foreign == FEW_ATTEMPTS {
+        let Fate::Retry(again) = error.fate() else {
             return Err(error);
-        }
-        let (asked_for, slow_down) = match &error {
-            SourceError::Transient {
-                retry_after,
-                slow_down,
-                ..
-            } => (*retry_after, *slow_down),
-            _ => (None, false),
         };
-        let wait = backoff.wait(attempt, asked_for);
-        if Instant::now() + wait > deadline {
+        let attempt = retry.attempt();
+        let Ok(wait) = retry.next(again) else {
             return Err(error);
-        }
-        if slow_down {
-            source.slow_down(wait);
-        }
-        let problem = source.credentials().printable(&error.to_string());
-        tracing::warn!(
-            slice = slice.to_string(),
-            attempt,
-            wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-            "Trying again: {problem}"
-        );
-        tokio::time::sleep(wait).await;
-        attempt += 1;
+        };
+        wait_for_next(source, slice, attempt, &error, again, wait).await;
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_double_up_to_their_limit_and_are_what_the_server_asks_for() {
-        let backoff = Backoff {
-            base: Duration::from_secs(1),
-            max: Duration::from_mins(1),
-        };
-        let ceilings: Vec<u64> = (1..=8)
-            .map(|attempt| backoff.ceiling(attempt).as_secs())
-            .collect();
-        assert_eq!(ceilings, [1, 2, 4, 8, 16, 32, 60, 60]);
-        assert_eq!(backoff.ceiling(4000).as_secs(), 60);
-        assert!((0..100).all(|_| backoff.wait(3, None) <= Duration::from_secs(4)));
-        assert_eq!(backoff.wait(1, Some(Duration::from_secs(5))).as_secs(), 5);
+/// Says why there is another attempt, and waits for it.
+pub(crate) async fn wait_for_next(
+    source: &dyn Source,
+    slice: Slice,
+    attempt: u32,
+    error: &(dyn std::error::Error + Sync),
+    again: Again,
+    wait: Duration,
+) {
+    if again.slow_down {
+        source.slow_down(wait);
     }
+    let problem = source.credentials().printable(&error.to_string());
+    tracing::warn!(
+        slice = slice.to_string(),
+        attempt,
+        wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
+        "Trying again: {problem}"
+    );
+    tokio::time::sleep(wait).await;
 }

@@ -2,6 +2,9 @@
 
 use std::path::PathBuf;
 
+use crate::error::is_disk_full;
+use crate::retry::{Fate, Obstacle};
+
 /// The store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot {action} {}", path.display())]
@@ -15,6 +18,15 @@ pub struct StoreError {
 }
 
 impl StoreError {
+    /// What becomes of a slice and its run because of it. What may pass was tried again already.
+    pub fn fate(&self) -> Fate {
+        if self.kind() == Some(FailureKind::Hopeless) || is_disk_full(self) {
+            Fate::StopRun(Obstacle::Lake)
+        } else {
+            Fate::FailSlice
+        }
+    }
+
     /// What kind of failure of an object store it is; `None` for local files.
     pub fn kind(&self) -> Option<FailureKind> {
         let error = self.source.downcast_ref::<ClassifiedError>()?;

@@ -9,7 +9,6 @@ pub mod local;
 pub mod location;
 pub(crate) mod lock;
 mod objects;
-pub(crate) mod retry;
 pub(crate) mod spool;
 pub(crate) mod tls;
 

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 /// The rooms, each of which knows only those before it.
-const ROOMS: [&str; 14] = [
+const ROOMS: [&str; 15] = [
     "privacy",
     "error",
+    "retry",
     "cdr",
     "body",
     "slice_file",

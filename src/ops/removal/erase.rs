@@ -240,7 +240,8 @@ pub async fn erase(
             Ok(Some(None)) => {}
             Ok(None) => removal.skipped(slice),
             Err(error) => {
-                let is_hopeless = matches!(&error, EraseError::Lake(error) if error.is_hopeless());
+                let is_hopeless =
+                    matches!(&error, EraseError::Lake(error) if error.fate().stops_the_run());
                 removal.failed(slice, chain(&error), is_hopeless);
             }
         }

@@ -136,7 +136,7 @@ pub async fn prune(
         match prune_slice(&removal, slice).await {
             Ok(Some(report)) => removal.slices.push(report),
             Ok(None) => removal.skipped(slice),
-            Err(error) => removal.failed(slice, chain(&error), error.is_hopeless()),
+            Err(error) => removal.failed(slice, chain(&error), error.fate().stops_the_run()),
         }
         done();
     }

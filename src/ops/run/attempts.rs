@@ -1,43 +1,17 @@
-//! Attempts at a slice: which setbacks are worth another, how many, and how long to wait.
+//! Attempts at a slice: which are worth another, and what the next may let pass.
 
 use std::sync::Arc;
-use std::time::Duration;
-
-use tokio::time::Instant;
 
 use super::Context;
 use super::fetch::{FetchError, Fetched, Leniency, fetch};
-use crate::cdr::reconcile::{Verdict, describe_mismatch};
+use crate::cdr::digest::Digest;
+use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::Slice;
-use crate::error::quoted;
+use crate::cdr::tally::Counts;
 use crate::lake::report::SliceReport;
 use crate::privacy::Privacy;
-use crate::slice_file::convert::{ConvertError, Converted};
-use crate::source::SourceError;
-use crate::source::retry::{FEW_ATTEMPTS, deadline};
-
-/// What stood in an attempt's way.
-struct Setback {
-    problem: String,
-    kind: SetbackKind,
-    /// How long the server asks to wait.
-    retry_after: Option<Duration>,
-    /// Whether every slice should wait, not only this one.
-    slow_down: bool,
-}
-
-/// Setbacks that have limits of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum SetbackKind {
-    /// `source.max_attempts` is the limit.
-    Passing,
-    /// The count does not match, or there are no calls to compare with it.
-    Mismatch,
-    /// The count matches only with records that came twice.
-    Duplicates,
-    /// The answer is not the API's.
-    Foreign,
-}
+use crate::retry::{Fate, Retry, Setback};
+use crate::source::retry::{deadline, wait_for_next};
 
 /// Fetches a slice until an attempt succeeds or none is left. A count that never matches is left
 /// to the caller to judge.
@@ -47,136 +21,93 @@ pub(super) async fn fetch_until_good(
     privacy: &Arc<Privacy>,
     report: &mut SliceReport,
 ) -> Result<Fetched, FetchError> {
-    let begun = Instant::now();
     let config = &context.config.source;
+    let source = &*context.source;
+    let deadline = deadline(config);
+    let mut retry = Retry::new(config.into(), Some(deadline));
     let mut leniency = Leniency::default();
-    let (mut mismatches, mut foreign, mut doubtful) = (0, 0, 0);
-    // What the last attempt held, if its count matched only with records that came twice.
     let mut doubted = None;
     loop {
-        report.attempts += 1;
-        let attempt = report.attempts;
-        let is_last = attempt >= config.max_attempts;
+        let attempt = retry.attempt();
+        report.attempts = attempt;
         // Where nobody answers there is no day without a count, only a day without a network.
-        leniency.count_may_fail =
-            !context.source.is_cut_off() && (is_last || foreign + 1 == FEW_ATTEMPTS);
+        leniency.count_may_fail = !source.is_cut_off() && retry.is_last(Setback::Foreign);
         context.observer.slice_began(slice, attempt);
-        let deadline = deadline(config, begun);
-        let setback = match fetch(context, slice, privacy, leniency, deadline).await {
-            Ok(fetched) if context.source.is_fixed() => return Ok(fetched),
-            Ok(fetched) => {
-                let Converted { digest, counts, .. } = &fetched.converted;
-                let holds = (*digest, counts.clone(), fetched.control_total);
-                let kind = match fetched.verdict {
-                    Verdict::MatchWithDuplicates if doubted.as_ref() == Some(&holds) => {
-                        return Ok(fetched);
-                    }
-                    // What comes out otherwise every time proves nothing.
-                    Verdict::MatchWithDuplicates if is_last || doubtful + 1 == FEW_ATTEMPTS => {
-                        let verdict = Verdict::Mismatch;
-                        return Ok(Fetched { verdict, ..fetched });
-                    }
-                    Verdict::MatchWithDuplicates => SetbackKind::Duplicates,
-                    Verdict::Mismatch
-                        if fetched.control_total.is_some()
-                            && !is_last
-                            && mismatches + 1 != FEW_ATTEMPTS =>
-                    {
-                        SetbackKind::Mismatch
-                    }
-                    _ => return Ok(fetched),
-                };
-                let problem = describe_mismatch(&holds.1, holds.2);
-                doubted = (kind == SetbackKind::Duplicates).then_some(holds);
-                Setback {
-                    problem,
-                    kind,
-                    retry_after: None,
-                    slow_down: false,
-                }
-            }
-            Err(error) => {
-                leniency.is_not_paged |= matches!(error, FetchError::NotPaged { .. });
-                setback(context, error)?
-            }
+        let error = match fetch(context, slice, privacy, leniency, deadline).await {
+            Ok(fetched) if source.is_fixed() => return Ok(fetched),
+            Ok(fetched) => match doubt(fetched, &retry, &mut doubted) {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => error,
+            },
+            // It would be the same.
+            Err(error @ FetchError::Convert(_)) if source.is_fixed() => return Err(error),
+            Err(error) => error,
         };
+        leniency.is_not_paged |= matches!(error, FetchError::NotPaged { .. });
         leniency.count_may_move = true;
-        let few_left = match setback.kind {
-            SetbackKind::Passing => true,
-            SetbackKind::Mismatch => {
-                mismatches += 1;
-                mismatches < FEW_ATTEMPTS
-            }
-            SetbackKind::Duplicates => {
-                doubtful += 1;
-                true
-            }
-            SetbackKind::Foreign => {
-                foreign += 1;
-                foreign < FEW_ATTEMPTS
+        let Fate::Retry(again) = error.fate() else {
+            return Err(error);
+        };
+        let wait = match retry.next(again) {
+            Ok(wait) => wait,
+            Err(spent) => {
+                return Err(FetchError::GivenUp {
+                    source: Box::new(error),
+                    spent,
+                    attempts: attempt,
+                });
             }
         };
-        let wait = context.backoff.wait(attempt, setback.retry_after);
-        let problem = context.printable(&setback.problem);
-        if is_last || !few_left {
-            return Err(FetchError::GivenUp {
-                problem,
-                attempts: attempt,
-            });
-        }
-        if begun.elapsed() + wait > config.max_elapsed {
-            let problem = format!("{problem}; source.max_elapsed is used up");
-            return Err(FetchError::GivenUp {
-                problem,
-                attempts: attempt,
-            });
-        }
-        if setback.slow_down {
-            context.source.slow_down(wait);
-        }
-        tracing::warn!(
-            slice = slice.to_string(),
-            attempt,
-            wait_ms = millis(wait),
-            "Trying again: {problem}"
-        );
         tokio::select! {
             () = context.stop.cancelled() => return Err(FetchError::Stopped),
-            () = tokio::time::sleep(wait) => {}
+            () = wait_for_next(source, slice, attempt, &error, again, wait) => {}
         }
     }
 }
 
-/// Whether another attempt may help, and what to know for it.
-fn setback(context: &Context, error: FetchError) -> Result<Setback, FetchError> {
-    let (kind, retry_after, slow_down) = match &error {
-        FetchError::CountMoved { .. }
-        | FetchError::CallsVanished { .. }
-        | FetchError::NotPaged { .. } => (SetbackKind::Passing, None, false),
-        FetchError::NoCalls { .. } => (SetbackKind::Mismatch, None, false),
-        FetchError::Source(SourceError::Foreign(_)) => (SetbackKind::Foreign, None, false),
-        FetchError::Source(SourceError::Transient {
-            retry_after,
-            slow_down,
-            ..
-        }) => (SetbackKind::Passing, *retry_after, *slow_down),
-        FetchError::Convert(_) if context.source.is_fixed() => return Err(error),
-        FetchError::Convert(found) if found.is_foreign() => (SetbackKind::Foreign, None, false),
-        FetchError::Convert(found) if found.is_retryable() => (SetbackKind::Passing, None, false),
-        _ => return Err(error),
-    };
-    let mut problem = error.to_string();
-    if let FetchError::Convert(ConvertError::ServerError { message, .. }) = &error {
-        problem = format!("{problem}: {}", quoted(&context.printable(message)));
-    }
-    Ok(Setback {
-        problem,
-        kind,
-        retry_after,
-        slow_down,
-    })
+/// What an attempt held whose count matched only with records that came twice.
+#[derive(Debug, PartialEq, Eq)]
+struct Doubted {
+    digest: Digest,
+    counts: Counts,
+    control_total: Option<u64>,
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// Whether what was fetched is to be fetched once more, for its count does not prove it: it may come
+/// out otherwise, or the same as the one before it.
+fn doubt(
+    fetched: Fetched,
+    retry: &Retry,
+    before: &mut Option<Doubted>,
+) -> Result<Fetched, FetchError> {
+    let counts = &fetched.converted.counts;
+    let holds = || Doubted {
+        digest: fetched.converted.digest,
+        counts: counts.clone(),
+        control_total: fetched.control_total,
+    };
+    let last_doubted = before.take();
+    let setback = match fetched.verdict {
+        Verdict::MatchWithDuplicates if last_doubted == Some(holds()) => return Ok(fetched),
+        // What comes out otherwise every time proves nothing.
+        Verdict::MatchWithDuplicates if retry.is_last(Setback::Duplicates) => {
+            let verdict = Verdict::Mismatch;
+            return Ok(Fetched { verdict, ..fetched });
+        }
+        Verdict::MatchWithDuplicates => {
+            *before = Some(holds());
+            Setback::Duplicates
+        }
+        Verdict::Mismatch
+            if fetched.control_total.is_some() && !retry.is_last(Setback::Mismatch) =>
+        {
+            Setback::Mismatch
+        }
+        _ => return Ok(fetched),
+    };
+    Err(FetchError::Doubtful {
+        counts: Box::new(counts.clone()),
+        control_total: fetched.control_total,
+        setback,
+    })
 }

@@ -14,12 +14,14 @@ use super::{Context, Observer};
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
 use crate::cdr::day::{day_us, end_of_day};
-use crate::cdr::reconcile::{Verdict, verdict};
+use crate::cdr::reconcile::{Verdict, describe_mismatch, verdict};
 use crate::cdr::slice::Slice;
+use crate::cdr::tally::Counts;
 use crate::config::Reconcile;
 use crate::error::{Panicked, counted, joined};
 use crate::lake::ledger::Asked;
 use crate::privacy::Privacy;
+use crate::retry::{Again, Fate, Retry, Setback, Spent};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::source::retry::ask_patiently;
 use crate::source::{Body, Paging, SourceError};
@@ -70,18 +72,56 @@ pub(super) enum FetchError {
         problem: String,
         counted: Option<u64>,
     },
-    #[error("page {page}: {problem} (given up)")]
-    PageGivenUp { page: u64, problem: String },
+    #[error("page {page}: {source} (given up)")]
+    PageGivenUp { page: u64, source: SourceError },
+    /// The slice was read to its end, but its count leaves doubts.
+    #[error("{}", describe_mismatch(counts, *control_total))]
+    Doubtful {
+        counts: Box<Counts>,
+        control_total: Option<u64>,
+        setback: Setback,
+    },
     #[error(transparent)]
     Panicked(#[from] Panicked),
     /// No attempt is left.
-    #[error("{problem} ({})", counted(u64::from(*attempts), "attempt", "attempts"))]
-    GivenUp { problem: String, attempts: u32 },
+    #[error(
+        "{source}{} ({})",
+        match spent {
+            Spent::Attempts => "",
+            Spent::Time => "; source.max_elapsed is used up",
+        },
+        counted(u64::from(*attempts), "attempt", "attempts")
+    )]
+    GivenUp {
+        source: Box<FetchError>,
+        spent: Spent,
+        attempts: u32,
+    },
     #[error("the run was stopped")]
     Stopped,
     /// The thread gave up: [`Conversion::abandon`] puts its reason in place of this.
     #[error("the conversion ended early")]
     Ended,
+}
+
+impl FetchError {
+    /// What becomes of the slice and its run because of it.
+    pub(super) fn fate(&self) -> Fate {
+        match self {
+            Self::Source(error) => error.fate(),
+            Self::Convert(error) => error.fate(),
+            Self::CountMoved { .. } | Self::CallsVanished { .. } | Self::NotPaged { .. } => {
+                Fate::MAY_PASS
+            }
+            Self::NoCalls { .. } => Fate::Retry(Again::of(Setback::Mismatch)),
+            Self::Doubtful { setback, .. } => Fate::Retry(Again::of(*setback)),
+            Self::PageGivenUp { .. }
+            | Self::Panicked(_)
+            | Self::GivenUp { .. }
+            | Self::Stopped
+            | Self::Ended => Fate::FailSlice,
+        }
+    }
 }
 
 /// What an attempt may let pass that an earlier one would not.
@@ -344,14 +384,14 @@ impl Walk<'_> {
         for page in 2.. {
             let ask = || context.source.page(slice, page);
             let source = &*context.source;
-            let body = ask_patiently(source, &context.config.source, slice, deadline, ask);
+            let retry = Retry::new((&context.config.source).into(), Some(deadline));
+            let body = ask_patiently(source, retry, slice, ask);
             let body = stoppable(context, body).await;
             let mut body = body.map_err(|error| match error {
                 // It was tried again where it was: to begin anew would multiply the attempts.
-                FetchError::Source(error) if error.is_transient() => FetchError::PageGivenUp {
-                    page,
-                    problem: context.printable(&error.to_string()),
-                },
+                FetchError::Source(source) if matches!(source.fate(), Fate::Retry(_)) => {
+                    FetchError::PageGivenUp { page, source }
+                }
                 error => error,
             })?;
             let end = conversion.feed(context, &mut body).await?;
@@ -425,7 +465,11 @@ async fn control_total(
     match stoppable(context, context.source.count(slice)).await {
         Ok(total) => Ok(Some(total)),
         Err(FetchError::Source(error))
-            if error.is_permanent() || (may_fail && error.is_transient()) =>
+            if match error.fate() {
+                Fate::FailSlice => true,
+                Fate::Retry(_) => may_fail,
+                Fate::StopRun(_) => false,
+            } =>
         {
             let problem = context.printable(&error.to_string());
             tracing::warn!(

@@ -27,8 +27,8 @@ use crate::error::Panicked;
 use crate::lake::Lake;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::RunMark;
+use crate::retry::Obstacle;
 use crate::source::Source;
-use crate::source::retry::Backoff;
 use crate::store::bucket;
 use crate::store::location::Location;
 pub use reports::IGNORES_CONDITIONS;
@@ -66,7 +66,6 @@ struct Context {
     /// Shows others that the run is under way.
     mark: RunMark,
     started_at: Timestamp,
-    backoff: Backoff,
     /// `source.requests`: slices that are fetched at the same time. Others may be on their way into the
     /// table meanwhile.
     fetching: Semaphore,
@@ -97,6 +96,16 @@ pub enum Stop {
     NoSource(String),
     /// The lake or the spool cannot be written: no slice would fare better.
     NoLake(String),
+}
+
+impl Stop {
+    fn at(obstacle: Obstacle, why: String) -> Self {
+        match obstacle {
+            Obstacle::Key => Self::KeyRefused(why),
+            Obstacle::Source => Self::NoSource(why),
+            Obstacle::Lake => Self::NoLake(why),
+        }
+    }
 }
 
 impl Context {
@@ -244,7 +253,6 @@ pub async fn run(
     let halt = CancellationToken::new();
     let context = Arc::new(Context {
         mark: lake.mark(&run, halt.clone()),
-        backoff: Backoff::from(&config.source),
         fetching: Semaphore::new(config.source.requests.min(Semaphore::MAX_PERMITS)),
         memory: Semaphore::new(
             usize::try_from(memory_units)

@@ -567,7 +567,7 @@ mod tests {
         assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused:?}");
         // It waited for as long as the lease of a dead one lasts, and the run fetches nothing more.
         assert!(begun.elapsed() > LEASE, "{:?}", begun.elapsed());
-        assert!(refused.is_hopeless());
+        assert!(refused.fate().stops_the_run());
         assert_eq!(lake.ledger_slices(&Direction::ALL).await.unwrap(), []);
     }
 
@@ -582,7 +582,7 @@ mod tests {
         tell(&other).await;
         let refused = publish(&sleeper, &mark, 2).await.unwrap_err();
         assert!(matches!(refused, LakeError::NotAlone(_)), "{refused:?}");
-        assert!(refused.is_hopeless());
+        assert!(refused.fate().stops_the_run());
         for day in [1, 3] {
             sleeper.settle().await;
             let refused = fail(&sleeper, &mark, day).await.unwrap_err();

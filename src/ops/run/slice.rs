@@ -24,9 +24,9 @@ use crate::lake::{LakeError, LedgerEntry, PublishedFile, StagedSlice, TableChang
 use crate::ops::days::{is_from_the_future, lookback_from, state_of};
 use crate::ops::plan::Due;
 use crate::privacy::Privacy;
-use crate::slice_file::convert::{ConvertError, Converted};
+use crate::retry::{Fate, Obstacle};
+use crate::slice_file::convert::Converted;
 use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, rows_of};
-use crate::source::SourceError;
 use crate::store::Lease;
 use crate::store::layout;
 
@@ -91,6 +91,23 @@ enum SliceError {
     Lake(#[from] LakeError),
 }
 
+impl SliceError {
+    /// What becomes of the slice and its run because of it. To try it again is to begin it anew.
+    fn fate(&self) -> Fate {
+        match self {
+            // It was tried again already.
+            Self::Fetch(error) => match error.fate() {
+                Fate::Retry(_) => Fate::FailSlice,
+                fate => fate,
+            },
+            // The spool is the same for all slices.
+            Self::Write(_) => Fate::StopRun(Obstacle::Lake),
+            Self::Lake(error) => error.fate(),
+            _ => Fate::FailSlice,
+        }
+    }
+}
+
 /// How often a slice is begun anew because another run took it over: a file system on which leases
 /// do not last must not keep a run busy for ever.
 const MAX_LOST_LEASES: u32 = 3;
@@ -121,22 +138,8 @@ pub(super) async fn process(
             report.outcome = SliceOutcome::Skipped;
             report.error = Some("the run was stopped while this slice was under way".to_owned());
         }
-        Err(SliceError::Lake(LakeError::ErasedMeanwhile))
-            if waiting.lost_leases < MAX_LOST_LEASES =>
-        {
-            tracing::info!(
-                slice = slice.to_string(),
-                "A number was erased meanwhile: fetching the slice again, without it."
-            );
-            return Err(Later::TakenOver);
-        }
-        Err(SliceError::Lake(LakeError::LostLease { path }))
-            if waiting.lost_leases < MAX_LOST_LEASES =>
-        {
-            tracing::warn!(
-                slice = slice.to_string(),
-                "Another run took over {path}: coming back to it."
-            );
+        Err(error) if error.fate() == Fate::MAY_PASS && waiting.lost_leases < MAX_LOST_LEASES => {
+            tracing::warn!(slice = slice.to_string(), "Coming back to it: {error}.");
             return Err(Later::TakenOver);
         }
         Err(error) => {
@@ -155,37 +158,21 @@ pub(super) async fn process(
 
 /// Ends the run where no other slice would fare better. Its reason is then said once, at the end.
 async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
-    let stop = match error {
-        SliceError::Fetch(FetchError::Source(SourceError::Refused { .. })) => {
-            Stop::KeyRefused(text.to_owned())
-        }
-        SliceError::Fetch(FetchError::Source(SourceError::QuotaUsedUp(_))) => {
-            Stop::NoSource(text.to_owned())
-        }
-        // The spool is the same for all slices, and so is the disk.
-        SliceError::Write(_)
-        | SliceError::Fetch(
-            FetchError::Source(SourceError::Spooled { .. })
-            | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. }),
-        ) => Stop::NoLake(text.to_owned()),
-        SliceError::Lake(_) if is_disk_full(error) => Stop::NoLake(text.to_owned()),
-        // Nor would it in a bucket that is gone, or with credentials that have expired.
-        SliceError::Lake(found) if found.is_hopeless() => Stop::NoLake(text.to_owned()),
+    let obstacle = match (error.fate(), error) {
+        (Fate::StopRun(obstacle), _) => obstacle,
         // Others may be permitted, unless nothing in the table is.
-        SliceError::Lake(found) if found.is_denied() => match context.lake.try_table().await {
-            Err(error) if error.is_denied() || error.is_hopeless() => Stop::NoLake(text.to_owned()),
+        (_, SliceError::Lake(found)) if found.is_denied() => match context.lake.try_table().await {
+            Err(error) if error.is_denied() || error.fate().stops_the_run() => Obstacle::Lake,
             _ => return false,
         },
-        SliceError::Fetch(_) if context.source.is_cut_off() => {
-            Stop::NoSource(if context.source.is_fixed() {
-                format!("{text}. --reconcile off loads the export without asking for counts")
-            } else {
-                text.to_owned()
-            })
-        }
+        (_, SliceError::Fetch(_)) if context.source.is_cut_off() => Obstacle::Source,
         _ => return false,
     };
-    context.stop(&stop);
+    let mut text = text.to_owned();
+    if context.source.is_cut_off() && context.source.is_fixed() && obstacle == Obstacle::Source {
+        text.push_str(". --reconcile off loads the export without asking for counts");
+    }
+    context.stop(&Stop::at(obstacle, text));
     true
 }
 
@@ -307,18 +294,8 @@ fn says_something_of_the_slice(
     {
         return false;
     }
-    let is_elsewhere = matches!(
-        error,
-        SliceError::Fetch(
-            FetchError::Stopped
-                | FetchError::Source(
-                    SourceError::Refused { .. }
-                        | SourceError::QuotaUsedUp(_)
-                        | SourceError::Spooled { .. }
-                )
-                | FetchError::Convert(ConvertError::Write(_) | ConvertError::Spool { .. })
-        )
-    );
+    let is_elsewhere =
+        error.fate().stops_the_run() || matches!(error, SliceError::Fetch(FetchError::Stopped));
     !is_elsewhere && !context.source.is_cut_off()
 }
 
@@ -342,8 +319,8 @@ async fn record_failure(
         .fail(&context.mark, lease, before, failure, rejects, privacy)
         .await
     {
-        if error.is_hopeless() {
-            context.stop(&Stop::NoLake(chain(&error)));
+        if let Fate::StopRun(obstacle) = error.fate() {
+            context.stop(&Stop::at(obstacle, chain(&error)));
         }
         // The failure itself is told anyway; without its entry the slice is due as it was before.
         context.warn(format!(

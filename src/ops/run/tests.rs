@@ -216,3 +216,26 @@ async fn a_count_that_does_not_match_is_compared_thrice_and_once_where_nothing_c
         assert_eq!(ran.rows(1).await, None);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_not_the_api_s_is_asked_for_thrice() {
+    let foreign = || Fails(SourceError::Foreign("a web page".to_owned()));
+    let source = ScriptedSource::new()
+        .with(slice(1), 3, (0..9).map(|_| foreign()))
+        .with(slice(2), 3, [foreign(), foreign(), Calls(3)]);
+    let ran = Ran::of(2, &Arc::new(source)).await;
+    assert_eq!(ran.outcome(1), (SliceOutcome::Failed, 3));
+    assert_eq!(ran.error(1), "a web page (3 attempts)");
+    assert_eq!(ran.outcome(2), (SliceOutcome::Committed, 3));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_attempt_begins_once_the_time_for_it_is_used_up() {
+    let longest = Duration::from_hours(2);
+    let source = ScriptedSource::new().with(slice(1), 3, [passing(Some(longest)), Calls(3)]);
+    let ran = Ran::of(1, &Arc::new(source)).await;
+    assert_eq!(ran.outcome(1), (SliceOutcome::Failed, 1));
+    let problem = "the server is busy; source.max_elapsed is used up (1 attempt)";
+    assert_eq!(ran.error(1), problem);
+    assert!(ran.took < longest);
+}

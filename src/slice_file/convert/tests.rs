@@ -140,7 +140,7 @@ fn what_a_broken_record_means_depends_on_what_stands_behind_it() {
     let cut = error(&format!("{whole}{{\"date\":\"2026-10-0"));
     assert!(matches!(cut, ConvertError::CutRecord { .. }), "{cut}");
     for error in [in_list, cut] {
-        assert!(error.is_retryable() && !error.is_foreign(), "{error}");
+        assert_eq!(error.fate(), Fate::MAY_PASS, "{error}");
     }
     // A line is by itself.
     let directory = tempfile::tempdir().unwrap();
@@ -156,7 +156,8 @@ fn what_is_no_list_of_calls_at_all_is_foreign() {
         "<!doctype html><title>Login</title>",
     ] {
         let error = error(body);
-        assert!(error.is_foreign() && error.is_retryable(), "{error}");
+        let foreign = Fate::Retry(Again::of(Setback::Foreign));
+        assert_eq!(error.fate(), foreign, "{error}");
     }
 }
 
@@ -180,7 +181,7 @@ fn the_limit_is_one_of_all_bodies_together() {
             limit_bytes: 100_000
         })
     );
-    assert!(limit && !error.is_retryable(), "{error}");
+    assert!(limit && error.fate() == Fate::FailSlice, "{error}");
 }
 
 #[test]

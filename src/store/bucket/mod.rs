@@ -33,13 +33,13 @@ use tokio::sync::OnceCell;
 use tokio_util::task::TaskTracker;
 
 use super::layout::{self, LEASES, TABLE};
-use super::retry::Retry;
 use super::spool::{self, Spool};
 use super::{
     FailureKind, Garbage, Housekeeping, Lease, LeaseState, Leases, LocalCopy, ObjectState, Objects,
     Staged, StoreError, Swap, Version, Versioned, probe,
 };
 use crate::cdr::slice::Slice;
+use crate::retry::{Retry, RetryPolicy};
 pub use connect::{BucketOptions, BucketUrl, Scheme, take_own};
 pub use option_error::OptionError;
 pub use staged::PARTS_IN_FLIGHT;
@@ -238,7 +238,7 @@ impl BucketStore {
         bytes: Bytes,
         expected: Option<&Version>,
     ) -> Result<Swap, StoreError> {
-        let mut retry = Retry::default();
+        let mut retry = Retry::new(RetryPolicy::STORE, None);
         loop {
             if !self.is_conditional() {
                 // Nobody else writes: a look is as good as a condition.
@@ -540,7 +540,7 @@ impl Objects for BucketStore {
     }
 
     async fn delete(&self, path: &Path) -> Result<(), StoreError> {
-        let mut retry = Retry::default();
+        let mut retry = Retry::new(RetryPolicy::STORE, None);
         loop {
             match self.inner.objects.delete(path).await {
                 Ok(()) => return Ok(()),

@@ -17,7 +17,7 @@ use tempfile::TempPath;
 
 use super::failure::{Action, is_absent, is_final};
 use super::{BucketStore, same_upload, spool_failed, state_of, update_of};
-use crate::store::retry::Retry;
+use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Lease, ObjectState, Objects, Staged, StoreError, Version};
 
 /// Metadata of an object by which its writer recognises it when a reply is lost. No hyphen: Azure
@@ -112,7 +112,7 @@ impl Staged for StagedPut {
             bytes,
         } = *self;
         let size_bytes = bytes.len() as u64;
-        let mut retry = Retry::default();
+        let mut retry = Retry::new(RetryPolicy::STORE, None);
         loop {
             if !store.is_conditional() && !is_as_seen(&store, &path, seen).await? {
                 return Ok(None);
@@ -270,7 +270,7 @@ impl Drop for StagedUpload {
         };
         let (store, path) = (self.store.clone(), self.path.clone());
         let abort = async move {
-            let mut retry = Retry::default();
+            let mut retry = Retry::new(RetryPolicy::STORE, None);
             while let Err(error) = upload.abort().await {
                 if is_absent(&error) {
                     break;
