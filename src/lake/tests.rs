@@ -502,7 +502,7 @@ async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have
         publish(&lake, "abc", None).await;
         let (mark, _lease) = at_work(&lake).await;
         let before = lake.entry(placed()).await;
-        let change = text.map_or(TableChange::Keep, |text| table_change(text));
+        let change = text.map_or(TableChange::Keep, table_change);
         let staged = lake.stage(placed(), change, None).await.unwrap();
         let lease = Meddled {
             objects: Arc::clone(&objects),
