@@ -24,19 +24,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use arrow::record_batch::RecordBatch;
-use cdrlake::body::decompress::Encoding;
-use cdrlake::body::framing::Format;
-use cdrlake::body::reader::{BodyLimits, Item, RecordReader};
-use cdrlake::cdr::columns::{COLUMNS, schema};
-use cdrlake::cdr::decode::{Decoder, Record, decode};
-use cdrlake::cdr::digest::{Digest, RowHasher};
-use cdrlake::cdr::tally::RowTally;
-use cdrlake::simulator::KeyOrder;
-use cdrlake::slice_file::batch::BatchBuilder;
-use cdrlake::slice_file::convert::{ConvertError, ConvertOptions};
-use cdrlake::slice_file::dedupe::duplicates::DuplicateFinder;
-use cdrlake::slice_file::dedupe::repeats::RepeatFinder;
-use cdrlake::slice_file::writer::{SpoolWriter, checksum_of, read_footer};
+use cdrlake::internals::{
+    BatchBuilder, BodyLimits, COLUMNS, ConvertError, ConvertOptions, Decoder, Digest,
+    DuplicateFinder, Item, Record, RecordReader, RepeatFinder, RowHasher, RowTally, SpoolWriter,
+    checksum_of, decode, read_footer,
+};
+use cdrlake::{Encoding, Format, KeyOrder, schema};
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::{WriterProperties, WriterVersion};

@@ -3,12 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cdrlake::cdr::slice::{Direction, Slice};
-use cdrlake::privacy::Credentials;
-use cdrlake::simulator::{Generator, KeyOrder};
-use cdrlake::slice_file::convert::{ConvertOptions, Converter};
-use cdrlake::slice_file::options::ParquetOptions;
-use cdrlake::slice_file::writer::SpoolFile;
+use cdrlake::internals::{ConvertOptions, Converter, Credentials, ParquetOptions, SpoolFile};
+use cdrlake::{Direction, Generator, KeyOrder, Slice};
 use jiff::civil::date;
 use parquet::basic::Compression;
 use secrecy::SecretString;

@@ -13,8 +13,8 @@ mod data;
 
 use std::hint::black_box;
 
-use cdrlake::cdr::decode::{Decoder, decode};
-use cdrlake::simulator::KeyOrder;
+use cdrlake::KeyOrder;
+use cdrlake::internals::{Decoder, decode};
 use parquet::basic::{Compression, ZstdLevel};
 
 use data::{RECORDS, body, options};

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Instant;
 
-use cdrlake::lake::report::RunReport;
+use cdrlake::RunReport;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cdrlake");
 const KEY: &str = "bench";

@@ -12,13 +12,11 @@ mod data;
 
 use std::hint::black_box;
 
-use cdrlake::body::framing::{Format, Frame, Framer, FramingError};
-use cdrlake::cdr::columns::schema;
-use cdrlake::cdr::decode::{Decoder, Record, decode};
-use cdrlake::cdr::digest::{Digest, RowHasher};
-use cdrlake::simulator::KeyOrder;
-use cdrlake::slice_file::batch::BatchBuilder;
-use cdrlake::slice_file::writer::SpoolWriter;
+use cdrlake::internals::{
+    BatchBuilder, Decoder, Digest, Frame, Framer, FramingError, Record, RowHasher, SpoolWriter,
+    decode,
+};
+use cdrlake::{Format, KeyOrder, schema};
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
 use parquet::arrow::ArrowWriter;

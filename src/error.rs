@@ -54,20 +54,20 @@ pub(crate) fn first_of(names: impl ExactSizeIterator<Item = String>) -> String {
 
 /// Makes words from outside fit for logs and errors: on one line, not too long, and without
 /// anything that could be a phone number, with or without separators, or a credential in an address.
-pub fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     // Hidden before it is cut for good, or half a number would be left.
     cut(&masked(text, 4 * MAX_QUOTED_CHARS), MAX_QUOTED_CHARS)
 }
 
 /// A text on one line, without numbers and credentials, cut after about `max_chars`.
-pub fn masked(text: &str, max_chars: usize) -> String {
+pub(crate) fn masked(text: &str, max_chars: usize) -> String {
     let line = one_line(&redact_addresses(&without_escapes(text)), max_chars);
     replace_numbers(&line, |_| "[number]".to_owned()).into_owned()
 }
 
 /// A text on one line, its control characters and runs of white space made single spaces, cut after
 /// `max_chars`, and then before the number that the cut went through.
-pub fn one_line(text: &str, max_chars: usize) -> String {
+pub(crate) fn one_line(text: &str, max_chars: usize) -> String {
     let mut line = String::new();
     let mut chars = 0;
     let mut is_gap = false;
@@ -91,7 +91,7 @@ pub fn one_line(text: &str, max_chars: usize) -> String {
 }
 
 /// A text cut after `max_chars`.
-pub fn cut(text: &str, max_chars: usize) -> String {
+pub(crate) fn cut(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", text.split_at(end).0),
         None => text.to_owned(),
@@ -131,7 +131,7 @@ pub fn hide_what_panics_say() {
 pub(crate) const MAKE_ROOM: &str = "Make room there and run again";
 
 /// Whether the cause is a file system that takes no more from anybody.
-pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| {
             matches!(
@@ -145,7 +145,7 @@ pub fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
 }
 
 /// Whether the cause is a file where there should be a directory.
-pub fn is_no_directory(error: &(dyn Error + 'static)) -> bool {
+pub(crate) fn is_no_directory(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
         let cause = cause.downcast_ref::<io::Error>();
         cause.is_some_and(|error| error.kind() == io::ErrorKind::NotADirectory)

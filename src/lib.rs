@@ -1,35 +1,153 @@
 //! Streams call detail records (CDRs) from the Wavix API into a lake of date-partitioned Parquet
-//! that is complete, exact, free of duplicates and safe to write again.
+//! that is complete, exact, free of duplicates and safe to write again. The program `cdrlake` is
+//! this library behind a command line.
 //!
 //! ```text
-//! HTTP body ─chunk→ decompress → framing ─record→ decode ─batch→ writer → spool ─→ verify → publish → ledger
-//!  (source)                         └──bad record──┴→ rejects
+//! HTTP body ─chunk→ decompress → framing ─record→ decode ─batch→ encode → spool ─→ publish → ledger
+//!                                   └──bad record──┴→ rejects
 //! ```
 //!
-//! A [`slice`](mod@cdr::slice) is the unit of work: one direction of calls on one day.
-//! [`plan`](mod@ops::plan) says which slices are due, [`run`](ops::run) does them and alone knows
-//! all stages, [`wavix`](source::wavix) asks the API, [`decompress`](body::decompress) undoes the
-//! transport's compression, [`framing`](body::framing) finds records in bytes,
-//! [`reader`](body::reader) does both, [`decode`](cdr::decode) gives records types,
-//! [`convert`](slice_file::convert) runs these and [`writer`](slice_file::writer),
-//! [`duplicates`](slice_file::dedupe::duplicates) and [`rejects`](slice_file::rejects) on a thread,
-//! [`reconcile`](cdr::reconcile) compares with the provider's count, and [`lake`] publishes.
-//! [`verify`](ops::verify) reads it all again. [`simulator`] is a stand-in for the API.
+//! # Fill a lake
+//!
+//! A [`Job`] brings the lake of a [`Config`] up to date with the calls of a [`Source`]: it opens the
+//! lake or makes it, plans which days are due, and fetches them. [`Api`] is the source that asks
+//! Wavix; here a [`Simulator`] answers in its place. A [`Verification`] reads everything again.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use cdrlake::{
+//!     Api, Config, Faults, Generator, Job, KeyOrder, RunOutcome, Selection, Simulator, Verification,
+//! };
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let calls = Generator { seed: 1, calls_per_day: 100, key_order: KeyOrder::Fixed };
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! let (address, _server) = Simulator::new(calls, "demo", Faults::default()).serve(listener)?;
+//!
+//! let directory = tempfile::tempdir()?;
+//! let config = Config::from_keys([
+//!     ("source.url", format!("http://{address}")),
+//!     ("lake.url", directory.path().display().to_string()),
+//! ])?;
+//! let source = Arc::new(Api::try_new(&config.source, Some("demo".into()))?);
+//! let last_two_days = Selection { last_days: Some(2), ..Selection::default() };
+//!
+//! let filled = Job::new(config.clone(), source).with_selection(last_two_days).run().await?;
+//! assert_eq!(filled.run.report.outcome, RunOutcome::Committed);
+//!
+//! let verified = Verification::of(&config).check(&()).await?;
+//! assert!(verified.is_proven());
+//! assert_eq!(verified.found.rows, filled.run.report.totals.counts.rows);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # Read calls as record batches
+//!
+//! [`Batches`] needs no lake: it reads a body of NDJSON, JSON or CSV into Arrow record batches with
+//! the same [columns](schema).
+//!
+//! ```
+//! use cdrlake::{Batches, Slice};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let body = br#"{"date":"2026-10-01T10:00:00Z","call_id":"a","duration":61,"charge":"0.027"}
+//! {"date":"2026-10-01T10:00:01Z","call_id":"b","duration":5,"charge":"0.0045"}
+//! "#;
+//! let mut calls = 0;
+//! for batch in Batches::new(&body[..], "placed 2026-10-01".parse::<Slice>()?) {
+//!     let batch = batch?;
+//!     let charges = batch.column_by_name("charge_usd").expect("it has the columns of a lake");
+//!     assert_eq!(charges.data_type().to_string(), "Decimal128(18, 9)");
+//!     calls += batch.num_rows();
+//! }
+//! assert_eq!(calls, 2);
+//! # Ok(())
+//! # }
+//! ```
 
-pub mod body;
-pub mod cdr;
-pub mod cli;
-pub mod config;
-pub mod error;
-pub mod lake;
-pub mod ops;
-pub mod privacy;
-pub mod retry;
-pub mod simulator;
-pub mod slice_file;
-pub mod source;
-pub mod store;
-pub mod warehouse;
+mod body;
+mod cdr;
+mod cli;
+mod config;
+mod error;
+mod lake;
+mod ops;
+mod privacy;
+mod retry;
+mod simulator;
+mod slice_file;
+mod source;
+mod store;
+mod warehouse;
+
+pub use body::decompress::Encoding;
+pub use body::framing::Format;
+pub use cdr::columns::schema;
+pub use cdr::slice::{Direction, Slice};
+pub use config::{Config, ConfigError};
+pub use lake::{Lake, LakeError};
+pub use ops::days::{Selection, Shard};
+pub use ops::job::{Job, Outcome};
+pub use ops::load::Load;
+pub use ops::open::{find_lake, open_lake};
+pub use ops::plan::{Due, Plan, Why, plan};
+pub use ops::run::{RunResult, Stop};
+pub use ops::verify::{Finding, Repair, Verification, Verified, VerifyReport};
+pub use ops::{Error, Observer};
+pub use simulator::{Faults, Generator, KeyOrder, Simulator};
+pub use slice_file::batches::{Batches, BatchesError};
+pub use source::files::Input;
+pub use source::wavix::Api;
+pub use source::{Body, Chunks, Paging, Source, SourceError};
+
+/// What a run did, as the lake keeps it and `--format json` prints it.
+pub mod report {
+    pub use crate::cdr::reconcile::Verdict;
+    pub use crate::cdr::tally::{Counts, Totals};
+    pub use crate::lake::ledger::State;
+    pub use crate::lake::report::{
+        Change, FileReport, RunOutcome, RunReport, RunTotals, SliceOutcome, SliceReport, Sums,
+    };
+}
+pub use report::{RunOutcome, RunReport, SliceOutcome, SliceReport};
+
+/// Parts for the program, and for this crate's own tests, benches and fuzz targets. They may change
+/// with every version.
+#[doc(hidden)]
+pub mod internals {
+    pub use crate::body::csv::{CsvRow, CsvRows};
+    pub use crate::body::decompress::{DecompressError, Decompressor, MAX_PIECE_BYTES};
+    pub use crate::body::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
+    pub use crate::body::reader::{BodyLimits, Item, RecordReader};
+    pub use crate::cdr::columns::COLUMNS;
+    pub use crate::cdr::decode::{Decoder, Record, Refusal, decode};
+    pub use crate::cdr::digest::{Digest, RowHasher};
+    pub use crate::cdr::slice::parse_day;
+    pub use crate::cdr::tally::RowTally;
+    pub use crate::cli::Arguments;
+    pub use crate::config::SourceConfig;
+    pub use crate::error::{chain, hide_what_panics_say};
+    pub use crate::ops::removal::{erase, prune};
+    pub use crate::ops::run::RunOptions;
+    pub use crate::ops::run::reports::changed_since;
+    pub use crate::ops::{run, verify};
+    pub use crate::privacy::{Credentials, Mode, Modes, Privacy, PrivacyKey};
+    pub use crate::slice_file::batch::BatchBuilder;
+    pub use crate::slice_file::convert::{ConvertError, ConvertOptions, Converter};
+    pub use crate::slice_file::dedupe::duplicates::DuplicateFinder;
+    pub use crate::slice_file::dedupe::repeats::RepeatFinder;
+    pub use crate::slice_file::options::ParquetOptions;
+    pub use crate::slice_file::writer::{SpoolFile, SpoolWriter, checksum_of, read_footer};
+    pub use crate::store::bucket::{BucketOptions, BucketStore, BucketUrl};
+    pub use crate::store::local::LocalStore;
+    pub use crate::store::{
+        Garbage, Housekeeping, LakeStore, Lease, LeaseState, Leases, LocalCopy, ObjectState,
+        Objects, Staged, StoreError, Swap, Version, Versioned, layout, probe,
+    };
+}
 
 /// This program's name and version, as the source, the ledger and files of the lake see it.
-pub const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));
+const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));

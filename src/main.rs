@@ -29,8 +29,8 @@ fn tune_allocator() {
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     tune_allocator();
-    cdrlake::error::hide_what_panics_say();
-    let arguments = cdrlake::cli::Arguments::parse();
+    cdrlake::internals::hide_what_panics_say();
+    let arguments = cdrlake::internals::Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

@@ -75,13 +75,13 @@ pub enum Setback {
 }
 
 /// The limit of some [setbacks](Setback).
-pub const FEW_ATTEMPTS: u32 = 3;
+pub(crate) const FEW_ATTEMPTS: u32 = 3;
 
 /// How often something is tried, and how long it is waited for in between: what a server asks for,
 /// else exponential with
 /// [full jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RetryPolicy {
+pub(crate) struct RetryPolicy {
     /// The first try among them.
     pub max_attempts: u32,
     /// The longest first wait. It doubles with each further one.
@@ -94,7 +94,7 @@ impl RetryPolicy {
     /// For an object that others write, or a reply that was lost: up to some seconds. In a bucket
     /// this comes on top of what the library tries by itself, for that leaves conditional writes
     /// alone whose reply was lost.
-    pub const STORE: Self = Self {
+    pub(crate) const STORE: Self = Self {
         max_attempts: 6,
         first_wait: Duration::from_millis(100),
         longest_wait: Duration::from_millis(3_200),
@@ -111,7 +111,7 @@ impl RetryPolicy {
 
 /// Why there is no further try.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Spent {
+pub(crate) enum Spent {
     /// There were enough.
     Attempts,
     /// The next would begin too late.
@@ -120,7 +120,7 @@ pub enum Spent {
 
 /// The tries at one thing.
 #[derive(Debug)]
-pub struct Retry {
+pub(crate) struct Retry {
     policy: RetryPolicy,
     deadline: Option<Instant>,
     /// Number of the try that is under way.
@@ -132,7 +132,7 @@ pub struct Retry {
 
 impl Retry {
     /// The first try. None begins after `deadline`.
-    pub fn new(policy: RetryPolicy, deadline: Option<Instant>) -> Self {
+    pub(crate) fn new(policy: RetryPolicy, deadline: Option<Instant>) -> Self {
         Self {
             policy,
             deadline,
@@ -144,17 +144,17 @@ impl Retry {
     }
 
     /// Number of the try that is under way, counted from 1.
-    pub fn attempt(&self) -> u32 {
+    pub(crate) fn attempt(&self) -> u32 {
         self.attempt
     }
 
     /// Whether nothing was tried before.
-    pub fn is_first(&self) -> bool {
+    pub(crate) fn is_first(&self) -> bool {
         self.attempt == 1
     }
 
     /// Whether there is no further try if this one meets such a setback.
-    pub fn is_last(&self, setback: Setback) -> bool {
+    pub(crate) fn is_last(&self, setback: Setback) -> bool {
         let has_own_limit = setback != Setback::Passing;
         self.attempt >= self.policy.max_attempts
             || (has_own_limit && self.met[setback as usize] + 1 >= FEW_ATTEMPTS)
@@ -164,7 +164,7 @@ impl Retry {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn next(&mut self, again: Again) -> Result<Duration, Spent> {
+    pub(crate) fn next(&mut self, again: Again) -> Result<Duration, Spent> {
         if self.is_last(again.setback) {
             return Err(Spent::Attempts);
         }
@@ -181,7 +181,7 @@ impl Retry {
     }
 
     /// Waits for the next try. Whether there is one.
-    pub async fn again(&mut self) -> bool {
+    pub(crate) async fn again(&mut self) -> bool {
         match self.next(Again::of(Setback::Passing)) {
             Ok(wait) => {
                 tokio::time::sleep(wait).await;

@@ -4,9 +4,8 @@
 
 #![no_main]
 
-use cdrlake::body::csv::{CsvRow, CsvRows};
-use cdrlake::body::framing::{Format, Frame, Framer, FramingError};
-use cdrlake::cdr::decode::{Decoder, Refusal, decode};
+use cdrlake::internals::{CsvRow, CsvRows, Decoder, Frame, Framer, FramingError, Refusal, decode};
+use cdrlake::{Format};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

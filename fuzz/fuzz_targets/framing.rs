@@ -3,10 +3,8 @@
 
 #![no_main]
 
-use cdrlake::body::framing::{
-    BodySummary, Boundary, Format, Frame, Framer, FramingError, Position,
-};
-use cdrlake::cdr::decode::RECORD_KEYS;
+use cdrlake::internals::{BodySummary, Boundary, Frame, Framer, FramingError, Position, RECORD_KEYS};
+use cdrlake::{Format};
 use libfuzzer_sys::fuzz_target;
 
 type Framed = (

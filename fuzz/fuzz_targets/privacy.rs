@@ -4,8 +4,7 @@
 
 use std::borrow::Cow;
 
-use cdrlake::cdr::decode::Record;
-use cdrlake::privacy::{Mode, Modes, Privacy, PrivacyKey};
+use cdrlake::internals::{Mode, Modes, Privacy, PrivacyKey, Record};
 use libfuzzer_sys::fuzz_target;
 
 fn privacy(mode: Mode) -> Privacy {

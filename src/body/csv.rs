@@ -312,7 +312,7 @@ impl CsvRows {
 
 /// Whether a line that may be no record names columns, and is no JSON: CSV that begins in the
 /// middle of something else.
-pub fn is_stray_header(line: &[u8]) -> bool {
+pub(crate) fn is_stray_header(line: &[u8]) -> bool {
     let is_json = || serde_json::from_slice::<serde::de::IgnoredAny>(line).is_ok();
     names_columns(line) && !is_json()
 }
@@ -377,7 +377,7 @@ fn fields_without_column(columns: &[Column]) -> impl Iterator<Item = &'static st
 }
 
 /// What it means that the CSV has no column for some `fields`.
-pub fn describe_missing(fields: &[&str]) -> String {
+pub(crate) fn describe_missing(fields: &[&str]) -> String {
     format!(
         "the CSV has no column for {}: empty in the lake. The other forms of the export may have it",
         fields.join(", ")

@@ -24,9 +24,9 @@ const ZSTD_WINDOW_LOG: u32 = 23;
 const ZSTD_FILE_WINDOW_LOG: u32 = 27;
 
 /// What a gzip member begins with.
-pub const GZIP_MAGIC: &[u8] = b"\x1F\x8B";
+pub(crate) const GZIP_MAGIC: &[u8] = b"\x1F\x8B";
 /// What a zstd frame begins with.
-pub const ZSTD_MAGIC: &[u8] = b"\x28\xB5\x2F\xFD";
+pub(crate) const ZSTD_MAGIC: &[u8] = b"\x28\xB5\x2F\xFD";
 
 /// How a body is compressed (`Content-Encoding`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 /// Decimals kept of an amount: the scale of the lake's `DECIMAL(18, 9)` columns.
-pub const AMOUNT_SCALE: u32 = 9;
+pub(crate) const AMOUNT_SCALE: u32 = 9;
 /// Largest magnitude in units of 10⁻⁹ dollars: eighteen nines.
 const MAX_NANOS: u64 = 999_999_999_999_999_999;
 

@@ -19,7 +19,7 @@ use super::decode::Record;
 /// and a refresh makes new ones of old ones, for equal rows of another version are not equal.
 /// A new column is null in `slice_file::batch` where a file lacks it, and is left out of the digest
 /// of older files.
-pub const SCHEMA_VERSION: u32 = 1;
+pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// What the values of a column are, which decides how they are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -414,7 +414,7 @@ pub fn schema() -> SchemaRef {
 ///
 /// # Errors
 /// A sentence that names the first column that differs.
-pub fn check(found: &Schema, version: u32) -> Result<(), String> {
+pub(crate) fn check(found: &Schema, version: u32) -> Result<(), String> {
     check_columns(COLUMNS, found, version)
 }
 

@@ -138,7 +138,7 @@ impl RowSink for RowHasher {
 }
 
 /// Days since 1970-01-01, as `DATE` columns store them.
-pub fn day_number(day: Date) -> i32 {
+pub(crate) fn day_number(day: Date) -> i32 {
     const EPOCH: Date = Date::constant(1970, 1, 1);
     EPOCH
         .until(day)

@@ -53,7 +53,7 @@ impl fmt::Display for Verdict {
 
 /// The verdict on a slice whose provider counts `control_total` records; `None` if the provider
 /// could not say.
-pub fn verdict(counts: &Counts, control_total: Option<u64>) -> Verdict {
+pub(crate) fn verdict(counts: &Counts, control_total: Option<u64>) -> Verdict {
     match control_total {
         Some(total) if total == counts.different() && counts.rejected == 0 => Verdict::Match,
         Some(total) if total == counts.different() => Verdict::MatchWithRejects,
@@ -63,7 +63,7 @@ pub fn verdict(counts: &Counts, control_total: Option<u64>) -> Verdict {
 }
 
 /// What a mismatch looks like, in words.
-pub fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String {
+pub(crate) fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String {
     let Some(total) = control_total else {
         return "the provider's count is unavailable, so the slice cannot be proven complete"
             .to_owned();

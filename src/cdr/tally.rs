@@ -97,13 +97,13 @@ pub struct Totals {
 }
 
 /// Stands for rows without a disposition in [`Totals::by_disposition`].
-pub const NO_DISPOSITION: &str = "(none)";
+pub(crate) const NO_DISPOSITION: &str = "(none)";
 /// Stands for dispositions that sort behind the first [`MAX_DISPOSITIONS`], and for overlong ones.
-pub const OTHER_DISPOSITIONS: &str = "(other)";
+pub(crate) const OTHER_DISPOSITIONS: &str = "(other)";
 /// Most dispositions told apart: the API knows six, and a broken source must not fill the memory.
-pub const MAX_DISPOSITIONS: usize = 64;
+pub(crate) const MAX_DISPOSITIONS: usize = 64;
 /// Longest disposition told apart, likewise.
-pub const MAX_DISPOSITION_BYTES: usize = 64;
+pub(crate) const MAX_DISPOSITION_BYTES: usize = 64;
 
 impl Totals {
     /// Adds the sums of another slice.
@@ -164,7 +164,7 @@ pub struct RowTally {
 }
 
 /// How far outside its day a call lies that belongs to another: no time zone is further from UTC.
-pub const FAR_OUTSIDE_HOURS: i64 = 14;
+pub(crate) const FAR_OUTSIDE_HOURS: i64 = 14;
 const FAR_OUTSIDE_US: i64 = FAR_OUTSIDE_HOURS * 3_600_000_000;
 
 impl RowTally {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use clap::Args;
-use jiff::Timestamp;
 
 use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
@@ -47,11 +46,10 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         None
     };
     let verification = Verification {
-        config: &config,
-        selection: &Selection::from(&args.range),
+        selection: Selection::from(&args.range),
         source: source.as_ref(),
         ask_source: args.source,
-        now: Timestamp::now(),
+        ..Verification::of(&config)
     };
     let observer = screen.observer();
     let mut verified = verification.check(&*observer).await?;

@@ -25,12 +25,13 @@ use crate::lake::identity::{FORMAT, Identity};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::options::ParquetOptions;
 use crate::store::location::Location;
-pub use secrets::KeySource;
+pub(crate) use secrets::KeySource;
+pub use settings::ConfigError;
+pub(crate) use settings::Origin;
 use settings::Settings;
-pub use settings::{ConfigError, Origin};
 
 /// The file read when `--config` names none.
-pub const DEFAULT_FILE: &str = "pipeline.toml";
+pub(crate) const DEFAULT_FILE: &str = "pipeline.toml";
 /// Everything that can be configured. The README's configuration reference says what each key
 /// does; the field names are the keys.
 #[derive(Clone, Debug)]
@@ -92,10 +93,6 @@ pub enum Via {
 
 /// `[window]`
 #[derive(Clone, Debug)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the keys of the configuration reference"
-)]
 pub struct WindowConfig {
     pub start: Option<Date>,
     pub timezone: TimeZone,
@@ -105,10 +102,6 @@ pub struct WindowConfig {
 
 /// `[lake]`
 #[derive(Clone, Debug)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the keys of the configuration reference"
-)]
 pub struct LakeConfig {
     pub url: Location,
     /// The library's options by name, and who set each.
@@ -120,10 +113,6 @@ pub struct LakeConfig {
 
 /// `[quality]`
 #[derive(Clone, Debug, PartialEq)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the keys of the configuration reference"
-)]
 pub struct QualityConfig {
     pub dedupe: bool,
     pub max_rejects: u64,
@@ -190,10 +179,6 @@ pub struct PrivacyConfig {
 
 /// `[limits]`
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(
-    missing_docs,
-    reason = "the fields are the keys of the configuration reference"
-)]
 pub struct LimitsConfig {
     pub max_record_bytes: usize,
     pub max_slice_bytes: u64,
@@ -204,7 +189,7 @@ pub struct LimitsConfig {
 }
 
 /// Values given on the command line: key, value, and the flag that gave it.
-pub type Overrides = Vec<(&'static str, String, &'static str)>;
+pub(crate) type Overrides = Vec<(&'static str, String, &'static str)>;
 
 impl Config {
     /// Reads the configuration: `file`, or [`DEFAULT_FILE`] if there is one, then the environment,
@@ -240,12 +225,19 @@ impl Config {
         Self::with_overrides(settings, overrides)
     }
 
-    /// The configuration that `overrides` alone make, for programs that bring their own.
+    /// The configuration that these keys and values alone make, for programs that bring their own:
+    /// keys by their names, such as `lake.url`, and values as a variable would have them.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first thing that is wrong.
-    pub fn from_overrides(overrides: &Overrides) -> Result<Self, ConfigError> {
-        Self::with_overrides(Settings::default(), overrides)
+    /// [`ConfigError`] for the first thing that is wrong, and for a key that there is not.
+    pub fn from_keys<K: AsRef<str>, V: Into<String>>(
+        keys: impl IntoIterator<Item = (K, V)>,
+    ) -> Result<Self, ConfigError> {
+        let mut settings = Settings::default();
+        for (key, value) in keys {
+            settings.set_by_name(key.as_ref(), value.into())?;
+        }
+        keys::resolve(&settings)
     }
 
     fn with_overrides(mut settings: Settings, overrides: &Overrides) -> Result<Self, ConfigError> {
@@ -336,7 +328,7 @@ impl Config {
 }
 
 /// The zone's IANA name.
-pub fn timezone_name(timezone: &TimeZone) -> String {
+pub(crate) fn timezone_name(timezone: &TimeZone) -> String {
     timezone.iana_name().unwrap_or("UTC").to_owned()
 }
 

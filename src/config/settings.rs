@@ -105,6 +105,8 @@ pub enum Origin {
     Variable(String),
     /// A command-line flag.
     Flag(&'static str),
+    /// The program that uses this library.
+    Program,
     /// Nobody.
     Unset,
 }
@@ -115,7 +117,7 @@ impl fmt::Display for Origin {
             Self::File { path, line } => write!(f, "{}, line {line}: ", path.display()),
             Self::Variable(name) => write!(f, "variable {name}: "),
             Self::Flag(name) => write!(f, "flag {name}: "),
-            Self::Unset => Ok(()),
+            Self::Program | Self::Unset => Ok(()),
         }
     }
 }
@@ -226,8 +228,7 @@ impl Settings {
                     ));
                 }
                 value => {
-                    if !KEYS.contains(&key.as_str()) && !key.starts_with(&format!("{OPEN_TABLE}."))
-                    {
+                    if !is_key(&key) {
                         return Err(ConfigError::new(
                             origin(&key),
                             unknown(&key, KEYS.iter().copied().chain(SECTIONS)),
@@ -277,6 +278,16 @@ impl Settings {
             }
         }
         warnings
+    }
+
+    /// Sets a key that a program names.
+    pub(super) fn set_by_name(&mut self, key: &str, value: String) -> Result<(), ConfigError> {
+        if !is_key(key) {
+            let problem = unknown(key, KEYS.iter().copied());
+            return Err(ConfigError::new(Origin::Program, problem));
+        }
+        self.set(key, Value::String(value), Origin::Program);
+        Ok(())
     }
 
     /// Sets one key, over whatever said otherwise so far.
@@ -367,6 +378,14 @@ fn collect_lines(
 
 /// Where all names are found.
 const README_LISTS: &str = "The README lists them all";
+
+/// Whether there is such a key.
+fn is_key(key: &str) -> bool {
+    let option = key
+        .strip_prefix(OPEN_TABLE)
+        .and_then(|rest| rest.strip_prefix('.'));
+    KEYS.contains(&key) || option.is_some()
+}
 
 /// The message for an unknown key, with the nearest known one.
 fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {

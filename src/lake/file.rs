@@ -37,7 +37,7 @@ impl PublishedFile {
 
 /// Whether the lake holds the file that its ledger speaks of, as far as can be told without reading
 /// it: this very upload, or none where there should be none.
-pub fn is_intact(expected: Option<&PublishedFile>, found: Option<&ObjectState>) -> bool {
+pub(crate) fn is_intact(expected: Option<&PublishedFile>, found: Option<&ObjectState>) -> bool {
     match (expected, found) {
         (None, None) => true,
         (Some(expected), Some(found)) => {

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::cdr::columns::SCHEMA_VERSION;
 
 /// Version of the lake's own files that this program writes. What a later one wrote is left alone.
-pub const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 1;
 
 // Replaced by this version, a file with columns of a later one would lose them: columns of another
 // version come in a lake of another format.

@@ -141,7 +141,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if a newer version wrote it, or it cannot be read.
-    pub async fn usable_entry(&self, slice: Slice) -> Result<LedgerEntry, LakeError> {
+    pub(crate) async fn usable_entry(&self, slice: Slice) -> Result<LedgerEntry, LakeError> {
         let found = self.entry(slice).await;
         let path = layout::ledger_entry(slice);
         match found.condition.clone() {
@@ -155,7 +155,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the ledger cannot be listed.
-    pub async fn entries(
+    pub(crate) async fn entries(
         &self,
         directions: &[Direction],
         days: std::ops::RangeInclusive<jiff::civil::Date>,
@@ -171,7 +171,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn first_day(
+    pub(crate) async fn first_day(
         &self,
         directions: &[Direction],
     ) -> Result<Option<jiff::civil::Date>, LakeError> {
@@ -183,7 +183,10 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn ledger_slices(&self, directions: &[Direction]) -> Result<Vec<Slice>, LakeError> {
+    pub(crate) async fn ledger_slices(
+        &self,
+        directions: &[Direction],
+    ) -> Result<Vec<Slice>, LakeError> {
         let ledgers: Vec<Path> = directions.iter().map(|&of| layout::ledger(of)).collect();
         let lists = ledgers.iter().map(|ledger| self.store.list(ledger));
         let listed = futures::future::try_join_all(lists).await?;
@@ -198,7 +201,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn rejects(&self) -> Result<HashMap<Path, ObjectState>, LakeError> {
+    pub(crate) async fn rejects(&self) -> Result<HashMap<Path, ObjectState>, LakeError> {
         let listed = self.store.list(&Path::from(layout::REJECTS)).await?;
         Ok(listed
             .into_iter()
@@ -210,7 +213,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn foreign_entries(&self) -> Result<Vec<Path>, LakeError> {
+    pub(crate) async fn foreign_entries(&self) -> Result<Vec<Path>, LakeError> {
         let listed = self.store.list(&Path::from(layout::LEDGER)).await?;
         let paths = listed.into_iter().map(|object| object.path);
         Ok(paths
@@ -224,7 +227,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn remove_foreign(&self, path: &Path) -> Result<(), LakeError> {
+    pub(crate) async fn remove_foreign(&self, path: &Path) -> Result<(), LakeError> {
         Ok(self.store.delete(path).await?)
     }
 
@@ -232,7 +235,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn rejects_of(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
+    pub(crate) async fn rejects_of(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
         Ok(self.store.state(&layout::rejects_file(slice)).await?)
     }
 
@@ -240,7 +243,10 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn failed_rejects_of(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
+    pub(crate) async fn failed_rejects_of(
+        &self,
+        slice: Slice,
+    ) -> Result<Option<ObjectState>, LakeError> {
         Ok(self
             .store
             .state(&layout::failed_rejects_file(slice))
@@ -251,7 +257,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, LakeError> {
+    pub(crate) async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, LakeError> {
         Ok(self.store.local_copy(path).await?)
     }
 }

@@ -196,7 +196,7 @@ pub struct Commit {
 }
 
 /// A token that no other attempt has.
-pub fn new_token() -> String {
+pub(crate) fn new_token() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 

@@ -20,13 +20,13 @@
 
 mod error;
 mod file;
-pub mod identity;
+pub(crate) mod identity;
 mod inventory;
-pub mod ledger;
+pub(crate) mod ledger;
 mod publish;
-pub mod report;
-pub mod runs;
-pub mod suppression;
+pub(crate) mod report;
+pub(crate) mod runs;
+pub(crate) mod suppression;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -45,11 +45,11 @@ use crate::privacy::Privacy;
 use crate::store::layout;
 use crate::store::{FailureKind, Garbage, LakeStore, Lease, LeaseState, Swap, Versioned};
 pub use error::LakeError;
-pub use file::{PublishedFile, is_intact};
+pub(crate) use file::{PublishedFile, is_intact};
 use identity::{FORMAT, Identity};
-pub use inventory::{Condition, LedgerEntry, SliceState};
-pub use publish::StagedSlice;
-pub use table::{Table, TableChange, TableFiles};
+pub(crate) use inventory::{Condition, LedgerEntry, SliceState};
+pub(crate) use publish::StagedSlice;
+pub(crate) use table::{Table, TableChange, TableFiles};
 
 /// A lake that this run may read and write.
 #[derive(Clone, Debug)]
@@ -147,7 +147,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if it is not a lake, another one, or cannot be read.
-    pub async fn find(
+    pub(crate) async fn find(
         store: Arc<dyn LakeStore>,
         wanted: &Identity,
     ) -> Result<Option<Self>, LakeError> {
@@ -171,17 +171,17 @@ impl Lake {
     }
 
     /// What becomes of numbers on their way into the lake, apart from those that were erased.
-    pub fn privacy(&self) -> &Privacy {
+    pub(crate) fn privacy(&self) -> &Privacy {
         &self.privacy
     }
 
     /// The files that hold its slices.
-    pub fn table(&self) -> &Table {
+    pub(crate) fn table(&self) -> &Table {
         &self.table
     }
 
     /// A directory for spool files.
-    pub fn spool_dir(&self) -> &FilePath {
+    pub(crate) fn spool_dir(&self) -> &FilePath {
         self.store.spool_dir()
     }
 
@@ -189,7 +189,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn find_leftovers(&self) -> Result<Vec<Path>, LakeError> {
+    pub(crate) async fn find_leftovers(&self) -> Result<Vec<Path>, LakeError> {
         Ok(self.store.find_leftovers().await?)
     }
 
@@ -197,7 +197,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn lease_state(&self, slice: Slice) -> Result<LeaseState, LakeError> {
+    pub(crate) async fn lease_state(&self, slice: Slice) -> Result<LeaseState, LakeError> {
         Ok(self.store.lease_state(&layout::lease(slice)).await?)
     }
 
@@ -205,13 +205,13 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn remove_leftovers(&self) -> Result<Vec<Path>, LakeError> {
+    pub(crate) async fn remove_leftovers(&self) -> Result<Vec<Path>, LakeError> {
         self.store.remove_leftovers().await?;
         self.find_leftovers().await
     }
 
     /// How long the lease of a dead run bars others; `None` if it dies with the run.
-    pub fn lease_expiry(&self) -> Option<Duration> {
+    pub(crate) fn lease_expiry(&self) -> Option<Duration> {
         self.store.lease_expiry()
     }
 
@@ -219,7 +219,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn honours_conditions(&self) -> Result<bool, LakeError> {
+    pub(crate) async fn honours_conditions(&self) -> Result<bool, LakeError> {
         Ok(self.store.honours_conditions().await?)
     }
 
@@ -227,14 +227,14 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if none may, or the store fails.
-    pub async fn try_table(&self) -> Result<(), LakeError> {
+    pub(crate) async fn try_table(&self) -> Result<(), LakeError> {
         // No slice's file, and no name that a reader would take for one.
         let path = Path::from(format!("{}/check", layout::TABLE));
         Ok(self.store.try_stage(&path).await?)
     }
 
     /// Waits until what was dropped of leases and uploads is given back.
-    pub async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         self.store.settle().await;
     }
 
@@ -243,7 +243,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn collect_garbage(&self) -> Result<Garbage, LakeError> {
+    pub(crate) async fn collect_garbage(&self) -> Result<Garbage, LakeError> {
         Ok(self.store.collect_garbage().await?)
     }
 
@@ -251,7 +251,10 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn try_lease(&self, slice: Slice) -> Result<Option<Box<dyn Lease>>, LakeError> {
+    pub(crate) async fn try_lease(
+        &self,
+        slice: Slice,
+    ) -> Result<Option<Box<dyn Lease>>, LakeError> {
         Ok(self.store.try_lease(&layout::lease(slice)).await?)
     }
 }

@@ -16,7 +16,7 @@ use crate::store::{Lease, Swap, Version, layout};
 /// A publication of which everything is done that takes long and that nobody sees. Dropping it
 /// takes it back.
 #[derive(Debug)]
-pub struct StagedSlice {
+pub(crate) struct StagedSlice {
     table: StagedChange,
     /// `None` if the slice has no rejects.
     rejects: Option<StagedFile>,
@@ -27,7 +27,7 @@ impl StagedSlice {
     /// The same, which says nothing of the last attempt at the slice: if that failed, it has failed
     /// nevertheless.
     #[must_use]
-    pub fn keeping_failure(self) -> Self {
+    pub(crate) fn keeping_failure(self) -> Self {
         Self {
             keeps_failure: true,
             ..self
@@ -35,7 +35,7 @@ impl StagedSlice {
     }
 
     /// Whether the table held a file of the slice when this was staged.
-    pub fn had_file(&self) -> bool {
+    pub(crate) fn had_file(&self) -> bool {
         self.table.before.is_some()
     }
 }
@@ -46,7 +46,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails; the table is then as it was.
-    pub async fn stage(
+    pub(crate) async fn stage(
         &self,
         slice: Slice,
         change: TableChange,
@@ -112,7 +112,7 @@ impl Lake {
     /// or somebody changed the table meanwhile, [`LakeError::Unmarked`], and the store's; the table
     /// is then as it was. [`LakeError::NotRecorded`] if the table may have changed, but the ledger
     /// could not be told.
-    pub async fn publish(
+    pub(crate) async fn publish(
         &self,
         mark: &RunMark,
         lease: &dyn Lease,
@@ -187,7 +187,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] as for [`publish`](Self::publish).
-    pub async fn fail(
+    pub(crate) async fn fail(
         &self,
         mark: &RunMark,
         lease: &dyn Lease,
@@ -221,7 +221,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
-    pub async fn remove_rejects(
+    pub(crate) async fn remove_rejects(
         &self,
         mark: &RunMark,
         lease: &dyn Lease,
@@ -244,7 +244,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
-    pub async fn prune(
+    pub(crate) async fn prune(
         &self,
         mark: &RunMark,
         lease: &dyn Lease,

@@ -29,11 +29,11 @@ const NEVER_POISONED: &str = "nobody panics while holding it";
 const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
 
 /// Runs that have not kept a report, and what each has done so far.
-pub type MarkedRuns = BTreeMap<String, Traces>;
+pub(crate) type MarkedRuns = BTreeMap<String, Traces>;
 
 /// What the ledger says that a run has done.
 #[derive(Clone, Debug, Default)]
-pub struct Traces {
+pub(crate) struct Traces {
     /// What it has committed.
     pub commits: Vec<(Slice, Commit)>,
     /// Slices that it is about to commit, or was when it died: their files may be there already,
@@ -43,7 +43,7 @@ pub struct Traces {
 
 impl Traces {
     /// Whether it has done anything.
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         !self.commits.is_empty() || !self.announced.is_empty()
     }
 }
@@ -54,7 +54,7 @@ impl Traces {
 /// before it writes anything, and after it announced or committed something, and marks itself
 /// again.
 #[derive(Debug)]
-pub struct RunMark {
+pub(crate) struct RunMark {
     store: Arc<dyn LakeStore>,
     run: String,
     /// Whoever cancels it does not want to wait.
@@ -67,7 +67,7 @@ pub struct RunMark {
 
 impl RunMark {
     /// Name of the run.
-    pub fn run(&self) -> &str {
+    pub(crate) fn run(&self) -> &str {
         &self.run
     }
 
@@ -76,7 +76,7 @@ impl RunMark {
     /// # Errors
     /// [`LakeError::NotAlone`] if it was taken for dead and the store ignores conditional writes,
     /// so that another run may write what this one does; [`LakeError`] if it cannot be marked.
-    pub async fn ensure(&self) -> Result<(), LakeError> {
+    pub(crate) async fn ensure(&self) -> Result<(), LakeError> {
         let mut lease = self.lease.lock().await;
         let marker = layout::run_marker(&self.run);
         let is_held = lease.as_ref().is_some_and(|lease| lease.is_held());
@@ -163,14 +163,14 @@ impl RunMark {
 /// A run that has ended without keeping its report. As long as this is there, it cannot come to
 /// life again.
 #[derive(Debug)]
-pub struct DeadRun {
+pub(crate) struct DeadRun {
     run: String,
     lease: Box<dyn Lease>,
 }
 
 impl DeadRun {
     /// Name of the run.
-    pub fn run(&self) -> &str {
+    pub(crate) fn run(&self) -> &str {
         &self.run
     }
 }
@@ -178,7 +178,7 @@ impl DeadRun {
 impl Lake {
     /// What is to show others that a run is under way, from the first time that it is
     /// [ensured](RunMark::ensure). Who cancels `stop` does not want to wait for it.
-    pub fn mark(&self, run: &str, stop: CancellationToken) -> RunMark {
+    pub(crate) fn mark(&self, run: &str, stop: CancellationToken) -> RunMark {
         RunMark {
             store: Arc::clone(&self.store),
             run: run.to_owned(),
@@ -193,7 +193,11 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, or others write the report again and again.
-    pub async fn end_run(&self, run: &str, report: &impl Serialize) -> Result<(), LakeError> {
+    pub(crate) async fn end_run(
+        &self,
+        run: &str,
+        report: &impl Serialize,
+    ) -> Result<(), LakeError> {
         let report = compact_json(report);
         self.keep_report(run, |_| Some(report.clone())).await?;
         Ok(self.store.delete(&layout::run_marker(run)).await?)
@@ -272,7 +276,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
+    pub(crate) async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
         let mut marked = BTreeMap::new();
         for object in self.store.list(&Path::from(layout::RUNNING)).await? {
             let Some(run) = layout::marked_run(&object.path).filter(|run| *run != this) else {
@@ -324,7 +328,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
+    pub(crate) async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
         let lease = layout::run_lease(run);
         let mut is_told = false;
         loop {
@@ -353,7 +357,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn claim_dead(&self, run: &str) -> Result<Option<DeadRun>, LakeError> {
+    pub(crate) async fn claim_dead(&self, run: &str) -> Result<Option<DeadRun>, LakeError> {
         let Some(lease) = self.store.try_lease(&layout::run_lease(run)).await? else {
             return Ok(None);
         };
@@ -367,7 +371,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, or others write the report again and again.
-    pub async fn end_dead_run<T: Serialize + DeserializeOwned>(
+    pub(crate) async fn end_dead_run<T: Serialize + DeserializeOwned>(
         &self,
         dead: DeadRun,
         make: impl Fn(Option<T>) -> Option<T>,

@@ -21,7 +21,7 @@ const POLICY: RetryPolicy = RetryPolicy {
 /// The numbers whose calls are left out of everything that is fetched. It holds no number, only
 /// keyed hashes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SuppressionList {
+pub(crate) struct SuppressionList {
     /// Version of the lake's own files.
     pub format: u32,
     /// Id of the key that the hashes are made with.
@@ -32,7 +32,7 @@ pub struct SuppressionList {
 
 /// One of them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SuppressedNumber {
+pub(crate) struct SuppressedNumber {
     /// Its keyed hash.
     pub token: Token,
     /// Since when its calls are left out.
@@ -43,7 +43,7 @@ pub struct SuppressedNumber {
 
 impl SuppressionList {
     /// What is to be said of numbers whose erasure did not come to its end, if there are any.
-    pub fn describe_unfinished(&self) -> Option<String> {
+    pub(crate) fn describe_unfinished(&self) -> Option<String> {
         let is_unfinished = |number: &&SuppressedNumber| number.erased_at.is_none();
         let numbers = self.numbers.iter().filter(is_unfinished).count();
         (numbers > 0).then(|| {
@@ -57,7 +57,7 @@ impl SuppressionList {
     ///
     /// # Errors
     /// [`LakeError::OtherKey`].
-    pub fn must_be_of(&self, privacy: &Privacy) -> Result<(), LakeError> {
+    pub(crate) fn must_be_of(&self, privacy: &Privacy) -> Result<(), LakeError> {
         let found = privacy.key().map(PrivacyKey::id);
         if found == Some(&self.key_id) {
             return Ok(());
@@ -70,7 +70,7 @@ impl SuppressionList {
     }
 
     /// What is known of a number.
-    pub fn get(&self, token: &Token) -> Option<&SuppressedNumber> {
+    pub(crate) fn get(&self, token: &Token) -> Option<&SuppressedNumber> {
         self.numbers.iter().find(|number| number.token == *token)
     }
 }
@@ -80,7 +80,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the list cannot be read.
-    pub async fn suppression(&self) -> Result<Option<SuppressionList>, LakeError> {
+    pub(crate) async fn suppression(&self) -> Result<Option<SuppressionList>, LakeError> {
         Ok(self.read_suppression().await?.map(|(list, _)| list))
     }
 
@@ -89,7 +89,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the list cannot be read, or only with another key.
-    pub async fn privacy_now(&self) -> Result<Arc<Privacy>, LakeError> {
+    pub(crate) async fn privacy_now(&self) -> Result<Arc<Privacy>, LakeError> {
         let Some(list) = self.suppression().await? else {
             return Ok(Arc::clone(&self.privacy));
         };

@@ -35,13 +35,13 @@ use crate::store::{LakeStore, Lease, LocalCopy, ObjectState, layout};
 
 /// The files that hold the slices.
 #[derive(Clone, Debug)]
-pub struct Table {
+pub(crate) struct Table {
     store: Arc<dyn LakeStore>,
 }
 
 /// What lies in the table.
 #[derive(Debug, Default)]
-pub struct TableFiles {
+pub(crate) struct TableFiles {
     /// The file of each slice that has one.
     pub of_slices: HashMap<Slice, ObjectState>,
     /// Files that are no slice's although readers take them for calls.
@@ -51,7 +51,7 @@ pub struct TableFiles {
 /// What a publication does to a slice's file. `F` is the file that takes its place, as far on its
 /// way as it is.
 #[derive(Debug)]
-pub enum TableChange<F = SpoolFile> {
+pub(crate) enum TableChange<F = SpoolFile> {
     /// Nothing: only what the ledger says of the slice, or its rejects, has changed.
     Keep,
     /// The slice's file becomes this one.
@@ -104,7 +104,7 @@ impl Table {
 
     /// Where a file of the slice lies, or will lie. Who wants one that is there asks
     /// [`file`](Self::file).
-    pub fn place_of(slice: Slice) -> Path {
+    pub(crate) fn place_of(slice: Slice) -> Path {
         layout::table_file(slice)
     }
 
@@ -112,7 +112,7 @@ impl Table {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn files(&self) -> Result<TableFiles, LakeError> {
+    pub(crate) async fn files(&self) -> Result<TableFiles, LakeError> {
         let mut files = TableFiles::default();
         for object in self.store.list(&Path::from(layout::TABLE)).await? {
             match layout::slice_of(&object.path) {
@@ -127,7 +127,7 @@ impl Table {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn file(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
+    pub(crate) async fn file(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
         Ok(self.store.state(&Self::place_of(slice)).await?)
     }
 
@@ -135,7 +135,7 @@ impl Table {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub async fn local_copy(&self, slice: Slice) -> Result<Option<LocalCopy>, LakeError> {
+    pub(crate) async fn local_copy(&self, slice: Slice) -> Result<Option<LocalCopy>, LakeError> {
         Ok(self.store.local_copy(&Self::place_of(slice)).await?)
     }
 

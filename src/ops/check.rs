@@ -24,7 +24,7 @@ const PROBE: &str = "_cdrlake/leases/check.probe";
 
 /// One thing that was tried.
 #[derive(Debug)]
-pub struct Checked {
+pub(crate) struct Checked {
     /// What: `key`, `API`, `numbers` or `lake`.
     pub what: &'static str,
     /// What was found, in words.
@@ -33,7 +33,7 @@ pub struct Checked {
 
 /// Tries everything that a run needs, one after the other. The API is left out without a key, and
 /// numbers where nothing becomes of them.
-pub async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
+pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
     let mut checks = Vec::new();
     let mut note = |what, found| checks.push(Checked { what, found });
     match config.api_key() {

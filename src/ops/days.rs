@@ -15,7 +15,7 @@ use crate::lake::ledger::{Commit, State};
 
 /// How far clocks may differ without consequence: those of machines that share a lake, and of this
 /// machine and the provider.
-pub const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
+pub(crate) const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_mins(10);
 
 /// What the command line asks for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -175,19 +175,19 @@ impl FromStr for Shard {
 }
 
 /// The day at `now` in the time zone of the lake.
-pub fn today(window: &WindowConfig, now: Timestamp) -> Date {
+pub(crate) fn today(window: &WindowConfig, now: Timestamp) -> Date {
     now.to_zoned(window.timezone.clone()).date()
 }
 
 /// The first day of those that every run fetches again, on `today`.
-pub fn lookback_from(window: &WindowConfig, today: Date) -> Date {
+pub(crate) fn lookback_from(window: &WindowConfig, today: Date) -> Date {
     today
         .checked_sub(i64::from(window.lookback_days).days())
         .unwrap_or(Date::MIN)
 }
 
 /// The state of a slice fetched at `fetched_at`.
-pub fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> State {
+pub(crate) fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> State {
     let settle = SignedDuration::from_hours(i64::from(window.settle_hours));
     match end_of_day(day, &window.timezone).checked_add(settle) {
         Ok(settled) if fetched_at >= settled => State::Closed,
@@ -198,7 +198,7 @@ pub fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> Stat
 /// Whether a commit was made at a time that has not come yet. Its clock may have been wrong, and
 /// then its day may not have ended, whatever it says. Clocks of machines that share a lake may
 /// differ by [`CLOCK_TOLERANCE`].
-pub fn is_from_the_future(commit: &Commit, now: Timestamp) -> bool {
+pub(crate) fn is_from_the_future(commit: &Commit, now: Timestamp) -> bool {
     commit.fetched_at.duration_since(now) > CLOCK_TOLERANCE
 }
 
@@ -330,9 +330,7 @@ mod tests {
 
     #[test]
     fn days_before_there_were_calls_are_refused() {
-        let window = Config::from_overrides(&vec![("lake.url", "x".to_owned(), "")])
-            .unwrap()
-            .window;
+        let window = Config::from_keys([("lake.url", "x")]).unwrap().window;
         let days = |from| {
             let from = Some(crate::cdr::slice::parse_day(from).unwrap());
             let selection = Selection {

@@ -13,7 +13,7 @@ use crate::store::{Garbage, spool};
 ///
 /// # Errors
 /// [`Error`] if the lake cannot be read or written. What could not be removed is in the result.
-pub async fn collect_garbage(
+pub(crate) async fn collect_garbage(
     config: &Config,
     lake: &Lake,
     now: Timestamp,

@@ -1,21 +1,21 @@
 //! What a user asks for: a plan and the run that carries it out, a look at what is there, and the
 //! removal of calls.
 
-pub mod check;
-pub mod days;
+pub(crate) mod check;
+pub(crate) mod days;
 mod error;
-pub mod gc;
-pub mod job;
-pub mod load;
+pub(crate) mod gc;
+pub(crate) mod job;
+pub(crate) mod load;
 mod observer;
-pub mod open;
-pub mod plan;
-pub mod rejects;
-pub mod removal;
+pub(crate) mod open;
+pub(crate) mod plan;
+pub(crate) mod rejects;
+pub(crate) mod removal;
 pub mod run;
-pub mod status;
+pub(crate) mod status;
 pub mod verify;
-pub mod warehouse;
+pub(crate) mod warehouse;
 
 pub use error::Error;
 pub use observer::Observer;

@@ -14,7 +14,7 @@ use crate::store::location::Location;
 
 /// Where the lake lies, ready to be used.
 #[derive(Debug)]
-pub enum Place {
+pub(crate) enum Place {
     /// On a local disk.
     Directory(LocalStore),
     /// In a bucket.
@@ -26,7 +26,7 @@ impl Place {
     ///
     /// # Errors
     /// [`Error`] for such a link, and for options that the bucket does not know.
-    pub fn of(config: &Config) -> Result<Self, Error> {
+    pub(crate) fn of(config: &Config) -> Result<Self, Error> {
         match &config.lake.url {
             Location::Directory(root) => {
                 refuse_dangling(root)?;
@@ -41,7 +41,7 @@ impl Place {
     ///
     /// # Errors
     /// [`Error`] if it cannot be written there.
-    pub fn prepare(&self) -> Result<(), Error> {
+    pub(crate) fn prepare(&self) -> Result<(), Error> {
         match self {
             Self::Directory(store) => Ok(store.prepare()?),
             Self::Bucket(store) => store.prepare().map_err(Error::Spool),
@@ -49,7 +49,7 @@ impl Place {
     }
 
     /// The store there.
-    pub fn store(&self) -> Arc<dyn LakeStore> {
+    pub(crate) fn store(&self) -> Arc<dyn LakeStore> {
         match self {
             Self::Directory(store) => Arc::new(store.clone()),
             Self::Bucket(store) => Arc::new(store.clone()),
@@ -184,7 +184,7 @@ pub async fn find_lake(config: &Config) -> Result<Option<Lake>, Error> {
 ///
 /// # Errors
 /// [`Error`] if it cannot be read.
-pub async fn find_any_lake(config: &Config) -> Result<Option<Lake>, Error> {
+pub(crate) async fn find_any_lake(config: &Config) -> Result<Option<Lake>, Error> {
     Ok(Lake::find_any(Place::of(config)?.store()).await?)
 }
 
@@ -193,7 +193,7 @@ pub async fn find_any_lake(config: &Config) -> Result<Option<Lake>, Error> {
 ///
 /// # Errors
 /// [`Error`] if there is none, or it cannot be read.
-pub async fn existing_lake(config: &Config, as_configured: bool) -> Result<Lake, Error> {
+pub(crate) async fn existing_lake(config: &Config, as_configured: bool) -> Result<Lake, Error> {
     let lake = if as_configured {
         find_lake(config).await?
     } else {

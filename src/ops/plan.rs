@@ -191,7 +191,7 @@ pub async fn plan(
 ///
 /// # Errors
 /// As [`plan`], and [`Error`] if the lake is another one.
-pub async fn preview(
+pub(crate) async fn preview(
     config: &Config,
     selection: &Selection,
     now: Timestamp,
@@ -205,7 +205,7 @@ pub async fn preview(
 
 /// What a load does.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadPlan {
+pub(crate) struct LoadPlan {
     /// Which slices, and why.
     pub plan: Plan,
     /// Slices that the lake has, and of which it read another number of records than the export holds.
@@ -221,7 +221,7 @@ pub struct LoadPlan {
 ///
 /// # Errors
 /// [`Error::Usage`] for no slices, [`Error::Lake`] if the ledger or the table cannot be read.
-pub async fn plan_load(
+pub(crate) async fn plan_load(
     config: &Config,
     slices: &[(Slice, u64)],
     refresh: bool,

@@ -33,7 +33,7 @@ const OTHER_REASONS: &str = "(other)";
 
 /// Everything that was rejected for one reason.
 #[derive(Clone, Debug, Serialize)]
-pub struct Group {
+pub(crate) struct Group {
     /// Whether the records are those of attempts that failed. The others are missing from slices
     /// that the lake holds.
     pub of_failed_attempts: bool,
@@ -53,7 +53,7 @@ pub struct Group {
 
 /// A record that was rejected.
 #[derive(Clone, Debug, Serialize)]
-pub struct Example {
+pub(crate) struct Example {
     /// Of which slice.
     pub slice: Slice,
     /// The file it lies in, below the lake.
@@ -76,7 +76,7 @@ pub struct Example {
 
 /// What the rejects files of a lake hold.
 #[derive(Debug, Default, Serialize)]
-pub struct Rejects {
+pub(crate) struct Rejects {
     /// By reason: first what the lake's slices lack, the most first.
     pub groups: Vec<Group>,
     /// Files that cannot be read, and why.
@@ -89,7 +89,7 @@ impl Rejects {
     ///
     /// # Errors
     /// [`Error`] if there is no lake, or it cannot be read. Files that cannot be are in the result.
-    pub async fn read(
+    pub(crate) async fn read(
         config: &Config,
         selection: &Selection,
         show_numbers: bool,

@@ -20,7 +20,7 @@ use crate::lake::{Condition, Lake, LedgerEntry, SliceState};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
 /// and average call duration count as an answer.
-pub const ANSWERED: &str = "answered";
+pub(crate) const ANSWERED: &str = "answered";
 /// Same weekdays before that a day is compared with.
 const WEEKS_COMPARED: i64 = 4;
 /// Fewest calls that a usual day must have for a comparison to mean anything.
@@ -30,7 +30,7 @@ const ODD_FACTOR: u64 = 2;
 
 /// One slice.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct SliceStatus {
+pub(crate) struct SliceStatus {
     /// Which way its calls went.
     pub direction: Direction,
     /// What the ledger says of it.
@@ -61,7 +61,7 @@ pub struct SliceStatus {
 
 /// One day.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct DayStatus {
+pub(crate) struct DayStatus {
     /// The day.
     pub day: Date,
     /// Its slices.
@@ -72,7 +72,7 @@ pub struct DayStatus {
 
 /// The lake.
 #[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct LakeStatus {
+pub(crate) struct LakeStatus {
     /// First day looked at.
     pub from: Date,
     /// Last day looked at.
@@ -101,7 +101,7 @@ impl LakeStatus {
     ///
     /// # Errors
     /// [`Error`] if there is no lake, or it cannot be read, or the selection has no days.
-    pub async fn read(
+    pub(crate) async fn read(
         config: &Config,
         selection: &Selection,
         now: Timestamp,
@@ -119,7 +119,7 @@ impl LakeStatus {
     }
 
     /// Looks at `directions` on `days`.
-    pub fn new(
+    pub(crate) fn new(
         entries: &HashMap<Slice, LedgerEntry>,
         directions: &[Direction],
         days: RangeInclusive<Date>,
@@ -212,13 +212,13 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
 
 /// Answered calls among all, in percent, to one decimal.
 #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-pub fn asr_percent(answered: u64, rows: u64) -> Option<f64> {
+pub(crate) fn asr_percent(answered: u64, rows: u64) -> Option<f64> {
     (rows > 0).then(|| (answered as f64 / rows as f64 * 1000.0).round() / 10.0)
 }
 
 /// Seconds talked for each answered call, to one decimal.
 #[expect(clippy::cast_precision_loss, reason = "a ratio for people")]
-pub fn acd_seconds(duration_seconds: i64, answered: u64) -> Option<f64> {
+pub(crate) fn acd_seconds(duration_seconds: i64, answered: u64) -> Option<f64> {
     (answered > 0).then(|| (duration_seconds as f64 / answered as f64 * 10.0).round() / 10.0)
 }
 

@@ -22,7 +22,7 @@ const LAST_RUN: &str = "last";
 
 /// A table of a warehouse.
 #[derive(Clone, Debug)]
-pub struct Wanted {
+pub(crate) struct Wanted {
     /// The warehouse.
     pub target: Target,
     /// The table, with schema or dataset if it has one.
@@ -33,7 +33,7 @@ pub struct Wanted {
 
 /// Which days are loaded.
 #[derive(Clone, Debug)]
-pub enum Which {
+pub(crate) enum Which {
     /// Those of the ledger within these.
     Days(RangeInclusive<Date>),
     /// Those that a run changed: its name, or `last`.
@@ -47,7 +47,7 @@ impl Wanted {
     ///
     /// # Errors
     /// [`Error`] if the warehouse takes no such table, or the lake cannot be read.
-    pub async fn definition(&self, config: &Config) -> Result<String, Error> {
+    pub(crate) async fn definition(&self, config: &Config) -> Result<String, Error> {
         // What cannot be is said before the lake is looked for.
         self.of(config, None)?;
         let first_day = match find_any_lake(config).await? {
@@ -63,7 +63,7 @@ impl Wanted {
     /// # Errors
     /// [`Error`] if the warehouse takes no such table, the lake cannot be read, or no such run is
     /// known.
-    pub async fn load(&self, config: &Config, which: &Which) -> Result<String, Error> {
+    pub(crate) async fn load(&self, config: &Config, which: &Which) -> Result<String, Error> {
         let table = self.of(config, None)?;
         let lake = existing_lake(config, false).await?;
         // Of what is loaded in part nobody can say that it is loaded up to here.
@@ -90,7 +90,7 @@ impl Wanted {
     ///
     /// # Errors
     /// [`Error`] if the warehouse takes no such table, or what the lake holds is not certain.
-    pub async fn check(&self, config: &Config) -> Result<String, Error> {
+    pub(crate) async fn check(&self, config: &Config) -> Result<String, Error> {
         let table = self.of(config, None)?;
         let lake = existing_lake(config, false).await?;
         Ok(table.check(&totals(&lake).await?))

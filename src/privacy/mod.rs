@@ -14,13 +14,13 @@ use std::collections::HashSet;
 
 pub use credentials::Credentials;
 pub(crate) use credentials::{is_redacted, redact_addresses};
-pub use numbers::TOKEN_PREFIX;
 use numbers::{numbers, replace_each_number, sequences, unescaped, user_part, without_escapes};
 use text::{
     for_each_text, is_address, map_json, map_phone_number, replace_uri_users, truncated_address,
     truncated_number, uri_users,
 };
-pub use token::{MIN_KEY_BYTES, PrivacyKey, Token};
+pub use token::PrivacyKey;
+pub(crate) use token::Token;
 use token::{is_name, is_token, tokens_in};
 
 /// What becomes of numbers.
@@ -355,14 +355,14 @@ impl Privacy {
 }
 
 /// Whether an address names several numbers.
-pub fn holds_several_numbers(address: &str) -> bool {
+pub(crate) fn holds_several_numbers(address: &str) -> bool {
     // As most are written.
     let is_plain = address.bytes().all(|byte| byte.is_ascii_digit());
     !is_plain && numbers(&unescaped(address), true).nth(1).is_some()
 }
 
 /// Whether an address names anybody.
-pub fn holds_a_number_or_name(address: &str) -> bool {
+pub(crate) fn holds_a_number_or_name(address: &str) -> bool {
     let user = address.get(user_part(address)).unwrap_or_default();
     user.chars().any(char::is_alphanumeric)
 }

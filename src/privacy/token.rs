@@ -11,7 +11,7 @@ use super::numbers::{
 };
 
 /// Shortest key, in bytes: as many as the hash has.
-pub const MIN_KEY_BYTES: usize = 32;
+pub(super) const MIN_KEY_BYTES: usize = 32;
 /// Fewest different bytes of a key: fewer are no accident of a random one.
 const MIN_DIFFERENT_BYTES: usize = 8;
 

@@ -32,7 +32,7 @@ const ACCOUNT: &str = "cdrlake demo";
 
 /// A simulated API, and a lake for what it sends.
 #[derive(Debug)]
-pub struct Demo {
+pub(crate) struct Demo {
     generator: Generator,
     config: Config,
     lake: Lake,
@@ -41,7 +41,7 @@ pub struct Demo {
 
 /// What the lake holds, and that it is what was sent.
 #[derive(Debug)]
-pub struct Proven {
+pub(crate) struct Proven {
     /// Every slice.
     pub commits: Vec<(Slice, Commit)>,
     /// What they hold together.
@@ -54,7 +54,7 @@ impl Demo {
     ///
     /// # Errors
     /// [`Error`] if no port is free, or the lake cannot be opened.
-    pub async fn start(lake: &str, now: Timestamp) -> Result<Self, Error> {
+    pub(crate) async fn start(lake: &str, now: Timestamp) -> Result<Self, Error> {
         let generator = Generator {
             seed: 42,
             calls_per_day: CALLS_PER_DAY,
@@ -67,15 +67,15 @@ impl Demo {
             .date()
             .checked_sub(DAYS.days())
             .expect("thirty days ago there was a day");
-        let config = Config::from_overrides(&vec![
-            ("source.url", format!("http://{address}"), "demo"),
-            ("lake.url", lake.to_owned(), "--lake"),
-            ("window.start", start.to_string(), "demo"),
+        let config = Config::from_keys([
+            ("source.url", format!("http://{address}")),
+            ("lake.url", lake.to_owned()),
+            ("window.start", start.to_string()),
             // No real lake has this label: neither is taken for the other.
-            ("lake.account", ACCOUNT.to_owned(), "demo"),
+            ("lake.account", ACCOUNT.to_owned()),
             // Simulated calls are neither late nor re-rated.
-            ("window.lookback_days", "0".to_owned(), "demo"),
-            ("window.settle_hours", "0".to_owned(), "demo"),
+            ("window.lookback_days", "0".to_owned()),
+            ("window.settle_hours", "0".to_owned()),
         ])?;
         let mut lake = open_lake(&config, false).await?;
         // The simulator has another port every time.
@@ -89,7 +89,7 @@ impl Demo {
     }
 
     /// Where the API answers.
-    pub fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         self.config
             .source
             .url
@@ -102,7 +102,7 @@ impl Demo {
     ///
     /// # Errors
     /// [`Error`] if nothing was begun.
-    pub async fn run(
+    pub(crate) async fn run(
         &self,
         observer: Arc<dyn Observer>,
         interrupt: CancellationToken,
@@ -118,7 +118,11 @@ impl Demo {
     ///
     /// # Errors
     /// [`Error::NotProven`] if not, [`Error`] if it cannot be read.
-    pub async fn prove(&self, lake: &Lake, days: RangeInclusive<Date>) -> Result<Proven, Error> {
+    pub(crate) async fn prove(
+        &self,
+        lake: &Lake,
+        days: RangeInclusive<Date>,
+    ) -> Result<Proven, Error> {
         let entries = lake.entries(&self.config.source.directions, days).await?;
         let commits = entries.into_iter().map(|(slice, found)| {
             let commit = found.entry.committed.ok_or_else(|| Error::NotProven {
@@ -141,7 +145,7 @@ impl Drop for Demo {
 
 /// What a slice, or several, hold.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Sums {
+pub(crate) struct Sums {
     /// Calls.
     pub rows: u64,
     /// Seconds talked.

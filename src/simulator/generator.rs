@@ -37,7 +37,7 @@ pub struct Generator {
 
 /// One call, before it becomes JSON.
 #[derive(Clone, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are the API's own")]
+#[expect(clippy::struct_field_names, reason = "the fields are the API's own")]
 pub struct Call {
     pub time: Timestamp,
     pub from: String,

@@ -4,7 +4,7 @@
 //! (`/v1/cdrs`), the paths of before June 2026 (`/v1/cdr/all`, `/v1/cdr`), the export in CSV
 //! (`/v1/cdr.csv`), a bearer key or `appid`, and every filter. Days are UTC days.
 
-pub mod demo;
+pub(crate) mod demo;
 mod faults;
 mod generator;
 #[cfg(test)]
@@ -34,9 +34,11 @@ use tokio::net::TcpListener;
 use crate::body::framing::Format;
 use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::source::wavix::DEFAULT_PER_PAGE;
+pub(crate) use faults::Fault;
+pub use faults::Faults;
 use faults::Mishap;
-pub use faults::{Fault, Faults};
-pub use generator::{Call, Generator, KeyOrder};
+pub(crate) use generator::Call;
+pub use generator::{Generator, KeyOrder};
 
 /// Bytes rendered before they are handed to the network.
 const CHUNK_BYTES: usize = 64 << 10;

@@ -281,7 +281,7 @@ impl RowSink for Appending<'_> {
 
 /// Reads records back from a batch of a lake's file: the reverse of [`BatchBuilder`].
 #[derive(Debug, Default)]
-pub struct Rows<'a> {
+pub(crate) struct Rows<'a> {
     count: usize,
     // The columns of each kind, in their order.
     texts: Vec<&'a StringArray>,
@@ -296,7 +296,7 @@ impl<'a> Rows<'a> {
     /// # Errors
     /// [`ArrowError::SchemaError`] if a column is missing or has another type, or a row is of another
     /// slice.
-    pub fn try_new(batch: &'a RecordBatch, slice: Slice) -> Result<Self, ArrowError> {
+    pub(crate) fn try_new(batch: &'a RecordBatch, slice: Slice) -> Result<Self, ArrowError> {
         let mut rows = Self {
             count: batch.num_rows(),
             ..Self::default()
@@ -335,7 +335,7 @@ impl<'a> Rows<'a> {
     }
 
     /// Every row, in order.
-    pub fn iter(&self) -> impl Iterator<Item = Record<'a>> + '_ {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Record<'a>> + '_ {
         (0..self.count).map(|row| {
             Record::read_from(&mut Reading {
                 row,

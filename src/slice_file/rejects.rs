@@ -16,7 +16,7 @@ use crate::error::cut;
 
 /// One line of a rejects file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reject<'a> {
+pub(crate) struct Reject<'a> {
     /// The file of an export that the record was loaded from: the position is within it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export_file: Option<Cow<'a, str>>,
@@ -42,7 +42,7 @@ pub struct Reject<'a> {
 
 impl<'a> Reject<'a> {
     /// Describes a rejected record, or as much of it as was kept.
-    pub fn new(
+    pub(crate) fn new(
         at: Position,
         page: u64,
         reason: &Reason,
@@ -66,7 +66,7 @@ impl<'a> Reject<'a> {
 
     /// The same for a record of the file of that name.
     #[must_use]
-    pub fn of_export(mut self, file: &str) -> Self {
+    pub(crate) fn of_export(mut self, file: &str) -> Self {
         self.export_file = Some(cut(file, MAX_FILE_NAME_CHARS).into());
         self
     }
@@ -74,7 +74,7 @@ impl<'a> Reject<'a> {
 
 impl Reject<'_> {
     /// Where the record began, in words.
-    pub fn place(&self) -> String {
+    pub(crate) fn place(&self) -> String {
         let at = self.at;
         match &self.export_file {
             Some(file) => format!("{file}, {at}"),
@@ -84,7 +84,7 @@ impl Reject<'_> {
     }
 
     /// The record's text, as far as it is text.
-    pub fn shown(&self) -> Cow<'_, str> {
+    pub(crate) fn shown(&self) -> Cow<'_, str> {
         use base64::Engine;
         match (&self.text, &self.base64) {
             (Some(text), _) => Cow::Borrowed(text),
@@ -143,7 +143,7 @@ fn json_bytes(text: &str) -> usize {
 ///
 /// # Errors
 /// The file cannot be read, or is not one of ours; or what `each` returns.
-pub fn read_rejects<E: From<io::Error>>(
+pub(crate) fn read_rejects<E: From<io::Error>>(
     path: &Path,
     mut each: impl FnMut(&Reject<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
@@ -168,7 +168,7 @@ pub fn read_rejects<E: From<io::Error>>(
 
 /// Collects the rejects of one slice in the spool. The file exists from the first reject on.
 /// Memory: a write buffer and zstd's window.
-pub struct RejectsWriter {
+pub(crate) struct RejectsWriter {
     path: PathBuf,
     open: Option<(zstd::Encoder<'static, BufWriter<File>>, TempPath)>,
     count: u64,
@@ -187,7 +187,7 @@ impl std::fmt::Debug for RejectsWriter {
 
 impl RejectsWriter {
     /// A writer whose file will lie at `path`.
-    pub fn new(path: PathBuf) -> Self {
+    pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
             open: None,
@@ -197,12 +197,12 @@ impl RejectsWriter {
     }
 
     /// Rejects so far.
-    pub fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.count
     }
 
     /// Where the first reject stands, and why it is one.
-    pub fn first(&self) -> Option<&str> {
+    pub(crate) fn first(&self) -> Option<&str> {
         self.first.as_deref()
     }
 
@@ -210,7 +210,7 @@ impl RejectsWriter {
     ///
     /// # Errors
     /// The file cannot be made or written.
-    pub fn add(&mut self, reject: &Reject<'_>) -> io::Result<()> {
+    pub(crate) fn add(&mut self, reject: &Reject<'_>) -> io::Result<()> {
         let (encoder, _) = match &mut self.open {
             Some(open) => open,
             None => self.open.insert(Self::open(&self.path)?),
@@ -233,7 +233,7 @@ impl RejectsWriter {
     ///
     /// # Errors
     /// The file cannot be written, or read again.
-    pub fn finish(self) -> io::Result<Option<SpoolFile>> {
+    pub(crate) fn finish(self) -> io::Result<Option<SpoolFile>> {
         let Some((encoder, path)) = self.open else {
             return Ok(None);
         };

@@ -24,7 +24,7 @@ use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
 
 /// Name of the slice, in the footer's metadata.
-pub const SLICE_KEY: &str = "cdrlake.slice";
+pub(crate) const SLICE_KEY: &str = "cdrlake.slice";
 /// The most text that one row holds, in bytes, in the footer's metadata: it tells readers how many
 /// rows at once are not too many.
 const MAX_ROW_TEXT_KEY: &str = "cdrlake.max_row_text_bytes";
@@ -347,14 +347,14 @@ pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
 
 /// Name of the slice that the file at `path` was written for; `None` if it does not say, or is no
 /// whole Parquet file.
-pub fn slice_named_in(path: &Path) -> Option<String> {
+pub(crate) fn slice_named_in(path: &Path) -> Option<String> {
     let footer = read_footer(path).ok()?;
     noted(footer.metadata().file_metadata(), SLICE_KEY).map(str::to_owned)
 }
 
 /// Rows that the file at `path` says it holds of `slice`; `None` if it is no whole Parquet file, or
 /// another slice's.
-pub fn rows_of(path: &Path, slice: Slice) -> Option<u64> {
+pub(crate) fn rows_of(path: &Path, slice: Slice) -> Option<u64> {
     let footer = read_footer(path).ok()?;
     let metadata = footer.metadata().file_metadata();
     let is_of_slice = noted(metadata, SLICE_KEY)? == slice.to_string();
@@ -401,7 +401,7 @@ fn batch_rows(metadata: &FileMetaData) -> usize {
 /// # Errors
 /// [`WriteError`] if the file cannot be read, has other columns or holds rows of another slice, or
 /// what `each` returns.
-pub fn read_rows<E: From<WriteError>>(
+pub(crate) fn read_rows<E: From<WriteError>>(
     path: &Path,
     slice: Slice,
     each: impl FnMut(&Record<'_>) -> Result<(), E>,

@@ -37,10 +37,10 @@ use crate::privacy::numbers::{MIN_DIGITS, replace_numbers};
 use crate::privacy::redact_addresses;
 use crate::slice_file::convert::ConvertError;
 use crate::store::spool::{self, Spool};
-pub use source::ExportSource;
+pub(crate) use source::ExportSource;
 
 /// Bytes of records that are held before they are written to the files of their days.
-pub const BUFFERED_BYTES: usize = 16 << 20;
+pub(crate) const BUFFERED_BYTES: usize = 16 << 20;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Most days of one export: a century.
@@ -332,7 +332,7 @@ fn is_date(digits: &str) -> bool {
 
 /// How to split.
 #[derive(Clone, Debug)]
-pub struct SplitOptions {
+pub(crate) struct SplitOptions {
     /// `window.timezone`: where days are cut.
     pub timezone: TimeZone,
     /// What times without an offset mean: `source.assume_timezone`.
@@ -379,7 +379,7 @@ impl Undated {
 
 /// An export, split. Dropping it removes its files.
 #[derive(Debug)]
-pub struct Export {
+pub(crate) struct Export {
     days: BTreeMap<Date, Day>,
     files: Vec<ReadFile>,
     names: Arc<[String]>,
@@ -433,7 +433,7 @@ struct ExportDay {
 
 impl Export {
     /// The days of which there are records, in order, with how many there are.
-    pub fn days(&self) -> impl Iterator<Item = (Date, u64)> {
+    pub(crate) fn days(&self) -> impl Iterator<Item = (Date, u64)> {
         self.days.iter().map(|(day, found)| (*day, found.records))
     }
 
@@ -443,14 +443,14 @@ impl Export {
     }
 
     /// Files in which there was no record.
-    pub fn empty_files(&self) -> Vec<&str> {
+    pub(crate) fn empty_files(&self) -> Vec<&str> {
         let files = self.names.iter().zip(&self.files);
         let empty = files.filter(|(_, file)| file.records == 0);
         empty.map(|(name, _)| name.as_str()).collect()
     }
 
     /// Records on the pages of a list, and how many the list has, if these are fewer.
-    pub fn missing_pages(&self) -> Option<(u64, u64)> {
+    pub(crate) fn missing_pages(&self) -> Option<(u64, u64)> {
         let (read, total) = self.listed;
         (read < total).then_some((read, total))
     }

@@ -4,11 +4,11 @@
 //! counts only.
 
 mod error;
-pub mod files;
-pub mod retry;
+pub(crate) mod files;
+pub(crate) mod retry;
 #[cfg(test)]
 pub(crate) mod scripted;
-pub mod wavix;
+pub(crate) mod wavix;
 
 use std::fmt;
 use std::sync::Arc;

@@ -29,7 +29,7 @@ pub(crate) fn deadline(config: &SourceConfig) -> Instant {
 ///
 /// # Errors
 /// [`SourceError`] of the last attempt.
-pub async fn count_patiently(
+pub(crate) async fn count_patiently(
     source: &dyn Source,
     config: &SourceConfig,
     slice: Slice,

@@ -66,7 +66,7 @@ pub enum FailureKind {
 /// words for people.
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
-pub struct ClassifiedError {
+pub(crate) struct ClassifiedError {
     /// What kind of failure.
     pub kind: FailureKind,
     /// Whether an earlier try may have done, or may still do, what the last one was refused.

@@ -15,7 +15,7 @@ pub trait Lease: fmt::Debug + Send + Sync {
 }
 
 /// Longest time that is granted to anybody, whatever its lease says.
-pub const MAX_LEASE_EXPIRY: Duration = Duration::from_hours(1);
+pub(crate) const MAX_LEASE_EXPIRY: Duration = Duration::from_hours(1);
 
 /// Whether somebody holds a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

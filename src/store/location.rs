@@ -41,7 +41,7 @@ impl fmt::Display for Location {
 ///
 /// # Errors
 /// Half a sentence, with the path that was meant.
-pub fn expanded(text: &str) -> Result<String, String> {
+pub(crate) fn expanded(text: &str) -> Result<String, String> {
     let home = std::env::var("HOME").unwrap_or_else(|_| "/home/you".to_owned());
     let home = home.trim_end_matches('/');
     let rest = match text.split_once('/').unwrap_or((text, "")) {
@@ -87,7 +87,7 @@ impl FromStr for Location {
 }
 
 /// Whether an address never leaves this machine.
-pub fn is_loopback(url: &Url) -> bool {
+pub(crate) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Domain(name)) => name == "localhost",
         Some(url::Host::Ipv4(address)) => address.is_loopback(),

@@ -21,7 +21,6 @@ use crate::store::layout;
 
 /// A warehouse, or an engine that reads the files itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[expect(missing_docs, reason = "they are names")]
 pub enum Target {
     Snowflake,
     BigQuery,
@@ -147,7 +146,7 @@ pub enum DdlError {
 
 /// The table as one warehouse sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Table {
+pub(crate) struct Table {
     target: Target,
     name: String,
     /// The lake, as the warehouse names it.
@@ -157,11 +156,11 @@ pub struct Table {
 }
 
 /// The days to load, each with the directions of which it has a file.
-pub type Days = BTreeMap<Date, Vec<Direction>>;
+pub(crate) type Days = BTreeMap<Date, Vec<Direction>>;
 
 /// What the ledger says of all rows together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct LedgerTotals {
+pub(crate) struct LedgerTotals {
     /// Rows.
     pub rows: u64,
     /// Their sums.
@@ -174,7 +173,7 @@ impl Table {
     ///
     /// # Errors
     /// [`DdlError`] if the warehouse cannot read from there, or the name or the address would have to be quoted.
-    pub fn try_new(
+    pub(crate) fn try_new(
         target: Target,
         name: &str,
         lake: &str,
@@ -211,7 +210,7 @@ impl Table {
     }
 
     /// The definition, with what people get wrong as comments above it.
-    pub fn definition(&self) -> String {
+    pub(crate) fn definition(&self) -> String {
         if self.target.copies() {
             copying::definition(self)
         } else {
@@ -220,7 +219,7 @@ impl Table {
     }
 
     /// What makes the warehouse see `days` as the lake has them now. Running it again changes nothing.
-    pub fn load(&self, days: &Days) -> String {
+    pub(crate) fn load(&self, days: &Days) -> String {
         if self.target.copies() {
             copying::load(self, days)
         } else {
@@ -229,7 +228,7 @@ impl Table {
     }
 
     /// One query of one row: what the warehouse has, and whether the ledger says the same.
-    pub fn check(&self, expected: &LedgerTotals) -> String {
+    pub(crate) fn check(&self, expected: &LedgerTotals) -> String {
         let LedgerTotals { rows, totals } = expected;
         let usd = |sum| match self.target {
             Target::BigQuery => format!("NUMERIC '{sum}'"),

@@ -3,8 +3,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use cdrlake::store::LakeStore;
-use cdrlake::store::bucket::{BucketOptions, BucketStore, BucketUrl};
+use cdrlake::internals::{BucketOptions, BucketStore, BucketUrl, LakeStore};
 use object_store::TagSet;
 use object_store::azure::MicrosoftAzureBuilder;
 

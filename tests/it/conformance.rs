@@ -3,8 +3,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdrlake::store::local::LocalStore;
-use cdrlake::store::{LakeStore, LeaseState, Swap, Version, probe};
+use cdrlake::internals::{LakeStore, LeaseState, LocalStore, Swap, Version, probe};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use tempfile::TempPath;

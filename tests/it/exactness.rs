@@ -5,9 +5,8 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
-use cdrlake::cdr::slice::{Direction, Slice, parse_day};
-use cdrlake::slice_file::convert::{ConvertOptions, Converter};
-use cdrlake::slice_file::options::ParquetOptions;
+use cdrlake::internals::{ConvertOptions, Converter, ParquetOptions, parse_day};
+use cdrlake::{Direction, Slice};
 use jiff::Timestamp;
 use parquet::basic::Compression;
 use proptest::prelude::*;
@@ -331,7 +330,7 @@ fn slice() -> Slice {
 fn convert(
     directory: &Path,
     pieces: &[&[u8]],
-) -> (Vec<Row>, Vec<Value>, cdrlake::cdr::tally::Counts, String) {
+) -> (Vec<Row>, Vec<Value>, cdrlake::report::Counts, String) {
     let start = DAY
         .parse::<jiff::civil::Date>()
         .unwrap()

@@ -1,9 +1,7 @@
 use std::io::Write;
 
-use cdrlake::cdr::slice::{Direction, Slice, parse_day};
-use cdrlake::config::Config;
-use cdrlake::source::wavix::Api;
-use cdrlake::source::{Source, SourceError};
+use cdrlake::internals::parse_day;
+use cdrlake::{Api, Config, Direction, Slice, Source, SourceError};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use secrecy::SecretString;
@@ -792,10 +790,9 @@ fn a_limit_and_a_time_to_wait_slow_every_request_down_each_by_itself() {
     ] {
         let server = Server::start();
         server.on(STREAM, [sized(status, headers, "")]);
-        let set = |key, value: &str| (key, value.to_owned(), "test");
-        let config = Config::from_overrides(&vec![
-            set("lake.url", "unused"),
-            set("source.url", &server.url()),
+        let config = Config::from_keys([
+            ("lake.url", "unused"),
+            ("source.url", server.url().as_str()),
         ])
         .unwrap();
         let slice = Slice {

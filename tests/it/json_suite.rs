@@ -1,8 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use cdrlake::cdr::slice::Direction;
-use cdrlake::lake::report::SliceOutcome;
+use cdrlake::{Direction, SliceOutcome};
 use jiff::ToSpan;
 use jiff::civil::{Date, date};
 

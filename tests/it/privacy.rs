@@ -1,7 +1,7 @@
 use std::io::Read;
 
 use arrow::array::AsArray;
-use cdrlake::privacy::PrivacyKey;
+use cdrlake::internals::PrivacyKey;
 use serde_json::Value;
 
 use crate::server::Server;

@@ -4,19 +4,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use cdrlake::cdr::slice::{Direction, Slice, parse_day};
-use cdrlake::config::Config;
-use cdrlake::lake::Lake;
-use cdrlake::lake::report::{RunReport, SliceOutcome, SliceReport};
-use cdrlake::ops::Observer;
-use cdrlake::ops::days::Selection;
-use cdrlake::ops::plan::plan;
-use cdrlake::ops::run::reports::changed_since;
-use cdrlake::ops::run::{self, RunOptions, RunResult, Stop};
-use cdrlake::ops::verify;
-use cdrlake::store::LakeStore;
-use cdrlake::store::layout;
-use cdrlake::store::local::LocalStore;
+use cdrlake::internals::{
+    LakeStore, LocalStore, RunOptions, changed_since, layout, parse_day, run, verify,
+};
+use cdrlake::{
+    Config, Direction, Lake, Observer, RunReport, RunResult, Selection, Slice, SliceOutcome,
+    SliceReport, Stop, plan,
+};
 use jiff::Timestamp;
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -168,20 +162,19 @@ impl Observer for Nobody {
 }
 
 fn config(url: &str) -> Config {
-    let set = |key, value: &str| (key, value.to_owned(), "test");
-    Config::from_overrides(&vec![
-        set("source.url", url),
-        set("lake.url", "unused"),
+    Config::from_keys([
+        ("source.url", url),
+        ("lake.url", "unused"),
         // One after the other, so that operations have an order.
-        set("source.requests", "1"),
-        set("limits.memory", "1MiB"),
-        set("parquet.row_group_bytes", "1MiB"),
+        ("source.requests", "1"),
+        ("limits.memory", "1MiB"),
+        ("parquet.row_group_bytes", "1MiB"),
         // What is read again and again.
-        set("parquet.compression", "uncompressed"),
-        set("source.max_attempts", "1"),
-        set("quality.max_rejects", "0"),
-        set("quality.max_reject_ratio", "0.5"),
-        set("quality.fail_reject_ratio", "1"),
+        ("parquet.compression", "uncompressed"),
+        ("source.max_attempts", "1"),
+        ("quality.max_rejects", "0"),
+        ("quality.max_reject_ratio", "0.5"),
+        ("quality.fail_reject_ratio", "1"),
     ])
     .unwrap()
 }
@@ -206,7 +199,7 @@ async fn run_watched(
     observer: Arc<dyn Observer>,
 ) -> Result<RunResult, String> {
     let config = config(url);
-    let chain = |error| cdrlake::error::chain(&error);
+    let chain = |error| cdrlake::internals::chain(&error);
     let privacy = config.privacy(false).unwrap();
     let identity = config.identity(&privacy);
     let lake = Lake::open(store, &identity, privacy).await.map_err(chain)?;
@@ -847,7 +840,7 @@ fn a_number_that_others_always_prevent_from_being_added_is_not_tried_for_ever() 
         let identity = config.identity(&privacy);
         let lake = Lake::open(store, &identity, privacy).await.unwrap();
         let key =
-            cdrlake::privacy::PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuv").unwrap();
+            cdrlake::internals::PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuv").unwrap();
         let refused = lake
             .suppress(key.id(), &key.token("13025550101"), None)
             .await;
@@ -958,7 +951,7 @@ const PANIC: &str = "TEST_PANIC";
 #[test]
 fn a_panic_shows_its_place_and_not_what_it_says() {
     if std::env::var_os(PANIC).is_some() {
-        cdrlake::error::hide_what_panics_say();
+        cdrlake::internals::hide_what_panics_say();
         let number = "+13025550101";
         panic!("about {number}");
     }

@@ -2,7 +2,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cdrlake::lake::report::SliceOutcome;
+use cdrlake::SliceOutcome;
 use serde_json::json;
 
 use crate::server::{Server, count, sized};
@@ -1036,8 +1036,7 @@ pub(crate) fn run_at_once(server: &Server, workplace: &Workplace, commands: &[&[
         let output = child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(0), "{stderr}");
-        let report: cdrlake::lake::report::RunReport =
-            serde_json::from_slice(&output.stdout).unwrap();
+        let report: cdrlake::RunReport = serde_json::from_slice(&output.stdout).unwrap();
         for slice in report.slices {
             // Whoever did not do it knows that it is done.
             assert!(slice.state.is_some(), "{slice:?}");
@@ -1154,7 +1153,7 @@ fn what_a_killed_run_had_committed_is_told_by_the_next() {
         "{:?}",
         told.warnings
     );
-    let recovered: cdrlake::lake::report::RunReport =
+    let recovered: cdrlake::RunReport =
         serde_json::from_slice(&std::fs::read(runs.join(format!("{run}.json"))).unwrap()).unwrap();
     assert_eq!(recovered.totals, first.report().totals);
     // Once.

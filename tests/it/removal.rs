@@ -2,16 +2,10 @@ use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
 
-use cdrlake::cdr::slice::{Direction, Slice, parse_day};
-use cdrlake::config::Config;
-use cdrlake::lake::Lake;
-use cdrlake::lake::report::{RunOutcome, RunReport};
-use cdrlake::ops::plan::{Due, Why};
-use cdrlake::ops::removal::{erase, prune};
-use cdrlake::ops::run::{self, RunOptions};
-use cdrlake::ops::verify;
-use cdrlake::privacy::{Modes, Privacy, PrivacyKey};
-use cdrlake::store::LakeStore;
+use cdrlake::internals::{
+    LakeStore, Modes, Privacy, PrivacyKey, RunOptions, erase, parse_day, prune, run, verify,
+};
+use cdrlake::{Config, Direction, Due, Lake, RunOutcome, RunReport, Slice, Why};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::Value;
@@ -624,8 +618,7 @@ struct Removed {
 
 impl Removed {
     fn new() -> Self {
-        let set = |key, value: &str| (key, value.to_owned(), "test");
-        let config = Config::from_overrides(&vec![set("lake.url", "unused")]).unwrap();
+        let config = Config::from_keys([("lake.url", "unused")]).unwrap();
         let key = PrivacyKey::try_new(KEY).unwrap();
         Self {
             config,
@@ -663,13 +656,12 @@ impl Removed {
     /// Fetches placed calls of a day again.
     async fn fetch(&self, store: Arc<dyn LakeStore>, url: &str, day: &str) -> RunReport {
         let lake = self.lake(store).await.unwrap();
-        let set = |key, value: &str| (key, value.to_owned(), "test");
-        let config = Config::from_overrides(&vec![
-            set("lake.url", "unused"),
-            set("source.url", url),
-            set("source.requests", "1"),
-            set("quality.fail_reject_ratio", "1"),
-            set("parquet.compression", "uncompressed"),
+        let config = Config::from_keys([
+            ("lake.url", "unused"),
+            ("source.url", url),
+            ("source.requests", "1"),
+            ("quality.fail_reject_ratio", "1"),
+            ("parquet.compression", "uncompressed"),
         ]);
         let config = config.unwrap();
         let source = source(&config.source);

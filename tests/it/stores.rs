@@ -7,10 +7,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use cdrlake::store::bucket::{BucketOptions, BucketStore};
-use cdrlake::store::{
-    Garbage, Housekeeping, LakeStore, Lease, LeaseState, Leases, LocalCopy, ObjectState, Objects,
-    Staged, StoreError, Swap, Version, Versioned,
+use cdrlake::internals::{
+    BucketOptions, BucketStore, Garbage, Housekeeping, LakeStore, Lease, LeaseState, Leases,
+    LocalCopy, ObjectState, Objects, Staged, StoreError, Swap, Version, Versioned,
 };
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};

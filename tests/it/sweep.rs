@@ -4,10 +4,8 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdrlake::config::SourceConfig;
-use cdrlake::source::wavix::Api;
-use cdrlake::store::LakeStore;
-use cdrlake::store::local::LocalStore;
+use cdrlake::Api;
+use cdrlake::internals::{LakeStore, LocalStore, SourceConfig};
 use object_store::memory::InMemory;
 use secrecy::SecretString;
 

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::OnceLock;
 
-use cdrlake::lake::report::RunReport;
+use cdrlake::RunReport;
 use serde_json::Value;
 
 use crate::server::Server;

@@ -13,7 +13,7 @@ use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position};
 use crate::body::csv::separator_of;
 
 /// Most cells of a line that are told apart; nobody has as many columns.
-pub const MAX_CELLS: usize = 4_096;
+pub(crate) const MAX_CELLS: usize = 4_096;
 
 /// What separates the cells of a line; shown as a plural.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -13,21 +13,22 @@
 //! does no I/O, and holds at most `max_record_bytes` and one chunk.
 //!
 //! ```
-//! use cdrlake::body::framing::{Format, Frame, Framer};
+//! use cdrlake::Format;
+//! use cdrlake::internals::{Frame, Framer};
 //!
 //! let mut texts = Vec::new();
 //! let mut keep = |frame: Frame<'_>| {
 //!     if let Frame::Record { text, .. } = frame {
 //!         texts.push(String::from_utf8_lossy(text).into_owned());
 //!     }
-//!     Ok::<(), cdrlake::body::framing::FramingError>(())
+//!     Ok::<(), cdrlake::internals::FramingError>(())
 //! };
 //! let mut framer = Framer::new(Format::Json, 1 << 20);
 //! framer.push(b"{\"a\":1}\r\n\n{\"a\"", &mut keep)?;
 //! framer.push(b":2}", &mut keep)?;
 //! framer.finish(&mut keep)?;
 //! assert_eq!(texts, [r#"{"a":1}"#, r#"{"a":2}"#]);
-//! # Ok::<(), cdrlake::body::framing::FramingError>(())
+//! # Ok::<(), cdrlake::internals::FramingError>(())
 //! ```
 
 mod csv;
@@ -37,7 +38,7 @@ use serde::{Deserialize, Serialize};
 
 use csv::CsvFramer;
 pub(crate) use csv::is_separator_line;
-pub use csv::{Cells, MAX_CELLS, Separator};
+pub(crate) use csv::{Cells, MAX_CELLS, Separator};
 use json::JsonFramer;
 pub(crate) use json::Pagination;
 

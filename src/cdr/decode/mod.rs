@@ -13,15 +13,16 @@ mod time;
 use std::borrow::Cow;
 
 pub use fast::Decoder;
+pub(crate) use plain::call_time_us;
+pub use plain::decode;
 pub(crate) use plain::is_rounded;
-pub use plain::{call_time_us, decode};
-pub use time::{LocalTimes, TimeError, parse_time_us};
+pub(crate) use time::{LocalTimes, TimeError, parse_time_us};
 pub(crate) use time::{is_local_time, is_time};
 
 use super::amount::{Amount, AmountError};
 
 /// Keys by which a record is told from what a server may wrap records in.
-pub const RECORD_KEYS: [&[u8]; 8] = [
+pub(crate) const RECORD_KEYS: [&[u8]; 8] = [
     b"date",
     b"uuid",
     b"call_id",
@@ -153,7 +154,7 @@ pub enum Reason {
 
 /// Deepest nesting of a record, its own braces included: what `serde_json`, and with it many
 /// readers, parse at most.
-pub const MAX_DEPTH: usize = 127;
+pub(crate) const MAX_DEPTH: usize = 127;
 
 impl Reason {
     /// A short name for grouping, stable across versions.

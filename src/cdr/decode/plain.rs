@@ -135,7 +135,7 @@ pub(super) fn decode_with<'a>(
 ///
 /// # Errors
 /// [`Refusal`]: there is no `date` to be read, or it is the server's report of a failure.
-pub fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, Refusal> {
+pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, Refusal> {
     let text = String::from_utf8_lossy(text);
     Ok(Fields::read(&text)?.call_time_us(times)?.value)
 }

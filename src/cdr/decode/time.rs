@@ -35,7 +35,7 @@ pub enum TimeError {
 /// # Errors
 /// [`TimeError`]: nothing is rounded, and a leap second (`:60`), which no warehouse stores, does
 /// not exist.
-pub fn parse_time_us(text: &str) -> Result<i64, TimeError> {
+pub(crate) fn parse_time_us(text: &str) -> Result<i64, TimeError> {
     let time = LocalTimes::default().read_us(text)?;
     let exact = time.is_exact.then_some(time.value);
     exact.ok_or(TimeError::TooPrecise)

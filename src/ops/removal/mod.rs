@@ -4,7 +4,7 @@
 //! a warehouse has to load again.
 
 pub mod erase;
-pub mod number;
+pub(crate) mod number;
 pub mod prune;
 
 use std::time::Duration;

@@ -13,7 +13,7 @@ use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers}
 
 /// A number, and what the lake that a configuration names holds of it.
 #[derive(Debug)]
-pub struct NumberFound {
+pub(crate) struct NumberFound {
     lake: Lake,
     token: Token,
     /// Whether it is on the list of erased numbers already.
@@ -29,7 +29,7 @@ impl NumberFound {
     /// # Errors
     /// [`Error::Usage`] if it is no number that can be erased from this lake, [`Error`] if the lake
     /// cannot be read.
-    pub async fn search(
+    pub(crate) async fn search(
         config: &Config,
         number: &str,
         is_to_be_erased: bool,
@@ -91,7 +91,7 @@ impl NumberFound {
     /// # Errors
     /// [`Error::NumberNotFound`] if there is nothing to erase, [`Error`] if the lake cannot be
     /// written at all.
-    pub async fn erase(
+    pub(crate) async fn erase(
         &self,
         config: &Config,
         even_if_absent: bool,

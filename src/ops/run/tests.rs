@@ -29,12 +29,11 @@ struct Ran {
 impl Ran {
     /// Does the first `days` days of a month.
     async fn of(days: i8, source: &Arc<ScriptedSource>) -> Self {
-        let set = |key, value: &str| (key, value.to_owned(), "test");
-        let config = Config::from_overrides(&vec![
-            set("lake.url", "s3://bucket/lake"),
-            set("source.requests", "1"),
-            set("source.max_attempts", "4"),
-            set("source.retry_base", "1ms"),
+        let config = Config::from_keys([
+            ("lake.url", "s3://bucket/lake"),
+            ("source.requests", "1"),
+            ("source.max_attempts", "4"),
+            ("source.retry_base", "1ms"),
         ])
         .unwrap();
         let options = BucketOptions {

@@ -32,9 +32,7 @@ fn config(more: &[(&'static str, &str)]) -> Config {
         ("window.timezone", "UTC"),
         ("window.lookback_days", "3"),
     ];
-    let keys = all.iter().chain(more);
-    let keys = keys.map(|&(key, value)| (key, value.to_owned(), "test"));
-    Config::from_overrides(&keys.collect()).unwrap()
+    Config::from_keys(all.iter().chain(more).copied()).unwrap()
 }
 
 fn placed(day: &str) -> Slice {

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use jiff::Timestamp;
 use jiff::civil::{Date, date};
 use object_store::memory::InMemory;
 use object_store::path::Path;
@@ -67,12 +66,8 @@ fn source(calls: &[u64]) -> Arc<dyn Source> {
 
 impl World {
     async fn new() -> Self {
-        let set = |key, value: &str| (key, value.to_owned(), "test");
-        let config = Config::from_overrides(&vec![
-            set("lake.url", "s3://bucket/lake"),
-            set("source.requests", "1"),
-        ]);
-        let config = config.unwrap();
+        let keys = [("lake.url", "s3://bucket/lake"), ("source.requests", "1")];
+        let config = Config::from_keys(keys).unwrap();
         let options = BucketOptions {
             single_put_bytes: 1 << 20,
             part_bytes: 1 << 20,
@@ -135,11 +130,10 @@ fn verification<'a>(
     source: Option<&'a Arc<dyn Source>>,
 ) -> Verification<'a> {
     Verification {
-        config: &world.config,
-        selection,
+        selection: selection.clone(),
         source,
         ask_source: source.is_some(),
-        now: Timestamp::now(),
+        ..Verification::of(&world.config)
     }
 }
 

@@ -212,7 +212,7 @@ pub struct Verification<'a> {
     /// Where the lake lies, and what it should hold.
     pub config: &'a Config,
     /// Which directions and days; all that the lake has by default.
-    pub selection: &'a Selection,
+    pub selection: Selection,
     /// Who is asked for counts, and for slices again. Without it, it does not matter whose calls the
     /// lake holds.
     pub source: Option<&'a Arc<dyn Source>>,
@@ -250,7 +250,18 @@ impl Verified {
     }
 }
 
-impl Verification<'_> {
+impl<'a> Verification<'a> {
+    /// All that the lake of `config` has, against its ledger.
+    pub fn of(config: &'a Config) -> Self {
+        Self {
+            config,
+            selection: Selection::default(),
+            source: None,
+            ask_source: false,
+            now: Timestamp::now(),
+        }
+    }
+
     /// Reads the lake and compares it with its ledger, and with the provider's counts if asked for.
     ///
     /// # Errors

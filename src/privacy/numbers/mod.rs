@@ -12,7 +12,7 @@ pub(crate) const MIN_DIGITS: usize = 7;
 /// Most characters between two digits of one number.
 const MAX_SEPARATORS: usize = 5;
 /// What stands for a number, so that nobody takes it for one: this and 32 hexadecimal digits.
-pub const TOKEN_PREFIX: &str = "tel_";
+pub(crate) const TOKEN_PREFIX: &str = "tel_";
 /// Hexadecimal digits of a token.
 pub(crate) const TOKEN_DIGITS: usize = 32;
 /// Length of a UUID in its usual form.

@@ -50,7 +50,7 @@ impl DuplicateFinder {
     ///
     /// # Errors
     /// The temporary file cannot be written or read.
-    pub fn finish(self) -> io::Result<Duplicates> {
+    pub fn finish(self) -> io::Result<FoundDuplicates> {
         let mut surplus = ExternalSorter::<8>::new(&self.directory);
         let (mut duplicates, mut conflicts) = (0, 0);
         let mut previous: Option<[u8; KEY_BYTES]> = None;
@@ -66,7 +66,7 @@ impl DuplicateFinder {
             }
             previous = Some(key);
         }
-        Ok(Duplicates {
+        Ok(FoundDuplicates {
             duplicates,
             conflicts,
             surplus: SurplusRows {
@@ -78,7 +78,7 @@ impl DuplicateFinder {
 
 /// What [`DuplicateFinder`] found.
 #[derive(Debug)]
-pub struct Duplicates {
+pub struct FoundDuplicates {
     /// Rows that an earlier row of the slice equals in every column.
     pub duplicates: u64,
     /// Rows whose `call_id` another row has with other content, beyond the first of each id.

@@ -1,5 +1,5 @@
 //! Rows that are there twice: whether there may be any, and which.
 
-pub mod duplicates;
-pub mod repeats;
-pub mod sort;
+pub(crate) mod duplicates;
+pub(crate) mod repeats;
+pub(crate) mod sort;

@@ -17,7 +17,7 @@ const MERGE_BUFFER_BYTES: usize = 16 << 10;
 /// every 2 MiB added (0.8 %); the rest lies in one unnamed temporary file. Up to 2 MiB nothing
 /// touches the disk.
 #[derive(Debug)]
-pub struct ExternalSorter<const N: usize> {
+pub(crate) struct ExternalSorter<const N: usize> {
     directory: PathBuf,
     run_keys: usize,
     run: Vec<[u8; N]>,
@@ -33,7 +33,7 @@ struct Spilled {
 
 impl<const N: usize> ExternalSorter<N> {
     /// A sorter that spills into a temporary file in `directory`.
-    pub fn new(directory: &Path) -> Self {
+    pub(crate) fn new(directory: &Path) -> Self {
         Self::with_run_keys(directory, RUN_BYTES / N)
     }
 
@@ -50,7 +50,7 @@ impl<const N: usize> ExternalSorter<N> {
     ///
     /// # Errors
     /// The temporary file cannot be written.
-    pub fn push(&mut self, key: [u8; N]) -> io::Result<()> {
+    pub(crate) fn push(&mut self, key: [u8; N]) -> io::Result<()> {
         if self.run.len() == self.run_keys {
             self.spill()?;
         }
@@ -86,7 +86,7 @@ impl<const N: usize> ExternalSorter<N> {
     ///
     /// # Errors
     /// The temporary file cannot be written or read; the iterator's items likewise.
-    pub fn finish(mut self) -> io::Result<Sorted<N>> {
+    pub(crate) fn finish(mut self) -> io::Result<Sorted<N>> {
         if self.spilled.is_none() {
             self.run.sort_unstable();
             return Ok(Sorted::InMemory(self.run.into_iter()));
@@ -119,7 +119,7 @@ impl<const N: usize> ExternalSorter<N> {
 
 /// Reads one sorted run from its part of the file.
 #[derive(Debug)]
-pub struct RunReader<const N: usize> {
+pub(crate) struct RunReader<const N: usize> {
     file: Arc<File>,
     next: u64,
     end: u64,
@@ -145,7 +145,7 @@ impl<const N: usize> RunReader<N> {
 
 /// Keys in ascending order.
 #[derive(Debug)]
-pub enum Sorted<const N: usize> {
+pub(crate) enum Sorted<const N: usize> {
     /// Few enough to have stayed in memory.
     InMemory(std::vec::IntoIter<[u8; N]>),
     /// Merged from runs on disk.

@@ -23,7 +23,7 @@ const CHUNK_BYTES: usize = 128 << 10;
 
 /// An export, and whoever is asked for the provider's counts.
 #[derive(Debug)]
-pub struct ExportSource {
+pub(crate) struct ExportSource {
     export: Export,
     counts: Option<Arc<dyn Source>>,
     credentials: Arc<Credentials>,
@@ -31,7 +31,7 @@ pub struct ExportSource {
 
 impl ExportSource {
     /// The calls of `export`, and the counts of `counts`. Without it nobody may ask for any.
-    pub fn new(export: Export, counts: Option<Arc<dyn Source>>) -> Self {
+    pub(crate) fn new(export: Export, counts: Option<Arc<dyn Source>>) -> Self {
         let credentials = match &counts {
             Some(counts) => Arc::clone(counts.credentials()),
             None => Arc::new(Credentials::new(None::<SecretString>)),

@@ -32,7 +32,7 @@ use connect::{Connections, client};
 use limits::{Gate, Pace, http_date};
 
 /// The API's default page size.
-pub const DEFAULT_PER_PAGE: u64 = 25;
+pub(crate) const DEFAULT_PER_PAGE: u64 = 25;
 
 /// Calls on a page of the list when it is walked. The largest page that the API gives is not documented; a
 /// server that gives less is understood all the same.

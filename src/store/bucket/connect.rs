@@ -68,7 +68,7 @@ const TAGS: &str = "tags";
 
 /// Which cloud's way of speaking.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheme {
+pub(crate) enum Scheme {
     /// `s3://`: Amazon S3, and whatever speaks like it.
     S3,
     /// `gs://`: Google Cloud Storage.
@@ -223,7 +223,7 @@ pub(super) struct Connection {
 ///
 /// # Errors
 /// [`OptionError`] for one that cannot be.
-pub fn take_own(
+pub(crate) fn take_own(
     options: &mut BTreeMap<String, String>,
 ) -> Result<(Option<String>, TagSet), OptionError> {
     let mut tags = TagSet::default();

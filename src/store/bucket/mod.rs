@@ -40,9 +40,10 @@ use super::{
 };
 use crate::cdr::slice::Slice;
 use crate::retry::{Retry, RetryPolicy};
-pub use connect::{BucketOptions, BucketUrl, Scheme, take_own};
-pub use option_error::OptionError;
-pub use staged::PARTS_IN_FLIGHT;
+pub use connect::{BucketOptions, BucketUrl};
+pub(crate) use connect::{Scheme, take_own};
+pub(crate) use option_error::OptionError;
+pub(crate) use staged::PARTS_IN_FLIGHT;
 
 use connect::Moves;
 use failure::{Action, explain, is_absent, is_final};
@@ -50,7 +51,7 @@ use lease::Observation;
 use uploads::{Upload, Uploads};
 
 /// Size of a part of an upload, and of a piece of a download.
-pub const PART_BYTES: usize = 8 << 20;
+pub(crate) const PART_BYTES: usize = 8 << 20;
 /// Objects looked at or removed at the same time.
 const CONCURRENT_REQUESTS: usize = 16;
 /// Pause between looks at leases that may be dead.

@@ -24,7 +24,7 @@ use crate::store::{Lease, ObjectState, Objects, Staged, StoreError, Version};
 /// takes only names that C# would.
 const TOKEN: &str = "cdrlaketoken";
 /// Parts in memory at a time.
-pub const PARTS_IN_FLIGHT: usize = 2;
+pub(crate) const PARTS_IN_FLIGHT: usize = 2;
 /// Most parts of an upload: S3 allows ten thousand.
 const MAX_PARTS: u64 = 9_000;
 
