@@ -45,7 +45,7 @@ copy_rooms() {
   if [ -f "$to/error.rs" ]; then sed -i '/^#\[cfg(test)\]/,$d' "$to/error.rs"; fi
 }
 lints='#![allow(warnings)]'
-tool=$(grep '^pub const TOOL' src/lib.rs)
+tool="pub $(grep '^const TOOL' src/lib.rs)"
 { echo "$lints"; copy_rooms "$crate/below/src" $below; echo "$tool"; } > "$crate/below/src/lib.rs"
 {
   echo "$lints"
