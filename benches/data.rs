@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use cdrlake::internals::{ConvertOptions, Converter, Credentials, ParquetOptions, SpoolFile};
+use cdrlake::Credentials;
+use cdrlake::internals::{ConvertOptions, Converter, ParquetOptions, SpoolFile};
 use cdrlake::{Direction, Generator, KeyOrder, Slice};
 use jiff::civil::date;
 use parquet::basic::Compression;

@@ -4,8 +4,8 @@
 
 #![no_main]
 
+use cdrlake::Format;
 use cdrlake::internals::{CsvRow, CsvRows, Decoder, Frame, Framer, FramingError, Refusal, decode};
-use cdrlake::{Format};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {

@@ -2,8 +2,8 @@
 
 #![no_main]
 
+use cdrlake::Encoding;
 use cdrlake::internals::{DecompressError, Decompressor, MAX_PIECE_BYTES};
-use cdrlake::{Encoding};
 use libfuzzer_sys::fuzz_target;
 
 /// Enough to see whether two ways of cutting differ.

@@ -3,8 +3,10 @@
 
 #![no_main]
 
-use cdrlake::internals::{BodySummary, Boundary, Frame, Framer, FramingError, Position, RECORD_KEYS};
-use cdrlake::{Format};
+use cdrlake::Format;
+use cdrlake::internals::{
+    BodySummary, Boundary, Frame, Framer, FramingError, Position, RECORD_KEYS,
+};
 use libfuzzer_sys::fuzz_target;
 
 type Framed = (

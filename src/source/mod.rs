@@ -28,6 +28,47 @@ use crate::privacy::Credentials;
 pub use error::SourceError;
 
 /// Where calls come from. It is asked for slices, and for the provider's own counts of them.
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use cdrlake::{
+///     Asked, Body, Config, Credentials, Encoding, Format, Job, Selection, Slice, Source, SourceError,
+/// };
+/// use futures::{StreamExt, stream};
+///
+/// /// One call on each day.
+/// #[derive(Debug, Default)]
+/// struct OneCall(Arc<Credentials>);
+///
+/// #[async_trait::async_trait]
+/// impl Source for OneCall {
+///     async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
+///         let call = format!("{{\"date\":\"{}T10:00:00Z\",\"call_id\":\"{slice}\"}}\n", slice.day);
+///         let chunks = stream::iter([Ok(call.into())]).boxed();
+///         let asked = Asked { url: "memory:".to_owned(), query: Vec::new() };
+///         Ok(Body::new(asked, Encoding::Identity, Format::Json, chunks))
+///     }
+///
+///     async fn count(&self, _: Slice) -> Result<u64, SourceError> {
+///         Ok(1)
+///     }
+///
+///     fn credentials(&self) -> &Arc<Credentials> {
+///         &self.0
+///     }
+/// }
+///
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let directory = tempfile::tempdir()?;
+/// let config = Config::from_keys([("lake.url", directory.path().display().to_string())])?;
+/// let yesterday = Selection { last_days: Some(1), ..Selection::default() };
+/// let job = Job::new(config, Arc::new(OneCall::default())).with_selection(yesterday);
+/// assert_eq!(job.run().await?.run.report.totals.counts.rows, 2);
+/// # Ok(())
+/// # }
+/// ```
 #[async_trait]
 pub trait Source: fmt::Debug + Send + Sync {
     /// Begins to read a slice.
@@ -36,31 +77,40 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// [`SourceError`]; the body's own errors come from [`Body::chunk`].
     async fn open(&self, slice: Slice) -> Result<Body, SourceError>;
 
-    /// A further page of a slice whose first body turned out to be a page, counted from 2. It is
-    /// read to its end first, unless it is very long, so that where it breaks off it alone is asked
-    /// for again.
-    ///
-    /// # Errors
-    /// [`SourceError`], also if there is no such page.
-    async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError>;
-
     /// The provider's own count of a slice.
     ///
     /// # Errors
     /// [`SourceError`]: [`SourceError::Permanent`] if the provider gives none.
     async fn count(&self, slice: Slice) -> Result<u64, SourceError>;
 
-    /// Whether a slice is the same however often it is read: what is wrong with it stays so.
-    fn is_fixed(&self) -> bool;
-
-    /// Whether nothing that was asked so far was answered.
-    fn is_cut_off(&self) -> bool;
-
-    /// Holds back everything that is asked from now on, for so long.
-    fn slow_down(&self, wait: Duration);
-
     /// What nothing that is kept or shown may hold: keys.
     fn credentials(&self) -> &Arc<Credentials>;
+
+    /// A further page of a slice whose first body turned out to be a page, counted from 2. It is
+    /// read to its end first, unless it is very long, so that where it breaks off it alone is asked
+    /// for again. By default there is none.
+    ///
+    /// # Errors
+    /// [`SourceError`], also if there is no such page.
+    async fn page(&self, _slice: Slice, _page: u64) -> Result<Body, SourceError> {
+        let problem = "this source has no pages";
+        Err(SourceError::Permanent(problem.to_owned()))
+    }
+
+    /// Whether a slice is the same however often it is read: what is wrong with it stays so. By
+    /// default it is not.
+    fn is_fixed(&self) -> bool {
+        false
+    }
+
+    /// Whether nothing that was asked so far was answered: then a failure is the network's, and no
+    /// slice's. By default something was.
+    fn is_cut_off(&self) -> bool {
+        false
+    }
+
+    /// Holds back everything that is asked from now on, for so long. By default nothing is.
+    fn slow_down(&self, _wait: Duration) {}
 }
 
 /// Bytes as they come in.
@@ -97,6 +147,24 @@ pub struct Body {
 }
 
 impl Body {
+    /// A body that is all there is of a slice, and of which nothing else is known.
+    pub fn new(asked: Asked, encoding: Encoding, format: Format, chunks: Chunks) -> Self {
+        Self {
+            asked,
+            etag: None,
+            last_modified: None,
+            server_time: None,
+            made_at: None,
+            encoding,
+            format,
+            paging: Paging::Whole,
+            split_from: None,
+            absent: None,
+            if_empty: None,
+            chunks,
+        }
+    }
+
     /// The next bytes, or `None` at the proper end of the body.
     ///
     /// # Errors

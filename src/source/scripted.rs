@@ -80,22 +80,14 @@ impl ScriptedSource {
                 "{{\"call_id\":\"{call}\",\"date\":\"{day}T10:00:00Z\",\"duration\":26}}\n"
             )))
         });
+        let asked = Asked {
+            url: "scripted:".to_owned(),
+            query: Vec::new(),
+        };
+        let chunks = stream::iter(lines).chain(stream::iter(end)).boxed();
         Ok(Body {
-            asked: Asked {
-                url: "scripted:".to_owned(),
-                query: Vec::new(),
-            },
-            etag: None,
-            last_modified: None,
-            server_time: None,
-            made_at: None,
-            encoding: Encoding::Identity,
-            format: Format::Json,
             paging: Paging::Suspected,
-            split_from: None,
-            absent: None,
-            if_empty: None,
-            chunks: stream::iter(lines).chain(stream::iter(end)).boxed(),
+            ..Body::new(asked, Encoding::Identity, Format::Json, chunks)
         })
     }
 }
@@ -123,10 +115,6 @@ impl Source for ScriptedSource {
 
     fn is_fixed(&self) -> bool {
         self.is_fixed
-    }
-
-    fn is_cut_off(&self) -> bool {
-        false
     }
 
     fn slow_down(&self, wait: Duration) {

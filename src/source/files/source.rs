@@ -16,7 +16,7 @@ use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
 use crate::cdr::slice::Slice;
 use crate::privacy::Credentials;
-use crate::source::{Body, Chunks, Paging, Source, SourceError};
+use crate::source::{Body, Chunks, Source, SourceError};
 
 /// Bytes read at once from a day of an export.
 const CHUNK_BYTES: usize = 128 << 10;
@@ -56,24 +56,10 @@ impl Source for ExportSource {
             Err(source) => return Err(SourceError::Spooled { path, source }),
         };
         Ok(Body {
-            asked,
-            etag: None,
-            last_modified: None,
-            server_time: None,
             made_at: Some(as_of),
-            encoding: Encoding::Zstd,
-            format: Format::Lines,
-            paging: Paging::Whole,
             split_from: Some(self.export.file_names()),
-            absent: None,
-            if_empty: None,
-            chunks,
+            ..Body::new(asked, Encoding::Zstd, Format::Lines, chunks)
         })
-    }
-
-    async fn page(&self, _slice: Slice, _page: u64) -> Result<Body, SourceError> {
-        let problem = "a day of an export has no pages";
-        Err(SourceError::Permanent(problem.to_owned()))
     }
 
     async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
