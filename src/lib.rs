@@ -96,9 +96,12 @@ pub use ops::load::Load;
 pub use ops::open::{find_lake, open_lake};
 pub use ops::plan::{Due, Plan, Why, plan};
 pub use ops::run::{RunResult, Stop};
-pub use ops::verify::{Finding, Repair, Verification, Verified, VerifyReport};
+pub use ops::verify::{
+    Fault, Finding, Mend, Repair, SourceCheck, Verification, Verified, VerifyReport,
+};
 pub use ops::{Error, Observer};
 pub use privacy::Credentials;
+pub use retry::{Again, Fate, Obstacle, Setback};
 pub use simulator::{Faults, Generator, KeyOrder, Simulator};
 pub use slice_file::batches::{Batches, BatchesError};
 pub use source::files::Input;

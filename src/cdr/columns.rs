@@ -17,8 +17,9 @@ use super::decode::Record;
 /// readers that go by name find nothing there in older files, and those that go by position find
 /// the others where they were. Files of several versions may lie side by side: `verify` says so,
 /// and a refresh makes new ones of old ones, for equal rows of another version are not equal.
-/// A new column is null in `slice_file::batch` where a file lacks it, and is left out of the digest
-/// of older files.
+/// With the first version above 1 comes what is not needed before: `slice_file::batch::Rows` reads
+/// null where an older file lacks a column, and the digest of an older file leaves it out.
+/// `lake::identity::FORMAT` is raised with it.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
 /// What the values of a column are, which decides how they are stored.

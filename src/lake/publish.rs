@@ -4,6 +4,7 @@
 use object_store::path::Path;
 
 use super::file::{PublishedFile, StagedFile};
+use super::identity::FORMAT;
 use super::ledger::{Commit, Entry, Failure, Pending, State};
 use super::runs::RunMark;
 use super::table::{StagedChange, Table, TableChange};
@@ -280,9 +281,14 @@ impl Lake {
 
     async fn swap(&self, entry: &Entry, expected: Option<&Version>) -> Result<Version, LakeError> {
         let path = layout::ledger_entry(entry.slice);
+        // What an earlier version wrote becomes what this one writes.
+        let entry = json(&Entry {
+            format: FORMAT,
+            ..entry.clone()
+        });
         let swap = match expected {
-            None => self.store.create(&path, json(entry)).await?,
-            Some(version) => self.store.replace(&path, json(entry), version).await?,
+            None => self.store.create(&path, entry).await?,
+            Some(version) => self.store.replace(&path, entry, version).await?,
         };
         match swap {
             Swap::Done(version) => Ok(version),

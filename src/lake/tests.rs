@@ -525,6 +525,20 @@ async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_entry_of_an_earlier_format_has_this_one_once_it_is_written_again() {
+    let (objects, lake) = lake().await;
+    publish(&lake, "abc", None).await;
+    let path = layout::ledger_entry(placed());
+    let entry = get(&lake, &path).await.unwrap();
+    let now = format!("\"format\": {FORMAT}");
+    assert!(entry.contains(&now), "{entry}");
+    put(&objects, &path, &entry.replace(&now, "\"format\": 0")).await;
+    publish(&lake, "abcde", None).await;
+    let entry = get(&lake, &path).await.unwrap();
+    assert!(entry.contains(&now), "{entry}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
     for text in ["abcde", ""] {
         let (objects, lake) = lake().await;

@@ -22,7 +22,7 @@ pub(crate) use time::{is_local_time, is_time};
 use super::amount::{Amount, AmountError};
 
 /// Keys by which a record is told from what a server may wrap records in.
-pub(crate) const RECORD_KEYS: [&[u8]; 8] = [
+pub const RECORD_KEYS: [&[u8]; 8] = [
     b"date",
     b"uuid",
     b"call_id",
