@@ -113,7 +113,11 @@ impl LakeError {
     pub fn fate(&self) -> Fate {
         match self {
             Self::Store(error) => error.fate(),
-            Self::NotRecorded { source, .. } => source.fate(),
+            // The table may have changed: that is said, whatever stood in the way.
+            Self::NotRecorded { source, .. } => match source.fate() {
+                Fate::Retry(_) => Fate::FailSlice,
+                fate => fate,
+            },
             // Whatever the run would write.
             Self::NotAlone(_) | Self::Unmarked { .. } => Fate::StopRun(Obstacle::Lake),
             // The slice is to be begun anew.

@@ -18,6 +18,7 @@ use super::runs::RunMark;
 use super::*;
 use crate::cdr::slice::{Direction, parse_day};
 use crate::privacy::{Modes, PrivacyKey};
+use crate::retry::Fate;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::bucket::{BucketOptions, BucketStore};
 use crate::store::local::LocalStore;
@@ -942,6 +943,15 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
             assert_eq!(found, (is_hopeless, is_denied), "{kind:?}: {error:?}");
         }
     }
+    // Begun anew, nobody would hear that the table holds what the ledger does not know.
+    let path = Path::from("x");
+    let lost = || LakeError::LostLease { path: path.clone() };
+    assert_eq!(lost().fate(), Fate::MAY_PASS);
+    let not_recorded = LakeError::NotRecorded {
+        path: path.clone(),
+        source: Box::new(lost()),
+    };
+    assert_eq!(not_recorded.fate(), Fate::FailSlice);
     let run = "run".to_owned();
     assert!(LakeError::Unmarked { run }.fate().stops_the_run());
     let other = LakeError::NotALake;

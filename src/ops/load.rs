@@ -127,6 +127,7 @@ impl Load {
         observer: &Arc<dyn Observer>,
         interrupt: &CancellationToken,
     ) -> Result<Read, Error> {
+        self.check(config)?;
         // Another lake than the one meant shows before the work, not after it.
         let existing = find_lake(config).await?;
         if let Some(lake) = &existing {

@@ -488,7 +488,7 @@ fn whichever_request_to_a_bucket_fails_hangs_or_is_the_last_the_lake_stays_true(
             &begun,
             // What does not concern files is the same both ways.
             |(_, path)| !uploads || path.contains("/cdrs/") || path.contains("/rejects/"),
-            async |store| run_to_its_end(store, &url).await,
+            async |store| refresh(store, &url).await.is_ok(),
             async |place, _| check_and_go_on(&place.sound(), &url, &names).await,
         );
     }
@@ -548,7 +548,7 @@ fn whichever_operation_on_local_disk_fails_or_hangs_the_lake_stays_true() {
     for_each_fault(
         &begun,
         |_| true,
-        async |store| run_to_its_end(store, &url).await,
+        async |store| refresh(store, &url).await.is_ok(),
         async |place, _| check_and_go_on(&place.sound(), &url, &names).await,
     );
 }

@@ -807,7 +807,7 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
     for_each_fault(
         &Place::copy_of(&workplace.path("lake")),
         |_| true,
-        async |store| drop(removed.erase(store).await),
+        async |store| removed.erase(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
             // Whole rows: all of them, or those without the number.
@@ -847,7 +847,7 @@ fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by
     for_each_fault(
         &begun,
         |_| true,
-        async |store| drop(removed.erase(store).await),
+        async |store| removed.erase(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
             let erased = removed.erase(Arc::clone(&store)).await;
@@ -866,7 +866,7 @@ fn whichever_operation_of_a_prune_fails_or_is_the_last_the_next_one_completes_it
     for_each_fault(
         &Place::copy_of(&workplace.path("lake")),
         |_| true,
-        async |store| drop(removed.prune(store).await),
+        async |store| removed.prune(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
             let pruned = removed.prune(Arc::clone(&store)).await;

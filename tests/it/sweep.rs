@@ -133,24 +133,30 @@ pub(crate) fn changes_something((action, _): &Operation) -> bool {
     !reads.contains(action)
 }
 
-/// Does `work` on copies of the lake that has `begun`, each time with another fault at one of its
+/// Does `work`, which says whether it succeeded, on copies of the lake that has `begun`, each time with another fault at one of its
 /// operations, if that is `concerned`: until it comes to its end, or for ever hangs and is ended as
 /// a process is that is killed. Then `check`s what is there, as the next process finds it.
 pub(crate) fn for_each_fault(
     begun: &Place,
     is_concerned: impl Fn(&Operation) -> bool,
-    work: impl AsyncFn(Arc<dyn LakeStore>) + Sync,
+    work: impl AsyncFn(Arc<dyn LakeStore>) -> bool + Sync,
     check: impl AsyncFn(Place, &str) + Sync,
 ) {
     let faults = Faults::none();
-    block_on(work(begun.copy().store(&faults)));
+    assert!(
+        block_on(work(begun.copy().store(&faults))),
+        "nothing was in its way"
+    );
     let operations = faults.operations();
     let mut cases = Vec::new();
+    let mut follows_one = false;
     for (at, operation) in operations.iter().enumerate() {
-        if is_concerned(operation) {
-            let faults = begun.faults_of(operation, at == 0);
+        let concerned = is_concerned(operation);
+        if concerned {
+            let faults = begun.faults_of(operation, !follows_one);
             cases.extend(faults.into_iter().map(|fault| (at, fault)));
         }
+        follows_one = concerned;
     }
     assert!(cases.len() > 40, "{operations:?}");
     for_each_case(cases, |(at, fault)| {
@@ -161,7 +167,7 @@ pub(crate) fn for_each_fault(
         let faults = Faults::new(at, fault);
         block_on(async {
             tokio::select! {
-                () = work(place.store(&faults)) => {}
+                _ = work(place.store(&faults)) => {}
                 () = faults.reached.cancelled() => {}
             }
         });

@@ -11,7 +11,7 @@ use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
-use super::Removal;
+use super::{Removal, is_hopeless};
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::day::day_us;
@@ -240,9 +240,8 @@ pub async fn erase(
             Ok(Some(None)) => {}
             Ok(None) => removal.skipped(slice),
             Err(error) => {
-                let is_hopeless =
-                    matches!(&error, EraseError::Lake(error) if error.fate().stops_the_run());
-                removal.failed(slice, chain(&error), is_hopeless);
+                let ends = matches!(&error, EraseError::Lake(error) if is_hopeless(error));
+                removal.failed(slice, chain(&error), ends);
             }
         }
         done();

@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::run::reports::ReportKeeper;
 use crate::cdr::slice::Slice;
+use crate::error::is_disk_full;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::{MarkedRuns, RunMark};
 use crate::lake::{Lake, LakeError};
@@ -22,6 +23,12 @@ use crate::store::Lease;
 
 /// How long to leave a slice alone that a run works on.
 const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
+
+/// Whether no other slice would fare better. A full disk is no such thing: what is removed makes
+/// room, and partitions may lie on other disks.
+fn is_hopeless(error: &LakeError) -> bool {
+    error.fate().stops_the_run() && !is_disk_full(error)
+}
 
 /// One command that takes something out.
 #[derive(Debug)]

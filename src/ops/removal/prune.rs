@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use jiff::{Span, Timestamp};
 use tokio_util::sync::CancellationToken;
 
-use super::Removal;
+use super::{Removal, is_hopeless};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::error::chain;
@@ -136,7 +136,7 @@ pub async fn prune(
         match prune_slice(&removal, slice).await {
             Ok(Some(report)) => removal.slices.push(report),
             Ok(None) => removal.skipped(slice),
-            Err(error) => removal.failed(slice, chain(&error), error.fate().stops_the_run()),
+            Err(error) => removal.failed(slice, chain(&error), is_hopeless(&error)),
         }
         done();
     }

@@ -138,8 +138,22 @@ pub(super) async fn process(
             report.outcome = SliceOutcome::Skipped;
             report.error = Some("the run was stopped while this slice was under way".to_owned());
         }
-        Err(error) if error.fate() == Fate::MAY_PASS && waiting.lost_leases < MAX_LOST_LEASES => {
-            tracing::warn!(slice = slice.to_string(), "Coming back to it: {error}.");
+        Err(SliceError::Lake(LakeError::ErasedMeanwhile))
+            if waiting.lost_leases < MAX_LOST_LEASES =>
+        {
+            tracing::info!(
+                slice = slice.to_string(),
+                "A number was erased meanwhile: fetching the slice again, without it."
+            );
+            return Err(Later::TakenOver);
+        }
+        Err(SliceError::Lake(LakeError::LostLease { path }))
+            if waiting.lost_leases < MAX_LOST_LEASES =>
+        {
+            tracing::warn!(
+                slice = slice.to_string(),
+                "Another run took over {path}: coming back to it."
+            );
             return Err(Later::TakenOver);
         }
         Err(error) => {
