@@ -112,7 +112,7 @@ pub use source::{Body, Chunks, Paging, Source, SourceError};
 pub mod report {
     pub use crate::cdr::reconcile::Verdict;
     pub use crate::cdr::tally::{Counts, Totals};
-    pub use crate::lake::ledger::State;
+    pub use crate::lake::ledger::{Reason, State};
     pub use crate::lake::report::{
         Change, FileReport, RunOutcome, RunReport, RunTotals, SliceOutcome, SliceReport, Sums,
     };

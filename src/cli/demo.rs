@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::progress::Screen;
 use super::run::{exit_of, slices};
 use super::table::{DayTable, counted, dollars, thousands};
-use super::{CommandError, Exit, LAKE_STAYS, interrupted_by_signals, print};
+use super::{CommandError, Exit, LAKE_STAYS, advice, interrupted_by_signals, print};
 use crate::lake::report::RunOutcome;
 use crate::ops::job::Outcome;
 use crate::simulator::demo::Demo;
@@ -30,13 +30,15 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         demo.url(),
         args.lake
     ));
+    let root = demo.root().clone();
     let Outcome {
         lake,
         plan,
-        run: result,
-    } = demo.run(screen.observer(), interrupt).await?;
+        run: mut result,
+    } = demo.run(screen.observer(&root), interrupt).await?;
     let (due, up_to_date) = (plan.due.len(), plan.up_to_date);
     if result.report.outcome != RunOutcome::Committed {
+        advice::on_run(&mut result.report, &root);
         for slice in &result.report.slices {
             if let Some(error) = &slice.error {
                 screen.say(&format!("{}: {error}", slice.slice()));

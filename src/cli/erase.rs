@@ -47,7 +47,7 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
         number => number.trim().to_owned(),
     };
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let observer = screen.observer();
+    let observer = screen.observer(&config.lake.url);
     let found = NumberFound::search(&config, &number, !args.dry_run, &*observer, &interrupt);
     let Some(found) = found.await? else {
         screen.say("Nothing was changed, and the number is not on the list.");

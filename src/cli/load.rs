@@ -10,7 +10,9 @@ use secrecy::SecretString;
 
 use super::progress::Screen;
 use super::run::{ResultArgs, render_plan};
-use super::{CommandError, Exit, LAKE_STAYS, LoadConfigArgs, interrupted_by_signals, print};
+use super::{
+    CommandError, Exit, LAKE_STAYS, LoadConfigArgs, advice, interrupted_by_signals, print,
+};
 use crate::cdr::slice::Direction;
 use crate::config::{Config, Reconcile};
 use crate::error::{chain, is_disk_full};
@@ -100,7 +102,8 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
         }
         _ => None,
     };
-    let observer = screen.observer();
+    let root = config.lake.url.clone();
+    let observer = screen.observer(&root);
     if args.dry_run {
         let (plan, remarks) = load.preview(&config, observer, &interrupt).await?;
         for remark in remarks {
@@ -108,9 +111,10 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
         }
         return print(render_plan(&plan, args.result.output.format).as_bytes());
     }
-    let root = config.lake.url.clone();
-    let outcome = load.run(config, counts, observer, interrupt).await?;
-    args.result.print(&root, &outcome, screen)
+    let asked = counts.clone();
+    let mut outcome = load.run(config, counts, observer, interrupt).await?;
+    advice::on_counts(&mut outcome.run.stopped_by, asked.as_deref());
+    args.result.print(&root, outcome, screen)
 }
 
 /// The key with which the provider is asked for its counts.

@@ -1,5 +1,6 @@
 //! The command line: what the user types, and what is printed.
 
+mod advice;
 mod check;
 mod ddl;
 mod demo;

@@ -11,9 +11,11 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
+use super::advice;
 use crate::cdr::slice::Slice;
 use crate::lake::report::{SliceOutcome, SliceReport};
 use crate::ops::Observer;
+use crate::store::location::Location;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -132,9 +134,10 @@ impl Screen {
         bar
     }
 
-    /// Shows how something goes on.
-    pub(super) fn observer(&self) -> Arc<Watcher> {
+    /// Shows how something goes on with the lake at `lake`.
+    pub(super) fn observer(&self, lake: &Location) -> Arc<Watcher> {
         Arc::new(Watcher {
+            lake: lake.clone(),
             screen: self.clone(),
             bar: Mutex::new(ProgressBar::hidden()),
             records: AtomicU64::new(0),
@@ -146,6 +149,7 @@ impl Screen {
 /// otherwise.
 #[derive(Debug)]
 pub(super) struct Watcher {
+    lake: Location,
     screen: Screen,
     bar: Mutex<ProgressBar>,
     records: AtomicU64,
@@ -213,8 +217,12 @@ impl Observer for Watcher {
                 );
             }
             SliceOutcome::Skipped => tracing::info!(slice, "Slice skipped."),
-            // The pipeline has already said why.
-            SliceOutcome::Failed => {}
+            // What nobody can do anything about, the pipeline has already said.
+            SliceOutcome::Failed => {
+                if let Some(problem) = advice::on_slice(report, &self.lake) {
+                    tracing::error!(slice, "{problem}");
+                }
+            }
         }
     }
 

@@ -76,7 +76,8 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
         return print(text.as_bytes());
     }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let pruned = prune_before(&config, before, &*screen.observer(), &interrupt).await?;
+    let observer = screen.observer(&config.lake.url);
+    let pruned = prune_before(&config, before, &*observer, &interrupt).await?;
     let text = match (args.output.format, &pruned.report) {
         (OutputFormat::Json, report) => json_text(&json!({ "before": before, "run": report })),
         (OutputFormat::Text, None) => format!("The lake holds nothing of before {before}.\n"),

@@ -12,7 +12,7 @@ use serde_json::json;
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
-    CommandError, Exit, LAKE_STAYS, OutputFormat, PlanConfigArgs, RunConfigArgs,
+    CommandError, Exit, LAKE_STAYS, OutputFormat, PlanConfigArgs, RunConfigArgs, advice,
     interrupted_by_signals, json_text, print,
 };
 use crate::cdr::slice::{Direction, parse_day};
@@ -139,9 +139,10 @@ impl ResultArgs {
     pub(super) fn print(
         &self,
         root: &Location,
-        outcome: &Outcome,
+        mut outcome: Outcome,
         screen: &Screen,
     ) -> Result<Exit, CommandError> {
+        advice::on_run(&mut outcome.run.report, root);
         let text = match self.output.format {
             OutputFormat::Json => json_text(&outcome.run.report),
             OutputFormat::Text => render_report(root, &outcome.plan, &outcome.run),
@@ -236,9 +237,9 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     let job = Job::new(config, Arc::new(source))
         .with_selection(Selection::from(&args.selection))
         .with_allow_shrink(args.result.allow_shrink)
-        .with_observer(screen.observer())
+        .with_observer(screen.observer(&root))
         .with_interrupt(interrupt);
-    args.result.print(&root, &job.run().await?, screen)
+    args.result.print(&root, job.run().await?, screen)
 }
 
 /// The exit status of a run, with a last sentence on standard error where a person has to act.

@@ -8,7 +8,7 @@ use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::{counted, percent, thousands};
 use super::{
-    CommandError, Exit, LAKE_STAYS, OutputFormat, RepairConfigArgs, interrupted_by_signals,
+    CommandError, Exit, LAKE_STAYS, OutputFormat, RepairConfigArgs, advice, interrupted_by_signals,
     json_text, print,
 };
 use crate::cdr::columns::SCHEMA_VERSION;
@@ -51,13 +51,14 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         ask_source: args.source,
         ..Verification::of(&config)
     };
-    let observer = screen.observer();
+    let observer = screen.observer(&config.lake.url);
     let mut verified = verification.check(&*observer).await?;
     if args.repair && !verified.found.findings.is_empty() {
         let interrupt = interrupted_by_signals(LAKE_STAYS)?;
         let repairing = verification.repair(&mut verified, observer, interrupt);
         repairing.await?;
     }
+    advice::on_findings(&mut verified, &config.lake.url);
     let text = match args.output.format {
         OutputFormat::Json => json_text(&verified),
         OutputFormat::Text => render(&verified, &args),

@@ -290,6 +290,7 @@ mod tests {
             run: String::new(),
             at: Timestamp::UNIX_EPOCH,
             problem: String::new(),
+            reason: None,
         });
         assert_eq!(found.state(), SliceState::Failed);
         found.entry.committed = None;

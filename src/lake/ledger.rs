@@ -111,6 +111,29 @@ pub struct Failure {
     pub at: Timestamp,
     /// Why it failed.
     pub problem: String,
+    /// The kind of that, where there is something to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// Why a slice failed, for whoever advises what to do about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Reason {
+    /// More records were rejected than is tolerated.
+    TooManyRejects,
+    /// The provider's count is another, or unavailable.
+    Mismatch,
+    /// The provider counts more than came, and its list, which was not asked, may have the rest.
+    ShortAnswer,
+    /// The provider's count is another than the export's.
+    OtherExport,
+    /// The provider's count is unavailable, so that it proves nothing of an export.
+    UnprovenExport,
+    /// The provider has fewer rows than the lake.
+    Shrank,
+    /// An export has fewer rows than the lake.
+    ShorterExport,
 }
 
 /// A publication under way.
@@ -319,6 +342,7 @@ pub(crate) mod tests {
                 run: "r".to_owned(),
                 at: Timestamp::UNIX_EPOCH,
                 problem: "p".to_owned(),
+                reason: None,
             }),
             ..Entry::new(slice)
         };

@@ -200,7 +200,8 @@ impl Lake {
         let slice = before.entry.slice;
         let path = layout::failed_rejects_file(slice);
         let known = before.entry.failed.as_ref();
-        if known.is_none_or(|known| known.problem != failure.problem) {
+        let says = |failure: &Failure| (failure.problem.clone(), failure.reason);
+        if known.is_none_or(|known| says(known) != says(&failure)) {
             let entry = Entry {
                 failed: Some(failure),
                 ..before.entry

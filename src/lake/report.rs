@@ -12,7 +12,7 @@ use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::{Counts, Totals};
 use crate::error::counted;
-use crate::lake::ledger::{Commit, State};
+use crate::lake::ledger::{Commit, Reason, State};
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,6 +146,9 @@ pub struct SliceReport {
     pub change: Option<Change>,
     /// Why it failed or was skipped.
     pub error: Option<String>,
+    /// The kind of that, where there is something to do about it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
     /// Whether its file was written or removed, even where the ledger could not be told.
     #[serde(skip)]
     pub table_changed: bool,
@@ -167,6 +170,7 @@ impl SliceReport {
             files: Vec::new(),
             change: None,
             error: None,
+            reason: None,
             table_changed: false,
         }
     }

@@ -154,6 +154,7 @@ fn failure(problem: &str) -> Failure {
         run: "run".to_owned(),
         at: Timestamp::UNIX_EPOCH,
         problem: problem.to_owned(),
+        reason: None,
     }
 }
 

@@ -500,6 +500,7 @@ mod tests {
             run: String::new(),
             at: now,
             problem: String::new(),
+            reason: None,
         });
         assert_eq!(why(&ledger, 10, false, true), Some(Why::Failed));
         ledger.condition = Condition::Damaged(String::new());

@@ -15,7 +15,7 @@ use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::error::counted;
-use crate::lake::ledger::{Commit, State};
+use crate::lake::ledger::{Commit, Reason, State};
 use crate::lake::{Condition, Lake, LedgerEntry, SliceState};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
@@ -57,6 +57,9 @@ pub(crate) struct SliceStatus {
     pub fetched_at: Option<Timestamp>,
     /// Why the last attempt failed, or what is wrong with the ledger entry.
     pub problem: Option<String>,
+    /// The kind of that, where there is something to do about it.
+    #[serde(skip)]
+    pub reason: Option<Reason>,
 }
 
 /// One day.
@@ -206,6 +209,9 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
         acd_seconds: acd_seconds(duration_seconds, answered),
         reconcile: committed.map(|commit| commit.reconcile),
         fetched_at: committed.map(|commit| commit.fetched_at),
+        reason: failed
+            .filter(|_| damage.is_none())
+            .and_then(|failed| failed.reason),
         problem: damage.or_else(|| failed.map(|failed| failed.problem.clone())),
     }
 }

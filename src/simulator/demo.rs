@@ -22,6 +22,7 @@ use crate::ops::open::open_lake;
 use crate::ops::verify::read_back;
 use crate::ops::{Error, Observer};
 use crate::source::wavix::Api;
+use crate::store::location::Location;
 
 /// Days of the demo lake, both directions each.
 const DAYS: i64 = 30;
@@ -86,6 +87,11 @@ impl Demo {
             lake,
             server,
         })
+    }
+
+    /// Where the lake lies.
+    pub(crate) fn root(&self) -> &Location {
+        &self.config.lake.url
     }
 
     /// Where the API answers.

@@ -272,6 +272,23 @@ fn a_filter_by_number_is_known_by_its_hash_in_a_lake_without_numbers() {
 }
 
 #[test]
+fn what_the_ledger_notes_of_a_filter_by_number_is_the_same_in_every_lake() {
+    for numbers in ["keep", "truncate", "pseudonymize"] {
+        let privacy =
+            format!("[privacy]\nnumbers = \"{numbers}\"\nkey = {{ env = \"PRIVACY\" }}\n");
+        let (_server, workplace) = workplace(&privacy);
+        workplace.reconfigure("[source]\n", "[source]\nfrom_search = \"13025550101\"\n");
+        let ran = run(&workplace, &[]);
+        assert_eq!(ran.status, 0, "{numbers}: {ran:?}");
+        let entry = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
+        let entry: Value = serde_json::from_slice(&std::fs::read(entry).unwrap()).unwrap();
+        let query = entry["committed"]["asked"]["query"].as_array().unwrap();
+        let note = serde_json::json!(["from_search", "(as in lake.json)"]);
+        assert!(query.contains(&note), "{numbers}: {query:?}");
+    }
+}
+
+#[test]
 fn pages_and_exports_are_no_way_around() {
     let (workplace, server) = scripted(2, []);
     drop(server);

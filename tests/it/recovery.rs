@@ -85,6 +85,40 @@ fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
 }
 
 #[test]
+fn commands_say_what_to_do_about_a_failed_slice_and_the_lake_keeps_what_is_wrong() {
+    let (server, workplace) = serving(&calls(0, 5), 5);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    server.serve("placed", DAY, calls(0, 4), 4);
+    let problem = "the slice shrank: 4 rows now, 5 in the lake";
+    let advised = format!(
+        "{problem}. If the provider did remove calls, run: cdrlake run --from {DAY} --to {DAY} --direction placed --refresh --allow-shrink, with the other flags of this run"
+    );
+
+    let failed = workplace.run_day(&[&["--refresh"], PLACED].concat());
+    assert_eq!(failed.status, 1);
+    let report = failed.json();
+    assert_eq!(report["slices"][0]["error"], advised);
+    assert_eq!(report["slices"][0]["reason"], "shrank");
+    assert_eq!(failed.stderr.matches(&advised).count(), 1, "{failed:?}");
+
+    let run = report["run"].as_str().unwrap();
+    let kept = workplace.path(format!("lake/_cdrlake/runs/{run}.json"));
+    let kept: serde_json::Value = serde_json::from_slice(&std::fs::read(kept).unwrap()).unwrap();
+    assert_eq!(kept["slices"][0]["error"], problem);
+    let (_, entry) = ledger(&workplace, "placed");
+    assert_eq!(entry["failed"]["problem"], problem);
+    assert_eq!(entry["failed"]["reason"], "shrank");
+
+    for format in ["text", "json"] {
+        for command in ["status", "verify"] {
+            let of_day = ["--from", DAY, "--to", DAY, "--direction", "placed"];
+            let told = workplace.run(&[&[command, "--format", format], &of_day[..]].concat());
+            assert!(told.stdout.contains(&advised), "{command} {told:?}");
+        }
+    }
+}
+
+#[test]
 fn a_damaged_slice_is_due_again() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     assert_eq!(workplace.run_day(PLACED).status, 0);

@@ -419,6 +419,7 @@ mod tests {
             run: mark.run().to_owned(),
             at: Timestamp::now(),
             problem: "it broke".to_owned(),
+            reason: None,
         };
         lake.fail(mark, &*lease, before, failure, None, lake.privacy())
             .await

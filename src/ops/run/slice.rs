@@ -18,7 +18,7 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
 use crate::config::{Reconcile, Via, broken_records};
 use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, joined, thousands};
-use crate::lake::ledger::{Commit, Failure, State, new_token};
+use crate::lake::ledger::{Commit, Failure, Reason, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LakeError, LedgerEntry, PublishedFile, StagedSlice, TableChange, is_intact};
 use crate::ops::days::{is_from_the_future, lookback_from, state_of};
@@ -37,15 +37,11 @@ enum SliceError {
     Fetch(#[from] FetchError),
     #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
     Unaccounted(Counts),
-    #[error(
-        "{problem}. The first: {first}. `cdrlake rejects --lake {lake}` shows them; they lie in {path}"
-    )]
+    #[error("{problem}. The first: {first}")]
     TooManyRejects {
         problem: String,
         /// Where the first stands, and why it is one.
         first: String,
-        lake: String,
-        path: String,
     },
     #[error(
         "{far} of {rows} rows lie more than {FAR_OUTSIDE_HOURS} hours outside {day}: these are another day's calls, and the lake keeps what it has. Run again later, and ask the provider if it stays"
@@ -55,31 +51,18 @@ enum SliceError {
         rows: u64,
         day: jiff::civil::Date,
     },
-    #[error(
-        "{mismatch}. Run again later, and ask the provider if it stays. {}Set quality.reconcile to \"warn\" to take the slice as it is",
-        if *list_may_help { "If only the export is short, --via pages reads the list instead. " } else { "" }
-    )]
+    #[error("{mismatch}. Run again later, and ask the provider if it stays")]
     Mismatch {
         mismatch: String,
+        /// Whether the list, which was not asked for, may have more.
         list_may_help: bool,
     },
-    #[error(
-        "{mismatch}. {}Set quality.reconcile to \"warn\" to take it from the export as it is",
-        if *is_known { "The export does not hold the day as the provider has it now (unless it is of the other direction, or of another account): `cdrlake run` fetches it. " } else { "" }
-    )]
+    #[error("{mismatch}")]
     ExportMismatch { mismatch: String, is_known: bool },
+    #[error("the slice shrank: {} now, {before} in the lake", counted(*now, "row", "rows"))]
+    Shrank { now: u64, before: u64 },
     #[error(
-        "the slice shrank: {} now, {before} in the lake. If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run",
-        counted(*now, "row", "rows")
-    )]
-    Shrank {
-        now: u64,
-        before: u64,
-        day: jiff::civil::Date,
-        direction: crate::cdr::slice::Direction,
-    },
-    #[error(
-        "the slice shrank: the export has {} of it, the lake {before}. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's",
+        "the slice shrank: the export has {} of it, the lake {before}",
         counted(*now, "row", "rows")
     )]
     ExportShrank { now: u64, before: u64 },
@@ -104,6 +87,26 @@ impl SliceError {
             Self::Write(_) => Fate::StopRun(Obstacle::Lake),
             Self::Lake(error) => error.fate(),
             _ => Fate::FailSlice,
+        }
+    }
+
+    /// Its kind, where there is something to do about it.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::TooManyRejects { .. } => Some(Reason::TooManyRejects),
+            Self::Mismatch { list_may_help, .. } => Some(if *list_may_help {
+                Reason::ShortAnswer
+            } else {
+                Reason::Mismatch
+            }),
+            Self::ExportMismatch { is_known, .. } => Some(if *is_known {
+                Reason::OtherExport
+            } else {
+                Reason::UnprovenExport
+            }),
+            Self::Shrank { .. } => Some(Reason::Shrank),
+            Self::ExportShrank { .. } => Some(Reason::ShorterExport),
+            _ => None,
         }
     }
 }
@@ -161,7 +164,9 @@ pub(super) async fn process(
             if is_disk_full(&error) {
                 text = format!("{text}. {MAKE_ROOM}");
             }
-            if !stops_the_run(context, &error, &text).await {
+            report.reason = error.reason();
+            // Whoever observes says it where there is something to do about it, with that.
+            if !stops_the_run(context, &error, &text).await && report.reason.is_none() {
                 tracing::error!(slice = slice.to_string(), "{text}");
             }
             report.error = Some(text);
@@ -182,11 +187,7 @@ async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> boo
         (_, SliceError::Fetch(_)) if context.source.is_cut_off() => Obstacle::Source,
         _ => return false,
     };
-    let mut text = text.to_owned();
-    if context.source.is_cut_off() && context.source.is_fixed() && obstacle == Obstacle::Source {
-        text.push_str(". --reconcile off loads the export without asking for counts");
-    }
-    context.stop(&Stop::at(obstacle, text));
+    context.stop(&Stop::at(obstacle, text.to_owned()));
     true
 }
 
@@ -327,6 +328,7 @@ async fn record_failure(
         run: context.run.clone(),
         at: Timestamp::now(),
         problem: context.printable(&chain(error)),
+        reason: error.reason(),
     };
     if let Err(error) = context
         .lake
@@ -600,12 +602,9 @@ async fn judge(
         return Err(SliceError::Unaccounted(counts.clone()));
     }
     if let Some(problem) = quality.refuses_rejects(counts) {
-        let path = in_lake(context, &layout::failed_rejects_file(slice));
         return Err(SliceError::TooManyRejects {
             problem,
             first: converted.first_reject.clone().unwrap_or_default(),
-            lake: context.config.lake.url.to_string(),
-            path,
         });
     }
     let far = converted.far_outside_day;
@@ -648,8 +647,6 @@ async fn judge(
             return Err(SliceError::Shrank {
                 now: counts.rows,
                 before: rows_before,
-                day: slice.day,
-                direction: slice.direction,
             });
         }
     }

@@ -111,6 +111,7 @@ async fn varied_lake() -> Lake {
             run: "run".to_owned(),
             at: Timestamp::UNIX_EPOCH,
             problem: "broken".to_owned(),
+            reason: None,
         });
     })
     .await;

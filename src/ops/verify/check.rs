@@ -195,9 +195,12 @@ pub(super) async fn look(
         }
         file => file?,
     };
+    let reason = entry.failed.as_ref().and_then(|failed| failed.reason);
     let mut add = |fault, path: &Path, problem: &str| {
-        let finding = Finding::new(fault, slice, path, problem);
-        examined.findings.push(finding);
+        examined.findings.push(Finding {
+            reason: reason.filter(|_| fault == Fault::Failed),
+            ..Finding::new(fault, slice, path, problem)
+        });
     };
     match condition {
         Condition::Sound => {}

@@ -24,6 +24,7 @@ use super::{Error, Observer, open};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::Lake;
+use crate::lake::ledger::Reason;
 use crate::source::Source;
 use crate::store::layout;
 pub use check::{slices, verify_slices};
@@ -97,6 +98,9 @@ pub struct Finding {
     pub path: String,
     /// What is wrong with it, in words.
     pub problem: String,
+    /// The kind of that, where there is something to do about it besides fetching again.
+    #[serde(skip)]
+    pub reason: Option<Reason>,
 }
 
 /// How a finding is mended.
@@ -117,6 +121,7 @@ impl Finding {
             slice: Some(slice),
             path: path.to_string(),
             problem: problem.into(),
+            reason: None,
         }
     }
 
@@ -126,6 +131,7 @@ impl Finding {
             slice: None,
             path: path.to_string(),
             problem: problem.to_owned(),
+            reason: None,
         }
     }
 
