@@ -16,7 +16,7 @@ use super::{
 use crate::cdr::slice::Direction;
 use crate::config::{Config, Reconcile};
 use crate::error::{chain, is_disk_full};
-use crate::ops::load::{Load, filter};
+use crate::ops::load::Load;
 use crate::source::Source;
 use crate::source::files::{ExportError, Input, Undated};
 use crate::source::wavix::Api;
@@ -120,7 +120,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
 /// The key with which the provider is asked for its counts.
 fn api_key(config: &Config) -> Result<SecretString, CommandError> {
     config.api_key().map_err(|error| {
-        let way_out = match filter(config) {
+        let way_out = match config.source.changed_filter() {
             // Only counts can tell that the export is of this lake.
             Some(_) => "",
             None => {

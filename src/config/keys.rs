@@ -9,6 +9,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use toml::Value;
 use url::Url;
 
+use super::filters::filters;
 use super::secrets::key_source;
 use super::settings::Settings;
 use super::{
@@ -205,12 +206,7 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
             )?
             .unwrap_or(Via::Stream),
         directions: directions.unwrap_or_else(|| Direction::ALL.to_vec()),
-        disposition: settings
-            .get("source.disposition", values::text)?
-            .unwrap_or_else(|| "all".to_owned()),
-        sip_trunk: settings.get("source.sip_trunk", values::text)?,
-        from_search: settings.get("source.from_search", values::text)?,
-        to_search: settings.get("source.to_search", values::text)?,
+        filters: filters(settings)?,
         requests: settings
             .get("source.requests", values::integer(1))?
             .unwrap_or(4),

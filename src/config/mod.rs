@@ -1,5 +1,6 @@
 //! The configuration: `pipeline.toml`, variables and flags, validated once.
 
+mod filters;
 mod keys;
 mod secrets;
 mod settings;
@@ -21,7 +22,7 @@ use crate::TOOL;
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
-use crate::lake::identity::{FORMAT, Identity};
+use crate::lake::identity::{FORMAT, Filter, Identity};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::options::ParquetOptions;
 use crate::store::location::Location;
@@ -60,10 +61,8 @@ pub struct SourceConfig {
     pub api_key: Option<KeySource>,
     pub via: Via,
     pub directions: Vec<Direction>,
-    pub disposition: String,
-    pub sip_trunk: Option<String>,
-    pub from_search: Option<String>,
-    pub to_search: Option<String>,
+    /// Those that are set or have a default, each of which is a key.
+    pub filters: Vec<Filter>,
     pub requests: usize,
     /// `None` for no limit.
     pub requests_per_minute: Option<NonZeroU32>,
@@ -252,18 +251,15 @@ impl Config {
         let numbers = self.privacy.numbers;
         let columns = privacy.modes().by_column();
         let others = columns.into_iter().filter(|(_, mode)| *mode != numbers);
+        let mut filters = self.source.filters.clone();
         // In a lake without numbers there is none of the filter either.
-        let filter = |number: &Option<String>| {
-            let number = number.as_deref();
-            number.map(|number| privacy.hide_filter(number))
-        };
+        for filter in filters.iter_mut().filter(|filter| filter.is_number) {
+            filter.value = privacy.hide_filter(&filter.value);
+        }
         Identity {
             format: FORMAT,
             account: self.lake.account.clone(),
-            disposition: self.source.disposition.clone(),
-            sip_trunk: self.source.sip_trunk.clone(),
-            from_search: filter(&self.source.from_search),
-            to_search: filter(&self.source.to_search),
+            source: filters,
             privacy: numbers.as_str().to_owned(),
             privacy_columns: others
                 .map(|(column, mode)| (column.to_owned(), mode.as_str().to_owned()))
@@ -282,7 +278,7 @@ impl Config {
     pub fn privacy(&self, needs_key: bool) -> Result<Privacy, ConfigError> {
         let modes = self.privacy.modes;
         // A lake without numbers knows the filter that it was made with by its hash.
-        let has_filter = self.source.from_search.is_some() || self.source.to_search.is_some();
+        let has_filter = self.source.number_filters().next().is_some();
         let needs_key = needs_key
             || modes.include(Mode::Pseudonymize)
             || (has_filter && modes.include(Mode::Truncate));

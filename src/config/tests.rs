@@ -34,7 +34,6 @@ pub(super) fn problem(text: &str) -> String {
 fn a_lake_is_all_that_has_to_be_named() {
     let config = load("lake.url = './lake'").unwrap();
     assert_eq!(config.source.url.as_str(), "https://api.wavix.com/");
-    assert_eq!(config.source.disposition, "all");
     assert_eq!(config.source.directions, Direction::ALL);
     assert_eq!((config.source.requests, config.source.max_attempts), (4, 8));
     assert_eq!(config.window.start, None);
@@ -299,6 +298,27 @@ fn a_path_that_only_a_shell_understands_is_refused_with_the_one_that_was_meant()
 }
 
 #[test]
+fn a_filter_leaves_calls_out_unless_it_is_at_its_default() {
+    let source = |toml: &str| load(&format!("lake.url = 'x'\n{toml}")).unwrap().source;
+    let unset = source("");
+    let filters = unset.filters.iter();
+    let filters: Vec<_> = filters.map(|it| (&*it.name, &*it.value)).collect();
+    assert_eq!(filters, [("disposition", "all")]);
+    assert_eq!(unset.changed_filter(), None);
+    for (name, is_number) in [
+        ("disposition", false),
+        ("sip_trunk", false),
+        ("from_search", true),
+        ("to_search", true),
+    ] {
+        let set = source(&format!("source.{name} = '1302'"));
+        assert_eq!(set.changed_filter(), Some(name));
+        let numbers: Vec<_> = set.number_filters().map(|it| &*it.value).collect();
+        assert_eq!(numbers, vec!["1302"; usize::from(is_number)], "{name}");
+    }
+}
+
+#[test]
 fn a_lake_is_another_one_with_other_pseudonyms() {
     let key = |key: &str| PrivacyKey::try_new(&key.repeat(4)).unwrap();
     let identity = |toml: &str, key: Option<PrivacyKey>| {
@@ -317,7 +337,7 @@ fn a_lake_is_another_one_with_other_pseudonyms() {
         "privacy.numbers = 'pseudonymize'\nprivacy.extra = 'keep'",
         Some(key("0123456789")),
     );
-    assert_eq!(keep.from_search.as_deref(), Some("13025550101"));
+    assert_eq!(keep.source[1].value, "13025550101");
     for hidden in [&truncate, &first] {
         assert!(!serde_json::to_string(hidden).unwrap().contains("5550101"));
     }
@@ -329,10 +349,10 @@ fn a_lake_is_another_one_with_other_pseudonyms() {
         (&keep, &keep, None),
     ] {
         let found = wanted.difference(existing).map(|(key, ..)| key);
-        assert_eq!(found, expected);
+        assert_eq!(found.as_deref(), expected);
     }
     let without = |mut identity: Identity| {
-        identity.from_search = None;
+        identity.source.clear();
         identity
     };
     let (first, second) = (without(first), without(second));

@@ -37,7 +37,7 @@ pub enum LakeError {
     )]
     OtherLake {
         /// The key that differs.
-        key: &'static str,
+        key: String,
         /// What the lake has.
         existing: String,
         /// What the configuration has.

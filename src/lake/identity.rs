@@ -20,14 +20,8 @@ pub struct Identity {
     pub format: u32,
     /// `lake.account`: a label for whose calls these are.
     pub account: Option<String>,
-    /// `source.disposition`.
-    pub disposition: String,
-    /// `source.sip_trunk`.
-    pub sip_trunk: Option<String>,
-    /// `source.from_search`.
-    pub from_search: Option<String>,
-    /// `source.to_search`.
-    pub to_search: Option<String>,
+    /// What the source is asked with. Which filters there are is the source's business.
+    pub source: Vec<Filter>,
     /// `privacy.numbers`.
     pub privacy: String,
     /// The columns of which the numbers become something else.
@@ -44,6 +38,17 @@ pub struct Identity {
     pub created_by: String,
 }
 
+/// A filter of the source, which has a part of the calls.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Filter {
+    /// Its key below `source.`.
+    pub name: String,
+    /// What it is set to; if it is a number, as the lake may hold it.
+    pub value: String,
+    /// Whether it is a phone number, which errors do not show.
+    pub is_number: bool,
+}
+
 impl Identity {
     /// What becomes of the numbers of a column.
     fn privacy_of(&self, column: &str) -> &str {
@@ -52,40 +57,35 @@ impl Identity {
 
     /// The first key of the configuration that makes `self`, what a run wants, another lake than
     /// `existing`: its name, what the lake has, and what the run has. Numbers are not shown.
-    pub fn difference(&self, existing: &Self) -> Option<(&'static str, String, String)> {
+    pub fn difference<'a>(&'a self, existing: &'a Self) -> Option<(String, String, String)> {
         type Value = fn(&Identity) -> Option<&str>;
-        let keys: [(&'static str, Value); 11] = [
-            ("lake.account", |lake| lake.account.as_deref()),
-            ("source.disposition", |lake| Some(&lake.disposition)),
-            ("source.sip_trunk", |lake| lake.sip_trunk.as_deref()),
-            ("source.from_search", |lake| lake.from_search.as_deref()),
-            ("source.to_search", |lake| lake.to_search.as_deref()),
-            ("privacy.numbers", |lake| Some(&lake.privacy)),
-            ("privacy.from_number", |lake| {
-                Some(lake.privacy_of("from_number"))
-            }),
-            ("privacy.to_number", |lake| {
-                Some(lake.privacy_of("to_number"))
-            }),
-            ("privacy.destination", |lake| {
-                Some(lake.privacy_of("destination"))
-            }),
-            ("privacy.extra", |lake| Some(lake.privacy_of("extra"))),
-            ("privacy.key", |lake| lake.privacy_key_id.as_deref()),
-        ];
-        let (key, value) = keys
-            .into_iter()
-            .find(|(_, value)| value(existing) != value(self))?;
-        let shown = |lake: &Self, number: &str| match value(lake) {
+        let pair = |key: &str, value: Value| (key.to_owned(), false, value(self), value(existing));
+        let filters = self.source.iter().chain(&existing.source).map(|filter| {
+            let same = |it: &&Filter| it.name == filter.name;
+            let value = |lake: &'a Self| Some(&*lake.source.iter().find(same)?.value);
+            let key = format!("source.{}", filter.name);
+            (key, filter.is_number, value(self), value(existing))
+        });
+        let columns = ["from_number", "to_number", "destination", "extra"].map(|column| {
+            let value = |lake: &'a Self| Some(lake.privacy_of(column));
+            let key = format!("privacy.{column}");
+            (key, false, value(self), value(existing))
+        });
+        let mut keys = std::iter::once(pair("lake.account", |lake| lake.account.as_deref()))
+            .chain(filters)
+            .chain([pair("privacy.numbers", |lake| Some(&lake.privacy))])
+            .chain(columns)
+            .chain([pair("privacy.key", |lake| lake.privacy_key_id.as_deref())]);
+        let (key, is_number, wanted, existing) =
+            keys.find(|(_, _, wanted, existing)| wanted != existing)?;
+        let shown = |value: Option<&str>, number: &str| match value {
             None => "(not set)".to_owned(),
-            Some(_) if key.ends_with("_search") => number.to_owned(),
+            Some(_) if is_number => number.to_owned(),
             Some(id) if key == "privacy.key" => format!("the key with the id {id}"),
             Some(text) => text.to_owned(),
         };
-        Some((
-            key,
-            shown(existing, "another number"),
-            shown(self, "one number"),
-        ))
+        let existing = shown(existing, "another number");
+        let wanted = shown(wanted, "one number");
+        Some((key, existing, wanted))
     }
 }

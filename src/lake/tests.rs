@@ -12,6 +12,7 @@ use object_store::{ObjectStoreExt, TagSet};
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
+use super::identity::Filter;
 use super::ledger::tests::commit;
 use super::ledger::{Commit, Failure, State};
 use super::runs::RunMark;
@@ -32,14 +33,19 @@ const EXPIRY: Duration = Duration::from_mins(1);
 const DEAD: &str = "20261001T120000Z-00000001";
 const SLEEPER: &str = "20261001T120000Z-00000002";
 
+fn filter(name: &str, value: &str) -> Filter {
+    Filter {
+        name: name.to_owned(),
+        value: value.to_owned(),
+        is_number: name.ends_with("_search"),
+    }
+}
+
 fn identity() -> Identity {
     Identity {
         format: FORMAT,
         account: None,
-        disposition: "all".to_owned(),
-        sip_trunk: None,
-        from_search: None,
-        to_search: None,
+        source: vec![filter("disposition", "all")],
         privacy: "keep".to_owned(),
         privacy_columns: [].into(),
         privacy_key_id: None,
@@ -224,17 +230,17 @@ async fn another_lake_is_refused_by_the_key_that_makes_it_another() {
             lake.account = Some("a".to_owned());
         }),
         ("source.disposition", "all", "busy", |lake| {
-            lake.disposition = "busy".to_owned();
+            lake.source = vec![filter("disposition", "busy")];
         }),
         ("source.sip_trunk", "(not set)", "7", |lake| {
-            lake.sip_trunk = Some("7".to_owned());
+            lake.source.push(filter("sip_trunk", "7"));
         }),
         // Numbers are not shown.
         ("source.from_search", "(not set)", "one number", |lake| {
-            lake.from_search = Some("1302".to_owned());
+            lake.source.push(filter("from_search", "1302"));
         }),
         ("source.to_search", "(not set)", "one number", |lake| {
-            lake.to_search = Some("1302".to_owned());
+            lake.source.push(filter("to_search", "1302"));
         }),
         ("privacy.numbers", "keep", "truncate", |lake| {
             lake.privacy = "truncate".to_owned();
@@ -273,10 +279,18 @@ async fn another_lake_is_refused_by_the_key_that_makes_it_another() {
                 key: found,
                 existing: has,
                 wanted: wants,
-            } => assert_eq!((found, &*has, &*wants), (key, existing, wanted)),
+            } => assert_eq!((&*found, &*has, &*wants), (key, existing, wanted)),
             error => panic!("{key}: {error}"),
         }
     }
+    // A filter that only the lake has.
+    let mut filtered = identity();
+    filtered.source.push(filter("to_search", "1302"));
+    let (key, existing, wanted) = identity().difference(&filtered).unwrap();
+    assert_eq!(
+        (&*key, &*existing, &*wanted),
+        ("source.to_search", "another number", "(not set)")
+    );
 }
 
 #[tokio::test(start_paused = true)]

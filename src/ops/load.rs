@@ -172,23 +172,10 @@ fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), Error> {
     Err(Error::Usage(problem))
 }
 
-/// The first filter of the source that is set.
-pub(crate) fn filter(config: &Config) -> Option<&'static str> {
-    let source = &config.source;
-    let filters = [
-        ("disposition", source.disposition != "all"),
-        ("sip_trunk", source.sip_trunk.is_some()),
-        ("from_search", source.from_search.is_some()),
-        ("to_search", source.to_search.is_some()),
-    ];
-    let set = filters.into_iter().find(|(_, is_set)| *is_set);
-    set.map(|(filter, _)| filter)
-}
-
 /// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
 /// it was made, and what filters match is the provider's business.
 fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
-    match filter(config) {
+    match config.source.changed_filter() {
         Some(filter) if config.quality.reconcile != Reconcile::Fail => {
             let problem = format!(
                 "source.{filter} makes this a lake of some calls, and only the provider's count tells whether an export holds just those. Leave quality.reconcile at \"fail\""

@@ -52,15 +52,12 @@ impl NumberFound {
         let with_key = config.privacy(true)?;
         let key = with_key.key().expect("it was asked for");
         let token = key.token(number);
-        let filters = [&config.source.from_search, &config.source.to_search];
-        if filters
-            .into_iter()
-            .flatten()
-            .any(|filter| key.token(filter) == token)
-        {
-            return usage(
-                "the lake is filtered by that number (source.from_search or to_search): all of it is about it, and lake.json names it. Remove the whole lake",
-            );
+        let mut filters = config.source.number_filters();
+        if let Some(filter) = filters.find(|filter| key.token(&filter.value) == token) {
+            return usage(&format!(
+                "the lake is filtered by that number (source.{}): all of it is about it, and lake.json names it. Remove the whole lake",
+                filter.name
+            ));
         }
         let privacy = with_key.suppressing([token.clone()]);
         let privacy = Arc::new(privacy.expect("there is a key"));

@@ -365,10 +365,7 @@ mod tests {
         let identity = Identity {
             format: FORMAT,
             account: None,
-            disposition: "all".to_owned(),
-            sip_trunk: None,
-            from_search: None,
-            to_search: None,
+            source: Vec::new(),
             privacy: "keep".to_owned(),
             privacy_columns: std::collections::BTreeMap::new(),
             privacy_key_id: None,

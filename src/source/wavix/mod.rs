@@ -187,7 +187,7 @@ impl Api {
         Ok(Body {
             asked: Asked {
                 url: url.to_string(),
-                query: without_numbers(query),
+                query: self.without_numbers(query),
             },
             etag: header("etag"),
             last_modified: header("last-modified"),
@@ -220,26 +220,23 @@ impl Api {
     fn query(&self, slice: Slice) -> Vec<(String, String)> {
         let day = |day: Date| day.to_string();
         let mut query = vec![
-            ("from", day(slice.day)),
-            ("to", day(slice.day)),
-            ("type", slice.direction.as_str().to_owned()),
-            // Left out, only answered calls would come.
-            ("disposition", self.config.disposition.clone()),
+            ("from".to_owned(), day(slice.day)),
+            ("to".to_owned(), day(slice.day)),
+            ("type".to_owned(), slice.direction.as_str().to_owned()),
         ];
-        let filters = [
-            ("sip_trunk", &self.config.sip_trunk),
-            ("from_search", &self.config.from_search),
-            ("to_search", &self.config.to_search),
-        ];
-        query.extend(
-            filters
-                .into_iter()
-                .filter_map(|(name, value)| Some((name, value.clone()?))),
-        );
+        let filters = self.config.filters.iter().cloned();
+        query.extend(filters.map(|filter| (filter.name, filter.value)));
         query
-            .into_iter()
-            .map(|(name, value)| (name.to_owned(), value))
-            .collect()
+    }
+
+    /// The query for the ledger, which is no place for phone numbers: `lake.json` holds the filters.
+    fn without_numbers(&self, mut query: Vec<(String, String)>) -> Vec<(String, String)> {
+        for (name, value) in &mut query {
+            if self.config.number_filters().any(|it| it.name == *name) {
+                "(as in lake.json)".clone_into(value);
+            }
+        }
+        query
     }
 
     /// Sends a request and returns a response with status 200, or one that says that there is
@@ -504,14 +501,4 @@ impl Source for Api {
     fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials
     }
-}
-
-/// The query for the ledger, which is no place for phone numbers: `lake.json` holds the filters.
-fn without_numbers(mut query: Vec<(String, String)>) -> Vec<(String, String)> {
-    for (name, value) in &mut query {
-        if name.ends_with("_search") {
-            "(as in lake.json)".clone_into(value);
-        }
-    }
-    query
 }
