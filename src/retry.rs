@@ -60,7 +60,7 @@ impl Again {
     }
 }
 
-/// What stood in the way. All but the first have a limit of their own, [`FEW_ATTEMPTS`], for what
+/// What stood in the way. All but the first have a limit of their own, `FEW_ATTEMPTS`, for what
 /// may be a passing whim of the server, or may stay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setback {

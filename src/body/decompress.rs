@@ -110,7 +110,7 @@ pub enum DecompressError {
     },
 }
 
-/// Decompresses one body. See the [module](self) for what is an error.
+/// Decompresses one body. See the module for what is an error.
 pub struct Decompressor {
     encoding: Encoding,
     /// Of the member or frame that is under way.

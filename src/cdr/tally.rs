@@ -92,7 +92,7 @@ pub struct Totals {
     pub charge_usd: AmountSum,
     /// Forwarding fees, in US dollars.
     pub forward_fee_usd: AmountSum,
-    /// Rows by disposition; [`NO_DISPOSITION`] for rows that have none.
+    /// Rows by disposition; `NO_DISPOSITION` for rows that have none.
     pub by_disposition: BTreeMap<String, u64>,
 }
 

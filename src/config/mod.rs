@@ -191,7 +191,7 @@ pub struct LimitsConfig {
 pub(crate) type Overrides = Vec<(&'static str, String, &'static str)>;
 
 impl Config {
-    /// Reads the configuration: `file`, or [`DEFAULT_FILE`] if there is one, then the environment,
+    /// Reads the configuration: `file`, or `pipeline.toml` if there is one, then the environment,
     /// then `overrides`.
     ///
     /// # Errors

@@ -28,7 +28,7 @@ pub enum LakeError {
     NewerFormat {
         /// Which file.
         path: Path,
-        /// Its [format](FORMAT).
+        /// Its format.
         found: u32,
     },
     /// The configuration describes another lake.

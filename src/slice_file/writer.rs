@@ -339,7 +339,7 @@ pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
 /// Footer of the Parquet file at `path`, without its page index.
 ///
 /// # Errors
-/// [`WriteError`] if it cannot be opened or is not a whole Parquet file.
+/// `WriteError` if it cannot be opened or is not a whole Parquet file.
 pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
     ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new())
         .map_err(|source| error(path, "read", source))

@@ -157,7 +157,7 @@ impl Input {
     /// can be opened only once.
     ///
     /// # Errors
-    /// [`ExportError::Input`] if it cannot, [`ExportError::Directory`] if it is one.
+    /// `ExportError::Input` if it cannot, `ExportError::Directory` if it is one.
     pub fn check(&self) -> Result<(), ExportError> {
         match self {
             Self::File(path) if path.is_dir() => {

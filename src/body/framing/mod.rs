@@ -183,7 +183,7 @@ pub enum Format {
     /// JSON, one record a line. Whatever the first line looks like, it is no list and no header.
     Lines,
     /// [RFC 4180](https://www.rfc-editor.org/rfc/rfc4180) with a header line, whatever
-    /// [`Separator`] stands in that.
+    /// `Separator` stands in that.
     Csv,
 }
 
@@ -217,7 +217,7 @@ impl Format {
     }
 }
 
-/// Splits a body into records. See the [module](self) for layouts and limits.
+/// Splits a body into records. See the module for layouts and limits.
 #[derive(Debug)]
 pub struct Framer {
     max_record_bytes: usize,

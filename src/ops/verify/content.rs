@@ -107,7 +107,7 @@ pub struct Content {
 /// Reads every row of a slice's file. Memory: one batch.
 ///
 /// # Errors
-/// [`WriteError`] if it cannot be read, or is another slice's.
+/// `WriteError` if it cannot be read, or is another slice's.
 pub fn read_back(path: &FilePath, slice: Slice) -> Result<Content, WriteError> {
     let (mut digest, mut hasher) = (Digest::default(), RowHasher::new(slice));
     // Which rows lie outside the day depends on the configuration of the run that fetched them.

@@ -15,7 +15,7 @@ use super::sort::{ExternalSorter, Sorted};
 /// within them equal rows, and within those puts the first row first.
 const KEY_BYTES: usize = 8 + 16 + 8;
 
-/// Compares the rows of a slice whose ids are there twice. Memory: see [`ExternalSorter`].
+/// Compares the rows of a slice whose ids are there twice. Memory: see `ExternalSorter`.
 #[derive(Debug)]
 pub struct DuplicateFinder {
     directory: PathBuf,

@@ -201,7 +201,7 @@ pub struct BucketOptions {
     /// A larger file is uploaded in parts. One of up to this size is held in memory while it is
     /// uploaded.
     pub single_put_bytes: u64,
-    /// Size of a part. [`super::PARTS_IN_FLIGHT`] of them are in memory at a time.
+    /// Size of a part. `super::PARTS_IN_FLIGHT` of them are in memory at a time.
     pub part_bytes: usize,
     /// How long a lease bars others after its holder was last seen alive.
     pub lease: Duration,
