@@ -11,17 +11,18 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 case ${1:-} in
   # These two add to types of the rooms below them, which only the same crate may.
-  cdr) below="" rooms="privacy error cdr simulator" files='src/cdr/**' tests=cdr:: ;;
+  cdr) below="" rooms="privacy error retry cdr simulator" files='src/cdr/**' tests=cdr:: ;;
   body)
-    below="" rooms="privacy error cdr body slice_file simulator"
+    below="" rooms="privacy error retry cdr body slice_file simulator"
     files='src/body/**' tests=body:: ;;
   lease)
-    below="privacy error cdr body slice_file" rooms="store lake"
+    below="privacy error retry cdr body slice_file" rooms="store lake"
     files=src/store/bucket/lease.rs tests=store::bucket::lease ;;
   lake)
-    below="privacy error cdr body slice_file store" rooms="lake" files='src/lake/**' tests=lake:: ;;
+    below="privacy error retry cdr body slice_file store" rooms="lake"
+    files='src/lake/**' tests=lake:: ;;
   plan)
-    below="privacy error cdr body slice_file store" rooms="lake config source ops"
+    below="privacy error retry cdr body slice_file store" rooms="lake config source ops"
     files='src/ops/{plan,days}.rs' tests=ops:: ;;
   *) sed -n '2,9s/^# \?//p' "$0"; exit 2 ;;
 esac
