@@ -84,8 +84,8 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
              {program} simulate      # the same API on a port; its key is demo\n  \
              {program} run --help    # and README.md, for a real account\n",
             table.render(),
-            thousands(proven.sums.rows),
-            dollars(proven.sums.charge),
+            thousands(proven.rows),
+            dollars(proven.totals.charge_usd),
         )
         .as_bytes(),
     )

@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use super::{Faults, Generator, KeyOrder, Simulator};
-use crate::cdr::amount::AmountSum;
 use crate::cdr::slice::Slice;
+use crate::cdr::tally::Totals;
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::ledger::Commit;
@@ -45,8 +45,10 @@ pub(crate) struct Demo {
 pub(crate) struct Proven {
     /// Every slice.
     pub commits: Vec<(Slice, Commit)>,
-    /// What they hold together.
-    pub sums: Sums,
+    /// Their rows.
+    pub rows: u64,
+    /// Sums over the rows.
+    pub totals: Totals,
 }
 
 impl Demo {
@@ -138,8 +140,12 @@ impl Demo {
             Ok((slice, commit))
         });
         let commits: Vec<(Slice, Commit)> = commits.collect::<Result<_, Error>>()?;
-        let sums = prove(lake, &self.generator, &commits).await?;
-        Ok(Proven { commits, sums })
+        let (rows, totals) = prove(lake, &self.generator, &commits).await?;
+        Ok(Proven {
+            commits,
+            rows,
+            totals,
+        })
     }
 }
 
@@ -149,26 +155,13 @@ impl Drop for Demo {
     }
 }
 
-/// What a slice, or several, hold.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sums {
-    /// Calls.
-    pub rows: u64,
-    /// Seconds talked.
-    pub seconds: i64,
-    /// Charges, in US dollars.
-    pub charge: AmountSum,
-    /// Fees of forwarding, in US dollars.
-    pub forward_fee: AmountSum,
-}
-
 /// Reads every file back and compares it with the ledger, by digest, and with the calls that the
-/// simulator makes, by sums.
+/// simulator makes, by sums. How many rows there are, and what they sum up to.
 async fn prove(
     lake: &Lake,
     generator: &Generator,
     commits: &[(Slice, Commit)],
-) -> Result<Sums, Error> {
+) -> Result<(u64, Totals), Error> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let proofs = stream::iter(commits).map(|(slice, commit)| async move {
         let (slice, commit, generator) = (*slice, commit.clone(), generator.clone());
@@ -178,7 +171,7 @@ async fn prove(
                 slice,
                 problem: problem.to_owned(),
             };
-            let mut found = Sums::default();
+            let mut found = (0, Totals::default());
             if commit.file.is_some() {
                 let copy = copy.ok_or_else(|| wrong("its file is gone"))?;
                 let content = read_back(&copy.path, slice)
@@ -186,12 +179,7 @@ async fn prove(
                 if content.digest != commit.digest {
                     return Err(wrong("the file does not hold what its ledger entry says"));
                 }
-                found = Sums {
-                    rows: content.counts.rows,
-                    seconds: content.totals.duration_seconds,
-                    charge: content.totals.charge_usd,
-                    forward_fee: content.totals.forward_fee_usd,
-                };
+                found = (content.counts.rows, content.totals);
             }
             if found != generated(&generator, slice) {
                 return Err(wrong("the file does not hold what the simulator sent"));
@@ -200,32 +188,28 @@ async fn prove(
         });
         proof.await.expect("proving does not panic")
     });
-    let add = |sum: Sums, one: Sums| {
-        let mut sum = Sums {
-            rows: sum.rows + one.rows,
-            seconds: sum.seconds + one.seconds,
-            ..sum
-        };
-        sum.charge.merge(one.charge);
-        sum.forward_fee.merge(one.forward_fee);
-        std::future::ready(Ok(sum))
-    };
-    proofs
-        .buffer_unordered(threads)
-        .try_fold(Sums::default(), add)
-        .await
+    let mut sum = (0, Totals::default());
+    let mut proofs = std::pin::pin!(proofs.buffer_unordered(threads));
+    while let Some((rows, totals)) = proofs.try_next().await? {
+        sum.0 += rows;
+        sum.1.merge(&totals);
+    }
+    Ok(sum)
 }
 
-fn generated(generator: &Generator, slice: Slice) -> Sums {
-    let mut sums = Sums {
-        rows: generator.count(slice, Timestamp::now()),
-        ..Sums::default()
-    };
-    for index in 0..sums.rows {
+/// How many calls the simulator makes of a slice, and what they sum up to.
+fn generated(generator: &Generator, slice: Slice) -> (u64, Totals) {
+    let calls = generator.count(slice, Timestamp::now());
+    let mut totals = Totals::default();
+    for index in 0..calls {
         let call = generator.call(slice, index);
-        sums.seconds += i64::from(call.duration_seconds);
-        sums.charge.add(call.charge);
-        sums.forward_fee.add(call.forward_fee.unwrap_or_default());
+        totals.duration_seconds += i64::from(call.duration_seconds);
+        totals.charge_usd.add(call.charge);
+        totals
+            .forward_fee_usd
+            .add(call.forward_fee.unwrap_or_default());
+        let same = totals.by_disposition.entry(call.disposition.to_owned());
+        *same.or_default() += 1;
     }
-    sums
+    (calls, totals)
 }

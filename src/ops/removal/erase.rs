@@ -23,6 +23,7 @@ use crate::lake::ledger::{Commit, State, new_token};
 use crate::lake::report::{Change, RunReport, SliceOutcome, SliceReport};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, TableChange, is_intact};
 use crate::ops::run::reports::reports;
+use crate::ops::thread::on_thread;
 use crate::privacy::{Privacy, Token};
 use crate::slice_file::convert::{ConvertError, ConvertOptions, Converted, Converter};
 use crate::slice_file::rejects::{RejectsWriter, read_rejects};
@@ -155,7 +156,7 @@ async fn look(lake: &Lake, slice: Slice, privacy: &Arc<Privacy>) -> Result<Holdi
     };
     if let Some(copy) = lake.table().local_copy(slice).await? {
         let privacy = Arc::clone(privacy);
-        holding.rows = on_thread(move || {
+        holding.rows = aside(move || {
             let mut rows = 0;
             read_rows(&copy.path, slice, |record| {
                 rows += u64::from(privacy.suppresses(record));
@@ -171,7 +172,7 @@ async fn look(lake: &Lake, slice: Slice, privacy: &Arc<Privacy>) -> Result<Holdi
     ] {
         if let Some(copy) = lake.local_copy(&path).await? {
             let privacy = Arc::clone(privacy);
-            holding.rejects += on_thread(move || {
+            holding.rejects += aside(move || {
                 let mut rejects = 0;
                 read_rejects(&copy.path, |reject| {
                     rejects += u64::from(privacy.suppresses_text(&reject.shown()));
@@ -185,12 +186,11 @@ async fn look(lake: &Lake, slice: Slice, privacy: &Arc<Privacy>) -> Result<Holdi
     Ok(holding)
 }
 
-async fn on_thread<T: Send + 'static>(
+/// Does blocking work, whose panic is an error like any other.
+async fn aside<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, EraseError> + Send + 'static,
 ) -> Result<T, EraseError> {
-    // A reader may panic on a file that somebody damaged.
-    let done = tokio::task::spawn_blocking(work).await;
-    done.unwrap_or(Err(EraseError::Panic))
+    on_thread(work).await.unwrap_or(Err(EraseError::Panic))
 }
 
 /// What an erasure ended with.
@@ -447,7 +447,7 @@ impl Eraser<'_> {
         let table_changed = spool.is_some() || before.entry.pending.is_some();
         if let Some(converted) = spool {
             let metadata = commit.file_metadata(slice);
-            let file = on_thread(move || Ok(converted.write_footer(metadata)?)).await?;
+            let file = aside(move || Ok(converted.write_footer(metadata)?)).await?;
             change = file.into();
         }
         let staged = lake.stage(slice, change, rejects).await?.keeping_failure();
@@ -481,7 +481,7 @@ impl Eraser<'_> {
             };
         }
         let checksum = match lake.table().local_copy(slice).await? {
-            Some(copy) => Some(on_thread(move || Ok(checksum_of(&copy.path)?)).await?),
+            Some(copy) => Some(aside(move || Ok(checksum_of(&copy.path)?)).await?),
             None => None,
         };
         let is_it =
@@ -522,7 +522,7 @@ impl Eraser<'_> {
         let Some(copy) = lake.table().local_copy(slice).await? else {
             return Err(EraseError::Uncertain);
         };
-        let converted = on_thread(move || {
+        let converted = aside(move || {
             let mut converter = Converter::try_new(options)?;
             let read = read_rows(&copy.path, slice, |record| converter.keep(record));
             match read {
@@ -572,7 +572,7 @@ async fn rejects_left(
     let Slice { direction, day } = slice;
     let spool: PathBuf = lake.spool_dir().join(format!("{direction}-{day}.{name}"));
     let privacy = Arc::clone(privacy);
-    on_thread(move || {
+    aside(move || {
         let (mut writer, mut dropped) = (RejectsWriter::new(spool), 0);
         read_rejects(&copy.path, |reject| {
             if privacy.suppresses_text(&reject.shown()) {

@@ -16,6 +16,7 @@ use crate::config::QualityConfig;
 use crate::error::{chain, counted};
 use crate::lake::ledger::{Commit, State};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, PublishedFile, Table, is_intact};
+use crate::ops::thread::on_thread;
 use crate::slice_file::writer::{checksum_of, slice_named_in};
 use crate::store::layout;
 use crate::store::{LeaseState, ObjectState};
@@ -281,13 +282,6 @@ pub(super) async fn look(
         }
     }
     Ok(examined)
-}
-
-/// Runs blocking work; `None` if it panics, as a reader may on a file that somebody damaged.
-pub(super) async fn on_thread<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Option<T> {
-    tokio::task::spawn_blocking(work).await.ok()
 }
 
 /// The rows of the slice's file if it is what its commit says, or what is wrong with it.

@@ -2,11 +2,12 @@
 
 use object_store::path::Path;
 
-use super::check::{examine, look, on_thread};
+use super::check::{examine, look};
 use super::{Fault, Finding, Scope};
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::State;
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, TableFiles};
+use crate::ops::thread::on_thread;
 use crate::slice_file::writer::slice_named_in;
 use crate::store::layout;
 
