@@ -166,7 +166,7 @@ pub enum CsvRow<'a> {
 #[derive(Debug, Default)]
 pub struct CsvRows {
     /// The columns of the last header, once one was read.
-    columns: Vec<Column>,
+    columns: Vec<HeaderColumn>,
     /// Which of them is `date`.
     date: usize,
     /// That header, which stands again where files were put one behind the other.
@@ -177,7 +177,7 @@ pub struct CsvRows {
 }
 
 #[derive(Debug)]
-struct Column {
+struct HeaderColumn {
     field: Option<Field>,
     /// Whether its name says that its times are of UTC.
     is_utc: bool,
@@ -297,13 +297,13 @@ impl CsvRows {
     }
 
     /// Takes a header, by whose columns the lines behind it are read.
-    fn begin(&mut self, header: &[u8], columns: Vec<Column>) {
+    fn begin(&mut self, header: &[u8], columns: Vec<HeaderColumn>) {
         for field in fields_without_column(&columns) {
             if !self.missing.contains(&field) {
                 self.missing.push(field);
             }
         }
-        let is_date = |column: &Column| column.field == Some(Field::Date);
+        let is_date = |column: &HeaderColumn| column.field == Some(Field::Date);
         self.date = columns.iter().position(is_date).unwrap_or_default();
         self.columns = columns;
         header.clone_into(&mut self.header);
@@ -368,7 +368,7 @@ fn is_spaced_header(line: &[u8]) -> bool {
 }
 
 /// Fields for which there is no column, and none for their alias.
-fn fields_without_column(columns: &[Column]) -> impl Iterator<Item = &'static str> {
+fn fields_without_column(columns: &[HeaderColumn]) -> impl Iterator<Item = &'static str> {
     let has = |field: &Field| columns.iter().any(|column| column.field == Some(*field));
     let missing = COLUMNS
         .iter()
@@ -384,12 +384,12 @@ pub(crate) fn describe_missing(fields: &[&str]) -> String {
     )
 }
 
-fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
+fn columns(cells: Cells<'_>) -> Result<Vec<HeaderColumn>, HeaderError> {
     if cells.count() > MAX_CELLS {
         let columns = cells.count();
         return Err(HeaderError::TooManyColumns { columns });
     }
-    let mut columns: Vec<Column> = Vec::with_capacity(cells.count());
+    let mut columns: Vec<HeaderColumn> = Vec::with_capacity(cells.count());
     let (mut found, mut keys) = (Vec::new(), HashMap::new());
     // A field's own name makes other names of it unknown ones.
     let mut best = [Likeness::Synonym; Field::ALL.len()];
@@ -414,7 +414,7 @@ fn columns(cells: Cells<'_>) -> Result<Vec<Column>, HeaderError> {
         let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
         let is_utc = meant.is_some_and(|(_, likeness)| likeness == Likeness::Utc);
         let is_bare = field.is_some_and(|field| field.column().kind == Kind::Seconds);
-        columns.push(Column {
+        columns.push(HeaderColumn {
             field,
             is_utc,
             is_bare,

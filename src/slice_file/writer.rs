@@ -259,18 +259,11 @@ impl SpooledRows {
             ));
             return Err(error(&self.file.path, "verify", source));
         }
-        let verify = |source| WriteError::Io {
+        let path = self.file.path.to_path_buf();
+        SpoolFile::of(self.file.path, self.file.rows).map_err(|source| WriteError::Io {
             action: "verify",
-            path: self.file.path.to_path_buf(),
+            path,
             source,
-        };
-        let bytes = std::fs::metadata(&self.file.path).map_err(verify)?.len();
-        let checksum = checksum_of(&self.file.path).map_err(verify)?;
-        Ok(SpoolFile {
-            path: self.file.path,
-            rows: self.file.rows,
-            bytes,
-            checksum,
         })
     }
 
