@@ -22,7 +22,7 @@ case ${1:-} in
     below="privacy error retry cdr body slice_file store" rooms="lake"
     files='src/lake/**' tests=lake:: ;;
   plan)
-    below="privacy error retry cdr body slice_file store" rooms="lake config source ops"
+    below="privacy error retry cdr body slice_file store" rooms="lake config warehouse source ops"
     files='src/ops/{plan,days}.rs' tests=ops:: ;;
   *) sed -n '2,9s/^# \?//p' "$0"; exit 2 ;;
 esac

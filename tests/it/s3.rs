@@ -122,6 +122,8 @@ impl Bucket {
             storage_class: None,
             tags: TagSet::default(),
         };
+        // A client of the test's own. Already installed is as good.
+        drop(rustls::crypto::ring::default_provider().install_default());
         let bucket = AmazonS3Builder::new()
             .with_endpoint(format!("http://{}", self.server))
             .with_allow_http(true)
