@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
-use object_store::{ObjectStoreExt, TagSet};
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,7 @@ use crate::cdr::slice::{Direction, parse_day};
 use crate::privacy::{Modes, PrivacyKey};
 use crate::retry::Fate;
 use crate::slice_file::writer::SpoolFile;
-use crate::store::bucket::{BucketOptions, BucketStore};
+use crate::store::bucket::BucketStore;
 use crate::store::local::LocalStore;
 use crate::store::{ClassifiedError, ObjectState, StoreError};
 
@@ -74,18 +74,7 @@ fn placed() -> Slice {
 
 /// The lake in `objects`, as one process has it.
 fn process(objects: &Arc<InMemory>) -> Arc<dyn LakeStore> {
-    let options = BucketOptions {
-        single_put_bytes: 1 << 20,
-        part_bytes: 1 << 10,
-        lease: EXPIRY,
-        storage_class: None,
-        tags: TagSet::default(),
-    };
-    let url = "s3://bucket/lake".parse().unwrap();
-    let objects = Arc::clone(objects);
-    let store = BucketStore::new(objects, &url, options, &std::env::temp_dir());
-    store.prepare().unwrap();
-    Arc::new(store)
+    Arc::new(BucketStore::in_memory(objects))
 }
 
 /// A new lake.
@@ -875,17 +864,7 @@ async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
 #[tokio::test(start_paused = true)]
 async fn a_store_that_ignores_conditions_takes_nothing_from_a_run_that_was_asleep() {
     let objects = Arc::new(InMemory::new());
-    let options = BucketOptions {
-        single_put_bytes: 1 << 20,
-        part_bytes: 1 << 10,
-        lease: EXPIRY,
-        storage_class: None,
-        tags: TagSet::default(),
-    };
-    let url = "s3://bucket/lake".parse().unwrap();
-    let store = BucketStore::new(objects, &url, options, &std::env::temp_dir());
-    let store = Arc::new(store.ignoring_conditions());
-    store.prepare().unwrap();
+    let store = Arc::new(BucketStore::in_memory(&objects).ignoring_conditions());
     let lake = Lake::open(store, &identity(), privacy()).await.unwrap();
     let mark = lake.mark(SLEEPER, CancellationToken::new());
     mark.ensure().await.unwrap();

@@ -1,6 +1,5 @@
 //! Runs from a scripted source into a lake in memory, where waiting costs no time.
 
-use object_store::ObjectStore;
 use object_store::memory::InMemory;
 
 use super::*;
@@ -9,7 +8,7 @@ use crate::lake::report::RunOutcome;
 use crate::ops::plan::Why;
 use crate::source::SourceError;
 use crate::source::scripted::{Answer, ScriptedSource};
-use crate::store::bucket::{BucketOptions, BucketStore};
+use crate::store::bucket::BucketStore;
 use Answer::{Calls, Cut, Fails};
 
 fn slice(day: i8) -> Slice {
@@ -36,17 +35,7 @@ impl Ran {
             ("source.retry_base", "1ms"),
         ])
         .unwrap();
-        let options = BucketOptions {
-            single_put_bytes: 1 << 20,
-            part_bytes: 1 << 20,
-            lease: Duration::from_mins(1),
-            storage_class: None,
-            tags: object_store::TagSet::default(),
-        };
-        let bucket = Arc::new(InMemory::new()) as Arc<dyn ObjectStore>;
-        let url = "s3://bucket/lake".parse().unwrap();
-        let spool = tempfile::tempdir().unwrap();
-        let store = BucketStore::new(bucket, &url, options, spool.path());
+        let store = BucketStore::in_memory(&Arc::new(InMemory::new()));
         let privacy = config.privacy(false).unwrap();
         let identity = config.identity(&privacy);
         let lake = Lake::open(Arc::new(store), &identity, privacy).await;

@@ -1,12 +1,11 @@
 //! Which slices of a lake are due, with the lake in a bucket in memory.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStoreExt, TagSet};
 
 use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::config::Config;
@@ -16,7 +15,7 @@ use crate::lake::{Lake, PublishedFile, Table};
 use crate::ops::days::Selection;
 use crate::ops::plan::{Plan, Why, plan, plan_load};
 use crate::privacy::Privacy;
-use crate::store::bucket::{BucketOptions, BucketStore};
+use crate::store::bucket::BucketStore;
 use crate::store::layout;
 
 const NOW: &str = "2026-10-10T12:00:00Z";
@@ -43,17 +42,7 @@ fn placed(day: &str) -> Slice {
 
 async fn lake() -> (Arc<InMemory>, Lake) {
     let objects = Arc::new(InMemory::new());
-    let options = BucketOptions {
-        single_put_bytes: 1 << 20,
-        part_bytes: 1 << 10,
-        lease: Duration::from_mins(1),
-        storage_class: None,
-        tags: TagSet::default(),
-    };
-    let url = "s3://bucket/lake".parse().unwrap();
-    let bucket = Arc::clone(&objects);
-    let store = BucketStore::new(bucket, &url, options, &std::env::temp_dir());
-    store.prepare().unwrap();
+    let store = BucketStore::in_memory(&objects);
     let identity = config(&[]).identity(&Privacy::default());
     let lake = Lake::open(Arc::new(store), &identity, Privacy::default()).await;
     (objects, lake.unwrap())

@@ -1,13 +1,11 @@
 //! What a user asks for, of a lake in memory and a source that answers what it was told to.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::civil::{Date, date};
+use object_store::ObjectStoreExt;
 use object_store::memory::InMemory;
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt};
-use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use crate::cdr::slice::{Direction, Slice};
@@ -21,7 +19,7 @@ use crate::ops::verify::{Fault, Verification};
 use crate::source::Source;
 use crate::source::scripted::Answer::{self, Calls};
 use crate::source::scripted::ScriptedSource;
-use crate::store::bucket::{BucketOptions, BucketStore};
+use crate::store::bucket::BucketStore;
 use crate::store::layout;
 
 /// A lake in memory.
@@ -29,7 +27,6 @@ struct World {
     objects: Arc<InMemory>,
     config: Config,
     lake: Lake,
-    _spool: TempDir,
 }
 
 fn day(day: i8) -> Date {
@@ -68,18 +65,8 @@ impl World {
     async fn new() -> Self {
         let keys = [("lake.url", "s3://bucket/lake"), ("source.requests", "1")];
         let config = Config::from_keys(keys).unwrap();
-        let options = BucketOptions {
-            single_put_bytes: 1 << 20,
-            part_bytes: 1 << 20,
-            lease: Duration::from_mins(1),
-            storage_class: None,
-            tags: object_store::TagSet::default(),
-        };
         let objects = Arc::new(InMemory::new());
-        let bucket = Arc::clone(&objects) as Arc<dyn ObjectStore>;
-        let url = "s3://bucket/lake".parse().unwrap();
-        let spool = tempfile::tempdir().unwrap();
-        let store = BucketStore::new(bucket, &url, options, spool.path());
+        let store = BucketStore::in_memory(&objects);
         let privacy = config.privacy(false).unwrap();
         let identity = config.identity(&privacy);
         let lake = Lake::open(Arc::new(store), &identity, privacy).await;
@@ -87,7 +74,6 @@ impl World {
             objects,
             config,
             lake: lake.unwrap(),
-            _spool: spool,
         }
     }
 

@@ -141,6 +141,24 @@ impl BucketStore {
         }
     }
 
+    /// The lake at `s3://bucket/lake` of a bucket in memory, as one process has it. Its leases expire
+    /// after a minute.
+    #[cfg(test)]
+    pub(crate) fn in_memory(objects: &Arc<object_store::memory::InMemory>) -> Self {
+        let options = BucketOptions {
+            single_put_bytes: 1 << 20,
+            part_bytes: 1 << 10,
+            lease: Duration::from_mins(1),
+            storage_class: None,
+            tags: object_store::TagSet::default(),
+        };
+        let url = "s3://bucket/lake".parse().expect("it is an address");
+        let bucket = Arc::clone(objects);
+        let store = Self::new(bucket, &url, options, &std::env::temp_dir());
+        store.prepare().expect("files may be made where tests run");
+        store
+    }
+
     /// The same, on a store that was found to ignore conditions.
     #[cfg(test)]
     pub(crate) fn ignoring_conditions(self) -> Self {
