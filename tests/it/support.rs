@@ -273,12 +273,15 @@ pub(crate) fn output(mut command: Command) -> Output {
     ended(child.spawn().unwrap())
 }
 
-/// What a process comes to. One that hangs fails its test.
+/// The status and output of a process. A process that hangs fails its test.
+///
+/// If `TEST_MESSAGES` names a directory, the output is also kept there, one file for each process,
+/// for `tests/messages.py`.
 pub(crate) fn ended(child: std::process::Child) -> Output {
     let process = child.id().to_string();
     let (sender, done) = std::sync::mpsc::channel();
     std::thread::spawn(move || sender.send(child.wait_with_output()));
-    done.recv_timeout(DEADLINE).map_or_else(
+    let output = done.recv_timeout(DEADLINE).map_or_else(
         |_| {
             Command::new("kill")
                 .args(["-9", &process])
@@ -287,7 +290,12 @@ pub(crate) fn ended(child: std::process::Child) -> Output {
             panic!("hung: {process}: {:?}", done.recv());
         },
         Result::unwrap,
-    )
+    );
+    if let Some(directory) = std::env::var_os("TEST_MESSAGES") {
+        let file = Path::new(&directory).join(process);
+        std::fs::write(file, [&output.stdout[..], &output.stderr].concat()).unwrap();
+    }
+    output
 }
 
 /// Where a test's randomness comes from: `TEST_SEED`, or a seed of its own, which it prints.
