@@ -21,8 +21,8 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     text
 }
 
-/// Most characters shown of what somebody else said.
-const MAX_QUOTED_CHARS: usize = 300;
+/// Longest excerpt of foreign text, in characters.
+const MAX_EXCERPT_CHARS: usize = 300;
 
 /// A number with its thousands set apart: `1,234,567`.
 pub(crate) fn thousands(number: u64) -> String {
@@ -52,15 +52,18 @@ pub(crate) fn first_of(names: impl ExactSizeIterator<Item = String>) -> String {
     names.take(MAX_NAMES).collect::<Vec<_>>().join(", ") + more
 }
 
-/// Makes words from outside fit for logs and errors: on one line, not too long, and without
-/// anything that could be a phone number, with or without separators, or a credential in an address.
-pub(crate) fn quoted(text: &str) -> String {
-    // Hidden before it is cut for good, or half a number would be left.
-    cut(&masked(text, 4 * MAX_QUOTED_CHARS), MAX_QUOTED_CHARS)
+/// Makes foreign text safe for logs and errors: one line of at most [`MAX_EXCERPT_CHARS`] characters,
+/// without anything that could be a phone number or a credential in an address.
+pub(crate) fn sanitized_excerpt(text: &str) -> String {
+    // Numbers are hidden before the final cut: a cut number would no longer be recognized.
+    cut(
+        &sanitized_line(text, 4 * MAX_EXCERPT_CHARS),
+        MAX_EXCERPT_CHARS,
+    )
 }
 
-/// A text on one line, without numbers and credentials, cut after about `max_chars`.
-pub(crate) fn masked(text: &str, max_chars: usize) -> String {
+/// The text as one line without phone numbers and credentials, cut after about `max_chars`.
+pub(crate) fn sanitized_line(text: &str, max_chars: usize) -> String {
     let line = one_line(&redact_addresses(&without_escapes(text)), max_chars);
     replace_numbers(&line, |_| "[number]".to_owned()).into_owned()
 }
@@ -112,7 +115,7 @@ pub(crate) async fn joined<T>(thread: tokio::task::JoinHandle<T>) -> Result<T, P
 
 /// Makes panics show where they happened and nothing else: what they say may quote a record, and with
 /// it a phone number.
-pub fn hide_what_panics_say() {
+pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
         let place = place.unwrap_or_else(|| "an unknown place".to_owned());
@@ -183,23 +186,25 @@ mod tests {
     #[test]
     fn words_from_outside_are_short_on_one_line_and_hold_no_phone_number() {
         assert_eq!(
-            quoted("call +13025550101\n at 12:30\u{1b}[31m 123456"),
+            sanitized_excerpt("call +13025550101\n at 12:30\u{1b}[31m 123456"),
             "call +[number] at 12:30 [31m 123456"
         );
         assert_eq!(
-            quoted(&"é ".repeat(10_000)).chars().count(),
-            MAX_QUOTED_CHARS + 1
+            sanitized_excerpt(&"é ".repeat(10_000)).chars().count(),
+            MAX_EXCERPT_CHARS + 1
         );
-        assert_eq!(quoted(&"7".repeat(10_000)), "…");
+        assert_eq!(sanitized_excerpt(&"7".repeat(10_000)), "…");
         assert_eq!(
-            quoted("call (1) 302-555-0101, or 1302.555.0101!"),
+            sanitized_excerpt("call (1) 302-555-0101, or 1302.555.0101!"),
             "call ([number], or [number]!"
         );
         assert_eq!(
-            quoted(r#""date":"2026-13-01 10:00","charge":"-0.0123456789","to":"20261001""#),
+            sanitized_excerpt(
+                r#""date":"2026-13-01 10:00","charge":"-0.0123456789","to":"20261001""#
+            ),
             r#""date":"2026-13-01 10:00","charge":"-0.0123456789","to":"[number]""#
         );
-        assert_eq!(quoted("2026-10-01 13025550101"), "[number]");
+        assert_eq!(sanitized_excerpt("2026-10-01 13025550101"), "[number]");
         for number in [
             r"1302\u00a0555\u00a00101",
             "1302\u{fffd}555\u{fffd}0102",
@@ -208,7 +213,7 @@ mod tests {
             "١٣٠٢٥٥٥٠١٠١",
             "1\u{200b}3\u{200b}0\u{200b}2\u{200b}5\u{200b}5\u{200b}5\u{200b}0",
         ] {
-            let shown = quoted(number);
+            let shown = sanitized_excerpt(number);
             assert!(
                 shown.trim_start_matches('+') == "[number]",
                 "{number}: {shown}"
@@ -222,7 +227,7 @@ mod tests {
             "1302&nbsp;555&nbsp;0101",
             "302,555,0101",
         ] {
-            let shown = quoted(number);
+            let shown = sanitized_excerpt(number);
             assert!(
                 shown.trim_start_matches('(') == "[number]",
                 "{number}: {shown}"
@@ -237,13 +242,16 @@ mod tests {
         ] {
             for length in 0..25 {
                 let text = format!("{}{number} and so on", "x".repeat(1_200 - length));
-                assert!(!quoted(&text).contains("302"), "{length}: {number}");
-                let line = masked(&text, 1_200);
+                assert!(
+                    !sanitized_excerpt(&text).contains("302"),
+                    "{length}: {number}"
+                );
+                let line = sanitized_line(&text, 1_200);
                 assert!(!line.contains("302"), "{length}: {number}: {line}");
             }
         }
         // Nothing that was harmless text becomes a command to the terminal.
-        let shown = quoted(r"\u001b[31mred\u0007\u000aforged\u202eline");
+        let shown = sanitized_excerpt(r"\u001b[31mred\u0007\u000aforged\u202eline");
         assert_eq!(shown, "[31mred forged line");
     }
 

@@ -134,7 +134,7 @@ pub mod internals {
     pub use crate::cdr::tally::RowTally;
     pub use crate::cli::Arguments;
     pub use crate::config::SourceConfig;
-    pub use crate::error::{chain, hide_what_panics_say};
+    pub use crate::error::{chain, install_panic_hook};
     pub use crate::ops::removal::{erase, prune};
     pub use crate::ops::run::RunOptions;
     pub use crate::ops::run::reports::changed_since;

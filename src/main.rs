@@ -29,7 +29,7 @@ fn tune_allocator() {
 fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     tune_allocator();
-    cdrlake::internals::hide_what_panics_say();
+    cdrlake::internals::install_panic_hook();
     let arguments = cdrlake::internals::Arguments::parse();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

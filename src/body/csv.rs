@@ -115,7 +115,7 @@ const MAX_SHOWN_COLUMNS: usize = 20;
 
 fn shown_columns(names: &[String]) -> String {
     let shown: Vec<_> = names.iter().take(MAX_SHOWN_COLUMNS).cloned().collect();
-    crate::error::quoted(&shown.join(", "))
+    crate::error::sanitized_excerpt(&shown.join(", "))
 }
 
 /// What a first line is made of, in numbers and in names of ours.

@@ -14,7 +14,7 @@ use super::open::existing_lake;
 use crate::body::framing::Position;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
-use crate::error::{counted, cut, masked, one_line, quoted};
+use crate::error::{counted, cut, one_line, sanitized_excerpt, sanitized_line};
 use crate::lake::Lake;
 use crate::lake::ledger::State;
 use crate::slice_file::rejects::{Reject, read_rejects};
@@ -192,7 +192,7 @@ async fn collect(
             continue;
         };
         if let Err(error) = read {
-            unreadable.push(format!("{path}: {}", quoted(&error.to_string())));
+            unreadable.push(format!("{path}: {}", sanitized_excerpt(&error.to_string())));
         }
         for (mut code, (records, example)) in of_file {
             if groups.len() >= MAX_GROUPS && !groups.contains_key(&(of_failure, code.clone())) {
@@ -224,7 +224,7 @@ fn example(slice: Slice, file: &str, reject: &Reject<'_>, show_numbers: bool) ->
         if show_numbers {
             one_line(text, MAX_EXAMPLE_CHARS)
         } else {
-            masked(text, MAX_EXAMPLE_CHARS)
+            sanitized_line(text, MAX_EXAMPLE_CHARS)
         }
     };
     Example {

@@ -105,8 +105,8 @@ impl Credentials {
         keys.into_iter()
     }
 
-    /// A message without the key. It may be hidden already.
-    pub fn printable(&self, message: &str) -> String {
+    /// The message with `[key]` in place of every key of this run. Hiding twice changes nothing.
+    pub fn hide_keys(&self, message: &str) -> String {
         let hide = |message: String, key: &Key| hide_key(&message, key.text());
         self.longest_first().fold(message.to_owned(), hide)
     }
@@ -490,7 +490,7 @@ mod tests {
         assert_eq!(credentials.key().unwrap().expose_secret(), third);
         assert_eq!(credentials.generation(), 3);
         let text = format!("{newer} {KEY} {third}");
-        assert_eq!(credentials.printable(&text), "[key] [key] [key]");
+        assert_eq!(credentials.hide_keys(&text), "[key] [key] [key]");
         let redacted = "[redacted] [redacted] [redacted]";
         assert_eq!(credentials.redact_text(&text), redacted);
         for key in [KEY, &newer, third] {
@@ -508,9 +508,9 @@ mod tests {
     fn a_key_is_hidden_once_however_often_a_message_is_looked_at() {
         for key in ["key", "demo", "[key", "key]x", "aa"] {
             let credentials = Credentials::new(Some(SecretString::from(key)));
-            let once = credentials.printable(&format!("Check source.api: {key}, {key}{key}!"));
+            let once = credentials.hide_keys(&format!("Check source.api: {key}, {key}{key}!"));
             assert_eq!(once, "Check source.api: [key], [key][key]!", "{key}");
-            assert_eq!(credentials.printable(&once), once, "{key}");
+            assert_eq!(credentials.hide_keys(&once), once, "{key}");
         }
     }
 

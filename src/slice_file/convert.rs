@@ -28,7 +28,7 @@ use crate::cdr::decode::{Decoder, LocalTimes, Reason, Record, Refusal};
 use crate::cdr::digest::{Digest, RowHasher};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, RowTally, Totals};
-use crate::error::quoted;
+use crate::error::sanitized_excerpt;
 use crate::privacy::{Credentials, Privacy, is_redacted};
 use crate::retry::{Again, Fate, Obstacle, Setback};
 
@@ -156,7 +156,7 @@ impl ConvertError {
     /// What the server says of its own failure, at `at`. What may not be shown of it is hidden, but
     /// for the key.
     pub(crate) fn server(at: Position, message: &str) -> Self {
-        let message = quoted(message);
+        let message = sanitized_excerpt(message);
         Self::ServerError { at, message }
     }
 
@@ -402,7 +402,7 @@ impl Stage {
                 self.row(record, is_suppressed)
             }
             Err(Refusal::ServerError { message }) => {
-                let message = self.options.credentials.printable(message);
+                let message = self.options.credentials.hide_keys(message);
                 Err(ConvertError::server(at, &message))
             }
             Err(Refusal::Reject(reason)) => {

@@ -117,7 +117,7 @@ impl Input {
     /// hidden: files are often named after whose calls they hold, and no erasure looks there.
     pub fn name(&self) -> String {
         match self {
-            Self::File(path) => without_numbers(&path.to_string_lossy()),
+            Self::File(path) => hide_numbers_in_name(&path.to_string_lossy()),
             Self::Stdin => "standard input".to_owned(),
         }
     }
@@ -255,8 +255,8 @@ fn looked_into(start: &[u8]) -> Vec<u8> {
     text
 }
 
-/// The name of a file on one line, without what could be phone numbers. Dates stay.
-fn without_numbers(name: &str) -> String {
+/// A file's name as one line, with possible phone numbers hidden. Dates stay.
+fn hide_numbers_in_name(name: &str) -> String {
     let name = one_line(name, usize::MAX);
     replace_numbers(&redact_addresses(&name), |found| {
         let mut runs = Vec::new();

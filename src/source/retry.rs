@@ -73,7 +73,7 @@ pub(crate) async fn wait_for_next(
     if again.slow_down {
         source.slow_down(wait);
     }
-    let problem = source.credentials().printable(&error.to_string());
+    let problem = source.credentials().hide_keys(&error.to_string());
     tracing::warn!(
         slice = slice.to_string(),
         attempt,

@@ -471,7 +471,7 @@ async fn control_total(
                 Fate::StopRun(_) => false,
             } =>
         {
-            let problem = context.printable(&error.to_string());
+            let problem = context.hide_keys(&error.to_string());
             tracing::warn!(
                 slice = slice.to_string(),
                 "The provider's count is unavailable: {problem}"

@@ -117,9 +117,9 @@ impl Context {
             .push(warning);
     }
 
-    /// A text without what may not be shown.
-    fn printable(&self, text: &str) -> String {
-        self.source.credentials().printable(text)
+    /// The text with the source's keys hidden.
+    fn hide_keys(&self, text: &str) -> String {
+        self.source.credentials().hide_keys(text)
     }
 
     /// Warns, once, of a clock that differs from the server's by so much that days end too early or

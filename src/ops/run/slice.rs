@@ -160,7 +160,7 @@ pub(super) async fn process(
             return Err(Later::TakenOver);
         }
         Err(error) => {
-            let mut text = context.printable(&chain(&error));
+            let mut text = context.hide_keys(&chain(&error));
             if is_disk_full(&error) {
                 text = format!("{text}. {MAKE_ROOM}");
             }
@@ -327,7 +327,7 @@ async fn record_failure(
     let failure = Failure {
         run: context.run.clone(),
         at: Timestamp::now(),
-        problem: context.printable(&chain(error)),
+        problem: context.hide_keys(&chain(error)),
         reason: error.reason(),
     };
     if let Err(error) = context

@@ -14,7 +14,7 @@ use super::limits::{asked_for, describe_until};
 use super::proxy::Proxy;
 use super::{Api, Resource};
 use crate::body::decompress::{DecompressError, Decompressor, Encoding};
-use crate::error::{causes, chain, quoted};
+use crate::error::{causes, chain, sanitized_excerpt};
 use crate::source::SourceError;
 use crate::store::location::is_loopback;
 
@@ -135,7 +135,7 @@ impl Api {
             // To whom the address is right already, another place on that host is no help.
             let own = self.config.url.origin();
             if let Some(url) = target.as_ref().filter(|url| url.origin() == own) {
-                let path = quoted(&self.printable(url.path()));
+                let path = sanitized_excerpt(&self.hide_keys(url.path()));
                 return Err(SourceError::Permanent(format!(
                     "the API answered {status}, pointing to {path} on the same host. Redirects are not followed: check the path in source.url, and what lies between here and the API"
                 )));
@@ -218,7 +218,7 @@ impl Api {
     /// The server's words from an error's body: its own, or else the beginning.
     pub(super) fn server_message(&self, body: &[u8]) -> String {
         let message = own_words(body).unwrap_or_else(|| String::from_utf8_lossy(body).into_owned());
-        let message = quoted(&self.printable(&message));
+        let message = sanitized_excerpt(&self.hide_keys(&message));
         if message.is_empty() {
             "(no message)".to_owned()
         } else {
@@ -255,7 +255,7 @@ pub(super) fn encoding(response: &Response) -> Result<Encoding, SourceError> {
 pub(super) fn unasked_encoding(response: &Response) -> SourceError {
     SourceError::Permanent(format!(
         "the answer is compressed ({}), which was not asked for. A proxy in between may be the cause",
-        quoted(&encoding_name(response))
+        sanitized_excerpt(&encoding_name(response))
     ))
 }
 
@@ -287,7 +287,7 @@ pub(super) fn refuse_foreign(response: &Response) -> Result<(), SourceError> {
         Some(content_type) if content_type.contains("html") || content_type.contains("xml") => {
             Err(SourceError::Foreign(format!(
                 "the answer is a web page ({}), not records: a proxy or firewall in between, or a wrong source.url",
-                quoted(&content_type)
+                sanitized_excerpt(&content_type)
             )))
         }
         _ => Ok(()),

@@ -23,7 +23,7 @@ use crate::body::decompress::Encoding;
 use crate::body::framing::{Format, Pagination};
 use crate::cdr::slice::Slice;
 use crate::config::{KeySource, SourceConfig, Via};
-use crate::error::{joined, quoted};
+use crate::error::{joined, sanitized_excerpt};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
 use answers::{Answer, encoding, own_words, read_up_to, refuse_foreign, unasked_encoding};
@@ -175,7 +175,7 @@ impl Api {
         url.set_query(None);
         let header = |name: &str| {
             let value = response.headers().get(name)?.to_str().ok()?;
-            Some(self.printable(value))
+            Some(self.hide_keys(value))
         };
         let format = match self.config.via {
             Via::Stream | Via::Pages => Format::Json,
@@ -187,7 +187,7 @@ impl Api {
         Ok(Body {
             asked: Asked {
                 url: url.to_string(),
-                query: self.without_numbers(query),
+                query: self.query_for_ledger(query),
             },
             etag: header("etag"),
             last_modified: header("last-modified"),
@@ -229,8 +229,8 @@ impl Api {
         query
     }
 
-    /// The query for the ledger, which is no place for phone numbers: `lake.json` holds the filters.
-    fn without_numbers(&self, mut query: Vec<(String, String)>) -> Vec<(String, String)> {
+    /// The query as the ledger records it: without phone numbers, which only `lake.json` may hold.
+    fn query_for_ledger(&self, mut query: Vec<(String, String)>) -> Vec<(String, String)> {
         for (name, value) in &mut query {
             if self.config.number_filters().any(|it| it.name == *name) {
                 "(as in lake.json)".clone_into(value);
@@ -262,7 +262,8 @@ impl Api {
             let mut words = None;
             for response in [&mut first, &mut response] {
                 let body = self.error_body(response).await;
-                words = words.or(own_words(&body).map(|words| quoted(&self.printable(&words))));
+                words = words
+                    .or(own_words(&body).map(|words| sanitized_excerpt(&self.hide_keys(&words))));
             }
             let said = words.as_ref().map(|words| format!(": {words}"));
             let problem = format!(
@@ -439,9 +440,9 @@ impl Api {
         format!("{}{port}", url.host_str().unwrap_or_default())
     }
 
-    /// A text without the key, should it be in there.
-    fn printable(&self, text: &str) -> String {
-        self.credentials.printable(text)
+    /// The text with every API key hidden.
+    fn hide_keys(&self, text: &str) -> String {
+        self.credentials.hide_keys(text)
     }
 }
 
@@ -479,7 +480,7 @@ impl Source for Api {
         let body = read_up_to(&mut response, MAX_TOTAL_BYTES, self.config.stall_timeout).await?;
         let list: List = serde_json::from_slice(&body).map_err(|_| {
             let path = response.url().path();
-            let words = own_words(&body).map(|words| quoted(&self.printable(&words)));
+            let words = own_words(&body).map(|words| sanitized_excerpt(&self.hide_keys(&words)));
             let words = words.map(|words| format!(" ({words})")).unwrap_or_default();
             SourceError::Permanent(format!("{path} answers without a number as pagination.total{words}, so there is no count to reconcile with"))
         })?;
