@@ -1,4 +1,5 @@
-//! What all errors have in common: how they are told, and what can be told from them.
+//! Functions for all error types: printing a chain of causes, making foreign text safe, and
+//! recognizing some causes.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
@@ -7,11 +8,11 @@ use std::io::{self, Write};
 use crate::privacy::numbers::{is_unprintable, may_separate, replace_numbers, without_escapes};
 use crate::privacy::redact_addresses;
 
-/// An error and its causes on one line, without repeating what was already said.
+/// An error and its causes on one line. A cause that the text contains already is not repeated.
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();
     for cause in causes(error) {
-        // The Parquet library's word for "not my error", in front of the error itself.
+        // The Parquet library prefixes errors of other libraries with this word.
         let cause = cause.to_string();
         let cause = cause.strip_prefix("External: ").unwrap_or(&cause);
         if !text.contains(cause) {
@@ -24,7 +25,7 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
 /// Longest excerpt of foreign text, in characters.
 const MAX_EXCERPT_CHARS: usize = 300;
 
-/// A number with its thousands set apart: `1,234,567`.
+/// A number with thousands separators: `1,234,567`.
 pub(crate) fn thousands(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() * 4 / 3);
@@ -37,17 +38,17 @@ pub(crate) fn thousands(number: u64) -> String {
     text
 }
 
-/// A number of things: `1 slice`, `2,000 slices`.
+/// A count with its noun in the right form: `1 slice`, `2,000 slices`.
 pub(crate) fn counted(number: u64, one: &str, many: &str) -> String {
     let name = if number == 1 { one } else { many };
     format!("{} {name}", thousands(number))
 }
 
-/// Most names in a list of them.
+/// Longest list of names in a message.
 const MAX_NAMES: usize = 40;
 
-/// The first of several names, and a sign that there are more.
-pub(crate) fn first_of(names: impl ExactSizeIterator<Item = String>) -> String {
+/// Names separated by commas. An ellipsis stands for those beyond [`MAX_NAMES`].
+pub(crate) fn joined_names(names: impl ExactSizeIterator<Item = String>) -> String {
     let more = if names.len() > MAX_NAMES { ", …" } else { "" };
     names.take(MAX_NAMES).collect::<Vec<_>>().join(", ") + more
 }
@@ -56,7 +57,7 @@ pub(crate) fn first_of(names: impl ExactSizeIterator<Item = String>) -> String {
 /// without anything that could be a phone number or a credential in an address.
 pub(crate) fn sanitized_excerpt(text: &str) -> String {
     // Numbers are hidden before the final cut: a cut number would no longer be recognized.
-    cut(
+    truncated(
         &sanitized_line(text, 4 * MAX_EXCERPT_CHARS),
         MAX_EXCERPT_CHARS,
     )
@@ -68,8 +69,8 @@ pub(crate) fn sanitized_line(text: &str, max_chars: usize) -> String {
     replace_numbers(&line, |_| "[number]".to_owned()).into_owned()
 }
 
-/// A text on one line, its control characters and runs of white space made single spaces, cut after
-/// `max_chars`, and then before the number that the cut went through.
+/// The text as one line: control characters and runs of white space become single spaces. Truncated
+/// after `max_chars`; a number at that point is removed whole.
 pub(crate) fn one_line(text: &str, max_chars: usize) -> String {
     let mut line = String::new();
     let mut chars = 0;
@@ -93,47 +94,51 @@ pub(crate) fn one_line(text: &str, max_chars: usize) -> String {
     line
 }
 
-/// A text cut after `max_chars`.
-pub(crate) fn cut(text: &str, max_chars: usize) -> String {
+/// The text, truncated after `max_chars`.
+pub(crate) fn truncated(text: &str, max_chars: usize) -> String {
     match text.char_indices().nth(max_chars) {
         Some((end, _)) => format!("{}…", text.split_at(end).0),
         None => text.to_owned(),
     }
 }
 
-/// Something panicked. What it said is not kept, for it may quote a record.
+/// A thread or task panicked. Its message is dropped because it may quote a record.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cdrlake panicked while it worked on this slice. This is a bug in cdrlake: please report it, with the line of standard error that says where"
+    "cdrlake panicked while processing this slice. This is a bug in cdrlake: please report it, with \
+     the line on standard error that begins with \"cdrlake panicked at\""
 )]
 pub(crate) struct Panicked;
 
-/// What a thread or task came to.
-pub(crate) async fn joined<T>(thread: tokio::task::JoinHandle<T>) -> Result<T, Panicked> {
+/// The result of a thread or task.
+///
+/// # Errors
+/// [`Panicked`] if it panicked.
+pub(crate) async fn join_task<T>(thread: tokio::task::JoinHandle<T>) -> Result<T, Panicked> {
     thread.await.map_err(|_| Panicked)
 }
 
-/// Makes panics show where they happened and nothing else: what they say may quote a record, and with
-/// it a phone number.
+/// Makes panics print only their location. Their message may quote a record, and with it a phone
+/// number.
 pub fn install_panic_hook() {
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string);
-        let place = place.unwrap_or_else(|| "an unknown place".to_owned());
-        let mut said = format!(
+        let place = place.unwrap_or_else(|| "an unknown location".to_owned());
+        let mut message = format!(
             "cdrlake panicked at {place}. This is a bug in cdrlake: please report this line"
         );
         let trace = Backtrace::capture();
         if trace.status() == BacktraceStatus::Captured {
-            said = format!("{said}\n{trace}");
+            message = format!("{message}\n{trace}");
         }
-        drop(writeln!(io::stderr(), "{said}"));
+        drop(writeln!(io::stderr(), "{message}"));
     }));
 }
 
-/// What to do about a disk that is full.
+/// The remedy for a full disk.
 pub(crate) const MAKE_ROOM: &str = "Make room there and run again";
 
-/// Whether the cause is a file system that takes no more from anybody.
+/// Whether the cause is a full file system, a quota, or a limit on file sizes.
 pub(crate) fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
         cause.downcast_ref::<io::Error>().is_some_and(|error| {
@@ -147,15 +152,15 @@ pub(crate) fn is_disk_full(error: &(dyn Error + 'static)) -> bool {
     })
 }
 
-/// Whether the cause is a file where there should be a directory.
-pub(crate) fn is_no_directory(error: &(dyn Error + 'static)) -> bool {
+/// Whether the cause is a file at a path that should be a directory.
+pub(crate) fn is_not_a_directory(error: &(dyn Error + 'static)) -> bool {
     causes(error).any(|cause| {
         let cause = cause.downcast_ref::<io::Error>();
         cause.is_some_and(|error| error.kind() == io::ErrorKind::NotADirectory)
     })
 }
 
-/// Everything below an error, the nearest first.
+/// The causes of an error, the nearest first.
 pub(crate) fn causes<'a>(
     error: &'a (dyn Error + 'static),
 ) -> impl Iterator<Item = &'a (dyn Error + 'static)> {
@@ -170,7 +175,7 @@ mod tests {
     use crate::store::StoreError;
 
     #[test]
-    fn every_cause_is_told_once() {
+    fn every_cause_is_printed_once() {
         let source = io::Error::from(io::ErrorKind::StorageFull);
         let error = StoreError {
             action: "write",
@@ -184,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn words_from_outside_are_short_on_one_line_and_hold_no_phone_number() {
+    fn an_excerpt_of_foreign_text_is_one_short_line_without_phone_numbers() {
         assert_eq!(
             sanitized_excerpt("call +13025550101\n at 12:30\u{1b}[31m 123456"),
             "call +[number] at 12:30 [31m 123456"
@@ -233,7 +238,7 @@ mod tests {
                 "{number}: {shown}"
             );
         }
-        // Wherever a text is cut, no part of a number is left that could be told.
+        // Wherever a text is truncated, no recognizable part of a number is left.
         for number in [
             "13025550101",
             "302-555-0101",
@@ -250,13 +255,13 @@ mod tests {
                 assert!(!line.contains("302"), "{length}: {number}: {line}");
             }
         }
-        // Nothing that was harmless text becomes a command to the terminal.
+        // Escaped text does not become a terminal command.
         let shown = sanitized_excerpt(r"\u001b[31mred\u0007\u000aforged\u202eline");
         assert_eq!(shown, "[31mred forged line");
     }
 
     #[test]
-    fn the_parquet_library_s_wrapping_is_not_told() {
+    fn the_prefix_of_the_parquet_library_is_not_printed() {
         let source = io::Error::from(io::ErrorKind::StorageFull);
         let error = crate::slice_file::writer::WriteError::Parquet {
             action: "finish",

@@ -101,7 +101,7 @@ pub use ops::verify::{
 };
 pub use ops::{Error, Observer};
 pub use privacy::Credentials;
-pub use retry::{Again, Fate, Obstacle, Setback};
+pub use retry::{Fate, RetryHint, RetryReason, StopCause};
 pub use simulator::{Faults, Generator, KeyOrder, Simulator};
 pub use slice_file::batches::{Batches, BatchesError};
 pub use source::files::Input;

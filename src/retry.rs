@@ -1,99 +1,98 @@
-//! What an error means for a slice and its run, and how often something is tried again.
+//! What an error means for a slice and its run, and how often an operation is retried.
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use tokio::time::Instant;
 
-/// What becomes of a slice, and of its run, because of an error. Each type of errors says it of
-/// itself.
+/// The effect of an error on its slice and on the run. Each error type has a method `fate`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fate {
-    /// It may pass: trying again may help.
-    Retry(Again),
-    /// It will not pass, and says nothing of other slices.
+    /// The error may be transient: retry.
+    Retry(RetryHint),
+    /// The error is permanent and concerns this slice only.
     FailSlice,
-    /// No other slice would fare better.
-    StopRun(Obstacle),
+    /// Every other slice would fail in the same way.
+    StopRun(StopCause),
 }
 
 impl Fate {
-    /// It may pass, and nobody asks for anything.
-    pub const MAY_PASS: Self = Self::Retry(Again::of(Setback::Passing));
+    /// Retry a transient error by the policy alone.
+    pub const RETRY: Self = Self::Retry(RetryHint::of(RetryReason::Transient));
 
-    /// Whether no other slice would fare better.
+    /// Whether the error ends the run.
     pub fn stops_the_run(self) -> bool {
         matches!(self, Self::StopRun(_))
     }
 }
 
-/// What stands in the way of all slices.
+/// What makes every slice of a run fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Obstacle {
+pub enum StopCause {
     /// The source refuses the key.
     Key,
-    /// The source never answers, or wants to be left alone for long.
+    /// The source never answers, or asks for a long wait.
     Source,
-    /// The lake or the spool cannot be written.
+    /// The lake or the spool is not writable.
     Lake,
 }
 
-/// How to try again.
+/// How an error should be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Again {
-    /// What stood in the way, for its own limit.
-    pub setback: Setback,
-    /// How long a server asks to wait.
+pub struct RetryHint {
+    /// What failed: most reasons have a limit of their own.
+    pub reason: RetryReason,
+    /// The wait that the server asked for (`Retry-After`).
     pub after: Option<Duration>,
-    /// Whether everybody should wait, not only who was told.
+    /// Whether all requests should slow down, not only this one.
     pub slow_down: bool,
 }
 
-impl Again {
-    /// Where nobody asks for anything.
-    pub const fn of(setback: Setback) -> Self {
+impl RetryHint {
+    /// A retry by the policy alone, without a request from the server.
+    pub const fn of(reason: RetryReason) -> Self {
         Self {
-            setback,
+            reason,
             after: None,
             slow_down: false,
         }
     }
 }
 
-/// What stood in the way. All but the first have a limit of their own, `FEW_ATTEMPTS`, for what
-/// may be a passing whim of the server, or may stay.
+/// Why an operation is retried. Every reason but `Transient` also has its own limit, because it may
+/// turn out to be permanent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Setback {
-    /// Anything that may pass.
-    Passing,
-    /// An answer that is not the API's.
-    Foreign,
-    /// A count that does not match, or is there without calls.
-    Mismatch,
-    /// A count that matches only with records that came twice.
+pub enum RetryReason {
+    /// Any other error that may be transient.
+    Transient,
+    /// The answer does not come from the API.
+    ForeignAnswer,
+    /// The count does not match, or the answer has a count but no calls.
+    CountMismatch,
+    /// The count matches only if duplicates are included.
     Duplicates,
 }
 
-/// The limit of some [setbacks](Setback).
-pub(crate) const FEW_ATTEMPTS: u32 = 3;
+/// Attempts for each [reason](RetryReason) but `Transient`.
+pub(crate) const MAX_ATTEMPTS_PER_REASON: u32 = 3;
 
-/// How often something is tried, and how long it is waited for in between: what a server asks for,
-/// else exponential with
+/// How often an operation is attempted, and how long to wait in between: as long as the server asks,
+/// otherwise exponential backoff with
 /// [full jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetryPolicy {
-    /// The first try among them.
+    /// Includes the first attempt.
     pub max_attempts: u32,
-    /// The longest first wait. It doubles with each further one.
+    /// Upper bound of the first wait. It doubles with each attempt.
     pub first_wait: Duration,
-    /// The longest wait of all, unless a server asks for a longer one.
+    /// Upper bound of every wait, unless the server asks for a longer one.
     pub longest_wait: Duration,
 }
 
 impl RetryPolicy {
-    /// For an object that others write, or a reply that was lost: up to some seconds. In a bucket
-    /// this comes on top of what the library tries by itself, for that leaves conditional writes
-    /// alone whose reply was lost.
+    /// For objects with concurrent writers, and for lost replies: a few seconds in all. In a bucket,
+    /// these retries come on top of the library's, which does not retry a conditional write whose
+    /// reply was lost.
     pub(crate) const STORE: Self = Self {
         max_attempts: 6,
         first_wait: Duration::from_millis(100),
@@ -109,80 +108,80 @@ impl RetryPolicy {
     }
 }
 
-/// Why there is no further try.
+/// Which limit permits no further attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Spent {
-    /// There were enough.
+pub(crate) enum Exhausted {
+    /// The number of attempts.
     Attempts,
-    /// The next would begin too late.
+    /// The deadline.
     Time,
 }
 
-/// The tries at one thing.
+/// The attempts at one operation.
 #[derive(Debug)]
 pub(crate) struct Retry {
     policy: RetryPolicy,
     deadline: Option<Instant>,
-    /// Number of the try that is under way.
+    /// Number of the current attempt.
     attempt: u32,
-    /// How often each setback was met.
-    met: [u32; 4],
+    /// How often each reason occurred.
+    occurrences: [u32; 4],
     rng: Rng,
 }
 
 impl Retry {
-    /// The first try. None begins after `deadline`.
+    /// Begins with the first attempt. No attempt begins after `deadline`.
     pub(crate) fn new(policy: RetryPolicy, deadline: Option<Instant>) -> Self {
         Self {
             policy,
             deadline,
             attempt: 1,
-            met: [0; 4],
-            // Seeded by the thread's own, which `fastrand::seed` makes repeatable.
+            occurrences: [0; 4],
+            // Seeded by the thread's generator, so that `fastrand::seed` makes waits repeatable.
             rng: Rng::new(),
         }
     }
 
-    /// Number of the try that is under way, counted from 1.
+    /// Number of the current attempt, from 1.
     pub(crate) fn attempt(&self) -> u32 {
         self.attempt
     }
 
-    /// Whether nothing was tried before.
+    /// Whether this is the first attempt.
     pub(crate) fn is_first(&self) -> bool {
         self.attempt == 1
     }
 
-    /// Whether there is no further try if this one meets such a setback.
-    pub(crate) fn is_last(&self, setback: Setback) -> bool {
-        let has_own_limit = setback != Setback::Passing;
+    /// Whether the current attempt is the last if it fails for this reason.
+    pub(crate) fn is_last(&self, reason: RetryReason) -> bool {
+        let has_own_limit = reason != RetryReason::Transient;
         self.attempt >= self.policy.max_attempts
-            || (has_own_limit && self.met[setback as usize] + 1 >= FEW_ATTEMPTS)
+            || (has_own_limit && self.occurrences[reason as usize] + 1 >= MAX_ATTEMPTS_PER_REASON)
     }
 
-    /// Begins the next try, and says how long to wait for it.
+    /// Moves on to the next attempt and returns how long to wait before it.
     ///
     /// # Errors
-    /// Why there is none.
-    pub(crate) fn next(&mut self, again: Again) -> Result<Duration, Spent> {
-        if self.is_last(again.setback) {
-            return Err(Spent::Attempts);
+    /// [`Exhausted`] if a limit permits no further attempt.
+    pub(crate) fn next(&mut self, hint: RetryHint) -> Result<Duration, Exhausted> {
+        if self.is_last(hint.reason) {
+            return Err(Exhausted::Attempts);
         }
         let longest = self.policy.longest_wait_after(self.attempt);
-        let wait = again
+        let wait = hint
             .after
             .unwrap_or_else(|| longest.mul_f64(self.rng.f64()));
         if self.deadline.is_some_and(|end| Instant::now() + wait > end) {
-            return Err(Spent::Time);
+            return Err(Exhausted::Time);
         }
-        self.met[again.setback as usize] += 1;
+        self.occurrences[hint.reason as usize] += 1;
         self.attempt += 1;
         Ok(wait)
     }
 
-    /// Waits for the next try. Whether there is one.
-    pub(crate) async fn again(&mut self) -> bool {
-        match self.next(Again::of(Setback::Passing)) {
+    /// Waits until the next attempt is due. Returns `false` if no attempt is left.
+    pub(crate) async fn wait_for_next(&mut self) -> bool {
+        match self.next(RetryHint::of(RetryReason::Transient)) {
             Ok(wait) => {
                 tokio::time::sleep(wait).await;
                 true
@@ -203,26 +202,27 @@ mod tests {
     };
 
     #[test]
-    fn waits_double_up_to_their_limit_and_are_what_the_server_asks_for() {
+    fn waits_double_up_to_their_limit_unless_the_server_asks_for_a_wait() {
         let longest: Vec<u64> = (1..=8)
             .map(|attempt| POLICY.longest_wait_after(attempt).as_secs())
             .collect();
         assert_eq!(longest, [1, 2, 4, 8, 16, 32, 60, 60]);
         assert_eq!(POLICY.longest_wait_after(4000).as_secs(), 60);
-        let asked = Again {
+        let asked = RetryHint {
             after: Some(Duration::from_mins(5)),
-            ..Again::of(Setback::Passing)
+            ..RetryHint::of(RetryReason::Transient)
         };
         let mut retry = Retry::new(POLICY, None);
         assert_eq!(retry.next(asked), Ok(Duration::from_mins(5)));
     }
 
     #[test]
-    fn waits_lie_between_nothing_and_their_limit_and_a_seed_repeats_them() {
+    fn waits_lie_between_zero_and_their_limit_and_a_seed_repeats_them() {
         let waits = |seed| {
             fastrand::seed(seed);
             let mut retry = Retry::new(POLICY, None);
-            let waits = std::iter::from_fn(|| retry.next(Again::of(Setback::Passing)).ok());
+            let waits =
+                std::iter::from_fn(|| retry.next(RetryHint::of(RetryReason::Transient)).ok());
             waits.collect::<Vec<_>>()
         };
         for seed in 0..100 {
@@ -235,33 +235,40 @@ mod tests {
     }
 
     #[test]
-    fn each_setback_has_its_limit_and_all_have_one_together() {
-        let tries = |met: &[Setback]| {
+    fn each_reason_has_its_own_limit_and_all_share_one() {
+        let attempts = |reasons: &[RetryReason]| {
             let mut retry = Retry::new(POLICY, None);
-            let met = met.iter().cycle();
-            let tries = met.take_while(|&&setback| retry.next(Again::of(setback)).is_ok());
-            tries.count() + 1
+            let reasons = reasons.iter().cycle();
+            let retries = reasons.take_while(|&&reason| retry.next(RetryHint::of(reason)).is_ok());
+            retries.count() + 1
         };
-        assert_eq!(tries(&[Setback::Passing]), 9);
-        for setback in [Setback::Foreign, Setback::Mismatch, Setback::Duplicates] {
-            assert_eq!(tries(&[setback]), 3);
-            assert_eq!(tries(&[setback, Setback::Passing]), 5);
+        assert_eq!(attempts(&[RetryReason::Transient]), 9);
+        for reason in [
+            RetryReason::ForeignAnswer,
+            RetryReason::CountMismatch,
+            RetryReason::Duplicates,
+        ] {
+            assert_eq!(attempts(&[reason]), 3);
+            assert_eq!(attempts(&[reason, RetryReason::Transient]), 5);
         }
-        assert_eq!(tries(&[Setback::Foreign, Setback::Mismatch]), 5);
+        assert_eq!(
+            attempts(&[RetryReason::ForeignAnswer, RetryReason::CountMismatch]),
+            5
+        );
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_try_begins_after_the_deadline() {
+    async fn no_attempt_begins_after_the_deadline() {
         let deadline = Instant::now() + Duration::from_secs(10);
         let mut retry = Retry::new(POLICY, Some(deadline));
-        let after = |seconds| Again {
+        let after = |seconds| RetryHint {
             after: Some(Duration::from_secs(seconds)),
-            ..Again::of(Setback::Passing)
+            ..RetryHint::of(RetryReason::Transient)
         };
-        assert_eq!(retry.next(after(11)), Err(Spent::Time));
+        assert_eq!(retry.next(after(11)), Err(Exhausted::Time));
         assert_eq!(retry.next(after(10)), Ok(Duration::from_secs(10)));
         tokio::time::advance(Duration::from_secs(10)).await;
-        assert_eq!(retry.next(after(1)), Err(Spent::Time));
+        assert_eq!(retry.next(after(1)), Err(Exhausted::Time));
         assert_eq!(retry.attempt(), 2);
     }
 }

@@ -24,7 +24,7 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides};
-use crate::error::{MAKE_ROOM, chain, is_disk_full, is_no_directory};
+use crate::error::{MAKE_ROOM, chain, is_disk_full, is_not_a_directory};
 use crate::lake::LakeError;
 use crate::lake::report::{RunOutcome, RunReport};
 use crate::ops;
@@ -430,7 +430,7 @@ impl From<LakeError> for CommandError {
             LakeError::Store(_) if is_disk_full(&error) => {
                 Self::new(Exit::Failed, format!("{}. {MAKE_ROOM}", chain(&error)))
             }
-            LakeError::Store(_) if is_no_directory(&error) => Self::new(
+            LakeError::Store(_) if is_not_a_directory(&error) => Self::new(
                 Exit::Usage,
                 format!(
                     "{}. A lake is a directory: lake.url, or a part of it, is a file",

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::slice::Slice;
-use crate::error::first_of;
+use crate::error::joined_names;
 use crate::ops::days::Selection;
 use crate::ops::run::Stop;
 use crate::ops::verify::{Fault, Finding, Mend, Repair, Verification, Verified, VerifyReport};
@@ -215,14 +215,14 @@ fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
         lines.push(format!(
             "{} taken although the provider's count was another, or not compared: {}.",
             counted(found.unproven.len() as u64, "slice was", "slices were"),
-            first_of(found.unproven.iter().map(Slice::to_string))
+            joined_names(found.unproven.iter().map(Slice::to_string))
         ));
     }
     if !found.with_duplicates.is_empty() {
         lines.push(format!(
             "{} the provider's count only with records that came twice, so other calls may be missing: {}. Ask the provider.",
             counted(found.with_duplicates.len() as u64, "slice has", "slices have"),
-            first_of(found.with_duplicates.iter().map(Slice::to_string))
+            joined_names(found.with_duplicates.iter().map(Slice::to_string))
         ));
     }
     lines

@@ -3,7 +3,7 @@
 use object_store::path::Path;
 
 use super::identity::FORMAT;
-use crate::retry::{Fate, Obstacle};
+use crate::retry::{Fate, StopCause};
 use crate::store::StoreError;
 
 /// The lake cannot be used, or did not do what was asked.
@@ -119,9 +119,9 @@ impl LakeError {
                 fate => fate,
             },
             // Whatever the run would write.
-            Self::NotAlone(_) | Self::Unmarked { .. } => Fate::StopRun(Obstacle::Lake),
+            Self::NotAlone(_) | Self::Unmarked { .. } => Fate::StopRun(StopCause::Lake),
             // The slice is to be begun anew.
-            Self::ErasedMeanwhile | Self::LostLease { .. } => Fate::MAY_PASS,
+            Self::ErasedMeanwhile | Self::LostLease { .. } => Fate::RETRY,
             _ => Fate::FailSlice,
         }
     }

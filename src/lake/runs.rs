@@ -224,7 +224,7 @@ impl Lake {
             if swap != Swap::Refused {
                 return Ok(());
             }
-            if !retry.again().await {
+            if !retry.wait_for_next().await {
                 return Err(LakeError::Contended { path });
             }
         }

@@ -163,7 +163,7 @@ impl Lake {
                 return Ok(());
             }
             // Somebody erases another number at the same time.
-            if !retry.again().await {
+            if !retry.wait_for_next().await {
                 return Err(LakeError::Contended { path });
             }
         }

@@ -940,7 +940,7 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
     // Begun anew, nobody would hear that the table holds what the ledger does not know.
     let path = Path::from("x");
     let lost = || LakeError::LostLease { path: path.clone() };
-    assert_eq!(lost().fate(), Fate::MAY_PASS);
+    assert_eq!(lost().fate(), Fate::RETRY);
     let not_recorded = LakeError::NotRecorded {
         path: path.clone(),
         source: Box::new(lost()),

@@ -16,7 +16,7 @@ use super::{Error, Observer};
 use crate::body::csv::describe_missing;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
-use crate::error::{counted, first_of, thousands};
+use crate::error::{counted, joined_names, thousands};
 use crate::lake::Lake;
 use crate::source::Source;
 use crate::source::files::{
@@ -190,7 +190,7 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
 fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
     let days = |slices: &[Slice]| {
         let days = slices.iter().map(|slice| slice.day.to_string());
-        (!slices.is_empty()).then(|| first_of(days))
+        (!slices.is_empty()).then(|| joined_names(days))
     };
     let differing = days(&planned.differing).map(|days| {
         format!(

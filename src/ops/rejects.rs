@@ -14,7 +14,7 @@ use super::open::existing_lake;
 use crate::body::framing::Position;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
-use crate::error::{counted, cut, one_line, sanitized_excerpt, sanitized_line};
+use crate::error::{counted, one_line, sanitized_excerpt, sanitized_line, truncated};
 use crate::lake::Lake;
 use crate::lake::ledger::State;
 use crate::slice_file::rejects::{Reject, read_rejects};
@@ -156,7 +156,7 @@ async fn read_file(
         let mut of_file = OfFile::new();
         let read = read_rejects(&copy.path, |reject| {
             // Ours are short.
-            let code = cut(&reject.code, MAX_CODE_CHARS);
+            let code = truncated(&reject.code, MAX_CODE_CHARS);
             let mut code = code.as_str();
             if of_file.len() >= MAX_GROUPS && !of_file.contains_key(code) {
                 code = OTHER_REASONS;

@@ -30,7 +30,7 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, RowTally, Totals};
 use crate::error::sanitized_excerpt;
 use crate::privacy::{Credentials, Privacy, is_redacted};
-use crate::retry::{Again, Fate, Obstacle, Setback};
+use crate::retry::{Fate, RetryHint, RetryReason, StopCause};
 
 /// What conversion needs to know of the slice and the configuration.
 #[derive(Clone, Debug)]
@@ -132,14 +132,14 @@ impl ConvertError {
     pub fn fate(&self) -> Fate {
         match self {
             // The spool is the same for all slices.
-            Self::Write(_) | Self::Spool { .. } => Fate::StopRun(Obstacle::Lake),
+            Self::Write(_) | Self::Spool { .. } => Fate::StopRun(StopCause::Lake),
             Self::Framing(FramingError::Endless { .. }) => Fate::FailSlice,
             Self::NotRecords { .. }
             | Self::Header(_)
             | Self::Framing(FramingError::WebPage { .. } | FramingError::Compressed { .. }) => {
-                Fate::Retry(Again::of(Setback::Foreign))
+                Fate::Retry(RetryHint::of(RetryReason::ForeignAnswer))
             }
-            _ => Fate::MAY_PASS,
+            _ => Fate::RETRY,
         }
     }
 

@@ -12,7 +12,7 @@ use super::writer::{SpoolFile, create_spool_file};
 use crate::body::framing::Position;
 use crate::body::reader::MAX_RECORD_BYTES;
 use crate::cdr::decode::Reason;
-use crate::error::cut;
+use crate::error::truncated;
 
 /// One line of a rejects file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl<'a> Reject<'a> {
     /// The same for a record of the file of that name.
     #[must_use]
     pub(crate) fn of_export(mut self, file: &str) -> Self {
-        self.export_file = Some(cut(file, MAX_FILE_NAME_CHARS).into());
+        self.export_file = Some(truncated(file, MAX_FILE_NAME_CHARS).into());
         self
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use reqwest::StatusCode;
 
-use crate::retry::{Again, Fate, Obstacle, Setback};
+use crate::retry::{Fate, RetryHint, RetryReason, StopCause};
 
 /// A question to the source failed. The texts hold no key, and of a server's words at most two
 /// kilobytes.
@@ -67,21 +67,21 @@ impl SourceError {
     /// What becomes of a slice and its run because of it.
     pub fn fate(&self) -> Fate {
         match self {
-            Self::Refused { .. } => Fate::StopRun(Obstacle::Key),
-            Self::QuotaUsedUp(_) | Self::Setup(_) => Fate::StopRun(Obstacle::Source),
+            Self::Refused { .. } => Fate::StopRun(StopCause::Key),
+            Self::QuotaUsedUp(_) | Self::Setup(_) => Fate::StopRun(StopCause::Source),
             Self::Permanent(_) => Fate::FailSlice,
             Self::Transient {
                 retry_after,
                 slow_down,
                 ..
-            } => Fate::Retry(Again {
-                setback: Setback::Passing,
+            } => Fate::Retry(RetryHint {
+                reason: RetryReason::Transient,
                 after: *retry_after,
                 slow_down: *slow_down,
             }),
-            Self::Foreign(_) => Fate::Retry(Again::of(Setback::Foreign)),
+            Self::Foreign(_) => Fate::Retry(RetryHint::of(RetryReason::ForeignAnswer)),
             // The disk is the same for all slices.
-            Self::Spooled { .. } => Fate::StopRun(Obstacle::Lake),
+            Self::Spooled { .. } => Fate::StopRun(StopCause::Lake),
         }
     }
 }

@@ -7,7 +7,7 @@ use tokio::time::Instant;
 use super::{Source, SourceError};
 use crate::cdr::slice::Slice;
 use crate::config::SourceConfig;
-use crate::retry::{Again, Fate, Retry, RetryPolicy};
+use crate::retry::{Fate, Retry, RetryHint, RetryPolicy};
 
 impl From<&SourceConfig> for RetryPolicy {
     fn from(config: &SourceConfig) -> Self {
@@ -50,14 +50,14 @@ pub(crate) async fn ask_patiently<T, F: Future<Output = Result<T, SourceError>>>
             Ok(answer) => return Ok(answer),
             Err(error) => error,
         };
-        let Fate::Retry(again) = error.fate() else {
+        let Fate::Retry(hint) = error.fate() else {
             return Err(error);
         };
         let attempt = retry.attempt();
-        let Ok(wait) = retry.next(again) else {
+        let Ok(wait) = retry.next(hint) else {
             return Err(error);
         };
-        wait_for_next(source, slice, attempt, &error, again, wait).await;
+        wait_for_next(source, slice, attempt, &error, hint, wait).await;
     }
 }
 
@@ -67,10 +67,10 @@ pub(crate) async fn wait_for_next(
     slice: Slice,
     attempt: u32,
     error: &(dyn std::error::Error + Sync),
-    again: Again,
+    hint: RetryHint,
     wait: Duration,
 ) {
-    if again.slow_down {
+    if hint.slow_down {
         source.slow_down(wait);
     }
     let problem = source.credentials().hide_keys(&error.to_string());

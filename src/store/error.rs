@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::is_disk_full;
-use crate::retry::{Fate, Obstacle};
+use crate::retry::{Fate, StopCause};
 
 /// The store did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ impl StoreError {
     /// What becomes of a slice and its run because of it. What may pass was tried again already.
     pub fn fate(&self) -> Fate {
         if self.kind() == Some(FailureKind::Hopeless) || is_disk_full(self) {
-            Fate::StopRun(Obstacle::Lake)
+            Fate::StopRun(StopCause::Lake)
         } else {
             Fate::FailSlice
         }

@@ -294,7 +294,7 @@ fn state(path: Path, metadata: &fs::Metadata) -> ObjectState {
 fn names_in(directory: &FilePath) -> Result<Vec<String>, StoreError> {
     let names = || {
         let entries = match fs::read_dir(directory) {
-            Err(error) if is_no_directory(&error) => return Ok(Vec::new()),
+            Err(error) if is_not_a_directory(&error) => return Ok(Vec::new()),
             entries => entries?,
         };
         let name =
@@ -305,7 +305,7 @@ fn names_in(directory: &FilePath) -> Result<Vec<String>, StoreError> {
 }
 
 /// Whether there is no directory where one was looked for.
-fn is_no_directory(error: &io::Error) -> bool {
+fn is_not_a_directory(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::NotADirectory

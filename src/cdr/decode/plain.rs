@@ -12,7 +12,7 @@ use super::time::LocalTimes;
 use super::{MAX_DEPTH, Reason, Record, Refusal};
 use crate::cdr::amount::{Amount, AmountError, Rounded, round_i32};
 use crate::cdr::columns::Field;
-use crate::error::{cut, sanitized_excerpt};
+use crate::error::{sanitized_excerpt, truncated};
 
 /// An object's members: keys decoded, values still as their JSON text.
 type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
@@ -228,7 +228,7 @@ const MAX_KEY_CHARS: usize = 40;
 
 /// A key, as it may be shown: without numbers, and not too long.
 fn shown_key(key: &str) -> String {
-    cut(&sanitized_excerpt(key), MAX_KEY_CHARS)
+    truncated(&sanitized_excerpt(key), MAX_KEY_CHARS)
 }
 
 /// The parser's complaint, without its line and column: the record's place is known to the caller.

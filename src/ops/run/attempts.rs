@@ -10,7 +10,7 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::Counts;
 use crate::lake::report::SliceReport;
 use crate::privacy::Privacy;
-use crate::retry::{Fate, Retry, Setback};
+use crate::retry::{Fate, Retry, RetryReason};
 use crate::source::retry::{deadline, wait_for_next};
 
 /// Fetches a slice until an attempt succeeds or none is left. A count that never matches is left
@@ -31,7 +31,7 @@ pub(super) async fn fetch_until_good(
         let attempt = retry.attempt();
         report.attempts = attempt;
         // Where nobody answers there is no day without a count, only a day without a network.
-        leniency.count_may_fail = !source.is_cut_off() && retry.is_last(Setback::Foreign);
+        leniency.count_may_fail = !source.is_cut_off() && retry.is_last(RetryReason::ForeignAnswer);
         context.observer.slice_began(slice, attempt);
         let error = match fetch(context, slice, privacy, leniency, deadline).await {
             Ok(fetched) if source.is_fixed() => return Ok(fetched),
@@ -45,22 +45,22 @@ pub(super) async fn fetch_until_good(
         };
         leniency.is_not_paged |= matches!(error, FetchError::NotPaged { .. });
         leniency.count_may_move = true;
-        let Fate::Retry(again) = error.fate() else {
+        let Fate::Retry(hint) = error.fate() else {
             return Err(error);
         };
-        let wait = match retry.next(again) {
+        let wait = match retry.next(hint) {
             Ok(wait) => wait,
-            Err(spent) => {
+            Err(exhausted) => {
                 return Err(FetchError::GivenUp {
                     source: Box::new(error),
-                    spent,
+                    exhausted,
                     attempts: attempt,
                 });
             }
         };
         tokio::select! {
             () = context.stop.cancelled() => return Err(FetchError::Stopped),
-            () = wait_for_next(source, slice, attempt, &error, again, wait) => {}
+            () = wait_for_next(source, slice, attempt, &error, hint, wait) => {}
         }
     }
 }
@@ -87,27 +87,27 @@ fn doubt(
         control_total: fetched.control_total,
     };
     let last_doubted = before.take();
-    let setback = match fetched.verdict {
+    let reason = match fetched.verdict {
         Verdict::MatchWithDuplicates if last_doubted == Some(holds()) => return Ok(fetched),
         // What comes out otherwise every time proves nothing.
-        Verdict::MatchWithDuplicates if retry.is_last(Setback::Duplicates) => {
+        Verdict::MatchWithDuplicates if retry.is_last(RetryReason::Duplicates) => {
             let verdict = Verdict::Mismatch;
             return Ok(Fetched { verdict, ..fetched });
         }
         Verdict::MatchWithDuplicates => {
             *before = Some(holds());
-            Setback::Duplicates
+            RetryReason::Duplicates
         }
         Verdict::Mismatch
-            if fetched.control_total.is_some() && !retry.is_last(Setback::Mismatch) =>
+            if fetched.control_total.is_some() && !retry.is_last(RetryReason::CountMismatch) =>
         {
-            Setback::Mismatch
+            RetryReason::CountMismatch
         }
         _ => return Ok(fetched),
     };
     Err(FetchError::Doubtful {
         counts: Box::new(counts.clone()),
         control_total: fetched.control_total,
-        setback,
+        reason,
     })
 }

@@ -18,10 +18,10 @@ use crate::cdr::reconcile::{Verdict, describe_mismatch, verdict};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::Counts;
 use crate::config::Reconcile;
-use crate::error::{Panicked, counted, joined};
+use crate::error::{Panicked, counted, join_task};
 use crate::lake::ledger::Asked;
 use crate::privacy::Privacy;
-use crate::retry::{Again, Fate, Retry, Setback, Spent};
+use crate::retry::{Exhausted, Fate, Retry, RetryHint, RetryReason};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::source::retry::ask_patiently;
 use crate::source::{Body, Paging, SourceError};
@@ -79,22 +79,22 @@ pub(super) enum FetchError {
     Doubtful {
         counts: Box<Counts>,
         control_total: Option<u64>,
-        setback: Setback,
+        reason: RetryReason,
     },
     #[error(transparent)]
     Panicked(#[from] Panicked),
     /// No attempt is left.
     #[error(
         "{source}{} ({})",
-        match spent {
-            Spent::Attempts => "",
-            Spent::Time => "; source.max_elapsed is used up",
+        match exhausted {
+            Exhausted::Attempts => "",
+            Exhausted::Time => "; source.max_elapsed is used up",
         },
         counted(u64::from(*attempts), "attempt", "attempts")
     )]
     GivenUp {
         source: Box<FetchError>,
-        spent: Spent,
+        exhausted: Exhausted,
         attempts: u32,
     },
     #[error("the run was stopped")]
@@ -111,10 +111,10 @@ impl FetchError {
             Self::Source(error) => error.fate(),
             Self::Convert(error) => error.fate(),
             Self::CountMoved { .. } | Self::CallsVanished { .. } | Self::NotPaged { .. } => {
-                Fate::MAY_PASS
+                Fate::RETRY
             }
-            Self::NoCalls { .. } => Fate::Retry(Again::of(Setback::Mismatch)),
-            Self::Doubtful { setback, .. } => Fate::Retry(Again::of(*setback)),
+            Self::NoCalls { .. } => Fate::Retry(RetryHint::of(RetryReason::CountMismatch)),
+            Self::Doubtful { reason, .. } => Fate::Retry(RetryHint::of(*reason)),
             Self::PageGivenUp { .. }
             | Self::Panicked(_)
             | Self::GivenUp { .. }
@@ -564,7 +564,7 @@ impl Conversion {
     /// conversion found wrong with the body says more than how the body broke off afterwards.
     async fn abandon(self, error: FetchError) -> FetchError {
         drop(self.messages);
-        match (joined(self.thread).await, error) {
+        match (join_task(self.thread).await, error) {
             (_, FetchError::Stopped) => FetchError::Stopped,
             (Err(panicked), _) => panicked.into(),
             (Ok(Err(found)), _) => found.into(),
@@ -575,7 +575,7 @@ impl Conversion {
     async fn finish(self) -> Result<Converted, FetchError> {
         // If the thread has ended early, its result says why.
         drop(self.messages.send(Message::Finish).await);
-        let converted = joined(self.thread).await??;
+        let converted = join_task(self.thread).await??;
         Ok(converted.expect("the thread was told to finish"))
     }
 }

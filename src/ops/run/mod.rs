@@ -27,7 +27,7 @@ use crate::error::Panicked;
 use crate::lake::Lake;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::RunMark;
-use crate::retry::Obstacle;
+use crate::retry::StopCause;
 use crate::source::Source;
 use crate::store::bucket;
 use crate::store::location::Location;
@@ -99,11 +99,11 @@ pub enum Stop {
 }
 
 impl Stop {
-    fn at(obstacle: Obstacle, why: String) -> Self {
-        match obstacle {
-            Obstacle::Key => Self::KeyRefused(why),
-            Obstacle::Source => Self::NoSource(why),
-            Obstacle::Lake => Self::NoLake(why),
+    fn at(cause: StopCause, why: String) -> Self {
+        match cause {
+            StopCause::Key => Self::KeyRefused(why),
+            StopCause::Source => Self::NoSource(why),
+            StopCause::Lake => Self::NoLake(why),
         }
     }
 }

@@ -17,14 +17,14 @@ use crate::cdr::reconcile::{Verdict, describe_mismatch};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
 use crate::config::{Reconcile, Via, broken_records};
-use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, joined, thousands};
+use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, join_task, thousands};
 use crate::lake::ledger::{Commit, Failure, Reason, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LakeError, LedgerEntry, PublishedFile, StagedSlice, TableChange, is_intact};
 use crate::ops::days::{is_from_the_future, lookback_from, state_of};
 use crate::ops::plan::Due;
 use crate::privacy::Privacy;
-use crate::retry::{Fate, Obstacle};
+use crate::retry::{Fate, StopCause};
 use crate::slice_file::convert::Converted;
 use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, rows_of};
 use crate::store::Lease;
@@ -84,7 +84,7 @@ impl SliceError {
                 fate => fate,
             },
             // The spool is the same for all slices.
-            Self::Write(_) => Fate::StopRun(Obstacle::Lake),
+            Self::Write(_) => Fate::StopRun(StopCause::Lake),
             Self::Lake(error) => error.fate(),
             _ => Fate::FailSlice,
         }
@@ -177,17 +177,17 @@ pub(super) async fn process(
 
 /// Ends the run where no other slice would fare better. Its reason is then said once, at the end.
 async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
-    let obstacle = match (error.fate(), error) {
-        (Fate::StopRun(obstacle), _) => obstacle,
+    let cause = match (error.fate(), error) {
+        (Fate::StopRun(cause), _) => cause,
         // Others may be permitted, unless nothing in the table is.
         (_, SliceError::Lake(found)) if found.is_denied() => match context.lake.try_table().await {
-            Err(error) if error.is_denied() || error.fate().stops_the_run() => Obstacle::Lake,
+            Err(error) if error.is_denied() || error.fate().stops_the_run() => StopCause::Lake,
             _ => return false,
         },
-        (_, SliceError::Fetch(_)) if context.source.is_cut_off() => Obstacle::Source,
+        (_, SliceError::Fetch(_)) if context.source.is_cut_off() => StopCause::Source,
         _ => return false,
     };
-    context.stop(&Stop::at(obstacle, text.to_owned()));
+    context.stop(&Stop::at(cause, text.to_owned()));
     true
 }
 
@@ -335,8 +335,8 @@ async fn record_failure(
         .fail(&context.mark, lease, before, failure, rejects, privacy)
         .await
     {
-        if let Fate::StopRun(obstacle) = error.fate() {
-            context.stop(&Stop::at(obstacle, chain(&error)));
+        if let Fate::StopRun(cause) = error.fate() {
+            context.stop(&Stop::at(cause, chain(&error)));
         }
         // The failure itself is told anyway; without its entry the slice is due as it was before.
         context.warn(format!(
@@ -466,7 +466,7 @@ async fn write_footer<'a>(
 ) -> Result<(SpoolFile, SemaphorePermit<'a>), SliceError> {
     let metadata = commit.file_metadata(slice);
     let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata));
-    let file = joined(file).await??;
+    let file = join_task(file).await??;
     Ok((file, room.until_published(context)))
 }
 
@@ -583,7 +583,7 @@ async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<boo
         return Ok(false);
     };
     let file = copy.path.clone();
-    let found = joined(tokio::task::spawn_blocking(move || checksum_of(&file))).await?;
+    let found = join_task(tokio::task::spawn_blocking(move || checksum_of(&file))).await?;
     Ok(found.is_ok_and(|found| found == expected))
 }
 

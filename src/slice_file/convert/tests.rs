@@ -140,7 +140,7 @@ fn what_a_broken_record_means_depends_on_what_stands_behind_it() {
     let cut = error(&format!("{whole}{{\"date\":\"2026-10-0"));
     assert!(matches!(cut, ConvertError::CutRecord { .. }), "{cut}");
     for error in [in_list, cut] {
-        assert_eq!(error.fate(), Fate::MAY_PASS, "{error}");
+        assert_eq!(error.fate(), Fate::RETRY, "{error}");
     }
     // A line is by itself.
     let directory = tempfile::tempdir().unwrap();
@@ -156,7 +156,7 @@ fn what_is_no_list_of_calls_at_all_is_foreign() {
         "<!doctype html><title>Login</title>",
     ] {
         let error = error(body);
-        let foreign = Fate::Retry(Again::of(Setback::Foreign));
+        let foreign = Fate::Retry(RetryHint::of(RetryReason::ForeignAnswer));
         assert_eq!(error.fate(), foreign, "{error}");
     }
 }

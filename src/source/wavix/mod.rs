@@ -23,7 +23,7 @@ use crate::body::decompress::Encoding;
 use crate::body::framing::{Format, Pagination};
 use crate::cdr::slice::Slice;
 use crate::config::{KeySource, SourceConfig, Via};
-use crate::error::{joined, sanitized_excerpt};
+use crate::error::{join_task, sanitized_excerpt};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
 use answers::{Answer, encoding, own_words, read_up_to, refuse_foreign, unasked_encoding};
@@ -400,7 +400,7 @@ impl Api {
             return;
         }
         let read = tokio::task::spawn_blocking(move || place.read("source.api_key"));
-        match joined(read).await {
+        match join_task(read).await {
             Ok(Ok(key)) => {
                 if self.credentials.renew(key) {
                     tracing::warn!(

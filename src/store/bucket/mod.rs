@@ -288,7 +288,7 @@ impl BucketStore {
                 None if expected.is_none() => {}
                 _ => return Ok(Swap::Refused),
             }
-            if !retry.again().await {
+            if !retry.wait_for_next().await {
                 return Err(self.failed(Action::Write, path, &error));
             }
         }
@@ -565,7 +565,7 @@ impl Objects for BucketStore {
                 Ok(()) => return Ok(()),
                 Err(error) if is_absent(&error) => return Ok(()),
                 // The library repeats questions only, but this too may be asked twice.
-                Err(error) if is_final(self.scheme(), &error) || !retry.again().await => {
+                Err(error) if is_final(self.scheme(), &error) || !retry.wait_for_next().await => {
                     return Err(self.failed(Action::Delete, path, &error));
                 }
                 Err(_) => {}

@@ -161,7 +161,7 @@ impl Staged for StagedPut {
             if !same_upload(found.as_ref(), seen) {
                 return Ok(None);
             }
-            if !retry.again().await {
+            if !retry.wait_for_next().await {
                 return Err(store.failed_perhaps(Action::Upload, &path, &error));
             }
         }
@@ -275,7 +275,7 @@ impl Drop for StagedUpload {
                 if is_absent(&error) {
                     break;
                 }
-                if !retry.again().await {
+                if !retry.wait_for_next().await {
                     let error = store.failed(Action::Abort, &path, &error);
                     let problem = crate::error::chain(&error);
                     tracing::warn!("{problem}. `cdrlake gc` does it later");
