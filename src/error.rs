@@ -53,8 +53,8 @@ pub(crate) fn joined_names(names: impl ExactSizeIterator<Item = String>) -> Stri
     names.take(MAX_NAMES).collect::<Vec<_>>().join(", ") + more
 }
 
-/// Makes foreign text safe for logs and errors: one line of at most [`MAX_EXCERPT_CHARS`] characters,
-/// without anything that could be a phone number or a credential in an address.
+/// Makes foreign text safe for logs and errors: one line of at most [`MAX_EXCERPT_CHARS`]
+/// characters, without anything that could be a phone number or a credential in an address.
 pub(crate) fn sanitized_excerpt(text: &str) -> String {
     // Numbers are hidden before the final cut: a cut number would no longer be recognized.
     truncated(
@@ -105,8 +105,8 @@ pub(crate) fn truncated(text: &str, max_chars: usize) -> String {
 /// A thread or task panicked. Its message is dropped because it may quote a record.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "cdrlake panicked while processing this slice. This is a bug in cdrlake: please report it, with \
-     the line on standard error that begins with \"cdrlake panicked at\""
+    "cdrlake panicked while processing this slice. This is a bug in cdrlake: please report it, \
+     with the line on standard error that begins with \"cdrlake panicked at\""
 )]
 pub(crate) struct Panicked;
 

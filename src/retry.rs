@@ -76,9 +76,9 @@ pub enum RetryReason {
 /// Attempts for each [reason](RetryReason) but `Transient`.
 pub(crate) const MAX_ATTEMPTS_PER_REASON: u32 = 3;
 
-/// How often an operation is attempted, and how long to wait in between: as long as the server asks,
-/// otherwise exponential backoff with
-/// [full jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
+/// How often an operation is attempted, and how long to wait in between: as long as the server
+/// asks, otherwise exponential backoff with [full
+/// jitter](https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RetryPolicy {
     /// Includes the first attempt.
@@ -90,9 +90,9 @@ pub(crate) struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// For objects with concurrent writers, and for lost replies: a few seconds in all. In a bucket,
-    /// these retries come on top of the library's, which does not retry a conditional write whose
-    /// reply was lost.
+    /// For objects with concurrent writers, and for lost replies: a few seconds in all. In a
+    /// bucket, these retries come on top of the library's, which does not retry a conditional write
+    /// whose reply was lost.
     pub(crate) const STORE: Self = Self {
         max_attempts: 6,
         first_wait: Duration::from_millis(100),

@@ -2,21 +2,21 @@
 
 use std::fmt;
 
-/// Decimals kept of an amount: the scale of the lake's `DECIMAL(18, 9)` columns.
+/// Decimals of an amount: the scale of the lake's `DECIMAL(18, 9)` columns.
 pub(crate) const AMOUNT_SCALE: u32 = 9;
 /// Largest magnitude in units of 10⁻⁹ dollars: eighteen nines.
 const MAX_NANOS: u64 = 999_999_999_999_999_999;
 
-/// US dollars, in units of 10⁻⁹. Holds what `DECIMAL(18, 9)` holds, exactly.
+/// US dollars, in units of 10⁻⁹: exactly the values of `DECIMAL(18, 9)`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Amount(i64);
 
-/// A value that a column can hold, for one that it perhaps cannot.
+/// A value rounded to what its column can hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rounded<T> {
-    /// The nearest that it can.
+    /// The rounded value.
     pub value: T,
-    /// Whether that is the very same.
+    /// Whether rounding changed nothing.
     pub is_exact: bool,
 }
 
@@ -32,11 +32,13 @@ impl<T> Rounded<T> {
 /// Why a text is not an [`Amount`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AmountError {
-    /// Not a decimal number as JSON writes one.
+    /// Not a decimal number in JSON's notation.
     #[error("not a decimal number")]
     NotANumber,
-    /// A number with a comma, such as `0,05` and `1,234`: what it means is anybody's guess.
-    #[error("written with a comma, before decimals or between thousands: export it with a point")]
+    /// A number with a comma, such as `0,05` and `1,234`, which is ambiguous.
+    #[error(
+        "written with a comma (decimal or thousands separator): export it with a decimal point"
+    )]
     Comma,
     /// A digit other than zero beyond the ninth decimal.
     #[error("more than nine decimals")]
@@ -57,21 +59,22 @@ impl Amount {
         self.0
     }
 
-    /// Reads a decimal number from its text, never through a float: JSON's numbers (`0.00325`, `-1`,
-    /// `3.25e-3`), and what people and programs write in strings (`+0.01`, `.01`, `1.`, `007`).
+    /// Parses a decimal number without going through a float: JSON numbers (`0.00325`, `-1`,
+    /// `3.25e-3`) and other notations found in strings (`+0.01`, `.01`, `1.`, `007`).
     ///
     /// # Errors
-    /// [`AmountError`]: nothing is rounded.
+    /// [`AmountError`]. Nothing is rounded.
     pub fn parse(text: &str) -> Result<Self, AmountError> {
         let amount = Self::round(text)?;
         let exact = amount.is_exact.then_some(amount.value);
         exact.ok_or(AmountError::TooPrecise)
     }
 
-    /// The same to the nearest amount, halves away from zero, as databases cast decimals.
+    /// Like [`parse`](Self::parse), but rounds to the nearest amount, halves away from zero, as
+    /// databases cast decimals.
     ///
     /// # Errors
-    /// [`AmountError`]: it is no number, or its nearest amount is out of range.
+    /// [`AmountError`] if the text is not a number, or the rounded amount is out of range.
     pub fn round(text: &str) -> Result<Rounded<Self>, AmountError> {
         let number = Number::parse(text).ok_or_else(|| {
             let may_be_number = text.bytes().all(|byte| b"0123456789.,+-".contains(&byte));
@@ -86,8 +89,8 @@ impl Amount {
 }
 
 impl Amount {
-    /// The amount of a text such as `0.00325`: up to nine digits on both sides of the point. `None` leaves the
-    /// text to [`parse`](Self::parse).
+    /// The amount of a text such as `0.00325`, with up to nine digits on each side of the point.
+    /// Returns `None` for texts that need [`parse`](Self::parse).
     pub(crate) fn parse_short(text: &[u8]) -> Option<Self> {
         const POWERS: [i64; 10] = [
             1_000_000_000,
@@ -105,7 +108,7 @@ impl Amount {
         if text.len() > 19 || is_zero_led {
             return None;
         }
-        // Nineteen digits fit, although fewer will do.
+        // Nineteen digits fit into 64 bits.
         let mut digits = 0_u64;
         let mut point = None;
         for (i, &byte) in text.iter().enumerate() {
@@ -125,7 +128,7 @@ impl Amount {
     }
 }
 
-/// A decimal number, taken apart.
+/// The parts of a decimal number.
 struct Number<'a> {
     negative: bool,
     integer: &'a [u8],
@@ -135,8 +138,8 @@ struct Number<'a> {
 
 impl<'a> Number<'a> {
     /// `None` if `text` is not a number by JSON's grammar
-    /// ([RFC 8259, section 6](https://www.rfc-editor.org/rfc/rfc8259#section-6)), which is widened by what
-    /// is as clear: a plus sign, zeros in front, and no digit on one side of the point.
+    /// ([RFC 8259, section 6](https://www.rfc-editor.org/rfc/rfc8259#section-6)), extended by three
+    /// unambiguous notations: a plus sign, leading zeros, and no digit on one side of the point.
     fn parse(text: &'a str) -> Option<Self> {
         let (negative, rest) = match text.as_bytes() {
             [b'-', rest @ ..] => (true, rest),
@@ -161,8 +164,8 @@ impl<'a> Number<'a> {
                 if digits.is_empty() || !rest.is_empty() {
                     return None;
                 }
-                // A huge exponent only has to stay huge: the digits are then out of range, too
-                // precise, or all zero.
+                // Saturating is exact enough: with a huge exponent the number is out of range, too
+                // precise, or zero.
                 let magnitude = digits.iter().fold(0_i32, |sum, digit| {
                     sum.saturating_mul(10)
                         .saturating_add(i32::from(digit - b'0'))
@@ -180,7 +183,7 @@ impl<'a> Number<'a> {
         })
     }
 
-    /// The number × 10^`scale`, as the nearest whole number, if that is within range.
+    /// The number × 10^`scale`, rounded to a whole number.
     fn scaled(&self, scale: u32) -> Result<Rounded<i64>, AmountError> {
         let digits = self.integer.iter().chain(self.fraction);
         // The value is digits × 10^(exponent − fraction digits).
@@ -236,8 +239,8 @@ fn split_digits(bytes: &[u8]) -> (&[u8], &[u8]) {
     bytes.split_at(end)
 }
 
-/// The whole number within `i32` that is nearest to a number's text, halves away from zero: 26 for `26`,
-/// `26.0` and `2.6e1`, and 27 for `26.5`. `None` if it is none, or out of range.
+/// Parses a number and rounds it to an `i32`, halves away from zero: 26 for `26`, `26.0` and
+/// `2.6e1`, and 27 for `26.5`. `None` if the text is not a number or the result is out of range.
 pub(crate) fn round_i32(text: &str) -> Option<Rounded<i32>> {
     let Rounded { value, is_exact } = Number::parse(text)?.scaled(0).ok()?;
     let value = i32::try_from(value).ok()?;
@@ -250,7 +253,7 @@ impl fmt::Display for Amount {
     }
 }
 
-/// A sum of amounts. Cannot overflow: it would take 10²⁰ of the largest amounts.
+/// A sum of amounts. Overflow would take 10²⁰ of the largest amounts.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub struct AmountSum(i128);
 
@@ -265,7 +268,7 @@ impl AmountSum {
         self.0 += other.0;
     }
 
-    /// What must be added to `earlier` to get this sum.
+    /// The difference between this sum and `earlier`.
     #[must_use]
     pub fn minus(self, earlier: Self) -> Self {
         Self(self.0 - earlier.0)
@@ -304,7 +307,7 @@ impl fmt::Display for AmountSum {
 impl std::str::FromStr for AmountSum {
     type Err = AmountError;
 
-    /// Reads what [`Display`](fmt::Display) wrote.
+    /// Parses the output of [`Display`](fmt::Display).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let number = Number::parse(text)
             .filter(|number| number.exponent == 0 && number.fraction.len() <= 9)
@@ -345,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn sums_are_added_and_taken_apart_again() {
+    fn sums_are_added_and_subtracted() {
         let sum = |text: &str| text.parse::<AmountSum>().unwrap();
         let mut all = sum("1.5");
         all.merge(sum("-0.25"));
@@ -356,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn amounts_are_read_digit_by_digit() {
+    fn amounts_are_parsed_exactly() {
         assert_eq!(nanos("0.00325"), Ok(3_250_000));
         assert_eq!(nanos("0.0"), Ok(0));
         assert_eq!(nanos("-0"), Ok(0));
@@ -376,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_as_clear_as_json_s_numbers_is_an_amount_too() {
+    fn unambiguous_notations_outside_json_are_amounts_too() {
         for (text, expected) in [
             ("+0.01", 10_000_000),
             (".01", 10_000_000),
@@ -390,7 +393,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused_not_rounded() {
+    fn amounts_that_do_not_fit_are_refused_by_parse() {
         assert_eq!(nanos("0.0000000001"), Err(AmountError::TooPrecise));
         assert_eq!(nanos("1e-10"), Err(AmountError::TooPrecise));
         assert_eq!(nanos("1e-999999999999"), Err(AmountError::TooPrecise));
@@ -433,7 +436,7 @@ mod tests {
     }
 
     #[test]
-    fn the_nearest_amount_is_half_a_unit_away_at_most() {
+    fn amounts_are_rounded_to_the_nearest() {
         for (text, value, is_exact) in [
             ("0.30000000000000004", 300_000_000, false),
             ("0.0000000014", 1, false),
@@ -458,7 +461,7 @@ mod tests {
     }
 
     #[test]
-    fn a_table_shows_as_many_decimals_as_it_asks_for() {
+    fn a_precision_limits_the_decimals_shown() {
         let mut sum = AmountSum::default();
         sum.add(Amount::from_nanos(12_345_678_900));
         assert_eq!(sum.to_string(), "12.3456789");
@@ -471,7 +474,9 @@ mod tests {
 
     proptest! {
         #[test]
-        fn what_is_written_reads_back_the_same(nanos in -999_999_999_999_999_999_i64..=999_999_999_999_999_999) {
+        fn a_written_amount_reads_back_the_same(
+            nanos in -999_999_999_999_999_999_i64..=999_999_999_999_999_999,
+        ) {
             let amount = Amount::from_nanos(nanos);
             prop_assert_eq!(Amount::parse(&amount.to_string()), Ok(amount));
             let mut sum = AmountSum::default();

@@ -1,9 +1,8 @@
-//! The columns of the lake, in one table: what each holds, under which keys a record has it, under
-//! which names CSV does, and what a warehouse is told of it.
+//! The columns of the lake in one table: name, kind, JSON keys, names in CSV, and the comment for
+//! warehouses.
 //!
-//! A new column is a row of [`COLUMNS`], a field of [`Record`], and what
-//! [`decode`](super::decode) makes of it. Batches, encoding, digest and statements for warehouses
-//! go by the table.
+//! A new column needs a row in [`COLUMNS`], a field of [`Record`], and its decoding in
+//! [`decode`](super::decode). Batches, encoding, digest and warehouse statements read the table.
 
 use std::borrow::Cow;
 use std::sync::{Arc, LazyLock};
@@ -13,23 +12,23 @@ use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimeUni
 use super::amount::{AMOUNT_SCALE, Amount};
 use super::decode::Record;
 
-/// Version of the columns. A higher one only ever adds columns at the end, which may be null:
-/// readers that go by name find nothing there in older files, and those that go by position find
-/// the others where they were. Files of several versions may lie side by side: `verify` says so,
-/// and a refresh makes new ones of old ones, for equal rows of another version are not equal.
-/// With the first version above 1 comes what is not needed before: `slice_file::batch::Rows` reads
-/// null where an older file lacks a column, and the digest of an older file leaves it out.
-/// `lake::identity::FORMAT` is raised with it.
+/// Version of the columns. A new version may only add nullable columns at the end, so that readers
+/// of older files find the other columns by name and by position. A lake may hold files of several
+/// versions: `verify` reports them, and a refresh rewrites old files, because their digests differ.
+///
+/// The first version above 1 also needs this: `slice_file::batch::Rows` reads null for a column
+/// that an older file lacks, and the digest of an older file leaves the column out.
+/// `lake::identity::FORMAT` is raised at the same time.
 pub(crate) const SCHEMA_VERSION: u32 = 1;
 
-/// What the values of a column are, which decides how they are stored.
+/// The kind of a column's values, which determines their types and encoding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
-    /// Text of which next to nothing repeats: looking for what does is mostly in vain.
+    /// Text whose values rarely share substrings: compression hardly helps.
     Id,
-    /// Text in which what repeats is long.
+    /// Text whose values share long substrings.
     PhoneNumber,
-    /// Text of which few are expected, so that a dictionary pays.
+    /// Text with few distinct values, for a dictionary.
     Name,
     /// One of the two directions.
     Direction,
@@ -56,7 +55,7 @@ impl Kind {
         }
     }
 
-    /// The Arrow type as readers of a file see it: plain texts, not dictionaries.
+    /// The Arrow type that readers of a file see: plain strings, no dictionaries.
     pub fn file_type(self) -> DataType {
         match self {
             Self::Id | Self::PhoneNumber | Self::Name | Self::Direction | Self::Json => {
@@ -69,7 +68,7 @@ impl Kind {
         }
     }
 
-    /// Whether few distinct values are expected, so that a Parquet dictionary pays.
+    /// Whether few distinct values are expected, so that the column gets a Parquet dictionary.
     pub fn repeats(self) -> bool {
         match self {
             Self::Name | Self::Direction | Self::Day | Self::Seconds | Self::Amount => true,
@@ -77,13 +76,13 @@ impl Kind {
         }
     }
 
-    /// Whether a value that the column cannot hold exactly is rounded, and not refused.
+    /// Whether a value that the column cannot hold exactly is rounded (otherwise it is rejected).
     pub(crate) fn is_rounded(self) -> bool {
         matches!(self, Self::Time | Self::Seconds | Self::Amount)
     }
 
-    /// What may stand behind the name of a CSV column, for it says what the column holds anyway.
-    /// Another unit, such as minutes, makes it another column.
+    /// Units that may follow the name of a CSV column. A header with another unit, such as minutes,
+    /// names another column.
     pub(crate) fn units(self) -> &'static [&'static str] {
         match self {
             Self::Time => &["utc", "gmt"],
@@ -107,26 +106,25 @@ pub(crate) fn amount_type() -> DataType {
 /// One column of the lake.
 #[derive(Clone, Debug)]
 pub struct Column {
-    /// Its name, which is no reserved word of any warehouse and carries its unit.
+    /// Its name, with its unit. Must not be a reserved word of any warehouse.
     pub name: &'static str,
-    /// What its values are.
+    /// The kind of its values.
     pub kind: Kind,
     /// Whether it may be null.
     pub nullable: bool,
-    /// The version of the columns that it came with. Older files do not have it.
+    /// The [`SCHEMA_VERSION`] that added it. Older files lack it.
     pub since: u32,
-    /// What it holds, for the catalog of a warehouse: without quotes and backslashes, which every
-    /// dialect of SQL escapes in its own way.
+    /// Its comment in a warehouse's catalog. Without quotes and backslashes, which SQL dialects
+    /// escape differently.
     pub comment: &'static str,
-    /// The fields of a record that it holds: the first that is there. None for what the slice says,
-    /// and for what is left over.
+    /// The record's fields for this column; the first that is present wins. Empty for columns that
+    /// the slice determines, and for `extra`.
     pub(crate) fields: &'static [Field],
-    /// Other names that exports in CSV give to its first field, in lower case without spaces and
-    /// marks.
+    /// Other names of its first field in CSV exports, in lower case without spaces and punctuation.
     pub(crate) csv_names: &'static [&'static str],
 }
 
-/// Takes the values of a row one by one, in the order of the columns.
+/// Receives the values of a row, in the order of the columns.
 pub(crate) trait RowSink {
     fn text(&mut self, kind: Kind, text: Option<&str>);
     fn time(&mut self, time_us: i64);
@@ -138,7 +136,7 @@ pub(crate) trait RowSink {
     fn day(&mut self);
 }
 
-/// Gives the values of a row that a record has, one by one, in the order of the columns.
+/// Supplies the values of a row that belong to a record, in the order of the columns.
 pub(crate) trait RowSource<'a> {
     fn text(&mut self) -> Option<Cow<'a, str>>;
     fn time(&mut self) -> i64;
@@ -146,7 +144,7 @@ pub(crate) trait RowSource<'a> {
     fn amount(&mut self) -> Option<Amount>;
 }
 
-/// A value of a record, by its type.
+/// A field type of [`Record`].
 trait Value<'a> {
     fn write(&self, kind: Kind, row: &mut impl RowSink);
     fn read(row: &mut impl RowSource<'a>) -> Self;
@@ -203,10 +201,10 @@ impl<'a> Value<'a> for Option<Amount> {
     }
 }
 
-/// Makes [`COLUMNS`], [`Field`] and the ways through a [`Record`] from the table.
+/// Generates [`COLUMNS`], [`Field`] and the conversions of a [`Record`] from the table.
 ///
-/// `record` is the field of [`Record`] that a column holds, and with it the keys under which JSON
-/// has it; a column without one is told by the slice.
+/// `record` names the column's field of [`Record`], `keys` its keys in JSON. The slice determines
+/// the columns that have neither.
 macro_rules! columns {
     ($(
         $name:ident {
@@ -232,33 +230,33 @@ macro_rules! columns {
             },
         )*];
 
-        /// Fields of a record with a column of their own, or that are an alias of one.
+        /// Fields of a record that have a column, and their aliases.
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
         pub(crate) enum Field {
             $($($($field,)*)?)*
         }
 
         impl Field {
-            /// Their keys, in the order of the variants.
+            /// The keys, in the order of the variants.
             const KEYS: &'static [&'static str] = &[$($($($key,)*)?)*];
             pub(crate) const ALL: [Self; Self::KEYS.len()] = [$($($(Self::$field,)*)?)*];
         }
 
         impl<'a> Record<'a> {
-            /// Hands the values of the row that it becomes to `row`, in the order of the columns.
+            /// Writes the record's row to `row`, in the order of the columns.
             #[inline]
             pub(crate) fn write_to(&self, row: &mut impl RowSink) {
                 $(columns!(@write self row $kind $($record)?);)*
             }
 
-            /// The record that became a row.
+            /// Reads a record back from its row.
             pub(crate) fn read_from(row: &mut impl RowSource<'a>) -> Self {
                 Self {
                     $($($record: Value::read(row),)?)*
                 }
             }
 
-            /// Its texts that are there.
+            /// The texts that are present.
             pub(crate) fn texts_mut(&mut self) -> impl Iterator<Item = (Kind, &mut Cow<'a, str>)> {
                 let texts = [$($((Kind::$kind, self.$record.text_mut()),)?)*];
                 texts.into_iter().filter_map(|(kind, text)| Some((kind, text?)))
@@ -275,14 +273,14 @@ macro_rules! columns {
 columns! {
     call_id {
         kind: Id, nullable: true, since: 1,
-        comment: "Id of the call, as the provider bills it",
+        comment: "Id under which the provider bills the call",
         record: call_id,
         keys: [CallId "call_id", Uuid "uuid"],
         csv_names: [],
     }
     parent_call_id {
         kind: Id, nullable: true, since: 1,
-        comment: "Id of the call that this one is a leg of",
+        comment: "Id of the call that this call is a leg of",
         record: parent_call_id,
         keys: [ParentCallId "parent_call_id", ParentUuid "parent_uuid"],
         csv_names: [],
@@ -293,11 +291,11 @@ columns! {
     }
     source_day {
         kind: Day, nullable: false, since: 1,
-        comment: "Day under which the provider lists the call, the same as the partition dt",
+        comment: "Day under which the provider lists the call, equal to the partition dt",
     }
     call_time {
         kind: Time, nullable: false, since: 1,
-        comment: "Begin of the call, UTC",
+        comment: "Start of the call, UTC",
         record: call_time_us,
         keys: [Date "date"],
         csv_names: [
@@ -307,42 +305,42 @@ columns! {
     }
     from_number {
         kind: PhoneNumber, nullable: true, since: 1,
-        comment: "Who called",
+        comment: "Calling number",
         record: from_number,
         keys: [From "from"],
         csv_names: ["fromnumber", "caller", "callernumber", "callerid"],
     }
     to_number {
         kind: PhoneNumber, nullable: true, since: 1,
-        comment: "Who was called",
+        comment: "Called number",
         record: to_number,
         keys: [To "to"],
         csv_names: ["tonumber", "called", "callednumber", "callee", "dialednumber"],
     }
     disposition {
         kind: Name, nullable: true, since: 1,
-        comment: "What became of the call: answered, busy, failed and others",
+        comment: "Outcome of the call: answered, busy, failed and others",
         record: disposition,
         keys: [Disposition "disposition"],
         csv_names: [],
     }
     destination {
         kind: Name, nullable: true, since: 1,
-        comment: "Where the call went, by the name of the price list",
+        comment: "Destination of the call, as the price list names it",
         record: destination,
         keys: [Destination "destination"],
         csv_names: [],
     }
     sip_trunk {
         kind: Name, nullable: true, since: 1,
-        comment: "Trunk that the call went over",
+        comment: "SIP trunk of the call",
         record: sip_trunk,
         keys: [SipTrunk "sip_trunk"],
         csv_names: [],
     }
     answered_by {
         kind: Name, nullable: true, since: 1,
-        comment: "Who answered: human, machine and others",
+        comment: "Answered by: human, machine and others",
         record: answered_by,
         keys: [AnsweredBy "answered_by"],
         csv_names: [],
@@ -356,7 +354,7 @@ columns! {
     }
     per_minute_usd {
         kind: Amount, nullable: true, since: 1,
-        comment: "Price of a minute, US dollars",
+        comment: "Price per minute, US dollars",
         record: per_minute_usd,
         keys: [PerMinute "per_minute"],
         csv_names: ["priceperminute", "rateperminute"],
@@ -394,7 +392,7 @@ impl Field {
     pub(crate) fn column(self) -> &'static Column {
         let mut columns = COLUMNS.iter();
         let column = columns.find(|column| column.fields.contains(&self));
-        column.expect("a field stands in the table within a column")
+        column.expect("every field belongs to a column")
     }
 }
 
@@ -410,17 +408,15 @@ pub fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
-/// Checks that a file read back has the columns of the lake as they were in `version`: all of them,
-/// in their order.
+/// Checks that a file has all columns of `version`, in order.
 ///
 /// # Errors
-/// A sentence that names the first column that differs.
+/// A sentence about the first column that differs.
 pub(crate) fn check(found: &Schema, version: u32) -> Result<(), String> {
     check_columns(COLUMNS, found, version)
 }
 
 fn check_columns(columns: &[Column], found: &Schema, version: u32) -> Result<(), String> {
-    // A later version adds columns at the end.
     let columns = columns.iter().filter(|column| column.since <= version);
     let mut fields = found.fields().iter();
     for (i, column) in columns.enumerate() {
@@ -451,7 +447,7 @@ fn check_columns(columns: &[Column], found: &Schema, version: u32) -> Result<(),
 mod tests {
     use super::*;
 
-    /// The columns with one that came with version 2.
+    /// The columns and one more, added by version 2.
     fn later() -> Vec<Column> {
         let added = Column {
             name: "added_later",
@@ -465,7 +461,7 @@ mod tests {
         COLUMNS.iter().cloned().chain([added]).collect()
     }
 
-    /// A file's columns, as readers see them.
+    /// The schema that readers of a file see.
     fn file(columns: &[Column]) -> Schema {
         let field = |column: &Column| {
             ArrowField::new(column.name, column.kind.file_type(), column.nullable)
@@ -474,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn an_older_file_is_whole_without_the_columns_that_came_later() {
+    fn an_older_file_is_complete_without_later_columns() {
         let (old, new) = (file(COLUMNS), file(&later()));
         assert_eq!(check(&old, 1), Ok(()));
         assert_eq!(check_columns(&later(), &old, 1), Ok(()));
@@ -489,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn columns_are_only_ever_added_at_the_end_and_may_then_be_null() {
+    fn new_columns_are_nullable_and_come_last() {
         let sinces: Vec<u32> = COLUMNS.iter().map(|column| column.since).collect();
         assert!(sinces.is_sorted());
         assert_eq!(sinces.last(), Some(&SCHEMA_VERSION));
@@ -497,17 +493,19 @@ mod tests {
             assert!(column.nullable, "{}", column.name);
         }
         let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
-        let of_version_1 = "call_id parent_call_id direction source_day call_time from_number to_number disposition destination sip_trunk answered_by duration_seconds per_minute_usd charge_usd forward_fee_usd extra";
+        let of_version_1 = "call_id parent_call_id direction source_day call_time from_number \
+             to_number disposition destination sip_trunk answered_by duration_seconds \
+             per_minute_usd charge_usd forward_fee_usd extra";
         assert_eq!(names[..16].join(" "), of_version_1);
     }
 
-    /// What stands between backticks.
+    /// The texts between backticks.
     fn names_in(cell: &str) -> Vec<&str> {
         cell.split('`').skip(1).step_by(2).collect()
     }
 
     #[test]
-    fn the_readme_has_each_column_with_its_type_and_its_keys_and_says_which_are_never_null() {
+    fn the_readme_lists_each_column_with_its_type_and_keys_and_names_those_never_null() {
         let readme = include_str!("../../README.md");
         let mut rows = readme
             .lines()

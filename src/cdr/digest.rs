@@ -1,4 +1,4 @@
-//! The content of a slice as one number, independent of the order of its rows.
+//! A digest of a slice's rows that does not depend on their order.
 
 use std::fmt;
 use std::str::FromStr;
@@ -18,7 +18,7 @@ use super::slice::{Direction, Slice};
 /// everything else as the integer Parquet stores (signed, 32 or 64 bits), all little-endian.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Digest {
-    /// How many rows it covers.
+    /// Number of rows.
     pub rows: u64,
     sum: u128,
 }
@@ -83,7 +83,7 @@ impl RowHasher {
         }
     }
 
-    /// The hash of the row that `record` becomes.
+    /// The hash of the row of `record`.
     pub fn hash(&mut self, record: &Record<'_>) -> u128 {
         self.row.clear();
         record.write_to(self);
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn the_order_of_rows_does_not_matter_but_each_column_does() {
+    fn the_digest_depends_on_every_column_but_not_on_the_order_of_rows() {
         let mut hasher = RowHasher::new(slice());
         let one = Record {
             call_id: Some("a".into()),
@@ -190,11 +190,13 @@ mod tests {
     }
 
     #[test]
-    fn version_one_never_changes() {
-        // The sum was also computed with another implementation of xxh3.
-        let record =
-            crate::cdr::decode::decode(br#"{"date":"2023-08-21T06:43:36.000Z","from":"1","to":2,"duration":6,"charge":"0.5","x":1}"#)
-                .unwrap();
+    fn the_digest_of_version_1_never_changes() {
+        // Verified with another implementation of xxh3.
+        let record = crate::cdr::decode::decode(
+            br#"{"date":"2023-08-21T06:43:36.000Z","from":"1","to":2,"duration":6,
+                    "charge":"0.5","x":1}"#,
+        )
+        .unwrap();
         let mut digest = Digest::default();
         digest.add(RowHasher::new(slice()).hash(&record));
         assert_eq!(digest.to_string(), "v1:1:31dbf6d5034094566b197df6c73e4f44");

@@ -1,4 +1,4 @@
-//! Privacy, done to a record: which of its fields hold numbers, and of what kind each is.
+//! Applies privacy to records: which fields hold phone numbers, and how each is hidden.
 
 use std::borrow::Cow;
 
@@ -7,8 +7,8 @@ use super::decode::Record;
 use crate::privacy::{Credentials, Privacy};
 
 impl Privacy {
-    /// Whether a call is one of a number that was erased: one that the source sends, or one of the lake, whose numbers may
-    /// be hidden already.
+    /// Whether a call belongs to an erased number. Its numbers may be plain, as the source sends
+    /// them, or hidden, as the lake stores them.
     #[inline]
     pub fn suppresses(&self, record: &Record<'_>) -> bool {
         self.suppresses_any() && self.holds_suppressed(record)
@@ -30,7 +30,7 @@ impl Privacy {
                 .is_some_and(|json| self.suppresses_json(json))
     }
 
-    /// Does to a record what is to become of its numbers.
+    /// Hides the numbers of a record, each column by its mode.
     #[inline]
     pub fn hide(&self, record: &mut Record<'_>) {
         if self.keeps_all() {
@@ -53,7 +53,8 @@ impl Privacy {
 }
 
 impl Credentials {
-    /// Takes credentials out of a record that was decoded from `json`. Whether there were any.
+    /// Removes credentials from a record that was decoded from `json`. Returns whether there were
+    /// any.
     #[inline]
     pub fn redact(&self, record: &mut Record<'_>, json: &[u8]) -> bool {
         self.may_be_in(json) && self.redact_fields(record)

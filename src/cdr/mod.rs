@@ -1,5 +1,5 @@
-//! What a call is: the columns of a call detail record and what decodes into them, the slice that a
-//! record belongs to, and what is counted and compared over many of them.
+//! Call detail records: their columns and decoding, the slice that a record belongs to, and counts,
+//! sums and digests of many records.
 
 pub(crate) mod amount;
 pub(crate) mod columns;

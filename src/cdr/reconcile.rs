@@ -1,4 +1,4 @@
-//! Compares what was read with the provider's own count.
+//! Compares the records read with the provider's own count.
 
 use std::fmt;
 
@@ -11,14 +11,13 @@ use crate::error::{counted, thousands};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
-    /// The count equals the different records.
+    /// The count equals the number of distinct records.
     Match,
-    /// It matches, but some of the records were rejected.
+    /// The count matches, but some records were rejected.
     MatchWithRejects,
-    /// It equals the records only with those that came twice, and came out so again: whether calls
-    /// are missing is not known.
+    /// The count matches only if duplicates are included, in two attempts: calls may be missing.
     MatchWithDuplicates,
-    /// It does not match, or could not be had.
+    /// The count does not match, or is unavailable.
     Mismatch,
     /// `quality.reconcile = "off"`.
     Off,
@@ -27,12 +26,12 @@ pub enum Verdict {
 }
 
 impl Verdict {
-    /// Whether the slice is proven to be complete.
+    /// Whether the count proves that the slice is complete.
     pub fn is_match(self) -> bool {
         matches!(self, Self::Match | Self::MatchWithRejects)
     }
 
-    /// Whether the provider's count is that of the records, whatever it proves.
+    /// Whether the provider's count equals that of the records, with or without duplicates.
     pub fn has_equal_count(self) -> bool {
         self.is_match() || self == Self::MatchWithDuplicates
     }
@@ -51,24 +50,23 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// The verdict on a slice whose provider counts `control_total` records; `None` if the provider
-/// could not say.
+/// The verdict on a slice. `control_total` is the provider's count, `None` if it is unavailable.
 pub(crate) fn verdict(counts: &Counts, control_total: Option<u64>) -> Verdict {
     match control_total {
-        Some(total) if total == counts.different() && counts.rejected == 0 => Verdict::Match,
-        Some(total) if total == counts.different() => Verdict::MatchWithRejects,
+        Some(total) if total == counts.distinct() && counts.rejected == 0 => Verdict::Match,
+        Some(total) if total == counts.distinct() => Verdict::MatchWithRejects,
         Some(total) if total == counts.records => Verdict::MatchWithDuplicates,
         _ => Verdict::Mismatch,
     }
 }
 
-/// What a mismatch looks like, in words.
+/// A sentence about a count mismatch.
 pub(crate) fn describe_mismatch(counts: &Counts, control_total: Option<u64>) -> String {
     let Some(total) = control_total else {
         return "the provider's count is unavailable, so the slice cannot be proven complete"
             .to_owned();
     };
-    let duplicates = match counts.copies() {
+    let duplicates = match counts.repetitions() {
         0 => String::new(),
         1 => " (1 of them a duplicate)".to_owned(),
         duplicates => format!(" ({} of them duplicates)", thousands(duplicates)),
@@ -85,7 +83,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_count_that_is_reached_only_with_duplicates_proves_nothing() {
+    fn a_count_that_matches_only_with_duplicates_proves_nothing() {
         let counts = Counts {
             records: 10,
             rows: 7,
@@ -97,7 +95,7 @@ mod tests {
         assert_eq!(verdict(&counts, Some(10)), Verdict::MatchWithDuplicates);
         assert_eq!(verdict(&counts, Some(9)), Verdict::Mismatch);
         assert_eq!(verdict(&counts, None), Verdict::Mismatch);
-        // Whether they were dropped makes no difference.
+        // Duplicates that were kept make no difference.
         let kept = Counts {
             rows: 9,
             duplicates: 0,

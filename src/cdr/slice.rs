@@ -6,22 +6,22 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-/// No call is older: a record of an earlier day is the work of a clock or a program that had none, and to ask
-/// for earlier days is a slip.
+/// The earliest plausible day of a call. An earlier record comes from a wrong clock; a request for
+/// earlier days is a typing error.
 pub(crate) const FIRST_DAY: Date = jiff::civil::date(2000, 1, 1);
 
-/// Which way a call went, as the API's `type` parameter says it.
+/// The direction of a call: the API's parameter `type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Direction {
-    /// Outbound: a call the account made.
+    /// Outbound: the account called.
     Placed,
-    /// Inbound: a call the account took.
+    /// Inbound: the account was called.
     Received,
 }
 
 impl Direction {
-    /// Every direction, in the order slices of one day are done.
+    /// Every direction, in the order in which slices of one day are processed.
     pub const ALL: [Self; 2] = [Self::Placed, Self::Received];
 
     /// The word used in requests, paths and the `direction` column.
@@ -50,14 +50,14 @@ impl FromStr for Direction {
     }
 }
 
-/// One direction on one day: one request, and the unit of retry, of replacement and of commit.
+/// One direction on one day: one request, and the unit of retry, replacement and commit.
 ///
-/// Orders by day first, so that sorted slices fill a lake day by day.
+/// Slices sort by day first, so that a run fills the lake day by day.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Slice {
     /// The calendar day, in the configured time zone, under which the provider lists the calls.
     pub day: Date,
-    /// Which way the calls went.
+    /// The direction of the calls.
     pub direction: Direction,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for Slice {
 impl FromStr for Slice {
     type Err = String;
 
-    /// Reads what [`Display`](fmt::Display) writes.
+    /// Parses the output of [`Display`](fmt::Display).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         let (direction, day) = text
             .split_once(' ')
@@ -82,10 +82,10 @@ impl FromStr for Slice {
     }
 }
 
-/// Reads a day written `YYYY-MM-DD` and nothing else: no time, no short months.
+/// Parses a day in the form `YYYY-MM-DD` only.
 ///
 /// # Errors
-/// A sentence that says what is wrong with the text.
+/// A sentence with the text and the expected form.
 pub fn parse_day(text: &str) -> Result<Date, String> {
     text.parse::<Date>()
         .ok()
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_full_calendar_day_is_a_day() {
+    fn a_day_is_a_full_calendar_date() {
         assert_eq!(parse_day("2026-10-01").unwrap().to_string(), "2026-10-01");
         for wrong in [
             "2026-02-30",
@@ -113,7 +113,7 @@ mod tests {
     }
 
     #[test]
-    fn slices_order_by_day_then_direction() {
+    fn slices_sort_by_day_then_direction() {
         let slice = |day: &str, direction| Slice {
             day: parse_day(day).unwrap(),
             direction,

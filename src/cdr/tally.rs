@@ -1,4 +1,4 @@
-//! What a slice holds, counted and summed.
+//! Counts and sums of a slice.
 
 use std::collections::BTreeMap;
 
@@ -14,32 +14,31 @@ pub struct Counts {
     pub records: u64,
     /// Rows in the lake.
     pub rows: u64,
-    /// Records left out because an equal one is in the slice.
+    /// Records dropped because the slice holds an equal one.
     pub duplicates: u64,
-    /// Rows (or suppressed calls) that an earlier one equals, kept because of `quality.dedupe =
+    /// Rows and suppressed calls that equal an earlier one, kept because of `quality.dedupe =
     /// false`.
     #[serde(default)]
     pub repeated: u64,
-    /// Rows that share a `call_id` with another row of other content, beyond the first of each id.
+    /// Rows that share a `call_id` with an earlier row of different content.
     pub conflicts: u64,
-    /// Records that went to the rejects.
+    /// Rejected records.
     pub rejected: u64,
-    /// Records left out because their number was erased.
+    /// Records dropped because their number was erased.
     #[serde(default)]
     pub suppressed: u64,
-    /// Records out of which a credential was taken: a key, or what an address carried.
+    /// Records from which a credential was removed: the API key, or a credential in an address.
     #[serde(default)]
     pub redacted: u64,
-    /// Rows with a value that its column cannot hold exactly: the nearest one is there, and the original
-    /// text in `extra`.
+    /// Rows with a rounded value, whose original text is in `extra`.
     #[serde(default)]
     pub rounded: u64,
-    /// Records, also those that were rejected or left out, whose local time the clocks of
-    /// `source.assume_timezone` showed twice, or never. A row of one has the original text in `extra`, and
-    /// counts as rounded.
+    /// Records with a local time that occurs twice or never in `source.assume_timezone`, because of
+    /// a clock change. Includes rejected and dropped records. A row of such a record counts as
+    /// rounded.
     #[serde(default)]
     pub ambiguous_times: u64,
-    /// Rows whose `call_time` lies on another day than the slice's, in the configured time zone.
+    /// Rows whose `call_time` lies outside the slice's day, in the configured time zone.
     pub outside_day: u64,
     /// Rows without a charge.
     pub missing_charge: u64,
@@ -65,20 +64,20 @@ impl Counts {
         self.missing_duration += other.missing_duration;
     }
 
-    /// Records that no other one equals, or only later ones.
-    pub fn different(&self) -> u64 {
-        self.records.saturating_sub(self.copies())
+    /// Records that do not equal an earlier one.
+    pub fn distinct(&self) -> u64 {
+        self.records.saturating_sub(self.repetitions())
     }
 
-    /// Records that an earlier one equals, dropped or not.
-    pub fn copies(&self) -> u64 {
+    /// Records that equal an earlier one, dropped or kept.
+    pub fn repetitions(&self) -> u64 {
         self.duplicates.saturating_add(self.repeated)
     }
 
     /// Whether every record is accounted for.
     pub fn add_up(&self) -> bool {
         let parts = [self.rows, self.duplicates, self.rejected, self.suppressed];
-        // Wider, because they may come from a ledger entry that somebody edited.
+        // In 128 bits, because an edited ledger entry may hold any numbers.
         u128::from(self.records) == parts.into_iter().map(u128::from).sum()
     }
 }
@@ -86,23 +85,23 @@ impl Counts {
 /// Sums over the rows of one slice, or of a run.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Totals {
-    /// Seconds talked.
+    /// Billed seconds.
     pub duration_seconds: i64,
     /// Charges, in US dollars.
     pub charge_usd: AmountSum,
     /// Forwarding fees, in US dollars.
     pub forward_fee_usd: AmountSum,
-    /// Rows by disposition; `NO_DISPOSITION` for rows that have none.
+    /// Rows by disposition; `NO_DISPOSITION` for rows without one.
     pub by_disposition: BTreeMap<String, u64>,
 }
 
-/// Stands for rows without a disposition in [`Totals::by_disposition`].
+/// Key of rows without a disposition in [`Totals::by_disposition`].
 pub(crate) const NO_DISPOSITION: &str = "(none)";
-/// Stands for dispositions that sort behind the first [`MAX_DISPOSITIONS`], and for overlong ones.
+/// Key of dispositions that sort after the first [`MAX_DISPOSITIONS`], and of overlong ones.
 pub(crate) const OTHER_DISPOSITIONS: &str = "(other)";
-/// Most dispositions told apart: the API knows six, and a broken source must not fill the memory.
+/// Most dispositions counted separately. The API has six; the limit bounds memory.
 pub(crate) const MAX_DISPOSITIONS: usize = 64;
-/// Longest disposition told apart, likewise.
+/// Longest disposition counted separately.
 pub(crate) const MAX_DISPOSITION_BYTES: usize = 64;
 
 impl Totals {
@@ -116,9 +115,9 @@ impl Totals {
         }
     }
 
-    /// Adds rows of one disposition. The names that sort first are told apart, so that the result
-    /// depends neither on the order of rows nor on how they are split and merged: a name that gave
-    /// way to smaller ones cannot come back, and one that stays was there from its first row on.
+    /// Adds rows of one disposition. The names that sort first are counted separately, so that the
+    /// result depends neither on the order of rows nor on how they are split and merged: a
+    /// displaced name never comes back, and a kept name has been counted from its first row.
     fn add_disposition(&mut self, disposition: &str, rows: u64) {
         if let Some(sum) = self.by_disposition.get_mut(disposition) {
             *sum += rows;
@@ -155,7 +154,7 @@ pub struct RowTally {
     pub totals: Totals,
     /// Rows so far.
     pub rows: u64,
-    /// Those of them that lie so far outside the day that no time zone explains it.
+    /// Rows so far outside the day that no time zone explains it.
     pub far_outside_day: u64,
     rounded: u64,
     outside_day: u64,
@@ -163,12 +162,13 @@ pub struct RowTally {
     missing_duration: u64,
 }
 
-/// How far outside its day a call lies that belongs to another: no time zone is further from UTC.
+/// A call further outside its day than this belongs to another day: no time zone is further from
+/// UTC.
 pub(crate) const FAR_OUTSIDE_HOURS: i64 = 14;
 const FAR_OUTSIDE_US: i64 = FAR_OUTSIDE_HOURS * 3_600_000_000;
 
 impl RowTally {
-    /// A tally of rows that should all lie within `day_us`.
+    /// A tally of rows that should lie within `day_us`.
     pub fn new(day_us: std::ops::Range<i64>) -> Self {
         Self {
             day_us,
@@ -250,8 +250,8 @@ mod tests {
                 merged.merge(&totals_of(other));
                 prop_assert_eq!(&merged, &expected);
             }
-            // The names that sort first are told apart, and their counts are exact.
-            let told_apart =
+            // The names that sort first are counted separately, and exactly.
+            let is_separate =
                 |name: &&String| name.len() <= MAX_DISPOSITION_BYTES && *name != OTHER_DISPOSITIONS;
             names.sort_unstable();
             for (name, rows) in &expected.by_disposition {
@@ -259,17 +259,17 @@ mod tests {
                     prop_assert_eq!(names.iter().filter(|one| *one == name).count() as u64, *rows);
                 }
             }
-            let mut first: Vec<&String> = names.iter().filter(told_apart).collect();
+            let mut first: Vec<&String> = names.iter().filter(is_separate).collect();
             first.dedup();
             first.truncate(MAX_DISPOSITIONS);
-            let kept: Vec<&String> = expected.by_disposition.keys().filter(told_apart).collect();
+            let kept: Vec<&String> = expected.by_disposition.keys().filter(is_separate).collect();
             prop_assert_eq!(kept, first);
             prop_assert_eq!(expected.by_disposition.values().sum::<u64>(), names.len() as u64);
         }
     }
 
     #[test]
-    fn only_rows_beyond_any_time_zone_lie_far_outside_their_day() {
+    fn rows_beyond_any_time_zone_lie_far_outside_their_day() {
         let day_us = 86_400_000_000;
         let mut tally = RowTally::new(day_us..2 * day_us);
         let far = FAR_OUTSIDE_US;
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_variety_of_dispositions_is_counted_but_not_told_apart() {
+    fn surplus_dispositions_are_counted_together() {
         let mut tally = RowTally::new(0..1);
         for i in 0..1000 {
             tally.add(&Record {
@@ -307,7 +307,7 @@ mod tests {
         assert_eq!(tally.totals.by_disposition.len(), MAX_DISPOSITIONS + 1);
         let mut run = Totals::default();
         run.merge(&tally.totals);
-        assert_eq!(run, tally.totals, "a sum of one is that one");
+        assert_eq!(run, tally.totals, "merging one sum changes nothing");
         assert_eq!(tally.totals.by_disposition.values().sum::<u64>(), 1002);
     }
 }

@@ -1,4 +1,4 @@
-//! What the small pieces promise that whole runs lean on.
+//! Tests of small types that several modules rely on.
 
 use std::collections::BTreeMap;
 
@@ -19,7 +19,7 @@ fn a_day_begins_and_ends_where_the_zone_cuts_it() {
     let day = date(2026, 10, 25);
     let start = start_of_day(day, &paris);
     assert_eq!(start.to_string(), "2026-10-24T22:00:00Z");
-    // Its clocks go back on that day, which has 25 hours.
+    // Clocks go back: the day has 25 hours.
     let end = end_of_day(day, &paris);
     assert_eq!(end.to_string(), "2026-10-25T23:00:00Z");
     assert_eq!(
@@ -31,7 +31,7 @@ fn a_day_begins_and_ends_where_the_zone_cuts_it() {
 }
 
 #[test]
-fn a_sum_is_read_as_it_is_written_and_nothing_else_is_one() {
+fn a_sum_reads_back_as_written_and_other_notations_are_refused() {
     for text in ["0", "-1.25", "123456789012345678901.000000001"] {
         let sum: AmountSum = text.parse().unwrap();
         assert_eq!(sum.to_string(), text);
@@ -46,7 +46,7 @@ fn a_sum_is_read_as_it_is_written_and_nothing_else_is_one() {
 }
 
 #[test]
-fn a_verdict_says_whether_the_count_is_equal_and_whether_that_proves_anything() {
+fn verdicts_distinguish_equal_counts_from_proofs_of_completeness() {
     use Verdict::{Match, MatchWithDuplicates, MatchWithRejects, Mismatch, NotChecked, Off};
 
     for (verdict, is_match, is_equal) in [
@@ -59,13 +59,13 @@ fn a_verdict_says_whether_the_count_is_equal_and_whether_that_proves_anything() 
     ] {
         let found = (verdict.is_match(), verdict.has_equal_count());
         assert_eq!(found, (is_match, is_equal), "{verdict}");
-        // People and files read the same name.
+        // Texts and files use the same name.
         assert_eq!(serde_json::json!(verdict), verdict.to_string());
     }
 }
 
 #[test]
-fn a_digest_is_read_as_it_is_written() {
+fn a_digest_reads_back_as_written() {
     let digest: Digest = "v1:3:00000000000000000000000000000007".parse().unwrap();
     let json = serde_json::to_string(&digest).unwrap();
     assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
@@ -73,7 +73,7 @@ fn a_digest_is_read_as_it_is_written() {
 }
 
 #[test]
-fn each_reason_has_its_own_code_and_only_broken_text_is_broken_syntax() {
+fn each_reason_has_its_own_code_and_only_broken_texts_are_syntax_errors() {
     let columns = |found, expected| Reason::Columns { found, expected };
     let problem = String::new();
     let broken = [
@@ -115,13 +115,13 @@ fn each_reason_has_its_own_code_and_only_broken_text_is_broken_syntax() {
     assert!(codes.iter().all(|code| is_code(code) && !code.is_empty()));
     codes.sort_unstable();
     codes.dedup();
-    // `columns` stands twice.
+    // `columns` occurs twice.
     assert_eq!(codes.len(), broken.len() + whole.len() - 1);
 }
 
 #[test]
 fn counts_and_sums_of_slices_are_added_field_by_field() {
-    // Each field has another number, so that none is taken for another.
+    // Each field has a different number, so that a mix-up is detected.
     let counts = |factor: u64| -> Counts {
         let names = serde_json::json!(Counts::default());
         let names = names.as_object().unwrap().keys().cloned();
@@ -149,14 +149,14 @@ fn counts_and_sums_of_slices_are_added_field_by_field() {
 }
 
 #[test]
-fn a_mismatch_is_told_with_both_counts_and_what_came_twice() {
+fn a_mismatch_is_described_with_both_counts_and_the_duplicates() {
     let counts = |records, duplicates| Counts {
         records,
         duplicates,
         rows: records - duplicates,
         ..Counts::default()
     };
-    for (counts, total, told) in [
+    for (counts, total, expected) in [
         (
             counts(3, 0),
             Some(4),
@@ -183,12 +183,12 @@ fn a_mismatch_is_told_with_both_counts_and_what_came_twice() {
             "the provider's count is unavailable, so the slice cannot be proven complete",
         ),
     ] {
-        assert_eq!(describe_mismatch(&counts, total), told);
+        assert_eq!(describe_mismatch(&counts, total), expected);
     }
 }
 
 #[test]
-fn a_direction_is_read_by_its_name() {
+fn a_direction_is_parsed_from_its_name() {
     for direction in Direction::ALL {
         assert_eq!(direction.as_str().parse(), Ok(direction));
     }

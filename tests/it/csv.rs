@@ -127,7 +127,7 @@ fn lines_that_do_not_fit_the_header_are_rejected_as_they_stand() {
     assert_eq!(rejects[3]["text"], "x\u{1},\"0\n1\",1,4,");
     assert_eq!(
         rejects[4]["reason"],
-        "not valid UTF-8 at byte 0 of the record: is it text in another encoding?"
+        "not valid UTF-8 at byte 0 of the record. Check the encoding of the file"
     );
 }
 
@@ -254,7 +254,7 @@ fn the_export_may_be_separated_by_semicolons_or_tabs() {
         let rejects = workplace.rejects("placed", "");
         assert_eq!(
             rejects[0]["reason"],
-            "`charge` is written with a comma, before decimals or between thousands: export it with a point"
+            "`charge` is written with a comma (decimal or thousands separator): export it with a decimal point"
         );
     }
 }

@@ -309,7 +309,7 @@ fn assert_reject_names_its_place(form: &str, files: &[(&str, Vec<u8>)], of: usiz
     if let Err(error) = std::str::from_utf8(text) {
         let wrong = error.valid_up_to();
         let reason = format!(
-            "not valid UTF-8 at byte {wrong} of the record: is it text in another encoding?"
+            "not valid UTF-8 at byte {wrong} of the record. Check the encoding of the file"
         );
         assert_eq!(rejects[0]["reason"], reason, "{form}");
     }
@@ -1049,7 +1049,7 @@ fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() 
     assert_eq!(refused.status, 1, "{refused:?}");
     for part in [
         "3 records cannot be assigned to a day",
-        "`date` is a time without a UTC offset (source.assume_timezone sets the time zone of such times)",
+        "`date` is a time without a UTC offset; set source.assume_timezone",
         "Name the time zone of times without an offset with --assume-timezone, mend the export",
     ] {
         assert!(refused.stderr.contains(part), "{part}: {refused:?}");

@@ -337,7 +337,7 @@ fn an_amount_with_a_comma_is_refused_as_that() {
     assert_eq!(reason.code(), "amount");
     assert_eq!(
         reason.to_string(),
-        "`charge` is written with a comma, before decimals or between thousands: export it with a point"
+        "`charge` is written with a comma (decimal or thousands separator): export it with a decimal point"
     );
 }
 

@@ -1,12 +1,15 @@
-//! The fast decoder: for records as the API writes them, whatever the order of their keys.
+//! The fast decoder, for records in the API's usual form, with keys in any order.
 //!
-//! One pass finds every quotation mark of a record, 64 bytes at a time (by AVX2 where the processor has it), and
-//! whether anything in it is out of the ordinary. Then what stands at each key's place is compared with the key that
-//! stood there in the record before, and only where they differ is it looked up; where most did, none is expected.
-//! Values are converted straight from their bytes. Whatever is unexpected, an escape, white space between tokens, a
-//! field without a column, another type, anything that will be rejected, is left to the
-//! [plain decoder](super::decode), which defines what a record means. The two agree on every input: a
-//! property test and a fuzz target hold them together.
+//! 1. One pass finds every quotation mark, 64 bytes at a time (with AVX2 if available), and detects
+//!    escapes, control characters and non-ASCII bytes.
+//! 2. Each key is compared with the key at the same place of the previous record, and looked up
+//!    only if they differ. If most keys of the previous record differed, no comparison is tried.
+//! 3. Values are converted directly from their bytes.
+//!
+//! The [plain decoder](super::decode), which defines the meaning of a record, handles everything
+//! else: escapes, white space between tokens, fields without a column, other types, and every
+//! record that will be rejected. Both decoders return the same result for every input; a property
+//! test and a fuzz target verify that.
 
 use std::borrow::Cow;
 
@@ -17,29 +20,29 @@ use super::{LocalTimes, Record, Refusal, parse_time_us};
 use crate::cdr::amount::Amount;
 use crate::cdr::columns::Field;
 
-/// Of more surprises the next record's keys are not expected where they stood.
-const MAX_SURPRISES: u32 = 3;
+/// If more keys than this were mispredicted, the next record's keys are not predicted.
+const MAX_MISPREDICTED_KEYS: u32 = 3;
 
-/// Bytes whose quotation marks share a word.
+/// Bytes for each word of the bitmap of quotation marks.
 const WORD_BYTES: usize = 64;
 
-/// Decodes the records of one body. Remembers the order of keys and the date of the record before, which
-/// make it fast, and nothing that decides what comes out.
+/// Decodes the records of one body. Remembers the previous record's order of keys and its date,
+/// which affect the speed but never the result.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The fields of the record before, in their order.
+    /// The fields of the previous record, in their order.
     order: Vec<Field>,
-    /// Keys of the record before that stood elsewhere than in the one before it.
-    surprises: u32,
-    /// A bit for each byte that is a quotation mark.
+    /// Keys of the previous record that were not where its predecessor had them.
+    mispredicted_keys: u32,
+    /// A bitmap of the record's bytes: 1 for each quotation mark.
     quotes: Vec<u64>,
     dates: DateCache,
-    /// Of these the fast path knows none.
+    /// Only the plain decoder handles local times.
     local_times: LocalTimes,
 }
 
 impl Decoder {
-    /// For records whose times may have no offset.
+    /// A decoder for records whose times may lack an offset.
     pub fn new(local_times: LocalTimes) -> Self {
         Self {
             local_times,
@@ -47,15 +50,15 @@ impl Decoder {
         }
     }
 
-    /// Local times so far that were ambiguous: those of [`LocalTimes::ambiguous`].
+    /// Number of ambiguous local times so far, see [`LocalTimes::ambiguous`].
     pub fn ambiguous_times(&self) -> u64 {
         self.local_times.ambiguous()
     }
 
-    /// Decodes one record: the same as [`decode`](super::decode), but for times without an offset.
+    /// Decodes one record like [`decode`](super::decode), and also accepts times without an offset.
     ///
     /// # Errors
-    /// [`Refusal`]: the record is to be rejected, or it is the server's report of a failure.
+    /// [`Refusal`] if the record must be rejected, or is the server's report of a failure.
     pub fn decode<'a>(&mut self, text: &'a [u8]) -> Result<Record<'a>, Refusal> {
         match self.try_decode(text) {
             Some(record) => Ok(record),
@@ -63,35 +66,35 @@ impl Decoder {
         }
     }
 
-    /// `None` if there is anything unexpected in the record.
-    // A record is large: within its only caller it is made where it is wanted, and not moved there.
+    /// `None` if the record needs the plain decoder.
+    // Inlined into its only caller, because a record is large and would be moved.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
     fn try_decode<'a>(&mut self, text: &'a [u8]) -> Option<Record<'a>> {
         let Self {
             order,
-            surprises: surprises_before,
+            mispredicted_keys,
             quotes,
             dates,
             local_times: _,
         } = self;
-        // To expect what hardly ever comes costs more than to look each key up.
-        let is_shuffled = *surprises_before > MAX_SURPRISES;
-        let mut surprises = 0;
+        // Comparisons that mostly fail cost more than looking up every key.
+        let is_shuffled = *mispredicted_keys > MAX_MISPREDICTED_KEYS;
+        let mut mispredicted = 0;
         let text = match find_quotes(text, quotes) {
-            Kind::Odd => return None,
-            Kind::Ascii => {
+            TextClass::Special => return None,
+            TextClass::Ascii => {
                 debug_assert!(text.is_ascii());
                 #[expect(
                     unsafe_code,
-                    reason = "a second look costs a twentieth of all decoding"
+                    reason = "checking again would cost 5 % of the time for decoding"
                 )]
-                // SAFETY: no byte has its highest bit set, so each is a character.
+                // SAFETY: no byte has its highest bit set, so the text is ASCII.
                 unsafe {
                     std::str::from_utf8_unchecked(text)
                 }
             }
-            Kind::Text => std::str::from_utf8(text).ok()?,
+            TextClass::NonAscii => std::str::from_utf8(text).ok()?,
         };
         let bytes = text.as_bytes();
         if bytes.first() != Some(&b'{') {
@@ -116,7 +119,7 @@ impl Decoder {
                         return None;
                     }
                     let field = field_of(key_at(bytes, at + 1, close - at - 1)?)?;
-                    surprises += u32::from(expected != Some(&field));
+                    mispredicted += u32::from(expected != Some(&field));
                     match order.get_mut(number) {
                         Some(expected) => *expected = field,
                         None => order.push(field),
@@ -138,17 +141,17 @@ impl Decoder {
                 _ => return None,
             }
         }
-        *surprises_before = surprises;
+        *mispredicted_keys = mispredicted;
         record(&values, dates).ok()
     }
 }
 
-/// A value as the fast path knows them.
+/// A value that the fast path supports.
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Null,
     Text(&'a str),
-    /// A bare number, of which only the characters are known to be a number's.
+    /// A JSON number. Only its characters were checked.
     Number(&'a str),
 }
 
@@ -185,7 +188,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A phone number: text, or the digits of a bare number.
+    /// A phone number: a string, or the digits of a JSON number.
     fn phone_number(self) -> Result<Option<&'a str>, Unexpected> {
         let text = match self {
             Self::Null => return Ok(None),
@@ -207,7 +210,7 @@ impl<'a> Value<'a> {
             Self::Text(text) => Amount::parse_short(text.as_bytes())
                 .or_else(|| Amount::parse(text).ok())
                 .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
-            // A bare number is JSON's, of which the other parser knows more than there are.
+            // `Amount::parse` would accept notations that JSON does not permit.
             Self::Number(text) => Amount::parse_short(text.as_bytes())
                 .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
         }
@@ -232,11 +235,11 @@ impl<'a> Value<'a> {
     }
 }
 
-/// Something that only the plain decoder understands, or refuses.
+/// The record needs the plain decoder.
 struct Unexpected;
 
-/// The values of a record, by field. They are only converted when all of them are there, in an order that is
-/// always the same: which field comes next is what a processor guesses wrong where keys are shuffled.
+/// The values of a record, by field. They are converted after all have been read, in a fixed order:
+/// converting shuffled fields as they come would cause branch mispredictions.
 type Values<'a> = [Value<'a>; Field::ALL.len()];
 
 #[inline(always)]
@@ -245,7 +248,7 @@ fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, 
     let value = |field: Field| values[field as usize];
     let text = |field| Ok(value(field).text()?.map(Cow::Borrowed));
     let number = |field| Ok(value(field).phone_number()?.map(Cow::Borrowed));
-    // An alias that says something else is kept in `extra`.
+    // The plain decoder keeps a different alias in `extra`.
     let aliased = |field, alias| {
         let (field, alias) = (value(field).text()?, value(alias).text()?);
         match (field, alias) {
@@ -274,17 +277,17 @@ fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, 
     })
 }
 
-/// Reads times, and remembers the date of the last one: calls of a slice share it.
+/// Parses times and caches the last date, which most calls of a slice share.
 #[derive(Debug, Default)]
 struct DateCache {
     date: [u8; 10],
-    /// Its first instant.
+    /// The first instant of `date`.
     start_us: i64,
 }
 
 impl DateCache {
     fn parse(&mut self, text: &str) -> Option<i64> {
-        let quick = self.time_of_known_date(text.as_bytes());
+        let quick = self.time_of_cached_date(text.as_bytes());
         if quick.is_some() {
             return quick;
         }
@@ -297,8 +300,8 @@ impl DateCache {
         Some(time_us)
     }
 
-    /// The time of `…Thh:mm:ss.mmmZ` if its date is the known one.
-    fn time_of_known_date(&self, bytes: &[u8]) -> Option<i64> {
+    /// Parses `…Thh:mm:ss.mmmZ` if it has the cached date.
+    fn time_of_cached_date(&self, bytes: &[u8]) -> Option<i64> {
         let (date, bytes) = bytes.split_first_chunk::<10>()?;
         let bytes: &[u8; 14] = bytes.try_into().ok()?;
         let [b'T', clock @ .., b'.', hundreds, tens, ones, b'Z'] = bytes else {
@@ -317,19 +320,19 @@ impl DateCache {
     }
 }
 
-/// The second of the day that `hh:mm:ss` names: all eight bytes at once, the first one the lowest.
+/// The second of the day of `hh:mm:ss`. Processes all eight bytes at once, the first as the lowest.
 fn seconds_of_clock(clock: [u8; 8]) -> Option<u64> {
     const ZEROS: u64 = u64::from_le_bytes(*b"00:00:00");
     const COLONS: u64 = 0x0000_FF00_00FF_0000;
     const HIGHEST_BITS: u64 = 0x8080_8080_8080_8080;
-    // Digits become what they stand for, and colons zero.
+    // Digits become their values, and colons zero.
     let digits = u64::from_le_bytes(clock) ^ ZEROS;
-    // What is more than nine reaches the highest bit, or has it.
+    // Values above nine set the highest bit.
     let beyond_nine = digits.wrapping_add(0x7676_7676_7676_7676) | digits;
     if beyond_nine & HIGHEST_BITS != 0 || digits & COLONS != 0 {
         return None;
     }
-    // Each byte ten times, and the one behind it: 99 at most.
+    // Ten times each byte plus the next byte: at most 99.
     let pairs = digits * 10 + (digits >> 8);
     let [hour, .., second, _] = pairs.to_le_bytes().map(u64::from);
     let minute = pairs >> 24 & 0xFF;
@@ -339,12 +342,12 @@ fn seconds_of_clock(clock: [u8; 8]) -> Option<u64> {
 /// The quotation marks of a record.
 #[derive(Clone, Copy)]
 struct Quotes<'a> {
-    /// A bit for each byte, and behind them two words of none.
+    /// A bit for each byte, followed by two words of zeros.
     words: &'a [u64],
 }
 
 impl Quotes<'_> {
-    /// The first one at `at` or behind it.
+    /// The first quotation mark at or after `at`.
     #[inline]
     fn next(self, at: usize) -> Option<usize> {
         let (word, bit) = (at / WORD_BYTES, at % WORD_BYTES);
@@ -353,7 +356,7 @@ impl Quotes<'_> {
         if window != 0 {
             return Some(at + window.trailing_zeros() as usize);
         }
-        // A long text.
+        // A long string.
         let behind = self.words.get(word + 1..)?;
         let skipped = behind.iter().position(|&word| word != 0)?;
         let start = (word + 1 + skipped) * WORD_BYTES;
@@ -361,80 +364,81 @@ impl Quotes<'_> {
     }
 }
 
-/// What a text is made of.
+/// What characters a text has.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    /// Characters of one byte.
+enum TextClass {
+    /// ASCII only.
     Ascii,
-    /// Other bytes too.
-    Text,
-    /// There is an escape or a control character in it.
-    Odd,
+    /// Some bytes are not ASCII.
+    NonAscii,
+    /// There is a backslash or a control character.
+    Special,
 }
 
-/// Notes every quotation mark of `text` in `words`, as [`Quotes`] wants them, and says of what kind it is.
-fn find_quotes(text: &[u8], words: &mut Vec<u64>) -> Kind {
+/// Writes the bitmap of quotation marks to `words`, in the layout of [`Quotes`], and classifies
+/// `text`.
+fn find_quotes(text: &[u8], words: &mut Vec<u64>) -> TextClass {
     let count = text.len().div_ceil(WORD_BYTES);
     words.resize(count + 2, 0);
     words[count..].fill(0);
     let words = &mut words[..count];
     #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "the compiler wants to know that there is AVX2")]
+    #[expect(unsafe_code, reason = "calls a function that requires AVX2")]
     if is_x86_feature_detected!("avx2") {
-        // SAFETY: it was just asked for, and the function needs nothing else.
-        return unsafe { find_quotes_by_avx2(text, words) };
+        // SAFETY: AVX2 was just detected, and the function has no other requirement.
+        return unsafe { find_quotes_avx2(text, words) };
     }
-    find_quotes_by(look_at, text, words)
+    find_quotes_with(scan_block, text, words)
 }
 
-/// The same, in as many words as the text needs, by a function that looks at one of them.
+/// Like [`find_quotes`], with `words` of the right length and a function that scans one block.
 #[inline(always)]
 #[expect(
     clippy::inline_always,
-    reason = "so that it is compiled for the processor that its caller knows"
+    reason = "so that it is compiled with the target features of its caller"
 )]
-fn find_quotes_by(
-    look_at: impl Fn(&[u8; WORD_BYTES]) -> Found,
+fn find_quotes_with(
+    scan_block: impl Fn(&[u8; WORD_BYTES]) -> BlockScan,
     text: &[u8],
     words: &mut [u64],
-) -> Kind {
+) -> TextClass {
     let (blocks, rest) = text.as_chunks::<WORD_BYTES>();
-    let (mut is_odd, mut is_ascii) = (false, true);
+    let (mut has_special, mut is_ascii) = (false, true);
     let mut last = [b' '; WORD_BYTES];
     last[..rest.len()].copy_from_slice(rest);
     for (block, word) in blocks.iter().chain([&last]).zip(words) {
-        let found = look_at(block);
-        *word = found.quotes;
-        is_odd |= found.is_odd;
-        is_ascii &= found.is_ascii;
+        let scan = scan_block(block);
+        *word = scan.quotes;
+        has_special |= scan.has_special;
+        is_ascii &= scan.is_ascii;
     }
-    match (is_odd, is_ascii) {
-        (true, _) => Kind::Odd,
-        (false, true) => Kind::Ascii,
-        (false, false) => Kind::Text,
+    match (has_special, is_ascii) {
+        (true, _) => TextClass::Special,
+        (false, true) => TextClass::Ascii,
+        (false, false) => TextClass::NonAscii,
     }
 }
 
-/// What there is in 64 bytes.
+/// What 64 bytes contain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Found {
+struct BlockScan {
     /// A bit for each quotation mark.
     quotes: u64,
-    /// Whether there is an escape or a control character.
-    is_odd: bool,
+    /// Whether there is a backslash or a control character.
+    has_special: bool,
     is_ascii: bool,
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn find_quotes_by_avx2(text: &[u8], words: &mut [u64]) -> Kind {
-    find_quotes_by(|block| look_by_avx2(block), text, words)
+fn find_quotes_avx2(text: &[u8], words: &mut [u64]) -> TextClass {
+    find_quotes_with(|block| scan_block_avx2(block), text, words)
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
 #[inline]
-fn look_by_avx2(block: &[u8; WORD_BYTES]) -> Found {
+fn scan_block_avx2(block: &[u8; WORD_BYTES]) -> BlockScan {
     use std::arch::x86_64::{
         __m256i, _mm256_cmpeq_epi8, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256,
         _mm256_set_epi64x, _mm256_set1_epi8,
@@ -446,30 +450,30 @@ fn look_by_avx2(block: &[u8; WORD_BYTES]) -> Found {
     let (low, high) = (half(0), half(4));
     let mask = |bytes: __m256i| u64::from(_mm256_movemask_epi8(bytes).cast_unsigned());
     let is = |bytes, byte: u8| _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte.cast_signed()));
-    let odd = |bytes| {
+    let special = |bytes| {
         let control = _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes);
         _mm256_or_si256(is(bytes, b'\\'), control)
     };
-    Found {
+    BlockScan {
         quotes: mask(is(low, b'"')) | mask(is(high, b'"')) << 32,
-        is_odd: mask(_mm256_or_si256(odd(low), odd(high))) != 0,
-        // The highest bit of each.
+        has_special: mask(_mm256_or_si256(special(low), special(high))) != 0,
+        // Tests the highest bit of each byte.
         is_ascii: mask(_mm256_or_si256(low, high)) == 0,
     }
 }
 
-/// One byte after the other, which compilers make into whatever the processor has.
-fn look_at(block: &[u8; WORD_BYTES]) -> Found {
-    let mut found = Found {
+/// Scans byte by byte; the compiler vectorizes the loop.
+fn scan_block(block: &[u8; WORD_BYTES]) -> BlockScan {
+    let mut scan = BlockScan {
         quotes: 0,
-        is_odd: false,
+        has_special: false,
         is_ascii: block.is_ascii(),
     };
     for (i, &byte) in block.iter().enumerate() {
-        found.quotes |= u64::from(byte == b'"') << i;
-        found.is_odd |= byte == b'\\' || byte < 0x20;
+        scan.quotes |= u64::from(byte == b'"') << i;
+        scan.has_special |= byte == b'\\' || byte < 0x20;
     }
-    found
+    scan
 }
 
 #[cfg(test)]

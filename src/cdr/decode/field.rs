@@ -1,16 +1,16 @@
-//! How the keys of the fields that have a column are found.
+//! Looks up the [`Field`] of a key.
 
 use crate::cdr::columns::Field;
 
 impl Field {
-    /// The field of that key.
+    /// The field with this key.
     pub(super) fn of(key: &[u8]) -> Option<Self> {
-        // A key that ends in zeros is another.
+        // A key that ends in zero bytes has the same number, but another length.
         field_of(key_at(key, 0, key.len())?).filter(|field| field.name().len() == key.len())
     }
 
-    /// Whether its key, the quotation mark behind it and a colon stand at `at`. `false` also where less than
-    /// 16 bytes are left.
+    /// Whether the field's key, a quotation mark and a colon are at `at`. `false` if fewer than 16
+    /// bytes are left.
     #[inline]
     pub(super) fn is_key_at(self, text: &[u8], at: usize) -> bool {
         let bytes = text.get(at..).and_then(<[u8]>::first_chunk::<KEY_BYTES>);
@@ -19,7 +19,7 @@ impl Field {
     }
 }
 
-/// A key as a number: its bytes, and zeros. No longer one is known.
+/// A key as a number: its bytes, padded with zeros. All known keys fit.
 pub(super) type Key = u128;
 
 const KEY_BYTES: usize = size_of::<Key>();
@@ -32,7 +32,7 @@ pub(super) fn key_at(text: &[u8], at: usize, length: usize) -> Option<Key> {
     let Some(bytes) = text.get(at..).and_then(<[u8]>::first_chunk::<KEY_BYTES>) else {
         return Some(key_of(text.get(at..at + length)?));
     };
-    // What follows the key is taken away.
+    // Masks the bytes after the key.
     let unused_bits = u32::try_from(8 * (KEY_BYTES - length)).ok()?;
     let mask = Key::MAX.checked_shr(unused_bits).unwrap_or(0);
     Some(Key::from_le_bytes(*bytes) & mask)
@@ -59,7 +59,7 @@ pub(super) const KEYS: [Key; Field::ALL.len()] = {
     keys
 };
 
-/// Each key with the two bytes that follow it, and a mask of as many bytes.
+/// Each key followed by `":`, and a mask of that length.
 const MEMBERS: [(Key, Key); Field::ALL.len()] = {
     let mut members = [(0, 0); Field::ALL.len()];
     let mut i = 0;
@@ -73,25 +73,25 @@ const MEMBERS: [(Key, Key); Field::ALL.len()] = {
     members
 };
 
-/// Slots of the table of keys, as a power of two.
+/// Number of slots in the table of keys, as a power of two.
 const SLOT_BITS: u32 = 5;
-/// Gives each key a slot of its own: the first that does of a row of odd numbers.
+/// A multiplier without collisions: the first one in a sequence of odd numbers.
 const SLOT_MULTIPLIER: u64 = {
     let mut multiplier = 0x2E47_DC0E_959F_3A51_u64;
-    while !tells_apart(multiplier) {
+    while !is_collision_free(multiplier) {
         multiplier = multiplier.wrapping_mul(0x5851_F42D_4C95_7F2D);
     }
     multiplier
 };
 
-#[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
+#[expect(clippy::cast_possible_truncation, reason = "folds two halves")]
 const fn slot_of(key: Key, multiplier: u64) -> usize {
     let folded = key as u64 ^ (key >> 64) as u64;
     (folded.wrapping_mul(multiplier) >> (u64::BITS - SLOT_BITS)) as usize
 }
 
 /// Whether no two keys have the same slot.
-const fn tells_apart(multiplier: u64) -> bool {
+const fn is_collision_free(multiplier: u64) -> bool {
     let mut taken = 0_u32;
     let mut i = 0;
     while i < KEYS.len() {
@@ -101,7 +101,7 @@ const fn tells_apart(multiplier: u64) -> bool {
     taken.count_ones() as usize == KEYS.len()
 }
 
-/// The field in each slot; a slot of none has any.
+/// The field in each slot. Unused slots hold an arbitrary field.
 const SLOTS: [Field; 1 << SLOT_BITS] = {
     let mut slots = [Field::Date; 1 << SLOT_BITS];
     let mut i = 0;
@@ -112,7 +112,7 @@ const SLOTS: [Field; 1 << SLOT_BITS] = {
     slots
 };
 
-/// The field of a key, without a branch that depends on which one it is.
+/// The field of a key. No branch depends on the key.
 pub(super) fn field_of(key: Key) -> Option<Field> {
     let field = SLOTS[slot_of(key, SLOT_MULTIPLIER)];
     (KEYS[field as usize] == key).then_some(field)

@@ -1,8 +1,8 @@
-//! What one record means: a JSON object becomes a typed [`Record`], or is rejected with a reason.
+//! Decodes one record: a JSON object becomes a typed [`Record`], or is rejected with a reason.
 //!
-//! No I/O, no state between records. Nothing is coerced silently: a column holds the value exactly,
-//! however it is written, or the nearest one, and `extra` the original text; or the record is rejected
-//! whole.
+//! No I/O, no state between records. No value is changed silently: a column holds the exact value,
+//! or a rounded value whose original text is kept in `extra`; otherwise the whole record is
+//! rejected.
 
 mod fast;
 mod field;
@@ -21,7 +21,7 @@ pub(crate) use time::{is_local_time, is_time};
 
 use super::amount::{Amount, AmountError};
 
-/// Keys by which a record is told from what a server may wrap records in.
+/// Keys that distinguish a record from a server's envelope around records.
 pub const RECORD_KEYS: [&[u8]; 8] = [
     b"date",
     b"uuid",
@@ -33,21 +33,21 @@ pub const RECORD_KEYS: [&[u8]; 8] = [
     b"disposition",
 ];
 
-/// One call, as the columns of the lake hold it (without `direction` and `source_day`, which the
-/// request decides). Borrows from the record's text where it can.
+/// One call in the columns of the lake, except `direction` and `source_day`, which the slice
+/// determines. Borrows from the record's text where possible.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Record<'a> {
-    /// `call_id`, else its deprecated alias `uuid`.
+    /// `call_id`, otherwise its deprecated alias `uuid`.
     pub call_id: Option<Cow<'a, str>>,
-    /// `parent_call_id`, else `parent_uuid`.
+    /// `parent_call_id`, otherwise `parent_uuid`.
     pub parent_call_id: Option<Cow<'a, str>>,
     /// `date`, in microseconds since 1970-01-01T00:00:00Z.
     pub call_time_us: i64,
-    /// `from`; a bare JSON number as its digits.
+    /// `from`; of a JSON number, its digits.
     pub from_number: Option<Cow<'a, str>>,
-    /// `to`; a bare JSON number as its digits.
+    /// `to`; of a JSON number, its digits.
     pub to_number: Option<Cow<'a, str>>,
-    /// `disposition`: an open set.
+    /// `disposition`: new values are possible.
     pub disposition: Option<Cow<'a, str>>,
     /// `destination`.
     pub destination: Option<Cow<'a, str>>,
@@ -63,34 +63,34 @@ pub struct Record<'a> {
     pub charge_usd: Option<Amount>,
     /// `forward_fee`.
     pub forward_fee_usd: Option<Amount>,
-    /// Every other field as one JSON object: keys sorted, no white space, scalars in their own
-    /// text. Also a field with a column that cannot hold its value exactly. `None` if there is none.
+    /// Every other field as one JSON object: keys sorted, no white space, scalars unchanged.
+    /// Includes the original text of rounded values. `None` if there is no such field.
     pub extra: Option<Cow<'a, str>>,
 }
 
-/// Why a record is rejected. Its text never quotes a value: reasons reach logs, values must not.
+/// Why a record is rejected. Its text never quotes a value, because reasons reach logs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Reason {
     /// The text is not valid UTF-8.
-    #[error("not valid UTF-8 at byte {at} of the record: is it text in another encoding?")]
+    #[error("not valid UTF-8 at byte {at} of the record. Check the encoding of the file")]
     InvalidUtf8 {
-        /// Offset of the first wrong byte within the record.
+        /// Offset of the first invalid byte within the record.
         at: usize,
     },
     /// The text is not valid JSON.
     #[error("not valid JSON: {problem}")]
     Syntax {
-        /// The JSON parser's words.
+        /// The JSON parser's message.
         problem: String,
     },
     /// JSON, but not an object.
     #[error("not a JSON object")]
     NotAnObject,
-    /// The object holds one key twice.
-    #[error("{} stands twice in the record", key.map_or("a key".to_owned(), |key| format!("`{key}`")))]
+    /// The object has the same key twice.
+    #[error("the record has {} twice", key.map_or("a key".to_owned(), |key| format!("`{key}`")))]
     DuplicateKey {
-        /// The key, if it is one this program knows.
+        /// The key, if it is that of a known field.
         key: Option<&'static str>,
     },
     /// No `date`, or `null`.
@@ -99,15 +99,15 @@ pub enum Reason {
     /// A `date` that names no instant.
     #[error("`date` is {0}")]
     Date(#[source] TimeError),
-    /// A field of another JSON type than the API documents.
+    /// A field whose JSON type differs from the API's documentation.
     #[error("`{field}` has the wrong type: expected {expected}")]
     WrongType {
         /// The record's field.
         field: &'static str,
-        /// What would have been right.
+        /// The expected type.
         expected: &'static str,
     },
-    /// What is no amount, or one that is too large for `DECIMAL(18, 9)`.
+    /// Not an amount, or too large for `DECIMAL(18, 9)`.
     #[error("`{field}` is {error}")]
     Amount {
         /// The record's field.
@@ -115,24 +115,25 @@ pub enum Reason {
         /// What is wrong with it.
         error: AmountError,
     },
-    /// A phone number, or an id, of which only the first digits are certain.
+    /// A phone number or an id in scientific notation.
     #[error(
-        "`{field}` is in scientific notation, as spreadsheets write numbers: its last digits are lost. Export that column as text"
+        "`{field}` is in scientific notation, as spreadsheets write long numbers: its last digits \
+         are lost. Export that column as text"
     )]
     LostDigits {
         /// The record's field.
         field: &'static str,
     },
-    /// A string with an escape that stands for no character.
-    #[error("`{field}` has an escape that stands for no character")]
+    /// A string with an invalid escape.
+    #[error("`{field}` has an escape sequence that is not a character")]
     Escape {
         /// The record's field.
         field: &'static str,
     },
-    /// JSON that is nested too deeply to be kept.
+    /// JSON nested deeper than [`MAX_DEPTH`].
     #[error("nested deeper than {} levels", MAX_DEPTH)]
     TooDeep,
-    /// A line of CSV that does not fit its header.
+    /// A line of CSV whose number of cells differs from the header's.
     #[error("the line has {found} columns, and the header {expected}")]
     Columns {
         /// Cells of the line.
@@ -152,8 +153,8 @@ pub enum Reason {
     },
 }
 
-/// Deepest nesting of a record, its own braces included: what `serde_json`, and with it many
-/// readers, parse at most.
+/// Deepest nesting of a record, including its own braces: the limit of `serde_json` and of many
+/// other readers.
 pub(crate) const MAX_DEPTH: usize = 127;
 
 impl Reason {
@@ -176,9 +177,9 @@ impl Reason {
         }
     }
 
-    /// Whether the record's text is not JSON at all, or less of a line of CSV than its header says.
-    /// Inside an array that makes everything behind it untrustworthy; on an unterminated last line it
-    /// means that the stream was cut.
+    /// Whether the record's text is not JSON, or a line of CSV has fewer cells than its header. In
+    /// an array, everything after it is unreliable. In an unterminated last line, the stream was
+    /// truncated.
     pub fn is_syntax(&self) -> bool {
         match self {
             Self::InvalidUtf8 { .. } | Self::Syntax { .. } => true,
@@ -191,11 +192,11 @@ impl Reason {
 /// Why a record did not decode.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
-    /// The record is bad: it goes to the rejects, and the stream goes on.
+    /// The record is invalid: it goes to the rejects, and reading continues.
     Reject(Reason),
-    /// Not a record at all: the server reports its own failure in the middle of the stream.
+    /// Not a record: the server reports its own failure in the middle of the stream.
     ServerError {
-        /// What the server said, as it stood in the object.
+        /// The server's message, unchanged.
         message: String,
     },
 }

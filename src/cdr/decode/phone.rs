@@ -1,17 +1,17 @@
-//! Phone numbers as texts, freed of what spreadsheets put around them.
+//! Phone numbers without the traces of spreadsheets.
 
-/// The digits of a phone number are not all there.
+/// The last digits of a phone number are lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct LostDigits;
 
-/// The phone number that a text is. Taken off are white space around it, what makes a spreadsheet take a
-/// number for text (`="442079460001"`, a leading `'`), and the `.0` of a number that was a float once.
+/// The phone number in a text. Removes surrounding white space, a spreadsheet's text markers
+/// (`="442079460001"`, a leading `'`), and the `.0` of a number that was converted to a float.
 ///
 /// # Errors
-/// [`LostDigits`] where a spreadsheet wrote the number as `1.30256E+10`.
+/// [`LostDigits`] for scientific notation, such as `1.30256E+10`.
 #[inline]
 pub(super) fn phone_number(text: &str) -> Result<&str, LostDigits> {
-    // As most are written. Exponents have at most three digits.
+    // The common case: four digits at the end rule out an exponent.
     let bytes = text.as_bytes();
     if let (Some(b'0'..=b'9' | b'+'), Some(end)) = (bytes.first(), bytes.last_chunk::<4>())
         && end.iter().all(u8::is_ascii_digit)
@@ -22,7 +22,7 @@ pub(super) fn phone_number(text: &str) -> Result<&str, LostDigits> {
 }
 
 fn unusual_number(text: &str) -> Result<&str, LostDigits> {
-    let text = unmarked(text.trim());
+    let text = without_text_marker(text.trim());
     if is_scientific(text) {
         return Err(LostDigits);
     }
@@ -32,8 +32,8 @@ fn unusual_number(text: &str) -> Result<&str, LostDigits> {
     }
 }
 
-/// A cell without the marks that make a spreadsheet take it for text: `="442079460001"`, a leading `'`.
-fn unmarked(cell: &str) -> &str {
+/// The cell without a spreadsheet's text marker: `="442079460001"`, or a leading `'`.
+fn without_text_marker(cell: &str) -> &str {
     let formula = cell
         .strip_prefix("=\"")
         .and_then(|cell| cell.strip_suffix('"'));
@@ -44,7 +44,7 @@ fn unmarked(cell: &str) -> &str {
     }
 }
 
-/// Whether a text begins like a number and has nothing else in it, an exponent included.
+/// Whether a text begins like a number and has only characters of numbers, including exponents.
 fn is_number_like(text: &str) -> bool {
     text.starts_with(|c: char| c == '+' || c.is_ascii_digit())
         && text
@@ -56,8 +56,9 @@ fn is_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether a text is a number with an exponent, as spreadsheets write those: one digit in front, and decimals or
-/// a sign of the exponent: `1.30256E+10`, `1,30256E+10`, `1E+10`. Without these (`12e5`, `1e7`) it may be a name.
+/// Whether a text is a spreadsheet's scientific notation: one leading digit, and decimals or a
+/// signed exponent (`1.30256E+10`, `1,30256E+10`, `1E+10`). Other texts (`12e5`, `1e7`) may be
+/// names.
 fn is_scientific(text: &str) -> bool {
     let Some((mantissa, exponent)) = text.split_once(['e', 'E']) else {
         return false;
@@ -70,13 +71,13 @@ fn is_scientific(text: &str) -> bool {
     is_number && is_marked && (decimals.is_empty() || is_digits(decimals)) && unsigned.len() <= 3
 }
 
-/// Whether a bare value of JSON is a number with an exponent, of which not all digits are certain.
+/// Whether a JSON value is a number with an exponent, whose last digits are uncertain.
 pub(super) fn has_exponent(value: &str) -> bool {
     value.starts_with(|first: char| first == '-' || first.is_ascii_digit())
         && value.contains(['e', 'E'])
 }
 
-/// The digits of a bare number: `13025550001`, and also `13025550001.0`, for JSON knows no integers.
+/// The digits of a JSON number that is whole: `13025550001` or `13025550001.0`.
 pub(super) fn whole_digits(number: &str) -> Option<&str> {
     let (whole, decimals) = number.split_once('.').unwrap_or((number, "0"));
     let is_whole = is_digits(whole) && !decimals.is_empty();
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_spreadsheet_put_around_a_phone_number_is_taken_off() {
+    fn the_traces_of_a_spreadsheet_are_removed_from_a_phone_number() {
         for (text, expected) in [
             ("13025550001", "13025550001"),
             ("+1 (302) 555-0001", "+1 (302) 555-0001"),
@@ -103,7 +104,7 @@ mod tests {
             ("302.555.0000", "302.555.0000"),
             ("302.555.0", "302.555.0"),
             ("sip:alice@example.com", "sip:alice@example.com"),
-            // Names that are none of a spreadsheet's.
+            // Names that only look like a spreadsheet's.
             ("'", "'"),
             ("'t Hooft", "'t Hooft"),
             ("'9th Floor", "'9th Floor"),
@@ -135,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bare_number_is_its_digits_if_it_is_whole() {
+    fn a_whole_json_number_becomes_its_digits() {
         assert_eq!(whole_digits("13025550001"), Some("13025550001"));
         assert_eq!(whole_digits("13025550001.000"), Some("13025550001"));
         for number in ["-1", "1.5", "1.", "1e3", "1.0e3", "true", ""] {

@@ -1,4 +1,5 @@
-//! The plain decoder: exact and complete, on top of `serde_json`. It defines what a record means.
+//! The plain decoder: exact and complete, based on `serde_json`. It defines the meaning of a
+//! record.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -14,10 +15,10 @@ use crate::cdr::amount::{Amount, AmountError, Rounded, round_i32};
 use crate::cdr::columns::Field;
 use crate::error::{sanitized_excerpt, truncated};
 
-/// An object's members: keys decoded, values still as their JSON text.
+/// An object's members: decoded keys, and values as JSON text.
 type Members<'a> = Vec<(Cow<'a, str>, &'a str)>;
 
-/// A record's values by field, still as their JSON text.
+/// A record's values by field, as JSON text.
 #[derive(Default)]
 struct Fields<'a> {
     known: [Option<&'a str>; Field::ALL.len()],
@@ -41,7 +42,7 @@ impl<'a> Fields<'a> {
         fields
     }
 
-    /// Reads the object that `text` is, unless it is the server's report of a failure.
+    /// Reads the fields of an object, unless it is the server's report of a failure.
     fn read(text: &'a str) -> Result<Self, Refusal> {
         let fields = Self::new(members(text)?);
         if fields.known.iter().all(Option::is_none)
@@ -64,8 +65,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The value of a field's column. Where that is not what the field says, its text is kept among the
-    /// other fields.
+    /// The value for a field's column. If it was rounded, the field's text is kept in `extra`.
     fn keep_original<T>(&mut self, field: Field, rounded: Rounded<T>) -> T {
         if let (false, Some(text)) = (rounded.is_exact, self.get(field)) {
             self.other.push((Cow::Borrowed(field.name()), text));
@@ -77,21 +77,21 @@ impl<'a> Fields<'a> {
         self.known[field as usize]
     }
 
-    /// The field's value, or `None` where it is absent or `null`.
+    /// The field's value, `None` if it is absent or `null`.
     fn present(&self, field: Field) -> Option<&'a str> {
         self.get(field).filter(|text| *text != "null")
     }
 }
 
-/// Decodes one record, whose `date` has an offset.
+/// Decodes one record. Its `date` must have an offset.
 ///
 /// # Errors
-/// [`Refusal`]: the record is to be rejected, or it is the server's report of a failure.
+/// [`Refusal`] if the record must be rejected, or is the server's report of a failure.
 pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
     decode_with(text, &mut LocalTimes::default())
 }
 
-/// The same of a record whose `date` may have none.
+/// Like [`decode`], with a time zone for a `date` without an offset.
 pub(super) fn decode_with<'a>(
     text: &'a [u8],
     times: &mut LocalTimes,
@@ -99,7 +99,7 @@ pub(super) fn decode_with<'a>(
     let text = std::str::from_utf8(text).map_err(|error| Reason::InvalidUtf8 {
         at: error.valid_up_to(),
     })?;
-    refuse_deep(text)?;
+    check_depth(text)?;
     let mut fields = Fields::read(text)?;
     if let Some(field) = fields.duplicate {
         return Err(Reason::DuplicateKey {
@@ -130,18 +130,18 @@ pub(super) fn decode_with<'a>(
     })
 }
 
-/// When the call of a record began, in microseconds since 1970-01-01T00:00:00Z, whatever else is wrong with
-/// the record.
+/// The start of a record's call, in microseconds since 1970-01-01T00:00:00Z, even if the rest of
+/// the record is invalid.
 ///
 /// # Errors
-/// [`Refusal`]: there is no `date` to be read, or it is the server's report of a failure.
+/// [`Refusal`] if `date` cannot be read, or the record is the server's report of a failure.
 pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, Refusal> {
     let text = String::from_utf8_lossy(text);
     Ok(Fields::read(&text)?.call_time_us(times)?.value)
 }
 
-/// Whether a column of a record holds another value than its field said, whose text then is in `extra`, under the
-/// field's name: nothing else puts it there.
+/// Whether a record has a rounded value. Then `extra` holds the original text under the field's
+/// name, which occurs in `extra` for no other reason.
 pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
     static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
         let fields = Field::ALL.into_iter();
@@ -153,7 +153,7 @@ pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
     };
     let is_named =
         |field: &Field| memchr::memmem::find(extra.as_bytes(), field.name().as_bytes()).is_some();
-    // It may also be a word of a text, or a key within a value.
+    // The name may also occur in a string, or as a key within a value.
     FIELDS.iter().any(is_named)
         && members(extra).is_ok_and(|members| {
             let mut fields = members
@@ -163,18 +163,18 @@ pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
         })
 }
 
-/// Refuses a record that is nested too deeply, before its values are read once for each level.
-fn refuse_deep(text: &str) -> Result<(), Reason> {
+/// Checks the nesting before values are read, because that takes time for each level.
+fn check_depth(text: &str) -> Result<(), Reason> {
     let opening = memchr::memchr2_iter(b'{', b'[', text.as_bytes());
     if opening.take(MAX_DEPTH + 1).count() <= MAX_DEPTH || depth(text) <= MAX_DEPTH {
         return Ok(());
     }
-    // What is no JSON may be half of it.
+    // Invalid JSON may be a truncated record, which is a syntax error.
     serde_json::from_str::<&RawValue>(text).map_err(|error| syntax(&error))?;
     Err(Reason::TooDeep)
 }
 
-/// How many brackets of a JSON text are open at once.
+/// Deepest nesting of a JSON text.
 fn depth(text: &str) -> usize {
     let (mut open, mut deepest) = (0_usize, 0);
     let (mut is_text, mut is_escaped) = (false, false);
@@ -194,7 +194,7 @@ fn depth(text: &str) -> usize {
     deepest
 }
 
-/// The members of the object that `text` is, in their order.
+/// The members of an object, in their order.
 fn members(text: &str) -> Result<Members<'_>, Reason> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut broken = None;
@@ -205,15 +205,15 @@ fn members(text: &str) -> Result<Members<'_>, Reason> {
     members
         .and_then(|members| deserializer.end().map(|()| members))
         .map_err(|error| {
-            // A value of another type is noticed at its first byte: the rest may not be JSON either.
+            // A wrong type is an error at the first byte, so the rest has not been parsed yet.
             let error = if error.is_data() {
                 serde_json::from_str::<&RawValue>(text).err()
             } else {
                 Some(error)
             };
             match (error.map(|error| syntax(&error)), broken) {
-                (Some(Reason::Syntax { problem }), Some(key)) if problem != NO_COLON => {
-                    let problem = format!("{problem} in `{}`", shown_key(&key));
+                (Some(Reason::Syntax { problem }), Some(key)) if problem != MISSING_COLON => {
+                    let problem = format!("{problem} in `{}`", sanitized_key(&key));
                     Reason::Syntax { problem }
                 }
                 (reason, _) => reason.unwrap_or(Reason::NotAnObject),
@@ -221,17 +221,17 @@ fn members(text: &str) -> Result<Members<'_>, Reason> {
         })
 }
 
-/// What the parser says where no colon follows: what stands before it may be a value, and no key.
-const NO_COLON: &str = "expected `:`";
-/// Most characters of a key that are shown.
+/// The parser's message for a missing colon. The text before it may be a value, not a key.
+const MISSING_COLON: &str = "expected `:`";
+/// Longest part of a key in a message, in characters.
 const MAX_KEY_CHARS: usize = 40;
 
-/// A key, as it may be shown: without numbers, and not too long.
-fn shown_key(key: &str) -> String {
+/// A key for messages: without numbers, and shortened.
+fn sanitized_key(key: &str) -> String {
     truncated(&sanitized_excerpt(key), MAX_KEY_CHARS)
 }
 
-/// The parser's complaint, without its line and column: the record's place is known to the caller.
+/// The parser's message without line and column: the caller knows the record's position.
 fn syntax(error: &serde_json::Error) -> Reason {
     let problem = error.to_string();
     Reason::Syntax {
@@ -244,7 +244,7 @@ fn syntax(error: &serde_json::Error) -> Reason {
 }
 
 struct MembersVisitor<'c, 'de> {
-    /// Becomes the key whose value is no JSON.
+    /// Receives the key whose value is not valid JSON.
     broken: &'c mut Option<Cow<'de, str>>,
 }
 
@@ -299,8 +299,8 @@ impl<'de> Visitor<'de> for KeySeed {
     }
 }
 
-/// The message of an object that reports the server's own failure: no field of a record, but
-/// `success: false`, `error` or `message`.
+/// The message of an object that reports the server's own failure: it has `success: false`, `error`
+/// or `message`, and no field of a record.
 fn server_error(fields: &[(Cow<'_, str>, &str)]) -> Option<String> {
     let value = |name: &str| {
         fields
@@ -347,7 +347,7 @@ fn optional_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'
     }
 }
 
-/// A phone number: a string, or a bare JSON number that is whole.
+/// A phone number: a string, or a whole JSON number.
 fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
@@ -372,7 +372,7 @@ fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<
     .map_err(lost)
 }
 
-/// A name that is not counted with: a string, or a bare JSON number that is whole.
+/// An id or a name: a string, or a whole JSON number.
 fn identifier<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
@@ -393,7 +393,7 @@ fn identifier<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, st
     string(text, field)?.map(Some).ok_or(wrong)
 }
 
-/// The field, else its deprecated alias. An alias that says something else is kept in `extra`.
+/// The field, otherwise its deprecated alias. A different alias is kept in `extra`.
 fn aliased<'a>(
     fields: &mut Fields<'a>,
     field: Field,
@@ -408,7 +408,7 @@ fn aliased<'a>(
     Ok(value.or(deprecated))
 }
 
-/// The text of a number, which may be a string. An empty one is absent, as it is in CSV.
+/// The text of a number or of a string with a number. An empty string means no value, as in CSV.
 fn decimal<'a>(
     fields: &Fields<'a>,
     field: Field,
@@ -492,9 +492,9 @@ fn write_members(members: &[(Cow<'_, str>, &str)], out: &mut String) -> Result<(
     Ok(())
 }
 
-/// Writes one JSON value, which is not nested too deeply, without white space, keys of objects
-/// sorted at every depth, scalars as they stood. Inside a value a key may stand twice: both are
-/// kept, in their order.
+/// Writes a JSON value without white space, with keys sorted at every depth, and scalars unchanged.
+/// Inside a value a key may occur twice: both members are kept, in their order. The caller has
+/// checked the depth.
 fn write_canonical(value: &str, out: &mut String) -> Result<(), Reason> {
     if !value.starts_with(['{', '[']) {
         out.push_str(value);

@@ -1,4 +1,4 @@
-//! Reads the API's timestamps, exactly.
+//! Parses the API's timestamps exactly.
 
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
@@ -11,16 +11,14 @@ pub enum TimeError {
     /// Not `YYYY-MM-DDThh:mm:ss[.fraction]` followed by `Z` or an offset.
     #[error("not an ISO 8601 date and time with a UTC offset, such as 2023-08-21T06:43:36.000Z")]
     Format,
-    /// `YYYY-MM-DDThh:mm:ss[.fraction]` and nothing behind it, and no time zone is assumed.
-    #[error(
-        "a time without a UTC offset (source.assume_timezone sets the time zone of such times)"
-    )]
+    /// `YYYY-MM-DDThh:mm:ss[.fraction]` without an offset, and no time zone is assumed.
+    #[error("a time without a UTC offset; set source.assume_timezone")]
     NoOffset,
     /// A day, hour, minute, second or offset that does not exist.
     #[error("a date or time that does not exist")]
     Impossible,
-    /// Its offset moves it out of the years that warehouses know.
-    #[error("a time before the year 1 or after the year 9999, counted in UTC")]
+    /// In UTC, outside the years 1 to 9999 that warehouses support.
+    #[error("a time before the year 1 or after the year 9999 in UTC")]
     OutOfRange,
     /// A digit other than zero beyond the microseconds.
     #[error("a time finer than a microsecond")]
@@ -28,20 +26,21 @@ pub enum TimeError {
 }
 
 /// Microseconds since 1970-01-01T00:00:00Z of an [RFC 3339](https://www.rfc-editor.org/rfc/rfc3339)
-/// date and time. An offset is required: without one a time names no instant. A space may stand
-/// for the `T`, and the offset's colon or minutes may be left out (ISO 8601). A space may stand before
-/// the offset, which may be `UTC`: so many frameworks write an instant into CSV.
+/// date and time with an offset. A space may replace the `T`, and the offset may lack its colon or
+/// minutes (ISO 8601). A space may precede the offset, which may be `UTC`, as many frameworks write
+/// it to CSV.
 ///
 /// # Errors
-/// [`TimeError`]: nothing is rounded, and a leap second (`:60`), which no warehouse stores, does
-/// not exist.
+/// [`TimeError`]. Nothing is rounded, and leap seconds (`:60`), which no warehouse stores, are
+/// refused.
 pub(crate) fn parse_time_us(text: &str) -> Result<i64, TimeError> {
     let time = LocalTimes::default().read_us(text)?;
     let exact = time.is_exact.then_some(time.value);
     exact.ok_or(TimeError::TooPrecise)
 }
 
-/// What times without an offset mean: `source.assume_timezone`. Without a zone they are refused.
+/// The time zone of times without an offset: `source.assume_timezone`. Without a zone they are
+/// refused.
 #[derive(Clone, Debug, Default)]
 pub struct LocalTimes {
     zone: Option<TimeZone>,
@@ -49,24 +48,24 @@ pub struct LocalTimes {
 }
 
 impl LocalTimes {
-    /// Times without an offset are of that zone.
+    /// Interprets times without an offset in `zone`.
     pub fn new(zone: Option<TimeZone>) -> Self {
         Self { zone, ambiguous: 0 }
     }
 
-    /// How many of the times read so far the zone's clocks showed twice, or never, when they were changed.
+    /// Number of times so far that occur twice or never in the zone, because of a clock change.
     pub fn ambiguous(&self) -> u64 {
         self.ambiguous
     }
 
-    /// The microsecond in which a time lies, since 1970-01-01T00:00:00Z. The next one may be nearer, but
-    /// also be another day's.
+    /// The time in microseconds since 1970-01-01T00:00:00Z, rounded down: rounding up could move it
+    /// to the next day.
     ///
-    /// An ambiguous time is not exact. One that clocks showed twice is the first of the two; one that they
-    /// skipped lies as far behind the change as it would had they not been changed: what
-    /// [RFC 5545](https://www.rfc-editor.org/rfc/rfc5545#section-3.3.5) says of both.
+    /// An ambiguous time is not exact. Of a time that occurs twice, the first is taken; a skipped
+    /// time is read with the offset before the clock change. Both follow [RFC
+    /// 5545](https://www.rfc-editor.org/rfc/rfc5545#section-3.3.5).
     pub(super) fn read_us(&mut self, text: &str) -> Result<Rounded<i64>, TimeError> {
-        let (local_seconds, fraction_us, offset_seconds) = read(text.as_bytes())?;
+        let (local_seconds, fraction_us, offset_seconds) = parse_parts(text.as_bytes())?;
         let (seconds, is_ambiguous) = match offset_seconds {
             Some(offset_seconds) => (local_seconds - offset_seconds, false),
             None => self.utc_seconds(local_seconds)?,
@@ -81,8 +80,8 @@ impl LocalTimes {
         })
     }
 
-    /// The second in UTC of one on the zone's clocks, counted from where theirs shows 1970, and whether they
-    /// showed it twice or never.
+    /// Converts local seconds to UTC seconds, both since 1970. Also returns whether the local time
+    /// occurs twice or never.
     fn utc_seconds(&self, local_seconds: i64) -> Result<(i64, bool), TimeError> {
         let zone = self.zone.as_ref().ok_or(TimeError::NoOffset)?;
         let local = DateTime::constant(1970, 1, 1, 0, 0, 0, 0)
@@ -97,17 +96,17 @@ impl LocalTimes {
 
 /// Whether a text is a time, with an offset or without.
 pub(crate) fn is_time(text: &[u8]) -> bool {
-    read(text).is_ok()
+    parse_parts(text).is_ok()
 }
 
 /// Whether a text is a time without an offset.
 pub(crate) fn is_local_time(text: &[u8]) -> bool {
-    read(text).is_ok_and(|(_, _, offset_seconds)| offset_seconds.is_none())
+    parse_parts(text).is_ok_and(|(_, _, offset_seconds)| offset_seconds.is_none())
 }
 
-/// A time's seconds since 1970-01-01T00:00:00 where it was written, its microseconds, and its offset from
-/// UTC in seconds, if it has one.
-fn read(text: &[u8]) -> Result<(i64, Rounded<i64>, Option<i64>), TimeError> {
+/// The parts of a time: seconds since 1970-01-01T00:00:00 local time, microseconds, and the offset
+/// from UTC in seconds, if there is one.
+fn parse_parts(text: &[u8]) -> Result<(i64, Rounded<i64>, Option<i64>), TimeError> {
     let Some((fixed, rest)) = text.split_at_checked(19) else {
         return Err(TimeError::Format);
     };
@@ -159,7 +158,7 @@ fn read(text: &[u8]) -> Result<(i64, Rounded<i64>, Option<i64>), TimeError> {
     Ok((seconds, fraction, offset_seconds))
 }
 
-/// The years 1 to 9999 in seconds since 1970: what text can say, and every warehouse holds.
+/// The years 1 to 9999, which every warehouse supports, in seconds since 1970.
 const UTC_SECONDS: std::ops::Range<i64> =
     days_since_epoch(1, 1, 1) * 86_400..days_since_epoch(10_000, 1, 1) * 86_400;
 
@@ -248,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn published_forms_and_offsets_are_read() {
+    fn published_forms_and_offsets_are_parsed() {
         let noon = parse_time_us("2023-08-21T12:00:00Z").unwrap();
         assert_eq!(noon, 1_692_619_200_000_000);
         for same in [
@@ -269,7 +268,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_exact_instant_is_refused() {
+    fn texts_that_are_not_exact_instants_are_refused() {
         for text in [
             "",
             "2023-08-21",
@@ -309,8 +308,8 @@ mod tests {
     }
 
     #[test]
-    fn a_time_is_cut_to_its_microsecond_and_stays_on_its_day() {
-        for (text, cut) in [
+    fn a_time_is_rounded_down_to_its_microsecond_and_stays_on_its_day() {
+        for (text, rounded) in [
             (
                 "2023-08-21T23:59:59.999999999Z",
                 "2023-08-21T23:59:59.999999Z",
@@ -325,7 +324,7 @@ mod tests {
                 "9999-12-31T23:59:59.999999Z",
             ),
         ] {
-            let value = parse_time_us(cut).unwrap();
+            let value = parse_time_us(rounded).unwrap();
             let is_exact = false;
             assert_eq!(
                 LocalTimes::default().read_us(text),
@@ -336,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn a_time_without_an_offset_is_of_the_assumed_zone() {
+    fn a_time_without_an_offset_is_in_the_assumed_zone() {
         for (zone, text, utc) in [
             ("UTC", "2023-08-21 12:00:00", "2023-08-21T12:00:00Z"),
             (
@@ -364,7 +363,7 @@ mod tests {
                 "2023-08-21 12:00:00",
                 "2023-08-21T06:15:00Z",
             ),
-            // An offset that is there is believed.
+            // An explicit offset takes precedence.
             (
                 "Europe/Berlin",
                 "2023-08-21 12:00:00Z",
@@ -392,9 +391,9 @@ mod tests {
     }
 
     #[test]
-    fn a_local_time_that_was_there_twice_or_never_is_counted_and_not_exact() {
+    fn a_local_time_that_occurs_twice_or_never_is_counted_and_not_exact() {
         for (zone, text, utc) in [
-            // Clocks went back at 03:00: the first of the two.
+            // Clocks go back at 03:00: the first occurrence is taken.
             (
                 "Europe/Berlin",
                 "2026-10-25 02:00:00",
@@ -405,13 +404,13 @@ mod tests {
                 "2026-10-25 02:59:59.5",
                 "2026-10-25T00:59:59.5Z",
             ),
-            // They went forward at 02:00: half an hour after the change.
+            // Clocks go forward at 02:00: half an hour after the change.
             (
                 "Europe/Berlin",
                 "2026-03-29 02:30:00",
                 "2026-03-29T01:30:00Z",
             ),
-            // A day that was skipped.
+            // A skipped day.
             (
                 "Pacific/Apia",
                 "2011-12-30 12:00:00",
@@ -439,7 +438,7 @@ mod tests {
     }
 
     #[test]
-    fn an_offset_moves_no_time_out_of_the_years_that_warehouses_know() {
+    fn a_time_that_its_offset_moves_out_of_the_supported_years_is_refused() {
         let first = parse_time_us("0001-01-01T00:00:00Z").unwrap();
         assert_eq!(parse_time_us("0001-01-01T02:00:00+02:00"), Ok(first));
         let last = parse_time_us("9999-12-31T23:59:59.999999Z").unwrap();

@@ -211,7 +211,7 @@ pub(super) async fn fetch(
         (Reconcile::Off, _) => Verdict::Off,
         (_, false) => Verdict::NotChecked,
         // Calls that came in while pages were walked shift them: duplicates may hide a gap.
-        _ if pages == Pages::Walked && control_total != Some(counts.different()) => {
+        _ if pages == Pages::Walked && control_total != Some(counts.distinct()) => {
             Verdict::Mismatch
         }
         _ => verdict(counts, control_total),

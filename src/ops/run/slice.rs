@@ -627,7 +627,7 @@ async fn judge(
                 SliceError::Mismatch {
                     mismatch,
                     list_may_help: context.config.source.via != Via::Pages
-                        && control_total.is_some_and(|total| counts.different() < total),
+                        && control_total.is_some_and(|total| counts.distinct() < total),
                 }
             });
         }
@@ -686,7 +686,7 @@ fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
             "{slice}: as many records came as the provider counts, {}, but {}: as many other calls may be missing. Ask the provider",
             thousands(counts.records),
             counted(
-                counts.copies(),
+                counts.repetitions(),
                 "of them is a duplicate",
                 "of them are duplicates"
             )

@@ -23,9 +23,11 @@ fn reason_with(members: &str) -> Reason {
 #[test]
 fn every_column_comes_from_its_field() {
     let record = decode(
-        r#"{"date":"2023-08-21T06:43:36.000Z","from":"14302287001","to":"33170363950","disposition":"answered",
-            "duration":6,"destination":"France","per_minute":"0.027","charge":"0.822","sip_trunk":"32882",
-            "forward_fee":"0.0","uuid":"u","call_id":"u","parent_uuid":"p","parent_call_id":"p","answered_by":"human"}"#
+        r#"{"date":"2023-08-21T06:43:36.000Z","from":"14302287001","to":"33170363950",
+            "disposition":"answered","duration":6,"destination":"France","per_minute":"0.027",
+            "charge":"0.822",
+            "sip_trunk":"32882","forward_fee":"0.0","uuid":"u","call_id":"u","parent_uuid":"p",
+            "parent_call_id":"p","answered_by":"human"}"#
             .as_bytes(),
     )
     .unwrap();
@@ -68,7 +70,11 @@ fn only_the_date_is_required_and_null_is_absent() {
 
 #[test]
 fn bare_numbers_become_digits_and_exact_amounts() {
-    let record = with(r#""from":12212123123,"to":18001231233,"charge":0.01,"per_minute":0.0059,"forward_fee":1e-5"#).unwrap();
+    let record = with(
+        r#""from":12212123123,"to":18001231233,"charge":0.01,"per_minute":0.0059,
+            "forward_fee":1e-5"#,
+    )
+    .unwrap();
     assert_eq!(
         (record.from_number.as_deref(), record.to_number.as_deref()),
         (Some("12212123123"), Some("18001231233"))
@@ -88,7 +94,7 @@ fn bare_numbers_become_digits_and_exact_amounts() {
 }
 
 #[test]
-fn a_deprecated_alias_stands_in_and_a_different_one_is_kept() {
+fn a_deprecated_alias_is_used_and_a_different_one_is_kept() {
     assert_eq!(with(r#""uuid":"u""#).unwrap().call_id.as_deref(), Some("u"));
     let record =
         with(r#""uuid":"u","call_id":"c","parent_uuid":"p","parent_call_id":null"#).unwrap();
@@ -105,7 +111,7 @@ fn a_deprecated_alias_stands_in_and_a_different_one_is_kept() {
 }
 
 #[test]
-fn a_wrong_type_is_not_missing() {
+fn a_wrong_type_is_rejected() {
     for (members, field) in [
         (r#""duration":"26 s""#, "duration"),
         (r#""duration":2147483648"#, "duration"),
@@ -127,7 +133,7 @@ fn a_wrong_type_is_not_missing() {
     assert_eq!(
         with(r#""duration":26.0"#).unwrap().duration_seconds,
         Some(26),
-        "JSON knows no integers"
+        "JSON has no integers"
     );
     assert_eq!(
         reason(r#"{"date":1692600216}"#),
@@ -152,7 +158,7 @@ fn a_wrong_type_is_not_missing() {
 }
 
 #[test]
-fn what_is_exact_is_taken_however_it_is_written() {
+fn exact_values_are_accepted_in_any_notation() {
     let record =
         with(r#""duration":"26","charge":"+0.01","per_minute":" .01 ","forward_fee":"1.""#);
     let record = record.unwrap();
@@ -171,7 +177,7 @@ fn what_is_exact_is_taken_however_it_is_written() {
 }
 
 #[test]
-fn what_a_column_cannot_hold_exactly_is_rounded_and_kept_as_it_was() {
+fn a_rounded_value_keeps_its_original_text_in_extra() {
     let text = r#"{"date":"2023-08-21T06:43:36.000000999Z","zone":"x","duration":26.5,
         "charge":0.30000000000000004,"per_minute":" 0.00000000015 ","forward_fee":"0.0"}"#;
     let record = decode(text.as_bytes()).unwrap();
@@ -181,12 +187,13 @@ fn what_a_column_cannot_hold_exactly_is_rounded_and_kept_as_it_was() {
     assert_eq!(record.per_minute_usd.unwrap().nanos(), 0);
     assert_eq!(
         record.extra.as_deref(),
-        Some(
-            r#"{"charge":0.30000000000000004,"date":"2023-08-21T06:43:36.000000999Z","duration":26.5,"per_minute":" 0.00000000015 ","zone":"x"}"#
-        )
+        Some(concat!(
+            r#"{"charge":0.30000000000000004,"date":"2023-08-21T06:43:36.000000999Z","#,
+            r#""duration":26.5,"per_minute":" 0.00000000015 ","zone":"x"}"#
+        ))
     );
     assert!(is_rounded(&record));
-    // Such a word elsewhere in `extra` means nothing.
+    // A field's name elsewhere in `extra` has no meaning.
     for members in [
         r#""forward_fee":0.10"#,
         r#""x":"charge","y":{"charge":1},"charge_note":1,"z":"\"date\":""#,
@@ -197,7 +204,7 @@ fn what_a_column_cannot_hold_exactly_is_rounded_and_kept_as_it_was() {
 }
 
 #[test]
-fn an_empty_number_is_absent_as_in_csv() {
+fn an_empty_string_instead_of_a_number_means_no_value() {
     let nothing = with(r#""duration":null"#).unwrap();
     for empty in [r#""""#, r#""  ""#, r#""\t""#] {
         let members = ["duration", "charge", "per_minute", "forward_fee"]
@@ -208,7 +215,7 @@ fn an_empty_number_is_absent_as_in_csv() {
 }
 
 #[test]
-fn phone_numbers_out_of_a_spreadsheet_are_cleaned_or_known_to_be_ruined() {
+fn phone_numbers_from_a_spreadsheet_are_cleaned_or_rejected() {
     for number in [
         "13025550001",
         "13025550001.0",
@@ -253,7 +260,7 @@ fn unknown_fields_are_kept_in_one_canonical_object() {
     assert_eq!(
         extra(r#""a":{"k":2,"k":1}"#).as_deref(),
         Some(r#"{"a":{"k":2,"k":1}}"#),
-        "inside a value both stay"
+        "inside a value both members are kept"
     );
     assert_eq!(
         extra(r#""quote\"d":"""#).as_deref(),
@@ -262,12 +269,12 @@ fn unknown_fields_are_kept_in_one_canonical_object() {
 }
 
 #[test]
-fn nesting_has_a_limit_and_no_stack_overflows() {
+fn nesting_has_a_limit_and_the_stack_never_overflows() {
     let nested = |depth: usize| format!("\"x\":{}{}", "[".repeat(depth), "]".repeat(depth));
     let deepest = with(&nested(MAX_DEPTH - 1)).unwrap().extra.unwrap();
     assert!(
         serde_json::from_str::<serde_json::Value>(&deepest).is_ok(),
-        "other parsers can read what is kept"
+        "other parsers can read `extra`"
     );
     assert_eq!(reason_with(&nested(MAX_DEPTH)), Reason::TooDeep);
     assert_eq!(reason_with(&nested(100_000)), Reason::TooDeep);
@@ -275,7 +282,7 @@ fn nesting_has_a_limit_and_no_stack_overflows() {
         reason_with(&format!("\"x\":{}", "[".repeat(100_000))),
         Reason::Syntax { .. }
     ));
-    // Brackets in texts, and those side by side, are not nested.
+    // Brackets in strings, and brackets side by side, are not nested.
     let many = format!(
         "\"x\":\"\\\"{}\",\"y\":[{}0]",
         "[".repeat(1_000),
@@ -285,7 +292,7 @@ fn nesting_has_a_limit_and_no_stack_overflows() {
 }
 
 #[test]
-fn what_is_nested_too_deeply_is_refused_before_anything_else_is_looked_at() {
+fn too_deep_nesting_is_detected_before_other_problems() {
     let deep = "{\"a\":[".repeat(100_000) + &"]}".repeat(100_000);
     for members in [
         format!("\"from\":{deep}"),
@@ -295,14 +302,14 @@ fn what_is_nested_too_deeply_is_refused_before_anything_else_is_looked_at() {
         assert_eq!(reason_with(&members), Reason::TooDeep);
     }
     assert_eq!(reason(&deep), Reason::TooDeep);
-    // What is no JSON may be the rest of a stream that was cut.
+    // Invalid JSON may be the end of a truncated stream.
     for broken in [format!("\"x\":{deep}]"), format!("\"x\":{deep},")] {
         assert!(matches!(reason_with(&broken), Reason::Syntax { .. }));
     }
 }
 
 #[test]
-fn a_key_that_stands_twice_is_refused() {
+fn a_duplicate_key_is_rejected() {
     assert_eq!(
         reason_with(r#""charge":"1","charge":"1""#),
         Reason::DuplicateKey {
@@ -320,7 +327,7 @@ fn a_key_that_stands_twice_is_refused() {
 }
 
 #[test]
-fn what_is_not_one_json_object_is_refused() {
+fn a_text_that_is_not_one_json_object_is_rejected() {
     for text in ["7", "null", "\"x\"", "[]", "true"] {
         assert_eq!(reason(text), Reason::NotAnObject, "{text}");
     }
@@ -346,7 +353,7 @@ fn what_is_not_one_json_object_is_refused() {
 }
 
 #[test]
-fn what_is_no_json_value_is_named_by_its_field() {
+fn an_invalid_json_value_is_reported_with_its_field() {
     for (members, expected) in [
         (r#""note":NaN"#, "expected value in `note`"),
         (r#""charge":01"#, "invalid number in `charge`"),
@@ -360,7 +367,7 @@ fn what_is_no_json_value_is_named_by_its_field() {
             "{members}"
         );
     }
-    // What stands where a key should may be a value.
+    // The text in the place of a key may be a value.
     for members in [r#""note" "x""#, r#""x":"a","alice""#, r#""alice"}"#] {
         let problem = "expected `:`".to_owned();
         assert_eq!(
@@ -392,7 +399,7 @@ fn reasons_never_quote_a_value() {
 }
 
 #[test]
-fn an_object_that_only_reports_a_failure_is_the_server_s() {
+fn an_object_that_only_reports_a_failure_is_a_server_error() {
     for (text, message) in [
         (r#"{"success":false}"#, "\"success\": false"),
         (
