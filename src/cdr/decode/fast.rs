@@ -1,17 +1,23 @@
 //! The fast decoder, for records in the API's usual form, with keys in any order.
 //!
-//! 1. One pass finds every quotation mark, 64 bytes at a time (with AVX2 if available), and detects
-//!    escapes, control characters and non-ASCII bytes.
+//! 1. One pass finds every quotation mark that no backslash escapes, 64 bytes at a time (with AVX2
+//!    if available), and detects backslashes, control characters and non-ASCII bytes.
 //! 2. Each key is compared with the key at the same place of the previous record, and looked up
 //!    only if they differ. If most keys of the previous record differed, no comparison is tried.
-//! 3. Values are converted directly from their bytes.
+//! 3. Values are converted directly from their bytes. A field without a column goes to `extra`.
 //!
 //! The [plain decoder](super::decode), which defines the meaning of a record, handles everything
-//! else: escapes, white space between tokens, fields without a column, other types, and every
-//! record that will be rejected. Both decoders return the same result for every input; a property
-//! test and a fuzz target verify that.
+//! else: control characters between tokens, escapes in keys, values of other types or that are
+//! rounded, and every record that will be rejected. Both decoders return the same result for every
+//! input; a property test and a fuzz target verify that.
+
+mod extra;
+mod quotes;
 
 use std::borrow::Cow;
+
+use extra::{ExtraWriter, Source};
+use quotes::Quotes;
 
 use super::field::{field_of, key_at};
 use super::phone::phone_number;
@@ -23,19 +29,17 @@ use crate::cdr::columns::Field;
 /// If more keys than this were mispredicted, the next record's keys are not predicted.
 const MAX_MISPREDICTED_KEYS: u32 = 3;
 
-/// Bytes for each word of the bitmap of quotation marks.
-const WORD_BYTES: usize = 64;
-
 /// Decodes the records of one body. Remembers the previous record's order of keys and its date,
 /// which affect the speed but never the result.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The fields of the previous record, in their order.
-    order: Vec<Field>,
+    /// The fields of the previous record, in their order; `None` for one without a column.
+    order: Vec<Option<Field>>,
     /// Keys of the previous record that were not where its predecessor had them.
     mispredicted_keys: u32,
     /// A bitmap of the record's bytes: 1 for each quotation mark.
     quotes: Vec<u64>,
+    extra: ExtraWriter,
     dates: DateCache,
     /// Only the plain decoder handles local times.
     local_times: LocalTimes,
@@ -75,66 +79,83 @@ impl Decoder {
             order,
             mispredicted_keys,
             quotes,
+            extra,
             dates,
             local_times: _,
         } = self;
         // Comparisons that mostly fail cost more than looking up every key.
         let is_shuffled = *mispredicted_keys > MAX_MISPREDICTED_KEYS;
         let mut mispredicted = 0;
-        let text = match find_quotes(text, quotes) {
-            TextClass::Special => return None,
-            TextClass::Ascii => {
-                debug_assert!(text.is_ascii());
-                #[expect(
-                    unsafe_code,
-                    reason = "checking again would cost 5 % of the time for decoding"
-                )]
-                // SAFETY: no byte has its highest bit set, so the text is ASCII.
-                unsafe {
-                    std::str::from_utf8_unchecked(text)
-                }
+        let (quotes, class) = Quotes::find(text, quotes);
+        if class.has_control {
+            return None;
+        }
+        let text = if class.is_ascii {
+            debug_assert!(text.is_ascii());
+            #[expect(
+                unsafe_code,
+                reason = "checking again would cost 5 % of the time for decoding"
+            )]
+            // SAFETY: no byte has its highest bit set, so the text is ASCII.
+            unsafe {
+                std::str::from_utf8_unchecked(text)
             }
-            TextClass::NonAscii => std::str::from_utf8(text).ok()?,
+        } else {
+            std::str::from_utf8(text).ok()?
+        };
+        let source = Source {
+            text,
+            quotes,
+            has_backslash: class.has_backslash,
         };
         let bytes = text.as_bytes();
         if bytes.first() != Some(&b'{') {
             return None;
         }
-        let quotes = Quotes { words: quotes };
+        extra.clear();
         let mut values: Values<'_> = [Value::Null; Field::ALL.len()];
         let mut at = 1;
         let mut seen = 0_u32;
         for number in 0.. {
+            at = skip_blanks(bytes, at);
             if bytes.get(at) != Some(&b'"') {
                 return None;
             }
             let field = match order.get(number) {
-                Some(field) if !is_shuffled && field.is_key_at(bytes, at + 1) => {
+                Some(Some(field)) if !is_shuffled && field.is_key_at(bytes, at + 1) => {
                     at += field.name().len() + 3;
-                    *field
+                    Some(*field)
                 }
                 expected => {
-                    let close = quotes.next(at + 1)?;
-                    if bytes.get(close + 1) != Some(&b':') {
+                    let key = at + 1;
+                    let close = quotes.next(key)?;
+                    let colon = skip_blanks(bytes, close + 1);
+                    if bytes.get(colon) != Some(&b':') {
                         return None;
                     }
-                    let field = field_of(key_at(bytes, at + 1, close - at - 1)?)?;
+                    at = colon + 1;
+                    let field = key_at(bytes, key, close - key).and_then(field_of);
                     mispredicted += u32::from(expected != Some(&field));
                     match order.get_mut(number) {
                         Some(expected) => *expected = field,
                         None => order.push(field),
                     }
-                    at = close + 2;
+                    if field.is_none() {
+                        at = extra.field(source, text.get(key..close)?, at)?;
+                    }
                     field
                 }
             };
-            let bit = 1 << field as u32;
-            if seen & bit != 0 {
-                return None;
+            if let Some(field) = field {
+                let bit = 1 << field as u32;
+                if seen & bit != 0 {
+                    return None;
+                }
+                seen |= bit;
+                let slot = &mut values[field as usize];
+                (*slot, at) = Value::read(source, skip_blanks(bytes, at))?;
             }
-            seen |= bit;
-            let slot = &mut values[field as usize];
-            (*slot, at) = Value::read(text, at, quotes)?;
+            at = skip_blanks(bytes, at);
             match bytes.get(at)? {
                 b',' => at += 1,
                 b'}' if at + 1 == bytes.len() => break,
@@ -142,8 +163,19 @@ impl Decoder {
             }
         }
         *mispredicted_keys = mispredicted;
-        record(&values, dates).ok()
+        let extra = extra.finish()?;
+        record(&values, extra, dates).ok()
     }
+}
+
+/// The first byte at or after `at` that is not a blank.
+#[inline(always)]
+#[expect(clippy::inline_always, reason = "there is rarely a blank to skip")]
+fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
+    while bytes.get(at) == Some(&b' ') {
+        at += 1;
+    }
+    at
 }
 
 /// A value that the fast path supports.
@@ -151,18 +183,28 @@ impl Decoder {
 enum Value<'a> {
     Null,
     Text(&'a str),
+    /// A string with escapes, in its quotation marks.
+    Escaped(&'a str),
     /// A JSON number. Only its characters were checked.
     Number(&'a str),
 }
 
 impl<'a> Value<'a> {
     /// The value that begins at `at`, and where it ends.
-    fn read(text: &'a str, at: usize, quotes: Quotes<'_>) -> Option<(Self, usize)> {
+    #[inline]
+    fn read(source: Source<'a, '_>, at: usize) -> Option<(Self, usize)> {
+        let text = source.text;
         let bytes = text.as_bytes();
         match bytes.get(at)? {
             b'"' => {
-                let close = quotes.next(at + 1)?;
-                Some((Self::Text(text.get(at + 1..close)?), close + 1))
+                let close = source.quotes.next(at + 1)?;
+                let string = text.get(at + 1..close)?;
+                let value = if source.has_backslash && string.contains('\\') {
+                    Self::Escaped(text.get(at..=close)?)
+                } else {
+                    Self::Text(string)
+                };
+                Some((value, close + 1))
             }
             b'n' => {
                 let end = at + b"null".len();
@@ -180,27 +222,32 @@ impl<'a> Value<'a> {
         }
     }
 
-    fn text(self) -> Result<Option<&'a str>, Unexpected> {
+    fn text(self) -> Result<Option<Cow<'a, str>>, Unexpected> {
         match self {
             Self::Null => Ok(None),
-            Self::Text(text) => Ok(Some(text)),
+            Self::Text(text) => Ok(Some(Cow::Borrowed(text))),
+            Self::Escaped(quoted) => unescape(quoted).map(Some),
             Self::Number(_) => Err(Unexpected),
         }
     }
 
+    /// An id or a name: a string, or the digits of a JSON number.
+    fn identifier(self) -> Result<Option<Cow<'a, str>>, Unexpected> {
+        match self {
+            Self::Number(text) => whole_number(text),
+            _ => self.text(),
+        }
+    }
+
     /// A phone number: a string, or the digits of a JSON number.
-    fn phone_number(self) -> Result<Option<&'a str>, Unexpected> {
-        let text = match self {
-            Self::Null => return Ok(None),
-            Self::Text(text) => return phone_number(text).map(Some).map_err(|_| Unexpected),
-            Self::Number(text) => text,
-        };
-        let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
-            && (text.len() == 1 || !text.starts_with('0'));
-        if is_plain {
-            Ok(Some(text))
-        } else {
-            Err(Unexpected)
+    fn phone_number(self) -> Result<Option<Cow<'a, str>>, Unexpected> {
+        match self {
+            Self::Text(text) => phone_number(text)
+                .map(|number| Some(Cow::Borrowed(number)))
+                .map_err(|_| Unexpected),
+            // Marks of a spreadsheet may be escaped.
+            Self::Escaped(_) => Err(Unexpected),
+            _ => self.identifier(),
         }
     }
 
@@ -210,6 +257,7 @@ impl<'a> Value<'a> {
             Self::Text(text) => Amount::parse_short(text.as_bytes())
                 .or_else(|| Amount::parse(text).ok())
                 .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
+            Self::Escaped(_) => Err(Unexpected),
             // `Amount::parse` would accept notations that JSON does not permit.
             Self::Number(text) => Amount::parse_short(text.as_bytes())
                 .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
@@ -220,7 +268,7 @@ impl<'a> Value<'a> {
         let text = match self {
             Self::Null => return Ok(None),
             Self::Number(text) => text.as_bytes(),
-            Self::Text(_) => return Err(Unexpected),
+            Self::Text(_) | Self::Escaped(_) => return Err(Unexpected),
         };
         // Nine digits fit.
         if text.len() > 9 || (text.len() > 1 && text[0] == b'0') {
@@ -235,6 +283,25 @@ impl<'a> Value<'a> {
     }
 }
 
+/// A JSON number that is a whole number.
+#[inline]
+fn whole_number(text: &str) -> Result<Option<Cow<'_, str>>, Unexpected> {
+    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
+        && (text.len() == 1 || !text.starts_with('0'));
+    if is_plain {
+        Ok(Some(Cow::Borrowed(text)))
+    } else {
+        Err(Unexpected)
+    }
+}
+
+#[cold]
+fn unescape(quoted: &str) -> Result<Cow<'_, str>, Unexpected> {
+    serde_json::from_str(quoted)
+        .map(Cow::Owned)
+        .map_err(|_| Unexpected)
+}
+
 /// The record needs the plain decoder.
 struct Unexpected;
 
@@ -244,16 +311,20 @@ type Values<'a> = [Value<'a>; Field::ALL.len()];
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
-fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, Unexpected> {
+fn record<'a>(
+    values: &Values<'a>,
+    extra: Option<String>,
+    dates: &mut DateCache,
+) -> Result<Record<'a>, Unexpected> {
     let value = |field: Field| values[field as usize];
-    let text = |field| Ok(value(field).text()?.map(Cow::Borrowed));
-    let number = |field| Ok(value(field).phone_number()?.map(Cow::Borrowed));
+    let text = |field| value(field).text();
+    let number = |field| value(field).phone_number();
     // The plain decoder keeps a different alias in `extra`.
     let aliased = |field, alias| {
-        let (field, alias) = (value(field).text()?, value(alias).text()?);
+        let (field, alias) = (value(field).identifier()?, value(alias).identifier()?);
         match (field, alias) {
             (Some(field), Some(alias)) if field != alias => Err(Unexpected),
-            (field, alias) => Ok(field.or(alias).map(Cow::Borrowed)),
+            (field, alias) => Ok(field.or(alias)),
         }
     };
     let Value::Text(date) = value(Field::Date) else {
@@ -267,13 +338,13 @@ fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, 
         to_number: number(Field::To)?,
         disposition: text(Field::Disposition)?,
         destination: text(Field::Destination)?,
-        sip_trunk: text(Field::SipTrunk)?,
+        sip_trunk: value(Field::SipTrunk).identifier()?,
         answered_by: text(Field::AnsweredBy)?,
         duration_seconds: value(Field::Duration).seconds()?,
         per_minute_usd: value(Field::PerMinute).amount()?,
         charge_usd: value(Field::Charge).amount()?,
         forward_fee_usd: value(Field::ForwardFee).amount()?,
-        extra: None,
+        extra: extra.map(Cow::Owned),
     })
 }
 
@@ -337,143 +408,6 @@ fn seconds_of_clock(clock: [u8; 8]) -> Option<u64> {
     let [hour, .., second, _] = pairs.to_le_bytes().map(u64::from);
     let minute = pairs >> 24 & 0xFF;
     (hour <= 23 && minute <= 59 && second <= 59).then(|| hour * 3_600 + minute * 60 + second)
-}
-
-/// The quotation marks of a record.
-#[derive(Clone, Copy)]
-struct Quotes<'a> {
-    /// A bit for each byte, followed by two words of zeros.
-    words: &'a [u64],
-}
-
-impl Quotes<'_> {
-    /// The first quotation mark at or after `at`.
-    #[inline]
-    fn next(self, at: usize) -> Option<usize> {
-        let (word, bit) = (at / WORD_BYTES, at % WORD_BYTES);
-        let [low, high] = *self.words.get(word..)?.first_chunk::<2>()?;
-        let window = low >> bit | high << 1 << (WORD_BYTES - 1 - bit);
-        if window != 0 {
-            return Some(at + window.trailing_zeros() as usize);
-        }
-        // A long string.
-        let behind = self.words.get(word + 1..)?;
-        let skipped = behind.iter().position(|&word| word != 0)?;
-        let start = (word + 1 + skipped) * WORD_BYTES;
-        Some(start + behind[skipped].trailing_zeros() as usize)
-    }
-}
-
-/// What characters a text has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum TextClass {
-    /// ASCII only.
-    Ascii,
-    /// Some bytes are not ASCII.
-    NonAscii,
-    /// There is a backslash or a control character.
-    Special,
-}
-
-/// Writes the bitmap of quotation marks to `words`, in the layout of [`Quotes`], and classifies
-/// `text`.
-fn find_quotes(text: &[u8], words: &mut Vec<u64>) -> TextClass {
-    let count = text.len().div_ceil(WORD_BYTES);
-    words.resize(count + 2, 0);
-    words[count..].fill(0);
-    let words = &mut words[..count];
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "calls a function that requires AVX2")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: AVX2 was just detected, and the function has no other requirement.
-        return unsafe { find_quotes_avx2(text, words) };
-    }
-    find_quotes_with(scan_block, text, words)
-}
-
-/// Like [`find_quotes`], with `words` of the right length and a function that scans one block.
-#[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "so that it is compiled with the target features of its caller"
-)]
-fn find_quotes_with(
-    scan_block: impl Fn(&[u8; WORD_BYTES]) -> BlockScan,
-    text: &[u8],
-    words: &mut [u64],
-) -> TextClass {
-    let (blocks, rest) = text.as_chunks::<WORD_BYTES>();
-    let (mut has_special, mut is_ascii) = (false, true);
-    let mut last = [b' '; WORD_BYTES];
-    last[..rest.len()].copy_from_slice(rest);
-    for (block, word) in blocks.iter().chain([&last]).zip(words) {
-        let scan = scan_block(block);
-        *word = scan.quotes;
-        has_special |= scan.has_special;
-        is_ascii &= scan.is_ascii;
-    }
-    match (has_special, is_ascii) {
-        (true, _) => TextClass::Special,
-        (false, true) => TextClass::Ascii,
-        (false, false) => TextClass::NonAscii,
-    }
-}
-
-/// What 64 bytes contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BlockScan {
-    /// A bit for each quotation mark.
-    quotes: u64,
-    /// Whether there is a backslash or a control character.
-    has_special: bool,
-    is_ascii: bool,
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn find_quotes_avx2(text: &[u8], words: &mut [u64]) -> TextClass {
-    find_quotes_with(|block| scan_block_avx2(block), text, words)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-#[inline]
-fn scan_block_avx2(block: &[u8; WORD_BYTES]) -> BlockScan {
-    use std::arch::x86_64::{
-        __m256i, _mm256_cmpeq_epi8, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256,
-        _mm256_set_epi64x, _mm256_set1_epi8,
-    };
-
-    let (lanes, _) = block.as_chunks::<8>();
-    let lane = |at: usize| u64::from_le_bytes(lanes[at]).cast_signed();
-    let half = |at: usize| _mm256_set_epi64x(lane(at + 3), lane(at + 2), lane(at + 1), lane(at));
-    let (low, high) = (half(0), half(4));
-    let mask = |bytes: __m256i| u64::from(_mm256_movemask_epi8(bytes).cast_unsigned());
-    let is = |bytes, byte: u8| _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte.cast_signed()));
-    let special = |bytes| {
-        let control = _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes);
-        _mm256_or_si256(is(bytes, b'\\'), control)
-    };
-    BlockScan {
-        quotes: mask(is(low, b'"')) | mask(is(high, b'"')) << 32,
-        has_special: mask(_mm256_or_si256(special(low), special(high))) != 0,
-        // Tests the highest bit of each byte.
-        is_ascii: mask(_mm256_or_si256(low, high)) == 0,
-    }
-}
-
-/// Scans byte by byte; the compiler vectorizes the loop.
-fn scan_block(block: &[u8; WORD_BYTES]) -> BlockScan {
-    let mut scan = BlockScan {
-        quotes: 0,
-        has_special: false,
-        is_ascii: block.is_ascii(),
-    };
-    for (i, &byte) in block.iter().enumerate() {
-        scan.quotes |= u64::from(byte == b'"') << i;
-        scan.has_special |= byte == b'\\' || byte < 0x20;
-    }
-    scan
 }
 
 #[cfg(test)]

@@ -1,0 +1,209 @@
+//! Writes fields without a column as one JSON object in canonical form, as the plain decoder does:
+//! keys sorted at every depth, no white space between tokens, scalars unchanged.
+
+use serde::de::IgnoredAny;
+
+use super::quotes::Quotes;
+use super::skip_blanks;
+
+/// Values nested deeper than this need the plain decoder.
+const MAX_DEPTH: usize = 16;
+
+/// Collects the fields of one record. Keeps its memory for the next one.
+#[derive(Debug, Default)]
+pub(super) struct ExtraWriter {
+    /// The object so far. Each member ends with a comma.
+    json: String,
+    /// Members of the objects that are still open, outermost first.
+    members: Vec<Member>,
+}
+
+/// One member of an object, in [`ExtraWriter::json`]. It ends where the next one starts.
+#[derive(Clone, Copy, Debug)]
+struct Member {
+    start: usize,
+    /// Length of its key, without quotation marks.
+    key_bytes: usize,
+}
+
+impl Member {
+    fn key(self, json: &str) -> &[u8] {
+        &json.as_bytes()[self.start + 1..][..self.key_bytes]
+    }
+}
+
+/// A record's text and what is known of its bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Source<'a, 'q> {
+    pub(super) text: &'a str,
+    pub(super) quotes: Quotes<'q>,
+    pub(super) has_backslash: bool,
+}
+
+impl ExtraWriter {
+    /// Starts a record.
+    #[inline]
+    pub(super) fn clear(&mut self) {
+        self.json.clear();
+        self.members.clear();
+    }
+
+    /// The record's fields without a column, `None` if it has any twice.
+    #[inline]
+    pub(super) fn finish(&mut self) -> Option<Option<String>> {
+        if self.json.is_empty() {
+            return Some(None);
+        }
+        self.end_object(0);
+        let json = self.json.as_str();
+        let mut pairs = self.members.windows(2);
+        let is_duplicate = pairs.any(|pair| pair[0].key(json) == pair[1].key(json));
+        (!is_duplicate).then(|| Some(json.to_owned()))
+    }
+
+    /// Adds a field whose value is at `at`. Returns the end of the value, or `None` if it is not
+    /// valid or needs the plain decoder.
+    pub(super) fn field(&mut self, source: Source<'_, '_>, key: &str, at: usize) -> Option<usize> {
+        if self.json.is_empty() {
+            self.json.push('{');
+        }
+        self.member(source, key, at, 1)
+    }
+
+    fn member(
+        &mut self,
+        source: Source<'_, '_>,
+        key: &str,
+        at: usize,
+        depth: usize,
+    ) -> Option<usize> {
+        if source.has_backslash && key.contains('\\') {
+            return None;
+        }
+        self.members.push(Member {
+            start: self.json.len(),
+            key_bytes: key.len(),
+        });
+        self.json.push('"');
+        self.json.push_str(key);
+        self.json.push_str("\":");
+        let end = self.value(source, at, depth)?;
+        self.json.push(',');
+        Some(end)
+    }
+
+    fn value(&mut self, source: Source<'_, '_>, at: usize, depth: usize) -> Option<usize> {
+        let bytes = source.text.as_bytes();
+        let at = skip_blanks(bytes, at);
+        let end = match bytes.get(at)? {
+            b'"' => {
+                let end = source.quotes.next(at + 1)? + 1;
+                let string = source.text.get(at..end)?;
+                if source.has_backslash && string.contains('\\') {
+                    check_scalar(string)?;
+                }
+                end
+            }
+            b'{' if depth < MAX_DEPTH => return self.object(source, at, depth + 1),
+            b'[' if depth < MAX_DEPTH => return self.array(source, at, depth + 1),
+            _ => {
+                let is_part =
+                    |byte: &u8| matches!(byte, b'+' | b'-' | b'.') || byte.is_ascii_alphanumeric();
+                let length = bytes.get(at..)?.iter().position(|byte| !is_part(byte))?;
+                let scalar = source.text.get(at..at + length)?;
+                if scalar != "null" {
+                    check_scalar(scalar)?;
+                }
+                at + length
+            }
+        };
+        self.json.push_str(source.text.get(at..end)?);
+        Some(end)
+    }
+
+    fn array(&mut self, source: Source<'_, '_>, open: usize, depth: usize) -> Option<usize> {
+        let bytes = source.text.as_bytes();
+        self.json.push('[');
+        let mut at = skip_blanks(bytes, open + 1);
+        if *bytes.get(at)? == b']' {
+            self.json.push(']');
+            return Some(at + 1);
+        }
+        loop {
+            at = skip_blanks(bytes, self.value(source, at, depth)?);
+            let byte = *bytes.get(at)?;
+            at += 1;
+            match byte {
+                b',' => self.json.push(','),
+                b']' => {
+                    self.json.push(']');
+                    return Some(at);
+                }
+                _ => return None,
+            }
+        }
+    }
+
+    fn object(&mut self, source: Source<'_, '_>, open: usize, depth: usize) -> Option<usize> {
+        let bytes = source.text.as_bytes();
+        self.json.push('{');
+        let mut at = skip_blanks(bytes, open + 1);
+        if *bytes.get(at)? == b'}' {
+            self.json.push('}');
+            return Some(at + 1);
+        }
+        let first = self.members.len();
+        loop {
+            if *bytes.get(at)? != b'"' {
+                return None;
+            }
+            let close = source.quotes.next(at + 1)?;
+            let key = source.text.get(at + 1..close)?;
+            let colon = skip_blanks(bytes, close + 1);
+            if *bytes.get(colon)? != b':' {
+                return None;
+            }
+            at = skip_blanks(bytes, self.member(source, key, colon + 1, depth)?);
+            match bytes.get(at)? {
+                b',' => at = skip_blanks(bytes, at + 1),
+                b'}' => break,
+                _ => return None,
+            }
+        }
+        self.end_object(first);
+        self.members.truncate(first);
+        Some(at + 1)
+    }
+
+    /// Sorts the members of an object by their keys; members with the same key stay in their order.
+    /// Ends the object.
+    fn end_object(&mut self, first: usize) {
+        let members = &mut self.members[first..];
+        if !members.is_sorted_by_key(|member| member.key(&self.json)) {
+            let start = members[0].start;
+            let unsorted = self.json.split_off(start);
+            let ends = members.iter().skip(1).map(|member| member.start);
+            let ends: Vec<usize> = ends.chain([start + unsorted.len()]).collect();
+            let mut sorted: Vec<(Member, usize)> = members.iter().copied().zip(ends).collect();
+            let key = |member: &Member| {
+                &unsorted.as_bytes()[member.start - start + 1..][..member.key_bytes]
+            };
+            sorted.sort_by(|(left, _), (right, _)| key(left).cmp(key(right)));
+            for (member, (source, end)) in members.iter_mut().zip(sorted) {
+                *member = Member {
+                    start: self.json.len(),
+                    ..source
+                };
+                self.json
+                    .push_str(&unsorted[source.start - start..end - start]);
+            }
+        }
+        self.json.pop();
+        self.json.push('}');
+    }
+}
+
+/// Checks a string, number or literal as the plain decoder does.
+fn check_scalar(text: &str) -> Option<()> {
+    serde_json::from_str::<IgnoredAny>(text).ok().map(|_| ())
+}

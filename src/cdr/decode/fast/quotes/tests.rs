@@ -1,0 +1,47 @@
+use proptest::prelude::*;
+
+use super::*;
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn every_quotation_mark_that_is_not_escaped_is_found(
+        text in prop::collection::vec(
+            prop::sample::select(b"\"\"a\\\\ \x1F\x80\xFF".to_vec()),
+            0..300,
+        ),
+        ascii: bool,
+    ) {
+        let text: Vec<u8> = if ascii {
+            text.into_iter().filter(|byte| matches!(byte, b' '..=b'~')).collect()
+        } else {
+            text
+        };
+        let mut is_escaped = false;
+        let marks: Vec<bool> = text
+            .iter()
+            .map(|&byte| {
+                let was_escaped = std::mem::replace(&mut is_escaped, false);
+                is_escaped = byte == b'\\' && !was_escaped;
+                byte == b'"' && !was_escaped
+            })
+            .collect();
+        // Leftovers of a longer record.
+        let mut words = vec![u64::MAX; 9];
+        let (quotes, class) = Quotes::find(&text, &mut words);
+        for at in 0..text.len() {
+            let expected = (at..text.len()).find(|&i| marks[i]);
+            prop_assert_eq!(quotes.next(at), expected);
+        }
+        let mut others = vec![0; quotes.words.len() - 2];
+        prop_assert_eq!(find_quotes_with(scan_block, &text, &mut others), class);
+        prop_assert_eq!(&quotes.words[..others.len()], others);
+        let expected = TextClass {
+            is_ascii: text.is_ascii(),
+            has_control: text.iter().any(|&byte| byte < b' '),
+            has_backslash: text.contains(&b'\\'),
+        };
+        prop_assert_eq!(class, expected);
+    }
+}
