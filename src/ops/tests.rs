@@ -1,4 +1,8 @@
 //! Operations on a lake in memory, from a scripted source, with time handed in.
 
 mod due;
+mod erase;
+mod faults;
 mod jobs;
+mod prune;
+mod world;

@@ -20,6 +20,8 @@ use crate::privacy::Credentials;
 pub(crate) enum Answer {
     /// So many calls, in a body of its own.
     Calls(u64),
+    /// These records, one a line, in a body of their own.
+    Lines(String),
     /// So many calls, and then the body breaks off.
     Cut(u64),
     /// Nothing but an error.
@@ -66,6 +68,7 @@ impl ScriptedSource {
         let mut answers = self.answers.lock().unwrap();
         let answer = answers.get_mut(&slice).and_then(VecDeque::pop_front);
         let (calls, end) = match answer {
+            Some(Answer::Lines(lines)) => return Ok(body([Ok(Bytes::from(lines))])),
             Some(Answer::Calls(calls)) => (calls, None),
             Some(Answer::Cut(calls)) => {
                 let cut = SourceError::transient("the stream broke off");
@@ -80,15 +83,21 @@ impl ScriptedSource {
                 "{{\"call_id\":\"{call}\",\"date\":\"{day}T10:00:00Z\",\"duration\":26}}\n"
             )))
         });
-        let asked = Asked {
-            url: "scripted:".to_owned(),
-            query: Vec::new(),
-        };
-        let chunks = stream::iter(lines).chain(stream::iter(end)).boxed();
-        Ok(Body {
-            paging: Paging::Suspected,
-            ..Body::new(asked, Encoding::Identity, Format::Json, chunks)
-        })
+        Ok(body(lines.chain(end)))
+    }
+}
+
+fn body(
+    chunks: impl IntoIterator<Item = Result<Bytes, SourceError>, IntoIter: Send + 'static>,
+) -> Body {
+    let asked = Asked {
+        url: "scripted:".to_owned(),
+        query: Vec::new(),
+    };
+    let chunks = stream::iter(chunks).boxed();
+    Body {
+        paging: Paging::Suspected,
+        ..Body::new(asked, Encoding::Identity, Format::Json, chunks)
     }
 }
 

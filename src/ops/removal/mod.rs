@@ -1,7 +1,8 @@
-//! What is taken out of a lake: days that are too old, and the calls of a number.
+//! Removes calls from a lake: days beyond their retention (`prune`), or all calls of a number
+//! (`erase`).
 //!
-//! Both go through the ledger, slice by slice, under its lease, and keep a run report whose `partitions_changed` says what
-//! a warehouse has to load again.
+//! Both go through the ledger, slice by slice, under each slice's lease, and keep a run report. Its
+//! `partitions_changed` lists the days that a warehouse has to load again.
 
 pub mod erase;
 pub(crate) mod number;
@@ -21,29 +22,29 @@ use crate::lake::runs::{MarkedRuns, RunMark};
 use crate::lake::{Lake, LakeError};
 use crate::store::Lease;
 
-/// How long to leave a slice alone that a run works on.
+/// Pause between attempts to take a lease that a run holds.
 const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
 
-/// Whether no other slice would fare better. A full disk is no such thing: what is removed makes
-/// room, and partitions may lie on other disks.
+/// Whether every further slice would fail likewise. Not for a full disk: removals free space, and
+/// partitions may lie on other disks.
 fn is_hopeless(error: &LakeError) -> bool {
     error.fate().stops_the_run() && !is_disk_full(error)
 }
 
-/// One command that takes something out.
+/// One removal under way: its mark, its report, its leases.
 #[derive(Debug)]
 struct Removal<'a> {
     lake: &'a Lake,
-    /// Shows others that it is under way.
+    /// By which other runs detect this one.
     mark: RunMark,
     started_at: Timestamp,
-    /// Runs that have not kept a report.
+    /// Runs without a report when this began.
     marked: Result<MarkedRuns, LakeError>,
     interrupt: &'a CancellationToken,
-    /// Whether no slice would fare better than the last one.
+    /// Whether every further slice would fail like the last one.
     is_hopeless: bool,
     slices: Vec<SliceReport>,
-    /// Days that an earlier attempt has changed.
+    /// Days that an unfinished earlier attempt may have changed.
     changed_before: Vec<Date>,
 }
 
@@ -79,10 +80,10 @@ impl<'a> Removal<'a> {
         }
     }
 
-    /// Takes the right to work on a slice, waiting for a run that has it. `None` if this was
-    /// interrupted, or no slice fares better than the last one.
+    /// Takes the lease of a slice, and waits while a run holds it. `None` if this was interrupted,
+    /// or every further slice would fail.
     async fn lease(&self, slice: Slice) -> Result<Option<Box<dyn Lease>>, LakeError> {
-        let mut is_told = false;
+        let mut is_logged = false;
         loop {
             if self.interrupt.is_cancelled() || self.is_hopeless {
                 return Ok(None);
@@ -90,10 +91,10 @@ impl<'a> Removal<'a> {
             if let Some(lease) = self.lake.try_lease(slice).await? {
                 return Ok(Some(lease));
             }
-            if !std::mem::replace(&mut is_told, true) {
+            if !std::mem::replace(&mut is_logged, true) {
                 tracing::info!(
                     slice = slice.to_string(),
-                    "Waiting for a run that works on this slice."
+                    "Waiting for a run that holds the lease of this slice."
                 );
             }
             tokio::select! {
@@ -103,25 +104,25 @@ impl<'a> Removal<'a> {
         }
     }
 
-    fn failed(&mut self, slice: Slice, problem: String, is_hopeless: bool) {
+    fn add_failed(&mut self, slice: Slice, problem: String, is_hopeless: bool) {
         self.is_hopeless |= is_hopeless;
         tracing::error!(slice = slice.to_string(), "{problem}");
         self.slices.push(SliceReport {
             error: Some(problem),
-            // Perhaps it is; who loads it once more loses nothing.
+            // It may have changed: loading the day once more does no harm.
             table_changed: true,
             ..SliceReport::new(slice, SliceOutcome::Failed)
         });
     }
 
-    fn skipped(&mut self, slice: Slice) {
+    fn add_skipped(&mut self, slice: Slice) {
         self.slices.push(SliceReport {
-            error: Some("ended before this slice".to_owned()),
+            error: Some("the command ended before this slice".to_owned()),
             ..SliceReport::new(slice, SliceOutcome::Skipped)
         });
     }
 
-    /// Keeps the report, and adds to it what dead runs had changed.
+    /// Stores the report, which also lists the days that crashed runs changed.
     async fn end(mut self, warnings: Vec<String>) -> RunReport {
         let interrupted = self.interrupt.is_cancelled();
         let mut report = RunReport::new(

@@ -135,8 +135,8 @@ pub async fn prune(
     for &slice in slices {
         match prune_slice(&removal, slice).await {
             Ok(Some(report)) => removal.slices.push(report),
-            Ok(None) => removal.skipped(slice),
-            Err(error) => removal.failed(slice, chain(&error), is_hopeless(&error)),
+            Ok(None) => removal.add_skipped(slice),
+            Err(error) => removal.add_failed(slice, chain(&error), is_hopeless(&error)),
         }
         done();
     }

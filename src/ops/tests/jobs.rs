@@ -2,112 +2,17 @@
 
 use std::sync::Arc;
 
-use jiff::civil::{Date, date};
-use object_store::ObjectStoreExt;
-use object_store::memory::InMemory;
 use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
-use crate::cdr::slice::{Direction, Slice};
-use crate::config::Config;
-use crate::lake::Lake;
+use super::world::{World, day, days, slice, source};
 use crate::lake::report::RunOutcome;
 use crate::ops::days::Selection;
-use crate::ops::job::{Job, Outcome};
+use crate::ops::job::Job;
 use crate::ops::removal::prune::{find_old, prune};
 use crate::ops::verify::{Fault, Verification};
 use crate::source::Source;
-use crate::source::scripted::Answer::{self, Calls};
-use crate::source::scripted::ScriptedSource;
-use crate::store::bucket::BucketStore;
 use crate::store::layout;
-
-/// A lake in memory.
-struct World {
-    objects: Arc<InMemory>,
-    config: Config,
-    lake: Lake,
-}
-
-fn day(day: i8) -> Date {
-    date(2020, 1, day)
-}
-
-fn slice(of: i8) -> Slice {
-    Slice {
-        day: day(of),
-        direction: Direction::Placed,
-    }
-}
-
-/// The first days of a month.
-fn days(last: i8) -> Selection {
-    Selection {
-        from: Some(day(1)),
-        to: Some(day(last)),
-        direction: Some(Direction::Placed),
-        ..Selection::default()
-    }
-}
-
-/// A source that has so many calls of each of the first days, and counts as many.
-fn source(calls: &[u64]) -> Arc<dyn Source> {
-    let source = (1..)
-        .zip(calls)
-        .fold(ScriptedSource::new(), |source, (day, &calls)| {
-            let answers: [Answer; 2] = [Calls(calls), Calls(calls)];
-            source.with(slice(day), calls, answers)
-        });
-    Arc::new(source)
-}
-
-impl World {
-    async fn new() -> Self {
-        let keys = [("lake.url", "s3://bucket/lake"), ("source.requests", "1")];
-        let config = Config::from_keys(keys).unwrap();
-        let objects = Arc::new(InMemory::new());
-        let store = BucketStore::in_memory(&objects);
-        let privacy = config.privacy(false).unwrap();
-        let identity = config.identity(&privacy);
-        let lake = Lake::open(Arc::new(store), &identity, privacy).await;
-        Self {
-            objects,
-            config,
-            lake: lake.unwrap(),
-        }
-    }
-
-    /// A lake of so many calls on each of the first days.
-    async fn filled(calls: &[u64]) -> Self {
-        let world = Self::new().await;
-        let last = i8::try_from(calls.len()).unwrap();
-        let outcome = world.run(last, source(calls)).await;
-        assert_eq!(outcome.run.report.outcome, RunOutcome::Committed);
-        world
-    }
-
-    async fn run(&self, last: i8, source: Arc<dyn Source>) -> Outcome {
-        let job = Job::new(self.config.clone(), source).with_selection(days(last));
-        job.run_in(self.lake.clone()).await.unwrap()
-    }
-
-    fn object(path: &Path) -> Path {
-        Path::from(format!("lake/{path}"))
-    }
-
-    async fn delete(&self, path: &Path) {
-        self.objects.delete(&Self::object(path)).await.unwrap();
-    }
-
-    async fn put(&self, path: &Path, text: &'static str) {
-        let path = Self::object(path);
-        self.objects.put(&path, text.into()).await.unwrap();
-    }
-
-    async fn holds(&self, path: &Path) -> bool {
-        self.objects.head(&Self::object(path)).await.is_ok()
-    }
-}
 
 /// Looks at the first days.
 fn verification<'a>(

@@ -1,0 +1,143 @@
+//! A store that fails when told to.
+
+use std::path::{Path as FilePath, PathBuf};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use object_store::path::Path;
+use tempfile::TempPath;
+
+use crate::store::bucket::BucketStore;
+use crate::store::{
+    ClassifiedError, FailureKind, Garbage, Housekeeping, Lease, LeaseState, Leases, LocalCopy,
+    ObjectState, Objects, Staged, StoreError, Swap, Version, Versioned,
+};
+
+/// Which operations fail, and how.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Faults {
+    /// The name of the operation.
+    pub(super) action: &'static str,
+    /// What the path of its object contains.
+    pub(super) path: &'static str,
+    pub(super) kind: FailureKind,
+}
+
+/// A store whose operations fail as [`Faults`] say.
+#[derive(Debug)]
+pub(super) struct Failing {
+    inner: BucketStore,
+    faults: Faults,
+}
+
+impl Failing {
+    pub(super) fn new(inner: BucketStore, faults: Faults) -> Self {
+        Self { inner, faults }
+    }
+
+    fn may(&self, action: &'static str, path: &Path) -> Result<(), StoreError> {
+        let Faults { kind, .. } = self.faults;
+        if action != self.faults.action || !path.as_ref().contains(self.faults.path) {
+            return Ok(());
+        }
+        Err(StoreError {
+            action,
+            path: PathBuf::from(path.as_ref()),
+            source: Box::new(ClassifiedError {
+                kind,
+                is_uncertain: false,
+                text: "the store fails".to_owned(),
+            }),
+        })
+    }
+}
+
+#[async_trait]
+impl Objects for Failing {
+    async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
+        self.may("read", path)?;
+        self.inner.read(path).await
+    }
+
+    async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError> {
+        self.may("create", path)?;
+        self.inner.create(path, bytes).await
+    }
+
+    async fn replace(
+        &self,
+        path: &Path,
+        bytes: Bytes,
+        expected: &Version,
+    ) -> Result<Swap, StoreError> {
+        self.may("replace", path)?;
+        self.inner.replace(path, bytes, expected).await
+    }
+
+    async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
+        self.inner.state(path).await
+    }
+
+    async fn stage(&self, path: &Path, file: TempPath) -> Result<Box<dyn Staged>, StoreError> {
+        self.may("stage", path)?;
+        self.inner.stage(path, file).await
+    }
+
+    async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
+        self.may("fetch", path)?;
+        self.inner.local_copy(path).await
+    }
+
+    async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
+        self.may("list", prefix)?;
+        self.inner.list(prefix).await
+    }
+
+    async fn delete(&self, path: &Path) -> Result<(), StoreError> {
+        self.may("delete", path)?;
+        self.inner.delete(path).await
+    }
+
+    fn spool_dir(&self) -> &FilePath {
+        self.inner.spool_dir()
+    }
+}
+
+#[async_trait]
+impl Leases for Failing {
+    async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
+        self.inner.try_lease(path).await
+    }
+
+    async fn lease_state(&self, path: &Path) -> Result<LeaseState, StoreError> {
+        self.inner.lease_state(path).await
+    }
+
+    fn lease_expiry(&self) -> Option<Duration> {
+        self.inner.lease_expiry()
+    }
+
+    async fn honours_conditions(&self) -> Result<bool, StoreError> {
+        self.inner.honours_conditions().await
+    }
+}
+
+#[async_trait]
+impl Housekeeping for Failing {
+    async fn settle(&self) {
+        self.inner.settle().await;
+    }
+
+    async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
+        self.inner.find_leftovers().await
+    }
+
+    async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
+        self.inner.remove_leftovers().await
+    }
+
+    async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
+        self.inner.collect_garbage().await
+    }
+}

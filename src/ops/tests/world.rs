@@ -1,0 +1,233 @@
+//! A lake in memory and a source that gives the answers of a script.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use futures::TryStreamExt;
+use jiff::civil::{Date, date};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+use super::faults::{Failing, Faults};
+use crate::cdr::slice::{Direction, Slice};
+use crate::config::Config;
+use crate::lake::Lake;
+use crate::lake::ledger::Entry;
+use crate::lake::report::RunOutcome;
+use crate::ops::days::Selection;
+use crate::ops::job::{Job, Outcome};
+use crate::ops::verify::Verification;
+use crate::privacy::{Modes, Privacy, PrivacyKey};
+use crate::slice_file::rejects::read_rejects;
+use crate::slice_file::writer::{WriteError, read_rows};
+use crate::source::Source;
+use crate::source::scripted::Answer::{self, Calls, Lines};
+use crate::source::scripted::ScriptedSource;
+use crate::store::LakeStore;
+use crate::store::bucket::BucketStore;
+use crate::store::layout;
+
+/// A lake in a bucket in memory.
+pub(super) struct World {
+    objects: Arc<InMemory>,
+    pub(super) config: Config,
+    /// As one process has it.
+    pub(super) lake: Lake,
+}
+
+pub(super) fn day(day: i8) -> Date {
+    date(2020, 1, day)
+}
+
+/// Placed calls of a day.
+pub(super) fn slice(of: i8) -> Slice {
+    Slice {
+        day: day(of),
+        direction: Direction::Placed,
+    }
+}
+
+/// Placed calls from day 1 to `last`.
+pub(super) fn days(last: i8) -> Selection {
+    Selection {
+        from: Some(day(1)),
+        to: Some(day(last)),
+        direction: Some(Direction::Placed),
+        ..Selection::default()
+    }
+}
+
+/// A source with so many calls on each of the first days, and equal counts.
+pub(super) fn source(calls: &[u64]) -> Arc<dyn Source> {
+    let source = (1..)
+        .zip(calls)
+        .fold(ScriptedSource::new(), |source, (day, &calls)| {
+            let answers: [Answer; 2] = [Calls(calls), Calls(calls)];
+            source.with(slice(day), calls, answers)
+        });
+    Arc::new(source)
+}
+
+/// A source with these lines on each of the first days, and equal counts.
+pub(super) fn source_of_lines(days: &[&str]) -> Arc<dyn Source> {
+    let source = (1..)
+        .zip(days)
+        .fold(ScriptedSource::new(), |source, (day, lines)| {
+            let lines = lines.replace("DAY", &slice(day).day.to_string());
+            let answers = (0..9).map(|_| Lines(lines.clone()));
+            source.with(slice(day), lines.lines().count() as u64, answers)
+        });
+    Arc::new(source)
+}
+
+/// The key of suppressed numbers.
+pub(super) fn key() -> PrivacyKey {
+    PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuv").unwrap()
+}
+
+fn privacy() -> Privacy {
+    Privacy::new(Modes::default(), Some(key()))
+}
+
+impl World {
+    /// An empty lake.
+    pub(super) async fn new() -> Self {
+        let config = Config::from_keys([
+            ("lake.url", "s3://bucket/lake"),
+            ("source.requests", "1"),
+            ("source.retry_base", "1ms"),
+            ("quality.fail_reject_ratio", "1"),
+        ]);
+        let config = config.unwrap();
+        let objects = Arc::new(InMemory::new());
+        let store = Arc::new(BucketStore::in_memory(&objects));
+        let identity = config.identity(&privacy());
+        let lake = Lake::open(store, &identity, privacy()).await;
+        Self {
+            objects,
+            config,
+            lake: lake.unwrap(),
+        }
+    }
+
+    /// A lake of so many calls on each of the first days.
+    pub(super) async fn filled(calls: &[u64]) -> Self {
+        let world = Self::new().await;
+        let last = i8::try_from(calls.len()).unwrap();
+        let outcome = world.run(last, source(calls)).await;
+        assert_eq!(outcome.run.report.outcome, RunOutcome::Committed);
+        world
+    }
+
+    /// The same lake as another process has it.
+    pub(super) async fn other_process(&self) -> Lake {
+        self.open(Arc::new(BucketStore::in_memory(&self.objects)))
+            .await
+    }
+
+    /// The same lake in a store that fails as `faults` say.
+    pub(super) async fn failing(&self, faults: Faults) -> Lake {
+        let store = BucketStore::in_memory(&self.objects);
+        self.open(Arc::new(Failing::new(store, faults))).await
+    }
+
+    async fn open(&self, store: Arc<dyn LakeStore>) -> Lake {
+        let lake = Lake::open(store, &self.lake.identity, privacy()).await;
+        lake.unwrap()
+    }
+
+    pub(super) async fn run(&self, last: i8, source: Arc<dyn Source>) -> Outcome {
+        self.run_selected(days(last), source).await
+    }
+
+    pub(super) async fn run_selected(
+        &self,
+        selection: Selection,
+        source: Arc<dyn Source>,
+    ) -> Outcome {
+        let job = Job::new(self.config.clone(), source).with_selection(selection);
+        job.run_in(self.lake.clone()).await.unwrap()
+    }
+
+    fn object(path: &Path) -> Path {
+        Path::from(format!("lake/{path}"))
+    }
+
+    pub(super) async fn delete(&self, path: &Path) {
+        self.objects.delete(&Self::object(path)).await.unwrap();
+    }
+
+    pub(super) async fn put(&self, path: &Path, bytes: impl Into<Vec<u8>>) {
+        let path = Self::object(path);
+        self.objects.put(&path, bytes.into().into()).await.unwrap();
+    }
+
+    pub(super) async fn get(&self, path: &Path) -> Vec<u8> {
+        let found = self.objects.get(&Self::object(path)).await.unwrap();
+        found.bytes().await.unwrap().to_vec()
+    }
+
+    pub(super) async fn holds(&self, path: &Path) -> bool {
+        self.objects.head(&Self::object(path)).await.is_ok()
+    }
+
+    /// Tables, ledger, rejects and suppression list: every object and its bytes.
+    pub(super) async fn contents(&self) -> BTreeMap<String, Vec<u8>> {
+        let listed: Vec<_> = self.objects.list(None).try_collect().await.unwrap();
+        let mut contents = BTreeMap::new();
+        for object in listed {
+            let path = object.location.as_ref().strip_prefix("lake/").unwrap();
+            let is_of_runs = [layout::LEASES, layout::RUNS, layout::RUNNING];
+            if !is_of_runs.iter().any(|prefix| path.starts_with(prefix)) {
+                contents.insert(path.to_owned(), self.get(&Path::from(path)).await);
+            }
+        }
+        contents
+    }
+
+    /// Changes the ledger entry of a slice.
+    pub(super) async fn edit_entry(&self, slice: Slice, edit: impl FnOnce(&mut Entry)) {
+        let mut entry = self.lake.entry(slice).await.entry;
+        edit(&mut entry);
+        let entry = serde_json::to_vec(&entry).unwrap();
+        self.put(&layout::ledger_entry(slice), entry).await;
+    }
+
+    /// Ids of the calls in the table's file of a slice.
+    pub(super) async fn calls(&self, slice: Slice) -> Vec<String> {
+        let mut calls = Vec::new();
+        if let Some(copy) = self.lake.table().local_copy(slice).await.unwrap() {
+            read_rows(&copy.path, slice, |record| {
+                calls.push(record.call_id.as_deref().unwrap_or_default().to_owned());
+                Ok::<(), WriteError>(())
+            })
+            .unwrap();
+        }
+        calls
+    }
+
+    /// Records in a rejects file; none if there is no such file.
+    pub(super) async fn rejects(&self, path: &Path) -> Vec<String> {
+        let mut rejects = Vec::new();
+        if let Some(copy) = self.lake.local_copy(path).await.unwrap() {
+            read_rejects(&copy.path, |reject| {
+                rejects.push(reject.shown().into_owned());
+                Ok::<(), std::io::Error>(())
+            })
+            .unwrap();
+        }
+        rejects
+    }
+
+    /// What `verify` finds wrong with the lake.
+    pub(super) async fn findings(&self) -> Vec<String> {
+        let verification = Verification::of(&self.config);
+        let verified = verification.check_in(&self.lake, &()).await.unwrap();
+        let found = verified.found;
+        let findings = found.findings.iter();
+        findings
+            .map(|finding| format!("{}: {}", finding.path, finding.problem))
+            .collect()
+    }
+}
