@@ -5,7 +5,8 @@ use jiff::civil::Date;
 
 use super::{CommandError, Exit, LakeArgs, print};
 use crate::cdr::slice::parse_day;
-use crate::ops::warehouse::{Wanted, Which};
+use crate::ops::open::{existing_lake, find_any_lake};
+use crate::ops::warehouse::{TableRequest, Which};
 use crate::warehouse::Target;
 
 /// Print the definition of the table for a warehouse, the statements that load it, or a query that checks it.
@@ -44,17 +45,22 @@ pub(super) struct DdlArgs {
 
 pub(super) async fn execute(args: &DdlArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
-    let table = Wanted {
+    let table = TableRequest {
         target: args.target,
         table: args.table.clone(),
         location: args.location.clone(),
     };
+    table.validate(&config)?;
     let text = if args.load {
-        table.load(&config, &args.which()?).await?
+        let which = args.which()?;
+        let lake = existing_lake(&config, false).await?;
+        table.load(&config, &lake, &which).await?
     } else if args.check {
-        table.check(&config).await?
+        let lake = existing_lake(&config, false).await?;
+        table.check(&config, &lake).await?
     } else {
-        table.definition(&config).await? + &args.hints()
+        let lake = find_any_lake(&config).await?;
+        table.definition(&config, lake.as_ref()).await? + &args.hints()
     };
     print(text.as_bytes())
 }

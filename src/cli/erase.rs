@@ -15,8 +15,9 @@ use super::{
     interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
+use crate::ops::open::{existing_lake, existing_lake_for_writing};
 use crate::ops::removal::erase::{Erasure, Search};
-use crate::ops::removal::number::NumberFound;
+use crate::ops::removal::number::{NumberFound, validate};
 
 /// Take every call of a number out of the lake, rejects included, and keep it out of everything that is fetched later.
 #[derive(Clone, Debug, Args)]
@@ -46,12 +47,26 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
         }
         number => number.trim().to_owned(),
     };
+    validate(&config, &number)?;
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let observer = screen.observer(&config.lake.url);
-    let found = NumberFound::search(&config, &number, !args.dry_run, &*observer, &interrupt);
+    let interrupted = || {
+        screen.say("Interrupted before the erasure began: nothing was changed.");
+        Ok(Exit::Interrupted)
+    };
+    let opening = async {
+        if args.dry_run {
+            existing_lake(&config, true).await
+        } else {
+            existing_lake_for_writing(&config, true).await
+        }
+    };
+    let Some(lake) = interrupt.run_until_cancelled(opening).await else {
+        return interrupted();
+    };
+    let found = NumberFound::search(lake?, &config, &number, &*observer, &interrupt);
     let Some(found) = found.await? else {
-        screen.say("Nothing was changed, and the number is not on the list.");
-        return Ok(Exit::Interrupted);
+        return interrupted();
     };
     if args.dry_run {
         return print(dry_run(args, &found.search).as_bytes());

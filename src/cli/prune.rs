@@ -19,7 +19,8 @@ use super::{
 use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::lake::report::{RunReport, SliceReport};
-use crate::ops::removal::prune::{OldSlice, first_kept, preview, prune_before};
+use crate::ops::open::{existing_lake, existing_lake_for_writing};
+use crate::ops::removal::prune::{OldSlice, find_old, first_kept, prune_before};
 
 /// Remove days that are older than they may be kept, for good: their rows and their rejects.
 #[derive(Clone, Debug, Args)]
@@ -61,7 +62,7 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
     let config = args.config.load()?;
     let before = first_kept(&config, args.older_than, Timestamp::now())?;
     if args.dry_run {
-        let old = preview(&config, before).await?;
+        let old = find_old(&existing_lake(&config, false).await?, before).await?;
         let text = match args.output.format {
             OutputFormat::Json => json_text(&json!({ "before": before, "slices": listed(&old) })),
             OutputFormat::Text => {
@@ -77,7 +78,12 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
     }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let observer = screen.observer(&config.lake.url);
-    let pruned = prune_before(&config, before, &*observer, &interrupt).await?;
+    let opening = existing_lake_for_writing(&config, false);
+    let Some(lake) = interrupt.run_until_cancelled(opening).await else {
+        screen.say("Interrupted before the first removal: nothing was removed.");
+        return Ok(Exit::Interrupted);
+    };
+    let pruned = prune_before(&lake?, before, &*observer, &interrupt).await?;
     let text = match (args.output.format, &pruned.report) {
         (OutputFormat::Json, report) => json_text(&json!({ "before": before, "run": report })),
         (OutputFormat::Text, None) => format!("The lake holds nothing of before {before}.\n"),

@@ -7,6 +7,7 @@ use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::counted;
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
 use crate::ops::days::Selection;
+use crate::ops::open::existing_lake;
 use crate::ops::rejects::{Group, Rejects};
 
 /// List what was rejected and why.
@@ -26,7 +27,9 @@ pub(super) struct RejectsArgs {
 pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let selection = Selection::from(&args.range);
-    let rejects = Rejects::read(&config, &selection, args.show_numbers, Timestamp::now()).await?;
+    let lake = existing_lake(&config, false).await?;
+    let (window, now) = (&config.window, Timestamp::now());
+    let rejects = Rejects::read(&lake, window, &selection, args.show_numbers, now).await?;
     let text = match args.output.format {
         OutputFormat::Json => json_text(&rejects),
         OutputFormat::Text => render(&rejects, args.show_numbers),

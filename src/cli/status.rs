@@ -9,6 +9,7 @@ use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::{DayTable, counted};
 use super::{CommandError, Exit, LakeArgs, OutputFormat, advice, json_text, print};
 use crate::ops::days::Selection;
+use crate::ops::open::existing_lake;
 use crate::ops::status::LakeStatus;
 
 /// Show the lake by day, from its ledger.
@@ -25,7 +26,8 @@ pub(super) struct StatusArgs {
 pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let selection = Selection::from(&args.range);
-    let (lake, mut status) = LakeStatus::read(&config, &selection, Timestamp::now()).await?;
+    let lake = existing_lake(&config, false).await?;
+    let mut status = LakeStatus::read(&lake, &config, &selection, Timestamp::now()).await?;
     advice::on_status(&mut status, &config.lake.url);
     let text = match args.output.format {
         OutputFormat::Json => json_text(&status),

@@ -124,8 +124,8 @@ fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
     Ok(outer.map(|outer| outer.display().to_string()))
 }
 
-/// Opens the lake for writing, making it if it is new. The key of pseudonyms is fetched where it is needed, and for
-/// who `needs_key`.
+/// Opens the lake for writing, and creates it if there is none. The key of pseudonyms is fetched if
+/// the lake needs it, or the caller `needs_key`.
 ///
 /// # Errors
 /// [`Error`] if the place holds another lake or none may be there, or it cannot be read or written.
@@ -188,8 +188,8 @@ pub(crate) async fn find_any_lake(config: &Config) -> Result<Option<Lake>, Error
     Ok(Lake::find_any(Place::of(config)?.store()).await?)
 }
 
-/// Opens a lake that must be there, for reading. Whose calls it holds matters only to who goes on to
-/// fetch: then it must be the lake `as_configured`.
+/// Opens a lake that must exist, for reading. A caller that goes on to fetch needs the lake
+/// `as_configured`, not one of another account or filter.
 ///
 /// # Errors
 /// [`Error`] if there is none, or it cannot be read.
@@ -202,4 +202,16 @@ pub(crate) async fn existing_lake(config: &Config, as_configured: bool) -> Resul
     lake.ok_or_else(|| Error::NoLake {
         place: config.lake.url.clone(),
     })
+}
+
+/// Opens a lake that must exist and be the configured one, for removing calls.
+///
+/// # Errors
+/// [`Error`] if there is none, or it cannot be read or written.
+pub(crate) async fn existing_lake_for_writing(
+    config: &Config,
+    needs_key: bool,
+) -> Result<Lake, Error> {
+    existing_lake(config, true).await?;
+    open_lake(config, needs_key).await
 }

@@ -10,10 +10,9 @@ use serde::Serialize;
 
 use super::Error;
 use super::days::Selection;
-use super::open::existing_lake;
 use crate::body::framing::Position;
 use crate::cdr::slice::{Direction, Slice};
-use crate::config::Config;
+use crate::config::WindowConfig;
 use crate::error::{counted, one_line, sanitized_excerpt, sanitized_line, truncated};
 use crate::lake::Lake;
 use crate::lake::ledger::State;
@@ -84,19 +83,19 @@ pub(crate) struct Rejects {
 }
 
 impl Rejects {
-    /// Reads the rejects of what is selected, all that the lake has by default. Phone numbers in
+    /// Reads the rejects of the selected slices of `lake`, of all by default. Phone numbers in
     /// examples are hidden unless `show_numbers`.
     ///
     /// # Errors
-    /// [`Error`] if there is no lake, or it cannot be read. Files that cannot be are in the result.
+    /// [`Error`] if the lake cannot be listed. Files that cannot be read are part of the result.
     pub(crate) async fn read(
-        config: &Config,
+        lake: &Lake,
+        window: &WindowConfig,
         selection: &Selection,
         show_numbers: bool,
         now: Timestamp,
     ) -> Result<Self, Error> {
-        let lake = existing_lake(config, false).await?;
-        let days = selection.days_of_all(&config.window, now)?;
+        let days = selection.days_of_all(window, now)?;
         let directions = selection.directions(&Direction::ALL);
         let mut files: Vec<(Slice, bool, Path)> = lake
             .rejects()
@@ -116,7 +115,7 @@ impl Rejects {
             .filter(|(_, of_failure, _)| !of_failure)
             .map(|(slice, ..)| *slice)
             .collect();
-        let mut rejects = collect(&lake, files, show_numbers).await?;
+        let mut rejects = collect(lake, files, show_numbers).await?;
         let gone = lake
             .entries(&directions, days)
             .await?

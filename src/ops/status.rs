@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use super::Error;
 use super::days::Selection;
-use super::open::existing_lake;
 use crate::cdr::amount::AmountSum;
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
@@ -99,17 +98,17 @@ pub(crate) struct LakeStatus {
 }
 
 impl LakeStatus {
-    /// Reads the ledger of the lake that `config` names: of the days selected, or from
-    /// `window.start`, or else from the lake's first day on.
+    /// Reads the ledger of `lake`: the selected days, else those from `window.start` on, else those
+    /// from the lake's first day on.
     ///
     /// # Errors
-    /// [`Error`] if there is no lake, or it cannot be read, or the selection has no days.
+    /// [`Error`] if the lake cannot be read, or the selection has no days.
     pub(crate) async fn read(
+        lake: &Lake,
         config: &Config,
         selection: &Selection,
         now: Timestamp,
-    ) -> Result<(Lake, Self), Error> {
-        let lake = existing_lake(config, false).await?;
+    ) -> Result<Self, Error> {
         let directions = selection.directions(&config.source.directions);
         let mut window = config.window.clone();
         if window.start.is_none() {
@@ -117,8 +116,7 @@ impl LakeStatus {
         }
         let days = selection.days(&window, now)?;
         let entries = lake.entries(&directions, days.clone()).await?;
-        let status = Self::new(&entries, &directions, days);
-        Ok((lake, status))
+        Ok(Self::new(&entries, &directions, days))
     }
 
     /// Looks at `directions` on `days`.

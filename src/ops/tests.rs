@@ -5,4 +5,7 @@ mod erase;
 mod faults;
 mod jobs;
 mod prune;
+mod rejects;
+mod status;
+mod warehouse;
 mod world;

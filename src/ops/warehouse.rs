@@ -6,7 +6,6 @@ use std::ops::RangeInclusive;
 use jiff::civil::Date;
 
 use super::Error;
-use super::open::{existing_lake, find_any_lake};
 use super::run::reports::{self, Changes, Told};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
@@ -20,9 +19,9 @@ const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
 /// Stands for the run that ended last.
 const LAST_RUN: &str = "last";
 
-/// A table of a warehouse.
+/// A table of a warehouse, as it was asked for.
 #[derive(Clone, Debug)]
-pub(crate) struct Wanted {
+pub(crate) struct TableRequest {
     /// The warehouse.
     pub target: Target,
     /// The table, with schema or dataset if it has one.
@@ -42,31 +41,45 @@ pub(crate) enum Which {
     ChangedSince(String),
 }
 
-impl Wanted {
-    /// The definition of the table.
+impl TableRequest {
+    /// Whether the warehouse can have such a table. Reads no lake.
     ///
     /// # Errors
-    /// [`Error`] if the warehouse takes no such table, or the lake cannot be read.
-    pub(crate) async fn definition(&self, config: &Config) -> Result<String, Error> {
-        // What cannot be is said before the lake is looked for.
-        self.of(config, None)?;
-        let first_day = match find_any_lake(config).await? {
+    /// [`Error`] if not.
+    pub(crate) fn validate(&self, config: &Config) -> Result<(), Error> {
+        self.table(config, None).map(drop)
+    }
+
+    /// The definition of the table, for `lake` if there is one already.
+    ///
+    /// # Errors
+    /// [`Error`] if the warehouse cannot have such a table, or the lake cannot be read.
+    pub(crate) async fn definition(
+        &self,
+        config: &Config,
+        lake: Option<&Lake>,
+    ) -> Result<String, Error> {
+        let first_day = match lake {
             Some(lake) => lake.first_day(&Direction::ALL).await?,
             None => None,
         };
         let first_day = first_day.into_iter().chain(config.window.start).min();
-        Ok(self.of(config, first_day)?.definition())
+        Ok(self.table(config, first_day)?.definition())
     }
 
-    /// Statements that make the table hold what the lake does of these days.
+    /// Statements that load these days of the lake into the table.
     ///
     /// # Errors
-    /// [`Error`] if the warehouse takes no such table, the lake cannot be read, or no such run is
-    /// known.
-    pub(crate) async fn load(&self, config: &Config, which: &Which) -> Result<String, Error> {
-        let table = self.of(config, None)?;
-        let lake = existing_lake(config, false).await?;
-        // Of what is loaded in part nobody can say that it is loaded up to here.
+    /// [`Error`] if the warehouse cannot have such a table, the lake cannot be read, or it has no
+    /// report of such a run.
+    pub(crate) async fn load(
+        &self,
+        config: &Config,
+        lake: &Lake,
+        which: &Which,
+    ) -> Result<String, Error> {
+        let table = self.table(config, None)?;
+        // A partial load does not bring the table up to any run.
         let (is_part, is_about_last) = match which {
             Which::Days(days) => (*days != (Date::MIN..=Date::MAX), false),
             Which::ChangedBy(run) => (true, *run == LAST_RUN),
@@ -75,7 +88,7 @@ impl Wanted {
         let changes = if is_part && !is_about_last {
             None
         } else {
-            Some(Changes::read(&lake).await?)
+            Some(Changes::read(lake).await?)
         };
         let as_of = match changes.as_ref().and_then(Changes::last) {
             Some(Told { run, .. }) if !is_part => {
@@ -83,20 +96,19 @@ impl Wanted {
             }
             _ => String::new(),
         };
-        Ok(as_of + &table.load(&days(&lake, which, changes.as_ref()).await?))
+        Ok(as_of + &table.load(&days(lake, which, changes.as_ref()).await?))
     }
 
-    /// A query whose answer must be what the ledger says.
+    /// A query that compares the table with the ledger.
     ///
     /// # Errors
-    /// [`Error`] if the warehouse takes no such table, or what the lake holds is not certain.
-    pub(crate) async fn check(&self, config: &Config) -> Result<String, Error> {
-        let table = self.of(config, None)?;
-        let lake = existing_lake(config, false).await?;
-        Ok(table.check(&totals(&lake).await?))
+    /// [`Error`] if the warehouse cannot have such a table, or the content of the lake is uncertain.
+    pub(crate) async fn check(&self, config: &Config, lake: &Lake) -> Result<String, Error> {
+        let table = self.table(config, None)?;
+        Ok(table.check(&totals(lake).await?))
     }
 
-    fn of(&self, config: &Config, first_day: Option<Date>) -> Result<Table, Error> {
+    fn table(&self, config: &Config, first_day: Option<Date>) -> Result<Table, Error> {
         let place = match &self.location {
             Some(place) => place.clone(),
             None => address(config)?,

@@ -1,4 +1,4 @@
-//! Days that are older than they may be kept.
+//! Removes days beyond their retention.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,73 +14,59 @@ use crate::lake::ledger::State;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport};
 use crate::lake::{Lake, LakeError};
 use crate::ops::days::today;
-use crate::ops::open::{existing_lake, open_lake};
 use crate::ops::{Error, Observer};
 use crate::store::layout;
 
-/// What was pruned.
+/// The result of a prune.
 #[derive(Debug)]
 pub struct Pruned {
-    /// The slices that were too old.
+    /// The slices that were beyond their retention.
     pub old: BTreeMap<Slice, OldSlice>,
-    /// What became of them; `None` if there were none.
+    /// The run report; `None` if there were no such slices.
     pub report: Option<RunReport>,
 }
 
-/// The first day that is kept at `now`, where the account cuts days, of those that are kept for
-/// `age`.
+/// The first day that is kept at `now` with a retention of `age`, in the account's time zone.
 ///
 /// # Errors
-/// [`Error::Usage`] if there is no such day.
+/// [`Error::Usage`] if the calendar has no such day.
 pub fn first_kept(config: &Config, age: Span, now: Timestamp) -> Result<Date, Error> {
     let first = today(&config.window, now).checked_sub(age);
-    first.map_err(|_| Error::Usage("--older-than reaches back beyond the calendar".to_owned()))
+    first.map_err(|_| Error::Usage("--older-than reaches back before the calendar".to_owned()))
 }
 
-/// What [`prune_before`] would remove of the lake that `config` names.
+/// Removes the days before `before`.
 ///
 /// # Errors
-/// [`Error`] if there is no lake, or it cannot be listed.
-pub async fn preview(config: &Config, before: Date) -> Result<BTreeMap<Slice, OldSlice>, Error> {
-    // Whose calls a lake holds does not matter to who only looks.
-    let lake = existing_lake(config, false).await?;
-    Ok(find_old(&lake, before).await?)
-}
-
-/// Removes the days before `before` from the lake that `config` names.
-///
-/// # Errors
-/// [`Error`] if there is no lake, or it cannot be written at all.
+/// [`LakeError`] if the lake cannot be listed, or cannot be written at all.
 pub async fn prune_before(
-    config: &Config,
+    lake: &Lake,
     before: Date,
     observer: &dyn Observer,
     interrupt: &CancellationToken,
-) -> Result<Pruned, Error> {
-    existing_lake(config, true).await?;
-    let lake = open_lake(config, false).await?;
-    let old = find_old(&lake, before).await?;
+) -> Result<Pruned, LakeError> {
+    let old = find_old(lake, before).await?;
     let mut report = None;
     if !old.is_empty() {
         observer.slices_began(old.len());
         let slices = old.keys().copied().collect();
         let done = || observer.slice_looked_at();
-        report = Some(prune(&lake, &slices, interrupt, &done).await?);
+        report = Some(prune(lake, &slices, interrupt, &done).await?);
         observer.ended();
     }
     Ok(Pruned { old, report })
 }
 
-/// What there is of a slice that is too old.
+/// What the lake holds of a slice beyond its retention.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct OldSlice {
-    /// Its rows, by the ledger.
+    /// Its rows, according to the ledger.
     pub rows: u64,
     /// Bytes of its file and of its rejects.
     pub bytes: u64,
 }
 
-/// The slices of days before `before` of which the lake holds anything, or may come to hold it again.
+/// The slices of days before `before` that have a file or rejects, or that a run may fetch again.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
@@ -120,8 +106,8 @@ pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSl
     Ok(found)
 }
 
-/// Removes everything that the lake holds of `slices`, so that no run fetches them again. Calls `done` after each. What
-/// cannot be removed is in the report.
+/// Removes everything that the lake holds of `slices`, so that no run fetches them again. Calls
+/// `done` after each. Failures are part of the report.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be written at all.
@@ -143,7 +129,7 @@ pub async fn prune(
     Ok(removal.end(Vec::new()).await)
 }
 
-/// `None` if it was interrupted.
+/// `None` if this was interrupted, or every further slice would fail.
 async fn prune_slice(
     removal: &Removal<'_>,
     slice: Slice,
@@ -154,7 +140,7 @@ async fn prune_slice(
     let had_file = removal.lake.table().file(slice).await?.is_some();
     let before = removal.lake.usable_entry(slice).await?;
     removal.lake.prune(&removal.mark, &*lease, before).await?;
-    // Counts and sums are of what is in the lake.
+    // Its counts stay zero: a report counts what is in the lake.
     let mut report = SliceReport::new(slice, SliceOutcome::Committed);
     report.state = Some(State::Pruned);
     report.table_changed = had_file;

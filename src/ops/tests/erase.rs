@@ -11,12 +11,15 @@ use super::faults::Faults;
 use super::world::{World, day, days, key, slice, source_of_lines};
 use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::Verdict;
+use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::ledger::{Pending, State};
 use crate::lake::report::{RunOutcome, SliceOutcome};
 use crate::lake::suppression::SuppressedNumber;
+use crate::ops::Error;
 use crate::ops::days::Selection;
 use crate::ops::removal::erase::{Erasure, Search, erase, search, slices};
+use crate::ops::removal::number::{NumberFound, validate};
 use crate::store::{FailureKind, layout};
 
 const NUMBER: &str = "+1 (302) 555-0001";
@@ -517,4 +520,70 @@ async fn every_erased_number_stays_on_the_list_with_its_own_date() {
     assert_eq!(known, Some(Timestamp::UNIX_EPOCH));
     // A rewrite leaves out every number on the list.
     assert!(!world.holds(&layout::table_file(slice(1))).await);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_that_the_lake_does_not_hold_is_erased_only_on_request() {
+    let world = lake_of(&[DAY_WITHOUT_NUMBER]).await;
+    let never = CancellationToken::new();
+    let lake = world.other_process().await;
+    let number = NumberFound::search(lake, &world.config, NUMBER, &(), &never).await;
+    let number = number.unwrap().unwrap();
+    let refused = number.erase(&world.config, false, &(), &never).await;
+    assert!(matches!(refused, Err(Error::NumberNotFound { .. })));
+    assert_eq!(world.lake.suppression().await.unwrap(), None);
+    let erased = number.erase(&world.config, true, &(), &never).await;
+    assert!(erased.unwrap().is_complete);
+    // A number on the list may be erased again without that.
+    let lake = world.other_process().await;
+    let number = NumberFound::search(lake, &world.config, NUMBER, &(), &never).await;
+    let number = number.unwrap().unwrap();
+    let erased = number.erase(&world.config, false, &(), &never);
+    assert!(erased.await.unwrap().is_complete);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_search_changes_nothing() {
+    let world = lake_with_number().await;
+    let before = world.contents().await;
+    let interrupt = CancellationToken::new();
+    interrupt.cancel();
+    let lake = world.other_process().await;
+    let number = NumberFound::search(lake, &world.config, NUMBER, &(), &interrupt).await;
+    assert!(number.unwrap().is_none());
+    assert_eq!(world.contents().await, before);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lake_that_is_filtered_by_the_number_is_refused() {
+    let mut world = lake_with_number().await;
+    let keys = [
+        ("lake.url", "unused"),
+        ("source.from_search", "13025550001"),
+    ];
+    world.config = Config::from_keys(keys).unwrap();
+    let never = CancellationToken::new();
+    let lake = world.other_process().await;
+    let refused = NumberFound::search(lake, &world.config, NUMBER, &(), &never).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("filtered by that number (source.from_search)"));
+}
+
+#[test]
+fn a_text_without_exactly_one_number_is_refused_and_so_is_a_lake_of_truncated_numbers() {
+    let config = |more: &[(&'static str, &'static str)]| {
+        let keys = [&[("lake.url", "unused")], more].concat();
+        Config::from_keys(keys).unwrap()
+    };
+    let plain = config(&[]);
+    assert!(validate(&plain, NUMBER).is_ok());
+    let truncated = config(&[("privacy.to_number", "truncate")]);
+    for (config, number, problem) in [
+        (&plain, "+", "contains no number"),
+        (&plain, "13025550001,13025550002", "more than one number"),
+        (&truncated, NUMBER, "drops the last four digits"),
+    ] {
+        let refused = validate(config, number).unwrap_err().to_string();
+        assert!(refused.contains(problem), "{refused}");
+    }
 }
