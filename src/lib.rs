@@ -97,7 +97,7 @@ pub use ops::open::{find_lake, open_lake};
 pub use ops::plan::{Due, Plan, Why, plan};
 pub use ops::run::{RunResult, Stop};
 pub use ops::verify::{
-    Fault, Finding, Mend, Repair, SourceCheck, Verification, Verified, VerifyReport,
+    Fault, Finding, Remedy, Repair, SourceCheck, Verification, Verified, VerifyReport,
 };
 pub use ops::{Error, Observer};
 pub use privacy::Credentials;

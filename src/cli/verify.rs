@@ -16,7 +16,7 @@ use crate::cdr::slice::Slice;
 use crate::error::joined_names;
 use crate::ops::days::Selection;
 use crate::ops::run::Stop;
-use crate::ops::verify::{Fault, Finding, Mend, Repair, Verification, Verified, VerifyReport};
+use crate::ops::verify::{Fault, Finding, Remedy, Repair, Verification, Verified, VerifyReport};
 use crate::source::Source;
 use crate::source::wavix::Api;
 
@@ -260,13 +260,13 @@ fn mending_commands(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
     let flags = args.config.as_flags();
     let mut commands: Vec<String> = Vec::new();
     for finding in &verified.found.findings {
-        let command = match finding.mend() {
-            Mend::Fetch(Slice { day, direction }) => format!(
+        let command = match finding.remedy() {
+            Remedy::Refetch(Slice { day, direction }) => format!(
                 "cdrlake verify --repair --from {day} --to {day} --direction {direction}{}{flags}",
                 if args.source { " --source" } else { "" }
             ),
-            Mend::Remove => repair_command(args),
-            Mend::ByHand => continue,
+            Remedy::RemoveFile => repair_command(args),
+            Remedy::Manual => continue,
         };
         if !commands.contains(&command) {
             commands.push(command);

@@ -1,4 +1,4 @@
-//! What was rejected, and why: the rejects of slices and of attempts that failed.
+//! Rejects of slices and of failed attempts, grouped by reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,64 +21,66 @@ use crate::store::layout;
 
 /// Most characters of an example.
 const MAX_EXAMPLE_CHARS: usize = 1_000;
-/// Files read at the same time: in a bucket each is fetched first.
+/// Files read concurrently: in a bucket each is fetched first.
 const CONCURRENT_READS: usize = 8;
-/// Most reasons told apart: this program knows far fewer, and a foreign file must not fill the memory.
+/// Most groups. This program has far fewer reasons; the limit bounds the memory that a foreign file
+/// can take.
 const MAX_GROUPS: usize = 200;
-/// Longest name of a reason, likewise.
+/// Longest code of a reason, for the same purpose.
 const MAX_CODE_CHARS: usize = 64;
-/// Stands for reasons beyond these.
+/// The group of reasons beyond [`MAX_GROUPS`].
 const OTHER_REASONS: &str = "(other)";
 
-/// Everything that was rejected for one reason.
+/// Records that were rejected for one reason.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Group {
-    /// Whether the records are those of attempts that failed. The others are missing from slices
-    /// that the lake holds.
+    /// Whether the records are from failed attempts. Other records are missing from slices of the
+    /// lake.
     pub of_failed_attempts: bool,
-    /// A short name of the reason.
+    /// The code of the reason.
     pub code: String,
-    /// How many records.
+    /// The number of records.
     pub records: u64,
-    /// How many slices they are of.
+    /// The number of slices that they belong to.
     pub slices: usize,
-    /// Day of the first.
+    /// The first of their days.
     pub first_day: Date,
-    /// Day of the last.
+    /// The last of their days.
     pub last_day: Date,
-    /// The first of them.
+    /// The first record.
     pub example: Example,
 }
 
-/// A record that was rejected.
+/// A rejected record.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Example {
-    /// Of which slice.
+    /// Its slice.
     pub slice: Slice,
-    /// The file it lies in, below the lake.
+    /// Its rejects file, relative to the lake.
     pub file: String,
-    /// The file of an export that it was loaded from; line and byte are its.
+    /// The export file that it was loaded from; line and byte are positions in it.
     pub export_file: Option<String>,
-    /// Which page of a stream it came with; line and byte are its.
+    /// The page that it came with; line and byte are positions in it.
     pub page: u64,
     /// Line and byte.
     #[serde(flatten)]
     pub at: Position,
-    /// All of these, in words.
+    /// File or page, line and byte, for people.
     #[serde(skip)]
     pub place: String,
     /// Why it was rejected.
     pub reason: String,
-    /// The record, on one line, as far as it is not longer than a screen.
+    /// The record on one line, cut to the length of a screen.
     pub text: String,
 }
 
-/// What the rejects files of a lake hold.
+/// The rejects of a lake.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Rejects {
-    /// By reason: first what the lake's slices lack, the most first.
+    /// Groups of records missing from the lake's slices, then those of failed attempts, largest
+    /// first.
     pub groups: Vec<Group>,
-    /// Files that cannot be read, and why.
+    /// Files that are missing or cannot be read, and why.
     pub unreadable: Vec<String>,
 }
 
@@ -126,7 +128,7 @@ impl Rejects {
             .filter(|(slice, rejected)| *rejected > 0 && !there.contains(slice));
         for (slice, rejected) in gone {
             rejects.unreadable.push(format!(
-                "{}: it is gone, with {}. `cdrlake run` fetches them again",
+                "{}: the file with {} is missing. `cdrlake run` fetches the slice again",
                 layout::rejects_file(slice),
                 counted(rejected, "record", "records")
             ));
@@ -136,17 +138,17 @@ impl Rejects {
     }
 }
 
-/// What one file holds: how many records for each reason, and the first of them.
+/// The records of one file: for each reason their number and the first of them.
 type OfFile = BTreeMap<String, (u64, Example)>;
 
-/// Reads one file; `None` if it is gone. What cannot be read of it is told beside the rest.
+/// Reads one file; `None` if it no longer exists. An error comes with the records before it.
 async fn read_file(
     lake: &Lake,
     slice: Slice,
     path: &Path,
     show_numbers: bool,
 ) -> Result<Option<(OfFile, std::io::Result<()>)>, Error> {
-    // Gone since it was listed: another run has replaced it by nothing.
+    // A run may have removed it since it was listed.
     let Some(copy) = lake.local_copy(path).await? else {
         return Ok(None);
     };
@@ -154,7 +156,7 @@ async fn read_file(
     let read = tokio::task::spawn_blocking(move || {
         let mut of_file = OfFile::new();
         let read = read_rejects(&copy.path, |reject| {
-            // Ours are short.
+            // Codes of this program are shorter.
             let code = truncated(&reject.code, MAX_CODE_CHARS);
             let mut code = code.as_str();
             if of_file.len() >= MAX_GROUPS && !of_file.contains_key(code) {
@@ -173,7 +175,7 @@ async fn read_file(
     Ok(Some(read.await.expect("reading does not panic")))
 }
 
-/// Reads the files, some at a time, and groups what they hold, in their order.
+/// Reads the files, a few at a time, and groups their records in the order of the files.
 async fn collect(
     lake: &Lake,
     files: Vec<(Slice, bool, Path)>,

@@ -1,4 +1,4 @@
-//! The lake by day, from its ledger alone: what is there, what is missing, what looks odd.
+//! The lake by day, from its ledger alone: its slices, gaps and unusual days.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
@@ -20,25 +20,25 @@ use crate::lake::{Condition, Lake, LedgerEntry, SliceState};
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
 /// and average call duration count as an answer.
 pub(crate) const ANSWERED: &str = "answered";
-/// Same weekdays before that a day is compared with.
+/// Earlier weeks whose same weekday a day is compared with.
 const WEEKS_COMPARED: i64 = 4;
-/// Fewest calls that a usual day must have for a comparison to mean anything.
+/// Fewest usual calls for which days are compared: smaller numbers vary too much.
 const MIN_USUAL_CALLS: u64 = 20;
-/// A day with more than so many times the usual calls, or less than that part of them, is odd.
-const ODD_FACTOR: u64 = 2;
+/// A day is unusual with more than this multiple of the usual calls, or less than this fraction.
+const UNUSUAL_FACTOR: u64 = 2;
 
 /// One slice.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct SliceStatus {
-    /// Which way its calls went.
+    /// The direction of its calls.
     pub direction: Direction,
-    /// What the ledger says of it.
+    /// Its state in the ledger.
     pub state: SliceState,
     /// Records that came from the provider.
     pub records: u64,
     /// Its rows.
     pub rows: u64,
-    /// Those of the records that were rejected, and are no rows.
+    /// Rejected records, which are no rows.
     pub rejected: u64,
     /// Its answered calls.
     pub answered: u64,
@@ -50,13 +50,13 @@ pub(crate) struct SliceStatus {
     pub asr_percent: Option<f64>,
     /// Seconds talked for each answered call. `null` without any.
     pub acd_seconds: Option<f64>,
-    /// How the provider's count compared with what it holds. `null` without anything.
+    /// How the provider's count compared. `null` if nothing is committed.
     pub reconcile: Option<Verdict>,
-    /// When what it holds was fetched. Fetching the same again leaves it as it is.
+    /// When its content was fetched. A later fetch of equal content does not change it.
     pub fetched_at: Option<Timestamp>,
     /// Why the last attempt failed, or what is wrong with the ledger entry.
     pub problem: Option<String>,
-    /// The kind of that, where there is something to do about it.
+    /// The kind of problem, if it has a remedy.
     #[serde(skip)]
     pub reason: Option<Reason>,
 }
@@ -68,16 +68,16 @@ pub(crate) struct DayStatus {
     pub day: Date,
     /// Its slices.
     pub slices: Vec<SliceStatus>,
-    /// What a person should look at.
+    /// What needs attention, for people.
     pub remarks: Vec<String>,
 }
 
 /// The lake.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct LakeStatus {
-    /// First day looked at.
+    /// The first day.
     pub from: Date,
-    /// Last day looked at.
+    /// The last day.
     pub to: Date,
     /// Slices that are closed.
     pub closed: u64,
@@ -119,7 +119,7 @@ impl LakeStatus {
         Ok(Self::new(&entries, &directions, days))
     }
 
-    /// Looks at `directions` on `days`.
+    /// The status of `directions` on `days`.
     pub(crate) fn new(
         entries: &HashMap<Slice, LedgerEntry>,
         directions: &[Direction],
@@ -177,11 +177,9 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
     let damage = match found.map(|found| &found.condition) {
         None | Some(Condition::Sound) => None,
         Some(Condition::Damaged(problem) | Condition::Unreadable(problem)) => Some(problem.clone()),
-        Some(Condition::Newer(found)) => {
-            Some(format!("it is of a newer cdrlake: it has format {found}"))
-        }
+        Some(Condition::Newer(found)) => Some(format!("a newer cdrlake wrote it (format {found})")),
     };
-    // What the lake holds, not what it once did.
+    // The entry of a pruned slice keeps counts of rows that are gone.
     let committed = committed.filter(|commit| commit.state != State::Pruned);
     let of = |count: fn(&Commit) -> u64| committed.map_or(0, count);
     let rows = of(|commit| commit.counts.rows);
@@ -232,7 +230,9 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
         match slice.state {
             SliceState::Missing => remarks.push(format!("{} missing", slice.direction)),
             SliceState::Failed => remarks.push(format!("{} failed", slice.direction)),
-            SliceState::Damaged => remarks.push(format!("{} ledger damaged", slice.direction)),
+            SliceState::Damaged => {
+                remarks.push(format!("{} ledger entry damaged", slice.direction));
+            }
             SliceState::Interrupted => remarks.push(format!("{} interrupted", slice.direction)),
             SliceState::Open => remarks.push(format!("{} open", slice.direction)),
             SliceState::Pruned => remarks.push(format!("{} pruned", slice.direction)),
@@ -243,10 +243,13 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
         }
         match slice.reconcile {
             Some(Verdict::Mismatch) => {
-                remarks.push(format!("{} counted otherwise", slice.direction));
+                remarks.push(format!("{} count mismatch", slice.direction));
             }
             Some(Verdict::MatchWithDuplicates) => {
-                remarks.push(format!("{} counted with duplicates only", slice.direction));
+                remarks.push(format!(
+                    "{} count matches only with duplicates",
+                    slice.direction
+                ));
             }
             _ => {}
         }
@@ -267,10 +270,11 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
     let calls: u64 = slices.iter().map(|slice| slice.rows).sum();
     if let Some(&usual) = before.get(before.len() / 2)
         && usual >= MIN_USUAL_CALLS
-        && (calls > usual.saturating_mul(ODD_FACTOR) || calls.saturating_mul(ODD_FACTOR) < usual)
+        && (calls > usual.saturating_mul(UNUSUAL_FACTOR)
+            || calls.saturating_mul(UNUSUAL_FACTOR) < usual)
     {
         remarks.push(format!(
-            "unusual: {}, {usual} on such weekdays before",
+            "unusual: {}, usually {usual} on this weekday",
             counted(calls, "call", "calls")
         ));
     }
@@ -313,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn holes_and_spikes_are_seen() {
+    fn gaps_and_unusual_days_have_remarks() {
         let first = parse_day("2026-09-01").unwrap();
         let last = parse_day("2026-09-30").unwrap();
         let rows = |day: Date| match day.to_string().as_str() {
@@ -367,16 +371,16 @@ mod tests {
             remarks_of(&status, "2026-09-20"),
             [
                 "placed without calls",
-                "unusual: 0 calls, 100 on such weekdays before"
+                "unusual: 0 calls, usually 100 on this weekday"
             ]
         );
         assert_eq!(
             remarks_of(&status, "2026-09-22"),
-            ["unusual: 250 calls, 100 on such weekdays before"]
+            ["unusual: 250 calls, usually 100 on this weekday"]
         );
         assert_eq!(
             remarks_of(&status, "2026-09-23"),
-            ["unusual: 45 calls, 100 on such weekdays before"]
+            ["unusual: 45 calls, usually 100 on this weekday"]
         );
         assert_eq!(remarks_of(&status, "2026-09-24"), [] as [&str; 0]);
         assert_eq!(remarks_of(&status, "2026-09-30"), ["placed open"]);
@@ -388,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_proves_nothing_is_seen() {
+    fn a_count_that_proves_nothing_has_a_remark() {
         let day = parse_day("2026-10-01").unwrap();
         let remarks = |verdict| {
             let (slice, mut found) = entry(day, 3, State::Closed);
@@ -398,15 +402,15 @@ mod tests {
             status.days[0].remarks.clone()
         };
         assert_eq!(remarks(Verdict::Match), [] as [&str; 0]);
-        assert_eq!(remarks(Verdict::Mismatch), ["placed counted otherwise"]);
+        assert_eq!(remarks(Verdict::Mismatch), ["placed count mismatch"]);
         assert_eq!(
             remarks(Verdict::MatchWithDuplicates),
-            ["placed counted with duplicates only"]
+            ["placed count matches only with duplicates"]
         );
     }
 
     #[test]
-    fn rejects_are_seen_and_a_day_of_nothing_else_is_not_one_without_calls() {
+    fn rejects_have_a_remark_and_a_day_of_rejects_only_is_not_one_without_calls() {
         let day = parse_day("2026-10-01").unwrap();
         let remarks = |rows, rejected| {
             let (slice, mut found) = entry(day, rows, State::Closed);

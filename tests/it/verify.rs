@@ -298,7 +298,7 @@ const HARMS: &[Harm] = &[
         "cdrs/dt=2026-10-01/received-2026-10-01.parquet",
     ),
     (
-        "a run died while it published",
+        "a run crashed while it published the slice",
         |lake| {
             let digest = format!("v1:0:{:032x}", 0);
             edit_ledger(

@@ -46,7 +46,8 @@ impl NumberFound {
     /// changed then.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the whole lake is about the number, [`Error`] if the lake cannot be read.
+    /// [`Error::Usage`] if the whole lake is about the number, [`Error`] if the lake cannot be
+    /// read.
     pub(crate) async fn search(
         lake: Lake,
         config: &Config,

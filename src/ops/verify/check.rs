@@ -1,4 +1,4 @@
-//! Slices, one by one, against their ledger entries.
+//! Compares slices with their ledger entries, one by one.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -21,14 +21,14 @@ use crate::slice_file::writer::{checksum_of, slice_named_in};
 use crate::store::layout;
 use crate::store::{LeaseState, ObjectState};
 
-/// Slices of a lake in a bucket that are fetched and read at the same time.
+/// Slices of a lake in a bucket that are read concurrently.
 const CONCURRENT_FETCHES: usize = 16;
-/// How long, and with which pauses, to look at a slice that a run may be publishing: longer than a
-/// publication takes.
-const LOOK_FOR: Duration = Duration::from_secs(5);
-const BETWEEN_LOOKS: Duration = Duration::from_millis(100);
+/// How long to examine a slice that a run may be publishing: longer than a publication takes.
+const EXAMINE_FOR: Duration = Duration::from_secs(5);
+/// First pause between two looks at such a slice.
+const PAUSE: Duration = Duration::from_millis(100);
 
-/// Every slice of `scope` of which the lake has a ledger entry or a file.
+/// Every slice of `scope` that has a ledger entry or a file.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
@@ -40,12 +40,12 @@ pub async fn slices(lake: &Lake, scope: &Scope) -> Result<BTreeSet<Slice>, LakeE
     Ok(slices)
 }
 
-/// Reads what the lake holds of `slices` and compares it with the ledger, as many slices at a time
-/// as there are processors, or a few more in a bucket, and says where more was rejected than
-/// `quality` tolerates. Calls `done` after each. Memory: a batch of rows for each of them.
+/// Reads `slices` and compares them with the ledger, and their rejects with what `quality`
+/// tolerates. Calls `done` after each slice. Reads as many slices at a time as there are
+/// processors, or a few more in a bucket. Memory: a batch of rows for each of these.
 ///
 /// # Errors
-/// [`LakeError`] if the lake cannot be read at all. What is wrong with a slice is a finding.
+/// [`LakeError`] if the lake cannot be read at all. A faulty slice is a finding.
 pub async fn verify_slices(
     lake: &Lake,
     slices: &BTreeSet<Slice>,
@@ -53,7 +53,7 @@ pub async fn verify_slices(
     done: &(dyn Fn() + Sync),
 ) -> Result<VerifyReport, LakeError> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
-    // In a bucket most of the time is spent waiting for it.
+    // In a bucket most of the time is latency.
     let at_once = if lake.lease_expiry().is_some() {
         threads.max(CONCURRENT_FETCHES)
     } else {
@@ -78,7 +78,7 @@ pub async fn verify_slices(
 }
 
 impl VerifyReport {
-    /// Adds what looking at a slice found.
+    /// Adds the result of a slice.
     fn add(&mut self, examined: Examined) {
         self.slices += 1;
         self.rows += examined.rows;
@@ -102,13 +102,13 @@ impl VerifyReport {
     }
 }
 
-/// What looking at one slice found.
+/// The result of examining one slice.
 #[derive(Debug)]
 pub(super) struct Examined {
     slice: Slice,
     rows: u64,
     bytes: u64,
-    /// By the ledger.
+    /// According to the ledger.
     counts: Counts,
     schema_version: Option<u32>,
     is_unproven: bool,
@@ -118,8 +118,7 @@ pub(super) struct Examined {
 }
 
 impl Examined {
-    /// Of a slice of which nothing was looked at.
-    fn nothing(slice: Slice) -> Self {
+    fn new(slice: Slice) -> Self {
         Self {
             slice,
             rows: 0,
@@ -133,12 +132,13 @@ impl Examined {
         }
     }
 
-    /// A slice may have been committed under a configuration that tolerated more.
+    /// Adds a finding if the slice was committed under a configuration that tolerated more rejects.
     fn judge_rejects(&mut self, quality: &QualityConfig) {
         if let Some(problem) = quality.refuses_rejects(&self.counts) {
             let path = layout::rejects_file(self.slice);
             let problem = format!(
-                "{problem}. They are not in the table; fetching the slice again helps once they can be read"
+                "{problem}. They are not in the table; fetch the slice again once the source or \
+                 cdrlake has changed"
             );
             let finding = Finding::new(Fault::TooManyRejects, self.slice, &path, problem);
             self.findings.push(finding);
@@ -146,20 +146,20 @@ impl Examined {
     }
 }
 
-/// Looks at a slice, and where something seems wrong again, for a run that is publishing it changes
-/// ledger and table one after the other. Whatever it does is announced in the ledger first: if the
-/// entry is the same before and after the look and announces nothing, no run was at work.
+/// Examines a slice, repeatedly while a run may be publishing it: a run changes ledger and table one
+/// after the other, and announces each change in the ledger first. If the entry is the same before
+/// and after a look and announces nothing, no run was at work.
 pub(super) async fn examine(lake: &Lake, slice: Slice) -> Result<Examined, LakeError> {
     let begun = Instant::now();
-    // Where only time tells whether a run is dead, that long too.
-    let patience = LOOK_FOR + lake.lease_expiry().unwrap_or_default();
+    // In a bucket a crashed run is detected only when its lease expires.
+    let patience = EXAMINE_FOR + lake.lease_expiry().unwrap_or_default();
     while begun.elapsed() < patience {
         let before = lake.entry(slice).await;
         let examined = look(lake, slice, &before).await?;
         if examined.findings.is_empty() {
             return Ok(examined);
         }
-        // Who may not see whether the slice is leased cannot know that it is not.
+        // If the lease cannot be read, assume that it is held.
         let lease = if before.entry.pending.is_some() {
             lake.lease_state(slice).await.unwrap_or(LeaseState::Held)
         } else {
@@ -168,10 +168,10 @@ pub(super) async fn examine(lake: &Lake, slice: Slice) -> Result<Examined, LakeE
         if lease == LeaseState::Free && before.is_same_as(&lake.entry(slice).await) {
             return Ok(examined);
         }
-        if lease != LeaseState::Unproven && begun.elapsed() >= LOOK_FOR {
+        if lease != LeaseState::Unproven && begun.elapsed() >= EXAMINE_FOR {
             break;
         }
-        tokio::time::sleep(BETWEEN_LOOKS.max(begun.elapsed() / 10)).await;
+        tokio::time::sleep(PAUSE.max(begun.elapsed() / 10)).await;
     }
     let last = lake.entry(slice).await;
     let mut examined = look(lake, slice, &last).await?;
@@ -187,11 +187,11 @@ pub(super) async fn look(
     let LedgerEntry {
         entry, condition, ..
     } = found;
-    let mut examined = Examined::nothing(slice);
+    let mut examined = Examined::new(slice);
     let ledger = layout::ledger_entry(slice);
     let file = match lake.table().file(slice).await {
         Err(error) if error.is_denied() => {
-            examined.findings.push(closed_to_us(slice, &error));
+            examined.findings.push(access_denied(slice, &error));
             return Ok(examined);
         }
         file => file?,
@@ -208,7 +208,7 @@ pub(super) async fn look(
         Condition::Damaged(problem) => add(Fault::DamagedLedger, &ledger, problem),
         Condition::Unreadable(problem) => add(Fault::UnreadableLedger, &ledger, problem),
         Condition::Newer(format) => {
-            let problem = format!("it has format {format}: use a newer cdrlake");
+            let problem = format!("it has format {format}. Use a newer cdrlake");
             add(Fault::NewerLedger, &ledger, &problem);
         }
     }
@@ -217,7 +217,7 @@ pub(super) async fn look(
         add(Fault::Failed, &ledger, &problem);
     }
     if entry.pending.is_some() {
-        let problem = "a run died while it published: what the table holds is uncertain";
+        let problem = "a run crashed while it published the slice, so its content is uncertain";
         add(Fault::Interrupted, &ledger, problem);
         return Ok(examined);
     }
@@ -227,7 +227,7 @@ pub(super) async fn look(
         .is_some_and(|commit| commit.state == State::Pruned)
     {
         if let Some(file) = file {
-            let problem = "the slice was pruned, and its file is still there";
+            let problem = "the slice was pruned, but its file still exists";
             examined
                 .findings
                 .push(Finding::stray(Fault::Foreign, &file.path, problem));
@@ -236,7 +236,7 @@ pub(super) async fn look(
     }
     if let Some(commit) = &entry.committed {
         if commit.privacy_key_id != lake.identity.privacy_key_id {
-            let problem = "its pseudonyms are not of the key that lake.json names";
+            let problem = "its pseudonyms were made with another key than lake.json records";
             add(Fault::DamagedLedger, &ledger, problem);
         }
         let checked = check_table(lake, slice, commit, file.as_ref()).await?;
@@ -270,11 +270,7 @@ pub(super) async fn look(
             .as_ref()
             .is_none_or(|named| *named == slice.to_string())
         {
-            add(
-                Fault::UnexpectedFile,
-                &file.path,
-                "there is no ledger entry for it",
-            );
+            add(Fault::UnexpectedFile, &file.path, "it has no ledger entry");
         } else {
             let problem = format!("it is a copy of {}", named.unwrap_or_default());
             let stray = Finding::stray(Fault::Foreign, &file.path, &problem);
@@ -284,7 +280,7 @@ pub(super) async fn look(
     Ok(examined)
 }
 
-/// The rows of the slice's file if it is what its commit says, or what is wrong with it.
+/// The number of rows in the slice's file if it matches its commit, else what is wrong with it.
 async fn check_table(
     lake: &Lake,
     slice: Slice,
@@ -294,7 +290,7 @@ async fn check_table(
     let (expected, found) = match (&commit.file, found) {
         (None, None) => return Ok(Ok(0)),
         (None, Some(_)) => {
-            let problem = "the slice has no rows by its ledger entry".to_owned();
+            let problem = "the ledger entry of the slice records no rows".to_owned();
             return Ok(Err((Fault::UnexpectedFile, problem)));
         }
         (Some(file), None) => return Ok(Err(missing(file))),
@@ -303,12 +299,12 @@ async fn check_table(
     let damaged = |problem| Ok(Err((Fault::DamagedFile, problem)));
     if found.size_bytes != expected.bytes {
         return damaged(format!(
-            "it has {} bytes, {} were published",
+            "it has {} bytes; {} were published",
             found.size_bytes, expected.bytes
         ));
     }
     if !is_intact(Some(&expected), Some(found)) {
-        return damaged("it is not the upload that the ledger speaks of".to_owned());
+        return damaged("its ETag differs from the one in the ledger".to_owned());
     }
     let Some(copy) = lake.local_copy(&found.path).await? else {
         return Ok(Err(missing(&expected)));
@@ -316,13 +312,13 @@ async fn check_table(
     let commit = commit.clone();
     let checked = on_thread(move || check_file(&copy.path, slice, &expected, &commit)).await;
     Ok(checked.unwrap_or_else(|| {
-        let problem = "the Parquet library fails on it in a way that nobody foresaw";
+        let problem = "the Parquet library panicked on it";
         Err((Fault::DamagedFile, problem.to_owned()))
     }))
 }
 
-fn closed_to_us(slice: Slice, error: &LakeError) -> Finding {
-    let problem = format!("{}. Let this user read it", chain(error));
+fn access_denied(slice: Slice, error: &LakeError) -> Finding {
+    let problem = format!("{}. Grant this user read access", chain(error));
     Finding::new(Fault::DamagedFile, slice, &Table::place_of(slice), problem)
 }
 
@@ -341,14 +337,17 @@ async fn check_rejects(
         checksum: expected, ..
     }) = commit.rejects.clone()
     else {
-        // A file that should not be there is a stray.
+        // A file that the ledger does not record is a stray.
         return Ok(None);
     };
     let rejected = commit.counts.rejected;
     let Some(copy) = lake.local_copy(&layout::rejects_file(slice)).await? else {
-        return Ok(Some(format!(
-            "the {rejected} rejects of the slice are gone"
-        )));
+        let rejects = counted(
+            rejected,
+            "reject of the slice is",
+            "rejects of the slice are",
+        );
+        return Ok(Some(format!("{rejects} missing")));
     };
     let checksum = on_thread(move || checksum_of(&copy.path))
         .await
@@ -356,7 +355,8 @@ async fn check_rejects(
     Ok(match checksum {
         Ok(checksum) if checksum == expected => None,
         Ok(_) => Some(format!(
-            "it is not the file that was stored, with rejected records: {rejected}"
+            "it differs from the file that was stored with {}",
+            counted(rejected, "reject", "rejects")
         )),
         Err(error) => Some(format!("it cannot be read: {error}")),
     })

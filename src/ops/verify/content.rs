@@ -1,4 +1,4 @@
-//! What a file of the table holds, against what was published.
+//! Compares a file of the table with what was published.
 
 use std::path::Path as FilePath;
 
@@ -11,8 +11,9 @@ use crate::lake::PublishedFile;
 use crate::lake::ledger::Commit;
 use crate::slice_file::writer::{WriteError, checksum_of, read_footer, read_rows};
 
-/// Compares a file with what was published: first byte by byte, for only what is ours is worth
-/// decoding, then by what is in it. Where the two disagree, it is the ledger that was edited.
+/// Compares a file with what was published: first its checksum, so that only our own files are
+/// decoded, then its content. If the checksum matches and the content does not, the ledger was
+/// edited.
 pub(super) fn check_file(
     path: &FilePath,
     slice: Slice,
@@ -23,7 +24,7 @@ pub(super) fn check_file(
     let checksum =
         checksum_of(path).map_err(|error| damaged(format!("it cannot be read: {error}")))?;
     if checksum != expected.checksum {
-        let problem = "its bytes are not those that were published";
+        let problem = "its bytes differ from those that were published";
         return Err(damaged(problem.to_owned()));
     }
     let read = |error: WriteError| {
@@ -39,9 +40,9 @@ pub(super) fn check_file(
     }
 }
 
-/// What the ledger says otherwise than the rows do.
+/// The first difference between the rows of a file and the ledger.
 fn difference(content: &Content, commit: &Commit) -> Option<String> {
-    let (found, said) = (&content.totals, &commit.totals);
+    let (found, recorded) = (&content.totals, &commit.totals);
     let pairs = [
         (
             "rows",
@@ -51,17 +52,17 @@ fn difference(content: &Content, commit: &Commit) -> Option<String> {
         (
             "seconds",
             found.duration_seconds.to_string(),
-            said.duration_seconds.to_string(),
+            recorded.duration_seconds.to_string(),
         ),
         (
             "USD charged",
             found.charge_usd.to_string(),
-            said.charge_usd.to_string(),
+            recorded.charge_usd.to_string(),
         ),
         (
             "USD of forwarding fees",
             found.forward_fee_usd.to_string(),
-            said.forward_fee_usd.to_string(),
+            recorded.forward_fee_usd.to_string(),
         ),
         (
             "rows with a rounded value",
@@ -79,24 +80,28 @@ fn difference(content: &Content, commit: &Commit) -> Option<String> {
             commit.counts.missing_duration.to_string(),
         ),
         (
-            "as rows by disposition",
+            "rows by disposition",
             format!("{:?}", found.by_disposition),
-            format!("{:?}", said.by_disposition),
+            format!("{:?}", recorded.by_disposition),
         ),
         (
-            "as digest",
+            "digest",
             content.digest.to_string(),
             commit.digest.to_string(),
         ),
     ];
-    let (what, found, said) = pairs.into_iter().find(|(_, found, said)| found != said)?;
-    Some(format!("it says {said} {what}, the file holds {found}"))
+    let (what, found, recorded) = pairs
+        .into_iter()
+        .find(|(_, found, recorded)| found != recorded)?;
+    Some(format!(
+        "{what}: {recorded} in the ledger, {found} in the file"
+    ))
 }
 
 /// What a file of the table holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Content {
-    /// Counts of its rows; what happened before they were rows is not in the file.
+    /// Counts of its rows. Counts of records that became no rows are zero.
     pub counts: Counts,
     /// Sums over its rows.
     pub totals: Totals,
@@ -110,7 +115,7 @@ pub struct Content {
 /// `WriteError` if it cannot be read, or is another slice's.
 pub fn read_back(path: &FilePath, slice: Slice) -> Result<Content, WriteError> {
     let (mut digest, mut hasher) = (Digest::default(), RowHasher::new(slice));
-    // Which rows lie outside the day depends on the configuration of the run that fetched them.
+    // The bounds of the day depend on the configuration of the run that fetched it.
     let mut tally = RowTally::new(i64::MIN..i64::MAX);
     read_rows(path, slice, |record| {
         digest.add(hasher.hash(record));

@@ -1,4 +1,4 @@
-//! The provider's counts, asked again.
+//! Asks the provider for its counts again.
 
 use std::collections::{BTreeSet, HashMap};
 
@@ -15,14 +15,14 @@ use crate::source::retry::count_patiently;
 use crate::source::{Source, SourceError};
 use crate::store::layout;
 
-/// What the provider said.
+/// The provider's answers.
 #[derive(Debug, Default, Serialize)]
 pub struct SourceCheck {
-    /// Slices whose count was asked.
+    /// Slices whose count was compared.
     pub asked: usize,
-    /// Open slices, which the next run fetches again, and whose count was not asked.
+    /// Open slices. Their counts were not compared: the next run fetches them again.
     pub open: usize,
-    /// Why counts could not be had, if so.
+    /// Why the remaining counts are unavailable, if they are.
     #[serde(serialize_with = "as_text")]
     pub error: Option<SourceError>,
 }
@@ -32,7 +32,7 @@ fn as_text<S: Serializer>(error: &Option<SourceError>, to: S) -> Result<S::Ok, S
     error.as_ref().map(ToString::to_string).serialize(to)
 }
 
-/// Asks the provider for its count of every closed slice that is good so far.
+/// Asks the provider for its count of every closed slice without a finding so far.
 pub(super) async fn ask_provider(
     lake: &Lake,
     source: &dyn Source,
@@ -63,7 +63,7 @@ pub(super) async fn ask_provider(
                 findings.extend(finding);
             }
             Err(error) => {
-                // What was found on this side is told all the same.
+                // Findings of the lake itself are reported nevertheless.
                 asked.error = Some(error);
                 break;
             }
@@ -72,13 +72,13 @@ pub(super) async fn ask_provider(
     Ok((asked, findings))
 }
 
-/// Compares the ledger with `total`, the provider's count of a slice now. A slice that is open is
-/// fetched again anyway.
+/// Compares the ledger with `total`, the provider's current count of a slice. Open slices are
+/// skipped: the next run fetches them again.
 pub fn compare_total(slice: Slice, commit: &Commit, total: u64) -> Option<Finding> {
     let is_settled = commit.state == State::Closed;
     let is_another = match verdict(&commit.counts, Some(total)) {
         Verdict::Mismatch => true,
-        // Was it so then, too, its run has asked twice.
+        // If it was so at the fetch, the run asked twice then.
         Verdict::MatchWithDuplicates => commit.reconcile != Verdict::MatchWithDuplicates,
         _ => false,
     };
@@ -89,7 +89,7 @@ pub fn compare_total(slice: Slice, commit: &Commit, total: u64) -> Option<Findin
     })
 }
 
-/// Commits of the slices that were `verified` and found good, for asking the provider about them.
+/// Commits of the slices that were `verified` without a finding.
 ///
 /// # Errors
 /// [`LakeError`] if the ledger cannot be read.

@@ -1,7 +1,7 @@
-//! Whether a lake is what its ledger says: reads every published file again, and repairs.
+//! Compares a lake with its ledger: reads every published file again, and repairs differences.
 //!
-//! [`Verification`] does all of it: it [checks](Verification::check) and
-//! [repairs](Verification::repair).
+//! [`Verification`] is the entry: [`check`](Verification::check) and
+//! [`repair`](Verification::repair).
 
 mod check;
 mod content;
@@ -37,33 +37,33 @@ pub use strays::{find_strays, is_last_copy};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Fault {
-    /// The ledger speaks of a file that is not there.
+    /// The ledger records a file that does not exist.
     MissingFile,
-    /// The file is cut, cannot be read, or holds something else than the ledger says.
+    /// The file is truncated, unreadable, or differs from its ledger entry.
     DamagedFile,
-    /// The file belongs to a slice that should have none: by the ledger, or for want of an entry.
+    /// The slice has a file, although its ledger entry records none or does not exist.
     UnexpectedFile,
     /// The ledger entry cannot be relied on.
     DamagedLedger,
     /// A later version of this program wrote the ledger entry.
     NewerLedger,
-    /// The file system does not let the ledger entry be read.
+    /// The file system denies reading the ledger entry.
     UnreadableLedger,
-    /// A run died while it published.
+    /// A run crashed while it published the slice.
     Interrupted,
-    /// The last attempt at the slice failed: the lake has of it what it had before, or nothing.
+    /// The last attempt at the slice failed: the lake keeps its earlier content, or has none.
     Failed,
-    /// The rejects are not those that the ledger speaks of.
+    /// The rejects file differs from the ledger entry.
     Rejects,
-    /// More records of the slice were rejected than the configuration tolerates now.
+    /// More records of the slice were rejected than the current configuration tolerates.
     TooManyRejects,
-    /// The provider counts otherwise than when the slice was fetched.
+    /// The provider's count has changed since the slice was fetched.
     ControlTotal,
     /// The file belongs to no slice.
     Foreign,
-    /// A dead run left it on the way into the lake.
+    /// A leftover of a crashed run.
     Leftover,
-    /// An erasure did not come to its end.
+    /// An erasure is incomplete.
     Unfinished,
 }
 
@@ -87,31 +87,31 @@ impl fmt::Display for Fault {
     }
 }
 
-/// Something that is not as it should be.
+/// A difference between lake and ledger.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// What kind of thing.
+    /// Its kind.
     pub fault: Fault,
-    /// Whose it is, if it is a slice's.
+    /// The slice concerned; `None` for files that belong to no slice.
     pub slice: Option<Slice>,
-    /// The file in question, below the lake.
+    /// The file concerned, relative to the lake.
     pub path: String,
-    /// What is wrong with it, in words.
+    /// What is wrong, for people.
     pub problem: String,
-    /// The kind of that, where there is something to do about it besides fetching again.
+    /// Why the last attempt failed, if something besides fetching again helps.
     #[serde(skip)]
     pub reason: Option<Reason>,
 }
 
-/// How a finding is mended.
+/// How a finding is repaired.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Mend {
-    /// Fetching the slice again.
-    Fetch(Slice),
-    /// Removing the file.
-    Remove,
-    /// Nothing that this program would dare.
-    ByHand,
+pub enum Remedy {
+    /// Fetch the slice again.
+    Refetch(Slice),
+    /// Remove the file.
+    RemoveFile,
+    /// Leave it to a person.
+    Manual,
 }
 
 impl Finding {
@@ -135,49 +135,48 @@ impl Finding {
         }
     }
 
-    /// What mends it.
-    pub fn mend(&self) -> Mend {
+    /// How it is repaired.
+    pub fn remedy(&self) -> Remedy {
         match (self.fault, self.slice) {
-            (Fault::NewerLedger | Fault::UnreadableLedger | Fault::Unfinished, _) => Mend::ByHand,
-            (_, Some(slice)) => Mend::Fetch(slice),
-            // Somebody's backup, perhaps.
-            (_, None) if self.path.starts_with(layout::LEDGER) => Mend::ByHand,
-            (_, None) => Mend::Remove,
+            (Fault::NewerLedger | Fault::UnreadableLedger | Fault::Unfinished, _) => Remedy::Manual,
+            (_, Some(slice)) => Remedy::Refetch(slice),
+            // It may be a backup.
+            (_, None) if self.path.starts_with(layout::LEDGER) => Remedy::Manual,
+            (_, None) => Remedy::RemoveFile,
         }
     }
 }
 
-/// What was found.
+/// What a look at the lake found.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct VerifyReport {
-    /// Slices looked at.
+    /// Slices verified.
     pub slices: u64,
     /// Rows read.
     pub rows: u64,
     /// Bytes of the table's files that were read.
     pub bytes: u64,
-    /// Records that came from the provider, by the ledger.
+    /// Records that came from the provider, according to the ledger.
     pub records: u64,
-    /// Those of them that were rejected and are therefore not in the table.
+    /// How many of them were rejected, so that they are not in the table.
     pub rejected: u64,
-    /// Slices with a file, by the version of its columns.
+    /// Slices with a file, by the version of their columns.
     pub schema_versions: BTreeMap<u32, u64>,
-    /// Closed slices that were taken although the provider's count was another, or not compared.
+    /// Closed slices accepted with a count mismatch, or without a comparison of counts.
     pub unproven: BTreeSet<Slice>,
-    /// Slices whose count is the provider's only with records that came twice: calls may be
-    /// missing.
+    /// Slices whose count matches the provider's only with duplicates: calls may be missing.
     pub with_duplicates: BTreeSet<Slice>,
-    /// Slices that another run was publishing all the time, and that could not be judged.
+    /// Slices that were not judged, because another run kept publishing them.
     pub in_progress: BTreeSet<Slice>,
-    /// Everything that is not as it should be, by slice; what belongs to none at the end.
+    /// The findings by slice; those without a slice come last.
     pub findings: Vec<Finding>,
 }
 
 impl VerifyReport {
-    /// The slices that fetching again would mend.
+    /// The slices that a new fetch repairs.
     pub fn to_fetch(&self) -> BTreeSet<Slice> {
         let slices = self.findings.iter().filter_map(|finding| {
-            if let Mend::Fetch(slice) = finding.mend() {
+            if let Remedy::Refetch(slice) = finding.remedy() {
                 Some(slice)
             } else {
                 None
@@ -187,12 +186,12 @@ impl VerifyReport {
     }
 }
 
-/// What is verified.
+/// The slices to verify.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// Which directions.
+    /// Their directions.
     pub directions: Vec<Direction>,
-    /// Which days.
+    /// Their days.
     pub days: RangeInclusive<Date>,
 }
 
@@ -212,32 +211,32 @@ impl Scope {
     }
 }
 
-/// What to verify, and by what.
+/// A verification to be done.
 #[derive(Clone, Debug)]
 pub struct Verification<'a> {
-    /// Where the lake lies, and what it should hold.
+    /// Names the lake, its source, its first day and the tolerated rejects.
     pub config: &'a Config,
     /// Which directions and days; all that the lake has by default.
     pub selection: Selection,
-    /// Who is asked for counts, and for slices again. Without it, it does not matter whose calls the
-    /// lake holds.
+    /// Where slices are fetched again and counts are asked. Without it, the lake may be one of
+    /// another account or filter.
     pub source: Option<&'a Arc<dyn Source>>,
-    /// Whether the provider is asked for its counts again.
+    /// Whether to ask the provider for its counts again.
     pub ask_source: bool,
-    /// Tells which days have ended.
+    /// The current time: later days have not ended.
     pub now: Timestamp,
 }
 
-/// What was found, and what was done about it.
+/// The result of a verification.
 #[derive(Debug, Serialize)]
 pub struct Verified {
-    /// What the lake holds, against its ledger.
+    /// The lake compared with its ledger.
     #[serde(flatten)]
     pub found: VerifyReport,
-    /// Slices of the days asked for, or of `window.start` to yesterday, that the lake has nothing
-    /// of.
+    /// Slices without file and ledger entry, of the selected days, or from `window.start` to
+    /// yesterday.
     pub not_fetched: BTreeSet<Slice>,
-    /// Whether such slices were looked for: it is known where the lake begins.
+    /// Whether such slices were looked for: the first day of the lake is known.
     pub looked_for_missing: bool,
     /// `None` if the provider was not asked.
     pub source: Option<SourceCheck>,
@@ -246,7 +245,7 @@ pub struct Verified {
 }
 
 impl Verified {
-    /// Whether everything that was asked for is there, as the ledger says, now.
+    /// Whether the lake holds every selected slice, as the ledger records it, after any repair.
     pub fn is_proven(&self) -> bool {
         let (remaining, in_progress) = match &self.repair {
             Some(repair) => (&repair.remaining, &repair.in_progress),
@@ -257,7 +256,7 @@ impl Verified {
 }
 
 impl<'a> Verification<'a> {
-    /// All that the lake of `config` has, against its ledger.
+    /// Compares the whole lake of `config` with its ledger.
     pub fn of(config: &'a Config) -> Self {
         Self {
             config,
@@ -268,17 +267,16 @@ impl<'a> Verification<'a> {
         }
     }
 
-    /// Reads the lake and compares it with its ledger, and with the provider's counts if asked for.
+    /// Reads the lake and compares it with its ledger, and with the provider's counts on request.
     ///
     /// # Errors
-    /// [`Error`] if there is no lake, or it cannot be read at all. What is wrong with a slice is a
-    /// finding.
+    /// [`Error`] if there is no lake, or it cannot be read at all. A faulty slice is a finding.
     pub async fn check(&self, observer: &dyn Observer) -> Result<Verified, Error> {
         let lake = open::existing_lake(self.config, self.source.is_some()).await?;
         self.check_in(&lake, observer).await
     }
 
-    /// The same, of a lake that is open already.
+    /// The same for an open lake.
     ///
     /// # Errors
     /// As [`check`](Self::check).
@@ -317,8 +315,8 @@ impl<'a> Verification<'a> {
         })
     }
 
-    /// The slices that should be in the lake, and of which it has nothing at all. Where neither the
-    /// configuration nor the selection says when the lake begins, nothing is expected: `None`.
+    /// The expected slices that are not among those `found`. `None` if neither configuration nor
+    /// selection has the first day of the lake.
     fn not_fetched(&self, found: &BTreeSet<Slice>) -> Option<BTreeSet<Slice>> {
         let directions = self.selection.directions(&self.config.source.directions);
         let days = self.selection.days(&self.config.window, self.now).ok()?;

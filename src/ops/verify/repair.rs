@@ -1,4 +1,4 @@
-//! Mends what was found: slices are fetched again, and what belongs to none is removed.
+//! Repairs findings: fetches slices again, and removes files that belong to no slice.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::counts::ask_provider;
 use super::{
-    Fault, Finding, Mend, Scope, Verification, Verified, VerifyReport, find_strays, is_last_copy,
+    Fault, Finding, Remedy, Scope, Verification, Verified, VerifyReport, find_strays, is_last_copy,
     slices, verify_slices,
 };
 use crate::cdr::slice::Slice;
@@ -22,26 +22,26 @@ use crate::ops::{Error, Observer, open};
 use crate::source::Source;
 use crate::store::layout;
 
-/// What a repair did, and what it left.
+/// The result of a repair.
 #[derive(Debug, Default, Serialize)]
 pub struct Repair {
-    /// Files that belonged to no slice, and are gone now.
+    /// Removed files, which belonged to no slice.
     pub removed: Vec<String>,
-    /// The run that fetched slices again, if any were to be.
+    /// The run that fetched slices again; `None` if there were none.
     pub run: Option<RunReport>,
-    /// What is still not as it should be.
+    /// Findings that remain.
     pub remaining: Vec<Finding>,
-    /// Slices that another run was publishing all the time.
+    /// Slices that were not judged, because another run kept publishing them.
     pub in_progress: BTreeSet<Slice>,
-    /// Why fetching ended early, if it did.
+    /// Why the run ended early, if it did.
     #[serde(skip)]
     pub stopped_by: Option<Stop>,
 }
 
 impl Verification<'_> {
-    /// Mends what [`check`](Self::check) has found, and adds to `verified` what it did and what is
-    /// still wrong. Slices are fetched again first; then files that belong to no slice are removed,
-    /// but for last copies of rows. Without a source no slice is fetched again.
+    /// Repairs what [`check`](Self::check) found, and adds the result to `verified`. First it
+    /// fetches slices again, if there is a source; then it removes files that belong to no slice,
+    /// except the last copies of rows.
     ///
     /// # Errors
     /// [`Error`] if the lake cannot be read or written at all.
@@ -51,12 +51,12 @@ impl Verification<'_> {
         observer: Arc<dyn Observer>,
         interrupt: CancellationToken,
     ) -> Result<(), Error> {
-        // Opening it for writing removes what dead runs left.
+        // Opening the lake for writing removes leftovers of crashed runs.
         let lake = open::open_lake(self.config, false).await?;
         self.repair_in(&lake, verified, observer, interrupt).await
     }
 
-    /// The same, in a lake that was opened for writing since.
+    /// The same for a lake that was opened for writing after the check.
     ///
     /// # Errors
     /// As [`repair`](Self::repair).
@@ -78,9 +78,9 @@ impl Verification<'_> {
             repair.run = Some(fetched.report);
             repair.stopped_by = fetched.stopped_by;
         }
-        // After fetching, and only what is still nobody's, and nobody's last copy.
+        // After the run, which may have made a stray file obsolete or taken its place.
         for finding in &verified.found.findings {
-            if finding.mend() == Mend::Remove && remove(self.config, lake, finding).await? {
+            if finding.remedy() == Remedy::RemoveFile && remove(self.config, lake, finding).await? {
                 repair.removed.push(finding.path.clone());
             }
         }
@@ -93,7 +93,7 @@ impl Verification<'_> {
         Ok(())
     }
 
-    /// What is still wrong of what was `found`.
+    /// Examines again what was `found`.
     async fn look_again(
         &self,
         lake: &Lake,
@@ -118,12 +118,12 @@ impl Verification<'_> {
                 ask_provider(lake, source.as_ref(), config, &concerned, &again).await?;
             again.findings.extend(findings);
             if let Some(error) = asked.error {
-                tracing::warn!("The provider's counts could not be asked again: {error}");
+                tracing::warn!("Cannot ask the provider for its counts again: {error}");
                 could_ask = false;
             }
         }
         if !could_ask {
-            // Nobody knows better.
+            // Without new counts, findings about counts remain.
             let counts = |finding: &&Finding| finding.fault == Fault::ControlTotal;
             again
                 .findings
@@ -165,12 +165,12 @@ async fn fetch_again(
     .await
 }
 
-/// Removes a file that belongs to no slice. Whether it is gone: one that a run has meanwhile made its
-/// own stays, and so do rows of a slice that the lake does not have otherwise.
+/// Removes a file that belongs to no slice, and returns whether it is gone. A file that a run has
+/// published meanwhile stays, and so does the last copy of rows.
 async fn remove(config: &Config, lake: &Lake, finding: &Finding) -> Result<bool, Error> {
     let path = Path::parse(&finding.path).unwrap_or_else(|_| Path::from(&*finding.path));
     if finding.fault == Fault::Leftover {
-        // Whatever was left is gone since the lake was opened.
+        // Opening the lake removed the leftovers.
         let left = lake.find_leftovers().await?;
         return Ok(!left.contains(&path));
     }
@@ -191,18 +191,18 @@ async fn remove(config: &Config, lake: &Lake, finding: &Finding) -> Result<bool,
                 .findings
         }
         (None, Some(_)) => find_strays(lake, &Scope::default()).await?,
-        // Its very name makes it nobody's, whatever the ledger says.
+        // By its name alone it belongs to no slice.
         (None, None) => vec![finding.clone()],
     };
     let is_still = now
         .iter()
-        .any(|one| one.path == finding.path && one.mend() == Mend::Remove);
+        .any(|one| one.path == finding.path && one.remedy() == Remedy::RemoveFile);
     let is_removed = is_still && !is_last_copy(lake, &path).await?;
     if is_removed {
         lake.remove_foreign(&path).await?;
     }
     drop(lease);
-    // The next stray may be of the same slice.
+    // The next stray may need the same lease.
     lake.settle().await;
     Ok(is_removed)
 }

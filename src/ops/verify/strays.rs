@@ -1,4 +1,4 @@
-//! What lies in the lake and belongs to no slice.
+//! Finds files in the lake that belong to no slice.
 
 use object_store::path::Path;
 
@@ -11,14 +11,14 @@ use crate::ops::thread::on_thread;
 use crate::slice_file::writer::slice_named_in;
 use crate::store::layout;
 
-/// What lies in the lake and belongs to no slice, or to a run that died; within a `scope` that leaves
-/// something out, only what can be said to belong there, and everything that a reader of its days
-/// would take for calls, whatever the direction.
+/// Finds files that belong to no slice, and leftovers of crashed runs. A `scope` that is not the
+/// whole lake limits them to its slices, and to files that queries over its days would read,
+/// whatever their direction.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
 pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, LakeError> {
-    // Before the ledger is read: rejects that a run stores meanwhile are announced there first.
+    // Listed before the ledger is read: a run announces rejects there before it stores them.
     let rejects = lake.rejects().await?;
     let everything = Scope::default();
     let ledger = lake
@@ -41,7 +41,7 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
             continue;
         };
         let is_still_so = async || {
-            // A run that commits meanwhile changes both.
+            // A run that commits meanwhile changes entry and rejects.
             let known = ledger
                 .get(&slice)
                 .cloned()
@@ -53,19 +53,19 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
             Some(found) if may_have_rejects(found, of_failure) => {}
             _ if !is_still_so().await => {}
             Some(_) => {
-                let problem = "the slice has no such rejects";
+                let problem = "its slice has no such rejects";
                 strays.push(Finding::stray(Fault::Foreign, &path, problem));
             }
-            // With its rows still there, the slice is a finding already.
+            // The file of the slice is a finding already.
             None if table.contains_key(&slice) => {}
             None => {
-                let problem = "there is no ledger entry for it";
+                let problem = "its slice has no ledger entry";
                 strays.push(Finding::new(Fault::Rejects, slice, &path, problem));
             }
         }
     }
     for path in lake.find_leftovers().await? {
-        let problem = "a run that died left it on the way into the lake";
+        let problem = "a crashed run left it";
         strays.push(Finding::stray(Fault::Leftover, &path, problem));
     }
     let list = lake.suppression().await?;
@@ -79,7 +79,7 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
     let is_everything = *scope == Scope::default();
     strays.retain(|stray| match stray.slice {
         Some(slice) => scope.holds(slice),
-        // Whatever is looked at may hold such a number.
+        // Every slice may hold such a number.
         None if stray.fault == Fault::Unfinished => true,
         None => is_everything || is_read_with(&stray.path, scope),
     });
@@ -103,15 +103,15 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
     Ok(strays)
 }
 
-/// Whether who reads the days of `scope` reads the file at `path`, too: one that lies in the table
-/// and in none of its partitions is read with every day.
+/// Whether a query over the days of `scope` reads the file at `path`. Every query reads the files
+/// outside the table's partitions.
 fn is_read_with(path: &str, scope: &Scope) -> bool {
     path.starts_with(layout::TABLE)
         && layout::partition_day(&Path::from(path)).is_none_or(|day| scope.days.contains(&day))
 }
 
-/// Whether the file at `path` holds rows of a slice that the lake does not hold, whole and sound, where
-/// they belong: somebody may have moved it.
+/// Whether the file at `path` is the last copy of a slice: it was moved, and the slice's own file
+/// is missing or faulty.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be read.
@@ -134,11 +134,11 @@ pub async fn is_last_copy(lake: &Lake, path: &Path) -> Result<bool, LakeError> {
     Ok(found.entry.committed.is_none() || !examined.findings.is_empty())
 }
 
-/// Whether the rejects of a slice, or of an attempt at it that failed, may be there by its entry.
+/// Whether the entry allows rejects of the slice, or of a failed attempt at it.
 fn may_have_rejects(found: &LedgerEntry, of_failure: bool) -> bool {
     let entry = &found.entry;
     match &entry.committed {
-        // What the entry said, or will say, is not known.
+        // The entry is uncertain or about to change.
         _ if found.condition != Condition::Sound || entry.pending.is_some() => true,
         _ if of_failure => entry.failed.is_some(),
         Some(commit) => commit.counts.rejected > 0 && commit.state != State::Pruned,
