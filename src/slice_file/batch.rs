@@ -1,4 +1,4 @@
-//! From records to Arrow batches of the lake's columns, and back.
+//! Converts records to Arrow batches of the lake's columns, and back.
 
 use std::borrow::Cow;
 use std::slice::{Iter, IterMut};
@@ -20,15 +20,15 @@ use crate::cdr::decode::Record;
 use crate::cdr::digest::day_number;
 use crate::cdr::slice::{Direction, Slice};
 
-/// Rows of a batch: enough to amortise its cost, few enough to stay in a processor's cache.
+/// Rows of a batch: enough to amortise its overhead, few enough for a processor's cache.
 pub(super) const BATCH_ROWS: usize = 8192;
-/// Text of a batch that ends it early: rows may be as large as `limits.max_record_bytes`.
+/// A batch with this much text is finished early: a row may have `limits.max_record_bytes`.
 pub(super) const BATCH_TEXT_BYTES: usize = 4 << 20;
 
-/// Which values are there.
+/// Builds a validity bitmap.
 #[derive(Debug, Default)]
 struct Validity {
-    /// Whole words of 64 values.
+    /// Complete words, for 64 values each.
     words: Vec<u64>,
     word: u64,
     length: usize,
@@ -45,7 +45,7 @@ impl Validity {
         }
     }
 
-    /// `None` if all are there.
+    /// `None` if no value is null.
     fn finish(&mut self) -> Option<NullBuffer> {
         let Self {
             mut words,
@@ -58,14 +58,14 @@ impl Validity {
     }
 }
 
-/// Numbers of a column.
+/// Builds a column of numbers.
 #[derive(Debug)]
-struct Numbers<T: ArrowPrimitiveType> {
+struct NumberBuilder<T: ArrowPrimitiveType> {
     values: Vec<T::Native>,
     validity: Validity,
 }
 
-impl<T: ArrowPrimitiveType> Default for Numbers<T> {
+impl<T: ArrowPrimitiveType> Default for NumberBuilder<T> {
     fn default() -> Self {
         Self {
             values: Vec::new(),
@@ -74,7 +74,7 @@ impl<T: ArrowPrimitiveType> Default for Numbers<T> {
     }
 }
 
-impl<T: ArrowPrimitiveType> Numbers<T> {
+impl<T: ArrowPrimitiveType> NumberBuilder<T> {
     #[inline]
     fn append(&mut self, value: Option<T::Native>) {
         self.validity.append(value.is_some());
@@ -82,21 +82,21 @@ impl<T: ArrowPrimitiveType> Numbers<T> {
     }
 
     fn finish(&mut self) -> PrimitiveArray<T> {
-        // The next batch is mostly as long.
+        // The next batch is usually as long.
         let next = Vec::with_capacity(self.values.len());
         let values = std::mem::replace(&mut self.values, next);
         PrimitiveArray::new(values.into(), self.validity.finish())
     }
 }
 
-/// Texts of a column in which few are expected: their codes, and a dictionary that lasts for many batches.
+/// Builds a dictionary column. Keeps the dictionary over many batches.
 #[derive(Debug, Default)]
-struct CodedTexts {
-    codes: Numbers<Int32Type>,
+struct DictionaryBuilder {
+    codes: NumberBuilder<Int32Type>,
     dictionary: TextInterner,
 }
 
-impl CodedTexts {
+impl DictionaryBuilder {
     fn append(&mut self, text: Option<&str>) {
         let code = text.map(|text| self.dictionary.intern(text).cast_signed());
         self.codes.append(code);
@@ -111,14 +111,14 @@ impl CodedTexts {
     }
 }
 
-/// The texts, leaving room for as many: the next batch is mostly as large.
+/// Finishes a column of strings and reserves the same capacity for the next batch.
 fn finish_texts(builder: &mut StringBuilder) -> ArrayRef {
     let texts = builder.finish();
     *builder = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
     Arc::new(texts)
 }
 
-/// How many columns there are of these kinds.
+/// Number of columns of these kinds.
 const fn columns_of(kinds: &[Kind]) -> usize {
     let (mut column, mut count) = (0, 0);
     while column < COLUMNS.len() {
@@ -147,7 +147,8 @@ fn next<T>(columns: &mut impl Iterator<Item = T>) -> T {
 }
 
 /// Collects records of one slice into a batch. Memory: the rows since the last
-/// [`finish`](Self::finish), and a dictionary of at most some megabytes for each column that repeats.
+/// [`finish`](Self::finish), and a dictionary of a few megabytes at most for each dictionary
+/// column.
 #[derive(Debug)]
 pub struct BatchBuilder {
     slice: Slice,
@@ -155,10 +156,10 @@ pub struct BatchBuilder {
     text_bytes: usize,
     // The columns of each kind, in their order.
     texts: [StringBuilder; TEXTS],
-    names: [CodedTexts; NAMES],
-    times: [Numbers<TimestampMicrosecondType>; TIMES],
-    seconds: [Numbers<Int32Type>; SECONDS],
-    amounts: [Numbers<Decimal128Type>; AMOUNTS],
+    names: [DictionaryBuilder; NAMES],
+    times: [NumberBuilder<TimestampMicrosecondType>; TIMES],
+    seconds: [NumberBuilder<Int32Type>; SECONDS],
+    amounts: [NumberBuilder<Decimal128Type>; AMOUNTS],
 }
 
 impl BatchBuilder {
@@ -178,7 +179,7 @@ impl BatchBuilder {
 
     /// Adds a row.
     pub fn append(&mut self, record: &Record<'_>) {
-        record.write_to(&mut Appending {
+        record.write_to(&mut RowAppender {
             text_bytes: &mut self.text_bytes,
             texts: self.texts.iter_mut(),
             names: self.names.iter_mut(),
@@ -194,17 +195,17 @@ impl BatchBuilder {
         self.rows
     }
 
-    /// Bytes of text since the last [`finish`](Self::finish): what makes a batch of few rows large.
+    /// Bytes of text since the last [`finish`](Self::finish).
     pub fn text_bytes(&self) -> usize {
         self.text_bytes
     }
 
-    /// Whether it is time to [`finish`](Self::finish): 8,192 rows, or 4 MiB of text.
+    /// Whether to call [`finish`](Self::finish): at 8,192 rows or 4 MiB of text.
     pub fn is_full(&self) -> bool {
         self.rows >= BATCH_ROWS || self.text_bytes >= BATCH_TEXT_BYTES
     }
 
-    /// The batch, leaving the builder empty.
+    /// Returns the batch and leaves the builder empty.
     pub fn finish(&mut self) -> RecordBatch {
         let (slice, rows) = (self.slice, std::mem::take(&mut self.rows));
         self.text_bytes = 0;
@@ -226,28 +227,28 @@ impl BatchBuilder {
             }
         });
         RecordBatch::try_new(schema(), columns.collect())
-            .expect("the builders make the columns of the schema, all equally long")
+            .expect("the builders build the columns of the schema, all of the same length")
     }
 }
 
-/// So many times the same direction.
+/// A column with the same direction in every row.
 fn directions(direction: Direction, rows: usize) -> ArrayRef {
     let names = StringArray::from_iter_values([direction.as_str()]);
     let codes = Int8Array::from_value(0, rows);
     Arc::new(DictionaryArray::<Int8Type>::new(codes, Arc::new(names)))
 }
 
-/// The columns that still want their value of a row.
-struct Appending<'b> {
+/// Appends the values of one row, column by column.
+struct RowAppender<'b> {
     text_bytes: &'b mut usize,
     texts: IterMut<'b, StringBuilder>,
-    names: IterMut<'b, CodedTexts>,
-    times: IterMut<'b, Numbers<TimestampMicrosecondType>>,
-    seconds: IterMut<'b, Numbers<Int32Type>>,
-    amounts: IterMut<'b, Numbers<Decimal128Type>>,
+    names: IterMut<'b, DictionaryBuilder>,
+    times: IterMut<'b, NumberBuilder<TimestampMicrosecondType>>,
+    seconds: IterMut<'b, NumberBuilder<Int32Type>>,
+    amounts: IterMut<'b, NumberBuilder<Decimal128Type>>,
 }
 
-impl RowSink for Appending<'_> {
+impl RowSink for RowAppender<'_> {
     #[inline]
     fn text(&mut self, kind: Kind, text: Option<&str>) {
         *self.text_bytes += text.map_or(0, str::len);
@@ -272,14 +273,14 @@ impl RowSink for Appending<'_> {
         next(&mut self.amounts).append(amount.map(|amount| i128::from(amount.nanos())));
     }
 
-    // What the slice says is the same in all rows.
+    // `finish` fills these columns.
     #[inline]
     fn direction(&mut self) {}
     #[inline]
     fn day(&mut self) {}
 }
 
-/// Reads records back from a batch of a lake's file: the reverse of [`BatchBuilder`].
+/// Reads records back from a batch: the reverse of [`BatchBuilder`].
 #[derive(Debug, Default)]
 pub(crate) struct Rows<'a> {
     count: usize,
@@ -291,11 +292,11 @@ pub(crate) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
-    /// The rows of `batch`, which was read from a file of `slice`.
+    /// The rows of `batch`, read from a file of `slice`.
     ///
     /// # Errors
-    /// [`ArrowError::SchemaError`] if a column is missing or has another type, or a row is of another
-    /// slice.
+    /// [`ArrowError::SchemaError`] if a column is missing or has another type,
+    /// [`ArrowError::InvalidArgumentError`] if a row belongs to another slice.
     pub(crate) fn try_new(batch: &'a RecordBatch, slice: Slice) -> Result<Self, ArrowError> {
         let mut rows = Self {
             count: batch.num_rows(),
@@ -337,7 +338,7 @@ impl<'a> Rows<'a> {
     /// Every row, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Record<'a>> + '_ {
         (0..self.count).map(|row| {
-            Record::read_from(&mut Reading {
+            Record::read_from(&mut RowReader {
                 row,
                 texts: self.texts.iter(),
                 times: self.times.iter(),
@@ -348,8 +349,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// The columns whose value of a row is still to be read.
-struct Reading<'r, 'a> {
+/// Reads the values of one row, column by column.
+struct RowReader<'r, 'a> {
     row: usize,
     texts: Iter<'r, &'a StringArray>,
     times: Iter<'r, &'a TimestampMicrosecondArray>,
@@ -357,11 +358,11 @@ struct Reading<'r, 'a> {
     amounts: Iter<'r, &'a Decimal128Array>,
 }
 
-impl<'a> RowSource<'a> for Reading<'_, 'a> {
+impl<'a> RowSource<'a> for RowReader<'_, 'a> {
     fn text(&mut self) -> Option<Cow<'a, str>> {
         let texts = *next(&mut self.texts);
-        let is_there = texts.is_valid(self.row);
-        is_there.then(|| Cow::Borrowed(texts.value(self.row)))
+        let is_valid = texts.is_valid(self.row);
+        is_valid.then(|| Cow::Borrowed(texts.value(self.row)))
     }
 
     fn time(&mut self) -> i64 {
@@ -375,8 +376,8 @@ impl<'a> RowSource<'a> for Reading<'_, 'a> {
 
     fn amount(&mut self) -> Option<Amount> {
         let amounts = next(&mut self.amounts);
-        let is_there = amounts.is_valid(self.row);
-        is_there.then(|| {
+        let is_valid = amounts.is_valid(self.row);
+        is_valid.then(|| {
             let nanos = i64::try_from(amounts.value(self.row));
             Amount::from_nanos(nanos.expect("eighteen digits fit 64 bits"))
         })

@@ -1,7 +1,7 @@
-//! Writes batches into a Parquet file, on a thread of its own: while one batch is encoded, the next one is read and
-//! decoded. A slice alone is thereby busy on two processors.
+//! Writes batches to a Parquet file on a separate thread: while one batch is encoded, the next one
+//! is read and decoded. So a single slice uses two processors.
 //!
-//! Memory: the batch that is encoded, one that waits, and the encoded row group.
+//! Memory: the batch being encoded, one waiting batch, and the encoded row group.
 
 use std::fs::File;
 use std::io::BufWriter;
@@ -19,21 +19,21 @@ use super::encode::{RowGroupEncoder, parquet_schema};
 use super::options::ParquetOptions;
 use crate::cdr::columns::schema;
 
-/// Write buffer: the library's own has 8 KiB, and so would every write.
+/// Write buffer. The library's default of 8 KiB would cause many small writes.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
-/// Batches that wait: one, so that neither side stands still while the other takes a little longer.
+/// Waiting batches: one absorbs small differences in speed between both threads.
 const WAITING_BATCHES: usize = 1;
 
-/// A Parquet file that still wants its footer.
+/// A Parquet file without its footer.
 pub(crate) type FileWriter = SerializedFileWriter<BufWriter<File>>;
 
-/// The way to the thread. Dropping it before [`end`](Self::end) abandons the file, and waits until the thread
-/// has let go of it, which it does after the batch it is at.
+/// Sends batches to the thread. Dropping it before [`end`](Self::end) abandons the file, and waits
+/// until the thread has finished its current batch.
 pub(crate) struct BatchWriter {
-    /// `None` once there is no more to come.
+    /// `None` after the last batch.
     batches: Option<SyncSender<RecordBatch>>,
-    /// `None` once it was waited for.
-    thread: Option<JoinHandle<Result<Encoding>>>,
+    /// `None` after the thread was joined.
+    thread: Option<JoinHandle<Result<EncodingThread>>>,
 }
 
 impl BatchWriter {
@@ -42,7 +42,7 @@ impl BatchWriter {
         // Without Arrow's own schema in the file, readers see plain strings, not dictionaries.
         let columns = parquet_schema(&schema());
         let encoder = RowGroupEncoder::try_new(&columns, options.compression)?;
-        // Version 1: old Athena, Spark and Hive readers know no others.
+        // Old Athena, Spark and Hive readers support only data pages of version 1.
         let properties = WriterProperties::builder()
             .set_writer_version(WriterVersion::PARQUET_1_0)
             .build();
@@ -50,7 +50,7 @@ impl BatchWriter {
         let writer =
             SerializedFileWriter::new(file, columns.root_schema_ptr(), Arc::new(properties))?;
         let (batches, inbox) = sync_channel(WAITING_BATCHES);
-        let encoding = Encoding {
+        let state = EncodingThread {
             encoder,
             writer,
             row_group_rows: options.row_group_rows,
@@ -59,43 +59,43 @@ impl BatchWriter {
         let thread = std::thread::Builder::new().name("encode".to_owned());
         Ok(Self {
             batches: Some(batches),
-            thread: Some(thread.spawn(move || encoding.run(&inbox))?),
+            thread: Some(thread.spawn(move || state.run(&inbox))?),
         })
     }
 
-    /// Hands over a batch. What is wrong with it, or with the file, may only be said by a later call.
+    /// Sends a batch. A later call may return its error.
     pub(crate) fn write(&mut self, batch: RecordBatch) -> Result<()> {
         let sent = self.batches.as_ref().map(|batches| batches.send(batch));
         match sent {
             Some(Ok(())) => Ok(()),
-            // It only ends early if something is wrong.
+            // The thread ends early only because of an error.
             _ => self.wait().map(drop),
         }
     }
 
     /// Waits until all batches are in the file.
     pub(crate) fn end(mut self) -> Result<FileWriter> {
-        let mut encoding = self.wait()?;
-        encoding.encoder.close_into(&mut encoding.writer)?;
-        encoding.writer.flush()?;
-        Ok(encoding.writer)
+        let mut state = self.wait()?;
+        state.encoder.close_into(&mut state.writer)?;
+        state.writer.flush()?;
+        Ok(state.writer)
     }
 
-    /// Gives the file up, and says what was wrong with it so far.
+    /// Abandons the file. Returns an error that has not been returned before.
     pub(crate) fn abandon(mut self) -> Result<()> {
-        // It was already said where it was waited for.
+        // An earlier call returned the error.
         if self.thread.is_none() {
             return Ok(());
         }
         self.wait().map(drop)
     }
 
-    fn wait(&mut self) -> Result<Encoding> {
+    fn wait(&mut self) -> Result<EncodingThread> {
         self.batches = None;
         match self.thread.take().map(JoinHandle::join) {
             Some(Ok(result)) => result,
             Some(Err(panic)) => resume_unwind(panic),
-            None => Err(ParquetError::General("the file was given up".to_owned())),
+            None => Err(ParquetError::General("the file was abandoned".to_owned())),
         }
     }
 }
@@ -103,20 +103,20 @@ impl BatchWriter {
 impl Drop for BatchWriter {
     fn drop(&mut self) {
         self.batches = None;
-        // Whoever wants to know what became of it has asked.
+        // Only `end` and `abandon` return errors.
         drop(self.thread.take().map(JoinHandle::join));
     }
 }
 
-/// The thread's work.
-struct Encoding {
+/// The state of the thread.
+struct EncodingThread {
     encoder: RowGroupEncoder,
     writer: FileWriter,
     row_group_rows: usize,
     row_group_bytes: usize,
 }
 
-impl Encoding {
+impl EncodingThread {
     fn run(mut self, batches: &Receiver<RecordBatch>) -> Result<Self> {
         for mut batch in batches {
             while batch.num_rows() > 0 {
@@ -166,7 +166,7 @@ mod tests {
         direction: Direction::Placed,
     };
 
-    /// Records of which each has other fields than the ones before it.
+    /// Records that differ in the fields that are present.
     fn records(rows: usize) -> Vec<Record<'static>> {
         let record = |row: usize| Record {
             call_id: Some(format!("call-{row}").into()),
@@ -189,7 +189,7 @@ mod tests {
     }
 
     #[test]
-    fn row_groups_have_no_more_rows_than_they_may_however_large_the_batches_are() {
+    fn row_groups_respect_their_limit_whatever_the_size_of_batches() {
         let file = tempfile::tempfile().unwrap();
         let mut writer = BatchWriter::begin(file.try_clone().unwrap(), &options(7)).unwrap();
         for rows in [5, 0, 200, 5] {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_the_file_is_said_by_the_next_call_or_at_the_end() {
+    fn an_error_is_returned_by_a_later_call_or_at_the_end() {
         let begin = || {
             let full = File::options().write(true).open("/dev/full").unwrap();
             BatchWriter::begin(full, &options(1000)).unwrap()
@@ -227,12 +227,9 @@ mod tests {
         let error = error.unwrap().to_string();
         assert!(error.contains("No space left"), "{error}");
         assert!(writer.write(batch(1)).is_err());
-        assert!(writer.abandon().is_ok(), "it was said");
+        assert!(writer.abandon().is_ok(), "the error was returned before");
         let mut writer = begin();
         writer.write(batch(60_000)).unwrap();
-        assert!(
-            writer.abandon().is_err(),
-            "60 row groups are more than the buffer takes"
-        );
+        assert!(writer.abandon().is_err(), "60 row groups exceed the buffer");
     }
 }

@@ -1,4 +1,4 @@
-//! A body of calls as Arrow record batches, for programs that want no lake.
+//! Reads a body of calls as Arrow record batches, without a lake.
 
 use std::collections::VecDeque;
 use std::io::{self, Read};
@@ -20,73 +20,72 @@ use crate::cdr::slice::Slice;
 const MAX_RECORD_BYTES: usize = 1 << 20;
 /// Bytes read at once.
 const READ_BYTES: usize = 256 << 10;
-/// Bytes that go through the reader at once. All batches that they make wait to be handed out, and
-/// a kilobyte that was compressed may have been some megabytes.
+/// Bytes pushed into the reader at once. The resulting batches wait in memory, and a compressed
+/// kilobyte may expand to megabytes.
 const PUSHED_BYTES: usize = 1 << 10;
 
-/// Why a body gives no more batches, or a record no row.
+/// The body cannot be read further, or one record was rejected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum BatchesError {
-    /// The input cannot be read. It is the last item.
+    /// The input cannot be read. This is the last item.
     #[error("cannot read the body")]
     Read(#[source] io::Error),
-    /// The body is not whole, or no list of records. It is the last item.
+    /// The body is truncated, or is not a list of records. This is the last item.
     #[error(transparent)]
     Body(#[from] ConvertError),
-    /// One record became no row. Whoever asks for the next item does without it.
+    /// One record was rejected. The iterator continues after it.
     #[error("{at}: {reason}")]
     Record {
         /// Where the record begins in the decompressed body.
         at: Position,
-        /// What is wrong with it, in words that quote no value.
+        /// Why the record was rejected. Quotes no value.
         reason: Reason,
     },
 }
 
-/// Reads a body as record batches with the [columns](schema) of a lake: NDJSON, or anything else
-/// that `cdrlake load` reads (a JSON list, CSV, each also compressed with gzip or zstd), which its
-/// first bytes tell.
+/// Reads a body as record batches with the [columns](schema) of a lake. Detects the format from the
+/// first bytes: NDJSON, a JSON list or CSV, plain or compressed with gzip or zstd.
 ///
-/// Rows come in the order of the body, 8,192 to a batch, fewer where their texts have more than
-/// 4 MiB. Nothing is judged or changed: duplicates stay, numbers are not hidden, and the body may
-/// hold other days than the slice, which only fills the columns `direction` and `source_day`.
+/// Rows keep the order of the body. A batch has 8,192 rows, or fewer if they have more
+/// than 4 MiB of text. Duplicates and phone numbers stay. The slice only fills the columns
+/// `direction` and `source_day`; the body may hold other days.
 ///
-/// Memory: one batch, one record (1 MiB at most), and what a kilobyte of the body holds when it is
-/// decompressed.
+/// Memory: one batch, one record (1 MiB at most), and the decompressed content of one kilobyte.
 ///
-/// It is an iterator, whose errors say whether it goes on ([`BatchesError::Record`]), and an Arrow
-/// [`RecordBatchReader`] by [`into_reader`](Self::into_reader), which ends at the first error.
+/// An iterator: after [`BatchesError::Record`] it continues, after other errors it ends.
+/// [`into_reader`](Self::into_reader) makes an Arrow [`RecordBatchReader`], which ends at the first
+/// error.
 #[derive(Debug)]
 pub struct Batches<R> {
     input: R,
     buffer: Box<[u8]>,
-    /// Of the buffer, what was read and not yet pushed.
+    /// Bytes in the buffer that were not pushed yet.
     unread: std::ops::Range<usize>,
-    /// `None` before the first byte, and after the last.
+    /// `None` before the first byte and after the last one.
     reader: Option<RecordReader>,
-    rows: Rows,
+    collector: BatchCollector,
     has_ended: bool,
 }
 
-/// Rows on their way into batches.
+/// Collects rows into batches.
 #[derive(Debug)]
-struct Rows {
+struct BatchCollector {
     decoder: Decoder,
     builder: BatchBuilder,
-    /// What was made and not yet handed out.
+    /// Items that were not returned yet.
     ready: VecDeque<Result<RecordBatch, BatchesError>>,
 }
 
 impl<R: Read> Batches<R> {
-    /// Reads `input`, whose calls are of `slice`. Reads nothing yet.
+    /// Batches of `input`, whose calls belong to `slice`. Does not read yet.
     pub fn new(input: R, slice: Slice) -> Self {
         Self {
             input,
             buffer: vec![0; READ_BYTES].into(),
             unread: 0..0,
             reader: None,
-            rows: Rows {
+            collector: BatchCollector {
                 decoder: Decoder::default(),
                 builder: BatchBuilder::new(slice),
                 ready: VecDeque::new(),
@@ -95,7 +94,7 @@ impl<R: Read> Batches<R> {
         }
     }
 
-    /// The same for whatever takes Arrow's [`RecordBatchReader`].
+    /// As Arrow's [`RecordBatchReader`].
     pub fn into_reader(self) -> impl RecordBatchReader {
         Reader {
             batches: self,
@@ -103,16 +102,16 @@ impl<R: Read> Batches<R> {
         }
     }
 
-    /// Reads until something is ready, or the body has ended.
+    /// Reads the next bytes of the body.
     fn advance(&mut self) -> Result<(), BatchesError> {
         if self.unread.is_empty() {
             let length = self.fill().map_err(BatchesError::Read)?;
             if length == 0 {
                 self.has_ended = true;
                 if let Some(reader) = self.reader.take() {
-                    reader.finish(|item| self.rows.item(&item))?;
+                    reader.finish(|item| self.collector.item(&item))?;
                 }
-                self.rows.end_batch();
+                self.collector.end_batch();
                 return Ok(());
             }
             self.unread = 0..length;
@@ -123,10 +122,10 @@ impl<R: Read> Batches<R> {
             .get_or_insert_with(|| RecordReader::of_file(bytes, MAX_RECORD_BYTES));
         let bytes = &bytes[..bytes.len().min(PUSHED_BYTES)];
         self.unread.start += bytes.len();
-        Ok(reader.push(bytes, |item| self.rows.item(&item))?)
+        Ok(reader.push(bytes, |item| self.collector.item(&item))?)
     }
 
-    /// Fills the buffer, whose beginning tells what the body is made of.
+    /// Fills the buffer. Its first bytes determine the format.
     fn fill(&mut self) -> io::Result<usize> {
         let mut length = 0;
         while length < self.buffer.len() {
@@ -141,7 +140,7 @@ impl<R: Read> Batches<R> {
     }
 }
 
-impl Rows {
+impl BatchCollector {
     fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
         match *item {
             Item::Record {
@@ -155,27 +154,27 @@ impl Rows {
                     Ok(())
                 }
                 Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, &message)),
-                Err(Refusal::Reject(reason)) => self.refuse(at, boundary, reason),
+                Err(Refusal::Reject(reason)) => self.reject(at, boundary, reason),
             },
             Item::Broken {
                 at,
                 boundary,
                 ref reason,
                 ..
-            } => self.refuse(at, boundary, reason.clone()),
+            } => self.reject(at, boundary, reason.clone()),
         }
     }
 
-    fn refuse(
+    fn reject(
         &mut self,
         at: Position,
         boundary: Boundary,
         reason: Reason,
     ) -> Result<(), ConvertError> {
-        if let Some(error) = ConvertError::beyond_the_record(at, boundary, &reason) {
+        if let Some(error) = ConvertError::fatal_for_body(at, boundary, &reason) {
             return Err(error);
         }
-        // Rows in front of it come in front of it.
+        // Keeps the order of rows and errors.
         self.end_batch();
         self.ready
             .push_back(Err(BatchesError::Record { at, reason }));
@@ -194,7 +193,7 @@ impl<R: Read> Iterator for Batches<R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            if let Some(ready) = self.rows.ready.pop_front() {
+            if let Some(ready) = self.collector.ready.pop_front() {
                 return Some(ready);
             }
             if self.has_ended {
@@ -202,9 +201,9 @@ impl<R: Read> Iterator for Batches<R> {
             }
             if let Err(error) = self.advance() {
                 self.has_ended = true;
-                // What was whole in front of it is good.
-                self.rows.end_batch();
-                self.rows.ready.push_back(Err(error));
+                // Rows before the error are valid.
+                self.collector.end_batch();
+                self.collector.ready.push_back(Err(error));
             }
         }
     }
@@ -252,7 +251,7 @@ mod tests {
         format!("{{\"date\":\"2026-10-01T10:00:00Z\",\"call_id\":\"{id}\"}}\n")
     }
 
-    /// Rows of each batch, and the words of each error, in order.
+    /// The rows of each batch and the text of each error, in order.
     fn items(body: &[u8]) -> Vec<Result<usize, String>> {
         Batches::new(body, SLICE)
             .map(|item| match item {
@@ -270,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_broken_is_told_where_it_stands_and_the_others_come() {
+    fn an_invalid_record_is_reported_with_its_position_and_the_others_are_read() {
         let body = [call(1), "{\"call_id\":\"x\"}\n".to_owned(), call(2)].concat();
         let items = items(body.as_bytes());
         assert_eq!((&items[0], &items[2], items.len()), (&Ok(1), &Ok(1), 3));
@@ -280,7 +279,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_cut_ends_with_an_error_behind_its_whole_rows() {
+    fn a_truncated_body_ends_with_an_error_after_its_complete_rows() {
         let body = [call(1), call(2)].concat();
         let items = items(&body.as_bytes()[..body.len() - 5]);
         assert_eq!((&items[0], items.len()), (&Ok(1), 2));
@@ -288,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_compressed_is_read_as_what_it_was() {
+    fn a_compressed_body_is_decompressed() {
         let body: String = (0..3).map(call).collect();
         let compressed = zstd::encode_all(body.as_bytes(), 1).unwrap();
         assert_eq!(items(&compressed), [Ok(3)]);
@@ -311,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn an_input_that_fails_ends_it() {
+    fn an_error_of_the_input_ends_the_iterator() {
         struct Fails;
         impl Read for Fails {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {

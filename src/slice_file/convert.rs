@@ -1,12 +1,13 @@
-//! The work of a processor on one slice: bytes in, a spool file out.
+//! Converts the bodies of one slice: bytes in, a spool file out.
 //!
 //! ```text
-//! chunk → decompress → framing ─record→ decode ─record→ repeats, tally, digest → writer → spool → duplicates
-//!                                 └──bad record──┴→ rejects
+//! chunk → decompress → framing ─record→ decode ─record→ repeats, tally, digest → writer → spool
+//!                         └──bad record───┴→ rejects                                       │
+//!                                                                          duplicates ←────┘
 //! ```
 //!
-//! No network and no async: the pipeline runs a [`Converter`] on a thread of its own and feeds it
-//! chunks. Memory does not grow with the slice.
+//! No network and no async: a run feeds chunks to a [`Converter`] on a separate thread. Memory does
+//! not grow with the slice.
 
 use std::borrow::Cow;
 use std::path::{Path, PathBuf};
@@ -32,15 +33,15 @@ use crate::error::sanitized_excerpt;
 use crate::privacy::{Credentials, Privacy, is_redacted};
 use crate::retry::{Fate, RetryHint, RetryReason, StopCause};
 
-/// What conversion needs to know of the slice and the configuration.
+/// The slice, and the parts of the configuration that conversion needs.
 #[derive(Clone, Debug)]
 pub struct ConvertOptions {
     /// The slice the records belong to.
     pub slice: Slice,
-    /// Its day, from the first instant to the next day's first, in microseconds since 1970.
+    /// The slice's day, from its first instant to the next day's, in microseconds since 1970.
     pub day_us: std::ops::Range<i64>,
-    /// The files of the export that the slice is a day of. Each of its records then has in front of
-    /// it where it stands in them.
+    /// The files of the export from which the slice is loaded. If set, each record is preceded by
+    /// its place in these files.
     pub export_files: Option<Arc<[String]>>,
     /// A directory for the spool, on the file system of the lake.
     pub spool_dir: PathBuf,
@@ -48,68 +49,68 @@ pub struct ConvertOptions {
     pub max_record_bytes: usize,
     /// `limits.max_slice_bytes`.
     pub max_slice_bytes: u64,
-    /// `quality.dedupe`: whether equal rows are dropped. They are counted anyway.
+    /// `quality.dedupe`: whether equal rows are dropped. They are counted in any case.
     pub dedupe: bool,
-    /// What times without an offset mean: `source.assume_timezone`.
+    /// The time zone of times without an offset: `source.assume_timezone`.
     pub assume_timezone: Option<TimeZone>,
-    /// What becomes of phone numbers, and whose calls are left out.
+    /// How phone numbers are hidden, and whose calls are suppressed.
     pub privacy: Arc<Privacy>,
-    /// What no row and no reject may hold.
+    /// Credentials, which are removed from rows and rejects.
     pub credentials: Arc<Credentials>,
-    /// The `[parquet]` part of the configuration.
+    /// Section `[parquet]` of the configuration.
     pub parquet: ParquetOptions,
 }
 
-/// The stream cannot become a slice.
+/// The bodies cannot be converted to a slice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ConvertError {
-    /// The body is not compressed as it says.
+    /// The body cannot be decompressed.
     #[error(transparent)]
     Decompress(#[from] DecompressError),
     /// The body is not a list of records.
     #[error(transparent)]
     Framing(#[from] FramingError),
-    /// The first line of CSV is no header.
+    /// The first line of CSV is not a usable header.
     #[error(transparent)]
     Header(#[from] HeaderError),
-    /// A record inside an array is not JSON: what follows cannot be trusted.
-    #[error("{at}: a record inside a list is broken ({reason})")]
+    /// A record in an array is not JSON: the rest of the array is unreliable.
+    #[error("{at}: a record in a list is invalid ({reason})")]
     BrokenList {
         /// Where the record begins.
         at: Position,
         /// What is wrong with it.
         reason: Reason,
     },
-    /// A line of an export that is too long for a record, and may be several.
-    #[error("{at}: {reason}. Raise that, or break the line where a record ends")]
+    /// A line of an export is too long for a record, and may hold several records.
+    #[error("{at}: {reason}. Raise that limit, or insert line breaks between records")]
     TooLong {
         /// Where the line begins.
         at: Position,
         /// What is wrong with it.
         reason: Reason,
     },
-    /// The last line has no newline and is not JSON: the stream was cut.
+    /// The last line has no newline and is not JSON: the stream was truncated.
     #[error("{at}: the stream ends in the middle of a record")]
-    CutRecord {
+    TruncatedRecord {
         /// Where the record begins.
         at: Position,
     },
     /// The server reports its own failure in the middle of the stream.
-    #[error("{at}: the server broke off with a message of its own: {message}")]
+    #[error("{at}: the server ended the stream with an error: {message}")]
     ServerError {
-        /// Where the object stands.
+        /// Where the object begins.
         at: Position,
-        /// What the server said, as far as it may be shown.
+        /// The server's message, sanitized.
         message: String,
     },
-    /// Not one line looks like a record: something in between answered in the server's place.
+    /// No line looks like a record: a proxy may have answered instead of the server.
     #[error(
-        "the answer has {} and no record: a proxy or firewall in between, or a wrong source.url",
+        "the answer has {} but no record; it may come from a proxy or firewall. Check source.url",
         crate::error::counted(*lines, "line", "lines")
     )]
     NotRecords {
-        /// How many lines there were.
+        /// Number of lines.
         lines: u64,
     },
     /// The spool cannot be written.
@@ -118,7 +119,7 @@ pub enum ConvertError {
     /// A temporary file of the spool cannot be written.
     #[error("cannot write a temporary file in {}", directory.display())]
     Spool {
-        /// Where it lies.
+        /// Its directory.
         directory: PathBuf,
         /// Why not.
         source: std::io::Error,
@@ -126,12 +127,12 @@ pub enum ConvertError {
 }
 
 impl ConvertError {
-    /// What becomes of the slice and its run because of it: everything but the local disk comes from
-    /// the network, where a broken body may be whole the next time. An endless one costs too much,
-    /// and one that does not come from the API at all may be so for long.
+    /// The effect on the slice and the run. A broken body may be complete in the next attempt. An
+    /// endless body is too expensive to repeat, and an answer that is not the API's may be
+    /// permanent.
     pub fn fate(&self) -> Fate {
         match self {
-            // The spool is the same for all slices.
+            // All slices share the spool.
             Self::Write(_) | Self::Spool { .. } => Fate::StopRun(StopCause::Lake),
             Self::Framing(FramingError::Endless { .. }) => Fate::FailSlice,
             Self::NotRecords { .. }
@@ -143,7 +144,7 @@ impl ConvertError {
         }
     }
 
-    /// The same, of all bodies of a slice: the limit is theirs together, and a body has what is left.
+    /// Reports the limit of the whole slice instead of the rest that was left for this body.
     fn of_slice(self, limit_bytes: u64) -> Self {
         match self {
             Self::Framing(FramingError::Endless { .. }) => {
@@ -153,15 +154,15 @@ impl ConvertError {
         }
     }
 
-    /// What the server says of its own failure, at `at`. What may not be shown of it is hidden, but
-    /// for the key.
+    /// The server's message about its own failure, sanitized. The caller has hidden the keys.
     pub(crate) fn server(at: Position, message: &str) -> Self {
         let message = sanitized_excerpt(message);
         Self::ServerError { at, message }
     }
 
-    /// What a broken record means for the rest of its body: `None` if it can be rejected alone.
-    pub(crate) fn beyond_the_record(
+    /// The error for the whole body that an invalid record causes, `None` if only the record is
+    /// rejected.
+    pub(crate) fn fatal_for_body(
         at: Position,
         boundary: Boundary,
         reason: &Reason,
@@ -171,48 +172,48 @@ impl ConvertError {
                 at,
                 reason: reason.clone(),
             }),
-            // Nobody knows whether what is too long would have ended.
+            // A record that is too long may have been truncated.
             Boundary::EndOfBody
                 if reason.is_syntax() || matches!(reason, Reason::TooLong { .. }) =>
             {
-                Some(Self::CutRecord { at })
+                Some(Self::TruncatedRecord { at })
             }
             _ => None,
         }
     }
 }
 
-/// Converts the bodies of one slice. Several bodies (pages) may follow one another.
+/// Converts the bodies of one slice: one, or several (pages) in sequence.
 #[derive(Debug)]
 pub struct Converter {
     reader: RecordReader,
-    stage: Stage,
-    /// Of what is still to come.
+    pipeline: Pipeline,
+    /// For the bodies still to come.
     limits: BodyLimits,
 }
 
-/// What is known when a body has ended.
+/// The result of one body.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyEnd {
-    /// What the body as a whole said.
+    /// Summary of the body's framing.
     pub summary: BodySummary,
     /// Records of all bodies so far.
     pub records: u64,
-    /// Digest of this body's own rows, duplicates included.
+    /// Digest of this body's rows, including duplicates.
     pub digest: Digest,
 }
 
-/// Everything behind framing.
+/// The steps after framing.
 #[derive(Debug)]
-struct Stage {
+struct Pipeline {
     options: ConvertOptions,
     writer: SpoolWriter,
     rejects: RejectsWriter,
     repeats: RepeatFinder,
-    /// Calls of numbers that were erased, from the first on.
+    /// Calls of erased numbers. `None` before the first one.
     suppressed: Option<DuplicateFinder>,
     suppressed_records: u64,
-    /// Records out of which a credential was taken.
+    /// Records from which a credential was removed.
     redacted: u64,
     decoder: Decoder,
     hasher: RowHasher,
@@ -220,20 +221,20 @@ struct Stage {
     tally: RowTally,
     records: u64,
     body: BodyTally,
-    /// Fields for which some body of CSV had no column.
+    /// Fields without a column in some body of CSV.
     missing_fields: Vec<&'static str>,
     /// Bodies that have ended.
     bodies: u64,
-    /// Number of the file of the export that the record under way is of.
+    /// Number of the export file of the current record.
     file: usize,
 }
 
-/// What one body held.
+/// Counts of one body.
 #[derive(Debug, Default)]
 struct BodyTally {
     records: u64,
     digest: Digest,
-    /// Whether any record at least began like an object.
+    /// Whether any record begins like an object.
     has_objects: bool,
 }
 
@@ -241,7 +242,7 @@ impl Converter {
     /// Opens the spool.
     ///
     /// # Errors
-    /// [`ConvertError`] if the spool cannot be made.
+    /// [`ConvertError`] if the spool file cannot be created.
     pub fn try_new(options: ConvertOptions) -> Result<Self, ConvertError> {
         let spool = |extension: &str| {
             options.spool_dir.join(format!(
@@ -260,7 +261,7 @@ impl Converter {
         Ok(Self {
             reader: plain_json(limits),
             limits,
-            stage: Stage {
+            pipeline: Pipeline {
                 writer: SpoolWriter::try_new(&spool("parquet"), options.slice, &options.parquet)?,
                 rejects: RejectsWriter::new(spool("rejects")),
                 repeats: RepeatFinder::new(&options.spool_dir),
@@ -281,47 +282,46 @@ impl Converter {
         })
     }
 
-    /// Begins a body that is compressed so and in that format. One that nobody begins is plain JSON.
+    /// Begins a body with this encoding and format. Without this call, a body is plain JSON.
     pub fn begin_body(&mut self, encoding: Encoding, format: Format) {
         self.reader = RecordReader::new(encoding, format, self.limits);
     }
 
-    /// Takes the next bytes of a body.
+    /// Converts the next bytes of a body.
     ///
     /// # Errors
     /// [`ConvertError`]; the converter cannot be used after it.
     pub fn push(&mut self, chunk: &[u8]) -> Result<(), ConvertError> {
-        let stage = &mut self.stage;
-        let pushed = self.reader.push(chunk, |item| stage.item(&item));
-        pushed.map_err(|error| error.of_slice(stage.options.max_slice_bytes))
+        let pipeline = &mut self.pipeline;
+        let pushed = self.reader.push(chunk, |item| pipeline.item(&item));
+        pushed.map_err(|error| error.of_slice(pipeline.options.max_slice_bytes))
     }
 
-    /// Takes a row that the lake has already, as it is there, unless it is of a number that was erased.
+    /// Copies a row of the lake unchanged, unless it belongs to an erased number.
     ///
     /// # Errors
     /// [`ConvertError`] if the spool cannot be written.
     pub fn keep(&mut self, record: &Record<'_>) -> Result<(), ConvertError> {
-        let is_suppressed = self.stage.options.privacy.suppresses(record);
-        self.stage.row(record, is_suppressed)
+        let is_suppressed = self.pipeline.options.privacy.suppresses(record);
+        self.pipeline.row(record, is_suppressed)
     }
 
     /// Ends one body. Another may follow.
     ///
     /// # Errors
-    /// [`ConvertError`], if the body ends too early, or held lines of which none looks like a
-    /// record.
+    /// [`ConvertError`] if the body is truncated, or none of its lines looks like a record.
     pub fn end_body(&mut self) -> Result<BodyEnd, ConvertError> {
         let reader = std::mem::replace(&mut self.reader, plain_json(self.limits));
-        let stage = &mut self.stage;
+        let pipeline = &mut self.pipeline;
         let content = reader
-            .finish(|item| stage.item(&item))
-            .map_err(|error| error.of_slice(stage.options.max_slice_bytes))?;
+            .finish(|item| pipeline.item(&item))
+            .map_err(|error| error.of_slice(pipeline.options.max_slice_bytes))?;
         let left_bytes = self.limits.body_bytes.saturating_sub(content.summary.bytes);
         self.limits.body_bytes = left_bytes;
-        let mut body = std::mem::take(&mut stage.body);
+        let mut body = std::mem::take(&mut pipeline.body);
         body.has_objects |= content.has_header;
-        content.add_missing_to(&mut stage.missing_fields);
-        stage.bodies += 1;
+        content.add_missing_to(&mut pipeline.missing_fields);
+        pipeline.bodies += 1;
         if body.records > 0 && !body.has_objects {
             return Err(ConvertError::NotRecords {
                 lines: body.records,
@@ -329,39 +329,39 @@ impl Converter {
         }
         Ok(BodyEnd {
             summary: content.summary,
-            records: stage.records,
+            records: pipeline.records,
             digest: body.digest,
         })
     }
 
     /// Records read so far.
     pub fn records(&self) -> u64 {
-        self.stage.records
+        self.pipeline.records
     }
 
-    /// Gives the slice up.
+    /// Abandons the slice.
     ///
     /// # Errors
-    /// [`ConvertError`] if the spool could not be written, which is not always known before, and which trying again does
-    /// not mend.
+    /// [`ConvertError`] if the spool could not be written, an error that the thread may not have
+    /// returned yet.
     pub fn abandon(self) -> Result<(), ConvertError> {
-        Ok(self.stage.writer.abandon()?)
+        Ok(self.pipeline.writer.abandon()?)
     }
 
-    /// Looks for duplicates and removes them. The spool file stays open for its metadata.
+    /// Finds and removes duplicates. The spool file still lacks its footer.
     ///
     /// # Errors
     /// [`ConvertError`] if the spool cannot be written.
     pub fn finish(self) -> Result<Converted, ConvertError> {
-        self.stage.finish()
+        self.pipeline.finish()
     }
 }
 
-impl Stage {
+impl Pipeline {
     fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
         if let (Some(_), &Item::Record { boundary, text, .. }) = (&self.options.export_files, item)
         {
-            let (place, record) = Place::read(text).expect("it was written when it was split");
+            let (place, record) = Place::read(text).expect("splitting wrote it");
             self.file = place.file;
             self.body.has_objects = true;
             return self.record(place.at, boundary, record, record);
@@ -381,11 +381,11 @@ impl Stage {
                 reason,
                 text,
                 length_bytes,
-            } => self.refuse(*at, *boundary, reason, text, *length_bytes),
+            } => self.reject(*at, *boundary, reason, text, *length_bytes),
         }
     }
 
-    /// Takes a record, which stands in the body as `source_text`.
+    /// Decodes a record. `source_text` is its text in the body.
     fn record(
         &mut self,
         at: Position,
@@ -407,23 +407,23 @@ impl Stage {
             }
             Err(Refusal::Reject(reason)) => {
                 let mut reason = reason.clone();
-                // Its place in the text that the body has, not in the object that became of a line of CSV.
+                // The offset in the line of CSV, not in the JSON object made from it.
                 if let (Reason::InvalidUtf8 { at }, Err(error)) =
                     (&mut reason, std::str::from_utf8(source_text))
                 {
                     *at = error.valid_up_to();
                 }
                 let length_bytes = source_text.len() as u64;
-                self.refuse(at, boundary, &reason, source_text, length_bytes)
+                self.reject(at, boundary, &reason, source_text, length_bytes)
             }
         }
     }
 
-    /// Takes a record as it is to be in the lake, or leaves it out.
+    /// Writes a row, or suppresses it.
     fn row(&mut self, record: &Record<'_>, is_suppressed: bool) -> Result<(), ConvertError> {
         self.count_record();
         let row_hash = self.hasher.hash(record);
-        // Pages are told apart by it, also where none of their calls is kept.
+        // Identifies a page, even if all of its calls are suppressed.
         self.body.digest.add(row_hash);
         if is_suppressed {
             return self.suppress(record.call_id.as_deref(), row_hash);
@@ -438,8 +438,8 @@ impl Stage {
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }
 
-    /// Rejects a record, unless what is wrong with it makes the body untrustworthy.
-    fn refuse(
+    /// Rejects a record, unless the reason makes the whole body unreliable.
+    fn reject(
         &mut self,
         at: Position,
         boundary: Boundary,
@@ -447,7 +447,7 @@ impl Stage {
         text: &[u8],
         length_bytes: u64,
     ) -> Result<(), ConvertError> {
-        if let Some(error) = ConvertError::beyond_the_record(at, boundary, reason) {
+        if let Some(error) = ConvertError::fatal_for_body(at, boundary, reason) {
             return Err(error);
         }
         self.count_record();
@@ -467,7 +467,7 @@ impl Stage {
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }
 
-    /// Leaves out a call of a number that was erased. The provider may count it twice, or once if it is there twice.
+    /// Suppresses a call of an erased number. Duplicates are detected for the comparison of counts.
     fn suppress(&mut self, call_id: Option<&str>, row_hash: u128) -> Result<(), ConvertError> {
         let directory = &self.options.spool_dir;
         let finder = self
@@ -494,7 +494,7 @@ impl Stage {
         };
         let first_reject = self.rejects.first().map(str::to_owned);
         let rejects = self.rejects.finish().map_err(spool)?;
-        // First, for it gives back a row group of memory.
+        // First, because it releases the memory of a row group.
         let mut spooled = self.writer.end()?;
         if let Some(finder) = self.suppressed {
             let found = finder.finish().map_err(spool)?;
@@ -514,7 +514,7 @@ impl Stage {
             let mut row = 0;
             spooled.read(|record| {
                 let id = identity(record.call_id.as_deref());
-                if let Some(id) = id.filter(|id| repeats.may_hold(id)) {
+                if let Some(id) = id.filter(|id| repeats.may_contain(id)) {
                     let row_hash = hasher.hash(record);
                     let added = finder.add(Some(id), row_hash, row);
                     added.map_err(|source| spool_error(&self.options.spool_dir, source))?;
@@ -524,7 +524,7 @@ impl Stage {
             })?;
             let found = finder.finish().map_err(spool)?;
             counts.conflicts = found.conflicts;
-            // What is kept is counted all the same: it is no proof of completeness.
+            // Duplicates that are kept are counted too: they prove nothing about completeness.
             if !self.options.dedupe {
                 counts.repeated += found.duplicates;
             } else if found.duplicates > 0 {
@@ -551,7 +551,7 @@ impl Stage {
     }
 }
 
-/// What tells a call from others: an id that is there, and of which nothing was redacted.
+/// The id that identifies a call: not empty, and with nothing redacted.
 fn identity(call_id: Option<&str>) -> Option<&str> {
     call_id.filter(|id| !id.is_empty() && !is_redacted(id))
 }
@@ -567,19 +567,19 @@ fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {
     }
 }
 
-/// A slice whose bodies have all been read.
+/// A slice after its last body.
 #[derive(Debug)]
 pub struct Converted {
     spooled: SpooledRows,
     /// The spooled rejects, if there are any.
     pub rejects: Option<SpoolFile>,
-    /// Where the first of them stands, and why it is one.
+    /// Place and reason of the first reject.
     pub first_reject: Option<String>,
-    /// Fields of a record for which CSV had no column, so that their columns are empty.
+    /// Fields without a column in CSV, whose columns are null.
     pub missing_fields: Vec<&'static str>,
-    /// What was read, and what became of it.
+    /// Counts of records and rows.
     pub counts: Counts,
-    /// Rows that lie so far outside the slice's day that they are another's.
+    /// Rows so far outside the slice's day that they belong to another day.
     pub far_outside_day: u64,
     /// Sums over the rows.
     pub totals: Totals,
@@ -588,7 +588,7 @@ pub struct Converted {
 }
 
 impl Converted {
-    /// Writes the Parquet footer with `metadata` in it and checks the file.
+    /// Writes the Parquet footer with `metadata` and checks the file.
     ///
     /// # Errors
     /// [`WriteError`] if the file cannot be finished or does not hold the rows counted.

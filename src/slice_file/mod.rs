@@ -1,5 +1,5 @@
-//! From the records of a slice to its Parquet file in the spool, and back to rows; what could not
-//! become a row goes into a file beside it.
+//! Writes the records of a slice to a Parquet file in the spool and reads rows back. Rejected
+//! records go to a second file.
 
 pub(crate) mod batch;
 pub(crate) mod batch_writer;

@@ -1,4 +1,4 @@
-//! Keeps what could not become a row: one JSON object a line, zstd-compressed.
+//! Rejects files: one JSON object for each rejected record, one per line, compressed with zstd.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -17,31 +17,31 @@ use crate::error::truncated;
 /// One line of a rejects file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reject<'a> {
-    /// The file of an export that the record was loaded from: the position is within it.
+    /// The export file of the record. The position is within this file.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub export_file: Option<Cow<'a, str>>,
-    /// Where the record began in the source's body.
+    /// Where the record begins in the body.
     #[serde(flatten)]
     pub at: Position,
-    /// Which page it was, where the stream turned out to be paged: the position is within it.
+    /// The page, if the stream was paged. The position is within this page.
     #[serde(default = "first_page", skip_serializing_if = "is_first_page")]
     pub page: u64,
-    /// A short name of the reason, for grouping: [`Reason::code`].
+    /// The code of the reason, for grouping: [`Reason::code`].
     pub code: Cow<'a, str>,
-    /// The reason, in words that quote no value.
+    /// The reason. Quotes no value.
     pub reason: String,
-    /// Length of the record. More than is kept here, if it was longer than allowed.
+    /// Length of the whole record, even if only its beginning is kept.
     pub length_bytes: u64,
-    /// The record's text, where it is UTF-8 and JSON does not make too much of it.
+    /// The record's text, if it is UTF-8 and its JSON string is not too long.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub text: Option<Cow<'a, str>>,
-    /// Else the record's bytes in base64.
+    /// Otherwise the record's bytes in base64.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base64: Option<String>,
 }
 
 impl<'a> Reject<'a> {
-    /// Describes a rejected record, or as much of it as was kept.
+    /// A reject with the record's bytes, up to [`MAX_KEPT_BYTES`].
     pub(crate) fn new(
         at: Position,
         page: u64,
@@ -64,7 +64,7 @@ impl<'a> Reject<'a> {
         }
     }
 
-    /// The same for a record of the file of that name.
+    /// Adds the name of the export file.
     #[must_use]
     pub(crate) fn of_export(mut self, file: &str) -> Self {
         self.export_file = Some(truncated(file, MAX_FILE_NAME_CHARS).into());
@@ -73,7 +73,7 @@ impl<'a> Reject<'a> {
 }
 
 impl Reject<'_> {
-    /// Where the record began, in words.
+    /// Where the record begins, for messages.
     pub(crate) fn place(&self) -> String {
         let at = self.at;
         match &self.export_file {
@@ -83,7 +83,7 @@ impl Reject<'_> {
         }
     }
 
-    /// The record's text, as far as it is text.
+    /// The record's text. Replaces invalid UTF-8.
     pub(crate) fn shown(&self) -> Cow<'_, str> {
         use base64::Engine;
         match (&self.text, &self.base64) {
@@ -103,10 +103,7 @@ fn first_page() -> u64 {
     1
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde hands out references"
-)]
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
 fn is_first_page(page: &u64) -> bool {
     *page == first_page()
 }
@@ -117,19 +114,20 @@ fn base64(bytes: &[u8]) -> String {
     base64::engine::general_purpose::STANDARD.encode(bytes)
 }
 
-/// Most that is kept of a record: as much as the longest has. What hides numbers may make more of one.
+/// Most bytes kept of a record: the length of the longest record. Hiding numbers may lengthen a
+/// record.
 const MAX_KEPT_BYTES: usize = MAX_RECORD_BYTES;
-/// So many times as long as itself may be the JSON string that a text becomes. Quotation marks take
-/// two bytes each; only control characters take more, and base64, of which they then become, less.
+/// Largest ratio of a JSON string to its text. Quotation marks take two bytes. Only control
+/// characters take more; such a text is shorter in base64.
 const MAX_JSON_GROWTH: usize = 2;
-/// Most that is kept of the name of a file, some characters of which take four bytes.
+/// Longest file name kept. A character may take four bytes.
 const MAX_FILE_NAME_CHARS: usize = 1_000;
-/// Everything beside the text: names, numbers, and reasons, which quote nothing.
+/// Most bytes of the other fields: names, numbers and the reason.
 const MAX_DESCRIPTION_BYTES: usize = 8 << 10;
-/// Longest line that is read, and so the longest that is written.
+/// Longest line of a rejects file.
 const MAX_LINE_BYTES: usize = MAX_JSON_GROWTH * MAX_KEPT_BYTES + MAX_DESCRIPTION_BYTES;
 
-/// The length of the JSON string that a text becomes, without its quotation marks.
+/// The length of a text as JSON string, without quotation marks.
 fn json_bytes(text: &str) -> usize {
     let bytes = text.bytes().map(|byte| match byte {
         b'"' | b'\\' | b'\t' | b'\n' | b'\r' | 0x08 | 0x0C => 2,
@@ -139,10 +137,10 @@ fn json_bytes(text: &str) -> usize {
     bytes.sum()
 }
 
-/// Calls `each` for every reject of the file at `path`, in order. Memory: one line.
+/// Calls `each` for every reject in a file, in order. Memory: one line.
 ///
 /// # Errors
-/// The file cannot be read, or is not one of ours; or what `each` returns.
+/// If the file cannot be read or is not a rejects file, or the error of `each`.
 pub(crate) fn read_rejects<E: From<io::Error>>(
     path: &Path,
     mut each: impl FnMut(&Reject<'_>) -> Result<(), E>,
@@ -158,7 +156,7 @@ pub(crate) fn read_rejects<E: From<io::Error>>(
             return Ok(());
         }
         if line.last() != Some(&b'\n') {
-            let problem = "a line is cut, or far too long to be ours";
+            let problem = "a line is truncated, or too long for a rejects file";
             return Err(io::Error::new(io::ErrorKind::InvalidData, problem).into());
         }
         let reject: Reject<'_> = serde_json::from_slice(&line).map_err(io::Error::from)?;
@@ -166,13 +164,13 @@ pub(crate) fn read_rejects<E: From<io::Error>>(
     }
 }
 
-/// Collects the rejects of one slice in the spool. The file exists from the first reject on.
-/// Memory: a write buffer and zstd's window.
+/// Writes the rejects of one slice to the spool. Creates the file with the first reject. Memory: a
+/// write buffer and zstd's window.
 pub(crate) struct RejectsWriter {
     path: PathBuf,
     open: Option<(zstd::Encoder<'static, BufWriter<File>>, TempPath)>,
     count: u64,
-    /// Place and reason of the first reject, in words.
+    /// Place and reason of the first reject.
     first: Option<String>,
 }
 
@@ -186,7 +184,7 @@ impl std::fmt::Debug for RejectsWriter {
 }
 
 impl RejectsWriter {
-    /// A writer whose file will lie at `path`.
+    /// A writer for a file at `path`.
     pub(crate) fn new(path: PathBuf) -> Self {
         Self {
             path,
@@ -201,7 +199,7 @@ impl RejectsWriter {
         self.count
     }
 
-    /// Where the first reject stands, and why it is one.
+    /// Place and reason of the first reject, for messages.
     pub(crate) fn first(&self) -> Option<&str> {
         self.first.as_deref()
     }
@@ -209,7 +207,7 @@ impl RejectsWriter {
     /// Adds a reject.
     ///
     /// # Errors
-    /// The file cannot be made or written.
+    /// The file cannot be created or written.
     pub(crate) fn add(&mut self, reject: &Reject<'_>) -> io::Result<()> {
         let (encoder, _) = match &mut self.open {
             Some(open) => open,
@@ -229,7 +227,7 @@ impl RejectsWriter {
         Ok((zstd::Encoder::new(BufWriter::new(file), 3)?, path))
     }
 
-    /// Ends the file and hands it over; `None` if nothing was rejected.
+    /// Finishes the file. Returns `None` if nothing was rejected.
     ///
     /// # Errors
     /// The file cannot be written, or read again.
@@ -250,8 +248,8 @@ mod tests {
     const BYTES: usize = 64 << 10;
     const AT: Position = Position { line: 1, byte: 0 };
 
-    /// Records that grow most: what JSON escapes, what is no text, and the shortest numbers there
-    /// are.
+    /// Records that grow most: characters that JSON escapes, invalid UTF-8, and the shortest phone
+    /// numbers.
     fn worst_records() -> Vec<Vec<u8>> {
         let of = |unit: &[u8]| unit.repeat(BYTES / unit.len());
         vec![
@@ -266,7 +264,7 @@ mod tests {
         ]
     }
 
-    /// Writes rejects of them with `privacy`, and gives back what is read.
+    /// Writes rejects with `privacy` and returns the texts that are read back.
     fn written(privacy: &Privacy, records: &[Vec<u8>]) -> Vec<String> {
         let directory = tempfile::tempdir().unwrap();
         let mut writer = RejectsWriter::new(directory.path().join("rejects"));
@@ -286,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_a_record_holds_is_read_again_as_it_was() {
+    fn every_rejected_record_is_read_back_unchanged() {
         let records = worst_records();
         let expected: Vec<_> = records
             .iter()
@@ -296,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn no_line_is_longer_than_what_is_read_of_one() {
+    fn no_line_exceeds_the_limit_for_reading() {
         let key = PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuvwxyz").unwrap();
         for mode in [Mode::Keep, Mode::Truncate, Mode::Pseudonymize] {
             let privacy = Privacy::new(Modes::all(mode), Some(key.clone()));
@@ -312,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn what_json_makes_long_is_kept_in_base64_and_the_rest_as_it_can_be_read() {
+    fn texts_that_json_lengthens_too_much_are_kept_in_base64() {
         for (text, is_text) in [
             ("{\"a\":\"b\"}", true),
             ("\"\"\\\\\t\n", true),

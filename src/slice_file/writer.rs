@@ -1,4 +1,4 @@
-//! Writes the rows of a slice as a Parquet file into the spool, and reads such files back.
+//! Writes the rows of a slice to a Parquet file in the spool, and reads such files back.
 
 use std::fmt;
 use std::fs::File;
@@ -23,22 +23,22 @@ use crate::cdr::columns::schema;
 use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
 
-/// Name of the slice, in the footer's metadata.
+/// Key of the slice's name in the footer's metadata.
 pub(crate) const SLICE_KEY: &str = "cdrlake.slice";
-/// The most text that one row holds, in bytes, in the footer's metadata: it tells readers how many
-/// rows at once are not too many.
+/// Key of the longest row's text in bytes, in the footer's metadata. Readers limit their batches by
+/// it.
 const MAX_ROW_TEXT_KEY: &str = "cdrlake.max_row_text_bytes";
-/// Rows read at once where the file does not say how large they are.
+/// Rows read at once if the file lacks [`MAX_ROW_TEXT_KEY`].
 const CAUTIOUS_BATCH_ROWS: usize = 64;
 
 /// Read buffer for checksums.
 const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
 
-/// A Parquet file, of the spool or of the table, could not be written or read.
+/// A Parquet file of the spool or of the table cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum WriteError {
-    /// The file system refused.
+    /// The file system returned an error.
     #[error("cannot {action} the Parquet file {}", path.display())]
     Io {
         /// What was tried.
@@ -48,7 +48,7 @@ pub enum WriteError {
         /// Why not.
         source: std::io::Error,
     },
-    /// The Parquet library refused, often because the file system did.
+    /// The Parquet library returned an error, often one of the file system.
     #[error("cannot {action} the Parquet file {}", path.display())]
     Parquet {
         /// What was tried.
@@ -63,21 +63,21 @@ pub enum WriteError {
 /// A finished file of the spool. Dropping it deletes it.
 #[derive(Debug)]
 pub struct SpoolFile {
-    /// Where it lies.
+    /// Its path.
     pub path: TempPath,
-    /// Its rows, or its rejects.
+    /// Number of rows, or of rejects.
     pub rows: u64,
-    /// Its size.
+    /// Size.
     pub bytes: u64,
-    /// [`checksum_of`] it.
+    /// [`checksum_of`] the file.
     pub checksum: String,
 }
 
 impl SpoolFile {
-    /// The finished file at `path`, which holds so many rows or rejects.
+    /// The finished file at `path`, with this number of rows or rejects.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     pub fn of(path: TempPath, rows: u64) -> std::io::Result<Self> {
         Ok(Self {
             bytes: std::fs::metadata(&path)?.len(),
@@ -88,9 +88,9 @@ impl SpoolFile {
     }
 }
 
-/// A file of the spool that has no footer yet. Dropping it deletes it.
+/// A spool file without a footer. Dropping it deletes it.
 #[derive(Debug)]
-struct Unfinished {
+struct UnfinishedFile {
     slice: Slice,
     options: ParquetOptions,
     path: TempPath,
@@ -98,15 +98,15 @@ struct Unfinished {
     max_row_text_bytes: usize,
 }
 
-/// Writes one slice. Memory: three batches (one is filled while another waits and a third is encoded), and the row
-/// group that is being encoded.
+/// Writes one slice. Memory: three batches (one is filled while another waits and a third is
+/// encoded), and the encoded row group.
 pub struct SpoolWriter {
-    file: Unfinished,
+    file: UnfinishedFile,
     builder: BatchBuilder,
     batches: BatchWriter,
 }
 
-// The rows are nobody's business.
+// Without the rows, which are personal data.
 impl fmt::Debug for SpoolWriter {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("SpoolWriter");
@@ -115,11 +115,11 @@ impl fmt::Debug for SpoolWriter {
 }
 
 impl SpoolWriter {
-    /// Opens a new spool file at `path`, replacing what a dead run may have left there. The caller
-    /// holds the slice's lease, so nobody else writes it.
+    /// Creates a spool file at `path`, replacing a leftover of a crashed run. The caller holds the
+    /// slice's lease, so there is no other writer.
     ///
     /// # Errors
-    /// [`WriteError`] if the file cannot be made.
+    /// [`WriteError`] if the file cannot be created.
     pub fn try_new(
         path: &Path,
         slice: Slice,
@@ -135,7 +135,7 @@ impl SpoolWriter {
         let batches = BatchWriter::begin(file, options);
         let batches = batches.map_err(|source| error(&path, "begin", source))?;
         Ok(Self {
-            file: Unfinished {
+            file: UnfinishedFile {
                 slice,
                 options: options.clone(),
                 path,
@@ -169,16 +169,16 @@ impl SpoolWriter {
         written.map_err(|source| error(&self.file.path, "write", source))
     }
 
-    /// Gives the file up.
+    /// Abandons the file.
     ///
     /// # Errors
-    /// [`WriteError`] if the spool could not be written, which is not always known before.
+    /// [`WriteError`] if the spool could not be written and no earlier call returned the error.
     pub fn abandon(self) -> Result<(), WriteError> {
         let abandoned = self.batches.abandon();
         abandoned.map_err(|source| error(&self.file.path, "write", source))
     }
 
-    /// Writes what is left. All rows are then in the file, which only lacks its footer.
+    /// Writes the last batch. The file then lacks only its footer.
     ///
     /// # Errors
     /// [`WriteError`] if the spool cannot be written.
@@ -193,13 +193,13 @@ impl SpoolWriter {
     }
 }
 
-/// All rows of a slice, in a file without a footer. Dropping it deletes the file.
+/// All rows of a slice in a file without a footer. Dropping it deletes the file.
 pub struct SpooledRows {
-    file: Unfinished,
+    file: UnfinishedFile,
     writer: FileWriter,
 }
 
-// The rows are nobody's business.
+// Without the rows, which are personal data.
 impl fmt::Debug for SpooledRows {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut shown = f.debug_struct("SpooledRows");
@@ -216,7 +216,7 @@ impl SpooledRows {
         &self,
         each: impl FnMut(&Record<'_>) -> Result<(), E>,
     ) -> Result<(), E> {
-        // What the footer will say.
+        // Metadata like that of the future footer.
         let rows = i64::try_from(self.file.rows).unwrap_or(i64::MAX);
         let schema = Arc::new(parquet_schema(&schema()));
         let file = FileMetaData::new(1, rows, None, Some(vec![self.max_row_text()]), schema, None);
@@ -224,7 +224,7 @@ impl SpooledRows {
         let metadata = Arc::new(ParquetMetaData::new(file, row_groups));
         let footer = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
             .map_err(|source| error(&self.file.path, "read back", source))?;
-        read_rows_by(&self.file.path, footer, self.file.slice, each)
+        read_rows_with(&self.file.path, footer, self.file.slice, each)
     }
 
     fn max_row_text(&self) -> KeyValue {
@@ -232,8 +232,7 @@ impl SpooledRows {
         KeyValue::new(MAX_ROW_TEXT_KEY.to_owned(), bytes)
     }
 
-    /// Writes the footer with `metadata` in it, reads it back, and checks that it holds the rows
-    /// that were written.
+    /// Writes the footer with `metadata`, reads it back, and checks its number of rows.
     ///
     /// # Errors
     /// [`WriteError`] if the file cannot be finished or does not read back.
@@ -254,7 +253,7 @@ impl SpooledRows {
         let rows = footer.metadata().file_metadata().num_rows();
         if u64::try_from(rows) != Ok(self.file.rows) {
             let source = ParquetError::General(format!(
-                "its footer says {rows} rows, {} were written",
+                "its footer has {rows} rows, but {} were written",
                 self.file.rows
             ));
             return Err(error(&self.file.path, "verify", source));
@@ -267,8 +266,8 @@ impl SpooledRows {
         })
     }
 
-    /// Writes the rows again without those numbered in `surplus` (ascending), calling `kept` for
-    /// each row that stays. Memory: as for writing.
+    /// Rewrites the file without the rows numbered in `surplus` (ascending). Calls `kept` for every
+    /// other row. Memory: as for writing.
     ///
     /// # Errors
     /// [`WriteError`] if either file cannot be written or read.
@@ -309,8 +308,8 @@ fn error(path: &Path, action: &'static str, source: ParquetError) -> WriteError 
     }
 }
 
-/// Makes a file that only its owner can read, replacing what a dead run may have left at `path`.
-/// Never follows a link that somebody put there.
+/// Creates a file that only its owner can read, replacing a leftover of a crashed run. Never
+/// follows a symbolic link.
 pub(crate) fn create_spool_file(path: &Path) -> std::io::Result<File> {
     remove_leftover(path)?;
     File::options()
@@ -321,7 +320,7 @@ pub(crate) fn create_spool_file(path: &Path) -> std::io::Result<File> {
         .open(path)
 }
 
-/// Removes what a dead run may have left at `path`.
+/// Removes a leftover of a crashed run at `path`.
 pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
     match std::fs::remove_file(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
@@ -332,39 +331,39 @@ pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
 /// Footer of the Parquet file at `path`, without its page index.
 ///
 /// # Errors
-/// `WriteError` if it cannot be opened or is not a whole Parquet file.
+/// `WriteError` if it cannot be opened or is not a complete Parquet file.
 pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
     ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new())
         .map_err(|source| error(path, "read", source))
 }
 
-/// Name of the slice that the file at `path` was written for; `None` if it does not say, or is no
-/// whole Parquet file.
+/// Name of the slice in the footer of the file at `path`. `None` if it is missing, or the file is
+/// not a complete Parquet file.
 pub(crate) fn slice_named_in(path: &Path) -> Option<String> {
     let footer = read_footer(path).ok()?;
-    noted(footer.metadata().file_metadata(), SLICE_KEY).map(str::to_owned)
+    metadata_value(footer.metadata().file_metadata(), SLICE_KEY).map(str::to_owned)
 }
 
-/// Rows that the file at `path` says it holds of `slice`; `None` if it is no whole Parquet file, or
-/// another slice's.
+/// Number of rows of the file at `path`. `None` if it is not a complete Parquet file, or belongs to
+/// a slice other than `slice`.
 pub(crate) fn rows_of(path: &Path, slice: Slice) -> Option<u64> {
     let footer = read_footer(path).ok()?;
     let metadata = footer.metadata().file_metadata();
-    let is_of_slice = noted(metadata, SLICE_KEY)? == slice.to_string();
+    let is_of_slice = metadata_value(metadata, SLICE_KEY)? == slice.to_string();
     u64::try_from(metadata.num_rows())
         .ok()
         .filter(|_| is_of_slice)
 }
 
-/// What the footer's metadata notes under `key`.
-fn noted<'a>(metadata: &'a FileMetaData, key: &str) -> Option<&'a str> {
+/// The value of `key` in the footer's metadata.
+fn metadata_value<'a>(metadata: &'a FileMetaData, key: &str) -> Option<&'a str> {
     let pairs = metadata.key_value_metadata()?;
     let pair = pairs.iter().find(|pair| pair.key == key)?;
     pair.value.as_deref()
 }
 
-/// Checksum of the file at `path`, byte for byte: `xxh3-128:` and 32 hexadecimal digits. Against
-/// accidents, not against forgers. Memory: one buffer.
+/// Checksum of the file at `path`: `xxh3-128:` and 32 hexadecimal digits. Detects damage, not
+/// forgery. Memory: one buffer.
 ///
 /// # Errors
 /// The file cannot be read.
@@ -380,10 +379,10 @@ pub fn checksum_of(path: &Path) -> std::io::Result<String> {
     }
 }
 
-/// How many rows to read at once, so that a batch holds no more text than when it was written.
+/// Rows to read at once, so that a batch holds no more text than a written batch.
 fn batch_rows(metadata: &FileMetaData) -> usize {
     let max_row_text =
-        noted(metadata, MAX_ROW_TEXT_KEY).and_then(|text| text.parse::<usize>().ok());
+        metadata_value(metadata, MAX_ROW_TEXT_KEY).and_then(|text| text.parse::<usize>().ok());
     max_row_text.map_or(CAUTIOUS_BATCH_ROWS, |bytes| {
         (BATCH_TEXT_BYTES / bytes.max(1)).clamp(1, BATCH_ROWS)
     })
@@ -393,13 +392,13 @@ fn batch_rows(metadata: &FileMetaData) -> usize {
 ///
 /// # Errors
 /// [`WriteError`] if the file cannot be read, has other columns or holds rows of another slice, or
-/// what `each` returns.
+/// the error of `each`.
 pub(crate) fn read_rows<E: From<WriteError>>(
     path: &Path,
     slice: Slice,
     each: impl FnMut(&Record<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    read_rows_by(path, read_footer(path)?, slice, each)
+    read_rows_with(path, read_footer(path)?, slice, each)
 }
 
 fn open(path: &Path) -> Result<File, WriteError> {
@@ -410,8 +409,8 @@ fn open(path: &Path) -> Result<File, WriteError> {
     })
 }
 
-/// The same, where the footer is known and need not be in the file.
-fn read_rows_by<E: From<WriteError>>(
+/// Like [`read_rows`], with a footer that need not be in the file.
+fn read_rows_with<E: From<WriteError>>(
     path: &Path,
     footer: ArrowReaderMetadata,
     slice: Slice,

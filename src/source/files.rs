@@ -706,7 +706,7 @@ impl Splitter {
                 reason: reason.clone(),
             });
         }
-        if let Some(error) = ConvertError::beyond_the_record(at, boundary, reason) {
+        if let Some(error) = ConvertError::fatal_for_body(at, boundary, reason) {
             return Err(error);
         }
         if *reason == Reason::Date(TimeError::NoOffset) {

@@ -209,14 +209,14 @@ fn cut_or_told_of_is_fetched_again(separator: &str) {
         ),
         (
             "{\"success\":false,\"message\":\"export failed\"}\n".to_owned(),
-            "broke off with a message of its own: export failed",
+            "ended the stream with an error: export failed",
         ),
         (
             format!(
                 "{header}{}{{\"success\":false,\"message\":\"export failed\"}}\n",
                 line(1)
             ),
-            "broke off with a message of its own: export failed",
+            "ended the stream with an error: export failed",
         ),
     ] {
         let (workplace, _server, ran) = run_csv(2, [csv(&body), csv(&whole)]);

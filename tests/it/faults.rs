@@ -125,12 +125,12 @@ fn broken_answers() -> Vec<(&'static str, Answer, &'static str)> {
         (
             "an error object as a line",
             ok_chunked(&format!("{}{error}", calls(0, 2))),
-            "line 3, byte 390: the server broke off with a message of its own: Internal error",
+            "line 3, byte 390: the server ended the stream with an error: Internal error",
         ),
         (
             "an error object alone",
             ok_chunked(error),
-            "line 1, byte 0: the server broke off with a message of its own: Internal error",
+            "line 1, byte 0: the server ended the stream with an error: Internal error",
         ),
         (
             "a web page",
@@ -150,7 +150,7 @@ fn broken_answers() -> Vec<(&'static str, Answer, &'static str)> {
         (
             "a broken record in an array",
             ok_chunked("[{\"date\":\"2026-10-01T00:00:00Z\",}]"),
-            "line 1, byte 1: a record inside a list is broken",
+            "line 1, byte 1: a record in a list is invalid",
         ),
     ]
 }
@@ -663,7 +663,7 @@ fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
     let (workplace, _server, ran) = run_scripted(1, [ok_chunked(garbage)]);
     assert_eq!(ran.status, 1);
     assert!(
-        ran.stdout.contains("the answer has 1 line and no record"),
+        ran.stdout.contains("the answer has 1 line but no record"),
         "{ran:?}"
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);

@@ -478,7 +478,7 @@ fn a_line_that_is_too_long_may_be_many_records_and_is_left_out_by_no_option() {
     workplace.configure_also("[limits]\nmax_record_bytes = \"1KiB\"");
     let loaded = load(&workplace, &["export", "--skip-undated"]);
     assert_eq!(loaded.status, 1, "{loaded:?}");
-    let problem = "more than limits.max_record_bytes = 1024. Raise that, or break the line where a record ends. Nothing was loaded";
+    let problem = "more than limits.max_record_bytes = 1024. Raise that limit, or insert line breaks between records. Nothing was loaded";
     assert!(
         loaded.stderr.contains("error: export: line 2, byte") && loaded.stderr.contains(problem),
         "{loaded:?}"
@@ -497,11 +497,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
         (cut(&whole), 1, "export: line 3, byte"),
         (cut(&whole), 1, "the stream ends in the middle of a record"),
         (cut(&array), 1, "the body ends inside its list of records"),
-        (
-            b"[{\"date\":]".to_vec(),
-            1,
-            "a record inside a list is broken",
-        ),
+        (b"[{\"date\":]".to_vec(), 1, "a record in a list is invalid"),
         (b"<html></html>".to_vec(), 1, "the body is a web page"),
         (
             b"nothing\nof the kind\n".to_vec(),

@@ -6,11 +6,10 @@ use parquet::basic::Compression;
 
 const DAY_US: i64 = 86_400_000_000;
 
-/// A call of that id, in a line.
+/// A call with this id, as a line.
 fn call(id: &str, charge: &str) -> String {
-    format!(
-        "{{\"date\":\"2026-10-01T10:00:00Z\",\"call_id\":\"{id}\",\"duration\":6,\"charge\":\"{charge}\"}}\n"
-    )
+    let date = "2026-10-01T10:00:00Z";
+    format!("{{\"date\":\"{date}\",\"call_id\":\"{id}\",\"duration\":6,\"charge\":\"{charge}\"}}\n")
 }
 
 fn options(directory: &TempDir) -> ConvertOptions {
@@ -47,14 +46,14 @@ fn convert(options: ConvertOptions, bodies: &[&str]) -> Result<Converted, Conver
     converter.finish()
 }
 
-/// The error that a body makes.
+/// The error that a body causes.
 fn error(body: &str) -> ConvertError {
     let directory = tempfile::tempdir().unwrap();
     convert(options(&directory), &[body]).unwrap_err()
 }
 
 #[test]
-fn every_record_is_counted_as_what_became_of_it() {
+fn every_record_is_counted_by_its_outcome() {
     let directory = tempfile::tempdir().unwrap();
     let body = [
         call("a", "0.5"),
@@ -89,7 +88,7 @@ fn every_record_is_counted_as_what_became_of_it() {
 }
 
 #[test]
-fn equal_rows_that_are_kept_are_counted_all_the_same() {
+fn duplicates_that_are_kept_are_counted_too() {
     let directory = tempfile::tempdir().unwrap();
     let options = ConvertOptions {
         dedupe: false,
@@ -102,7 +101,7 @@ fn equal_rows_that_are_kept_are_counted_all_the_same() {
 }
 
 #[test]
-fn neither_the_order_of_rows_nor_how_they_came_in_pages_is_in_the_digest() {
+fn the_digest_depends_neither_on_the_order_of_rows_nor_on_pages() {
     let digest = |bodies: &[&str]| {
         let directory = tempfile::tempdir().unwrap();
         convert(options(&directory), bodies).unwrap().digest
@@ -115,7 +114,7 @@ fn neither_the_order_of_rows_nor_how_they_came_in_pages_is_in_the_digest() {
 }
 
 #[test]
-fn each_body_has_a_digest_of_its_own_with_its_duplicates() {
+fn each_body_has_its_own_digest_including_duplicates() {
     let directory = tempfile::tempdir().unwrap();
     let mut converter = Converter::try_new(options(&directory)).unwrap();
     let mut end = |body: &str| {
@@ -130,19 +129,22 @@ fn each_body_has_a_digest_of_its_own_with_its_duplicates() {
 }
 
 #[test]
-fn what_a_broken_record_means_depends_on_what_stands_behind_it() {
+fn an_invalid_record_is_fatal_in_a_list_and_at_the_end_but_not_on_a_line() {
     let whole = call("a", "1");
     let in_list = error("[{\"date\":\"2026-10-01T10:00:00Z\"},{\"call_id\":tru}]");
     assert!(
         matches!(in_list, ConvertError::BrokenList { .. }),
         "{in_list}"
     );
-    let cut = error(&format!("{whole}{{\"date\":\"2026-10-0"));
-    assert!(matches!(cut, ConvertError::CutRecord { .. }), "{cut}");
-    for error in [in_list, cut] {
+    let truncated = error(&format!("{whole}{{\"date\":\"2026-10-0"));
+    assert!(
+        matches!(truncated, ConvertError::TruncatedRecord { .. }),
+        "{truncated}"
+    );
+    for error in [in_list, truncated] {
         assert_eq!(error.fate(), Fate::RETRY, "{error}");
     }
-    // A line is by itself.
+    // Lines are independent of each other.
     let directory = tempfile::tempdir().unwrap();
     let body = format!("{{\"call_id\":tru}}\n{whole}");
     let counts = convert(options(&directory), &[&body]).unwrap().counts;
@@ -150,7 +152,7 @@ fn what_a_broken_record_means_depends_on_what_stands_behind_it() {
 }
 
 #[test]
-fn what_is_no_list_of_calls_at_all_is_foreign() {
+fn a_body_without_any_record_is_a_foreign_answer() {
     for body in [
         "login here\nplease\n",
         "<!doctype html><title>Login</title>",
@@ -162,7 +164,7 @@ fn what_is_no_list_of_calls_at_all_is_foreign() {
 }
 
 #[test]
-fn a_server_that_fails_in_the_middle_is_quoted_without_the_key_and_without_numbers() {
+fn a_server_s_error_message_is_quoted_without_keys_and_numbers() {
     let directory = tempfile::tempdir().unwrap();
     let key = secrecy::SecretString::from("a-long-enough-key");
     let options = ConvertOptions {
@@ -181,7 +183,7 @@ fn a_server_that_fails_in_the_middle_is_quoted_without_the_key_and_without_numbe
 }
 
 #[test]
-fn the_limit_is_one_of_all_bodies_together() {
+fn all_bodies_share_one_limit() {
     let directory = tempfile::tempdir().unwrap();
     let page: String = (0..300).map(|i| call(&i.to_string(), "1")).collect();
     assert!(page.len() < 50_000);
@@ -196,7 +198,7 @@ fn the_limit_is_one_of_all_bodies_together() {
 }
 
 #[test]
-fn a_credential_is_taken_out_and_an_id_that_held_one_identifies_nothing() {
+fn a_credential_is_removed_and_an_id_that_held_it_identifies_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let key = secrecy::SecretString::from("a-long-enough-key");
     let options = ConvertOptions {
@@ -214,10 +216,10 @@ fn a_credential_is_taken_out_and_an_id_that_held_one_identifies_nothing() {
 }
 
 #[test]
-fn nothing_is_left_in_the_spool_of_a_slice_that_was_given_up() {
+fn nothing_is_left_in_the_spool_of_an_abandoned_slice() {
     let directory = tempfile::tempdir().unwrap();
     let left = || std::fs::read_dir(directory.path()).unwrap().count();
-    // Nor what a run that died had left.
+    // Leftovers of a crashed run are removed too.
     for extension in ["rejects", "rewrite", "parquet"] {
         let path = directory
             .path()
@@ -226,10 +228,10 @@ fn nothing_is_left_in_the_spool_of_a_slice_that_was_given_up() {
         std::fs::write(path, "left").unwrap();
     }
     let mut converter = Converter::try_new(options(&directory)).unwrap();
-    assert_eq!(left(), 1, "the file that is written");
+    assert_eq!(left(), 1, "the Parquet file");
     converter.push(b"{\"call_id\":\"a\"}\n").unwrap();
     converter.push(call("b", "1").as_bytes()).unwrap();
-    assert_eq!(left(), 2, "and its rejects");
+    assert_eq!(left(), 2, "and the rejects");
     converter.abandon().unwrap();
     assert_eq!(left(), 0);
 }

@@ -1,8 +1,9 @@
-//! Finds rows of one slice that are there twice, in constant memory.
+//! Finds duplicate rows of one slice in constant memory.
 //!
-//! Same `call_id` and same content: a duplicate, and only the first row is kept. Same `call_id`,
-//! other content: a conflict, and every row is kept, for legs may share an id and a billed call
-//! must not vanish. Rows without an id are never duplicates of each other.
+//! - Same `call_id`, same content: a duplicate. Only the first row is kept.
+//! - Same `call_id`, different content: a conflict. Every row is kept, because legs may share an id
+//!   and no billed call may be lost.
+//! - Rows without an id are never duplicates.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -11,11 +12,11 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::sort::{ExternalSorter, Sorted};
 
-/// Hash of the id, hash of the row, row number: big-endian, so that byte order groups equal ids,
-/// within them equal rows, and within those puts the first row first.
+/// Hash of the id, hash of the row, row number, all big-endian: sorting by bytes groups equal ids,
+/// then equal rows, then orders by row number.
 const KEY_BYTES: usize = 8 + 16 + 8;
 
-/// Compares the rows of a slice whose ids are there twice. Memory: see `ExternalSorter`.
+/// Compares rows with repeated ids. Memory: see `ExternalSorter`.
 #[derive(Debug)]
 pub struct DuplicateFinder {
     directory: PathBuf,
@@ -31,7 +32,7 @@ impl DuplicateFinder {
         }
     }
 
-    /// Notes the row numbered `row`, whose whole content has the hash `row_hash`.
+    /// Adds row number `row`. `row_hash` is the hash of its whole content.
     ///
     /// # Errors
     /// The temporary file cannot be written.
@@ -46,7 +47,7 @@ impl DuplicateFinder {
         self.keys.push(key)
     }
 
-    /// Compares all rows noted.
+    /// Compares all added rows.
     ///
     /// # Errors
     /// The temporary file cannot be written or read.
@@ -76,18 +77,18 @@ impl DuplicateFinder {
     }
 }
 
-/// What [`DuplicateFinder`] found.
+/// The result of [`DuplicateFinder`].
 #[derive(Debug)]
 pub struct FoundDuplicates {
-    /// Rows that an earlier row of the slice equals in every column.
+    /// Rows that equal an earlier row of the slice in every column.
     pub duplicates: u64,
-    /// Rows whose `call_id` another row has with other content, beyond the first of each id.
+    /// Rows that share their `call_id` with an earlier row of different content.
     pub conflicts: u64,
-    /// The duplicate rows themselves.
+    /// The numbers of the duplicate rows.
     pub surplus: SurplusRows,
 }
 
-/// Numbers of the rows to be left out, ascending.
+/// Numbers of the rows to drop, ascending.
 #[derive(Debug)]
 pub struct SurplusRows {
     rows: Sorted<8>,
@@ -106,7 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_first_of_equal_rows_stays_and_conflicts_all_stay() {
+    fn the_first_of_equal_rows_and_all_conflicts_are_kept() {
         let directory = tempfile::tempdir().unwrap();
         let mut finder = DuplicateFinder::new(directory.path());
         let rows = [

@@ -1,4 +1,4 @@
-//! Rows that are there twice: whether there may be any, and which.
+//! Finds duplicate rows: first whether any id repeats, then which rows are equal.
 
 pub(crate) mod duplicates;
 pub(crate) mod repeats;

@@ -1,12 +1,15 @@
-//! Finds out whether any id of a slice is there twice, at a few nanoseconds a row.
+//! Detects repeated ids of a slice, at a few nanoseconds for each row.
 //!
-//! Nearly always none is, and then there is nothing to compare: the [search for duplicates](crate::slice_file::dedupe::duplicates), which
-//! sorts every row, is only made where this one finds a repeat, and only for the rows concerned.
+//! Most slices have none, and need no comparison of rows. Only if an id repeats, the
+//! [search for duplicates](crate::slice_file::dedupe::duplicates) sorts and compares the rows with
+//! such ids.
 //!
-//! Each id is a hash of 64 bits, which goes to one of 64 partitions by its first bits; full blocks of a partition
-//! go to one temporary file. At the end each partition is looked through by itself, in several passes if it is large:
-//! each looks at those hashes that other bits give to it. Memory: 256 KiB and 8 bytes for every thousandth id, and at the end, when
-//! the rows have been written, mostly up to 1 MiB.
+//! Each id is hashed to 64 bits, whose first bits select one of 64 partitions. Full blocks of a
+//! partition are written to a temporary file. At the end each partition is scanned, in several
+//! passes if it is large; other bits of the hash select the pass.
+//!
+//! Memory: 256 KiB and 8 bytes for every thousandth id; at the end, after the rows have been
+//! written, usually up to 1 MiB.
 
 use std::collections::HashSet;
 use std::fs::File;
@@ -16,17 +19,17 @@ use std::path::{Path, PathBuf};
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// So many that with 4 KiB each they stay in a processor's own cache.
+/// With 4 KiB each, all partitions fit into a processor's own cache.
 const PARTITIONS: usize = 1 << PARTITION_BITS;
 const PARTITION_BITS: u32 = 6;
 /// Hashes of a block: 4 KiB.
 const BLOCK_HASHES: usize = 512;
 const BLOCK_BYTES: usize = BLOCK_HASHES * size_of::<u64>();
-/// Most hashes that are told apart: of more repeats every row is compared.
+/// Most repeated hashes kept. If there are more, every row is compared.
 const MAX_REPEATS: usize = 1 << 16;
-/// Hashes of a partition that are looked through in one pass.
+/// Hashes of a partition scanned in one pass.
 const PASS_HASHES: usize = 60_000;
-/// Most passes through a partition: where they are not enough every row is compared.
+/// Most passes through a partition. If they do not suffice, every row is compared.
 const MAX_PASSES: usize = 64;
 
 /// The hash of an id.
@@ -34,7 +37,7 @@ fn hash_of(id: &str) -> u64 {
     xxh3_64(id.as_bytes())
 }
 
-/// Notes ids as rows are written.
+/// Collects ids while rows are written.
 #[derive(Debug)]
 pub struct RepeatFinder {
     directory: PathBuf,
@@ -51,24 +54,24 @@ struct Partition {
     blocks: Vec<u32>,
 }
 
-/// Which ids are there twice, or may be: where two ids have one hash, nothing is wrong but some work is wasted.
+/// Which ids may be repeated. Two ids with the same hash cost an unnecessary comparison.
 #[derive(Debug)]
 pub enum Repeats {
     /// None.
     None,
-    /// Those with these hashes.
+    /// The ids with these hashes.
     Some(HashSet<u64>),
-    /// So many that they are not told apart.
-    Many,
+    /// Too many to list: every id counts as repeated.
+    TooMany,
 }
 
 impl Repeats {
-    /// Whether the id may be there twice.
-    pub fn may_hold(&self, id: &str) -> bool {
+    /// Whether the id may be repeated.
+    pub fn may_contain(&self, id: &str) -> bool {
         match self {
             Self::None => false,
             Self::Some(hashes) => hashes.contains(&hash_of(id)),
-            Self::Many => true,
+            Self::TooMany => true,
         }
     }
 }
@@ -86,7 +89,7 @@ impl RepeatFinder {
         }
     }
 
-    /// Notes an id.
+    /// Adds an id.
     ///
     /// # Errors
     /// The temporary file cannot be written.
@@ -118,7 +121,7 @@ impl RepeatFinder {
         Ok(())
     }
 
-    /// Looks for ids that were noted twice.
+    /// Finds repeated ids.
     ///
     /// # Errors
     /// The temporary file cannot be read.
@@ -134,27 +137,27 @@ impl RepeatFinder {
             let hashes = partition.hashes.len() + partition.blocks.len() * BLOCK_HASHES;
             let passes = hashes.div_ceil(pass_hashes).next_power_of_two();
             if passes > MAX_PASSES {
-                return Ok(Repeats::Many);
+                return Ok(Repeats::TooMany);
             }
             for pass in 0..passes {
                 table.clear();
-                // Zero marks a free slot, so the hash that is zero is noted as another: nothing but work is lost.
-                let mut note = |hash: u64| {
+                // Zero marks a free slot, so hash 0 counts as hash 1.
+                let mut insert = |hash: u64| {
                     let hash = hash.max(1);
-                    if pass_of(hash, passes) == pass && table.note(hash) {
+                    if pass_of(hash, passes) == pass && table.insert(hash) {
                         repeats.insert(hash);
                     }
                 };
-                partition.hashes.iter().copied().for_each(&mut note);
+                partition.hashes.iter().copied().for_each(&mut insert);
                 for &number in &partition.blocks {
                     if let Some(file) = &self.spilled {
                         file.read_exact_at(&mut block, offset_of(number))?;
                     }
                     let hashes = block.as_chunks::<8>().0.iter();
-                    hashes.for_each(|bytes| note(u64::from_le_bytes(*bytes)));
+                    hashes.for_each(|bytes| insert(u64::from_le_bytes(*bytes)));
                 }
                 if repeats.len() > MAX_REPEATS || table.is_full() {
-                    return Ok(Repeats::Many);
+                    return Ok(Repeats::TooMany);
                 }
             }
         }
@@ -173,17 +176,19 @@ fn offset_of(block: u32) -> u64 {
     u64::from(block) * BLOCK_BYTES as u64
 }
 
-/// The pass that looks at a hash, of a power of two of them: by bits that say neither its partition nor its slot.
+/// The pass that scans a hash. `passes` is a power of two. Uses bits that select neither the
+/// partition nor the slot.
 fn pass_of(hash: u64, passes: usize) -> usize {
     let next_bits = (hash << PARTITION_BITS) >> u32::BITS;
     usize::try_from(next_bits).map_or(0, |bits| bits & (passes - 1))
 }
 
-/// Slots of the table at first, and at most: 2 MiB, twice as many as a pass needs, for the passes are not quite equal.
+/// Initial and largest number of slots. The largest (2 MiB) is twice what an average pass needs,
+/// because passes differ in size.
 const MIN_SLOTS: usize = 1 << 10;
 const MAX_SLOTS: usize = 1 << 18;
 
-/// Hashes that were seen, at most half as many as there are slots.
+/// A set of hashes with open addressing, at most half full.
 #[derive(Debug, Default)]
 struct HashTable {
     slots: Vec<u64>,
@@ -196,13 +201,13 @@ impl HashTable {
         self.used = 0;
     }
 
-    /// Whether it takes no more.
+    /// Whether the table has reached its limit.
     fn is_full(&self) -> bool {
         2 * self.used >= MAX_SLOTS
     }
 
-    /// Notes a hash, unless it is full. Whether it was there.
-    fn note(&mut self, hash: u64) -> bool {
+    /// Adds a hash, unless the table is full. Returns whether it was present.
+    fn insert(&mut self, hash: u64) -> bool {
         if 2 * self.used >= self.slots.len() && !self.is_full() {
             let larger = (2 * self.slots.len()).max(MIN_SLOTS);
             for hash in std::mem::replace(&mut self.slots, vec![0; larger]) {
@@ -213,18 +218,18 @@ impl HashTable {
             }
         }
         let slot = self.find(hash);
-        let is_there = self.slots[slot] == hash;
-        if !is_there && !self.is_full() {
+        let is_present = self.slots[slot] == hash;
+        if !is_present && !self.is_full() {
             self.slots[slot] = hash;
             self.used += 1;
         }
-        is_there
+        is_present
     }
 
-    /// The slot of a hash, or the free one where it belongs.
+    /// The slot of a hash, or the free slot for it.
     fn find(&self, hash: u64) -> usize {
         let mask = self.slots.len() - 1;
-        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+        #[expect(clippy::cast_possible_truncation, reason = "any bits are suitable")]
         let mut slot = hash as usize & mask;
         while self.slots[slot] != 0 && self.slots[slot] != hash {
             slot = (slot + 1) & mask;
@@ -238,9 +243,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn repeated_ids_are_found_and_no_others_however_many_there_are() {
+    fn exactly_the_repeated_ids_are_found() {
         let directory = tempfile::tempdir().unwrap();
-        // Few, and so many that blocks were spilled of every partition.
+        // Few ids, and enough that every partition spills blocks.
         for ids in [10_u32, 400_000] {
             for repeated in [vec![], vec![3], vec![0, 7, ids - 1]] {
                 let mut finder = RepeatFinder::new(directory.path());
@@ -248,42 +253,42 @@ mod tests {
                     finder.add(&format!("call-{id}")).unwrap();
                 }
                 assert_eq!(finder.spilled.is_some(), ids > 10);
-                // Each partition of the many takes 32 passes.
+                // With many ids, each partition takes 32 passes.
                 let found = finder.finish_in_passes(200).unwrap();
                 assert_eq!(matches!(found, Repeats::None), repeated.is_empty());
                 for id in 0..ids {
-                    let may_hold = found.may_hold(&format!("call-{id}"));
-                    assert_eq!(may_hold, repeated.contains(&id), "{id} of {ids}");
+                    let may_contain = found.may_contain(&format!("call-{id}"));
+                    assert_eq!(may_contain, repeated.contains(&id), "{id} of {ids}");
                 }
             }
         }
     }
 
     #[test]
-    fn of_too_many_repeats_all_ids_are_suspects() {
+    fn if_too_many_ids_repeat_every_id_counts_as_repeated() {
         let directory = tempfile::tempdir().unwrap();
         let mut finder = RepeatFinder::new(directory.path());
         for id in (0..100_000).chain(0..100_000) {
             finder.add(&format!("call-{id}")).unwrap();
         }
-        assert!(matches!(finder.finish().unwrap(), Repeats::Many));
+        assert!(matches!(finder.finish().unwrap(), Repeats::TooMany));
     }
 
     #[test]
-    fn the_table_grows_with_the_hashes_that_differ_and_not_without_end() {
+    fn the_table_grows_with_distinct_hashes_up_to_a_limit() {
         let mut table = HashTable::default();
         for _ in 0..1_000_000 {
-            table.note(7);
+            table.insert(7);
         }
         assert_eq!(table.slots.len(), MIN_SLOTS);
-        // All in one place, as those of one partition are not: the low bits are what is looked at.
+        // Consecutive hashes occupy consecutive slots, because the low bits select the slot.
         for hash in 1..=MAX_SLOTS as u64 {
             let is_known = hash == 7 || table.is_full() && hash <= (MAX_SLOTS / 2) as u64;
-            assert_eq!(table.note(hash), is_known, "{hash}");
+            assert_eq!(table.insert(hash), is_known, "{hash}");
         }
         assert!(table.is_full());
         assert_eq!(table.slots.len(), MAX_SLOTS);
         table.clear();
-        assert!(!table.note(1) && table.note(1));
+        assert!(!table.insert(1) && table.insert(1));
     }
 }

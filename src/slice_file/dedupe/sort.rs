@@ -1,4 +1,4 @@
-//! Sorting in constant memory: an external merge sort of fixed-size keys.
+//! External merge sort of fixed-size keys.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -8,14 +8,13 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of keys held before a sorted run goes to disk.
+/// Bytes of keys in memory before a sorted run is written to disk.
 const RUN_BYTES: usize = 2 << 20;
 /// Read buffer of one run while runs are merged.
 const MERGE_BUFFER_BYTES: usize = 16 << 10;
 
-/// Sorts keys of `N` bytes by their byte order. Memory: 2 MiB while keys are added, then 16 KiB for
-/// every 2 MiB added (0.8 %); the rest lies in one unnamed temporary file. Up to 2 MiB nothing
-/// touches the disk.
+/// Sorts keys of `N` bytes in byte order. Memory: 2 MiB while keys are added, then 16 KiB for every
+/// 2 MiB added (0.8 %). More than 2 MiB spill to one unnamed temporary file.
 #[derive(Debug)]
 pub(crate) struct ExternalSorter<const N: usize> {
     directory: PathBuf,
@@ -27,7 +26,7 @@ pub(crate) struct ExternalSorter<const N: usize> {
 #[derive(Debug)]
 struct Spilled {
     file: File,
-    /// Length of each sorted run, in bytes, in the order they lie in the file.
+    /// Length of each sorted run in bytes, in file order.
     runs: Vec<u64>,
 }
 
@@ -85,7 +84,8 @@ impl<const N: usize> ExternalSorter<N> {
     /// The keys in ascending order.
     ///
     /// # Errors
-    /// The temporary file cannot be written or read; the iterator's items likewise.
+    /// The temporary file cannot be written or read. The iterator's items may fail for the same
+    /// reason.
     pub(crate) fn finish(mut self) -> io::Result<Sorted<N>> {
         if self.spilled.is_none() {
             self.run.sort_unstable();
@@ -146,13 +146,13 @@ impl<const N: usize> RunReader<N> {
 /// Keys in ascending order.
 #[derive(Debug)]
 pub(crate) enum Sorted<const N: usize> {
-    /// Few enough to have stayed in memory.
+    /// All keys fit into memory.
     InMemory(std::vec::IntoIter<[u8; N]>),
     /// Merged from runs on disk.
     Merging {
         /// One for each run.
         readers: Vec<RunReader<N>>,
-        /// The smallest key of each run that is not used up.
+        /// The smallest remaining key of each run.
         heap: BinaryHeap<Reverse<([u8; N], usize)>>,
     },
 }
@@ -184,7 +184,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn keys_come_out_sorted_however_many_runs_they_took(
+        fn keys_are_sorted_with_any_number_of_runs(
             keys in proptest::collection::vec(any::<[u8; 3]>(), 0..200),
             run_keys in 1_usize..50,
         ) {

@@ -1,4 +1,4 @@
-//! Encoded bytes in blocks that are used again and again.
+//! Encoded bytes in reusable blocks.
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,23 +7,23 @@ use bytes::Bytes;
 use parquet::errors::{ParquetError, Result};
 use parquet::file::reader::{ChunkReader, Length};
 
-/// Blocks that are not in use, of all slices. They go from one row group to the next, for what is given back to the
-/// allocator between small pieces that stay (the page index) is not used again as a whole. There are never more of them than
-/// the row groups had that were once encoded at the same time.
+/// Unused blocks, shared by all slices. Reusing them avoids fragmentation: blocks freed between
+/// small long-lived allocations (the page index) could not be merged. Their number never exceeds
+/// the blocks of the row groups that were encoded at the same time.
 static SPARE_BLOCKS: Mutex<Vec<Vec<u8>>> = Mutex::new(Vec::new());
 
 fn spare_blocks() -> MutexGuard<'static, Vec<Vec<u8>>> {
     SPARE_BLOCKS.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Bytes in blocks: what grows by some megabytes is neither copied while it does, nor has room for as much again.
+/// A growing buffer of blocks: growing copies nothing and reserves at most one block.
 #[derive(Default)]
 pub(super) struct Blocks {
     blocks: Vec<Vec<u8>>,
 }
 
 impl Blocks {
-    /// Adds the blocks of another, as they are.
+    /// Appends the blocks of another buffer without copying.
     pub(super) fn append(&mut self, mut other: Self) {
         self.blocks.append(&mut other.blocks);
     }
@@ -62,7 +62,7 @@ impl Write for Blocks {
     }
 }
 
-/// A whole column chunk, to be read from its beginning.
+/// A complete column chunk. Can only be read from its beginning.
 pub(super) struct Chunk(Arc<Blocks>);
 
 impl From<Blocks> for Chunk {
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_in_any_pieces_is_read_again_also_in_blocks_that_were_used_before() {
+    fn written_bytes_are_read_back_also_from_reused_blocks() {
         let bytes: Vec<u8> = (0..=250).cycle().take(3 * BLOCK_BYTES + 77).collect();
         for piece in [1, 1000, BLOCK_BYTES, bytes.len()] {
             let (first, second) = bytes.split_at(BLOCK_BYTES + 5);

@@ -1,21 +1,22 @@
-//! The smallest and the largest value of a page or a column chunk, for statistics and page index.
+//! Minimum and maximum of a page or a column chunk, for statistics and page index.
 
 use parquet::basic::Type;
 use parquet::data_type::ByteArray;
 use parquet::file::statistics::{Statistics, ValueStatistics};
 
-/// Longest bound of texts in statistics and page index, but for a character: where a text is longer, they have a
-/// [bound of their own](https://parquet.apache.org/docs/file-format/pageindex/) that lies beyond it.
+/// Longest bound of texts in statistics and page index, except for one character. For a longer text
+/// the bound is a [shorter value](https://parquet.apache.org/docs/file-format/pageindex/) beyond
+/// it.
 pub(super) const MAX_BOUND_BYTES: usize = 64;
 
-/// The smallest and the largest value.
+/// Minimum and maximum.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Bounds {
-    /// Of no values.
+    /// There are no values.
     Empty,
     Number(i64, i64),
     Text(TextBound, TextBound),
-    /// There is no text beyond the largest.
+    /// No short text is larger than the maximum.
     Unknown,
 }
 
@@ -44,7 +45,7 @@ impl Bounds {
         }
     }
 
-    /// As the page index has them; `None` if they are not to be known.
+    /// In the encoding of the page index, `None` if unknown.
     pub(super) fn encoded(&self, physical_type: Type) -> Option<(Vec<u8>, Vec<u8>)> {
         let number = |number: i64| {
             if physical_type == Type::INT32 {
@@ -73,8 +74,8 @@ impl Bounds {
             (Self::Text(min, max), _) => {
                 let bound = |bound: &TextBound| Some(ByteArray::from(bound.bytes.clone()));
                 let statistics = ValueStatistics::new(bound(min), bound(max), None, nulls, false)
-                    .with_min_is_exact(!min.is_cut)
-                    .with_max_is_exact(!max.is_cut);
+                    .with_min_is_exact(!min.is_truncated)
+                    .with_max_is_exact(!max.is_truncated);
                 Statistics::ByteArray(statistics)
             }
             (_, Type::INT32) => Statistics::int32(None, None, None, nulls, false),
@@ -84,32 +85,33 @@ impl Bounds {
     }
 }
 
-/// A bound of texts: one of them, or where that is long, something short beyond it.
+/// A bound of texts: one of the texts, or a shorter text beyond it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct TextBound {
     bytes: Vec<u8>,
-    is_cut: bool,
+    is_truncated: bool,
 }
 
 impl TextBound {
     fn exact(text: &str) -> Self {
         Self {
             bytes: text.as_bytes().to_owned(),
-            is_cut: false,
+            is_truncated: false,
         }
     }
 
-    /// A text that is no larger: its beginning.
-    pub(super) fn below(text: &str) -> Self {
+    /// A short text that is not larger: the beginning of `text`.
+    pub(super) fn lower(text: &str) -> Self {
         let (beginning, _) = text.split_at(text.floor_char_boundary(MAX_BOUND_BYTES));
         Self {
-            is_cut: beginning.len() < text.len(),
+            is_truncated: beginning.len() < text.len(),
             ..Self::exact(beginning)
         }
     }
 
-    /// A text that is no smaller: its beginning, with the last character that has a successor replaced by that.
-    pub(super) fn above(text: &str) -> Option<Self> {
+    /// A short text that is not smaller: the beginning of `text` with its last character replaced
+    /// by the successor. Skips trailing characters without a successor.
+    pub(super) fn upper(text: &str) -> Option<Self> {
         if text.len() <= MAX_BOUND_BYTES {
             return Some(Self::exact(text));
         }
@@ -121,26 +123,26 @@ impl TextBound {
         let bound = format!("{}{successor}", beginning.split_at(at).0);
         Some(Self {
             bytes: bound.into_bytes(),
-            is_cut: true,
+            is_truncated: true,
         })
     }
 }
 
-/// The next character, in the order of code points, which is that of UTF-8.
+/// The next code point. UTF-8 sorts like code points.
 fn successor(character: char) -> Option<char> {
-    // A range of characters knows about surrogates.
+    // A range of `char` skips surrogates.
     (character..=char::MAX).nth(1)
 }
 
-/// The smallest and the largest of some texts.
+/// Collects minimum and maximum of texts.
 #[derive(Default)]
 pub(super) struct TextBounds<'a> {
     bounds: Option<[(u64, &'a [u8]); 2]>,
 }
 
 impl<'a> TextBounds<'a> {
-    /// The first eight bytes as a number, which decide nearly always, and never wrongly: a longer text sorts behind its
-    /// own beginning.
+    /// The first eight bytes as a number. Comparing them first is correct, because a text sorts
+    /// after its own beginning, and nearly always sufficient.
     fn head(text: &[u8]) -> u64 {
         match text.first_chunk::<8>() {
             Some(head) => u64::from_be_bytes(*head),
@@ -179,14 +181,14 @@ impl From<TextBounds<'_>> for Bounds {
             return Self::Empty;
         };
         let [min, max] = [min, max].map(|text| std::str::from_utf8(text).expect("it is a text"));
-        TextBound::above(max).map_or(Self::Unknown, |max| Self::Text(TextBound::below(min), max))
+        TextBound::upper(max).map_or(Self::Unknown, |max| Self::Text(TextBound::lower(min), max))
     }
 }
 
-/// A number of a column of 32 bits.
+/// Converts a value of a 32-bit column.
 #[inline]
 pub(super) fn narrow(number: i64) -> i32 {
-    i32::try_from(number).expect("a column of 32 bits holds such numbers")
+    i32::try_from(number).expect("the column has 32 bits")
 }
 
 #[cfg(test)]
@@ -199,18 +201,21 @@ mod tests {
         #![proptest_config(ProptestConfig::with_cases(200))]
 
         #[test]
-        fn bounds_of_texts_are_short_and_on_their_side(text in "[ab]{0,70}|.{0,40}|[é\u{D7FF}\u{10FFFF}]{10,40}|a{62}.{3}") {
-            let (below, above) = (TextBound::below(&text), TextBound::above(&text));
+        fn bounds_of_texts_are_short_and_correct(
+            text in "[ab]{0,70}|.{0,40}|[é\u{D7FF}\u{10FFFF}]{10,40}|a{62}.{3}",
+        ) {
+            let (lower, upper) = (TextBound::lower(&text), TextBound::upper(&text));
             let is_long = text.len() > MAX_BOUND_BYTES;
             let text = text.as_bytes();
-            prop_assert!(below.bytes.as_slice() <= text && below.bytes.len() <= MAX_BOUND_BYTES);
-            prop_assert_eq!(below.is_cut, is_long);
-            prop_assert!(is_long || below.bytes == text);
-            if let Some(above) = above {
-                prop_assert!(above.bytes.as_slice() >= text && above.bytes.len() <= MAX_BOUND_BYTES + 3);
-                prop_assert!(std::str::from_utf8(&above.bytes).is_ok());
-                prop_assert_eq!(above.is_cut, is_long);
-                prop_assert!(is_long || above.bytes == text);
+            prop_assert!(lower.bytes.as_slice() <= text && lower.bytes.len() <= MAX_BOUND_BYTES);
+            prop_assert_eq!(lower.is_truncated, is_long);
+            prop_assert!(is_long || lower.bytes == text);
+            if let Some(upper) = upper {
+                prop_assert!(upper.bytes.as_slice() >= text);
+                prop_assert!(upper.bytes.len() <= MAX_BOUND_BYTES + 3);
+                prop_assert!(std::str::from_utf8(&upper.bytes).is_ok());
+                prop_assert_eq!(upper.is_truncated, is_long);
+                prop_assert!(is_long || upper.bytes == text);
             } else {
                 let largest = char::MAX.to_string().repeat(16);
                 prop_assert!(is_long && text.starts_with(largest.as_bytes()));
@@ -219,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_have_bounds_that_grow_and_none_if_there_are_none() {
+    fn bounds_of_numbers_are_merged_and_empty_without_numbers() {
         let bounds = Bounds::of_numbers([3, -7, 5]);
         assert_eq!(bounds, Bounds::Number(-7, 5));
         assert_eq!(Bounds::of_numbers([]), Bounds::Empty);
@@ -241,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn where_no_text_is_larger_nothing_is_said_of_the_bounds() {
+    fn bounds_are_unknown_if_no_text_is_larger() {
         let largest = char::MAX.to_string().repeat(20);
         let texts: TextBounds<'_> = ["a", &largest].into_iter().map(str::as_bytes).collect();
         let bounds = Bounds::from(texts);
@@ -249,13 +254,13 @@ mod tests {
         assert_eq!(bounds.encoded(Type::BYTE_ARRAY), None);
         assert_eq!(bounds.statistics(Type::BYTE_ARRAY, 2).max_bytes_opt(), None);
         let merged =
-            Bounds::Unknown.merge(Bounds::Text(TextBound::below("a"), TextBound::below("b")));
+            Bounds::Unknown.merge(Bounds::Text(TextBound::lower("a"), TextBound::lower("b")));
         assert_eq!(merged, Bounds::Unknown);
     }
 
     proptest! {
         #[test]
-        fn bounds_of_texts_are_the_smallest_and_the_largest(
+        fn bounds_of_texts_are_minimum_and_maximum(
             texts in proptest::collection::vec("[ab\u{0}é]{0,20}", 1..20),
         ) {
             let bounds: TextBounds<'_> = texts.iter().map(String::as_bytes).collect();

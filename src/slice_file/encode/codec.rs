@@ -1,4 +1,4 @@
-//! Compresses pages.
+//! Compression of pages.
 
 use bytes::Bytes;
 use parquet::basic::Compression;
@@ -7,8 +7,10 @@ use zstd::zstd_safe::{CParameter, ParamSwitch};
 
 use crate::cdr::columns::Kind;
 
-/// What zstd is told to look for in a column, at level 1, where speed is asked for. Found by trying: `docs/performance.md` has the figures. Zero is what the level says. `TargetLength` is the step
-/// by which zstd walks where it finds nothing; it would no longer code literals, were it not told to.
+/// Parameters of zstd at level 1, for each kind of column, found by measuring (figures in
+/// `docs/performance.md`). Zero is the level's default. `TargetLength` is the step after positions
+/// without a match; setting it disables the compression of literals unless that is enabled
+/// explicitly.
 fn zstd_parameters(kind: Kind) -> [CParameter; 4] {
     let (hash_log, min_match, target_length, literals) = match kind {
         Kind::Id => (6, 7, 8, ParamSwitch::Enable),
@@ -27,7 +29,7 @@ fn zstd_parameters(kind: Kind) -> [CParameter; 4] {
 pub(super) enum Codec {
     Zstd {
         compression: Compression,
-        /// Whether speed is asked for, so that the compressor is told where to look.
+        /// Whether the level is 1, for which [`zstd_parameters`] apply.
         is_fastest: bool,
         compressor: zstd::bulk::Compressor<'static>,
     },
@@ -93,7 +95,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_compressed_for_any_kind_of_column_is_there_again() {
+    fn pages_of_any_kind_of_column_are_compressed_losslessly() {
         let page: Vec<u8> = (0..20_000_u32)
             .flat_map(|i| (i * i / 7).to_le_bytes())
             .collect();
@@ -106,7 +108,7 @@ mod tests {
         ] {
             let mut codec = Codec::try_new(compression).unwrap();
             assert_eq!(codec.compression(), compression);
-            // One codec serves all columns, one after the other.
+            // All columns share one codec.
             for kind in [Kind::Id, Kind::PhoneNumber, Kind::Name, Kind::Id] {
                 let compressed = codec.compress(&page, kind).unwrap();
                 let again = match compression {
@@ -124,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_compression_that_we_do_not_write_is_refused() {
+    fn an_unsupported_compression_is_refused() {
         let error = Codec::try_new(Compression::GZIP(GzipLevel::default())).err();
         assert!(error.unwrap().to_string().contains("no codec for"));
     }

@@ -1,4 +1,4 @@
-//! Encodes arrays as the pages of a column chunk.
+//! Encodes arrays as pages of a column chunk.
 
 use arrow::array::{Array, AsArray, DictionaryArray, StringArray};
 use arrow::datatypes::{ArrowDictionaryKeyType, ArrowNativeType, DataType, Int8Type, Int32Type};
@@ -12,7 +12,7 @@ use parquet::file::metadata::{
 use parquet::file::writer::{SerializedPageWriter, TrackedWrite};
 use parquet::schema::types::ColumnDescPtr;
 
-use super::Press;
+use super::PageBuffers;
 use super::blocks::{Blocks, Chunk};
 use super::bounds::{Bounds, TextBounds, narrow};
 use super::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
@@ -25,11 +25,11 @@ enum Dictionary {
     /// The column has none.
     None,
     Numbers(NumberInterner),
-    /// What the batches brought along; longer with each of them.
+    /// The dictionary of the latest batch. Each batch may extend it.
     Texts(Option<StringArray>),
 }
 
-/// Collects a column chunk.
+/// Encodes a column chunk.
 pub(super) struct ColumnEncoder {
     descriptor: ColumnDescPtr,
     kind: Kind,
@@ -40,11 +40,11 @@ pub(super) struct ColumnEncoder {
     rows: usize,
     nulls: u64,
     bounds: Bounds,
-    /// How many pages there are of each kind.
+    /// Number of pages of each kind.
     page_kinds: Vec<PageEncodingStats>,
     column_index: ColumnIndexBuilder,
     offset_index: OffsetIndexBuilder,
-    /// Bytes of text in the data, where there is text.
+    /// Bytes of text in the data, for columns of text.
     text_bytes: Option<i64>,
 }
 
@@ -71,7 +71,7 @@ impl ColumnEncoder {
         }
     }
 
-    /// What it collected, leaving it empty.
+    /// Takes the encoded pages and leaves the encoder empty.
     pub(super) fn take(&mut self) -> Self {
         let fresh = Self::new(&self.descriptor, self.kind);
         std::mem::replace(self, fresh)
@@ -82,13 +82,13 @@ impl ColumnEncoder {
         self.pages.bytes_written()
     }
 
-    /// Adds an array as a page.
-    pub(super) fn write(&mut self, array: &dyn Array, press: &mut Press) -> Result<()> {
-        press.page.clear();
+    /// Encodes an array as a page.
+    pub(super) fn write(&mut self, array: &dyn Array, buffers: &mut PageBuffers) -> Result<()> {
+        buffers.page.clear();
         if self.descriptor.max_def_level() > 0 {
-            write_levels(array, &mut press.page);
+            write_levels(array, &mut buffers.page);
         }
-        let (encoding, bounds, text_bytes) = self.write_values(array, press);
+        let (encoding, bounds, text_bytes) = self.write_values(array, buffers);
         let nulls = array.null_count() as u64;
         let is_null_page = nulls == array.len() as u64;
         match bounds.encoded(self.descriptor.physical_type()) {
@@ -106,7 +106,7 @@ impl ColumnEncoder {
             *sum += text_bytes;
         }
 
-        let compressed = press.codec.compress(press.page.as_slice(), self.kind)?;
+        let compressed = buffers.codec.compress(buffers.page.as_slice(), self.kind)?;
         let page = Page::DataPage {
             buf: compressed,
             num_values: u32::try_from(array.len()).expect("a batch has thousands of rows"),
@@ -115,9 +115,9 @@ impl ColumnEncoder {
             rep_level_encoding: Encoding::RLE,
             statistics: None,
         };
-        let page = CompressedPage::new(page, press.page.len());
+        let page = CompressedPage::new(page, buffers.page.len());
         let written = SerializedPageWriter::new(&mut self.pages).write_page(page)?;
-        self.note(&written, encoding);
+        self.count_page(&written, encoding);
         self.offset_index.append_row_count(signed(array.len()));
         let bytes = i32::try_from(written.bytes_written)
             .map_err(|_| ParquetError::General("a page is larger than 2 GiB".to_owned()))?;
@@ -128,9 +128,9 @@ impl ColumnEncoder {
         Ok(())
     }
 
-    /// Notes a page that was written.
-    fn note(&mut self, written: &PageWriteSpec, encoding: Encoding) {
-        // With its header.
+    /// Counts a written page.
+    fn count_page(&mut self, written: &PageWriteSpec, encoding: Encoding) {
+        // Includes the header.
         self.uncompressed_bytes += signed(written.uncompressed_size);
         let is_this = |kind: &&mut PageEncodingStats| {
             kind.page_type == written.page_type && kind.encoding == encoding
@@ -146,37 +146,43 @@ impl ColumnEncoder {
     }
 
     /// Encodes the values that are not null.
-    fn write_values(&mut self, array: &dyn Array, press: &mut Press) -> (Encoding, Bounds, i64) {
+    fn write_values(
+        &mut self,
+        array: &dyn Array,
+        buffers: &mut PageBuffers,
+    ) -> (Encoding, Bounds, i64) {
         match array.data_type() {
-            DataType::Utf8 => write_texts(array.as_string(), press),
+            DataType::Utf8 => write_texts(array.as_string(), buffers),
             DataType::Dictionary(keys, _) if **keys == DataType::Int8 => {
-                self.write_coded(array.as_dictionary::<Int8Type>(), press)
+                self.write_coded(array.as_dictionary::<Int8Type>(), buffers)
             }
-            DataType::Dictionary(..) => self.write_coded(array.as_dictionary::<Int32Type>(), press),
-            _ => self.write_numbers(array, press),
+            DataType::Dictionary(..) => {
+                self.write_coded(array.as_dictionary::<Int32Type>(), buffers)
+            }
+            _ => self.write_numbers(array, buffers),
         }
     }
 
     fn write_coded<K: ArrowDictionaryKeyType>(
         &mut self,
         array: &DictionaryArray<K>,
-        press: &mut Press,
+        buffers: &mut PageBuffers,
     ) -> (Encoding, Bounds, i64) {
         let texts = array.values().as_string::<i32>();
-        press.codes.clear();
+        buffers.codes.clear();
         let keys = array.keys();
         let code = |row: usize| {
             let code = keys.value(row).to_usize();
             code.and_then(|code| u32::try_from(code).ok())
-                .expect("a code counts entries")
+                .expect("a code is the index of an entry")
         };
         match keys.nulls() {
-            Some(nulls) => press.codes.extend(nulls.valid_indices().map(code)),
-            None => press.codes.extend((0..keys.len()).map(code)),
+            Some(nulls) => buffers.codes.extend(nulls.valid_indices().map(code)),
+            None => buffers.codes.extend((0..keys.len()).map(code)),
         }
         let mut is_used = vec![false; texts.len()];
         let mut text_bytes = 0;
-        for &code in &press.codes {
+        for &code in &buffers.codes {
             is_used[code as usize] = true;
             text_bytes += i64::from(texts.value_length(code as usize));
         }
@@ -184,37 +190,41 @@ impl ColumnEncoder {
         let bounds: TextBounds<'_> = used.map(|code| texts.value(code).as_bytes()).collect();
         let bounds = bounds.into();
         let Dictionary::Texts(dictionary) = &mut self.dictionary else {
-            unreachable!("columns of text that repeats have such a dictionary");
+            unreachable!("dictionary columns of text have such a dictionary");
         };
-        // A dictionary that became too large was begun anew, and its codes mean something else.
-        let goes_on = dictionary
+        // A dictionary that became too large was replaced, and its codes have another meaning.
+        let continues = dictionary
             .as_ref()
             .is_none_or(|earlier| begins_with(texts, earlier));
-        if goes_on {
+        if continues {
             *dictionary = Some(texts.clone());
-            write_codes(&press.codes, texts.len(), &mut press.page);
+            write_codes(&buffers.codes, texts.len(), &mut buffers.page);
             return (Encoding::RLE_DICTIONARY, bounds, text_bytes);
         }
-        for &code in &press.codes {
-            write_text(texts.value(code as usize).as_bytes(), &mut press.page);
+        for &code in &buffers.codes {
+            write_text(texts.value(code as usize).as_bytes(), &mut buffers.page);
         }
         (Encoding::PLAIN, bounds, text_bytes)
     }
 
-    fn write_numbers(&mut self, array: &dyn Array, press: &mut Press) -> (Encoding, Bounds, i64) {
+    fn write_numbers(
+        &mut self,
+        array: &dyn Array,
+        buffers: &mut PageBuffers,
+    ) -> (Encoding, Bounds, i64) {
         let numbers = numbers_of(array);
         let bounds = Bounds::of_numbers(numbers.iter().copied());
         if let Dictionary::Numbers(dictionary) = &mut self.dictionary
             && dictionary.len() <= MAX_DICTIONARY_ENTRIES
         {
-            press.codes.clear();
-            press
+            buffers.codes.clear();
+            buffers
                 .codes
                 .extend(numbers.iter().map(|&number| dictionary.intern(number)));
-            write_codes(&press.codes, dictionary.len(), &mut press.page);
+            write_codes(&buffers.codes, dictionary.len(), &mut buffers.page);
             return (Encoding::RLE_DICTIONARY, bounds, 0);
         }
-        self.write_plain_numbers(&numbers, &mut press.page);
+        self.write_plain_numbers(&numbers, &mut buffers.page);
         (Encoding::PLAIN, bounds, 0)
     }
 
@@ -229,10 +239,10 @@ impl ColumnEncoder {
         }
     }
 
-    /// The chunk, dictionary first, and what the footer says of it.
-    pub(super) fn close(mut self, press: &mut Press) -> Result<(Chunk, ColumnCloseResult)> {
+    /// The chunk, dictionary first, and its metadata for the footer.
+    pub(super) fn close(mut self, buffers: &mut PageBuffers) -> Result<(Chunk, ColumnCloseResult)> {
         let mut dictionary = TrackedWrite::new(Blocks::default());
-        let dictionary_bytes = self.write_dictionary(&mut dictionary, press)?;
+        let dictionary_bytes = self.write_dictionary(&mut dictionary, buffers)?;
         let mut chunk = dictionary.into_inner()?;
         let data_bytes = self.pages.bytes_written();
         chunk.append(self.pages.into_inner()?);
@@ -243,10 +253,10 @@ impl ColumnEncoder {
         }
         let physical_type = self.descriptor.physical_type();
         let encodings = self.page_kinds.iter().map(|kind| kind.encoding);
-        // Levels are runs.
+        // For the definition levels.
         let encodings = encodings.chain([Encoding::RLE]).collect();
         let metadata = ColumnChunkMetaData::builder(self.descriptor)
-            .set_compression(press.codec.compression())
+            .set_compression(buffers.codec.compression())
             .set_encodings(encodings)
             .set_total_compressed_size(signed(chunk_bytes))
             .set_total_uncompressed_size(self.uncompressed_bytes)
@@ -272,27 +282,27 @@ impl ColumnEncoder {
         Ok((chunk.into(), close))
     }
 
-    /// Writes the dictionary page, if there is one, and says how long it is with its header.
+    /// Writes the dictionary page, if there is one. Returns its length including the header.
     fn write_dictionary(
         &mut self,
         chunk: &mut TrackedWrite<Blocks>,
-        press: &mut Press,
+        buffers: &mut PageBuffers,
     ) -> Result<usize> {
         let is_coded = |kind: &PageEncodingStats| kind.encoding == Encoding::RLE_DICTIONARY;
         if !self.page_kinds.iter().any(is_coded) {
             return Ok(0);
         }
-        press.page.clear();
+        buffers.page.clear();
         let entries = match std::mem::replace(&mut self.dictionary, Dictionary::None) {
             Dictionary::Numbers(dictionary) => {
-                self.write_plain_numbers(dictionary.values(), &mut press.page);
+                self.write_plain_numbers(dictionary.values(), &mut buffers.page);
                 dictionary.len()
             }
             Dictionary::Texts(texts) => {
                 let texts = texts.iter().flat_map(|texts| texts.iter().flatten());
                 let mut entries = 0;
                 for text in texts {
-                    write_text(text.as_bytes(), &mut press.page);
+                    write_text(text.as_bytes(), &mut buffers.page);
                     entries += 1;
                 }
                 entries
@@ -300,28 +310,28 @@ impl ColumnEncoder {
             Dictionary::None => 0,
         };
         let page = Page::DictionaryPage {
-            buf: press.codec.compress(press.page.as_slice(), self.kind)?,
+            buf: buffers.codec.compress(buffers.page.as_slice(), self.kind)?,
             num_values: u32::try_from(entries).expect("a dictionary has a limit"),
             encoding: Encoding::PLAIN,
             is_sorted: false,
         };
-        let page = CompressedPage::new(page, press.page.len());
+        let page = CompressedPage::new(page, buffers.page.len());
         let written = SerializedPageWriter::new(chunk).write_page(page)?;
-        self.note(&written, Encoding::PLAIN);
+        self.count_page(&written, Encoding::PLAIN);
         Ok(chunk.bytes_written())
     }
 }
 
-/// Encodes texts as they are.
-fn write_texts(array: &StringArray, press: &mut Press) -> (Encoding, Bounds, i64) {
+/// Encodes texts without a dictionary.
+fn write_texts(array: &StringArray, buffers: &mut PageBuffers) -> (Encoding, Bounds, i64) {
     let (offsets, data) = (array.value_offsets(), array.value_data());
     let at = |row: usize| offsets[row].as_usize();
     let mut text_bytes = 0;
     let mut bounds = TextBounds::default();
     let mut add = |row: usize| {
         let (start, end) = (at(row), at(row + 1));
-        text_bytes += write_length(end - start, &mut press.page);
-        press.page.extend_from(data, start, end);
+        text_bytes += write_length(end - start, &mut buffers.page);
+        buffers.page.extend_from(data, start, end);
         bounds.add(&data[start..end]);
     };
     match array.nulls() {
@@ -331,13 +341,13 @@ fn write_texts(array: &StringArray, press: &mut Press) -> (Encoding, Bounds, i64
     (Encoding::PLAIN, bounds.into(), text_bytes)
 }
 
-/// Whether `texts` are `earlier` and perhaps more.
+/// Whether `texts` begins with all of `earlier`.
 fn begins_with(texts: &StringArray, earlier: &StringArray) -> bool {
-    // Mostly it is the same array.
+    // Usually both are the same array.
     texts.value_data().as_ptr() == earlier.value_data().as_ptr()
         || (texts.len() >= earlier.len() && texts.slice(0, earlier.len()) == *earlier)
 }
 
 fn signed(number: usize) -> i64 {
-    i64::try_from(number).expect("nothing in memory is longer")
+    i64::try_from(number).expect("no length in memory exceeds i64")
 }

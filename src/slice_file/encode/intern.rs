@@ -1,14 +1,14 @@
-//! Dictionaries: each distinct value gets a code, counted from 0 in the order of first sight.
+//! Dictionaries: each distinct value gets a code, from 0 in order of first occurrence.
 
 use arrow::array::{ArrayRef, StringBuilder};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
-/// Most entries of a dictionary: of more distinct values it does not pay.
+/// Most entries of a dictionary. With more distinct values, plain encoding is smaller.
 pub(crate) const MAX_DICTIONARY_ENTRIES: usize = 1 << 15;
-/// Most text of a dictionary.
+/// Most bytes of text in a dictionary.
 pub(crate) const MAX_DICTIONARY_BYTES: usize = 1 << 20;
 
-/// Slots by hash. A slot holds a code plus one, and zero where it is free.
+/// A hash table of codes. A slot holds a code plus one, or zero if it is free.
 #[derive(Debug, Default)]
 struct Slots {
     slots: Vec<u32>,
@@ -16,10 +16,10 @@ struct Slots {
 }
 
 impl Slots {
-    /// The code of the entry that `is_same` knows by its code, or `Err` with the slot where it belongs.
+    /// The code for which `is_same` returns true, or `Err` with the free slot for the new entry.
     fn find(&self, hash: u64, is_same: impl Fn(usize) -> bool) -> Result<u32, usize> {
         let mask = self.slots.len() - 1;
-        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+        #[expect(clippy::cast_possible_truncation, reason = "any bits are suitable")]
         let mut slot = hash as usize & mask;
         loop {
             match self.slots[slot] {
@@ -30,7 +30,8 @@ impl Slots {
         }
     }
 
-    /// Makes room for one more, so that at most half of the slots are used. `hash` knows the hash of each code.
+    /// Makes room for one more entry, so that at most half of the slots are used. `hash` returns
+    /// the hash of a code.
     fn reserve(&mut self, hash: impl Fn(usize) -> u64) {
         if 2 * (self.used + 1) <= self.slots.len() {
             return;
@@ -55,7 +56,7 @@ fn code_of(entry: usize) -> u32 {
     u32::try_from(entry).expect("a dictionary has a limit")
 }
 
-/// Codes of numbers.
+/// Assigns codes to numbers.
 #[derive(Debug)]
 pub(crate) struct NumberInterner {
     seed: u64,
@@ -98,7 +99,7 @@ impl NumberInterner {
         *last
     }
 
-    /// How many there are.
+    /// Number of entries.
     pub(crate) fn len(&self) -> usize {
         self.values.len()
     }
@@ -109,22 +110,23 @@ impl NumberInterner {
     }
 }
 
-/// Multiplies the bits about: amounts differ in few of them.
+/// Spreads the bits, because amounts differ in few of them.
 fn hash_of(number: i64, seed: u64) -> u64 {
     fold(number.cast_unsigned() ^ seed, 0x9E37_79B9_7F4A_7C15)
 }
 
-/// Both halves of a product. What comes from outside has a seed in it, that nobody can make numbers or texts that
-/// all fall into one place.
+/// Folds both halves of a product. Callers mix in a random seed, so that no input can be made to
+/// collide in one slot.
 #[inline]
 fn fold(one: u64, other: u64) -> u64 {
     let product = u128::from(one) * u128::from(other);
-    #[expect(clippy::cast_possible_truncation, reason = "two halves, folded")]
+    #[expect(clippy::cast_possible_truncation, reason = "folds two halves")]
     let folded = product as u64 ^ (product >> 64) as u64;
     folded
 }
 
-/// A text of at most 16 bytes as two numbers, which with its length tell it from all others; `None` for a longer one.
+/// A text of at most 16 bytes as two numbers. Together with the length they are unique. `None` for
+/// longer texts.
 #[inline]
 fn ends_of(text: &[u8]) -> Option<(u64, u64)> {
     let four = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
@@ -159,29 +161,29 @@ fn hash_of_ends((first, last): (u64, u64), length: usize, seed: u64) -> u64 {
     )
 }
 
-/// Texts remembered by [`TextInterner`], a power of two.
+/// Size of the cache of [`TextInterner`], a power of two.
 const RECENT_TEXTS: usize = 64;
 
-/// A short text and its code.
+/// A cached short text and its code.
 #[derive(Clone, Copy, Debug)]
 struct RecentText {
     ends: (u64, u64),
-    /// No text at all is remembered as a long one.
+    /// `usize::MAX` in an empty entry.
     length: usize,
     code: u32,
 }
 
-/// Codes of texts.
+/// Assigns codes to texts.
 #[derive(Debug)]
 pub(crate) struct TextInterner {
     seed: u64,
-    /// Short texts by their hash, the latest one of each.
+    /// Cache of short texts: the latest text of each hash.
     recent: Box<[RecentText; RECENT_TEXTS]>,
     slots: Slots,
     text: Vec<u8>,
     /// Where each entry ends.
     ends: Vec<usize>,
-    /// The entries as an array, as long as none was added.
+    /// The entries as an array, until one is added.
     array: Option<ArrayRef>,
 }
 
@@ -212,7 +214,7 @@ impl TextInterner {
             return self.look_up(text, xxh3_64_with_seed(text, self.seed));
         };
         let hash = hash_of_ends(ends, text.len(), self.seed);
-        #[expect(clippy::cast_possible_truncation, reason = "any bits will do")]
+        #[expect(clippy::cast_possible_truncation, reason = "any bits are suitable")]
         let place = hash as usize % RECENT_TEXTS;
         let recent = self.recent[place];
         if recent.ends == ends && recent.length == text.len() {
@@ -263,7 +265,7 @@ impl TextInterner {
         }
         let mut builder = StringBuilder::with_capacity(self.ends.len(), self.text.len());
         for code in 0..self.ends.len() {
-            let text = std::str::from_utf8(self.entry(code)).expect("it was text when it came in");
+            let text = std::str::from_utf8(self.entry(code)).expect("only strings were added");
             builder.append_value(text);
         }
         let array: ArrayRef = std::sync::Arc::new(builder.finish());
@@ -271,7 +273,7 @@ impl TextInterner {
         array
     }
 
-    /// Whether it is so large that it is better begun anew.
+    /// Whether the dictionary is too large and should be replaced.
     pub(crate) fn is_full(&self) -> bool {
         self.ends.len() > MAX_DICTIONARY_ENTRIES || self.text.len() > MAX_DICTIONARY_BYTES
     }
@@ -287,7 +289,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn texts_have_the_code_of_their_first_sight(texts in proptest::collection::vec("[ab]{0,3}|[a-c]{4,9}|[ab]{14,18}|.{0,40}", 0..300)) {
+        fn texts_keep_the_code_of_their_first_occurrence(
+            texts in proptest::collection::vec(
+                "[ab]{0,3}|[a-c]{4,9}|[ab]{14,18}|.{0,40}",
+                0..300,
+            ),
+        ) {
             let mut interner = TextInterner::default();
             let mut codes = HashMap::new();
             for text in &texts {

@@ -1,11 +1,13 @@
 //! Encodes batches as the column chunks of a Parquet row group.
 //!
-//! The Parquet crate's own Arrow writer interns every value of a dictionary column again, and looks at each value
-//! more than once. Here a dictionary that the [batch](super::batch::BatchBuilder) brings along is carried through, a
-//! validity bitmap is the definition levels as it stands, and each batch is a page of each column. Pages, their headers, the
-//! footer and the page index are written by the crate (`SerializedPageWriter`, `append_column`), so that only the
-//! [encodings](https://parquet.apache.org/docs/file-format/data-pages/encodings/) are ours: `PLAIN`, and
-//! `RLE_DICTIONARY` with the hybrid of runs and bit-packing, in data pages of version 1.
+//! The Parquet crate's Arrow writer interns every value of a dictionary column again, and processes
+//! each value more than once. This encoder reuses the dictionary of the
+//! [batch](super::batch::BatchBuilder) and its validity bitmap (as definition levels), and writes
+//! each batch as one page of each column. The crate writes pages, their headers, the footer and the
+//! page index (`SerializedPageWriter`, `append_column`). Only the
+//! [encodings](https://parquet.apache.org/docs/file-format/data-pages/encodings/) are implemented
+//! here: `PLAIN`, and `RLE_DICTIONARY` with its hybrid of runs and bit-packing, in data pages of
+//! version 1.
 //!
 //! Memory: the encoded row group, and one page of one column.
 
@@ -32,31 +34,31 @@ use codec::Codec;
 use columns::ColumnEncoder;
 use scratch::Scratch;
 
-/// The Parquet schema of a table with that Arrow schema.
+/// The Parquet schema for an Arrow schema.
 pub(crate) fn parquet_schema(schema: &Schema) -> SchemaDescriptor {
     ArrowSchemaConverter::new()
         .convert(schema)
-        .expect("every type of the schema has one in Parquet")
+        .expect("Parquet supports every type of the schema")
 }
 
-/// Collects a row group.
+/// Encodes a row group.
 pub(crate) struct RowGroupEncoder {
     columns: Vec<ColumnEncoder>,
     rows: usize,
-    press: Press,
+    buffers: PageBuffers,
 }
 
-/// What pages are made with, whichever column they are of: one at a time.
-struct Press {
+/// Codec and buffers for encoding one page. All columns share them.
+struct PageBuffers {
     codec: Codec,
-    /// The page that is being made.
+    /// The current page.
     page: Scratch,
-    /// Its codes, where it has any.
+    /// Its dictionary codes, if it has any.
     codes: Vec<u32>,
 }
 
 impl RowGroupEncoder {
-    /// For row groups of the lake's columns, whose schema this is.
+    /// An encoder for row groups of the lake's columns. `schema` is their Parquet schema.
     pub(crate) fn try_new(schema: &SchemaDescriptor, compression: Compression) -> Result<Self> {
         let columns = schema.columns().iter().zip(COLUMNS.iter());
         let encoders =
@@ -64,7 +66,7 @@ impl RowGroupEncoder {
         Ok(Self {
             columns: encoders.collect(),
             rows: 0,
-            press: Press {
+            buffers: PageBuffers {
                 codec: Codec::try_new(compression)?,
                 page: Scratch::default(),
                 codes: Vec::new(),
@@ -77,24 +79,24 @@ impl RowGroupEncoder {
         self.rows
     }
 
-    /// Encoded bytes of these rows.
+    /// Encoded bytes since the last [`close_into`](Self::close_into).
     pub(crate) fn encoded_bytes(&self) -> usize {
         self.columns.iter().map(ColumnEncoder::encoded_bytes).sum()
     }
 
-    /// Adds a batch, as a page of each column.
+    /// Encodes a batch as one page of each column.
     pub(crate) fn write(&mut self, batch: &RecordBatch) -> Result<()> {
         if batch.num_rows() == 0 {
             return Ok(());
         }
         for (column, array) in self.columns.iter_mut().zip(batch.columns()) {
-            column.write(array, &mut self.press)?;
+            column.write(array, &mut self.buffers)?;
         }
         self.rows += batch.num_rows();
         Ok(())
     }
 
-    /// Adds the row group to a file, and begins the next one.
+    /// Writes the row group to a file and begins the next one.
     pub(crate) fn close_into<W: Write + Send>(
         &mut self,
         writer: &mut SerializedFileWriter<W>,
@@ -104,7 +106,7 @@ impl RowGroupEncoder {
         }
         let mut row_group = writer.next_row_group()?;
         for column in &mut self.columns {
-            let (chunk, close) = column.take().close(&mut self.press)?;
+            let (chunk, close) = column.take().close(&mut self.buffers)?;
             row_group.append_column(&chunk, close)?;
         }
         row_group.close()?;

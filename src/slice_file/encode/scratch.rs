@@ -1,13 +1,13 @@
-//! Bytes laid out one after the other, again and again in the same memory.
+//! A reusable byte buffer.
 
-/// What is copied at once: an id, and more than a telephone number.
-const FEW_BYTES: usize = 48;
+/// Bytes copied at once: enough for an id or a phone number.
+const COPY_BYTES: usize = 48;
 
-/// A larger buffer is given back when it is emptied.
+/// A larger buffer is freed when it is cleared.
 const KEPT_BYTES: usize = 16 << 20;
 
-/// A buffer to which small pieces are added with as little ado as possible: without a call for each, and without
-/// zeroing what is written next. It has up to twice the size of the most that was in it.
+/// A buffer optimised for appending small pieces: without a function call for each, and without
+/// zeroing memory first. Its size is at most twice the longest content.
 #[derive(Debug, Default)]
 pub(crate) struct Scratch {
     bytes: Vec<u8>,
@@ -16,7 +16,7 @@ pub(crate) struct Scratch {
 }
 
 impl Scratch {
-    /// Empties it.
+    /// Removes the content.
     pub(crate) fn clear(&mut self) {
         self.end = 0;
         if self.bytes.len() > KEPT_BYTES {
@@ -24,7 +24,7 @@ impl Scratch {
         }
     }
 
-    /// Bytes in it.
+    /// Length of the content.
     pub(crate) fn len(&self) -> usize {
         self.end
     }
@@ -37,7 +37,7 @@ impl Scratch {
         &mut self.bytes[..self.end]
     }
 
-    /// Adds the first `used` of some bytes. All of them are copied, which is faster.
+    /// Appends the first `used` bytes. Copies all of them, which is faster.
     #[inline]
     pub(crate) fn push_start<const N: usize>(&mut self, bytes: &[u8; N], used: usize) {
         debug_assert!(used <= N);
@@ -50,7 +50,7 @@ impl Scratch {
         self.push_start(&bytes, N);
     }
 
-    /// Adds bytes.
+    /// Appends bytes.
     #[inline]
     pub(crate) fn extend(&mut self, bytes: &[u8]) {
         if self.bytes.len() - self.end < bytes.len() {
@@ -60,13 +60,13 @@ impl Scratch {
         self.end += bytes.len();
     }
 
-    /// Adds `bytes[start..end]`, mostly few of many. They are then copied together with some behind them, which
-    /// is faster.
+    /// Appends `bytes[start..end]`. Copies a short range together with the bytes after it, which is
+    /// faster.
     #[inline]
     pub(crate) fn extend_from(&mut self, bytes: &[u8], start: usize, end: usize) {
         match bytes.get(start..).and_then(<[u8]>::first_chunk) {
-            Some(chunk) if end - start <= FEW_BYTES => {
-                self.push_start::<FEW_BYTES>(chunk, end - start);
+            Some(chunk) if end - start <= COPY_BYTES => {
+                self.push_start::<COPY_BYTES>(chunk, end - start);
             }
             _ => self.extend(&bytes[start..end]),
         }
@@ -78,7 +78,7 @@ impl Scratch {
         }
         self.bytes[self.end..]
             .first_chunk_mut()
-            .expect("it was just made")
+            .expect("`grow` just made room")
     }
 
     #[cold]
@@ -98,7 +98,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_holds_what_was_added_since_it_was_emptied(
+        fn it_holds_everything_appended_since_the_last_clear(
             rounds in proptest::collection::vec(proptest::collection::vec(".{0,70}", 0..40), 1..4)
         ) {
             let mut scratch = Scratch::default();

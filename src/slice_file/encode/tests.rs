@@ -2,7 +2,7 @@
     clippy::cast_possible_truncation,
     clippy::cast_possible_wrap,
     clippy::cast_sign_loss,
-    reason = "a test may panic: that is how it fails"
+    reason = "a test may panic"
 )]
 
 use std::borrow::Cow;
@@ -38,7 +38,7 @@ fn slice() -> Slice {
     }
 }
 
-/// A file of these row groups of batches of records.
+/// A file with these row groups, each a list of batches of records.
 fn encode(row_groups: &[Vec<Vec<Record<'_>>>], compression: Compression) -> Bytes {
     let columns = parquet_schema(&schema());
     let mut encoder = RowGroupEncoder::try_new(&columns, compression).unwrap();
@@ -68,22 +68,23 @@ fn batch_of(file: &Bytes) -> RecordBatch {
 fn texts() -> impl Strategy<Value = Option<String>> {
     prop_oneof![
         3 => Just(None),
-        6 => prop::sample::select(vec!["", "a", "answered", "France", "é"]).prop_map(|text| Some(text.to_owned())),
+        6 => prop::sample::select(vec!["", "a", "answered", "France", "é"])
+            .prop_map(|text| Some(text.to_owned())),
         3 => "[a-f0-9]{0,12}".prop_map(Some),
         1 => "[a-z]{60,70}".prop_map(Some),
     ]
 }
 
-/// Values for a record, by their types.
+/// Random values for a record.
 #[derive(Debug)]
-struct Drawn {
+struct RandomValues {
     texts: std::vec::IntoIter<Option<String>>,
     time_us: i64,
     seconds: Option<i32>,
     amounts: std::vec::IntoIter<Option<i64>>,
 }
 
-impl RowSource<'static> for Drawn {
+impl RowSource<'static> for RandomValues {
     fn text(&mut self) -> Option<Cow<'static, str>> {
         self.texts.next().unwrap().map(Cow::Owned)
     }
@@ -107,7 +108,7 @@ fn record() -> impl Strategy<Value = Record<'static>> {
         Just(6_500_000),
         -999_999_999_999_999_999..=999_999_999_999_999_999_i64
     ];
-    // As many as there are columns are enough.
+    // One value for each column suffices.
     let values = (
         proptest::collection::vec(texts(), COLUMNS.len()),
         any::<i64>(),
@@ -115,7 +116,7 @@ fn record() -> impl Strategy<Value = Record<'static>> {
         proptest::collection::vec(proptest::option::of(nanos), COLUMNS.len()),
     );
     values.prop_map(|(texts, time_us, seconds, amounts)| {
-        Record::read_from(&mut Drawn {
+        Record::read_from(&mut RandomValues {
             texts: texts.into_iter(),
             time_us,
             seconds,
@@ -124,7 +125,7 @@ fn record() -> impl Strategy<Value = Record<'static>> {
     })
 }
 
-/// Records of a batch, sometimes more than a word of validity has bits.
+/// Records of a batch, sometimes more than fit into one word of the validity bitmap.
 fn batch() -> impl Strategy<Value = Vec<Record<'static>>> {
     prop_oneof![
         15 => proptest::collection::vec(record(), 1..20),
@@ -132,7 +133,7 @@ fn batch() -> impl Strategy<Value = Vec<Record<'static>>> {
     ]
 }
 
-/// The bounds of each page of a column, worked out from what was read.
+/// The bounds of a column, computed from the rows that were read.
 fn expected_bounds(batch: &RecordBatch, column: usize) -> Bounds {
     let array = batch.column(column);
     match array.data_type() {
@@ -140,7 +141,7 @@ fn expected_bounds(batch: &RecordBatch, column: usize) -> Bounds {
             let texts: Vec<&str> = array.as_string::<i32>().iter().flatten().collect();
             match (texts.iter().min(), texts.iter().max()) {
                 (Some(min), Some(max)) => {
-                    Bounds::Text(TextBound::below(min), TextBound::above(max).unwrap())
+                    Bounds::Text(TextBound::lower(min), TextBound::upper(max).unwrap())
                 }
                 _ => Bounds::Empty,
             }
@@ -149,7 +150,7 @@ fn expected_bounds(batch: &RecordBatch, column: usize) -> Bounds {
     }
 }
 
-/// The bounds of a page that the page index has; empty for one of nulls.
+/// The bounds of a page in the page index, empty for a page of nulls.
 fn bounds_in(index: &ColumnIndexMetaData, page: usize) -> (Vec<u8>, Vec<u8>) {
     fn both<T>(bounds: Option<(T, T)>, bytes: impl Fn(T) -> Vec<u8>) -> (Vec<u8>, Vec<u8>) {
         bounds.map_or_else(Default::default, |(min, max)| (bytes(min), bytes(max)))
@@ -174,10 +175,10 @@ fn bounds_in(index: &ColumnIndexMetaData, page: usize) -> (Vec<u8>, Vec<u8>) {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(200))]
 
-    /// Whatever the rows, and wherever batches and row groups end: another reader reads the same rows, and
-    /// statistics and page index say what is in them.
+    /// For any rows, batches and row groups: another reader reads the same rows, and statistics and
+    /// page index match them.
     #[test]
-    fn another_reader_reads_what_was_written(
+    fn another_reader_reads_the_written_rows(
         row_groups in proptest::collection::vec(
             proptest::collection::vec(batch(), 1..4),
             1..3,
@@ -227,7 +228,9 @@ proptest! {
                 prop_assert_eq!(chunk.num_values() as usize, group_rows);
                 let index = metadata.page_index_for_row_group(group);
                 let offsets = index.offset_index(column).unwrap();
-                let firsts: Vec<i64> = offsets.page_locations().iter().map(|page| page.first_row_index).collect();
+                let pages_of_column = offsets.page_locations().iter();
+                let firsts: Vec<i64> =
+                    pages_of_column.map(|page| page.first_row_index).collect();
                 let mut first = 0;
                 for (page, length) in firsts.iter().zip(&lengths) {
                     prop_assert_eq!(*page, first);
@@ -248,7 +251,7 @@ proptest! {
 }
 
 #[test]
-fn a_dictionary_that_becomes_too_large_is_begun_anew_and_the_page_goes_without() {
+fn a_page_after_a_replaced_dictionary_is_plain() {
     let text = |i: usize| format!("{i:>0$}", MAX_DICTIONARY_BYTES / 1_000);
     let record = |i: usize| Record {
         destination: Some(Cow::Owned(text(i))),

@@ -1,10 +1,10 @@
-//! How values stand in a page: `PLAIN`, and the hybrid of runs and bit-packing of levels and codes.
+//! Encodings of values: `PLAIN`, and the hybrid of runs and bit-packing for levels and codes.
 
 use arrow::array::{Array, Date32Array, Decimal128Array, Int32Array, TimestampMicrosecondArray};
 
 use super::scratch::Scratch;
 
-/// The values that are not null, widened.
+/// The values that are not null, as 64-bit numbers.
 pub(super) fn numbers_of(array: &dyn Array) -> Vec<i64> {
     fn valid<T: Copy>(values: &[T], array: &dyn Array, widen: impl Fn(T) -> i64) -> Vec<i64> {
         match array.nulls() {
@@ -31,8 +31,8 @@ pub(super) fn numbers_of(array: &dyn Array) -> Vec<i64> {
     }
 }
 
-/// Definition levels of version 1: their length, and then a run if all are equal, else the validity bitmap,
-/// which is bit-packed as the format wants it.
+/// Definition levels of version 1: their length, then a run if all are equal, otherwise the
+/// validity bitmap, which already has the format's bit-packing.
 pub(super) fn write_levels(array: &dyn Array, page: &mut Scratch) {
     let start = page.len();
     page.push([0; 4]);
@@ -59,7 +59,8 @@ pub(super) fn write_levels(array: &dyn Array, page: &mut Scratch) {
     page.as_mut_slice()[start..start + 4].copy_from_slice(&length.to_le_bytes());
 }
 
-/// Codes of a dictionary with so many entries: their width, and then a run if all are equal, else bit-packed.
+/// Codes of a dictionary with `entries` entries: their width, then a run if all are equal,
+/// otherwise bit-packed.
 pub(super) fn write_codes(codes: &[u32], entries: usize, page: &mut Scratch) {
     let largest = u32::try_from(entries.saturating_sub(1)).expect("a dictionary has a limit");
     let width = u32::BITS - largest.leading_zeros();
@@ -86,14 +87,14 @@ pub(super) fn write_codes(codes: &[u32], entries: usize, page: &mut Scratch) {
             held -= u32::BITS;
         }
     }
-    // What is left, and zeros up to the end of the last group.
+    // The remaining bits, and zeros up to the end of the last group.
     while page.len() < end {
         page.push_start(&bits.to_le_bytes(), (end - page.len()).min(8));
         bits = 0;
     }
 }
 
-/// A text with its length in front, whose number of bytes is returned.
+/// A text preceded by its length. Returns the number of bytes of text.
 pub(super) fn write_text(text: &[u8], page: &mut Scratch) -> i64 {
     let length = write_length(text.len(), page);
     page.extend(text);
@@ -161,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn levels_are_a_run_where_all_are_equal_and_else_the_validity_wherever_it_begins() {
+    fn equal_levels_are_a_run_and_others_the_validity_bitmap() {
         let array =
             |values: &[Option<&str>]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
         assert_eq!(levels(&array(&[Some("a"); 5])), [5 << 1, 1]);
@@ -172,13 +173,13 @@ mod tests {
             levels(&mixed),
             [3 << 1 | 1, 0b0100_1001, 0b1001_0010, 0b0000_0100]
         );
-        // Bits behind the last value mean nothing.
+        // Bits after the last value have no meaning.
         assert_eq!(levels(&mixed.slice(8, 8)), [1 << 1 | 1, 0b1001_0010]);
         assert_eq!(levels(&mixed.slice(3, 8)), [1 << 1 | 1, 0b0100_1001]);
     }
 
     #[test]
-    fn equal_codes_are_a_run_and_none_are_only_their_width() {
+    fn equal_codes_are_a_run_and_no_codes_only_their_width() {
         let codes = |codes: &[u32], entries| {
             let mut page = Scratch::default();
             write_codes(codes, entries, &mut page);
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_those_that_are_there() {
+    fn nulls_are_skipped() {
         let array = Int32Array::from(vec![Some(1), None, Some(-3)]);
         assert_eq!(numbers_of(&array), [1, -3]);
         assert_eq!(numbers_of(&array.slice(1, 2)), [-3]);

@@ -30,7 +30,7 @@ fn record(row: usize) -> Record<'static> {
     }
 }
 
-/// A file of so many rows.
+/// A file with `rows` rows.
 fn spooled(path: &Path, rows: usize) -> SpooledRows {
     let mut writer = SpoolWriter::try_new(path, SLICE, &options()).unwrap();
     (0..rows).for_each(|row| writer.append(&record(row)).unwrap());
@@ -49,10 +49,10 @@ fn ids(path: &Path) -> Vec<usize> {
 }
 
 #[test]
-fn rows_are_read_again_in_their_order_before_and_behind_the_footer() {
+fn rows_are_read_back_in_order_with_and_without_the_footer() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a");
-    // More than a batch, and than a row group.
+    // More than one batch, and more than one row group.
     let count = BATCH_ROWS + 10;
     let spooled = spooled(&path, count);
     let mut rows = 0;
@@ -74,13 +74,13 @@ fn rows_are_read_again_in_their_order_before_and_behind_the_footer() {
     assert_eq!(rows_of(&path, SLICE), Some(count as u64));
     assert_eq!(rows_of(&path, OTHER), None);
     let mode = std::fs::metadata(&path).unwrap().permissions().mode();
-    assert_eq!(mode & 0o777, 0o600, "nobody else reads it");
+    assert_eq!(mode & 0o777, 0o600, "only the owner can read it");
     drop(file);
     assert!(!path.exists());
 }
 
 #[test]
-fn rows_that_are_left_out_are_in_no_file_and_the_others_are_told() {
+fn surplus_rows_are_dropped_and_the_others_are_passed_on() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a");
     let surplus = [0, 3, 4, 9].map(Ok);
@@ -95,7 +95,7 @@ fn rows_that_are_left_out_are_in_no_file_and_the_others_are_told() {
 }
 
 #[test]
-fn a_link_in_the_place_of_the_file_is_replaced_and_not_followed() {
+fn a_symbolic_link_at_the_path_is_replaced_and_not_followed() {
     let directory = tempfile::tempdir().unwrap();
     let [path, elsewhere] = ["a", "elsewhere"].map(|name| directory.path().join(name));
     std::fs::write(&elsewhere, "mine").unwrap();
@@ -105,7 +105,7 @@ fn a_link_in_the_place_of_the_file_is_replaced_and_not_followed() {
 }
 
 #[test]
-fn rows_of_another_slice_are_not_read_as_these() {
+fn rows_of_another_slice_are_refused() {
     let directory = tempfile::tempdir().unwrap();
     let file = spooled(&directory.path().join("a"), 1)
         .finish(Vec::new())
@@ -119,7 +119,7 @@ fn rows_of_another_slice_are_not_read_as_these() {
 }
 
 #[test]
-fn what_is_no_whole_parquet_file_has_neither_footer_nor_slice() {
+fn an_incomplete_parquet_file_has_neither_footer_nor_slice() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a");
     assert!(matches!(
@@ -135,7 +135,7 @@ fn what_is_no_whole_parquet_file_has_neither_footer_nor_slice() {
 }
 
 #[test]
-fn as_much_text_is_read_at_once_as_was_written_at_once() {
+fn a_batch_that_is_read_has_no_more_text_than_a_written_one() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("a");
     let rows_at_once = |text_bytes: usize| {
