@@ -5,7 +5,9 @@ use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error;
 use std::io::{self, Write};
 
-use crate::privacy::numbers::{is_unprintable, may_separate, replace_numbers, without_escapes};
+use crate::privacy::numbers::{
+    is_control_or_bidi, may_separate_digits, replace_numbers, without_escapes,
+};
 use crate::privacy::redact_addresses;
 
 /// An error and its causes on one line. A cause that the text contains already is not repeated.
@@ -76,12 +78,12 @@ pub(crate) fn one_line(text: &str, max_chars: usize) -> String {
     let mut chars = 0;
     let mut is_gap = false;
     for c in text.chars() {
-        if is_unprintable(c) || c.is_whitespace() {
+        if is_control_or_bidi(c) || c.is_whitespace() {
             is_gap = !line.is_empty();
             continue;
         }
         if chars >= max_chars {
-            let kept = line.trim_end_matches(|c: char| c.is_numeric() || may_separate(c));
+            let kept = line.trim_end_matches(|c: char| c.is_numeric() || may_separate_digits(c));
             return format!("{kept}…");
         }
         if std::mem::take(&mut is_gap) {

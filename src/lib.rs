@@ -1,23 +1,24 @@
 //! Streams call detail records (CDRs) from the Wavix API into a lake of date-partitioned Parquet
-//! that is complete, exact, free of duplicates and safe to write again. The program `cdrlake` is
-//! this library behind a command line.
+//! files. The lake is complete, exact and free of duplicates, and every run can be repeated safely.
+//! The program `cdrlake` is a command line for this library.
 //!
 //! ```text
-//! HTTP body ─chunk→ decompress → framing ─record→ decode ─batch→ encode → spool ─→ publish → ledger
+//! HTTP body ─chunk→ decompress → framing ─record→ decode ─batch→ encode → spool → publish → ledger
 //!                                   └──bad record──┴→ rejects
 //! ```
 //!
 //! # Fill a lake
 //!
-//! A [`Job`] brings the lake of a [`Config`] up to date with the calls of a [`Source`]: it opens the
-//! lake or makes it, plans which days are due, and fetches them. [`Api`] is the source that asks
-//! Wavix; here a [`Simulator`] answers in its place. A [`Verification`] reads everything again.
+//! A [`Job`] brings the lake of a [`Config`] up to date with the calls of a [`Source`]: it opens or
+//! creates the lake, plans which days are due, and fetches them. [`Api`] is the Wavix source; in
+//! this example it connects to a [`Simulator`]. A [`Verification`] reads the whole lake again.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use cdrlake::{
-//!     Api, Config, Faults, Generator, Job, KeyOrder, RunOutcome, Selection, Simulator, Verification,
+//!     Api, Config, Faults, Generator, Job, KeyOrder, RunOutcome, Selection, Simulator,
+//!     Verification,
 //! };
 //!
 //! # #[tokio::main(flavor = "current_thread")]
@@ -59,7 +60,7 @@
 //! let mut calls = 0;
 //! for batch in Batches::new(&body[..], "placed 2026-10-01".parse::<Slice>()?) {
 //!     let batch = batch?;
-//!     let charges = batch.column_by_name("charge_usd").expect("it has the columns of a lake");
+//!     let charges = batch.column_by_name("charge_usd").expect("a batch has all columns");
 //!     assert_eq!(charges.data_type().to_string(), "Decimal128(18, 9)");
 //!     calls += batch.num_rows();
 //! }
@@ -108,7 +109,7 @@ pub use source::files::Input;
 pub use source::wavix::Api;
 pub use source::{Body, Chunks, Paging, Source, SourceError};
 
-/// What a run did, as the lake keeps it and `--format json` prints it.
+/// The report of a run, as the lake stores it and `--format json` prints it.
 pub mod report {
     pub use crate::cdr::reconcile::Verdict;
     pub use crate::cdr::tally::{Counts, Totals};
@@ -119,8 +120,8 @@ pub mod report {
 }
 pub use report::{RunOutcome, RunReport, SliceOutcome, SliceReport};
 
-/// Parts for the program, and for this crate's own tests, benches and fuzz targets. They may change
-/// with every version.
+/// Internals for the program and for this crate's tests, benches and fuzz targets. They may change
+/// in every version.
 #[doc(hidden)]
 pub mod internals {
     pub use crate::body::csv::{CsvRow, CsvRows};
@@ -154,5 +155,5 @@ pub mod internals {
     };
 }
 
-/// This program's name and version, as the source, the ledger and files of the lake see it.
+/// The program's name and version, for the source, the ledger and files of the lake.
 const TOOL: &str = concat!("cdrlake/", env!("CARGO_PKG_VERSION"));

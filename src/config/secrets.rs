@@ -415,9 +415,9 @@ mod tests {
             (
                 "0123456789abcdef0123456789abcde",
                 0o600,
-                "the key has 31 characters, and at least 32 are needed",
+                "the key has 31 characters, but needs at least 32",
             ),
-            (&"ab".repeat(40), 0o600, "hardly any different characters"),
+            (&"ab".repeat(40), 0o600, "fewer than 8 different characters"),
             (
                 "0123456789abcdef0123456789abcdef",
                 0o644,

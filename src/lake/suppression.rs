@@ -108,7 +108,7 @@ impl Lake {
         if list
             .numbers
             .iter()
-            .all(|number| privacy.knows_erased(&number.token))
+            .all(|number| privacy.is_erased(&number.token))
         {
             Ok(())
         } else {

@@ -581,7 +581,7 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
     assert_eq!(table, None);
     // The same with what is known now.
     let known = lake.privacy_now().await.unwrap();
-    assert!(known.knows_erased(&token));
+    assert!(known.is_erased(&token));
     let before = lake.entry(placed()).await;
     let announced = before.entry.pending.as_ref().expect("it was announced");
     let planned = announced.planned.as_ref().unwrap();

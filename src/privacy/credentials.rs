@@ -1,14 +1,13 @@
-//! Credentials in what the source sends.
+//! Removes credentials from records and messages.
 //!
-//! Records may hold the account's key: the provider's published example of a `transcription` has an
-//! address that ends in `?appid=` and the key. Nothing that is stored or shown may hold
+//! Records may hold the account's key: in the provider's published example, the address of a
+//! `transcription` ends with `?appid=` and the key. Stored or printed texts must not contain
 //!
-//! - the key of this run, wherever it stands, and
-//! - the value of a query parameter that carries a credential, in an address anywhere in a text, or
-//!   the password of an address (`https://user:password@host`, `sip:user:password@host`): also where
-//!   no key is known.
+//! - the key of this run, at any place,
+//! - the value of a query parameter for credentials, in any address, or
+//! - the password of an address (`https://user:password@host`, `sip:user:password@host`).
 //!
-//! The rest of the address stays, so that it still says what it pointed to.
+//! The last two are removed even if no key is configured. The rest of the address stays.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -18,28 +17,28 @@ use std::sync::OnceLock;
 use memchr::memmem::Finder;
 use secrecy::{ExposeSecret, SecretString};
 
-use super::numbers::{percent_escaped, splice, without_escapes};
+use super::numbers::{percent_escaped, replace_ranges, without_escapes};
 use super::text::map_json;
 
-/// Stands for a credential.
+/// Replaces a credential in records.
 const REDACTED: &str = "[redacted]";
-/// Stands for the key in what is said.
+/// Replaces the key in messages.
 const HIDDEN_KEY: &str = "[key]";
-/// A shorter key is not looked for in records: `demo`, the simulator's, is a word that may stand there.
+/// Shorter keys are not redacted in records: `demo`, the simulator's key, is also an ordinary word.
 const MIN_KEY_BYTES: usize = 6;
 
-/// What must not be stored.
+/// The credentials of a run, which must not be stored.
 #[derive(Clone, Default)]
 pub struct Credentials {
     key: Option<Key>,
 }
 
-/// A key, and how it is found in records.
+/// A key and its search in records.
 #[derive(Clone)]
 struct Key {
     secret: SecretString,
     finder: Option<Finder<'static>>,
-    /// What came in its place in the middle of a run. Both stay secret.
+    /// The key that replaced it during the run. Both stay secret.
     successor: OnceLock<Box<Key>>,
 }
 
@@ -67,19 +66,19 @@ impl fmt::Debug for Credentials {
 }
 
 impl Credentials {
-    /// The key of this run, where one is known, and what addresses carry.
+    /// Credentials with the key of this run, if there is one.
     pub fn new(key: Option<SecretString>) -> Self {
         Self {
             key: key.map(Key::new),
         }
     }
 
-    /// The key to ask with.
+    /// The current key.
     pub fn key(&self) -> Option<&SecretString> {
         Some(&self.keys().last()?.secret)
     }
 
-    /// Takes another key in place of the last. Whether it is another.
+    /// Replaces the current key. Returns whether `key` is new.
     pub fn renew(&self, key: SecretString) -> bool {
         let key = Key::new(key);
         let is_known = self.keys().any(|known| known.text() == key.text());
@@ -87,7 +86,7 @@ impl Credentials {
         last.is_some_and(|last| last.successor.set(Box::new(key)).is_ok())
     }
 
-    /// How many keys there were so far.
+    /// Number of keys so far.
     pub fn generation(&self) -> usize {
         self.keys().count()
     }
@@ -98,7 +97,7 @@ impl Credentials {
         })
     }
 
-    /// The longest first, for one may be the beginning of the other.
+    /// The longest key first, because one may be the beginning of another.
     fn longest_first(&self) -> impl Iterator<Item = &Key> {
         let mut keys: Vec<_> = self.keys().collect();
         keys.sort_by_key(|key| std::cmp::Reverse(key.text().len()));
@@ -111,23 +110,22 @@ impl Credentials {
         self.longest_first().fold(message.to_owned(), hide)
     }
 
-    /// Whether there may be credentials in what is read from `json`.
+    /// Whether a record decoded from `json` may contain credentials.
     #[inline]
     pub(crate) fn may_be_in(&self, json: &[u8]) -> bool {
-        // What assigns a parameter or ends a password, and what may spell them, or the key, in
-        // another way.
+        // Characters that assign a parameter or end a password, and those that begin escapes.
         memchr::memchr3(b'=', b'%', b'\\', json).is_some()
             || memchr::memchr2(b'@', b'&', json).is_some()
             || self.holds_key(json)
     }
 
-    /// JSON without credentials.
+    /// The JSON text without credentials.
     pub(crate) fn redact_json<'a>(&self, json: &'a str) -> Cow<'a, str> {
         let of_text = |text: &str| match self.redact_text(text) {
             Cow::Owned(redacted) => Some(redacted),
             Cow::Borrowed(_) => None,
         };
-        // A key may be of digits only.
+        // A key may consist of digits.
         let of_number = |number: &str| {
             self.holds_key(number.as_bytes())
                 .then(|| format!("\"{REDACTED}\""))
@@ -140,7 +138,7 @@ impl Credentials {
         finders.any(|key| key.find(text).is_some())
     }
 
-    /// A text without credentials, however they are escaped.
+    /// The text without credentials, even if they are escaped.
     pub fn redact_text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         if text.contains('\\')
             && let Cow::Owned(redacted) = self.redact_as_written(&without_escapes(text))
@@ -159,13 +157,13 @@ impl Credentials {
             let length = key.needle().len();
             let keys = key.find_iter(redacted.as_bytes());
             let keys = keys.map(|at| (at..at + length, REDACTED.to_owned()));
-            redacted = Cow::Owned(splice(&redacted, keys).into_owned());
+            redacted = Cow::Owned(replace_ranges(&redacted, keys).into_owned());
         }
         redacted
     }
 
-    /// The bytes of a record that was rejected, which may be cut anywhere, without credentials. What is
-    /// no text becomes what is shown of it.
+    /// The bytes of a rejected record without credentials. The record may be truncated. If anything
+    /// is redacted, invalid UTF-8 is replaced too.
     pub fn redact_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         let text = String::from_utf8_lossy(bytes);
         let redacted = if text.trim_start().starts_with(['{', '[']) {
@@ -184,7 +182,7 @@ impl Credentials {
         }
     }
 
-    /// A line of CSV without credentials: an address ends where its cell does.
+    /// A line of CSV without credentials. An address ends with its cell.
     fn redact_cells<'a>(&self, line: &'a str) -> Cow<'a, str> {
         let (mut start, mut is_quoted) = (0, false);
         let mut redacted = Vec::new();
@@ -199,10 +197,10 @@ impl Credentials {
             }
             start = end + 1;
         }
-        splice(line, redacted.into_iter())
+        replace_ranges(line, redacted.into_iter())
     }
 
-    /// How many bytes a text ends with that are the beginning of a key.
+    /// Length of the longest end of `text` that is the beginning of a key.
     fn cut_key(&self, text: &str) -> usize {
         let needles = self.keys().filter_map(|key| key.finder.as_ref());
         let cuts = needles.map(|finder| {
@@ -219,7 +217,7 @@ impl Credentials {
     }
 }
 
-/// A message without a key, which may be a part of what stands for one already.
+/// Replaces `key` by `[key]`, except within an existing `[key]`.
 fn hide_key(message: &str, key: &str) -> String {
     let hidden: Vec<usize> = message
         .match_indices(HIDDEN_KEY)
@@ -232,20 +230,20 @@ fn hide_key(message: &str, key: &str) -> String {
     let keys = message.match_indices(key).map(|(at, _)| at);
     let keys = keys.filter(|at| !is_hidden(at));
     let keys = keys.map(|at| (at..at + key.len(), HIDDEN_KEY.to_owned()));
-    splice(message, keys).into_owned()
+    replace_ranges(message, keys).into_owned()
 }
 
-/// Whether something in an id was redacted, so that it may no longer tell one call from another.
+/// Whether a part of an id was redacted, so that the id may no longer be unique.
 pub(crate) fn is_redacted(id: &str) -> bool {
     id.contains(REDACTED)
 }
 
-/// A text whose addresses carry no credentials. Time: linear in the text.
+/// The text without credentials in addresses. Time: linear in the text.
 pub(crate) fn redact_addresses(text: &str) -> Cow<'_, str> {
     let bytes = text.as_bytes();
     let mut redacted = Vec::new();
     let (mut at, mut end, mut seen) = (0, 0, 0);
-    while let Some(found) = bytes.get(at..).and_then(find_mark) {
+    while let Some(found) = bytes.get(at..).and_then(find_delimiter) {
         at += found;
         let value = match bytes[at] {
             b':' => password_behind(text, at, &mut seen),
@@ -253,26 +251,26 @@ pub(crate) fn redact_addresses(text: &str) -> Cow<'_, str> {
         };
         at += 1;
         if let Some(value) = value.filter(|value| value.start >= end) {
-            // Whatever else is within it goes with it.
+            // Skips matches within the removed value.
             end = value.end;
             at = at.max(end);
             redacted.push((value, REDACTED.to_owned()));
         }
     }
-    splice(text, redacted.into_iter())
+    replace_ranges(text, redacted.into_iter())
 }
 
-/// What may assign a value, or stand before a password.
-fn find_mark(bytes: &[u8]) -> Option<usize> {
+/// The first character that may assign a value or precede a password.
+fn find_delimiter(bytes: &[u8]) -> Option<usize> {
     bytes
         .iter()
         .position(|byte| matches!(byte, b'=' | b'%' | b'&' | b':'))
 }
 
-/// Longest name of a parameter that is looked at.
+/// Longest parameter name examined.
 const MAX_NAME_BYTES: usize = 64;
 
-/// Where the value stands that is assigned at `at`, if it is that of a parameter that carries a credential.
+/// The range of the value assigned at `at`, if its parameter carries a credential.
 fn value_at(text: &str, at: usize) -> Option<Range<usize>> {
     let rest = text.get(at..)?;
     let entity = ["&#61;", "&#x3d;", "&#x3D;", "&equals;"]
@@ -281,8 +279,9 @@ fn value_at(text: &str, at: usize) -> Option<Range<usize>> {
     let (sign, is_nested) = match entity {
         Some(entity) => (entity.len(), false),
         None if rest.starts_with('=') => (1, false),
-        // Within the value of another parameter this one ends where its own address does.
-        None => (escaped(rest, &["3d"])?, true),
+        // An escaped assignment: the parameter is in an address within the value of another
+        // parameter.
+        None => (escape_length(rest, &["3d"])?, true),
     };
     if !is_credential(name_before(text, at)?) {
         return None;
@@ -295,15 +294,15 @@ fn value_at(text: &str, at: usize) -> Option<Range<usize>> {
         let percents = memchr::memchr_iter(b'%', value.get(..length)?.as_bytes());
         let is_end = |at: &usize| {
             let rest = value.get(*at..).unwrap_or_default();
-            escaped(rest, &["26", "23", "3b"]).is_some()
+            escape_length(rest, &["26", "23", "3b"]).is_some()
         };
         length = percents.into_iter().find(is_end).unwrap_or(length);
     }
-    let is_there = length > 0 && value.get(..length) != Some(REDACTED);
-    is_there.then(|| start..start + length)
+    let has_value = length > 0 && value.get(..length) != Some(REDACTED);
+    has_value.then(|| start..start + length)
 }
 
-/// The name of the parameter to which something is assigned at `at`: from what begins one on.
+/// The name of the parameter that is assigned at `at`.
 fn name_before(text: &str, at: usize) -> Option<&str> {
     let first =
         (at.saturating_sub(MAX_NAME_BYTES)..=at).find(|&first| text.is_char_boundary(first))?;
@@ -316,15 +315,15 @@ fn name_before(text: &str, at: usize) -> Option<&str> {
     // An address within the value of a parameter.
     let percents = memchr::memrchr_iter(b'%', name.as_bytes());
     let nested = percents.into_iter().find_map(|percent| {
-        let escaped = escaped(name.get(percent..)?, &["3f", "26", "3b", "23"])?;
+        let escaped = escape_length(name.get(percent..)?, &["3f", "26", "3b", "23"])?;
         name.get(percent + escaped..)
     });
     nested.or_else(|| matches!(delimiter?, '?' | '&' | ';' | '#').then_some(name))
 }
 
-/// How many bytes a text begins with that stand for one of the characters with these `codes`, however often
-/// they were escaped: `%3D`, `%253D`.
-fn escaped(text: &str, codes: &[&str]) -> Option<usize> {
+/// Length of the escape at the beginning of `text`, if it stands for a character with one of these
+/// `codes`. It may be escaped repeatedly: `%3D`, `%253D`.
+fn escape_length(text: &str, codes: &[&str]) -> Option<usize> {
     let mut rest = text.strip_prefix('%')?;
     while let Some(again) = rest.strip_prefix("25") {
         rest = again;
@@ -334,7 +333,7 @@ fn escaped(text: &str, codes: &[&str]) -> Option<usize> {
     is_it.then(|| text.len() - rest.len() + 2)
 }
 
-/// Whether a query parameter of this name carries a credential, whatever its case and marks.
+/// Whether a query parameter with this name carries a credential. Ignores case and punctuation.
 fn is_credential(name: &str) -> bool {
     const WHOLE: [&str; 8] = ["appid", "auth", "hmac", "jwt", "pw", "pwd", "sig", "sign"];
     const WITHIN: [&str; 9] = [
@@ -363,8 +362,8 @@ fn is_credential(name: &str) -> bool {
         || WITHIN.iter().any(|part| plain.contains(part))
 }
 
-/// Where the password of an address stands whose scheme ends with the colon at `at`. Nothing before `seen` is looked at
-/// again.
+/// The range of the password in an address whose scheme ends with the colon at `at`. Skips text
+/// before `seen`, which was examined before.
 fn password_behind(text: &str, at: usize, seen: &mut usize) -> Option<Range<usize>> {
     let rest = text.get(at + 1..)?;
     let start = if rest.starts_with("//") {
@@ -377,16 +376,16 @@ fn password_behind(text: &str, at: usize, seen: &mut usize) -> Option<Range<usiz
     if start < *seen {
         return None;
     }
-    let who = text.get(start..)?;
+    let authority = text.get(start..)?;
     let ends = |c: char| c.is_whitespace() || "/?#\"'<>,\\".contains(c);
-    let who = who.get(..who.find(ends).unwrap_or(who.len()))?;
-    *seen = start + who.len();
-    let (colon, host) = (who.find(':')?, who.rfind('@')?);
-    let is_there = colon + 1 < host && who.get(colon + 1..host) != Some(REDACTED);
-    is_there.then(|| start + colon + 1..start + host)
+    let authority = authority.get(..authority.find(ends).unwrap_or(authority.len()))?;
+    *seen = start + authority.len();
+    let (colon, host) = (authority.find(':')?, authority.rfind('@')?);
+    let is_password = colon + 1 < host && authority.get(colon + 1..host) != Some(REDACTED);
+    is_password.then(|| start + colon + 1..start + host)
 }
 
-/// Whether a text ends with the scheme of SIP addresses.
+/// Whether a text ends with the scheme of a SIP address.
 fn ends_with_sip(text: &str) -> bool {
     let ends_with = |scheme: &str| {
         let before = text.len().checked_sub(scheme.len());
@@ -408,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn values_of_parameters_that_carry_credentials_go_and_the_rest_of_the_address_stays() {
+    fn values_of_credential_parameters_are_removed_and_the_rest_of_the_address_stays() {
         for (text, expected) in [
             (
                 "https://api.example/v1/x/transcription?appid=secret",
@@ -428,7 +427,8 @@ mod tests {
             ),
             (
                 "https://b/o?X-Amz-Date=1&X-Amz-Signature=abc&X-Amz-Security-Token=d%2Fe",
-                "https://b/o?X-Amz-Date=1&X-Amz-Signature=[redacted]&X-Amz-Security-Token=[redacted]",
+                "https://b/o?X-Amz-Date=1&X-Amz-Signature=[redacted]\
+                 &X-Amz-Security-Token=[redacted]",
             ),
             (
                 "https://b/o?sv=1&sig=a%2Bb%3D&se=2",
@@ -459,7 +459,11 @@ mod tests {
             ),
         ] {
             assert_eq!(redact_addresses(text), expected);
-            assert_eq!(redact_addresses(expected), expected, "once is enough");
+            assert_eq!(
+                redact_addresses(expected),
+                expected,
+                "redacting twice changes nothing"
+            );
         }
         for harmless in [
             "key=5",
@@ -478,7 +482,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_was_replaced_stays_as_secret_as_its_successor() {
+    fn a_replaced_key_stays_secret() {
         let credentials = credentials();
         assert!(!credentials.renew(SecretString::from(KEY)), "the same");
         let newer = format!("{KEY}-newer");
@@ -505,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_hidden_once_however_often_a_message_is_looked_at() {
+    fn hiding_a_key_twice_changes_nothing() {
         for key in ["key", "demo", "[key", "key]x", "aa"] {
             let credentials = Credentials::new(Some(SecretString::from(key)));
             let once = credentials.hide_keys(&format!("Check source.api: {key}, {key}{key}!"));
@@ -515,9 +519,13 @@ mod tests {
     }
 
     #[test]
-    fn the_key_goes_from_every_field_however_it_is_written() {
+    fn the_key_is_removed_from_every_field_in_any_notation() {
         let json = format!(
-            r#"{{"a":"{KEY}","{KEY}":["x {KEY} y"],"c":"https:\/\/x\/?appid\u003d{KEY}","d":"canary\u002dkey-5f1d"}}"#
+            concat!(
+                r#"{{"a":"{KEY}","{KEY}":["x {KEY} y"],"c":"https:\/\/x\/?appid\u003d{KEY}","#,
+                r#""d":"canary\u002dkey-5f1d"}}"#
+            ),
+            KEY = KEY
         );
         let mut record = Record {
             call_id: Some(KEY.into()),
@@ -530,7 +538,7 @@ mod tests {
         assert!(!shown.contains("5f1d"), "{shown}");
         let extra: serde_json::Value = serde_json::from_str(&record.extra.unwrap()).unwrap();
         assert_eq!(extra["c"], "https://x/?appid=[redacted]");
-        // A key of digits may stand as a number.
+        // A key of digits may be a JSON number.
         let digits = Credentials::new(Some(SecretString::from("8675309123")));
         let mut record = Record {
             extra: Some(r#"{"a":8675309123}"#.into()),
@@ -552,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_found_in_a_record_that_holds_no_parameter() {
+    fn a_password_is_found_without_a_parameter() {
         for json in [
             r#"{"url":"https://user:sesame@host/y"}"#,
             r#"{"x":"{\"url\":\"https://x/y?a=1\\u0026appid=sesame\"}"}"#,
@@ -571,7 +579,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_in_a_line_of_csv_ends_with_its_cell_and_a_key_may_be_cut() {
+    fn an_address_in_csv_ends_with_its_cell_and_a_truncated_key_is_redacted() {
         let kept = |line: &str| {
             String::from_utf8(credentials().redact_bytes(line.as_bytes()).into_owned()).unwrap()
         };
@@ -588,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_of_marks_take_no_longer_than_they_are() {
+    fn long_texts_of_delimiters_take_linear_time() {
         for text in [
             "@", "?key=a", "u:@", "sip:", "://", "=", "%25", "?%3D", "&#61;",
         ] {
@@ -599,7 +607,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn whatever_stands_around_it_no_credential_stays(
+        fn a_credential_is_removed_in_any_context(
             before in "\\PC{0,12}",
             name in proptest::sample::select(vec![
                 "appid", "api_key", "apikey", "key", "token", "access_token", "signature",
@@ -624,7 +632,7 @@ mod tests {
             let kept = String::from_utf8(kept).unwrap();
             proptest::prop_assert!(!kept.contains(&value), "{}", kept);
 
-            // The key of the run, with nothing that announces it.
+            // The key of the run, without a parameter before it.
             let own = Credentials::new(Some(SecretString::from(value.clone())));
             let text = format!("{before}{value}{behind}");
             proptest::prop_assert!(!own.redact_text(&text).contains(&value));

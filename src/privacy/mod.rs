@@ -1,8 +1,10 @@
-//! What becomes of phone numbers on their way into the lake: `[privacy]`.
+//! Hides phone numbers and credentials: section `[privacy]` of the configuration.
 //!
-//! A pseudonym is a keyed hash ([HMAC](https://www.rfc-editor.org/rfc/rfc2104)-SHA-256) of a number's digits: the same
-//! number has the same one in every file, and without the key nobody can try all numbers. It stays personal data, by the
-//! law of Europe, for whoever has the key. The key never gets into the lake; its id does, which is a hash of it.
+//! A pseudonym is a keyed hash ([HMAC](https://www.rfc-editor.org/rfc/rfc2104)-SHA-256) of a
+//! number's digits. The same number has the same pseudonym in every file. Without the key,
+//! pseudonyms cannot be reversed by trying all numbers; anyone with the key can re-identify
+//! numbers, so pseudonyms remain personal data under European law. The lake stores the id of the
+//! key, which is a hash, but never the key.
 
 mod credentials;
 pub(crate) mod numbers;
@@ -14,7 +16,9 @@ use std::collections::HashSet;
 
 pub use credentials::Credentials;
 pub(crate) use credentials::{is_redacted, redact_addresses};
-use numbers::{numbers, replace_each_number, sequences, unescaped, user_part, without_escapes};
+use numbers::{
+    any_digit_sequence, numbers, replace_each_number, unescaped, user_part, without_escapes,
+};
 use text::{
     for_each_text, is_address, map_json, map_phone_number, replace_uri_users, truncated_address,
     truncated_number, uri_users,
@@ -23,20 +27,20 @@ pub use token::PrivacyKey;
 pub(crate) use token::Token;
 use token::{is_name, is_token, tokens_in};
 
-/// What becomes of numbers.
+/// How numbers are hidden.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Mode {
-    /// They stay.
+    /// Numbers stay.
     #[default]
     Keep,
-    /// Their last four digits are dropped.
+    /// The last four digits are removed.
     Truncate,
-    /// A keyed hash stands for them.
+    /// A keyed hash replaces the number.
     Pseudonymize,
 }
 
 impl Mode {
-    /// As it stands in the configuration and in the lake.
+    /// The name in the configuration and in the lake.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Keep => "keep",
@@ -46,7 +50,7 @@ impl Mode {
     }
 }
 
-/// What becomes of numbers, column by column.
+/// How numbers are hidden in each column.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "they are columns")]
 pub struct Modes {
@@ -57,7 +61,7 @@ pub struct Modes {
 }
 
 impl Modes {
-    /// The same for every column.
+    /// The same mode for every column.
     pub fn all(mode: Mode) -> Self {
         Self {
             from_number: mode,
@@ -67,7 +71,7 @@ impl Modes {
         }
     }
 
-    /// Each column with its mode.
+    /// The columns and their modes.
     pub fn by_column(self) -> [(&'static str, Mode); 4] {
         [
             ("from_number", self.from_number),
@@ -77,12 +81,12 @@ impl Modes {
         ]
     }
 
-    /// Whether some column has this one.
+    /// Whether any column has this mode.
     pub fn include(self, mode: Mode) -> bool {
         self.by_column().into_iter().any(|(_, found)| found == mode)
     }
 
-    /// What becomes of numbers in a text that may be of any column: what hides most.
+    /// The strictest mode of all columns, for texts that may belong to any column.
     fn strictest(self) -> Mode {
         [Mode::Pseudonymize, Mode::Truncate]
             .into_iter()
@@ -91,27 +95,27 @@ impl Modes {
     }
 }
 
-/// How often what was hidden is looked at again.
-const MAX_READINGS: usize = 4;
+/// Most passes over a text whose numbers are hidden.
+const MAX_PASSES: usize = 4;
 
-/// What becomes of numbers, with the key that it takes.
+/// The modes of hiding, the key, and the numbers that were erased.
 #[derive(Clone, Debug, Default)]
 pub struct Privacy {
     modes: Modes,
     key: Option<PrivacyKey>,
-    /// Numbers whose calls are left out.
+    /// Erased numbers, whose calls are suppressed.
     suppressed: HashSet<Token>,
 }
 
 impl Privacy {
-    /// `modes` with the key for pseudonyms and erased numbers, where one is known.
+    /// `modes` with the key for pseudonyms and erased numbers, if there is one.
     ///
     /// # Panics
-    /// There is no key, and some column is pseudonymised.
+    /// If a column is pseudonymised and there is no key.
     pub fn new(modes: Modes, key: Option<PrivacyKey>) -> Self {
         assert!(
             key.is_some() || !modes.include(Mode::Pseudonymize),
-            "pseudonyms take a key"
+            "pseudonyms need a key"
         );
         Self {
             modes,
@@ -120,7 +124,7 @@ impl Privacy {
         }
     }
 
-    /// The same, leaving out the calls of numbers that were erased. `None` if there are some and no key is known.
+    /// Adds erased numbers, whose calls are suppressed. `None` if there are any, but no key.
     pub fn suppressing(&self, tokens: impl IntoIterator<Item = Token>) -> Option<Self> {
         let suppressed: HashSet<Token> = tokens.into_iter().collect();
         (suppressed.is_empty() || self.key.is_some()).then(|| Self {
@@ -129,33 +133,33 @@ impl Privacy {
         })
     }
 
-    /// Whether the calls of a number are left out.
-    pub fn knows_erased(&self, token: &Token) -> bool {
+    /// Whether a number was erased.
+    pub fn is_erased(&self, token: &Token) -> bool {
         self.suppressed.contains(token)
     }
 
-    /// Whether any calls are left out.
+    /// Whether any number was erased.
     #[inline]
     pub(crate) fn suppresses_any(&self) -> bool {
         !self.suppressed.is_empty()
     }
 
-    /// Whether a value that names who calls or is called, and may be hidden already, holds a number that was erased.
+    /// Whether a caller or called party, plain or hidden, is an erased number.
     pub(crate) fn suppresses_value(&self, value: &str) -> bool {
-        // As most are written: there is nothing else in it.
+        // The common case: digits only.
         let is_plain = value.bytes().all(|byte| byte.is_ascii_digit());
         !value.is_empty()
             && (self.is_suppressed(value) || (!is_plain && self.is_suppressed_in(value)))
     }
 
-    /// Whether some text in JSON holds a number that was erased.
+    /// Whether any text in JSON holds an erased number.
     pub(crate) fn suppresses_json(&self, json: &str) -> bool {
         let mut found = false;
         for_each_text(json, |text| found = found || self.is_suppressed_in(text));
         found
     }
 
-    /// Whether an address, or the token that stands for it, is of a number that was erased.
+    /// Whether an address, or its token, is that of an erased number.
     fn is_suppressed(&self, address: &str) -> bool {
         if is_token(address) {
             return self.suppressed.contains(address);
@@ -164,8 +168,8 @@ impl Privacy {
         token.is_some_and(|token| self.suppressed.contains(&token))
     }
 
-    /// Whether a number that was erased is somewhere in a text, which may be anything, or a name is all that stands between two
-    /// quotation marks or in a cell of it.
+    /// Whether any text holds an erased number, or an erased name is a whole string or a whole cell
+    /// in it.
     pub fn suppresses_text(&self, text: &str) -> bool {
         if self.suppressed.is_empty() {
             return false;
@@ -181,8 +185,8 @@ impl Privacy {
         self.is_suppressed_in(&text) || cells.any(is_suppressed_name)
     }
 
-    /// Whether any sequence of groups of digits that stand side by side is a number that was erased: hiding has to choose
-    /// one of the ways to read them, erasing has not.
+    /// Whether any sequence of adjacent groups of digits is an erased number. Hiding must choose
+    /// one reading of the groups; erasing tries all.
     fn is_suppressed_in(&self, text: &str) -> bool {
         match unescaped(text) {
             Cow::Borrowed(text) => self.is_suppressed_as_written(text),
@@ -200,39 +204,39 @@ impl Privacy {
             token.is_some_and(|token| self.suppressed.contains(&token))
         };
         tokens_in(text).any(|token| self.suppressed.contains(token))
-            || sequences(text, is_number)
+            || any_digit_sequence(text, is_number)
             || uri_users(text).any(|range| self.is_suppressed(user(range)))
     }
 
-    /// What becomes of numbers, column by column.
+    /// How numbers are hidden in each column.
     pub fn modes(&self) -> Modes {
         self.modes
     }
 
-    /// The key, where one is known.
+    /// The key, if there is one.
     pub fn key(&self) -> Option<&PrivacyKey> {
         self.key.as_ref()
     }
 
-    /// The id of the key that pseudonyms are made with, if any are.
+    /// The id of the key, if any column is pseudonymised.
     pub fn key_id(&self) -> Option<&str> {
         let is_used = self.modes.include(Mode::Pseudonymize);
         self.key().filter(|_| is_used).map(PrivacyKey::id)
     }
 
-    /// Whether numbers stay as they are.
+    /// Whether all columns keep numbers.
     pub fn keeps_all(&self) -> bool {
         self.modes == Modes::default()
     }
 
-    /// Hides the number of a value that names who calls or is called.
+    /// Hides the number of a caller or called party.
     pub(crate) fn hide_value(&self, value: &mut Cow<'_, str>, mode: Mode) {
         if mode != Mode::Keep {
             *value = Cow::Owned(self.hide_address(value, mode));
         }
     }
 
-    /// Hides the numbers of a value that may be the name of a place.
+    /// Hides the numbers of a destination, which may be the name of a place.
     pub(crate) fn hide_place(&self, value: &mut Cow<'_, str>, mode: Mode) {
         if mode == Mode::Keep {
             return;
@@ -247,7 +251,7 @@ impl Privacy {
         }
     }
 
-    /// Hides the numbers of JSON.
+    /// Hides the numbers in JSON.
     pub(crate) fn hide_json(&self, json: &mut Cow<'_, str>, mode: Mode) {
         if mode == Mode::Keep {
             return;
@@ -262,8 +266,8 @@ impl Privacy {
         }
     }
 
-    /// What stands for a whole value that names who calls or is called: of several numbers one for each. Nothing stays
-    /// nothing.
+    /// Hides a caller or called party. If it has several numbers, each is hidden by itself. An
+    /// empty text stays empty.
     fn hide_address(&self, address: &str, mode: Mode) -> String {
         match (mode, &self.key) {
             _ if address.is_empty() => String::new(),
@@ -276,7 +280,7 @@ impl Privacy {
         }
     }
 
-    /// What stands for a number in a text.
+    /// Hides a number found in a text.
     fn hide_number(&self, number: &str, mode: Mode) -> String {
         match (mode, &self.key) {
             (Mode::Pseudonymize, Some(key)) => key.token(number).into_text(),
@@ -285,8 +289,8 @@ impl Privacy {
         }
     }
 
-    /// A filter of the source as it may be kept in the lake: it names whose calls these are, and has to tell one lake from
-    /// another. Where numbers are not kept, that takes a key.
+    /// A number in a filter of the source, as the lake stores it to identify itself. Unless all
+    /// numbers are kept, this needs a key; without a key the result is empty.
     pub fn hide_filter(&self, number: &str) -> String {
         match &self.key {
             _ if self.modes.strictest() == Mode::Keep => number.to_owned(),
@@ -295,18 +299,19 @@ impl Privacy {
         }
     }
 
-    /// A text, which may be of any column, without its numbers.
+    /// Hides the numbers in a text that may belong to any column.
     pub fn hide_in_text<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let hidden = match self.modes.strictest() {
             Mode::Keep => None,
-            // A digit that is written as an escape is one nevertheless.
+            // Digits may be escaped.
             mode if text.contains('\\') => self.hide_in(&without_escapes(text), mode),
             mode => self.hide_in(text, mode),
         };
         hidden.map_or(Cow::Borrowed(text), Cow::Owned)
     }
 
-    /// The same of bytes. Where they are not text, so is what is shown of them in place of their numbers.
+    /// Like [`hide_in_text`](Self::hide_in_text), for bytes. If a number is hidden, invalid UTF-8
+    /// is replaced too.
     pub fn hide_in_bytes<'a>(&self, bytes: &'a [u8]) -> Cow<'a, [u8]> {
         match self.hide_in_text(&String::from_utf8_lossy(bytes)) {
             Cow::Borrowed(_) => Cow::Borrowed(bytes),
@@ -314,18 +319,18 @@ impl Privacy {
         }
     }
 
-    /// A text without its numbers and the users of its addresses; `None` if it has none.
+    /// Hides the numbers and the users of addresses in a text. `None` if there are none.
     fn hide_in(&self, text: &str, mode: Mode) -> Option<String> {
-        // What is left may be read in another way once a part of it is hidden. A number that was cut
-        // short looks like one that is to be cut.
-        let readings = if mode == Mode::Truncate {
+        // Hiding one number may change how the rest is read. A truncated number would be truncated
+        // again.
+        let passes = if mode == Mode::Truncate {
             1
         } else {
-            MAX_READINGS
+            MAX_PASSES
         };
         let hidden = |text: &String| self.hide_once(text, mode);
         std::iter::successors(self.hide_once(text, mode), hidden)
-            .take(readings)
+            .take(passes)
             .last()
     }
 
@@ -340,28 +345,28 @@ impl Privacy {
     }
 
     fn hide_as_written(&self, text: &str, mode: Mode) -> Option<String> {
-        let without_numbers =
+        let numbers_hidden =
             replace_each_number(text, false, |number| self.hide_number(number, mode));
         if let Cow::Owned(hidden) =
-            replace_uri_users(&without_numbers, |user| self.hide_address(user, mode))
+            replace_uri_users(&numbers_hidden, |user| self.hide_address(user, mode))
         {
             return Some(hidden);
         }
-        match without_numbers {
+        match numbers_hidden {
             Cow::Owned(hidden) => Some(hidden),
             Cow::Borrowed(_) => None,
         }
     }
 }
 
-/// Whether an address names several numbers.
+/// Whether an address holds several numbers.
 pub(crate) fn holds_several_numbers(address: &str) -> bool {
-    // As most are written.
+    // The common case.
     let is_plain = address.bytes().all(|byte| byte.is_ascii_digit());
     !is_plain && numbers(&unescaped(address), true).nth(1).is_some()
 }
 
-/// Whether an address names anybody.
+/// Whether an address holds a number or a name.
 pub(crate) fn holds_a_number_or_name(address: &str) -> bool {
     let user = address.get(user_part(address)).unwrap_or_default();
     user.chars().any(char::is_alphanumeric)

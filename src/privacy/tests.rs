@@ -25,8 +25,9 @@ fn record<'a>(from: &'a str, to: &'a str, destination: &'a str, extra: &'a str) 
 }
 
 #[test]
-fn a_token_is_the_hmac_of_the_digits_as_others_compute_it() {
-    // printf 'cdrlake number v1\0491701234567' | openssl dgst -sha256 -mac HMAC -macopt key:0123456789abcdefghijklmnopqrstuvwxyz
+fn a_token_equals_the_hmac_computed_by_openssl() {
+    // printf 'cdrlake number v1\0491701234567' |
+    //     openssl dgst -sha256 -mac HMAC -macopt key:0123456789abcdefghijklmnopqrstuvwxyz
     assert_eq!(
         key().token("+49 170 1234567").to_string(),
         "tel_e6d85e0059aa39d49cd759b364e125cb"
@@ -35,7 +36,7 @@ fn a_token_is_the_hmac_of_the_digits_as_others_compute_it() {
 }
 
 #[test]
-fn the_same_number_has_the_same_token_however_it_is_written_and_another_has_another() {
+fn equal_numbers_have_equal_tokens_in_any_notation_and_others_differ() {
     let token = |address: &str| key().token(address);
     for same in [
         "+491701234567",
@@ -61,8 +62,12 @@ fn the_same_number_has_the_same_token_however_it_is_written_and_another_has_anot
 }
 
 #[test]
-fn numbers_are_hidden_wherever_a_record_has_them() {
-    let extra = r#"{"a":13025550101,"b":"+1 (302) 555-0101","c":["x",1,2.50,"call 13025550101!"],"d":{"13025550101":null},"e":"1302\u0035550101","f":"2026-10-01","g":"99df5ffd-962a-410f-bcce-d08f1f7f328c"}"#;
+fn numbers_are_hidden_in_every_field_of_a_record() {
+    let extra = concat!(
+        r#"{"a":13025550101,"b":"+1 (302) 555-0101","c":["x",1,2.50,"call 13025550101!"],"#,
+        r#""d":{"13025550101":null},"e":"1302\u0035550101","f":"2026-10-01","#,
+        r#""g":"99df5ffd-962a-410f-bcce-d08f1f7f328c"}"#
+    );
     let mut hidden = record(
         "13025550101",
         "sip:+13025550101@x",
@@ -75,18 +80,23 @@ fn numbers_are_hidden_wherever_a_record_has_them() {
     assert_eq!(hidden.to_number, hidden.from_number);
     assert_eq!(hidden.destination, hidden.from_number);
     let expected = format!(
-        r#"{{"a":"{token}","b":"+{token}","c":["x",1,2.50,"call {token}!"],"d":{{"{token}":null}},"e":"{token}","f":"2026-10-01","g":"99df5ffd-962a-410f-bcce-d08f1f7f328c"}}"#
+        concat!(
+            r#"{{"a":"{token}","b":"+{token}","c":["x",1,2.50,"call {token}!"],"#,
+            r#""d":{{"{token}":null}},"e":"{token}","f":"2026-10-01","#,
+            r#""g":"99df5ffd-962a-410f-bcce-d08f1f7f328c"}}"#
+        ),
+        token = token
     );
     assert_eq!(hidden.extra.as_deref(), Some(expected.as_str()));
     serde_json::from_str::<serde_json::Value>(&expected).unwrap();
-    // What is hidden stays as it is.
+    // Hiding twice changes nothing.
     let mut again = hidden.clone();
     privacy(Mode::Pseudonymize).hide(&mut again);
     assert_eq!(again.extra, hidden.extra);
 }
 
 #[test]
-fn the_last_four_digits_are_dropped() {
+fn the_last_four_digits_are_removed() {
     for (number, expected) in [
         ("13025550101", "1302555"),
         ("+1 302 555-0101", "+1 302 555"),
@@ -126,7 +136,7 @@ fn the_last_four_digits_are_dropped() {
 }
 
 #[test]
-fn columns_may_differ() {
+fn each_column_has_its_own_mode() {
     let modes = Modes {
         from_number: Mode::Keep,
         to_number: Mode::Truncate,
@@ -153,7 +163,7 @@ fn columns_may_differ() {
 }
 
 #[test]
-fn a_number_that_was_erased_is_found_in_what_comes_and_in_what_is_stored() {
+fn an_erased_number_is_found_in_source_records_and_in_stored_ones() {
     let erased = || [key().token("+1 302 555 0101")];
     let records = [
         record("13025550101", "2", "x", "{}"),
@@ -197,7 +207,7 @@ fn a_number_that_was_erased_is_found_in_what_comes_and_in_what_is_stored() {
 }
 
 #[test]
-fn a_number_with_something_beside_it_is_that_number() {
+fn text_beside_a_number_does_not_change_its_token() {
     let token = key().token("13025550101");
     for address in [
         r#""Al" <sip:+13025550101@x>"#,
@@ -211,15 +221,18 @@ fn a_number_with_something_beside_it_is_that_number() {
 }
 
 #[test]
-fn numbers_in_scripts_that_nobody_knows_are_told_apart() {
+fn numbers_in_other_scripts_have_distinct_tokens() {
     let (first, second) = (key().token("৪৯১৭০১২৩৪৫৬"), key().token("৪৯১৭০১২৩৪৫৭"));
     assert_ne!(first, second);
     assert_ne!(first, key().token(""));
 }
 
 #[test]
-fn json_hides_numbers_however_they_are_written() {
-    let extra = r#"{"a":13025550101.0,"b":1.3025550101e10,"c":-13025550101,"d":"13025550101\ud800","e":["13025550101, 13025550101"],"f":0.0123456789,"g":123456}"#;
+fn numbers_in_json_are_hidden_in_any_notation() {
+    let extra = concat!(
+        r#"{"a":13025550101.0,"b":1.3025550101e10,"c":-13025550101,"d":"13025550101\ud800","#,
+        r#""e":["13025550101, 13025550101"],"f":0.0123456789,"g":123456}"#
+    );
     for mode in [Mode::Pseudonymize, Mode::Truncate] {
         let mut hidden = record("1", "2", "x", extra);
         privacy(mode).hide(&mut hidden);
@@ -244,7 +257,7 @@ fn json_hides_numbers_however_they_are_written() {
 }
 
 #[test]
-fn escapes_do_not_split_a_number_that_is_rejected() {
+fn escapes_do_not_split_a_number_in_a_reject() {
     for text in [
         r"+1302\/555\/0101",
         r"130255\t50101",
@@ -260,7 +273,7 @@ fn escapes_do_not_split_a_number_that_is_rejected() {
 }
 
 #[test]
-fn a_name_is_erased_also_where_the_destination_has_it_too() {
+fn a_name_is_erased_in_number_and_destination() {
     let privacy = privacy(Mode::Keep)
         .suppressing([key().token("alice")])
         .unwrap();
@@ -270,7 +283,7 @@ fn a_name_is_erased_also_where_the_destination_has_it_too() {
 }
 
 #[test]
-fn a_short_number_is_erased_where_it_is_the_whole_value_only() {
+fn a_short_number_is_erased_only_as_a_whole_value() {
     let privacy = privacy(Mode::Keep)
         .suppressing([key().token("900")])
         .unwrap();
@@ -280,7 +293,7 @@ fn a_short_number_is_erased_where_it_is_the_whole_value_only() {
 }
 
 #[test]
-fn what_is_hidden_in_a_text_is_found_again() {
+fn a_number_hidden_in_a_text_can_still_be_erased() {
     let token = key().token("+49 170 1234567");
     for mode in [Mode::Keep, Mode::Pseudonymize] {
         let privacy = privacy(mode).suppressing([token.clone()]).unwrap();
@@ -312,7 +325,7 @@ fn what_is_hidden_in_a_text_is_found_again() {
 }
 
 #[test]
-fn bytes_that_are_no_text_are_hidden_too() {
+fn numbers_in_invalid_utf8_are_hidden() {
     let privacy = privacy(Mode::Pseudonymize);
     let hidden = privacy.hide_in_bytes(b"\xff 13025550101");
     assert!(!String::from_utf8_lossy(&hidden).contains("5550101"));
@@ -321,14 +334,19 @@ fn bytes_that_are_no_text_are_hidden_too() {
 
 proptest::proptest! {
     #[test]
-    fn extra_stays_json_and_keeps_what_is_no_number(texts in proptest::collection::vec("\\PC{0,20}", 0..5), number: u64) {
+    fn extra_stays_json_and_keeps_texts_without_numbers(
+        texts in proptest::collection::vec("\\PC{0,20}", 0..5),
+        number: u64,
+    ) {
         let json = serde_json::json!({"texts": texts, "number": number}).to_string();
         for mode in [Mode::Pseudonymize, Mode::Truncate] {
             let mut hidden = record("1", "2", "x", &json);
             privacy(mode).hide(&mut hidden);
-            let hidden: serde_json::Value = serde_json::from_str(hidden.extra.as_deref().unwrap()).unwrap();
+            let hidden = hidden.extra.as_deref().unwrap();
+            let hidden: serde_json::Value = serde_json::from_str(hidden).unwrap();
             proptest::prop_assert_eq!(hidden["texts"].as_array().map(Vec::len), Some(texts.len()));
-            let has_numbers = |text: &str| !matches!(replace_numbers(text, |_| String::new()), Cow::Borrowed(_));
+            let has_numbers =
+                |text: &str| matches!(replace_numbers(text, |_| String::new()), Cow::Owned(_));
             for (text, shown) in texts.iter().zip(hidden["texts"].as_array().unwrap()) {
                 if !has_numbers(text) {
                     proptest::prop_assert_eq!(Some(text.as_str()), shown.as_str());
@@ -338,7 +356,7 @@ proptest::proptest! {
     }
 }
 
-/// What may stand before a number, and behind it.
+/// Texts that may precede or follow a number.
 const BEFORE: [&str; 14] = [
     "",
     "called ",
@@ -372,7 +390,7 @@ const BEHIND: [&str; 14] = [
     " 2026-10-01",
 ];
 
-/// A number of so many digits, as people and programs write it.
+/// A number in a notation of people or programs, and its digits.
 fn written() -> impl proptest::strategy::Strategy<Value = (String, String)> {
     use proptest::prelude::*;
     let separators = [
@@ -411,7 +429,7 @@ proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(1_000))]
 
     #[test]
-    fn a_number_is_gone_from_every_frame_and_has_the_same_token_in_each(
+    fn a_number_is_hidden_by_the_same_token_in_every_context(
         (text, number) in written(),
         before in proptest::sample::select(BEFORE.to_vec()),
         behind in proptest::sample::select(BEHIND.to_vec()),
@@ -429,7 +447,8 @@ proptest::proptest! {
                 privacy.hide(&mut stored);
                 proptest::prop_assert!(privacy.suppresses(&stored), "{framed}: {stored:?}");
                 if mode == Mode::Pseudonymize {
-                    assert_gone(&format!("{:?} {:?}", stored.destination, stored.extra), &number, &token);
+                    let shown = format!("{:?} {:?}", stored.destination, stored.extra);
+                    assert_gone(&shown, &number, &token);
                 }
             }
             for reject in [&framed, &extra, &line] {
@@ -443,7 +462,7 @@ proptest::proptest! {
         }
         let mut truncated = records[1].clone();
         privacy(Mode::Truncate).hide(&mut truncated);
-        // What stands behind it may happen to be its last digits.
+        // The text after the number may equal its last digits.
         let truncated = truncated.extra.unwrap();
         let shown = truncated.trim_end_matches("\"]}");
         let shown = shown.strip_suffix(behind).unwrap_or(shown);
@@ -456,10 +475,10 @@ proptest::proptest! {
     #![proptest_config(proptest::prelude::ProptestConfig::with_cases(2_000))]
 
     #[test]
-    fn what_is_hidden_stays_as_it_is_and_no_more_digits_than_a_short_number_stay(
+    fn hiding_twice_changes_nothing_and_leaves_fewer_digits_than_a_number(
         text in "([0-9]{1,8}|[ ./(),+%&#;:x_-]|20|2026-10-01|%2|&#160;|sip:|@|00){0,24}",
     ) {
-        // Decimals below one are no numbers, whatever their length.
+        // Decimals below one are not numbers.
         proptest::prop_assume!(!text.contains("0."));
         let extra = serde_json::to_string(&[&text]).unwrap();
         let mut once = record("1", "2", &text, &extra);
@@ -476,7 +495,7 @@ proptest::proptest! {
     }
 }
 
-/// Whether a text holds the token of a number, and nothing of the number beside it.
+/// Asserts that a text holds the token of a number and no part of the number.
 fn assert_gone(text: &str, number: &str, token: &Token) {
     let token = token.to_string();
     assert!(text.contains(&token), "{number}: {text}");
@@ -493,7 +512,7 @@ fn assert_gone(text: &str, number: &str, token: &Token) {
 }
 
 #[test]
-fn a_name_is_erased_and_hidden_wherever_it_stands_alone_or_in_an_address() {
+fn a_name_is_erased_and_hidden_alone_and_in_an_address() {
     let token = key().token("alice");
     let texts = [
         "sip:alice@example.com",

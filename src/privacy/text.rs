@@ -1,19 +1,19 @@
-//! Numbers in values that hold more than a number: addresses, JSON, any text.
+//! Phone numbers within addresses, JSON and other texts.
 
 use std::borrow::Cow;
 use std::ops::Range;
 
 use super::numbers::{
-    MAX_DIGITS, MIN_DIGITS, numbers, replace_each_number, splice, unescaped, user_part,
+    MAX_DIGITS, MIN_DIGITS, numbers, replace_each_number, replace_ranges, unescaped, user_part,
     without_decimals, without_escapes,
 };
 use super::token::{is_name, is_token};
 
-/// How many digits, or characters of a name, are dropped.
+/// Digits, or characters of a name, that truncation removes.
 const TRUNCATED_DIGITS: usize = 4;
 
-/// A number without its last four digits, and without those of every run of digits in it that is long enough to be one. Of more
-/// digits than a number has nothing is left.
+/// Removes the last four digits of a number, and of every run of digits in it that is long enough
+/// to be a number itself. With too many digits for a number, nothing is left.
 pub(super) fn truncated_number(number: &str) -> String {
     let number = without_decimals(number);
     let digits = number.chars().filter(|c| c.is_numeric()).count();
@@ -52,9 +52,10 @@ pub(super) fn truncated_number(number: &str) -> String {
     kept
 }
 
-/// An address, the numbers in it without their last four digits; a name without its last four characters.
+/// Removes the last four digits of every number in an address, or the last four characters of a
+/// name.
 pub(super) fn truncated_address(address: &str) -> String {
-    // As most are written.
+    // The common case.
     if address.len() <= MAX_DIGITS && address.bytes().all(|byte| byte.is_ascii_digit()) {
         let kept = address.len().saturating_sub(TRUNCATED_DIGITS);
         return address.get(..kept).unwrap_or_default().to_owned();
@@ -65,8 +66,8 @@ pub(super) fn truncated_address(address: &str) -> String {
     let (before, after) = (part(0..range.start), part(range.end..address.len()));
     let user = match replace_each_number(part(range.clone()), true, truncated_number) {
         Cow::Owned(user) => user,
-        Cow::Borrowed(name) if is_name(name) => cut(name, |_| true),
-        Cow::Borrowed(short) => cut(short, char::is_numeric),
+        Cow::Borrowed(name) if is_name(name) => drop_last(name, |_| true),
+        Cow::Borrowed(short) => drop_last(short, char::is_numeric),
     };
     format!(
         "{before}{user}{}",
@@ -74,8 +75,8 @@ pub(super) fn truncated_address(address: &str) -> String {
     )
 }
 
-/// A text up to the fifth last of the characters that count.
-fn cut(text: &str, counts: impl Fn(char) -> bool) -> String {
+/// Removes the last four characters that count, and everything after the remaining one.
+fn drop_last(text: &str, counts: impl Fn(char) -> bool) -> String {
     let last_kept = text
         .char_indices()
         .rev()
@@ -85,7 +86,8 @@ fn cut(text: &str, counts: impl Fn(char) -> bool) -> String {
     text.get(..end).unwrap_or_default().to_owned()
 }
 
-/// Whether a value that may be a place names who is called: it is a number and nothing else, or the address of somebody.
+/// Whether a destination is an address: one number, or a SIP address. Otherwise it is the name of a
+/// place.
 pub(super) fn is_address(value: &str) -> bool {
     let is_uri = || {
         let range = user_part(value);
@@ -111,16 +113,16 @@ fn is_like_a_number(value: &str) -> bool {
             .is_some_and(|found| is_all(found.hidden))
 }
 
-/// Whether a text may be the user of an address.
+/// Whether a text is a possible user of an address.
 fn is_user(text: &str) -> bool {
     let is_of_user = |c: char| c.is_alphanumeric() || "-_.!~*+%=".contains(c);
     !text.is_empty() && text.chars().all(is_of_user)
 }
 
-/// Longest SIP address whose user is looked for: its end bounds the work.
+/// Longest SIP address examined. Bounds the work.
 const MAX_URI_BYTES: usize = 256;
 
-/// Where in a text the users of SIP addresses (`sip:alice@example.com`) stand that are not hidden yet.
+/// The ranges of users in SIP addresses (`sip:alice@example.com`) that are not hidden yet.
 pub(super) fn uri_users(text: &str) -> impl Iterator<Item = Range<usize>> {
     let mut seen = 0;
     memchr::memchr_iter(b':', text.as_bytes()).filter_map(move |colon| {
@@ -150,17 +152,17 @@ pub(super) fn uri_users(text: &str) -> impl Iterator<Item = Range<usize>> {
     })
 }
 
-/// A text in which what `replace` makes of them stands for the users of SIP addresses.
+/// Replaces the users of SIP addresses.
 pub(super) fn replace_uri_users(text: &str, replace: impl Fn(&str) -> String) -> Cow<'_, str> {
     let users = uri_users(text).map(|user| {
         let replaced = replace(text.get(user.clone()).unwrap_or_default());
         (user, replaced)
     });
-    splice(text, users)
+    replace_ranges(text, users)
 }
 
-/// A compact JSON text in which what `of_text` and `of_number` make of them stands for its texts, keys included, and its
-/// numbers; these are handed over as they stand, and replaced by JSON.
+/// Replaces strings, including keys, and numbers of a compact JSON text. `of_text` gets the content
+/// of a string and returns the new content; `of_number` gets the text of a number and returns JSON.
 pub(super) fn map_json(
     json: &str,
     mut of_text: impl FnMut(&str) -> Option<String>,
@@ -180,10 +182,11 @@ pub(super) fn map_json(
         };
         Some((range, mapped))
     });
-    splice(json, replaced)
+    replace_ranges(json, replaced)
 }
 
-/// What `replace` makes of a JSON number that could be a phone number, as a string where that is no number any more.
+/// Replaces a JSON number that could be a phone number. The result is a JSON string if it is not a
+/// number.
 pub(super) fn map_phone_number(token: &str, replace: impl Fn(&str) -> String) -> Option<String> {
     let number = replace(&phone_digits(token)?);
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
@@ -191,8 +194,8 @@ pub(super) fn map_phone_number(token: &str, replace: impl Fn(&str) -> String) ->
     Some([quote, &number, quote].concat())
 }
 
-/// Calls `each` for every text of a compact JSON text, keys included, and for the digits of every number in it that could be a
-/// phone number.
+/// Calls `each` for every string of a compact JSON text, including keys, and for the digits of
+/// every number that could be a phone number.
 pub(super) fn for_each_text(json: &str, mut each: impl FnMut(&str)) {
     for token in tokens(json) {
         if token.starts_with('"') {
@@ -203,7 +206,7 @@ pub(super) fn for_each_text(json: &str, mut each: impl FnMut(&str)) {
     }
 }
 
-/// The strings and numbers of a compact JSON text, and everything between them.
+/// The tokens of a compact JSON text: strings, numbers, and single characters between them.
 fn tokens(json: &str) -> impl Iterator<Item = &str> {
     let mut rest = json;
     std::iter::from_fn(move || {
@@ -221,7 +224,7 @@ fn tokens(json: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The length of the JSON string that a valid text begins with, quotes included.
+/// The length of the JSON string at the beginning of a valid text, including quotation marks.
 fn string_length(json: &str) -> usize {
     let mut is_escaped = false;
     let end = json.bytes().skip(1).position(|byte| {
@@ -232,7 +235,7 @@ fn string_length(json: &str) -> usize {
     end.map_or(json.len(), |end| end + 2)
 }
 
-/// What a JSON string says. Where half a character stands in it, which no text can hold, another stands for that.
+/// The content of a JSON string. Replaces escapes of single surrogates, which no text can hold.
 fn plain_text(token: &str) -> Cow<'_, str> {
     let quoted = token
         .strip_prefix('"')
@@ -244,7 +247,7 @@ fn plain_text(token: &str) -> Cow<'_, str> {
     Cow::Owned(serde_json::from_str(token).unwrap_or_else(|_| without_escapes(quoted)))
 }
 
-/// The digits of a JSON number that could be a phone number, however it is written.
+/// The digits of a JSON number that could be a phone number, in any notation.
 fn phone_digits(token: &str) -> Option<Cow<'_, str>> {
     let number = token.strip_prefix('-').unwrap_or(token);
     if !number.starts_with(|first: char| first.is_ascii_digit()) {

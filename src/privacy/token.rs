@@ -1,4 +1,4 @@
-//! Pseudonyms: keyed hashes of whom an address names.
+//! Pseudonyms: keyed hashes of numbers and names.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -7,12 +7,13 @@ use ring::hmac;
 use serde::{Deserialize, Serialize};
 
 use super::numbers::{
-    MIN_DIGITS, TOKEN_DIGITS, TOKEN_PREFIX, are_known, digits, numbers, unescaped, user_part,
+    MIN_DIGITS, TOKEN_DIGITS, TOKEN_PREFIX, has_only_known_digits, normalized_digits, numbers,
+    unescaped, user_part,
 };
 
-/// Shortest key, in bytes: as many as the hash has.
+/// Shortest key in bytes: the length of the hash.
 pub(super) const MIN_KEY_BYTES: usize = 32;
-/// Fewest different bytes of a key: fewer are no accident of a random one.
+/// Fewest distinct bytes of a key. A random key practically never has fewer.
 const MIN_DIFFERENT_BYTES: usize = 8;
 
 /// The key of pseudonyms.
@@ -31,21 +32,21 @@ impl fmt::Debug for PrivacyKey {
 }
 
 impl PrivacyKey {
-    /// A key from its text.
+    /// Makes a key from its text.
     ///
     /// # Errors
-    /// A sentence, if it is too short or too simple to be one. It does not hold the text.
+    /// A sentence if the text is too short or too simple. It does not contain the text.
     pub fn try_new(text: &str) -> Result<Self, String> {
-        let make = "Make one with: openssl rand -hex 32";
+        let make = "Generate a key with: openssl rand -hex 32";
         if text.len() < MIN_KEY_BYTES {
             return Err(format!(
-                "the key has {} characters, and at least {MIN_KEY_BYTES} are needed. {make}",
+                "the key has {} characters, but needs at least {MIN_KEY_BYTES}. {make}",
                 text.len()
             ));
         }
         if text.bytes().collect::<HashSet<u8>>().len() < MIN_DIFFERENT_BYTES {
             return Err(format!(
-                "the key has hardly any different characters. {make}"
+                "the key has fewer than {MIN_DIFFERENT_BYTES} different characters. {make}"
             ));
         }
         let key = hmac::Key::new(hmac::HMAC_SHA256, text.as_bytes());
@@ -55,14 +56,14 @@ impl PrivacyKey {
         Ok(Self { key, id })
     }
 
-    /// Which key it is, without saying anything of it.
+    /// An id of the key that does not reveal it.
     pub fn id(&self) -> &str {
         &self.id
     }
 
-    /// What stands for whom an address names: [`TOKEN_PREFIX`] and 32 hexadecimal digits.
+    /// The token of an address's number or name: [`TOKEN_PREFIX`] and 32 hexadecimal digits.
     pub fn token(&self, address: &str) -> Token {
-        // As most are written.
+        // The common case.
         let is_plain = address.len() >= MIN_DIGITS
             && address.bytes().all(|byte| byte.is_ascii_digit())
             && !address.starts_with('0');
@@ -75,7 +76,7 @@ impl PrivacyKey {
         }
     }
 
-    /// What stands for a number of these digits, which have no international prefix.
+    /// The token of a number. `digits` have no dial prefix.
     pub(super) fn token_of_number(&self, digits: &str) -> Token {
         self.sign(b"cdrlake number v1\0", digits)
     }
@@ -91,11 +92,11 @@ impl PrivacyKey {
     }
 }
 
-/// Whom an address names.
+/// The number or name in an address.
 enum Subject {
-    /// By a number: its digits.
+    /// The digits of a number.
     Number(String),
-    /// By a name, or what is taken for one.
+    /// A name, or any other text.
     Name(String),
 }
 
@@ -105,15 +106,19 @@ impl Subject {
         let user = address.get(user_part(&address)).unwrap_or_default();
         let mut found = numbers(user, true).map(|found| user.get(found.number).unwrap_or_default());
         match (found.next(), found.next()) {
-            // A number with something beside it is that number.
-            (Some(number), None) if are_known(number) => Self::Number(digits(number)),
-            (None, None) if !is_name(user) && are_known(user) => Self::Number(digits(user)),
+            // Text beside a single number does not matter.
+            (Some(number), None) if has_only_known_digits(number) => {
+                Self::Number(normalized_digits(number))
+            }
+            (None, None) if !is_name(user) && has_only_known_digits(user) => {
+                Self::Number(normalized_digits(user))
+            }
             _ => Self::Name(user.to_lowercase()),
         }
     }
 }
 
-/// Stands for a number, or a name in its place.
+/// Replaces a number or a name.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Token(String);
@@ -137,7 +142,7 @@ impl fmt::Display for Token {
     }
 }
 
-/// Whether a text is a token and nothing else.
+/// Whether the whole text is a token.
 pub(super) fn is_token(text: &str) -> bool {
     text.strip_prefix(TOKEN_PREFIX).is_some_and(|digits| {
         digits.len() == TOKEN_DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
@@ -151,12 +156,12 @@ pub(super) fn tokens_in(text: &str) -> impl Iterator<Item = &str> {
         .filter(|token| is_token(token))
 }
 
-/// Whether who calls or is called is named, not numbered.
+/// Whether a user is a name, not a number.
 pub(super) fn is_name(user: &str) -> bool {
     user.chars().any(char::is_alphabetic) || !user.chars().any(char::is_numeric)
 }
 
-/// Adds bytes as hexadecimal digits.
+/// Appends bytes as hexadecimal digits.
 fn push_hex(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {

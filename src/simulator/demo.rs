@@ -1,4 +1,4 @@
-//! The demo: a lake filled from the simulator, and the proof that it holds what was sent.
+//! The demo: fills a lake from the simulator and proves that it holds exactly the calls sent.
 
 use std::ops::RangeInclusive;
 use std::sync::Arc;
@@ -24,14 +24,14 @@ use crate::ops::{Error, Observer};
 use crate::source::wavix::Api;
 use crate::store::location::Location;
 
-/// Days of the demo lake, both directions each.
+/// Days of the demo lake, each with both directions.
 const DAYS: i64 = 30;
-/// About a million in [`DAYS`].
+/// About a million calls in [`DAYS`].
 const CALLS_PER_DAY: u64 = 34_500;
 const KEY: &str = "demo";
 const ACCOUNT: &str = "cdrlake demo";
 
-/// A simulated API, and a lake for what it sends.
+/// A simulated API and a lake for its calls.
 #[derive(Debug)]
 pub(crate) struct Demo {
     generator: Generator,
@@ -40,20 +40,19 @@ pub(crate) struct Demo {
     server: JoinHandle<()>,
 }
 
-/// What the lake holds, and that it is what was sent.
+/// The content of the lake, proven to be what the simulator sent.
 #[derive(Debug)]
 pub(crate) struct Proven {
     /// Every slice.
     pub commits: Vec<(Slice, Commit)>,
-    /// Their rows.
+    /// Number of rows.
     pub rows: u64,
     /// Sums over the rows.
     pub totals: Totals,
 }
 
 impl Demo {
-    /// Starts the API, and opens the lake at the place `lake`, or makes it: for the thirty days
-    /// before `now`.
+    /// Starts the API and opens or creates the lake at `lake`, for the thirty days before `now`.
     ///
     /// # Errors
     /// [`Error`] if no port is free, or the lake cannot be opened.
@@ -69,19 +68,19 @@ impl Demo {
             .to_zoned(jiff::tz::TimeZone::UTC)
             .date()
             .checked_sub(DAYS.days())
-            .expect("thirty days ago there was a day");
+            .expect("the calendar has a day thirty days ago");
         let config = Config::from_keys([
             ("source.url", format!("http://{address}")),
             ("lake.url", lake.to_owned()),
             ("window.start", start.to_string()),
-            // No real lake has this label: neither is taken for the other.
+            // No real lake has this label, so the two cannot be confused.
             ("lake.account", ACCOUNT.to_owned()),
             // Simulated calls are neither late nor re-rated.
             ("window.lookback_days", "0".to_owned()),
             ("window.settle_hours", "0".to_owned()),
         ])?;
         let mut lake = open_lake(&config, false).await?;
-        // The simulator has another port every time.
+        // The simulator has a new port in every run, so the remark about the address is useless.
         lake.remarks.clear();
         Ok(Self {
             generator,
@@ -91,12 +90,12 @@ impl Demo {
         })
     }
 
-    /// Where the lake lies.
+    /// The location of the lake.
     pub(crate) fn root(&self) -> &Location {
         &self.config.lake.url
     }
 
-    /// Where the API answers.
+    /// The address of the API.
     pub(crate) fn url(&self) -> String {
         self.config
             .source
@@ -109,7 +108,7 @@ impl Demo {
     /// Brings the lake up to date.
     ///
     /// # Errors
-    /// [`Error`] if nothing was begun.
+    /// [`Error`] if the run could not begin.
     pub(crate) async fn run(
         &self,
         observer: Arc<dyn Observer>,
@@ -122,10 +121,10 @@ impl Demo {
         job.run_in(self.lake.clone()).await
     }
 
-    /// Proves that `lake` holds for `days` what the API sent.
+    /// Proves that `lake` holds exactly the calls that the API sent for `days`.
     ///
     /// # Errors
-    /// [`Error::NotProven`] if not, [`Error`] if it cannot be read.
+    /// [`Error::NotProven`] if it does not, another [`Error`] if the lake cannot be read.
     pub(crate) async fn prove(
         &self,
         lake: &Lake,
@@ -135,7 +134,7 @@ impl Demo {
         let commits = entries.into_iter().map(|(slice, found)| {
             let commit = found.entry.committed.ok_or_else(|| Error::NotProven {
                 slice,
-                problem: "it was not committed".to_owned(),
+                problem: "the slice was not committed".to_owned(),
             })?;
             Ok((slice, commit))
         });
@@ -155,8 +154,8 @@ impl Drop for Demo {
     }
 }
 
-/// Reads every file back and compares it with the ledger, by digest, and with the calls that the
-/// simulator makes, by sums. How many rows there are, and what they sum up to.
+/// Reads every file and compares its digest with the ledger, and its sums with the simulator's
+/// calls. Returns the number of rows and their sums.
 async fn prove(
     lake: &Lake,
     generator: &Generator,
@@ -173,16 +172,18 @@ async fn prove(
             };
             let mut found = (0, Totals::default());
             if commit.file.is_some() {
-                let copy = copy.ok_or_else(|| wrong("its file is gone"))?;
+                let copy = copy.ok_or_else(|| wrong("its file is missing"))?;
                 let content = read_back(&copy.path, slice)
                     .map_err(|error| wrong(&crate::error::chain(&error)))?;
                 if content.digest != commit.digest {
-                    return Err(wrong("the file does not hold what its ledger entry says"));
+                    return Err(wrong("the file does not match its ledger entry"));
                 }
                 found = (content.counts.rows, content.totals);
             }
             if found != generated(&generator, slice) {
-                return Err(wrong("the file does not hold what the simulator sent"));
+                return Err(wrong(
+                    "the file does not match the calls that the simulator sent",
+                ));
             }
             Ok(found)
         });
@@ -197,7 +198,7 @@ async fn prove(
     Ok(sum)
 }
 
-/// How many calls the simulator makes of a slice, and what they sum up to.
+/// Number and sums of the calls that the simulator generates for a slice.
 fn generated(generator: &Generator, slice: Slice) -> (u64, Totals) {
     let calls = generator.count(slice, Timestamp::now());
     let mut totals = Totals::default();

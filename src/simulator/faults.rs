@@ -1,4 +1,4 @@
-//! What the simulated API does wrong on request.
+//! Faults that the simulated API injects on request.
 
 use std::io;
 use std::str::FromStr;
@@ -6,16 +6,16 @@ use std::str::FromStr;
 use axum::http::StatusCode;
 use bytes::Bytes;
 
-/// One fault, as the command line names it.
+/// One fault. Each variant begins with its name on the command line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
     /// `unavailable=N`: the first N streams of each slice get a 503.
     Unavailable(u32),
-    /// `cut=N`: the first stream of each slice breaks off after N records.
+    /// `cut=N`: the first stream of each slice is cut off after N records.
     Cut(u64),
-    /// `error-object=N`: the first stream of each slice ends, after N records, with an error as a line.
+    /// `error-object=N`: the first stream of each slice ends after N records with an error object.
     ErrorObject(u64),
-    /// `short=N`: every stream ends properly, but without its last N records.
+    /// `short=N`: every stream ends properly, but lacks its last N records.
     Short(u64),
     /// `paged`: the stream is paged like the list.
     Paged,
@@ -23,11 +23,11 @@ pub enum Fault {
     Broken(u64),
     /// `duplicates=N`: every Nth record comes twice.
     Duplicates(u64),
-    /// `flaky=N`: one request in N, whichever, fails in one way or another.
+    /// `flaky=N`: one request in N, at random, fails in a random way.
     Flaky(u64),
 }
 
-/// The command line's names, for its help and its errors.
+/// Names on the command line, for help and errors.
 const FAULT_NAMES: &str =
     "unavailable=N, cut=N, error-object=N, short=N, paged, broken=N, duplicates=N, flaky=N";
 
@@ -48,11 +48,11 @@ impl FromStr for Fault {
             ("flaky", Some(number)) => Some(Self::Flaky(number)),
             _ => None,
         }
-        .ok_or_else(|| format!("no such fault: one of {FAULT_NAMES}"))
+        .ok_or_else(|| format!("unknown fault. Use one of: {FAULT_NAMES}"))
     }
 }
 
-/// All faults asked for.
+/// All requested faults.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Faults {
     pub(super) unavailable: u32,
@@ -67,14 +67,14 @@ pub struct Faults {
 
 /// How one request of a flaky API fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Mishap {
-    /// An error, which may pass.
+pub(super) enum RandomFailure {
+    /// An error status.
     Status(StatusCode),
-    /// A proxy's page in place of the answer.
+    /// A proxy's web page instead of the answer.
     WebPage,
-    /// Headers, and then nothing any more.
+    /// Headers without a body.
     Stall,
-    /// A stream that breaks off after some records; any other answer breaks off at once.
+    /// A stream that is cut off after some records. Other answers are cut off at once.
     Cut,
     /// A stream that ends in an error object after some records.
     ErrorObject,
@@ -82,8 +82,8 @@ pub(super) enum Mishap {
     Short,
 }
 
-impl Mishap {
-    /// The last two befall streams only.
+impl RandomFailure {
+    /// The last two apply to streams only.
     const ALL: [Self; 10] = [
         Self::Status(StatusCode::REQUEST_TIMEOUT),
         Self::Status(StatusCode::TOO_MANY_REQUESTS),
@@ -118,34 +118,38 @@ impl FromIterator<Fault> for Faults {
 }
 
 impl Faults {
-    /// What is to go wrong with this request, if anything.
-    pub(super) fn mishap(&self, is_stream: bool, random: &mut fastrand::Rng) -> Option<Mishap> {
+    /// Draws the failure of a request, if it is to fail.
+    pub(super) fn random_failure(
+        &self,
+        is_stream: bool,
+        random: &mut fastrand::Rng,
+    ) -> Option<RandomFailure> {
         let one_in = self.flaky?;
-        let ways = &Mishap::ALL[..if is_stream { 10 } else { 8 }];
+        let ways = &RandomFailure::ALL[..if is_stream { 10 } else { 8 }];
         (random.u64(..one_in) == 0).then(|| *random.choice(ways).expect("not empty"))
     }
 
-    /// The faults of one stream that a mishap meets in this attempt; it sends `somewhere` records, at
-    /// most all of them, before it ends.
-    pub(super) fn with(&self, mishap: Option<Mishap>, attempt: u32, somewhere: u64) -> Self {
+    /// The faults of one stream with a random failure in this attempt. The stream fails after
+    /// `records` records.
+    pub(super) fn with(&self, failure: Option<RandomFailure>, attempt: u32, records: u64) -> Self {
         let mut faults = self.clone();
-        match mishap {
-            Some(Mishap::Cut) => faults.cut = Some(somewhere),
-            Some(Mishap::ErrorObject) => faults.error_object = Some(somewhere),
-            Some(Mishap::Short) => faults.short = 1,
+        match failure {
+            Some(RandomFailure::Cut) => faults.cut = Some(records),
+            Some(RandomFailure::ErrorObject) => faults.error_object = Some(records),
+            Some(RandomFailure::Short) => faults.short = 1,
             _ => return faults,
         }
         faults.unavailable = attempt - 1;
         faults
     }
 
-    /// Whether the stream stops here, before its end.
-    pub(super) fn breaks_off(&self, attempt: u32, sent: u64) -> bool {
+    /// Whether the stream fails after `sent` records.
+    pub(super) fn fails_after(&self, attempt: u32, sent: u64) -> bool {
         attempt == self.unavailable + 1 && [self.cut, self.error_object].contains(&Some(sent))
     }
 
-    /// The last that is heard of a stream that breaks off: an error object, or nothing.
-    pub(super) fn last_words(&self, so_far: &[u8]) -> Result<Bytes, io::Error> {
+    /// The last item of a stream that fails: an error object, or an error of the connection.
+    pub(super) fn last_item(&self, so_far: &[u8]) -> Result<Bytes, io::Error> {
         if self.cut.is_some() {
             return Err(io::Error::other("cut on request"));
         }
@@ -157,7 +161,7 @@ impl Faults {
         .into())
     }
 
-    /// Writes record number `number` (from 1) as a line, or what the faults make of it.
+    /// Writes record `number` (from 1) as a line, with the faults applied.
     pub(super) fn write_line(&self, number: u64, out: &mut Vec<u8>, render: impl Fn(&mut Vec<u8>)) {
         let hits = |every: Option<u64>| every.is_some_and(|every| number.is_multiple_of(every));
         let start = out.len();
@@ -177,7 +181,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn faults_are_named_with_their_number() {
+    fn faults_are_parsed_from_name_and_number() {
         assert_eq!("cut=10".parse(), Ok(Fault::Cut(10)));
         assert_eq!("paged".parse(), Ok(Fault::Paged));
         assert_eq!("flaky=5".parse(), Ok(Fault::Flaky(5)));

@@ -1,5 +1,5 @@
-//! Realistic calls from a seed: any call of any day can be made by itself, so that no volume of
-//! them needs memory.
+//! Generates realistic calls from a seed. Every call can be generated independently, so that any
+//! number of calls needs no memory.
 
 use std::borrow::Cow;
 use std::io::Write;
@@ -14,28 +14,28 @@ use crate::cdr::day::{end_of_day, start_of_day};
 use crate::cdr::digest::day_number;
 use crate::cdr::slice::{Direction, Slice};
 
-/// In which order the keys of a record stand.
+/// The order of the keys in a record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
 pub enum KeyOrder {
     /// The same in every record.
     #[default]
     Fixed,
-    /// Another one in every record, as the real API does it.
+    /// Random in every record, like the real API.
     Shuffled,
 }
 
-/// Makes calls. The same options make the same calls.
+/// Generates calls. The same options generate the same calls.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Generator {
-    /// Where all randomness comes from.
+    /// The seed of all random values.
     pub seed: u64,
     /// Mean number of calls a day, both directions together.
     pub calls_per_day: u64,
-    /// In which order keys stand.
+    /// The order of keys.
     pub key_order: KeyOrder,
 }
 
-/// One call, before it becomes JSON.
+/// One generated call.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[expect(clippy::struct_field_names, reason = "the fields are the API's own")]
 pub struct Call {
@@ -55,7 +55,7 @@ pub struct Call {
     order: u64,
 }
 
-/// Columns of the export in CSV.
+/// Columns of the CSV export.
 const CSV_COLUMNS: usize = 13;
 
 struct Place {
@@ -116,7 +116,7 @@ const PLACES: [Place; 8] = [
     },
 ];
 
-/// Dispositions with their share in thousandths.
+/// Dispositions and their shares in thousandths.
 const DISPOSITIONS: [(&str, u32); 5] = [
     ("answered", 620),
     ("noanswer", 200),
@@ -124,17 +124,17 @@ const DISPOSITIONS: [(&str, u32); 5] = [
     ("failed", 70),
     ("rejected", 30),
 ];
-/// Numbers the account owns.
+/// Numbers of the account.
 const ACCOUNT_NUMBERS: u64 = 240;
-/// Trunks the account owns.
+/// Trunks of the account.
 const TRUNKS: u64 = 12;
-/// Share of calls in each hour of the day, in thousandths: offices are busier than nights.
+/// Share of calls in each hour of the day, in thousandths: most during office hours.
 const HOURS: [u64; 24] = [
     8, 6, 5, 5, 6, 10, 20, 38, 62, 78, 84, 82, 72, 76, 82, 82, 76, 64, 48, 34, 24, 18, 12, 8,
 ];
 
 impl Generator {
-    /// How many calls there are by `now`. Days are UTC days; the future has none.
+    /// Number of calls up to `now`. Days are UTC days.
     pub fn count(&self, slice: Slice, now: Timestamp) -> u64 {
         let mut rng = self.rng(slice, u64::MAX);
         let weekday = match slice.day.weekday() {
@@ -146,7 +146,7 @@ impl Generator {
             Direction::Placed => 60,
             Direction::Received => 40,
         };
-        // In millionths: weekday, direction, and ±5 % from day to day.
+        // In millionths: weekday, direction, and a random ±5 %.
         let factor = weekday * share * (95 + rng.u64(0..=10));
         let whole_day = scale(self.calls_per_day, factor, 1_000_000);
         let (start, end) = (
@@ -162,7 +162,7 @@ impl Generator {
             .sum()
     }
 
-    /// Call number `index` of a slice's `count`, in order of time.
+    /// Call `index` of the slice's `count` calls, in order of time.
     pub fn call(&self, slice: Slice, index: u64) -> Call {
         let mut rng = self.rng(slice, index);
         let day_count = self.count(slice, Timestamp::MAX);
@@ -246,7 +246,7 @@ impl Generator {
         }
     }
 
-    /// Appends a call as the API writes it, without a line ending.
+    /// Appends a call in the API's format, without a newline.
     pub fn render(&self, call: &Call, out: &mut Vec<u8>) {
         let mut members: [Option<(&str, Value<'_>)>; 16] = [
             Some(("date", Value::Time(call.time))),
@@ -287,8 +287,8 @@ impl Generator {
         out.push(b'}');
     }
 
-    /// Writes the header line of the export in CSV. The real one is not documented: this one has its own
-    /// names and order.
+    /// Writes the header line of the CSV export. The real names and their order are not documented;
+    /// these are invented.
     pub fn render_csv_header(out: &mut Vec<u8>) {
         let names = [
             "Call ID",
@@ -309,7 +309,7 @@ impl Generator {
         out.push(b'\n');
     }
 
-    /// Writes one call as a line of CSV, without its newline.
+    /// Writes one call as a line of CSV, without a newline.
     pub fn render_csv(call: &Call, out: &mut Vec<u8>) {
         let amount = |amount: Amount| Cow::Owned(amount.to_string());
         let cells = [
@@ -338,7 +338,7 @@ impl Generator {
         fastrand::Rng::with_seed(xxh3_64_with_seed(&name, self.seed))
     }
 
-    /// A version 4 UUID, which no other call has.
+    /// A unique version 4 UUID.
     fn call_id(&self, slice: Slice, index: u64) -> String {
         let mut rng = self.rng(slice, index);
         let bits = (rng.u128(..) & !(0xf000_c000 << 48 << 16)) | (0x4000_8000 << 48 << 16);
@@ -372,7 +372,7 @@ impl<'a> Value<'a> {
 fn write_member(key: &str, value: &Value<'_>, out: &mut Vec<u8>) -> std::io::Result<()> {
     write!(out, "\"{key}\":")?;
     match value {
-        // Nothing made here needs an escape.
+        // No generated text needs an escape.
         Value::Text(text) => write!(out, "\"{text}\""),
         Value::Time(time) => write!(out, "\"{time:.3}\""),
         Value::Integer(number) => write!(out, "{number}"),
@@ -385,7 +385,7 @@ fn write_member(key: &str, value: &Value<'_>, out: &mut Vec<u8>) -> std::io::Res
     }
 }
 
-/// Writes one line without its newline.
+/// Writes one line without a newline.
 fn write_csv(cells: &[Cow<'_, str>; CSV_COLUMNS], out: &mut Vec<u8>) {
     let mut writer = csv::Writer::from_writer(&mut *out);
     let written = writer.write_record(cells.iter().map(|cell| cell.as_bytes()));
@@ -396,7 +396,7 @@ fn write_csv(cells: &[Cow<'_, str>; CSV_COLUMNS], out: &mut Vec<u8>) {
     out.pop();
 }
 
-/// `number` × `part` / `whole`, without overflow on the way.
+/// `number` × `part` / `whole`, without intermediate overflow.
 fn scale(number: u64, part: u64, whole: u64) -> u64 {
     let scaled = u128::from(number) * u128::from(part) / u128::from(whole);
     u64::try_from(scaled).unwrap_or(u64::MAX)
@@ -410,7 +410,8 @@ fn hour_share(day_count: u64, hour: i64) -> u64 {
     cut(hour + 1) - cut(hour)
 }
 
-/// Times rise with the index, to within a millisecond or so, and follow the hours of the day.
+/// The time of a call: rises with the index, almost monotonically, and follows the hours of the
+/// day.
 fn time_of(day: Date, index: u64, day_count: u64, rng: &mut fastrand::Rng) -> Timestamp {
     let (mut first, mut hour) = (0, 0);
     while hour < 23 && index >= first + hour_share(day_count, hour) {
@@ -437,7 +438,7 @@ fn pick_disposition(rng: &mut fastrand::Rng) -> &'static str {
     DISPOSITIONS[0].0
 }
 
-/// Most calls are short, some are very long.
+/// A random duration: most calls are short, a few are very long.
 fn talk_time(rng: &mut fastrand::Rng) -> i32 {
     let limit = [30, 90, 240, 900, 5_400][rng.usize(0..5)];
     rng.i32(1..=limit)
@@ -469,7 +470,7 @@ mod tests {
     }
 
     #[test]
-    fn every_call_decodes_to_what_was_meant_in_any_key_order() {
+    fn every_call_decodes_to_its_values_in_any_key_order() {
         for direction in Direction::ALL {
             let slice = slice(direction);
             let count = generator(KeyOrder::Fixed).count(slice, Timestamp::MAX);
@@ -501,7 +502,7 @@ mod tests {
     }
 
     #[test]
-    fn a_day_under_way_has_the_calls_of_the_hours_that_have_passed() {
+    fn an_unfinished_day_has_the_calls_of_its_past_hours() {
         let generator = generator(KeyOrder::Fixed);
         let slice = slice(Direction::Placed);
         let at = |text: &str| generator.count(slice, text.parse().unwrap());

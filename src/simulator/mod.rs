@@ -1,7 +1,7 @@
-//! A stand-in for the Wavix API: streams, pages, totals, errors, and faults on request.
+//! A simulated Wavix API with streams, pages, totals, errors, and faults on request.
 //!
-//! It speaks the API as far as calls go: the stream (`/v1/cdrs/all`), the paginated list
-//! (`/v1/cdrs`), the paths of before June 2026 (`/v1/cdr/all`, `/v1/cdr`), the export in CSV
+//! Implements the parts of the API for calls: the stream (`/v1/cdrs/all`), the paginated list
+//! (`/v1/cdrs`), the paths used before June 2026 (`/v1/cdr/all`, `/v1/cdr`), the CSV export
 //! (`/v1/cdr.csv`), a bearer key or `appid`, and every filter. Days are UTC days.
 
 pub(crate) mod demo;
@@ -36,15 +36,15 @@ use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::source::wavix::DEFAULT_PER_PAGE;
 pub(crate) use faults::Fault;
 pub use faults::Faults;
-use faults::Mishap;
+use faults::RandomFailure;
 pub(crate) use generator::Call;
 pub use generator::{Generator, KeyOrder};
 
-/// Bytes rendered before they are handed to the network.
+/// Bytes rendered before they are sent.
 const CHUNK_BYTES: usize = 64 << 10;
 /// Largest page of the list.
 const MAX_PER_PAGE: u64 = 1_000;
-/// Read buffer of bodies rendered beforehand.
+/// Read buffer for prerendered bodies.
 const FILE_CHUNK_BYTES: usize = 256 << 10;
 
 /// The simulated API.
@@ -54,14 +54,14 @@ pub struct Simulator {
     key: String,
     faults: Faults,
     rendered: Option<Rendered>,
-    /// How often each slice was streamed, for faults that pass.
+    /// How often each slice was streamed, for transient faults.
     streamed: Mutex<HashMap<Slice, u32>>,
-    /// What a flaky API draws from: the seed of its calls is the seed of its mishaps, in the order in
-    /// which requests come.
+    /// Random numbers for a flaky API. The generator's seed and the order of requests determine its
+    /// failures.
     random: Mutex<fastrand::Rng>,
 }
 
-/// Bodies rendered beforehand, so that serving them costs next to nothing.
+/// Prerendered bodies, which cost almost nothing to serve.
 #[derive(Debug)]
 struct Rendered {
     directory: tempfile::TempDir,
@@ -77,7 +77,7 @@ impl Rendered {
 }
 
 impl Simulator {
-    /// An API that knows one key.
+    /// An API that accepts one key.
     pub fn new(generator: Generator, key: impl Into<String>, faults: Faults) -> Self {
         let random = fastrand::Rng::with_seed(generator.seed);
         Self {
@@ -90,10 +90,10 @@ impl Simulator {
         }
     }
 
-    /// Renders whole days to temporary files, which are then served as they are.
+    /// Renders whole days to temporary files and serves these.
     ///
     /// # Errors
-    /// The temporary folder cannot be written.
+    /// The temporary directory cannot be written.
     pub fn with_rendered(mut self, days: RangeInclusive<Date>) -> io::Result<Self> {
         let rendered = Rendered {
             directory: tempfile::tempdir()?,
@@ -130,16 +130,16 @@ impl Simulator {
             .route("/v1/cdrs", get(list_calls))
             .route("/v1/cdr", get(list_calls))
             .route("/v1/cdr.csv", get(stream_csv))
-            .fallback(|| async { failure(StatusCode::NOT_FOUND, "Not found") })
+            .fallback(|| async { error_response(StatusCode::NOT_FOUND, "Not found") })
             .with_state(Arc::new(self));
         let server = tokio::spawn(async move {
-            // A listener of ours does not fail for good.
+            // `axum::serve` only ends when its task is aborted.
             drop(axum::serve(listener, router).await);
         });
         Ok((address, server))
     }
 
-    /// The calls themselves, for whoever wants to compare.
+    /// The generator of the calls, for comparisons.
     pub fn generator(&self) -> &Generator {
         &self.generator
     }
@@ -152,14 +152,14 @@ fn slices(days: &RangeInclusive<Date>) -> impl Iterator<Item = Slice> + use<> {
     days.flat_map(|day| Direction::ALL.map(|direction| Slice { day, direction }))
 }
 
-/// A response that says no.
+/// An error response.
 #[derive(Debug)]
-struct Refusal {
+struct ErrorResponse {
     status: StatusCode,
     body: serde_json::Value,
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for ErrorResponse {
     fn into_response(self) -> Response {
         let mut response = (
             self.status,
@@ -176,9 +176,9 @@ impl IntoResponse for Refusal {
     }
 }
 
-/// A request's parameters, checked.
+/// The validated parameters of a request.
 #[derive(Clone, Debug)]
-struct Wanted {
+struct CallQuery {
     days: RangeInclusive<Date>,
     direction: Direction,
     disposition: Option<String>,
@@ -190,11 +190,11 @@ struct Wanted {
     per_page: Option<u64>,
 }
 
-impl Wanted {
-    fn parse(query: &HashMap<String, String>) -> Result<Self, Refusal> {
+impl CallQuery {
+    fn parse(query: &HashMap<String, String>) -> Result<Self, ErrorResponse> {
         let text = |name: &str| query.get(name).filter(|value| !value.is_empty()).cloned();
         let wrong = |name: &str| {
-            failure(
+            error_response(
                 StatusCode::BAD_REQUEST,
                 &format!("Missing or invalid parameter {name}"),
             )
@@ -274,7 +274,7 @@ impl Wanted {
         slices(&self.days).filter(move |slice| slice.direction == direction)
     }
 
-    /// The slice, if it is exactly one and whole.
+    /// The slice, if the request asks for exactly one slice without filters.
     fn whole_slice(&self) -> Option<Slice> {
         let one_day = self.days.start() == self.days.end();
         (one_day && !self.has_filter()).then(|| Slice {
@@ -283,7 +283,7 @@ impl Wanted {
         })
     }
 
-    /// The calls from number `skip` on. Unfiltered calls are skipped without being made.
+    /// The calls from number `skip` on. Without filters, skipped calls are not generated.
     fn calls(
         &self,
         generator: &Generator,
@@ -321,19 +321,19 @@ impl Wanted {
     }
 }
 
-fn failure(status: StatusCode, message: &str) -> Refusal {
-    Refusal {
+fn error_response(status: StatusCode, message: &str) -> ErrorResponse {
+    ErrorResponse {
         status,
         body: json!({ "success": false, "message": message }),
     }
 }
 
-/// Whether the request carries the key, as a bearer token or, formerly, as `appid`.
+/// Checks the key, a bearer token or (deprecated) the parameter `appid`.
 fn authorize(
     simulator: &Simulator,
     headers: &HeaderMap,
     query: &HashMap<String, String>,
-) -> Result<(), Refusal> {
+) -> Result<(), ErrorResponse> {
     let bearer = headers
         .get(AUTHORIZATION)
         .and_then(|value| value.to_str().ok()?.strip_prefix("Bearer "));
@@ -341,7 +341,7 @@ fn authorize(
         return Ok(());
     }
     let body = json!({ "success": false, "error": true, "message": "Unauthorized" });
-    Err(Refusal {
+    Err(ErrorResponse {
         status: StatusCode::UNAUTHORIZED,
         body,
     })
@@ -352,12 +352,12 @@ async fn list_calls(
     headers: HeaderMap,
     Query(query): Query<HashMap<String, String>>,
 ) -> Response {
-    if let Some(answer) = simulator.mishap(false).and_then(mishap_response) {
+    if let Some(answer) = simulator.random_failure(false).and_then(failed_response) {
         return answer;
     }
     let answer = move || {
         authorize(&simulator, &headers, &query)?;
-        let wanted = Wanted::parse(&query)?;
+        let wanted = CallQuery::parse(&query)?;
         let per_page = wanted
             .per_page
             .unwrap_or(DEFAULT_PER_PAGE)
@@ -385,28 +385,33 @@ async fn list_calls(
         body.extend_from_slice(format!("],\"pagination\":{pagination}}}").as_bytes());
         Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
     };
-    // Counting behind a filter makes every call of the days.
+    // Counting with a filter generates every call of the days.
     let answer = tokio::task::spawn_blocking(answer).await;
     answer
-        .unwrap_or_else(|_| Err(failure(StatusCode::INTERNAL_SERVER_ERROR, "Internal error")))
+        .unwrap_or_else(|_| {
+            Err(error_response(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "Internal error",
+            ))
+        })
         .unwrap_or_else(IntoResponse::into_response)
 }
 
-/// The answer that a mishap makes of any request; `None` where it only befalls streams.
-fn mishap_response(mishap: Mishap) -> Option<Response> {
+/// The response of a failing request; `None` for failures within a stream.
+fn failed_response(failure: RandomFailure) -> Option<Response> {
     let body = |body| ([(CONTENT_TYPE, "application/json")], body).into_response();
-    Some(match mishap {
-        Mishap::Status(status) => failure(status, "Try again").into_response(),
-        Mishap::WebPage => {
+    Some(match failure {
+        RandomFailure::Status(status) => error_response(status, "Try again").into_response(),
+        RandomFailure::WebPage => {
             ([(CONTENT_TYPE, "text/html")], "<html>Bad gateway</html>").into_response()
         }
-        Mishap::Stall => body(Body::from_stream(
+        RandomFailure::Stall => body(Body::from_stream(
             stream::pending::<Result<Bytes, io::Error>>(),
         )),
-        Mishap::Cut => body(Body::from_stream(stream::iter([Err::<Bytes, _>(
+        RandomFailure::Cut => body(Body::from_stream(stream::iter([Err::<Bytes, _>(
             io::Error::other("cut on request"),
         )]))),
-        Mishap::ErrorObject | Mishap::Short => return None,
+        RandomFailure::ErrorObject | RandomFailure::Short => return None,
     })
 }
 
@@ -435,27 +440,27 @@ async fn stream_response(
     headers: &HeaderMap,
     query: &HashMap<String, String>,
     format: Format,
-) -> Result<Response, Refusal> {
+) -> Result<Response, ErrorResponse> {
     authorize(simulator, headers, query)?;
-    let wanted = Wanted::parse(query)?;
+    let wanted = CallQuery::parse(query)?;
     let whole_slice = wanted.whole_slice();
     let attempt = match whole_slice {
         Some(slice) => simulator.count_attempt(slice),
         None => 1,
     };
-    let mishap = simulator.mishap(true);
-    let is_of_the_stream = matches!(
-        mishap,
-        Some(Mishap::Cut | Mishap::ErrorObject | Mishap::Short)
+    let failure = simulator.random_failure(true);
+    let is_within_stream = matches!(
+        failure,
+        Some(RandomFailure::Cut | RandomFailure::ErrorObject | RandomFailure::Short)
     );
-    if let Some(answer) = mishap
-        .filter(|_| !is_of_the_stream)
-        .and_then(mishap_response)
+    if let Some(answer) = failure
+        .filter(|_| !is_within_stream)
+        .and_then(failed_response)
     {
         return Ok(answer);
     }
     if attempt <= simulator.faults.unavailable {
-        return Err(failure(
+        return Err(error_response(
             StatusCode::SERVICE_UNAVAILABLE,
             "Service temporarily unavailable",
         ));
@@ -465,14 +470,14 @@ async fn stream_response(
             if format == Format::Json && rendered.days.contains(&slice.day) =>
         {
             let file = tokio::fs::File::open(rendered.path(slice)).await;
-            let file =
-                file.map_err(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))?;
+            let file = file
+                .map_err(|_| error_response(StatusCode::INTERNAL_SERVER_ERROR, "Internal error"))?;
             Body::from_stream(tokio_util::io::ReaderStream::with_capacity(
                 file,
                 FILE_CHUNK_BYTES,
             ))
         }
-        _ => Body::from_stream(generated(simulator, &wanted, format, attempt, mishap)),
+        _ => Body::from_stream(generated(simulator, &wanted, format, attempt, failure)),
     };
     let content_type = match format {
         Format::Json | Format::Lines => "application/x-ndjson",
@@ -482,9 +487,9 @@ async fn stream_response(
 }
 
 impl Simulator {
-    /// What is to go wrong with this request, if anything.
-    fn mishap(&self, is_stream: bool) -> Option<Mishap> {
-        self.draw(|random| self.faults.mishap(is_stream, random))
+    /// Draws the failure of a request, if it is to fail.
+    fn random_failure(&self, is_stream: bool) -> Option<RandomFailure> {
+        self.draw(|random| self.faults.random_failure(is_stream, random))
     }
 
     fn draw<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
@@ -502,24 +507,24 @@ impl Simulator {
     }
 }
 
-/// Lines made while they are sent, with whatever faults were asked for.
+/// Generates lines while they are sent, with the requested faults.
 fn generated(
     simulator: &Simulator,
-    wanted: &Wanted,
+    wanted: &CallQuery,
     format: Format,
     attempt: u32,
-    mishap: Option<Mishap>,
+    failure: Option<RandomFailure>,
 ) -> impl futures::Stream<Item = Result<Bytes, io::Error>> + Send + use<> {
     let now = Timestamp::now();
     let generator = simulator.generator.clone();
-    let somewhere = match mishap {
+    let fails_after = match failure {
         Some(_) => {
             let records = wanted.total(&generator, now);
             simulator.draw(|random| random.u64(..=records))
         }
         None => 0,
     };
-    let faults = simulator.faults.with(mishap, attempt, somewhere);
+    let faults = simulator.faults.with(failure, attempt, fails_after);
     let per_page = faults.paged.then(|| {
         wanted
             .per_page
@@ -527,7 +532,7 @@ fn generated(
             .min(MAX_PER_PAGE)
     });
     let skip = per_page.map_or(0, |per_page| (wanted.page - 1).saturating_mul(per_page));
-    // Counting behind a filter makes every call, so it is done only where the end is cut off.
+    // Counting with a filter generates every call, so count only if the end is to be cut off.
     let left = match faults.short {
         0 => u64::MAX,
         short => wanted
@@ -548,8 +553,8 @@ fn generated(
         }
         if !ended {
             while chunk.len() < CHUNK_BYTES {
-                if faults.breaks_off(attempt, sent) {
-                    item = Some(faults.last_words(&chunk));
+                if faults.fails_after(attempt, sent) {
+                    item = Some(faults.last_item(&chunk));
                     break;
                 }
                 let Some(call) = calls.next() else { break };

@@ -1,4 +1,4 @@
-//! The simulated API as its handlers answer, without a socket.
+//! Tests of the simulated API's handlers, without a socket.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn api(seed: u64, faults: &[&str]) -> Arc<Simulator> {
     Arc::new(Simulator::new(generator, KEY, faults.collect()))
 }
 
-/// A query for the placed calls of one day, and `more` of it or in place of it.
+/// A query for the placed calls of one day. `more` adds or replaces parameters.
 fn query(more: &[(&str, &str)]) -> Query<HashMap<String, String>> {
     let day = [
         ("from", "2026-10-01"),
@@ -31,7 +31,7 @@ fn query(more: &[(&str, &str)]) -> Query<HashMap<String, String>> {
     )
 }
 
-/// A status, and the body as far as it comes.
+/// The status and the body, or the error that cut it off.
 async fn read(response: Response) -> (StatusCode, Result<String, String>) {
     let status = response.status();
     let body = axum::body::to_bytes(response.into_body(), usize::MAX).await;
@@ -79,7 +79,7 @@ async fn the_stream_and_the_pages_of_the_list_hold_the_same_calls() {
 }
 
 #[tokio::test]
-async fn a_filter_leaves_the_calls_that_it_names_and_the_count_is_theirs() {
+async fn a_filter_selects_calls_and_their_count() {
     let api = api(1, &[]);
     let (_, all) = list(&api, &[("per_page", "1000")]).await;
     let all = all["items"].as_array().unwrap().clone();
@@ -113,7 +113,7 @@ async fn a_request_without_the_key_or_with_a_wrong_parameter_is_refused() {
         headers.insert(AUTHORIZATION, format!("Bearer {key}").parse().unwrap());
         headers
     };
-    // A bearer key counts before `appid`.
+    // A bearer key takes precedence over `appid`.
     for (key, expected) in [(KEY, StatusCode::OK), ("other", StatusCode::UNAUTHORIZED)] {
         let answer = stream_calls(State(Arc::clone(&api)), bearer(key), query(&[])).await;
         assert_eq!(answer.status(), expected);
@@ -135,7 +135,7 @@ async fn a_request_without_the_key_or_with_a_wrong_parameter_is_refused() {
 }
 
 #[tokio::test]
-async fn each_fault_befalls_the_streams_that_it_is_meant_for() {
+async fn each_fault_affects_the_intended_streams() {
     let whole = stream(&api(1, &[]), &[]).await.1.unwrap();
     let lines: Vec<&str> = whole.lines().collect();
 
@@ -175,12 +175,12 @@ async fn each_fault_befalls_the_streams_that_it_is_meant_for() {
     assert_eq!((sent[9], sent[10]), (lines[9], lines[9]));
 }
 
-/// The statuses and bodies of some requests, one after the other.
+/// The statuses and lengths of bodies of successive requests.
 async fn outcomes(seed: u64) -> Vec<(u16, Result<usize, String>)> {
     let api = api(seed, &["flaky=2"]);
     let mut outcomes = Vec::new();
     for _ in 0..40 {
-        // One that stalls would be waited for.
+        // A stalled answer never ends.
         let answer = stream_calls(State(Arc::clone(&api)), HeaderMap::new(), query(&[])).await;
         let read = tokio::time::timeout(std::time::Duration::from_secs(1), read(answer)).await;
         outcomes.push(match read {
@@ -192,7 +192,7 @@ async fn outcomes(seed: u64) -> Vec<(u16, Result<usize, String>)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn mishaps_of_a_flaky_api_are_those_of_its_seed() {
+async fn the_seed_determines_the_failures_of_a_flaky_api() {
     let first = outcomes(1).await;
     assert_eq!(first, outcomes(1).await);
     assert_ne!(first, outcomes(2).await);
@@ -202,7 +202,7 @@ async fn mishaps_of_a_flaky_api_are_those_of_its_seed() {
 }
 
 #[tokio::test]
-async fn days_that_were_rendered_beforehand_are_those_that_are_made_while_they_are_sent() {
+async fn prerendered_days_equal_generated_ones() {
     let made = api(3, &[]);
     let day = parse_day("2026-10-01").unwrap();
     let rendered = Simulator::new(made.generator().clone(), KEY, Faults::default());

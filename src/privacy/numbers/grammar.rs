@@ -1,61 +1,61 @@
-//! Which digits of a text are one number, where several groups of digits stand side by side.
+//! The grammar of phone numbers: which adjacent groups of digits form one number.
 //!
-//! There is one definition, by which numbers are hidden and by which `erase` reads what is hidden:
+//! Hiding numbers and reading hidden numbers (`erase`) use the same definition:
 //!
 //! ```text
 //! number    = own | formatted
-//! own       = 7 digits or more that stand together; an international prefix (00) does not count
+//! own       = one group of 7 digits or more; an international prefix (00) does not count
 //! formatted = [mark] group { joint group }         7 to 15 digits in all
-//! mark      = "+" | "00" | "0" | "("                which says that a number begins
-//! joint     = one blank, hyphen or dot, of whatever script; a hyphen or dot between blanks, and
-//!             behind a mark a slash, where the digits so far are too few; brackets of any kind
-//!             around the first or the second group
+//! mark      = "+" | "00" | "0" | "("                the beginning of a number
+//! joint     = one blank, hyphen or dot of any script; brackets around the first or second group;
+//!             while the digits so far are too few, also a hyphen or dot between blanks, and
+//!             after a mark a slash
 //! ```
 //!
-//! The last group of a formatted number may be as long as a number of its own: behind "+" and "00"
-//! whatever its length, otherwise up to 9 digits, where those before it make it a number of ten or
-//! more (`302-5550101`). Anything else ends a number: a comma, a semicolon, a letter.
+//! The last group of a formatted number may have 7 digits or more: any number after "+" and "00",
+//! otherwise up to 9, if the number then has ten digits or more (`302-5550101`). Anything else ends
+//! a number: a comma, a semicolon, a letter.
 //!
-//! - A real date (`2026-10-01`), a time of day (`10:05:00`) and a decimal below one (`0.0270`) are no
-//!   numbers.
-//! - A short group that is joined to a number is hidden with it, for it may belong to it.
-//! - What is left over and still has the digits of a number (`1302/555/0101`) is one, as a whole.
+//! - A real date (`2026-10-01`), a time of day (`10:05:00`) and a decimal below one (`0.0270`) are
+//!   not numbers.
+//! - A short group joined to a number is hidden with it, because it may belong to the number.
+//! - Remaining groups that have enough digits together (`1302/555/0101`) are hidden as one number.
 //!
-//! [`sequences`] does without the definition: it goes through every way in which groups that stand
-//! side by side could be a number, with and without a `(0)`.
+//! [`any_digit_sequence`] ignores this definition: it tries every sequence of adjacent groups, with
+//! and without a `(0)`.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use super::{
-    MAX_DIGITS, MIN_DIGITS, digit_of, international, is_digit, is_raised, is_real_date_or_fraction,
-    may_separate, spans,
+    MAX_DIGITS, MIN_DIGITS, digit_of, digit_spans, is_digit, is_raised, is_real_date_or_fraction,
+    may_separate_digits, without_dial_prefix,
 };
 
-/// Groups that are looked at together: more than a number can have.
+/// Groups examined together: more than a number can have.
 const MAX_GROUPS: usize = 20;
-/// A shorter number may go on behind a separator that is unusual.
+/// A number with fewer digits may continue after an unusual separator.
 const SURE_DIGITS: usize = 10;
-/// Most characters between two digits of one number, and between those of a sequence.
+/// Most characters between two digits of a number, and of a sequence.
 const MAX_SEPARATORS: usize = 5;
 const MAX_SEPARATORS_OF_SEQUENCE: usize = 16;
-/// Most digits that `00` or `011` adds to a number.
+/// Digits of the longest dial prefix (`00`, `011`).
 const MAX_PREFIX_DIGITS: usize = 3;
 
 /// A number in a text.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Found {
+pub(crate) struct FoundNumber {
     /// From its first digit to its last.
     pub(crate) number: Range<usize>,
-    /// The number and what may belong to it.
+    /// The number and the groups that may belong to it.
     pub(crate) hidden: Range<usize>,
 }
 
-/// The numbers of a text. Memory: [`MAX_GROUPS`] places. In a `value` that is a number and nothing
-/// else, the beginning is a mark, and a slash joins the first digits to the rest.
-pub(crate) fn numbers(text: &str, is_value: bool) -> impl Iterator<Item = Found> {
-    let separates = |c| may_separate(c) || ":;=[]{}".contains(c);
-    spans(text, separates, MAX_SEPARATORS).flat_map(move |span| Numbers {
+/// The numbers in a text. In a value that should be one number (`is_value`), the beginning counts
+/// as a mark, and a slash may follow the first digits. Memory: [`MAX_GROUPS`] groups.
+pub(crate) fn numbers(text: &str, is_value: bool) -> impl Iterator<Item = FoundNumber> {
+    let separates = |c| may_separate_digits(c) || ":;=[]{}".contains(c);
+    digit_spans(text, separates, MAX_SEPARATORS).flat_map(move |span| Numbers {
         text,
         is_value,
         groups: Groups::new(text, span),
@@ -64,27 +64,27 @@ pub(crate) fn numbers(text: &str, is_value: bool) -> impl Iterator<Item = Found>
     })
 }
 
-/// Calls `is_it` with the digits of every sequence of groups that stand side by side and could be a
-/// number, until it says yes. The digits come without an international prefix.
-pub(crate) fn sequences(text: &str, mut is_it: impl FnMut(&str) -> bool) -> bool {
+/// Whether `matches` returns true for the digits of any sequence of adjacent groups that could be a
+/// number. The digits have no dial prefix.
+pub(crate) fn any_digit_sequence(text: &str, mut matches: impl FnMut(&str) -> bool) -> bool {
     let separates = |c: char| !c.is_alphanumeric();
-    spans(text, separates, MAX_SEPARATORS_OF_SEQUENCE).any(|span| {
+    digit_spans(text, separates, MAX_SEPARATORS_OF_SEQUENCE).any(|span| {
         let mut groups = Groups::new(text, span);
         let mut found = false;
         while !found && groups.get(0).is_some() {
-            found = sequences_from_first(text, &mut groups, &mut is_it);
+            found = any_sequence_from_first(text, &mut groups, &mut matches);
             groups.skip(1);
         }
         found
     })
 }
 
-fn sequences_from_first(
+fn any_sequence_from_first(
     text: &str,
     groups: &mut Groups<'_>,
-    is_it: &mut impl FnMut(&str) -> bool,
+    matches: &mut impl FnMut(&str) -> bool,
 ) -> bool {
-    // The second is without a `(0)`, which is dialled within a country only.
+    // The second text omits a `(0)`, which is only dialled within a country.
     let mut digits = [String::new(), String::new()];
     for place in 0.. {
         let Some(group) = groups.get(place) else {
@@ -108,7 +108,7 @@ fn sequences_from_first(
             &digits[..]
         };
         for candidate in candidates {
-            if candidate.len() >= MIN_DIGITS && is_it(international(candidate)) {
+            if candidate.len() >= MIN_DIGITS && matches(without_dial_prefix(candidate)) {
                 return true;
             }
         }
@@ -120,7 +120,7 @@ fn sequences_from_first(
 const OPENING: [char; 5] = ['(', '[', '{', '\u{ff08}', '\u{ff3b}'];
 const CLOSING: [char; 5] = [')', ']', '}', '\u{ff09}', '\u{ff3d}'];
 
-/// Digits that stand together.
+/// A group of consecutive digits.
 #[derive(Clone, Copy, Debug)]
 struct Group {
     start: usize,
@@ -128,13 +128,13 @@ struct Group {
     digits: usize,
 }
 
-/// The groups of a span, as many ahead as are asked for.
+/// The groups of a span, read ahead on demand.
 #[derive(Debug)]
 struct Groups<'a> {
     text: &'a str,
-    /// What is not yet cut into groups.
+    /// The part that was not split into groups yet.
     rest: Range<usize>,
-    /// Where the text before the first group ends that was skipped.
+    /// End of the last skipped group.
     before: usize,
     ahead: VecDeque<Group>,
 }
@@ -149,14 +149,14 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// The group at `place`, counted from the first that was not skipped; `None` beyond the last, and
-    /// beyond [`MAX_GROUPS`].
+    /// The group at `place`, counted from the first group that was not skipped. `None` after the
+    /// last group and from [`MAX_GROUPS`] on.
     fn get(&mut self, place: usize) -> Option<Group> {
         while self.ahead.len() <= place && place < MAX_GROUPS {
             let rest = self.text.get(self.rest.clone())?;
             let start = self.rest.start + rest.find(is_digit)?;
             let digits = self.text.get(start..self.rest.end)?;
-            // The number of a footnote is not of the number that it stands at.
+            // A raised digit after a number is a footnote mark.
             let raised = digits.starts_with(is_raised);
             let length = digits.find(|c| !is_digit(c) || is_raised(c) != raised);
             let end = start + length.unwrap_or(digits.len());
@@ -176,7 +176,8 @@ impl<'a> Groups<'a> {
         }
     }
 
-    /// What stands between a group that was [got](Self::get) and the one before it.
+    /// The text between the group at `place`, which [`get`](Self::get) has returned, and the
+    /// previous one.
     fn gap(&self, place: usize) -> &'a str {
         let start = match place.checked_sub(1) {
             Some(before) => self
@@ -194,7 +195,7 @@ impl<'a> Groups<'a> {
     }
 }
 
-/// What says that a number begins, and how long a group of a number's own length may be behind it.
+/// If there is a mark before the group: the lengths of long groups that the number may end with.
 fn mark(groups: &Groups<'_>, place: usize, group: Group) -> Option<Range<usize>> {
     let before = groups.gap(place);
     let (before, is_opened) = match before.strip_suffix(OPENING) {
@@ -203,7 +204,7 @@ fn mark(groups: &Groups<'_>, place: usize, group: Group) -> Option<Range<usize>>
     };
     let plus = before.strip_suffix(['+', '\u{ff0b}']);
     let is_plus = plus.is_some_and(|before| {
-        // Of a sum, or of the name of a time zone, it is none.
+        // A plus sign in a sum or in the name of a time zone is not a mark.
         let digit_before = before.is_empty() && (place > 0 || groups.before > 0);
         !digit_before && !before.ends_with(char::is_alphanumeric)
     });
@@ -215,8 +216,8 @@ fn mark(groups: &Groups<'_>, place: usize, group: Group) -> Option<Range<usize>>
     (is_opened || is_national).then_some(MIN_DIGITS..SURE_DIGITS)
 }
 
-/// Digits of a group that count: those behind an international prefix.
-fn counted(groups: &Groups<'_>, group: Group) -> usize {
+/// Number of digits of a group, without an international prefix.
+fn digit_count(groups: &Groups<'_>, group: Group) -> usize {
     if groups.text_of(group).starts_with("00") {
         group.digits - 2
     } else {
@@ -224,7 +225,7 @@ fn counted(groups: &Groups<'_>, group: Group) -> usize {
     }
 }
 
-/// Whether the gap before the group at `place` of a number joins it to the one before.
+/// Whether `gap` joins the group at `place` of a number to the previous group.
 fn is_joint(gap: &str, place: usize) -> bool {
     let (mut between, mut has_bracket) = (gap, false);
     if let (Some(closed), 1 | 2) = (gap.strip_prefix(CLOSING), place) {
@@ -244,10 +245,15 @@ fn is_separator(between: &str) -> bool {
 fn is_wide_separator(between: &str) -> bool {
     let mut chars = between.chars();
     let chars = [chars.next(), chars.next(), chars.next(), chars.next()];
-    matches!(chars, [Some(first), Some(second), Some(third), None] if is_blank(first) && is_mark(second) && is_blank(third))
+    match chars {
+        [Some(first), Some(second), Some(third), None] => {
+            is_blank(first) && is_mark(second) && is_blank(third)
+        }
+        _ => false,
+    }
 }
 
-/// Spaces, and characters without a width.
+/// Spaces and zero-width characters.
 fn is_blank(c: char) -> bool {
     (c.is_whitespace() && !c.is_ascii_control())
         || matches!(
@@ -265,9 +271,9 @@ fn is_mark(c: char) -> bool {
     )
 }
 
-/// Whether what follows a gap may belong to a short number before it: no cell of a table, and not
-/// plainly another number.
-fn may_go_on(gap: &str) -> bool {
+/// Whether the group after a gap may belong to the short number before it: the gap separates
+/// neither cells of a table nor numbers.
+fn may_continue(gap: &str) -> bool {
     !gap.contains([
         ',', '|', '\t', '\n', '\r', '\u{3001}', '\u{ff0c}', '+', '\u{ff0b}',
     ])
@@ -278,21 +284,21 @@ struct Numbers<'a> {
     text: &'a str,
     is_value: bool,
     groups: Groups<'a>,
-    /// Groups that were passed over, and how many digits they have.
+    /// Remaining groups, and their number of digits.
     left_over: Option<(Range<usize>, usize)>,
-    /// Found already, behind what was left over.
-    next: Option<Found>,
+    /// A number found after the remaining groups.
+    next: Option<FoundNumber>,
 }
 
 impl Iterator for Numbers<'_> {
-    type Item = Found;
+    type Item = FoundNumber;
 
-    fn next(&mut self) -> Option<Found> {
+    fn next(&mut self) -> Option<FoundNumber> {
         if let Some(next) = self.next.take() {
             return Some(next);
         }
         while let Some(first) = self.groups.get(0) {
-            if let Some(groups) = self.other(0) {
+            if let Some(groups) = self.non_number(0) {
                 self.groups.skip(groups);
             } else if let Some(number) = self.number(0) {
                 self.next = Some(self.found(first, number));
@@ -317,22 +323,23 @@ impl Numbers<'_> {
         *digits += group.digits;
     }
 
-    /// What was passed over, if it could still be a number.
-    fn take_left_over(&mut self) -> Option<Found> {
+    /// The remaining groups, if they have enough digits for a number.
+    fn take_left_over(&mut self) -> Option<FoundNumber> {
         let (range, digits) = self.left_over.take()?;
-        (digits >= MIN_DIGITS).then(|| Found {
+        (digits >= MIN_DIGITS).then(|| FoundNumber {
             number: range.clone(),
             hidden: range,
         })
     }
 
-    /// How many groups from `place` on are a date, a time of day or a decimal below one.
-    fn other(&mut self, place: usize) -> Option<usize> {
+    /// Number of groups from `place` on that form a date, a time of day or a decimal below one.
+    fn non_number(&mut self, place: usize) -> Option<usize> {
         self.time_of_day(place)
             .or_else(|| self.date_or_fraction(place))
     }
 
-    /// How many groups from `place` on are a time of day: `10:05`, `10:05:00`, `10:05:00.123`.
+    /// Number of groups from `place` on that form a time of day: `10:05`, `10:05:00`,
+    /// `10:05:00.123`.
     fn time_of_day(&mut self, place: usize) -> Option<usize> {
         let is_first = place == 0 && self.groups.before == 0;
         self.groups.get(place)?;
@@ -364,17 +371,17 @@ impl Numbers<'_> {
         };
         let last = self.groups.get(place + groups - 1)?;
         let text = self.text.get(first.start..last.end)?;
-        let goes_on = self.groups.get(place + groups).is_some()
+        let continues = self.groups.get(place + groups).is_some()
             && self.groups.gap(place + groups).starts_with(['-', '.']);
-        let went_on =
+        let is_continued =
             self.groups.gap(place).ends_with(['-', '.']) && (place > 0 || self.groups.before > 0);
-        (!goes_on && !went_on && is_real_date_or_fraction(text)).then_some(groups)
+        (!continues && !is_continued && is_real_date_or_fraction(text)).then_some(groups)
     }
 
-    /// How many groups from `place` on are a number by the definition.
+    /// Number of groups from `place` on that form a number.
     fn number(&mut self, place: usize) -> Option<usize> {
         let first = self.groups.get(place)?;
-        let mut digits = counted(&self.groups, first);
+        let mut digits = digit_count(&self.groups, first);
         if digits >= MIN_DIGITS {
             return Some(1);
         }
@@ -386,7 +393,7 @@ impl Numbers<'_> {
         };
         let mut count = 1;
         while let Some(group) = self.groups.get(place + count) {
-            let is_own = counted(&self.groups, group) >= MIN_DIGITS;
+            let is_own = digit_count(&self.groups, group) >= MIN_DIGITS;
             let gap = self.groups.gap(place + count);
             let is_unsure = digits < SURE_DIGITS && is_wide_separator(gap)
                 || digits < MIN_DIGITS && gap == "/" && long_groups.is_some();
@@ -397,7 +404,7 @@ impl Numbers<'_> {
             if !(is_joint(gap, count) || is_unsure)
                 || digits + group.digits > MAX_DIGITS
                 || (is_own && !may_be_long)
-                || self.other(place + count).is_some()
+                || self.non_number(place + count).is_some()
             {
                 break;
             }
@@ -410,7 +417,8 @@ impl Numbers<'_> {
         (digits >= MIN_DIGITS).then_some(count)
     }
 
-    /// Whether groups are a whole number of North America: `1 302 555 0101`, or `302 555 0101` with another number behind it.
+    /// Whether groups form a complete North American number: `1 302 555 0101`, or `302 555 0101`
+    /// followed by another number.
     fn is_north_american(&mut self, place: usize, count: usize) -> bool {
         let mut texts = [""; 4];
         for (i, text) in texts.iter_mut().enumerate().take(count) {
@@ -431,25 +439,25 @@ impl Numbers<'_> {
             && (count == 4 || self.number(place + count).is_some())
     }
 
-    /// The number of the first `count` groups, with the short ones behind it that may belong to it.
-    fn found(&mut self, first: Group, count: usize) -> Found {
+    /// The number of the first `count` groups, and the short groups after it that may belong to it.
+    fn found(&mut self, first: Group, count: usize) -> FoundNumber {
         let last = self.groups.get(count - 1).unwrap_or(first);
-        let mut digits = counted(&self.groups, first);
+        let mut digits = digit_count(&self.groups, first);
         for place in 1..count {
             digits += self.groups.get(place).map_or(0, |group| group.digits);
         }
         let (mut end, mut hidden) = (last.end, count);
         while let Some(group) = self.groups.get(hidden) {
             let gap = self.groups.gap(hidden);
-            let is_close = is_separator(gap) || (digits < SURE_DIGITS && may_go_on(gap));
-            if !is_close || self.other(hidden).is_some() || self.number(hidden).is_some() {
+            let is_close = is_separator(gap) || (digits < SURE_DIGITS && may_continue(gap));
+            if !is_close || self.non_number(hidden).is_some() || self.number(hidden).is_some() {
                 break;
             }
             end = group.end;
             hidden += 1;
         }
         self.groups.skip(hidden);
-        Found {
+        FoundNumber {
             number: first.start..last.end,
             hidden: first.start..end,
         }
@@ -461,15 +469,15 @@ mod tests {
     use super::*;
 
     fn shown(text: &str, is_value: bool) -> String {
-        let shown = numbers(text, is_value).map(|Found { number, hidden }| {
+        let shown = numbers(text, is_value).map(|FoundNumber { number, hidden }| {
             let number = text.get(number).unwrap_or_default();
             (hidden, format!("<{number}>"))
         });
-        super::super::splice(text, shown).into_owned()
+        super::super::replace_ranges(text, shown).into_owned()
     }
 
     #[test]
-    fn numbers_side_by_side_are_told_apart() {
+    fn adjacent_numbers_are_separated() {
         for (text, expected) in [
             ("13025550101", "<13025550101>"),
             ("+49 170 1234567", "+<49 170 1234567>"),
@@ -529,13 +537,13 @@ mod tests {
                 "2026-10-01,13025550101,5,0.0270",
                 "2026-10-01,<13025550101>,5,0.0270",
             ),
-            // What may belong to a number is hidden with it.
+            // Groups that may belong to a number are hidden with it.
             ("13025550101 1234", "<13025550101>"),
             ("+4989636480-18", "+<4989636480>"),
             ("0049891234 56789", "<0049891234>"),
             ("1302555 / 0101", "<1302555>"),
             ("1234 5678 9012 3456", "<1234 5678 9012>"),
-            // What could still be a number is one.
+            // Remaining groups with enough digits are hidden as one number.
             ("302,555,0101", "<302,555,0101>"),
             ("0221/123456", "<0221/123456>"),
             ("13,025,550,101", "<13,025,550,101>"),
@@ -547,15 +555,16 @@ mod tests {
         ] {
             assert_eq!(shown(text, false), expected, "{text}");
         }
-        // Where nothing else is expected, the beginning is enough of a mark.
+        // In a value, the beginning counts as a mark.
         assert_eq!(shown("49 17012345678", true), "<49 17012345678>");
         assert_eq!(shown("49 17012345678", false), "49 <17012345678>");
         assert_eq!(shown("0049170/1234567", true), "<0049170/1234567>");
     }
 
     #[test]
-    fn every_sequence_of_groups_is_tried() {
-        let finds = |text: &str, digits: &str| sequences(text, |sequence| sequence == digits);
+    fn every_sequence_of_adjacent_groups_is_tried() {
+        let finds =
+            |text: &str, digits: &str| any_digit_sequence(text, |sequence| sequence == digits);
         for text in [
             "302 555 0101",
             "7 302 555 0101 7",
@@ -582,7 +591,7 @@ mod tests {
     }
 
     #[test]
-    fn long_texts_of_digits_take_no_longer_than_they_are() {
+    fn long_texts_of_digits_take_linear_time() {
         for text in [
             "1 ".repeat(1 << 17),
             "1".repeat(1 << 17),
@@ -591,7 +600,7 @@ mod tests {
         ] {
             assert!(numbers(&text, false).count() > 0);
             let mut sequences_tried = 0_usize;
-            sequences(&text, |_| {
+            any_digit_sequence(&text, |_| {
                 sequences_tried += 1;
                 false
             });

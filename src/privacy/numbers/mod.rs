@@ -1,37 +1,36 @@
-//! Phone numbers in texts: where they are, and which digits they have.
+//! Finds phone numbers in texts and extracts their digits.
 
 mod grammar;
 
 use std::borrow::Cow;
 use std::ops::Range;
 
-pub(crate) use grammar::{numbers, sequences};
+pub(crate) use grammar::{any_digit_sequence, numbers};
 
-/// From so many digits on a number may be a phone number.
+/// Fewest digits of a phone number.
 pub(crate) const MIN_DIGITS: usize = 7;
 /// Most characters between two digits of one number.
 const MAX_SEPARATORS: usize = 5;
-/// What stands for a number, so that nobody takes it for one: this and 32 hexadecimal digits.
+/// Prefix of a token, which distinguishes it from a number. 32 hexadecimal digits follow.
 pub(crate) const TOKEN_PREFIX: &str = "tel_";
 /// Hexadecimal digits of a token.
 pub(crate) const TOKEN_DIGITS: usize = 32;
 /// Length of a UUID in its usual form.
 const UUID_BYTES: usize = 36;
 
-/// A text in which what `replace` makes of it stands for everything that could be a phone number: digits of any script, with
-/// up to five characters between them that are neither letters nor JSON's. Dates that begin with a year of
-/// these centuries, decimals below one and UUIDs are no such numbers. For what is shown, where nothing may slip through;
-/// what is stored is told apart by [`replace_each_number`].
+/// Replaces everything that could be a phone number: digits of any script, with up to five
+/// characters between them that are neither letters nor JSON punctuation. Exceptions are dates of
+/// the years 1900 to 2099, decimals below one, and UUIDs. For messages, where no number may remain;
+/// stored values use [`replace_each_number`].
 pub(crate) fn replace_numbers(text: &str, mut replace: impl FnMut(&str) -> String) -> Cow<'_, str> {
-    let numbers = spans(text, may_separate, MAX_SEPARATORS).filter_map(|span| {
+    let numbers = digit_spans(text, may_separate_digits, MAX_SEPARATORS).filter_map(|span| {
         let number = text.get(span.clone()).unwrap_or_default();
         (!is_date_or_fraction(number)).then(|| (span, replace(number)))
     });
-    splice(text, numbers)
+    replace_ranges(text, numbers)
 }
 
-/// A text in which what `replace` makes of it stands for every [number](grammar) of its own. In a `value` that is a number and
-/// nothing else the beginning says that one begins.
+/// Replaces each number by the [grammar](grammar). `is_value` as for [`numbers`].
 pub(crate) fn replace_each_number(
     text: &str,
     is_value: bool,
@@ -41,29 +40,28 @@ pub(crate) fn replace_each_number(
         let number = text.get(found.number).unwrap_or_default();
         (found.hidden, replace(number))
     });
-    splice(text, numbers)
+    replace_ranges(text, numbers)
 }
 
-/// Whether a character does something to a terminal instead of being seen: controls, and those that
-/// change the direction of what follows.
-pub(crate) fn is_unprintable(c: char) -> bool {
+/// Whether `c` is a control or bidirectional character, which can change what a terminal shows.
+pub(crate) fn is_control_or_bidi(c: char) -> bool {
     c.is_control() || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// A text with other words in place of some of its ranges, which come in order.
-pub(crate) fn splice(
+/// Replaces some ranges of a text, which must be in order.
+pub(crate) fn replace_ranges(
     text: &str,
     replaced: impl Iterator<Item = (Range<usize>, String)>,
 ) -> Cow<'_, str> {
     let (mut spliced, mut at) = (String::new(), 0);
     let mut is_any = false;
-    for (range, by) in replaced {
+    for (range, replacement) in replaced {
         if range.start < at {
-            // Within what was replaced already.
+            // Overlaps the previous range.
             continue;
         }
         spliced.push_str(text.get(at..range.start).unwrap_or_default());
-        spliced.push_str(&by);
+        spliced.push_str(&replacement);
         at = range.end;
         is_any = true;
     }
@@ -74,8 +72,9 @@ pub(crate) fn splice(
     Cow::Owned(spliced)
 }
 
-/// Where as many digits as a number has stand close enough together to be one, or several: from a digit to a digit each.
-fn spans(
+/// Ranges with enough digits, close enough together, for one or several numbers. Each begins and
+/// ends with a digit.
+fn digit_spans(
     text: &str,
     separates: impl Fn(char) -> bool,
     max_separators: usize,
@@ -86,7 +85,7 @@ fn spans(
         while let Some(c) = text.get(at..).and_then(|rest| rest.chars().next()) {
             let rest = text.as_bytes().get(at..).unwrap_or_default();
             if (is_word_start && is_uuid(rest)) || begins_with_token(rest) {
-                // Both are as long.
+                // Both have this length.
                 at += UUID_BYTES;
                 is_word_start = false;
                 continue;
@@ -109,16 +108,16 @@ fn spans(
 
 /// Most digits of a number ([E.164](https://www.itu.int/rec/T-REC-E.164)).
 pub(crate) const MAX_DIGITS: usize = 15;
-/// Most digits of a number as it is dialled within a country.
+/// Most digits of a number dialled within a country.
 const MAX_NATIONAL_DIGITS: usize = 12;
 
-/// Whether a text has as many digits as a number. Those of other scripts are not told from letters.
+/// Whether a text may have enough digits for a number. Counts letters of other scripts as digits.
 pub(crate) fn may_hold_number(text: &str) -> bool {
     let may_be_digit = |byte: &&u8| byte.is_ascii_digit() || **byte >= 0xc0;
     text.as_bytes().iter().filter(may_be_digit).count() >= MIN_DIGITS
 }
 
-/// What begins with the digit at `start` and goes to the last of the digits that belong together, and how many these are.
+/// The text from the digit at `start` to the last digit close enough, and its number of digits.
 fn number_at(
     text: &str,
     start: usize,
@@ -141,7 +140,7 @@ fn number_at(
     (rest.get(..end).unwrap_or_default(), digits)
 }
 
-/// Whether a text begins with what stands for a number.
+/// Whether a text begins with a token.
 fn begins_with_token(text: &[u8]) -> bool {
     const _: () = assert!(TOKEN_PREFIX.len() + TOKEN_DIGITS == UUID_BYTES);
     let digits = text
@@ -150,7 +149,7 @@ fn begins_with_token(text: &[u8]) -> bool {
     digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
 }
 
-/// Whether a text begins with a UUID, and nothing belongs to it behind that.
+/// Whether a text begins with a UUID that is not part of a longer word.
 fn is_uuid(text: &[u8]) -> bool {
     let is_of_uuid = |(at, byte): (usize, &u8)| match at {
         8 | 13 | 18 | 23 => *byte == b'-',
@@ -166,17 +165,15 @@ fn is_uuid(text: &[u8]) -> bool {
             .is_none_or(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric())
 }
 
-/// Whether a character may stand between the digits of one number. What JSON puts between values,
-/// and clocks between hours and minutes, does not.
-pub(crate) fn may_separate(c: char) -> bool {
+/// Whether a character may separate the digits of one number. JSON punctuation and colons may not.
+pub(crate) fn may_separate_digits(c: char) -> bool {
     !c.is_alphanumeric() && !"\":;={}[]\\".contains(c)
 }
 
-/// A text without the ways in which JSON, HTML and addresses write a character as several: they too may
-/// separate digits. What would do something to a terminal becomes a space.
+/// Decodes the escapes of JSON, HTML and addresses in a text. Control characters become spaces.
 pub(crate) fn without_escapes(text: &str) -> String {
     let mut text = text.to_owned();
-    // Escaped as often as it was put into another text.
+    // A text may be escaped repeatedly.
     while text.contains("\\\\") {
         text = text.replace("\\\\", "\\");
     }
@@ -190,7 +187,7 @@ pub(crate) fn without_escapes(text: &str) -> String {
             .and_then(|digits| u32::from_str_radix(digits.get(..4)?, 16).ok());
         if let Some(code) = code {
             let c = char::from_u32(code).unwrap_or(char::REPLACEMENT_CHARACTER);
-            plain.push(if is_unprintable(c) { ' ' } else { c });
+            plain.push(if is_control_or_bidi(c) { ' ' } else { c });
             rest = escaped.get(5..).unwrap_or_default();
         } else if let Some(after) = escaped.strip_prefix('/') {
             plain.push('/');
@@ -209,11 +206,10 @@ pub(crate) fn without_escapes(text: &str) -> String {
     }
 }
 
-/// How often something may be escaped once more: an address within an address.
+/// Most nested escapes, as in an address within an address.
 const MAX_ESCAPES: usize = 3;
 
-/// A text in which digits, and what may stand between them or in an address, are no longer written as several
-/// characters, as HTML (`&#160;`), addresses (`%2B`) and JSON within a text (`\u0031`) do.
+/// Decodes escaped digits and separators: HTML (`&#160;`), addresses (`%2B`) and JSON (`\u0031`).
 pub(crate) fn unescaped(text: &str) -> Cow<'_, str> {
     if text.contains('\\') {
         return Cow::Owned(without_escapes(text));
@@ -221,17 +217,18 @@ pub(crate) fn unescaped(text: &str) -> Cow<'_, str> {
     without_character_references(text)
 }
 
-/// The same without a look at backslashes.
+/// Like [`unescaped`], without JSON escapes.
 fn without_character_references(text: &str) -> Cow<'_, str> {
     let mut plain = Cow::Borrowed(text);
     for _ in 0..MAX_ESCAPES {
         let escapes = memchr::memchr2_iter(b'&', b'%', plain.as_bytes());
         let replaced = escapes.filter_map(|at| {
             let (c, length) = escaped_at(plain.get(at..)?)?;
-            let is_of_number = c.is_numeric() || c == ':' || (may_separate(c) && !c.is_control());
+            let is_of_number =
+                c.is_numeric() || c == ':' || (may_separate_digits(c) && !c.is_control());
             is_of_number.then(|| (at..at + length, c.to_string()))
         });
-        let Cow::Owned(unescaped) = splice(&plain, replaced) else {
+        let Cow::Owned(unescaped) = replace_ranges(&plain, replaced) else {
             break;
         };
         plain = Cow::Owned(unescaped);
@@ -239,7 +236,7 @@ fn without_character_references(text: &str) -> Cow<'_, str> {
     plain
 }
 
-/// The character that a text begins with, written as several, and how many bytes these are.
+/// The escaped character at the beginning of a text, and the length of the escape in bytes.
 fn escaped_at(text: &str) -> Option<(char, usize)> {
     const NAMED: [(&str, char); 14] = [
         ("amp", '&'),
@@ -279,15 +276,15 @@ fn escaped_at(text: &str) -> Option<(char, usize)> {
     Some((c, 3 * c.len_utf8()))
 }
 
-/// The byte that the `nth` three characters of a text stand for.
+/// The byte of the `nth` percent escape, counted in steps of three characters.
 pub(crate) fn percent_escaped(text: &str, nth: usize) -> Option<u8> {
     let digits = text.get(3 * nth..3 * nth + 3)?.strip_prefix('%')?;
     let are_hexadecimal = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
     are_hexadecimal.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// Whether digits and what separates them are `20YY-MM-DD` or `19YY-MM-DD`, perhaps with an hour
-/// behind, or `0.` and decimals.
+/// Whether a text is `20YY-MM-DD` or `19YY-MM-DD`, optionally followed by an hour, or a decimal
+/// `0.…`.
 pub(crate) fn is_date_or_fraction(number: &str) -> bool {
     let are_digits = |text: &str, lengths: std::ops::RangeInclusive<usize>| {
         lengths.contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit())
@@ -308,7 +305,7 @@ pub(crate) fn is_date_or_fraction(number: &str) -> bool {
             .all(|part| are_digits(part, 2..=2))
 }
 
-/// The same, of dates that a calendar could hold: what it could not may be a number.
+/// Like [`is_date_or_fraction`], for possible months and days only: other digits may be a number.
 fn is_real_date_or_fraction(number: &str) -> bool {
     let part = |at: usize| {
         number
@@ -321,7 +318,7 @@ fn is_real_date_or_fraction(number: &str) -> bool {
                 && part(8).is_some_and(|day| (1..=31).contains(&day))))
 }
 
-/// The zero of every script that has decimal digits, which go on from there
+/// The zero of every script with decimal digits. The digits 1 to 9 follow it
 /// ([Unicode 16](https://www.unicode.org/reports/tr44/#Numeric_Type), `Nd`).
 #[rustfmt::skip]
 const ZEROS: [char; 76] = [
@@ -338,8 +335,8 @@ const ZEROS: [char; 76] = [
     '\u{1e5f1}', '\u{1e950}', '\u{1fbf0}',
 ];
 
-/// The value of a decimal digit of any script, as a digit of ASCII. Those above and below the line and in circles are
-/// digits, too.
+/// Converts a decimal digit of any script to ASCII. Superscripts, subscripts and circled digits
+/// count as digits.
 pub(crate) fn digit_of(c: char) -> Option<char> {
     if c.is_ascii() {
         return c.is_ascii_digit().then_some(c);
@@ -351,7 +348,7 @@ pub(crate) fn digit_of(c: char) -> Option<char> {
     char::from_digit(value?, 10)
 }
 
-/// The value of a digit that does not stand on the line like others.
+/// The value of a superscript, subscript or circled digit.
 fn raised_digit(c: char) -> Option<u32> {
     match c {
         '\u{b9}' => Some(1),
@@ -368,18 +365,18 @@ fn is_raised(c: char) -> bool {
     raised_digit(c).is_some()
 }
 
-/// Whether a character is a digit of a number. Fractions and numerals are none.
+/// Whether a character is a decimal digit. Fractions and numerals are not.
 pub(crate) fn is_digit(c: char) -> bool {
     digit_of(c).is_some()
 }
 
-/// Whether every digit of a number is of a script that this program knows, and there are any.
-pub(crate) fn are_known(number: &str) -> bool {
+/// Whether a text has digits, and all of them are decimal digits of a known script.
+pub(crate) fn has_only_known_digits(number: &str) -> bool {
     let mut digits = number.chars().filter(|c| c.is_numeric()).peekable();
     digits.peek().is_some() && digits.all(is_digit)
 }
 
-/// A number without the decimals that a program has given it which took it for an amount.
+/// A number without `.0`, which programs add when they convert it to a float.
 pub(crate) fn without_decimals(number: &str) -> &str {
     let whole = number.strip_suffix(".0");
     whole
@@ -387,11 +384,11 @@ pub(crate) fn without_decimals(number: &str) -> &str {
         .unwrap_or(number)
 }
 
-/// The digits of a number without what a dialler puts before an international one, so that `+49 170 1234567`,
-/// `0049170/1234567` and `491701234567` are the same.
-pub(crate) fn digits(number: &str) -> String {
+/// The digits of a number without a dial prefix: the same for `+49 170 1234567`, `0049170/1234567`
+/// and `491701234567`.
+pub(crate) fn normalized_digits(number: &str) -> String {
     let number = without_decimals(number);
-    // What is dialled within the country only.
+    // `(0)` is only dialled within the country.
     let number = match number.split_once("(0)") {
         Some((country, national)) if country.contains(|c: char| c.is_numeric()) => {
             Cow::Owned(format!("{country}{national}"))
@@ -399,12 +396,12 @@ pub(crate) fn digits(number: &str) -> String {
         _ => Cow::Borrowed(number),
     };
     let digits: String = number.chars().filter_map(digit_of).collect();
-    international(&digits).to_owned()
+    without_dial_prefix(&digits).to_owned()
 }
 
-/// Digits without what a dialler puts before an international number.
-pub(crate) fn international(digits: &str) -> &str {
-    // No number of any country is as long that begins with what North America dials before others.
+/// Digits without the dial prefix of an international number (`00`, `011`).
+pub(crate) fn without_dial_prefix(digits: &str) -> &str {
+    // National numbers that begin with North America's prefix 011 are shorter.
     let dialled = [("00", MIN_DIGITS + 2), ("011", MAX_NATIONAL_DIGITS + 1)];
     let rest = dialled.iter().find_map(|(prefix, least)| {
         let rest = digits.strip_prefix(prefix)?;
@@ -413,8 +410,7 @@ pub(crate) fn international(digits: &str) -> &str {
     rest.unwrap_or(digits)
 }
 
-/// The part of an address that says who it is: of `sip:+4917@example.com;user=phone` that is `+4917`; the range of bytes
-/// in `address`.
+/// The byte range of an address's user: `+4917` in `sip:+4917@example.com;user=phone`.
 pub(crate) fn user_part(address: &str) -> Range<usize> {
     let scheme = ["sip:", "sips:", "tel:"].iter().find(|scheme| {
         let start = address.get(..scheme.len());
@@ -431,7 +427,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_same_number_has_the_same_digits_however_it_is_written() {
+    fn the_same_number_has_the_same_digits_in_any_notation() {
         for number in [
             "491701234567",
             "+491701234567",
@@ -444,18 +440,18 @@ mod tests {
             "𝟒𝟗𝟏𝟕𝟎𝟏𝟐𝟑𝟒𝟓𝟔𝟕",
             "⁴⁹170¹²³⁴567",
         ] {
-            assert_eq!(digits(number), "491701234567", "{number}");
+            assert_eq!(normalized_digits(number), "491701234567", "{number}");
         }
-        assert_eq!(digits("0012"), "0012", "an extension, perhaps");
+        assert_eq!(normalized_digits("0012"), "0012", "an extension, perhaps");
         assert_eq!(
-            digits("01144960999"),
+            normalized_digits("01144960999"),
             "01144960999",
             "a number of Sheffield"
         );
     }
 
     #[test]
-    fn of_an_address_only_the_user_is_who_it_is() {
+    fn the_user_of_an_address_is_found() {
         for (address, user) in [
             ("+491701234567", "+491701234567"),
             ("sip:+4917@10.0.0.1:5060", "+4917"),
@@ -468,7 +464,7 @@ mod tests {
     }
 
     #[test]
-    fn ids_are_no_numbers() {
+    fn uuids_are_not_numbers() {
         let hide = |text| replace_numbers(text, |_| "#".to_owned()).into_owned();
         for text in [
             "99df5ffd-962a-410f-bcce-d08f1f7f328c",
