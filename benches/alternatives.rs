@@ -1,8 +1,8 @@
-//! What our own code buys: the way of a body from memory to its checked file, put together of the
-//! library's parts, with another part in place of one of ours.
+//! Compares our decoder, encoders and duplicate search with alternatives, on the whole way of a
+//! body from memory to its verified file.
 //!
-//! Prints instructions a record by callgrind, the wall time as a multiple of ours (each alternative
-//! takes its turn in every round, and the fastest of its rounds counts), and the size of the file.
+//! Prints instructions for each record (callgrind), the wall time as a multiple of ours (the
+//! fastest of several rounds, in which the alternatives take turns), and the size of the file.
 //!
 //! ```sh
 //! cargo bench --bench alternatives            # needs the package valgrind
@@ -11,7 +11,7 @@
 #![expect(
     clippy::unwrap_used,
     clippy::cast_precision_loss,
-    reason = "a bench may panic, and prints roughly"
+    reason = "a bench may panic, and prints rounded figures"
 )]
 
 mod callgrind;
@@ -37,38 +37,38 @@ use parquet::schema::types::ColumnPath;
 
 use data::{RECORDS, options, slice};
 
-/// Records of the body whose wall time is measured.
+/// Records for measuring wall time.
 const WALL_RECORDS: u64 = 400_000;
 const ROUNDS: usize = 9;
-/// Chunks as the network hands them out.
+/// Typical size of chunks from the network.
 const CHUNK_BYTES: usize = 64 << 10;
-/// Rows of a batch, as the program has them.
+/// Rows of a batch, as in the program.
 const BATCH_ROWS: usize = 8192;
 
-/// Which part is not ours.
+/// Which of our parts is replaced.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Instead {
-    /// The control: it is not put together here.
-    Itself,
+enum Replaced {
+    /// The control: the library's own conversion.
+    Control,
     Nothing,
-    /// The plain decoder, on `serde_json`.
+    /// By the plain decoder, based on `serde_json`.
     FastDecoder,
-    /// The Parquet crate's `ArrowWriter`, told which columns have a dictionary.
+    /// By the Parquet crate's `ArrowWriter`, with dictionaries for the same columns.
     Encoders,
     Both,
-    /// A sort of all rows by id and content.
+    /// By sorting all rows by id and content.
     SearchForRepeats,
 }
 
-const ALTERNATIVES: [(&str, Instead); 6] = [
-    ("slice_file::convert itself", Instead::Itself),
-    ("all of it ours", Instead::Nothing),
-    ("serde_json, not the fast decoder", Instead::FastDecoder),
-    ("ArrowWriter, not our encoders", Instead::Encoders),
-    ("both of them", Instead::Both),
+const ALTERNATIVES: [(&str, Replaced); 6] = [
+    ("slice_file::convert itself", Replaced::Control),
+    ("all of it ours", Replaced::Nothing),
+    ("serde_json, not the fast decoder", Replaced::FastDecoder),
+    ("ArrowWriter, not our encoders", Replaced::Encoders),
+    ("both of them", Replaced::Both),
     (
         "a sort of all rows, no search for repeats",
-        Instead::SearchForRepeats,
+        Replaced::SearchForRepeats,
     ),
 ];
 
@@ -78,12 +78,12 @@ fn main() {
         directory.path(),
         Compression::ZSTD(ZstdLevel::try_new(1).unwrap()),
     );
-    if let Some((number, records)) = callgrind::wanted() {
-        // All of them are made in any case, so that it does not count.
+    if let Some((number, records)) = callgrind::requested() {
+        // All records are always generated, so that generating them cancels out.
         let body = data::body(KeyOrder::Fixed);
         let lines: Vec<&[u8]> = body.split_inclusive(|&byte| byte == b'\n').collect();
-        let (_, instead) = ALTERNATIVES[number];
-        let written = convert(lines[..records].iter().copied(), instead, &options);
+        let (_, replaced) = ALTERNATIVES[number];
+        let written = convert(lines[..records].iter().copied(), replaced, &options);
         assert_eq!(written.rows, records as u64);
         return;
     }
@@ -91,9 +91,9 @@ fn main() {
     let mut fastest = [Duration::MAX; ALTERNATIVES.len()];
     let mut bytes = [0; ALTERNATIVES.len()];
     for _ in 0..ROUNDS {
-        for (number, (_, instead)) in ALTERNATIVES.into_iter().enumerate() {
+        for (number, (_, replaced)) in ALTERNATIVES.into_iter().enumerate() {
             let begun = Instant::now();
-            let written = convert(body.chunks(CHUNK_BYTES), instead, &options);
+            let written = convert(body.chunks(CHUNK_BYTES), replaced, &options);
             fastest[number] = fastest[number].min(begun.elapsed());
             assert_eq!(written.rows, WALL_RECORDS);
             bytes[number] = written.bytes;
@@ -107,7 +107,7 @@ fn main() {
     for (number, (name, _)) in ALTERNATIVES.into_iter().enumerate() {
         println!(
             "{name:<42} {:>12} {:>8.2}x {:>11.2}",
-            callgrind::count_a_record(number, half),
+            callgrind::count_per_record(number, half),
             fastest[number].as_secs_f64() / fastest[0].as_secs_f64(),
             bytes[number] as f64 / WALL_RECORDS as f64,
         );
@@ -119,13 +119,13 @@ struct Written {
     bytes: u64,
 }
 
-/// What `slice_file::convert` does to a body of which nothing is rejected.
+/// The steps of `slice_file::convert` for a body without rejects.
 fn convert<'a>(
     chunks: impl Iterator<Item = &'a [u8]>,
-    instead: Instead,
+    replaced: Replaced,
     options: &ConvertOptions,
 ) -> Written {
-    if instead == Instead::Itself {
+    if replaced == Replaced::Control {
         let file = data::convert(chunks, options.clone());
         return Written {
             rows: file.rows,
@@ -141,16 +141,16 @@ fn convert<'a>(
     let mut rows = Rows {
         options,
         decoder: Decoder::default(),
-        is_plain: matches!(instead, Instead::FastDecoder | Instead::Both),
+        is_plain: matches!(replaced, Replaced::FastDecoder | Replaced::Both),
         hasher: RowHasher::new(slice()),
         digest: Digest::default(),
         tally: RowTally::new(options.day_us.clone()),
-        search: match instead {
-            Instead::SearchForRepeats => Search::Sort(DuplicateFinder::new(&options.spool_dir)),
+        search: match replaced {
+            Replaced::SearchForRepeats => Search::Sort(DuplicateFinder::new(&options.spool_dir)),
             _ => Search::Repeats(RepeatFinder::new(&options.spool_dir)),
         },
-        writer: match instead {
-            Instead::Encoders | Instead::Both => Writer::Arrow(ArrowFile::begin(&path, options)),
+        writer: match replaced {
+            Replaced::Encoders | Replaced::Both => Writer::Arrow(ArrowFile::begin(&path, options)),
             _ => Writer::Ours(SpoolWriter::try_new(&path, slice(), &options.parquet).unwrap()),
         },
     };
@@ -169,7 +169,7 @@ fn convert<'a>(
     rows.finish(&path)
 }
 
-/// Records on their way into a file.
+/// Writes records to a file.
 struct Rows<'o> {
     options: &'o ConvertOptions,
     decoder: Decoder,
@@ -194,7 +194,7 @@ enum Writer {
 impl Rows<'_> {
     fn add(&mut self, item: &Item<'_>) {
         let &Item::Record { json, .. } = item else {
-            panic!("the simulator makes records");
+            panic!("the simulator generates valid records");
         };
         let decoded = if self.is_plain {
             decode(json)
@@ -235,7 +235,7 @@ impl Rows<'_> {
             }
             Writer::Arrow(file) => {
                 file.finish();
-                // As ours is checked.
+                // Our file is verified in the same way.
                 checksum_of(path).unwrap();
                 let footer = read_footer(path).unwrap();
                 let rows = footer.metadata().file_metadata().num_rows();
@@ -248,7 +248,7 @@ impl Rows<'_> {
     }
 }
 
-/// A file by the Parquet crate's writer, on a thread of its own like ours.
+/// A file by the Parquet crate's writer, on a separate thread like ours.
 struct ArrowFile {
     builder: BatchBuilder,
     batches: SyncSender<RecordBatch>,

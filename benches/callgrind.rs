@@ -1,25 +1,24 @@
-//! Instructions by callgrind: a bench starts itself under valgrind, once for a number of records and
-//! once for twice as many. The difference is what the records cost, without what comes before and
-//! after them.
+//! Counts instructions with callgrind: a bench starts itself under valgrind with N and with 2 N
+//! records. The difference is the cost of N records, without set-up and tear-down.
 
 use std::process::Command;
 
-/// Names a stage and a number of records to the process under valgrind.
+/// Variable with the stage and the number of records for the process under valgrind.
 const STAGE: &str = "CDRLAKE_BENCH_STAGE";
 
-/// What the process under valgrind is to do: a stage, with so many records.
-pub(crate) fn wanted() -> Option<(usize, usize)> {
-    let wanted = std::env::var(STAGE).ok()?;
-    let (stage, records) = wanted.split_once(':').unwrap();
+/// In the process under valgrind: the stage and the number of records.
+pub(crate) fn requested() -> Option<(usize, usize)> {
+    let requested = std::env::var(STAGE).ok()?;
+    let (stage, records) = requested.split_once(':').unwrap();
     Some((stage.parse().unwrap(), records.parse().unwrap()))
 }
 
-/// Instructions a record of a stage, by so many records and twice as many.
-pub(crate) fn count_a_record(stage: usize, records: usize) -> u64 {
+/// Instructions of a stage for each record, measured with `records` and twice as many.
+pub(crate) fn count_per_record(stage: usize, records: usize) -> u64 {
     (count(stage, 2 * records) - count(stage, records)) / records as u64
 }
 
-/// Instructions of a process that works on so many records.
+/// Instructions of a process with `records` records.
 fn count(stage: usize, records: usize) -> u64 {
     let directory = tempfile::tempdir().unwrap();
     let output = Command::new("valgrind")
@@ -28,10 +27,10 @@ fn count(stage: usize, records: usize) -> u64 {
         .env(STAGE, format!("{stage}:{records}"))
         .current_dir(&directory)
         .output()
-        .expect("valgrind counts: install the package `valgrind`");
+        .expect("valgrind is missing: install the package `valgrind`");
     assert!(output.status.success(), "{output:?}");
-    let said = String::from_utf8_lossy(&output.stderr);
-    let collected = said.lines().find(|line| line.contains("Collected :"));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    let collected = stderr.lines().find(|line| line.contains("Collected :"));
     let collected = collected.and_then(|line| line.split_whitespace().last());
     collected.unwrap().parse().unwrap()
 }

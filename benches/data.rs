@@ -1,4 +1,4 @@
-//! Records for the benches: the simulator's, from a fixed seed.
+//! Records for benches, from the simulator with a fixed seed.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -21,7 +21,7 @@ pub(crate) fn slice() -> Slice {
     }
 }
 
-/// How they are converted.
+/// Options for converting the records.
 pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOptions {
     ConvertOptions {
         slice: slice(),
@@ -44,7 +44,7 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
     }
 }
 
-/// Converts a body, which comes in these chunks, to a file, which is deleted when it is dropped.
+/// Converts the chunks of a body to a file. Dropping the file deletes it.
 pub(crate) fn convert<'a>(
     chunks: impl Iterator<Item = &'a [u8]>,
     options: ConvertOptions,
@@ -136,7 +136,7 @@ pub(crate) fn body(key_order: KeyOrder) -> Vec<u8> {
     body_of(RECORDS, key_order)
 }
 
-/// A body of so many lines.
+/// A body of `records` lines.
 pub(crate) fn body_of(records: u64, key_order: KeyOrder) -> Vec<u8> {
     let generator = Generator {
         seed: 42,

@@ -1,6 +1,6 @@
-//! Instructions a record, counted by callgrind: the same on every machine, however busy it is.
+//! Instructions for each record, counted by callgrind: independent of the machine's load.
 //!
-//! `benches/instructions.txt` holds the figures of the last change.
+//! `benches/instructions.txt` records the latest figures.
 //!
 //! ```sh
 //! cargo bench --bench instructions            # needs the package valgrind
@@ -38,13 +38,13 @@ const WHOLE: [(&str, Form); 9] = [
 ];
 
 fn main() {
-    if let Some((stage, records)) = callgrind::wanted() {
+    if let Some((stage, records)) = callgrind::requested() {
         return work(stage, records);
     }
     let half = usize::try_from(RECORDS / 2).unwrap();
     let mut ordinary = 0;
     for (stage, (name, _)) in DECODE.iter().chain(&WHOLE).enumerate() {
-        let count = callgrind::count_a_record(stage, half);
+        let count = callgrind::count_per_record(stage, half);
         print!("{name:<28} {count:>6}");
         if stage > DECODE.len() + 1 {
             print!(
@@ -60,10 +60,9 @@ fn main() {
 }
 
 fn work(stage: usize, records: usize) {
-    // All of them are made and found in any case, so that it does not count.
-    let lines_of = data::body_in;
+    // All records are always generated and split, so that this cancels out.
     if let Some(&(name, form)) = DECODE.get(stage) {
-        let body = lines_of(form);
+        let body = data::body_in(form);
         let all: Vec<&[u8]> = body.split_inclusive(|&byte| byte == b'\n').collect();
         let lines = all[..records].iter();
         if name == "plain decode" {
@@ -77,7 +76,7 @@ fn work(stage: usize, records: usize) {
         return;
     }
     let whole = stage - DECODE.len();
-    let body = lines_of(WHOLE[whole].1);
+    let body = data::body_in(WHOLE[whole].1);
     let all: Vec<&[u8]> = body.split_inclusive(|&byte| byte == b'\n').collect();
     let compression = match whole {
         0 => Compression::UNCOMPRESSED,

@@ -1,8 +1,10 @@
-//! Peak memory and processor time a record of one slice, and of one twenty times as large: neither may grow by more
-//! than a tenth. Memory is asserted, time is only printed: it depends on what else the machine does.
+//! Peak memory, and processor time for each record, of one slice and of one twenty times as large.
+//! Memory must not grow by more than a tenth. Time is only printed, because it depends on the
+//! machine's load.
 //!
-//! Both are larger than a row group. The bytes are rendered beforehand, for a slow source never fills what there is between
-//! the stages: for the larger one that takes 6.5 GB of temporary files.
+//! Both slices are larger than a row group. The simulator prerenders the bytes, because a slow
+//! source would not fill the queues between stages; the larger slice takes 6.5 GB of temporary
+//! files.
 //!
 //! ```sh
 //! cargo bench --bench peak_memory -- [calls a day, default 750000] [times, default 20]
@@ -30,7 +32,7 @@ fn run(calls_per_day: u64) -> Run {
         println!("{run}");
         run
     };
-    // Of several rounds the one with the most memory: how full queues get is a matter of chance.
+    // The round with the most memory: how full the queues get varies.
     let rounds = std::iter::repeat_with(run).take(ROUNDS);
     let largest = rounds.max_by(|one, other| one.peak_mib.total_cmp(&other.peak_mib));
     largest.unwrap()
@@ -44,7 +46,8 @@ fn main() {
     assert!(large.rows as f64 > 0.9 * times as f64 * small.rows as f64);
     let memory = large.peak_mib / small.peak_mib;
     println!(
-        "{times} times the records: {memory:.2} times the memory, {:.2} times the processor time a record",
+        "{times} times the records: {memory:.2} times the memory, {:.2} times the processor time \
+         per record",
         large.record_us() / small.record_us()
     );
     assert!(memory < 1.1, "memory grows with the slice");

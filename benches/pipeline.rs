@@ -1,7 +1,7 @@
-//! The whole pipeline over loopback: `cdrlake run` against `cdrlake simulate`, each a process of
-//! its own. The simulator serves bytes rendered beforehand, so that it is not what is measured.
+//! The whole pipeline over loopback: `cdrlake run` against `cdrlake simulate`, in separate
+//! processes. The simulator serves prerendered bytes, so that it does not limit the speed.
 //!
-//! Prints wall time, processor time and peak memory of the run, a record each, over several rounds.
+//! Prints wall time, processor time (each also per record) and peak memory over several rounds.
 //!
 //! ```sh
 //! cargo bench --bench pipeline -- [calls a day, default 250000] [days, default 10]

@@ -1,4 +1,4 @@
-//! The program against a simulated API, each a process of its own.
+//! Runs the program against a simulated API, in separate processes.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
@@ -9,11 +9,11 @@ use cdrlake::RunReport;
 const PROGRAM: &str = env!("CARGO_BIN_EXE_cdrlake");
 const KEY: &str = "bench";
 
-/// A simulated API, which ends when it is dropped.
+/// A simulated API. Dropping it ends the process.
 pub(crate) struct Simulator {
     process: std::process::Child,
     url: String,
-    /// What was rendered beforehand: a process that is killed leaves it.
+    /// Prerendered bodies, which a killed process would leave behind.
     _rendered: tempfile::TempDir,
 }
 
@@ -24,17 +24,17 @@ impl Drop for Simulator {
     }
 }
 
-/// What a run took.
+/// Time and memory of a run.
 pub(crate) struct Run {
     pub(crate) rows: u64,
     pub(crate) wall_s: f64,
-    /// Of the run, without the API's.
+    /// Of the run only, without the simulated API.
     pub(crate) processor_s: f64,
     pub(crate) peak_mib: f64,
 }
 
 impl Simulator {
-    /// Starts one with these arguments, and waits until it answers.
+    /// Starts the API with these arguments and waits until it is ready.
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let rendered = tempfile::tempdir().unwrap();
         let process = Command::new(PROGRAM)
@@ -55,7 +55,7 @@ impl Simulator {
         }
     }
 
-    /// Runs the program on those days, in a fresh lake that is gone afterwards.
+    /// Runs the program with these arguments in a temporary lake.
     pub(crate) fn run(&self, arguments: &[&str]) -> Run {
         let directory = tempfile::tempdir().unwrap();
         let begun = Instant::now();
@@ -68,7 +68,7 @@ impl Simulator {
             .env("CDRLAKE_LOG", "off")
             .current_dir(&directory)
             .output()
-            .expect("/usr/bin/time measures the run: install the package `time`");
+            .expect("/usr/bin/time is missing: install the package `time`");
         let wall_s = begun.elapsed().as_secs_f64();
         assert!(output.status.success(), "{output:?}");
         let report: RunReport = serde_json::from_slice(&output.stdout).unwrap();
@@ -99,7 +99,8 @@ impl std::fmt::Display for Run {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(
             f,
-            "{} records, wall {:.2} s ({:.3} µs a record), processor {:.2} s ({:.3} µs a record), peak {:.0} MiB",
+            "{} records, wall {:.2} s ({:.3} µs per record), processor {:.2} s ({:.3} µs per \
+             record), peak {:.0} MiB",
             self.rows,
             self.wall_s,
             self.wall_s * 1e6 / self.rows as f64,

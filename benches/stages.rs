@@ -1,12 +1,9 @@
-//! What each stage costs by itself, and all together, for one body in memory.
+//! The cost of each stage by itself, and of all stages together, for one body in memory.
 //!
-//! Every case asserts the rows it made. Controls: `serde_json` into an untyped value, which is what parsing costs anybody
-//! who does not know the fields, and the Parquet crate's own `ArrowWriter` on the same batches.
+//! Every case asserts its number of rows. Controls: `serde_json` into an untyped value (parsing
+//! without knowledge of the fields), and the Parquet crate's `ArrowWriter` with the same batches.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "a bench is run, not called, and may panic"
-)]
+#![expect(clippy::unwrap_used, reason = "a bench may panic")]
 
 mod data;
 
@@ -25,7 +22,7 @@ use parquet::file::properties::WriterProperties;
 
 use data::{RECORDS, body, convert, options, slice};
 
-/// Chunks as the network hands them out.
+/// Typical size of chunks from the network.
 const CHUNK_BYTES: usize = 64 << 10;
 
 /// Calls `each` for every record of a body.
@@ -50,7 +47,7 @@ fn decoded(body: &[u8]) -> Vec<Record<'_>> {
     records.map(|line| decode(line).unwrap()).collect()
 }
 
-/// Cases that work through this body.
+/// A group of cases that process this body.
 fn group<'a>(criterion: &'a mut Criterion, body: &[u8]) -> BenchmarkGroup<'a, WallTime> {
     let mut group = criterion.benchmark_group("records");
     let bytes = body.len() as u64;

@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# How much the tests of a room notice: `cargo mutants` changes one line after the other, and tells
-# which changes no test fails for. Each change is compiled, so it is done in a crate of that room
-# alone, with the rooms below it in a second one, and with unit tests only: seconds, not minutes.
+# Mutation tests of a room: `cargo mutants` changes one line at a time and lists changes that no
+# test detects. Each change is compiled, so this builds a crate with only this room, a second crate
+# with the rooms below it, and runs unit tests only: seconds, not minutes.
 #
 #   cargo install cargo-mutants --locked
 #   tests/mutants.sh cdr|body|lease|lake|plan [options of cargo mutants, such as --shard 0/4]
 #
-# What it found lies in target/mutants/ROOM/mutants.out.
+# Results: target/mutants/ROOM/mutants.out.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 case ${1:-} in
-  # These two add to types of the rooms below them, which only the same crate may.
+  # These two implement methods of types in rooms below, which requires the same crate.
   cdr) below="" rooms="privacy error retry cdr simulator" files='src/cdr/**' tests=cdr:: ;;
   body)
     below="" rooms="privacy error retry cdr body slice_file simulator"
@@ -30,7 +30,7 @@ crate=target/mutants/$1
 shift
 rm -rf "$crate" && mkdir -p "$crate/src" "$crate/below/src"
 
-# Copies rooms into a crate's sources, and prints what declares them.
+# Copies rooms into a crate's sources and prints their module declarations.
 copy_rooms() {
   local to=$1 room
   shift
@@ -42,7 +42,7 @@ copy_rooms() {
       *) cp -r "src/$room"* "$to" && echo "pub mod $room;" ;;
     esac
   done
-  # Its tests know the rooms above.
+  # The tests of `error` use rooms above it.
   if [ -f "$to/error.rs" ]; then sed -i '/^#\[cfg(test)\]/,$d' "$to/error.rs"; fi
 }
 lints='#![allow(warnings)]'
@@ -53,7 +53,7 @@ tool="pub $(grep '^const TOOL' src/lib.rs)"
   copy_rooms "$crate/src" $rooms
   if [ -n "$below" ]; then echo "pub use below::*;"; else echo "$tool"; fi
 } > "$crate/src/lib.rs"
-# What only this crate sees, and what only its tests do, is to be seen from the other one.
+# Makes restricted items and test helpers public, so that the other crate can use them.
 find "$crate/below/src" -name '*.rs' -exec \
   perl -0pi -e 's/pub\((crate|super|in [\w:]+)\)/pub/g; s/#\[cfg\(test\)\]\n(    pub fn)/$1/g' {} +
 
@@ -65,6 +65,6 @@ sed -e '/^\[profile/,$d' -e '/^\[dev-dep/,$d' -e 's/^name = "cdrlake"/name = "be
 workspace='[workspace]\nmembers = ["below"]\n\n[dependencies]\nbelow = { path = "below" }'
 sed -i "s|^\[dependencies\]|$workspace|" "$crate/Cargo.toml"
 cd "$crate"
-# The crate is a copy: it may be changed where it lies.
+# The crate is a copy, so it may be changed in place.
 PROPTEST_CASES=64 CARGO_PROFILE_DEV_DEBUG=false exec cargo mutants --in-place --output . \
   --timeout 60 --file "$files" "$@" -- --lib -- "$tests"

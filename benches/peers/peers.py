@@ -1,14 +1,15 @@
-"""cdrlake and what people use instead, on the same calls.
+"""Compares cdrlake with alternatives on the same calls.
 
     cargo build --release
     python3 -m venv target/peers && target/peers/bin/pip install -r benches/peers/requirements.txt
     target/peers/bin/python benches/peers/peers.py [--calls-per-day 250000] [--days 10] [--rounds 3]
 
-The work: NDJSON to zstd Parquet, one file for each day and direction, with exact decimals, times in UTC, text for
-everything else. cdrlake fetches the calls over HTTP from a simulated API, whose bytes were rendered beforehand, compares counts,
-looks for duplicates, keeps rejects and a ledger. The peers read the same bytes from files, which favours them, and
-do nothing of the kind. Each is a process of its own with two threads; rounds alternate, medians are printed. Every output is read
-again: the rows, seconds, charges and different ids must be the same in all.
+The task: NDJSON to zstd Parquet, one file for each day and direction, with exact decimals, times in
+UTC, text for everything else. cdrlake fetches the calls over HTTP from a simulated API with
+prerendered bytes, compares counts, finds duplicates, and keeps rejects and a ledger. The
+alternatives read the same bytes from files, which is faster, and do nothing else. Each runs in a
+separate process with two threads. Rounds alternate; medians are printed. Every output is read
+again: all must hold the same rows, seconds, charges and distinct ids.
 """
 
 import argparse
@@ -28,9 +29,20 @@ from pathlib import Path
 
 THREADS = 2
 KEY = "peers"
-TEXTS = ["call_id", "uuid", "parent_call_id", "parent_uuid", "from", "to", "disposition", "destination", "sip_trunk", "answered_by"]
+TEXTS = [
+    "call_id",
+    "uuid",
+    "parent_call_id",
+    "parent_uuid",
+    "from",
+    "to",
+    "disposition",
+    "destination",
+    "sip_trunk",
+    "answered_by",
+]
 AMOUNTS = ["per_minute", "charge", "forward_fee"]
-# dlt takes so much longer that a share of the calls is enough.
+# dlt is so much slower that it only gets a part of the calls.
 DLT_CALLS = 100_000
 
 
@@ -49,7 +61,9 @@ def target(out, direction, day):
 def run_polars(data, out):
     import polars as pl
 
-    schema = {"date": pl.String, "duration": pl.Int32} | {name: pl.String for name in TEXTS + AMOUNTS}
+    schema = {"date": pl.String, "duration": pl.Int32} | {
+        name: pl.String for name in TEXTS + AMOUNTS
+    }
     for path, direction, day in slices(data):
         amounts = [pl.col(name).cast(pl.Decimal(18, 9)).alias(f"{name}_usd") for name in AMOUNTS]
         calls = pl.scan_ndjson(path, schema=schema).select(
@@ -57,10 +71,15 @@ def run_polars(data, out):
             pl.coalesce("parent_call_id", "parent_uuid").alias("parent_call_id"),
             pl.lit(direction).alias("direction"),
             pl.lit(date.fromisoformat(day)).alias("source_day"),
-            pl.col("date").str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC").alias("call_time"),
+            pl.col("date")
+            .str.to_datetime("%Y-%m-%dT%H:%M:%S%.fZ", time_unit="us", time_zone="UTC")
+            .alias("call_time"),
             pl.col("from").alias("from_number"),
             pl.col("to").alias("to_number"),
-            "disposition", "destination", "sip_trunk", "answered_by",
+            "disposition",
+            "destination",
+            "sip_trunk",
+            "answered_by",
             pl.col("duration").alias("duration_seconds"),
             *amounts,
         )
@@ -72,17 +91,23 @@ def run_duckdb(data, out):
 
     database = duckdb.connect(config={"threads": THREADS, "preserve_insertion_order": False})
     database.execute("SET TimeZone = 'UTC'")
-    columns = {"date": "VARCHAR", "duration": "INTEGER"} | {name: "VARCHAR" for name in TEXTS + AMOUNTS}
+    columns = {"date": "VARCHAR", "duration": "INTEGER"} | {
+        name: "VARCHAR" for name in TEXTS + AMOUNTS
+    }
     columns = "{" + ", ".join(f"'{name}': '{type_}'" for name, type_ in columns.items()) + "}"
     amounts = ", ".join(f"CAST({name} AS DECIMAL(18, 9)) AS {name}_usd" for name in AMOUNTS)
     for path, direction, day in slices(data):
         database.execute(
-            f"""COPY (SELECT coalesce(call_id, uuid) AS call_id, coalesce(parent_call_id, parent_uuid) AS parent_call_id,
-                '{direction}' AS direction, DATE '{day}' AS source_day, CAST("date" AS TIMESTAMPTZ) AS call_time,
-                "from" AS from_number, "to" AS to_number, disposition, destination, sip_trunk, answered_by,
+            f"""COPY (SELECT coalesce(call_id, uuid) AS call_id,
+                coalesce(parent_call_id, parent_uuid) AS parent_call_id,
+                '{direction}' AS direction, DATE '{day}' AS source_day,
+                CAST("date" AS TIMESTAMPTZ) AS call_time,
+                "from" AS from_number, "to" AS to_number,
+                disposition, destination, sip_trunk, answered_by,
                 duration AS duration_seconds, {amounts}
             FROM read_json('{path}', format = 'newline_delimited', columns = {columns}))
-            TO '{target(out, direction, day)}' (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
+            TO '{target(out, direction, day)}'
+            (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
         )
 
 
@@ -90,17 +115,24 @@ def run_chdb(data, out):
     from chdb import session
 
     clickhouse = session.Session()
-    schema = ", ".join(["date String", "duration Nullable(Int32)"] + [f"`{name}` Nullable(String)" for name in TEXTS + AMOUNTS])
+    schema = ", ".join(
+        ["date String", "duration Nullable(Int32)"]
+        + [f"`{name}` Nullable(String)" for name in TEXTS + AMOUNTS]
+    )
     amounts = ", ".join(f"toDecimal64({name}, 9) AS {name}_usd" for name in AMOUNTS)
     for path, direction, day in slices(data):
         clickhouse.query(
-            f"""SELECT coalesce(call_id, uuid) AS call_id, coalesce(parent_call_id, parent_uuid) AS parent_call_id,
-                '{direction}' AS direction, toDate('{day}') AS source_day, parseDateTime64BestEffort(date, 6, 'UTC') AS call_time,
-                `from` AS from_number, `to` AS to_number, disposition, destination, sip_trunk, answered_by,
+            f"""SELECT coalesce(call_id, uuid) AS call_id,
+                coalesce(parent_call_id, parent_uuid) AS parent_call_id,
+                '{direction}' AS direction, toDate('{day}') AS source_day,
+                parseDateTime64BestEffort(date, 6, 'UTC') AS call_time,
+                `from` AS from_number, `to` AS to_number,
+                disposition, destination, sip_trunk, answered_by,
                 duration AS duration_seconds, {amounts}
             FROM file('{path}', JSONEachRow, '{schema}')
             INTO OUTFILE '{target(out, direction, day)}' TRUNCATE FORMAT Parquet
-            SETTINGS max_threads = {THREADS}, output_format_parquet_compression_method = 'zstd', output_format_parquet_string_as_string = 1"""
+            SETTINGS max_threads = {THREADS}, output_format_parquet_compression_method = 'zstd',
+                output_format_parquet_string_as_string = 1"""
         )
 
 
@@ -112,8 +144,12 @@ def run_pyarrow(data, out):
 
     pa.set_cpu_count(THREADS)
     fields = [("date", pa.timestamp("us", "UTC")), ("duration", pa.int32())]
-    fields += [(name, pa.string()) for name in TEXTS] + [(name, pa.decimal128(18, 9)) for name in AMOUNTS]
-    options = pa.json.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    fields += [(name, pa.string()) for name in TEXTS] + [
+        (name, pa.decimal128(18, 9)) for name in AMOUNTS
+    ]
+    options = pa.json.ParseOptions(
+        explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
+    )
     for path, direction, day in slices(data):
         calls = pa.json.read_json(path, parse_options=options)
         columns = {
@@ -125,9 +161,15 @@ def run_pyarrow(data, out):
             "from_number": calls["from"],
             "to_number": calls["to"],
         }
-        columns |= {name: calls[name] for name in ("disposition", "destination", "sip_trunk", "answered_by")}
-        columns |= {"duration_seconds": calls["duration"]} | {f"{name}_usd": calls[name] for name in AMOUNTS}
-        pq.write_table(pa.table(columns), target(out, direction, day), compression="zstd", compression_level=1)
+        columns |= {
+            name: calls[name] for name in ("disposition", "destination", "sip_trunk", "answered_by")
+        }
+        columns |= {"duration_seconds": calls["duration"]} | {
+            f"{name}_usd": calls[name] for name in AMOUNTS
+        }
+        pq.write_table(
+            pa.table(columns), target(out, direction, day), compression="zstd", compression_level=1
+        )
 
 
 def run_dlt(data, out):
@@ -147,23 +189,45 @@ def run_dlt(data, out):
                     "from_number": call.get("from"),
                     "to_number": call.get("to"),
                     "duration_seconds": call.get("duration"),
-                } | {name: call.get(name) for name in ("disposition", "destination", "sip_trunk", "answered_by")}
+                } | {
+                    name: call.get(name)
+                    for name in ("disposition", "destination", "sip_trunk", "answered_by")
+                }
                 for name in AMOUNTS:
                     value = json.loads(line).get(name)
                     call[f"{name}_usd"] = None if value is None else Decimal(value)
                 yield call
 
-    amounts = {f"{name}_usd": {"data_type": "decimal", "precision": 18, "scale": 9} for name in AMOUNTS}
-    pipeline = dlt.pipeline("peers", destination=dlt.destinations.filesystem(str(out)), dataset_name="calls", pipelines_dir=str(out) + "-state")
+    amounts = {
+        f"{name}_usd": {"data_type": "decimal", "precision": 18, "scale": 9} for name in AMOUNTS
+    }
+    pipeline = dlt.pipeline(
+        "peers",
+        destination=dlt.destinations.filesystem(str(out)),
+        dataset_name="calls",
+        pipelines_dir=str(out) + "-state",
+    )
     for path, direction, day in list(slices(data))[:1]:
-        resource = dlt.resource(calls(path, direction, day), name="cdrs", columns={"call_time": {"data_type": "timestamp"}} | amounts)
+        resource = dlt.resource(
+            calls(path, direction, day),
+            name="cdrs",
+            columns={"call_time": {"data_type": "timestamp"}} | amounts,
+        )
         pipeline.run(resource, loader_file_format="parquet", write_disposition="append")
 
 
 def run_cdrlake(data, out):
     days = sorted(day for _, _, day in slices(data))
     program = Path(os.environ["CDRLAKE"])
-    arguments = ["run", "--from", days[0], "--to", days[-1], "--source-url", os.environ["PEERS_URL"]]
+    arguments = [
+        "run",
+        "--from",
+        days[0],
+        "--to",
+        days[-1],
+        "--source-url",
+        os.environ["PEERS_URL"],
+    ]
     arguments += ["--lake", str(out), "--api-key-env", "PEERS_KEY", "--format", "json"]
     os.environ["CDRLAKE_LOG"] = "warn"
     os.execv(program, [program, *arguments])
@@ -181,9 +245,17 @@ PEERS = {
 
 def measure(name, data, out):
     """Runs one peer as a process: its wall and processor seconds, and its peak memory in MB."""
-    environment = os.environ | {"POLARS_MAX_THREADS": str(THREADS), "PEERS_KEY": KEY, "RUNTIME__DLTHUB_TELEMETRY": "false"}
+    environment = os.environ | {
+        "POLARS_MAX_THREADS": str(THREADS),
+        "PEERS_KEY": KEY,
+        "RUNTIME__DLTHUB_TELEMETRY": "false",
+    }
     begun = time.monotonic()
-    child = subprocess.Popen([sys.executable, __file__, "--peer", name, str(data), str(out)], env=environment, stdout=subprocess.DEVNULL)
+    child = subprocess.Popen(
+        [sys.executable, __file__, "--peer", name, str(data), str(out)],
+        env=environment,
+        stdout=subprocess.DEVNULL,
+    )
     _, status, usage = os.wait4(child.pid, 0)
     wall = time.monotonic() - begun
     if status != 0:
@@ -192,8 +264,8 @@ def measure(name, data, out):
 
 
 def check(out, name):
-    """What an output holds, and how large its files are. In a process of its own: what this one has in memory counts for each
-    that it starts."""
+    """The content and size of an output. In a separate process, because the memory of this process
+    would count for every child."""
     command = [sys.executable, __file__, "--check", name, str(out)]
     held, size = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
     return tuple(held), size
@@ -206,7 +278,8 @@ def check_here(name, out):
     files = [path for path in folder.rglob("*.parquet") if "_dlt" not in str(path)]
     names = ", ".join(f"'{path}'" for path in files)
     held = duckdb.sql(
-        f"""SELECT count(*), sum(duration_seconds), sum(charge_usd), count(DISTINCT call_id), min(call_time), max(call_time)
+        f"""SELECT count(*), sum(duration_seconds), sum(charge_usd), count(DISTINCT call_id),
+            min(call_time), max(call_time)
         FROM read_parquet([{names}], hive_partitioning = false)"""
     ).fetchall()[0]
     rows, seconds, charge, ids, first, last = held
@@ -218,14 +291,23 @@ def fetch(url, data, days):
     for day in days:
         for direction in ("placed", "received"):
             query = f"from={day}&to={day}&type={direction}&disposition=all"
-            request = urllib.request.Request(f"{url}/v1/cdrs/all?{query}", headers={"Authorization": f"Bearer {KEY}"})
-            with urllib.request.urlopen(request) as response, open(data / f"{direction}-{day}.ndjson", "wb") as file:
+            request = urllib.request.Request(
+                f"{url}/v1/cdrs/all?{query}", headers={"Authorization": f"Bearer {KEY}"}
+            )
+            with (
+                urllib.request.urlopen(request) as response,
+                open(data / f"{direction}-{day}.ndjson", "wb") as file,
+            ):
                 shutil.copyfileobj(response, file, 1 << 20)
 
 
 def main():
-    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--calls-per-day", type=int, default=500_000, help="both directions together")
+    arguments = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    arguments.add_argument(
+        "--calls-per-day", type=int, default=500_000, help="both directions together"
+    )
     arguments.add_argument("--days", type=int, default=10)
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--program", type=Path, default=Path("target/release/cdrlake"))
@@ -238,8 +320,19 @@ def main():
         scratch = Path(scratch)
         data = scratch / "data"
         data.mkdir()
-        command = [program, "simulate", "--port", "0", "--key", KEY, "--calls-per-day", str(arguments.calls_per_day)]
-        simulator = subprocess.Popen([*command, "--prerender", f"{days[0]}..{days[-1]}"], stdout=subprocess.PIPE, text=True)
+        command = [
+            program,
+            "simulate",
+            "--port",
+            "0",
+            "--key",
+            KEY,
+            "--calls-per-day",
+            str(arguments.calls_per_day),
+        ]
+        simulator = subprocess.Popen(
+            [*command, "--prerender", f"{days[0]}..{days[-1]}"], stdout=subprocess.PIPE, text=True
+        )
         try:
             url = simulator.stdout.readline().strip()
             fetch(url, data, days)
@@ -266,19 +359,36 @@ def compare(arguments, data, scratch):
             shutil.rmtree(str(out) + "-state", ignore_errors=True)
             print(f"round {number + 1}: {name}: {found[name][-1]}", file=sys.stderr, flush=True)
     with open("/proc/cpuinfo") as processors:
-        model = next(line.split(":")[1].strip() for line in processors if line.startswith("model name"))
+        model = next(
+            line.split(":")[1].strip() for line in processors if line.startswith("model name")
+        )
     rows = expected[0] if expected else sizes[arguments.only[0]][1]
     size = sum(path.stat().st_size for path in data.glob("*.ndjson"))
-    print(f"{rows:,} calls of {size / rows:.0f} bytes in {len(list(data.glob('*.ndjson')))} files; {os.cpu_count()} processors ({model}); {platform.system()}; {date.today()}; medians of {arguments.rounds}\n")
-    print("| | wall | wall, times cdrlake's | processor a call | times cdrlake's | peak memory | bytes a call |")
+    files = len(list(data.glob("*.ndjson")))
+    print(
+        f"{rows:,} calls of {size / rows:.0f} bytes in {files} files; {os.cpu_count()} processors "
+        f"({model}); {platform.system()}; {date.today()}; medians of {arguments.rounds}\n"
+    )
+    print(
+        "| | wall | wall, times cdrlake's | processor per call | times cdrlake's | peak memory "
+        "| bytes per call |"
+    )
     print("|---|---|---|---|---|---|---|")
-    median = {name: [statistics.median(figures) for figures in zip(*rounds)] for name, rounds in found.items()}
-    # Of a share of the calls.
-    per_call = {name: [median[name][0] / sizes[name][1], median[name][1] / sizes[name][1]] for name in median}
+    median = {
+        name: [statistics.median(figures) for figures in zip(*rounds)]
+        for name, rounds in found.items()
+    }
+    # dlt has only a part of the calls.
+    per_call = {
+        name: [median[name][0] / sizes[name][1], median[name][1] / sizes[name][1]]
+        for name in median
+    }
     ours = per_call.get("cdrlake", next(iter(per_call.values())))
     for name, (wall, processor) in per_call.items():
         print(
-            f"| {name} | {wall * rows:.2f} s | {wall / ours[0]:.1f} | {processor * 1e6:.2f} µs | {processor / ours[1]:.1f} | {median[name][2]:.0f} MB | {sizes[name][0] / sizes[name][1]:.1f} |"
+            f"| {name} | {wall * rows:.2f} s | {wall / ours[0]:.1f} | {processor * 1e6:.2f} µs "
+            f"| {processor / ours[1]:.1f} | {median[name][2]:.0f} MB "
+            f"| {sizes[name][0] / sizes[name][1]:.1f} |"
         )
 
 

@@ -1,6 +1,5 @@
-//! Whatever a record holds, it is decoded or refused with a reason that quotes nothing of it; what is
-//! decoded is JSON, and its other fields come out of `extra` as canonical JSON. Rows of CSV are JSON objects. The fast decoder says the same as the plain
-//! one, whatever it remembers.
+//! Decoding any input: no panic; reasons are short; decoding `extra` again returns the same
+//! canonical JSON; rows of CSV become JSON objects; the fast decoder agrees with the plain one.
 
 #![no_main]
 
@@ -12,7 +11,7 @@ fuzz_target!(|text: &[u8]| {
     match decode(text) {
         Ok(record) => {
             let Some(extra) = &record.extra else { return };
-            // What was rounded has the key of a field.
+            // `extra` has the keys of rounded fields.
             let rounded = ["date", "duration", "charge", "per_minute", "forward_fee"];
             if rounded
                 .iter()
@@ -20,10 +19,10 @@ fuzz_target!(|text: &[u8]| {
             {
                 return;
             }
-            // Between two fields of every record, it is the same again.
+            // Decoding `extra` again returns the same `extra`.
             let again = format!("{{\"date\":\"2026-10-01T00:00:00Z\",{}", &extra[1..]);
-            let decoded = decode(again.as_bytes()).expect("what was kept decodes");
-            // An alias that says something else than its field stands alone there.
+            let decoded = decode(again.as_bytes()).expect("`extra` decodes");
+            // A different alias is alone in `extra`, and would become the field.
             if !extra.contains("uuid\"") {
                 assert_eq!(decoded.extra.as_ref(), Some(extra));
             }
@@ -46,7 +45,7 @@ fn rows_of_csv_are_objects(text: &[u8]) {
             at, text, cells, ..
         } = frame
             && let Ok(CsvRow::Record(json)) = rows.read(at, text, cells)
-            // Such a line is passed on as it stands.
+            // Lines that begin with a brace are not converted.
             && !text.starts_with(b"{")
             && let Err(Refusal::Reject(reason)) = decode(json)
         {

@@ -1,4 +1,4 @@
-//! Whatever a body holds, it is decompressed or refused, in bounded pieces, and the same however it is cut.
+//! Decompressing any body: bounded pieces, and the same result for any chunks.
 
 #![no_main]
 
@@ -6,7 +6,7 @@ use cdrlake::Encoding;
 use cdrlake::internals::{DecompressError, Decompressor, MAX_PIECE_BYTES};
 use libfuzzer_sys::fuzz_target;
 
-/// Enough to see whether two ways of cutting differ.
+/// Enough to detect a difference between two ways of chunking.
 const MAX_OUTPUT_BYTES: usize = 1 << 20;
 
 fn decompress(encoding: Encoding, body: &[u8], chunk_bytes: usize) -> Option<Vec<u8>> {

@@ -1,5 +1,5 @@
-//! However a body is cut into chunks, the same records come out, at the same places; and no record is
-//! longer than allowed.
+//! Framing any body: the same records at the same positions for any chunks, and no record longer
+//! than the limit.
 
 #![no_main]
 
@@ -24,7 +24,7 @@ fn frame<'a>(
         frames.push(match frame {
             Frame::Record { at, boundary, text } => {
                 assert!(text.len() <= max_record_bytes);
-                // White space as JSON has it: a form feed is none.
+                // JSON white space only: a form feed is not white space.
                 assert!(text.iter().any(|byte| !b" \t\r\n".contains(byte)));
                 (at, Some(boundary), text.to_vec(), text.len() as u64, vec![])
             }

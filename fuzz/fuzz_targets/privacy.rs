@@ -1,4 +1,5 @@
-//! Whatever a text holds, its numbers are hidden, what is hidden stays as it is, and JSON stays JSON.
+//! Hiding numbers in any text: hiding twice changes nothing, JSON stays JSON, and an erased number
+//! is found.
 
 #![no_main]
 
@@ -36,7 +37,7 @@ fuzz_target!(|text: &str| {
     let mut twice = once.clone();
     privacy(Mode::Pseudonymize).hide(&mut twice);
     assert_eq!(once.extra, twice.extra, "{text:?}");
-    // A plain number is found wherever it stands alone.
+    // A plain number is found after any text.
     let token = PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuvwxyz")
         .unwrap()
         .token("13025550101");

@@ -12,23 +12,23 @@ use crate::recovery::{SHARDS_AND_A_WHOLE_RUN, run_at_once, serve_days};
 use crate::server::Server;
 use crate::support::{DAY, Workplace, block_on, calls, skipped};
 
-/// An Azure server for these tests: the address of its blob service.
+/// Variable with the Azure server for these tests: the address of its blob service.
 const ENDPOINT: &str = "TEST_AZURE_ENDPOINT";
 
-/// The emulator's one account and its key, the same everywhere:
-/// <https://learn.microsoft.com/azure/storage/common/storage-use-azurite#well-known-storage-account-and-key>
+/// The emulator's well-known account and key:
+/// <https://learn.microsoft.com/azure/storage/common/storage-use-azurite>
 const ACCOUNT: &str = "devstoreaccount1";
 pub(crate) const KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-/// A container of its own in the emulator.
+/// A separate container in the emulator.
 struct Container {
     name: String,
     endpoint: String,
 }
 
 impl Container {
-    /// `None`, and a word about it, where there is no emulator.
+    /// `None` if there is no emulator. Prints that the test is skipped.
     fn create() -> Option<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let Ok(endpoint) = std::env::var(ENDPOINT) else {
@@ -37,7 +37,7 @@ impl Container {
         };
         let (process, number) = (std::process::id(), NUMBER.fetch_add(1, Ordering::SeqCst));
         let name = format!("test-{process}-{number}");
-        // The library makes no containers; the emulator's well-known key signs for one.
+        // The library cannot create containers, so a script does.
         let script = concat!(
             env!("CARGO_MANIFEST_DIR"),
             "/tests/python/azure_container.py"
@@ -59,7 +59,7 @@ impl Container {
             storage_class: None,
             tags: TagSet::default(),
         };
-        // A client of the test's own. Already installed is as good.
+        // The test's own client needs a provider. Another test may have installed it.
         drop(rustls::crypto::ring::default_provider().install_default());
         let container = MicrosoftAzureBuilder::new()
             .with_endpoint(self.endpoint.clone())
@@ -78,7 +78,8 @@ impl Container {
         workplace.reconfigure(
             "[lake]\nurl = \"lake\"\n",
             &format!(
-                "[lake]\nurl = \"az://{}/some/lake\"\nlease = \"5s\"\n[lake.options]\nendpoint = \"{}\"\naccount_name = \"{ACCOUNT}\"\n",
+                "[lake]\nurl = \"az://{}/some/lake\"\nlease = \"5s\"\n\
+                 [lake.options]\nendpoint = \"{}\"\naccount_name = \"{ACCOUNT}\"\n",
                 self.name, self.endpoint
             ),
         );
@@ -146,7 +147,7 @@ fn a_lake_in_a_container_is_filled_changed_read_and_cleared() {
 }
 
 #[test]
-fn runs_at_once_in_a_container_do_every_slice_once() {
+fn concurrent_runs_in_a_container_fetch_every_slice_once() {
     let two: &[&[&str]] = &[&[], &[]];
     for commands in [two, &SHARDS_AND_A_WHOLE_RUN] {
         let Some(container) = Container::create() else {
@@ -155,7 +156,7 @@ fn runs_at_once_in_a_container_do_every_slice_once() {
         let server = Server::start();
         serve_days(&server, 20, "0.027");
         let workplace = container.workplace(&server);
-        // However slow the server is, nobody loses a lease.
+        // A slow server must not cause a lost lease.
         workplace.reconfigure("lease = \"5s\"\n", "lease = \"60s\"\n");
         run_at_once(&server, &workplace, commands);
     }

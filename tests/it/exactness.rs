@@ -16,10 +16,10 @@ use serde_json::{Value, json};
 use crate::server::Server;
 use crate::support::{DAY, Workplace, read, serving};
 
-/// What a row must hold, by column. Amounts in units of 10⁻⁹, times in microseconds.
+/// The expected values of a row by column. Amounts in units of 10⁻⁹, times in microseconds.
 type Row = BTreeMap<&'static str, Value>;
 
-/// Rows of a batch, every column looked at.
+/// The rows of a batch with every column.
 fn rows(batch: &RecordBatch) -> Vec<Row> {
     let names: Vec<_> = batch
         .schema()
@@ -72,11 +72,11 @@ fn rows(batch: &RecordBatch) -> Vec<Row> {
         .collect()
 }
 
-/// White space around a phone number is no part of it.
+/// Removes white space around a phone number.
 fn phone_number(value: &Value) -> Value {
     value.as_str().map_or(Value::Null, |text| {
         let text = text.trim();
-        // A spreadsheet's mark in front of a number.
+        // A spreadsheet's text marker.
         let number = text.strip_prefix('\'').filter(|number| {
             number.starts_with(|c: char| c == '+' || c.is_ascii_digit())
                 && number
@@ -87,7 +87,7 @@ fn phone_number(value: &Value) -> Value {
     })
 }
 
-/// The oracle: what a line must become, worked out with `serde_json` alone.
+/// The oracle: the expected row of a line, computed with `serde_json` only.
 fn oracle(line: &str, direction: &str) -> Row {
     let mut fields: BTreeMap<String, Box<RawValue>> = serde_json::from_str(line).unwrap();
     let mut take = |name: &str| {
@@ -169,7 +169,7 @@ fn oracle(line: &str, direction: &str) -> Row {
     row
 }
 
-/// The documents' records as of [`DAY`]: a slice of nothing but calls of years ago is refused.
+/// Moves the documentation's records to [`DAY`]: a slice with only old calls is refused.
 fn of_the_day(records: &str) -> String {
     let days = ["2021-02-10T", "2023-08-21T", "2023-08-28T", "2023-11-29T"];
     let today = format!("{DAY}T");
@@ -222,7 +222,7 @@ fn the_guide_s_envelope_loads_completely() {
     server.serve("placed", DAY, guide, 1);
     let workplace = Workplace::new(&server);
     let ran = workplace.run_day(&["--direction", "placed"]);
-    // The guide's own pagination speaks of 100 calls, and shows one: there are no more pages here.
+    // The guide's pagination has 100 calls, but shows one. The server has no more pages.
     assert_eq!(ran.status, 0, "{ran:?}");
     let found = rows(&workplace.rows("placed"));
     let expected = Row::from([
@@ -247,7 +247,7 @@ fn the_guide_s_envelope_loads_completely() {
 }
 
 #[test]
-fn readers_see_plain_types_old_pages_and_encodings_all_know() {
+fn files_use_plain_types_old_pages_and_common_encodings() {
     let server = Server::start();
     let published = of_the_day(include_str!("../data/published.ndjson"));
     server.serve("placed", DAY, published, 3);
@@ -326,7 +326,7 @@ fn slice() -> Slice {
     }
 }
 
-/// Converts a body in the given pieces: rows, rejects, counts.
+/// Converts a body in the given pieces. Returns rows, rejects and counts.
 fn convert(
     directory: &Path,
     pieces: &[&[u8]],
@@ -384,7 +384,7 @@ fn text_value() -> impl Strategy<Value = Value> {
     ]
 }
 
-/// A number's text, as a string or bare.
+/// A number as a JSON string or a JSON number.
 fn amount_text() -> impl Strategy<Value = String> {
     let number = prop_oneof![
         (0_u32..1_000_000_000, 0_u32..1_000_000_000)
@@ -401,7 +401,7 @@ fn amount_text() -> impl Strategy<Value = String> {
     })
 }
 
-/// A good record's line: any subset of fields in any order.
+/// The line of a valid record: any subset of fields in any order.
 fn record() -> impl Strategy<Value = String> {
     let date = (0_i64..86_400_000_000).prop_map(|us| {
         let time = Timestamp::from_microsecond(1_790_812_800_000_000 + us).unwrap();
@@ -475,27 +475,33 @@ enum Line {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-    /// Random records, seeded bad lines, random cuts: the rows are the oracle's, the rejects are
-    /// the bad lines at their positions, and no cut changes anything.
+    /// Random records, random bad lines, random chunks: the rows equal the oracle's, the rejects
+    /// are the bad lines at their positions, and chunks change nothing.
     #[test]
-    fn rows_and_rejects_are_the_oracle_s_however_the_stream_is_cut(
+    fn rows_and_rejects_equal_the_oracle_s_for_any_chunks(
         lines in proptest::collection::vec(
-            prop_oneof![8 => record().prop_map(Line::Good), 1 => bad_line().prop_map(Line::Bad), 1 => Just(Line::Blank)],
+            prop_oneof![
+                8 => record().prop_map(Line::Good),
+                1 => bad_line().prop_map(Line::Bad),
+                1 => Just(Line::Blank),
+            ],
             0..30,
         ),
         cuts in proptest::collection::vec(any::<prop::sample::Index>(), 0..12),
         crlf: bool,
     ) {
-        // A body that began with `[1]` would be an array, rightly.
-        let first = Line::Good("{\"date\":\"2026-10-01T00:00:00Z\",\"call_id\":\"first\"}".to_owned());
+        // A body that begins with `[1]` would be an array.
+        let first = r#"{"date":"2026-10-01T00:00:00Z","call_id":"first"}"#;
+        let first = Line::Good(first.to_owned());
         let lines = [vec![first], lines].concat();
         let ending: &[u8] = if crlf { b"\r\n" } else { b"\n" };
-        let (mut body, mut expected_rows, mut expected_rejects) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut body, mut expected_rows) = (Vec::new(), Vec::new());
+        let mut expected_rejects = Vec::new();
         for (number, line) in lines.iter().enumerate() {
             match line {
                 Line::Good(text) => {
                     let row = oracle(text, "placed");
-                    // Equal rows with an id are duplicates: the first stays.
+                    // Equal rows with an id are duplicates: the first is kept.
                     let has_id = row["call_id"].as_str().is_some_and(|id| !id.is_empty());
                     if !(has_id && expected_rows.contains(&row)) {
                         expected_rows.push(row);
@@ -503,7 +509,8 @@ proptest! {
                     body.extend_from_slice(text.as_bytes());
                 }
                 Line::Bad(text) => {
-                    expected_rejects.push([number as u64 + 1, body.len() as u64, text.len() as u64]);
+                    let line = number as u64 + 1;
+                    expected_rejects.push([line, body.len() as u64, text.len() as u64]);
                     body.extend_from_slice(text);
                 }
                 Line::Blank => {}
@@ -512,7 +519,8 @@ proptest! {
         }
         let directory = tempfile::tempdir().unwrap();
         let whole = convert(directory.path(), &[&body]);
-        let mut at: Vec<usize> = cuts.iter().map(|cut| cut.index(body.len() + 1)).chain([0, body.len()]).collect();
+        let cuts = cuts.iter().map(|cut| cut.index(body.len() + 1));
+        let mut at: Vec<usize> = cuts.chain([0, body.len()]).collect();
         at.sort_unstable();
         let pieces: Vec<&[u8]> = at.windows(2).map(|pair| &body[pair[0]..pair[1]]).collect();
         prop_assert_eq!(&convert(directory.path(), &pieces), &whole);
@@ -521,19 +529,27 @@ proptest! {
         prop_assert_eq!(&rows, &expected_rows);
         let positions: Vec<[u64; 3]> = rejects
             .iter()
-            .map(|reject| [&reject["line"], &reject["byte"], &reject["length_bytes"]].map(|number| number.as_u64().unwrap()))
+            .map(|reject| {
+                ["line", "byte", "length_bytes"].map(|field| reject[field].as_u64().unwrap())
+            })
             .collect();
         prop_assert_eq!(positions, expected_rejects);
         prop_assert!(counts.add_up());
-        prop_assert_eq!(counts.records as usize, lines.iter().filter(|line| !matches!(line, Line::Blank)).count());
-        prop_assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0, "nothing is left in the spool");
+        let records = lines.iter().filter(|line| !matches!(line, Line::Blank)).count();
+        prop_assert_eq!(counts.records as usize, records);
+        let leftovers = std::fs::read_dir(directory.path()).unwrap().count();
+        prop_assert_eq!(leftovers, 0, "nothing is left in the spool");
     }
 }
 
 #[test]
-fn a_rounded_value_is_counted_and_the_same_again() {
+fn a_rounded_value_is_counted_and_stable_over_runs() {
     let record = format!(
-        r#"{{"date":"{DAY}T10:00:00.123456789Z","call_id":"a","duration":26.5,"charge":0.30000000000000004}}"#
+        concat!(
+            r#"{{"date":"{day}T10:00:00.123456789Z","call_id":"a","duration":26.5,"#,
+            r#""charge":0.30000000000000004}}"#
+        ),
+        day = DAY
     );
     let (_server, workplace) = serving(&record, 1);
     let ran = workplace.run_day(&[]);
@@ -552,7 +568,7 @@ fn a_rounded_value_is_counted_and_the_same_again() {
 }
 
 #[test]
-fn a_source_without_offsets_is_read_in_the_zone_that_is_assumed() {
+fn times_without_offsets_are_read_in_the_assumed_zone() {
     let record = format!(r#"{{"date":"{DAY}T10:00:00","call_id":"a","duration":26,"charge":0.3}}"#);
     let (_server, workplace) = serving(&record, 1);
     workplace.reconfigure(

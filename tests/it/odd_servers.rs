@@ -9,7 +9,7 @@ use crate::support::{
 fn kept_open(body: &str) -> Answer {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n";
     let length = body.len();
-    Answer::ThenDies(format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes())
+    Answer::CloseOnNextRequest(format!("{head}Content-Length: {length}\r\n\r\n{body}").into_bytes())
 }
 
 /// Runs [`DAY`] and the next day, one after the other.

@@ -21,19 +21,18 @@ use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, written
 use crate::support::{DAY, block_on, calls, for_each, for_each_case, is_whole, read};
 use crate::sweep::{Operation, Place, changes_something, for_each_fault, local, source};
 
-/// Tells the child of the sweep which lake to work on, against which server, and where to die.
+/// Variable for the child of the sweep: its lake, its server, and the operation at which it dies.
 const VICTIM: &str = "TEST_VICTIM";
 
-/// What the source has of one day: before, and when the run under test asks.
+/// The calls of one day: before, and during the run under test.
 struct DayCase {
     day: &'static str,
-    /// `None`: the lake has never seen this day.
+    /// `None` if the lake has no entry for this day.
     before: Option<Content>,
     now: Content,
 }
 
-/// Ids of calls, as first and count, and how many of them are sent twice and how many broken
-/// records come with them.
+/// First id and number of calls, number of duplicates, and number of broken records.
 #[derive(Clone, Copy)]
 struct Content {
     first: u32,
@@ -51,7 +50,7 @@ const fn content(first: u32, calls: u32, twice: u32, broken: u32) -> Content {
     }
 }
 
-/// Every way that a slice can take through the protocol.
+/// One day for every path of a slice through the protocol.
 const CASES: &[DayCase] = &[
     // Unchanged.
     DayCase {
@@ -65,7 +64,7 @@ const CASES: &[DayCase] = &[
         before: Some(content(10, 3, 0, 0)),
         now: content(10, 5, 0, 0),
     },
-    // Has no rows any more, and no rejects.
+    // Loses all rows and rejects.
     DayCase {
         day: "2026-10-03",
         before: Some(content(20, 3, 0, 1)),
@@ -77,7 +76,7 @@ const CASES: &[DayCase] = &[
         before: None,
         now: content(30, 3, 1, 1),
     },
-    // Fails: too much is broken. The lake keeps what it has.
+    // Fails because too many records are broken. The lake keeps its rows.
     DayCase {
         day: BROKEN_DAY,
         before: Some(content(40, 3, 0, 0)),
@@ -95,7 +94,7 @@ const CASES: &[DayCase] = &[
         before: None,
         now: content(70, 0, 0, 0),
     },
-    // Unchanged rows, another reject.
+    // Unchanged rows, different rejects.
     DayCase {
         day: "2026-10-08",
         before: Some(content(80, 3, 0, 1)),
@@ -128,7 +127,7 @@ impl DayCase {
         }
     }
 
-    /// What the lake must hold in the end.
+    /// The ids that the lake must hold in the end.
     fn ids_in_the_end(&self) -> Vec<String> {
         if self.day == BROKEN_DAY {
             self.ids_before()
@@ -142,11 +141,11 @@ impl DayCase {
     }
 }
 
-/// Lets the server have for each day what `content` picks.
+/// Scripts the server with the content that `pick` selects for each day.
 fn serve(server: &Server, pick: impl Fn(&DayCase) -> Content) {
     for case in CASES {
         let content = pick(case);
-        // What came twice is counted once: any other count takes another attempt.
+        // The count excludes duplicates: another count would cause another attempt.
         let total = content.calls + content.broken;
         server.serve("placed", case.day, content.body(case.day), u64::from(total));
     }
@@ -165,7 +164,7 @@ fn config(url: &str) -> Config {
     Config::from_keys([
         ("source.url", url),
         ("lake.url", "unused"),
-        // One after the other, so that operations have an order.
+        // One slice at a time, so that operations have an order.
         ("source.requests", "1"),
         ("limits.memory", "1MiB"),
         ("parquet.row_group_bytes", "1MiB"),
@@ -179,7 +178,7 @@ fn config(url: &str) -> Config {
     .unwrap()
 }
 
-/// What a run of the program does, in this process and with any store.
+/// A run like that of the program, in this process and with any store.
 async fn run(
     store: Arc<dyn LakeStore>,
     url: &str,
@@ -190,7 +189,7 @@ async fn run(
     Ok(ran.report)
 }
 
-/// The same, with somebody who watches.
+/// Like [`run`], with an observer.
 async fn run_watched(
     store: Arc<dyn LakeStore>,
     url: &str,
@@ -232,17 +231,17 @@ async fn run_watched(
 
 const ALL_DAYS: (&str, &str) = ("2026-10-01", "2026-10-08");
 
-/// Fetches everything again.
+/// Fetches every slice again.
 async fn refresh(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, String> {
     run(store, url, ALL_DAYS, true).await
 }
 
-/// Fetches what is due.
+/// Fetches due slices.
 async fn catch_up(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, String> {
     run(store, url, ALL_DAYS, false).await
 }
 
-/// Fills the lake with what it has before the run under test.
+/// Fills the lake for the run under test.
 fn begin(store: &Arc<dyn LakeStore>, server: &Server) {
     serve(server, |case| case.before.unwrap_or(case.now));
     for days in [
@@ -260,8 +259,8 @@ fn begin(store: &Arc<dyn LakeStore>, server: &Server) {
     serve(server, |case| case.now);
 }
 
-/// Ids of every slice's rows, read from the table as any reader would. Panics if a file is not
-/// whole or belongs to no slice.
+/// Ids of every slice's rows, read from the table like any reader. Panics if a file is incomplete
+/// or belongs to no slice.
 pub(crate) async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String>> {
     let mut found = BTreeMap::new();
     for object in store.list(&Path::from(layout::TABLE)).await.unwrap() {
@@ -277,13 +276,13 @@ pub(crate) async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String
     found
 }
 
-/// Every object but run reports.
+/// Every object except run reports.
 async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for prefix in [layout::TABLE, layout::META] {
         for object in store.list(&Path::from(prefix)).await.unwrap() {
             let name = object.path.to_string();
-            // Reports pile up; what marks a run as under way does not.
+            // Excludes reports, but not markers of running runs.
             let is_report = name.starts_with("_cdrlake/runs/");
             if !is_report && !name.starts_with("_cdrlake/locks/") {
                 names.insert(name);
@@ -293,7 +292,7 @@ async fn names(store: &dyn LakeStore) -> BTreeSet<String> {
     names
 }
 
-/// What is not as the ledger says, but for the day that fails.
+/// The findings of `verify`, except for the day that fails.
 pub(crate) async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding> {
     let Some(lake) = Lake::find_any(Arc::clone(store)).await.unwrap() else {
         return Vec::new();
@@ -319,13 +318,13 @@ pub(crate) async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding>
     findings
 }
 
-/// Checks a lake in which a run has failed, hung or died, then lets others go on.
+/// Checks the lake after a run that failed, hung or died, then runs again.
 async fn check_and_go_on(
     store: &Arc<dyn LakeStore>,
     url: &str,
     names_in_the_end: &BTreeSet<String>,
 ) {
-    // Whole files of known slices, each the old rows or the new ones.
+    // Complete files of known slices, each with the old or the new rows.
     let found = visible(&**store).await;
     for case in CASES {
         let ids = found.get(&case.slice()).cloned().unwrap_or_default();
@@ -335,7 +334,7 @@ async fn check_and_go_on(
             case.day
         );
     }
-    // The ledger is true, or says that it is uncertain.
+    // The ledger is correct, or marks the slice as uncertain.
     for finding in findings(store).await {
         assert!(
             matches!(
@@ -345,7 +344,7 @@ async fn check_and_go_on(
             "{finding:?}"
         );
     }
-    // The next run, which is not asked to do anything special, mends it.
+    // The next ordinary run repairs the lake.
     let report = catch_up(Arc::clone(store), url).await.unwrap();
     for warning in report.warnings {
         let is_usual =
@@ -353,7 +352,7 @@ async fn check_and_go_on(
         assert!(is_usual, "{warning}");
     }
     assert_eq!(findings(store).await, []);
-    // Once everything was fetched again, everything is there, once, and nothing else.
+    // After a refresh, the lake holds exactly the expected rows, once.
     refresh(Arc::clone(store), url).await.unwrap();
     let found = visible(&**store).await;
     for case in CASES {
@@ -362,7 +361,7 @@ async fn check_and_go_on(
     }
     assert_eq!(findings(store).await, []);
     assert_eq!(names(&**store).await, *names_in_the_end);
-    // And a run that finds nothing new writes nothing, but for what it says of the one that fails.
+    // A run without changes writes nothing, except for the slice that fails.
     let faults = Faults::none();
     let last = FaultStore::new(Arc::clone(store), &faults);
     refresh(last as _, url).await.unwrap();
@@ -376,23 +375,23 @@ async fn check_and_go_on(
     }
 }
 
-/// A run under test. What it reports is not the point; that it does not panic is.
+/// A run under test. Its report does not matter, but it must not panic.
 async fn run_to_its_end(store: Arc<dyn LakeStore>, url: &str) {
     drop(refresh(store, url).await);
 }
 
-/// Runs as far as it gets until an operation fails that hangs.
+/// Runs until an operation hangs, or to the end.
 fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, faults: &Faults) {
     block_on(async {
         tokio::select! {
             () = run_to_its_end(store, url) => {}
-            // Nobody waits for ever: it is killed.
+            // A hanging run is killed.
             () = faults.reached.cancelled() => {}
         }
     });
 }
 
-/// The operations of a run on a copy of the lake, and what it leaves.
+/// The operations of a run on a copy of the lake, and the resulting objects.
 fn rehearse(begun: &Place, url: &str) -> (Vec<Operation>, BTreeSet<String>) {
     let faults = Faults::none();
     let place = begun.copy();
@@ -402,7 +401,7 @@ fn rehearse(begun: &Place, url: &str) -> (Vec<Operation>, BTreeSet<String>) {
     (operations, block_on(names(&*place.sound())))
 }
 
-/// A run that nothing befalls.
+/// A run without faults.
 fn run_unharmed(store: Arc<dyn LakeStore>, url: &str) {
     let report = block_on(refresh(store, url)).unwrap();
     let outcomes: BTreeSet<String> = report
@@ -417,18 +416,18 @@ fn run_unharmed(store: Arc<dyn LakeStore>, url: &str) {
     );
 }
 
-/// A lake in a bucket as it is before the run under test.
+/// A lake in a bucket, prepared for the run under test.
 fn begin_in_bucket(server: &Server, single_put_bytes: u64) -> Place {
     let place = Place::in_bucket(single_put_bytes);
     begin(&place.sound(), server);
     place
 }
 
-/// Small files go in one request, large ones in parts.
+/// Small files are uploaded in one request, large ones in parts.
 const WAYS_IN: [u64; 2] = [1 << 20, 0];
 
 #[test]
-fn a_file_that_a_bucket_refuses_fails_its_slice_and_a_table_that_it_refuses_the_run() {
+fn a_refused_file_fails_its_slice_and_a_refused_table_ends_the_run() {
     fn writes(action: &str) -> bool {
         matches!(action, "overwrite" | "create" | "update" | "begin")
     }
@@ -473,10 +472,9 @@ fn a_file_that_a_bucket_refuses_fails_its_slice_and_a_table_that_it_refuses_the_
     }
 }
 
-/// In memory a process that dies and one that hangs until it is killed leave the same: what they
-/// had written.
+/// In memory, a process that dies and one that hangs until it is killed leave the same objects.
 #[test]
-fn whichever_request_to_a_bucket_fails_hangs_or_is_the_last_the_lake_stays_true() {
+fn the_lake_stays_consistent_if_any_bucket_request_fails_hangs_or_is_the_last() {
     let server = Server::start();
     let url = server.url();
     for single_put_bytes in WAYS_IN {
@@ -486,7 +484,7 @@ fn whichever_request_to_a_bucket_fails_hangs_or_is_the_last_the_lake_stays_true(
         assert_eq!(uploads, single_put_bytes == 0, "{operations:?}");
         for_each_fault(
             &begun,
-            // What does not concern files is the same both ways.
+            // Requests that do not concern files are the same in both cases.
             |(_, path)| !uploads || path.contains("/cdrs/") || path.contains("/rejects/"),
             async |store| refresh(store, &url).await.is_ok(),
             async |place, _| check_and_go_on(&place.sound(), &url, &names).await,
@@ -501,11 +499,11 @@ const FAULTS: [Fault; 4] = [
     Fault::HangAfter,
 ];
 
-/// Points of the sweep that are tried against a real server, which takes milliseconds a request.
+/// Number of operations sampled on a real server, which takes milliseconds for each request.
 const SAMPLE: usize = 24;
 
 #[test]
-fn a_sample_of_operations_on_an_s3_server_fails_hangs_or_is_the_last_and_the_lake_stays_true() {
+fn the_lake_stays_consistent_if_sampled_s3_operations_fail_hang_or_are_the_last() {
     let server = Server::start();
     let Some(rehearsal) = crate::s3::Bucket::create() else {
         return;
@@ -516,7 +514,7 @@ fn a_sample_of_operations_on_an_s3_server_fails_hangs_or_is_the_last_and_the_lak
     let operations = faults.operations();
     let names = block_on(names(&*rehearsal.store(0)));
     let step = operations.len() * FAULTS.len() / SAMPLE;
-    // Each with a server of its own, for what it has changes while a lake is begun.
+    // Each with its own server, because its calls change while a lake is filled.
     for_each(SAMPLE, |sample| {
         let server = Server::start();
         let bucket = crate::s3::Bucket::create().unwrap();
@@ -532,7 +530,7 @@ fn a_sample_of_operations_on_an_s3_server_fails_hangs_or_is_the_last_and_the_lak
     });
 }
 
-/// A lake on disk as it is before the run under test.
+/// A lake on disk, prepared for the run under test.
 fn begin_on_disk(server: &Server) -> Place {
     let place = Place::on_disk();
     begin(&place.sound(), server);
@@ -540,7 +538,7 @@ fn begin_on_disk(server: &Server) -> Place {
 }
 
 #[test]
-fn whichever_operation_on_local_disk_fails_or_hangs_the_lake_stays_true() {
+fn the_lake_stays_consistent_if_any_local_operation_fails_or_hangs() {
     let server = Server::start();
     let url = server.url();
     let begun = begin_on_disk(&server);
@@ -554,14 +552,14 @@ fn whichever_operation_on_local_disk_fails_or_hangs_the_lake_stays_true() {
 }
 
 #[test]
-fn whichever_operation_on_local_disk_is_the_last_of_a_process_the_lake_stays_true() {
+fn the_lake_stays_consistent_if_a_process_dies_at_any_local_operation() {
     let server = Server::start();
     let begun = begin_on_disk(&server);
     let (operations, names) = rehearse(&begun, &server.url());
     let mut deaths: Vec<(usize, &str)> = Vec::new();
     for (at, operation) in operations.iter().enumerate() {
         deaths.push((at, "before"));
-        // After one that only looks everything is as it was before it.
+        // After a read, the lake equals that before it.
         if changes_something(operation) {
             deaths.push((at, "after"));
         }
@@ -569,7 +567,7 @@ fn whichever_operation_on_local_disk_is_the_last_of_a_process_the_lake_stays_tru
     for_each_case(deaths, |&(at, when)| {
         let place = begun.copy();
         let victim = format!("{}\n{}\n{at}\n{when}", place.root().display(), server.url());
-        // Without a core dump of each.
+        // Without core dumps.
         let script = "ulimit -c 0; exec \"$0\" --exact protocol::victim --ignored";
         let output = std::process::Command::new("sh")
             .args(["-c", script])
@@ -605,21 +603,21 @@ fn victim() {
     run_with_fault(faulty, url, &faults);
 }
 
-/// The worst that can happen to a lease: its holder sleeps and its clock with it, the lease expires,
-/// another run does the slice with rows of its own, and the holder wakes up.
+/// The worst case for a lease: its holder and the holder's clock pause, the lease expires, another
+/// run commits different rows, and the holder continues.
 #[test]
-fn a_run_that_wakes_up_without_its_leases_leaves_what_another_has_done_or_is_found_out() {
+fn a_paused_run_without_its_leases_changes_nothing_or_is_detected() {
     let server = Server::start();
     for single_put_bytes in WAYS_IN {
         let begun = begin_in_bucket(&server, single_put_bytes);
         let (operations, _) = rehearse(&begun, &server.url());
-        // What the other run sees: a call more each day.
+        // The other run's source: one more call each day.
         let later = Server::start();
         serve(&later, |case| Content {
             calls: case.now.calls + 1,
             ..case.now
         });
-        // Until it leases its first slice it has not begun: it would be the later run of the two.
+        // Before its first lease, the paused run would simply be the later run.
         let first = operations
             .iter()
             .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
@@ -630,7 +628,7 @@ fn a_run_that_wakes_up_without_its_leases_leaves_what_another_has_done_or_is_fou
     }
 }
 
-/// Lets a run sleep before its request `at` while another one does everything.
+/// Pauses a run before its request `at` while another run does everything.
 async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
     let resume = CancellationToken::new();
     let faults = Faults::new(at, Fault::Pause(resume.clone()));
@@ -647,7 +645,7 @@ async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
     };
     let done = tokio::select! {
         done = others => done,
-        // The last thing it does may be done by a task that nobody waits for.
+        // The last request may come from a detached task.
         _ = &mut sleeping => return,
     };
     drop(sleeping.await);
@@ -660,7 +658,7 @@ async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
         .copied()
         .collect();
     if !differing.is_empty() {
-        // It slept between its last look and what no store makes conditional.
+        // It paused between its last check and an unconditional request.
         assert!(
             ["complete", "delete"].contains(&operation.0) && operation.1.contains("/cdrs/"),
             "{operation:?}: {differing:?}"
@@ -676,14 +674,14 @@ async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
             "the ledger does not lie"
         );
     }
-    // The other run's rows are what the next run makes of it.
+    // The next run restores the other run's rows.
     catch_up(Arc::clone(&other), &later.url()).await.unwrap();
     assert_eq!(visible(&*other).await, done, "{operation:?}");
     let left = findings(&other).await;
     assert_eq!(left, [], "{operation:?}");
 }
 
-/// Kills a run once it has committed a slice after it woke up.
+/// Kills a run after it has committed a slice after its pause.
 #[derive(Debug)]
 struct Killer {
     woken: CancellationToken,
@@ -700,10 +698,10 @@ impl Observer for Killer {
     }
 }
 
-/// A run is paused for so long that another one takes it for dead, tells what it had done, and
-/// takes its mark away. It wakes, commits a day, and is killed.
+/// A run is paused until another run takes it for dead, reports its changes and removes its marker.
+/// It continues, commits a day, and is killed.
 #[test]
-fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies() {
+fn a_commit_of_a_run_taken_for_dead_is_reported_even_if_the_run_then_dies() {
     let server = Server::start();
     let begun = begin_in_bucket(&server, 1 << 20);
     let (operations, _) = rehearse(&begun, &server.url());
@@ -712,8 +710,7 @@ fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies(
         .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
     let first = first.unwrap();
     let committed = std::sync::atomic::AtomicUsize::new(0);
-    // Once it has looked whether it is seen, or as soon as it has written one ledger entry or two,
-    // which announce or commit.
+    // Killed after it has committed, or after one or two ledger entries, which announce or commit.
     let ways = [usize::MAX, 1, 2];
     let points = first..operations.len();
     let cases: Vec<(usize, usize)> = points
@@ -727,8 +724,8 @@ fn what_a_run_commits_after_it_was_taken_for_dead_is_told_although_it_then_dies(
     assert!(committed.into_inner() > enough);
 }
 
-/// Whether it wrote anything after it woke up before its request `at`. It dies once it has committed,
-/// or at once when it has written so many ledger `entries`.
+/// Pauses a run before its request `at`. It dies after a commit, or after `entries` ledger entries.
+/// Returns whether it wrote anything after the pause.
 async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server) -> bool {
     let woken = CancellationToken::new();
     let killed = CancellationToken::new();
@@ -736,7 +733,7 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
     let other = place.sound();
     let before = visible(&*other).await;
     let url = server.url();
-    // A day that the one that sleeps has nothing to do with.
+    // A day that the paused run does not fetch.
     let elsewhere = ("2026-09-01", "2026-09-01");
     server.serve("placed", elsewhere.0, "", 0);
     let loaded = run(Arc::clone(&other), &url, elsewhere, true)
@@ -786,7 +783,7 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
         let slice = case.slice();
         if before.get(&slice) != now.get(&slice) {
             let entry = lake.entry(slice).await.entry;
-            // One that it had only announced is the next run's.
+            // The next run reports a slice that was only announced.
             if entry.pending.is_none() {
                 assert!(
                     told.contains(&slice.day),
@@ -803,7 +800,7 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
 }
 
 #[test]
-fn a_report_that_somebody_else_always_writes_is_not_called_kept() {
+fn a_report_that_another_writer_always_overwrites_is_not_reported_as_stored() {
     let server = Server::start();
     serve(&server, |case| case.now);
     let directory = tempfile::tempdir().unwrap();
@@ -824,13 +821,13 @@ fn a_report_that_somebody_else_always_writes_is_not_called_kept() {
         "{:?}",
         ran.report.warnings
     );
-    // The next run tells what it has done.
+    // The next run reports its changes.
     let next = block_on(catch_up(local(directory.path()), &server.url())).unwrap();
     assert!(next.partitions_changed.contains(&CASES[0].slice().day));
 }
 
 #[test]
-fn a_number_that_others_always_prevent_from_being_added_is_not_tried_for_ever() {
+fn adding_an_erased_number_gives_up_after_repeated_conflicts() {
     let directory = tempfile::tempdir().unwrap();
     let store = FaultStore::too_late_for(local(directory.path()), "_cdrlake/suppressed");
     block_on(async {
@@ -849,7 +846,7 @@ fn a_number_that_others_always_prevent_from_being_added_is_not_tried_for_ever() 
     });
 }
 
-/// Panics while the second day is worked on.
+/// Panics while the second day is processed.
 #[derive(Debug)]
 struct Panics {
     is_second: std::sync::atomic::AtomicBool,
@@ -878,7 +875,7 @@ impl Observer for Panics {
 }
 
 #[test]
-fn a_panic_in_one_slice_is_that_slice_s_failure_and_the_others_go_on() {
+fn a_panic_in_one_slice_fails_only_that_slice() {
     let server = Server::start();
     let days = ["2026-10-01", "2026-10-02", "2026-10-03"];
     for day in days {
@@ -908,7 +905,7 @@ fn a_panic_in_one_slice_is_that_slice_s_failure_and_the_others_go_on() {
             .filter(|slice| slice.outcome == SliceOutcome::Failed)
             .collect();
         let said = if at == "end" {
-            // The slice is done: it was only told of it that failed.
+            // The slice is committed: only the observer failed.
             assert!(failed.is_empty(), "{at}: {report:?}");
             report.warnings.join("\n")
         } else {
@@ -932,7 +929,7 @@ fn a_panic_in_one_slice_is_that_slice_s_failure_and_the_others_go_on() {
             .path()
             .join(format!("_cdrlake/runs/{}.json", report.run));
         assert!(kept.is_file(), "the report is kept");
-        // Nothing bars the next run from it.
+        // The next run can lease the slice.
         let next = block_on(run(Arc::clone(&store), &url, (days[0], days[2]), false));
         let next = next.unwrap();
         assert!(
@@ -945,18 +942,18 @@ fn a_panic_in_one_slice_is_that_slice_s_failure_and_the_others_go_on() {
     }
 }
 
-/// Tells the child of the test below what to do.
+/// Variable for the child of the test below.
 const PANIC: &str = "TEST_PANIC";
 
 #[test]
-fn a_panic_shows_its_place_and_not_what_it_says() {
+fn a_panic_prints_its_location_but_not_its_message() {
     if std::env::var_os(PANIC).is_some() {
         cdrlake::internals::install_panic_hook();
         let number = "+13025550101";
         panic!("about {number}");
     }
     let mut child = std::process::Command::new(std::env::current_exe().unwrap());
-    let name = "protocol::a_panic_shows_its_place_and_not_what_it_says";
+    let name = "protocol::a_panic_prints_its_location_but_not_its_message";
     child.args([name, "--exact", "--nocapture"]).env(PANIC, "1");
     let output = child.output().unwrap();
     let said = String::from_utf8(output.stderr).unwrap();

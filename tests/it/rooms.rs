@@ -1,8 +1,8 @@
-//! The order of the library's rooms, which `docs/architecture.md` explains.
+//! Checks the order of the library's rooms, see `docs/architecture.md`.
 
 use std::path::{Path, PathBuf};
 
-/// The rooms, each of which knows only those before it.
+/// The rooms. Each may import only rooms before it.
 const ROOMS: [&str; 15] = [
     "privacy",
     "error",
@@ -21,7 +21,7 @@ const ROOMS: [&str; 15] = [
     "main",
 ];
 
-/// Every file of Rust below a directory that is no test.
+/// Every Rust file below a directory, except tests.
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
@@ -38,7 +38,7 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The room that a name, or a path within `src`, begins with.
+/// The position of the room at the beginning of a name, or of a path within `src`.
 fn rank(name: &str) -> Option<usize> {
     let end = name.find(|c: char| !c.is_alphanumeric() && c != '_');
     let room = end.map_or(name, |end| &name[..end]);
@@ -46,7 +46,7 @@ fn rank(name: &str) -> Option<usize> {
 }
 
 #[test]
-fn a_room_knows_only_rooms_below_it() {
+fn a_room_imports_only_rooms_below_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let files = sources(&root);
     let mut imports = 0;
@@ -54,14 +54,14 @@ fn a_room_knows_only_rooms_below_it() {
     for file in &files {
         let within = file.strip_prefix(&root).unwrap().to_string_lossy();
         let room = rank(&within)
-            .unwrap_or_else(|| panic!("{within} is in no room: add its room to the order"));
+            .unwrap_or_else(|| panic!("{within} belongs to no room: add its room to ROOMS"));
         let text = std::fs::read_to_string(file).unwrap();
         let code = text
             .split("#[cfg(test)]\nmod tests")
             .next()
             .unwrap_or_default();
         for (number, line) in code.lines().enumerate() {
-            // Documentation may point anywhere.
+            // Documentation may link to any room.
             if line.trim_start().starts_with("//") {
                 continue;
             }

@@ -14,14 +14,15 @@ use crate::recovery::{DAYS, SHARDS_AND_A_WHOLE_RUN, run_at_once, serve_days};
 use crate::server::Server;
 use crate::support::{CANARY, DAY, Ran, Workplace, calls, for_each, skipped};
 
-/// An S3 server for these tests: `host:port`, with conditional writes that are linearizable.
+/// Variable with the S3 server for these tests: `host:port`. Its conditional writes must be
+/// linearizable.
 pub(crate) const ENDPOINT: &str = "TEST_S3_ENDPOINT";
-/// A secret that must never be seen in anything the program writes.
+/// A secret that must not occur in any output.
 pub(crate) const SECRET: &str = "canary-secret-c1d7";
-/// How long leases last here: as short as the configuration allows.
+/// Lease duration in these tests: the shortest that the configuration allows.
 const LEASE: &str = "lease = \"5s\"\n";
 
-/// A bucket of its own in the S3 server, and a proxy in front of it.
+/// A separate bucket in the S3 server, behind a proxy.
 pub(crate) struct Bucket {
     pub(crate) name: String,
     server: SocketAddr,
@@ -29,7 +30,7 @@ pub(crate) struct Bucket {
 }
 
 impl Bucket {
-    /// `None`, and a word about it, where there is no S3 server.
+    /// `None` if there is no S3 server. Prints that the test is skipped.
     pub(crate) fn create() -> Option<Self> {
         static NUMBER: AtomicUsize = AtomicUsize::new(0);
         let Ok(endpoint) = std::env::var(ENDPOINT) else {
@@ -48,13 +49,15 @@ impl Bucket {
         Some(bucket)
     }
 
-    /// Asks the server itself.
+    /// Sends a request to the server, bypassing the proxy.
     pub(crate) fn ask(&self, method: &str, target: &str, body: &str) -> String {
         let mut stream = TcpStream::connect(self.server).unwrap();
-        let credential = "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=x";
+        let credential = "AWS4-HMAC-SHA256 Credential=A/20260101/us-east-1/s3/aws4_request, \
+             SignedHeaders=host, Signature=x";
         write!(
             stream,
-            "{method} /{}{target} HTTP/1.1\r\nHost: {}\r\nAuthorization: {credential}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            "{method} /{}{target} HTTP/1.1\r\nHost: {}\r\nAuthorization: {credential}\r\n\
+             Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
             self.name,
             self.server,
             body.len()
@@ -84,27 +87,28 @@ impl Bucket {
         keys.map(|key| (key.clone(), etag(&key))).collect()
     }
 
-    /// Time passes: the leases of dead processes expire.
+    /// Lets the leases of dead processes expire.
     pub(crate) fn expire_leases(&self) {
         for key in self.keys("some/lake/_cdrlake/leases") {
             self.ask("DELETE", &format!("/{key}"), "");
         }
     }
 
-    /// How many uploads are under way.
+    /// Number of unfinished uploads.
     pub(crate) fn uploads(&self) -> usize {
         self.ask("GET", "?uploads", "")
             .matches("<UploadId>")
             .count()
     }
 
-    /// A workplace whose lake lies in this bucket, behind the proxy.
+    /// A workplace with its lake in this bucket, behind the proxy.
     pub(crate) fn workplace(&self, server: &Server) -> Workplace {
         let workplace = Workplace::new(server);
         workplace.reconfigure(
             "[lake]\nurl = \"lake\"\n",
             &format!(
-                "[lake]\nurl = \"s3://{}/some/lake\"\n{LEASE}[lake.options]\nendpoint = \"{}\"\nregion = \"us-east-1\"\n",
+                "[lake]\nurl = \"s3://{}/some/lake\"\n{LEASE}\
+                 [lake.options]\nendpoint = \"{}\"\nregion = \"us-east-1\"\n",
                 self.name,
                 self.proxy.url()
             ),
@@ -122,7 +126,7 @@ impl Bucket {
             storage_class: None,
             tags: TagSet::default(),
         };
-        // A client of the test's own. Already installed is as good.
+        // The test's own client needs a provider. Another test may have installed it.
         drop(rustls::crypto::ring::default_provider().install_default());
         let bucket = AmazonS3Builder::new()
             .with_endpoint(format!("http://{}", self.server))
@@ -138,7 +142,7 @@ impl Bucket {
     }
 }
 
-/// A server with one day's placed calls, and a workplace whose lake lies in the bucket.
+/// A server with placed calls of one day, and a workplace with its lake in the bucket.
 fn serving(bucket: &Bucket, records: u32) -> (Server, Workplace) {
     let server = Server::start();
     server
@@ -161,7 +165,7 @@ fn assert_verified(workplace: &Workplace) {
 const TABLE_FILE: &str = "some/lake/cdrs/dt=2026-10-01/placed-2026-10-01.parquet";
 
 #[test]
-fn a_lake_in_a_bucket_goes_through_every_command() {
+fn every_command_works_on_a_lake_in_a_bucket() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -209,7 +213,7 @@ fn a_lake_in_a_bucket_goes_through_every_command() {
         "{rejects:?}"
     );
 
-    // What is fetched again and unchanged is left alone, and not even read.
+    // Unchanged slices are neither written nor read.
     let before = bucket.etags("some/lake");
     bucket.proxy.requests();
     let again = workplace.run_day(&["--refresh"]);
@@ -228,7 +232,7 @@ fn a_lake_in_a_bucket_goes_through_every_command() {
         .collect();
     assert_eq!(after, before);
 
-    // Somebody else's upload, even of the same size, is seen by a listing and mended.
+    // An upload by another program, even of the same size, is detected in a listing and repaired.
     let size = bucket.ask("GET", &format!("/{TABLE_FILE}"), "").len();
     bucket.ask("PUT", &format!("/{TABLE_FILE}"), &"x".repeat(size));
     let plan = workplace.run(&[&["plan"][..], &range].concat());
@@ -242,13 +246,13 @@ fn a_lake_in_a_bucket_goes_through_every_command() {
     assert_eq!(mended.status, 0, "{mended:?}");
     assert_verified(&workplace);
 
-    // A stray in the table is found and removed.
+    // A foreign file in the table is found and removed.
     bucket.ask("PUT", "/some/lake/cdrs/stray.parquet", "x");
     let repaired = workplace.run(&["verify", "--repair"]);
     assert_eq!(repaired.status, 0, "{repaired:?}");
     assert_eq!(bucket.keys("some/lake/cdrs"), [TABLE_FILE]);
 
-    // An empty object in its place is damage like any other, also where the ledger knows nothing.
+    // An empty object is damage too, even without a ledger entry.
     bucket.ask("PUT", &format!("/{TABLE_FILE}"), "");
     assert_eq!(workplace.run(&["verify"]).status, 1);
     bucket.ask(
@@ -261,7 +265,7 @@ fn a_lake_in_a_bucket_goes_through_every_command() {
     assert_eq!(mended.status, 0, "{mended:?}");
     assert_verified(&workplace);
 
-    // A slice that has no rows any more has no object.
+    // A slice without rows has no object.
     server.serve("placed", DAY, "", 0);
     let shrunk = workplace.run_day(&["--refresh", "--allow-shrink"]);
     assert_eq!(shrunk.status, 0, "{shrunk:?}");
@@ -274,14 +278,16 @@ fn a_lake_in_a_bucket_goes_through_every_command() {
 }
 
 #[test]
-fn storage_class_tags_and_encryption_are_asked_of_the_store() {
+fn storage_class_tags_and_encryption_are_requested() {
     for single_put_bytes in ["16MiB", "1"] {
         let Some(bucket) = Bucket::create() else {
             return;
         };
         let (_server, workplace) = serving(&bucket, 3);
         workplace.configure_also(&format!(
-            "storage_class = \"STANDARD_IA\"\ntags = \"team=data, pii=yes\"\nserver_side_encryption = \"AES256\"\n[limits]\nsingle_put_bytes = \"{single_put_bytes}\"\n"
+            "storage_class = \"STANDARD_IA\"\ntags = \"team=data, pii=yes\"\n\
+             server_side_encryption = \"AES256\"\n\
+             [limits]\nsingle_put_bytes = \"{single_put_bytes}\"\n"
         ));
         let ran = run_placed(&workplace, &[]);
         assert_eq!(ran.status, 0, "{ran:?}");
@@ -304,7 +310,7 @@ fn storage_class_tags_and_encryption_are_asked_of_the_store() {
 }
 
 #[test]
-fn runs_at_once_in_a_bucket_do_every_slice_once() {
+fn concurrent_runs_in_a_bucket_fetch_every_slice_once() {
     let two: &[&[&str]] = &[&[], &[]];
     let four: &[&[&str]] = &[&[], &[], &[], &[]];
     for commands in [two, four, &SHARDS_AND_A_WHOLE_RUN] {
@@ -314,7 +320,7 @@ fn runs_at_once_in_a_bucket_do_every_slice_once() {
         let server = Server::start();
         serve_days(&server, 20, "0.027");
         let workplace = bucket.workplace(&server);
-        // However slow the server is, nobody loses a lease.
+        // A slow server must not cause a lost lease.
         workplace.reconfigure(LEASE, "lease = \"60s\"\n");
         run_at_once(&server, &workplace, commands);
         let files = bucket.keys("some/lake/cdrs");
@@ -323,7 +329,7 @@ fn runs_at_once_in_a_bucket_do_every_slice_once() {
     }
 }
 
-/// Every kind of request that a run makes of a store.
+/// Every kind of request that a run sends to a store.
 const KINDS: &[(&str, Which)] = &[
     ("create lake.json", |method, target| {
         method == "PUT" && target.ends_with("lake.json")
@@ -395,11 +401,11 @@ fn is_put_of_a_file(method: &str, target: &str) -> bool {
     method == "PUT" && target.ends_with(".parquet")
 }
 
-/// Those that a run makes which uploads files in parts, instead of putting them.
+/// The kinds of requests of a run that uploads files in parts.
 const UPLOADING: [&str; 3] = ["begin an upload", "put a part", "complete an upload"];
 
 #[test]
-fn a_reply_that_is_lost_costs_nothing_whatever_it_was_the_reply_to() {
+fn a_lost_reply_to_any_request_changes_nothing() {
     for_each(KINDS.len() * 2, |k| {
         let (kind, which) = KINDS[k / 2];
         let trick = [Trick::DropReply, Trick::DropRequest][k % 2].clone();
@@ -414,7 +420,7 @@ fn a_reply_that_is_lost_costs_nothing_whatever_it_was_the_reply_to() {
         if UPLOADING.contains(&kind) {
             workplace.configure_also("[limits]\nsingle_put_bytes = \"1\"\n");
         }
-        // New, changed, and gone: each time the first two of its kind.
+        // New, changed and removed slices: each time the first two requests of the kind.
         for (records, total, more) in [
             (None, 3, &[][..]),
             (Some(calls(0, 5)), 5, &["--refresh"]),
@@ -427,13 +433,13 @@ fn a_reply_that_is_lost_costs_nothing_whatever_it_was_the_reply_to() {
             let ran = run_placed(&workplace, more);
             assert_eq!(ran.status, 0, "{name}: {ran:?}");
             assert_eq!(ran.report().totals.counts.rows, total, "{name}");
-            // It takes its own write for nobody else's.
+            // The run recognizes its own write.
             assert!(!ran.stderr.contains("took over"), "{name}: {ran:?}");
             bucket.proxy.play_fair();
             assert_verified(&workplace);
         }
         assert!(!bucket.proxy.played().is_empty(), "{name}");
-        // An upload that nobody knows to have begun.
+        // An upload whose begin was never answered.
         let is_unknown = kind == "begin an upload" && matches!(trick, Trick::DropReply);
         assert_eq!(bucket.uploads() > 0, is_unknown, "{name}");
         let collected = workplace.run(&["gc"]);
@@ -444,7 +450,7 @@ fn a_reply_that_is_lost_costs_nothing_whatever_it_was_the_reply_to() {
     });
 }
 
-/// A run whose upload hangs in the middle.
+/// A run whose upload hangs halfway.
 fn hanging_upload(bucket: &Bucket, workplace: &Workplace) -> std::process::Child {
     workplace.configure_also("[limits]\nsingle_put_bytes = \"1\"\n");
     bucket
@@ -474,7 +480,7 @@ fn hanging_upload(bucket: &Bucket, workplace: &Workplace) -> std::process::Child
 }
 
 #[test]
-fn a_run_that_is_killed_in_the_middle_of_an_upload_changes_nothing_and_gc_takes_away_the_rest() {
+fn a_run_killed_during_an_upload_changes_nothing_and_gc_removes_the_leftovers() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -509,7 +515,7 @@ fn a_run_that_is_killed_in_the_middle_of_an_upload_changes_nothing_and_gc_takes_
 }
 
 #[test]
-fn the_next_slice_is_fetched_while_one_is_uploaded() {
+fn the_next_slice_is_fetched_during_an_upload() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -527,7 +533,7 @@ fn the_next_slice_is_fetched_while_one_is_uploaded() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    // One request at a time, and yet the second comes while the first slice's upload stands still.
+    // With one request at a time, the second slice is fetched while the first one's upload hangs.
     let mut is_uploading = false;
     while !is_uploading || server.requests("/v1/cdrs/all").len() < 2 {
         assert_eq!(child.try_wait().unwrap(), None, "it ended");
@@ -539,7 +545,7 @@ fn the_next_slice_is_fetched_while_one_is_uploaded() {
 }
 
 #[test]
-fn the_lease_of_a_killed_run_is_taken_over_and_its_work_done() {
+fn the_next_run_takes_over_the_lease_of_a_killed_run() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -558,7 +564,7 @@ fn the_lease_of_a_killed_run_is_taken_over_and_its_work_done() {
 }
 
 #[test]
-fn an_interrupted_upload_is_aborted_and_the_lake_stays_as_it_was() {
+fn an_interrupted_upload_is_aborted_and_changes_nothing() {
     for signal in ["-INT", "-TERM"] {
         let Some(bucket) = Bucket::create() else {
             return;
@@ -589,7 +595,7 @@ fn an_interrupted_upload_is_aborted_and_the_lake_stays_as_it_was() {
     }
 }
 
-/// What a store refuses or lacks, on which requests, and what is said of it.
+/// Errors of a store, the requests that fail, and the expected message.
 const REFUSALS: &[(Trick, Which, &str)] = &[
     (
         Trick::Answer(403, "AccessDenied", "Access Denied"),
@@ -637,7 +643,8 @@ const REFUSALS: &[(Trick, Which, &str)] = &[
     (
         Trick::Answer(400, "ExpiredToken", "The provided token has expired."),
         |_, _| true,
-        "400 ExpiredToken: The provided token has expired. The credentials have expired: renew them and run again",
+        "400 ExpiredToken: The provided token has expired. The credentials have expired: renew \
+         them and run again",
     ),
     (
         Trick::Answer(403, "RequestTimeTooSkewed", "The difference is too large."),
@@ -647,7 +654,7 @@ const REFUSALS: &[(Trick, Which, &str)] = &[
 ];
 
 #[test]
-fn what_a_store_refuses_is_said_with_the_permission_or_the_option_that_helps() {
+fn an_error_of_the_store_names_the_missing_permission_or_option() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -662,7 +669,7 @@ fn what_a_store_refuses_is_said_with_the_permission_or_the_option_that_helps() {
         }
         assert_eq!(bucket.keys("some/lake/cdrs"), [] as [&str; 0]);
     }
-    // What only large files take is tried by a check.
+    // `check` also tries the permissions for large files.
     let denied = Trick::Answer(403, "AccessDenied", "Access Denied");
     bucket.proxy.play(denied, usize::MAX, |method, target| {
         method == "DELETE" && target.contains("uploadId=")
@@ -680,7 +687,7 @@ fn what_a_store_refuses_is_said_with_the_permission_or_the_option_that_helps() {
 }
 
 #[test]
-fn credentials_that_expire_or_a_bucket_that_goes_end_a_run_and_lose_nothing() {
+fn expired_credentials_or_a_deleted_bucket_end_a_run_without_loss() {
     for (trick, said) in [
         (
             Trick::Answer(400, "ExpiredToken", "The provided token has expired."),
@@ -692,7 +699,7 @@ fn credentials_that_expire_or_a_bucket_that_goes_end_a_run_and_lose_nothing() {
         ),
     ] {
         for which in [
-            // Once the first file is to be put, or the ledger to be told of it.
+            // At the first file, or at the first ledger entry.
             (|method, target| is_put_of_a_file(method, target)) as Which,
             |method, target| method == "PUT" && target.contains("/ledger/"),
         ] {
@@ -724,7 +731,7 @@ fn credentials_that_expire_or_a_bucket_that_goes_end_a_run_and_lose_nothing() {
 }
 
 #[test]
-fn throttling_is_waited_out() {
+fn throttled_requests_are_retried() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -738,7 +745,7 @@ fn throttling_is_waited_out() {
 }
 
 #[test]
-fn a_part_that_is_refused_fails_its_slice_and_leaves_no_upload() {
+fn a_refused_part_fails_its_slice_and_leaves_no_upload() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -763,7 +770,7 @@ fn a_part_that_is_refused_fails_its_slice_and_leaves_no_upload() {
 }
 
 #[test]
-fn a_store_that_ignores_conditions_is_named_and_serves_one_run_at_a_time() {
+fn a_store_without_conditional_writes_is_reported_and_serves_one_run_at_a_time() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -801,7 +808,7 @@ fn a_store_that_ignores_conditions_is_named_and_serves_one_run_at_a_time() {
     assert_eq!(workplace.run_day(&["--refresh"]).status, 0);
     assert_verified(&workplace);
 
-    // While another run is under way, this one does nothing.
+    // During another run, this one does nothing.
     let (marker, lease) = (
         "some/lake/_cdrlake/running/20260101T000000Z-0123abcd",
         "some/lake/_cdrlake/leases/run-20260101T000000Z-0123abcd.lock",
@@ -828,13 +835,13 @@ fn a_store_that_ignores_conditions_is_named_and_serves_one_run_at_a_time() {
             "{refused:?}"
         );
     });
-    // Once it is dead, it is nobody.
+    // After the other run has died, it is ignored.
     let ran = workplace.run_day(&["--refresh"]);
     assert_eq!(ran.status, 0, "{ran:?}");
 }
 
 #[test]
-fn no_secret_is_told_however_much_is_logged() {
+fn no_log_level_prints_a_secret() {
     let Some(bucket) = Bucket::create() else {
         return;
     };
@@ -842,7 +849,8 @@ fn no_secret_is_told_however_much_is_logged() {
     let denied = Trick::Answer(
         403,
         "SignatureDoesNotMatch",
-        "The request signature does not match.</Message><StringToSign>AWS4-HMAC-SHA256</StringToSign><Message>",
+        "The request signature does not match.</Message>\
+         <StringToSign>AWS4-HMAC-SHA256</StringToSign><Message>",
     );
     for trick in [None, Some(denied), Some(Trick::DropReply)] {
         bucket.proxy.play_fair();

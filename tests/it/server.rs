@@ -6,34 +6,34 @@ use std::time::Duration;
 
 use socket2::SockRef;
 
-/// What the server does with one request.
+/// The server's reaction to one request.
 #[derive(Clone, Debug)]
 pub(crate) enum Answer {
-    /// A whole response, byte for byte, and then the end of the connection.
+    /// Sends a complete response and closes the connection.
     Bytes(Vec<u8>),
-    /// These bytes, and then a reset of the connection.
+    /// Sends these bytes and resets the connection.
     Reset(Vec<u8>),
-    /// These bytes, and then nothing, for as long as the other side waits.
+    /// Sends these bytes and keeps the connection open without sending more.
     Stall(Vec<u8>),
-    /// These bytes, and the end of the connection once it brings another request.
-    ThenDies(Vec<u8>),
-    /// A 200 with this body, chunked in pieces of 1000 bytes.
+    /// Sends these bytes and closes the connection at the next request.
+    CloseOnNextRequest(Vec<u8>),
+    /// A response with status 200 and this body in chunks of 1000 bytes.
     Records(Vec<u8>),
     /// A JSON body with a status.
     Json(u16, String),
 }
 
-/// Answers for one path, in turn; the last one is repeated.
+/// Successive answers for one path. The last one is repeated.
 type Script = VecDeque<Answer>;
 
-/// A request as it came: its target and its head.
+/// A received request: its target and its head.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
     pub(crate) target: String,
     pub(crate) head: String,
 }
 
-/// An HTTP server on loopback that serves what a test scripted: exact bytes, no framework.
+/// An HTTP server on loopback that sends scripted bytes, without a framework.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) address: SocketAddr,
@@ -50,13 +50,13 @@ struct State {
 pub(crate) const STREAM: &str = "/v1/cdrs/all";
 
 impl Server {
-    /// A server that answers 404 until it is told otherwise.
+    /// A server that answers 404 to everything that is not scripted.
     pub(crate) fn start() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
-        // Lives as long as the test binary; connections are few.
+        // The thread ends with the test binary.
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
                 let shared = Arc::clone(&shared);
@@ -70,7 +70,7 @@ impl Server {
         format!("http://{}", self.address)
     }
 
-    /// Scripts the answers for targets that begin with `prefix`. The longest prefix counts.
+    /// Scripts the answers for targets with `prefix`. The longest matching prefix applies.
     pub(crate) fn on(&self, prefix: &str, answers: impl IntoIterator<Item = Answer>) -> &Self {
         self.state
             .lock()
@@ -80,7 +80,7 @@ impl Server {
         self
     }
 
-    /// Serves one day of one direction as a stream, and its count as a list.
+    /// Serves one slice as a stream, and its count as a list.
     pub(crate) fn serve(
         &self,
         direction: &str,
@@ -108,17 +108,18 @@ impl Server {
     }
 }
 
-/// The list's answer to a question for a total.
+/// The list's answer with a total.
 pub(crate) fn count(total: u64) -> Answer {
     Answer::Json(
         200,
         format!(
-            "{{\"items\":[],\"pagination\":{{\"current_page\":1,\"per_page\":1,\"total\":{total},\"total_pages\":{total}}}}}"
+            "{{\"items\":[],\"pagination\":{{\"current_page\":1,\"per_page\":1,\
+             \"total\":{total},\"total_pages\":{total}}}}}"
         ),
     )
 }
 
-/// Records, chunked.
+/// A chunked response with records.
 pub(crate) fn ok_chunked(body: &str) -> Answer {
     Answer::Records(body.as_bytes().to_vec())
 }
@@ -129,7 +130,7 @@ pub(crate) fn response(status: &str, headers: &str, body: impl AsRef<[u8]>) -> A
     Answer::Bytes([head.as_bytes(), body.as_ref()].concat())
 }
 
-/// A response that says how long it is.
+/// A response with `Content-Length`.
 pub(crate) fn sized(status: &str, headers: &str, body: impl AsRef<[u8]>) -> Answer {
     let headers = format!("{headers}Content-Length: {}\r\n", body.as_ref().len());
     response(status, &headers, body)
@@ -171,28 +172,30 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         Some(Answer::Bytes(bytes)) => stream.write_all(&bytes)?,
         Some(Answer::Reset(bytes)) => {
             stream.write_all(&bytes)?;
-            // Without waiting for anything that is still to be sent.
+            // Resets the connection without sending buffered data.
             return SockRef::from(&stream).set_linger(Some(Duration::ZERO));
         }
         Some(Answer::Stall(bytes)) => {
             stream.write_all(&bytes)?;
             while stream.read(&mut buffer)? > 0 {}
         }
-        Some(Answer::ThenDies(bytes)) => {
+        Some(Answer::CloseOnNextRequest(bytes)) => {
             stream.write_all(&bytes)?;
             let _next = stream.read(&mut buffer)?;
         }
         Some(Answer::Json(status, body)) => {
             write!(
                 stream,
-                "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n\
+                 Content-Length: {}\r\nConnection: close\r\n\r\n{body}",
                 body.len()
             )?;
         }
         Some(Answer::Records(body)) => {
             write!(
                 stream,
-                "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+                "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\n\
+                 Transfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
             )?;
             for chunk in body.chunks(1000) {
                 write!(stream, "{:x}\r\n", chunk.len())?;

@@ -7,12 +7,12 @@ use jiff::civil::date;
 use crate::simulator::Simulator;
 use crate::support::{Workplace, seed};
 
-/// As many days as the variable says.
+/// Number of days, from `TEST_SOAK_DAYS`.
 fn days() -> i64 {
     std::env::var("TEST_SOAK_DAYS").map_or(30, |days| days.parse().unwrap())
 }
 
-/// The most memory that a process has had so far; `None` if it is gone already.
+/// Peak memory of a process so far, `None` if it has ended.
 fn peak_kib(process: u32) -> Option<u64> {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).ok()?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
@@ -20,7 +20,7 @@ fn peak_kib(process: u32) -> Option<u64> {
 }
 
 #[test]
-fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_memory() {
+fn a_source_that_fails_one_request_in_five_fills_the_lake_in_constant_memory() {
     let last = date(2020, 1, 1)
         .checked_add((days() - 1).days())
         .unwrap()
@@ -60,15 +60,15 @@ fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_m
             .spawn()
             .unwrap();
         let mut committed = 0;
-        let mut setbacks = 0;
+        let mut retries = 0;
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let mut line = String::new();
         while stderr.by_ref().read_line(&mut line).unwrap() > 0 {
             assert!(!line.contains("panicked"), "{line}");
-            setbacks += usize::from(line.contains("Trying again"));
+            retries += usize::from(line.contains("Trying again"));
             if line.contains("Slice committed.") {
                 committed += 1;
-                // The process is at work: there are more slices to come.
+                // The process is still running, because more slices follow.
                 if committed == slices / 4 {
                     early_kib = peak_kib(child.id());
                 } else if committed == slices * 3 / 4 {
@@ -79,15 +79,12 @@ fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_m
         }
         let status = child.wait().unwrap();
         if runs == 1 {
-            assert!(
-                setbacks > slices / 4,
-                "{setbacks} setbacks in {slices} slices"
-            );
+            assert!(retries > slices / 4, "{retries} retries in {slices} slices");
         }
         if status.success() {
             break;
         }
-        // Three web pages or three short streams are enough to give a slice up until the next run.
+        // Three web pages or three short streams fail a slice until the next run.
         assert!(
             status.code() == Some(1) && runs < 10,
             "{status} after {runs} runs"
@@ -95,7 +92,7 @@ fn a_source_that_fails_one_request_in_five_fills_the_lake_all_the_same_in_flat_m
     }
     assert_eq!(workplace.digests(), expected);
     assert_eq!(workplace.run(&["verify"]).status, 0);
-    // Of a short run the first quarter is no more than its beginning.
+    // The first quarter of a short run is too short for a comparison.
     if days() >= 300
         && let (Some(early_kib), Some(late_kib)) = (early_kib, late_kib)
     {

@@ -23,49 +23,49 @@ use object_store::{
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
-/// What happens to one operation.
+/// A fault of one operation.
 #[derive(Clone, Debug)]
 pub(crate) enum Fault {
-    /// It fails, and has done nothing.
+    /// Fails without effect.
     ErrorBefore,
-    /// It fails in a way that it always will, and has done nothing.
+    /// Fails permanently, without effect.
     RefusedBefore,
-    /// It is done, and fails.
+    /// Takes effect, but returns an error.
     ErrorAfter,
-    /// It neither is done nor returns.
+    /// Hangs without effect.
     HangBefore,
-    /// It is done, and does not return.
+    /// Takes effect, then hangs.
     HangAfter,
-    /// The process dies before it.
+    /// The process dies before the operation.
     AbortBefore,
-    /// The process dies after it.
+    /// The process dies after the operation.
     AbortAfter,
-    /// It waits until it is told to go on.
+    /// Waits until the token is cancelled.
     Pause(CancellationToken),
 }
 
-/// Passes every operation on, and lets one of them fail. Operations are counted from 0.
+/// Forwards every operation, but injects a fault into one. Operations are numbered from 0.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultStore {
     inner: Arc<dyn LakeStore>,
     faults: Arc<Faults>,
-    /// Somebody else is always quicker to write what begins with this.
+    /// Another writer always wins for objects with this prefix.
     contended: Option<&'static str>,
 }
 
-/// Counts operations, and knows which one fails.
+/// Counts operations and determines which one fails.
 #[derive(Debug)]
 pub(crate) struct Faults {
     at: usize,
     fault: Fault,
     count: AtomicUsize,
-    /// Cancelled once the operation hangs or waits.
+    /// Cancelled when the operation hangs or waits.
     pub(crate) reached: CancellationToken,
-    /// After the pause: how many more ledger entries are written before the process dies.
+    /// Number of ledger entries written after the pause before the process dies.
     entries_left: AtomicUsize,
-    /// Cancelled once it has died of that.
+    /// Cancelled when the process has died in this way.
     pub(crate) died: CancellationToken,
-    /// Every operation: what, and on which object.
+    /// The action and object of every operation.
     log: Mutex<Vec<(&'static str, String)>>,
     /// Uploads that were neither completed nor aborted.
     uploads: AtomicUsize,
@@ -76,7 +76,7 @@ impl Faults {
         Self::dying_after(at, fault, usize::MAX)
     }
 
-    /// The process dies once it has written so many ledger entries after the operation.
+    /// The process dies after it has written `entries` ledger entries after the operation.
     pub(crate) fn dying_after(at: usize, fault: Fault, entries: usize) -> Arc<Self> {
         Arc::new(Self {
             entries_left: AtomicUsize::new(entries),
@@ -90,12 +90,12 @@ impl Faults {
         })
     }
 
-    /// How many uploads were neither completed nor aborted.
+    /// Number of uploads that were neither completed nor aborted.
     pub(crate) fn uploads_under_way(&self) -> usize {
         self.uploads.load(Ordering::SeqCst)
     }
 
-    /// Counts operations, and lets none fail.
+    /// Counts operations without a fault.
     pub(crate) fn none() -> Arc<Self> {
         Self::new(usize::MAX, Fault::ErrorBefore)
     }
@@ -104,7 +104,7 @@ impl Faults {
         self.log.lock().unwrap().clone()
     }
 
-    /// Does `work`, unless this is the operation that fails; `error` is what it then fails with.
+    /// Does `work`, or injects the fault with `error` if this is the operation that fails.
     async fn pass<T, E>(
         &self,
         action: &'static str,
@@ -145,7 +145,7 @@ impl Faults {
                 std::future::pending().await
             }
             Fault::HangAfter => {
-                // What was done stays done: a lease that it took is held, too.
+                // The effect stays: a lease that was taken is held.
                 let _done = work.await?;
                 self.reached.cancel();
                 std::future::pending().await
@@ -173,7 +173,7 @@ impl FaultStore {
         })
     }
 
-    /// Passes everything on, but is always too late to write what begins with `prefix`.
+    /// Forwards every operation, but loses every write to objects with `prefix` to another writer.
     pub(crate) fn too_late_for(inner: Arc<dyn LakeStore>, prefix: &'static str) -> Arc<Self> {
         Arc::new(Self {
             inner,
@@ -202,7 +202,7 @@ impl FaultStore {
     }
 }
 
-/// Objects that were written or deleted by the operations of a lake.
+/// Objects that the operations wrote or deleted.
 pub(crate) fn written(operations: &[(&'static str, String)]) -> BTreeSet<String> {
     operations
         .iter()
@@ -211,7 +211,7 @@ pub(crate) fn written(operations: &[(&'static str, String)]) -> BTreeSet<String>
         .collect()
 }
 
-/// A staged file, and whose operation its publication is.
+/// A staged file whose publication counts as an operation.
 #[derive(Debug)]
 struct FaultStaged {
     inner: Box<dyn Staged>,
@@ -338,12 +338,12 @@ impl Housekeeping for FaultStore {
     }
 }
 
-/// A bucket in memory, in which one operation fails.
+/// A bucket in memory with a fault in one operation.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultBucket {
     inner: Arc<InMemory>,
     faults: Arc<Faults>,
-    /// What is never permitted.
+    /// Actions and paths that are never permitted.
     refuses: fn(&str, &Path) -> bool,
 }
 
@@ -378,7 +378,7 @@ impl FaultBucket {
         self.faults.pass(action, path, error, work).await
     }
 
-    /// The same, in which some actions on some paths are not permitted.
+    /// Also refuses the given actions and paths.
     pub(crate) fn refusing(self, refuses: fn(&str, &Path) -> bool) -> Self {
         Self { refuses, ..self }
     }
@@ -481,7 +481,7 @@ struct FaultUpload {
 #[async_trait]
 impl MultipartUpload for FaultUpload {
     fn put_part(&mut self, data: PutPayload) -> UploadPart {
-        // In memory, parts are in the order in which they are put.
+        // In memory, parts keep the order of their requests.
         let part = self.inner.try_lock().unwrap().put_part(data);
         let (bucket, path) = (self.bucket.clone(), self.path.clone());
         Box::pin(async move { bucket.pass("part", &path, part).await })
@@ -505,8 +505,8 @@ impl MultipartUpload for FaultUpload {
     }
 }
 
-/// A lake in `bucket`, as one process has it. Files larger than `single_put_bytes` are uploaded in parts
-/// of a kilobyte.
+/// A process's store for the lake in `bucket`. Files larger than `single_put_bytes` are uploaded in
+/// parts of a kilobyte.
 pub(crate) fn bucket_lake(
     bucket: Arc<dyn ObjectStore>,
     single_put_bytes: u64,
@@ -525,7 +525,7 @@ pub(crate) fn bucket_lake(
     store
 }
 
-/// Time passes: the leases of dead processes expire.
+/// Lets the leases of dead processes expire.
 pub(crate) async fn expire_leases(bucket: &InMemory) {
     let leases = Path::from("some/lake/_cdrlake/leases");
     let expired: Vec<ObjectMeta> = bucket.list(Some(&leases)).try_collect().await.unwrap();

@@ -12,19 +12,19 @@ use serde_json::Value;
 use crate::server::{Answer, STREAM, Server, count};
 
 pub(crate) const DAY: &str = "2026-10-01";
-/// A key that must never be seen in anything the program writes.
+/// An API key that must not occur in any output.
 pub(crate) const CANARY: &str = "canary-key-5f1d";
 
 /// The variable of `quality.fail_reject_ratio`.
 pub(crate) const FAIL_REJECT_RATIO: &str = "CDRLAKE_QUALITY_FAIL_REJECT_RATIO";
 
-/// A temporary folder with a configuration, and runs of the binary in it.
+/// A temporary directory with a configuration, in which the binary runs.
 #[derive(Debug)]
 pub(crate) struct Workplace {
     pub(crate) directory: tempfile::TempDir,
 }
 
-/// What a run of the binary printed.
+/// Exit status and output of the binary.
 #[derive(Debug)]
 pub(crate) struct Ran {
     pub(crate) status: i32,
@@ -45,7 +45,7 @@ impl Ran {
 }
 
 impl Workplace {
-    /// A folder whose pipeline.toml points at `server`, with quick retries.
+    /// A directory whose pipeline.toml names `server`, with quick retries.
     pub(crate) fn new(server: &Server) -> Self {
         Self::with_url(&server.url())
     }
@@ -55,7 +55,8 @@ impl Workplace {
             directory: tempfile::tempdir().unwrap(),
         };
         workplace.configure(&format!(
-            "[source]\nurl = \"{url}\"\napi_key = {{ env = \"TEST_KEY\" }}\nretry_base = \"1ms\"\nretry_max = \"5ms\"\nmax_attempts = 3\n\
+            "[source]\nurl = \"{url}\"\napi_key = {{ env = \"TEST_KEY\" }}\n\
+             retry_base = \"1ms\"\nretry_max = \"5ms\"\nmax_attempts = 3\n\
              [lake]\nurl = \"lake\"\n"
         ));
         workplace
@@ -65,7 +66,7 @@ impl Workplace {
         std::fs::write(self.path("pipeline.toml"), toml).unwrap();
     }
 
-    /// Adds lines to the configuration.
+    /// Appends to the configuration.
     pub(crate) fn configure_also(&self, toml: &str) {
         let so_far = std::fs::read_to_string(self.path("pipeline.toml")).unwrap();
         self.configure(&format!("{so_far}\n{toml}"));
@@ -79,7 +80,7 @@ impl Workplace {
     }
 
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        // As the kernel names it, also where the temporary folder is a link.
+        // Canonical, because the temporary directory may be a link.
         self.directory.path().canonicalize().unwrap().join(path)
     }
 
@@ -90,7 +91,7 @@ impl Workplace {
             .args(arguments)
             .stdin(Stdio::null());
         command.env("TEST_KEY", CANARY).env_remove("RUST_BACKTRACE");
-        // Days of tests are small: one broken record is a tenth of most of them.
+        // In a test's small day, one broken record may exceed the ratio.
         command.env(FAIL_REJECT_RATIO, "1");
         // For lakes in a bucket.
         command
@@ -100,7 +101,7 @@ impl Workplace {
         command
     }
 
-    /// Runs the binary and checks what holds for every run: no key in its output, no panic.
+    /// Runs the binary and checks that its output has no key and no panic.
     pub(crate) fn run(&self, arguments: &[&str]) -> Ran {
         ran(output(self.command(arguments)))
     }
@@ -116,7 +117,7 @@ impl Workplace {
         )
     }
 
-    /// The digest of each slice's rows by its ledger entry, all of them proven complete.
+    /// The digest of each slice in the ledger. Asserts that all are proven complete.
     pub(crate) fn digests(&self) -> BTreeMap<String, Value> {
         let files = self.lake_files().into_iter();
         let entries = files.filter(|(path, _)| path.contains("/ledger/"));
@@ -128,7 +129,7 @@ impl Workplace {
         entries.map(digest).collect()
     }
 
-    /// Every file below the lake with its content, but for run reports and locks.
+    /// Every file of the lake with its content, except run reports and locks.
     pub(crate) fn lake_files(&self) -> BTreeMap<String, Vec<u8>> {
         let mut found = BTreeMap::new();
         let mut directories = vec![self.path("lake")];
@@ -144,10 +145,10 @@ impl Workplace {
                         .to_str()
                         .unwrap()
                         .to_owned();
-                    // Reports pile up; what marks a run as under way does not.
+                    // Excludes reports, but not markers of running runs.
                     let is_report = name.starts_with("_cdrlake/runs/");
                     if !is_report && !name.starts_with("_cdrlake/locks/") {
-                        // A link may lead nowhere.
+                        // A link may be dangling.
                         let content = if path.is_symlink() {
                             Vec::new()
                         } else {
@@ -161,7 +162,7 @@ impl Workplace {
         found
     }
 
-    /// Names of the files of the table.
+    /// Names of the files in the table.
     pub(crate) fn table(&self) -> Vec<String> {
         self.lake_files()
             .into_keys()
@@ -215,7 +216,7 @@ pub(crate) fn read(path: &Path) -> RecordBatch {
 /// One direction only.
 pub(crate) const PLACED: &[&str] = &["--direction", "placed"];
 
-/// A server with [`DAY`]'s calls, and a workplace for it.
+/// A server with calls of [`DAY`], and a workplace for it.
 pub(crate) fn serving(records: &str, total: u64) -> (Server, Workplace) {
     let server = Server::start();
     server
@@ -235,7 +236,7 @@ pub(crate) fn scripted(
     (Workplace::new(&server), server)
 }
 
-/// Runs one slice against it.
+/// Runs one slice against a scripted stream.
 pub(crate) fn run_scripted(
     total: u64,
     stream: impl IntoIterator<Item = Answer>,
@@ -245,17 +246,24 @@ pub(crate) fn run_scripted(
     (workplace, server, ran)
 }
 
-/// Calls of one day, one a line, with ids from `first` on.
+/// Calls of one day, one per line, with ids from `first` on.
 pub(crate) fn calls(first: u32, count: u32) -> String {
     let call = |id| {
         format!(
-            r#"{{"date":"{DAY}T10:00:00.000Z","from":"1302555{id:04}","to":"33170363950","disposition":"answered","duration":60,"destination":"France","per_minute":"0.027","charge":"0.027","call_id":"call-{id}"}}"#
-        ) + "\n"
+            concat!(
+                r#"{{"date":"{day}T10:00:00.000Z","from":"1302555{id:04}","to":"33170363950","#,
+                r#""disposition":"answered","duration":60,"destination":"France","#,
+                r#""per_minute":"0.027","charge":"0.027","call_id":"call-{id}"}}"#,
+                "\n"
+            ),
+            day = DAY,
+            id = id
+        )
     };
     (first..first + count).map(call).collect()
 }
 
-/// Takes the lease of a slice, as another run does.
+/// Takes the lease of a slice, like another run.
 pub(crate) fn hold_lease(workplace: &Workplace) -> std::fs::File {
     let leases = workplace.path("lake/_cdrlake/leases");
     std::fs::create_dir_all(&leases).unwrap();
@@ -264,10 +272,10 @@ pub(crate) fn hold_lease(workplace: &Workplace) -> std::fs::File {
     lease
 }
 
-/// Longest that any run of the binary takes in a test, on a very slow machine.
+/// Limit for one run of the binary, on a very slow machine.
 const DEADLINE: Duration = Duration::from_mins(5);
 
-/// Runs a command to its end. One that hangs fails its test instead of holding up all others.
+/// Runs a command to its end. If it hangs, the test fails.
 pub(crate) fn output(mut command: Command) -> Output {
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped());
     ended(child.spawn().unwrap())
@@ -298,20 +306,20 @@ pub(crate) fn ended(child: std::process::Child) -> Output {
     output
 }
 
-/// Where a test's randomness comes from: `TEST_SEED`, or a seed of its own, which it prints.
+/// The seed of a test: `TEST_SEED`, or a random one. Prints it.
 pub(crate) fn seed() -> u64 {
     let given = std::env::var("TEST_SEED").map(|seed| seed.parse().unwrap());
     let seed = given.unwrap_or_else(|_| fastrand::u64(..));
-    println!("TEST_SEED={seed} draws the same again");
+    println!("TEST_SEED={seed} repeats the random choices of this test");
     seed
 }
 
-/// Whether sweeps try all their cases: where `TEST_SWEEPS` is `whole`, as it is in CI.
+/// Whether sweeps try all their cases: if `TEST_SWEEPS` is `whole`, as in CI.
 pub(crate) fn is_whole() -> bool {
     std::env::var_os("TEST_SWEEPS").is_some_and(|sweeps| sweeps == "whole")
 }
 
-/// Does `each` for the cases of a sweep: all of them, or one in three, drawn with [`seed`].
+/// Calls `each` for the cases of a sweep: all, or a third of them, drawn with [`seed`].
 pub(crate) fn for_each_case<T: Sync>(mut cases: Vec<T>, each: impl Fn(&T) + Sync) {
     if !is_whole() {
         fastrand::Rng::with_seed(seed()).shuffle(&mut cases);
@@ -320,7 +328,7 @@ pub(crate) fn for_each_case<T: Sync>(mut cases: Vec<T>, each: impl Fn(&T) + Sync
     for_each(cases.len(), |k| each(&cases[k]));
 }
 
-/// Does `each` for 0 to `count`, on twice as many threads as there are processors, for some wait.
+/// Calls `each` for 0 to `count`, on two threads for each processor, because some wait.
 pub(crate) fn for_each(count: usize, each: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
     let threads = 2 * std::thread::available_parallelism().map_or(2, usize::from);
@@ -339,7 +347,7 @@ pub(crate) fn for_each(count: usize, each: impl Fn(usize) + Sync) {
     });
 }
 
-/// Copies a directory with everything below it.
+/// Copies a directory recursively.
 pub(crate) fn copy_tree(from: &Path, to: &Path) {
     std::fs::create_dir_all(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -353,7 +361,7 @@ pub(crate) fn copy_tree(from: &Path, to: &Path) {
     }
 }
 
-/// Runs asynchronous work, and drops what still runs when it is done, as the end of a process would.
+/// Runs asynchronous work, then drops its remaining tasks, like the end of a process.
 pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -364,8 +372,8 @@ pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
     result
 }
 
-/// Says that a test is skipped because `variable` does not name what it needs. A test that
-/// `TEST_REQUIRED` names by its variable is not to be skipped.
+/// Prints that a test is skipped because `variable` does not name `what`. Fails if `TEST_REQUIRED`
+/// contains the variable.
 pub(crate) fn skipped(variable: &str, what: &str) {
     let required = std::env::var("TEST_REQUIRED").unwrap_or_default();
     assert!(

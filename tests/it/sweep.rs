@@ -12,11 +12,11 @@ use secrecy::SecretString;
 use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases};
 use crate::support::{block_on, copy_tree, for_each_case};
 
-/// An operation of a lake: what is done, and to which object.
+/// An operation of a lake: its action and its object.
 pub(crate) type Operation = (&'static str, String);
 
-/// What asks the API of `config`. One serves all runs of a thread, for to make it takes reading every
-/// certificate that the machine trusts.
+/// A source for `config`. All runs of a thread share one, because creating it reads every trusted
+/// certificate.
 pub(crate) fn source(config: &SourceConfig) -> Arc<Api> {
     thread_local! {
         static SOURCES: RefCell<HashMap<String, Arc<Api>>> = RefCell::default();
@@ -35,22 +35,22 @@ pub(crate) fn local(root: &FilePath) -> Arc<dyn LakeStore> {
     Arc::new(store)
 }
 
-/// Where a lake lies that can be copied.
+/// The location of a lake that can be copied.
 #[derive(Clone, Debug)]
 pub(crate) enum Place {
-    /// A directory, which goes with the last who knows it.
+    /// A directory, deleted with its last reference.
     Disk(Arc<tempfile::TempDir>),
-    /// A bucket in memory, whose files are uploaded in one request up to this size.
+    /// A bucket in memory. Files up to this size are uploaded in one request.
     Bucket(Arc<InMemory>, u64),
 }
 
 impl Place {
-    /// Nothing yet, on disk.
+    /// An empty location on disk.
     pub(crate) fn on_disk() -> Self {
         Self::Disk(Arc::new(tempfile::tempdir().unwrap()))
     }
 
-    /// Nothing yet, in a bucket.
+    /// An empty location in a bucket.
     pub(crate) fn in_bucket(single_put_bytes: u64) -> Self {
         Self::Bucket(Arc::new(InMemory::new()), single_put_bytes)
     }
@@ -62,7 +62,7 @@ impl Place {
         copy
     }
 
-    /// A copy with a life of its own.
+    /// An independent copy.
     pub(crate) fn copy(&self) -> Self {
         match self {
             Self::Disk(directory) => Self::copy_of(directory.path()),
@@ -80,7 +80,7 @@ impl Place {
         }
     }
 
-    /// The lake as a process has it whose operations may fail.
+    /// The store of a process with injected faults.
     pub(crate) fn store(&self, faults: &Arc<Faults>) -> Arc<dyn LakeStore> {
         match self {
             Self::Disk(directory) => FaultStore::new(local(directory.path()), faults),
@@ -92,28 +92,29 @@ impl Place {
         }
     }
 
-    /// The lake as a process has it of which nothing fails.
+    /// The store of a process without faults.
     pub(crate) fn sound(&self) -> Arc<dyn LakeStore> {
         self.store(&Faults::none())
     }
 
-    /// Time passes: the leases of dead processes expire.
+    /// Lets the leases of dead processes expire.
     pub(crate) async fn expire_leases(&self) {
         if let Self::Bucket(objects, _) = self {
             expire_leases(objects).await;
         }
     }
 
-    /// What may befall an operation, leaving out what would leave the same lake behind as another
-    /// fault does.
+    /// The faults to inject into an operation, except those that leave the same lake as another
+    /// fault.
     fn faults_of(&self, operation: &Operation, is_first: bool) -> Vec<Fault> {
         let mut faults = vec![Fault::ErrorBefore];
         let is_bucket = matches!(self, Self::Bucket(..));
         if is_bucket {
-            // A bucket may also refuse for good.
+            // A bucket may also refuse permanently.
             faults.push(Fault::RefusedBefore);
         }
-        // A bucket is as it was after the request before; on disk, locks are given back in between.
+        // The bucket equals that after the previous request; on disk, locks are released in
+        // between.
         if !is_bucket || is_first {
             faults.push(Fault::HangBefore);
         }
@@ -124,8 +125,8 @@ impl Place {
     }
 }
 
-/// Whether an operation, of a store or of a bucket, leaves the lake another than it was: one that
-/// fails or hangs once it is done would otherwise be one that fails or hangs before.
+/// Whether an operation of a store or bucket changes the lake. Otherwise a fault after it equals a
+/// fault before it.
 pub(crate) fn changes_something((action, _): &Operation) -> bool {
     let reads = [
         "read", "state", "copy", "list", "leased", "find", "get", "head",
@@ -133,9 +134,9 @@ pub(crate) fn changes_something((action, _): &Operation) -> bool {
     !reads.contains(action)
 }
 
-/// Does `work`, which says whether it succeeded, on copies of the lake that has `begun`, each time with another fault at one of its
-/// operations, if that is `concerned`: until it comes to its end, or for ever hangs and is ended as
-/// a process is that is killed. Then `check`s what is there, as the next process finds it.
+/// For every fault of every operation that is `concerned`: does `work` on a copy of the lake
+/// `begun`, until it ends or hangs (then it is dropped, like a killed process), and `check`s the
+/// lake as the next process finds it. `work` returns whether it succeeded.
 pub(crate) fn for_each_fault(
     begun: &Place,
     is_concerned: impl Fn(&Operation) -> bool,
@@ -171,7 +172,7 @@ pub(crate) fn for_each_fault(
                 () = faults.reached.cancelled() => {}
             }
         });
-        // An upload that cannot be begun, or aborted, is somebody else's to find.
+        // `gc` finds uploads that could not be begun or aborted.
         if !hangs && !["begin", "abort"].contains(&operations[at].0) {
             assert_eq!(faults.uploads_under_way(), 0, "{context}");
         }

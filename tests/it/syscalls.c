@@ -1,6 +1,6 @@
 /* Preloaded into the program by tests/it/syscalls.rs. Logs every call that changes something below
- * SHIM_ROOT or SHIM_ALSO to SHIM_LOG, one a line, and lets call number SHIM_AT (from 0) fail as a full or broken
- * disk does (SHIM_FAULT=error), or kills the process before it (SHIM_FAULT=kill). */
+ * SHIM_ROOT or SHIM_ALSO to SHIM_LOG, one per line. Call number SHIM_AT (from 0) fails like on a
+ * full or broken disk (SHIM_FAULT=error), or kills the process before it (SHIM_FAULT=kill). */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -28,7 +28,8 @@ __attribute__((constructor)) static void begin(void) {
     root = getenv("SHIM_ROOT");
     also = getenv("SHIM_ALSO");
     real_write = (ssize_t(*)(int, const void *, size_t))dlsym(RTLD_NEXT, "write");
-    const char *log = getenv("SHIM_LOG"), *number = getenv("SHIM_AT"), *fault = getenv("SHIM_FAULT");
+    const char *log = getenv("SHIM_LOG"), *number = getenv("SHIM_AT");
+    const char *fault = getenv("SHIM_FAULT");
     if (log)
         log_fd = open(log, O_WRONLY | O_APPEND | O_CREAT | O_CLOEXEC, 0600);
     if (number)
@@ -36,13 +37,14 @@ __attribute__((constructor)) static void begin(void) {
     kills = fault && !strcmp(fault, "kill");
 }
 
-/* Whether the call is to fail. */
+/* Logs a call. Returns whether it must fail. */
 static int fails(const char *name, const char *path, const char *to, int error) {
     int is_below = root && !strncmp(path, root, strlen(root));
     if (!is_below && (!also || strncmp(path, also, strlen(also))))
         return 0;
     char line[2 * PATH_MAX + 32];
-    int length = snprintf(line, sizeof line, "%s %s%s%s\n", name, path, to ? " " : "", to ? to : "");
+    const char *space = to ? " " : "", *target = to ? to : "";
+    int length = snprintf(line, sizeof line, "%s %s%s%s\n", name, path, space, target);
     if (log_fd >= 0 && real_write(log_fd, line, (size_t)length) != length)
         abort();
     if (atomic_fetch_add(&calls, 1) != at)

@@ -25,21 +25,21 @@ fn shim() -> &'static Path {
             .arg(&library)
             .args([source, "-ldl"])
             .status()
-            .expect("a C compiler is needed to build cdrlake, too");
+            .expect("building cdrlake needs a C compiler too");
         assert!(compiled.success());
-        // Another test run may be using the one that is there.
+        // Another test run may use the existing file.
         let shared = folder.join("syscalls.so");
         std::fs::rename(library, &shared).unwrap();
         shared
     })
 }
 
-/// The day before [`DAY`], which loses its calls.
+/// The day before [`DAY`], whose calls disappear.
 const DAY_BEFORE: &str = "2026-09-30";
 
-/// A server and a lake that holds three placed calls of [`DAY`] and two of the day before. Now the
-/// server has more of the one, some of them twice or broken, received calls too, and none of the
-/// other.
+/// A server and a lake with three placed calls of [`DAY`] and two of the day before. The server now
+/// has more calls of [`DAY`], including duplicates, broken records and received calls, and none of
+/// the day before.
 fn begin() -> (Server, Workplace) {
     let server = Server::start();
     server
@@ -62,7 +62,7 @@ fn begin() -> (Server, Workplace) {
     (server, workplace)
 }
 
-/// Runs the program on a copy of the lake, the shim in it.
+/// Runs the program with the preloaded library on a copy of the lake.
 fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)>) -> Output {
     let mut command = workplace.command(&[
         "run",
@@ -78,7 +78,7 @@ fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)
     ]);
     command
         .arg(lake)
-        // One slice at a time, from its beginning to its end.
+        // One slice at a time.
         .env("CDRLAKE_LIMITS_MEMORY", "1MiB")
         .env("CDRLAKE_PARQUET_ROW_GROUP_BYTES", "1MiB")
         .env("LD_PRELOAD", shim())
@@ -95,7 +95,7 @@ fn run_with_shim(lake: &Path, workplace: &Workplace, fault: Option<(usize, &str)
     output(command)
 }
 
-/// Where the calls of [`DAY`] lie.
+/// The partition of [`DAY`].
 fn partition_of(lake: &Path) -> PathBuf {
     lake.join(format!("cdrs/dt={DAY}"))
 }
@@ -104,7 +104,7 @@ fn log_of(lake: &Path) -> PathBuf {
     lake.with_extension("log")
 }
 
-/// One call that changed something: its name and its paths.
+/// The logged system calls: name and paths.
 fn logged(lake: &Path) -> Vec<(String, Vec<String>)> {
     let text = std::fs::read_to_string(log_of(lake)).unwrap();
     let prefix = format!("{}/", lake.display());
@@ -123,7 +123,7 @@ fn parent(path: &str) -> &str {
 }
 
 #[test]
-fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() {
+fn publishing_syncs_the_file_renames_it_and_syncs_the_directory() {
     let (_server, workplace) = begin();
     let lake = workplace.path("copy");
     copy_tree(&workplace.path("lake"), &lake);
@@ -152,14 +152,14 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
             "mkdir" => {
                 unsynced_directories.insert(parent(path));
             }
-            // Others are of files that were not there.
+            // Others failed because the file did not exist.
             "unlink" if path == emptied => {
                 removed.push(path);
                 unsynced_directories.insert(parent(path));
             }
             "rename" => {
                 let target = paths[1].as_str();
-                // Whoever made the directories may have died before it synced them.
+                // A crashed run may have created the directories without syncing them.
                 for directory in Path::new(target).ancestors().skip(1) {
                     let above = directory.parent().map(|above| above.to_str().unwrap());
                     let above = above.map(|above| if above.is_empty() { root } else { above });
@@ -208,7 +208,7 @@ fn what_is_published_is_synced_renamed_and_its_directory_synced_in_this_order() 
     assert!(report.starts_with("_cdrlake/runs/"));
 }
 
-/// Ids in every file of the table. Panics if one is not whole.
+/// Ids in every file of the table. Panics if a file is incomplete.
 fn visible(lake: &Path) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     for (name, direction, day) in [
@@ -224,7 +224,7 @@ fn visible(lake: &Path) -> BTreeMap<String, usize> {
     found
 }
 
-/// Checks a lake in which a run came to harm, then lets the next run go on.
+/// Checks the lake after a failed run, then runs again.
 fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
     let found = visible(lake);
     assert!(
@@ -234,8 +234,8 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
         "{context}: {found:?}"
     );
     let path = lake.to_str().unwrap();
-    // Not asked to do anything special: what the harm has touched is due.
-    // Only what the user has to allow is allowed: the slice that lost its calls may be due.
+    // An ordinary run: the affected slices are due.
+    // `--allow-shrink` is required for the slice that lost its calls.
     let ran = workplace.run(&[
         "run",
         "--from",
@@ -247,7 +247,7 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
         path,
     ]);
     assert_eq!(ran.status, 0, "{context}: {ran:?}");
-    // Whatever is another now than it was, some report has told it.
+    // Some report lists every changed day.
     let mut told = BTreeSet::new();
     for entry in std::fs::read_dir(lake.join("_cdrlake/runs")).unwrap() {
         let path = entry.unwrap().path();
@@ -284,7 +284,7 @@ fn number_of_calls(workplace: &Workplace) -> usize {
 }
 
 #[test]
-fn whichever_system_call_is_the_last_the_table_is_whole_and_the_next_run_goes_on() {
+fn the_lake_survives_a_kill_at_any_system_call() {
     let (_server, workplace) = begin();
     for_each_case((0..number_of_calls(&workplace)).collect(), |&at| {
         let lake = workplace.path(format!("killed-{at}"));
@@ -297,7 +297,7 @@ fn whichever_system_call_is_the_last_the_table_is_whole_and_the_next_run_goes_on
 }
 
 #[test]
-fn whichever_system_call_a_full_or_broken_disk_refuses_the_run_says_so_and_the_next_goes_on() {
+fn the_lake_survives_a_disk_error_at_any_system_call() {
     let (_server, workplace) = begin();
     for_each_case((0..number_of_calls(&workplace)).collect(), |&at| {
         let lake = workplace.path(format!("refused-{at}"));
@@ -340,7 +340,7 @@ fn whichever_system_call_a_full_or_broken_disk_refuses_the_run_says_so_and_the_n
     });
 }
 
-/// Lets the partition of [`DAY`] lie elsewhere.
+/// Moves the partition of [`DAY`] elsewhere, behind a link.
 fn move_partition(lake: &Path, elsewhere: &Path) {
     let partition = partition_of(lake);
     copy_tree(&partition, &elsewhere.join("a-day"));
@@ -349,7 +349,7 @@ fn move_partition(lake: &Path, elsewhere: &Path) {
 }
 
 #[test]
-fn whichever_system_call_fails_or_is_the_last_a_partition_on_another_file_system_is_whole() {
+fn a_partition_on_another_file_system_survives_an_error_or_kill_at_any_system_call() {
     let (_server, workplace) = begin();
     let variable = "TEST_OTHER_FILE_SYSTEM";
     let other = std::env::var_os(variable).map_or_else(|| PathBuf::from("/dev/shm"), PathBuf::from);
@@ -366,7 +366,7 @@ fn whichever_system_call_fails_or_is_the_last_a_partition_on_another_file_system
     let output = run_with_shim(&rehearsal, &workplace, None);
     assert!(output.status.success(), "{output:?}");
     let calls = logged(&rehearsal);
-    // The rest is as it is on one file system.
+    // The other calls are covered by the tests on one file system.
     let first = calls
         .iter()
         .position(|(_, paths)| paths[0].contains(".cdrlake-copy"));

@@ -1,4 +1,4 @@
-"""Runs every query of docs/queries.md against a lake, and compares some of what they say with its ledger.
+"""Runs every query of docs/queries.md against a lake and compares some results with its ledger.
 
 Usage: queries.py path/to/docs/queries.md path/to/lake
 """
@@ -11,14 +11,20 @@ import duckdb
 
 from readers import ledger
 
-# What has to be empty in a lake that is whole, as the demo's is.
-EMPTY = {"Calls that were rated more than once", "Days without a file", "Does the table hold what the ledger says?"}
+# Queries without results for a complete lake, such as the demo's.
+EMPTY = {
+    "Calls that were rated more than once",
+    "Days without a file",
+    "Does the table hold what the ledger says?",
+}
 
 
 def queries(page, lake):
-    """Titles and statements, in their order."""
+    """Titles and statements, in order."""
     title = None
-    for heading, statements in re.findall(r"^#+ ([^\n]*)$|^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for heading, statements in re.findall(
+        r"^#+ ([^\n]*)$|^```sql\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    ):
         title = heading or title
         if statements:
             yield title, statements.replace("demo-lake", str(lake))
@@ -26,7 +32,7 @@ def queries(page, lake):
 
 def ask(database, statements):
     """The rows of the last statement, by column name."""
-    # By way of Arrow: in rows DuckDB itself gives times with a zone only where there is pytz.
+    # Through Arrow: DuckDB's own rows need pytz for times with a zone.
     answer = database.sql(statements)
     return answer.to_arrow_table().to_pylist() if answer else []
 
@@ -49,19 +55,22 @@ def main(page, lake):
     answered = sum(row["answered"] for row in by_day)
     assert sum(row["calls"] for row in answers["Who answers: people or machines"]) == answered
     assert all(row["peak"] > 0 for row in answers["How many calls at once: the peak of each day"])
-    # Those that are empty where nothing is wrong have to find what is.
-    database.execute(DAMAGED.format(table=f"read_parquet('{lake}/cdrs/*/*.parquet', hive_partitioning = true)"))
+    # These queries must find problems in a damaged lake.
+    database.execute(
+        DAMAGED.format(table=f"read_parquet('{lake}/cdrs/*/*.parquet', hive_partitioning = true)")
+    )
     for title in EMPTY:
         assert ask(database, statements[title]), f"{title}: finds nothing"
     print(f"{len(answers) - 1} queries over {rows} calls")
 
 
-# A slice less, and a call that was rated twice.
+# Without one slice, and with a call that was rated twice.
 DAMAGED = """
 CREATE OR REPLACE VIEW cdrs AS
 SELECT * FROM {table} WHERE dt > (SELECT min(dt) FROM {table}) OR direction = 'placed'
 UNION ALL
-(SELECT * REPLACE (charge_usd + 1 AS charge_usd) FROM {table} WHERE direction = 'placed' AND charge_usd > 0 LIMIT 1)
+(SELECT * REPLACE (charge_usd + 1 AS charge_usd) FROM {table}
+ WHERE direction = 'placed' AND charge_usd > 0 LIMIT 1)
 """
 
 

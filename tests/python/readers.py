@@ -17,8 +17,10 @@ import pyarrow.dataset
 
 
 def ledger(lake):
-    """Rows, seconds, charges and fees that the ledger says the table holds."""
-    commits = [json.loads(path.read_text())["committed"] for path in lake.glob("_cdrlake/ledger/*/*.json")]
+    """Rows, seconds, charges and fees by the ledger."""
+    commits = [
+        json.loads(path.read_text())["committed"] for path in lake.glob("_cdrlake/ledger/*/*.json")
+    ]
     totals = [commit["totals"] for commit in commits]
     return (
         sum(commit["counts"]["rows"] for commit in commits),
@@ -29,7 +31,10 @@ def ledger(lake):
 
 
 SUMS = ["duration_seconds", "charge_usd", "forward_fee_usd"]
-TEXTS = "call_id parent_call_id direction from_number to_number disposition destination sip_trunk answered_by extra".split()
+TEXTS = (
+    "call_id parent_call_id direction from_number to_number disposition destination sip_trunk "
+    "answered_by extra"
+).split()
 AMOUNTS = ["per_minute_usd", "charge_usd", "forward_fee_usd"]
 
 
@@ -41,20 +46,38 @@ def check_types(engine, types, expected):
 def with_duckdb(lake):
     duckdb.sql("SET TimeZone = 'UTC'")
     table = f"read_parquet('{lake}/cdrs/*/*.parquet')"
-    types = {name: str(kind) for name, kind, *_ in duckdb.sql(f"DESCRIBE SELECT * FROM {table}").fetchall()}
+    types = {
+        name: str(kind)
+        for name, kind, *_ in duckdb.sql(f"DESCRIBE SELECT * FROM {table}").fetchall()
+    }
     expected = dict.fromkeys(TEXTS, "VARCHAR") | dict.fromkeys(AMOUNTS, "DECIMAL(18,9)")
-    expected |= {"call_time": "TIMESTAMP WITH TIME ZONE", "source_day": "DATE", "dt": "DATE", "duration_seconds": "INTEGER"}
+    expected |= {
+        "call_time": "TIMESTAMP WITH TIME ZONE",
+        "source_day": "DATE",
+        "dt": "DATE",
+        "duration_seconds": "INTEGER",
+    }
     check_types("DuckDB", types, expected)
-    moved = duckdb.sql(f"SELECT count(*) FROM {table} WHERE dt <> source_day OR call_time::DATE <> dt").fetchall()
+    moved = duckdb.sql(
+        f"SELECT count(*) FROM {table} WHERE dt <> source_day OR call_time::DATE <> dt"
+    ).fetchall()
     assert moved == [(0,)], moved
-    return duckdb.sql(f"SELECT count(*), {', '.join(f'sum({name})' for name in SUMS)} FROM {table}").fetchall()[0]
+    return duckdb.sql(
+        f"SELECT count(*), {', '.join(f'sum({name})' for name in SUMS)} FROM {table}"
+    ).fetchall()[0]
 
 
 def with_pyarrow(lake):
     table = pyarrow.dataset.dataset(lake / "cdrs", partitioning="hive").to_table()
     types = {field.name: field.type for field in table.schema}
-    expected = dict.fromkeys(TEXTS, pyarrow.string()) | dict.fromkeys(AMOUNTS, pyarrow.decimal128(18, 9))
-    expected |= {"call_time": pyarrow.timestamp("us", "UTC"), "source_day": pyarrow.date32(), "duration_seconds": pyarrow.int32()}
+    expected = dict.fromkeys(TEXTS, pyarrow.string()) | dict.fromkeys(
+        AMOUNTS, pyarrow.decimal128(18, 9)
+    )
+    expected |= {
+        "call_time": pyarrow.timestamp("us", "UTC"),
+        "source_day": pyarrow.date32(),
+        "duration_seconds": pyarrow.int32(),
+    }
     check_types("pyarrow", types, expected)
     return (table.num_rows, *(pyarrow.compute.sum(table[name]).as_py() for name in SUMS))
 
@@ -62,9 +85,16 @@ def with_pyarrow(lake):
 def with_polars(lake):
     frame = polars.read_parquet(lake / "cdrs")
     expected = dict.fromkeys(TEXTS, polars.String) | dict.fromkeys(AMOUNTS, polars.Decimal(18, 9))
-    expected |= {"call_time": polars.Datetime("us", "UTC"), "source_day": polars.Date, "dt": polars.Date, "duration_seconds": polars.Int32}
+    expected |= {
+        "call_time": polars.Datetime("us", "UTC"),
+        "source_day": polars.Date,
+        "dt": polars.Date,
+        "duration_seconds": polars.Int32,
+    }
     check_types("Polars", dict(frame.schema), expected)
-    assert frame["call_time"].min().tzinfo is not None and isinstance(frame["dt"].min(), datetime.date)
+    assert frame["call_time"].min().tzinfo is not None and isinstance(
+        frame["dt"].min(), datetime.date
+    )
     return (frame.height, *(frame[name].sum() for name in SUMS))
 
 

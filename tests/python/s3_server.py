@@ -1,7 +1,7 @@
 """An S3 server in memory: s3_server.py PORT
 
-moto, on a single thread: its conditional writes are then linearizable, which the tests of runs at once
-rely on.
+moto on a single thread, so that conditional writes are linearizable. Tests of concurrent runs rely
+on that.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Pages through the simulated API with the provider's own SDK.
 
-Evidence that the stand-in is faithful: what the SDK's typed models accept, field by field, and
-what its pagination adds up to, is what the stream holds.
+Shows that the simulator is faithful: the SDK's typed models accept every field, and its pages hold
+the same calls as the stream.
 
 Usage: sdk.py path/to/cdrlake
 """
@@ -20,7 +20,7 @@ DAY = datetime.date(2026, 10, 1)
 
 
 def client_for(url):
-    # The SDK names its environments; the simulator is one more.
+    # Newer versions of the SDK take an environment instead of a URL.
     try:
         return wavix.Wavix(token=KEY, base_url=url)
     except TypeError:
@@ -29,7 +29,9 @@ def client_for(url):
 
 def stream(url, direction):
     query = f"from={DAY}&to={DAY}&type={direction}&disposition=all"
-    request = urllib.request.Request(f"{url}/v1/cdrs/all?{query}", headers={"Authorization": f"Bearer {KEY}"})
+    request = urllib.request.Request(
+        f"{url}/v1/cdrs/all?{query}", headers={"Authorization": f"Bearer {KEY}"}
+    )
     with urllib.request.urlopen(request) as response:
         return [json.loads(line) for line in response]
 
@@ -40,22 +42,44 @@ def check(url):
         expected = stream(url, direction)
         items, page = [], 1
         while True:
-            answer = client.cdrs.list(from_=DAY, to=DAY, type=direction, disposition="all", page=page, per_page=50)
+            answer = client.cdrs.list(
+                from_=DAY, to=DAY, type=direction, disposition="all", page=page, per_page=50
+            )
             assert answer.pagination.current_page == page, answer.pagination
             items.extend(answer.items)
             if page >= answer.pagination.total_pages:
                 break
             page += 1
-        assert answer.pagination.total == len(items) == len(expected), (answer.pagination, len(items), len(expected))
+        assert answer.pagination.total == len(items) == len(expected), (
+            answer.pagination,
+            len(items),
+            len(expected),
+        )
         for item, record in zip(items, expected, strict=True):
             assert item.call_id == record["call_id"] and item.uuid_ == record["uuid"]
             assert item.date == datetime.datetime.fromisoformat(record["date"])
-            assert (item.from_, item.to, item.destination) == (record["from"], record["to"], record["destination"])
-            assert (item.charge, item.per_minute, item.duration) == (record["charge"], record["per_minute"], record["duration"])
-            assert (item.sip_trunk, item.forward_fee) == (record.get("sip_trunk"), record.get("forward_fee"))
-            assert (item.parent_call_id, item.answered_by) == (record["parent_call_id"], record["answered_by"])
+            assert (item.from_, item.to, item.destination) == (
+                record["from"],
+                record["to"],
+                record["destination"],
+            )
+            assert (item.charge, item.per_minute, item.duration) == (
+                record["charge"],
+                record["per_minute"],
+                record["duration"],
+            )
+            assert (item.sip_trunk, item.forward_fee) == (
+                record.get("sip_trunk"),
+                record.get("forward_fee"),
+            )
+            assert (item.parent_call_id, item.answered_by) == (
+                record["parent_call_id"],
+                record["answered_by"],
+            )
         answered = client.cdrs.list(from_=DAY, to=DAY, type=direction)
-        assert len(answered.items) == 25 and all(item.disposition == "answered" for item in answered.items)
+        assert len(answered.items) == 25 and all(
+            item.disposition == "answered" for item in answered.items
+        )
         print(f"{direction}: the SDK read {len(items)} calls in {page} pages")
     try:
         wavix.Wavix(token="wrong", base_url=url).cdrs.list(from_=DAY, to=DAY, type="placed")

@@ -1,9 +1,11 @@
-"""Every value that is hard to read, through every engine that can be had here.
+"""Reads edge values of every column with every available engine.
 
-Serves records with edge values, lets the program fill a lake with them, and reads it with DuckDB, pyarrow, Polars,
-fastparquet, chdb (ClickHouse), DataFusion and Spark: types, partition column, every value, and the sums of the ledger.
-What `cdrlake ddl` prints for DuckDB, ClickHouse and Spark is executed as printed, a day is replaced and loaded again,
-and a file with a column more is read beside the others. What it prints for the others is parsed in their dialect.
+Serves records with edge values, fills a lake with them, and reads it with DuckDB, pyarrow, Polars,
+fastparquet, chdb (ClickHouse), DataFusion and Spark. Compares types, partition column, every value,
+and the sums of the ledger. Executes the statements of `cdrlake ddl` for DuckDB, ClickHouse and
+Spark, replaces a day and loads it again, and reads a file with one more
+column beside the others.
+Parses the statements for the other warehouses in their dialects.
 
 Usage: warehouses.py path/to/cdrlake
 """
@@ -23,7 +25,7 @@ import time
 import urllib.parse
 from decimal import Decimal
 
-# Spark and Python show times in the zone of the machine.
+# Spark and Python print times in the machine's zone.
 os.environ["TZ"] = "UTC"
 time.tzset()
 
@@ -40,60 +42,213 @@ import sqlglot
 
 UTC = datetime.timezone.utc
 FIRST, SECOND, EMPTY = "2026-10-01", "2026-10-02", "2026-10-03"
-# The oldest day that there may be.
+# The earliest day that cdrlake accepts.
 OLD = "2000-01-01"
 
-# Each record, and the columns that must come of it.
+# Records with edge values.
 CALLS = [
-    (FIRST, "placed", {
-        "uuid": "plain", "date": "2026-10-01T00:00:00.000Z", "from": "13524815863", "to": "12565378257", "duration": 26,
-        "charge": "0.0059", "per_minute": "0.0059", "forward_fee": "0.0", "destination": "My trunk", "disposition": "answered",
-    }),
-    (FIRST, "placed", {  # every text empty, an amount with nine decimals, a fee below zero
-        "uuid": "", "parent_uuid": "", "date": "2026-10-01T23:59:59.999999Z", "from": "", "to": "", "duration": 0,
-        "charge": "0.123456789", "per_minute": "0.000000001", "forward_fee": "-0.000000001", "destination": "",
-        "disposition": "", "sip_trunk": "", "answered_by": "",
-    }),
-    (FIRST, "placed", {  # nothing but what must be there
-        "uuid": "null", "date": "2026-10-01T12:00:00Z", "from": None, "to": None, "duration": None, "charge": None,
-        "destination": None, "disposition": None, "sip_trunk": None, "answered_by": None,
-    }),
-    (FIRST, "received", {  # the largest amounts
-        "uuid": "large", "date": "2026-10-01T12:00:00.5Z", "from": "1", "to": "2", "duration": 2147483647,
-        "charge": "999999999.999999999", "per_minute": "-999999999.999999999", "forward_fee": "1",
-        "destination": "x" * 5000, "disposition": "answered",
-    }),
-    (FIRST, "received", {  # other scripts, what SQL and JSON quote, a character beyond the first 65,536
-        "uuid": "naïve-Ω-電話-🕿", "date": "2026-10-01T12:00:01Z", "from": "+٤٩١٧٠١٢٣٤٥٦", "to": "sip:jürgen@example.com",
-        "duration": 1, "charge": "1e-9", "destination": "it's \"quoted\" \\ and\ttabbed\nand broken", "disposition": "busy",
-        "z": {"ключ": ["值", None, 1.50, True]}, "a": "🕿",
-    }),
-    (FIRST, "received", {"uuid": "before-1970", "date": "1969-12-31T23:59:59.000001Z", "from": "1", "to": "2", "duration": 1, "charge": "1"}),
-    (FIRST, "received", {"uuid": "after-2100", "date": "2100-02-28T23:59:59.999999Z", "from": "1", "to": "2", "duration": 1, "charge": "2"}),
-    (SECOND, "placed", {"uuid": "one", "date": "2026-10-02T01:02:03.004005Z", "from": "1", "to": "2", "duration": 3, "charge": "-1.5"}),
-    (SECOND, "placed", {"uuid": "before-1970", "date": "1969-12-31T00:00:00Z", "from": "1", "to": "2", "duration": 4, "charge": "0.1"}),
-    (OLD, "received", {"uuid": "old", "date": "2000-01-01T00:00:00Z", "from": "1", "to": "2", "duration": 4, "charge": "0.1"}),
+    (
+        FIRST,
+        "placed",
+        {
+            "uuid": "plain",
+            "date": "2026-10-01T00:00:00.000Z",
+            "from": "13524815863",
+            "to": "12565378257",
+            "duration": 26,
+            "charge": "0.0059",
+            "per_minute": "0.0059",
+            "forward_fee": "0.0",
+            "destination": "My trunk",
+            "disposition": "answered",
+        },
+    ),
+    (
+        FIRST,
+        "placed",
+        {  # every text empty, an amount with nine decimals, a fee below zero
+            "uuid": "",
+            "parent_uuid": "",
+            "date": "2026-10-01T23:59:59.999999Z",
+            "from": "",
+            "to": "",
+            "duration": 0,
+            "charge": "0.123456789",
+            "per_minute": "0.000000001",
+            "forward_fee": "-0.000000001",
+            "destination": "",
+            "disposition": "",
+            "sip_trunk": "",
+            "answered_by": "",
+        },
+    ),
+    (
+        FIRST,
+        "placed",
+        {  # nothing but what must be there
+            "uuid": "null",
+            "date": "2026-10-01T12:00:00Z",
+            "from": None,
+            "to": None,
+            "duration": None,
+            "charge": None,
+            "destination": None,
+            "disposition": None,
+            "sip_trunk": None,
+            "answered_by": None,
+        },
+    ),
+    (
+        FIRST,
+        "received",
+        {  # the largest amounts
+            "uuid": "large",
+            "date": "2026-10-01T12:00:00.5Z",
+            "from": "1",
+            "to": "2",
+            "duration": 2147483647,
+            "charge": "999999999.999999999",
+            "per_minute": "-999999999.999999999",
+            "forward_fee": "1",
+            "destination": "x" * 5000,
+            "disposition": "answered",
+        },
+    ),
+    (
+        FIRST,
+        "received",
+        {  # other scripts, what SQL and JSON quote, a character beyond the first 65,536
+            "uuid": "naïve-Ω-電話-🕿",
+            "date": "2026-10-01T12:00:01Z",
+            "from": "+٤٩١٧٠١٢٣٤٥٦",
+            "to": "sip:jürgen@example.com",
+            "duration": 1,
+            "charge": "1e-9",
+            "destination": 'it\'s "quoted" \\ and\ttabbed\nand broken',
+            "disposition": "busy",
+            "z": {"ключ": ["值", None, 1.50, True]},
+            "a": "🕿",
+        },
+    ),
+    (
+        FIRST,
+        "received",
+        {
+            "uuid": "before-1970",
+            "date": "1969-12-31T23:59:59.000001Z",
+            "from": "1",
+            "to": "2",
+            "duration": 1,
+            "charge": "1",
+        },
+    ),
+    (
+        FIRST,
+        "received",
+        {
+            "uuid": "after-2100",
+            "date": "2100-02-28T23:59:59.999999Z",
+            "from": "1",
+            "to": "2",
+            "duration": 1,
+            "charge": "2",
+        },
+    ),
+    (
+        SECOND,
+        "placed",
+        {
+            "uuid": "one",
+            "date": "2026-10-02T01:02:03.004005Z",
+            "from": "1",
+            "to": "2",
+            "duration": 3,
+            "charge": "-1.5",
+        },
+    ),
+    (
+        SECOND,
+        "placed",
+        {
+            "uuid": "before-1970",
+            "date": "1969-12-31T00:00:00Z",
+            "from": "1",
+            "to": "2",
+            "duration": 4,
+            "charge": "0.1",
+        },
+    ),
+    (
+        OLD,
+        "received",
+        {
+            "uuid": "old",
+            "date": "2000-01-01T00:00:00Z",
+            "from": "1",
+            "to": "2",
+            "duration": 4,
+            "charge": "0.1",
+        },
+    ),
 ]
 
-TEXTS = "call_id parent_call_id direction from_number to_number disposition destination sip_trunk answered_by extra".split()
+TEXTS = (
+    "call_id parent_call_id direction from_number to_number disposition destination sip_trunk "
+    "answered_by extra"
+).split()
 AMOUNTS = ["per_minute_usd", "charge_usd", "forward_fee_usd"]
 COLUMNS = [
-    "call_id", "parent_call_id", "direction", "source_day", "call_time", "from_number", "to_number", "disposition",
-    "destination", "sip_trunk", "answered_by", "duration_seconds", "per_minute_usd", "charge_usd", "forward_fee_usd", "extra",
+    "call_id",
+    "parent_call_id",
+    "direction",
+    "source_day",
+    "call_time",
+    "from_number",
+    "to_number",
+    "disposition",
+    "destination",
+    "sip_trunk",
+    "answered_by",
+    "duration_seconds",
+    "per_minute_usd",
+    "charge_usd",
+    "forward_fee_usd",
+    "extra",
 ]
 
 
 def row_of(day, direction, record):
-    """What the record must become, made without the program."""
-    amount = lambda name: None if record.get(name) is None else Decimal(record[name]).quantize(Decimal("1e-9"))
-    known = "uuid parent_uuid date from to duration charge per_minute forward_fee destination disposition sip_trunk answered_by"
+    """The expected row of a record, computed without cdrlake."""
+    amount = lambda name: (
+        None if record.get(name) is None else Decimal(record[name]).quantize(Decimal("1e-9"))
+    )
+    known = (
+        "uuid parent_uuid date from to duration charge per_minute forward_fee destination "
+        "disposition sip_trunk answered_by"
+    )
     extra = {name: record[name] for name in sorted(record) if name not in known.split()}
-    text = json.dumps(extra, ensure_ascii=False, separators=(",", ":")).replace("1.5,", "1.50,") if extra else None
+    text = (
+        json.dumps(extra, ensure_ascii=False, separators=(",", ":")).replace("1.5,", "1.50,")
+        if extra
+        else None
+    )
     return (
-        record["uuid"], record.get("parent_uuid"), direction, datetime.date.fromisoformat(day),
-        datetime.datetime.fromisoformat(record["date"]), record["from"], record["to"], record.get("disposition"),
-        record.get("destination"), record.get("sip_trunk"), record.get("answered_by"), record["duration"],
-        amount("per_minute"), amount("charge"), amount("forward_fee"), text,
+        record["uuid"],
+        record.get("parent_uuid"),
+        direction,
+        datetime.date.fromisoformat(day),
+        datetime.datetime.fromisoformat(record["date"]),
+        record["from"],
+        record["to"],
+        record.get("disposition"),
+        record.get("destination"),
+        record.get("sip_trunk"),
+        record.get("answered_by"),
+        record["duration"],
+        amount("per_minute"),
+        amount("charge"),
+        amount("forward_fee"),
+        text,
     )
 
 
@@ -108,14 +263,34 @@ class Source(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
-        records = [record for day, direction, record in self.calls if (day, direction) == (query["from"], query["type"])]
+        records = [
+            record
+            for day, direction, record in self.calls
+            if (day, direction) == (query["from"], query["type"])
+        ]
         if url.path.endswith("/all"):
-            body = "".join(json.dumps(record, ensure_ascii=False).replace("1.5,", "1.50,") + "\n" for record in records)
+            body = "".join(
+                json.dumps(record, ensure_ascii=False).replace("1.5,", "1.50,") + "\n"
+                for record in records
+            )
         else:
-            body = json.dumps({"items": [], "pagination": {"total": len(records), "total_pages": 1, "current_page": 1, "per_page": 25}})
+            body = json.dumps(
+                {
+                    "items": [],
+                    "pagination": {
+                        "total": len(records),
+                        "total_pages": 1,
+                        "current_page": 1,
+                        "per_page": 25,
+                    },
+                }
+            )
         body = body.encode()
         self.send_response(200)
-        self.send_header("Content-Type", "application/x-ndjson" if url.path.endswith("/all") else "application/json")
+        self.send_header(
+            "Content-Type",
+            "application/x-ndjson" if url.path.endswith("/all") else "application/json",
+        )
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)
@@ -125,17 +300,25 @@ class Source(http.server.BaseHTTPRequestHandler):
 
 
 class Lake:
-    """A lake of the program's making."""
+    """A lake filled by cdrlake."""
 
     def __init__(self, program, path, source):
         self.program, self.path = program, path
         self.environment = os.environ | {
-            "WAVIX_API_KEY": "edge", "CDRLAKE_SOURCE_API_KEY_ENV": "WAVIX_API_KEY", "CDRLAKE_SOURCE_URL": source,
+            "WAVIX_API_KEY": "edge",
+            "CDRLAKE_SOURCE_API_KEY_ENV": "WAVIX_API_KEY",
+            "CDRLAKE_SOURCE_URL": source,
             "CDRLAKE_LAKE_URL": str(path),
         }
 
     def call(self, *arguments):
-        answer = subprocess.run([self.program, *arguments], env=self.environment, cwd="/", stdout=subprocess.PIPE, text=True)
+        answer = subprocess.run(
+            [self.program, *arguments],
+            env=self.environment,
+            cwd="/",
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert answer.returncode == 0, (arguments, answer.returncode)
         return answer.stdout
 
@@ -149,15 +332,17 @@ class Lake:
 
 
 def statements(sql):
-    """Statements one by one. No text in them holds a semicolon at the end of a line."""
+    """Splits SQL into statements. No text in them has a semicolon at the end of a line."""
     lines = "\n".join(line for line in sql.splitlines() if not line.startswith("--"))
-    # Snowflake's block is one statement; what is parsed is within.
-    lines = lines.replace("EXECUTE IMMEDIATE $$\nBEGIN\n", "").replace("EXCEPTION\n    WHEN OTHER THEN\n        ROLLBACK;\n        RAISE;\nEND;\n$$;", "")
+    # Snowflake's block is one statement: parse the statements within.
+    lines = lines.replace("EXECUTE IMMEDIATE $$\nBEGIN\n", "").replace(
+        "EXCEPTION\n    WHEN OTHER THEN\n        ROLLBACK;\n        RAISE;\nEND;\n$$;", ""
+    )
     return [statement for statement in lines.split(";\n") if statement.strip()]
 
 
 def compare(engine, rows, days):
-    """Every value, and the partition of every row."""
+    """Compares every value and the partition of every row."""
     expected = in_order(row_of(*call) for call in Source.calls)
     found = in_order(rows)
     assert len(found) == len(expected), f"{engine}: {len(found)} rows, {len(expected)} were served"
@@ -175,12 +360,18 @@ def types_of(schema):
 
 def check_arrow_types(engine, schema):
     types = types_of(schema)
-    is_text = lambda kind: pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind) or kind == pyarrow.string_view()
+    is_text = lambda kind: (
+        pyarrow.types.is_string(kind)
+        or pyarrow.types.is_large_string(kind)
+        or kind == pyarrow.string_view()
+    )
     for name in TEXTS:
         assert is_text(types[name]), f"{engine}: {name} is {types[name]}"
     for name in AMOUNTS:
         assert types[name] == pyarrow.decimal128(18, 9), f"{engine}: {name} is {types[name]}"
-    assert types["call_time"].unit == "us" and types["call_time"].tz in ("UTC", "+00:00"), f"{engine}: {types['call_time']}"
+    assert types["call_time"].unit == "us" and types["call_time"].tz in ("UTC", "+00:00"), (
+        f"{engine}: {types['call_time']}"
+    )
     assert types["source_day"] == pyarrow.date32(), f"{engine}: {types['source_day']}"
     assert types["duration_seconds"] == pyarrow.int32(), f"{engine}: {types['duration_seconds']}"
 
@@ -188,9 +379,22 @@ def check_arrow_types(engine, schema):
 def from_arrow(engine, table, has_dt=True):
     check_arrow_types(engine, table.schema)
     rows = [tuple(row[name] for name in COLUMNS) for row in table.select(COLUMNS).to_pylist()]
-    rows = [tuple(value.astimezone(UTC) if isinstance(value, datetime.datetime) else value for value in row) for row in rows]
+    rows = [
+        tuple(
+            value.astimezone(UTC) if isinstance(value, datetime.datetime) else value
+            for value in row
+        )
+        for row in rows
+    ]
     days = table["dt" if has_dt else "source_day"].to_pylist()
-    compare(engine, rows, [day if isinstance(day, datetime.date) else datetime.date.fromisoformat(day) for day in days])
+    compare(
+        engine,
+        rows,
+        [
+            day if isinstance(day, datetime.date) else datetime.date.fromisoformat(day)
+            for day in days
+        ],
+    )
 
 
 def check_verdict(engine, row):
@@ -204,34 +408,53 @@ def with_duckdb(lake):
     connection.execute(lake.ddl("duckdb", "--load", "--changed-by", "last"))
     from_arrow("DuckDB", connection.sql("SELECT * FROM cdrs").to_arrow_table())
     check_verdict("DuckDB", connection.execute(lake.ddl("duckdb", "--check")).fetchall()[0])
-    comments = connection.sql("SELECT comment FROM duckdb_columns() WHERE table_name = 'cdrs' AND column_name <> 'added_later'").fetchall()
+    comments = connection.sql(
+        "SELECT comment FROM duckdb_columns() "
+        "WHERE table_name = 'cdrs' AND column_name <> 'added_later'"
+    ).fetchall()
     assert len(comments) == len(COLUMNS) + 1 and all(comment for (comment,) in comments), comments
 
 
 def with_pyarrow(lake):
-    partitioning = pyarrow.dataset.partitioning(pyarrow.schema([("dt", pyarrow.date32())]), flavor="hive")
-    from_arrow("pyarrow", pyarrow.dataset.dataset(lake.path / "cdrs", partitioning=partitioning).to_table())
+    partitioning = pyarrow.dataset.partitioning(
+        pyarrow.schema([("dt", pyarrow.date32())]), flavor="hive"
+    )
+    from_arrow(
+        "pyarrow", pyarrow.dataset.dataset(lake.path / "cdrs", partitioning=partitioning).to_table()
+    )
 
 
 def with_polars(lake):
     frame = polars.read_parquet(lake.path / "cdrs")
-    assert frame.schema["call_time"] == polars.Datetime("us", "UTC") and frame.schema["charge_usd"] == polars.Decimal(18, 9)
+    assert frame.schema["call_time"] == polars.Datetime("us", "UTC") and frame.schema[
+        "charge_usd"
+    ] == polars.Decimal(18, 9)
     from_arrow("Polars", frame.to_arrow())
 
 
 def with_fastparquet(lake):
-    """Its decimals are floats, and its times lose the zone, which is UTC."""
-    frame = fastparquet.ParquetFile([str(path) for path in sorted(lake.path.glob("cdrs/*/*.parquet"))]).to_pandas()
+    """fastparquet reads decimals as floats, and times without their zone (UTC)."""
+    frame = fastparquet.ParquetFile(
+        [str(path) for path in sorted(lake.path.glob("cdrs/*/*.parquet"))]
+    ).to_pandas()
     expected = in_order(row_of(*call) for call in Source.calls)
     clean = lambda value: None if value is None or value != value else value
     found = in_order(
-        (*(clean(row[name]) for name in COLUMNS[:3]), row["source_day"].date(), row["call_time"].to_pydatetime().replace(tzinfo=UTC),
-         *(clean(row[name]) for name in COLUMNS[5:]))
+        (
+            *(clean(row[name]) for name in COLUMNS[:3]),
+            row["source_day"].date(),
+            row["call_time"].to_pydatetime().replace(tzinfo=UTC),
+            *(clean(row[name]) for name in COLUMNS[5:]),
+        )
         for row in frame.to_dict("records")
     )
     for mine, theirs in zip(expected, found, strict=True):
         for name, value, read in zip(COLUMNS, mine, theirs, strict=True):
-            same = math.isclose(value, read, rel_tol=1e-15) if isinstance(value, Decimal) else value == read
+            same = (
+                math.isclose(value, read, rel_tol=1e-15)
+                if isinstance(value, Decimal)
+                else value == read
+            )
             assert same, f"fastparquet: {name} of {mine[0]!r} is {read!r}, not {value!r}"
     days = sorted(str(day)[:10] for day in frame["dt"])
     assert days == sorted(day for day, *_ in Source.calls), f"fastparquet: dt is {days}"
@@ -243,19 +466,37 @@ def with_clickhouse(lake):
         session = chdb.session.Session(folder)
         for statement in statements(lake.ddl("clickhouse")):
             session.query(statement)
-        # Twice: running it again changes nothing.
+        # Twice: the second load changes nothing.
         for statement in 2 * statements(lake.ddl("clickhouse", "--load")):
             session.query(statement)
-        read = lambda: pyarrow.ipc.open_file(pyarrow.BufferReader(session.query("SELECT * FROM cdrs", "Arrow").bytes())).read_all()
+        read = lambda: pyarrow.ipc.open_file(
+            pyarrow.BufferReader(session.query("SELECT * FROM cdrs", "Arrow").bytes())
+        ).read_all()
         from_arrow("ClickHouse", read(), has_dt=False)
-        check_verdict("ClickHouse", json.loads(session.query(statements(lake.ddl("clickhouse", "--check"))[0], "JSONCompact").bytes())["data"][0])
-        # The files themselves.
+        check_verdict(
+            "ClickHouse",
+            json.loads(
+                session.query(
+                    statements(lake.ddl("clickhouse", "--check"))[0], "JSONCompact"
+                ).bytes()
+            )["data"][0],
+        )
+        # The files, without a table.
         files = f"file('{lake.path}/cdrs/dt=*/*.parquet', Parquet)"
-        days = session.query(f"SELECT toDate32(dt) FROM {files} ORDER BY dt SETTINGS use_hive_partitioning = 1", "CSV").bytes().decode()
+        days = (
+            session.query(
+                f"SELECT toDate32(dt) FROM {files} ORDER BY dt SETTINGS use_hive_partitioning = 1",
+                "CSV",
+            )
+            .bytes()
+            .decode()
+        )
         assert days.replace('"', "").split() == sorted(day for day, *_ in Source.calls), days
 
         def load_changed(engine):
-            for statement in 2 * statements(lake.ddl("clickhouse", "--load", "--changed-by", "last")):
+            for statement in 2 * statements(
+                lake.ddl("clickhouse", "--load", "--changed-by", "last")
+            ):
                 session.query(statement)
             from_arrow(engine, read(), has_dt=False)
 
@@ -267,7 +508,9 @@ def with_clickhouse(lake):
 
 def with_datafusion(lake):
     context = datafusion.SessionContext()
-    context.register_parquet("cdrs", str(lake.path / "cdrs") + "/", table_partition_cols=[("dt", pyarrow.date32())])
+    context.register_parquet(
+        "cdrs", str(lake.path / "cdrs") + "/", table_partition_cols=[("dt", pyarrow.date32())]
+    )
     from_arrow("DataFusion", context.sql("SELECT * FROM cdrs").to_arrow_table())
 
 
@@ -275,27 +518,51 @@ def with_spark(lake):
     with tempfile.TemporaryDirectory() as folder:
         session = (
             pyspark.sql.SparkSession.builder.master("local[1]")
-            .config("spark.sql.session.timeZone", "UTC").config("spark.ui.enabled", "false")
-            .config("spark.driver.memory", "1g").config("spark.driver.bindAddress", "127.0.0.1").config("spark.driver.host", "127.0.0.1")
+            .config("spark.sql.session.timeZone", "UTC")
+            .config("spark.ui.enabled", "false")
+            .config("spark.driver.memory", "1g")
+            .config("spark.driver.bindAddress", "127.0.0.1")
+            .config("spark.driver.host", "127.0.0.1")
             .config("spark.sql.warehouse.dir", f"{folder}/warehouse")
-            .config("spark.driver.extraJavaOptions", f"-Dderby.stream.error.file={folder}/derby.log")
-            .config("spark.hadoop.javax.jdo.option.ConnectionURL", f"jdbc:derby:;databaseName={folder}/metastore;create=true")
-            .enableHiveSupport().getOrCreate()
+            .config(
+                "spark.driver.extraJavaOptions", f"-Dderby.stream.error.file={folder}/derby.log"
+            )
+            .config(
+                "spark.hadoop.javax.jdo.option.ConnectionURL",
+                f"jdbc:derby:;databaseName={folder}/metastore;create=true",
+            )
+            .enableHiveSupport()
+            .getOrCreate()
         )
         session.sparkContext.setLogLevel("ERROR")
         for statement in statements(lake.ddl("spark")):
             session.sql(statement)
-        types = {field.name: field.dataType.simpleString() for field in session.table("cdrs").schema}
+        types = {
+            field.name: field.dataType.simpleString() for field in session.table("cdrs").schema
+        }
         wanted = dict.fromkeys(TEXTS, "string") | dict.fromkeys(AMOUNTS, "decimal(18,9)")
-        wanted |= {"call_time": "timestamp", "source_day": "date", "dt": "date", "duration_seconds": "int"}
+        wanted |= {
+            "call_time": "timestamp",
+            "source_day": "date",
+            "dt": "date",
+            "duration_seconds": "int",
+        }
         assert types == wanted, types
 
         def check(engine):
             rows = session.table("cdrs").collect()
             named = [tuple(row[name] for name in COLUMNS) for row in rows]
-            named = [tuple(value.replace(tzinfo=UTC) if isinstance(value, datetime.datetime) else value for value in row) for row in named]
+            named = [
+                tuple(
+                    value.replace(tzinfo=UTC) if isinstance(value, datetime.datetime) else value
+                    for value in row
+                )
+                for row in named
+            ]
             compare(engine, named, [row["dt"] for row in rows])
-            check_verdict(engine, session.sql(statements(lake.ddl("spark", "--check"))[0]).collect()[0])
+            check_verdict(
+                engine, session.sql(statements(lake.ddl("spark", "--check"))[0]).collect()[0]
+            )
 
         def load_changed(engine):
             for statement in statements(lake.ddl("spark", "--load", "--changed-by", "last")):
@@ -310,7 +577,7 @@ def with_spark(lake):
 
 
 class changed_day:
-    """While it lasts, the provider has other calls of the second day, and one of the day that had none."""
+    """Meanwhile, the provider has other calls on the second day, and one on the empty day."""
 
     def __init__(self, lake):
         self.lake = lake
@@ -327,31 +594,49 @@ class changed_day:
         self.fetch()
 
     def fetch(self):
-        report = json.loads(self.lake.call("run", "--from", SECOND, "--to", EMPTY, "--refresh", "--allow-shrink", "--format", "json"))
+        report = json.loads(
+            self.lake.call(
+                "run",
+                "--from",
+                SECOND,
+                "--to",
+                EMPTY,
+                "--refresh",
+                "--allow-shrink",
+                "--format",
+                "json",
+            )
+        )
         assert report["partitions_changed"] == [SECOND, EMPTY], report["partitions_changed"]
 
 
 def with_a_column_more(lake):
-    """A later version adds columns at the end: readers must take files of both, in either order."""
+    """A later version adds columns at the end. Readers must accept both files, in any order."""
     for day in [FIRST, SECOND]:
         path = next(lake.path.glob(f"cdrs/dt={day}/placed-*.parquet"))
         before = path.read_bytes()
         table = pyarrow.parquet.read_table(path, partitioning=None)
-        pyarrow.parquet.write_table(table.append_column("added_later", pyarrow.array(["new"] * table.num_rows)), path)
+        pyarrow.parquet.write_table(
+            table.append_column("added_later", pyarrow.array(["new"] * table.num_rows)), path
+        )
         for reader in [with_duckdb, with_pyarrow, with_datafusion]:
             reader(lake)
-        frame = polars.scan_parquet(lake.path / "cdrs", missing_columns="insert", extra_columns="ignore").collect()
+        frame = polars.scan_parquet(
+            lake.path / "cdrs", missing_columns="insert", extra_columns="ignore"
+        ).collect()
         from_arrow("Polars", frame.to_arrow())
         path.write_bytes(before)
 
 
-# What the parser does not know at all.
+# Statements that the parser does not support.
 UNPARSED = ("LOAD DATA INTO", "CALL ", "MSCK REPAIR")
-DIALECTS = "snowflake bigquery redshift athena databricks spark trino clickhouse duckdb postgres".split()
+DIALECTS = (
+    "snowflake bigquery redshift athena databricks spark trino clickhouse duckdb postgres".split()
+)
 
 
 def parse_all(lake):
-    """Whether each dialect takes what is printed for it, as far as a parser of all of them knows."""
+    """Parses the statements for each warehouse in its dialect."""
     logging.getLogger("sqlglot").setLevel(logging.ERROR)  # of what it takes without looking inside
     for target in DIALECTS:
         place = "gs://bucket/lake" if target == "bigquery" else "s3://bucket/lake"
@@ -361,8 +646,12 @@ def parse_all(lake):
                 if statement.startswith(UNPARSED):
                     continue
                 try:
-                    parsed = sqlglot.parse_one(statement, dialect=target, error_level=sqlglot.ErrorLevel.RAISE)
-                    assert not isinstance(parsed, sqlglot.exp.Command), f"{target}: not looked into: {statement}"
+                    parsed = sqlglot.parse_one(
+                        statement, dialect=target, error_level=sqlglot.ErrorLevel.RAISE
+                    )
+                    assert not isinstance(parsed, sqlglot.exp.Command), (
+                        f"{target}: not looked into: {statement}"
+                    )
                 except sqlglot.errors.ParseError as error:
                     raise AssertionError(f"{target}: {error}\n{statement}") from None
     print(f"parsed for {', '.join(DIALECTS)}")
@@ -373,10 +662,20 @@ def main():
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Source)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with tempfile.TemporaryDirectory() as folder:
-        lake = Lake(program, pathlib.Path(folder) / "lake", f"http://127.0.0.1:{server.server_port}")
+        lake = Lake(
+            program, pathlib.Path(folder) / "lake", f"http://127.0.0.1:{server.server_port}"
+        )
         lake.fill()
         parse_all(lake)
-        for reader in [with_duckdb, with_pyarrow, with_polars, with_fastparquet, with_datafusion, with_clickhouse, with_spark]:
+        for reader in [
+            with_duckdb,
+            with_pyarrow,
+            with_polars,
+            with_fastparquet,
+            with_datafusion,
+            with_clickhouse,
+            with_spark,
+        ]:
             reader(lake)
         with_a_column_more(lake)
         lake.call("verify")
