@@ -614,10 +614,10 @@ mod tests {
                 "X-Amz-Signature", "sig", "AppId", "KEY",
             ]),
             value in "[A-Za-z0-9_.~+/-]{8,24}",
-            behind in "(&\\PC{0,12})?",
+            after in "(&\\PC{0,12})?",
             delimiter in proptest::sample::select(vec!["?", "&", "&amp;", "#"]),
         ) {
-            let text = format!("{before}https://x.example/y{delimiter}{name}={value}{behind}");
+            let text = format!("{before}https://x.example/y{delimiter}{name}={value}{after}");
             let extra = serde_json::json!({"transcription": {"url": &text}}).to_string();
             let mut record = Record {
                 destination: Some(text.clone().into()),
@@ -634,7 +634,7 @@ mod tests {
 
             // The key of the run, without a parameter before it.
             let own = Credentials::new(Some(SecretString::from(value.clone())));
-            let text = format!("{before}{value}{behind}");
+            let text = format!("{before}{value}{after}");
             proptest::prop_assert!(!own.redact_text(&text).contains(&value));
         }
     }

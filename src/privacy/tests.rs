@@ -373,7 +373,7 @@ const BEFORE: [&str; 14] = [
     "+1 302 555 0177, ",
     "0.0270,",
 ];
-const BEHIND: [&str; 14] = [
+const AFTER: [&str; 14] = [
     "",
     " seconds",
     ", 7 seconds",
@@ -432,9 +432,9 @@ proptest::proptest! {
     fn a_number_is_hidden_by_the_same_token_in_every_context(
         (text, number) in written(),
         before in proptest::sample::select(BEFORE.to_vec()),
-        behind in proptest::sample::select(BEHIND.to_vec()),
+        after in proptest::sample::select(AFTER.to_vec()),
     ) {
-        let framed = format!("{before}{text}{behind}");
+        let framed = format!("{before}{text}{after}");
         let token = key().token(&number);
         let extra = serde_json::json!({"x": [framed]}).to_string();
         let line = format!("2026-10-01T10:00:00Z,{framed},5,0.0270");
@@ -465,7 +465,7 @@ proptest::proptest! {
         // The text after the number may equal its last digits.
         let truncated = truncated.extra.unwrap();
         let shown = truncated.trim_end_matches("\"]}");
-        let shown = shown.strip_suffix(behind).unwrap_or(shown);
+        let shown = shown.strip_suffix(after).unwrap_or(shown);
         let shown: String = shown.chars().filter_map(crate::privacy::numbers::digit_of).collect();
         proptest::prop_assert!(!shown.contains(&number), "{framed}: {shown}");
     }

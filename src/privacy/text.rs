@@ -30,7 +30,7 @@ pub(super) fn truncated_number(number: &str) -> String {
             rest = rest.get(c.len_utf8()..).unwrap_or_default();
             continue;
         }
-        let (run, behind) = rest.split_at(run);
+        let (run, after) = rest.split_at(run);
         let of_run = run.chars().count();
         let own = if of_run >= MIN_DIGITS {
             of_run - TRUNCATED_DIGITS
@@ -39,7 +39,7 @@ pub(super) fn truncated_number(number: &str) -> String {
         };
         kept.extend(run.chars().take(own.min(left)));
         left = left.saturating_sub(of_run);
-        rest = behind;
+        rest = after;
     }
     let end = kept.rfind(char::is_numeric);
     let end = end.map_or(0, |at| {
@@ -92,8 +92,8 @@ pub(super) fn is_address(value: &str) -> bool {
     let is_uri = || {
         let range = user_part(value);
         let user = value.get(range.clone()).unwrap_or_default();
-        let behind = value.get(range.end..).unwrap_or_default();
-        is_user(user) && behind.contains('@') && !behind.contains(char::is_whitespace)
+        let after = value.get(range.end..).unwrap_or_default();
+        is_user(user) && after.contains('@') && !after.contains(char::is_whitespace)
     };
     is_uri() || is_like_a_number(value)
 }

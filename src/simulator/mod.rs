@@ -493,14 +493,19 @@ impl Simulator {
     }
 
     fn draw<T>(&self, draw: impl FnOnce(&mut fastrand::Rng) -> T) -> T {
-        draw(&mut self.random.lock().expect("nobody panics while holding it"))
+        draw(
+            &mut self
+                .random
+                .lock()
+                .expect("no panic occurs while it is locked"),
+        )
     }
 
     fn count_attempt(&self, slice: Slice) -> u32 {
         let mut streamed = self
             .streamed
             .lock()
-            .expect("nobody panics while holding it");
+            .expect("no panic occurs while it is locked");
         let attempts = streamed.entry(slice).or_default();
         *attempts += 1;
         *attempts
@@ -532,7 +537,7 @@ fn generated(
             .min(MAX_PER_PAGE)
     });
     let skip = per_page.map_or(0, |per_page| (wanted.page - 1).saturating_mul(per_page));
-    // Counting with a filter generates every call, so count only if the end is to be cut off.
+    // Counting with a filter generates every call, so count only to cut off the end.
     let left = match faults.short {
         0 => u64::MAX,
         short => wanted

@@ -152,9 +152,9 @@ fn serve(server: &Server, pick: impl Fn(&DayCase) -> Content) {
 }
 
 #[derive(Debug)]
-pub(crate) struct Nobody;
+pub(crate) struct NoObserver;
 
-impl Observer for Nobody {
+impl Observer for NoObserver {
     fn slice_began(&self, _: Slice, _: u32) {}
     fn records_read(&self, _: u64) {}
     fn slice_ended(&self, _: &SliceReport) {}
@@ -168,7 +168,7 @@ fn config(url: &str) -> Config {
         ("source.requests", "1"),
         ("limits.memory", "1MiB"),
         ("parquet.row_group_bytes", "1MiB"),
-        // What is read again and again.
+        // Faster, because the files are read often.
         ("parquet.compression", "uncompressed"),
         ("source.max_attempts", "1"),
         ("quality.max_rejects", "0"),
@@ -185,7 +185,7 @@ async fn run(
     days: (&str, &str),
     refresh: bool,
 ) -> Result<RunReport, String> {
-    let ran = run_watched(store, url, days, refresh, Arc::new(Nobody)).await?;
+    let ran = run_watched(store, url, days, refresh, Arc::new(NoObserver)).await?;
     Ok(ran.report)
 }
 
@@ -438,7 +438,7 @@ fn a_refused_file_fails_its_slice_and_a_refused_table_ends_the_run() {
         let bucket = FaultBucket::new(&objects, &Faults::none()).refusing(refuses);
         let lake = bucket_lake(Arc::new(bucket), single_put_bytes, Duration::from_mins(1));
         let (lake, url) = (Arc::new(lake), server.url());
-        let ran = run_watched(lake, &url, ALL_DAYS, false, Arc::new(Nobody));
+        let ran = run_watched(lake, &url, ALL_DAYS, false, Arc::new(NoObserver));
         block_on(ran).unwrap()
     };
     for single_put_bytes in WAYS_IN {
@@ -770,11 +770,11 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
         .await
         .unwrap();
     let operation = &faults.operations()[at];
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for run in lake.runs().await.unwrap() {
         if !runs_before.contains(&run) {
             let report: RunReport = lake.run_report(&run).await.unwrap().unwrap();
-            told.extend(report.partitions_changed);
+            reported.extend(report.partitions_changed);
         }
     }
     let since = changed_since(&lake, &loaded.run).await.unwrap().unwrap();
@@ -786,7 +786,7 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
             // The next run reports a slice that was only announced.
             if entry.pending.is_none() {
                 assert!(
-                    told.contains(&slice.day),
+                    reported.contains(&slice.day),
                     "{slice} after {at}: {operation:?}"
                 );
                 assert!(
@@ -811,13 +811,13 @@ fn a_report_that_another_writer_always_overwrites_is_not_reported_as_stored() {
         &server.url(),
         day,
         false,
-        Arc::new(Nobody),
+        Arc::new(NoObserver),
     ));
     let ran = ran.unwrap();
     assert!(!ran.is_kept);
-    let said = "the run report could not be kept in the lake: others changed _cdrlake/runs/";
+    let message = "the run report could not be kept in the lake: others changed _cdrlake/runs/";
     assert!(
-        ran.report.warnings.iter().any(|one| one.contains(said)),
+        ran.report.warnings.iter().any(|one| one.contains(message)),
         "{:?}",
         ran.report.warnings
     );
@@ -904,7 +904,7 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
             .iter()
             .filter(|slice| slice.outcome == SliceOutcome::Failed)
             .collect();
-        let said = if at == "end" {
+        let message = if at == "end" {
             // The slice is committed: only the observer failed.
             assert!(failed.is_empty(), "{at}: {report:?}");
             report.warnings.join("\n")
@@ -920,8 +920,8 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
             failed[0].error.clone().unwrap()
         };
         assert!(
-            said.contains("please report it") && !said.contains("3025550101"),
-            "{said}"
+            message.contains("please report it") && !message.contains("3025550101"),
+            "{message}"
         );
         let committed = report.slices.len() - failed.len();
         assert_eq!(block_on(visible(&*store)).len(), committed, "{at}");
@@ -956,10 +956,10 @@ fn a_panic_prints_its_location_but_not_its_message() {
     let name = "protocol::a_panic_prints_its_location_but_not_its_message";
     child.args([name, "--exact", "--nocapture"]).env(PANIC, "1");
     let output = child.output().unwrap();
-    let said = String::from_utf8(output.stderr).unwrap();
+    let message = String::from_utf8(output.stderr).unwrap();
     assert!(
-        said.contains("cdrlake panicked at tests/it/protocol.rs:"),
-        "{said}"
+        message.contains("cdrlake panicked at tests/it/protocol.rs:"),
+        "{message}"
     );
-    assert!(!said.contains("3025550101"), "{said}");
+    assert!(!message.contains("3025550101"), "{message}");
 }

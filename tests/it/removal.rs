@@ -12,7 +12,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 use crate::privacy::{KEY, everything, run, run_with};
-use crate::protocol::{Nobody, findings, visible};
+use crate::protocol::{NoObserver, findings, visible};
 use crate::server::Server;
 use crate::stores::{Fault, Faults};
 use crate::support::{
@@ -682,7 +682,7 @@ impl Removed {
             source,
             vec![due],
             RunOptions::default(),
-            Arc::new(Nobody),
+            Arc::new(NoObserver),
             CancellationToken::new(),
         );
         ran.await.report

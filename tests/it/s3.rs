@@ -659,12 +659,15 @@ fn an_error_of_the_store_names_the_missing_permission_or_option() {
         return;
     };
     let (_server, workplace) = serving(&bucket, 3);
-    for (trick, which, said) in REFUSALS {
+    for (trick, which, message) in REFUSALS {
         bucket.proxy.play(trick.clone(), usize::MAX, *which);
         for command in [&["run", "--from", DAY, "--to", DAY][..], &["check"]] {
             let ran = workplace.run(command);
             let (out, err) = (&ran.stdout, &ran.stderr);
-            assert!(out.contains(said) || err.contains(said), "{said}: {ran:?}");
+            assert!(
+                out.contains(message) || err.contains(message),
+                "{message}: {ran:?}"
+            );
             assert_eq!(ran.status, 2, "{ran:?}");
         }
         assert_eq!(bucket.keys("some/lake/cdrs"), [] as [&str; 0]);
@@ -675,8 +678,8 @@ fn an_error_of_the_store_names_the_missing_permission_or_option() {
         method == "DELETE" && target.contains("uploadId=")
     });
     let checked = workplace.run(&["check"]);
-    let said = "it takes s3:AbortMultipartUpload on the objects";
-    assert!(checked.stdout.contains(said), "{checked:?}");
+    let message = "it takes s3:AbortMultipartUpload on the objects";
+    assert!(checked.stdout.contains(message), "{checked:?}");
     bucket.proxy.play_fair();
     assert_eq!(
         workplace.run_day(&[]).status,
@@ -688,7 +691,7 @@ fn an_error_of_the_store_names_the_missing_permission_or_option() {
 
 #[test]
 fn expired_credentials_or_a_deleted_bucket_end_a_run_without_loss() {
-    for (trick, said) in [
+    for (trick, message) in [
         (
             Trick::Answer(400, "ExpiredToken", "The provided token has expired."),
             "The credentials have expired",
@@ -718,7 +721,7 @@ fn expired_credentials_or_a_deleted_bucket_end_a_run_without_loss() {
                 ran.stderr.contains("error: the run was stopped: "),
                 "{ran:?}"
             );
-            assert!(ran.stderr.contains(said), "{ran:?}");
+            assert!(ran.stderr.contains(message), "{ran:?}");
             let fetched = server.requests("/v1/cdrs/all").len();
             assert!(fetched < 6, "not every slice is fetched in vain: {fetched}");
             bucket.proxy.play_fair();

@@ -248,7 +248,7 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
     ]);
     assert_eq!(ran.status, 0, "{context}: {ran:?}");
     // Some report lists every changed day.
-    let mut told = BTreeSet::new();
+    let mut reported = BTreeSet::new();
     for entry in std::fs::read_dir(lake.join("_cdrlake/runs")).unwrap() {
         let path = entry.unwrap().path();
         let was_there = workplace
@@ -256,15 +256,15 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
             .join(path.file_name().unwrap());
         if !was_there.exists() {
             let report: RunReport = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
-            told.extend(report.partitions_changed.iter().map(ToString::to_string));
+            reported.extend(report.partitions_changed.iter().map(ToString::to_string));
         }
     }
     let found = visible(lake);
     if found.get("placed") != Some(&3) || found.contains_key("received") {
-        assert!(told.contains(DAY), "{context}");
+        assert!(reported.contains(DAY), "{context}");
     }
     if !found.contains_key("emptied") {
-        assert!(told.contains(DAY_BEFORE), "{context}");
+        assert!(reported.contains(DAY_BEFORE), "{context}");
     }
     let verified = workplace.run(&["verify", "--lake", path]);
     assert_eq!(verified.status, 0, "{context}: {verified:?}");
@@ -327,12 +327,12 @@ fn the_lake_survives_a_disk_error_at_any_system_call() {
             }
             Some(1 | 2) => {
                 let is_full = calls[at].0 != "fsync" && calls[at].0 != "unlink";
-                let said = if is_full {
+                let message = if is_full {
                     "No space left on device (os error 28). Make room there and run again"
                 } else {
                     "Input/output error (os error 5)"
                 };
-                assert!(text.contains(said), "{context}");
+                assert!(text.contains(message), "{context}");
             }
             _ => panic!("{context}"),
         }

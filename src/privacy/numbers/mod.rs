@@ -155,12 +155,12 @@ fn is_uuid(text: &[u8]) -> bool {
         8 | 13 | 18 | 23 => *byte == b'-',
         _ => byte.is_ascii_hexdigit(),
     };
-    let Some((uuid, behind)) = text.split_at_checked(UUID_BYTES) else {
+    let Some((uuid, after)) = text.split_at_checked(UUID_BYTES) else {
         return false;
     };
     uuid[8] == b'-'
         && uuid.iter().enumerate().all(is_of_uuid)
-        && behind
+        && after
             .first()
             .is_none_or(|byte| byte.is_ascii() && !byte.is_ascii_alphanumeric())
 }
