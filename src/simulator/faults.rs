@@ -21,7 +21,7 @@ pub enum Fault {
     Paged,
     /// `broken=N`: every Nth line is cut in half.
     Broken(u64),
-    /// `duplicates=N`: every Nth record comes twice.
+    /// `duplicates=N`: every Nth record is sent twice.
     Duplicates(u64),
     /// `flaky=N`: one request in N, at random, fails in a random way.
     Flaky(u64),

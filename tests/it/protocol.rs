@@ -671,7 +671,7 @@ async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
         assert_eq!(
             faults,
             differing.into_iter().collect(),
-            "the ledger does not lie"
+            "the ledger matches the table"
         );
     }
     // The next run restores the other run's rows.
@@ -928,7 +928,7 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
         let kept = directory
             .path()
             .join(format!("_cdrlake/runs/{}.json", report.run));
-        assert!(kept.is_file(), "the report is kept");
+        assert!(kept.is_file(), "the report is stored");
         // The next run can lease the slice.
         let next = block_on(run(Arc::clone(&store), &url, (days[0], days[2]), false));
         let next = next.unwrap();

@@ -536,7 +536,7 @@ fn the_next_slice_is_fetched_during_an_upload() {
     // With one request at a time, the second slice is fetched while the first one's upload hangs.
     let mut is_uploading = false;
     while !is_uploading || server.requests("/v1/cdrs/all").len() < 2 {
-        assert_eq!(child.try_wait().unwrap(), None, "it ended");
+        assert_eq!(child.try_wait().unwrap(), None, "the run ended early");
         is_uploading |= !bucket.proxy.played().is_empty();
         std::thread::yield_now();
     }
@@ -560,7 +560,11 @@ fn the_next_run_takes_over_the_lease_of_a_killed_run() {
     assert_eq!(ran.report().totals.counts.rows, 3);
     assert_verified(&workplace);
     let left = bucket.keys("some/lake/_cdrlake/leases");
-    assert_eq!(left, [] as [&str; 0], "the dead run's own is gone, too");
+    assert_eq!(
+        left,
+        [] as [&str; 0],
+        "the lease of the killed run is deleted too"
+    );
 }
 
 #[test]
@@ -684,7 +688,7 @@ fn an_error_of_the_store_names_the_missing_permission_or_option() {
     assert_eq!(
         workplace.run_day(&[]).status,
         0,
-        "and nothing is left in the way"
+        "no leftover blocks the next run"
     );
     assert_verified(&workplace);
 }

@@ -146,7 +146,7 @@ pub(crate) fn for_each_fault(
     let faults = Faults::none();
     assert!(
         block_on(work(begun.copy().store(&faults))),
-        "nothing was in its way"
+        "the work fails without a fault"
     );
     let operations = faults.operations();
     let mut cases = Vec::new();
