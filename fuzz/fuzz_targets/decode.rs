@@ -4,7 +4,9 @@
 #![no_main]
 
 use cdrlake::Format;
-use cdrlake::internals::{CsvRow, CsvRows, Decoder, Frame, Framer, FramingError, Refusal, decode};
+use cdrlake::internals::{
+    CsvRow, CsvRows, DecodeError, Decoder, Frame, Framer, FramingError, decode,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|text: &[u8]| {
@@ -27,8 +29,8 @@ fuzz_target!(|text: &[u8]| {
                 assert_eq!(decoded.extra.as_ref(), Some(extra));
             }
         }
-        Err(Refusal::Reject(reason)) => assert!(reason.to_string().len() < 300, "{reason}"),
-        Err(Refusal::ServerError { .. }) => {}
+        Err(DecodeError::Reject(reason)) => assert!(reason.to_string().len() < 300, "{reason}"),
+        Err(DecodeError::ServerError { .. }) => {}
     }
     rows_of_csv_are_objects(text);
     let mut decoder = Decoder::default();
@@ -47,7 +49,7 @@ fn rows_of_csv_are_objects(text: &[u8]) {
             && let Ok(CsvRow::Record(json)) = rows.read(at, text, cells)
             // Lines that begin with a brace are not converted.
             && !text.starts_with(b"{")
-            && let Err(Refusal::Reject(reason)) = decode(json)
+            && let Err(DecodeError::Reject(reason)) = decode(json)
         {
             assert!(!reason.is_syntax(), "{reason}: {}", json.escape_ascii());
         }

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 use super::framing::{BOM, Cells, MAX_CELLS, Position, Separator, is_separator_line};
 use crate::cdr::columns::{COLUMNS, Field, Kind};
-use crate::cdr::decode::{Reason, Refusal, decode, is_local_time, is_time};
+use crate::cdr::decode::{DecodeError, RejectReason, decode, is_local_time, is_time};
 
 /// CSV without a header of call detail records, or with a second one that cannot be used. The texts
 /// quote no cell of what may be a record.
@@ -159,7 +159,7 @@ pub enum CsvRow<'a> {
     /// A record, as the JSON object that [`decode`] reads.
     Record(&'a [u8]),
     /// No record.
-    Reject(Reason),
+    Reject(RejectReason),
 }
 
 /// Reads the rows of one body.
@@ -204,7 +204,9 @@ impl CsvRows {
         }
         if !self.has_header() {
             // A server may say in JSON that there is no CSV.
-            if text.starts_with(b"{") && matches!(decode(text), Err(Refusal::ServerError { .. })) {
+            if text.starts_with(b"{")
+                && matches!(decode(text), Err(DecodeError::ServerError { .. }))
+            {
                 return Ok(CsvRow::Record(text));
             }
             self.begin(text, columns(cells)?);
@@ -236,7 +238,7 @@ impl CsvRows {
             return Ok(if text.starts_with(b"{") {
                 CsvRow::Record(text)
             } else {
-                CsvRow::Reject(Reason::Columns {
+                CsvRow::Reject(RejectReason::Columns {
                     found: cells.count(),
                     expected: self.columns.len(),
                 })

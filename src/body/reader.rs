@@ -6,7 +6,7 @@
 use super::csv::{CsvRow, CsvRows, HeaderError, is_stray_header};
 use super::decompress::{DecompressError, Decompressor, Encoding};
 use super::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
-use crate::cdr::decode::{RECORD_KEYS, Reason, Refusal, decode};
+use crate::cdr::decode::{DecodeError, RECORD_KEYS, RejectReason, decode};
 
 /// Longest record that any limit allows: no call is as long, and a column of such texts cannot be
 /// written.
@@ -33,7 +33,7 @@ pub enum Item<'a> {
         /// What ended it.
         boundary: Boundary,
         /// What is wrong with it.
-        reason: Reason,
+        reason: RejectReason,
         /// As much of it as a record may have.
         text: &'a [u8],
         /// Its whole length.
@@ -188,7 +188,7 @@ fn refuse_unterminated(frame: &Frame<'_>) -> Result<(), FramingError> {
             boundary: Boundary::EndOfBody,
             text,
             ..
-        } if !matches!(decode(text), Err(Refusal::ServerError { .. })) => {
+        } if !matches!(decode(text), Err(DecodeError::ServerError { .. })) => {
             Err(FramingError::Unterminated { at })
         }
         _ => Ok(()),
@@ -250,7 +250,7 @@ fn read<E: From<HeaderError>>(
         } => Item::Broken {
             at,
             boundary,
-            reason: Reason::TooLong {
+            reason: RejectReason::TooLong {
                 length_bytes,
                 limit_bytes,
             },

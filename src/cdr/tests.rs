@@ -7,7 +7,7 @@ use jiff::tz::TimeZone;
 
 use super::amount::{AmountError, AmountSum};
 use super::day::{day_us, end_of_day, start_of_day};
-use super::decode::{Reason, TimeError};
+use super::decode::{RejectReason, TimeError};
 use super::digest::Digest;
 use super::reconcile::{Verdict, describe_mismatch};
 use super::slice::Direction;
@@ -74,40 +74,44 @@ fn a_digest_reads_back_as_written() {
 
 #[test]
 fn each_reason_has_its_own_code_and_only_broken_texts_are_syntax_errors() {
-    let columns = |found, expected| Reason::Columns { found, expected };
+    let columns = |found, expected| RejectReason::Columns { found, expected };
     let problem = String::new();
     let broken = [
-        Reason::InvalidUtf8 { at: 0 },
-        Reason::Syntax { problem },
+        RejectReason::InvalidUtf8 { at: 0 },
+        RejectReason::Syntax { problem },
         columns(2, 3),
     ];
-    assert!(broken.iter().all(Reason::is_syntax));
+    assert!(broken.iter().all(RejectReason::is_syntax));
     let field = "charge";
     let whole = [
-        Reason::NotAnObject,
-        Reason::DuplicateKey { key: None },
-        Reason::NoDate,
-        Reason::Date(TimeError::Format),
-        Reason::WrongType {
+        RejectReason::NotAnObject,
+        RejectReason::DuplicateKey { key: None },
+        RejectReason::NoDate,
+        RejectReason::Date(TimeError::Format),
+        RejectReason::WrongType {
             field,
             expected: "a string",
         },
-        Reason::Amount {
+        RejectReason::Amount {
             field,
             error: AmountError::NotANumber,
         },
-        Reason::LostDigits { field },
-        Reason::Escape { field },
-        Reason::TooDeep,
+        RejectReason::LostDigits { field },
+        RejectReason::Escape { field },
+        RejectReason::TooDeep,
         columns(4, 3),
-        Reason::TooLong {
+        RejectReason::TooLong {
             length_bytes: 2,
             limit_bytes: 1,
         },
     ];
-    assert!(!whole.iter().any(Reason::is_syntax));
+    assert!(!whole.iter().any(RejectReason::is_syntax));
     assert!(!columns(3, 3).is_syntax());
-    let mut codes: Vec<&str> = broken.iter().chain(&whole).map(Reason::code).collect();
+    let mut codes: Vec<&str> = broken
+        .iter()
+        .chain(&whole)
+        .map(RejectReason::code)
+        .collect();
     let is_code = |code: &&str| {
         code.bytes()
             .all(|byte| byte == b'_' || byte.is_ascii_lowercase() || byte.is_ascii_digit())

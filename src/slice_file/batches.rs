@@ -13,7 +13,7 @@ use super::convert::ConvertError;
 use crate::body::framing::{Boundary, Position};
 use crate::body::reader::{Item, RecordReader};
 use crate::cdr::columns::schema;
-use crate::cdr::decode::{Decoder, Reason, Refusal};
+use crate::cdr::decode::{DecodeError, Decoder, RejectReason};
 use crate::cdr::slice::Slice;
 
 /// Longest record.
@@ -40,7 +40,7 @@ pub enum BatchesError {
         /// Where the record begins in the decompressed body.
         at: Position,
         /// Why the record was rejected. Quotes no value.
-        reason: Reason,
+        reason: RejectReason,
     },
 }
 
@@ -153,8 +153,10 @@ impl BatchCollector {
                     }
                     Ok(())
                 }
-                Err(Refusal::ServerError { message }) => Err(ConvertError::server(at, &message)),
-                Err(Refusal::Reject(reason)) => self.reject(at, boundary, reason),
+                Err(DecodeError::ServerError { message }) => {
+                    Err(ConvertError::server(at, &message))
+                }
+                Err(DecodeError::Reject(reason)) => self.reject(at, boundary, reason),
             },
             Item::Broken {
                 at,
@@ -169,7 +171,7 @@ impl BatchCollector {
         &mut self,
         at: Position,
         boundary: Boundary,
-        reason: Reason,
+        reason: RejectReason,
     ) -> Result<(), ConvertError> {
         if let Some(error) = ConvertError::fatal_for_body(at, boundary, &reason) {
             return Err(error);

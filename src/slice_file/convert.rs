@@ -25,7 +25,7 @@ use crate::body::decompress::{DecompressError, Encoding};
 use crate::body::framing::{BodySummary, Boundary, Format, FramingError, Position};
 use crate::body::place::Place;
 use crate::body::reader::{BodyLimits, Item, RecordReader};
-use crate::cdr::decode::{Decoder, LocalTimes, Reason, Record, Refusal};
+use crate::cdr::decode::{DecodeError, Decoder, LocalTimes, Record, RejectReason};
 use crate::cdr::digest::{Digest, RowHasher};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, RowTally, Totals};
@@ -80,7 +80,7 @@ pub enum ConvertError {
         /// Where the record begins.
         at: Position,
         /// What is wrong with it.
-        reason: Reason,
+        reason: RejectReason,
     },
     /// A line of an export is too long for a record, and may hold several records.
     #[error("{at}: {reason}. Raise that limit, or insert line breaks between records")]
@@ -88,7 +88,7 @@ pub enum ConvertError {
         /// Where the line begins.
         at: Position,
         /// What is wrong with it.
-        reason: Reason,
+        reason: RejectReason,
     },
     /// The last line has no newline and is not JSON: the stream was truncated.
     #[error("{at}: the stream ends in the middle of a record")]
@@ -165,7 +165,7 @@ impl ConvertError {
     pub(crate) fn fatal_for_body(
         at: Position,
         boundary: Boundary,
-        reason: &Reason,
+        reason: &RejectReason,
     ) -> Option<Self> {
         match boundary {
             Boundary::Element if reason.is_syntax() => Some(Self::BrokenList {
@@ -174,7 +174,7 @@ impl ConvertError {
             }),
             // A record that is too long may have been truncated.
             Boundary::EndOfBody
-                if reason.is_syntax() || matches!(reason, Reason::TooLong { .. }) =>
+                if reason.is_syntax() || matches!(reason, RejectReason::TooLong { .. }) =>
             {
                 Some(Self::TruncatedRecord { at })
             }
@@ -401,14 +401,14 @@ impl Pipeline {
                 self.options.privacy.hide(record);
                 self.row(record, is_suppressed)
             }
-            Err(Refusal::ServerError { message }) => {
+            Err(DecodeError::ServerError { message }) => {
                 let message = self.options.credentials.hide_keys(message);
                 Err(ConvertError::server(at, &message))
             }
-            Err(Refusal::Reject(reason)) => {
+            Err(DecodeError::Reject(reason)) => {
                 let mut reason = reason.clone();
                 // The offset in the line of CSV, not in the JSON object made from it.
-                if let (Reason::InvalidUtf8 { at }, Err(error)) =
+                if let (RejectReason::InvalidUtf8 { at }, Err(error)) =
                     (&mut reason, std::str::from_utf8(source_text))
                 {
                     *at = error.valid_up_to();
@@ -443,7 +443,7 @@ impl Pipeline {
         &mut self,
         at: Position,
         boundary: Boundary,
-        reason: &Reason,
+        reason: &RejectReason,
         text: &[u8],
         length_bytes: u64,
     ) -> Result<(), ConvertError> {

@@ -11,7 +11,7 @@ use tempfile::TempPath;
 use super::writer::{SpoolFile, create_spool_file};
 use crate::body::framing::Position;
 use crate::body::reader::MAX_RECORD_BYTES;
-use crate::cdr::decode::Reason;
+use crate::cdr::decode::RejectReason;
 use crate::error::truncated;
 
 /// One line of a rejects file.
@@ -26,7 +26,7 @@ pub(crate) struct Reject<'a> {
     /// The page, if the stream was paged. The position is within this page.
     #[serde(default = "first_page", skip_serializing_if = "is_first_page")]
     pub page: u64,
-    /// The code of the reason, for grouping: [`Reason::code`].
+    /// The code of the reason, for grouping: [`RejectReason::code`].
     pub code: Cow<'a, str>,
     /// The reason. Quotes no value.
     pub reason: String,
@@ -45,7 +45,7 @@ impl<'a> Reject<'a> {
     pub(crate) fn new(
         at: Position,
         page: u64,
-        reason: &Reason,
+        reason: &RejectReason,
         bytes: &'a [u8],
         length_bytes: u64,
     ) -> Self {
@@ -270,7 +270,7 @@ mod tests {
         let mut writer = RejectsWriter::new(directory.path().join("rejects"));
         for record in records {
             let hidden = privacy.hide_in_bytes(record);
-            let reject = Reject::new(AT, 1, &Reason::NoDate, &hidden, record.len() as u64);
+            let reject = Reject::new(AT, 1, &RejectReason::NoDate, &hidden, record.len() as u64);
             writer.add(&reject).unwrap();
         }
         let file = writer.finish().unwrap().unwrap();
@@ -300,8 +300,9 @@ mod tests {
             let privacy = Privacy::new(Modes::all(mode), Some(key.clone()));
             for record in worst_records() {
                 let hidden = privacy.hide_in_bytes(&record);
-                let reject = Reject::new(AT, 1, &Reason::NoDate, &hidden, record.len() as u64)
-                    .of_export(&"\u{10348}".repeat(MAX_DESCRIPTION_BYTES));
+                let reject =
+                    Reject::new(AT, 1, &RejectReason::NoDate, &hidden, record.len() as u64)
+                        .of_export(&"\u{10348}".repeat(MAX_DESCRIPTION_BYTES));
                 let line = serde_json::to_string(&reject).unwrap();
                 let most = MAX_JSON_GROWTH * hidden.len() + MAX_DESCRIPTION_BYTES;
                 assert!(line.len() <= most, "{mode:?}: {} > {most}", line.len());
@@ -320,7 +321,7 @@ mod tests {
         ] {
             let written = serde_json::to_string(text).unwrap().len() - 2;
             assert_eq!(json_bytes(text), written, "{text:?}");
-            let reject = Reject::new(AT, 1, &Reason::NoDate, text.as_bytes(), 0);
+            let reject = Reject::new(AT, 1, &RejectReason::NoDate, text.as_bytes(), 0);
             assert_eq!(
                 (reject.text.is_some(), reject.base64.is_none()),
                 (is_text, is_text)

@@ -28,7 +28,7 @@ use crate::body::framing::{BOM, Boundary, Position};
 use crate::body::place::Place;
 use crate::body::reader::{Item, RecordReader};
 use crate::cdr::day::day_us;
-use crate::cdr::decode::{LocalTimes, Reason, Refusal, TimeError, call_time_us};
+use crate::cdr::decode::{DecodeError, LocalTimes, RejectReason, TimeError, call_time_us};
 use crate::cdr::slice::FIRST_DAY;
 use crate::config::timezone_name;
 use crate::error::{counted, one_line};
@@ -672,12 +672,12 @@ impl Splitter {
                     }
                 };
             }
-            Err(Refusal::ServerError { message }) => {
+            Err(DecodeError::ServerError { message }) => {
                 return Err(ConvertError::server(at, &message));
             }
-            Err(Refusal::Reject(reason)) => reason,
+            Err(DecodeError::Reject(reason)) => reason,
         };
-        let may_be_several = reason.is_syntax() || reason == Reason::NotAnObject;
+        let may_be_several = reason.is_syntax() || reason == RejectReason::NotAnObject;
         let pieces = may_be_several.then(|| pieces_of(json)).flatten();
         let Some(pieces) = pieces else {
             return self.refuse(at, boundary, &reason);
@@ -697,10 +697,10 @@ impl Splitter {
         &mut self,
         at: Position,
         boundary: Boundary,
-        reason: &Reason,
+        reason: &RejectReason,
     ) -> Result<(), ConvertError> {
         // It may be many records, which nobody left out.
-        if let Reason::TooLong { .. } = reason {
+        if let RejectReason::TooLong { .. } = reason {
             return Err(ConvertError::TooLong {
                 at,
                 reason: reason.clone(),
@@ -709,7 +709,7 @@ impl Splitter {
         if let Some(error) = ConvertError::fatal_for_body(at, boundary, reason) {
             return Err(error);
         }
-        if *reason == Reason::Date(TimeError::NoOffset) {
+        if *reason == RejectReason::Date(TimeError::NoOffset) {
             self.export.undated.without_offset += 1;
         }
         self.undated(at, &reason.to_string());

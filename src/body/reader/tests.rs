@@ -331,7 +331,7 @@ fn semicolons_tabs_and_bars_separate_like_commas() {
 fn an_amount_with_a_comma_is_refused_as_that() {
     let body = "date;from;to;duration;charge\n2026-10-01T10:00:00Z;11;22;60;0,05\n";
     let json = json_of(body).unwrap().remove(0);
-    let Err(Refusal::Reject(reason)) = decode(json.as_bytes()) else {
+    let Err(DecodeError::Reject(reason)) = decode(json.as_bytes()) else {
         panic!("{json}")
     };
     assert_eq!(reason.code(), "amount");

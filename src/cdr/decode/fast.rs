@@ -22,7 +22,7 @@ use quotes::Quotes;
 use super::field::{field_of, key_at};
 use super::phone::phone_number;
 use super::plain::decode_with;
-use super::{LocalTimes, Record, Refusal, parse_time_us};
+use super::{DecodeError, LocalTimes, Record, parse_time_us};
 use crate::cdr::amount::Amount;
 use crate::cdr::columns::Field;
 
@@ -62,8 +62,8 @@ impl Decoder {
     /// Decodes one record like [`decode`](super::decode), and also accepts times without an offset.
     ///
     /// # Errors
-    /// [`Refusal`] if the record must be rejected, or is the server's report of a failure.
-    pub fn decode<'a>(&mut self, text: &'a [u8]) -> Result<Record<'a>, Refusal> {
+    /// [`DecodeError`] if the record must be rejected, or is the server's report of a failure.
+    pub fn decode<'a>(&mut self, text: &'a [u8]) -> Result<Record<'a>, DecodeError> {
         match self.try_decode(text) {
             Some(record) => Ok(record),
             None => decode_with(text, &mut self.local_times),

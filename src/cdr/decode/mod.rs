@@ -71,7 +71,7 @@ pub struct Record<'a> {
 /// Why a record is rejected. Its text never quotes a value, because reasons reach logs.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum RejectReason {
     /// The text is not valid UTF-8.
     #[error("not valid UTF-8 at byte {at} of the record. Check the encoding of the file")]
     InvalidUtf8 {
@@ -157,7 +157,7 @@ pub enum Reason {
 /// other readers.
 pub(crate) const MAX_DEPTH: usize = 127;
 
-impl Reason {
+impl RejectReason {
     /// A short name for grouping, stable across versions.
     pub fn code(&self) -> &'static str {
         match self {
@@ -191,9 +191,9 @@ impl Reason {
 
 /// Why a record did not decode.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Refusal {
+pub enum DecodeError {
     /// The record is invalid: it goes to the rejects, and reading continues.
-    Reject(Reason),
+    Reject(RejectReason),
     /// Not a record: the server reports its own failure in the middle of the stream.
     ServerError {
         /// The server's message, unchanged.
@@ -201,8 +201,8 @@ pub enum Refusal {
     },
 }
 
-impl From<Reason> for Refusal {
-    fn from(reason: Reason) -> Self {
+impl From<RejectReason> for DecodeError {
+    fn from(reason: RejectReason) -> Self {
         Self::Reject(reason)
     }
 }

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 
 use super::phone::{LostDigits, has_exponent, phone_number, whole_digits};
 use super::time::LocalTimes;
-use super::{MAX_DEPTH, Reason, Record, Refusal};
+use super::{DecodeError, MAX_DEPTH, Record, RejectReason};
 use crate::cdr::amount::{Amount, AmountError, Rounded, round_i32};
 use crate::cdr::columns::Field;
 use crate::error::{sanitized_excerpt, truncated};
@@ -43,25 +43,25 @@ impl<'a> Fields<'a> {
     }
 
     /// Reads the fields of an object, unless it is the server's report of a failure.
-    fn read(text: &'a str) -> Result<Self, Refusal> {
+    fn read(text: &'a str) -> Result<Self, DecodeError> {
         let fields = Self::new(members(text)?);
         if fields.known.iter().all(Option::is_none)
             && let Some(message) = server_error(&fields.other)
         {
-            return Err(Refusal::ServerError { message });
+            return Err(DecodeError::ServerError { message });
         }
         Ok(fields)
     }
 
-    fn call_time_us(&self, times: &mut LocalTimes) -> Result<Rounded<i64>, Reason> {
-        let date = self.present(Field::Date).ok_or(Reason::NoDate)?;
-        let date = string(date, Field::Date)?.ok_or(Reason::WrongType {
+    fn call_time_us(&self, times: &mut LocalTimes) -> Result<Rounded<i64>, RejectReason> {
+        let date = self.present(Field::Date).ok_or(RejectReason::NoDate)?;
+        let date = string(date, Field::Date)?.ok_or(RejectReason::WrongType {
             field: "date",
             expected: "a string",
         })?;
         match date.trim() {
-            "" => Err(Reason::NoDate),
-            date => times.read_us(date).map_err(Reason::Date),
+            "" => Err(RejectReason::NoDate),
+            date => times.read_us(date).map_err(RejectReason::Date),
         }
     }
 
@@ -86,8 +86,8 @@ impl<'a> Fields<'a> {
 /// Decodes one record. Its `date` must have an offset.
 ///
 /// # Errors
-/// [`Refusal`] if the record must be rejected, or is the server's report of a failure.
-pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
+/// [`DecodeError`] if the record must be rejected, or is the server's report of a failure.
+pub fn decode(text: &[u8]) -> Result<Record<'_>, DecodeError> {
     decode_with(text, &mut LocalTimes::default())
 }
 
@@ -95,14 +95,14 @@ pub fn decode(text: &[u8]) -> Result<Record<'_>, Refusal> {
 pub(super) fn decode_with<'a>(
     text: &'a [u8],
     times: &mut LocalTimes,
-) -> Result<Record<'a>, Refusal> {
-    let text = std::str::from_utf8(text).map_err(|error| Reason::InvalidUtf8 {
+) -> Result<Record<'a>, DecodeError> {
+    let text = std::str::from_utf8(text).map_err(|error| RejectReason::InvalidUtf8 {
         at: error.valid_up_to(),
     })?;
     check_depth(text)?;
     let mut fields = Fields::read(text)?;
     if let Some(field) = fields.duplicate {
-        return Err(Reason::DuplicateKey {
+        return Err(RejectReason::DuplicateKey {
             key: Some(field.name()),
         }
         .into());
@@ -134,8 +134,8 @@ pub(super) fn decode_with<'a>(
 /// the record is invalid.
 ///
 /// # Errors
-/// [`Refusal`] if `date` cannot be read, or the record is the server's report of a failure.
-pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, Refusal> {
+/// [`DecodeError`] if `date` cannot be read, or the record is the server's report of a failure.
+pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, DecodeError> {
     let text = String::from_utf8_lossy(text);
     Ok(Fields::read(&text)?.call_time_us(times)?.value)
 }
@@ -164,14 +164,14 @@ pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
 }
 
 /// Checks the nesting before values are read, because that takes time for each level.
-fn check_depth(text: &str) -> Result<(), Reason> {
+fn check_depth(text: &str) -> Result<(), RejectReason> {
     let opening = memchr::memchr2_iter(b'{', b'[', text.as_bytes());
     if opening.take(MAX_DEPTH + 1).count() <= MAX_DEPTH || depth(text) <= MAX_DEPTH {
         return Ok(());
     }
     // Invalid JSON may be a truncated record, which is a syntax error.
     serde_json::from_str::<&RawValue>(text).map_err(|error| syntax(&error))?;
-    Err(Reason::TooDeep)
+    Err(RejectReason::TooDeep)
 }
 
 /// Deepest nesting of a JSON text.
@@ -195,7 +195,7 @@ fn depth(text: &str) -> usize {
 }
 
 /// The members of an object, in their order.
-fn members(text: &str) -> Result<Members<'_>, Reason> {
+fn members(text: &str) -> Result<Members<'_>, RejectReason> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let mut broken = None;
     let visitor = MembersVisitor {
@@ -212,11 +212,11 @@ fn members(text: &str) -> Result<Members<'_>, Reason> {
                 Some(error)
             };
             match (error.map(|error| syntax(&error)), broken) {
-                (Some(Reason::Syntax { problem }), Some(key)) if problem != MISSING_COLON => {
+                (Some(RejectReason::Syntax { problem }), Some(key)) if problem != MISSING_COLON => {
                     let problem = format!("{problem} in `{}`", sanitized_key(&key));
-                    Reason::Syntax { problem }
+                    RejectReason::Syntax { problem }
                 }
-                (reason, _) => reason.unwrap_or(Reason::NotAnObject),
+                (reason, _) => reason.unwrap_or(RejectReason::NotAnObject),
             }
         })
 }
@@ -232,9 +232,9 @@ fn sanitized_key(key: &str) -> String {
 }
 
 /// The parser's message without line and column: the caller knows the record's position.
-fn syntax(error: &serde_json::Error) -> Reason {
+fn syntax(error: &serde_json::Error) -> RejectReason {
     let problem = error.to_string();
-    Reason::Syntax {
+    RejectReason::Syntax {
         problem: problem
             .split(" at line ")
             .next()
@@ -317,7 +317,7 @@ fn server_error(fields: &[(Cow<'_, str>, &str)]) -> Option<String> {
 }
 
 /// A JSON string's content, or `None` if the value is not a string.
-fn string(text: &str, field: Field) -> Result<Option<Cow<'_, str>>, Reason> {
+fn string(text: &str, field: Field) -> Result<Option<Cow<'_, str>>, RejectReason> {
     let Some(inside) = text
         .strip_prefix('"')
         .and_then(|text| text.strip_suffix('"'))
@@ -329,18 +329,21 @@ fn string(text: &str, field: Field) -> Result<Option<Cow<'_, str>>, Reason> {
     }
     serde_json::from_str::<String>(text)
         .map(|text| Some(Cow::Owned(text)))
-        .map_err(|_| Reason::Escape {
+        .map_err(|_| RejectReason::Escape {
             field: field.name(),
         })
 }
 
-fn optional_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
+fn optional_string<'a>(
+    fields: &Fields<'a>,
+    field: Field,
+) -> Result<Option<Cow<'a, str>>, RejectReason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
     };
     match string(text, field)? {
         Some(text) => Ok(Some(text)),
-        None => Err(Reason::WrongType {
+        None => Err(RejectReason::WrongType {
             field: field.name(),
             expected: "a string or null",
         }),
@@ -348,14 +351,17 @@ fn optional_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'
 }
 
 /// A phone number: a string, or a whole JSON number.
-fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
+fn number_or_string<'a>(
+    fields: &Fields<'a>,
+    field: Field,
+) -> Result<Option<Cow<'a, str>>, RejectReason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
     };
     if let Some(digits) = whole_digits(text) {
         return Ok(Some(Cow::Borrowed(digits)));
     }
-    let lost = |LostDigits| Reason::LostDigits {
+    let lost = |LostDigits| RejectReason::LostDigits {
         field: field.name(),
     };
     match string(text, field)? {
@@ -363,7 +369,7 @@ fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<
         Some(Cow::Owned(text)) => phone_number(&text).map(|text| Some(text.to_owned().into())),
         None if has_exponent(text) => Err(LostDigits),
         None => {
-            return Err(Reason::WrongType {
+            return Err(RejectReason::WrongType {
                 field: field.name(),
                 expected: "a string, digits or null",
             });
@@ -373,7 +379,7 @@ fn number_or_string<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<
 }
 
 /// An id or a name: a string, or a whole JSON number.
-fn identifier<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, Reason> {
+fn identifier<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, str>>, RejectReason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
     };
@@ -381,11 +387,11 @@ fn identifier<'a>(fields: &Fields<'a>, field: Field) -> Result<Option<Cow<'a, st
         return Ok(Some(digits.into()));
     }
     let wrong = if has_exponent(text) {
-        Reason::LostDigits {
+        RejectReason::LostDigits {
             field: field.name(),
         }
     } else {
-        Reason::WrongType {
+        RejectReason::WrongType {
             field: field.name(),
             expected: "a string, digits or null",
         }
@@ -398,7 +404,7 @@ fn aliased<'a>(
     fields: &mut Fields<'a>,
     field: Field,
     alias: Field,
-) -> Result<Option<Cow<'a, str>>, Reason> {
+) -> Result<Option<Cow<'a, str>>, RejectReason> {
     let value = identifier(fields, field)?;
     let deprecated = identifier(fields, alias)?;
     if value.is_some() && deprecated.is_some() && value != deprecated {
@@ -413,7 +419,7 @@ fn decimal<'a>(
     fields: &Fields<'a>,
     field: Field,
     expected: &'static str,
-) -> Result<Option<Cow<'a, str>>, Reason> {
+) -> Result<Option<Cow<'a, str>>, RejectReason> {
     let Some(text) = fields.present(field) else {
         return Ok(None);
     };
@@ -424,7 +430,7 @@ fn decimal<'a>(
             Cow::Borrowed(text)
         }
         None => {
-            return Err(Reason::WrongType {
+            return Err(RejectReason::WrongType {
                 field: field.name(),
                 expected,
             });
@@ -433,16 +439,16 @@ fn decimal<'a>(
     Ok(Some(number).filter(|number| !number.is_empty()))
 }
 
-fn duration(fields: &mut Fields<'_>) -> Result<Option<i32>, Reason> {
+fn duration(fields: &mut Fields<'_>) -> Result<Option<i32>, RejectReason> {
     let (field, expected) = (
         Field::Duration,
         "a number of seconds within 32 bits, or null",
     );
-    let wrong = Reason::WrongType {
+    let wrong = RejectReason::WrongType {
         field: field.name(),
         expected,
     };
-    let comma = Reason::Amount {
+    let comma = RejectReason::Amount {
         field: field.name(),
         error: AmountError::Comma,
     };
@@ -454,10 +460,10 @@ fn duration(fields: &mut Fields<'_>) -> Result<Option<i32>, Reason> {
     Ok(seconds.map(|seconds| fields.keep_original(field, seconds)))
 }
 
-fn amount(fields: &mut Fields<'_>, field: Field) -> Result<Option<Amount>, Reason> {
+fn amount(fields: &mut Fields<'_>, field: Field) -> Result<Option<Amount>, RejectReason> {
     let expected = "a decimal number, as a number or a string, or null";
     let amount = decimal(fields, field, expected)?.map(|text| Amount::round(&text));
-    let amount = amount.transpose().map_err(|error| Reason::Amount {
+    let amount = amount.transpose().map_err(|error| RejectReason::Amount {
         field: field.name(),
         error,
     })?;
@@ -465,20 +471,20 @@ fn amount(fields: &mut Fields<'_>, field: Field) -> Result<Option<Amount>, Reaso
 }
 
 /// The fields without a column, as one JSON object in canonical form.
-fn extra(mut fields: Members<'_>) -> Result<Option<String>, Reason> {
+fn extra(mut fields: Members<'_>) -> Result<Option<String>, RejectReason> {
     if fields.is_empty() {
         return Ok(None);
     }
     fields.sort_by(|(left, _), (right, _)| left.cmp(right));
     if fields.windows(2).any(|pair| pair[0].0 == pair[1].0) {
-        return Err(Reason::DuplicateKey { key: None });
+        return Err(RejectReason::DuplicateKey { key: None });
     }
     let mut text = String::new();
     write_members(&fields, &mut text)?;
     Ok(Some(text))
 }
 
-fn write_members(members: &[(Cow<'_, str>, &str)], out: &mut String) -> Result<(), Reason> {
+fn write_members(members: &[(Cow<'_, str>, &str)], out: &mut String) -> Result<(), RejectReason> {
     out.push('{');
     for (i, (key, value)) in members.iter().enumerate() {
         if i > 0 {
@@ -495,7 +501,7 @@ fn write_members(members: &[(Cow<'_, str>, &str)], out: &mut String) -> Result<(
 /// Writes a JSON value without white space, with keys sorted at every depth, and scalars unchanged.
 /// Inside a value a key may occur twice: both members are kept, in their order. The caller has
 /// checked the depth.
-fn write_canonical(value: &str, out: &mut String) -> Result<(), Reason> {
+fn write_canonical(value: &str, out: &mut String) -> Result<(), RejectReason> {
     if !value.starts_with(['{', '[']) {
         out.push_str(value);
         return Ok(());

@@ -233,7 +233,7 @@ const fn days_since_epoch(year: i64, month: i64, day: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cdr::decode::{Decoder, Reason, decode};
+    use crate::cdr::decode::{Decoder, RejectReason, decode};
 
     #[test]
     fn every_day_of_six_centuries_agrees_with_jiff() {
@@ -451,7 +451,7 @@ mod tests {
         ] {
             assert_eq!(parse_time_us(text), Err(TimeError::OutOfRange), "{text}");
             let record = format!("{{\"date\":\"{text}\"}}");
-            let rejected = Err(Reason::Date(TimeError::OutOfRange).into());
+            let rejected = Err(RejectReason::Date(TimeError::OutOfRange).into());
             assert_eq!(decode(record.as_bytes()), rejected);
             let mut decoder = Decoder::default();
             assert_eq!(decoder.decode(record.as_bytes()), rejected);

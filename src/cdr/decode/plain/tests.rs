@@ -4,19 +4,19 @@ use crate::cdr::decode::TimeError;
 
 const DATE: &str = r#""date":"2023-08-21T06:43:36.000Z""#;
 
-fn with(members: &str) -> Result<Record<'static>, Refusal> {
+fn with(members: &str) -> Result<Record<'static>, DecodeError> {
     let text = Box::leak(format!("{{{DATE},{members}}}").into_boxed_str());
     decode(text.as_bytes())
 }
 
-fn reason(text: &str) -> Reason {
+fn reason(text: &str) -> RejectReason {
     match decode(text.as_bytes()) {
-        Err(Refusal::Reject(reason)) => reason,
+        Err(DecodeError::Reject(reason)) => reason,
         other => panic!("{text}: {other:?}"),
     }
 }
 
-fn reason_with(members: &str) -> Reason {
+fn reason_with(members: &str) -> RejectReason {
     reason(&format!("{{{DATE},{members}}}"))
 }
 
@@ -63,9 +63,9 @@ fn only_the_date_is_required_and_null_is_absent() {
         .filter(|field| *field != Field::Date)
         .map(|field| format!("\"{}\":null", field.name()));
     assert_eq!(with(&nulls.collect::<Vec<_>>().join(",")).unwrap(), bare);
-    assert_eq!(reason(r#"{"from":"1"}"#), Reason::NoDate);
-    assert_eq!(reason(r#"{"date":null}"#), Reason::NoDate);
-    assert_eq!(reason("{}"), Reason::NoDate);
+    assert_eq!(reason(r#"{"from":"1"}"#), RejectReason::NoDate);
+    assert_eq!(reason(r#"{"date":null}"#), RejectReason::NoDate);
+    assert_eq!(reason("{}"), RejectReason::NoDate);
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn bare_numbers_become_digits_and_exact_amounts() {
         assert!(
             matches!(
                 reason_with(&format!("\"from\":{number}")),
-                Reason::WrongType { field: "from", .. }
+                RejectReason::WrongType { field: "from", .. }
             ),
             "{number}"
         );
@@ -126,7 +126,7 @@ fn a_wrong_type_is_rejected() {
         (r#""parent_uuid":{}"#, "parent_uuid"),
     ] {
         match reason_with(members) {
-            Reason::WrongType { field: found, .. } => assert_eq!(found, field),
+            RejectReason::WrongType { field: found, .. } => assert_eq!(found, field),
             other => panic!("{members}: {other:?}"),
         }
     }
@@ -137,16 +137,16 @@ fn a_wrong_type_is_rejected() {
     );
     assert_eq!(
         reason(r#"{"date":1692600216}"#),
-        Reason::WrongType {
+        RejectReason::WrongType {
             field: "date",
             expected: "a string"
         }
     );
     assert_eq!(
         reason(r#"{"date":"2023-02-30T00:00:00Z"}"#),
-        Reason::Date(TimeError::Impossible)
+        RejectReason::Date(TimeError::Impossible)
     );
-    let amount = |error| Reason::Amount {
+    let amount = |error| RejectReason::Amount {
         field: "charge",
         error,
     };
@@ -211,7 +211,7 @@ fn an_empty_string_instead_of_a_number_means_no_value() {
             .map(|field| format!("\"{field}\":{empty}"));
         assert_eq!(with(&members.join(",")).unwrap(), nothing, "{empty}");
     }
-    assert_eq!(reason(r#"{"date":""}"#), Reason::NoDate);
+    assert_eq!(reason(r#"{"date":""}"#), RejectReason::NoDate);
 }
 
 #[test]
@@ -240,7 +240,7 @@ fn phone_numbers_from_a_spreadsheet_are_cleaned_or_rejected() {
         r#""'1,30256E+10""#,
     ] {
         let reason = reason_with(&format!("\"to\":{ruined}"));
-        assert_eq!(reason, Reason::LostDigits { field: "to" }, "{ruined}");
+        assert_eq!(reason, RejectReason::LostDigits { field: "to" }, "{ruined}");
         assert!(reason.to_string().contains("spreadsheet"), "{reason}");
     }
 }
@@ -276,11 +276,11 @@ fn nesting_has_a_limit_and_the_stack_never_overflows() {
         serde_json::from_str::<serde_json::Value>(&deepest).is_ok(),
         "other parsers can read `extra`"
     );
-    assert_eq!(reason_with(&nested(MAX_DEPTH)), Reason::TooDeep);
-    assert_eq!(reason_with(&nested(100_000)), Reason::TooDeep);
+    assert_eq!(reason_with(&nested(MAX_DEPTH)), RejectReason::TooDeep);
+    assert_eq!(reason_with(&nested(100_000)), RejectReason::TooDeep);
     assert!(matches!(
         reason_with(&format!("\"x\":{}", "[".repeat(100_000))),
-        Reason::Syntax { .. }
+        RejectReason::Syntax { .. }
     ));
     // Brackets in strings, and brackets side by side, are not nested.
     let many = format!(
@@ -299,12 +299,12 @@ fn too_deep_nesting_is_detected_before_other_problems() {
         format!("\"x\":1,\"x\":{deep}"),
         format!("\"charge\":\"much\",\"x\":{deep}"),
     ] {
-        assert_eq!(reason_with(&members), Reason::TooDeep);
+        assert_eq!(reason_with(&members), RejectReason::TooDeep);
     }
-    assert_eq!(reason(&deep), Reason::TooDeep);
+    assert_eq!(reason(&deep), RejectReason::TooDeep);
     // Invalid JSON may be the end of a truncated stream.
     for broken in [format!("\"x\":{deep}]"), format!("\"x\":{deep},")] {
-        assert!(matches!(reason_with(&broken), Reason::Syntax { .. }));
+        assert!(matches!(reason_with(&broken), RejectReason::Syntax { .. }));
     }
 }
 
@@ -312,24 +312,24 @@ fn too_deep_nesting_is_detected_before_other_problems() {
 fn a_duplicate_key_is_rejected() {
     assert_eq!(
         reason_with(r#""charge":"1","charge":"1""#),
-        Reason::DuplicateKey {
+        RejectReason::DuplicateKey {
             key: Some("charge")
         }
     );
     assert_eq!(
         reason_with(r#""x":1,"x":1"#),
-        Reason::DuplicateKey { key: None }
+        RejectReason::DuplicateKey { key: None }
     );
     assert_eq!(
         reason_with(r#""x":1,"\u0078":1"#),
-        Reason::DuplicateKey { key: None }
+        RejectReason::DuplicateKey { key: None }
     );
 }
 
 #[test]
 fn a_text_that_is_not_one_json_object_is_rejected() {
     for text in ["7", "null", "\"x\"", "[]", "true"] {
-        assert_eq!(reason(text), Reason::NotAnObject, "{text}");
+        assert_eq!(reason(text), RejectReason::NotAnObject, "{text}");
     }
     for text in [
         "",
@@ -344,11 +344,14 @@ fn a_text_that_is_not_one_json_object_is_rejected() {
         "{\"a\":\"\t\"}",
         "nul",
     ] {
-        assert!(matches!(reason(text), Reason::Syntax { .. }), "{text}");
+        assert!(
+            matches!(reason(text), RejectReason::Syntax { .. }),
+            "{text}"
+        );
     }
     assert!(matches!(
         decode(b"{\"a\":\"\xff\"}"),
-        Err(Refusal::Reject(Reason::InvalidUtf8 { at: 6 }))
+        Err(DecodeError::Reject(RejectReason::InvalidUtf8 { at: 6 }))
     ));
 }
 
@@ -363,7 +366,7 @@ fn an_invalid_json_value_is_reported_with_its_field() {
         let problem = expected.to_owned();
         assert_eq!(
             reason_with(members),
-            Reason::Syntax { problem },
+            RejectReason::Syntax { problem },
             "{members}"
         );
     }
@@ -372,7 +375,7 @@ fn an_invalid_json_value_is_reported_with_its_field() {
         let problem = "expected `:`".to_owned();
         assert_eq!(
             reason_with(members),
-            Reason::Syntax { problem },
+            RejectReason::Syntax { problem },
             "{members}"
         );
     }
@@ -411,7 +414,7 @@ fn an_object_that_only_reports_a_failure_is_a_server_error() {
     ] {
         assert_eq!(
             decode(text.as_bytes()),
-            Err(Refusal::ServerError {
+            Err(DecodeError::ServerError {
                 message: message.to_owned()
             }),
             "{text}"
@@ -422,7 +425,7 @@ fn an_object_that_only_reports_a_failure_is_a_server_error() {
         Some(r#"{"error":"x"}"#),
         "a record may have such a field"
     );
-    assert_eq!(reason(r#"{"success":true}"#), Reason::NoDate);
+    assert_eq!(reason(r#"{"success":true}"#), RejectReason::NoDate);
 }
 
 #[test]
