@@ -10,13 +10,15 @@
 
 mod callgrind;
 mod data;
+mod forms;
 
 use std::hint::black_box;
 
 use cdrlake::internals::{Decoder, decode};
 use parquet::basic::{Compression, ZstdLevel};
 
-use data::{Form, RECORDS, options};
+use data::{RECORDS, options};
+use forms::Form;
 
 const DECODE: [(&str, Form); 3] = [
     ("plain decode", Form::Ordinary),
@@ -62,7 +64,7 @@ fn main() {
 fn work(stage: usize, records: usize) {
     // All records are always generated and split, so that this cancels out.
     if let Some(&(name, form)) = DECODE.get(stage) {
-        let body = data::body_in(form);
+        let body = forms::body_in(form);
         let all: Vec<&[u8]> = body.split_inclusive(|&byte| byte == b'\n').collect();
         let lines = all[..records].iter();
         if name == "plain decode" {
@@ -76,7 +78,7 @@ fn work(stage: usize, records: usize) {
         return;
     }
     let whole = stage - DECODE.len();
-    let body = data::body_in(WHOLE[whole].1);
+    let body = forms::body_in(WHOLE[whole].1);
     let all: Vec<&[u8]> = body.split_inclusive(|&byte| byte == b'\n').collect();
     let compression = match whole {
         0 => Compression::UNCOMPRESSED,

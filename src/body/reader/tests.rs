@@ -515,6 +515,46 @@ fn fields_are_missing_that_any_header_lacks() {
     }
 }
 
+#[test]
+fn an_object_in_front_of_the_header_is_no_record_unless_it_reports_a_failure() {
+    let limits = BodyLimits {
+        record_bytes: 100,
+        body_bytes: 1000,
+    };
+    let body = |first: &str| {
+        let reader = RecordReader::new(Encoding::Identity, Format::Csv, limits);
+        read_with(reader, &[format!("{first}\n{HEADER}{ROW}").as_bytes()])
+    };
+    assert!(matches!(
+        body("{\"calls\":2}"),
+        Err(ConvertError::Header(_))
+    ));
+    let (seen, _) = body("{\"success\":false,\"message\":\"no\"}").unwrap();
+    assert!(seen[0].starts_with("ServerError"), "{seen:?}");
+}
+
+#[test]
+fn a_line_that_repeats_one_name_of_the_header_is_an_unusable_header() {
+    let body = format!("{HEADER}{ROW}When,Who,Whom,duration,Cost,Key\n");
+    let reader = RecordReader::of_file(body.as_bytes(), 1000);
+    let Err(ConvertError::Header(HeaderError::Unusable { at, .. })) =
+        read_with(reader, &[body.as_bytes()])
+    else {
+        panic!("such a line is no record");
+    };
+    assert_eq!(at.line, 3);
+}
+
+#[test]
+fn a_text_of_several_lines_swallows_no_row_unless_a_line_is_like_a_row() {
+    // As many cells but no date, and a date but other cells.
+    for note in ["hello\n1,2,3,4,5,6", "hello\n2026-10-01T10:00:00Z,1"] {
+        let row = ROW.replace(",a\n", &format!(",\"{note}\"\n"));
+        let (seen, _) = read_file(&format!("{HEADER}{row}")).unwrap();
+        assert_eq!(seen, ["11 to 22"], "{note}");
+    }
+}
+
 proptest! {
     /// Whatever the order of the columns in the parts of a file, and wherever it is cut, every
     /// value gets into its field.

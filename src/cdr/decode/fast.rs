@@ -116,10 +116,12 @@ impl Decoder {
         let mut values: Values<'_> = [Value::Null; Field::ALL.len()];
         let mut at = 1;
         let mut seen = 0_u32;
-        for number in 0.. {
-            at = skip_blanks(bytes, at);
+        'members: for number in 0.. {
             if bytes.get(at) != Some(&b'"') {
-                return None;
+                at = skip_blanks(bytes, at);
+                if bytes.get(at) != Some(&b'"') {
+                    return None;
+                }
             }
             let field = match order.get(number) {
                 Some(Some(field)) if !is_shuffled && field.is_key_at(bytes, at + 1) => {
@@ -153,24 +155,42 @@ impl Decoder {
                 }
                 seen |= bit;
                 let slot = &mut values[field as usize];
-                (*slot, at) = Value::read(source, skip_blanks(bytes, at))?;
+                (*slot, at) = Value::read(text, at, quotes)?;
             }
-            at = skip_blanks(bytes, at);
-            match bytes.get(at)? {
-                b',' => at += 1,
-                b'}' if at + 1 == bytes.len() => break,
-                _ => return None,
+            loop {
+                let byte = *bytes.get(at)?;
+                at += 1;
+                match byte {
+                    b',' => break,
+                    b'}' if at == bytes.len() => break 'members,
+                    b' ' => {}
+                    _ => return None,
+                }
             }
         }
         *mispredicted_keys = mispredicted;
-        let extra = extra.finish()?;
-        record(&values, extra, dates).ok()
+        let record = record(&values, dates).ok()?;
+        if class.has_backslash || !extra.is_empty() {
+            return complete(record, extra);
+        }
+        Some(record)
     }
 }
 
+/// Unescapes the texts of a record, and adds the fields without a column.
+#[inline(never)]
+fn complete<'a>(mut record: Record<'a>, extra: &mut ExtraWriter) -> Option<Record<'a>> {
+    for (_, text) in record.texts_mut() {
+        // A backslash always begins an escape.
+        if text.contains('\\') {
+            *text = Cow::Owned(serde_json::from_str(&format!("\"{text}\"")).ok()?);
+        }
+    }
+    record.extra = extra.finish()?.map(Cow::Owned);
+    Some(record)
+}
+
 /// The first byte at or after `at` that is not a blank.
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "there is rarely a blank to skip")]
 fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
     while bytes.get(at) == Some(&b' ') {
         at += 1;
@@ -182,71 +202,67 @@ fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
 #[derive(Clone, Copy)]
 enum Value<'a> {
     Null,
+    /// A string as it stands, possibly with escapes, which [`complete`] replaces.
     Text(&'a str),
-    /// A string with escapes, in its quotation marks.
-    Escaped(&'a str),
     /// A JSON number. Only its characters were checked.
     Number(&'a str),
 }
 
 impl<'a> Value<'a> {
     /// The value that begins at `at`, and where it ends.
-    #[inline]
-    fn read(source: Source<'a, '_>, at: usize) -> Option<(Self, usize)> {
-        let text = source.text;
+    fn read(text: &'a str, mut at: usize, quotes: Quotes<'_>) -> Option<(Self, usize)> {
         let bytes = text.as_bytes();
-        match bytes.get(at)? {
-            b'"' => {
-                let close = source.quotes.next(at + 1)?;
-                let string = text.get(at + 1..close)?;
-                let value = if source.has_backslash && string.contains('\\') {
-                    Self::Escaped(text.get(at..=close)?)
-                } else {
-                    Self::Text(string)
-                };
-                Some((value, close + 1))
-            }
-            b'n' => {
-                let end = at + b"null".len();
-                (bytes.get(at..end)? == b"null").then_some((Self::Null, end))
-            }
-            b'-' | b'0'..=b'9' => {
-                let rest = bytes.get(at..)?;
-                let length = rest
-                    .iter()
-                    .position(|byte| !matches!(byte, b'0'..=b'9' | b'.' | b'-'))?;
-                let end = at + length;
-                Some((Self::Number(text.get(at..end)?), end))
-            }
-            _ => None,
+        loop {
+            return match bytes.get(at)? {
+                b'"' => {
+                    let close = quotes.next(at + 1)?;
+                    Some((Self::Text(text.get(at + 1..close)?), close + 1))
+                }
+                b' ' => {
+                    at += 1;
+                    continue;
+                }
+                b'n' => {
+                    let end = at + b"null".len();
+                    (bytes.get(at..end)? == b"null").then_some((Self::Null, end))
+                }
+                b'-' | b'0'..=b'9' => {
+                    let rest = bytes.get(at..)?;
+                    let length = rest
+                        .iter()
+                        .position(|byte| !matches!(byte, b'0'..=b'9' | b'.' | b'-'))?;
+                    let end = at + length;
+                    Some((Self::Number(text.get(at..end)?), end))
+                }
+                _ => None,
+            };
         }
     }
 
-    fn text(self) -> Result<Option<Cow<'a, str>>, Unexpected> {
+    fn text(self) -> Result<Option<&'a str>, Unexpected> {
         match self {
             Self::Null => Ok(None),
-            Self::Text(text) => Ok(Some(Cow::Borrowed(text))),
-            Self::Escaped(quoted) => unescape(quoted).map(Some),
+            Self::Text(text) => Ok(Some(text)),
             Self::Number(_) => Err(Unexpected),
         }
     }
 
     /// An id or a name: a string, or the digits of a JSON number.
-    fn identifier(self) -> Result<Option<Cow<'a, str>>, Unexpected> {
+    fn identifier(self) -> Result<Option<&'a str>, Unexpected> {
         match self {
-            Self::Number(text) => whole_number(text),
+            Self::Number(text) => whole_number(text).map(Some),
             _ => self.text(),
         }
     }
 
     /// A phone number: a string, or the digits of a JSON number.
-    fn phone_number(self) -> Result<Option<Cow<'a, str>>, Unexpected> {
+    fn phone_number(self) -> Result<Option<&'a str>, Unexpected> {
         match self {
-            Self::Text(text) => phone_number(text)
-                .map(|number| Some(Cow::Borrowed(number)))
-                .map_err(|_| Unexpected),
-            // Marks of a spreadsheet may be escaped.
-            Self::Escaped(_) => Err(Unexpected),
+            // The marks of a spreadsheet may be escaped.
+            Self::Text(text) => match phone_number(text) {
+                Ok(number) if !number.contains('\\') => Ok(Some(number)),
+                _ => Err(Unexpected),
+            },
             _ => self.identifier(),
         }
     }
@@ -257,7 +273,6 @@ impl<'a> Value<'a> {
             Self::Text(text) => Amount::parse_short(text.as_bytes())
                 .or_else(|| Amount::parse(text).ok())
                 .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
-            Self::Escaped(_) => Err(Unexpected),
             // `Amount::parse` would accept notations that JSON does not permit.
             Self::Number(text) => Amount::parse_short(text.as_bytes())
                 .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
@@ -268,7 +283,7 @@ impl<'a> Value<'a> {
         let text = match self {
             Self::Null => return Ok(None),
             Self::Number(text) => text.as_bytes(),
-            Self::Text(_) | Self::Escaped(_) => return Err(Unexpected),
+            Self::Text(_) => return Err(Unexpected),
         };
         // Nine digits fit.
         if text.len() > 9 || (text.len() > 1 && text[0] == b'0') {
@@ -283,23 +298,10 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A JSON number that is a whole number.
-#[inline]
-fn whole_number(text: &str) -> Result<Option<Cow<'_, str>>, Unexpected> {
+fn whole_number(text: &str) -> Result<&str, Unexpected> {
     let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
         && (text.len() == 1 || !text.starts_with('0'));
-    if is_plain {
-        Ok(Some(Cow::Borrowed(text)))
-    } else {
-        Err(Unexpected)
-    }
-}
-
-#[cold]
-fn unescape(quoted: &str) -> Result<Cow<'_, str>, Unexpected> {
-    serde_json::from_str(quoted)
-        .map(Cow::Owned)
-        .map_err(|_| Unexpected)
+    if is_plain { Ok(text) } else { Err(Unexpected) }
 }
 
 /// The record needs the plain decoder.
@@ -311,20 +313,16 @@ type Values<'a> = [Value<'a>; Field::ALL.len()];
 
 #[inline(always)]
 #[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
-fn record<'a>(
-    values: &Values<'a>,
-    extra: Option<String>,
-    dates: &mut DateCache,
-) -> Result<Record<'a>, Unexpected> {
+fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, Unexpected> {
     let value = |field: Field| values[field as usize];
-    let text = |field| value(field).text();
-    let number = |field| value(field).phone_number();
+    let text = |field| Ok(value(field).text()?.map(Cow::Borrowed));
+    let number = |field| Ok(value(field).phone_number()?.map(Cow::Borrowed));
     // The plain decoder keeps a different alias in `extra`.
     let aliased = |field, alias| {
         let (field, alias) = (value(field).identifier()?, value(alias).identifier()?);
         match (field, alias) {
             (Some(field), Some(alias)) if field != alias => Err(Unexpected),
-            (field, alias) => Ok(field.or(alias)),
+            (field, alias) => Ok(field.or(alias).map(Cow::Borrowed)),
         }
     };
     let Value::Text(date) = value(Field::Date) else {
@@ -338,13 +336,13 @@ fn record<'a>(
         to_number: number(Field::To)?,
         disposition: text(Field::Disposition)?,
         destination: text(Field::Destination)?,
-        sip_trunk: value(Field::SipTrunk).identifier()?,
+        sip_trunk: value(Field::SipTrunk).identifier()?.map(Cow::Borrowed),
         answered_by: text(Field::AnsweredBy)?,
         duration_seconds: value(Field::Duration).seconds()?,
         per_minute_usd: value(Field::PerMinute).amount()?,
         charge_usd: value(Field::Charge).amount()?,
         forward_fee_usd: value(Field::ForwardFee).amount()?,
-        extra: extra.map(Cow::Owned),
+        extra: None,
     })
 }
 

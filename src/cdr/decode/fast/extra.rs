@@ -48,8 +48,12 @@ impl ExtraWriter {
         self.members.clear();
     }
 
-    /// The record's fields without a column, `None` if it has any twice.
     #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.json.is_empty()
+    }
+
+    /// The record's fields without a column, `None` if it has any twice.
     pub(super) fn finish(&mut self) -> Option<Option<String>> {
         if self.json.is_empty() {
             return Some(None);

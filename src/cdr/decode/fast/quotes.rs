@@ -74,42 +74,41 @@ fn find_quotes_with(
     words: &mut [u64],
 ) -> TextClass {
     let (blocks, rest) = text.as_chunks::<WORD_BYTES>();
+    let (mut has_special, mut is_ascii) = (false, true);
+    let mut last = [b' '; WORD_BYTES];
+    last[..rest.len()].copy_from_slice(rest);
+    for (block, word) in blocks.iter().chain([&last]).zip(&mut *words) {
+        let scan = scan_block(block);
+        *word = scan.quotes;
+        has_special |= scan.has_special;
+        is_ascii &= scan.is_ascii;
+    }
     let mut class = TextClass {
-        is_ascii: true,
+        is_ascii,
         has_control: false,
         has_backslash: false,
     };
-    let mut is_first_escaped = false;
-    let mut last = [b' '; WORD_BYTES];
-    last[..rest.len()].copy_from_slice(rest);
-    for (block, word) in blocks.iter().chain([&last]).zip(words) {
-        let scan = scan_block(block);
-        class.is_ascii &= scan.is_ascii;
-        class.has_control |= scan.has_control;
-        *word = scan.quotes;
-        if scan.backslashes != 0 || is_first_escaped {
-            class.has_backslash = true;
-            *word &= !escaped(scan.backslashes, &mut is_first_escaped);
-        }
+    if has_special {
+        class.has_control = text.iter().any(|&byte| byte < b' ');
+        class.has_backslash = remove_escaped(text, words);
     }
     class
 }
 
-/// The bytes of a block that follow an escaping backslash. `is_first_escaped` is whether the first
-/// byte does, and becomes that of the next block.
-fn escaped(backslashes: u64, is_first_escaped: &mut bool) -> u64 {
-    let mut escaped = u64::from(*is_first_escaped);
-    *is_first_escaped = false;
-    let mut rest = backslashes;
-    while rest != 0 {
-        let backslash = rest & rest.wrapping_neg();
-        rest ^= backslash;
-        if escaped & backslash == 0 {
-            escaped |= backslash << 1;
-            *is_first_escaped = backslash << 1 == 0;
+/// Removes escaped quotation marks from the bitmap. Returns whether there is a backslash.
+#[cold]
+fn remove_escaped(text: &[u8], words: &mut [u64]) -> bool {
+    let mut escaped = None;
+    for backslash in memchr::memchr_iter(b'\\', text) {
+        if escaped != Some(backslash) {
+            let at = backslash + 1;
+            if let Some(word) = words.get_mut(at / WORD_BYTES) {
+                *word &= !(1 << (at % WORD_BYTES));
+            }
+            escaped = Some(at);
         }
     }
-    escaped
+    escaped.is_some()
 }
 
 /// What 64 bytes contain.
@@ -117,9 +116,8 @@ fn escaped(backslashes: u64, is_first_escaped: &mut bool) -> u64 {
 struct BlockScan {
     /// A bit for each quotation mark.
     quotes: u64,
-    /// A bit for each backslash.
-    backslashes: u64,
-    has_control: bool,
+    /// Whether there is a backslash or a control character.
+    has_special: bool,
     is_ascii: bool,
 }
 
@@ -144,12 +142,13 @@ fn scan_block_avx2(block: &[u8; WORD_BYTES]) -> BlockScan {
     let (low, high) = (half(0), half(4));
     let mask = |bytes: __m256i| u64::from(_mm256_movemask_epi8(bytes).cast_unsigned());
     let is = |bytes, byte: u8| _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte.cast_signed()));
-    let control = |bytes| _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes);
-    let bitmap = |byte| mask(is(low, byte)) | mask(is(high, byte)) << 32;
+    let special = |bytes| {
+        let control = _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes);
+        _mm256_or_si256(is(bytes, b'\\'), control)
+    };
     BlockScan {
-        quotes: bitmap(b'"'),
-        backslashes: bitmap(b'\\'),
-        has_control: mask(_mm256_or_si256(control(low), control(high))) != 0,
+        quotes: mask(is(low, b'"')) | mask(is(high, b'"')) << 32,
+        has_special: mask(_mm256_or_si256(special(low), special(high))) != 0,
         // Tests the highest bit of each byte.
         is_ascii: mask(_mm256_or_si256(low, high)) == 0,
     }
@@ -159,14 +158,12 @@ fn scan_block_avx2(block: &[u8; WORD_BYTES]) -> BlockScan {
 fn scan_block(block: &[u8; WORD_BYTES]) -> BlockScan {
     let mut scan = BlockScan {
         quotes: 0,
-        backslashes: 0,
-        has_control: false,
+        has_special: false,
         is_ascii: block.is_ascii(),
     };
     for (i, &byte) in block.iter().enumerate() {
         scan.quotes |= u64::from(byte == b'"') << i;
-        scan.backslashes |= u64::from(byte == b'\\') << i;
-        scan.has_control |= byte < b' ';
+        scan.has_special |= byte == b'\\' || byte < b' ';
     }
     scan
 }

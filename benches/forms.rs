@@ -1,0 +1,80 @@
+//! The records of [`data`](super::data) in the forms that real ones come in.
+
+use cdrlake::KeyOrder;
+
+use super::data::body;
+
+/// A form that records come in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// As the simulator writes them.
+    Ordinary,
+    /// The keys of each record in an order of their own.
+    Shuffled,
+    /// One field without a column: a text.
+    Unknown,
+    /// Three fields without a column, one of them an object of two levels.
+    UnknownNested,
+    /// An escape in one text.
+    Escaped,
+    /// Amounts and phone numbers as JSON numbers.
+    Bare,
+    /// Blanks after `:` and `,`, as Python's `json.dumps` writes them.
+    Blanks,
+    /// Blanks, and keys shuffled.
+    ShuffledBlanks,
+}
+
+/// A body of [`RECORDS`](super::data::RECORDS) lines in a form.
+pub(crate) fn body_in(form: Form) -> Vec<u8> {
+    let key_order = match form {
+        Form::Shuffled | Form::ShuffledBlanks => KeyOrder::Shuffled,
+        _ => KeyOrder::Fixed,
+    };
+    let text = String::from_utf8(body(key_order)).unwrap();
+    let mut body = String::with_capacity(2 * text.len());
+    for (number, line) in text.lines().enumerate() {
+        body += &match form {
+            Form::Ordinary | Form::Shuffled => line.to_owned(),
+            Form::Unknown => with_members(line, &recording(number)),
+            Form::UnknownNested => {
+                let quality = r#""quality":{"mos":4.21,"network":{"jitter_ms":12,"codec":"opus"}}"#;
+                let more = format!("{},{quality},\"tags\":null", recording(number));
+                with_members(line, &more)
+            }
+            Form::Escaped => line.replacen(r#""destination":""#, r#""destination":"\u00c9 "#, 1),
+            Form::Bare => with_bare_numbers(line),
+            Form::Blanks | Form::ShuffledBlanks => {
+                line.replace(",\"", ", \"").replace("\":", "\": ")
+            }
+        };
+        body.push('\n');
+    }
+    body.into_bytes()
+}
+
+fn recording(number: usize) -> String {
+    let hash = number.wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    format!(r#""recording_url":"https://api.wavix.com/v1/recordings/{hash:016x}.mp3""#)
+}
+
+fn with_members(record: &str, members: &str) -> String {
+    format!("{},{members}}}", record.strip_suffix('}').unwrap())
+}
+
+fn with_bare_numbers(record: &str) -> String {
+    let mut record = record.to_owned();
+    for key in ["from", "to", "per_minute", "charge", "forward_fee"] {
+        let key = format!("\"{key}\":");
+        let Some(open) = record.find(&key).map(|at| at + key.len()) else {
+            continue;
+        };
+        let close = open + 1 + record[open + 1..].find('"').unwrap();
+        let is_number = record[open + 1..close].parse::<f64>().is_ok();
+        if is_number && record[open..].starts_with('"') && !record[open + 1..].starts_with('+') {
+            record.remove(close);
+            record.remove(open);
+        }
+    }
+    record
+}
