@@ -3,6 +3,7 @@
 use object_store::path::Path;
 
 use super::identity::FORMAT;
+use crate::cdr::slice::Slice;
 use crate::retry::{Fate, StopCause};
 use crate::store::StoreError;
 
@@ -67,13 +68,14 @@ pub enum LakeError {
         "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another place"
     )]
     NotALake,
-    /// The table may have changed, but the ledger could not be told.
+    /// The table may have changed, but the ledger entry was not updated.
     #[error(
-        "{path} may have changed, but its ledger entry could not be completed. Once what stood in the way is gone, the next run mends it"
+        "the file of {slice} may have changed, but its ledger entry was not updated. The next run \
+         repairs this"
     )]
     NotRecorded {
-        /// The slice's file.
-        path: Path,
+        /// Whose file.
+        slice: Slice,
         /// Why not.
         source: Box<LakeError>,
     },

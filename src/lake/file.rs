@@ -23,6 +23,11 @@ pub struct PublishedFile {
 }
 
 impl PublishedFile {
+    /// Where it lies in the lake.
+    pub(crate) fn location(&self) -> Path {
+        Path::from(&*self.path)
+    }
+
     /// What will be said of a file of the spool that is to lie at `path`.
     pub fn planned(path: &Path, file: &SpoolFile) -> Self {
         Self {

@@ -119,7 +119,7 @@ impl Lake {
         };
         let parsed = parse::<Entry>(&found).and_then(|entry| {
             let problem = if entry.slice == slice {
-                entry.contradiction()
+                entry.contradiction(self.table.form())
             } else {
                 Some(format!("it speaks of {}", entry.slice))
             };

@@ -1,11 +1,11 @@
 //! The ledger: one small JSON object for each slice, saying what was published.
 
 use jiff::Timestamp;
-use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::file::PublishedFile;
 use super::identity::FORMAT;
+use super::table::TableForm;
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::digest::Digest;
@@ -13,7 +13,6 @@ use crate::cdr::reconcile::{Verdict, verdict};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, Totals};
 use crate::slice_file::writer::SLICE_KEY;
-use crate::store::layout;
 
 /// Whether a slice may still change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -56,12 +55,18 @@ impl Entry {
         }
     }
 
-    /// What in the entry contradicts itself: somebody edited it, or it is not ours.
-    pub fn contradiction(&self) -> Option<String> {
-        // A path as the store writes it, and no other way to the same file.
+    /// The slice's current file, if it has one.
+    pub fn file(&self) -> Option<&PublishedFile> {
+        self.committed.as_ref()?.file.as_ref()
+    }
+
+    /// What in the entry of a table of this `form` contradicts itself: somebody edited it, or it is
+    /// not ours.
+    pub(crate) fn contradiction(&self, form: TableForm) -> Option<String> {
+        // A path as the store writes it, and no other spelling of it.
         let elsewhere = |file: &PublishedFile| {
-            let path = Path::from(&*file.path);
-            layout::slice_of(&path) != Some(self.slice) || path.as_ref() != file.path
+            let path = file.location();
+            form.slice_of(&path) != Some(self.slice) || path.as_ref() != file.path
         };
         if self
             .pending
@@ -301,7 +306,6 @@ impl Commit {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
-    use crate::lake::Table;
 
     /// A commit that says nothing but its file and its state.
     pub(crate) fn commit(file: Option<PublishedFile>, state: State) -> Commit {
@@ -358,7 +362,7 @@ pub(crate) mod tests {
         };
         let good = || {
             let file = PublishedFile {
-                path: Table::place_of(slice).to_string(),
+                path: TableForm::Plain.new_path(slice).to_string(),
                 rows: 3,
                 bytes: 2,
                 checksum: String::new(),
@@ -377,7 +381,7 @@ pub(crate) mod tests {
                 committed: Some(commit),
                 ..Entry::new(slice)
             };
-            entry.contradiction()
+            entry.contradiction(TableForm::Plain)
         };
         assert_eq!(contradiction(&|_| {}), None);
         let edits: [fn(&mut Commit); 6] = [

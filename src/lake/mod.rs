@@ -49,7 +49,7 @@ pub(crate) use file::{PublishedFile, is_intact};
 use identity::{FORMAT, Identity};
 pub(crate) use inventory::{Condition, LedgerEntry, SliceState};
 pub(crate) use publish::StagedSlice;
-pub(crate) use table::{Table, TableChange, TableFiles};
+pub(crate) use table::{Table, TableChange, TableFiles, TableForm};
 
 /// A lake that this run may read and write.
 #[derive(Clone, Debug)]
@@ -102,7 +102,7 @@ impl Lake {
         let path = layout::identity();
         match store.create(&path, json(wanted)).await? {
             Swap::Done(_) => Ok(Self {
-                table: Table::new(Arc::clone(&store)),
+                table: Table::new(Arc::clone(&store), TableForm::Plain),
                 store,
                 identity: wanted.clone(),
                 privacy: Arc::default(),
@@ -135,7 +135,7 @@ impl Lake {
             return Err(LakeError::NotALake);
         };
         Ok(Some(Self {
-            table: Table::new(Arc::clone(&store)),
+            table: Table::new(Arc::clone(&store), TableForm::Plain),
             store,
             identity: parse_own(path, &found)?,
             privacy: Arc::default(),
@@ -168,6 +168,13 @@ impl Lake {
             ));
         }
         Ok(Some(lake))
+    }
+
+    /// The same lake with a table of another form.
+    #[cfg(test)]
+    pub(crate) fn with_table_form(self, form: TableForm) -> Self {
+        let table = Table::new(Arc::clone(&self.store), form);
+        Self { table, ..self }
     }
 
     /// What becomes of numbers on their way into the lake, apart from those that were erased.

@@ -7,7 +7,7 @@ use super::file::{PublishedFile, StagedFile};
 use super::identity::FORMAT;
 use super::ledger::{Commit, Entry, Failure, Pending, State};
 use super::runs::RunMark;
-use super::table::{StagedChange, Table, TableChange};
+use super::table::{StagedChange, TableChange};
 use super::{Lake, LakeError, LedgerEntry, json};
 use crate::cdr::slice::Slice;
 use crate::privacy::Privacy;
@@ -49,16 +49,16 @@ impl Lake {
     /// [`LakeError`] if the store fails; the table is then as it was.
     pub(crate) async fn stage(
         &self,
-        slice: Slice,
+        entry: &Entry,
         change: TableChange,
         rejects: Option<SpoolFile>,
     ) -> Result<StagedSlice, LakeError> {
-        let table = self.table.stage(slice, change).await?;
+        let table = self.table.stage(entry, change).await?;
         let rejects = match rejects {
-            Some(file) => Some(
-                self.stage_rejects(layout::rejects_file(slice), file)
-                    .await?,
-            ),
+            Some(file) => {
+                let path = layout::rejects_file(entry.slice);
+                Some(self.stage_rejects(path, file).await?)
+            }
             None => None,
         };
         Ok(StagedSlice {
@@ -157,7 +157,7 @@ impl Lake {
             .await?;
         // From here on the table may have changed, whatever goes wrong, unless the store refused.
         let not_recorded = |source: LakeError| LakeError::NotRecorded {
-            path: Table::place_of(slice),
+            slice,
             source: Box::new(source),
         };
         let changes_table = table.is_any();
@@ -178,6 +178,14 @@ impl Lake {
                 LakeError::LostLease { .. } if !changes_table => source,
                 source => not_recorded(source),
             })?;
+        if let Some(file) = entry.file()
+            && let Err(error) = self.table.remove(lease, slice, Some(file)).await
+        {
+            tracing::warn!(
+                "{slice}: the replaced file was not removed: {}. Run `cdrlake verify --repair`.",
+                crate::error::chain(&error)
+            );
+        }
         mark.ensure_after().await;
         Ok(entry)
     }
@@ -267,7 +275,7 @@ impl Lake {
                 commit
             }
         };
-        self.table.remove(lease, slice).await?;
+        self.table.remove(lease, slice, None).await?;
         let rejects = [
             layout::rejects_file(slice),
             layout::failed_rejects_file(slice),

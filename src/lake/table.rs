@@ -1,25 +1,15 @@
-//! The table: which file holds a slice, and how another takes its place.
+//! The table: which file holds a slice, and how another file replaces it.
 //!
-//! Whoever lists, reads, compares, replaces or removes a slice's file asks [`Table`], and assumes
-//! nothing of its name. The form that it has is the plain one: each slice has one name, made of the
-//! slice alone, and a file takes the place of the one before by taking its name.
+//! All other code asks [`Table`] for a slice's file and assumes nothing about its name:
 //!
-//! A form whose files never have a name twice, and whose log says which of them holds a slice now,
-//! would have to give:
+//! - The ledger entry of a slice names its current file.
+//! - [`TableForm`] names new files, and decides which paths belong to the table.
+//! - Stores require one convention: a file of the table lies in the partition of its day, and its
+//!   name begins with the slice's [`layout::stem`]. They derive the lease of a file from it.
 //!
-//! - [`place_of`](Table::place_of): a new name for each file, asked once for each that is staged;
-//!   [`layout::slice_of`] then tells of either name whose it is, for leases, what dead processes
-//!   left and the warehouses' statements go by names;
-//! - [`files`](Table::files), [`file`](Table::file): what its log holds. Files that it no longer
-//!   holds are nobody's, but readers do not take them for calls;
-//! - [`stage`](Table::stage), [`publish`](Table::publish): the file under its new name first, then
-//!   an entry of the log that puts it in the place of what was there before, on the condition that
-//!   nobody was quicker;
-//! - [`remove`](Table::remove): an entry of the log, too, and the bytes gone.
-//!
-//! What the ledger keeps of a file, its path included, and [`is_intact`](super::is_intact) do for
-//! both. It lies in this room because a table is changed under a slice's lease, and tells of one
-//! that was lost as the ledger does.
+//! A second form is another variant of [`TableForm`]. Each `match` on the form shows what it must
+//! decide; the variant `Unique`, which exists for tests only, is an example. A form with a log also
+//! writes entries of the log in [`publish`](Table::publish) and [`remove`](Table::remove).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -28,24 +18,96 @@ use object_store::path::Path;
 
 use super::LakeError;
 use super::file::{PublishedFile, StagedFile};
+use super::ledger::Entry;
+#[cfg(test)]
+use super::ledger::new_token;
 use super::publish::must_hold;
 use crate::cdr::slice::Slice;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::{LakeStore, Lease, LocalCopy, ObjectState, layout};
 
+/// How the table's files are named, and how one replaces another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TableForm {
+    /// Each slice has one file name. A new file replaces the old one under this name.
+    Plain,
+    /// Each file has a name of its own. The old file is removed once the ledger entry names the new
+    /// one.
+    #[cfg(test)]
+    Unique,
+}
+
+impl TableForm {
+    /// The path of a new file of the slice.
+    pub(crate) fn new_path(self, slice: Slice) -> Path {
+        match self {
+            Self::Plain => plain_path(slice),
+            #[cfg(test)]
+            Self::Unique => {
+                let name = format!("{}-{}.parquet", layout::stem(slice), new_token());
+                layout::partition(slice.day).join(name)
+            }
+        }
+    }
+
+    /// The slice whose file lies, or will lie, at `path`; `None` if the table has no such file.
+    pub(crate) fn slice_of(self, path: &Path) -> Option<Slice> {
+        let slice = layout::leased_slice(path)?;
+        let is_ours = match self {
+            Self::Plain => *path == plain_path(slice),
+            // A lake of plain names may have become one of unique names.
+            #[cfg(test)]
+            Self::Unique => path.as_ref().ends_with(".parquet"),
+        };
+        is_ours.then_some(slice)
+    }
+}
+
+fn plain_path(slice: Slice) -> Path {
+    layout::partition(slice.day).join(format!("{}.parquet", layout::stem(slice)))
+}
+
 /// The files that hold the slices.
 #[derive(Clone, Debug)]
 pub(crate) struct Table {
     store: Arc<dyn LakeStore>,
+    form: TableForm,
 }
 
 /// What lies in the table.
 #[derive(Debug, Default)]
 pub(crate) struct TableFiles {
-    /// The file of each slice that has one.
-    pub of_slices: HashMap<Slice, ObjectState>,
-    /// Files that are no slice's although readers take them for calls.
+    of_slices: HashMap<Slice, Vec<ObjectState>>,
+    /// Files of no slice, which readers take for calls.
     pub foreign: Vec<Path>,
+}
+
+impl TableFiles {
+    /// The slices that have a file.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = Slice> {
+        self.of_slices.keys().copied()
+    }
+
+    /// Whether the slice has a file.
+    pub(crate) fn has(&self, slice: Slice) -> bool {
+        self.of_slices.contains_key(&slice)
+    }
+
+    /// Slices, each with the size of its files.
+    pub(crate) fn sizes(&self) -> impl Iterator<Item = (Slice, u64)> {
+        let size = |files: &[ObjectState]| files.iter().map(|file| file.size_bytes).sum();
+        let of_slices = self.of_slices.iter();
+        of_slices.map(move |(slice, files)| (*slice, size(files)))
+    }
+
+    /// The same as [`Table::file`], from the listing.
+    pub(crate) fn file(&self, entry: &Entry) -> Option<&ObjectState> {
+        let files = self.of_slices.get(&entry.slice)?;
+        match entry.file() {
+            Some(named) => files.iter().find(|file| file.path.as_ref() == named.path),
+            None => files.first(),
+        }
+    }
 }
 
 /// What a publication does to a slice's file. `F` is the file that takes its place, as far on its
@@ -76,7 +138,9 @@ impl From<SpoolFile> for TableChange {
 pub(super) struct StagedChange {
     slice: Slice,
     change: TableChange<StagedFile>,
-    /// The slice's file before.
+    /// Where the slice's file was looked for.
+    current: Option<Path>,
+    /// The file that lay there.
     pub(super) before: Option<ObjectState>,
 }
 
@@ -98,14 +162,18 @@ impl StagedChange {
 }
 
 impl Table {
-    pub(super) fn new(store: Arc<dyn LakeStore>) -> Self {
-        Self { store }
+    pub(super) fn new(store: Arc<dyn LakeStore>, form: TableForm) -> Self {
+        Self { store, form }
     }
 
-    /// Where a file of the slice lies, or will lie. Who wants one that is there asks
-    /// [`file`](Self::file).
-    pub(crate) fn place_of(slice: Slice) -> Path {
-        layout::table_file(slice)
+    /// How its files are named.
+    pub(super) fn form(&self) -> TableForm {
+        self.form
+    }
+
+    /// The slice whose file lies, or will lie, at `path`; `None` if the table has no such file.
+    pub(crate) fn slice_of(&self, path: &Path) -> Option<Slice> {
+        self.form.slice_of(path)
     }
 
     /// Every file.
@@ -115,57 +183,110 @@ impl Table {
     pub(crate) async fn files(&self) -> Result<TableFiles, LakeError> {
         let mut files = TableFiles::default();
         for object in self.store.list(&Path::from(layout::TABLE)).await? {
-            match layout::slice_of(&object.path) {
-                Some(slice) => drop(files.of_slices.insert(slice, object)),
+            match self.slice_of(&object.path) {
+                Some(slice) => files.of_slices.entry(slice).or_default().push(object),
                 None => files.foreign.push(object.path),
             }
         }
         Ok(files)
     }
 
-    /// The file that holds the slice now; `None` if none does.
+    /// The file that holds the slice, which its ledger entry names. If the entry names none: a file
+    /// of the slice that lies in the table nevertheless. `None` if there is no such file.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub(crate) async fn file(&self, slice: Slice) -> Result<Option<ObjectState>, LakeError> {
-        Ok(self.store.state(&Self::place_of(slice)).await?)
+    pub(crate) async fn file(&self, entry: &Entry) -> Result<Option<ObjectState>, LakeError> {
+        self.state(self.path_of(entry).await?.as_ref()).await
     }
 
-    /// The file that holds the slice now, where this machine can read it; `None` if none does.
+    /// The same [`file`](Self::file), where this machine can read it.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub(crate) async fn local_copy(&self, slice: Slice) -> Result<Option<LocalCopy>, LakeError> {
-        Ok(self.store.local_copy(&Self::place_of(slice)).await?)
+    pub(crate) async fn local_copy(&self, entry: &Entry) -> Result<Option<LocalCopy>, LakeError> {
+        match self.path_of(entry).await? {
+            Some(path) => Ok(self.store.local_copy(&path).await?),
+            None => Ok(None),
+        }
     }
 
-    /// Looks at what is there of the slice, and does everything about a change that takes long and
-    /// that nobody sees. Dropping the future takes back what it has done.
+    /// Files of the slice besides [`file`](Self::file): they were replaced, or a crashed run left
+    /// them.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn other_files(&self, entry: &Entry) -> Result<Vec<Path>, LakeError> {
+        let current = self.path_of(entry).await?;
+        let mut paths = self.paths_of(entry.slice).await?;
+        paths.retain(|path| Some(path) != current.as_ref());
+        Ok(paths)
+    }
+
+    /// Where [`file`](Self::file) looks.
+    async fn path_of(&self, entry: &Entry) -> Result<Option<Path>, LakeError> {
+        match entry.file() {
+            Some(named) => Ok(Some(named.location())),
+            None => Ok(self.paths_of(entry.slice).await?.pop()),
+        }
+    }
+
+    /// Where files of the slice may lie.
+    #[cfg_attr(
+        not(test),
+        expect(clippy::unused_async, reason = "other forms list files")
+    )]
+    async fn paths_of(&self, slice: Slice) -> Result<Vec<Path>, LakeError> {
+        match self.form {
+            TableForm::Plain => Ok(vec![plain_path(slice)]),
+            #[cfg(test)]
+            TableForm::Unique => {
+                let listed = self.store.list(&layout::partition(slice.day)).await?;
+                let paths = listed.into_iter().map(|object| object.path);
+                Ok(paths
+                    .filter(|path| self.slice_of(path) == Some(slice))
+                    .collect())
+            }
+        }
+    }
+
+    async fn state(&self, path: Option<&Path>) -> Result<Option<ObjectState>, LakeError> {
+        match path {
+            Some(path) => Ok(self.store.state(path).await?),
+            None => Ok(None),
+        }
+    }
+
+    /// Looks up the slice's file and does everything about a change that takes long and that
+    /// readers cannot see. Dropping the future undoes what it has done.
     pub(super) async fn stage(
         &self,
-        slice: Slice,
+        entry: &Entry,
         change: TableChange,
     ) -> Result<StagedChange, LakeError> {
-        // Before anything else: what has changed since then is another run's.
-        let before = self.file(slice).await?;
+        // First of all: later changes are another run's.
+        let current = self.path_of(entry).await?;
+        let before = self.state(current.as_ref()).await?;
         let change = match change {
             TableChange::Keep => TableChange::Keep,
             TableChange::Remove => TableChange::Remove,
             TableChange::Replace(file) => {
-                let path = Self::place_of(slice);
-                let staged = StagedFile::stage(&*self.store, &path, before.as_ref(), file);
+                let path = self.form.new_path(entry.slice);
+                let replaced = before.as_ref().filter(|before| before.path == path);
+                let staged = StagedFile::stage(&*self.store, &path, replaced, file);
                 TableChange::Replace(staged.await?)
             }
         };
         Ok(StagedChange {
-            slice,
+            slice: entry.slice,
             change,
+            current,
             before,
         })
     }
 
-    /// Makes a change visible, all at once, or says that another run was quicker. Returns the file
-    /// that the slice has then, where the ledger knew of `kept`.
+    /// Makes a change visible, all at once, or reports that another run was quicker. Returns the
+    /// file that the slice then has. The ledger named `kept` until now.
     pub(super) async fn publish(
         &self,
         lease: &dyn Lease,
@@ -175,26 +296,40 @@ impl Table {
         let StagedChange {
             slice,
             change,
+            current,
             before,
         } = staged;
         match change {
             TableChange::Keep => Ok(kept),
             TableChange::Replace(staged) => Ok(Some(staged.publish(lease).await?)),
             TableChange::Remove => {
-                // No store of ours deletes on a condition: another look is all there is.
-                if self.file(slice).await? != before {
-                    let path = Self::place_of(slice);
+                // Stores cannot delete on a condition, so check again just before.
+                if self.state(current.as_ref()).await? != before {
+                    let path = layout::lease(slice);
                     return Err(LakeError::LostLease { path });
                 }
-                self.remove(lease, slice).await?;
+                self.remove(lease, slice, None).await?;
                 Ok(None)
             }
         }
     }
 
-    /// Removes the slice's file, whatever it is.
-    pub(super) async fn remove(&self, lease: &dyn Lease, slice: Slice) -> Result<(), LakeError> {
-        must_hold(lease, slice)?;
-        Ok(self.store.delete(&Self::place_of(slice)).await?)
+    /// Removes the files of the slice, all but `kept`.
+    pub(super) async fn remove(
+        &self,
+        lease: &dyn Lease,
+        slice: Slice,
+        kept: Option<&PublishedFile>,
+    ) -> Result<(), LakeError> {
+        for path in self.paths_of(slice).await? {
+            if kept.is_none_or(|kept| kept.path != path.as_ref()) {
+                must_hold(lease, slice)?;
+                self.store.delete(&path).await?;
+            }
+        }
+        Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests;

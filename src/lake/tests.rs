@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::identity::Filter;
 use super::ledger::tests::commit;
-use super::ledger::{Commit, Failure, State};
+use super::ledger::{Commit, Entry, Failure, State};
 use super::runs::RunMark;
 use super::*;
 use crate::cdr::slice::{Direction, parse_day};
@@ -59,7 +59,7 @@ fn key() -> PrivacyKey {
     PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuv").unwrap()
 }
 
-fn privacy() -> Privacy {
+pub(super) fn privacy() -> Privacy {
     Privacy::new(Modes::default(), Some(key()))
 }
 
@@ -68,7 +68,7 @@ fn slice(day: &str, direction: Direction) -> Slice {
     Slice { day, direction }
 }
 
-fn placed() -> Slice {
+pub(super) fn placed() -> Slice {
     slice("2026-10-01", Direction::Placed)
 }
 
@@ -78,18 +78,18 @@ fn process(objects: &Arc<InMemory>) -> Arc<dyn LakeStore> {
 }
 
 /// A new lake.
-async fn lake() -> (Arc<InMemory>, Lake) {
+pub(super) async fn lake() -> (Arc<InMemory>, Lake) {
     let objects = Arc::new(InMemory::new());
     let lake = Lake::open(process(&objects), &identity(), privacy()).await;
     (objects, lake.unwrap())
 }
 
-async fn put(objects: &InMemory, path: &Path, text: &str) {
+pub(super) async fn put(objects: &InMemory, path: &Path, text: &str) {
     let path = Path::from(format!("lake/{path}"));
     objects.put(&path, text.to_owned().into()).await.unwrap();
 }
 
-async fn get(lake: &Lake, path: &Path) -> Option<String> {
+pub(super) async fn get(lake: &Lake, path: &Path) -> Option<String> {
     let found = lake.store.read(path).await.unwrap()?;
     Some(String::from_utf8(found.bytes.to_vec()).unwrap())
 }
@@ -101,7 +101,7 @@ fn file(text: &str) -> TempPath {
 }
 
 /// A file for a slice, which has as many rows as its text has characters.
-fn table_change(text: &str) -> TableChange {
+pub(super) fn table_change(text: &str) -> TableChange {
     SpoolFile::of(file(text), text.len() as u64).unwrap().into()
 }
 
@@ -110,7 +110,7 @@ fn rejects(text: &str) -> SpoolFile {
 }
 
 /// What is to be said of a slice with so many rows and rejects.
-fn says(rows: u64, rejected: u64) -> Commit {
+pub(super) fn says(rows: u64, rejected: u64) -> Commit {
     let mut commit = commit(None, State::Closed);
     commit.counts.rows = rows;
     commit.counts.rejected = rejected;
@@ -120,7 +120,7 @@ fn says(rows: u64, rejected: u64) -> Commit {
 }
 
 /// A new run that works on [`placed`]: its mark and its lease.
-async fn at_work(lake: &Lake) -> (RunMark, Box<dyn Lease>) {
+pub(super) async fn at_work(lake: &Lake) -> (RunMark, Box<dyn Lease>) {
     static RUNS: AtomicU32 = AtomicU32::new(0);
     let run = format!("run-{}", RUNS.fetch_add(1, Ordering::SeqCst));
     let mark = lake.mark(&run, CancellationToken::new());
@@ -129,12 +129,12 @@ async fn at_work(lake: &Lake) -> (RunMark, Box<dyn Lease>) {
 }
 
 /// Publishes [`placed`] with this file and these rejects.
-async fn publish(lake: &Lake, text: &str, rejected: Option<&str>) -> Commit {
+pub(super) async fn publish(lake: &Lake, text: &str, rejected: Option<&str>) -> Commit {
     let (mark, lease) = at_work(lake).await;
     let before = lake.usable_entry(placed()).await.unwrap();
     let commit = says(text.len() as u64, u64::from(rejected.is_some()));
     let change = table_change(text);
-    let staged = lake.stage(placed(), change, rejected.map(rejects));
+    let staged = lake.stage(&before.entry, change, rejected.map(rejects));
     let staged = staged.await.unwrap();
     let privacy = privacy();
     let entry = lake.publish(&mark, &*lease, before, staged, commit, &privacy);
@@ -176,9 +176,9 @@ impl Lease for Lost {
 
 /// Is lost after so many looks at it.
 #[derive(Debug, Default)]
-struct LostAt {
-    looks: AtomicU32,
-    last: u32,
+pub(super) struct LostAt {
+    pub(super) looks: AtomicU32,
+    pub(super) last: u32,
 }
 
 impl Lease for LostAt {
@@ -287,7 +287,7 @@ async fn what_is_no_lake_is_not_opened_as_one() {
     let find = async |objects: &Arc<InMemory>| Lake::find_any(process(objects)).await;
     let objects = Arc::new(InMemory::new());
     assert!(find(&objects).await.unwrap().is_none());
-    put(&objects, &Table::place_of(placed()), "calls").await;
+    put(&objects, &TableForm::Plain.new_path(placed()), "calls").await;
     let error = find(&objects).await.unwrap_err();
     assert!(matches!(error, LakeError::NotALake), "{error}");
     put(&objects, &layout::ledger_entry(placed()), "{}").await;
@@ -311,7 +311,7 @@ async fn what_is_no_lake_is_not_opened_as_one() {
 #[tokio::test(start_paused = true)]
 async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     let (_, lake) = lake().await;
-    let table = Table::place_of(placed());
+    let table = TableForm::Plain.new_path(placed());
     let rejects_file = layout::rejects_file(placed());
     fail(&lake, "first", Some("failed")).await;
     let failed = layout::failed_rejects_file(placed());
@@ -343,7 +343,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     assert_eq!(listed[&rejects_file].size_bytes, 1);
     // The marks are those of the objects.
     let file = first.file.unwrap();
-    let found = lake.table().file(placed()).await.unwrap();
+    let found = lake.table().file(&Entry::new(placed())).await.unwrap();
     assert!(is_intact(Some(&file), found.as_ref()));
     let found = lake.rejects_of(placed()).await.unwrap();
     assert!(is_intact(first.rejects.as_ref(), found.as_ref()));
@@ -356,7 +356,10 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     // What keeps the file keeps its mark.
     let (mark, lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
-    let staged = lake.stage(placed(), TableChange::Keep, None).await.unwrap();
+    let staged = lake
+        .stage(&before.entry, TableChange::Keep, None)
+        .await
+        .unwrap();
     assert!(staged.had_file());
     let privacy = privacy();
     let kept = lake.publish(&mark, &*lease, before, staged, says(5, 0), &privacy);
@@ -368,10 +371,8 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     assert_eq!(last.file, None);
     assert_eq!(get(&lake, &table).await, None, "no rows, no file");
     let (mark, lease) = at_work(&lake).await;
-    let staged = lake
-        .stage(placed(), TableChange::Remove, None)
-        .await
-        .unwrap();
+    let entry = lake.entry(placed()).await.entry;
+    let staged = lake.stage(&entry, TableChange::Remove, None).await.unwrap();
     assert!(!staged.had_file());
     drop((mark, lease));
 }
@@ -384,7 +385,7 @@ async fn what_rewrites_a_slice_says_nothing_of_the_attempt_that_failed() {
     let (mark, lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
     let change = table_change("ab");
-    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let staged = lake.stage(&before.entry, change, None).await.unwrap();
     let staged = staged.keeping_failure();
     let privacy = privacy();
     let entry = lake.publish(&mark, &*lease, before, staged, says(2, 0), &privacy);
@@ -422,7 +423,7 @@ async fn a_failure_is_told_once_and_leaves_the_table() {
     assert!(!changed.is_same_as(&entry));
     assert_eq!(changed.entry.failed, Some(failure("in another way")));
     for (path, text) in [
-        (Table::place_of(placed()), "abc"),
+        (TableForm::Plain.new_path(placed()), "abc"),
         (layout::rejects_file(placed()), "r"),
         (layout::failed_rejects_file(placed()), "failed"),
     ] {
@@ -449,7 +450,7 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
         for last in 0..=looks {
             let before = lake.entry(placed()).await;
             let change = table_change(text);
-            let staged = lake.stage(placed(), change, None).await.unwrap();
+            let staged = lake.stage(&before.entry, change, None).await.unwrap();
             let lease = LostAt {
                 last,
                 ..LostAt::default()
@@ -460,7 +461,7 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
             if last < looks {
                 let is_lost = matches!(published, Err(LakeError::LostLease { .. }));
                 assert!(is_lost, "{text:?} {last}: {published:?}");
-                let table = get(&lake, &Table::place_of(placed())).await;
+                let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
                 assert_eq!(table.as_deref(), Some("abc"));
             } else {
                 published.unwrap();
@@ -470,14 +471,14 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
     }
     // The entry is another one than it was when it was looked at.
     let (mark, lease) = at_work(&lake).await;
-    let staged = lake.stage(placed(), table_change("x"), None);
+    let staged = lake.stage(&entry.entry, table_change("x"), None);
     let staged = staged.await.unwrap();
     let published = lake.publish(&mark, &*lease, entry, staged, says(1, 0), &privacy);
     assert!(matches!(
         published.await,
         Err(LakeError::LostLease { path }) if path == layout::ledger_entry(placed())
     ));
-    let table = get(&lake, &Table::place_of(placed())).await;
+    let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
     assert_eq!(table.as_deref(), Some("abc"));
 }
 
@@ -508,7 +509,7 @@ async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have
         let (mark, _lease) = at_work(&lake).await;
         let before = lake.entry(placed()).await;
         let change = text.map_or(TableChange::Keep, table_change);
-        let staged = lake.stage(placed(), change, None).await.unwrap();
+        let staged = lake.stage(&before.entry, change, None).await.unwrap();
         let lease = Meddled {
             objects: Arc::clone(&objects),
             looks: AtomicU32::new(0),
@@ -520,7 +521,7 @@ async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have
         let error = published.await.unwrap_err();
         let is_said = matches!(error, LakeError::NotRecorded { .. });
         assert_eq!(is_said, text.is_some(), "{text:?}: {error:?}");
-        let table = get(&lake, &Table::place_of(placed())).await;
+        let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
         let expected = match text {
             Some(text) => (!text.is_empty()).then_some(text),
             None => Some("abc"),
@@ -551,13 +552,13 @@ async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
         let (mark, lease) = at_work(&lake).await;
         let before = lake.entry(placed()).await;
         let change = table_change(text);
-        let staged = lake.stage(placed(), change, None).await.unwrap();
-        put(&objects, &Table::place_of(placed()), "theirs").await;
+        let staged = lake.stage(&before.entry, change, None).await.unwrap();
+        put(&objects, &TableForm::Plain.new_path(placed()), "theirs").await;
         let (commit, privacy) = (says(text.len() as u64, 0), privacy());
         let published = lake.publish(&mark, &*lease, before, staged, commit, &privacy);
         let error = published.await.unwrap_err();
         assert!(matches!(error, LakeError::LostLease { .. }), "{error}");
-        let table = get(&lake, &Table::place_of(placed())).await;
+        let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
         assert_eq!(table.as_deref(), Some("theirs"));
         // The next run finds that the slice was being published.
         assert!(lake.entry(placed()).await.entry.pending.is_some());
@@ -571,13 +572,13 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
     let before = lake.entry(placed()).await;
     let known = lake.privacy_now().await.unwrap();
     let change = table_change("abc");
-    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let staged = lake.stage(&before.entry, change, None).await.unwrap();
     let token = key().token("13025550001");
     lake.suppress(key().id(), &token, None).await.unwrap();
     let published = lake.publish(&mark, &*lease, before, staged, says(3, 0), &known);
     let error = published.await.unwrap_err();
     assert!(matches!(error, LakeError::ErasedMeanwhile), "{error}");
-    let table = get(&lake, &Table::place_of(placed())).await;
+    let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
     assert_eq!(table, None);
     // The same with what is known now.
     let known = lake.privacy_now().await.unwrap();
@@ -588,7 +589,7 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
     assert_eq!(planned.file, announced.file);
     assert_eq!(planned.file.as_ref().unwrap().rows, 3);
     let change = table_change("ab");
-    let staged = lake.stage(placed(), change, None).await.unwrap();
+    let staged = lake.stage(&before.entry, change, None).await.unwrap();
     let published = lake.publish(&mark, &*lease, before, staged, says(2, 0), &known);
     published.await.unwrap();
     // Rejects of an attempt that failed hold calls as well.
@@ -678,13 +679,13 @@ async fn a_pruned_slice_keeps_its_entry_and_nothing_else() {
     );
     assert_eq!((said.counts.rows, said.counts.rejected), (3, 1));
     let files = lake.table().files().await.unwrap();
-    assert_eq!(files.of_slices.len(), 1);
+    assert_eq!(files.slices().count(), 1);
     // Whoever goes on says the same.
     let commit = lake.prune(&mark, &*lease, before.clone()).await.unwrap();
     assert_eq!(commit, said);
     assert!(lake.entry(placed()).await.is_same_as(&before));
     let files = lake.table().files().await.unwrap();
-    assert!(files.of_slices.is_empty());
+    assert!(files.slices().next().is_none());
     assert!(lake.rejects().await.unwrap().is_empty());
 }
 
@@ -708,7 +709,7 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
             format!("{:?}", found.condition).contains(condition),
             "{found:?}"
         );
-        assert_eq!(found.entry, super::ledger::Entry::new(slice));
+        assert_eq!(found.entry, Entry::new(slice));
         let is_usable = lake.usable_entry(slice).await.is_ok();
         assert_eq!(is_usable, condition != "Newer", "{day}");
     }
@@ -749,7 +750,7 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
     }
     assert_eq!(foreign().await, []);
     let files = lake.table().files().await.unwrap();
-    assert_eq!(files.of_slices.keys().collect::<Vec<_>>(), [&placed()]);
+    assert_eq!(files.slices().collect::<Vec<_>>(), [placed()]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -813,7 +814,7 @@ async fn publish_as(lake: &Lake, mark: &RunMark, slice: Slice) -> Commit {
     let lease = lake.try_lease(slice).await.unwrap().unwrap();
     let before = lake.entry(slice).await;
     let change = table_change("abc");
-    let staged = lake.stage(slice, change, None).await.unwrap();
+    let staged = lake.stage(&before.entry, change, None).await.unwrap();
     let (mut commit, privacy) = (says(3, 0), privacy());
     mark.run().clone_into(&mut commit.run);
     let entry = lake.publish(mark, &*lease, before, staged, commit, &privacy);
@@ -929,7 +930,7 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
     ] {
         let source = LakeError::from(store(kind));
         let told = LakeError::NotRecorded {
-            path: Path::from("x"),
+            slice: placed(),
             source: Box::new(LakeError::from(store(kind))),
         };
         for error in [source, told] {
@@ -942,7 +943,7 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
     let lost = || LakeError::LostLease { path: path.clone() };
     assert_eq!(lost().fate(), Fate::RETRY);
     let not_recorded = LakeError::NotRecorded {
-        path: path.clone(),
+        slice: placed(),
         source: Box::new(lost()),
     };
     assert_eq!(not_recorded.fate(), Fate::FailSlice);
@@ -982,7 +983,7 @@ fn only_a_slice_that_is_known_not_to_have_failed_has_no_rejects_of_failures() {
         entry: super::ledger::Entry {
             committed,
             failed,
-            ..super::ledger::Entry::new(placed())
+            ..Entry::new(placed())
         },
         condition,
         version: None,

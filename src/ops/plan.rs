@@ -333,9 +333,10 @@ impl Found {
         in_lookback: bool,
         now: Timestamp,
     ) -> Option<Why> {
+        let entry = self.entries.get(&slice);
         why_due(
-            self.entries.get(&slice),
-            self.table.of_slices.get(&slice),
+            entry,
+            entry.and_then(|found| self.table.file(&found.entry)),
             self.rejects.get(&layout::rejects_file(slice)),
             refresh,
             in_lookback,

@@ -12,7 +12,7 @@ use crate::config::Config;
 use crate::lake::ledger::Commit;
 use crate::lake::{Condition, Lake};
 use crate::store::location::Location;
-use crate::warehouse::{Days, LedgerTotals, Table, Target};
+use crate::warehouse::{Days, Files, LedgerTotals, Table, Target};
 
 /// First day of the table where nobody says: the API knows no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
@@ -134,7 +134,7 @@ fn address(config: &Config) -> Result<String, Error> {
     }
 }
 
-/// The days asked for of which the ledger speaks, each with the directions that have a file.
+/// The days asked for of which the ledger speaks, each with its files.
 async fn days(lake: &Lake, which: &Which, changes: Option<&Changes>) -> Result<Days, Error> {
     let mut days = Days::new();
     let changed = match which {
@@ -146,17 +146,14 @@ async fn days(lake: &Lake, which: &Which, changes: Option<&Changes>) -> Result<D
         Which::ChangedBy(run) => changed_by(run, lake, changes).await?,
         Which::ChangedSince(run) => changed_since(run, changes)?,
     };
-    days.extend(changed.into_iter().map(|day| (day, Vec::new())));
+    days.extend(changed.into_iter().map(|day| (day, Files::new())));
     let (Some(&first), Some(&last)) = (days.keys().next(), days.keys().last()) else {
         return Ok(days);
     };
     for (slice, commit) in commits(lake, first..=last).await? {
-        if let (Some(_), Some(directions)) = (commit.file, days.get_mut(&slice.day)) {
-            directions.push(slice.direction);
+        if let (Some(file), Some(files)) = (commit.file, days.get_mut(&slice.day)) {
+            files.insert(slice.direction, file.path);
         }
-    }
-    for directions in days.values_mut() {
-        directions.sort_unstable();
     }
     Ok(days)
 }

@@ -164,7 +164,10 @@ async fn prove(
     let threads = std::thread::available_parallelism().map_or(2, usize::from);
     let proofs = stream::iter(commits).map(|(slice, commit)| async move {
         let (slice, commit, generator) = (*slice, commit.clone(), generator.clone());
-        let copy = lake.table().local_copy(slice).await?;
+        let copy = match &commit.file {
+            Some(file) => lake.local_copy(&file.location()).await?,
+            None => None,
+        };
         let proof = tokio::task::spawn_blocking(move || {
             let wrong = |problem: &str| Error::NotProven {
                 slice,

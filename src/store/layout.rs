@@ -1,4 +1,5 @@
-//! Where things lie in a lake. Every name is a function of the slice alone.
+//! Where things lie in a lake. `lake::TableForm` names the files of the table; every other path
+//! depends on the slice alone.
 //!
 //! ```text
 //! cdrs/dt=2026-10-01/placed-2026-10-01.parquet      the table: nothing but finished files
@@ -37,24 +38,34 @@ pub const LOCKS: &str = "_cdrlake/locks";
 /// Files on their way into the table, on the table's file system.
 pub const STAGING: &str = "_cdrlake/staging";
 
-/// Where the table holds the slice. Which file does, or will, says `lake::Table`, who alone asks
-/// this, with the statements for warehouses.
-pub fn table_file(slice: Slice) -> Path {
-    Path::from(format!(
-        "{TABLE}/dt={}/{}-{}.parquet",
-        slice.day, slice.direction, slice.day
-    ))
+/// The directory of the table that holds the files of a day.
+pub fn partition(day: jiff::civil::Date) -> Path {
+    Path::from(format!("{TABLE}/dt={day}"))
 }
 
-/// The slice whose file lies, or will lie, at `path`, by its name; `None` for a file that is not
-/// ours.
-pub fn slice_of(path: &Path) -> Option<Slice> {
-    let (direction, day) = path.filename()?.strip_suffix(".parquet")?.split_once('-')?;
-    let slice = Slice {
-        day: parse_day(day).ok()?,
-        direction: direction.parse().ok()?,
-    };
-    (table_file(slice) == *path).then_some(slice)
+/// What the names of a slice's files begin with: in the table, among the leases and in the spool.
+pub fn stem(slice: Slice) -> String {
+    format!("{}-{}", slice.direction, slice.day)
+}
+
+/// The slice whose lease a process holds while it writes to `path`: a file of the table, or
+/// rejects. `None` for any other path.
+///
+/// A file of the table lies in the partition of its day, and its name begins with the slice's
+/// [`stem`]. The rest of the name is up to `lake::TableForm`.
+pub fn leased_slice(path: &Path) -> Option<Slice> {
+    if let Some((slice, _)) = rejects_slice(path) {
+        return Some(slice);
+    }
+    let (name, day) = (path.filename()?, partition_day(path)?);
+    let is_in_partition = path.parts().count() == 3;
+    let mut slices = Direction::ALL
+        .map(|direction| Slice { day, direction })
+        .into_iter();
+    slices.find(|&slice| {
+        let rest = name.strip_prefix(&*stem(slice));
+        is_in_partition && rest.is_some_and(|rest| rest.starts_with(['.', '-']))
+    })
 }
 
 /// The day whose partition a file lies in; `None` for one that lies in no partition.
@@ -118,7 +129,7 @@ fn of_direction_and_day(path: &Path, suffix: &str) -> Option<Slice> {
 
 /// The slice's lease.
 pub fn lease(slice: Slice) -> Path {
-    Path::from(format!("{LEASES}/{}-{}.lock", slice.direction, slice.day))
+    Path::from(format!("{LEASES}/{}.lock", stem(slice)))
 }
 
 /// The report of a run.
@@ -179,23 +190,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_name_tells_its_slice_and_only_its_own() {
+    fn a_path_identifies_its_slice() {
         let slice = Slice {
             day: parse_day("2026-10-01").unwrap(),
             direction: Direction::Placed,
         };
-        let path = table_file(slice);
-        assert_eq!(
-            path.as_ref(),
-            "cdrs/dt=2026-10-01/placed-2026-10-01.parquet"
-        );
-        assert_eq!(slice_of(&path), Some(slice));
+        for path in [
+            "cdrs/dt=2026-10-01/placed-2026-10-01.parquet",
+            "cdrs/dt=2026-10-01/placed-2026-10-01-another.parquet",
+            "_cdrlake/rejects/placed/2026-10-01.ndjson.zst",
+        ] {
+            assert_eq!(leased_slice(&Path::from(path)), Some(slice), "{path}");
+        }
         for foreign in [
             "cdrs/dt=2026-10-02/placed-2026-10-01.parquet",
-            "cdrs/x.parquet",
+            "cdrs/dt=2026-10-01/below/placed-2026-10-01.parquet",
+            "cdrs/dt=2026-10-01/placed-2026-10-011.parquet",
+            "cdrs/placed-2026-10-01.parquet",
             "cdrs/dt=2026-10-01/lost-2026-10-01.parquet",
         ] {
-            assert_eq!(slice_of(&Path::from(foreign)), None, "{foreign}");
+            assert_eq!(leased_slice(&Path::from(foreign)), None, "{foreign}");
         }
         assert_eq!(ledger_slice(&ledger_entry(slice)), Some(slice));
         assert_eq!(

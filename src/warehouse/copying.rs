@@ -4,8 +4,8 @@ use std::fmt::Write;
 
 use jiff::civil::Date;
 
-use super::{Days, Table, Target, column_names, remarks};
-use crate::cdr::slice::{Direction, Slice};
+use super::{Days, Files, Table, Target, column_names, remarks};
+use crate::cdr::slice::Direction;
 use crate::store::layout;
 
 pub(super) fn definition(table: &Table) -> String {
@@ -138,29 +138,29 @@ pub(super) fn load(table: &Table, days: &Days) -> String {
         return "-- There is no day to load.\n".to_owned();
     }
     days.iter()
-        .map(|(&day, directions)| load_day(table, day, directions))
+        .map(|(&day, files)| load_day(table, day, files))
         .collect()
 }
 
-fn load_day(table: &Table, day: Date, directions: &[Direction]) -> String {
+fn load_day(table: &Table, day: Date, files: &Files) -> String {
     match table.target {
-        Target::BigQuery => replace_partition(table, day, directions),
-        Target::Databricks => replace_where(table, day, directions),
-        Target::ClickHouse => swap_partition(table, day, directions),
+        Target::BigQuery => replace_partition(table, day, files),
+        Target::Databricks => replace_where(table, day, files),
+        Target::ClickHouse => swap_partition(table, day, files),
         // There a statement that fails leaves the transaction as it was, and a client that goes on would commit half of it.
         Target::Snowflake => {
-            let statements = delete_and_copy(table, day, directions);
+            let statements = delete_and_copy(table, day, files);
             let statements = statements.replacen("BEGIN;", "BEGIN TRANSACTION;", 1);
             format!(
                 "EXECUTE IMMEDIATE $$\nBEGIN\n{statements}EXCEPTION\n    WHEN OTHER THEN\n        ROLLBACK;\n        RAISE;\nEND;\n$$;\n"
             )
         }
-        _ => delete_and_copy(table, day, directions),
+        _ => delete_and_copy(table, day, files),
     }
 }
 
 /// In one transaction, slice by slice.
-fn delete_and_copy(table: &Table, day: Date, directions: &[Direction]) -> String {
+fn delete_and_copy(table: &Table, day: Date, files: &Files) -> String {
     let name = &table.name;
     let mut text = "BEGIN;\n".to_owned();
     for direction in Direction::ALL {
@@ -169,22 +169,19 @@ fn delete_and_copy(table: &Table, day: Date, directions: &[Direction]) -> String
             "DELETE FROM {name} WHERE source_day = DATE '{day}' AND direction = '{direction}';"
         )
         .expect("writing to memory does not fail");
-        if directions.contains(&direction) {
-            text += &copy(table, Slice { day, direction });
+        if let Some(file) = files.get(&direction) {
+            text += &copy(table, file);
         }
     }
     text + "COMMIT;\n"
 }
 
-fn copy(table: &Table, slice: Slice) -> String {
+fn copy(table: &Table, path: &str) -> String {
     let name = &table.name;
     match table.target {
         Target::Snowflake => {
-            let path = layout::table_file(slice);
-            let file = path
-                .as_ref()
-                .strip_prefix(layout::TABLE)
-                .unwrap_or_default();
+            // Relative to the stage, which is the directory of the table.
+            let file = path.strip_prefix(layout::TABLE).unwrap_or(path);
             format!(
                 "COPY INTO {name} FROM @{stage} FILES = ('{file}')\n    \
                  MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE FORCE = TRUE ON_ERROR = ABORT_STATEMENT;\n",
@@ -194,32 +191,32 @@ fn copy(table: &Table, slice: Slice) -> String {
         }
         Target::Redshift => format!(
             "COPY {name} FROM '{}'\n    IAM_ROLE default FORMAT AS PARQUET;\n",
-            table.file(slice)
+            table.address(path)
         ),
         _ => format!(
             "COPY {name} FROM '{}'\n    WITH (FORMAT 'parquet', MATCH_BY 'name');\n",
-            table.file(slice)
+            table.address(path)
         ),
     }
 }
 
-fn replace_partition(table: &Table, day: Date, directions: &[Direction]) -> String {
+fn replace_partition(table: &Table, day: Date, files: &Files) -> String {
     let name = table.quoted_name();
-    if directions.is_empty() {
+    if files.is_empty() {
         return format!("DELETE FROM {name} WHERE source_day = DATE '{day}';\n");
     }
-    let file = |&direction: &Direction| format!("'{}'", table.file(Slice { day, direction }));
-    let files: Vec<String> = directions.iter().map(file).collect();
+    let uri = |path: &String| format!("'{}'", table.address(path));
+    let uris: Vec<String> = files.values().map(uri).collect();
     format!(
         "LOAD DATA INTO {name} OVERWRITE PARTITIONS (source_day = DATE '{day}')\n    \
          FROM FILES (format = 'PARQUET', uris = [{}]);\n",
-        files.join(",\n        ")
+        uris.join(",\n        ")
     )
 }
 
-fn replace_where(table: &Table, day: Date, directions: &[Direction]) -> String {
+fn replace_where(table: &Table, day: Date, files: &Files) -> String {
     let (name, directory) = (&table.name, table.directory());
-    if directions.is_empty() {
+    if files.is_empty() {
         return format!("DELETE FROM {name} WHERE source_day = DATE '{day}';\n");
     }
     let columns = column_names();
@@ -229,9 +226,9 @@ fn replace_where(table: &Table, day: Date, directions: &[Direction]) -> String {
     )
 }
 
-fn swap_partition(table: &Table, day: Date, directions: &[Direction]) -> String {
+fn swap_partition(table: &Table, day: Date, files: &Files) -> String {
     let name = &table.name;
-    if directions.is_empty() {
+    if files.is_empty() {
         return format!("ALTER TABLE {name} DROP PARTITION '{day}';\n");
     }
     let beside = table.beside("load");

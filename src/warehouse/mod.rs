@@ -15,7 +15,7 @@ use std::str::FromStr;
 use jiff::civil::Date;
 
 use crate::cdr::columns::{COLUMNS, Column, Kind};
-use crate::cdr::slice::{Direction, Slice};
+use crate::cdr::slice::Direction;
 use crate::cdr::tally::Totals;
 use crate::store::layout;
 
@@ -155,8 +155,11 @@ pub(crate) struct Table {
     first_day: Date,
 }
 
-/// The days to load, each with the directions of which it has a file.
-pub(crate) type Days = BTreeMap<Date, Vec<Direction>>;
+/// The files of a day, as paths in the lake, each with its direction.
+pub(crate) type Files = BTreeMap<Direction, String>;
+
+/// The days to load.
+pub(crate) type Days = BTreeMap<Date, Files>;
 
 /// What the ledger says of all rows together.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -277,9 +280,9 @@ impl Table {
         format!("{}/{}", self.lake, layout::TABLE)
     }
 
-    /// A slice's file.
-    fn file(&self, slice: Slice) -> String {
-        format!("{}/{}", self.lake, layout::table_file(slice))
+    /// The address of a file of the lake.
+    fn address(&self, path: &str) -> String {
+        format!("{}/{path}", self.lake)
     }
 
     /// The columns of the files, one on a line, each with its type and what `more` makes of its comment.

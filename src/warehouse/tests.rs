@@ -100,13 +100,28 @@ fn comments_need_no_quotes_in_any_dialect() {
 
 #[test]
 fn what_copies_replaces_each_day_as_a_whole_and_takes_away_what_has_no_file() {
+    let files = |names: &[&str]| -> Files {
+        let paths = names.iter().map(|name| format!("cdrs/dt={name}"));
+        [Direction::Placed, Direction::Received]
+            .into_iter()
+            .rev()
+            .zip(paths)
+            .collect()
+    };
+    // A file has the name that its ledger entry gives.
     let days = Days::from([
         (
             day("2026-10-01"),
-            vec![Direction::Placed, Direction::Received],
+            files(&[
+                "2026-10-01/received-2026-10-01.parquet",
+                "2026-10-01/placed-2026-10-01-a7.parquet",
+            ]),
         ),
-        (day("2026-10-02"), vec![Direction::Received]),
-        (day("2026-10-03"), vec![]),
+        (
+            day("2026-10-02"),
+            files(&["2026-10-02/received-2026-10-02.parquet"]),
+        ),
+        (day("2026-10-03"), Files::new()),
     ]);
     for target in Target::ALL.into_iter().filter(|target| target.copies()) {
         let lake = LAKES

@@ -264,7 +264,11 @@ fn begin(store: &Arc<dyn LakeStore>, server: &Server) {
 pub(crate) async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String>> {
     let mut found = BTreeMap::new();
     for object in store.list(&Path::from(layout::TABLE)).await.unwrap() {
-        let slice = layout::slice_of(&object.path).unwrap_or_else(|| panic!("{}", object.path));
+        let slice = layout::leased_slice(&object.path);
+        let slice = slice.unwrap_or_else(|| panic!("{}", object.path));
+        let (day, direction) = (slice.day, slice.direction);
+        let path = format!("cdrs/dt={day}/{direction}-{day}.parquet");
+        assert_eq!(object.path.as_ref(), path);
         let copy = store.local_copy(&object.path).await.unwrap().unwrap();
         let batch = read(&copy.path);
         let ids = batch.column_by_name("call_id").unwrap();

@@ -90,15 +90,11 @@ pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSl
             found.entry(slice).or_default().rows = rows;
         }
     }
-    let of_table = table
-        .of_slices
-        .iter()
-        .map(|(slice, object)| (*slice, object.size_bytes));
     let of_rejects = rejects.iter().filter_map(|(path, object)| {
         let (slice, _) = layout::rejects_slice(path)?;
         Some((slice, object.size_bytes))
     });
-    for (slice, bytes) in of_table.chain(of_rejects) {
+    for (slice, bytes) in table.sizes().chain(of_rejects) {
         if slice.day < before {
             found.entry(slice).or_default().bytes += bytes;
         }
@@ -137,8 +133,8 @@ async fn prune_slice(
     let Some(lease) = removal.lease(slice).await? else {
         return Ok(None);
     };
-    let had_file = removal.lake.table().file(slice).await?.is_some();
     let before = removal.lake.usable_entry(slice).await?;
+    let had_file = removal.lake.table().file(&before.entry).await?.is_some();
     removal.lake.prune(&removal.mark, &*lease, before).await?;
     // Its counts stay zero: a report counts what is in the lake.
     let mut report = SliceReport::new(slice, SliceOutcome::Committed);

@@ -403,7 +403,7 @@ mod tests {
         let before = lake.usable_entry(slice(day)).await?;
         let mut new = commit(None, State::Closed);
         mark.run().clone_into(&mut new.run);
-        let staged = lake.stage(slice(day), TableChange::Remove, None).await?;
+        let staged = lake.stage(&before.entry, TableChange::Remove, None).await?;
         let published = lake.publish(mark, &*lease, before, staged, new, lake.privacy());
         published.await.map(drop)
     }

@@ -18,7 +18,7 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
 use crate::config::{Reconcile, Via, broken_records};
 use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, join_task, thousands};
-use crate::lake::ledger::{Commit, Failure, Reason, State, new_token};
+use crate::lake::ledger::{Commit, Entry, Failure, Reason, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LakeError, LedgerEntry, PublishedFile, StagedSlice, TableChange, is_intact};
 use crate::ops::days::{is_from_the_future, lookback_from, state_of};
@@ -425,7 +425,7 @@ async fn settle(
             && commit.says_the_same_as(&kept)
             && !is_from_the_future(&kept, commit.fetched_at);
         if !says_the_same || !has_rejects(context, slice, &kept).await? {
-            let staged = stage(context, slice, TableChange::Keep, rejects).await?;
+            let staged = stage(context, &before.entry, TableChange::Keep, rejects).await?;
             let lake = &context.lake;
             lake.publish(&context.mark, lease, before, staged, commit, &privacy)
                 .await?;
@@ -493,7 +493,6 @@ async fn publish(
         commit,
         privacy,
     } = new;
-    let slice = before.entry.slice;
     let change = before
         .entry
         .committed
@@ -508,7 +507,7 @@ async fn publish(
             .committed
             .as_ref()
             .is_some_and(|commit| commit.file.is_some());
-    let staged = stage(context, slice, file.into(), rejects).await?;
+    let staged = stage(context, &before.entry, file.into(), rejects).await?;
     let has_partition = has_rows || had_partition || staged.had_file();
     let lake = &context.lake;
     let published = lake
@@ -524,13 +523,13 @@ async fn publish(
 /// Does what takes long about a publication, unless the run is halted first.
 async fn stage(
     context: &Context,
-    slice: Slice,
+    entry: &Entry,
     change: TableChange,
     rejects: Option<SpoolFile>,
 ) -> Result<StagedSlice, SliceError> {
     tokio::select! {
         () = context.halt.cancelled() => Err(FetchError::Stopped.into()),
-        staged = context.lake.stage(slice, change, rejects) => Ok(staged?),
+        staged = context.lake.stage(entry, change, rejects) => Ok(staged?),
     }
 }
 
@@ -549,7 +548,7 @@ async fn is_in_lake(
     {
         return Ok(false);
     }
-    let found = context.lake.table().file(slice).await?;
+    let found = context.lake.table().file(&before.entry).await?;
     if !is_intact(kept.file.as_ref(), found.as_ref()) {
         return Ok(false);
     }
@@ -663,7 +662,7 @@ async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, Sl
         return Ok(rows);
     }
     let slice = entry.slice;
-    let copy = context.lake.table().local_copy(slice).await?;
+    let copy = context.lake.table().local_copy(entry).await?;
     let in_table = match copy {
         None => None,
         Some(copy) => tokio::task::spawn_blocking(move || rows_of(&copy.path, slice))

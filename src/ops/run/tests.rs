@@ -82,8 +82,8 @@ impl Ran {
 
     /// Rows that the lake has of a day, by its ledger; `None` if it has no file of it.
     async fn rows(&self, day: i8) -> Option<u64> {
-        let found = self.lake.table().file(slice(day)).await.unwrap();
         let entry = self.lake.entry(slice(day)).await.entry;
+        let found = self.lake.table().file(&entry).await.unwrap();
         let rows = entry.committed.and_then(|commit| Some(commit.file?.rows));
         assert_eq!(
             found.is_some(),

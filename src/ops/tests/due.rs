@@ -11,7 +11,7 @@ use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::config::Config;
 use crate::lake::ledger::tests::commit;
 use crate::lake::ledger::{ASSUMED_TIMEZONE, Commit, Entry, Failure, State};
-use crate::lake::{Lake, PublishedFile, Table};
+use crate::lake::{Lake, PublishedFile, TableForm};
 use crate::ops::days::Selection;
 use crate::ops::plan::{Plan, Why, plan, plan_load};
 use crate::privacy::Privacy;
@@ -57,9 +57,15 @@ async fn put(objects: &InMemory, path: &Path, bytes: impl Into<Vec<u8>>) {
 /// makes of its ledger entry.
 async fn hold(held: &(Arc<InMemory>, Lake), slice: Slice, edit: impl Fn(&mut Entry)) {
     let (objects, lake) = held;
-    let path = Table::place_of(slice);
+    let path = TableForm::Plain.new_path(slice);
     put(objects, &path, "abc").await;
-    let etag = lake.table().file(slice).await.unwrap().unwrap().etag;
+    let etag = lake
+        .table()
+        .file(&Entry::new(slice))
+        .await
+        .unwrap()
+        .unwrap()
+        .etag;
     let file = PublishedFile {
         path: path.to_string(),
         rows: 3,
@@ -90,7 +96,12 @@ async fn varied_lake() -> Lake {
     hold(&held, placed("2026-10-01"), |_| {}).await;
     // Nothing of 2026-10-02.
     hold(&held, placed("2026-10-03"), |_| {}).await;
-    put(&held.0, &Table::place_of(placed("2026-10-03")), "other").await;
+    put(
+        &held.0,
+        &TableForm::Plain.new_path(placed("2026-10-03")),
+        "other",
+    )
+    .await;
     hold(&held, placed("2026-10-04"), |entry| {
         committed(entry).state = State::Open;
     })

@@ -12,10 +12,10 @@ use super::world::{World, day, days, key, slice, source_of_lines};
 use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::Verdict;
 use crate::config::Config;
-use crate::lake::Lake;
-use crate::lake::ledger::{Pending, State};
+use crate::lake::ledger::{Entry, Pending, State};
 use crate::lake::report::{RunOutcome, SliceOutcome};
 use crate::lake::suppression::SuppressedNumber;
+use crate::lake::{Lake, TableForm};
 use crate::ops::Error;
 use crate::ops::days::Selection;
 use crate::ops::removal::erase::{Erasure, Search, erase, search, slices};
@@ -107,7 +107,7 @@ async fn an_absent_number_joins_the_list_and_no_slice_changes() {
 #[tokio::test(start_paused = true)]
 async fn a_number_is_erased_from_rows_extra_fields_and_rejects() {
     let world = lake_with_number().await;
-    let other_day = world.get(&layout::table_file(slice(2))).await;
+    let other_day = world.get(&TableForm::Plain.new_path(slice(2))).await;
     assert_eq!(found(&world).await, (2, 1));
     let erasure = erase_with(&world, &world.lake).await;
     assert!(erasure.is_complete);
@@ -125,7 +125,10 @@ async fn a_number_is_erased_from_rows_extra_fields_and_rejects() {
     assert_eq!(world.findings().await, NO_FINDINGS);
     let change = erasure.report.slices[0].change.unwrap();
     assert_eq!((change.before.rows, change.after.rows), (3, 1));
-    assert_eq!(world.get(&layout::table_file(slice(2))).await, other_day);
+    assert_eq!(
+        world.get(&TableForm::Plain.new_path(slice(2))).await,
+        other_day
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -134,7 +137,7 @@ async fn a_slice_with_only_erased_calls_loses_its_file_and_its_rejects() {
     let reject = "{\"date\":\"broken\",\"from\":\"13025550001\"}";
     let world = lake_of(&[&[&only[..], &[reject]].concat().join("\n")]).await;
     assert!(erase_with(&world, &world.lake).await.is_complete);
-    assert!(!world.holds(&layout::table_file(slice(1))).await);
+    assert!(!world.holds(&TableForm::Plain.new_path(slice(1))).await);
     assert!(!world.holds(&layout::rejects_file(slice(1))).await);
     assert_eq!(world.findings().await, NO_FINDINGS);
 }
@@ -143,7 +146,7 @@ async fn a_slice_with_only_erased_calls_loses_its_file_and_its_rejects() {
 async fn a_later_run_leaves_an_erased_number_out() {
     let world = lake_with_number().await;
     assert!(erase_with(&world, &world.lake).await.is_complete);
-    let table = world.get(&layout::table_file(slice(1))).await;
+    let table = world.get(&TableForm::Plain.new_path(slice(1))).await;
     let refresh = Selection {
         refresh: true,
         ..days(2)
@@ -154,7 +157,7 @@ async fn a_later_run_leaves_an_erased_number_out() {
     assert_eq!(report.totals.counts.suppressed, 6);
     assert_eq!(found(&world).await, (0, 0));
     // The first day is as it was, the second lacks the number.
-    assert_eq!(world.get(&layout::table_file(slice(1))).await, table);
+    assert_eq!(world.get(&TableForm::Plain.new_path(slice(1))).await, table);
     assert_eq!(world.calls(slice(2)).await, ["3"]);
 }
 
@@ -371,7 +374,13 @@ fn pending() -> Pending {
 async fn a_slice_with_an_interrupted_publication_is_rewritten_even_without_the_number() {
     let world = lake_of(&[DAY_WITHOUT_NUMBER]).await;
     let committed = world.lake.entry(slice(1)).await.entry.committed.unwrap();
-    let mark = world.lake.table().file(slice(1)).await.unwrap().unwrap();
+    let mark = world
+        .lake
+        .table()
+        .file(&Entry::new(slice(1)))
+        .await
+        .unwrap()
+        .unwrap();
     world
         .edit_entry(slice(1), |entry| entry.pending = Some(pending()))
         .await;
@@ -381,7 +390,13 @@ async fn a_slice_with_an_interrupted_publication_is_rewritten_even_without_the_n
     let entry = world.lake.entry(slice(1)).await.entry;
     assert_eq!(entry.pending, None);
     assert_eq!(entry.committed.unwrap().digest, committed.digest);
-    let rewritten = world.lake.table().file(slice(1)).await.unwrap().unwrap();
+    let rewritten = world
+        .lake
+        .table()
+        .file(&Entry::new(slice(1)))
+        .await
+        .unwrap()
+        .unwrap();
     assert_ne!(rewritten.version, mark.version);
     assert_eq!(world.findings().await, NO_FINDINGS);
 }
@@ -432,20 +447,22 @@ async fn a_file_that_does_not_match_its_ledger_entry_is_left_alone() {
             "entry" => world.delete(&layout::ledger_entry(slice(1))).await,
             _ => world.delete(&layout::rejects_file(slice(1))).await,
         }
-        let table = world.get(&layout::table_file(slice(1))).await;
+        let table = world.get(&TableForm::Plain.new_path(slice(1))).await;
         let erasure = erase_with(&world, &world.lake).await;
         assert!(!erasure.is_complete, "{damage}");
         let problem = error(&erasure);
         let expected = "does not match its ledger entry, or has none";
         assert!(problem.contains(expected), "{damage}: {problem}");
-        assert_eq!(world.get(&layout::table_file(slice(1))).await, table);
+        assert_eq!(world.get(&TableForm::Plain.new_path(slice(1))).await, table);
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_damaged_file_fails_its_slice_with_the_command_that_repairs_it() {
     let world = lake_with_number().await;
-    world.put(&layout::table_file(slice(1)), "no Parquet").await;
+    world
+        .put(&TableForm::Plain.new_path(slice(1)), "no Parquet")
+        .await;
     let searched = search_for(&world.lake, NUMBER).await;
     assert_eq!(searched.problems.len(), 1);
     let erasure = erase_with(&world, &world.lake).await;
@@ -467,7 +484,7 @@ async fn files_that_an_interrupted_prune_left_are_removed() {
     let erasure = erase_with(&world, &world.lake).await;
     assert!(erasure.is_complete, "{erasure:?}");
     assert_eq!(erasure.report.partitions_changed, [day(1)]);
-    assert!(!world.holds(&layout::table_file(slice(1))).await);
+    assert!(!world.holds(&TableForm::Plain.new_path(slice(1))).await);
     assert!(!world.holds(&layout::rejects_file(slice(1))).await);
 }
 
@@ -475,7 +492,7 @@ async fn files_that_an_interrupted_prune_left_are_removed() {
 async fn rejects_without_an_entry_are_removed() {
     let world = lake_with_number().await;
     world.delete(&layout::ledger_entry(slice(1))).await;
-    world.delete(&layout::table_file(slice(1))).await;
+    world.delete(&TableForm::Plain.new_path(slice(1))).await;
     assert!(erase_with(&world, &world.lake).await.is_complete);
     assert!(!world.holds(&layout::rejects_file(slice(1))).await);
 }
@@ -519,7 +536,7 @@ async fn every_erased_number_stays_on_the_list_with_its_own_date() {
     let known = list.get(&other).unwrap().erased_at;
     assert_eq!(known, Some(Timestamp::UNIX_EPOCH));
     // A rewrite leaves out every number on the list.
-    assert!(!world.holds(&layout::table_file(slice(1))).await);
+    assert!(!world.holds(&TableForm::Plain.new_path(slice(1))).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -586,4 +603,17 @@ fn a_text_without_exactly_one_number_is_refused_and_so_is_a_lake_of_truncated_nu
         let refused = validate(config, number).unwrap_err().to_string();
         assert!(refused.contains(problem), "{refused}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_erasure_removes_the_old_file_if_the_new_one_has_another_name() {
+    let mut world = lake_with_number().await;
+    world.lake = world.lake.with_table_form(TableForm::Unique);
+    let old = TableForm::Plain.new_path(slice(1));
+    assert!(world.holds(&old).await);
+    assert!(erase_with(&world, &world.lake).await.is_complete);
+    assert!(!world.holds(&old).await);
+    assert_eq!(world.calls(slice(1)).await, ["3"]);
+    assert_eq!(found(&world).await, (0, 0));
+    assert_eq!(world.findings().await, NO_FINDINGS);
 }

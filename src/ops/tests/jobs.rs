@@ -7,12 +7,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::world::{World, day, days, slice, source};
 use crate::lake::report::RunOutcome;
+use crate::lake::{PublishedFile, TableForm};
 use crate::ops::days::Selection;
 use crate::ops::job::Job;
 use crate::ops::removal::prune::{find_old, prune};
 use crate::ops::verify::{Fault, Verification};
 use crate::source::Source;
-use crate::store::layout;
 
 /// Looks at the first days.
 fn verification<'a>(
@@ -49,7 +49,7 @@ async fn a_job_that_is_interrupted_before_it_begins_leaves_the_lake_as_it_is() {
         .with_interrupt(interrupt);
     let outcome = job.run_in(world.lake.clone()).await.unwrap();
     assert_eq!(outcome.run.report.outcome, RunOutcome::Interrupted);
-    assert!(!world.holds(&layout::table_file(slice(1))).await);
+    assert!(!world.holds(&TableForm::Plain.new_path(slice(1))).await);
 }
 
 #[tokio::test(start_paused = true)]
@@ -71,7 +71,7 @@ async fn a_repair_fetches_what_is_gone_and_removes_what_belongs_to_no_slice() {
     let world = World::filled(&[3, 2]).await;
     let foreign = Path::from("cdrs/copy of a file.parquet");
     world.put(&foreign, "no Parquet").await;
-    world.delete(&layout::table_file(slice(2))).await;
+    world.delete(&TableForm::Plain.new_path(slice(2))).await;
     let (selection, source) = (Selection::default(), source(&[3, 2]));
     let verification = Verification {
         ask_source: false,
@@ -89,13 +89,13 @@ async fn a_repair_fetches_what_is_gone_and_removes_what_belongs_to_no_slice() {
     assert_eq!(repair.run.as_ref().unwrap().totals.counts.rows, 2);
     assert!(repair.remaining.is_empty(), "{repair:?}");
     assert!(!world.holds(&foreign).await);
-    assert!(world.holds(&layout::table_file(slice(2))).await);
+    assert!(world.holds(&TableForm::Plain.new_path(slice(2))).await);
 }
 
 #[tokio::test(start_paused = true)]
 async fn without_a_source_a_repair_fetches_nothing_and_says_what_is_left() {
     let world = World::filled(&[3]).await;
-    world.delete(&layout::table_file(slice(1))).await;
+    world.delete(&TableForm::Plain.new_path(slice(1))).await;
     let selection = days(1);
     let verification = verification(&world, &selection, None);
     let mut verified = verification.check_in(&world.lake, &()).await.unwrap();
@@ -132,8 +132,66 @@ async fn what_was_pruned_is_gone_and_stays_away() {
     let never = CancellationToken::new();
     let report = prune(&world.lake, &slices, &never, &|| {}).await.unwrap();
     assert_eq!(report.outcome, RunOutcome::Committed);
-    assert!(!world.holds(&layout::table_file(slice(1))).await);
+    assert!(!world.holds(&TableForm::Plain.new_path(slice(1))).await);
     assert!(find_old(&world.lake, day(2)).await.unwrap().is_empty());
     let again = world.run(2, source(&[3, 2])).await;
     assert_eq!((again.plan.due.len(), again.plan.up_to_date), (0, 2));
+}
+
+/// Where the file of a day lies by its ledger entry.
+async fn named(world: &World, day: i8) -> Option<Path> {
+    let entry = world.lake.entry(slice(day)).await.entry;
+    entry.file().map(PublishedFile::location)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_table_whose_files_have_unique_names_is_planned_verified_repaired_and_pruned() {
+    let world = World::filled_as(TableForm::Unique, &[3, 2]).await;
+    let first = named(&world, 1).await.unwrap();
+    assert_ne!(first, TableForm::Plain.new_path(slice(1)));
+    let again = world.run(2, source(&[3, 2])).await;
+    assert_eq!((again.plan.due.len(), again.plan.up_to_date), (0, 2));
+    assert_eq!(again.plan.foreign, []);
+
+    // A crashed run left a file beside the current one, and another file is gone.
+    let orphan = TableForm::Unique.new_path(slice(1));
+    world.put(&orphan, "no Parquet").await;
+    let gone = named(&world, 2).await.unwrap();
+    world.delete(&gone).await;
+    let (selection, source) = (Selection::default(), source(&[3, 2]));
+    let verification = Verification {
+        ask_source: false,
+        ..verification(&world, &selection, Some(&source))
+    };
+    let mut verified = verification.check_in(&world.lake, &()).await.unwrap();
+    let findings = verified.found.findings.iter();
+    let findings: Vec<(Fault, &str)> = findings
+        .map(|finding| (finding.fault, &*finding.path))
+        .collect();
+    let expected = [
+        (Fault::MissingFile, gone.as_ref()),
+        (Fault::Foreign, orphan.as_ref()),
+    ];
+    assert!(
+        expected.iter().all(|it| findings.contains(it)),
+        "{findings:?}"
+    );
+    assert_eq!(findings.len(), 2, "{findings:?}");
+    let never = CancellationToken::new();
+    let repair = verification.repair_in(&world.lake, &mut verified, Arc::new(()), never);
+    repair.await.unwrap();
+    let repair = verified.repair.as_ref().unwrap();
+    assert_eq!(repair.removed, [orphan.to_string()]);
+    assert!(repair.remaining.is_empty(), "{repair:?}");
+    assert!(!world.holds(&orphan).await && world.holds(&first).await);
+    let second = named(&world, 2).await.unwrap();
+    assert_ne!(second, gone, "no name is used twice");
+    assert!(world.holds(&second).await);
+
+    let old = find_old(&world.lake, day(2)).await.unwrap();
+    let slices = old.keys().copied().collect();
+    let never = CancellationToken::new();
+    prune(&world.lake, &slices, &never, &|| {}).await.unwrap();
+    assert!(!world.holds(&first).await);
+    assert!(find_old(&world.lake, day(2)).await.unwrap().is_empty());
 }

@@ -11,7 +11,7 @@ use super::world::{World, day, slice, source, source_of_lines};
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::State;
 use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
-use crate::lake::{Condition, Lake};
+use crate::lake::{Condition, Lake, TableForm};
 use crate::ops::Error;
 use crate::ops::removal::prune::{find_old, first_kept, prune};
 use crate::store::{FailureKind, layout};
@@ -46,7 +46,7 @@ async fn a_pruned_day_loses_its_file_and_all_rejects_and_keeps_its_counts() {
     assert_eq!(report.outcome, RunOutcome::Committed);
     assert_eq!(report.partitions_changed, [day(1)]);
     for path in [
-        layout::table_file(slice(1)),
+        TableForm::Plain.new_path(slice(1)),
         layout::rejects_file(slice(1)),
         failed,
     ] {
@@ -55,7 +55,7 @@ async fn a_pruned_day_loses_its_file_and_all_rejects_and_keeps_its_counts() {
     let commit = world.lake.entry(slice(1)).await.entry.committed.unwrap();
     assert_eq!((commit.state, commit.file), (State::Pruned, None));
     assert_eq!((commit.counts.rows, commit.counts.rejected), (1, 1));
-    assert!(world.holds(&layout::table_file(slice(2))).await);
+    assert!(world.holds(&TableForm::Plain.new_path(slice(2))).await);
     assert!(world.holds(&kept).await);
     assert_eq!(world.findings().await, [] as [&str; 0]);
 }
@@ -67,7 +67,10 @@ fn call(id: u32) -> String {
 #[tokio::test(start_paused = true)]
 async fn old_slices_include_those_with_only_a_file_an_entry_or_rejects() {
     let world = World::filled(&[3, 2, 1]).await;
-    let (entry, file) = (layout::ledger_entry(slice(1)), layout::table_file(slice(2)));
+    let (entry, file) = (
+        layout::ledger_entry(slice(1)),
+        TableForm::Plain.new_path(slice(2)),
+    );
     world.delete(&entry).await;
     world.delete(&file).await;
     world.put(&layout::rejects_file(slice(5)), "12345").await;
@@ -99,7 +102,7 @@ async fn a_damaged_entry_is_pruned_and_one_of_a_newer_version_fails_its_slice_on
     assert_eq!(state(&world, slice(1)).await, Some(State::Pruned));
     let found = world.lake.entry(slice(2)).await;
     assert_eq!(found.condition, Condition::Newer(99));
-    assert!(world.holds(&layout::table_file(slice(2))).await);
+    assert!(world.holds(&TableForm::Plain.new_path(slice(2))).await);
     assert_eq!(state(&world, slice(3)).await, Some(State::Pruned));
     assert_eq!(report.outcome, RunOutcome::Partial);
 }
@@ -189,7 +192,7 @@ async fn no_run_fetches_a_pruned_day_again() {
     };
     let again = world.run_selected(refresh, source(&[3, 2])).await;
     assert_eq!((again.plan.due.len(), again.plan.up_to_date), (1, 1));
-    assert!(!world.holds(&layout::table_file(slice(1))).await);
+    assert!(!world.holds(&TableForm::Plain.new_path(slice(1))).await);
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,9 +12,9 @@ use object_store::{ObjectStore, ObjectStoreExt};
 use super::faults::{Failing, Faults};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
-use crate::lake::Lake;
 use crate::lake::ledger::Entry;
 use crate::lake::report::RunOutcome;
+use crate::lake::{Lake, TableForm};
 use crate::ops::days::Selection;
 use crate::ops::job::{Job, Outcome};
 use crate::ops::verify::Verification;
@@ -113,7 +113,13 @@ impl World {
 
     /// A lake of so many calls on each of the first days.
     pub(super) async fn filled(calls: &[u64]) -> Self {
-        let world = Self::new().await;
+        Self::filled_as(TableForm::Plain, calls).await
+    }
+
+    /// The same with a table of this form.
+    pub(super) async fn filled_as(form: TableForm, calls: &[u64]) -> Self {
+        let mut world = Self::new().await;
+        world.lake = world.lake.with_table_form(form);
         let last = i8::try_from(calls.len()).unwrap();
         let outcome = world.run(last, source(calls)).await;
         assert_eq!(outcome.run.report.outcome, RunOutcome::Committed);
@@ -197,7 +203,8 @@ impl World {
     /// Ids of the calls in the table's file of a slice.
     pub(super) async fn calls(&self, slice: Slice) -> Vec<String> {
         let mut calls = Vec::new();
-        if let Some(copy) = self.lake.table().local_copy(slice).await.unwrap() {
+        let entry = self.lake.entry(slice).await.entry;
+        if let Some(copy) = self.lake.table().local_copy(&entry).await.unwrap() {
             read_rows(&copy.path, slice, |record| {
                 calls.push(record.call_id.as_deref().unwrap_or_default().to_owned());
                 Ok::<(), WriteError>(())

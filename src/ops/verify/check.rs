@@ -14,8 +14,8 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::Counts;
 use crate::config::QualityConfig;
 use crate::error::{chain, counted};
-use crate::lake::ledger::{Commit, State};
-use crate::lake::{Condition, Lake, LakeError, LedgerEntry, PublishedFile, Table, is_intact};
+use crate::lake::ledger::{Commit, Entry, State};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, PublishedFile, is_intact};
 use crate::ops::thread::on_thread;
 use crate::slice_file::writer::{checksum_of, slice_named_in};
 use crate::store::layout;
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// [`LakeError`] if the lake cannot be listed.
 pub async fn slices(lake: &Lake, scope: &Scope) -> Result<BTreeSet<Slice>, LakeError> {
     let files = lake.table().files().await?;
-    let mut slices: BTreeSet<Slice> = files.of_slices.into_keys().collect();
+    let mut slices: BTreeSet<Slice> = files.slices().collect();
     slices.extend(lake.ledger_slices(&scope.directions).await?);
     slices.retain(|&slice| scope.holds(slice));
     Ok(slices)
@@ -189,13 +189,14 @@ pub(super) async fn look(
     } = found;
     let mut examined = Examined::new(slice);
     let ledger = layout::ledger_entry(slice);
-    let file = match lake.table().file(slice).await {
+    let file = match lake.table().file(entry).await {
         Err(error) if error.is_denied() => {
-            examined.findings.push(access_denied(slice, &error));
+            examined.findings.push(access_denied(entry, &error));
             return Ok(examined);
         }
         file => file?,
     };
+    examined.findings = files_beside(lake, found).await?;
     let reason = entry.failed.as_ref().and_then(|failed| failed.reason);
     let mut add = |fault, path: &Path, problem: &str| {
         examined.findings.push(Finding {
@@ -243,10 +244,7 @@ pub(super) async fn look(
         match &checked {
             Ok(_) => {}
             Err((fault @ Fault::DamagedLedger, problem)) => add(*fault, &ledger, problem),
-            Err((fault, problem)) => {
-                let path = file.as_ref().map(|file| &file.path);
-                add(*fault, path.unwrap_or(&Table::place_of(slice)), problem);
-            }
+            Err((fault, problem)) => add(*fault, &place_of(entry, file.as_ref()), problem),
         }
         if let Some(problem) = check_rejects(lake, slice, commit).await? {
             add(Fault::Rejects, &layout::rejects_file(slice), &problem);
@@ -317,9 +315,33 @@ async fn check_table(
     }))
 }
 
-fn access_denied(slice: Slice, error: &LakeError) -> Finding {
+/// Files of the slice that its ledger entry does not name, where the entry can be relied on.
+async fn files_beside(lake: &Lake, found: &LedgerEntry) -> Result<Vec<Finding>, LakeError> {
+    if found.condition != Condition::Sound || found.entry.pending.is_some() {
+        return Ok(Vec::new());
+    }
+    let paths = lake.table().other_files(&found.entry).await?;
+    let problem = "the slice's ledger entry does not name it";
+    let stray = |path| Finding::stray(Fault::Foreign, path, problem);
+    Ok(paths.iter().map(stray).collect())
+}
+
+/// The path of the slice's file: as found, or as the ledger entry names it, or its partition.
+fn place_of(entry: &Entry, found: Option<&ObjectState>) -> Path {
+    let found = found.map(|file| file.path.clone());
+    let named = || entry.file().map(PublishedFile::location);
+    let path = found.or_else(named);
+    path.unwrap_or_else(|| layout::partition(entry.slice.day))
+}
+
+fn access_denied(entry: &Entry, error: &LakeError) -> Finding {
     let problem = format!("{}. Grant this user read access", chain(error));
-    Finding::new(Fault::DamagedFile, slice, &Table::place_of(slice), problem)
+    Finding::new(
+        Fault::DamagedFile,
+        entry.slice,
+        &place_of(entry, None),
+        problem,
+    )
 }
 
 fn missing(file: &PublishedFile) -> (Fault, String) {

@@ -105,7 +105,7 @@ impl Verification<'_> {
             .iter()
             .filter_map(|finding| {
                 let path = Path::parse(&finding.path).ok()?;
-                finding.slice.or_else(|| layout::slice_of(&path))
+                finding.slice.or_else(|| lake.table().slice_of(&path))
             })
             .chain(found.in_progress.iter().copied())
             .collect();
@@ -174,7 +174,7 @@ async fn remove(config: &Config, lake: &Lake, finding: &Finding) -> Result<bool,
         let left = lake.find_leftovers().await?;
         return Ok(!left.contains(&path));
     }
-    let in_table = layout::slice_of(&path);
+    let in_table = lake.table().slice_of(&path);
     let slice = in_table.or(layout::rejects_slice(&path).map(|(slice, _)| slice));
     let mut lease = None;
     if let Some(slice) = slice {

@@ -6,7 +6,7 @@ use super::check::{examine, look};
 use super::{Fault, Finding, Scope};
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::State;
-use crate::lake::{Condition, Lake, LakeError, LedgerEntry, TableFiles};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry};
 use crate::ops::thread::on_thread;
 use crate::slice_file::writer::slice_named_in;
 use crate::store::layout;
@@ -24,12 +24,10 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
     let ledger = lake
         .entries(&everything.directions, everything.days)
         .await?;
-    let TableFiles {
-        of_slices: table,
-        foreign,
-    } = lake.table().files().await?;
+    let table = lake.table().files().await?;
     let foreign_entries = lake.foreign_entries().await?;
-    let mut strays: Vec<Finding> = foreign
+    let mut strays: Vec<Finding> = table
+        .foreign
         .iter()
         .chain(&foreign_entries)
         .map(|path| Finding::stray(Fault::Foreign, path, "it belongs to no slice"))
@@ -57,7 +55,7 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
                 strays.push(Finding::stray(Fault::Foreign, &path, problem));
             }
             // The file of the slice is a finding already.
-            None if table.contains_key(&slice) => {}
+            None if table.has(slice) => {}
             None => {
                 let problem = "its slice has no ledger entry";
                 strays.push(Finding::new(Fault::Rejects, slice, &path, problem));
@@ -84,7 +82,7 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
         None => is_everything || is_read_with(&stray.path, scope),
     });
     let elsewhere = table
-        .into_keys()
+        .slices()
         .filter(|slice| !scope.holds(*slice) && scope.days.contains(&slice.day));
     for slice in elsewhere {
         let should_have_none = ledger.get(&slice).is_none_or(|found| {
@@ -131,7 +129,12 @@ pub async fn is_last_copy(lake: &Lake, path: &Path) -> Result<bool, LakeError> {
         return Ok(false);
     }
     let examined = look(lake, slice, &found).await?;
-    Ok(found.entry.committed.is_none() || !examined.findings.is_empty())
+    // A stray beside the slice's file does not damage the slice.
+    let is_damaged = examined
+        .findings
+        .iter()
+        .any(|finding| finding.slice.is_some());
+    Ok(found.entry.committed.is_none() || is_damaged)
 }
 
 /// Whether the entry allows rejects of the slice, or of a failed attempt at it.

@@ -417,9 +417,7 @@ impl BucketStore {
         };
         let mut by_slice = BTreeMap::<Slice, Vec<Upload>>::new();
         for upload in listed {
-            let slice = layout::slice_of(&upload.path)
-                .or_else(|| Some(layout::rejects_slice(&upload.path)?.0));
-            if let Some(slice) = slice {
+            if let Some(slice) = layout::leased_slice(&upload.path) {
                 by_slice.entry(slice).or_default().push(upload);
             }
         }

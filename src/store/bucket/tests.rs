@@ -143,7 +143,7 @@ async fn a_staged_file_is_published_in_place_of_what_was_seen_and_of_nothing_els
         day: parse_day("2026-10-01").unwrap(),
         direction: Direction::Placed,
     };
-    let path = layout::table_file(slice);
+    let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
     // In one request, and in parts.
     for size in [10, 5_000] {
         let (objects, store) = bucket();

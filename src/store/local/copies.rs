@@ -10,7 +10,7 @@ use tempfile::TempPath;
 
 use super::locks::is_locked;
 use super::{LocalStore, failed, names_in, sync_dir};
-use crate::cdr::slice::Direction;
+use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::slice_file::writer::{create_spool_file, remove_leftover};
 use crate::store::layout::{self, LEASES, LEDGER, LOCKS, META, REJECTS, RUNNING, RUNS, TABLE};
 use crate::store::{ObjectState, StoreError};
@@ -79,15 +79,15 @@ impl LocalStore {
                 }
             }
             let day = directory.strip_prefix(&format!("{TABLE}/dt="));
+            let day = day.and_then(|day| parse_day(day).ok());
             let Some((day, beside)) = day.zip(self.beside(&path)) else {
                 continue;
             };
             for direction in Direction::ALL {
-                let name = format!("{direction}-{day}.parquet");
-                let target = Path::from(format!("{directory}/{name}"));
+                let slice = Slice { day, direction };
                 copies.push(Leftover {
-                    guard: Guard::of_target(&target),
-                    file: beside.copy_of(&name),
+                    guard: Guard::Lease(layout::lease(slice)),
+                    file: beside.copy_of(slice),
                 });
             }
         }
@@ -129,8 +129,7 @@ impl LocalStore {
             // Nothing is left there to be removed.
             Ok(()) => drop(file.keep()),
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                self.copy(&file, &target)
-                    .map_err(failed("write", &target))?;
+                self.copy(&file, path).map_err(failed("write", &target))?;
             }
             Err(error) => return Err(failed("write", &target)(error)),
         }
@@ -140,22 +139,23 @@ impl LocalStore {
     /// Copies a file to another file system, and renames it there: readers see the old file or the
     /// new one, whole. The name of the copy is the target's, so that the next attempt overwrites
     /// what a dead process left.
-    pub(super) fn copy(&self, file: &FilePath, target: &FilePath) -> io::Result<()> {
+    pub(super) fn copy(&self, file: &FilePath, path: &Path) -> io::Result<()> {
+        let target = self.file_path(path);
         let copy_by_way_of = |copy: PathBuf| {
             let mut to = create_spool_file(&copy)?;
             let copy = TempPath::try_from_path(copy)?;
             io::copy(&mut File::open(file)?, &mut to)?;
             self.settle(&to)?;
-            fs::rename(&copy, target)?;
+            fs::rename(&copy, &target)?;
             drop(copy.keep());
             Ok(())
         };
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let directory = target.parent().unwrap_or(FilePath::new(""));
         // Where nobody looks for data, if it may be written and is where the directory is.
-        if let Some(beside) = self.beside(directory) {
+        if let Some((slice, beside)) = layout::leased_slice(path).zip(self.beside(directory)) {
             use io::ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem};
-            let copied = copy_by_way_of(beside.copy_of(&name));
+            let copied = copy_by_way_of(beside.copy_of(slice));
             let kind = copied.as_ref().err().map(io::Error::kind);
             if !matches!(
                 kind,
@@ -210,9 +210,7 @@ pub(super) enum Guard {
 impl Guard {
     /// That of the object at `target`.
     fn of_target(target: &Path) -> Self {
-        let of_rejects = || Some(layout::rejects_slice(target)?.0);
-        let slice = layout::slice_of(target).or_else(of_rejects);
-        slice.map_or_else(
+        layout::leased_slice(target).map_or_else(
             || Self::Lock(directory_name(target)),
             |slice| Self::Lease(layout::lease(slice)),
         )
@@ -245,10 +243,10 @@ pub(super) struct Beside {
 }
 
 impl Beside {
-    /// The copy of the file of this name.
-    pub(super) fn copy_of(&self, name: &str) -> PathBuf {
+    /// The copy of a file of the slice. Its lease allows one at a time.
+    pub(super) fn copy_of(&self, slice: Slice) -> PathBuf {
         let Self { directory, outer } = self;
-        directory.join(format!(".{outer}.{name}{COPY}"))
+        directory.join(format!(".{outer}.{}{COPY}", layout::stem(slice)))
     }
 }
 

@@ -167,7 +167,7 @@ fn on_another_file_system(directory: &FilePath) -> Option<tempfile::TempDir> {
 }
 
 async fn publish(store: &LocalStore, path: &Path, content: &str) {
-    let lease = layout::lease(layout::slice_of(path).unwrap());
+    let lease = layout::lease(layout::leased_slice(path).unwrap());
     let lease = store.try_lease(&lease).await.unwrap().unwrap();
     let staged = store.spool_dir().join("x.parquet");
     fs::write(&staged, content).unwrap();
@@ -203,7 +203,7 @@ async fn a_partition_on_another_file_system_is_written_whole_and_leaves_nothing(
     // once they are dead.
     let beside = other
         .path()
-        .join(format!(".october.placed-2026-10-01.parquet{COPY}"));
+        .join(format!(".october.placed-2026-10-01{COPY}"));
     let within = partition.join(format!(".received-2026-10-01.parquet{COPY}"));
     fs::write(&beside, "calls").unwrap();
     fs::write(&within, "calls").unwrap();
@@ -232,7 +232,7 @@ async fn a_table_on_another_file_system_has_no_copy_in_it_while_it_is_written() 
     let target = store.file_path(&path);
     assert_eq!(fs::read_to_string(&target).unwrap(), "rows");
     let beside = store.beside(target.parent().unwrap()).unwrap();
-    let copy = beside.copy_of("placed-2026-10-01.parquet");
+    let copy = beside.copy_of(layout::leased_slice(&path).unwrap());
     assert_eq!(copy.parent(), Some(other.path()));
     fs::write(&copy, "rows").unwrap();
     assert_eq!(store.remove_leftovers().await.unwrap().len(), 1);
@@ -339,12 +339,12 @@ async fn only_where_nothing_can_be_beside_a_partition_is_a_copy_in_it() {
     std::os::unix::fs::symlink(&partition, target.parent().unwrap()).unwrap();
     let beside = store.beside(target.parent().unwrap()).unwrap();
     // Something goes wrong there that would go wrong inside, too.
-    let copy = beside.copy_of("placed-2026-10-01.parquet");
+    let copy = beside.copy_of(layout::leased_slice(&path).unwrap());
     fs::create_dir(&copy).unwrap();
     let file = store.spool_dir().join("x.parquet");
     fs::write(&file, "rows").unwrap();
     let file = TempPath::try_from_path(file).unwrap();
-    let refused = store.copy(&file, &target).unwrap_err();
+    let refused = store.copy(&file, &path).unwrap_err();
     assert_eq!(refused.kind(), io::ErrorKind::IsADirectory);
     assert_eq!(names_in(&partition).unwrap(), [] as [&str; 0]);
 }
@@ -367,7 +367,8 @@ fn a_partition_that_is_another_mount_of_the_same_file_system_is_written_and_swep
             assert_eq!(names_in(partition).unwrap(), ["placed-2026-10-01.parquet"]);
             // What a process leaves that dies while it copies, outside and inside.
             let name = "placed-2026-10-01.parquet";
-            let beside = store.beside(partition).unwrap().copy_of(name);
+            let slice = layout::leased_slice(&path).unwrap();
+            let beside = store.beside(partition).unwrap().copy_of(slice);
             let within = partition.join(format!(".{name}{COPY}"));
             for copy in [&beside, &within] {
                 fs::write(copy, "calls").unwrap();

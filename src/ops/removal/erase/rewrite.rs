@@ -12,7 +12,7 @@ use crate::cdr::reconcile::verdict;
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::{Commit, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
-use crate::lake::{LedgerEntry, TableChange, is_intact};
+use crate::lake::{LedgerEntry, PublishedFile, TableChange, is_intact};
 use crate::privacy::Privacy;
 use crate::slice_file::convert::{ConvertOptions, Converted, Converter};
 use crate::slice_file::writer::{checksum_of, read_rows};
@@ -44,7 +44,7 @@ impl Eraser<'_> {
         let old = self.commit_in_table(&before, old, planned).await?;
         before.entry.committed = Some(old.clone());
         let rows = match &old.file {
-            Some(_) => Some(self.remaining_rows(slice, &old, privacy).await?),
+            Some(file) => Some(self.remaining_rows(slice, file, privacy).await?),
             None => None,
         };
         // A crashed run may still have a conditional write under way. The file is rewritten even
@@ -61,7 +61,7 @@ impl Eraser<'_> {
                     .into()
             }
         };
-        let staged = lake.stage(slice, change, rejects.file).await?;
+        let staged = lake.stage(&before.entry, change, rejects.file).await?;
         let entry = lake
             .publish(
                 mark,
@@ -88,8 +88,7 @@ impl Eraser<'_> {
         planned: Option<Box<Commit>>,
     ) -> Result<Commit, EraseError> {
         let lake = self.removal.lake;
-        let slice = before.entry.slice;
-        let found = lake.table().file(slice).await?;
+        let found = lake.table().file(&before.entry).await?;
         if before.entry.pending.is_none() {
             return if is_intact(committed.file.as_ref(), found.as_ref()) {
                 Ok(committed)
@@ -97,7 +96,7 @@ impl Eraser<'_> {
                 Err(EraseError::Uncertain)
             };
         }
-        let checksum = match lake.table().local_copy(slice).await? {
+        let checksum = match lake.table().local_copy(&before.entry).await? {
             Some(copy) => Some(blocking(move || Ok(checksum_of(&copy.path)?)).await?),
             None => None,
         };
@@ -116,7 +115,7 @@ impl Eraser<'_> {
     async fn remaining_rows(
         &self,
         slice: Slice,
-        old: &Commit,
+        file: &PublishedFile,
         privacy: &Arc<Privacy>,
     ) -> Result<Converted, EraseError> {
         let lake = self.removal.lake;
@@ -136,7 +135,7 @@ impl Eraser<'_> {
             credentials: Arc::default(),
             parquet: self.config.parquet.clone(),
         };
-        let Some(copy) = lake.table().local_copy(slice).await? else {
+        let Some(copy) = lake.local_copy(&file.location()).await? else {
             return Err(EraseError::Uncertain);
         };
         let rows = blocking(move || {
@@ -153,7 +152,7 @@ impl Eraser<'_> {
             }
         })
         .await?;
-        if rows.counts.rows + rows.counts.suppressed != old.counts.rows {
+        if rows.counts.rows + rows.counts.suppressed != file.rows {
             return Err(EraseError::Uncertain);
         }
         Ok(rows)

@@ -9,6 +9,7 @@ use super::error::{EraseError, blocking};
 use super::rejects::matching_rejects;
 use crate::cdr::slice::{Direction, Slice};
 use crate::error::chain;
+use crate::lake::ledger::Entry;
 use crate::lake::{Lake, LakeError, LedgerEntry};
 use crate::privacy::Privacy;
 use crate::slice_file::writer::{WriteError, read_rows};
@@ -55,7 +56,7 @@ impl Search {
 /// [`LakeError`] if the lake cannot be listed.
 pub async fn slices(lake: &Lake) -> Result<BTreeSet<Slice>, LakeError> {
     let files = lake.table().files().await?;
-    let mut slices: BTreeSet<Slice> = files.of_slices.into_keys().collect();
+    let mut slices: BTreeSet<Slice> = files.slices().collect();
     slices.extend(lake.ledger_slices(&Direction::ALL).await?);
     let rejects = lake.rejects().await?;
     let with_rejects = rejects.keys().filter_map(layout::rejects_slice);
@@ -102,7 +103,7 @@ pub(super) async fn search_slice(
 ) -> Result<Holding, EraseError> {
     // Before its files: a publication in between changes the entry, so that it is searched again.
     let entry = lake.entry(slice).await;
-    let rows = matching_rows(lake, slice, privacy).await?;
+    let rows = matching_rows(lake, &entry.entry, privacy).await?;
     let mut rejects = 0;
     for path in [
         layout::rejects_file(slice),
@@ -119,13 +120,13 @@ pub(super) async fn search_slice(
 
 async fn matching_rows(
     lake: &Lake,
-    slice: Slice,
+    entry: &Entry,
     privacy: &Arc<Privacy>,
 ) -> Result<u64, EraseError> {
-    let Some(copy) = lake.table().local_copy(slice).await? else {
+    let Some(copy) = lake.table().local_copy(entry).await? else {
         return Ok(0);
     };
-    let privacy = Arc::clone(privacy);
+    let (slice, privacy) = (entry.slice, Arc::clone(privacy));
     blocking(move || {
         let mut rows = 0;
         read_rows(&copy.path, slice, |record| {
