@@ -362,5 +362,5 @@ fn a_lake_is_another_one_with_other_pseudonyms() {
     );
     let (key, existing, wanted) = first.difference(&second).unwrap();
     assert_eq!(key, "privacy.key");
-    assert!(existing.starts_with("the key with the id ") && existing != wanted);
+    assert!(existing.starts_with("the key with ID ") && existing != wanted);
 }

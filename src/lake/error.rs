@@ -1,4 +1,4 @@
-//! What goes wrong in a lake.
+//! Errors of a lake.
 
 use object_store::path::Path;
 
@@ -7,16 +7,17 @@ use crate::cdr::slice::Slice;
 use crate::retry::{Fate, StopCause};
 use crate::store::StoreError;
 
-/// The lake cannot be used, or did not do what was asked.
+/// An operation on a lake failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LakeError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A file of ours is not as we write it.
+    /// A file of the lake is damaged.
     #[error(
-        "{path} cannot be understood: {problem}. Restore it from a backup, or from another lake of the same configuration"
+        "{path} is damaged: {problem}. Restore it from a backup, or copy it from a lake with the \
+         same configuration"
     )]
     Damaged {
         /// Which file.
@@ -25,16 +26,21 @@ pub enum LakeError {
         problem: String,
     },
     /// A later version of this program wrote the lake.
-    #[error("{path} has format {found}; this version of cdrlake knows {FORMAT}. Use a newer one")]
+    #[error(
+        "{path} has format {found}, but this version of cdrlake supports up to {FORMAT}. Use a \
+         newer version"
+    )]
     NewerFormat {
         /// Which file.
         path: Path,
         /// Its format.
         found: u32,
     },
-    /// The configuration describes another lake.
+    /// The configuration does not match the lake's identity.
     #[error(
-        "{key} is {wanted}, but this lake was made with {existing}: mixing them would make a lake that is neither. Set {key} back, or choose a new lake.url; if nothing is in this one yet, remove its _cdrlake/lake.json"
+        "{key} is {wanted}, but this lake was created with {existing}. One lake cannot hold both. \
+         Set {key} back, or choose a new lake.url. If this lake is still empty, remove its \
+         _cdrlake/lake.json"
     )]
     OtherLake {
         /// The key that differs.
@@ -44,28 +50,34 @@ pub enum LakeError {
         /// What the configuration has.
         wanted: String,
     },
-    /// The numbers that were erased are known by another key.
+    /// The list of erased numbers was made with another key.
     #[error(
-        "the lake leaves out the calls of numbers that were erased ({path}), which it knows by the key with the id {existing}, and {}. Set privacy.key to that key",
-        match found { Some(id) => format!("privacy.key has the id {id}"), None => "no key is known here".to_owned() }
+        "{path} was made with key ID {existing}, but {}. Set privacy.key to the key with ID \
+         {existing}",
+        match found { Some(id) => format!("the configured key has ID {id}"), None => "privacy.key \
+            is not set".to_owned() }
     )]
     OtherKey {
         /// The list.
         path: Path,
-        /// Id of its key.
+        /// ID of its key.
         existing: String,
-        /// Id of the key that there is.
+        /// ID of the configured key.
         found: Option<String>,
     },
-    /// Somebody else is at work where nobody may be.
+    /// Another run works in a lake that allows one run at a time.
     #[error("{0}")]
     NotAlone(String),
     /// A number was erased since the list of erased numbers was read.
-    #[error("a number was erased while the slice was under way: it has to be fetched without it")]
-    ErasedMeanwhile,
-    /// There are files where the table should be, but no lake.
     #[error(
-        "lake.url holds a directory cdrs with files, but no _cdrlake/lake.json, so it is not a lake. Choose another place"
+        "a number was erased while the slice was fetched. It must be fetched again without this \
+         number"
+    )]
+    ErasedMeanwhile,
+    /// The table's directory has files, but there is no lake.
+    #[error(
+        "lake.url contains files in cdrs, but no _cdrlake/lake.json: it is not a lake. Choose \
+         another lake.url"
     )]
     NotALake,
     /// The table may have changed, but the ledger entry was not updated.
@@ -80,30 +92,29 @@ pub enum LakeError {
         source: Box<LakeError>,
     },
     /// A ledger entry cannot be read.
-    #[error("{path} cannot be read: {problem}. Mend that, or move it away")]
+    #[error("{path} cannot be read: {problem}. Make it readable, or move it out of the lake")]
     Unreadable {
         /// The entry.
         path: Path,
         /// Why not.
         problem: String,
     },
-    /// Others change a file all the time.
-    #[error("others changed {path} at the same time, again and again. Try again")]
+    /// Other processes keep changing a file.
+    #[error("other processes changed {path} during each attempt to write it. Try again")]
     Contended {
         /// Which file.
         path: Path,
     },
-    /// What a run wrote now might never be told to a warehouse, for nobody knows that it is under
-    /// way.
+    /// The run could not write its marker. Without it, other runs cannot detect this one.
     #[error(
-        "run {run} could not mark itself as under way, for something else holds its lease. Run again"
+        "run {run} could not write its marker, because another process holds its lease. Run again"
     )]
     Unmarked {
         /// The run.
         run: String,
     },
     /// Another run took over the slice.
-    #[error("another run took over {path} in the meantime: the table was left to it")]
+    #[error("another run has taken over {path}. This run left the table unchanged")]
     LostLease {
         /// The slice's ledger entry or lease.
         path: Path,
@@ -111,24 +122,24 @@ pub enum LakeError {
 }
 
 impl LakeError {
-    /// What becomes of a slice and its run because of it.
+    /// What the error means for a slice and its run.
     pub fn fate(&self) -> Fate {
         match self {
             Self::Store(error) => error.fate(),
-            // The table may have changed: that is said, whatever stood in the way.
+            // The table may have changed, so report it in any case.
             Self::NotRecorded { source, .. } => match source.fate() {
                 Fate::Retry(_) => Fate::FailSlice,
                 fate => fate,
             },
-            // Whatever the run would write.
+            // No slice can be written.
             Self::NotAlone(_) | Self::Unmarked { .. } => Fate::StopRun(StopCause::Lake),
-            // The slice is to be begun anew.
+            // The slice must start again.
             Self::ErasedMeanwhile | Self::LostLease { .. } => Fate::RETRY,
             _ => Fate::FailSlice,
         }
     }
 
-    /// Whether the store does not permit what was tried, on this object.
+    /// Whether the store denied the operation on this object.
     pub fn is_denied(&self) -> bool {
         match self {
             Self::Store(error) => error.is_denied(),

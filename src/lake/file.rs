@@ -1,4 +1,4 @@
-//! A file on its way into the lake: staged, published, and as its ledger entry knows it.
+//! A file on its way into the lake: staged, published, and in its ledger entry.
 
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use super::LakeError;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::{LakeStore, Lease, ObjectState, Staged, Version};
 
-/// What the ledger says of a file: of the table, or of rejects.
+/// A file of the table, or of rejects, as a ledger entry describes it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublishedFile {
     /// Where it lies in the lake.
@@ -18,7 +18,7 @@ pub struct PublishedFile {
     pub bytes: u64,
     /// Checksum of its bytes, as [`crate::slice_file::writer::checksum_of`] writes it.
     pub checksum: String,
-    /// The store's mark of this upload, if it gives one. `None` also until it is published.
+    /// The store's `ETag` of this upload, if it has one. `None` before publication.
     pub etag: Option<String>,
 }
 
@@ -28,7 +28,7 @@ impl PublishedFile {
         Path::from(&*self.path)
     }
 
-    /// What will be said of a file of the spool that is to lie at `path`.
+    /// The description of a spool file that will be published at `path`.
     pub fn planned(path: &Path, file: &SpoolFile) -> Self {
         Self {
             path: path.to_string(),
@@ -40,8 +40,8 @@ impl PublishedFile {
     }
 }
 
-/// Whether the lake holds the file that its ledger speaks of, as far as can be told without reading
-/// it: this very upload, or none where there should be none.
+/// Whether the lake holds the file that its ledger entry describes, as far as can be checked
+/// without reading it: the same upload, or no file if the entry names none.
 pub(crate) fn is_intact(expected: Option<&PublishedFile>, found: Option<&ObjectState>) -> bool {
     match (expected, found) {
         (None, None) => true,
@@ -54,19 +54,19 @@ pub(crate) fn is_intact(expected: Option<&PublishedFile>, found: Option<&ObjectS
     }
 }
 
-/// A file that is as far on its way as it can be without being seen. Dropping it takes it back.
+/// A file that is ready for publication and not visible yet. Dropping it removes it.
 #[derive(Debug)]
 pub(super) struct StagedFile {
     staged: Box<dyn Staged>,
-    /// What lay at its path before: whatever has changed since then is another run's.
+    /// The version at its path when it was staged: a later change is another run's.
     seen: Option<Version>,
-    /// What the ledger will say of it, but for the store's mark.
+    /// Its description for the ledger entry, without the `ETag`.
     pub(super) planned: PublishedFile,
 }
 
 impl StagedFile {
-    /// Does everything about bringing a file to `path`, where `before` lies, that takes long and
-    /// that nobody sees.
+    /// Prepares the publication of a file at `path`, where `before` lies: everything that takes
+    /// long and is not visible yet.
     pub(super) async fn stage(
         store: &dyn LakeStore,
         path: &Path,
@@ -80,7 +80,7 @@ impl StagedFile {
         })
     }
 
-    /// Makes it visible, or says that another run was quicker.
+    /// Makes it visible, or reports that another run has changed the file.
     pub(super) async fn publish(self, lease: &dyn Lease) -> Result<PublishedFile, LakeError> {
         let Self {
             staged,

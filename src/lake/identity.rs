@@ -1,4 +1,4 @@
-//! `lake.json`: what a lake is. Written once, and compared by every run.
+//! `lake.json`: the identity of a lake. Written once, and compared by every run.
 
 use std::collections::BTreeMap;
 
@@ -6,57 +6,57 @@ use serde::{Deserialize, Serialize};
 
 use crate::cdr::columns::SCHEMA_VERSION;
 
-/// Version of the lake's own files that this program writes. What a later one wrote is left alone.
+/// Format version of the lake's metadata files. Files of a later version are not changed.
 pub(crate) const FORMAT: u32 = 1;
 
-// Replaced by this version, a file with columns of a later one would lose them: columns of another
-// version come in a lake of another format.
+// A new version of the columns requires a new format, because an older program would drop the new
+// columns when it replaces a file.
 const _: () = assert!(FORMAT >= SCHEMA_VERSION);
 
-/// What the rows of a lake mean. Two runs that differ here would mix lakes.
+/// What determines the meaning of a lake's rows. Runs that differ here need different lakes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Version of the lake's own files.
     pub format: u32,
-    /// `lake.account`: a label for whose calls these are.
+    /// `lake.account`: the label of the account.
     pub account: Option<String>,
-    /// What the source is asked with. Which filters there are is the source's business.
+    /// Filters of the source, which defines them.
     pub source: Vec<Filter>,
     /// `privacy.numbers`.
     pub privacy: String,
-    /// The columns of which the numbers become something else.
+    /// Columns with a policy of their own for phone numbers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub privacy_columns: BTreeMap<String, String>,
-    /// Which key pseudonyms were made with.
+    /// ID of the key for pseudonyms.
     #[serde(default)]
     pub privacy_key_id: Option<String>,
-    /// For the record: `source.url` when the lake was made. Hosts move.
+    /// For information: `source.url` when the lake was created. Hosts may change.
     pub source_url: String,
-    /// For the record: `window.timezone` when the lake was made.
+    /// For information: `window.timezone` when the lake was created.
     pub timezone: String,
-    /// For the record: the version of this program that made the lake.
+    /// For information: the version of cdrlake that created the lake.
     pub created_by: String,
 }
 
-/// A filter of the source, which has a part of the calls.
+/// A filter of the source, which selects part of the calls.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Filter {
     /// Its key below `source.`.
     pub name: String,
-    /// What it is set to; if it is a number, as the lake may hold it.
+    /// Its value. A phone number is stored as the lake's privacy policy allows.
     pub value: String,
-    /// Whether it is a phone number, which errors do not show.
+    /// Whether it is a phone number, which error messages must not contain.
     pub is_number: bool,
 }
 
 impl Identity {
-    /// What becomes of the numbers of a column.
+    /// The policy for phone numbers of a column.
     fn privacy_of(&self, column: &str) -> &str {
         self.privacy_columns.get(column).unwrap_or(&self.privacy)
     }
 
-    /// The first key of the configuration that makes `self`, what a run wants, another lake than
-    /// `existing`: its name, what the lake has, and what the run has. Numbers are not shown.
+    /// The first key of the configuration in which `self`, the identity that a run wants, differs
+    /// from `existing`: its name, the lake's value, and the run's value. Phone numbers are hidden.
     pub fn difference<'a>(&'a self, existing: &'a Self) -> Option<(String, String, String)> {
         type Value = fn(&Identity) -> Option<&str>;
         let pair = |key: &str, value: Value| (key.to_owned(), false, value(self), value(existing));
@@ -81,7 +81,7 @@ impl Identity {
         let shown = |value: Option<&str>, number: &str| match value {
             None => "(not set)".to_owned(),
             Some(_) if is_number => number.to_owned(),
-            Some(id) if key == "privacy.key" => format!("the key with the id {id}"),
+            Some(id) if key == "privacy.key" => format!("the key with ID {id}"),
             Some(text) => text.to_owned(),
         };
         let existing = shown(existing, "another number");

@@ -1,4 +1,4 @@
-//! What is in a lake: ledger entries, files of the table, rejects, and what belongs to no slice.
+//! The contents of a lake: ledger entries, rejects, and files that belong to no slice.
 
 use std::collections::HashMap;
 
@@ -11,38 +11,35 @@ use super::{Lake, LakeError, parse};
 use crate::cdr::slice::{Direction, Slice};
 use crate::store::{LocalCopy, ObjectState, Version, layout};
 
-/// Ledger entries read at the same time: years of them in seconds, even on a slow disk or
-/// in a bucket.
+/// Concurrent reads of ledger entries, so that years of them take seconds, even in a bucket.
 const CONCURRENT_READS: usize = 64;
 
-/// Whether a ledger entry can be relied on.
+/// The condition of a ledger entry.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Condition {
-    /// It is as this program writes it, or is not there yet.
+    /// It is valid, or does not exist yet.
     Sound,
-    /// It is cut, edited or something else. The next fetch of its slice replaces it.
+    /// It is invalid. The next fetch of its slice replaces it.
     Damaged(String),
-    /// A later version of this program wrote it, in this format: it is left alone.
+    /// A later version of cdrlake wrote it, in this format. It is not changed.
     Newer(u32),
-    /// The file system does not let it be read, or it is far too large: it is left alone.
+    /// It cannot be read, or is too large. It is not changed.
     Unreadable(String),
 }
 
-/// What the ledger says of a slice, in one word. What a run does about it is its
-/// [reason](crate::ops::plan::Why), what is wrong with the slice's files a
-/// [fault](crate::ops::verify::Fault).
+/// The state of a slice by its ledger entry.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SliceState {
     /// Complete, and its day had settled.
     Closed,
-    /// Complete as of then; it is fetched again.
+    /// Complete when fetched, but its day had not settled: it is fetched again.
     Open,
-    /// The last attempt failed: what it holds is from before, and it is fetched again.
+    /// The last attempt failed. It has its earlier content, and is fetched again.
     Failed,
-    /// A run died while it published: it is fetched again.
+    /// A run crashed during its publication: it is fetched again.
     Interrupted,
-    /// Its ledger entry cannot be read, so nothing is known of it.
+    /// Its ledger entry cannot be used, so its state is unknown.
     Damaged,
     /// Never committed.
     Missing,
@@ -50,19 +47,19 @@ pub enum SliceState {
     Pruned,
 }
 
-/// A ledger entry and the version to replace.
+/// A ledger entry with its condition and version.
 #[derive(Clone, Debug)]
 pub struct LedgerEntry {
-    /// What it says; nothing if it is not [`Condition::Sound`].
+    /// Its content; empty unless [`Condition::Sound`].
     pub entry: Entry,
-    /// Whether it says anything.
+    /// Its condition.
     pub condition: Condition,
     /// `None` if it does not exist yet.
     pub(super) version: Option<Version>,
 }
 
 impl LedgerEntry {
-    /// What is known of a slice that has no ledger entry.
+    /// For a slice without a ledger entry.
     pub fn absent(slice: Slice) -> Self {
         Self {
             entry: Entry::new(slice),
@@ -71,7 +68,7 @@ impl LedgerEntry {
         }
     }
 
-    /// What it says of its slice.
+    /// The state of its slice.
     pub fn state(&self) -> SliceState {
         let Entry {
             committed,
@@ -90,12 +87,12 @@ impl LedgerEntry {
         }
     }
 
-    /// Whether both are the same state of the entry: nobody has written it in between.
+    /// Whether both are the same version of the entry: it was not written in between.
     pub fn is_same_as(&self, other: &Self) -> bool {
         self.version == other.version && self.condition == other.condition
     }
 
-    /// Whether rejects of attempts that failed may lie beside the slice's own.
+    /// Whether rejects of failed attempts may exist beside the slice's own.
     pub(super) fn may_have_failed(&self) -> bool {
         let is_known_not_to = self.condition == Condition::Sound
             && self.entry.committed.is_some()
@@ -105,7 +102,7 @@ impl LedgerEntry {
 }
 
 impl Lake {
-    /// The slice's ledger entry; an empty one if there is none, or none that can be relied on.
+    /// The slice's ledger entry; an empty one if it does not exist, or cannot be used.
     pub async fn entry(&self, slice: Slice) -> LedgerEntry {
         let found = match self.store.read(&layout::ledger_entry(slice)).await {
             Ok(Some(found)) => found,
@@ -121,7 +118,7 @@ impl Lake {
             let problem = if entry.slice == slice {
                 entry.contradiction(self.table.form())
             } else {
-                Some(format!("it speaks of {}", entry.slice))
+                Some(format!("it belongs to {}", entry.slice))
             };
             problem.map_or(Ok(entry), |problem| Err(Condition::Damaged(problem)))
         });
@@ -136,11 +133,9 @@ impl Lake {
         }
     }
 
-    /// The slice's ledger entry, where it may be replaced: an empty one in place of one that is
-    /// damaged.
+    /// The slice's ledger entry for replacement; an empty one if it is damaged.
     ///
-    /// # Errors
-    /// [`LakeError`] if a newer version wrote it, or it cannot be read.
+    /// # Errors [`LakeError`] if a newer version wrote it, or it cannot be read.
     pub(crate) async fn usable_entry(&self, slice: Slice) -> Result<LedgerEntry, LakeError> {
         let found = self.entry(slice).await;
         let path = layout::ledger_entry(slice);
@@ -167,7 +162,7 @@ impl Lake {
         Ok(read.buffer_unordered(CONCURRENT_READS).collect().await)
     }
 
-    /// The first day that the ledger knows of.
+    /// The first day in the ledger.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -197,7 +192,7 @@ impl Lake {
             .collect())
     }
 
-    /// Every rejects file, of whatever slice.
+    /// All files of rejects.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -209,7 +204,7 @@ impl Lake {
             .collect())
     }
 
-    /// Files of the ledger that are no slice's.
+    /// Files in the ledger that belong to no slice.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -221,9 +216,8 @@ impl Lake {
             .collect())
     }
 
-    /// Removes a file of which a look at the [`table`](Self::table), at the
-    /// [ledger](Self::foreign_entries) or at the [`rejects`](Self::rejects) has shown that it is no
-    /// slice's.
+    /// Removes a file that belongs to no slice, according to the [`table`](Self::table), the
+    /// [ledger](Self::foreign_entries) or the [`rejects`](Self::rejects).
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -231,7 +225,7 @@ impl Lake {
         Ok(self.store.delete(path).await?)
     }
 
-    /// The slice's rejects as they lie in the lake.
+    /// The state of the slice's rejects.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -239,7 +233,7 @@ impl Lake {
         Ok(self.store.state(&layout::rejects_file(slice)).await?)
     }
 
-    /// The rejects of an attempt at the slice that failed, as they lie in the lake.
+    /// The state of the rejects of a failed attempt at the slice.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -253,7 +247,7 @@ impl Lake {
             .await?)
     }
 
-    /// A file of the lake, where this machine can read it; `None` if there is none.
+    /// A file of the lake as a local file; `None` if it does not exist.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -272,19 +266,19 @@ mod tests {
     use crate::lake::ledger::{Failure, Pending};
 
     #[test]
-    fn an_entry_says_the_gravest_of_what_it_knows_of_its_slice() {
+    fn the_state_of_a_slice_is_the_most_severe_that_its_entry_implies() {
         let slice = Slice {
             day: jiff::civil::date(2026, 10, 1),
             direction: Direction::Placed,
         };
         let mut found = LedgerEntry::absent(slice);
         assert_eq!(found.state(), SliceState::Missing);
-        for (state, said) in [
+        for (state, state_of_slice) in [
             (State::Closed, SliceState::Closed),
             (State::Open, SliceState::Open),
         ] {
             found.entry.committed = Some(commit(None, state));
-            assert_eq!(found.state(), said);
+            assert_eq!(found.state(), state_of_slice);
         }
         found.entry.failed = Some(Failure {
             run: String::new(),

@@ -1,4 +1,4 @@
-//! The ledger: one small JSON object for each slice, saying what was published.
+//! The ledger: one small JSON object for each slice, which describes what was published.
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -22,29 +22,29 @@ pub enum State {
     Closed,
     /// Fetched earlier: it is due again.
     Open,
-    /// Removed for its age: the lake holds nothing of it any more, and no run fetches it again.
-    /// Counts and totals are those of what it held.
+    /// Removed for its age: the lake has no files of it, and no run fetches it again. Counts and
+    /// totals describe the removed rows.
     Pruned,
 }
 
 /// A ledger entry.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Entry {
-    /// Version of the lake's own files.
+    /// Format version of the lake's metadata files.
     pub format: u32,
-    /// The slice it speaks of.
+    /// Its slice.
     pub slice: Slice,
-    /// What is in the table, once something was committed.
+    /// The last commit; `None` before the first.
     pub committed: Option<Commit>,
-    /// What is being published. Still there when a run died between publishing and committing.
+    /// A publication in progress. Also present if a run died during it.
     pub pending: Option<Pending>,
-    /// The last attempt at the slice, if it failed: the slice is due until one succeeds.
+    /// The last attempt, if it failed: the slice is due until an attempt succeeds.
     #[serde(default)]
     pub failed: Option<Failure>,
 }
 
 impl Entry {
-    /// The entry of a slice that was never committed.
+    /// The entry of a slice without commits.
     pub fn new(slice: Slice) -> Self {
         Self {
             format: FORMAT,
@@ -60,10 +60,10 @@ impl Entry {
         self.committed.as_ref()?.file.as_ref()
     }
 
-    /// What in the entry of a table of this `form` contradicts itself: somebody edited it, or it is
-    /// not ours.
+    /// The first inconsistency of the entry, if the table has this `form`: it was edited, or
+    /// another program wrote it.
     pub(crate) fn contradiction(&self, form: TableForm) -> Option<String> {
-        // A path as the store writes it, and no other spelling of it.
+        // Only in the spelling of the store.
         let elsewhere = |file: &PublishedFile| {
             let path = file.location();
             form.slice_of(&path) != Some(self.slice) || path.as_ref() != file.path
@@ -74,66 +74,67 @@ impl Entry {
             .and_then(|pending| pending.file.as_ref())
             .is_some_and(elsewhere)
         {
-            return Some("its pending file is not of its slice".to_owned());
+            return Some("its pending file belongs to another slice".to_owned());
         }
         let commit = self.committed.as_ref()?;
         let rows = commit.counts.rows;
         let file_rows = commit.file.as_ref().map_or(0, |file| file.rows);
         if commit.state == State::Pruned {
             let is_empty = commit.file.is_none() && commit.rejects.is_none();
-            return (!is_empty).then(|| "it was pruned, and says that it has files".to_owned());
+            return (!is_empty).then(|| "its state is pruned, but it names files".to_owned());
         }
         if commit.file.as_ref().is_some_and(elsewhere) {
-            Some("its file is not of its slice".to_owned())
+            Some("its file belongs to another slice".to_owned())
         } else if !commit.counts.add_up() {
             Some("its counts do not add up".to_owned())
         } else if commit.digest.rows != rows || file_rows != rows {
             Some(format!(
-                "it counts {rows} rows, its digest {}, its file {file_rows}",
+                "it counts {rows} rows, but its digest {} and its file {file_rows}",
                 commit.digest.rows
             ))
         } else if commit.counts.rejected != commit.rejects.as_ref().map_or(0, |file| file.rows) {
             Some(format!(
-                "it counts {} rejects, and says otherwise of their file",
+                "it counts {} rejects, but their file has another number",
                 commit.counts.rejected
             ))
         } else if commit.reconcile.has_equal_count()
             && verdict(&commit.counts, commit.control_total) != commit.reconcile
         {
-            Some("its count is not the provider's, although it says so".to_owned())
+            Some("its verdict is a match, but its count differs from the provider's".to_owned())
         } else {
             None
         }
     }
 }
 
-/// An attempt that led to nothing. The table holds what it held before.
+/// A failed attempt. The table is as it was before.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// Which run tried, the first time that the problem was this one.
+    /// The run that first met this problem.
     pub run: String,
-    /// When, by this machine's clock.
+    /// When, by that run's clock.
     pub at: Timestamp,
     /// Why it failed.
     pub problem: String,
-    /// The kind of that, where there is something to do about it.
+    /// The kind of failure, where there is a specific remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
 }
 
-/// Why a slice failed, for whoever advises what to do about it.
+/// The kind of a slice's failure, which determines the advice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// More records were rejected than is tolerated.
+    /// More records were rejected than the configuration tolerates.
     TooManyRejects,
-    /// The provider's count is another, or unavailable.
+    /// The provider's count differs, or is unavailable.
     Mismatch,
-    /// The provider counts more than came, and its list, which was not asked, may have the rest.
+    /// The provider counts more records than the export contained. Its paginated list was not
+    /// requested and may have the rest.
     ShortAnswer,
-    /// The provider's count is another than the export's.
+    /// The provider's count differs from the export's.
     OtherExport,
-    /// The provider's count is unavailable, so that it proves nothing of an export.
+    /// The provider's count is unavailable, so an export cannot be checked.
     UnprovenExport,
     /// The provider has fewer rows than the lake.
     Shrank,
@@ -141,34 +142,34 @@ pub enum Reason {
     ShorterExport,
 }
 
-/// A publication under way.
+/// A publication in progress.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Pending {
-    /// Which run publishes.
+    /// The run that publishes.
     pub run: String,
-    /// Distinguishes this very attempt.
+    /// Identifies the attempt.
     pub token: String,
-    /// The file, or `None` if the slice has no rows and its file is being removed.
+    /// The new file; `None` if the slice has no rows, so that its file is being removed.
     pub file: Option<PublishedFile>,
     /// Digest of the rows.
     pub digest: Digest,
-    /// What is said once it is done, but for the marks of its files: if the table turns out to hold
-    /// that file, nobody has to fetch the slice again to know what is in it.
+    /// The commit to be written, without the `ETag`s of its files. If the table turns out to
+    /// contain the new file, this describes it without fetching the slice again.
     #[serde(default)]
     pub planned: Option<Box<Commit>>,
 }
 
-/// What was asked of the source.
+/// The request to the source.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// The address without its query, which never held the key.
+    /// The URL without its query. It never contains the key.
     pub url: String,
-    /// Query parameters in their order; of a load its files, and the zone of times without an
-    /// offset.
+    /// Query parameters in their order. For a load: its files, and the time zone of times without
+    /// an offset.
     pub query: Vec<(String, String)>,
 }
 
-/// The parameter that names the time zone which a load assumed.
+/// The parameter for the time zone that a load assumed.
 pub(crate) const ASSUMED_TIMEZONE: &str = "assume_timezone";
 
 impl Asked {
@@ -180,23 +181,23 @@ impl Asked {
     }
 }
 
-/// A publication that is done.
+/// A finished publication.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Commit {
-    /// Which run did it.
+    /// The run that published.
     pub run: String,
     /// Distinguishes this very attempt.
     pub token: String,
-    /// Version of this program.
+    /// Version of cdrlake.
     pub tool_version: String,
     /// Version of the columns.
     pub schema_version: u32,
-    /// Which key the pseudonyms in it were made with, if there are any.
+    /// ID of the key for its pseudonyms, if it has any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privacy_key_id: Option<String>,
     /// What was asked of the source.
     pub asked: Asked,
-    /// When the slice's request was sent, by this machine's clock.
+    /// When the request was sent, by that run's clock.
     pub fetched_at: Timestamp,
     /// Whether the slice may still change.
     pub state: State,
@@ -204,7 +205,7 @@ pub struct Commit {
     pub file: Option<PublishedFile>,
     /// Digest of the rows.
     pub digest: Digest,
-    /// What was read, and what became of it.
+    /// Records read, and their outcomes.
     pub counts: Counts,
     /// Sums over the rows.
     pub totals: Totals,
@@ -213,9 +214,9 @@ pub struct Commit {
     pub rejects: Option<PublishedFile>,
     /// The provider's own count.
     pub control_total: Option<u64>,
-    /// How that count compares.
+    /// The comparison with that count.
     pub reconcile: Verdict,
-    /// `ETag` and `Last-Modified` of the response, for the record.
+    /// `ETag` and `Last-Modified` of the response, for information.
     #[serde(default)]
     pub response_etag: Option<String>,
     /// See [`response_etag`](Self::response_etag).
@@ -223,13 +224,13 @@ pub struct Commit {
     pub response_last_modified: Option<String>,
 }
 
-/// A token that no other attempt has.
+/// A unique token.
 pub(crate) fn new_token() -> String {
     format!("{:032x}", fastrand::u128(..))
 }
 
 impl Commit {
-    /// A commit of a slice of which nothing is known.
+    /// A commit of an unknown slice.
     fn of_nothing() -> Self {
         Self {
             run: String::new(),
@@ -255,7 +256,7 @@ impl Commit {
         }
     }
 
-    /// What is said of a slice that `run` removes for its age, and of which `old` was said.
+    /// The commit of a slice that `run` removes for its age, and that had the commit `old`.
     pub fn pruned(old: Option<Self>, run: &str) -> Self {
         Self {
             run: run.to_owned(),
@@ -267,7 +268,7 @@ impl Commit {
         }
     }
 
-    /// What the slice's file says of itself, in its footer.
+    /// The metadata in the footer of the slice's file.
     pub fn file_metadata(&self, slice: Slice) -> Vec<(&'static str, String)> {
         let mut metadata = vec![
             (SLICE_KEY, slice.to_string()),
@@ -285,8 +286,8 @@ impl Commit {
         metadata
     }
 
-    /// Whether the two say the same of the slice, whichever run said it and when.
-    pub fn says_the_same_as(&self, other: &Self) -> bool {
+    /// Whether both describe the same content, regardless of their run and time.
+    pub fn has_equal_content(&self, other: &Self) -> bool {
         let checksum = |commit: &Self| {
             let rejects = commit.rejects.as_ref();
             rejects.map(|rejects| rejects.checksum.clone())
@@ -307,7 +308,7 @@ impl Commit {
 pub(crate) mod tests {
     use super::*;
 
-    /// A commit that says nothing but its file and its state.
+    /// A commit with this file and state.
     pub(crate) fn commit(file: Option<PublishedFile>, state: State) -> Commit {
         Commit {
             run: "run".to_owned(),
@@ -355,7 +356,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn an_entry_that_was_edited_contradicts_itself() {
+    fn an_edited_entry_is_inconsistent() {
         let slice = Slice {
             day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
             direction: crate::cdr::slice::Direction::Placed,
@@ -398,7 +399,7 @@ pub(crate) mod tests {
         for edit in edits {
             assert!(contradiction(&edit).is_some());
         }
-        // What it says of the provider's count has to hold.
+        // The verdict must match the counts.
         let counted = |total| {
             move |commit: &mut Commit| {
                 commit.control_total = Some(total);
@@ -407,7 +408,7 @@ pub(crate) mod tests {
         };
         assert_eq!(contradiction(&counted(3)), None);
         assert!(contradiction(&counted(4)).is_some());
-        // Of one that was pruned nothing is there.
+        // A pruned slice has no files.
         let pruned = contradiction(&|commit| *commit = Commit::pruned(Some(commit.clone()), "run"));
         assert_eq!(pruned, None);
         let left: [fn(&mut Commit); 2] = [
@@ -425,12 +426,12 @@ pub(crate) mod tests {
         ];
         for edit in left {
             let problem = contradiction(&edit).unwrap();
-            assert!(problem.starts_with("it was pruned"), "{problem}");
+            assert!(problem.starts_with("its state is pruned"), "{problem}");
         }
     }
 
     #[test]
-    fn two_commits_say_the_same_whoever_said_it_and_when() {
+    fn commits_are_compared_without_their_run_and_time() {
         let good = || {
             let mut commit = commit(None, State::Closed);
             commit.rejects = Some(PublishedFile {
@@ -472,12 +473,12 @@ pub(crate) mod tests {
         for (at, (edit, expected)) in edits.chain(different.map(|edit| (edit, false))).enumerate() {
             let mut other = good();
             edit(&mut other);
-            assert_eq!(good().says_the_same_as(&other), expected, "edit {at}");
+            assert_eq!(good().has_equal_content(&other), expected, "edit {at}");
         }
     }
 
     #[test]
-    fn a_file_says_which_commit_it_is_of() {
+    fn a_file_s_metadata_identifies_its_commit() {
         let slice = Slice {
             day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
             direction: crate::cdr::slice::Direction::Placed,
@@ -495,7 +496,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_pruned_slice_is_said_so_by_another_run_with_another_token() {
+    fn a_pruned_commit_has_a_new_run_and_token() {
         let old = commit(None, State::Closed);
         let pruned = Commit::pruned(Some(old.clone()), "pruner");
         assert_eq!((&*pruned.run, pruned.state), ("pruner", State::Pruned));
@@ -507,7 +508,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_load_says_which_zone_it_assumed() {
+    fn a_load_s_request_contains_the_assumed_time_zone() {
         let asked = |name: &str| Asked {
             url: String::new(),
             query: vec![

@@ -1,18 +1,18 @@
-//! The lake: what it is, its table, its ledger, and how a slice is published.
+//! The lake: its identity, its table, its ledger, and the publication of slices.
 //!
-//! A slice's file goes a way of five states, and so do its rejects. Each has one name, and differs
-//! in what may be done with the file:
+//! The file of a slice, and that of its rejects, passes through five states. Each has a type, which
+//! determines what may be done with the file:
 //!
-//! - [`SpoolFile`]: finished, on this machine, under the slice's lease. It can be staged; dropping
+//! - [`SpoolFile`]: finished, on this machine, under the slice's lease. It can be staged. Dropping
 //!   it deletes it.
-//! - `StagedFile`: as far as it can be without being seen. It can be published, once, while the
-//!   lease is held and nobody was quicker; dropping it takes it back.
-//! - [`PublishedFile`]: in the lake, as the slice's [ledger entry](ledger::Entry) says, which
-//!   announces it first. It can be compared with what lies there ([`is_intact`]).
-//! - [`ObjectState`]: in the lake, as the store says. It can be read, replaced and removed.
-//! - [`LocalCopy`]: in the lake, where this machine can read it.
+//! - `StagedFile`: ready for publication and not visible yet. It can be published once, while the
+//!   lease is held and no other run has changed the file. Dropping it removes it.
+//! - [`PublishedFile`]: in the lake, as the slice's [ledger entry](ledger::Entry) describes it. It
+//!   can be compared with the object in the store ([`is_intact`]).
+//! - [`ObjectState`]: in the lake, as the store reports it. It can be read, replaced and removed.
+//! - [`LocalCopy`]: in the lake, as a file that this machine can read.
 //!
-//! A [`StagedSlice`] is what a publication brings at once: a change of the [`Table`], and rejects.
+//! A [`StagedSlice`] combines the parts of one publication: a change of the [`Table`], and rejects.
 //!
 //! [`SpoolFile`]: crate::slice_file::writer::SpoolFile
 //! [`ObjectState`]: crate::store::ObjectState
@@ -51,25 +51,25 @@ pub(crate) use inventory::{Condition, LedgerEntry, SliceState};
 pub(crate) use publish::StagedSlice;
 pub(crate) use table::{Table, TableChange, TableFiles, TableForm};
 
-/// A lake that this run may read and write.
+/// An open lake.
 #[derive(Clone, Debug)]
 pub struct Lake {
     store: Arc<dyn LakeStore>,
     table: Table,
-    /// What it was made as.
+    /// Its identity, as stored in `lake.json`.
     pub identity: Identity,
-    /// What becomes of numbers on their way into it. Nothing, where it was opened for reading.
+    /// How phone numbers are stored. The default if it was opened for reading.
     privacy: Arc<Privacy>,
-    /// Remarks on how the lake differs from the configuration without being another one.
+    /// Differences between lake and configuration that do not make it another lake.
     pub remarks: Vec<String>,
 }
 
 impl Lake {
-    /// Opens the lake in `store` for writing, or makes it what `wanted` says if it is new. Removes
-    /// what dead runs left. `privacy` is what `wanted` says, with its key.
+    /// Opens the lake in `store` for writing, or creates it with the identity `wanted`. Removes
+    /// leftovers of crashed runs. `privacy` is the policy of `wanted`, with its key.
     ///
-    /// # Errors
-    /// [`LakeError`] if it is not a lake, another one, or cannot be read or written.
+    /// # Errors [`LakeError`] if it is not a lake, has another identity, or cannot be read or
+    /// written.
     pub async fn open(
         store: Arc<dyn LakeStore>,
         wanted: &Identity,
@@ -81,9 +81,10 @@ impl Lake {
             Ok(leftovers) if leftovers.is_empty() => {}
             Ok(leftovers) => tracing::info!(
                 files = leftovers.len(),
-                "Removed what a run that died had under way."
+                "Removed leftovers of crashed runs."
             ),
-            // It is in nobody's way: `verify` and `gc` say the same. Unless nothing works here.
+            // Leftovers do no harm, and `verify` and `gc` report them. But stop if no operation can
+            // succeed.
             Err(error) if error.kind() != Some(FailureKind::Hopeless) => {
                 tracing::warn!("{}", crate::error::chain(&error));
             }
@@ -108,17 +109,17 @@ impl Lake {
                 privacy: Arc::default(),
                 remarks: Vec::new(),
             }),
-            // Another run was quicker: its lake is the one to compare with.
+            // Another run created the lake meanwhile: compare with that one.
             Swap::Refused => Self::find(store, wanted)
                 .await?
                 .ok_or_else(|| LakeError::Damaged {
                     path,
-                    problem: "it vanished as soon as it was there".to_owned(),
+                    problem: "another program removed it at once".to_owned(),
                 }),
         }
     }
 
-    /// Opens the lake in `store` if there is one, whatever it holds. For reading only.
+    /// Opens the lake in `store` for reading, if it exists, whatever its identity.
     ///
     /// # Errors
     /// [`LakeError`] if it is not a lake, or cannot be read.
@@ -126,7 +127,7 @@ impl Lake {
         let path = layout::identity();
         let Some(found) = store.read(&path).await? else {
             if !store.list(&Path::from(layout::LEDGER)).await?.is_empty() {
-                let problem = "it is gone, and the ledger is there".to_owned();
+                let problem = "it is missing, but the ledger exists".to_owned();
                 return Err(LakeError::Damaged { path, problem });
             }
             if store.list(&Path::from(layout::TABLE)).await?.is_empty() {
@@ -143,10 +144,9 @@ impl Lake {
         }))
     }
 
-    /// Opens the lake in `store` if there is one, without writing anything.
+    /// Opens the lake in `store`, if it exists, without writing anything.
     ///
-    /// # Errors
-    /// [`LakeError`] if it is not a lake, another one, or cannot be read.
+    /// # Errors [`LakeError`] if it is not a lake, has another identity, or cannot be read.
     pub(crate) async fn find(
         store: Arc<dyn LakeStore>,
         wanted: &Identity,
@@ -163,7 +163,7 @@ impl Lake {
         }
         if lake.identity.source_url != wanted.source_url {
             lake.remarks.push(format!(
-                "source.url is {}; this lake was begun from {}",
+                "source.url is {}, but this lake was created with {}",
                 wanted.source_url, lake.identity.source_url
             ));
         }
@@ -177,22 +177,22 @@ impl Lake {
         Self { table, ..self }
     }
 
-    /// What becomes of numbers on their way into the lake, apart from those that were erased.
+    /// How phone numbers are stored, apart from erased ones.
     pub(crate) fn privacy(&self) -> &Privacy {
         &self.privacy
     }
 
-    /// The files that hold its slices.
+    /// Its table.
     pub(crate) fn table(&self) -> &Table {
         &self.table
     }
 
-    /// A directory for spool files.
+    /// The directory for spool files.
     pub(crate) fn spool_dir(&self) -> &FilePath {
         self.store.spool_dir()
     }
 
-    /// What dead runs left on their way into the lake, and no live one holds.
+    /// Leftovers of crashed runs that no live process holds.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -200,7 +200,7 @@ impl Lake {
         Ok(self.store.find_leftovers().await?)
     }
 
-    /// Whether a run works on the slice.
+    /// Whether a run holds the lease of the slice.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -208,7 +208,7 @@ impl Lake {
         Ok(self.store.lease_state(&layout::lease(slice)).await?)
     }
 
-    /// Removes what dead runs had under way, and says what of it is still there.
+    /// Removes leftovers of crashed runs, and returns what is still there.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -217,12 +217,12 @@ impl Lake {
         self.find_leftovers().await
     }
 
-    /// How long the lease of a dead run bars others; `None` if it dies with the run.
+    /// How long the lease of a crashed run blocks others; `None` if it ends with the run.
     pub(crate) fn lease_expiry(&self) -> Option<Duration> {
         self.store.lease_expiry()
     }
 
-    /// Whether two runs at once are kept from harming each other.
+    /// Whether the store honours conditional writes, which concurrent runs require.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -230,23 +230,22 @@ impl Lake {
         Ok(self.store.honours_conditions().await?)
     }
 
-    /// Whether any file of the table may be written, as far as the store can be asked.
+    /// Tests whether files of the table may be written, as far as the store can test this.
     ///
-    /// # Errors
-    /// [`LakeError`] if none may, or the store fails.
+    /// # Errors [`LakeError`] if not, or the store fails.
     pub(crate) async fn try_table(&self) -> Result<(), LakeError> {
-        // No slice's file, and no name that a reader would take for one.
+        // Not a slice's file, and not a name that readers treat as data.
         let path = Path::from(format!("{}/check", layout::TABLE));
         Ok(self.store.try_stage(&path).await?)
     }
 
-    /// Waits until what was dropped of leases and uploads is given back.
+    /// Waits until dropped leases are released and dropped uploads are aborted.
     pub(crate) async fn settle(&self) {
         self.store.settle().await;
     }
 
-    /// Removes everything that dead runs left on their way into the lake, also where it takes
-    /// [`lease_expiry`](Self::lease_expiry) to know that they are dead.
+    /// Removes all leftovers of crashed runs. Waits up to [`lease_expiry`](Self::lease_expiry)
+    /// where only time shows that a run is dead.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -254,7 +253,7 @@ impl Lake {
         Ok(self.store.collect_garbage().await?)
     }
 
-    /// Takes the right to work on a slice; `None` if another run has it.
+    /// Acquires the lease of a slice; `None` if another run holds it.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -272,7 +271,7 @@ fn json(value: &impl Serialize) -> Bytes {
     bytes.into()
 }
 
-/// Reads one of our own files that nothing can do without.
+/// Parses a file of the lake that must be readable.
 fn parse_own<T: DeserializeOwned>(path: Path, found: &Versioned) -> Result<T, LakeError> {
     parse(found).map_err(|condition| match condition {
         Condition::Newer(found) => LakeError::NewerFormat { path, found },
@@ -281,7 +280,7 @@ fn parse_own<T: DeserializeOwned>(path: Path, found: &Versioned) -> Result<T, La
     })
 }
 
-/// Reads one of our own files, or says in which condition it is.
+/// Parses a file of the lake, or returns its condition.
 fn parse<T: DeserializeOwned>(found: &Versioned) -> Result<T, Condition> {
     #[derive(serde::Deserialize)]
     struct Format {

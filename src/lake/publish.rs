@@ -1,5 +1,5 @@
-//! How a slice becomes visible, all at once: its files are staged, announced in its ledger entry,
-//! moved into the table, and committed there.
+//! How a slice becomes visible: its files are staged, announced in its ledger entry, moved into the
+//! table, and committed in the entry.
 
 use object_store::path::Path;
 
@@ -14,8 +14,8 @@ use crate::privacy::Privacy;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::{Lease, Swap, Version, layout};
 
-/// A publication of which everything is done that takes long and that nobody sees. Dropping it
-/// takes it back.
+/// A prepared publication: everything that takes long and is not visible yet. Dropping it undoes
+/// it.
 #[derive(Debug)]
 pub(crate) struct StagedSlice {
     table: StagedChange,
@@ -25,8 +25,7 @@ pub(crate) struct StagedSlice {
 }
 
 impl StagedSlice {
-    /// The same, which says nothing of the last attempt at the slice: if that failed, it has failed
-    /// nevertheless.
+    /// The same, but the entry keeps a failure of the last attempt at the slice.
     #[must_use]
     pub(crate) fn keeping_failure(self) -> Self {
         Self {
@@ -35,18 +34,17 @@ impl StagedSlice {
         }
     }
 
-    /// Whether the table held a file of the slice when this was staged.
+    /// Whether the slice had a file when this was staged.
     pub(crate) fn had_file(&self) -> bool {
         self.table.before.is_some()
     }
 }
 
 impl Lake {
-    /// Looks at what is there of a slice and does everything about its publication that takes long
-    /// and that nobody sees. Dropping the future takes back what it has done.
+    /// Looks up the slice's files and prepares a publication: everything that takes long and is not
+    /// visible yet. Dropping the future undoes it.
     ///
-    /// # Errors
-    /// [`LakeError`] if the store fails; the table is then as it was.
+    /// # Errors [`LakeError`] if the store fails. The table is then unchanged.
     pub(crate) async fn stage(
         &self,
         entry: &Entry,
@@ -74,8 +72,8 @@ impl Lake {
     }
 
     /// Stores the rejects of a slice that is being committed, or removes the old ones if there are
-    /// none any more; what an attempt that failed had kept goes too. While the entry is still due,
-    /// so that a run that dies here is mended by the next.
+    /// no new ones. Also removes the rejects of a failed attempt. Done while the entry is pending,
+    /// so that the next run repairs a crash here.
     async fn put_rejects(
         &self,
         lease: &dyn Lease,
@@ -99,20 +97,19 @@ impl Lake {
         Ok(stored)
     }
 
-    /// Publishes a slice that was [staged](Self::stage): intend, store the rejects, change the
-    /// table, commit. What was fetched is published only if no number was erased since `privacy`
-    /// was read: whoever erases one adds it to the list before it looks at the ledger, and this
-    /// announces the slice there before it looks at the list, so that one of them sees the other.
-    /// `commit` comes with everything but its files. A run that dies anywhere in between leaves the
-    /// `pending` part, by which the next run finds the slice and mends it.
+    /// Publishes a [staged](Self::stage) slice: announces it in the entry, stores the rejects,
+    /// changes the table, commits. `commit` contains everything but its files. If the run crashes
+    /// in between, the entry stays pending, and the next run fetches the slice again. Refuses a
+    /// slice if a number was erased since `privacy` was read. An erasure first adds the number to
+    /// the list and then reads the ledger; this first announces the slice in the ledger and then
+    /// reads the list. So one of them sees the other.
     ///
-    /// The `mark` is that of the run, which others can see before anything is written.
+    /// The run is marked before anything is written.
     ///
-    /// # Errors
-    /// [`LakeError::LostLease`] if the entry is no longer what `before` says, the `lease` is gone
-    /// or somebody changed the table meanwhile, [`LakeError::Unmarked`], and the store's; the table
-    /// is then as it was. [`LakeError::NotRecorded`] if the table may have changed, but the ledger
-    /// could not be told.
+    /// # Errors [`LakeError::LostLease`] if the entry differs from `before`, the `lease` is lost,
+    /// or the table has changed meanwhile; [`LakeError::Unmarked`]; errors of the store. The table
+    /// is then unchanged. [`LakeError::NotRecorded`] if the table may have changed, but the ledger
+    /// entry was not updated.
     pub(crate) async fn publish(
         &self,
         mark: &RunMark,
@@ -148,14 +145,14 @@ impl Lake {
         mark.ensure().await?;
         must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
-        // Whoever takes the run for dead from now on sees what it has announced; who did before,
-        // did not.
+        // A run that takes this one for dead from now on sees the announcement. If one did so
+        // before, this one must be marked again.
         mark.ensure().await?;
         self.must_know_all_erased(privacy).await?;
         commit.rejects = self
             .put_rejects(lease, slice, rejects, may_have_failed)
             .await?;
-        // From here on the table may have changed, whatever goes wrong, unless the store refused.
+        // From here on the table may have changed despite an error, unless the store refused.
         let not_recorded = |source: LakeError| LakeError::NotRecorded {
             slice,
             source: Box::new(source),
@@ -190,9 +187,9 @@ impl Lake {
         Ok(entry)
     }
 
-    /// Records that an attempt at the slice failed, so that it is due until one succeeds, and keeps
-    /// the rejects of that attempt beside those of the slice as it is in the lake. Writes no entry
-    /// that says what the last one said.
+    /// Records a failed attempt at the slice, so that the slice is due until one succeeds. Stores
+    /// the rejects of the attempt beside the slice's own. Does not write an entry that repeats the
+    /// last failure.
     ///
     /// # Errors
     /// [`LakeError`] as for [`publish`](Self::publish).
@@ -208,8 +205,8 @@ impl Lake {
         let slice = before.entry.slice;
         let path = layout::failed_rejects_file(slice);
         let known = before.entry.failed.as_ref();
-        let says = |failure: &Failure| (failure.problem.clone(), failure.reason);
-        if known.is_none_or(|known| says(known) != says(&failure)) {
+        let content = |failure: &Failure| (failure.problem.clone(), failure.reason);
+        if known.is_none_or(|known| content(known) != content(&failure)) {
             let entry = Entry {
                 failed: Some(failure),
                 ..before.entry
@@ -227,7 +224,7 @@ impl Lake {
         Ok(())
     }
 
-    /// Removes the rejects of an attempt at the slice that failed, or those of the slice itself.
+    /// Removes the rejects of a failed attempt at the slice, or the slice's own.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
@@ -248,9 +245,8 @@ impl Lake {
         Ok(self.store.delete(&path).await?)
     }
 
-    /// Removes everything that the lake holds of a slice. The ledger says so first: whoever dies in
-    /// between leaves files of a slice that is pruned, which no run fetches again and `verify`
-    /// finds.
+    /// Removes the files of a slice. The entry is changed first: after a crash in between, the
+    /// slice is pruned, no run fetches it again, and `verify` finds the files.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
@@ -290,7 +286,7 @@ impl Lake {
 
     async fn swap(&self, entry: &Entry, expected: Option<&Version>) -> Result<Version, LakeError> {
         let path = layout::ledger_entry(entry.slice);
-        // What an earlier version wrote becomes what this one writes.
+        // An entry of an earlier format gets the current one.
         let entry = json(&Entry {
             format: FORMAT,
             ..entry.clone()
@@ -306,7 +302,7 @@ impl Lake {
     }
 }
 
-/// The last look before something is written that no condition protects.
+/// The last check of the lease before an unconditional write.
 pub(super) fn must_hold(lease: &dyn Lease, slice: Slice) -> Result<(), LakeError> {
     if lease.is_held() {
         Ok(())

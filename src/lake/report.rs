@@ -1,4 +1,4 @@
-//! What a run did: the run report.
+//! The run report: what a run did.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -18,35 +18,35 @@ use crate::lake::ledger::{Commit, Reason, State};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RunOutcome {
-    /// Every due slice is committed.
+    /// All due slices are committed.
     Committed,
-    /// Some are; the others failed.
+    /// Some slices are committed, others failed.
     Partial,
-    /// None is.
+    /// No slice is committed.
     Failed,
     /// A signal ended the run. The lake is consistent.
     Interrupted,
 }
 
-/// What became of a slice.
+/// The outcome of a slice.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SliceOutcome {
-    /// Its file was written, or removed for want of rows.
+    /// Its file was written, or removed because it has no rows.
     Committed,
-    /// Fetched again, and found to be what the lake has.
+    /// Fetched again, and unchanged.
     Unchanged,
-    /// Not done: the run ended first, or another run did it.
+    /// Not fetched: the run ended first, or another run fetched it.
     Skipped,
-    /// Given up. The lake has what it had before, unless `error` says that only the ledger is
-    /// behind. The counts are those of the last attempt, not of the lake.
+    /// All attempts failed. The lake is as before, unless `error` reports that only the ledger
+    /// entry was not updated. The counts are those of the last attempt.
     Failed,
 }
 
 /// A file of the table.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileReport {
-    /// Where it lies in the lake.
+    /// Its path in the lake.
     pub path: String,
     /// Its rows.
     pub rows: u64,
@@ -59,7 +59,7 @@ pub struct FileReport {
 pub struct Sums {
     /// Its rows.
     pub rows: u64,
-    /// Seconds talked.
+    /// Seconds of talk time.
     pub duration_seconds: i64,
     /// Charges, in US dollars.
     pub charge_usd: AmountSum,
@@ -75,19 +75,19 @@ impl From<&Commit> for Sums {
     }
 }
 
-/// How a slice that the lake already had has changed.
+/// How an existing slice has changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {
-    /// When what the lake had was fetched.
+    /// When the earlier content was fetched.
     pub since: Timestamp,
-    /// What the lake had.
+    /// The earlier content.
     pub before: Sums,
-    /// What it has now.
+    /// The content now.
     pub after: Sums,
 }
 
 impl Change {
-    /// How `new` differs from `old`; `None` if their rows are the same.
+    /// How `new` differs from `old`; `None` if their rows are equal.
     pub fn between(old: &Commit, new: &Commit) -> Option<Self> {
         (old.digest != new.digest).then(|| Self {
             since: old.fetched_at,
@@ -118,44 +118,44 @@ impl fmt::Display for Change {
     }
 }
 
-/// What became of one slice.
+/// The report on one slice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SliceReport {
-    /// Which way its calls went.
+    /// Its direction.
     pub direction: Direction,
     /// Its day.
     pub day: Date,
-    /// What became of it.
+    /// Its outcome.
     pub outcome: SliceOutcome,
     /// Whether it may still change. `null` while nothing is committed.
     pub state: Option<State>,
-    /// How often it was fetched.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What was read, and what became of it.
+    /// Records read, and their outcomes.
     #[serde(flatten)]
     pub counts: Counts,
     /// The provider's own count.
     pub control_total: Option<u64>,
-    /// How that count compares.
+    /// The comparison with that count.
     pub reconcile: Verdict,
     /// Sums over the rows.
     pub totals: Totals,
     /// Its file, if it has rows.
     pub files: Vec<FileReport>,
-    /// How its rows differ from what the lake had; `null` if it had nothing, or the same.
+    /// How its rows have changed; `null` if they have not, or the slice is new.
     pub change: Option<Change>,
     /// Why it failed or was skipped.
     pub error: Option<String>,
-    /// The kind of that, where there is something to do about it.
+    /// The kind of failure, where there is a specific remedy.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
-    /// Whether its file was written or removed, even where the ledger could not be told.
+    /// Whether its file was written or removed, even if the ledger entry was not updated.
     #[serde(skip)]
     pub table_changed: bool,
 }
 
 impl SliceReport {
-    /// The report of a slice of which nothing is known yet.
+    /// An empty report on a slice.
     pub fn new(slice: Slice, outcome: SliceOutcome) -> Self {
         Self {
             direction: slice.direction,
@@ -175,7 +175,7 @@ impl SliceReport {
         }
     }
 
-    /// The slice it reports on.
+    /// Its slice.
     pub fn slice(&self) -> Slice {
         Slice {
             day: self.day,
@@ -183,7 +183,7 @@ impl SliceReport {
         }
     }
 
-    /// Takes over what a commit says.
+    /// Copies the content of a commit.
     pub fn describe(&mut self, commit: &Commit) {
         self.state = Some(commit.state);
         self.counts = commit.counts.clone();
@@ -213,29 +213,29 @@ pub struct RunTotals {
 /// What a run did: `--format json`, and `_cdrlake/runs/<run>.json`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunReport {
-    /// Name of the run; later ones sort behind earlier ones.
+    /// ID of the run; sorts by time.
     pub run: String,
-    /// When it began.
+    /// When it started.
     pub started_at: Timestamp,
     /// When it ended.
     pub finished_at: Timestamp,
     /// How it ended.
     pub outcome: RunOutcome,
-    /// Every slice that was due, by day.
+    /// All due slices, by day.
     pub slices: Vec<SliceReport>,
-    /// Sums over what is now in the lake of them.
+    /// Sums over the committed and unchanged slices.
     pub totals: RunTotals,
-    /// Days of which a file was written or removed, by this run or by one that ended without a
-    /// report: what a warehouse has to load again.
+    /// Days of which this run, or a crashed run without a report, wrote or removed a file. A
+    /// warehouse must load them again.
     pub partitions_changed: Vec<Date>,
-    /// What a person should look at although the run went on.
+    /// Problems that did not stop the run but need attention.
     pub warnings: Vec<String>,
-    /// The run that made it for this one, which ended without.
+    /// The run that wrote this report for a crashed run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_by: Option<String>,
 }
 
-/// A name of a run that sorts by time and that no other run has.
+/// A unique ID of a run that sorts by time.
 pub(crate) fn new_run_id(now: Timestamp) -> String {
     format!(
         "{}-{:08x}",
@@ -264,7 +264,7 @@ impl RunReport {
                     totals.counts.merge(&slice.counts);
                     totals.totals.merge(&slice.totals);
                 }
-                // Done by another run: it lacks nothing.
+                // Another run fetched it.
                 SliceOutcome::Skipped if slice.state.is_some() => {}
                 SliceOutcome::Failed | SliceOutcome::Skipped => undone += 1,
             }
@@ -291,9 +291,9 @@ impl RunReport {
         }
     }
 
-    /// The same, with what was found since that a dead run had done; `None` if it is the run's own,
-    /// which says it all.
-    pub fn with_more_of_the_dead(self, more: &Self) -> Option<Self> {
+    /// The report on a crashed run with the slices of `more`, which were found since; `None` if the
+    /// run itself wrote this report, which is then complete.
+    pub fn with_slices_found_since(self, more: &Self) -> Option<Self> {
         self.made_by.as_ref()?;
         let mut slices = more.slices.clone();
         let is_new =
@@ -306,12 +306,12 @@ impl RunReport {
         })
     }
 
-    /// The report that a run did not come to, made of what it had committed by then.
-    pub fn of_dead_run(run: &str, commits: &[(Slice, Commit)], made_by: &str) -> Self {
+    /// A report on a crashed run, from its commits.
+    pub fn of_crashed_run(run: &str, commits: &[(Slice, Commit)], made_by: &str) -> Self {
         let slices = commits.iter().map(|(slice, commit)| {
             let mut report = SliceReport::new(*slice, SliceOutcome::Committed);
             if commit.state == State::Pruned {
-                // Counts and sums are of what is in the lake.
+                // Counts and sums describe rows in the lake only.
                 report.state = Some(State::Pruned);
             } else {
                 report.describe(commit);
@@ -319,7 +319,8 @@ impl RunReport {
             report.table_changed = true;
             report
         });
-        let warning = format!("the run ended without a report; run {made_by} made this one");
+        let warning =
+            format!("the run crashed before it wrote a report; run {made_by} wrote this one");
         let mut report = Self::new(
             run.to_owned(),
             commits
@@ -336,25 +337,30 @@ impl RunReport {
         report
     }
 
-    /// Adds days that were changed before, and may not have been loaded again.
+    /// Adds changed days that may not be loaded again yet.
     pub fn also_changed(&mut self, days: impl IntoIterator<Item = Date>) {
         self.partitions_changed.extend(days);
         self.partitions_changed.sort_unstable();
         self.partitions_changed.dedup();
     }
 
-    /// Takes over the days that a run changed without telling anybody, and those of slices that it
-    /// had `announced`.
-    pub fn tell_for(&mut self, dead: &Self, announced: &BTreeSet<Slice>) {
+    /// Adds the days that a crashed run changed without a report, and those of slices that it had
+    /// `announced`.
+    pub fn add_days_of_crashed_run(&mut self, dead: &Self, announced: &BTreeSet<Slice>) {
         if dead.slices.is_empty() && announced.is_empty() {
             return;
         }
         self.also_changed(dead.partitions_changed.iter().copied());
         self.also_changed(announced.iter().map(|slice| slice.day));
         self.warnings.push(format!(
-            "run {} ended without a report: the days of {} that it had committed or announced are among those that changed",
+            "run {} crashed before it wrote a report. The changed days include those of {} that \
+             it had committed or announced",
             dead.run,
-            counted((dead.slices.len() + announced.len()) as u64, "slice", "slices")
+            counted(
+                (dead.slices.len() + announced.len()) as u64,
+                "slice",
+                "slices"
+            )
         ));
     }
 }
@@ -378,7 +384,7 @@ mod tests {
     }
 
     #[test]
-    fn the_outcome_tells_how_much_of_what_was_due_is_in_the_lake() {
+    fn the_outcome_depends_on_the_committed_share_of_due_slices() {
         use SliceOutcome::{Committed, Failed, Skipped, Unchanged};
 
         let outcome = |outcomes: &[SliceOutcome], interrupted| {
@@ -409,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn only_days_that_were_written_have_changed() {
+    fn only_days_with_written_files_have_changed() {
         let slices = vec![
             slice("2026-10-02", SliceOutcome::Committed),
             slice("2026-10-01", SliceOutcome::Unchanged),
@@ -432,7 +438,7 @@ mod tests {
         assert_eq!(json["slices"][0]["reconcile"], "not_checked");
     }
 
-    fn said(run: &str, rows: u64) -> Commit {
+    fn commit_by(run: &str, rows: u64) -> Commit {
         let file = PublishedFile {
             path: "x".to_owned(),
             rows,
@@ -456,16 +462,16 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_by_its_sums_and_only_where_rows_differ() {
-        let (old, new) = (said("a", 3), said("b", 5));
-        assert_eq!(Change::between(&old, &said("c", 3)), None);
+    fn a_change_is_reported_with_its_sums_and_only_if_rows_differ() {
+        let (old, new) = (commit_by("a", 3), commit_by("b", 5));
+        assert_eq!(Change::between(&old, &commit_by("c", 3)), None);
         let change = Change::between(&old, &new).unwrap();
         let told = "3 → 5 rows, 60 → 60 seconds, 0 → 0 USD since 1970-01-01 00:00:00 UTC";
         assert_eq!(change.to_string(), told);
     }
 
     #[test]
-    fn runs_have_names_of_their_own_that_sort_by_time() {
+    fn run_ids_are_unique_and_sort_by_time() {
         let now: Timestamp = "2026-10-01T12:30:00Z".parse().unwrap();
         let (one, other) = (new_run_id(now), new_run_id(now));
         assert_ne!(one, other);
@@ -476,11 +482,11 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_run_is_told_for_by_what_it_had_committed_and_announced() {
+    fn a_crashed_run_is_reported_with_its_commits_and_announcements() {
         let (first, second) = (placed("2026-10-01"), placed("2026-10-02"));
-        let pruned = Commit::pruned(Some(said("dead", 7)), "dead");
-        let commits = [(first, said("dead", 3)), (second, pruned)];
-        let dead = RunReport::of_dead_run("dead", &commits, "this");
+        let pruned = Commit::pruned(Some(commit_by("dead", 7)), "dead");
+        let commits = [(first, commit_by("dead", 3)), (second, pruned)];
+        let dead = RunReport::of_crashed_run("dead", &commits, "this");
         assert_eq!(dead.outcome, RunOutcome::Interrupted);
         assert_eq!(dead.finished_at, dead.started_at);
         assert_eq!(dead.made_by.as_deref(), Some("this"));
@@ -499,10 +505,10 @@ mod tests {
 
         // It was at it again before it died for good.
         let third = placed("2026-10-03");
-        let later = [(first, said("dead", 4)), (third, said("dead", 1))];
-        let mut more = RunReport::of_dead_run("dead", &later, "next");
+        let later = [(first, commit_by("dead", 4)), (third, commit_by("dead", 1))];
+        let mut more = RunReport::of_crashed_run("dead", &later, "next");
         more.finished_at = "2026-10-04T00:00:00Z".parse().unwrap();
-        let all = dead.clone().with_more_of_the_dead(&more).unwrap();
+        let all = dead.clone().with_slices_found_since(&more).unwrap();
         let rows: Vec<u64> = all.slices.iter().map(|slice| slice.counts.rows).collect();
         assert_eq!(rows, [4, 0, 1]);
         assert_eq!(
@@ -513,7 +519,7 @@ mod tests {
             made_by: None,
             ..dead.clone()
         };
-        assert_eq!(own.with_more_of_the_dead(&more), None);
+        assert_eq!(own.with_slices_found_since(&more), None);
 
         let mut report = RunReport::new(
             "this".to_owned(),
@@ -522,12 +528,12 @@ mod tests {
             false,
             Vec::new(),
         );
-        let nothing = RunReport::of_dead_run("dead", &[], "this");
-        report.tell_for(&nothing, &BTreeSet::new());
+        let nothing = RunReport::of_crashed_run("dead", &[], "this");
+        report.add_days_of_crashed_run(&nothing, &BTreeSet::new());
         assert!(report.warnings.is_empty() && report.partitions_changed.len() == 1);
-        report.tell_for(&nothing, &[third].into());
+        report.add_days_of_crashed_run(&nothing, &[third].into());
         assert_eq!(report.partitions_changed, [second.day, third.day]);
-        report.tell_for(&dead, &BTreeSet::new());
+        report.add_days_of_crashed_run(&dead, &BTreeSet::new());
         assert_eq!(
             report.partitions_changed,
             [first.day, second.day, third.day]

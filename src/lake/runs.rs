@@ -1,4 +1,4 @@
-//! Runs as the lake knows them: which are under way, which have ended, and what they have reported.
+//! Runs in progress and their markers, crashed runs, and reports.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -19,25 +19,25 @@ use crate::retry::{Retry, RetryPolicy};
 use crate::store::layout;
 use crate::store::{LakeStore, Lease, LeaseState, Swap};
 
-/// Pause between tries for the lease of a run, and how long to try, beyond the time in which one
-/// expires, once its holder is known to be alive. Nobody else wants it, but whoever clears away
-/// leases, or takes the run for dead, holds it for a moment.
+/// Pause between attempts to acquire the lease of a run, and how long to try once its holder is
+/// known to be alive, in addition to the expiry time. Other processes hold it only briefly: to
+/// collect garbage, or because they take the run for dead.
 const LEASE_RETRY: Duration = Duration::from_millis(50);
 const LEASE_PATIENCE: Duration = Duration::from_secs(10);
-const NEVER_POISONED: &str = "nobody panics while holding it";
-/// Pause between looks at a lease whose holder may be dead.
+const NEVER_POISONED: &str = "no thread panics while holding it";
+/// Pause between reads of a lease whose holder may be dead.
 const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
 
-/// Runs that have not kept a report, and what each has done so far.
+/// Runs without a report, and what each has done so far.
 pub(crate) type MarkedRuns = BTreeMap<String, Traces>;
 
-/// What the ledger says that a run has done.
+/// What a run has done, by the ledger.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Traces {
-    /// What it has committed.
+    /// Its commits.
     pub commits: Vec<(Slice, Commit)>,
-    /// Slices that it is about to commit, or was when it died: their files may be there already,
-    /// and it may yet wake up.
+    /// Slices that it has announced and not committed. Their files may exist already, and a
+    /// suspended run may continue.
     pub announced: BTreeSet<Slice>,
 }
 
@@ -48,39 +48,39 @@ impl Traces {
     }
 }
 
-/// What shows others that a run is under way: its marker, and a lease that lasts as long as it
-/// lives. Who finds a marker whose lease is free takes the run for dead and tells what it had
-/// committed or announced. A run that was asleep for too long may find itself dead, so it looks
-/// before it writes anything, and after it announced or committed something, and marks itself
+/// Shows other runs that this run is in progress: its marker, and a lease that lasts as long as it
+/// lives. A run that finds a marker with a free lease takes that run for dead, and reports what it
+/// had committed or announced. A run that was suspended for too long may have been taken for dead.
+/// So it checks its mark before each write and after each announcement and commit, and marks itself
 /// again.
 #[derive(Debug)]
 pub(crate) struct RunMark {
     store: Arc<dyn LakeStore>,
     run: String,
-    /// Whoever cancels it does not want to wait.
+    /// Ends waiting when cancelled.
     stop: CancellationToken,
-    /// `None` as long as the run was not marked.
+    /// `None` until the run is marked.
     lease: Mutex<Option<Box<dyn Lease>>>,
-    /// Why it could not be marked after something was committed.
+    /// Why it could not be marked after a commit.
     unseen: std::sync::Mutex<Vec<String>>,
 }
 
 impl RunMark {
-    /// Name of the run.
+    /// ID of the run.
     pub(crate) fn run(&self) -> &str {
         &self.run
     }
 
-    /// Makes sure that the run is marked.
+    /// Ensures that the run is marked.
     ///
-    /// # Errors
-    /// [`LakeError::NotAlone`] if it was taken for dead and the store ignores conditional writes,
-    /// so that another run may write what this one does; [`LakeError`] if it cannot be marked.
+    /// # Errors [`LakeError::NotAlone`] if it may have been taken for dead and the store ignores
+    /// conditional writes, so that another run may write the same files; [`LakeError`] if it cannot
+    /// be marked.
     pub(crate) async fn ensure(&self) -> Result<(), LakeError> {
         let mut lease = self.lease.lock().await;
         let marker = layout::run_marker(&self.run);
         let is_held = lease.as_ref().is_some_and(|lease| lease.is_held());
-        // The lease of a machine that slept may look as if it were held.
+        // On a machine that was suspended, an expired lease may seem to be held.
         let is_marked = self.store.state(&marker).await?.is_some();
         if is_held && is_marked {
             return Ok(());
@@ -88,16 +88,21 @@ impl RunMark {
         if lease.is_some() {
             if !self.store.honours_conditions().await? {
                 return Err(LakeError::NotAlone(format!(
-                    "run {} was asleep, or without its store, for so long that others may take it for dead, and the store ignores conditional writes, by which they would keep out of its way: it writes nothing more. Run again when no other run is under way",
+                    "run {} was suspended, or could not reach its store, for so long that other \
+                     runs may take it for dead. The store ignores conditional writes, so the run \
+                     stopped writing. Run again when no other run is in progress",
                     self.run
                 )));
             }
             if is_marked {
-                tracing::info!(run = self.run, "Takes its lease again, which was lost.");
+                tracing::info!(
+                    run = self.run,
+                    "The run's lease was lost. Acquiring it again."
+                );
             } else {
                 tracing::warn!(
                     run = self.run,
-                    "Others take this run for dead: it marks itself again."
+                    "Other runs take this run for dead. Marking it again."
                 );
             }
         }
@@ -108,12 +113,12 @@ impl RunMark {
         Ok(())
     }
 
-    /// The same after something was committed, during which the run may have been asleep. If it
-    /// fails, that is [said](Self::unseen) in the end: what was committed stays so.
+    /// The same after a commit, during which the run may have been suspended. The commit stays
+    /// valid if this fails: [`unseen`](Self::unseen) reports the failure at the end of the run.
     pub(super) async fn ensure_after(&self) {
         if let Err(error) = self.ensure().await {
             let problem = format!(
-                "a day was committed, and the run may not be seen any more: {}",
+                "a day was committed, but other runs may not detect this run any more: {}",
                 crate::error::chain(&error)
             );
             tracing::warn!("{problem}");
@@ -121,12 +126,12 @@ impl RunMark {
         }
     }
 
-    /// Why the run could not be marked after it had committed something; empty from then on.
+    /// Takes the reasons why the run could not be marked after a commit.
     pub(crate) fn unseen(&self) -> Vec<String> {
         std::mem::take(&mut *self.unseen.lock().expect(NEVER_POISONED))
     }
 
-    /// Takes the lease, or waits until the one that is there turns out to last.
+    /// Acquires the lease. Gives up once its current holder has proved to be alive.
     async fn take(&self, lease: &mut Option<Box<dyn Lease>>) -> Result<(), LakeError> {
         let path = layout::run_lease(&self.run);
         let patience = self.store.lease_expiry().unwrap_or_default() + LEASE_PATIENCE;
@@ -137,7 +142,7 @@ impl RunMark {
                 return Ok(());
             }
             let pause = match self.store.lease_state(&path).await? {
-                // If its holder is dead it expires, after as long as it says itself.
+                // If its holder is dead, it expires after the time that it contains.
                 LeaseState::Unproven => UNPROVEN_LEASE_POLL,
                 LeaseState::Free => LEASE_RETRY,
                 LeaseState::Held => {
@@ -160,8 +165,7 @@ impl RunMark {
     }
 }
 
-/// A run that has ended without keeping its report. As long as this is there, it cannot come to
-/// life again.
+/// A crashed run without a report. While this value exists, the run cannot continue.
 #[derive(Debug)]
 pub(crate) struct DeadRun {
     run: String,
@@ -176,8 +180,8 @@ impl DeadRun {
 }
 
 impl Lake {
-    /// What is to show others that a run is under way, from the first time that it is
-    /// [ensured](RunMark::ensure). Who cancels `stop` does not want to wait for it.
+    /// The mark of a run, which is written when it is first [ensured](RunMark::ensure). Cancelling
+    /// `stop` ends waiting for it.
     pub(crate) fn mark(&self, run: &str, stop: CancellationToken) -> RunMark {
         RunMark {
             store: Arc::clone(&self.store),
@@ -188,8 +192,8 @@ impl Lake {
         }
     }
 
-    /// Keeps the report of a run, which then is no longer under way. One that another run has made
-    /// for it, taking it for dead, is replaced.
+    /// Stores the report of a run and ends the run. Replaces a report that another run wrote for it
+    /// because it took it for dead.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, or others write the report again and again.
@@ -203,8 +207,8 @@ impl Lake {
         Ok(self.store.delete(&layout::run_marker(run)).await?)
     }
 
-    /// Keeps as the report of a run what `make` makes of the one that is there, unless it makes
-    /// none.
+    /// Replaces the report of a run by what `make` returns for the existing one, unless that is
+    /// `None`.
     async fn keep_report(
         &self,
         run: &str,
@@ -230,7 +234,7 @@ impl Lake {
         }
     }
 
-    /// The runs that have kept a report, the one that began last at the end.
+    /// The runs with a report, in order of their start.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -245,10 +249,9 @@ impl Lake {
         Ok(runs)
     }
 
-    /// What a run has kept as its report.
+    /// The report of a run.
     ///
-    /// # Errors
-    /// [`LakeError`] if the store fails, or it is none.
+    /// # Errors [`LakeError`] if the store fails, or the report is invalid.
     pub async fn run_report<T: DeserializeOwned>(&self, run: &str) -> Result<Option<T>, LakeError> {
         let path = layout::run_report(run);
         let Some(found) = self.store.read(&path).await? else {
@@ -271,8 +274,8 @@ impl Lake {
         Ok(path)
     }
 
-    /// The runs other than `this` that have not kept a report, and what they have committed so far,
-    /// as far as it is still there. They are under way, or dead: [`is_dead`](Self::is_dead) tells.
+    /// The runs other than `this` without a report, with their commits that are still in the
+    /// ledger. They are in progress or crashed, see [`is_dead`](Self::is_dead).
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -282,7 +285,7 @@ impl Lake {
             let Some(run) = layout::marked_run(&object.path).filter(|run| *run != this) else {
                 continue;
             };
-            // Where only time tells who is dead, it begins to run.
+            // Where only time shows that a run is dead, this read starts the clock.
             self.store.lease_state(&layout::run_lease(run)).await?;
             marked.insert(run.to_owned(), Traces::default());
         }
@@ -290,7 +293,7 @@ impl Lake {
         Ok(marked)
     }
 
-    /// Adds to each run what it has committed and announced, as far as it is still there.
+    /// Adds the commits and announcements of each run that are still in the ledger.
     pub(crate) async fn add_traces(&self, runs: &mut MarkedRuns) -> Result<(), LakeError> {
         if runs.is_empty() {
             return Ok(());
@@ -311,7 +314,7 @@ impl Lake {
         Ok(())
     }
 
-    /// The whole ledger, as far as it can be relied on.
+    /// All usable ledger entries.
     pub(crate) async fn all_entries(
         &self,
     ) -> Result<impl Iterator<Item = (Slice, Entry)>, LakeError> {
@@ -322,9 +325,8 @@ impl Lake {
             .map(|(slice, found)| (slice, found.entry)))
     }
 
-    /// Whether a run has ended without keeping its report. If `is_patient`, waits as long as it
-    /// takes to know, at most [`lease_expiry`](Self::lease_expiry); otherwise only says so if it is
-    /// known.
+    /// Whether a run crashed without a report. If `is_patient`, waits until this is certain, at
+    /// most [`lease_expiry`](Self::lease_expiry). Otherwise returns true only if it is certain now.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -344,16 +346,16 @@ impl Lake {
             if !std::mem::replace(&mut is_told, true) {
                 tracing::info!(
                     run,
-                    "Waiting to see whether a run without a report is still alive."
+                    "Waiting until it is certain whether a run without a report is alive."
                 );
             }
             tokio::time::sleep(UNPROVEN_LEASE_POLL).await;
         }
-        // One that ended meanwhile has taken its marker away.
+        // A run that ended meanwhile has removed its marker.
         Ok(self.store.read(&layout::run_marker(run)).await?.is_some())
     }
 
-    /// Keeps a run from coming to life again that [is dead](Self::is_dead); `None` if it has.
+    /// Prevents a run that [is dead](Self::is_dead) from continuing; `None` if it has continued.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -366,8 +368,8 @@ impl Lake {
         Ok(is_marked.then_some(DeadRun { run, lease }))
     }
 
-    /// Keeps what `make` makes of the report of a dead run that is there, unless it makes none, and
-    /// takes the run's marker and its lease away.
+    /// Replaces the report of a dead run by what `make` returns for the existing one, unless that
+    /// is `None`. Removes the run's marker and its lease.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, or others write the report again and again.
@@ -377,7 +379,7 @@ impl Lake {
         make: impl Fn(Option<T>) -> Option<T>,
     ) -> Result<(), LakeError> {
         let make = |found: Option<&[u8]>| {
-            // One that is damaged says nothing.
+            // Ignore a damaged report.
             let found = found.and_then(|bytes| serde_json::from_slice(bytes).ok());
             make(found).map(|report| compact_json(&report))
         };
@@ -385,7 +387,7 @@ impl Lake {
         let marker = layout::run_marker(&dead.run);
         if dead.lease.is_held() {
             self.store.delete(&marker).await?;
-            // Whoever took the lease over meanwhile may have marked the run again.
+            // The run may have taken over the lease and marked itself again meanwhile.
             if !dead.lease.is_held() {
                 self.store.create(&marker, Bytes::new()).await?;
             }
@@ -394,7 +396,7 @@ impl Lake {
     }
 }
 
-/// A report of thousands of slices is half as long without white space.
+/// Without white space, a report on thousands of slices is half as long.
 fn compact_json(value: &impl Serialize) -> Bytes {
     let mut bytes = serde_json::to_vec(value).expect("our own types always serialise");
     bytes.push(b'\n');

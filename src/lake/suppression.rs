@@ -1,4 +1,4 @@
-//! Numbers that were erased: what a lake must not get again.
+//! Erased numbers, whose calls must not enter the lake again.
 
 use std::sync::Arc;
 
@@ -7,53 +7,55 @@ use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
 use super::{Lake, LakeError, json, parse_own};
+use crate::error::counted;
 use crate::privacy::{Privacy, PrivacyKey, Token};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::layout;
 use crate::store::{Swap, Version};
 
-/// How often to add a number while others add theirs.
+/// Retries while other processes change the list.
 const POLICY: RetryPolicy = RetryPolicy {
     max_attempts: 13,
     ..RetryPolicy::STORE
 };
 
-/// The numbers whose calls are left out of everything that is fetched. It holds no number, only
-/// keyed hashes.
+/// The numbers whose calls are left out of every fetch. It contains keyed hashes only.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SuppressionList {
     /// Version of the lake's own files.
     pub format: u32,
-    /// Id of the key that the hashes are made with.
+    /// ID of the key of the hashes.
     pub key_id: String,
     /// The numbers.
     pub numbers: Vec<SuppressedNumber>,
 }
 
-/// One of them.
+/// An erased number.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct SuppressedNumber {
     /// Its keyed hash.
     pub token: Token,
     /// Since when its calls are left out.
     pub since: Timestamp,
-    /// When the lake held none of its calls any more; `None` while that is not certain.
+    /// When its erasure was complete; `None` until then.
     pub erased_at: Option<Timestamp>,
 }
 
 impl SuppressionList {
-    /// What is to be said of numbers whose erasure did not come to its end, if there are any.
+    /// A text on incomplete erasures, if there are any.
     pub(crate) fn describe_unfinished(&self) -> Option<String> {
         let is_unfinished = |number: &&SuppressedNumber| number.erased_at.is_none();
         let numbers = self.numbers.iter().filter(is_unfinished).count();
         (numbers > 0).then(|| {
             format!(
-                "numbers whose erasure did not come to its end: {numbers}. Calls of them may still be in the lake: `cdrlake erase` them again"
+                "{} incomplete, so calls of these numbers may still be in the lake. Run \
+                 `cdrlake erase` again for each number",
+                counted(numbers as u64, "erasure is", "erasures are")
             )
         })
     }
 
-    /// Refuses another key than that of the list.
+    /// Checks that the policy has the key of the list.
     ///
     /// # Errors
     /// [`LakeError::OtherKey`].
@@ -69,14 +71,14 @@ impl SuppressionList {
         })
     }
 
-    /// What is known of a number.
+    /// The entry of a number.
     pub(crate) fn get(&self, token: &Token) -> Option<&SuppressedNumber> {
         self.numbers.iter().find(|number| number.token == *token)
     }
 }
 
 impl Lake {
-    /// The numbers that were erased, if any were.
+    /// The list of erased numbers, if it exists.
     ///
     /// # Errors
     /// [`LakeError`] if the list cannot be read.
@@ -84,11 +86,10 @@ impl Lake {
         Ok(self.read_suppression().await?.map(|(list, _)| list))
     }
 
-    /// What becomes of numbers now, the erased ones included. A slice's lease has to be held: an
-    /// erasure that begins meanwhile waits for it.
+    /// How numbers are stored now, including erased ones. The caller holds a slice's lease, for
+    /// which an erasure that starts meanwhile waits.
     ///
-    /// # Errors
-    /// [`LakeError`] if the list cannot be read, or only with another key.
+    /// # Errors [`LakeError`] if the list cannot be read, or has another key.
     pub(crate) async fn privacy_now(&self) -> Result<Arc<Privacy>, LakeError> {
         let Some(list) = self.suppression().await? else {
             return Ok(Arc::clone(&self.privacy));
@@ -99,8 +100,7 @@ impl Lake {
         Ok(Arc::new(privacy.expect("its key was just compared")))
     }
 
-    /// Refuses what was made with another list than the one that there is now, if a number has come
-    /// onto it.
+    /// Checks that `privacy` contains all numbers that are on the list now.
     pub(super) async fn must_know_all_erased(&self, privacy: &Privacy) -> Result<(), LakeError> {
         let Some(list) = self.suppression().await? else {
             return Ok(());
@@ -116,10 +116,9 @@ impl Lake {
         }
     }
 
-    /// Adds a number to the list, or says when it was erased. Whatever else is there stays.
+    /// Adds a number to the list, or sets when its erasure was complete.
     ///
-    /// # Errors
-    /// [`LakeError`] if the list cannot be written, or others write it again and again.
+    /// # Errors [`LakeError`] if the list cannot be written, or other processes keep changing it.
     pub async fn suppress(
         &self,
         key_id: &str,
@@ -162,7 +161,7 @@ impl Lake {
             if let Swap::Done(_) = swap {
                 return Ok(());
             }
-            // Somebody erases another number at the same time.
+            // Another process changed the list at the same time.
             if !retry.wait_for_next().await {
                 return Err(LakeError::Contended { path });
             }

@@ -74,7 +74,7 @@ pub(crate) struct Table {
     form: TableForm,
 }
 
-/// What lies in the table.
+/// The files in the table.
 #[derive(Debug, Default)]
 pub(crate) struct TableFiles {
     of_slices: HashMap<Slice, Vec<ObjectState>>,
@@ -110,11 +110,10 @@ impl TableFiles {
     }
 }
 
-/// What a publication does to a slice's file. `F` is the file that takes its place, as far on its
-/// way as it is.
+/// What a publication does to a slice's file. `F` is the state of the new file.
 #[derive(Debug)]
 pub(crate) enum TableChange<F = SpoolFile> {
-    /// Nothing: only what the ledger says of the slice, or its rejects, has changed.
+    /// Nothing: only its ledger entry or its rejects have changed.
     Keep,
     /// The slice's file becomes this one.
     Replace(F),
@@ -123,7 +122,7 @@ pub(crate) enum TableChange<F = SpoolFile> {
 }
 
 impl From<SpoolFile> for TableChange {
-    /// What a finished file does to the table: one without rows is none.
+    /// A file without rows is not published, but removes the old file.
     fn from(file: SpoolFile) -> Self {
         if file.rows == 0 {
             Self::Remove
@@ -133,7 +132,7 @@ impl From<SpoolFile> for TableChange {
     }
 }
 
-/// A change of a slice's file, as far on its way as it can be without being seen.
+/// A prepared change of a slice's file, which is not visible yet.
 #[derive(Debug)]
 pub(super) struct StagedChange {
     slice: Slice,
@@ -145,8 +144,7 @@ pub(super) struct StagedChange {
 }
 
 impl StagedChange {
-    /// The file that the slice will have, where the ledger knows of `kept` now. A new one still
-    /// lacks the store's mark.
+    /// The file that the slice will have, if it has `kept` now. A new file lacks its `ETag`.
     pub(super) fn planned(&self, kept: Option<&PublishedFile>) -> Option<PublishedFile> {
         match &self.change {
             TableChange::Keep => kept.cloned(),
@@ -155,7 +153,7 @@ impl StagedChange {
         }
     }
 
-    /// Whether the table will have another file of the slice than before, or none.
+    /// Whether the slice's file changes.
     pub(super) fn is_any(&self) -> bool {
         !matches!(self.change, TableChange::Keep)
     }

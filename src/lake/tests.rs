@@ -25,7 +25,7 @@ use crate::store::bucket::BucketStore;
 use crate::store::local::LocalStore;
 use crate::store::{ClassifiedError, ObjectState, StoreError};
 
-/// Makes a lake another one.
+/// Changes an identity.
 type Edit = fn(&mut Identity);
 
 const EXPIRY: Duration = Duration::from_mins(1);
@@ -109,8 +109,8 @@ fn rejects(text: &str) -> SpoolFile {
     SpoolFile::of(file(text), 1).unwrap()
 }
 
-/// What is to be said of a slice with so many rows and rejects.
-pub(super) fn says(rows: u64, rejected: u64) -> Commit {
+/// A commit of a slice with so many rows and rejects.
+pub(super) fn commit_of(rows: u64, rejected: u64) -> Commit {
     let mut commit = commit(None, State::Closed);
     commit.counts.rows = rows;
     commit.counts.rejected = rejected;
@@ -132,7 +132,7 @@ pub(super) async fn at_work(lake: &Lake) -> (RunMark, Box<dyn Lease>) {
 pub(super) async fn publish(lake: &Lake, text: &str, rejected: Option<&str>) -> Commit {
     let (mark, lease) = at_work(lake).await;
     let before = lake.usable_entry(placed()).await.unwrap();
-    let commit = says(text.len() as u64, u64::from(rejected.is_some()));
+    let commit = commit_of(text.len() as u64, u64::from(rejected.is_some()));
     let change = table_change(text);
     let staged = lake.stage(&before.entry, change, rejected.map(rejects));
     let staged = staged.await.unwrap();
@@ -188,7 +188,7 @@ impl Lease for LostAt {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lake_is_made_once_and_found_by_whoever_wants_the_same() {
+async fn a_lake_is_created_once_and_opened_with_an_equal_identity() {
     let (objects, made) = lake().await;
     assert_eq!(made.identity, identity());
     let again = Lake::open(process(&objects), &identity(), privacy()).await;
@@ -207,12 +207,12 @@ async fn a_lake_is_made_once_and_found_by_whoever_wants_the_same() {
     };
     let moved = Lake::find(process(&objects), &moved).await.unwrap();
     let remark =
-        "source.url is https://other.example; this lake was begun from https://api.example";
+        "source.url is https://other.example, but this lake was created with https://api.example";
     assert_eq!(moved.unwrap().remarks, [remark]);
 }
 
 #[tokio::test(start_paused = true)]
-async fn another_lake_is_refused_by_the_key_that_makes_it_another() {
+async fn another_identity_is_refused_with_the_key_that_differs() {
     let (objects, _) = lake().await;
     let edits: [(&str, &str, &str, Edit); 11] = [
         ("lake.account", "(not set)", "a", |lake| {
@@ -250,14 +250,9 @@ async fn another_lake_is_refused_by_the_key_that_makes_it_another() {
             let column = ("extra".to_owned(), "truncate".to_owned());
             lake.privacy_columns = [column].into();
         }),
-        (
-            "privacy.key",
-            "(not set)",
-            "the key with the id 1",
-            |lake| {
-                lake.privacy_key_id = Some("1".to_owned());
-            },
-        ),
+        ("privacy.key", "(not set)", "the key with ID 1", |lake| {
+            lake.privacy_key_id = Some("1".to_owned());
+        }),
     ];
     for (key, existing, wanted, edit) in edits {
         let mut other = identity();
@@ -283,7 +278,7 @@ async fn another_lake_is_refused_by_the_key_that_makes_it_another() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_no_lake_is_not_opened_as_one() {
+async fn a_directory_that_is_not_a_lake_is_not_opened() {
     let find = async |objects: &Arc<InMemory>| Lake::find_any(process(objects)).await;
     let objects = Arc::new(InMemory::new());
     assert!(find(&objects).await.unwrap().is_none());
@@ -293,7 +288,7 @@ async fn what_is_no_lake_is_not_opened_as_one() {
     put(&objects, &layout::ledger_entry(placed()), "{}").await;
     let error = find(&objects).await.unwrap_err().to_string();
     assert!(
-        error.contains("it is gone, and the ledger is there"),
+        error.contains("it is missing, but the ledger exists"),
         "{error}"
     );
     put(&objects, &layout::identity(), "{").await;
@@ -303,7 +298,7 @@ async fn what_is_no_lake_is_not_opened_as_one() {
     put(&objects, &layout::identity(), &newer).await;
     let error = find(&objects).await.unwrap_err().to_string();
     assert!(
-        error.contains("has format 2; this version of cdrlake knows 1"),
+        error.contains("has format 2, but this version of cdrlake supports up to 1"),
         "{error}"
     );
 }
@@ -353,7 +348,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     assert_eq!(get(&lake, &rejects_file).await, None);
     assert_ne!(second.file.as_ref(), Some(&file));
 
-    // What keeps the file keeps its mark.
+    // A publication that keeps the file keeps its `ETag`.
     let (mark, lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
     let staged = lake
@@ -362,7 +357,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
         .unwrap();
     assert!(staged.had_file());
     let privacy = privacy();
-    let kept = lake.publish(&mark, &*lease, before, staged, says(5, 0), &privacy);
+    let kept = lake.publish(&mark, &*lease, before, staged, commit_of(5, 0), &privacy);
     assert_eq!(kept.await.unwrap().committed.unwrap().file, second.file);
     drop(lease);
     lake.settle().await;
@@ -378,7 +373,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_rewrites_a_slice_says_nothing_of_the_attempt_that_failed() {
+async fn rewriting_a_slice_keeps_its_failure() {
     let (_, lake) = lake().await;
     publish(&lake, "abc", None).await;
     fail(&lake, "broken", Some("failed")).await;
@@ -388,7 +383,7 @@ async fn what_rewrites_a_slice_says_nothing_of_the_attempt_that_failed() {
     let staged = lake.stage(&before.entry, change, None).await.unwrap();
     let staged = staged.keeping_failure();
     let privacy = privacy();
-    let entry = lake.publish(&mark, &*lease, before, staged, says(2, 0), &privacy);
+    let entry = lake.publish(&mark, &*lease, before, staged, commit_of(2, 0), &privacy);
     assert_eq!(entry.await.unwrap().failed, Some(failure("broken")));
     let failed = layout::failed_rejects_file(placed());
     assert_eq!(get(&lake, &failed).await.as_deref(), Some("failed"));
@@ -410,7 +405,7 @@ async fn what_rewrites_a_slice_says_nothing_of_the_attempt_that_failed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failure_is_told_once_and_leaves_the_table() {
+async fn a_failure_is_recorded_once_and_the_table_is_unchanged() {
     let (_, lake) = lake().await;
     publish(&lake, "abc", Some("r")).await;
     fail(&lake, "broken", None).await;
@@ -429,7 +424,7 @@ async fn a_failure_is_told_once_and_leaves_the_table() {
     ] {
         assert_eq!(get(&lake, &path).await.as_deref(), Some(text));
     }
-    // Nothing is written by whoever has lost the slice.
+    // A run without its lease writes nothing.
     let (mark, _lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
     let privacy = privacy();
@@ -439,7 +434,7 @@ async fn a_failure_is_told_once_and_leaves_the_table() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
+async fn a_run_without_its_lease_does_not_change_the_table() {
     let (_, lake) = lake().await;
     publish(&lake, "abc", None).await;
     let entry = lake.entry(placed()).await;
@@ -455,7 +450,7 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
                 last,
                 ..LostAt::default()
             };
-            let commit = says(text.len() as u64, 0);
+            let commit = commit_of(text.len() as u64, 0);
             let published = lake.publish(&mark, &lease, before, staged, commit, &privacy);
             let published = published.await;
             if last < looks {
@@ -473,7 +468,7 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
     let (mark, lease) = at_work(&lake).await;
     let staged = lake.stage(&entry.entry, table_change("x"), None);
     let staged = staged.await.unwrap();
-    let published = lake.publish(&mark, &*lease, entry, staged, says(1, 0), &privacy);
+    let published = lake.publish(&mark, &*lease, entry, staged, commit_of(1, 0), &privacy);
     assert!(matches!(
         published.await,
         Err(LakeError::LostLease { path }) if path == layout::ledger_entry(placed())
@@ -482,7 +477,7 @@ async fn whoever_has_lost_the_slice_leaves_the_table_to_others() {
     assert_eq!(table.as_deref(), Some("abc"));
 }
 
-/// Lets somebody else change the slice's ledger entry at the last look at a lease.
+/// Another process changes the slice's ledger entry at the last check of this lease.
 #[derive(Debug)]
 struct Meddled {
     objects: Arc<InMemory>,
@@ -502,7 +497,7 @@ impl Lease for Meddled {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have() {
+async fn a_changed_table_without_a_ledger_update_is_reported() {
     for (text, last) in [(Some("abcde"), 3), (Some(""), 3), (None, 2)] {
         let (objects, lake) = lake().await;
         publish(&lake, "abc", None).await;
@@ -517,7 +512,7 @@ async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have
         };
         let rows = text.unwrap_or("abc").len() as u64;
         let privacy = privacy();
-        let published = lake.publish(&mark, &lease, before, staged, says(rows, 0), &privacy);
+        let published = lake.publish(&mark, &lease, before, staged, commit_of(rows, 0), &privacy);
         let error = published.await.unwrap_err();
         let is_said = matches!(error, LakeError::NotRecorded { .. });
         assert_eq!(is_said, text.is_some(), "{text:?}: {error:?}");
@@ -531,7 +526,7 @@ async fn a_table_that_changed_while_the_ledger_could_not_be_told_is_said_to_have
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_of_an_earlier_format_has_this_one_once_it_is_written_again() {
+async fn an_entry_of_an_earlier_format_is_written_in_the_current_one() {
     let (objects, lake) = lake().await;
     publish(&lake, "abc", None).await;
     let path = layout::ledger_entry(placed());
@@ -545,7 +540,7 @@ async fn an_entry_of_an_earlier_format_has_this_one_once_it_is_written_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
+async fn a_file_that_another_run_changed_meanwhile_is_not_replaced() {
     for text in ["abcde", ""] {
         let (objects, lake) = lake().await;
         publish(&lake, "abc", None).await;
@@ -554,7 +549,7 @@ async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
         let change = table_change(text);
         let staged = lake.stage(&before.entry, change, None).await.unwrap();
         put(&objects, &TableForm::Plain.new_path(placed()), "theirs").await;
-        let (commit, privacy) = (says(text.len() as u64, 0), privacy());
+        let (commit, privacy) = (commit_of(text.len() as u64, 0), privacy());
         let published = lake.publish(&mark, &*lease, before, staged, commit, &privacy);
         let error = published.await.unwrap_err();
         assert!(matches!(error, LakeError::LostLease { .. }), "{error}");
@@ -566,7 +561,7 @@ async fn a_file_that_somebody_else_changed_meanwhile_is_left_to_them() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
+async fn a_slice_fetched_before_an_erasure_is_not_published() {
     let (_, lake) = lake().await;
     let (mark, lease) = at_work(&lake).await;
     let before = lake.entry(placed()).await;
@@ -575,12 +570,12 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
     let staged = lake.stage(&before.entry, change, None).await.unwrap();
     let token = key().token("13025550001");
     lake.suppress(key().id(), &token, None).await.unwrap();
-    let published = lake.publish(&mark, &*lease, before, staged, says(3, 0), &known);
+    let published = lake.publish(&mark, &*lease, before, staged, commit_of(3, 0), &known);
     let error = published.await.unwrap_err();
     assert!(matches!(error, LakeError::ErasedMeanwhile), "{error}");
     let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
     assert_eq!(table, None);
-    // The same with what is known now.
+    // The same with the current list.
     let known = lake.privacy_now().await.unwrap();
     assert!(known.is_erased(&token));
     let before = lake.entry(placed()).await;
@@ -590,7 +585,7 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
     assert_eq!(planned.file.as_ref().unwrap().rows, 3);
     let change = table_change("ab");
     let staged = lake.stage(&before.entry, change, None).await.unwrap();
-    let published = lake.publish(&mark, &*lease, before, staged, says(2, 0), &known);
+    let published = lake.publish(&mark, &*lease, before, staged, commit_of(2, 0), &known);
     published.await.unwrap();
     // Rejects of an attempt that failed hold calls as well.
     lake.suppress(key().id(), &key().token("13025550002"), None)
@@ -605,7 +600,7 @@ async fn what_was_fetched_before_a_number_was_erased_is_not_published() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn erased_numbers_are_known_by_one_key_and_each_once() {
+async fn the_list_of_erased_numbers_has_one_key_and_each_number_once() {
     let (objects, lake) = lake().await;
     let (first, second) = (key().token("13025550001"), key().token("13025550002"));
     assert!(lake.suppression().await.unwrap().is_none());
@@ -615,7 +610,7 @@ async fn erased_numbers_are_known_by_one_key_and_each_once() {
     let list = lake.suppression().await.unwrap().unwrap();
     let unfinished = list.describe_unfinished().unwrap();
     assert!(
-        unfinished.contains("come to its end: 2. Calls"),
+        unfinished.contains("2 erasures are incomplete"),
         "{unfinished}"
     );
     let since = list.get(&first).unwrap().since;
@@ -669,7 +664,7 @@ async fn a_pruned_slice_keeps_its_entry_and_nothing_else() {
     };
     let lost = lake.prune(&mark, &half, before).await;
     assert!(matches!(lost, Err(LakeError::LostLease { .. })));
-    // The ledger says so first.
+    // The ledger entry is changed first.
     let before = lake.entry(placed()).await;
     assert_eq!(before.entry.failed, None);
     let said = before.entry.committed.clone().unwrap();
@@ -680,7 +675,7 @@ async fn a_pruned_slice_keeps_its_entry_and_nothing_else() {
     assert_eq!((said.counts.rows, said.counts.rejected), (3, 1));
     let files = lake.table().files().await.unwrap();
     assert_eq!(files.slices().count(), 1);
-    // Whoever goes on says the same.
+    // A second attempt completes the same commit.
     let commit = lake.prune(&mark, &*lease, before.clone()).await.unwrap();
     assert_eq!(commit, said);
     assert!(lake.entry(placed()).await.is_same_as(&before));
@@ -690,7 +685,7 @@ async fn a_pruned_slice_keeps_its_entry_and_nothing_else() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_entry() {
+async fn the_ledger_is_read_by_day_and_direction_with_the_condition_of_each_entry() {
     let (objects, lake) = lake().await;
     assert_eq!(lake.first_day(&Direction::ALL).await.unwrap(), None);
     publish(&lake, "abc", None).await;
@@ -698,7 +693,7 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
     let received = slice("2026-10-02", Direction::Received);
     let newer = format!("{{\"format\":{}}}", FORMAT + 1);
     for (day, text, condition) in [
-        ("2026-10-03", good.clone(), "speaks of"),
+        ("2026-10-03", good.clone(), "belongs to"),
         ("2026-10-04", "{".to_owned(), "EOF"),
         ("2026-10-05", newer, "Newer"),
     ] {
@@ -754,7 +749,7 @@ async fn the_ledger_is_read_by_day_and_direction_and_says_what_is_wrong_with_an_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_is_seen_as_long_as_it_lives_and_told_once_it_is_dead() {
+async fn a_run_is_detected_while_it_lives_and_claimed_once_it_is_dead() {
     let (objects, lake) = lake().await;
     let mark = lake.mark(DEAD, CancellationToken::new());
     mark.ensure().await.unwrap();
@@ -778,7 +773,7 @@ async fn a_run_is_seen_as_long_as_it_lives_and_told_once_it_is_dead() {
     assert!(!watcher.is_dead(DEAD, true).await.unwrap());
     assert!(watcher.claim_dead(DEAD).await.unwrap().is_none());
 
-    // Its process is gone: nobody renews the lease, nobody gives it back.
+    // Its process is gone: the lease is neither renewed nor released.
     let lease = layout::run_lease(DEAD);
     drop(mark);
     lake.settle().await;
@@ -805,7 +800,7 @@ async fn a_run_is_seen_as_long_as_it_lives_and_told_once_it_is_dead() {
     assert_eq!(report.as_deref(), Some("told"));
     assert!(watcher.marked_runs("this").await.unwrap().is_empty());
     assert!(watcher.claim_dead(DEAD).await.unwrap().is_none());
-    // It has ended, whoever asks.
+    // It has ended, for every process.
     assert!(!watcher.is_dead(DEAD, true).await.unwrap());
 }
 
@@ -815,7 +810,7 @@ async fn publish_as(lake: &Lake, mark: &RunMark, slice: Slice) -> Commit {
     let before = lake.entry(slice).await;
     let change = table_change("abc");
     let staged = lake.stage(&before.entry, change, None).await.unwrap();
-    let (mut commit, privacy) = (says(3, 0), privacy());
+    let (mut commit, privacy) = (commit_of(3, 0), privacy());
     mark.run().clone_into(&mut commit.run);
     let entry = lake.publish(mark, &*lease, before, staged, commit, &privacy);
     entry.await.unwrap().committed.unwrap()
@@ -830,7 +825,7 @@ async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
     lake.store.delete(&marker).await.unwrap();
     mark.ensure().await.unwrap();
     assert!(lake.store.state(&marker).await.unwrap().is_some());
-    // While somebody else tells what it had done, it does not come to life.
+    // It cannot continue while another run reports what it had done.
     lake.store
         .delete(&layout::run_lease(SLEEPER))
         .await
@@ -842,13 +837,13 @@ async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
     let begun = tokio::time::Instant::now();
     let refused = mark.ensure().await.unwrap_err();
     assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused}");
-    // It is patient: whoever looks after the dead has the lease for a moment only.
+    // It waits, because a run that cleans up after it holds the lease only briefly.
     assert!(begun.elapsed() > EXPIRY, "{:?}", begun.elapsed());
     drop(dead);
     other.settle().await;
     mark.ensure().await.unwrap();
 
-    // A report is kept in place of what others made of it.
+    // Its own report replaces the one that another run wrote for it.
     lake.end_run(SLEEPER, &"first").await.unwrap();
     lake.end_run(SLEEPER, &"second").await.unwrap();
     let report = lake.run_report::<String>(SLEEPER).await.unwrap();
@@ -863,7 +858,7 @@ async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_ignores_conditions_takes_nothing_from_a_run_that_was_asleep() {
+async fn without_conditional_writes_a_suspended_run_stops_writing() {
     let objects = Arc::new(InMemory::new());
     let store = Arc::new(BucketStore::in_memory(&objects).ignoring_conditions());
     let lake = Lake::open(store, &identity(), privacy()).await.unwrap();
@@ -878,12 +873,12 @@ async fn a_store_that_ignores_conditions_takes_nothing_from_a_run_that_was_aslee
     mark.ensure_after().await;
     let unseen = mark.unseen();
     assert_eq!(unseen.len(), 1);
-    assert!(unseen[0].starts_with("a day was committed, and the run may not be seen"));
+    assert!(unseen[0].starts_with("a day was committed, but other runs may not detect"));
     assert_eq!(mark.unseen(), Vec::<String>::new());
 }
 
 #[test]
-fn an_upload_is_known_by_its_path_its_size_and_its_mark() {
+fn an_upload_is_identified_by_path_size_and_etag() {
     let found = ObjectState {
         path: Path::from("x"),
         size_bytes: 3,
@@ -912,7 +907,7 @@ fn an_upload_is_known_by_its_path_its_size_and_its_mark() {
 }
 
 #[test]
-fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
+fn an_error_keeps_its_fate_through_the_errors_that_wrap_it() {
     let store = |kind| StoreError {
         action: "write",
         path: "x".into(),
@@ -938,7 +933,7 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
             assert_eq!(found, (is_hopeless, is_denied), "{kind:?}: {error:?}");
         }
     }
-    // Begun anew, nobody would hear that the table holds what the ledger does not know.
+    // A retry would hide that the table differs from the ledger.
     let path = Path::from("x");
     let lost = || LakeError::LostLease { path: path.clone() };
     assert_eq!(lost().fate(), Fate::RETRY);
@@ -955,12 +950,12 @@ fn an_error_says_what_a_run_should_know_of_it_also_through_what_it_led_to() {
         path: Path::from("x"),
         found: 9,
     };
-    let known = format!("has format 9; this version of cdrlake knows {FORMAT}. Use");
+    let known = format!("has format 9, but this version of cdrlake supports up to {FORMAT}. Use");
     assert!(newer.to_string().contains(&known), "{newer}");
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_entry_that_cannot_be_read_is_left_alone() {
+async fn an_unreadable_entry_is_not_changed() {
     let directory = tempfile::tempdir().unwrap();
     let store = LocalStore::new(directory.path(), 0o600);
     store.prepare().unwrap();
@@ -978,7 +973,7 @@ async fn an_entry_that_cannot_be_read_is_left_alone() {
 }
 
 #[test]
-fn only_a_slice_that_is_known_not_to_have_failed_has_no_rejects_of_failures() {
+fn a_slice_may_have_rejects_of_failures_unless_its_entry_excludes_them() {
     let found = |committed, failed, condition| LedgerEntry {
         entry: super::ledger::Entry {
             committed,
@@ -988,7 +983,7 @@ fn only_a_slice_that_is_known_not_to_have_failed_has_no_rejects_of_failures() {
         condition,
         version: None,
     };
-    let (done, failed) = (Some(says(1, 0)), Some(failure("x")));
+    let (done, failed) = (Some(commit_of(1, 0)), Some(failure("x")));
     assert!(!found(done.clone(), None, Condition::Sound).may_have_failed());
     assert!(found(done.clone(), failed.clone(), Condition::Sound).may_have_failed());
     assert!(found(None, None, Condition::Sound).may_have_failed());
@@ -998,7 +993,7 @@ fn only_a_slice_that_is_known_not_to_have_failed_has_no_rejects_of_failures() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_dead_runs_left_is_found_and_removed() {
+async fn leftovers_of_crashed_runs_are_found_and_removed() {
     let directory = tempfile::tempdir().unwrap();
     let store = LocalStore::new(directory.path(), 0o600);
     store.prepare().unwrap();
@@ -1011,7 +1006,7 @@ async fn what_dead_runs_left_is_found_and_removed() {
     assert_eq!(lake.lease_expiry(), None);
     std::fs::write(&left, "half").unwrap();
     assert_eq!(lake.find_leftovers().await.unwrap().len(), 1);
-    // Whose slice somebody works on is no leftover.
+    // A file of a slice with a held lease is not a leftover.
     let lease = lake.try_lease(placed()).await.unwrap();
     assert!(lease.is_some());
     assert_eq!(lake.lease_state(placed()).await.unwrap(), LeaseState::Held);
@@ -1027,7 +1022,7 @@ async fn what_dead_runs_left_is_found_and_removed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn in_a_bucket_only_time_tells_what_is_garbage() {
+async fn in_a_bucket_garbage_is_certain_after_the_expiry_time() {
     let (objects, lake) = lake().await;
     assert_eq!(lake.lease_expiry(), Some(EXPIRY));
     assert!(lake.honours_conditions().await.unwrap());

@@ -18,7 +18,7 @@ pub struct StoreError {
 }
 
 impl StoreError {
-    /// What becomes of a slice and its run because of it. What may pass was tried again already.
+    /// What the error means for a slice and its run. Passing failures were retried already.
     pub fn fate(&self) -> Fate {
         if self.kind() == Some(FailureKind::Hopeless) || is_disk_full(self) {
             Fate::StopRun(StopCause::Lake)
@@ -27,50 +27,50 @@ impl StoreError {
         }
     }
 
-    /// What kind of failure of an object store it is; `None` for local files.
+    /// The kind of failure of an object store; `None` for local files.
     pub fn kind(&self) -> Option<FailureKind> {
         let error = self.source.downcast_ref::<ClassifiedError>()?;
         Some(error.kind)
     }
 
-    /// Whether the store does not permit what was tried, on this object.
+    /// Whether the store denied the operation on this object.
     pub fn is_denied(&self) -> bool {
         let io = self.source.downcast_ref::<std::io::Error>();
         io.is_some_and(|error| error.kind() == std::io::ErrorKind::PermissionDenied)
             || self.kind() == Some(FailureKind::Denied)
     }
 
-    /// Whether an object store has said that it does not do what was asked: nothing has changed.
+    /// Whether an object store refused the operation for certain, so that nothing has changed.
     pub fn is_refusal(&self) -> bool {
         let error = self.source.downcast_ref::<ClassifiedError>();
         error.is_some_and(|error| error.kind != FailureKind::Passing && !error.is_uncertain)
     }
 }
 
-/// What kind of failure it is, as far as a run should know.
+/// The kind of a store's failure.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// Credentials, bucket, region: whatever is tried next fares no better.
+    /// Credentials, bucket or region are wrong: no other operation would succeed.
     Hopeless,
-    /// This request is not permitted; those for other objects may be.
+    /// This request is not permitted. Requests for other objects may be.
     Denied,
-    /// The store does not do what was asked of it at all.
+    /// The store does not support the operation.
     Unsupported,
-    /// It may pass.
+    /// It may pass: a retry may succeed.
     Passing,
-    /// It will not pass, and concerns this object alone.
+    /// A retry fails, too. Other objects are not affected.
     Permanent,
 }
 
-/// An error of a store that tells what kind of failure it is: the source of a [`StoreError`], in
-/// words for people.
+/// A classified failure of an object store: the source of a [`StoreError`].
 #[derive(Debug, thiserror::Error)]
 #[error("{text}")]
 pub(crate) struct ClassifiedError {
-    /// What kind of failure.
+    /// The kind of failure.
     pub kind: FailureKind,
-    /// Whether an earlier try may have done, or may still do, what the last one was refused.
+    /// Whether an earlier attempt may have succeeded, or may still succeed, although the last one
+    /// was refused.
     pub is_uncertain: bool,
-    /// What it was, and what to do.
+    /// What failed, and the remedy.
     pub text: String,
 }

@@ -1,4 +1,4 @@
-//! Housekeeping: what is dropped, and what the dead leave.
+//! Housekeeping: dropped leases and uploads, and leftovers of crashed processes.
 
 use std::fmt;
 
@@ -13,32 +13,31 @@ use super::StoreError;
 pub struct Garbage {
     /// What was removed, by its path in the lake or on this machine.
     pub removed: Vec<String>,
-    /// What could not be looked at or removed, and why.
+    /// What could not be examined or removed, and why.
     pub left: Vec<String>,
 }
 
-/// What is left to do behind this process, and behind those that died.
+/// Cleaning up after this process and after crashed ones.
 #[async_trait]
 pub trait Housekeeping: fmt::Debug + Send + Sync {
-    /// Waits until leases that were dropped are given back, and staged files that were dropped
-    /// are taken back. Without an implementation of its own: both are done as they are dropped.
+    /// Waits until dropped leases are released and dropped staged files are removed. The default
+    /// implementation is for stores that do both on drop.
     async fn settle(&self) {}
 
-    /// What dead processes left behind on the way to [`stage`](super::Objects::stage) or a
-    /// conditional write, and no live one holds, as far as a look can tell. Never anything of the
-    /// table. Writes nothing. Without an implementation of its own: a look can tell of none.
+    /// Leftovers of crashed processes in [`stage`](super::Objects::stage) or a conditional write
+    /// that no live process holds. Never a file of the table. Writes nothing. The default
+    /// implementation is for stores that cannot recognize leftovers at once.
     async fn find_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         Ok(Vec::new())
     }
 
-    /// Removes what [`find_leftovers`](Self::find_leftovers) finds, and says what it was.
+    /// Removes what [`find_leftovers`](Self::find_leftovers) finds, and returns it.
     async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         Ok(Vec::new())
     }
 
-    /// Removes everything that dead processes left, also where it takes
-    /// [`lease_expiry`](super::Leases::lease_expiry) to know that they are dead, and says what it
-    /// was. Without an implementation of its own: a look can tell of all.
+    /// Removes all leftovers of crashed processes, and returns what it removed. Waits up to
+    /// [`lease_expiry`](super::Leases::lease_expiry) where only time shows that a process is dead.
     async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
         let removed = self.remove_leftovers().await?;
         Ok(Garbage {

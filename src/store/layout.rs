@@ -3,35 +3,34 @@
 //!
 //! ```text
 //! cdrs/dt=2026-10-01/placed-2026-10-01.parquet      the table: nothing but finished files
-//! _cdrlake/lake.json                                what this lake is
-//! _cdrlake/suppressed.json                          numbers that were erased, hashed; their calls stay out
-//! _cdrlake/ledger/placed/2026-10-01.json            what was published for the slice
-//! _cdrlake/rejects/placed/2026-10-01.ndjson.zst     what could not become a row
-//! _cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst   the same, of an attempt that failed
+//! _cdrlake/lake.json                                what this lake is _cdrlake/suppressed.json
+//! erased numbers as keyed hashes _cdrlake/ledger/placed/2026-10-01.json            what was
+//! published for the slice _cdrlake/rejects/placed/2026-10-01.ndjson.zst     rejects
+//! _cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst   rejects of a failed attempt
 //! _cdrlake/leases/placed-2026-10-01.lock            held while the slice is worked on
-//! _cdrlake/locks/                                   held for the moment of a conditional write
-//! _cdrlake/staging/                                 files nobody sees yet
-//! _cdrlake/runs/<run>.json                          one report for each run
-//! _cdrlake/running/<run>                            a run that has not kept its report yet
+//! _cdrlake/locks/                                   held during a conditional write
+//! _cdrlake/staging/                                 files before their publication
+//! _cdrlake/runs/<run>.json one report for each run _cdrlake/running/<run> a run without a report
+//! yet
 //! ```
 
 use object_store::path::Path;
 
 use crate::cdr::slice::{Direction, Slice, parse_day};
 
-/// The table's directory. Readers take everything below it for data, so nothing else lies there.
+/// The table's directory. Readers treat every file below it as data.
 pub const TABLE: &str = "cdrs";
-/// Everything that is not the table.
+/// Everything but the table.
 pub const META: &str = "_cdrlake";
-/// What was published, slice by slice.
+/// Ledger entries.
 pub const LEDGER: &str = "_cdrlake/ledger";
-/// What could not become a row.
+/// Rejects.
 pub const REJECTS: &str = "_cdrlake/rejects";
 /// Reports of runs.
 pub const RUNS: &str = "_cdrlake/runs";
-/// Marks of runs that have not kept their report yet. Apart from the reports, which are many.
+/// Markers of runs without a report. In a directory of their own, because there are many reports.
 pub const RUNNING: &str = "_cdrlake/running";
-/// Held while something is worked on.
+/// Leases.
 pub const LEASES: &str = "_cdrlake/leases";
 /// Locks of conditional writes on local disk.
 pub const LOCKS: &str = "_cdrlake/locks";
@@ -68,7 +67,7 @@ pub fn leased_slice(path: &Path) -> Option<Slice> {
     })
 }
 
-/// The day whose partition a file lies in; `None` for one that lies in no partition.
+/// The day of the partition in which a file lies; `None` outside of partitions.
 pub fn partition_day(path: &Path) -> Option<jiff::civil::Date> {
     let below = path.as_ref().strip_prefix(TABLE)?.strip_prefix("/dt=")?;
     parse_day(below.split_once('/')?.0).ok()
@@ -84,7 +83,7 @@ pub fn ledger(direction: Direction) -> Path {
     Path::from(format!("{LEDGER}/{direction}"))
 }
 
-/// The slice whose ledger entry lies at `path`; `None` for a file that is not ours.
+/// The slice whose ledger entry lies at `path`; `None` for any other file.
 pub fn ledger_slice(path: &Path) -> Option<Slice> {
     let slice = of_direction_and_day(path, ".json")?;
     (ledger_entry(slice) == *path).then_some(slice)
@@ -98,8 +97,8 @@ pub fn rejects_file(slice: Slice) -> Path {
     ))
 }
 
-/// Rejects of an attempt at the slice that failed because of them. The lake holds the slice as it
-/// was before, with the rejects of that.
+/// Rejects of a failed attempt at the slice. The lake still holds the slice as it was before, with
+/// the rejects of that attempt.
 pub fn failed_rejects_file(slice: Slice) -> Path {
     Path::from(format!(
         "{REJECTS}/{}/{}.failed.ndjson.zst",
@@ -107,8 +106,8 @@ pub fn failed_rejects_file(slice: Slice) -> Path {
     ))
 }
 
-/// The slice whose rejects lie at `path`, and whether they are those of an attempt that failed;
-/// `None` for a file that is not ours.
+/// The slice whose rejects lie at `path`, and whether they belong to a failed attempt; `None` for
+/// any other file.
 pub fn rejects_slice(path: &Path) -> Option<(Slice, bool)> {
     if let Some(slice) = of_direction_and_day(path, ".failed.ndjson.zst") {
         return (failed_rejects_file(slice) == *path).then_some((slice, true));
@@ -137,12 +136,12 @@ pub fn run_report(run: &str) -> Path {
     Path::from(format!("{RUNS}/{run}.json"))
 }
 
-/// There from a run's begin until its report is kept.
+/// Exists from the start of a run until its report is stored.
 pub fn run_marker(run: &str) -> Path {
     Path::from(format!("{RUNNING}/{run}"))
 }
 
-/// The run whose marker lies at `path`; `None` for a file that is not ours.
+/// The run whose marker lies at `path`; `None` for any other file.
 pub fn marked_run(path: &Path) -> Option<&str> {
     let run = path.filename()?;
     let is_shaped = |(at, byte): (usize, u8)| match at {
@@ -160,13 +159,13 @@ pub fn reported_run(path: &Path) -> Option<&str> {
     path.filename()?.strip_suffix(".json")
 }
 
-/// Held by a run while it lives.
+/// A run holds it as long as it lives.
 pub fn run_lease(run: &str) -> Path {
     Path::from(format!("{LEASES}/run-{run}.lock"))
 }
 
-/// The longest object that is read, or written, at `path`. A ledger entry has a few kilobytes; a
-/// report has some for each slice of its run.
+/// The size limit of an object at `path`. A ledger entry has a few kilobytes; a report has some for
+/// each slice of its run.
 pub fn max_bytes(path: &Path) -> u64 {
     if path.as_ref().starts_with(RUNS) {
         1 << 30
@@ -175,12 +174,12 @@ pub fn max_bytes(path: &Path) -> u64 {
     }
 }
 
-/// What the lake is.
+/// The lake's identity.
 pub fn identity() -> Path {
     Path::from(format!("{META}/lake.json"))
 }
 
-/// Numbers that were erased.
+/// The list of erased numbers.
 pub fn suppression() -> Path {
     Path::from(format!("{META}/suppressed.json"))
 }

@@ -1,4 +1,4 @@
-//! Leases: who may work on what.
+//! Leases: exclusive rights to work on something.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,41 +8,41 @@ use object_store::path::Path;
 
 use super::StoreError;
 
-/// The right to work on something, for as long as it is held. Dropping it gives it back.
+/// The exclusive right to work on something. Dropping it releases it.
 pub trait Lease: fmt::Debug + Send + Sync {
-    /// Whether it is still held: nobody took it over, nobody removed it.
+    /// Whether it is still held: it neither expired nor was removed.
     fn is_held(&self) -> bool;
 }
 
-/// Longest time that is granted to anybody, whatever its lease says.
+/// Longest expiry that is honoured, whatever a lease contains.
 pub(crate) const MAX_LEASE_EXPIRY: Duration = Duration::from_hours(1);
 
-/// Whether somebody holds a lease.
+/// Whether a process holds a lease.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
-    /// Nobody.
+    /// No process holds it.
     Free,
-    /// Somebody who is alive.
+    /// A live process holds it.
     Held,
-    /// Somebody who may be dead: on an object store only time tells, at most
+    /// Its holder may be dead. On an object store this is certain after at most
     /// [`Leases::lease_expiry`].
     Unproven,
 }
 
-/// Leases, which at most one holder has at a time. Paths are relative to the lake.
+/// Leases, each with at most one holder at a time. Paths are relative to the lake.
 #[async_trait]
 pub trait Leases: fmt::Debug + Send + Sync {
-    /// Takes the lease named `path`, or returns `None` if another process, or another task of this
-    /// one, holds it.
+    /// Acquires the lease at `path`. `None` if another process, or another task of this one, holds
+    /// it.
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError>;
 
-    /// Whether somebody holds the lease named `path`. Writes nothing.
+    /// Whether a process holds the lease at `path`. Writes nothing.
     async fn lease_state(&self, path: &Path) -> Result<LeaseState, StoreError>;
 
-    /// How long the lease of a dead process bars others; `None` if it dies with the process.
+    /// How long the lease of a crashed process blocks others; `None` if it ends with the process.
     fn lease_expiry(&self) -> Option<Duration>;
 
-    /// Whether conditional writes are conditional here, and leases therefore leases. Where not,
-    /// only one run at a time may write. Asked once.
+    /// Whether the store honours conditional writes, on which leases rely. If not, only one run at
+    /// a time may write. Tested once per process.
     async fn honours_conditions(&self) -> Result<bool, StoreError>;
 }

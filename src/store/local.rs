@@ -29,22 +29,22 @@ use locks::is_locked;
 
 /// A lake below one directory.
 ///
-/// Files are staged beside the table, on the same file system, and renamed into it; to a partition
-/// on another one they are copied first. Conditional writes hold an operating-system lock; leases
-/// are such locks too. Both vanish with the process that holds them, however it dies. The file
-/// system must honour `flock` between all machines that write the lake.
+/// Files are staged beside the table, on the same file system, and renamed into it. For a partition
+/// on another file system they are copied first. Conditional writes hold an operating-system lock,
+/// and leases are such locks, too. Locks end with their process, however it dies. The file system
+/// must honour `flock` between all machines that write the lake.
 #[derive(Clone, Debug)]
 pub struct LocalStore {
     root: PathBuf,
     staging: PathBuf,
     file_mode: u32,
-    /// Directories of which it is certain that they outlast a power cut.
+    /// Directories that survive a power cut for certain.
     synced: Arc<Mutex<HashSet<PathBuf>>>,
 }
 
 impl LocalStore {
     /// The lake at `root`, which need not exist yet. Files get `file_mode`, directories the same
-    /// with the search bits that go with it. Does no I/O.
+    /// mode with matching search bits. Does no I/O.
     pub fn new(root: &FilePath, file_mode: u32) -> Self {
         Self {
             root: root.to_owned(),
@@ -54,13 +54,13 @@ impl LocalStore {
         }
     }
 
-    /// Makes the lake's directories where they are missing, and tries whether they can be written.
+    /// Creates missing directories of the lake, and tests whether they can be written.
     ///
     /// # Errors
     /// [`StoreError`] if not.
     pub fn prepare(&self) -> Result<(), StoreError> {
         self.make_dir(&self.staging)?;
-        // Unnamed, so that nothing stays behind.
+        // Unnamed, so that it leaves nothing behind.
         tempfile::tempfile_in(&self.staging)
             .map(drop)
             .map_err(failed("write into", &self.staging))
@@ -70,8 +70,8 @@ impl LocalStore {
         self.root.join(path.as_ref())
     }
 
-    /// Makes a directory with its parents, and makes sure that they outlast a power cut: also those
-    /// that are there, for whoever made them may have died before.
+    /// Creates a directory with its parents and syncs all of them. Existing ones, too: their
+    /// creator may have died before it synced them.
     fn make_dir(&self, directory: &FilePath) -> Result<(), StoreError> {
         let with_parents = || {
             directory
@@ -88,7 +88,7 @@ impl LocalStore {
                 .create(directory)
                 .map_err(failed("create the directory", directory))?;
         }
-        let never_poisoned = "nobody panics while holding it";
+        let never_poisoned = "no thread panics while holding it";
         let unsynced: Vec<&FilePath> = {
             let synced = self.synced.lock().expect(never_poisoned);
             with_parents()
@@ -99,9 +99,9 @@ impl LocalStore {
                 .collect()
         };
         for path in &unsynced {
-            // Whatever the umask says: the configuration has the last word. Also on those that are
-            // there, for whoever made them may have died before; but the lake's own directory, and
-            // what links lead to, are their makers'.
+            // Set the configured mode regardless of the umask. Existing directories, too: their
+            // creator may have died before. The lake's root and targets of links keep the mode that
+            // their owner chose.
             let is_ours = path.starts_with(&self.root) && *path != self.root && !path.is_symlink();
             if missing.contains(path) || is_ours {
                 grant(path, mode).map_err(failed("set the mode of", path))?;
@@ -118,7 +118,7 @@ impl LocalStore {
                 parent
             };
             match sync(parent) {
-                // Above the lake there may be nothing for us to look into.
+                // Directories above the lake may be unreadable for this user.
                 Err(error)
                     if error.kind() == io::ErrorKind::PermissionDenied
                         && !parent.starts_with(&self.root)
@@ -146,7 +146,7 @@ impl LocalStore {
             .map_err(failed("read", &path))?;
         if read as u64 > max_bytes {
             return Err(failed("read", &path)(io::Error::other(
-                "it is far too large to be ours",
+                "it is too large for a file of cdrlake",
             )));
         }
         Ok(Some(Versioned {
@@ -155,7 +155,7 @@ impl LocalStore {
         }))
     }
 
-    /// Gives a finished file its mode and waits until it is safely on disk.
+    /// Sets the mode of a finished file and syncs it.
     fn settle(&self, file: &File) -> io::Result<()> {
         file.set_permissions(Permissions::from_mode(self.file_mode))?;
         file.sync_all()
@@ -170,7 +170,7 @@ impl LocalStore {
         if bytes.len() as u64 > max_bytes(path) {
             let target = self.file_path(path);
             return Err(failed("write", &target)(io::Error::other(
-                "it would be too large to be read again",
+                "it would exceed the size limit for reading",
             )));
         }
         let directory = directory_name(path);
@@ -178,8 +178,8 @@ impl LocalStore {
         if !may_write(self.read_file(path)?.map(|found| found.version)) {
             return Ok(Swap::Refused);
         }
-        // The name is the directory's, whose lock is held: what a dead process left there is
-        // overwritten, and never piles up.
+        // The file is named after the directory, whose lock is held. So it overwrites the leftover
+        // of a crashed process, and leftovers do not accumulate.
         let staged = self.staging.join(format!("{directory}.swap"));
         let stage = || {
             let mut file = create_spool_file(&staged)?;
@@ -205,36 +205,37 @@ impl LocalStore {
         };
         for entry in entries {
             let entry = entry.map_err(failed("list", directory))?;
-            // What is on its way is not there yet.
+            // A copy in progress is not part of the lake yet.
             if target_of_copy(&entry.file_name().to_string_lossy()).is_some() {
                 continue;
             }
             let path = entry.path();
             let metadata = match fs::metadata(&path) {
-                // A link to nowhere: it is listed, for readers may stumble over it.
+                // List a dangling link, because readers may fail on it.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => path.symlink_metadata(),
                 found => found,
             };
             let metadata = match metadata {
                 Ok(metadata) => metadata,
-                // Gone since it was listed.
+                // It was removed since it was listed.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed("list", &path)(error)),
             };
-            // A partition may lie elsewhere, on cheaper disks. Any other link to a directory may
-            // lead in circles: it is listed, and not followed.
+            // A partition may be a link, for example to cheaper disks. Any other link to a
+            // directory may be circular: list it, do not follow it.
             let is_partition = entry.file_name().as_bytes().starts_with(b"dt=")
                 && *directory == self.root.join(TABLE);
             if metadata.is_dir() && (is_partition || !path.is_symlink()) {
                 match self.list_dir(&path, found) {
-                    // One that another user keeps to himself matters to its day only: whoever needs
-                    // a file of it is told.
+                    // An unreadable partition affects its day only: access to its files reports the
+                    // error.
                     Err(error) if is_partition && error.is_denied() => {}
                     listed => listed?,
                 }
             } else if let Ok(relative) = path.strip_prefix(&self.root) {
                 let relative = relative.to_string_lossy();
-                // As it is, so that it can be deleted; `from` would escape half of ASCII.
+                // Keep the name as it is, so that the file can be deleted: `from` escapes many
+                // characters.
                 let path = Path::parse(&relative).unwrap_or_else(|_| Path::from(&*relative));
                 found.push(state(path, &metadata));
             }
@@ -242,7 +243,7 @@ impl LocalStore {
         Ok(())
     }
 
-    /// Runs blocking work where it holds up no other task.
+    /// Runs blocking work on a thread for blocking work.
     async fn blocking<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Self) -> Result<T, StoreError> + Send + 'static,
@@ -256,12 +257,12 @@ impl LocalStore {
     }
 }
 
-/// A file of the spool that is safely on disk.
+/// A file of the spool that was synced to disk.
 #[derive(Debug)]
 struct SettledFile {
     store: LocalStore,
     file: TempPath,
-    /// What it will be in its place.
+    /// Its state once it is in place.
     state: ObjectState,
 }
 
@@ -290,7 +291,7 @@ fn state(path: Path, metadata: &fs::Metadata) -> ObjectState {
     }
 }
 
-/// Names of what lies in a directory; none if there is none.
+/// The names in a directory; none if it does not exist.
 fn names_in(directory: &FilePath) -> Result<Vec<String>, StoreError> {
     let names = || {
         let entries = match fs::read_dir(directory) {
@@ -304,7 +305,7 @@ fn names_in(directory: &FilePath) -> Result<Vec<String>, StoreError> {
     names().map_err(failed("list", directory))
 }
 
-/// Whether there is no directory where one was looked for.
+/// Whether a directory does not exist.
 fn is_not_a_directory(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -312,19 +313,18 @@ fn is_not_a_directory(error: &io::Error) -> bool {
     )
 }
 
-/// Lets others use a directory as `mode` says, whose bits are added to those that it has: whose
-/// group it is, the directory above says.
+/// Adds the bits of `mode` to the mode of a directory. Keeps the other bits, such as set-group-ID.
 fn grant(directory: &FilePath, mode: u32) -> io::Result<()> {
     let found = fs::metadata(directory)?.mode() & 0o7777;
     if found & mode == mode {
         return Ok(());
     }
     let mode = Permissions::from_mode(found | mode);
-    unless_it_is_another_s(fs::set_permissions(directory, mode))
+    ignore_if_not_owner(fs::set_permissions(directory, mode))
 }
 
-/// Only whose something is may set its mode.
-fn unless_it_is_another_s(set: io::Result<()>) -> io::Result<()> {
+/// Ignores a denied change of mode: only the owner may change it.
+fn ignore_if_not_owner(set: io::Result<()>) -> io::Result<()> {
     match set {
         Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
         set => set,
@@ -455,7 +455,7 @@ impl Leases for LocalStore {
         None
     }
 
-    /// They hold a lock.
+    /// Conditional writes hold a lock.
     async fn honours_conditions(&self) -> Result<bool, StoreError> {
         Ok(true)
     }
@@ -483,7 +483,7 @@ fn version_of(bytes: &[u8]) -> Version {
     Version(format!("{:032x}", xxh3_128(bytes)))
 }
 
-/// Makes what happened in a directory outlast a power cut.
+/// Syncs a directory, so that its changes survive a power cut.
 fn sync_dir(directory: &FilePath) -> Result<(), StoreError> {
     sync(directory).map_err(failed("sync", directory))
 }

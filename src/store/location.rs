@@ -12,14 +12,14 @@ use super::bucket::BucketUrl;
 /// Where a lake lies.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Location {
-    /// On a disk of this machine, or one that looks like it.
+    /// In a directory of this machine, which may be a network mount.
     Directory(PathBuf),
     /// In an object store.
     Bucket(BucketUrl),
 }
 
 impl Location {
-    /// A file of the lake as the user would name it.
+    /// The path or address by which a user opens a file of the lake.
     pub fn of(&self, path: &Path) -> String {
         match self {
             Self::Directory(root) => root.join(path.as_ref()).display().to_string(),
@@ -37,10 +37,9 @@ impl fmt::Display for Location {
     }
 }
 
-/// A path that names a place, and not one that only a shell would make of it.
+/// Refuses a path that only a shell would expand.
 ///
-/// # Errors
-/// Half a sentence, with the path that was meant.
+/// # Errors The second half of a sentence, with the path that was meant.
 pub(crate) fn expanded(text: &str) -> Result<String, String> {
     let home = std::env::var("HOME").unwrap_or_else(|_| "/home/you".to_owned());
     let home = home.trim_end_matches('/');
@@ -66,7 +65,7 @@ impl FromStr for Location {
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         match text.split_once("://") {
-            // A directory of that name is less likely than a slip.
+            // A typing error is more likely than a directory of this name.
             None if ["s3:", "gs:", "az:"]
                 .iter()
                 .any(|scheme| text.starts_with(scheme)) =>

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-/// Whether `file` is still the one at `path`: a lock on one that was removed keeps nobody away.
+/// Whether `file` is still the one at `path`: a lock on a removed file excludes no other process.
 pub(crate) fn lies_at(file: &File, path: &Path) -> bool {
     let identity = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
     match (file.metadata(), fs::metadata(path)) {

@@ -1,4 +1,4 @@
-//! What a lake needs of the place it lies in.
+//! The place where a lake lies: local disk or an object store.
 
 pub(crate) mod bucket;
 mod error;

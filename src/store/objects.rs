@@ -1,4 +1,4 @@
-//! Objects: what is read, written on a condition, and published.
+//! Objects: reads, conditional writes, publication.
 
 use std::fmt;
 use std::path::{Path as FilePath, PathBuf};
@@ -14,21 +14,21 @@ use super::{Lease, StoreError};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Version(pub String);
 
-/// An object's bytes and the version they are.
+/// An object's bytes and their version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Versioned {
     /// The bytes.
     pub bytes: Bytes,
-    /// What to hand to [`Objects::replace`].
+    /// The expected version for [`Objects::replace`].
     pub version: Version,
 }
 
 /// How a conditional write ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Swap {
-    /// The object is as asked for, and has this version.
+    /// The object was written and has this version.
     Done(Version),
-    /// The object was not as expected; nothing was written.
+    /// The object was not the expected version. Nothing was written.
     Refused,
 }
 
@@ -39,30 +39,30 @@ pub struct ObjectState {
     pub path: Path,
     /// Its size in bytes.
     pub size_bytes: u64,
-    /// The store's mark of this very upload. `None` on local disk, where copying a lake or
-    /// restoring it from a backup must not make it look damaged.
+    /// The store's `ETag` of this upload. `None` on local disk, so that a copied or restored lake
+    /// is not reported as damaged.
     pub etag: Option<String>,
-    /// What to hand to [`Staged::publish`]. `None` on local disk, where the lock that is a lease
-    /// lives as long as its holder, and in listings.
+    /// The seen version for [`Staged::publish`]. `None` in listings, and on local disk, where a
+    /// lease cannot expire.
     pub version: Option<Version>,
 }
 
-/// An object that this machine can read as a file.
+/// An object as a local file.
 #[derive(Debug)]
 pub struct LocalCopy {
     /// Where it can be read.
     pub path: PathBuf,
-    /// What has to be kept until then, where the object had to be fetched.
+    /// The downloaded file, deleted on drop. `None` if the object lies on this machine.
     pub fetched: Option<TempPath>,
 }
 
-/// A file that is as far on its way as it can be without being seen. Dropping it takes it back.
+/// A file that is ready for publication and not visible yet. Dropping it removes it.
 #[async_trait]
 pub trait Staged: fmt::Debug + Send {
-    /// Makes it visible, replacing what is there. Readers see the old object or the new one, whole,
-    /// and the new one outlasts a power cut once this returns. `None`, and nothing was done, if the
-    /// `lease` is no longer held, or the object is no longer the version that was `seen` (`None`:
-    /// that there was none), as far as the store can tell.
+    /// Makes it visible and replaces the old object. Readers see either object, whole. Once this
+    /// returns, the new object survives a power cut. `None` if nothing was done, because the
+    /// `lease` is lost or the object is no longer the version that was `seen` (`None`: no object),
+    /// as far as the store can check this.
     async fn publish(
         self: Box<Self>,
         lease: &dyn Lease,
@@ -76,10 +76,10 @@ pub trait Objects: fmt::Debug + Send + Sync {
     /// The object at `path`, or `None` if there is none. For small objects: it is read whole.
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError>;
 
-    /// Writes an object that must not exist yet. Of several who try, one succeeds.
+    /// Writes an object that must not exist yet. Of concurrent writers, one succeeds.
     async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError>;
 
-    /// Writes an object that must still be the `expected` version. Of several who try, one
+    /// Writes an object that must still be the `expected` version. Of concurrent writers, one
     /// succeeds.
     async fn replace(
         &self,
@@ -91,8 +91,8 @@ pub trait Objects: fmt::Debug + Send + Sync {
     /// The object at `path` as it is now, or `None` if there is none.
     async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError>;
 
-    /// Does everything about bringing a finished file to `path` that takes long and that nobody
-    /// sees. Dropping the future takes back what it has done.
+    /// Prepares the publication of a finished file at `path`: everything that takes long and is not
+    /// visible yet. Dropping the future undoes it.
     async fn stage(&self, path: &Path, file: TempPath) -> Result<Box<dyn Staged>, StoreError>;
 
     /// The object at `path` as a file, or `None` if there is none.
@@ -104,20 +104,19 @@ pub trait Objects: fmt::Debug + Send + Sync {
     /// Removes an object; one that is not there is removed already.
     async fn delete(&self, path: &Path) -> Result<(), StoreError>;
 
-    /// A directory for files on their way to [`stage`](Self::stage), which is cheap from there.
+    /// The directory for files that will be [staged](Self::stage), which is cheap from there.
     fn spool_dir(&self) -> &FilePath;
 
-    /// Whether a file could be staged at `path`: tries it where nobody sees it. Without an
-    /// implementation of its own: the store cannot be asked that, and nothing is wrong.
+    /// Tests whether a file can be staged at `path`, without a visible effect. The default
+    /// implementation is for stores that cannot test this.
     async fn try_stage(&self, _path: &Path) -> Result<(), StoreError> {
         Ok(())
     }
 }
 
-/// Tries whether conditional writes are conditional, with an object at `path` that is nobody's.
+/// Tests whether the store honours conditional writes, with a temporary object at `path`.
 ///
-/// # Errors
-/// [`StoreError`] if it cannot be told.
+/// # Errors [`StoreError`] if the test fails.
 pub async fn probe(store: &dyn Objects, path: &Path) -> Result<bool, StoreError> {
     let write = |text: &'static str| Bytes::from_static(text.as_bytes());
     store.delete(path).await?;
@@ -135,7 +134,7 @@ pub async fn probe(store: &dyn Objects, path: &Path) -> Result<bool, StoreError>
         _ => Err(StoreError {
             action: "try conditional writes at",
             path: PathBuf::from(path.as_ref()),
-            source: "somebody else writes there too. Try again".into(),
+            source: "another program writes there, too. Try again".into(),
         }),
     }
 }

@@ -1,5 +1,5 @@
-//! Where a process keeps files that belong to no lake yet: on their way to and from a bucket, or
-//! split from an export.
+//! The spool: temporary files of one process, on their way to or from a bucket, or split from an
+//! export.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,18 +11,19 @@ use tempfile::TempDir;
 
 use super::lock::lies_at;
 
-/// What the names of such directories begin with.
+/// The prefix of the names of spool directories.
 const PREFIX: &str = "cdrlake-spool-";
-/// Locked for as long as the process lives that made the directory.
+/// A file that the process locks as long as it lives.
 const LOCK: &str = "lock";
-/// How often to try to make one before something is wrong with more than luck.
+/// Attempts to create a directory before giving up.
 const MAX_TRIES: u32 = 10;
 
-/// A directory without a lock is given so long to get one: it may be in the making.
+/// Age from which a directory without a lock file counts as abandoned: its process may still be
+/// creating it.
 const MAKING: Duration = Duration::from_hours(24);
 
-/// A directory of this process alone, readable by its owner only. Dropping it removes it, its lock
-/// last; what a process that died has left, [`sweep`] removes.
+/// A private directory of this process, readable by its owner only. Dropping it removes it, the
+/// lock last. [`sweep`] removes the directories of crashed processes.
 #[derive(Debug)]
 pub(crate) struct Spool {
     directory: TempDir,
@@ -30,7 +31,7 @@ pub(crate) struct Spool {
 }
 
 impl Spool {
-    /// Makes one in `parent`.
+    /// Creates one in `parent`.
     pub(crate) fn make(parent: &Path) -> io::Result<Self> {
         for _ in 0..MAX_TRIES {
             let directory = tempfile::Builder::new()
@@ -43,7 +44,7 @@ impl Spool {
                 .write(true)
                 .mode(0o600)
                 .open(&path)?;
-            // Whoever sweeps may have been quicker.
+            // A sweep may have removed it already.
             if lock.try_lock().is_ok() && lies_at(&lock, &path) {
                 return Ok(Self {
                     directory,
@@ -52,7 +53,7 @@ impl Spool {
             }
         }
         Err(io::Error::other(
-            "somebody takes away every directory made there",
+            "another program removes every directory made there",
         ))
     }
 
@@ -63,15 +64,15 @@ impl Spool {
 
 impl Drop for Spool {
     fn drop(&mut self) {
-        // If something stays, so does the lock, for the next sweep.
+        // If something cannot be removed, keep the lock file, so that the next sweep finds it.
         if remove_lock_last(self.path()).is_err() {
             self.directory.disable_cleanup(true);
         }
     }
 }
 
-/// Removes a spool so that it has its lock as long as it has anything else: calls lie in there, and
-/// whoever dies over it leaves what a sweep finds.
+/// Removes a spool, its lock file last: if the process dies meanwhile, the next sweep removes the
+/// rest, which may contain calls.
 fn remove_lock_last(spool: &Path) -> io::Result<()> {
     for path in lock_last(spool)? {
         // Links are not followed.
@@ -84,7 +85,7 @@ fn remove_lock_last(spool: &Path) -> io::Result<()> {
     fs::remove_dir(spool)
 }
 
-/// What lies in a spool.
+/// The contents of a spool, the lock file last.
 fn lock_last(spool: &Path) -> io::Result<Vec<PathBuf>> {
     let paths = fs::read_dir(spool)?.map(|entry| Ok(entry?.path()));
     let mut paths = paths.collect::<io::Result<Vec<_>>>()?;
@@ -92,8 +93,8 @@ fn lock_last(spool: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// Removes the directories of processes that are dead from `parent`, and says which. What belongs
-/// to somebody else, or cannot be removed, stays.
+/// Removes the spools of crashed processes from `parent`, and returns their paths. Skips what it
+/// may not remove.
 pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
     let mut removed = Vec::new();
     for entry in fs::read_dir(parent)? {
@@ -101,15 +102,15 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
         let is_ours = path
             .file_name()
             .is_some_and(|name| name.to_string_lossy().starts_with(PREFIX));
-        // Links are somebody's trick: ours are real directories with a real file.
+        // Ignore links: a spool is a real directory with a real lock file.
         let found = path.symlink_metadata();
         let Some(directory) = found.ok().filter(|found| is_ours && found.is_dir()) else {
             continue;
         };
-        // Held until it is gone: nobody takes it for a live one meanwhile.
+        // Held until the directory is gone, so that no other sweep handles it meanwhile.
         let _lock = match path.join(LOCK).symlink_metadata() {
             Ok(lock) if lock.is_file() => {
-                let Some(lock) = lock_of_the_dead(&path) else {
+                let Some(lock) = abandoned_lock(&path) else {
                     continue;
                 };
                 Some(lock)
@@ -124,14 +125,14 @@ pub(crate) fn sweep(parent: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(removed)
 }
 
-/// The lock of a spool, if nobody holds it.
-fn lock_of_the_dead(spool: &Path) -> Option<File> {
+/// The lock of a spool, if no process holds it.
+fn abandoned_lock(spool: &Path) -> Option<File> {
     let lock = File::options().write(true).open(spool.join(LOCK)).ok()?;
     lock.try_lock().ok()?;
     Some(lock)
 }
 
-/// Whether nothing has been made or removed in a directory for longer than it takes to get a lock.
+/// Whether a directory has not changed for so long that its process cannot still be creating it.
 fn is_old(directory: &fs::Metadata) -> bool {
     let changed = directory.modified().ok();
     let age = changed.and_then(|changed| changed.elapsed().ok());
@@ -143,20 +144,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_dead_process_left_is_removed_and_a_live_one_s_is_not() {
+    fn only_spools_of_crashed_processes_are_removed() {
         let parent = tempfile::tempdir().unwrap();
         let live = Spool::make(parent.path()).unwrap();
         fs::write(live.path().join("x"), "x").unwrap();
-        // Calls lie in there.
+        // It contains calls.
         let mode = fs::metadata(live.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o700);
         let dead = parent.path().join(format!("{PREFIX}dead"));
         fs::create_dir(&dead).unwrap();
         fs::write(dead.join("y"), "y").unwrap();
-        // Not yet locked: it may be in the making.
+        // Without a lock file: its process may still be creating it.
         assert_eq!(sweep(parent.path()).unwrap(), Vec::<PathBuf>::new());
         fs::write(dead.join(LOCK), "").unwrap();
-        // What its process died over while it removed it.
+        // Its process died while it removed the directory.
         let unlocked = parent.path().join(format!("{PREFIX}unlocked"));
         fs::create_dir(&unlocked).unwrap();
         fs::write(unlocked.join("z"), "z").unwrap();
@@ -176,18 +177,18 @@ mod tests {
         assert!(!path.exists());
     }
 
-    /// Tells the child of the test below where to work.
+    /// The child of the test below works in this directory.
     const PARENT: &str = "TEST_SPOOL_PARENT";
 
     #[test]
-    fn a_spool_in_which_something_stays_keeps_its_lock_for_the_next_sweep() {
+    fn a_spool_that_is_not_removed_whole_keeps_its_lock() {
         if let Some(parent) = std::env::var_os(PARENT) {
             let spool = Spool::make(Path::new(&parent)).unwrap();
             let path = spool.path().to_owned();
             for name in ["a", "z"] {
                 fs::write(path.join(name), "calls").unwrap();
             }
-            // What is mounted on cannot be removed, whoever tries.
+            // A mount point cannot be removed.
             let mounted = path.join("m");
             fs::create_dir(&mounted).unwrap();
             let run = |arguments: &[&str]| {
@@ -206,7 +207,7 @@ mod tests {
         }
         let parent = tempfile::tempdir().unwrap();
         crate::store::local::tests::where_it_may_mount(
-            "store::spool::tests::a_spool_in_which_something_stays_keeps_its_lock_for_the_next_sweep",
+            "store::spool::tests::a_spool_that_is_not_removed_whole_keeps_its_lock",
             (PARENT, parent.path()),
             ["-t", "tmpfs", "none", "/mnt"].map(std::ffi::OsStr::new),
         );

@@ -21,23 +21,26 @@ pub(super) fn definition(table: &Table) -> String {
 
 fn snowflake(table: &Table) -> String {
     let name = &table.name;
-    let (format, stage) = (table.beside("parquet"), table.beside("lake"));
+    let (format, stage) = (table.sibling("parquet"), table.sibling("lake"));
     let settings = remarks(&[
-        "Snowflake: USE_LOGICAL_TYPE = TRUE, or times and days arrive as bare numbers and text.",
-        "MATCH_BY_COLUMN_NAME, or COPY wants one column of the type VARIANT.",
-        "FORCE = TRUE in the load: COPY remembers files that it has loaded for 64 days, and skips them also after",
-        "their rows were deleted. call_time is shown in the session's time zone: ALTER SESSION SET TIMEZONE = 'UTC'.",
-        "One file is loaded by one thread: days of many gigabytes load no faster on a larger warehouse.",
-        "Put the name of your storage integration in place of LAKE_INTEGRATION.",
+        "Snowflake: the file format needs USE_LOGICAL_TYPE = TRUE; otherwise times and days arrive",
+        "as numbers and text. The load needs MATCH_BY_COLUMN_NAME; otherwise COPY expects one",
+        "column of type VARIANT. It also needs FORCE = TRUE: COPY remembers loaded files for 64",
+        "days and skips them, even after their rows were deleted. call_time is displayed in the",
+        "session's time zone: ALTER SESSION SET TIMEZONE = 'UTC'. One thread loads one file, so a",
+        "larger warehouse does not load large days faster. Replace LAKE_INTEGRATION by the name of",
+        "your storage integration.",
     ]);
     let more = |comment: &str| format!(" COMMENT '{comment}'");
     format!(
         "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns}\n)\n\
                  CLUSTER BY (source_day);\n\
                  CREATE FILE FORMAT IF NOT EXISTS {format}\n    \
-                 TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE USE_VECTORIZED_SCANNER = TRUE;\n\
+                 TYPE = PARQUET USE_LOGICAL_TYPE = TRUE BINARY_AS_TEXT = FALSE \
+                 USE_VECTORIZED_SCANNER = TRUE;\n\
                  CREATE STAGE IF NOT EXISTS {stage}\n    \
-                 URL = '{directory}/' STORAGE_INTEGRATION = LAKE_INTEGRATION FILE_FORMAT = (FORMAT_NAME = '{format}');\n",
+                 URL = '{directory}/' STORAGE_INTEGRATION = LAKE_INTEGRATION FILE_FORMAT = \
+                 (FORMAT_NAME = '{format}');\n",
         columns = table.columns(more),
         directory = table.directory(),
     )
@@ -46,10 +49,11 @@ fn snowflake(table: &Table) -> String {
 fn bigquery(table: &Table) -> String {
     let quoted = table.quoted_name();
     let settings = remarks(&[
-        "BigQuery: give the dataset with --table dataset.cdrs. A day is replaced as a partition in one job, or not at",
-        "all. Every file has the same columns in the same order, as a load of several files wants it; the types are",
-        "those of the table, not guessed. The bucket must lie in the location of the dataset.",
-        "Filter on source_day: it is what keeps the bytes that are read, and paid for, small.",
+        "BigQuery: give the dataset with --table dataset.cdrs. One job replaces a day as a",
+        "partition, or changes nothing. All files have the same columns in the same order, as",
+        "BigQuery requires for a load of several files. The column types are those of the table,",
+        "not inferred. The bucket must be in the location of the dataset. Filter on source_day:",
+        "this keeps the bytes that are read and billed small.",
     ]);
     let more = |comment: &str| format!(" OPTIONS (description = '{comment}')");
     format!(
@@ -63,11 +67,13 @@ fn bigquery(table: &Table) -> String {
 fn redshift(table: &Table) -> String {
     let name = &table.name;
     let settings = remarks(&[
-        "Redshift: COPY from Parquet goes by position: this table has exactly the columns of the files, in their order.",
-        "Add none, not even with a default; a view on top may have more. The bucket must lie in the cluster's region,",
-        "and COPY takes neither MAXERROR nor a column list. call_time is in UTC: TIMESTAMP has no zone.",
-        "Texts are measured in bytes. Put a role in place of `default` if the cluster has no default one, and set",
-        "parquet.compression = snappy (then run --refresh) if yours does not read zstd.",
+        "Redshift: COPY from Parquet matches columns by position, so this table has exactly the",
+        "columns of the files, in their order. Do not add columns, not even with a default; use a",
+        "view instead. The bucket must be in the cluster's region. COPY supports neither MAXERROR",
+        "nor a column list here. call_time is in UTC, because TIMESTAMP has no time zone. VARCHAR",
+        "lengths are in bytes. Replace `default` by a role if the cluster has no default role. If",
+        "your version does not read zstd, set parquet.compression = snappy and run cdrlake run",
+        "--refresh.",
     ]);
     format!(
         "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns}\n)\n\
@@ -82,9 +88,10 @@ fn redshift(table: &Table) -> String {
 fn databricks(table: &Table) -> String {
     let name = &table.name;
     let settings = remarks(&[
-        "Databricks: a Delta table; a day is replaced in one commit. COPY INTO is not used: it skips a file that it has",
-        "loaded under the same name, also when the file was replaced. The location needs an external location with",
-        "READ FILES. Set the session's time zone to UTC: times are shown in it.",
+        "Databricks: a Delta table. One commit replaces a day. COPY INTO is not used, because it",
+        "skips a file name that it has loaded before, even if the file was replaced. The location",
+        "needs an external location with READ FILES. Set the session's time zone to UTC: times are",
+        "displayed in it.",
     ]);
     let more = |comment: &str| format!(" COMMENT '{comment}'");
     format!(
@@ -98,11 +105,12 @@ fn databricks(table: &Table) -> String {
 fn clickhouse(table: &Table) -> String {
     let name = &table.name;
     let settings = remarks(&[
-        "ClickHouse: a day is loaded into a table beside this one and then replaces its partition at once.",
-        "Days are Date32 and times DateTime64: Date and DateTime know no year before 1970. Nullable columns stay so:",
-        "input_format_null_as_default would make an absent charge 0. A server reads files only below its",
-        "user_files_path, as its own user (lake.file_mode). One load at a time: they share the table beside. To query the",
-        "files themselves, SET use_hive_partitioning = 1; toDate32(dt) is their day.",
+        "ClickHouse: a day is loaded into a second table and then replaces its partition",
+        "atomically. Days are Date32 and times DateTime64, because Date and DateTime begin in",
+        "1970. input_format_null_as_default must be 0; otherwise a missing charge becomes 0. A",
+        "server reads files only below its user_files_path, as its own user (see lake.file_mode).",
+        "Run one load at a time, because loads share the second table. To query the files",
+        "directly, SET use_hive_partitioning = 1; their day is toDate32(dt).",
     ]);
     let more = |comment: &str| format!(" COMMENT '{comment}'");
     format!(
@@ -110,18 +118,20 @@ fn clickhouse(table: &Table) -> String {
                  ENGINE = MergeTree\n\
                  PARTITION BY source_day\n\
                  ORDER BY (direction, call_time);\n\
-                 CREATE TABLE IF NOT EXISTS {beside} AS {name};\n",
+                 CREATE TABLE IF NOT EXISTS {sibling} AS {name};\n",
         columns = table.columns(more),
-        beside = table.beside("load"),
+        sibling = table.sibling("load"),
     )
 }
 
 fn postgres(table: &Table) -> String {
     let name = &table.name;
     let settings = remarks(&[
-        "PostgreSQL reads Parquet with the extension pg_parquet (CREATE EXTENSION pg_parquet; it must also be in",
-        "shared_preload_libraries). match_by 'name', or it goes by position. A role needs parquet_object_store_read for",
-        "buckets, and pg_read_server_files for paths, which are the server's, and read by its user: see lake.file_mode.",
+        "PostgreSQL reads Parquet with the extension pg_parquet: CREATE EXTENSION pg_parquet, and",
+        "add it to shared_preload_libraries. match_by 'name' is required; otherwise columns are",
+        "matched by position. A role needs parquet_object_store_read for buckets, and",
+        "pg_read_server_files for paths. Paths are those of the server, whose user reads the files",
+        "(see lake.file_mode).",
     ]);
     let index = table.name.replace('.', "_");
     format!(
@@ -147,12 +157,14 @@ fn load_day(table: &Table, day: Date, files: &Files) -> String {
         Target::BigQuery => replace_partition(table, day, files),
         Target::Databricks => replace_where(table, day, files),
         Target::ClickHouse => swap_partition(table, day, files),
-        // There a statement that fails leaves the transaction as it was, and a client that goes on would commit half of it.
+        // In Snowflake a failed statement does not abort the transaction, so a client that
+        // continues would commit a part of it.
         Target::Snowflake => {
             let statements = delete_and_copy(table, day, files);
             let statements = statements.replacen("BEGIN;", "BEGIN TRANSACTION;", 1);
             format!(
-                "EXECUTE IMMEDIATE $$\nBEGIN\n{statements}EXCEPTION\n    WHEN OTHER THEN\n        ROLLBACK;\n        RAISE;\nEND;\n$$;\n"
+                "EXECUTE IMMEDIATE $$\nBEGIN\n{statements}EXCEPTION\n    WHEN OTHER THEN\n        \
+                 ROLLBACK;\n        RAISE;\nEND;\n$$;\n"
             )
         }
         _ => delete_and_copy(table, day, files),
@@ -184,8 +196,9 @@ fn copy(table: &Table, path: &str) -> String {
             let file = path.strip_prefix(layout::TABLE).unwrap_or(path);
             format!(
                 "COPY INTO {name} FROM @{stage} FILES = ('{file}')\n    \
-                 MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE FORCE = TRUE ON_ERROR = ABORT_STATEMENT;\n",
-                stage = table.beside("lake"),
+                 MATCH_BY_COLUMN_NAME = CASE_INSENSITIVE FORCE = TRUE ON_ERROR = \
+                 ABORT_STATEMENT;\n",
+                stage = table.sibling("lake"),
                 file = file.trim_start_matches('/'),
             )
         }
@@ -231,7 +244,7 @@ fn swap_partition(table: &Table, day: Date, files: &Files) -> String {
     if files.is_empty() {
         return format!("ALTER TABLE {name} DROP PARTITION '{day}';\n");
     }
-    let beside = table.beside("load");
+    let sibling = table.sibling("load");
     let columns = column_names();
     let files = format!("{}/dt={day}/*.parquet", table.directory());
     let source = match files.split_once("://") {
@@ -241,18 +254,19 @@ fn swap_partition(table: &Table, day: Date, files: &Files) -> String {
             let mut parts = rest.splitn(3, '/');
             let mut part = || parts.next().unwrap_or_default();
             let (account, container, path) = (part(), part(), part());
-            // The credentials are the collection's.
+            // The named collection has the credentials.
             format!(
-                "azureBlobStorage(lake_azure, storage_account_url = 'https://{account}', container = '{container}', blob_path = '{path}', format = 'Parquet')"
+                "azureBlobStorage(lake_azure, storage_account_url = 'https://{account}', \
+                 container = '{container}', blob_path = '{path}', format = 'Parquet')"
             )
         }
         Some(_) => format!("s3('{files}', 'Parquet')"),
     };
     format!(
-        "TRUNCATE TABLE {beside};\n\
-         INSERT INTO {beside}\n    SELECT {columns}\n    FROM {source}\n    \
+        "TRUNCATE TABLE {sibling};\n\
+         INSERT INTO {sibling}\n    SELECT {columns}\n    FROM {source}\n    \
          SETTINGS input_format_null_as_default = 0, use_hive_partitioning = 0;\n\
-         ALTER TABLE {name} REPLACE PARTITION '{day}' FROM {beside};\n\
-         TRUNCATE TABLE {beside};\n"
+         ALTER TABLE {name} REPLACE PARTITION '{day}' FROM {sibling};\n\
+         TRUNCATE TABLE {sibling};\n"
     )
 }

@@ -1,9 +1,10 @@
-//! How a warehouse is told of the table: its definition, the statements that load or refresh it day by day, and one
-//! query whose answer must be what the ledger says.
+//! Statements for warehouses: the definition of the table, statements that load or refresh it day
+//! by day, and a query that compares it with the ledger.
 //!
-//! The files are the same for every warehouse. What differs is how each names their types, where it may read them, and
-//! whether it reads them where they lie or copies them. What copies replaces a day in one transaction: a file that
-//! was replaced is skipped by some that remember its name, and loaded twice by those that do not.
+//! The files are the same for every warehouse. Warehouses differ in their types, in where they can
+//! read, and in whether they copy rows or read the files directly. Those that copy replace a whole
+//! day in one transaction: some would skip a replaced file because they remember its name, others
+//! would load it twice.
 
 mod copying;
 mod reading;
@@ -65,7 +66,7 @@ impl Target {
         }
     }
 
-    /// Whether it has a copy of the rows. The others read the files.
+    /// Whether it copies the rows. The others read the files directly.
     pub fn copies(self) -> bool {
         match self {
             Self::Snowflake
@@ -100,33 +101,36 @@ impl FromStr for Target {
             let nearest =
                 nearest.map_or_else(String::new, |name| format!(". Did you mean {name}?"));
             format!(
-                "there is no target `{text}`: it is one of {}{nearest}",
+                "there is no target `{text}`. Use one of {}{nearest}",
                 names.join(", ")
             )
         })
     }
 }
 
-/// There are no such statements.
+/// The statements cannot be built.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DdlError {
-    /// The warehouse cannot read what lies there.
+    /// The warehouse cannot read from there.
     #[error(
-        "{target} reads {reads}, and the lake lies at {location}. Copy its directory {table} there and name the place with --location, or put the lake there with lake.url",
+        "{target} reads {reads}, but the lake is at {location}. Copy its directory {table} to a \
+         place that {target} can read and give it with --location, or move the lake there with \
+         lake.url",
         table = layout::TABLE
     )]
     OutOfReach {
-        /// Which warehouse.
+        /// The warehouse.
         target: Target,
-        /// From where it reads.
+        /// Where it can read.
         reads: &'static str,
         /// Where the lake lies.
         location: String,
     },
-    /// The address holds what means something else within the statements.
+    /// The address contains a special character.
     #[error(
-        "the address {location} holds a character that means something in SQL or in a pattern of files ({character:?}). Name the lake by another address with --location"
+        "the address {location} contains {character:?}, which has a special meaning in SQL or in \
+         a file pattern. Give another address with --location"
     )]
     Address {
         /// Where the lake lies.
@@ -134,24 +138,25 @@ pub enum DdlError {
         /// The first such character.
         character: char,
     },
-    /// No name of a table.
+    /// The table name is invalid.
     #[error(
-        "--table {name} is not a name that needs no quotes: letters, digits and underscores, with dots between the parts"
+        "--table {name} would need quotes. Use letters, digits and underscores, with dots between \
+         the parts"
     )]
     Name {
-        /// What was given.
+        /// The given name.
         name: String,
     },
 }
 
-/// The table as one warehouse sees it.
+/// The table of one warehouse.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Table {
     target: Target,
     name: String,
-    /// The lake, as the warehouse names it.
+    /// The address of the lake, as the warehouse spells it.
     lake: String,
-    /// First day that may have rows.
+    /// The first day that may have rows.
     first_day: Date,
 }
 
@@ -161,7 +166,7 @@ pub(crate) type Files = BTreeMap<Direction, String>;
 /// The days to load.
 pub(crate) type Days = BTreeMap<Date, Files>;
 
-/// What the ledger says of all rows together.
+/// Totals of all rows, by the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct LedgerTotals {
     /// Rows.
@@ -171,11 +176,11 @@ pub(crate) struct LedgerTotals {
 }
 
 impl Table {
-    /// The table `name` for `target`, of the lake at `lake`: an absolute path, or the address of a bucket. `first_day` is
-    /// the first that may have rows.
+    /// The table `name` for `target`, of the lake at `lake`: an absolute path, or the address of a
+    /// bucket. `first_day` is the first day that may have rows.
     ///
-    /// # Errors
-    /// [`DdlError`] if the warehouse cannot read from there, or the name or the address would have to be quoted.
+    /// # Errors [`DdlError`] if the warehouse cannot read from there, or the name or the address
+    /// would need quotes.
     pub(crate) fn try_new(
         target: Target,
         name: &str,
@@ -212,7 +217,7 @@ impl Table {
         })
     }
 
-    /// The definition, with what people get wrong as comments above it.
+    /// The definition, with comments on common mistakes above it.
     pub(crate) fn definition(&self) -> String {
         if self.target.copies() {
             copying::definition(self)
@@ -221,7 +226,7 @@ impl Table {
         }
     }
 
-    /// What makes the warehouse see `days` as the lake has them now. Running it again changes nothing.
+    /// Statements that load `days` as they are in the lake now. They can be repeated.
     pub(crate) fn load(&self, days: &Days) -> String {
         if self.target.copies() {
             copying::load(self, days)
@@ -230,7 +235,7 @@ impl Table {
         }
     }
 
-    /// One query of one row: what the warehouse has, and whether the ledger says the same.
+    /// A query of one row: the totals of the warehouse, and whether they match the ledger.
     pub(crate) fn check(&self, expected: &LedgerTotals) -> String {
         let LedgerTotals { rows, totals } = expected;
         let usd = |sum| match self.target {
@@ -239,7 +244,8 @@ impl Table {
             _ => format!("CAST('{sum}' AS DECIMAL(38, 9))"),
         };
         format!(
-            "-- One row: what the table holds, and whether the ledger says the same. The ledger: {rows} calls,\n\
+            "-- One row: the totals of the table, and whether they match the ledger. The ledger \
+             has {rows} calls,\n\
              -- {seconds} seconds, {charge} USD and {fee} USD of fees.\n\
              SELECT calls, duration_seconds, charge_usd, forward_fee_usd,\n    \
              CASE WHEN calls = {rows} AND duration_seconds = {seconds}\n          \
@@ -262,7 +268,7 @@ impl Table {
         )
     }
 
-    /// The name as it stands in statements. Only projects of Google need more than what is allowed.
+    /// The name in statements. Google project names may contain hyphens and need quotes.
     fn quoted_name(&self) -> String {
         match self.target {
             Target::BigQuery => format!("`{}`", self.name),
@@ -270,8 +276,8 @@ impl Table {
         }
     }
 
-    /// The name of something beside the table.
-    fn beside(&self, suffix: &str) -> String {
+    /// The name of an object that belongs to the table.
+    fn sibling(&self, suffix: &str) -> String {
         format!("{}_{suffix}", self.name)
     }
 
@@ -285,7 +291,7 @@ impl Table {
         format!("{}/{path}", self.lake)
     }
 
-    /// The columns of the files, one on a line, each with its type and what `more` makes of its comment.
+    /// The columns of the files, one per line, each with its type and `more` of its comment.
     fn columns(&self, more: impl Fn(&str) -> String) -> String {
         let mut text = String::new();
         for (i, column) in COLUMNS.iter().enumerate() {
@@ -298,7 +304,7 @@ impl Table {
         text
     }
 
-    /// A statement for the comment of each column.
+    /// Statements for the comments of the columns.
     fn comments(&self) -> String {
         let comment = |(name, text): (&str, &str)| {
             format!("COMMENT ON COLUMN {}.{name} IS '{text}';\n", self.name)
@@ -308,16 +314,16 @@ impl Table {
     }
 }
 
-/// What is said of the partition column.
+/// The comment of the partition column.
 const DT_COMMENT: &str = "Day under which the provider lists the call";
 
-/// Names of the columns, for statements that say them all.
+/// The names of all columns.
 fn column_names() -> String {
     let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
     names.join(", ")
 }
 
-/// Lines as comments of SQL.
+/// Lines as SQL comments.
 fn remarks(lines: &[&str]) -> String {
     format!("-- {}\n", lines.join("\n-- "))
 }
@@ -336,7 +342,7 @@ fn is_plain_name(name: &str, target: Target) -> bool {
 }
 
 impl Target {
-    /// The name of a table with what belongs before it, by its usual name where it is not given.
+    /// The name of a table with default catalog and schema where they are missing.
     fn full_name(self, name: &str) -> String {
         match (self, name.matches('.').count()) {
             (Self::Trino, 0) => format!("hive.default.{name}"),
@@ -345,17 +351,18 @@ impl Target {
         }
     }
 
-    /// Its type for values of a kind, and that they are always there where it can be told.
+    /// Its type for a column, with NOT NULL where supported.
     fn data_type(self, column: &Column) -> String {
         let Column { kind, nullable, .. } = *column;
-        // Of which there are few.
+        // Columns with few distinct values.
         let is_code = matches!(kind, Kind::Name | Kind::Direction);
         let is_text = is_code || matches!(kind, Kind::Id | Kind::PhoneNumber | Kind::Json);
         let plain = match (self, kind) {
             (Self::BigQuery | Self::Databricks | Self::Spark | Self::Athena, _) if is_text => {
                 "STRING"
             }
-            // Bytes, not characters, and what does not fit fails the load. A query reserves as much memory.
+            // In bytes, not characters. A longer value fails the load, and queries reserve memory
+            // for the whole length.
             (Self::Redshift, Kind::Json) => "VARCHAR(65535)",
             (Self::Redshift, _) if is_text => "VARCHAR(256)",
             (Self::Postgres, _) if is_text => "TEXT",
@@ -363,7 +370,7 @@ impl Target {
             (_, Kind::Id | Kind::PhoneNumber | Kind::Name | Kind::Direction | Kind::Json) => {
                 "VARCHAR"
             }
-            // Date ends where 65,535 days do, and begins with 1970.
+            // Date covers 65,535 days from 1970.
             (Self::ClickHouse, Kind::Day) => "Date32",
             (_, Kind::Day) => "DATE",
             (Self::Snowflake, Kind::Time) => "TIMESTAMP_LTZ(6)",
@@ -385,28 +392,30 @@ impl Target {
             }
             (Self::ClickHouse, false) if is_code => format!("LowCardinality({plain})"),
             (Self::ClickHouse, true) => format!("Nullable({plain})"),
-            // What reads files takes whatever they hold.
+            // Engines that read files directly ignore NOT NULL.
             (_, false) if self.copies() && self != Self::ClickHouse => format!("{plain} NOT NULL"),
             _ => plain.to_owned(),
         }
     }
 
-    /// From where it reads, in words.
+    /// Where it can read, as text.
     fn reads(self) -> &'static str {
         match self {
             Self::BigQuery => "Google Cloud Storage (gs://)",
             Self::Redshift | Self::Athena => "Amazon S3 (s3://)",
             Self::Snowflake | Self::Databricks | Self::Trino => {
-                "object stores (s3://, gs://, az:// with lake.options.account_name or AZURE_STORAGE_ACCOUNT_NAME set)"
+                "object stores (s3://, gs://, az:// with lake.options.account_name or \
+                 AZURE_STORAGE_ACCOUNT_NAME set)"
             }
             Self::Spark | Self::DuckDb | Self::Postgres | Self::ClickHouse => {
-                "disks and object stores (s3://, gs://, az:// with lake.options.account_name or AZURE_STORAGE_ACCOUNT_NAME set)"
+                "disks and object stores (s3://, gs://, az:// with lake.options.account_name or \
+                 AZURE_STORAGE_ACCOUNT_NAME set)"
             }
         }
     }
 
-    /// The lake's address as it names it; `None` where it cannot read. One that is none of ours is taken as it is: whoever
-    /// names it with `--location` knows.
+    /// The lake's address as the warehouse spells it; `None` where it cannot read. Other schemes,
+    /// which come from `--location`, are taken unchanged.
     fn address(self, lake: &str, azure_account: Option<&str>) -> Option<String> {
         let Some((scheme, rest)) = lake.split_once("://") else {
             return match self {

@@ -1,4 +1,4 @@
-//! Engines that read the files where they lie.
+//! Engines that read the files directly.
 
 use super::{DT_COMMENT, Days, Table, Target, remarks};
 
@@ -9,12 +9,13 @@ pub(super) fn definition(table: &Table) -> String {
         Target::Athena => {
             let first_day = table.first_day;
             let settings = remarks(&[
-                "Athena: partition projection computes the days from the names of their folders: there is nothing to",
-                "repair or to add, and MSCK REPAIR TABLE is not needed. A day before projection.dt.range is not read at all",
-                "(no error: no rows): after a backfill of earlier days, ALTER TABLE ... SET TBLPROPERTIES with a new range.",
-                "Nothing else may lie below LOCATION: Athena reads every file there.",
-                "Always filter on dt: it is what keeps the scanned bytes, and the bill, small. Large days scan faster in larger",
-                "row groups (parquet.row_group_bytes); what cannot read zstd wants parquet.compression = snappy.",
+                "Athena: partition projection derives the days from the directory names, so MSCK",
+                "REPAIR TABLE is not needed. Days before projection.dt.range are not read, without",
+                "an error: after a backfill of earlier days, ALTER TABLE ... SET TBLPROPERTIES",
+                "with a new range. Nothing else may lie below LOCATION, because Athena reads every",
+                "file there. Always filter on dt: this keeps the bytes that are scanned and billed",
+                "small. Larger row groups (parquet.row_group_bytes) make scans of large days",
+                "faster. For engines without zstd set parquet.compression = snappy.",
             ]);
             format!(
                 "{settings}CREATE EXTERNAL TABLE IF NOT EXISTS {name} (\n{columns}\n)\n\
@@ -34,13 +35,16 @@ pub(super) fn definition(table: &Table) -> String {
         }
         Target::Spark => {
             let settings = remarks(&[
-                "Spark: set spark.sql.session.timeZone to UTC, or times are shown in the time zone of each session.",
-                "A session keeps the list of files that it saw: REFRESH TABLE after every run, or a replaced file fails with",
-                "a file that does not exist. s3a:// needs hadoop-aws, and file:// the same path on every worker. One task reads at",
-                "least a row group: parquet.row_group_bytes = 64MiB makes fewer and larger tasks of large days.",
+                "Spark: set spark.sql.session.timeZone to UTC; otherwise times are displayed in",
+                "the session's time zone. A session caches the list of files: run REFRESH TABLE",
+                "after every run; otherwise a query of a replaced file fails, because the file",
+                "does not exist. s3a:// needs hadoop-aws, and file:// the same path on every",
+                "worker. A task reads at least one row group: parquet.row_group_bytes = 64MiB",
+                "makes fewer and larger tasks for large days.",
             ]);
             format!(
-                "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns},\n    {dt:<16} DATE COMMENT '{DT_COMMENT}'\n)\n\
+                "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns},\n    {dt:<16} DATE \
+                 COMMENT '{DT_COMMENT}'\n)\n\
                  USING PARQUET\n\
                  PARTITIONED BY (dt)\n\
                  LOCATION '{directory}';\n\
@@ -52,12 +56,15 @@ pub(super) fn definition(table: &Table) -> String {
         }
         Target::Trino => {
             let settings = remarks(&[
-                "Trino, Hive connector: set hive.timestamp-precision=MICROSECONDS: the default knows milliseconds, and refuses",
-                "this table or cuts call_time. Its timestamps have no zone there: call_time is in UTC, whatever the session says.",
-                "hive.parquet.use-column-names=true (the default) lets columns that a later version adds be read.",
+                "Trino, Hive connector: set hive.timestamp-precision=MICROSECONDS. The default is",
+                "milliseconds, which rejects this table or truncates call_time. Timestamps have no",
+                "time zone in this connector: call_time is in UTC, whatever the session's zone.",
+                "Keep the default hive.parquet.use-column-names=true, so that columns of later",
+                "versions can be read.",
             ]);
             format!(
-                "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns},\n    {dt:<16} DATE COMMENT '{DT_COMMENT}'\n)\n\
+                "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns},\n    {dt:<16} DATE \
+                 COMMENT '{DT_COMMENT}'\n)\n\
                  WITH (\n    \
                  external_location = '{directory}/',\n    \
                  format = 'PARQUET',\n    \
@@ -70,10 +77,10 @@ pub(super) fn definition(table: &Table) -> String {
         }
         _ => {
             let settings = remarks(&[
-                "DuckDB: the view reads the files as they are now, so there is nothing to load.",
-                "SET TimeZone = 'UTC' shows call_time in UTC; the default is the zone of the machine.",
-                "union_by_name lets columns that a later version adds be NULL in older files.",
-                "s3:// needs INSTALL httpfs, az:// INSTALL azure, and CREATE SECRET for the credentials.",
+                "DuckDB: the view reads the files directly, so there is nothing to load. SET",
+                "TimeZone = 'UTC' displays call_time in UTC; the default is the machine's time",
+                "zone. union_by_name returns NULL for columns that older files do not have. s3://",
+                "needs INSTALL httpfs, az:// INSTALL azure, and CREATE SECRET for the credentials.",
             ]);
             format!(
                 "{settings}CREATE OR REPLACE VIEW {name} AS\n\
@@ -96,22 +103,23 @@ pub(super) fn load(table: &Table, days: &Days) -> String {
     };
     match table.target {
         Target::Athena => {
-            format!("-- Athena reads the files as they are: nothing to do for{list}.\n")
+            format!("-- Athena reads the files directly: nothing to do for{list}.\n")
         }
         Target::Trino => {
             let mut parts = name.splitn(3, '.');
             let mut part = || parts.next().unwrap_or_default();
             let (catalog, schema, table) = (part(), part(), part());
             format!(
-                "-- Adds the days that are new and removes those that are gone; replaced files are read as they are.\n\
+                "-- Adds new days and removes missing ones; replaced files are read without a \
+                 refresh.\n\
                  CALL {catalog}.system.sync_partition_metadata('{schema}', '{table}', 'FULL');\n"
             )
         }
         Target::Spark => format!(
-            "-- Adds the days that are new, removes those that are gone, and forgets what was known of the files.\n\
+            "-- Adds new days, removes missing ones, and clears the cached list of files.\n\
              MSCK REPAIR TABLE {name} SYNC PARTITIONS;\n\
              REFRESH TABLE {name};\n"
         ),
-        _ => format!("-- DuckDB reads the files as they are: nothing to do for{list}.\n"),
+        _ => format!("-- DuckDB reads the files directly: nothing to do for{list}.\n"),
     }
 }

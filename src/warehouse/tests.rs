@@ -17,7 +17,7 @@ fn table(target: Target, lake: &str) -> Result<Table, DdlError> {
 }
 
 #[test]
-fn each_target_reads_from_where_it_can_and_says_where_that_is() {
+fn a_target_that_cannot_read_a_lake_reports_where_it_can_read() {
     use Target::{Athena, BigQuery, Databricks, Redshift, Snowflake, Trino};
     for target in Target::ALL {
         for lake in LAKES {
@@ -99,7 +99,7 @@ fn comments_need_no_quotes_in_any_dialect() {
 }
 
 #[test]
-fn what_copies_replaces_each_day_as_a_whole_and_takes_away_what_has_no_file() {
+fn targets_that_copy_replace_whole_days_and_delete_days_without_files() {
     let files = |names: &[&str]| -> Files {
         let paths = names.iter().map(|name| format!("cdrs/dt={name}"));
         [Direction::Placed, Direction::Received]
@@ -156,7 +156,7 @@ fn what_copies_replaces_each_day_as_a_whole_and_takes_away_what_has_no_file() {
 }
 
 #[test]
-fn nothing_that_the_user_names_ends_up_as_something_else_in_the_statements() {
+fn names_and_addresses_that_would_need_quotes_are_refused() {
     let named = |name| Table::try_new(Target::DuckDb, name, "/lake", None, day("2026-10-01"));
     for name in ["cdrs", "raw.cdrs", "a.b.c", "_x1"] {
         assert!(named(name).is_ok(), "{name}");
@@ -186,7 +186,7 @@ fn nothing_that_the_user_names_ends_up_as_something_else_in_the_statements() {
 }
 
 #[test]
-fn a_slip_in_the_name_of_a_target_is_recognised() {
+fn a_misspelled_target_gets_a_suggestion() {
     let error = "snowflke".parse::<Target>().unwrap_err();
     assert!(error.ends_with("Did you mean snowflake?"), "{error}");
     assert!("oracle".parse::<Target>().unwrap_err().contains("postgres"));

@@ -594,7 +594,7 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3", "--lake", "other"]),
         2,
-        "so it is not a lake. Choose another place",
+        "it is not a lake. Choose another lake.url",
     );
 
     assert_eq!(workplace.run_day(PLACED).status, 0);
@@ -602,7 +602,7 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3"]),
         2,
-        "lake.account is second, but this lake was made with (not set)",
+        "lake.account is second, but this lake was created with (not set)",
     );
     let identity = workplace.path("lake/_cdrlake/lake.json");
     let text = std::fs::read_to_string(&identity).unwrap();
@@ -610,13 +610,13 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3"]),
         2,
-        "_cdrlake/lake.json has format 2; this version of cdrlake knows 1",
+        "_cdrlake/lake.json has format 2, but this version of cdrlake supports up to 1",
     );
     std::fs::write(&identity, "{").unwrap();
     refused(
         &workplace.run(&["plan", "--last", "3"]),
         2,
-        "_cdrlake/lake.json cannot be understood",
+        "_cdrlake/lake.json is damaged",
     );
 }
 

@@ -161,15 +161,15 @@ fn what_cannot_be_is_said_in_a_sentence() {
         (&["--target", "oracle"][..], "there is no target `oracle`"),
         (
             &["--target", "athena"],
-            "athena reads Amazon S3 (s3://), and the lake lies at /",
+            "athena reads Amazon S3 (s3://), but the lake is at /",
         ),
         (
             &["--target", "duckdb", "--table", "a b"],
-            "--table a b is not a name",
+            "--table a b would need quotes",
         ),
         (
             &["--target", "duckdb", "--location", "/it's"],
-            "holds a character",
+            "contains '\\'', which",
         ),
         (
             &["--target", "duckdb", "--load", "--changed-by", "x"],

@@ -542,7 +542,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
         (&["export", "./export"], "./export is named twice"),
         (
             &["export", "--lake", "other"],
-            "so it is not a lake. Choose another place",
+            "it is not a lake. Choose another lake.url",
         ),
     ] {
         let loaded = load(&workplace, arguments);

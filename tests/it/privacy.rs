@@ -206,7 +206,7 @@ fn a_lake_never_mixes_modes_or_keys() {
     );
     assert_eq!(other.status, 2, "{other:?}");
     assert!(
-        other.stderr.contains("privacy.key is the key with the id "),
+        other.stderr.contains("privacy.key is the key with ID "),
         "{other:?}"
     );
     let short = run_with(&workplace, "short", &["--refresh"]);
@@ -265,7 +265,7 @@ fn a_filter_by_number_is_known_by_its_hash_in_a_lake_without_numbers() {
     assert_eq!(other.status, 2, "{other:?}");
     assert!(
         other.stderr.contains(
-            "source.from_search is one number, but this lake was made with another number"
+            "source.from_search is one number, but this lake was created with another number"
         ),
         "{other:?}"
     );

@@ -351,8 +351,8 @@ async fn check_and_go_on(
     // The next ordinary run repairs the lake.
     let report = catch_up(Arc::clone(store), url).await.unwrap();
     for warning in report.warnings {
-        let is_usual =
-            warning.contains("broken and kept in") || warning.contains("ended without a report");
+        let is_usual = warning.contains("broken and kept in")
+            || warning.contains("crashed before it wrote a report");
         assert!(is_usual, "{warning}");
     }
     assert_eq!(findings(store).await, []);
@@ -819,7 +819,8 @@ fn a_report_that_another_writer_always_overwrites_is_not_reported_as_stored() {
     ));
     let ran = ran.unwrap();
     assert!(!ran.is_kept);
-    let message = "the run report could not be kept in the lake: others changed _cdrlake/runs/";
+    let message =
+        "the run report could not be kept in the lake: other processes changed _cdrlake/runs/";
     assert!(
         ran.report.warnings.iter().any(|one| one.contains(message)),
         "{:?}",
@@ -846,7 +847,10 @@ fn adding_an_erased_number_gives_up_after_repeated_conflicts() {
             .suppress(key.id(), &key.token("13025550101"), None)
             .await;
         let refused = refused.unwrap_err().to_string();
-        assert!(refused.ends_with("again and again. Try again"), "{refused}");
+        assert!(
+            refused.ends_with("during each attempt to write it. Try again"),
+            "{refused}"
+        );
     });
 }
 

@@ -373,7 +373,7 @@ fn a_run_without_the_key_of_erased_numbers_is_refused() {
     );
     assert_eq!(other.status, 2);
     assert!(
-        other.stderr.contains("Set privacy.key to that key"),
+        other.stderr.contains("Set privacy.key to the key with ID "),
         "{other:?}"
     );
     workplace.reconfigure(KEY_LINES, "");
@@ -451,7 +451,7 @@ fn an_erasure_that_did_not_come_to_its_end_is_known() {
     for scope in [&["verify"][..], &["verify", "--from", DAY, "--to", DAY]] {
         let verified = workplace.run(scope);
         assert_eq!(verified.status, 1, "{verified:?}");
-        let said = verified.stdout.contains("erasure did not come to its end");
+        let said = verified.stdout.contains("1 erasure is incomplete");
         assert!(said, "{verified:?}");
     }
     assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
@@ -508,14 +508,14 @@ fn a_slice_that_cannot_be_rewritten_is_fetched_without_the_number_and_then_the_e
     assert_eq!(ran.status, 1, "{ran:?}");
     let status = workplace.run(&["status", "--from", DAY, "--to", DAY]);
     assert!(
-        status.stdout.contains("erasure did not come to its end: 1"),
+        status.stdout.contains("1 erasure is incomplete"),
         "{status:?}"
     );
     let mut command = workplace.command(&["verify", "--repair"]);
     command.env("PRIVACY", KEY);
     let repaired = crate::support::ran(output(command));
     assert!(
-        repaired.stdout.contains("erasure did not come to its end"),
+        repaired.stdout.contains("1 erasure is incomplete"),
         "{repaired:?}"
     );
     let ran = erase_with(&workplace, KEY, &[]);
@@ -783,7 +783,7 @@ fn a_slice_that_lacks_erased_calls_has_not_shrunk() {
             mixed
                 .unwrap_err()
                 .to_string()
-                .contains("Set privacy.key to that key")
+                .contains("Set privacy.key to the key with ID ")
         );
     });
 }

@@ -642,7 +642,7 @@ const REFUSALS: &[(Trick, Which, &str)] = &[
             "the region 'us-east-1' is wrong; expecting 'eu-west-1'",
         ),
         |_, _| true,
-        "expecting 'eu-west-1'. The bucket lies in another region: set lake.options.region",
+        "expecting 'eu-west-1'. The bucket is in another region: set lake.options.region",
     ),
     (
         Trick::Answer(400, "ExpiredToken", "The provided token has expired."),
@@ -653,7 +653,7 @@ const REFUSALS: &[(Trick, Which, &str)] = &[
     (
         Trick::Answer(403, "RequestTimeTooSkewed", "The difference is too large."),
         |_, _| true,
-        "Set this machine's clock right",
+        "Correct this machine's clock",
     ),
 ];
 

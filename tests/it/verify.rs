@@ -671,7 +671,7 @@ fn one_ledger_entry_that_cannot_be_read_stops_its_own_slice_only() {
         (1, Some("partial"))
     );
     assert!(
-        ran.stdout.contains("far too large to be ours"),
+        ran.stdout.contains("too large for a file of cdrlake"),
         "{}",
         ran.stdout
     );
@@ -874,8 +874,9 @@ fn what_a_newer_version_wrote_is_left_alone() {
     let ran = workplace.run_day(&["--refresh", "--direction", "placed"]);
     assert_eq!(ran.status, 1, "{ran:?}");
     assert!(
-        ran.stderr
-            .contains("has format 2; this version of cdrlake knows 1. Use a newer one"),
+        ran.stderr.contains(
+            "has format 2, but this version of cdrlake supports up to 1. Use a newer version"
+        ),
         "{ran:?}"
     );
     assert_eq!(workplace.lake_files(), before);

@@ -4,7 +4,7 @@ use object_store::memory::InMemory;
 
 use super::*;
 use crate::lake::tests::table_change;
-use crate::lake::tests::{LostAt, at_work, get, lake, placed, privacy, publish, put, says};
+use crate::lake::tests::{LostAt, at_work, commit_of, get, lake, placed, privacy, publish, put};
 use crate::lake::{Condition, Lake, is_intact};
 
 /// A new lake whose files have names of their own.
@@ -106,7 +106,7 @@ async fn with_unique_names_a_crash_leaves_files_that_the_ledger_does_not_name() 
         ..LostAt::default()
     };
     let privacy = privacy();
-    let published = lake.publish(&mark, &lease, before, staged, says(5, 0), &privacy);
+    let published = lake.publish(&mark, &lease, before, staged, commit_of(5, 0), &privacy);
     let published = published.await.unwrap();
     let second = published.file().unwrap().location();
     let others = lake.table().other_files(&published).await.unwrap();

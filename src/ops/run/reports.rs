@@ -244,8 +244,8 @@ impl ReportKeeper<'_> {
         let dead: Vec<(DeadRun, RunReport)> = dead
             .into_iter()
             .map(|(dead, traces)| {
-                let made = RunReport::of_dead_run(dead.run(), &traces.commits, &report.run);
-                report.tell_for(&made, &traces.announced);
+                let made = RunReport::of_crashed_run(dead.run(), &traces.commits, &report.run);
+                report.add_days_of_crashed_run(&made, &traces.announced);
                 (dead, made)
             })
             .collect();
@@ -256,7 +256,7 @@ impl ReportKeeper<'_> {
             if kept.is_ok() {
                 let make = |found: Option<RunReport>| match found {
                     None => Some(made.clone()),
-                    Some(found) => found.with_more_of_the_dead(&made),
+                    Some(found) => found.with_slices_found_since(&made),
                 };
                 kept = self.lake.end_dead_run(dead, make).await;
             }

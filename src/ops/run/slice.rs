@@ -422,7 +422,7 @@ async fn settle(
         };
         report.describe(&commit);
         let says_the_same = before.entry.failed.is_none()
-            && commit.says_the_same_as(&kept)
+            && commit.has_equal_content(&kept)
             && !is_from_the_future(&kept, commit.fetched_at);
         if !says_the_same || !has_rejects(context, slice, &kept).await? {
             let staged = stage(context, &before.entry, TableChange::Keep, rejects).await?;

@@ -19,33 +19,32 @@ use crate::TOOL;
 use crate::store::location::is_loopback;
 use crate::store::tls;
 
-/// What the requests of a client are for.
+/// What the requests of a client transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Moves {
+pub(super) enum RequestClass {
     /// A few kilobytes at most.
-    Little,
+    Metadata,
     /// Files, or parts of them.
-    Files,
+    Data,
 }
 
-impl Moves {
-    /// Limit of one request. For files the library's 30 s would be too short: 16 MiB take that at
-    /// 4.5 Mbit/s. In five minutes they get through at 450 kbit/s, if they have the line for
-    /// themselves.
+impl RequestClass {
+    /// Timeout of one request. The library's 30 s are too short for files: 16 MiB in 30 s need 4.5
+    /// Mbit/s, in five minutes 450 kbit/s.
     fn timeout(self) -> &'static str {
         match self {
-            Self::Little => "30s",
-            Self::Files => "300s",
+            Self::Metadata => "30s",
+            Self::Data => "300s",
         }
     }
 
-    /// What throttles or fails for a moment does so for seconds: a store that fails for longer
-    /// fails the slice, which the next run does again. A request that hangs is asked once more, but
-    /// not beyond the quarter of an hour for which its signature is good.
+    /// Throttling and brief failures last seconds. A store that fails for longer fails the slice,
+    /// and the next run fetches it again. A request that times out is retried, but within the 15
+    /// minutes for which its signature is valid.
     fn retry(self) -> RetryConfig {
         let (max_retries, minutes) = match self {
-            Self::Little => (10, 2),
-            Self::Files => (10, 9),
+            Self::Metadata => (10, 2),
+            Self::Data => (10, 9),
         };
         RetryConfig {
             backoff: BackoffConfig {
@@ -59,17 +58,17 @@ impl Moves {
     }
 }
 
-/// Limit for making a connection.
+/// Timeout for connecting.
 const CONNECT_TIMEOUT: &str = "10s";
 
-/// Options of [`BucketOptions`] and not of the library.
+/// Options of [`BucketOptions`] that the library does not have.
 const STORAGE_CLASS: &str = "storage_class";
 const TAGS: &str = "tags";
 
-/// Which cloud's way of speaking.
+/// The protocol of a cloud.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scheme {
-    /// `s3://`: Amazon S3, and whatever speaks like it.
+    /// `s3://`: Amazon S3 and compatible stores.
     S3,
     /// `gs://`: Google Cloud Storage.
     Gs,
@@ -86,32 +85,40 @@ impl Scheme {
         }
     }
 
-    /// What to do where there are no credentials at all.
+    /// The remedy if there are no credentials.
     pub(super) fn no_credentials(self) -> &'static str {
         match self {
             Self::S3 => {
-                "No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`eval \"$(aws configure export-credentials --format env)\"` takes them from a profile), or run where a role is attached"
+                "No credentials were found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY \
+                 (`eval \"$(aws configure export-credentials --format env)\"` takes them from a \
+                 profile), or run where a role is attached"
             }
             Self::Gs => {
-                "No credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key file, or run where a service account is attached"
+                "No credentials were found: set GOOGLE_APPLICATION_CREDENTIALS to a key file, or \
+                 run where a service account is attached"
             }
             Self::Az => {
-                "No credentials were found: set AZURE_STORAGE_ACCOUNT_KEY, AZURE_STORAGE_SAS_TOKEN or AZURE_CLIENT_ID and its companions, set lake.options.use_azure_cli = true, or run where an identity is attached"
+                "No credentials were found: set AZURE_STORAGE_ACCOUNT_KEY, \
+                 AZURE_STORAGE_SAS_TOKEN or AZURE_CLIENT_ID and its companions, set \
+                 lake.options.use_azure_cli = true, or run where an identity is attached"
             }
         }
     }
 
-    /// What to do where credentials are refused.
+    /// The remedy if the credentials are refused.
     pub(super) fn wrong_credentials(self) -> &'static str {
         match self {
             Self::S3 => {
-                "The credentials are not accepted: look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the role"
+                "The credentials are not accepted. Check AWS_ACCESS_KEY_ID, \
+                 AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, or the role"
             }
             Self::Gs => {
-                "The credentials are not accepted: look at GOOGLE_APPLICATION_CREDENTIALS, or the service account"
+                "The credentials are not accepted. Check GOOGLE_APPLICATION_CREDENTIALS, or the \
+                 service account"
             }
             Self::Az => {
-                "The credentials are not accepted: look at the AZURE_STORAGE_… and AZURE_CLIENT_… variables, or the identity"
+                "The credentials are not accepted. Check the AZURE_STORAGE_… and AZURE_CLIENT_… \
+                 variables, or the identity"
             }
         }
     }
@@ -123,7 +130,7 @@ pub struct BucketUrl {
     pub(super) scheme: Scheme,
     /// The bucket, or the container.
     bucket: String,
-    /// What the keys of the lake begin with; may be empty.
+    /// The prefix of the lake's keys; may be empty.
     pub(super) prefix: Path,
 }
 
@@ -142,14 +149,15 @@ impl FromStr for BucketUrl {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let url = Url::parse(text).map_err(|error| format!("is not an address ({error})"))?;
+        let url = Url::parse(text).map_err(|error| format!("is not a URL ({error})"))?;
         let scheme = match url.scheme() {
             "s3" => Scheme::S3,
             "gs" => Scheme::Gs,
             "az" => Scheme::Az,
             other => {
                 return Err(format!(
-                    "is a {other}:// address: write a directory, s3://bucket/prefix, gs://bucket/prefix or az://container/prefix"
+                    "is a {other}:// address: write a directory, s3://bucket/prefix, \
+                     gs://bucket/prefix or az://container/prefix"
                 ));
             }
         };
@@ -159,14 +167,18 @@ impl FromStr for BucketUrl {
             || url.query().is_some()
             || url.fragment().is_some();
         if is_more {
-            return Err("holds more than a bucket and a prefix: credentials belong to the environment, the rest to lake.options".to_owned());
+            return Err(
+                "contains more than a bucket and a prefix: put credentials into the \
+                environment, and the rest into lake.options"
+                    .to_owned(),
+            );
         }
         let Some(bucket) = url.host_str().filter(|host| !host.is_empty()) else {
             let scheme = scheme.as_str();
             return Err(format!("names no bucket: write {scheme}://bucket/prefix"));
         };
         let prefix = Path::from_url_path(url.path())
-            .map_err(|error| format!("has a prefix that cannot be ({error})"))?;
+            .map_err(|error| format!("has an invalid prefix ({error})"))?;
         Ok(Self {
             scheme,
             bucket: bucket.to_owned(),
@@ -184,8 +196,8 @@ impl BucketUrl {
         }
     }
 
-    /// Lakes within whose table this one would lie, if there are any: the prefixes above a
-    /// component that is named like a table.
+    /// Prefixes of lakes in whose table this one would lie: those above a component with the
+    /// table's name.
     pub(super) fn prefixes_above(&self, table: &str) -> Vec<Path> {
         let parts: Vec<_> = self.prefix.parts().collect();
         let above = |(at, part): (usize, &object_store::path::PathPart<'_>)| {
@@ -195,15 +207,15 @@ impl BucketUrl {
     }
 }
 
-/// How objects of the table and rejects are stored, and what is the lake's own business.
+/// How objects are stored, apart from the library's options.
 #[derive(Clone, Debug)]
 pub struct BucketOptions {
-    /// A larger file is uploaded in parts. One of up to this size is held in memory while it is
-    /// uploaded.
+    /// A larger file is uploaded in parts. A file up to this size is held in memory during its
+    /// upload.
     pub single_put_bytes: u64,
     /// Size of a part. `super::PARTS_IN_FLIGHT` of them are in memory at a time.
     pub part_bytes: usize,
-    /// How long a lease bars others after its holder was last seen alive.
+    /// How long a lease blocks others after its last renewal.
     pub lease: Duration,
     /// `lake.options.storage_class`
     pub storage_class: Option<String>,
@@ -211,18 +223,17 @@ pub struct BucketOptions {
     pub tags: TagSet,
 }
 
-/// A client, before the lake's prefix is put in front of every key.
+/// A client for the whole bucket.
 #[derive(Debug)]
 pub(super) struct Connection {
     pub(super) objects: Arc<dyn ObjectStore>,
-    /// Lists and aborts uploads of others, where that can be done.
+    /// Lists and aborts uploads of all processes, where supported.
     pub(super) uploads: Option<Arc<dyn Uploads>>,
 }
 
-/// Takes the options that are not the library's out of `lake.options`.
+/// Takes cdrlake's own options out of `lake.options`.
 ///
-/// # Errors
-/// [`OptionError`] for one that cannot be.
+/// # Errors [`OptionError`] for an invalid one.
 pub(crate) fn take_own(
     options: &mut BTreeMap<String, String>,
 ) -> Result<(Option<String>, TagSet), OptionError> {
@@ -238,14 +249,13 @@ pub(crate) fn take_own(
     Ok((options.remove(STORAGE_CLASS), tags))
 }
 
-/// A client for the bucket of `url`, with the credentials of its cloud's usual chain. Does no I/O.
+/// A client for the bucket of `url`, with the cloud's usual chain of credentials. Does no I/O.
 ///
-/// # Errors
-/// [`OptionError`] for an option that is unknown, holds a secret or does not fit.
+/// # Errors [`OptionError`] for an option that is unknown, contains a secret or is invalid.
 pub(super) fn connect(
     url: &BucketUrl,
     options: &BTreeMap<String, String>,
-    moves: Moves,
+    class: RequestClass,
 ) -> Result<Connection, OptionError> {
     for option in options.keys() {
         refuse_secret(option)?;
@@ -256,24 +266,24 @@ pub(super) fn connect(
     }
     tls::choose_provider();
     match url.scheme {
-        Scheme::S3 => s3(url, options, moves),
-        Scheme::Gs => gs(url, options, moves),
-        Scheme::Az => az(url, options, moves),
+        Scheme::S3 => s3(url, options, class),
+        Scheme::Gs => gs(url, options, class),
+        Scheme::Az => az(url, options, class),
     }
 }
 
 fn s3(
     url: &BucketUrl,
     options: &BTreeMap<String, String>,
-    moves: Moves,
+    class: RequestClass,
 ) -> Result<Connection, OptionError> {
-    let keys = parse::<AmazonS3ConfigKey>(options, Scheme::S3, moves)?;
+    let keys = parse::<AmazonS3ConfigKey>(options, Scheme::S3, class)?;
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&url.bucket)
-        .with_retry(moves.retry())
-        // One object at a time is all that is ever deleted: its answer is easier to understand.
+        .with_retry(class.retry())
+        // Objects are deleted one at a time, and the reply to a single deletion is simpler.
         .with_config(AmazonS3ConfigKey::DisableBulkDelete, "true");
-    for (key, value) in client_defaults("AWS", moves) {
+    for (key, value) in client_defaults("AWS", class) {
         builder = builder.with_config(AmazonS3ConfigKey::Client(key), value);
     }
     for (key, value) in keys {
@@ -300,13 +310,13 @@ fn s3(
 fn gs(
     url: &BucketUrl,
     options: &BTreeMap<String, String>,
-    moves: Moves,
+    class: RequestClass,
 ) -> Result<Connection, OptionError> {
-    let keys = parse::<GoogleConfigKey>(options, Scheme::Gs, moves)?;
+    let keys = parse::<GoogleConfigKey>(options, Scheme::Gs, class)?;
     let mut builder = GoogleCloudStorageBuilder::from_env()
         .with_bucket_name(&url.bucket)
-        .with_retry(moves.retry());
-    for (key, value) in client_defaults("GOOGLE", moves) {
+        .with_retry(class.retry());
+    for (key, value) in client_defaults("GOOGLE", class) {
         builder = builder.with_config(GoogleConfigKey::Client(key), value);
     }
     for (key, value) in keys {
@@ -328,13 +338,13 @@ fn gs(
 fn az(
     url: &BucketUrl,
     options: &BTreeMap<String, String>,
-    moves: Moves,
+    class: RequestClass,
 ) -> Result<Connection, OptionError> {
-    let keys = parse::<AzureConfigKey>(options, Scheme::Az, moves)?;
+    let keys = parse::<AzureConfigKey>(options, Scheme::Az, class)?;
     let mut builder = MicrosoftAzureBuilder::from_env()
         .with_container_name(&url.bucket)
-        .with_retry(moves.retry());
-    for (key, value) in client_defaults("AZURE", moves) {
+        .with_retry(class.retry());
+    for (key, value) in client_defaults("AZURE", class) {
         builder = builder.with_config(AzureConfigKey::Client(key), value);
     }
     for (key, value) in keys {
@@ -356,17 +366,18 @@ fn az(
 fn parse<Key: FromStr>(
     options: &BTreeMap<String, String>,
     scheme: Scheme,
-    moves: Moves,
+    class: RequestClass,
 ) -> Result<Vec<(Key, &str)>, OptionError> {
     options
         .iter()
-        // The one that people set is for files.
-        .filter(|(option, _)| moves == Moves::Files || option.as_str() != "timeout")
+        // The configured timeout applies to files.
+        .filter(|(option, _)| class == RequestClass::Data || option.as_str() != "timeout")
         .map(|(option, value)| {
             let key = option.parse().map_err(|_| {
                 let scheme = scheme.as_str();
                 let problem = format!(
-                    "is no option of {scheme}:// lakes. The README names the usual ones, the documentation of the crate object_store all"
+                    "is not an option of {scheme}:// lakes. docs/buckets.md lists the usual \
+                     options, the documentation of the crate object_store all"
                 );
                 OptionError::of(option, problem)
             })?;
@@ -375,14 +386,14 @@ fn parse<Key: FromStr>(
         .collect()
 }
 
-/// What the library's client should do unless a variable or an option says otherwise.
+/// Defaults of the library's client, unless a variable or an option overrides them.
 fn client_defaults(
     cloud: &str,
-    moves: Moves,
+    class: RequestClass,
 ) -> impl Iterator<Item = (ClientConfigKey, &'static str)> {
     let is_set = |name: &str| std::env::var_os(format!("{cloud}_{name}")).is_some();
     [
-        (!is_set("TIMEOUT")).then_some((ClientConfigKey::Timeout, moves.timeout())),
+        (!is_set("TIMEOUT")).then_some((ClientConfigKey::Timeout, class.timeout())),
         (!is_set("CONNECT_TIMEOUT")).then_some((ClientConfigKey::ConnectTimeout, CONNECT_TIMEOUT)),
         Some((ClientConfigKey::UserAgent, TOOL)),
     ]
@@ -390,7 +401,7 @@ fn client_defaults(
     .flatten()
 }
 
-/// Whether plain http is to be allowed: to this machine, or if somebody asked for it.
+/// Whether to allow plain HTTP: to this machine, or if the option says so.
 fn may_be_http(
     endpoint: Option<&str>,
     allowed: impl FnOnce() -> Option<String>,
@@ -398,12 +409,12 @@ fn may_be_http(
     let Some(endpoint) = endpoint else {
         return Ok(false);
     };
-    // The library panics on what is no address.
+    // The library panics on an invalid URL.
     let url = Url::parse(endpoint)
         .ok()
         .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
     let Some(url) = url else {
-        let problem = "is no address: it begins with https://, or http:// for this machine";
+        let problem = "is not a URL: write https://host, or http://host for this machine";
         return Err(OptionError::of("endpoint", problem));
     };
     if url.scheme() == "https" {
@@ -416,7 +427,8 @@ fn may_be_http(
     }
     Err(OptionError::of(
         "endpoint",
-        "is plain http: every call would cross the network in clear. Use https, or set lake.options.allow_http = true",
+        "is plain HTTP, which sends every call unencrypted. Use https, or set \
+         lake.options.allow_http = true",
     ))
 }
 
@@ -439,7 +451,9 @@ fn refuse_secret(option: &str) -> Result<(), OptionError> {
         "password",
     ];
     if !is_place && secrets.iter().any(|secret| option.contains(secret)) {
-        let problem = "holds a secret, which does not belong into pipeline.toml. Set the cloud's own variable instead, such as AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT_PATH or AZURE_STORAGE_ACCOUNT_KEY";
+        let problem = "is a secret, which does not belong in pipeline.toml. Set the cloud's own \
+            variable instead, such as AWS_SECRET_ACCESS_KEY, GOOGLE_SERVICE_ACCOUNT_PATH or \
+            AZURE_STORAGE_ACCOUNT_KEY";
         return Err(OptionError::of(option, problem));
     }
     Ok(())
@@ -451,10 +465,11 @@ fn wrong_together(error: &object_store::Error) -> OptionError {
         .split_once(" error: ")
         .map_or(text.as_str(), |(_, text)| text);
     if text.contains("Account must be specified") {
-        let problem = "an az:// lake needs an account: set AZURE_STORAGE_ACCOUNT_NAME or lake.options.account_name";
+        let problem = "an az:// lake needs an account: set AZURE_STORAGE_ACCOUNT_NAME or \
+            lake.options.account_name";
         return OptionError::of_all(problem);
     }
-    OptionError::of_all(format!("lake.url and lake.options do not fit: {text}"))
+    OptionError::of_all(format!("lake.url and lake.options do not match: {text}"))
 }
 
 #[cfg(test)]
@@ -469,7 +484,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_names_a_bucket_and_a_prefix_and_nothing_else() {
+    fn a_bucket_url_has_a_bucket_and_a_prefix_only() {
         let url: BucketUrl = "s3://calls/wavix/lake/".parse().unwrap();
         assert_eq!(
             (url.bucket.as_str(), url.prefix.as_ref()),
@@ -494,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lake_in_another_lake_s_table_has_that_one_above_it() {
+    fn a_lake_inside_another_lake_s_table_is_found_by_its_prefix() {
         let above = |url: &str| {
             let url: BucketUrl = url.parse().unwrap();
             let above = url.prefixes_above("cdrs").into_iter();
@@ -506,10 +521,10 @@ mod tests {
     }
 
     #[test]
-    fn options_are_checked_and_secrets_refused() {
+    fn options_are_validated_and_secrets_refused() {
         let url: BucketUrl = "s3://calls/x".parse().unwrap();
         let problem = |pairs: &[(&str, &str)]| {
-            let error = connect(&url, &options(pairs), Moves::Files).unwrap_err();
+            let error = connect(&url, &options(pairs), RequestClass::Data).unwrap_err();
             format!("{}: {}", error.option.unwrap_or_default(), error.problem)
         };
         for secret in [
@@ -524,8 +539,8 @@ mod tests {
                 "{problem}"
             );
         }
-        assert!(problem(&[("regoin", "x")]).starts_with("regoin: is no option of s3://"));
-        assert!(problem(&[("endpoint", "http://minio:9000")]).contains("plain http"));
+        assert!(problem(&[("regoin", "x")]).starts_with("regoin: is not an option of s3://"));
+        assert!(problem(&[("endpoint", "http://minio:9000")]).contains("plain HTTP"));
         for wrong in [
             "127.0.0.1:9000",
             "minio:9000",
@@ -534,7 +549,7 @@ mod tests {
             "https://",
         ] {
             let problem = problem(&[("endpoint", wrong)]);
-            assert!(problem.contains("is no address"), "{wrong}: {problem}");
+            assert!(problem.contains("is not a URL"), "{wrong}: {problem}");
         }
         for fine in [
             &[("endpoint", "http://127.0.0.1:9000")][..],
@@ -550,12 +565,12 @@ mod tests {
             ],
             &[("checksum_algorithm", "sha256"), ("timeout", "600s")],
         ] {
-            connect(&url, &options(fine), Moves::Files).unwrap();
+            connect(&url, &options(fine), RequestClass::Data).unwrap();
         }
     }
 
     #[test]
-    fn tags_and_storage_class_are_the_lake_s_own_options() {
+    fn tags_and_storage_class_are_not_passed_to_the_library() {
         let mut given = options(&[
             ("tags", "team=data, pii=yes"),
             ("storage_class", "STANDARD_IA"),

@@ -1,7 +1,7 @@
-//! What an object store's errors mean, in words that help and hold no secret.
+//! What errors of an object store mean, in texts without secrets.
 //!
-//! The library's own texts are not shown: they hold whole XML answers, which quote access key ids
-//! and what was signed, and addresses, which may hold signatures.
+//! The library's own texts are not printed: they contain whole XML replies with access key IDs and
+//! signed strings, and URLs that may contain signatures.
 
 use object_store::Error as Cause;
 use object_store::client::{HttpError, HttpErrorKind};
@@ -10,10 +10,10 @@ use super::connect::Scheme;
 use crate::error::{causes, one_line};
 use crate::store::{ClassifiedError, FailureKind};
 
-/// Most characters shown of a server's message.
+/// Limit of characters printed of a server's message.
 const MAX_MESSAGE_CHARS: usize = 300;
 
-/// What was to be done, and therefore which permission it takes.
+/// The operation, which determines the required permission.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Action {
     Read,
@@ -38,26 +38,28 @@ impl Action {
         }
     }
 
-    /// The permission that it takes.
+    /// The required permission.
     fn permission(self, scheme: Scheme) -> &'static str {
         match (scheme, self) {
-            // For an object that is not there S3 says 403 to whoever may not list.
+            // Without s3:ListBucket, S3 answers 403 for a missing object.
             (Scheme::S3, Self::Read) => {
                 "s3:GetObject on the objects and s3:ListBucket on the bucket"
             }
             (Scheme::S3, Self::List) => "s3:ListBucket on the bucket",
             (Scheme::S3, Self::Write | Self::Upload) => {
-                "s3:PutObject on the objects (with SSE-KMS also kms:GenerateDataKey and kms:Decrypt on the key)"
+                "s3:PutObject on the objects (with SSE-KMS also kms:GenerateDataKey and \
+                 kms:Decrypt on the key)"
             }
             (Scheme::S3, Self::Abort) => "s3:AbortMultipartUpload on the objects",
             (Scheme::S3, Self::Delete) => "s3:DeleteObject on the objects",
             (Scheme::S3, Self::ListUploads) => {
-                "s3:ListBucketMultipartUploads on the bucket and s3:AbortMultipartUpload on the objects"
+                "s3:ListBucketMultipartUploads on the bucket and s3:AbortMultipartUpload on the \
+                 objects"
             }
             (Scheme::Gs, Self::Read) => "storage.objects.get",
             (Scheme::Gs, Self::List | Self::ListUploads) => "storage.objects.list",
             (Scheme::Gs, Self::Write | Self::Upload) => {
-                "storage.objects.create and storage.objects.delete, without which nothing can be replaced"
+                "storage.objects.create and storage.objects.delete (to replace objects)"
             }
             (Scheme::Gs, Self::Abort) => "storage.multipartUploads.abort",
             (Scheme::Gs, Self::Delete) => "storage.objects.delete",
@@ -66,11 +68,11 @@ impl Action {
     }
 }
 
-/// What an error says of whether it is worth another try, and what to do about it.
+/// Classifies an error, and explains it with its remedy.
 pub(super) fn explain(scheme: Scheme, action: Action, error: &Cause) -> ClassifiedError {
-    let said = Said::of(error);
-    let (kind, hint) = said.judge(scheme, action, error);
-    let mut text = said.text();
+    let parsed = ParsedError::of(error);
+    let (kind, hint) = parsed.judge(scheme, action, error);
+    let mut text = parsed.text();
     if !hint.is_empty() {
         text = format!("{text}. {hint}");
     }
@@ -81,36 +83,36 @@ pub(super) fn explain(scheme: Scheme, action: Action, error: &Cause) -> Classifi
     }
 }
 
-/// Whether an error says that there is no such object, in a bucket that is there.
+/// Whether the object does not exist, in a bucket that does.
 pub(super) fn is_absent(error: &Cause) -> bool {
-    matches!(error, Cause::NotFound { .. }) && !Said::of(error).is_about_the_bucket()
+    matches!(error, Cause::NotFound { .. }) && !ParsedError::of(error).is_about_the_bucket()
 }
 
-/// Whether it is not worth trying again.
+/// Whether a retry is pointless.
 pub(super) fn is_final(scheme: Scheme, error: &Cause) -> bool {
-    let said = Said::of(error);
-    said.judge(scheme, Action::Write, error).0 != FailureKind::Passing
+    let parsed = ParsedError::of(error);
+    parsed.judge(scheme, Action::Write, error).0 != FailureKind::Passing
 }
 
-/// What can be told of an error.
+/// The facts in an error.
 #[derive(Debug, Default)]
-struct Said {
+struct ParsedError {
     /// The HTTP status, such as `403 Forbidden`.
     status: Option<String>,
-    /// The server's own name of the error.
+    /// The server's error code.
     code: Option<String>,
-    /// The server's explanation.
+    /// The server's message.
     message: Option<String>,
-    /// Why there was no answer.
+    /// Why there was no reply.
     transport: Option<(HttpErrorKind, String)>,
-    /// What is left if none of these are there.
+    /// Another text, if there is none of these.
     other: String,
-    /// Whether the metadata service of a cloud's machine was asked for credentials.
+    /// Whether the request was for credentials from a cloud's metadata service.
     asked_metadata: bool,
     is_bare_redirect: bool,
 }
 
-impl Said {
+impl ParsedError {
     fn of(error: &Cause) -> Self {
         let whole = error.to_string();
         let between = |from: &str, to: &str| {
@@ -118,8 +120,8 @@ impl Said {
             let (found, _) = rest.split_once(to)?;
             Some(one_line(found, MAX_MESSAGE_CHARS))
         };
-        let mut said = Self {
-            // The second is how the library tells of one of several deletions.
+        let mut parsed = Self {
+            // The second form is the library's for bulk deletions.
             status: between("status code: ", ":").or_else(|| between("(code: ", ")")),
             code: between("<Code>", "</Code>"),
             message: between("<Message>", "</Message>"),
@@ -132,30 +134,30 @@ impl Said {
             if let Some(http) = cause.downcast_ref::<HttpError>() {
                 let deepest = causes(http).last();
                 let why = deepest.map_or_else(|| http.to_string(), ToString::to_string);
-                said.transport = Some((http.kind(), one_line(&why, MAX_MESSAGE_CHARS)));
+                parsed.transport = Some((http.kind(), one_line(&why, MAX_MESSAGE_CHARS)));
             }
         }
-        if said.status.is_none() && said.code.is_none() && said.transport.is_none() {
-            said.other = match error {
-                Cause::AlreadyExists { .. } => "something else is there already".to_owned(),
-                Cause::Precondition { .. } => "it was changed meanwhile".to_owned(),
-                Cause::NotFound { .. } => "it is not there".to_owned(),
-                // Its last cause has no address in it; the texts above may.
+        if parsed.status.is_none() && parsed.code.is_none() && parsed.transport.is_none() {
+            parsed.other = match error {
+                Cause::AlreadyExists { .. } => "another object exists there".to_owned(),
+                Cause::Precondition { .. } => "another process changed it meanwhile".to_owned(),
+                Cause::NotFound { .. } => "it does not exist".to_owned(),
+                // The last cause contains no URL; the texts above it may.
                 error => causes(error).last().map_or_else(
                     || one_line(&whole, MAX_MESSAGE_CHARS),
                     |cause| one_line(&cause.to_string(), MAX_MESSAGE_CHARS),
                 ),
             };
         }
-        said
+        parsed
     }
 
     fn text(&self) -> String {
         if let Some((kind, why)) = &self.transport {
             return match kind {
-                HttpErrorKind::Connect => format!("no connection: {why}"),
-                HttpErrorKind::Timeout => format!("no answer in time: {why}"),
-                _ => format!("the connection broke off: {why}"),
+                HttpErrorKind::Connect => format!("cannot connect: {why}"),
+                HttpErrorKind::Timeout => format!("no reply in time: {why}"),
+                _ => format!("the connection was interrupted: {why}"),
             };
         }
         let status = self.status.as_deref().unwrap_or_default();
@@ -168,7 +170,7 @@ impl Said {
             }
             (Some(code), None) => format!("{status} {code}").trim_start().to_owned(),
             _ if !status.is_empty() => status.to_owned(),
-            _ if self.is_bare_redirect => "the store sends us elsewhere".to_owned(),
+            _ if self.is_bare_redirect => "the store redirects to another address".to_owned(),
             _ => self.other.clone(),
         }
     }
@@ -184,7 +186,7 @@ impl Said {
         )
     }
 
-    /// The kind of failure, and what to do about it.
+    /// The kind of failure, and its remedy.
     fn judge(&self, scheme: Scheme, action: Action, error: &Cause) -> (FailureKind, String) {
         use FailureKind::{Denied, Hopeless, Passing, Permanent, Unsupported};
 
@@ -193,14 +195,14 @@ impl Said {
             .as_ref()
             .and_then(|status| status.split(' ').next()?.parse::<u16>().ok());
         let (kind, hint) = match (self.code(), number) {
-            // Nobody there, or nobody who knows: not a machine of that cloud with a role. Otherwise
-            // it is a service like any other.
+            // No metadata service, or none with credentials: this is not a machine of that cloud
+            // with a role. Server errors are judged below.
             _ if self.asked_metadata && number.is_none_or(|number| number < 500) => {
                 (Hopeless, scheme.no_credentials())
             }
             _ if self.is_about_the_bucket() => (
                 Hopeless,
-                "Create the bucket, or correct lake.url: cdrlake makes no buckets",
+                "Create the bucket, or correct lake.url. cdrlake does not create buckets",
             ),
             (
                 "PermanentRedirect"
@@ -209,13 +211,13 @@ impl Said {
                 _,
             ) => (
                 Hopeless,
-                "The bucket lies in another region: set lake.options.region",
+                "The bucket is in another region: set lake.options.region",
             ),
             _ if self.is_bare_redirect => (
                 Hopeless,
-                "The bucket lies in another region: set lake.options.region",
+                "The bucket is in another region: set lake.options.region",
             ),
-            ("RequestTimeTooSkewed", _) => (Hopeless, "Set this machine's clock right"),
+            ("RequestTimeTooSkewed", _) => (Hopeless, "Correct this machine's clock"),
             ("ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired", _) => (
                 Hopeless,
                 "The credentials have expired: renew them and run again",
@@ -230,7 +232,7 @@ impl Said {
                 _,
             )
             | (_, Some(401)) => (Hopeless, scheme.wrong_credentials()),
-            // Of a condition: S3 says 404 where the object that should be replaced is gone.
+            // A failed condition: S3 also answers 404 if the object to replace is gone.
             _ if matches!(
                 error,
                 Cause::Precondition { .. } | Cause::AlreadyExists { .. }
@@ -238,8 +240,7 @@ impl Said {
             {
                 (Passing, "")
             }
-            // Of what was sent, not of what was meant: S3 says 400 where it waited for bytes in
-            // vain.
+            // Transmission errors: S3 answers 400 if the request's bytes do not arrive.
             (
                 "RequestTimeout"
                 | "IncompleteBody"
@@ -249,14 +250,17 @@ impl Said {
                 _,
             ) => (Passing, ""),
             ("NotImplemented", _) | (_, Some(501)) => (Unsupported, ""),
-            ("SlowDown" | "ServerBusy", _) | (_, Some(429 | 503)) => {
-                (Passing, "The store throttles: fewer source.requests help")
-            }
+            ("SlowDown" | "ServerBusy", _) | (_, Some(429 | 503)) => (
+                Passing,
+                "The store throttles requests: lower source.requests",
+            ),
             (_, Some(403)) => {
                 let permission = action.permission(scheme);
                 return (
                     Denied,
-                    format!("The credentials lack a permission: it takes {permission}"),
+                    format!(
+                        "The credentials lack a permission. Grant {permission}; see docs/buckets.md"
+                    ),
                 );
             }
             (_, Some(408 | 409 | 412)) => (Passing, ""),
@@ -271,12 +275,11 @@ impl Said {
                     (Hopeless, scheme.wrong_credentials())
                 }
                 _ => match &self.transport {
-                    Some((HttpErrorKind::Connect, _)) => (
-                        Passing,
-                        "Is lake.options.endpoint right, and the network there?",
-                    ),
+                    Some((HttpErrorKind::Connect, _)) => {
+                        (Passing, "Check lake.options.endpoint and the network")
+                    }
                     Some((HttpErrorKind::Timeout, _)) => {
-                        (Passing, "On a slow line raise lake.options.timeout")
+                        (Passing, "On a slow network raise lake.options.timeout")
                     }
                     _ => (Passing, ""),
                 },
@@ -290,24 +293,31 @@ impl Said {
 mod tests {
     use super::*;
 
-    /// An error as the library makes it of an answer.
+    /// An error as the library builds it from a reply.
     fn answer(status: &str, body: &str) -> Cause {
         Cause::Generic {
             store: "S3",
             source: format!(
-                "Error performing PUT http://localhost/b/x?sig=HUSH in 1s - Server returned non-2xx status code: {status}: {body}"
+                "Error performing PUT http://localhost/b/x?sig=HUSH in 1s - Server returned \
+                 non-2xx status code: {status}: {body}"
             )
             .into(),
         }
     }
 
     #[test]
-    fn a_server_s_answer_is_told_without_what_it_quotes() {
-        let body = "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code><Message>The request signature we calculated does not match the signature you provided.</Message><AWSAccessKeyId>AKIDTEST</AWSAccessKeyId><StringToSign>HUSH</StringToSign></Error>";
+    fn an_error_text_contains_the_server_s_message_but_no_secrets() {
+        let body = "<?xml version=\"1.0\"?><Error><Code>SignatureDoesNotMatch</Code><Message>The \
+            request signature we calculated does not match the signature you \
+            provided.</Message>\
+            <AWSAccessKeyId>AKIDTEST</AWSAccessKeyId><StringToSign>HUSH</StringToSign></Error>";
         let error = explain(Scheme::S3, Action::Write, &answer("403 Forbidden", body));
         let text = error.to_string();
         assert!(
-            text.starts_with("403 SignatureDoesNotMatch: The request signature we calculated does not match the signature you provided. "),
+            text.starts_with(
+                "403 SignatureDoesNotMatch: The request signature we calculated does \
+                not match the signature you provided. "
+            ),
             "{text}"
         );
         assert!(
@@ -318,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_permission_that_is_lacking() {
+    fn a_denied_request_names_the_missing_permission() {
         let body = "<Error><Code>AccessDenied</Code><Message>Access Denied</Message></Error>";
         for (action, permission) in [
             (Action::Read, "s3:GetObject"),
@@ -333,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_may_pass_is_told_from_what_will_not() {
+    fn passing_failures_are_told_apart_from_permanent_ones() {
         let kind = |status, code: &str| {
             let body = format!("<Error><Code>{code}</Code><Message>m</Message></Error>");
             explain(Scheme::S3, Action::Write, &answer(status, &body)).kind

@@ -1,5 +1,6 @@
-//! Leases as objects: created on the condition that there is none, renewed while their holder
-//! lives, and taken over by whoever has seen them unchanged for long enough by a clock of its own.
+//! Leases as objects: created on the condition that none exists, and renewed while their holder
+//! lives. A process takes over a lease that it has seen unchanged for the expiry time, by its own
+//! clock.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,17 +15,17 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::BucketStore;
 use crate::store::{Lease, LeaseState, MAX_LEASE_EXPIRY, Objects, Swap, Version, Versioned};
 
-/// Renewals within the time after which a lease expires: two may fail.
+/// Renewals within the expiry time of a lease: two of them may fail.
 const RENEWALS_PER_EXPIRY: u32 = 3;
 
-/// What a lease's object says.
+/// The content of a lease object.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Content {
-    /// Distinguishes this very holder.
+    /// Identifies the holder.
     holder: String,
-    /// How often it was renewed: every renewal changes the object.
+    /// The number of renewals, so that every renewal changes the object.
     renewals: u64,
-    /// After how long without a renewal others may take it over.
+    /// The expiry time: without a renewal for so long, others may take it over.
     expiry_ms: u64,
 }
 
@@ -36,27 +37,27 @@ impl Content {
     }
 }
 
-/// When a lease was seen to change last, by this process.
+/// When this process last saw a lease change.
 #[derive(Clone, Debug)]
 pub(super) struct Observation {
     version: Version,
     since: Instant,
-    /// Whether it was seen to change, and not only to be there.
+    /// Whether this process saw it change, so that its holder is alive.
     has_changed: bool,
 }
 
-/// Looks at a lease that was read, and remembers what was seen.
+/// Judges a lease that was read, and remembers its version.
 pub(super) fn observe(store: &BucketStore, path: &Path, found: Option<&Versioned>) -> LeaseState {
     let mut observed = store
         .inner
         .observed
         .lock()
-        .expect("nobody panics while holding it");
+        .expect("no thread panics while holding it");
     let Some(found) = found else {
         observed.remove(path);
         return LeaseState::Free;
     };
-    // What is not a lease of ours does not renew itself.
+    // An object that is not a lease is not renewed.
     let content = serde_json::from_slice::<Content>(&found.bytes);
     let theirs = content.map_or(Duration::ZERO, |content| {
         Duration::from_millis(content.expiry_ms).min(MAX_LEASE_EXPIRY)
@@ -90,12 +91,12 @@ pub(super) fn observe(store: &BucketStore, path: &Path, found: Option<&Versioned
     }
 }
 
-/// Until when nobody can have taken a lease over, by this process's clock.
+/// The time until which no other process can have taken over a lease, by this process's clock.
 #[derive(Debug)]
 struct Validity(Mutex<Instant>);
 
 impl Validity {
-    const NO_PANIC: &str = "nobody panics while holding it";
+    const NO_PANIC: &str = "no thread panics while holding it";
 
     fn ends(&self) -> Instant {
         *self.0.lock().expect(Self::NO_PANIC)
@@ -110,11 +111,11 @@ impl Validity {
     }
 }
 
-/// A lease on an object of this process. Dropping it gives it back, soon.
+/// A lease of this process. Dropping it releases it in the background.
 #[derive(Debug)]
 pub(super) struct BucketLease {
     validity: Arc<Validity>,
-    /// Tells the keeper that it was dropped.
+    /// Signals to the keeper that it was dropped.
     dropped: Option<oneshot::Sender<TaskTrackerToken>>,
     tracker: tokio_util::task::TaskTracker,
 }
@@ -128,13 +129,13 @@ impl Lease for BucketLease {
 impl Drop for BucketLease {
     fn drop(&mut self) {
         if let Some(dropped) = self.dropped.take() {
-            // If the keeper has ended, there is nothing to give back.
+            // If the keeper has ended, there is nothing to release.
             drop(dropped.send(self.tracker.token()));
         }
     }
 }
 
-/// Takes a lease that is free: there is none, or `found` is what was seen for too long.
+/// Acquires a free lease: it does not exist, or `found` has expired.
 pub(super) async fn take(
     store: &BucketStore,
     path: &Path,
@@ -146,7 +147,7 @@ pub(super) async fn take(
         renewals: 0,
         expiry_ms: u64::try_from(expiry.as_millis()).unwrap_or(u64::MAX),
     };
-    // From before the request: what others see begins later.
+    // Measured before the request, because other processes see the lease later.
     let begun = Instant::now();
     let swap = match &found {
         None => store.create(path, content.bytes()).await?,
@@ -190,15 +191,16 @@ impl Keeper {
                 token = &mut told => break token,
                 () = tokio::time::sleep(pause) => {}
             }
-            // The same until it is known to be done, so that it is recognised if its reply was
-            // lost.
+            // The content stays the same until the write succeeds, so that it is recognized if the
+            // reply is lost.
             self.content.renewals += 1;
             let renewed = tokio::select! {
                 token = &mut told => break token,
                 renewed = self.renew(pause) => renewed,
             };
             if !renewed {
-                tracing::warn!(lease = %self.path, "Lost a lease: another run may take over.");
+                tracing::warn!(lease = %self.path, "The lease expired or was removed: another run \
+                    may take over the slice.");
                 return;
             }
         };
@@ -206,9 +208,10 @@ impl Keeper {
         drop(token);
     }
 
-    /// Renews until it is done. Whether it still is ours.
+    /// Retries a renewal until it succeeds. Whether this process still holds the lease.
     async fn renew(&mut self, pause: Duration) -> bool {
-        // From the first try on: if its reply was lost, that is when others saw the change.
+        // Measured from the first attempt: if its reply was lost, other processes saw the change
+        // then.
         let begun = Instant::now();
         loop {
             let bytes = self.content.bytes();
@@ -223,7 +226,7 @@ impl Keeper {
                     self.validity.set(begun);
                     return false;
                 }
-                // As long as nobody can have taken it over, it may still work.
+                // While no other process can have taken it over, retry.
                 Ok(Err(_)) | Err(_) => {}
             }
             if self.validity.is_over() {
@@ -233,8 +236,8 @@ impl Keeper {
         }
     }
 
-    /// Removes the object, which the library does not do on a condition: only while nobody can have
-    /// taken it over, and with time to spare.
+    /// Removes the object. The library cannot delete on a condition, so only do it while no other
+    /// process can have taken over the lease, with a margin.
     async fn give_back(self) {
         let time_left = self
             .validity
@@ -245,7 +248,7 @@ impl Keeper {
         }
         let removed = tokio::time::timeout(time_left / 2, self.store.delete(&self.path)).await;
         if !matches!(removed, Ok(Ok(()))) {
-            tracing::debug!(lease = %self.path, "A lease could not be given back: it expires.");
+            tracing::debug!(lease = %self.path, "A lease could not be released: it will expire.");
         }
     }
 }
@@ -313,7 +316,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_takes_a_lease_over_before_its_holder_knows_that_it_is_lost() {
+    async fn a_lease_is_not_taken_over_before_its_holder_detects_the_loss() {
         let bucket = Bucket::default();
         let ((holder, line), (other, _)) = (process(&bucket), process(&bucket));
         let lease = holder.try_lease(&path()).await.unwrap().unwrap();
@@ -342,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_renewal_whose_reply_was_lost_counts_from_when_it_was_sent() {
+    async fn a_renewal_with_a_lost_reply_counts_from_its_request() {
         let bucket = Bucket::default();
         let ((holder, line), (other, _)) = (process(&bucket), process(&bucket));
         let lease = holder.try_lease(&path()).await.unwrap().unwrap();
@@ -376,7 +379,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_renewal_that_is_not_answered_is_tried_again_before_the_lease_expires() {
+    async fn a_renewal_without_a_reply_is_retried_before_the_lease_expires() {
         let bucket = Bucket::default();
         let ((holder, line), _) = (process(&bucket), process(&bucket));
         let lease = holder.try_lease(&path()).await.unwrap().unwrap();
@@ -390,11 +393,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_holder_that_asked_for_more_time_is_given_it() {
+    async fn a_longer_expiry_of_another_holder_is_honoured() {
         let bucket = Bucket::default();
         let (other, _) = process(&bucket);
         let content = Content {
-            holder: "somebody with another configuration".to_owned(),
+            holder: "a process with another configuration".to_owned(),
             renewals: 7,
             expiry_ms: 600_000,
         };
@@ -407,7 +410,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_that_somebody_removed_is_lost_at_the_next_renewal() {
+    async fn a_removed_lease_is_lost_at_the_next_renewal() {
         let bucket = Bucket::default();
         let ((holder, _), (other, _)) = (process(&bucket), process(&bucket));
         let lease = holder.try_lease(&path()).await.unwrap().unwrap();
@@ -421,7 +424,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_lease_is_not_removed_when_somebody_may_have_taken_it_over() {
+    async fn a_lease_that_may_have_been_taken_over_is_not_removed() {
         let bucket = Bucket::default();
         let ((holder, line), (other, _)) = (process(&bucket), process(&bucket));
         let lease = holder.try_lease(&path()).await.unwrap().unwrap();
@@ -434,7 +437,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn garbage_is_what_nobody_renews() {
+    async fn leases_without_renewals_are_garbage() {
         let bucket = Bucket::default();
         let ((holder, _), (other, _)) = (process(&bucket), process(&bucket));
         other.prepare().unwrap();

@@ -1,8 +1,8 @@
 //! A lake in an object store: S3, Google Cloud Storage, Azure Blob Storage, by the same path.
 //!
-//! There is no rename, and replies get lost. What stands in their place are conditional writes,
-//! each of which is settled by reading back what is there: "already exists" may be our own write,
-//! and "not found" after an upload that was completed may be success.
+//! Object stores have no rename, and replies get lost. The lake uses conditional writes. If a reply
+//! is lost, it reads the object back to see whether the write happened: "already exists" may be its
+//! own write, and "not found" after completing an upload may mean success.
 
 mod connect;
 mod failure;
@@ -45,20 +45,20 @@ pub(crate) use connect::{Scheme, take_own};
 pub(crate) use option_error::OptionError;
 pub(crate) use staged::PARTS_IN_FLIGHT;
 
-use connect::Moves;
+use connect::RequestClass;
 use failure::{Action, explain, is_absent, is_final};
 use lease::Observation;
 use uploads::{Upload, Uploads};
 
-/// Size of a part of an upload, and of a piece of a download.
+/// Size of a part of an upload, and of a range of a download.
 pub(crate) const PART_BYTES: usize = 8 << 20;
-/// Objects looked at or removed at the same time.
+/// Concurrent requests for objects that are examined or removed.
 const CONCURRENT_REQUESTS: usize = 16;
-/// Pause between looks at leases that may be dead.
+/// Pause between reads of leases that may be expired.
 const LEASE_POLL: Duration = Duration::from_secs(1);
-/// Longest wait for leases and uploads on their way back.
+/// Longest wait for the release of leases and the abort of uploads.
 const SETTLE_FOR: Duration = Duration::from_secs(20);
-/// How often a file that changes while it is fetched is fetched anew.
+/// Attempts to download a file that changes meanwhile.
 const MAX_FETCHES: u32 = 3;
 
 /// A lake below a prefix of a bucket. Clones share everything.
@@ -69,32 +69,31 @@ pub struct BucketStore {
 
 #[derive(Debug)]
 struct Inner {
-    /// What lies below the lake's prefix, for requests that move little.
+    /// Objects below the lake's prefix, for small requests.
     objects: Arc<dyn ObjectStore>,
-    /// The same, for requests that move files, and may take longer.
+    /// The same objects with longer timeouts, for requests that transfer files.
     files: Arc<dyn ObjectStore>,
     /// The whole bucket.
     bucket: Arc<dyn ObjectStore>,
     url: BucketUrl,
     options: BucketOptions,
     uploads: Option<Arc<dyn Uploads>>,
-    /// In which directory of this machine the spool is made.
+    /// The directory of this machine in which the spool is created.
     spool_parent: PathBuf,
     spool: OnceLock<Spool>,
-    /// Leases under way back, and uploads under way out.
+    /// Releases of leases and aborts of uploads in progress.
     tracker: TaskTracker,
-    /// Leases of others that were looked at and were still there.
+    /// Leases of other processes, as last seen.
     observed: Mutex<HashMap<Path, Observation>>,
-    /// Whether conditional writes are conditional, once it was tried.
+    /// Whether the store honours conditional writes, once tested.
     conditions: OnceCell<bool>,
 }
 
 impl BucketStore {
-    /// The lake at `url`, with the library's `options` and the credentials of its cloud's usual
-    /// chain. Files on their way lie in a directory that is made in `spool_parent`. Does no I/O.
+    /// The lake at `url`, with options of the library and the cloud's usual chain of credentials.
+    /// The spool is created in `spool_parent`. Does no I/O.
     ///
-    /// # Errors
-    /// [`OptionError`] for an option that is unknown, holds a secret or does not fit.
+    /// # Errors [`OptionError`] for an option that is unknown, contains a secret or is invalid.
     pub fn connect(
         url: &BucketUrl,
         library_options: &BTreeMap<String, String>,
@@ -104,19 +103,19 @@ impl BucketStore {
         if url.scheme == Scheme::Gs && !options.tags.encoded().is_empty() {
             return Err(OptionError {
                 option: Some("tags".to_owned()),
-                problem: "mean nothing to gs:// lakes, whose objects have none".to_owned(),
+                problem: "are not supported for gs:// lakes: remove lake.options.tags".to_owned(),
             });
         }
-        let small = connect::connect(url, library_options, Moves::Little)?;
-        let files = connect::connect(url, library_options, Moves::Files)?.objects;
+        let small = connect::connect(url, library_options, RequestClass::Metadata)?;
+        let files = connect::connect(url, library_options, RequestClass::Data)?.objects;
         let mut store = Self::new(small.objects, url, options, spool_parent);
-        let inner = Arc::get_mut(&mut store.inner).expect("nobody shares it yet");
+        let inner = Arc::get_mut(&mut store.inner).expect("it is not shared yet");
         inner.files = below(files, &url.prefix);
         inner.uploads = small.uploads;
         Ok(store)
     }
 
-    /// The lake at `url` in a bucket that is at hand.
+    /// The lake at `url` with a given client of the bucket.
     pub fn new(
         bucket: Arc<dyn ObjectStore>,
         url: &BucketUrl,
@@ -141,8 +140,8 @@ impl BucketStore {
         }
     }
 
-    /// The lake at `s3://bucket/lake` of a bucket in memory, as one process has it. Its leases expire
-    /// after a minute.
+    /// The lake at `s3://bucket/lake` of a bucket in memory, as one process sees it. Its leases
+    /// expire after a minute.
     #[cfg(test)]
     pub(crate) fn in_memory(objects: &Arc<object_store::memory::InMemory>) -> Self {
         let options = BucketOptions {
@@ -159,27 +158,29 @@ impl BucketStore {
         store
     }
 
-    /// The same, on a store that was found to ignore conditions.
+    /// The same on a store that ignores conditional writes.
     #[cfg(test)]
     pub(crate) fn ignoring_conditions(self) -> Self {
         self.inner.conditions.set(false).expect("it was not asked");
         self
     }
 
-    /// Makes the directory for files on their way, and removes those of dead processes.
+    /// Creates the spool and removes the spools of crashed processes.
     ///
-    /// # Errors
-    /// [`StoreError`] if it cannot be made.
+    /// # Errors [`StoreError`] if it cannot be created.
     pub fn prepare(&self) -> Result<(), StoreError> {
         let parent = &self.inner.spool_parent;
         let failed = |error| spool_failed("write into", parent, error);
         for removed in spool::sweep(parent).map_err(failed)? {
-            tracing::info!("Removed {}, which a run that died left.", removed.display());
+            tracing::info!(
+                "Removed {}, a leftover of a crashed run.",
+                removed.display()
+            );
         }
         self.spool().map(drop)
     }
 
-    /// The lake in whose table this one would lie, if there is one that may be seen.
+    /// The lake in whose table this one would lie, if there is one that this user may read.
     pub async fn lake_around(&self) -> Option<String> {
         for prefix in self.inner.url.prefixes_above(TABLE) {
             let identity = prefix.parts().chain(layout::identity().parts()).collect();
@@ -194,13 +195,12 @@ impl BucketStore {
         self.inner.url.scheme
     }
 
-    /// Whether conditions are relied on: also as long as nobody has tried.
+    /// Whether to rely on conditional writes. True until they are tested.
     fn is_conditional(&self) -> bool {
         self.inner.conditions.get() != Some(&false)
     }
 
-    /// Where an object is asked for that is written or read whole. A report may be as long as a
-    /// file.
+    /// The client for an object that is written or read whole. A report may be as large as a file.
     fn objects_for(&self, path: &Path) -> &Arc<dyn ObjectStore> {
         if path.as_ref().starts_with(layout::RUNS) {
             &self.inner.files
@@ -216,7 +216,7 @@ impl BucketStore {
         }
         let made =
             Spool::make(parent).map_err(|error| spool_failed("write into", parent, error))?;
-        // Another task may have been quicker; then this one is removed again.
+        // Another task may have created one meanwhile. Then this one is removed.
         Ok(self.inner.spool.get_or_init(|| made))
     }
 
@@ -224,7 +224,7 @@ impl BucketStore {
         self.problem(action, path, explain(self.scheme(), action, error))
     }
 
-    /// The same after a try whose outcome nobody knows.
+    /// The same after an attempt with an unknown outcome.
     fn failed_perhaps(
         &self,
         action: Action,
@@ -249,8 +249,8 @@ impl BucketStore {
         }
     }
 
-    /// Writes an object that must still be `expected`, and settles what a lost reply leaves open:
-    /// what is written is never the same twice, so whoever finds it there has written it.
+    /// Writes an object that must still be `expected`. If the reply is lost, reads the object back:
+    /// no two writes have the same bytes, so equal bytes are this write.
     async fn swap(
         &self,
         path: &Path,
@@ -260,7 +260,7 @@ impl BucketStore {
         let mut retry = Retry::new(RetryPolicy::STORE, None);
         loop {
             if !self.is_conditional() {
-                // Nobody else writes: a look is as good as a condition.
+                // Only one run writes, so a read replaces the condition.
                 let found = self.read(path).await?.map(|found| found.version);
                 if found.as_ref() != expected {
                     return Ok(Swap::Refused);
@@ -294,7 +294,7 @@ impl BucketStore {
         }
     }
 
-    /// One fetch of an object into a file of the spool; `None` if there is no such object.
+    /// One download of an object into a file of the spool; `None` if it does not exist.
     async fn fetch(&self, path: &Path) -> Result<Option<TempPath>, FetchError> {
         let spool_failed =
             |error| FetchError::Store(spool_failed("write into", &self.inner.spool_parent, error));
@@ -306,7 +306,7 @@ impl BucketStore {
         let mut file = tokio::fs::File::from_std(file);
         let (mut at, mut etag) = (0_u64, None);
         loop {
-            // In pieces, so that the limit of a request does not limit the file.
+            // In ranges, so that the timeout of a request does not limit the size of the file.
             let options = GetOptions {
                 range: Some(GetRange::Bounded(at..at + PART_BYTES as u64)),
                 if_match: etag.clone(),
@@ -319,7 +319,7 @@ impl BucketStore {
                 Ok(got) => got,
                 Err(error) if is_absent(&error) && at == 0 => return Ok(None),
                 Err(object_store::Error::Precondition { .. }) => return Err(FetchError::Changed),
-                // Of an empty object there is no piece.
+                // An empty object has no range.
                 Err(error) if at == 0 => {
                     let state = self.state(path).await.map_err(FetchError::Store)?;
                     return match state {
@@ -352,7 +352,7 @@ impl BucketStore {
         }
     }
 
-    /// What is known of some leases.
+    /// The states of leases.
     async fn states_of(&self, leases: Vec<Path>) -> Result<Vec<(Path, LeaseState)>, StoreError> {
         let looks = stream::iter(leases).map(|path| async move {
             let state = self.lease_state(&path).await?;
@@ -364,7 +364,7 @@ impl BucketStore {
             .await
     }
 
-    /// Removes leases that nobody renews: of those that are there now, for others come and go.
+    /// Removes expired leases, of those that exist now.
     async fn collect_leases(&self, garbage: &mut Garbage) -> Result<(), StoreError> {
         let listed = self.list(&Path::from(LEASES)).await?;
         let mut unproven: Vec<Path> = listed.into_iter().map(|lease| lease.path).collect();
@@ -381,15 +381,15 @@ impl BucketStore {
             if unproven.is_empty() {
                 break;
             }
-            // As many looks as there are, for no lease lasts longer unseen.
+            // Ends after the longest expiry: by then each lease was renewed or has expired.
             tokio::time::sleep(LEASE_POLL).await;
         }
         for path in free {
-            // One that was given back meanwhile is no garbage.
+            // A lease that was released meanwhile is not garbage.
             if self.read(&path).await?.is_some()
                 && let Some(lease) = self.try_lease(&path).await?
             {
-                // Giving it back removes it.
+                // Releasing it removes it.
                 drop(lease);
                 garbage.removed.push(path.to_string());
             }
@@ -398,7 +398,7 @@ impl BucketStore {
         Ok(())
     }
 
-    /// Aborts uploads into slices that nobody works on.
+    /// Aborts uploads for slices whose lease is free.
     async fn collect_uploads(&self, garbage: &mut Garbage) -> Result<(), StoreError> {
         let Some(uploads) = &self.inner.uploads else {
             return Ok(());
@@ -410,7 +410,7 @@ impl BucketStore {
         let listed = match uploads.list().await {
             Ok(listed) => listed,
             Err(error) => {
-                // Not every store has the question; a lifecycle rule does the same.
+                // Not every store can list uploads; a lifecycle rule removes them, too.
                 garbage.left.push(failed(&root, &error));
                 return Ok(());
             }
@@ -423,7 +423,7 @@ impl BucketStore {
         }
         for (slice, uploads_of_slice) in by_slice {
             let Some(lease) = self.try_lease(&layout::lease(slice)).await? else {
-                let left = format!("uploads of {slice}: a run works on it");
+                let left = format!("uploads of {slice}: a run holds its lease");
                 garbage.left.push(left);
                 continue;
             };
@@ -441,7 +441,7 @@ impl BucketStore {
     }
 }
 
-/// What lies below a prefix of a bucket.
+/// The objects below a prefix of a bucket.
 fn below(bucket: Arc<dyn ObjectStore>, prefix: &Path) -> Arc<dyn ObjectStore> {
     if prefix.as_ref().is_empty() {
         bucket
@@ -450,7 +450,7 @@ fn below(bucket: Arc<dyn ObjectStore>, prefix: &Path) -> Arc<dyn ObjectStore> {
     }
 }
 
-/// Something failed on this machine, on the way to or from the bucket.
+/// A failure on this machine, on the way to or from the bucket.
 fn spool_failed(action: &'static str, path: &FilePath, error: io::Error) -> StoreError {
     StoreError {
         action,
@@ -459,10 +459,10 @@ fn spool_failed(action: &'static str, path: &FilePath, error: io::Error) -> Stor
     }
 }
 
-/// Why an object could not be fetched.
+/// Why an object could not be downloaded.
 enum FetchError {
     Store(StoreError),
-    /// It was replaced meanwhile.
+    /// The object was replaced meanwhile.
     Changed,
 }
 
@@ -484,7 +484,7 @@ impl Objects for BucketStore {
         match get().await {
             Ok((Some(bytes), version)) => Ok(Some(Versioned { bytes, version })),
             Ok((None, _)) => {
-                Err(self.problem(Action::Read, path, "it is far too large to be ours"))
+                Err(self.problem(Action::Read, path, "it is too large for a file of cdrlake"))
             }
             Err(error) if is_absent(&error) => Ok(None),
             Err(error) => Err(failed(&error)),
@@ -534,11 +534,15 @@ impl Objects for BucketStore {
                 Err(FetchError::Changed) => {}
             }
         }
-        Err(self.problem(Action::Read, path, "it changes again and again"))
+        Err(self.problem(
+            Action::Read,
+            path,
+            "it changed during each attempt to read it",
+        ))
     }
 
     async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
-        // What the consoles of clouds make of a folder is no object of anybody's.
+        // Ignore the empty objects that the consoles of clouds create for folders.
         let is_folder = |meta: &ObjectMeta| {
             let name = meta.location.filename().unwrap_or_default();
             meta.size == 0 && (name.starts_with("dt=") || meta.location == *prefix)
@@ -562,7 +566,7 @@ impl Objects for BucketStore {
             match self.inner.objects.delete(path).await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_absent(&error) => return Ok(()),
-                // The library repeats questions only, but this too may be asked twice.
+                // The library does not retry deletions, but they can be retried safely.
                 Err(error) if is_final(self.scheme(), &error) || !retry.wait_for_next().await => {
                     return Err(self.failed(Action::Delete, path, &error));
                 }
@@ -578,8 +582,8 @@ impl Objects for BucketStore {
             .map_or(&self.inner.spool_parent, |spool| spool.path())
     }
 
-    /// Begins an upload, which no reader sees, and aborts it. Azure is asked nothing: its roles are
-    /// for whole containers.
+    /// Begins an upload, which readers cannot see, and aborts it. On Azure this tests nothing: its
+    /// roles are for whole containers.
     async fn try_stage(&self, path: &Path) -> Result<(), StoreError> {
         staged::try_upload(self, path).await
     }
@@ -607,7 +611,7 @@ impl Leases for BucketStore {
 
     async fn honours_conditions(&self) -> Result<bool, StoreError> {
         let probing = async || {
-            // Like a lease, so that what a dead run leaves of it goes where dead leases go.
+            // Named like a lease, so that a leftover is removed with expired leases.
             let path = Path::from(format!("{LEASES}/probe-{:016x}.lock", fastrand::u64(..)));
             match probe(self, &path).await {
                 Err(error) if error.kind() == Some(FailureKind::Unsupported) => Ok(false),
@@ -626,13 +630,13 @@ impl Leases for BucketStore {
 impl Housekeeping for BucketStore {
     async fn settle(&self) {
         self.inner.tracker.close();
-        // What takes longer is in trouble, and whoever interrupts a run wants it to end: leases
-        // expire, and uploads are found by `gc`.
+        // Do not wait longer, because an interrupted run must end. Leases expire, and `gc` aborts
+        // uploads.
         let settled = tokio::time::timeout(SETTLE_FOR, self.inner.tracker.wait()).await;
         self.inner.tracker.reopen();
         if settled.is_err() {
             tracing::warn!(
-                "The store does not answer: leases are left to expire, uploads to `cdrlake gc`."
+                "The store does not answer: leases will expire, and `cdrlake gc` aborts uploads."
             );
         }
     }
@@ -652,8 +656,7 @@ impl Housekeeping for BucketStore {
     }
 }
 
-/// Both marks that stores give of a version: what comes back as a condition differs from store to
-/// store.
+/// `ETag` and version ID, because stores differ in which one a condition takes.
 fn version_of(e_tag: Option<String>, version: Option<String>) -> Version {
     let (e_tag, version) = (e_tag.unwrap_or_default(), version.unwrap_or_default());
     Version(format!("{e_tag}\n{version}"))
@@ -668,12 +671,12 @@ fn update_of(version: &Version) -> UpdateVersion {
     }
 }
 
-/// The part of a version that every store gives, and for every question.
+/// The part of a version that every store returns in every reply.
 fn etag_of(version: &Version) -> &str {
     version.0.split('\n').next().unwrap_or_default()
 }
 
-/// Whether an object is the version that was seen; with `None`, whether there is none.
+/// Whether an object is the version that was seen; with `None`, whether it does not exist.
 fn same_upload(found: Option<&ObjectState>, seen: Option<&Version>) -> bool {
     found.and_then(|found| found.version.as_ref()).map(etag_of) == seen.map(etag_of)
 }
@@ -687,7 +690,7 @@ fn state_of(
     ObjectState {
         path,
         size_bytes,
-        // Azure puts it in quotes where it answers and not where it lists.
+        // Azure quotes it in replies, but not in listings.
         etag: e_tag
             .as_deref()
             .map(|etag| etag.trim_matches('"').to_owned()),

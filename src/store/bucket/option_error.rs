@@ -1,11 +1,11 @@
-//! What is wrong with `lake.options`.
+//! Errors in `lake.options`.
 
-/// What is wrong with one of `lake.options`, or with all together.
+/// An error in one of `lake.options`, or in their combination.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OptionError {
-    /// The option's name, if it is one.
+    /// The option's name, if the error concerns one option.
     pub option: Option<String>,
-    /// What is wrong with it, and what to do.
+    /// What is wrong, and the remedy.
     pub problem: String,
 }
 

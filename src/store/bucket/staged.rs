@@ -20,15 +20,15 @@ use super::{BucketStore, same_upload, spool_failed, state_of, update_of};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Lease, ObjectState, Objects, Staged, StoreError, Version};
 
-/// Metadata of an object by which its writer recognises it when a reply is lost. No hyphen: Azure
-/// takes only names that C# would.
+/// Metadata by which a writer recognizes its own object after a lost reply. No hyphen: Azure
+/// accepts only C# identifiers.
 const TOKEN: &str = "cdrlaketoken";
 /// Parts in memory at a time.
 pub(crate) const PARTS_IN_FLIGHT: usize = 2;
-/// Most parts of an upload: S3 allows ten thousand.
+/// Limit of parts of an upload: S3 allows ten thousand.
 const MAX_PARTS: u64 = 9_000;
 
-/// What every object of the table and of the rejects comes with.
+/// Attributes of every object of the table and of the rejects.
 fn attributes(store: &BucketStore, token: &str) -> Attributes {
     let mut attributes = Attributes::new();
     attributes.insert(Attribute::Metadata(TOKEN.into()), token.to_owned().into());
@@ -38,7 +38,7 @@ fn attributes(store: &BucketStore, token: &str) -> Attributes {
     attributes
 }
 
-/// Does what takes long: a small file is read, a large one uploaded in parts.
+/// Reads a small file into memory, or uploads the parts of a large one.
 pub(super) async fn stage(
     store: &BucketStore,
     path: &Path,
@@ -79,7 +79,7 @@ pub(super) async fn stage(
     Ok(Box::new(staged))
 }
 
-/// Reads a file of the spool where it holds up no other task.
+/// Reads a file of the spool on a thread for blocking work.
 async fn read<T: Send + 'static>(
     path: std::path::PathBuf,
     work: impl FnOnce(&mut File) -> io::Result<T> + Send + 'static,
@@ -141,8 +141,8 @@ impl Staged for StagedPut {
                 }
                 Err(error) => error,
             };
-            // Once a try ended without a clear answer, no later refusal says that nothing has
-            // changed.
+            // After an attempt with an unknown outcome, a later refusal does not prove that nothing
+            // has changed.
             let failed = |error| {
                 if retry.is_first() {
                     store.failed(Action::Upload, &path, error)
@@ -153,7 +153,7 @@ impl Staged for StagedPut {
             if is_final(store.scheme(), &error) {
                 return Err(failed(&error));
             }
-            // Its reply may be what failed.
+            // The write may have succeeded, and only its reply failed.
             let (found, is_ours) = find(&store, &path, &token, size_bytes).await?;
             if is_ours {
                 return Ok(found);
@@ -168,7 +168,7 @@ impl Staged for StagedPut {
     }
 }
 
-/// A file whose parts are in the bucket, where nobody sees them. Dropping it aborts the upload.
+/// A file whose parts are in the bucket, invisible to readers. Dropping it aborts the upload.
 #[derive(Debug)]
 struct StagedUpload {
     store: BucketStore,
@@ -188,7 +188,7 @@ impl StagedUpload {
             ..
         } = self;
         let upload = upload.as_mut().expect("it is not completed");
-        // Equal parts but for the last: some stores insist.
+        // Equal parts except for the last: some stores require this.
         let least = usize::try_from(self.size_bytes.div_ceil(MAX_PARTS)).unwrap_or(usize::MAX);
         let part_bytes = store.inner.options.part_bytes.max(least);
         let unreadable = |error| spool_failed("read", file, error);
@@ -227,21 +227,21 @@ impl Staged for StagedUpload {
         lease: &dyn Lease,
         seen: Option<&Version>,
     ) -> Result<Option<ObjectState>, StoreError> {
-        // The library does not make this conditional, even where a store would: a look, and
-        // what happens after it is found by the next plan, by the etag.
+        // The library cannot complete an upload on a condition, so check just before. The next plan
+        // detects a later change by the `ETag`.
         if !is_as_seen(&self.store, &self.path, seen).await? || !lease.is_held() {
             return Ok(None);
         }
-        // The library asks again by itself where that helps, and cannot be asked twice.
+        // The library retries by itself, and an upload can be completed only once.
         let upload = self.upload.as_mut().expect("it is not completed");
         let completed = upload.complete().await;
         let found = find(&self.store, &self.path, &self.token, self.size_bytes).await;
         let error = match completed {
             Ok(put) => {
                 self.upload = None;
-                // Not every store says in its reply what it then says of the object. If somebody
-                // was quicker than this look, the reply will do: the next plan sees that they
-                // differ.
+                // Use the object's own state, because some stores reply with a different `ETag`. If
+                // the object was replaced since, use the reply: the next plan detects the
+                // difference.
                 if let Ok((Some(state), true)) = found {
                     return Ok(Some(state));
                 }
@@ -250,7 +250,7 @@ impl Staged for StagedUpload {
             }
             Err(error) => error,
         };
-        // Its reply may be what failed: an upload that was completed is then "not found".
+        // Only the reply may have failed: a completed upload is then "not found".
         match found? {
             (found, true) => {
                 self.upload = None;
@@ -278,7 +278,7 @@ impl Drop for StagedUpload {
                 if !retry.wait_for_next().await {
                     let error = store.failed(Action::Abort, &path, &error);
                     let problem = crate::error::chain(&error);
-                    tracing::warn!("{problem}. `cdrlake gc` does it later");
+                    tracing::warn!("{problem}. Run `cdrlake gc` later");
                     break;
                 }
             }
@@ -290,7 +290,7 @@ impl Drop for StagedUpload {
     }
 }
 
-/// Whether the object still is the version that was seen.
+/// Whether the object is still the version that was seen.
 async fn is_as_seen(
     store: &BucketStore,
     path: &Path,
@@ -323,12 +323,12 @@ async fn find(
             Ok((Some(state), is_ours))
         }
         Err(error) if is_absent(&error) => Ok((None, false)),
-        // Whatever was to be settled is not.
+        // The outcome stays unknown.
         Err(error) => Err(store.failed_perhaps(Action::Read, path, &error)),
     }
 }
 
-/// Begins an upload with everything that comes with one, and aborts it.
+/// Begins an upload with all its attributes, and aborts it.
 pub(super) async fn try_upload(store: &BucketStore, path: &Path) -> Result<(), StoreError> {
     let begun = begin(store, path, "check").await;
     let mut upload = begun.map_err(|error| store.failed(Action::Upload, path, &error))?;

@@ -34,7 +34,7 @@ async fn put(objects: &InMemory, path: &str, bytes: impl Into<PutPayload>) {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_file_of_several_pieces_is_fetched_whole_and_an_empty_one_too() {
+async fn files_of_several_ranges_and_empty_files_are_downloaded_whole() {
     let (objects, store) = bucket();
     let path = Path::from("cdrs/x");
     assert!(store.local_copy(&path).await.unwrap().is_none());
@@ -51,7 +51,7 @@ async fn a_file_of_several_pieces_is_fetched_whole_and_an_empty_one_too() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_far_too_large_to_be_ours_is_not_read() {
+async fn an_object_beyond_the_size_limit_is_not_read() {
     let (objects, store) = bucket();
     let path = layout::identity();
     let limit = usize::try_from(layout::max_bytes(&path)).unwrap();
@@ -60,7 +60,7 @@ async fn what_is_far_too_large_to_be_ours_is_not_read() {
     assert_eq!(found.bytes.len(), limit);
     put(&objects, "lake/_cdrlake/lake.json", vec![b' '; limit + 1]).await;
     let error = crate::error::chain(&store.read(&path).await.unwrap_err());
-    assert!(error.contains("far too large to be ours"), "{error}");
+    assert!(error.contains("too large for a file of cdrlake"), "{error}");
     assert!(
         error.contains("s3://bucket/lake/_cdrlake/lake.json"),
         "{error}"
@@ -68,7 +68,7 @@ async fn what_is_far_too_large_to_be_ours_is_not_read() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn folders_that_consoles_make_are_nobody_s_objects() {
+async fn folder_objects_of_consoles_are_not_listed() {
     let (objects, store) = bucket();
     for (path, bytes) in [
         ("lake/cdrs", ""),
@@ -94,7 +94,7 @@ async fn folders_that_consoles_make_are_nobody_s_objects() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lake_inside_another_one_s_table_is_found_out() {
+async fn a_lake_inside_another_lake_s_table_is_detected() {
     let (objects, store) = bucket();
     assert_eq!(store.lake_around().await, None);
     let inner = process(&objects, "s3://bucket/lake/cdrs/dt=2026-10-01/inner");
@@ -109,7 +109,7 @@ async fn a_lake_inside_another_one_s_table_is_found_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_conditions_a_look_stands_in_their_place() {
+async fn without_conditional_writes_a_read_replaces_the_condition() {
     let (_, store) = bucket();
     let store = store.ignoring_conditions();
     assert!(!store.honours_conditions().await.unwrap());
@@ -128,7 +128,7 @@ async fn without_conditions_a_look_stands_in_their_place() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_store_that_honours_conditions_is_known_and_nothing_is_left_of_the_trial() {
+async fn the_test_of_conditional_writes_leaves_no_objects() {
     let (objects, store) = bucket();
     assert!(store.honours_conditions().await.unwrap());
     store.try_stage(&Path::from("cdrs/x")).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_store_that_honours_conditions_is_known_and_nothing_is_left_of_the_tri
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_staged_file_is_published_in_place_of_what_was_seen_and_of_nothing_else() {
+async fn a_staged_file_replaces_only_the_version_that_was_seen() {
     let slice = Slice {
         day: parse_day("2026-10-01").unwrap(),
         direction: Direction::Placed,
@@ -163,7 +163,7 @@ async fn a_staged_file_is_published_in_place_of_what_was_seen_and_of_nothing_els
         let seen = published.version.as_ref();
         let replaced = second.publish(&*lease, seen).await.unwrap().unwrap();
         assert_ne!(replaced.etag, published.etag);
-        // What is dropped was never there.
+        // A dropped file is never visible.
         drop(stage(b'4').await);
         let full = format!("lake/{path}");
         let got = objects.get(&Path::from(full)).await.unwrap();

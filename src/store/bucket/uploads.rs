@@ -1,5 +1,5 @@
-//! Multipart uploads that were begun and neither completed nor aborted: nobody sees them, and
-//! somebody pays for them.
+//! Multipart uploads that were neither completed nor aborted: readers cannot see them, but they
+//! cost storage.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,31 +15,31 @@ use serde::Deserialize;
 use super::option_error::OptionError;
 use crate::TOOL;
 
-/// How long a signed question may be asked.
+/// How long a signed request is valid.
 const QUESTION_EXPIRES: Duration = Duration::from_mins(5);
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// Longest answer that is read: a thousand uploads take less than a megabyte.
+/// Size limit of a reply: a thousand uploads take less than a megabyte.
 const MAX_ANSWER_BYTES: usize = 8 << 20;
 
-/// An upload that somebody has begun.
+/// An upload in progress, of any process.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Upload {
-    /// What it would become, below the lake.
+    /// The object that it would become, below the lake.
     pub(super) path: Path,
     pub(super) id: String,
 }
 
-/// Knows of the uploads of everybody.
+/// Lists and aborts the uploads of all processes.
 #[async_trait]
 pub(super) trait Uploads: fmt::Debug + Send + Sync {
-    /// All of the lake.
+    /// All uploads into the lake.
     async fn list(&self) -> Result<Vec<Upload>, object_store::Error>;
 
-    /// Aborts one; one that is gone is aborted already.
+    /// Aborts an upload. One that does not exist counts as aborted.
     async fn abort(&self, upload: &Upload) -> Result<(), object_store::Error>;
 }
 
-/// Those of a bucket of S3, for which the library has no question: it signs ours.
+/// The uploads in an S3 bucket. The library cannot list them, but it signs this request.
 ///
 /// <https://docs.aws.amazon.com/AmazonS3/latest/API/API_ListMultipartUploads.html>
 #[derive(Debug)]
@@ -77,7 +77,7 @@ impl S3Uploads {
             .build()
             .map_err(|error| OptionError {
                 option: None,
-                problem: format!("no HTTP client can be made: {}", error.without_url()),
+                problem: format!("the HTTP client cannot be created: {}", error.without_url()),
             })?;
         Ok(Self {
             store,
@@ -106,7 +106,7 @@ impl S3Uploads {
                 &options,
             )
             .await?;
-        // The address holds a signature: it is in no error.
+        // The URL contains a signature, so errors must not contain it.
         let failed = |error: reqwest::Error| generic(crate::error::chain(&error.without_url()));
         let response = self.client.get(url).send().await.map_err(failed)?;
         let status = response.status();
@@ -114,13 +114,13 @@ impl S3Uploads {
         let mut response = response;
         while let Some(chunk) = response.chunk().await.map_err(failed)? {
             if body.len() + chunk.len() > MAX_ANSWER_BYTES {
-                return Err(generic("the list of uploads is far too long".to_owned()));
+                return Err(generic("the list of uploads is too long".to_owned()));
             }
             body.extend_from_slice(&chunk);
         }
         let text = String::from_utf8_lossy(&body);
         if !status.is_success() {
-            // As the library words it, so that it is understood in the same place.
+            // In the library's words, so that `failure` parses it.
             return Err(generic(format!("status code: {status}: {text}")));
         }
         quick_xml::de::from_str(&text)
@@ -143,7 +143,7 @@ impl Uploads for S3Uploads {
                 })
             }));
             let next = page.next_key_marker.zip(page.next_upload_id_marker);
-            // Nor for ever, with a server that repeats itself.
+            // Also ends if a server repeats the same page.
             if !page.is_truncated || next.is_none() || next == after {
                 return Ok(uploads);
             }
@@ -172,9 +172,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_documented_answer_is_understood() {
-        let text = r#"<?xml version="1.0" encoding="UTF-8"?>
-<ListMultipartUploadsResult xmlns="http://s3.amazonaws.com/doc/2006-03-01/"><Bucket>b</Bucket><KeyMarker></KeyMarker><UploadIdMarker></UploadIdMarker><NextKeyMarker>my-movie.m2ts</NextKeyMarker><NextUploadIdMarker>YW55</NextUploadIdMarker><MaxUploads>3</MaxUploads><IsTruncated>true</IsTruncated><Upload><Key>my-divisor</Key><UploadId>XMgbGlrZSBlbHZpbmcncyBub3QgaGF2aW5nIG11Y2ggbHVjaw</UploadId><Initiator><ID>i</ID></Initiator><StorageClass>STANDARD</StorageClass></Upload><Upload><Key>my-movie.m2ts</Key><UploadId>VXBsb2Fk</UploadId></Upload></ListMultipartUploadsResult>"#;
+    fn the_documented_reply_is_parsed() {
+        let text = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n\
+            <ListMultipartUploadsResult xmlns=\"http://s3.amazonaws.com/doc/2006-03-01/\">\
+            <Bucket>b</Bucket><KeyMarker></KeyMarker><UploadIdMarker></UploadIdMarker>\
+            <NextKeyMarker>my-movie.m2ts</NextKeyMarker>\
+            <NextUploadIdMarker>YW55</NextUploadIdMarker>\
+            <MaxUploads>3</MaxUploads><IsTruncated>true</IsTruncated>\
+            <Upload><Key>my-divisor</Key>\
+            <UploadId>XMgbGlrZSBlbHZpbmcncyBub3QgaGF2aW5nIG11Y2ggbHVjaw</UploadId>\
+            <Initiator><ID>i</ID></Initiator><StorageClass>STANDARD</StorageClass></Upload>\
+            <Upload><Key>my-movie.m2ts</Key><UploadId>VXBsb2Fk</UploadId></Upload>\
+            </ListMultipartUploadsResult>";
         let listing: Listing = quick_xml::de::from_str(text).unwrap();
         let found: Vec<_> = listing
             .upload
@@ -193,7 +202,9 @@ mod tests {
         );
         assert!(listing.is_truncated);
         assert_eq!(listing.next_key_marker.as_deref(), Some("my-movie.m2ts"));
-        let nothing: Listing = quick_xml::de::from_str("<ListMultipartUploadsResult><IsTruncated>false</IsTruncated></ListMultipartUploadsResult>").unwrap();
+        let text = "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>\
+            </ListMultipartUploadsResult>";
+        let nothing: Listing = quick_xml::de::from_str(text).unwrap();
         assert!(nothing.upload.is_empty() && !nothing.is_truncated);
     }
 }

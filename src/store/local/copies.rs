@@ -1,4 +1,4 @@
-//! Files on their way into the lake, and what is left of them when their process dies.
+//! Files on their way into the lake, and the leftovers of crashed processes.
 
 use std::fs::{self, File};
 use std::io;
@@ -15,13 +15,13 @@ use crate::slice_file::writer::{create_spool_file, remove_leftover};
 use crate::store::layout::{self, LEASES, LEDGER, LOCKS, META, REJECTS, RUNNING, RUNS, TABLE};
 use crate::store::{ObjectState, StoreError};
 
-/// How the name of a copy ends that is on its way to another file system. With the dot that it
-/// begins with, no reader takes it for data.
+/// The suffix of a copy in progress on another file system. Its name also begins with a dot, so
+/// that readers ignore it.
 pub(super) const COPY: &str = ".cdrlake-copy";
 
 impl LocalStore {
-    /// What dead processes left: files of the spool and copies whose lease nobody holds, and staged
-    /// objects whose directory nobody has locked.
+    /// Leftovers of crashed processes: spool files and copies whose lease is free, and staged
+    /// objects whose directory is not locked.
     pub(super) fn leftovers(&self) -> Result<Vec<Leftover>, StoreError> {
         let mut staged = Vec::new();
         self.list_dir(&self.staging, &mut staged)?;
@@ -30,9 +30,9 @@ impl LocalStore {
             file: self.file_path(&path),
         });
         let mut leftovers = Vec::new();
-        for leftover in staged.chain(self.copies()?) {
+        for leftover in staged.chain(self.unfinished_copies()?) {
             let is_held = is_locked(&self.file_path(&leftover.guard.path()))?;
-            // Its maker may have finished since it was listed.
+            // Its process may have finished since it was listed.
             if !is_held && leftover.file.exists() {
                 leftovers.push(leftover);
             }
@@ -40,7 +40,7 @@ impl LocalStore {
         Ok(leftovers)
     }
 
-    /// What a leftover is called.
+    /// The path of a leftover, in the lake or on this machine.
     pub(super) fn name_of(&self, leftover: &Leftover) -> Path {
         let file = &leftover.file;
         Path::from(
@@ -51,9 +51,9 @@ impl LocalStore {
         )
     }
 
-    /// Copies on their way to where nothing can be renamed from the staging directory. That may be
-    /// any directory: also another mount of the same file system is another one.
-    pub(super) fn copies(&self) -> Result<Vec<Leftover>, StoreError> {
+    /// Unfinished copies into directories on another file system than the staging directory. Any
+    /// directory may be one: a second mount of the same file system counts as another one.
+    pub(super) fn unfinished_copies(&self) -> Result<Vec<Leftover>, StoreError> {
         let mut directories = vec![META.into(), RUNS.into(), RUNNING.into()];
         for direction in Direction::ALL {
             directories.push(format!("{LEDGER}/{direction}"));
@@ -80,7 +80,7 @@ impl LocalStore {
             }
             let day = directory.strip_prefix(&format!("{TABLE}/dt="));
             let day = day.and_then(|day| parse_day(day).ok());
-            let Some((day, beside)) = day.zip(self.beside(&path)) else {
+            let Some((day, beside)) = day.zip(self.copy_directory(&path)) else {
                 continue;
             };
             for direction in Direction::ALL {
@@ -95,7 +95,7 @@ impl LocalStore {
         Ok(copies)
     }
 
-    /// Removes what was left, each while its lease or lock is held, and leases that nobody holds.
+    /// Removes leftovers, each while holding its lease or lock, and files of free leases.
     pub(super) fn sweep(&self) -> Result<Vec<Path>, StoreError> {
         let mut removed = Vec::new();
         for leftover in self.leftovers()? {
@@ -112,13 +112,13 @@ impl LocalStore {
         let mut leases = Vec::new();
         self.list_dir(&self.root.join(LEASES), &mut leases)?;
         for ObjectState { path, .. } in leases {
-            // One that nobody holds is an empty file and bars nobody. Giving it back removes it.
+            // A free lease is an empty file. Releasing it removes the file.
             drop(self.lease(&path)?);
         }
         Ok(removed)
     }
 
-    /// Moves a settled file to its place, for good.
+    /// Moves a synced file to its place and syncs the directory.
     pub(super) fn place(&self, file: TempPath, path: &Path) -> Result<(), StoreError> {
         let target = self.file_path(path);
         let directory = target
@@ -126,7 +126,7 @@ impl LocalStore {
             .expect("an object lies in a directory of the lake");
         self.make_dir(directory)?;
         match fs::rename(&file, &target) {
-            // Nothing is left there to be removed.
+            // The file has moved: there is nothing to delete.
             Ok(()) => drop(file.keep()),
             Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
                 self.copy(&file, path).map_err(failed("write", &target))?;
@@ -136,9 +136,9 @@ impl LocalStore {
         sync_dir(directory)
     }
 
-    /// Copies a file to another file system, and renames it there: readers see the old file or the
-    /// new one, whole. The name of the copy is the target's, so that the next attempt overwrites
-    /// what a dead process left.
+    /// Copies a file to another file system and renames it there, so that readers see the old or
+    /// the new file, whole. The name of the copy depends on the target, so that the next attempt
+    /// overwrites the leftover of a crashed process.
     pub(super) fn copy(&self, file: &FilePath, path: &Path) -> io::Result<()> {
         let target = self.file_path(path);
         let copy_by_way_of = |copy: PathBuf| {
@@ -152,8 +152,11 @@ impl LocalStore {
         };
         let name = target.file_name().unwrap_or_default().to_string_lossy();
         let directory = target.parent().unwrap_or(FilePath::new(""));
-        // Where nobody looks for data, if it may be written and is where the directory is.
-        if let Some((slice, beside)) = layout::leased_slice(path).zip(self.beside(directory)) {
+        // Prefer a place where no reader looks for data, if it is writable and on the right file
+        // system.
+        if let Some((slice, beside)) =
+            layout::leased_slice(path).zip(self.copy_directory(directory))
+        {
             use io::ErrorKind::{CrossesDevices, PermissionDenied, ReadOnlyFilesystem};
             let copied = copy_by_way_of(beside.copy_of(slice));
             let kind = copied.as_ref().err().map(io::Error::kind);
@@ -167,10 +170,10 @@ impl LocalStore {
         copy_by_way_of(target.with_file_name(format!(".{name}{COPY}")))
     }
 
-    /// Where copies on their way to a `partition` have a place: beside the directory that it is,
-    /// wherever links lead, or beside the table if that is where it lies. `None` if that is another
-    /// file system, or it is no partition.
-    pub(super) fn beside(&self, partition: &FilePath) -> Option<Beside> {
+    /// The directory for unfinished copies into a `partition`: beside the partition's real
+    /// directory, or beside the table if the partition lies in it. `None` if that is another file
+    /// system, or if this is not a partition.
+    pub(super) fn copy_directory(&self, partition: &FilePath) -> Option<CopyDirectory> {
         let table = self.root.join(TABLE);
         if partition.parent() != Some(&table) {
             return None;
@@ -186,19 +189,19 @@ impl LocalStore {
         };
         let directory = outer.parent()?.to_owned();
         let outer = outer.file_name()?.to_string_lossy().into_owned();
-        (device_of(&directory).ok()? == device).then_some(Beside { directory, outer })
+        (device_of(&directory).ok()? == device).then_some(CopyDirectory { directory, outer })
     }
 }
 
-/// What a dead process left.
+/// A leftover of a crashed process.
 #[derive(Debug)]
 pub(super) struct Leftover {
-    /// What its maker held.
+    /// Its process held this.
     guard: Guard,
     file: PathBuf,
 }
 
-/// What whoever writes a file holds from before its first byte on.
+/// What a process holds while it writes a file.
 #[derive(Debug)]
 pub(super) enum Guard {
     /// The lease at this path.
@@ -208,7 +211,7 @@ pub(super) enum Guard {
 }
 
 impl Guard {
-    /// That of the object at `target`.
+    /// The guard of the object at `target`.
     fn of_target(target: &Path) -> Self {
         layout::leased_slice(target).map_or_else(
             || Self::Lock(directory_name(target)),
@@ -216,7 +219,7 @@ impl Guard {
         )
     }
 
-    /// That of the staged file at `path`.
+    /// The guard of the staged file at `path`.
     fn of_staged(path: &Path) -> Self {
         let name = path.filename().unwrap_or_default();
         if let Some(directory) = name.strip_suffix(".swap") {
@@ -234,15 +237,15 @@ impl Guard {
     }
 }
 
-/// Where copies on their way to a partition have a place, outside of it.
+/// A directory for unfinished copies into a partition, outside of it.
 #[derive(Debug)]
-pub(super) struct Beside {
+pub(super) struct CopyDirectory {
     directory: PathBuf,
-    /// What the directory is called that is not to have them in it.
+    /// The name of the partition or table beside which they lie.
     outer: String,
 }
 
-impl Beside {
+impl CopyDirectory {
     /// The copy of a file of the slice. Its lease allows one at a time.
     pub(super) fn copy_of(&self, slice: Slice) -> PathBuf {
         let Self { directory, outer } = self;
@@ -250,12 +253,12 @@ impl Beside {
     }
 }
 
-/// The file that a copy of this name is on its way to, if it is one.
+/// The name of the file that will result from the copy `name`; `None` if it is not a copy.
 pub(super) fn target_of_copy(name: &str) -> Option<&str> {
     name.strip_prefix('.')?.strip_suffix(COPY)
 }
 
-/// What the directory of an object is called among the locks.
+/// The name of the lock for the directory of an object.
 pub(super) fn directory_name(path: &Path) -> String {
     let mut parts: Vec<String> = path.parts().map(|part| part.as_ref().to_owned()).collect();
     parts.pop();

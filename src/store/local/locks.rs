@@ -1,4 +1,4 @@
-//! Locks of files and leases of slices, which the kernel gives back when their process dies.
+//! Locks of files and leases of slices. The kernel releases them when their process dies.
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -8,20 +8,20 @@ use std::time::Duration;
 
 use object_store::path::Path;
 
-use super::{LocalStore, failed, unless_it_is_another_s};
+use super::{LocalStore, failed, ignore_if_not_owner};
 use crate::store::layout::LOCKS;
 use crate::store::lock::lies_at;
 use crate::store::{Lease, StoreError};
 
-/// How often to try for a lock that others make and remove meanwhile, and the pause in between.
+/// Attempts to lock a file that others create and remove meanwhile, and the pause between them.
 const LOCK_TRIES: u32 = 100;
 
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 impl LocalStore {
-    /// Locks a directory of the lake: only who holds the lock writes conditionally there. The lock
-    /// is on a file of its own, for NFS passes on no locks of directories. `None` if it is held,
-    /// and this does not `wait`.
+    /// Locks a directory of the lake for conditional writes. The lock is on a separate file,
+    /// because NFS does not lock directories. `None` if another process holds it and `wait` is
+    /// false.
     pub(super) fn lock_directory(
         &self,
         name: &str,
@@ -32,7 +32,7 @@ impl LocalStore {
         self.lock(&locks.join(format!("{name}.lock")), wait)
     }
 
-    /// Locks the file at `path`, which is made if there is none.
+    /// Locks the file at `path`, and creates it if it does not exist.
     pub(super) fn lock(&self, path: &FilePath, wait: bool) -> Result<Option<File>, StoreError> {
         for _ in 0..LOCK_TRIES {
             if let Some(file) = self
@@ -49,8 +49,8 @@ impl LocalStore {
                     Err(fs::TryLockError::WouldBlock) => return Ok(None),
                     Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
                 }
-                // Somebody removed it since it was opened: a lock on that one keeps nobody away.
-                // Take the one that is there now.
+                // If the file was removed since it was opened, its lock excludes no other process:
+                // lock the file that lies there now.
                 if lies_at(&file, path) {
                     return Ok(Some(file));
                 }
@@ -58,12 +58,13 @@ impl LocalStore {
             std::thread::sleep(LOCK_PAUSE);
         }
         Err(failed("lock", path)(io::Error::other(
-            "it is another file each time. Is it on a file system that does not keep its files?",
+            "the lock file is replaced again and again. Use a file system with stable files and \
+             `flock`",
         )))
     }
 
-    /// Opens a lock for everybody who may use the lake, whatever the umask says; `None` if somebody
-    /// made it or removed it meanwhile. Links are not followed: a lock is never one.
+    /// Opens a lock file with `lake.file_mode`, regardless of the umask. `None` if another process
+    /// created or removed it meanwhile. Does not follow links.
     pub(super) fn open_lock(&self, path: &FilePath) -> io::Result<Option<File>> {
         let mut options = File::options();
         options.write(true).custom_flags(libc::O_NOFOLLOW);
@@ -77,10 +78,10 @@ impl LocalStore {
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => return Ok(None),
             opened => opened?,
         };
-        // Whoever made it may have died before it had its mode.
+        // Its creator may have died before setting the mode.
         if file.metadata()?.mode() & 0o777 != self.file_mode {
             let mode = Permissions::from_mode(self.file_mode);
-            unless_it_is_another_s(file.set_permissions(mode))?;
+            ignore_if_not_owner(file.set_permissions(mode))?;
         }
         Ok(Some(file))
     }
@@ -96,7 +97,7 @@ impl LocalStore {
     }
 }
 
-/// A lock on a file, which is removed when the lock is given back.
+/// A lock on a file, which is removed when the lock is released.
 #[derive(Debug)]
 pub(super) struct FileLease {
     path: PathBuf,
@@ -111,16 +112,15 @@ impl Lease for FileLease {
 
 impl Drop for FileLease {
     fn drop(&mut self) {
-        // While it is still locked, so that nobody's lock is removed but ours. If it stays, it is
-        // an empty file that the next lease uses.
+        // Remove it while it is locked, so that it is certainly ours. If this fails, an empty file
+        // stays, which the next lease reuses.
         if self.is_held() {
             drop(fs::remove_file(&self.path));
         }
     }
 }
 
-/// Whether somebody holds the lock at `path`. Neither makes nor changes anything, and needs no
-/// right to write.
+/// Whether a process holds the lock at `path`. Writes nothing and needs no write permission.
 pub(super) fn is_locked(path: &FilePath) -> Result<bool, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,

@@ -66,7 +66,7 @@ async fn of_many_writers_one_wins() {
 }
 
 #[tokio::test]
-async fn a_lease_is_held_by_one_and_given_back_by_dropping() {
+async fn a_lease_has_one_holder_and_is_released_on_drop() {
     let (_directory, store) = open();
     let path = Path::from("_cdrlake/leases/x.lock");
     let lease = store.try_lease(&path).await.unwrap().unwrap();
@@ -82,7 +82,7 @@ async fn a_lease_is_held_by_one_and_given_back_by_dropping() {
 }
 
 #[tokio::test]
-async fn files_and_directories_belong_to_their_owner_alone() {
+async fn files_and_directories_are_private_to_their_owner() {
     let (directory, store) = open();
     store
         .create(&Path::from("a/b.json"), "x".into())
@@ -118,13 +118,13 @@ async fn a_published_file_replaces_the_old_one_and_leaves_no_staging() {
     assert_eq!(store.list(&Path::from(STAGING)).await.unwrap(), []);
 }
 
-/// Says it also where the output of tests is kept back.
+/// Writes to standard error directly, because the test harness captures output.
 fn skipped(what: &str) {
     drop(writeln!(io::stderr(), "skipped: {what}"));
 }
 
-/// Runs a test again in a process that may mount, and has mounted already what `mount` says, with
-/// a variable that tells it so. Whether that is possible here.
+/// Runs a test again in a process that may mount and has already mounted `mount`, with a variable
+/// set to mark it. Returns false if this machine does not allow that.
 pub(crate) fn where_it_may_mount<const N: usize>(
     test: &str,
     (variable, value): (&str, &FilePath),
@@ -199,8 +199,8 @@ async fn a_partition_on_another_file_system_is_written_whole_and_leaves_nothing(
     assert_eq!(names(other.path()), ["october"]);
     assert_eq!(store.list(&Path::from(STAGING)).await.unwrap(), []);
 
-    // What processes leave that die while they copy is seen by no listing, found, and removed
-    // once they are dead.
+    // Copies of crashed processes are not listed, and are found and removed once their lease is
+    // free.
     let beside = other
         .path()
         .join(format!(".october.placed-2026-10-01{COPY}"));
@@ -231,7 +231,7 @@ async fn a_table_on_another_file_system_has_no_copy_in_it_while_it_is_written() 
     publish(&store, &path, "rows").await;
     let target = store.file_path(&path);
     assert_eq!(fs::read_to_string(&target).unwrap(), "rows");
-    let beside = store.beside(target.parent().unwrap()).unwrap();
+    let beside = store.copy_directory(target.parent().unwrap()).unwrap();
     let copy = beside.copy_of(layout::leased_slice(&path).unwrap());
     assert_eq!(copy.parent(), Some(other.path()));
     fs::write(&copy, "rows").unwrap();
@@ -268,7 +268,7 @@ async fn the_ledger_may_lie_on_another_file_system_too() {
 }
 
 #[tokio::test]
-async fn locks_and_leases_have_the_mode_of_files_and_directories_keep_whose_group_they_are() {
+async fn locks_get_the_file_mode_and_directories_keep_their_group() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("lake");
     fs::create_dir(&root).unwrap();
@@ -292,7 +292,7 @@ async fn locks_and_leases_have_the_mode_of_files_and_directories_keep_whose_grou
 }
 
 #[tokio::test]
-async fn plain_files_where_partitions_should_be_hide_nothing_and_are_no_hindrance() {
+async fn plain_files_in_place_of_partitions_are_listed_and_do_no_harm() {
     let (directory, store) = open();
     let Some(other) = on_another_file_system(directory.path()) else {
         return;
@@ -325,7 +325,7 @@ async fn plain_files_where_partitions_should_be_hide_nothing_and_are_no_hindranc
 }
 
 #[tokio::test]
-async fn only_where_nothing_can_be_beside_a_partition_is_a_copy_in_it() {
+async fn a_copy_lies_in_a_partition_only_if_it_cannot_lie_beside_it() {
     let (directory, store) = open();
     let Some(other) = on_another_file_system(directory.path()) else {
         return;
@@ -337,7 +337,7 @@ async fn only_where_nothing_can_be_beside_a_partition_is_a_copy_in_it() {
     let table = directory.path().join("lake").join(TABLE);
     fs::create_dir(&table).unwrap();
     std::os::unix::fs::symlink(&partition, target.parent().unwrap()).unwrap();
-    let beside = store.beside(target.parent().unwrap()).unwrap();
+    let beside = store.copy_directory(target.parent().unwrap()).unwrap();
     // Something goes wrong there that would go wrong inside, too.
     let copy = beside.copy_of(layout::leased_slice(&path).unwrap());
     fs::create_dir(&copy).unwrap();
@@ -349,7 +349,7 @@ async fn only_where_nothing_can_be_beside_a_partition_is_a_copy_in_it() {
     assert_eq!(names_in(&partition).unwrap(), [] as [&str; 0]);
 }
 
-/// Tells the child of the test below its lake, whose partition is a mount.
+/// The child of the test below has its lake at this path, with a mount as partition.
 const MOUNTED: &str = "TEST_MOUNTED";
 
 #[test]
@@ -365,10 +365,10 @@ fn a_partition_that_is_another_mount_of_the_same_file_system_is_written_and_swep
             publish(&store, &path, "rows").await;
             assert_eq!(fs::read_to_string(&target).unwrap(), "rows");
             assert_eq!(names_in(partition).unwrap(), ["placed-2026-10-01.parquet"]);
-            // What a process leaves that dies while it copies, outside and inside.
+            // Copies of crashed processes, outside and inside of the partition.
             let name = "placed-2026-10-01.parquet";
             let slice = layout::leased_slice(&path).unwrap();
-            let beside = store.beside(partition).unwrap().copy_of(slice);
+            let beside = store.copy_directory(partition).unwrap().copy_of(slice);
             let within = partition.join(format!(".{name}{COPY}"));
             for copy in [&beside, &within] {
                 fs::write(copy, "calls").unwrap();
@@ -396,7 +396,7 @@ fn a_partition_that_is_another_mount_of_the_same_file_system_is_written_and_swep
 }
 
 #[test]
-fn a_lock_that_is_a_link_is_refused_and_not_tried_for_ever() {
+fn a_lock_that_is_a_link_is_refused() {
     let (directory, store) = open();
     let locks = directory.path().join("lake").join(LOCKS);
     fs::create_dir_all(&locks).unwrap();
@@ -411,7 +411,7 @@ fn a_lock_that_is_a_link_is_refused_and_not_tried_for_ever() {
 }
 
 #[test]
-fn what_a_dead_process_left_without_its_mode_gets_it_and_what_is_another_s_keeps_its_own() {
+fn leftovers_of_crashed_processes_get_the_mode_and_files_of_others_keep_theirs() {
     let directory = tempfile::tempdir().unwrap();
     let root = directory.path().join("lake");
     let set = |path: &FilePath, mode: u32| {
@@ -429,14 +429,14 @@ fn what_a_dead_process_left_without_its_mode_gets_it_and_what_is_another_s_keeps
     assert_eq!(mode(&locks), 0o770);
     assert_eq!(mode(&locks.join("a.lock")), 0o660);
     assert_eq!(mode(&root), 0o750);
-    // Nobody may set this one's mode, not even who may do everything.
+    // Not even root may set the mode of this file.
     let another_s = FilePath::new("/proc/self");
     let refused = fs::set_permissions(another_s, Permissions::from_mode(0o777));
     assert_eq!(refused.unwrap_err().kind(), io::ErrorKind::PermissionDenied);
     grant(another_s, 0o777).unwrap();
 }
 
-/// Whether somebody waits for a lock on the file.
+/// Whether a process waits for a lock on the file.
 fn is_waited_for(file: &File) -> bool {
     let inode = format!(":{} ", file.metadata().unwrap().ino());
     let locks = fs::read_to_string("/proc/locks").unwrap();
@@ -446,7 +446,7 @@ fn is_waited_for(file: &File) -> bool {
 }
 
 #[test]
-fn a_lock_whose_file_was_removed_meanwhile_keeps_nobody_away_and_is_not_taken_for_one() {
+fn a_lock_on_a_removed_file_does_not_count() {
     let (directory, store) = open();
     let path = directory.path().join("lake").join(LOCKS).join("a.lock");
     let first = store.lock_directory("a", true).unwrap().unwrap();
