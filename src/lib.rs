@@ -91,7 +91,7 @@ pub use cdr::slice::{Direction, Slice};
 pub use config::{Config, ConfigError};
 pub use lake::ledger::Asked;
 pub use lake::{Lake, LakeError};
-pub use ops::days::{Selection, Shard};
+pub use ops::days::{DayRange, Selection, Shard};
 pub use ops::job::{Job, Outcome};
 pub use ops::load::Load;
 pub use ops::open::{find_lake, open_lake};

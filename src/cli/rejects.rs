@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use super::run::{OutputArgs, RangeArgs, slices as number_of_slices};
 use super::table::counted;
 use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
-use crate::ops::days::Selection;
+use crate::ops::days::DayRange;
 use crate::ops::open::existing_lake;
 use crate::ops::rejects::{Group, Rejects};
 
@@ -26,10 +26,10 @@ pub(super) struct RejectsArgs {
 
 pub(super) async fn execute(args: &RejectsArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
-    let selection = Selection::from(&args.range);
+    let range = DayRange::from(&args.range);
     let lake = existing_lake(&config, false).await?;
     let (window, now) = (&config.window, Timestamp::now());
-    let rejects = Rejects::read(&lake, window, &selection, args.show_numbers, now).await?;
+    let rejects = Rejects::read(&lake, window, &range, args.show_numbers, now).await?;
     let text = match args.output.format {
         OutputFormat::Json => json_text(&rejects),
         OutputFormat::Text => render(&rejects, args.show_numbers),

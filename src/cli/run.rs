@@ -18,7 +18,7 @@ use super::{
 use crate::cdr::slice::{Direction, parse_day};
 use crate::config::Config;
 use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
-use crate::ops::days::{Selection, Shard};
+use crate::ops::days::{DayRange, Selection, Shard};
 use crate::ops::job::{Job, Outcome};
 use crate::ops::plan::{Plan, preview};
 use crate::ops::run::{RunResult, Stop};
@@ -57,14 +57,13 @@ impl RangeArgs {
     }
 }
 
-impl From<&RangeArgs> for Selection {
+impl From<&RangeArgs> for DayRange {
     fn from(args: &RangeArgs) -> Self {
         Self {
             from: args.from,
             to: args.to,
             last_days: args.last,
             direction: args.direction,
-            ..Self::default()
         }
     }
 }
@@ -88,11 +87,15 @@ struct SelectionArgs {
 
 impl From<&SelectionArgs> for Selection {
     fn from(args: &SelectionArgs) -> Self {
+        let range = &args.range;
         Self {
+            from: range.from,
+            to: range.to,
+            last_days: range.last,
             include_today: args.include_today,
             refresh: args.refresh,
+            direction: range.direction,
             shard: args.shard,
-            ..Self::from(&args.range)
         }
     }
 }

@@ -8,7 +8,7 @@ use jiff::Timestamp;
 use super::run::{MAX_LINES, OutputArgs, RangeArgs};
 use super::table::{DayTable, counted};
 use super::{CommandError, Exit, LakeArgs, OutputFormat, advice, json_text, print};
-use crate::ops::days::Selection;
+use crate::ops::days::DayRange;
 use crate::ops::open::existing_lake;
 use crate::ops::status::LakeStatus;
 
@@ -25,9 +25,9 @@ pub(super) struct StatusArgs {
 
 pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
-    let selection = Selection::from(&args.range);
+    let range = DayRange::from(&args.range);
     let lake = existing_lake(&config, false).await?;
-    let mut status = LakeStatus::read(&lake, &config, &selection, Timestamp::now()).await?;
+    let mut status = LakeStatus::read(&lake, &config, &range, Timestamp::now()).await?;
     advice::on_status(&mut status, &config.lake.url);
     let text = match args.output.format {
         OutputFormat::Json => json_text(&status),

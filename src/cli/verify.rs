@@ -14,7 +14,7 @@ use super::{
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::slice::Slice;
 use crate::error::joined_names;
-use crate::ops::days::Selection;
+use crate::ops::days::DayRange;
 use crate::ops::run::Stop;
 use crate::ops::verify::{Fault, Finding, Remedy, Repair, Verification, Verified, VerifyReport};
 use crate::source::Source;
@@ -46,7 +46,7 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         None
     };
     let verification = Verification {
-        selection: Selection::from(&args.range),
+        range: DayRange::from(&args.range),
         source: source.as_ref(),
         ask_source: args.source,
         ..Verification::of(&config)

@@ -37,10 +37,19 @@ pub struct Selection {
 }
 
 impl Selection {
+    /// Its days and directions.
+    pub fn range(&self) -> DayRange {
+        DayRange {
+            from: self.from,
+            to: self.to,
+            last_days: self.last_days,
+            direction: self.direction,
+        }
+    }
+
     /// The directions asked for; `all` where none is.
     pub fn directions(&self, all: &[Direction]) -> Vec<Direction> {
-        self.direction
-            .map_or_else(|| all.to_vec(), |only| vec![only])
+        self.range().directions(all)
     }
 
     /// The days that this means at `now`, both ends included.
@@ -52,10 +61,52 @@ impl Selection {
         window: &WindowConfig,
         now: Timestamp,
     ) -> Result<RangeInclusive<Date>, Error> {
+        self.range().days_until(window, now, self.include_today)
+    }
+}
+
+/// Days and directions of a lake, for commands that fetch nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DayRange {
+    /// The first day.
+    pub from: Option<Date>,
+    /// The last day.
+    pub to: Option<Date>,
+    /// The number of days, ending with yesterday.
+    pub last_days: Option<u32>,
+    /// The only direction.
+    pub direction: Option<Direction>,
+}
+
+impl DayRange {
+    /// The selected directions; `all` if none is selected.
+    pub fn directions(&self, all: &[Direction]) -> Vec<Direction> {
+        self.direction
+            .map_or_else(|| all.to_vec(), |only| vec![only])
+    }
+
+    /// The selected days that have ended at `now`, both ends included.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if there are none.
+    pub fn days(
+        &self,
+        window: &WindowConfig,
+        now: Timestamp,
+    ) -> Result<RangeInclusive<Date>, Error> {
+        self.days_until(window, now, false)
+    }
+
+    fn days_until(
+        &self,
+        window: &WindowConfig,
+        now: Timestamp,
+        include_today: bool,
+    ) -> Result<RangeInclusive<Date>, Error> {
         let today = today(window, now);
         let usage = |problem: String| Err(Error::Usage(problem));
         let yesterday = today.yesterday().unwrap_or(today);
-        let last_possible = if self.include_today { today } else { yesterday };
+        let last_possible = if include_today { today } else { yesterday };
         if let (Some(from), Some(to)) = (self.from, self.to)
             && from > to
         {

@@ -9,7 +9,7 @@ use object_store::path::Path;
 use serde::Serialize;
 
 use super::Error;
-use super::days::Selection;
+use super::days::DayRange;
 use crate::body::framing::Position;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::WindowConfig;
@@ -93,12 +93,12 @@ impl Rejects {
     pub(crate) async fn read(
         lake: &Lake,
         window: &WindowConfig,
-        selection: &Selection,
+        range: &DayRange,
         show_numbers: bool,
         now: Timestamp,
     ) -> Result<Self, Error> {
-        let days = selection.days_of_all(window, now)?;
-        let directions = selection.directions(&Direction::ALL);
+        let days = range.days_of_all(window, now)?;
+        let directions = range.directions(&Direction::ALL);
         let mut files: Vec<(Slice, bool, Path)> = lake
             .rejects()
             .await?

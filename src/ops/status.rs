@@ -8,7 +8,7 @@ use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 
 use super::Error;
-use super::days::Selection;
+use super::days::DayRange;
 use crate::cdr::amount::AmountSum;
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
@@ -106,15 +106,15 @@ impl LakeStatus {
     pub(crate) async fn read(
         lake: &Lake,
         config: &Config,
-        selection: &Selection,
+        range: &DayRange,
         now: Timestamp,
     ) -> Result<Self, Error> {
-        let directions = selection.directions(&config.source.directions);
+        let directions = range.directions(&config.source.directions);
         let mut window = config.window.clone();
         if window.start.is_none() {
             window.start = lake.first_day(&directions).await?;
         }
-        let days = selection.days(&window, now)?;
+        let days = range.days(&window, now)?;
         let entries = lake.entries(&directions, days.clone()).await?;
         Ok(Self::new(&entries, &directions, days))
     }

@@ -21,7 +21,7 @@ fn verification<'a>(
     source: Option<&'a Arc<dyn Source>>,
 ) -> Verification<'a> {
     Verification {
-        selection: selection.clone(),
+        range: selection.range(),
         source,
         ask_source: source.is_some(),
         ..Verification::of(&world.config)

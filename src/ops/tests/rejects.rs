@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::world::{World, day, days, slice, source_of_lines};
 use crate::cdr::slice::Direction;
-use crate::ops::days::Selection;
+use crate::ops::days::DayRange;
 use crate::ops::rejects::Rejects;
 use crate::store::layout;
 
@@ -12,10 +12,10 @@ const CALL: &str = "{\"call_id\":\"1\",\"date\":\"DAYT10:00:00Z\"}\n";
 const NO_DATE: &str = "{\"call_id\":\"2\",\"from\":\"13025550001\"}\n";
 const BAD_DATE: &str = "{\"call_id\":\"3\",\"date\":\"broken\"}\n";
 
-async fn read(world: &World, selection: &Selection, show_numbers: bool) -> Rejects {
+async fn read(world: &World, range: &DayRange, show_numbers: bool) -> Rejects {
     let now: Timestamp = "2020-01-10T12:00:00Z".parse().unwrap();
     let window = &world.config.window;
-    let rejects = Rejects::read(&world.lake, window, selection, show_numbers, now);
+    let rejects = Rejects::read(&world.lake, window, range, show_numbers, now);
     rejects.await.unwrap()
 }
 
@@ -39,7 +39,7 @@ async fn rejects_are_grouped_by_reason_and_those_of_failed_attempts_come_last() 
     world
         .run(3, source_of_lines(&[&first, &second, &failing]))
         .await;
-    let found = read(&world, &Selection::default(), false).await;
+    let found = read(&world, &DayRange::default(), false).await;
     let expected = [
         ("no_date", 3, 2, false),
         ("date", 2, 2, false),
@@ -70,7 +70,7 @@ async fn numbers_in_examples_are_hidden_unless_asked_for() {
         .run(1, source_of_lines(&[&[CALL, NO_DATE].concat()]))
         .await;
     for (show_numbers, is_shown) in [(false, false), (true, true)] {
-        let found = read(&world, &Selection::default(), show_numbers).await;
+        let found = read(&world, &DayRange::default(), show_numbers).await;
         let text = &found.groups[0].example.text;
         assert_eq!(text.contains("13025550001"), is_shown, "{text}");
     }
@@ -82,12 +82,12 @@ async fn a_selection_limits_days_and_directions() {
     let lines = [CALL, NO_DATE].concat();
     world.run(2, source_of_lines(&[&lines, &lines])).await;
     assert_eq!(
-        groups(&read(&world, &days(1), false).await),
+        groups(&read(&world, &days(1).range(), false).await),
         [("no_date", 1, 1, false)]
     );
-    let received = Selection {
+    let received = DayRange {
         direction: Some(Direction::Received),
-        ..Selection::default()
+        ..DayRange::default()
     };
     assert_eq!(groups(&read(&world, &received, false).await), []);
 }
@@ -105,7 +105,7 @@ async fn a_file_that_is_missing_or_damaged_is_listed_beside_the_readable_ones() 
     );
     world.delete(&gone).await;
     world.put(&damaged, "no zstd").await;
-    let found = read(&world, &Selection::default(), false).await;
+    let found = read(&world, &DayRange::default(), false).await;
     assert_eq!(groups(&found), [("no_date", 1, 1, false)]);
     assert_eq!(found.unreadable.len(), 2);
     for (problem, path) in found.unreadable.iter().zip([gone, damaged]) {

@@ -8,7 +8,7 @@ use crate::cdr::slice::Direction;
 use crate::lake::SliceState;
 use crate::lake::ledger::{Entry, Failure, Reason, State};
 use crate::ops::Error;
-use crate::ops::days::Selection;
+use crate::ops::days::{DayRange, Selection};
 use crate::ops::status::LakeStatus;
 use crate::store::{FailureKind, layout};
 
@@ -18,8 +18,8 @@ fn now() -> Timestamp {
 
 /// The status of placed calls from day 1 to `last`.
 async fn status(world: &World, last: i8) -> LakeStatus {
-    let selection = days(last);
-    let status = LakeStatus::read(&world.lake, &world.config, &selection, now());
+    let range = days(last).range();
+    let status = LakeStatus::read(&world.lake, &world.config, &range, now());
     status.await.unwrap()
 }
 
@@ -101,7 +101,7 @@ async fn without_a_selection_days_begin_with_the_first_of_the_ledger() {
     };
     let source = source(&[0, 0, 0, 2, 1]);
     world.run_selected(selection, source).await;
-    let all = Selection::default();
+    let all = DayRange::default();
     let status = LakeStatus::read(&world.lake, &world.config, &all, now());
     let status = status.await.unwrap();
     assert_eq!((status.from, status.to), (day(4), day(9)));
@@ -113,7 +113,7 @@ async fn without_a_selection_days_begin_with_the_first_of_the_ledger() {
 #[tokio::test(start_paused = true)]
 async fn an_empty_lake_without_a_selection_has_no_days() {
     let world = World::new().await;
-    let all = Selection::default();
+    let all = DayRange::default();
     let status = LakeStatus::read(&world.lake, &world.config, &all, now()).await;
     assert!(matches!(status, Err(Error::Usage(_))), "{status:?}");
 }
@@ -127,13 +127,13 @@ async fn an_entry_that_cannot_be_read_is_damaged_and_a_failed_listing_is_an_erro
         kind: FailureKind::Denied,
     };
     let lake = world.failing(faults("read", "2020-01-01.json")).await;
-    let selection = days(2);
-    let status = LakeStatus::read(&lake, &world.config, &selection, now());
+    let range = days(2).range();
+    let status = LakeStatus::read(&lake, &world.config, &range, now());
     let status = status.await.unwrap();
     assert_eq!(states(&status), [SliceState::Damaged, SliceState::Closed]);
     let problem = status.days[0].slices[0].problem.as_deref().unwrap();
     assert!(problem.contains("the store fails"), "{problem}");
     let lake = world.failing(faults("list", "ledger")).await;
-    let status = LakeStatus::read(&lake, &world.config, &selection, now()).await;
+    let status = LakeStatus::read(&lake, &world.config, &range, now()).await;
     assert!(matches!(status, Err(Error::Lake(_))), "{status:?}");
 }

@@ -19,7 +19,7 @@ use jiff::civil::Date;
 use object_store::path::Path;
 use serde::Serialize;
 
-use super::days::Selection;
+use super::days::DayRange;
 use super::{Error, Observer, open};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
@@ -216,8 +216,8 @@ impl Scope {
 pub struct Verification<'a> {
     /// Names the lake, its source, its first day and the tolerated rejects.
     pub config: &'a Config,
-    /// Which directions and days; all that the lake has by default.
-    pub selection: Selection,
+    /// The days and directions to verify; by default all of the lake.
+    pub range: DayRange,
     /// Where slices are fetched again and counts are asked. Without it, the lake may be one of
     /// another account or filter.
     pub source: Option<&'a Arc<dyn Source>>,
@@ -260,7 +260,7 @@ impl<'a> Verification<'a> {
     pub fn of(config: &'a Config) -> Self {
         Self {
             config,
-            selection: Selection::default(),
+            range: DayRange::default(),
             source: None,
             ask_source: false,
             now: Timestamp::now(),
@@ -310,16 +310,16 @@ impl<'a> Verification<'a> {
 
     fn scope(&self) -> Result<Scope, Error> {
         Ok(Scope {
-            days: self.selection.days_of_all(&self.config.window, self.now)?,
-            directions: self.selection.directions(&Direction::ALL),
+            days: self.range.days_of_all(&self.config.window, self.now)?,
+            directions: self.range.directions(&Direction::ALL),
         })
     }
 
     /// The expected slices that are not among those `found`. `None` if neither configuration nor
     /// selection has the first day of the lake.
     fn not_fetched(&self, found: &BTreeSet<Slice>) -> Option<BTreeSet<Slice>> {
-        let directions = self.selection.directions(&self.config.source.directions);
-        let days = self.selection.days(&self.config.window, self.now).ok()?;
+        let directions = self.range.directions(&self.config.source.directions);
+        let days = self.range.days(&self.config.window, self.now).ok()?;
         let (first, last) = days.into_inner();
         let days = std::iter::successors(Some(first), |day| day.tomorrow().ok())
             .take_while(|day| *day <= last);
