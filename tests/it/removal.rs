@@ -441,6 +441,40 @@ fn an_erasure_waits_for_a_run_and_its_number_comes_from_standard_input() {
 }
 
 #[test]
+fn a_removal_that_is_interrupted_while_the_lake_is_opened_ends_at_once() {
+    // A store that accepts connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let place = format!(
+        "[lake]\nurl = \"s3://bucket/lake\"\n[lake.options]\nendpoint = \"http://{}\"\n\
+         region = \"us-east-1\"\n",
+        silent.local_addr().unwrap()
+    );
+    let workplace = Workplace::with_url("http://127.0.0.1:9");
+    workplace.reconfigure("[lake]\nurl = \"lake\"\n", &place);
+    workplace.configure_also(KEY_LINES);
+    for arguments in [
+        ["prune", "--older-than", "50days"],
+        ["erase", "--number", NUMBER],
+    ] {
+        let mut command = workplace.command(&arguments);
+        command.env("PRIVACY", KEY).stderr(Stdio::piped());
+        let child = command.spawn().unwrap();
+        let connection = silent.accept().unwrap();
+        let interrupt = std::process::Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status();
+        assert!(interrupt.unwrap().success());
+        let begun = std::time::Instant::now();
+        let ended = child.wait_with_output().unwrap();
+        assert!(begun.elapsed().as_secs() < 10, "{:?}", begun.elapsed());
+        let stderr = String::from_utf8(ended.stderr).unwrap();
+        assert_eq!(ended.status.code(), Some(130), "{stderr}");
+        assert!(stderr.contains("Interrupted before"), "{stderr}");
+        drop(connection);
+    }
+}
+
+#[test]
 fn an_erasure_that_did_not_come_to_its_end_is_known() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
