@@ -199,7 +199,7 @@ fn a_list_that_is_null_is_empty_and_a_count_may_be_written_as_text() {
 }
 
 #[test]
-fn an_answer_without_calls_that_says_itself_that_there_are_some_closes_no_day() {
+fn an_answer_that_announces_calls_but_has_none_closes_no_day() {
     let three = calls(0, 3).trim_end().replace('\n', ",");
     let elsewhere = format!("{{\"pagination\":{{\"total\":3}},\"data\":[{three}]}}");
     let off = ["--reconcile", "off"];
@@ -250,7 +250,7 @@ fn an_answer_without_calls_that_says_itself_that_there_are_some_closes_no_day() 
 }
 
 #[test]
-fn a_day_whose_calls_are_not_there_at_first_is_asked_for_again() {
+fn a_day_without_its_calls_is_requested_again() {
     let words = "{\"message\":\"warming up\"}";
     for absent in [
         response("204 No Content", "", ""),
@@ -269,7 +269,7 @@ fn a_day_whose_calls_are_not_there_at_first_is_asked_for_again() {
 }
 
 #[test]
-fn what_has_no_calls_and_no_count_is_said_to_be_unknown() {
+fn a_day_without_calls_and_without_a_count_is_unknown() {
     let nothing = response("204 No Content", "", "");
     let server = Server::start();
     server
@@ -283,7 +283,7 @@ fn what_has_no_calls_and_no_count_is_said_to_be_unknown() {
 }
 
 #[test]
-fn what_the_api_says_instead_of_a_count_is_quoted() {
+fn a_message_in_place_of_a_count_is_quoted() {
     let server = Server::start();
     let words = "{\"success\":false,\"message\":\"Call log is being rebuilt\"}";
     server
@@ -302,7 +302,7 @@ fn what_the_api_says_instead_of_a_count_is_quoted() {
 }
 
 #[test]
-fn a_wait_that_is_longer_than_allowed_ends_the_run_for_all_slices_and_says_until_when() {
+fn a_requested_wait_beyond_the_limit_ends_the_run_and_its_end_is_reported() {
     let tomorrow = Timestamp::now() + jiff::SignedDuration::from_hours(24);
     let reset = format!("X-RateLimit-Reset: {}\r\n", tomorrow.as_second());
     for header in ["Retry-After: 86400\r\n", &reset] {
@@ -363,7 +363,7 @@ fn a_wait_that_is_longer_than_allowed_ends_the_run_for_all_slices_and_says_until
 }
 
 #[test]
-fn one_day_s_answer_fails_its_slice_and_no_other() {
+fn a_refusal_of_one_day_fails_its_slice_only() {
     let later = "Retry-After: 7200\r\n";
     for (status, headers, said) in [
         ("503 Service Unavailable", later, "It asks to wait until"),
@@ -411,7 +411,7 @@ fn a_403_to_two_days_in_a_row_ends_the_run() {
 }
 
 #[test]
-fn a_404_on_a_path_that_has_served_is_not_said_of_the_path() {
+fn a_404_on_a_path_that_has_answered_does_not_blame_the_path() {
     let server = Server::start();
     server.serve(
         "placed",
@@ -468,7 +468,7 @@ fn a_key_command_that_hangs_does_not_keep_a_run_from_ending() {
 }
 
 #[test]
-fn a_reset_of_a_limit_that_was_not_met_is_no_wait() {
+fn the_reset_time_of_an_unreached_limit_causes_no_wait() {
     let soon = "X-RateLimit-Limit: 1000\r\nX-RateLimit-Reset: 86400\r\n";
     let busy = sized("503 Service Unavailable", soon, "{\"message\":\"busy\"}");
     let (_workplace, _server, ran) = run_scripted(3, [busy, ok_chunked(&calls(0, 3))]);
@@ -480,7 +480,7 @@ fn a_reset_of_a_limit_that_was_not_met_is_no_wait() {
 }
 
 #[test]
-fn too_many_requests_again_and_again_name_what_makes_fewer() {
+fn repeated_429s_name_the_settings_that_reduce_requests() {
     let words = "{\"message\":\"slow down\"}";
     let busy = sized("429 Too Many Requests", "Retry-After: 0\r\n", words);
     let (_workplace, _server, ran) = run_scripted(3, [busy]);
@@ -500,7 +500,7 @@ fn too_many_requests_again_and_again_name_what_makes_fewer() {
 }
 
 #[test]
-fn an_encoding_that_is_none_is_no_compression() {
+fn a_content_encoding_without_compression_is_accepted() {
     for encoding in [
         "utf-8",
         "UTF-8",
@@ -525,7 +525,7 @@ fn an_encoding_that_is_none_is_no_compression() {
 }
 
 #[test]
-fn a_key_that_is_refused_in_the_middle_of_a_run_is_read_once_more() {
+fn a_key_that_is_refused_during_a_run_is_read_once_more() {
     const NEW: &str = "rotated-key-77aa";
     let refused = Answer::Json(401, "{\"message\":\"Unauthorized\"}".to_owned());
     let records = calls(0, 3).replacen('{', &format!("{{\"note\":\"{CANARY} and {NEW}\","), 1);
@@ -592,7 +592,7 @@ fn a_key_that_is_refused_in_the_middle_of_a_run_is_read_once_more() {
 }
 
 #[test]
-fn variables_that_are_no_keys_are_warned_of_and_those_of_kubernetes_are_not() {
+fn unknown_variables_cause_a_warning_but_those_of_kubernetes_do_not() {
     let (workplace, _server) = scripted(3, [ok_chunked(&calls(0, 3))]);
     let run = |variables: &[(&str, &str)]| {
         let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
@@ -616,7 +616,7 @@ fn variables_that_are_no_keys_are_warned_of_and_those_of_kubernetes_are_not() {
 }
 
 #[test]
-fn a_variable_that_is_not_utf_8_is_refused_or_warned_of() {
+fn a_variable_that_is_not_utf_8_is_refused_or_causes_a_warning() {
     use std::os::unix::ffi::OsStrExt;
 
     let (workplace, _server) = scripted(3, [ok_chunked(&calls(0, 3))]);
@@ -641,7 +641,7 @@ fn a_variable_that_is_not_utf_8_is_refused_or_warned_of() {
 }
 
 #[test]
-fn a_filter_of_log_lines_that_is_none_is_said() {
+fn an_invalid_log_filter_causes_a_warning() {
     let (workplace, _server) = scripted(3, [ok_chunked(&calls(0, 3))]);
     for (filter, is_good) in [
         ("verbose", false),

@@ -85,7 +85,7 @@ fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
 }
 
 #[test]
-fn commands_say_what_to_do_about_a_failed_slice_and_the_lake_keeps_what_is_wrong() {
+fn commands_print_the_remedy_for_a_failed_slice_and_the_lake_records_only_the_problem() {
     let (server, workplace) = serving(&calls(0, 5), 5);
     assert_eq!(workplace.run_day(PLACED).status, 0);
     server.serve("placed", DAY, calls(0, 4), 4);
@@ -138,11 +138,11 @@ fn a_damaged_slice_is_due_again() {
 }
 
 #[test]
-fn what_a_killed_run_left_is_mended_without_a_word() {
+fn the_next_run_repairs_a_killed_run_silently() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     assert_eq!(workplace.run_day(PLACED).status, 0);
     let clean = workplace.lake_files();
-    // Killed between publishing and committing: the entry still says what was intended.
+    // Killed between publishing and committing: the entry still has the announcement.
     let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
     let mut entry: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -153,7 +153,7 @@ fn what_a_killed_run_left_is_mended_without_a_word() {
             entry["committed"] = json!(null);
         }
         std::fs::write(&path, entry.to_string()).unwrap();
-        // And what it had in its hands.
+        // And its staged file.
         for leftover in ["parquet", "rejects", "rewrite"] {
             std::fs::write(
                 workplace.path(format!("lake/_cdrlake/staging/placed-{DAY}.{leftover}")),
@@ -198,7 +198,7 @@ fn what_a_killed_run_left_is_mended_without_a_word() {
 }
 
 #[test]
-fn a_refresh_reads_the_file_and_mends_damage_that_its_size_does_not_show() {
+fn a_refresh_repairs_damage_that_leaves_the_size_of_the_file() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     workplace.configure_also("[parquet]\ncompression = \"uncompressed\"");
     assert_eq!(workplace.run_day(PLACED).status, 0);
@@ -238,14 +238,14 @@ fn a_refresh_reads_the_file_and_mends_damage_that_its_size_does_not_show() {
 }
 
 #[test]
-fn a_publication_that_died_is_never_taken_for_what_was_committed_before_it() {
+fn an_interrupted_publication_is_never_taken_for_the_commit_before_it() {
     let (server, workplace) = serving(&calls(0, 3), 3);
     let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
     let entry =
         || serde_json::from_slice::<serde_json::Value>(&std::fs::read(&path).unwrap()).unwrap();
     assert_eq!(workplace.run_day(PLACED).status, 0);
     let old = entry();
-    // Other charges, same size: the file of another content that the ledger does not know of.
+    // Other charges, same size: a file that the ledger does not record.
     server.serve(
         "placed",
         DAY,
@@ -336,7 +336,7 @@ fn a_failed_attempt_leaves_the_rejects_of_what_is_in_the_lake() {
 
 /// A limit on file sizes makes writes fail as a full disk does, without needing one.
 #[test]
-fn a_disk_that_takes_no_more_stops_the_run_and_leaves_the_lake() {
+fn a_full_disk_stops_the_run_and_leaves_the_lake() {
     let many: String = calls(0, 4_000);
     let (_server, workplace) = serving(&many, 4_000);
     let program = env!("CARGO_BIN_EXE_cdrlake");
@@ -366,7 +366,7 @@ fn a_disk_that_takes_no_more_stops_the_run_and_leaves_the_lake() {
     assert_eq!(workplace.run_day(&[]).status, 0, "the next run mends it");
 }
 
-/// A run under way: its only stream has begun, and the rest of it is in the caller's hand.
+/// A run whose only stream has begun; the caller sends the rest of it.
 struct Streaming {
     workplace: Workplace,
     child: std::process::Child,
@@ -383,7 +383,7 @@ impl Streaming {
         let run = format!(
             "{first} exec '{program}' run --from {DAY} --to {DAY} --direction placed --reconcile off --format json"
         );
-        // Whoever runs the tests may be under `nohup`, which is handed down.
+        // Under `nohup`, tests inherit that SIGHUP is ignored.
         let mut child = std::process::Command::new("env")
             .args(["--default-signal=HUP", "sh", "-c", &run])
             .current_dir(workplace.directory.path())
@@ -451,7 +451,7 @@ fn an_interrupted_run_leaves_no_trace_of_the_slice_under_way() {
 }
 
 #[test]
-fn a_run_that_was_told_to_outlive_its_terminal_does() {
+fn a_run_that_ignores_sighup_outlives_its_terminal() {
     let mut streaming = Streaming::begin("trap '' HUP;");
     streaming.signal("HUP");
     streaming
@@ -468,7 +468,7 @@ fn a_run_that_was_told_to_outlive_its_terminal_does() {
     assert_eq!(streaming.workplace.rows("placed").num_rows(), 6);
 }
 
-/// A run of [`DAY`] that has said that it waits for another.
+/// A run of [`DAY`] that has logged that it waits for another run.
 fn waiting_run(workplace: &Workplace) -> std::process::Child {
     let arguments = [
         "run",
@@ -499,7 +499,7 @@ fn waiting_run(workplace: &Workplace) -> std::process::Child {
 }
 
 #[test]
-fn a_slice_that_another_run_holds_is_waited_for() {
+fn a_run_waits_for_a_slice_that_another_run_holds() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     let lease = hold_lease(&workplace);
     let child = waiting_run(&workplace);
@@ -509,13 +509,13 @@ fn a_slice_that_another_run_holds_is_waited_for() {
 }
 
 #[test]
-fn a_slice_that_another_run_has_done_meanwhile_is_not_done_again() {
+fn a_slice_that_another_run_committed_meanwhile_is_skipped() {
     let (server, workplace) = serving(&calls(0, 3), 3);
     let other = Workplace::new(&server);
     assert_eq!(other.run_day(PLACED).status, 0);
     let lease = hold_lease(&workplace);
     let child = waiting_run(&workplace);
-    // What the other run would have written.
+    // The files that the other run would have written.
     for path in [
         format!("cdrs/dt={DAY}/placed-{DAY}.parquet"),
         format!("_cdrlake/ledger/placed/{DAY}.json"),
@@ -546,7 +546,7 @@ fn a_slice_that_another_run_has_done_meanwhile_is_not_done_again() {
 }
 
 #[test]
-fn endless_words_in_a_field_do_not_make_a_ledger_that_cannot_be_read() {
+fn a_very_long_field_value_leaves_the_ledger_readable() {
     let long = |id: u32| calls(id, 1).replace("answered", &format!("{id}{}", "x".repeat(900_000)));
     let (_server, workplace) = serving(&(0..20).map(long).collect::<String>(), 20);
     assert_eq!(workplace.run_day(PLACED).status, 0);
@@ -562,7 +562,7 @@ fn endless_words_in_a_field_do_not_make_a_ledger_that_cannot_be_read() {
 }
 
 #[test]
-fn what_is_wrong_with_one_slice_s_file_does_not_keep_others_from_theirs() {
+fn a_faulty_file_fails_only_its_slice() {
     let server = three_calls_a_day();
     let workplace = Workplace::new(&server);
     std::fs::create_dir_all(workplace.path("lake/_cdrlake")).unwrap();
@@ -572,7 +572,7 @@ fn what_is_wrong_with_one_slice_s_file_does_not_keep_others_from_theirs() {
             .status,
         0
     );
-    // Something odd lies where a slice's file belongs, and a link leads in circles.
+    // A directory in place of a slice's file, and a link to its parent.
     std::fs::create_dir_all(workplace.path("lake/cdrs/dt=2026-09-30/placed-2026-09-30.parquet/x"))
         .unwrap();
     std::os::unix::fs::symlink(".", workplace.path("lake/cdrs/loop")).unwrap();
@@ -631,7 +631,7 @@ fn a_run_that_is_killed_again_and_again_fills_the_lake_with_whole_files_only() {
     let workplace = Workplace::with_url(&simulator.url);
     for lines in 1..=20 {
         let mut command = workplace.command(&run);
-        // Every line it logs is a moment to die at.
+        // The run is killed after each line that it logs.
         let mut child = command
             .env("CDRLAKE_LOG", "cdrlake=debug")
             .stdout(Stdio::null())
@@ -665,7 +665,7 @@ fn ledger(workplace: &Workplace, direction: &str) -> (std::path::PathBuf, serde_
     (path, entry)
 }
 
-/// What `plan` says of the placed calls of [`DAY`].
+/// The line of `plan` about the placed calls of [`DAY`].
 fn plan(workplace: &Workplace) -> String {
     workplace
         .run(&["plan", "--from", DAY, "--to", DAY, "--direction", "placed"])
@@ -706,7 +706,7 @@ fn a_slice_that_failed_is_due_until_an_attempt_succeeds() {
 }
 
 #[test]
-fn a_ledger_entry_that_is_cut_or_edited_is_mended_and_a_newer_one_left_alone() {
+fn a_damaged_ledger_entry_is_repaired_and_a_newer_one_left_alone() {
     let (server, workplace) = serving(&calls(0, 3), 3);
     assert_eq!(workplace.run_day(&[]).status, 0);
     let (path, good) = ledger(&workplace, "placed");
@@ -751,7 +751,7 @@ fn a_ledger_entry_that_is_cut_or_edited_is_mended_and_a_newer_one_left_alone() {
         assert_eq!(workplace.rows("placed").num_rows(), 3);
     }
 
-    // Even where nobody knows what the ledger said, the slice does not shrink.
+    // A slice may not shrink even if its ledger entry is unreadable.
     std::fs::write(&path, "{").unwrap();
     server.serve("placed", DAY, calls(0, 2), 2);
     assert_eq!(workplace.run_day(PLACED).status, 1);
@@ -868,7 +868,7 @@ fn shards_do_every_slice_once_and_leave_the_others_alone() {
 }
 
 #[test]
-fn rejects_that_are_gone_come_back_and_equal_ones_are_not_written_again() {
+fn missing_rejects_are_restored_and_equal_ones_are_not_written_again() {
     let records = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3));
     let (_server, workplace) = serving(&records, 4);
     assert_eq!(workplace.run_day(PLACED).status, 0);
@@ -892,9 +892,9 @@ fn rejects_that_are_gone_come_back_and_equal_ones_are_not_written_again() {
 }
 
 #[test]
-fn a_second_signal_ends_a_run_at_once_that_cannot_end_by_itself() {
+fn a_second_signal_ends_a_run_at_once() {
     let mut streaming = Streaming::begin("");
-    // Somebody holds up the last thing that a run does: keeping its report.
+    // A held lock blocks the last step of a run: storing its report.
     let locks = streaming.workplace.path("lake/_cdrlake/locks");
     std::fs::create_dir_all(&locks).unwrap();
     let lock = std::fs::File::create(locks.join("_cdrlake-runs.lock")).unwrap();
@@ -908,7 +908,7 @@ fn a_second_signal_ends_a_run_at_once_that_cannot_end_by_itself() {
     streaming.signal("INT");
     assert_eq!(streaming.child.wait().unwrap().code(), Some(130));
     drop(lock);
-    // Whatever it had to leave, the next run takes away.
+    // The next run removes its leftovers.
     let server = Server::start();
     server.serve("placed", DAY, calls(0, 3), 3);
     let url = server.url();
@@ -954,7 +954,7 @@ fn charges(path: &std::path::Path) -> std::collections::BTreeMap<i128, usize> {
     found
 }
 
-/// As many kills as the variable says; enough of them for every day otherwise.
+/// The number of kills that the variable sets; by default enough for every day.
 fn kills() -> usize {
     std::env::var("TEST_KILLS").map_or(50, |kills| kills.parse().unwrap())
 }
@@ -1014,7 +1014,7 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
                 .stderr(Stdio::null())
                 .spawn()
                 .unwrap();
-            // Not to wait for something: the moment itself is what is drawn.
+            // A random moment, not a wait for an event.
             std::thread::park_timeout(whole_run.mul_f64(random.f64()));
             child.kill().unwrap();
             child.wait().unwrap();
@@ -1025,7 +1025,7 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
         assert!(reads > kills(), "{reads}");
     });
 
-    // The next run mends, and is asked for nothing special.
+    // The next run repairs the lake without any flag.
     let ran = workplace.run(&["run", "--from", DAYS[0], "--to", DAYS[2]]);
     assert_eq!(ran.status, 0, "{ran:?}");
     let verified = workplace.run(&["verify"]);
@@ -1073,7 +1073,7 @@ pub(crate) fn run_at_once(server: &Server, workplace: &Workplace, commands: &[&[
         assert_eq!(output.status.code(), Some(0), "{stderr}");
         let report: cdrlake::RunReport = serde_json::from_slice(&output.stdout).unwrap();
         for slice in report.slices {
-            // Whoever did not do it knows that it is done.
+            // Runs that skipped it report its state, too.
             assert!(slice.state.is_some(), "{slice:?}");
             let times = usize::from(slice.outcome == SliceOutcome::Committed);
             *committed.entry(slice.slice()).or_insert(0) += times;
@@ -1157,19 +1157,19 @@ fn a_day_that_has_not_ended_by_the_provider_s_clock_is_not_closed() {
 }
 
 #[test]
-fn what_a_killed_run_had_committed_is_told_by_the_next() {
+fn the_next_run_reports_the_days_that_a_killed_run_committed() {
     let server = Server::start();
     serve_days(&server, 3, "0.027");
     let workplace = Workplace::new(&server);
     let range = [
         "run", "--from", DAYS[0], "--to", DAYS[2], "--format", "json",
     ];
-    // Its slices are open, and are closed by the next run, which leaves their files as they are.
+    // Its slices are open; the next run closes them and leaves their files as they are.
     workplace.configure_also("[window]\nsettle_hours = 999999");
     let first = workplace.run(&range);
     assert_eq!(first.report().partitions_changed.len(), 3);
     workplace.reconfigure("settle_hours = 999999", "settle_hours = 0");
-    // As if it had died before its report.
+    // As after a crash before its report.
     let runs = workplace.path("lake/_cdrlake/runs");
     let run = first.report().run;
     std::fs::remove_file(runs.join(format!("{run}.json"))).unwrap();
@@ -1238,7 +1238,7 @@ fn run_as(user: u32, root: &Path, arguments: &str) -> Ran {
 }
 
 #[test]
-fn a_partition_of_another_owner_fails_its_slice_and_no_other() {
+fn a_partition_of_another_owner_fails_its_slice_only() {
     let server = Server::start();
     serve_days(&server, 3, "0.027");
     let workplace = Workplace::new(&server);
@@ -1304,7 +1304,7 @@ fn a_second_user_of_the_group_runs_verifies_and_cleans_up_in_the_same_lake() {
     run_as(USERS[0], &format!("run {days}"));
     serve_days(&server, 3, "0.031");
     run_as(USERS[1], &format!("run {days} --refresh"));
-    // As if it had died over it.
+    // As after a crash during the slice.
     let left = root.join("lake/_cdrlake/staging/placed-2026-10-01.parquet");
     std::fs::write(&left, "").unwrap();
     std::os::unix::fs::chown(&left, Some(USERS[0]), Some(GROUP)).unwrap();

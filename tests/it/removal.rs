@@ -58,7 +58,7 @@ fn lake_of_two_days() -> (Server, Workplace, String, String) {
 }
 
 #[test]
-fn a_day_that_is_too_old_goes_with_its_rejects_and_no_run_brings_it_back() {
+fn an_old_day_is_removed_with_its_rejects_and_no_run_fetches_it_again() {
     let (server, workplace, old, new) = lake_of_two_days();
     let before = workplace.lake_files();
     let dry = workplace.run(&["prune", "--older-than", "50days", "--dry-run"]);
@@ -95,7 +95,7 @@ fn a_day_that_is_too_old_goes_with_its_rejects_and_no_run_brings_it_back() {
         (&"pruned".into(), &3.into())
     );
 
-    // Whatever asks for it.
+    // No command fetches it again.
     let asked = server.requests(&format!("/v1/cdrs/all?from={old}")).len();
     let refreshed = workplace.run(&[
         "run",
@@ -138,7 +138,7 @@ fn a_day_that_is_too_old_goes_with_its_rejects_and_no_run_brings_it_back() {
 
     let status = workplace.run(&["status", "--from", &old, "--to", &old]);
     assert!(status.stdout.contains("pruned"), "{status:?}");
-    // A warehouse is told.
+    // The statements for a warehouse delete the day.
     let statements = workplace
         .run(&[
             "ddl", "--target", "postgres", "--load", "--from", &old, "--to", &old,
@@ -156,7 +156,7 @@ fn a_day_that_is_too_old_goes_with_its_rejects_and_no_run_brings_it_back() {
 }
 
 #[test]
-fn what_a_prune_that_died_left_is_found_and_goes_the_next_time() {
+fn files_left_by_a_crashed_prune_are_found_and_the_next_prune_removes_them() {
     let (_server, workplace, old, _) = lake_of_two_days();
     let before = workplace.lake_files();
     assert_eq!(
@@ -164,7 +164,7 @@ fn what_a_prune_that_died_left_is_found_and_goes_the_next_time() {
         0
     );
     let after = workplace.lake_files();
-    // It says so in the ledger before it removes anything.
+    // The ledger is changed before anything is removed.
     for (path, bytes) in before.iter().filter(|(path, _)| !after.contains_key(*path)) {
         let path = workplace.path("lake").join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
@@ -187,7 +187,7 @@ fn what_a_prune_that_died_left_is_found_and_goes_the_next_time() {
 }
 
 #[test]
-fn rejects_of_a_day_that_never_succeeded_and_an_entry_that_is_damaged_go_too() {
+fn a_prune_removes_rejects_of_failed_days_and_damaged_entries() {
     let server = Server::start();
     let old = days_ago(100);
     server.serve(
@@ -224,7 +224,7 @@ fn rejects_of_a_day_that_never_succeeded_and_an_entry_that_is_damaged_go_too() {
 }
 
 #[test]
-fn an_age_that_is_none_is_refused() {
+fn an_invalid_age_is_refused() {
     let (_server, workplace) = serving("", 0);
     for age in ["18", "1h", "-3months", "soon"] {
         let ran = workplace.run(&["prune", &format!("--older-than={age}")]);
@@ -244,7 +244,7 @@ fn erase_with(workplace: &Workplace, key: &str, more: &[&str]) -> Ran {
     ran(output(command))
 }
 
-/// A lake that holds the number in a row, in another as a duplicate, in `extra`, and in a reject.
+/// A lake with the number in a row, in its duplicate, in `extra` of another row, and in a reject.
 fn lake_with_number(privacy: &str) -> (Server, Workplace) {
     let twice = calls(1, 1);
     let extra = calls(7, 1).replace("}\n", &format!(",\"by\":\"tel {NUMBER}\"}}\n"));
@@ -273,7 +273,7 @@ const MODES: [&str; 2] = [
 ];
 
 #[test]
-fn a_number_is_erased_from_rows_and_rejects_and_nothing_brings_it_back() {
+fn a_number_is_erased_from_rows_and_rejects_and_no_command_fetches_it_again() {
     for privacy in MODES {
         let (_server, workplace) = lake_with_number(privacy);
         let before = workplace.lake_files();
@@ -318,7 +318,7 @@ fn a_number_is_erased_from_rows_and_rejects_and_nothing_brings_it_back() {
         );
         assert_eq!(workplace.run(&["verify"]).status, 0);
 
-        // The provider still has it all, and its count still matches.
+        // The provider still has all records, and its count still matches.
         let table = workplace
             .lake_files()
             .remove(&format!("cdrs/dt={DAY}/placed-{DAY}.parquet"));
@@ -349,7 +349,7 @@ fn a_number_is_erased_from_rows_and_rejects_and_nothing_brings_it_back() {
         assert!(!everything(&workplace, &repaired).contains(SHOWN));
         assert_eq!(workplace.rows("placed").num_rows(), 3);
 
-        // Nobody without the key gets past the list.
+        // Runs with another key are refused.
         let other = run_with(
             &workplace,
             "another-key-of-more-than-32-characters",
@@ -362,7 +362,7 @@ fn a_number_is_erased_from_rows_and_rejects_and_nothing_brings_it_back() {
 }
 
 #[test]
-fn a_run_without_the_key_of_erased_numbers_is_refused() {
+fn a_run_without_the_key_of_the_suppression_list_is_refused() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
     let before = workplace.lake_files();
@@ -384,7 +384,7 @@ fn a_run_without_the_key_of_erased_numbers_is_refused() {
 }
 
 #[test]
-fn a_number_that_is_not_there_changes_nothing() {
+fn an_absent_number_changes_nothing() {
     let (_server, workplace) = serving(&calls(50, 3), 3);
     workplace.configure_also(KEY_LINES);
     assert_eq!(run(&workplace, &[]).status, 0);
@@ -406,7 +406,7 @@ fn a_number_that_is_not_there_changes_nothing() {
 }
 
 #[test]
-fn a_lake_of_truncated_numbers_says_that_none_can_be_erased() {
+fn an_erasure_from_a_lake_of_truncated_numbers_is_refused() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     workplace.configure_also("[privacy]\nnumbers = \"truncate\"\n");
     assert_eq!(run(&workplace, &[]).status, 0);
@@ -475,7 +475,7 @@ fn a_removal_that_is_interrupted_while_the_lake_is_opened_ends_at_once() {
 }
 
 #[test]
-fn an_erasure_that_did_not_come_to_its_end_is_known() {
+fn an_incomplete_erasure_is_reported() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
     let path = workplace.path("lake/_cdrlake/suppressed.json");
@@ -493,7 +493,7 @@ fn an_erasure_that_did_not_come_to_its_end_is_known() {
 }
 
 #[test]
-fn what_failed_has_failed_after_an_erasure_too_and_its_rejects_lack_the_number() {
+fn a_failed_slice_stays_failed_and_its_rejects_lose_the_number() {
     let (server, workplace) = lake_with_number(KEY_LINES);
     let broken = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n").repeat(20);
     let other = "{\"date\":\"broken\"}\n".repeat(20);
@@ -514,7 +514,7 @@ fn what_failed_has_failed_after_an_erasure_too_and_its_rejects_lack_the_number()
 }
 
 #[test]
-fn rejects_that_no_entry_speaks_of_are_erased_too() {
+fn rejects_without_a_ledger_entry_are_erased_too() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     for path in [
         format!("_cdrlake/ledger/placed/{DAY}.json"),
@@ -528,12 +528,12 @@ fn rejects_that_no_entry_speaks_of_are_erased_too() {
 }
 
 #[test]
-fn a_slice_that_cannot_be_rewritten_is_fetched_without_the_number_and_then_the_erasure_ends() {
+fn a_slice_that_cannot_be_rewritten_is_repaired_before_the_erasure_completes() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     let path = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
     let bytes = std::fs::read(&path).unwrap();
     std::fs::write(&path, [&bytes[..], b"x"].concat()).unwrap();
-    // Nobody can see whether it is there.
+    // A damaged file cannot be searched.
     let blind = erase_with(&workplace, KEY, &[]);
     assert_eq!(blind.status, 1, "{blind:?}");
     assert!(blind.stderr.contains("could not be looked at"), "{blind:?}");
@@ -559,7 +559,7 @@ fn a_slice_that_cannot_be_rewritten_is_fetched_without_the_number_and_then_the_e
 }
 
 #[test]
-fn two_erasures_at_once_both_come_to_their_end_and_lose_no_reject() {
+fn two_concurrent_erasures_complete_and_lose_no_reject() {
     let server = Server::start();
     let days = ["2026-10-01", "2026-10-02", "2026-10-03"];
     let reject = |n: u32| format!("{{\"from\":\"1302555000{n}\",\"date\":\"broken\"}}\n");
@@ -607,7 +607,7 @@ fn two_erasures_at_once_both_come_to_their_end_and_lose_no_reject() {
 }
 
 #[test]
-fn a_number_is_erased_alone_and_not_out_of_a_lake_that_is_all_about_it() {
+fn several_numbers_and_the_number_of_the_lake_s_filter_are_refused() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     let before = workplace.lake_files();
     let mut command = workplace.command(&["erase", "--number", "13025550001,13025550002"]);
@@ -633,7 +633,7 @@ fn a_number_is_erased_alone_and_not_out_of_a_lake_that_is_all_about_it() {
 }
 
 #[test]
-fn a_number_that_is_not_there_yet_may_be_kept_out() {
+fn an_absent_number_is_kept_out_on_request() {
     let (server, workplace) = serving(&calls(50, 3), 3);
     workplace.configure_also(KEY_LINES);
     assert_eq!(run(&workplace, &[]).status, 0);
@@ -644,7 +644,7 @@ fn a_number_that_is_not_there_yet_may_be_kept_out() {
     assert_eq!(ran.report().totals.counts.suppressed, 1);
 }
 
-/// What an erasure or a prune does, in this process and with any store.
+/// Erases and prunes in this process, with any store.
 struct Removed {
     config: Config,
     privacy: Privacy,
@@ -669,7 +669,7 @@ impl Removed {
         lake.map_err(|error| error.to_string())
     }
 
-    /// Whether it came to its end.
+    /// Whether the erasure is complete.
     async fn erase(&self, store: Arc<dyn LakeStore>) -> Result<bool, String> {
         self.erase_number(store, NUMBER).await
     }
@@ -797,7 +797,7 @@ fn a_run_that_read_the_list_before_an_erasure_does_not_publish_what_it_fetched()
 }
 
 #[test]
-fn a_slice_that_lacks_erased_calls_has_not_shrunk() {
+fn a_slice_without_erased_calls_has_not_shrunk() {
     let (server, workplace) = lake_with_number(KEY_LINES);
     let removed = Removed::new();
     let store = local(&workplace.path("lake"));
@@ -810,7 +810,7 @@ fn a_slice_that_lacks_erased_calls_has_not_shrunk() {
         let report = removed.fetch(Arc::clone(&store), &server.url(), DAY).await;
         assert_eq!(report.outcome, RunOutcome::Committed, "{report:?}");
         assert_eq!(report.totals.counts.suppressed, 3, "{report:?}");
-        // Two keys never meet in one list.
+        // All hashes of a list are made with one key.
         let other = PrivacyKey::try_new("another-key-of-more-than-32-characters").unwrap();
         let mixed = lake.suppress(other.id(), &other.token("1"), None).await;
         assert!(
@@ -822,7 +822,7 @@ fn a_slice_that_lacks_erased_calls_has_not_shrunk() {
     });
 }
 
-/// What there is of rows, rejects and suppressed calls.
+/// Rows, rejects and suppressed calls of a lake.
 async fn counted(removed: &Removed, store: &Arc<dyn LakeStore>) -> (usize, u64, u64) {
     let rows = visible(&**store).await.values().map(Vec::len).sum();
     let lake = removed.lake(Arc::clone(store)).await.unwrap();
@@ -844,10 +844,10 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
         async |store| removed.erase(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
-            // Whole rows: all of them, or those without the number.
+            // Either all rows, or the rows without the number.
             let seen = visible(&*store).await.values().map(Vec::len).sum::<usize>();
             assert!(seen == 5 || seen == 3, "{context}: {seen} rows");
-            // Another number first, which meets what the first erasure left halfway.
+            // The erasure of another number finds what the first one left half done.
             for number in ["+13025550002", NUMBER] {
                 let erased = removed.erase_number(Arc::clone(&store), number).await;
                 assert_eq!(erased, Ok(true), "{number}: {context}");

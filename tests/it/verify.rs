@@ -15,7 +15,7 @@ const REJECTS_FILE: &str = "_cdrlake/rejects/placed/2026-10-01.ndjson.zst";
 fn lake() -> (Server, Workplace) {
     let records = format!("{}{{\"date\":\"broken\"}}\n", calls(0, 3));
     let (server, workplace) = serving(&records, 4);
-    // So that a byte of the table is a byte of a value.
+    // Uncompressed: each byte of the file is a byte of a value.
     workplace.configure_also("[parquet]\ncompression = \"uncompressed\"");
     assert_eq!(workplace.run_day(&[]).status, 0);
     (server, workplace)
@@ -45,7 +45,7 @@ fn edit_ledger(lake: &Path, pointer: &str, value: Value) {
 }
 
 #[test]
-fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
+fn a_lake_that_matches_its_ledger_is_read_whole() {
     let (_server, workplace) = lake();
     let before = workplace.lake_files();
     let (status, report) = verify(&workplace, &[]);
@@ -71,7 +71,7 @@ fn a_lake_that_is_as_its_ledger_says_is_read_whole() {
         ran.stdout
     );
     assert_eq!(workplace.lake_files(), before, "nothing is written");
-    // Neither a key nor the right account is needed to look.
+    // Reading needs neither the key nor the right account.
     workplace.reconfigure("api_key = { env = \"TEST_KEY\" }\n", "");
     assert_eq!(verify(&workplace, &[]).0, 0);
     let nowhere = workplace.run(&["verify", "--lake", "nowhere"]);
@@ -89,7 +89,7 @@ fn run_strict(workplace: &Workplace, arguments: &[&str]) -> Ran {
 }
 
 #[test]
-fn a_slice_of_which_a_tenth_was_rejected_fails_however_small_it_is() {
+fn a_small_slice_with_a_tenth_of_rejects_fails() {
     let broken = |count: u32| calls(50, count).replace("\"duration\":60", "\"duration\":\"7 s\"");
     for (good, bad) in [(0, 8), (20, 10), (9, 1)] {
         let records = format!("{}{}", calls(0, good), broken(bad));
@@ -124,7 +124,7 @@ fn a_slice_of_which_a_tenth_was_rejected_fails_however_small_it_is() {
 }
 
 #[test]
-fn a_slice_with_more_rejects_than_are_tolerated_now_is_a_finding_until_it_is_fetched_whole() {
+fn a_slice_with_too_many_rejects_is_a_finding_until_it_is_fetched_without_them() {
     let bad = calls(50, 3).replace("\"duration\":60", "\"duration\":\"7 s\"");
     let (server, workplace) = serving(&format!("{}{bad}", calls(0, 5)), 8);
     assert_eq!(workplace.run_day(&[]).status, 0);
@@ -144,7 +144,7 @@ fn a_slice_with_more_rejects_than_are_tolerated_now_is_a_finding_until_it_is_fet
         ran.stdout.contains("3 of 8 records (37.5 %) were rejected"),
         "{ran:?}"
     );
-    // The same comes again: that fails, and what the lake has stays.
+    // The same records come again: the slice fails and keeps its content.
     let before = workplace.lake_files()[TABLE_FILE].clone();
     let (status, report) = verify(&["--repair"]);
     assert_eq!(status, 1, "{report}");
@@ -160,7 +160,7 @@ fn a_slice_with_more_rejects_than_are_tolerated_now_is_a_finding_until_it_is_fet
 }
 
 #[test]
-fn whatever_a_reader_of_the_days_would_read_and_is_nobody_s_is_found_and_removed() {
+fn foreign_files_that_queries_would_read_are_found_and_removed() {
     let (_server, workplace) = lake();
     let put = |name: &str| {
         let target = workplace.path("lake").join(name);
@@ -199,14 +199,14 @@ fn whatever_a_reader_of_the_days_would_read_and_is_nobody_s_is_found_and_removed
     }
     let plan = workplace.run(&[&["plan"][..], &elsewhere].concat());
     assert!(!plan.stderr.contains("part-0"), "{plan:?}");
-    // What lies in no partition is read with every day.
+    // Every query reads files outside the partitions.
     put("cdrs/all.parquet");
     put("cdrs/dt=unknown/x.parquet");
     assert_eq!(
         found(&elsewhere),
         ["cdrs/all.parquet", "cdrs/dt=unknown/x.parquet"]
     );
-    // It belongs to a slice that has no rows.
+    // The slice of this file has no rows.
     let others = "cdrs/dt=2026-10-01/received-2026-10-01.parquet";
     put(others);
     let placed = [&day[..], &["--direction", "placed"]].concat();
@@ -218,7 +218,7 @@ fn whatever_a_reader_of_the_days_would_read_and_is_nobody_s_is_found_and_removed
     assert_eq!(workplace.table(), [TABLE_FILE]);
 }
 
-/// How a lake was harmed, what is found, and where.
+/// A kind of damage, and the fault and path of its finding.
 type Harm = (&'static str, fn(&Path), &'static str, &'static str);
 
 const HARMS: &[Harm] = &[
@@ -366,7 +366,7 @@ const HARMS: &[Harm] = &[
 ];
 
 #[test]
-fn whatever_is_wrong_is_named_and_mended() {
+fn every_fault_is_named_and_repaired() {
     for (name, harm, fault, path) in HARMS {
         let (_server, workplace) = lake();
         let lake = workplace.path("lake");
@@ -410,7 +410,7 @@ fn whatever_is_wrong_is_named_and_mended() {
 }
 
 #[test]
-fn the_commands_that_verify_prints_mend_what_it_found() {
+fn the_printed_commands_repair_the_findings() {
     for (name, harm, _, _) in HARMS {
         let (_server, workplace) = lake();
         harm(&workplace.path("lake"));
@@ -461,7 +461,7 @@ fn the_provider_is_asked_again_on_request() {
     assert_eq!((status, &report["repair"]["remaining"]), (0, &json!([])));
     assert_eq!(workplace.rows("placed").num_rows(), 5);
 
-    // What a repair cannot mend is still there after it.
+    // Findings that a repair cannot resolve remain.
     server.serve("placed", DAY, calls(0, 2), 2);
     let (status, report) = verify(&workplace, &["--source", "--repair"]);
     assert_eq!(status, 1);
@@ -473,7 +473,7 @@ fn the_provider_is_asked_again_on_request() {
 }
 
 #[test]
-fn a_slice_that_a_run_publishes_is_not_judged_and_a_leased_one_is() {
+fn a_slice_is_not_judged_while_a_run_publishes_it_but_is_while_leased() {
     let (_server, workplace) = lake();
     let lake = workplace.path("lake");
     let staged = "_cdrlake/staging/placed-2026-10-01.parquet";
@@ -484,7 +484,7 @@ fn a_slice_that_a_run_publishes_is_not_judged_and_a_leased_one_is() {
         0,
         "a live run's spool is no finding"
     );
-    // Whoever holds the lease has not said that it changes anything.
+    // The holder of the lease has announced no change.
     let whole = std::fs::read(lake.join(TABLE_FILE)).unwrap();
     std::fs::remove_file(lake.join(TABLE_FILE)).unwrap();
     let (status, report) = verify(&workplace, &[]);
@@ -493,7 +493,7 @@ fn a_slice_that_a_run_publishes_is_not_judged_and_a_leased_one_is() {
         (1, &json!("missing_file"))
     );
     std::fs::write(lake.join(TABLE_FILE), whole).unwrap();
-    // Now it has.
+    // Now it has announced one.
     let digest = format!("v1:0:{:032x}", 0);
     let pending = json!({"run": "r", "token": "t", "file": null, "digest": digest});
     edit_ledger(&lake, "/pending", pending);
@@ -509,7 +509,7 @@ fn a_slice_that_a_run_publishes_is_not_judged_and_a_leased_one_is() {
 }
 
 #[test]
-fn what_was_never_fetched_or_failed_is_not_proven() {
+fn missing_and_failed_slices_leave_a_lake_unproven() {
     let (server, workplace) = lake();
     workplace.configure_also("[window]\nstart = 2026-09-30");
     let (status, report) = verify(&workplace, &["--to", DAY]);
@@ -547,9 +547,9 @@ fn what_was_never_fetched_or_failed_is_not_proven() {
     );
 }
 
-/// A repair that cannot fetch must not make anything worse.
+/// A repair that cannot fetch must not lose anything.
 #[test]
-fn a_repair_without_a_provider_loses_nothing() {
+fn a_repair_without_the_provider_loses_no_rows() {
     for (name, harm, _, _) in HARMS {
         let (server, workplace) = lake();
         let lake = workplace.path("lake");
@@ -569,7 +569,7 @@ fn a_repair_without_a_provider_loses_nothing() {
         let removed = &report["repair"]["removed"];
         for (path, content) in &harmed {
             let was_removed = removed.as_array().unwrap().contains(&json!(path));
-            // What is nobody's goes, and a failure is noted in the ledger; all else stays.
+            // Foreign files are removed, and the ledger records a failure; all else stays.
             if !was_removed && !path.starts_with("_cdrlake/ledger/") {
                 assert_eq!(
                     workplace.lake_files().get(path),
@@ -617,7 +617,7 @@ fn whichever_byte_of_a_file_is_another_it_is_found_and_nothing_panics() {
 }
 
 #[test]
-fn a_partition_that_lies_elsewhere_is_a_partition_and_a_copy_of_another_day_is_not() {
+fn a_linked_partition_is_verified_and_a_copy_of_another_day_is_foreign() {
     let (_server, workplace) = lake();
     let lake = workplace.path("lake");
     let elsewhere = workplace.path("cold");
@@ -652,7 +652,7 @@ fn a_partition_that_lies_elsewhere_is_a_partition_and_a_copy_of_another_day_is_n
 }
 
 #[test]
-fn a_backup_in_the_ledger_is_named_and_left_to_its_owner() {
+fn a_backup_in_the_ledger_is_named_and_left_alone() {
     let (_server, workplace) = lake();
     let backup = workplace.path("lake").join(format!("{LEDGER_FILE}.bak"));
     std::fs::write(&backup, "x").unwrap();
@@ -661,7 +661,7 @@ fn a_backup_in_the_ledger_is_named_and_left_to_its_owner() {
 }
 
 #[test]
-fn one_ledger_entry_that_cannot_be_read_stops_its_own_slice_only() {
+fn an_unreadable_ledger_entry_stops_only_its_slice() {
     let (_server, workplace) = lake();
     let path = workplace.path("lake").join(LEDGER_FILE);
     std::fs::write(&path, vec![b' '; (16 << 20) + 1]).unwrap();
@@ -729,7 +729,7 @@ fn rejects_are_grouped_by_reason_with_an_example_and_without_numbers() {
             .starts_with("Nothing was rejected.")
     );
 
-    // Those of a slice that failed are told apart, and replaced once it is taken.
+    // Rejects of a failed slice are listed separately, and replaced once it is accepted.
     let many = format!("{}{}", calls(0, 3), "{\"date\":\"no\"}\n".repeat(50));
     server.serve("placed", DAY, many, 53);
     let refresh = [PLACED, &["--refresh"]].concat();
@@ -801,7 +801,7 @@ fn a_file_that_was_moved_is_not_removed_before_its_rows_are_back() {
 }
 
 #[test]
-fn a_count_that_could_not_be_mended_stays_a_finding() {
+fn a_count_mismatch_that_a_repair_leaves_stays_a_finding() {
     let (server, workplace) = lake();
     let query = format!("?from={DAY}&to={DAY}&type=placed");
     server.on(&format!("/v1/cdrs{query}"), [count(9)]).on(
@@ -819,7 +819,7 @@ fn a_count_that_could_not_be_mended_stays_a_finding() {
 }
 
 #[test]
-fn rejects_of_a_slice_without_an_entry_are_mended_by_the_command_that_is_printed() {
+fn the_printed_command_repairs_rejects_of_a_slice_without_an_entry() {
     let (server, workplace) = lake();
     let records = format!("{}{{\"date\":\"broken\"}}\n", calls(10, 1));
     server.serve("received", DAY, records, 2);
@@ -839,9 +839,9 @@ fn rejects_of_a_slice_without_an_entry_are_mended_by_the_command_that_is_printed
 }
 
 #[test]
-fn a_mixture_of_column_versions_is_told_and_a_refresh_ends_it() {
+fn mixed_column_versions_are_reported_until_a_refresh() {
     let (_server, workplace) = lake();
-    // As an older version would have left it, but for the columns, which are the first ones.
+    // As after an older version, except for the columns.
     edit_ledger(
         &workplace.path("lake"),
         "/committed/schema_version",
@@ -867,7 +867,7 @@ fn a_mixture_of_column_versions_is_told_and_a_refresh_ends_it() {
 }
 
 #[test]
-fn what_a_newer_version_wrote_is_left_alone() {
+fn entries_of_a_newer_version_are_left_alone() {
     let (_server, workplace) = lake();
     edit_ledger(&workplace.path("lake"), "/format", json!(2));
     let before = workplace.lake_files();
@@ -886,7 +886,7 @@ fn what_a_newer_version_wrote_is_left_alone() {
 }
 
 #[test]
-fn what_verify_advises_is_as_narrow_as_what_it_looked_at() {
+fn advised_commands_have_the_same_selection_as_verify() {
     let (_server, workplace) = lake();
     workplace.configure_also("[window]\nstart = 2026-09-30");
     std::fs::write(workplace.path(format!("lake/cdrs/dt={DAY}/x.parquet")), "").unwrap();
