@@ -65,15 +65,11 @@ fn with_members(record: &str, members: &str) -> String {
 fn with_bare_numbers(record: &str) -> String {
     let mut record = record.to_owned();
     for key in ["from", "to", "per_minute", "charge", "forward_fee"] {
-        let key = format!("\"{key}\":");
-        let Some(open) = record.find(&key).map(|at| at + key.len()) else {
-            continue;
-        };
-        let close = open + 1 + record[open + 1..].find('"').unwrap();
-        let is_number = record[open + 1..close].parse::<f64>().is_ok();
-        if is_number && record[open..].starts_with('"') && !record[open + 1..].starts_with('+') {
-            record.remove(close);
-            record.remove(open);
+        if let Some((before, rest)) = record.split_once(&format!("\"{key}\":\""))
+            && let Some((number, after)) = rest.split_once('"')
+            && number.parse::<f64>().is_ok()
+        {
+            record = format!("{before}\"{key}\":{number}{after}");
         }
     }
     record

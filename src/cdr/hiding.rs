@@ -57,12 +57,21 @@ impl Credentials {
     /// any.
     #[inline]
     pub fn redact(&self, record: &mut Record<'_>, json: &[u8]) -> bool {
-        self.may_be_in(json) && self.redact_fields(record)
+        self.may_be_in(json) && self.redact_fields(record, json)
     }
 
-    fn redact_fields(&self, record: &mut Record<'_>) -> bool {
+    fn redact_fields(&self, record: &mut Record<'_>, json: &[u8]) -> bool {
+        let is_key_in_json = self.holds_key(json);
         let mut is_any = false;
         for (kind, text) in record.texts_mut() {
+            let may_be_in = match text {
+                // As it stands in `json`.
+                Cow::Borrowed(text) => is_key_in_json || Self::has_marks(text.as_bytes()),
+                Cow::Owned(text) => self.may_be_in(text.as_bytes()),
+            };
+            if !may_be_in {
+                continue;
+            }
             let redacted = match kind {
                 Kind::Json => self.redact_json(text),
                 _ => self.redact_text(text),

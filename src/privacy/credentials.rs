@@ -110,13 +110,17 @@ impl Credentials {
         self.longest_first().fold(message.to_owned(), hide)
     }
 
-    /// Whether a record decoded from `json` may contain credentials.
+    /// Whether a text, or a record decoded from it, may contain credentials.
     #[inline]
-    pub(crate) fn may_be_in(&self, json: &[u8]) -> bool {
-        // Characters that assign a parameter or end a password, and those that begin escapes.
-        memchr::memchr3(b'=', b'%', b'\\', json).is_some()
-            || memchr::memchr2(b'@', b'&', json).is_some()
-            || self.holds_key(json)
+    pub(crate) fn may_be_in(&self, text: &[u8]) -> bool {
+        Self::has_marks(text) || self.holds_key(text)
+    }
+
+    /// Whether a text has a character that assigns a parameter, ends a password or begins an escape.
+    #[inline]
+    pub(crate) fn has_marks(text: &[u8]) -> bool {
+        memchr::memchr3(b'=', b'%', b'\\', text).is_some()
+            || memchr::memchr2(b'@', b'&', text).is_some()
     }
 
     /// The JSON text without credentials.
@@ -133,7 +137,8 @@ impl Credentials {
         map_json(json, of_text, of_number)
     }
 
-    fn holds_key(&self, text: &[u8]) -> bool {
+    /// Whether a text has a key of this run as it stands.
+    pub(crate) fn holds_key(&self, text: &[u8]) -> bool {
         let mut finders = self.keys().filter_map(|key| key.finder.as_ref());
         finders.any(|key| key.find(text).is_some())
     }

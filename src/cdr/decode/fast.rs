@@ -186,7 +186,9 @@ fn complete<'a>(mut record: Record<'a>, extra: &mut ExtraWriter) -> Option<Recor
             *text = Cow::Owned(serde_json::from_str(&format!("\"{text}\"")).ok()?);
         }
     }
-    record.extra = extra.finish()?.map(Cow::Owned);
+    if !extra.is_empty() {
+        record.extra = Some(Cow::Owned(extra.finish()?));
+    }
     Some(record)
 }
 

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::LazyLock;
 
+use memchr::memmem;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -143,23 +144,23 @@ pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, D
 /// Whether a record has a rounded value. Then `extra` holds the original text under the field's
 /// name, which occurs in `extra` for no other reason.
 pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
-    static FIELDS: LazyLock<Vec<Field>> = LazyLock::new(|| {
+    static FIELDS: LazyLock<Vec<(Field, memmem::Finder<'static>)>> = LazyLock::new(|| {
         let fields = Field::ALL.into_iter();
         let rounded = fields.filter(|field| field.column().kind.is_rounded());
-        rounded.collect()
+        let with_finder = rounded.map(|field| (field, memmem::Finder::new(field.name())));
+        with_finder.collect()
     });
     let Some(extra) = record.extra.as_deref() else {
         return false;
     };
-    let is_named =
-        |field: &Field| memchr::memmem::find(extra.as_bytes(), field.name().as_bytes()).is_some();
+    let is_rounded = |field: Field| FIELDS.iter().any(|(rounded, _)| *rounded == field);
     // The name may also occur in a string, or as a key within a value.
-    FIELDS.iter().any(is_named)
+    FIELDS
+        .iter()
+        .any(|(_, name)| name.find(extra.as_bytes()).is_some())
         && members(extra).is_ok_and(|members| {
-            let mut fields = members
-                .iter()
-                .filter_map(|(key, _)| Field::of(key.as_bytes()));
-            fields.any(|field| FIELDS.contains(&field))
+            let mut keys = members.iter().map(|(key, _)| key.as_bytes());
+            keys.any(|key| Field::of(key).is_some_and(is_rounded))
         })
 }
 

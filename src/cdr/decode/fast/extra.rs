@@ -27,8 +27,8 @@ struct Member {
 }
 
 impl Member {
-    fn key(self, json: &str) -> &[u8] {
-        &json.as_bytes()[self.start + 1..][..self.key_bytes]
+    fn key(self, json: &[u8]) -> &[u8] {
+        &json[self.start + 1..][..self.key_bytes]
     }
 }
 
@@ -53,16 +53,13 @@ impl ExtraWriter {
         self.json.is_empty()
     }
 
-    /// The record's fields without a column, `None` if it has any twice.
-    pub(super) fn finish(&mut self) -> Option<Option<String>> {
-        if self.json.is_empty() {
-            return Some(None);
-        }
+    /// The record's fields without a column. `None` if it has none, or any twice.
+    pub(super) fn finish(&mut self) -> Option<String> {
         self.end_object(0);
-        let json = self.json.as_str();
+        let json = self.json.as_bytes();
         let mut pairs = self.members.windows(2);
         let is_duplicate = pairs.any(|pair| pair[0].key(json) == pair[1].key(json));
-        (!is_duplicate).then(|| Some(json.to_owned()))
+        (!is_duplicate).then(|| self.json.clone())
     }
 
     /// Adds a field whose value is at `at`. Returns the end of the value, or `None` if it is not
@@ -182,24 +179,26 @@ impl ExtraWriter {
     /// Sorts the members of an object by their keys; members with the same key stay in their order.
     /// Ends the object.
     fn end_object(&mut self, first: usize) {
-        let members = &mut self.members[first..];
-        if !members.is_sorted_by_key(|member| member.key(&self.json)) {
+        let Some(members) = self.members.get_mut(first..).filter(|all| !all.is_empty()) else {
+            return;
+        };
+        let json = self.json.as_bytes();
+        if !members.is_sorted_by_key(|member| member.key(json)) {
             let start = members[0].start;
-            let unsorted = self.json.split_off(start);
             let ends = members.iter().skip(1).map(|member| member.start);
-            let ends: Vec<usize> = ends.chain([start + unsorted.len()]).collect();
+            let ends: Vec<usize> = ends.chain([json.len()]).collect();
             let mut sorted: Vec<(Member, usize)> = members.iter().copied().zip(ends).collect();
-            let key = |member: &Member| {
-                &unsorted.as_bytes()[member.start - start + 1..][..member.key_bytes]
-            };
-            sorted.sort_by(|(left, _), (right, _)| key(left).cmp(key(right)));
+            sorted.sort_by(|(left, _), (right, _)| left.key(json).cmp(right.key(json)));
+            let unsorted = self.json.clone();
+            self.json.truncate(start);
             for (member, (source, end)) in members.iter_mut().zip(sorted) {
                 *member = Member {
                     start: self.json.len(),
                     ..source
                 };
+                let text = unsorted.get(source.start..end);
                 self.json
-                    .push_str(&unsorted[source.start - start..end - start]);
+                    .push_str(text.expect("a member starts and ends at a character"));
             }
         }
         self.json.pop();
