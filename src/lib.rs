@@ -88,7 +88,7 @@ pub use body::decompress::Encoding;
 pub use body::framing::Format;
 pub use cdr::columns::schema;
 pub use cdr::slice::{Direction, Slice};
-pub use config::{Config, ConfigError};
+pub use config::{Config, ConfigError, ConfigErrorKind};
 pub use lake::ledger::Asked;
 pub use lake::{Lake, LakeError};
 pub use ops::days::{DayRange, Selection, Shard};
@@ -100,7 +100,7 @@ pub use ops::run::{RunResult, Stop};
 pub use ops::verify::{
     Fault, Finding, Remedy, Repair, SourceCheck, Verification, Verified, VerifyReport,
 };
-pub use ops::{Error, Observer};
+pub use ops::{Error, Observer, UsageError};
 pub use privacy::Credentials;
 pub use retry::{Fate, RetryHint, RetryReason, StopCause};
 pub use simulator::{Faults, Generator, KeyOrder, Simulator};

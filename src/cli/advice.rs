@@ -1,14 +1,151 @@
-//! What to do about what went wrong, in commands and flags. The library says what it was.
+//! What to do about what went wrong, in commands and flags. The library only reports what went wrong.
 
 use crate::cdr::slice::Slice;
+use crate::config::ConfigErrorKind;
+use crate::error::{MAKE_ROOM, counted, is_disk_full, is_not_a_directory};
+use crate::lake::LakeError;
 use crate::lake::ledger::Reason;
 use crate::lake::report::{RunReport, SliceReport};
+use crate::ops::removal::erase::Search;
 use crate::ops::run::Stop;
 use crate::ops::status::LakeStatus;
 use crate::ops::verify::{Finding, Verified};
+use crate::ops::{Error, UsageError};
 use crate::source::Source;
+use crate::source::files::{ExportError, FileKind, Undated};
 use crate::store::layout::failed_rejects_file;
 use crate::store::location::Location;
+use crate::warehouse::DdlError;
+
+/// How to load an export without the provider's counts.
+pub(super) const WITHOUT_COUNTS: &str =
+    "--reconcile off loads the export without asking for counts, and needs no key";
+
+/// What to do about an error that ends a command, as sentences without the last full stop.
+pub(super) fn on_error(error: &Error) -> Option<String> {
+    let advice = match error {
+        Error::Usage(error) => return on_usage(error),
+        Error::Config(error) => match error.kind {
+            ConfigErrorKind::Missing("lake.url") => "Set it in pipeline.toml, or use --lake",
+            ConfigErrorKind::Missing("source.api_key") => {
+                "Set it in pipeline.toml, for example to { env = \"WAVIX_API_KEY\" }, or use \
+                 --api-key-env"
+            }
+            ConfigErrorKind::Unreadable => "Name another file with --config",
+            _ => return None,
+        },
+        Error::NoLake { .. } => {
+            "Check lake.url or --lake, or make the lake with `cdrlake run` or `cdrlake load`"
+        }
+        Error::Lake(LakeError::Store(store)) => match store {
+            _ if is_disk_full(store) => MAKE_ROOM,
+            _ if is_not_a_directory(store) => {
+                "A lake is a directory, but lake.url, or a part of it, is a file"
+            }
+            _ if store.kind().is_none() => "Check lake.url and who may write there",
+            _ => return None,
+        },
+        Error::Spool(_) => "Set limits.spool_dir to a directory with room",
+        Error::Uncertain { .. } => "Run `cdrlake run` to repair it",
+        Error::Export(error) => return Some(on_export(error)),
+        Error::Undated { undated } => return Some(on_undated(undated)),
+        Error::Warehouse(error) => on_ddl(error),
+        Error::NumberNotFound { found } => return Some(on_absent_number(found)),
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+fn on_usage(error: &UsageError) -> Option<String> {
+    let advice = match error {
+        UsageError::ReversedDays { .. } => "Check --from and --to",
+        UsageError::NoDays => {
+            "Set window.start in pipeline.toml to the first day of the lake, or use --from or --last"
+        }
+        UsageError::BeforeCalendar => "Use a shorter time",
+        UsageError::BeforeFirstDay { .. } => "Use a later day with --from, --last or window.start",
+        UsageError::NotEnded {
+            is_window_start: true,
+            ..
+        } => "Set window.start to an earlier day, or use --from",
+        UsageError::NotEnded { is_today: true, .. } => {
+            "Use --include-today for a day that has not ended"
+        }
+        UsageError::OtherDirection { .. } => "Use another --direction, or add this one there",
+        UsageError::NoShards => "Run once, without --shard",
+        UsageError::NoReports { since: true } | UsageError::UnknownRun { since: true, .. } => {
+            "Load everything, without --changed-since"
+        }
+        UsageError::NoReports { since: false } | UsageError::UnknownRun { since: false, .. } => {
+            "Load everything, without --changed-by"
+        }
+        UsageError::NoNumber => "Write the number in full, such as --number +13025550101",
+        UsageError::SeveralNumbers => "Erase them one at a time",
+        UsageError::TruncatedNumbers => "`cdrlake prune` removes whole days",
+        _ => return None,
+    };
+    Some(advice.to_owned())
+}
+
+fn on_export(error: &ExportError) -> String {
+    let advice = match error {
+        ExportError::Directory { .. } => "Name the files in it",
+        ExportError::Unsupported { kind, .. } => match kind {
+            FileKind::Utf16 => "Convert it, and load the result: iconv -f UTF-16 -t UTF-8",
+            FileKind::Utf32 => "Convert it, and load the result: iconv -f UTF-32 -t UTF-8",
+            FileKind::Zip => "Unpack it, or save it as CSV, and load the result",
+            FileKind::OldSpreadsheet => "Save it as CSV, and load that",
+            FileKind::Xz => "Pipe it in: xzcat FILE | cdrlake load …",
+            FileKind::Lz4 => "Pipe it in: lz4 -dc FILE | cdrlake load …",
+            FileKind::Compress => "Pipe it in: zcat FILE | cdrlake load …",
+            FileKind::Bzip2 => "Pipe it in: bzcat FILE | cdrlake load …",
+            FileKind::Tar => "Pipe its content in: tar -xOf FILE | cdrlake load …",
+            FileKind::SevenZip => "Unpack it, and load its content",
+            FileKind::Parquet | FileKind::Avro => "Save it as CSV or JSON lines, and load that",
+            FileKind::Pdf => "Ask for the export as CSV or JSON",
+        },
+        ExportError::Spool { .. } => "Set limits.spool_dir to a directory with room for the export",
+        _ => return "Nothing was loaded".to_owned(),
+    };
+    format!("Nothing was loaded. {advice}")
+}
+
+fn on_undated(undated: &Undated) -> String {
+    let remedy = if undated.without_offset > 0 {
+        "Name the time zone of times without an offset with --assume-timezone, correct"
+    } else {
+        "Correct"
+    };
+    format!(
+        "Nothing was loaded. {remedy} the export, or leave these records out with --skip-undated"
+    )
+}
+
+fn on_ddl(error: &DdlError) -> &'static str {
+    match error {
+        DdlError::OutOfReach { .. } => {
+            "Copy the directory cdrs there and name the place with --location, or move the lake \
+             there and set lake.url"
+        }
+        DdlError::Address { .. } => "Name the lake by another address with --location",
+        DdlError::Name { .. } => {
+            "Use letters, digits and underscores for --table, with dots between its parts"
+        }
+    }
+}
+
+fn on_absent_number(found: &Search) -> String {
+    match found.problems.iter().next() {
+        Some((slice, problem)) => format!(
+            "{} could not be read; the first is {slice}: {problem}. Nothing was changed. Run \
+             `cdrlake verify`, then erase again",
+            counted(found.problems.len() as u64, "slice", "slices"),
+        ),
+        None => "Nothing was changed. Write the number in full, with its country code, as the \
+                 lake has it, or block its future calls with --even-if-absent"
+            .to_owned(),
+    }
+}
 
 /// What to do about a slice that failed for `reason`, in the lake at `root`.
 fn advice(reason: Reason, slice: Slice, root: &Location) -> String {
@@ -102,7 +239,8 @@ pub(super) fn on_counts(stopped_by: &mut Option<Stop>, counts: Option<&dyn Sourc
     if let Some(Stop::NoSource(why)) = stopped_by
         && counts.is_some_and(Source::is_cut_off)
     {
-        why.push_str(". --reconcile off loads the export without asking for counts");
+        why.push_str(". ");
+        why.push_str(WITHOUT_COUNTS);
     }
 }
 

@@ -7,6 +7,7 @@ use super::{CommandError, Exit, LakeArgs, print};
 use crate::cdr::slice::parse_day;
 use crate::ops::open::{existing_lake, find_any_lake};
 use crate::ops::warehouse::{TableRequest, Which};
+use crate::ops::{self, UsageError};
 use crate::warehouse::Target;
 
 /// Print the definition of the table for a warehouse, the statements that load it, or a query that checks it.
@@ -76,8 +77,8 @@ impl DdlArgs {
         }
         let days = self.from.unwrap_or(Date::MIN)..=self.to.unwrap_or(Date::MAX);
         if days.is_empty() {
-            let problem = format!("--from {} lies after --to {}", days.start(), days.end());
-            return Err(CommandError::new(Exit::Usage, problem));
+            let (from, to) = days.into_inner();
+            return Err(ops::Error::from(UsageError::ReversedDays { from, to }).into());
         }
         Ok(Which::Days(days))
     }

@@ -77,21 +77,6 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
     Ok(exit_of_removal(&erasure.report))
 }
 
-/// The number is nowhere, as far as could be seen.
-pub(super) fn nothing_found(found: &Search) -> CommandError {
-    let problem = match found.problems.iter().next() {
-        Some((slice, problem)) => format!(
-            "the number was not found, but {} could not be looked at, the first being {slice}: {problem}. Run `cdrlake verify`, and erase again. Nothing was changed",
-            number_of_slices(found.problems.len())
-        ),
-        None => format!(
-            "the lake holds no call and no reject with that number, in {}: nothing was changed, and calls of it that come are kept. Write the number in full, with its country, as the lake has it; --even-if-absent keeps out calls that come later",
-            number_of_slices(found.slices.len())
-        ),
-    };
-    CommandError::new(Exit::Failed, problem)
-}
-
 fn dry_run(args: &EraseArgs, found: &Search) -> String {
     let holding = || found.holding();
     if args.output.format == OutputFormat::Json {

@@ -15,10 +15,9 @@ use super::{
 };
 use crate::cdr::slice::Direction;
 use crate::config::{Config, Reconcile};
-use crate::error::{chain, is_disk_full};
 use crate::ops::load::Load;
 use crate::source::Source;
-use crate::source::files::{ExportError, Input, Undated};
+use crate::source::files::Input;
 use crate::source::wavix::Api;
 
 /// Load an export from files: NDJSON, a JSON array, objects or pages of the list one behind the other,
@@ -44,43 +43,6 @@ pub(super) struct LoadArgs {
     config: LoadConfigArgs,
     #[command(flatten)]
     result: ResultArgs,
-}
-
-impl From<ExportError> for CommandError {
-    fn from(error: ExportError) -> Self {
-        let exit = match &error {
-            ExportError::Input { .. } | ExportError::Directory { .. } | ExportError::Odd { .. } => {
-                Exit::Usage
-            }
-            ExportError::Spool { .. } if !is_disk_full(&error) => Exit::Usage,
-            ExportError::Interrupted => Exit::Interrupted,
-            _ => Exit::Failed,
-        };
-        let problem = chain(&error);
-        let stop = if problem.ends_with(['?', '…']) {
-            ""
-        } else {
-            "."
-        };
-        Self::new(exit, format!("{problem}{stop} Nothing was loaded"))
-    }
-}
-
-/// What to do about records that cannot be assigned to a day.
-pub(super) fn undated(undated: &Undated) -> CommandError {
-    let way_out = if undated.without_offset > 0 {
-        "Name the time zone of times without an offset with --assume-timezone, mend"
-    } else {
-        "Mend"
-    };
-    CommandError::new(
-        Exit::Failed,
-        format!(
-            "{}: {}. Nothing was loaded. {way_out} the export, or leave such records out with --skip-undated",
-            undated.counted(),
-            undated.listed()
-        ),
-    )
 }
 
 pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, CommandError> {
@@ -111,23 +73,29 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
         }
         return print(render_plan(&plan, args.result.output.format).as_bytes());
     }
-    let asked = counts.clone();
+    let (asked, refresh) = (counts.clone(), args.refresh);
     let mut outcome = load.run(config, counts, observer, interrupt).await?;
     advice::on_counts(&mut outcome.run.stopped_by, asked.as_deref());
+    let skipped = outcome.plan.up_to_date;
+    if skipped > 0 && !refresh {
+        tracing::info!(
+            slices = skipped,
+            "Skipped slices that the lake already has; --refresh loads them again."
+        );
+    }
     args.result.print(&root, outcome, screen)
 }
 
 /// The key with which the provider is asked for its counts.
 fn api_key(config: &Config) -> Result<SecretString, CommandError> {
     config.api_key().map_err(|error| {
-        let way_out = match config.source.changed_filter() {
-            // Only counts can tell that the export is of this lake.
-            Some(_) => "",
-            None => {
-                ". --reconcile off loads the export without asking for counts, and needs no key"
-            }
-        };
-        CommandError::new(Exit::Usage, format!("{error}{way_out}"))
+        let mut error = CommandError::from(error);
+        // With a filter, only counts show that the export holds the calls of this lake.
+        if config.source.changed_filter().is_none() {
+            error.message.push_str(". ");
+            error.message.push_str(advice::WITHOUT_COUNTS);
+        }
+        error
     })
 }
 

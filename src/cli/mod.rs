@@ -24,12 +24,12 @@ use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcom
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides};
-use crate::error::{MAKE_ROOM, chain, is_disk_full, is_not_a_directory};
+use crate::error::{chain, is_disk_full};
 use crate::lake::LakeError;
 use crate::lake::report::{RunOutcome, RunReport};
 use crate::ops;
 use crate::source::SourceError;
-use crate::store::StoreError;
+use crate::source::files::ExportError;
 use progress::LogFormat;
 
 /// Streams Wavix call detail records into a lake of date-partitioned Parquet, and proves that it
@@ -379,8 +379,32 @@ pub enum Exit {
 }
 
 impl Exit {
-    /// What becomes of a command that the source does not answer.
-    fn of(error: &SourceError) -> Self {
+    /// The exit status of a command that ends with `error`.
+    fn of(error: &ops::Error) -> Self {
+        match error {
+            ops::Error::Lake(LakeError::Store(store)) if is_disk_full(store) => Self::Failed,
+            ops::Error::Export(error) => match error {
+                ExportError::Input { .. }
+                | ExportError::Directory { .. }
+                | ExportError::Unsupported { .. } => Self::Usage,
+                ExportError::Spool { .. } if !is_disk_full(error) => Self::Usage,
+                ExportError::Interrupted => Self::Interrupted,
+                _ => Self::Failed,
+            },
+            ops::Error::Source(error) => Self::of_source(error),
+            ops::Error::Io(_)
+            | ops::Error::CheckUnderWay
+            | ops::Error::IgnoresConditions
+            | ops::Error::NotProven { .. }
+            | ops::Error::Uncertain { .. }
+            | ops::Error::NumberNotFound { .. }
+            | ops::Error::Undated { .. } => Self::Failed,
+            _ => Self::Usage,
+        }
+    }
+
+    /// The exit status of a command that the source refused, or did not answer.
+    fn of_source(error: &SourceError) -> Self {
         match error {
             SourceError::Refused { .. } | SourceError::Setup(_) => Self::Usage,
             _ => Self::Failed,
@@ -418,81 +442,16 @@ impl CommandError {
     }
 }
 
-impl From<ConfigError> for CommandError {
-    fn from(error: ConfigError) -> Self {
-        Self::new(Exit::Usage, error.to_string())
-    }
-}
-
-impl From<LakeError> for CommandError {
-    fn from(error: LakeError) -> Self {
-        match &error {
-            LakeError::Store(_) if is_disk_full(&error) => {
-                Self::new(Exit::Failed, format!("{}. {MAKE_ROOM}", chain(&error)))
-            }
-            LakeError::Store(_) if is_not_a_directory(&error) => Self::new(
-                Exit::Usage,
-                format!(
-                    "{}. A lake is a directory: lake.url, or a part of it, is a file",
-                    chain(&error)
-                ),
-            ),
-            LakeError::Store(store) if store.kind().is_none() => Self::new(
-                Exit::Usage,
-                format!("{}. Check lake.url and who may write there", chain(&error)),
-            ),
-            _ => Self::new(Exit::Usage, chain(&error)),
+impl<E: Into<ops::Error>> From<E> for CommandError {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let mut message = chain(&error);
+        if let Some(advice) = advice::on_error(&error) {
+            let is_ended = message.ends_with(['?', '…']);
+            message.push_str(if is_ended { " " } else { ". " });
+            message.push_str(&advice);
         }
-    }
-}
-
-impl From<StoreError> for CommandError {
-    fn from(error: StoreError) -> Self {
-        LakeError::from(error).into()
-    }
-}
-
-impl From<ops::Error> for CommandError {
-    fn from(error: ops::Error) -> Self {
-        match error {
-            ops::Error::Config(error) => error.into(),
-            ops::Error::Lake(error) => error.into(),
-            ops::Error::Io(error) => error.into(),
-            ops::Error::NoLake { .. } => Self::new(
-                Exit::Usage,
-                format!(
-                    "{error}: lake.url or --lake is another place, or no `cdrlake run` or `cdrlake load` has made it yet"
-                ),
-            ),
-            ops::Error::Export(error) => error.into(),
-            ops::Error::Source(error) => error.into(),
-            ops::Error::CheckUnderWay
-            | ops::Error::IgnoresConditions
-            | ops::Error::NotProven { .. }
-            | ops::Error::Uncertain { .. } => Self::new(Exit::Failed, error.to_string()),
-            ops::Error::NumberNotFound { found } => erase::nothing_found(&found),
-            ops::Error::Undated { undated } => load::undated(&undated),
-            ops::Error::Spool(error) => Self::new(
-                Exit::Usage,
-                format!(
-                    "{}. Set limits.spool_dir to a directory with room",
-                    chain(&error)
-                ),
-            ),
-            _ => Self::new(Exit::Usage, error.to_string()),
-        }
-    }
-}
-
-impl From<SourceError> for CommandError {
-    fn from(error: SourceError) -> Self {
-        Self::new(Exit::of(&error), error.to_string())
-    }
-}
-
-impl From<io::Error> for CommandError {
-    fn from(error: io::Error) -> Self {
-        Self::new(Exit::Failed, error.to_string())
+        Self::new(Exit::of(&error), message)
     }
 }
 
@@ -623,6 +582,9 @@ fn ignores_hanging_up() -> bool {
 mod tests {
     use super::*;
     use crate::config::Origin;
+    use crate::ops::UsageError;
+    use crate::source::files::FileKind;
+    use crate::store::StoreError;
 
     #[derive(Debug, Parser)]
     struct OfRun {
@@ -691,7 +653,7 @@ mod tests {
             (
                 ops::Error::NoLake { place },
                 Exit::Usage,
-                "there is no lake at ./lake: lake.url or --lake is another place, or no `cdrlake run`",
+                "there is no lake at ./lake. Check lake.url or --lake, or make the lake with `cdrlake run`",
             ),
             (
                 ops::Error::from(store()),
@@ -707,6 +669,37 @@ mod tests {
                 ConfigError::new(Origin::Flag("--lake"), "lake.url is odd").into(),
                 Exit::Usage,
                 "flag --lake: lake.url is odd",
+            ),
+            (
+                Config::from_keys([("lake.lease", "1m")])
+                    .unwrap_err()
+                    .into(),
+                Exit::Usage,
+                "lake.url is not set. Set it in pipeline.toml, or use --lake",
+            ),
+            (
+                UsageError::NoDays.into(),
+                Exit::Usage,
+                "window.start is not set. Set window.start in pipeline.toml to the first day",
+            ),
+            (
+                UsageError::NoReports { since: true }.into(),
+                Exit::Usage,
+                "the lake has no run report yet. Load everything, without --changed-since",
+            ),
+            (
+                ExportError::Unsupported {
+                    name: "calls".to_owned(),
+                    kind: FileKind::Xz,
+                }
+                .into(),
+                Exit::Usage,
+                "calls is compressed with xz. Nothing was loaded. Pipe it in: xzcat FILE | cdrlake load",
+            ),
+            (
+                ExportError::Interrupted.into(),
+                Exit::Interrupted,
+                "interrupted while the export was split. Nothing was loaded",
             ),
             (ops::Error::CheckUnderWay, Exit::Failed, "Try again"),
         ] {

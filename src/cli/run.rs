@@ -175,11 +175,27 @@ async fn print_plan(
     selection: &SelectionArgs,
     format: OutputFormat,
 ) -> Result<Exit, CommandError> {
-    let (plan, remarks) = preview(config, &selection.into(), Timestamp::now()).await?;
+    let selection = Selection::from(selection);
+    warn_of_cut(config, &selection);
+    let (plan, remarks) = preview(config, &selection, Timestamp::now()).await?;
     for remark in remarks {
         tracing::warn!("{remark}");
     }
     print(render_plan(&plan, format).as_bytes())
+}
+
+/// Warns that the last selected days are left out because they have not ended.
+fn warn_of_cut(config: &Config, selection: &Selection) {
+    if let (Some(to), Ok(days)) = (
+        selection.to,
+        selection.days(&config.window, Timestamp::now()),
+    ) && to > *days.end()
+    {
+        tracing::warn!(
+            "The last day is {}, not {to}: later days have not ended. --include-today adds today.",
+            days.end()
+        );
+    }
 }
 
 pub(super) fn render_plan(plan: &Plan, format: OutputFormat) -> String {
@@ -237,8 +253,10 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let source = Api::try_new(&config.source, Some(config.api_key()?))?;
     let root = config.lake.url.clone();
+    let selection = Selection::from(&args.selection);
+    warn_of_cut(&config, &selection);
     let job = Job::new(config, Arc::new(source))
-        .with_selection(Selection::from(&args.selection))
+        .with_selection(selection)
         .with_allow_shrink(args.result.allow_shrink)
         .with_observer(screen.observer(&root))
         .with_interrupt(interrupt);

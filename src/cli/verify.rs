@@ -75,7 +75,7 @@ fn exit_of(verified: &Verified) -> Exit {
     let not_asked = verified.source.as_ref().and_then(|it| it.error.as_ref());
     match (stopped_by, not_asked) {
         (Some(Stop::Interrupted), _) => Exit::Interrupted,
-        (None, Some(error)) => Exit::of(error),
+        (None, Some(error)) => Exit::of_source(error),
         (None, None) if verified.is_proven() => Exit::Success,
         _ => Exit::Failed,
     }

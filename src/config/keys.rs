@@ -13,7 +13,7 @@ use super::filters::filters;
 use super::secrets::key_source;
 use super::settings::Settings;
 use super::{
-    Config, ConfigError, LakeConfig, LimitsConfig, Origin, PrivacyConfig, QualityConfig, Reconcile,
+    Config, ConfigError, LakeConfig, LimitsConfig, PrivacyConfig, QualityConfig, Reconcile,
     SourceConfig, Via, WindowConfig, values,
 };
 use crate::body::reader::MAX_RECORD_BYTES;
@@ -257,8 +257,7 @@ fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
     let account = settings.get("lake.account", values::text)?;
     let lease = settings.get("lake.lease", lease)?;
     let Some(url) = settings.get("lake.url", |value| values::text(value)?.parse())? else {
-        let problem = "lake.url is not set: where should the lake lie? Set it in pipeline.toml, or use --lake";
-        return Err(ConfigError::new(Origin::Unset, problem));
+        return Err(ConfigError::missing("lake.url"));
     };
     Ok(LakeConfig {
         url,

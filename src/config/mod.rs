@@ -27,9 +27,9 @@ use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::options::ParquetOptions;
 use crate::store::location::Location;
 pub(crate) use secrets::KeySource;
-pub use settings::ConfigError;
 pub(crate) use settings::Origin;
 use settings::Settings;
+pub use settings::{ConfigError, ConfigErrorKind};
 
 /// The file read when `--config` names none.
 pub(crate) const DEFAULT_FILE: &str = "pipeline.toml";
@@ -315,9 +315,7 @@ impl Config {
     pub fn api_key(&self) -> Result<SecretString, ConfigError> {
         let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
         let Some(source) = &self.source.api_key else {
-            return Err(wrong(
-                "there is no API key. Set source.api_key in pipeline.toml, for example to { env = \"WAVIX_API_KEY\" }, or use --api-key-env".to_owned(),
-            ));
+            return Err(ConfigError::missing("source.api_key"));
         };
         source.read("source.api_key").map_err(wrong)
     }

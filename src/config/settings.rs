@@ -130,14 +130,37 @@ pub struct ConfigError {
     pub origin: Origin,
     /// What is wrong, and what would be right.
     pub problem: String,
+    /// The kind of problem.
+    pub kind: ConfigErrorKind,
+}
+
+/// Kinds of problems with the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ConfigErrorKind {
+    /// A value or key is wrong.
+    Invalid,
+    /// A key that has no default is not set.
+    Missing(&'static str),
+    /// The file cannot be read.
+    Unreadable,
 }
 
 impl ConfigError {
-    /// Something is wrong with what `origin` says.
+    /// A value or key that `origin` set is wrong.
     pub fn new(origin: Origin, problem: impl Into<String>) -> Self {
         Self {
             origin,
             problem: problem.into(),
+            kind: ConfigErrorKind::Invalid,
+        }
+    }
+
+    /// `key` has no default, and is not set.
+    pub(super) fn missing(key: &'static str) -> Self {
+        Self {
+            kind: ConfigErrorKind::Missing(key),
+            ..Self::new(Origin::Unset, format!("{key} is not set"))
         }
     }
 }
@@ -156,13 +179,12 @@ impl Settings {
             line,
         };
         let text = std::fs::read_to_string(path).map_err(|error| {
-            ConfigError::new(
-                Origin::Unset,
-                format!(
-                    "cannot read the configuration {}: {error}. --config names it",
-                    path.display()
-                ),
-            )
+            let path = path.display();
+            let problem = format!("cannot read the configuration {path}: {error}");
+            ConfigError {
+                kind: ConfigErrorKind::Unreadable,
+                ..ConfigError::new(Origin::Unset, problem)
+            }
         })?;
         let line_of = |offset: usize| {
             text.bytes()

@@ -169,8 +169,6 @@ async fn try_bucket(config: &Config) -> Result<String, Error> {
     Ok(if honours_conditions {
         "writable; conditional writes honoured".to_owned()
     } else {
-        format!(
-            "writable, but {IGNORES_CONDITIONS}: one run at a time, without --shard, and nothing else that writes there"
-        )
+        format!("writable, but {IGNORES_CONDITIONS}: only one run at a time may write to this lake")
     })
 }

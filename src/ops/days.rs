@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
-use super::Error;
+use super::UsageError;
 use crate::cdr::day::end_of_day;
 use crate::cdr::digest::day_number;
 use crate::cdr::slice::{Direction, FIRST_DAY, Slice};
@@ -55,12 +55,12 @@ impl Selection {
     /// The days that this means at `now`, both ends included.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are none.
+    /// [`UsageError`] if there are none.
     pub fn days(
         &self,
         window: &WindowConfig,
         now: Timestamp,
-    ) -> Result<RangeInclusive<Date>, Error> {
+    ) -> Result<RangeInclusive<Date>, UsageError> {
         self.range().days_until(window, now, self.include_today)
     }
 }
@@ -88,12 +88,12 @@ impl DayRange {
     /// The selected days that have ended at `now`, both ends included.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are none.
+    /// [`UsageError`] if there are none.
     pub fn days(
         &self,
         window: &WindowConfig,
         now: Timestamp,
-    ) -> Result<RangeInclusive<Date>, Error> {
+    ) -> Result<RangeInclusive<Date>, UsageError> {
         self.days_until(window, now, false)
     }
 
@@ -102,73 +102,49 @@ impl DayRange {
         window: &WindowConfig,
         now: Timestamp,
         include_today: bool,
-    ) -> Result<RangeInclusive<Date>, Error> {
+    ) -> Result<RangeInclusive<Date>, UsageError> {
         let today = today(window, now);
-        let usage = |problem: String| Err(Error::Usage(problem));
         let yesterday = today.yesterday().unwrap_or(today);
         let last_possible = if include_today { today } else { yesterday };
         if let (Some(from), Some(to)) = (self.from, self.to)
             && from > to
         {
-            return usage(format!("--from {from} lies after --to {to}"));
+            return Err(UsageError::ReversedDays { from, to });
         }
-        let to = match self.to {
-            Some(to) if to > last_possible => {
-                tracing::warn!(
-                    "--to {to} is cut to {last_possible}: later days have not ended. --include-today takes today so far."
-                );
-                last_possible
-            }
-            to => to.unwrap_or(last_possible),
-        };
+        let to = self.to.map_or(last_possible, |to| to.min(last_possible));
         let from = match (self.from, self.last_days, window.start) {
             (Some(from), _, _) => from,
             (None, Some(days), _) => {
-                let before = i64::from(days) - 1;
-                match yesterday.checked_sub(before.days()) {
-                    Ok(from) => from,
-                    Err(_) => {
-                        return usage(format!("--last {days} reaches back before the calendar"));
-                    }
-                }
+                let first = yesterday.checked_sub((i64::from(days) - 1).days());
+                first.map_err(|_| UsageError::BeforeCalendar)?
             }
             (None, None, Some(start)) => start,
-            (None, None, None) => {
-                return usage(
-                "which days? Set window.start in pipeline.toml to the first day of the lake, or use --from or --last".to_owned(),
-            );
-            }
+            (None, None, None) => return Err(UsageError::NoDays),
         };
         if from < FIRST_DAY {
-            return usage(format!(
-                "{from} lies before {FIRST_DAY}, and no calls do: use a later day with --from, --last or window.start"
-            ));
+            return Err(UsageError::BeforeFirstDay { from });
         }
         if from > to {
-            let zone = timezone_name(&window.timezone);
-            let hint = match () {
-                () if self.from.is_none() && self.last_days.is_none() => {
-                    ". Set window.start to an earlier day, or use --from"
-                }
-                () if from == today => ". Use --include-today for a day that is still under way",
-                () => "",
-            };
-            return usage(format!(
-                "nothing to look at: {from} is after {to}, the last day asked for that has ended in {zone}{hint}"
-            ));
+            return Err(UsageError::NotEnded {
+                from,
+                last: to,
+                timezone: timezone_name(&window.timezone),
+                is_window_start: self.from.is_none() && self.last_days.is_none(),
+                is_today: from == today,
+            });
         }
         Ok(from..=to)
     }
 
-    /// The days asked for, without a limit where none is given: for what looks at all that is there.
+    /// The selected days, without a limit where none is given: for commands that read the whole lake.
     ///
     /// # Errors
-    /// [`Error::Usage`] if there are none.
+    /// [`UsageError`] if there are none.
     pub fn days_of_all(
         &self,
         window: &WindowConfig,
         now: Timestamp,
-    ) -> Result<RangeInclusive<Date>, Error> {
+    ) -> Result<RangeInclusive<Date>, UsageError> {
         let today = today(window, now);
         let first_of = |last: u32| {
             today
@@ -183,7 +159,7 @@ impl DayRange {
         let last_of = |_| today.yesterday().unwrap_or(today);
         let to = self.to.or(self.last_days.map(last_of)).unwrap_or(Date::MAX);
         if from > to {
-            return Err(Error::Usage(format!("--from {from} lies after --to {to}")));
+            return Err(UsageError::ReversedDays { from, to });
         }
         Ok(from..=to)
     }
@@ -274,11 +250,10 @@ mod tests {
         }
     }
 
-    fn range(selection: &Selection, start: Option<&str>) -> Result<String, String> {
+    fn range(selection: &Selection, start: Option<&str>) -> Result<String, UsageError> {
         selection
             .days(&window(start), "2026-10-10T00:00:00Z".parse().unwrap())
             .map(|days| format!("{}..{}", days.start(), days.end()))
-            .map_err(|error| error.to_string())
     }
 
     #[test]
@@ -313,26 +288,35 @@ mod tests {
     }
 
     #[test]
-    fn a_selection_without_days_says_what_to_do() {
-        assert!(
-            range(&Selection::default(), None)
-                .unwrap_err()
-                .contains("window.start")
-        );
+    fn a_selection_without_days_is_refused_with_its_reason() {
+        let unlimited = range(&Selection::default(), None);
+        assert_eq!(unlimited, Err(UsageError::NoDays));
         let reversed = Selection {
             from: Some(day("2026-10-05")),
             to: Some(day("2026-10-01")),
             ..Selection::default()
         };
-        assert_eq!(
-            range(&reversed, None).unwrap_err(),
-            "--from 2026-10-05 lies after --to 2026-10-01"
-        );
-        let today = Selection {
-            from: Some(day("2026-10-10")),
-            ..Selection::default()
+        let problem = range(&reversed, None).unwrap_err().to_string();
+        let expected = "the first day, 2026-10-05, is after the last day, 2026-10-01";
+        assert_eq!(problem, expected);
+        let not_ended = |from: Option<&str>, start: Option<&str>| {
+            let from = from.map(day);
+            let selection = Selection {
+                from,
+                ..Selection::default()
+            };
+            match range(&selection, start).unwrap_err() {
+                UsageError::NotEnded {
+                    is_window_start,
+                    is_today,
+                    ..
+                } => (is_window_start, is_today),
+                other => panic!("{other}"),
+            }
         };
-        assert!(range(&today, None).unwrap_err().contains("--include-today"));
+        assert_eq!(not_ended(Some("2026-10-10"), None), (false, true));
+        assert_eq!(not_ended(Some("2026-10-11"), None), (false, false));
+        assert_eq!(not_ended(None, Some("2026-10-11")), (true, false));
     }
 
     #[test]
@@ -393,7 +377,7 @@ mod tests {
         assert!(days("2000-01-01").is_ok());
         let refused = days("0001-01-01").unwrap_err().to_string();
         assert!(
-            refused.starts_with("0001-01-01 lies before 2000-01-01"),
+            refused.starts_with("0001-01-01 is before 2000-01-01"),
             "{refused}"
         );
     }

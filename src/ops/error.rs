@@ -1,11 +1,16 @@
-//! Why something that a user asked for was not begun, or did not come to its end.
+//! Why an operation did not start, or did not finish.
 
 use std::io;
 use std::path::PathBuf;
 
+use jiff::civil::Date;
+
 use super::removal::erase::Search;
-use crate::cdr::slice::Slice;
+use super::run::IGNORES_CONDITIONS;
+use super::run::reports::KEPT_DAYS;
+use crate::cdr::slice::{Direction, FIRST_DAY, Slice};
 use crate::config::ConfigError;
+use crate::error::counted;
 use crate::lake::LakeError;
 use crate::source::SourceError;
 use crate::source::files::{ExportError, Undated};
@@ -13,13 +18,14 @@ use crate::store::StoreError;
 use crate::store::location::Location;
 use crate::warehouse::DdlError;
 
-/// There is no result.
+/// The operation has no result. The texts name keys of the configuration, but no flags and commands:
+/// the command line adds those.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The selection or the configuration asks for something that cannot be.
-    #[error("{0}")]
-    Usage(String),
+    /// The request contradicts itself, the configuration or the lake.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
     /// The configuration is wrong.
     #[error(transparent)]
     Config(#[from] ConfigError),
@@ -78,12 +84,13 @@ pub enum Error {
         "the file system does not honour conditional writes, so two runs could harm each other"
     )]
     IgnoresConditions,
-    /// What the lake holds of a slice is not certain.
+    /// The ledger does not show what the lake holds of a slice.
     #[error(
-        "the ledger does not say for certain what the lake holds of {slice}: a run died over it, or its entry is damaged. `cdrlake run` mends it"
+        "the content of {slice} is uncertain: a run crashed while it published the slice, or the \
+         ledger entry is damaged"
     )]
     Uncertain {
-        /// Which one.
+        /// The slice.
         slice: Slice,
     },
     /// The demo's lake does not hold what was sent.
@@ -95,7 +102,7 @@ pub enum Error {
         problem: String,
     },
     /// The lake holds nothing of a number, as far as could be seen.
-    #[error("the number was not found in {} slices", found.slices.len())]
+    #[error("the number was not found in {}", counted(found.slices.len() as u64, "slice", "slices"))]
     NumberNotFound {
         /// What was looked at.
         found: Search,
@@ -106,6 +113,121 @@ pub enum Error {
     /// The file system does not answer.
     #[error(transparent)]
     Io(#[from] io::Error),
+}
+
+/// The request contradicts itself, the configuration or the lake.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum UsageError {
+    /// The range of days is reversed.
+    #[error("the first day, {from}, is after the last day, {to}")]
+    ReversedDays {
+        /// The first day.
+        from: Date,
+        /// The last day.
+        to: Date,
+    },
+    /// Neither the selection nor the configuration has a first day.
+    #[error("no days are selected, and window.start is not set")]
+    NoDays,
+    /// The selection goes back further than dates do.
+    #[error("the first day would lie before the year -9999")]
+    BeforeCalendar,
+    /// The selection begins before the first calls.
+    #[error("{from} is before {FIRST_DAY}, and there are no calls from before that day")]
+    BeforeFirstDay {
+        /// The first day.
+        from: Date,
+    },
+    /// All selected days are still to come, or under way.
+    #[error("no day to process: {from} is after {last}, the last day that has ended in {timezone}")]
+    NotEnded {
+        /// The first selected day.
+        from: Date,
+        /// The last day that may be selected.
+        last: Date,
+        /// `window.timezone`.
+        timezone: String,
+        /// Whether the first day is `window.start`.
+        is_window_start: bool,
+        /// Whether the first day is today.
+        is_today: bool,
+    },
+    /// The selected direction is not configured.
+    #[error("source.directions does not include {direction}")]
+    OtherDirection {
+        /// The selected direction.
+        direction: Direction,
+    },
+    /// The lake cuts days in another time zone than an export would be cut in.
+    #[error(
+        "window.timezone is {configured}, but the days of this lake are days of {existing}: some \
+         calls would be stored twice, and others not at all"
+    )]
+    OtherTimezone {
+        /// `window.timezone`.
+        configured: String,
+        /// The time zone of the lake.
+        existing: String,
+    },
+    /// The lake holds a part of the calls, and nothing checks that an export holds the same part.
+    #[error(
+        "source.{filter} limits this lake to a part of the calls, and only the provider's count can \
+         show that an export holds that part. Set quality.reconcile to \"fail\""
+    )]
+    UncheckedFilter {
+        /// The filter's name.
+        filter: String,
+    },
+    /// An export is empty.
+    #[error("the export has no records")]
+    NoRecords,
+    /// An export has only records of days that have not ended.
+    #[error("the export has no record of a day that has ended")]
+    NoEndedDay,
+    /// Several runs at once would harm each other.
+    #[error("{IGNORES_CONDITIONS}: several runs must not share the slices of this lake")]
+    NoShards,
+    /// No run has left a report yet.
+    #[error("the lake has no run report yet")]
+    NoReports {
+        /// Whether the changes after a run were requested, not those of one.
+        since: bool,
+    },
+    /// The report of a run is missing, or damaged.
+    #[error(
+        "the lake has no readable report of run {run}. The last run is {last}, and reports are kept \
+         for {KEPT_DAYS} days"
+    )]
+    UnknownRun {
+        /// The run's name, as requested.
+        run: String,
+        /// The last run that has a report.
+        last: String,
+        /// Whether the changes after the run were requested, not its own.
+        since: bool,
+    },
+    /// A text holds no phone number.
+    #[error("the text is not a phone number")]
+    NoNumber,
+    /// A text holds more than one phone number.
+    #[error("the text holds more than one phone number")]
+    SeveralNumbers,
+    /// The lake's numbers are truncated.
+    #[error(
+        "this lake drops the last four digits of numbers (privacy.numbers, or the key of a column, \
+         is \"truncate\"), so the calls of one number cannot be identified"
+    )]
+    TruncatedNumbers,
+    /// The lake holds the calls of this number only.
+    #[error(
+        "source.{filter} limits this lake to the calls of that number, and lake.json names it. \
+         Remove the whole lake"
+    )]
+    FilteredByNumber {
+        /// The filter's name.
+        filter: String,
+    },
 }
 
 impl From<StoreError> for Error {

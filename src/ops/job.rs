@@ -8,8 +8,8 @@ use tokio_util::sync::CancellationToken;
 use super::days::Selection;
 use super::open::open_lake;
 use super::plan::{Plan, plan};
-use super::run::{IGNORES_CONDITIONS, RunOptions, RunResult, run};
-use super::{Error, Observer};
+use super::run::{RunOptions, RunResult, run};
+use super::{Error, Observer, UsageError};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::source::Source;
@@ -92,9 +92,7 @@ impl Job {
     /// As [`run`](Self::run).
     pub async fn run_in(self, lake: Lake) -> Result<Outcome, Error> {
         if self.selection.shard.is_some() && !lake.honours_conditions().await? {
-            return Err(Error::Usage(format!(
-                "{IGNORES_CONDITIONS}, so --shard is refused: only one run at a time may write to this lake"
-            )));
+            return Err(UsageError::NoShards.into());
         }
         let plan = plan(&self.config, &self.selection, Some(&lake), Timestamp::now()).await?;
         let options = RunOptions {

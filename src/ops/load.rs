@@ -12,7 +12,7 @@ use super::job::{Job, Outcome};
 use super::open::{find_lake, open_lake};
 use super::plan::{LoadPlan, Plan, plan_load};
 use super::run::RunOptions;
-use super::{Error, Observer};
+use super::{Error, Observer, UsageError};
 use crate::body::csv::describe_missing;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
@@ -57,8 +57,7 @@ impl Load {
     pub fn check(&self, config: &Config) -> Result<(), Error> {
         let direction = self.direction;
         if !config.source.directions.contains(&direction) {
-            let problem = format!("--direction {direction} is not among source.directions");
-            return Err(Error::Usage(problem));
+            return Err(UsageError::OtherDirection { direction }.into());
         }
         for input in &self.inputs {
             input.check()?;
@@ -104,12 +103,6 @@ impl Load {
         let planned = plan_load(&config, &read.slices, refresh, Some(&lake), now).await?;
         let mut remarks = read.remarks;
         remarks.extend(remark_on_differing(&planned));
-        if planned.plan.up_to_date > 0 {
-            tracing::info!(
-                slices = planned.plan.up_to_date,
-                "Left as the lake has them. --refresh loads them again."
-            );
-        }
         let options = RunOptions {
             allow_shrink,
             remarks,
@@ -159,17 +152,16 @@ impl Load {
 
 /// A run asks the provider for days as the provider cuts them; a load cuts them itself.
 fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), Error> {
-    let (wanted, existing) = (
-        timezone_name(&config.window.timezone),
-        &lake.identity.timezone,
-    );
-    if wanted == *existing {
+    let configured = timezone_name(&config.window.timezone);
+    let existing = lake.identity.timezone.clone();
+    if configured == existing {
         return Ok(());
     }
-    let problem = format!(
-        "window.timezone is {wanted}, and this lake was begun with {existing}: days cut in two ways would hold calls twice, and others not at all"
-    );
-    Err(Error::Usage(problem))
+    let error = UsageError::OtherTimezone {
+        configured,
+        existing,
+    };
+    Err(error.into())
 }
 
 /// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
@@ -177,10 +169,8 @@ fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), Error> {
 fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
     match config.source.changed_filter() {
         Some(filter) if config.quality.reconcile != Reconcile::Fail => {
-            let problem = format!(
-                "source.{filter} makes this a lake of some calls, and only the provider's count tells whether an export holds just those. Leave quality.reconcile at \"fail\""
-            );
-            Err(Error::Usage(problem))
+            let filter = filter.to_owned();
+            Err(UsageError::UncheckedFilter { filter }.into())
         }
         _ => Ok(()),
     }

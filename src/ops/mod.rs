@@ -18,7 +18,7 @@ mod thread;
 pub mod verify;
 pub(crate) mod warehouse;
 
-pub use error::Error;
+pub use error::{Error, UsageError};
 pub use observer::Observer;
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
         Err(error) => {
             if config.privacy.key.is_some() {
                 no_key = Some(format!(
-                    "{error} (it is not needed before the first `cdrlake erase`)"
+                    "{error} (the key is not needed until a number is erased)"
                 ));
             }
             privacy

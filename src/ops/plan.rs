@@ -9,9 +9,9 @@ use jiff::Timestamp;
 use jiff::civil::Date;
 use object_store::path::Path;
 
-use super::Error;
 use super::days::{Selection, is_from_the_future, lookback_from, today};
 use super::open::find_lake;
+use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, timezone_name};
 use crate::lake::ledger::{Commit, State};
@@ -43,7 +43,7 @@ pub enum Why {
     Open,
     /// It lies within `window.lookback_days`: calls may be late or re-rated.
     LookBack,
-    /// `--refresh`.
+    /// The selection asks for everything to be fetched again.
     Refresh,
     /// Its day has not ended.
     Today,
@@ -82,7 +82,7 @@ impl fmt::Display for Why {
             Self::Clock => "fetched at a time that is yet to come: some clock was, or is, wrong",
             Self::Open => "open: fetched before the day had settled",
             Self::LookBack => "within window.lookback_days",
-            Self::Refresh => "--refresh",
+            Self::Refresh => "refresh requested",
             Self::Today => "today, still open",
         })
     }
@@ -149,11 +149,8 @@ pub async fn plan(
         .copied()
         .filter(|direction| selection.direction.is_none_or(|only| only == *direction))
         .collect();
-    if directions.is_empty() {
-        let asked = selection.direction.map_or("", Direction::as_str);
-        return Err(Error::Usage(format!(
-            "--direction {asked} is not among source.directions"
-        )));
+    if let (true, Some(direction)) = (directions.is_empty(), selection.direction) {
+        return Err(UsageError::OtherDirection { direction }.into());
     }
     let mut found = Found::read(lake, &directions, days.clone()).await?;
     let lookback_from = lookback_from(&config.window, today);
@@ -232,12 +229,11 @@ pub(crate) async fn plan_load(
     let days = slices.iter().map(|(slice, _)| slice.day);
     let days = days.filter(|day| *day < today);
     let (Some(first), Some(last)) = (days.clone().min(), days.clone().max()) else {
-        let problem = if slices.is_empty() {
-            "the export holds no records"
+        return Err(Error::Usage(if slices.is_empty() {
+            UsageError::NoRecords
         } else {
-            "the export holds no record of a day that has ended"
-        };
-        return Err(Error::Usage(problem.to_owned()));
+            UsageError::NoEndedDay
+        }));
     };
     let around = first.yesterday().unwrap_or(first)..=last.tomorrow().unwrap_or(last);
     let mut found = Found::read(lake, &Direction::ALL, around).await?;

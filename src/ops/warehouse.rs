@@ -5,8 +5,8 @@ use std::ops::RangeInclusive;
 
 use jiff::civil::Date;
 
-use super::Error;
-use super::run::reports::{self, Changes, Told};
+use super::run::reports::{Changes, Told};
+use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::ledger::Commit;
@@ -189,16 +189,15 @@ async fn totals(lake: &Lake) -> Result<LedgerTotals, Error> {
 /// Days that a warehouse lacks which was loaded after `run`.
 fn changed_since(run: &str, changes: Option<&Changes>) -> Result<BTreeSet<Date>, Error> {
     let last = changes.and_then(Changes::last);
-    let last = last.ok_or_else(|| no_report("--changed-since"))?;
+    let last = last.ok_or(UsageError::NoReports { since: true })?;
     let run = if run == LAST_RUN { &last.run } else { run };
     let changed = changes.and_then(|changes| changes.since(run));
-    changed.ok_or_else(|| {
-        let problem = format!(
-            "--changed-since: this lake has no report of a run {run} that can be read, so nobody knows what has changed since (`cdrlake gc` removes reports after {} days). Load everything, without --changed-since",
-            reports::KEPT_DAYS
-        );
-        Error::Usage(problem)
-    })
+    let unknown = || UsageError::UnknownRun {
+        run: run.to_owned(),
+        last: last.run.clone(),
+        since: true,
+    };
+    Ok(changed.ok_or_else(unknown)?)
 }
 
 /// Days that a run has changed.
@@ -207,29 +206,21 @@ async fn changed_by(
     lake: &Lake,
     changes: Option<&Changes>,
 ) -> Result<BTreeSet<Date>, Error> {
+    let none = UsageError::NoReports { since: false };
     if run == LAST_RUN {
-        let last = changes
-            .and_then(Changes::last)
-            .ok_or_else(|| no_report("--changed-by"))?;
+        let last = changes.and_then(Changes::last).ok_or(none)?;
         return Ok(last.partitions_changed.iter().copied().collect());
     }
     let runs = lake.runs().await?;
-    let last = runs.last().ok_or_else(|| no_report("--changed-by"))?;
+    let last = runs.last().ok_or(none)?;
     let told = match runs.iter().find(|known| *known == run) {
         Some(run) => lake.run_report::<Told>(run).await?,
         None => None,
     };
-    let told = told.ok_or_else(|| {
-        let problem =
-            format!("--changed-by: this lake has no report of a run {run}. The last one is {last}");
-        Error::Usage(problem)
+    let told = told.ok_or_else(|| UsageError::UnknownRun {
+        run: run.to_owned(),
+        last: last.clone(),
+        since: false,
     })?;
     Ok(told.partitions_changed.into_iter().collect())
-}
-
-fn no_report(flag: &str) -> Error {
-    let problem = format!(
-        "{flag}: no run has kept a report in this lake yet. Load everything, without {flag}"
-    );
-    Error::Usage(problem)
 }

@@ -10,6 +10,7 @@
 mod source;
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -69,18 +70,18 @@ pub enum ExportError {
         source: io::Error,
     },
     /// A directory.
-    #[error("{name} is a directory. Name the files in it")]
+    #[error("{name} is a directory")]
     Directory {
         /// Its name.
         name: String,
     },
-    /// A file that is known, and is not read.
+    /// A file of a kind that cannot be read.
     #[error("{name} {kind}")]
-    Odd {
+    Unsupported {
         /// Its name.
         name: String,
-        /// What it is, and what to do about it.
-        kind: &'static str,
+        /// Its kind.
+        kind: FileKind,
     },
     /// What a file holds is no list of records, or not all of it.
     #[error("{name}: {source}")]
@@ -91,7 +92,7 @@ pub enum ExportError {
         source: ConvertError,
     },
     /// Nothing can be written to the spool.
-    #[error("cannot write into {}. Set limits.spool_dir to a directory with room for the export", directory.display())]
+    #[error("cannot write into {}", directory.display())]
     Spool {
         /// Where it lies.
         directory: PathBuf,
@@ -101,6 +102,77 @@ pub enum ExportError {
     /// Somebody asked to stop.
     #[error("interrupted while the export was split")]
     Interrupted,
+}
+
+/// A kind of file that is recognised, and cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FileKind {
+    Utf16,
+    Utf32,
+    Zip,
+    OldSpreadsheet,
+    Xz,
+    Lz4,
+    Compress,
+    Bzip2,
+    SevenZip,
+    Tar,
+    Parquet,
+    Avro,
+    Pdf,
+}
+
+impl fmt::Display for FileKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Utf16 => "is text in UTF-16",
+            Self::Utf32 => "is text in UTF-32",
+            Self::Zip => "is a zip archive or a spreadsheet",
+            Self::OldSpreadsheet => "is a spreadsheet of an old format",
+            Self::Xz => "is compressed with xz",
+            Self::Lz4 => "is compressed with lz4",
+            Self::Compress => "is compressed with compress",
+            Self::Bzip2 => "is compressed with bzip2",
+            Self::SevenZip => "is a 7z archive",
+            Self::Tar => "is a tar archive",
+            Self::Parquet => "is a Parquet file",
+            Self::Avro => "is an Avro file",
+            Self::Pdf => "is a PDF document",
+        })
+    }
+}
+
+impl FileKind {
+    /// The kind of a file that begins with `start`, if it is one of these.
+    fn of(start: &[u8]) -> Option<Self> {
+        const KINDS: [(&[u8], FileKind); 14] = [
+            (b"\xFF\xFE\0\0", FileKind::Utf32),
+            (b"\xFF\xFE", FileKind::Utf16),
+            (b"\xFE\xFF", FileKind::Utf16),
+            (b"PK\x05\x06", FileKind::Zip),
+            (b"PK\x07\x08", FileKind::Zip),
+            (b"PK\x03\x04", FileKind::Zip),
+            (b"\xD0\xCF\x11\xE0", FileKind::OldSpreadsheet),
+            (b"\xFD7zXZ\0", FileKind::Xz),
+            (b"\x04\x22\x4D\x18", FileKind::Lz4),
+            (b"\x1F\x9D", FileKind::Compress),
+            (b"7z\xBC\xAF\x27\x1C", FileKind::SevenZip),
+            (b"PAR1", FileKind::Parquet),
+            (b"Obj\x01", FileKind::Avro),
+            (b"%PDF", FileKind::Pdf),
+        ];
+        // Without a byte order mark the zeros show it: what is read begins with ASCII.
+        let is_utf_16 = matches!(*start, [first, second, ..] if (first == 0) != (second == 0));
+        let is_tar = start.get(257..262) == Some(b"ustar");
+        // Its blocks have sizes, and a column's name may begin like the rest.
+        let is_bzip2 = matches!(start, [b'B', b'Z', b'h', b'1'..=b'9', b'1' | 0x17, ..]);
+        let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
+        known
+            .map(|(_, kind)| *kind)
+            .or(is_bzip2.then_some(Self::Bzip2))
+            .or(is_tar.then_some(Self::Tar))
+            .or(is_utf_16.then_some(Self::Utf16))
+    }
 }
 
 /// Where a part of an export comes from.
@@ -177,69 +249,6 @@ impl Input {
             source,
         })
     }
-}
-
-/// What a file is that begins with `start`, if it is known and not read, and what to do about it.
-fn odd_kind(start: &[u8]) -> Option<&'static str> {
-    const UTF_16: &str =
-        "is text in UTF-16. Convert it, and load what comes out: iconv -f UTF-16 -t UTF-8";
-    const ZIP: &str =
-        "is a zip archive, as spreadsheets are too. Unpack it, or save it as CSV, and load that";
-    const KINDS: [(&[u8], &str); 14] = [
-        (
-            b"\xFF\xFE\0\0",
-            "is text in UTF-32. Convert it, and load what comes out: iconv -f UTF-32 -t UTF-8",
-        ),
-        (b"\xFF\xFE", UTF_16),
-        (b"\xFE\xFF", UTF_16),
-        (b"PK\x05\x06", ZIP),
-        (b"PK\x07\x08", ZIP),
-        (b"PK\x03\x04", ZIP),
-        (
-            b"\xD0\xCF\x11\xE0",
-            "is a spreadsheet of an old format. Save it as CSV, and load that",
-        ),
-        (
-            b"\xFD7zXZ\0",
-            "is compressed with xz. Pipe it in: xzcat FILE | cdrlake load …",
-        ),
-        (
-            b"\x04\x22\x4D\x18",
-            "is compressed with lz4. Pipe it in: lz4 -dc FILE | cdrlake load …",
-        ),
-        (
-            b"\x1F\x9D",
-            "is compressed with compress. Pipe it in: zcat FILE | cdrlake load …",
-        ),
-        (
-            b"7z\xBC\xAF\x27\x1C",
-            "is a 7z archive. Unpack it, and load what is in it",
-        ),
-        (
-            b"PAR1",
-            "is a Parquet file, which load does not read. Save it as CSV or JSON lines, and load that",
-        ),
-        (
-            b"Obj\x01",
-            "is an Avro file, which load does not read. Save it as CSV or JSON lines, and load that",
-        ),
-        (
-            b"%PDF",
-            "is a PDF document. Ask for the export as CSV or JSON",
-        ),
-    ];
-    // Without a byte order mark the zeros show it, for what is read begins with ASCII.
-    let is_utf_16 = matches!(*start, [first, second, ..] if (first == 0) != (second == 0));
-    let is_tar = start.get(257..262) == Some(b"ustar");
-    // Its blocks have sizes, and a name of a column may begin like the rest.
-    let is_bzip2 = matches!(start, [b'B', b'Z', b'h', b'1'..=b'9', b'1' | 0x17, ..]);
-    let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
-    known
-        .map(|(_, kind)| *kind)
-        .or(is_bzip2.then_some("is compressed with bzip2. Pipe it in: bzcat FILE | cdrlake load …"))
-        .or(is_tar
-            .then_some("is a tar archive. Pipe in what is in it: tar -xOf FILE | cdrlake load …"))
-        .or(is_utf_16.then_some(UTF_16))
 }
 
 /// What a file holds that begins with `start`, as far as it can be decompressed.
@@ -548,7 +557,7 @@ pub(crate) fn split(
 #[derive(Debug)]
 enum Problem {
     Input(io::Error),
-    Odd(&'static str),
+    Unsupported(FileKind),
     Body(ConvertError),
     Interrupted,
 }
@@ -557,7 +566,7 @@ impl Problem {
     fn of(self, name: String, spool_parent: &Path) -> ExportError {
         match self {
             Self::Input(source) => ExportError::Input { name, source },
-            Self::Odd(kind) => ExportError::Odd { name, kind },
+            Self::Unsupported(kind) => ExportError::Unsupported { name, kind },
             Self::Body(ConvertError::Spool { source, .. }) => ExportError::Spool {
                 directory: spool_parent.to_owned(),
                 source,
@@ -599,8 +608,8 @@ impl Splitter {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
         let start = &chunk[..filled];
-        if let Some(kind) = odd_kind(start).or_else(|| odd_kind(&looked_into(start))) {
-            return Err(Problem::Odd(kind));
+        if let Some(kind) = FileKind::of(start).or_else(|| FileKind::of(&looked_into(start))) {
+            return Err(Problem::Unsupported(kind));
         }
         let mut reader = RecordReader::of_file(start, self.max_record_bytes);
         while filled > 0 {

@@ -113,12 +113,7 @@ impl FromStr for Target {
 #[non_exhaustive]
 pub enum DdlError {
     /// The warehouse cannot read from there.
-    #[error(
-        "{target} reads {reads}, but the lake is at {location}. Copy its directory {table} to a \
-         place that {target} can read and give it with --location, or move the lake there with \
-         lake.url",
-        table = layout::TABLE
-    )]
+    #[error("{target} reads {reads}, but the lake is at {location}")]
     OutOfReach {
         /// The warehouse.
         target: Target,
@@ -130,7 +125,7 @@ pub enum DdlError {
     /// The address contains a special character.
     #[error(
         "the address {location} contains {character:?}, which has a special meaning in SQL or in \
-         a file pattern. Give another address with --location"
+         a file pattern"
     )]
     Address {
         /// Where the lake lies.
@@ -139,10 +134,7 @@ pub enum DdlError {
         character: char,
     },
     /// The table name is invalid.
-    #[error(
-        "--table {name} would need quotes. Use letters, digits and underscores, with dots between \
-         the parts"
-    )]
+    #[error("the table name {name} would need quotes")]
     Name {
         /// The given name.
         name: String,

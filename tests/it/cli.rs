@@ -527,12 +527,12 @@ fn wrong_usage_and_configuration_end_with_status_2_before_anything_is_done() {
     refused(
         &workplace.run(&["run", "--from", DAY, "--to", "2026-09-30"]),
         2,
-        "error: --from 2026-10-01 lies after --to 2026-09-30",
+        "error: the first day, 2026-10-01, is after the last day, 2026-09-30. Check --from and --to",
     );
     refused(
         &workplace.run(&["run", "--from", "2999-01-01"]),
         2,
-        "nothing to look at: 2999-01-01 is after",
+        "no day to process: 2999-01-01 is after",
     );
     refused(
         &workplace.run(&["run"]),
@@ -587,7 +587,7 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3", "--lake", "file/lake"]),
         2,
-        "error: cannot read file/lake/_cdrlake/lake.json: Not a directory (os error 20). A lake is a directory: lake.url, or a part of it, is a file",
+        "error: cannot read file/lake/_cdrlake/lake.json: Not a directory (os error 20). A lake is a directory, but lake.url, or a part of it, is a file",
     );
     std::fs::create_dir_all(workplace.path("other/cdrs")).unwrap();
     std::fs::write(workplace.path("other/cdrs/x.parquet"), "").unwrap();

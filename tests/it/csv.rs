@@ -201,7 +201,7 @@ fn cut_or_told_of_is_fetched_again(separator: &str) {
     for (body, problem) in [
         (
             whole[..whole.len() - 10].to_owned(),
-            "ends in the middle of a record",
+            "the CSV ends without a newline, so its last record may be cut",
         ),
         (
             whole[..header.len() + 30].to_owned(),
@@ -277,7 +277,7 @@ fn a_last_cell_without_a_newline_may_be_cut_and_is_fetched_again() {
     assert_eq!(ran.status, 1, "{ran:?}");
     let error = ran.report().slices[0].error.clone().unwrap();
     assert!(
-        error.contains("use --via stream") && error.ends_with("(3 attempts)"),
+        error.contains("set source.via to \"stream\"") && error.ends_with("(3 attempts)"),
         "{error}"
     );
     assert_eq!(workplace.table(), [] as [&str; 0]);

@@ -165,15 +165,15 @@ fn what_cannot_be_is_said_in_a_sentence() {
         ),
         (
             &["--target", "duckdb", "--table", "a b"],
-            "--table a b would need quotes",
+            "the table name a b would need quotes. Use letters, digits and underscores for --table",
         ),
         (
             &["--target", "duckdb", "--location", "/it's"],
-            "contains '\\'', which",
+            "in a file pattern. Name the lake by another address with --location",
         ),
         (
             &["--target", "duckdb", "--load", "--changed-by", "x"],
-            "no report of a run x. The last one is ",
+            "no readable report of run x. The last run is ",
         ),
         (
             &[
@@ -185,7 +185,7 @@ fn what_cannot_be_is_said_in_a_sentence() {
                 "--to",
                 "2026-10-01",
             ],
-            "lies after",
+            "the first day, 2026-10-02, is after the last day, 2026-10-01",
         ),
         (
             &["--target", "duckdb", "--check", "--lake", "elsewhere"],
@@ -205,7 +205,10 @@ fn what_cannot_be_is_said_in_a_sentence() {
     .unwrap();
     let ran = workplace.run(&["ddl", "--target", "duckdb", "--check"]);
     assert_eq!(ran.status, 1, "{ran:?}");
-    assert!(ran.stderr.contains("`cdrlake run` mends it"), "{ran:?}");
+    assert!(
+        ran.stderr.contains("Run `cdrlake run` to repair it"),
+        "{ran:?}"
+    );
 }
 
 #[test]

@@ -578,7 +578,7 @@ fn the_paths_of_before_june_2026_are_tried_once() {
     assert_eq!(ran.status, 1);
     assert!(
         ran.stdout
-            .contains("the server knows neither /v1/cdrs/all nor /v1/cdr/all (404: Not found)"),
+            .contains("the server has neither /v1/cdrs/all nor /v1/cdr/all (404: Not found)"),
         "{ran:?}"
     );
 }

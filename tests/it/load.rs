@@ -235,7 +235,7 @@ fn records_without_a_day_stop_the_load_unless_they_are_to_be_left_out() {
         "line 3, byte",
         "the record has no `date`",
         "line 4, byte",
-        "Nothing was loaded. Mend the export, or leave such records out with --skip-undated",
+        "Nothing was loaded. Correct the export, or leave these records out with --skip-undated",
     ] {
         assert!(loaded.stderr.contains(part), "{part}: {}", loaded.stderr);
     }
@@ -514,7 +514,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
             1,
             "line 4, byte",
         ),
-        (Vec::new(), 2, "the export holds no records"),
+        (Vec::new(), 2, "the export has no records"),
     ] {
         let (workplace, server) = with_export(3, &content);
         let loaded = load(&workplace, &["export"]);
@@ -536,7 +536,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
         ),
         (
             &["."],
-            "error: . is a directory. Name the files in it. Nothing was loaded",
+            "error: . is a directory. Nothing was loaded. Name the files in it",
         ),
         (&["-", "-"], "can be read only once"),
         (&["export", "./export"], "./export is named twice"),
@@ -616,7 +616,8 @@ fn an_odd_file_is_read_or_named_for_what_it_is() {
         let text = format!("{mark}{lines}");
         text.encode_utf16().flat_map(to_bytes).collect()
     };
-    let iconv = "is text in UTF-16. Convert it, and load what comes out: iconv -f UTF-16 -t UTF-8";
+    let iconv =
+        "is text in UTF-16. Nothing was loaded. Convert it, and load the result: iconv -f UTF-16";
     let mut tar = vec![b'x'; 257];
     tar.extend(b"ustar\x0000");
     for (content, problem) in [
@@ -630,19 +631,19 @@ fn an_odd_file_is_read_or_named_for_what_it_is() {
         ),
         (
             b"BZh91AY&SY".to_vec(),
-            "is compressed with bzip2. Pipe it in: bzcat FILE | cdrlake load",
+            "is compressed with bzip2. Nothing was loaded. Pipe it in: bzcat FILE | cdrlake load",
         ),
         (
             b"\xFD7zXZ\0".to_vec(),
-            "is compressed with xz. Pipe it in: xzcat FILE | cdrlake load",
+            "is compressed with xz. Nothing was loaded. Pipe it in: xzcat FILE | cdrlake load",
         ),
         (
             b"PK\x03\x04rest".to_vec(),
-            "is a zip archive, as spreadsheets are too",
+            "is a zip archive or a spreadsheet. Nothing was loaded. Unpack it",
         ),
         (
             b"PAR1rest".to_vec(),
-            "is a Parquet file, which load does not read",
+            "is a Parquet file. Nothing was loaded. Save it as CSV",
         ),
         (tar.clone(), "is a tar archive"),
         (zstd::encode_all(&*tar, 1).unwrap(), "is a tar archive"),
@@ -666,7 +667,7 @@ fn who_does_not_compare_needs_neither_key_nor_api() {
     let loaded = load(&workplace, &["export"]);
     assert_eq!(loaded.status, 2);
     assert!(
-        loaded.stderr.contains("there is no API key")
+        loaded.stderr.contains("source.api_key is not set")
             && loaded.stderr.contains(
                 "--reconcile off loads the export without asking for counts, and needs no key"
             ),
@@ -790,7 +791,7 @@ fn a_lake_of_some_calls_takes_no_export_that_nobody_counts() {
     assert!(
         loaded
             .stderr
-            .contains("source.disposition makes this a lake of some calls"),
+            .contains("source.disposition limits this lake to a part of the calls"),
         "{loaded:?}"
     );
     assert_eq!(load(&workplace, &["export"]).status, 0);
@@ -949,7 +950,7 @@ fn a_spool_without_room_is_named_with_its_key() {
     let loaded = load(&workplace, &["export"]);
     assert_eq!(loaded.status, 2);
     assert!(
-        loaded.stderr.contains("cannot write into nowhere. Set limits.spool_dir to a directory with room for the export: No such file"),
+        loaded.stderr.contains("cannot write into nowhere: No such file or directory (os error 2). Nothing was loaded. Set limits.spool_dir to a directory with room for the export"),
         "{loaded:?}"
     );
 }
@@ -984,9 +985,9 @@ fn a_lake_whose_days_are_cut_elsewhere_is_not_loaded_into() {
     );
     assert_eq!(loaded.status, 2);
     assert!(
-        loaded
-            .stderr
-            .contains("window.timezone is Europe/Berlin, and this lake was begun with UTC"),
+        loaded.stderr.contains(
+            "window.timezone is Europe/Berlin, but the days of this lake are days of UTC"
+        ),
         "{loaded:?}"
     );
 }
@@ -1046,7 +1047,7 @@ fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() 
     for part in [
         "3 records cannot be assigned to a day",
         "`date` is a time without a UTC offset; set source.assume_timezone",
-        "Name the time zone of times without an offset with --assume-timezone, mend the export",
+        "Name the time zone of times without an offset with --assume-timezone, correct the export",
     ] {
         assert!(refused.stderr.contains(part), "{part}: {refused:?}");
     }

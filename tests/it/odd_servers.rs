@@ -127,7 +127,7 @@ fn no_content_and_a_404_in_the_api_s_own_words_are_an_empty_day_where_none_are_c
             0,
             sized("404 Not Found", "Content-Type: text/html\r\n", page),
             PLACED,
-            Err("the server knows neither"),
+            Err("the server has neither"),
         ),
     ] {
         let server = Server::start();
@@ -208,21 +208,21 @@ fn an_answer_that_announces_calls_but_has_none_closes_no_day() {
             "{\"items\":null,\"pagination\":{\"total\":7}}",
             0,
             &off[..],
-            "no list of calls (`items`), although the provider counts 7 calls",
+            "no calls, but the provider counts 7: the answer has no list of calls (`items`)",
         ),
         (
             "{\"items\":[],\"pagination\":{\"total\":7}}",
             0,
             &off,
-            "an empty list, although the provider counts 7 calls",
+            "no calls, but the provider counts 7: the answer has an empty list",
         ),
-        (&elsewhere, 0, &off, "although the provider counts 3 calls"),
-        (&elsewhere, 3, &[], "although the provider counts 3 calls"),
+        (&elsewhere, 0, &off, "no calls, but the provider counts 3: "),
+        (&elsewhere, 3, &[], "no calls, but the provider counts 3: "),
         (
             "{\"items\":null}",
             5,
             &off,
-            "although the provider counts 5 calls",
+            "no calls, but the provider counts 5: ",
         ),
         (
             "{\"items\":null,\"success\":false,\"message\":\"backend down\"}",
@@ -277,9 +277,9 @@ fn a_day_without_calls_and_without_a_count_is_unknown() {
         .on("/v1/cdrs?", [nothing]);
     let ran = Workplace::new(&server).run_day(PLACED);
     let error = ran.report().slices[0].error.clone().unwrap();
-    let said = "204 No Content, and the provider's count is unavailable: whether the day has calls is not known";
+    let said = "no calls, and the provider's count is unavailable: the API answered 204 No Content";
     assert!(error.contains(said), "{error}");
-    assert!(!ran.stderr.contains("although"), "{}", ran.stderr);
+    assert!(!ran.stderr.contains("provider counts"), "{}", ran.stderr);
 }
 
 #[test]
@@ -425,7 +425,7 @@ fn a_404_on_a_path_that_has_answered_does_not_blame_the_path() {
         .on(&format!("{STREAM}?from={DAY}"), [absent]);
     let workplace = Workplace::new(&server);
     let ran = run_two_days(&workplace);
-    let said = "404 Not Found: warming up, although the provider counts 5 calls";
+    let said = "no calls, but the provider counts 5: the API answered 404 Not Found: warming up";
     assert!(ran.stdout.contains(said), "{ran:?}");
     assert!(server.requests("/v1/cdr/all").is_empty(), "{ran:?}");
 }

@@ -185,9 +185,9 @@ fn the_list_is_read_where_the_bulk_export_is_refused() {
         (
             403,
             2,
-            "If only the bulk export is refused, --via pages reads the list instead",
+            "If only the bulk export is refused, set source.via to \"pages\" to read the list",
         ),
-        (404, 1, "or read the list instead, with --via pages"),
+        (404, 1, "or set source.via to \"pages\" to read the list"),
     ] {
         let server = lists(
             &[

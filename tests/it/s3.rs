@@ -797,7 +797,9 @@ fn a_store_without_conditional_writes_is_reported_and_serves_one_run_at_a_time()
     let sharded = workplace.run_day(&["--shard", "1/2"]);
     assert_eq!(sharded.status, 2, "{sharded:?}");
     assert!(
-        sharded.stderr.contains("so --shard is refused"),
+        sharded
+            .stderr
+            .contains("must not share the slices of this lake. Run once, without --shard"),
         "{sharded:?}"
     );
 

@@ -543,7 +543,7 @@ fn missing_and_failed_slices_leave_a_lake_unproven() {
     assert!(
         nothing
             .stderr
-            .contains("--from 2026-10-05 lies after --to 2026-10-01")
+            .contains("the first day, 2026-10-05, is after the last day, 2026-10-01. Check --from")
     );
 }
 

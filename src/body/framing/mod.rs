@@ -149,7 +149,8 @@ pub enum FramingError {
     },
     /// CSV ended without a newline: what stands in its last cell may be all of it, or not.
     #[error(
-        "{at}: the CSV ends in the middle of a record, or without a newline behind its last line, which looks the same. If that server never writes one, use --via stream"
+        "{at}: the CSV ends without a newline, so its last record may be cut. If this server never \
+         ends its last line, set source.via to \"stream\""
     )]
     Unterminated {
         /// Where the line begins.

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::erase::{Erasure, Search, erase, search, slices};
 use crate::config::Config;
 use crate::lake::Lake;
-use crate::ops::{Error, Observer};
+use crate::ops::{Error, Observer, UsageError};
 use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers};
 
 /// Whether `number` can be erased from the configured lake. Reads no lake.
@@ -15,18 +15,16 @@ use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers}
 /// # Errors
 /// [`Error::Usage`] if not.
 pub(crate) fn validate(config: &Config, number: &str) -> Result<(), Error> {
-    let problem = if !holds_a_number_or_name(number) {
-        "--number contains no number: write it in full, such as +13025550101"
-    } else if holds_several_numbers(number) {
-        "--number contains more than one number: erase them one at a time"
-    } else if config.privacy.modes.include(Mode::Truncate) {
-        "this lake drops the last four digits of numbers (privacy.numbers, or the setting of a \
-         column, is truncate), so calls of one number cannot be identified. `cdrlake prune` \
-         removes whole days"
-    } else {
-        return Ok(());
-    };
-    Err(Error::Usage(problem.to_owned()))
+    if !holds_a_number_or_name(number) {
+        return Err(UsageError::NoNumber.into());
+    }
+    if holds_several_numbers(number) {
+        return Err(UsageError::SeveralNumbers.into());
+    }
+    if config.privacy.modes.include(Mode::Truncate) {
+        return Err(UsageError::TruncatedNumbers.into());
+    }
+    Ok(())
 }
 
 /// A number, and where a lake holds it.
@@ -63,11 +61,8 @@ impl NumberFound {
         let token = key.token(number);
         let mut filters = config.source.number_filters();
         if let Some(filter) = filters.find(|filter| key.token(&filter.value) == token) {
-            return Err(Error::Usage(format!(
-                "the lake is filtered by that number (source.{}), so every call in it has the \
-                 number, and lake.json contains it. Delete the whole lake",
-                filter.name
-            )));
+            let filter = filter.name.clone();
+            return Err(UsageError::FilteredByNumber { filter }.into());
         }
         let privacy = with_key.suppressing([token.clone()]);
         let privacy = Arc::new(privacy.expect("there is a key"));

@@ -14,7 +14,7 @@ use crate::lake::ledger::State;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport};
 use crate::lake::{Lake, LakeError};
 use crate::ops::days::today;
-use crate::ops::{Error, Observer};
+use crate::ops::{Error, Observer, UsageError};
 use crate::store::layout;
 
 /// The result of a prune.
@@ -32,7 +32,7 @@ pub struct Pruned {
 /// [`Error::Usage`] if the calendar has no such day.
 pub fn first_kept(config: &Config, age: Span, now: Timestamp) -> Result<Date, Error> {
     let first = today(&config.window, now).checked_sub(age);
-    first.map_err(|_| Error::Usage("--older-than reaches back before the calendar".to_owned()))
+    Ok(first.map_err(|_| UsageError::BeforeCalendar)?)
 }
 
 /// Removes the days before `before`.

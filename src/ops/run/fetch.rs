@@ -64,9 +64,9 @@ pub(super) enum FetchError {
     )]
     NotPaged { page: u64 },
     /// An answer without calls, where the provider counts some, or may.
-    #[error("{problem}, {}", match counted {
-        Some(total) => format!("although the provider counts {}", crate::error::counted(*total, "call", "calls")),
-        None => "and the provider's count is unavailable: whether the day has calls is not known".to_owned(),
+    #[error("{}: {problem}", match counted {
+        Some(total) => format!("no calls, but the provider counts {total}"),
+        None => "no calls, and the provider's count is unavailable".to_owned(),
     })]
     NoCalls {
         problem: String,

@@ -28,7 +28,8 @@ fn refusal_hint(status: StatusCode, resource: Resource) -> &'static str {
     match (status, resource) {
         (StatusCode::UNAUTHORIZED, _) => "Check that source.api_key leads to the right key",
         (_, Resource::Stream | Resource::Csv) => {
-            "The key needs the scope calls:read, and the account the call log service. If only the bulk export is refused, --via pages reads the list instead"
+            "The key needs the scope calls:read, and the account the call log service. If only the \
+             bulk export is refused, set source.via to \"pages\" to read the list"
         }
         (_, Resource::List) => {
             "The key needs the scope calls:read, and the account the call log service"

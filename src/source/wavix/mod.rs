@@ -267,13 +267,13 @@ impl Api {
             }
             let said = words.as_ref().map(|words| format!(": {words}"));
             let problem = format!(
-                "the server knows neither {} nor {} (404{}). Check source.url{}",
+                "the server has neither {} nor {} (404{}). Check source.url{}",
                 resource.path(false),
                 resource.path(true),
                 said.unwrap_or_default(),
                 match resource {
                     Resource::Stream | Resource::Csv =>
-                        ", or read the list instead, with --via pages",
+                        ", or set source.via to \"pages\" to read the list",
                     Resource::List => "",
                 }
             );
