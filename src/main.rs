@@ -5,10 +5,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 
-/// Makes the allocator of glibc keep what threads give back to it. By itself it has an arena for each thread, and
-/// returns large pieces to the system at once, whose pages then have to be made anew for every batch: of a run over 2.7
-/// million records on two processors, 57,000 page faults and 115 MB became 18,000 and 85 MB. With one arena instead of two, what a
-/// slice gives back is there for the next one, on whichever thread that is: 70 MB, and over a hundred million records 108 instead of 187.
+/// Makes the allocator of glibc keep what threads give back to it. By itself it has an arena for
+/// each thread, and returns large pieces to the system at once, whose pages then have to be made
+/// anew for every batch: of a run over 2.7 million records on two processors, 57,000 page faults
+/// and 115 MB became 18,000 and 85 MB. With one arena instead of two, what a slice gives back is
+/// there for the next one, on whichever thread that is: 70 MB, and over a hundred million records
+/// 108 instead of 187.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn tune_allocator() {
     let set = |option, value| {
@@ -19,8 +21,8 @@ fn tune_allocator() {
         }
     };
     set(libc::M_ARENA_MAX, 1);
-    // The most that every version takes. Where it is refused all the same, the other must not be set: it ends the
-    // adaptation that takes the place of both.
+    // The most that every version takes. Where it is refused all the same, the other must not be
+    // set: it ends the adaptation that takes the place of both.
     if set(libc::M_MMAP_THRESHOLD, 32 << 20) {
         set(libc::M_TRIM_THRESHOLD, 64 << 20);
     }

@@ -1,11 +1,12 @@
-//! Rows of CSV become the JSON objects that they would be, so that there is one definition of what a
-//! record means.
+//! Rows of CSV become the JSON objects that they would be, so that there is one definition of what
+//! a record means.
 //!
-//! The export's header line is not documented, so columns are known by name, in any case and order: `date`,
-//! `Date`, `Call ID`, `call-id` and `callId` are all understood, as are some other names that exports have, and
-//! units: `Start time`, `Duration (sec)`, `Charge USD`. Cells are taken without white space around them. An empty
-//! one is a field that is absent; a column without a field of its own is kept in `extra`, under its name as it
-//! stands, with a number where an earlier one has that name.
+//! The export's header line is not documented, so columns are known by name, in any case and order:
+//! `date`, `Date`, `Call ID`, `call-id` and `callId` are all understood, as are some other names
+//! that exports have, and units: `Start time`, `Duration (sec)`, `Charge USD`. Cells are taken
+//! without white space around them. An empty one is a field that is absent; a column without a
+//! field of its own is kept in `extra`, under its name as it stands, with a number where an earlier
+//! one has that name.
 //!
 //! Exports that were put one behind the other have a header each, and not always the same: the
 //! columns of the last one count. A line that names columns is never a record, and what follows a
@@ -26,7 +27,8 @@ use crate::cdr::decode::{DecodeError, RejectReason, decode, is_local_time, is_ti
 pub enum HeaderError {
     /// No column for the one field that every record has, nor for two others.
     #[error(
-        "the first line of the CSV names no column `date` ({}), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+        "the first line of the CSV has no column `date` ({}), so it is not a header of call detail \
+         records. Begin the CSV with a header that has date, from, to, duration and charge",
         shown_line(*columns, *known, *separator)
     )]
     NoDate {
@@ -40,7 +42,9 @@ pub enum HeaderError {
     /// No column for the date, or for what a bill is made of: null in every row, it would look like
     /// calls that cost nothing.
     #[error(
-        "the CSV has no column for {}. It takes date, from, to, duration and charge, and has {}. If one of them is meant, give it that name, its values in seconds, US dollars or with a UTC offset",
+        "the CSV has no column for {}. It needs date, from, to, duration and charge, and has {}. \
+         Rename the columns if they have other names (values in seconds, US dollars or with a UTC \
+         offset)",
         missing.join(", "),
         shown_columns(found)
     )]
@@ -51,7 +55,9 @@ pub enum HeaderError {
         found: Vec<String>,
     },
     /// Two columns for one field.
-    #[error("the columns {first} and {second} of the CSV mean the same field: rename one of them")]
+    #[error(
+        "the columns {first} and {second} of the CSV stand for the same field. Rename one of them"
+    )]
     Twice {
         /// The first of them, from 1.
         first: usize,
@@ -60,16 +66,15 @@ pub enum HeaderError {
     },
     /// A quotation mark that makes one row of several.
     #[error(
-        "{at}: the row that begins here has a quotation mark that takes in the rows behind it. Double the mark and quote its cell, or leave it out"
+        "{at}: the row that begins here has a quotation mark that includes the rows after it. \
+         Double the mark and quote its cell, or remove it"
     )]
     Swallowed {
         /// Where the row begins.
         at: Position,
     },
     /// A name that is no text.
-    #[error(
-        "the name of column {column} of the CSV is not valid UTF-8, so it is CSV in another encoding, or none"
-    )]
+    #[error("the name of column {column} of the CSV is not valid UTF-8. Convert the CSV to UTF-8")]
     NotUtf8 {
         /// Which one, from 1.
         column: usize,
@@ -82,7 +87,9 @@ pub enum HeaderError {
     },
     /// A line that names columns, and is no header by which the lines behind it can be read.
     #[error(
-        "{at}: this line names columns like a header, but is not one that can be used: that takes date, from, to, duration and charge, each once, separated by {separator} like the first, on a line of their own. Mend that line, or load what begins there as a file of its own"
+        "{at}: this line looks like a header, but cannot be used as one. A header has date, from, \
+         to, duration and charge, each once, separated by {separator} like the first one, on a \
+         line of its own. Correct the line, or load the rest from a file of its own"
     )]
     Unusable {
         /// Where the line begins.
@@ -92,7 +99,8 @@ pub enum HeaderError {
     },
     /// A line that names columns, among JSON.
     #[error(
-        "{at}: this line names columns like a header of CSV, and what stands before it is JSON. Load what begins there as a file of its own"
+        "{at}: this line looks like a header of CSV, but the lines before it are JSON. Load the \
+         CSV from a file of its own"
     )]
     BehindJson {
         /// Where the line begins.
@@ -100,7 +108,8 @@ pub enum HeaderError {
     },
     /// A line that names columns, and is longer than a record may be.
     #[error(
-        "{at}: this line names columns like a header of CSV, but is longer than limits.max_record_bytes. Mend that line, or raise the limit"
+        "{at}: this line looks like a header of CSV, but is longer than limits.max_record_bytes. \
+         Correct the line, or raise the limit"
     )]
     TooLong {
         /// Where the line begins.
@@ -122,7 +131,7 @@ fn shown_columns(names: &[String]) -> String {
 fn shown_line(columns: usize, known: Option<&str>, separator: Separator) -> String {
     if columns == 1 {
         let separators = "a comma, a semicolon, a tab or a vertical bar";
-        return format!("it is one column, without {separators} to separate it");
+        return format!("it is one column, without {separators}");
     }
     let known = known.map_or("none is known".to_owned(), |field| {
         format!("only `{field}` is known")
@@ -130,8 +139,8 @@ fn shown_line(columns: usize, known: Option<&str>, separator: Separator) -> Stri
     format!("of its {columns} columns, separated by {separator}, {known}")
 }
 
-/// What separates the cells of a header line: that by which it names most fields, and of several that which
-/// stands there most often.
+/// What separates the cells of a header line: that by which it names most fields, and of several
+/// that which stands there most often.
 pub(crate) fn separator_of(line: &[u8]) -> Separator {
     let fitness = |separator: Separator| {
         let (mut is_quoted, mut separators) = (false, 0);
@@ -258,7 +267,8 @@ impl CsvRows {
                 self.json.push(b',');
             }
             self.json.extend_from_slice(column.key.as_bytes());
-            // A bare number, as the API has it: where it is rounded, its original is the same as there.
+            // A bare number, as the API has it: where it is rounded, its original is the same as
+            // there.
             if column.is_bare && is_number(cell) {
                 self.json.extend_from_slice(cell);
             } else if column.is_utc && is_local_time(cell) {
@@ -340,15 +350,15 @@ fn names_columns(line: &[u8]) -> bool {
         && (are_names(line.split(|byte| b",;|\t\r\n".contains(byte))) || is_spaced_header(line))
 }
 
-/// Whether the cells of a line that is no whole record name columns. What stands in a quoted cell does so
-/// only if the quotation marks have swallowed lines.
+/// Whether the cells of a line that is no whole record name columns. What stands in a quoted cell
+/// does so only if the quotation marks have swallowed lines.
 fn cells_name_columns(line: &[u8], cells: Cells<'_>) -> bool {
     are_names(cells.iter())
         || ((cells.count() == 1 || line.contains(&b'\n')) && names_columns(line))
 }
 
-/// Whether `date` is among these, or two other names of columns. No broken record has them: they are no values of
-/// any field.
+/// Whether `date` is among these, or two other names of columns. No broken record has them: they
+/// are no values of any field.
 fn are_names<'a>(cells: impl Iterator<Item = &'a [u8]>) -> bool {
     let mut first = None;
     let names = cells.filter(|name| name.len() <= MAX_NAME_BYTES);
@@ -381,7 +391,8 @@ fn fields_without_column(columns: &[HeaderColumn]) -> impl Iterator<Item = &'sta
 /// What it means that the CSV has no column for some `fields`.
 pub(crate) fn describe_missing(fields: &[&str]) -> String {
     format!(
-        "the CSV has no column for {}: empty in the lake. The other forms of the export may have it",
+        "the CSV has no column for {}, so these fields are empty in the lake. Other forms of the \
+         export may have them",
         fields.join(", ")
     )
 }
@@ -482,8 +493,8 @@ enum Likeness {
     Synonym,
 }
 
-/// Every name of a column that is understood, as [`letters`]. What may mean two things (`price`, `amount`, `time`,
-/// `number`, `source`) is none.
+/// Every name of a column that is understood, as [`letters`]. What may mean two things (`price`,
+/// `amount`, `time`, `number`, `source`) is none.
 static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
     let mut names = HashMap::new();
     for column in COLUMNS {
@@ -544,7 +555,8 @@ fn letters(name: &str) -> String {
     letters.flat_map(char::to_lowercase).collect()
 }
 
-/// Writes a string. One that is not UTF-8 becomes one that is not either, for the decoder to refuse.
+/// Writes a string. One that is not UTF-8 becomes one that is not either, for the decoder to
+/// refuse.
 fn write_string(cell: &[u8], json: &mut Vec<u8>) {
     json.push(b'"');
     for &byte in cell {

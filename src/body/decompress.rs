@@ -1,11 +1,12 @@
 //! Decompresses a body as it arrives, and notices where it is cut or not what it says.
 //!
 //! The HTTP client could do this too, but it takes the end of the first gzip member for the end of
-//! the body and drops what follows without a word. Here a body is one member (or frame) after another, each with
-//! its own check, and nothing else: what is cut, damaged, empty or followed by anything is an error.
+//! the body and drops what follows without a word. Here a body is one member (or frame) after
+//! another, each with its own check, and nothing else: what is cut, damaged, empty or followed by
+//! anything is an error.
 //!
-//! No I/O. Memory: the window of the format (32 KiB for gzip, at most 8 MiB for zstd, 128 MiB in a file) and
-//! [`MAX_PIECE_BYTES`], however much comes out.
+//! No I/O. Memory: the window of the format (32 KiB for gzip, at most 8 MiB for zstd, 128 MiB in a
+//! file) and [`MAX_PIECE_BYTES`], however much comes out.
 
 use std::fmt;
 
@@ -19,8 +20,8 @@ const GZIP_WINDOW_BITS: u8 = 15;
 /// Largest window of a zstd body: 8 MiB, what
 /// [RFC 9659](https://www.rfc-editor.org/rfc/rfc9659#section-3) allows as a content encoding.
 const ZSTD_WINDOW_LOG: u32 = 23;
-/// Largest window of a zstd file: 128 MiB, what `zstd` itself reads without being told, and `--ultra` and
-/// `--long` write.
+/// Largest window of a zstd file: 128 MiB, what `zstd` itself reads without being told, and
+/// `--ultra` and `--long` write.
 const ZSTD_FILE_WINDOW_LOG: u32 = 27;
 
 /// What a gzip member begins with.
@@ -87,7 +88,7 @@ impl fmt::Display for Encoding {
 #[non_exhaustive]
 pub enum DecompressError {
     /// A member or frame is damaged, or something else stands where one should begin.
-    #[error("the {encoding} body is damaged after its byte {at}, or followed by something else")]
+    #[error("the {encoding} body is damaged after byte {at}, or followed by other data")]
     Damaged {
         /// What it should be.
         encoding: Encoding,
@@ -103,7 +104,7 @@ pub enum DecompressError {
         at: u64,
     },
     /// The body has not one member or frame, which even an empty text has.
-    #[error("the body is empty, although it is marked as {encoding}")]
+    #[error("the body is empty, but declared as {encoding}")]
     Empty {
         /// What it should be.
         encoding: Encoding,
@@ -171,7 +172,8 @@ impl Decompressor {
     /// [`MAX_PIECE_BYTES`]; bytes that are not compressed as they are.
     ///
     /// # Errors
-    /// [`DecompressError::Damaged`], or what `on_bytes` returns; neither leaves the decompressor usable.
+    /// [`DecompressError::Damaged`], or what `on_bytes` returns; neither leaves the decompressor
+    /// usable.
     pub fn push<E: From<DecompressError>>(
         &mut self,
         chunk: &[u8],
@@ -220,8 +222,8 @@ impl Decompressor {
         }
     }
 
-    /// Decompresses into `piece` until it is full or the input or the member ends. `None` if that is not
-    /// possible.
+    /// Decompresses into `piece` until it is full or the input or the member ends. `None` if that
+    /// is not possible.
     fn step(&mut self, input: &[u8]) -> Option<Step> {
         if self.decoder.is_none() {
             self.decoder = Some(match self.encoding {

@@ -1,5 +1,5 @@
-//! Where a record of an export stands in the user's files. The place is written in front of the record in
-//! the file of its day, so that its reject names a line that the user has.
+//! Where a record of an export stands in the user's files. The place is written in front of the
+//! record in the file of its day, so that its reject names a line that the user has.
 
 use super::framing::Position;
 

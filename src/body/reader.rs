@@ -1,5 +1,5 @@
-//! Bytes of a body in, records out, whatever the body is made of: compressed or not, JSON in any layout, or
-//! CSV, whose rows come out as the JSON objects that they would be.
+//! Bytes of a body in, records out, whatever the body is made of: compressed or not, JSON in any
+//! layout, or CSV, whose rows come out as the JSON objects that they would be.
 //!
 //! No I/O. Memory: one record, one chunk, and what [decompression](crate::body::decompress) takes.
 

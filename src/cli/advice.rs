@@ -1,4 +1,5 @@
-//! What to do about what went wrong, in commands and flags. The library only reports what went wrong.
+//! What to do about what went wrong, in commands and flags. The library only reports what went
+//! wrong.
 
 use crate::cdr::slice::Slice;
 use crate::config::ConfigErrorKind;
@@ -60,7 +61,8 @@ fn on_usage(error: &UsageError) -> Option<String> {
     let advice = match error {
         UsageError::ReversedDays { .. } => "Check --from and --to",
         UsageError::NoDays => {
-            "Set window.start in pipeline.toml to the first day of the lake, or use --from or --last"
+            "Set window.start in pipeline.toml to the first day of the lake, or use --from or \
+             --last"
         }
         UsageError::BeforeCalendar => "Use a shorter time",
         UsageError::BeforeFirstDay { .. } => "Use a later day with --from, --last or window.start",
@@ -153,25 +155,28 @@ fn advice(reason: Reason, slice: Slice, root: &Location) -> String {
     let advice = match reason {
         Reason::TooManyRejects => {
             let path = root.of(&failed_rejects_file(slice));
-            return format!("`cdrlake rejects --lake {root}` shows them; they lie in {path}");
+            return format!("`cdrlake rejects --lake {root}` shows the records of {path}");
         }
         Reason::Shrank => {
             return format!(
-                "If the provider did remove calls, run: cdrlake run --from {day} --to {day} --direction {direction} --refresh --allow-shrink, with the other flags of this run"
+                "If the provider has removed calls, run: cdrlake run --from {day} --to {day} \
+                 --direction {direction} --refresh --allow-shrink, with the other flags of this run"
             );
         }
-        Reason::Mismatch => "Set quality.reconcile to \"warn\" to take the slice as it is",
+        Reason::Mismatch => "Set quality.reconcile to \"warn\" to accept the slice as it is",
         Reason::ShortAnswer => {
-            "If only the export is short, --via pages reads the list instead. Set quality.reconcile to \"warn\" to take the slice as it is"
+            "If only the bulk export is short, read the list with --via pages. Set \
+             quality.reconcile to \"warn\" to accept the slice as it is"
         }
         Reason::OtherExport => {
-            "The export does not hold the day as the provider has it now (unless it is of the other direction, or of another account): `cdrlake run` fetches it. Set quality.reconcile to \"warn\" to take it from the export as it is"
+            "The export is outdated or incomplete, or of another direction or account. Fetch the \
+             day with `cdrlake run`, or set quality.reconcile to \"warn\" to accept the export as \
+             it is"
         }
-        Reason::UnprovenExport => {
-            "Set quality.reconcile to \"warn\" to take it from the export as it is"
-        }
+        Reason::UnprovenExport => "Set quality.reconcile to \"warn\" to accept the export as it is",
         Reason::ShorterExport => {
-            "`cdrlake run` fetches the day from the provider; --allow-shrink takes the export's"
+            "Fetch the day from the provider with `cdrlake run`, or accept the export with \
+             --allow-shrink"
         }
     };
     advice.to_owned()
@@ -234,7 +239,8 @@ pub(super) fn on_findings(verified: &mut Verified, root: &Location) {
     }
 }
 
-/// Adds, where a load ended because the provider could not be asked for `counts`, how to do without.
+/// Adds, where a load ended because the provider could not be asked for `counts`, how to do
+/// without.
 pub(super) fn on_counts(stopped_by: &mut Option<Stop>, counts: Option<&dyn Source>) {
     if let Some(Stop::NoSource(why)) = stopped_by
         && counts.is_some_and(Source::is_cut_off)
@@ -265,7 +271,8 @@ mod tests {
         assert_eq!(
             failed(Some(Reason::TooManyRejects)),
             Some(format!(
-                "2 of 3 records were rejected. `cdrlake rejects --lake ./lake` shows them; they lie in {path}"
+                "2 of 3 records were rejected. `cdrlake rejects --lake ./lake` shows the records \
+                 of {path}"
             ))
         );
         assert_eq!(failed(None), None);

@@ -23,7 +23,7 @@ pub(super) async fn execute(args: &ApiArgs) -> Result<Exit, CommandError> {
                 }
                 lines.push(format!("failed  {what}: {}\n", error.message));
                 if what == "key" {
-                    lines.push("skipped API: it takes a key\n".to_owned());
+                    lines.push("skipped API: there is no key\n".to_owned());
                 }
             }
         }

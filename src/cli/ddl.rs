@@ -10,34 +10,63 @@ use crate::ops::warehouse::{TableRequest, Which};
 use crate::ops::{self, UsageError};
 use crate::warehouse::Target;
 
-/// Print the definition of the table for a warehouse, the statements that load it, or a query that checks it.
+/// Print the definition of the table for a warehouse, the statements that load it, or a query that
+/// checks it.
 #[derive(Clone, Debug, Args)]
 pub(super) struct DdlArgs {
-    /// The warehouse: snowflake, bigquery, redshift, athena, databricks, spark, trino, clickhouse, duckdb or postgres.
+    /// The warehouse: snowflake, bigquery, redshift, athena, databricks, spark, trino, clickhouse,
+    /// duckdb or postgres.
     #[arg(long, value_name = "TARGET", value_parser = str::parse::<Target>)]
     target: Target,
     /// The table, with schema or dataset if it has one.
     #[arg(long, value_name = "NAME", default_value = "cdrs")]
     table: String,
-    /// Where the warehouse finds the lake, if that is not `lake.url`: after a copy, or by another address.
+    /// The lake's address for the warehouse, if it is not `lake.url`: of a copy, or in another
+    /// form.
     #[arg(long, value_name = "PLACE")]
     location: Option<String>,
-    /// Print the statements that make the table hold what the lake does, day by day. Running them again changes nothing.
+    /// Print statements that load the lake into the table, day by day. They can be run again.
     #[arg(long, help_heading = "What to print")]
     load: bool,
-    /// Only the days that a run changed: its name, or `last`.
-    #[arg(long, value_name = "RUN", requires = "load", conflicts_with_all = ["from", "to", "check"], help_heading = "What to print")]
+    /// Load only the days that this run changed: its name, or `last`.
+    #[arg(
+        long,
+        value_name = "RUN",
+        requires = "load",
+        conflicts_with_all = ["from", "to", "check"],
+        help_heading = "What to print"
+    )]
     changed_by: Option<String>,
-    /// Only the days that runs changed which ended after this one: what a warehouse that was loaded after it lacks.
-    #[arg(long, value_name = "RUN", requires = "load", conflicts_with_all = ["from", "to", "check", "changed_by"], help_heading = "What to print")]
+    /// Load only the days changed by runs that ended after this run: its name, or `last`.
+    #[arg(
+        long,
+        value_name = "RUN",
+        requires = "load",
+        conflicts_with_all = ["from", "to", "check", "changed_by"],
+        help_heading = "What to print"
+    )]
     changed_since: Option<String>,
-    /// Only days from this one on, YYYY-MM-DD.
-    #[arg(long, value_name = "DAY", value_parser = parse_day, requires = "load", conflicts_with = "check", help_heading = "What to print")]
+    /// First day to load, YYYY-MM-DD.
+    #[arg(
+        long,
+        value_name = "DAY",
+        value_parser = parse_day,
+        requires = "load",
+        conflicts_with = "check",
+        help_heading = "What to print"
+    )]
     from: Option<Date>,
-    /// Only days up to this one, inclusive.
-    #[arg(long, value_name = "DAY", value_parser = parse_day, requires = "load", conflicts_with = "check", help_heading = "What to print")]
+    /// Last day to load, inclusive.
+    #[arg(
+        long,
+        value_name = "DAY",
+        value_parser = parse_day,
+        requires = "load",
+        conflicts_with = "check",
+        help_heading = "What to print"
+    )]
     to: Option<Date>,
-    /// Print one query whose answer must be what the ledger says.
+    /// Print a query that compares the table with the ledger.
     #[arg(long, conflicts_with = "load", help_heading = "What to print")]
     check: bool,
     #[command(flatten)]
@@ -87,14 +116,15 @@ impl DdlArgs {
     fn hints(&self) -> String {
         let load = match self.target {
             target if target.copies() => {
-                "--load: what loads every day, by day and direction; it may be run again. After a run:\n\
-                 --   --load --changed-by last: the same, of the days that the last run changed.\n--   "
+                "--load: load every day; it can be run again. After a run:\n\
+                 --   --load --changed-by last: load the days that the last run changed.\n--   "
             }
-            Target::Spark | Target::Trino => "--load: what refreshes it after a run.\n--   ",
+            Target::Spark | Target::Trino => "--load: refresh it after a run.\n--   ",
             _ => "",
         };
         format!(
-            "-- Also: cdrlake ddl --target {}{} with\n--   {load}--check: one query that proves that all of it is there.\n",
+            "-- Also: cdrlake ddl --target {}{} with\n\
+             --   {load}--check: a query that compares the table with the ledger.\n",
             self.target,
             self.flags(),
         )

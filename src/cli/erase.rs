@@ -19,16 +19,17 @@ use crate::ops::open::{existing_lake, existing_lake_for_writing};
 use crate::ops::removal::erase::{Erasure, Search};
 use crate::ops::removal::number::{NumberFound, validate};
 
-/// Take every call of a number out of the lake, rejects included, and keep it out of everything that is fetched later.
+/// Erase every call of a number from the lake, including rejects, and block its future calls.
 #[derive(Clone, Debug, Args)]
 pub(super) struct EraseArgs {
-    /// The number, in full; `-` reads it from standard input, out of sight of other users of this machine.
+    /// The number, in full. `-` reads it from standard input, hidden from other users of this
+    /// machine.
     #[arg(long, value_name = "NUMBER", allow_hyphen_values = true)]
     number: String,
-    /// Say which slices hold it, and change nothing.
+    /// Show which slices contain it, without changing them.
     #[arg(long)]
     dry_run: bool,
-    /// Keep its calls out of the lake also if there are none in it yet.
+    /// Block its future calls even if the lake has none yet.
     #[arg(long, conflicts_with = "dry_run")]
     even_if_absent: bool,
     #[command(flatten)]
@@ -51,7 +52,7 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let observer = screen.observer(&config.lake.url);
     let interrupted = || {
-        screen.say("Interrupted before the erasure began: nothing was changed.");
+        screen.say("Interrupted: nothing was changed, and the number is not blocked.");
         Ok(Exit::Interrupted)
     };
     let opening = async {
@@ -81,7 +82,12 @@ fn dry_run(args: &EraseArgs, found: &Search) -> String {
     let holding = || found.holding();
     if args.output.format == OutputFormat::Json {
         let slices = holding().map(|(slice, holding)| {
-            json!({ "direction": slice.direction, "day": slice.day, "rows": holding.rows, "rejects": holding.rejects })
+            json!({
+                "direction": slice.direction,
+                "day": slice.day,
+                "rows": holding.rows,
+                "rejects": holding.rejects,
+            })
         });
         let slices: Vec<_> = slices.collect();
         return json_text(&json!({ "slices": slices, "problems": found.problems.len() }));
@@ -98,14 +104,14 @@ fn dry_run(args: &EraseArgs, found: &Search) -> String {
         .expect("writing to memory does not fail");
     }
     for (slice, problem) in found.problems.iter().take(MAX_LINES) {
-        writeln!(text, "{slice} could not be looked at: {problem}")
+        writeln!(text, "{slice} could not be read: {problem}")
             .expect("writing to memory does not fail");
     }
     let rows: u64 = holding().map(|(_, holding)| holding.rows).sum();
     let rejects: u64 = holding().map(|(_, holding)| holding.rejects).sum();
     writeln!(
         text,
-        "{} of {} with that number: {} and {}. Nothing was changed: --dry-run.",
+        "Found the number in {} of {}: {} and {}. Nothing was changed: --dry-run.",
         number_of_slices(holding().count()),
         thousands((found.slices.len() + found.problems.len()) as u64),
         counted(rows, "row", "rows"),
@@ -129,7 +135,7 @@ fn outcome(args: &EraseArgs, config: &Config, found: &Search, erasure: &Erasure)
                         let held = found.slices.get(&slice.slice());
                         let (rows, rejects) = held.map_or((0, 0), |held| (held.rows, held.rejects));
                         format!(
-                            "{}: rewritten without {} and {} of it",
+                            "{}: removed {} and {}",
                             slice.slice(),
                             counted(rows, "row", "rows"),
                             counted(rejects, "reject", "rejects")
@@ -145,12 +151,15 @@ fn outcome(args: &EraseArgs, config: &Config, found: &Search, erasure: &Erasure)
                 .count();
             let last = if erasure.is_complete {
                 format!(
-                    "Erased from {}. Its calls are left out of whatever is fetched from now on, and counted as suppressed.{}\n",
+                    "Erased from {}. Future calls of the number are left out and counted as \
+                     suppressed.{}\n",
                     number_of_slices(slices),
                     copies(config)
                 )
             } else {
-                "Not everything is done: its calls are left out of whatever is fetched from now on, but some are still in the lake. Erase it again.\n".to_owned()
+                "The erasure is incomplete: the lake still has calls of the number. Future calls \
+                 are left out. Run the same command again.\n"
+                    .to_owned()
             };
             text.push_str(&last);
             text.push_str(&hint_for_warehouses(report));

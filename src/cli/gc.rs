@@ -11,8 +11,8 @@ use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
 use crate::ops::gc::collect_garbage;
 use crate::ops::open::existing_lake;
 
-/// Remove what dead runs left: files on their way, leases, uploads that were never completed; and
-/// reports of runs that ended more than 90 days ago.
+/// Remove leftovers of crashed runs (staged files, leases, incomplete uploads), and reports of runs
+/// that ended more than 90 days ago.
 #[derive(Clone, Debug, Args)]
 pub(super) struct GcArgs {
     #[command(flatten)]
@@ -26,7 +26,7 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
     let lake = existing_lake(&config, true).await?;
     if let Some(expiry) = lake.lease_expiry() {
         screen.say(&format!(
-            "Looking for what dead runs left. Where there are leases, only time tells: lake.lease is {} s.",
+            "Looking for leftovers of crashed runs. Leases are watched for {} s (lake.lease).",
             expiry.as_secs()
         ));
     }
@@ -41,7 +41,7 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
             let left = garbage.left.iter().map(|what| format!("left     {what}\n"));
             let last = match garbage.removed.len() as u64 {
                 0 => "Nothing to remove.\n".to_owned(),
-                number => format!("{} removed.\n", counted(number, "thing", "things")),
+                number => format!("Removed {}.\n", counted(number, "leftover", "leftovers")),
             };
             removed.chain(left).chain([last]).collect()
         }

@@ -20,23 +20,23 @@ use crate::source::Source;
 use crate::source::files::Input;
 use crate::source::wavix::Api;
 
-/// Load an export from files: NDJSON, a JSON array, objects or pages of the list one behind the other,
-/// or CSV, compressed with gzip or zstd or not.
+/// Load an export from files: NDJSON, JSON arrays, objects or pages of the list, or CSV; plain, or
+/// compressed with gzip or zstd.
 #[derive(Clone, Debug, Args)]
 pub(super) struct LoadArgs {
-    /// The export; several files are one. `-`, or none, reads standard input.
+    /// The files of one export. `-`, or none, reads standard input.
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
-    /// Of which direction the calls are: the records do not say.
+    /// Direction of the calls, which the records do not contain.
     #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>)]
     direction: Direction,
-    /// Also load days that the lake has already, in place of what it has.
+    /// Replace days that the lake already has.
     #[arg(long)]
     refresh: bool,
-    /// Leave out records that cannot be assigned to a day, broken or without a date, instead of loading nothing.
+    /// Leave out records that are broken or have no date, instead of loading nothing.
     #[arg(long)]
     skip_undated: bool,
-    /// Split the export, say which days would be loaded and why, and load none.
+    /// Show which days would be loaded and why, without loading them.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -107,12 +107,12 @@ fn inputs(files: &[PathBuf]) -> Result<Vec<Input>, CommandError> {
             && !seen.insert(path)
         {
             let name = Input::File(file.clone()).name();
-            return usage(&format!("{name} is named twice"));
+            return usage(&format!("{name} is given twice"));
         }
     }
     let is_stdin = |file: &PathBuf| file == Path::new("-");
     if files.is_empty() && std::io::stdin().is_terminal() {
-        return usage("which files? Name those of the export, or pipe it in");
+        return usage("no file is given. Name the files of the export, or pipe it in");
     }
     if files.iter().filter(|file| is_stdin(file)).count() > 1 {
         return usage("standard input (`-`) can be read only once");

@@ -44,7 +44,7 @@ use progress::LogFormat;
 pub struct Arguments {
     #[command(subcommand)]
     command: Command,
-    /// How log lines on standard error look.
+    /// Format of log lines on standard error.
     #[arg(
         long,
         global = true,
@@ -54,18 +54,18 @@ pub struct Arguments {
         help_heading = "Logging"
     )]
     log_format: LogFormat,
-    /// Log every slice, also where progress bars are shown. `CDRLAKE_LOG` takes a filter for more.
+    /// Log every slice even if progress bars are shown. `CDRLAKE_LOG` sets a finer log filter.
     #[arg(short, long, global = true, help_heading = "Logging")]
     verbose: bool,
 }
 
 /// `--from` and `--to` of commands that look at all of a lake where no days are given.
-const FROM_OF_ALL: &str = "First day to look at, YYYY-MM-DD [default: the first that the lake has]";
-const TO_OF_ALL: &str = "Last day to look at, inclusive [default: the last that the lake has]";
+const FROM_OF_ALL: &str = "First day, YYYY-MM-DD [default: the first day in the lake]";
+const TO_OF_ALL: &str = "Last day, inclusive [default: the last day in the lake]";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Show everything against a simulated API: writes a lake, proves it, says what to do next.
+    /// Try cdrlake on a simulated API: fill a lake, verify it, and print the next steps.
     #[command(after_help = "Example: cdrlake demo --lake ./demo-lake")]
     Demo(demo::DemoArgs),
     /// Bring the lake up to date.
@@ -74,39 +74,39 @@ enum Command {
     /// Load an export from files, day by day.
     #[command(after_help = "Example: cdrlake load placed-2025.csv.gz --direction placed --dry-run")]
     Load(load::LoadArgs),
-    /// Say what `run` would do, and why.
+    /// Show what `run` would do, and why.
     #[command(after_help = "Example: cdrlake plan --last 7")]
     Plan(run::PlanArgs),
     /// Show the lake by day, from its ledger.
     #[command(after_help = "Example: cdrlake status --last 30")]
     Status(status::StatusArgs),
-    /// Read the lake again and check it against its ledger.
+    /// Read the whole lake and verify it against its ledger.
     #[command(
         after_help = "Example: cdrlake verify --last 30 --source",
         mut_arg("from", |from| from.help(FROM_OF_ALL)),
         mut_arg("to", |to| to.help(TO_OF_ALL))
     )]
     Verify(verify::VerifyArgs),
-    /// List what was rejected and why, also of slices that failed.
+    /// List rejected records and the reasons, including those of failed slices.
     #[command(
         after_help = "Example: cdrlake rejects --last 7",
         mut_arg("from", |from| from.help(FROM_OF_ALL)),
         mut_arg("to", |to| to.help(TO_OF_ALL))
     )]
     Rejects(rejects::RejectsArgs),
-    /// Print how a warehouse is told of the table: its definition, the load, a query that checks it.
+    /// Print SQL for a warehouse: the table's definition, its load, or a query that checks it.
     #[command(after_help = "Example: cdrlake ddl --target duckdb")]
     Ddl(ddl::DdlArgs),
-    /// Remove days that are older than they may be kept.
+    /// Remove days that are older than a given age.
     #[command(after_help = "Example: cdrlake prune --older-than 18months --dry-run")]
     Prune(prune::PruneArgs),
-    /// Take the calls of a number out of the lake, and keep them out.
+    /// Erase the calls of a number from the lake, and block its future calls.
     #[command(after_help = "Example: cdrlake erase --number +13025550101 --dry-run")]
     Erase(erase::EraseArgs),
-    /// Remove what dead runs left on their way into the lake.
+    /// Remove leftovers of crashed runs, and old run reports.
     #[command(after_help = "Example: cdrlake gc --lake ./lake")]
     Gc(gc::GcArgs),
-    /// Check configuration, key, API and lake.
+    /// Check the configuration, the API key, the API and the lake.
     #[command(after_help = "Example: cdrlake check --lake ./lake --api-key-env WAVIX_API_KEY")]
     Check(ApiArgs),
     /// Serve the simulated API on a port of this machine.
@@ -139,7 +139,8 @@ struct Flag {
     group: u8,
 }
 
-/// Groups of flags, beside `--config` and `--lake`, which every command has that reads a configuration.
+/// Groups of flags, beside `--config` and `--lake`, which every command has that reads a
+/// configuration.
 mod uses {
     pub(super) const URL: u8 = 1;
     pub(super) const KEY: u8 = 2;
@@ -156,7 +157,7 @@ const FLAGS: [Flag; 9] = [
         shown: "--lake",
         key: "lake.url",
         value_name: "PLACE",
-        help: "Where the lake lies (`lake.url`): a directory, `s3://bucket/prefix`, `gs://…` or `az://…`",
+        help: "The lake's address (`lake.url`): a directory, `s3://bucket/prefix`, `gs://…` or `az://…`",
         group: 0,
     },
     Flag {
@@ -188,7 +189,7 @@ const FLAGS: [Flag; 9] = [
         shown: "--via",
         key: "source.via",
         value_name: "WAY",
-        help: "From which of the API's resources calls are read (`source.via`): stream, pages or csv",
+        help: "The API's resource to read calls from (`source.via`): stream, pages or csv",
         group: uses::VIA,
     },
     Flag {
@@ -196,7 +197,7 @@ const FLAGS: [Flag; 9] = [
         shown: "--requests",
         key: "source.requests",
         value_name: "N",
-        help: "Slices in flight (`source.requests`)",
+        help: "Number of slices fetched at once (`source.requests`)",
         group: uses::REQUESTS,
     },
     Flag {
@@ -204,7 +205,7 @@ const FLAGS: [Flag; 9] = [
         shown: "--timezone",
         key: "window.timezone",
         value_name: "ZONE",
-        help: "Time zone in which the account cuts days (`window.timezone`)",
+        help: "Time zone of the account's days (`window.timezone`)",
         group: uses::TIMEZONE,
     },
     Flag {
@@ -212,7 +213,7 @@ const FLAGS: [Flag; 9] = [
         shown: "--reconcile",
         key: "quality.reconcile",
         value_name: "WHAT",
-        help: "What happens when the provider counts otherwise (`quality.reconcile`): fail, warn or off",
+        help: "What to do on a count mismatch (`quality.reconcile`): fail, warn or off",
         group: uses::RECONCILE,
     },
     Flag {
@@ -220,13 +221,13 @@ const FLAGS: [Flag; 9] = [
         shown: "--assume-timezone",
         key: "source.assume_timezone",
         value_name: "ZONE",
-        help: "Time zone of times without a UTC offset (`source.assume_timezone`). Without it they are refused",
+        help: "Time zone of times without a UTC offset (`source.assume_timezone`), otherwise rejected",
         group: uses::ASSUME_TIMEZONE,
     },
 ];
 
-/// Where the configuration comes from: the groups of flags that a command uses, and no others. Flags win
-/// over variables (`CDRLAKE_SOURCE_URL` …), variables over the file.
+/// Where the configuration comes from: the groups of flags that a command uses, and no others.
+/// Flags win over variables (`CDRLAKE_SOURCE_URL` …), variables over the file.
 #[derive(Clone, Debug, Default)]
 struct ConfigArgs<const USES: u8> {
     config: Option<PathBuf>,
@@ -286,7 +287,7 @@ impl<const USES: u8> Args for ConfigArgs<USES> {
         let config = arg(
             "config",
             "FILE",
-            "The configuration file [default: pipeline.toml, if there is one]",
+            "The configuration file [default: pipeline.toml, if it exists]",
         );
         let flags = Self::flags().map(|flag| {
             let arg = arg(flag.name, flag.value_name, flag.help);
@@ -511,13 +512,14 @@ fn print(result: &[u8]) -> Result<Exit, CommandError> {
     }
 }
 
-/// What a warehouse has to be told after something was taken out of the lake; nothing where it need not.
+/// What a warehouse has to be told after something was taken out of the lake; nothing where it need
+/// not.
 fn hint_for_warehouses(report: &RunReport) -> String {
     if report.partitions_changed.is_empty() {
         return String::new();
     }
     format!(
-        "Take them from a warehouse, too: cdrlake ddl --target … --load --changed-by {}\n",
+        "Remove them from a warehouse as well: cdrlake ddl --target … --load --changed-by {}\n",
         report.run
     )
 }
@@ -538,10 +540,11 @@ fn json_text(result: &impl serde::Serialize) -> String {
 }
 
 /// What somebody wants to know who interrupts work on a lake.
-const LAKE_STAYS: &str = "Interrupted: what is under way is discarded, the lake stays as it is. A second Ctrl-C ends at once.";
+const LAKE_STAYS: &str = "Interrupted: discarding unfinished work; the lake stays consistent. \
+     Press Ctrl-C again to exit at once.";
 
-/// A token that SIGINT, SIGTERM or SIGHUP cancels, saying `words`. A second signal ends the process at once:
-/// what it leaves behind is overwritten by the next run.
+/// A token that SIGINT, SIGTERM or SIGHUP cancels, saying `words`. A second signal ends the process
+/// at once: what it leaves behind is overwritten by the next run.
 fn interrupted_by_signals(words: &'static str) -> io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -653,7 +656,8 @@ mod tests {
             (
                 ops::Error::NoLake { place },
                 Exit::Usage,
-                "there is no lake at ./lake. Check lake.url or --lake, or make the lake with `cdrlake run`",
+                "there is no lake at ./lake. Check lake.url or --lake, or make the lake with \
+                 `cdrlake run`",
             ),
             (
                 ops::Error::from(store()),
@@ -694,7 +698,8 @@ mod tests {
                 }
                 .into(),
                 Exit::Usage,
-                "calls is compressed with xz. Nothing was loaded. Pipe it in: xzcat FILE | cdrlake load",
+                "calls is compressed with xz. Nothing was loaded. Pipe it in: xzcat FILE | cdrlake \
+                 load",
             ),
             (
                 ExportError::Interrupted.into(),

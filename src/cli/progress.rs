@@ -44,8 +44,8 @@ impl Screen {
             shows_bars: is_terminal && format == LogFormat::Text,
             format,
         };
-        // Where bars show how it goes, only what needs attention is logged. That a bucket is asked again
-        // is told always: it is why nothing else happens.
+        // Where bars show how it goes, only what needs attention is logged. That a bucket is asked
+        // again is told always: it is why nothing else happens.
         let default = if screen.shows_bars && !verbose {
             "warn,object_store=info"
         } else {
@@ -79,8 +79,8 @@ impl Screen {
         self.write_above_bars(format!("{line}\n").as_bytes());
     }
 
-    /// Writes to standard error, above the bars. What cannot be written must not end a run: bars that
-    /// make room on a terminal that has been closed would panic.
+    /// Writes to standard error, above the bars. What cannot be written must not end a run: bars
+    /// that make room on a terminal that has been closed would panic.
     fn write_above_bars(&self, text: &[u8]) {
         let write = || drop(io::stderr().write_all(text));
         if self.shows_bars && io::stderr().is_terminal() {
@@ -244,17 +244,19 @@ fn log_filter(asked_for: Option<String>, default: &str) -> (EnvFilter, Option<St
     };
     let wrong = |why: &str| {
         let remedy = "write a level (error, warn, info, debug, trace, off), or cdrlake=debug";
-        Some(format!("CDRLAKE_LOG {why}, and was not used: {remedy}"))
+        Some(format!(
+            "CDRLAKE_LOG is ignored, because it {why}: {remedy}"
+        ))
     };
     // A bare word that is no level is taken for a part of the program, of which all would be shown,
     // and nothing else.
     let is_word = asked_for.bytes().all(|byte| byte.is_ascii_alphanumeric());
     if is_word && asked_for != "cdrlake" && asked_for.parse::<LevelFilter>().is_err() {
-        return (standard(), wrong("is no level"));
+        return (standard(), wrong("is not a level"));
     }
     match EnvFilter::try_new(asked_for) {
         Ok(filter) => (filter, None),
-        Err(error) => (standard(), wrong(&format!("is no filter ({error})"))),
+        Err(error) => (standard(), wrong(&format!("is not a filter ({error})"))),
     }
 }
 

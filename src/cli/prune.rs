@@ -22,13 +22,13 @@ use crate::lake::report::{RunReport, SliceReport};
 use crate::ops::open::{existing_lake, existing_lake_for_writing};
 use crate::ops::removal::prune::{OldSlice, find_old, first_kept, prune_before};
 
-/// Remove days that are older than they may be kept, for good: their rows and their rejects.
+/// Remove days that are older than a given age: their rows and their rejects, for good.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PruneArgs {
-    /// Remove days that ended longer ago than this: 90days, 18months, 2years.
+    /// Remove days that are older than this: 90days, 18months, 2years.
     #[arg(long, value_name = "TIME", value_parser = parse_age)]
     older_than: Span,
-    /// Say what would be removed, and remove nothing.
+    /// Show what would be removed, without removing it.
     #[arg(long)]
     dry_run: bool,
     #[command(flatten)]
@@ -41,7 +41,8 @@ pub(super) struct PruneArgs {
 fn parse_age(text: &str) -> Result<Span, String> {
     let wrong = || {
         format!(
-            "`{text}` is no age: write a number of days, weeks, months or years, such as 18months"
+            "`{text}` is not an age: write a number of days, weeks, months or years, such as \
+             18months"
         )
     };
     let age: Span = text.parse().map_err(|_| wrong())?;
@@ -86,7 +87,7 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
     let pruned = prune_before(&lake?, before, &*observer, &interrupt).await?;
     let text = match (args.output.format, &pruned.report) {
         (OutputFormat::Json, report) => json_text(&json!({ "before": before, "run": report })),
-        (OutputFormat::Text, None) => format!("The lake holds nothing of before {before}.\n"),
+        (OutputFormat::Text, None) => format!("The lake has no days before {before}.\n"),
         (OutputFormat::Text, Some(report)) => {
             let failed = report.slices.iter().filter(|slice| slice.error.is_some());
             let failed: Vec<Slice> = failed.map(SliceReport::slice).collect();
@@ -105,7 +106,12 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
 
 fn listed(old: &BTreeMap<Slice, OldSlice>) -> Vec<serde_json::Value> {
     let list = old.iter().map(|(slice, old)| {
-        json!({ "direction": slice.direction, "day": slice.day, "rows": old.rows, "bytes": old.bytes })
+        json!({
+            "direction": slice.direction,
+            "day": slice.day,
+            "rows": old.rows,
+            "bytes": old.bytes,
+        })
     });
     list.collect()
 }
@@ -130,7 +136,7 @@ fn render(old: &BTreeMap<Slice, OldSlice>, before: Date, what: &str) -> String {
     let bytes: u64 = old.values().map(|old| old.bytes).sum();
     writeln!(
         text,
-        "{}Of before {before}, {} {what}: {}, {}.",
+        "{}{} before {before} {what}: {}, {}.",
         if old.is_empty() { "" } else { "\n" },
         number_of_slices(old.len()),
         counted(rows, "row", "rows"),
@@ -152,7 +158,8 @@ fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
     if config.window.start.is_some_and(|start| start < before) {
         writeln!(
             text,
-            "window.start lies before {before}: days that the lake never had would be fetched. Set it to {before}."
+            "window.start is before {before}, so runs fetch earlier days that the lake never had. \
+             Set it to {before}."
         )
         .expect("writing to memory does not fail");
     }
@@ -167,7 +174,8 @@ fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
 pub(super) fn copies(config: &Config) -> &'static str {
     match config.lake.url {
         crate::store::location::Location::Bucket(_) => {
-            " If the bucket keeps old versions of objects, they stay until its lifecycle rules remove them."
+            " If the bucket keeps old versions of objects, they stay until its lifecycle rules \
+             remove them."
         }
         crate::store::location::Location::Directory(_) => "",
     }

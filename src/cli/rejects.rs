@@ -10,7 +10,7 @@ use crate::ops::days::DayRange;
 use crate::ops::open::existing_lake;
 use crate::ops::rejects::{Group, Rejects};
 
-/// List what was rejected and why.
+/// List rejected records and the reasons, including those of failed slices.
 #[derive(Clone, Debug, Args)]
 pub(super) struct RejectsArgs {
     #[command(flatten)]
@@ -55,9 +55,9 @@ fn render(rejects: &Rejects, show_numbers: bool) -> String {
         }
         lines.push(
             if of_failed_attempts {
-                "Rejected by attempts that failed, so the lake holds the slices as they were before:"
+                "Rejected in failed attempts; the lake keeps the previous slices:"
             } else {
-                "Rejected, and missing from the slices that the lake holds:"
+                "Rejected, and missing from the table:"
             }
             .to_owned(),
         );
@@ -98,7 +98,10 @@ fn render(rejects: &Rejects, show_numbers: bool) -> String {
         }
     } else {
         lines.push(
-            "`zstdcat` shows the files whole. Once the source or cdrlake has changed, `cdrlake run --refresh` with these days, or `cdrlake load --refresh` with the export, brings the records in.".to_owned(),
+            "`zstdcat FILE` prints a whole file. Once the records can be read, add them with \
+             `cdrlake run --refresh` and these days, or `cdrlake load --refresh` and the \
+             export."
+                .to_owned(),
         );
         if !show_numbers {
             lines.push("Phone numbers are hidden; --show-numbers shows them.".to_owned());

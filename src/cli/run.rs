@@ -35,13 +35,13 @@ pub(super) const MAX_LINES: usize = 40;
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Which slices")]
 pub(super) struct RangeArgs {
-    /// First day to look at, YYYY-MM-DD [default: the lake's first: window.start].
+    /// First day, YYYY-MM-DD [default: window.start].
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
     pub(super) from: Option<Date>,
-    /// Last day to look at, inclusive [default: yesterday].
+    /// Last day, inclusive [default: yesterday].
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
     pub(super) to: Option<Date>,
-    /// Look at the last N days, ending with yesterday.
+    /// The last N days, ending with yesterday.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
     pub(super) last: Option<u32>,
     /// Only calls of this direction.
@@ -74,13 +74,13 @@ impl From<&RangeArgs> for DayRange {
 struct SelectionArgs {
     #[command(flatten)]
     range: RangeArgs,
-    /// Also fetch today so far; it stays open and is fetched again.
+    /// Include today so far; its slices stay open and are fetched again.
     #[arg(long)]
     include_today: bool,
-    /// Fetch every slice in range again, also those that are complete.
+    /// Fetch every slice in the range again, including complete ones.
     #[arg(long)]
     refresh: bool,
-    /// Only the Kth of N shares of the slices, so that N machines split the work: 1/4 … 4/4.
+    /// Process only share K of N, to split the slices among N machines: 1/4 … 4/4.
     #[arg(long, value_name = "K/N", value_parser = str::parse::<Shard>)]
     shard: Option<Shard>,
 }
@@ -104,7 +104,7 @@ impl From<&SelectionArgs> for Selection {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Result")]
 pub(super) struct OutputArgs {
-    /// How the result is printed on standard output.
+    /// Format of the result on standard output.
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
     pub(super) format: OutputFormat,
 }
@@ -116,7 +116,7 @@ pub(super) struct RunArgs {
     selection: SelectionArgs,
     #[command(flatten)]
     config: RunConfigArgs,
-    /// Say what would be done and why, and do nothing.
+    /// Show what would be done and why, without doing it.
     #[arg(long, help_heading = "Which slices")]
     dry_run: bool,
     #[command(flatten)]
@@ -127,10 +127,10 @@ pub(super) struct RunArgs {
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Result")]
 pub(super) struct ResultArgs {
-    /// Take a slice that has fewer rows than the lake has of it.
+    /// Accept a slice that has fewer rows than the lake has.
     #[arg(long)]
     pub(super) allow_shrink: bool,
-    /// End with status 3 if there were warnings.
+    /// Exit with status 3 if there were warnings.
     #[arg(long)]
     pub(super) strict: bool,
     #[command(flatten)]
@@ -155,7 +155,7 @@ impl ResultArgs {
     }
 }
 
-/// Say what `run` would do, and why.
+/// Show what `run` would do, and why.
 #[derive(Clone, Debug, Args)]
 pub(super) struct PlanArgs {
     #[command(flatten)]
@@ -200,10 +200,13 @@ fn warn_of_cut(config: &Config, selection: &Selection) {
 
 pub(super) fn render_plan(plan: &Plan, format: OutputFormat) -> String {
     if format == OutputFormat::Json {
-        let due = plan
-            .due
-            .iter()
-            .map(|due| json!({ "direction": due.slice.direction, "day": due.slice.day, "why": due.why.to_string() }));
+        let due = plan.due.iter().map(|due| {
+            json!({
+                "direction": due.slice.direction,
+                "day": due.slice.day,
+                "why": due.why.to_string(),
+            })
+        });
         let plan = json!({
             "from": plan.days.start(),
             "to": plan.days.end(),
@@ -389,21 +392,15 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
     };
     let suppressed = match counts.suppressed {
         0 => String::new(),
-        suppressed => format!(
-            ", {} suppressed, for their number was erased",
-            thousands(suppressed)
-        ),
+        suppressed => format!(", {} suppressed (erased number)", thousands(suppressed)),
     };
     let rounded = match counts.rounded {
         0 => String::new(),
-        rounded => format!(
-            ", {} with a rounded value, the original in extra",
-            thousands(rounded)
-        ),
+        rounded => format!(", {} rounded (exact values in extra)", thousands(rounded)),
     };
     let ambiguous = match counts.ambiguous_times {
         0 => String::new(),
-        times => format!(", {} of an ambiguous local time", thousands(times)),
+        times => format!(", {} with an ambiguous local time", thousands(times)),
     };
     let interrupted = if report.outcome == RunOutcome::Interrupted {
         "Interrupted: run again for the rest. "
@@ -412,7 +409,8 @@ fn summary(plan: &Plan, report: &RunReport) -> Vec<String> {
     };
     vec![
         format!(
-            "{interrupted}{} committed, {} unchanged, {} failed, {skipped} skipped{by_others}; {} up to date.",
+            "{interrupted}{} committed, {} unchanged, {} failed, {skipped} skipped{by_others}; {} \
+             up to date.",
             slices(of(SliceOutcome::Committed).count()),
             of(SliceOutcome::Unchanged).count(),
             of(SliceOutcome::Failed).count(),
@@ -524,7 +522,8 @@ mod tests {
             end,
             [
                 "failed   placed 2026-10-02: it broke",
-                "Interrupted: run again for the rest. 1 slice committed, 0 unchanged, 1 failed, 1 skipped; 5 were up to date.",
+                "Interrupted: run again for the rest. 1 slice committed, 0 unchanged, 1 failed, 1 \
+                 skipped; 5 were up to date.",
                 "2 calls in 3 records, 0.00 USD; 0 duplicates, 1 rejected.",
                 "table ./lake/cdrs",
             ],

@@ -16,25 +16,25 @@ pub(super) struct SimulateArgs {
     /// Port on 127.0.0.1; 0 takes a free one.
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// The key that is accepted.
+    /// The API key to accept.
     #[arg(long, default_value = "demo", value_name = "KEY")]
     key: String,
-    /// Where all randomness comes from: the same seed makes the same calls.
+    /// Seed of all random values: the same seed makes the same calls.
     #[arg(long, default_value_t = 42)]
     seed: u64,
-    /// Mean number of calls a day, both directions together.
+    /// Mean number of calls a day, in both directions together.
     #[arg(long, default_value_t = 2_000, value_name = "N")]
     calls_per_day: u64,
     /// Order of the keys in a record.
     #[arg(long, value_enum, default_value_t, value_name = "ORDER")]
     key_order: KeyOrder,
-    /// Render these days beforehand and serve them from temporary files, for benchmarks.
+    /// Render these days first and serve them from temporary files, for benchmarks.
     #[arg(long, value_name = "FROM..TO", value_parser = parse_days)]
     prerender: Option<RangeInclusive<Date>>,
-    /// What the API does wrong; may be given several times. unavailable=N, cut=N, error-object=N: the
-    /// first streams of each slice fail, break off after N records, or end in an error. short=N:
-    /// streams lack their last N records. paged: the stream is paged. broken=N, duplicates=N: every
-    /// Nth record is cut in half or comes twice. flaky=N: one request in N fails in one way or another.
+    /// A fault of the API; may be repeated. unavailable=N, cut=N, error-object=N: the first streams
+    /// of each slice fail, break off after N records, or end in an error. short=N: streams lack
+    /// their last N records. paged: the stream is paged. broken=N, duplicates=N: every Nth record
+    /// is cut in half or comes twice. flaky=N: one request in N fails in one way or another.
     #[arg(long, value_name = "FAULT")]
     fault: Vec<Fault>,
 }
@@ -45,7 +45,7 @@ fn parse_days(text: &str) -> Result<RangeInclusive<Date>, String> {
         .ok_or("write two days: 2026-10-01..2026-10-20")?;
     let (from, to) = (parse_day(from)?, parse_day(to)?);
     if from > to {
-        Err(format!("{from} lies after {to}"))
+        Err(format!("{from} is after {to}"))
     } else {
         Ok(from..=to)
     }

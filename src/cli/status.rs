@@ -34,7 +34,7 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
         OutputFormat::Text => {
             let list = lake.suppression().await?;
             let unfinished = list.and_then(|list| list.describe_unfinished());
-            let last = unfinished.map_or_else(String::new, |said| format!("There are {said}.\n"));
+            let last = unfinished.map_or_else(String::new, |text| format!("{text}.\n"));
             render(&status) + &last
         }
     };
@@ -85,8 +85,10 @@ fn render(status: &LakeStatus) -> String {
     };
     write!(
         text,
-        "\n{} closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a damaged ledger entry, {missing} missing{pruned}; last change fetched {last}.\n\
-         ASR: answered calls among all. ACD: time talked for each answered call. fetched: when what is there was fetched last, UTC.\n",
+        "\n{} closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a \
+         damaged ledger entry, {missing} missing{pruned}; last fetch {last}.\n\
+         ASR: share of answered calls. ACD: average duration of answered calls. fetched: last fetch, \
+         UTC.\n",
         counted(*closed, "slice", "slices")
     )
     .expect("writing to memory does not fail");

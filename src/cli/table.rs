@@ -19,7 +19,8 @@ const MIN_GAP_DAYS: usize = 4;
 /// Width of the longest bar, in characters.
 const BAR_WIDTH: u64 = 20;
 
-/// A number that may be negative, with its thousands set apart: a provider may correct more than a day has.
+/// A number that may be negative, with its thousands set apart: a provider may correct more than a
+/// day has.
 fn signed(number: i64) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}", thousands(number.unsigned_abs()))

@@ -20,15 +20,15 @@ use crate::ops::verify::{Fault, Finding, Remedy, Repair, Verification, Verified,
 use crate::source::Source;
 use crate::source::wavix::Api;
 
-/// Read the lake again and check it against its ledger.
+/// Read the whole lake and verify it against its ledger.
 #[derive(Clone, Debug, Args)]
 pub(super) struct VerifyArgs {
     #[command(flatten)]
     range: RangeArgs,
-    /// Ask the provider for its counts again too.
+    /// Also compare the ledger's counts with the provider's current ones.
     #[arg(long, help_heading = "What to do")]
     source: bool,
-    /// Fetch again what is wrong, and remove what belongs to no slice.
+    /// Fetch damaged slices again, and remove files that belong to no slice.
     #[arg(long, help_heading = "What to do")]
     repair: bool,
     #[command(flatten)]
@@ -122,7 +122,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         lines.push(String::new());
         let commands = mending_commands(verified, args);
         if !commands.is_empty() {
-            lines.push("To mend:".to_owned());
+            lines.push("To repair:".to_owned());
             lines.extend(commands);
             lines.push(String::new());
         }
@@ -133,7 +133,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     if !found.in_progress.is_empty() {
         let slices: Vec<String> = found.in_progress.iter().map(Slice::to_string).collect();
         lines.push(format!(
-            "Not judged, for another run is publishing them: {}. Verify them again later.",
+            "Not verified, because another run is publishing them: {}. Verify again later.",
             slices.join(", ")
         ));
     }
@@ -143,37 +143,35 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         let open = match asked.open as u64 {
             0 => String::new(),
             open => {
-                let open = counted(
-                    open,
-                    "was not asked, for its slice is open",
-                    "were not asked, for their slices are open",
-                );
-                format!("; {open}, and the next run fetches them again")
+                let open = counted(open, "open slice was", "open slices were");
+                format!("; {open} not compared, because the next run fetches them again")
             }
         };
         lines.push(format!(
-            "{} asked of the provider, {} as in the ledger{open}.",
-            counted(asked.asked as u64, "count was", "counts were"),
+            "Compared {} with the provider, {} equal{open}.",
+            counted(asked.asked as u64, "count", "counts"),
             thousands((asked.asked - differing) as u64),
         ));
         if let Some(error) = &asked.error {
-            lines.push(format!("The other counts could not be asked: {error}"));
+            lines.push(format!("The other counts could not be compared: {error}"));
         }
     }
     lines.extend(remarks(found, args));
     let verdict = match (found.findings.len(), repair) {
         (0, _) if found.slices == 0 => "there was nothing to verify".to_owned(),
         (0, _) if !not_fetched.is_empty() => format!(
-            "what was judged is as the ledger says, but {} missing",
+            "the verified slices match the ledger, but {} missing",
             counted(not_fetched.len() as u64, "slice is", "slices are")
         ),
         (0, _) if !found.in_progress.is_empty() => {
-            "what was judged is as the ledger says".to_owned()
+            "the verified slices match the ledger".to_owned()
         }
         (0, _) if !looked_for_missing => {
-            "everything is as the ledger says. Missing days were not looked for: set window.start, or give --from".to_owned()
+            "everything matches the ledger. Missing days were not checked: set window.start, or \
+             use --from"
+                .to_owned()
         }
-        (0, _) => "everything is as the ledger says".to_owned(),
+        (0, _) => "everything matches the ledger".to_owned(),
         (findings, None) => counted(findings as u64, "finding", "findings"),
         (findings, Some(repair)) => format!(
             "{}, {} left after the repair",
@@ -197,7 +195,8 @@ fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
     let mut lines = Vec::new();
     if found.rejected > 0 {
         lines.push(format!(
-            "{} of {} ({}) {} rejected and not in the table: `cdrlake rejects{lake}` shows why.",
+            "{} of {} ({}) {} rejected and not stored in the table: `cdrlake rejects{lake}` shows \
+             why.",
             thousands(found.rejected),
             counted(found.records, "record", "records"),
             percent(found.rejected, found.records),
@@ -207,21 +206,27 @@ fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
     let old = |(version, _): &(&u32, &u64)| **version < SCHEMA_VERSION;
     for (version, slices) in found.schema_versions.iter().filter(old) {
         lines.push(format!(
-            "{} columns of version {version}, not {SCHEMA_VERSION}: what was added since is missing there. `cdrlake run --refresh{flags}` with these days fetches it.",
+            "{} columns of version {version}, not {SCHEMA_VERSION}, so newer columns are missing. \
+             `cdrlake run --refresh{flags}` with these days adds them.",
             counted(*slices, "slice has", "slices have")
         ));
     }
     if !found.unproven.is_empty() {
         lines.push(format!(
-            "{} taken although the provider's count was another, or not compared: {}.",
+            "{} accepted with a count mismatch, or without a count: {}.",
             counted(found.unproven.len() as u64, "slice was", "slices were"),
             joined_names(found.unproven.iter().map(Slice::to_string))
         ));
     }
     if !found.with_duplicates.is_empty() {
         lines.push(format!(
-            "{} the provider's count only with records that came twice, so other calls may be missing: {}. Ask the provider.",
-            counted(found.with_duplicates.len() as u64, "slice has", "slices have"),
+            "{} the provider's count only with duplicates, so other calls may be missing: {}. Ask \
+             the provider.",
+            counted(
+                found.with_duplicates.len() as u64,
+                "slice matches",
+                "slices match"
+            ),
             joined_names(found.with_duplicates.iter().map(Slice::to_string))
         ));
     }
@@ -248,7 +253,7 @@ fn what_was_repaired(repair: &Repair) -> Vec<String> {
         lines.push(format!("failed   {}: {error}", slice.slice()));
     }
     if !repair.remaining.is_empty() {
-        lines.push("Still not as it should be:".to_owned());
+        lines.push("Not repaired:".to_owned());
         lines.extend(findings(&repair.remaining));
     }
     lines.push(String::new());

@@ -23,7 +23,8 @@ use crate::slice_file::options::ParquetOptions;
 use crate::store::MAX_LEASE_EXPIRY;
 use crate::store::location::is_loopback;
 
-/// Least rows of a row group: the footer has some kilobytes of each, and lies in memory until the file is complete.
+/// Least rows of a row group: the footer has some kilobytes of each, and lies in memory until the
+/// file is complete.
 const MIN_ROW_GROUP_ROWS: i64 = 1_000;
 
 /// The configuration that `settings` make, with defaults for what they leave out.
@@ -89,7 +90,8 @@ pub(super) fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
         lake: lake(settings)?,
     };
     if config.parquet.row_group_bytes > config.limits.memory {
-        let problem = "parquet.row_group_bytes is more than limits.memory: not one row group would fit. Lower it, or raise limits.memory";
+        let problem =
+            "parquet.row_group_bytes is more than limits.memory. Lower it, or raise limits.memory";
         return Err(ConfigError::new(
             settings.origin("parquet.row_group_bytes"),
             problem,
@@ -132,7 +134,8 @@ fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
     let most = (memory as u64 / 4).max(1);
     let single_put_bytes = settings.get("limits.single_put_bytes", values::bytes)?;
     if single_put_bytes.is_some_and(|bytes| bytes > most) {
-        let problem = "limits.single_put_bytes is more than a quarter of limits.memory, in which such files lie while they are uploaded";
+        let problem = "limits.single_put_bytes is more than a quarter of limits.memory, which \
+             holds such files during their upload";
         let origin = settings.origin("limits.single_put_bytes");
         return Err(ConfigError::new(origin, problem));
     }
@@ -140,7 +143,8 @@ fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
         .get("limits.max_record_bytes", values::memory_bytes)?
         .unwrap_or(1 << 20);
     if max_record_bytes > MAX_RECORD_BYTES {
-        let problem = "limits.max_record_bytes is more than 256MiB: no call is as long, and a column of such texts cannot be written";
+        let problem =
+            "limits.max_record_bytes must be at most 256MiB: a column cannot hold longer texts";
         let origin = settings.origin("limits.max_record_bytes");
         return Err(ConfigError::new(origin, problem));
     }
@@ -166,7 +170,8 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
         .get("source.allow_http", values::boolean)?
         .unwrap_or(false);
     if url.scheme() == "http" && !allow_http && !is_loopback(&url) {
-        let problem = "source.url is plain http: the API key and every call would cross the network in clear. Use https, or set source.allow_http = true";
+        let problem = "source.url is plain http, which would send the API key and all calls \
+             unencrypted. Use https, or set source.allow_http = true";
         return Err(ConfigError::new(settings.origin("source.url"), problem));
     }
     let directions = settings.get("source.directions", |value| {
@@ -250,9 +255,14 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
 fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
     let file_mode = settings.get("lake.file_mode", |value| {
         let text = values::text(value)?;
-        u32::from_str_radix(&text, 8).ok().filter(|mode| mode & !0o666 == 0 && mode & 0o600 == 0o600).ok_or_else(|| {
-            "is not a file mode that its owner can read and write: write \"0600\", \"0640\" or \"0644\"".to_owned()
-        })
+        u32::from_str_radix(&text, 8)
+            .ok()
+            .filter(|mode| mode & !0o666 == 0 && mode & 0o600 == 0o600)
+            .ok_or_else(|| {
+                "must be a file mode that lets the owner read and write: \"0600\", \"0640\" or \
+             \"0644\""
+                    .to_owned()
+            })
     })?;
     let account = settings.get("lake.account", values::text)?;
     let lease = settings.get("lake.lease", lease)?;
@@ -279,7 +289,9 @@ fn http_url(value: &Value) -> Result<Url, String> {
         || url.query().is_some()
         || url.fragment().is_some()
     {
-        return Err("holds more than an address. The key belongs to source.api_key, filters to keys of their own".to_owned());
+        let problem = "must be an address only. Set the key with source.api_key, and filters with \
+             their own keys";
+        return Err(problem.to_owned());
     }
     Ok(url)
 }
@@ -288,12 +300,12 @@ fn http_url(value: &Value) -> Result<Url, String> {
 fn lease(value: &Value) -> Result<Duration, String> {
     let lease = values::duration(value)?;
     if lease < Duration::from_secs(5) {
-        Err("is shorter than 5 s: a slow answer of the store would end a run's work".to_owned())
-    } else if lease > MAX_LEASE_EXPIRY {
         Err(
-            "is longer than an hour: so long would a dead run keep others from its slices"
+            "must be at least 5s, so that a slow answer of the store does not end a lease"
                 .to_owned(),
         )
+    } else if lease > MAX_LEASE_EXPIRY {
+        Err("must be at most 1h: a crashed run blocks its slices for that long".to_owned())
     } else {
         Ok(lease)
     }
@@ -301,15 +313,19 @@ fn lease(value: &Value) -> Result<Duration, String> {
 
 fn timezone(value: &Value) -> Result<TimeZone, String> {
     let name = values::text(value)?;
-    TimeZone::get(&name)
-        .map_err(|_| format!("is \"{name}\", which is no time zone: write an IANA name, such as \"UTC\" or \"America/New_York\""))
+    TimeZone::get(&name).map_err(|_| {
+        format!(
+            "is \"{name}\", which is not a time zone: write an IANA name, such as \"UTC\" or \
+             \"America/New_York\""
+        )
+    })
 }
 
 /// A number of days that a calendar can go back: up to a century.
 fn lookback_days(value: &Value) -> Result<u32, String> {
     let days = values::integer(0)(value)?;
     if days > 36_500 {
-        Err(format!("is {days}: at most 36500 days, a century"))
+        Err(format!("is {days}: it must be at most 36500 (a century)"))
     } else {
         Ok(days)
     }

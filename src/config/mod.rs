@@ -129,14 +129,15 @@ impl QualityConfig {
         } = *counts;
         #[expect(clippy::cast_precision_loss, reason = "a share need not be exact")]
         let ratio = rejected as f64 / records.max(1) as f64;
-        let broken = broken_records(rejected, records);
+        let rejected_of = describe_rejects(rejected, records);
         if rejected > self.max_rejects && ratio > self.max_reject_ratio {
             Some(format!(
-                "{broken}, more than quality.max_rejects and quality.max_reject_ratio allow"
+                "{rejected_of}, more than quality.max_rejects and quality.max_reject_ratio allow"
             ))
         } else if rejected > 0 && ratio >= self.fail_reject_ratio {
             Some(format!(
-                "{broken}, and quality.fail_reject_ratio = {} fails a slice from that share on: raise it to do without them",
+                "{rejected_of}, and quality.fail_reject_ratio is {}. Raise it to publish the slice \
+                 without them",
                 self.fail_reject_ratio
             ))
         } else {
@@ -145,11 +146,11 @@ impl QualityConfig {
     }
 }
 
-/// How many of the records of a slice are broken, in words.
-pub(crate) fn broken_records(rejected: u64, records: u64) -> String {
-    let are = if rejected == 1 { "is" } else { "are" };
+/// How many of the records of a slice were rejected, in words.
+pub(crate) fn describe_rejects(rejected: u64, records: u64) -> String {
+    let were = if rejected == 1 { "was" } else { "were" };
     let records = counted(records, "record", "records");
-    format!("{} of {records} {are} broken", thousands(rejected))
+    format!("{} of {records} {were} rejected", thousands(rejected))
 }
 
 /// `quality.reconcile`: what happens when the provider's count is another.
@@ -271,7 +272,8 @@ impl Config {
         }
     }
 
-    /// What becomes of phone numbers. Fetches the key of pseudonyms if some are made, or `needs_key`.
+    /// What becomes of phone numbers. Fetches the key of pseudonyms if some are made, or
+    /// `needs_key`.
     ///
     /// # Errors
     /// [`ConfigError`] if there is no key, or none that will do. The text never holds it.
@@ -290,7 +292,10 @@ impl Config {
         }
         let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
         let Some(source) = &self.privacy.key else {
-            return Err(wrong("there is no key for pseudonyms, erased numbers and filters by number. Set privacy.key, for example to { env = \"CDR_PRIVACY_KEY\" }, and keep the key as long as the lake. Make one with: openssl rand -hex 32".to_owned()));
+            let problem = "privacy.key is not set, and is needed for pseudonyms, erased numbers and \
+                 filters by number. Create a key with: openssl rand -hex 32. Keep it as long as the \
+                 lake. Set privacy.key, for example to { env = \"CDR_PRIVACY_KEY\" }";
+            return Err(wrong(problem.to_owned()));
         };
         if let (KeySource::File(file), Location::Directory(root)) = (source, &self.lake.url)
             && let (Ok(file), Ok(root)) = (file.canonicalize(), root.canonicalize())
@@ -298,7 +303,8 @@ impl Config {
         {
             let file = file.display();
             return Err(wrong(format!(
-                "privacy.key: {file} lies in the lake, which is copied and read by others. Keep the key elsewhere"
+                "privacy.key: {file} is inside the lake, which others copy and read. Keep the key \
+                 elsewhere"
             )));
         }
         let key = source.read("privacy.key").map_err(wrong)?;

@@ -11,8 +11,8 @@ use super::settings::Settings;
 use super::{ConfigError, values};
 use crate::error::counted;
 
-/// Shortest key: a shorter one would stand in every other word of a message, where it is hidden. The
-/// simulator's is `demo`.
+/// Shortest key: a shorter one would stand in every other word of a message, where it is hidden.
+/// The simulator's is `demo`.
 const MIN_KEY_BYTES: usize = 4;
 
 /// Where the API key is to be had: never the key itself.
@@ -54,15 +54,15 @@ pub(super) fn key_source(
     let first = sources.next();
     if sources.next().is_some() {
         let table = env.trim_end_matches(".env");
-        let problem =
-            format!("{table} names more than one place. Keep one of env, file and command");
+        let problem = format!("{table} has more than one of env, file and command. Keep one");
         return Err(ConfigError::new(settings.origin(env), problem));
     }
     Ok(first)
 }
 
 impl KeySource {
-    /// Fetches a key of printable characters. `name` is the key of the configuration that names the place.
+    /// Fetches a key of printable characters. `name` is the key of the configuration that names the
+    /// place.
     ///
     /// # Errors
     /// A sentence, if there is none there, or it cannot be a key. It never holds it.
@@ -88,7 +88,7 @@ impl KeySource {
         }
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!(
-                "{name}: the key holds characters that no key has. Is it the right file or variable?"
+                "{name}: the key contains invalid characters. Check the file or variable"
             ));
         }
         let first = key.as_bytes().first();
@@ -98,12 +98,12 @@ impl KeySource {
                 counted(length as u64, "character", "characters")
             ),
             _ if key.bytes().all(|byte| Some(&byte) == first) => {
-                "one character again and again, which is no key".to_owned()
+                "only one repeated character, which is not a key".to_owned()
             }
             _ => return Ok(SecretString::from(key)),
         };
         Err(format!(
-            "{name}: {self} holds {fault}. Is it the right file or variable?"
+            "{name}: {self} holds {fault}. Check the file or variable"
         ))
     }
 }
@@ -112,13 +112,14 @@ impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             // Somebody may have written the key where its variable's name belongs.
-            Self::Env(name) if !is_variable_name(name) => f.write_str(
-                "the variable (not shown, for its name looks unlike one and may be the key)",
-            ),
-            Self::Env(name) => write!(f, "the variable {name}"),
-            Self::File(path) if !path.exists() && !looks_like_a_path(&path.to_string_lossy()) => {
-                f.write_str("the file that its key file names, and which is not there,")
+            Self::Env(name) if !is_variable_name(name) => {
+                f.write_str("the variable (not shown, because the name may be the key itself)")
             }
+            Self::Env(name) => write!(f, "the variable {name}"),
+            Self::File(path) if !path.exists() && !looks_like_a_path(&path.to_string_lossy()) => f
+                .write_str(
+                    "the file of the key (not shown, because the name may be the key itself)",
+                ),
             Self::File(path) => write!(f, "{}", path.display()),
             Self::Command(command) => write!(f, "the output of {}", shown_program(&command[0])),
         }
@@ -163,7 +164,7 @@ fn read_key_file(path: &Path) -> Result<String, String> {
         .map_err(|error| format!("cannot be read: {error}"))?;
     let mode = metadata.permissions().mode() & 0o777;
     if metadata.is_dir() {
-        return Err("is a directory. Name the file in it that holds the key".to_owned());
+        return Err("is a directory. Name the file in it that contains the key".to_owned());
     }
     // What an orchestrator mounts may belong to root, and be there for a group: fsGroup of
     // Kubernetes.
@@ -196,7 +197,8 @@ fn is_own(metadata: &std::fs::Metadata) -> bool {
     own_ids(&["Uid"]).contains(&metadata.uid())
 }
 
-/// Whether a file lies on a file system that is mounted read-only, so that its mode cannot be changed.
+/// Whether a file lies on a file system that is mounted read-only, so that its mode cannot be
+/// changed.
 fn is_mounted_read_only(path: &Path) -> bool {
     let opened = std::fs::File::options().write(true).open(path);
     opened.is_err_and(|error| error.kind() == std::io::ErrorKind::ReadOnlyFilesystem)
@@ -259,9 +261,9 @@ fn run_key_command(command: &[String], limit: Duration) -> Result<String, String
         drop(child.kill());
         drop(child.wait());
         return Err(if is_too_long {
-            format!("printed more than {MAX_KEY_BYTES} bytes, which is no key")
+            format!("printed more than {MAX_KEY_BYTES} bytes, which is not a key")
         } else {
-            format!("did not end within {limit:?}, and was ended. It must not wait for anything")
+            format!("did not end within {limit:?}, and was stopped")
         });
     };
     if !status.success() {
@@ -289,12 +291,12 @@ mod tests {
         for (text, said) in [
             (
                 "e",
-                "the output of echo holds 1 character, which is too short for a key. Is it",
+                "the output of echo holds 1 character, which is too short for a key. Check the file or variable",
             ),
             ("abc", "holds 3 characters, which is too short for a key"),
             (
                 "aaaaaaaa",
-                "the output of echo holds one character again and again, which is no key",
+                "the output of echo holds only one repeated character, which is not a key",
             ),
         ] {
             let problem = key(text).unwrap_err().to_string();
@@ -363,7 +365,7 @@ mod tests {
             file()
                 .unwrap_err()
                 .to_string()
-                .contains("characters that no key has")
+                .contains("the key contains invalid characters")
         );
 
         assert_eq!(
@@ -492,7 +494,7 @@ mod tests {
         );
         assert!(
             problem("source.api_key = { env = 'A', file = 'b' }\nlake.url = 'x'")
-                .contains("more than one place")
+                .contains("has more than one of env, file and command")
         );
     }
 }

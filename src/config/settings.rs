@@ -79,16 +79,16 @@ const VARIABLE_PREFIX: &str = "CDRLAKE_";
 /// Variables with that prefix that are no keys.
 const OTHER_VARIABLES: &[&str] = &["CDRLAKE_LOG"];
 
-/// What it means that the value of a variable is not UTF-8: for a key an error, for another with our
-/// prefix a warning.
+/// What it means that the value of a variable is not UTF-8: for a key an error, for another with
+/// our prefix a warning.
 pub(super) fn refuse_variable(name: String) -> Result<Option<String>, ConfigError> {
     let options = variable(&format!("{OPEN_TABLE}."));
     if KEYS.iter().any(|key| variable(key) == name) || name.starts_with(&options) {
-        let problem = "the value is not UTF-8. Set it anew, or unset it";
+        let problem = "the value is not UTF-8. Set another value, or unset it";
         return Err(ConfigError::new(Origin::Variable(name), problem));
     }
     let is_ours = name.starts_with(VARIABLE_PREFIX) && !is_of_kubernetes(&name);
-    Ok(is_ours.then(|| format!("{name} was not used: its value is not UTF-8")))
+    Ok(is_ours.then(|| format!("{name} is ignored, because its value is not UTF-8")))
 }
 
 /// Who set a value.
@@ -239,14 +239,15 @@ impl Settings {
                     return Err(ConfigError::new(
                         origin(&key),
                         format!(
-                            "{key} never holds the key itself. Write {{ env = \"{variable}\" }}, {{ file = \"…\" }} or {{ command = [\"…\"] }}"
+                            "{key} must not contain the key itself. Write {{ env = \"{variable}\" \
+                             }}, {{ file = \"…\" }} or {{ command = [\"…\"] }}"
                         ),
                     ));
                 }
                 _ if is_table => {
                     return Err(ConfigError::new(
                         origin(&key),
-                        format!("{key} is a section: write [{key}] on a line of its own"),
+                        format!("{key} is a section. Write [{key}] on a line of its own"),
                     ));
                 }
                 value => {
@@ -295,7 +296,9 @@ impl Settings {
                         || README_LISTS.to_owned(),
                         |known| format!("Did you mean {VARIABLE_PREFIX}{known}?"),
                     );
-                    warnings.push(format!("{name} sets nothing. {hint}"));
+                    warnings.push(format!(
+                        "{name} is ignored, because there is no such key. {hint}"
+                    ));
                 }
             }
         }
@@ -343,7 +346,7 @@ impl Settings {
                     Value::Boolean(value) => value.to_string(),
                     Value::Integer(value) => value.to_string(),
                     _ => {
-                        let problem = format!("{key} is no text, number, true or false");
+                        let problem = format!("{key} is not a text, a number, true or false");
                         return Err(ConfigError::new(origin.clone(), problem));
                     }
                 };
@@ -399,7 +402,7 @@ fn collect_lines(
 }
 
 /// Where all names are found.
-const README_LISTS: &str = "The README lists them all";
+const README_LISTS: &str = "The README lists all keys";
 
 /// Whether there is such a key.
 fn is_key(key: &str) -> bool {
@@ -481,7 +484,8 @@ mod tests {
         let error = load_with(file, &small, &Overrides::new()).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "variable CDRLAKE_PARQUET_ROW_GROUP_ROWS: parquet.row_group_rows is 999: it must be at least 1000"
+            "variable CDRLAKE_PARQUET_ROW_GROUP_ROWS: parquet.row_group_rows is 999: it must be at \
+             least 1000"
         );
     }
 
@@ -508,7 +512,8 @@ mod tests {
         );
         assert_eq!(
             warnings[0],
-            "CDRLAKE_LAKE_ULR sets nothing. Did you mean CDRLAKE_LAKE_URL?"
+            "CDRLAKE_LAKE_ULR is ignored, because there is no such key. Did you mean \
+             CDRLAKE_LAKE_URL?"
         );
         assert_eq!(warnings.len(), 2, "{warnings:?}");
         assert!(
@@ -536,8 +541,8 @@ mod tests {
         }
         let variable = ("CDRLAKE_SOURCE_API_KEY".to_owned(), "SECRET".to_owned());
         let warnings = Settings::default().read_variables([variable].into_iter());
-        let warning =
-            "CDRLAKE_SOURCE_API_KEY sets nothing. Did you mean CDRLAKE_SOURCE_API_KEY_ENV?";
+        let warning = "CDRLAKE_SOURCE_API_KEY is ignored, because there is no such key. Did you mean \
+             CDRLAKE_SOURCE_API_KEY_ENV?";
         assert_eq!(warnings, [warning]);
     }
 }

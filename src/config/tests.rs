@@ -139,11 +139,11 @@ fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
     assert_eq!(options, [("allow_http", "true"), ("region", "b")]);
     assert_eq!(
         problem("[lake]\nurl = 'x'\nlease = '1s'"),
-        "line 3: lake.lease is shorter than 5 s: a slow answer of the store would end a run's work"
+        "line 3: lake.lease must be at least 5s, so that a slow answer of the store does not end a lease"
     );
     assert_eq!(
         problem("[lake]\nurl = 'x'\n[lake.options]\nregion = ['a']"),
-        "line 4: lake.options.region is no text, number, true or false"
+        "line 4: lake.options.region is not a text, a number, true or false"
     );
 }
 
@@ -164,11 +164,11 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
         ),
         (
             "[source]\nurl = 'https://u:p@example.com'",
-            "line 2: source.url holds more than an address",
+            "line 2: source.url must be an address only",
         ),
         (
             "[source]\nurl = 'https://example.com/?appid=SECRET'",
-            "line 2: source.url holds more than an address",
+            "line 2: source.url must be an address only",
         ),
         (
             "[source]\nretry_base = 5",
@@ -201,7 +201,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
         ),
         (
             "[window]\ntimezone = 'Mars/Olympus'",
-            "line 2: window.timezone is \"Mars/Olympus\", which is no time zone",
+            "line 2: window.timezone is \"Mars/Olympus\", which is not a time zone",
         ),
         (
             "[lake]\nurl = 'ftp://bucket/x'",
@@ -210,7 +210,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
         ("[lake]\nurl = ''", "line 2: lake.url is empty"),
         (
             "[lake]\nfile_mode = '0444'",
-            "line 2: lake.file_mode is not a file mode",
+            "line 2: lake.file_mode must be a file mode",
         ),
         (
             "[parquet]\ncompression = 'lzma'",
@@ -240,7 +240,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
             "[privacy]\nnumbers = 'hash'",
             "line 2: privacy.numbers is \"hash\": write \"keep\" or \"truncate\" or \"pseudonymize\"",
         ),
-        ("source = 1", "line 1: source is a section: write [source]"),
+        ("source = 1", "line 1: source is a section. Write [source]"),
         ("[source\nurl = 'x'", "line 1: not valid TOML"),
     ] {
         let problem = problem(&format!("{text}\n"));
@@ -253,7 +253,7 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
 
 #[test]
 fn no_calendar_is_overrun() {
-    let expected = "line 2: window.lookback_days is 99999999: at most 36500 days, a century";
+    let expected = "line 2: window.lookback_days is 99999999: it must be at most 36500 (a century)";
     assert_eq!(problem("[window]\nlookback_days = 99999999"), expected);
 }
 

@@ -13,7 +13,7 @@ use crate::store::location::expanded;
 pub(super) fn text(value: &Value) -> Result<String, String> {
     match value {
         Value::String(text) if !text.is_empty() => Ok(text.clone()),
-        Value::String(_) => Err("is empty: write a value, or leave the key out".to_owned()),
+        Value::String(_) => Err("is empty: write a value, or remove the key".to_owned()),
         _ => Err(format!("is {}: write a text in quotes", kind(value))),
     }
 }
@@ -46,7 +46,7 @@ pub(super) fn integer<T: TryFrom<i64>>(least: i64) -> impl Fn(&Value) -> Result<
         if number < least {
             return Err(format!("is {number}: it must be at least {least}"));
         }
-        T::try_from(number).map_err(|_| format!("is {number}: that is too large"))
+        T::try_from(number).map_err(|_| format!("is {number}, which is too large"))
     }
 }
 

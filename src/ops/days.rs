@@ -136,7 +136,8 @@ impl DayRange {
         Ok(from..=to)
     }
 
-    /// The selected days, without a limit where none is given: for commands that read the whole lake.
+    /// The selected days, without a limit where none is given: for commands that read the whole
+    /// lake.
     ///
     /// # Errors
     /// [`UsageError`] if there are none.

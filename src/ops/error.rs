@@ -18,8 +18,8 @@ use crate::store::StoreError;
 use crate::store::location::Location;
 use crate::warehouse::DdlError;
 
-/// The operation has no result. The texts name keys of the configuration, but no flags and commands:
-/// the command line adds those.
+/// The operation has no result. The texts name keys of the configuration, but no flags and
+/// commands: the command line adds those.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -48,7 +48,8 @@ pub enum Error {
     },
     /// A link that leads nowhere is no place for a lake, and looks like one that is not there yet.
     #[error(
-        "lake.url is {}, but {} is a link to {}, which is not there. Make or mount that, or correct the link",
+        "lake.url is {}, but {} is a link to {}, which does not exist. Create or mount that, or \
+         correct the link",
         root.display(),
         link.display(),
         target.display()
@@ -77,12 +78,10 @@ pub enum Error {
     #[error(transparent)]
     Source(#[from] SourceError),
     /// Another check of the lake writes where this one would.
-    #[error("another check of this lake is under way. Try again")]
+    #[error("another check of this lake is running. Try again later")]
     CheckUnderWay,
     /// Two runs could harm each other.
-    #[error(
-        "the file system does not honour conditional writes, so two runs could harm each other"
-    )]
+    #[error("the file system ignores conditional writes, so concurrent runs could damage the lake")]
     IgnoresConditions,
     /// The ledger does not show what the lake holds of a slice.
     #[error(
@@ -102,7 +101,10 @@ pub enum Error {
         problem: String,
     },
     /// The lake holds nothing of a number, as far as could be seen.
-    #[error("the number was not found in {}", counted(found.slices.len() as u64, "slice", "slices"))]
+    #[error(
+        "the number was not found in {}",
+        counted(found.slices.len() as u64, "slice", "slices")
+    )]
     NumberNotFound {
         /// What was looked at.
         found: Search,
@@ -172,8 +174,8 @@ pub enum UsageError {
     },
     /// The lake holds a part of the calls, and nothing checks that an export holds the same part.
     #[error(
-        "source.{filter} limits this lake to a part of the calls, and only the provider's count can \
-         show that an export holds that part. Set quality.reconcile to \"fail\""
+        "source.{filter} limits this lake to a part of the calls, and only the provider's count \
+         can show that an export holds that part. Set quality.reconcile to \"fail\""
     )]
     UncheckedFilter {
         /// The filter's name.
@@ -196,8 +198,8 @@ pub enum UsageError {
     },
     /// The report of a run is missing, or damaged.
     #[error(
-        "the lake has no readable report of run {run}. The last run is {last}, and reports are kept \
-         for {KEPT_DAYS} days"
+        "the lake has no readable report of run {run}. The last run is {last}, and reports are \
+         kept for {KEPT_DAYS} days"
     )]
     UnknownRun {
         /// The run's name, as requested.

@@ -109,7 +109,13 @@ impl Job {
         plan: Plan,
         mut options: RunOptions,
     ) -> Outcome {
-        tracing::info!(due = plan.due.len(), up_to_date = plan.up_to_date, from = %plan.days.start(), to = %plan.days.end(), "Planned.");
+        tracing::info!(
+            due = plan.due.len(),
+            up_to_date = plan.up_to_date,
+            from = %plan.days.start(),
+            to = %plan.days.end(),
+            "Planned."
+        );
         options.remarks.extend(plan.foreign_remark());
         let run = run(
             self.config,

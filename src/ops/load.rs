@@ -164,8 +164,8 @@ fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), Error> {
     Err(error.into())
 }
 
-/// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not say how
-/// it was made, and what filters match is the provider's business.
+/// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not
+/// say how it was made, and what filters match is the provider's business.
 fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
     match config.source.changed_filter() {
         Some(filter) if config.quality.reconcile != Reconcile::Fail => {
@@ -184,19 +184,23 @@ fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
     };
     let differing = days(&planned.differing).map(|days| {
         format!(
-            "the lake has these days, with another number of records than the export, and keeps what it has: {days}. `cdrlake run` compares them with the provider, and --refresh puts what the export has in their place: give all files of a day at once"
+            "for these days, the lake and the export have different numbers of records, and the \
+             lake was not changed: {days}. Compare them with the provider with `cdrlake run`, or \
+             replace them with --refresh and all files of these days"
         )
     });
     let other_zone = days(&planned.of_other_zone).map(|days| {
         format!(
-            "these days were loaded with another --assume-timezone, and stay: {days}. A call that moved from one day to another is there twice. Load them again with --refresh, or fetch them with `cdrlake run --refresh`"
+            "these days were loaded with another source.assume_timezone, and were not changed: \
+             {days}. Calls that moved to another day are stored twice. Load the days again with \
+             --refresh, or fetch them with `cdrlake run --refresh`"
         )
     });
     differing.into_iter().chain(other_zone).collect()
 }
 
-/// Splits the export on a thread of its own. That one may wait for standard input for ever: it is left
-/// behind where somebody interrupts.
+/// Splits the export on a thread of its own. That one may wait for standard input for ever: it is
+/// left behind where somebody interrupts.
 async fn split_aside(
     inputs: Vec<Input>,
     config: &Config,
@@ -266,11 +270,11 @@ fn remarks(
     }
     let empty = export.empty_files();
     if !empty.is_empty() {
-        remarks.push(format!("no record in {}", empty.join(", ")));
+        remarks.push(format!("no records in {}", empty.join(", ")));
     }
     if let Some((read, total)) = export.missing_pages() {
         remarks.push(format!(
-            "the export is {} of a list of {}: pages are missing",
+            "the export has {} of a list of {}: pages are missing",
             counted(read, "call", "calls"),
             thousands(total)
         ));
@@ -280,12 +284,13 @@ fn remarks(
         && first < start
     {
         remarks.push(format!(
-            "days from {first} on lie before window.start = {start}, and are not looked at by run, status and verify without --from"
+            "days from {first} on are before window.start ({start}), so run, status and verify \
+             skip them without --from"
         ));
     }
     if !export.unended.is_empty() {
         remarks.push(format!(
-            "the last line of {} has no newline: if it was cut within its last cell, a value is wrong",
+            "the last line of {} has no newline, so its last value may be cut",
             export.unended.join(", ")
         ));
     }
@@ -297,7 +302,8 @@ fn remarks(
         });
     if days > 0 {
         remarks.push(format!(
-            "{} of {} that had not ended {} left out: `cdrlake run` fetches whole days",
+            "{} of {} that had not ended {} left out. Fetch the whole days with `cdrlake run` \
+             later",
             counted(records, "record", "records"),
             counted(days, "day", "days"),
             if records == 1 { "was" } else { "were" },

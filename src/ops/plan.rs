@@ -72,15 +72,15 @@ impl fmt::Display for Why {
         f.pad(match self {
             Self::Missing => "missing",
             Self::Interrupted => "interrupted while publishing",
-            Self::Damaged => "its file is not as its ledger entry says",
-            Self::RejectsDamaged => "its rejects are not as its ledger entry says",
+            Self::Damaged => "its file differs from its ledger entry",
+            Self::RejectsDamaged => "its rejects differ from its ledger entry",
             Self::LedgerDamaged => "its ledger entry is damaged",
             Self::LedgerUnusable => {
-                "its ledger entry cannot be read, or is from a newer cdrlake: it will fail and be left as it is"
+                "its ledger entry is unreadable or from a newer cdrlake, so it will fail"
             }
             Self::Failed => "the last attempt failed",
-            Self::Clock => "fetched at a time that is yet to come: some clock was, or is, wrong",
-            Self::Open => "open: fetched before the day had settled",
+            Self::Clock => "its fetch time is in the future (clock skew)",
+            Self::Open => "open: fetched before its day had settled",
             Self::LookBack => "within window.lookback_days",
             Self::Refresh => "refresh requested",
             Self::Today => "today, still open",
@@ -98,7 +98,8 @@ pub struct Due {
     /// Token of what was committed when the plan was made: another one means that another run did
     /// the slice since.
     pub committed_token: Option<String>,
-    /// When that was fetched: what was only changed since, by an erasure, is not what another run fetched.
+    /// When that was fetched: what was only changed since, by an erasure, is not what another run
+    /// fetched.
     pub committed_fetched_at: Option<Timestamp>,
 }
 
@@ -205,16 +206,17 @@ pub(crate) async fn preview(
 pub(crate) struct LoadPlan {
     /// Which slices, and why.
     pub plan: Plan,
-    /// Slices that the lake has, and of which it read another number of records than the export holds.
+    /// Slices that the lake has, and of which it read another number of records than the export
+    /// holds.
     pub differing: Vec<Slice>,
-    /// Slices that the lake has and keeps, of these days or next to them, and that were loaded with another
-    /// `source.assume_timezone`.
+    /// Slices that the lake has and keeps, of these days or next to them, and that were loaded with
+    /// another `source.assume_timezone`.
     pub of_other_zone: Vec<Slice>,
 }
 
-/// Decides which slices a load does of those that an export has, each with its number of records: what the lake
-/// does not hold, and all of them with `refresh`. Days that have not ended at `now` are not among them: what an export
-/// has of them is not all.
+/// Decides which slices a load does of those that an export has, each with its number of records:
+/// what the lake does not hold, and all of them with `refresh`. Days that have not ended at `now`
+/// are not among them: what an export has of them is not all.
 ///
 /// # Errors
 /// [`Error::Usage`] for no slices, [`Error::Lake`] if the ledger or the table cannot be read.
@@ -246,7 +248,8 @@ pub(crate) async fn plan_load(
     let mut differing = Vec::new();
     for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
         let why = match found.why_due(slice, refresh, false, now) {
-            // The table is as the ledger says. Whatever else is to be done, the next run will see to it.
+            // The table is as the ledger says. Whatever else is to be done, the next run will see
+            // to it.
             Some(Why::Open | Why::Clock | Why::Failed | Why::RejectsDamaged)
                 if !refresh && found.commit(slice).is_some() =>
             {
@@ -352,9 +355,14 @@ impl Plan {
         let more = self.foreign.len() - names.len();
         (!names.is_empty()).then(|| {
             format!(
-                "files that belong to no slice lie in the table, where readers take them for calls: {}{}. `cdrlake verify --repair` removes them",
+                "the table has files that belong to no slice, and readers count them as calls: \
+                 {}{}. Remove them with `cdrlake verify --repair`",
                 names.join(", "),
-                if more > 0 { format!(" and {more} more") } else { String::new() }
+                if more > 0 {
+                    format!(" and {more} more")
+                } else {
+                    String::new()
+                }
             )
         })
     }

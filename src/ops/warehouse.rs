@@ -1,4 +1,5 @@
-//! How a warehouse is told of the lake's table: its definition, its load, and a query that checks it.
+//! How a warehouse is told of the lake's table: its definition, its load, and a query that checks
+//! it.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;

@@ -42,11 +42,12 @@ pub enum SourceError {
         /// Whether every slice should wait, not only this one.
         slow_down: bool,
     },
-    /// The answer does not come from the API, but from something in between. It may go away, or not.
+    /// The answer does not come from the API, but from something in between. It may go away, or
+    /// not.
     #[error("{0}")]
     Foreign(String),
     /// What an export was split into on this machine's disk is gone, or cannot be read.
-    #[error("cannot read back {}, into which the export was split", path.display())]
+    #[error("cannot read {}, a temporary file of the export", path.display())]
     Spooled {
         /// The file.
         path: PathBuf,

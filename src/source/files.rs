@@ -1,11 +1,12 @@
 //! An export in files, split by day, so that each day can be done as a slice.
 //!
-//! The files are read once, one after the other. A record goes, as one line of JSON behind its place
-//! in them, to the file of its day in a spool of this process, in pieces that are compressed with zstd. What is wrong with a record does not matter
-//! here as long as its `date` can be read: its slice will reject it.
+//! The files are read once, one after the other. A record goes, as one line of JSON behind its
+//! place in them, to the file of its day in a spool of this process, in pieces that are compressed
+//! with zstd. What is wrong with a record does not matter here as long as its `date` can be read:
+//! its slice will reject it.
 //!
-//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, between a quarter and
-//! an eighth of the records' text.
+//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, between a
+//! quarter and an eighth of the records' text.
 
 mod source;
 
@@ -225,8 +226,8 @@ impl Input {
         }
     }
 
-    /// Whether it can be opened at all, before hours are spent on those in front of it. A pipe is left alone: it
-    /// can be opened only once.
+    /// Whether it can be opened at all, before hours are spent on those in front of it. A pipe is
+    /// left alone: it can be opened only once.
     ///
     /// # Errors
     /// `ExportError::Input` if it cannot, `ExportError::Directory` if it is one.
@@ -422,8 +423,8 @@ struct ReadFile {
 }
 
 impl ReadFile {
-    /// When it was made, or earlier: it is not older than its newest record, and may be much older than its
-    /// last change, which copies get.
+    /// When it was made, or earlier: it is not older than its newest record, and may be much older
+    /// than its last change, which copies get.
     fn as_of(&self) -> Timestamp {
         Timestamp::from_microsecond(self.newest_us).unwrap_or(self.changed)
     }
@@ -494,7 +495,8 @@ fn spooled(spool: &Spool, day: Date) -> PathBuf {
     spool.path().join(format!("{day}.ndjson.zst"))
 }
 
-/// The directory in which an export is split, in `parent`. What dead processes left there is removed.
+/// The directory in which an export is split, in `parent`. What dead processes left there is
+/// removed.
 ///
 /// # Errors
 /// [`ExportError::Spool`] if it cannot be made.
@@ -506,7 +508,8 @@ pub(crate) fn make_spool(parent: &Path) -> Result<Arc<Spool>, ExportError> {
     })
 }
 
-/// Reads `inputs` and splits them by day into `spool`, telling `on_bytes` of all that was read. Blocks.
+/// Reads `inputs` and splits them by day into `spool`, telling `on_bytes` of all that was read.
+/// Blocks.
 ///
 /// # Errors
 /// [`ExportError`].
@@ -586,8 +589,8 @@ struct Splitter {
     /// Lines that are not yet written, by day.
     buffers: BTreeMap<Date, Vec<u8>>,
     buffered_bytes: usize,
-    /// The day of the record before, which is mostly that of the next: from its first microsecond to the
-    /// next day's first.
+    /// The day of the record before, which is mostly that of the next: from its first microsecond
+    /// to the next day's first.
     last_day: Option<(Range<i64>, Date)>,
 }
 
@@ -758,11 +761,11 @@ impl Splitter {
         }
         let time = Timestamp::from_microsecond(time_us).ok();
         let day = time.map(|time| time.to_zoned(self.timezone.clone()).date());
-        let day = day.ok_or_else(|| "`date` lies beyond the calendar".to_owned())?;
+        let day = day.ok_or_else(|| "`date` is outside the calendar".to_owned())?;
         if day < FIRST_DAY {
             let year = day.year();
             return Err(format!(
-                "`date` lies in the year {year}, which is no call's: some clock or program had none"
+                "`date` is in the year {year}, before there were calls"
             ));
         }
         let file = self.export.files.len() - 1;
@@ -823,9 +826,9 @@ impl Splitter {
     }
 }
 
-/// The objects of which a line is made that is not one: files that were put one behind the other may lack
-/// a newline between them, and begin with a byte order mark each; an array may follow lines, or lack its brackets.
-/// `None` if it is anything else. No piece has pieces.
+/// The objects of which a line is made that is not one: files that were put one behind the other
+/// may lack a newline between them, and begin with a byte order mark each; an array may follow
+/// lines, or lack its brackets. `None` if it is anything else. No piece has pieces.
 fn pieces_of(line: &[u8]) -> Option<Vec<&[u8]>> {
     let mut pieces: Vec<&[u8]> = Vec::new();
     let mut rest = line;

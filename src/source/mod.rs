@@ -134,8 +134,8 @@ pub struct Body {
     pub format: Format,
     /// Whether pages may follow it.
     pub paging: Paging,
-    /// The files that it was split from, where their records were measured. Each record has in front
-    /// of it where it stands in them.
+    /// The files that it was split from, where their records were measured. Each record has in
+    /// front of it where it stands in them.
     pub split_from: Option<Arc<[String]>>,
     /// What the answer was, where it is none of calls: 204, or a 404 in the API's own words. It has
     /// no bytes then, and means a day without calls if the provider counts none.

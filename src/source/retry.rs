@@ -78,7 +78,7 @@ pub(crate) async fn wait_for_next(
         slice = slice.to_string(),
         attempt,
         wait_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX),
-        "Trying again: {problem}"
+        "Retrying: {problem}"
     );
     tokio::time::sleep(wait).await;
 }

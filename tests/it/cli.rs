@@ -251,15 +251,14 @@ fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
         );
         let warnings = ran.report().warnings.join("\n");
         assert!(warnings.contains("1 row shares a call_id"), "{warnings}");
-        let doubted =
-            "as many records came as the provider counts, 8, but 2 of them are duplicates";
+        let doubted = "8 records match the provider's count, but 2 of them are duplicates";
         assert_eq!(warnings.contains(doubted), total == 8, "{warnings}");
         let verified = workplace.run(&["verify", "--source"]);
         assert_eq!(verified.status, 0, "{verified:?}");
         assert_eq!(
             verified
                 .stdout
-                .contains("1 slice has the provider's count only with records"),
+                .contains("1 slice matches the provider's count only with duplicates"),
             total == 8,
             "{verified:?}"
         );
@@ -318,7 +317,7 @@ fn broken_records_are_kept_and_fail_the_slice_only_beyond_both_limits() {
     let ran = workplace.run_day(PLACED);
     assert_eq!(ran.status, 1);
     assert!(
-        ran.stdout.contains("11 of 14 records are broken"),
+        ran.stdout.contains("11 of 14 records were rejected"),
         "{}",
         ran.stdout
     );
@@ -376,7 +375,7 @@ fn an_answer_with_another_day_s_calls_fails_and_leaves_the_closed_day_as_it_is()
     assert_eq!(ran.status, 1, "{ran:?}");
     let error = ran.report().slices[0].error.clone().unwrap();
     assert!(
-        error.starts_with("3 of 5 rows lie more than 14 hours outside 2026-10-01"),
+        error.starts_with("3 of 5 rows are more than 14 hours outside 2026-10-01"),
         "{error}"
     );
     assert_eq!(workplace.rows("placed"), table);
@@ -629,7 +628,7 @@ fn a_link_that_leads_nowhere_is_named() {
         for command in ["run", "status", "verify", "plan"] {
             let arguments = [&[command, "--lake", lake], &last[..]].concat();
             let problem = format!(
-                "lake.url is {lake}, but link is a link to /nowhere/disk, which is not there. Make or mount that"
+                "lake.url is {lake}, but link is a link to /nowhere/disk, which does not exist. Create or mount that"
             );
             refused(&workplace.run(&arguments), 2, &problem);
         }
@@ -677,7 +676,7 @@ fn status_shows_the_lake_by_day_with_its_holes() {
     );
     assert!(
         ran.stdout
-            .contains("2 slices closed, 0 open, 0 failed, 0 interrupted, 0 with a damaged ledger entry, 2 missing; last change fetched 20"),
+            .contains("2 slices closed, 0 open, 0 failed, 0 interrupted, 0 with a damaged ledger entry, 2 missing; last fetch 20"),
         "{}",
         ran.stdout
     );
@@ -815,7 +814,7 @@ fn a_proxy_that_cannot_be_reached_is_named_without_its_password() {
     }
     let ran = ran(output(command));
     let named = format!(
-        "cannot reach api.example.invalid by way of the proxy http://{address} (https_proxy): "
+        "cannot reach api.example.invalid through the proxy http://{address} (https_proxy): "
     );
     assert!(ran.stdout.contains(&named), "{ran:?}");
     assert!(
@@ -836,7 +835,7 @@ fn a_redirect_on_the_same_host_is_no_reason_to_set_the_address_that_is_set() {
     let ran = workplace.run(&["check"]);
     assert!(
         ran.stdout
-            .contains("pointing to /v1/cdrs/ on the same host")
+            .contains("redirecting to /v1/cdrs/ on the same host")
             && !ran.stdout.contains("to the right address"),
         "{ran:?}"
     );

@@ -63,7 +63,7 @@ fn an_encoding_that_was_not_asked_for_is_refused_at_once() {
         assert_eq!(ran.status, 1, "{named}: {ran:?}");
         let slice = &ran.report().slices[0];
         let error = slice.error.as_deref().unwrap();
-        let said = format!("the answer is compressed ({named}), which was not asked for");
+        let said = format!("the answer is compressed ({named}), which was not requested");
         assert!(slice.attempts == 1 && error.contains(&said), "{slice:?}");
         assert_eq!(workplace.table(), [] as [&str; 0], "{named}");
     }
@@ -99,23 +99,23 @@ fn a_compressed_stream_that_is_cut_damaged_or_none_is_fetched_again() {
         ),
         ("not compressed", GZIP, whole.as_bytes(), "body is damaged"),
         (
-            "followed by something else",
+            "followed by other data",
             GZIP,
             &[good.as_slice(), b"garbage"].concat(),
-            "or followed by something else",
+            "or followed by other data",
         ),
         (
             "nothing",
             GZIP,
             b"",
-            "the body is empty, although it is marked as gzip",
+            "the body is empty, but declared as gzip",
         ),
         ("gzip as zstd", ZSTD, &good, "the zstd body is damaged"),
         (
             "compressed without a word",
             "",
             &good,
-            "line 1, byte 0: the body is compressed, and its Content-Encoding does not say so",
+            "line 1, byte 0: the body is compressed, but has no Content-Encoding",
         ),
     ] {
         let (workplace, _server, ran) =
@@ -161,7 +161,7 @@ fn a_compressed_nothing_that_is_not_marked_as_records_is_no_day_without_calls() 
     assert_eq!(ran.status, 1, "{ran:?}");
     assert!(
         ran.stdout
-            .contains("the answer is empty and not marked as records"),
+            .contains("the answer is empty, and its Content-Type is not that of records"),
         "{ran:?}"
     );
     let (_workplace, _server, ran) = run_scripted(0, [answer("application/x-ndjson")]);

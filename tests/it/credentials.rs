@@ -44,7 +44,7 @@ fn assert_redacted(workplace: &Workplace, ran: &Ran) {
     assert_eq!(report.totals.counts.redacted, 7, "{report:?}");
     assert_eq!(report.totals.counts.rejected, 2, "{report:?}");
     assert_eq!(
-        ran.stderr.matches("Records held credentials").count(),
+        ran.stderr.matches("Records contained credentials").count(),
         1,
         "{}",
         ran.stderr

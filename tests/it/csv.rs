@@ -72,7 +72,7 @@ fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
         ("0.009750001".to_owned(), 1)
     );
     // What the header lacks is named, once.
-    let missing = "the CSV has no column for parent_call_id, disposition, destination, sip_trunk, answered_by, forward_fee: ";
+    let missing = "the CSV has no column for parent_call_id, disposition, destination, sip_trunk, answered_by, forward_fee, so these fields are empty";
     let warnings = &ran.report().warnings;
     assert!(
         warnings.len() == 1 && warnings[0].starts_with(missing),
@@ -137,15 +137,15 @@ fn what_is_no_header_is_not_taken_for_one() {
     for (body, problem) in [
         (
             data.as_str(),
-            "names no column `date` (of its 4 columns, separated by commas, none is known)",
+            "has no column `date` (of its 4 columns, separated by commas, none is known)",
         ),
         (
             "date from to\n",
-            "names no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar to separate it)",
+            "has no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar)",
         ),
         (
             "date,from,to,duration,charge,Call ID,call_id\n",
-            "the columns 6 and 7 of the CSV mean the same field",
+            "the columns 6 and 7 of the CSV stand for the same field",
         ),
     ] {
         let (workplace, server, ran) = run_csv(1, [csv(body)]);
@@ -172,7 +172,7 @@ fn a_header_in_the_middle_counts_from_there_on_or_fails_the_attempt() {
         "{ran:?}"
     );
     assert!(
-        ran.stderr.contains("this line names columns like a header"),
+        ran.stderr.contains("this line looks like a header"),
         "{}",
         ran.stderr
     );
@@ -346,7 +346,7 @@ fn an_export_that_was_renamed_like_the_others_is_found() {
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(
         ran.stderr
-            .contains("The server does not know /v1/cdr.csv (404); /v1/cdrs.csv works."),
+            .contains("The server has no /v1/cdr.csv (404); using /v1/cdrs.csv."),
         "{}",
         ran.stderr
     );

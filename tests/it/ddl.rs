@@ -130,7 +130,7 @@ fn reports_are_kept_for_90_days_and_without_one_nobody_is_told_what_changed_sinc
         (collected.status, &*collected.stdout),
         (
             0,
-            &*format!("removed  _cdrlake/runs/{run}.json\n1 thing removed.\n")
+            &*format!("removed  _cdrlake/runs/{run}.json\nRemoved 1 leftover.\n")
         )
     );
     assert!(report.exists());

@@ -98,7 +98,7 @@ fn broken_transports() -> Vec<(&'static str, Answer, &'static str)> {
         (
             "a body that only closing ends",
             response("200 OK", "Content-Type: application/x-ndjson\r\n", &whole),
-            "the answer has neither a length nor chunks, so that a cut stream would look complete",
+            "the answer has neither a length nor chunks, so a cut stream would look complete",
         ),
     ]
 }
@@ -189,7 +189,7 @@ fn what_may_pass_is_tried_again_from_the_beginning() {
         );
         assert_eq!(workplace.rows("placed").num_rows(), 3, "{name}");
         let mut lines = ran.stderr.lines();
-        let line = lines.find(|line| line.contains("Trying again")).unwrap();
+        let line = lines.find(|line| line.contains("Retrying")).unwrap();
         assert!(
             line.contains(said) && line.contains("wait_ms="),
             "{name}: {line}"
@@ -335,7 +335,7 @@ fn no_redirect_is_followed_and_its_target_never_hears_the_key() {
         let slice = &ran.report().slices[0];
         let error = slice.error.as_deref().unwrap();
         let said = format!(
-            "the API answered {status}, pointing to {}. Redirects",
+            "the API answered {status}, redirecting to {}. Redirects",
             elsewhere.url()
         );
         assert!(slice.attempts == 1 && error.contains(&said), "{slice:?}");
@@ -483,12 +483,7 @@ fn a_name_that_no_server_has_and_an_address_that_does_not_answer_are_the_network
             ran.stderr
         );
         assert!(ran.stderr.contains(problem), "{}", ran.stderr);
-        assert_eq!(
-            ran.stderr.matches("Trying again").count(),
-            2,
-            "{}",
-            ran.stderr
-        );
+        assert_eq!(ran.stderr.matches("Retrying").count(), 2, "{}", ran.stderr);
         assert_eq!(workplace.table(), [] as [&str; 0]);
     }
     drop(queued);
@@ -555,7 +550,7 @@ fn the_paths_of_before_june_2026_are_tried_once() {
     assert_eq!(ran.status, 0, "{ran:?}");
     assert!(
         ran.stderr
-            .contains("does not know /v1/cdrs (404); /v1/cdr works"),
+            .contains("The server has no /v1/cdrs (404); using /v1/cdr."),
         "{}",
         ran.stderr
     );
@@ -569,7 +564,7 @@ fn the_paths_of_before_june_2026_are_tried_once() {
         .on("/v1/cdr?", [count(3)]);
     let ran = Workplace::new(&server).run_day(&["--requests", "1"]);
     assert_eq!(
-        (ran.status, ran.stderr.matches("does not know").count()),
+        (ran.status, ran.stderr.matches("The server has no").count()),
         (0, 1),
         "{ran:?}"
     );
@@ -750,7 +745,7 @@ fn a_count_that_moves_meanwhile_makes_the_slice_be_fetched_once_more() {
         ),
         (2, 3)
     );
-    assert!(ran.stderr.contains("moved from 2 to 3"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("changed from 2 to 3"), "{}", ran.stderr);
 }
 
 #[test]

@@ -137,7 +137,7 @@ fn a_stream_of_http_2_that_is_refused_reset_cut_or_stalls_is_fetched_again() {
             "stream error received: unexpected internal error",
         ),
         // Nor whether the farewell was heard before the connection was gone.
-        (Fault::GoAway, "Trying again: "),
+        (Fault::GoAway, "Retrying: "),
         (Fault::Length, "the stream broke off: "),
         (Fault::EarlyEnd, "the provider counts 3 calls, 2 were read"),
         (Fault::Stall, "the stream stalled: no byte for 2s"),

@@ -178,7 +178,7 @@ fn what_the_lake_has_is_replaced_only_on_request_and_never_by_less() {
     assert!(
         loaded
             .stdout
-            .contains("the slice shrank: the export has 2 rows of it, the lake 3. `cdrlake run` fetches the day from the provider; --allow-shrink takes the export's"),
+            .contains("the slice shrank: the export has 2 rows, and the lake 3. Fetch the day from the provider with `cdrlake run`, or accept the export with --allow-shrink"),
         "{loaded:?}"
     );
     assert_eq!(workplace.rows("placed").num_rows(), 3);
@@ -213,7 +213,7 @@ fn a_day_of_which_the_provider_counts_otherwise_is_not_loaded_and_others_are() {
     let error = report["slices"][1]["error"].as_str().unwrap();
     assert!(
         error.contains(
-            "The export does not hold the day as the provider has it now (unless it is of the other direction, or of another account): `cdrlake run` fetches it"
+            "The export is outdated or incomplete, or of another direction or account. Fetch the day with `cdrlake run`"
         ),
         "{error}"
     );
@@ -459,7 +459,7 @@ fn no_option_turns_a_header_into_a_record_or_drops_the_lines_behind_it() {
         let loaded = load(&workplace, &["export", "--skip-undated"]);
         assert_eq!(loaded.status, 1, "{loaded:?}");
         let problem = format!(
-            "export: line 3, byte {}: this line names columns like a header",
+            "export: line 3, byte {}: this line looks like a header",
             first.len()
         );
         assert!(loaded.stderr.contains(&problem), "{}", loaded.stderr);
@@ -502,7 +502,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
         (
             b"nothing\nof the kind\n".to_vec(),
             1,
-            "names no column `date`",
+            "has no column `date`",
         ),
         (
             zstd::encode_all(whole.as_bytes(), 1).unwrap()[..50].to_vec(),
@@ -539,7 +539,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
             "error: . is a directory. Nothing was loaded. Name the files in it",
         ),
         (&["-", "-"], "can be read only once"),
-        (&["export", "./export"], "./export is named twice"),
+        (&["export", "./export"], "./export is given twice"),
         (
             &["export", "--lake", "other"],
             "it is not a lake. Choose another lake.url",
@@ -746,7 +746,7 @@ fn a_slice_that_is_in_the_lake_stays_also_where_its_last_attempt_failed() {
     );
     let warning = &loaded.report().warnings[0];
     assert!(
-        warning.starts_with("the lake has these days, with another number of records than the export, and keeps what it has: 2026-10-01. "),
+        warning.starts_with("for these days, the lake and the export have different numbers of records, and the lake was not changed: 2026-10-01. "),
         "{warning}"
     );
     assert_eq!(workplace.rows("placed").num_rows(), 3);
@@ -774,7 +774,9 @@ fn csv_in_another_encoding_is_rejected_by_its_days_and_one_without_a_last_newlin
     let (workplace, _server) = with_export(3, &whole[..whole.len() - 1]);
     let warnings = load(&workplace, &["export"]).report().warnings;
     assert!(
-        warnings.contains(&"the last line of export has no newline: if it was cut within its last cell, a value is wrong".to_owned()),
+        warnings.contains(
+            &"the last line of export has no newline, so its last value may be cut".to_owned()
+        ),
         "{warnings:?}"
     );
 }
@@ -835,7 +837,9 @@ fn days_are_cut_where_the_account_cuts_them_and_those_that_have_not_ended_are_le
     let warnings = loaded.report().warnings;
     assert_eq!(
         warnings,
-        ["2 records of 1 day that had not ended were left out: `cdrlake run` fetches whole days"]
+        [
+            "2 records of 1 day that had not ended were left out. Fetch the whole days with `cdrlake run` later"
+        ]
     );
 }
 
@@ -896,7 +900,7 @@ fn a_number_in_the_name_of_a_file_gets_neither_into_the_lake_nor_into_what_is_sa
     let warnings = loaded.report().warnings.join("; ");
     for warning in [
         &format!("{named}, line 2"),
-        "no record in [number]",
+        "no records in [number]",
         &format!("the last line of {named}"),
     ] {
         assert!(warnings.contains(warning), "{warning}: {warnings}");
@@ -929,8 +933,8 @@ fn a_day_of_a_clock_that_had_none_makes_no_partition() {
     assert!(
         loaded
             .stderr
-            .contains("`date` lies in the year 0, which is no call's")
-            && loaded.stderr.contains("`date` lies in the year 1969")
+            .contains("`date` is in the year 0, before there were calls")
+            && loaded.stderr.contains("`date` is in the year 1969")
             && loaded.stderr.contains("after the year 9999"),
         "{}",
         loaded.stderr
@@ -968,9 +972,7 @@ fn counts_that_cannot_be_had_fail_as_they_do_in_a_run() {
     let loaded = load(&workplace, &["export"]);
     assert_eq!(loaded.status, 2, "{loaded:?}");
     assert!(
-        loaded
-            .stderr
-            .contains("Check that source.api_key leads to the right key"),
+        loaded.stderr.contains("Unauthorized. Check source.api_key"),
         "{loaded:?}"
     );
 }
@@ -1016,13 +1018,13 @@ fn what_an_export_says_of_itself_is_told() {
     assert_eq!(loaded.status, 0, "{loaded:?}");
     let warnings = loaded.report().warnings;
     assert_eq!(warnings.len(), 3, "{warnings:?}");
-    assert_eq!(warnings[0], "no record in nothing");
+    assert_eq!(warnings[0], "no records in nothing");
     assert_eq!(
         warnings[1],
-        "the export is 3 calls of a list of 475: pages are missing"
+        "the export has 3 calls of a list of 475: pages are missing"
     );
     assert!(
-        warnings[2].starts_with("days from 2026-10-01 on lie before window.start = 2026-10-05")
+        warnings[2].starts_with("days from 2026-10-01 on are before window.start (2026-10-05)")
     );
 }
 
@@ -1056,7 +1058,7 @@ fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() 
     assert!(
         unknown
             .stderr
-            .contains("flag --assume-timezone: source.assume_timezone is \"Mars/Olympus\", which is no time zone"),
+            .contains("flag --assume-timezone: source.assume_timezone is \"Mars/Olympus\", which is not a time zone"),
         "{unknown:?}"
     );
 
@@ -1115,7 +1117,7 @@ fn days_that_were_loaded_in_another_zone_are_told() {
         &[&all[..], &["Europe/Berlin", "--refresh", "export"]].concat(),
     );
     let warnings = second.report().warnings;
-    let stays = "these days were loaded with another --assume-timezone, and stay: 2026-10-04. ";
+    let stays = "these days were loaded with another source.assume_timezone, and were not changed: 2026-10-04. ";
     assert!(
         warnings.iter().any(|warning| warning.starts_with(stays)),
         "{warnings:?}"

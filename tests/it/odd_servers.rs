@@ -39,7 +39,7 @@ fn a_server_that_has_just_answered_is_not_called_unreachable() {
     let ran = Workplace::new(&server).run_day(PLACED);
     let error = ran.report().slices[0].error.clone().unwrap();
     let said = format!(
-        "the connection to {} ended before an answer",
+        "the connection to {} ended before a response",
         server.address
     );
     assert!(error.contains(&said), "{error}");
@@ -72,7 +72,7 @@ fn a_proxy_that_goes_away_is_named_and_not_the_api() {
     let ran = ran(output(command));
     once.join().unwrap();
     let named = format!(
-        "no connection to api.example.invalid by way of the proxy http://{address} (http_proxy) any more: "
+        "lost the connection to api.example.invalid through the proxy http://{address} (http_proxy): "
     );
     assert!(ran.stdout.contains(&named), "{ran:?}");
     assert!(!format!("{ran:?}").contains("hush"), "{ran:?}");
@@ -353,7 +353,7 @@ fn a_requested_wait_beyond_the_limit_ends_the_run_and_its_end_is_reported() {
         ] {
             assert!(ran.stderr.contains(said), "{said}: {}", ran.stderr);
         }
-        assert!(!ran.stderr.contains("Trying again"), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("Retrying"), "{}", ran.stderr);
         let entry = workplace.lake_files();
         assert!(
             !entry.contains_key("_cdrlake/ledger/placed/2026-10-02.json"),
@@ -366,8 +366,12 @@ fn a_requested_wait_beyond_the_limit_ends_the_run_and_its_end_is_reported() {
 fn a_refusal_of_one_day_fails_its_slice_only() {
     let later = "Retry-After: 7200\r\n";
     for (status, headers, said) in [
-        ("503 Service Unavailable", later, "It asks to wait until"),
-        ("409 Conflict", later, "It asks to wait until"),
+        (
+            "503 Service Unavailable",
+            later,
+            "The API asks to wait until",
+        ),
+        ("409 Conflict", later, "The API asks to wait until"),
         ("403 Forbidden", "", "what this day needs"),
     ] {
         let server = Server::start();
@@ -488,10 +492,7 @@ fn repeated_429s_name_the_settings_that_reduce_requests() {
     for said in ["slow down", "source.requests", "source.requests_per_minute"] {
         assert!(error.contains(said), "{error}");
     }
-    let first = ran
-        .stderr
-        .lines()
-        .find(|line| line.contains("Trying again"));
+    let first = ran.stderr.lines().find(|line| line.contains("Retrying"));
     assert!(
         !first.unwrap().contains("source.requests"),
         "{}",
@@ -611,7 +612,8 @@ fn unknown_variables_cause_a_warning_but_those_of_kubernetes_do_not() {
     assert!(!ran.stderr.contains("WARN"), "{}", ran.stderr);
     let ran = run(&[("CDRLAKE_LAKE_ULR", "x")]);
     assert_eq!(ran.status, 0, "{ran:?}");
-    let nearest = "CDRLAKE_LAKE_ULR sets nothing. Did you mean CDRLAKE_LAKE_URL?";
+    let nearest =
+        "CDRLAKE_LAKE_ULR is ignored, because there is no such key. Did you mean CDRLAKE_LAKE_URL?";
     assert!(ran.stderr.contains(nearest), "{}", ran.stderr);
 }
 
@@ -627,8 +629,8 @@ fn a_variable_that_is_not_utf_8_is_refused_or_causes_a_warning() {
             "variable CDRLAKE_LAKE_URL: the value is not UTF-8",
         ),
         ("CDRLAKE_LAKE_OPTIONS_REGION", 2, "the value is not UTF-8"),
-        ("CDRLAKE_LAKE_ULR", 0, "CDRLAKE_LAKE_ULR was not used"),
-        ("CDRLAKE_LOG", 0, "CDRLAKE_LOG was not used"),
+        ("CDRLAKE_LAKE_ULR", 0, "CDRLAKE_LAKE_ULR is ignored"),
+        ("CDRLAKE_LOG", 0, "CDRLAKE_LOG is ignored"),
     ] {
         let mut command = workplace.command(&["run", "--from", DAY, "--to", DAY]);
         command
@@ -655,7 +657,9 @@ fn an_invalid_log_filter_causes_a_warning() {
         command.args(PLACED).env("CDRLAKE_LOG", filter);
         let ran = ran(output(command));
         assert_eq!(ran.status, 0, "{ran:?}");
-        let is_said = ran.stderr.contains("CDRLAKE_LOG is no ");
+        let is_said = ran
+            .stderr
+            .contains("CDRLAKE_LOG is ignored, because it is not a ");
         assert_eq!(is_said, !is_good, "{filter}: {}", ran.stderr);
     }
 }

@@ -241,7 +241,7 @@ fn a_key_in_the_lake_is_no_secret() {
     std::fs::set_permissions(&key, std::fs::Permissions::from_mode(0o600)).unwrap();
     let ran = run(&workplace, &[]);
     assert_eq!(ran.status, 2, "{ran:?}");
-    assert!(ran.stderr.contains("lies in the lake"), "{ran:?}");
+    assert!(ran.stderr.contains("is inside the lake"), "{ran:?}");
 }
 
 #[test]

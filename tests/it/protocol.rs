@@ -820,7 +820,7 @@ fn a_report_that_another_writer_always_overwrites_is_not_reported_as_stored() {
     let ran = ran.unwrap();
     assert!(!ran.is_kept);
     let message =
-        "the run report could not be kept in the lake: other processes changed _cdrlake/runs/";
+        "the run report could not be stored in the lake: other processes changed _cdrlake/runs/";
     assert!(
         ran.report.warnings.iter().any(|one| one.contains(message)),
         "{:?}",

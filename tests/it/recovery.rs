@@ -67,7 +67,7 @@ fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
     assert!(
         shrunk
             .stdout
-            .contains("the slice shrank: 4 rows now, 5 in the lake"),
+            .contains("the slice shrank: it has 4 rows, and the lake 5"),
         "{}",
         shrunk.stdout
     );
@@ -89,9 +89,9 @@ fn commands_print_the_remedy_for_a_failed_slice_and_the_lake_records_only_the_pr
     let (server, workplace) = serving(&calls(0, 5), 5);
     assert_eq!(workplace.run_day(PLACED).status, 0);
     server.serve("placed", DAY, calls(0, 4), 4);
-    let problem = "the slice shrank: 4 rows now, 5 in the lake";
+    let problem = "the slice shrank: it has 4 rows, and the lake 5";
     let advised = format!(
-        "{problem}. If the provider did remove calls, run: cdrlake run --from {DAY} --to {DAY} --direction placed --refresh --allow-shrink, with the other flags of this run"
+        "{problem}. If the provider has removed calls, run: cdrlake run --from {DAY} --to {DAY} --direction placed --refresh --allow-shrink, with the other flags of this run"
     );
 
     let failed = workplace.run_day(&[&["--refresh"], PLACED].concat());
@@ -127,7 +127,7 @@ fn a_damaged_slice_is_due_again() {
     let plan = workplace.run(&["plan", "--from", DAY, "--to", DAY, "--direction", "placed"]);
     assert!(
         plan.stdout
-            .contains("2026-10-01  placed    its file is not as its ledger entry says"),
+            .contains("2026-10-01  placed    its file differs from its ledger entry"),
         "{}",
         plan.stdout
     );
@@ -230,7 +230,7 @@ fn a_refresh_repairs_damage_that_leaves_the_size_of_the_file() {
             "{ran:?}"
         );
         assert!(
-            ran.report().warnings[0].contains("its file was damaged, and is replaced"),
+            ran.report().warnings[0].contains("its file is damaged and will be replaced"),
             "{ran:?}"
         );
         assert_eq!(workplace.rows("placed").num_rows(), 3);
@@ -292,7 +292,7 @@ fn a_slice_whose_ledger_entry_is_gone_still_may_not_shrink() {
     assert_eq!(ran.status, 1);
     assert!(
         ran.stdout
-            .contains("the slice shrank: 2 rows now, 3 in the lake"),
+            .contains("the slice shrank: it has 2 rows, and the lake 3"),
         "{ran:?}"
     );
 }
@@ -491,7 +491,7 @@ fn waiting_run(workplace: &Workplace) -> std::process::Child {
         .lines()
         .map(Result::unwrap);
     assert!(
-        lines.any(|line| line.contains("Another run works on this slice")),
+        lines.any(|line| line.contains("Another run is processing this slice")),
         "it says that it waits"
     );
     assert!(child.try_wait().unwrap().is_none());
@@ -739,7 +739,7 @@ fn a_damaged_ledger_entry_is_repaired_and_a_newer_one_left_alone() {
             (
                 0,
                 1,
-                vec!["placed 2026-10-01: its ledger entry is damaged. It is mended".to_owned()]
+                vec!["placed 2026-10-01: its ledger entry is damaged; repaired".to_owned()]
             ),
             "{}",
             String::from_utf8_lossy(&damaged)
@@ -793,7 +793,7 @@ fn a_slice_that_was_fetched_in_the_future_is_fetched_again() {
     entry["committed"]["fetched_at"] = json!(ahead);
     std::fs::write(&path, entry.to_string()).unwrap();
     assert!(
-        plan(&workplace).contains("fetched at a time that is yet to come"),
+        plan(&workplace).contains("its fetch time is in the future (clock skew)"),
         "{}",
         plan(&workplace)
     );
@@ -903,7 +903,7 @@ fn a_second_signal_ends_a_run_at_once() {
     let mut lines = BufReader::new(streaming.child.stderr.take().unwrap())
         .lines()
         .map(Result::unwrap);
-    assert!(lines.any(|line| line.contains("A second Ctrl-C ends at once")));
+    assert!(lines.any(|line| line.contains("Press Ctrl-C again to exit at once")));
     assert!(streaming.child.try_wait().unwrap().is_none());
     streaming.signal("INT");
     assert_eq!(streaming.child.wait().unwrap().code(), Some(130));

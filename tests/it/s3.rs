@@ -204,7 +204,7 @@ fn every_command_works_on_a_lake_in_a_bucket() {
     assert!(
         verified
             .stdout
-            .contains("2 counts were asked of the provider, 2 as in the ledger"),
+            .contains("Compared 2 counts with the provider, 2 equal"),
         "{verified:?}"
     );
     let rejects = workplace.run(&["rejects"]);
@@ -238,7 +238,7 @@ fn every_command_works_on_a_lake_in_a_bucket() {
     let plan = workplace.run(&[&["plan"][..], &range].concat());
     assert!(
         plan.stdout
-            .contains("its file is not as its ledger entry says"),
+            .contains("its file differs from its ledger entry"),
         "{plan:?}"
     );
     assert_eq!(workplace.run(&["verify"]).status, 1);

@@ -65,7 +65,7 @@ fn a_source_that_fails_one_request_in_five_fills_the_lake_in_constant_memory() {
         let mut line = String::new();
         while stderr.by_ref().read_line(&mut line).unwrap() > 0 {
             assert!(!line.contains("panicked"), "{line}");
-            retries += usize::from(line.contains("Trying again"));
+            retries += usize::from(line.contains("Retrying"));
             if line.contains("Slice committed.") {
                 committed += 1;
                 // The process is still running, because more slices follow.

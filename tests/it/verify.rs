@@ -62,11 +62,11 @@ fn a_lake_that_matches_its_ledger_is_read_whole() {
     let (first, second) = ran.stdout.split_once('\n').unwrap();
     assert_eq!(
         first,
-        "1 of 4 records (25.0 %) was rejected and not in the table: `cdrlake rejects` shows why."
+        "1 of 4 records (25.0 %) was rejected and not stored in the table: `cdrlake rejects` shows why."
     );
     assert!(
         second.starts_with("2 slices verified, 3 rows in ")
-            && second.ends_with(" read: everything is as the ledger says. Missing days were not looked for: set window.start, or give --from.\n"),
+            && second.ends_with(" read: everything matches the ledger. Missing days were not checked: set window.start, or use --from.\n"),
         "{}",
         ran.stdout
     );
@@ -98,12 +98,15 @@ fn a_small_slice_with_a_tenth_of_rejects_fails() {
         let ran = run_strict(&workplace, DAY_REPORT);
         assert_eq!(ran.status, 1, "{ran:?}");
         let error = ran.report().slices[0].error.clone().unwrap();
-        let are = if bad == 1 { "is" } else { "are" };
+        let were = if bad == 1 { "was" } else { "were" };
         assert!(
-            error.starts_with(&format!("{bad} of {total} records {are} broken")),
+            error.starts_with(&format!("{bad} of {total} records {were} rejected")),
             "{error}"
         );
-        assert!(error.contains("quality.fail_reject_ratio = 0.1"), "{error}");
+        assert!(
+            error.contains("quality.fail_reject_ratio is 0.1"),
+            "{error}"
+        );
         assert_eq!(workplace.table(), [] as [&str; 0]);
         assert_eq!(
             workplace.rejects("placed", ".failed").len() as u64,
@@ -193,7 +196,7 @@ fn foreign_files_that_queries_would_read_are_found_and_removed() {
         );
         assert!(
             ran.stderr
-                .contains("part-0.parquet. `cdrlake verify --repair` removes them"),
+                .contains("part-0.parquet. Remove them with `cdrlake verify --repair`"),
             "{ran:?}"
         );
     }
@@ -751,7 +754,7 @@ fn rejects_are_grouped_by_reason_with_an_example_and_without_numbers() {
     assert!(
         rejects(&workplace, &[])
             .stdout
-            .contains("Rejected by attempts that failed")
+            .contains("Rejected in failed attempts")
     );
     server.serve("placed", DAY, calls(0, 4), 4);
     assert_eq!(workplace.run_day(PLACED).status, 0);

@@ -1,7 +1,7 @@
 //! Records in CSV: the state machine of the `csv` crate, fed with chunks.
 //!
-//! `csv-core` rather than `csv`, whose reader wants to read by itself, and for which a record has no
-//! greatest length: one quotation mark too many would take the rest of a body into memory.
+//! `csv-core` rather than `csv`, whose reader wants to read by itself, and for which a record has
+//! no greatest length: one quotation mark too many would take the rest of a body into memory.
 //!
 //! What separates the cells shows in the first line, which is held until it has ended.
 
@@ -82,8 +82,8 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Whether a line is the one by which Excel tells what separates the cells behind it: `sep=;`, also as a
-/// spreadsheet saves it again.
+/// Whether a line is the one by which Excel tells what separates the cells behind it: `sep=;`, also
+/// as a spreadsheet saves it again.
 pub(crate) fn is_separator_line(line: &[u8]) -> bool {
     let line = line.strip_prefix(BOM).unwrap_or(line);
     let line = line.strip_prefix(b"\"").unwrap_or(line);

@@ -468,8 +468,8 @@ impl JsonFramer {
         self.push(&held[skip..], on_frame)
     }
 
-    /// Holds the first line of a file as far as a record may be long: if it is longer, it may be all
-    /// of the file's objects.
+    /// Holds the first line of a file as far as a record may be long: if it is longer, it may be
+    /// all of the file's objects.
     fn first_line<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
     where
         E: From<FramingError>,

@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Whether a body is JSON or CSV is known to who asked for it, or shows in its first character; the
-//! layout of JSON is recognised from the first bytes. A file may be several arrays, envelopes and objects
-//! over several lines, one behind the other. Framing knows nothing of what a record means,
+//! layout of JSON is recognised from the first bytes. A file may be several arrays, envelopes and
+//! objects over several lines, one behind the other. Framing knows nothing of what a record means,
 //! does no I/O, and holds at most `max_record_bytes` and one chunk.
 //!
 //! ```
@@ -135,7 +135,8 @@ pub enum FramingError {
     },
     /// What began like an envelope has the keys of a record.
     #[error(
-        "{at}: the body begins with `items` or `pagination` like a page of the list, but goes on like a record, so that neither can be trusted"
+        "{at}: the body begins like a page of the list (`items` or `pagination`), but continues \
+         like a record"
     )]
     RecordAsEnvelope {
         /// Where such a key ended.
@@ -157,19 +158,22 @@ pub enum FramingError {
         at: Position,
     },
     /// The body is longer than any that is expected, and may have no end.
-    #[error("the body has more than {} (limits.max_slice_bytes)", bytesize::ByteSize(*limit_bytes).display().iec())]
+    #[error(
+        "the body has more than {} (limits.max_slice_bytes)",
+        bytesize::ByteSize(*limit_bytes).display().iec()
+    )]
     Endless {
         /// How long it may be.
         limit_bytes: u64,
     },
     /// The body begins like a gzip or zstd stream.
-    #[error("{at}: the body is compressed, and its Content-Encoding does not say so")]
+    #[error("{at}: the body is compressed, but has no Content-Encoding")]
     Compressed {
         /// Where it begins.
         at: Position,
     },
     /// The body begins like a page of HTML or XML.
-    #[error("{at}: the body is a web page, not records (a proxy's or a firewall's answer?)")]
+    #[error("{at}: the body is a web page, not records. Check for a proxy or firewall in between")]
     WebPage {
         /// Where the first `<` stood.
         at: Position,
@@ -188,8 +192,8 @@ pub enum Format {
     Csv,
 }
 
-/// White space before a body's first character, after which it is taken for JSON, which may have any
-/// amount of it.
+/// White space before a body's first character, after which it is taken for JSON, which may have
+/// any amount of it.
 const MAX_SPACE_BYTES: usize = 4 << 10;
 
 pub(crate) const BOM: &[u8] = b"\xEF\xBB\xBF";
@@ -209,7 +213,8 @@ impl Format {
         let text = start.strip_prefix(BOM).unwrap_or(start);
         let first = text.iter().find(|&&byte| !is_space(byte));
         match first {
-            // What JSON begins with, and what its framing has a better word for: web pages, gzip, zstd.
+            // What JSON begins with, and what its framing has a better word for: web pages, gzip,
+            // zstd.
             Some(b'{' | b'[' | b'<' | 0x1F | 0x28) => Some(Self::Json),
             Some(_) => Some(Self::Csv),
             None if start.len() > MAX_SPACE_BYTES => Some(Self::Json),
@@ -250,8 +255,8 @@ impl Framer {
         }
     }
 
-    /// The same with keys of a record that an envelope never has beside its list. An object that begins
-    /// with `items` and has one of them is a record after all, and must not be taken apart.
+    /// The same with keys of a record that an envelope never has beside its list. An object that
+    /// begins with `items` and has one of them is a record after all, and must not be taken apart.
     #[must_use]
     pub fn with_record_keys(mut self, keys: &'static [&'static [u8]]) -> Self {
         self.record_keys = keys;
@@ -261,8 +266,8 @@ impl Framer {
         self
     }
 
-    /// The same for a file, whose format shows in its first character: JSON begins with a brace or a
-    /// bracket, and the header line of CSV with neither.
+    /// The same for a file, whose format shows in its first character: JSON begins with a brace or
+    /// a bracket, and the header line of CSV with neither.
     pub fn detecting(max_record_bytes: usize) -> Self {
         Self {
             max_record_bytes,
@@ -282,8 +287,8 @@ impl Framer {
         }
     }
 
-    /// Takes the next bytes and hands out every record that ends in them. Lines and elements of JSON
-    /// that lie whole within `chunk` are not copied.
+    /// Takes the next bytes and hands out every record that ends in them. Lines and elements of
+    /// JSON that lie whole within `chunk` are not copied.
     ///
     /// # Errors
     /// [`FramingError`], or what `on_frame` returns; neither leaves the framer usable.

@@ -278,7 +278,8 @@ impl Call {
         writer.into_inner().unwrap()
     }
 
-    /// Demands that a record holds what was meant, and the original of what it does not hold exactly.
+    /// Demands that a record holds what was meant, and the original of what it does not hold
+    /// exactly.
     fn check(&self, record: &Record<'_>, is_csv: bool) {
         assert_eq!(record.call_time_us, self.date.value);
         let texts = [

@@ -117,7 +117,7 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
         assert_eq!(
             error,
             format!(
-                "the CSV has no column for {missing}. It takes date, from, to, duration and charge, and has {columns}. If one of them is meant, give it that name, its values in seconds, US dollars or with a UTC offset"
+                "the CSV has no column for {missing}. It needs date, from, to, duration and charge, and has {columns}. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)"
             )
         );
     }
@@ -147,7 +147,7 @@ fn a_field_s_own_name_makes_other_names_of_it_unknown_columns() {
         let header = format!("date,from,to,duration,{first},{second}\n");
         let error = json_of(&header).unwrap_err();
         assert!(
-            error.starts_with("the columns 5 and 6 of the CSV mean the same field"),
+            error.starts_with("the columns 5 and 6 of the CSV stand for the same field"),
             "{error}"
         );
     }
@@ -310,7 +310,7 @@ fn semicolons_tabs_and_bars_separate_like_commas() {
                 _ => "vertical bars",
             };
             assert!(
-                error.starts_with("line 4, byte 105: this line names columns like a header")
+                error.starts_with("line 4, byte 105: this line looks like a header")
                     && error.contains(&format!("each once, separated by {names} like the first")),
                 "{error}"
             );
@@ -347,20 +347,20 @@ fn a_header_without_a_date_is_shown_unless_it_may_be_a_record() {
         // A header: no record has two names of columns.
         (
             "Call ID;When;From;To",
-            "the CSV has no column for date, duration, charge. It takes date, from, to, duration and charge, and has Call ID, When, From, To. If one of them is meant, give it that name, its values in seconds, US dollars or with a UTC offset",
+            "the CSV has no column for date, duration, charge. It needs date, from, to, duration and charge, and has Call ID, When, From, To. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)",
         ),
         // It may be a record.
         (
             "13025550101,2026-10-01T10:00:00Z,to,0.01",
-            "the first line of the CSV names no column `date` (of its 4 columns, separated by commas, only `to` is known), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+            "the first line of the CSV has no column `date` (of its 4 columns, separated by commas, only `to` is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
         ),
         (
             "13025550101\t2026-10-01T10:00:00Z\t0.01",
-            "the first line of the CSV names no column `date` (of its 3 columns, separated by tabs, none is known), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+            "the first line of the CSV has no column `date` (of its 3 columns, separated by tabs, none is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
         ),
         (
             "date from to duration charge",
-            "the first line of the CSV names no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar to separate it), so it is no header of call detail records. CSV begins with a line that names date, from, to, duration and charge",
+            "the first line of the CSV has no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
         ),
     ] {
         assert_eq!(read_file(&format!("{header}\n")).unwrap_err(), expected);
@@ -405,7 +405,7 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
         let body = format!("{HEADER}{ROW}{second}{ROW}");
         let error = read_file(&body).unwrap_err();
         let at = HEADER.len() + ROW.len();
-        let place = format!("line 3, byte {at}: this line names columns like a header");
+        let place = format!("line 3, byte {at}: this line looks like a header");
         assert!(error.starts_with(&place), "{second}: {error}");
         let is_long = second.len() > 1000;
         assert_eq!(
@@ -425,7 +425,7 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
     let behind_json = format!("{{\"date\":\"2026-10-01T10:00:00Z\"}}\n{HEADER}{ROW}");
     let error = read_file(&behind_json).unwrap_err();
     assert!(
-        error.starts_with("line 2, byte 32: this line names columns like a header of CSV, and what stands before it is JSON"),
+        error.starts_with("line 2, byte 32: this line looks like a header of CSV, but the lines before it are JSON"),
         "{error}"
     );
 }

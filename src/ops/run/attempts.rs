@@ -73,8 +73,8 @@ struct Doubted {
     control_total: Option<u64>,
 }
 
-/// Whether what was fetched is to be fetched once more, for its count does not prove it: it may come
-/// out otherwise, or the same as the one before it.
+/// Whether what was fetched is to be fetched once more, for its count does not prove it: it may
+/// come out otherwise, or the same as the one before it.
 fn doubt(
     fetched: Fetched,
     retry: &Retry,

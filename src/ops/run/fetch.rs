@@ -53,14 +53,15 @@ pub(super) enum FetchError {
     Source(#[from] SourceError),
     #[error(transparent)]
     Convert(#[from] ConvertError),
-    #[error("the provider's count moved from {before} to {after} while the slice was read")]
+    #[error("the provider's count changed from {before} to {after} while the slice was read")]
     CountMoved { before: u64, after: u64 },
     #[error(
-        "the provider's count fell from {before} to {after} while pages were walked: calls that moved up to an earlier page may have been passed over"
+        "the provider's count fell from {before} to {after} while pages were read, so calls that \
+         moved to an earlier page may be missing"
     )]
     CallsVanished { before: u64, after: u64 },
     #[error(
-        "the stream looked like the first page of a longer one, but page {page} is not the next"
+        "the answer looked like the first of several pages, but page {page} does not continue it"
     )]
     NotPaged { page: u64 },
     /// An answer without calls, where the provider counts some, or may.
@@ -72,7 +73,7 @@ pub(super) enum FetchError {
         problem: String,
         counted: Option<u64>,
     },
-    #[error("page {page}: {source} (given up)")]
+    #[error("page {page}: {source} (no attempts left)")]
     PageGivenUp { page: u64, source: SourceError },
     /// The slice was read to its end, but its count leaves doubts.
     #[error("{}", describe_mismatch(counts, *control_total))]
@@ -88,7 +89,7 @@ pub(super) enum FetchError {
         "{source}{} ({})",
         match exhausted {
             Exhausted::Attempts => "",
-            Exhausted::Time => "; source.max_elapsed is used up",
+            Exhausted::Time => ", and source.max_elapsed is used up",
         },
         counted(u64::from(*attempts), "attempt", "attempts")
     )]
@@ -219,7 +220,7 @@ pub(super) async fn fetch(
     if let (Pages::Short { records, total }, Verdict::Off | Verdict::NotChecked) = (pages, verdict)
     {
         context.warn(format!(
-            "{slice}: the provider counts {}, and would give only {records}",
+            "{slice}: the provider counts {}, but returned only {records}",
             counted(total, "call", "calls")
         ));
     }
@@ -258,8 +259,8 @@ async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<B
     Ok(body)
 }
 
-/// Refuses an answer without calls, of which `problem` tells, unless the provider counts none. It is
-/// asked now where its count is not known.
+/// Refuses an answer without calls, of which `problem` tells, unless the provider counts none. It
+/// is asked now where its count is not known.
 async fn must_count_none(
     context: &Context,
     slice: Slice,
@@ -314,8 +315,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Refuses a count that has fallen, whatever the leniency: where a call is gone, those behind it
-    /// move up, some of them to a page that was read before.
+    /// Refuses a count that has fallen, whatever the leniency: where a call is gone, those behind
+    /// it move up, some of them to a page that was read before.
     fn must_not_fall(&mut self, count: Option<u64>) -> Result<(), FetchError> {
         match (self.counted, count) {
             (Some(before), Some(after)) if after < before => {
@@ -328,9 +329,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Reads on where the stream turns out to be the first page of a longer one. A stream of exactly
-    /// one page is suspicious also on a day whose count is not compared: it is then asked for this
-    /// alone.
+    /// Reads on where the stream turns out to be the first page of a longer one. A stream of
+    /// exactly one page is suspicious also on a day whose count is not compared: it is then asked
+    /// for this alone.
     async fn on_from(
         &mut self,
         conversion: &mut Conversion,
@@ -358,11 +359,12 @@ impl Walk<'_> {
         };
         let Some(total) = total else {
             if is_list {
-                let problem = "the list answers without pagination.total, so nobody can tell which page is the last";
+                let problem = "the list has no pagination.total, so its last page is unknown";
                 return Err(SourceError::Permanent(problem.to_owned()).into());
             }
             context.warn(format!(
-            "{slice}: exactly {} records came, as many as a page may have, and the provider's count is unavailable: there may be more",
+            "{slice}: {} records may be the first of several pages, and the provider's count is \
+             unavailable, so calls may be missing",
             first.records
         ));
             return Ok(Pages::One);
@@ -379,7 +381,7 @@ impl Walk<'_> {
         // What the first page itself says is as old as the page.
         self.counted = envelope_total.or(self.counted);
         self.must_not_fall(Some(total))?;
-        tracing::info!(slice = slice.to_string(), total, "Walking the pages.");
+        tracing::info!(slice = slice.to_string(), total, "Reading the pages.");
         let mut last = first;
         for page in 2.. {
             let ask = || context.source.page(slice, page);
@@ -398,13 +400,13 @@ impl Walk<'_> {
             let records = end.records - last.records;
             leniency.compare(envelope_total, end.summary.envelope_total)?;
             self.must_not_fall(end.summary.envelope_total)?;
-            // A server that ignores the page number repeats itself, or what has been added since. The
-            // digest tells also where records have no id.
+            // A server that ignores the page number repeats itself, or what has been added since.
+            // The digest tells also where records have no id.
             if records > first.records || (records > 0 && end.digest == last.digest) {
                 return Err(FetchError::NotPaged { page });
             }
-            // A call that came in since the first page shifts the others: one is seen twice, and one more is
-            // to be read.
+            // A call that came in since the first page shifts the others: one is seen twice, and
+            // one more is to be read.
             let total_now = end.summary.envelope_total.unwrap_or(total);
             let shifted = total_now.saturating_sub(total);
             if end.records >= total_now.saturating_add(shifted) {
@@ -506,7 +508,8 @@ impl Conversion {
         let config = &context.config;
         let limits = &config.limits;
         let (max_record_bytes, max_slice_bytes) = match body.split_from {
-            // Measured when it was split. A row of CSV has grown since, by the names of its columns.
+            // Measured when it was split. A row of CSV has grown since, by the names of its
+            // columns.
             Some(_) => (usize::MAX, u64::MAX),
             None => (limits.max_record_bytes, limits.max_slice_bytes),
         };
@@ -554,8 +557,8 @@ impl Conversion {
         tokio::select! {
             biased;
             end = end => end.map_err(|_| FetchError::Ended),
-            // A thread that ends at this very moment leaves the message, and the way to reply, in the
-            // channel for as long as there is a sender: ours.
+            // A thread that ends at this very moment leaves the message, and the way to reply, in
+            // the channel for as long as there is a sender: ours.
             () = self.messages.closed() => Err(FetchError::Ended),
         }
     }

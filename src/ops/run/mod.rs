@@ -66,8 +66,8 @@ struct Context {
     /// Shows others that the run is under way.
     mark: RunMark,
     started_at: Timestamp,
-    /// `source.requests`: slices that are fetched at the same time. Others may be on their way into the
-    /// table meanwhile.
+    /// `source.requests`: slices that are fetched at the same time. Others may be on their way into
+    /// the table meanwhile.
     fetching: Semaphore,
     /// `limits.memory`, in [`MEMORY_UNIT_BYTES`].
     memory: Semaphore,
@@ -91,8 +91,8 @@ pub enum Stop {
     Interrupted,
     /// The API refused the key: no slice would fare better.
     KeyRefused(String),
-    /// The API never answered, or wants to be left alone for long: no slice would fare better. What was read
-    /// whole is still published.
+    /// The API never answered, or wants to be left alone for long: no slice would fare better. What
+    /// was read whole is still published.
     NoSource(String),
     /// The lake or the spool cannot be written: no slice would fare better.
     NoLake(String),
@@ -134,7 +134,8 @@ impl Context {
             };
             let minutes = ahead.abs().as_mins();
             self.warn(format!(
-                "this machine's clock is {minutes} minutes {than} the provider's. Set it right: it says which days have ended"
+                "this machine's clock is {minutes} minutes {than} the provider's. Correct it: it \
+                 decides which days have ended"
             ));
         }
     }
@@ -189,8 +190,8 @@ impl Context {
 
     /// Memory that one slice may take, in units, never more than there is.
     fn slice_memory_units(&self) -> u32 {
-        // A record as large as it may be can lie in the framer, in the row for the digest, in three batches, in a dictionary and
-        // its array, in a page, and compressed twice.
+        // A record as large as it may be can lie in the framer, in the row for the digest, in three
+        // batches, in a dictionary and its array, in a page, and compressed twice.
         let records = self.config.limits.max_record_bytes.saturating_mul(10);
         let bytes = SLICE_OVERHEAD_BYTES
             .saturating_add(self.config.parquet.row_group_bytes)
@@ -290,7 +291,7 @@ pub async fn run(
     }
     if matches!(context.lake.honours_conditions().await, Ok(false)) {
         context.warn(format!(
-            "{IGNORES_CONDITIONS}: nothing else may write to this lake while this run lasts"
+            "{IGNORES_CONDITIONS}: nothing else may write to this lake during this run"
         ));
     }
     if let Err(problem) = begun.alone {
@@ -351,7 +352,9 @@ async fn work_off(
     let mut reports = Vec::new();
     loop {
         tokio::select! {
-            () = interrupt.cancelled(), if !context.halt.is_cancelled() => context.stop(&Stop::Interrupted),
+            () = interrupt.cancelled(), if !context.halt.is_cancelled() => {
+                context.stop(&Stop::Interrupted);
+            }
             worker = workers.join_next() => match worker {
                 Some(worker) => reports.extend(worker.expect("a worker catches what panics")),
                 None => break,
@@ -360,19 +363,21 @@ async fn work_off(
     }
     let never_begun = std::mem::take(&mut *queue.lock().expect("nobody panics while holding it"));
     reports.extend(never_begun.into_iter().map(|waiting| SliceReport {
-        error: Some("the run ended before this slice began".to_owned()),
+        error: Some("the run ended before this slice was started".to_owned()),
         ..SliceReport::new(waiting.due.slice, SliceOutcome::Skipped)
     }));
     reports
 }
 
-/// Says once that records held credentials. No warning of the report: nobody can do anything about it.
+/// Says once that records held credentials. No warning of the report: nobody can do anything about
+/// it.
 fn say_what_was_redacted(report: &RunReport) {
     let records = report.totals.counts.redacted;
     if records > 0 {
         tracing::warn!(
             records,
-            "Records held credentials, in addresses or the API key itself: they were replaced by [redacted]."
+            "Records contained credentials (in addresses, or the API key); these were replaced by \
+             [redacted]."
         );
     }
 }
@@ -393,8 +398,8 @@ type Queue = Arc<Mutex<VecDeque<Waiting>>>;
 async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
     let mut reports = Vec::new();
     loop {
-        // Before a slice is taken: who waits here keeps nobody else from working, and slices are begun
-        // in their order.
+        // Before a slice is taken: who waits here keeps nobody else from working, and slices are
+        // begun in their order.
         let room = tokio::select! {
             biased;
             () = context.stop.cancelled() => break,

@@ -18,7 +18,7 @@ use crate::store::Garbage;
 
 /// What is said of a store on which two runs would harm each other.
 pub const IGNORES_CONDITIONS: &str =
-    "the store ignores conditional writes, by which runs keep out of each other's way";
+    "the store ignores conditional writes, so it cannot keep concurrent runs apart";
 /// A run that began so long ago and has committed nothing is looked at more closely.
 const LONG_AGO: Duration = Duration::from_mins(10);
 
@@ -175,8 +175,8 @@ pub(crate) struct Begun {
     pub(crate) is_marked: Result<(), LakeError>,
     /// Runs that have not kept a report.
     pub(crate) marked: Result<MarkedRuns, LakeError>,
-    /// Why the run may write nothing: where the store ignores conditions, nothing keeps two runs from
-    /// harming each other.
+    /// Why the run may write nothing: where the store ignores conditions, nothing keeps two runs
+    /// from harming each other.
     pub(crate) alone: Result<(), String>,
 }
 
@@ -203,8 +203,8 @@ impl ReportKeeper<'_> {
         }
     }
 
-    /// This run has marked itself before it looks, so of two that begin at once at least one sees the
-    /// other.
+    /// This run has marked itself before it looks, so of two that begin at once at least one sees
+    /// the other.
     async fn alone_if_it_must_be(
         &self,
         is_marked: &Result<(), LakeError>,
@@ -221,15 +221,16 @@ impl ReportKeeper<'_> {
             let is_dead = self.is_dead(run, true).await;
             if !is_dead.map_err(|error| chain(&error))? {
                 return Err(format!(
-                    "{IGNORES_CONDITIONS}, and run {run} seems to be under way. Run again when it has ended"
+                    "{IGNORES_CONDITIONS}, and run {run} may still be active. Run again when it \
+                     has ended"
                 ));
             }
         }
         Ok(())
     }
 
-    /// Keeps the report in the lake, and with it what the `marked` runs had done that ended without one. Whether it is
-    /// kept.
+    /// Keeps the report in the lake, and with it what the `marked` runs had done that ended without
+    /// one. Whether it is kept.
     pub(crate) async fn keep(
         &self,
         marked: Result<MarkedRuns, LakeError>,
@@ -263,15 +264,15 @@ impl ReportKeeper<'_> {
         }
         if let Err(error) = kept {
             report.warnings.push(format!(
-                "the run report could not be kept in the lake: {}",
+                "the run report could not be stored in the lake: {}",
                 crate::error::chain(&error)
             ));
         }
         is_kept
     }
 
-    /// Of the `marked` runs those that are dead, each with what it has done. Those of which it cannot
-    /// be told are left to the next run.
+    /// Of the `marked` runs those that are dead, each with what it has done. Those of which it
+    /// cannot be told are left to the next run.
     async fn find_dead(
         &self,
         mut marked: MarkedRuns,

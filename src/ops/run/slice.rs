@@ -16,8 +16,8 @@ use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::reconcile::{Verdict, describe_mismatch};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
-use crate::config::{Reconcile, Via, broken_records};
-use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, join_task, thousands};
+use crate::config::{Reconcile, Via, describe_rejects};
+use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, join_task};
 use crate::lake::ledger::{Commit, Entry, Failure, Reason, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LakeError, LedgerEntry, PublishedFile, StagedSlice, TableChange, is_intact};
@@ -35,7 +35,7 @@ use crate::store::layout;
 enum SliceError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("the parts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
+    #[error("the counts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
     Unaccounted(Counts),
     #[error("{problem}. The first: {first}")]
     TooManyRejects {
@@ -44,14 +44,15 @@ enum SliceError {
         first: String,
     },
     #[error(
-        "{far} of {rows} rows lie more than {FAR_OUTSIDE_HOURS} hours outside {day}: these are another day's calls, and the lake keeps what it has. Run again later, and ask the provider if it stays"
+        "{far} of {rows} rows are more than {FAR_OUTSIDE_HOURS} hours outside {day}, so they \
+         belong to another day. Run again later, and ask the provider if this persists"
     )]
     OtherDay {
         far: u64,
         rows: u64,
         day: jiff::civil::Date,
     },
-    #[error("{mismatch}. Run again later, and ask the provider if it stays")]
+    #[error("{mismatch}. Run again later, and ask the provider if this persists")]
     Mismatch {
         mismatch: String,
         /// Whether the list, which was not asked for, may have more.
@@ -59,10 +60,10 @@ enum SliceError {
     },
     #[error("{mismatch}")]
     ExportMismatch { mismatch: String, is_known: bool },
-    #[error("the slice shrank: {} now, {before} in the lake", counted(*now, "row", "rows"))]
+    #[error("the slice shrank: it has {}, and the lake {before}", counted(*now, "row", "rows"))]
     Shrank { now: u64, before: u64 },
     #[error(
-        "the slice shrank: the export has {} of it, the lake {before}",
+        "the slice shrank: the export has {}, and the lake {before}",
         counted(*now, "row", "rows")
     )]
     ExportShrank { now: u64, before: u64 },
@@ -139,14 +140,14 @@ pub(super) async fn process(
         Ok(Done::Outcome(outcome)) => report.outcome = outcome,
         Err(SliceError::Fetch(FetchError::Stopped)) => {
             report.outcome = SliceOutcome::Skipped;
-            report.error = Some("the run was stopped while this slice was under way".to_owned());
+            report.error = Some("the run was stopped during this slice".to_owned());
         }
         Err(SliceError::Lake(LakeError::ErasedMeanwhile))
             if waiting.lost_leases < MAX_LOST_LEASES =>
         {
             tracing::info!(
                 slice = slice.to_string(),
-                "A number was erased meanwhile: fetching the slice again, without it."
+                "A number was erased in the meantime; fetching the slice again without it."
             );
             return Err(Later::TakenOver);
         }
@@ -155,7 +156,7 @@ pub(super) async fn process(
         {
             tracing::warn!(
                 slice = slice.to_string(),
-                "Another run took over {path}: coming back to it."
+                "Another run took over {path}; trying again later."
             );
             return Err(Later::TakenOver);
         }
@@ -212,7 +213,7 @@ async fn attempt_all(
         if first_try {
             tracing::info!(
                 slice = slice.to_string(),
-                "Another run works on this slice: coming back to it."
+                "Another run is processing this slice; trying again later."
             );
         }
         return Ok(Done::Held);
@@ -251,7 +252,7 @@ async fn work_on(
         .filter(|commit| commit.state == State::Pruned)
     {
         report.describe(commit);
-        report.error = Some("it was pruned, and stays so".to_owned());
+        report.error = Some("the slice was pruned, and is not fetched again".to_owned());
         return Ok(SliceOutcome::Skipped);
     }
     if let (Some(commit), None) = (&before.entry.committed, &before.entry.pending)
@@ -261,7 +262,10 @@ async fn work_on(
         && is_as_good_as_ours(context, slice, commit)
     {
         report.describe(commit);
-        report.error = Some(format!("run {} did this slice meanwhile", commit.run));
+        report.error = Some(format!(
+            "run {} fetched this slice in the meantime",
+            commit.run
+        ));
         return Ok(SliceOutcome::Skipped);
     }
     // Under the lease: whoever erases a number meanwhile waits for it.
@@ -279,7 +283,7 @@ async fn work_on(
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
     let outcome = Box::pin(settle(context, lease, before, fetched, room, report)).await;
     if outcome.is_ok() && due.why.is_damage() {
-        context.warn(format!("{slice}: {}. It is mended", due.why));
+        context.warn(format!("{slice}: {}; repaired", due.why));
     }
     outcome
 }
@@ -295,8 +299,8 @@ fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool 
     is_settled && is_proven
 }
 
-/// Whether a failure is about the slice, and not about the key, the network, this machine or the run. Nor
-/// does an export that will not do say anything of a slice that the lake has.
+/// Whether a failure is about the slice, and not about the key, the network, this machine or the
+/// run. Nor does an export that will not do say anything of a slice that the lake has.
 fn says_something_of_the_slice(
     context: &Context,
     before: &LedgerEntry,
@@ -340,7 +344,7 @@ async fn record_failure(
         }
         // The failure itself is told anyway; without its entry the slice is due as it was before.
         context.warn(format!(
-            "{slice}: that it failed could not be noted: {}",
+            "{slice}: the failure could not be recorded: {}",
             chain(&error)
         ));
     }
@@ -499,8 +503,8 @@ async fn publish(
         .as_ref()
         .and_then(|old| Change::between(old, &commit));
     let has_rows = file.rows > 0;
-    // A day that never had a file, and has none now, has no partition to load. One that lost its file
-    // to a run that died has, although it is gone already.
+    // A day that never had a file, and has none now, has no partition to load. One that lost its
+    // file to a run that died has, although it is gone already.
     let had_partition = before.entry.pending.is_some()
         || before
             .entry
@@ -557,7 +561,7 @@ async fn is_in_lake(
     };
     // A store's own mark says that it is this very upload: its bytes need no reading.
     if found.etag.is_none() && !has_bytes(context, &found.path, &file.checksum).await? {
-        context.warn(format!("{slice}: its file was damaged, and is replaced"));
+        context.warn(format!("{slice}: its file is damaged and will be replaced"));
         return Ok(false);
     }
     Ok(true)
@@ -575,8 +579,8 @@ async fn has_rejects(context: &Context, slice: Slice, kept: &Commit) -> Result<b
     Ok(found.etag.is_some() || has_bytes(context, &found.path, &rejects.checksum).await?)
 }
 
-/// Whether the object at `path` has this checksum. What cannot be read is not there, as far as anybody
-/// else is concerned.
+/// Whether the object at `path` has this checksum. What cannot be read is not there, as far as
+/// anybody else is concerned.
 async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<bool, SliceError> {
     let Some(copy) = context.lake.local_copy(path).await? else {
         return Ok(false);
@@ -682,8 +686,9 @@ fn in_lake(context: &Context, path: &Path) -> String {
 fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
     if verdict == Verdict::MatchWithDuplicates {
         context.warn(format!(
-            "{slice}: as many records came as the provider counts, {}, but {}: as many other calls may be missing. Ask the provider",
-            thousands(counts.records),
+            "{slice}: {} match the provider's count, but {}, so as many other calls may be \
+             missing. Ask the provider",
+            counted(counts.records, "record", "records"),
             counted(
                 counts.repetitions(),
                 "of them is a duplicate",
@@ -695,18 +700,19 @@ fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
         let path = in_lake(context, &layout::rejects_file(slice));
         context.warn(format!(
             "{slice}: {} and kept in {path}",
-            broken_records(counts.rejected, counts.records)
+            describe_rejects(counts.rejected, counts.records)
         ));
     }
     if counts.conflicts > 0 {
         context.warn(format!(
-            "{slice}: {} a call_id with a row of other content; all are kept",
+            "{slice}: {} a call_id with a different row; all are kept",
             counted(counts.conflicts, "row shares", "rows share")
         ));
     }
     if counts.outside_day > 0 {
         context.warn(format!(
-            "{slice}: {} on another day. Does window.timezone say where the account cuts days?",
+            "{slice}: {} on another day. Check that window.timezone is the time zone of the \
+             account's days",
             counted(counts.outside_day, "row lies", "rows lie")
         ));
     }

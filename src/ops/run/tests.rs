@@ -223,7 +223,7 @@ async fn no_attempt_begins_once_the_time_for_it_is_used_up() {
     let source = ScriptedSource::new().with(slice(1), 3, [passing(Some(longest)), Calls(3)]);
     let ran = Ran::of(1, &Arc::new(source)).await;
     assert_eq!(ran.outcome(1), (SliceOutcome::Failed, 1));
-    let problem = "the server is busy; source.max_elapsed is used up (1 attempt)";
+    let problem = "the server is busy, and source.max_elapsed is used up (1 attempt)";
     assert_eq!(ran.error(1), problem);
     assert!(ran.took < longest);
 }

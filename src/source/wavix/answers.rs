@@ -26,7 +26,7 @@ const MAX_ERROR_BYTES: usize = 2 << 10;
 
 fn refusal_hint(status: StatusCode, resource: Resource) -> &'static str {
     match (status, resource) {
-        (StatusCode::UNAUTHORIZED, _) => "Check that source.api_key leads to the right key",
+        (StatusCode::UNAUTHORIZED, _) => "Check source.api_key",
         (_, Resource::Stream | Resource::Csv) => {
             "The key needs the scope calls:read, and the account the call log service. If only the \
              bulk export is refused, set source.via to \"pages\" to read the list"
@@ -68,7 +68,8 @@ impl Api {
         let problem = format!("cannot reach {host}: {cause}");
         match tls_cause(&error) {
             Some(rustls::Error::InvalidCertificate(_)) => SourceError::Permanent(format!(
-                "{problem}. Its certificate cannot be trusted from here: check source.url and this machine's clock; if the network has an authority of its own, name its certificate as source.ca_file"
+                "{problem}. The certificate is not trusted. Check source.url and this machine's \
+                 clock; for a private certificate authority, set source.ca_file"
             )),
             Some(
                 rustls::Error::PeerIncompatible(_)
@@ -77,22 +78,24 @@ impl Api {
                     AlertDescription::ProtocolVersion | AlertDescription::HandshakeFailure,
                 ),
             ) => SourceError::Permanent(format!(
-                "{problem}. It does not speak TLS 1.2 or newer: check source.url and what lies in between"
+                "{problem}. It does not support TLS 1.2 or newer. Check source.url and any proxy \
+                 in between"
             )),
             // What has answered is where source.url says.
             _ if self.was_reached() && error.is_connect() => {
                 let way = self.proxy().map(|Proxy { variable, address }| {
-                    format!(" by way of the proxy {address} ({variable})")
+                    format!(" through the proxy {address} ({variable})")
                 });
                 let way = way.unwrap_or_default();
-                SourceError::transient(format!("no connection to {host}{way} any more: {cause}"))
+                SourceError::transient(format!("lost the connection to {host}{way}: {cause}"))
             }
             _ if self.was_reached() => SourceError::transient(format!(
-                "the connection to {host} ended before an answer: {cause}"
+                "the connection to {host} ended before a response: {cause}"
             )),
             _ => SourceError::transient(match self.proxy() {
                 Some(Proxy { variable, address }) => format!(
-                    "cannot reach {} by way of the proxy {address} ({variable}): {cause}. Check that variable and the proxy; no_proxy names hosts that need none",
+                    "cannot reach {} through the proxy {address} ({variable}): {cause}. Check the \
+                     variable and the proxy, or add the host to no_proxy",
                     self.host()
                 ),
                 None => format!("{problem}. Check source.url and the network"),
@@ -138,7 +141,8 @@ impl Api {
             if let Some(url) = target.as_ref().filter(|url| url.origin() == own) {
                 let path = sanitized_excerpt(&self.hide_keys(url.path()));
                 return Err(SourceError::Permanent(format!(
-                    "the API answered {status}, pointing to {path} on the same host. Redirects are not followed: check the path in source.url, and what lies between here and the API"
+                    "the API answered {status}, redirecting to {path} on the same host. Redirects \
+                     are not followed. Check the path in source.url, and any proxy in between"
                 )));
             }
             let target = target.map_or_else(
@@ -146,7 +150,8 @@ impl Api {
                 |url| url.origin().ascii_serialization(),
             );
             return Err(SourceError::Permanent(format!(
-                "the API answered {status}, pointing to {target}. Redirects are not followed, for they would carry the key along: set source.url to the right address"
+                "the API answered {status}, redirecting to {target}. Redirects are not followed, \
+                 because the target would receive the key. Set source.url to the right address"
             )));
         }
         let now = Timestamp::now();
@@ -164,7 +169,8 @@ impl Api {
                 && !known.forbidden.swap(true, Ordering::Relaxed) =>
             {
                 SourceError::Permanent(format!(
-                    "the API answered {status}: {message}. It has accepted the key for other requests: ask the provider what this day needs"
+                    "the API answered {status}: {message}. The key is valid for other requests. \
+                     Ask the provider what this day needs"
                 ))
             }
             401 | 403 => SourceError::Refused {
@@ -180,12 +186,13 @@ impl Api {
                 if let Some(wait) = retry_after.filter(|wait| *wait > most) {
                     let until = describe_until(now, wait, TimeZone::system());
                     let problem = format!(
-                        "{problem}. It asks to wait until {until}, and source.retry_max is {longest:?}"
+                        "{problem}. The API asks to wait until {until}, longer than \
+                         source.retry_max ({longest:?})"
                     );
                     // Only a limit is the account's. Everything else may be of this day alone.
                     return Err(if is_limited {
                         SourceError::QuotaUsedUp(format!(
-                            "{problem}. What is done stays done: run again then"
+                            "{problem}. Run again then; committed slices are kept"
                         ))
                     } else {
                         SourceError::Permanent(format!("{problem}. Run again then"))
@@ -197,7 +204,8 @@ impl Api {
                     + 1;
                 if is_limited && times >= MANY_TIMES {
                     problem = format!(
-                        "{problem}. It has said so {times} times: lower source.requests, or set source.requests_per_minute"
+                        "{problem} ({times} times so far). Lower source.requests, or set \
+                         source.requests_per_minute"
                     );
                 }
                 SourceError::Transient {
@@ -228,8 +236,8 @@ impl Api {
     }
 }
 
-/// What the API itself says in an answer that holds no calls: `message` of its JSON, `error`, or its
-/// `message`.
+/// What the API itself says in an answer that holds no calls: `message` of its JSON, `error`, or
+/// its `message`.
 pub(super) fn own_words(body: &[u8]) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let words = ["/message", "/error", "/error/message"].into_iter();
@@ -255,7 +263,7 @@ pub(super) fn encoding(response: &Response) -> Result<Encoding, SourceError> {
 
 pub(super) fn unasked_encoding(response: &Response) -> SourceError {
     SourceError::Permanent(format!(
-        "the answer is compressed ({}), which was not asked for. A proxy in between may be the cause",
+        "the answer is compressed ({}), which was not requested. Check for a proxy in between",
         sanitized_excerpt(&encoding_name(response))
     ))
 }
@@ -287,7 +295,8 @@ pub(super) fn refuse_foreign(response: &Response) -> Result<(), SourceError> {
     match content_type(response) {
         Some(content_type) if content_type.contains("html") || content_type.contains("xml") => {
             Err(SourceError::Foreign(format!(
-                "the answer is a web page ({}), not records: a proxy or firewall in between, or a wrong source.url",
+                "the answer is a web page ({}), not records. Check source.url, and any proxy or \
+                 firewall in between",
                 sanitized_excerpt(&content_type)
             )))
         }
@@ -295,8 +304,8 @@ pub(super) fn refuse_foreign(response: &Response) -> Result<(), SourceError> {
     }
 }
 
-/// The beginning of a body, at most `limit` bytes, within `timeout`: these are small answers, and one
-/// that drips must not hold up a slice.
+/// The beginning of a body, at most `limit` bytes, within `timeout`: these are small answers, and
+/// one that drips must not hold up a slice.
 pub(super) async fn read_up_to(
     response: &mut Response,
     limit: usize,

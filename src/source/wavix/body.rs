@@ -81,7 +81,9 @@ pub(super) fn must_show_its_end(response: &Response) -> Result<(), SourceError> 
         chunked || headers.contains_key(CONTENT_LENGTH) || response.version() >= Version::HTTP_2;
     if !is_framed {
         return Err(SourceError::Foreign(
-            "the answer has neither a length nor chunks, so that a cut stream would look complete. A proxy in between may be the cause".to_owned(),
+            "the answer has neither a length nor chunks, so a cut stream would look complete. \
+             Check for a proxy in between"
+                .to_owned(),
         ));
     }
     Ok(())
@@ -98,7 +100,8 @@ pub(super) fn wrong_if_empty(response: &Response, format: Format) -> Option<Sour
         return None;
     }
     Some(SourceError::Foreign(
-        "the answer is empty and not marked as records: a proxy in between may have made it"
+        "the answer is empty, and its Content-Type is not that of records. Check for a proxy in \
+         between"
             .to_owned(),
     ))
 }
@@ -130,7 +133,7 @@ impl ThroughputFloor {
         let needed = self.bytes_per_second.saturating_mul(self.waited.as_secs());
         if self.bytes < needed {
             let problem = format!(
-                "the stream drips: {} bytes in {:?}, less than source.min_throughput",
+                "the stream is too slow: {} bytes in {:?}, less than source.min_throughput",
                 self.bytes, THROUGHPUT_WINDOW
             );
             return Err(SourceError::transient(problem));

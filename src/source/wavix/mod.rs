@@ -34,8 +34,8 @@ use limits::{Gate, Pace, http_date};
 /// The API's default page size.
 pub(crate) const DEFAULT_PER_PAGE: u64 = 25;
 
-/// Calls on a page of the list when it is walked. The largest page that the API gives is not documented; a
-/// server that gives less is understood all the same.
+/// Calls on a page of the list when it is walked. The largest page that the API gives is not
+/// documented; a server that gives less is understood all the same.
 const LIST_PER_PAGE: u64 = 100;
 /// Most that is held of a page: many times what a hundred calls are.
 const MAX_PAGE_BYTES: usize = 2 << 20;
@@ -130,8 +130,8 @@ impl Api {
         self.reached.load(Ordering::Relaxed)
     }
 
-    /// Begins to read a slice. `page` is `None` for its beginning, or the number of a page, if the list is
-    /// read or the server turned out to page its stream.
+    /// Begins to read a slice. `page` is `None` for its beginning, or the number of a page, if the
+    /// list is read or the server turned out to page its stream.
     async fn calls(&self, slice: Slice, page: Option<u64>) -> Result<Body, SourceError> {
         let (resource, page, per_page, accept) = match self.config.via {
             Via::Stream => (
@@ -288,7 +288,7 @@ impl Api {
             .is_ok()
         {
             tracing::warn!(
-                "The server does not know {} (404); {} works.",
+                "The server has no {} (404); using {}.",
                 resource.path(old),
                 resource.path(!old)
             );
@@ -296,9 +296,9 @@ impl Api {
         Ok(response)
     }
 
-    /// Sends a request, and once more with another key where the one that was good so far is refused.
-    /// One that never was good is not replaced: who prints a new key each time must not be asked for
-    /// ever.
+    /// Sends a request, and once more with another key where the one that was good so far is
+    /// refused. One that never was good is not replaced: who prints a new key each time must not be
+    /// asked for ever.
     async fn send(
         &self,
         path: &str,
@@ -362,7 +362,9 @@ impl Api {
         if let Ok(Err(error)) = &answer
             && self.may_have_been_worn(error)
         {
-            tracing::debug!("A connection that was kept open is gone: asking on a fresh one.");
+            tracing::debug!(
+                "A kept-alive connection was closed; sending the request on a new one."
+            );
             self.pace.turn().await;
             answer = ask(self.fresh_client()?).await;
         }
@@ -404,7 +406,8 @@ impl Api {
             Ok(Ok(key)) => {
                 if self.credentials.renew(key) {
                     tracing::warn!(
-                        "The API refuses the key that was good so far. Going on with another one: source.api_key was read once more."
+                        "The API now refuses the key. Read source.api_key again, and continuing \
+                         with the new key."
                     );
                 }
             }
@@ -482,7 +485,10 @@ impl Source for Api {
             let path = response.url().path();
             let words = own_words(&body).map(|words| sanitized_excerpt(&self.hide_keys(&words)));
             let words = words.map(|words| format!(" ({words})")).unwrap_or_default();
-            SourceError::Permanent(format!("{path} answers without a number as pagination.total{words}, so there is no count to reconcile with"))
+            SourceError::Permanent(format!(
+                "the answer of {path} has no number in pagination.total{words}, so there is no \
+                 count to compare"
+            ))
         })?;
         Ok(list.pagination.total)
     }

@@ -12,8 +12,9 @@ pub(super) struct Proxy {
 }
 
 impl Proxy {
-    /// The proxy by which the client reaches `url`, by the rules of its library: one for each scheme,
-    /// one for all, and hosts that need none. Of the last, addresses with a mask are not looked at.
+    /// The proxy by which the client reaches `url`, by the rules of its library: one for each
+    /// scheme, one for all, and hosts that need none. Of the last, addresses with a mask are not
+    /// looked at.
     pub(super) fn of(url: &Url, variable: impl Fn(&str) -> Option<String>) -> Option<Self> {
         let first = |names: &[&'static str]| {
             let set = |name: &&'static str| Some((*name, variable(name)?));
