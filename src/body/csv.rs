@@ -79,13 +79,13 @@ pub enum HeaderError {
         /// Which one, from 1.
         column: usize,
     },
-    /// More columns than anybody has.
+    /// More columns than any export has.
     #[error("the CSV has {columns} columns, more than {MAX_CELLS}")]
     TooManyColumns {
         /// How many.
         columns: usize,
     },
-    /// A line that names columns, and is no header by which the lines behind it can be read.
+    /// A line that names columns, but cannot be used as a header for the lines after it.
     #[error(
         "{at}: this line looks like a header, but cannot be used as one. A header has date, from, \
          to, duration and charge, each once, separated by {separator} like the first one, on a \
@@ -127,7 +127,7 @@ fn shown_columns(names: &[String]) -> String {
     crate::error::sanitized_excerpt(&shown.join(", "))
 }
 
-/// What a first line is made of, in numbers and in names of ours.
+/// Describes a first line by the number of its columns and the known names among them.
 fn shown_line(columns: usize, known: Option<&str>, separator: Separator) -> String {
     if columns == 1 {
         let separators = "a comma, a semicolon, a tab or a vertical bar";
@@ -178,7 +178,7 @@ pub struct CsvRows {
     columns: Vec<HeaderColumn>,
     /// Which of them is `date`.
     date: usize,
-    /// That header, which stands again where files were put one behind the other.
+    /// That header again: concatenated files repeat it.
     header: Vec<u8>,
     /// Fields for which some header had no column.
     missing: Vec<&'static str>,
@@ -188,7 +188,7 @@ pub struct CsvRows {
 #[derive(Debug)]
 struct HeaderColumn {
     field: Option<Field>,
-    /// Whether its name says that its times are of UTC.
+    /// Whether its name contains that its times are in UTC.
     is_utc: bool,
     /// Whether it holds numbers that the API writes without quotation marks.
     is_bare: bool,
@@ -212,7 +212,7 @@ impl CsvRows {
             return Ok(CsvRow::Header);
         }
         if !self.has_header() {
-            // A server may say in JSON that there is no CSV.
+            // A server may report in JSON that it has no CSV.
             if text.starts_with(b"{")
                 && matches!(decode(text), Err(DecodeError::ServerError { .. }))
             {
@@ -232,7 +232,7 @@ impl CsvRows {
                 || self.repeats_a_name(cells)
             {
                 let found = columns(cells).ok();
-                // With a date in it, it is a record without a newline, and a header behind that.
+                // With a date in it, it is a record without a newline, followed by a header.
                 let found = found.filter(|_| !begins_with_date(date));
                 let separator = cells.separator();
                 self.begin(text, found.ok_or(HeaderError::Unusable { at, separator })?);
@@ -243,7 +243,7 @@ impl CsvRows {
             return Err(HeaderError::Swallowed { at });
         }
         if !is_complete {
-            // A server that fails in the middle may say so in JSON.
+            // A server that fails in the middle may report that in JSON.
             return Ok(if text.starts_with(b"{") {
                 CsvRow::Record(text)
             } else {
@@ -308,7 +308,7 @@ impl CsvRows {
         })
     }
 
-    /// Takes a header, by whose columns the lines behind it are read.
+    /// Takes a header, which defines the columns of the lines after it.
     fn begin(&mut self, header: &[u8], columns: Vec<HeaderColumn>) {
         for field in fields_without_column(&columns) {
             if !self.missing.contains(&field) {
@@ -416,7 +416,7 @@ fn columns(cells: Cells<'_>) -> Result<Vec<HeaderColumn>, HeaderError> {
         let field = meant.map(|(field, _)| field);
         let name =
             std::str::from_utf8(name).map_err(|_| HeaderError::NotUtf8 { column: number })?;
-        // Files that were put one behind the other may each have one.
+        // Each of several concatenated files may have one.
         let name = name.trim_start_matches('\u{feff}');
         let key = match field {
             Some(field) => field.name().to_owned(),
@@ -466,7 +466,7 @@ fn columns(cells: Cells<'_>) -> Result<Vec<HeaderColumn>, HeaderError> {
     Ok(columns)
 }
 
-/// A key that no column has yet: the name, or the name with a number behind it.
+/// A key that no column has yet: the name, or the name and a number.
 /// `keys` has the last number that was tried with each.
 fn unused(name: &str, keys: &mut HashMap<String, usize>) -> String {
     let mut number = keys.get(name).copied().unwrap_or_default();
@@ -483,7 +483,7 @@ fn unused(name: &str, keys: &mut HashMap<String, usize>) -> String {
 /// How a column's name means a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Likeness {
-    /// It says what its times are of.
+    /// It contains the unit of its times.
     Utc,
     /// It is the field's.
     Name,
@@ -493,8 +493,8 @@ enum Likeness {
     Synonym,
 }
 
-/// Every name of a column that is understood, as [`letters`]. What may mean two things (`price`,
-/// `amount`, `time`, `number`, `source`) is none.
+/// Every column name that is understood, as [`letters`]. Ambiguous names (`price`, `amount`,
+/// `time`, `number`, `source`) are not among them.
 static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
     let mut names = HashMap::new();
     for column in COLUMNS {

@@ -1,4 +1,4 @@
-//! Decompresses a body as it arrives, and notices where it is cut or not what it says.
+//! Decompresses a body as it arrives, and detects truncated and corrupt bodies.
 //!
 //! The HTTP client could do this too, but it takes the end of the first gzip member for the end of
 //! the body and drops what follows without a word. Here a body is one member (or frame) after
@@ -20,8 +20,8 @@ const GZIP_WINDOW_BITS: u8 = 15;
 /// Largest window of a zstd body: 8 MiB, what
 /// [RFC 9659](https://www.rfc-editor.org/rfc/rfc9659#section-3) allows as a content encoding.
 const ZSTD_WINDOW_LOG: u32 = 23;
-/// Largest window of a zstd file: 128 MiB, what `zstd` itself reads without being told, and
-/// `--ultra` and `--long` write.
+/// Largest window of a zstd file: 128 MiB, the default limit of `zstd`, which `--ultra` and
+/// `--long` can produce.
 const ZSTD_FILE_WINDOW_LOG: u32 = 27;
 
 /// What a gzip member begins with.
@@ -83,7 +83,7 @@ impl fmt::Display for Encoding {
     }
 }
 
-/// A body is not what its encoding says, or not all of it.
+/// A body does not match its encoding, or is incomplete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum DecompressError {
@@ -257,7 +257,7 @@ impl Decompressor {
                 }
             }
         };
-        // Whoever gets input and does nothing with it never will.
+        // No progress on non-empty input: the stream is corrupt.
         let is_stuck = !input.is_empty() && step.taken == 0 && step.made == 0 && !step.is_end;
         (!is_stuck).then_some(step)
     }
@@ -337,7 +337,7 @@ mod tests {
             for end in 1..body.len() {
                 let found = decompress(encoding, &body[..end], 5);
                 if end == first.len() {
-                    // The transport says whether there is more to come.
+                    // The transport signals whether more bytes follow.
                     assert_eq!(found.unwrap(), b"{\"a\":1}\n{\"a\":2}\n");
                 } else {
                     let at = end as u64;

@@ -3,7 +3,7 @@
 
 use super::framing::Position;
 
-/// Three numbers of 20 digits, and a space behind each.
+/// Three numbers of 20 digits, each followed by a space.
 const MAX_BYTES: usize = 3 * 21;
 
 /// Where a record begins in an export.
@@ -21,7 +21,7 @@ impl Place {
         let mut text = [b' '; MAX_BYTES];
         let mut start = text.len();
         for number in [self.at.byte, self.at.line, self.file as u64] {
-            // The space behind it is there.
+            // The space after it is there.
             start -= 1;
             let mut rest = number;
             loop {
@@ -47,7 +47,7 @@ impl Place {
     }
 }
 
-/// A number, and what is behind its space.
+/// A number, and what follows its space.
 fn number(text: &[u8]) -> Option<(u64, &[u8])> {
     let mut number = 0_u64;
     for (i, &byte) in text.iter().enumerate() {

@@ -8,8 +8,7 @@ use super::decompress::{DecompressError, Decompressor, Encoding};
 use super::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
 use crate::cdr::decode::{DecodeError, RECORD_KEYS, RejectReason, decode};
 
-/// Longest record that any limit allows: no call is as long, and a column of such texts cannot be
-/// written.
+/// The highest limit for the length of a record: a column cannot hold longer texts.
 pub(crate) const MAX_RECORD_BYTES: usize = 256 << 20;
 
 /// One record of a body.
@@ -26,7 +25,7 @@ pub enum Item<'a> {
         /// The record as it stands in the body: the same, or a line of CSV.
         text: &'a [u8],
     },
-    /// What is none, whatever is in it.
+    /// An item that is not a record.
     Broken {
         /// Where it begins in the decompressed body.
         at: Position,
@@ -44,7 +43,7 @@ pub enum Item<'a> {
 /// What is known when a body has ended.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BodyContent {
-    /// What the body as a whole said.
+    /// What the body as a whole contained.
     pub summary: BodySummary,
     /// Whether it was CSV with a header.
     pub has_header: bool,
@@ -66,7 +65,7 @@ impl BodyContent {
 /// How much of a body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BodyLimits {
-    /// A longer record is none: `limits.max_record_bytes`.
+    /// A longer record is rejected: `limits.max_record_bytes`.
     pub record_bytes: usize,
     /// A longer body, decompressed, is taken for endless.
     pub body_bytes: u64,
@@ -80,8 +79,7 @@ pub struct RecordReader {
     csv: CsvRows,
     /// Whether a line may be the header of CSV that begins in the middle of something else.
     may_be_header: bool,
-    /// Whether it comes from a server, and may have been cut on its way, and not from a file, which
-    /// somebody has looked at.
+    /// Whether it comes from a server, and may have been cut on its way. A file is taken as it is.
     may_be_cut: bool,
     limits: BodyLimits,
     /// Decompressed bytes so far.

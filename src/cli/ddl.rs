@@ -1,4 +1,4 @@
-//! `cdrlake ddl`: how a warehouse is told of the table.
+//! `cdrlake ddl`: SQL for warehouses.
 
 use clap::Args;
 use jiff::civil::Date;

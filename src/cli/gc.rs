@@ -1,4 +1,4 @@
-//! `cdrlake gc`: what dead runs left, and reports that nobody needs any more.
+//! `cdrlake gc`: leftovers of crashed runs, and old run reports.
 
 use clap::Args;
 use jiff::Timestamp;

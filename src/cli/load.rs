@@ -56,7 +56,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     };
     load.check(&config)?;
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    // Who does not compare needs no key.
+    // Without a comparison of counts, no key is needed.
     let counts = match config.quality.reconcile {
         Reconcile::Fail | Reconcile::Warn if !args.dry_run => {
             let api = Api::try_new(&config.source, Some(api_key(&config)?))?;

@@ -128,7 +128,7 @@ enum Command {
 /// A flag that stands for a key of the configuration.
 #[derive(Debug)]
 struct Flag {
-    /// Its name, by which clap knows it.
+    /// Its name in clap.
     name: &'static str,
     /// As messages have it, with its hyphens.
     shown: &'static str,
@@ -235,7 +235,7 @@ struct ConfigArgs<const USES: u8> {
     given: Vec<(&'static Flag, String)>,
 }
 
-/// For commands that need to know where the lake lies and nothing else.
+/// For commands that need only the lake's address.
 type LakeArgs = ConfigArgs<0>;
 /// For what a run would do.
 type PlanConfigArgs = ConfigArgs<{ uses::URL | uses::TIMEZONE }>;
@@ -457,7 +457,7 @@ impl<E: Into<ops::Error>> From<E> for CommandError {
 }
 
 impl Arguments {
-    /// Does what the arguments say, and says on standard error what went wrong.
+    /// Executes the command, and prints on standard error what went wrong.
     pub async fn execute(self) -> Exit {
         let screen = progress::Screen::start(self.log_format, self.verbose);
         // On the heap: it has room for whatever any command needs.
@@ -500,7 +500,7 @@ impl Command {
     }
 }
 
-/// Writes a result to standard output. Whoever stops reading it has seen enough.
+/// Writes a result to standard output. A closed pipe is not an error.
 fn print(result: &[u8]) -> Result<Exit, CommandError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(result).and_then(|()| stdout.flush()) {
@@ -512,8 +512,7 @@ fn print(result: &[u8]) -> Result<Exit, CommandError> {
     }
 }
 
-/// What a warehouse has to be told after something was taken out of the lake; nothing where it need
-/// not.
+/// A command that removes erased or pruned days from a warehouse; empty if no day changed.
 fn hint_for_warehouses(report: &RunReport) -> String {
     if report.partitions_changed.is_empty() {
         return String::new();
@@ -539,12 +538,12 @@ fn json_text(result: &impl serde::Serialize) -> String {
     format!("{json}\n")
 }
 
-/// What somebody wants to know who interrupts work on a lake.
+/// What an interrupted command prints.
 const LAKE_STAYS: &str = "Interrupted: discarding unfinished work; the lake stays consistent. \
      Press Ctrl-C again to exit at once.";
 
-/// A token that SIGINT, SIGTERM or SIGHUP cancels, saying `words`. A second signal ends the process
-/// at once: what it leaves behind is overwritten by the next run.
+/// A token that SIGINT, SIGTERM or SIGHUP cancels, with `words` as a warning. A second signal ends
+/// the process at once; the next run overwrites its leftovers.
 fn interrupted_by_signals(words: &'static str) -> io::Result<CancellationToken> {
     use tokio::signal::unix::{SignalKind, signal};
 
@@ -572,8 +571,8 @@ fn interrupted_by_signals(words: &'static str) -> io::Result<CancellationToken> 
     Ok(token)
 }
 
-/// Whether this process was started to outlive its terminal: the kernel's list of ignored signals
-/// says so, before a handler is installed.
+/// Whether this process was started to outlive its terminal, by the kernel's list of ignored
+/// signals. Must be called before a handler is installed.
 fn ignores_hanging_up() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

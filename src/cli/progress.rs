@@ -44,8 +44,8 @@ impl Screen {
             shows_bars: is_terminal && format == LogFormat::Text,
             format,
         };
-        // Where bars show how it goes, only what needs attention is logged. That a bucket is asked
-        // again is told always: it is why nothing else happens.
+        // With progress bars, only warnings are logged, and always the retries of the object store:
+        // they explain why nothing else happens.
         let default = if screen.shows_bars && !verbose {
             "warn,object_store=info"
         } else {
@@ -74,7 +74,8 @@ impl Screen {
         screen
     }
 
-    /// Writes a line to standard error. Whoever has closed it does not want to know.
+    /// Writes a line to standard error. Failures are ignored: there is no other place to report
+    /// them.
     pub(super) fn say(&self, line: &str) {
         self.write_above_bars(format!("{line}\n").as_bytes());
     }
@@ -90,7 +91,7 @@ impl Screen {
         }
     }
 
-    /// Says why a command failed: the last sentence the user reads.
+    /// Prints why a command failed: the last sentence the user reads.
     pub(super) fn complain(&self, sentence: &str) {
         match self.format {
             LogFormat::Text => self.say(&format!("error: {sentence}")),
@@ -114,7 +115,7 @@ impl Screen {
         bar
     }
 
-    /// A bar that counts bytes read, of `total` or of nobody knows how many.
+    /// A bar that counts bytes read, of `total` or of an unknown number.
     fn bytes_bar(&self, total: u64) -> ProgressBar {
         if !self.shows_bars {
             return ProgressBar::hidden();
@@ -145,8 +146,7 @@ impl Screen {
     }
 }
 
-/// Shows how something goes on: by a bar on a terminal, and a line for each slice of a run
-/// otherwise.
+/// Shows progress: a bar on a terminal, otherwise a log line for each slice of a run.
 #[derive(Debug)]
 pub(super) struct Watcher {
     lake: Location,
@@ -217,7 +217,7 @@ impl Observer for Watcher {
                 );
             }
             SliceOutcome::Skipped => tracing::info!(slice, "Slice skipped."),
-            // What nobody can do anything about, the pipeline has already said.
+            // Failures without advice are logged by the run.
             SliceOutcome::Failed => {
                 if let Some(problem) = advice::on_slice(report, &self.lake) {
                     tracing::error!(slice, "{problem}");

@@ -78,7 +78,7 @@ pub(super) async fn execute(args: SimulateArgs) -> Result<Exit, CommandError> {
             })?;
     }
     let (address, server) = simulator.serve(listener)?;
-    // The first line is for programs that started this one and want to know the port.
+    // The first line is for programs that start this one and need the port.
     print(format!("http://{address}\n").as_bytes())?;
     interrupt.cancelled().await;
     server.abort();

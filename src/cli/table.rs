@@ -187,8 +187,8 @@ impl DayTable {
         text
     }
 
-    /// What is shown: days without data that say the same are one line, and of a long table the
-    /// middle is left out, but not what a person should look at.
+    /// The lines to show: equal days without data become one line, and the middle of a long table
+    /// is left out, except for days that need attention.
     fn lines(&self) -> Vec<Line<'_>> {
         let mut lines = Vec::new();
         let days: Vec<(&Date, &DayRow)> = self.days.iter().collect();
@@ -255,14 +255,14 @@ impl DayTable {
 #[derive(Debug)]
 enum Line<'a> {
     Day(Date, &'a DayRow),
-    /// Days without data, of which all say the same.
+    /// Days without data, all with the same remark.
     Gap {
         from: Date,
         to: Date,
         days: usize,
         row: &'a DayRow,
     },
-    /// So many days are not shown.
+    /// This many days are not shown.
     Hidden(usize),
 }
 

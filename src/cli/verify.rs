@@ -189,7 +189,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
     lines.join("\n")
 }
 
-/// What is no finding, and to be known all the same.
+/// Remarks that are not findings.
 fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
     let (lake, flags) = (args.config.as_lake_flags(), args.config.as_flags());
     let mut lines = Vec::new();

@@ -86,7 +86,7 @@ pub(super) fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
         },
         privacy: privacy(settings)?,
         limits: limits(settings)?,
-        // Last, so that what is wrong in the file is said before what is missing from it.
+        // Last, so that errors in the file are reported before missing keys.
         lake: lake(settings)?,
     };
     if config.parquet.row_group_bytes > config.limits.memory {

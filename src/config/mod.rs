@@ -33,8 +33,8 @@ pub use settings::{ConfigError, ConfigErrorKind};
 
 /// The file read when `--config` names none.
 pub(crate) const DEFAULT_FILE: &str = "pipeline.toml";
-/// Everything that can be configured. The README's configuration reference says what each key
-/// does; the field names are the keys.
+/// The whole configuration. The configuration reference explains each key; the field names are the
+/// keys.
 #[derive(Clone, Debug)]
 #[expect(
     missing_docs,
@@ -103,7 +103,7 @@ pub struct WindowConfig {
 #[derive(Clone, Debug)]
 pub struct LakeConfig {
     pub url: Location,
-    /// The library's options by name, and who set each.
+    /// The library's options by name, and where each was set.
     pub options: BTreeMap<String, (String, Origin)>,
     pub lease: Duration,
     pub file_mode: u32,
@@ -173,7 +173,7 @@ pub struct PrivacyConfig {
     pub modes: Modes,
     /// Where the key for pseudonyms is to be had.
     pub key: Option<KeySource>,
-    /// The key, once it was fetched: a program that prints it may ask somebody.
+    /// The key, once it was fetched: a program that prints it may ask the user.
     fetched: OnceLock<PrivacyKey>,
 }
 
@@ -225,11 +225,11 @@ impl Config {
         Self::with_overrides(settings, overrides)
     }
 
-    /// The configuration that these keys and values alone make, for programs that bring their own:
-    /// keys by their names, such as `lake.url`, and values as a variable would have them.
+    /// A configuration of these keys and values only, for programs that embed the library: keys by
+    /// their names, such as `lake.url`, and values in the form that variables have.
     ///
     /// # Errors
-    /// [`ConfigError`] for the first thing that is wrong, and for a key that there is not.
+    /// [`ConfigError`] for the first wrong value, and for an unknown key.
     pub fn from_keys<K: AsRef<str>, V: Into<String>>(
         keys: impl IntoIterator<Item = (K, V)>,
     ) -> Result<Self, ConfigError> {
@@ -253,7 +253,7 @@ impl Config {
         let columns = privacy.modes().by_column();
         let others = columns.into_iter().filter(|(_, mode)| *mode != numbers);
         let mut filters = self.source.filters.clone();
-        // In a lake without numbers there is none of the filter either.
+        // In a lake without numbers, the filter must not contain them either.
         for filter in filters.iter_mut().filter(|filter| filter.is_number) {
             filter.value = privacy.hide_filter(&filter.value);
         }
@@ -279,7 +279,7 @@ impl Config {
     /// [`ConfigError`] if there is no key, or none that will do. The text never holds it.
     pub fn privacy(&self, needs_key: bool) -> Result<Privacy, ConfigError> {
         let modes = self.privacy.modes;
-        // A lake without numbers knows the filter that it was made with by its hash.
+        // A lake without numbers stores its filter as a hash.
         let has_filter = self.source.number_filters().next().is_some();
         let needs_key = needs_key
             || modes.include(Mode::Pseudonymize)
@@ -314,10 +314,10 @@ impl Config {
         Ok(Privacy::new(modes, Some(key.clone())))
     }
 
-    /// Fetches the API key from where the configuration says it is.
+    /// Fetches the API key from the place that the configuration names.
     ///
     /// # Errors
-    /// [`ConfigError`] if there is none there, or it cannot be a key. The text never holds it.
+    /// [`ConfigError`] if there is no key, or it is not valid. The text never contains it.
     pub fn api_key(&self) -> Result<SecretString, ConfigError> {
         let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
         let Some(source) = &self.source.api_key else {

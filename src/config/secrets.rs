@@ -65,7 +65,7 @@ impl KeySource {
     /// place.
     ///
     /// # Errors
-    /// A sentence, if there is none there, or it cannot be a key. It never holds it.
+    /// A sentence, if there is no key, or it is not valid. It never contains the key.
     pub(crate) fn read(&self, name: &str) -> Result<SecretString, String> {
         let key = match self {
             Self::Env(variable) => std::env::var(variable)
@@ -111,7 +111,7 @@ impl KeySource {
 impl fmt::Display for KeySource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // Somebody may have written the key where its variable's name belongs.
+            // The key itself may stand here instead of a variable's name.
             Self::Env(name) if !is_variable_name(name) => {
                 f.write_str("the variable (not shown, because the name may be the key itself)")
             }
@@ -138,7 +138,7 @@ fn looks_like_a_path(text: &str) -> bool {
     text.contains(['/', '.'])
 }
 
-/// The program of a key command, unless it is none: somebody may have written the key there.
+/// The program of a key command, unless there is no such program: it may be the key itself.
 fn shown_program(program: &str) -> String {
     let paths = std::env::var_os("PATH").unwrap_or_default();
     let is_there = || std::env::split_paths(&paths).any(|path| path.join(program).exists());
@@ -149,7 +149,7 @@ fn shown_program(program: &str) -> String {
     }
 }
 
-/// Longest that a command may take to print a key. Somebody may have to confirm it.
+/// Longest time for a command to print a key. It may ask the user for confirmation.
 const MAX_COMMAND_TIME: Duration = Duration::from_mins(1);
 /// Longest key read from a file or a command: anything longer is something else.
 const MAX_KEY_BYTES: u64 = 16 << 10;
@@ -238,7 +238,7 @@ fn run_key_command(command: &[String], limit: Duration) -> Result<String, String
         .map_err(|error| format!("cannot be run: {error}"))?;
     let output = child.stdout.take().expect("it is piped");
     let (sender, printed) = std::sync::mpsc::channel();
-    // On a thread of its own: what the command has started may hold its output open for ever.
+    // On its own thread: a child of the command may keep its output open for ever.
     std::thread::spawn(move || {
         let mut text = Vec::new();
         let read = output.take(MAX_KEY_BYTES + 1).read_to_end(&mut text);
@@ -257,7 +257,7 @@ fn run_key_command(command: &[String], limit: Duration) -> Result<String, String
         std::thread::sleep(POLL);
     }
     let (Some(status), Ok(text)) = (status, printed) else {
-        // It may have ended by itself meanwhile.
+        // It may have ended in the meantime.
         drop(child.kill());
         drop(child.wait());
         return Err(if is_too_long {
@@ -291,7 +291,8 @@ mod tests {
         for (text, said) in [
             (
                 "e",
-                "the output of echo holds 1 character, which is too short for a key. Check the file or variable",
+                "the output of echo holds 1 character, which is too short for a key. Check the \
+                 file or variable",
             ),
             ("abc", "holds 3 characters, which is too short for a key"),
             (

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
-/// Every key there is. What is not here (and not below [`OPEN_TABLE`]) is refused.
+/// Every key. Other keys (except those below [`OPEN_TABLE`]) are rejected.
 pub(super) const KEYS: &[&str] = &[
     "source.url",
     "source.api_key.env",
@@ -91,7 +91,7 @@ pub(super) fn refuse_variable(name: String) -> Result<Option<String>, ConfigErro
     Ok(is_ours.then(|| format!("{name} is ignored, because its value is not UTF-8")))
 }
 
-/// Who set a value.
+/// Where a value was set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Origin {
     /// A line of the configuration file.
@@ -107,7 +107,7 @@ pub enum Origin {
     Flag(&'static str),
     /// The program that uses this library.
     Program,
-    /// Nobody.
+    /// Nowhere.
     Unset,
 }
 
@@ -265,8 +265,8 @@ impl Settings {
         Ok(())
     }
 
-    /// Adds what variables of the environment say, and warns of those that are no keys: somebody
-    /// else may have set them, for a purpose of their own.
+    /// Adds the values of environment variables, and returns warnings about unknown ones. These are
+    /// not errors: other programs may have set them.
     pub(super) fn read_variables(
         &mut self,
         variables: impl Iterator<Item = (String, String)>,
@@ -315,7 +315,7 @@ impl Settings {
         Ok(())
     }
 
-    /// Sets one key, over whatever said otherwise so far.
+    /// Sets one key, and replaces its earlier value.
     pub(super) fn set(&mut self, key: &str, value: Value, origin: Origin) {
         if let Some((group, _)) = KEY_GROUPS.iter().find(|(group, _)| key.starts_with(group)) {
             let same_layer =
@@ -332,7 +332,7 @@ impl Settings {
             .map_or(Origin::Unset, |(_, origin)| origin.clone())
     }
 
-    /// The object store's options by name, as text, and who set each.
+    /// The object store's options by name, as text, and where each was set.
     pub(super) fn options(&self) -> Result<BTreeMap<String, (String, Origin)>, ConfigError> {
         let prefix = format!("{OPEN_TABLE}.");
         let options = self.values.iter().filter_map(|(key, found)| {
@@ -404,7 +404,7 @@ fn collect_lines(
 /// Where all names are found.
 const README_LISTS: &str = "The README lists all keys";
 
-/// Whether there is such a key.
+/// Whether a key exists.
 fn is_key(key: &str) -> bool {
     let option = key
         .strip_prefix(OPEN_TABLE)

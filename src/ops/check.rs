@@ -57,7 +57,7 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
 
 /// What becomes of phone numbers, where anything does.
 async fn describe_privacy(config: &Config) -> Result<Option<String>, Error> {
-    // What is wrong with the lake is said of the lake.
+    // Problems with the lake are reported by the check of the lake.
     let erased = match find_any_lake(config).await {
         Ok(Some(lake)) => lake.suppression().await?,
         _ => None,
@@ -129,7 +129,7 @@ async fn try_directory(config: &Config, root: &FilePath) -> Result<String, Error
             root.join(LOCKS).join("_cdrlake-leases.lock"),
         ));
     }
-    // Empty ones only: a run may have begun its work there in the meantime.
+    // Empty ones only: a run may have started there in the meantime.
     for directory in missing {
         drop(std::fs::remove_dir(directory));
     }
@@ -162,7 +162,7 @@ async fn try_bucket(config: &Config) -> Result<String, Error> {
     let store = place.store();
     store.list(&Path::from(TABLE)).await?;
     let honours_conditions = store.honours_conditions().await?;
-    // Like a lease, so that what a dead process leaves of it goes where dead leases go.
+    // Like a lease, so that garbage collection removes what a crashed process leaves.
     store
         .try_stage(&Path::from(format!("{LEASES}/check.lock")))
         .await?;

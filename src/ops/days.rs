@@ -223,9 +223,8 @@ pub(crate) fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) 
     }
 }
 
-/// Whether a commit was made at a time that has not come yet. Its clock may have been wrong, and
-/// then its day may not have ended, whatever it says. Clocks of machines that share a lake may
-/// differ by [`CLOCK_TOLERANCE`].
+/// Whether a commit's time lies in the future. Its clock may have been wrong, and then its day may
+/// not have ended. Clocks of machines that share a lake may differ by [`CLOCK_TOLERANCE`].
 pub(crate) fn is_from_the_future(commit: &Commit, now: Timestamp) -> bool {
     commit.fetched_at.duration_since(now) > CLOCK_TOLERANCE
 }

@@ -71,7 +71,7 @@ pub enum Error {
         /// How many, and the first of them.
         undated: Undated,
     },
-    /// A warehouse takes no such table.
+    /// There are no such statements for a warehouse.
     #[error(transparent)]
     Warehouse(#[from] DdlError),
     /// The source does not answer, or refuses.

@@ -1,4 +1,4 @@
-//! What dead runs left, and reports that nobody needs any more.
+//! Leftovers of crashed runs, and old run reports.
 
 use jiff::Timestamp;
 
@@ -8,8 +8,8 @@ use crate::config::Config;
 use crate::lake::Lake;
 use crate::store::{Garbage, spool};
 
-/// Removes what dead runs left: files on their way, leases, uploads that were never completed; and
-/// reports of runs that ended more than 90 days before `now`.
+/// Removes leftovers of crashed runs (staged files, leases, incomplete uploads), and reports of
+/// runs that ended more than 90 days before `now`.
 ///
 /// # Errors
 /// [`Error`] if the lake cannot be read or written. What could not be removed is in the result.

@@ -64,7 +64,7 @@ impl Job {
         }
     }
 
-    /// Who is told how it goes on.
+    /// Receives the progress.
     pub fn with_observer(self, observer: Arc<dyn Observer>) -> Self {
         Self { observer, ..self }
     }
@@ -77,10 +77,10 @@ impl Job {
     /// Opens the lake, or makes it, and runs.
     ///
     /// # Errors
-    /// [`Error`] if nothing was begun: the selection has no days, or the lake cannot be opened.
+    /// [`Error`] if nothing was started: the selection has no days, or the lake cannot be opened.
     /// What becomes of slices is in the report.
     pub async fn run(self) -> Result<Outcome, Error> {
-        // What is wrong with the selection comes before a lake is made for it.
+        // A wrong selection is reported before a lake is made.
         plan(&self.config, &self.selection, None, Timestamp::now()).await?;
         let lake = open_lake(&self.config, false).await?;
         self.run_in(lake).await

@@ -1,4 +1,4 @@
-//! An export in files, loaded day by day: what is read of it, what is due, and the run.
+//! An export in files, loaded day by day: reading, planning, and the run.
 
 use std::sync::Arc;
 
@@ -49,8 +49,8 @@ struct Read {
 }
 
 impl Load {
-    /// Whether the export may be loaded into the lake that `config` names, as far as can be told
-    /// without reading it.
+    /// Checks that the export may be loaded into the lake that `config` names, without reading the
+    /// export.
     ///
     /// # Errors
     /// [`Error::Usage`] if not, [`Error::Export`] if a part cannot be read.
@@ -65,7 +65,7 @@ impl Load {
         refuse_unseen_filters(config)
     }
 
-    /// Reads the export, and decides what would be loaded. Also what is to be said of it.
+    /// Reads the export, and decides what would be loaded. Also returns remarks.
     ///
     /// # Errors
     /// [`Error`] if it cannot be read, or may not be loaded.
@@ -84,11 +84,11 @@ impl Load {
         Ok((planned.plan, remarks))
     }
 
-    /// Reads the export, opens the lake or makes it, and loads what is due. `counts` is asked for
-    /// the provider's counts; without it nothing may compare them.
+    /// Reads the export, opens or makes the lake, and loads what is due. `counts` provides the
+    /// provider's counts; without it, counts must not be compared.
     ///
     /// # Errors
-    /// [`Error`] if nothing was begun. What becomes of slices is in the report.
+    /// [`Error`] if nothing was started. Failures of slices are in the report.
     pub async fn run(
         self,
         config: Config,
@@ -139,7 +139,7 @@ impl Load {
             .days()
             .map(|(day, records)| (Slice { day, direction }, records))
             .collect();
-        // What is wrong with the export comes before a lake is made for it.
+        // A wrong export is reported before a lake is made.
         plan_load(config, &slices, self.refresh, None, now).await?;
         Ok(Read {
             export,
@@ -164,8 +164,8 @@ fn refuse_other_timezone(config: &Config, lake: &Lake) -> Result<(), Error> {
     Err(error.into())
 }
 
-/// A lake of a part of the calls must not get all of them. Only counts can tell: an export does not
-/// say how it was made, and what filters match is the provider's business.
+/// A lake of a part of the calls must not receive all of them. Only the provider's counts show a
+/// difference: an export does not contain its filters.
 fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
     match config.source.changed_filter() {
         Some(filter) if config.quality.reconcile != Reconcile::Fail => {
@@ -176,7 +176,7 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
     }
 }
 
-/// What is to be said of slices that the lake has otherwise.
+/// Remarks on slices that differ in the lake.
 fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
     let days = |slices: &[Slice]| {
         let days = slices.iter().map(|slice| slice.day.to_string());
@@ -199,8 +199,8 @@ fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
     differing.into_iter().chain(other_zone).collect()
 }
 
-/// Splits the export on a thread of its own. That one may wait for standard input for ever: it is
-/// left behind where somebody interrupts.
+/// Splits the export on its own thread. The thread may block on standard input for ever, so an
+/// interrupted load does not wait for it.
 async fn split_aside(
     inputs: Vec<Input>,
     config: &Config,
@@ -220,7 +220,7 @@ async fn split_aside(
     let (may_wait, token) = (inputs.iter().any(Input::may_wait), interrupt.clone());
     std::thread::spawn({
         let (observer, spool) = (Arc::clone(observer), Arc::clone(&spool));
-        // Whoever is not there any more does not want to know.
+        // After an interruption, no one receives it.
         move || {
             let told = |bytes| observer.bytes_read(bytes);
             let export = split(&inputs, &options, spool, &token, told);
@@ -243,7 +243,7 @@ async fn split_aside(
     Ok(export)
 }
 
-/// What is to be said of the export.
+/// Remarks on the export.
 ///
 /// # Errors
 /// [`Error::Undated`] if it has records without a day, and they are not to be left out.

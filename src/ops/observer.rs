@@ -1,17 +1,17 @@
-//! Who watches.
+//! Progress of operations.
 
 use std::fmt;
 
 use crate::cdr::slice::Slice;
 use crate::lake::report::SliceReport;
 
-/// Told how something goes on, from any thread. What an observer does not care for does nothing.
+/// Receives the progress of an operation, from any thread. By default, every event is ignored.
 pub trait Observer: fmt::Debug + Send + Sync {
-    /// An export of so many bytes is being read; of unknown length if zero.
+    /// Reading of an export has started: its size in bytes, or zero if that is unknown.
     fn reading_began(&self, _bytes: u64) {}
     /// More of its bytes were read.
     fn bytes_read(&self, _bytes: u64) {}
-    /// So many slices are to be done.
+    /// This many slices are to be processed.
     fn slices_began(&self, _slices: usize) {}
     /// A slice is being fetched, for the `attempt`th time.
     fn slice_began(&self, _slice: Slice, _attempt: u32) {}
@@ -25,5 +25,5 @@ pub trait Observer: fmt::Debug + Send + Sync {
     fn ended(&self) {}
 }
 
-/// Nobody watches.
+/// Ignores all progress.
 impl Observer for () {}

@@ -25,7 +25,7 @@ impl Place {
     /// The place that the configuration names. No I/O but a look for links that lead nowhere.
     ///
     /// # Errors
-    /// [`Error`] for such a link, and for options that the bucket does not know.
+    /// [`Error`] for such a link, and for unknown options of the bucket.
     pub(crate) fn of(config: &Config) -> Result<Self, Error> {
         match &config.lake.url {
             Location::Directory(root) => {
@@ -70,7 +70,7 @@ impl Place {
     }
 }
 
-/// The bucket that the configuration names. What is wrong with an option is told with who set it.
+/// The bucket that the configuration names. A wrong option is reported with the place that set it.
 fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, Error> {
     let wrong = |error: OptionError| {
         let option = error.option.unwrap_or_default();
@@ -79,7 +79,7 @@ fn connect(config: &Config, url: &BucketUrl) -> Result<BucketStore, Error> {
                 let problem = format!("lake.options.{option} {}", error.problem);
                 ConfigError::new(origin.clone(), problem)
             }
-            // What a variable of the cloud says.
+            // A variable of the cloud provider.
             None if !option.is_empty() => {
                 let problem = format!("the store's {option} {}", error.problem);
                 ConfigError::new(Origin::Unset, problem)
@@ -124,8 +124,8 @@ fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
     Ok(outer.map(|outer| outer.display().to_string()))
 }
 
-/// Opens the lake for writing, and creates it if there is none. The key of pseudonyms is fetched if
-/// the lake needs it, or the caller `needs_key`.
+/// Opens the lake for writing, or makes it. Fetches the key of pseudonyms if the lake or the caller
+/// (`needs_key`) needs it.
 ///
 /// # Errors
 /// [`Error`] if the place holds another lake or none may be there, or it cannot be read or written.
@@ -134,7 +134,7 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
     let store = place.store();
     let privacy = config.privacy(false)?;
     let identity = config.identity(&privacy);
-    // What is not a lake, or another one, is left as it is.
+    // A directory that is not this lake is left unchanged.
     let found = Lake::find(Arc::clone(&store), &identity).await?;
     let needs_key = match &found {
         Some(lake) => needs_key || lake.suppression().await?.is_some(),
@@ -188,8 +188,8 @@ pub(crate) async fn find_any_lake(config: &Config) -> Result<Option<Lake>, Error
     Ok(Lake::find_any(Place::of(config)?.store()).await?)
 }
 
-/// Opens a lake that must exist, for reading. A caller that goes on to fetch needs the lake
-/// `as_configured`, not one of another account or filter.
+/// Opens an existing lake for reading. With `as_configured`, it must be the lake of this
+/// configuration, which matters to callers that fetch.
 ///
 /// # Errors
 /// [`Error`] if there is none, or it cannot be read.

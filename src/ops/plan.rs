@@ -24,11 +24,11 @@ use crate::store::layout;
 pub enum Why {
     /// It was never committed.
     Missing,
-    /// A run died while it published.
+    /// A run crashed while it published the slice.
     Interrupted,
-    /// Its file is gone or has another size than its ledger entry says.
+    /// Its file is missing or differs in size from its ledger entry.
     Damaged,
-    /// Its rejects are gone or have another size than its ledger entry says.
+    /// Its rejects are missing or differ in size from its ledger entry.
     RejectsDamaged,
     /// Its ledger entry cannot be relied on.
     LedgerDamaged,
@@ -50,7 +50,7 @@ pub enum Why {
 }
 
 impl Why {
-    /// Whether something happened to the lake that no run of ours does.
+    /// Whether the lake was damaged by something other than a run.
     pub fn is_damage(self) -> bool {
         matches!(
             self,
@@ -58,7 +58,7 @@ impl Why {
         )
     }
 
-    /// Whether the table may hold something else than the ledger says.
+    /// Whether the table may differ from the ledger.
     fn is_repair(self) -> bool {
         matches!(
             self,
@@ -120,9 +120,9 @@ impl Due {
 pub struct Plan {
     /// The days looked at.
     pub days: RangeInclusive<Date>,
-    /// What is due, in the order in which it is done: first what may lie broken in the table, then
-    /// the newest day first. So a long backfill holds up neither repairs nor the days that people
-    /// look at, and after an interruption it goes on where it was.
+    /// What is due, in the order of processing: slices that may be broken in the table first, then
+    /// the newest day first. So a long backfill delays neither repairs nor recent days, and
+    /// continues where it was interrupted.
     pub due: Vec<Due>,
     /// How many slices in range are not due.
     pub up_to_date: u64,
@@ -130,7 +130,7 @@ pub struct Plan {
     pub foreign: Vec<Path>,
 }
 
-/// Decides what a run at `now` does. `lake` is `None` while there is none.
+/// Plans a run at `now`. `lake` is `None` if there is none yet.
 ///
 /// # Errors
 /// [`Error::Usage`] for a selection without days, [`Error::Lake`] if the ledger or the
@@ -184,8 +184,8 @@ pub async fn plan(
     Ok(plan)
 }
 
-/// What a run at `now` would do in the lake that `config` names, if it is there, and what is to be
-/// said of the lake.
+/// The plan of a run at `now` in the lake that `config` names, if there is one, and remarks about
+/// the lake.
 ///
 /// # Errors
 /// As [`plan`], and [`Error`] if the lake is another one.
@@ -248,8 +248,7 @@ pub(crate) async fn plan_load(
     let mut differing = Vec::new();
     for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
         let why = match found.why_due(slice, refresh, false, now) {
-            // The table is as the ledger says. Whatever else is to be done, the next run will see
-            // to it.
+            // The table matches the ledger. The next run does the rest.
             Some(Why::Open | Why::Clock | Why::Failed | Why::RejectsDamaged)
                 if !refresh && found.commit(slice).is_some() =>
             {
@@ -348,7 +347,7 @@ impl Found {
 const MAX_NAMED: usize = 5;
 
 impl Plan {
-    /// What to say of the foreign files, if there are any.
+    /// A remark on the foreign files, if there are any.
     pub fn foreign_remark(&self) -> Option<String> {
         let names = self.foreign.iter().take(MAX_NAMED).map(Path::as_ref);
         let names: Vec<&str> = names.collect();
@@ -395,7 +394,7 @@ fn why_due(
         return Some(Why::Missing);
     };
     let state = found.state();
-    // What the table holds says nothing where nobody knows what it should.
+    // Without a valid ledger entry, the content of the table cannot be judged.
     let commit = match (state, &found.entry.committed) {
         (SliceState::Missing, _) => return Some(Why::Missing),
         (SliceState::Damaged, _) if matches!(found.condition, Condition::Damaged(_)) => {

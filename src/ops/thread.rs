@@ -1,7 +1,6 @@
-//! Work that blocks, beside the runtime.
+//! Blocking work beside the runtime.
 
-/// Does blocking work on a thread of its own. `None` if it panics, as a reader may on a file that
-/// somebody damaged.
+/// Does blocking work on its own thread. `None` if it panics, as a reader may on a damaged file.
 pub(super) async fn on_thread<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Option<T> {

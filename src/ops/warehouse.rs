@@ -1,5 +1,4 @@
-//! How a warehouse is told of the lake's table: its definition, its load, and a query that checks
-//! it.
+//! SQL for warehouses: the table's definition, its load, and a query that checks it.
 
 use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
@@ -15,7 +14,7 @@ use crate::lake::{Condition, Lake};
 use crate::store::location::Location;
 use crate::warehouse::{Days, Files, LedgerTotals, Table, Target};
 
-/// First day of the table where nobody says: the API knows no older calls.
+/// First day of the table if no other is known: the API has no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
 /// Stands for the run that ended last.
 const LAST_RUN: &str = "last";
@@ -80,7 +79,7 @@ impl TableRequest {
         which: &Which,
     ) -> Result<String, Error> {
         let table = self.table(config, None)?;
-        // A partial load does not bring the table up to any run.
+        // After a partial load, the table is not up to date as of any run.
         let (is_part, is_about_last) = match which {
             Which::Days(days) => (*days != (Date::MIN..=Date::MAX), false),
             Which::ChangedBy(run) => (true, *run == LAST_RUN),

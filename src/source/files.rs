@@ -100,7 +100,7 @@ pub enum ExportError {
         /// Why not.
         source: io::Error,
     },
-    /// Somebody asked to stop.
+    /// The load was interrupted.
     #[error("interrupted while the export was split")]
     Interrupted,
 }
@@ -195,7 +195,7 @@ impl Input {
         }
     }
 
-    /// Opens it, and says when it was last changed.
+    /// Opens it, and returns when it was last changed.
     fn open(&self) -> io::Result<(Box<dyn Read>, Timestamp)> {
         Ok(match self {
             Self::File(path) => {
@@ -218,7 +218,7 @@ impl Input {
         }
     }
 
-    /// Whether reading may wait for somebody else to write: it is no file on a disk.
+    /// Whether reading may block: it is not a file on a disk.
     pub fn may_wait(&self) -> bool {
         match self {
             Self::File(path) => !path.metadata().is_ok_and(|metadata| metadata.is_file()),
@@ -433,11 +433,11 @@ impl ReadFile {
 /// One day of an export, to be read.
 #[derive(Clone, Debug)]
 struct ExportDay {
-    /// Its records, a line of JSON each behind its place, in zstd frames.
+    /// Its records, one line of JSON each after its place, in zstd frames.
     path: PathBuf,
     /// Where they come from, for the ledger.
     asked: Asked,
-    /// When the export was made, or earlier: what is known of the day is not newer.
+    /// Upper bound on the age of what is known of the day: the export's time, or earlier.
     as_of: Timestamp,
 }
 
@@ -495,8 +495,8 @@ fn spooled(spool: &Spool, day: Date) -> PathBuf {
     spool.path().join(format!("{day}.ndjson.zst"))
 }
 
-/// The directory in which an export is split, in `parent`. What dead processes left there is
-/// removed.
+/// The directory in `parent` in which an export is split. Removes the directories of crashed
+/// processes.
 ///
 /// # Errors
 /// [`ExportError::Spool`] if it cannot be made.
@@ -711,7 +711,7 @@ impl Splitter {
         boundary: Boundary,
         reason: &RejectReason,
     ) -> Result<(), ConvertError> {
-        // It may be many records, which nobody left out.
+        // It may be many records, which must not be left out silently.
         if let RejectReason::TooLong { .. } = reason {
             return Err(ConvertError::TooLong {
                 at,
@@ -745,11 +745,11 @@ impl Splitter {
         self.export.names[self.export.files.len() - 1].clone()
     }
 
-    /// The day of a call, as the account cuts days, or why there is none.
+    /// The day of a call in the account's time zone, or why there is none.
     fn day_of(&mut self, time_us: i64) -> Result<Date, String> {
         if let Some(file) = self.export.files.last_mut() {
             file.records += 1;
-            // What some clock dated later than the file says nothing of when that was made.
+            // A record dated later than the file does not show when the file was made.
             if time_us <= file.changed.as_microsecond() {
                 file.newest_us = file.newest_us.max(time_us);
             }
@@ -826,9 +826,9 @@ impl Splitter {
     }
 }
 
-/// The objects of which a line is made that is not one: files that were put one behind the other
-/// may lack a newline between them, and begin with a byte order mark each; an array may follow
-/// lines, or lack its brackets. `None` if it is anything else. No piece has pieces.
+/// Splits a line that is not one object into its objects. Concatenated files may lack a newline
+/// between them and have a byte order mark each; an array may follow lines, or lack its brackets.
+/// `None` for anything else. The pieces need no further splitting.
 fn pieces_of(line: &[u8]) -> Option<Vec<&[u8]>> {
     let mut pieces: Vec<&[u8]> = Vec::new();
     let mut rest = line;

@@ -1,4 +1,4 @@
-//! Where calls come from: the [trait](Source) that a run knows, and what implements it.
+//! Where calls come from: the [trait](Source) that a run uses, and its implementations.
 //!
 //! [`wavix`] asks the API; [`files`] reads what somebody exported from it, and asks the API for
 //! counts only.
@@ -83,12 +83,12 @@ pub trait Source: fmt::Debug + Send + Sync {
     /// [`SourceError`]: [`SourceError::Permanent`] if the provider gives none.
     async fn count(&self, slice: Slice) -> Result<u64, SourceError>;
 
-    /// What nothing that is kept or shown may hold: keys.
+    /// Credentials, which nothing that is stored or shown may contain.
     fn credentials(&self) -> &Arc<Credentials>;
 
     /// A further page of a slice whose first body turned out to be a page, counted from 2. It is
-    /// read to its end first, unless it is very long, so that where it breaks off it alone is asked
-    /// for again. By default there is none.
+    /// read completely first, unless it is very long, so that a page that breaks off is requested
+    /// again alone. By default there are no pages.
     ///
     /// # Errors
     /// [`SourceError`], also if there is no such page.
@@ -116,7 +116,7 @@ pub trait Source: fmt::Debug + Send + Sync {
 /// Bytes as they come in.
 pub type Chunks = BoxStream<'static, Result<Bytes, SourceError>>;
 
-/// What is read of a slice: what is known in front of it, and its bytes.
+/// The body of a slice: its description, and its bytes.
 pub struct Body {
     /// What was asked, for the ledger.
     pub asked: Asked,
@@ -137,10 +137,10 @@ pub struct Body {
     /// The files that it was split from, where their records were measured. Each record has in
     /// front of it where it stands in them.
     pub split_from: Option<Arc<[String]>>,
-    /// What the answer was, where it is none of calls: 204, or a 404 in the API's own words. It has
-    /// no bytes then, and means a day without calls if the provider counts none.
+    /// The description of an answer that has no calls: 204, or a 404 of the API itself. The body is
+    /// then empty, and means a day without calls if the provider counts none.
     pub absent: Option<String>,
-    /// What is wrong with it if it turns out to have no bytes, decompressed.
+    /// The error if the body turns out to be empty after decompression.
     pub if_empty: Option<SourceError>,
     /// Its bytes.
     pub chunks: Chunks,

@@ -61,7 +61,7 @@ pub(crate) async fn ask_patiently<T, F: Future<Output = Result<T, SourceError>>>
     }
 }
 
-/// Says why there is another attempt, and waits for it.
+/// Logs why there is another attempt, and waits for it.
 pub(crate) async fn wait_for_next(
     source: &dyn Source,
     slice: Slice,

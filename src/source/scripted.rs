@@ -1,4 +1,4 @@
-//! A source for tests, which answers what it was told to.
+//! A source for tests that gives prepared answers.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex};
@@ -18,17 +18,17 @@ use crate::privacy::Credentials;
 /// What comes of opening a slice once, or one of its pages.
 #[derive(Debug)]
 pub(crate) enum Answer {
-    /// So many calls, in a body of its own.
+    /// This many calls, in one body.
     Calls(u64),
-    /// These records, one a line, in a body of their own.
+    /// These records, one a line, in one body.
     Lines(String),
-    /// So many calls, and then the body breaks off.
+    /// This many calls, before the body breaks off.
     Cut(u64),
     /// Nothing but an error.
     Fails(SourceError),
 }
 
-/// Answers in their order, and counts. What nobody told it is an error.
+/// Answers in their order, and counts. A slice without prepared answers is an error.
 #[derive(Debug)]
 pub(crate) struct ScriptedSource {
     answers: Mutex<BTreeMap<Slice, VecDeque<Answer>>>,

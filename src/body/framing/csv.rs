@@ -12,7 +12,7 @@ use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use super::{BOM, BodySummary, Boundary, Frame, FramingError, Position};
 use crate::body::csv::separator_of;
 
-/// Most cells of a line that are told apart; nobody has as many columns.
+/// Most cells of a line that are distinguished; no export has as many columns.
 pub(crate) const MAX_CELLS: usize = 4_096;
 
 /// What separates the cells of a line; shown as a plural.
@@ -82,8 +82,8 @@ impl<'a> Cells<'a> {
     }
 }
 
-/// Whether a line is the one by which Excel tells what separates the cells behind it: `sep=;`, also
-/// as a spreadsheet saves it again.
+/// Whether a line is `sep=;`, by which Excel declares the separator, also in the form in which a
+/// spreadsheet saves it again.
 pub(crate) fn is_separator_line(line: &[u8]) -> bool {
     let line = line.strip_prefix(BOM).unwrap_or(line);
     let line = line.strip_prefix(b"\"").unwrap_or(line);
@@ -95,14 +95,14 @@ pub(crate) fn is_separator_line(line: &[u8]) -> bool {
     })
 }
 
-/// The header line, until it has ended and tells what separates its cells.
+/// The header line, until it has ended and shows what separates its cells.
 #[derive(Debug, Default)]
 struct FirstLine {
     /// The first line as far as it has come, and perhaps more.
     held: Vec<u8>,
     /// How much of that was looked at.
     looked_at: usize,
-    /// Where the header begins: behind a line such as `sep=;`.
+    /// Where the header begins: after a line such as `sep=;`.
     start: usize,
     is_quoted: bool,
 }
@@ -145,7 +145,7 @@ pub(super) struct CsvFramer {
     max_record_bytes: usize,
     reader: Reader,
     separator: Separator,
-    /// The first line, until it tells what the separator is.
+    /// The first line, until it shows what the separator is.
     first_line: Option<FirstLine>,
     /// The first bytes, until they are known to be a byte order mark or not.
     start: Option<Vec<u8>>,
@@ -254,7 +254,7 @@ impl CsvFramer {
         self.push(text, on_frame)
     }
 
-    /// Reads the first line, and what was held behind it, by the separator that it shows.
+    /// Reads the first line, and the bytes held after it, with the separator that it shows.
     fn begin_lines<E, F>(&mut self, on_frame: &mut F) -> Result<(), E>
     where
         F: FnMut(Frame<'_>) -> Result<(), E>,
@@ -303,7 +303,7 @@ impl CsvFramer {
         self.cells_used += cells;
         self.ends_used += ends;
         match result {
-            // What is too long is passed over: its cells are not looked at.
+            // A line that is too long is skipped: its cells are not read.
             ReadRecordResult::OutputFull if self.cells.len() > self.max_record_bytes => {
                 self.cells_used = 0;
             }

@@ -9,13 +9,13 @@ use super::{BOM, BOM_START, BodySummary, Boundary, Frame, FramingError, Position
 
 /// What stands for an empty list.
 const NULL: &[u8] = b"null";
-/// What `items` are, for whoever has something else.
+/// What was expected, if `items` is anything else.
 const ITEMS: &str = "an array as `items`";
 /// Longest key of an envelope that is looked at; no key that matters is longer.
 const MAX_ENVELOPE_KEY_BYTES: usize = 64;
 /// Longest `pagination` object that is read; a longer one is passed over.
 const MAX_PAGINATION_BYTES: usize = 64 << 10;
-/// Longest member that says how a request went, and is read for it.
+/// Longest member that reports how a request went and is read.
 const MAX_WORDS_BYTES: usize = 2 << 10;
 /// Bytes within which an envelope shows itself: an object that begins with more white space is a
 /// line. It bounds the work, for all of them are looked at again with every byte.
@@ -39,7 +39,7 @@ pub(super) struct JsonFramer {
     /// Last byte of what is under way, which the cap may have kept out of `partial`.
     partial_last: u8,
     envelope_total: Option<u64>,
-    /// What the envelope that is under way says of itself.
+    /// What the current envelope reports about itself.
     envelope: Envelope,
     /// Whether one of them had no list.
     lacks_list: bool,
@@ -49,7 +49,7 @@ pub(super) struct JsonFramer {
     pub(super) record_keys: &'static [&'static [u8]],
 }
 
-/// A file may be several documents, one behind the other: pages, or objects over several lines.
+/// A file may be several concatenated documents: pages, or objects over several lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum FileLayout {
     /// An object over several lines shows by its first line.
@@ -62,7 +62,7 @@ enum FileLayout {
 enum State {
     /// Nothing but white space so far; a byte order mark is still possible.
     Start,
-    /// Not yet enough bytes to tell the layout; they are in `partial`.
+    /// Not yet enough bytes to detect the layout; they are in `partial`.
     Detecting,
     /// The first line of a file, as far as a record may be long: it is in `partial`.
     FirstLine,
@@ -124,12 +124,12 @@ enum Purpose {
     /// An object that is a document of its own.
     Document,
     Pagination,
-    /// A member that says how the request went.
+    /// A member that reports how the request went.
     Words(Word),
     OtherMember,
 }
 
-/// Members in which a server says that a request went wrong.
+/// Members in which a server reports a failed request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Word {
     Success,
@@ -148,7 +148,7 @@ impl Word {
     }
 }
 
-/// What an envelope says besides its records.
+/// What an envelope contains besides its records.
 #[derive(Debug, Default)]
 struct Envelope {
     has_list: bool,
@@ -159,7 +159,7 @@ struct Envelope {
 
 impl Envelope {
     fn say(&mut self, word: Word, value: &[u8]) {
-        // Cut, it is no JSON any more, and says all the same that there is one.
+        // If cut, it is not valid JSON, but still shows that there is a report.
         let is_whole = value.len() <= MAX_WORDS_BYTES;
         let text = if is_whole { value } else { b"\"(too long)\"" };
         let text = (!matches!(text, b"null" | b"\"\"" | b"false")).then(|| text.to_vec());
@@ -365,7 +365,7 @@ impl JsonFramer {
         self.partial_length = 0;
     }
 
-    /// Looks for the first bytes that tell the layout, one byte at a time: they are few.
+    /// Looks for the first bytes that show the layout, one byte at a time: they are few.
     fn detect<'a, E, F>(&mut self, chunk: &'a [u8], on_frame: &mut F) -> Result<&'a [u8], E>
     where
         E: From<FramingError>,
@@ -373,7 +373,7 @@ impl JsonFramer {
     {
         for (i, &byte) in chunk.iter().enumerate() {
             let rest = &chunk[i + 1..];
-            // Files that were put one behind the other have one each.
+            // Each of several concatenated files may have one.
             let is_first = match self.file {
                 Some(_) => BOM.starts_with(&self.partial),
                 None => self.partial.len() as u64 == self.at.byte,
@@ -654,8 +654,8 @@ impl JsonFramer {
         Ok(&[])
     }
 
-    /// Hands out what an envelope says of a failure in place of a record: what it means is known
-    /// where records are read.
+    /// Emits an envelope's report of a failure in place of a record. The reader of records
+    /// interprets it.
     fn end_envelope<E, F>(&mut self, on_frame: &mut F) -> Result<(), E>
     where
         F: FnMut(Frame<'_>) -> Result<(), E>,
@@ -855,7 +855,7 @@ fn are_several_objects(text: &[u8]) -> bool {
     is_whole && rest.trim_ascii_start().starts_with(b"{")
 }
 
-/// The part of a page that says how many records all pages have.
+/// The part of a page that contains the number of records of all pages.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Pagination {
     /// A number, which some servers write as text.

@@ -7,10 +7,10 @@
 //! date,from\n…,…\n                        CSV: a header line, then one record a line
 //! ```
 //!
-//! Whether a body is JSON or CSV is known to who asked for it, or shows in its first character; the
-//! layout of JSON is recognised from the first bytes. A file may be several arrays, envelopes and
-//! objects over several lines, one behind the other. Framing knows nothing of what a record means,
-//! does no I/O, and holds at most `max_record_bytes` and one chunk.
+//! The caller chooses JSON or CSV, or the first character of the body decides; the layout of JSON
+//! is detected from the first bytes. A file may be several concatenated arrays, envelopes and
+//! objects over several lines. Framing does not interpret records, does no I/O, and holds at most
+//! `max_record_bytes` and one chunk.
 //!
 //! ```
 //! use cdrlake::Format;
@@ -68,7 +68,7 @@ pub enum Boundary {
     EndOfBody,
 }
 
-/// One record's bytes, or what is known of a record that is too long.
+/// One record's bytes, or the beginning of a record that is too long.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Frame<'a> {
     /// A whole record: no line ending, never blank.
@@ -91,7 +91,7 @@ pub enum Frame<'a> {
         /// What stands between the separators, not yet known to be UTF-8.
         cells: Cells<'a>,
     },
-    /// A record longer than `max_record_bytes`; framing has gone on behind it.
+    /// A record longer than `max_record_bytes`; framing continues after it.
     TooLong {
         /// Where the record begins.
         at: Position,
@@ -104,7 +104,7 @@ pub enum Frame<'a> {
     },
 }
 
-/// What the body as a whole said.
+/// What the body as a whole contains.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BodySummary {
     /// Decoded bytes read.

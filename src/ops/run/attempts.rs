@@ -13,8 +13,8 @@ use crate::privacy::Privacy;
 use crate::retry::{Fate, Retry, RetryReason};
 use crate::source::retry::{deadline, wait_for_next};
 
-/// Fetches a slice until an attempt succeeds or none is left. A count that never matches is left
-/// to the caller to judge.
+/// Fetches a slice until an attempt succeeds or none is left. The caller judges a count that never
+/// matches.
 pub(super) async fn fetch_until_good(
     context: &Context,
     slice: Slice,
@@ -30,7 +30,7 @@ pub(super) async fn fetch_until_good(
     loop {
         let attempt = retry.attempt();
         report.attempts = attempt;
-        // Where nobody answers there is no day without a count, only a day without a network.
+        // If no request was answered, the network failed, not the count.
         leniency.count_may_fail = !source.is_cut_off() && retry.is_last(RetryReason::ForeignAnswer);
         context.observer.slice_began(slice, attempt);
         let error = match fetch(context, slice, privacy, leniency, deadline).await {
@@ -65,7 +65,7 @@ pub(super) async fn fetch_until_good(
     }
 }
 
-/// What an attempt held whose count matched only with records that came twice.
+/// The result of an attempt whose count matched only with duplicates.
 #[derive(Debug, PartialEq, Eq)]
 struct Doubted {
     digest: Digest,
@@ -73,8 +73,8 @@ struct Doubted {
     control_total: Option<u64>,
 }
 
-/// Whether what was fetched is to be fetched once more, for its count does not prove it: it may
-/// come out otherwise, or the same as the one before it.
+/// Refuses a result whose count does not prove it, so that it is fetched again, until two attempts
+/// in a row agree.
 fn doubt(
     fetched: Fetched,
     retry: &Retry,
@@ -89,7 +89,7 @@ fn doubt(
     let last_doubted = before.take();
     let reason = match fetched.verdict {
         Verdict::MatchWithDuplicates if last_doubted == Some(holds()) => return Ok(fetched),
-        // What comes out otherwise every time proves nothing.
+        // A result that differs each time proves nothing.
         Verdict::MatchWithDuplicates if retry.is_last(RetryReason::Duplicates) => {
             let verdict = Verdict::Mismatch;
             return Ok(Fetched { verdict, ..fetched });

@@ -225,9 +225,9 @@ pub(super) async fn fetch(
         ));
     }
     let as_of = match body.made_at {
-        // What is known to be short is to be asked for again.
+        // A slice that is known to be incomplete is fetched again.
         None if matches!(pages, Pages::Short { .. }) => None,
-        // Of two clocks the one that is behind: a day must not be closed before it has ended.
+        // The earlier of two clocks: a day must not be closed before it has ended.
         None => Some(body.server_time.map_or(begun_at, |time| time.min(begun_at))),
         // What the provider counts now, it had now.
         Some(_) if verdict.has_equal_count() => Some(begun_at),
@@ -259,8 +259,8 @@ async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<B
     Ok(body)
 }
 
-/// Refuses an answer without calls, of which `problem` tells, unless the provider counts none. It
-/// is asked now where its count is not known.
+/// Refuses an answer without calls, described by `problem`, unless the provider counts none.
+/// Requests the count if it is unknown.
 async fn must_count_none(
     context: &Context,
     slice: Slice,
@@ -280,7 +280,7 @@ async fn must_count_none(
     })
 }
 
-/// Refuses a first body without calls that has no list, or says itself that there are some.
+/// Refuses a first body without calls if it has no list, or a total above zero.
 async fn may_have_none(
     context: &Context,
     slice: Slice,
@@ -315,8 +315,8 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Refuses a count that has fallen, whatever the leniency: where a call is gone, those behind
-    /// it move up, some of them to a page that was read before.
+    /// Refuses a count that has fallen, whatever the leniency: if a call was removed, later calls
+    /// move up, some to a page that was already read.
     fn must_not_fall(&mut self, count: Option<u64>) -> Result<(), FetchError> {
         match (self.counted, count) {
             (Some(before), Some(after)) if after < before => {
@@ -378,7 +378,7 @@ impl Walk<'_> {
                 total,
             });
         }
-        // What the first page itself says is as old as the page.
+        // The total on the first page is as old as the page.
         self.counted = envelope_total.or(self.counted);
         self.must_not_fall(Some(total))?;
         tracing::info!(slice = slice.to_string(), total, "Reading the pages.");
@@ -401,7 +401,7 @@ impl Walk<'_> {
             leniency.compare(envelope_total, end.summary.envelope_total)?;
             self.must_not_fall(end.summary.envelope_total)?;
             // A server that ignores the page number repeats itself, or what has been added since.
-            // The digest tells also where records have no id.
+            // The digest also detects this for records without an id.
             if records > first.records || (records > 0 && end.digest == last.digest) {
                 return Err(FetchError::NotPaged { page });
             }
@@ -427,8 +427,8 @@ impl Walk<'_> {
     }
 }
 
-/// Whether so many records may be the first page of a stream that the server pages: 25 are the
-/// API's default, and any other limit is as round (10, 50, 100, 250, 1000).
+/// Whether this number of records may be a page size: the API's default is 25, and other sizes are
+/// round numbers (10, 50, 100, 250, 1000).
 fn is_page_size(records: u64) -> bool {
     let mut leading = records;
     while leading > 0 && leading.is_multiple_of(10) {
@@ -444,7 +444,7 @@ enum Pages {
     One,
     /// Several pages, up to the count.
     Walked,
-    /// One or several pages, and then no more, although the count says so.
+    /// One or several pages, with fewer records than their total.
     Short { records: u64, total: u64 },
 }
 
@@ -563,8 +563,8 @@ impl Conversion {
         }
     }
 
-    /// Waits until the thread has removed its files, which the next attempt makes anew. What the
-    /// conversion found wrong with the body says more than how the body broke off afterwards.
+    /// Waits until the thread has removed its files, which the next attempt creates again. The
+    /// conversion's own error explains more than the interruption that followed.
     async fn abandon(self, error: FetchError) -> FetchError {
         drop(self.messages);
         match (join_task(self.thread).await, error) {
@@ -576,7 +576,7 @@ impl Conversion {
     }
 
     async fn finish(self) -> Result<Converted, FetchError> {
-        // If the thread has ended early, its result says why.
+        // If the thread has ended early, its result contains the reason.
         drop(self.messages.send(Message::Finish).await);
         let converted = join_task(self.thread).await??;
         Ok(converted.expect("the thread was told to finish"))
@@ -593,7 +593,7 @@ fn convert(
     match convert_bodies(&mut converter, &mut inbox, observer) {
         Ok(Conclusion::Finish) => converter.finish().map(Some),
         Ok(Conclusion::Abandon) => converter.abandon().map(|()| None),
-        // A full disk says more than what else was wrong.
+        // A full disk is a better explanation than any other error.
         Err(error) => converter.abandon().and(Err(error)),
     }
 }
@@ -616,7 +616,7 @@ fn convert_bodies(
             Message::Chunk(chunk) => converter.push(&chunk)?,
             Message::EndBody(reply) => {
                 let end = converter.end_body()?;
-                // Nobody listens any more if the run was stopped meanwhile.
+                // If the run was stopped, no one receives it.
                 reply.send(end).ok();
             }
             Message::Finish => return Ok(Conclusion::Finish),

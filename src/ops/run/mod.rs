@@ -1,4 +1,4 @@
-//! A run: every due slice from request to ledger. The only module that knows all stages.
+//! A run: every due slice from request to ledger. Only this module uses all stages.
 
 mod attempts;
 mod fetch;
@@ -45,12 +45,12 @@ const SLICE_OVERHEAD_BYTES: usize = 36 << 20;
 /// Memory of a slice on its way into the table, besides what is uploaded of it.
 const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
 
-/// What a run may do beyond what its plan says.
+/// Options of a run beyond its plan.
 #[derive(Clone, Debug, Default)]
 pub struct RunOptions {
     /// Whether a slice may lose rows against the ledger.
     pub allow_shrink: bool,
-    /// What is to be said in the report, whatever becomes of the slices.
+    /// Remarks for the report, independent of the slices.
     pub remarks: Vec<String>,
 }
 
@@ -63,11 +63,11 @@ struct Context {
     options: RunOptions,
     observer: Arc<dyn Observer>,
     run: String,
-    /// Shows others that the run is under way.
+    /// Shows others that the run is active.
     mark: RunMark,
     started_at: Timestamp,
-    /// `source.requests`: slices that are fetched at the same time. Others may be on their way into
-    /// the table meanwhile.
+    /// `source.requests`: slices that are fetched at the same time. Others may be published at the
+    /// same time.
     fetching: Semaphore,
     /// `limits.memory`, in [`MEMORY_UNIT_BYTES`].
     memory: Semaphore,
@@ -322,7 +322,7 @@ pub async fn run(
     let is_kept = keeper.keep(begun.marked, &mut report).await;
     let lake = context.lake.clone();
     context.observer.ended();
-    // Until here the run is under way for everybody else.
+    // Until here, the run is active for others.
     drop(context);
     lake.settle().await;
     RunResult {
@@ -369,8 +369,8 @@ async fn work_off(
     reports
 }
 
-/// Says once that records held credentials. No warning of the report: nobody can do anything about
-/// it.
+/// Logs once that records contained credentials. It is not a warning of the report, because the
+/// user cannot act on it.
 fn say_what_was_redacted(report: &RunReport) {
     let records = report.totals.counts.redacted;
     if records > 0 {
@@ -398,8 +398,8 @@ type Queue = Arc<Mutex<VecDeque<Waiting>>>;
 async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
     let mut reports = Vec::new();
     loop {
-        // Before a slice is taken: who waits here keeps nobody else from working, and slices are
-        // begun in their order.
+        // Before a slice is taken, so that a waiting worker blocks no other, and slices start in
+        // order.
         let room = tokio::select! {
             biased;
             () = context.stop.cancelled() => break,
@@ -413,7 +413,7 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
         if let Some(not_before) = waiting.not_before {
             // Only slices that others hold are left once one comes round again too early.
             tokio::select! {
-                // It is begun nevertheless, and says itself that the run was stopped.
+                // It is started nevertheless, and reports that the run was stopped.
                 () = context.stop.cancelled() => {}
                 () = tokio::time::sleep_until(not_before) => {}
             }
@@ -432,7 +432,7 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
         match processed {
             Ok(report) => {
                 let tell = AssertUnwindSafe(|| context.observer.slice_ended(&report));
-                // What became of the slice is the same whoever was told.
+                // The slice's outcome does not depend on the observer.
                 if std::panic::catch_unwind(tell).is_err() {
                     context.warn(format!("{slice}: {Panicked}"));
                 }

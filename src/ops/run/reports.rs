@@ -16,7 +16,7 @@ use crate::lake::{Lake, LakeError};
 use crate::ops::days::CLOCK_TOLERANCE;
 use crate::store::Garbage;
 
-/// What is said of a store on which two runs would harm each other.
+/// Why concurrent runs are not safe on a store.
 pub const IGNORES_CONDITIONS: &str =
     "the store ignores conditional writes, so it cannot keep concurrent runs apart";
 /// A run that began so long ago and has committed nothing is looked at more closely.
@@ -28,7 +28,7 @@ pub const KEPT_DAYS: i64 = 90;
 /// Reports that are read at the same time: one may have some megabytes.
 const CONCURRENT_READS: usize = 4;
 
-/// What a report tells of the table.
+/// The part of a report that concerns the table.
 #[derive(Debug, Deserialize)]
 pub(crate) struct Told {
     pub(crate) run: String,
@@ -38,7 +38,7 @@ pub(crate) struct Told {
     slices: Vec<Slice>,
 }
 
-/// What all reports tell that are kept, in no order. One that is damaged is left out, and said.
+/// All readable reports, in no order. A damaged one is skipped with a warning.
 pub(crate) async fn reports(
     lake: &Lake,
 ) -> Result<impl Stream<Item = Result<Told, LakeError>>, LakeError> {
@@ -54,15 +54,15 @@ pub(crate) async fn reports(
     }))
 }
 
-/// What all reports and the ledger tell together of what has changed.
+/// What has changed, by all reports and the ledger.
 #[derive(Debug)]
 pub(crate) struct Changes {
-    /// What each report tells, without its slices, which may be many.
+    /// Each report, without its slices, which may be many.
     told: Vec<Told>,
-    /// Days that the ledger says were changed by a run of which no report tells it: one that is
-    /// under way, or died unseen.
+    /// Days that, by the ledger, were changed by a run whose reports do not list them: it is
+    /// active, or it crashed and nothing has recorded that.
     untold: BTreeSet<Date>,
-    /// How much earlier what ended before may have ended after: clocks differ.
+    /// The clock skew to allow for when the ends of runs are compared.
     doubt: SignedDuration,
 }
 
@@ -97,13 +97,13 @@ impl Changes {
         })
     }
 
-    /// The report of the run that ended last. Names say when runs began.
+    /// The report of the run that ended last. Names of runs only contain their start.
     pub(crate) fn last(&self) -> Option<&Told> {
         self.told.iter().max_by_key(|told| told.finished_at)
     }
 
-    /// Days that runs have changed which ended after `run`, or so shortly before that nobody can be
-    /// sure, and those that no report tells. `None` if there is no report of `run`.
+    /// Days changed by runs that ended after `run`, or shortly before it, to allow for clock skew,
+    /// and days that no report lists. `None` if there is no report of `run`.
     pub(crate) fn since(&self, run: &str) -> Option<BTreeSet<Date>> {
         let since = self.told.iter().find(|told| told.run == run)?;
         let is_later = |told: &&Told| {
@@ -115,9 +115,9 @@ impl Changes {
     }
 }
 
-/// Days that runs have changed which ended after `run`, or so shortly before that nobody can be
-/// sure, and those which the ledger says were changed by a run of which no report tells it: one
-/// that is under way, or died unseen. `None` if there is no report of `run`.
+/// Days changed by runs that ended after `run`, or shortly before it, to allow for clock skew.
+/// Includes days that the ledger attributes to a run without a report: an active one, or one that
+/// crashed. `None` if there is no report of `run`.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be read.
@@ -126,7 +126,7 @@ pub async fn changed_since(lake: &Lake, run: &str) -> Result<Option<BTreeSet<Dat
 }
 
 /// Removes the reports of runs that ended more than [`KEPT_DAYS`] before `now`, except the last
-/// one. Says which in `garbage`, and which of them could not be read.
+/// one. Lists in `garbage` which were removed, and which could not be read.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed or written.
@@ -140,13 +140,13 @@ pub(crate) async fn remove_old(
     let kept = runs.len();
     let first_kept = new_run_id(limit);
     let mut old = Vec::new();
-    // Names say when runs began.
+    // Names contain the start of runs.
     for run in runs.into_iter().filter(|run| *run < first_kept) {
         match lake.run_report::<Told>(&run).await {
             Ok(Some(told)) if told.finished_at >= limit => {}
             Ok(Some(told)) => old.push((told.finished_at, run)),
             Ok(None) => {}
-            // Of no use to anybody.
+            // A damaged report is of no use.
             Err(LakeError::Damaged { .. }) => old.push((Timestamp::MIN, run)),
             Err(error) => garbage.left.push(crate::error::chain(&error)),
         }
@@ -186,7 +186,7 @@ pub(crate) struct ReportKeeper<'a> {
     pub(crate) lake: &'a Lake,
     pub(crate) mark: &'a RunMark,
     pub(crate) started_at: Timestamp,
-    /// Whoever cancels one of them does not want to wait.
+    /// Cancelled if the run must not wait any longer.
     pub(crate) stops: [&'a CancellationToken; 2],
 }
 
@@ -253,7 +253,7 @@ impl ReportKeeper<'_> {
         let mut kept = self.lake.end_run(&report.run, report).await;
         let is_kept = kept.is_ok();
         for (dead, made) in dead {
-            // Only once it was told: whoever is interrupted here tells it twice, not never.
+            // Only after it was reported: an interruption here reports a day twice, never omits it.
             if kept.is_ok() {
                 let make = |found: Option<RunReport>| match found {
                     None => Some(made.clone()),
@@ -271,8 +271,8 @@ impl ReportKeeper<'_> {
         is_kept
     }
 
-    /// Of the `marked` runs those that are dead, each with what it has done. Those of which it
-    /// cannot be told are left to the next run.
+    /// The `marked` runs that have crashed, each with its traces. Undecided ones are left to the
+    /// next run.
     async fn find_dead(
         &self,
         mut marked: MarkedRuns,
@@ -281,7 +281,7 @@ impl ReportKeeper<'_> {
         let mut warn = |error: &LakeError| warnings.push(crate::error::chain(error));
         let mut dead = Vec::new();
         for (run, traces) in &marked {
-            // Worth waiting for if there is something to tell, or if it should have ended long ago.
+            // Waiting is worthwhile if there is something to report, or the run started long ago.
             let is_patient = traces.is_any() || began_long_before(run, self.started_at);
             let claimed = match self.is_dead(run, is_patient).await {
                 Ok(true) => self.lake.claim_dead(run).await,
@@ -297,7 +297,7 @@ impl ReportKeeper<'_> {
         // Again, for what they have done since they were seen. From now on they cannot.
         if let Err(error) = self.lake.add_traces(&mut marked).await {
             warn(&error);
-            // They are not told of in part.
+            // A crashed run is not reported in part.
             return Vec::new();
         }
         let with_traces = dead.into_iter().map(|dead| {
@@ -307,7 +307,7 @@ impl ReportKeeper<'_> {
         with_traces.collect()
     }
 
-    /// Whether a run is dead. Who is interrupted does not wait to know: the next run will.
+    /// Whether a run has crashed. An interrupted run does not wait to find out: the next run does.
     async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
         tokio::select! {
             dead = self.lake.is_dead(run, is_patient) => dead,
@@ -317,7 +317,7 @@ impl ReportKeeper<'_> {
     }
 }
 
-/// Whether a run's name says that it began much earlier than `now`.
+/// Whether a run started much earlier than `now`, by its name.
 fn began_long_before(run: &str, now: Timestamp) -> bool {
     let name = now.checked_sub(LONG_AGO).map(new_run_id);
     name.is_ok_and(|then| *run < *then)

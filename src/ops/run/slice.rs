@@ -112,8 +112,8 @@ impl SliceError {
     }
 }
 
-/// How often a slice is begun anew because another run took it over: a file system on which leases
-/// do not last must not keep a run busy for ever.
+/// How often a slice is started again after another run took it over. The limit matters on file
+/// systems where leases do not last.
 const MAX_LOST_LEASES: u32 = 3;
 
 /// Why a slice is to be tried again later.
@@ -125,7 +125,7 @@ pub(super) enum Later {
     TakenOver,
 }
 
-/// Does one slice, or says why it is to be tried again later.
+/// Processes one slice, or returns why it is to be tried again later.
 pub(super) async fn process(
     context: &Context,
     waiting: &Waiting,
@@ -166,7 +166,7 @@ pub(super) async fn process(
                 text = format!("{text}. {MAKE_ROOM}");
             }
             report.reason = error.reason();
-            // Whoever observes says it where there is something to do about it, with that.
+            // The observer reports errors that have advice.
             if !stops_the_run(context, &error, &text).await && report.reason.is_none() {
                 tracing::error!(slice = slice.to_string(), "{text}");
             }
@@ -176,7 +176,7 @@ pub(super) async fn process(
     Ok(report)
 }
 
-/// Ends the run where no other slice would fare better. Its reason is then said once, at the end.
+/// Stops the run if the error concerns all slices. The reason is then reported once, at the end.
 async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> bool {
     let cause = match (error.fate(), error) {
         (Fate::StopRun(cause), _) => cause,
@@ -221,7 +221,7 @@ async fn attempt_all(
     let work = work_on(context, due, &*lease, room, report);
     match AssertUnwindSafe(work).catch_unwind().await {
         Ok(outcome) => outcome.map(Done::Outcome),
-        // It says nothing of the slice in the source, but the slice is to stay due, and to be seen.
+        // The source is not at fault, but the slice must stay due and its failure visible.
         Err(_) => {
             let error = SliceError::from(Panicked);
             let now = context.lake.usable_entry(slice).await?;
@@ -268,7 +268,7 @@ async fn work_on(
         ));
         return Ok(SliceOutcome::Skipped);
     }
-    // Under the lease: whoever erases a number meanwhile waits for it.
+    // Under the lease, so that an erasure of a number waits for this slice.
     let privacy = context.lake.privacy_now().await?;
     let fetched = match fetch_until_good(context, slice, &privacy, report).await {
         Ok(fetched) => fetched,
@@ -288,8 +288,8 @@ async fn work_on(
     outcome
 }
 
-/// Whether what another run has committed meanwhile is what this one would: a day that settled
-/// after it was fetched, or whose count this run compares and the other did not, is still to do.
+/// Whether the commit that another run made in the meantime is as good as this run's would be. It
+/// is not if the day has settled since, or if only this run compares counts.
 fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
     let ours = state_of(slice.day, &context.config.window, context.started_at);
     let is_settled = commit.state == State::Closed || ours == State::Open;
@@ -299,8 +299,8 @@ fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool 
     is_settled && is_proven
 }
 
-/// Whether a failure is about the slice, and not about the key, the network, this machine or the
-/// run. Nor does an export that will not do say anything of a slice that the lake has.
+/// Whether a failure concerns the slice, not the key, the network, this machine or the run. A
+/// failed load does not concern a slice that the lake already has.
 fn says_something_of_the_slice(
     context: &Context,
     before: &LedgerEntry,
@@ -308,7 +308,7 @@ fn says_something_of_the_slice(
 ) -> bool {
     if context.source.is_fixed()
         && before.entry.committed.is_some()
-        // Nobody could see which ones otherwise.
+        // Otherwise these records could not be listed.
         && !matches!(error, SliceError::TooManyRejects { .. })
     {
         return false;
@@ -342,7 +342,7 @@ async fn record_failure(
         if let Fate::StopRun(cause) = error.fate() {
             context.stop(&Stop::at(cause, chain(&error)));
         }
-        // The failure itself is told anyway; without its entry the slice is due as it was before.
+        // The failure is reported anyway; without an entry the slice stays due as before.
         context.warn(format!(
             "{slice}: the failure could not be recorded: {}",
             chain(&error)
@@ -452,8 +452,7 @@ async fn settle(
     Ok(outcome)
 }
 
-/// Whether a count that matches only with records that came twice may yet come out otherwise: while
-/// the look-back lasts.
+/// Whether a count that matches only with duplicates may still change: during the look-back.
 fn is_doubtful(context: &Context, slice: Slice, verdict: Verdict) -> bool {
     let window = &context.config.window;
     let today = context.started_at.to_zoned(window.timezone.clone()).date();
@@ -483,7 +482,7 @@ struct NewSlice {
     privacy: Arc<Privacy>,
 }
 
-/// Publishes a file, or that there is none.
+/// Publishes a file, or the absence of one.
 async fn publish(
     context: &Context,
     lease: &dyn Lease,
@@ -503,8 +502,8 @@ async fn publish(
         .as_ref()
         .and_then(|old| Change::between(old, &commit));
     let has_rows = file.rows > 0;
-    // A day that never had a file, and has none now, has no partition to load. One that lost its
-    // file to a run that died has, although it is gone already.
+    // A day that never had a file, and has none now, has no partition to load. If a crashed run
+    // removed the file, the partition still has to be loaded.
     let had_partition = before.entry.pending.is_some()
         || before
             .entry
@@ -537,8 +536,8 @@ async fn stage(
     }
 }
 
-/// Whether the lake already holds what was fetched: the same rows by the ledger, and the very file
-/// that the ledger speaks of, byte for byte.
+/// Whether the lake already holds the fetched rows: by the ledger's digest, and by the checksum of
+/// the file itself.
 async fn is_in_lake(
     context: &Context,
     before: &LedgerEntry,
@@ -559,7 +558,7 @@ async fn is_in_lake(
     let (Some(file), Some(found)) = (&kept.file, found) else {
         return Ok(true);
     };
-    // A store's own mark says that it is this very upload: its bytes need no reading.
+    // The store's entity tag identifies this upload, so its bytes need not be read.
     if found.etag.is_none() && !has_bytes(context, &found.path, &file.checksum).await? {
         context.warn(format!("{slice}: its file is damaged and will be replaced"));
         return Ok(false);
@@ -579,8 +578,7 @@ async fn has_rejects(context: &Context, slice: Slice, kept: &Commit) -> Result<b
     Ok(found.etag.is_some() || has_bytes(context, &found.path, &rejects.checksum).await?)
 }
 
-/// Whether the object at `path` has this checksum. What cannot be read is not there, as far as
-/// anybody else is concerned.
+/// Whether the object at `path` has this checksum. An unreadable object counts as missing.
 async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<bool, SliceError> {
     let Some(copy) = context.lake.local_copy(path).await? else {
         return Ok(false);
@@ -656,8 +654,8 @@ async fn judge(
     Ok(())
 }
 
-/// The rows that a slice must not fall below: what the ledger says was committed; where a run died
-/// over it, or the ledger says nothing, also what the file in the table says.
+/// The rows that a slice must not fall below: those of its commit; if a run crashed, or there is no
+/// commit, also those of the file in the table.
 async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, SliceError> {
     let entry = &before.entry;
     let committed = entry.committed.as_ref();

@@ -21,7 +21,7 @@ use crate::source::{Body, Chunks, Source, SourceError};
 /// Bytes read at once from a day of an export.
 const CHUNK_BYTES: usize = 128 << 10;
 
-/// An export, and whoever is asked for the provider's counts.
+/// An export, and the source of the provider's counts.
 #[derive(Debug)]
 pub(crate) struct ExportSource {
     export: Export,
@@ -30,7 +30,7 @@ pub(crate) struct ExportSource {
 }
 
 impl ExportSource {
-    /// The calls of `export`, and the counts of `counts`. Without it nobody may ask for any.
+    /// The calls of `export`, and the counts of `counts`. Without `counts`, there are no counts.
     pub(crate) fn new(export: Export, counts: Option<Arc<dyn Source>>) -> Self {
         let credentials = match &counts {
             Some(counts) => Arc::clone(counts.credentials()),

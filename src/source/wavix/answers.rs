@@ -1,4 +1,4 @@
-//! What answers of the API mean, and what it means that there is none.
+//! What responses of the API mean, and what a missing response means.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::error::{causes, chain, sanitized_excerpt};
 use crate::source::SourceError;
 use crate::store::location::is_loopback;
 
-/// So many answers that there were too many requests are no accident.
+/// This many responses with status 429 are not an accident.
 const MANY_TIMES: u32 = 3;
 
 /// As much of an error's body as is read, and as much of its message as is shown.
@@ -60,7 +60,7 @@ impl Api {
     /// What it means that a request got no response.
     pub(super) fn unanswered(&self, error: reqwest::Error) -> SourceError {
         let error = error.without_url();
-        // The layers in between say no more than "error sending request".
+        // The outer errors contain nothing but "error sending request".
         let cause = causes(&error)
             .last()
             .map_or_else(|| error.to_string(), ToString::to_string);
@@ -81,7 +81,7 @@ impl Api {
                 "{problem}. It does not support TLS 1.2 or newer. Check source.url and any proxy \
                  in between"
             )),
-            // What has answered is where source.url says.
+            // The host has answered before, so source.url is right.
             _ if self.was_reached() && error.is_connect() => {
                 let way = self.proxy().map(|Proxy { variable, address }| {
                     format!(" through the proxy {address} ({variable})")
@@ -181,7 +181,7 @@ impl Api {
             408 | 409 | 425 | 429 | 500.. => {
                 let mut problem = format!("the API answered {status}: {message}");
                 let longest = self.config.retry_max;
-                // A little more is waited for: what says 61 seconds means a minute.
+                // Slightly longer waits are accepted: 61 seconds for a limit of one minute.
                 let most = longest.saturating_mul(2);
                 if let Some(wait) = retry_after.filter(|wait| *wait > most) {
                     let until = describe_until(now, wait, TimeZone::system());
@@ -236,8 +236,8 @@ impl Api {
     }
 }
 
-/// What the API itself says in an answer that holds no calls: `message` of its JSON, `error`, or
-/// its `message`.
+/// The API's own message in an answer without calls: `message` of its JSON, `error`, or its
+/// `message`.
 pub(super) fn own_words(body: &[u8]) -> Option<String> {
     let json: serde_json::Value = serde_json::from_slice(body).ok()?;
     let words = ["/message", "/error", "/error/message"].into_iter();
@@ -268,7 +268,7 @@ pub(super) fn unasked_encoding(response: &Response) -> SourceError {
     ))
 }
 
-/// The beginning of what a compressed body says, as far as it can be read.
+/// The beginning of a compressed body, as far as it can be read.
 fn beginning(response: &Response, body: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
     if let Ok(encoding) = encoding(response) {

@@ -89,8 +89,8 @@ pub(super) fn must_show_its_end(response: &Response) -> Result<(), SourceError> 
     Ok(())
 }
 
-/// What is wrong with a response of which nothing is left, decompressed, if it is not marked as
-/// records: `None` if it is a day without calls.
+/// The error for a response that is empty after decompression and not declared as records. `None`
+/// if it may be a day without calls.
 pub(super) fn wrong_if_empty(response: &Response, format: Format) -> Option<SourceError> {
     let marked = match format {
         Format::Json | Format::Lines => "json",

@@ -9,10 +9,9 @@ use jiff::tz::TimeZone;
 use reqwest::header::HeaderMap;
 use tokio::time::Instant;
 
-/// What the server asks for: `Retry-After` in seconds or as an HTTP date, else, if a limit was met,
-/// `X-RateLimit-Reset`, which many servers say all the time. Dates are taken against the response's
-/// own `Date`, so that a wrong clock here does no harm. What cannot be understood is as good as
-/// absent.
+/// How long the server asks to wait: `Retry-After` in seconds or as an HTTP date; after a 429 also
+/// `X-RateLimit-Reset`, which many servers send with every response. Dates are compared with the
+/// response's own `Date`, so that a wrong local clock does not matter. Invalid values are ignored.
 pub(super) fn asked_for(headers: &HeaderMap, now: Timestamp, is_limited: bool) -> Option<Duration> {
     let text = |name: &str| headers.get(name)?.to_str().ok().map(str::trim);
     let server_now = text("date").and_then(http_date).unwrap_or(now);
@@ -76,7 +75,7 @@ impl Gate {
         until.filter(|until| *until > Instant::now())
     }
 
-    /// Whether nobody is held back now.
+    /// Whether requests may be sent now.
     pub(super) fn is_open(&self) -> bool {
         self.opens_at().is_none()
     }

@@ -67,7 +67,7 @@ impl Resource {
 /// What the answers so far have shown of a resource.
 #[derive(Debug, Default)]
 struct Known {
-    /// Whether the server knows it only under the other of its paths.
+    /// Whether the server has only the other of its paths.
     old: AtomicBool,
     /// Whether it has answered with success.
     served: AtomicBool,
@@ -79,7 +79,7 @@ struct Known {
 #[derive(Debug)]
 pub struct Api {
     client: Client,
-    /// The key among them, but for whoever never asks.
+    /// The key among them, unless no request is sent.
     credentials: Arc<Credentials>,
     config: SourceConfig,
     /// Closed while the server asks for patience.
@@ -95,14 +95,14 @@ pub struct Api {
     replaced: Mutex<usize>,
     /// Whether the server has left a connection open for the next request.
     keeps_open: AtomicBool,
-    /// How often the server said that there were too many requests.
+    /// How many responses had status 429.
     limited: AtomicU32,
-    /// A client without such connections, once one was no good.
+    /// A client without kept-alive connections, once one of these was closed.
     fresh_client: OnceLock<Client>,
 }
 
 impl Api {
-    /// A client that authenticates with `key`. Without one it serves who has no question.
+    /// A client that authenticates with `key`. Without a key it must not send requests.
     ///
     /// # Errors
     /// [`SourceError::Setup`] if TLS cannot be set up: for want of root certificates, or because
@@ -239,8 +239,8 @@ impl Api {
         query
     }
 
-    /// Sends a request and returns a response with status 200, or one that says that there is
-    /// nothing. A 404 on a path of today is tried once on the path of before June 2026.
+    /// Sends a request and returns a response with status 200 or 204. On a 404, tries the path that
+    /// the API had before June 2026 once.
     async fn get(
         &self,
         resource: Resource,
@@ -253,7 +253,7 @@ impl Api {
         let old = old_path.load(Ordering::Relaxed);
         let send = |path| self.send(path, query, accept, accept_encoding);
         let mut first = send(resource.path(old)).await?;
-        // Where a path has served, 404 says nothing of the path.
+        // If a path has served before, 404 does not concern the path.
         if first.status() != StatusCode::NOT_FOUND || known.served.load(Ordering::Relaxed) {
             return self.accept(first, resource).await;
         }
@@ -296,9 +296,9 @@ impl Api {
         Ok(response)
     }
 
-    /// Sends a request, and once more with another key where the one that was good so far is
-    /// refused. One that never was good is not replaced: who prints a new key each time must not be
-    /// asked for ever.
+    /// Sends a request, and once more with a new key if a key that was valid before is refused. A
+    /// key that was never valid is not replaced, so that a command that prints a new key each time
+    /// is not run for ever.
     async fn send(
         &self,
         path: &str,
@@ -337,7 +337,7 @@ impl Api {
         loop {
             self.gate.pass().await;
             self.pace.turn().await;
-            // It may have closed meanwhile, and then all who wait behind it take new turns.
+            // The gate may have closed in the meantime; then all waiting requests take new turns.
             if self.gate.is_open() {
                 break;
             }
@@ -419,8 +419,8 @@ impl Api {
         *replaced = generation;
     }
 
-    /// Whether a request may have failed because its connection was used before, and the server, or
-    /// something in between, had given it up: that says nothing of the server.
+    /// Whether a request may have failed because the server, or a proxy, closed its kept-alive
+    /// connection, which does not concern the server's health.
     fn may_have_been_worn(&self, error: &reqwest::Error) -> bool {
         let has_broken_off = error.is_request() && !error.is_connect() && !error.is_timeout();
         has_broken_off && self.keeps_open.load(Ordering::Relaxed)
