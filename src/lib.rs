@@ -95,7 +95,7 @@ pub use ops::days::{DayRange, Selection, Shard};
 pub use ops::job::{Job, Outcome};
 pub use ops::load::Load;
 pub use ops::open::{find_lake, open_lake};
-pub use ops::plan::{Due, Plan, Why, plan};
+pub use ops::plan::{Due, DueReason, Plan, plan};
 pub use ops::run::{RunResult, Stop};
 pub use ops::verify::{
     Fault, Finding, Remedy, Repair, SourceCheck, Verification, Verified, VerifyReport,

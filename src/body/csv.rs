@@ -493,7 +493,7 @@ enum Likeness {
     Synonym,
 }
 
-/// Every column name that is understood, as [`letters`]. Ambiguous names (`price`, `amount`,
+/// Every column name that is understood, as [`normalize_header`]. Ambiguous names (`price`, `amount`,
 /// `time`, `number`, `source`) are not among them.
 static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
     let mut names = HashMap::new();
@@ -509,7 +509,12 @@ static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
             names.insert(name.to_owned(), (field, likeness));
         };
         for &field in column.fields {
-            add(&letters(field.name()), field, Likeness::Name, with_units[0]);
+            add(
+                &normalize_header(field.name()),
+                field,
+                Likeness::Name,
+                with_units[0],
+            );
         }
         if let Some(&field) = column.fields.first() {
             for name in column.csv_names {
@@ -528,7 +533,7 @@ impl Field {
 
     /// The same, and how the name means it.
     fn meant_by(name: &[u8]) -> Option<(Self, Likeness)> {
-        let name = letters(std::str::from_utf8(name).ok()?);
+        let name = normalize_header(std::str::from_utf8(name).ok()?);
         NAMES.get(&name).copied()
     }
 }
@@ -550,7 +555,7 @@ fn is_number(cell: &[u8]) -> bool {
 }
 
 /// A name without case, spaces and marks.
-fn letters(name: &str) -> String {
+fn normalize_header(name: &str) -> String {
     let letters = name.chars().filter(|letter| letter.is_alphanumeric());
     letters.flat_map(char::to_lowercase).collect()
 }

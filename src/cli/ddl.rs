@@ -6,7 +6,7 @@ use jiff::civil::Date;
 use super::{CommandError, Exit, LakeArgs, print};
 use crate::cdr::slice::parse_day;
 use crate::ops::open::{existing_lake, find_any_lake};
-use crate::ops::warehouse::{TableRequest, Which};
+use crate::ops::warehouse::{LoadScope, TableRequest};
 use crate::ops::{self, UsageError};
 use crate::warehouse::Target;
 
@@ -97,19 +97,19 @@ pub(super) async fn execute(args: &DdlArgs) -> Result<Exit, CommandError> {
 
 impl DdlArgs {
     /// The days to be loaded.
-    fn which(&self) -> Result<Which, CommandError> {
+    fn which(&self) -> Result<LoadScope, CommandError> {
         if let Some(run) = &self.changed_by {
-            return Ok(Which::ChangedBy(run.clone()));
+            return Ok(LoadScope::ChangedBy(run.clone()));
         }
         if let Some(run) = &self.changed_since {
-            return Ok(Which::ChangedSince(run.clone()));
+            return Ok(LoadScope::ChangedSince(run.clone()));
         }
         let days = self.from.unwrap_or(Date::MIN)..=self.to.unwrap_or(Date::MAX);
         if days.is_empty() {
             let (from, to) = days.into_inner();
             return Err(ops::Error::from(UsageError::ReversedDays { from, to }).into());
         }
-        Ok(Which::Days(days))
+        Ok(LoadScope::Days(days))
     }
 
     /// What else there is to be printed.

@@ -25,7 +25,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
     let begun = Instant::now();
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let demo = Demo::start(&args.lake, Timestamp::now()).await?;
-    screen.say(&format!(
+    screen.print_line(&format!(
         "A simulated Wavix API answers on {}; the lake is {}.",
         demo.url(),
         args.lake
@@ -41,7 +41,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         advice::on_run(&mut result.report, &root);
         for slice in &result.report.slices {
             if let Some(error) = &slice.error {
-                screen.say(&format!("{}: {error}", slice.slice()));
+                screen.print_line(&format!("{}: {error}", slice.slice()));
             }
         }
         return Ok(exit_of(&result, false, screen));

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::json;
 
 use super::progress::Screen;
-use super::prune::copies;
+use super::prune::versioning_hint;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
 use super::table::{counted, thousands};
 use super::{
@@ -52,7 +52,7 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let observer = screen.observer(&config.lake.url);
     let interrupted = || {
-        screen.say("Interrupted: nothing was changed, and the number is not blocked.");
+        screen.print_line("Interrupted: nothing was changed, and the number is not blocked.");
         Ok(Exit::Interrupted)
     };
     let opening = async {
@@ -154,7 +154,7 @@ fn outcome(args: &EraseArgs, config: &Config, found: &Search, erasure: &Erasure)
                     "Erased from {}. Future calls of the number are left out and counted as \
                      suppressed.{}\n",
                     number_of_slices(slices),
-                    copies(config)
+                    versioning_hint(config)
                 )
             } else {
                 "The erasure is incomplete: the lake still has calls of the number. Future calls \

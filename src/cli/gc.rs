@@ -25,7 +25,7 @@ pub(super) async fn execute(args: &GcArgs, screen: &Screen) -> Result<Exit, Comm
     let config = args.config.load()?;
     let lake = existing_lake(&config, true).await?;
     if let Some(expiry) = lake.lease_expiry() {
-        screen.say(&format!(
+        screen.print_line(&format!(
             "Looking for leftovers of crashed runs. Leases are watched for {} s (lake.lease).",
             expiry.as_secs()
         ));

@@ -464,7 +464,7 @@ impl Arguments {
         Box::pin(self.command.execute(&screen))
             .await
             .unwrap_or_else(|error| {
-                screen.complain(&error.message);
+                screen.print_error(&error.message);
                 error.exit
             })
     }

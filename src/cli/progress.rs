@@ -76,7 +76,7 @@ impl Screen {
 
     /// Writes a line to standard error. Failures are ignored: there is no other place to report
     /// them.
-    pub(super) fn say(&self, line: &str) {
+    pub(super) fn print_line(&self, line: &str) {
         self.write_above_bars(format!("{line}\n").as_bytes());
     }
 
@@ -92,9 +92,9 @@ impl Screen {
     }
 
     /// Prints why a command failed: the last sentence the user reads.
-    pub(super) fn complain(&self, sentence: &str) {
+    pub(super) fn print_error(&self, sentence: &str) {
         match self.format {
-            LogFormat::Text => self.say(&format!("error: {sentence}")),
+            LogFormat::Text => self.print_line(&format!("error: {sentence}")),
             LogFormat::Json => tracing::error!("{sentence}"),
         }
     }

@@ -70,7 +70,10 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
                 let last = if old.is_empty() {
                     String::new()
                 } else {
-                    format!("Nothing was removed: --dry-run.{}\n", copies(&config))
+                    format!(
+                        "Nothing was removed: --dry-run.{}\n",
+                        versioning_hint(&config)
+                    )
                 };
                 render(&old, before, "would be removed") + &last
             }
@@ -81,7 +84,7 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
     let observer = screen.observer(&config.lake.url);
     let opening = existing_lake_for_writing(&config, false);
     let Some(lake) = interrupt.run_until_cancelled(opening).await else {
-        screen.say("Interrupted before the first removal: nothing was removed.");
+        screen.print_line("Interrupted before the first removal: nothing was removed.");
         return Ok(Exit::Interrupted);
     };
     let pruned = prune_before(&lake?, before, &*observer, &interrupt).await?;
@@ -163,15 +166,15 @@ fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
         )
         .expect("writing to memory does not fail");
     }
-    let copies = copies(config);
-    if !copies.is_empty() {
-        writeln!(text, "{}", copies.trim()).expect("writing to memory does not fail");
+    let hint = versioning_hint(config);
+    if !hint.is_empty() {
+        writeln!(text, "{}", hint.trim()).expect("writing to memory does not fail");
     }
     text
 }
 
 /// What this program cannot reach.
-pub(super) fn copies(config: &Config) -> &'static str {
+pub(super) fn versioning_hint(config: &Config) -> &'static str {
     match config.lake.url {
         crate::store::location::Location::Bucket(_) => {
             " If the bucket keeps old versions of objects, they stay until its lifecycle rules \

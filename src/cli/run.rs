@@ -271,7 +271,7 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
     match &result.stopped_by {
         Some(Stop::Interrupted) => return Exit::Interrupted,
         Some(Stop::KeyRefused(why)) => {
-            screen.complain(why);
+            screen.print_error(why);
             let nothing_done = result.report.outcome == RunOutcome::Failed;
             return if nothing_done {
                 Exit::Usage
@@ -280,7 +280,7 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
             };
         }
         Some(Stop::NoSource(why) | Stop::NoLake(why)) => {
-            screen.complain(&format!("the run was stopped: {why}"));
+            screen.print_error(&format!("the run was stopped: {why}"));
         }
         None => {}
     }
@@ -432,7 +432,7 @@ mod tests {
     use super::*;
     use crate::cdr::slice::Slice;
     use crate::lake::report::SliceReport;
-    use crate::ops::plan::{Due, Why};
+    use crate::ops::plan::{Due, DueReason};
 
     #[test]
     fn a_plan_says_what_is_due_and_why() {
@@ -442,7 +442,7 @@ mod tests {
                 day,
                 direction: Direction::Placed,
             },
-            why: Why::Missing,
+            why: DueReason::Missing,
             committed_token: None,
             committed_fetched_at: None,
         }];
@@ -505,7 +505,7 @@ mod tests {
     #[test]
     fn a_run_is_shown_with_its_troubles_first_and_its_sums_last() {
         let slice = placed("2026-10-01");
-        let due = vec![Due::new(slice, Why::Missing, None)];
+        let due = vec![Due::new(slice, DueReason::Missing, None)];
         let mut committed = SliceReport::new(slice, SliceOutcome::Committed);
         (committed.counts.rows, committed.counts.records) = (2, 3);
         (committed.counts.rejected, committed.counts.suppressed) = (1, 0);
@@ -539,7 +539,7 @@ mod tests {
             error: Some("it broke".to_owned()),
             ..SliceReport::new(placed(&day.to_string()), SliceOutcome::Failed)
         });
-        let due = vec![Due::new(placed("2026-10-01"), Why::Missing, None)];
+        let due = vec![Due::new(placed("2026-10-01"), DueReason::Missing, None)];
         let text = shown(&plan_of(due, 0), slices.collect(), false);
         let failed = text.lines().filter(|line| line.starts_with("failed"));
         assert_eq!(failed.count(), MAX_LINES, "{text}");

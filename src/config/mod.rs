@@ -1,7 +1,7 @@
 //! The configuration: `pipeline.toml`, variables and flags, validated once.
 
 mod filters;
-mod keys;
+mod resolve;
 mod secrets;
 mod settings;
 mod values;
@@ -237,14 +237,14 @@ impl Config {
         for (key, value) in keys {
             settings.set_by_name(key.as_ref(), value.into())?;
         }
-        keys::resolve(&settings)
+        resolve::resolve(&settings)
     }
 
     fn with_overrides(mut settings: Settings, overrides: &Overrides) -> Result<Self, ConfigError> {
         for (key, value, flag) in overrides {
             settings.set(key, Value::String(value.clone()), Origin::Flag(flag));
         }
-        keys::resolve(&settings)
+        resolve::resolve(&settings)
     }
 
     /// What the lake is by this configuration, whose privacy is `privacy`.

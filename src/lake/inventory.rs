@@ -27,7 +27,9 @@ pub enum Condition {
     Unreadable(String),
 }
 
-/// The state of a slice by its ledger entry.
+/// The state of a slice by its ledger entry. A run's reaction is its
+/// [reason](crate::ops::plan::DueReason); a problem with the slice's files is a
+/// [fault](crate::ops::verify::Fault).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SliceState {

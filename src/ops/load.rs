@@ -39,7 +39,7 @@ pub struct Load {
 }
 
 /// An export that was read.
-struct Read {
+struct ReadExport {
     export: Export,
     /// Its slices, each with its number of records.
     slices: Vec<(Slice, u64)>,
@@ -119,7 +119,7 @@ impl Load {
         config: &Config,
         observer: &Arc<dyn Observer>,
         interrupt: &CancellationToken,
-    ) -> Result<Read, Error> {
+    ) -> Result<ReadExport, Error> {
         self.check(config)?;
         // Another lake than the one meant shows before the work, not after it.
         let existing = find_lake(config).await?;
@@ -141,7 +141,7 @@ impl Load {
             .collect();
         // A wrong export is reported before a lake is made.
         plan_load(config, &slices, self.refresh, None, now).await?;
-        Ok(Read {
+        Ok(ReadExport {
             export,
             slices,
             remarks,

@@ -21,7 +21,7 @@ use crate::store::layout;
 
 /// Why a slice is due.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Why {
+pub enum DueReason {
     /// It was never committed.
     Missing,
     /// A run crashed while it published the slice.
@@ -49,7 +49,7 @@ pub enum Why {
     Today,
 }
 
-impl Why {
+impl DueReason {
     /// Whether the lake was damaged by something other than a run.
     pub fn is_damage(self) -> bool {
         matches!(
@@ -67,7 +67,7 @@ impl Why {
     }
 }
 
-impl fmt::Display for Why {
+impl fmt::Display for DueReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Missing => "missing",
@@ -94,7 +94,7 @@ pub struct Due {
     /// Which one.
     pub slice: Slice,
     /// Why.
-    pub why: Why,
+    pub why: DueReason,
     /// Token of what was committed when the plan was made: another one means that another run did
     /// the slice since.
     pub committed_token: Option<String>,
@@ -105,7 +105,7 @@ pub struct Due {
 
 impl Due {
     /// A slice of which the lake has what was `committed`.
-    pub fn new(slice: Slice, why: Why, committed: Option<&Commit>) -> Self {
+    pub fn new(slice: Slice, why: DueReason, committed: Option<&Commit>) -> Self {
         Self {
             slice,
             why,
@@ -153,7 +153,7 @@ pub async fn plan(
     if let (true, Some(direction)) = (directions.is_empty(), selection.direction) {
         return Err(UsageError::OtherDirection { direction }.into());
     }
-    let mut found = Found::read(lake, &directions, days.clone()).await?;
+    let mut found = LakeContent::read(lake, &directions, days.clone()).await?;
     let lookback_from = lookback_from(&config.window, today);
     let mut plan = Plan {
         days: days.clone(),
@@ -169,7 +169,7 @@ pub async fn plan(
                 continue;
             }
             let why = if day >= today {
-                Some(Why::Today)
+                Some(DueReason::Today)
             } else {
                 found.why_due(slice, selection.refresh, day >= lookback_from, now)
             };
@@ -238,7 +238,7 @@ pub(crate) async fn plan_load(
         }));
     };
     let around = first.yesterday().unwrap_or(first)..=last.tomorrow().unwrap_or(last);
-    let mut found = Found::read(lake, &Direction::ALL, around).await?;
+    let mut found = LakeContent::read(lake, &Direction::ALL, around).await?;
     let mut plan = Plan {
         days: first..=last,
         due: Vec::new(),
@@ -249,11 +249,9 @@ pub(crate) async fn plan_load(
     for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
         let why = match found.why_due(slice, refresh, false, now) {
             // The table matches the ledger. The next run does the rest.
-            Some(Why::Open | Why::Clock | Why::Failed | Why::RejectsDamaged)
-                if !refresh && found.commit(slice).is_some() =>
-            {
-                None
-            }
+            Some(
+                DueReason::Open | DueReason::Clock | DueReason::Failed | DueReason::RejectsDamaged,
+            ) if !refresh && found.commit(slice).is_some() => None,
             why => why,
         };
         if let (None, Some(commit)) = (why, found.commit(slice))
@@ -290,13 +288,13 @@ pub(crate) async fn plan_load(
 
 /// What a lake holds.
 #[derive(Debug, Default)]
-struct Found {
+struct LakeContent {
     entries: HashMap<Slice, LedgerEntry>,
     table: TableFiles,
     rejects: HashMap<Path, ObjectState>,
 }
 
-impl Found {
+impl LakeContent {
     async fn read(
         lake: Option<&Lake>,
         directions: &[Direction],
@@ -330,7 +328,7 @@ impl Found {
         refresh: bool,
         in_lookback: bool,
         now: Timestamp,
-    ) -> Option<Why> {
+    ) -> Option<DueReason> {
         let entry = self.entries.get(&slice);
         why_due(
             entry,
@@ -366,7 +364,7 @@ impl Plan {
         })
     }
 
-    fn add(&mut self, slice: Slice, why: Option<Why>, found: &Found) {
+    fn add(&mut self, slice: Slice, why: Option<DueReason>, found: &LakeContent) {
         let Some(why) = why else {
             self.up_to_date += 1;
             return;
@@ -389,37 +387,37 @@ fn why_due(
     refresh: bool,
     in_lookback: bool,
     now: Timestamp,
-) -> Option<Why> {
+) -> Option<DueReason> {
     let Some(found) = entry else {
-        return Some(Why::Missing);
+        return Some(DueReason::Missing);
     };
     let state = found.state();
     // Without a valid ledger entry, the content of the table cannot be judged.
     let commit = match (state, &found.entry.committed) {
-        (SliceState::Missing, _) => return Some(Why::Missing),
+        (SliceState::Missing, _) => return Some(DueReason::Missing),
         (SliceState::Damaged, _) if matches!(found.condition, Condition::Damaged(_)) => {
-            return Some(Why::LedgerDamaged);
+            return Some(DueReason::LedgerDamaged);
         }
-        (SliceState::Damaged, _) => return Some(Why::LedgerUnusable),
-        (SliceState::Interrupted, _) => return Some(Why::Interrupted),
+        (SliceState::Damaged, _) => return Some(DueReason::LedgerUnusable),
+        (SliceState::Interrupted, _) => return Some(DueReason::Interrupted),
         (SliceState::Pruned, _) => return None,
-        (_, None) => return Some(Why::Failed),
+        (_, None) => return Some(DueReason::Failed),
         (_, Some(commit)) => commit,
     };
     if !is_intact(commit.file.as_ref(), file) {
-        Some(Why::Damaged)
+        Some(DueReason::Damaged)
     } else if !is_intact(commit.rejects.as_ref(), rejects) {
-        Some(Why::RejectsDamaged)
+        Some(DueReason::RejectsDamaged)
     } else if state == SliceState::Failed {
-        Some(Why::Failed)
+        Some(DueReason::Failed)
     } else if refresh {
-        Some(Why::Refresh)
+        Some(DueReason::Refresh)
     } else if is_from_the_future(commit, now) {
-        Some(Why::Clock)
+        Some(DueReason::Clock)
     } else if state == SliceState::Open {
-        Some(Why::Open)
+        Some(DueReason::Open)
     } else {
-        in_lookback.then_some(Why::LookBack)
+        in_lookback.then_some(DueReason::LookBack)
     }
 }
 
@@ -455,12 +453,12 @@ mod tests {
         };
         assert_eq!(
             why_due(None, None, None, true, true, now),
-            Some(Why::Missing)
+            Some(DueReason::Missing)
         );
         let mut ledger = LedgerEntry::absent(slice);
         assert_eq!(
             why_due(Some(&ledger), None, None, false, false, now),
-            Some(Why::Missing)
+            Some(DueReason::Missing)
         );
         let file = PublishedFile {
             path: "x".to_owned(),
@@ -472,16 +470,16 @@ mod tests {
         let commit = crate::lake::ledger::tests::commit(Some(file), State::Closed);
         ledger.entry.committed = Some(commit.clone());
         assert_eq!(why(&ledger, 10, false, false), None);
-        assert_eq!(why(&ledger, 10, false, true), Some(Why::LookBack));
-        assert_eq!(why(&ledger, 10, true, true), Some(Why::Refresh));
-        assert_eq!(why(&ledger, 9, true, true), Some(Why::Damaged));
+        assert_eq!(why(&ledger, 10, false, true), Some(DueReason::LookBack));
+        assert_eq!(why(&ledger, 10, true, true), Some(DueReason::Refresh));
+        assert_eq!(why(&ledger, 9, true, true), Some(DueReason::Damaged));
         assert_eq!(
             why_due(Some(&ledger), None, None, false, false, now),
-            Some(Why::Damaged)
+            Some(DueReason::Damaged)
         );
         for (fetched_at, expected) in [
             ("2026-10-10T00:10:00Z", None),
-            ("2026-10-10T00:10:01Z", Some(Why::Clock)),
+            ("2026-10-10T00:10:01Z", Some(DueReason::Clock)),
         ] {
             ledger.entry.committed = Some(Commit {
                 fetched_at: fetched_at.parse().unwrap(),
@@ -498,7 +496,7 @@ mod tests {
                 true,
                 now
             ),
-            Some(Why::RejectsDamaged)
+            Some(DueReason::RejectsDamaged)
         );
         ledger.entry.failed = Some(Failure {
             run: String::new(),
@@ -506,10 +504,16 @@ mod tests {
             problem: String::new(),
             reason: None,
         });
-        assert_eq!(why(&ledger, 10, false, true), Some(Why::Failed));
+        assert_eq!(why(&ledger, 10, false, true), Some(DueReason::Failed));
         ledger.condition = Condition::Damaged(String::new());
-        assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerDamaged));
+        assert_eq!(
+            why(&ledger, 10, false, true),
+            Some(DueReason::LedgerDamaged)
+        );
         ledger.condition = Condition::Newer(2);
-        assert_eq!(why(&ledger, 10, false, true), Some(Why::LedgerUnusable));
+        assert_eq!(
+            why(&ledger, 10, false, true),
+            Some(DueReason::LedgerUnusable)
+        );
     }
 }

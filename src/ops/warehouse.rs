@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use jiff::civil::Date;
 
-use super::run::reports::{Changes, Told};
+use super::run::reports::{Changes, ReportedRun};
 use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
@@ -32,7 +32,7 @@ pub(crate) struct TableRequest {
 
 /// Which days are loaded.
 #[derive(Clone, Debug)]
-pub(crate) enum Which {
+pub(crate) enum LoadScope {
     /// Those of the ledger within these.
     Days(RangeInclusive<Date>),
     /// Those that a run changed: its name, or `last`.
@@ -76,14 +76,14 @@ impl TableRequest {
         &self,
         config: &Config,
         lake: &Lake,
-        which: &Which,
+        which: &LoadScope,
     ) -> Result<String, Error> {
         let table = self.table(config, None)?;
         // After a partial load, the table is not up to date as of any run.
         let (is_part, is_about_last) = match which {
-            Which::Days(days) => (*days != (Date::MIN..=Date::MAX), false),
-            Which::ChangedBy(run) => (true, *run == LAST_RUN),
-            Which::ChangedSince(_) => (false, false),
+            LoadScope::Days(days) => (*days != (Date::MIN..=Date::MAX), false),
+            LoadScope::ChangedBy(run) => (true, *run == LAST_RUN),
+            LoadScope::ChangedSince(_) => (false, false),
         };
         let changes = if is_part && !is_about_last {
             None
@@ -91,7 +91,7 @@ impl TableRequest {
             Some(Changes::read(lake).await?)
         };
         let as_of = match changes.as_ref().and_then(Changes::last) {
-            Some(Told { run, .. }) if !is_part => {
+            Some(ReportedRun { run, .. }) if !is_part => {
                 format!("-- As of run {run}; after this load: --changed-since {run}\n")
             }
             _ => String::new(),
@@ -135,16 +135,16 @@ fn address(config: &Config) -> Result<String, Error> {
 }
 
 /// The days asked for of which the ledger speaks, each with its files.
-async fn days(lake: &Lake, which: &Which, changes: Option<&Changes>) -> Result<Days, Error> {
+async fn days(lake: &Lake, which: &LoadScope, changes: Option<&Changes>) -> Result<Days, Error> {
     let mut days = Days::new();
     let changed = match which {
-        Which::Days(range) => {
+        LoadScope::Days(range) => {
             let slices = lake.ledger_slices(&Direction::ALL).await?;
             let slices = slices.into_iter().map(|slice| slice.day);
             slices.filter(|day| range.contains(day)).collect()
         }
-        Which::ChangedBy(run) => changed_by(run, lake, changes).await?,
-        Which::ChangedSince(run) => changed_since(run, changes)?,
+        LoadScope::ChangedBy(run) => changed_by(run, lake, changes).await?,
+        LoadScope::ChangedSince(run) => changed_since(run, changes)?,
     };
     days.extend(changed.into_iter().map(|day| (day, Files::new())));
     let (Some(&first), Some(&last)) = (days.keys().next(), days.keys().last()) else {
@@ -214,7 +214,7 @@ async fn changed_by(
     let runs = lake.runs().await?;
     let last = runs.last().ok_or(none)?;
     let told = match runs.iter().find(|known| *known == run) {
-        Some(run) => lake.run_report::<Told>(run).await?,
+        Some(run) => lake.run_report::<ReportedRun>(run).await?,
         None => None,
     };
     let told = told.ok_or_else(|| UsageError::UnknownRun {

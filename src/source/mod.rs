@@ -5,7 +5,7 @@
 
 mod error;
 pub(crate) mod files;
-pub(crate) mod retry;
+pub(crate) mod requests;
 #[cfg(test)]
 pub(crate) mod scripted;
 pub(crate) mod wavix;

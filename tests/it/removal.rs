@@ -5,7 +5,7 @@ use std::sync::Arc;
 use cdrlake::internals::{
     LakeStore, Modes, Privacy, PrivacyKey, RunOptions, erase, parse_day, prune, run, verify,
 };
-use cdrlake::{Config, Direction, Due, Lake, RunOutcome, RunReport, Slice, Why};
+use cdrlake::{Config, Direction, Due, DueReason, Lake, RunOutcome, RunReport, Slice};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::Value;
@@ -716,7 +716,7 @@ impl Removed {
         let committed = lake.entry(slice).await.entry.committed;
         let due = Due {
             slice,
-            why: Why::Refresh,
+            why: DueReason::Refresh,
             committed_fetched_at: committed.as_ref().map(|commit| commit.fetched_at),
             committed_token: committed.map(|commit| commit.token),
         };

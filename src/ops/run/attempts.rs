@@ -11,7 +11,7 @@ use crate::cdr::tally::Counts;
 use crate::lake::report::SliceReport;
 use crate::privacy::Privacy;
 use crate::retry::{Fate, Retry, RetryReason};
-use crate::source::retry::{deadline, wait_for_next};
+use crate::source::requests::{deadline, wait_before_retry};
 
 /// Fetches a slice until an attempt succeeds or none is left. The caller judges a count that never
 /// matches.
@@ -26,7 +26,7 @@ pub(super) async fn fetch_until_good(
     let deadline = deadline(config);
     let mut retry = Retry::new(config.into(), Some(deadline));
     let mut leniency = Leniency::default();
-    let mut doubted = None;
+    let mut unproven = None;
     loop {
         let attempt = retry.attempt();
         report.attempts = attempt;
@@ -35,7 +35,7 @@ pub(super) async fn fetch_until_good(
         context.observer.slice_began(slice, attempt);
         let error = match fetch(context, slice, privacy, leniency, deadline).await {
             Ok(fetched) if source.is_fixed() => return Ok(fetched),
-            Ok(fetched) => match doubt(fetched, &retry, &mut doubted) {
+            Ok(fetched) => match require_proof(fetched, &retry, &mut unproven) {
                 Ok(fetched) => return Ok(fetched),
                 Err(error) => error,
             },
@@ -60,14 +60,14 @@ pub(super) async fn fetch_until_good(
         };
         tokio::select! {
             () = context.stop.cancelled() => return Err(FetchError::Stopped),
-            () = wait_for_next(source, slice, attempt, &error, hint, wait) => {}
+            () = wait_before_retry(source, slice, attempt, &error, hint, wait) => {}
         }
     }
 }
 
 /// The result of an attempt whose count matched only with duplicates.
 #[derive(Debug, PartialEq, Eq)]
-struct Doubted {
+struct UnprovenResult {
     digest: Digest,
     counts: Counts,
     control_total: Option<u64>,
@@ -75,20 +75,20 @@ struct Doubted {
 
 /// Refuses a result whose count does not prove it, so that it is fetched again, until two attempts
 /// in a row agree.
-fn doubt(
+fn require_proof(
     fetched: Fetched,
     retry: &Retry,
-    before: &mut Option<Doubted>,
+    before: &mut Option<UnprovenResult>,
 ) -> Result<Fetched, FetchError> {
     let counts = &fetched.converted.counts;
-    let holds = || Doubted {
+    let holds = || UnprovenResult {
         digest: fetched.converted.digest,
         counts: counts.clone(),
         control_total: fetched.control_total,
     };
-    let last_doubted = before.take();
+    let last_unproven = before.take();
     let reason = match fetched.verdict {
-        Verdict::MatchWithDuplicates if last_doubted == Some(holds()) => return Ok(fetched),
+        Verdict::MatchWithDuplicates if last_unproven == Some(holds()) => return Ok(fetched),
         // A result that differs each time proves nothing.
         Verdict::MatchWithDuplicates if retry.is_last(RetryReason::Duplicates) => {
             let verdict = Verdict::Mismatch;

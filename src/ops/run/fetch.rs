@@ -23,7 +23,7 @@ use crate::lake::ledger::Asked;
 use crate::privacy::Privacy;
 use crate::retry::{Exhausted, Fate, Retry, RetryHint, RetryReason};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
-use crate::source::retry::ask_patiently;
+use crate::source::requests::request_with_retries;
 use crate::source::{Body, Paging, SourceError};
 
 /// Chunks between network and conversion. hyper hands out at most 400 KiB at once.
@@ -387,7 +387,7 @@ impl Walk<'_> {
             let ask = || context.source.page(slice, page);
             let source = &*context.source;
             let retry = Retry::new((&context.config.source).into(), Some(deadline));
-            let body = ask_patiently(source, retry, slice, ask);
+            let body = request_with_retries(source, retry, slice, ask);
             let body = stoppable(context, body).await;
             let mut body = body.map_err(|error| match error {
                 // It was tried again where it was: to begin anew would multiply the attempts.

@@ -439,7 +439,7 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
                 reports.push(report);
             }
             Err(later) => {
-                waiting.lost_leases += u32::from(later == slice::Later::TakenOver);
+                waiting.lost_leases += u32::from(later == slice::Requeue::TakenOver);
                 waiting.not_before = Some(Instant::now() + HELD_LEASE_POLL);
                 queue
                     .lock()

@@ -30,7 +30,7 @@ const CONCURRENT_READS: usize = 4;
 
 /// The part of a report that concerns the table.
 #[derive(Debug, Deserialize)]
-pub(crate) struct Told {
+pub(crate) struct ReportedRun {
     pub(crate) run: String,
     pub(crate) finished_at: Timestamp,
     pub(crate) partitions_changed: Vec<Date>,
@@ -41,9 +41,9 @@ pub(crate) struct Told {
 /// All readable reports, in no order. A damaged one is skipped with a warning.
 pub(crate) async fn reports(
     lake: &Lake,
-) -> Result<impl Stream<Item = Result<Told, LakeError>>, LakeError> {
+) -> Result<impl Stream<Item = Result<ReportedRun, LakeError>>, LakeError> {
     let told = stream::iter(lake.runs().await?)
-        .map(async |run| lake.run_report::<Told>(&run).await)
+        .map(async |run| lake.run_report::<ReportedRun>(&run).await)
         .buffer_unordered(CONCURRENT_READS);
     Ok(told.filter_map(async |told| match told {
         Err(error @ LakeError::Damaged { .. }) => {
@@ -58,7 +58,7 @@ pub(crate) async fn reports(
 #[derive(Debug)]
 pub(crate) struct Changes {
     /// Each report, without its slices, which may be many.
-    told: Vec<Told>,
+    told: Vec<ReportedRun>,
     /// Days that, by the ledger, were changed by a run whose reports do not list them: it is
     /// active, or it crashed and nothing has recorded that.
     untold: BTreeSet<Date>,
@@ -98,7 +98,7 @@ impl Changes {
     }
 
     /// The report of the run that ended last. Names of runs only contain their start.
-    pub(crate) fn last(&self) -> Option<&Told> {
+    pub(crate) fn last(&self) -> Option<&ReportedRun> {
         self.told.iter().max_by_key(|told| told.finished_at)
     }
 
@@ -106,7 +106,7 @@ impl Changes {
     /// and days that no report lists. `None` if there is no report of `run`.
     pub(crate) fn since(&self, run: &str) -> Option<BTreeSet<Date>> {
         let since = self.told.iter().find(|told| told.run == run)?;
-        let is_later = |told: &&Told| {
+        let is_later = |told: &&ReportedRun| {
             told.finished_at.duration_since(since.finished_at) > -self.doubt && told.run != run
         };
         let later = self.told.iter().filter(is_later);
@@ -142,7 +142,7 @@ pub(crate) async fn remove_old(
     let mut old = Vec::new();
     // Names contain the start of runs.
     for run in runs.into_iter().filter(|run| *run < first_kept) {
-        match lake.run_report::<Told>(&run).await {
+        match lake.run_report::<ReportedRun>(&run).await {
             Ok(Some(told)) if told.finished_at >= limit => {}
             Ok(Some(told)) => old.push((told.finished_at, run)),
             Ok(None) => {}
@@ -470,7 +470,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_ended_so_shortly_before_that_clocks_leave_a_doubt_has_changed_since() {
         let lake = process(&Arc::default()).await;
-        let ended = |run: &str, minutes: i64, day: i8| Told {
+        let ended = |run: &str, minutes: i64, day: i8| ReportedRun {
             run: run.to_owned(),
             finished_at: Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes),
             partitions_changed: vec![slice(day).day],

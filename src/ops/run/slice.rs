@@ -118,7 +118,7 @@ const MAX_LOST_LEASES: u32 = 3;
 
 /// Why a slice is to be tried again later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Later {
+pub(super) enum Requeue {
     /// Another run holds its lease.
     Held,
     /// Another run took it over while this one worked on it.
@@ -130,13 +130,13 @@ pub(super) async fn process(
     context: &Context,
     waiting: &Waiting,
     room: RoomToFetch<'_>,
-) -> Result<SliceReport, Later> {
+) -> Result<SliceReport, Requeue> {
     let due = &waiting.due;
     let slice = due.slice;
     let first_try = waiting.not_before.is_none();
     let mut report = SliceReport::new(slice, SliceOutcome::Failed);
     match attempt_all(context, due, first_try, room, &mut report).await {
-        Ok(Done::Held) => return Err(Later::Held),
+        Ok(Done::Held) => return Err(Requeue::Held),
         Ok(Done::Outcome(outcome)) => report.outcome = outcome,
         Err(SliceError::Fetch(FetchError::Stopped)) => {
             report.outcome = SliceOutcome::Skipped;
@@ -149,7 +149,7 @@ pub(super) async fn process(
                 slice = slice.to_string(),
                 "A number was erased in the meantime; fetching the slice again without it."
             );
-            return Err(Later::TakenOver);
+            return Err(Requeue::TakenOver);
         }
         Err(SliceError::Lake(LakeError::LostLease { path }))
             if waiting.lost_leases < MAX_LOST_LEASES =>
@@ -158,7 +158,7 @@ pub(super) async fn process(
                 slice = slice.to_string(),
                 "Another run took over {path}; trying again later."
             );
-            return Err(Later::TakenOver);
+            return Err(Requeue::TakenOver);
         }
         Err(error) => {
             let mut text = context.hide_keys(&chain(&error));

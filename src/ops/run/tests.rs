@@ -5,7 +5,7 @@ use object_store::memory::InMemory;
 use super::*;
 use crate::cdr::slice::{Direction, Slice};
 use crate::lake::report::RunOutcome;
-use crate::ops::plan::Why;
+use crate::ops::plan::DueReason;
 use crate::source::SourceError;
 use crate::source::scripted::{Answer, ScriptedSource};
 use crate::store::bucket::BucketStore;
@@ -42,7 +42,7 @@ impl Ran {
         let lake = lake.unwrap();
         let due = (1..=days).map(|day| Due {
             slice: slice(day),
-            why: Why::Missing,
+            why: DueReason::Missing,
             committed_token: None,
             committed_fetched_at: None,
         });

@@ -13,7 +13,7 @@ use crate::lake::ledger::tests::commit;
 use crate::lake::ledger::{ASSUMED_TIMEZONE, Commit, Entry, Failure, State};
 use crate::lake::{Lake, PublishedFile, TableForm};
 use crate::ops::days::Selection;
-use crate::ops::plan::{Plan, Why, plan, plan_load};
+use crate::ops::plan::{DueReason, Plan, plan, plan_load};
 use crate::privacy::Privacy;
 use crate::store::bucket::BucketStore;
 use crate::store::layout;
@@ -126,13 +126,13 @@ async fn varied_lake() -> Lake {
     held.1
 }
 
-fn due(plan: &Plan) -> Vec<(String, Why)> {
+fn due(plan: &Plan) -> Vec<(String, DueReason)> {
     let due = plan.due.iter();
     due.map(|due| (due.slice.day.to_string(), due.why))
         .collect()
 }
 
-fn expected(due: &[(&str, Why)]) -> Vec<(String, Why)> {
+fn expected(due: &[(&str, DueReason)]) -> Vec<(String, DueReason)> {
     due.iter()
         .map(|&(day, why)| (format!("2026-10-{day}"), why))
         .collect()
@@ -147,14 +147,14 @@ async fn a_plan_repairs_first_and_then_does_the_newest_day() {
     };
     let found = plan(&config, &only, Some(&lake), now()).await.unwrap();
     let all = [
-        ("03", Why::Damaged),
-        ("09", Why::LookBack),
-        ("08", Why::LookBack),
-        ("07", Why::LookBack),
-        ("06", Why::Clock),
-        ("05", Why::Failed),
-        ("04", Why::Open),
-        ("02", Why::Missing),
+        ("03", DueReason::Damaged),
+        ("09", DueReason::LookBack),
+        ("08", DueReason::LookBack),
+        ("07", DueReason::LookBack),
+        ("06", DueReason::Clock),
+        ("05", DueReason::Failed),
+        ("04", DueReason::Open),
+        ("02", DueReason::Missing),
     ];
     assert_eq!(due(&found), expected(&all));
     assert_eq!(found.up_to_date, 1);
@@ -171,7 +171,7 @@ async fn a_plan_repairs_first_and_then_does_the_newest_day() {
         ..only.clone()
     };
     let found = plan(&config, &today, Some(&lake), now()).await.unwrap();
-    let all = [("10", Why::Today), ("09", Why::Refresh)];
+    let all = [("10", DueReason::Today), ("09", DueReason::Refresh)];
     assert_eq!(due(&found), expected(&all));
 
     // Shares do together what one run does.
@@ -191,7 +191,7 @@ async fn a_plan_repairs_first_and_then_does_the_newest_day() {
     let found = plan(&config, &Selection::default(), None, now()).await;
     let found = found.unwrap();
     assert_eq!(found.due.len(), 18);
-    assert!(found.due.iter().all(|due| due.why == Why::Missing));
+    assert!(found.due.iter().all(|due| due.why == DueReason::Missing));
     assert_eq!(found.due[0].slice, placed("2026-10-09"));
 }
 
@@ -229,7 +229,7 @@ async fn a_load_brings_what_the_lake_does_not_hold_and_tells_what_differs() {
     let load = plan_load(&config, &export, false, Some(&lake), now()).await;
     let load = load.unwrap();
     // What the next run sees to is left to it, and today is not all there.
-    let all = [("03", Why::Damaged), ("02", Why::Missing)];
+    let all = [("03", DueReason::Damaged), ("02", DueReason::Missing)];
     assert_eq!(due(&load.plan), expected(&all));
     assert_eq!(load.plan.up_to_date, 5);
     assert_eq!(load.differing, [placed("2026-10-07")]);
@@ -282,18 +282,18 @@ async fn days_that_were_loaded_in_another_zone_are_told_also_next_to_the_export(
 #[test]
 fn each_reason_has_its_own_words_and_only_some_are_damage() {
     let all = [
-        Why::Missing,
-        Why::Interrupted,
-        Why::Damaged,
-        Why::RejectsDamaged,
-        Why::LedgerDamaged,
-        Why::LedgerUnusable,
-        Why::Failed,
-        Why::Clock,
-        Why::Open,
-        Why::LookBack,
-        Why::Refresh,
-        Why::Today,
+        DueReason::Missing,
+        DueReason::Interrupted,
+        DueReason::Damaged,
+        DueReason::RejectsDamaged,
+        DueReason::LedgerDamaged,
+        DueReason::LedgerUnusable,
+        DueReason::Failed,
+        DueReason::Clock,
+        DueReason::Open,
+        DueReason::LookBack,
+        DueReason::Refresh,
+        DueReason::Today,
     ];
     let mut words: Vec<String> = all.iter().map(ToString::to_string).collect();
     assert!(words.iter().all(|words| words.len() > 4));
@@ -301,7 +301,11 @@ fn each_reason_has_its_own_words_and_only_some_are_damage() {
     words.dedup();
     assert_eq!(words.len(), all.len());
     let damage = all.into_iter().filter(|why| why.is_damage());
-    let damage: Vec<Why> = damage.collect();
-    let expected = [Why::Damaged, Why::RejectsDamaged, Why::LedgerDamaged];
+    let damage: Vec<DueReason> = damage.collect();
+    let expected = [
+        DueReason::Damaged,
+        DueReason::RejectsDamaged,
+        DueReason::LedgerDamaged,
+    ];
     assert_eq!(damage, expected);
 }

@@ -3,7 +3,7 @@
 use jiff::civil::Date;
 
 use super::world::{World, day, source};
-use crate::ops::warehouse::{TableRequest, Which};
+use crate::ops::warehouse::{LoadScope, TableRequest};
 use crate::warehouse::Target;
 
 fn request(target: Target) -> TableRequest {
@@ -31,16 +31,16 @@ async fn a_load_has_the_days_asked_for_and_those_that_the_last_run_changed() {
         let load = snowflake.load(&world.config, &world.lake, &which);
         load.await.unwrap()
     };
-    let all = load(Which::Days(Date::MIN..=Date::MAX)).await;
+    let all = load(LoadScope::Days(Date::MIN..=Date::MAX)).await;
     assert!(all.starts_with("-- As of run "), "{all}");
     assert!(
         all.contains("2020-01-01") && all.contains("2020-01-02"),
         "{all}"
     );
-    let second = load(Which::Days(day(2)..=day(2))).await;
+    let second = load(LoadScope::Days(day(2)..=day(2))).await;
     assert!(!second.contains("2020-01-01"), "{second}");
     world.run(3, source(&[3, 2, 1])).await;
-    let last = load(Which::ChangedBy("last".to_owned())).await;
+    let last = load(LoadScope::ChangedBy("last".to_owned())).await;
     assert!(
         last.contains("2020-01-03") && !last.contains("2020-01-02"),
         "{last}"
@@ -51,8 +51,8 @@ async fn a_load_has_the_days_asked_for_and_those_that_the_last_run_changed() {
 async fn a_run_without_a_report_is_refused() {
     let (world, snowflake) = (World::filled(&[3]).await, request(Target::Snowflake));
     for which in [
-        Which::ChangedBy("other".to_owned()),
-        Which::ChangedSince("other".to_owned()),
+        LoadScope::ChangedBy("other".to_owned()),
+        LoadScope::ChangedSince("other".to_owned()),
     ] {
         let refused = snowflake.load(&world.config, &world.lake, &which).await;
         let refused = refused.unwrap_err().to_string();

@@ -11,7 +11,7 @@ use crate::cdr::slice::Slice;
 use crate::config::SourceConfig;
 use crate::lake::ledger::{Commit, State};
 use crate::lake::{Lake, LakeError};
-use crate::source::retry::count_patiently;
+use crate::source::requests::count_with_retries;
 use crate::source::{Source, SourceError};
 use crate::store::layout;
 
@@ -51,7 +51,7 @@ pub(super) async fn ask_provider(
     commits.retain(|_, commit| commit.state == State::Closed);
     let mut questions = stream::iter(commits)
         .map(async |(slice, commit)| {
-            let total = count_patiently(source, config, slice).await?;
+            let total = count_with_retries(source, config, slice).await?;
             Ok::<_, SourceError>(compare_total(slice, &commit, total))
         })
         .buffer_unordered(config.requests);

@@ -16,7 +16,7 @@ use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::report::RunReport;
-use crate::ops::plan::{Due, Why};
+use crate::ops::plan::{Due, DueReason};
 use crate::ops::run::{self, RunOptions, RunResult, Stop};
 use crate::ops::{Error, Observer, open};
 use crate::source::Source;
@@ -151,7 +151,7 @@ async fn fetch_again(
     let mut due = Vec::new();
     for slice in slices {
         let committed = lake.entry(slice).await.entry.committed;
-        due.push(Due::new(slice, Why::Refresh, committed.as_ref()));
+        due.push(Due::new(slice, DueReason::Refresh, committed.as_ref()));
     }
     run::run(
         Arc::new(config.clone()),

@@ -66,7 +66,7 @@ impl Resource {
 
 /// What the answers so far have shown of a resource.
 #[derive(Debug, Default)]
-struct Known {
+struct ResourceState {
     /// Whether the server has only the other of its paths.
     old: AtomicBool,
     /// Whether it has answered with success.
@@ -86,7 +86,7 @@ pub struct Api {
     gate: Gate,
     pace: Pace,
     /// What is known of each resource.
-    resources: [Known; 3],
+    resources: [ResourceState; 3],
     /// Whether any request was answered at all.
     reached: AtomicBool,
     /// The newest key that was good for a request, by its number.

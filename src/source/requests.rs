@@ -29,17 +29,17 @@ pub(crate) fn deadline(config: &SourceConfig) -> Instant {
 ///
 /// # Errors
 /// [`SourceError`] of the last attempt.
-pub(crate) async fn count_patiently(
+pub(crate) async fn count_with_retries(
     source: &dyn Source,
     config: &SourceConfig,
     slice: Slice,
 ) -> Result<u64, SourceError> {
     let retry = Retry::new(config.into(), Some(deadline(config)));
-    ask_patiently(source, retry, slice, || source.count(slice)).await
+    request_with_retries(source, retry, slice, || source.count(slice)).await
 }
 
 /// Asks until the answer is good, or there is no further try.
-pub(crate) async fn ask_patiently<T, F: Future<Output = Result<T, SourceError>>>(
+pub(crate) async fn request_with_retries<T, F: Future<Output = Result<T, SourceError>>>(
     source: &dyn Source,
     mut retry: Retry,
     slice: Slice,
@@ -57,12 +57,12 @@ pub(crate) async fn ask_patiently<T, F: Future<Output = Result<T, SourceError>>>
         let Ok(wait) = retry.next(hint) else {
             return Err(error);
         };
-        wait_for_next(source, slice, attempt, &error, hint, wait).await;
+        wait_before_retry(source, slice, attempt, &error, hint, wait).await;
     }
 }
 
 /// Logs why there is another attempt, and waits for it.
-pub(crate) async fn wait_for_next(
+pub(crate) async fn wait_before_retry(
     source: &dyn Source,
     slice: Slice,
     attempt: u32,
