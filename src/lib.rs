@@ -82,6 +82,8 @@ mod simulator;
 mod slice_file;
 mod source;
 mod store;
+#[cfg(test)]
+mod tests;
 mod warehouse;
 
 pub use body::decompress::Encoding;

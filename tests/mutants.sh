@@ -57,7 +57,7 @@ tool="pub $(grep '^const TOOL' src/lib.rs)"
 find "$crate/below/src" -name '*.rs' -exec \
   perl -0pi -e 's/pub\((crate|super|in [\w:]+)\)/pub/g; s/#\[cfg\(test\)\]\n(    pub fn)/$1/g' {} +
 
-cp Cargo.lock README.md pipeline.toml "$crate"
+cp -r Cargo.lock docs pipeline.toml "$crate"
 sed -e '/^\[\[bench\]\]/,/^$/d' -e '/^default-run/d' -e '/^\[lints/,$d' \
   Cargo.toml > "$crate/Cargo.toml"
 sed -e '/^\[profile/,$d' -e '/^\[dev-dep/,$d' -e 's/^name = "cdrlake"/name = "below"/' \

@@ -364,7 +364,7 @@ enum OutputFormat {
     Json,
 }
 
-/// Exit status. The README lists what they mean.
+/// Exit status. `docs/commands.md` explains each.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
     /// 0: done.

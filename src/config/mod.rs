@@ -30,10 +30,13 @@ pub(crate) use secrets::KeySource;
 pub(crate) use settings::Origin;
 use settings::Settings;
 pub use settings::{ConfigError, ConfigErrorKind};
+#[cfg(test)]
+pub(crate) use settings::{KEYS, OPEN_TABLE};
 
 /// The file read when `--config` names none.
 pub(crate) const DEFAULT_FILE: &str = "pipeline.toml";
-/// The whole configuration. The configuration reference explains each key; the field names are the
+
+/// The whole configuration. `pipeline.toml` explains each key; the field names are the
 /// keys.
 #[derive(Clone, Debug)]
 #[expect(

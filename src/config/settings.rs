@@ -8,7 +8,7 @@ use toml::Value;
 use toml::de::{DeTable, DeValue};
 
 /// Every key. Other keys (except those below [`OPEN_TABLE`]) are rejected.
-pub(super) const KEYS: &[&str] = &[
+pub(crate) const KEYS: &[&str] = &[
     "source.url",
     "source.api_key.env",
     "source.api_key.file",
@@ -68,7 +68,7 @@ const SECTIONS: [&str; 7] = [
 ];
 
 /// The one table whose keys are not ours but the object store's.
-pub(super) const OPEN_TABLE: &str = "lake.options";
+pub(crate) const OPEN_TABLE: &str = "lake.options";
 /// Tables of which one key excludes the others, with a variable's name for an example.
 const KEY_GROUPS: [(&str, &str); 2] = [
     ("source.api_key", "WAVIX_API_KEY"),
@@ -293,7 +293,7 @@ impl Settings {
                     let known: Vec<String> = names.iter().map(|(known, _)| bare(known)).collect();
                     let known = known.iter().map(String::as_str);
                     let hint = nearest(&bare(&name), known).map_or_else(
-                        || README_LISTS.to_owned(),
+                        || LIST_OF_KEYS.to_owned(),
                         |known| format!("Did you mean {VARIABLE_PREFIX}{known}?"),
                     );
                     warnings.push(format!(
@@ -402,7 +402,7 @@ fn collect_lines(
 }
 
 /// Where all names are found.
-const README_LISTS: &str = "The README lists all keys";
+const LIST_OF_KEYS: &str = "docs/configuration.md lists them all";
 
 /// Whether a key exists.
 fn is_key(key: &str) -> bool {
@@ -415,7 +415,7 @@ fn is_key(key: &str) -> bool {
 /// The message for an unknown key, with the nearest known one.
 fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
     let hint = nearest(given, known).map_or_else(
-        || README_LISTS.to_owned(),
+        || LIST_OF_KEYS.to_owned(),
         |known| format!("Did you mean {known}?"),
     );
     format!("there is no key {given}. {hint}")

@@ -242,8 +242,8 @@ fn a_column_that_is_named_after_utc_comes_before_local_times() {
 }
 
 #[test]
-fn the_names_of_columns_that_the_readme_gives_are_understood() {
-    let rows = include_str!("../../../README.md")
+fn the_names_of_columns_in_the_documentation_are_understood() {
+    let rows = include_str!("../../../docs/loading.md")
         .lines()
         .skip_while(|line| *line != "| column | also named |")
         .skip(2);
