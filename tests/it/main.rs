@@ -22,6 +22,8 @@ mod credentials;
 mod csv;
 /// What is printed for warehouses.
 mod ddl;
+/// Messages and names in the documentation, and the length of lines.
+mod docs;
 /// What lands in the lake, against an oracle that reads the same bytes with `serde_json`.
 mod exactness;
 /// The program against a source that fails.
