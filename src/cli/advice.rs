@@ -83,6 +83,7 @@ fn on_usage(error: &UsageError) -> Option<String> {
         }
         UsageError::NoNumber => "Write the number in full, such as --number +13025550101",
         UsageError::SeveralNumbers => "Erase them one at a time",
+        UsageError::FilteredByNumber { .. } => "Delete the whole lake",
         UsageError::TruncatedNumbers => "`cdrlake prune` removes whole days",
         _ => return None,
     };

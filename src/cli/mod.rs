@@ -113,9 +113,8 @@ enum Command {
     #[command(after_help = "Example: cdrlake simulate --port 8080 --fault flaky=5")]
     Simulate(simulate::SimulateArgs),
     /// Print a completion script for a shell.
-    #[command(
-        after_help = "Example: cdrlake completions bash > ~/.local/share/bash-completion/completions/cdrlake"
-    )]
+    #[command(after_help = "Example: cdrlake completions bash > \
+             ~/.local/share/bash-completion/completions/cdrlake")]
     Completions {
         /// The shell.
         shell: clap_complete::Shell,
@@ -157,7 +156,8 @@ const FLAGS: [Flag; 9] = [
         shown: "--lake",
         key: "lake.url",
         value_name: "PLACE",
-        help: "The lake's address (`lake.url`): a directory, `s3://bucket/prefix`, `gs://…` or `az://…`",
+        help: "The lake's address (`lake.url`): a directory, `s3://bucket/prefix`, `gs://…` or \
+             `az://…`",
         group: 0,
     },
     Flag {
@@ -221,7 +221,8 @@ const FLAGS: [Flag; 9] = [
         shown: "--assume-timezone",
         key: "source.assume_timezone",
         value_name: "ZONE",
-        help: "Time zone of times without a UTC offset (`source.assume_timezone`), otherwise rejected",
+        help: "Time zone of times without a UTC offset (`source.assume_timezone`), otherwise \
+             rejected",
         group: uses::ASSUME_TIMEZONE,
     },
 ];

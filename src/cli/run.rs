@@ -454,7 +454,8 @@ mod tests {
         };
         assert_eq!(
             render_plan(&plan, OutputFormat::Text),
-            "2026-10-01  placed    missing\n1 slice due, 1 up to date, from 2026-10-01 to 2026-10-01\n"
+            "2026-10-01  placed    missing\n1 slice due, 1 up to date, from 2026-10-01 to \
+             2026-10-01\n"
         );
         let json: serde_json::Value =
             serde_json::from_str(&render_plan(&plan, OutputFormat::Json)).unwrap();

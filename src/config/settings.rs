@@ -541,7 +541,8 @@ mod tests {
         }
         let variable = ("CDRLAKE_SOURCE_API_KEY".to_owned(), "SECRET".to_owned());
         let warnings = Settings::default().read_variables([variable].into_iter());
-        let warning = "CDRLAKE_SOURCE_API_KEY is ignored, because there is no such key. Did you mean \
+        let warning = "CDRLAKE_SOURCE_API_KEY is ignored, because there is no such key. Did you \
+             mean \
              CDRLAKE_SOURCE_API_KEY_ENV?";
         assert_eq!(warnings, [warning]);
     }

@@ -113,7 +113,8 @@ fn a_share_from_which_a_slice_fails_lies_above_zero_and_a_tenth_is_enough() {
 
 #[test]
 fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
-    let file = "[lake]\nurl = 's3://calls/wavix'\nlease = '30s'\n[lake.options]\nregion = 'a'\nallow_http = true\n[limits]\nspool_dir = '/spool'";
+    let file = "[lake]\nurl = 's3://calls/wavix'\nlease = '30s'\n[lake.options]\nregion = \
+         'a'\nallow_http = true\n[limits]\nspool_dir = '/spool'";
     let variables = [("CDRLAKE_LAKE_OPTIONS_REGION", "b")];
     let config = load_with(file, &variables, &Overrides::new()).unwrap();
     assert_eq!(config.lake.url.to_string(), "s3://calls/wavix");
@@ -128,7 +129,8 @@ fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
     assert_eq!(options, [("allow_http", "true"), ("region", "b")]);
     assert_eq!(
         problem("[lake]\nurl = 'x'\nlease = '1s'"),
-        "line 3: lake.lease must be at least 5s, so that a slow answer of the store does not end a lease"
+        "line 3: lake.lease must be at least 5s, so that a slow answer of the store does not end a \
+         lease"
     );
     assert_eq!(
         problem("[lake]\nurl = 'x'\n[lake.options]\nregion = ['a']"),
@@ -136,102 +138,106 @@ fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
     );
 }
 
+/// Wrong lines, and how their problems begin.
+const WRONG_VALUES: &[(&str, &str)] = &[
+    (
+        "[source]\nurl = 7",
+        "line 2: source.url is a number: write a text in quotes",
+    ),
+    (
+        "[source]\nurl = 'ftp://x'",
+        "line 2: source.url is not an http address: write https://host",
+    ),
+    (
+        "[source]\nurl = 'http://example.com'",
+        "line 2: source.url is plain http",
+    ),
+    (
+        "[source]\nurl = 'https://u:p@example.com'",
+        "line 2: source.url must be an address only",
+    ),
+    (
+        "[source]\nurl = 'https://example.com/?appid=SECRET'",
+        "line 2: source.url must be an address only",
+    ),
+    (
+        "[source]\nretry_base = 5",
+        "line 2: source.retry_base is a number: write a text in quotes",
+    ),
+    (
+        "[source]\nretry_base = '5 parsecs'",
+        "line 2: source.retry_base is not a duration",
+    ),
+    (
+        "[source]\nretry_max = '1ms'",
+        "line 2: source.retry_max is shorter than source.retry_base",
+    ),
+    (
+        "[source]\ndirections = ['sideways']",
+        "line 2: source.directions is wrong: `sideways` is not a direction",
+    ),
+    (
+        "[source]\ndirections = []",
+        "line 2: source.directions is empty",
+    ),
+    ("[window]\nstart = 2026-13-01", "line 2: not valid TOML"),
+    (
+        "[window]\nstart = '2026-02-30'",
+        "line 2: window.start is wrong: `2026-02-30` is not a day",
+    ),
+    (
+        "[window]\nstart = 2026-01-01T00:00:00Z",
+        "line 2: window.start is wrong",
+    ),
+    (
+        "[window]\ntimezone = 'Mars/Olympus'",
+        "line 2: window.timezone is \"Mars/Olympus\", which is not a time zone",
+    ),
+    (
+        "[lake]\nurl = 'ftp://bucket/x'",
+        "line 2: lake.url is a ftp:// address: write a directory, s3://bucket/prefix, gs://",
+    ),
+    ("[lake]\nurl = ''", "line 2: lake.url is empty"),
+    (
+        "[lake]\nfile_mode = '0444'",
+        "line 2: lake.file_mode must be a file mode",
+    ),
+    (
+        "[parquet]\ncompression = 'lzma'",
+        "line 2: parquet.compression is \"lzma\"",
+    ),
+    (
+        "[parquet]\ncompression = 'zstd(99)'",
+        "line 2: parquet.compression is \"zstd(99)\"",
+    ),
+    (
+        "[parquet]\nrow_group_bytes = '16 elephants'",
+        "line 2: parquet.row_group_bytes is not a size",
+    ),
+    (
+        "[quality]\nmax_reject_ratio = 2",
+        "line 2: quality.max_reject_ratio is not a share",
+    ),
+    (
+        "[quality]\nreconcile = 'maybe'",
+        "line 2: quality.reconcile is \"maybe\": write \"fail\" or \"warn\" or \"off\"",
+    ),
+    (
+        "[quality]\ndedupe = 'maybe'",
+        "line 2: quality.dedupe is neither true nor false",
+    ),
+    (
+        "[privacy]\nnumbers = 'hash'",
+        "line 2: privacy.numbers is \"hash\": write \"keep\" or \"truncate\" or \
+         \"pseudonymize\"",
+    ),
+    ("source = 1", "line 1: source is a section. Write [source]"),
+    ("[source\nurl = 'x'", "line 1: not valid TOML"),
+];
+
 #[test]
 fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
-    for (text, expected) in [
-        (
-            "[source]\nurl = 7",
-            "line 2: source.url is a number: write a text in quotes",
-        ),
-        (
-            "[source]\nurl = 'ftp://x'",
-            "line 2: source.url is not an http address: write https://host",
-        ),
-        (
-            "[source]\nurl = 'http://example.com'",
-            "line 2: source.url is plain http",
-        ),
-        (
-            "[source]\nurl = 'https://u:p@example.com'",
-            "line 2: source.url must be an address only",
-        ),
-        (
-            "[source]\nurl = 'https://example.com/?appid=SECRET'",
-            "line 2: source.url must be an address only",
-        ),
-        (
-            "[source]\nretry_base = 5",
-            "line 2: source.retry_base is a number: write a text in quotes",
-        ),
-        (
-            "[source]\nretry_base = '5 parsecs'",
-            "line 2: source.retry_base is not a duration",
-        ),
-        (
-            "[source]\nretry_max = '1ms'",
-            "line 2: source.retry_max is shorter than source.retry_base",
-        ),
-        (
-            "[source]\ndirections = ['sideways']",
-            "line 2: source.directions is wrong: `sideways` is not a direction",
-        ),
-        (
-            "[source]\ndirections = []",
-            "line 2: source.directions is empty",
-        ),
-        ("[window]\nstart = 2026-13-01", "line 2: not valid TOML"),
-        (
-            "[window]\nstart = '2026-02-30'",
-            "line 2: window.start is wrong: `2026-02-30` is not a day",
-        ),
-        (
-            "[window]\nstart = 2026-01-01T00:00:00Z",
-            "line 2: window.start is wrong",
-        ),
-        (
-            "[window]\ntimezone = 'Mars/Olympus'",
-            "line 2: window.timezone is \"Mars/Olympus\", which is not a time zone",
-        ),
-        (
-            "[lake]\nurl = 'ftp://bucket/x'",
-            "line 2: lake.url is a ftp:// address: write a directory, s3://bucket/prefix, gs://",
-        ),
-        ("[lake]\nurl = ''", "line 2: lake.url is empty"),
-        (
-            "[lake]\nfile_mode = '0444'",
-            "line 2: lake.file_mode must be a file mode",
-        ),
-        (
-            "[parquet]\ncompression = 'lzma'",
-            "line 2: parquet.compression is \"lzma\"",
-        ),
-        (
-            "[parquet]\ncompression = 'zstd(99)'",
-            "line 2: parquet.compression is \"zstd(99)\"",
-        ),
-        (
-            "[parquet]\nrow_group_bytes = '16 elephants'",
-            "line 2: parquet.row_group_bytes is not a size",
-        ),
-        (
-            "[quality]\nmax_reject_ratio = 2",
-            "line 2: quality.max_reject_ratio is not a share",
-        ),
-        (
-            "[quality]\nreconcile = 'maybe'",
-            "line 2: quality.reconcile is \"maybe\": write \"fail\" or \"warn\" or \"off\"",
-        ),
-        (
-            "[quality]\ndedupe = 'maybe'",
-            "line 2: quality.dedupe is neither true nor false",
-        ),
-        (
-            "[privacy]\nnumbers = 'hash'",
-            "line 2: privacy.numbers is \"hash\": write \"keep\" or \"truncate\" or \"pseudonymize\"",
-        ),
-        ("source = 1", "line 1: source is a section. Write [source]"),
-        ("[source\nurl = 'x'", "line 1: not valid TOML"),
-    ] {
+    for (text, expected) in WRONG_VALUES {
         let problem = problem(&format!("{text}\n"));
         assert!(
             problem.starts_with(expected),

@@ -320,6 +320,27 @@ mod tests {
     }
 
     #[test]
+    fn the_share_of_a_slice_never_changes() {
+        let share = |day: &str, direction| {
+            let slice = Slice {
+                day: parse_day(day).unwrap(),
+                direction,
+            };
+            let shares = (1..=4).map(|number| Shard { number, of: 4 });
+            let holding: Vec<u32> = shares
+                .filter(|shard| shard.holds(slice))
+                .map(|shard| shard.number)
+                .collect();
+            holding
+        };
+        // 2026-10-01 is day 20727 since 1970: 2 × 20727 mod 4 is 2.
+        assert_eq!(share("2026-10-01", Direction::Placed), [3]);
+        assert_eq!(share("2026-10-01", Direction::Received), [4]);
+        assert_eq!(share("2026-10-02", Direction::Placed), [1]);
+        assert_eq!(share("1969-12-31", Direction::Received), [4]);
+    }
+
+    #[test]
     fn a_day_is_closed_once_it_was_fetched_after_settling_in_its_own_zone() {
         let window = WindowConfig {
             timezone: TimeZone::get("America/New_York").unwrap(),

@@ -223,8 +223,7 @@ pub enum UsageError {
     TruncatedNumbers,
     /// The lake holds the calls of this number only.
     #[error(
-        "source.{filter} limits this lake to the calls of that number, and lake.json names it. \
-         Remove the whole lake"
+        "source.{filter} limits this lake to the calls of that number, and lake.json contains it"
     )]
     FilteredByNumber {
         /// The filter's name.

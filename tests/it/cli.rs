@@ -501,7 +501,8 @@ fn a_dry_run_and_a_plan_touch_nothing() {
         assert_eq!(ran.status, 0, "{ran:?}");
         assert_eq!(
             ran.stdout,
-            "2026-10-01  placed    missing\n2026-10-01  received  missing\n2 slices due, 0 up to date, from 2026-10-01 to 2026-10-01\n"
+            "2026-10-01  placed    missing\n2026-10-01  received  missing\n2 slices due, 0 up to \
+             date, from 2026-10-01 to 2026-10-01\n"
         );
     }
     let json = workplace
@@ -526,7 +527,8 @@ fn wrong_usage_and_configuration_end_with_status_2_before_anything_is_done() {
     refused(
         &workplace.run(&["run", "--from", DAY, "--to", "2026-09-30"]),
         2,
-        "error: the first day, 2026-10-01, is after the last day, 2026-09-30. Check --from and --to",
+        "error: the first day, 2026-10-01, is after the last day, 2026-09-30. Check --from and \
+         --to",
     );
     refused(
         &workplace.run(&["run", "--from", "2999-01-01"]),
@@ -586,7 +588,8 @@ fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
     refused(
         &workplace.run(&["run", "--last", "3", "--lake", "file/lake"]),
         2,
-        "error: cannot read file/lake/_cdrlake/lake.json: Not a directory (os error 20). A lake is a directory, but lake.url, or a part of it, is a file",
+        "error: cannot read file/lake/_cdrlake/lake.json: Not a directory (os error 20). A lake is \
+         a directory, but lake.url, or a part of it, is a file",
     );
     std::fs::create_dir_all(workplace.path("other/cdrs")).unwrap();
     std::fs::write(workplace.path("other/cdrs/x.parquet"), "").unwrap();
@@ -628,7 +631,8 @@ fn a_link_that_leads_nowhere_is_named() {
         for command in ["run", "status", "verify", "plan"] {
             let arguments = [&[command, "--lake", lake], &last[..]].concat();
             let problem = format!(
-                "lake.url is {lake}, but link is a link to /nowhere/disk, which does not exist. Create or mount that"
+                "lake.url is {lake}, but link is a link to /nowhere/disk, which does not exist. \
+                 Create or mount that"
             );
             refused(&workplace.run(&arguments), 2, &problem);
         }
@@ -672,11 +676,14 @@ fn status_shows_the_lake_by_day_with_its_holes() {
     assert!(rest.ends_with("  ████████████████████ received without calls"));
     assert_eq!(
         lines[2],
-        "2026-10-02          -          -            0          0.00      -     -                    placed missing, received missing"
+        "2026-10-02          -          -            0          0.00      -     \
+         -                    placed missing, received missing"
     );
     assert!(
-        ran.stdout
-            .contains("2 slices closed, 0 open, 0 failed, 0 interrupted, 0 with a damaged ledger entry, 2 missing; last fetch 20"),
+        ran.stdout.contains(
+            "2 slices closed, 0 open, 0 failed, 0 interrupted, 0 with a damaged ledger \
+                 entry, 2 missing; last fetch 20"
+        ),
         "{}",
         ran.stdout
     );

@@ -349,7 +349,9 @@ fn a_server_that_checks_signatures_accepts_ours_and_no_others() {
         workplace.reconfigure(
             "[lake]\nurl = \"lake\"\n",
             &format!(
-                "[lake]\nurl = \"s3://calls/parts-{single_put_bytes}\"\n[limits]\nsingle_put_bytes = \"{single_put_bytes}\"\n[lake.options]\nendpoint = \"http://127.0.0.1:{}\"\nregion = \"us-east-1\"\n",
+                "[lake]\nurl = \"s3://calls/parts-{single_put_bytes}\"\n[limits]\nsingle_put_bytes \
+                 = \"{single_put_bytes}\"\n[lake.options]\nendpoint = \
+                      \"http://127.0.0.1:{}\"\nregion = \"us-east-1\"\n",
                 signing.port
             ),
         );

@@ -72,7 +72,8 @@ fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
         ("0.009750001".to_owned(), 1)
     );
     // What the header lacks is named, once.
-    let missing = "the CSV has no column for parent_call_id, disposition, destination, sip_trunk, answered_by, forward_fee, so these fields are empty";
+    let missing = "the CSV has no column for parent_call_id, disposition, destination, sip_trunk, \
+         answered_by, forward_fee, so these fields are empty";
     let warnings = &ran.report().warnings;
     assert!(
         warnings.len() == 1 && warnings[0].starts_with(missing),
@@ -90,7 +91,8 @@ fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
 #[test]
 fn lines_that_do_not_fit_the_header_are_rejected_as_they_stand() {
     let body = format!(
-        "date,charge,duration,to,from\n{DAY}T10:00:00Z,0.01,60,1,\n{DAY}T10:00:00Z,0.01\n\n{DAY}T10:00:00Z,a,60,2,\n{DAY}T10:00:00Z,0.01,1m,3,\nx\u{1},\"0\n1\",1,4,\ndate,charge,duration,to,from\n"
+        "date,charge,duration,to,from\n{DAY}T10:00:00Z,0.01,60,1,\n{DAY}T10:00:00Z,0.01\n\n\
+         {DAY}T10:00:00Z,a,60,2,\n{DAY}T10:00:00Z,0.01,1m,3,\nx\u{1},\"0\n1\",1,4,\ndate,charge,duration,to,from\n"
     );
     let body = [body.as_bytes(), b"\xFF,0.01,1,5,\n"].concat();
     let (workplace, _server, ran) = run_csv(6, [csv(body)]);
@@ -141,7 +143,8 @@ fn what_is_no_header_is_not_taken_for_one() {
         ),
         (
             "date from to\n",
-            "has no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar)",
+            "has no column `date` (it is one column, without a comma, a semicolon, a tab or a \
+             vertical bar)",
         ),
         (
             "date,from,to,duration,charge,Call ID,call_id\n",
@@ -254,7 +257,8 @@ fn the_export_may_be_separated_by_semicolons_or_tabs() {
         let rejects = workplace.rejects("placed", "");
         assert_eq!(
             rejects[0]["reason"],
-            "`charge` is written with a comma (decimal or thousands separator): export it with a decimal point"
+            "`charge` is written with a comma (decimal or thousands separator): export it with a \
+             decimal point"
         );
     }
 }

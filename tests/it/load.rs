@@ -176,9 +176,10 @@ fn what_the_lake_has_is_replaced_only_on_request_and_never_by_less() {
     let loaded = load(&workplace, &[&arguments[..], &["--refresh"]].concat());
     assert_eq!(loaded.status, 1);
     assert!(
-        loaded
-            .stdout
-            .contains("the slice shrank: the export has 2 rows, and the lake 3. Fetch the day from the provider with `cdrlake run`, or accept the export with --allow-shrink"),
+        loaded.stdout.contains(
+            "the slice shrank: the export has 2 rows, and the lake 3. Fetch the day from \
+                 the provider with `cdrlake run`, or accept the export with --allow-shrink"
+        ),
         "{loaded:?}"
     );
     assert_eq!(workplace.rows("placed").num_rows(), 3);
@@ -213,7 +214,8 @@ fn a_day_of_which_the_provider_counts_otherwise_is_not_loaded_and_others_are() {
     let error = report["slices"][1]["error"].as_str().unwrap();
     assert!(
         error.contains(
-            "The export is outdated or incomplete, or of another direction or account. Fetch the day with `cdrlake run`"
+            "The export is outdated or incomplete, or of another direction or account. Fetch the \
+             day with `cdrlake run`"
         ),
         "{error}"
     );
@@ -422,7 +424,8 @@ fn a_day_may_begin_with_a_record_that_looks_like_a_page_of_the_list() {
         json("\"items\":[{\"sku\":1}]"),
         json("\"pagination\":{\"total\":7}"),
         format!(
-            "items,date,from,to,duration,charge\nx,{DAY}T10:00:00Z,,,,\ny,2026-09-30T10:00:00Z,,,,\n"
+            "items,date,from,to,duration,charge\nx,{DAY}T10:00:00Z,,,,\n\
+             y,2026-09-30T10:00:00Z,,,,\n"
         ),
     ];
     for export in exports {
@@ -478,7 +481,8 @@ fn a_line_that_is_too_long_may_be_many_records_and_is_left_out_by_no_option() {
     workplace.configure_also("[limits]\nmax_record_bytes = \"1KiB\"");
     let loaded = load(&workplace, &["export", "--skip-undated"]);
     assert_eq!(loaded.status, 1, "{loaded:?}");
-    let problem = "more than limits.max_record_bytes = 1024. Raise that limit, or insert line breaks between records. Nothing was loaded";
+    let problem = "more than limits.max_record_bytes = 1024. Raise that limit, or insert line \
+         breaks between records. Nothing was loaded";
     assert!(
         loaded.stderr.contains("error: export: line 2, byte") && loaded.stderr.contains(problem),
         "{loaded:?}"
@@ -663,7 +667,10 @@ fn an_odd_file_is_read_or_named_for_what_it_is() {
 #[test]
 fn who_does_not_compare_needs_neither_key_nor_api() {
     let (workplace, _server) = with_export(0, calls(0, 3));
-    workplace.configure("[source]\nurl = \"http://127.0.0.1:1\"\nretry_base = \"1ms\"\nmax_attempts = 2\n[lake]\nurl = \"lake\"");
+    workplace.configure(
+        "[source]\nurl = \"http://127.0.0.1:1\"\nretry_base = \
+         \"1ms\"\nmax_attempts = 2\n[lake]\nurl = \"lake\"",
+    );
     let loaded = load(&workplace, &["export"]);
     assert_eq!(loaded.status, 2);
     assert!(
@@ -746,7 +753,10 @@ fn a_slice_that_is_in_the_lake_stays_also_where_its_last_attempt_failed() {
     );
     let warning = &loaded.report().warnings[0];
     assert!(
-        warning.starts_with("for these days, the lake and the export have different numbers of records, and the lake was not changed: 2026-10-01. "),
+        warning.starts_with(
+            "for these days, the lake and the export have different numbers of \
+             records, and the lake was not changed: 2026-10-01. "
+        ),
         "{warning}"
     );
     assert_eq!(workplace.rows("placed").num_rows(), 3);
@@ -838,7 +848,8 @@ fn days_are_cut_where_the_account_cuts_them_and_those_that_have_not_ended_are_le
     assert_eq!(
         warnings,
         [
-            "2 records of 1 day that had not ended were left out. Fetch the whole days with `cdrlake run` later"
+            "2 records of 1 day that had not ended were left out. Fetch the whole days with \
+             `cdrlake run` later"
         ]
     );
 }
@@ -926,7 +937,8 @@ fn a_number_in_the_name_of_a_file_gets_neither_into_the_lake_nor_into_what_is_sa
 
 #[test]
 fn a_day_of_a_clock_that_had_none_makes_no_partition() {
-    let body = "{\"date\":\"0001-01-01T00:00:00Z\"}\n{\"date\":\"1970-01-01T00:00:00Z\"}\n{\"date\":\"9999-12-31T23:00:00-02:00\"}\n";
+    let body = "{\"date\":\"0001-01-01T00:00:00Z\"}\n{\"date\":\"1970-01-01T00:00:00Z\"}\n\
+         {\"date\":\"9999-12-31T23:00:00-02:00\"}\n";
     let (workplace, _server) = with_export(1, calls(0, 1) + body);
     let loaded = load(&workplace, &["export", "--timezone", "America/New_York"]);
     assert_eq!(loaded.status, 1, "{loaded:?}");
@@ -954,7 +966,10 @@ fn a_spool_without_room_is_named_with_its_key() {
     let loaded = load(&workplace, &["export"]);
     assert_eq!(loaded.status, 2);
     assert!(
-        loaded.stderr.contains("cannot write into nowhere: No such file or directory (os error 2). Nothing was loaded. Set limits.spool_dir to a directory with room for the export"),
+        loaded.stderr.contains(
+            "cannot write into nowhere: No such file or directory (os error 2). \
+             Nothing was loaded. Set limits.spool_dir to a directory with room for the export"
+        ),
         "{loaded:?}"
     );
 }
@@ -1032,7 +1047,8 @@ fn what_an_export_says_of_itself_is_told() {
 fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() {
     let record = |time: &str, id: &str| {
         format!(
-            "{{\"date\":\"{time}\",\"from\":\"1\",\"to\":\"2\",\"duration\":1,\"charge\":\"0.1\",\"call_id\":\"{id}\"}}\n"
+            "{{\"date\":\"{time}\",\"from\":\"1\",\"to\":\"2\",\"duration\":1,\"charge\":\"0.1\",\
+             \"call_id\":\"{id}\"}}\n"
         )
     };
     // In Berlin the second lies on the day before in UTC, and the clocks showed the third time twice.
@@ -1056,9 +1072,10 @@ fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() 
     let unknown = load(&workplace, &["--assume-timezone", "Mars/Olympus", "export"]);
     assert_eq!(unknown.status, 2, "{unknown:?}");
     assert!(
-        unknown
-            .stderr
-            .contains("flag --assume-timezone: source.assume_timezone is \"Mars/Olympus\", which is not a time zone"),
+        unknown.stderr.contains(
+            "flag --assume-timezone: source.assume_timezone is \"Mars/Olympus\", which \
+                 is not a time zone"
+        ),
         "{unknown:?}"
     );
 
@@ -1117,7 +1134,8 @@ fn days_that_were_loaded_in_another_zone_are_told() {
         &[&all[..], &["Europe/Berlin", "--refresh", "export"]].concat(),
     );
     let warnings = second.report().warnings;
-    let stays = "these days were loaded with another source.assume_timezone, and were not changed: 2026-10-04. ";
+    let stays = "these days were loaded with another source.assume_timezone, and were not changed: \
+         2026-10-04. ";
     assert!(
         warnings.iter().any(|warning| warning.starts_with(stays)),
         "{warnings:?}"

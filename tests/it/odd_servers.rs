@@ -72,7 +72,8 @@ fn a_proxy_that_goes_away_is_named_and_not_the_api() {
     let ran = ran(output(command));
     once.join().unwrap();
     let named = format!(
-        "lost the connection to api.example.invalid through the proxy http://{address} (http_proxy): "
+        "lost the connection to api.example.invalid through the proxy http://{address} \
+         (http_proxy): "
     );
     assert!(ran.stdout.contains(&named), "{ran:?}");
     assert!(!format!("{ran:?}").contains("hush"), "{ran:?}");

@@ -292,9 +292,13 @@ fn what_the_ledger_notes_of_a_filter_by_number_is_the_same_in_every_lake() {
 fn pages_and_exports_are_no_way_around() {
     let (workplace, server) = scripted(2, []);
     drop(server);
-    workplace.configure_also("[privacy]\nnumbers = \"pseudonymize\"\nkey = { env = \"PRIVACY\" }\n[quality]\nreconcile = \"off\"\n");
+    workplace.configure_also(
+        "[privacy]\nnumbers = \"pseudonymize\"\nkey = { env = \"PRIVACY\" \
+         }\n[quality]\nreconcile = \"off\"\n",
+    );
     let csv = format!(
-        "call_id,date,from,to,duration,charge\na,{DAY}T10:00:00Z,13025550101,2,1,1\nb,{DAY}T10:00:00Z,13025550101,2,x,1\n"
+        "call_id,date,from,to,duration,charge\na,{DAY}T10:00:00Z,13025550101,2,1,1\n\
+         b,{DAY}T10:00:00Z,13025550101,2,x,1\n"
     );
     std::fs::write(workplace.path("export.csv"), csv).unwrap();
     let mut command = workplace.command(&["load", "export.csv", "--direction", "placed"]);

@@ -351,7 +351,7 @@ async fn check_and_go_on(
     // The next ordinary run repairs the lake.
     let report = catch_up(Arc::clone(store), url).await.unwrap();
     for warning in report.warnings {
-        let is_usual = warning.contains("broken and kept in")
+        let is_usual = warning.contains("rejected and kept in")
             || warning.contains("crashed before it wrote a report");
         assert!(is_usual, "{warning}");
     }

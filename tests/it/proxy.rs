@@ -154,7 +154,8 @@ fn pass(mut client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             };
             return write!(
                 client,
-                "HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+                "HTTP/1.1 {status} X\r\nContent-Type: application/xml\r\nContent-Length: \
+                 {}\r\nConnection: close\r\n\r\n{body}",
                 body.len()
             );
         }

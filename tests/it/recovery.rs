@@ -91,7 +91,8 @@ fn commands_print_the_remedy_for_a_failed_slice_and_the_lake_records_only_the_pr
     server.serve("placed", DAY, calls(0, 4), 4);
     let problem = "the slice shrank: it has 4 rows, and the lake 5";
     let advised = format!(
-        "{problem}. If the provider has removed calls, run: cdrlake run --from {DAY} --to {DAY} --direction placed --refresh --allow-shrink, with the other flags of this run"
+        "{problem}. If the provider has removed calls, run: cdrlake run --from {DAY} --to {DAY} \
+         --direction placed --refresh --allow-shrink, with the other flags of this run"
     );
 
     let failed = workplace.run_day(&[&["--refresh"], PLACED].concat());
@@ -381,7 +382,8 @@ impl Streaming {
         let workplace = Workplace::with_url(&format!("http://{}", listener.local_addr().unwrap()));
         let program = env!("CARGO_BIN_EXE_cdrlake");
         let run = format!(
-            "{first} exec '{program}' run --from {DAY} --to {DAY} --direction placed --reconcile off --format json"
+            "{first} exec '{program}' run --from {DAY} --to {DAY} --direction placed --reconcile \
+             off --format json"
         );
         // Under `nohup`, tests inherit that SIGHUP is ignored.
         let mut child = std::process::Command::new("env")
@@ -407,7 +409,8 @@ impl Streaming {
         let (begin, rest) = (calls(0, 3), calls(3, 3));
         let length = begin.len() + rest.len();
         let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: {length}\r\n\r\n"
+            "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: \
+             {length}\r\n\r\n"
         );
         connection
             .write_all(format!("{head}{begin}").as_bytes())

@@ -124,7 +124,8 @@ fn a_server_that_cannot_be_trusted_is_asked_once_and_never_told_the_key() {
     };
     let plain = says(b"HTTP/1.1 400 Bad Request\r\n\r\n".to_vec());
     let old = says(hello);
-    let certificate = "The certificate is not trusted. Check source.url and this machine's clock; for a private certificate authority, set source.ca_file";
+    let certificate = "The certificate is not trusted. Check source.url and this machine's clock; \
+         for a private certificate authority, set source.ca_file";
     let version = "It does not support TLS 1.2 or newer";
     let of = |name, last_year| front(authority.certify(name, last_year), server.address);
     for (name, address, ca, said) in [

@@ -62,11 +62,15 @@ fn a_lake_that_matches_its_ledger_is_read_whole() {
     let (first, second) = ran.stdout.split_once('\n').unwrap();
     assert_eq!(
         first,
-        "1 of 4 records (25.0 %) was rejected and not stored in the table: `cdrlake rejects` shows why."
+        "1 of 4 records (25.0 %) was rejected and not stored in the table: `cdrlake rejects` shows \
+         why."
     );
     assert!(
         second.starts_with("2 slices verified, 3 rows in ")
-            && second.ends_with(" read: everything matches the ledger. Missing days were not checked: set window.start, or use --from.\n"),
+            && second.ends_with(
+                " read: everything matches the ledger. Missing days were not \
+                 checked: set window.start, or use --from.\n"
+            ),
         "{}",
         ran.stdout
     );
@@ -708,7 +712,8 @@ fn rejects_are_grouped_by_reason_with_an_example_and_without_numbers() {
     assert!(!ran.stdout.contains(number), "{}", ran.stdout);
     for shown in [
         "2 records in 1 slice, on 2026-10-01\n  placed 2026-10-01, line 4, byte ",
-        "\n  {\"date\":\"2026-13-01\",\"from\":\"[number]\"}\n  in _cdrlake/rejects/placed/2026-10-01.ndjson.zst\n",
+        "\n  {\"date\":\"2026-13-01\",\"from\":\"[number]\"}\n  in \
+         _cdrlake/rejects/placed/2026-10-01.ndjson.zst\n",
         "\"charge\":\"$0.01\"",
         "--show-numbers shows them",
     ] {

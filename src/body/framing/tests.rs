@@ -586,7 +586,8 @@ proptest! {
     /// The same of CSV: any bytes, cut anywhere.
     #[test]
     fn cuts_never_matter_in_csv(
-        body in proptest::collection::vec(prop::sample::select(b"\"\",,;;\t|\n\r ab\xEF\xBB\xBF\xFF".as_slice()), 0..200),
+        body in proptest::collection::vec(prop::sample::select(b"\"\",,;;\t|\n\r \
+             ab\xEF\xBB\xBF\xFF".as_slice()), 0..200),
         cuts in proptest::collection::vec(0_usize..220, 0..8),
         max_record_bytes in 1_usize..40,
     ) {
@@ -705,7 +706,8 @@ fn a_file_may_be_several_documents() {
         ),
         // Pages and arrays, one a line or not.
         (
-            "{\"items\":[{\"a\":1}],\"pagination\":{\"total\":3}}\n{\"items\":[{\"a\":2}]}{ \"items\":[]}\n",
+            "{\"items\":[{\"a\":1}],\"pagination\":{\"total\":3}}\n{\"items\":[{\"a\":2}]}{ \
+             \"items\":[]}\n",
             &["{\"a\":1}", "{\"a\":2}"],
         ),
         (

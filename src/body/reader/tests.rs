@@ -117,7 +117,8 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
         assert_eq!(
             error,
             format!(
-                "the CSV has no column for {missing}. It needs date, from, to, duration and charge, and has {columns}. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)"
+                "the CSV has no column for {missing}. It needs date, from, to, duration and \
+                 charge, and has {columns}. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)"
             )
         );
     }
@@ -337,7 +338,8 @@ fn an_amount_with_a_comma_is_refused_as_that() {
     assert_eq!(reason.code(), "amount");
     assert_eq!(
         reason.to_string(),
-        "`charge` is written with a comma (decimal or thousands separator): export it with a decimal point"
+        "`charge` is written with a comma (decimal or thousands separator): export it with a \
+         decimal point"
     );
 }
 
@@ -347,20 +349,24 @@ fn a_header_without_a_date_is_shown_unless_it_may_be_a_record() {
         // A header: no record has two names of columns.
         (
             "Call ID;When;From;To",
-            "the CSV has no column for date, duration, charge. It needs date, from, to, duration and charge, and has Call ID, When, From, To. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)",
+            "the CSV has no column for date, duration, charge. It needs date, from, to, duration \
+             and charge, and has Call ID, When, From, To. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)",
         ),
         // It may be a record.
         (
             "13025550101,2026-10-01T10:00:00Z,to,0.01",
-            "the first line of the CSV has no column `date` (of its 4 columns, separated by commas, only `to` is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
+            "the first line of the CSV has no column `date` (of its 4 columns, separated by \
+             commas, only `to` is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
         ),
         (
             "13025550101\t2026-10-01T10:00:00Z\t0.01",
-            "the first line of the CSV has no column `date` (of its 3 columns, separated by tabs, none is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
+            "the first line of the CSV has no column `date` (of its 3 columns, separated by tabs, \
+             none is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
         ),
         (
             "date from to duration charge",
-            "the first line of the CSV has no column `date` (it is one column, without a comma, a semicolon, a tab or a vertical bar), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
+            "the first line of the CSV has no column `date` (it is one column, without a comma, a \
+             semicolon, a tab or a vertical bar), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
         ),
     ] {
         assert_eq!(read_file(&format!("{header}\n")).unwrap_err(), expected);
@@ -369,7 +375,8 @@ fn a_header_without_a_date_is_shown_unless_it_may_be_a_record() {
 
 #[test]
 fn cells_are_trimmed_and_unknown_columns_of_one_name_get_a_number() {
-    let body = "date,from,to,duration,charge,note,note,note_2,note,\n                 2026-10-01T10:00:00Z , 11,22\t, 60 ,\" 0.01 \",a, b,c,d, \u{a0}\n";
+    let body = "date,from,to,duration,charge,note,note,note_2,note,\n                 \
+         2026-10-01T10:00:00Z , 11,22\t, 60 ,\" 0.01 \",a, b,c,d, \u{a0}\n";
     assert_eq!(
         json_of(body).unwrap(),
         [
@@ -425,7 +432,10 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
     let behind_json = format!("{{\"date\":\"2026-10-01T10:00:00Z\"}}\n{HEADER}{ROW}");
     let error = read_file(&behind_json).unwrap_err();
     assert!(
-        error.starts_with("line 2, byte 32: this line looks like a header of CSV, but the lines before it are JSON"),
+        error.starts_with(
+            "line 2, byte 32: this line looks like a header of CSV, but the lines \
+             before it are JSON"
+        ),
         "{error}"
     );
 }
@@ -500,7 +510,8 @@ fn csv_of_a_server_ends_with_a_newline_and_a_file_need_not() {
 
 #[test]
 fn fields_are_missing_that_any_header_lacks() {
-    let first = "date,from,to,duration,charge,sip_trunk,destination,disposition,answered_by,uuid,per_minute,forward_fee";
+    let first = "date,from,to,duration,charge,sip_trunk,destination,disposition,answered_by,uuid,\
+         per_minute,forward_fee";
     let second = format!(
         "{},parent_uuid",
         first.replace(",sip_trunk", "").replace(",uuid", "")

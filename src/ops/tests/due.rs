@@ -279,6 +279,25 @@ async fn days_that_were_loaded_in_another_zone_are_told_also_next_to_the_export(
     assert_eq!(load.unwrap().of_other_zone, [placed("2026-10-04")]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn foreign_files_are_named_up_to_a_limit() {
+    let held = lake().await;
+    let remark = async || {
+        let plan = plan(&config(&[]), &Selection::default(), Some(&held.1), now()).await;
+        plan.unwrap().foreign_remark()
+    };
+    assert_eq!(remark().await, None);
+    for number in 1..=5 {
+        let path = format!("cdrs/dt=2026-10-02/{number}.parquet");
+        put(&held.0, &Path::from(path), "x").await;
+    }
+    let all = remark().await.unwrap();
+    assert!(all.contains("/5.parquet. Remove"), "{all}");
+    put(&held.0, &Path::from("cdrs/dt=2026-10-02/6.parquet"), "x").await;
+    let some = remark().await.unwrap();
+    assert!(some.contains("/5.parquet and 1 more. Remove"), "{some}");
+}
+
 #[test]
 fn each_reason_has_its_own_words_and_only_some_are_damage() {
     let all = [

@@ -583,7 +583,10 @@ async fn a_lake_that_is_filtered_by_the_number_is_refused() {
     let lake = world.other_process().await;
     let refused = NumberFound::search(lake, &world.config, NUMBER, &(), &never).await;
     let refused = refused.unwrap_err().to_string();
-    assert!(refused.contains("filtered by that number (source.from_search)"));
+    assert!(
+        refused.contains("source.from_search limits this lake to the calls of that number"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -596,8 +599,12 @@ fn a_text_without_exactly_one_number_is_refused_and_so_is_a_lake_of_truncated_nu
     assert!(validate(&plain, NUMBER).is_ok());
     let truncated = config(&[("privacy.to_number", "truncate")]);
     for (config, number, problem) in [
-        (&plain, "+", "contains no number"),
-        (&plain, "13025550001,13025550002", "more than one number"),
+        (&plain, "+", "is not a phone number"),
+        (
+            &plain,
+            "13025550001,13025550002",
+            "more than one phone number",
+        ),
         (&truncated, NUMBER, "drops the last four digits"),
     ] {
         let refused = validate(config, number).unwrap_err().to_string();

@@ -56,7 +56,10 @@ async fn a_run_without_a_report_is_refused() {
     ] {
         let refused = snowflake.load(&world.config, &world.lake, &which).await;
         let refused = refused.unwrap_err().to_string();
-        assert!(refused.contains("no report of a run other"), "{refused}");
+        assert!(
+            refused.contains("no readable report of run other"),
+            "{refused}"
+        );
     }
 }
 

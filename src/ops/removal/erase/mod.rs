@@ -43,7 +43,7 @@ pub struct Erasure {
 
 /// Puts the number onto the suppression list and removes its calls from every slice that holds one.
 /// The lake was opened with the key that made `token`; `searched` is the result of a
-/// [`search`]. Calls `done` after each slice.
+/// `search`. Calls `done` after each slice.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be written at all.
