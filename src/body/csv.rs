@@ -493,8 +493,8 @@ enum Likeness {
     Synonym,
 }
 
-/// Every column name that is understood, as [`normalize_header`]. Ambiguous names (`price`, `amount`,
-/// `time`, `number`, `source`) are not among them.
+/// Every known column name, as [`normalize_header`] returns it. Ambiguous names (`price`,
+/// `amount`, `time`, `number`, `source`) are not among them.
 static NAMES: LazyLock<HashMap<String, (Field, Likeness)>> = LazyLock::new(|| {
     let mut names = HashMap::new();
     for column in COLUMNS {

@@ -365,7 +365,7 @@ mod tests {
                 let mut damaged = body.clone();
                 damaged[bit / 8] ^= 1 << (bit % 8);
                 match decompress(encoding, &damaged, usize::MAX) {
-                    // Of a header's time and operating system nobody knows what they should be.
+                    // A header's time and operating system can have any value.
                     Ok(found) => assert_eq!(found, whole, "{encoding} bit {bit}"),
                     Err(_) => refused += 1,
                 }

@@ -77,8 +77,8 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
     print(
         format!(
             "{}\n{did}\n\
-             Proven: {} calls and {} USD, read back from Parquet, equal the simulator's own, slice by \
-             slice.\n\n\
+             Proven: {} calls and {} USD, read back from Parquet, equal the simulator's own, slice \
+             by slice.\n\n\
              Try next:\n  \
              duckdb -c \"SELECT dt, direction, count(*) AS calls, sum(charge_usd) AS usd FROM \
              '{lake}/cdrs/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n  \

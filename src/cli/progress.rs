@@ -157,7 +157,9 @@ pub(super) struct Watcher {
 
 impl Watcher {
     fn bar(&self) -> MutexGuard<'_, ProgressBar> {
-        self.bar.lock().expect("nobody panics while holding it")
+        self.bar
+            .lock()
+            .expect("no code panics while it holds the lock")
     }
 
     /// Shows another bar in place of the one before.

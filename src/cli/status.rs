@@ -87,8 +87,8 @@ fn render(status: &LakeStatus) -> String {
         text,
         "\n{} closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a \
          damaged ledger entry, {missing} missing{pruned}; last fetch {last}.\n\
-         ASR: share of answered calls. ACD: average duration of answered calls. fetched: last fetch, \
-         UTC.\n",
+         ASR: share of answered calls. ACD: average duration of answered calls. fetched: last \
+         fetch, UTC.\n",
         counted(*closed, "slice", "slices")
     )
     .expect("writing to memory does not fail");

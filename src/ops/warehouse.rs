@@ -102,7 +102,7 @@ impl TableRequest {
     /// A query that compares the table with the ledger.
     ///
     /// # Errors
-    /// [`Error`] if the warehouse cannot have such a table, or the content of the lake is uncertain.
+    /// [`Error`] if the warehouse cannot have such a table, or the lake's content is uncertain.
     pub(crate) async fn check(&self, config: &Config, lake: &Lake) -> Result<String, Error> {
         let table = self.table(config, None)?;
         Ok(table.check(&totals(lake).await?))

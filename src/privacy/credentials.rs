@@ -116,7 +116,8 @@ impl Credentials {
         Self::has_marks(text) || self.holds_key(text)
     }
 
-    /// Whether a text has a character that assigns a parameter, ends a password or begins an escape.
+    /// Whether a text has a character that assigns a parameter, ends a password or begins an
+    /// escape.
     #[inline]
     pub(crate) fn has_marks(text: &[u8]) -> bool {
         memchr::memchr3(b'=', b'%', b'\\', text).is_some()

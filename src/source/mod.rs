@@ -33,7 +33,8 @@ pub use error::SourceError;
 /// use std::sync::Arc;
 ///
 /// use cdrlake::{
-///     Asked, Body, Config, Credentials, Encoding, Format, Job, Selection, Slice, Source, SourceError,
+///     Asked, Body, Config, Credentials, Encoding, Format, Job, Selection, Slice, Source,
+///     SourceError,
 /// };
 /// use futures::{StreamExt, stream};
 ///
@@ -44,7 +45,8 @@ pub use error::SourceError;
 /// #[async_trait::async_trait]
 /// impl Source for OneCall {
 ///     async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
-///         let call = format!("{{\"date\":\"{}T10:00:00Z\",\"call_id\":\"{slice}\"}}\n", slice.day);
+///         let day = slice.day;
+///         let call = format!("{{\"date\":\"{day}T10:00:00Z\",\"call_id\":\"{slice}\"}}\n");
 ///         let chunks = stream::iter([Ok(call.into())]).boxed();
 ///         let asked = Asked { url: "memory:".to_owned(), query: Vec::new() };
 ///         Ok(Body::new(asked, Encoding::Identity, Format::Json, chunks))

@@ -75,7 +75,11 @@ impl ScriptedSource {
                 (calls, Some(Err(cut)))
             }
             Some(Answer::Fails(error)) => return Err(error),
-            None => return Err(SourceError::Permanent("nobody said what comes".to_owned())),
+            None => {
+                return Err(SourceError::Permanent(
+                    "the script has no more answers".to_owned(),
+                ));
+            }
         };
         let lines = (first_call..first_call + calls).map(move |call| {
             let day = slice.day;
@@ -119,7 +123,7 @@ impl Source for ScriptedSource {
 
     async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
         let count = self.counts.get(&slice).copied();
-        count.ok_or_else(|| SourceError::Permanent("nobody said how many".to_owned()))
+        count.ok_or_else(|| SourceError::Permanent("the script has no count".to_owned()))
     }
 
     fn is_fixed(&self) -> bool {

@@ -37,11 +37,16 @@ fn a_run_fills_the_lake_and_reports_it() {
     assert_eq!(
         *slice,
         json!({
-            "direction": "placed", "day": DAY, "outcome": "committed", "state": "closed", "attempts": 1,
-            "records": 3, "rows": 3, "duplicates": 0, "repeated": 0, "conflicts": 0, "rejected": 0, "suppressed": 0, "redacted": 0, "rounded": 0, "ambiguous_times": 0,
+            "direction": "placed", "day": DAY, "outcome": "committed", "state": "closed",
+            "attempts": 1,
+            "records": 3, "rows": 3, "duplicates": 0, "repeated": 0, "conflicts": 0, "rejected": 0,
+            "suppressed": 0, "redacted": 0, "rounded": 0, "ambiguous_times": 0,
             "outside_day": 0, "missing_charge": 0, "missing_duration": 0,
             "control_total": 3, "reconcile": "match", "change": null,
-            "totals": {"duration_seconds": 180, "charge_usd": "0.081", "forward_fee_usd": "0", "by_disposition": {"answered": 3}},
+            "totals": {
+                "duration_seconds": 180, "charge_usd": "0.081", "forward_fee_usd": "0",
+                "by_disposition": {"answered": 3},
+            },
             "files": [{"path": path, "rows": 3, "bytes": bytes}],
             "error": null,
         })
@@ -133,7 +138,7 @@ fn files_belong_to_their_owner_alone_unless_configured() {
 }
 
 #[test]
-fn a_log_that_nobody_reads_does_not_end_a_run() {
+fn a_log_without_a_reader_does_not_end_a_run() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     let mut child = workplace
         .command(&["run", "--from", DAY, "--to", DAY, "--format", "json"])
@@ -158,7 +163,7 @@ fn terminal() -> (File, OwnedFd) {
     let (mut seen, mut given) = (0, 0);
     let none = std::ptr::null_mut();
     #[expect(unsafe_code, reason = "the standard library makes no terminals")]
-    // SAFETY: both places are ours, nothing else is asked for, and nobody else owns what was opened.
+    // SAFETY: both pointers are to variables of ours, and nothing else owns the new descriptors.
     unsafe {
         let made = libc::openpty(
             &raw mut seen,
@@ -216,7 +221,7 @@ fn a_proxy_is_not_asked_for_what_is_on_this_machine() {
         String::from_utf8_lossy(&output.stderr)
     );
     proxy.set_nonblocking(true).unwrap();
-    assert!(proxy.accept().is_err(), "nobody called the proxy");
+    assert!(proxy.accept().is_err(), "the proxy got no request");
 }
 
 #[test]
@@ -699,7 +704,7 @@ fn status_shows_the_lake_by_day_with_its_holes() {
         (&slice["asr_percent"], &slice["acd_seconds"]),
         (&json!(75.0), &json!(60.0))
     );
-    // Whoever only looks need not know whose calls they are.
+    // Commands that only read need no account.
     workplace.configure_also("account = \"second\"");
     assert_eq!(workplace.run(&["status"]).status, 0);
     refused(
@@ -810,7 +815,7 @@ fn log_lines_can_be_json() {
 #[test]
 fn a_proxy_that_cannot_be_reached_is_named_without_its_password() {
     let workplace = Workplace::with_url("https://api.example.invalid");
-    // Nobody listens there: what listened is gone.
+    // The listener is closed, so connections are refused.
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     drop(listener);

@@ -153,7 +153,7 @@ async fn files_are_published_whole_and_only_over_what_was_seen(open: Open<'_>, i
         );
         assert_eq!(state.etag.is_some(), is_bucket);
         if is_bucket {
-            // Whoever has seen less is refused.
+            // A writer with an older version is refused.
             assert_eq!(late.publish(&*lease, seen.as_ref()).await.unwrap(), None);
         } else {
             drop(late);

@@ -40,7 +40,8 @@ fn the_export_in_csv_makes_the_same_lake_as_the_stream() {
 #[test]
 fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
     let body = "\u{feff}Charge;,CALL-ID,Duration , date,\"Per Minute\",Rate Plan,from,,TO\r\n\
-                0.009750001,c1,26,2026-10-01 10:00:00 UTC,0.0225,\"Gold, \"\"new\"\"\",anonymous,y,33170363950\r\n\
+                0.009750001,c1,26,2026-10-01 10:00:00 UTC,0.0225,\"Gold, \"\"new\"\"\",\
+                anonymous,y,33170363950\r\n\
                 ,c2,,2026-10-01T11:00:00.000Z,,,,,\r\n";
     let (workplace, server, ran) = run_csv(2, [csv(body)]);
     assert_eq!(ran.status, 0, "{ran:?}");
@@ -92,7 +93,8 @@ fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
 fn lines_that_do_not_fit_the_header_are_rejected_as_they_stand() {
     let body = format!(
         "date,charge,duration,to,from\n{DAY}T10:00:00Z,0.01,60,1,\n{DAY}T10:00:00Z,0.01\n\n\
-         {DAY}T10:00:00Z,a,60,2,\n{DAY}T10:00:00Z,0.01,1m,3,\nx\u{1},\"0\n1\",1,4,\ndate,charge,duration,to,from\n"
+         {DAY}T10:00:00Z,a,60,2,\n{DAY}T10:00:00Z,0.01,1m,3,\nx\u{1},\"0\n1\",1,4,\n\
+         date,charge,duration,to,from\n"
     );
     let body = [body.as_bytes(), b"\xFF,0.01,1,5,\n"].concat();
     let (workplace, _server, ran) = run_csv(6, [csv(body)]);

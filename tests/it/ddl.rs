@@ -106,7 +106,7 @@ fn what_changed_since_a_run_is_what_all_later_ones_have_changed() {
 }
 
 #[test]
-fn reports_are_kept_for_90_days_and_without_one_nobody_is_told_what_changed_since() {
+fn reports_are_kept_for_90_days_and_changes_since_an_older_run_are_refused() {
     let (_server, workplace) = lake();
     let runs = workplace.path("lake/_cdrlake/runs");
     let [report] = &std::fs::read_dir(&runs)

@@ -22,7 +22,7 @@ fn cut(body: &str) -> Answer {
     raw_chunks(&format!("{:x}\r\n{body}\r\n", body.len()))
 }
 
-/// Runs one slice with all there is to log, none of which may hold the key, nor may anything in the lake.
+/// Runs one slice with all log levels. Neither the log nor the lake may contain the key.
 fn run_traced(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplace, Server, Ran) {
     let (workplace, server) = scripted(total, stream);
     let arguments = ["run", "--from", DAY, "--to", DAY, "--format", "json"];
@@ -214,7 +214,7 @@ fn what_never_passes_is_given_up_after_all_attempts_and_leaves_the_table_as_it_w
         let ran = workplace.run_day(&[PLACED, &["--refresh"]].concat());
         assert_eq!(ran.status, 1, "{name}: {ran:?}");
         let slice = &ran.report().slices[0];
-        // What somebody in between answers, and a count that stays another, is believed after three.
+        // An answer of a proxy, or a count that stays different, is final after three attempts.
         let is_a_whim = [
             "the answer has neither",
             "the answer is a web page",
@@ -448,8 +448,8 @@ fn an_unreachable_host_ends_the_run_with_one_sentence() {
 
 #[test]
 fn a_name_that_no_server_has_and_an_address_that_does_not_answer_are_the_network_s_fault() {
-    // Nothing under .invalid is ever found (RFC 6761). A listener whose queue is full lets whoever else comes
-    // wait until the time to connect is up.
+    // No name under .invalid ever resolves (RFC 6761). A listener whose queue is full lets other
+    // clients wait until the time to connect is over.
     let listener =
         socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let any = std::net::SocketAddr::from(([127, 0, 0, 1], 0));

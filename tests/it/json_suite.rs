@@ -8,9 +8,9 @@ use jiff::civil::{Date, date};
 use crate::server::Server;
 use crate::support::{DAY, Workplace, calls};
 
-/// What the suite leaves open and this program accepts, for a field without a column is kept as its text:
-/// numbers beyond any type, and escapes of half a character. The others are not UTF-8, or nested 500
-/// deep, and rejected.
+/// The texts that the suite leaves open and this program accepts, because it keeps the text of a
+/// field without a column: numbers beyond any type, and escapes of half a character. It rejects the
+/// others, which are not UTF-8 or nested 500 deep.
 const ACCEPTED: &[&str] = &[
     "i_number_double_huge_neg_exp",
     "i_number_huge_exp",

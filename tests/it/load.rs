@@ -219,7 +219,7 @@ fn a_day_of_which_the_provider_counts_otherwise_is_not_loaded_and_others_are() {
         ),
         "{error}"
     );
-    // The calls themselves were asked of nobody.
+    // No request asked for the calls themselves.
     assert_eq!(server.requests("/v1/cdrs/all").len(), 0);
 }
 
@@ -276,7 +276,7 @@ fn a_record_with_a_date_is_rejected_by_its_day_whatever_else_is_wrong_with_it() 
     assert_eq!(loaded.report().slices[0].counts.rejected, 2);
 }
 
-/// Loads files, of which number `of` holds `text`, a record that is rejected. Its reject must name the
+/// Loads files. File number `of` has `text`, a record that is rejected. Its reject must name the
 /// place of the text.
 fn assert_reject_names_its_place(form: &str, files: &[(&str, Vec<u8>)], of: usize, text: &[u8]) {
     let (workplace, _server) = with_export(0, "");
@@ -792,7 +792,7 @@ fn csv_in_another_encoding_is_rejected_by_its_days_and_one_without_a_last_newlin
 }
 
 #[test]
-fn a_lake_of_some_calls_takes_no_export_that_nobody_counts() {
+fn a_lake_with_filters_refuses_an_export_without_a_count() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     workplace.reconfigure(
         "max_attempts = 3",
@@ -1051,7 +1051,7 @@ fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() 
              \"call_id\":\"{id}\"}}\n"
         )
     };
-    // In Berlin the second lies on the day before in UTC, and the clocks showed the third time twice.
+    // The second is on the day before in UTC, and Berlin's clocks showed the third time twice.
     let export = [
         record("2026-10-01 12:00:00", "a"),
         record("2026-10-02 01:30:00", "b"),

@@ -5,13 +5,13 @@ use std::sync::{Arc, Mutex};
 /// What happens to a request on its way to the store.
 #[derive(Clone, Debug)]
 pub(crate) enum Trick {
-    /// It is passed on and done, and nobody hears of it.
+    /// The request is forwarded and carried out, but its reply is lost.
     DropReply,
     /// It never comes to the store; the connection breaks.
     DropRequest,
     /// It never comes to the store; this is what the client hears: status, code, message.
     Answer(u16, &'static str, &'static str),
-    /// It never comes to the store, and nobody says so.
+    /// The request never reaches the store, and gets no reply.
     Hang,
     /// It is passed on without its conditions.
     WithoutConditions,
@@ -145,7 +145,8 @@ fn pass(mut client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
         }
         Some(Trick::Answer(status, code, message)) => {
             let body = format!(
-                "<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>{message}</Message><RequestId>1</RequestId></Error>"
+                "<?xml version=\"1.0\"?><Error><Code>{code}</Code>\
+                 <Message>{message}</Message><RequestId>1</RequestId></Error>"
             );
             let body = if method == "HEAD" {
                 String::new()
@@ -175,7 +176,7 @@ fn pass(mut client: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     if matches!(trick, Some(Trick::DropReply)) {
         return Ok(());
     }
-    // So that the client does not send its next request where nobody listens.
+    // Otherwise the client would send its next request on this dead connection.
     let reply_head = reply.windows(2).position(|end| end == b"\r\n").unwrap_or(0);
     client.write_all(&reply[..reply_head])?;
     client.write_all(b"\r\nConnection: close")?;

@@ -54,8 +54,10 @@ fn a_lake_that_matches_its_ledger_is_read_whole() {
     assert_eq!(
         report,
         json!({
-            "slices": 2, "rows": 3, "bytes": bytes, "records": 4, "rejected": 1, "schema_versions": {"1": 1}, "unproven": [], "with_duplicates": [],
-            "in_progress": [], "findings": [], "not_fetched": [], "looked_for_missing": false, "source": null, "repair": null,
+            "slices": 2, "rows": 3, "bytes": bytes, "records": 4, "rejected": 1,
+            "schema_versions": {"1": 1}, "unproven": [], "with_duplicates": [], "in_progress": [],
+            "findings": [], "not_fetched": [], "looked_for_missing": false, "source": null,
+            "repair": null,
         })
     );
     let ran = workplace.run(&["verify"]);
@@ -339,7 +341,7 @@ const HARMS: &[Harm] = &[
         "_cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst",
     ),
     (
-        "a file of nobody's lies in the table",
+        "the table has a file that belongs to no slice",
         |lake| std::fs::write(lake.join("cdrs/dt=2026-10-01/x.parquet#1"), "x").unwrap(),
         "foreign",
         "cdrs/dt=2026-10-01/x.parquet#1",

@@ -364,9 +364,10 @@ fn an_object_that_begins_with_a_desert_of_white_space_is_a_line() {
     let body = format!("{{{}\"items\":[]}}", " ".repeat(1_000_000));
     let framed = frame(&[body.as_bytes()], 2_000_000);
     assert_eq!(framed.0.len(), 1);
-    assert!(
-        matches!(&framed.0[0], Owned::Record(_, Boundary::EndOfBody, text) if text.len() == body.len())
-    );
+    let Owned::Record(_, Boundary::EndOfBody, text) = &framed.0[0] else {
+        panic!("the text ends with the body");
+    };
+    assert_eq!(text.len(), body.len());
 }
 
 #[test]
@@ -558,6 +559,22 @@ fn the_first_character_tells_json_from_csv() {
     ));
 }
 
+fn quote_style(quotes_all: bool) -> ::csv::QuoteStyle {
+    if quotes_all {
+        ::csv::QuoteStyle::Always
+    } else {
+        ::csv::QuoteStyle::Necessary
+    }
+}
+
+fn terminator(is_crlf: bool) -> ::csv::Terminator {
+    if is_crlf {
+        ::csv::Terminator::CRLF
+    } else {
+        ::csv::Terminator::Any(b'\n')
+    }
+}
+
 proptest! {
     /// Any bytes at all, cut anywhere: the same frames, the same positions, the same errors.
     #[test]
@@ -569,7 +586,9 @@ proptest! {
             ],
             0..200,
         ),
-        start in prop::sample::select(vec!["", "[", "{\"items\":[", "{\"pagination\":{}", "{\"a\":1}\n", "\u{feff}"]),
+        start in prop::sample::select(vec![
+            "", "[", "{\"items\":[", "{\"pagination\":{}", "{\"a\":1}\n", "\u{feff}",
+        ]),
         cuts in proptest::collection::vec(0_usize..220, 0..8),
         max_record_bytes in 1_usize..40,
     ) {
@@ -602,15 +621,17 @@ proptest! {
     /// The cells are those that the `csv` crate reads, and positions point at the lines.
     #[test]
     fn cells_are_what_another_reader_reads(
-        lines in proptest::collection::vec(proptest::collection::vec("[a-z\", \n\r0-9é]{0,8}", 1..6), 0..20),
+        lines in proptest::collection::vec(
+            proptest::collection::vec("[a-z\", \n\r0-9é]{0,8}", 1..6),
+            0..20,
+        ),
         quote_all: bool,
         crlf: bool,
         bom: bool,
     ) {
         let mut writer = ::csv::WriterBuilder::new();
         writer.flexible(true);
-        writer.quote_style(if quote_all { ::csv::QuoteStyle::Always } else { ::csv::QuoteStyle::Necessary });
-        writer.terminator(if crlf { ::csv::Terminator::CRLF } else { ::csv::Terminator::Any(b'\n') });
+        writer.quote_style(quote_style(quote_all)).terminator(terminator(crlf));
         let mut writer = writer.from_writer(Vec::new());
         for line in &lines {
             writer.write_record(line).unwrap();
@@ -620,17 +641,21 @@ proptest! {
         let (frames, ended) = frame_with(Framer::new(Format::Csv, 1000), &[&body]);
         prop_assert_eq!(ended.unwrap().bytes, body.len() as u64);
         let mut reader = ::csv::ReaderBuilder::new();
-        let reader = reader.has_headers(false).flexible(true).from_reader(&*text).into_byte_records();
+        let reader = reader.has_headers(false).flexible(true).from_reader(&*text);
+        let reader = reader.into_byte_records();
         let expected: Vec<Vec<Vec<u8>>> = reader
             .map(|record| record.unwrap().iter().map(<[u8]>::to_vec).collect())
             .collect();
         let mut found = Vec::new();
         for frame in frames {
-            let Owned::Cells(at, boundary, text, cells) = frame else { panic!("nothing is too long") };
+            let Owned::Cells(at, boundary, text, cells) = frame else {
+                panic!("nothing is too long")
+            };
             prop_assert_eq!(boundary, Boundary::Newline);
             let from = usize::try_from(at.byte).unwrap();
             prop_assert_eq!(&body[from..from + text.len()], text.as_bytes());
-            prop_assert_eq!(at.line as usize, memchr::memchr_iter(b'\n', &body[..from]).count() + 1);
+            let lines_before = memchr::memchr_iter(b'\n', &body[..from]).count();
+            prop_assert_eq!(at.line as usize, lines_before + 1);
             found.push(cells);
         }
         prop_assert_eq!(found, expected);
@@ -640,7 +665,10 @@ proptest! {
     #[test]
     fn every_separator_gives_the_same_cells(
         header in proptest::collection::vec("[a-z ]{1,8}", 2..6),
-        lines in proptest::collection::vec(proptest::collection::vec("[a-z\",;\t| \n\r0-9é]{0,8}", 2..6), 0..20),
+        lines in proptest::collection::vec(
+            proptest::collection::vec("[a-z\",;\t| \n\r0-9é]{0,8}", 2..6),
+            0..20,
+        ),
         quote_all: bool,
         crlf: bool,
         chunk in 1_usize..300,
@@ -648,8 +676,7 @@ proptest! {
         let cells = |delimiter| {
             let mut writer = ::csv::WriterBuilder::new();
             writer.flexible(true).delimiter(delimiter);
-            writer.quote_style(if quote_all { ::csv::QuoteStyle::Always } else { ::csv::QuoteStyle::Necessary });
-            writer.terminator(if crlf { ::csv::Terminator::CRLF } else { ::csv::Terminator::Any(b'\n') });
+            writer.quote_style(quote_style(quote_all)).terminator(terminator(crlf));
             let mut writer = writer.from_writer(Vec::new());
             writer.write_record(&header).unwrap();
             for line in &lines {
@@ -668,7 +695,10 @@ proptest! {
 
     /// Every record's position points at its text.
     #[test]
-    fn positions_point_at_the_text(lines in proptest::collection::vec("[a-z{}\" ]{0,12}", 0..20), crlf: bool) {
+    fn positions_point_at_the_text(
+        lines in proptest::collection::vec("[a-z{}\" ]{0,12}", 0..20),
+        crlf: bool,
+    ) {
         let body = lines.join(if crlf { "\r\n" } else { "\n" });
         for frame in frame(&[body.as_bytes()], 1000).0 {
             let Owned::Record(at, _, text) = frame else { panic!("nothing is too long") };

@@ -370,7 +370,8 @@ proptest! {
         has_marks: bool,
     ) {
         // White space between tokens leaves a record to the plain decoder.
-        let mut bodies: Vec<_> = ["", " "].map(|space| (false, call.json(space).into_bytes())).into();
+        let json = ["", " "].map(|space| (false, call.json(space).into_bytes()));
+        let mut bodies: Vec<_> = json.into();
         bodies.extend(b",;\t|".map(|separator| (true, call.csv(separator, &order, has_marks))));
         let counts: Vec<u64> = bodies
             .iter()
@@ -381,7 +382,8 @@ proptest! {
             digits.len() > 6
         });
         if !rounded {
-            prop_assert!(counts.iter().all(|&count| (count == 1) != call.date.is_exact), "{counts:?}");
+            let is_right = |&count: &u64| (count == 1) != call.date.is_exact;
+            prop_assert!(counts.iter().all(is_right), "{counts:?}");
         }
     }
 }

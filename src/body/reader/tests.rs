@@ -118,7 +118,8 @@ fn columns_are_known_by_the_names_that_exports_give_them() {
             error,
             format!(
                 "the CSV has no column for {missing}. It needs date, from, to, duration and \
-                 charge, and has {columns}. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)"
+                 charge, and has {columns}. Rename the columns if they have other names \
+                 (values in seconds, US dollars or with a UTC offset)"
             )
         );
     }
@@ -350,23 +351,27 @@ fn a_header_without_a_date_is_shown_unless_it_may_be_a_record() {
         (
             "Call ID;When;From;To",
             "the CSV has no column for date, duration, charge. It needs date, from, to, duration \
-             and charge, and has Call ID, When, From, To. Rename the columns if they have other names (values in seconds, US dollars or with a UTC offset)",
+             and charge, and has Call ID, When, From, To. Rename the columns if they have other \
+             names (values in seconds, US dollars or with a UTC offset)",
         ),
         // It may be a record.
         (
             "13025550101,2026-10-01T10:00:00Z,to,0.01",
             "the first line of the CSV has no column `date` (of its 4 columns, separated by \
-             commas, only `to` is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
+             commas, only `to` is known), so it is not a header of call detail records. \
+             Begin the CSV with a header that has date, from, to, duration and charge",
         ),
         (
             "13025550101\t2026-10-01T10:00:00Z\t0.01",
             "the first line of the CSV has no column `date` (of its 3 columns, separated by tabs, \
-             none is known), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
+             none is known), so it is not a header of call detail records. \
+             Begin the CSV with a header that has date, from, to, duration and charge",
         ),
         (
             "date from to duration charge",
             "the first line of the CSV has no column `date` (it is one column, without a comma, a \
-             semicolon, a tab or a vertical bar), so it is not a header of call detail records. Begin the CSV with a header that has date, from, to, duration and charge",
+             semicolon, a tab or a vertical bar), so it is not a header of call detail records. \
+             Begin the CSV with a header that has date, from, to, duration and charge",
         ),
     ] {
         assert_eq!(read_file(&format!("{header}\n")).unwrap_err(), expected);
@@ -571,7 +576,10 @@ proptest! {
     /// value gets into its field.
     #[test]
     fn callers_and_called_are_never_swapped(
-        orders in proptest::collection::vec(Just(["date", "from", "to", "duration", "charge", "note"]).prop_shuffle(), 1..5),
+        orders in proptest::collection::vec(
+            Just(["date", "from", "to", "duration", "charge", "note"]).prop_shuffle(),
+            1..5,
+        ),
         rows in 1_usize..4,
         chunk in 1_usize..200,
         quoted: bool,
@@ -579,7 +587,8 @@ proptest! {
         let mut body = String::new();
         let mut expected = Vec::new();
         for (part, order) in orders.iter().enumerate() {
-            let name = |name: &&str| if quoted { format!("\"{name}\"") } else { (*name).to_owned() };
+            let quote = if quoted { "\"" } else { "" };
+            let name = |name: &&str| [quote, name, quote].concat();
             body += &(order.iter().map(name).collect::<Vec<_>>().join(",") + "\n");
             for row in 0..rows {
                 let cell = |name: &&str| match *name {

@@ -113,7 +113,7 @@ impl Context {
         tracing::warn!("{warning}");
         self.warnings
             .lock()
-            .expect("nobody panics while holding it")
+            .expect("no code panics while it holds the lock")
             .push(warning);
     }
 
@@ -145,7 +145,7 @@ impl Context {
         let mut warned = self
             .columns_warned
             .lock()
-            .expect("nobody panics while holding it");
+            .expect("no code panics while it holds the lock");
         let new = fields.iter().copied().filter(|field| warned.insert(field));
         let new: Vec<_> = new.collect();
         if !new.is_empty() {
@@ -157,7 +157,7 @@ impl Context {
     fn stop(&self, stop: &Stop) {
         self.stopped_by
             .lock()
-            .expect("nobody panics while holding it")
+            .expect("no code panics while it holds the lock")
             .get_or_insert_with(|| stop.clone());
         match stop {
             Stop::KeyRefused(_) | Stop::NoSource(_) => self.stop.cancel(),
@@ -302,13 +302,13 @@ pub async fn run(
     let stopped_by = context
         .stopped_by
         .lock()
-        .expect("nobody panics while holding it")
+        .expect("no code panics while it holds the lock")
         .clone();
     let warnings = std::mem::take(
         &mut *context
             .warnings
             .lock()
-            .expect("nobody panics while holding it"),
+            .expect("no code panics while it holds the lock"),
     );
     let interrupted = stopped_by == Some(Stop::Interrupted);
     let mut report = RunReport::new(
@@ -361,7 +361,11 @@ async fn work_off(
             },
         }
     }
-    let never_begun = std::mem::take(&mut *queue.lock().expect("nobody panics while holding it"));
+    let never_begun = std::mem::take(
+        &mut *queue
+            .lock()
+            .expect("no code panics while it holds the lock"),
+    );
     reports.extend(never_begun.into_iter().map(|waiting| SliceReport {
         error: Some("the run ended before this slice was started".to_owned()),
         ..SliceReport::new(waiting.due.slice, SliceOutcome::Skipped)
@@ -407,7 +411,7 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
         };
         let next = queue
             .lock()
-            .expect("nobody panics while holding it")
+            .expect("no code panics while it holds the lock")
             .pop_front();
         let Some(mut waiting) = next else { break };
         if let Some(not_before) = waiting.not_before {
@@ -443,7 +447,7 @@ async fn work(context: Arc<Context>, queue: Queue) -> Vec<SliceReport> {
                 waiting.not_before = Some(Instant::now() + HELD_LEASE_POLL);
                 queue
                     .lock()
-                    .expect("nobody panics while holding it")
+                    .expect("no code panics while it holds the lock")
                     .push_back(waiting);
             }
         }

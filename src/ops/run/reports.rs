@@ -462,7 +462,7 @@ mod tests {
 
     /// The process that holds a lease sleeps for so long that it expires.
     async fn sleep_beyond_the_lease(bucket: &InMemory, mark: &RunMark) {
-        // As a store has it that nobody renews: somebody takes it over and gives it back.
+        // The marker expires because no process renews it: another one takes it over and returns it.
         let path = format!("lake/{}", layout::run_lease(mark.run()));
         bucket.delete(&path.into()).await.unwrap();
     }
@@ -692,7 +692,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn one_damaged_report_bars_nobody_from_the_others() {
+    async fn one_damaged_report_does_not_hide_the_others() {
         let bucket = Arc::new(InMemory::new());
         let lake = process(&bucket).await;
         let first = tell(&lake).await;

@@ -183,7 +183,7 @@ async fn a_body_that_is_cut_is_never_published() {
     assert_eq!(ran.rows(2).await, Some(3));
 }
 
-// Where time stands still, nobody waits while a thread converts.
+// With paused time, a wait ends at once even while a thread converts.
 #[tokio::test]
 async fn a_page_that_breaks_off_is_asked_for_again_and_those_before_it_are_not() {
     let answers = [Calls(25), Calls(25), Cut(3), Calls(10)];

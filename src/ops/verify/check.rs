@@ -146,9 +146,9 @@ impl Examined {
     }
 }
 
-/// Examines a slice, repeatedly while a run may be publishing it: a run changes ledger and table one
-/// after the other, and announces each change in the ledger first. If the entry is the same before
-/// and after a look and announces nothing, no run was at work.
+/// Examines a slice, repeatedly while a run may be publishing it: a run changes ledger and table
+/// one after the other, and announces each change in the ledger first. No run was at work if the
+/// entry is the same before and after a look and announces nothing.
 pub(super) async fn examine(lake: &Lake, slice: Slice) -> Result<Examined, LakeError> {
     let begun = Instant::now();
     // In a bucket a crashed run is detected only when its lease expires.

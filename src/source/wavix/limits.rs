@@ -62,7 +62,7 @@ impl Gate {
         let mut closed_until = self
             .closed_until
             .lock()
-            .expect("nobody panics while holding it");
+            .expect("no code panics while it holds the lock");
         *closed_until = Some(closed_until.map_or(until, |already| already.max(until)));
     }
 
@@ -71,7 +71,7 @@ impl Gate {
         let until = *self
             .closed_until
             .lock()
-            .expect("nobody panics while holding it");
+            .expect("no code panics while it holds the lock");
         until.filter(|until| *until > Instant::now())
     }
 
@@ -111,7 +111,10 @@ impl Pace {
     /// Returns when it is this request's turn.
     pub(super) async fn turn(&self) {
         let turn = {
-            let mut next = self.next.lock().expect("nobody panics while holding it");
+            let mut next = self
+                .next
+                .lock()
+                .expect("no code panics while it holds the lock");
             let now = Instant::now();
             let turn = next.map_or(now, |next| next.max(now));
             *next = Some(turn + self.interval);

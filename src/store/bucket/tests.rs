@@ -46,7 +46,10 @@ async fn files_of_several_ranges_and_empty_files_are_downloaded_whole() {
         assert!(std::fs::read(&copy.path).unwrap() == bytes, "{size}");
         let copy_path = copy.path.clone();
         drop(copy);
-        assert!(!copy_path.exists(), "it goes when nobody needs it");
+        assert!(
+            !copy_path.exists(),
+            "the copy is removed when it is dropped"
+        );
     }
 }
 
