@@ -137,7 +137,8 @@ impl Lake {
 
     /// The slice's ledger entry for replacement; an empty one if it is damaged.
     ///
-    /// # Errors [`LakeError`] if a newer version wrote it, or it cannot be read.
+    /// # Errors
+    /// [`LakeError`] if a newer version wrote it, or it cannot be read.
     pub(crate) async fn usable_entry(&self, slice: Slice) -> Result<LedgerEntry, LakeError> {
         let found = self.entry(slice).await;
         let path = layout::ledger_entry(slice);

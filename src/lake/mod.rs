@@ -68,7 +68,8 @@ impl Lake {
     /// Opens the lake in `store` for writing, or creates it with the identity `wanted`. Removes
     /// leftovers of crashed runs. `privacy` is the policy of `wanted`, with its key.
     ///
-    /// # Errors [`LakeError`] if it is not a lake, has another identity, or cannot be read or
+    /// # Errors
+    /// [`LakeError`] if it is not a lake, has another identity, or cannot be read or
     /// written.
     pub async fn open(
         store: Arc<dyn LakeStore>,
@@ -146,7 +147,8 @@ impl Lake {
 
     /// Opens the lake in `store`, if it exists, without writing anything.
     ///
-    /// # Errors [`LakeError`] if it is not a lake, has another identity, or cannot be read.
+    /// # Errors
+    /// [`LakeError`] if it is not a lake, has another identity, or cannot be read.
     pub(crate) async fn find(
         store: Arc<dyn LakeStore>,
         wanted: &Identity,
@@ -232,7 +234,8 @@ impl Lake {
 
     /// Tests whether files of the table may be written, as far as the store can test this.
     ///
-    /// # Errors [`LakeError`] if not, or the store fails.
+    /// # Errors
+    /// [`LakeError`] if not, or the store fails.
     pub(crate) async fn try_table(&self) -> Result<(), LakeError> {
         // Not a slice's file, and not a name that readers treat as data.
         let path = Path::from(format!("{}/check", layout::TABLE));

@@ -44,7 +44,8 @@ impl Lake {
     /// Looks up the slice's files and prepares a publication: everything that takes long and is not
     /// visible yet. Dropping the future undoes it.
     ///
-    /// # Errors [`LakeError`] if the store fails. The table is then unchanged.
+    /// # Errors
+    /// [`LakeError`] if the store fails. The table is then unchanged.
     pub(crate) async fn stage(
         &self,
         entry: &Entry,
@@ -106,7 +107,8 @@ impl Lake {
     ///
     /// The run is marked before anything is written.
     ///
-    /// # Errors [`LakeError::LostLease`] if the entry differs from `before`, the `lease` is lost,
+    /// # Errors
+    /// [`LakeError::LostLease`] if the entry differs from `before`, the `lease` is lost,
     /// or the table has changed meanwhile; [`LakeError::Unmarked`]; errors of the store. The table
     /// is then unchanged. [`LakeError::NotRecorded`] if the table may have changed, but the ledger
     /// entry was not updated.

@@ -73,7 +73,8 @@ impl RunMark {
 
     /// Ensures that the run is marked.
     ///
-    /// # Errors [`LakeError::NotAlone`] if it may have been taken for dead and the store ignores
+    /// # Errors
+    /// [`LakeError::NotAlone`] if it may have been taken for dead and the store ignores
     /// conditional writes, so that another run may write the same files; [`LakeError`] if it cannot
     /// be marked.
     pub(crate) async fn ensure(&self) -> Result<(), LakeError> {
@@ -251,7 +252,8 @@ impl Lake {
 
     /// The report of a run.
     ///
-    /// # Errors [`LakeError`] if the store fails, or the report is invalid.
+    /// # Errors
+    /// [`LakeError`] if the store fails, or the report is invalid.
     pub async fn run_report<T: DeserializeOwned>(&self, run: &str) -> Result<Option<T>, LakeError> {
         let path = layout::run_report(run);
         let Some(found) = self.store.read(&path).await? else {

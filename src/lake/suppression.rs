@@ -89,7 +89,8 @@ impl Lake {
     /// How numbers are stored now, including erased ones. The caller holds a slice's lease, for
     /// which an erasure that starts meanwhile waits.
     ///
-    /// # Errors [`LakeError`] if the list cannot be read, or has another key.
+    /// # Errors
+    /// [`LakeError`] if the list cannot be read, or has another key.
     pub(crate) async fn privacy_now(&self) -> Result<Arc<Privacy>, LakeError> {
         let Some(list) = self.suppression().await? else {
             return Ok(Arc::clone(&self.privacy));
@@ -118,7 +119,8 @@ impl Lake {
 
     /// Adds a number to the list, or sets when its erasure was complete.
     ///
-    /// # Errors [`LakeError`] if the list cannot be written, or other processes keep changing it.
+    /// # Errors
+    /// [`LakeError`] if the list cannot be written, or other processes keep changing it.
     pub async fn suppress(
         &self,
         key_id: &str,

@@ -3,15 +3,16 @@
 //!
 //! ```text
 //! cdrs/dt=2026-10-01/placed-2026-10-01.parquet      the table: nothing but finished files
-//! _cdrlake/lake.json                                what this lake is _cdrlake/suppressed.json
-//! erased numbers as keyed hashes _cdrlake/ledger/placed/2026-10-01.json            what was
-//! published for the slice _cdrlake/rejects/placed/2026-10-01.ndjson.zst     rejects
+//! _cdrlake/lake.json                                the lake's identity
+//! _cdrlake/suppressed.json                          erased numbers, as keyed hashes
+//! _cdrlake/ledger/placed/2026-10-01.json            what was published for the slice
+//! _cdrlake/rejects/placed/2026-10-01.ndjson.zst     rejects
 //! _cdrlake/rejects/placed/2026-10-01.failed.ndjson.zst   rejects of a failed attempt
 //! _cdrlake/leases/placed-2026-10-01.lock            held while the slice is worked on
 //! _cdrlake/locks/                                   held during a conditional write
 //! _cdrlake/staging/                                 files before their publication
-//! _cdrlake/runs/<run>.json one report for each run _cdrlake/running/<run> a run without a report
-//! yet
+//! _cdrlake/runs/<run>.json                          one report for each run
+//! _cdrlake/running/<run>                            a run without a report yet
 //! ```
 
 use object_store::path::Path;

@@ -116,7 +116,8 @@ pub trait Objects: fmt::Debug + Send + Sync {
 
 /// Tests whether the store honours conditional writes, with a temporary object at `path`.
 ///
-/// # Errors [`StoreError`] if the test fails.
+/// # Errors
+/// [`StoreError`] if the test fails.
 pub async fn probe(store: &dyn Objects, path: &Path) -> Result<bool, StoreError> {
     let write = |text: &'static str| Bytes::from_static(text.as_bytes());
     store.delete(path).await?;

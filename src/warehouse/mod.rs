@@ -171,7 +171,8 @@ impl Table {
     /// The table `name` for `target`, of the lake at `lake`: an absolute path, or the address of a
     /// bucket. `first_day` is the first day that may have rows.
     ///
-    /// # Errors [`DdlError`] if the warehouse cannot read from there, or the name or the address
+    /// # Errors
+    /// [`DdlError`] if the warehouse cannot read from there, or the name or the address
     /// would need quotes.
     pub(crate) fn try_new(
         target: Target,

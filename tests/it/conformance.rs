@@ -372,7 +372,7 @@ fn a_server_that_checks_signatures_accepts_ours_and_no_others() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(
             stderr.contains("SignatureDoesNotMatch")
-                && stderr.contains("look at AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
+                && stderr.contains("Check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
             "{stderr}"
         );
         assert!(!stderr.contains(wrong), "{stderr}");

@@ -604,22 +604,22 @@ const REFUSALS: &[(Trick, Which, &str)] = &[
     (
         Trick::Answer(403, "AccessDenied", "Access Denied"),
         |method, _| method == "PUT",
-        "it takes s3:PutObject on the objects",
+        "Grant s3:PutObject on the objects",
     ),
     (
         Trick::Answer(403, "AccessDenied", "Access Denied"),
         |method, target| method == "GET" && target.contains("list-type"),
-        "it takes s3:ListBucket on the bucket",
+        "Grant s3:ListBucket on the bucket",
     ),
     (
         Trick::Answer(403, "AccessDenied", "Access Denied"),
         |method, target| method == "GET" && !target.contains("list-type"),
-        "it takes s3:GetObject on the objects",
+        "Grant s3:GetObject on the objects",
     ),
     (
         Trick::Answer(403, "AccessDenied", "Access Denied"),
         |method, _| method == "DELETE",
-        "it takes s3:DeleteObject on the objects",
+        "Grant s3:DeleteObject on the objects",
     ),
     (
         Trick::Answer(404, "NoSuchBucket", "The specified bucket does not exist"),
@@ -682,7 +682,7 @@ fn an_error_of_the_store_names_the_missing_permission_or_option() {
         method == "DELETE" && target.contains("uploadId=")
     });
     let checked = workplace.run(&["check"]);
-    let message = "it takes s3:AbortMultipartUpload on the objects";
+    let message = "Grant s3:AbortMultipartUpload on the objects";
     assert!(checked.stdout.contains(message), "{checked:?}");
     bucket.proxy.play_fair();
     assert_eq!(
@@ -840,7 +840,7 @@ fn a_store_without_conditional_writes_is_reported_and_serves_one_run_at_a_time()
         assert!(
             refused
                 .stderr
-                .contains("run 20260101T000000Z-0123abcd seems to be under way"),
+                .contains("run 20260101T000000Z-0123abcd may still be active"),
             "{refused:?}"
         );
     });

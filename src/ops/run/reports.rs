@@ -462,7 +462,7 @@ mod tests {
 
     /// The process that holds a lease sleeps for so long that it expires.
     async fn sleep_beyond_the_lease(bucket: &InMemory, mark: &RunMark) {
-        // The marker expires because no process renews it: another one takes it over and returns it.
+        // The marker expires, because no process renews it: another one takes it over.
         let path = format!("lake/{}", layout::run_lease(mark.run()));
         bucket.delete(&path.into()).await.unwrap();
     }

@@ -233,7 +233,8 @@ pub(super) struct Connection {
 
 /// Takes cdrlake's own options out of `lake.options`.
 ///
-/// # Errors [`OptionError`] for an invalid one.
+/// # Errors
+/// [`OptionError`] for an invalid one.
 pub(crate) fn take_own(
     options: &mut BTreeMap<String, String>,
 ) -> Result<(Option<String>, TagSet), OptionError> {
@@ -251,7 +252,8 @@ pub(crate) fn take_own(
 
 /// A client for the bucket of `url`, with the cloud's usual chain of credentials. Does no I/O.
 ///
-/// # Errors [`OptionError`] for an option that is unknown, contains a secret or is invalid.
+/// # Errors
+/// [`OptionError`] for an option that is unknown, contains a secret or is invalid.
 pub(super) fn connect(
     url: &BucketUrl,
     options: &BTreeMap<String, String>,

@@ -93,7 +93,8 @@ impl BucketStore {
     /// The lake at `url`, with options of the library and the cloud's usual chain of credentials.
     /// The spool is created in `spool_parent`. Does no I/O.
     ///
-    /// # Errors [`OptionError`] for an option that is unknown, contains a secret or is invalid.
+    /// # Errors
+    /// [`OptionError`] for an option that is unknown, contains a secret or is invalid.
     pub fn connect(
         url: &BucketUrl,
         library_options: &BTreeMap<String, String>,
@@ -167,7 +168,8 @@ impl BucketStore {
 
     /// Creates the spool and removes the spools of crashed processes.
     ///
-    /// # Errors [`StoreError`] if it cannot be created.
+    /// # Errors
+    /// [`StoreError`] if it cannot be created.
     pub fn prepare(&self) -> Result<(), StoreError> {
         let parent = &self.inner.spool_parent;
         let failed = |error| spool_failed("write into", parent, error);

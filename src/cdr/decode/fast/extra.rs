@@ -7,7 +7,10 @@ use super::quotes::Quotes;
 use super::skip_blanks;
 
 /// Values nested deeper than this need the plain decoder.
-const MAX_DEPTH: usize = 16;
+const MAX_FAST_DEPTH: usize = 16;
+
+/// Memory of one record that is kept for the next one.
+const MAX_KEPT_BYTES: usize = 64 << 10;
 
 /// Collects the fields of one record. Keeps its memory for the next one.
 #[derive(Debug, Default)]
@@ -46,6 +49,10 @@ impl ExtraWriter {
     pub(super) fn clear(&mut self) {
         self.json.clear();
         self.members.clear();
+        if self.json.capacity() > MAX_KEPT_BYTES {
+            self.json = String::new();
+            self.members = Vec::new();
+        }
     }
 
     #[inline]
@@ -105,8 +112,8 @@ impl ExtraWriter {
                 }
                 end
             }
-            b'{' if depth < MAX_DEPTH => return self.object(source, at, depth + 1),
-            b'[' if depth < MAX_DEPTH => return self.array(source, at, depth + 1),
+            b'{' if depth < MAX_FAST_DEPTH => return self.object(source, at, depth + 1),
+            b'[' if depth < MAX_FAST_DEPTH => return self.array(source, at, depth + 1),
             _ => {
                 let is_part =
                     |byte: &u8| matches!(byte, b'+' | b'-' | b'.') || byte.is_ascii_alphanumeric();
@@ -184,19 +191,19 @@ impl ExtraWriter {
         };
         let json = self.json.as_bytes();
         if !members.is_sorted_by_key(|member| member.key(json)) {
-            let start = members[0].start;
             let ends = members.iter().skip(1).map(|member| member.start);
             let ends: Vec<usize> = ends.chain([json.len()]).collect();
             let mut sorted: Vec<(Member, usize)> = members.iter().copied().zip(ends).collect();
             sorted.sort_by(|(left, _), (right, _)| left.key(json).cmp(right.key(json)));
-            let unsorted = self.json.clone();
-            self.json.truncate(start);
+            // Only this object is copied: a copy of everything so far would take quadratic time.
+            let start = members[0].start;
+            let unsorted = self.json.split_off(start);
             for (member, (source, end)) in members.iter_mut().zip(sorted) {
                 *member = Member {
                     start: self.json.len(),
                     ..source
                 };
-                let text = unsorted.get(source.start..end);
+                let text = unsorted.get(source.start - start..end - start);
                 self.json
                     .push_str(text.expect("a member starts and ends at a character"));
             }

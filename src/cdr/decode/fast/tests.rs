@@ -225,6 +225,19 @@ fn the_forms_that_real_records_come_in_take_the_fast_path() {
 }
 
 #[test]
+fn many_objects_with_unsorted_keys_take_linear_time() {
+    // A quadratic decoder would copy ten gigabytes.
+    let objects = vec![r#"{"b":1,"a":2}"#; 50_000].join(",");
+    let text = format!(r#"{{"date":"2026-10-01T10:00:00Z","z":[{objects}]}}"#);
+    let mut decoder = Decoder::default();
+    assert!(assert_agree(&mut decoder, text.as_bytes()));
+    assert!(assert_agree(
+        &mut decoder,
+        br#"{"date":"2026-10-01T10:00:00Z"}"#
+    ));
+}
+
+#[test]
 fn every_second_of_a_day_is_parsed() {
     for expected in 0..86_400_u64 {
         let (hour, minute, second) = (expected / 3_600, expected / 60 % 60, expected % 60);
