@@ -68,12 +68,14 @@ impl Entry {
             let path = file.location();
             form.slice_of(&path) != Some(self.slice) || path.as_ref() != file.path
         };
-        if self
-            .pending
-            .as_ref()
-            .and_then(|pending| pending.file.as_ref())
-            .is_some_and(elsewhere)
-        {
+        let announced = self.pending.iter().flat_map(|pending| {
+            let planned = pending.planned.iter();
+            pending
+                .file
+                .iter()
+                .chain(planned.filter_map(|commit| commit.file.as_ref()))
+        });
+        if announced.into_iter().any(elsewhere) {
             return Some("its pending file belongs to another slice".to_owned());
         }
         let commit = self.committed.as_ref()?;
@@ -427,6 +429,33 @@ pub(crate) mod tests {
         for edit in left {
             let problem = contradiction(&edit).unwrap();
             assert!(problem.starts_with("its state is pruned"), "{problem}");
+        }
+        // The announced file, and that of the commit that is planned with it.
+        let foreign = PublishedFile {
+            path: "cdrs/dt=2026-10-02/placed-2026-10-02.parquet".to_owned(),
+            rows: 3,
+            bytes: 2,
+            checksum: String::new(),
+            etag: None,
+        };
+        let planned = Commit {
+            file: Some(foreign.clone()),
+            ..good()
+        };
+        for (file, planned) in [(Some(foreign), None), (None, Some(Box::new(planned)))] {
+            let pending = Pending {
+                run: "run".to_owned(),
+                token: "token".to_owned(),
+                file,
+                digest: Digest::default(),
+                planned,
+            };
+            let entry = Entry {
+                pending: Some(pending),
+                ..Entry::new(slice)
+            };
+            let problem = entry.contradiction(TableForm::Plain).unwrap();
+            assert_eq!(problem, "its pending file belongs to another slice");
         }
     }
 
