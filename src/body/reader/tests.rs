@@ -551,7 +551,7 @@ fn an_object_in_front_of_the_header_is_no_record_unless_it_reports_a_failure() {
 
 #[test]
 fn a_line_that_repeats_one_name_of_the_header_is_an_unusable_header() {
-    let body = format!("{HEADER}{ROW}When,Who,Whom,duration,Cost,Key\n");
+    let body = format!("{HEADER}{ROW}a,b,c,duration,e,f\n");
     let reader = RecordReader::of_file(body.as_bytes(), 1000);
     let Err(ConvertError::Header(HeaderError::Unusable { at, .. })) =
         read_with(reader, &[body.as_bytes()])
