@@ -592,7 +592,7 @@ fn the_lake_stays_consistent_if_a_process_dies_at_any_local_operation() {
 }
 
 #[test]
-#[ignore = "the process that the test above lets die"]
+#[ignore = "the test above runs it as the process that dies"]
 fn victim() {
     let victim = std::env::var(VICTIM).unwrap();
     let [root, url, at, when] = victim.split('\n').collect::<Vec<_>>()[..] else {

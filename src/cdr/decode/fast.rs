@@ -20,7 +20,7 @@ use extra::{ExtraWriter, Source};
 use quotes::Quotes;
 
 use super::field::{field_of, key_at};
-use super::phone::phone_number;
+use super::phone::{phone_number, whole_digits};
 use super::plain::decode_with;
 use super::{DecodeError, LocalTimes, Record, parse_time_us};
 use crate::cdr::amount::Amount;
@@ -171,7 +171,7 @@ impl Decoder {
         *mispredicted_keys = mispredicted;
         let record = record(&values, dates).ok()?;
         if class.has_backslash || !extra.is_empty() {
-            return complete(record, extra);
+            return complete(record, class.has_backslash, extra);
         }
         Some(record)
     }
@@ -179,11 +179,17 @@ impl Decoder {
 
 /// Unescapes the texts of a record, and adds the fields without a column.
 #[inline(never)]
-fn complete<'a>(mut record: Record<'a>, extra: &mut ExtraWriter) -> Option<Record<'a>> {
-    for (_, text) in record.texts_mut() {
-        // A backslash always begins an escape.
-        if text.contains('\\') {
-            *text = Cow::Owned(serde_json::from_str(&format!("\"{text}\"")).ok()?);
+fn complete<'a>(
+    mut record: Record<'a>,
+    has_backslash: bool,
+    extra: &mut ExtraWriter,
+) -> Option<Record<'a>> {
+    if has_backslash {
+        for (_, text) in record.texts_mut() {
+            // A backslash always begins an escape.
+            if text.contains('\\') {
+                *text = Cow::Owned(serde_json::from_str(&format!("\"{text}\"")).ok()?);
+            }
         }
     }
     if !extra.is_empty() {
@@ -300,10 +306,11 @@ impl<'a> Value<'a> {
     }
 }
 
+/// The digits of a number whose characters were checked. JSON permits no leading zero.
 fn whole_number(text: &str) -> Result<&str, Unexpected> {
-    let is_plain = text.bytes().all(|byte| byte.is_ascii_digit())
-        && (text.len() == 1 || !text.starts_with('0'));
-    if is_plain { Ok(text) } else { Err(Unexpected) }
+    whole_digits(text)
+        .filter(|digits| digits.len() == 1 || !digits.starts_with('0'))
+        .ok_or(Unexpected)
 }
 
 /// The record needs the plain decoder.

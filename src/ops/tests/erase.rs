@@ -12,7 +12,7 @@ use super::world::{World, day, days, key, slice, source_of_lines};
 use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::Verdict;
 use crate::config::Config;
-use crate::lake::ledger::{Entry, Pending, State};
+use crate::lake::ledger::{Pending, State};
 use crate::lake::report::{RunOutcome, SliceOutcome};
 use crate::lake::suppression::SuppressedNumber;
 use crate::lake::{Lake, TableForm};
@@ -374,13 +374,7 @@ fn pending() -> Pending {
 async fn a_slice_with_an_interrupted_publication_is_rewritten_even_without_the_number() {
     let world = lake_of(&[DAY_WITHOUT_NUMBER]).await;
     let committed = world.lake.entry(slice(1)).await.entry.committed.unwrap();
-    let mark = world
-        .lake
-        .table()
-        .file(&Entry::new(slice(1)))
-        .await
-        .unwrap()
-        .unwrap();
+    let mark = world.table_file(slice(1)).await;
     world
         .edit_entry(slice(1), |entry| entry.pending = Some(pending()))
         .await;
@@ -390,13 +384,7 @@ async fn a_slice_with_an_interrupted_publication_is_rewritten_even_without_the_n
     let entry = world.lake.entry(slice(1)).await.entry;
     assert_eq!(entry.pending, None);
     assert_eq!(entry.committed.unwrap().digest, committed.digest);
-    let rewritten = world
-        .lake
-        .table()
-        .file(&Entry::new(slice(1)))
-        .await
-        .unwrap()
-        .unwrap();
+    let rewritten = world.table_file(slice(1)).await;
     assert_ne!(rewritten.version, mark.version);
     assert_eq!(world.findings().await, NO_FINDINGS);
 }

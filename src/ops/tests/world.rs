@@ -24,9 +24,9 @@ use crate::slice_file::writer::{WriteError, read_rows};
 use crate::source::Source;
 use crate::source::scripted::Answer::{self, Calls, Lines};
 use crate::source::scripted::ScriptedSource;
-use crate::store::LakeStore;
 use crate::store::bucket::BucketStore;
 use crate::store::layout;
+use crate::store::{LakeStore, ObjectState};
 
 /// A lake in a bucket in memory.
 pub(super) struct World {
@@ -172,6 +172,12 @@ impl World {
     pub(super) async fn get(&self, path: &Path) -> Vec<u8> {
         let found = self.objects.get(&Self::object(path)).await.unwrap();
         found.bytes().await.unwrap().to_vec()
+    }
+
+    /// The file of a slice, whatever its entry names.
+    pub(super) async fn table_file(&self, slice: Slice) -> ObjectState {
+        let file = self.lake.table().file(&Entry::new(slice)).await;
+        file.unwrap().expect("the slice has a file")
     }
 
     pub(super) async fn holds(&self, path: &Path) -> bool {
