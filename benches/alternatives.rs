@@ -202,7 +202,10 @@ impl Rows<'_> {
             self.decoder.decode(json)
         };
         let record = &mut decoded.unwrap();
-        self.options.credentials.redact(record, json);
+        // The plain decoder does not look for marks.
+        let may_have_marks = self.is_plain || self.decoder.found_marks();
+        let credentials = &self.options.credentials;
+        credentials.redact(record, json, may_have_marks);
         assert!(!self.options.privacy.suppresses(record));
         self.options.privacy.hide(record);
         let row_hash = self.hasher.hash(record);

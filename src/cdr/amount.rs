@@ -91,41 +91,92 @@ impl Amount {
 impl Amount {
     /// The amount of a text such as `0.00325`, with up to nine digits on each side of the point.
     /// Returns `None` for texts that need [`parse`](Self::parse).
+    #[inline]
     pub(crate) fn parse_short(text: &[u8]) -> Option<Self> {
-        const POWERS: [i64; 10] = [
-            1_000_000_000,
-            100_000_000,
-            10_000_000,
-            1_000_000,
-            100_000,
-            10_000,
-            1_000,
-            100,
-            10,
-            1,
-        ];
         let is_zero_led = matches!(text, [b'0', next, ..] if *next != b'.');
         if text.len() > 19 || is_zero_led {
             return None;
         }
-        // Nineteen digits fit into 64 bits.
-        let mut digits = 0_u64;
-        let mut point = None;
-        for (i, &byte) in text.iter().enumerate() {
-            match byte {
-                b'0'..=b'9' => digits = digits * 10 + u64::from(byte - b'0'),
-                b'.' if point.is_none() => point = Some(i),
-                _ => return None,
-            }
-        }
+        let (digits, point) = match text.len() {
+            4..=8 => digits_of_word(text)?,
+            _ => digits_one_by_one(text)?,
+        };
         let (whole, decimals) = match point {
             Some(point) => (point, text.len() - point - 1),
             None => (text.len(), 0),
         };
         let is_number =
             (1..=9).contains(&whole) && (point.is_none() || (1..=9).contains(&decimals));
-        is_number.then(|| Self(digits.cast_signed() * POWERS[decimals]))
+        is_number.then(|| Self(digits.cast_signed() * NANOS[decimals]))
     }
+}
+
+/// The unit of a number's last digit, by its number of decimals.
+const NANOS: [i64; 10] = [
+    1_000_000_000,
+    100_000_000,
+    10_000_000,
+    1_000_000,
+    100_000,
+    10_000,
+    1_000,
+    100,
+    10,
+    1,
+];
+
+/// The digits of a text as one number, and the place of its point if it has one. The text has up to
+/// nineteen bytes.
+#[inline(never)]
+fn digits_one_by_one(text: &[u8]) -> Option<(u64, Option<usize>)> {
+    let mut digits = 0_u64;
+    let mut point = None;
+    for (i, &byte) in text.iter().enumerate() {
+        match byte {
+            b'0'..=b'9' => digits = digits * 10 + u64::from(byte - b'0'),
+            b'.' if point.is_none() => point = Some(i),
+            _ => return None,
+        }
+    }
+    Some((digits, point))
+}
+
+/// Like [`digits_one_by_one`], for four to eight bytes, all at once: the first one is the lowest of
+/// a word.
+#[inline]
+fn digits_of_word(text: &[u8]) -> Option<(u64, Option<usize>)> {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    const HIGHEST_BITS: u64 = 0x80 * ONES;
+    let half = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    let missing_bits = 8 * (8 - text.len());
+    // The halves overlap if there are fewer than eight bytes.
+    let word = half(text.first_chunk()?) | half(text.last_chunk()?) << (32 - missing_bits);
+    // The lowest byte that is a point sets its highest bit.
+    let points = word ^ (u64::from(b'.') * ONES);
+    let points = points.wrapping_sub(ONES) & !points & HIGHEST_BITS;
+    let (word, point, unused_bits) = if points == 0 {
+        (word, None, missing_bits)
+    } else {
+        // The bytes before the first point.
+        let before = ((points & points.wrapping_neg()) - 1) >> 7;
+        let kept = (word & before) | ((word >> 8) & !before);
+        (
+            kept,
+            Some(points.trailing_zeros() as usize / 8),
+            missing_bits + 8,
+        )
+    };
+    // Digits become their values, behind leading zeros.
+    let digits = (word ^ (u64::from(b'0') * ONES)) << unused_bits;
+    let beyond_nine = digits.wrapping_add(0x76 * ONES) | digits;
+    if beyond_nine & HIGHEST_BITS != 0 {
+        return None;
+    }
+    // Pairs, then groups of four, then all eight.
+    let pairs = digits * 10 + (digits >> 8);
+    let hundreds = (pairs & 0x0000_00FF_0000_00FF).wrapping_mul(100 + (1_000_000 << 32));
+    let ones = (pairs >> 16 & 0x0000_00FF_0000_00FF).wrapping_mul(1 + (10_000 << 32));
+    Some((hundreds.wrapping_add(ones) >> 32, point))
 }
 
 /// The parts of a decimal number.
@@ -473,6 +524,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn digits_are_the_same_read_at_once_and_one_by_one(text in "[0-9.]{4,8}|[!-@]{4,8}") {
+            let text = text.as_bytes();
+            prop_assert_eq!(digits_of_word(text), digits_one_by_one(text));
+        }
+
         #[test]
         fn a_written_amount_reads_back_the_same(
             nanos in -999_999_999_999_999_999_i64..=999_999_999_999_999_999,

@@ -53,15 +53,15 @@ impl Privacy {
 }
 
 impl Credentials {
-    /// Removes credentials from a record that was decoded from `json`. Returns whether there were
-    /// any.
+    /// Removes credentials from a record that was decoded from `json`. `has_marks` is whether `json`
+    /// may have one of `=%\@&`, see [`Decoder::found_marks`](crate::cdr::decode::Decoder). Returns whether there were any credentials.
     #[inline]
-    pub fn redact(&self, record: &mut Record<'_>, json: &[u8]) -> bool {
-        self.may_be_in(json) && self.redact_fields(record, json)
+    pub fn redact(&self, record: &mut Record<'_>, json: &[u8], has_marks: bool) -> bool {
+        let is_key_in_json = self.holds_key(json);
+        (has_marks || is_key_in_json) && self.redact_fields(record, is_key_in_json)
     }
 
-    fn redact_fields(&self, record: &mut Record<'_>, json: &[u8]) -> bool {
-        let is_key_in_json = self.holds_key(json);
+    fn redact_fields(&self, record: &mut Record<'_>, is_key_in_json: bool) -> bool {
         let mut is_any = false;
         for (kind, text) in record.texts_mut() {
             let may_be_in = match text {

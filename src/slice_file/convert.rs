@@ -395,7 +395,8 @@ impl Pipeline {
     ) -> Result<(), ConvertError> {
         match &mut self.decoder.decode(json) {
             Ok(record) => {
-                let is_redacted = self.options.credentials.redact(record, json);
+                let has_marks = self.decoder.found_marks();
+                let is_redacted = self.options.credentials.redact(record, json, has_marks);
                 self.redacted += u64::from(is_redacted);
                 let is_suppressed = self.options.privacy.suppresses(record);
                 self.options.privacy.hide(record);

@@ -17,9 +17,9 @@ mod quotes;
 use std::borrow::Cow;
 
 use extra::{ExtraWriter, Source};
-use quotes::Quotes;
+use quotes::{Quotes, TextClass};
 
-use super::field::{field_of, key_at};
+use super::field::{Member, field_of, key_at};
 use super::phone::{phone_number, whole_digits};
 use super::plain::decode_with;
 use super::{DecodeError, LocalTimes, Record, parse_time_us};
@@ -33,12 +33,10 @@ const MAX_MISPREDICTED_KEYS: u32 = 3;
 /// which affect the speed but never the result.
 #[derive(Debug, Default)]
 pub struct Decoder {
-    /// The fields of the previous record, in their order; `None` for one without a column.
-    order: Vec<Option<Field>>,
-    /// Keys of the previous record that were not where its predecessor had them.
-    mispredicted_keys: u32,
+    order: KeyOrder,
     /// A bitmap of the record's bytes: 1 for each quotation mark.
     quotes: Vec<u64>,
+    class: TextClass,
     extra: ExtraWriter,
     dates: DateCache,
     /// Only the plain decoder handles local times.
@@ -59,6 +57,12 @@ impl Decoder {
         self.local_times.ambiguous()
     }
 
+    /// Whether the last record's text had a character of credentials, see
+    /// [`Credentials::redact`](crate::privacy::Credentials::redact).
+    pub fn found_marks(&self) -> bool {
+        self.class.has_marks()
+    }
+
     /// Decodes one record like [`decode`](super::decode), and also accepts times without an offset.
     ///
     /// # Errors
@@ -75,19 +79,10 @@ impl Decoder {
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
     fn try_decode<'a>(&mut self, text: &'a [u8]) -> Option<Record<'a>> {
-        let Self {
-            order,
-            mispredicted_keys,
-            quotes,
-            extra,
-            dates,
-            local_times: _,
-        } = self;
-        // Comparisons that mostly fail cost more than looking up every key.
-        let is_shuffled = *mispredicted_keys > MAX_MISPREDICTED_KEYS;
-        let mut mispredicted = 0;
-        let (quotes, class) = Quotes::find(text, quotes);
-        if class.has_control {
+        let (quotes, class) = Quotes::find(text, &mut self.quotes);
+        self.class = class;
+        // Positions have 32 bits.
+        if class.has_control() || u32::try_from(text.len()).is_err() {
             return None;
         }
         let text = if class.is_ascii {
@@ -106,84 +101,92 @@ impl Decoder {
         let source = Source {
             text,
             quotes,
-            has_backslash: class.has_backslash,
+            has_backslash: class.has_backslash(),
         };
-        let bytes = text.as_bytes();
-        if bytes.first() != Some(&b'{') {
-            return None;
-        }
-        extra.clear();
-        let mut values: Values<'_> = [Value::Null; Field::ALL.len()];
-        let mut at = 1;
-        let mut seen = 0_u32;
-        'members: for number in 0.. {
-            if bytes.get(at) != Some(&b'"') {
-                at = skip_blanks(bytes, at);
-                if bytes.get(at) != Some(&b'"') {
-                    return None;
-                }
-            }
-            let field = match order.get(number) {
-                Some(Some(field)) if !is_shuffled && field.is_key_at(bytes, at + 1) => {
-                    at += field.name().len() + 3;
-                    Some(*field)
-                }
-                expected => {
-                    let key = at + 1;
-                    let close = quotes.next(key)?;
-                    let colon = skip_blanks(bytes, close + 1);
-                    if bytes.get(colon) != Some(&b':') {
-                        return None;
-                    }
-                    at = colon + 1;
-                    let field = key_at(bytes, key, close - key).and_then(field_of);
-                    mispredicted += u32::from(expected != Some(&field));
-                    match order.get_mut(number) {
-                        Some(expected) => *expected = field,
-                        None => order.push(field),
-                    }
-                    if field.is_none() {
-                        at = extra.field(source, text.get(key..close)?, at)?;
-                    }
-                    field
-                }
-            };
-            if let Some(field) = field {
-                let bit = 1 << field as u32;
-                if seen & bit != 0 {
-                    return None;
-                }
-                seen |= bit;
-                let slot = &mut values[field as usize];
-                (*slot, at) = Value::read(text, at, quotes)?;
-            }
-            loop {
-                let byte = *bytes.get(at)?;
-                at += 1;
-                match byte {
-                    b',' => break,
-                    b'}' if at == bytes.len() => break 'members,
-                    b' ' => {}
-                    _ => return None,
-                }
-            }
-        }
-        *mispredicted_keys = mispredicted;
-        let record = record(&values, dates).ok()?;
-        if class.has_backslash || !extra.is_empty() {
-            return complete(record, class.has_backslash, extra);
+        let mut values = Values::default();
+        self.extra.clear();
+        read_members(source, &mut self.order, &mut self.extra, &mut values)?;
+        let mut record = values
+            .record(text, class.has_backslash(), &mut self.dates)
+            .ok()?;
+        if class.has_backslash() || !self.extra.is_empty() {
+            complete(&mut record, class.has_backslash(), &mut self.extra)?;
         }
         Some(record)
     }
 }
 
-/// Unescapes the texts of a record, and adds the fields without a column.
+/// The fields of the previous record, in their order.
+#[derive(Debug, Default)]
+struct KeyOrder {
+    /// `None` for a field without a column.
+    fields: Vec<Option<Field>>,
+    /// Keys that were not where the record before had them.
+    mispredicted: u32,
+}
+
+/// Finds the value of each field of a record. `None` if the record needs the plain decoder.
+// Not inlined, so that the loops have the registers to themselves.
 #[inline(never)]
-fn complete<'a>(
-    mut record: Record<'a>,
-    has_backslash: bool,
+fn read_members(
+    source: Source<'_, '_>,
+    order: &mut KeyOrder,
     extra: &mut ExtraWriter,
-) -> Option<Record<'a>> {
+    values: &mut Values,
+) -> Option<()> {
+    let (bytes, quotes) = (source.text.as_bytes(), source.quotes);
+    // Comparisons that mostly fail cost more than looking up every key.
+    let is_shuffled = order.mispredicted > MAX_MISPREDICTED_KEYS;
+    let mut mispredicted = 0;
+    // What precedes the next member, and where.
+    let (mut delimiter, mut at) = (b'{', 0);
+    let mut number = 0;
+    loop {
+        if !is_shuffled {
+            let fields = order.fields.get(number..).unwrap_or_default();
+            let read = values.read_expected(bytes, &mut at, delimiter, fields, quotes);
+            if read > 0 {
+                number += read;
+                delimiter = b',';
+            }
+        }
+        at = skip_blanks(bytes, at);
+        let found = *bytes.get(at)?;
+        if found == b'}' && delimiter == b',' && at + 1 == bytes.len() {
+            break;
+        }
+        let open = skip_blanks(bytes, at + 1);
+        if found != delimiter || bytes.get(open) != Some(&b'"') {
+            return None;
+        }
+        let key = open + 1;
+        let close = quotes.next(key)?;
+        let colon = skip_blanks(bytes, close + 1);
+        if bytes.get(colon) != Some(&b':') {
+            return None;
+        }
+        let field = key_at(bytes, key, close - key).and_then(field_of);
+        at = match field {
+            Some(field) => values.read(field, bytes, colon + 1, quotes)?,
+            None => extra.field(source, source.text.get(key..close)?, colon + 1)?,
+        };
+        match order.fields.get_mut(number) {
+            Some(expected) => {
+                mispredicted += u32::from(std::mem::replace(expected, field) != field);
+            }
+            None => order.fields.push(field),
+        }
+        delimiter = b',';
+        number += 1;
+    }
+    order.mispredicted = mispredicted;
+    Some(())
+}
+
+/// Unescapes the texts of a record, and adds the fields without a column. `None` if the record
+/// needs the plain decoder.
+#[inline(never)]
+fn complete(record: &mut Record<'_>, has_backslash: bool, extra: &mut ExtraWriter) -> Option<()> {
     if has_backslash {
         for (_, text) in record.texts_mut() {
             // A backslash always begins an escape.
@@ -195,10 +198,11 @@ fn complete<'a>(
     if !extra.is_empty() {
         record.extra = Some(Cow::Owned(extra.finish()?));
     }
-    Some(record)
+    Some(())
 }
 
 /// The first byte at or after `at` that is not a blank.
+#[inline]
 fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
     while bytes.get(at) == Some(&b' ') {
         at += 1;
@@ -206,107 +210,134 @@ fn skip_blanks(bytes: &[u8], mut at: usize) -> usize {
     at
 }
 
-/// A value that the fast path supports.
-#[derive(Clone, Copy)]
-enum Value<'a> {
+/// A value that the fast path supports: where it is in the record's text.
+#[derive(Clone, Copy, Debug, Default)]
+enum Value {
+    #[default]
+    Absent,
     Null,
-    /// A string as it stands, possibly with escapes, which [`complete`] replaces.
-    Text(&'a str),
+    /// A string without its quotation marks, possibly with escapes, which [`complete`] replaces.
+    Text(Span),
     /// A JSON number. Only its characters were checked.
-    Number(&'a str),
+    Number(Span),
 }
 
-impl<'a> Value<'a> {
-    /// The value that begins at `at`, and where it ends.
-    fn read(text: &'a str, mut at: usize, quotes: Quotes<'_>) -> Option<(Self, usize)> {
-        let bytes = text.as_bytes();
-        loop {
-            return match bytes.get(at)? {
-                b'"' => {
-                    let close = quotes.next(at + 1)?;
-                    Some((Self::Text(text.get(at + 1..close)?), close + 1))
-                }
-                b' ' => {
-                    at += 1;
-                    continue;
-                }
-                b'n' => {
-                    let end = at + b"null".len();
-                    (bytes.get(at..end)? == b"null").then_some((Self::Null, end))
-                }
-                b'-' | b'0'..=b'9' => {
-                    let rest = bytes.get(at..)?;
-                    let length = rest
-                        .iter()
-                        .position(|byte| !matches!(byte, b'0'..=b'9' | b'.' | b'-'))?;
-                    let end = at + length;
-                    Some((Self::Number(text.get(at..end)?), end))
-                }
-                _ => None,
-            };
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    start: u32,
+    end: u32,
+}
+
+impl Span {
+    #[expect(clippy::cast_possible_truncation, reason = "longer texts were refused")]
+    fn new(start: usize, end: usize) -> Self {
+        Self {
+            start: start as u32,
+            end: end as u32,
         }
     }
 
-    fn text(self) -> Result<Option<&'a str>, Unexpected> {
+    fn of(self, text: &str) -> Result<&str, Unexpected> {
+        text.get(self.start as usize..self.end as usize)
+            .ok_or(Unexpected)
+    }
+}
+
+impl Value {
+    /// Becomes the value that begins at `at` or after blanks. Returns its end.
+    #[inline(never)]
+    fn read_other(&mut self, bytes: &[u8], at: usize, quotes: Quotes<'_>) -> Option<usize> {
+        let at = skip_blanks(bytes, at);
+        match bytes.get(at)? {
+            b'"' => {
+                let close = quotes.next(at + 1)?;
+                *self = Self::Text(Span::new(at + 1, close));
+                Some(close + 1)
+            }
+            b'n' => {
+                *self = Self::Null;
+                let literal = bytes.get(at..)?.first_chunk::<4>()?;
+                (literal == b"null").then_some(at + literal.len())
+            }
+            b'-' | b'0'..=b'9' => {
+                let rest = bytes.get(at..)?;
+                let length = rest
+                    .iter()
+                    .position(|byte| !matches!(byte, b'0'..=b'9' | b'.' | b'-'))?;
+                *self = Self::Number(Span::new(at, at + length));
+                Some(at + length)
+            }
+            _ => None,
+        }
+    }
+
+    #[inline]
+    fn text(self, text: &str) -> Result<Option<&str>, Unexpected> {
         match self {
-            Self::Null => Ok(None),
-            Self::Text(text) => Ok(Some(text)),
+            Self::Absent | Self::Null => Ok(None),
+            Self::Text(span) => span.of(text).map(Some),
             Self::Number(_) => Err(Unexpected),
         }
     }
 
     /// An id or a name: a string, or the digits of a JSON number.
-    fn identifier(self) -> Result<Option<&'a str>, Unexpected> {
+    #[inline]
+    fn identifier(self, text: &str) -> Result<Option<&str>, Unexpected> {
         match self {
-            Self::Number(text) => whole_number(text).map(Some),
-            _ => self.text(),
+            Self::Number(span) => whole_number(span.of(text)?).map(Some),
+            _ => self.text(text),
         }
     }
 
     /// A phone number: a string, or the digits of a JSON number.
-    fn phone_number(self) -> Result<Option<&'a str>, Unexpected> {
+    fn phone_number(self, text: &str, has_backslash: bool) -> Result<Option<&str>, Unexpected> {
         match self {
             // The marks of a spreadsheet may be escaped.
-            Self::Text(text) => match phone_number(text) {
-                Ok(number) if !number.contains('\\') => Ok(Some(number)),
+            Self::Text(span) => match phone_number(span.of(text)?) {
+                Ok(number) if !has_backslash || !number.contains('\\') => Ok(Some(number)),
                 _ => Err(Unexpected),
             },
-            _ => self.identifier(),
+            _ => self.identifier(text),
         }
     }
 
-    fn amount(self) -> Result<Option<Amount>, Unexpected> {
+    fn amount(self, text: &str) -> Result<Option<Amount>, Unexpected> {
         match self {
-            Self::Null => Ok(None),
-            Self::Text(text) => Amount::parse_short(text.as_bytes())
-                .or_else(|| Amount::parse(text).ok())
-                .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
+            Self::Absent | Self::Null => Ok(None),
+            Self::Text(span) => {
+                let text = span.of(text)?;
+                let amount = Amount::parse_short(text.as_bytes());
+                let amount = amount.or_else(|| Amount::parse(text).ok());
+                amount.map(Some).ok_or(Unexpected)
+            }
             // `Amount::parse` would accept notations that JSON does not permit.
-            Self::Number(text) => Amount::parse_short(text.as_bytes())
-                .map_or(Err(Unexpected), |amount| Ok(Some(amount))),
+            Self::Number(span) => {
+                let amount = Amount::parse_short(span.of(text)?.as_bytes());
+                amount.map(Some).ok_or(Unexpected)
+            }
         }
     }
 
-    fn seconds(self) -> Result<Option<i32>, Unexpected> {
+    fn seconds(self, text: &str) -> Result<Option<i32>, Unexpected> {
         let text = match self {
-            Self::Null => return Ok(None),
-            Self::Number(text) => text.as_bytes(),
+            Self::Absent | Self::Null => return Ok(None),
+            Self::Number(span) => span.of(text)?.as_bytes(),
             Self::Text(_) => return Err(Unexpected),
         };
         // Nine digits fit.
         if text.len() > 9 || (text.len() > 1 && text[0] == b'0') {
             return Err(Unexpected);
         }
-        text.iter()
-            .try_fold(0_i32, |sum, byte| {
-                byte.is_ascii_digit()
-                    .then(|| sum * 10 + i32::from(byte - b'0'))
-            })
-            .map_or(Err(Unexpected), |seconds| Ok(Some(seconds)))
+        let seconds = text.iter().try_fold(0_i32, |sum, byte| {
+            byte.is_ascii_digit()
+                .then(|| sum * 10 + i32::from(byte - b'0'))
+        });
+        seconds.map(Some).ok_or(Unexpected)
     }
 }
 
 /// The digits of a number whose characters were checked. JSON permits no leading zero.
+#[inline(never)]
 fn whole_number(text: &str) -> Result<&str, Unexpected> {
     whole_digits(text)
         .filter(|digits| digits.len() == 1 || !digits.starts_with('0'))
@@ -318,41 +349,99 @@ struct Unexpected;
 
 /// The values of a record, by field. They are converted after all have been read, in a fixed order:
 /// converting shuffled fields as they come would cause branch mispredictions.
-type Values<'a> = [Value<'a>; Field::ALL.len()];
+#[derive(Debug, Default)]
+struct Values([Value; Field::ALL.len()]);
 
-#[inline(always)]
-#[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
-fn record<'a>(values: &Values<'a>, dates: &mut DateCache) -> Result<Record<'a>, Unexpected> {
-    let value = |field: Field| values[field as usize];
-    let text = |field| Ok(value(field).text()?.map(Cow::Borrowed));
-    let number = |field| Ok(value(field).phone_number()?.map(Cow::Borrowed));
-    // The plain decoder keeps a different alias in `extra`.
-    let aliased = |field, alias| {
-        let (field, alias) = (value(field).identifier()?, value(alias).identifier()?);
-        match (field, alias) {
-            (Some(field), Some(alias)) if field != alias => Err(Unexpected),
-            (field, alias) => Ok(field.or(alias).map(Cow::Borrowed)),
+impl Values {
+    /// Reads members from `at` as long as they have these fields, without blanks; the first one is
+    /// behind `delimiter`. Moves `at` behind them, and returns their number.
+    #[inline]
+    fn read_expected(
+        &mut self,
+        bytes: &[u8],
+        at: &mut usize,
+        mut delimiter: u8,
+        fields: &[Option<Field>],
+        quotes: Quotes<'_>,
+    ) -> usize {
+        let mut end = *at;
+        let mut read = 0;
+        for field in fields {
+            let next = field.and_then(|field| {
+                let value = Member::of(field).value_at(bytes, end, delimiter)?;
+                self.read(field, bytes, value, quotes)
+            });
+            let Some(next) = next else { break };
+            end = next;
+            delimiter = b',';
+            read += 1;
         }
-    };
-    let Value::Text(date) = value(Field::Date) else {
-        return Err(Unexpected);
-    };
-    Ok(Record {
-        call_id: aliased(Field::CallId, Field::Uuid)?,
-        parent_call_id: aliased(Field::ParentCallId, Field::ParentUuid)?,
-        call_time_us: dates.parse(date).ok_or(Unexpected)?,
-        from_number: number(Field::From)?,
-        to_number: number(Field::To)?,
-        disposition: text(Field::Disposition)?,
-        destination: text(Field::Destination)?,
-        sip_trunk: value(Field::SipTrunk).identifier()?.map(Cow::Borrowed),
-        answered_by: text(Field::AnsweredBy)?,
-        duration_seconds: value(Field::Duration).seconds()?,
-        per_minute_usd: value(Field::PerMinute).amount()?,
-        charge_usd: value(Field::Charge).amount()?,
-        forward_fee_usd: value(Field::ForwardFee).amount()?,
-        extra: None,
-    })
+        *at = end;
+        read
+    }
+
+    /// Reads the value of `field` at `at`. Returns the end of the value, or `None` if the field has
+    /// a value already, or it needs the plain decoder.
+    #[inline]
+    fn read(&mut self, field: Field, bytes: &[u8], at: usize, quotes: Quotes<'_>) -> Option<usize> {
+        let value = &mut self.0[field as usize];
+        if !matches!(value, Value::Absent) {
+            return None;
+        }
+        if bytes.get(at) != Some(&b'"') {
+            return value.read_other(bytes, at, quotes);
+        }
+        let close = quotes.next(at + 1)?;
+        *value = Value::Text(Span::new(at + 1, close));
+        Some(close + 1)
+    }
+
+    /// The record without its `extra`, and with texts still escaped.
+    #[inline(always)]
+    #[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
+    fn record<'a>(
+        &self,
+        text: &'a str,
+        has_backslash: bool,
+        dates: &mut DateCache,
+    ) -> Result<Record<'a>, Unexpected> {
+        let value = |field: Field| self.0[field as usize];
+        let name = |field| Ok(value(field).text(text)?.map(Cow::Borrowed));
+        let number = |field| {
+            let number = value(field).phone_number(text, has_backslash)?;
+            Ok(number.map(Cow::Borrowed))
+        };
+        // The plain decoder keeps a different alias in `extra`.
+        let aliased = |field, alias| {
+            let (field, alias) = (
+                value(field).identifier(text)?,
+                value(alias).identifier(text)?,
+            );
+            match (field, alias) {
+                (Some(field), Some(alias)) if field != alias => Err(Unexpected),
+                (field, alias) => Ok(field.or(alias).map(Cow::Borrowed)),
+            }
+        };
+        let Value::Text(date) = value(Field::Date) else {
+            return Err(Unexpected);
+        };
+        Ok(Record {
+            call_id: aliased(Field::CallId, Field::Uuid)?,
+            parent_call_id: aliased(Field::ParentCallId, Field::ParentUuid)?,
+            call_time_us: dates.parse(date.of(text)?).ok_or(Unexpected)?,
+            from_number: number(Field::From)?,
+            to_number: number(Field::To)?,
+            disposition: name(Field::Disposition)?,
+            destination: name(Field::Destination)?,
+            sip_trunk: value(Field::SipTrunk).identifier(text)?.map(Cow::Borrowed),
+            answered_by: name(Field::AnsweredBy)?,
+            duration_seconds: value(Field::Duration).seconds(text)?,
+            per_minute_usd: value(Field::PerMinute).amount(text)?,
+            charge_usd: value(Field::Charge).amount(text)?,
+            forward_fee_usd: value(Field::ForwardFee).amount(text)?,
+            extra: None,
+        })
+    }
 }
 
 /// Parses times and caches the last date, which most calls of a slice share.

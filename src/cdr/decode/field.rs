@@ -8,14 +8,41 @@ impl Field {
         // A key that ends in zero bytes has the same number, but another length.
         field_of(key_at(key, 0, key.len())?).filter(|field| field.name().len() == key.len())
     }
+}
 
-    /// Whether the field's key, a quotation mark and a colon are at `at`. `false` if fewer than 16
-    /// bytes are left.
+/// A field as it stands in a record: its key, a quotation mark and a colon.
+pub(super) struct Member {
+    text: Key,
+    /// Covers `text`.
+    mask: Key,
+    /// Length of `text`.
+    bytes: usize,
+}
+
+impl Member {
+    const fn new(field: Field) -> Self {
+        let length = field.name().len();
+        let bytes = length + b"\":".len();
+        assert!(bytes <= KEY_BYTES);
+        Self {
+            text: KEYS[field as usize] | key_of(b"\":") << (8 * length),
+            mask: Key::MAX >> (8 * (KEY_BYTES - bytes)),
+            bytes,
+        }
+    }
+
     #[inline]
-    pub(super) fn is_key_at(self, text: &[u8], at: usize) -> bool {
-        let bytes = text.get(at..).and_then(<[u8]>::first_chunk::<KEY_BYTES>);
-        let (expected, mask) = MEMBERS[self as usize];
-        bytes.is_some_and(|bytes| Key::from_le_bytes(*bytes) & mask == expected)
+    pub(super) fn of(field: Field) -> &'static Self {
+        &MEMBERS[field as usize]
+    }
+
+    /// Where the value begins if the delimiter and the key are at `at`, without blanks. `None` if
+    /// they are not, or the text ends soon.
+    #[inline]
+    pub(super) fn value_at(&self, text: &[u8], at: usize, delimiter: u8) -> Option<usize> {
+        let [before, quote, key @ ..] = text.get(at..)?.first_chunk::<{ 2 + KEY_BYTES }>()?;
+        let is_key = Key::from_le_bytes(*key) & self.mask == self.text;
+        (*before == delimiter && *quote == b'"' && is_key).then_some(at + 2 + self.bytes)
     }
 }
 
@@ -59,15 +86,11 @@ pub(super) const KEYS: [Key; Field::ALL.len()] = {
     keys
 };
 
-/// Each key followed by `":`, and a mask of that length.
-const MEMBERS: [(Key, Key); Field::ALL.len()] = {
-    let mut members = [(0, 0); Field::ALL.len()];
+static MEMBERS: [Member; Field::ALL.len()] = {
+    let mut members = [const { Member::new(Field::Date) }; Field::ALL.len()];
     let mut i = 0;
     while i < members.len() {
-        let length = Field::ALL[i].name().len();
-        assert!(length + 2 <= KEY_BYTES);
-        let end = key_of(b"\":") << (8 * length);
-        members[i] = (KEYS[i] | end, Key::MAX >> (8 * (KEY_BYTES - length - 2)));
+        members[i] = Member::new(Field::ALL[i]);
         i += 1;
     }
     members

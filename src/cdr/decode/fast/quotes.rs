@@ -1,5 +1,7 @@
 //! Finds the quotation marks of a record, 64 bytes at a time, and classifies its other bytes.
 
+use crate::privacy::Credentials;
+
 /// Bytes for each word of the bitmap of quotation marks.
 const WORD_BYTES: usize = 64;
 
@@ -29,12 +31,27 @@ impl Quotes<'_> {
 }
 
 /// What characters a text has.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct TextClass {
+    /// [`CONTROL`] and the bits of [`MARKS`], each set if any byte is of this kind.
+    bits: u8,
     pub(super) is_ascii: bool,
+}
+
+impl TextClass {
     /// Whether there is a byte below the blank.
-    pub(super) has_control: bool,
-    pub(super) has_backslash: bool,
+    pub(super) fn has_control(self) -> bool {
+        self.bits & CONTROL != 0
+    }
+
+    pub(super) fn has_backslash(self) -> bool {
+        self.bits & bit_of(b'\\') != 0
+    }
+
+    /// Whether there is one of [`Credentials::MARKS`].
+    pub(super) fn has_marks(self) -> bool {
+        self.bits & MARKS != 0
+    }
 }
 
 impl<'a> Quotes<'a> {
@@ -53,51 +70,30 @@ fn find_quotes(text: &[u8], words: &mut Vec<u64>) -> TextClass {
     words.resize(count + 2, 0);
     words[count..].fill(0);
     let words = &mut words[..count];
-    #[cfg(target_arch = "x86_64")]
-    #[expect(unsafe_code, reason = "calls a function that requires AVX2")]
-    if is_x86_feature_detected!("avx2") {
-        // SAFETY: AVX2 was just detected, and the function has no other requirement.
-        return unsafe { find_quotes_avx2(text, words) };
-    }
-    find_quotes_with(scan_block, text, words)
-}
-
-/// Like [`find_quotes`], with `words` of the right length and a function that scans one block.
-#[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "so that it is compiled with the target features of its caller"
-)]
-fn find_quotes_with(
-    scan_block: impl Fn(&[u8; WORD_BYTES]) -> BlockScan,
-    text: &[u8],
-    words: &mut [u64],
-) -> TextClass {
     let (blocks, rest) = text.as_chunks::<WORD_BYTES>();
-    let (mut has_special, mut is_ascii) = (false, true);
     let mut last = [b' '; WORD_BYTES];
     last[..rest.len()].copy_from_slice(rest);
-    for (block, word) in blocks.iter().chain([&last]).zip(&mut *words) {
-        let scan = scan_block(block);
-        *word = scan.quotes;
-        has_special |= scan.has_special;
-        is_ascii &= scan.is_ascii;
-    }
-    let mut class = TextClass {
-        is_ascii,
-        has_control: false,
-        has_backslash: false,
-    };
-    if has_special {
-        class.has_control = text.iter().any(|&byte| byte < b' ');
-        class.has_backslash = remove_escaped(text, words);
+    let class = find_in_blocks(blocks, &last, words);
+    if class.has_backslash() {
+        remove_escaped(text, words);
     }
     class
 }
 
-/// Removes escaped quotation marks from the bitmap. Returns whether there is a backslash.
+#[inline]
+fn find_in_blocks(blocks: &[Block], last: &Block, words: &mut [u64]) -> TextClass {
+    #[cfg(target_arch = "x86_64")]
+    #[expect(unsafe_code, reason = "calls a function that requires AVX2")]
+    if is_x86_feature_detected!("avx2") {
+        // SAFETY: AVX2 was just detected, and the function has no other requirement.
+        return unsafe { avx2::find_in_blocks(blocks, last, words) };
+    }
+    find_in_blocks_portably(blocks, last, words)
+}
+
+/// Removes escaped quotation marks from the bitmap.
 #[cold]
-fn remove_escaped(text: &[u8], words: &mut [u64]) -> bool {
+fn remove_escaped(text: &[u8], words: &mut [u64]) {
     let mut escaped = None;
     for backslash in memchr::memchr_iter(b'\\', text) {
         if escaped != Some(backslash) {
@@ -108,64 +104,135 @@ fn remove_escaped(text: &[u8], words: &mut [u64]) -> bool {
             escaped = Some(at);
         }
     }
-    escaped.is_some()
 }
 
-/// What 64 bytes contain.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct BlockScan {
-    /// A bit for each quotation mark.
-    quotes: u64,
-    /// Whether there is a backslash or a control character.
-    has_special: bool,
-    is_ascii: bool,
+type Block = [u8; WORD_BYTES];
+
+/// The bit of control characters.
+const CONTROL: u8 = 1;
+/// The bits of [`Credentials::MARKS`].
+const MARKS: u8 = ((1 << Credentials::MARKS.len()) - 1) << 1;
+
+/// The bit of one of [`Credentials::MARKS`]; each has its own.
+const fn bit_of(mark: u8) -> u8 {
+    let mut i = 0;
+    while Credentials::MARKS[i] != mark {
+        i += 1;
+    }
+    1 << (i + 1)
+}
+
+/// Byte by byte; the compiler vectorizes the loop.
+fn find_in_blocks_portably(blocks: &[Block], last: &Block, words: &mut [u64]) -> TextClass {
+    let mut class = TextClass {
+        bits: 0,
+        is_ascii: true,
+    };
+    for (block, word) in blocks.iter().chain([last]).zip(words) {
+        *word = 0;
+        for (i, &byte) in block.iter().enumerate() {
+            *word |= u64::from(byte == b'"') << i;
+            class.bits |= u8::from(byte < b' ') * CONTROL;
+            for mark in Credentials::MARKS {
+                class.bits |= u8::from(byte == mark) * bit_of(mark);
+            }
+        }
+        class.is_ascii &= block.is_ascii();
+    }
+    class
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-fn find_quotes_avx2(text: &[u8], words: &mut [u64]) -> TextClass {
-    find_quotes_with(|block| scan_block_avx2(block), text, words)
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2")]
-#[inline]
-fn scan_block_avx2(block: &[u8; WORD_BYTES]) -> BlockScan {
+mod avx2 {
     use std::arch::x86_64::{
-        __m256i, _mm256_cmpeq_epi8, _mm256_min_epu8, _mm256_movemask_epi8, _mm256_or_si256,
-        _mm256_set_epi64x, _mm256_set1_epi8,
+        __m256i, _mm_cvtsi128_si64, _mm_extract_epi64, _mm_or_si128, _mm256_and_si256,
+        _mm256_castsi256_si128, _mm256_extracti128_si256, _mm256_movemask_epi8, _mm256_or_si256,
+        _mm256_set_epi64x, _mm256_set1_epi8, _mm256_setzero_si256, _mm256_shuffle_epi8,
+        _mm256_srli_epi16,
     };
 
-    let (lanes, _) = block.as_chunks::<8>();
-    let lane = |at: usize| u64::from_le_bytes(lanes[at]).cast_signed();
-    let half = |at: usize| _mm256_set_epi64x(lane(at + 3), lane(at + 2), lane(at + 1), lane(at));
-    let (low, high) = (half(0), half(4));
-    let mask = |bytes: __m256i| u64::from(_mm256_movemask_epi8(bytes).cast_unsigned());
-    let is = |bytes, byte: u8| _mm256_cmpeq_epi8(bytes, _mm256_set1_epi8(byte.cast_signed()));
-    let special = |bytes| {
-        let control = _mm256_cmpeq_epi8(_mm256_min_epu8(bytes, _mm256_set1_epi8(0x1F)), bytes);
-        _mm256_or_si256(is(bytes, b'\\'), control)
-    };
-    BlockScan {
-        quotes: mask(is(low, b'"')) | mask(is(high, b'"')) << 32,
-        has_special: mask(_mm256_or_si256(special(low), special(high))) != 0,
-        // Tests the highest bit of each byte.
-        is_ascii: mask(_mm256_or_si256(low, high)) == 0,
-    }
-}
+    use super::{Block, CONTROL, Credentials, TextClass, bit_of};
 
-/// Scans byte by byte; the compiler vectorizes the loop.
-fn scan_block(block: &[u8; WORD_BYTES]) -> BlockScan {
-    let mut scan = BlockScan {
-        quotes: 0,
-        has_special: false,
-        is_ascii: block.is_ascii(),
-    };
-    for (i, &byte) in block.iter().enumerate() {
-        scan.quotes |= u64::from(byte == b'"') << i;
-        scan.has_special |= byte == b'\\' || byte < b' ';
+    /// The bit of the quotation mark, which a mask of highest bits takes.
+    const QUOTE: u8 = 0x80;
+
+    /// The bits of a byte are those that its low and its high half have in common.
+    const BITS_OF_LOW: [u8; 16] = bits_of_halves().0;
+    const BITS_OF_HIGH: [u8; 16] = bits_of_halves().1;
+
+    const fn bits_of_halves() -> ([u8; 16], [u8; 16]) {
+        let (mut low, mut high) = ([CONTROL; 16], [0; 16]);
+        high[0] |= CONTROL;
+        high[1] |= CONTROL;
+        low[(b'"' & 15) as usize] |= QUOTE;
+        high[(b'"' >> 4) as usize] |= QUOTE;
+        let mut i = 0;
+        while i < Credentials::MARKS.len() {
+            let mark = Credentials::MARKS[i];
+            low[(mark & 15) as usize] |= bit_of(mark);
+            high[(mark >> 4) as usize] |= bit_of(mark);
+            i += 1;
+        }
+        (low, high)
     }
-    scan
+
+    #[target_feature(enable = "avx2")]
+    pub(super) fn find_in_blocks(blocks: &[Block], last: &Block, words: &mut [u64]) -> TextClass {
+        let (low, high) = (twice(BITS_OF_LOW), twice(BITS_OF_HIGH));
+        let halves = _mm256_set1_epi8(0x0F);
+        let mut all_bits = _mm256_setzero_si256();
+        let mut all_bytes = _mm256_setzero_si256();
+        let mut quotes_in = |bytes: __m256i| {
+            // The low half of a byte with its highest bit set counts as nothing.
+            let of_low = _mm256_shuffle_epi8(low, bytes);
+            let high_half = _mm256_and_si256(_mm256_srli_epi16::<4>(bytes), halves);
+            let bits = _mm256_and_si256(of_low, _mm256_shuffle_epi8(high, high_half));
+            all_bits = _mm256_or_si256(all_bits, bits);
+            all_bytes = _mm256_or_si256(all_bytes, bytes);
+            u64::from(_mm256_movemask_epi8(bits).cast_unsigned())
+        };
+        let mut quotes = |block: &Block| {
+            let (lanes, _) = block.as_chunks::<8>();
+            let lane = |at: usize| u64::from_le_bytes(lanes[at]).cast_signed();
+            let half = |at| _mm256_set_epi64x(lane(at + 3), lane(at + 2), lane(at + 1), lane(at));
+            quotes_in(half(0)) | quotes_in(half(4)) << 32
+        };
+        let mut words = words.iter_mut();
+        for (block, word) in blocks.iter().zip(&mut words) {
+            *word = quotes(block);
+        }
+        // Missing if the text ends with a block.
+        if let Some(word) = words.next() {
+            *word = quotes(last);
+        }
+        TextClass {
+            bits: union(all_bits) & !QUOTE,
+            is_ascii: _mm256_movemask_epi8(all_bytes) == 0,
+        }
+    }
+
+    #[target_feature(enable = "avx2")]
+    fn twice(table: [u8; 16]) -> __m256i {
+        let table = u128::from_le_bytes(table);
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "splits a number into halves"
+        )]
+        let (low, high) = (table as i64, (table >> 64) as i64);
+        _mm256_set_epi64x(high, low, high, low)
+    }
+
+    /// The bits that any byte has.
+    #[target_feature(enable = "avx2")]
+    fn union(bytes: __m256i) -> u8 {
+        let halves = _mm_or_si128(
+            _mm256_castsi256_si128(bytes),
+            _mm256_extracti128_si256::<1>(bytes),
+        );
+        let union = _mm_cvtsi128_si64(halves) | _mm_extract_epi64::<1>(halves);
+        let bytes = union.to_le_bytes();
+        bytes.into_iter().fold(0, |all, byte| all | byte)
+    }
 }
 
 #[cfg(test)]
