@@ -27,7 +27,7 @@ use arrow::record_batch::RecordBatch;
 use cdrlake::internals::{
     BatchBuilder, BodyLimits, COLUMNS, ConvertError, ConvertOptions, Decoder, Digest,
     DuplicateFinder, Item, Record, RecordReader, RepeatFinder, RowHasher, RowTally, SpoolWriter,
-    checksum_of, decode, read_footer,
+    TextClass, checksum_of, decode, read_footer,
 };
 use cdrlake::{Encoding, Format, KeyOrder, schema};
 use parquet::arrow::ArrowWriter;
@@ -202,10 +202,12 @@ impl Rows<'_> {
             self.decoder.decode(json)
         };
         let record = &mut decoded.unwrap();
-        // The plain decoder does not look for marks.
-        let may_have_marks = self.is_plain || self.decoder.found_marks();
-        let credentials = &self.options.credentials;
-        credentials.redact(record, json, may_have_marks);
+        let class = if self.is_plain {
+            TextClass::UNKNOWN
+        } else {
+            self.decoder.text_class()
+        };
+        self.options.credentials.redact(record, json, class);
         assert!(!self.options.privacy.suppresses(record));
         self.options.privacy.hide(record);
         let row_hash = self.hasher.hash(record);

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::columns::Kind;
-use super::decode::Record;
+use super::decode::{Record, TextClass};
 use crate::privacy::{Credentials, Privacy};
 
 impl Privacy {
@@ -53,20 +53,28 @@ impl Privacy {
 }
 
 impl Credentials {
-    /// Removes credentials from a record that was decoded from `json`. `has_marks` is whether `json`
-    /// may have one of `=%\@&`, see [`Decoder::found_marks`](crate::cdr::decode::Decoder). Returns whether there were any credentials.
+    /// Removes credentials from a record that was decoded from `json`, a text of this class. Returns
+    /// whether there were any.
     #[inline]
-    pub fn redact(&self, record: &mut Record<'_>, json: &[u8], has_marks: bool) -> bool {
+    pub fn redact(&self, record: &mut Record<'_>, json: &[u8], class: TextClass) -> bool {
         let is_key_in_json = self.holds_key(json);
-        (has_marks || is_key_in_json) && self.redact_fields(record, is_key_in_json)
+        (is_key_in_json || class.has_backslash() || class.has_other_marks())
+            && self.redact_fields(record, class, is_key_in_json)
     }
 
-    fn redact_fields(&self, record: &mut Record<'_>, is_key_in_json: bool) -> bool {
+    fn redact_fields(
+        &self,
+        record: &mut Record<'_>,
+        class: TextClass,
+        is_key_in_json: bool,
+    ) -> bool {
         let mut is_any = false;
         for (kind, text) in record.texts_mut() {
             let may_be_in = match text {
-                // As it stands in `json`.
-                Cow::Borrowed(text) => is_key_in_json || Self::has_marks(text.as_bytes()),
+                // As it stands in `json`, and without escapes.
+                Cow::Borrowed(text) => {
+                    is_key_in_json || (class.has_other_marks() && Self::has_marks(text.as_bytes()))
+                }
                 Cow::Owned(text) => self.may_be_in(text.as_bytes()),
             };
             if !may_be_in {

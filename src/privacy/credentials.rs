@@ -409,10 +409,10 @@ fn ends_with_sip(text: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cdr::decode::Record;
+    use crate::cdr::decode::{Record, TextClass};
 
     fn redact(credentials: &Credentials, record: &mut Record<'_>, json: &[u8]) -> bool {
-        credentials.redact(record, json, Credentials::has_marks(json))
+        credentials.redact(record, json, TextClass::of(json))
     }
 
     const KEY: &str = "canary-key-5f1d";

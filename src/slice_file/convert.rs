@@ -395,8 +395,8 @@ impl Pipeline {
     ) -> Result<(), ConvertError> {
         match &mut self.decoder.decode(json) {
             Ok(record) => {
-                let has_marks = self.decoder.found_marks();
-                let is_redacted = self.options.credentials.redact(record, json, has_marks);
+                let class = self.decoder.text_class();
+                let is_redacted = self.options.credentials.redact(record, json, class);
                 self.redacted += u64::from(is_redacted);
                 let is_suppressed = self.options.privacy.suppresses(record);
                 self.options.privacy.hide(record);

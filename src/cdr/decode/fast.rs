@@ -17,7 +17,8 @@ mod quotes;
 use std::borrow::Cow;
 
 use extra::{ExtraWriter, Source};
-use quotes::{Quotes, TextClass};
+use quotes::Quotes;
+pub use quotes::TextClass;
 
 use super::field::{Member, field_of, key_at};
 use super::phone::{phone_number, whole_digits};
@@ -57,10 +58,9 @@ impl Decoder {
         self.local_times.ambiguous()
     }
 
-    /// Whether the last record's text had a character of credentials, see
-    /// [`Credentials::redact`](crate::privacy::Credentials::redact).
-    pub fn found_marks(&self) -> bool {
-        self.class.has_marks()
+    /// What characters the last record's text had.
+    pub fn text_class(&self) -> TextClass {
+        self.class
     }
 
     /// Decodes one record like [`decode`](super::decode), and also accepts times without an offset.
@@ -190,8 +190,8 @@ fn complete(record: &mut Record<'_>, has_backslash: bool, extra: &mut ExtraWrite
     if has_backslash {
         for (_, text) in record.texts_mut() {
             // A backslash always begins an escape.
-            if text.contains('\\') {
-                *text = Cow::Owned(serde_json::from_str(&format!("\"{text}\"")).ok()?);
+            if contains_backslash(text) {
+                *text = Cow::Owned(unescape(text)?);
             }
         }
     }
@@ -199,6 +199,46 @@ fn complete(record: &mut Record<'_>, has_backslash: bool, extra: &mut ExtraWrite
         record.extra = Some(Cow::Owned(extra.finish()?));
     }
     Some(())
+}
+
+/// The string that stands for `text` in JSON. `None` if an escape is invalid.
+fn unescape(text: &str) -> Option<String> {
+    let mut unescaped = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(backslash) = memchr::memchr(b'\\', rest.as_bytes()) {
+        unescaped.push_str(rest.get(..backslash)?);
+        let (escape, behind) = rest.get(backslash + 1..)?.split_at_checked(1)?;
+        rest = behind;
+        unescaped.push(match escape.as_bytes() {
+            b"\"" => '"',
+            b"\\" => '\\',
+            b"/" => '/',
+            b"b" => '\u{8}',
+            b"f" => '\u{c}',
+            b"n" => '\n',
+            b"r" => '\r',
+            b"t" => '\t',
+            b"u" => {
+                let (digits, behind) = rest.split_at_checked(4)?;
+                rest = behind;
+                let code = digits
+                    .chars()
+                    .try_fold(0, |code, digit| Some(code * 16 + digit.to_digit(16)?))?;
+                match char::from_u32(code) {
+                    Some(char) => char,
+                    // Half of a surrogate pair.
+                    None => return serde_json::from_str(&format!("\"{text}\"")).ok(),
+                }
+            }
+            _ => return None,
+        });
+    }
+    unescaped.push_str(rest);
+    Some(unescaped)
+}
+
+fn contains_backslash(text: &str) -> bool {
+    memchr::memchr(b'\\', text.as_bytes()).is_some()
 }
 
 /// The first byte at or after `at` that is not a blank.
@@ -294,7 +334,7 @@ impl Value {
         match self {
             // The marks of a spreadsheet may be escaped.
             Self::Text(span) => match phone_number(span.of(text)?) {
-                Ok(number) if !has_backslash || !number.contains('\\') => Ok(Some(number)),
+                Ok(number) if !has_backslash || !contains_backslash(number) => Ok(Some(number)),
                 _ => Err(Unexpected),
             },
             _ => self.identifier(text),

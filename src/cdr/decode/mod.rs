@@ -12,7 +12,7 @@ mod time;
 
 use std::borrow::Cow;
 
-pub use fast::Decoder;
+pub use fast::{Decoder, TextClass};
 pub(crate) use plain::call_time_us;
 pub use plain::decode;
 pub(crate) use plain::is_rounded;

@@ -3,9 +3,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
-use std::sync::LazyLock;
 
-use memchr::memmem;
 use serde::de::{DeserializeSeed, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
@@ -144,24 +142,20 @@ pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, D
 /// Whether a record has a rounded value. Then `extra` holds the original text under the field's
 /// name, which occurs in `extra` for no other reason.
 pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
-    static FIELDS: LazyLock<Vec<(Field, memmem::Finder<'static>)>> = LazyLock::new(|| {
-        let fields = Field::ALL.into_iter();
-        let rounded = fields.filter(|field| field.column().kind.is_rounded());
-        let with_finder = rounded.map(|field| (field, memmem::Finder::new(field.name())));
-        with_finder.collect()
-    });
     let Some(extra) = record.extra.as_deref() else {
         return false;
     };
-    let is_rounded = |field: Field| FIELDS.iter().any(|(rounded, _)| *rounded == field);
+    let is_rounded =
+        |key: &[u8]| Field::of(key).is_some_and(|field| field.column().kind.is_rounded());
     // The name may also occur in a string, or as a key within a value.
-    FIELDS
-        .iter()
-        .any(|(_, name)| name.find(extra.as_bytes()).is_some())
-        && members(extra).is_ok_and(|members| {
-            let mut keys = members.iter().map(|(key, _)| key.as_bytes());
-            keys.any(|key| Field::of(key).is_some_and(is_rounded))
-        })
+    let mut after_quote = 0;
+    let occurs = memchr::memchr_iter(b'"', extra.as_bytes()).any(|quote| {
+        let start = std::mem::replace(&mut after_quote, quote + 1);
+        is_rounded(&extra.as_bytes()[start..quote])
+    });
+    occurs
+        && members(extra)
+            .is_ok_and(|members| members.iter().any(|(key, _)| is_rounded(key.as_bytes())))
 }
 
 /// Checks the nesting before values are read, because that takes time for each level.

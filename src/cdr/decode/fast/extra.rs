@@ -4,7 +4,7 @@
 use serde::de::IgnoredAny;
 
 use super::quotes::Quotes;
-use super::skip_blanks;
+use super::{contains_backslash, skip_blanks};
 
 /// Values nested deeper than this need the plain decoder.
 const MAX_FAST_DEPTH: usize = 16;
@@ -19,12 +19,16 @@ pub(super) struct ExtraWriter {
     json: String,
     /// Members of the objects that are still open, outermost first.
     members: Vec<Member>,
+    /// An object while its members are sorted.
+    unsorted: String,
 }
 
-/// One member of an object, in [`ExtraWriter::json`]. It ends where the next one starts.
+/// One member of an object, in [`ExtraWriter::json`].
 #[derive(Clone, Copy, Debug)]
 struct Member {
     start: usize,
+    /// Where its value ends, and a comma follows.
+    end: usize,
     /// Length of its key, without quotation marks.
     key_bytes: usize,
 }
@@ -50,8 +54,7 @@ impl ExtraWriter {
         self.json.clear();
         self.members.clear();
         if self.json.capacity() > MAX_KEPT_BYTES {
-            self.json = String::new();
-            self.members = Vec::new();
+            *self = Self::default();
         }
     }
 
@@ -85,17 +88,20 @@ impl ExtraWriter {
         at: usize,
         depth: usize,
     ) -> Option<usize> {
-        if source.has_backslash && key.contains('\\') {
+        if source.has_backslash && contains_backslash(key) {
             return None;
         }
+        let number = self.members.len();
         self.members.push(Member {
             start: self.json.len(),
+            end: 0,
             key_bytes: key.len(),
         });
         self.json.push('"');
         self.json.push_str(key);
         self.json.push_str("\":");
         let end = self.value(source, at, depth)?;
+        self.members[number].end = self.json.len();
         self.json.push(',');
         Some(end)
     }
@@ -106,9 +112,8 @@ impl ExtraWriter {
         let end = match bytes.get(at)? {
             b'"' => {
                 let end = source.quotes.next(at + 1)? + 1;
-                let string = source.text.get(at..end)?;
-                if source.has_backslash && string.contains('\\') {
-                    check_scalar(string)?;
+                if source.has_backslash && contains_backslash(source.text.get(at..end)?) {
+                    check_scalar(source.text.get(at..end)?)?;
                 }
                 end
             }
@@ -118,10 +123,7 @@ impl ExtraWriter {
                 let is_part =
                     |byte: &u8| matches!(byte, b'+' | b'-' | b'.') || byte.is_ascii_alphanumeric();
                 let length = bytes.get(at..)?.iter().position(|byte| !is_part(byte))?;
-                let scalar = source.text.get(at..at + length)?;
-                if scalar != "null" {
-                    check_scalar(scalar)?;
-                }
+                check_scalar(source.text.get(at..at + length)?)?;
                 at + length
             }
         };
@@ -191,21 +193,23 @@ impl ExtraWriter {
         };
         let json = self.json.as_bytes();
         if !members.is_sorted_by_key(|member| member.key(json)) {
-            let ends = members.iter().skip(1).map(|member| member.start);
-            let ends: Vec<usize> = ends.chain([json.len()]).collect();
-            let mut sorted: Vec<(Member, usize)> = members.iter().copied().zip(ends).collect();
-            sorted.sort_by(|(left, _), (right, _)| left.key(json).cmp(right.key(json)));
             // Only this object is copied: a copy of everything so far would take quadratic time.
             let start = members[0].start;
-            let unsorted = self.json.split_off(start);
-            for (member, (source, end)) in members.iter_mut().zip(sorted) {
-                *member = Member {
-                    start: self.json.len(),
-                    ..source
-                };
-                let text = unsorted.get(source.start - start..end - start);
+            members.sort_by(|left, right| left.key(json).cmp(right.key(json)));
+            self.unsorted.clear();
+            self.unsorted.push_str(
+                self.json
+                    .get(start..)
+                    .expect("members start at a character"),
+            );
+            self.json.truncate(start);
+            for member in members {
+                let text = self.unsorted.get(member.start - start..member.end - start);
+                member.start = self.json.len();
                 self.json
                     .push_str(text.expect("a member starts and ends at a character"));
+                member.end = self.json.len();
+                self.json.push(',');
             }
         }
         self.json.pop();
@@ -215,5 +219,11 @@ impl ExtraWriter {
 
 /// Checks a string, number or literal as the plain decoder does.
 fn check_scalar(text: &str) -> Option<()> {
-    serde_json::from_str::<IgnoredAny>(text).ok().map(|_| ())
+    // The most frequent ones are checked here because it is faster.
+    let is_checked = match text.as_bytes() {
+        b"null" | b"true" | b"false" | b"0" => true,
+        [b'1'..=b'9', digits @ ..] => digits.iter().all(u8::is_ascii_digit),
+        _ => false,
+    };
+    (is_checked || serde_json::from_str::<IgnoredAny>(text).is_ok()).then_some(())
 }

@@ -32,25 +32,38 @@ impl Quotes<'_> {
 
 /// What characters a text has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct TextClass {
+pub struct TextClass {
     /// [`CONTROL`] and the bits of [`MARKS`], each set if any byte is of this kind.
     bits: u8,
     pub(super) is_ascii: bool,
 }
 
 impl TextClass {
+    /// The class of a text that may have any character.
+    pub const UNKNOWN: Self = Self {
+        bits: CONTROL | MARKS,
+        is_ascii: false,
+    };
+
+    /// The class of `text`.
+    #[cfg(test)]
+    pub(crate) fn of(text: &[u8]) -> Self {
+        find_quotes(text, &mut Vec::new())
+    }
+
     /// Whether there is a byte below the blank.
     pub(super) fn has_control(self) -> bool {
         self.bits & CONTROL != 0
     }
 
-    pub(super) fn has_backslash(self) -> bool {
-        self.bits & bit_of(b'\\') != 0
+    /// Whether there is a backslash.
+    pub(crate) fn has_backslash(self) -> bool {
+        self.bits & BACKSLASH != 0
     }
 
-    /// Whether there is one of [`Credentials::MARKS`].
-    pub(super) fn has_marks(self) -> bool {
-        self.bits & MARKS != 0
+    /// Whether there is one of [`Credentials::MARKS`] besides the backslash.
+    pub(crate) fn has_other_marks(self) -> bool {
+        self.bits & MARKS & !BACKSLASH != 0
     }
 }
 
@@ -112,6 +125,7 @@ type Block = [u8; WORD_BYTES];
 const CONTROL: u8 = 1;
 /// The bits of [`Credentials::MARKS`].
 const MARKS: u8 = ((1 << Credentials::MARKS.len()) - 1) << 1;
+const BACKSLASH: u8 = bit_of(b'\\');
 
 /// The bit of one of [`Credentials::MARKS`]; each has its own.
 const fn bit_of(mark: u8) -> u8 {
