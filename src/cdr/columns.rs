@@ -10,7 +10,7 @@ use std::sync::{Arc, LazyLock};
 use arrow::datatypes::{DataType, Field as ArrowField, Schema, SchemaRef, TimeUnit};
 
 use super::amount::{AMOUNT_SCALE, Amount};
-use super::decode::Record;
+use super::decode::{Record, is_rounded};
 
 /// Version of the columns. A new version may only add nullable columns at the end, so that readers
 /// of older files find the other columns by name and by position. A lake may hold files of several
@@ -251,9 +251,12 @@ macro_rules! columns {
 
             /// Reads a record back from its row.
             pub(crate) fn read_from(row: &mut impl RowSource<'a>) -> Self {
-                Self {
+                let mut record = Self {
                     $($($record: Value::read(row),)?)*
-                }
+                    is_rounded: false,
+                };
+                record.is_rounded = record.extra.as_deref().is_some_and(is_rounded);
+                record
             }
 
             /// The texts that are present.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::amount::AmountSum;
-use super::decode::{Record, is_rounded};
+use super::decode::Record;
 
 /// Counts of one slice, or of a run. `records = rows + duplicates + rejected + suppressed`, always.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -191,7 +191,7 @@ impl RowTally {
                 ..self.day_us.end.saturating_add(FAR_OUTSIDE_US);
             self.far_outside_day += u64::from(!widened.contains(&record.call_time_us));
         }
-        self.rounded += u64::from(is_rounded(record));
+        self.rounded += u64::from(record.is_rounded);
         self.missing_charge += u64::from(record.charge_usd.is_none());
         self.missing_duration += u64::from(record.duration_seconds.is_none());
         self.totals.duration_seconds += i64::from(record.duration_seconds.unwrap_or_default());

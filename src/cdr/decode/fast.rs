@@ -480,6 +480,8 @@ impl Values {
             charge_usd: value(Field::Charge).amount(text)?,
             forward_fee_usd: value(Field::ForwardFee).amount(text)?,
             extra: None,
+            // The plain decoder rounds values.
+            is_rounded: false,
         })
     }
 }

@@ -66,6 +66,8 @@ pub struct Record<'a> {
     /// Every other field as one JSON object: keys sorted, no white space, scalars unchanged.
     /// Includes the original text of rounded values. `None` if there is no such field.
     pub extra: Option<Cow<'a, str>>,
+    /// Whether a value was rounded, and `extra` holds its original text.
+    pub is_rounded: bool,
 }
 
 /// Why a record is rejected. Its text never quotes a value, because reasons reach logs.

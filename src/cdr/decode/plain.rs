@@ -23,6 +23,8 @@ struct Fields<'a> {
     known: [Option<&'a str>; Field::ALL.len()],
     other: Members<'a>,
     duplicate: Option<Field>,
+    /// Whether the value of a known field was rounded, and its text is in `other`.
+    is_rounded: bool,
 }
 
 impl<'a> Fields<'a> {
@@ -68,6 +70,7 @@ impl<'a> Fields<'a> {
     fn keep_original<T>(&mut self, field: Field, rounded: Rounded<T>) -> T {
         if let (false, Some(text)) = (rounded.is_exact, self.get(field)) {
             self.other.push((Cow::Borrowed(field.name()), text));
+            self.is_rounded = true;
         }
         rounded.value
     }
@@ -125,6 +128,7 @@ pub(super) fn decode_with<'a>(
         per_minute_usd: amount(&mut fields, Field::PerMinute)?,
         charge_usd: amount(&mut fields, Field::Charge)?,
         forward_fee_usd: amount(&mut fields, Field::ForwardFee)?,
+        is_rounded: fields.is_rounded,
         extra: extra(fields.other)?.map(Cow::Owned),
     })
 }
@@ -139,12 +143,9 @@ pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, D
     Ok(Fields::read(&text)?.call_time_us(times)?.value)
 }
 
-/// Whether a record has a rounded value. Then `extra` holds the original text under the field's
-/// name, which occurs in `extra` for no other reason.
-pub(crate) fn is_rounded(record: &Record<'_>) -> bool {
-    let Some(extra) = record.extra.as_deref() else {
-        return false;
-    };
+/// Whether a row with this `extra` has a rounded value. Then `extra` holds the original text under
+/// the field's name, which occurs in `extra` for no other reason.
+pub(crate) fn is_rounded(extra: &str) -> bool {
     let is_rounded =
         |key: &[u8]| Field::of(key).is_some_and(|field| field.column().kind.is_rounded());
     // The name may also occur in a string, or as a key within a value.

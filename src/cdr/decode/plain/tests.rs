@@ -47,6 +47,7 @@ fn every_column_comes_from_its_field() {
         charge_usd: nanos(822_000_000),
         forward_fee_usd: nanos(0),
         extra: None,
+        is_rounded: false,
     };
     assert_eq!(record, expected);
 }
@@ -192,14 +193,19 @@ fn a_rounded_value_keeps_its_original_text_in_extra() {
             r#""duration":26.5,"per_minute":" 0.00000000015 ","zone":"x"}"#
         ))
     );
-    assert!(is_rounded(&record));
+    let is_rounded_by_extra = |record: &Record<'_>| record.extra.as_deref().is_some_and(is_rounded);
+    assert!(record.is_rounded && is_rounded_by_extra(&record));
     // A field's name elsewhere in `extra` has no meaning.
     for members in [
         r#""forward_fee":0.10"#,
         r#""x":"charge","y":{"charge":1},"charge_note":1,"z":"\"date\":""#,
         r#""uuid":"a","call_id":"date""#,
     ] {
-        assert!(!is_rounded(&with(members).unwrap()), "{members}");
+        let record = with(members).unwrap();
+        assert!(
+            !record.is_rounded && !is_rounded_by_extra(&record),
+            "{members}"
+        );
     }
 }
 
