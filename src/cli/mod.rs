@@ -540,8 +540,9 @@ fn json_text(result: &impl serde::Serialize) -> String {
 }
 
 /// What an interrupted command prints.
-const LAKE_STAYS: &str = "Interrupted: discarding unfinished work; the lake stays consistent. \
-     Press Ctrl-C again to exit at once.";
+const LAKE_STAYS: &str = "Interrupted: discarding unfinished work; the lake stays consistent.";
+
+const ANOTHER_SIGNAL: &str = "Another signal ends it at once.";
 
 /// A token that SIGINT, SIGTERM or SIGHUP cancels, with `words` as a warning. A second signal ends
 /// the process at once; the next run overwrites its leftovers.
@@ -557,16 +558,16 @@ fn interrupted_by_signals(words: &'static str) -> io::Result<CancellationToken> 
     let cancelled = token.clone();
     tokio::spawn(async move {
         loop {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hang_up.recv(), if minds_hanging_up => {}
-            }
+            let again = tokio::select! {
+                _ = interrupt.recv() => "Press Ctrl-C again to exit at once.",
+                _ = terminate.recv() => ANOTHER_SIGNAL,
+                _ = hang_up.recv(), if minds_hanging_up => ANOTHER_SIGNAL,
+            };
             if cancelled.is_cancelled() {
                 std::process::exit(130);
             }
             cancelled.cancel();
-            tracing::warn!("{words}");
+            tracing::warn!("{words} {again}");
         }
     });
     Ok(token)

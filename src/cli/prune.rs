@@ -67,14 +67,12 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
         let text = match args.output.format {
             OutputFormat::Json => json_text(&json!({ "before": before, "slices": listed(&old) })),
             OutputFormat::Text => {
-                let last = if old.is_empty() {
-                    String::new()
+                let hint = if old.is_empty() {
+                    ""
                 } else {
-                    format!(
-                        "Nothing was removed: --dry-run.{}\n",
-                        versioning_hint(&config)
-                    )
+                    versioning_hint(&config)
                 };
+                let last = format!("Nothing was removed: --dry-run.{hint}\n");
                 render(&old, before, "would be removed") + &last
             }
         };

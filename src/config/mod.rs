@@ -295,9 +295,10 @@ impl Config {
         }
         let wrong = |problem: String| ConfigError::new(Origin::Unset, problem);
         let Some(source) = &self.privacy.key else {
-            let problem = "privacy.key is not set, and is needed for pseudonyms, erased numbers \
-                 and filters by number. Create a key with: openssl rand -hex 32. Keep it as long \
-                 as the lake. Set privacy.key, for example to { env = \"CDR_PRIVACY_KEY\" }";
+            let problem = "privacy.key is not set, but pseudonyms, erased numbers and filters by \
+                 number need a key. Create one with: openssl rand -hex 32. Set privacy.key to its \
+                 place, for example to { env = \"CDR_PRIVACY_KEY\" }. Keep the key as long as the \
+                 lake";
             return Err(wrong(problem.to_owned()));
         };
         if let (KeySource::File(file), Location::Directory(root)) = (source, &self.lake.url)

@@ -84,7 +84,7 @@ impl KeySource {
         };
         let key = key.trim();
         if key.is_empty() {
-            return Err(format!("{name}: {self} is empty"));
+            return Err(format!("{name}: {self} is empty. Put the key there"));
         }
         if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(format!(
@@ -154,14 +154,16 @@ const MAX_COMMAND_TIME: Duration = Duration::from_mins(1);
 /// Longest key read from a file or a command: anything longer is something else.
 const MAX_KEY_BYTES: u64 = 16 << 10;
 
+fn unreadable(error: &std::io::Error) -> String {
+    format!("cannot be read: {error}. Check the path and the permissions")
+}
+
 fn read_key_file(path: &Path) -> Result<String, String> {
     use std::io::Read;
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot be read: {error}"))?;
-    let metadata = file
-        .metadata()
-        .map_err(|error| format!("cannot be read: {error}"))?;
+    let file = std::fs::File::open(path).map_err(|error| unreadable(&error))?;
+    let metadata = file.metadata().map_err(|error| unreadable(&error))?;
     let mode = metadata.permissions().mode() & 0o777;
     if metadata.is_dir() {
         return Err("is a directory. Name the file in it that contains the key".to_owned());
@@ -186,7 +188,7 @@ fn read_key_file(path: &Path) -> Result<String, String> {
     let mut key = String::new();
     file.take(MAX_KEY_BYTES)
         .read_to_string(&mut key)
-        .map_err(|error| format!("cannot be read: {error}"))?;
+        .map_err(|error| unreadable(&error))?;
     Ok(key)
 }
 
@@ -360,7 +362,12 @@ mod tests {
         }
         mode(0o600);
         std::fs::write(&path, " \n").unwrap();
-        assert!(file().unwrap_err().to_string().ends_with("key is empty"));
+        assert!(
+            file()
+                .unwrap_err()
+                .to_string()
+                .ends_with("key is empty. Put the key there")
+        );
         std::fs::write(&path, "a\nb").unwrap();
         assert!(
             file()

@@ -443,6 +443,8 @@ fn an_interrupted_run_leaves_no_trace_of_the_slice_under_way() {
         let output = streaming.child.wait_with_output().unwrap();
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(130), "{signal}: {stderr}");
+        let names_the_keys = stderr.contains("Press Ctrl-C again to exit at once.");
+        assert_eq!(names_the_keys, signal == "INT", "{signal}: {stderr}");
         let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         assert_eq!(
             (&report["outcome"], &report["slices"][0]["outcome"]),
