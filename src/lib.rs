@@ -117,7 +117,8 @@ pub mod report {
     pub use crate::cdr::tally::{Counts, Totals};
     pub use crate::lake::ledger::{Reason, State};
     pub use crate::lake::report::{
-        Change, FileReport, RunOutcome, RunReport, RunTotals, SliceOutcome, SliceReport, Sums,
+        Change, FileReport, Remark, RemarkKind, RunOutcome, RunReport, RunTotals, SliceOutcome,
+        SliceReport, Sums,
     };
 }
 pub use report::{RunOutcome, RunReport, SliceOutcome, SliceReport};

@@ -6,11 +6,11 @@ use crate::config::ConfigErrorKind;
 use crate::error::{MAKE_ROOM, counted, is_disk_full, is_not_a_directory};
 use crate::lake::LakeError;
 use crate::lake::ledger::Reason;
-use crate::lake::report::{RunReport, SliceReport};
-use crate::ops::removal::erase::Search;
-use crate::ops::run::Stop;
+use crate::lake::report::{Remark, RemarkKind, RunReport, SliceReport};
+use crate::ops::removal::erase::{EraseError, Erasure, Search};
+use crate::ops::run::{RunResult, Stop};
 use crate::ops::status::LakeStatus;
-use crate::ops::verify::{Finding, Verified};
+use crate::ops::verify::{Fault, Finding, Verified};
 use crate::ops::{Error, UsageError};
 use crate::source::Source;
 use crate::source::files::{ExportError, FileKind, Undated};
@@ -21,6 +21,8 @@ use crate::warehouse::DdlError;
 /// How to load an export without the provider's counts.
 pub(super) const WITHOUT_COUNTS: &str =
     "--reconcile off loads the export without asking for counts, and needs no key";
+
+const ERASE_AGAIN: &str = "Run `cdrlake erase` again for each number";
 
 /// What to do about an error that ends a command, as sentences without the last full stop.
 pub(super) fn on_error(error: &Error) -> Option<String> {
@@ -70,6 +72,9 @@ fn on_usage(error: &UsageError) -> Option<String> {
             is_window_start: true,
             ..
         } => "Set window.start to an earlier day, or use --from",
+        UsageError::NotEnded {
+            is_today: false, ..
+        } => "Use an earlier day",
         UsageError::NotEnded { is_today: true, .. } => {
             "Use --include-today for a day that has not ended"
         }
@@ -153,6 +158,10 @@ fn on_absent_number(found: &Search) -> String {
 /// What to do about a slice that failed for `reason`, in the lake at `root`.
 fn advice(reason: Reason, slice: Slice, root: &Location) -> String {
     let Slice { day, direction } = slice;
+    let accept = format!(
+        "To accept the slice as it is, run once: cdrlake run --from {day} --to {day} --direction \
+         {direction} --reconcile warn, with the other flags of this run"
+    );
     let advice = match reason {
         Reason::TooManyRejects => {
             let path = root.of(&failed_rejects_file(slice));
@@ -164,17 +173,17 @@ fn advice(reason: Reason, slice: Slice, root: &Location) -> String {
                  --direction {direction} --refresh --allow-shrink, with the other flags of this run"
             );
         }
-        Reason::Mismatch => "Set quality.reconcile to \"warn\" to accept the slice as it is",
+        Reason::Mismatch => return accept,
         Reason::ShortAnswer => {
-            "If only the bulk export is short, read the list with --via pages. Set \
-             quality.reconcile to \"warn\" to accept the slice as it is"
+            return format!(
+                "If only the bulk export is short, read the list with --via pages. {accept}"
+            );
         }
         Reason::OtherExport => {
             "The export is outdated or incomplete, or of another direction or account. Fetch the \
-             day with `cdrlake run`, or set quality.reconcile to \"warn\" to accept the export as \
-             it is"
+             day with `cdrlake run`, or accept the export as it is with --reconcile warn"
         }
-        Reason::UnprovenExport => "Set quality.reconcile to \"warn\" to accept the export as it is",
+        Reason::UnprovenExport => "Accept the export as it is with --reconcile warn",
         Reason::ShorterExport => {
             "Fetch the day from the provider with `cdrlake run`, or accept the export with \
              --allow-shrink"
@@ -237,6 +246,76 @@ pub(super) fn on_findings(verified: &mut Verified, root: &Location) {
         if let Some(slice) = finding.slice {
             advise(&mut finding.problem, finding.reason, slice, root);
         }
+        if finding.fault == Fault::Unfinished {
+            finding.problem = format!("{}. {ERASE_AGAIN}", finding.problem);
+        }
+    }
+}
+
+/// A remark, and what to do about it.
+pub(super) fn on_remark(remark: &Remark) -> String {
+    let text = &remark.text;
+    let Some(kind) = remark.kind else {
+        return text.clone();
+    };
+    let advice = match kind {
+        RemarkKind::UnfinishedErasures => ERASE_AGAIN,
+        RemarkKind::ForeignFiles => "Remove them with `cdrlake verify --repair`",
+        RemarkKind::DifferingDays => {
+            "Compare them with the provider with `cdrlake run`, or replace them with --refresh and \
+             all files of these days"
+        }
+        RemarkKind::OtherTimezone => {
+            "Load the days again with --refresh, or fetch them with `cdrlake run --refresh`"
+        }
+        RemarkKind::DaysBeforeStart => "Use --from to include them in run, status and verify",
+        RemarkKind::UnendedDays => "Fetch the whole days with `cdrlake run` later",
+    };
+    format!("{text}. {advice}")
+}
+
+/// Adds to the warnings of a run what to do about them.
+pub(super) fn on_remarks(run: &mut RunResult) {
+    for remark in &run.remarks {
+        for warning in &mut run.report.warnings {
+            if *warning == remark.text {
+                *warning = on_remark(remark);
+            }
+        }
+    }
+}
+
+/// Adds to what an erasure left undone what to do about it.
+pub(super) fn on_erasure(erasure: &mut Erasure) {
+    for slice in &mut erasure.report.slices {
+        let failure = erasure.failures.get(&slice.slice());
+        if let Some(problem) = &mut slice.error
+            && let Some(advice) = failure.and_then(on_erase_error)
+        {
+            problem.push_str(". ");
+            problem.push_str(advice);
+        }
+    }
+    for warning in &mut erasure.report.warnings {
+        if erasure.leftovers.as_ref() == Some(warning) {
+            warning.push_str(". Run `cdrlake gc`");
+        }
+    }
+}
+
+fn on_erase_error(error: &EraseError) -> Option<&'static str> {
+    match error {
+        EraseError::Rows(_) => Some(
+            "If its file is damaged, run `cdrlake verify --repair`, which fetches the slice \
+             without the number. Then erase again",
+        ),
+        EraseError::Uncertain => Some(
+            "Restore its files, or run `cdrlake verify --repair`, which fetches the slice without \
+             the number. Then erase again",
+        ),
+        EraseError::Announced => Some("Run `cdrlake run`, then erase again"),
+        EraseError::Panic => Some("Run `cdrlake verify`"),
+        EraseError::Lake(_) | EraseError::File(_) => None,
     }
 }
 
@@ -277,5 +356,60 @@ mod tests {
             ))
         );
         assert_eq!(failed(None), None);
+        assert_eq!(
+            failed(Some(Reason::Mismatch)).unwrap(),
+            "2 of 3 records were rejected. To accept the slice as it is, run once: cdrlake run \
+             --from 2026-10-01 --to 2026-10-01 --direction placed --reconcile warn, with the other \
+             flags of this run"
+        );
+    }
+
+    fn run_report(slices: Vec<SliceReport>, warnings: &[&str]) -> RunReport {
+        let warnings = warnings.iter().map(|&warning| warning.to_owned()).collect();
+        let now = jiff::Timestamp::UNIX_EPOCH;
+        RunReport::new("r".to_owned(), now, slices, false, warnings)
+    }
+
+    #[test]
+    fn a_remark_among_the_warnings_of_a_run_gets_the_advice_of_its_kind() {
+        let mut run = RunResult {
+            report: run_report(Vec::new(), &["one", "1 record was left out"]),
+            is_kept: true,
+            remarks: vec![Remark {
+                text: "1 record was left out".to_owned(),
+                kind: Some(RemarkKind::UnendedDays),
+            }],
+            stopped_by: None,
+        };
+        on_remarks(&mut run);
+        let left_out = "1 record was left out. Fetch the whole days with `cdrlake run` later";
+        assert_eq!(run.report.warnings, ["one", left_out]);
+    }
+
+    #[test]
+    fn what_an_erasure_left_undone_gets_the_command_that_does_it() {
+        let slice: Slice = "placed 2026-10-01".parse().unwrap();
+        let failed = SliceReport {
+            error: Some(EraseError::Announced.to_string()),
+            ..SliceReport::new(slice, SliceOutcome::Failed)
+        };
+        let mut erasure = Erasure {
+            report: run_report(vec![failed], &["a leftover", "another"]),
+            is_complete: false,
+            failures: [(slice, EraseError::Announced)].into(),
+            leftovers: Some("a leftover".to_owned()),
+        };
+        on_erasure(&mut erasure);
+        assert_eq!(
+            erasure.report.slices[0].error.as_deref(),
+            Some(
+                "its first publication was announced but not committed, so its content is \
+                 unknown. Run `cdrlake run`, then erase again"
+            )
+        );
+        assert_eq!(
+            erasure.report.warnings,
+            ["a leftover. Run `cdrlake gc`", "another"]
+        );
     }
 }

@@ -11,8 +11,8 @@ use super::prune::versioning_hint;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
 use super::table::{counted, thousands};
 use super::{
-    CommandError, Exit, LAKE_STAYS, LakeArgs, OutputFormat, exit_of_removal, hint_for_warehouses,
-    interrupted_by_signals, json_text, print,
+    CommandError, Exit, LAKE_STAYS, LakeArgs, OutputFormat, advice, exit_of_removal,
+    hint_for_warehouses, interrupted_by_signals, json_text, print,
 };
 use crate::config::Config;
 use crate::ops::open::{existing_lake, existing_lake_for_writing};
@@ -73,7 +73,8 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
         return print(dry_run(args, &found.search).as_bytes());
     }
     let erasure = found.erase(&config, args.even_if_absent, &*observer, &interrupt);
-    let erasure = erasure.await?;
+    let mut erasure = erasure.await?;
+    advice::on_erasure(&mut erasure);
     print(outcome(args, &config, &found.search, &erasure).as_bytes())?;
     Ok(exit_of_removal(&erasure.report))
 }
@@ -149,6 +150,9 @@ fn outcome(args: &EraseArgs, config: &Config, found: &Search, erasure: &Erasure)
                 .iter()
                 .filter(|slice| slice.error.is_none())
                 .count();
+            for warning in &report.warnings {
+                writeln!(text, "warning: {warning}").expect("writing to memory does not fail");
+            }
             let last = if erasure.is_complete {
                 format!(
                     "Erased from {}. Future calls of the number are left out and counted as \

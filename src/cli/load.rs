@@ -69,7 +69,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
     if args.dry_run {
         let (plan, remarks) = load.preview(&config, observer, &interrupt).await?;
         for remark in remarks {
-            tracing::warn!("{remark}");
+            tracing::warn!("{}", advice::on_remark(&remark));
         }
         return print(render_plan(&plan, args.result.output.format).as_bytes());
     }

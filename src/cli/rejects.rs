@@ -92,6 +92,9 @@ fn render(rejects: &Rejects, show_numbers: bool) -> String {
     for problem in &rejects.unreadable {
         lines.push(format!("cannot be read: {problem}"));
     }
+    if rejects.is_any_missing {
+        lines.push("`cdrlake run` fetches the slices of missing files again.".to_owned());
+    }
     if rejects.groups.is_empty() {
         if rejects.unreadable.is_empty() {
             lines.push("Nothing was rejected.".to_owned());

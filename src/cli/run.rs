@@ -27,7 +27,7 @@ use crate::store::layout::{TABLE, run_report};
 use crate::store::location::Location;
 
 /// Most days a run looks back: a century.
-const MAX_DAYS: i64 = 36_500;
+const MAX_DAYS: u32 = 36_500;
 /// Most due slices and most troubles that a table for people lists.
 pub(super) const MAX_LINES: usize = 40;
 
@@ -42,7 +42,7 @@ pub(super) struct RangeArgs {
     #[arg(long, value_name = "DAY", value_parser = parse_day, conflicts_with = "last")]
     pub(super) to: Option<Date>,
     /// The last N days, ending with yesterday.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=MAX_DAYS))]
+    #[arg(long, value_name = "N", value_parser = parse_days)]
     pub(super) last: Option<u32>,
     /// Only calls of this direction.
     #[arg(long, value_name = "placed|received", value_parser = str::parse::<Direction>)]
@@ -100,6 +100,17 @@ impl From<&SelectionArgs> for Selection {
     }
 }
 
+fn parse_days(text: &str) -> Result<u32, String> {
+    let days = text
+        .parse()
+        .ok()
+        .filter(|days| (1..=MAX_DAYS).contains(days));
+    days.ok_or_else(|| {
+        let most = thousands(MAX_DAYS.into());
+        format!("`{text}` is not a number of days: write one from 1 to {most}")
+    })
+}
+
 /// How the result is printed.
 #[derive(Clone, Debug, Args)]
 #[command(next_help_heading = "Result")]
@@ -146,6 +157,7 @@ impl ResultArgs {
         screen: &Screen,
     ) -> Result<Exit, CommandError> {
         advice::on_run(&mut outcome.run.report, root);
+        advice::on_remarks(&mut outcome.run);
         let text = match self.output.format {
             OutputFormat::Json => json_text(&outcome.run.report),
             OutputFormat::Text => render_report(root, &outcome.plan, &outcome.run),
@@ -179,7 +191,7 @@ async fn print_plan(
     warn_of_cut(config, &selection);
     let (plan, remarks) = preview(config, &selection, Timestamp::now()).await?;
     for remark in remarks {
-        tracing::warn!("{remark}");
+        tracing::warn!("{}", advice::on_remark(&remark));
     }
     print(render_plan(&plan, format).as_bytes())
 }
@@ -486,6 +498,7 @@ mod tests {
         let run = RunResult {
             report,
             is_kept: false,
+            remarks: Vec::new(),
             stopped_by: None,
         };
         render_report(&"./lake".parse().unwrap(), plan, &run)

@@ -33,8 +33,10 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
         OutputFormat::Json => json_text(&status),
         OutputFormat::Text => {
             let list = lake.suppression().await?;
-            let unfinished = list.and_then(|list| list.describe_unfinished());
-            let last = unfinished.map_or_else(String::new, |text| format!("{text}.\n"));
+            let unfinished = list.and_then(|list| list.unfinished_remark());
+            let last = unfinished.map_or_else(String::new, |remark| {
+                format!("{}.\n", advice::on_remark(&remark))
+            });
             render(&status) + &last
         }
     };
@@ -76,8 +78,11 @@ fn render(status: &LakeStatus) -> String {
     }
     let last = slices().filter_map(|slice| slice.fetched_at).max();
     let last = last.map_or_else(
-        || "never".to_owned(),
-        |last| last.strftime("%Y-%m-%d %H:%M:%S UTC").to_string(),
+        || "nothing fetched yet".to_owned(),
+        |last| {
+            last.strftime("last fetch %Y-%m-%d %H:%M:%S UTC")
+                .to_string()
+        },
     );
     let pruned = match pruned {
         0 => String::new(),
@@ -86,7 +91,7 @@ fn render(status: &LakeStatus) -> String {
     write!(
         text,
         "\n{} closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a \
-         damaged ledger entry, {missing} missing{pruned}; last fetch {last}.\n\
+         damaged ledger entry, {missing} missing{pruned}; {last}.\n\
          ASR: share of answered calls. ACD: average duration of answered calls. fetched: last \
          fetch, UTC.\n",
         counted(*closed, "slice", "slices")

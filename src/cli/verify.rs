@@ -213,7 +213,7 @@ fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
     }
     if !found.unproven.is_empty() {
         lines.push(format!(
-            "{} accepted with a count mismatch, or without a count: {}.",
+            "{} accepted with a count mismatch, or closed without a count: {}.",
             counted(found.unproven.len() as u64, "slice was", "slices were"),
             joined_names(found.unproven.iter().map(Slice::to_string))
         ));

@@ -49,6 +49,7 @@ pub(crate) use file::{PublishedFile, is_intact};
 use identity::{FORMAT, Identity};
 pub(crate) use inventory::{Condition, LedgerEntry, SliceState};
 pub(crate) use publish::StagedSlice;
+use report::Remark;
 pub(crate) use table::{Table, TableChange, TableFiles, TableForm};
 
 /// An open lake.
@@ -61,7 +62,7 @@ pub struct Lake {
     /// How phone numbers are stored. The default if it was opened for reading.
     privacy: Arc<Privacy>,
     /// Differences between lake and configuration that do not make it another lake.
-    pub remarks: Vec<String>,
+    pub remarks: Vec<Remark>,
 }
 
 impl Lake {
@@ -164,10 +165,11 @@ impl Lake {
             });
         }
         if lake.identity.source_url != wanted.source_url {
-            lake.remarks.push(format!(
+            let remark = format!(
                 "source.url is {}, but this lake was created with {}",
                 wanted.source_url, lake.identity.source_url
-            ));
+            );
+            lake.remarks.push(remark.into());
         }
         Ok(Some(lake))
     }

@@ -181,7 +181,7 @@ impl Lake {
             && let Err(error) = self.table.remove(lease, slice, Some(file)).await
         {
             tracing::warn!(
-                "{slice}: the replaced file was not removed: {}. Run `cdrlake verify --repair`.",
+                "{slice}: the replaced file was not removed, so readers may count calls twice: {}",
                 crate::error::chain(&error)
             );
         }

@@ -235,6 +235,49 @@ pub struct RunReport {
     pub made_by: Option<String>,
 }
 
+/// A remark on a lake, a plan or an export that a person should read. A run report has it among its
+/// warnings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remark {
+    /// The remark, a sentence without a full stop.
+    pub text: String,
+    /// Its kind, where there is a specific remedy.
+    pub kind: Option<RemarkKind>,
+}
+
+/// The kind of a remark, which determines the advice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RemarkKind {
+    /// Erasures are incomplete.
+    UnfinishedErasures,
+    /// The table has files that belong to no slice.
+    ForeignFiles,
+    /// The lake and the export have different numbers of records of a day.
+    DifferingDays,
+    /// Days that are not loaded again were loaded with another time zone.
+    OtherTimezone,
+    /// The export has days before `window.start`.
+    DaysBeforeStart,
+    /// The export has days that had not ended.
+    UnendedDays,
+}
+
+impl From<String> for Remark {
+    fn from(text: String) -> Self {
+        Self { text, kind: None }
+    }
+}
+
+impl RemarkKind {
+    /// A remark of this kind.
+    pub(crate) fn remark(self, text: String) -> Remark {
+        Remark {
+            text,
+            kind: Some(self),
+        }
+    }
+}
+
 /// A unique ID of a run that sorts by time.
 pub(crate) fn new_run_id(now: Timestamp) -> String {
     format!(

@@ -6,6 +6,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use super::identity::FORMAT;
+use super::report::{Remark, RemarkKind};
 use super::{Lake, LakeError, json, parse_own};
 use crate::error::counted;
 use crate::privacy::{Privacy, PrivacyKey, Token};
@@ -42,16 +43,15 @@ pub(crate) struct SuppressedNumber {
 }
 
 impl SuppressionList {
-    /// A text on incomplete erasures, if there are any.
-    pub(crate) fn describe_unfinished(&self) -> Option<String> {
+    /// A remark on incomplete erasures, if there are any.
+    pub(crate) fn unfinished_remark(&self) -> Option<Remark> {
         let is_unfinished = |number: &&SuppressedNumber| number.erased_at.is_none();
         let numbers = self.numbers.iter().filter(is_unfinished).count();
         (numbers > 0).then(|| {
-            format!(
-                "{} incomplete, so calls of these numbers may still be in the lake. Run \
-                 `cdrlake erase` again for each number",
+            RemarkKind::UnfinishedErasures.remark(format!(
+                "{} incomplete, so calls of these numbers may still be in the lake",
                 counted(numbers as u64, "erasure is", "erasures are")
-            )
+            ))
         })
     }
 

@@ -195,7 +195,7 @@ async fn a_lake_is_created_once_and_opened_with_an_equal_identity() {
     let again = again.unwrap();
     assert_eq!(
         (&again.identity, &again.remarks),
-        (&identity(), &Vec::<String>::new())
+        (&identity(), &Vec::<Remark>::new())
     );
     assert_eq!(again.privacy().key().map(PrivacyKey::id), Some(key().id()));
     // Hosts move.
@@ -208,7 +208,7 @@ async fn a_lake_is_created_once_and_opened_with_an_equal_identity() {
     let moved = Lake::find(process(&objects), &moved).await.unwrap();
     let remark =
         "source.url is https://other.example, but this lake was created with https://api.example";
-    assert_eq!(moved.unwrap().remarks, [remark]);
+    assert_eq!(moved.unwrap().remarks, [Remark::from(remark.to_owned())]);
 }
 
 #[tokio::test(start_paused = true)]
@@ -608,7 +608,7 @@ async fn the_list_of_erased_numbers_has_one_key_and_each_number_once() {
         lake.suppress(key().id(), token, None).await.unwrap();
     }
     let list = lake.suppression().await.unwrap().unwrap();
-    let unfinished = list.describe_unfinished().unwrap();
+    let unfinished = list.unfinished_remark().unwrap().text;
     assert!(
         unfinished.contains("2 erasures are incomplete"),
         "{unfinished}"
@@ -630,7 +630,7 @@ async fn the_list_of_erased_numbers_has_one_key_and_each_number_once() {
         .await
         .unwrap();
     let list = lake.suppression().await.unwrap().unwrap();
-    assert_eq!(list.describe_unfinished(), None);
+    assert_eq!(list.unfinished_remark(), None);
 
     let refused = lake.suppress("another", &first, None).await;
     assert!(matches!(refused, Err(LakeError::OtherKey { .. })));

@@ -100,7 +100,7 @@ async fn ask_api(config: &Config, key: SecretString, now: Timestamp) -> Result<S
 async fn try_lake(config: &Config) -> Result<String, Error> {
     if let Some(lake) = find_lake(config).await? {
         for remark in &lake.remarks {
-            tracing::warn!("{remark}");
+            tracing::warn!("{}", remark.text);
         }
     }
     match &config.lake.url {

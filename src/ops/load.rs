@@ -18,6 +18,7 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
 use crate::error::{counted, joined_names, thousands};
 use crate::lake::Lake;
+use crate::lake::report::{Remark, RemarkKind};
 use crate::source::Source;
 use crate::source::files::{
     Export, ExportError, ExportSource, Input, SplitOptions, make_spool, split,
@@ -43,7 +44,7 @@ struct ReadExport {
     export: Export,
     /// Its slices, each with its number of records.
     slices: Vec<(Slice, u64)>,
-    remarks: Vec<String>,
+    remarks: Vec<Remark>,
     /// The lake, if there is one already.
     existing: Option<Lake>,
 }
@@ -74,7 +75,7 @@ impl Load {
         config: &Config,
         observer: Arc<dyn Observer>,
         interrupt: &CancellationToken,
-    ) -> Result<(Plan, Vec<String>), Error> {
+    ) -> Result<(Plan, Vec<Remark>), Error> {
         let refresh = self.refresh;
         let read = self.read(config, &observer, interrupt).await?;
         let lake = read.existing.as_ref();
@@ -177,24 +178,22 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
 }
 
 /// Remarks on slices that differ in the lake.
-fn remark_on_differing(planned: &LoadPlan) -> Vec<String> {
+fn remark_on_differing(planned: &LoadPlan) -> Vec<Remark> {
     let days = |slices: &[Slice]| {
         let days = slices.iter().map(|slice| slice.day.to_string());
         (!slices.is_empty()).then(|| joined_names(days))
     };
     let differing = days(&planned.differing).map(|days| {
-        format!(
+        RemarkKind::DifferingDays.remark(format!(
             "for these days, the lake and the export have different numbers of records, and the \
-             lake was not changed: {days}. Compare them with the provider with `cdrlake run`, or \
-             replace them with --refresh and all files of these days"
-        )
+             lake was not changed: {days}"
+        ))
     });
     let other_zone = days(&planned.of_other_zone).map(|days| {
-        format!(
+        RemarkKind::OtherTimezone.remark(format!(
             "these days were loaded with another source.assume_timezone, and were not changed: \
-             {days}. Calls that moved to another day are stored twice. Load the days again with \
-             --refresh, or fetch them with `cdrlake run --refresh`"
-        )
+             {days}. Calls that moved to another day are stored twice"
+        ))
     });
     differing.into_iter().chain(other_zone).collect()
 }
@@ -252,8 +251,8 @@ fn remarks(
     export: &Export,
     config: &Config,
     today: Date,
-) -> Result<Vec<String>, Error> {
-    let mut remarks = Vec::new();
+) -> Result<Vec<Remark>, Error> {
+    let mut remarks: Vec<Remark> = Vec::new();
     let undated = &export.undated;
     if undated.records > 0 {
         if !skip_undated {
@@ -263,36 +262,36 @@ fn remarks(
         }
         let were = if undated.records == 1 { "was" } else { "were" };
         let (records, examples) = (undated.counted(), undated.listed());
-        remarks.push(format!("{records}, and {were} left out: {examples}"));
+        remarks.push(format!("{records}, and {were} left out: {examples}").into());
     }
     if !export.missing_fields.is_empty() {
-        remarks.push(describe_missing(&export.missing_fields));
+        remarks.push(describe_missing(&export.missing_fields).into());
     }
     let empty = export.empty_files();
     if !empty.is_empty() {
-        remarks.push(format!("no records in {}", empty.join(", ")));
+        remarks.push(format!("no records in {}", empty.join(", ")).into());
     }
     if let Some((read, total)) = export.missing_pages() {
-        remarks.push(format!(
+        let text = format!(
             "the export has {} of a list of {}: pages are missing",
             counted(read, "call", "calls"),
             thousands(total)
-        ));
+        );
+        remarks.push(text.into());
     }
     if let Some(start) = config.window.start
         && let Some((first, _)) = export.days().next()
         && first < start
     {
-        remarks.push(format!(
-            "days from {first} on are before window.start ({start}), so run, status and verify \
-             skip them without --from"
-        ));
+        let text = format!("days from {first} on are before window.start ({start})");
+        remarks.push(RemarkKind::DaysBeforeStart.remark(text));
     }
     if !export.unended.is_empty() {
-        remarks.push(format!(
+        let text = format!(
             "the last line of {} has no newline, so its last value may be cut",
             export.unended.join(", ")
-        ));
+        );
+        remarks.push(text.into());
     }
     let (days, records) = export
         .days()
@@ -301,13 +300,12 @@ fn remarks(
             (days + 1, sum + records)
         });
     if days > 0 {
-        remarks.push(format!(
-            "{} of {} that had not ended {} left out. Fetch the whole days with `cdrlake run` \
-             later",
+        remarks.push(RemarkKind::UnendedDays.remark(format!(
+            "{} of {} that had not ended {} left out",
             counted(records, "record", "records"),
             counted(days, "day", "days"),
             if records == 1 { "was" } else { "were" },
-        ));
+        )));
     }
     Ok(remarks)
 }

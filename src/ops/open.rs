@@ -150,9 +150,8 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
         // It may be needed later: a number may be erased while a run is under way.
         Err(error) => {
             if config.privacy.key.is_some() {
-                no_key = Some(format!(
-                    "{error} (the key is not needed until a number is erased)"
-                ));
+                let problem = format!("{error} (the key is not needed until a number is erased)");
+                no_key = Some(problem.into());
             }
             privacy
         }
@@ -165,7 +164,7 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
     if let Some(list) = lake.suppression().await? {
         // Better now than in every slice.
         list.must_be_of(lake.privacy())?;
-        lake.remarks.extend(list.describe_unfinished());
+        lake.remarks.extend(list.unfinished_remark());
     }
     Ok(lake)
 }

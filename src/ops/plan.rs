@@ -15,6 +15,7 @@ use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, timezone_name};
 use crate::lake::ledger::{Commit, State};
+use crate::lake::report::{Remark, RemarkKind};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, SliceState, TableFiles, is_intact};
 use crate::store::ObjectState;
 use crate::store::layout;
@@ -193,7 +194,7 @@ pub(crate) async fn preview(
     config: &Config,
     selection: &Selection,
     now: Timestamp,
-) -> Result<(Plan, Vec<String>), Error> {
+) -> Result<(Plan, Vec<Remark>), Error> {
     let lake = find_lake(config).await?;
     let plan = plan(config, selection, lake.as_ref(), now).await?;
     let mut remarks = lake.map(|lake| lake.remarks).unwrap_or_default();
@@ -346,21 +347,20 @@ const MAX_NAMED: usize = 5;
 
 impl Plan {
     /// A remark on the foreign files, if there are any.
-    pub fn foreign_remark(&self) -> Option<String> {
+    pub fn foreign_remark(&self) -> Option<Remark> {
         let names = self.foreign.iter().take(MAX_NAMED).map(Path::as_ref);
         let names: Vec<&str> = names.collect();
         let more = self.foreign.len() - names.len();
         (!names.is_empty()).then(|| {
-            format!(
+            let more = match more {
+                0 => String::new(),
+                more => format!(" and {more} more"),
+            };
+            RemarkKind::ForeignFiles.remark(format!(
                 "the table has files that belong to no slice, and readers count them as calls: \
-                 {}{}. Remove them with `cdrlake verify --repair`",
-                names.join(", "),
-                if more > 0 {
-                    format!(" and {more} more")
-                } else {
-                    String::new()
-                }
-            )
+                 {}{more}",
+                names.join(", ")
+            ))
         })
     }
 

@@ -82,6 +82,9 @@ pub(crate) struct Rejects {
     pub groups: Vec<Group>,
     /// Files that are missing or cannot be read, and why.
     pub unreadable: Vec<String>,
+    /// Whether one of them is missing. A run fetches its slice again.
+    #[serde(skip)]
+    pub is_any_missing: bool,
 }
 
 impl Rejects {
@@ -127,8 +130,9 @@ impl Rejects {
             .map(|(slice, commit)| (slice, commit.counts.rejected))
             .filter(|(slice, rejected)| *rejected > 0 && !there.contains(slice));
         for (slice, rejected) in gone {
+            rejects.is_any_missing = true;
             rejects.unreadable.push(format!(
-                "{}: the file with {} is missing. `cdrlake run` fetches the slice again",
+                "{}: the file with {} is missing",
                 layout::rejects_file(slice),
                 counted(rejected, "record", "records")
             ));
@@ -217,7 +221,11 @@ async fn collect(
     }
     let mut groups: Vec<Group> = groups.into_values().collect();
     groups.sort_by_key(|group| (group.of_failed_attempts, std::cmp::Reverse(group.records)));
-    Ok(Rejects { groups, unreadable })
+    Ok(Rejects {
+        groups,
+        unreadable,
+        is_any_missing: false,
+    })
 }
 
 fn example(slice: Slice, file: &str, reject: &Reject<'_>, show_numbers: bool) -> Example {

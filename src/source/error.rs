@@ -13,7 +13,7 @@ use crate::retry::{Fate, RetryHint, RetryReason, StopCause};
 #[non_exhaustive]
 pub enum SourceError {
     /// 401, or 403 to all of a kind: no other request will fare better.
-    #[error("the API answered {status}: {message}. {hint}")]
+    #[error("{}. {hint}", describe_answer(*status, message))]
     Refused {
         /// The status.
         status: StatusCode,
@@ -54,6 +54,16 @@ pub enum SourceError {
         /// Why not.
         source: std::io::Error,
     },
+}
+
+/// The status of an answer and the server's words, unless these repeat the status.
+pub(crate) fn describe_answer(status: StatusCode, message: &str) -> String {
+    let reason = status.canonical_reason().unwrap_or_default();
+    if message.eq_ignore_ascii_case(reason) {
+        format!("the API answered {status}")
+    } else {
+        format!("the API answered {status}: {message}")
+    }
 }
 
 impl SourceError {

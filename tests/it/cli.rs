@@ -538,7 +538,7 @@ fn wrong_usage_and_configuration_end_with_status_2_before_anything_is_done() {
     refused(
         &workplace.run(&["run", "--from", "2999-01-01"]),
         2,
-        "no day to process: 2999-01-01 is after",
+        "the last day that has ended in UTC. Use an earlier day",
     );
     refused(
         &workplace.run(&["run"]),
@@ -548,7 +548,7 @@ fn wrong_usage_and_configuration_end_with_status_2_before_anything_is_done() {
     refused(
         &workplace.run(&["run", "--last", "0"]),
         2,
-        "0 is not in 1..=36500",
+        "`0` is not a number of days: write one from 1 to 36,500",
     );
     refused(
         &workplace.run(&["run", "--last", "3", "--direction", "sideways"]),
@@ -748,7 +748,7 @@ fn check_tells_what_works_and_what_does_not() {
     assert_eq!(ran.status, 2);
     assert!(
         ran.stdout
-            .contains("failed  API: the API answered 401 Unauthorized: Unauthorized"),
+            .contains("failed  API: the API answered 401 Unauthorized. Check source.api_key"),
         "{}",
         ran.stdout
     );

@@ -1038,8 +1038,10 @@ fn what_an_export_says_of_itself_is_told() {
         warnings[1],
         "the export has 3 calls of a list of 475: pages are missing"
     );
-    assert!(
-        warnings[2].starts_with("days from 2026-10-01 on are before window.start (2026-10-05)")
+    assert_eq!(
+        warnings[2],
+        "days from 2026-10-01 on are before window.start (2026-10-05). Use --from to include them \
+         in run, status and verify"
     );
 }
 

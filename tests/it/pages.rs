@@ -42,7 +42,7 @@ fn pages_of_any_round_size_are_walked() {
 fn a_short_stream_is_told_of_the_list_before_a_short_day_is_offered() {
     let (_workplace, _server, ran) = run_scripted(60, [ok_chunked(&calls(0, 33))]);
     let error = ran.report().slices[0].error.clone().unwrap();
-    let (list, accept) = (error.find("--via pages"), error.find("quality.reconcile"));
+    let (list, accept) = (error.find("--via pages"), error.find("--reconcile warn"));
     assert!(list.is_some() && list < accept, "{error}");
     // The list itself, or more calls than are counted, are not helped by the list.
     let (_workplace, _server, ran) = run_scripted(30, [ok_chunked(&calls(0, 33))]);

@@ -45,6 +45,55 @@ fn rank(name: &str) -> Option<usize> {
     ROOMS.iter().position(|known| *known == room)
 }
 
+/// The code of a file without its unit tests and comments, with texts of several lines joined.
+fn code_of(file: &Path) -> String {
+    let text = std::fs::read_to_string(file).unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let lines = code
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let mut joined = String::new();
+    for line in lines.map(str::trim_start) {
+        joined.push_str(line.trim_end_matches('\\'));
+        if !line.ends_with('\\') {
+            joined.push('\n');
+        }
+    }
+    joined
+}
+
+#[test]
+fn texts_of_the_library_name_no_commands_and_no_flags_of_the_program() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    // What a room above `ops` prints, and comments of SQL, which only a command prints.
+    let is_free = |within: &str| {
+        ["cli/", "warehouse/", "ops/warehouse.rs", "ops/tests/"]
+            .iter()
+            .any(|free| within.starts_with(free))
+    };
+    let mut found = Vec::new();
+    for file in sources(&root) {
+        let within = file.strip_prefix(&root).unwrap().to_string_lossy();
+        if is_free(&within) {
+            continue;
+        }
+        for line in code_of(&file).lines() {
+            let is_flag = |rest: &str| rest.starts_with(|first: char| first.is_ascii_lowercase());
+            let names_flag = line
+                .split([' ', '`', '"', '('])
+                .any(|word| word.strip_prefix("--").is_some_and(is_flag));
+            let is_of_another_program = line.contains("$(aws ");
+            if line.contains('"')
+                && !is_of_another_program
+                && (names_flag || line.contains("`cdrlake "))
+            {
+                found.push(format!("{within}: {line}"));
+            }
+        }
+    }
+    assert!(found.is_empty(), "{found:#?}");
+}
+
 #[test]
 fn a_room_imports_only_rooms_below_it() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -261,7 +261,7 @@ fn faults_that_pass_leave_no_mark_on_the_lake() {
 fn faults_that_stay_are_found() {
     let (workplace, ran) = run(&Simulator::start(&["--fault", "short=5"]), &[]);
     assert_eq!(ran.status, 1);
-    assert!(ran.stdout.contains("Set quality.reconcile"), "{ran:?}");
+    assert!(ran.stdout.contains("--reconcile warn"), "{ran:?}");
     assert_eq!(workplace.table(), [] as [&str; 0]);
     let (_workplace, ran) = run(&Simulator::start(&["--fault", "broken=100"]), &[]);
     assert_eq!(ran.status, 0, "{ran:?}");

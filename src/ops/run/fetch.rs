@@ -86,10 +86,10 @@ pub(super) enum FetchError {
     Panicked(#[from] Panicked),
     /// No attempt is left.
     #[error(
-        "{source}{} ({})",
+        "{}after {}: {source}",
         match exhausted {
             Exhausted::Attempts => "",
-            Exhausted::Time => ", and source.max_elapsed is used up",
+            Exhausted::Time => "source.max_elapsed is used up ",
         },
         counted(u64::from(*attempts), "attempt", "attempts")
     )]

@@ -25,7 +25,7 @@ use crate::body::csv::describe_missing;
 use crate::config::Config;
 use crate::error::Panicked;
 use crate::lake::Lake;
-use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
+use crate::lake::report::{Remark, RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::RunMark;
 use crate::retry::StopCause;
 use crate::source::Source;
@@ -51,7 +51,7 @@ pub struct RunOptions {
     /// Whether a slice may lose rows against the ledger.
     pub allow_shrink: bool,
     /// Remarks for the report, independent of the slices.
-    pub remarks: Vec<String>,
+    pub remarks: Vec<Remark>,
 }
 
 /// Everything that the slices of one run share.
@@ -227,6 +227,8 @@ pub struct RunResult {
     pub report: RunReport,
     /// Whether the lake keeps the report.
     pub is_kept: bool,
+    /// The remarks among the warnings of the report.
+    pub remarks: Vec<Remark>,
     /// Why it ended early, if it did.
     pub stopped_by: Option<Stop>,
 }
@@ -275,8 +277,10 @@ pub async fn run(
         run,
         started_at,
     });
-    for remark in context.lake.remarks.iter().chain(&context.options.remarks) {
-        context.warn(remark.clone());
+    let remarks = context.lake.remarks.iter().chain(&context.options.remarks);
+    let remarks: Vec<Remark> = remarks.cloned().collect();
+    for remark in &remarks {
+        context.warn(remark.text.clone());
     }
 
     let keeper = ReportKeeper {
@@ -328,6 +332,7 @@ pub async fn run(
     RunResult {
         report,
         is_kept,
+        remarks,
         stopped_by,
     }
 }

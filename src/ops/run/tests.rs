@@ -130,7 +130,7 @@ async fn attempts_come_to_an_end_and_the_report_says_after_how_many() {
     let source = Arc::new(ScriptedSource::new().with(slice(1), 3, answers));
     let ran = Ran::of(1, &source).await;
     assert_eq!(ran.outcome(1), (SliceOutcome::Failed, 4));
-    assert_eq!(ran.error(1), "the server is busy (4 attempts)");
+    assert_eq!(ran.error(1), "after 4 attempts: the server is busy");
     assert_eq!(ran.result.stopped_by, None);
 }
 
@@ -213,7 +213,7 @@ async fn an_answer_that_is_not_the_api_s_is_asked_for_thrice() {
         .with(slice(2), 3, [foreign(), foreign(), Calls(3)]);
     let ran = Ran::of(2, &Arc::new(source)).await;
     assert_eq!(ran.outcome(1), (SliceOutcome::Failed, 3));
-    assert_eq!(ran.error(1), "a web page (3 attempts)");
+    assert_eq!(ran.error(1), "after 3 attempts: a web page");
     assert_eq!(ran.outcome(2), (SliceOutcome::Committed, 3));
 }
 
@@ -223,7 +223,7 @@ async fn no_attempt_begins_once_the_time_for_it_is_used_up() {
     let source = ScriptedSource::new().with(slice(1), 3, [passing(Some(longest)), Calls(3)]);
     let ran = Ran::of(1, &Arc::new(source)).await;
     assert_eq!(ran.outcome(1), (SliceOutcome::Failed, 1));
-    let problem = "the server is busy, and source.max_elapsed is used up (1 attempt)";
+    let problem = "source.max_elapsed is used up after 1 attempt: the server is busy";
     assert_eq!(ran.error(1), problem);
     assert!(ran.took < longest);
 }

@@ -292,10 +292,10 @@ async fn foreign_files_are_named_up_to_a_limit() {
         put(&held.0, &Path::from(path), "x").await;
     }
     let all = remark().await.unwrap();
-    assert!(all.contains("/5.parquet. Remove"), "{all}");
+    assert!(all.text.ends_with("/5.parquet"), "{all:?}");
     put(&held.0, &Path::from("cdrs/dt=2026-10-02/6.parquet"), "x").await;
     let some = remark().await.unwrap();
-    assert!(some.contains("/5.parquet and 1 more. Remove"), "{some}");
+    assert!(some.text.ends_with("/5.parquet and 1 more"), "{some:?}");
 }
 
 #[test]

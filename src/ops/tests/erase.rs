@@ -18,7 +18,7 @@ use crate::lake::suppression::SuppressedNumber;
 use crate::lake::{Lake, TableForm};
 use crate::ops::Error;
 use crate::ops::days::Selection;
-use crate::ops::removal::erase::{Erasure, Search, erase, search, slices};
+use crate::ops::removal::erase::{EraseError, Erasure, Search, erase, search, slices};
 use crate::ops::removal::number::{NumberFound, validate};
 use crate::store::{FailureKind, layout};
 
@@ -354,7 +354,14 @@ async fn a_first_publication_that_was_never_committed_fails_its_slice() {
         .await;
     let erasure = erase_with(&world, &world.lake).await;
     assert!(!erasure.is_complete);
-    assert!(error(&erasure).contains("Run `cdrlake run`"), "{erasure:?}");
+    let expected =
+        "its first publication was announced but not committed, so its content is unknown";
+    assert_eq!(error(&erasure), expected);
+    let failure = erasure.failures.get(&slice(1));
+    assert!(
+        matches!(failure, Some(EraseError::Announced)),
+        "{failure:?}"
+    );
     assert_eq!(world.calls(slice(1)).await.len(), 3);
 }
 
@@ -446,7 +453,7 @@ async fn a_file_that_does_not_match_its_ledger_entry_is_left_alone() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_damaged_file_fails_its_slice_with_the_command_that_repairs_it() {
+async fn a_damaged_file_fails_its_slice_as_one_that_cannot_be_read() {
     let world = lake_with_number().await;
     world
         .put(&TableForm::Plain.new_path(slice(1)), "no Parquet")
@@ -456,7 +463,12 @@ async fn a_damaged_file_fails_its_slice_with_the_command_that_repairs_it() {
     let erasure = erase_with(&world, &world.lake).await;
     assert!(!erasure.is_complete);
     let problem = error(&erasure);
-    assert!(problem.contains("`cdrlake verify --repair`"), "{problem}");
+    assert!(
+        problem.starts_with("cannot read or rewrite its rows"),
+        "{problem}"
+    );
+    let failure = erasure.failures.get(&slice(1));
+    assert!(matches!(failure, Some(EraseError::Rows(_))), "{failure:?}");
 }
 
 #[tokio::test(start_paused = true)]

@@ -254,7 +254,9 @@ pub(super) async fn look(
         examined.counts = commit.counts.clone();
         examined.schema_version = commit.file.as_ref().map(|_| commit.schema_version);
         examined.has_duplicates = commit.reconcile == Verdict::MatchWithDuplicates;
-        examined.is_unproven = commit.state == State::Closed && !commit.reconcile.has_equal_count();
+        // Without a comparison, the next run compares an open slice.
+        examined.is_unproven = commit.reconcile == Verdict::Mismatch
+            || (commit.state == State::Closed && !commit.reconcile.has_equal_count());
     } else if let Some(file) = file
         && *condition == Condition::Sound
     {

@@ -162,7 +162,7 @@ pub struct VerifyReport {
     pub rejected: u64,
     /// Slices with a file, by the version of their columns.
     pub schema_versions: BTreeMap<u32, u64>,
-    /// Closed slices accepted with a count mismatch, or without a comparison of counts.
+    /// Slices accepted with a count mismatch, and closed slices without a comparison of counts.
     pub unproven: BTreeSet<Slice>,
     /// Slices whose count matches the provider's only with duplicates: calls may be missing.
     pub with_duplicates: BTreeSet<Slice>,

@@ -67,11 +67,11 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
         strays.push(Finding::stray(Fault::Leftover, &path, problem));
     }
     let list = lake.suppression().await?;
-    if let Some(problem) = list.and_then(|list| list.describe_unfinished()) {
+    if let Some(unfinished) = list.and_then(|list| list.unfinished_remark()) {
         strays.push(Finding::stray(
             Fault::Unfinished,
             &layout::suppression(),
-            &problem,
+            &unfinished.text,
         ));
     }
     let is_everything = *scope == Scope::default();

@@ -16,6 +16,7 @@ use super::{Api, Resource};
 use crate::body::decompress::{DecompressError, Decompressor, Encoding};
 use crate::error::{causes, chain, sanitized_excerpt};
 use crate::source::SourceError;
+use crate::source::error::describe_answer;
 use crate::store::location::is_loopback;
 
 /// This many responses with status 429 are not an accident.
@@ -160,7 +161,7 @@ impl Api {
         let body = self.error_body(&mut response).await;
         let message = self.server_message(&body);
         if status == StatusCode::NOT_FOUND && own_words(&body).is_some() {
-            let problem = format!("the API answered {status}: {message}");
+            let problem = describe_answer(status, &message);
             return Ok(Answer::Absent(response, problem));
         }
         Err(match status.as_u16() {
@@ -169,8 +170,8 @@ impl Api {
                 && !known.forbidden.swap(true, Ordering::Relaxed) =>
             {
                 SourceError::Permanent(format!(
-                    "the API answered {status}: {message}. The key is valid for other requests. \
-                     Ask the provider what this day needs"
+                    "{}. The key is valid for other requests. Ask the provider what this day needs",
+                    describe_answer(status, &message)
                 ))
             }
             401 | 403 => SourceError::Refused {
@@ -179,7 +180,7 @@ impl Api {
                 hint: refusal_hint(status, resource),
             },
             408 | 409 | 425 | 429 | 500.. => {
-                let mut problem = format!("the API answered {status}: {message}");
+                let mut problem = describe_answer(status, &message);
                 let longest = self.config.retry_max;
                 // Slightly longer waits are accepted: 61 seconds for a limit of one minute.
                 let most = longest.saturating_mul(2);
@@ -214,7 +215,7 @@ impl Api {
                     retry_after,
                 }
             }
-            _ => SourceError::Permanent(format!("the API answered {status}: {message}")),
+            _ => SourceError::Permanent(describe_answer(status, &message)),
         })
     }
 

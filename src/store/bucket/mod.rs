@@ -638,7 +638,7 @@ impl Housekeeping for BucketStore {
         self.inner.tracker.reopen();
         if settled.is_err() {
             tracing::warn!(
-                "The store does not answer: leases will expire, and `cdrlake gc` aborts uploads."
+                "The store does not answer. Leases will expire; uploads stay as leftovers."
             );
         }
     }

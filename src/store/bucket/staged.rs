@@ -278,7 +278,7 @@ impl Drop for StagedUpload {
                 if !retry.wait_for_next().await {
                     let error = store.failed(Action::Abort, &path, &error);
                     let problem = crate::error::chain(&error);
-                    tracing::warn!("{problem}. Run `cdrlake gc` later");
+                    tracing::warn!("{problem}. The bucket keeps what was uploaded, as a leftover");
                     break;
                 }
             }

@@ -8,28 +8,24 @@ use crate::slice_file::writer::WriteError;
 
 /// A slice could not be searched or rewritten.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum EraseError {
+pub enum EraseError {
+    /// The lake could not be read or written.
     #[error(transparent)]
     Lake(#[from] LakeError),
-    #[error(
-        "cannot read or rewrite its rows (if its file is damaged, run `cdrlake verify --repair`, \
-         which fetches the slice without the number; then erase again)"
-    )]
+    /// Its file may be damaged.
+    #[error("cannot read or rewrite its rows")]
     Rows(#[from] ConvertError),
+    /// One of its files, or a file in the spool, could not be read or written.
     #[error("cannot read or write one of its files")]
     File(#[from] std::io::Error),
-    #[error(
-        "it holds the number, but does not match its ledger entry, or has none. Restore its \
-         files, or run `cdrlake verify --repair`, which fetches the slice without the number; \
-         then erase again"
-    )]
+    /// Its files cannot be relied on.
+    #[error("it holds the number, but does not match its ledger entry, or has none")]
     Uncertain,
-    #[error(
-        "its first publication was announced but not committed, so its content is unknown. \
-         Run `cdrlake run`, then erase again"
-    )]
+    /// A run crashed while it published the slice.
+    #[error("its first publication was announced but not committed, so its content is unknown")]
     Announced,
-    #[error("the Parquet library panicked on its file. Run `cdrlake verify`")]
+    /// The Parquet library panicked.
+    #[error("the Parquet library panicked on its file")]
     Panic,
 }
 

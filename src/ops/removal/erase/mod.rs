@@ -17,18 +17,22 @@ mod rewrite;
 mod search;
 mod slice;
 
+use std::collections::BTreeMap;
+
 use futures::TryStreamExt;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
 use super::Removal;
+use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::error::chain;
 use crate::lake::report::{RunReport, SliceOutcome};
 use crate::lake::{Lake, LakeError};
 use crate::ops::run::reports::reports;
 use crate::privacy::Token;
+pub use error::EraseError;
 pub use search::{Holding, Search, search, slices};
 use slice::{ErasedSlice, Eraser};
 
@@ -39,6 +43,10 @@ pub struct Erasure {
     pub report: RunReport,
     /// Whether the lake no longer holds the number.
     pub is_complete: bool,
+    /// Why slices failed.
+    pub failures: BTreeMap<Slice, EraseError>,
+    /// The warning of the report about leftovers of crashed runs, if they could not be removed.
+    pub leftovers: Option<String>,
 }
 
 /// Puts the number onto the suppression list and removes its calls from every slice that holds one.
@@ -59,6 +67,7 @@ pub async fn erase(
     let key_id = lake.privacy().key().map_or("", |key| key.id()).to_owned();
     removal.changed_before = changed_by_unfinished(lake, token).await?;
     lake.suppress(&key_id, token, None).await?;
+    let mut failures = BTreeMap::new();
     // Listed again: runs may have published slices since the search.
     for slice in slices(lake).await? {
         let eraser = Eraser {
@@ -69,7 +78,10 @@ pub async fn erase(
             Ok(ErasedSlice::Changed(report)) => removal.slices.push(*report),
             Ok(ErasedSlice::NothingFound) => {}
             Ok(ErasedSlice::NotBegun) => removal.add_skipped(slice),
-            Err(error) => removal.add_failed(slice, chain(&error), error.is_hopeless()),
+            Err(error) => {
+                removal.add_failed(slice, chain(&error), error.is_hopeless());
+                failures.insert(slice, error);
+            }
         }
         done();
     }
@@ -77,18 +89,17 @@ pub async fn erase(
         .slices
         .iter()
         .all(|slice| slice.outcome == SliceOutcome::Committed);
-    let mut warnings = Vec::new();
     // Files staged by runs that crashed since the lake was opened.
     let leftovers = lake.remove_leftovers().await?;
-    if !leftovers.is_empty() {
+    let leftovers = (!leftovers.is_empty()).then(|| {
         let leftovers: Vec<String> = leftovers.iter().map(ToString::to_string).collect();
-        warnings.push(format!(
-            "leftovers of crashed runs could not be removed and may hold the number: {}. \
-             Run `cdrlake gc`",
+        format!(
+            "leftovers of crashed runs could not be removed and may hold the number: {}",
             leftovers.join(", ")
-        ));
-    }
-    let is_complete = is_everywhere && warnings.is_empty();
+        )
+    });
+    let mut warnings: Vec<String> = leftovers.iter().cloned().collect();
+    let is_complete = is_everywhere && leftovers.is_none();
     if is_complete {
         lake.suppress(&key_id, token, Some(Timestamp::now()))
             .await?;
@@ -99,6 +110,8 @@ pub async fn erase(
     Ok(Erasure {
         report,
         is_complete,
+        failures,
+        leftovers,
     })
 }
 
