@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use super::rooms::{code_of, sources};
+
 /// The last column of a line.
 const LAST_COLUMN: usize = 100;
 
@@ -9,15 +11,26 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// Every file below a directory, without what a build and Git keep.
+/// The paths that Git ignores.
+fn ignored() -> Vec<PathBuf> {
+    let list = std::fs::read_to_string(root().join(".gitignore")).unwrap();
+    let paths = list.lines().map(|line| root().join(line.trim_matches('/')));
+    paths.collect()
+}
+
+/// Every file below a directory, except hidden ones and those that Git ignores.
 fn files(directory: &Path) -> Vec<PathBuf> {
+    files_except(directory, &ignored())
+}
+
+fn files_except(directory: &Path, ignored: &[PathBuf]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         let name = path.file_name().unwrap().to_string_lossy().into_owned();
         if path.is_dir() && !path.is_symlink() {
-            if !name.starts_with('.') && !["target", "corpus", "demo-lake"].contains(&&*name) {
-                found.extend(files(&path));
+            if !name.starts_with('.') && name != "corpus" && !ignored.contains(&path) {
+                found.extend(files_except(&path, ignored));
             }
         } else {
             found.push(path);
@@ -26,24 +39,26 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The texts of all sources of the program.
-fn sources() -> Vec<String> {
-    files(&root().join("src"))
-        .into_iter()
-        .filter(|path| path.extension().is_some_and(|it| it == "rs"))
-        .map(|path| {
-            let text = std::fs::read_to_string(path).unwrap().replace("\\\"", "\"");
-            // Texts that go on in the next line.
-            let mut parts = text.split("\\\n");
-            let first = parts.next().unwrap_or_default().to_owned();
-            parts.fold(first, |text, part| text + part.trim_start())
-        })
-        .collect()
+/// The code of the program, without comments and tests.
+fn code() -> Vec<String> {
+    let files = sources(&root().join("src"));
+    let code = files.iter().map(|file| code_of(file).replace("\\\"", "\""));
+    code.collect()
 }
+
+/// A message that the program makes of the name of a key and a fixed end: only the end.
+fn without_key(message: &str) -> &str {
+    let (first, rest) = message.split_once(' ').unwrap_or((message, ""));
+    let is_key = first.contains('.') && KEYED.contains(&rest);
+    if is_key { rest } else { message }
+}
+
+/// The ends of messages that begin with any key.
+const KEYED: [&str; 1] = ["is not set"];
 
 #[test]
 fn every_message_in_the_troubleshooting_is_one_of_the_program() {
-    let sources = sources();
+    let code = code();
     let page = std::fs::read_to_string(root().join("docs/troubleshooting.md")).unwrap();
     let mut checked = 0;
     let mut gone = Vec::new();
@@ -54,7 +69,7 @@ fn every_message_in_the_troubleshooting_is_one_of_the_program() {
             let fragments = message.split('…');
             let fragments = fragments.map(|it| it.trim_matches([' ', '.', ',', '?']));
             let fragments = fragments.filter(|it| !it.is_empty());
-            let is_there = |it: &&str| sources.iter().any(|source| source.contains(*it));
+            let is_there = |it: &&str| code.iter().any(|code| code.contains(without_key(it)));
             gone.extend(fragments.filter(|it| !is_there(it)));
             checked += 1;
         }
@@ -81,7 +96,12 @@ fn is_defined(name: &str, sources: &[String]) -> bool {
 #[test]
 fn files_and_names_of_the_code_that_the_documentation_mentions_exist() {
     // A definition may be the first on its line.
-    let sources: Vec<String> = sources().iter().map(|it| it.replace('\n', " ")).collect();
+    let rust = files(&root().join("src"));
+    let rust = rust
+        .iter()
+        .filter(|path| path.extension().is_some_and(|it| it == "rs"));
+    let text = |path: &PathBuf| std::fs::read_to_string(path).unwrap();
+    let sources: Vec<String> = rust.map(|it| text(it).replace('\n', " ")).collect();
     let mut pages = files(&root().join("docs"));
     pages.extend(["README.md", "CONTRIBUTING.md"].map(|name| root().join(name)));
     let folders = ["src/", "tests/", "benches/", "fuzz/", "docs/"];
