@@ -250,7 +250,7 @@ impl Lake {
     }
 
     /// Removes all leftovers of crashed runs. Waits up to [`lease_expiry`](Self::lease_expiry)
-    /// where only time shows that a run is dead.
+    /// where only time shows that a run has crashed.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.

@@ -147,7 +147,7 @@ impl Lake {
         mark.ensure().await?;
         must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
-        // A run that takes this one for dead from now on sees the announcement. If one did so
+        // A run that declares this one crashed from now on sees the announcement. If one did so
         // before, this one must be marked again.
         mark.ensure().await?;
         self.must_know_all_erased(privacy).await?;

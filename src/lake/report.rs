@@ -389,18 +389,18 @@ impl RunReport {
 
     /// Adds the days that a crashed run changed without a report, and those of slices that it had
     /// `announced`.
-    pub fn add_days_of_crashed_run(&mut self, dead: &Self, announced: &BTreeSet<Slice>) {
-        if dead.slices.is_empty() && announced.is_empty() {
+    pub fn add_days_of_crashed_run(&mut self, crashed: &Self, announced: &BTreeSet<Slice>) {
+        if crashed.slices.is_empty() && announced.is_empty() {
             return;
         }
-        self.also_changed(dead.partitions_changed.iter().copied());
+        self.also_changed(crashed.partitions_changed.iter().copied());
         self.also_changed(announced.iter().map(|slice| slice.day));
         self.warnings.push(format!(
             "run {} crashed before it wrote a report. The changed days include those of {} that \
              it had committed or announced",
-            dead.run,
+            crashed.run,
             counted(
-                (dead.slices.len() + announced.len()) as u64,
+                (crashed.slices.len() + announced.len()) as u64,
                 "slice",
                 "slices"
             )

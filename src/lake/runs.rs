@@ -21,11 +21,11 @@ use crate::store::{LakeStore, Lease, LeaseState, Swap};
 
 /// Pause between attempts to acquire the lease of a run, and how long to try once its holder is
 /// known to be alive, in addition to the expiry time. Other processes hold it only briefly: to
-/// collect garbage, or because they take the run for dead.
+/// collect garbage, or because they conclude that the run has crashed.
 const LEASE_RETRY: Duration = Duration::from_millis(50);
 const LEASE_PATIENCE: Duration = Duration::from_secs(10);
 const NEVER_POISONED: &str = "no thread panics while holding it";
-/// Pause between reads of a lease whose holder may be dead.
+/// Pause between reads of a lease whose holder may have crashed.
 const UNPROVEN_LEASE_POLL: Duration = Duration::from_secs(1);
 
 /// Runs without a report, and what each has done so far.
@@ -49,10 +49,10 @@ impl Traces {
 }
 
 /// Shows other runs that this run is in progress: its marker, and a lease that lasts as long as it
-/// lives. A run that finds a marker with a free lease takes that run for dead, and reports what it
-/// had committed or announced. A run that was suspended for too long may have been taken for dead.
-/// So it checks its mark before each write and after each announcement and commit, and marks itself
-/// again.
+/// lives. A run that finds a marker with a free lease concludes that the run has crashed, and
+/// reports what it had committed or announced. A run that was suspended for too long may have been
+/// declared crashed. So it checks its mark before each write and after each announcement and
+/// commit, and marks itself again.
 #[derive(Debug)]
 pub(crate) struct RunMark {
     store: Arc<dyn LakeStore>,
@@ -74,7 +74,7 @@ impl RunMark {
     /// Ensures that the run is marked.
     ///
     /// # Errors
-    /// [`LakeError::NotAlone`] if it may have been taken for dead and the store ignores
+    /// [`LakeError::NotAlone`] if it may have been declared crashed and the store ignores
     /// conditional writes, so that another run may write the same files; [`LakeError`] if it cannot
     /// be marked.
     pub(crate) async fn ensure(&self) -> Result<(), LakeError> {
@@ -143,7 +143,7 @@ impl RunMark {
                 return Ok(());
             }
             let pause = match self.store.lease_state(&path).await? {
-                // If its holder is dead, it expires after the time that it contains.
+                // If its holder has crashed, it expires after the time that it contains.
                 LeaseState::Unproven => UNPROVEN_LEASE_POLL,
                 LeaseState::Free => LEASE_RETRY,
                 LeaseState::Held => {
@@ -168,12 +168,12 @@ impl RunMark {
 
 /// A crashed run without a report. While this value exists, the run cannot continue.
 #[derive(Debug)]
-pub(crate) struct DeadRun {
+pub(crate) struct CrashedRun {
     run: String,
     lease: Box<dyn Lease>,
 }
 
-impl DeadRun {
+impl CrashedRun {
     /// Name of the run.
     pub(crate) fn run(&self) -> &str {
         &self.run
@@ -194,7 +194,7 @@ impl Lake {
     }
 
     /// Stores the report of a run and ends the run. Replaces a report that another run wrote for it
-    /// because it took it for dead.
+    /// because it declared it crashed.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, or others write the report again and again.
@@ -277,7 +277,7 @@ impl Lake {
     }
 
     /// The runs other than `this` without a report, with their commits that are still in the
-    /// ledger. They are in progress or crashed, see [`is_dead`](Self::is_dead).
+    /// ledger. They are in progress or crashed, see [`has_crashed`](Self::has_crashed).
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
@@ -287,7 +287,7 @@ impl Lake {
             let Some(run) = layout::marked_run(&object.path).filter(|run| *run != this) else {
                 continue;
             };
-            // Where only time shows that a run is dead, this read starts the clock.
+            // Where only time shows that a run has crashed, this read starts the clock.
             self.store.lease_state(&layout::run_lease(run)).await?;
             marked.insert(run.to_owned(), Traces::default());
         }
@@ -332,7 +332,7 @@ impl Lake {
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub(crate) async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
+    pub(crate) async fn has_crashed(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
         let lease = layout::run_lease(run);
         let mut is_told = false;
         loop {
@@ -357,27 +357,28 @@ impl Lake {
         Ok(self.store.read(&layout::run_marker(run)).await?.is_some())
     }
 
-    /// Prevents a run that [is dead](Self::is_dead) from continuing; `None` if it has continued.
+    /// Prevents a run that [has crashed](Self::has_crashed) from continuing; `None` if it has
+    /// continued.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub(crate) async fn claim_dead(&self, run: &str) -> Result<Option<DeadRun>, LakeError> {
+    pub(crate) async fn claim_crashed(&self, run: &str) -> Result<Option<CrashedRun>, LakeError> {
         let Some(lease) = self.store.try_lease(&layout::run_lease(run)).await? else {
             return Ok(None);
         };
         let is_marked = self.store.read(&layout::run_marker(run)).await?.is_some();
         let run = run.to_owned();
-        Ok(is_marked.then_some(DeadRun { run, lease }))
+        Ok(is_marked.then_some(CrashedRun { run, lease }))
     }
 
-    /// Replaces the report of a dead run by what `make` returns for the existing one, unless that
-    /// is `None`. Removes the run's marker and its lease.
+    /// Replaces the report of a crashed run by what `make` returns for the existing one, unless
+    /// that is `None`. Removes the run's marker and its lease.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, or others write the report again and again.
-    pub(crate) async fn end_dead_run<T: Serialize + DeserializeOwned>(
+    pub(crate) async fn end_crashed_run<T: Serialize + DeserializeOwned>(
         &self,
-        dead: DeadRun,
+        crashed: CrashedRun,
         make: impl Fn(Option<T>) -> Option<T>,
     ) -> Result<(), LakeError> {
         let make = |found: Option<&[u8]>| {
@@ -385,12 +386,12 @@ impl Lake {
             let found = found.and_then(|bytes| serde_json::from_slice(bytes).ok());
             make(found).map(|report| compact_json(&report))
         };
-        self.keep_report(&dead.run, make).await?;
-        let marker = layout::run_marker(&dead.run);
-        if dead.lease.is_held() {
+        self.keep_report(&crashed.run, make).await?;
+        let marker = layout::run_marker(&crashed.run);
+        if crashed.lease.is_held() {
             self.store.delete(&marker).await?;
             // The run may have taken over the lease and marked itself again meanwhile.
-            if !dead.lease.is_held() {
+            if !crashed.lease.is_held() {
                 self.store.create(&marker, Bytes::new()).await?;
             }
         }

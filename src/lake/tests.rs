@@ -749,7 +749,7 @@ async fn the_ledger_is_read_by_day_and_direction_with_the_condition_of_each_entr
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_is_detected_while_it_lives_and_claimed_once_it_is_dead() {
+async fn a_run_is_detected_while_it_is_active_and_claimed_once_it_has_crashed() {
     let (objects, lake) = lake().await;
     let mark = lake.mark(DEAD, CancellationToken::new());
     mark.ensure().await.unwrap();
@@ -769,9 +769,9 @@ async fn a_run_is_detected_while_it_lives_and_claimed_once_it_is_dead() {
     assert_eq!(commits, said);
     assert!(watcher.marked_runs(DEAD).await.unwrap().is_empty());
     // It renews its lease.
-    assert!(!watcher.is_dead(DEAD, false).await.unwrap());
-    assert!(!watcher.is_dead(DEAD, true).await.unwrap());
-    assert!(watcher.claim_dead(DEAD).await.unwrap().is_none());
+    assert!(!watcher.has_crashed(DEAD, false).await.unwrap());
+    assert!(!watcher.has_crashed(DEAD, true).await.unwrap());
+    assert!(watcher.claim_crashed(DEAD).await.unwrap().is_none());
 
     // Its process is gone: the lease is neither renewed nor released.
     let lease = layout::run_lease(DEAD);
@@ -781,14 +781,14 @@ async fn a_run_is_detected_while_it_lives_and_claimed_once_it_is_dead() {
     put(&objects, &lease, last_words).await;
     let watcher = Lake::open(process(&objects), &identity(), privacy()).await;
     let watcher = watcher.unwrap();
-    assert!(!watcher.is_dead(DEAD, false).await.unwrap());
+    assert!(!watcher.has_crashed(DEAD, false).await.unwrap());
     let begun = tokio::time::Instant::now();
-    assert!(watcher.is_dead(DEAD, true).await.unwrap());
+    assert!(watcher.has_crashed(DEAD, true).await.unwrap());
     assert!(begun.elapsed() + Duration::from_secs(2) >= EXPIRY);
-    let dead = watcher.claim_dead(DEAD).await.unwrap().unwrap();
+    let dead = watcher.claim_crashed(DEAD).await.unwrap().unwrap();
     assert_eq!(dead.run(), DEAD);
     watcher
-        .end_dead_run(dead, |found: Option<String>| {
+        .end_crashed_run(dead, |found: Option<String>| {
             assert_eq!(found, None);
             Some("told".to_owned())
         })
@@ -799,9 +799,9 @@ async fn a_run_is_detected_while_it_lives_and_claimed_once_it_is_dead() {
     let report = watcher.run_report::<String>(DEAD).await.unwrap();
     assert_eq!(report.as_deref(), Some("told"));
     assert!(watcher.marked_runs("this").await.unwrap().is_empty());
-    assert!(watcher.claim_dead(DEAD).await.unwrap().is_none());
+    assert!(watcher.claim_crashed(DEAD).await.unwrap().is_none());
     // It has ended, for every process.
-    assert!(!watcher.is_dead(DEAD, true).await.unwrap());
+    assert!(!watcher.has_crashed(DEAD, true).await.unwrap());
 }
 
 /// Publishes a slice as the run of this mark.
@@ -817,7 +817,7 @@ async fn publish_as(lake: &Lake, mark: &RunMark, slice: Slice) -> Commit {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
+async fn a_run_declared_crashed_marks_itself_again_before_it_writes() {
     let (objects, lake) = lake().await;
     let mark = lake.mark(SLEEPER, CancellationToken::new());
     mark.ensure().await.unwrap();
@@ -832,7 +832,7 @@ async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_writes() {
         .unwrap();
     let other = Lake::open(process(&objects), &identity(), privacy()).await;
     let other = other.unwrap();
-    let dead = other.claim_dead(SLEEPER).await.unwrap().unwrap();
+    let dead = other.claim_crashed(SLEEPER).await.unwrap().unwrap();
     tokio::time::sleep(EXPIRY).await;
     let begun = tokio::time::Instant::now();
     let refused = mark.ensure().await.unwrap_err();

@@ -1,6 +1,6 @@
 //! Where calls come from: the [trait](Source) that a run uses, and its implementations.
 //!
-//! [`wavix`] asks the API; [`files`] reads what somebody exported from it, and asks the API for
+//! [`wavix`] asks the API; [`files`] reads exports from it, and asks the API for
 //! counts only.
 
 mod error;

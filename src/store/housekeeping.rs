@@ -37,7 +37,8 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
     }
 
     /// Removes all leftovers of crashed processes, and returns what it removed. Waits up to
-    /// [`lease_expiry`](super::Leases::lease_expiry) where only time shows that a process is dead.
+    /// [`lease_expiry`](super::Leases::lease_expiry) where only time shows that a process has
+    /// crashed.
     async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
         let removed = self.remove_leftovers().await?;
         Ok(Garbage {

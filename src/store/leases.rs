@@ -24,7 +24,7 @@ pub enum LeaseState {
     Free,
     /// A live process holds it.
     Held,
-    /// Its holder may be dead. On an object store this is certain after at most
+    /// Its holder may have crashed. On an object store this is certain after at most
     /// [`Leases::lease_expiry`].
     Unproven,
 }

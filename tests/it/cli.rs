@@ -158,7 +158,7 @@ fn a_log_without_a_reader_does_not_end_a_run() {
     assert_eq!(child.wait().unwrap().code(), Some(2));
 }
 
-/// A pseudo-terminal: what a person sees of it, and what a program is given.
+/// A pseudo-terminal: the side of the person, and the side of the program.
 fn terminal() -> (File, OwnedFd) {
     let (mut seen, mut given) = (0, 0);
     let none = std::ptr::null_mut();
@@ -191,7 +191,7 @@ fn a_terminal_that_is_closed_does_not_end_a_run() {
         .stderr(given)
         .spawn()
         .unwrap();
-    // Its copy of what the program has.
+    // This process's copy of the program's side.
     drop(command);
     let mut bar = [0; 1];
     seen.read_exact(&mut bar).unwrap();
@@ -203,7 +203,7 @@ fn a_terminal_that_is_closed_does_not_end_a_run() {
 }
 
 #[test]
-fn a_proxy_is_not_asked_for_what_is_on_this_machine() {
+fn requests_to_this_machine_bypass_the_proxy() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     let proxy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = format!("http://{}", proxy.local_addr().unwrap());
@@ -229,7 +229,7 @@ fn duplicates_are_dropped_conflicts_are_kept_and_both_are_counted() {
     let conflict = calls(1, 1).replace("\"duration\":60", "\"duration\":61");
     let no_id = calls(7, 1).replace("\"call_id\"", "\"other_id\"");
     let body = format!("{}{}{conflict}{no_id}{no_id}", calls(0, 3), calls(0, 2));
-    // The provider may count duplicates, which proves nothing, or not.
+    // The provider may include duplicates in its count; then a match proves nothing.
     for (total, verdict, attempts) in [(8, "match_with_duplicates", 2), (6, "match", 1)] {
         let (_server, workplace) = serving(&body, total);
         let ran = workplace.run_day(PLACED);
@@ -390,8 +390,8 @@ fn an_answer_with_another_day_s_calls_fails_and_leaves_the_closed_day_as_it_is()
 }
 
 #[test]
-fn a_count_that_is_reached_with_duplicates_is_asked_for_again() {
-    // One is lost and one came twice; the next time all come.
+fn a_slice_whose_count_matches_only_with_duplicates_is_fetched_again() {
+    // One call is missing and one is duplicated; the next attempt is complete.
     let server = Server::start();
     let doubled = calls(0, 99) + &calls(0, 1);
     server.on(
@@ -410,7 +410,7 @@ fn a_count_that_is_reached_with_duplicates_is_asked_for_again() {
         "{ran:?}"
     );
     assert_eq!(ran.json()["slices"][0]["reconcile"], "match");
-    // Other calls are doubled every time: nothing is proven.
+    // Other calls are duplicated in each attempt: nothing is proven.
     let others = |first| Answer::Records((calls(0, 99) + &calls(first, 1)).into());
     let server = Server::start();
     server.on(
@@ -437,7 +437,7 @@ fn a_count_that_is_reached_with_duplicates_is_asked_for_again() {
 }
 
 #[test]
-fn a_day_whose_count_is_reached_with_duplicates_stays_open_while_the_look_back_lasts() {
+fn a_day_whose_count_matches_only_with_duplicates_stays_open_during_the_look_back() {
     let (_server, workplace) = serving(&(calls(0, 50) + &calls(0, 50)), 100);
     let state = |lookback: &str| {
         let mut command = workplace.command(&[
@@ -496,7 +496,7 @@ fn today_is_published_open_and_never_reconciled() {
 }
 
 #[test]
-fn a_dry_run_and_a_plan_touch_nothing() {
+fn a_dry_run_and_a_plan_change_nothing() {
     let (server, workplace) = serving(&calls(0, 3), 3);
     for arguments in [
         &["plan", "--from", DAY, "--to", DAY][..],
@@ -587,7 +587,7 @@ fn wrong_usage_and_configuration_end_with_status_2_before_anything_is_done() {
 }
 
 #[test]
-fn a_lake_that_cannot_be_written_or_is_another_one_is_refused() {
+fn a_lake_that_is_not_writable_or_has_another_identity_is_refused() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     std::fs::write(workplace.path("file"), "").unwrap();
     refused(
@@ -645,7 +645,7 @@ fn a_link_that_leads_nowhere_is_named() {
 }
 
 #[test]
-fn a_lake_is_not_made_inside_another() {
+fn a_lake_inside_another_lake_is_refused() {
     let (_server, workplace) = serving(&calls(0, 1), 1);
     assert_eq!(workplace.run_day(PLACED).status, 0);
     for inside in ["lake/cdrs", "lake/cdrs/x/y", "lake/_cdrlake"] {
@@ -659,7 +659,7 @@ fn a_lake_is_not_made_inside_another() {
 }
 
 #[test]
-fn status_shows_the_lake_by_day_with_its_holes() {
+fn status_shows_the_lake_by_day_with_its_gaps() {
     let body = format!(
         "{}{}",
         calls(0, 3),
@@ -715,7 +715,7 @@ fn status_shows_the_lake_by_day_with_its_holes() {
 }
 
 #[test]
-fn check_tells_what_works_and_what_does_not() {
+fn check_reports_what_works_and_what_does_not() {
     let server = Server::start();
     server.on("/v1/cdrs?", [count(7)]);
     let workplace = Workplace::new(&server);
@@ -767,7 +767,7 @@ fn check_tells_what_works_and_what_does_not() {
 }
 
 #[test]
-fn shells_and_manuals_are_served() {
+fn completions_and_the_manual_page_are_printed() {
     let workplace = Workplace::with_url("http://127.0.0.1:1");
     for shell in ["bash", "zsh", "fish"] {
         assert!(
@@ -836,7 +836,7 @@ fn a_proxy_that_cannot_be_reached_is_named_without_its_password() {
 }
 
 #[test]
-fn a_redirect_on_the_same_host_is_no_reason_to_set_the_address_that_is_set() {
+fn a_redirect_on_the_same_host_does_not_suggest_the_same_address() {
     let server = Server::start();
     let to = |place: &str| {
         let head = "HTTP/1.1 301 Moved Permanently\r\nContent-Length: 0\r\nLocation: ";
@@ -854,7 +854,7 @@ fn a_redirect_on_the_same_host_is_no_reason_to_set_the_address_that_is_set() {
 }
 
 #[test]
-fn every_command_offers_what_it_uses_and_ends_with_an_example() {
+fn every_command_has_the_flags_that_it_uses_and_ends_with_an_example() {
     let workplace = Workplace::with_url("http://127.0.0.1:1");
     let all = [
         "--source-url",

@@ -161,7 +161,7 @@ async fn files_are_published_whole_and_only_over_what_was_seen(open: Open<'_>, i
         let copy = other.local_copy(&path).await.unwrap().unwrap();
         assert!(std::fs::read(&copy.path).unwrap() == bytes);
     }
-    // Somebody removed it meanwhile.
+    // It was removed meanwhile.
     let seen = store.state(&path).await.unwrap().unwrap().version;
     let staged = store
         .stage(&path, spooled(&*store, "x.parquet", b"x"))

@@ -37,7 +37,7 @@ fn run_traced(total: u64, stream: impl IntoIterator<Item = Answer>) -> (Workplac
     (workplace, server, ran)
 }
 
-/// What a connection and a transport do wrong, and what is said of it.
+/// Faults of connection and transport, each with the message for it.
 fn broken_transports() -> Vec<(&'static str, Answer, &'static str)> {
     let whole = calls(0, 3);
     let sized_head =
@@ -103,7 +103,7 @@ fn broken_transports() -> Vec<(&'static str, Answer, &'static str)> {
     ]
 }
 
-/// What ends properly and is not what it should be.
+/// Complete answers with wrong content, each with the message for it.
 fn broken_answers() -> Vec<(&'static str, Answer, &'static str)> {
     let whole = calls(0, 3);
     let error = "{\"success\":false,\"message\":\"Internal error\"}\n";
@@ -155,8 +155,8 @@ fn broken_answers() -> Vec<(&'static str, Answer, &'static str)> {
     ]
 }
 
-/// Statuses that may pass.
-fn passing_statuses() -> Vec<(&'static str, Answer, &'static str)> {
+/// Statuses that may be transient.
+fn transient_statuses() -> Vec<(&'static str, Answer, &'static str)> {
     let busy = |status| {
         let words = "{\"success\":false,\"message\":\"busy\"}";
         (status, sized(status, "Retry-After: 0\r\n", words), "busy")
@@ -175,9 +175,9 @@ fn passing_statuses() -> Vec<(&'static str, Answer, &'static str)> {
 }
 
 #[test]
-fn what_may_pass_is_tried_again_from_the_beginning() {
+fn a_transient_fault_is_retried_from_the_beginning() {
     let whole = calls(0, 3);
-    let all = [broken_transports(), broken_answers(), passing_statuses()];
+    let all = [broken_transports(), broken_answers(), transient_statuses()];
     for (name, fault, said) in all.concat() {
         let (workplace, _server, ran) = run_traced(3, [fault, ok_chunked(&whole)]);
         assert_eq!(ran.status, 0, "{name}: {ran:?}");
@@ -198,9 +198,9 @@ fn what_may_pass_is_tried_again_from_the_beginning() {
 }
 
 #[test]
-fn what_never_passes_is_given_up_after_all_attempts_and_leaves_the_table_as_it_was() {
+fn a_fault_that_persists_fails_the_slice_after_all_attempts_and_leaves_the_table_unchanged() {
     let whole = calls(0, 3);
-    let all = [broken_transports(), broken_answers(), passing_statuses()];
+    let all = [broken_transports(), broken_answers(), transient_statuses()];
     for (name, fault, said) in all.concat() {
         // The lake holds two calls of the day already.
         let server = Server::start();
@@ -230,19 +230,19 @@ fn what_never_passes_is_given_up_after_all_attempts_and_leaves_the_table_as_it_w
         let entry = workplace.lake_files()[&format!("_cdrlake/ledger/placed/{DAY}.json")].clone();
         let entry: serde_json::Value = serde_json::from_slice(&entry).unwrap();
         let problem = entry["failed"]["problem"].as_str().unwrap();
-        assert!(is_told_as(problem, error), "{name}: {problem}");
+        assert!(matches_the_ledger(problem, error), "{name}: {problem}");
         assert_eq!(entry["committed"]["counts"]["rows"], 2, "{name}");
     }
 }
 
-/// Whether what the ledger notes of a slice is what a command told, without what to do about it.
-fn is_told_as(noted: &str, told: &str) -> bool {
+/// Whether the ledger's text on a slice is the one that a command printed, without its advice.
+fn matches_the_ledger(noted: &str, told: &str) -> bool {
     let advice = told.strip_prefix(noted);
     advice.is_some_and(|advice| advice.is_empty() || advice.starts_with(". "))
 }
 
 #[test]
-fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
+fn a_permanent_fault_fails_the_slice_with_a_reason_and_leaves_the_lake_unchanged() {
     let whole = calls(0, 3);
     for (name, fault, attempts, expected) in [
         ("cut for ever", cut(&whole), 3, "the stream broke off"),
@@ -315,12 +315,12 @@ fn what_does_not_pass_fails_the_slice_with_a_reason_and_leaves_the_lake() {
             serde_json::from_slice(&workplace.lake_files()[&entry]).unwrap();
         assert_eq!(entry["committed"], serde_json::Value::Null, "{name}");
         let problem = entry["failed"]["problem"].as_str().unwrap();
-        assert!(is_told_as(problem, error), "{name}: {problem}");
+        assert!(matches_the_ledger(problem, error), "{name}: {problem}");
     }
 }
 
 #[test]
-fn no_redirect_is_followed_and_its_target_never_hears_the_key() {
+fn no_redirect_is_followed_and_its_target_never_receives_the_key() {
     for status in [
         "301 Moved Permanently",
         "302 Found",
@@ -449,7 +449,7 @@ fn an_unreachable_host_ends_the_run_with_one_sentence() {
 }
 
 #[test]
-fn a_name_that_no_server_has_and_an_address_that_does_not_answer_are_the_network_s_fault() {
+fn an_unknown_name_and_an_address_that_does_not_answer_are_network_errors() {
     // No name under .invalid ever resolves (RFC 6761). A listener whose queue is full lets other
     // clients wait until the time to connect is over.
     let listener =
@@ -468,7 +468,7 @@ fn a_name_that_no_server_has_and_an_address_that_does_not_answer_are_the_network
         })
         .collect();
     for (url, problem) in [
-        // Whether it takes long to know depends on the machine.
+        // How long this takes depends on the machine.
         ("https://api.invalid".to_owned(), "api.invalid"),
         (format!("http://{full}"), "did not answer for 1.5s"),
     ] {
@@ -492,7 +492,7 @@ fn a_name_that_no_server_has_and_an_address_that_does_not_answer_are_the_network
 }
 
 #[test]
-fn a_stream_without_end_fails_its_slice_at_the_limit_and_is_not_asked_for_again() {
+fn an_endless_stream_fails_its_slice_at_the_limit_and_is_not_retried() {
     let mut bomb = GzEncoder::new(Vec::new(), Compression::best());
     for _ in 0..1_000 {
         bomb.write_all(calls(0, 1).repeat(100).as_bytes()).unwrap();
@@ -503,7 +503,7 @@ fn a_stream_without_end_fails_its_slice_at_the_limit_and_is_not_asked_for_again(
     for answer in [
         sized("200 OK", gzip, &bomb),
         ok_chunked(&calls(0, 9_000)),
-        // Not one line in it.
+        // It contains no line.
         ok_chunked(&"x".repeat(2_000_000)),
     ] {
         let server = Server::start();
@@ -542,7 +542,7 @@ fn a_line_longer_than_any_record_is_rejected_and_costs_no_memory() {
 }
 
 #[test]
-fn the_paths_of_before_june_2026_are_tried_once() {
+fn the_paths_used_before_june_2026_are_tried_once() {
     let server = Server::start();
     server
         .on("/v1/cdr/all?", [ok_chunked(&calls(0, 3))])
@@ -559,7 +559,7 @@ fn the_paths_of_before_june_2026_are_tried_once() {
     assert_eq!(server.requests("/v1/cdrs?").len(), 1);
     assert_eq!(server.requests("/v1/cdrs/all").len(), 1);
 
-    // The stream moved, the list did not: each is remembered by itself.
+    // The stream has moved, the list has not: each path is remembered separately.
     let server = Server::start();
     server
         .on("/v1/cdrs/all?", [ok_chunked(&calls(0, 3))])
@@ -624,7 +624,7 @@ fn a_key_in_the_server_s_last_words_is_not_printed() {
 }
 
 #[test]
-fn each_kind_of_setback_has_its_own_limit() {
+fn each_reason_to_retry_has_its_own_limit() {
     let whole = calls(0, 3);
     let busy = || sized("503 Service Unavailable", "Retry-After: 0\r\n", "{}");
     let page = || sized("200 OK", "Content-Type: text/html\r\n", "<html></html>");
@@ -655,7 +655,7 @@ fn each_kind_of_setback_has_its_own_limit() {
 }
 
 #[test]
-fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
+fn an_answer_without_any_record_does_not_come_from_the_api() {
     let garbage = "upstream connect error or disconnect/reset before headers\n";
     let (workplace, _server, ran) = run_scripted(1, [ok_chunked(garbage)]);
     assert_eq!(ran.status, 1);
@@ -674,7 +674,7 @@ fn an_answer_without_a_single_record_in_it_is_not_the_api_s() {
 }
 
 #[test]
-fn what_stalls_is_given_up_and_tried_again() {
+fn a_stalled_stream_is_ended_and_retried() {
     let whole = calls(0, 3);
     let head =
         "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nContent-Length: 1000000\r\n\r\n";
@@ -732,7 +732,7 @@ fn numbers_in_a_server_s_words_are_not_printed() {
 }
 
 #[test]
-fn a_count_that_moves_meanwhile_makes_the_slice_be_fetched_once_more() {
+fn a_count_that_changes_during_a_fetch_makes_the_slice_fetch_again() {
     let server = Server::start();
     server
         .on("/v1/cdrs?", [count(2), count(3)])

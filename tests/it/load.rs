@@ -31,7 +31,7 @@ fn with_export(total: u64, export: impl AsRef<[u8]>) -> (Workplace, Server) {
     (workplace, server)
 }
 
-/// No run has left anything in the folder where exports are split.
+/// Asserts that the directory where exports are split is empty.
 fn assert_no_spool(workplace: &Workplace) {
     let left: Vec<_> = std::fs::read_dir(workplace.path("spool"))
         .unwrap()
@@ -134,7 +134,7 @@ fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
         assert_eq!(workplace.digests(), expected, "{form}");
         assert_eq!(workplace.run(&["verify"]).status, 0, "{form}");
         assert_no_spool(&workplace);
-        // The same by standard input, and nothing is done twice.
+        // The same export on standard input; no slice is loaded twice.
         if let [(_, content)] = &files[..] {
             let mut child = workplace
                 .command(&[&["load", "--format", "json"], PLACED].concat())
@@ -164,7 +164,7 @@ fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
 }
 
 #[test]
-fn what_the_lake_has_is_replaced_only_on_request_and_never_by_less() {
+fn a_slice_of_the_lake_is_replaced_only_on_request_and_never_by_fewer_rows() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     let loaded = load(&workplace, &["export"]);
     assert_eq!(loaded.status, 0, "{loaded:?}");
@@ -189,7 +189,7 @@ fn what_the_lake_has_is_replaced_only_on_request_and_never_by_less() {
 }
 
 #[test]
-fn a_day_of_which_the_provider_counts_otherwise_is_not_loaded_and_others_are() {
+fn a_day_with_a_count_mismatch_is_not_loaded_and_other_days_are() {
     let other_day = calls(10, 2).replace(DAY, "2026-10-02");
     let (workplace, server) = with_export(3, calls(0, 3) + &other_day);
     let loaded = load(&workplace, &["export"]);
@@ -303,7 +303,7 @@ fn assert_reject_names_its_place(form: &str, files: &[(&str, Vec<u8>)], of: usiz
     let place = ["export_file", "line", "byte"].map(|key| rejects[0][key].clone());
     let expected: [Value; 3] = [(*name).into(), line.into(), byte.into()];
     assert_eq!(place, expected, "{form}: {rejects:?}");
-    // Of JSON the record's text as well, and of whatever is no text its wrong byte.
+    // For JSON also the record's text; for text that is not UTF-8 its invalid byte.
     if text.starts_with(b"{") {
         let kept = String::from_utf8_lossy(text).replace('\n', " ");
         assert_eq!(rejects[0]["text"], kept, "{form}");
@@ -323,7 +323,7 @@ fn assert_reject_names_its_place(form: &str, files: &[(&str, Vec<u8>)], of: usiz
 }
 
 #[test]
-fn a_reject_says_where_its_record_stands_in_the_json_of_the_user() {
+fn a_reject_names_the_place_of_its_record_in_the_user_s_json() {
     let pretty = |record: &str| {
         let value: Value = serde_json::from_str(record).unwrap();
         serde_json::to_string_pretty(&value).unwrap()
@@ -336,7 +336,7 @@ fn a_reject_says_where_its_record_stands_in_the_json_of_the_user() {
     };
     let (first, second) = (calls(0, 1), calls(1, 1));
     let (first, second) = (first.trim(), second.trim());
-    // It lies between those of the day, and the file of its day holds none of it.
+    // It lies between records of the day, and the file of its day does not contain it.
     let other = first.replace(DAY, "2026-10-02");
     let broken = first.replace("0.027", "much");
     let lines = [first, &other, &broken, second, ""].join("\n");
@@ -370,7 +370,7 @@ fn a_reject_says_where_its_record_stands_in_the_json_of_the_user() {
 }
 
 #[test]
-fn a_reject_says_where_its_row_stands_in_the_csv_of_the_user() {
+fn a_reject_names_the_place_of_its_row_in_the_user_s_csv() {
     let header = "call_id,date,from,to,duration,charge,note\n";
     let row = |note: &str, charge: &str| format!("c,{DAY}T10:00:00Z,1,2,3,{charge},\"{note}\"\r\n");
     let good = row("a\nb", "0.1");
@@ -397,11 +397,11 @@ fn a_reject_says_where_its_row_stands_in_the_csv_of_the_user() {
 }
 
 #[test]
-fn a_record_as_long_as_one_may_be_is_loaded_however_much_longer_it_is_made() {
+fn a_record_of_the_maximum_length_is_loaded_although_conversion_makes_it_longer() {
     const LIMIT: usize = 2_000;
     let name = "n".repeat(1_000);
     let start = format!("{DAY}T10:00:00Z,1,2,3,4,");
-    // Six bytes each in JSON, to which the name is added.
+    // Each takes six bytes in JSON, and the name of the column is added.
     let text = "\u{1}".repeat(LIMIT - start.len());
     let csv = format!("date,from,to,duration,charge,{name}\n{start}{text}\n");
     let start = format!("{{\"date\":\"{DAY}T10:00:00Z\",\"x\":\"");
@@ -471,7 +471,7 @@ fn no_option_turns_a_header_into_a_record_or_drops_the_lines_behind_it() {
 }
 
 #[test]
-fn a_line_that_is_too_long_may_be_many_records_and_is_left_out_by_no_option() {
+fn a_line_that_is_too_long_may_be_many_records_and_no_option_skips_it() {
     let lines = calls(0, 40);
     let export = lines
         .replacen('\n', "\r", 1)
@@ -493,7 +493,7 @@ fn a_line_that_is_too_long_may_be_many_records_and_is_left_out_by_no_option() {
 }
 
 #[test]
-fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
+fn a_file_that_is_no_export_or_is_incomplete_is_named_and_changes_nothing() {
     let whole = calls(0, 3);
     let array = format!("[{}]", whole.trim().replace('\n', ","));
     let cut = |text: &str| text[..text.len() - 20].to_owned().into_bytes();
@@ -566,7 +566,7 @@ fn what_is_no_export_or_not_all_of_one_changes_nothing_and_is_named() {
 }
 
 #[test]
-fn an_odd_file_is_read_or_named_for_what_it_is() {
+fn an_odd_file_is_read_or_its_kind_is_named() {
     let lines = calls(0, 3);
     let records: Vec<Value> = lines
         .lines()
@@ -665,7 +665,7 @@ fn an_odd_file_is_read_or_named_for_what_it_is() {
 }
 
 #[test]
-fn who_does_not_compare_needs_neither_key_nor_api() {
+fn a_load_without_counts_needs_neither_key_nor_api() {
     let (workplace, _server) = with_export(0, calls(0, 3));
     workplace.configure(
         "[source]\nurl = \"http://127.0.0.1:1\"\nretry_base = \
@@ -701,10 +701,10 @@ fn an_export_is_as_old_as_its_newest_record_unless_the_provider_counts_the_same(
     for (export, reconcile, state) in [
         (calls(0, 3), "off", "open"),
         (calls(0, 3) + &two_days_later, "off", "closed"),
-        // Some clock was wrong.
+        // Clock skew.
         (calls(0, 3) + &in_the_future, "off", "open"),
         (calls(0, 3), "fail", "closed"),
-        // The provider has more, and is to be asked for it.
+        // The provider has more calls, so a run has to fetch the day.
         (calls(0, 2) + &two_days_later, "warn", "open"),
     ] {
         let (workplace, _server) = with_export(3, export);
@@ -713,7 +713,7 @@ fn an_export_is_as_old_as_its_newest_record_unless_the_provider_counts_the_same(
         let slices = loaded.json()["slices"].as_array().unwrap().clone();
         let slice = slices.iter().find(|slice| slice["day"] == DAY).unwrap();
         assert_eq!(slice["state"], state, "{reconcile}");
-        // It is there, and not loaded again; a run will see to it.
+        // The lake has it, so a load skips it; a run fetches it again.
         let again = load(&workplace, &["export", "--reconcile", reconcile]);
         assert_eq!(again.report().slices.len(), 0);
     }
@@ -735,7 +735,7 @@ fn a_day_is_as_old_as_the_older_of_its_files() {
 }
 
 #[test]
-fn a_slice_that_is_in_the_lake_stays_also_where_its_last_attempt_failed() {
+fn a_slice_in_the_lake_stays_even_if_its_last_attempt_failed() {
     let (workplace, server) = with_export(3, calls(0, 3));
     assert_eq!(load(&workplace, &["export"]).status, 0);
     server.on(
@@ -763,7 +763,7 @@ fn a_slice_that_is_in_the_lake_stays_also_where_its_last_attempt_failed() {
 }
 
 #[test]
-fn csv_in_another_encoding_is_rejected_by_its_days_and_one_without_a_last_newline_is_doubted() {
+fn csv_in_another_encoding_is_rejected_by_day_and_a_missing_last_newline_is_a_warning() {
     let row = |trunk: &str| format!("{DAY}T10:00:00Z,0.01,{trunk},,,\n");
     let latin = b"2026-10-01T10:00:00Z,0.02,caf\xE9,,,\n";
     let whole = [
@@ -833,7 +833,7 @@ fn archives_with_large_windows_and_pipes_are_read() {
 }
 
 #[test]
-fn days_are_cut_where_the_account_cuts_them_and_those_that_have_not_ended_are_left_out() {
+fn days_are_cut_in_the_account_s_time_zone_and_days_that_have_not_ended_are_left_out() {
     let night = calls(0, 1).replace("T10:00", "T03:00");
     let tomorrow = jiff::Timestamp::now() + jiff::SignedDuration::from_hours(50);
     let later = calls(5, 2).replace(DAY, &tomorrow.strftime("%Y-%m-%d").to_string());
@@ -885,7 +885,7 @@ fn a_load_that_waits_for_its_input_can_be_interrupted() {
 }
 
 #[test]
-fn a_dry_run_says_what_would_be_loaded_and_needs_no_key() {
+fn a_dry_run_prints_what_would_be_loaded_and_needs_no_key() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     workplace.reconfigure("TEST_KEY", "NO_SUCH_VARIABLE");
     let planned = workplace.run(&[&["load", "export", "--dry-run"], PLACED].concat());
@@ -898,7 +898,7 @@ fn a_dry_run_says_what_would_be_loaded_and_needs_no_key() {
 }
 
 #[test]
-fn a_number_in_the_name_of_a_file_gets_neither_into_the_lake_nor_into_what_is_said() {
+fn a_number_in_a_file_name_reaches_neither_the_lake_nor_a_message() {
     let (workplace, _server) = with_export(3, "");
     let name = "calls-4917012345678-2026-10-01.csv";
     let csv = format!("date,from,to,duration,charge\nx,,,,\n{DAY}T10:00:00Z,1,2,3,4");
@@ -936,7 +936,7 @@ fn a_number_in_the_name_of_a_file_gets_neither_into_the_lake_nor_into_what_is_sa
 }
 
 #[test]
-fn a_day_of_a_clock_that_had_none_makes_no_partition() {
+fn a_record_dated_by_an_unset_clock_makes_no_partition() {
     let body = "{\"date\":\"0001-01-01T00:00:00Z\"}\n{\"date\":\"1970-01-01T00:00:00Z\"}\n\
          {\"date\":\"9999-12-31T23:00:00-02:00\"}\n";
     let (workplace, _server) = with_export(1, calls(0, 1) + body);
@@ -975,7 +975,7 @@ fn a_spool_without_room_is_named_with_its_key() {
 }
 
 #[test]
-fn counts_that_cannot_be_had_fail_as_they_do_in_a_run() {
+fn unavailable_counts_fail_a_load_as_they_fail_a_run() {
     let (workplace, server) = with_export(3, calls(0, 3));
     server.on(
         "/v1/cdrs?",
@@ -993,7 +993,7 @@ fn counts_that_cannot_be_had_fail_as_they_do_in_a_run() {
 }
 
 #[test]
-fn a_lake_whose_days_are_cut_elsewhere_is_not_loaded_into() {
+fn a_lake_with_days_of_another_time_zone_refuses_a_load() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     assert_eq!(load(&workplace, &["export"]).status, 0);
     let loaded = load(
@@ -1010,7 +1010,7 @@ fn a_lake_whose_days_are_cut_elsewhere_is_not_loaded_into() {
 }
 
 #[test]
-fn a_wrong_export_says_nothing_of_days_that_the_lake_has() {
+fn a_wrong_export_changes_no_day_that_the_lake_has() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     assert_eq!(load(&workplace, &["export"]).status, 0);
     std::fs::write(workplace.path("export"), calls(5, 4)).unwrap();
@@ -1021,7 +1021,7 @@ fn a_wrong_export_says_nothing_of_days_that_the_lake_has() {
 }
 
 #[test]
-fn what_an_export_says_of_itself_is_told() {
+fn gaps_that_an_export_shows_are_warnings() {
     let page = format!(
         "{{\"items\":[{}],\"pagination\":{{\"total\":475}}}}",
         calls(0, 3).trim().replace('\n', ",")
@@ -1046,7 +1046,7 @@ fn what_an_export_says_of_itself_is_told() {
 }
 
 #[test]
-fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() {
+fn times_without_an_offset_are_refused_with_the_remedy_and_accepted_with_a_time_zone() {
     let record = |time: &str, id: &str| {
         format!(
             "{{\"date\":\"{time}\",\"from\":\"1\",\"to\":\"2\",\"duration\":1,\"charge\":\"0.1\",\
@@ -1116,7 +1116,7 @@ fn times_without_an_offset_are_refused_with_the_way_out_and_taken_with_a_zone() 
 }
 
 #[test]
-fn days_that_were_loaded_in_another_zone_are_told() {
+fn days_that_were_loaded_in_another_time_zone_are_reported() {
     let row = |time: &str| format!("{time},1,2,3,0.1\n");
     let export = format!(
         "date,from,to,duration,charge\n{}{}",
@@ -1145,7 +1145,7 @@ fn days_that_were_loaded_in_another_zone_are_told() {
 }
 
 #[test]
-fn a_line_that_is_no_list_of_records_is_one_that_has_no_day() {
+fn a_line_that_is_no_list_of_records_has_no_day() {
     let deep = |levels| "[".repeat(levels) + &calls(0, 1).replace('\n', "") + &"]".repeat(levels);
     for line in [
         deep(2),
@@ -1179,7 +1179,7 @@ fn a_column_that_is_named_after_utc_needs_no_offset() {
         row("2026-10-01 14:00:02+02:00")
     );
     let (workplace, _server) = with_export(3, export);
-    // What the header says counts more than what is assumed.
+    // The header takes precedence over the assumed time zone.
     let loaded = load(&workplace, &["--assume-timezone", "Asia/Tokyo", "export"]);
     assert_eq!(loaded.status, 0, "{loaded:?}");
     let mut times: Vec<i64> = workplace

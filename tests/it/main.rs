@@ -68,7 +68,7 @@ mod support;
 mod sweep;
 /// The real binary, with a fault at each of its system calls.
 mod syscalls;
-/// Whom the program trusts.
+/// Certificates that the program trusts.
 mod tls;
 /// Looking at a lake afterwards: `verify` and `rejects`.
 mod verify;

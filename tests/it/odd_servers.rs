@@ -124,7 +124,7 @@ fn no_content_and_a_404_in_the_api_s_own_words_are_an_empty_day_where_none_are_c
             Err("204 No Content"),
         ),
         (
-            "somebody else's 404",
+            "a 404 of another server",
             0,
             sized("404 Not Found", "Content-Type: text/html\r\n", page),
             PLACED,

@@ -308,7 +308,7 @@ pub(crate) async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding>
     let report = verify::verify_slices(&lake, &slices, &quality, &|| {})
         .await
         .unwrap();
-    assert!(report.in_progress.is_empty(), "a dead run holds a lease");
+    assert!(report.in_progress.is_empty(), "a crashed run holds a lease");
     let mut findings = report.findings;
     findings.extend(
         verify::find_strays(&lake, &verify::Scope::default())
@@ -702,10 +702,10 @@ impl Observer for Killer {
     }
 }
 
-/// A run is paused until another run takes it for dead, reports its changes and removes its marker.
-/// It continues, commits a day, and is killed.
+/// A run is paused until another run declares it crashed, reports its changes and removes its
+/// marker. It continues, commits a day, and is killed.
 #[test]
-fn a_commit_of_a_run_taken_for_dead_is_reported_even_if_the_run_then_dies() {
+fn a_commit_of_a_run_declared_crashed_is_reported_even_if_the_run_then_crashes() {
     let server = Server::start();
     let begun = begin_in_bucket(&server, 1 << 20);
     let (operations, _) = rehearse(&begun, &server.url());

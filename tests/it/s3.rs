@@ -87,7 +87,7 @@ impl Bucket {
         keys.map(|key| (key.clone(), etag(&key))).collect()
     }
 
-    /// Lets the leases of dead processes expire.
+    /// Lets the leases of crashed processes expire.
     pub(crate) fn expire_leases(&self) {
         for key in self.keys("some/lake/_cdrlake/leases") {
             self.ask("DELETE", &format!("/{key}"), "");

@@ -525,7 +525,7 @@ pub(crate) fn bucket_lake(
     store
 }
 
-/// Lets the leases of dead processes expire.
+/// Lets the leases of crashed processes expire.
 pub(crate) async fn expire_leases(bucket: &InMemory) {
     let leases = Path::from("some/lake/_cdrlake/leases");
     let expired: Vec<ObjectMeta> = bucket.list(Some(&leases)).try_collect().await.unwrap();

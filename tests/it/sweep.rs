@@ -97,7 +97,7 @@ impl Place {
         self.store(&Faults::none())
     }
 
-    /// Lets the leases of dead processes expire.
+    /// Lets the leases of crashed processes expire.
     pub(crate) async fn expire_leases(&self) {
         if let Self::Bucket(objects, _) = self {
             expire_leases(objects).await;

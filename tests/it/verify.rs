@@ -354,7 +354,7 @@ const HARMS: &[Harm] = &[
         "cdrs/link",
     ),
     (
-        "a dead run left its spool",
+        "a crashed run left its spool",
         |lake| {
             std::fs::write(lake.join("_cdrlake/staging/placed-2026-09-01.parquet"), "x").unwrap();
         },
@@ -362,7 +362,7 @@ const HARMS: &[Harm] = &[
         "_cdrlake/staging/placed-2026-09-01.parquet",
     ),
     (
-        "a dead run left an entry on its way into the ledger",
+        "a crashed run left a staged ledger entry",
         |lake| {
             std::fs::write(
                 lake.join("_cdrlake/staging/_cdrlake-ledger-placed.swap"),

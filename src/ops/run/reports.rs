@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cdr::slice::Slice;
 use crate::lake::report::{RunReport, new_run_id};
-use crate::lake::runs::{DeadRun, MarkedRuns, RunMark, Traces};
+use crate::lake::runs::{CrashedRun, MarkedRuns, RunMark, Traces};
 use crate::lake::{Lake, LakeError};
 use crate::ops::days::CLOCK_TOLERANCE;
 use crate::store::Garbage;
@@ -215,11 +215,11 @@ impl ReportKeeper<'_> {
         if honours.map_err(|error| chain(&error))? {
             return Ok(());
         }
-        // Whom others cannot see, they cannot avoid.
+        // Without a marker, other runs cannot detect this one.
         is_marked.as_ref().map_err(chain)?;
         for run in marked.as_ref().map_err(chain)?.keys() {
-            let is_dead = self.is_dead(run, true).await;
-            if !is_dead.map_err(|error| chain(&error))? {
+            let has_crashed = self.has_crashed(run, true).await;
+            if !has_crashed.map_err(|error| chain(&error))? {
                 return Err(format!(
                     "{IGNORES_CONDITIONS}, and run {run} may still be active. Run again when it \
                      has ended"
@@ -241,25 +241,25 @@ impl ReportKeeper<'_> {
             report.warnings.push(crate::error::chain(&error));
             MarkedRuns::new()
         });
-        let dead = self.find_dead(marked, &mut report.warnings).await;
-        let dead: Vec<(DeadRun, RunReport)> = dead
+        let crashed = self.find_crashed(marked, &mut report.warnings).await;
+        let crashed: Vec<(CrashedRun, RunReport)> = crashed
             .into_iter()
-            .map(|(dead, traces)| {
-                let made = RunReport::of_crashed_run(dead.run(), &traces.commits, &report.run);
+            .map(|(crashed, traces)| {
+                let made = RunReport::of_crashed_run(crashed.run(), &traces.commits, &report.run);
                 report.add_days_of_crashed_run(&made, &traces.announced);
-                (dead, made)
+                (crashed, made)
             })
             .collect();
         let mut kept = self.lake.end_run(&report.run, report).await;
         let is_kept = kept.is_ok();
-        for (dead, made) in dead {
+        for (crashed, made) in crashed {
             // Only after it was reported: an interruption here reports a day twice, never omits it.
             if kept.is_ok() {
                 let make = |found: Option<RunReport>| match found {
                     None => Some(made.clone()),
                     Some(found) => found.with_slices_found_since(&made),
                 };
-                kept = self.lake.end_dead_run(dead, make).await;
+                kept = self.lake.end_crashed_run(crashed, make).await;
             }
         }
         if let Err(error) = kept {
@@ -273,44 +273,44 @@ impl ReportKeeper<'_> {
 
     /// The `marked` runs that have crashed, each with its traces. Undecided ones are left to the
     /// next run.
-    async fn find_dead(
+    async fn find_crashed(
         &self,
         mut marked: MarkedRuns,
         warnings: &mut Vec<String>,
-    ) -> Vec<(DeadRun, Traces)> {
+    ) -> Vec<(CrashedRun, Traces)> {
         let mut warn = |error: &LakeError| warnings.push(crate::error::chain(error));
-        let mut dead = Vec::new();
+        let mut crashed = Vec::new();
         for (run, traces) in &marked {
             // Waiting is worthwhile if there is something to report, or the run started long ago.
             let is_patient = traces.is_any() || began_long_before(run, self.started_at);
-            let claimed = match self.is_dead(run, is_patient).await {
-                Ok(true) => self.lake.claim_dead(run).await,
+            let claimed = match self.has_crashed(run, is_patient).await {
+                Ok(true) => self.lake.claim_crashed(run).await,
                 Ok(false) => Ok(None),
                 Err(error) => Err(error),
             };
             match claimed {
-                Ok(claimed) => dead.extend(claimed),
+                Ok(claimed) => crashed.extend(claimed),
                 Err(error) => warn(&error),
             }
         }
-        marked.retain(|run, _| dead.iter().any(|dead| dead.run() == run));
+        marked.retain(|run, _| crashed.iter().any(|crashed| crashed.run() == run));
         // Again, for what they have done since they were seen. From now on they cannot.
         if let Err(error) = self.lake.add_traces(&mut marked).await {
             warn(&error);
             // A crashed run is not reported in part.
             return Vec::new();
         }
-        let with_traces = dead.into_iter().map(|dead| {
-            let traces = marked.remove(dead.run()).unwrap_or_default();
-            (dead, traces)
+        let with_traces = crashed.into_iter().map(|crashed| {
+            let traces = marked.remove(crashed.run()).unwrap_or_default();
+            (crashed, traces)
         });
         with_traces.collect()
     }
 
     /// Whether a run has crashed. An interrupted run does not wait to find out: the next run does.
-    async fn is_dead(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
+    async fn has_crashed(&self, run: &str, is_patient: bool) -> Result<bool, LakeError> {
         tokio::select! {
-            dead = self.lake.is_dead(run, is_patient) => dead,
+            crashed = self.lake.has_crashed(run, is_patient) => crashed,
             () = self.stops[0].cancelled() => Ok(false),
             () = self.stops[1].cancelled() => Ok(false),
         }
@@ -492,7 +492,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_run_that_was_taken_for_dead_marks_itself_again_before_it_commits_more() {
+    async fn a_run_declared_crashed_marks_itself_again_before_it_commits_more() {
         let bucket = Arc::new(InMemory::new());
         let (sleeper, other) = (process(&bucket).await, process(&bucket).await);
         let first = tell(&other).await;
@@ -532,7 +532,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_run_commits_after_it_was_seen_is_told_too_once_it_is_dead() {
+    async fn commits_made_after_a_run_was_seen_are_reported_once_it_has_crashed() {
         let bucket = Arc::new(InMemory::new());
         let (dying, other) = (process(&bucket).await, process(&bucket).await);
         let mark = begin(&dying, true).await;
@@ -558,20 +558,20 @@ mod tests {
         let bucket = Arc::new(InMemory::new());
         let (lake, other) = (process(&bucket).await, process(&bucket).await);
         let mark = begin(&lake, false).await;
-        // Somebody holds its lease for good.
+        // Its lease is held for ever.
         let holder = other.mark(mark.run(), CancellationToken::new());
         holder.ensure().await.unwrap();
         let begun = tokio::time::Instant::now();
         let refused = publish(&lake, &mark, 1).await.unwrap_err();
         assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused:?}");
-        // It waited for as long as the lease of a dead one lasts, and the run fetches nothing more.
+        // It waited for as long as the lease of a crashed run lasts, and fetches nothing more.
         assert!(begun.elapsed() > LEASE, "{:?}", begun.elapsed());
         assert!(refused.fate().stops_the_run());
         assert_eq!(lake.ledger_slices(&Direction::ALL).await.unwrap(), []);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_run_that_was_taken_for_dead_writes_nothing_more_where_conditions_are_ignored() {
+    async fn a_run_declared_crashed_writes_nothing_more_where_conditions_are_ignored() {
         let bucket = Arc::new(InMemory::new());
         let sleeper = open(store_in(&bucket).ignoring_conditions()).await;
         let other = open(store_in(&bucket).ignoring_conditions()).await;
@@ -657,7 +657,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_day_that_a_dead_run_had_announced_is_told_and_its_commit_is_looked_for_later() {
+    async fn a_day_announced_by_a_crashed_run_is_reported_and_its_commit_is_looked_for_later() {
         let bucket = Arc::new(InMemory::new());
         let store = store_in(&bucket);
         let (sleeper, other) = (process(&bucket).await, process(&bucket).await);

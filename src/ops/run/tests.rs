@@ -103,7 +103,7 @@ fn passing(retry_after: Option<Duration>) -> Answer {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_may_pass_is_asked_again_after_a_while() {
+async fn a_transient_error_is_retried_after_a_wait() {
     let answers = [passing(None), passing(None), Calls(3)];
     let source = Arc::new(ScriptedSource::new().with(slice(1), 3, answers));
     let ran = Ran::of(1, &source).await;
@@ -114,7 +114,7 @@ async fn what_may_pass_is_asked_again_after_a_while() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_server_s_wish_is_waited_for_by_everybody() {
+async fn every_slice_waits_as_long_as_the_server_requests() {
     let wish = Duration::from_secs(90);
     let answers = [passing(Some(wish)), Calls(3)];
     let source = Arc::new(ScriptedSource::new().with(slice(1), 3, answers));
@@ -125,7 +125,7 @@ async fn the_server_s_wish_is_waited_for_by_everybody() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn attempts_come_to_an_end_and_the_report_says_after_how_many() {
+async fn attempts_are_limited_and_the_report_contains_their_number() {
     let answers = (0..9).map(|_| passing(None));
     let source = Arc::new(ScriptedSource::new().with(slice(1), 3, answers));
     let ran = Ran::of(1, &source).await;

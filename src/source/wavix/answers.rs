@@ -137,7 +137,7 @@ impl Api {
                 .get(LOCATION)
                 .and_then(|location| location.to_str().ok());
             let target = target.and_then(|location| response.url().join(location).ok());
-            // To whom the address is right already, another place on that host is no help.
+            // If the host is right already, its address is no remedy.
             let own = self.config.url.origin();
             if let Some(url) = target.as_ref().filter(|url| url.origin() == own) {
                 let path = sanitized_excerpt(&self.hide_keys(url.path()));
