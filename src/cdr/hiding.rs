@@ -53,8 +53,8 @@ impl Privacy {
 }
 
 impl Credentials {
-    /// Removes credentials from a record that was decoded from `json`, a text of this class. Returns
-    /// whether there were any.
+    /// Removes credentials from a record that was decoded from `json`, a text of this class.
+    /// Returns whether there were any.
     #[inline]
     pub fn redact(&self, record: &mut Record<'_>, json: &[u8], class: TextClass) -> bool {
         let is_key_in_json = self.holds_key(json);
