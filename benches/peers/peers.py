@@ -3,16 +3,24 @@
     cargo build --release
     python3 -m venv target/peers && target/peers/bin/pip install -r benches/peers/requirements.txt
     target/peers/bin/python benches/peers/peers.py [--calls-per-day 250000] [--days 10] [--rounds 3]
+        [--forms run files unknown csv]
 
-The task: NDJSON to zstd Parquet, one file for each day and direction, with exact decimals, times in
-UTC, text for everything else. cdrlake fetches the calls over HTTP from a simulated API with
-prerendered bytes, compares counts, finds duplicates, and keeps rejects and a ledger. The
-alternatives read the same bytes from files, which is faster, and do nothing else. Each runs in a
-separate process with two threads. Rounds alternate; medians are printed. Every output is read
-again: all must hold the same rows, seconds, charges and distinct ids.
+The task: calls to zstd Parquet, one file for each day and direction, with exact decimals, times in
+UTC, text for everything else. The forms of the calls:
+
+- run: NDJSON. cdrlake fetches the calls over HTTP from a simulated API with prerendered bytes.
+- files: the same NDJSON. cdrlake loads the very files that the others read (`cdrlake load`).
+- unknown: like files, but each record has a field without a column, `recording_url`. cdrlake keeps
+  it, and the others leave it out.
+- csv: like files, as CSV with a header.
+
+cdrlake also compares counts (run), finds duplicates, and keeps rejects and a ledger. The others do
+nothing else. Each runs in a separate process with two threads. Rounds alternate; medians are
+printed. Every output is read again: all must hold the same rows, seconds, charges and distinct ids.
 """
 
 import argparse
+import csv
 import itertools
 import json
 import os
@@ -42,12 +50,16 @@ TEXTS = [
     "answered_by",
 ]
 AMOUNTS = ["per_minute", "charge", "forward_fee"]
+CSV_COLUMNS = ["date", *TEXTS[:6], "duration", *AMOUNTS, *TEXTS[6:]]
+# The files have no counts to compare with.
+OFFLINE = ["--reconcile", "off"]
+FORMS = ["run", "files", "unknown", "csv"]
 # dlt is so much slower that it only gets a part of the calls.
 DLT_CALLS = 100_000
 
 
 def slices(data):
-    for path in sorted(data.glob("*.ndjson")):
+    for path in sorted(data.glob("*-*.*")):
         direction, day = path.stem.split("-", 1)
         yield path, direction, day
 
@@ -66,7 +78,12 @@ def run_polars(data, out):
     }
     for path, direction, day in slices(data):
         amounts = [pl.col(name).cast(pl.Decimal(18, 9)).alias(f"{name}_usd") for name in AMOUNTS]
-        calls = pl.scan_ndjson(path, schema=schema).select(
+        if path.suffix == ".csv":
+            # Columns are found by their place: all files have them in this order.
+            calls = pl.scan_csv(path, schema={name: schema[name] for name in CSV_COLUMNS})
+        else:
+            calls = pl.scan_ndjson(path, schema=schema)
+        calls = calls.select(
             pl.coalesce("call_id", "uuid").alias("call_id"),
             pl.coalesce("parent_call_id", "parent_uuid").alias("parent_call_id"),
             pl.lit(direction).alias("direction"),
@@ -97,6 +114,10 @@ def run_duckdb(data, out):
     columns = "{" + ", ".join(f"'{name}': '{type_}'" for name, type_ in columns.items()) + "}"
     amounts = ", ".join(f"CAST({name} AS DECIMAL(18, 9)) AS {name}_usd" for name in AMOUNTS)
     for path, direction, day in slices(data):
+        if path.suffix == ".csv":
+            source = f"read_csv('{path}', header = true, delim = ',', quote = '\"', types = {columns})"
+        else:
+            source = f"read_json('{path}', format = 'newline_delimited', columns = {columns})"
         database.execute(
             f"""COPY (SELECT coalesce(call_id, uuid) AS call_id,
                 coalesce(parent_call_id, parent_uuid) AS parent_call_id,
@@ -105,7 +126,7 @@ def run_duckdb(data, out):
                 "from" AS from_number, "to" AS to_number,
                 disposition, destination, sip_trunk, answered_by,
                 duration AS duration_seconds, {amounts}
-            FROM read_json('{path}', format = 'newline_delimited', columns = {columns}))
+            FROM {source})
             TO '{target(out, direction, day)}'
             (FORMAT parquet, COMPRESSION zstd, COMPRESSION_LEVEL 1)"""
         )
@@ -121,6 +142,7 @@ def run_chdb(data, out):
     )
     amounts = ", ".join(f"toDecimal64({name}, 9) AS {name}_usd" for name in AMOUNTS)
     for path, direction, day in slices(data):
+        form = "CSVWithNames" if path.suffix == ".csv" else "JSONEachRow"
         clickhouse.query(
             f"""SELECT coalesce(call_id, uuid) AS call_id,
                 coalesce(parent_call_id, parent_uuid) AS parent_call_id,
@@ -129,9 +151,9 @@ def run_chdb(data, out):
                 `from` AS from_number, `to` AS to_number,
                 disposition, destination, sip_trunk, answered_by,
                 duration AS duration_seconds, {amounts}
-            FROM file('{path}', JSONEachRow, '{schema}')
+            FROM file('{path}', {form}, '{schema}')
             INTO OUTFILE '{target(out, direction, day)}' TRUNCATE FORMAT Parquet
-            SETTINGS max_threads = {THREADS}, output_format_parquet_compression_method = 'zstd',
+            SETTINGS input_format_skip_unknown_fields = 1, max_threads = {THREADS}, output_format_parquet_compression_method = 'zstd',
                 output_format_parquet_string_as_string = 1"""
         )
 
@@ -139,6 +161,7 @@ def run_chdb(data, out):
 def run_pyarrow(data, out):
     import pyarrow as pa
     import pyarrow.compute as pc
+    import pyarrow.csv
     import pyarrow.json
     import pyarrow.parquet as pq
 
@@ -151,7 +174,11 @@ def run_pyarrow(data, out):
         explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore"
     )
     for path, direction, day in slices(data):
-        calls = pa.json.read_json(path, parse_options=options)
+        if path.suffix == ".csv":
+            types = pa.csv.ConvertOptions(column_types=dict(fields), strings_can_be_null=True)
+            calls = pa.csv.read_csv(path, convert_options=types)
+        else:
+            calls = pa.json.read_json(path, parse_options=options)
         columns = {
             "call_id": pc.coalesce(calls["call_id"], calls["uuid"]),
             "parent_call_id": pc.coalesce(calls["parent_call_id"], calls["parent_uuid"]),
@@ -217,6 +244,8 @@ def run_dlt(data, out):
 
 
 def run_cdrlake(data, out):
+    if os.environ["PEERS_FORM"] != "run":
+        return load(data, out)
     days = sorted(day for _, _, day in slices(data))
     program = Path(os.environ["CDRLAKE"])
     arguments = [
@@ -231,6 +260,19 @@ def run_cdrlake(data, out):
     arguments += ["--lake", str(out), "--api-key-env", "PEERS_KEY", "--format", "json"]
     os.environ["CDRLAKE_LOG"] = "warn"
     os.execv(program, [program, *arguments])
+
+
+def load(data, out):
+    environment = os.environ | {"CDRLAKE_LOG": "warn"}
+    for direction in ("placed", "received"):
+        files = [path for path, its_direction, _ in slices(data) if its_direction == direction]
+        command = [os.environ["CDRLAKE"], "load", "--direction", direction, "--lake", out, *OFFLINE]
+        subprocess.run(
+            [*command, "--format", "json", *files],
+            env=environment,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
 
 
 PEERS = {
@@ -301,6 +343,26 @@ def fetch(url, data, days):
                 shutil.copyfileobj(response, file, 1 << 20)
 
 
+def write_form(form, data, folder):
+    """The files of a form, made of the simulator's NDJSON."""
+    folder.mkdir()
+    for path, _, _ in list(slices(data)):
+        with open(path) as calls:
+            if form == "csv":
+                with open(folder / f"{path.stem}.csv", "w", newline="") as file:
+                    writer = csv.DictWriter(file, CSV_COLUMNS, extrasaction="raise")
+                    writer.writeheader()
+                    writer.writerows(json.loads(call) for call in calls)
+            else:
+                with open(folder / path.name, "w") as file:
+                    for number, call in enumerate(calls):
+                        call = call.rstrip().removesuffix("}")
+                        hashed = number * 0x9E3779B97F4A7C15 % 2**64
+                        url = f"https://api.wavix.com/v1/recordings/{hashed:016x}.mp3"
+                        file.write(f'{call},"recording_url":"{url}"}}\n')
+    return folder
+
+
 def main():
     arguments = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -312,6 +374,7 @@ def main():
     arguments.add_argument("--rounds", type=int, default=3)
     arguments.add_argument("--program", type=Path, default=Path("target/release/cdrlake"))
     arguments.add_argument("--only", nargs="*", choices=PEERS, default=list(PEERS))
+    arguments.add_argument("--forms", nargs="*", choices=FORMS, default=["run"])
     arguments = arguments.parse_args()
     first = date(2026, 9, 1)
     days = [(first + timedelta(days=day)).isoformat() for day in range(arguments.days)]
@@ -337,16 +400,26 @@ def main():
             url = simulator.stdout.readline().strip()
             fetch(url, data, days)
             os.environ["PEERS_URL"], os.environ["CDRLAKE"] = url, str(program)
-            compare(arguments, data, scratch)
+            for form in arguments.forms:
+                os.environ["PEERS_FORM"] = form
+                files = data
+                if form in ("unknown", "csv"):
+                    files = write_form(form, data, scratch / form)
+                print(f"## {form}\n", flush=True)
+                compare(arguments, files, scratch, form)
+                if files != data:
+                    shutil.rmtree(files)
         finally:
             simulator.kill()
 
 
-def compare(arguments, data, scratch):
-    found = {name: [] for name in arguments.only}
+def compare(arguments, data, scratch, form):
+    # dlt reads NDJSON only.
+    peers = [name for name in arguments.only if form == "run" or name != "dlt"]
+    found = {name: [] for name in peers}
     sizes, expected = {}, None
     for number in range(arguments.rounds):
-        for name in arguments.only:
+        for name in peers:
             out = scratch / "out"
             found[name].append(measure(name, data, out))
             held, size = check(out, name)
@@ -362,9 +435,9 @@ def compare(arguments, data, scratch):
         model = next(
             line.split(":")[1].strip() for line in processors if line.startswith("model name")
         )
-    rows = expected[0] if expected else sizes[arguments.only[0]][1]
-    size = sum(path.stat().st_size for path in data.glob("*.ndjson"))
-    files = len(list(data.glob("*.ndjson")))
+    rows = expected[0] if expected else sizes[peers[0]][1]
+    size = sum(path.stat().st_size for path in data.glob("*-*.*"))
+    files = len(list(data.glob("*-*.*")))
     print(
         f"{rows:,} calls of {size / rows:.0f} bytes in {files} files; {os.cpu_count()} processors "
         f"({model}); {platform.system()}; {date.today()}; medians of {arguments.rounds}\n"
@@ -390,6 +463,7 @@ def compare(arguments, data, scratch):
             f"| {processor / ours[1]:.1f} | {median[name][2]:.0f} MB "
             f"| {sizes[name][0] / sizes[name][1]:.1f} |"
         )
+    print()
 
 
 if __name__ == "__main__":
