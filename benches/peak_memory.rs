@@ -17,8 +17,10 @@
 )]
 
 mod program;
+mod simulator;
 
-use program::{Run, Simulator, number_arguments};
+use program::{Run, number_arguments};
+use simulator::Simulator;
 
 const ROUNDS: usize = 3;
 

@@ -14,8 +14,10 @@
 )]
 
 mod program;
+mod simulator;
 
-use program::{Simulator, number_arguments};
+use program::number_arguments;
+use simulator::Simulator;
 
 const ROUNDS: usize = 3;
 

@@ -1,27 +1,16 @@
-//! Runs the program against a simulated API, in separate processes.
+//! Runs the program in a process of its own, and measures it.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::time::Instant;
 
 use cdrlake::RunReport;
 
-const PROGRAM: &str = env!("CARGO_BIN_EXE_cdrlake");
-const KEY: &str = "bench";
+/// The API key of every run.
+pub(crate) const KEY: &str = "bench";
 
-/// A simulated API. Dropping it ends the process.
-pub(crate) struct Simulator {
-    process: std::process::Child,
-    url: String,
-    /// Prerendered bodies, which a killed process would leave behind.
-    _rendered: tempfile::TempDir,
-}
-
-impl Drop for Simulator {
-    fn drop(&mut self) {
-        drop(self.process.kill());
-        drop(self.process.wait());
-    }
+/// The program, unless the variable `BENCH_PROGRAM` names another one, such as an earlier version.
+fn program() -> String {
+    std::env::var("BENCH_PROGRAM").unwrap_or_else(|_| env!("CARGO_BIN_EXE_cdrlake").to_owned())
 }
 
 /// Time and memory of a run.
@@ -33,58 +22,38 @@ pub(crate) struct Run {
     pub(crate) peak_mib: f64,
 }
 
-impl Simulator {
-    /// Starts the API with these arguments and waits until it is ready.
-    pub(crate) fn start(arguments: &[&str]) -> Self {
-        let rendered = tempfile::tempdir().unwrap();
-        let process = Command::new(PROGRAM)
-            .env("TMPDIR", rendered.path())
-            .args(["simulate", "--port", "0", "--key", KEY])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn();
-        let mut process = process.unwrap();
-        let mut url = String::new();
-        let stdout = process.stdout.as_mut().unwrap();
-        BufReader::new(stdout).read_line(&mut url).unwrap();
-        let url = url.trim().to_owned();
-        Self {
-            process,
-            url,
-            _rendered: rendered,
-        }
-    }
-
-    /// Runs the program with these arguments in a temporary lake.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
-        let directory = tempfile::tempdir().unwrap();
-        let begun = Instant::now();
-        let output = Command::new("/usr/bin/time")
-            .args(["-f", "%U %S %M", PROGRAM, "run", "--format", "json"])
-            .args(["--source-url", &self.url, "--lake", "lake"])
-            .args(["--api-key-env", "BENCH_KEY"])
-            .args(arguments)
-            .env("BENCH_KEY", KEY)
-            .env("CDRLAKE_LOG", "off")
-            .current_dir(&directory)
-            .output()
-            .expect("/usr/bin/time is missing: install the package `time`");
-        let wall_s = begun.elapsed().as_secs_f64();
-        assert!(output.status.success(), "{output:?}");
-        let report: RunReport = serde_json::from_slice(&output.stdout).unwrap();
-        let counts = report.totals.counts;
-        assert!(counts.rows > 0 && counts.rows == counts.records);
-        let stderr = String::from_utf8(output.stderr).unwrap();
-        let figures: Vec<f64> = stderr
-            .split_whitespace()
-            .map(|figure| figure.parse().unwrap())
-            .collect();
-        Run {
-            rows: counts.rows,
-            wall_s,
-            processor_s: figures[0] + figures[1],
-            peak_mib: figures[2] / 1024.0,
-        }
+/// Runs the program against an API with these arguments and variables, in a temporary lake.
+pub(crate) fn run_against(url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
+    let directory = tempfile::tempdir().unwrap();
+    let begun = Instant::now();
+    let output = Command::new("/usr/bin/time")
+        .args(["-f", "%U %S %M"])
+        .arg(program())
+        .args(["run", "--format", "json"])
+        .args(["--source-url", url, "--lake", "lake"])
+        .args(["--api-key-env", "BENCH_KEY"])
+        .args(arguments)
+        .env("BENCH_KEY", KEY)
+        .env("CDRLAKE_LOG", "off")
+        .envs(variables.iter().copied())
+        .current_dir(&directory)
+        .output()
+        .expect("/usr/bin/time is missing: install the package `time`");
+    let wall_s = begun.elapsed().as_secs_f64();
+    assert!(output.status.success(), "{output:?}");
+    let report: RunReport = serde_json::from_slice(&output.stdout).unwrap();
+    let counts = report.totals.counts;
+    assert!(counts.rows > 0 && counts.rows == counts.records);
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let figures: Vec<f64> = stderr
+        .split_whitespace()
+        .map(|figure| figure.parse().unwrap())
+        .collect();
+    Run {
+        rows: counts.rows,
+        wall_s,
+        processor_s: figures[0] + figures[1],
+        peak_mib: figures[2] / 1024.0,
     }
 }
 
