@@ -76,6 +76,9 @@ pub struct SourceConfig {
     pub max_elapsed: Duration,
     /// Bytes a second; zero for no floor.
     pub min_throughput: u64,
+    /// Bytes that the server may send over HTTP/2 before they are read, all streams of a connection
+    /// together. Not a key, but a tenth of `limits.memory`.
+    pub window_bytes: u32,
     pub ca_file: Option<PathBuf>,
     pub compression: bool,
     /// `None` refuses times without an offset.

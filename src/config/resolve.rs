@@ -27,6 +27,11 @@ use crate::store::location::is_loopback;
 /// file is complete.
 const MIN_ROW_GROUP_ROWS: i64 = 1_000;
 
+/// The window that every connection of HTTP/2 begins with.
+const MIN_WINDOW_BYTES: usize = (1 << 16) - 1;
+/// [RFC 9113, section 6.9.1](https://www.rfc-editor.org/rfc/rfc9113#section-6.9.1).
+const MAX_WINDOW_BYTES: usize = (1 << 31) - 1;
+
 /// The configuration that `settings` make, with defaults for what they leave out.
 ///
 /// # Errors
@@ -126,10 +131,19 @@ fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {
     })
 }
 
+fn memory(settings: &Settings) -> Result<usize, ConfigError> {
+    let memory = settings.get("limits.memory", values::memory_bytes)?;
+    Ok(memory.unwrap_or(256 << 20))
+}
+
+/// The HTTP/2 window for this `limits.memory`: a tenth, within what HTTP/2 allows.
+fn window_bytes(memory: usize) -> u32 {
+    let bytes = (memory / 10).clamp(MIN_WINDOW_BYTES, MAX_WINDOW_BYTES);
+    u32::try_from(bytes).expect("the maximum is less")
+}
+
 fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
-    let memory = settings
-        .get("limits.memory", values::memory_bytes)?
-        .unwrap_or(256 << 20);
+    let memory = memory(settings)?;
     // Some are uploaded while others are fetched.
     let most = (memory as u64 / 4).max(1);
     let single_put_bytes = settings.get("limits.single_put_bytes", values::bytes)?;
@@ -236,6 +250,7 @@ fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
         min_throughput: settings
             .get("source.min_throughput", values::bytes_per_second)?
             .unwrap_or(1 << 10),
+        window_bytes: window_bytes(memory(settings)?),
         compression: settings
             .get("source.compression", values::boolean)?
             .unwrap_or(true),

@@ -1,3 +1,4 @@
+use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +29,8 @@ enum Fault {
     Length,
     /// Two records, and then nothing any more.
     Stall,
+    /// The stream begins once the client lets the server send so many bytes, and no more.
+    Window(usize),
 }
 
 /// Serves one day of three calls over HTTP/2 for as long as the test binary lives.
@@ -50,7 +53,12 @@ fn serve(mut config: ServerConfig, fault: Fault) -> SocketAddr {
                 let (acceptor, is_first) = (acceptor.clone(), Arc::clone(&is_first));
                 tokio::spawn(async move {
                     let stream = acceptor.accept(stream).await.unwrap();
-                    let mut connection = h2::server::handshake(stream).await.unwrap();
+                    let mut connection = h2::server::Builder::new()
+                        // Otherwise it would hide how large the window is.
+                        .max_send_buffer_size(u32::MAX as usize)
+                        .handshake(stream)
+                        .await
+                        .unwrap();
                     let mut open = Vec::new();
                     while let Some(Ok((request, respond))) = connection.accept().await {
                         let goes_away = answer(&request, respond, fault, &is_first, &mut open);
@@ -84,6 +92,21 @@ fn answer(
         return false;
     }
     let mut response = Response::builder().header("content-type", "application/x-ndjson");
+    if let Fault::Window(bytes) = fault {
+        let mut stream = respond.send_response(Response::new(()), false).unwrap();
+        stream.reserve_capacity(bytes + 1);
+        tokio::spawn(async move {
+            while stream.capacity() < bytes {
+                let Some(Ok(_)) = poll_fn(|context| stream.poll_capacity(context)).await else {
+                    return;
+                };
+            }
+            if stream.capacity() == bytes {
+                stream.send_data(calls(0, 3).into(), true).unwrap();
+            }
+        });
+        return false;
+    }
     if fault == Fault::Length {
         response = response.header("content-length", "9999");
     }
@@ -106,6 +129,11 @@ fn answer(
 }
 
 fn run(fault: Fault) -> (Workplace, Ran) {
+    run_with(fault, "")
+}
+
+/// Runs one slice with more configuration.
+fn run_with(fault: Fault, more: &str) -> (Workplace, Ran) {
     let authority = Authority::new();
     let config = Arc::unwrap_or_clone(authority.certify("localhost", 2199));
     let address = serve(config, fault);
@@ -115,6 +143,7 @@ fn run(fault: Fault) -> (Workplace, Ran) {
         "max_attempts = 3",
         "max_attempts = 3\nca_file = \"ca.pem\"\nstall_timeout = \"2s\"",
     );
+    workplace.configure_also(more);
     let ran = workplace.run_day(PLACED);
     (workplace, ran)
 }
@@ -125,6 +154,19 @@ fn an_end_of_stream_of_http_2_is_a_proper_end() {
     assert_eq!(ran.status, 0, "{ran:?}");
     assert_eq!(ran.report().slices[0].attempts, 1, "{ran:?}");
     assert_eq!(workplace.rows("placed").num_rows(), 3);
+}
+
+#[test]
+fn a_server_may_send_a_tenth_of_limits_memory_ahead() {
+    for memory_mib in [256, 64] {
+        // An earlier answer, with the count, would take some of the window.
+        let limits =
+            format!("[quality]\nreconcile = \"off\"\n[limits]\nmemory = \"{memory_mib}MiB\"");
+        let (workplace, ran) = run_with(Fault::Window((memory_mib << 20) / 10), &limits);
+        assert_eq!(ran.status, 0, "{memory_mib}: {ran:?}");
+        assert_eq!(ran.report().slices[0].attempts, 1, "{memory_mib}: {ran:?}");
+        assert_eq!(workplace.rows("placed").num_rows(), 3);
+    }
 }
 
 #[test]

@@ -38,9 +38,9 @@ use reports::ReportKeeper;
 const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
 /// Unit in which slices share `limits.memory`.
 const MEMORY_UNIT_BYTES: usize = 1 << 20;
-/// Memory of a slice besides its row group and its longest record: chunks in flight, three batches,
-/// sort runs of the duplicate search, compression, and a zstd stream's window (8 MiB at most).
-const SLICE_OVERHEAD_BYTES: usize = 36 << 20;
+/// Memory of a slice besides its row group and its longest record: three batches, sort runs of the
+/// duplicate search, compression, and a zstd stream's window (8 MiB at most).
+const SLICE_OVERHEAD_BYTES: usize = 31 << 20;
 
 /// Memory of a slice on its way into the table, besides what is uploaded of it.
 const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
@@ -69,7 +69,9 @@ struct Context {
     /// `source.requests`: slices that are fetched at the same time. Others may be published at the
     /// same time.
     fetching: Semaphore,
-    /// `limits.memory`, in [`MEMORY_UNIT_BYTES`].
+    /// `limits.memory` without a tenth, in [`MEMORY_UNIT_BYTES`]. The tenth holds the bytes between
+    /// sockets and decoders: the windows of HTTP/2, or the chunks in flight of every slice (3 MiB
+    /// at most, where a slice takes 31 MiB).
     memory: Semaphore,
     memory_units: u32,
     /// Set when no slice is to be fetched any more.
@@ -250,7 +252,8 @@ pub async fn run(
     observer.slices_began(due.len());
     let started_at = Timestamp::now();
     let run = new_run_id(started_at);
-    let memory_units = u32::try_from(config.limits.memory / MEMORY_UNIT_BYTES)
+    let slices_bytes = config.limits.memory - config.limits.memory / 10;
+    let memory_units = u32::try_from(slices_bytes / MEMORY_UNIT_BYTES)
         .unwrap_or(u32::MAX)
         .max(1);
     let halt = CancellationToken::new();

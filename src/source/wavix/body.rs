@@ -2,29 +2,45 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use futures::{StreamExt, stream};
+use bytes::{Bytes, BytesMut};
+use futures::{FutureExt, StreamExt, stream};
 use reqwest::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
 use reqwest::{Response, Version};
 use tokio::time::Instant;
 
 use super::answers::content_type;
 use crate::body::framing::Format;
+use crate::config::SourceConfig;
 use crate::error::chain;
 use crate::source::{Body, Chunks, SourceError};
 
 /// Time over which `source.min_throughput` is measured.
 const THROUGHPUT_WINDOW: Duration = Duration::from_mins(2);
 
+/// Chunks that have arrived are joined up to about this size. A frame of HTTP/2 has 8 or 16 KiB;
+/// to hand over each alone would wake both threads for each.
+const JOINED_BYTES: usize = 128 << 10;
+
 /// A response whose body is read.
 #[derive(Debug)]
 pub(super) struct Download {
-    pub(super) response: Response,
-    pub(super) stall_timeout: Duration,
-    pub(super) floor: ThroughputFloor,
+    response: Response,
+    stall_timeout: Duration,
+    floor: ThroughputFloor,
+    /// The end of the body, if it was read behind the last chunk.
+    end: Option<Result<(), SourceError>>,
 }
 
 impl Download {
+    pub(super) fn new(response: Response, config: &SourceConfig) -> Self {
+        Self {
+            response,
+            stall_timeout: config.stall_timeout,
+            floor: ThroughputFloor::new(config.min_throughput),
+            end: None,
+        }
+    }
+
     /// Its bytes up to its proper end, or to where it breaks off, stalls or drips.
     pub(super) fn chunks(self) -> Chunks {
         let next = async |mut download: Self| {
@@ -35,26 +51,57 @@ impl Download {
     }
 
     async fn chunk(&mut self) -> Result<Option<Bytes>, SourceError> {
-        let begun = Instant::now();
-        let chunk = match tokio::time::timeout(self.stall_timeout, self.response.chunk()).await {
-            Ok(chunk) => chunk.map_err(|error| {
-                SourceError::transient(format!(
-                    "the stream broke off: {}",
-                    chain(&error.without_url())
-                ))
-            })?,
-            Err(_) => {
-                let waited = self.stall_timeout;
-                return Err(SourceError::transient(format!(
-                    "the stream stalled: no byte for {waited:?} (source.stall_timeout)"
-                )));
-            }
-        };
-        if let Some(chunk) = &chunk {
-            self.floor.check(chunk.len(), begun.elapsed())?;
+        if let Some(end) = self.end.take() {
+            return end.map(|()| None);
         }
-        Ok(chunk)
+        let begun = Instant::now();
+        let received = tokio::time::timeout(self.stall_timeout, self.response.chunk()).await;
+        let Ok(received) = received else {
+            let waited = self.stall_timeout;
+            return Err(SourceError::transient(format!(
+                "the stream stalled: no byte for {waited:?} (source.stall_timeout)"
+            )));
+        };
+        let Some(first) = received.map_err(broken_off)? else {
+            return Ok(None);
+        };
+        let waited = begun.elapsed();
+        let chunk = self.join_arrived(first);
+        self.floor.check(chunk.len(), waited)?;
+        Ok(Some(chunk))
     }
+
+    /// The chunk, together with those behind it that have already arrived.
+    fn join_arrived(&mut self, first: Bytes) -> Bytes {
+        let mut joined = BytesMut::new();
+        let mut length = first.len();
+        while length < JOINED_BYTES {
+            let next = match self.response.chunk().now_or_never() {
+                None => break,
+                Some(Ok(Some(next))) => next,
+                Some(end) => {
+                    self.end = Some(end.map(drop).map_err(broken_off));
+                    break;
+                }
+            };
+            if joined.is_empty() {
+                joined.reserve(JOINED_BYTES + next.len());
+                joined.extend_from_slice(&first);
+            }
+            joined.extend_from_slice(&next);
+            length = joined.len();
+        }
+        if joined.is_empty() {
+            first
+        } else {
+            joined.freeze()
+        }
+    }
+}
+
+fn broken_off(error: reqwest::Error) -> SourceError {
+    let problem = chain(&error.without_url());
+    SourceError::transient(format!("the stream broke off: {problem}"))
 }
 
 /// Reads a body up to its end, or until `limit_bytes` are held.

@@ -33,6 +33,10 @@ pub(super) fn client(
         .user_agent(TOOL)
         .connect_timeout(CONNECT_TIMEOUT)
         .tcp_keepalive(Duration::from_secs(30))
+        // The window of one stream is that of the connection, because often there is only one.
+        // The default of 2 MiB bounds a stream to 20 MB/s at a round trip of 100 ms.
+        .http2_initial_connection_window_size(config.window_bytes)
+        .http2_initial_stream_window_size(config.window_bytes)
         .http2_keep_alive_interval(Duration::from_secs(30))
         .http2_keep_alive_timeout(Duration::from_secs(20))
         // A redirect would carry the key elsewhere; a referer would carry the query.

@@ -27,7 +27,7 @@ use crate::error::{join_task, sanitized_excerpt};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
 use answers::{Answer, encoding, own_words, read_up_to, refuse_foreign, unasked_encoding};
-use body::{Download, ThroughputFloor, must_show_its_end, read_ahead, wrong_if_empty};
+use body::{Download, must_show_its_end, read_ahead, wrong_if_empty};
 use connect::{Connections, client};
 use limits::{Gate, Pace, http_date};
 
@@ -206,12 +206,7 @@ impl Api {
             },
             chunks: match absent {
                 Some(_) => stream::empty().boxed(),
-                None => Download {
-                    response,
-                    stall_timeout: self.config.stall_timeout,
-                    floor: ThroughputFloor::new(self.config.min_throughput),
-                }
-                .chunks(),
+                None => Download::new(response, &self.config).chunks(),
             },
             absent,
         })
