@@ -115,7 +115,7 @@ def run_duckdb(data, out):
     amounts = ", ".join(f"CAST({name} AS DECIMAL(18, 9)) AS {name}_usd" for name in AMOUNTS)
     for path, direction, day in slices(data):
         if path.suffix == ".csv":
-            source = f"read_csv('{path}', header = true, delim = ',', quote = '\"', types = {columns})"
+            source = f"read_csv('{path}', header = true, delim = ',', types = {columns})"
         else:
             source = f"read_json('{path}', format = 'newline_delimited', columns = {columns})"
         database.execute(
@@ -153,7 +153,8 @@ def run_chdb(data, out):
                 duration AS duration_seconds, {amounts}
             FROM file('{path}', {form}, '{schema}')
             INTO OUTFILE '{target(out, direction, day)}' TRUNCATE FORMAT Parquet
-            SETTINGS input_format_skip_unknown_fields = 1, max_threads = {THREADS}, output_format_parquet_compression_method = 'zstd',
+            SETTINGS input_format_skip_unknown_fields = 1, max_threads = {THREADS},
+                output_format_parquet_compression_method = 'zstd',
                 output_format_parquet_string_as_string = 1"""
         )
 
