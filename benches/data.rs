@@ -39,7 +39,7 @@ pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOpti
         parquet: ParquetOptions {
             compression,
             row_group_rows: 1 << 20,
-            row_group_bytes: 16 << 20,
+            row_group_bytes: 8 << 20,
         },
     }
 }

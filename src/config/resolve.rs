@@ -63,7 +63,7 @@ pub(super) fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
                 .unwrap_or(1 << 20),
             row_group_bytes: settings
                 .get("parquet.row_group_bytes", values::memory_bytes)?
-                .unwrap_or(16 << 20),
+                .unwrap_or(8 << 20),
         },
         quality: QualityConfig {
             dedupe: settings

@@ -42,7 +42,7 @@ fn a_lake_is_all_that_has_to_be_named() {
         (3, 24)
     );
     assert_eq!(config.lake.file_mode, 0o600);
-    assert_eq!(config.parquet.row_group_bytes, 16 << 20);
+    assert_eq!(config.parquet.row_group_bytes, 8 << 20);
     assert_eq!(config.quality.reconcile, Reconcile::Fail);
     assert_eq!(
         config.limits,
