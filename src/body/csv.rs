@@ -171,6 +171,17 @@ pub enum CsvRow<'a> {
     Reject(RejectReason),
 }
 
+/// Where the header stands that names the columns of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Header {
+    /// Its first byte, counted in the decompressed body.
+    pub start: u64,
+    /// The first byte after it.
+    pub end: u64,
+    /// What separates the cells of the body.
+    pub separator: Separator,
+}
+
 /// Reads the rows of one body.
 #[derive(Debug, Default)]
 pub struct CsvRows {
@@ -180,6 +191,8 @@ pub struct CsvRows {
     date: usize,
     /// That header again: concatenated files repeat it.
     header: Vec<u8>,
+    /// Where it stands.
+    header_at: Option<Header>,
     /// Fields for which some header had no column.
     missing: Vec<&'static str>,
     json: Vec<u8>,
@@ -218,7 +231,7 @@ impl CsvRows {
             {
                 return Ok(CsvRow::Record(text));
             }
-            self.begin(text, columns(cells)?);
+            self.begin(at, text, columns(cells)?, cells.separator());
             return Ok(CsvRow::Header);
         }
         let date = without_formula(trimmed(cells.iter().nth(self.date).unwrap_or_default()));
@@ -235,7 +248,8 @@ impl CsvRows {
                 // With a date in it, it is a record without a newline, followed by a header.
                 let found = found.filter(|_| !begins_with_date(date));
                 let separator = cells.separator();
-                self.begin(text, found.ok_or(HeaderError::Unusable { at, separator })?);
+                let found = found.ok_or(HeaderError::Unusable { at, separator })?;
+                self.begin(at, text, found, separator);
                 return Ok(CsvRow::Header);
             }
         }
@@ -281,6 +295,11 @@ impl CsvRows {
         Ok(CsvRow::Record(&self.json))
     }
 
+    /// The header of the next row, if that is none itself.
+    pub(crate) fn header(&self) -> Option<Header> {
+        self.header_at
+    }
+
     /// Whether the header was read.
     pub fn has_header(&self) -> bool {
         !self.columns.is_empty()
@@ -309,7 +328,13 @@ impl CsvRows {
     }
 
     /// Takes a header, which defines the columns of the lines after it.
-    fn begin(&mut self, header: &[u8], columns: Vec<HeaderColumn>) {
+    fn begin(
+        &mut self,
+        at: Position,
+        header: &[u8],
+        columns: Vec<HeaderColumn>,
+        separator: Separator,
+    ) {
         for field in fields_without_column(&columns) {
             if !self.missing.contains(&field) {
                 self.missing.push(field);
@@ -319,6 +344,11 @@ impl CsvRows {
         self.date = columns.iter().position(is_date).unwrap_or_default();
         self.columns = columns;
         header.clone_into(&mut self.header);
+        self.header_at = Some(Header {
+            start: at.byte,
+            end: at.byte + header.len() as u64,
+            separator,
+        });
     }
 }
 

@@ -168,6 +168,11 @@ impl Decompressor {
         }
     }
 
+    /// Whether the body is not compressed.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.encoding == Encoding::Identity
+    }
+
     /// Takes the next bytes and hands out what they decompress to, in pieces of at most
     /// [`MAX_PIECE_BYTES`]; bytes that are not compressed as they are.
     ///

@@ -3,5 +3,4 @@
 pub(crate) mod csv;
 pub(crate) mod decompress;
 pub(crate) mod framing;
-pub(crate) mod place;
 pub(crate) mod reader;

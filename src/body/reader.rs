@@ -3,9 +3,11 @@
 //!
 //! No I/O. Memory: one record, one chunk, and what [decompression](crate::body::decompress) takes.
 
-use super::csv::{CsvRow, CsvRows, HeaderError, is_stray_header};
+use super::csv::{CsvRow, CsvRows, Header, HeaderError, is_stray_header};
 use super::decompress::{DecompressError, Decompressor, Encoding};
-use super::framing::{BodySummary, Boundary, Format, Frame, Framer, FramingError, Position};
+use super::framing::{
+    BodySummary, Boundary, Format, Frame, Framer, FramingError, Position, Separator,
+};
 use crate::cdr::decode::{DecodeError, RECORD_KEYS, RejectReason, decode};
 
 /// The highest limit for the length of a record: a column cannot hold longer texts.
@@ -24,6 +26,8 @@ pub enum Item<'a> {
         json: &'a [u8],
         /// The record as it stands in the body: the same, or a line of CSV.
         text: &'a [u8],
+        /// The header of a line of CSV.
+        header: Option<Header>,
     },
     /// An item that is not a record.
     Broken {
@@ -113,6 +117,40 @@ impl RecordReader {
             may_be_cut: false,
             ..Self::new(Encoding::Identity, Format::Json, limits)
         }
+    }
+
+    /// For lines of a file that begin at `at`: of JSON, or of CSV with this header and separator.
+    ///
+    /// # Errors
+    /// The header cannot be used.
+    pub(crate) fn of_lines<E>(
+        at: Position,
+        header: Option<(&[u8], Separator)>,
+        max_record_bytes: usize,
+    ) -> Result<Self, E>
+    where
+        E: From<DecompressError> + From<FramingError> + From<HeaderError>,
+    {
+        let limits = BodyLimits {
+            record_bytes: max_record_bytes,
+            body_bytes: u64::MAX,
+        };
+        let mut reader = Self {
+            may_be_cut: false,
+            ..Self::new(Encoding::Identity, Format::Lines, limits)
+        };
+        if let Some((header, separator)) = header {
+            reader.framer = Framer::of_rows(separator, max_record_bytes);
+            reader.push(header, |_| Ok::<(), E>(()))?;
+            reader.push(b"\n", |_| Ok::<(), E>(()))?;
+        }
+        reader.framer.continue_at(at);
+        Ok(reader)
+    }
+
+    /// Whether the bytes of the body are its text: it is not compressed.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.decompressor.is_plain()
     }
 
     /// Takes the next bytes and hands out every record that ends in them.
@@ -212,12 +250,15 @@ fn read<E: From<HeaderError>>(
     frame: &Frame<'_>,
     on_item: &mut impl FnMut(Item<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
+    // A row that is no header itself leaves it as it is.
+    let header = csv.header();
     on_item(match *frame {
         Frame::Record { at, boundary, text } => Item::Record {
             at,
             boundary,
             json: text,
             text,
+            header: None,
         },
         Frame::Cells {
             at,
@@ -231,6 +272,7 @@ fn read<E: From<HeaderError>>(
                 boundary,
                 json,
                 text,
+                header,
             },
             CsvRow::Reject(reason) => Item::Broken {
                 at,

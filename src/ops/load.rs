@@ -21,7 +21,7 @@ use crate::lake::Lake;
 use crate::lake::report::{Remark, RemarkKind};
 use crate::source::Source;
 use crate::source::files::{
-    Export, ExportError, ExportSource, Input, SplitOptions, make_spool, split,
+    Export, ExportError, ExportSource, Input, MIN_LINES_BYTES, SplitOptions, make_spool, split,
 };
 
 /// An export to be loaded.
@@ -211,6 +211,7 @@ async fn split_aside(
         assume_timezone: config.source.assume_timezone.clone(),
         max_record_bytes: config.limits.max_record_bytes,
         spool_parent: config.limits.spool_dir.clone(),
+        min_lines_bytes: MIN_LINES_BYTES,
     };
     let sizes = inputs.iter().filter_map(Input::size_bytes);
     observer.reading_began(sizes.sum());

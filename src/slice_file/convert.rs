@@ -22,8 +22,7 @@ use super::rejects::{Reject, RejectsWriter};
 use super::writer::{SpoolFile, SpoolWriter, SpooledRows, WriteError, remove_leftover};
 use crate::body::csv::HeaderError;
 use crate::body::decompress::{DecompressError, Encoding};
-use crate::body::framing::{BodySummary, Boundary, Format, FramingError, Position};
-use crate::body::place::Place;
+use crate::body::framing::{BodySummary, Boundary, Format, FramingError, Position, Separator};
 use crate::body::reader::{BodyLimits, Item, RecordReader};
 use crate::cdr::decode::{DecodeError, Decoder, LocalTimes, Record, RejectReason};
 use crate::cdr::digest::{Digest, RowHasher};
@@ -40,8 +39,8 @@ pub struct ConvertOptions {
     pub slice: Slice,
     /// The slice's day, from its first instant to the next day's, in microseconds since 1970.
     pub day_us: std::ops::Range<i64>,
-    /// The files of the export from which the slice is loaded. If set, each record is preceded by
-    /// its place in these files.
+    /// The names of the files from which the slice is loaded. If set, its records are passed with
+    /// [`Converter::copied`] and [`Converter::begin_lines`].
     pub export_files: Option<Arc<[String]>>,
     /// A directory for the spool, on the file system of the lake.
     pub spool_dir: PathBuf,
@@ -297,6 +296,49 @@ impl Converter {
         pushed.map_err(|error| error.of_slice(pipeline.options.max_slice_bytes))
     }
 
+    /// Converts a record of an export that was copied from its file number `file`, where it begins
+    /// at `at`.
+    ///
+    /// # Errors
+    /// As of [`push`](Self::push).
+    pub(crate) fn copied(
+        &mut self,
+        file: usize,
+        at: Position,
+        text: &[u8],
+    ) -> Result<(), ConvertError> {
+        self.pipeline.file = file;
+        self.pipeline.record(at, Boundary::Newline, text, text)
+    }
+
+    /// Begins lines of an export's file number `file`, which are pushed as they stand there from
+    /// `at` on. Lines of CSV need their header and what separates their cells.
+    ///
+    /// # Errors
+    /// [`ConvertError::Header`] if the header cannot be used.
+    pub(crate) fn begin_lines(
+        &mut self,
+        file: usize,
+        at: Position,
+        header: Option<(&[u8], Separator)>,
+    ) -> Result<(), ConvertError> {
+        self.pipeline.file = file;
+        self.reader = RecordReader::of_lines::<ConvertError>(at, header, self.limits.record_bytes)?;
+        Ok(())
+    }
+
+    /// Ends lines that were begun with [`begin_lines`](Self::begin_lines).
+    ///
+    /// # Errors
+    /// As of [`push`](Self::push).
+    pub(crate) fn end_lines(&mut self) -> Result<(), ConvertError> {
+        let reader = std::mem::replace(&mut self.reader, plain_json(self.limits));
+        let pipeline = &mut self.pipeline;
+        // The columns that CSV lacks were reported when the export was split.
+        reader.finish(|item| pipeline.item(&item))?;
+        Ok(())
+    }
+
     /// Copies a row of the lake unchanged, unless it belongs to an erased number.
     ///
     /// # Errors
@@ -322,7 +364,9 @@ impl Converter {
         body.has_objects |= content.has_header;
         content.add_missing_to(&mut pipeline.missing_fields);
         pipeline.bodies += 1;
-        if body.records > 0 && !body.has_objects {
+        // Each record of an export has a date, or it would have no slice.
+        let is_export = pipeline.options.export_files.is_some();
+        if body.records > 0 && !body.has_objects && !is_export {
             return Err(ConvertError::NotRecords {
                 lines: body.records,
             });
@@ -359,13 +403,6 @@ impl Converter {
 
 impl Pipeline {
     fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
-        if let (Some(_), &Item::Record { boundary, text, .. }) = (&self.options.export_files, item)
-        {
-            let (place, record) = Place::read(text).expect("splitting wrote it");
-            self.file = place.file;
-            self.body.has_objects = true;
-            return self.record(place.at, boundary, record, record);
-        }
         let (Item::Record { text, .. } | Item::Broken { text, .. }) = *item;
         self.body.has_objects |= text.trim_ascii_start().starts_with(b"{");
         match item {
@@ -374,6 +411,7 @@ impl Pipeline {
                 boundary,
                 json,
                 text,
+                ..
             } => self.record(*at, *boundary, json, text),
             Item::Broken {
                 at,
@@ -414,8 +452,15 @@ impl Pipeline {
                 {
                     *at = error.valid_up_to();
                 }
-                let length_bytes = source_text.len() as u64;
-                self.reject(at, boundary, &reason, source_text, length_bytes)
+                // Of an export's row, the JSON that was made of it: all that is left of a copied
+                // one. Of a row that is not UTF-8 none was made.
+                let is_export = self.options.export_files.is_some();
+                let text = match reason {
+                    RejectReason::InvalidUtf8 { .. } => source_text,
+                    _ if is_export => json,
+                    _ => source_text,
+                };
+                self.reject(at, boundary, &reason, text, text.len() as u64)
             }
         }
     }

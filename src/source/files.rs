@@ -1,13 +1,15 @@
 //! An export in files, split by day, so that each day can be done as a slice.
 //!
-//! The files are read once, one after the other. A record goes, as one line of JSON behind its
-//! place in them, to the file of its day in a spool of this process, in pieces that are compressed
-//! with zstd. What is wrong with a record does not matter here as long as its `date` can be read:
-//! its slice will reject it.
+//! The files are read one after the other, to find the day of each record. Lines of one day that
+//! follow one another are left where they are: the spool of this process notes where they begin and
+//! end, and their slice reads them from the user's file. Shorter runs, and whatever is not lines of
+//! a plain file, are copied to the spool, each record with its place. What is wrong with a record
+//! does not matter here as long as its `date` can be read: its slice will reject it.
 //!
-//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, between a
-//! quarter and an eighth of the records' text.
+//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, a
+//! quarter of the text of the records that are copied.
 
+mod day;
 mod source;
 
 use std::collections::BTreeMap;
@@ -24,13 +26,14 @@ use jiff::civil::Date;
 use jiff::tz::TimeZone;
 use serde_json::value::RawValue;
 use tokio_util::sync::CancellationToken;
+use zstd::bulk::Compressor;
 
+use crate::body::csv::Header;
 use crate::body::decompress::{DecompressError, Decompressor};
 use crate::body::framing::{BOM, Boundary, Position};
-use crate::body::place::Place;
 use crate::body::reader::{Item, RecordReader};
 use crate::cdr::day::day_us;
-use crate::cdr::decode::{DecodeError, LocalTimes, RejectReason, TimeError, call_time_us};
+use crate::cdr::decode::{DecodeError, Decoder, LocalTimes, RejectReason, TimeError};
 use crate::cdr::slice::FIRST_DAY;
 use crate::config::timezone_name;
 use crate::error::{counted, one_line};
@@ -38,13 +41,19 @@ use crate::lake::ledger::{ASSUMED_TIMEZONE, Asked};
 use crate::privacy::numbers::{MIN_DIGITS, replace_numbers};
 use crate::privacy::redact_addresses;
 use crate::slice_file::convert::ConvertError;
+use crate::source::SourceError;
 use crate::store::spool::{self, Spool};
+pub(crate) use day::DayReader;
+use day::{Lines, Stamp};
 pub(crate) use source::ExportSource;
 
 /// Bytes of records that are held before they are written to the files of their days.
 pub(crate) const BUFFERED_BYTES: usize = 16 << 20;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Lines of one day that follow one another and are at least this long are read from the user's
+/// file. Of shorter ones, finding and opening would cost as much as the copy.
+pub(crate) const MIN_LINES_BYTES: u64 = 64 << 10;
 /// Most days of one export: a century.
 const MAX_DAYS: usize = 36_500;
 /// Most records without a day that are described, and files that a ledger entry names.
@@ -55,8 +64,8 @@ const LOOKED_AT_BYTES: usize = 16 << 10;
 const KIND_BYTES: usize = 512;
 /// Stands for a number in the name of a file.
 const HIDDEN: &str = "[number]";
-/// Fast, and several times smaller than the text.
-const SPOOL_ZSTD_LEVEL: i32 = 1;
+/// Twice as fast as level 1, and a quarter of the text instead of a sixth.
+const SPOOL_ZSTD_LEVEL: i32 = -1;
 
 /// The export cannot be split.
 #[derive(Debug, thiserror::Error)]
@@ -195,19 +204,28 @@ impl Input {
         }
     }
 
-    /// Opens it, and returns when it was last changed.
-    fn open(&self) -> io::Result<(Box<dyn Read>, Timestamp)> {
-        Ok(match self {
+    /// Opens it, and returns what is known of it.
+    fn open(&self) -> io::Result<(Box<dyn Read>, ReadFile)> {
+        let now = Timestamp::now();
+        let (source, path, changed, stamp): (Box<dyn Read>, _, _, _) = match self {
             Self::File(path) => {
                 let file = File::open(path)?;
                 let metadata = file.metadata()?;
                 let changed = metadata.modified().ok();
                 let changed = changed.and_then(|time| Timestamp::try_from(time).ok());
-                let now = Timestamp::now();
-                (Box::new(file), changed.unwrap_or(now).min(now))
+                let stamp = Stamp::of(&metadata);
+                (Box::new(file), path.clone(), changed, stamp)
             }
-            Self::Stdin => (Box::new(io::stdin().lock()), Timestamp::now()),
-        })
+            Self::Stdin => (Box::new(io::stdin().lock()), PathBuf::new(), None, None),
+        };
+        let file = ReadFile {
+            path,
+            stamp,
+            changed: changed.unwrap_or(now).min(now),
+            newest_us: i64::MIN,
+            records: 0,
+        };
+        Ok((source, file))
     }
 
     /// Its size, if that is known.
@@ -351,6 +369,8 @@ pub(crate) struct SplitOptions {
     pub max_record_bytes: usize,
     /// `limits.spool_dir`: where the spool is made.
     pub spool_parent: PathBuf,
+    /// [`MIN_LINES_BYTES`], or what a test wants.
+    pub min_lines_bytes: u64,
 }
 
 /// Records that belong to no day.
@@ -391,7 +411,7 @@ impl Undated {
 #[derive(Debug)]
 pub(crate) struct Export {
     days: BTreeMap<Date, Day>,
-    files: Vec<ReadFile>,
+    files: Arc<[ReadFile]>,
     names: Arc<[String]>,
     assumed_timezone: Option<TimeZone>,
     spool: Arc<Spool>,
@@ -416,6 +436,9 @@ struct Day {
 /// A part of an export.
 #[derive(Clone, Debug)]
 struct ReadFile {
+    path: PathBuf,
+    /// `None` if it can be read only once.
+    stamp: Option<Stamp>,
     changed: Timestamp,
     /// The time of its newest record that is not newer than the file.
     newest_us: i64,
@@ -431,10 +454,10 @@ impl ReadFile {
 }
 
 /// One day of an export, to be read.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct ExportDay {
-    /// Its records, one line of JSON each after its place, in zstd frames.
-    path: PathBuf,
+    /// Its records.
+    reader: DayReader,
     /// Where they come from, for the ledger.
     asked: Asked,
     /// Upper bound on the age of what is known of the day: the export's time, or earlier.
@@ -447,14 +470,9 @@ impl Export {
         self.days.iter().map(|(day, found)| (*day, found.records))
     }
 
-    /// The names of its files, by their numbers.
-    fn file_names(&self) -> Arc<[String]> {
-        Arc::clone(&self.names)
-    }
-
     /// Files in which there was no record.
     pub(crate) fn empty_files(&self) -> Vec<&str> {
-        let files = self.names.iter().zip(&self.files);
+        let files = self.names.iter().zip(&*self.files);
         let empty = files.filter(|(_, file)| file.records == 0);
         empty.map(|(name, _)| name.as_str()).collect()
     }
@@ -465,9 +483,15 @@ impl Export {
         (read < total).then_some((read, total))
     }
 
-    /// The records of one day; `None` if there are none.
-    fn day(&self, day: Date) -> Option<ExportDay> {
-        let found = self.days.get(&day)?;
+    /// The records of one day.
+    ///
+    /// # Errors
+    /// There are none, or they cannot be read.
+    fn day(&self, day: Date) -> Result<ExportDay, SourceError> {
+        let Some(found) = self.days.get(&day) else {
+            let problem = format!("the export has no calls of {day}");
+            return Err(SourceError::Permanent(problem));
+        };
         let named = found.files.iter().take(MAX_EXAMPLES);
         let mut query: Vec<_> = named
             .map(|&file| ("file".to_owned(), self.names[file].clone()))
@@ -480,8 +504,13 @@ impl Export {
         if let Some(zone) = &self.assumed_timezone {
             query.push((ASSUMED_TIMEZONE.to_owned(), timezone_name(zone)));
         }
-        Some(ExportDay {
-            path: spooled(&self.spool, day),
+        Ok(ExportDay {
+            reader: DayReader::open(
+                spooled(&self.spool, day),
+                Arc::clone(&self.files),
+                Arc::clone(&self.names),
+                found.records,
+            )?,
             asked: Asked {
                 url: "export:".to_owned(),
                 query,
@@ -492,7 +521,7 @@ impl Export {
 }
 
 fn spooled(spool: &Spool, day: Date) -> PathBuf {
-    spool.path().join(format!("{day}.ndjson.zst"))
+    spool.path().join(format!("{day}.zst"))
 }
 
 /// The directory in `parent` in which an export is split. Removes the directories of crashed
@@ -521,13 +550,18 @@ pub(crate) fn split(
     on_bytes: impl Fn(u64),
 ) -> Result<Export, ExportError> {
     let parent = options.spool_parent.clone();
+    let spool_failed = |source| ExportError::Spool {
+        directory: parent.clone(),
+        source,
+    };
     let mut splitter = Splitter {
         timezone: options.timezone.clone(),
-        local_times: LocalTimes::new(options.assume_timezone.clone()),
+        decoder: Decoder::new(LocalTimes::new(options.assume_timezone.clone())),
         max_record_bytes: options.max_record_bytes,
+        min_lines_bytes: options.min_lines_bytes,
         export: Export {
             days: BTreeMap::new(),
-            files: Vec::new(),
+            files: Arc::new([]),
             names: inputs.iter().map(Input::name).collect(),
             assumed_timezone: options.assume_timezone.clone(),
             spool,
@@ -536,24 +570,28 @@ pub(crate) fn split(
             undated: Undated::default(),
             missing_fields: Vec::new(),
         },
-        buffers: BTreeMap::new(),
-        buffered_bytes: 0,
+        files: Vec::new(),
+        days: Vec::new(),
+        days_by_start: BTreeMap::new(),
         last_day: None,
+        run: None,
+        buffered_bytes: 0,
+        compressor: compressor().map_err(spool_failed)?,
     };
-    for (input, name) in inputs
-        .iter()
-        .zip(splitter.export.file_names().iter().cloned())
-    {
+    for input in inputs {
+        let name = input.name();
         tracing::info!("Splitting {name} by day.");
         splitter
             .read(input, interrupt, &on_bytes)
             .map_err(|error| error.of(name, &parent))?;
     }
-    splitter.flush().map_err(|source| ExportError::Spool {
-        directory: parent,
-        source,
-    })?;
-    Ok(splitter.export)
+    splitter.finish().map_err(spool_failed)
+}
+
+fn compressor() -> io::Result<Compressor<'static>> {
+    let mut compressor = Compressor::new(SPOOL_ZSTD_LEVEL)?;
+    compressor.include_checksum(true)?;
+    Ok(compressor)
 }
 
 /// What stopped the reading of one input.
@@ -580,18 +618,49 @@ impl Problem {
     }
 }
 
-#[derive(Debug)]
 struct Splitter {
     timezone: TimeZone,
-    local_times: LocalTimes,
+    decoder: Decoder,
     max_record_bytes: usize,
+    min_lines_bytes: u64,
     export: Export,
-    /// Lines that are not yet written, by day.
-    buffers: BTreeMap<Date, Vec<u8>>,
+    files: Vec<ReadFile>,
+    /// In the order in which they were found.
+    days: Vec<SplitDay>,
+    /// Their numbers, by the microsecond in which they begin.
+    days_by_start: BTreeMap<i64, usize>,
+    /// The day of the record before, which is mostly that of the next.
+    last_day: Option<usize>,
+    run: Option<Run>,
     buffered_bytes: usize,
-    /// The day of the record before, which is mostly that of the next: from its first microsecond
-    /// to the next day's first.
-    last_day: Option<(Range<i64>, Date)>,
+    compressor: Compressor<'static>,
+}
+
+/// A day of which there are records.
+struct SplitDay {
+    date: Date,
+    /// From its first microsecond to the next day's first.
+    us: Range<i64>,
+    found: Day,
+    /// Entries that are not yet in its file.
+    entries: Vec<u8>,
+}
+
+/// Records of one day that are lines following one another.
+struct Run {
+    day: usize,
+    lines: Lines,
+    /// Where the copies of them begin among the entries of the day, until they are long enough to
+    /// need none.
+    copies: Option<usize>,
+}
+
+/// Lines of a file that can be read again.
+#[derive(Clone, Copy)]
+struct Line {
+    /// Where the text ends.
+    end: u64,
+    header: Option<Header>,
 }
 
 impl Splitter {
@@ -601,13 +670,8 @@ impl Splitter {
         interrupt: &CancellationToken,
         on_bytes: impl Fn(u64),
     ) -> Result<(), Problem> {
-        let (mut source, changed) = input.open().map_err(Problem::Input)?;
-        self.export.files.push(ReadFile {
-            changed,
-            newest_us: i64::MIN,
-            records: 0,
-        });
-        self.last_day = None;
+        let (mut source, file) = input.open().map_err(Problem::Input)?;
+        self.files.push(file);
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
         let start = &chunk[..filled];
@@ -615,6 +679,9 @@ impl Splitter {
             return Err(Problem::Unsupported(kind));
         }
         let mut reader = RecordReader::of_file(start, self.max_record_bytes);
+        if !reader.is_plain() {
+            self.file().stamp = None;
+        }
         while filled > 0 {
             if interrupt.is_cancelled() {
                 return Err(Problem::Interrupted);
@@ -628,8 +695,9 @@ impl Splitter {
         let content = reader
             .finish(|item| self.item(&item))
             .map_err(Problem::Body)?;
+        self.end_run();
         if let Some(total) = content.summary.envelope_total {
-            let read = self.export.files.last().map_or(0, |file| file.records);
+            let read = self.file().records;
             let (listed, largest) = self.export.listed;
             self.export.listed = (listed + read, largest.max(total));
         }
@@ -638,31 +706,40 @@ impl Splitter {
     }
 
     fn item(&mut self, item: &Item<'_>) -> Result<(), ConvertError> {
-        match item {
+        match *item {
             Item::Record {
                 at,
                 boundary,
                 json,
                 text,
-            } => self.record(*at, *boundary, json, text),
+                header,
+            } => {
+                // What stands in a list is no line.
+                let line = (boundary != Boundary::Element).then(|| Line {
+                    end: at.byte + text.len() as u64,
+                    header,
+                });
+                self.record(at, boundary, json, text, line)
+            }
             Item::Broken {
                 at,
                 boundary,
-                reason,
+                ref reason,
                 ..
-            } => self.refuse(*at, *boundary, reason),
+            } => self.refuse(at, boundary, reason),
         }
     }
 
-    /// Takes a record, which stands in the file as `text`.
+    /// Takes a record, which stands in the file as `text`; alone on a line if there is a `line`.
     fn record(
         &mut self,
         at: Position,
         boundary: Boundary,
         json: &[u8],
         text: &[u8],
+        line: Option<Line>,
     ) -> Result<(), ConvertError> {
-        let reason = match call_time_us(json, &mut self.local_times) {
+        let reason = match self.decoder.call_time_us(json) {
             Ok(time_us) => {
                 let is_csv = json.as_ptr() != text.as_ptr();
                 // Of JSON that is whole nothing can be missing.
@@ -670,14 +747,8 @@ impl Splitter {
                     let name = self.file_name();
                     self.export.unended.push(name);
                 }
-                // A row that is no text is rejected for it, with the byte's place in the row.
-                let kept = if is_csv && std::str::from_utf8(json).is_err() {
-                    text
-                } else {
-                    json
-                };
                 return match self.day_of(time_us) {
-                    Ok(day) => self.keep(day, at, kept),
+                    Ok(day) => self.keep(day, at, json, text, line),
                     Err(why) => {
                         self.undated(at, &why);
                         Ok(())
@@ -700,7 +771,7 @@ impl Splitter {
                 byte: at.byte + behind as u64,
                 ..at
             };
-            self.record(at, boundary, piece, piece)?;
+            self.record(at, boundary, piece, piece, None)?;
         }
         Ok(())
     }
@@ -729,6 +800,7 @@ impl Splitter {
     }
 
     fn undated(&mut self, at: Position, why: &str) {
+        self.end_run();
         let name = self.file_name();
         let undated = &mut self.export.undated;
         undated.records += 1;
@@ -740,89 +812,179 @@ impl Splitter {
         }
     }
 
-    /// The name of the file that is being read.
-    fn file_name(&self) -> String {
-        self.export.names[self.export.files.len() - 1].clone()
+    /// The file that is being read.
+    fn file(&mut self) -> &mut ReadFile {
+        self.files.last_mut().expect("a file is being read")
     }
 
-    /// The day of a call in the account's time zone, or why there is none.
-    fn day_of(&mut self, time_us: i64) -> Result<Date, String> {
-        if let Some(file) = self.export.files.last_mut() {
-            file.records += 1;
-            // A record dated later than the file does not show when the file was made.
-            if time_us <= file.changed.as_microsecond() {
-                file.newest_us = file.newest_us.max(time_us);
-            }
+    /// Its name.
+    fn file_name(&self) -> String {
+        self.export.names[self.files.len() - 1].clone()
+    }
+
+    /// The number of a call's day in the account's time zone, or why there is none.
+    fn day_of(&mut self, time_us: i64) -> Result<usize, String> {
+        let file = self.file();
+        file.records += 1;
+        // A record dated later than the file does not show when the file was made.
+        if time_us <= file.changed.as_microsecond() {
+            file.newest_us = file.newest_us.max(time_us);
         }
-        if let Some((range, day)) = &self.last_day
-            && range.contains(&time_us)
+        if let Some(last) = self.last_day
+            && self.days[last].us.contains(&time_us)
         {
-            return Ok(*day);
+            return Ok(last);
         }
+        let before = self.days_by_start.range(..=time_us).next_back();
+        let known = before.map(|(_, day)| *day);
+        let day = match known.filter(|&day| self.days[day].us.contains(&time_us)) {
+            Some(day) => day,
+            None => self.new_day(time_us)?,
+        };
+        self.last_day = Some(day);
+        Ok(day)
+    }
+
+    /// Adds the day of a call.
+    fn new_day(&mut self, time_us: i64) -> Result<usize, String> {
         let time = Timestamp::from_microsecond(time_us).ok();
-        let day = time.map(|time| time.to_zoned(self.timezone.clone()).date());
-        let day = day.ok_or_else(|| "`date` is outside the calendar".to_owned())?;
-        if day < FIRST_DAY {
-            let year = day.year();
+        let date = time.map(|time| time.to_zoned(self.timezone.clone()).date());
+        let date = date.ok_or_else(|| "`date` is outside the calendar".to_owned())?;
+        if date < FIRST_DAY {
+            let year = date.year();
             return Err(format!(
                 "`date` is in the year {year}, before there were calls"
             ));
         }
-        let file = self.export.files.len() - 1;
-        let days = &mut self.export.days;
-        if days.len() >= MAX_DAYS && !days.contains_key(&day) {
+        if self.days.len() >= MAX_DAYS {
             return Err(format!("the export has more than {MAX_DAYS} days"));
         }
-        let found = days.entry(day).or_default();
+        let us = day_us(date, &self.timezone);
+        self.days_by_start.insert(us.start, self.days.len());
+        self.days.push(SplitDay {
+            date,
+            us,
+            found: Day::default(),
+            entries: Vec::new(),
+        });
+        Ok(self.days.len() - 1)
+    }
+
+    /// Assigns a record to its day.
+    fn keep(
+        &mut self,
+        day: usize,
+        at: Position,
+        json: &[u8],
+        text: &[u8],
+        line: Option<Line>,
+    ) -> Result<(), ConvertError> {
+        let file = self.files.len() - 1;
+        let found = &mut self.days[day].found;
+        found.records += 1;
         if found.files.last() != Some(&file) {
             found.files.push(file);
         }
-        self.last_day = Some((day_us(day, &self.timezone), day));
-        Ok(day)
-    }
-
-    fn keep(&mut self, day: Date, at: Position, json: &[u8]) -> Result<(), ConvertError> {
-        let file = self.export.files.len() - 1;
-        if let Some(found) = self.export.days.get_mut(&day) {
-            found.records += 1;
-        }
-        let buffer = self.buffers.entry(day).or_default();
-        let before = buffer.len();
-        Place { file, at }.write(buffer);
-        let start = buffer.len();
-        buffer.extend_from_slice(json);
-        // Between the tokens of JSON, where alone they may stand, they mean the same as a space.
-        for byte in &mut buffer[start..] {
-            if matches!(byte, b'\n' | b'\r') {
-                *byte = b' ';
+        let line = line.filter(|_| self.file().stamp.is_some());
+        match (line, &mut self.run) {
+            (Some(line), Some(run)) if run.day == day => run.lines.end = line.end,
+            (line, _) => {
+                self.end_run();
+                self.run = line.map(|line| Run {
+                    day,
+                    lines: Lines {
+                        file,
+                        start: at,
+                        end: line.end,
+                        header: line.header,
+                    },
+                    copies: Some(self.days[day].entries.len()),
+                });
             }
         }
-        buffer.push(b'\n');
-        self.buffered_bytes += buffer.len() - before;
+        if let Some(run) = &mut self.run {
+            let Some(copies) = run.copies else {
+                return Ok(());
+            };
+            if run.lines.end - run.lines.start.byte >= self.min_lines_bytes {
+                let entries = &mut self.days[day].entries;
+                self.buffered_bytes -= entries.len() - copies;
+                entries.truncate(copies);
+                run.copies = None;
+                return Ok(());
+            }
+        }
+        let entries = &mut self.days[day].entries;
+        let before = entries.len();
+        // A row that is not UTF-8 is rejected for it, with the byte's place in the row.
+        let is_csv = json.as_ptr() != text.as_ptr();
+        let kept = if is_csv && std::str::from_utf8(json).is_err() {
+            text
+        } else {
+            json
+        };
+        day::write_record(file, at, kept, entries);
+        if line.is_none() {
+            // Between the tokens of JSON, where alone they may stand, they mean the same as a
+            // space.
+            let start = entries.len() - kept.len();
+            for byte in &mut entries[start..] {
+                if matches!(byte, b'\n' | b'\r') {
+                    *byte = b' ';
+                }
+            }
+        }
+        self.buffered_bytes += entries.len() - before;
         if self.buffered_bytes < BUFFERED_BYTES {
             return Ok(());
         }
+        // Its first lines will lie in the day's file.
+        self.end_run();
         self.flush().map_err(|source| ConvertError::Spool {
             directory: self.export.spool.path().to_owned(),
             source,
         })
     }
 
-    /// Adds what is buffered to the files of its days.
+    /// Ends a run of lines: the next record does not continue it.
+    fn end_run(&mut self) {
+        if let Some(run) = self.run.take()
+            && run.copies.is_none()
+        {
+            let entries = &mut self.days[run.day].entries;
+            let before = entries.len();
+            run.lines.write(entries);
+            self.buffered_bytes += entries.len() - before;
+        }
+    }
+
+    /// Adds the entries that are not yet written to the files of their days.
     fn flush(&mut self) -> io::Result<()> {
         self.buffered_bytes = 0;
-        for (day, lines) in std::mem::take(&mut self.buffers) {
-            let file = File::options()
+        // What all may keep together.
+        let kept_bytes = BUFFERED_BYTES / self.days.len().max(1);
+        for day in &mut self.days {
+            if day.entries.is_empty() {
+                continue;
+            }
+            let mut file = File::options()
                 .append(true)
                 .create(true)
                 .mode(0o600)
-                .open(spooled(&self.export.spool, day))?;
-            let mut encoder = zstd::Encoder::new(file, SPOOL_ZSTD_LEVEL)?;
-            encoder.include_checksum(true)?;
-            encoder.write_all(&lines)?;
-            encoder.finish()?;
+                .open(spooled(&self.export.spool, day.date))?;
+            file.write_all(&self.compressor.compress(&day.entries)?)?;
+            day.entries.clear();
+            day.entries.shrink_to(kept_bytes);
         }
         Ok(())
+    }
+
+    fn finish(mut self) -> io::Result<Export> {
+        self.flush()?;
+        let days = self.days.into_iter();
+        self.export.days = days.map(|day| (day.date, day.found)).collect();
+        self.export.files = self.files.into();
+        Ok(self.export)
     }
 }
 

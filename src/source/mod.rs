@@ -26,6 +26,7 @@ use crate::cdr::slice::Slice;
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
 pub use error::SourceError;
+use files::DayReader;
 
 /// Where calls come from. It is asked for slices, and for the provider's own counts of them.
 ///
@@ -136,9 +137,8 @@ pub struct Body {
     pub format: Format,
     /// Whether pages may follow it.
     pub paging: Paging,
-    /// The files that it was split from, where their records were measured. Each record has in
-    /// front of it where it stands in them.
-    pub split_from: Option<Arc<[String]>>,
+    /// The records of a day of an export, which stand in place of its chunks.
+    pub export: Option<DayReader>,
     /// The description of an answer that has no calls: 204, or a 404 of the API itself. The body is
     /// then empty, and means a day without calls if the provider counts none.
     pub absent: Option<String>,
@@ -160,7 +160,7 @@ impl Body {
             encoding,
             format,
             paging: Paging::Whole,
-            split_from: None,
+            export: None,
             absent: None,
             if_empty: None,
             chunks,

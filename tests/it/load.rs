@@ -76,7 +76,7 @@ fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
     let json = |line: &&str| serde_json::from_str(line).unwrap();
     let values: Vec<Value> = records.iter().map(json).collect();
     let csv = get("/v1/cdr.csv");
-    let forms: [(&str, Files); 8] = [
+    let forms: [(&str, Files); 9] = [
         ("lines", vec![("a.ndjson", records.join("\n").into_bytes())]),
         (
             "several files, of which some calls are in both",
@@ -113,6 +113,7 @@ fn an_export_in_any_form_makes_the_same_lake_as_the_api() {
                 ),
             ],
         ),
+        ("in order", vec![("a.ndjson", lines.clone().into_bytes())]),
         ("CSV in gzip", vec![("a.csv.gz", gzip(&csv))]),
         ("semicolons", separated(&csv, b';', "\u{feff}sep=;\r\n")),
         ("tabs", separated(&csv, b'\t', "")),
@@ -343,12 +344,15 @@ fn a_reject_names_the_place_of_its_record_in_the_user_s_json() {
     let mut gzip = GzEncoder::new(Vec::new(), Compression::default());
     gzip.write_all(lines.as_bytes()).unwrap();
     let marked = ["\u{feff}", first, "", "  ", &other, &broken, ""].join("\r\n");
+    let many = format!("{first}\n{second}\n").repeat(500);
+    let uncopied = format!("{many}{other}\n\n{many}{broken}\n{many}");
     let together = format!("{first}\n{other}\u{feff}{broken}{second}\n");
     let array = format!("\n\n[{first},{other} ,\n\t{broken},{second}]");
     let pages = page(&[first, &other]) + &page(&[second, &broken, first]);
     for (form, content) in [
         ("lines", lines.clone()),
         ("lines with blank ones, a mark and CRLF", marked),
+        ("lines that are not copied", uncopied),
         ("several objects on a line, one with a mark", together),
         ("an array", array),
         ("pages one behind the other", pages),
@@ -378,6 +382,11 @@ fn a_reject_names_the_place_of_its_row_in_the_user_s_csv() {
     let csv = format!("{header}{good}\r\n{broken}{good}").into_bytes();
     let broken = broken.trim_end().as_bytes();
     assert_reject_names_its_place("a row of several lines", &[("a", csv.clone())], 0, broken);
+    let many = good.repeat(2_000);
+    let other = good.replace(DAY, "2026-10-02");
+    let uncopied = [header, &many, &other, &many].concat().into_bytes();
+    let uncopied = [&uncopied, broken, b"\n", many.as_bytes()].concat();
+    assert_reject_names_its_place("rows that are not copied", &[("a", uncopied)], 0, broken);
     let files = [
         ("a.ndjson", calls(0, 1).into_bytes()),
         (

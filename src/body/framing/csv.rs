@@ -186,6 +186,22 @@ impl CsvFramer {
         }
     }
 
+    /// For rows without their header, whose cells this separates.
+    pub(super) fn of_rows(separator: Separator, max_record_bytes: usize) -> Self {
+        Self {
+            reader: reader(separator),
+            separator,
+            first_line: None,
+            start: None,
+            ..Self::new(max_record_bytes)
+        }
+    }
+
+    /// The next byte stands there. It is the first one of a line.
+    pub(super) fn continue_at(&mut self, at: Position) {
+        self.at = at;
+    }
+
     /// Memory held between two chunks.
     #[cfg(test)]
     pub(super) fn capacity_bytes(&self) -> usize {

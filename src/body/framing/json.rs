@@ -292,6 +292,11 @@ impl JsonFramer {
         }
     }
 
+    /// The next byte stands there. It is the first one of a line.
+    pub(super) fn continue_at(&mut self, at: Position) {
+        self.at = at;
+    }
+
     /// Memory held between two chunks.
     #[cfg(test)]
     pub(super) fn capacity_bytes(&self) -> usize {

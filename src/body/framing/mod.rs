@@ -276,6 +276,25 @@ impl Framer {
         }
     }
 
+    /// A framer for rows of CSV without their header, whose cells `separator` separates.
+    pub(crate) fn of_rows(separator: Separator, max_record_bytes: usize) -> Self {
+        Self {
+            max_record_bytes,
+            record_keys: &[],
+            inner: Inner::Csv(Box::new(CsvFramer::of_rows(separator, max_record_bytes))),
+        }
+    }
+
+    /// The next byte stands there in the body. It is the first one of a line.
+    pub(crate) fn continue_at(&mut self, at: Position) {
+        match &mut self.inner {
+            Inner::Json(framer) => framer.continue_at(at),
+            Inner::Csv(framer) => framer.continue_at(at),
+            // Its format is detected from the first byte of the body.
+            Inner::Undecided(_) => {}
+        }
+    }
+
     fn of_file(format: Format, max_record_bytes: usize) -> Self {
         match format {
             Format::Json => Self {

@@ -22,7 +22,7 @@ pub use quotes::TextClass;
 
 use super::field::{Member, field_of, key_at};
 use super::phone::{phone_number, whole_digits};
-use super::plain::decode_with;
+use super::plain::{call_time_us, decode_with};
 use super::{DecodeError, LocalTimes, Record, parse_time_us};
 use crate::cdr::amount::Amount;
 use crate::cdr::columns::Field;
@@ -74,8 +74,19 @@ impl Decoder {
         }
     }
 
+    /// The start of a record's call like [`call_time_us`], which most records do not need.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if `date` cannot be read, or the record is the server's report of a failure.
+    pub(crate) fn call_time_us(&mut self, text: &[u8]) -> Result<i64, DecodeError> {
+        match self.try_decode(text) {
+            Some(record) => Ok(record.call_time_us),
+            None => call_time_us(text, &mut self.local_times),
+        }
+    }
+
     /// `None` if the record needs the plain decoder.
-    // Inlined into its only caller, because a record is large and would be moved.
+    // Inlined into its callers, because a record is large and would be moved.
     #[inline(always)]
     #[expect(clippy::inline_always, reason = "a call costs a copy of the record")]
     fn try_decode<'a>(&mut self, text: &'a [u8]) -> Option<Record<'a>> {

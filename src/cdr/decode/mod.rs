@@ -13,7 +13,6 @@ mod time;
 use std::borrow::Cow;
 
 pub use fast::{Decoder, TextClass};
-pub(crate) use plain::call_time_us;
 pub use plain::decode;
 pub(crate) use plain::is_rounded;
 pub(crate) use time::{LocalTimes, TimeError, parse_time_us};

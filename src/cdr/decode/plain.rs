@@ -138,7 +138,7 @@ pub(super) fn decode_with<'a>(
 ///
 /// # Errors
 /// [`DecodeError`] if `date` cannot be read, or the record is the server's report of a failure.
-pub(crate) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, DecodeError> {
+pub(super) fn call_time_us(text: &[u8], times: &mut LocalTimes) -> Result<i64, DecodeError> {
     let text = String::from_utf8_lossy(text);
     Ok(Fields::read(&text)?.call_time_us(times)?.value)
 }

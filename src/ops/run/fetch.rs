@@ -23,6 +23,7 @@ use crate::lake::ledger::Asked;
 use crate::privacy::Privacy;
 use crate::retry::{Exhausted, Fate, Retry, RetryHint, RetryReason};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
+use crate::source::files::DayReader;
 use crate::source::requests::request_with_retries;
 use crate::source::{Body, Paging, SourceError};
 
@@ -149,6 +150,8 @@ impl Leniency {
 }
 
 enum Message {
+    /// All records of a day of an export, in place of a body's chunks.
+    Export(Box<DayReader>),
     BeginBody(Encoding, Format),
     Chunk(Bytes),
     EndBody(oneshot::Sender<BodyEnd>),
@@ -500,25 +503,25 @@ async fn stoppable<T>(
 /// abandons the slice: the thread ends and removes its files.
 struct Conversion {
     messages: mpsc::Sender<Message>,
-    thread: tokio::task::JoinHandle<Result<Option<Converted>, ConvertError>>,
+    thread: tokio::task::JoinHandle<Result<Option<Converted>, FetchError>>,
 }
 
 impl Conversion {
     fn start(context: &Context, slice: Slice, privacy: &Arc<Privacy>, body: &Body) -> Self {
         let config = &context.config;
         let limits = &config.limits;
-        let (max_record_bytes, max_slice_bytes) = match body.split_from {
-            // Measured when it was split. A row of CSV has grown since, by the names of its
-            // columns.
-            Some(_) => (usize::MAX, u64::MAX),
-            None => (limits.max_record_bytes, limits.max_slice_bytes),
+        let export_files = body.export.as_ref().map(|day| Arc::clone(day.names()));
+        // The files of an export have their length.
+        let max_slice_bytes = match export_files {
+            Some(_) => u64::MAX,
+            None => limits.max_slice_bytes,
         };
         let options = ConvertOptions {
             slice,
             day_us: day_us(slice.day, &config.window.timezone),
-            export_files: body.split_from.clone(),
+            export_files,
             spool_dir: context.lake.spool_dir().to_owned(),
-            max_record_bytes,
+            max_record_bytes: limits.max_record_bytes,
             max_slice_bytes,
             dedupe: config.quality.dedupe,
             assume_timezone: config.source.assume_timezone.clone(),
@@ -534,6 +537,14 @@ impl Conversion {
 
     /// Passes one body on to its end.
     async fn feed(&mut self, context: &Context, body: &mut Body) -> Result<BodyEnd, FetchError> {
+        if let Some(day) = body.export.take() {
+            self.tell(Message::Export(Box::new(day))).await?;
+            return tokio::select! {
+                biased;
+                () = context.stop.cancelled() => Err(FetchError::Stopped),
+                end = self.end_body() => end,
+            };
+        }
         let begin = Message::BeginBody(body.encoding, body.format);
         self.tell(begin).await?;
         while let Some(chunk) = stoppable(context, body.chunk()).await? {
@@ -570,7 +581,7 @@ impl Conversion {
         match (join_task(self.thread).await, error) {
             (_, FetchError::Stopped) => FetchError::Stopped,
             (Err(panicked), _) => panicked.into(),
-            (Ok(Err(found)), _) => found.into(),
+            (Ok(Err(found)), _) => found,
             (Ok(Ok(_)), error) => error,
         }
     }
@@ -588,13 +599,19 @@ fn convert(
     options: ConvertOptions,
     mut inbox: mpsc::Receiver<Message>,
     observer: &dyn Observer,
-) -> Result<Option<Converted>, ConvertError> {
+) -> Result<Option<Converted>, FetchError> {
     let mut converter = Converter::try_new(options)?;
     match convert_bodies(&mut converter, &mut inbox, observer) {
-        Ok(Conclusion::Finish) => converter.finish().map(Some),
-        Ok(Conclusion::Abandon) => converter.abandon().map(|()| None),
-        // A full disk is a better explanation than any other error.
-        Err(error) => converter.abandon().and(Err(error)),
+        Ok(Conclusion::Finish) => Ok(Some(converter.finish()?)),
+        Ok(Conclusion::Abandon) => {
+            converter.abandon()?;
+            Ok(None)
+        }
+        Err(error) => {
+            // A full disk is a better explanation than any other error.
+            converter.abandon()?;
+            Err(error)
+        }
     }
 }
 
@@ -608,10 +625,20 @@ fn convert_bodies(
     converter: &mut Converter,
     inbox: &mut mpsc::Receiver<Message>,
     observer: &dyn Observer,
-) -> Result<Conclusion, ConvertError> {
+) -> Result<Conclusion, FetchError> {
     let mut reported = 0;
     while let Some(message) = inbox.blocking_recv() {
         match message {
+            Message::Export(day) => {
+                let report = |records| {
+                    observer.records_read(records - reported);
+                    reported = records;
+                    !inbox.is_closed()
+                };
+                if !day.feed::<FetchError>(converter, report)? {
+                    return Ok(Conclusion::Abandon);
+                }
+            }
             Message::BeginBody(encoding, format) => converter.begin_body(encoding, format),
             Message::Chunk(chunk) => converter.push(&chunk)?,
             Message::EndBody(reply) => {

@@ -1,25 +1,18 @@
 //! An export in place of the API.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::BytesMut;
 use futures::{StreamExt, stream};
 use secrecy::SecretString;
-use tokio::fs::File;
-use tokio::io::AsyncReadExt;
 
 use super::{Export, ExportDay};
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
 use crate::cdr::slice::Slice;
 use crate::privacy::Credentials;
-use crate::source::{Body, Chunks, Source, SourceError};
-
-/// Bytes read at once from a day of an export.
-const CHUNK_BYTES: usize = 128 << 10;
+use crate::source::{Body, Source, SourceError};
 
 /// An export, and the source of the provider's counts.
 #[derive(Debug)]
@@ -47,18 +40,16 @@ impl ExportSource {
 #[async_trait]
 impl Source for ExportSource {
     async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
-        let day = self.export.day(slice.day);
-        let ExportDay { path, asked, as_of } = day.ok_or_else(|| {
-            SourceError::Permanent(format!("the export has no calls of {}", slice.day))
-        })?;
-        let chunks = match File::open(&path).await {
-            Ok(file) => chunks(file, path),
-            Err(source) => return Err(SourceError::Spooled { path, source }),
-        };
+        let ExportDay {
+            reader,
+            asked,
+            as_of,
+        } = self.export.day(slice.day)?;
+        let none = stream::empty().boxed();
         Ok(Body {
             made_at: Some(as_of),
-            split_from: Some(self.export.file_names()),
-            ..Body::new(asked, Encoding::Zstd, Format::Lines, chunks)
+            export: Some(reader),
+            ..Body::new(asked, Encoding::Identity, Format::Lines, none)
         })
     }
 
@@ -89,17 +80,4 @@ impl Source for ExportSource {
     fn credentials(&self) -> &Arc<Credentials> {
         &self.credentials
     }
-}
-
-/// The bytes of a file.
-fn chunks(file: File, path: PathBuf) -> Chunks {
-    let next = async |(mut file, path): (File, PathBuf)| {
-        let mut chunk = BytesMut::with_capacity(CHUNK_BYTES);
-        match file.read_buf(&mut chunk).await {
-            Ok(0) => Ok(None),
-            Ok(_) => Ok(Some((chunk.freeze(), (file, path)))),
-            Err(source) => Err(SourceError::Spooled { path, source }),
-        }
-    };
-    stream::try_unfold((file, path), next).boxed()
 }

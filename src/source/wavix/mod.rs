@@ -199,7 +199,7 @@ impl Api {
                 Via::Stream | Via::Csv => Paging::Suspected,
                 Via::Pages => Paging::List,
             },
-            split_from: None,
+            export: None,
             if_empty: match absent {
                 Some(_) => None,
                 None => wrong_if_empty(&response, format),
