@@ -74,7 +74,8 @@ impl Decoder {
         }
     }
 
-    /// The start of a record's call like [`call_time_us`], which most records do not need.
+    /// The start of a record's call, in microseconds since 1970-01-01T00:00:00Z, even if the rest
+    /// of the record is invalid.
     ///
     /// # Errors
     /// [`DecodeError`] if `date` cannot be read, or the record is the server's report of a failure.

@@ -13,6 +13,10 @@ fn assert_agree(decoder: &mut Decoder, text: &[u8]) -> bool {
         "{}",
         String::from_utf8_lossy(text)
     );
+    assert_eq!(
+        decoder.call_time_us(text),
+        call_time_us(text, &mut LocalTimes::default())
+    );
     fast.is_some()
 }
 
