@@ -570,6 +570,12 @@ impl Field {
 
 /// A cell without white space around it.
 fn trimmed(cell: &[u8]) -> &[u8] {
+    if let [first, .., last] = cell
+        && first.is_ascii_graphic()
+        && last.is_ascii_graphic()
+    {
+        return cell;
+    }
     std::str::from_utf8(cell).map_or_else(|_| cell.trim_ascii(), |text| text.trim().as_bytes())
 }
 
@@ -594,6 +600,16 @@ fn normalize_header(name: &str) -> String {
 /// refuse.
 fn write_string(cell: &[u8], json: &mut Vec<u8>) {
     json.push(b'"');
+    let is_special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
+    // Looks at every byte, which takes less time than stopping at the first one.
+    let is_plain = !cell
+        .iter()
+        .fold(false, |found, &byte| found | is_special(byte));
+    if is_plain {
+        json.extend_from_slice(cell);
+        json.push(b'"');
+        return;
+    }
     for &byte in cell {
         match byte {
             b'"' | b'\\' => json.extend_from_slice(&[b'\\', byte]),
