@@ -6,7 +6,7 @@
 //! a plain file, are copied to the spool, each record with its place. What is wrong with a record
 //! does not matter here as long as its `date` can be read: its slice will reject it.
 //!
-//! Memory: [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, a
+//! Memory: twice [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, a
 //! quarter of the text of the records that are copied.
 
 mod day;
@@ -19,7 +19,7 @@ use std::io::{self, Read, Write};
 use std::ops::Range;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use jiff::Timestamp;
 use jiff::civil::Date;
@@ -47,8 +47,9 @@ pub(crate) use day::DayReader;
 use day::{Lines, Stamp};
 pub(crate) use source::ExportSource;
 
-/// Bytes of records that are held before they are written to the files of their days.
-pub(crate) const BUFFERED_BYTES: usize = 16 << 20;
+/// Bytes of entries that are held before they are written to the files of their days. As many are
+/// being written meanwhile.
+pub(crate) const BUFFERED_BYTES: usize = 8 << 20;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
 /// Lines of one day that follow one another and are at least this long are read from the user's
@@ -549,49 +550,53 @@ pub(crate) fn split(
     interrupt: &CancellationToken,
     on_bytes: impl Fn(u64),
 ) -> Result<Export, ExportError> {
-    let parent = options.spool_parent.clone();
-    let spool_failed = |source| ExportError::Spool {
-        directory: parent.clone(),
-        source,
-    };
-    let mut splitter = Splitter {
-        timezone: options.timezone.clone(),
-        decoder: Decoder::new(LocalTimes::new(options.assume_timezone.clone())),
-        max_record_bytes: options.max_record_bytes,
-        min_lines_bytes: options.min_lines_bytes,
-        export: Export {
-            days: BTreeMap::new(),
-            files: Arc::new([]),
-            names: inputs.iter().map(Input::name).collect(),
-            assumed_timezone: options.assume_timezone.clone(),
-            spool,
-            listed: (0, 0),
-            unended: Vec::new(),
-            undated: Undated::default(),
-            missing_fields: Vec::new(),
-        },
-        files: Vec::new(),
-        days: Vec::new(),
-        days_by_start: BTreeMap::new(),
-        last_day: None,
-        run: None,
-        buffered_bytes: 0,
-        compressor: compressor().map_err(spool_failed)?,
-    };
-    for input in inputs {
-        let name = input.name();
-        tracing::info!("Splitting {name} by day.");
-        splitter
-            .read(input, interrupt, &on_bytes)
-            .map_err(|error| error.of(name, &parent))?;
-    }
-    splitter.finish().map_err(spool_failed)
+    let parent = &options.spool_parent;
+    std::thread::scope(|scope| {
+        // One batch is filled while another is written.
+        let (batches, inbox) = mpsc::sync_channel(0);
+        let written = scope.spawn({
+            let spool = Arc::clone(&spool);
+            move || write_batches(&inbox, &spool)
+        });
+        let mut splitter = Splitter::new(inputs, options, spool, batches);
+        let mut read_all = || {
+            for input in inputs {
+                let name = input.name();
+                tracing::info!("Splitting {name} by day.");
+                splitter
+                    .read(input, interrupt, &on_bytes)
+                    .map_err(|error| error.of(name, parent))?;
+            }
+            Ok(())
+        };
+        let read = read_all();
+        let export = splitter.finish();
+        // It explains why a batch was not taken.
+        let written = written.join().expect("writing does not panic");
+        written.map_err(|source| ExportError::Spool {
+            directory: parent.clone(),
+            source,
+        })?;
+        read.map(|()| export)
+    })
 }
 
-fn compressor() -> io::Result<Compressor<'static>> {
+/// Entries of several days.
+type Batch = Vec<(Date, Vec<u8>)>;
+
+/// Adds batches to the files of their days. Compressing takes as long as reading.
+fn write_batches(inbox: &mpsc::Receiver<Batch>, spool: &Spool) -> io::Result<()> {
     let mut compressor = Compressor::new(SPOOL_ZSTD_LEVEL)?;
     compressor.include_checksum(true)?;
-    Ok(compressor)
+    for (day, entries) in inbox.iter().flatten() {
+        let mut file = File::options()
+            .append(true)
+            .create(true)
+            .mode(0o600)
+            .open(spooled(spool, day))?;
+        file.write_all(&compressor.compress(&entries)?)?;
+    }
+    Ok(())
 }
 
 /// What stopped the reading of one input.
@@ -633,7 +638,7 @@ struct Splitter {
     last_day: Option<usize>,
     run: Option<Run>,
     buffered_bytes: usize,
-    compressor: Compressor<'static>,
+    batches: mpsc::SyncSender<Batch>,
 }
 
 /// A day of which there are records.
@@ -664,6 +669,38 @@ struct Line {
 }
 
 impl Splitter {
+    fn new(
+        inputs: &[Input],
+        options: &SplitOptions,
+        spool: Arc<Spool>,
+        batches: mpsc::SyncSender<Batch>,
+    ) -> Self {
+        Self {
+            timezone: options.timezone.clone(),
+            decoder: Decoder::new(LocalTimes::new(options.assume_timezone.clone())),
+            max_record_bytes: options.max_record_bytes,
+            min_lines_bytes: options.min_lines_bytes,
+            export: Export {
+                days: BTreeMap::new(),
+                files: Arc::new([]),
+                names: inputs.iter().map(Input::name).collect(),
+                assumed_timezone: options.assume_timezone.clone(),
+                spool,
+                listed: (0, 0),
+                unended: Vec::new(),
+                undated: Undated::default(),
+                missing_fields: Vec::new(),
+            },
+            files: Vec::new(),
+            days: Vec::new(),
+            days_by_start: BTreeMap::new(),
+            last_day: None,
+            run: None,
+            buffered_bytes: 0,
+            batches,
+        }
+    }
+
     fn read(
         &mut self,
         input: &Input,
@@ -940,9 +977,12 @@ impl Splitter {
         }
         // Its first lines will lie in the day's file.
         self.end_run();
-        self.flush().map_err(|source| ConvertError::Spool {
+        if self.flush() {
+            return Ok(());
+        }
+        Err(ConvertError::Spool {
             directory: self.export.spool.path().to_owned(),
-            source,
+            source: io::ErrorKind::BrokenPipe.into(),
         })
     }
 
@@ -958,33 +998,21 @@ impl Splitter {
         }
     }
 
-    /// Adds the entries that are not yet written to the files of their days.
-    fn flush(&mut self) -> io::Result<()> {
+    /// Passes the entries on that are to be written. False if that failed.
+    fn flush(&mut self) -> bool {
         self.buffered_bytes = 0;
-        // What all may keep together.
-        let kept_bytes = BUFFERED_BYTES / self.days.len().max(1);
-        for day in &mut self.days {
-            if day.entries.is_empty() {
-                continue;
-            }
-            let mut file = File::options()
-                .append(true)
-                .create(true)
-                .mode(0o600)
-                .open(spooled(&self.export.spool, day.date))?;
-            file.write_all(&self.compressor.compress(&day.entries)?)?;
-            day.entries.clear();
-            day.entries.shrink_to(kept_bytes);
-        }
-        Ok(())
+        let days = self.days.iter_mut();
+        let days = days.filter(|day| !day.entries.is_empty());
+        let batch = days.map(|day| (day.date, std::mem::take(&mut day.entries)));
+        self.batches.send(batch.collect()).is_ok()
     }
 
-    fn finish(mut self) -> io::Result<Export> {
-        self.flush()?;
+    fn finish(mut self) -> Export {
+        self.flush();
         let days = self.days.into_iter();
         self.export.days = days.map(|day| (day.date, day.found)).collect();
         self.export.files = self.files.into();
-        Ok(self.export)
+        self.export
     }
 }
 
