@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, Date32Array, Decimal128Array, DictionaryArray,
-    Int8Array, Int32Array, PrimitiveArray, StringArray, StringBuilder, TimestampMicrosecondArray,
+    Int8Array, Int32Array, PrimitiveArray, StringArray, TimestampMicrosecondArray,
 };
-use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer};
+use arrow::buffer::{BooleanBuffer, Buffer, NullBuffer, OffsetBuffer};
 use arrow::datatypes::{Date32Type, Decimal128Type, Int8Type, Int32Type, TimestampMicrosecondType};
 use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
@@ -25,36 +25,35 @@ pub(super) const BATCH_ROWS: usize = 8192;
 /// A batch with this much text is finished early: a row may have `limits.max_record_bytes`.
 pub(super) const BATCH_TEXT_BYTES: usize = 4 << 20;
 
-/// Builds a validity bitmap.
+/// Collects which values of a column are null. Costs nothing for the other values.
 #[derive(Debug, Default)]
-struct Validity {
-    /// Complete words, for 64 values each.
+struct Nulls {
+    /// A bit for each value, set for nulls. Ends with the word of the last null.
     words: Vec<u64>,
-    word: u64,
-    length: usize,
 }
 
-impl Validity {
+impl Nulls {
     #[inline]
-    fn append(&mut self, is_valid: bool) {
-        let bit = self.length % 64;
-        self.word |= u64::from(is_valid) << bit;
-        self.length += 1;
-        if bit == 63 {
-            self.words.push(std::mem::take(&mut self.word));
+    fn add(&mut self, row: usize) {
+        let word = row / 64;
+        if self.words.len() <= word {
+            self.words.resize(word + 1, 0);
         }
+        self.words[word] |= 1 << (row % 64);
     }
 
-    /// `None` if no value is null.
-    fn finish(&mut self) -> Option<NullBuffer> {
-        let Self {
-            mut words,
-            word,
-            length,
-        } = std::mem::take(self);
-        words.push(word);
-        let nulls = NullBuffer::new(BooleanBuffer::new(Buffer::from_vec(words), 0, length));
-        (nulls.null_count() > 0).then_some(nulls)
+    /// The validity bitmap of `rows` values, `None` if no value is null.
+    fn finish(&mut self, rows: usize) -> Option<NullBuffer> {
+        if self.words.is_empty() {
+            return None;
+        }
+        let mut words = std::mem::take(&mut self.words);
+        words.resize(rows.div_ceil(64), 0);
+        for word in &mut words {
+            *word = !*word;
+        }
+        let bits = BooleanBuffer::new(Buffer::from_vec(words), 0, rows);
+        Some(NullBuffer::new(bits))
     }
 }
 
@@ -62,14 +61,14 @@ impl Validity {
 #[derive(Debug)]
 struct NumberBuilder<T: ArrowPrimitiveType> {
     values: Vec<T::Native>,
-    validity: Validity,
+    nulls: Nulls,
 }
 
 impl<T: ArrowPrimitiveType> Default for NumberBuilder<T> {
     fn default() -> Self {
         Self {
             values: Vec::new(),
-            validity: Validity::default(),
+            nulls: Nulls::default(),
         }
     }
 }
@@ -77,7 +76,9 @@ impl<T: ArrowPrimitiveType> Default for NumberBuilder<T> {
 impl<T: ArrowPrimitiveType> NumberBuilder<T> {
     #[inline]
     fn append(&mut self, value: Option<T::Native>) {
-        self.validity.append(value.is_some());
+        if value.is_none() {
+            self.nulls.add(self.values.len());
+        }
         self.values.push(value.unwrap_or_default());
     }
 
@@ -85,7 +86,66 @@ impl<T: ArrowPrimitiveType> NumberBuilder<T> {
         // The next batch is usually as long.
         let next = Vec::with_capacity(self.values.len());
         let values = std::mem::replace(&mut self.values, next);
-        PrimitiveArray::new(values.into(), self.validity.finish())
+        let nulls = self.nulls.finish(values.len());
+        PrimitiveArray::new(values.into(), nulls)
+    }
+}
+
+/// Builds a column of texts.
+#[derive(Debug)]
+struct TextBuilder {
+    text: String,
+    /// 0, and the end of each value.
+    offsets: Vec<i32>,
+    nulls: Nulls,
+}
+
+impl Default for TextBuilder {
+    fn default() -> Self {
+        Self::with_capacity(0, 0)
+    }
+}
+
+impl TextBuilder {
+    fn with_capacity(rows: usize, text_bytes: usize) -> Self {
+        let mut offsets = Vec::with_capacity(rows + 1);
+        offsets.push(0);
+        Self {
+            text: String::with_capacity(text_bytes),
+            offsets,
+            nulls: Nulls::default(),
+        }
+    }
+
+    #[inline]
+    fn append(&mut self, text: Option<&str>) {
+        match text {
+            Some(text) => self.text.push_str(text),
+            None => self.nulls.add(self.offsets.len() - 1),
+        }
+        let end = i32::try_from(self.text.len()).expect("a batch has some megabytes");
+        self.offsets.push(end);
+    }
+
+    fn finish(&mut self) -> StringArray {
+        let rows = self.offsets.len() - 1;
+        // The next batch is usually as long.
+        let next = Self::with_capacity(rows, self.text.len());
+        let Self {
+            text,
+            offsets,
+            mut nulls,
+        } = std::mem::replace(self, next);
+        #[expect(
+            unsafe_code,
+            reason = "checking every text again takes 50 instructions per row"
+        )]
+        // SAFETY: `text` is UTF-8, and each offset was its length at some time, in this order. So
+        // offsets do not decrease, and lie between characters.
+        unsafe {
+            let offsets = OffsetBuffer::new_unchecked(offsets.into());
+            StringArray::new_unchecked(offsets, text.into_bytes().into(), nulls.finish(rows))
+        }
     }
 }
 
@@ -109,13 +169,6 @@ impl DictionaryBuilder {
         }
         Arc::new(array.expect("every code has its entry"))
     }
-}
-
-/// Finishes a column of strings and reserves the same capacity for the next batch.
-fn finish_texts(builder: &mut StringBuilder) -> ArrayRef {
-    let texts = builder.finish();
-    *builder = StringBuilder::with_capacity(texts.len(), texts.value_data().len());
-    Arc::new(texts)
 }
 
 /// Number of columns of these kinds.
@@ -155,7 +208,7 @@ pub struct BatchBuilder {
     rows: usize,
     text_bytes: usize,
     // The columns of each kind, in their order.
-    texts: [StringBuilder; TEXTS],
+    texts: [TextBuilder; TEXTS],
     names: [DictionaryBuilder; NAMES],
     times: [NumberBuilder<TimestampMicrosecondType>; TIMES],
     seconds: [NumberBuilder<Int32Type>; SECONDS],
@@ -214,7 +267,7 @@ impl BatchBuilder {
         let mut amounts = self.amounts.iter_mut();
         let columns = COLUMNS.iter().map(|column| -> ArrayRef {
             match column.kind {
-                Kind::Id | Kind::PhoneNumber | Kind::Json => finish_texts(next(&mut texts)),
+                Kind::Id | Kind::PhoneNumber | Kind::Json => Arc::new(next(&mut texts).finish()),
                 Kind::Name => next(&mut names).finish(),
                 Kind::Direction => directions(slice.direction, rows),
                 Kind::Day => Arc::new(Date32Array::from_value(day_number(slice.day), rows)),
@@ -241,7 +294,7 @@ fn directions(direction: Direction, rows: usize) -> ArrayRef {
 /// Appends the values of one row, column by column.
 struct RowAppender<'b> {
     text_bytes: &'b mut usize,
-    texts: IterMut<'b, StringBuilder>,
+    texts: IterMut<'b, TextBuilder>,
     names: IterMut<'b, DictionaryBuilder>,
     times: IterMut<'b, NumberBuilder<TimestampMicrosecondType>>,
     seconds: IterMut<'b, NumberBuilder<Int32Type>>,
@@ -249,12 +302,16 @@ struct RowAppender<'b> {
 }
 
 impl RowSink for RowAppender<'_> {
-    #[inline]
+    #[expect(
+        clippy::inline_always,
+        reason = "the kind is constant, and the places become so"
+    )]
+    #[inline(always)]
     fn text(&mut self, kind: Kind, text: Option<&str>) {
         *self.text_bytes += text.map_or(0, str::len);
         match kind {
             Kind::Name => next(&mut self.names).append(text),
-            _ => next(&mut self.texts).append_option(text),
+            _ => next(&mut self.texts).append(text),
         }
     }
 
@@ -268,7 +325,8 @@ impl RowSink for RowAppender<'_> {
         next(&mut self.seconds).append(seconds);
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "its place becomes constant")]
+    #[inline(always)]
     fn amount(&mut self, amount: Option<Amount>) {
         next(&mut self.amounts).append(amount.map(|amount| i128::from(amount.nanos())));
     }

@@ -135,9 +135,18 @@ fn successor(character: char) -> Option<char> {
 }
 
 /// Collects minimum and maximum of texts.
-#[derive(Default)]
 pub(super) struct TextBounds<'a> {
-    bounds: Option<[(u64, &'a [u8]); 2]>,
+    min: (u64, Option<&'a [u8]>),
+    max: (u64, Option<&'a [u8]>),
+}
+
+impl Default for TextBounds<'_> {
+    fn default() -> Self {
+        Self {
+            min: (u64::MAX, None),
+            max: (0, None),
+        }
+    }
 }
 
 impl<'a> TextBounds<'a> {
@@ -156,13 +165,12 @@ impl<'a> TextBounds<'a> {
 
     #[inline]
     pub(super) fn add(&mut self, text: &'a [u8]) {
-        let text = (Self::head(text), text);
-        let [min, max] = self.bounds.get_or_insert([text, text]);
-        if text.0 <= min.0 && text < *min {
-            *min = text;
+        let head = Self::head(text);
+        if head <= self.min.0 && self.min.1.is_none_or(|min| text < min) {
+            self.min = (head, Some(text));
         }
-        if text.0 >= max.0 && text > *max {
-            *max = text;
+        if head >= self.max.0 && self.max.1.is_none_or(|max| text > max) {
+            self.max = (head, Some(text));
         }
     }
 }
@@ -177,7 +185,7 @@ impl<'a> FromIterator<&'a [u8]> for TextBounds<'a> {
 
 impl From<TextBounds<'_>> for Bounds {
     fn from(texts: TextBounds<'_>) -> Self {
-        let Some([(_, min), (_, max)]) = texts.bounds else {
+        let (Some(min), Some(max)) = (texts.min.1, texts.max.1) else {
             return Self::Empty;
         };
         let [min, max] = [min, max].map(|text| std::str::from_utf8(text).expect("it is a text"));

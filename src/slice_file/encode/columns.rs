@@ -1,7 +1,7 @@
 //! Encodes arrays as pages of a column chunk.
 
-use arrow::array::{Array, AsArray, DictionaryArray, StringArray};
-use arrow::datatypes::{ArrowDictionaryKeyType, ArrowNativeType, DataType, Int8Type, Int32Type};
+use arrow::array::{Array, AsArray, StringArray};
+use arrow::datatypes::{ArrowNativeType, DataType, Int8Type, Int32Type};
 use parquet::basic::{Encoding, Type};
 use parquet::column::page::{CompressedPage, Page, PageWriteSpec, PageWriter};
 use parquet::column::writer::ColumnCloseResult;
@@ -17,7 +17,7 @@ use super::blocks::{Blocks, Chunk};
 use super::bounds::{Bounds, TextBounds, narrow};
 use super::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 use super::scratch::Scratch;
-use super::values::{numbers_of, write_codes, write_length, write_levels, write_text};
+use super::values::{extend_valid, numbers_of, write_codes, write_levels};
 use crate::cdr::columns::Kind;
 
 /// The dictionary of a column chunk.
@@ -153,40 +153,42 @@ impl ColumnEncoder {
     ) -> (Encoding, Bounds, i64) {
         match array.data_type() {
             DataType::Utf8 => write_texts(array.as_string(), buffers),
-            DataType::Dictionary(keys, _) if **keys == DataType::Int8 => {
-                self.write_coded(array.as_dictionary::<Int8Type>(), buffers)
-            }
-            DataType::Dictionary(..) => {
-                self.write_coded(array.as_dictionary::<Int32Type>(), buffers)
+            DataType::Dictionary(keys, _) => {
+                buffers.codes.clear();
+                if **keys == DataType::Int8 {
+                    let array = array.as_dictionary::<Int8Type>();
+                    let code = |key: i8| u32::from(key.cast_unsigned());
+                    extend_valid(
+                        &mut buffers.codes,
+                        array.keys().values(),
+                        array.nulls(),
+                        code,
+                    );
+                    self.write_coded(array.values().as_string(), buffers)
+                } else {
+                    let array = array.as_dictionary::<Int32Type>();
+                    let keys = array.keys().values();
+                    extend_valid(&mut buffers.codes, keys, array.nulls(), i32::cast_unsigned);
+                    self.write_coded(array.values().as_string(), buffers)
+                }
             }
             _ => self.write_numbers(array, buffers),
         }
     }
 
-    fn write_coded<K: ArrowDictionaryKeyType>(
+    /// Encodes texts of a dictionary. `buffers.codes` has their codes.
+    fn write_coded(
         &mut self,
-        array: &DictionaryArray<K>,
+        texts: &StringArray,
         buffers: &mut PageBuffers,
     ) -> (Encoding, Bounds, i64) {
-        let texts = array.values().as_string::<i32>();
-        buffers.codes.clear();
-        let keys = array.keys();
-        let code = |row: usize| {
-            let code = keys.value(row).to_usize();
-            code.and_then(|code| u32::try_from(code).ok())
-                .expect("a code is the index of an entry")
-        };
-        match keys.nulls() {
-            Some(nulls) => buffers.codes.extend(nulls.valid_indices().map(code)),
-            None => buffers.codes.extend((0..keys.len()).map(code)),
-        }
-        let mut is_used = vec![false; texts.len()];
-        let mut text_bytes = 0;
+        let mut counts = vec![0_u32; texts.len()];
         for &code in &buffers.codes {
-            is_used[code as usize] = true;
-            text_bytes += i64::from(texts.value_length(code as usize));
+            counts[code as usize] += 1;
         }
-        let used = (0..texts.len()).filter(|&code| is_used[code]);
+        let bytes_of = |code: usize| i64::from(counts[code]) * i64::from(texts.value_length(code));
+        let text_bytes = (0..texts.len()).map(bytes_of).sum();
+        let used = (0..texts.len()).filter(|&code| counts[code] > 0);
         let bounds: TextBounds<'_> = used.map(|code| texts.value(code).as_bytes()).collect();
         let bounds = bounds.into();
         let Dictionary::Texts(dictionary) = &mut self.dictionary else {
@@ -202,7 +204,8 @@ impl ColumnEncoder {
             return (Encoding::RLE_DICTIONARY, bounds, text_bytes);
         }
         for &code in &buffers.codes {
-            write_text(texts.value(code as usize).as_bytes(), &mut buffers.page);
+            let text = texts.value(code as usize).as_bytes();
+            buffers.page.push_text(text, 0, text.len());
         }
         (Encoding::PLAIN, bounds, text_bytes)
     }
@@ -302,7 +305,7 @@ impl ColumnEncoder {
                 let texts = texts.iter().flat_map(|texts| texts.iter().flatten());
                 let mut entries = 0;
                 for text in texts {
-                    write_text(text.as_bytes(), &mut buffers.page);
+                    buffers.page.push_text(text.as_bytes(), 0, text.len());
                     entries += 1;
                 }
                 entries
@@ -325,20 +328,26 @@ impl ColumnEncoder {
 /// Encodes texts without a dictionary.
 fn write_texts(array: &StringArray, buffers: &mut PageBuffers) -> (Encoding, Bounds, i64) {
     let (offsets, data) = (array.value_offsets(), array.value_data());
-    let at = |row: usize| offsets[row].as_usize();
-    let mut text_bytes = 0;
     let mut bounds = TextBounds::default();
-    let mut add = |row: usize| {
-        let (start, end) = (at(row), at(row + 1));
-        text_bytes += write_length(end - start, &mut buffers.page);
-        buffers.page.extend_from(data, start, end);
+    let start = buffers.page.len();
+    let mut write = |start: i32, end: i32| {
+        let (start, end) = (start.as_usize(), end.as_usize());
+        buffers.page.push_text(data, start, end);
         bounds.add(&data[start..end]);
     };
-    match array.nulls() {
-        Some(nulls) => nulls.valid_indices().for_each(&mut add),
-        None => (0..array.len()).for_each(&mut add),
+    let mut texts = offsets.len() - 1;
+    if let Some(nulls) = array.nulls() {
+        texts -= nulls.null_count();
+        for row in nulls.valid_indices() {
+            write(offsets[row], offsets[row + 1]);
+        }
+    } else {
+        for (&start, &end) in offsets.iter().zip(&offsets[1..]) {
+            write(start, end);
+        }
     }
-    (Encoding::PLAIN, bounds.into(), text_bytes)
+    let text_bytes = buffers.page.len() - start - texts * size_of::<u32>();
+    (Encoding::PLAIN, bounds.into(), signed(text_bytes))
 }
 
 /// Whether `texts` begins with all of `earlier`.

@@ -9,14 +9,24 @@ pub(crate) const MAX_DICTIONARY_ENTRIES: usize = 1 << 15;
 pub(crate) const MAX_DICTIONARY_BYTES: usize = 1 << 20;
 
 /// A hash table of codes. A slot holds a code plus one, or zero if it is free.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slots {
     slots: Vec<u32>,
     used: usize,
 }
 
+impl Default for Slots {
+    fn default() -> Self {
+        Self {
+            slots: vec![0; 64],
+            used: 0,
+        }
+    }
+}
+
 impl Slots {
     /// The code for which `is_same` returns true, or `Err` with the free slot for the new entry.
+    #[inline]
     fn find(&self, hash: u64, is_same: impl Fn(usize) -> bool) -> Result<u32, usize> {
         let mask = self.slots.len() - 1;
         #[expect(clippy::cast_possible_truncation, reason = "any bits are suitable")]
@@ -30,24 +40,20 @@ impl Slots {
         }
     }
 
-    /// Makes room for one more entry, so that at most half of the slots are used. `hash` returns
-    /// the hash of a code.
-    fn reserve(&mut self, hash: impl Fn(usize) -> u64) {
-        if 2 * (self.used + 1) <= self.slots.len() {
-            return;
-        }
-        self.slots = vec![0; (4 * self.used).max(64).next_power_of_two()];
-        for code in 0..self.used {
-            if let Err(slot) = self.find(hash(code), |_| false) {
-                self.slots[slot] = code_of(code) + 1;
-            }
-        }
-    }
-
-    fn fill(&mut self, slot: usize) -> u32 {
+    /// Fills a free slot with the next code. Afterwards at most half of the slots are used.
+    /// `hash` returns the hash of a code.
+    fn fill(&mut self, slot: usize, hash: impl Fn(usize) -> u64) -> u32 {
         let code = code_of(self.used);
         self.slots[slot] = code + 1;
         self.used += 1;
+        if 2 * self.used > self.slots.len() {
+            self.slots = vec![0; 2 * self.slots.len()];
+            for code in 0..self.used {
+                if let Err(slot) = self.find(hash(code), |_| false) {
+                    self.slots[slot] = code_of(code) + 1;
+                }
+            }
+        }
         code
     }
 }
@@ -78,25 +84,22 @@ impl Default for NumberInterner {
 
 impl NumberInterner {
     /// The code of `number`.
+    #[inline]
     pub(crate) fn intern(&mut self, number: i64) -> u32 {
-        let Self {
-            seed,
-            slots,
-            values,
-            last,
-        } = self;
-        if values.get(*last as usize) == Some(&number) {
-            return *last;
+        if self.values.get(self.last as usize) == Some(&number) {
+            return self.last;
         }
-        slots.reserve(|code| hash_of(values[code], *seed));
-        *last = match slots.find(hash_of(number, *seed), |code| values[code] == number) {
-            Ok(code) => code,
-            Err(slot) => {
-                values.push(number);
-                slots.fill(slot)
-            }
-        };
-        *last
+        let hash = hash_of(number, self.seed);
+        let found = self.slots.find(hash, |code| self.values[code] == number);
+        self.last = found.unwrap_or_else(|slot| self.add(number, slot));
+        self.last
+    }
+
+    #[cold]
+    fn add(&mut self, number: i64, slot: usize) -> u32 {
+        self.values.push(number);
+        let (values, seed) = (&self.values, self.seed);
+        self.slots.fill(slot, |code| hash_of(values[code], seed))
     }
 
     /// Number of entries.
@@ -230,32 +233,24 @@ impl TextInterner {
     }
 
     fn look_up(&mut self, text: &[u8], hash: u64) -> u32 {
-        let Self {
-            seed,
-            slots,
-            text: all,
-            ends,
-            ..
-        } = self;
-        let entry = |code: usize| {
-            let start = if code == 0 { 0 } else { ends[code - 1] };
-            &all[start..ends[code]]
-        };
-        slots.reserve(|code| hash_of_text(entry(code), *seed));
-        match slots.find(hash, |code| entry(code) == text) {
+        match self.slots.find(hash, |code| self.entry(code) == text) {
             Ok(code) => code,
-            Err(slot) => {
-                all.extend_from_slice(text);
-                ends.push(all.len());
-                self.array = None;
-                slots.fill(slot)
-            }
+            Err(slot) => self.add(text, slot),
         }
     }
 
+    #[cold]
+    fn add(&mut self, text: &[u8], slot: usize) -> u32 {
+        self.text.extend_from_slice(text);
+        self.ends.push(self.text.len());
+        self.array = None;
+        let (all, ends, seed) = (&self.text, &self.ends, self.seed);
+        self.slots
+            .fill(slot, |code| hash_of_text(entry(all, ends, code), seed))
+    }
+
     fn entry(&self, code: usize) -> &[u8] {
-        let start = if code == 0 { 0 } else { self.ends[code - 1] };
-        &self.text[start..self.ends[code]]
+        entry(&self.text, &self.ends, code)
     }
 
     /// The entries, by code.
@@ -277,6 +272,12 @@ impl TextInterner {
     pub(crate) fn is_full(&self) -> bool {
         self.ends.len() > MAX_DICTIONARY_ENTRIES || self.text.len() > MAX_DICTIONARY_BYTES
     }
+}
+
+/// An entry of a [`TextInterner`].
+fn entry<'a>(text: &'a [u8], ends: &[usize], code: usize) -> &'a [u8] {
+    let start = if code == 0 { 0 } else { ends[code - 1] };
+    &text[start..ends[code]]
 }
 
 #[cfg(test)]

@@ -60,15 +60,23 @@ impl Scratch {
         self.end += bytes.len();
     }
 
-    /// Appends `bytes[start..end]`. Copies a short range together with the bytes after it, which is
-    /// faster.
+    /// Appends the text `bytes[start..end]` preceded by its length in 32 bits. Copies a short text
+    /// together with the bytes after it, which is faster.
     #[inline]
-    pub(crate) fn extend_from(&mut self, bytes: &[u8], start: usize, end: usize) {
+    pub(crate) fn push_text(&mut self, bytes: &[u8], start: usize, end: usize) {
+        let length = u32::try_from(end - start).expect("a batch has some megabytes");
         match bytes.get(start..).and_then(<[u8]>::first_chunk) {
             Some(chunk) if end - start <= COPY_BYTES => {
-                self.push_start::<COPY_BYTES>(chunk, end - start);
+                let room = self.room::<{ 4 + COPY_BYTES }>();
+                let (length_room, text_room) = room.split_at_mut(4);
+                length_room.copy_from_slice(&length.to_le_bytes());
+                text_room.copy_from_slice(chunk as &[u8; COPY_BYTES]);
+                self.end += 4 + (end - start);
             }
-            _ => self.extend(&bytes[start..end]),
+            _ => {
+                self.push(length.to_le_bytes());
+                self.extend(&bytes[start..end]);
+            }
         }
     }
 
@@ -109,11 +117,15 @@ mod tests {
                     let bytes = piece.as_bytes();
                     let half = bytes.len() / 2;
                     scratch.extend(&bytes[..half]);
-                    scratch.extend_from(bytes, half, bytes.len());
-                    scratch.extend_from(&[bytes, &[7; 50]].concat(), 0, bytes.len());
+                    scratch.push_text(bytes, half, bytes.len());
+                    scratch.push_text(&[bytes, &[7; 50]].concat(), 0, bytes.len());
                     scratch.push(bytes.len().to_le_bytes());
                     scratch.push_start(b"abcdefgh", bytes.len() % 9);
-                    expected.extend_from_slice(bytes);
+                    let length = |bytes: usize| u32::try_from(bytes).unwrap().to_le_bytes();
+                    expected.extend_from_slice(&bytes[..half]);
+                    expected.extend_from_slice(&length(bytes.len() - half));
+                    expected.extend_from_slice(&bytes[half..]);
+                    expected.extend_from_slice(&length(bytes.len()));
                     expected.extend_from_slice(bytes);
                     expected.extend_from_slice(&bytes.len().to_le_bytes());
                     expected.extend_from_slice(&b"abcdefgh"[..bytes.len() % 9]);

@@ -1,34 +1,41 @@
 //! Encodings of values: `PLAIN`, and the hybrid of runs and bit-packing for levels and codes.
 
 use arrow::array::{Array, Date32Array, Decimal128Array, Int32Array, TimestampMicrosecondArray};
+use arrow::buffer::NullBuffer;
 
 use super::scratch::Scratch;
 
+/// Appends the values that are not null.
+pub(super) fn extend_valid<T: Copy, N>(
+    numbers: &mut Vec<N>,
+    values: &[T],
+    nulls: Option<&NullBuffer>,
+    convert: impl Fn(T) -> N,
+) {
+    match nulls {
+        Some(nulls) => numbers.extend(nulls.valid_indices().map(|row| convert(values[row]))),
+        None => numbers.extend(values.iter().map(|&value| convert(value))),
+    }
+}
+
 /// The values that are not null, as 64-bit numbers.
 pub(super) fn numbers_of(array: &dyn Array) -> Vec<i64> {
-    fn valid<T: Copy>(values: &[T], array: &dyn Array, widen: impl Fn(T) -> i64) -> Vec<i64> {
-        match array.nulls() {
-            Some(nulls) => nulls
-                .valid_indices()
-                .map(|row| widen(values[row]))
-                .collect(),
-            None => values.iter().map(|&value| widen(value)).collect(),
-        }
-    }
-    let any = array.as_any();
+    let (any, nulls) = (array.as_any(), array.nulls());
+    let mut numbers = Vec::with_capacity(array.len());
     if let Some(array) = any.downcast_ref::<TimestampMicrosecondArray>() {
-        valid(array.values(), array, |value| value)
+        extend_valid(&mut numbers, array.values(), nulls, |value| value);
     } else if let Some(array) = any.downcast_ref::<Decimal128Array>() {
-        valid(array.values(), array, |value| {
+        extend_valid(&mut numbers, array.values(), nulls, |value| {
             i64::try_from(value).expect("eighteen digits fit 64 bits")
-        })
+        });
     } else if let Some(array) = any.downcast_ref::<Int32Array>() {
-        valid(array.values(), array, i64::from)
+        extend_valid(&mut numbers, array.values(), nulls, i64::from);
     } else if let Some(array) = any.downcast_ref::<Date32Array>() {
-        valid(array.values(), array, i64::from)
+        extend_valid(&mut numbers, array.values(), nulls, i64::from);
     } else {
         unreachable!("the schema has no other type: {}", array.data_type())
     }
+    numbers
 }
 
 /// Definition levels of version 1: their length, then a run if all are equal, otherwise the
@@ -76,6 +83,10 @@ pub(super) fn write_codes(codes: &[u32], entries: usize, page: &mut Scratch) {
     }
     let groups = codes.len().div_ceil(8);
     write_varint((groups as u64) << 1 | 1, page);
+    if width <= 8 {
+        write_narrow_codes(codes, width, page);
+        return;
+    }
     let end = page.len() + groups * width as usize;
     let (mut bits, mut held) = (0_u64, 0);
     for &code in codes {
@@ -94,18 +105,22 @@ pub(super) fn write_codes(codes: &[u32], entries: usize, page: &mut Scratch) {
     }
 }
 
-/// A text preceded by its length. Returns the number of bytes of text.
-pub(super) fn write_text(text: &[u8], page: &mut Scratch) -> i64 {
-    let length = write_length(text.len(), page);
-    page.extend(text);
-    length
-}
-
-#[inline]
-pub(super) fn write_length(bytes: usize, page: &mut Scratch) -> i64 {
-    let length = u32::try_from(bytes).expect("a batch has some megabytes");
-    page.push(length.to_le_bytes());
-    i64::from(length)
+/// Codes of at most 8 bits, bit-packed: a group of eight fits into one word.
+fn write_narrow_codes(codes: &[u32], width: u32, page: &mut Scratch) {
+    let mut write = |group: &[u32; 8]| {
+        let mut bits = 0;
+        for (place, &code) in (0..).zip(group) {
+            bits |= u64::from(code) << (place * width);
+        }
+        page.push_start(&u64::to_le_bytes(bits), width as usize);
+    };
+    let (groups, rest) = codes.as_chunks();
+    groups.iter().for_each(&mut write);
+    if !rest.is_empty() {
+        let mut last = [0; 8];
+        last[..rest.len()].copy_from_slice(rest);
+        write(&last);
+    }
 }
 
 /// An unsigned LEB128.
