@@ -105,7 +105,7 @@ fn to_records(criterion: &mut Criterion) {
     group.bench_function("framing, fast decode and digest", |bencher| {
         let mut decoder = Decoder::default();
         bencher.iter(|| {
-            let (mut hasher, mut digest) = (RowHasher::new(slice()), Digest::default());
+            let (hasher, mut digest) = (RowHasher::new(slice()), Digest::default());
             records(&fixed, |text| {
                 digest.add(hasher.hash(&decoder.decode(text).unwrap()));
             });

@@ -66,10 +66,10 @@ fn verdicts_distinguish_equal_counts_from_proofs_of_completeness() {
 
 #[test]
 fn a_digest_reads_back_as_written() {
-    let digest: Digest = "v1:3:00000000000000000000000000000007".parse().unwrap();
+    let digest: Digest = "v2:3:00000000000000000000000000000007".parse().unwrap();
     let json = serde_json::to_string(&digest).unwrap();
     assert_eq!(serde_json::from_str::<Digest>(&json).unwrap(), digest);
-    assert!(serde_json::from_str::<Digest>("\"v2:3:7\"").is_err());
+    assert!(serde_json::from_str::<Digest>("\"v1:3:7\"").is_err());
 }
 
 #[test]

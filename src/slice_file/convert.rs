@@ -555,7 +555,7 @@ impl Pipeline {
         let repeats = self.repeats.finish().map_err(spool)?;
         let (mut tally, mut digest) = (self.tally, self.digest);
         if !matches!(repeats, Repeats::None) {
-            let mut hasher = self.hasher;
+            let hasher = self.hasher;
             let mut finder = DuplicateFinder::new(&self.options.spool_dir);
             let mut row = 0;
             spooled.read(|record| {
@@ -591,7 +591,7 @@ impl Pipeline {
             first_reject,
             missing_fields: self.missing_fields,
             counts,
-            totals: tally.totals,
+            totals: tally.into_totals(),
             digest,
         })
     }

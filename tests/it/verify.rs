@@ -280,7 +280,7 @@ const HARMS: &[Harm] = &[
     (
         "the digest in the ledger is another",
         |lake| {
-            let digest = format!("v1:3:{:032x}", 7);
+            let digest = format!("v2:3:{:032x}", 7);
             edit_ledger(lake, "/committed/digest", json!(digest));
         },
         "damaged_ledger",
@@ -310,7 +310,7 @@ const HARMS: &[Harm] = &[
     (
         "a run crashed while it published the slice",
         |lake| {
-            let digest = format!("v1:0:{:032x}", 0);
+            let digest = format!("v2:0:{:032x}", 0);
             edit_ledger(
                 lake,
                 "/pending",
@@ -504,7 +504,7 @@ fn a_slice_is_not_judged_while_a_run_publishes_it_but_is_while_leased() {
     );
     std::fs::write(lake.join(TABLE_FILE), whole).unwrap();
     // Now it has announced one.
-    let digest = format!("v1:0:{:032x}", 0);
+    let digest = format!("v2:0:{:032x}", 0);
     let pending = json!({"run": "r", "token": "t", "file": null, "digest": digest});
     edit_ledger(&lake, "/pending", pending);
     let (status, report) = verify(&workplace, &[]);

@@ -114,7 +114,7 @@ pub struct Content {
 /// # Errors
 /// `WriteError` if it cannot be read, or is another slice's.
 pub fn read_back(path: &FilePath, slice: Slice) -> Result<Content, WriteError> {
-    let (mut digest, mut hasher) = (Digest::default(), RowHasher::new(slice));
+    let (mut digest, hasher) = (Digest::default(), RowHasher::new(slice));
     // The bounds of the day depend on the configuration of the run that fetched it.
     let mut tally = RowTally::new(i64::MIN..i64::MAX);
     read_rows(path, slice, |record| {
@@ -126,7 +126,7 @@ pub fn read_back(path: &FilePath, slice: Slice) -> Result<Content, WriteError> {
     tally.count_into(&mut counts);
     Ok(Content {
         counts,
-        totals: tally.totals,
+        totals: tally.into_totals(),
         digest,
     })
 }
