@@ -210,12 +210,12 @@ impl Rows<'_> {
         self.options.credentials.redact(record, json, class);
         assert!(!self.options.privacy.suppresses(record));
         self.options.privacy.hide(record);
-        let row_hash = self.hasher.hash(record);
-        self.digest.add(row_hash);
+        let hash = self.hasher.hash(record);
+        self.digest.add(hash.row);
         let id = record.call_id.as_deref();
         match &mut self.search {
-            Search::Repeats(finder) => finder.add(id.unwrap()).unwrap(),
-            Search::Sort(finder) => finder.add(id, row_hash, self.tally.rows).unwrap(),
+            Search::Repeats(finder) => finder.add(hash.call_id).unwrap(),
+            Search::Sort(finder) => finder.add(id, hash.row, self.tally.rows).unwrap(),
         }
         self.tally.add(record);
         match &mut self.writer {

@@ -7,7 +7,7 @@ use jiff::civil::Date;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::amount::Amount;
-use super::columns::{COLUMNS, Kind, RowSink};
+use super::columns::{COLUMNS, Field, Kind, RowSink};
 use super::decode::Record;
 use super::slice::Slice;
 
@@ -65,6 +65,19 @@ impl<'de> serde::Deserialize<'de> for Digest {
     }
 }
 
+/// Hashes of a row.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RowHash {
+    /// Of the whole row.
+    pub row: u128,
+    /// Of its `call_id`, 0 if null.
+    pub call_id: u64,
+}
+
+/// The first column.
+const CALL_ID: usize = 0;
+const _: () = assert!(matches!(COLUMNS[CALL_ID].fields, [Field::CallId, ..]));
+
 /// Hashes the rows of one slice.
 #[derive(Debug)]
 pub struct RowHasher {
@@ -81,15 +94,18 @@ impl RowHasher {
         }
     }
 
-    /// The hash of the row of `record`.
-    pub fn hash(&self, record: &Record<'_>) -> u128 {
+    /// The hashes of the row of `record`.
+    pub fn hash(&self, record: &Record<'_>) -> RowHash {
         let mut row = HashedRow {
             hasher: self,
             numbers: [[0; 8]; COLUMNS.len()],
             column: 0,
         };
         record.write_to(&mut row);
-        xxh3_128(row.numbers.as_flattened())
+        RowHash {
+            row: xxh3_128(row.numbers.as_flattened()),
+            call_id: u64::from_le_bytes(row.numbers[CALL_ID]),
+        }
     }
 }
 
@@ -189,7 +205,7 @@ mod tests {
             parent_call_id: Some("a".into()),
             ..Record::default()
         };
-        let (one, other) = (hasher.hash(&one), hasher.hash(&other));
+        let (one, other) = (hasher.hash(&one).row, hasher.hash(&other).row);
         assert_ne!(one, other);
         let digest = |hashes: &[u128]| {
             let mut digest = Digest::default();
@@ -211,7 +227,7 @@ mod tests {
         )
         .unwrap();
         let mut digest = Digest::default();
-        digest.add(RowHasher::new(slice()).hash(&record));
+        digest.add(RowHasher::new(slice()).hash(&record).row);
         assert_eq!(digest.to_string(), "v2:1:cf6d157b166a8e493cc143b857f7228c");
         assert_eq!(digest.to_string().parse(), Ok(digest));
     }

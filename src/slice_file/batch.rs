@@ -117,7 +117,8 @@ impl TextBuilder {
         }
     }
 
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a call would take as long")]
+    #[inline(always)]
     fn append(&mut self, text: Option<&str>) {
         match text {
             Some(text) => self.text.push_str(text),
@@ -157,6 +158,8 @@ struct DictionaryBuilder {
 }
 
 impl DictionaryBuilder {
+    #[expect(clippy::inline_always, reason = "a call would take as long")]
+    #[inline(always)]
     fn append(&mut self, text: Option<&str>) {
         let code = text.map(|text| self.dictionary.intern(text).cast_signed());
         self.codes.append(code);

@@ -468,19 +468,19 @@ impl Pipeline {
     /// Writes a row, or suppresses it.
     fn row(&mut self, record: &Record<'_>, is_suppressed: bool) -> Result<(), ConvertError> {
         self.count_record();
-        let row_hash = self.hasher.hash(record);
+        let hash = self.hasher.hash(record);
         // Identifies a page, even if all of its calls are suppressed.
-        self.body.digest.add(row_hash);
+        self.body.digest.add(hash.row);
         if is_suppressed {
-            return self.suppress(record.call_id.as_deref(), row_hash);
+            return self.suppress(record.call_id.as_deref(), hash.row);
         }
-        self.digest.add(row_hash);
+        self.digest.add(hash.row);
         self.tally.add(record);
         self.writer.append(record)?;
-        let Some(id) = identity(record.call_id.as_deref()) else {
+        if identity(record.call_id.as_deref()).is_none() {
             return Ok(());
-        };
-        let added = self.repeats.add(id);
+        }
+        let added = self.repeats.add(hash.call_id);
         added.map_err(|source| spool_error(&self.options.spool_dir, source))
     }
 
@@ -559,10 +559,10 @@ impl Pipeline {
             let mut finder = DuplicateFinder::new(&self.options.spool_dir);
             let mut row = 0;
             spooled.read(|record| {
+                let hash = hasher.hash(record);
                 let id = identity(record.call_id.as_deref());
-                if let Some(id) = id.filter(|id| repeats.may_contain(id)) {
-                    let row_hash = hasher.hash(record);
-                    let added = finder.add(Some(id), row_hash, row);
+                if let Some(id) = id.filter(|_| repeats.may_contain(hash.call_id)) {
+                    let added = finder.add(Some(id), hash.row, row);
                     added.map_err(|source| spool_error(&self.options.spool_dir, source))?;
                 }
                 row += 1;
@@ -579,7 +579,7 @@ impl Pipeline {
                 digest = Digest::default();
                 spooled = spooled.without_rows(found.surplus, |record| {
                     tally.add(record);
-                    digest.add(hasher.hash(record));
+                    digest.add(hasher.hash(record).row);
                 })?;
             }
         }

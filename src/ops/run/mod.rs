@@ -192,9 +192,9 @@ impl Context {
 
     /// Memory that one slice may take, in units, never more than there is.
     fn slice_memory_units(&self) -> u32 {
-        // A record as large as it may be can lie in the framer, in the row for the digest, in three
-        // batches, in a dictionary and its array, in a page, and compressed twice.
-        let records = self.config.limits.max_record_bytes.saturating_mul(10);
+        // A record as large as it may be can lie in the framer, in three batches, in a dictionary
+        // and its array, in a page, and compressed twice.
+        let records = self.config.limits.max_record_bytes.saturating_mul(9);
         let bytes = SLICE_OVERHEAD_BYTES
             .saturating_add(self.config.parquet.row_group_bytes)
             .saturating_add(records);

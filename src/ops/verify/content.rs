@@ -118,7 +118,7 @@ pub fn read_back(path: &FilePath, slice: Slice) -> Result<Content, WriteError> {
     // The bounds of the day depend on the configuration of the run that fetched it.
     let mut tally = RowTally::new(i64::MIN..i64::MAX);
     read_rows(path, slice, |record| {
-        digest.add(hasher.hash(record));
+        digest.add(hasher.hash(record).row);
         tally.add(record);
         Ok::<(), WriteError>(())
     })?;

@@ -17,8 +17,6 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use xxhash_rust::xxh3::xxh3_64;
-
 /// With 4 KiB each, all partitions fit into a processor's own cache.
 const PARTITIONS: usize = 1 << PARTITION_BITS;
 const PARTITION_BITS: u32 = 6;
@@ -31,11 +29,6 @@ const MAX_REPEATS: usize = 1 << 16;
 const PASS_HASHES: usize = 60_000;
 /// Most passes through a partition. If they do not suffice, every row is compared.
 const MAX_PASSES: usize = 64;
-
-/// The hash of an id.
-fn hash_of(id: &str) -> u64 {
-    xxh3_64(id.as_bytes())
-}
 
 /// Collects ids while rows are written.
 #[derive(Debug)]
@@ -66,11 +59,11 @@ pub enum Repeats {
 }
 
 impl Repeats {
-    /// Whether the id may be repeated.
-    pub fn may_contain(&self, id: &str) -> bool {
+    /// Whether the id with this hash may be repeated.
+    pub fn may_contain(&self, id_hash: u64) -> bool {
         match self {
             Self::None => false,
-            Self::Some(hashes) => hashes.contains(&hash_of(id)),
+            Self::Some(hashes) => hashes.contains(&id_hash),
             Self::TooMany => true,
         }
     }
@@ -89,15 +82,14 @@ impl RepeatFinder {
         }
     }
 
-    /// Adds an id.
+    /// Adds an id's hash.
     ///
     /// # Errors
     /// The temporary file cannot be written.
-    pub fn add(&mut self, id: &str) -> io::Result<()> {
-        let hash = hash_of(id);
-        let partition = usize::from(hash.to_be_bytes()[0] >> (u8::BITS - PARTITION_BITS));
+    pub fn add(&mut self, id_hash: u64) -> io::Result<()> {
+        let partition = usize::from(id_hash.to_be_bytes()[0] >> (u8::BITS - PARTITION_BITS));
         let partition = &mut self.partitions[partition];
-        partition.hashes.push(hash);
+        partition.hashes.push(id_hash);
         if partition.hashes.len() < BLOCK_HASHES {
             return Ok(());
         }
@@ -240,7 +232,13 @@ impl HashTable {
 
 #[cfg(test)]
 mod tests {
+    use xxhash_rust::xxh3::xxh3_64;
+
     use super::*;
+
+    fn hash_of(id: u32) -> u64 {
+        xxh3_64(&id.to_le_bytes())
+    }
 
     #[test]
     fn exactly_the_repeated_ids_are_found() {
@@ -250,14 +248,14 @@ mod tests {
             for repeated in [vec![], vec![3], vec![0, 7, ids - 1]] {
                 let mut finder = RepeatFinder::new(directory.path());
                 for id in (0..ids).chain(repeated.iter().copied()) {
-                    finder.add(&format!("call-{id}")).unwrap();
+                    finder.add(hash_of(id)).unwrap();
                 }
                 assert_eq!(finder.spilled.is_some(), ids > 10);
                 // With many ids, each partition takes 32 passes.
                 let found = finder.finish_in_passes(200).unwrap();
                 assert_eq!(matches!(found, Repeats::None), repeated.is_empty());
                 for id in 0..ids {
-                    let may_contain = found.may_contain(&format!("call-{id}"));
+                    let may_contain = found.may_contain(hash_of(id));
                     assert_eq!(may_contain, repeated.contains(&id), "{id} of {ids}");
                 }
             }
@@ -269,7 +267,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut finder = RepeatFinder::new(directory.path());
         for id in (0..100_000).chain(0..100_000) {
-            finder.add(&format!("call-{id}")).unwrap();
+            finder.add(hash_of(id)).unwrap();
         }
         assert!(matches!(finder.finish().unwrap(), Repeats::TooMany));
     }

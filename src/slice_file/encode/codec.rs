@@ -13,8 +13,9 @@ use crate::cdr::columns::Kind;
 /// explicitly.
 fn zstd_parameters(kind: Kind) -> [CParameter; 4] {
     let (hash_log, min_match, target_length, literals) = match kind {
-        Kind::Id => (6, 7, 8, ParamSwitch::Enable),
-        Kind::PhoneNumber => (0, 7, 3, ParamSwitch::Enable),
+        Kind::Id => (6, 7, 19, ParamSwitch::Enable),
+        Kind::PhoneNumber => (0, 7, 14, ParamSwitch::Enable),
+        Kind::Time => (6, 5, 2, ParamSwitch::Enable),
         _ => (0, 0, 0, ParamSwitch::Auto),
     };
     [

@@ -1,5 +1,7 @@
 //! Encodes arrays as pages of a column chunk.
 
+use std::sync::Arc;
+
 use arrow::array::{Array, AsArray, StringArray};
 use arrow::datatypes::{ArrowNativeType, DataType, Int8Type, Int32Type};
 use parquet::basic::{Encoding, Type};
@@ -15,7 +17,7 @@ use parquet::schema::types::ColumnDescPtr;
 use super::PageBuffers;
 use super::blocks::{Blocks, Chunk};
 use super::bounds::{Bounds, TextBounds, narrow};
-use super::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
+use super::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner, TextInterner};
 use super::scratch::Scratch;
 use super::values::{extend_valid, numbers_of, write_codes, write_levels};
 use crate::cdr::columns::Kind;
@@ -27,6 +29,42 @@ enum Dictionary {
     Numbers(NumberInterner),
     /// The dictionary of the latest batch. Each batch may extend it.
     Texts(Option<StringArray>),
+    Repeating(RepeatingTexts),
+}
+
+/// Values of a page after which its texts must have repeated.
+const SAMPLE_VALUES: usize = 4096;
+
+/// A dictionary of texts that repeat in some lakes: one's own phone numbers do. Given up as soon as
+/// values do not occur twice on average.
+#[derive(Default)]
+struct RepeatingTexts {
+    dictionary: TextInterner,
+    /// Encoded values.
+    values: usize,
+    is_given_up: bool,
+}
+
+impl RepeatingTexts {
+    /// The dictionary, after the codes of all texts were appended to `codes`. `None` if it is given
+    /// up.
+    fn encode(&mut self, array: &StringArray, codes: &mut Vec<u32>) -> Option<Arc<StringArray>> {
+        let mut texts = array.iter().flatten();
+        let code = |text| self.dictionary.intern(text);
+        codes.extend(texts.by_ref().take(SAMPLE_VALUES).map(code));
+        self.give_up_if_different(codes.len());
+        if !self.is_given_up {
+            codes.extend(texts.map(|text| self.dictionary.intern(text)));
+            self.give_up_if_different(codes.len());
+        }
+        self.values += codes.len();
+        (!self.is_given_up).then(|| self.dictionary.array())
+    }
+
+    fn give_up_if_different(&mut self, more_values: usize) {
+        let is_repeating = 2 * self.dictionary.len() <= self.values + more_values;
+        self.is_given_up |= !is_repeating || self.dictionary.is_full();
+    }
 }
 
 /// Encodes a column chunk.
@@ -55,6 +93,7 @@ impl ColumnEncoder {
             descriptor: ColumnDescPtr::clone(descriptor),
             kind,
             dictionary: match (kind.repeats(), is_text) {
+                _ if kind == Kind::PhoneNumber => Dictionary::Repeating(RepeatingTexts::default()),
                 (false, _) => Dictionary::None,
                 (true, false) => Dictionary::Numbers(NumberInterner::default()),
                 (true, true) => Dictionary::Texts(None),
@@ -152,7 +191,7 @@ impl ColumnEncoder {
         buffers: &mut PageBuffers,
     ) -> (Encoding, Bounds, i64) {
         match array.data_type() {
-            DataType::Utf8 => write_texts(array.as_string(), buffers),
+            DataType::Utf8 => self.write_texts(array.as_string(), buffers),
             DataType::Dictionary(keys, _) => {
                 buffers.codes.clear();
                 if **keys == DataType::Int8 {
@@ -182,15 +221,7 @@ impl ColumnEncoder {
         texts: &StringArray,
         buffers: &mut PageBuffers,
     ) -> (Encoding, Bounds, i64) {
-        let mut counts = vec![0_u32; texts.len()];
-        for &code in &buffers.codes {
-            counts[code as usize] += 1;
-        }
-        let bytes_of = |code: usize| i64::from(counts[code]) * i64::from(texts.value_length(code));
-        let text_bytes = (0..texts.len()).map(bytes_of).sum();
-        let used = (0..texts.len()).filter(|&code| counts[code] > 0);
-        let bounds: TextBounds<'_> = used.map(|code| texts.value(code).as_bytes()).collect();
-        let bounds = bounds.into();
+        let (bounds, text_bytes) = measure_coded(texts, &buffers.codes);
         let Dictionary::Texts(dictionary) = &mut self.dictionary else {
             unreachable!("dictionary columns of text have such a dictionary");
         };
@@ -208,6 +239,24 @@ impl ColumnEncoder {
             buffers.page.push_text(text, 0, text.len());
         }
         (Encoding::PLAIN, bounds, text_bytes)
+    }
+
+    fn write_texts(
+        &mut self,
+        array: &StringArray,
+        buffers: &mut PageBuffers,
+    ) -> (Encoding, Bounds, i64) {
+        if let Dictionary::Repeating(repeating) = &mut self.dictionary
+            && !repeating.is_given_up
+        {
+            buffers.codes.clear();
+            if let Some(texts) = repeating.encode(array, &mut buffers.codes) {
+                write_codes(&buffers.codes, texts.len(), &mut buffers.page);
+                let (bounds, text_bytes) = measure_coded(&texts, &buffers.codes);
+                return (Encoding::RLE_DICTIONARY, bounds, text_bytes);
+            }
+        }
+        write_plain_texts(array, buffers)
     }
 
     fn write_numbers(
@@ -302,13 +351,10 @@ impl ColumnEncoder {
                 dictionary.len()
             }
             Dictionary::Texts(texts) => {
-                let texts = texts.iter().flat_map(|texts| texts.iter().flatten());
-                let mut entries = 0;
-                for text in texts {
-                    buffers.page.push_text(text.as_bytes(), 0, text.len());
-                    entries += 1;
-                }
-                entries
+                texts.map_or(0, |texts| write_entries(&texts, &mut buffers.page))
+            }
+            Dictionary::Repeating(mut repeating) => {
+                write_entries(&repeating.dictionary.array(), &mut buffers.page)
             }
             Dictionary::None => 0,
         };
@@ -325,28 +371,48 @@ impl ColumnEncoder {
     }
 }
 
+/// Bounds and bytes of texts with these codes.
+fn measure_coded(texts: &StringArray, codes: &[u32]) -> (Bounds, i64) {
+    let mut counts = vec![0_u32; texts.len()];
+    for &code in codes {
+        counts[code as usize] += 1;
+    }
+    let bytes_of = |code: usize| i64::from(counts[code]) * i64::from(texts.value_length(code));
+    let text_bytes = (0..texts.len()).map(bytes_of).sum();
+    let used = (0..texts.len()).filter(|&code| counts[code] > 0);
+    let bounds: TextBounds<'_> = used.map(|code| texts.value(code).as_bytes()).collect();
+    (bounds.into(), text_bytes)
+}
+
+/// The entries of a dictionary page. Returns their number.
+fn write_entries(texts: &StringArray, page: &mut Scratch) -> usize {
+    for text in texts.iter().flatten() {
+        page.push_text(text.as_bytes(), 0, text.len());
+    }
+    texts.len()
+}
+
 /// Encodes texts without a dictionary.
-fn write_texts(array: &StringArray, buffers: &mut PageBuffers) -> (Encoding, Bounds, i64) {
+fn write_plain_texts(array: &StringArray, buffers: &mut PageBuffers) -> (Encoding, Bounds, i64) {
     let (offsets, data) = (array.value_offsets(), array.value_data());
     let mut bounds = TextBounds::default();
     let start = buffers.page.len();
-    let mut write = |start: i32, end: i32| {
-        let (start, end) = (start.as_usize(), end.as_usize());
-        buffers.page.push_text(data, start, end);
-        bounds.add(&data[start..end]);
-    };
-    let mut texts = offsets.len() - 1;
+    let mut rows = array.len();
     if let Some(nulls) = array.nulls() {
-        texts -= nulls.null_count();
+        rows -= nulls.null_count();
         for row in nulls.valid_indices() {
-            write(offsets[row], offsets[row + 1]);
+            let (start, end) = (offsets[row].as_usize(), offsets[row + 1].as_usize());
+            buffers.page.push_text(data, start, end);
+            bounds.add(&data[start..end]);
         }
     } else {
-        for (&start, &end) in offsets.iter().zip(&offsets[1..]) {
-            write(start, end);
+        for (start, end) in offsets.iter().zip(&offsets[1..]) {
+            let (start, end) = (start.as_usize(), end.as_usize());
+            buffers.page.push_text(data, start, end);
+            bounds.add(&data[start..end]);
         }
     }
-    let text_bytes = buffers.page.len() - start - texts * size_of::<u32>();
+    let text_bytes = buffers.page.len() - start - rows * size_of::<u32>();
     (Encoding::PLAIN, bounds.into(), signed(text_bytes))
 }
 

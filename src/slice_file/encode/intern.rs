@@ -1,6 +1,8 @@
 //! Dictionaries: each distinct value gets a code, from 0 in order of first occurrence.
 
-use arrow::array::{ArrayRef, StringBuilder};
+use std::sync::Arc;
+
+use arrow::array::{StringArray, StringBuilder};
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Most entries of a dictionary. With more distinct values, plain encoding is smaller.
@@ -25,17 +27,29 @@ impl Default for Slots {
 }
 
 impl Slots {
+    /// The first slot for a hash.
+    #[inline]
+    fn slot_of(&self, hash: u64) -> usize {
+        #[expect(clippy::cast_possible_truncation, reason = "any bits are suitable")]
+        let bits = hash as usize;
+        bits & (self.slots.len() - 1)
+    }
+
+    /// The code in the first slot for a hash.
+    #[inline]
+    fn first(&self, hash: u64) -> Option<u32> {
+        self.slots[self.slot_of(hash)].checked_sub(1)
+    }
+
     /// The code for which `is_same` returns true, or `Err` with the free slot for the new entry.
     #[inline]
     fn find(&self, hash: u64, is_same: impl Fn(usize) -> bool) -> Result<u32, usize> {
-        let mask = self.slots.len() - 1;
-        #[expect(clippy::cast_possible_truncation, reason = "any bits are suitable")]
-        let mut slot = hash as usize & mask;
+        let mut slot = self.slot_of(hash);
         loop {
             match self.slots[slot] {
                 0 => return Err(slot),
                 code if is_same(code as usize - 1) => return Ok(code - 1),
-                _ => slot = (slot + 1) & mask,
+                _ => slot = (slot + 1) & (self.slots.len() - 1),
             }
         }
     }
@@ -128,79 +142,75 @@ fn fold(one: u64, other: u64) -> u64 {
     folded
 }
 
-/// A text of at most 16 bytes as two numbers. Together with the length they are unique. `None` for
-/// longer texts.
-#[inline]
-fn ends_of(text: &[u8]) -> Option<(u64, u64)> {
-    let four = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
-    Some(match text {
-        [] => (0, 0),
-        [only] => (u64::from(*only), 0),
-        [first, .., last] if text.len() < 4 => (
-            u64::from(*first) << 8 | u64::from(*last),
-            u64::from(text[1]),
-        ),
-        _ if text.len() < 8 => (four(text.first_chunk()?), four(text.last_chunk()?)),
-        _ if text.len() <= 16 => (
-            u64::from_le_bytes(*text.first_chunk()?),
-            u64::from_le_bytes(*text.last_chunk()?),
-        ),
-        _ => return None,
-    })
+/// Longest text that a [`Key`] holds.
+const SHORT_BYTES: usize = 16;
+
+/// Short texts are equal if their keys are. Long texts have equal keys if they are equal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Key {
+    length: usize,
+    ends: (u64, u64),
 }
 
-fn hash_of_text(text: &[u8], seed: u64) -> u64 {
-    match ends_of(text) {
-        Some(ends) => hash_of_ends(ends, text.len(), seed),
-        None => xxh3_64_with_seed(text, seed),
+impl Key {
+    #[inline]
+    fn of(text: &[u8], seed: u64) -> Self {
+        Self {
+            length: text.len(),
+            ends: ends_of(text).unwrap_or_else(|| (xxh3_64_with_seed(text, seed), 0)),
+        }
+    }
+
+    #[inline]
+    fn hash(self, seed: u64) -> u64 {
+        fold(
+            self.ends.0 ^ seed ^ self.length as u64,
+            self.ends.1 ^ seed.rotate_left(u32::BITS),
+        )
     }
 }
 
+/// A text of at most [`SHORT_BYTES`] as two numbers. Together with the length they are unique.
+/// `None` for longer texts.
 #[inline]
-fn hash_of_ends((first, last): (u64, u64), length: usize, seed: u64) -> u64 {
-    fold(
-        first ^ seed ^ length as u64,
-        last ^ seed.rotate_left(u32::BITS),
-    )
-}
-
-/// Size of the cache of [`TextInterner`], a power of two.
-const RECENT_TEXTS: usize = 64;
-
-/// A cached short text and its code.
-#[derive(Clone, Copy, Debug)]
-struct RecentText {
-    ends: (u64, u64),
-    /// `usize::MAX` in an empty entry.
-    length: usize,
-    code: u32,
+fn ends_of(text: &[u8]) -> Option<(u64, u64)> {
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        let ends = (u64::from_le_bytes(*first), u64::from_le_bytes(*last));
+        return (text.len() <= SHORT_BYTES).then_some(ends);
+    }
+    let four = |bytes: &[u8; 4]| u64::from(u32::from_le_bytes(*bytes));
+    if let (Some(first), Some(last)) = (text.first_chunk(), text.last_chunk()) {
+        return Some((four(first), four(last)));
+    }
+    Some(match *text {
+        [] => (0, 0),
+        [only] => (only.into(), 0),
+        [first, second, ..] => (
+            u64::from(first) << 8 | u64::from(text[text.len() - 1]),
+            second.into(),
+        ),
+    })
 }
 
 /// Assigns codes to texts.
 #[derive(Debug)]
 pub(crate) struct TextInterner {
     seed: u64,
-    /// Cache of short texts: the latest text of each hash.
-    recent: Box<[RecentText; RECENT_TEXTS]>,
     slots: Slots,
+    keys: Vec<Key>,
     text: Vec<u8>,
     /// Where each entry ends.
     ends: Vec<usize>,
     /// The entries as an array, until one is added.
-    array: Option<ArrayRef>,
+    array: Option<Arc<StringArray>>,
 }
 
 impl Default for TextInterner {
     fn default() -> Self {
-        let none = RecentText {
-            ends: (0, 0),
-            length: usize::MAX,
-            code: 0,
-        };
         Self {
             seed: fastrand::u64(..),
-            recent: Box::new([none; RECENT_TEXTS]),
             slots: Slots::default(),
+            keys: Vec::new(),
             text: Vec::new(),
             ends: Vec::new(),
             array: None,
@@ -209,62 +219,64 @@ impl Default for TextInterner {
 }
 
 impl TextInterner {
-    /// The code of `text`.
-    #[inline]
+    /// The code of `text`. The code of a short text is usually in the first slot.
+    #[expect(clippy::inline_always, reason = "a call would take as long")]
+    #[inline(always)]
     pub(crate) fn intern(&mut self, text: &str) -> u32 {
-        let text = text.as_bytes();
-        let Some(ends) = ends_of(text) else {
-            return self.look_up(text, xxh3_64_with_seed(text, self.seed));
-        };
-        let hash = hash_of_ends(ends, text.len(), self.seed);
-        #[expect(clippy::cast_possible_truncation, reason = "any bits are suitable")]
-        let place = hash as usize % RECENT_TEXTS;
-        let recent = self.recent[place];
-        if recent.ends == ends && recent.length == text.len() {
-            return recent.code;
+        if let Some(ends) = ends_of(text.as_bytes()) {
+            let length = text.len();
+            let key = Key { length, ends };
+            if let Some(code) = self.slots.first(key.hash(self.seed))
+                && self.keys[code as usize] == key
+            {
+                return code;
+            }
         }
-        let code = self.look_up(text, hash);
-        self.recent[place] = RecentText {
-            ends,
-            length: text.len(),
-            code,
-        };
-        code
+        self.look_up(text.as_bytes())
     }
 
-    fn look_up(&mut self, text: &[u8], hash: u64) -> u32 {
-        match self.slots.find(hash, |code| self.entry(code) == text) {
-            Ok(code) => code,
-            Err(slot) => self.add(text, slot),
-        }
+    #[inline(never)]
+    fn look_up(&mut self, text: &[u8]) -> u32 {
+        let key = Key::of(text, self.seed);
+        let found = self.slots.find(key.hash(self.seed), |code| {
+            self.keys[code] == key && (key.length <= SHORT_BYTES || self.entry(code) == text)
+        });
+        found.unwrap_or_else(|slot| self.add(text, key, slot))
     }
 
     #[cold]
-    fn add(&mut self, text: &[u8], slot: usize) -> u32 {
+    fn add(&mut self, text: &[u8], key: Key, slot: usize) -> u32 {
         self.text.extend_from_slice(text);
         self.ends.push(self.text.len());
+        self.keys.push(key);
         self.array = None;
-        let (all, ends, seed) = (&self.text, &self.ends, self.seed);
-        self.slots
-            .fill(slot, |code| hash_of_text(entry(all, ends, code), seed))
+        let (keys, seed) = (&self.keys, self.seed);
+        self.slots.fill(slot, |code| keys[code].hash(seed))
     }
 
+    #[inline(never)]
     fn entry(&self, code: usize) -> &[u8] {
-        entry(&self.text, &self.ends, code)
+        let start = if code == 0 { 0 } else { self.ends[code - 1] };
+        &self.text[start..self.ends[code]]
+    }
+
+    /// Number of entries.
+    pub(crate) fn len(&self) -> usize {
+        self.ends.len()
     }
 
     /// The entries, by code.
-    pub(crate) fn array(&mut self) -> ArrayRef {
+    pub(crate) fn array(&mut self) -> Arc<StringArray> {
         if let Some(array) = &self.array {
-            return ArrayRef::clone(array);
+            return Arc::clone(array);
         }
         let mut builder = StringBuilder::with_capacity(self.ends.len(), self.text.len());
         for code in 0..self.ends.len() {
             let text = std::str::from_utf8(self.entry(code)).expect("only strings were added");
             builder.append_value(text);
         }
-        let array: ArrayRef = std::sync::Arc::new(builder.finish());
-        self.array = Some(ArrayRef::clone(&array));
+        let array = Arc::new(builder.finish());
+        self.array = Some(Arc::clone(&array));
         array
     }
 
@@ -272,12 +284,6 @@ impl TextInterner {
     pub(crate) fn is_full(&self) -> bool {
         self.ends.len() > MAX_DICTIONARY_ENTRIES || self.text.len() > MAX_DICTIONARY_BYTES
     }
-}
-
-/// An entry of a [`TextInterner`].
-fn entry<'a>(text: &'a [u8], ends: &[usize], code: usize) -> &'a [u8] {
-    let start = if code == 0 { 0 } else { ends[code - 1] };
-    &text[start..ends[code]]
 }
 
 #[cfg(test)]

@@ -62,24 +62,29 @@ impl Scratch {
 
     /// Appends the text `bytes[start..end]` preceded by its length in 32 bits. Copies a short text
     /// together with the bytes after it, which is faster.
-    #[inline]
+    #[expect(clippy::inline_always, reason = "a call would take as long")]
+    #[inline(always)]
     pub(crate) fn push_text(&mut self, bytes: &[u8], start: usize, end: usize) {
-        let length = u32::try_from(end - start).expect("a batch has some megabytes");
+        let length = end - start;
         match bytes.get(start..).and_then(<[u8]>::first_chunk) {
-            Some(chunk) if end - start <= COPY_BYTES => {
+            Some(chunk) if length <= COPY_BYTES => {
                 let room = self.room::<{ 4 + COPY_BYTES }>();
                 let (length_room, text_room) = room.split_at_mut(4);
-                length_room.copy_from_slice(&length.to_le_bytes());
+                length_room.copy_from_slice(&u32_of(length).to_le_bytes());
                 text_room.copy_from_slice(chunk as &[u8; COPY_BYTES]);
-                self.end += 4 + (end - start);
+                self.end += 4 + length;
             }
-            _ => {
-                self.push(length.to_le_bytes());
-                self.extend(&bytes[start..end]);
-            }
+            _ => self.push_long_text(&bytes[start..end]),
         }
     }
 
+    #[inline(never)]
+    fn push_long_text(&mut self, text: &[u8]) {
+        self.push(u32_of(text.len()).to_le_bytes());
+        self.extend(text);
+    }
+
+    #[inline]
     fn room<const N: usize>(&mut self) -> &mut [u8; N] {
         if self.bytes.len() - self.end < N {
             self.grow(N);
@@ -96,6 +101,10 @@ impl Scratch {
             .max(1 << 10);
         self.bytes.resize(length, 0);
     }
+}
+
+fn u32_of(length: usize) -> u32 {
+    u32::try_from(length).expect("a batch has some megabytes")
 }
 
 #[cfg(test)]
