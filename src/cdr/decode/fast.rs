@@ -122,7 +122,7 @@ impl Decoder {
             .record(text, class.has_backslash(), &mut self.dates)
             .ok()?;
         if class.has_backslash() || !self.extra.is_empty() {
-            complete(&mut record, class.has_backslash(), &mut self.extra)?;
+            complete(&mut record, source, &mut self.extra)?;
         }
         Some(record)
     }
@@ -180,7 +180,7 @@ fn read_members(
         let field = key_at(bytes, key, close - key).and_then(field_of);
         at = match field {
             Some(field) => values.read(field, bytes, colon + 1, quotes)?,
-            None => extra.field(source, source.text.get(key..close)?, colon + 1)?,
+            None => extra.field(source, key..close, colon + 1)?,
         };
         match order.fields.get_mut(number) {
             Some(expected) => {
@@ -198,11 +198,21 @@ fn read_members(
 /// Unescapes the texts of a record, and adds the fields without a column. `None` if the record
 /// needs the plain decoder.
 #[inline(never)]
-fn complete(record: &mut Record<'_>, has_backslash: bool, extra: &mut ExtraWriter) -> Option<()> {
-    if has_backslash {
+fn complete(
+    record: &mut Record<'_>,
+    source: Source<'_, '_>,
+    extra: &mut ExtraWriter,
+) -> Option<()> {
+    if source.has_backslash {
+        let bytes = source.text.as_bytes();
+        let first = memchr::memchr(b'\\', bytes).unwrap_or_default();
+        let last = memchr::memrchr(b'\\', bytes).unwrap_or_default();
         for (_, text) in record.texts_mut() {
+            // All texts are parts of the source.
+            let start = text.as_ptr().addr().wrapping_sub(bytes.as_ptr().addr());
+            let may_have_escapes = start <= last && first < start + text.len();
             // A backslash always begins an escape.
-            if contains_backslash(text) {
+            if may_have_escapes && contains_backslash(text) {
                 *text = Cow::Owned(unescape(text)?);
             }
         }

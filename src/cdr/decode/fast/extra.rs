@@ -1,6 +1,8 @@
 //! Writes fields without a column as one JSON object in canonical form, as the plain decoder does:
 //! keys sorted at every depth, no white space between tokens, scalars unchanged.
 
+use std::ops::Range;
+
 use serde::de::IgnoredAny;
 
 use super::quotes::Quotes;
@@ -72,9 +74,14 @@ impl ExtraWriter {
         (!is_duplicate).then(|| self.json.clone())
     }
 
-    /// Adds a field whose value is at `at`. Returns the end of the value, or `None` if it is not
-    /// valid or needs the plain decoder.
-    pub(super) fn field(&mut self, source: Source<'_, '_>, key: &str, at: usize) -> Option<usize> {
+    /// Adds a field whose key is in this range and whose value is at `at`. Returns the end of the
+    /// value, or `None` if it is not valid or needs the plain decoder.
+    pub(super) fn field(
+        &mut self,
+        source: Source<'_, '_>,
+        key: Range<usize>,
+        at: usize,
+    ) -> Option<usize> {
         if self.json.is_empty() {
             self.json.push('{');
         }
@@ -84,11 +91,11 @@ impl ExtraWriter {
     fn member(
         &mut self,
         source: Source<'_, '_>,
-        key: &str,
+        key: Range<usize>,
         at: usize,
         depth: usize,
     ) -> Option<usize> {
-        if source.has_backslash && contains_backslash(key) {
+        if source.has_backslash && contains_backslash(source.text.get(key.clone())?) {
             return None;
         }
         let number = self.members.len();
@@ -97,9 +104,14 @@ impl ExtraWriter {
             end: 0,
             key_bytes: key.len(),
         });
-        self.json.push('"');
-        self.json.push_str(key);
-        self.json.push_str("\":");
+        if at == key.end + "\":".len() {
+            self.json.push_str(source.text.get(key.start - 1..at)?);
+        } else {
+            // Blanks surround the colon.
+            self.json
+                .push_str(source.text.get(key.start - 1..=key.end)?);
+            self.json.push(':');
+        }
         let end = self.value(source, at, depth)?;
         self.members[number].end = self.json.len();
         self.json.push(',');
@@ -168,7 +180,7 @@ impl ExtraWriter {
                 return None;
             }
             let close = source.quotes.next(at + 1)?;
-            let key = source.text.get(at + 1..close)?;
+            let key = at + 1..close;
             let colon = skip_blanks(bytes, close + 1);
             if *bytes.get(colon)? != b':' {
                 return None;
