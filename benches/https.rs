@@ -205,7 +205,12 @@ impl Nginx {
             "placed",
         ];
         let certificate = self.certificate();
-        run_against(url, &arguments, &[("CDRLAKE_SOURCE_CA_FILE", &certificate)])
+        run_against(
+            url,
+            "run",
+            &arguments,
+            &[("CDRLAKE_SOURCE_CA_FILE", &certificate)],
+        )
     }
 
     /// Fetches the short day with curl.

@@ -30,7 +30,10 @@ fn run(calls_per_day: u64) -> Run {
     let calls_per_day = calls_per_day.to_string();
     let simulator = Simulator::start(&["--calls-per-day", &calls_per_day, "--prerender", &days]);
     let run = || {
-        let run = simulator.run(&["--from", day, "--to", day, "--direction", "placed"]);
+        let run = simulator.run(
+            "run",
+            &["--from", day, "--to", day, "--direction", "placed"],
+        );
         println!("{run}");
         run
     };

@@ -22,14 +22,20 @@ pub(crate) struct Run {
     pub(crate) peak_mib: f64,
 }
 
-/// Runs the program against an API with these arguments and variables, in a temporary lake.
-pub(crate) fn run_against(url: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Run {
+/// Runs a command of the program against an API with these arguments and variables, in a temporary
+/// lake.
+pub(crate) fn run_against(
+    url: &str,
+    command: &str,
+    arguments: &[&str],
+    variables: &[(&str, &str)],
+) -> Run {
     let directory = tempfile::tempdir().unwrap();
     let begun = Instant::now();
     let output = Command::new("/usr/bin/time")
         .args(["-f", "%U %S %M"])
         .arg(program())
-        .args(["run", "--format", "json"])
+        .args([command, "--format", "json"])
         .args(["--source-url", url, "--lake", "lake"])
         .args(["--api-key-env", "BENCH_KEY"])
         .args(arguments)

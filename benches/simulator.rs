@@ -8,7 +8,7 @@ use crate::program::{KEY, Run, run_against};
 /// A simulated API. Dropping it ends the process.
 pub(crate) struct Simulator {
     process: std::process::Child,
-    url: String,
+    pub(crate) url: String,
     /// Prerendered bodies, which a killed process would leave behind.
     _rendered: tempfile::TempDir,
 }
@@ -42,8 +42,8 @@ impl Simulator {
         }
     }
 
-    /// Runs the program against it with these arguments.
-    pub(crate) fn run(&self, arguments: &[&str]) -> Run {
-        run_against(&self.url, arguments, &[])
+    /// Runs a command of the program against it with these arguments.
+    pub(crate) fn run(&self, command: &str, arguments: &[&str]) -> Run {
+        run_against(&self.url, command, arguments, &[])
     }
 }
