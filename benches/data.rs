@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cdrlake::Credentials;
 use cdrlake::internals::{ConvertOptions, Converter, ParquetOptions, SpoolFile};
-use cdrlake::{Direction, Generator, KeyOrder, Slice};
+use cdrlake::{Direction, Encoding, Format, Generator, KeyOrder, Slice};
 use jiff::civil::date;
 use parquet::basic::Compression;
 use secrecy::SecretString;
@@ -49,9 +49,21 @@ pub(crate) fn convert<'a>(
     chunks: impl Iterator<Item = &'a [u8]>,
     options: ConvertOptions,
 ) -> SpoolFile {
+    convert_bodies(Format::Json, std::iter::once(chunks), options)
+}
+
+/// Converts the chunks of several bodies to a file.
+pub(crate) fn convert_bodies<'a, C: Iterator<Item = &'a [u8]>>(
+    format: Format,
+    bodies: impl Iterator<Item = C>,
+    options: ConvertOptions,
+) -> SpoolFile {
     let mut converter = Converter::try_new(options).unwrap();
-    chunks.for_each(|chunk| converter.push(chunk).unwrap());
-    converter.end_body().unwrap();
+    for chunks in bodies {
+        converter.begin_body(Encoding::Identity, format);
+        chunks.for_each(|chunk| converter.push(chunk).unwrap());
+        converter.end_body().unwrap();
+    }
     let converted = converter.finish().unwrap();
     converted.write_footer(Vec::new()).unwrap()
 }
@@ -61,13 +73,18 @@ pub(crate) fn body(key_order: KeyOrder) -> Vec<u8> {
     body_of(RECORDS, key_order)
 }
 
-/// A body of `records` lines.
-pub(crate) fn body_of(records: u64, key_order: KeyOrder) -> Vec<u8> {
-    let generator = Generator {
+/// The calls that the bodies hold.
+pub(crate) fn generator(key_order: KeyOrder) -> Generator {
+    Generator {
         seed: 42,
         calls_per_day: 100_000,
         key_order,
-    };
+    }
+}
+
+/// A body of `records` lines.
+pub(crate) fn body_of(records: u64, key_order: KeyOrder) -> Vec<u8> {
+    let generator = generator(key_order);
     let mut body = Vec::new();
     for index in 0..records {
         generator.render(&generator.call(slice(), index), &mut body);

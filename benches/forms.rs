@@ -1,8 +1,11 @@
 //! The records of [`data`](super::data) in the forms that real ones come in.
 
-use cdrlake::KeyOrder;
+use cdrlake::{Generator, KeyOrder};
 
-use super::data::body;
+use super::data::{RECORDS, body, generator, slice};
+
+/// Records of a page.
+pub(crate) const PAGE_RECORDS: usize = 100;
 
 /// A form that records come in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,10 +26,45 @@ pub(crate) enum Form {
     Blanks,
     /// Blanks, and keys shuffled.
     ShuffledBlanks,
+    /// The CSV export, with a header.
+    Csv,
+    /// Pages of [`PAGE_RECORDS`] records, a page a line.
+    Pages,
 }
 
-/// A body of [`RECORDS`](super::data::RECORDS) lines in a form.
+/// [`RECORDS`] records in a form, a record a line.
 pub(crate) fn body_in(form: Form) -> Vec<u8> {
+    match form {
+        Form::Csv => csv(),
+        Form::Pages => pages(),
+        _ => json_lines(form),
+    }
+}
+
+fn csv() -> Vec<u8> {
+    let generator = generator(KeyOrder::Fixed);
+    let mut body = Vec::new();
+    Generator::render_csv_header(&mut body);
+    for index in 0..RECORDS {
+        Generator::render_csv(&generator.call(slice(), index), &mut body);
+        body.push(b'\n');
+    }
+    body
+}
+
+fn pages() -> Vec<u8> {
+    let text = String::from_utf8(body(KeyOrder::Fixed)).unwrap();
+    let records: Vec<&str> = text.lines().collect();
+    let page = |items: &[&str]| {
+        let pagination = format!(r#"{{"total":{RECORDS},"per_page":{PAGE_RECORDS}}}"#);
+        let items = items.join(",");
+        format!("{{\"items\":[{items}],\"pagination\":{pagination}}}\n")
+    };
+    let pages = records.chunks(PAGE_RECORDS).map(page);
+    pages.collect::<String>().into_bytes()
+}
+
+fn json_lines(form: Form) -> Vec<u8> {
     let key_order = match form {
         Form::Shuffled | Form::ShuffledBlanks => KeyOrder::Shuffled,
         _ => KeyOrder::Fixed,
@@ -47,6 +85,7 @@ pub(crate) fn body_in(form: Form) -> Vec<u8> {
             Form::Blanks | Form::ShuffledBlanks => {
                 line.replace(",\"", ", \"").replace("\":", "\": ")
             }
+            Form::Csv | Form::Pages => unreachable!("they have functions of their own"),
         };
         body.push('\n');
     }
