@@ -6,7 +6,7 @@ pub(crate) mod columns;
 pub(crate) mod day;
 pub(crate) mod decode;
 pub(crate) mod digest;
-mod hiding;
+pub(crate) mod hiding;
 pub(crate) mod reconcile;
 pub(crate) mod slice;
 pub(crate) mod tally;

@@ -151,7 +151,7 @@ impl Lake {
             match list.numbers.iter_mut().find(|known| known.token == *token) {
                 Some(known) => known.erased_at = erased_at,
                 None => list.numbers.push(SuppressedNumber {
-                    token: token.clone(),
+                    token: *token,
                     since: Timestamp::now(),
                     erased_at,
                 }),

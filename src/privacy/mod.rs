@@ -7,6 +7,7 @@
 //! key, which is a hash, but never the key.
 
 mod credentials;
+mod memo;
 pub(crate) mod numbers;
 mod text;
 mod token;
@@ -16,6 +17,7 @@ use std::collections::HashSet;
 
 pub use credentials::Credentials;
 pub(crate) use credentials::{is_redacted, redact_addresses};
+pub(crate) use memo::Memo;
 use numbers::{
     any_digit_sequence, numbers, replace_each_number, unescaped, user_part, without_escapes,
 };
@@ -25,6 +27,7 @@ use text::{
 };
 pub use token::PrivacyKey;
 pub(crate) use token::Token;
+pub(crate) use token::is_plain_number;
 use token::{is_name, is_token, tokens_in};
 
 /// How numbers are hidden.
@@ -162,10 +165,10 @@ impl Privacy {
     /// Whether an address, or its token, is that of an erased number.
     fn is_suppressed(&self, address: &str) -> bool {
         if is_token(address) {
-            return self.suppressed.contains(address);
+            return Token::parse(address).is_some_and(|token| self.is_erased(&token));
         }
         let token = self.key.as_ref().map(|key| key.token(address));
-        token.is_some_and(|token| self.suppressed.contains(&token))
+        token.is_some_and(|token| self.is_erased(&token))
     }
 
     /// Whether any text holds an erased number, or an erased name is a whole string or a whole cell
@@ -201,9 +204,9 @@ impl Privacy {
         let user = |range| text.get(range).unwrap_or_default();
         let is_number = |digits: &str| {
             let token = self.key.as_ref().map(|key| key.token_of_number(digits));
-            token.is_some_and(|token| self.suppressed.contains(&token))
+            token.is_some_and(|token| self.is_erased(&token))
         };
-        tokens_in(text).any(|token| self.suppressed.contains(token))
+        tokens_in(text).any(|token| self.is_erased(&token))
             || any_digit_sequence(text, is_number)
             || uri_users(text).any(|range| self.is_suppressed(user(range)))
     }

@@ -296,7 +296,7 @@ fn a_short_number_is_erased_only_as_a_whole_value() {
 fn a_number_hidden_in_a_text_can_still_be_erased() {
     let token = key().token("+49 170 1234567");
     for mode in [Mode::Keep, Mode::Pseudonymize] {
-        let privacy = privacy(mode).suppressing([token.clone()]).unwrap();
+        let privacy = privacy(mode).suppressing([token]).unwrap();
         for text in [
             "call +491701234567 now",
             "call 0049170 1234567",
@@ -440,7 +440,7 @@ proptest::proptest! {
         let line = format!("2026-10-01T10:00:00Z,{framed},5,0.0270");
         let records = [record("1", "2", &framed, "{}"), record("1", "2", "x", &extra)];
         for mode in [Mode::Keep, Mode::Pseudonymize] {
-            let privacy = privacy(mode).suppressing([token.clone()]).unwrap();
+            let privacy = privacy(mode).suppressing([token]).unwrap();
             for found in &records {
                 proptest::prop_assert!(privacy.suppresses(found), "{framed}");
                 let mut stored = found.clone();
@@ -520,7 +520,7 @@ fn a_name_is_erased_and_hidden_alone_and_in_an_address() {
         "\"Al\" <SIP:alice@example.com;user=phone>",
     ];
     for mode in [Mode::Keep, Mode::Pseudonymize] {
-        let privacy = privacy(mode).suppressing([token.clone()]).unwrap();
+        let privacy = privacy(mode).suppressing([token]).unwrap();
         for text in texts {
             let extra = serde_json::json!({ "x": text }).to_string();
             for found in [record("1", "2", text, "{}"), record("1", "2", "x", &extra)] {

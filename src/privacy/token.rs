@@ -1,10 +1,12 @@
 //! Pseudonyms: keyed hashes of numbers and names.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::fmt;
 
 use ring::hmac;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::numbers::{
     MIN_DIGITS, TOKEN_DIGITS, TOKEN_PREFIX, has_only_known_digits, normalized_digits, numbers,
@@ -61,13 +63,9 @@ impl PrivacyKey {
         &self.id
     }
 
-    /// The token of an address's number or name: [`TOKEN_PREFIX`] and 32 hexadecimal digits.
+    /// The token of an address's number or name.
     pub fn token(&self, address: &str) -> Token {
-        // The common case.
-        let is_plain = address.len() >= MIN_DIGITS
-            && address.bytes().all(|byte| byte.is_ascii_digit())
-            && !address.starts_with('0');
-        if is_plain {
+        if is_plain_number(address) {
             return self.token_of_number(address);
         }
         match Subject::of(address) {
@@ -85,11 +83,17 @@ impl PrivacyKey {
         let mut context = hmac::Context::with_key(&self.key);
         context.update(kind);
         context.update(subject.as_bytes());
-        let mut token = String::with_capacity(TOKEN_PREFIX.len() + TOKEN_DIGITS);
-        token.push_str(TOKEN_PREFIX);
-        push_hex(&mut token, &context.sign().as_ref()[..TOKEN_DIGITS / 2]);
-        Token(token)
+        let hash = context.sign();
+        let first = hash.as_ref().first_chunk();
+        Token(u128::from_be_bytes(*first.expect("the hash is longer")))
     }
+}
+
+/// Whether an address is a number of digits only, without a dial prefix: the common case.
+pub(crate) fn is_plain_number(address: &str) -> bool {
+    address.len() >= MIN_DIGITS
+        && address.bytes().all(|byte| byte.is_ascii_digit())
+        && !address.starts_with('0')
 }
 
 /// The number or name in an address.
@@ -118,27 +122,45 @@ impl Subject {
     }
 }
 
-/// Replaces a number or a name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Token(String);
+/// Replaces a number or a name: [`TOKEN_PREFIX`] and 32 hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Token(u128);
 
 impl Token {
-    /// Its text.
-    pub(super) fn into_text(self) -> String {
-        self.0
+    /// The token with this text.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let digits = text.strip_prefix(TOKEN_PREFIX)?;
+        let is_digit = |byte: u8| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+        let is_token = digits.len() == TOKEN_DIGITS && digits.bytes().all(is_digit);
+        let number = is_token.then(|| u128::from_str_radix(digits, 16).ok())?;
+        number.map(Self)
     }
-}
 
-impl std::borrow::Borrow<str> for Token {
-    fn borrow(&self) -> &str {
-        &self.0
+    /// Its text.
+    pub(crate) fn into_text(self) -> String {
+        let mut text = String::with_capacity(TOKEN_PREFIX.len() + TOKEN_DIGITS);
+        text.push_str(TOKEN_PREFIX);
+        push_hex(&mut text, &self.0.to_be_bytes());
+        text
     }
 }
 
 impl fmt::Display for Token {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(&self.0)
+        f.pad(&self.into_text())
+    }
+}
+
+impl Serialize for Token {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Token {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = Cow::<str>::deserialize(deserializer)?;
+        Self::parse(&text).ok_or_else(|| D::Error::custom("not a pseudonym"))
     }
 }
 
@@ -150,10 +172,10 @@ pub(super) fn is_token(text: &str) -> bool {
 }
 
 /// The tokens in a text.
-pub(super) fn tokens_in(text: &str) -> impl Iterator<Item = &str> {
+pub(super) fn tokens_in(text: &str) -> impl Iterator<Item = Token> {
     text.match_indices(TOKEN_PREFIX)
         .filter_map(|(at, _)| text.get(at..at + TOKEN_PREFIX.len() + TOKEN_DIGITS))
-        .filter(|token| is_token(token))
+        .filter_map(Token::parse)
 }
 
 /// Whether a user is a name, not a number.
@@ -164,9 +186,13 @@ pub(super) fn is_name(user: &str) -> bool {
 /// Appends bytes as hexadecimal digits.
 fn push_hex(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    for byte in bytes {
-        for digit in [byte >> 4, byte & 15] {
-            text.push(char::from(DIGITS[usize::from(digit)]));
+    for chunk in bytes.chunks(8) {
+        let mut digits = [0; 16];
+        for (pair, byte) in digits.chunks_exact_mut(2).zip(chunk) {
+            pair[0] = DIGITS[usize::from(byte >> 4)];
+            pair[1] = DIGITS[usize::from(byte & 15)];
         }
+        let digits = str::from_utf8(&digits[..2 * chunk.len()]);
+        text.push_str(digits.expect("digits are ASCII"));
     }
 }

@@ -26,6 +26,7 @@ use crate::body::framing::{BodySummary, Boundary, Format, FramingError, Position
 use crate::body::reader::{BodyLimits, Item, RecordReader};
 use crate::cdr::decode::{DecodeError, Decoder, LocalTimes, Record, RejectReason};
 use crate::cdr::digest::{Digest, RowHasher};
+use crate::cdr::hiding::RecordPrivacy;
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, RowTally, Totals};
 use crate::error::sanitized_excerpt;
@@ -214,6 +215,7 @@ struct Pipeline {
     suppressed_records: u64,
     /// Records from which a credential was removed.
     redacted: u64,
+    privacy: RecordPrivacy,
     decoder: Decoder,
     hasher: RowHasher,
     digest: Digest,
@@ -267,6 +269,7 @@ impl Converter {
                 suppressed: None,
                 suppressed_records: 0,
                 redacted: 0,
+                privacy: RecordPrivacy::new(Arc::clone(&options.privacy)),
                 decoder: Decoder::new(LocalTimes::new(options.assume_timezone.clone())),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
@@ -344,7 +347,7 @@ impl Converter {
     /// # Errors
     /// [`ConvertError`] if the spool cannot be written.
     pub fn keep(&mut self, record: &Record<'_>) -> Result<(), ConvertError> {
-        let is_suppressed = self.pipeline.options.privacy.suppresses(record);
+        let is_suppressed = self.pipeline.privacy.suppresses(record);
         self.pipeline.row(record, is_suppressed)
     }
 
@@ -436,8 +439,8 @@ impl Pipeline {
                 let class = self.decoder.text_class();
                 let is_redacted = self.options.credentials.redact(record, json, class);
                 self.redacted += u64::from(is_redacted);
-                let is_suppressed = self.options.privacy.suppresses(record);
-                self.options.privacy.hide(record);
+                let is_suppressed = self.privacy.suppresses(record);
+                self.privacy.hide(record);
                 self.row(record, is_suppressed)
             }
             Err(DecodeError::ServerError { message }) => {

@@ -687,7 +687,7 @@ impl Removed {
     async fn erase_number(&self, store: Arc<dyn LakeStore>, number: &str) -> Result<bool, String> {
         let lake = self.lake(store).await?;
         let token = self.privacy.key().unwrap().token(number);
-        let privacy = Arc::new(self.privacy.suppressing([token.clone()]).unwrap());
+        let privacy = Arc::new(self.privacy.suppressing([token]).unwrap());
         let slices = erase::slices(&lake)
             .await
             .map_err(|error| error.to_string())?;

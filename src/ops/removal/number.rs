@@ -64,7 +64,7 @@ impl NumberFound {
             let filter = filter.name.clone();
             return Err(UsageError::FilteredByNumber { filter }.into());
         }
-        let privacy = with_key.suppressing([token.clone()]);
+        let privacy = with_key.suppressing([token]);
         let privacy = Arc::new(privacy.expect("there is a key"));
         let slices = slices(&lake).await?;
         observer.slices_began(slices.len());

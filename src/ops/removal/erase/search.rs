@@ -7,6 +7,7 @@ use futures::{StreamExt, stream};
 
 use super::error::{EraseError, blocking};
 use super::rejects::matching_rejects;
+use crate::cdr::hiding::RecordPrivacy;
 use crate::cdr::slice::{Direction, Slice};
 use crate::error::chain;
 use crate::lake::ledger::Entry;
@@ -126,7 +127,7 @@ async fn matching_rows(
     let Some(copy) = lake.table().local_copy(entry).await? else {
         return Ok(0);
     };
-    let (slice, privacy) = (entry.slice, Arc::clone(privacy));
+    let (slice, mut privacy) = (entry.slice, RecordPrivacy::new(Arc::clone(privacy)));
     blocking(move || {
         let mut rows = 0;
         read_rows(&copy.path, slice, |record| {
