@@ -205,7 +205,7 @@ struct HeaderColumn {
     is_utc: bool,
     /// Whether it holds numbers that the API writes without quotation marks.
     is_bare: bool,
-    /// The member's key, quoted, with its colon.
+    /// The member's key, quoted, after a comma and before a colon.
     key: String,
 }
 
@@ -253,7 +253,7 @@ impl CsvRows {
                 return Ok(CsvRow::Header);
             }
         }
-        if text.contains(&b'\n') && self.swallows_rows(text, cells.separator()) {
+        if has_newline(text) && self.swallows_rows(text, cells.separator()) {
             return Err(HeaderError::Swallowed { at });
         }
         if !is_complete {
@@ -269,6 +269,7 @@ impl CsvRows {
         }
         self.json.clear();
         self.json.push(b'{');
+        let may_need_escapes = needs_escapes(cells.bytes());
         for (column, cell) in self.columns.iter().zip(cells.iter()) {
             let cell = match column.field {
                 Some(_) => without_formula(trimmed(cell)),
@@ -277,18 +278,21 @@ impl CsvRows {
             if cell.is_empty() {
                 continue;
             }
-            if self.json.len() > 1 {
-                self.json.push(b',');
-            }
-            self.json.extend_from_slice(column.key.as_bytes());
+            let without_comma = usize::from(self.json.len() == 1);
+            self.json
+                .extend_from_slice(&column.key.as_bytes()[without_comma..]);
             // A bare number, as the API has it: where it is rounded, its original is the same as
             // there.
             if column.is_bare && is_number(cell) {
                 self.json.extend_from_slice(cell);
             } else if column.is_utc && is_local_time(cell) {
                 write_string(&[cell, b"Z"].concat(), &mut self.json);
-            } else {
+            } else if may_need_escapes && needs_escapes(cell) {
                 write_string(cell, &mut self.json);
+            } else {
+                self.json.push(b'"');
+                self.json.extend_from_slice(cell);
+                self.json.push(b'"');
             }
         }
         self.json.push(b'}');
@@ -383,8 +387,7 @@ fn names_columns(line: &[u8]) -> bool {
 /// Whether the cells of a line that is no whole record name columns. What stands in a quoted cell
 /// does so only if the quotation marks have swallowed lines.
 fn cells_name_columns(line: &[u8], cells: Cells<'_>) -> bool {
-    are_names(cells.iter())
-        || ((cells.count() == 1 || line.contains(&b'\n')) && names_columns(line))
+    are_names(cells.iter()) || ((cells.count() == 1 || has_newline(line)) && names_columns(line))
 }
 
 /// Whether `date` is among these, or two other names of columns. No broken record has them: they
@@ -454,7 +457,8 @@ fn columns(cells: Cells<'_>) -> Result<Vec<HeaderColumn>, HeaderError> {
             None => unused(name.trim(), &mut keys),
         };
         found.push(name.trim().to_owned());
-        let key = serde_json::to_string(&key).expect("a string always serialises") + ":";
+        let key = serde_json::to_string(&key).expect("a string always serialises");
+        let key = format!(",{key}:");
         let is_utc = meant.is_some_and(|(_, likeness)| likeness == Likeness::Utc);
         let is_bare = field.is_some_and(|field| field.column().kind == Kind::Seconds);
         columns.push(HeaderColumn {
@@ -569,8 +573,10 @@ impl Field {
 }
 
 /// A cell without white space around it.
+#[inline]
 fn trimmed(cell: &[u8]) -> &[u8] {
-    if let [first, .., last] = cell
+    // The common case.
+    if let (Some(first), Some(last)) = (cell.first(), cell.last())
         && first.is_ascii_graphic()
         && last.is_ascii_graphic()
     {
@@ -587,7 +593,10 @@ fn without_formula(cell: &[u8]) -> &[u8] {
 }
 
 fn is_number(cell: &[u8]) -> bool {
-    serde_json::from_slice::<serde_json::Number>(cell).is_ok()
+    // The common case.
+    let is_plain = !cell.starts_with(b"0") && cell.iter().all(u8::is_ascii_digit);
+    (is_plain && (1..=18).contains(&cell.len()))
+        || serde_json::from_slice::<serde_json::Number>(cell).is_ok()
 }
 
 /// A name without case, spaces and marks.
@@ -596,20 +605,20 @@ fn normalize_header(name: &str) -> String {
     letters.flat_map(char::to_lowercase).collect()
 }
 
+fn has_newline(line: &[u8]) -> bool {
+    memchr::memchr(b'\n', line).is_some()
+}
+
+/// Whether JSON has escapes for any of these bytes. Looks at all of them, many at once.
+fn needs_escapes(text: &[u8]) -> bool {
+    let is_escaped = |byte: u8| u8::from(byte < 0x20 || byte == b'"' || byte == b'\\');
+    text.iter().fold(0, |found, &byte| found | is_escaped(byte)) > 0
+}
+
 /// Writes a string. One that is not UTF-8 becomes one that is not either, for the decoder to
 /// refuse.
 fn write_string(cell: &[u8], json: &mut Vec<u8>) {
     json.push(b'"');
-    let is_special = |byte: u8| byte < b' ' || byte == b'"' || byte == b'\\';
-    // Looks at every byte, which takes less time than stopping at the first one.
-    let is_plain = !cell
-        .iter()
-        .fold(false, |found, &byte| found | is_special(byte));
-    if is_plain {
-        json.extend_from_slice(cell);
-        json.push(b'"');
-        return;
-    }
     for &byte in cell {
         match byte {
             b'"' | b'\\' => json.extend_from_slice(&[b'\\', byte]),

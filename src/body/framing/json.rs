@@ -216,6 +216,24 @@ impl Extent {
         }
     }
 
+    /// Reads on in a text. Returns where the value ends, if it does.
+    fn end_in(&mut self, text: &[u8]) -> Option<usize> {
+        let mut at = 0;
+        while at < text.len() {
+            // Most bytes are in a string, where only these marks have a meaning.
+            if self.in_string && !self.escaped {
+                let is_mark = |byte: &u8| matches!(byte, b'"' | b'\\');
+                at += text[at..].iter().position(is_mark)?;
+            }
+            match self.step(text[at]) {
+                Step::Inside => at += 1,
+                Step::EndsWith => return Some(at + 1),
+                Step::EndedBefore => return Some(at),
+            }
+        }
+        None
+    }
+
     fn step(&mut self, byte: u8) -> Step {
         if self.in_string {
             match byte {
@@ -719,17 +737,7 @@ impl JsonFramer {
         else {
             return Ok(chunk);
         };
-        let mut end = None;
-        for (i, &byte) in chunk.iter().enumerate() {
-            match extent.step(byte) {
-                Step::Inside => {}
-                Step::EndsWith => end = Some(i + 1),
-                Step::EndedBefore => end = Some(i),
-            }
-            if end.is_some() {
-                break;
-            }
-        }
+        let end = extent.end_in(chunk);
         let taken = &chunk[..end.unwrap_or(chunk.len())];
         self.keep(taken, self.value_cap(purpose));
         self.advance(taken);

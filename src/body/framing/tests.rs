@@ -481,6 +481,29 @@ fn the_first_line_of_csv_tells_what_separates_its_cells() {
 }
 
 #[test]
+fn a_line_in_one_piece_has_the_cells_of_one_that_was_cut() {
+    let lines: [(&str, &[&str]); 12] = [
+        ("1,2", &["1", "2"]),
+        ("1,", &["1", ""]),
+        ("\"\",\"\"", &["", ""]),
+        ("\"a, b\",2", &["a, b", "2"]),
+        ("1,\"b\"", &["1", "b"]),
+        ("1,\"b\"\r", &["1", "b"]),
+        ("1,2\r", &["1", "2"]),
+        ("\"a \"\"b\"\"\",2", &["a \"b\"", "2"]),
+        ("5\",2", &["5\"", "2"]),
+        ("\"a\"b,2", &["ab", "2"]),
+        ("\"a\nb\",2", &["a\nb", "2"]),
+        ("1,2,\"3\",4", &["1", "2", "3", "4"]),
+    ];
+    for (line, expected) in lines {
+        let framed = frame_csv_any_way(format!("x,y\n{line}\n{line}\n1,2\n").as_bytes(), 100);
+        let cells = cells_of(&framed);
+        assert_eq!(cells[1..], [expected, expected, &["1", "2"]], "{line}");
+    }
+}
+
+#[test]
 fn csv_that_ends_too_early_is_told_by_its_quotation_marks() {
     let csv = |body: &str| frame_with(Framer::new(Format::Csv, 100), &[body.as_bytes()]);
     let (frames, ended) = csv("a,b\n1,\"Canada, Tor");
