@@ -380,7 +380,7 @@ mod tests {
     }
 
     #[test]
-    fn what_follows_the_last_member_is_an_error_and_so_is_what_is_not_compressed() {
+    fn uncompressed_data_is_an_error_and_so_is_data_after_the_last_member() {
         for encoding in COMPRESSED {
             for garbage in [b"{}\n".as_slice(), b"garbage garbage", b"\0\0\0\0\0\0\0\0"] {
                 let body = [&compress(encoding, b"{}\n"), garbage].concat();
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hundred_million_zeros_come_in_pieces() {
+    fn a_hundred_million_zeros_are_decompressed_in_pieces() {
         for encoding in COMPRESSED {
             let body = compress(encoding, &vec![0; 100_000_000]);
             assert!(body.len() < 1_000_000);

@@ -525,7 +525,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn digits_are_the_same_read_at_once_and_one_by_one(text in "[0-9.]{4,8}|[!-@]{4,8}") {
+        fn digits_read_at_once_equal_digits_read_one_by_one(text in "[0-9.]{4,8}|[!-@]{4,8}") {
             let text = text.as_bytes();
             prop_assert_eq!(digits_of_word(text), digits_one_by_one(text));
         }

@@ -336,7 +336,7 @@ mod tests {
     use crate::lake::report::SliceOutcome;
 
     #[test]
-    fn advice_names_the_lake_and_only_what_has_a_remedy_gets_one() {
+    fn advice_names_the_lake_and_only_errors_with_a_remedy_get_advice() {
         let root: Location = "./lake".parse().unwrap();
         let slice = "placed 2026-10-01".parse().unwrap();
         let failed = |reason| {
@@ -387,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_erasure_left_undone_gets_the_command_that_does_it() {
+    fn an_incomplete_erasure_gets_the_command_that_completes_it() {
         let slice: Slice = "placed 2026-10-01".parse().unwrap();
         let failed = SliceReport {
             error: Some(EraseError::Announced.to_string()),

@@ -602,12 +602,12 @@ mod tests {
     }
 
     #[test]
-    fn the_commands_agree_with_one_another() {
+    fn the_definitions_of_the_commands_are_consistent() {
         Arguments::command().debug_assert();
     }
 
     #[test]
-    fn flags_are_repeated_as_a_shell_takes_them() {
+    fn advised_flags_are_quoted_for_a_shell() {
         let given = given(&[
             "--requests",
             "8",

@@ -187,7 +187,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_age_is_of_the_calendar_and_not_negative() {
+    fn an_age_is_a_calendar_period_and_not_negative() {
         let today = jiff::civil::date(2026, 11, 25);
         for (text, first_kept) in [
             ("18months", "2025-05-25"),

@@ -447,7 +447,7 @@ mod tests {
     use crate::ops::plan::{Due, DueReason};
 
     #[test]
-    fn a_plan_says_what_is_due_and_why() {
+    fn a_plan_lists_due_slices_with_their_reasons() {
         let day = parse_day("2026-10-01").unwrap();
         let due = vec![Due {
             slice: Slice {
@@ -505,7 +505,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_without_work_says_what_is_up_to_date() {
+    fn a_run_without_work_reports_how_many_slices_are_up_to_date() {
         assert_eq!(
             shown(&plan_of(Vec::new(), 1), Vec::new(), false),
             "Nothing to do: the slice of 2026-10-01 is up to date.\n"
@@ -517,7 +517,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_is_shown_with_its_troubles_first_and_its_sums_last() {
+    fn a_run_is_shown_with_its_problems_first_and_its_sums_last() {
         let slice = placed("2026-10-01");
         let due = vec![Due::new(slice, DueReason::Missing, None)];
         let mut committed = SliceReport::new(slice, SliceOutcome::Committed);
@@ -546,7 +546,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_troubles_the_first_are_shown_and_the_others_counted() {
+    fn only_the_first_of_many_problems_are_shown_and_the_others_are_counted() {
         let day = parse_day("2026-10-01").unwrap();
         let slices = std::iter::successors(Some(day), |day| day.tomorrow().ok());
         let slices = slices.take(MAX_LINES + 2).map(|day| SliceReport {

@@ -324,7 +324,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_long_table_leaves_out_its_middle_but_not_what_is_wrong_there() {
+    fn a_long_table_omits_its_middle_except_rows_with_problems() {
         let mut table = DayTable::default();
         let first = Date::constant(2026, 1, 1);
         for i in 0..200 {
@@ -354,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn a_sum_below_zero_is_shown_as_one() {
+    fn a_negative_sum_is_shown_with_its_sign() {
         let mut table = DayTable::with_quality();
         let row = table.day(Date::constant(2026, 1, 1));
         (row.placed, row.answered, row.seconds) = (Some(2), 2, -7_200_060);
@@ -372,7 +372,7 @@ mod tests {
     }
 
     #[test]
-    fn thousands_are_set_apart() {
+    fn thousands_are_separated() {
         assert_eq!(
             ["0", "999", "1,000", "12,345,678"],
             [0, 999, 1_000, 12_345_678]

@@ -282,7 +282,7 @@ mod tests {
     use crate::config::Overrides;
 
     #[test]
-    fn what_is_too_short_or_too_plain_is_no_key() {
+    fn a_key_that_is_too_short_or_too_simple_is_refused() {
         let key = |text: &str| {
             load(&format!(
                 "lake.url = 'x'\nsource.api_key.command = 'echo {text}'"
@@ -401,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn pseudonyms_take_a_key_that_is_long_and_private() {
+    fn pseudonyms_require_a_long_key_in_a_private_file() {
         use std::os::unix::fs::PermissionsExt;
 
         let directory = tempfile::tempdir().unwrap();
@@ -448,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_for_a_key_that_hangs_or_never_stops_is_ended() {
+    fn a_key_command_that_hangs_or_prints_endlessly_is_killed() {
         let run = |command: &[&str], limit| {
             let command: Vec<_> = command.iter().map(|&word| word.to_owned()).collect();
             run_key_command(&command, Duration::from_millis(limit))
@@ -466,7 +466,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_in_place_of_its_file_or_command_is_not_shown() {
+    fn a_key_given_instead_of_its_file_or_command_is_not_printed() {
         for place in ["file", "command"] {
             let config = load(&format!(
                 "lake.url = 'x'\nsource.api_key.{place} = 'sk_live_abcdef'"
@@ -481,7 +481,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_s_whereabouts_come_from_one_place() {
+    fn the_place_of_the_key_comes_from_one_layer_of_the_configuration() {
         let file = "lake.url = 'x'\nsource.api_key.file = 'f'";
         let variable = [("CDRLAKE_SOURCE_API_KEY_ENV", "V")];
         assert_eq!(

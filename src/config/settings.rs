@@ -490,7 +490,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_key_is_named_with_its_line_and_the_nearest_known_one() {
+    fn an_unknown_key_is_reported_with_its_line_and_the_most_similar_known_one() {
         assert_eq!(
             problem("[lake]\nurl = 'x'\n\n[source]\nretry_bose = '1s'"),
             "line 5: there is no key source.retry_bose. Did you mean source.retry_base?"
@@ -527,7 +527,7 @@ mod tests {
     }
 
     #[test]
-    fn the_key_itself_is_refused_and_never_quoted() {
+    fn the_api_key_in_the_configuration_is_refused_and_not_quoted() {
         for text in [
             "[source]\napi_key = 'SECRET'",
             "[source]\napi_key = { key = 'SECRET' }",

@@ -31,7 +31,7 @@ pub(super) fn problem(text: &str) -> String {
 }
 
 #[test]
-fn a_lake_is_all_that_has_to_be_named() {
+fn only_the_lake_s_address_is_required() {
     let config = load("lake.url = './lake'").unwrap();
     assert_eq!(config.source.url.as_str(), "https://api.wavix.com/");
     assert_eq!(config.source.directions, Direction::ALL);
@@ -75,7 +75,7 @@ fn the_example_file_shows_the_defaults() {
 }
 
 #[test]
-fn a_share_from_which_a_slice_fails_lies_above_zero_and_a_tenth_is_enough() {
+fn the_ratio_of_rejects_that_fails_a_slice_is_above_zero_and_defaults_to_a_tenth() {
     assert!(
         problem("[quality]\nfail_reject_ratio = 0")
             .starts_with("line 2: quality.fail_reject_ratio is not a share above 0")
@@ -112,7 +112,7 @@ fn a_share_from_which_a_slice_fails_lies_above_zero_and_a_tenth_is_enough() {
 }
 
 #[test]
-fn a_bucket_s_options_come_from_the_file_and_from_variables_that_win() {
+fn a_variable_overrides_a_bucket_s_option_of_the_file() {
     let file = "[lake]\nurl = 's3://calls/wavix'\nlease = '30s'\n[lake.options]\nregion = \
          'a'\nallow_http = true\n[limits]\nspool_dir = '/spool'";
     let variables = [("CDRLAKE_LAKE_OPTIONS_REGION", "b")];
@@ -236,7 +236,7 @@ const WRONG_VALUES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
+fn an_invalid_value_is_reported_with_its_line_and_the_valid_ones() {
     for (text, expected) in WRONG_VALUES {
         let problem = problem(&format!("{text}\n"));
         assert!(
@@ -247,13 +247,13 @@ fn a_wrong_value_is_named_with_its_line_and_what_would_be_right() {
 }
 
 #[test]
-fn no_calendar_is_overrun() {
+fn a_look_back_of_more_than_a_century_is_refused() {
     let expected = "line 2: window.lookback_days is 99999999: it must be at most 36500 (a century)";
     assert_eq!(problem("[window]\nlookback_days = 99999999"), expected);
 }
 
 #[test]
-fn a_path_that_only_a_shell_understands_is_refused_with_the_one_that_was_meant() {
+fn a_path_for_a_shell_to_expand_is_refused_with_the_expanded_path() {
     let home = std::env::var("HOME").unwrap();
     let home = home.trim_end_matches('/');
     for (path, meant) in [
@@ -293,7 +293,7 @@ fn a_path_that_only_a_shell_understands_is_refused_with_the_one_that_was_meant()
 }
 
 #[test]
-fn a_filter_leaves_calls_out_unless_it_is_at_its_default() {
+fn a_filter_omits_calls_unless_it_has_its_default() {
     let source = |toml: &str| load(&format!("lake.url = 'x'\n{toml}")).unwrap().source;
     let unset = source("");
     let filters = unset.filters.iter();
@@ -314,7 +314,7 @@ fn a_filter_leaves_calls_out_unless_it_is_at_its_default() {
 }
 
 #[test]
-fn a_lake_is_another_one_with_other_pseudonyms() {
+fn another_mode_or_key_of_pseudonyms_means_another_lake() {
     let key = |key: &str| PrivacyKey::try_new(&key.repeat(4)).unwrap();
     let identity = |toml: &str, key: Option<PrivacyKey>| {
         let config = load(&format!(

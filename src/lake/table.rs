@@ -221,7 +221,7 @@ impl Table {
         Ok(paths)
     }
 
-    /// Where [`file`](Self::file) looks.
+    /// Where [`file`](Self::file) checks.
     async fn path_of(&self, entry: &Entry) -> Result<Option<Path>, LakeError> {
         match entry.file() {
             Some(named) => Ok(Some(named.location())),

@@ -30,8 +30,8 @@ type Edit = fn(&mut Identity);
 
 const EXPIRY: Duration = Duration::from_mins(1);
 /// Names of runs.
-const DEAD: &str = "20261001T120000Z-00000001";
-const SLEEPER: &str = "20261001T120000Z-00000002";
+const CRASHED: &str = "20261001T120000Z-00000001";
+const SUSPENDED: &str = "20261001T120000Z-00000002";
 
 fn filter(name: &str, value: &str) -> Filter {
     Filter {
@@ -72,7 +72,7 @@ pub(super) fn placed() -> Slice {
     slice("2026-10-01", Direction::Placed)
 }
 
-/// The lake in `objects`, as one process has it.
+/// The store of one process over `objects`.
 fn process(objects: &Arc<InMemory>) -> Arc<dyn LakeStore> {
     Arc::new(BucketStore::in_memory(objects))
 }
@@ -109,7 +109,7 @@ fn rejects(text: &str) -> SpoolFile {
     SpoolFile::of(file(text), 1).unwrap()
 }
 
-/// A commit of a slice with so many rows and rejects.
+/// A commit of a slice with these numbers of rows and rejects.
 pub(super) fn commit_of(rows: u64, rejected: u64) -> Commit {
     let mut commit = commit(None, State::Closed);
     commit.counts.rows = rows;
@@ -174,16 +174,16 @@ impl Lease for Lost {
     }
 }
 
-/// Is lost after so many looks at it.
+/// Is lost after `last` checks.
 #[derive(Debug, Default)]
 pub(super) struct LostAt {
-    pub(super) looks: AtomicU32,
+    pub(super) checks: AtomicU32,
     pub(super) last: u32,
 }
 
 impl Lease for LostAt {
     fn is_held(&self) -> bool {
-        self.looks.fetch_add(1, Ordering::SeqCst) < self.last
+        self.checks.fetch_add(1, Ordering::SeqCst) < self.last
     }
 }
 
@@ -198,7 +198,7 @@ async fn a_lake_is_created_once_and_opened_with_an_equal_identity() {
         (&identity(), &Vec::<Remark>::new())
     );
     assert_eq!(again.privacy().key().map(PrivacyKey::id), Some(key().id()));
-    // Hosts move.
+    // The address of the API and the time zone may change.
     let moved = Identity {
         source_url: "https://other.example".to_owned(),
         timezone: "Europe/Paris".to_owned(),
@@ -320,7 +320,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     assert_eq!(
         get(&lake, &failed).await,
         None,
-        "it has not failed any more"
+        "the failed attempt is superseded"
     );
     let entry = lake.entry(placed()).await;
     assert_eq!(entry.condition, Condition::Sound);
@@ -336,7 +336,7 @@ async fn a_slice_is_published_replaced_kept_and_removed_with_its_rejects() {
     assert_eq!(std::fs::read_to_string(&copy.path).unwrap(), "abc");
     let listed = lake.rejects().await.unwrap();
     assert_eq!(listed[&rejects_file].size_bytes, 1);
-    // The marks are those of the objects.
+    // The ETags are those of the objects.
     let file = first.file.unwrap();
     let found = lake.table().file(&Entry::new(placed())).await.unwrap();
     assert!(is_intact(Some(&file), found.as_ref()));
@@ -387,7 +387,7 @@ async fn rewriting_a_slice_keeps_its_failure() {
     assert_eq!(entry.await.unwrap().failed, Some(failure("broken")));
     let failed = layout::failed_rejects_file(placed());
     assert_eq!(get(&lake, &failed).await.as_deref(), Some("failed"));
-    // Either kind of rejects can be taken away by itself.
+    // Each kind of rejects is removed separately.
     lake.remove_rejects(&mark, &*lease, placed(), true)
         .await
         .unwrap();
@@ -440,9 +440,9 @@ async fn a_run_without_its_lease_does_not_change_the_table() {
     let entry = lake.entry(placed()).await;
     let mark = lake.mark("run", CancellationToken::new());
     let privacy = privacy();
-    let looks: u32 = 3;
+    let checks: u32 = 3;
     for text in ["abcde", ""] {
-        for last in 0..=looks {
+        for last in 0..=checks {
             let before = lake.entry(placed()).await;
             let change = table_change(text);
             let staged = lake.stage(&before.entry, change, None).await.unwrap();
@@ -453,7 +453,7 @@ async fn a_run_without_its_lease_does_not_change_the_table() {
             let commit = commit_of(text.len() as u64, 0);
             let published = lake.publish(&mark, &lease, before, staged, commit, &privacy);
             let published = published.await;
-            if last < looks {
+            if last < checks {
                 let is_lost = matches!(published, Err(LakeError::LostLease { .. }));
                 assert!(is_lost, "{text:?} {last}: {published:?}");
                 let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
@@ -464,7 +464,7 @@ async fn a_run_without_its_lease_does_not_change_the_table() {
         }
         publish(&lake, "abc", None).await;
     }
-    // The entry is another one than it was when it was looked at.
+    // Another publication has changed the entry since it was read.
     let (mark, lease) = at_work(&lake).await;
     let staged = lake.stage(&entry.entry, table_change("x"), None);
     let staged = staged.await.unwrap();
@@ -481,13 +481,13 @@ async fn a_run_without_its_lease_does_not_change_the_table() {
 #[derive(Debug)]
 struct Meddled {
     objects: Arc<InMemory>,
-    looks: AtomicU32,
+    checks: AtomicU32,
     last: u32,
 }
 
 impl Lease for Meddled {
     fn is_held(&self) -> bool {
-        if self.looks.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
+        if self.checks.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
             let path = layout::ledger_entry(placed());
             // In memory it is done at once.
             put(&self.objects, &path, "{}").now_or_never().unwrap();
@@ -507,15 +507,15 @@ async fn a_changed_table_without_a_ledger_update_is_reported() {
         let staged = lake.stage(&before.entry, change, None).await.unwrap();
         let lease = Meddled {
             objects: Arc::clone(&objects),
-            looks: AtomicU32::new(0),
+            checks: AtomicU32::new(0),
             last,
         };
         let rows = text.unwrap_or("abc").len() as u64;
         let privacy = privacy();
         let published = lake.publish(&mark, &lease, before, staged, commit_of(rows, 0), &privacy);
         let error = published.await.unwrap_err();
-        let is_said = matches!(error, LakeError::NotRecorded { .. });
-        assert_eq!(is_said, text.is_some(), "{text:?}: {error:?}");
+        let is_reported = matches!(error, LakeError::NotRecorded { .. });
+        assert_eq!(is_reported, text.is_some(), "{text:?}: {error:?}");
         let table = get(&lake, &TableForm::Plain.new_path(placed())).await;
         let expected = match text {
             Some(text) => (!text.is_empty()).then_some(text),
@@ -667,17 +667,17 @@ async fn a_pruned_slice_keeps_its_entry_and_nothing_else() {
     // The ledger entry is changed first.
     let before = lake.entry(placed()).await;
     assert_eq!(before.entry.failed, None);
-    let said = before.entry.committed.clone().unwrap();
+    let pruned = before.entry.committed.clone().unwrap();
     assert_eq!(
-        (said.state, said.file.as_ref(), said.rejects.as_ref()),
+        (pruned.state, pruned.file.as_ref(), pruned.rejects.as_ref()),
         (State::Pruned, None, None)
     );
-    assert_eq!((said.counts.rows, said.counts.rejected), (3, 1));
+    assert_eq!((pruned.counts.rows, pruned.counts.rejected), (3, 1));
     let files = lake.table().files().await.unwrap();
     assert_eq!(files.slices().count(), 1);
     // A second attempt completes the same commit.
     let commit = lake.prune(&mark, &*lease, before.clone()).await.unwrap();
-    assert_eq!(commit, said);
+    assert_eq!(commit, pruned);
     assert!(lake.entry(placed()).await.is_same_as(&before));
     let files = lake.table().files().await.unwrap();
     assert!(files.slices().next().is_none());
@@ -751,57 +751,57 @@ async fn the_ledger_is_read_by_day_and_direction_with_the_condition_of_each_entr
 #[tokio::test(start_paused = true)]
 async fn a_run_is_detected_while_it_is_active_and_claimed_once_it_has_crashed() {
     let (objects, lake) = lake().await;
-    let mark = lake.mark(DEAD, CancellationToken::new());
+    let mark = lake.mark(CRASHED, CancellationToken::new());
     mark.ensure().await.unwrap();
     let received = slice("2026-10-02", Direction::Received);
-    let said = [
+    let committed = [
         (placed(), publish_as(&lake, &mark, placed()).await),
         (received, publish_as(&lake, &mark, received).await),
     ];
     let watcher = Lake::open(process(&objects), &identity(), privacy()).await;
     let watcher = watcher.unwrap();
     let marked = watcher.marked_runs("this").await.unwrap();
-    let traces = &marked[DEAD];
+    let traces = &marked[CRASHED];
     assert!(traces.is_any() && traces.announced.is_empty());
     assert!(!super::runs::Traces::default().is_any());
     let mut commits = traces.commits.clone();
     commits.sort_by_key(|(slice, _)| *slice);
-    assert_eq!(commits, said);
-    assert!(watcher.marked_runs(DEAD).await.unwrap().is_empty());
+    assert_eq!(commits, committed);
+    assert!(watcher.marked_runs(CRASHED).await.unwrap().is_empty());
     // It renews its lease.
-    assert!(!watcher.has_crashed(DEAD, false).await.unwrap());
-    assert!(!watcher.has_crashed(DEAD, true).await.unwrap());
-    assert!(watcher.claim_crashed(DEAD).await.unwrap().is_none());
+    assert!(!watcher.has_crashed(CRASHED, false).await.unwrap());
+    assert!(!watcher.has_crashed(CRASHED, true).await.unwrap());
+    assert!(watcher.claim_crashed(CRASHED).await.unwrap().is_none());
 
-    // Its process is gone: the lease is neither renewed nor released.
-    let lease = layout::run_lease(DEAD);
+    // Its process has crashed: the lease is neither renewed nor released.
+    let lease = layout::run_lease(CRASHED);
     drop(mark);
     lake.settle().await;
-    let last_words = "{\"holder\":\"dead\",\"renewals\":9,\"expiry_ms\":60000}";
-    put(&objects, &lease, last_words).await;
+    let last_lease = "{\"holder\":\"crashed\",\"renewals\":9,\"expiry_ms\":60000}";
+    put(&objects, &lease, last_lease).await;
     let watcher = Lake::open(process(&objects), &identity(), privacy()).await;
     let watcher = watcher.unwrap();
-    assert!(!watcher.has_crashed(DEAD, false).await.unwrap());
+    assert!(!watcher.has_crashed(CRASHED, false).await.unwrap());
     let begun = tokio::time::Instant::now();
-    assert!(watcher.has_crashed(DEAD, true).await.unwrap());
+    assert!(watcher.has_crashed(CRASHED, true).await.unwrap());
     assert!(begun.elapsed() + Duration::from_secs(2) >= EXPIRY);
-    let dead = watcher.claim_crashed(DEAD).await.unwrap().unwrap();
-    assert_eq!(dead.run(), DEAD);
+    let crashed = watcher.claim_crashed(CRASHED).await.unwrap().unwrap();
+    assert_eq!(crashed.run(), CRASHED);
     watcher
-        .end_crashed_run(dead, |found: Option<String>| {
+        .end_crashed_run(crashed, |found: Option<String>| {
             assert_eq!(found, None);
-            Some("told".to_owned())
+            Some("report".to_owned())
         })
         .await
         .unwrap();
     watcher.settle().await;
-    assert_eq!(watcher.runs().await.unwrap(), [DEAD]);
-    let report = watcher.run_report::<String>(DEAD).await.unwrap();
-    assert_eq!(report.as_deref(), Some("told"));
+    assert_eq!(watcher.runs().await.unwrap(), [CRASHED]);
+    let report = watcher.run_report::<String>(CRASHED).await.unwrap();
+    assert_eq!(report.as_deref(), Some("report"));
     assert!(watcher.marked_runs("this").await.unwrap().is_empty());
-    assert!(watcher.claim_crashed(DEAD).await.unwrap().is_none());
-    // It has ended, for every process.
-    assert!(!watcher.has_crashed(DEAD, true).await.unwrap());
+    assert!(watcher.claim_crashed(CRASHED).await.unwrap().is_none());
+    // The run has ended, for every process.
+    assert!(!watcher.has_crashed(CRASHED, true).await.unwrap());
 }
 
 /// Publishes a slice as the run of this mark.
@@ -819,41 +819,41 @@ async fn publish_as(lake: &Lake, mark: &RunMark, slice: Slice) -> Commit {
 #[tokio::test(start_paused = true)]
 async fn a_run_declared_crashed_marks_itself_again_before_it_writes() {
     let (objects, lake) = lake().await;
-    let mark = lake.mark(SLEEPER, CancellationToken::new());
+    let mark = lake.mark(SUSPENDED, CancellationToken::new());
     mark.ensure().await.unwrap();
-    let marker = layout::run_marker(SLEEPER);
+    let marker = layout::run_marker(SUSPENDED);
     lake.store.delete(&marker).await.unwrap();
     mark.ensure().await.unwrap();
     assert!(lake.store.state(&marker).await.unwrap().is_some());
     // It cannot continue while another run reports what it had done.
     lake.store
-        .delete(&layout::run_lease(SLEEPER))
+        .delete(&layout::run_lease(SUSPENDED))
         .await
         .unwrap();
     let other = Lake::open(process(&objects), &identity(), privacy()).await;
     let other = other.unwrap();
-    let dead = other.claim_crashed(SLEEPER).await.unwrap().unwrap();
+    let crashed = other.claim_crashed(SUSPENDED).await.unwrap().unwrap();
     tokio::time::sleep(EXPIRY).await;
     let begun = tokio::time::Instant::now();
     let refused = mark.ensure().await.unwrap_err();
     assert!(matches!(refused, LakeError::Unmarked { .. }), "{refused}");
     // It waits, because a run that cleans up after it holds the lease only briefly.
     assert!(begun.elapsed() > EXPIRY, "{:?}", begun.elapsed());
-    drop(dead);
+    drop(crashed);
     other.settle().await;
     mark.ensure().await.unwrap();
 
     // Its own report replaces the one that another run wrote for it.
-    lake.end_run(SLEEPER, &"first").await.unwrap();
-    lake.end_run(SLEEPER, &"second").await.unwrap();
-    let report = lake.run_report::<String>(SLEEPER).await.unwrap();
+    lake.end_run(SUSPENDED, &"first").await.unwrap();
+    lake.end_run(SUSPENDED, &"second").await.unwrap();
+    let report = lake.run_report::<String>(SUSPENDED).await.unwrap();
     assert_eq!(report.as_deref(), Some("second"));
     assert!(lake.store.state(&marker).await.unwrap().is_none());
-    let path = lake.remove_report(SLEEPER).await.unwrap();
+    let path = lake.remove_report(SUSPENDED).await.unwrap();
     assert_eq!(get(&lake, &path).await, None);
-    assert_eq!(lake.run_report::<String>(SLEEPER).await.unwrap(), None);
+    assert_eq!(lake.run_report::<String>(SUSPENDED).await.unwrap(), None);
     put(&objects, &path, "{").await;
-    let damaged = lake.run_report::<String>(SLEEPER).await;
+    let damaged = lake.run_report::<String>(SUSPENDED).await;
     assert!(matches!(damaged, Err(LakeError::Damaged { .. })));
 }
 
@@ -862,10 +862,10 @@ async fn without_conditional_writes_a_suspended_run_stops_writing() {
     let objects = Arc::new(InMemory::new());
     let store = Arc::new(BucketStore::in_memory(&objects).ignoring_conditions());
     let lake = Lake::open(store, &identity(), privacy()).await.unwrap();
-    let mark = lake.mark(SLEEPER, CancellationToken::new());
+    let mark = lake.mark(SUSPENDED, CancellationToken::new());
     mark.ensure().await.unwrap();
     mark.ensure().await.unwrap();
-    let marker = layout::run_marker(SLEEPER);
+    let marker = layout::run_marker(SUSPENDED);
     lake.store.delete(&marker).await.unwrap();
     let refused = mark.ensure().await.unwrap_err();
     assert!(matches!(refused, LakeError::NotAlone(_)), "{refused}");
@@ -924,11 +924,11 @@ fn an_error_keeps_its_fate_through_the_errors_that_wrap_it() {
         (FailureKind::Permanent, false, false),
     ] {
         let source = LakeError::from(store(kind));
-        let told = LakeError::NotRecorded {
+        let wrapped = LakeError::NotRecorded {
             slice: placed(),
             source: Box::new(LakeError::from(store(kind))),
         };
-        for error in [source, told] {
+        for error in [source, wrapped] {
             let found = (error.fate().stops_the_run(), error.is_denied());
             assert_eq!(found, (is_hopeless, is_denied), "{kind:?}: {error:?}");
         }

@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn days_before_there_were_calls_are_refused() {
+    fn days_before_the_year_2000_are_refused() {
         let window = Config::from_keys([("lake.url", "x")]).unwrap().window;
         let days = |from| {
             let from = Some(crate::cdr::slice::parse_day(from).unwrap());

@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn a_count_that_proves_nothing_has_a_remark() {
+    fn a_count_that_matches_only_with_duplicates_has_a_remark() {
         let day = parse_day("2026-10-01").unwrap();
         let remarks = |verdict| {
             let (slice, mut found) = entry(day, 3, State::Closed);
@@ -410,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn rejects_have_a_remark_and_a_day_of_rejects_only_is_not_one_without_calls() {
+    fn rejects_have_a_remark_and_a_day_with_only_rejects_is_not_a_day_without_calls() {
         let day = parse_day("2026-10-01").unwrap();
         let remarks = |rows, rejected| {
             let (slice, mut found) = entry(day, rows, State::Closed);

@@ -49,7 +49,7 @@ fn a_compressed_stream_is_read_to_the_end_of_its_last_member() {
 }
 
 #[test]
-fn an_encoding_that_was_not_asked_for_is_refused_at_once() {
+fn an_unrequested_encoding_is_refused_at_once() {
     for (headers, named) in [
         ("Content-Encoding: br\r\n", "br"),
         ("Content-Encoding: gzip, gzip\r\n", "gzip, gzip"),
@@ -70,7 +70,7 @@ fn an_encoding_that_was_not_asked_for_is_refused_at_once() {
 }
 
 #[test]
-fn a_compressed_stream_that_is_cut_damaged_or_none_is_fetched_again() {
+fn a_truncated_or_damaged_compressed_stream_is_fetched_again() {
     let whole = calls(0, 3);
     let good = gzip(&whole);
     let mut wrong_checksum = good.clone();
@@ -139,7 +139,7 @@ fn a_compressed_stream_that_is_cut_damaged_or_none_is_fetched_again() {
 }
 
 #[test]
-fn what_the_server_says_of_a_failure_may_be_compressed_and_is_readable() {
+fn a_compressed_error_message_of_the_server_is_readable() {
     let words = gzip("{\"success\":false,\"message\":\"Missing or invalid parameter type\"}");
     let answer = sized("400 Bad Request", GZIP, words);
     let (_workplace, _server, ran) = run_scripted(3, [answer]);
@@ -151,7 +151,7 @@ fn what_the_server_says_of_a_failure_may_be_compressed_and_is_readable() {
 }
 
 #[test]
-fn a_compressed_nothing_that_is_not_marked_as_records_is_no_day_without_calls() {
+fn an_empty_compressed_answer_is_a_day_without_calls_only_with_the_type_of_records() {
     let nothing = gzip("");
     let answer = |content_type: &str| {
         let headers = format!("Content-Type: {content_type}\r\n{GZIP}");

@@ -18,7 +18,7 @@ pub(crate) type Open<'a> = &'a dyn Fn() -> Arc<dyn LakeStore>;
 /// Everything that a lake relies on.
 pub(crate) async fn conform(open: Open<'_>, is_bucket: bool) {
     only_the_first_creation_and_the_expected_version_are_written(open).await;
-    of_many_writers_one_wins(open).await;
+    exactly_one_of_several_writers_succeeds(open).await;
     assert!(open().honours_conditions().await.unwrap());
     assert!(
         probe(&*open(), &Path::from("_cdrlake/leases/x.probe"))
@@ -74,7 +74,7 @@ async fn only_the_first_creation_and_the_expected_version_are_written(open: Open
     );
 }
 
-async fn of_many_writers_one_wins(open: Open<'_>) {
+async fn exactly_one_of_several_writers_succeeds(open: Open<'_>) {
     const WRITERS: usize = 12;
     let path = Path::from("_cdrlake/ledger/placed/2026-10-02.json");
     let count = |swaps: Vec<Swap>| swaps.iter().filter(|swap| **swap != Swap::Refused).count();

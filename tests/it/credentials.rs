@@ -58,7 +58,7 @@ fn assert_redacted(workplace: &Workplace, ran: &Ran) {
 }
 
 #[test]
-fn no_credential_gets_into_the_lake_and_the_report_counts_them() {
+fn no_credential_gets_into_the_lake_and_the_report_counts_redacted_ones() {
     let server = Server::start();
     let body = records().join("\n") + "\n";
     server.serve("placed", DAY, body, 27);
@@ -75,7 +75,7 @@ fn no_credential_gets_into_the_lake_and_the_report_counts_them() {
 }
 
 #[test]
-fn a_load_knows_no_key_and_takes_what_addresses_carry() {
+fn a_load_redacts_credentials_in_addresses_without_knowing_the_key() {
     let server = Server::start();
     let workplace = Workplace::new(&server);
     // Without what only the key's holder could know.
@@ -107,7 +107,7 @@ fn a_load_knows_no_key_and_takes_what_addresses_carry() {
 }
 
 #[test]
-fn calls_are_not_taken_for_one_where_their_ids_were_redacted() {
+fn calls_with_redacted_ids_are_not_duplicates() {
     let call = |id: u32| {
         format!(
             r#"{{"date":"{DAY}T10:00:00Z","call_id":"https://x.example/call?token={id}","from":"1","to":"2"}}"#

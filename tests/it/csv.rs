@@ -90,7 +90,7 @@ fn columns_are_known_by_name_in_any_case_and_order_and_others_are_kept() {
 }
 
 #[test]
-fn lines_that_do_not_fit_the_header_are_rejected_as_they_stand() {
+fn lines_that_do_not_fit_the_header_are_rejected_unchanged() {
     let body = format!(
         "date,charge,duration,to,from\n{DAY}T10:00:00Z,0.01,60,1,\n{DAY}T10:00:00Z,0.01\n\n\
          {DAY}T10:00:00Z,a,60,2,\n{DAY}T10:00:00Z,0.01,1m,3,\nx\u{1},\"0\n1\",1,4,\n\
@@ -136,7 +136,7 @@ fn lines_that_do_not_fit_the_header_are_rejected_as_they_stand() {
 }
 
 #[test]
-fn what_is_no_header_is_not_taken_for_one() {
+fn a_line_that_is_not_a_header_is_refused_with_its_reason() {
     let data = format!("call-1,{DAY}T10:00:00Z,13025550101,0.01\n");
     for (body, problem) in [
         (
@@ -165,7 +165,7 @@ fn what_is_no_header_is_not_taken_for_one() {
 }
 
 #[test]
-fn a_header_in_the_middle_counts_from_there_on_or_fails_the_attempt() {
+fn a_later_header_applies_to_the_lines_after_it_or_fails_the_attempt() {
     let first = format!("date,from,to,duration,charge\n{DAY}T10:00:00Z,11,22,60,0.01\n");
     let second = format!("to,from,duration,charge,date\n44,33,60,0.01,{DAY}T11:00:00Z\n");
     let broken = second.replace("charge", "price");
@@ -188,13 +188,13 @@ fn a_header_in_the_middle_counts_from_there_on_or_fails_the_attempt() {
 }
 
 #[test]
-fn csv_that_is_cut_or_that_tells_of_a_failure_is_fetched_again() {
+fn truncated_csv_and_csv_with_a_failure_report_are_fetched_again() {
     for separator in [",", ";", "\t"] {
-        cut_or_told_of_is_fetched_again(separator);
+        truncated_csv_is_fetched_again(separator);
     }
 }
 
-fn cut_or_told_of_is_fetched_again(separator: &str) {
+fn truncated_csv_is_fetched_again(separator: &str) {
     let separated = |line: String| line.replace(',', separator);
     let line = |id| {
         separated(format!(
@@ -266,7 +266,7 @@ fn the_export_may_be_separated_by_semicolons_or_tabs() {
 }
 
 #[test]
-fn a_last_cell_without_a_newline_may_be_cut_and_is_fetched_again() {
+fn csv_without_a_final_newline_may_be_truncated_and_is_fetched_again() {
     let whole = format!("date,duration,from,to,charge\n{DAY}T10:00:00Z,60,1,2,0.0123456\n");
     let cut = &whole[..whole.len() - 5];
     let (workplace, _server, ran) = run_csv(1, [csv(cut), csv(&whole)]);
@@ -290,7 +290,7 @@ fn a_last_cell_without_a_newline_may_be_cut_and_is_fetched_again() {
 }
 
 #[test]
-fn a_day_without_calls_is_a_header_or_nothing() {
+fn a_header_alone_or_an_empty_body_is_a_day_without_calls() {
     for body in ["date,charge,duration,from,to\n", ""] {
         let (workplace, _server, ran) = run_csv(0, [csv(body)]);
         assert_eq!(
@@ -303,7 +303,7 @@ fn a_day_without_calls_is_a_header_or_nothing() {
 }
 
 #[test]
-fn csv_that_is_paged_is_walked_header_by_header() {
+fn each_page_of_paged_csv_has_its_own_header() {
     let page = |first: u32, records: u32| {
         let lines = calls(first, records);
         let lines = lines.lines().map(|line| {
@@ -337,7 +337,7 @@ fn csv_that_is_paged_is_walked_header_by_header() {
 }
 
 #[test]
-fn an_export_that_was_renamed_like_the_others_is_found() {
+fn the_csv_export_is_found_under_its_renamed_path() {
     let server = Server::start();
     server
         .on(

@@ -20,7 +20,7 @@ fn ddl(workplace: &Workplace, target: &str, more: &[&str]) -> String {
 }
 
 #[test]
-fn a_run_s_changes_are_what_is_loaded_after_it() {
+fn the_statements_after_a_run_load_the_days_that_it_changed() {
     let (server, workplace) = lake();
     server.serve(
         "placed",
@@ -69,7 +69,7 @@ fn a_run_s_changes_are_what_is_loaded_after_it() {
 }
 
 #[test]
-fn what_changed_since_a_run_is_what_all_later_ones_have_changed() {
+fn changes_since_a_run_are_those_of_all_later_runs() {
     let (server, workplace) = lake();
     let load = |more: &[&str]| ddl(&workplace, "redshift", &[&["--load"], more].concat());
     let first = load(&[]);
@@ -144,7 +144,7 @@ fn reports_are_kept_for_90_days_and_changes_since_an_older_run_are_refused() {
 }
 
 #[test]
-fn the_check_says_what_the_ledger_does() {
+fn the_check_compares_with_the_ledger_s_totals() {
     let (_server, workplace) = lake();
     let check = ddl(&workplace, "snowflake", &["--check"]);
     assert!(
@@ -155,7 +155,7 @@ fn the_check_says_what_the_ledger_does() {
 }
 
 #[test]
-fn what_cannot_be_is_said_in_a_sentence() {
+fn impossible_arguments_are_refused_with_their_reason() {
     let (_server, workplace) = lake();
     for (arguments, expected) in [
         (&["--target", "oracle"][..], "there is no target `oracle`"),
@@ -212,7 +212,7 @@ fn what_cannot_be_is_said_in_a_sentence() {
 }
 
 #[test]
-fn a_run_that_is_not_known_is_told_by_the_flag_that_asked_for_it() {
+fn an_unknown_run_is_reported_with_the_flag_that_names_it() {
     let (_server, workplace) = lake();
     for flag in ["--changed-by", "--changed-since"] {
         let arguments = [

@@ -581,7 +581,7 @@ fn the_paths_used_before_june_2026_are_tried_once() {
 }
 
 #[test]
-fn a_web_page_instead_of_the_count_is_a_mismatch_in_the_end() {
+fn a_web_page_instead_of_the_count_finally_causes_a_mismatch() {
     let server = Server::start();
     let page = sized("200 OK", "Content-Type: text/html\r\n", "<html></html>");
     server
@@ -790,7 +790,7 @@ fn an_unavailable_count_is_a_mismatch_that_can_be_tolerated() {
 }
 
 #[test]
-fn a_limit_and_a_time_to_wait_slow_every_request_down_each_by_itself() {
+fn a_rate_limit_and_a_requested_wait_each_slow_all_requests_down() {
     for (status, headers, slows) in [
         ("429 Too Many Requests", "", true),
         ("503 Service Unavailable", "Retry-After: 1\r\n", true),

@@ -149,7 +149,7 @@ fn run_with(fault: Fault, more: &str) -> (Workplace, Ran) {
 }
 
 #[test]
-fn an_end_of_stream_of_http_2_is_a_proper_end() {
+fn an_http_2_stream_with_its_end_flag_is_complete() {
     let (workplace, ran) = run(Fault::Nothing);
     assert_eq!(ran.status, 0, "{ran:?}");
     assert_eq!(ran.report().slices[0].attempts, 1, "{ran:?}");
@@ -170,7 +170,7 @@ fn a_server_may_send_a_tenth_of_limits_memory_ahead() {
 }
 
 #[test]
-fn a_stream_of_http_2_that_is_refused_reset_cut_or_stalls_is_fetched_again() {
+fn a_refused_reset_truncated_or_stalled_http_2_stream_is_fetched_again() {
     for (fault, said) in [
         (Fault::Refused, "the connection to localhost:"),
         // What was under way may or may not have been heard.

@@ -58,7 +58,7 @@ fn documents() -> Option<BTreeMap<String, Vec<u8>>> {
 
 /// Each document is a field of the middle one of three calls of a day of its own.
 #[test]
-fn what_json_is_and_what_not_is_decided_as_the_json_test_suite_does() {
+fn json_is_accepted_and_refused_as_in_the_json_test_suite() {
     let Some(documents) = documents() else {
         return;
     };

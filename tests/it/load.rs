@@ -502,7 +502,7 @@ fn a_line_that_is_too_long_may_be_many_records_and_no_option_skips_it() {
 }
 
 #[test]
-fn a_file_that_is_no_export_or_is_incomplete_is_named_and_changes_nothing() {
+fn a_file_that_is_not_a_complete_export_is_reported_and_changes_nothing() {
     let whole = calls(0, 3);
     let array = format!("[{}]", whole.trim().replace('\n', ","));
     let cut = |text: &str| text[..text.len() - 20].to_owned().into_bytes();
@@ -575,7 +575,7 @@ fn a_file_that_is_no_export_or_is_incomplete_is_named_and_changes_nothing() {
 }
 
 #[test]
-fn an_odd_file_is_read_or_its_kind_is_named() {
+fn an_unusual_file_is_read_or_refused_with_its_format() {
     let lines = calls(0, 3);
     let records: Vec<Value> = lines
         .lines()
@@ -969,7 +969,7 @@ fn a_record_dated_by_an_unset_clock_makes_no_partition() {
 }
 
 #[test]
-fn a_spool_without_room_is_named_with_its_key() {
+fn a_full_spool_is_reported_with_its_configuration_key() {
     let (workplace, _server) = with_export(3, calls(0, 3));
     workplace.configure_also("[limits]\nspool_dir = \"nowhere\"");
     let loaded = load(&workplace, &["export"]);
@@ -1154,7 +1154,7 @@ fn days_that_were_loaded_in_another_time_zone_are_reported() {
 }
 
 #[test]
-fn a_line_that_is_no_list_of_records_has_no_day() {
+fn a_line_that_is_not_a_list_of_records_has_no_day() {
     let deep = |levels| "[".repeat(levels) + &calls(0, 1).replace('\n', "") + &"]".repeat(levels);
     for line in [
         deep(2),

@@ -34,7 +34,7 @@ fn a_kept_connection_that_dies_before_an_answer_is_replaced_at_once() {
 }
 
 #[test]
-fn a_server_that_has_just_answered_is_not_called_unreachable() {
+fn a_server_that_has_answered_is_not_reported_as_unreachable() {
     let (_workplace, server) = scripted(3, [Answer::Bytes(Vec::new())]);
     let ran = Workplace::new(&server).run_day(PLACED);
     let error = ran.report().slices[0].error.clone().unwrap();
@@ -47,7 +47,7 @@ fn a_server_that_has_just_answered_is_not_called_unreachable() {
 }
 
 #[test]
-fn a_proxy_that_goes_away_is_named_and_not_the_api() {
+fn an_unreachable_proxy_is_blamed_and_not_the_api() {
     use std::io::{Read, Write};
 
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
@@ -80,7 +80,7 @@ fn a_proxy_that_goes_away_is_named_and_not_the_api() {
 }
 
 #[test]
-fn no_content_and_a_404_in_the_api_s_own_words_are_an_empty_day_where_none_are_counted() {
+fn a_204_or_a_404_of_the_api_is_an_empty_day_if_the_count_is_zero() {
     let none = "{\"success\":false,\"message\":\"No calls found\"}";
     let page = "<html>not found</html>";
     let nothing = || response("204 No Content", "", "");

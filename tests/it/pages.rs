@@ -2,7 +2,7 @@ use crate::server::{Answer, STREAM, Server, count, ok_chunked, sized};
 use crate::support::{DAY, PLACED, Workplace, calls, output, ran, run_scripted};
 
 #[test]
-fn a_stream_that_is_paged_is_walked() {
+fn every_page_of_a_paged_stream_is_read() {
     let server = Server::start();
     let page = |number: u64| {
         format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page={number}")
@@ -21,7 +21,7 @@ fn a_stream_that_is_paged_is_walked() {
 }
 
 #[test]
-fn pages_of_any_round_size_are_walked() {
+fn pages_of_any_round_size_are_read() {
     for size in [10, 20, 25, 50, 100, 250, 500, 1000] {
         let server = Server::start();
         let page = |number: u64| {
@@ -39,7 +39,7 @@ fn pages_of_any_round_size_are_walked() {
 }
 
 #[test]
-fn a_short_stream_is_told_of_the_list_before_a_short_day_is_offered() {
+fn a_short_stream_gets_the_advice_to_read_the_list_first() {
     let (_workplace, _server, ran) = run_scripted(60, [ok_chunked(&calls(0, 33))]);
     let error = ran.report().slices[0].error.clone().unwrap();
     let (list, accept) = (error.find("--via pages"), error.find("--reconcile warn"));
@@ -51,7 +51,7 @@ fn a_short_stream_is_told_of_the_list_before_a_short_day_is_offered() {
 }
 
 #[test]
-fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
+fn a_server_that_always_repeats_its_first_page_fails_the_slice() {
     // 4 × 25 records make the count of 100, but they are 25 calls, with ids or without.
     for records in [calls(0, 25), calls(0, 25).replace("call_id", "other_id")] {
         let (workplace, _server, ran) = run_scripted(100, [ok_chunked(&records)]);
@@ -70,7 +70,7 @@ fn a_server_that_repeats_its_first_page_for_ever_is_not_believed() {
 }
 
 #[test]
-fn exactly_a_page_of_calls_on_a_server_that_does_not_page_is_taken_as_it_is() {
+fn a_stream_with_exactly_a_page_of_calls_is_complete_if_the_server_does_not_page() {
     // All 25 calls are there; the 26th of the count never comes.
     let server = Server::start();
     server
@@ -105,7 +105,7 @@ fn exactly_a_page_of_calls_on_a_server_that_does_not_page_is_taken_as_it_is() {
 }
 
 #[test]
-fn pages_that_end_before_the_count_are_warned_of_where_it_is_not_compared() {
+fn pages_that_end_before_their_total_cause_a_warning_if_counts_are_not_compared() {
     let server = Server::start();
     let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
     server
@@ -136,7 +136,7 @@ fn pages_that_end_before_the_count_are_warned_of_where_it_is_not_compared() {
 }
 
 #[test]
-fn a_paged_stream_is_noticed_where_its_count_would_not_be_compared() {
+fn a_paged_stream_is_detected_even_if_counts_are_not_compared() {
     let server = Server::start();
     let page = format!("{STREAM}?from={DAY}&to={DAY}&type=placed&disposition=all&page=2");
     server
@@ -181,7 +181,7 @@ fn lists(pages: &[&[Answer]], counts: &[u64]) -> Server {
 }
 
 #[test]
-fn the_list_is_read_where_the_bulk_export_is_refused() {
+fn the_list_is_readable_where_the_bulk_export_is_refused() {
     let refused =
         "{\"success\":false,\"message\":\"The service is not provisioned for your account.\"}";
     for (status, exit, said) in [
@@ -216,7 +216,7 @@ fn the_list_is_read_where_the_bulk_export_is_refused() {
 }
 
 #[test]
-fn a_list_whose_total_moves_while_it_is_walked_is_walked_again() {
+fn a_list_whose_total_changes_during_the_walk_is_read_again() {
     // A call comes in between two pages: one is seen twice, and another would be missing.
     let server = lists(
         &[
@@ -267,7 +267,7 @@ fn a_list_whose_total_moves_while_it_is_walked_is_walked_again() {
 }
 
 #[test]
-fn a_list_that_moves_for_ever_is_read_as_far_as_it_has_moved() {
+fn a_list_that_keeps_growing_is_read_to_its_new_end() {
     // The first call of all comes again on the second page, for one has come in before it.
     let moved = [list_page(1, 100, 150), list_page(0, 100, 151)];
     let server = lists(
@@ -307,7 +307,7 @@ fn a_list_that_moves_for_ever_is_read_as_far_as_it_has_moved() {
 }
 
 #[test]
-fn a_page_that_breaks_off_is_read_again_alone() {
+fn a_truncated_page_is_read_again_alone() {
     let body = |first, records, total| match list_page(first, records, total) {
         Answer::Json(_, body) => body,
         _ => unreachable!("a page is JSON"),
@@ -349,7 +349,7 @@ fn a_page_that_breaks_off_is_read_again_alone() {
 }
 
 #[test]
-fn a_page_that_never_comes_is_given_up_once_and_an_endless_list_at_the_limit() {
+fn a_missing_page_fails_its_slice_and_an_endless_list_ends_at_the_limit() {
     let busy = Answer::Json(503, "{\"message\":\"busy\"}".to_owned());
     let server = lists(&[&[list_page(0, 100, 150)], &[busy]], &[150]);
     let workplace = Workplace::new(&server);
@@ -387,7 +387,7 @@ fn a_page_that_never_comes_is_given_up_once_and_an_endless_list_at_the_limit() {
 }
 
 #[test]
-fn a_walk_during_which_calls_disappear_is_judged_anew() {
+fn calls_that_disappear_during_a_walk_start_a_new_attempt() {
     // Call 3 goes after the first page: 100 moves up to it and is never seen. What was read is as
     // much as is counted afterwards.
     let server = lists(
@@ -418,7 +418,7 @@ fn a_walk_during_which_calls_disappear_is_judged_anew() {
 }
 
 #[test]
-fn pages_hold_the_count_in_different_calls_whether_duplicates_are_dropped_or_not() {
+fn pages_with_a_duplicate_do_not_match_the_count_with_or_without_dedupe() {
     // An order that is not stable: call 99 comes twice, call 100 never.
     let server = lists(
         &[&[list_page(0, 100, 150)], &[list_page(99, 50, 150)]],
@@ -438,7 +438,7 @@ fn pages_hold_the_count_in_different_calls_whether_duplicates_are_dropped_or_not
 }
 
 #[test]
-fn a_list_that_does_not_say_how_long_it_is_is_not_taken_for_whole() {
+fn a_list_without_a_total_is_not_complete() {
     let server = Server::start();
     let items = calls(0, 3).trim_end().replace('\n', ",");
     server.on("/v1/cdrs?", [Answer::Json(200, format!("[{items}]"))]);

@@ -121,7 +121,7 @@ pub(crate) fn everything(workplace: &Workplace, ran: &Ran) -> String {
 }
 
 #[test]
-fn what_looks_for_numbers_finds_them_where_they_are_kept() {
+fn the_search_for_numbers_finds_those_that_a_lake_keeps() {
     let (_server, workplace) = workplace("");
     let ran = run(&workplace, &[]);
     assert_eq!(ran.status, 0, "{ran:?}");
@@ -230,7 +230,7 @@ fn a_lake_never_mixes_modes_or_keys() {
 }
 
 #[test]
-fn a_key_in_the_lake_is_no_secret() {
+fn a_key_file_inside_the_lake_is_refused() {
     use std::os::unix::fs::PermissionsExt;
 
     let (_server, workplace) =
@@ -245,7 +245,7 @@ fn a_key_in_the_lake_is_no_secret() {
 }
 
 #[test]
-fn a_filter_by_number_is_known_by_its_hash_in_a_lake_without_numbers() {
+fn a_lake_without_numbers_records_its_filter_by_number_as_a_hash() {
     let (_server, workplace) = workplace("[privacy]\nnumbers = \"truncate\"\n");
     workplace.reconfigure("[source]\n", "[source]\nfrom_search = \"13025550101\"\n");
     let without = run(&workplace, &[]);
@@ -272,7 +272,7 @@ fn a_filter_by_number_is_known_by_its_hash_in_a_lake_without_numbers() {
 }
 
 #[test]
-fn what_the_ledger_notes_of_a_filter_by_number_is_the_same_in_every_lake() {
+fn the_ledger_of_every_lake_omits_the_number_of_a_filter() {
     for numbers in ["keep", "truncate", "pseudonymize"] {
         let privacy =
             format!("[privacy]\nnumbers = \"{numbers}\"\nkey = {{ env = \"PRIVACY\" }}\n");
@@ -289,7 +289,7 @@ fn what_the_ledger_notes_of_a_filter_by_number_is_the_same_in_every_lake() {
 }
 
 #[test]
-fn pages_and_exports_are_no_way_around() {
+fn numbers_are_hidden_also_in_pages_and_exports() {
     let (workplace, server) = scripted(2, []);
     drop(server);
     workplace.configure_also(

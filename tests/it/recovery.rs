@@ -23,7 +23,7 @@ fn three_calls_a_day() -> Server {
 }
 
 #[test]
-fn a_refreshed_slice_is_left_alone_replaced_or_refused_by_what_it_holds() {
+fn a_refreshed_slice_is_kept_replaced_or_refused_by_its_rows() {
     let (server, workplace) = serving(&calls(0, 3), 3);
     let refresh = |more: &[&str]| workplace.run_day(&[&["--refresh"], PLACED, more].concat());
     assert_eq!(workplace.run_day(PLACED).status, 0);
@@ -239,7 +239,7 @@ fn a_refresh_repairs_damage_that_leaves_the_size_of_the_file() {
 }
 
 #[test]
-fn an_interrupted_publication_is_never_taken_for_the_commit_before_it() {
+fn an_interrupted_publication_never_counts_as_the_commit_before_it() {
     let (server, workplace) = serving(&calls(0, 3), 3);
     let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
     let entry =
@@ -283,7 +283,7 @@ fn an_interrupted_publication_is_never_taken_for_the_commit_before_it() {
 }
 
 #[test]
-fn a_slice_whose_ledger_entry_is_gone_still_may_not_shrink() {
+fn a_slice_without_its_ledger_entry_still_must_not_shrink() {
     let (server, workplace) = serving(&calls(0, 3), 3);
     assert_eq!(workplace.run_day(PLACED).status, 0);
     std::fs::remove_file(workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json")))
@@ -616,7 +616,7 @@ fn rows_by_file(workplace: &Workplace) -> std::collections::BTreeMap<String, usi
 }
 
 #[test]
-fn a_run_that_is_killed_again_and_again_fills_the_lake_with_whole_files_only() {
+fn a_repeatedly_killed_run_fills_the_lake_with_complete_files_only() {
     let simulator = crate::simulator::Simulator::start(&["--calls-per-day", "3000"]);
     let run = [
         "run",
@@ -856,7 +856,7 @@ fn repairs_come_first_and_then_the_newest_day() {
 }
 
 #[test]
-fn shards_do_every_slice_once_and_leave_the_others_alone() {
+fn shards_fetch_every_slice_once_and_leave_other_shards_alone() {
     let server = three_calls_a_day();
     let workplace = Workplace::new(&server);
     let range = ["run", "--from", "2026-09-28", "--to", "2026-10-01"];
@@ -1121,12 +1121,12 @@ pub(crate) const SHARDS_AND_A_WHOLE_RUN: [&[&str]; 5] = [
 ];
 
 #[test]
-fn two_runs_at_once_twenty_times_do_every_slice_once() {
+fn two_concurrent_runs_fetch_every_slice_once_in_twenty_trials() {
     for_each(20, |_| run_at_once_on_disk(&[&[], &[]]));
 }
 
 #[test]
-fn shards_and_a_whole_run_at_once_do_every_slice_once() {
+fn concurrent_shards_and_a_whole_run_fetch_every_slice_once() {
     run_at_once_on_disk(&SHARDS_AND_A_WHOLE_RUN);
 }
 

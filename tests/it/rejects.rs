@@ -2,7 +2,7 @@ use crate::server::{STREAM, Server, ok_chunked};
 use crate::support::{DAY, PLACED, Workplace, calls, scripted};
 
 #[test]
-fn a_reject_as_long_as_the_limits_allow_is_read_again() {
+fn a_reject_of_the_maximum_length_is_read_back() {
     let line = "\u{1}".repeat(45 << 20);
     let server = Server::start();
     server.serve("placed", DAY, calls(0, 20) + &line + "\n{}\n", 22);

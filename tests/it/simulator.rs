@@ -92,7 +92,7 @@ fn ids(records: &[Value]) -> Vec<&str> {
 }
 
 #[test]
-fn the_list_pages_through_what_the_stream_holds() {
+fn the_pages_of_the_list_hold_the_calls_of_the_stream() {
     let simulator = Simulator::start(&[]);
     let query = format!("from={DAY}&to={DAY}&type=placed&disposition=all");
     let stream = simulator.stream(&format!("/v1/cdrs/all?{query}"));
@@ -129,7 +129,7 @@ fn the_list_pages_through_what_the_stream_holds() {
 }
 
 #[test]
-fn filters_count_and_stream_the_same() {
+fn a_filter_has_the_same_effect_on_count_and_stream() {
     let simulator = Simulator::start(&[]);
     let query = format!("from={DAY}&to=2026-10-02&type=placed");
     let all = simulator.stream(&format!("/v1/cdrs/all?{query}&disposition=all"));
@@ -172,7 +172,7 @@ fn filters_count_and_stream_the_same() {
 }
 
 #[test]
-fn what_is_wrong_is_said_as_the_api_says_it() {
+fn the_simulator_answers_errors_as_the_api_does() {
     let simulator = Simulator::start(&[]);
     let query = format!("from={DAY}&to={DAY}&type=placed");
     let unauthorized = (
@@ -224,7 +224,7 @@ fn run(simulator: &Simulator, more: &[&str]) -> (Workplace, Ran) {
 }
 
 #[test]
-fn faults_that_pass_leave_no_mark_on_the_lake() {
+fn transient_faults_do_not_change_the_content_of_the_lake() {
     let reference = Simulator::start(&["--key-order", "shuffled"]);
     let (expected, ran) = run(&reference, &[]);
     assert_eq!(ran.status, 0, "{ran:?}");
@@ -258,7 +258,7 @@ fn faults_that_pass_leave_no_mark_on_the_lake() {
 }
 
 #[test]
-fn faults_that_stay_are_found() {
+fn persistent_faults_are_reported() {
     let (workplace, ran) = run(&Simulator::start(&["--fault", "short=5"]), &[]);
     assert_eq!(ran.status, 1);
     assert!(ran.stdout.contains("--reconcile warn"), "{ran:?}");

@@ -89,7 +89,7 @@ fn run(address: SocketAddr, ca: Option<&str>) -> (Workplace, Ran) {
 }
 
 #[test]
-fn a_certificate_of_the_network_s_own_authority_is_trusted_once_it_is_configured() {
+fn a_private_certificate_authority_is_trusted_once_it_is_configured() {
     let server = Server::start();
     server.serve("placed", DAY, calls(0, 3), 3);
     let authority = Authority::new();
@@ -100,7 +100,7 @@ fn a_certificate_of_the_network_s_own_authority_is_trusted_once_it_is_configured
 }
 
 #[test]
-fn a_server_that_cannot_be_trusted_is_asked_once_and_never_told_the_key() {
+fn an_untrusted_server_gets_one_attempt_and_never_the_key() {
     let server = Server::start();
     server.on("/", [sized("500 Internal Server Error", "", "")]);
     let authority = Authority::new();
@@ -170,7 +170,7 @@ fn a_server_that_cannot_be_trusted_is_asked_once_and_never_told_the_key() {
 }
 
 #[test]
-fn a_file_without_certificates_is_wrong_configuration() {
+fn a_ca_file_without_certificates_is_refused() {
     for (content, said) in [
         (
             Some("no certificate"),

@@ -376,7 +376,7 @@ const HARMS: &[Harm] = &[
 ];
 
 #[test]
-fn every_fault_is_named_and_repaired() {
+fn every_fault_is_reported_and_repaired() {
     for (name, harm, fault, path) in HARMS {
         let (_server, workplace) = lake();
         let lake = workplace.path("lake");
@@ -438,7 +438,7 @@ fn the_printed_commands_repair_the_findings() {
 }
 
 #[test]
-fn a_newer_entry_is_named_and_left_alone() {
+fn a_newer_entry_is_reported_and_left_alone() {
     let (_server, workplace) = lake();
     edit_ledger(&workplace.path("lake"), "/format", json!(2));
     let harmed = workplace.lake_files();
@@ -603,7 +603,7 @@ fn a_repair_without_the_provider_loses_no_rows() {
 }
 
 #[test]
-fn whichever_byte_of_a_file_is_another_it_is_found_and_nothing_panics() {
+fn whichever_byte_of_a_file_changes_verify_detects_it_without_a_panic() {
     let (_server, workplace) = lake();
     let path = workplace.path("lake").join(TABLE_FILE);
     let whole = std::fs::read(&path).unwrap();
@@ -662,7 +662,7 @@ fn a_linked_partition_is_verified_and_a_copy_of_another_day_is_foreign() {
 }
 
 #[test]
-fn a_backup_in_the_ledger_is_named_and_left_alone() {
+fn a_backup_in_the_ledger_is_reported_and_left_alone() {
     let (_server, workplace) = lake();
     let backup = workplace.path("lake").join(format!("{LEDGER_FILE}.bak"));
     std::fs::write(&backup, "x").unwrap();

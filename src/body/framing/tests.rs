@@ -123,7 +123,7 @@ fn one_leading_byte_order_mark_is_stripped_and_counted() {
 }
 
 #[test]
-fn a_compressed_body_is_named_wherever_it_is_cut() {
+fn a_compressed_body_is_detected_wherever_it_is_cut() {
     for magic in [b"\x1F\x8B\x08\0".as_slice(), b"\x28\xB5\x2F\xFD\0"] {
         let framed = frame_any_way(magic, 100);
         assert_eq!(framed.1, Err(FramingError::Compressed { at: at(1, 0) }));
@@ -136,7 +136,7 @@ fn a_compressed_body_is_named_wherever_it_is_cut() {
 }
 
 #[test]
-fn nothing_is_nothing() {
+fn an_empty_or_blank_body_has_no_records() {
     for body in [b"".as_slice(), b"\n", b" \r\n\r\n "] {
         let framed = frame_any_way(body, 100);
         assert_eq!(framed.0, []);
@@ -209,7 +209,7 @@ fn an_envelope_is_framed_by_its_items_in_any_order() {
 }
 
 #[test]
-fn an_envelope_says_whether_it_has_a_list_and_whether_its_request_failed() {
+fn an_envelope_shows_whether_it_has_a_list_and_whether_its_request_failed() {
     for (body, lacks_list) in [
         (r#"{"items":null}"#, true),
         (r#"{"pagination":{"total":3},"data":[{"a":1}]}"#, true),
@@ -266,7 +266,7 @@ fn a_total_may_be_written_with_decimals_that_are_zero() {
 }
 
 #[test]
-fn lines_are_taken_for_nothing_else_whatever_they_begin_with() {
+fn lines_are_records_whatever_they_begin_with() {
     for first in [
         "{\"items\":[{\"a\":1}],\"date\":\"x\"}",
         "{\"pagination\":{\"total\":7}}",
@@ -332,7 +332,7 @@ fn a_list_that_is_cut_anywhere_is_an_error() {
 }
 
 #[test]
-fn what_json_does_not_allow_between_elements_is_an_error() {
+fn text_that_json_does_not_allow_between_elements_is_an_error() {
     for body in [
         "[1 2]",
         "[1,]",
@@ -360,7 +360,7 @@ fn what_json_does_not_allow_between_elements_is_an_error() {
 }
 
 #[test]
-fn an_object_that_begins_with_a_desert_of_white_space_is_a_line() {
+fn an_object_that_begins_with_much_white_space_is_a_line() {
     let body = format!("{{{}\"items\":[]}}", " ".repeat(1_000_000));
     let framed = frame(&[body.as_bytes()], 2_000_000);
     assert_eq!(framed.0.len(), 1);
@@ -371,7 +371,7 @@ fn an_object_that_begins_with_a_desert_of_white_space_is_a_line() {
 }
 
 #[test]
-fn a_record_that_begins_like_an_envelope_is_not_taken_apart() {
+fn a_record_that_begins_like_an_envelope_stays_one_record() {
     for body in [
         r#"{"items":[{"sku":1}],"date":"x"}"#,
         r#"{"pagination":{},"uuid":"u"}"#,
@@ -385,7 +385,7 @@ fn a_record_that_begins_like_an_envelope_is_not_taken_apart() {
 }
 
 #[test]
-fn a_web_page_is_no_list_of_records() {
+fn a_web_page_is_not_a_list_of_records() {
     let framed = frame_any_way(b"\n<!DOCTYPE html><html></html>", 100);
     assert_eq!(framed.1, Err(FramingError::WebPage { at: at(2, 1) }));
 }
@@ -446,7 +446,7 @@ fn cells_of(framed: &Framed) -> Vec<Vec<String>> {
 }
 
 #[test]
-fn the_first_line_of_csv_tells_what_separates_its_cells() {
+fn the_first_line_of_csv_determines_the_separator() {
     for (body, expected) in [
         ("a,b\n1;2,3\n", [&["a", "b"][..], &["1;2", "3"]]),
         ("a;b\n1,2;3\n", [&["a", "b"], &["1,2", "3"]]),
@@ -504,7 +504,7 @@ fn a_line_in_one_piece_has_the_cells_of_one_that_was_cut() {
 }
 
 #[test]
-fn csv_that_ends_too_early_is_told_by_its_quotation_marks() {
+fn csv_that_ends_within_quotation_marks_is_truncated() {
     let csv = |body: &str| frame_with(Framer::new(Format::Csv, 100), &[body.as_bytes()]);
     let (frames, ended) = csv("a,b\n1,\"Canada, Tor");
     assert_eq!(frames.len(), 1);
@@ -535,7 +535,7 @@ fn a_byte_order_mark_behind_blank_lines_is_part_of_its_cell_however_it_is_cut() 
 }
 
 #[test]
-fn a_line_of_csv_that_is_too_long_is_passed_over() {
+fn a_line_of_csv_that_is_too_long_is_skipped() {
     let long = format!("1,\"{}\"", "a\n\"\"".repeat(100));
     let body = format!("a,b\n{long}\n3,4\n");
     let (frames, _) = frame_with(Framer::new(Format::Csv, 50), &[body.as_bytes()]);
@@ -547,7 +547,7 @@ fn a_line_of_csv_that_is_too_long_is_passed_over() {
 }
 
 #[test]
-fn the_first_character_tells_json_from_csv() {
+fn the_first_character_distinguishes_json_from_csv() {
     let first = |body: &str| {
         let (frames, ended) = frame_with(Framer::detecting(1000), &[body.as_bytes()]);
         ended.map(|_| frames.into_iter().next())
@@ -601,7 +601,7 @@ fn terminator(is_crlf: bool) -> ::csv::Terminator {
 proptest! {
     /// Any bytes at all, cut anywhere: the same frames, the same positions, the same errors.
     #[test]
-    fn cuts_never_matter(
+    fn json_is_framed_equally_wherever_it_is_cut(
         body in proptest::collection::vec(
             prop_oneof![
                 prop::sample::select(br#"{}[],:"\ abitems"#.as_slice()),
@@ -627,7 +627,7 @@ proptest! {
 
     /// The same of CSV: any bytes, cut anywhere.
     #[test]
-    fn cuts_never_matter_in_csv(
+    fn csv_is_framed_equally_wherever_it_is_cut(
         body in proptest::collection::vec(prop::sample::select(b"\"\",,;;\t|\n\r \
              ab\xEF\xBB\xBF\xFF".as_slice()), 0..200),
         cuts in proptest::collection::vec(0_usize..220, 0..8),
@@ -643,7 +643,7 @@ proptest! {
 
     /// The cells are those that the `csv` crate reads, and positions point at the lines.
     #[test]
-    fn cells_are_what_another_reader_reads(
+    fn cells_equal_those_of_another_csv_reader(
         lines in proptest::collection::vec(
             proptest::collection::vec("[a-z\", \n\r0-9é]{0,8}", 1..6),
             0..20,

@@ -53,7 +53,7 @@ fn read_file(body: &str) -> Result<Seen, String> {
 }
 
 #[test]
-fn the_columns_of_another_header_count_from_there_on() {
+fn a_later_header_defines_the_columns_of_the_lines_after_it() {
     for (second, row) in [
         (
             "to,from,date,duration,charge,call_id\n",
@@ -91,7 +91,7 @@ fn json_of(body: &str) -> Result<Vec<String>, String> {
 }
 
 #[test]
-fn columns_are_known_by_the_names_that_exports_give_them() {
+fn columns_are_recognized_by_the_names_in_exports() {
     for header in [
         "Date (UTC),From,To,Duration (sec),Charge USD",
         "Start time,Caller,Called number,Duration [s],Cost (USD)",
@@ -170,7 +170,7 @@ fn a_row_with_a_time_is_a_record_whatever_else_is_in_it() {
 }
 
 #[test]
-fn formulas_of_a_spreadsheet_are_taken_off_and_ids_are_as_they_stand() {
+fn formulas_of_a_spreadsheet_are_removed_and_ids_are_unchanged() {
     for (cell, id) in [
         ("=\"100200300\"", "100200300"),
         ("'100200300", "'100200300"),
@@ -190,7 +190,7 @@ fn formulas_of_a_spreadsheet_are_taken_off_and_ids_are_as_they_stand() {
 }
 
 #[test]
-fn a_quotation_mark_that_is_text_swallows_no_rows() {
+fn a_quotation_mark_that_includes_later_rows_is_refused() {
     let header = "date\tfrom\tto\tduration\tcharge\tnote\n";
     let row = |note: &str| format!("2026-10-01T10:00:00Z\t11\t22\t60\t0.01\t{note}\n");
     let body = [header, &row("a"), &row("\"b"), &row("c"), &row("d\"")].concat();
@@ -204,7 +204,7 @@ fn a_quotation_mark_that_is_text_swallows_no_rows() {
 }
 
 #[test]
-fn the_names_in_a_header_tell_what_separates_them() {
+fn the_names_in_a_header_determine_the_separator() {
     for (header, separator) in [
         ("date,from,to,duration,charge,tags (a|b|c|d|e|f|g)", ","),
         ("date,from,to,duration,charge,size 5\"", ","),
@@ -244,7 +244,7 @@ fn a_column_that_is_named_after_utc_comes_before_local_times() {
 }
 
 #[test]
-fn the_names_of_columns_in_the_documentation_are_understood() {
+fn the_documented_column_names_are_known() {
     let rows = include_str!("../../../docs/loading.md")
         .lines()
         .skip_while(|line| *line != "| column | also named |")
@@ -330,7 +330,7 @@ fn semicolons_tabs_and_bars_separate_like_commas() {
 }
 
 #[test]
-fn an_amount_with_a_comma_is_refused_as_that() {
+fn an_amount_with_a_comma_is_rejected_with_its_own_reason() {
     let body = "date;from;to;duration;charge\n2026-10-01T10:00:00Z;11;22;60;0,05\n";
     let json = json_of(body).unwrap().remove(0);
     let Err(DecodeError::Reject(reason)) = decode(json.as_bytes()) else {
@@ -345,7 +345,7 @@ fn an_amount_with_a_comma_is_refused_as_that() {
 }
 
 #[test]
-fn a_header_without_a_date_is_shown_unless_it_may_be_a_record() {
+fn a_header_without_a_date_is_quoted_unless_it_may_be_a_record() {
     for (header, expected) in [
         // A header: no record has two names of columns.
         (
@@ -391,7 +391,7 @@ fn cells_are_trimmed_and_unknown_columns_of_one_name_get_a_number() {
 }
 
 #[test]
-fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
+fn an_unusable_header_stops_the_body() {
     let long = format!("date,to,from{}\n", ",x".repeat(600));
     for second in [
         // Another separator than the first, a column that is missing, one that stands twice, none
@@ -446,7 +446,7 @@ fn a_line_that_is_clearly_a_header_and_cannot_be_used_stops_the_body() {
 }
 
 #[test]
-fn a_broken_record_is_no_header() {
+fn a_broken_record_is_not_a_header() {
     for (row, seen) in [
         ("01/10/2026,11,22,60,0.01,a\n", "Date"),
         (",11,22,60,0.01,a\n", "NoDate"),
@@ -514,7 +514,7 @@ fn csv_of_a_server_ends_with_a_newline_and_a_file_need_not() {
 }
 
 #[test]
-fn fields_are_missing_that_any_header_lacks() {
+fn a_field_is_missing_if_any_header_lacks_it() {
     let first = "date,from,to,duration,charge,sip_trunk,destination,disposition,answered_by,uuid,\
          per_minute,forward_fee";
     let second = format!(
@@ -532,7 +532,7 @@ fn fields_are_missing_that_any_header_lacks() {
 }
 
 #[test]
-fn an_object_in_front_of_the_header_is_no_record_unless_it_reports_a_failure() {
+fn an_object_before_the_header_is_a_record_only_if_it_reports_a_failure() {
     let limits = BodyLimits {
         record_bytes: 100,
         body_bytes: 1000,

@@ -668,7 +668,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_that_ends_while_a_body_ends_is_noticed() {
+    async fn a_thread_that_ends_while_a_body_ends_is_detected() {
         let (messages, mut inbox) = mpsc::channel(CHUNKS_IN_FLIGHT);
         // What a message meets that comes in behind the last look into the inbox.
         let (ended, wait) = std::sync::mpsc::channel::<()>();

@@ -468,7 +468,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_ended_so_shortly_before_that_clocks_leave_a_doubt_has_changed_since() {
+    async fn changes_since_a_run_include_runs_that_ended_shortly_before_it() {
         let lake = process(&Arc::default()).await;
         let ended = |run: &str, minutes: i64, day: i8| ReportedRun {
             run: run.to_owned(),
@@ -545,7 +545,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_run_that_could_not_mark_itself_when_it_began_does_so_before_it_commits() {
+    async fn a_run_that_could_not_be_marked_at_its_start_is_marked_before_it_commits() {
         let bucket = Arc::new(InMemory::new());
         let lake = process(&bucket).await;
         let mark = begin(&lake, false).await;
@@ -598,7 +598,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_the_ledger_says_that_no_report_tells_has_changed_since_whatever_the_marks_say() {
+    async fn changes_since_a_run_include_commits_without_a_report_whatever_the_markers() {
         let bucket = Arc::new(InMemory::new());
         let lake = process(&bucket).await;
         let first = tell(&lake).await;
@@ -627,7 +627,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn reports_of_runs_that_ended_long_ago_go_and_the_last_one_stays() {
+    async fn old_reports_are_removed_except_the_last_one() {
         let bucket = Arc::new(InMemory::new());
         let lake = process(&bucket).await;
         let day = |days: i64| SignedDuration::from_hours(24 * days);
@@ -706,7 +706,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_is_no_mark_of_a_run_is_left_alone() {
+    async fn files_that_are_not_run_markers_are_left_alone() {
         let bucket = Arc::new(InMemory::new());
         let lake = process(&bucket).await;
         let path = format!("lake/{}/README", layout::RUNNING);
@@ -717,7 +717,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_report_that_cannot_be_read_keeps_no_other_from_being_removed() {
+    async fn an_unreadable_report_does_not_keep_the_others_from_being_removed() {
         let directory = tempfile::tempdir().unwrap();
         let on_disk = crate::store::local::LocalStore::new(directory.path(), 0o600);
         on_disk.prepare().unwrap();
@@ -740,7 +740,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_report_of_thousands_of_slices_is_kept_and_read_again() {
+    async fn a_report_of_thousands_of_slices_is_stored_and_read_back() {
         let directory = tempfile::tempdir().unwrap();
         let on_disk = crate::store::local::LocalStore::new(directory.path(), 0o600);
         on_disk.prepare().unwrap();

@@ -153,7 +153,7 @@ async fn a_refused_key_ends_the_run() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_slice_that_fails_lets_the_others_go_on() {
+async fn a_failed_slice_does_not_stop_the_others() {
     let broken = Fails(SourceError::Permanent("the day is broken".to_owned()));
     let source = ScriptedSource::new()
         .with(slice(1), 3, [broken])
@@ -168,7 +168,7 @@ async fn a_slice_that_fails_lets_the_others_go_on() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_body_that_is_cut_is_never_published() {
+async fn a_truncated_body_is_never_published() {
     let source = ScriptedSource::new()
         .with(slice(1), 3, (0..9).map(|_| Cut(3)))
         .with(slice(2), 3, [Cut(2), Calls(3)]);
@@ -185,7 +185,7 @@ async fn a_body_that_is_cut_is_never_published() {
 
 // With paused time, a wait ends at once even while a thread converts.
 #[tokio::test]
-async fn a_page_that_breaks_off_is_asked_for_again_and_those_before_it_are_not() {
+async fn a_truncated_page_is_requested_again_without_the_pages_before_it() {
     let answers = [Calls(25), Calls(25), Cut(3), Calls(10)];
     let source = Arc::new(ScriptedSource::new().with(slice(1), 60, answers));
     let ran = Ran::of(1, &source).await;
@@ -194,7 +194,7 @@ async fn a_page_that_breaks_off_is_asked_for_again_and_those_before_it_are_not()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_count_that_does_not_match_is_compared_thrice_and_once_where_nothing_can_change() {
+async fn a_count_mismatch_is_tried_three_times_or_once_if_the_source_is_fixed() {
     for (is_fixed, attempts) in [(false, 3), (true, 1)] {
         let answers = (0..9).map(|_| Calls(2));
         let mut source = ScriptedSource::new().with(slice(1), 3, answers);
@@ -206,7 +206,7 @@ async fn a_count_that_does_not_match_is_compared_thrice_and_once_where_nothing_c
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_is_not_the_api_s_is_asked_for_thrice() {
+async fn a_foreign_answer_is_requested_at_most_three_times() {
     let foreign = || Fails(SourceError::Foreign("a web page".to_owned()));
     let source = ScriptedSource::new()
         .with(slice(1), 3, (0..9).map(|_| foreign()))
@@ -218,7 +218,7 @@ async fn an_answer_that_is_not_the_api_s_is_asked_for_thrice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_attempt_begins_once_the_time_for_it_is_used_up() {
+async fn no_attempt_begins_after_max_elapsed() {
     let longest = Duration::from_hours(2);
     let source = ScriptedSource::new().with(slice(1), 3, [passing(Some(longest)), Calls(3)]);
     let ran = Ran::of(1, &Arc::new(source)).await;

@@ -139,7 +139,7 @@ fn expected(due: &[(&str, DueReason)]) -> Vec<(String, DueReason)> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_plan_repairs_first_and_then_does_the_newest_day() {
+async fn a_plan_begins_with_repairs_and_continues_with_the_newest_day() {
     let (config, lake) = (config(&[]), varied_lake().await);
     let only = Selection {
         direction: Some(Direction::Placed),
@@ -196,7 +196,7 @@ async fn a_plan_repairs_first_and_then_does_the_newest_day() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_direction_that_the_source_is_not_asked_for_is_refused() {
+async fn a_direction_that_is_not_configured_is_refused() {
     let config = config(&[("source.directions", "placed")]);
     let only = |direction| Selection {
         direction: Some(direction),
@@ -210,7 +210,7 @@ async fn a_direction_that_the_source_is_not_asked_for_is_refused() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_brings_what_the_lake_does_not_hold_and_tells_what_differs() {
+async fn a_load_adds_missing_slices_and_reports_different_ones() {
     let (config, lake) = (config(&[]), varied_lake().await);
     let slices = |days: &[(&str, u64)]| -> Vec<(Slice, u64)> {
         let slice = |&(day, records): &(&str, u64)| (placed(&format!("2026-10-{day}")), records);
@@ -253,7 +253,7 @@ async fn a_load_brings_what_the_lake_does_not_hold_and_tells_what_differs() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn days_that_were_loaded_in_another_zone_are_told_also_next_to_the_export() {
+async fn days_loaded_in_another_time_zone_are_reported_also_next_to_the_export() {
     let held = lake().await;
     for (day, zone) in [
         ("2026-10-01", Some("Europe/Paris")),
@@ -299,7 +299,7 @@ async fn foreign_files_are_named_up_to_a_limit() {
 }
 
 #[test]
-fn each_reason_has_its_own_words_and_only_some_are_damage() {
+fn each_due_reason_has_its_own_text_and_only_some_are_damage() {
     let all = [
         DueReason::Missing,
         DueReason::Interrupted,

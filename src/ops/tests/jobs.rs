@@ -29,7 +29,7 @@ fn verification<'a>(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_does_what_is_due_and_the_next_finds_nothing_to_do() {
+async fn a_job_fetches_due_slices_and_the_next_one_has_nothing_to_do() {
     let world = World::new().await;
     let first = world.run(2, source(&[3, 2])).await;
     assert_eq!(first.run.report.totals.counts.rows, 5);
@@ -40,7 +40,7 @@ async fn a_job_does_what_is_due_and_the_next_finds_nothing_to_do() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_job_that_is_interrupted_before_it_begins_leaves_the_lake_as_it_is() {
+async fn a_job_interrupted_before_it_begins_changes_nothing() {
     let world = World::new().await;
     let interrupt = CancellationToken::new();
     interrupt.cancel();
@@ -53,7 +53,7 @@ async fn a_job_that_is_interrupted_before_it_begins_leaves_the_lake_as_it_is() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_lake_that_is_as_its_ledger_says_is_proven_and_one_that_lacks_days_is_not() {
+async fn a_lake_that_matches_its_ledger_is_proven_and_one_with_missing_days_is_not() {
     let world = World::filled(&[3, 2]).await;
     let (two, three) = (days(2), days(3));
     let checking = verification(&world, &two, None);
@@ -67,7 +67,7 @@ async fn a_lake_that_is_as_its_ledger_says_is_proven_and_one_that_lacks_days_is_
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_repair_fetches_what_is_gone_and_removes_what_belongs_to_no_slice() {
+async fn a_repair_fetches_missing_files_and_removes_foreign_ones() {
     let world = World::filled(&[3, 2]).await;
     let foreign = Path::from("cdrs/copy of a file.parquet");
     world.put(&foreign, "no Parquet").await;
@@ -93,7 +93,7 @@ async fn a_repair_fetches_what_is_gone_and_removes_what_belongs_to_no_slice() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn without_a_source_a_repair_fetches_nothing_and_says_what_is_left() {
+async fn without_a_source_a_repair_fetches_nothing_and_reports_the_remaining_findings() {
     let world = World::filled(&[3]).await;
     world.delete(&TableForm::Plain.new_path(slice(1))).await;
     let selection = days(1);
@@ -109,7 +109,7 @@ async fn without_a_source_a_repair_fetches_nothing_and_says_what_is_left() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_count_that_has_changed_at_the_provider_s_is_a_finding() {
+async fn a_changed_count_of_the_provider_is_a_finding() {
     let world = World::filled(&[3]).await;
     let (selection, source) = (days(1), source(&[4]));
     let verification = verification(&world, &selection, Some(&source));
@@ -123,7 +123,7 @@ async fn a_count_that_has_changed_at_the_provider_s_is_a_finding() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_pruned_is_gone_and_stays_away() {
+async fn a_pruned_slice_is_removed_and_not_fetched_again() {
     let world = World::filled(&[3, 2]).await;
     let old = find_old(&world.lake, day(2)).await.unwrap();
     let slices = old.keys().copied().collect();

@@ -25,7 +25,7 @@ async fn a_definition_begins_with_the_first_day_of_the_lake_or_of_the_api() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_load_has_the_days_asked_for_and_those_that_the_last_run_changed() {
+async fn a_load_covers_the_selected_days_and_those_that_the_last_run_changed() {
     let (world, snowflake) = (World::filled(&[3, 2]).await, request(Target::Snowflake));
     let load = async |which| {
         let load = snowflake.load(&world.config, &world.lake, &which);

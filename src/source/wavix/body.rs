@@ -195,7 +195,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_stream_that_drips_is_given_up_and_one_that_waits_for_us_is_not() {
+    fn a_stream_below_the_minimum_throughput_is_ended_unless_it_waits_for_its_reader() {
         let drip = |bytes, seconds| {
             let mut floor = ThroughputFloor::new(1 << 10);
             let mut drops = 0..1_000_u32;

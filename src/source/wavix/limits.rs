@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_ask_for_patience_is_understood() {
+    fn every_form_of_a_requested_wait_is_parsed() {
         let now = Timestamp::from_second(1_700_000_000).unwrap();
         let seconds = |pairs: &[(&'static str, &str)]| {
             asked_for(&headers(pairs), now, true).map(|wait| wait.as_secs())
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_a_wait_is_told_here_and_in_utc() {
+    fn the_end_of_a_wait_is_shown_in_local_time_and_utc() {
         let now = "2026-11-26T13:00:00Z".parse().unwrap();
         let zone = TimeZone::get("Europe/Berlin").unwrap();
         let until = |seconds| describe_until(now, Duration::from_secs(seconds), zone.clone());
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_closed_gate_holds_everyone_back_until_it_opens() {
+    async fn a_closed_gate_holds_all_requests_back_until_it_opens() {
         let gate = Gate::default();
         gate.pass().await;
         let start = Instant::now();
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn no_minute_has_more_requests_than_allowed_and_none_waits_without_need() {
+    async fn no_minute_has_more_requests_than_allowed_and_no_request_waits_needlessly() {
         for limit in [1, 7, 120, 999] {
             let start = Instant::now();
             let pace = Pace::new(NonZeroU32::new(limit));

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_is_the_one_that_the_client_takes_and_shown_without_its_password() {
+    fn the_reported_proxy_is_that_of_the_client_and_has_no_password() {
         let api = "https://api.wavix.com";
         for (variables, expected) in [
             (

@@ -42,7 +42,7 @@ async fn only_the_first_creation_and_the_expected_version_are_written() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn of_many_writers_one_wins() {
+async fn exactly_one_of_several_writers_succeeds() {
     let (_directory, store) = open();
     let path = Path::from("x.json");
     let first = done(store.create(&path, "0".into()).await.unwrap());
