@@ -441,6 +441,8 @@ fn columns(cells: Cells<'_>) -> Result<Vec<HeaderColumn>, HeaderError> {
     let mut best = [Likeness::Synonym; Field::ALL.len()];
     for (field, likeness) in cells.iter().filter_map(Field::meant_by) {
         best[field as usize] = best[field as usize].min(likeness);
+        // Such a column may be named `date` beside one in UTC, and must not share its key.
+        keys.insert(field.name().to_owned(), 1);
     }
     for (i, name) in cells.iter().enumerate() {
         let number = i + 1;
@@ -628,3 +630,6 @@ fn write_string(cell: &[u8], json: &mut Vec<u8>) {
     }
     json.push(b'"');
 }
+
+#[cfg(test)]
+mod tests;
