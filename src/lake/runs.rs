@@ -405,3 +405,6 @@ fn compact_json(value: &impl Serialize) -> Bytes {
     bytes.push(b'\n');
     bytes.into()
 }
+
+#[cfg(test)]
+mod tests;

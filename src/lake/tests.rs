@@ -28,7 +28,7 @@ use crate::store::{ClassifiedError, ObjectState, StoreError};
 /// Changes an identity.
 type Edit = fn(&mut Identity);
 
-const EXPIRY: Duration = Duration::from_mins(1);
+pub(super) const EXPIRY: Duration = Duration::from_mins(1);
 /// Names of runs.
 const CRASHED: &str = "20261001T120000Z-00000001";
 const SUSPENDED: &str = "20261001T120000Z-00000002";

@@ -715,3 +715,6 @@ fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -504,3 +504,6 @@ impl Source for Api {
         &self.credentials
     }
 }
+
+#[cfg(test)]
+mod tests;
