@@ -52,6 +52,10 @@ impl Nulls {
         for word in &mut words {
             *word = !*word;
         }
+        // Bits behind the last row stay zero, as readers expect of padding.
+        if let (Some(last), 1..) = (words.last_mut(), rows % 64) {
+            *last &= (1 << (rows % 64)) - 1;
+        }
         let bits = BooleanBuffer::new(Buffer::from_vec(words), 0, rows);
         Some(NullBuffer::new(bits))
     }

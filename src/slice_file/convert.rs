@@ -41,7 +41,7 @@ pub struct ConvertOptions {
     /// The slice's day, from its first instant to the next day's, in microseconds since 1970.
     pub day_us: std::ops::Range<i64>,
     /// The names of the files from which the slice is loaded. If set, its records are passed with
-    /// [`Converter::copied`] and [`Converter::begin_lines`].
+    /// `Converter::copied` and `Converter::begin_lines`.
     pub export_files: Option<Arc<[String]>>,
     /// A directory for the spool, on the file system of the lake.
     pub spool_dir: PathBuf,

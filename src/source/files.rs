@@ -424,6 +424,9 @@ pub(crate) struct Export {
     pub undated: Undated,
     /// Fields of a record for which some CSV had no column.
     pub missing_fields: Vec<&'static str>,
+    /// Memory of all days at the end of the split.
+    #[cfg(test)]
+    held_bytes: usize,
 }
 
 /// One day of an export.
@@ -690,6 +693,8 @@ impl Splitter {
                 unended: Vec::new(),
                 undated: Undated::default(),
                 missing_fields: Vec::new(),
+                #[cfg(test)]
+                held_bytes: 0,
             },
             files: Vec::new(),
             days: Vec::new(),
@@ -947,6 +952,8 @@ impl Splitter {
                 let entries = &mut self.days[day].entries;
                 self.buffered_bytes -= entries.len() - copies;
                 entries.truncate(copies);
+                // Otherwise each day would keep the memory of its copies.
+                entries.shrink_to_fit();
                 run.copies = None;
                 return Ok(());
             }
@@ -1008,6 +1015,11 @@ impl Splitter {
     }
 
     fn finish(mut self) -> Export {
+        #[cfg(test)]
+        {
+            let held = self.days.iter().map(|day| day.entries.capacity());
+            self.export.held_bytes = held.sum();
+        }
         self.flush();
         let days = self.days.into_iter();
         self.export.days = days.map(|day| (day.date, day.found)).collect();

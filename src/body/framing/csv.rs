@@ -254,10 +254,11 @@ impl CsvFramer {
             }
             if let Some((line, is_copied)) = self.simple_line(rest) {
                 self.end_simple_line(line, is_copied, on_frame)?;
-                // The newline too.
-                self.at.byte += line.len() as u64 + 1;
+                // The line ending too.
+                let ending = if rest[line.len()] == b'\r' { 2 } else { 1 };
+                self.at.byte += (line.len() + ending) as u64;
                 self.at.line += 1;
-                rest = &rest[line.len() + 1..];
+                rest = &rest[line.len() + ending..];
                 continue;
             }
             let (taken, has_ended) = self.read(rest);
@@ -332,6 +333,7 @@ impl CsvFramer {
             return None;
         }
         let line = &rest[..memchr::memchr(b'\n', rest)?];
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
         let mark = memchr::memchr2(b'"', b'\r', line);
         let is_simple = line.len() <= self.max_record_bytes
             && match mark {

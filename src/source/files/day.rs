@@ -94,7 +94,8 @@ pub(super) struct Stamp {
     device: u64,
     inode: u64,
     bytes: u64,
-    changed: (i64, i64),
+    /// The file's own time can be set; the time of its last change cannot.
+    changed: [(i64, i64); 2],
 }
 
 impl Stamp {
@@ -104,7 +105,10 @@ impl Stamp {
             device: metadata.dev(),
             inode: metadata.ino(),
             bytes: metadata.len(),
-            changed: (metadata.mtime(), metadata.mtime_nsec()),
+            changed: [
+                (metadata.mtime(), metadata.mtime_nsec()),
+                (metadata.ctime(), metadata.ctime_nsec()),
+            ],
         })
     }
 }
@@ -226,7 +230,13 @@ impl DayReader {
                 Part::LinesBegin { file, at, header } => {
                     converter.begin_lines(file, at, header)?;
                 }
-                Part::Bytes(bytes) => converter.push(bytes)?,
+                Part::Bytes(bytes) => {
+                    if let Err(error) = converter.push(bytes) {
+                        // A file that was rewritten is the likelier cause.
+                        self.check_unchanged()?;
+                        return Err(error.into());
+                    }
+                }
                 Part::LinesEnd => converter.end_lines()?,
             }
             if !report(converter.records()) {

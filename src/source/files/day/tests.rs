@@ -340,18 +340,33 @@ fn a_file_that_changes_before_its_days_are_read_is_refused() {
 }
 
 #[test]
-fn a_change_that_leaves_no_trace_but_the_number_of_records_is_refused() {
+fn a_change_of_the_same_size_is_detected_although_the_file_s_time_was_set_back() {
     let error = convert_changed(|path| {
         let modified = path.metadata().unwrap().modified().unwrap();
         let content = std::fs::read_to_string(path).unwrap();
-        let blank = " ".repeat(content.find('\n').unwrap());
         let file = File::options().write(true).open(path).unwrap();
-        file.write_all_at(blank.as_bytes(), 0).unwrap();
+        let changed = content.replace("10-01T", "10-02T");
+        assert_ne!(changed, content);
+        file.write_all_at(changed.as_bytes(), 0).unwrap();
         file.set_modified(modified).unwrap();
     });
     let error = error.unwrap_err().to_string();
-    assert!(
-        error.contains("the files had 100 records of this day when the export was split"),
-        "{error}"
-    );
+    assert!(error.contains("changed"), "{error}");
+}
+
+#[test]
+fn days_whose_lines_stay_in_the_file_hold_no_memory() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut content = String::new();
+    let mut day = date(2020, 1, 1);
+    for _ in 0..50 {
+        for call in 0..2_600 {
+            let date = format!("{day}T10:00:00Z");
+            writeln!(content, r#"{{"call_id":"{call}","date":"{date}"}}"#).unwrap();
+        }
+        day = day.tomorrow().unwrap();
+    }
+    let inputs = inputs(&directory, &[content.into_bytes()]);
+    let export = split_into(&directory, &inputs, super::super::MIN_LINES_BYTES);
+    assert!(export.held_bytes < 100_000, "{}", export.held_bytes);
 }
