@@ -1,7 +1,5 @@
 //! Encodes arrays as pages of a column chunk.
 
-use std::sync::Arc;
-
 use arrow::array::{Array, AsArray, StringArray};
 use arrow::datatypes::{ArrowNativeType, DataType, Int8Type, Int32Type};
 use parquet::basic::{Encoding, Type};
@@ -17,7 +15,7 @@ use parquet::schema::types::ColumnDescPtr;
 use super::PageBuffers;
 use super::blocks::{Blocks, Chunk};
 use super::bounds::{Bounds, TextBounds, narrow};
-use super::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner, TextInterner};
+use super::intern::{MAX_DICTIONARY_ENTRIES, NumberInterner};
 use super::scratch::Scratch;
 use super::values::{extend_valid, numbers_of, write_codes, write_levels};
 use crate::cdr::columns::Kind;
@@ -29,42 +27,6 @@ enum Dictionary {
     Numbers(NumberInterner),
     /// The dictionary of the latest batch. Each batch may extend it.
     Texts(Option<StringArray>),
-    Repeating(RepeatingTexts),
-}
-
-/// Values of a page after which its texts must have repeated.
-const SAMPLE_VALUES: usize = 4096;
-
-/// A dictionary of texts that repeat in some lakes: one's own phone numbers do. Given up as soon as
-/// values do not occur twice on average.
-#[derive(Default)]
-struct RepeatingTexts {
-    dictionary: TextInterner,
-    /// Encoded values.
-    values: usize,
-    is_given_up: bool,
-}
-
-impl RepeatingTexts {
-    /// The dictionary, after the codes of all texts were appended to `codes`. `None` if it is given
-    /// up.
-    fn encode(&mut self, array: &StringArray, codes: &mut Vec<u32>) -> Option<Arc<StringArray>> {
-        let mut texts = array.iter().flatten();
-        let code = |text| self.dictionary.intern(text);
-        codes.extend(texts.by_ref().take(SAMPLE_VALUES).map(code));
-        self.give_up_if_different(codes.len());
-        if !self.is_given_up {
-            codes.extend(texts.map(|text| self.dictionary.intern(text)));
-            self.give_up_if_different(codes.len());
-        }
-        self.values += codes.len();
-        (!self.is_given_up).then(|| self.dictionary.array())
-    }
-
-    fn give_up_if_different(&mut self, more_values: usize) {
-        let is_repeating = 2 * self.dictionary.len() <= self.values + more_values;
-        self.is_given_up |= !is_repeating || self.dictionary.is_full();
-    }
 }
 
 /// Encodes a column chunk.
@@ -93,7 +55,6 @@ impl ColumnEncoder {
             descriptor: ColumnDescPtr::clone(descriptor),
             kind,
             dictionary: match (kind.repeats(), is_text) {
-                _ if kind == Kind::PhoneNumber => Dictionary::Repeating(RepeatingTexts::default()),
                 (false, _) => Dictionary::None,
                 (true, false) => Dictionary::Numbers(NumberInterner::default()),
                 (true, true) => Dictionary::Texts(None),
@@ -191,7 +152,7 @@ impl ColumnEncoder {
         buffers: &mut PageBuffers,
     ) -> (Encoding, Bounds, i64) {
         match array.data_type() {
-            DataType::Utf8 => self.write_texts(array.as_string(), buffers),
+            DataType::Utf8 => write_plain_texts(array.as_string(), buffers),
             DataType::Dictionary(keys, _) => {
                 buffers.codes.clear();
                 if **keys == DataType::Int8 {
@@ -239,24 +200,6 @@ impl ColumnEncoder {
             buffers.page.push_text(text, 0, text.len());
         }
         (Encoding::PLAIN, bounds, text_bytes)
-    }
-
-    fn write_texts(
-        &mut self,
-        array: &StringArray,
-        buffers: &mut PageBuffers,
-    ) -> (Encoding, Bounds, i64) {
-        if let Dictionary::Repeating(repeating) = &mut self.dictionary
-            && !repeating.is_given_up
-        {
-            buffers.codes.clear();
-            if let Some(texts) = repeating.encode(array, &mut buffers.codes) {
-                write_codes(&buffers.codes, texts.len(), &mut buffers.page);
-                let (bounds, text_bytes) = measure_coded(&texts, &buffers.codes);
-                return (Encoding::RLE_DICTIONARY, bounds, text_bytes);
-            }
-        }
-        write_plain_texts(array, buffers)
     }
 
     fn write_numbers(
@@ -352,9 +295,6 @@ impl ColumnEncoder {
             }
             Dictionary::Texts(texts) => {
                 texts.map_or(0, |texts| write_entries(&texts, &mut buffers.page))
-            }
-            Dictionary::Repeating(mut repeating) => {
-                write_entries(&repeating.dictionary.array(), &mut buffers.page)
             }
             Dictionary::None => 0,
         };

@@ -260,11 +260,6 @@ impl TextInterner {
         &self.text[start..self.ends[code]]
     }
 
-    /// Number of entries.
-    pub(crate) fn len(&self) -> usize {
-        self.ends.len()
-    }
-
     /// The entries, by code.
     pub(crate) fn array(&mut self) -> Arc<StringArray> {
         if let Some(array) = &self.array {

@@ -6,7 +6,6 @@
 )]
 
 use std::borrow::Cow;
-use std::ops::Range;
 use std::sync::Arc;
 
 use arrow::array::AsArray;
@@ -276,38 +275,4 @@ fn a_page_after_a_replaced_dictionary_is_plain() {
         encodings,
         [Encoding::PLAIN, Encoding::RLE, Encoding::RLE_DICTIONARY]
     );
-}
-
-#[test]
-fn phone_numbers_get_a_dictionary_while_they_repeat() {
-    // 300 numbers call others. Later every calling number differs as well.
-    let record = |i: usize| Record {
-        from_number: Some((if i < 6_000 { i % 300 } else { i }).to_string().into()),
-        to_number: Some(i.to_string().into()),
-        ..Record::default()
-    };
-    let batch = |rows: Range<usize>| -> Vec<Record<'static>> { rows.map(record).collect() };
-    let row_groups = vec![
-        vec![
-            batch(0..3_000),
-            batch(3_000..6_000),
-            batch(6_000..12_000),
-            batch(0..3_000),
-        ],
-        vec![batch(6_000..12_000), batch(0..3_000)],
-    ];
-    let file = encode(&row_groups, Compression::ZSTD(ZstdLevel::default()));
-    let read = batch_of(&file);
-    let written: Vec<_> = row_groups.iter().flatten().flatten().cloned().collect();
-    let rows = Rows::try_new(&read, slice()).unwrap();
-    assert!(rows.iter().eq(written), "the same rows");
-    let metadata = ArrowReaderMetadata::load(&file, ArrowReaderOptions::new()).unwrap();
-    let has_dictionary = |row_group: usize, name: &str| {
-        let columns = metadata.metadata().row_group(row_group).columns().iter();
-        let mut named = columns.filter(|column| column.column_path().string() == name);
-        named.next().unwrap().dictionary_page_offset().is_some()
-    };
-    assert!(has_dictionary(0, "from_number"));
-    assert!(!has_dictionary(1, "from_number"));
-    assert!(!has_dictionary(0, "to_number"));
 }
