@@ -19,6 +19,7 @@ mod data;
 
 use std::fs::File;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -26,8 +27,8 @@ use std::time::{Duration, Instant};
 use arrow::record_batch::RecordBatch;
 use cdrlake::internals::{
     BatchBuilder, BodyLimits, COLUMNS, ConvertError, ConvertOptions, Decoder, Digest,
-    DuplicateFinder, Item, Record, RecordReader, RepeatFinder, RowHasher, RowTally, SpoolWriter,
-    TextClass, checksum_of, decode, read_footer,
+    DuplicateFinder, Item, Record, RecordPrivacy, RecordReader, RepeatFinder, RowHasher, RowTally,
+    SpoolWriter, TextClass, checksum_of, decode, read_footer,
 };
 use cdrlake::{Encoding, Format, KeyOrder, schema};
 use parquet::arrow::ArrowWriter;
@@ -145,6 +146,7 @@ fn convert<'a>(
         hasher: RowHasher::new(slice()),
         digest: Digest::default(),
         tally: RowTally::new(options.day_us.clone()),
+        privacy: RecordPrivacy::new(Arc::clone(&options.privacy)),
         search: match replaced {
             Replaced::SearchForRepeats => Search::Sort(DuplicateFinder::new(&options.spool_dir)),
             _ => Search::Repeats(RepeatFinder::new(&options.spool_dir)),
@@ -177,6 +179,7 @@ struct Rows<'o> {
     hasher: RowHasher,
     digest: Digest,
     tally: RowTally,
+    privacy: RecordPrivacy,
     search: Search,
     writer: Writer,
 }
@@ -208,8 +211,8 @@ impl Rows<'_> {
             self.decoder.text_class()
         };
         self.options.credentials.redact(record, json, class);
-        assert!(!self.options.privacy.suppresses(record));
-        self.options.privacy.hide(record);
+        assert!(!self.privacy.suppresses(record));
+        self.privacy.hide(record);
         let hash = self.hasher.hash(record);
         self.digest.add(hash.row);
         let id = record.call_id.as_deref();

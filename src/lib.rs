@@ -134,6 +134,7 @@ pub mod internals {
     pub use crate::cdr::columns::COLUMNS;
     pub use crate::cdr::decode::{DecodeError, Decoder, RECORD_KEYS, Record, TextClass, decode};
     pub use crate::cdr::digest::{Digest, RowHash, RowHasher};
+    pub use crate::cdr::hiding::RecordPrivacy;
     pub use crate::cdr::slice::parse_day;
     pub use crate::cdr::tally::RowTally;
     pub use crate::cli::Arguments;

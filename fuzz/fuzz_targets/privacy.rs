@@ -4,8 +4,9 @@
 #![no_main]
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
-use cdrlake::internals::{Mode, Modes, Privacy, PrivacyKey, Record};
+use cdrlake::internals::{Mode, Modes, Privacy, PrivacyKey, Record, RecordPrivacy};
 use libfuzzer_sys::fuzz_target;
 
 fn privacy(mode: Mode) -> Privacy {
@@ -21,7 +22,7 @@ fn hide(mode: Mode, text: &str) -> Record<'static> {
         extra: Some(Cow::Owned(json)),
         ..Record::default()
     };
-    privacy(mode).hide(&mut record);
+    RecordPrivacy::new(Arc::new(privacy(mode))).hide(&mut record);
     record
 }
 
@@ -35,7 +36,7 @@ fuzz_target!(|text: &str| {
     }
     let once = hide(Mode::Pseudonymize, text);
     let mut twice = once.clone();
-    privacy(Mode::Pseudonymize).hide(&mut twice);
+    RecordPrivacy::new(Arc::new(privacy(Mode::Pseudonymize))).hide(&mut twice);
     assert_eq!(once.extra, twice.extra, "{text:?}");
     // A plain number is found after any text.
     let token = PrivacyKey::try_new("0123456789abcdefghijklmnopqrstuvwxyz")

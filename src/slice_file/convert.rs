@@ -61,6 +61,30 @@ pub struct ConvertOptions {
     pub parquet: ParquetOptions,
 }
 
+#[cfg(test)]
+impl ConvertOptions {
+    /// Options for a day in UTC, without compression and with small row groups.
+    pub(crate) fn of_test(slice: Slice, spool_dir: &Path) -> Self {
+        Self {
+            slice,
+            day_us: crate::cdr::day::day_us(slice.day, &TimeZone::UTC),
+            export_files: None,
+            spool_dir: spool_dir.to_owned(),
+            max_record_bytes: 1_000,
+            max_slice_bytes: 100_000,
+            dedupe: true,
+            assume_timezone: None,
+            privacy: Arc::default(),
+            credentials: Arc::default(),
+            parquet: ParquetOptions {
+                compression: parquet::basic::Compression::UNCOMPRESSED,
+                row_group_rows: 1_000,
+                row_group_bytes: usize::MAX,
+            },
+        }
+    }
+}
+
 /// The bodies cannot be converted to a slice.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

@@ -306,16 +306,20 @@ impl Span {
 }
 
 impl Value {
+    /// Becomes the string that begins at `at`. Returns its end.
+    #[inline]
+    fn read_text(&mut self, at: usize, quotes: Quotes<'_>) -> Option<usize> {
+        let close = quotes.next(at + 1)?;
+        *self = Self::Text(Span::new(at + 1, close));
+        Some(close + 1)
+    }
+
     /// Becomes the value that begins at `at` or after blanks. Returns its end.
     #[inline(never)]
     fn read_other(&mut self, bytes: &[u8], at: usize, quotes: Quotes<'_>) -> Option<usize> {
         let at = skip_blanks(bytes, at);
         match bytes.get(at)? {
-            b'"' => {
-                let close = quotes.next(at + 1)?;
-                *self = Self::Text(Span::new(at + 1, close));
-                Some(close + 1)
-            }
+            b'"' => self.read_text(at, quotes),
             b'n' => {
                 *self = Self::Null;
                 let literal = bytes.get(at..)?.first_chunk::<4>()?;
@@ -450,12 +454,11 @@ impl Values {
         if !matches!(value, Value::Absent) {
             return None;
         }
-        if bytes.get(at) != Some(&b'"') {
-            return value.read_other(bytes, at, quotes);
+        if bytes.get(at) == Some(&b'"') {
+            value.read_text(at, quotes)
+        } else {
+            value.read_other(bytes, at, quotes)
         }
-        let close = quotes.next(at + 1)?;
-        *value = Value::Text(Span::new(at + 1, close));
-        Some(close + 1)
     }
 
     /// The record without its `extra`, and with texts still escaped.

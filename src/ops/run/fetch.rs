@@ -27,7 +27,8 @@ use crate::source::files::DayReader;
 use crate::source::requests::request_with_retries;
 use crate::source::{Body, Paging, SourceError};
 
-/// Chunks between network and conversion. hyper hands out at most 400 KiB at once.
+/// Chunks between network and conversion. One has about 128 KiB at most, or what hyper hands out at
+/// once: at most 400 KiB.
 const CHUNKS_IN_FLIGHT: usize = 8;
 
 /// A slice that was read to its end.

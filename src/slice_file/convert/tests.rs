@@ -2,9 +2,6 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::cdr::slice::Direction;
-use parquet::basic::Compression;
-
-const DAY_US: i64 = 86_400_000_000;
 
 /// A call with this id, as a line.
 fn call(id: &str, charge: &str) -> String {
@@ -17,24 +14,7 @@ fn options(directory: &TempDir) -> ConvertOptions {
         day: jiff::civil::date(2026, 10, 1),
         direction: Direction::Placed,
     };
-    let start = i64::from(crate::cdr::digest::day_number(slice.day)) * DAY_US;
-    ConvertOptions {
-        slice,
-        day_us: start..start + DAY_US,
-        export_files: None,
-        spool_dir: directory.path().to_owned(),
-        max_record_bytes: 1_000,
-        max_slice_bytes: 100_000,
-        dedupe: true,
-        assume_timezone: None,
-        privacy: Arc::default(),
-        credentials: Arc::default(),
-        parquet: ParquetOptions {
-            compression: Compression::UNCOMPRESSED,
-            row_group_rows: 1_000,
-            row_group_bytes: usize::MAX,
-        },
-    }
+    ConvertOptions::of_test(slice, directory.path())
 }
 
 fn convert(options: ConvertOptions, bodies: &[&str]) -> Result<Converted, ConvertError> {

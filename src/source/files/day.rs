@@ -166,7 +166,7 @@ pub struct DayReader {
     records: u64,
 }
 
-// Without what was read, which is personal data.
+// Leaves out the chunk: it is personal data.
 impl fmt::Debug for DayReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("DayReader")
@@ -270,7 +270,7 @@ impl DayReader {
                 self.state = if read < end {
                     State::Bytes(read, end)
                 } else {
-                    // What was read is what was counted, if the file is still the same.
+                    // If the file has not changed, these are the bytes that were counted.
                     self.check_unchanged()?;
                     State::Newline
                 };

@@ -124,8 +124,9 @@ impl ExtraWriter {
         let end = match bytes.get(at)? {
             b'"' => {
                 let end = source.quotes.next(at + 1)? + 1;
-                if source.has_backslash && contains_backslash(source.text.get(at..end)?) {
-                    check_scalar(source.text.get(at..end)?)?;
+                let string = source.text.get(at..end)?;
+                if source.has_backslash && contains_backslash(string) {
+                    check_scalar(string)?;
                 }
                 end
             }

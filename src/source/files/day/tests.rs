@@ -4,19 +4,16 @@ use std::fmt::Write as _;
 
 use jiff::civil::{Date, date};
 use jiff::tz::TimeZone;
-use parquet::basic::Compression;
 use proptest::prelude::*;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::super::{Export, Input, SplitOptions, Undated, make_spool, split};
 use super::*;
-use crate::cdr::day::day_us;
 use crate::cdr::digest::Digest;
 use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::Counts;
 use crate::slice_file::convert::ConvertOptions;
-use crate::slice_file::options::ParquetOptions;
 
 /// Longer than any chunk that is read.
 const LONG_BYTES: usize = 300 << 10;
@@ -176,25 +173,15 @@ fn split_into(directory: &TempDir, inputs: &[Input], min_lines_bytes: u64) -> Ex
 }
 
 fn converter(spool: &TempDir, day: Date, reader: &DayReader) -> Result<Converter, ConvertError> {
+    let slice = Slice {
+        day,
+        direction: Direction::Placed,
+    };
     Converter::try_new(ConvertOptions {
-        slice: Slice {
-            day,
-            direction: Direction::Placed,
-        },
-        day_us: day_us(day, &TimeZone::UTC),
         export_files: Some(Arc::clone(reader.names())),
-        spool_dir: spool.path().to_owned(),
         max_record_bytes: MAX_RECORD_BYTES,
         max_slice_bytes: u64::MAX,
-        dedupe: true,
-        assume_timezone: None,
-        privacy: Arc::default(),
-        credentials: Arc::default(),
-        parquet: ParquetOptions {
-            compression: Compression::UNCOMPRESSED,
-            row_group_rows: 1_000,
-            row_group_bytes: usize::MAX,
-        },
+        ..ConvertOptions::of_test(slice, spool.path())
     })
 }
 
