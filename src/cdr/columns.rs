@@ -124,6 +124,26 @@ pub struct Column {
     pub(crate) csv_names: &'static [&'static str],
 }
 
+impl Column {
+    /// Its id in files, by which Apache Iceberg finds it. Never changes, because new columns come
+    /// last.
+    pub(crate) fn id(&self) -> i32 {
+        let at = COLUMNS.iter().position(|column| column.name == self.name);
+        let at = at.expect("columns exist only in the table");
+        i32::try_from(at + 1).expect("there are few columns")
+    }
+
+    /// Whether the ledger and the logs of table formats may contain bounds of its values. Never
+    /// phone numbers, ids, or other texts of the provider, which may contain phone numbers.
+    pub(crate) fn has_public_bounds(&self) -> bool {
+        match self.kind {
+            Kind::Direction | Kind::Day | Kind::Time | Kind::Seconds | Kind::Amount => true,
+            Kind::Name => self.name == "disposition",
+            Kind::Id | Kind::PhoneNumber | Kind::Json => false,
+        }
+    }
+}
+
 /// Receives the values of a row, in the order of the columns.
 pub(crate) trait RowSink {
     fn text(&mut self, kind: Kind, text: Option<&str>);

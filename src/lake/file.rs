@@ -4,6 +4,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::LakeError;
+use crate::slice_file::statistics::FileStatistics;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::{LakeStore, Lease, ObjectState, Staged, Version};
 
@@ -20,6 +21,9 @@ pub struct PublishedFile {
     pub checksum: String,
     /// The store's `ETag` of this upload, if it has one. `None` before publication.
     pub etag: Option<String>,
+    /// Bounds of its columns; empty for rejects.
+    #[serde(default, skip_serializing_if = "FileStatistics::is_empty")]
+    pub statistics: FileStatistics,
 }
 
 impl PublishedFile {
@@ -36,6 +40,7 @@ impl PublishedFile {
             bytes: file.bytes,
             checksum: file.checksum.clone(),
             etag: None,
+            statistics: file.statistics.clone(),
         }
     }
 }

@@ -309,6 +309,7 @@ impl Commit {
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
+    use crate::slice_file::statistics::FileStatistics;
 
     /// A commit with this file and state.
     pub(crate) fn commit(file: Option<PublishedFile>, state: State) -> Commit {
@@ -334,6 +335,7 @@ pub(crate) mod tests {
             bytes: 2,
             checksum: String::new(),
             etag: None,
+            statistics: FileStatistics::default(),
         };
         let pending = Pending {
             run: "r".to_owned(),
@@ -370,6 +372,7 @@ pub(crate) mod tests {
                 bytes: 2,
                 checksum: String::new(),
                 etag: None,
+                statistics: FileStatistics::default(),
             };
             let mut commit = commit(Some(file), State::Closed);
             commit.counts.rows = 3;
@@ -423,6 +426,7 @@ pub(crate) mod tests {
                     bytes: 1,
                     checksum: String::new(),
                     etag: None,
+                    statistics: FileStatistics::default(),
                 });
             },
         ];
@@ -437,6 +441,7 @@ pub(crate) mod tests {
             bytes: 2,
             checksum: String::new(),
             etag: None,
+            statistics: FileStatistics::default(),
         };
         let planned = Commit {
             file: Some(foreign.clone()),
@@ -469,6 +474,7 @@ pub(crate) mod tests {
                 bytes: 1,
                 checksum: "a".to_owned(),
                 etag: None,
+                statistics: FileStatistics::default(),
             });
             commit
         };
@@ -489,6 +495,7 @@ pub(crate) mod tests {
                     bytes: 0,
                     checksum: String::new(),
                     etag: None,
+                    statistics: FileStatistics::default(),
                 });
             },
             |commit| commit.digest.rows = 1,

@@ -28,6 +28,7 @@ pub(crate) mod report;
 pub(crate) mod runs;
 pub(crate) mod suppression;
 mod table;
+pub(crate) mod table_log;
 #[cfg(test)]
 mod tests;
 

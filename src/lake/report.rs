@@ -414,6 +414,7 @@ mod tests {
     use crate::cdr::slice::parse_day;
     use crate::lake::PublishedFile;
     use crate::lake::ledger::tests::commit;
+    use crate::slice_file::statistics::FileStatistics;
 
     fn slice(day: &str, outcome: SliceOutcome) -> SliceReport {
         let slice = Slice {
@@ -488,6 +489,7 @@ mod tests {
             bytes: 9,
             checksum: String::new(),
             etag: None,
+            statistics: FileStatistics::default(),
         };
         let mut commit = commit(Some(file), State::Closed);
         run.clone_into(&mut commit.run);

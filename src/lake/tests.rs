@@ -20,6 +20,7 @@ use super::*;
 use crate::cdr::slice::{Direction, parse_day};
 use crate::privacy::{Modes, PrivacyKey};
 use crate::retry::Fate;
+use crate::slice_file::statistics::FileStatistics;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::bucket::BucketStore;
 use crate::store::local::LocalStore;
@@ -891,6 +892,7 @@ fn an_upload_is_identified_by_path_size_and_etag() {
         bytes,
         checksum: String::new(),
         etag: etag.map(str::to_owned),
+        statistics: FileStatistics::default(),
     };
     let same = file("x", 3, Some("a"));
     assert!(is_intact(Some(&same), Some(&found)));

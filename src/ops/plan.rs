@@ -427,6 +427,7 @@ mod tests {
     use crate::cdr::slice::parse_day;
     use crate::lake::PublishedFile;
     use crate::lake::ledger::Failure;
+    use crate::slice_file::statistics::FileStatistics;
 
     #[test]
     fn a_slice_is_due_for_the_gravest_reason() {
@@ -466,6 +467,7 @@ mod tests {
             bytes: 10,
             checksum: String::new(),
             etag: None,
+            statistics: FileStatistics::default(),
         };
         let commit = crate::lake::ledger::tests::commit(Some(file), State::Closed);
         ledger.entry.committed = Some(commit.clone());

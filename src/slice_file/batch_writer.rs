@@ -17,7 +17,6 @@ use parquet::file::writer::SerializedFileWriter;
 
 use super::encode::{RowGroupEncoder, parquet_schema};
 use super::options::ParquetOptions;
-use crate::cdr::columns::schema;
 
 /// Write buffer. The library's default of 8 KiB would cause many small writes.
 const WRITE_BUFFER_BYTES: usize = 256 << 10;
@@ -40,7 +39,7 @@ impl BatchWriter {
     /// Begins a Parquet file of the lake's columns.
     pub(crate) fn begin(file: File, options: &ParquetOptions) -> Result<Self> {
         // Without Arrow's own schema in the file, readers see plain strings, not dictionaries.
-        let columns = parquet_schema(&schema());
+        let columns = parquet_schema();
         let encoder = RowGroupEncoder::try_new(&columns, options.compression)?;
         // Old Athena, Spark and Hive readers support only data pages of version 1.
         let properties = WriterProperties::builder()

@@ -9,4 +9,5 @@ pub(crate) mod dedupe;
 pub(crate) mod encode;
 pub(crate) mod options;
 pub(crate) mod rejects;
+pub(crate) mod statistics;
 pub(crate) mod writer;

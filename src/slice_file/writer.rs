@@ -19,7 +19,7 @@ use super::batch::{BATCH_ROWS, BATCH_TEXT_BYTES, BatchBuilder, Rows};
 use super::batch_writer::{BatchWriter, FileWriter};
 use super::encode::parquet_schema;
 use super::options::ParquetOptions;
-use crate::cdr::columns::schema;
+use super::statistics::FileStatistics;
 use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
 
@@ -71,6 +71,8 @@ pub struct SpoolFile {
     pub bytes: u64,
     /// [`checksum_of`] the file.
     pub checksum: String,
+    /// Bounds of its columns; empty for rejects.
+    pub statistics: FileStatistics,
 }
 
 impl SpoolFile {
@@ -84,6 +86,7 @@ impl SpoolFile {
             checksum: checksum_of(&path)?,
             path,
             rows,
+            statistics: FileStatistics::default(),
         })
     }
 }
@@ -218,7 +221,7 @@ impl SpooledRows {
     ) -> Result<(), E> {
         // Metadata like that of the future footer.
         let rows = i64::try_from(self.file.rows).unwrap_or(i64::MAX);
-        let schema = Arc::new(parquet_schema(&schema()));
+        let schema = Arc::new(parquet_schema());
         let file = FileMetaData::new(1, rows, None, Some(vec![self.max_row_text()]), schema, None);
         let row_groups = self.writer.flushed_row_groups().to_vec();
         let metadata = Arc::new(ParquetMetaData::new(file, row_groups));
@@ -259,10 +262,15 @@ impl SpooledRows {
             return Err(error(&self.file.path, "verify", source));
         }
         let path = self.file.path.to_path_buf();
-        SpoolFile::of(self.file.path, self.file.rows).map_err(|source| WriteError::Io {
+        let finished = SpoolFile::of(self.file.path, self.file.rows);
+        let finished = finished.map_err(|source| WriteError::Io {
             action: "verify",
             path,
             source,
+        })?;
+        Ok(SpoolFile {
+            statistics: FileStatistics::of(footer.metadata()),
+            ..finished
         })
     }
 

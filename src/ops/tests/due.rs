@@ -15,6 +15,7 @@ use crate::lake::{Lake, PublishedFile, TableForm};
 use crate::ops::days::Selection;
 use crate::ops::plan::{DueReason, Plan, plan, plan_load};
 use crate::privacy::Privacy;
+use crate::slice_file::statistics::FileStatistics;
 use crate::store::bucket::BucketStore;
 use crate::store::layout;
 
@@ -72,6 +73,7 @@ async fn hold(held: &(Arc<InMemory>, Lake), slice: Slice, edit: impl Fn(&mut Ent
         bytes: 3,
         checksum: String::new(),
         etag,
+        statistics: FileStatistics::default(),
     };
     let mut committed = commit(Some(file), State::Closed);
     committed.counts.records = 3;

@@ -23,21 +23,29 @@ use std::io::Write;
 
 use arrow::datatypes::Schema;
 use arrow::record_batch::RecordBatch;
-use parquet::arrow::ArrowSchemaConverter;
+use parquet::arrow::{ArrowSchemaConverter, PARQUET_FIELD_ID_META_KEY};
 use parquet::basic::Compression;
 use parquet::errors::Result;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::schema::types::SchemaDescriptor;
 
-use crate::cdr::columns::COLUMNS;
+use crate::cdr::columns::{COLUMNS, schema};
 use codec::Codec;
 use columns::ColumnEncoder;
 use scratch::Scratch;
 
-/// The Parquet schema for an Arrow schema.
-pub(crate) fn parquet_schema(schema: &Schema) -> SchemaDescriptor {
+/// The Parquet schema of the lake's columns, with their ids.
+pub(crate) fn parquet_schema() -> SchemaDescriptor {
+    let columns = schema();
+    let with_id = columns.fields().iter().zip(COLUMNS).map(|(field, column)| {
+        let id = (
+            PARQUET_FIELD_ID_META_KEY.to_owned(),
+            column.id().to_string(),
+        );
+        field.as_ref().clone().with_metadata([id])
+    });
     ArrowSchemaConverter::new()
-        .convert(schema)
+        .convert(&Schema::new(with_id.collect::<Vec<_>>()))
         .expect("Parquet supports every type of the schema")
 }
 

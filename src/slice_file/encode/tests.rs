@@ -26,7 +26,7 @@ use super::intern::MAX_DICTIONARY_BYTES;
 use super::values::numbers_of;
 use super::*;
 use crate::cdr::amount::Amount;
-use crate::cdr::columns::{RowSource, schema};
+use crate::cdr::columns::RowSource;
 use crate::cdr::decode::Record;
 use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::slice_file::batch::{BatchBuilder, Rows};
@@ -40,7 +40,7 @@ fn slice() -> Slice {
 
 /// A file with these row groups, each a list of batches of records.
 fn encode(row_groups: &[Vec<Vec<Record<'_>>>], compression: Compression) -> Bytes {
-    let columns = parquet_schema(&schema());
+    let columns = parquet_schema();
     let mut encoder = RowGroupEncoder::try_new(&columns, compression).unwrap();
     let properties = Arc::new(WriterProperties::builder().build());
     let mut writer =

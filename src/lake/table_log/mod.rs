@@ -1,0 +1,168 @@
+//! Logs of table formats. A log lists the table's files for readers that want snapshots.
+//!
+//! The ledger decides which files the table has. A log is derived from it: each commit is the
+//! difference between the files in the ledger and the live files in the log. So a commit can be
+//! repeated at any time, and mends a log in which a crashed run, or another program, left something
+//! else.
+
+#![allow(dead_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
+
+use jiff::Timestamp;
+use object_store::path::Path;
+
+use super::ledger::{Commit, Entry};
+use crate::cdr::slice::Slice;
+use crate::slice_file::statistics::FileStatistics;
+use crate::store::StoreError;
+
+/// A log cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub(crate) enum TableLogError {
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A file of the log is damaged, or another program wrote it.
+    #[error("{path} is damaged: {problem}")]
+    Damaged {
+        /// Which file.
+        path: Path,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The log uses a feature that this program does not support, so another program wrote it.
+    #[error("{path} uses {feature}, which cdrlake does not support")]
+    Unsupported {
+        /// Which file.
+        path: Path,
+        /// The feature.
+        feature: String,
+    },
+}
+
+/// A file of the table, as a log describes it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct DataFile {
+    /// Its path in the lake.
+    pub path: String,
+    /// Its slice, which determines its partition.
+    pub slice: Slice,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+    /// When it was written, by the ledger.
+    pub written_at: Timestamp,
+    /// Bounds of its columns, all of which may be public.
+    pub statistics: FileStatistics,
+}
+
+impl DataFile {
+    /// The slice's file, by its ledger entry; `None` if it has none.
+    pub(crate) fn of(entry: &Entry) -> Option<Self> {
+        let Commit {
+            file, fetched_at, ..
+        } = entry.committed.as_ref()?;
+        let file = file.as_ref()?;
+        Some(Self {
+            path: file.path.clone(),
+            slice: entry.slice,
+            rows: file.rows,
+            bytes: file.bytes,
+            written_at: *fetched_at,
+            statistics: file.statistics.clone(),
+        })
+    }
+}
+
+/// A live file of a snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LiveFile {
+    /// Its rows, if the log contains them.
+    pub rows: Option<u64>,
+    /// Its size.
+    pub bytes: u64,
+    /// Whether another program changed what the log contains about the file, such as a deletion
+    /// vector. The file must be removed and added again.
+    pub is_altered: bool,
+}
+
+/// The live files of a snapshot, by their path in the lake. A path outside of the lake is kept as
+/// it stands in the log.
+pub(crate) type LiveFiles = BTreeMap<String, LiveFile>;
+
+/// What a commit changes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Difference {
+    /// Files that become live.
+    pub add: Vec<DataFile>,
+    /// Paths of files that are live no longer, as the snapshot has them.
+    pub remove: Vec<String>,
+}
+
+impl Difference {
+    /// Whether nothing changes.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.add.is_empty() && self.remove.is_empty()
+    }
+}
+
+/// The circumstances of a commit.
+#[derive(Clone, Debug)]
+pub(crate) struct CommitInfo {
+    /// The run, or the command, that commits.
+    pub run: String,
+    /// When, by this machine's clock.
+    pub at: Timestamp,
+}
+
+/// How a commit ended.
+#[derive(Debug)]
+pub(crate) enum Committed<S> {
+    /// The log now has this snapshot.
+    Done(S),
+    /// Another commit came first. Nothing was changed. Read the log again.
+    Conflict,
+}
+
+/// The log of one table format in the lake's store.
+pub(crate) trait TableLog: Send + Sync {
+    /// A version of the table.
+    type Snapshot: Send + Sync;
+
+    /// Reads the newest snapshot; `None` if there is no log yet.
+    fn read(&self) -> impl Future<Output = Result<Option<Self::Snapshot>, TableLogError>> + Send;
+
+    /// The live files of a snapshot.
+    fn live(snapshot: &Self::Snapshot) -> &LiveFiles;
+
+    /// In what else the snapshot differs from what cdrlake writes: its columns, partitions or
+    /// properties. One sentence each, without the log's path. The next commit restores them.
+    fn deviations(snapshot: &Self::Snapshot) -> &[String];
+
+    /// Commits a difference to `base`, the newest snapshot as far as is known, and restores
+    /// [deviations](Self::deviations). Without `base`, creates the log. Of concurrent commits to
+    /// one snapshot, one succeeds. A lost reply is settled by reading the commit back.
+    fn commit(
+        &self,
+        base: Option<&Self::Snapshot>,
+        difference: &Difference,
+        info: &CommitInfo,
+    ) -> impl Future<Output = Result<Committed<Self::Snapshot>, TableLogError>> + Send;
+
+    /// Ends the history: makes snapshots unreadable that were replaced before `limit`, and removes
+    /// what only they need from the log. With [`Timestamp::MAX`], only the newest snapshot is left,
+    /// and no file of the log contains the path of a file that is not live. A reader can open every
+    /// remaining snapshot at any moment in between. Can be interrupted and repeated.
+    fn expire(
+        &self,
+        newest: &Self::Snapshot,
+        limit: Timestamp,
+    ) -> impl Future<Output = Result<Committed<Self::Snapshot>, TableLogError>> + Send;
+
+    /// Paths in the lake of all files that some readable snapshot needs.
+    fn reachable(&self) -> impl Future<Output = Result<BTreeSet<String>, TableLogError>> + Send;
+}
