@@ -1,13 +1,13 @@
-//! An export in files, split by day, so that each day can be done as a slice.
+//! Splits an export in files by day, so that each day can be converted as a slice.
 //!
-//! The files are read one after the other, to find the day of each record. Lines of one day that
-//! follow one another are left where they are: the spool of this process notes where they begin and
-//! end, and their slice reads them from the user's file. Shorter runs, and whatever is not lines of
-//! a plain file, are copied to the spool, each record with its place. What is wrong with a record
-//! does not matter here as long as its `date` can be read: its slice will reject it.
+//! The split reads the files in sequence to find the day of each record. A long run of consecutive
+//! lines of one day is not copied: the spool records where the run begins and ends, and its slice
+//! reads it from the user's file. Shorter runs, and all records of compressed files and lists, are
+//! copied to the spool, each with its position. A record only needs a valid `date` here: if
+//! anything else in it is invalid, its slice rejects it.
 //!
 //! Memory: twice [`BUFFERED_BYTES`], one record, and some bytes for each day. Disk: the spool, a
-//! quarter of the text of the records that are copied.
+//! quarter of the text of the copied records.
 
 mod day;
 mod source;
@@ -47,25 +47,25 @@ pub(crate) use day::DayReader;
 use day::{Lines, Stamp};
 pub(crate) use source::ExportSource;
 
-/// Bytes of entries that are held before they are written to the files of their days. As many are
-/// being written meanwhile.
+/// Bytes of entries collected before they are written to the files of their days. Up to as many
+/// are being written at the same time.
 pub(crate) const BUFFERED_BYTES: usize = 8 << 20;
 /// Bytes read at once.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Lines of one day that follow one another and are at least this long are read from the user's
-/// file. From the page cache 4 KiB would be enough, but a disk that seeks needs more.
+/// Runs of lines of one day that are at least this long are read from the user's file. With the
+/// file in the page cache 4 KiB would suffice, but a hard disk has to seek.
 pub(crate) const MIN_LINES_BYTES: u64 = 64 << 10;
 /// Most days of one export: a century.
 const MAX_DAYS: usize = 36_500;
-/// Most records without a day that are described, and files that a ledger entry names.
+/// Most examples of records without a day, and most files that a ledger entry names.
 const MAX_EXAMPLES: usize = 10;
-/// Bytes of a compressed file that are decompressed to see what it holds.
-const LOOKED_AT_BYTES: usize = 16 << 10;
-/// Bytes in which a kind of file shows itself.
+/// Compressed bytes that are decompressed to recognise the kind of the content.
+const SAMPLE_BYTES: usize = 16 << 10;
+/// Bytes that suffice to recognise every kind of file.
 const KIND_BYTES: usize = 512;
-/// Stands for a number in the name of a file.
+/// Replaces a number in the name of a file.
 const HIDDEN: &str = "[number]";
-/// Twice as fast as level 1, and a quarter of the text instead of a sixth.
+/// Twice as fast as level 1, and compresses to a quarter instead of a sixth.
 const SPOOL_ZSTD_LEVEL: i32 = -1;
 
 /// The export cannot be split.
@@ -86,7 +86,7 @@ pub enum ExportError {
         /// Its name.
         name: String,
     },
-    /// A file of a kind that cannot be read.
+    /// A file of an unsupported kind.
     #[error("{name} {kind}")]
     Unsupported {
         /// Its name.
@@ -94,7 +94,7 @@ pub enum ExportError {
         /// Its kind.
         kind: FileKind,
     },
-    /// What a file holds is no list of records, or not all of it.
+    /// The content of a file, or a part of it, is not a list of records.
     #[error("{name}: {source}")]
     Body {
         /// Its name, or that of standard input.
@@ -102,10 +102,10 @@ pub enum ExportError {
         /// What is wrong, and where.
         source: ConvertError,
     },
-    /// Nothing can be written to the spool.
+    /// The spool cannot be written.
     #[error("cannot write into {}", directory.display())]
     Spool {
-        /// Where it lies.
+        /// Its directory.
         directory: PathBuf,
         /// Why not.
         source: io::Error,
@@ -115,7 +115,7 @@ pub enum ExportError {
     Interrupted,
 }
 
-/// A kind of file that is recognised, and cannot be read.
+/// A kind of file that is recognised, but not supported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FileKind {
     Utf16,
@@ -172,10 +172,10 @@ impl FileKind {
             (b"Obj\x01", FileKind::Avro),
             (b"%PDF", FileKind::Pdf),
         ];
-        // Without a byte order mark the zeros show it: what is read begins with ASCII.
+        // Without a byte order mark, zeros reveal UTF-16: supported files begin with ASCII.
         let is_utf_16 = matches!(*start, [first, second, ..] if (first == 0) != (second == 0));
         let is_tar = start.get(257..262) == Some(b"ustar");
-        // Its blocks have sizes, and a column's name may begin like the rest.
+        // More than the magic bytes, because the name of a column may begin with `BZh`.
         let is_bzip2 = matches!(start, [b'B', b'Z', b'h', b'1'..=b'9', b'1' | 0x17, ..]);
         let known = KINDS.iter().find(|(magic, _)| start.starts_with(magic));
         known
@@ -196,8 +196,8 @@ pub enum Input {
 }
 
 impl Input {
-    /// What it is called in messages and in the ledger. Whatever the lake keeps, numbers in it are
-    /// hidden: files are often named after whose calls they hold, and no erasure looks there.
+    /// The name in messages and in the ledger. Its phone numbers are hidden even if the lake keeps
+    /// numbers: files are often named after a caller, and erasures do not search names.
     pub fn name(&self) -> String {
         match self {
             Self::File(path) => hide_numbers_in_name(&path.to_string_lossy()),
@@ -205,7 +205,7 @@ impl Input {
         }
     }
 
-    /// Opens it, and returns what is known of it.
+    /// Opens the input. Also returns what later steps need to know about the file.
     fn open(&self) -> io::Result<(Box<dyn Read>, ReadFile)> {
         let now = Timestamp::now();
         let (source, path, changed, stamp): (Box<dyn Read>, _, _, _) = match self {
@@ -229,7 +229,7 @@ impl Input {
         Ok((source, file))
     }
 
-    /// Its size, if that is known.
+    /// The size of a file. `None` for standard input.
     pub(crate) fn size_bytes(&self) -> Option<u64> {
         match self {
             Self::File(path) => Some(path.metadata().ok()?.len()),
@@ -237,7 +237,7 @@ impl Input {
         }
     }
 
-    /// Whether reading may block: it is not a file on a disk.
+    /// Whether reading may block, as from a pipe.
     pub fn may_wait(&self) -> bool {
         match self {
             Self::File(path) => !path.metadata().is_ok_and(|metadata| metadata.is_file()),
@@ -245,11 +245,11 @@ impl Input {
         }
     }
 
-    /// Whether it can be opened at all, before hours are spent on those in front of it. A pipe is
-    /// left alone: it can be opened only once.
+    /// Checks that a file can be opened, before the inputs in front of it take hours. Does not
+    /// open pipes, because that is possible only once.
     ///
     /// # Errors
-    /// `ExportError::Input` if it cannot, `ExportError::Directory` if it is one.
+    /// `ExportError::Input` if it cannot be opened, `ExportError::Directory` for a directory.
     pub fn check(&self) -> Result<(), ExportError> {
         match self {
             Self::File(path) if path.is_dir() => {
@@ -271,12 +271,12 @@ impl Input {
     }
 }
 
-/// What a file holds that begins with `start`, as far as it can be decompressed.
-fn looked_into(start: &[u8]) -> Vec<u8> {
+/// The decompressed beginning of a file that begins with `start`.
+fn decompressed_start(start: &[u8]) -> Vec<u8> {
     let mut text = Vec::new();
-    // It is cut, which is no matter here.
-    let _cut =
-        Decompressor::of_file(start).push(&start[..start.len().min(LOOKED_AT_BYTES)], |bytes| {
+    // `start` is truncated, so an error is expected.
+    let _truncated =
+        Decompressor::of_file(start).push(&start[..start.len().min(SAMPLE_BYTES)], |bytes| {
             let room = KIND_BYTES - text.len();
             text.extend_from_slice(&bytes[..bytes.len().min(room)]);
             Ok::<(), DecompressError>(())
@@ -311,9 +311,9 @@ fn hide_numbers_in_name(name: &str) -> String {
             return found.to_owned();
         };
         match digits {
-            // Numbers of parts, or the time of day.
+            // The number of a part, or the time of day.
             0..MIN_DIGITS if dates > 0 => found.to_owned(),
-            // Perhaps the area code of what looks like a date.
+            // May be an area code, and the apparent date the rest of the number.
             0..MIN_DIGITS => HIDDEN.to_owned(),
             _ => [
                 found.get(..first.start).unwrap_or_default(),
@@ -326,10 +326,10 @@ fn hide_numbers_in_name(name: &str) -> String {
     .into_owned()
 }
 
-/// Runs of digits and where they stand.
+/// Runs of digits with their positions.
 type Runs<'a> = [(Range<usize>, &'a str)];
 
-/// What is left of runs of digits that begin with a date: `20261001`, or `2026`, `10` and `01`.
+/// The runs after a date at the beginning: `20261001`, or `2026`, `10` and `01`.
 fn behind_date<'a, 'b>(runs: &'b Runs<'a>) -> Option<&'b Runs<'a>> {
     match runs {
         [(_, date), rest @ ..] if is_date(date) => Some(rest),
@@ -338,7 +338,7 @@ fn behind_date<'a, 'b>(runs: &'b Runs<'a>) -> Option<&'b Runs<'a>> {
     }
 }
 
-/// The same of runs that end with one.
+/// The runs before a date at the end.
 fn before_date<'a, 'b>(runs: &'b Runs<'a>) -> Option<&'b Runs<'a>> {
     match runs {
         [rest @ .., (_, date)] if is_date(date) => Some(rest),
@@ -351,7 +351,7 @@ fn is_date_of(year: &str, month: &str, day: &str) -> bool {
     (year.len(), month.len(), day.len()) == (4, 2, 2) && is_date(&[year, month, day].concat())
 }
 
-/// Whether eight digits are a day of these centuries.
+/// Whether digits are a date of the years 1900 to 2099.
 fn is_date(digits: &str) -> bool {
     (digits.starts_with("19") || digits.starts_with("20"))
         && digits.len() == 8
@@ -359,36 +359,36 @@ fn is_date(digits: &str) -> bool {
         && Date::strptime("%Y%m%d", digits).is_ok()
 }
 
-/// How to split.
+/// Options of a split.
 #[derive(Clone, Debug)]
 pub(crate) struct SplitOptions {
-    /// `window.timezone`: where days are cut.
+    /// `window.timezone`: the time zone of days.
     pub timezone: TimeZone,
-    /// What times without an offset mean: `source.assume_timezone`.
+    /// The time zone of times without an offset: `source.assume_timezone`.
     pub assume_timezone: Option<TimeZone>,
     /// `limits.max_record_bytes`.
     pub max_record_bytes: usize,
-    /// `limits.spool_dir`: where the spool is made.
+    /// `limits.spool_dir`: the parent directory of the spool.
     pub spool_parent: PathBuf,
-    /// [`MIN_LINES_BYTES`], or what a test wants.
+    /// [`MIN_LINES_BYTES`], except in tests.
     pub min_lines_bytes: u64,
 }
 
 /// Records that belong to no day.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Undated {
-    /// How many there are.
+    /// Their number.
     pub records: u64,
-    /// Those among them that have a time without an offset.
+    /// Number of those whose time has no offset.
     pub without_offset: u64,
-    /// Where the first of them stand, and why.
+    /// File, position and reason of the first ones.
     pub examples: Vec<String>,
-    /// Why the last of these has none.
+    /// The reason of the last example.
     last_reason: String,
 }
 
 impl Undated {
-    /// How many there are, in words.
+    /// A sentence with their number.
     pub(crate) fn counted(&self) -> String {
         counted(
             self.records,
@@ -397,7 +397,7 @@ impl Undated {
         )
     }
 
-    /// The first of them, and a sign that there are more.
+    /// The examples, followed by an ellipsis if there are more records.
     pub(crate) fn listed(&self) -> String {
         let more = if self.records > self.examples.len() as u64 {
             "; …"
@@ -408,7 +408,7 @@ impl Undated {
     }
 }
 
-/// An export, split. Dropping it removes its files.
+/// An export that was split. Dropping it removes the spool.
 #[derive(Debug)]
 pub(crate) struct Export {
     days: BTreeMap<Date, Day>,
@@ -416,15 +416,15 @@ pub(crate) struct Export {
     names: Arc<[String]>,
     assumed_timezone: Option<TimeZone>,
     spool: Arc<Spool>,
-    /// Records of files that are pages of a list, and how many the list has.
+    /// Records in files that are pages of a list, and the total that the pages state.
     listed: (u64, u64),
-    /// Files of CSV whose last line has no newline: it may be cut within its last cell.
+    /// CSV files whose last line has no newline: its last cell may be truncated.
     pub unended: Vec<String>,
-    /// Records that belong to no day, and were left out.
+    /// Records that belong to no day. They are skipped.
     pub undated: Undated,
-    /// Fields of a record for which some CSV had no column.
+    /// Fields without a column in some CSV file.
     pub missing_fields: Vec<&'static str>,
-    /// Memory of all days at the end of the split.
+    /// Memory of the entries of all days at the end of the split.
     #[cfg(test)]
     held_bytes: usize,
 }
@@ -433,55 +433,55 @@ pub(crate) struct Export {
 #[derive(Clone, Debug, Default)]
 struct Day {
     records: u64,
-    /// Numbers of the files that had records of it.
+    /// Numbers of the files with records of this day.
     files: Vec<usize>,
 }
 
-/// A part of an export.
+/// A file of an export that was read.
 #[derive(Clone, Debug)]
 struct ReadFile {
     path: PathBuf,
-    /// `None` if it can be read only once.
+    /// `None` if lines cannot be read from the file a second time.
     stamp: Option<Stamp>,
     changed: Timestamp,
-    /// The time of its newest record that is not newer than the file.
+    /// The time of the newest record that is not later than `changed`.
     newest_us: i64,
     records: u64,
 }
 
 impl ReadFile {
-    /// When it was made, or earlier: it is not older than its newest record, and may be much older
-    /// than its last change, which copies get.
+    /// A lower bound on the time when the export was made: that of its newest record. A file's
+    /// modification time may be much later, because copying sets it.
     fn as_of(&self) -> Timestamp {
         Timestamp::from_microsecond(self.newest_us).unwrap_or(self.changed)
     }
 }
 
-/// One day of an export, to be read.
+/// One day of an export for reading.
 #[derive(Debug)]
 struct ExportDay {
-    /// Its records.
+    /// Reads the records.
     reader: DayReader,
-    /// Where they come from, for the ledger.
+    /// The source of the records, for the ledger.
     asked: Asked,
-    /// Upper bound on the age of what is known of the day: the export's time, or earlier.
+    /// When the export was made, or earlier.
     as_of: Timestamp,
 }
 
 impl Export {
-    /// The days of which there are records, in order, with how many there are.
+    /// The days with records, in order, and their numbers of records.
     pub(crate) fn days(&self) -> impl Iterator<Item = (Date, u64)> {
         self.days.iter().map(|(day, found)| (*day, found.records))
     }
 
-    /// Files in which there was no record.
+    /// Files without records.
     pub(crate) fn empty_files(&self) -> Vec<&str> {
         let files = self.names.iter().zip(&*self.files);
         let empty = files.filter(|(_, file)| file.records == 0);
         empty.map(|(name, _)| name.as_str()).collect()
     }
 
-    /// Records on the pages of a list, and how many the list has, if these are fewer.
+    /// The records read from pages of a list and the list's total, if records are missing.
     pub(crate) fn missing_pages(&self) -> Option<(u64, u64)> {
         let (read, total) = self.listed;
         (read < total).then_some((read, total))
@@ -490,7 +490,7 @@ impl Export {
     /// The records of one day.
     ///
     /// # Errors
-    /// There are none, or they cannot be read.
+    /// [`SourceError`] if the day has no records, or they cannot be read.
     fn day(&self, day: Date) -> Result<ExportDay, SourceError> {
         let Some(found) = self.days.get(&day) else {
             let problem = format!("the export has no calls of {day}");
@@ -528,11 +528,10 @@ fn spooled(spool: &Spool, day: Date) -> PathBuf {
     spool.path().join(format!("{day}.zst"))
 }
 
-/// The directory in `parent` in which an export is split. Removes the directories of crashed
-/// processes.
+/// Creates the spool of an export in `parent`. Removes the spools of crashed processes.
 ///
 /// # Errors
-/// [`ExportError::Spool`] if it cannot be made.
+/// [`ExportError::Spool`] if it cannot be created.
 pub(crate) fn make_spool(parent: &Path) -> Result<Arc<Spool>, ExportError> {
     let made = spool::sweep(parent).and_then(|_| Spool::make(parent));
     made.map(Arc::new).map_err(|source| ExportError::Spool {
@@ -541,8 +540,8 @@ pub(crate) fn make_spool(parent: &Path) -> Result<Arc<Spool>, ExportError> {
     })
 }
 
-/// Reads `inputs` and splits them by day into `spool`, telling `on_bytes` of all that was read.
-/// Blocks.
+/// Reads `inputs` and splits them by day into `spool`. Passes the number of bytes of each read to
+/// `on_bytes`. Blocks.
 ///
 /// # Errors
 /// [`ExportError`].
@@ -574,7 +573,7 @@ pub(crate) fn split(
         };
         let read = read_all();
         let export = splitter.finish();
-        // It explains why a batch was not taken.
+        // First, because an error of writing also makes reading fail.
         let written = written.join().expect("writing does not panic");
         written.map_err(|source| ExportError::Spool {
             directory: parent.clone(),
@@ -587,7 +586,8 @@ pub(crate) fn split(
 /// Entries of several days.
 type Batch = Vec<(Date, Vec<u8>)>;
 
-/// Adds batches to the files of their days. Compressing takes as long as reading.
+/// Appends batches to the files of their days. On a thread of its own, because compressing takes
+/// as long as reading.
 fn write_batches(inbox: &mpsc::Receiver<Batch>, spool: &Spool) -> io::Result<()> {
     let mut compressor = Compressor::new(SPOOL_ZSTD_LEVEL)?;
     compressor.include_checksum(true)?;
@@ -602,7 +602,7 @@ fn write_batches(inbox: &mpsc::Receiver<Batch>, spool: &Spool) -> io::Result<()>
     Ok(())
 }
 
-/// What stopped the reading of one input.
+/// Why one input could not be read to its end.
 #[derive(Debug)]
 enum Problem {
     Input(io::Error),
@@ -633,37 +633,37 @@ struct Splitter {
     min_lines_bytes: u64,
     export: Export,
     files: Vec<ReadFile>,
-    /// In the order in which they were found.
+    /// In order of their first record.
     days: Vec<SplitDay>,
-    /// Their numbers, by the microsecond in which they begin.
+    /// Indexes into `days`, by the day's first microsecond.
     days_by_start: BTreeMap<i64, usize>,
-    /// The day of the record before, which is mostly that of the next.
+    /// The day of the previous record. Usually the next record has the same.
     last_day: Option<usize>,
     run: Option<Run>,
     buffered_bytes: usize,
     batches: mpsc::SyncSender<Batch>,
 }
 
-/// A day of which there are records.
+/// A day with records.
 struct SplitDay {
     date: Date,
     /// From its first microsecond to the next day's first.
     us: Range<i64>,
     found: Day,
-    /// Entries that are not yet in its file.
+    /// Entries that were not written yet.
     entries: Vec<u8>,
 }
 
-/// Records of one day that are lines following one another.
+/// Consecutive lines with records of one day.
 struct Run {
     day: usize,
     lines: Lines,
-    /// Where the copies of them begin among the entries of the day, until they are long enough to
-    /// need none.
+    /// Where the copies of the lines begin in the day's entries. `None` once the run is long enough
+    /// to be read from the file instead.
     copies: Option<usize>,
 }
 
-/// Lines of a file that can be read again.
+/// A record of a file of lines.
 #[derive(Clone, Copy)]
 struct Line {
     /// Where the text ends.
@@ -717,7 +717,8 @@ impl Splitter {
         let mut chunk = vec![0; CHUNK_BYTES];
         let mut filled = fill(&mut *source, &mut chunk).map_err(Problem::Input)?;
         let start = &chunk[..filled];
-        if let Some(kind) = FileKind::of(start).or_else(|| FileKind::of(&looked_into(start))) {
+        if let Some(kind) = FileKind::of(start).or_else(|| FileKind::of(&decompressed_start(start)))
+        {
             return Err(Problem::Unsupported(kind));
         }
         let mut reader = RecordReader::of_file(start, self.max_record_bytes);
@@ -756,7 +757,7 @@ impl Splitter {
                 text,
                 header,
             } => {
-                // What stands in a list is no line.
+                // An element of a list may share its line with others.
                 let line = (boundary != Boundary::Element).then(|| Line {
                     end: at.byte + text.len() as u64,
                     header,
@@ -772,7 +773,7 @@ impl Splitter {
         }
     }
 
-    /// Takes a record, which stands in the file as `text`; alone on a line if there is a `line`.
+    /// Processes a record. `text` is its text in the file. `line` is `None` for elements of a list.
     fn record(
         &mut self,
         at: Position,
@@ -784,7 +785,7 @@ impl Splitter {
         let reason = match self.decoder.call_time_us(json) {
             Ok(time_us) => {
                 let is_csv = json.as_ptr() != text.as_ptr();
-                // Of JSON that is whole nothing can be missing.
+                // Valid JSON is complete, but a cell of CSV may be truncated.
                 if boundary == Boundary::EndOfBody && is_csv {
                     let name = self.file_name();
                     self.export.unended.push(name);
@@ -824,7 +825,7 @@ impl Splitter {
         boundary: Boundary,
         reason: &RejectReason,
     ) -> Result<(), ConvertError> {
-        // It may be many records, which must not be left out silently.
+        // The text may hold many records, which must not be skipped silently.
         if let RejectReason::TooLong { .. } = reason {
             return Err(ConvertError::TooLong {
                 at,
@@ -854,17 +855,17 @@ impl Splitter {
         }
     }
 
-    /// The file that is being read.
+    /// The current file.
     fn file(&mut self) -> &mut ReadFile {
         self.files.last_mut().expect("a file is being read")
     }
 
-    /// Its name.
+    /// The name of the current file.
     fn file_name(&self) -> String {
         self.export.names[self.files.len() - 1].clone()
     }
 
-    /// The number of a call's day in the account's time zone, or why there is none.
+    /// The index of a call's day in the account's time zone, or why the call belongs to none.
     fn day_of(&mut self, time_us: i64) -> Result<usize, String> {
         let file = self.file();
         file.records += 1;
@@ -960,7 +961,7 @@ impl Splitter {
         }
         let entries = &mut self.days[day].entries;
         let before = entries.len();
-        // A row that is not UTF-8 is rejected for it, with the byte's place in the row.
+        // The text of an invalid row, because its rejection states the position of the byte.
         let is_csv = json.as_ptr() != text.as_ptr();
         let kept = if is_csv && std::str::from_utf8(json).is_err() {
             text
@@ -969,8 +970,8 @@ impl Splitter {
         };
         day::write_record(file, at, kept, entries);
         if line.is_none() {
-            // Between the tokens of JSON, where alone they may stand, they mean the same as a
-            // space.
+            // Line breaks can only occur between tokens of JSON, where a space has the same
+            // meaning.
             let start = entries.len() - kept.len();
             for byte in &mut entries[start..] {
                 if matches!(byte, b'\n' | b'\r') {
@@ -982,7 +983,7 @@ impl Splitter {
         if self.buffered_bytes < BUFFERED_BYTES {
             return Ok(());
         }
-        // Its first lines will lie in the day's file.
+        // The copies of its first lines are about to be written.
         self.end_run();
         if self.flush() {
             return Ok(());
@@ -993,7 +994,7 @@ impl Splitter {
         })
     }
 
-    /// Ends a run of lines: the next record does not continue it.
+    /// Ends a run of lines.
     fn end_run(&mut self) {
         if let Some(run) = self.run.take()
             && run.copies.is_none()
@@ -1005,7 +1006,7 @@ impl Splitter {
         }
     }
 
-    /// Passes the entries on that are to be written. False if that failed.
+    /// Passes all entries to the writing thread. Returns false if it has failed.
     fn flush(&mut self) -> bool {
         self.buffered_bytes = 0;
         let days = self.days.iter_mut();
@@ -1051,14 +1052,14 @@ fn pieces_of(line: &[u8]) -> Option<Vec<&[u8]>> {
         }
         rest = &rest[values.byte_offset()..];
     }
-    // The line itself was looked at before.
+    // A piece as long as the line is the line itself, which did not decode.
     let are_objects = pieces
         .iter()
         .all(|piece| piece.starts_with(b"{") && piece.len() < line.len());
     are_objects.then_some(pieces)
 }
 
-/// Fills `chunk` as far as there is something to read: pipes give little at once.
+/// Fills `chunk`, up to the end of the file. One read of a pipe returns few bytes.
 fn fill(source: &mut dyn Read, chunk: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < chunk.len() {

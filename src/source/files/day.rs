@@ -1,8 +1,7 @@
 //! The records of one day of an export, between the split and the slice.
 //!
-//! The day's file in the spool is a sequence of entries, in zstd frames. An entry is a record that
-//! was copied, or lines that are read from the user's file where they stand: all of them records of
-//! that day, or blank.
+//! The day's file in the spool is a sequence of entries, in zstd frames. An entry is the copy of a
+//! record, or a range of lines in the user's file: all of them records of that day, or blank.
 
 use std::fmt;
 use std::fs::{File, Metadata};
@@ -18,11 +17,11 @@ use crate::body::framing::{Position, Separator};
 use crate::slice_file::convert::{ConvertError, Converter};
 use crate::source::SourceError;
 
-/// Bytes read at once from a file of the user, or of the spool.
+/// Bytes read at once from the user's file or from the spool.
 const CHUNK_BYTES: usize = 128 << 10;
-/// What every entry begins with: its kind, and four numbers.
+/// The head of every entry: its kind, and four numbers.
 const HEAD_BYTES: usize = 1 + 4 * 8;
-/// What follows it, if these are lines of CSV: three numbers.
+/// Follows the head of lines of CSV: three numbers.
 const HEADER_BYTES: usize = 3 * 8;
 
 /// Copied records between two reports of progress.
@@ -32,21 +31,21 @@ const RECORD: u8 = b'r';
 const JSON_LINES: u8 = b'j';
 const CSV_LINES: u8 = b'c';
 
-/// Lines that follow one another in a file of the user.
+/// Consecutive lines of a user's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Lines {
     /// Number of the file, counted from 0.
     pub(super) file: usize,
-    /// Where the first of them begins.
+    /// Where the first line begins.
     pub(super) start: Position,
-    /// Where the text of the last one ends.
+    /// Where the text of the last line ends.
     pub(super) end: u64,
     /// The header of CSV.
     pub(super) header: Option<Header>,
 }
 
 impl Lines {
-    /// Adds them to a day's entries.
+    /// Adds the lines to a day's entries.
     pub(super) fn write(&self, entries: &mut Vec<u8>) {
         let kind = if self.header.is_some() {
             CSV_LINES
@@ -88,18 +87,18 @@ fn numbers<const N: usize>(bytes: &[u8]) -> [u64; N] {
     numbers
 }
 
-/// What a file was when its lines were counted. If it is the same again, so are they.
+/// The state of a file when its lines were counted. If the state is equal later, so are the lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Stamp {
     device: u64,
     inode: u64,
     bytes: u64,
-    /// The file's own time can be set; the time of its last change cannot.
+    /// `mtime` and `ctime`. Programs can set back `mtime`, but not `ctime`.
     changed: [(i64, i64); 2],
 }
 
 impl Stamp {
-    /// `None` if it is no file on a disk, which cannot be read a second time.
+    /// `None` for anything but a regular file: it cannot be read a second time.
     pub(super) fn of(metadata: &Metadata) -> Option<Self> {
         metadata.is_file().then(|| Self {
             device: metadata.dev(),
@@ -130,7 +129,7 @@ enum Part<'a> {
         file: usize,
         /// Where the first line begins.
         at: Position,
-        /// The header of CSV, and what separates its cells.
+        /// The header of CSV, and the separator of its cells.
         header: Option<(&'a [u8], Separator)>,
     },
     /// Bytes of these lines.
@@ -139,7 +138,7 @@ enum Part<'a> {
     LinesEnd,
 }
 
-/// What is being read.
+/// The next part to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Entries,
@@ -158,7 +157,7 @@ pub struct DayReader {
     state: State,
     /// The file whose lines are read.
     file: usize,
-    /// That file, once it was opened.
+    /// The open file, and its number.
     opened: Option<(usize, File)>,
     chunk: Vec<u8>,
     files: Arc<[ReadFile]>,
@@ -178,11 +177,11 @@ impl fmt::Debug for DayReader {
 }
 
 impl DayReader {
-    /// For the day whose entries are in the file `path` of the spool, and which has so many records
-    /// of these files.
+    /// A reader of the entries in the spool file at `path`, which stand for `records` records of
+    /// `files`.
     ///
     /// # Errors
-    /// [`SourceError::Spooled`] if the file cannot be opened.
+    /// [`SourceError::Spooled`] if the spool file cannot be opened.
     pub(super) fn open(
         path: PathBuf,
         files: Arc<[ReadFile]>,
@@ -201,17 +200,17 @@ impl DayReader {
         })
     }
 
-    /// The names of the files of the export, by their numbers.
+    /// The names of the export's files, by number.
     pub(crate) fn names(&self) -> &Arc<[String]> {
         &self.names
     }
 
-    /// Converts the day. Passes the number of records so far to `report` from time to time. Returns
-    /// false if `report` did, which abandons the day.
+    /// Converts the day. Regularly passes the number of records so far to `report`. If `report`
+    /// returns false, abandons the day and returns false.
     ///
     /// # Errors
-    /// [`SourceError`] if a file of the spool or of the user cannot be read, or has changed, and
-    /// what the converter returns.
+    /// [`SourceError`] if the spool or a user's file cannot be read, or the latter has changed; and
+    /// errors of the converter.
     pub(crate) fn feed<E: From<SourceError> + From<ConvertError>>(
         mut self,
         converter: &mut Converter,
@@ -232,7 +231,7 @@ impl DayReader {
                 }
                 Part::Bytes(bytes) => {
                     if let Err(error) = converter.push(bytes) {
-                        // A file that was rewritten is the likelier cause.
+                        // The more likely cause is that the file was rewritten.
                         self.check_unchanged()?;
                         return Err(error.into());
                     }
@@ -258,7 +257,7 @@ impl DayReader {
     /// The next part, or `None` at the end of the day.
     ///
     /// # Errors
-    /// [`SourceError`] if a file of the spool or of the user cannot be read, or has changed.
+    /// [`SourceError`] if the spool or a user's file cannot be read, or the latter has changed.
     fn next(&mut self) -> Result<Option<Part<'_>>, SourceError> {
         match self.state {
             State::Entries => self.next_entry(),
@@ -319,7 +318,7 @@ impl DayReader {
         Ok(Some(Part::LinesBegin { file, at, header }))
     }
 
-    /// Opens the file of that number, if the last one was another.
+    /// Opens the file with this number, unless it is open.
     fn open_file(&mut self, file: usize) -> Result<(), SourceError> {
         self.file = file;
         if matches!(self.opened, Some((opened, _)) if opened == file) {
@@ -379,7 +378,7 @@ struct Entries {
     path: PathBuf,
     source: zstd::Decoder<'static, BufReader<File>>,
     buffer: Vec<u8>,
-    /// What of the buffer was not yet handed out.
+    /// The unread part of the buffer.
     unread: Range<usize>,
 }
 
@@ -396,7 +395,7 @@ impl Entries {
         }
     }
 
-    /// The next bytes, of which there must be some.
+    /// The next `length` bytes. It is an error if there are fewer.
     fn more(&mut self, length: usize) -> Result<&[u8], SourceError> {
         self.fill(length)?;
         if self.unread.len() < length {
@@ -405,7 +404,7 @@ impl Entries {
         Ok(self.take(length))
     }
 
-    /// The next bytes, or `None` at the end.
+    /// The next `length` bytes, or `None` at the end. It is an error if there are fewer.
     fn next(&mut self, length: usize) -> Result<Option<&[u8]>, SourceError> {
         self.fill(length)?;
         match self.unread.len() {
@@ -421,7 +420,7 @@ impl Entries {
         &self.buffer[start..start + length]
     }
 
-    /// Reads on if fewer bytes than these are in the buffer.
+    /// Reads on if fewer than `length` bytes are unread.
     fn fill(&mut self, length: usize) -> Result<(), SourceError> {
         if self.unread.len() >= length {
             return Ok(());

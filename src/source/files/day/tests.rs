@@ -15,11 +15,11 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::Counts;
 use crate::slice_file::convert::ConvertOptions;
 
-/// Longer than any chunk that is read.
+/// More than one chunk.
 const LONG_BYTES: usize = 300 << 10;
 const MAX_RECORD_BYTES: usize = 1 << 20;
 
-/// A part of a drawn file.
+/// A part of a random file.
 #[derive(Clone, Copy, Debug)]
 enum Piece {
     Call,
@@ -27,23 +27,24 @@ enum Piece {
     Rejected,
     NotUtf8,
     Long,
-    /// Of no day.
+    /// Belongs to no day.
     Undated,
     Blank,
-    /// In CSV a line with a newline in a cell, in JSON two objects on a line.
-    Odd,
-    /// In CSV, the header again, and one with other columns.
+    /// In CSV a record of several lines, in JSON a line of two records.
+    NotOneLine,
+    /// In CSV, the first header again.
     Header,
+    /// In CSV, a header with another order of columns.
     OtherHeader,
 }
 
 /// One piece, the day of its calls, and how its line ends.
-type Drawn = (Piece, i8, &'static str);
+type RandomPiece = (Piece, i8, &'static str);
 
 #[derive(Clone, Debug)]
-struct DrawnFile {
+struct RandomFile {
     is_csv: bool,
-    pieces: Vec<Drawn>,
+    pieces: Vec<RandomPiece>,
     /// Whether the last line has its newline.
     is_ended: bool,
 }
@@ -53,8 +54,8 @@ const HEADERS: [&str; 2] = [
     "date;call_id;charge;from;to;duration;note",
 ];
 
-impl DrawnFile {
-    /// Its content, and how many records it has that belong to a day.
+impl RandomFile {
+    /// The content, and the number of its records that belong to a day.
     fn content(&self, number: usize) -> (Vec<u8>, u64) {
         let mut content = Vec::new();
         let mut records = 0;
@@ -71,7 +72,7 @@ impl DrawnFile {
                 Piece::NotUtf8 => note = "?".to_owned(),
                 Piece::Long => note = "x".repeat(LONG_BYTES),
                 Piece::Undated => time = "yesterday".to_owned(),
-                Piece::Odd if self.is_csv => note = "\"one\r\ntwo\n\nthree\"".to_owned(),
+                Piece::NotOneLine if self.is_csv => note = "\"one\r\ntwo\n\nthree\"".to_owned(),
                 _ => {}
             }
             let call = |id: usize| {
@@ -93,13 +94,15 @@ impl DrawnFile {
                     header = usize::from(matches!(piece, Piece::OtherHeader));
                     line.push_str(HEADERS[header]);
                 }
-                Piece::Odd if !self.is_csv => write!(line, "{}{}", call(i), call(i)).unwrap(),
+                Piece::NotOneLine if !self.is_csv => {
+                    write!(line, "{}{}", call(i), call(i)).unwrap();
+                }
                 _ => line.push_str(&call(i)),
             }
             records += match piece {
                 Piece::Blank | Piece::Undated => 0,
                 Piece::Header | Piece::OtherHeader if self.is_csv => 0,
-                Piece::Odd if !self.is_csv => 2,
+                Piece::NotOneLine if !self.is_csv => 2,
                 _ => 1,
             };
             line.push_str(ending);
@@ -115,7 +118,7 @@ impl DrawnFile {
     }
 }
 
-fn drawn_file() -> impl Strategy<Value = DrawnFile> {
+fn random_file() -> impl Strategy<Value = RandomFile> {
     let piece = prop_oneof![
         20 => Just(Piece::Call),
         2 => Just(Piece::Rejected),
@@ -123,7 +126,7 @@ fn drawn_file() -> impl Strategy<Value = DrawnFile> {
         1 => Just(Piece::Long),
         1 => Just(Piece::Undated),
         2 => Just(Piece::Blank),
-        2 => Just(Piece::Odd),
+        2 => Just(Piece::NotOneLine),
         1 => Just(Piece::Header),
         1 => Just(Piece::OtherHeader),
     ];
@@ -134,19 +137,19 @@ fn drawn_file() -> impl Strategy<Value = DrawnFile> {
         prop::collection::vec((piece, day, ending), 0..60),
         any::<bool>(),
     )
-        .prop_map(|(is_csv, pieces, is_ended)| DrawnFile {
+        .prop_map(|(is_csv, pieces, is_ended)| RandomFile {
             is_csv,
             pieces,
             is_ended,
         })
 }
 
-/// What one day of an export was converted to.
+/// The result of converting one day of an export.
 #[derive(Debug, PartialEq)]
 struct ConvertedDay {
     counts: Counts,
     digest: Digest,
-    /// Of the file of rows, which shows their order as well.
+    /// Checksum of the Parquet file. It depends on the order of rows too.
     checksum: String,
     rejects: String,
 }
@@ -220,7 +223,7 @@ proptest! {
 
     #[test]
     fn lines_that_stay_in_their_files_make_the_same_slices_as_copies(
-        files in prop::collection::vec(drawn_file(), 1..4),
+        files in prop::collection::vec(random_file(), 1..4),
         min_lines_bytes in 1..2_000_u64,
     ) {
         let directory = tempfile::tempdir().unwrap();
@@ -238,7 +241,7 @@ proptest! {
 }
 
 #[test]
-fn a_day_that_is_not_wanted_any_more_is_read_no_further() {
+fn an_abandoned_day_is_not_read_to_its_end() {
     let directory = tempfile::tempdir().unwrap();
     let line = "{\"date\":\"2026-10-01T10:00:00Z\"}\n";
     let inputs = inputs(&directory, &[line.repeat(10_000).into_bytes()]);
@@ -255,7 +258,7 @@ fn a_day_that_is_not_wanted_any_more_is_read_no_further() {
 }
 
 #[test]
-fn a_file_in_order_is_not_copied() {
+fn a_file_sorted_by_day_is_not_copied() {
     let directory = tempfile::tempdir().unwrap();
     let calls = |day: u8| format!("{{\"date\":\"2026-10-0{day}T10:00:00Z\"}}\n").repeat(10_000);
     let content = [calls(1), calls(2)].concat().into_bytes();
