@@ -245,7 +245,7 @@ fn hide_key(message: &str, key: &str) -> String {
 
 /// Whether a part of an id was redacted, so that the id may no longer be unique.
 pub(crate) fn is_redacted(id: &str) -> bool {
-    // Most ids have no bracket, which one pass finds out.
+    // Fast, because most ids have no bracket.
     memchr::memchr(b'[', id.as_bytes()).is_some() && id.contains(REDACTED)
 }
 
@@ -575,7 +575,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_is_found_without_a_parameter() {
+    fn passwords_and_escaped_parameters_are_removed_from_json() {
         for json in [
             r#"{"url":"https://user:sesame@host/y"}"#,
             r#"{"x":"{\"url\":\"https://x/y?a=1\\u0026appid=sesame\"}"}"#,

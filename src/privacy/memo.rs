@@ -10,7 +10,7 @@ pub(super) const ENTRIES: usize = 2048;
 /// A text padded with zeros. The last byte is its length.
 type Padded = [u8; MAX_TEXT_BYTES + 1];
 
-/// No padded text: its length is too great.
+/// Equals no padded text, because its length is too great.
 const UNUSED: Padded = [u8::MAX; MAX_TEXT_BYTES + 1];
 
 /// Results for the texts seen last. A text replaces the one with the same place. Memory: fixed,
@@ -26,7 +26,7 @@ impl<T> Default for Memo<T> {
     }
 }
 
-/// Shows no text: it may be a phone number.
+/// Omits the texts, which may be phone numbers.
 impl<T> fmt::Debug for Memo<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Memo").finish_non_exhaustive()
@@ -53,7 +53,7 @@ impl<T: Copy> Memo<T> {
         result
     }
 
-    /// Texts that there is memory for.
+    /// Number of texts that the allocated memory can hold.
     #[cfg(test)]
     pub(super) fn capacity(&self) -> usize {
         self.entries.capacity()
@@ -84,7 +84,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_text_is_computed_once_until_another_takes_its_place() {
+    fn the_result_of_a_repeated_text_is_computed_once() {
         let mut memo = Memo::default();
         let mut computed = 0;
         for _ in 0..3 {

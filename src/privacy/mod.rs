@@ -193,7 +193,7 @@ impl Privacy {
     fn is_suppressed_in(&self, text: &str) -> bool {
         match unescaped(text) {
             Cow::Borrowed(text) => self.is_suppressed_as_written(text),
-            // What looks like an escape may be none.
+            // An apparent escape may be plain text.
             Cow::Owned(plain) => {
                 self.is_suppressed_as_written(&plain) || self.is_suppressed_as_written(text)
             }
@@ -340,7 +340,7 @@ impl Privacy {
     fn hide_once(&self, text: &str, mode: Mode) -> Option<String> {
         match unescaped(text) {
             Cow::Borrowed(text) => self.hide_as_written(text, mode),
-            // What looks like an escape may be none.
+            // An apparent escape may be plain text.
             Cow::Owned(plain) => self
                 .hide_as_written(&plain, mode)
                 .or_else(|| self.hide_as_written(text, mode)),

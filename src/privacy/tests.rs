@@ -390,8 +390,8 @@ const AFTER: [&str; 14] = [
     " 2026-10-01",
 ];
 
-/// A number in a notation of people or programs, and its digits.
-fn written() -> impl proptest::strategy::Strategy<Value = (String, String)> {
+/// A number in a notation that people or programs use, and its digits.
+fn number_in_any_notation() -> impl proptest::strategy::Strategy<Value = (String, String)> {
     use proptest::prelude::*;
     let separators = [
         " ", "-", ".", "\u{a0}", "\u{202f}", "\u{2011}", "&#160;", "&nbsp;", "%20", "%C2%A0",
@@ -430,7 +430,7 @@ proptest::proptest! {
 
     #[test]
     fn a_number_is_hidden_by_the_same_token_in_every_context(
-        (text, number) in written(),
+        (text, number) in number_in_any_notation(),
         before in proptest::sample::select(BEFORE.to_vec()),
         after in proptest::sample::select(AFTER.to_vec()),
     ) {

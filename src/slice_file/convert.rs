@@ -323,11 +323,10 @@ impl Converter {
         pushed.map_err(|error| error.of_slice(pipeline.options.max_slice_bytes))
     }
 
-    /// Converts a record of an export that was copied from its file number `file`, where it begins
-    /// at `at`.
+    /// Converts a copied record of an export. It begins at `at` in file number `file`.
     ///
     /// # Errors
-    /// As of [`push`](Self::push).
+    /// As for [`push`](Self::push).
     pub(crate) fn copied(
         &mut self,
         file: usize,
@@ -338,8 +337,8 @@ impl Converter {
         self.pipeline.record(at, Boundary::Newline, text, text)
     }
 
-    /// Begins lines of an export's file number `file`, which are pushed as they stand there from
-    /// `at` on. Lines of CSV need their header and what separates their cells.
+    /// Begins lines of file number `file` of an export, from `at` on. [`push`](Self::push) takes
+    /// them unchanged. Lines of CSV need their header and the separator of their cells.
     ///
     /// # Errors
     /// [`ConvertError::Header`] if the header cannot be used.
@@ -357,7 +356,7 @@ impl Converter {
     /// Ends lines that were begun with [`begin_lines`](Self::begin_lines).
     ///
     /// # Errors
-    /// As of [`push`](Self::push).
+    /// As for [`push`](Self::push).
     pub(crate) fn end_lines(&mut self) -> Result<(), ConvertError> {
         let reader = std::mem::replace(&mut self.reader, plain_json(self.limits));
         let pipeline = &mut self.pipeline;
@@ -479,8 +478,8 @@ impl Pipeline {
                 {
                     *at = error.valid_up_to();
                 }
-                // Of an export's row, the JSON that was made of it: all that is left of a copied
-                // one. Of a row that is not UTF-8 none was made.
+                // A copied row of CSV is available only as JSON, so the reject of an export holds
+                // JSON. A row that is not UTF-8 is never converted to JSON.
                 let is_export = self.options.export_files.is_some();
                 let text = match reason {
                     RejectReason::InvalidUtf8 { .. } => source_text,

@@ -58,7 +58,7 @@ impl Decoder {
         self.local_times.ambiguous()
     }
 
-    /// What characters the last record's text had.
+    /// Which kinds of characters the last record has.
     pub fn text_class(&self) -> TextClass {
         self.class
     }
@@ -150,7 +150,7 @@ fn read_members(
     // Comparisons that mostly fail cost more than looking up every key.
     let is_shuffled = order.mispredicted > MAX_MISPREDICTED_KEYS;
     let mut mispredicted = 0;
-    // What precedes the next member, and where.
+    // The delimiter before the next member, and its position.
     let (mut delimiter, mut at) = (b'{', 0);
     let mut number = 0;
     loop {
@@ -306,7 +306,7 @@ impl Span {
 }
 
 impl Value {
-    /// Becomes the string that begins at `at`. Returns its end.
+    /// Reads the string that begins at `at`. Returns its end.
     #[inline]
     fn read_text(&mut self, at: usize, quotes: Quotes<'_>) -> Option<usize> {
         let close = quotes.next(at + 1)?;
@@ -314,7 +314,7 @@ impl Value {
         Some(close + 1)
     }
 
-    /// Becomes the value that begins at `at` or after blanks. Returns its end.
+    /// Reads the value that begins at `at` or after blanks. Returns its end.
     #[inline(never)]
     fn read_other(&mut self, bytes: &[u8], at: usize, quotes: Quotes<'_>) -> Option<usize> {
         let at = skip_blanks(bytes, at);
@@ -419,8 +419,8 @@ struct Unexpected;
 struct Values([Value; Field::ALL.len()]);
 
 impl Values {
-    /// Reads members from `at` as long as they have these fields, without blanks; the first one is
-    /// behind `delimiter`. Moves `at` behind them, and returns their number.
+    /// Reads members as long as their keys are those of `fields` and there are no blanks. The first
+    /// one follows `delimiter` at `at`. Moves `at` behind them, and returns their number.
     #[inline]
     fn read_expected(
         &mut self,

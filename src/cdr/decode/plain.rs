@@ -227,7 +227,7 @@ fn sanitized_key(key: &str) -> String {
     truncated(&sanitized_excerpt(key), MAX_KEY_CHARS)
 }
 
-/// The parser's message without line and column: the caller knows the record's position.
+/// The parser's message without line and column: the caller adds the record's position.
 fn syntax(error: &serde_json::Error) -> RejectReason {
     let problem = error.to_string();
     RejectReason::Syntax {

@@ -61,8 +61,8 @@ impl LocalTimes {
     /// The time in microseconds since 1970-01-01T00:00:00Z, rounded down: rounding up could move it
     /// to the next day.
     ///
-    /// An ambiguous time is not exact. Of a time that occurs twice, the first is taken; a skipped
-    /// time is read with the offset before the clock change. Both follow [RFC
+    /// An ambiguous time is not exact. A time that occurs twice means its first occurrence. A
+    /// skipped time has the offset before the clock change. Both rules are those of [RFC
     /// 5545](https://www.rfc-editor.org/rfc/rfc5545#section-3.3.5).
     pub(super) fn read_us(&mut self, text: &str) -> Result<Rounded<i64>, TimeError> {
         let (local_seconds, fraction_us, offset_seconds) = parse_parts(text.as_bytes())?;

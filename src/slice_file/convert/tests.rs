@@ -196,7 +196,7 @@ fn a_credential_is_removed_and_an_id_that_held_it_identifies_nothing() {
 }
 
 #[test]
-fn nothing_is_left_in_the_spool_of_an_abandoned_slice() {
+fn an_abandoned_slice_leaves_no_file_in_the_spool() {
     let directory = tempfile::tempdir().unwrap();
     let left = || std::fs::read_dir(directory.path()).unwrap().count();
     // Leftovers of a crashed run are removed too.

@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_levels_are_a_run_and_others_the_validity_bitmap() {
+    fn levels_are_encoded_as_a_run_if_equal_and_as_the_validity_bitmap_otherwise() {
         let array =
             |values: &[Option<&str>]| -> ArrayRef { Arc::new(StringArray::from(values.to_vec())) };
         assert_eq!(levels(&array(&[Some("a"); 5])), [5 << 1, 1]);
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn equal_codes_are_a_run_and_no_codes_only_their_width() {
+    fn equal_codes_are_encoded_as_a_run_and_an_empty_page_as_their_width() {
         let codes = |codes: &[u32], entries| {
             let mut page = Scratch::default();
             write_codes(codes, entries, &mut page);

@@ -30,7 +30,7 @@ impl Quotes<'_> {
     }
 }
 
-/// What characters a text has.
+/// Which kinds of characters a text has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct TextClass {
     /// [`CONTROL`] and the bits of [`MARKS`], each set if any byte is of this kind.

@@ -48,7 +48,7 @@ fn values() -> impl Strategy<Value = String> {
     ]
 }
 
-/// Strings with escapes, and what only fields without a column may be.
+/// Strings with escapes, and values of types that only fields without a column may have.
 fn nested() -> impl Strategy<Value = String> {
     let leaves = prop_oneof![
         2 => prop::sample::select(vec![
@@ -144,7 +144,7 @@ proptest! {
     }
 
     #[test]
-    fn every_key_is_found_and_no_other_text(
+    fn exactly_the_known_keys_are_found(
         known in prop::sample::select(Field::ALL.to_vec()),
         other in "[a-z_]{0,20}",
         rest in ".{0,20}",
@@ -208,7 +208,7 @@ fn the_published_records_take_the_fast_path() {
 }
 
 #[test]
-fn the_forms_that_real_records_come_in_take_the_fast_path() {
+fn common_forms_of_records_take_the_fast_path() {
     let forms = [
         // A field that the provider added.
         r#"{"date":"2026-10-01T10:00:00Z","recording_url":"https://example.com/a?b=c"}"#,
@@ -217,7 +217,7 @@ fn the_forms_that_real_records_come_in_take_the_fast_path() {
         r#"{"date":"2026-10-01T10:00:00Z","destination":"R\u00e9union \"\/\"","call_id":"\\"}"#,
         r#"{"date":"2026-10-01T10:00:00Z","note":"\u00e9\\"}"#,
         // Python's `json.dumps`.
-        r#"{"date": "2026-10-01T10:00:00Z", "charge": 0.5, "to": 331, "sip_trunk": 7, "a": [1, 2]}"#,
+        r#"{"date": "2026-10-01T10:00:00Z", "charge": 0.5, "to": 3, "sip_trunk": 7, "a": [1, 2]}"#,
         r#"{ "date" : "2026-10-01T10:00:00Z" , "duration" : 3 , "a" : { } }"#,
     ];
     for text in forms {
