@@ -13,23 +13,24 @@ use tokio_rustls::TlsAcceptor;
 use crate::support::{PLACED, Ran, Workplace, calls};
 use crate::tls::Authority;
 
-/// What befalls the first stream of calls; every other is whole.
+/// The fault of the first stream of calls. All other streams are complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Fault {
     Nothing,
     /// The stream is refused before it begins.
     Refused,
-    /// The stream is reset with two records on their way.
+    /// The stream is reset directly after two records.
     Reset,
-    /// The whole connection is ended with two records on their way.
+    /// The connection is closed directly after two records.
     GoAway,
     /// The stream ends properly after two records.
     EarlyEnd,
-    /// The stream is shorter than it says.
+    /// The stream is shorter than its `content-length`.
     Length,
-    /// Two records, and then nothing any more.
+    /// The stream stalls after two records.
     Stall,
-    /// The stream begins once the client lets the server send so many bytes, and no more.
+    /// The stream is complete if the client lets the server send exactly this many bytes ahead, and
+    /// never begins otherwise.
     Window(usize),
 }
 
@@ -54,7 +55,7 @@ fn serve(mut config: ServerConfig, fault: Fault) -> SocketAddr {
                 tokio::spawn(async move {
                     let stream = acceptor.accept(stream).await.unwrap();
                     let mut connection = h2::server::Builder::new()
-                        // Otherwise it would hide how large the window is.
+                        // A smaller buffer would hide the size of the window.
                         .max_send_buffer_size(u32::MAX as usize)
                         .handshake(stream)
                         .await
@@ -73,7 +74,7 @@ fn serve(mut config: ServerConfig, fault: Fault) -> SocketAddr {
     address
 }
 
-/// Answers one request. Whether the connection is to end.
+/// Answers one request. Returns whether to close the connection.
 fn answer(
     request: &Request<RecvStream>,
     mut respond: SendResponse<Bytes>,
@@ -159,7 +160,7 @@ fn an_http_2_stream_with_its_end_flag_is_complete() {
 #[test]
 fn a_server_may_send_a_tenth_of_limits_memory_ahead() {
     for memory_mib in [256, 64] {
-        // An earlier answer, with the count, would take some of the window.
+        // A request for the count would use up some of the window.
         let limits =
             format!("[quality]\nreconcile = \"off\"\n[limits]\nmemory = \"{memory_mib}MiB\"");
         let (workplace, ran) = run_with(Fault::Window((memory_mib << 20) / 10), &limits);
@@ -171,14 +172,13 @@ fn a_server_may_send_a_tenth_of_limits_memory_ahead() {
 
 #[test]
 fn a_refused_reset_truncated_or_stalled_http_2_stream_is_fetched_again() {
-    for (fault, said) in [
+    for (fault, message) in [
         (Fault::Refused, "the connection to localhost:"),
-        // What was under way may or may not have been heard.
         (
             Fault::Reset,
             "stream error received: unexpected internal error",
         ),
-        // Nor whether the farewell was heard before the connection was gone.
+        // The connection may close before the client reads the reason.
         (Fault::GoAway, "Retrying: "),
         (Fault::Length, "the stream broke off: "),
         (Fault::EarlyEnd, "the provider counts 3 calls, 2 were read"),
@@ -192,7 +192,7 @@ fn a_refused_reset_truncated_or_stalled_http_2_stream_is_fetched_again() {
             (2, 3),
             "{fault:?}: {ran:?}"
         );
-        assert!(ran.stderr.contains(said), "{fault:?}: {}", ran.stderr);
+        assert!(ran.stderr.contains(message), "{fault:?}: {}", ran.stderr);
         assert_eq!(workplace.rows("placed").num_rows(), 3, "{fault:?}");
     }
 }

@@ -113,8 +113,8 @@ fn commands_print_the_remedy_for_a_failed_slice_and_the_lake_records_only_the_pr
     for format in ["text", "json"] {
         for command in ["status", "verify"] {
             let of_day = ["--from", DAY, "--to", DAY, "--direction", "placed"];
-            let told = workplace.run(&[&[command, "--format", format], &of_day[..]].concat());
-            assert!(told.stdout.contains(&advised), "{command} {told:?}");
+            let output = workplace.run(&[&[command, "--format", format], &of_day[..]].concat());
+            assert!(output.stdout.contains(&advised), "{command} {output:?}");
         }
     }
 }
@@ -143,18 +143,23 @@ fn the_next_run_repairs_a_killed_run_silently() {
     let (_server, workplace) = serving(&calls(0, 3), 3);
     assert_eq!(workplace.run_day(PLACED).status, 0);
     let clean = workplace.lake_files();
-    // Killed between publishing and committing: the entry still has the announcement.
+    // As after a kill between publishing and committing: the entry is still pending.
     let path = workplace.path(format!("lake/_cdrlake/ledger/placed/{DAY}.json"));
     let mut entry: serde_json::Value =
         serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
     let committed = entry["committed"].clone();
-    entry["pending"] = json!({"run": "dead", "token": "dead", "file": committed["file"], "digest": committed["digest"]});
+    entry["pending"] = json!({
+        "run": "dead",
+        "token": "dead",
+        "file": committed["file"],
+        "digest": committed["digest"],
+    });
     for first_commit in [false, true] {
         if first_commit {
             entry["committed"] = json!(null);
         }
         std::fs::write(&path, entry.to_string()).unwrap();
-        // And its staged file.
+        // Leftovers of the killed run.
         for leftover in ["parquet", "rejects", "rewrite"] {
             std::fs::write(
                 workplace.path(format!("lake/_cdrlake/staging/placed-{DAY}.{leftover}")),
@@ -188,10 +193,10 @@ fn the_next_run_repairs_a_killed_run_silently() {
             names(&clean),
             "no leftovers"
         );
-        let mended: serde_json::Value =
+        let repaired: serde_json::Value =
             serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
         assert_eq!(
-            (&mended["pending"], &mended["committed"]["digest"]),
+            (&repaired["pending"], &repaired["committed"]["digest"]),
             (&json!(null), &committed["digest"])
         );
         assert_eq!(workplace.rows("placed").num_rows(), 3);
@@ -205,7 +210,7 @@ fn a_refresh_repairs_damage_that_leaves_the_size_of_the_file() {
     assert_eq!(workplace.run_day(PLACED).status, 0);
     let path = workplace.path(format!("lake/cdrs/dt={DAY}/placed-{DAY}.parquet"));
     let whole = std::fs::read(&path).unwrap();
-    // One byte anywhere: of a value, of its statistics.
+    // One byte of a value, one byte of its statistics, and the whole file.
     let charge = 27_000_000_i64.to_le_bytes();
     let at = |bytes: &[u8]| whole.windows(8).position(|window| window == bytes).unwrap();
     let last = whole
@@ -278,7 +283,7 @@ fn an_interrupted_publication_never_counts_as_the_commit_before_it() {
     let charges = arrow::array::AsArray::as_primitive::<arrow::datatypes::Decimal128Type>(charges);
     assert!(
         charges.iter().all(|charge| charge == Some(27_000_000)),
-        "the table holds what the ledger says"
+        "the table has the rows of the committed entry"
     );
 }
 
@@ -335,7 +340,7 @@ fn a_failed_attempt_leaves_the_rejects_of_what_is_in_the_lake() {
     );
 }
 
-/// A limit on file sizes makes writes fail as a full disk does, without needing one.
+/// Simulates a full disk by a limit on file sizes.
 #[test]
 fn a_full_disk_stops_the_run_and_leaves_the_lake() {
     let many: String = calls(0, 4_000);
@@ -364,10 +369,10 @@ fn a_full_disk_stops_the_run_and_leaves_the_lake() {
         "{:?}",
         workplace.lake_files().keys()
     );
-    assert_eq!(workplace.run_day(&[]).status, 0, "the next run mends it");
+    assert_eq!(workplace.run_day(&[]).status, 0, "the next run succeeds");
 }
 
-/// A run whose only stream has begun; the caller sends the rest of it.
+/// A run whose only stream has begun. The caller sends the rest of the stream.
 struct Streaming {
     workplace: Workplace,
     child: std::process::Child,
@@ -376,7 +381,7 @@ struct Streaming {
 }
 
 impl Streaming {
-    /// Runs the binary by way of a shell that does `first`.
+    /// Runs the binary in a shell that executes `first` before it.
     fn begin(first: &str) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let workplace = Workplace::with_url(&format!("http://{}", listener.local_addr().unwrap()));
@@ -385,7 +390,7 @@ impl Streaming {
             "{first} exec '{program}' run --from {DAY} --to {DAY} --direction placed --reconcile \
              off --format json"
         );
-        // Under `nohup`, tests inherit that SIGHUP is ignored.
+        // Under `nohup`, child processes would ignore SIGHUP.
         let mut child = std::process::Command::new("env")
             .args(["--default-signal=HUP", "sh", "-c", &run])
             .current_dir(workplace.directory.path())
@@ -400,7 +405,7 @@ impl Streaming {
                 break connection;
             }
             if let Some(status) = child.try_wait().unwrap() {
-                panic!("it ended without asking: {status}");
+                panic!("the run ended before its first request: {status}");
             }
             std::thread::yield_now();
         };
@@ -497,7 +502,7 @@ fn waiting_run(workplace: &Workplace) -> std::process::Child {
         .map(Result::unwrap);
     assert!(
         lines.any(|line| line.contains("Another run is processing this slice")),
-        "it says that it waits"
+        "the run logs that it waits"
     );
     assert!(child.try_wait().unwrap().is_none());
     child
@@ -520,7 +525,7 @@ fn a_slice_that_another_run_committed_meanwhile_is_skipped() {
     assert_eq!(other.run_day(PLACED).status, 0);
     let lease = hold_lease(&workplace);
     let child = waiting_run(&workplace);
-    // The files that the other run would have written.
+    // The files that the other run writes.
     for path in [
         format!("cdrs/dt={DAY}/placed-{DAY}.parquet"),
         format!("_cdrlake/ledger/placed/{DAY}.json"),
@@ -606,7 +611,7 @@ fn a_faulty_file_fails_only_its_slice() {
     assert_eq!(outcomes, ["failed", "committed", "committed", "committed"]);
 }
 
-/// Rows of every file of the table. Panics if one is not whole.
+/// Number of rows of every file of the table. Panics if a file is incomplete.
 fn rows_by_file(workplace: &Workplace) -> std::collections::BTreeMap<String, usize> {
     let whole = |name: String| {
         let rows = crate::support::read(&workplace.path("lake").join(&name)).num_rows();
@@ -656,14 +661,10 @@ fn a_repeatedly_killed_run_fills_the_lake_with_complete_files_only() {
     assert_eq!((ran.status, ran.report().warnings), (0, Vec::new()));
     assert_eq!(rows_by_file(&workplace), expected);
     let names = |workplace: &Workplace| workplace.lake_files().into_keys().collect::<Vec<_>>();
-    assert_eq!(
-        names(&workplace),
-        names(&reference),
-        "nothing is left of those that were killed"
-    );
+    assert_eq!(names(&workplace), names(&reference), "no leftovers");
 }
 
-/// The ledger entry of one direction of [`DAY`], and where it lies.
+/// The path and content of the ledger entry of one direction of [`DAY`].
 fn ledger(workplace: &Workplace, direction: &str) -> (std::path::PathBuf, serde_json::Value) {
     let path = workplace.path(format!("lake/_cdrlake/ledger/{direction}/{DAY}.json"));
     let entry = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
@@ -804,7 +805,10 @@ fn a_slice_that_was_fetched_in_the_future_is_fetched_again() {
     );
     let ran = workplace.run_day(PLACED);
     assert_eq!(ran.json()["slices"][0]["outcome"], "unchanged");
-    assert!(plan(&workplace).starts_with("0 slices due"), "told once");
+    assert!(
+        plan(&workplace).starts_with("0 slices due"),
+        "the slice is not due again"
+    );
 
     std::fs::write(&path, entry.to_string()).unwrap();
     server.serve("placed", DAY, calls(0, 3), 3);
@@ -932,7 +936,7 @@ fn a_second_signal_ends_a_run_at_once() {
     );
 }
 
-/// The days that several tests below fetch, both directions each.
+/// The days that several tests fetch in both directions.
 pub(crate) const DAYS: [&str; 3] = ["2026-09-29", "2026-09-30", "2026-10-01"];
 
 /// Serves `rows` calls for each of [`DAYS`], all with this charge.
@@ -947,7 +951,7 @@ pub(crate) fn serve_days(server: &Server, rows: u32, charge: &str) {
     }
 }
 
-/// The charges of a file's rows, in billionths of a dollar, and how many rows have them.
+/// The charges in a file, in billionths of a dollar, and the number of rows with each.
 fn charges(path: &std::path::Path) -> std::collections::BTreeMap<i128, usize> {
     let batch = crate::support::read(path);
     let charges = batch.column_by_name("charge_usd").unwrap();
@@ -959,7 +963,7 @@ fn charges(path: &std::path::Path) -> std::collections::BTreeMap<i128, usize> {
     found
 }
 
-/// The number of kills that the variable sets; by default enough for every day.
+/// The number of kills. The default is small enough for every run of the tests.
 fn kills() -> usize {
     std::env::var("TEST_KILLS").map_or(50, |kills| kills.parse().unwrap())
 }
@@ -1023,7 +1027,7 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
             std::thread::park_timeout(whole_run.mul_f64(random.f64()));
             child.kill().unwrap();
             child.wait().unwrap();
-            assert!(!reader.is_finished(), "a reader saw something else");
+            assert!(!reader.is_finished(), "a reader panicked");
         }
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         let reads = reader.join().unwrap();
@@ -1053,8 +1057,8 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
     assert_eq!(leftovers, [] as [&str; 0]);
 }
 
-/// Runs several commands at once on one new lake of [`DAYS`], and checks that together they did
-/// everything once.
+/// Runs several commands at once on one new lake of [`DAYS`], and checks that together they fetch
+/// and commit each slice once.
 pub(crate) fn run_at_once(server: &Server, workplace: &Workplace, commands: &[&[&str]]) {
     let before = server.requests("/v1/cdrs/all").len();
     let children: Vec<_> = commands
@@ -1111,7 +1115,7 @@ fn run_at_once_on_disk(commands: &[&[&str]]) {
     }
 }
 
-/// Four shares, and a run that wants everything.
+/// Four shards, and a run of all slices.
 pub(crate) const SHARDS_AND_A_WHOLE_RUN: [&[&str]; 5] = [
     &["--shard", "1/4"],
     &["--shard", "2/4"],
@@ -1181,24 +1185,24 @@ fn the_next_run_reports_the_days_that_a_killed_run_committed() {
     std::fs::write(workplace.path("lake/_cdrlake/running").join(&run), "").unwrap();
     let next = workplace.run(&range);
     assert_eq!(next.status, 0);
-    let told = next.report();
-    let are_unchanged = told
+    let report = next.report();
+    let are_unchanged = report
         .slices
         .iter()
         .all(|slice| slice.outcome == SliceOutcome::Unchanged);
-    assert!(are_unchanged && told.slices.len() == 6, "{told:?}");
-    assert_eq!(told.partitions_changed, first.report().partitions_changed);
+    assert!(are_unchanged && report.slices.len() == 6, "{report:?}");
+    assert_eq!(report.partitions_changed, first.report().partitions_changed);
     assert!(
-        told.warnings[0].contains(
+        report.warnings[0].contains(
             "crashed before it wrote a report. The changed days include those of 6 slices"
         ),
         "{:?}",
-        told.warnings
+        report.warnings
     );
     let recovered: cdrlake::RunReport =
         serde_json::from_slice(&std::fs::read(runs.join(format!("{run}.json"))).unwrap()).unwrap();
     assert_eq!(recovered.totals, first.report().totals);
-    // Once.
+    // The days are reported only once.
     let last = workplace.run(&range).report();
     assert_eq!((last.partitions_changed.len(), last.warnings.len()), (0, 0));
 }
@@ -1207,7 +1211,8 @@ fn the_next_run_reports_the_days_that_a_killed_run_committed() {
 const GROUP: u32 = 61_000;
 const USERS: [u32; 2] = [61_001, 61_002];
 
-/// A folder in which users other than root may run the binary; `None` where tests are not root.
+/// A folder in which users other than root may run the binary. `None` if the tests do not run as
+/// root.
 fn folder_of_users(workplace: &Workplace) -> Option<PathBuf> {
     use std::os::unix::fs::MetadataExt;
 

@@ -292,10 +292,10 @@ fn a_number_is_erased_from_rows_and_rejects_and_no_command_fetches_it_again() {
             erased["run"]["partitions_changed"],
             serde_json::json!([DAY])
         );
-        let said = everything(&workplace, &ran);
+        let texts = everything(&workplace, &ran);
         assert!(
-            !said.contains(SHOWN) && !said.contains("555-0001"),
-            "{said}"
+            !texts.contains(SHOWN) && !texts.contains("555-0001"),
+            "{texts}"
         );
         let token = PrivacyKey::try_new(KEY).unwrap().token(NUMBER).to_string();
         let kept: Vec<(String, Vec<u8>)> = workplace
@@ -491,8 +491,8 @@ fn an_incomplete_erasure_is_reported() {
     for scope in [&["verify"][..], &["verify", "--from", DAY, "--to", DAY]] {
         let verified = workplace.run(scope);
         assert_eq!(verified.status, 1, "{verified:?}");
-        let said = verified.stdout.contains("1 erasure is incomplete");
-        assert!(said, "{verified:?}");
+        let is_reported = verified.stdout.contains("1 erasure is incomplete");
+        assert!(is_reported, "{verified:?}");
     }
     assert_eq!(erase_with(&workplace, KEY, &[]).status, 0);
     assert_eq!(workplace.run(&["verify"]).status, 0);
@@ -764,7 +764,7 @@ fn a_run_that_read_the_list_before_an_erasure_does_not_publish_what_it_fetched()
             .position(is_it)
             .unwrap_or_else(|| panic!("{action} {path}: {operations:?}"))
     };
-    // From the first look at the list to the moment before the slice is announced.
+    // From after the first read of the list until before the ledger entry is pending.
     let (first, last) = (
         at("read", "suppressed.json") + 1,
         at("create", "ledger/placed/2026-10-02"),
@@ -845,7 +845,7 @@ async fn counted(removed: &Removed, store: &Arc<dyn LakeStore>) -> (usize, u64, 
 }
 
 #[test]
-fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes_it() {
+fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_operation() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     let removed = Removed::new();
     for_each_fault(
@@ -857,7 +857,7 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
             // Either all rows, or the rows without the number.
             let seen = visible(&*store).await.values().map(Vec::len).sum::<usize>();
             assert!(seen == 5 || seen == 3, "{context}: {seen} rows");
-            // The erasure of another number finds what the first one left half done.
+            // The erasure of another number completes the first one.
             for number in ["+13025550002", NUMBER] {
                 let erased = removed.erase_number(Arc::clone(&store), number).await;
                 assert_eq!(erased, Ok(true), "{number}: {context}");
@@ -869,7 +869,7 @@ fn whichever_operation_of_an_erasure_fails_or_is_the_last_the_next_one_completes
 }
 
 #[test]
-fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by_the_next() {
+fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_request_to_a_bucket() {
     let server = Server::start();
     let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n");
     let second = "2026-10-02";
@@ -904,7 +904,7 @@ fn whichever_request_to_a_bucket_fails_or_is_the_last_an_erasure_is_completed_by
 }
 
 #[test]
-fn whichever_operation_of_a_prune_fails_or_is_the_last_the_next_one_completes_it() {
+fn the_next_prune_completes_one_that_failed_or_was_killed_at_any_operation() {
     let (_server, workplace) = lake_with_number(KEY_LINES);
     let removed = Removed::new();
     for_each_fault(
