@@ -94,7 +94,7 @@ impl Kind {
 }
 
 /// Digits of an amount, decimals included. With 18 Parquet stores an amount as INT64.
-const AMOUNT_PRECISION: u8 = 18;
+pub(crate) const AMOUNT_PRECISION: u8 = 18;
 
 pub(crate) fn amount_type() -> DataType {
     DataType::Decimal128(

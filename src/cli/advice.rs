@@ -67,6 +67,7 @@ fn on_usage(error: &UsageError) -> Option<String> {
              --last"
         }
         UsageError::BeforeCalendar => "Use a shorter time",
+        UsageError::NoTables => "Add them with: cdrlake convert --tables delta,iceberg",
         UsageError::BeforeFirstDay { .. } => "Use a later day with --from, --last or window.start",
         UsageError::NotEnded {
             is_window_start: true,

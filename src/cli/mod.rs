@@ -14,6 +14,7 @@ mod run;
 mod simulate;
 mod status;
 mod table;
+mod tables;
 mod verify;
 
 use std::io::{self, Write};
@@ -106,6 +107,19 @@ enum Command {
     /// Remove leftovers of crashed runs, and old run reports.
     #[command(after_help = "Example: cdrlake gc --lake ./lake")]
     Gc(gc::GcArgs),
+    /// List the current files of the table, by the ledger.
+    #[command(
+        after_help = "Example: cdrlake files --last 7",
+        mut_arg("from", |from| from.help(FROM_OF_ALL)),
+        mut_arg("to", |to| to.help(TO_OF_ALL))
+    )]
+    Files(tables::FilesArgs),
+    /// Give the lake the logs of table formats: Delta Lake, Apache Iceberg or both.
+    #[command(after_help = "Example: cdrlake convert --tables delta,iceberg --lake ./lake")]
+    Convert(tables::ConvertArgs),
+    /// Bring the logs of table formats up to date with the ledger.
+    #[command(after_help = "Example: cdrlake sync --lake ./lake")]
+    Sync(tables::SyncArgs),
     /// Check the configuration, the API key, the API and the lake.
     #[command(after_help = "Example: cdrlake check --lake ./lake --api-key-env WAVIX_API_KEY")]
     Check(ApiArgs),
@@ -485,6 +499,9 @@ impl Command {
             Self::Prune(args) => prune::execute(&args, screen).await,
             Self::Erase(args) => erase::execute(&args, screen).await,
             Self::Gc(args) => gc::execute(&args, screen).await,
+            Self::Files(args) => tables::execute_files(&args).await,
+            Self::Convert(args) => tables::execute_convert(&args).await,
+            Self::Sync(args) => tables::execute_sync(&args).await,
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,
             Self::Completions { shell } => {

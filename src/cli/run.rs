@@ -463,6 +463,7 @@ mod tests {
             due,
             up_to_date: 1,
             foreign: Vec::new(),
+            replaced: std::collections::BTreeSet::new(),
         };
         assert_eq!(
             render_plan(&plan, OutputFormat::Text),
@@ -481,6 +482,7 @@ mod tests {
             due,
             up_to_date,
             foreign: Vec::new(),
+            replaced: std::collections::BTreeSet::new(),
         }
     }
 

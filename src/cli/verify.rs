@@ -271,6 +271,7 @@ fn mending_commands(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
                 if args.source { " --source" } else { "" }
             ),
             Remedy::RemoveFile => repair_command(args),
+            Remedy::SyncLogs => format!("cdrlake sync{flags}"),
             Remedy::Manual => continue,
         };
         if !commands.contains(&command) {

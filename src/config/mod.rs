@@ -22,6 +22,7 @@ use crate::TOOL;
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
+use crate::lake::TableFormat;
 use crate::lake::identity::{FORMAT, Filter, Identity};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::options::ParquetOptions;
@@ -114,6 +115,9 @@ pub struct LakeConfig {
     pub lease: Duration,
     pub file_mode: u32,
     pub account: Option<String>,
+    /// `None`: as the lake has them.
+    pub tables: Option<Vec<TableFormat>>,
+    pub keep_replaced: Duration,
 }
 
 /// `[quality]`
@@ -266,6 +270,7 @@ impl Config {
         Identity {
             format: FORMAT,
             account: self.lake.account.clone(),
+            tables: self.lake.tables.clone(),
             source: filters,
             privacy: numbers.as_str().to_owned(),
             privacy_columns: others

@@ -18,6 +18,7 @@ use super::{
 };
 use crate::body::reader::MAX_RECORD_BYTES;
 use crate::cdr::slice::Direction;
+use crate::lake::TableFormat;
 use crate::privacy::{Mode, Modes};
 use crate::slice_file::options::ParquetOptions;
 use crate::store::MAX_LEASE_EXPIRY;
@@ -284,7 +285,19 @@ fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
     let Some(url) = settings.get("lake.url", |value| values::text(value)?.parse())? else {
         return Err(ConfigError::missing("lake.url"));
     };
+    let tables = settings.get("lake.tables", |value| {
+        let mut tables = values::list(value)?
+            .into_iter()
+            .map(|text| values::one_of(&TableFormat::ALL)(&Value::String(text)))
+            .collect::<Result<Vec<_>, _>>()?;
+        tables.sort_unstable();
+        tables.dedup();
+        Ok(tables)
+    })?;
+    let keep_replaced = settings.get("lake.keep_replaced", values::days)?;
     Ok(LakeConfig {
+        tables,
+        keep_replaced: keep_replaced.unwrap_or(Duration::from_hours(7 * 24)),
         url,
         options: settings.options()?,
         lease: lease.unwrap_or(Duration::from_mins(1)),

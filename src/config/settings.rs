@@ -39,6 +39,8 @@ pub(crate) const KEYS: &[&str] = &[
     "lake.lease",
     "lake.file_mode",
     "lake.account",
+    "lake.tables",
+    "lake.keep_replaced",
     "parquet.compression",
     "parquet.row_group_rows",
     "parquet.row_group_bytes",

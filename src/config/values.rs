@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::SpanRelativeTo;
 use jiff::civil::Date;
 use toml::Value;
 
@@ -81,6 +82,14 @@ pub(super) fn duration(value: &Value) -> Result<Duration, String> {
     parsed
         .filter(|duration| !duration.is_zero())
         .ok_or_else(|| "is not a duration: write \"500ms\", \"60s\", \"30m\" or \"2h\"".to_owned())
+}
+
+/// A duration with its unit, which may be days of 24 hours.
+pub(super) fn days(value: &Value) -> Result<Duration, String> {
+    let span = text(value)?.parse::<jiff::Span>().ok();
+    span.and_then(|span| span.to_duration(SpanRelativeTo::days_are_24_hours()).ok())
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| "is not a duration: write \"7d\", \"12h\" or \"30m\"".to_owned())
 }
 
 /// A number of bytes with its unit, at least one.

@@ -3,6 +3,7 @@
 use object_store::path::Path;
 
 use super::identity::FORMAT;
+use super::table_log::{TableFormat, TableLogError};
 use crate::cdr::slice::Slice;
 use crate::retry::{Fate, StopCause};
 use crate::store::StoreError;
@@ -45,6 +46,25 @@ pub enum LakeError {
     OtherLake {
         /// The key that differs.
         key: String,
+        /// What the lake has.
+        existing: String,
+        /// What the configuration has.
+        wanted: String,
+    },
+    /// The log of a table format cannot be read or written.
+    #[error("the log of {format} is not up to date")]
+    TableLog {
+        /// Which log.
+        format: TableFormat,
+        /// Why not.
+        source: TableLogError,
+    },
+    /// The lake has logs of other table formats.
+    #[error(
+        "lake.tables is {wanted}, but this lake has {existing}. Set lake.tables back, or convert \
+         the lake"
+    )]
+    OtherTables {
         /// What the lake has.
         existing: String,
         /// What the configuration has.

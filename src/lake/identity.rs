@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::table::TableForm;
+use super::table_log::TableFormat;
 use crate::cdr::columns::SCHEMA_VERSION;
 
 /// Format version of the lake's metadata files. Files of a later version are not changed.
@@ -30,6 +32,10 @@ pub struct Identity {
     /// ID of the key for pseudonyms.
     #[serde(default)]
     pub privacy_key_id: Option<String>,
+    /// `lake.tables`: the table formats whose logs the lake has. `None` in a wanted identity: as
+    /// the lake has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Vec<TableFormat>>,
     /// For information: `source.url` when the lake was created. Hosts may change.
     pub source_url: String,
     /// For information: `window.timezone` when the lake was created.
@@ -50,6 +56,20 @@ pub struct Filter {
 }
 
 impl Identity {
+    /// The table formats whose logs the lake has.
+    pub fn tables(&self) -> &[TableFormat] {
+        self.tables.as_deref().unwrap_or_default()
+    }
+
+    /// How the table's files are named.
+    pub(super) fn table_form(&self) -> TableForm {
+        if self.tables().is_empty() {
+            TableForm::Plain
+        } else {
+            TableForm::Immutable
+        }
+    }
+
     /// The policy for phone numbers of a column.
     fn privacy_of(&self, column: &str) -> &str {
         self.privacy_columns.get(column).unwrap_or(&self.privacy)

@@ -1,6 +1,7 @@
 //! The ledger: one small JSON object for each slice, which describes what was published.
 
 use jiff::Timestamp;
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::file::PublishedFile;
@@ -41,6 +42,18 @@ pub struct Entry {
     /// The last attempt, if it failed: the slice is due until an attempt succeeds.
     #[serde(default)]
     pub failed: Option<Failure>,
+    /// Files that older snapshots need. Only in a lake with logs of table formats.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<Superseded>,
+}
+
+/// A file that was replaced, and is removed once no snapshot needs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Superseded {
+    /// Where it lies in the lake.
+    pub path: String,
+    /// When the ledger stopped naming it as the slice's file.
+    pub since: Timestamp,
 }
 
 impl Entry {
@@ -52,12 +65,39 @@ impl Entry {
             committed: None,
             pending: None,
             failed: None,
+            superseded: Vec::new(),
         }
     }
 
     /// The slice's current file, if it has one.
     pub fn file(&self) -> Option<&PublishedFile> {
         self.committed.as_ref()?.file.as_ref()
+    }
+
+    /// Whether it names the file at `path`: as the current one, an announced one, or a superseded
+    /// one.
+    pub(crate) fn names(&self, path: &Path) -> bool {
+        let announced = self.pending.iter().filter_map(|it| it.file.as_ref());
+        let mut current = self.file().into_iter().chain(announced);
+        current.any(|file| file.path == path.as_ref()) || self.supersedes(path)
+    }
+
+    /// Whether it names the file at `path` as a superseded one.
+    pub(crate) fn supersedes(&self, path: &Path) -> bool {
+        let mut superseded = self.superseded.iter();
+        superseded.any(|file| file.path == path.as_ref())
+    }
+
+    /// Notes that `file` was replaced, unless the entry names it.
+    pub(super) fn supersede(&mut self, file: Option<&PublishedFile>) {
+        if let Some(file) = file
+            && !self.names(&file.location())
+        {
+            self.superseded.push(Superseded {
+                path: file.path.clone(),
+                since: Timestamp::now(),
+            });
+        }
     }
 
     /// The first inconsistency of the entry, if the table has this `form`: it was edited, or
@@ -77,6 +117,13 @@ impl Entry {
         });
         if announced.into_iter().any(elsewhere) {
             return Some("its pending file belongs to another slice".to_owned());
+        }
+        let is_elsewhere = |it: &Superseded| {
+            let path = Path::from(&*it.path);
+            form.slice_of(&path) != Some(self.slice) || path.as_ref() != it.path
+        };
+        if self.superseded.iter().any(is_elsewhere) {
+            return Some("a file that it replaced belongs to another slice".to_owned());
         }
         let commit = self.committed.as_ref()?;
         let rows = commit.counts.rows;

@@ -51,13 +51,18 @@ use identity::{FORMAT, Identity};
 pub(crate) use inventory::{Condition, LedgerEntry, SliceState};
 pub(crate) use publish::StagedSlice;
 use report::Remark;
-pub(crate) use table::{Table, TableChange, TableFiles, TableForm};
+#[cfg(test)]
+pub(crate) use table::TableForm;
+pub(crate) use table::{Table, TableChange, TableFiles};
+use table_log::{KeptLog, described, logs};
+pub(crate) use table_log::{LogFinding, SyncScope, TableFormat};
 
 /// An open lake.
 #[derive(Clone, Debug)]
 pub struct Lake {
     store: Arc<dyn LakeStore>,
     table: Table,
+    logs: Vec<Arc<dyn KeptLog>>,
     /// Its identity, as stored in `lake.json`.
     pub identity: Identity,
     /// How phone numbers are stored. The default if it was opened for reading.
@@ -106,7 +111,8 @@ impl Lake {
         let path = layout::identity();
         match store.create(&path, json(wanted)).await? {
             Swap::Done(_) => Ok(Self {
-                table: Table::new(Arc::clone(&store), TableForm::Plain),
+                table: Table::new(Arc::clone(&store), wanted.table_form()),
+                logs: logs(&store, wanted),
                 store,
                 identity: wanted.clone(),
                 privacy: Arc::default(),
@@ -138,10 +144,12 @@ impl Lake {
             }
             return Err(LakeError::NotALake);
         };
+        let identity: Identity = parse_own(path, &found)?;
         Ok(Some(Self {
-            table: Table::new(Arc::clone(&store), TableForm::Plain),
+            table: Table::new(Arc::clone(&store), identity.table_form()),
+            logs: logs(&store, &identity),
             store,
-            identity: parse_own(path, &found)?,
+            identity,
             privacy: Arc::default(),
             remarks: Vec::new(),
         }))
@@ -163,6 +171,14 @@ impl Lake {
                 key,
                 existing,
                 wanted,
+            });
+        }
+        if let Some(tables) = &wanted.tables
+            && **tables != *lake.identity.tables()
+        {
+            return Err(LakeError::OtherTables {
+                existing: described(lake.identity.tables()),
+                wanted: described(tables),
             });
         }
         if lake.identity.source_url != wanted.source_url {
@@ -211,6 +227,14 @@ impl Lake {
     /// [`LakeError`] if the store fails.
     pub(crate) async fn lease_state(&self, slice: Slice) -> Result<LeaseState, LakeError> {
         Ok(self.store.lease_state(&layout::lease(slice)).await?)
+    }
+
+    /// Whether a process holds the lease of a run.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn run_lease_state(&self, run: &str) -> Result<LeaseState, LakeError> {
+        Ok(self.store.lease_state(&layout::run_lease(run)).await?)
     }
 
     /// Removes leftovers of crashed runs, and returns what is still there.

@@ -1,13 +1,16 @@
 //! How a slice becomes visible: its files are staged, announced in its ledger entry, moved into the
 //! table, and committed in the entry.
 
+use std::collections::BTreeSet;
+
+use jiff::Timestamp;
 use object_store::path::Path;
 
 use super::file::{PublishedFile, StagedFile};
 use super::identity::FORMAT;
-use super::ledger::{Commit, Entry, Failure, Pending, State};
+use super::ledger::{Commit, Entry, Failure, Pending, State, Superseded};
 use super::runs::RunMark;
-use super::table::{StagedChange, TableChange};
+use super::table::{StagedChange, TableChange, TableForm};
 use super::{Lake, LakeError, LedgerEntry, json};
 use crate::cdr::slice::Slice;
 use crate::privacy::Privacy;
@@ -133,6 +136,11 @@ impl Lake {
         let slice = entry.slice;
         let kept = entry.committed.as_ref().and_then(|kept| kept.file.clone());
         let file = table.planned(kept.as_ref());
+        // A crashed run may have written the file that it announced.
+        let announced = entry.pending.take().and_then(|pending| pending.file);
+        if self.table.form() == TableForm::Immutable {
+            entry.supersede(announced.as_ref());
+        }
         entry.pending = Some(Pending {
             run: commit.run.clone(),
             token: commit.token.clone(),
@@ -160,7 +168,7 @@ impl Lake {
             source: Box::new(source),
         };
         let changes_table = table.is_any();
-        let published = self.table.publish(lease, table, kept).await;
+        let published = self.table.publish(lease, table, kept.clone()).await;
         commit.file = published.map_err(|source| match source {
             LakeError::LostLease { .. } => source,
             LakeError::Store(ref error) if error.is_refusal() => source,
@@ -171,20 +179,15 @@ impl Lake {
         if !keeps_failure {
             entry.failed = None;
         }
+        if self.table.form() == TableForm::Immutable {
+            entry.supersede(kept.as_ref());
+        }
         self.swap(&entry, Some(&version))
             .await
             .map_err(|source| match source {
                 LakeError::LostLease { .. } if !changes_table => source,
                 source => not_recorded(source),
             })?;
-        if let Some(file) = entry.file()
-            && let Err(error) = self.table.remove(lease, slice, Some(file)).await
-        {
-            tracing::warn!(
-                "{slice}: the replaced file was not removed, so readers may count calls twice: {}",
-                crate::error::chain(&error)
-            );
-        }
         mark.ensure_after().await;
         Ok(entry)
     }
@@ -248,7 +251,9 @@ impl Lake {
     }
 
     /// Removes the files of a slice. The entry is changed first: after a crash in between, the
-    /// slice is pruned, no run fetches it again, and `verify` finds the files.
+    /// slice is pruned, no run fetches it again, and `verify` finds the files. Files that a log
+    /// contains are only superseded: [`remove_replaced`](Self::remove_replaced) removes them
+    /// once the logs have changed.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
@@ -263,17 +268,27 @@ impl Lake {
         let commit = match before.entry.committed {
             Some(commit) if commit.state == State::Pruned => commit,
             committed => {
+                let old = committed.as_ref().and_then(|commit| commit.file.clone());
+                let announced = before.entry.pending.and_then(|pending| pending.file);
                 let commit = Commit::pruned(committed, mark.run());
-                let entry = Entry {
+                let mut entry = Entry {
                     committed: Some(commit.clone()),
+                    superseded: before.entry.superseded,
                     ..Entry::new(slice)
                 };
+                if self.table.form() == TableForm::Immutable {
+                    entry.supersede(old.as_ref());
+                    entry.supersede(announced.as_ref());
+                }
                 must_hold(lease, slice)?;
                 self.swap(&entry, before.version.as_ref()).await?;
                 commit
             }
         };
-        self.table.remove(lease, slice, None).await?;
+        if self.table.form() == TableForm::Plain {
+            let path = TableForm::Plain.new_path(slice);
+            self.table.remove(lease, slice, &[path]).await?;
+        }
         let rejects = [
             layout::rejects_file(slice),
             layout::failed_rejects_file(slice),
@@ -284,6 +299,43 @@ impl Lake {
         }
         mark.ensure_after().await;
         Ok(commit)
+    }
+
+    /// Removes files of the slice that were replaced before `limit` and are not `reachable` from any
+    /// log, and returns them. With `unnamed` also those that its entry does not name. The files go
+    /// first: after a crash in between, this is repeated.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails, the entry cannot be used, or the lease is lost.
+    pub(crate) async fn remove_replaced(
+        &self,
+        lease: &dyn Lease,
+        slice: Slice,
+        limit: Timestamp,
+        reachable: &BTreeSet<String>,
+        unnamed: bool,
+    ) -> Result<Vec<Path>, LakeError> {
+        let found = self.usable_entry(slice).await?;
+        let mut removed = Vec::new();
+        // Without a commit, a file may be the last copy of the slice.
+        if unnamed && found.entry.committed.is_some() {
+            removed = self.table.unnamed_files(&found.entry).await?;
+            removed.retain(|path| !reachable.contains(path.as_ref()));
+            self.table.remove(lease, slice, &removed).await?;
+        }
+        let mut entry = found.entry;
+        let is_due = |it: &Superseded| it.since <= limit && !reachable.contains(&it.path);
+        let (due, kept): (Vec<_>, Vec<_>) = entry.superseded.into_iter().partition(is_due);
+        if due.is_empty() {
+            return Ok(removed);
+        }
+        entry.superseded = kept;
+        let due: Vec<Path> = due.iter().map(|it| Path::from(&*it.path)).collect();
+        self.table.remove(lease, slice, &due).await?;
+        must_hold(lease, slice)?;
+        self.swap(&entry, found.version.as_ref()).await?;
+        removed.extend(due);
+        Ok(removed)
     }
 
     async fn swap(&self, entry: &Entry, expected: Option<&Version>) -> Result<Version, LakeError> {

@@ -357,6 +357,15 @@ impl Lake {
         Ok(self.store.read(&layout::run_marker(run)).await?.is_some())
     }
 
+    /// Whether a run has no report yet.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn is_marked(&self, run: &str) -> Result<bool, LakeError> {
+        let marker = self.store.state(&layout::run_marker(run)).await?;
+        Ok(marker.is_some())
+    }
+
     /// Prevents a run that [has crashed](Self::has_crashed) from continuing; `None` if it has
     /// continued.
     ///

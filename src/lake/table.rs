@@ -7,9 +7,8 @@
 //! - Stores require one convention: a file of the table lies in the partition of its day, and its
 //!   name begins with the slice's [`layout::stem`]. They derive the lease of a file from it.
 //!
-//! A second form is another variant of [`TableForm`]. Each `match` on the form shows what it must
-//! decide; the variant `Unique`, which exists for tests only, is an example. A form with a log also
-//! writes entries of the log in [`publish`](Table::publish) and [`remove`](Table::remove).
+//! A lake with [logs](super::table_log) has immutable files. A slice's ledger entry also names the
+//! files that were replaced and that older snapshots still need.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -19,7 +18,6 @@ use object_store::path::Path;
 use super::LakeError;
 use super::file::{PublishedFile, StagedFile};
 use super::ledger::Entry;
-#[cfg(test)]
 use super::ledger::new_token;
 use super::publish::must_hold;
 use crate::cdr::slice::Slice;
@@ -31,10 +29,9 @@ use crate::store::{LakeStore, Lease, LocalCopy, ObjectState, layout};
 pub(crate) enum TableForm {
     /// Each slice has one file name. A new file replaces the old one under this name.
     Plain,
-    /// Each file has a name of its own. The old file is removed once the ledger entry names the new
-    /// one.
-    #[cfg(test)]
-    Unique,
+    /// Each file has a name of its own and is never overwritten. A replaced file stays until no
+    /// snapshot needs it.
+    Immutable,
 }
 
 impl TableForm {
@@ -42,8 +39,7 @@ impl TableForm {
     pub(crate) fn new_path(self, slice: Slice) -> Path {
         match self {
             Self::Plain => plain_path(slice),
-            #[cfg(test)]
-            Self::Unique => {
+            Self::Immutable => {
                 let name = format!("{}-{}.parquet", layout::stem(slice), new_token());
                 layout::partition(slice.day).join(name)
             }
@@ -55,9 +51,8 @@ impl TableForm {
         let slice = layout::leased_slice(path)?;
         let is_ours = match self {
             Self::Plain => *path == plain_path(slice),
-            // A lake of plain names may have become one of unique names.
-            #[cfg(test)]
-            Self::Unique => path.as_ref().ends_with(".parquet"),
+            // A plain lake keeps its names when it gets logs.
+            Self::Immutable => path.as_ref().ends_with(".parquet"),
         };
         is_ours.then_some(slice)
     }
@@ -93,6 +88,12 @@ impl TableFiles {
         self.of_slices.contains_key(&slice)
     }
 
+    /// Whether the slice has files that its ledger entry does not name.
+    pub(crate) fn has_unnamed(&self, entry: &Entry) -> bool {
+        let files = self.of_slices.get(&entry.slice);
+        files.is_some_and(|files| files.iter().any(|file| !entry.names(&file.path)))
+    }
+
     /// Slices, each with the size of its files.
     pub(crate) fn sizes(&self) -> impl Iterator<Item = (Slice, u64)> {
         let size = |files: &[ObjectState]| files.iter().map(|file| file.size_bytes).sum();
@@ -105,7 +106,7 @@ impl TableFiles {
         let files = self.of_slices.get(&entry.slice)?;
         match entry.file() {
             Some(named) => files.iter().find(|file| file.path.as_ref() == named.path),
-            None => files.first(),
+            None => files.iter().find(|file| !entry.supersedes(&file.path)),
         }
     }
 }
@@ -169,6 +170,11 @@ impl Table {
         self.form
     }
 
+    /// Whether replaced files stay until no snapshot needs them.
+    pub(crate) fn keeps_replaced(&self) -> bool {
+        self.form == TableForm::Immutable
+    }
+
     /// The slice whose file lies, or will lie, at `path`; `None` if the table has no such file.
     pub(crate) fn slice_of(&self, path: &Path) -> Option<Slice> {
         self.form.slice_of(path)
@@ -209,36 +215,38 @@ impl Table {
         }
     }
 
-    /// Files of the slice besides [`file`](Self::file): they were replaced, or a crashed run left
-    /// them.
+    /// Files of the slice that its ledger entry does not name: a run left them that crashed, or
+    /// that lost its lease. A run that holds the slice's lease may be about to name them.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub(crate) async fn other_files(&self, entry: &Entry) -> Result<Vec<Path>, LakeError> {
-        let current = self.path_of(entry).await?;
-        let mut paths = self.paths_of(entry.slice).await?;
-        paths.retain(|path| Some(path) != current.as_ref());
-        Ok(paths)
+    pub(crate) async fn unnamed_files(&self, entry: &Entry) -> Result<Vec<Path>, LakeError> {
+        match self.form {
+            TableForm::Plain => Ok(Vec::new()),
+            TableForm::Immutable => {
+                let mut paths = self.paths_of(entry.slice).await?;
+                paths.retain(|path| !entry.names(path));
+                Ok(paths)
+            }
+        }
     }
 
     /// Where [`file`](Self::file) checks.
     async fn path_of(&self, entry: &Entry) -> Result<Option<Path>, LakeError> {
         match entry.file() {
             Some(named) => Ok(Some(named.location())),
-            None => Ok(self.paths_of(entry.slice).await?.pop()),
+            None => {
+                let mut paths = self.paths_of(entry.slice).await?.into_iter();
+                Ok(paths.find(|path| !entry.supersedes(path)))
+            }
         }
     }
 
     /// Where files of the slice may lie.
-    #[cfg_attr(
-        not(test),
-        expect(clippy::unused_async, reason = "other forms list files")
-    )]
     async fn paths_of(&self, slice: Slice) -> Result<Vec<Path>, LakeError> {
         match self.form {
             TableForm::Plain => Ok(vec![plain_path(slice)]),
-            #[cfg(test)]
-            TableForm::Unique => {
+            TableForm::Immutable => {
                 let listed = self.store.list(&layout::partition(slice.day)).await?;
                 let paths = listed.into_iter().map(|object| object.path);
                 Ok(paths
@@ -263,7 +271,10 @@ impl Table {
         change: TableChange,
     ) -> Result<StagedChange, LakeError> {
         // First of all: later changes are another run's.
-        let current = self.path_of(entry).await?;
+        let current = match self.form {
+            TableForm::Plain => self.path_of(entry).await?,
+            TableForm::Immutable => entry.file().map(PublishedFile::location),
+        };
         let before = self.state(current.as_ref()).await?;
         let change = match change {
             TableChange::Keep => TableChange::Keep,
@@ -300,30 +311,30 @@ impl Table {
         match change {
             TableChange::Keep => Ok(kept),
             TableChange::Replace(staged) => Ok(Some(staged.publish(lease).await?)),
+            // Readers of older snapshots still need it.
+            TableChange::Remove if self.form == TableForm::Immutable => Ok(None),
             TableChange::Remove => {
                 // Stores cannot delete on a condition, so check again just before.
                 if self.state(current.as_ref()).await? != before {
                     let path = layout::lease(slice);
                     return Err(LakeError::LostLease { path });
                 }
-                self.remove(lease, slice, None).await?;
+                self.remove(lease, slice, &[plain_path(slice)]).await?;
                 Ok(None)
             }
         }
     }
 
-    /// Removes the files of the slice, all but `kept`.
+    /// Removes these files of the slice.
     pub(super) async fn remove(
         &self,
         lease: &dyn Lease,
         slice: Slice,
-        kept: Option<&PublishedFile>,
+        paths: &[Path],
     ) -> Result<(), LakeError> {
-        for path in self.paths_of(slice).await? {
-            if kept.is_none_or(|kept| kept.path != path.as_ref()) {
-                must_hold(lease, slice)?;
-                self.store.delete(&path).await?;
-            }
+        for path in paths {
+            must_hold(lease, slice)?;
+            self.store.delete(path).await?;
         }
         Ok(())
     }

@@ -46,6 +46,7 @@ fn identity() -> Identity {
     Identity {
         format: FORMAT,
         account: None,
+        tables: None,
         source: vec![filter("disposition", "all")],
         privacy: "keep".to_owned(),
         privacy_columns: [].into(),

@@ -132,6 +132,21 @@ pub enum UsageError {
     /// Neither the selection nor the configuration has a first day.
     #[error("no days are selected, and window.start is not set")]
     NoDays,
+    /// The lake has no logs of table formats.
+    #[error("this lake has no table formats")]
+    NoTables,
+    /// Files of a lake with table formats have names that a plain lake does not know.
+    #[error(
+        "a lake with table formats cannot become a plain one, because readers of its logs would \
+         lose their files. Fill a new lake instead"
+    )]
+    BackToPlain,
+    /// A run may write files by the old form of the table.
+    #[error("run {run} is in progress. Convert the lake when it has ended")]
+    RunInProgress {
+        /// The run.
+        run: String,
+    },
     /// The selection goes back further than dates do.
     #[error("the first day would lie before the year -9999")]
     BeforeCalendar,

@@ -1,15 +1,22 @@
 //! Leftovers of crashed runs, and old run reports.
 
+use std::collections::BTreeSet;
+
 use jiff::Timestamp;
+use object_store::path::Path;
 
 use super::Error;
+use super::plan::keep_limit;
 use super::run::reports;
+use crate::cdr::slice::Slice;
 use crate::config::Config;
-use crate::lake::Lake;
+use crate::error::chain;
+use crate::lake::{Lake, LakeError};
 use crate::store::{Garbage, spool};
 
 /// Removes leftovers of crashed runs (staged files, leases, incomplete uploads), and reports of
-/// runs that ended more than 90 days before `now`.
+/// runs that ended more than 90 days before `now`. In a lake with logs of table formats also files
+/// that were replaced before `lake.keep_replaced`.
 ///
 /// # Errors
 /// [`Error`] if the lake cannot be read or written. What could not be removed is in the result.
@@ -36,5 +43,40 @@ pub(crate) async fn collect_garbage(
     garbage.removed.extend(collected.removed);
     garbage.left.extend(collected.left);
     reports::remove_old(lake, now, &mut garbage).await?;
+    if lake.table().keeps_replaced() {
+        remove_replaced(lake, keep_limit(config, now), &mut garbage).await?;
+    }
     Ok(garbage)
+}
+
+/// Removes files that were replaced before `limit`, and files that no ledger entry names. Leaves
+/// slices on which a run works.
+async fn remove_replaced(
+    lake: &Lake,
+    limit: Timestamp,
+    garbage: &mut Garbage,
+) -> Result<(), LakeError> {
+    let files = lake.table().files().await?;
+    let entries = lake.all_entries().await?;
+    let slices: BTreeSet<Slice> = entries
+        .filter(|(_, entry)| {
+            files.has_unnamed(entry) || entry.superseded.iter().any(|it| it.since <= limit)
+        })
+        .map(|(slice, _)| slice)
+        .collect();
+    let reachable = lake.expire_logs(limit).await?;
+    for slice in slices {
+        let Some(lease) = lake.try_lease(slice).await? else {
+            continue;
+        };
+        let removed = lake.remove_replaced(&*lease, slice, limit, &reachable, true);
+        match removed.await {
+            Ok(removed) => {
+                let removed = removed.iter().map(Path::to_string);
+                garbage.removed.extend(removed);
+            }
+            Err(error) => garbage.left.push(chain(&error)),
+        }
+    }
+    Ok(())
 }

@@ -117,6 +117,7 @@ impl Job {
             "Planned."
         );
         options.remarks.extend(plan.foreign_remark());
+        options.replaced.clone_from(&plan.replaced);
         let run = run(
             self.config,
             lake.clone(),

@@ -107,6 +107,7 @@ impl Load {
         let options = RunOptions {
             allow_shrink,
             remarks,
+            ..RunOptions::default()
         };
         let source = ExportSource::new(read.export, counts);
         let job = Job::new(config, Arc::new(source))

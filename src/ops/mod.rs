@@ -14,6 +14,7 @@ pub(crate) mod rejects;
 pub(crate) mod removal;
 pub mod run;
 pub(crate) mod status;
+pub(crate) mod tables;
 mod thread;
 pub mod verify;
 pub(crate) mod warehouse;

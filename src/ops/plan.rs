@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::ops::RangeInclusive;
 
-use jiff::Timestamp;
 use jiff::civil::Date;
+use jiff::{SignedDuration, Timestamp};
 use object_store::path::Path;
 
 use super::days::{Selection, is_from_the_future, lookback_from, today};
@@ -129,6 +129,8 @@ pub struct Plan {
     pub up_to_date: u64,
     /// Files that readers of these days take for calls, and that are no slice's.
     pub foreign: Vec<Path>,
+    /// Slices with files that were replaced before `lake.keep_replaced`.
+    pub replaced: BTreeSet<Slice>,
 }
 
 /// Plans a run at `now`. `lake` is `None` if there is none yet.
@@ -161,6 +163,7 @@ pub async fn plan(
         due: Vec::new(),
         up_to_date: 0,
         foreign: std::mem::take(&mut found.table.foreign),
+        replaced: found.replaced_before(keep_limit(config, now)),
     };
     let mut day = *days.start();
     while day <= *days.end() {
@@ -245,6 +248,7 @@ pub(crate) async fn plan_load(
         due: Vec::new(),
         up_to_date: 0,
         foreign: std::mem::take(&mut found.table.foreign),
+        replaced: found.replaced_before(keep_limit(config, now)),
     };
     let mut differing = Vec::new();
     for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
@@ -319,6 +323,16 @@ impl LakeContent {
         })
     }
 
+    /// Slices with files that were replaced before `limit`.
+    fn replaced_before(&self, limit: Timestamp) -> BTreeSet<Slice> {
+        let is_due = |found: &LedgerEntry| {
+            let mut superseded = found.entry.superseded.iter();
+            superseded.any(|it| it.since <= limit)
+        };
+        let entries = self.entries.iter().filter(|(_, found)| is_due(found));
+        entries.map(|(slice, _)| *slice).collect()
+    }
+
     fn commit(&self, slice: Slice) -> Option<&Commit> {
         self.entries.get(&slice)?.entry.committed.as_ref()
     }
@@ -340,6 +354,12 @@ impl LakeContent {
             now,
         )
     }
+}
+
+/// Files that were replaced before this instant are due for removal at `now`.
+pub(crate) fn keep_limit(config: &Config, now: Timestamp) -> Timestamp {
+    let kept = SignedDuration::try_from(config.lake.keep_replaced).unwrap_or(SignedDuration::MAX);
+    now.checked_sub(kept).unwrap_or(Timestamp::MIN)
 }
 
 /// Most foreign files that are named.

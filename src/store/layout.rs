@@ -13,6 +13,10 @@
 //! _cdrlake/staging/                                 files before their publication
 //! _cdrlake/runs/<run>.json                          one report for each run
 //! _cdrlake/running/<run>                            a run without a report yet
+//! _cdrlake/unsynced/<run>                           a run whose changes a log lacks
+//! _delta_log/00000000000000000000.json              a commit of the Delta Lake log
+//! _delta_log/00000000000000000050.checkpoint.parquet     its state at a version
+//! _delta_log/_last_checkpoint                       the version of a recent checkpoint
 //! ```
 
 use object_store::path::Path;
@@ -31,12 +35,19 @@ pub const REJECTS: &str = "_cdrlake/rejects";
 pub const RUNS: &str = "_cdrlake/runs";
 /// Markers of runs without a report. In a directory of their own, because there are many reports.
 pub const RUNNING: &str = "_cdrlake/running";
+/// Notes of runs whose changes are not in the logs of table formats yet.
+pub const UNSYNCED: &str = "_cdrlake/unsynced";
+/// The log of Apache Iceberg.
+pub const ICEBERG_LOG: &str = "_iceberg";
 /// Leases.
 pub const LEASES: &str = "_cdrlake/leases";
 /// Locks of conditional writes on local disk.
 pub const LOCKS: &str = "_cdrlake/locks";
 /// Files on their way into the table, on the table's file system.
 pub const STAGING: &str = "_cdrlake/staging";
+/// The Delta Lake log. Beside the table, because readers of the table's directory would take its
+/// checkpoints for calls.
+pub const DELTA_LOG: &str = "_delta_log";
 
 /// The directory of the table that holds the files of a day.
 pub fn partition(day: jiff::civil::Date) -> Path {
@@ -142,6 +153,11 @@ pub fn run_marker(run: &str) -> Path {
     Path::from(format!("{RUNNING}/{run}"))
 }
 
+/// Exists while a log of a table format lacks what the run changed.
+pub fn unsynced(run: &str) -> Path {
+    Path::from(format!("{UNSYNCED}/{run}"))
+}
+
 /// The run whose marker lies at `path`; `None` for any other file.
 pub fn marked_run(path: &Path) -> Option<&str> {
     let run = path.filename()?;
@@ -166,9 +182,10 @@ pub fn run_lease(run: &str) -> Path {
 }
 
 /// The size limit of an object at `path`. A ledger entry has a few kilobytes; a report has some for
-/// each slice of its run.
+/// each slice of its run. A commit of a log has one for each file that it adds or removes.
 pub fn max_bytes(path: &Path) -> u64 {
-    if path.as_ref().starts_with(RUNS) {
+    let large = [RUNS, DELTA_LOG, ICEBERG_LOG];
+    if large.iter().any(|&large| path.prefix_matches(&Path::from(large))) {
         1 << 30
     } else {
         16 << 20

@@ -7,21 +7,77 @@
 
 #![allow(dead_code)]
 
+mod delta;
+#[cfg(test)]
+mod faults;
+mod kept;
+
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::future::Future;
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 
+use super::identity::Identity;
 use super::ledger::{Commit, Entry};
 use crate::cdr::slice::Slice;
 use crate::slice_file::statistics::FileStatistics;
-use crate::store::StoreError;
+use crate::store::{LakeStore, StoreError, layout};
+use delta::DeltaLog;
+use kept::Kept;
+pub(crate) use kept::{KeptLog, LogFinding, SyncScope};
+
+/// A table format that has a log in the lake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TableFormat {
+    /// [Delta Lake](https://github.com/delta-io/delta/blob/master/PROTOCOL.md).
+    Delta,
+    /// [Apache Iceberg](https://iceberg.apache.org/spec/).
+    Iceberg,
+}
+
+impl TableFormat {
+    /// Every format, by its name in the configuration.
+    pub(crate) const ALL: [(&'static str, Self); 2] =
+        [("delta", Self::Delta), ("iceberg", Self::Iceberg)];
+}
+
+impl TableFormat {
+    /// The directory of its log.
+    pub(crate) fn directory(self) -> &'static str {
+        match self {
+            Self::Delta => layout::DELTA_LOG,
+            Self::Iceberg => layout::ICEBERG_LOG,
+        }
+    }
+}
+
+/// The formats as a value of `lake.tables`.
+pub(super) fn described(formats: &[TableFormat]) -> String {
+    let names = TableFormat::ALL
+        .iter()
+        .filter(|(_, it)| formats.contains(it));
+    let names: Vec<String> = names.map(|(name, _)| format!("\"{name}\"")).collect();
+    format!("[{}]", names.join(", "))
+}
+
+impl fmt::Display for TableFormat {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Delta => "Delta Lake",
+            Self::Iceberg => "Apache Iceberg",
+        })
+    }
+}
 
 /// A log cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
-pub(crate) enum TableLogError {
+pub enum TableLogError {
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -41,6 +97,24 @@ pub(crate) enum TableLogError {
         /// The feature.
         feature: String,
     },
+}
+
+/// What readers are told about the table.
+#[derive(Clone, Debug)]
+pub(crate) struct TableDescription {
+    /// Its name, for catalogs.
+    pub name: String,
+    /// What it contains.
+    pub description: String,
+}
+
+impl Default for TableDescription {
+    fn default() -> Self {
+        Self {
+            name: "cdrs".to_owned(),
+            description: "Call detail records, one row per call".to_owned(),
+        }
+    }
 }
 
 /// A file of the table, as a log describes it.
@@ -165,4 +239,19 @@ pub(crate) trait TableLog: Send + Sync {
 
     /// Paths in the lake of all files that some readable snapshot needs.
     fn reachable(&self) -> impl Future<Output = Result<BTreeSet<String>, TableLogError>> + Send;
+}
+
+/// The logs of a lake.
+pub(super) fn logs(store: &Arc<dyn LakeStore>, identity: &Identity) -> Vec<Arc<dyn KeptLog>> {
+    let mut logs = Vec::new();
+    for format in identity.tables() {
+        logs.push(match format {
+            TableFormat::Delta => {
+                let log = DeltaLog::new(Arc::clone(store), TableDescription::default());
+                Kept::new(*format, log)
+            }
+            TableFormat::Iceberg => continue,
+        });
+    }
+    logs
 }

@@ -8,18 +8,19 @@ pub mod erase;
 pub(crate) mod number;
 pub mod prune;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
-use super::run::reports::ReportKeeper;
+use super::run::reports::{LogWork, ReportKeeper};
 use crate::cdr::slice::Slice;
 use crate::error::is_disk_full;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::{MarkedRuns, RunMark};
-use crate::lake::{Lake, LakeError};
+use crate::lake::{Lake, LakeError, SyncScope};
 use crate::store::Lease;
 
 /// Pause between attempts to take a lease that a run holds.
@@ -104,6 +105,26 @@ impl<'a> Removal<'a> {
         }
     }
 
+    /// Removes the replaced files of `slices` at once, with every snapshot that needs one. Returns
+    /// whether all of it is done: not if this was interrupted.
+    async fn purge(&self, slices: &BTreeSet<Slice>) -> Result<bool, LakeError> {
+        if !self.lake.table().keeps_replaced() {
+            return Ok(true);
+        }
+        let everything = SyncScope::Everything;
+        self.lake.sync_logs(&everything, self.mark.run()).await?;
+        let reachable = self.lake.expire_logs(Timestamp::MAX).await?;
+        for &slice in slices {
+            let Some(lease) = self.lease(slice).await? else {
+                return Ok(false);
+            };
+            self.lake
+                .remove_replaced(&*lease, slice, Timestamp::MAX, &reachable, true)
+                .await?;
+        }
+        Ok(true)
+    }
+
     fn add_failed(&mut self, slice: Slice, problem: String, is_hopeless: bool) {
         self.is_hopeless |= is_hopeless;
         tracing::error!(slice = slice.to_string(), "{problem}");
@@ -134,7 +155,12 @@ impl<'a> Removal<'a> {
         );
         report.also_changed(std::mem::take(&mut self.changed_before));
         let marked = std::mem::replace(&mut self.marked, Ok(MarkedRuns::new()));
-        self.keeper().keep(marked, &mut report).await;
+        let changed = report.slices.iter().filter(|slice| slice.table_changed);
+        let work = LogWork {
+            changed: changed.map(SliceReport::slice).collect(),
+            ..LogWork::default()
+        };
+        self.keeper().keep(marked, &mut report, work).await;
         drop(self.mark);
         self.lake.settle().await;
         report

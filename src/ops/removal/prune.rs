@@ -122,7 +122,22 @@ pub async fn prune(
         }
         done();
     }
-    Ok(removal.end(Vec::new()).await)
+    let mut warnings = Vec::new();
+    let problem = match removal.purge(slices).await {
+        Ok(true) => None,
+        Ok(false) => Some("the command ended before its files were removed".to_owned()),
+        Err(error) => Some(chain(&error)),
+    };
+    if let Some(problem) = problem {
+        for slice in &mut removal.slices {
+            slice.outcome = SliceOutcome::Failed;
+            slice.error.get_or_insert_with(|| problem.clone());
+        }
+        warnings.push(format!(
+            "files of pruned days may be left: {problem}. Prune again"
+        ));
+    }
+    Ok(removal.end(warnings).await)
 }
 
 /// `None` if this was interrupted, or every further slice would fail.

@@ -2,6 +2,7 @@
 
 mod attempts;
 mod fetch;
+mod log_commits;
 pub mod reports;
 mod slice;
 
@@ -20,8 +21,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::Observer;
 use super::days::CLOCK_TOLERANCE;
-use super::plan::Due;
+use super::plan::{Due, keep_limit};
 use crate::body::csv::describe_missing;
+use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::error::Panicked;
 use crate::lake::Lake;
@@ -31,8 +33,9 @@ use crate::retry::StopCause;
 use crate::source::Source;
 use crate::store::bucket;
 use crate::store::location::Location;
+use log_commits::Unlogged;
 pub use reports::IGNORES_CONDITIONS;
-use reports::ReportKeeper;
+use reports::{Kept, LogWork, ReportKeeper};
 
 /// How long to leave a slice alone that another run works on.
 const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
@@ -52,6 +55,8 @@ pub struct RunOptions {
     pub allow_shrink: bool,
     /// Remarks for the report, independent of the slices.
     pub remarks: Vec<Remark>,
+    /// Slices that may have replaced files that are due for removal.
+    pub replaced: BTreeSet<Slice>,
 }
 
 /// Everything that the slices of one run share.
@@ -80,6 +85,8 @@ struct Context {
     halt: CancellationToken,
     stopped_by: Mutex<Option<Stop>>,
     warnings: Mutex<Vec<String>>,
+    /// Slices that are published and that the logs of table formats lack.
+    unlogged: Unlogged,
     /// Whether a clock that is wrong was already spoken of.
     clock_warned: AtomicBool,
     /// Columns of CSV whose absence was.
@@ -270,6 +277,7 @@ pub async fn run(
         halt,
         stopped_by: Mutex::default(),
         warnings: Mutex::default(),
+        unlogged: Unlogged::default(),
         clock_warned: AtomicBool::new(false),
         columns_warned: Mutex::default(),
         config,
@@ -305,7 +313,9 @@ pub async fn run(
         context.stop(&Stop::NoLake(problem));
     }
 
+    let logged = log_commits::spawn(&context);
     let reports = work_off(&context, due, &interrupt).await;
+    logged.end().await;
     let stopped_by = context
         .stopped_by
         .lock()
@@ -326,7 +336,13 @@ pub async fn run(
         warnings,
     );
     say_what_was_redacted(&report);
-    let is_kept = keeper.keep(begun.marked, &mut report).await;
+    let work = LogWork {
+        changed: context.unlogged.take(),
+        replaced: context.options.replaced.clone(),
+        limit: keep_limit(&context.config, started_at),
+    };
+    let Kept { is_kept, log_error } = keeper.keep(begun.marked, &mut report, work).await;
+    let stopped_by = stopped_by.or(log_error.map(Stop::NoLake));
     let lake = context.lake.clone();
     context.observer.ended();
     // Until here, the run is active for others.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use futures::{Stream, StreamExt, TryStreamExt, stream};
 use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
+use object_store::path::Path;
 use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
@@ -168,6 +169,26 @@ fn gone_before(now: Timestamp) -> Timestamp {
         .unwrap_or(Timestamp::MIN)
 }
 
+/// What a run leaves to do in the logs of table formats.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LogWork {
+    /// Slices whose changes a log may lack.
+    pub(crate) changed: BTreeSet<Slice>,
+    /// Slices that may have replaced files that are due for removal.
+    pub(crate) replaced: BTreeSet<Slice>,
+    /// Files that were replaced before are due for removal.
+    pub(crate) limit: Timestamp,
+}
+
+/// What became of the report.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    /// Whether the lake keeps it.
+    pub(crate) is_kept: bool,
+    /// Why the logs of table formats are not up to date, if they are not.
+    pub(crate) log_error: Option<String>,
+}
+
 /// What a run finds when it begins.
 #[derive(Debug)]
 pub(crate) struct Begun {
@@ -211,6 +232,9 @@ impl ReportKeeper<'_> {
         marked: &Result<MarkedRuns, LakeError>,
     ) -> Result<(), String> {
         let chain = |error: &LakeError| crate::error::chain(error);
+        // A conversion changes `lake.json` and then looks for marked runs.
+        let tables = self.lake.must_have_its_tables().await;
+        tables.map_err(|error| chain(&error))?;
         let honours = self.lake.honours_conditions().await;
         if honours.map_err(|error| chain(&error))? {
             return Ok(());
@@ -230,18 +254,25 @@ impl ReportKeeper<'_> {
     }
 
     /// Keeps the report in the lake, and with it what the `marked` runs had done that ended without
-    /// one. Whether it is kept.
+    /// one. Before that it brings the logs of table formats up to date, also for these runs.
     pub(crate) async fn keep(
         &self,
         marked: Result<MarkedRuns, LakeError>,
         report: &mut RunReport,
-    ) -> bool {
+        mut work: LogWork,
+    ) -> Kept {
         report.warnings.extend(self.mark.unseen());
         let marked = marked.unwrap_or_else(|error| {
             report.warnings.push(crate::error::chain(&error));
             MarkedRuns::new()
         });
         let crashed = self.find_crashed(marked, &mut report.warnings).await;
+        for (_, traces) in &crashed {
+            let committed = traces.commits.iter().map(|(slice, _)| *slice);
+            work.changed
+                .extend(committed.chain(traces.announced.iter().copied()));
+        }
+        let log_error = self.finish_logs(work, &mut report.warnings).await;
         let crashed: Vec<(CrashedRun, RunReport)> = crashed
             .into_iter()
             .map(|(crashed, traces)| {
@@ -250,6 +281,7 @@ impl ReportKeeper<'_> {
                 (crashed, made)
             })
             .collect();
+        report.warnings.extend(log_error.clone());
         let mut kept = self.lake.end_run(&report.run, report).await;
         let is_kept = kept.is_ok();
         for (crashed, made) in crashed {
@@ -268,7 +300,26 @@ impl ReportKeeper<'_> {
                 crate::error::chain(&error)
             ));
         }
-        is_kept
+        Kept { is_kept, log_error }
+    }
+
+    /// Brings the logs up to date, and removes replaced files that no snapshot needs any more.
+    /// Returns why the logs are not up to date, if they are not.
+    async fn finish_logs(&self, work: LogWork, warnings: &mut Vec<String>) -> Option<String> {
+        let (lake, run) = (self.lake, self.mark.run());
+        if let Err(error) = lake.sync_after_run(work.changed, run).await {
+            return Some(crate::error::chain(&error));
+        }
+        if !work.replaced.is_empty() && self.stops.iter().all(|stop| !stop.is_cancelled()) {
+            let removed = remove_replaced(lake, &work.replaced, work.limit).await;
+            if let Err(error) = removed {
+                warnings.push(format!(
+                    "replaced files could not be removed: {}",
+                    crate::error::chain(&error)
+                ));
+            }
+        }
+        None
     }
 
     /// The `marked` runs that have crashed, each with its traces. Undecided ones are left to the
@@ -315,6 +366,29 @@ impl ReportKeeper<'_> {
             () = self.stops[1].cancelled() => Ok(false),
         }
     }
+}
+
+/// Removes files of `slices` that were replaced before `limit` and that no snapshot needs. Leaves
+/// slices whose lease another run holds to the next run.
+///
+/// # Errors
+/// [`LakeError`] if the lake cannot be read or written.
+pub(crate) async fn remove_replaced(
+    lake: &Lake,
+    slices: &BTreeSet<Slice>,
+    limit: Timestamp,
+) -> Result<Vec<Path>, LakeError> {
+    let reachable = lake.expire_logs(limit).await?;
+    let mut removed = Vec::new();
+    for &slice in slices {
+        if let Some(lease) = lake.try_lease(slice).await? {
+            removed.extend(
+                lake.remove_replaced(&*lease, slice, limit, &reachable, false)
+                    .await?,
+            );
+        }
+    }
+    Ok(removed)
 }
 
 /// Whether a run started much earlier than `now`, by its name.
@@ -366,6 +440,7 @@ mod tests {
         let identity = Identity {
             format: FORMAT,
             account: None,
+            tables: None,
             source: Vec::new(),
             privacy: "keep".to_owned(),
             privacy_columns: std::collections::BTreeMap::new(),
@@ -443,7 +518,8 @@ mod tests {
             started_at: Timestamp::now(),
             stops: [&never, &never],
         };
-        assert!(keeper.keep(marked, &mut report).await, "{report:?}");
+        let kept = keeper.keep(marked, &mut report, LogWork::default()).await;
+        assert!(kept.is_kept, "{report:?}");
         report
     }
 

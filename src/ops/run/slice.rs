@@ -516,8 +516,11 @@ async fn publish(
     let published = lake
         .publish(&context.mark, lease, before, staged, commit, &privacy)
         .await;
-    report.table_changed =
-        has_partition && matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
+    let may_have_changed = matches!(published, Ok(_) | Err(LakeError::NotRecorded { .. }));
+    if may_have_changed {
+        context.unlogged.add([report.slice()]);
+    }
+    report.table_changed = has_partition && may_have_changed;
     report.describe(published?.committed.as_ref().expect("just committed"));
     report.change = change;
     Ok(())

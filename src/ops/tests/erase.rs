@@ -615,7 +615,7 @@ fn a_text_without_exactly_one_number_is_refused_and_so_is_a_lake_of_truncated_nu
 #[tokio::test(start_paused = true)]
 async fn an_erasure_removes_the_old_file_if_the_new_one_has_another_name() {
     let mut world = lake_with_number().await;
-    world.lake = world.lake.with_table_form(TableForm::Unique);
+    world.lake = world.lake.with_table_form(TableForm::Immutable);
     let old = TableForm::Plain.new_path(slice(1));
     assert!(world.holds(&old).await);
     assert!(erase_with(&world, &world.lake).await.is_complete);

@@ -146,7 +146,7 @@ async fn named(world: &World, day: i8) -> Option<Path> {
 
 #[tokio::test(start_paused = true)]
 async fn a_table_whose_files_have_unique_names_is_planned_verified_repaired_and_pruned() {
-    let world = World::filled_as(TableForm::Unique, &[3, 2]).await;
+    let world = World::filled_as(TableForm::Immutable, &[3, 2]).await;
     let first = named(&world, 1).await.unwrap();
     assert_ne!(first, TableForm::Plain.new_path(slice(1)));
     let again = world.run(2, source(&[3, 2])).await;
@@ -154,7 +154,7 @@ async fn a_table_whose_files_have_unique_names_is_planned_verified_repaired_and_
     assert_eq!(again.plan.foreign, []);
 
     // A crashed run left a file beside the current one, and another file is gone.
-    let orphan = TableForm::Unique.new_path(slice(1));
+    let orphan = TableForm::Immutable.new_path(slice(1));
     world.put(&orphan, "no Parquet").await;
     let gone = named(&world, 2).await.unwrap();
     world.delete(&gone).await;

@@ -322,7 +322,7 @@ async fn files_beside(lake: &Lake, found: &LedgerEntry) -> Result<Vec<Finding>, 
     if found.condition != Condition::Sound || found.entry.pending.is_some() {
         return Ok(Vec::new());
     }
-    let paths = lake.table().other_files(&found.entry).await?;
+    let paths = lake.table().unnamed_files(&found.entry).await?;
     let problem = "the slice's ledger entry does not name it";
     let stray = |path| Finding::stray(Fault::Foreign, path, problem);
     Ok(paths.iter().map(stray).collect())

@@ -6,6 +6,7 @@
 mod check;
 mod content;
 mod counts;
+mod logs;
 mod repair;
 mod strays;
 
@@ -65,6 +66,8 @@ pub enum Fault {
     Leftover,
     /// An erasure is incomplete.
     Unfinished,
+    /// The log of a table format differs from the ledger.
+    TableLog,
 }
 
 impl fmt::Display for Fault {
@@ -83,6 +86,7 @@ impl fmt::Display for Fault {
             Self::Foreign => "foreign",
             Self::Leftover => "leftover",
             Self::Unfinished => "unfinished",
+            Self::TableLog => "log",
         })
     }
 }
@@ -110,6 +114,8 @@ pub enum Remedy {
     Refetch(Slice),
     /// Remove the file.
     RemoveFile,
+    /// Commit the difference to the logs.
+    SyncLogs,
     /// Leave it to a person.
     Manual,
 }
@@ -139,6 +145,7 @@ impl Finding {
     pub fn remedy(&self) -> Remedy {
         match (self.fault, self.slice) {
             (Fault::NewerLedger | Fault::UnreadableLedger | Fault::Unfinished, _) => Remedy::Manual,
+            (Fault::TableLog, _) => Remedy::SyncLogs,
             (_, Some(slice)) => Remedy::Refetch(slice),
             // It may be a backup.
             (_, None) if self.path.starts_with(layout::LEDGER) => Remedy::Manual,
@@ -297,6 +304,9 @@ impl<'a> Verification<'a> {
             asked = Some(answers);
         }
         found.findings.extend(find_strays(lake, &scope).await?);
+        let (in_logs, unlogged) = logs::compare_logs(lake).await?;
+        found.findings.extend(in_logs);
+        found.in_progress.extend(unlogged);
         observer.ended();
         let missing = self.not_fetched(&slices);
         Ok(Verified {

@@ -8,14 +8,15 @@ use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::counts::ask_provider;
+use super::logs::compare_logs;
 use super::{
     Fault, Finding, Remedy, Scope, Verification, Verified, VerifyReport, find_strays, is_last_copy,
     slices, verify_slices,
 };
 use crate::cdr::slice::Slice;
 use crate::config::Config;
-use crate::lake::Lake;
-use crate::lake::report::RunReport;
+use crate::lake::report::{RunReport, new_run_id};
+use crate::lake::{Lake, SyncScope};
 use crate::ops::plan::{Due, DueReason};
 use crate::ops::run::{self, RunOptions, RunResult, Stop};
 use crate::ops::{Error, Observer, open};
@@ -78,6 +79,12 @@ impl Verification<'_> {
             repair.run = Some(fetched.report);
             repair.stopped_by = fetched.stopped_by;
         }
+        let run = new_run_id(self.now);
+        if has_log_findings(&verified.found)
+            && let Err(error) = lake.sync_logs(&SyncScope::Everything, &run).await
+        {
+            tracing::error!("{}", crate::error::chain(&error));
+        }
         // After the run, which may have made a stray file obsolete or taken its place.
         for finding in &verified.found.findings {
             if finding.remedy() == Remedy::RemoveFile && remove(self.config, lake, finding).await? {
@@ -129,6 +136,11 @@ impl Verification<'_> {
                 .findings
                 .extend(found.findings.iter().filter(counts).cloned());
         }
+        if has_log_findings(found) {
+            let (in_logs, unlogged) = compare_logs(lake).await?;
+            again.findings.extend(in_logs);
+            again.in_progress.extend(unlogged);
+        }
         let was_found = |stray: &Finding| found.findings.iter().any(|one| one.path == stray.path);
         let left = find_strays(lake, &Scope::default()).await?;
         again.findings.extend(
@@ -138,6 +150,11 @@ impl Verification<'_> {
         );
         Ok(again)
     }
+}
+
+fn has_log_findings(found: &VerifyReport) -> bool {
+    let mut findings = found.findings.iter();
+    findings.any(|finding| finding.remedy() == Remedy::SyncLogs)
 }
 
 async fn fetch_again(

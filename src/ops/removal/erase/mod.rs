@@ -85,10 +85,20 @@ pub async fn erase(
         }
         done();
     }
-    let is_everywhere = removal
-        .slices
-        .iter()
-        .all(|slice| slice.outcome == SliceOutcome::Committed);
+    let mut warnings = Vec::new();
+    let is_purged = removal.purge(&slices(lake).await?).await;
+    let is_purged = is_purged.unwrap_or_else(|error| {
+        let problem = chain(&error);
+        warnings.push(format!(
+            "replaced files may still hold the number: {problem}"
+        ));
+        false
+    });
+    let is_everywhere = is_purged
+        && removal
+            .slices
+            .iter()
+            .all(|slice| slice.outcome == SliceOutcome::Committed);
     // Files staged by runs that crashed since the lake was opened.
     let leftovers = lake.remove_leftovers().await?;
     let leftovers = (!leftovers.is_empty()).then(|| {
@@ -98,7 +108,7 @@ pub async fn erase(
             leftovers.join(", ")
         )
     });
-    let mut warnings: Vec<String> = leftovers.iter().cloned().collect();
+    warnings.extend(leftovers.clone());
     let is_complete = is_everywhere && leftovers.is_none();
     if is_complete {
         lake.suppress(&key_id, token, Some(Timestamp::now()))

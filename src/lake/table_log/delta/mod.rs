@@ -1,0 +1,570 @@
+//! The Delta Lake log.
+//!
+//! See <https://github.com/delta-io/delta/blob/master/PROTOCOL.md>. The log is a directory of
+//! numbered commits, each of which is created once and never changed. A checkpoint contains the
+//! state of a version, so that readers need no older commits.
+//!
+//! Commits are deleted only after a checkpoint replaces them. Their numbers are free again then, so
+//! a commit counts only if the version before it still exists once it is written.
+
+mod actions;
+mod checkpoint;
+mod listing;
+mod schema;
+mod snapshot;
+mod stats;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use memchr::memmem;
+use object_store::path::Path;
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use self::actions::{Action, Add, decode_path, encode_path};
+use self::checkpoint::DecodeError;
+use self::listing::{Listing, Source, checkpoint_path, commit_path, hint_path, version_of};
+use self::schema::{PARTITION, PROTOCOL};
+use self::snapshot::{Snapshot, State, StateError};
+use super::{
+    CommitInfo, Committed, DataFile, Difference, LiveFiles, TableDescription, TableLog,
+    TableLogError,
+};
+use crate::store::layout::DELTA_LOG;
+use crate::store::{LakeStore, StoreError, Swap};
+
+/// Every so many versions a commit also writes a checkpoint.
+const CHECKPOINT_INTERVAL: u64 = 50;
+
+/// How often a log is listed again, because another process deleted an object meanwhile.
+const MAX_LISTINGS: u32 = 3;
+
+/// Attempts to replace the hint.
+const MAX_SWAPS: u32 = 5;
+
+/// What mends a log that cannot be read.
+const REMEDY: &str = "Move the directory _delta_log out of the lake. The next commit creates it \
+                      again from the ledger";
+
+/// The Delta Lake log of a table.
+#[derive(Debug)]
+pub(crate) struct DeltaLog {
+    store: Arc<dyn LakeStore>,
+    table: TableDescription,
+}
+
+/// What an attempt to read a log finds.
+enum Found<T> {
+    Whole(T),
+    /// The object was listed, but another process has deleted it since.
+    Vanished(Path),
+}
+
+impl<T> Found<T> {
+    /// What was found; `None` if the log must be listed again.
+    fn unless_vanished(self, listings: u32) -> Result<Option<T>, TableLogError> {
+        match self {
+            Self::Whole(found) => Ok(Some(found)),
+            Self::Vanished(_) if listings < MAX_LISTINGS => Ok(None),
+            Self::Vanished(path) => Err(damaged(path, "it is missing")),
+        }
+    }
+}
+
+/// What lies at the path of a commit.
+enum Outcome {
+    Ours,
+    Others,
+    Nothing,
+}
+
+/// The content of the hint.
+#[derive(Deserialize, Serialize)]
+struct Hint {
+    version: u64,
+    size: u64,
+}
+
+impl DeltaLog {
+    /// The log of the table in `store`.
+    pub(crate) fn new(store: Arc<dyn LakeStore>, table: TableDescription) -> Self {
+        Self { store, table }
+    }
+
+    async fn list(&self) -> Result<Listing, TableLogError> {
+        let objects = self.store.list(&Path::from(DELTA_LOG)).await?;
+        let objects = objects.into_iter().map(|object| object.path);
+        Listing::try_new(objects).map_err(|path| {
+            let feature = "a checkpoint of several files or of version 2".to_owned();
+            TableLogError::Unsupported { path, feature }
+        })
+    }
+
+    /// Calls `each` for every action of a commit; `None` if it does not exist.
+    async fn for_each_of_commit(
+        &self,
+        version: u64,
+        each: impl FnMut(Action),
+    ) -> Result<Option<()>, TableLogError> {
+        let path = commit_path(version);
+        let Some(found) = self.store.read(&path).await? else {
+            return Ok(None);
+        };
+        let decoded = actions::decode(&found.bytes, each);
+        decoded.map_err(|problem| damaged(path, &problem))?;
+        Ok(Some(()))
+    }
+
+    /// Calls `each` for every action of a checkpoint; `None` if it does not exist.
+    async fn for_each_of_checkpoint(
+        &self,
+        version: u64,
+        each: impl FnMut(Action),
+    ) -> Result<Option<()>, TableLogError> {
+        let path = checkpoint_path(version);
+        let Some(found) = self.store.read(&path).await? else {
+            return Ok(None);
+        };
+        let decoded = checkpoint::decode(found.bytes, each);
+        decoded.map_err(|error| checkpoint_error(path, error))?;
+        Ok(Some(()))
+    }
+
+    /// Builds the snapshot of a version from the newest checkpoint before it and the commits since.
+    async fn snapshot(
+        &self,
+        listing: &Listing,
+        version: u64,
+    ) -> Result<Found<Snapshot>, TableLogError> {
+        let mut state = State::default();
+        let checkpoint = listing.checkpoint_for(version);
+        // A version has one cause of failure that is named: the object with its protocol.
+        let mut protocol_path = checkpoint_path(version);
+        if let Some(version) = checkpoint {
+            let path = checkpoint_path(version);
+            let read = self.for_each_of_checkpoint(version, |action| state.apply(action));
+            if read.await?.is_none() {
+                return Ok(Found::Vanished(path));
+            }
+            protocol_path = path;
+        }
+        for version in checkpoint.map_or(0, |version| version + 1)..=version {
+            let path = commit_path(version);
+            if !listing.has_commit(version) {
+                return Err(damaged(path, "it is missing, but later commits exist"));
+            }
+            let mut changes_protocol = false;
+            let read = self.for_each_of_commit(version, |action| {
+                changes_protocol |= action.protocol.is_some() || action.meta_data.is_some();
+                state.apply(action);
+            });
+            if read.await?.is_none() {
+                return Ok(Found::Vanished(path));
+            }
+            if changes_protocol {
+                protocol_path = path;
+            }
+        }
+        match Snapshot::try_new(version, state) {
+            Ok(snapshot) => Ok(Found::Whole(snapshot)),
+            Err(StateError::Incomplete(problem)) => {
+                let path = checkpoint.map_or_else(|| commit_path(0), checkpoint_path);
+                Err(damaged(path, &format!("it has {problem}")))
+            }
+            Err(StateError::Unsupported(feature)) => Err(TableLogError::Unsupported {
+                path: protocol_path,
+                feature,
+            }),
+        }
+    }
+
+    /// The paths of the files of all readable versions.
+    async fn paths(&self, listing: &Listing) -> Result<Found<BTreeSet<String>>, TableLogError> {
+        let mut paths = BTreeSet::new();
+        for (version, source) in listing.readable() {
+            let see = |action: Action| {
+                paths.extend(action.add.map(|add| decode_path(&add.path)));
+            };
+            let (path, found) = match source {
+                Source::Commit => (
+                    commit_path(version),
+                    self.for_each_of_commit(version, see).await?,
+                ),
+                Source::Checkpoint => (
+                    checkpoint_path(version),
+                    self.for_each_of_checkpoint(version, see).await?,
+                ),
+            };
+            if found.is_none() {
+                return Ok(Found::Vanished(path));
+            }
+        }
+        Ok(Found::Whole(paths))
+    }
+
+    /// The actions of the commit that changes `base`.
+    fn actions(
+        &self,
+        base: Option<&Snapshot>,
+        difference: &Difference,
+        info: &CommitInfo,
+        token: &str,
+    ) -> Vec<Action> {
+        let now_ms = info.at.as_millisecond();
+        let operation = if base.is_some() {
+            "WRITE"
+        } else {
+            "CREATE TABLE"
+        };
+        let mut actions = vec![Action {
+            commit_info: Some(json!({
+                "timestamp": now_ms,
+                "operation": operation,
+                "operationParameters": {},
+                "isBlindAppend": false,
+                "engineInfo": crate::TOOL,
+                "txnId": token,
+                "userMetadata": info.run,
+            })),
+            ..Action::default()
+        }];
+        if base.is_none_or(|base| !base.deviations.is_empty()) {
+            let old = base.and_then(|base| base.state.metadata.as_ref());
+            actions.push(Action {
+                protocol: Some(PROTOCOL),
+                ..Action::default()
+            });
+            actions.push(Action {
+                meta_data: Some(schema::metadata(&self.table, old, new_uuid, now_ms)),
+                ..Action::default()
+            });
+        }
+        // A file that is added again is not removed: one commit must not contain both.
+        let added: BTreeSet<&str> = difference.add.iter().map(|file| &*file.path).collect();
+        let removed: BTreeSet<&String> = difference.remove.iter().collect();
+        let removed = removed.into_iter().filter(|path| !added.contains(&***path));
+        let removal = |path: &String| base?.state.removal(path, now_ms);
+        actions.extend(removed.filter_map(removal).map(|remove| Action {
+            remove: Some(remove),
+            ..Action::default()
+        }));
+        actions.extend(difference.add.iter().map(|file| Action {
+            add: Some(add(file)),
+            ..Action::default()
+        }));
+        actions
+    }
+
+    /// Who wrote the commit of a version.
+    async fn outcome(&self, version: u64, token: &str) -> Result<Outcome, StoreError> {
+        Ok(match self.store.read(&commit_path(version)).await? {
+            None => Outcome::Nothing,
+            Some(found) if memmem::find(&found.bytes, token.as_bytes()).is_some() => Outcome::Ours,
+            Some(_) => Outcome::Others,
+        })
+    }
+
+    /// Whether the version before a commit exists no longer, so that the commit replaced one that
+    /// was deleted after a checkpoint. Readers do not see such a commit.
+    async fn is_stale(&self, version: u64) -> Result<bool, TableLogError> {
+        let Some(before) = version.checked_sub(1) else {
+            return Ok(self.list().await?.has_checkpoints());
+        };
+        for path in [commit_path(before), checkpoint_path(before)] {
+            if self.store.state(&path).await?.is_some() {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Writes the checkpoint of a snapshot, unless it exists, and points readers to it.
+    async fn write_checkpoint(&self, snapshot: &Snapshot) -> Result<(), TableLogError> {
+        let (version, path) = (snapshot.version, checkpoint_path(snapshot.version));
+        let (bytes, size) = encode_checkpoint(snapshot)?;
+        let created = self.store.create(&path, bytes).await?;
+        let is_new = matches!(created, Swap::Done(_));
+        if is_new && self.store.state(&commit_path(version)).await?.is_none() {
+            // Another process has expired this version meanwhile.
+            self.store.delete(&path).await?;
+            return Ok(());
+        }
+        self.point_to(Hint { version, size }).await
+    }
+
+    /// Points readers to an existing checkpoint. Replaces it if it contains removed files and
+    /// `without_removed`, the same snapshot, is given.
+    async fn reuse_checkpoint(
+        &self,
+        version: u64,
+        without_removed: Option<&Snapshot>,
+    ) -> Result<(), TableLogError> {
+        let path = checkpoint_path(version);
+        let Some(found) = self.store.read(&path).await? else {
+            return Err(damaged(path, "it is missing"));
+        };
+        let (mut size, mut has_removed) = (0, false);
+        let decoded = checkpoint::decode(found.bytes, |action| {
+            size += 1;
+            has_removed |= action.remove.is_some();
+        });
+        decoded.map_err(|error| checkpoint_error(path.clone(), error))?;
+        if let Some(snapshot) = without_removed.filter(|_| has_removed) {
+            let bytes;
+            (bytes, size) = encode_checkpoint(snapshot)?;
+            self.store.replace(&path, bytes, &found.version).await?;
+        }
+        self.point_to(Hint { version, size }).await
+    }
+
+    /// Points readers to a checkpoint, unless they are pointed to a newer one.
+    async fn point_to(&self, hint: Hint) -> Result<(), TableLogError> {
+        let path = hint_path();
+        let bytes = Bytes::from(serde_json::to_vec(&hint).expect("numbers always serialise"));
+        for _ in 0..MAX_SWAPS {
+            let swap = match self.store.read(&path).await? {
+                None => self.store.create(&path, bytes.clone()).await?,
+                Some(found) => {
+                    let old = serde_json::from_slice::<Hint>(&found.bytes).ok();
+                    let old = old.map(|old| old.version);
+                    let old = old.filter(|&old| old >= hint.version);
+                    // A hint to a checkpoint that does not exist is damaged.
+                    if let Some(old) = old
+                        && self.store.state(&checkpoint_path(old)).await?.is_some()
+                    {
+                        return Ok(());
+                    }
+                    let replaced = self.store.replace(&path, bytes.clone(), &found.version);
+                    replaced.await?
+                }
+            };
+            // Another process wrote it meanwhile: compare with that one.
+            if let Swap::Done(_) = swap {
+                return Ok(());
+            }
+        }
+        Err(TableLogError::Store(StoreError {
+            action: "replace",
+            path: path.to_string().into(),
+            source: "other processes changed it during each attempt. Try again".into(),
+        }))
+    }
+
+    /// The newest version that was committed until `limit`, and before which none was committed
+    /// later. Without a commit its time is unknown, but it was expired before.
+    async fn newest_until(
+        &self,
+        listing: &Listing,
+        newest: u64,
+        limit: Timestamp,
+    ) -> Result<u64, TableLogError> {
+        if limit == Timestamp::MAX {
+            return Ok(newest);
+        }
+        let mut versions = listing.readable().map(|(version, _)| version);
+        let mut expired = versions.next().unwrap_or(newest);
+        for version in versions {
+            let mut time = None;
+            self.for_each_of_commit(version, |action| {
+                time = time.or_else(|| action.commit_info?.get("timestamp")?.as_i64());
+            })
+            .await?;
+            if time.is_some_and(|time| time > limit.as_millisecond()) {
+                break;
+            }
+            expired = version;
+        }
+        Ok(expired)
+    }
+}
+
+impl TableLog for DeltaLog {
+    type Snapshot = Snapshot;
+
+    async fn read(&self) -> Result<Option<Snapshot>, TableLogError> {
+        let mut listings = 0;
+        loop {
+            listings += 1;
+            let listing = self.list().await?;
+            let Some(newest) = listing.newest() else {
+                return Ok(None);
+            };
+            let found = self.snapshot(&listing, newest).await?;
+            if let Some(snapshot) = found.unless_vanished(listings)? {
+                return Ok(Some(snapshot));
+            }
+        }
+    }
+
+    fn live(snapshot: &Snapshot) -> &LiveFiles {
+        &snapshot.state.live
+    }
+
+    fn deviations(snapshot: &Snapshot) -> &[String] {
+        &snapshot.deviations
+    }
+
+    async fn commit(
+        &self,
+        base: Option<&Snapshot>,
+        difference: &Difference,
+        info: &CommitInfo,
+    ) -> Result<Committed<Snapshot>, TableLogError> {
+        let version = base.map_or(0, |base| base.version + 1);
+        let token = new_uuid();
+        let actions = self.actions(base, difference, info, &token);
+        let path = commit_path(version);
+        match self.store.create(&path, actions::encode(&actions)).await {
+            Ok(Swap::Done(_)) => {}
+            // The reply of an earlier attempt may be lost.
+            Ok(Swap::Refused) => match self.outcome(version, &token).await? {
+                Outcome::Ours => {}
+                Outcome::Others | Outcome::Nothing => return Ok(Committed::Conflict),
+            },
+            Err(error) => match self.outcome(version, &token).await {
+                Ok(Outcome::Ours) => {}
+                Ok(Outcome::Others) => return Ok(Committed::Conflict),
+                Ok(Outcome::Nothing) | Err(_) => return Err(error.into()),
+            },
+        }
+        if self.is_stale(version).await? {
+            self.store.delete(&path).await?;
+            return Ok(Committed::Conflict);
+        }
+        let mut state = base.map(|base| base.state.clone()).unwrap_or_default();
+        for action in actions {
+            state.apply(action);
+        }
+        let snapshot = Snapshot::try_new(version, state).map_err(|error| match error {
+            StateError::Incomplete(problem) => damaged(path.clone(), problem),
+            StateError::Unsupported(feature) => TableLogError::Unsupported { path, feature },
+        })?;
+        let is_due = version > 0 && version.is_multiple_of(CHECKPOINT_INTERVAL);
+        if is_due && let Err(error) = self.write_checkpoint(&snapshot).await {
+            tracing::warn!(
+                error = crate::error::chain(&error),
+                "The commit of the Delta Lake log succeeded, but its checkpoint did not."
+            );
+        }
+        Ok(Committed::Done(snapshot))
+    }
+
+    async fn expire(
+        &self,
+        newest: &Snapshot,
+        limit: Timestamp,
+    ) -> Result<Committed<Snapshot>, TableLogError> {
+        let is_whole = limit == Timestamp::MAX;
+        let mut listing = self.list().await?;
+        if listing.newest() != Some(newest.version) {
+            return Ok(Committed::Conflict);
+        }
+        let oldest = self.newest_until(&listing, newest.version, limit).await?;
+        let mut snapshot = newest.clone();
+        snapshot.state.forget_removed(limit.as_millisecond());
+        let is_obsolete = |path: &Path| match version_of(path) {
+            Some((version, _)) if version < oldest => true,
+            Some((version, _)) if is_whole && version == oldest => {
+                *path != checkpoint_path(version)
+            }
+            Some(_) => false,
+            None => is_whole && *path != hint_path(),
+        };
+        if !is_whole && !listing.objects.iter().any(is_obsolete) {
+            return Ok(Committed::Done(snapshot));
+        }
+        if listing.has_checkpoint(oldest) {
+            let without_removed = is_whole.then_some(&snapshot);
+            self.reuse_checkpoint(oldest, without_removed).await?;
+        } else if oldest == newest.version {
+            self.write_checkpoint(&snapshot).await?;
+        } else {
+            let Found::Whole(mut old) = self.snapshot(&listing, oldest).await? else {
+                return Ok(Committed::Conflict);
+            };
+            old.state.forget_removed(limit.as_millisecond());
+            self.write_checkpoint(&old).await?;
+        }
+        // Another process may add an object of an old version meanwhile.
+        loop {
+            let obsolete: Vec<&Path> = listing
+                .objects
+                .iter()
+                .filter(|it| is_obsolete(it))
+                .collect();
+            if obsolete.is_empty() {
+                return Ok(Committed::Done(snapshot));
+            }
+            for path in obsolete {
+                self.store.delete(path).await?;
+            }
+            listing = self.list().await?;
+        }
+    }
+
+    async fn reachable(&self) -> Result<BTreeSet<String>, TableLogError> {
+        let mut listings = 0;
+        loop {
+            listings += 1;
+            let found = self.paths(&self.list().await?).await?;
+            if let Some(paths) = found.unless_vanished(listings)? {
+                return Ok(paths);
+            }
+        }
+    }
+}
+
+/// The action that adds a file.
+fn add(file: &DataFile) -> Add {
+    let partition = (PARTITION.to_owned(), Some(file.slice.day.to_string()));
+    Add {
+        path: encode_path(&file.path),
+        partition_values: BTreeMap::from([partition]),
+        size: file.bytes,
+        modification_time: file.written_at.as_millisecond(),
+        data_change: true,
+        stats: Some(stats::encode(file)),
+        deletion_vector: None,
+    }
+}
+
+fn encode_checkpoint(snapshot: &Snapshot) -> Result<(Bytes, u64), TableLogError> {
+    checkpoint::encode(snapshot.state.actions())
+        .map_err(|error| damaged(checkpoint_path(snapshot.version), &error.to_string()))
+}
+
+fn checkpoint_error(path: Path, error: DecodeError) -> TableLogError {
+    match error {
+        DecodeError::Damaged(problem) => damaged(path, &problem),
+        DecodeError::Unsupported(feature) => TableLogError::Unsupported { path, feature },
+    }
+}
+
+fn damaged(path: Path, problem: &str) -> TableLogError {
+    let problem = format!("{problem}. {REMEDY}");
+    TableLogError::Damaged { path, problem }
+}
+
+/// A random UUID.
+///
+/// See <https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-4>.
+fn new_uuid() -> String {
+    let version = 0x4000_u128 << 64;
+    let variant = 0x8000_u128 << 48;
+    let bits = fastrand::u128(..) & !(0xf000 << 64) & !(0xc000 << 48) | version | variant;
+    let hex = format!("{bits:032x}");
+    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
+    [
+        part(0..8),
+        part(8..12),
+        part(12..16),
+        part(16..20),
+        part(20..32),
+    ]
+    .join("-")
+}

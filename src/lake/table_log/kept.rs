@@ -1,0 +1,436 @@
+//! Keeps logs equal to the ledger, whatever their format.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use futures::{StreamExt, stream};
+use jiff::Timestamp;
+use jiff::civil::Date;
+use object_store::path::Path;
+use tokio::sync::Mutex;
+
+use super::{
+    CommitInfo, Committed, DataFile, Difference, LiveFiles, TableFormat, TableLog, TableLogError,
+    logs,
+};
+use crate::cdr::slice::{Direction, Slice};
+use crate::lake::identity::Identity;
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry, Table, json, parse_own};
+use crate::retry::{Retry, RetryPolicy};
+use crate::store::{Swap, layout};
+
+/// Ledger entries that are read at the same time.
+const CONCURRENT_READS: usize = 64;
+
+/// Which slices a commit covers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum SyncScope {
+    /// These slices, which changed.
+    Slices(BTreeSet<Slice>),
+    /// Every slice, and files of no slice.
+    Everything,
+}
+
+/// A difference between the ledger and a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct LogFinding {
+    /// The log's format.
+    pub format: TableFormat,
+    /// The file of the table that is concerned, and its slice. `None` if it is the log itself.
+    pub file: Option<(String, Option<Slice>)>,
+    /// What is wrong.
+    pub problem: String,
+}
+
+/// A log of some format, and its newest snapshot as far as is known.
+#[async_trait]
+pub(crate) trait KeptLog: fmt::Debug + Send + Sync {
+    /// Its format.
+    fn format(&self) -> TableFormat;
+
+    /// Commits the difference between the ledger and the log. Returns whether there was one.
+    async fn sync(&self, lake: &Lake, scope: &SyncScope, run: &str) -> Result<bool, LakeError>;
+
+    /// Ends the history before `limit`, and adds the paths of all files that a readable snapshot
+    /// needs to `reachable`.
+    async fn expire(
+        &self,
+        limit: Timestamp,
+        reachable: &mut BTreeSet<String>,
+    ) -> Result<(), LakeError>;
+
+    /// Compares the log with all of the ledger. Writes nothing.
+    async fn compare(&self, lake: &Lake) -> Result<Vec<LogFinding>, LakeError>;
+}
+
+/// The implementation for every [`TableLog`].
+pub(super) struct Kept<L: TableLog> {
+    format: TableFormat,
+    log: L,
+    /// `None` if it has to be read.
+    newest: Mutex<Option<L::Snapshot>>,
+}
+
+impl<L: TableLog> fmt::Debug for Kept<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Kept").field(&self.format).finish()
+    }
+}
+
+impl<L: TableLog + 'static> Kept<L> {
+    pub(super) fn new(format: TableFormat, log: L) -> Arc<dyn KeptLog> {
+        Arc::new(Self {
+            format,
+            log,
+            newest: Mutex::default(),
+        })
+    }
+
+    /// Adds the format to an error.
+    fn failed(&self) -> impl Fn(TableLogError) -> LakeError + use<L> {
+        let format = self.format;
+        move |source| LakeError::TableLog { format, source }
+    }
+}
+
+#[async_trait]
+impl<L: TableLog + 'static> KeptLog for Kept<L> {
+    fn format(&self) -> TableFormat {
+        self.format
+    }
+
+    async fn sync(&self, lake: &Lake, scope: &SyncScope, run: &str) -> Result<bool, LakeError> {
+        let mut newest = self.newest.lock().await;
+        let mut retry = Retry::new(RetryPolicy::STORE, None);
+        loop {
+            // The ledger is read after the log. So if another run changes a slice in between, its
+            // commit either comes first, and this one conflicts, or comes later.
+            let base = match newest.take() {
+                Some(base) => Some(base),
+                None => self.log.read().await.map_err(self.failed())?,
+            };
+            let wanted = WantedFiles::read(lake, scope).await?;
+            let live = base.as_ref().map(L::live);
+            let difference = wanted.difference(lake, live.unwrap_or(&LiveFiles::new()));
+            let deviates = base.as_ref().is_none_or(|it| !L::deviations(it).is_empty());
+            if difference.is_empty() && !deviates {
+                *newest = base;
+                return Ok(false);
+            }
+            let info = CommitInfo {
+                run: run.to_owned(),
+                at: Timestamp::now(),
+            };
+            let committed = self.log.commit(base.as_ref(), &difference, &info).await;
+            match committed.map_err(self.failed())? {
+                Committed::Done(snapshot) => {
+                    tracing::debug!(
+                        format = %self.format,
+                        added = difference.add.len(),
+                        removed = difference.remove.len(),
+                        "Committed to the log."
+                    );
+                    *newest = Some(snapshot);
+                    return Ok(true);
+                }
+                Committed::Conflict if retry.wait_for_next().await => {}
+                Committed::Conflict => return Err(self.contended()),
+            }
+        }
+    }
+
+    async fn expire(
+        &self,
+        limit: Timestamp,
+        reachable: &mut BTreeSet<String>,
+    ) -> Result<(), LakeError> {
+        let mut newest = self.newest.lock().await;
+        let mut retry = Retry::new(RetryPolicy::STORE, None);
+        loop {
+            let base = match newest.take() {
+                Some(base) => Some(base),
+                None => self.log.read().await.map_err(self.failed())?,
+            };
+            let Some(base) = base else { break };
+            let expired = self.log.expire(&base, limit).await;
+            match expired.map_err(self.failed())? {
+                Committed::Done(snapshot) => {
+                    *newest = Some(snapshot);
+                    break;
+                }
+                Committed::Conflict if retry.wait_for_next().await => {}
+                Committed::Conflict => return Err(self.contended()),
+            }
+        }
+        reachable.extend(self.log.reachable().await.map_err(self.failed())?);
+        Ok(())
+    }
+
+    async fn compare(&self, lake: &Lake) -> Result<Vec<LogFinding>, LakeError> {
+        let newest = match self.log.read().await {
+            Ok(newest) => newest,
+            Err(TableLogError::Store(error)) => return Err(error.into()),
+            Err(error) => return Ok(vec![self.finding(None, &crate::error::chain(&error))]),
+        };
+        let Some(newest) = newest else {
+            return Ok(vec![self.finding(None, "it does not exist")]);
+        };
+        let wanted = WantedFiles::read(lake, &SyncScope::Everything).await?;
+        let difference = wanted.difference(lake, L::live(&newest));
+        let deviations = L::deviations(&newest).iter();
+        let deviations = deviations.map(|problem| self.finding(None, problem));
+        let added = difference.add.into_iter().map(|file| {
+            let problem = format!("the log of {} lacks it", self.format);
+            self.finding(Some((file.path, Some(file.slice))), &problem)
+        });
+        let removed = difference.remove.into_iter().map(|path| {
+            let slice = lake.table().slice_of(&Path::from(&*path));
+            let problem = format!(
+                "the log of {} contains it, but the ledger does not name it as a current file",
+                self.format
+            );
+            self.finding(Some((path, slice)), &problem)
+        });
+        Ok(deviations.chain(added).chain(removed).collect())
+    }
+}
+
+impl<L: TableLog> Kept<L> {
+    fn finding(&self, file: Option<(String, Option<Slice>)>, problem: &str) -> LogFinding {
+        LogFinding {
+            format: self.format,
+            file,
+            problem: problem.to_owned(),
+        }
+    }
+
+    fn contended(&self) -> LakeError {
+        LakeError::Contended {
+            path: Path::from(self.format.directory()),
+        }
+    }
+}
+
+/// The files that a log should have.
+struct WantedFiles<'a> {
+    scope: &'a SyncScope,
+    /// The file of each slice that is covered.
+    files: BTreeMap<Slice, Option<DataFile>>,
+    /// Slices whose entry cannot be used. The log keeps what it has of them.
+    unknown: BTreeSet<Slice>,
+}
+
+impl<'a> WantedFiles<'a> {
+    async fn read(lake: &Lake, scope: &'a SyncScope) -> Result<Self, LakeError> {
+        let found: Vec<(Slice, LedgerEntry)> = match scope {
+            SyncScope::Everything => {
+                let days = Date::MIN..=Date::MAX;
+                let entries = lake.entries(&Direction::ALL, days).await?;
+                entries.into_iter().collect()
+            }
+            SyncScope::Slices(slices) => {
+                let slices = stream::iter(slices.clone());
+                let read = slices.map(|slice| async move { (slice, lake.entry(slice).await) });
+                read.buffer_unordered(CONCURRENT_READS).collect().await
+            }
+        };
+        let mut wanted = Self {
+            scope,
+            files: BTreeMap::new(),
+            unknown: BTreeSet::new(),
+        };
+        for (
+            slice,
+            LedgerEntry {
+                entry, condition, ..
+            },
+        ) in found
+        {
+            if condition == Condition::Sound {
+                wanted.files.insert(slice, DataFile::of(&entry));
+            } else {
+                wanted.unknown.insert(slice);
+            }
+        }
+        Ok(wanted)
+    }
+
+    /// What has to change in a log with these live files.
+    fn difference(self, lake: &Lake, live: &LiveFiles) -> Difference {
+        let path = |file: &DataFile| file.path.clone();
+        let wanted: BTreeSet<String> = self.files.values().flatten().map(path).collect();
+        let is_covered = |path: &str| match lake.table().slice_of(&Path::from(path)) {
+            Some(slice) if self.unknown.contains(&slice) => false,
+            Some(slice) => *self.scope == SyncScope::Everything || self.files.contains_key(&slice),
+            None => *self.scope == SyncScope::Everything,
+        };
+        let surplus = live.keys().filter(|path| !wanted.contains(*path));
+        let remove: Vec<String> = surplus.filter(|path| is_covered(path)).cloned().collect();
+        let is_missing = |file: &DataFile| {
+            live.get(&file.path).is_none_or(|found| {
+                found.is_altered
+                    || found.bytes != file.bytes
+                    || found.rows.is_some_and(|rows| rows != file.rows)
+            })
+        };
+        let add = self.files.into_values().flatten().filter(is_missing);
+        Difference {
+            add: add.collect(),
+            remove,
+        }
+    }
+}
+
+impl Lake {
+    /// Commits the difference between the ledger and every log. Returns whether there was one.
+    ///
+    /// # Errors
+    /// [`LakeError`] if a log or the ledger cannot be read or written. The other logs are up to
+    /// date.
+    pub(crate) async fn sync_logs(&self, scope: &SyncScope, run: &str) -> Result<bool, LakeError> {
+        let mut changed = false;
+        let mut failed = None;
+        for log in &self.logs {
+            match log.sync(self, scope, run).await {
+                Ok(is_changed) => changed |= is_changed,
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(changed), Err)
+    }
+
+    /// The same for the whole ledger. Also settles what earlier runs could not commit.
+    ///
+    /// # Errors
+    /// As [`sync_logs`](Self::sync_logs).
+    pub(crate) async fn sync_everything(&self, run: &str) -> Result<bool, LakeError> {
+        let unsynced = self.store.list(&Path::from(layout::UNSYNCED)).await?;
+        let changed = self.sync_logs(&SyncScope::Everything, run).await?;
+        for note in unsynced {
+            self.store.delete(&note.path).await?;
+        }
+        Ok(changed)
+    }
+
+    /// The same at the end of a run that changed `slices`. Also settles what earlier runs could not
+    /// commit. If it fails, a later run does it.
+    ///
+    /// # Errors
+    /// As [`sync_logs`](Self::sync_logs).
+    pub(crate) async fn sync_after_run(
+        &self,
+        slices: BTreeSet<Slice>,
+        run: &str,
+    ) -> Result<(), LakeError> {
+        if self.logs.is_empty() {
+            return Ok(());
+        }
+        let synced = async {
+            if !self
+                .store
+                .list(&Path::from(layout::UNSYNCED))
+                .await?
+                .is_empty()
+            {
+                self.sync_everything(run).await?;
+            } else if !slices.is_empty() {
+                self.sync_logs(&SyncScope::Slices(slices), run).await?;
+            }
+            Ok(())
+        };
+        let synced = synced.await;
+        if synced.is_err() {
+            let note = layout::unsynced(run);
+            self.store.create(&note, bytes::Bytes::new()).await?;
+        }
+        synced
+    }
+
+    /// Ends the history of every log before `limit`. Returns the paths of all files that a readable
+    /// snapshot still needs.
+    ///
+    /// # Errors
+    /// [`LakeError`] if a log cannot be read or written.
+    pub(crate) async fn expire_logs(
+        &self,
+        limit: Timestamp,
+    ) -> Result<BTreeSet<String>, LakeError> {
+        let mut reachable = BTreeSet::new();
+        for log in &self.logs {
+            log.expire(limit, &mut reachable).await?;
+        }
+        Ok(reachable)
+    }
+
+    /// Compares every log with the ledger.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn compare_logs(&self) -> Result<Vec<LogFinding>, LakeError> {
+        let mut findings = Vec::new();
+        for log in &self.logs {
+            findings.extend(log.compare(self).await?);
+        }
+        Ok(findings)
+    }
+
+    /// Whether the lake has logs of table formats.
+    pub(crate) fn has_logs(&self) -> bool {
+        !self.logs.is_empty()
+    }
+
+    /// Stores which table formats the lake has, and returns it with them. Removes the logs of
+    /// others.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails, or another process changed `lake.json`.
+    pub(crate) async fn with_tables(&self, tables: &[TableFormat]) -> Result<Self, LakeError> {
+        let path = layout::identity();
+        let found = self.store.read(&path).await?;
+        let found = found.ok_or_else(|| LakeError::Damaged {
+            path: path.clone(),
+            problem: "it is missing".to_owned(),
+        })?;
+        let identity = Identity {
+            tables: Some(tables.to_vec()),
+            ..parse_own(path.clone(), &found)?
+        };
+        let replaced = self.store.replace(&path, json(&identity), &found.version);
+        if replaced.await? == Swap::Refused {
+            return Err(LakeError::Contended { path });
+        }
+        for (_, format) in TableFormat::ALL {
+            if !tables.contains(&format) {
+                for object in self.store.list(&Path::from(format.directory())).await? {
+                    self.store.delete(&object.path).await?;
+                }
+            }
+        }
+        Ok(Self {
+            table: Table::new(Arc::clone(&self.store), identity.table_form()),
+            logs: logs(&self.store, &identity),
+            identity,
+            ..self.clone()
+        })
+    }
+
+    /// Whether the lake has the table formats that it had when it was opened.
+    ///
+    /// # Errors
+    /// [`LakeError`] if `lake.json` cannot be read.
+    pub(crate) async fn must_have_its_tables(&self) -> Result<(), LakeError> {
+        let path = layout::identity();
+        let found = self.store.read(&path).await?;
+        let found = found
+            .map(|found| parse_own::<Identity>(path, &found))
+            .transpose()?;
+        if found.is_none_or(|found| found.tables() == self.identity.tables()) {
+            return Ok(());
+        }
+        Err(LakeError::NotAlone(
+            "the table formats of the lake changed when the run began. Run again".to_owned(),
+        ))
+    }
+}

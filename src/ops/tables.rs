@@ -1,0 +1,126 @@
+//! Table formats of a lake: which it has, bringing their logs up to date, and the current files.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use jiff::civil::Date;
+use serde::Serialize;
+use tokio_util::sync::CancellationToken;
+
+use super::days::DayRange;
+use super::{Error, UsageError};
+use crate::cdr::slice::{Direction, Slice};
+use crate::config::Config;
+use crate::lake::report::new_run_id;
+use crate::lake::{Condition, Lake, LakeError, TableFormat};
+
+/// Pause between looks at a run that began before the lake was converted.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Commits the difference between the ledger and every log of the lake. Returns whether there was
+/// one.
+///
+/// # Errors
+/// [`Error`] if the lake has no logs, or one cannot be read or written.
+pub(crate) async fn sync(lake: &Lake, now: Timestamp) -> Result<bool, Error> {
+    if !lake.has_logs() {
+        return Err(UsageError::NoTables.into());
+    }
+    Ok(lake.sync_everything(&new_run_id(now)).await?)
+}
+
+/// Gives the lake the logs of these table formats, and removes others. Files stay as they are:
+/// only later ones get names of their own. No run may be in progress.
+///
+/// # Errors
+/// [`Error`] if a run is in progress, a slice's content is uncertain, or the lake cannot be read or
+/// written. Converting again continues.
+pub(crate) async fn convert(
+    lake: &Lake,
+    tables: &[TableFormat],
+    now: Timestamp,
+    interrupt: &CancellationToken,
+) -> Result<Lake, Error> {
+    if tables.is_empty() && lake.has_logs() {
+        return Err(UsageError::BackToPlain.into());
+    }
+    if let Some(run) = active_run(lake).await? {
+        return Err(UsageError::RunInProgress { run }.into());
+    }
+    let entries = lake.entries(&Direction::ALL, Date::MIN..=Date::MAX).await?;
+    let uncertain = entries
+        .iter()
+        .filter(|(_, found)| found.condition != Condition::Sound || found.entry.pending.is_some());
+    if let Some(slice) = uncertain.map(|(slice, _)| *slice).min() {
+        return Err(Error::Uncertain { slice });
+    }
+    let converted = lake.with_tables(tables).await?;
+    // A run that began just before has read the old `lake.json`. It may replace files until it
+    // ends, so no log may name them before.
+    while let Some(run) = active_run(&converted).await? {
+        tracing::info!(
+            run,
+            "Waiting for a run that began before the lake was converted."
+        );
+        tokio::select! {
+            () = interrupt.cancelled() => return Err(UsageError::RunInProgress { run }.into()),
+            () = tokio::time::sleep(POLL) => {}
+        }
+    }
+    converted.sync_everything(&new_run_id(now)).await?;
+    Ok(converted)
+}
+
+/// A run in progress, if there is one.
+async fn active_run(lake: &Lake) -> Result<Option<String>, LakeError> {
+    for run in lake.marked_runs("").await?.into_keys() {
+        if !lake.has_crashed(&run, true).await? && lake.is_marked(&run).await? {
+            return Ok(Some(run));
+        }
+    }
+    Ok(None)
+}
+
+/// A current file of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct CurrentFile {
+    /// Its slice.
+    #[serde(flatten)]
+    pub slice: Slice,
+    /// Where other programs find it.
+    pub path: String,
+    /// Its rows.
+    pub rows: u64,
+    /// Its size.
+    pub bytes: u64,
+}
+
+/// The current files of the selected days, in order.
+///
+/// # Errors
+/// [`Error`] if the ledger cannot be read. A damaged entry is an error too: its file is unknown.
+pub(crate) async fn current_files(
+    lake: &Lake,
+    config: &Config,
+    range: &DayRange,
+    now: Timestamp,
+) -> Result<Vec<CurrentFile>, Error> {
+    let days = range.days_of_all(&config.window, now)?;
+    let directions = range.directions(&Direction::ALL);
+    let mut files = Vec::new();
+    for (slice, found) in lake.entries(&directions, days).await? {
+        if found.condition != Condition::Sound {
+            return Err(Error::Uncertain { slice });
+        }
+        if let Some(file) = found.entry.file() {
+            files.push(CurrentFile {
+                slice,
+                path: config.lake.url.of(&file.location()),
+                rows: file.rows,
+                bytes: file.bytes,
+            });
+        }
+    }
+    files.sort_unstable_by_key(|file| file.slice);
+    Ok(files)
+}
