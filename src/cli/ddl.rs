@@ -28,7 +28,8 @@ pub(super) struct DdlArgs {
     /// Print statements that load the lake into the table, day by day. They can be run again.
     #[arg(long, help_heading = "What to print")]
     load: bool,
-    /// Load only the days that this run changed: its name, or `last`.
+    /// Load only the days that this run changed: its name, or `last`. Days that other runs, `prune`
+    /// or `erase` changed are not loaded: use --changed-since.
     #[arg(
         long,
         value_name = "RUN",
@@ -37,7 +38,8 @@ pub(super) struct DdlArgs {
         help_heading = "What to print"
     )]
     changed_by: Option<String>,
-    /// Load only the days changed by runs that ended after this run: its name, or `last`.
+    /// Load only the days changed since this run, also by `prune` and `erase`: its name, as in the
+    /// first line of an earlier load, or `last`.
     #[arg(
         long,
         value_name = "RUN",
@@ -116,8 +118,10 @@ impl DdlArgs {
     fn hints(&self) -> String {
         let load = match self.target {
             target if target.copies() => {
-                "--load: load every day; it can be run again. After a run:\n\
-                 --   --load --changed-by last: load the days that the last run changed.\n--   "
+                "--load: load every day; it can be run again.\n\
+                 --   --load --changed-since RUN: load the days changed since RUN, also by erase \
+                 and prune\n\
+                 --     (the first line of each load names RUN).\n--   "
             }
             Target::Spark | Target::Trino => "--load: refresh it after a run.\n--   ",
             _ => "",
@@ -139,5 +143,34 @@ impl DdlArgs {
         let place = self.location.as_ref();
         let place = place.map_or_else(String::new, |place| format!(" --location {place}"));
         format!("{table}{place}{}", self.config.as_flags())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_recommends_a_load_that_includes_the_days_changed_by_erase_and_prune() {
+        for target in Target::ALL {
+            let args = DdlArgs {
+                target,
+                table: "cdrs".to_owned(),
+                location: None,
+                load: false,
+                changed_by: None,
+                changed_since: None,
+                from: None,
+                to: None,
+                check: false,
+                config: LakeArgs::default(),
+            };
+            let hints = args.hints();
+            assert!(!hints.contains("--changed-by"), "{hints}");
+            let since = "--load --changed-since RUN: load the days changed since RUN, also by \
+                         erase and prune";
+            assert_eq!(hints.contains(since), target.copies(), "{hints}");
+            assert!(hints.lines().all(|line| line.starts_with("--")), "{hints}");
+        }
     }
 }
