@@ -70,15 +70,15 @@ pub enum LakeError {
         /// What the configuration has.
         wanted: String,
     },
-    /// The list of erased numbers was made with another key.
+    /// The lake has hashes of another key.
     #[error(
-        "{path} was made with key ID {existing}, but {}. Set privacy.key to the key with ID \
-         {existing}",
+        "{path} has hashes of numbers, made with the key with ID {existing}, but {}. A new key \
+         does not work. Set privacy.key to the place of the key with ID {existing}",
         match found { Some(id) => format!("the configured key has ID {id}"), None => "privacy.key \
             is not set".to_owned() }
     )]
     OtherKey {
-        /// The list.
+        /// The list of erased numbers, or the lake's identity.
         path: Path,
         /// ID of its key.
         existing: String,

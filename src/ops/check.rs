@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::Error;
 use super::days::today;
-use super::open::{Place, find_any_lake, find_lake};
+use super::open::{Place, find_any_lake, find_lake, without_key};
 use super::run::IGNORES_CONDITIONS;
 use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
@@ -58,11 +58,15 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
 /// What becomes of phone numbers, where anything does.
 async fn describe_privacy(config: &Config) -> Result<Option<String>, Error> {
     // Problems with the lake are reported by the check of the lake.
-    let erased = match find_any_lake(config).await {
-        Ok(Some(lake)) => lake.suppression().await?,
-        _ => None,
+    let lake = find_any_lake(config).await.unwrap_or_default();
+    let erased = match &lake {
+        Some(lake) => lake.suppression().await?,
+        None => None,
     };
-    let privacy = config.privacy(erased.is_some() || config.privacy.key.is_some())?;
+    let privacy = match config.privacy(erased.is_some() || config.privacy.key.is_some()) {
+        Ok(privacy) => privacy,
+        Err(error) => return Err(without_key(config, lake.as_ref(), error).await),
+    };
     if privacy.keeps_all() && privacy.key().is_none() {
         return Ok(None);
     }

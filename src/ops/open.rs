@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::config::{Config, ConfigError, Origin};
-use crate::lake::Lake;
+use crate::lake::{Lake, LakeError};
+use crate::privacy::Privacy;
 use crate::store::LakeStore;
 use crate::store::bucket::{self, BucketOptions, BucketStore, BucketUrl, OptionError, PART_BYTES};
 use crate::store::layout;
@@ -124,6 +125,39 @@ fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
     Ok(outer.map(|outer| outer.display().to_string()))
 }
 
+/// How the configuration stores numbers, with the key only if it must have one.
+async fn privacy(config: &Config) -> Result<Privacy, Error> {
+    match config.privacy(false) {
+        Ok(privacy) => Ok(privacy),
+        Err(error) => {
+            let lake = find_any_lake(config).await.unwrap_or_default();
+            Err(without_key(config, lake.as_ref(), error).await)
+        }
+    }
+}
+
+/// The error that a key is missing; if `lake` has hashes of numbers already, the error that names
+/// their key, because a new key would be refused.
+pub(crate) async fn without_key(config: &Config, lake: Option<&Lake>, error: ConfigError) -> Error {
+    let Some(lake) = lake.filter(|_| config.privacy.key.is_none()) else {
+        return error.into();
+    };
+    let list = match lake.suppression().await {
+        Ok(list) => list.map(|list| (layout::suppression(), list.key_id)),
+        Err(error) => return error.into(),
+    };
+    let pseudonyms = lake.identity.privacy_key_id.clone();
+    let pseudonyms = pseudonyms.map(|id| (layout::identity(), id));
+    match list.or(pseudonyms) {
+        Some((path, existing)) => Error::Lake(LakeError::OtherKey {
+            path,
+            existing,
+            found: None,
+        }),
+        None => error.into(),
+    }
+}
+
 /// Opens the lake for writing, or makes it. Fetches the key of pseudonyms if the lake or the caller
 /// (`needs_key`) needs it.
 ///
@@ -132,7 +166,7 @@ fn lake_around(root: &FilePath) -> std::io::Result<Option<String>> {
 pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> {
     let place = Place::of(config)?;
     let store = place.store();
-    let privacy = config.privacy(false)?;
+    let privacy = privacy(config).await?;
     let identity = config.identity(&privacy);
     // A directory that is not this lake is left unchanged.
     let found = Lake::find(Arc::clone(&store), &identity).await?;
@@ -146,7 +180,7 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
     let mut no_key = None;
     let privacy = match config.privacy(true) {
         Ok(with_key) => with_key,
-        Err(error) if needs_key => return Err(error.into()),
+        Err(error) if needs_key => return Err(without_key(config, found.as_ref(), error).await),
         // It may be needed later: a number may be erased while a run is under way.
         Err(error) => {
             if config.privacy.key.is_some() {
@@ -175,7 +209,7 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
 /// [`Error`] if it is another one, or cannot be read.
 pub async fn find_lake(config: &Config) -> Result<Option<Lake>, Error> {
     let store = Place::of(config)?.store();
-    let identity = config.identity(&config.privacy(false)?);
+    let identity = config.identity(&privacy(config).await?);
     Ok(Lake::find(store, &identity).await?)
 }
 

@@ -4,6 +4,7 @@ mod due;
 mod erase;
 mod faults;
 mod jobs;
+mod open;
 mod prune;
 mod rejects;
 mod status;

@@ -375,7 +375,9 @@ fn a_run_without_the_key_of_the_suppression_list_is_refused() {
     );
     assert_eq!(other.status, 2);
     assert!(
-        other.stderr.contains("Set privacy.key to the key with ID "),
+        other
+            .stderr
+            .contains("Set privacy.key to the place of the key with ID "),
         "{other:?}"
     );
     workplace.reconfigure(KEY_LINES, "");
@@ -827,7 +829,7 @@ fn a_slice_without_erased_calls_has_not_shrunk() {
             mixed
                 .unwrap_err()
                 .to_string()
-                .contains("Set privacy.key to the key with ID ")
+                .contains("Set privacy.key to the place of the key with ID ")
         );
     });
 }

@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use super::erase::{Erasure, Search, erase, search, slices};
 use crate::config::Config;
 use crate::lake::Lake;
+use crate::ops::open::without_key;
 use crate::ops::{Error, Observer, UsageError};
 use crate::privacy::{Mode, Token, holds_a_number_or_name, holds_several_numbers};
 
@@ -55,7 +56,10 @@ impl NumberFound {
     ) -> Result<Option<Self>, Error> {
         let with_key = match lake.privacy().key() {
             Some(_) => lake.privacy().clone(),
-            None => config.privacy(true)?,
+            None => match config.privacy(true) {
+                Ok(privacy) => privacy,
+                Err(error) => return Err(without_key(config, Some(&lake), error).await),
+            },
         };
         let key = with_key.key().expect("it was asked for");
         let token = key.token(number);
