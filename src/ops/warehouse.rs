@@ -9,10 +9,10 @@ use super::run::reports::{Changes, ReportedRun};
 use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
-use crate::lake::ledger::Commit;
+use crate::lake::ledger::Entry;
 use crate::lake::{Condition, Lake};
 use crate::store::location::Location;
-use crate::warehouse::{Days, Files, LedgerTotals, Table, Target};
+use crate::warehouse::{Content, Days, LedgerTotals, Slices, Table, Target};
 
 /// First day of the table if no other is known: the API has no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
@@ -134,51 +134,60 @@ fn address(config: &Config) -> Result<String, Error> {
     }
 }
 
-/// The days asked for of which the ledger speaks, each with its files.
+/// The requested days, each with what the lake has of it.
 async fn days(lake: &Lake, which: &LoadScope, changes: Option<&Changes>) -> Result<Days, Error> {
-    let mut days = Days::new();
-    let changed = match which {
+    let slices = lake.ledger_slices(&Direction::ALL).await?;
+    let directions: BTreeSet<Direction> = slices.iter().map(|slice| slice.direction).collect();
+    let days = match which {
         LoadScope::Days(range) => {
-            let slices = lake.ledger_slices(&Direction::ALL).await?;
-            let slices = slices.into_iter().map(|slice| slice.day);
-            slices.filter(|day| range.contains(day)).collect()
+            let days = slices.into_iter().map(|slice| slice.day);
+            days.filter(|day| range.contains(day)).collect()
         }
         LoadScope::ChangedBy(run) => changed_by(run, lake, changes).await?,
         LoadScope::ChangedSince(run) => changed_since(run, changes)?,
     };
-    days.extend(changed.into_iter().map(|day| (day, Files::new())));
+    let absent = |direction| (direction, Content::NotFetched { failed: false });
+    let absent: Slices = directions.into_iter().map(absent).collect();
+    let mut days: Days = days.into_iter().map(|day| (day, absent.clone())).collect();
     let (Some(&first), Some(&last)) = (days.keys().next(), days.keys().last()) else {
         return Ok(days);
     };
-    for (slice, commit) in commits(lake, first..=last).await? {
-        if let (Some(file), Some(files)) = (commit.file, days.get_mut(&slice.day)) {
-            files.insert(slice.direction, file.path);
+    for (slice, entry) in entries(lake, first..=last).await? {
+        if let Some(slices) = days.get_mut(&slice.day) {
+            slices.insert(slice.direction, content(entry));
         }
     }
     Ok(days)
 }
 
-/// What is in the lake, slice by slice. There must be no doubt about any.
-async fn commits(lake: &Lake, days: RangeInclusive<Date>) -> Result<Vec<(Slice, Commit)>, Error> {
-    let mut commits = Vec::new();
-    for (slice, found) in lake.entries(&Direction::ALL, days).await? {
-        let is_certain = found.condition == Condition::Sound && found.entry.pending.is_none();
-        match found.entry.committed {
-            _ if !is_certain => {
-                return Err(Error::Uncertain { slice });
-            }
-            Some(commit) => commits.push((slice, commit)),
-            // Tried, and never had.
-            None => {}
-        }
+fn content(entry: Entry) -> Content {
+    match entry.committed {
+        Some(commit) => match commit.file {
+            Some(file) => Content::File(file.path),
+            None => Content::NoRows,
+        },
+        None => Content::NotFetched {
+            failed: entry.failed.is_some(),
+        },
     }
-    Ok(commits)
+}
+
+/// The ledger's entries. There must be no doubt about any.
+async fn entries(lake: &Lake, days: RangeInclusive<Date>) -> Result<Vec<(Slice, Entry)>, Error> {
+    let mut entries = Vec::new();
+    for (slice, found) in lake.entries(&Direction::ALL, days).await? {
+        if found.condition != Condition::Sound || found.entry.pending.is_some() {
+            return Err(Error::Uncertain { slice });
+        }
+        entries.push((slice, found.entry));
+    }
+    Ok(entries)
 }
 
 async fn totals(lake: &Lake) -> Result<LedgerTotals, Error> {
     let mut sum = LedgerTotals::default();
-    for (_, commit) in commits(lake, Date::MIN..=Date::MAX).await? {
-        if commit.file.is_some() {
+    for (_, entry) in entries(lake, Date::MIN..=Date::MAX).await? {
+        if let Some(commit) = entry.committed.filter(|commit| commit.file.is_some()) {
             sum.rows += commit.counts.rows;
             sum.totals.merge(&commit.totals);
         }

@@ -4,8 +4,7 @@ use std::fmt::Write;
 
 use jiff::civil::Date;
 
-use super::{Days, Files, Table, Target, column_names, remarks};
-use crate::cdr::slice::Direction;
+use super::{Content, Days, Slices, Table, Target, column_names, remarks};
 use crate::store::layout;
 
 pub(super) fn definition(table: &Table) -> String {
@@ -148,41 +147,72 @@ pub(super) fn load(table: &Table, days: &Days) -> String {
         return "-- There is no day to load.\n".to_owned();
     }
     days.iter()
-        .map(|(&day, files)| load_day(table, day, files))
+        .map(|(&day, slices)| not_fetched(day, slices) + &load_day(table, day, slices))
         .collect()
 }
 
-fn load_day(table: &Table, day: Date, files: &Files) -> String {
+/// A comment for each slice that the lake does not have. The warehouse keeps what it has of it.
+fn not_fetched(day: Date, slices: &Slices) -> String {
+    let mut text = String::new();
+    for (direction, content) in slices {
+        if let Content::NotFetched { failed } = content {
+            let state = if *failed { "failed" } else { "missing" };
+            writeln!(
+                text,
+                "-- {day}: {direction} is not in the lake ({state}): see cdrlake status."
+            )
+            .expect("writing to memory does not fail");
+        }
+    }
+    text
+}
+
+fn load_day(table: &Table, day: Date, slices: &Slices) -> String {
+    let is_absent = |content: &Content| matches!(content, Content::NotFetched { .. });
+    if slices.values().all(is_absent) {
+        return String::new();
+    }
     match table.target {
-        Target::BigQuery => replace_partition(table, day, files),
-        Target::Databricks => replace_where(table, day, files),
-        Target::ClickHouse => swap_partition(table, day, files),
+        Target::BigQuery => replace_partition(table, day, slices),
+        Target::Databricks => replace_where(table, day, slices),
+        Target::ClickHouse => swap_partition(table, day, slices),
         // In Snowflake a failed statement does not abort the transaction, so a client that
         // continues would commit a part of it.
         Target::Snowflake => {
-            let statements = delete_and_copy(table, day, files);
+            let statements = delete_and_copy(table, day, slices);
             let statements = statements.replacen("BEGIN;", "BEGIN TRANSACTION;", 1);
             format!(
                 "EXECUTE IMMEDIATE $$\nBEGIN\n{statements}EXCEPTION\n    WHEN OTHER THEN\n        \
                  ROLLBACK;\n        RAISE;\nEND;\n$$;\n"
             )
         }
-        _ => delete_and_copy(table, day, files),
+        _ => delete_and_copy(table, day, slices),
     }
 }
 
+/// The paths of the files.
+fn files(slices: &Slices) -> impl Iterator<Item = &str> {
+    slices.values().filter_map(|content| match content {
+        Content::File(path) => Some(&**path),
+        _ => None,
+    })
+}
+
 /// In one transaction, slice by slice.
-fn delete_and_copy(table: &Table, day: Date, files: &Files) -> String {
+fn delete_and_copy(table: &Table, day: Date, slices: &Slices) -> String {
     let name = &table.name;
     let mut text = "BEGIN;\n".to_owned();
-    for direction in Direction::ALL {
+    for (direction, content) in slices {
+        if matches!(content, Content::NotFetched { .. }) {
+            continue;
+        }
         writeln!(
             text,
             "DELETE FROM {name} WHERE source_day = DATE '{day}' AND direction = '{direction}';"
         )
         .expect("writing to memory does not fail");
-        if let Some(file) = files.get(&direction) {
-            text += &copy(table, file);
+        if let Content::File(path) = content {
+            text += &copy(table, path);
         }
     }
     text + "COMMIT;\n"
@@ -213,13 +243,13 @@ fn copy(table: &Table, path: &str) -> String {
     }
 }
 
-fn replace_partition(table: &Table, day: Date, files: &Files) -> String {
+fn replace_partition(table: &Table, day: Date, slices: &Slices) -> String {
     let name = table.quoted_name();
-    if files.is_empty() {
+    let uri = |path: &str| format!("'{}'", table.address(path));
+    let uris: Vec<String> = files(slices).map(uri).collect();
+    if uris.is_empty() {
         return format!("DELETE FROM {name} WHERE source_day = DATE '{day}';\n");
     }
-    let uri = |path: &String| format!("'{}'", table.address(path));
-    let uris: Vec<String> = files.values().map(uri).collect();
     format!(
         "LOAD DATA INTO {name} OVERWRITE PARTITIONS (source_day = DATE '{day}')\n    \
          FROM FILES (format = 'PARQUET', uris = [{}]);\n",
@@ -227,9 +257,9 @@ fn replace_partition(table: &Table, day: Date, files: &Files) -> String {
     )
 }
 
-fn replace_where(table: &Table, day: Date, files: &Files) -> String {
+fn replace_where(table: &Table, day: Date, slices: &Slices) -> String {
     let (name, directory) = (&table.name, table.directory());
-    if files.is_empty() {
+    if files(slices).next().is_none() {
         return format!("DELETE FROM {name} WHERE source_day = DATE '{day}';\n");
     }
     let columns = column_names();
@@ -239,9 +269,9 @@ fn replace_where(table: &Table, day: Date, files: &Files) -> String {
     )
 }
 
-fn swap_partition(table: &Table, day: Date, files: &Files) -> String {
+fn swap_partition(table: &Table, day: Date, slices: &Slices) -> String {
     let name = &table.name;
-    if files.is_empty() {
+    if files(slices).next().is_none() {
         return format!("ALTER TABLE {name} DROP PARTITION '{day}';\n");
     }
     let sibling = table.sibling("load");

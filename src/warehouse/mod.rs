@@ -152,11 +152,25 @@ pub(crate) struct Table {
     first_day: Date,
 }
 
-/// The files of a day, as paths in the lake, each with its direction.
-pub(crate) type Files = BTreeMap<Direction, String>;
+/// What the lake has of a slice.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    /// A file, at this path in the lake.
+    File(String),
+    /// No rows: the day has no calls, or they were removed.
+    NoRows,
+    /// Nothing, because the slice was never committed.
+    NotFetched {
+        /// Whether the last attempt failed.
+        failed: bool,
+    },
+}
+
+/// The slices of a day, in the directions that the lake has.
+pub(crate) type Slices = BTreeMap<Direction, Content>;
 
 /// The days to load.
-pub(crate) type Days = BTreeMap<Date, Files>;
+pub(crate) type Days = BTreeMap<Date, Slices>;
 
 /// Totals of all rows, by the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

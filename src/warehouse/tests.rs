@@ -101,29 +101,34 @@ fn comments_need_no_quotes_in_any_dialect() {
 }
 
 #[test]
-fn targets_that_copy_replace_whole_days_and_delete_days_without_files() {
-    let files = |names: &[&str]| -> Files {
-        let paths = names.iter().map(|name| format!("cdrs/dt={name}"));
-        [Direction::Placed, Direction::Received]
-            .into_iter()
-            .rev()
-            .zip(paths)
-            .collect()
+fn targets_that_copy_replace_whole_days_and_keep_days_that_the_lake_does_not_have() {
+    let file = |name: &str| Content::File(format!("cdrs/dt={name}"));
+    let slices = |placed, received| -> Slices {
+        [(Direction::Placed, placed), (Direction::Received, received)].into()
     };
+    let absent = |failed| Content::NotFetched { failed };
     // A file has the name that its ledger entry gives.
     let days = Days::from([
         (
             day("2026-10-01"),
-            files(&[
-                "2026-10-01/received-2026-10-01.parquet",
-                "2026-10-01/placed-2026-10-01-a7.parquet",
-            ]),
+            slices(
+                file("2026-10-01/placed-2026-10-01-a7.parquet"),
+                file("2026-10-01/received-2026-10-01.parquet"),
+            ),
         ),
         (
             day("2026-10-02"),
-            files(&["2026-10-02/received-2026-10-02.parquet"]),
+            slices(
+                Content::NoRows,
+                file("2026-10-02/received-2026-10-02.parquet"),
+            ),
         ),
-        (day("2026-10-03"), Files::new()),
+        (day("2026-10-03"), slices(Content::NoRows, Content::NoRows)),
+        (
+            day("2026-10-04"),
+            slices(absent(true), file("2026-10-04/received-2026-10-04.parquet")),
+        ),
+        (day("2026-10-05"), slices(absent(true), absent(false))),
     ]);
     for target in Target::ALL.into_iter().filter(|target| target.copies()) {
         let lake = LAKES
@@ -146,11 +151,20 @@ fn targets_that_copy_replace_whole_days_and_delete_days_without_files() {
         let transactions =
             load.matches("BEGIN;").count() + load.matches("BEGIN TRANSACTION;").count();
         assert_eq!(transactions, load.matches("COMMIT;").count(), "{target}");
+        for absent in [
+            "-- 2026-10-04: placed is not in the lake (failed): see cdrlake status.\n",
+            "-- 2026-10-05: placed is not in the lake (failed): see cdrlake status.\n",
+            "-- 2026-10-05: received is not in the lake (missing): see cdrlake status.\n",
+        ] {
+            assert!(load.contains(absent), "{target}: {load}");
+        }
+        let of_absent_day = load.lines().filter(|line| line.contains("2026-10-05"));
+        assert_eq!(of_absent_day.count(), 2, "{target} deletes a day: {load}");
         if transactions > 0 {
-            assert_eq!(transactions, 3, "{target}");
+            assert_eq!(transactions, 4, "{target}");
             assert_eq!(
                 load.matches("DELETE FROM").count(),
-                6,
+                7,
                 "{target}: by day and direction"
             );
         }

@@ -1,9 +1,14 @@
 //! Statements for a warehouse, of a lake in memory.
 
+use std::sync::Arc;
+
 use jiff::civil::Date;
 
-use super::world::{World, day, source};
+use super::world::{World, day, days, slice, source};
+use crate::cdr::slice::{Direction, Slice};
+use crate::ops::days::Selection;
 use crate::ops::warehouse::{LoadScope, TableRequest};
+use crate::source::scripted::{Answer, ScriptedSource};
 use crate::warehouse::Target;
 
 fn request(target: Target) -> TableRequest {
@@ -45,6 +50,37 @@ async fn a_load_covers_the_selected_days_and_those_that_the_last_run_changed() {
         last.contains("2020-01-03") && !last.contains("2020-01-02"),
         "{last}"
     );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_load_deletes_no_rows_of_a_slice_that_was_never_fetched() {
+    let (world, snowflake) = (World::filled(&[3]).await, request(Target::Snowflake));
+    let short = ScriptedSource::new().with(slice(2), 3, [2, 2, 2].map(Answer::Calls));
+    world.run(2, Arc::new(short)).await;
+    let all = LoadScope::Days(Date::MIN..=Date::MAX);
+    let load = snowflake.load(&world.config, &world.lake, &all).await;
+    let load = load.unwrap();
+    let failed = "-- 2020-01-02: placed is not in the lake (failed): see cdrlake status.\n";
+    assert!(load.ends_with(failed), "{load}");
+    assert_eq!(load.matches("2020-01-02").count(), 1, "{load}");
+    // The other direction of the first day is missing once the lake has that direction.
+    assert!(!load.contains("received"), "{load}");
+    let received = Slice {
+        direction: Direction::Received,
+        ..slice(2)
+    };
+    let both = ScriptedSource::new().with(received, 1, [1, 1].map(Answer::Calls));
+    let selection = Selection {
+        direction: Some(Direction::Received),
+        from: Some(day(2)),
+        ..days(2)
+    };
+    world.run_selected(selection, Arc::new(both)).await;
+    let load = snowflake.load(&world.config, &world.lake, &all).await;
+    let load = load.unwrap();
+    let missing = "-- 2020-01-01: received is not in the lake (missing): see cdrlake status.\n";
+    assert!(load.contains(missing) && load.contains(failed), "{load}");
+    assert_eq!(load.matches("DELETE").count(), 2, "{load}");
 }
 
 #[tokio::test(start_paused = true)]
