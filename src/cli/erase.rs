@@ -70,7 +70,8 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
         return interrupted();
     };
     if args.dry_run {
-        return print(dry_run(args, &found.search).as_bytes());
+        let text = dry_run(args.output.format, &found.search, found.is_known);
+        return print(text.as_bytes());
     }
     let erasure = found.erase(&config, args.even_if_absent, &*observer, &interrupt);
     let mut erasure = erasure.await?;
@@ -79,9 +80,10 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
     Ok(exit_of_removal(&erasure.report))
 }
 
-fn dry_run(args: &EraseArgs, found: &Search) -> String {
+/// What an erasure would find. `is_known`: the number is on the list of erased numbers already.
+fn dry_run(format: OutputFormat, found: &Search, is_known: bool) -> String {
     let holding = || found.holding();
-    if args.output.format == OutputFormat::Json {
+    if format == OutputFormat::Json {
         let slices = holding().map(|(slice, holding)| {
             json!({
                 "direction": slice.direction,
@@ -119,6 +121,13 @@ fn dry_run(args: &EraseArgs, found: &Search) -> String {
         counted(rejects, "reject", "rejects")
     )
     .expect("writing to memory does not fail");
+    if rows + rejects == 0 && found.problems.is_empty() {
+        text.push_str(if is_known {
+            "The number is on the list of erased numbers: its future calls are left out.\n"
+        } else {
+            "If it should be there, write it in full, with its country code, as the lake has it.\n"
+        });
+    }
     text
 }
 
@@ -169,5 +178,27 @@ fn outcome(args: &EraseArgs, config: &Config, found: &Search, erasure: &Erasure)
             text.push_str(&hint_for_warehouses(report));
             text
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dry_run_without_result_reports_whether_the_number_is_erased_or_may_be_misspelled() {
+        let found = Search::default();
+        let nothing = "Found the number in 0 slices of 0: 0 rows and 0 rejects. Nothing was \
+                       changed: --dry-run.\n";
+        let erased =
+            "The number is on the list of erased numbers: its future calls are left out.\n";
+        let text = dry_run(OutputFormat::Text, &found, true);
+        assert_eq!(text, format!("{nothing}{erased}"));
+        let text = dry_run(OutputFormat::Text, &found, false);
+        let hint = "If it should be there, write it in full, with its country code, as the lake \
+                    has it.\n";
+        assert_eq!(text, format!("{nothing}{hint}"));
+        let json = dry_run(OutputFormat::Json, &found, false);
+        assert!(!json.contains("country code"), "{json}");
     }
 }

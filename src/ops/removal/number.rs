@@ -34,7 +34,7 @@ pub(crate) struct NumberFound {
     lake: Lake,
     token: Token,
     /// Whether it is on the suppression list already.
-    is_known: bool,
+    pub is_known: bool,
     /// Where the lake holds it.
     pub search: Search,
 }
