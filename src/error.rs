@@ -55,6 +55,27 @@ pub(crate) fn joined_names(names: impl ExactSizeIterator<Item = String>) -> Stri
     names.take(MAX_NAMES).collect::<Vec<_>>().join(", ") + more
 }
 
+/// The known name that is most like the given one, if any is like it. Sections end with a dot.
+pub(crate) fn nearest<'a>(
+    given: &str,
+    known: impl IntoIterator<Item = &'a str>,
+) -> Option<&'a str> {
+    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
+    // A right name in a wrong section is nearer than any other name.
+    let likeness = |name: &str| {
+        let whole = strsim::normalized_damerau_levenshtein(name, given);
+        let part = strsim::normalized_damerau_levenshtein(&last(name), &last(given)) * 0.9;
+        whole.max(part)
+    };
+    let nearest = known
+        .into_iter()
+        .map(|name| (likeness(name), name))
+        .max_by(|left, right| left.0.total_cmp(&right.0));
+    nearest
+        .filter(|(likeness, _)| *likeness > 0.5)
+        .map(|(_, name)| name)
+}
+
 /// Makes foreign text safe for logs and errors: one line of at most [`MAX_EXCERPT_CHARS`]
 /// characters, without anything that could be a phone number or a credential in an address.
 pub(crate) fn sanitized_excerpt(text: &str) -> String {

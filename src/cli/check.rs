@@ -5,15 +5,32 @@ use jiff::Timestamp;
 use super::{ApiArgs, CommandError, Exit, print};
 use crate::ops::check::{Checked, check};
 
+const NO_START: &str = "warning window.start is not set: cdrlake run without --from \
+    or --last will be refused\n";
+
 pub(super) async fn execute(args: &ApiArgs) -> Result<Exit, CommandError> {
     let config = args.load()?;
-    let mut lines = vec![format!(
-        "ok      configuration: valid; lake {}\n",
-        config.lake.url
-    )];
+    let mut lines = Vec::new();
     let mut exit = Exit::Success;
     for Checked { what, found } in check(&config, Timestamp::now()).await {
         match found {
+            Ok(found) if what == "configuration" => {
+                let from = |key| {
+                    let name = args.override_of(key);
+                    name.map(|name| format!(" (from {name})"))
+                };
+                let lake = from("lake.url").unwrap_or_default();
+                lines.push(format!(
+                    "ok      {what}: {found}; lake {}{lake}\n",
+                    config.lake.url
+                ));
+                if let Some(from) = from("source.url") {
+                    lines.push(format!("ok      source.url: {}{from}\n", config.source.url));
+                }
+                if config.window.start.is_none() {
+                    lines.push(NO_START.to_owned());
+                }
+            }
             Ok(found) => lines.push(format!("ok      {what}: {found}\n")),
             Err(error) => {
                 let error = CommandError::from(error);
@@ -22,8 +39,12 @@ pub(super) async fn execute(args: &ApiArgs) -> Result<Exit, CommandError> {
                     exit = error.exit;
                 }
                 lines.push(format!("failed  {what}: {}\n", error.message));
-                if what == "key" {
-                    lines.push("skipped API: there is no key\n".to_owned());
+                match what {
+                    "configuration" => {
+                        lines.push("skipped lake: its options are wrong\n".to_owned());
+                    }
+                    "key" => lines.push("skipped API: there is no key\n".to_owned()),
+                    _ => {}
                 }
             }
         }

@@ -24,7 +24,7 @@ use std::process::ExitCode;
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
-use crate::config::{Config, ConfigError, Overrides};
+use crate::config::{Config, ConfigError, Overrides, variable};
 use crate::error::{chain, is_disk_full};
 use crate::lake::LakeError;
 use crate::lake::report::{RunOutcome, RunReport};
@@ -358,6 +358,14 @@ impl<const USES: u8> ConfigArgs<USES> {
             given: given.cloned().collect(),
         }
         .as_flags()
+    }
+
+    /// The flag or the variable that sets this key, if the file does not.
+    fn override_of(&self, key: &str) -> Option<String> {
+        let flag = self.given.iter().find(|(flag, _)| flag.key == key);
+        let flag = flag.map(|(flag, _)| flag.shown.to_owned());
+        let variable = || Some(variable(key)).filter(|name| std::env::var_os(name).is_some());
+        flag.or_else(variable)
     }
 
     fn load(&self) -> Result<Config, ConfigError> {

@@ -28,11 +28,11 @@ use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::options::ParquetOptions;
 use crate::store::location::Location;
 pub(crate) use secrets::KeySource;
-pub(crate) use settings::Origin;
 use settings::Settings;
 pub use settings::{ConfigError, ConfigErrorKind};
 #[cfg(test)]
 pub(crate) use settings::{KEYS, OPEN_TABLE};
+pub(crate) use settings::{Origin, variable};
 
 /// The file read when `--config` names none.
 pub(crate) const DEFAULT_FILE: &str = "pipeline.toml";

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 use toml::Value;
 use toml::de::{DeTable, DeValue};
 
+use crate::error::nearest;
+
 /// Every key. Other keys (except those below [`OPEN_TABLE`]) are rejected.
 pub(crate) const KEYS: &[&str] = &[
     "source.url",
@@ -374,7 +376,7 @@ impl Settings {
 }
 
 /// The variable that overrides a key.
-pub(super) fn variable(key: &str) -> String {
+pub(crate) fn variable(key: &str) -> String {
     format!("{VARIABLE_PREFIX}{}", key.replace('.', "_").to_uppercase())
 }
 
@@ -421,23 +423,6 @@ fn unknown<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> String {
         |known| format!("Did you mean {known}?"),
     );
     format!("there is no key {given}. {hint}")
-}
-
-/// The name that is most like another, if any is like it at all.
-fn nearest<'a>(given: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().to_owned();
-    // A right name in a wrong section is nearer than any other name.
-    let likeness = |name: &str| {
-        let whole = strsim::normalized_damerau_levenshtein(name, given);
-        let part = strsim::normalized_damerau_levenshtein(&last(name), &last(given)) * 0.9;
-        whole.max(part)
-    };
-    let nearest = known
-        .map(|name| (likeness(name), name))
-        .max_by(|left, right| left.0.total_cmp(&right.0));
-    nearest
-        .filter(|(likeness, _)| *likeness > 0.5)
-        .map(|(_, name)| name)
 }
 
 #[cfg(test)]

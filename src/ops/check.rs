@@ -25,17 +25,23 @@ const PROBE: &str = "_cdrlake/leases/check.probe";
 /// One thing that was tried.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// What: `key`, `API`, `numbers` or `lake`.
+    /// What: `configuration`, `key`, `API`, `numbers` or `lake`.
     pub what: &'static str,
     /// What was found, in words.
     pub found: Result<String, Error>,
 }
 
-/// Tries everything that a run needs, one after the other. The API is left out without a key, and
-/// numbers where nothing becomes of them.
+/// Tries everything that a run needs, one after the other. The API is left out without a key,
+/// numbers where nothing becomes of them, and both they and the lake if its options are wrong.
 pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
     let mut checks = Vec::new();
     let mut note = |what, found| checks.push(Checked { what, found });
+    let place = match Place::of(config) {
+        Err(error @ Error::Config(_)) => Err(error),
+        Ok(_) | Err(_) => Ok("valid".to_owned()),
+    };
+    let is_valid = place.is_ok();
+    note("configuration", place);
     match config.api_key() {
         Err(error) => note("key", Err(error.into())),
         Ok(key) => {
@@ -48,10 +54,12 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
             note("API", ask_api(config, key, now).await);
         }
     }
-    if let Some(numbers) = describe_privacy(config).await.transpose() {
-        note("numbers", numbers);
+    if is_valid {
+        if let Some(numbers) = describe_privacy(config).await.transpose() {
+            note("numbers", numbers);
+        }
+        note("lake", try_lake(config).await);
     }
-    note("lake", try_lake(config).await);
     checks
 }
 

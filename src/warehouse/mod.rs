@@ -18,6 +18,7 @@ use jiff::civil::Date;
 use crate::cdr::columns::{COLUMNS, Column, Kind};
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Totals;
+use crate::error::nearest;
 use crate::store::layout;
 
 /// A warehouse, or an engine that reads the files itself.
@@ -93,13 +94,8 @@ impl FromStr for Target {
         let found = Self::ALL.into_iter().find(|target| target.as_str() == text);
         found.ok_or_else(|| {
             let names = Self::ALL.map(Self::as_str);
-            let likeness = |name: &str| strsim::normalized_damerau_levenshtein(name, text);
-            let nearest = names
-                .into_iter()
-                .max_by(|left, right| likeness(left).total_cmp(&likeness(right)))
-                .filter(|name| likeness(name) > 0.5);
-            let nearest =
-                nearest.map_or_else(String::new, |name| format!(". Did you mean {name}?"));
+            let nearest = nearest(text, names)
+                .map_or_else(String::new, |name| format!(". Did you mean {name}?"));
             format!(
                 "there is no target `{text}`. Use one of {}{nearest}",
                 names.join(", ")

@@ -730,11 +730,15 @@ fn check_reports_what_works_and_what_does_not() {
         begins,
         [
             "ok      configuration",
+            "warning window.start is not set",
             "ok      key",
             "ok      API",
             "ok      lake"
         ]
     );
+    let no_start =
+        "window.start is not set: cdrlake run without --from or --last will be refused\n";
+    assert!(ran.stdout.contains(no_start), "{ran:?}");
     assert!(ran.stdout.contains("7 calls placed on"), "{}", ran.stdout);
     assert!(ran.stdout.contains("conditional writes honoured"));
     server.on(
@@ -764,6 +768,56 @@ fn check_reports_what_works_and_what_does_not() {
         ran.stdout.contains("ok      lake"),
         "the rest is still checked"
     );
+}
+
+#[test]
+fn check_names_the_variables_and_flags_that_override_the_configuration() {
+    let workplace = Workplace::with_url("http://127.0.0.1:1");
+    let ran_with = |variables: &[(&str, &str)], arguments: &[&str]| {
+        let mut command = workplace.command(&[&["check"], arguments].concat());
+        command.envs(variables.iter().copied());
+        ran(output(command)).stdout
+    };
+    let first_line = |text: &str| text.lines().next().unwrap().to_owned();
+    let plain = ran_with(&[("CDRLAKE_WINDOW_START", "2026-01-01")], &[]);
+    assert_eq!(
+        first_line(&plain),
+        "ok      configuration: valid; lake lake"
+    );
+    assert!(!plain.contains("window.start"), "{plain}");
+    let variables = [
+        ("CDRLAKE_LAKE_URL", "./other"),
+        ("CDRLAKE_SOURCE_URL", "http://127.0.0.1:2"),
+    ];
+    let overridden = ran_with(&variables, &[]);
+    assert!(
+        overridden.starts_with(
+            "ok      configuration: valid; lake ./other (from CDRLAKE_LAKE_URL)\n\
+             ok      source.url: http://127.0.0.1:2/ (from CDRLAKE_SOURCE_URL)\n"
+        ),
+        "{overridden}"
+    );
+    let flag = first_line(&ran_with(&variables, &["--lake", "third"]));
+    assert!(flag.ends_with("lake third (from --lake)"), "{flag}");
+}
+
+#[test]
+fn check_reports_a_wrong_option_of_the_lake_as_an_error_of_the_configuration() {
+    let workplace = Workplace::with_url("http://127.0.0.1:1");
+    workplace.reconfigure("url = \"lake\"", "url = \"s3://calls/wavix\"");
+    workplace.configure_also("[lake.options]\nregoin = \"eu-central-1\"");
+    let ran = workplace.run(&["check"]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(
+        ran.stdout
+            .starts_with("failed  configuration: pipeline.toml, line ")
+            && ran.stdout.contains(
+                "lake.options.regoin is not an option of s3:// lakes. Did you mean region?\n\
+                 skipped lake: its options are wrong\n"
+            ),
+        "{ran:?}"
+    );
+    assert!(!ran.stdout.contains("ok      configuration"), "{ran:?}");
 }
 
 #[test]

@@ -16,8 +16,31 @@ use url::Url;
 use super::option_error::OptionError;
 use super::uploads::{S3Uploads, Uploads};
 use crate::TOOL;
+use crate::error::nearest;
 use crate::store::location::is_loopback;
 use crate::store::tls;
+
+/// What the library accepts as `server_side_encryption`. Its own message lists other values.
+const ENCRYPTIONS: [&str; 4] = ["AES256", "aws:kms", "aws:kms:dsse", "sse-c"];
+
+/// The options that most lakes need, for suggestions.
+const USUAL_OPTIONS: [&str; 15] = [
+    "region",
+    "endpoint",
+    "virtual_hosted_style_request",
+    "allow_http",
+    "server_side_encryption",
+    "sse_kms_key_id",
+    "sse_bucket_key_enabled",
+    "checksum_algorithm",
+    STORAGE_CLASS,
+    TAGS,
+    "timeout",
+    "connect_timeout",
+    "account_name",
+    "use_azure_cli",
+    "proxy_url",
+];
 
 /// What the requests of a client transfer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -280,6 +303,14 @@ fn s3(
     class: RequestClass,
 ) -> Result<Connection, OptionError> {
     let keys = parse::<AmazonS3ConfigKey>(options, Scheme::S3, class)?;
+    for option in ["server_side_encryption", "aws_server_side_encryption"] {
+        if let Some(value) = options.get(option)
+            && !ENCRYPTIONS.contains(&value.as_str())
+        {
+            let problem = format!("is \"{value}\": write \"AES256\" or \"aws:kms\"");
+            return Err(OptionError::of(option, problem));
+        }
+    }
     let mut builder = AmazonS3Builder::from_env()
         .with_bucket_name(&url.bucket)
         .with_retry(class.retry())
@@ -377,10 +408,15 @@ fn parse<Key: FromStr>(
         .map(|(option, value)| {
             let key = option.parse().map_err(|_| {
                 let scheme = scheme.as_str();
-                let problem = format!(
-                    "is not an option of {scheme}:// lakes. docs/buckets.md lists the usual \
-                     options, the documentation of the crate object_store all"
+                let hint = nearest(option, USUAL_OPTIONS).map_or_else(
+                    || {
+                        "docs/buckets.md lists the usual options, the documentation of the crate \
+                         object_store all"
+                            .to_owned()
+                    },
+                    |usual| format!("Did you mean {usual}?"),
                 );
+                let problem = format!("is not an option of {scheme}:// lakes. {hint}");
                 OptionError::of(option, problem)
             })?;
             Ok((key, value.as_str()))
@@ -541,7 +577,15 @@ mod tests {
                 "{problem}"
             );
         }
-        assert!(problem(&[("regoin", "x")]).starts_with("regoin: is not an option of s3://"));
+        assert_eq!(
+            problem(&[("regoin", "x")]),
+            "regoin: is not an option of s3:// lakes. Did you mean region?"
+        );
+        assert!(problem(&[("xyzzy", "x")]).contains("docs/buckets.md lists the usual options"));
+        assert_eq!(
+            problem(&[("server_side_encryption", "aes-256")]),
+            "server_side_encryption: is \"aes-256\": write \"AES256\" or \"aws:kms\""
+        );
         assert!(problem(&[("endpoint", "http://minio:9000")]).contains("plain HTTP"));
         for wrong in [
             "127.0.0.1:9000",
