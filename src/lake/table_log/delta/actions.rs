@@ -221,6 +221,7 @@ mod tests {
             "a/..",
             "%2E%2E/a",
             "a%FFb",
+            "a%+fb",
         ] {
             assert_eq!(decode_path(foreign), foreign);
         }
