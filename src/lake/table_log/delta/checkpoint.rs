@@ -106,6 +106,9 @@ static SCHEMA: LazyLock<TypePtr> = LazyLock::new(|| {
     Arc::new(schema.expect("it is a Parquet schema"))
 });
 
+/// A row that names another file with actions. Some writers always have its column.
+const SIDECAR: &str = "sidecar";
+
 /// Actions that become one row group, which bounds the memory of a writer and of readers.
 const ROW_GROUP_ACTIONS: usize = 1_000;
 
@@ -270,13 +273,13 @@ impl From<ParquetError> for DecodeError {
 pub(super) fn decode(checkpoint: Bytes, mut each: impl FnMut(Action)) -> Result<(), DecodeError> {
     let reader = SerializedFileReader::new(checkpoint)?;
     let schema = reader.metadata().file_metadata().schema();
-    let has = |name: &str| schema.get_fields().iter().any(|field| field.name() == name);
-    if has("sidecar") || has("checkpointMetadata") {
-        return Err(DecodeError::Unsupported("a V2 checkpoint".to_owned()));
-    }
     let projection = known_columns(schema)?;
     for row in reader.get_row_iter(Some(projection))? {
-        let action = serde_json::from_value(object(&row?)).map_err(|_| {
+        let row = object(&row?);
+        if !row[SIDECAR].is_null() {
+            return Err(DecodeError::Unsupported("sidecar files".to_owned()));
+        }
+        let action = serde_json::from_value(row).map_err(|_| {
             DecodeError::Damaged("it has a row that is no action of Delta Lake".to_owned())
         })?;
         each(action);
@@ -288,8 +291,11 @@ pub(super) fn decode(checkpoint: Bytes, mut each: impl FnMut(Action)) -> Result<
 fn known_columns(schema: &Type) -> Result<Type, ParquetError> {
     let mut groups = Vec::new();
     for group in schema.get_fields().iter().filter(|group| group.is_group()) {
-        let own = SCHEMA.get_fields().iter();
-        let Some(own) = own.clone().find(|own| own.name() == group.name()) else {
+        if group.name() == SIDECAR {
+            groups.push(Arc::clone(group));
+        }
+        let mut own = SCHEMA.get_fields().iter();
+        let Some(own) = own.find(|own| own.name() == group.name()) else {
             continue;
         };
         let is_known = |field: &&TypePtr| {

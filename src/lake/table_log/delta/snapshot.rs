@@ -163,6 +163,7 @@ impl State {
     }
 
     /// Whether it contains removed files.
+    #[cfg(test)]
     pub(super) fn has_removed(&self) -> bool {
         !self.removed.is_empty()
     }

@@ -276,3 +276,29 @@ async fn altered_files_are_added_again() {
         assert!(!DeltaLog::live(&mended)[&path("base")].is_altered);
     }
 }
+
+/// The file was written by deltalake 1.6.6 for a log of two versions: the first adds three files,
+/// the second removes one.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_of_delta_rs_is_read() {
+    let log = log();
+    let fixture = include_bytes!("../../../../../tests/data/delta-rs.checkpoint.parquet");
+    log.put(&checkpoint_path(1), &fixture[..]).await;
+    let found = log.read().await.unwrap().unwrap();
+    let live = LiveFile {
+        rows: Some(10),
+        bytes: 1000,
+        is_altered: false,
+    };
+    let expected = [path("a"), path("b b")].map(|path| (path, live.clone()));
+    assert_eq!(*DeltaLog::live(&found), LiveFiles::from(expected));
+    let (_, actions, _) = content(&found);
+    assert!(actions.contains("{\"txn\":{\"appId\":\"app\",\"version\":7}}"));
+    assert!(actions.contains("placed-2026-10-01-b%20b.parquet"));
+    assert!(found.state.has_removed());
+    // It contains the removed file.
+    log.expire(&found, Timestamp::MAX).await.unwrap().done();
+    let rewritten = log.read().await.unwrap().unwrap();
+    assert_eq!(rewritten.state.live, found.state.live);
+    assert!(!rewritten.state.has_removed());
+}
