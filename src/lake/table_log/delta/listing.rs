@@ -104,7 +104,9 @@ impl Listing {
 pub(super) fn version_of(path: &Path) -> Option<(u64, &str)> {
     let (version, kind) = path.filename()?.split_once('.')?;
     let is_version = version.len() == 20 && version.bytes().all(|byte| byte.is_ascii_digit());
-    Some((version.parse().ok().filter(|_| is_version)?, kind))
+    // Other programs count versions in 63 bits.
+    let version = version.parse::<i64>().ok().filter(|_| is_version)?;
+    Some((version.try_into().ok()?, kind))
 }
 
 /// A commit.
@@ -137,6 +139,7 @@ mod tests {
             "_delta_log/00000000000000000000.00000000000000000003.compacted.json",
             "_delta_log/_staged_commits/00000000000000000009.json",
             "_delta_log/9.json",
+            "_delta_log/18446744073709551615.json",
         ];
         let others = others.map(Path::from);
         let listing = Listing::try_new(commits.into_iter().chain(checkpoints).chain(others));

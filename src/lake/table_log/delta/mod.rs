@@ -17,9 +17,11 @@ mod stats;
 mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use memchr::memmem;
 use object_store::path::Path;
@@ -43,6 +45,9 @@ const CHECKPOINT_INTERVAL: u64 = 50;
 
 /// How often a log is listed again, because another process deleted an object meanwhile.
 const MAX_LISTINGS: u32 = 3;
+
+/// Objects of the log that are read at once. A commit may have some megabytes.
+const CONCURRENT_READS: usize = 8;
 
 /// Attempts to replace the hint.
 const MAX_SWAPS: u32 = 5;
@@ -105,34 +110,24 @@ impl DeltaLog {
         })
     }
 
-    /// Calls `each` for every action of a commit; `None` if it does not exist.
-    async fn for_each_of_commit(
+    /// Calls `each` for every action of these objects, in their order.
+    async fn for_each_action(
         &self,
-        version: u64,
-        each: impl FnMut(Action),
-    ) -> Result<Option<()>, TableLogError> {
-        let path = commit_path(version);
-        let Some(found) = self.store.read(&path).await? else {
-            return Ok(None);
+        objects: impl Iterator<Item = Path> + Send,
+        mut each: impl FnMut(&Path, Action) + Send,
+    ) -> Result<Found<()>, TableLogError> {
+        let read = |path: Path| async move {
+            let found = self.store.read(&path).await?;
+            Ok::<_, TableLogError>((path, found))
         };
-        let decoded = actions::decode(&found.bytes, each);
-        decoded.map_err(|problem| damaged(path, &problem))?;
-        Ok(Some(()))
-    }
-
-    /// Calls `each` for every action of a checkpoint; `None` if it does not exist.
-    async fn for_each_of_checkpoint(
-        &self,
-        version: u64,
-        each: impl FnMut(Action),
-    ) -> Result<Option<()>, TableLogError> {
-        let path = checkpoint_path(version);
-        let Some(found) = self.store.read(&path).await? else {
-            return Ok(None);
-        };
-        let decoded = checkpoint::decode(found.bytes, each);
-        decoded.map_err(|error| checkpoint_error(path, error))?;
-        Ok(Some(()))
+        let mut objects = pin!(stream::iter(objects).map(read).buffered(CONCURRENT_READS));
+        while let Some((path, found)) = objects.try_next().await? {
+            let Some(found) = found else {
+                return Ok(Found::Vanished(path));
+            };
+            decode(&path, found.bytes, |action| each(&path, action))?;
+        }
+        Ok(Found::Whole(()))
     }
 
     /// Builds the snapshot of a version from the newest checkpoint before it and the commits since.
@@ -141,34 +136,24 @@ impl DeltaLog {
         listing: &Listing,
         version: u64,
     ) -> Result<Found<Snapshot>, TableLogError> {
-        let mut state = State::default();
         let checkpoint = listing.checkpoint_for(version);
-        // A version has one cause of failure that is named: the object with its protocol.
-        let mut protocol_path = checkpoint_path(version);
-        if let Some(version) = checkpoint {
-            let path = checkpoint_path(version);
-            let read = self.for_each_of_checkpoint(version, |action| state.apply(action));
-            if read.await?.is_none() {
-                return Ok(Found::Vanished(path));
-            }
-            protocol_path = path;
+        let mut commits = checkpoint.map_or(0, |checkpoint| checkpoint + 1)..=version;
+        let objects = checkpoint.map(checkpoint_path).into_iter();
+        let objects = objects.chain(commits.clone().map(commit_path));
+        if let Some(missing) = commits.find(|&commit| !listing.has_commit(commit)) {
+            let problem = "it is missing, but later commits exist";
+            return Err(damaged(commit_path(missing), problem));
         }
-        for version in checkpoint.map_or(0, |version| version + 1)..=version {
-            let path = commit_path(version);
-            if !listing.has_commit(version) {
-                return Err(damaged(path, "it is missing, but later commits exist"));
+        let mut state = State::default();
+        let mut protocol_path = commit_path(version);
+        let read = self.for_each_action(objects, |path, action| {
+            if action.protocol.is_some() || action.meta_data.is_some() {
+                protocol_path = path.clone();
             }
-            let mut changes_protocol = false;
-            let read = self.for_each_of_commit(version, |action| {
-                changes_protocol |= action.protocol.is_some() || action.meta_data.is_some();
-                state.apply(action);
-            });
-            if read.await?.is_none() {
-                return Ok(Found::Vanished(path));
-            }
-            if changes_protocol {
-                protocol_path = path;
-            }
+            state.apply(action);
+        });
+        if let Found::Vanished(path) = read.await? {
+            return Ok(Found::Vanished(path));
         }
         match Snapshot::try_new(version, state) {
             Ok(snapshot) => Ok(Found::Whole(snapshot)),
@@ -185,26 +170,18 @@ impl DeltaLog {
 
     /// The paths of the files of all readable versions.
     async fn paths(&self, listing: &Listing) -> Result<Found<BTreeSet<String>>, TableLogError> {
+        let objects = listing.readable().map(|(version, source)| match source {
+            Source::Commit => commit_path(version),
+            Source::Checkpoint => checkpoint_path(version),
+        });
         let mut paths = BTreeSet::new();
-        for (version, source) in listing.readable() {
-            let see = |action: Action| {
-                paths.extend(action.add.map(|add| decode_path(&add.path)));
-            };
-            let (path, found) = match source {
-                Source::Commit => (
-                    commit_path(version),
-                    self.for_each_of_commit(version, see).await?,
-                ),
-                Source::Checkpoint => (
-                    checkpoint_path(version),
-                    self.for_each_of_checkpoint(version, see).await?,
-                ),
-            };
-            if found.is_none() {
-                return Ok(Found::Vanished(path));
-            }
-        }
-        Ok(Found::Whole(paths))
+        let read = self.for_each_action(objects, |_, action| {
+            paths.extend(action.add.map(|add| decode_path(&add.path)));
+        });
+        Ok(match read.await? {
+            Found::Whole(()) => Found::Whole(paths),
+            Found::Vanished(path) => Found::Vanished(path),
+        })
     }
 
     /// The actions of the commit that changes `base`.
@@ -309,11 +286,10 @@ impl DeltaLog {
             return Err(damaged(path, "it is missing"));
         };
         let (mut size, mut has_removed) = (0, false);
-        let decoded = checkpoint::decode(found.bytes, |action| {
+        decode(&path, found.bytes, |action| {
             size += 1;
             has_removed |= action.remove.is_some();
-        });
-        decoded.map_err(|error| checkpoint_error(path.clone(), error))?;
+        })?;
         if let Some(snapshot) = without_removed.filter(|_| has_removed) {
             let bytes;
             (bytes, size) = encode_checkpoint(snapshot)?;
@@ -370,10 +346,10 @@ impl DeltaLog {
         let mut expired = versions.next().unwrap_or(newest);
         for version in versions {
             let mut time = None;
-            self.for_each_of_commit(version, |action| {
+            let read = self.for_each_action(std::iter::once(commit_path(version)), |_, action| {
                 time = time.or_else(|| action.commit_info?.get("timestamp")?.as_i64());
-            })
-            .await?;
+            });
+            read.await?;
             if time.is_some_and(|time| time > limit.as_millisecond()) {
                 break;
             }
@@ -538,11 +514,19 @@ fn encode_checkpoint(snapshot: &Snapshot) -> Result<(Bytes, u64), TableLogError>
         .map_err(|error| damaged(checkpoint_path(snapshot.version), &error.to_string()))
 }
 
-fn checkpoint_error(path: Path, error: DecodeError) -> TableLogError {
-    match error {
-        DecodeError::Damaged(problem) => damaged(path, &problem),
-        DecodeError::Unsupported(feature) => TableLogError::Unsupported { path, feature },
+/// Calls `each` for every action of an object of the log.
+fn decode(path: &Path, bytes: Bytes, each: impl FnMut(Action)) -> Result<(), TableLogError> {
+    if path.extension() == Some("json") {
+        let decoded = actions::decode(&bytes, each);
+        return decoded.map_err(|problem| damaged(path.clone(), &problem));
     }
+    checkpoint::decode(bytes, each).map_err(|error| match error {
+        DecodeError::Damaged(problem) => damaged(path.clone(), &problem),
+        DecodeError::Unsupported(feature) => TableLogError::Unsupported {
+            path: path.clone(),
+            feature,
+        },
+    })
 }
 
 fn damaged(path: Path, problem: &str) -> TableLogError {

@@ -4,17 +4,21 @@ mod foreign;
 mod interrupted;
 
 use object_store::memory::InMemory;
+use parquet::basic::Compression;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use parquet::record::{Field, RowAccessor};
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
+use crate::cdr::decode::Record;
 use crate::cdr::slice::{Direction, Slice};
 use crate::lake::Lake;
 use crate::lake::table_log::LiveFile;
 use crate::lake::table_log::faults::{FaultStore, Moment};
+use crate::slice_file::options::ParquetOptions;
 use crate::slice_file::statistics::FileStatistics;
+use crate::slice_file::writer::SpoolWriter;
 use crate::store::bucket::BucketStore;
 use crate::store::local::LocalStore;
 
@@ -522,6 +526,77 @@ async fn an_old_snapshot_does_not_expire_a_newer_one() {
     let conflict = log.expire(&newest, Timestamp::MAX).await.unwrap();
     assert!(matches!(conflict, Committed::Conflict));
     assert_eq!(log.snapshots().await.len(), all.len() + 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_is_written_after_its_version_expired_is_removed() {
+    let objects = Arc::default();
+    let (one, other) = (log_in(store(&objects)), log_in(store(&objects)));
+    let (base, _) = one.fill(3).await;
+    let change = difference(&["b"], &["base"]);
+    let newest = other
+        .commit(Some(&base), &change, &info(3))
+        .await
+        .unwrap()
+        .done();
+    other.expire(&newest, Timestamp::MAX).await.unwrap().done();
+    let names = other.names().await;
+    one.write_checkpoint(&base).await.unwrap();
+    assert_eq!(other.names().await, names);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wrong_hint_is_replaced_by_the_next_checkpoint() {
+    for wrong in [
+        "mist",
+        "{\"version\":99,\"size\":1}",
+        "{\"version\":1,\"size\":1}",
+    ] {
+        let log = log();
+        let (newest, _) = log.fill(4).await;
+        log.put(&hint_path(), wrong).await;
+        log.write_checkpoint(&newest).await.unwrap();
+        let hint = log.text(&hint_path()).await.unwrap();
+        assert_eq!(hint, "{\"version\":3,\"size\":7}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_never_contains_phone_numbers() {
+    const NUMBER: &str = "33187000001";
+    let spool = tempfile::tempdir().unwrap();
+    let options = ParquetOptions {
+        compression: Compression::UNCOMPRESSED,
+        row_group_rows: 10,
+        row_group_bytes: usize::MAX,
+    };
+    let mut change = difference(&["a"], &[]);
+    let target = spool.path().join("file");
+    let mut writer = SpoolWriter::try_new(&target, change.add[0].slice, &options).unwrap();
+    let text = || Some(NUMBER.into());
+    let record = Record {
+        call_id: text(),
+        parent_call_id: text(),
+        from_number: text(),
+        to_number: text(),
+        disposition: text(),
+        destination: text(),
+        sip_trunk: text(),
+        answered_by: text(),
+        ..Record::default()
+    };
+    writer.append(&record).unwrap();
+    let written = writer.end().unwrap().finish(Vec::new()).unwrap();
+    change.add[0].statistics = written.statistics;
+    let log = log();
+    let snapshot = log.commit(None, &change, &info(0)).await.unwrap().done();
+    log.write_checkpoint(&snapshot).await.unwrap();
+    let commit = log.text(&commit_path(0)).await.unwrap();
+    assert!(commit.contains("1970-01-01T00:00:00.000Z"), "{commit}");
+    assert!(!commit.contains(NUMBER), "{commit}");
+    log.remove_object(&commit_path(0)).await;
+    let (_, actions, _) = content(&log.read().await.unwrap().unwrap());
+    assert!(!actions.contains(NUMBER), "{actions}");
 }
 
 #[tokio::test]

@@ -5,8 +5,8 @@ use super::*;
 /// How a store fails at an operation.
 type Fault = fn(Arc<dyn LakeStore>, i64, Moment) -> FaultStore;
 
-/// Does `work` on a copy of `objects` for every fault at every operation. `work` also learns whether
-/// the store has no fault. Returns the number of operations.
+/// Does `work` on a copy of `objects` for every fault at every operation. `work` also learns
+/// whether the store has no fault. Returns the number of operations.
 async fn for_each_fault(
     objects: &InMemory,
     work: impl AsyncFn(Arc<InMemory>, Arc<FaultStore>, bool),
