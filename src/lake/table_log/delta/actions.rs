@@ -6,7 +6,6 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use bytes::Bytes;
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
@@ -120,14 +119,12 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Encodes a commit: one action a line.
-pub(super) fn encode(actions: &[Action]) -> Bytes {
-    let mut bytes = Vec::new();
-    for action in actions {
-        serde_json::to_writer(&mut bytes, action).expect("actions always serialise");
-        bytes.push(b'\n');
+impl Action {
+    /// Appends its line to a commit.
+    pub(super) fn encode(&self, commit: &mut Vec<u8>) {
+        serde_json::to_writer(&mut *commit, self).expect("actions always serialise");
+        commit.push(b'\n');
     }
-    bytes.into()
 }
 
 /// Calls `each` for every action of a commit, in order.

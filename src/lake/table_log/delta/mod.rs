@@ -191,14 +191,14 @@ impl DeltaLog {
         difference: &Difference,
         info: &CommitInfo,
         token: &str,
-    ) -> Vec<Action> {
+    ) -> impl Iterator<Item = Action> {
         let now_ms = info.at.as_millisecond();
         let operation = if base.is_some() {
             "WRITE"
         } else {
             "CREATE TABLE"
         };
-        let mut actions = vec![Action {
+        let mut about_table = vec![Action {
             commit_info: Some(json!({
                 "timestamp": now_ms,
                 "operation": operation,
@@ -212,29 +212,32 @@ impl DeltaLog {
         }];
         if base.is_none_or(|base| !base.deviations.is_empty()) {
             let old = base.and_then(|base| base.state.metadata.as_ref());
-            actions.push(Action {
+            about_table.push(Action {
                 protocol: Some(PROTOCOL),
                 ..Action::default()
             });
-            actions.push(Action {
+            about_table.push(Action {
                 meta_data: Some(schema::metadata(&self.table, old, new_uuid, now_ms)),
                 ..Action::default()
             });
         }
         // A file that is added again is not removed: one commit must not contain both.
         let added: BTreeSet<&str> = difference.add.iter().map(|file| &*file.path).collect();
-        let removed: BTreeSet<&String> = difference.remove.iter().collect();
-        let removed = removed.into_iter().filter(|path| !added.contains(&***path));
-        let removal = |path: &String| base?.state.removal(path, now_ms);
-        actions.extend(removed.filter_map(removal).map(|remove| Action {
-            remove: Some(remove),
-            ..Action::default()
-        }));
-        actions.extend(difference.add.iter().map(|file| Action {
+        let mut removed: BTreeSet<&str> = difference.remove.iter().map(|path| &**path).collect();
+        removed.retain(|path| !added.contains(path));
+        let removal = move |path| base?.state.removal(path, now_ms);
+        let removes = removed
+            .into_iter()
+            .filter_map(removal)
+            .map(|remove| Action {
+                remove: Some(remove),
+                ..Action::default()
+            });
+        let adds = difference.add.iter().map(|file| Action {
             add: Some(add(file)),
             ..Action::default()
-        }));
-        actions
+        });
+        about_table.into_iter().chain(removes).chain(adds)
     }
 
     /// Who wrote the commit of a version.
@@ -393,9 +396,14 @@ impl TableLog for DeltaLog {
     ) -> Result<Committed<Snapshot>, TableLogError> {
         let version = base.map_or(0, |base| base.version + 1);
         let token = new_uuid();
-        let actions = self.actions(base, difference, info, &token);
+        let mut state = base.map(|base| base.state.clone()).unwrap_or_default();
+        let mut commit = Vec::new();
+        for action in self.actions(base, difference, info, &token) {
+            action.encode(&mut commit);
+            state.apply(action);
+        }
         let path = commit_path(version);
-        match self.store.create(&path, actions::encode(&actions)).await {
+        match self.store.create(&path, commit.into()).await {
             Ok(Swap::Done(_)) => {}
             // The reply of an earlier attempt may be lost.
             Ok(Swap::Refused) => match self.outcome(version, &token).await? {
@@ -411,10 +419,6 @@ impl TableLog for DeltaLog {
         if self.is_stale(version).await? {
             self.store.delete(&path).await?;
             return Ok(Committed::Conflict);
-        }
-        let mut state = base.map(|base| base.state.clone()).unwrap_or_default();
-        for action in actions {
-            state.apply(action);
         }
         let snapshot = Snapshot::try_new(version, state).map_err(|error| match error {
             StateError::Incomplete(problem) => damaged(path.clone(), problem),

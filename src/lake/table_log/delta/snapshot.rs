@@ -7,7 +7,9 @@ use std::sync::Arc;
 
 use object_store::path::Path;
 
-use super::actions::{Action, Add, MetaData, Protocol, Remove, Transaction, decode_path};
+use super::actions::{
+    Action, Add, MetaData, Protocol, Remove, Transaction, decode_path, encode_path,
+};
 use super::schema::{PARTITION, deviations, unsupported};
 use super::stats::Stats;
 use crate::lake::table_log::{LiveFile, LiveFiles};
@@ -69,8 +71,8 @@ pub(super) struct State {
 /// What the log contains about a live file, apart from [`LiveFile`].
 #[derive(Clone, Debug)]
 struct File {
-    /// Its path as the log has it.
-    path: Arc<str>,
+    /// Its path in the log, if cdrlake would write it otherwise.
+    path: Option<Arc<str>>,
     partition: Option<Arc<str>>,
     modified_ms: i64,
     stats: Option<Arc<str>>,
@@ -79,7 +81,7 @@ struct File {
 /// What the log contains about a removed file.
 #[derive(Clone, Debug)]
 struct RemovedFile {
-    path: Arc<str>,
+    path: Option<Arc<str>>,
     partition: Option<Arc<str>>,
     removed_ms: i64,
     size: Option<u64>,
@@ -124,7 +126,7 @@ impl State {
             is_altered,
         };
         let file = File {
-            path: add.path.into(),
+            path: foreign_path(&path, &add.path),
             partition: partition.map(Arc::from),
             modified_ms: add.modification_time,
             stats: add.stats.map(Arc::from),
@@ -142,7 +144,7 @@ impl State {
             .partition_values
             .and_then(|mut values| values.remove(PARTITION));
         let removed = RemovedFile {
-            path: remove.path.into(),
+            path: foreign_path(&path, &remove.path),
             partition: partition.flatten().map(Arc::from),
             removed_ms: remove.deletion_timestamp.unwrap_or_default(),
             size: remove.size,
@@ -154,12 +156,12 @@ impl State {
     pub(super) fn removal(&self, path: &str, now_ms: i64) -> Option<Remove> {
         let (file, live) = (self.files.get(path)?, self.live.get(path)?);
         let removed = RemovedFile {
-            path: Arc::clone(&file.path),
+            path: file.path.clone(),
             partition: file.partition.clone(),
             removed_ms: now_ms,
             size: Some(live.bytes),
         };
-        Some(removed.action(true))
+        Some(removed.action(path, true))
     }
 
     /// Whether it contains removed files.
@@ -189,11 +191,11 @@ impl State {
             ..Action::default()
         });
         let adds = self.files.iter().map(|(path, file)| Action {
-            add: Some(file.action(self.live[path].bytes)),
+            add: Some(file.action(path, self.live[path].bytes)),
             ..Action::default()
         });
-        let removes = self.removed.values().map(|removed| Action {
-            remove: Some(removed.action(false)),
+        let removes = self.removed.iter().map(|(path, removed)| Action {
+            remove: Some(removed.action(path, false)),
             ..Action::default()
         });
         let table = protocol.chain(metadata).chain(transactions);
@@ -202,9 +204,9 @@ impl State {
 }
 
 impl File {
-    fn action(&self, size: u64) -> Add {
+    fn action(&self, path: &str, size: u64) -> Add {
         Add {
-            path: self.path.to_string(),
+            path: path_in_log(path, self.path.as_deref()),
             partition_values: partition_values(self.partition.as_deref()),
             size,
             modification_time: self.modified_ms,
@@ -216,9 +218,9 @@ impl File {
 }
 
 impl RemovedFile {
-    fn action(&self, data_change: bool) -> Remove {
+    fn action(&self, path: &str, data_change: bool) -> Remove {
         Remove {
-            path: self.path.to_string(),
+            path: path_in_log(path, self.path.as_deref()),
             deletion_timestamp: Some(self.removed_ms),
             data_change,
             extended_file_metadata: Some(true),
@@ -226,6 +228,15 @@ impl RemovedFile {
             size: self.size,
         }
     }
+}
+
+/// The path in the log, if it is not the one that cdrlake writes for `path`.
+fn foreign_path(path: &str, in_log: &str) -> Option<Arc<str>> {
+    (encode_path(path) != in_log).then(|| in_log.into())
+}
+
+fn path_in_log(path: &str, foreign: Option<&str>) -> String {
+    foreign.map_or_else(|| encode_path(path), str::to_owned)
 }
 
 fn partition_values(partition: Option<&str>) -> BTreeMap<String, Option<String>> {

@@ -197,11 +197,17 @@ impl DeltaLog {
     }
 }
 
+fn encode(actions: impl IntoIterator<Item = Action>) -> Vec<u8> {
+    let mut commit = Vec::new();
+    for action in actions {
+        action.encode(&mut commit);
+    }
+    commit
+}
+
 /// All that a snapshot contains, for comparisons.
 fn content(snapshot: &Snapshot) -> (u64, String, LiveFiles) {
-    let actions: Vec<Action> = snapshot.state.actions().collect();
-    let actions = actions::encode(&actions).to_vec();
-    let actions = String::from_utf8(actions).unwrap();
+    let actions = String::from_utf8(encode(snapshot.state.actions())).unwrap();
     (snapshot.version, actions, snapshot.state.live.clone())
 }
 
@@ -748,7 +754,7 @@ impl Model {
                     commit_info: Some(json!({"timestamp": time(next).as_millisecond()})),
                     ..Action::default()
                 };
-                let bytes = actions::encode(&[action, commit_info]);
+                let bytes = encode([action, commit_info]);
                 self.log.put(&commit_path(next), bytes).await;
                 self.readable.insert(next, live);
             }
