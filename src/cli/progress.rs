@@ -44,10 +44,10 @@ impl Screen {
             shows_bars: is_terminal && format == LogFormat::Text,
             format,
         };
-        // With progress bars, only warnings are logged, and always the retries of the object store:
-        // they explain why nothing else happens.
+        // With progress bars, only warnings are logged, and always the retries of the object store,
+        // which explain why nothing else happens, and that a lake was made.
         let default = if screen.shows_bars && !verbose {
-            "warn,object_store=info"
+            "warn,object_store=info,cdrlake::ops::open=info"
         } else {
             "warn,object_store=info,cdrlake=info"
         };

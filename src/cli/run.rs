@@ -189,11 +189,20 @@ async fn print_plan(
 ) -> Result<Exit, CommandError> {
     let selection = Selection::from(selection);
     warn_of_cut(config, &selection);
-    let (plan, remarks) = preview(config, &selection, Timestamp::now()).await?;
-    for remark in remarks {
+    let preview = preview(config, &selection, Timestamp::now()).await?;
+    for remark in preview.remarks {
         tracing::warn!("{}", advice::on_remark(&remark));
     }
-    print(render_plan(&plan, format).as_bytes())
+    let mut text = render_plan(&preview.plan, format);
+    if preview.is_new_lake && format == OutputFormat::Text {
+        let place = &config.lake.url;
+        writeln!(
+            text,
+            "There is no lake at {place} yet: a run would create it."
+        )
+        .expect("writing to memory does not fail");
+    }
+    print(text.as_bytes())
 }
 
 /// Warns that the last selected days are left out because they have not ended.

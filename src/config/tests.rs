@@ -197,6 +197,10 @@ const WRONG_VALUES: &[(&str, &str)] = &[
         "[lake]\nurl = 'ftp://bucket/x'",
         "line 2: lake.url is a ftp:// address: write a directory, s3://bucket/prefix, gs://",
     ),
+    (
+        "[lake]\nurl = 's3//bucket/x'",
+        "line 2: lake.url lacks the colon: write s3://bucket/prefix",
+    ),
     ("[lake]\nurl = ''", "line 2: lake.url is empty"),
     (
         "[lake]\nfile_mode = '0444'",

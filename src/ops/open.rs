@@ -170,6 +170,7 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
     let identity = config.identity(&privacy);
     // A directory that is not this lake is left unchanged.
     let found = Lake::find(Arc::clone(&store), &identity).await?;
+    let is_new = found.is_none();
     let needs_key = match &found {
         Some(lake) => needs_key || lake.suppression().await?.is_some(),
         None => {
@@ -194,6 +195,9 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
     // Before anything is written that relies on it.
     store.honours_conditions().await?;
     let mut lake = Lake::open(store, &identity, privacy).await?;
+    if is_new {
+        tracing::info!("New lake: {}", config.lake.url);
+    }
     lake.remarks.extend(no_key);
     if let Some(list) = lake.suppression().await? {
         // Better now than in every slice.

@@ -188,8 +188,18 @@ pub async fn plan(
     Ok(plan)
 }
 
-/// The plan of a run at `now` in the lake that `config` names, if there is one, and remarks about
-/// the lake.
+/// What a run would do.
+#[derive(Debug)]
+pub(crate) struct Preview {
+    /// Which slices, and why.
+    pub plan: Plan,
+    /// Remarks about the lake.
+    pub remarks: Vec<Remark>,
+    /// Whether there is no lake yet, so that a run would make one.
+    pub is_new_lake: bool,
+}
+
+/// The plan of a run at `now` in the lake that `config` names, if there is one.
 ///
 /// # Errors
 /// As [`plan`], and [`Error`] if the lake is another one.
@@ -197,12 +207,17 @@ pub(crate) async fn preview(
     config: &Config,
     selection: &Selection,
     now: Timestamp,
-) -> Result<(Plan, Vec<Remark>), Error> {
+) -> Result<Preview, Error> {
     let lake = find_lake(config).await?;
     let plan = plan(config, selection, lake.as_ref(), now).await?;
+    let is_new_lake = lake.is_none();
     let mut remarks = lake.map(|lake| lake.remarks).unwrap_or_default();
     remarks.extend(plan.foreign_remark());
-    Ok((plan, remarks))
+    Ok(Preview {
+        plan,
+        remarks,
+        is_new_lake,
+    })
 }
 
 /// What a load does.

@@ -72,6 +72,12 @@ impl FromStr for Location {
             {
                 Err("lacks the two slashes: write s3://bucket/prefix".to_owned())
             }
+            None if ["s3//", "gs//", "az//"]
+                .iter()
+                .any(|scheme| text.starts_with(scheme)) =>
+            {
+                Err("lacks the colon: write s3://bucket/prefix".to_owned())
+            }
             None => expanded(text).map(|path| Self::Directory(PathBuf::from(path))),
             Some(("file", _)) => {
                 let path = Url::parse(text)

@@ -507,7 +507,8 @@ fn a_dry_run_and_a_plan_change_nothing() {
         assert_eq!(
             ran.stdout,
             "2026-10-01  placed    missing\n2026-10-01  received  missing\n2 slices due, 0 up to \
-             date, from 2026-10-01 to 2026-10-01\n"
+             date, from 2026-10-01 to 2026-10-01\nThere is no lake at lake yet: a run would create \
+             it.\n"
         );
     }
     let json = workplace
@@ -625,6 +626,18 @@ fn a_lake_that_is_not_writable_or_has_another_identity_is_refused() {
         2,
         "_cdrlake/lake.json is damaged",
     );
+}
+
+#[test]
+fn a_plan_reports_that_there_is_no_lake_and_a_run_that_it_made_one() {
+    let (_server, workplace) = serving(&calls(0, 1), 1);
+    let days = ["--from", DAY, "--to", DAY];
+    let of = |command| workplace.run(&[&[command], &days[..]].concat());
+    let no_lake = "There is no lake at lake yet: a run would create it.\n";
+    assert!(of("plan").stdout.ends_with(no_lake));
+    assert!(of("run").stderr.contains("New lake: lake"));
+    assert!(!of("plan").stdout.contains("There is no lake"));
+    assert!(!of("run").stderr.contains("New lake"));
 }
 
 #[test]
