@@ -156,26 +156,84 @@ fn on_absent_number(found: &Search) -> String {
     }
 }
 
-/// What to do about a slice that failed for `reason`, in the lake at `root`.
-fn advice(reason: Reason, slice: Slice, root: &Location) -> String {
-    let Slice { day, direction } = slice;
-    let accept = format!(
-        "To accept the slice as it is, run once: cdrlake run --from {day} --to {day} --direction \
-         {direction} --reconcile warn, with the other flags of this run"
-    );
+/// How to run again on the same lake.
+#[derive(Clone, Debug)]
+pub(super) struct Rerun {
+    /// The place of the lake.
+    pub root: Location,
+    /// The flags of this command that a run needs again, except those below.
+    pub flags: String,
+    /// `--reconcile` with its value, if this command has it.
+    pub reconcile: String,
+    /// Whether this command accepts a slice that shrank.
+    pub allow_shrink: bool,
+    /// Whether the flags are those of a run. If not, the run may have had others.
+    pub is_of_run: bool,
+}
+
+impl Rerun {
+    /// Of a command without flags that a run needs.
+    pub(super) fn on(root: &Location) -> Self {
+        Self {
+            root: root.clone(),
+            flags: String::new(),
+            reconcile: String::new(),
+            allow_shrink: false,
+            is_of_run: true,
+        }
+    }
+
+    /// The command that accepts a slice with another count.
+    fn accepting_count(&self, slice: Slice) -> String {
+        let allow_shrink = if self.allow_shrink {
+            " --allow-shrink"
+        } else {
+            ""
+        };
+        self.command(slice, &format!(" --reconcile warn{allow_shrink}"))
+    }
+
+    /// The command that accepts a slice with fewer rows.
+    fn accepting_shrink(&self, slice: Slice) -> String {
+        let reconcile = &self.reconcile;
+        self.command(slice, &format!(" --refresh --allow-shrink{reconcile}"))
+    }
+
+    fn command(&self, Slice { day, direction }: Slice, accepting: &str) -> String {
+        let flags = &self.flags;
+        let more = if self.is_of_run {
+            ""
+        } else {
+            ", with the other flags of your runs"
+        };
+        format!(
+            "cdrlake run --from {day} --to {day} --direction {direction}{accepting}{flags}{more}"
+        )
+    }
+}
+
+/// What to do about a slice that failed for `reason`.
+fn advice(reason: Reason, slice: Slice, rerun: &Rerun) -> String {
+    let accept = || {
+        format!(
+            "To accept the slice as it is, run once: {}. Later runs compare it again until the day \
+             leaves the look-back (window.lookback_days)",
+            rerun.accepting_count(slice)
+        )
+    };
     let advice = match reason {
         Reason::TooManyRejects => {
+            let root = &rerun.root;
             let path = root.of(&failed_rejects_file(slice));
             return format!("`cdrlake rejects --lake {root}` shows the records of {path}");
         }
         Reason::Shrank => {
-            return format!(
-                "If the provider has removed calls, run: cdrlake run --from {day} --to {day} \
-                 --direction {direction} --refresh --allow-shrink, with the other flags of this run"
-            );
+            let command = rerun.accepting_shrink(slice);
+            return format!("If the provider has removed calls, run: {command}");
         }
-        Reason::Mismatch => return accept,
+        Reason::Mismatch => return accept(),
         Reason::ShortAnswer => {
+            let accept = accept();
             return format!(
                 "If only the bulk export is short, read the list with --via pages. {accept}"
             );
@@ -194,33 +252,33 @@ fn advice(reason: Reason, slice: Slice, root: &Location) -> String {
 }
 
 /// Adds to a problem what to do about it.
-fn advise(problem: &mut String, reason: Option<Reason>, slice: Slice, root: &Location) {
+fn advise(problem: &mut String, reason: Option<Reason>, slice: Slice, rerun: &Rerun) {
     if let Some(reason) = reason {
         problem.push_str(". ");
-        problem.push_str(&advice(reason, slice, root));
+        problem.push_str(&advice(reason, slice, rerun));
     }
 }
 
 /// Adds to a run's report what to do about slices that failed.
-pub(super) fn on_run(report: &mut RunReport, root: &Location) {
+pub(super) fn on_run(report: &mut RunReport, rerun: &Rerun) {
     for slice in &mut report.slices {
         let (of, reason) = (slice.slice(), slice.reason);
         if let Some(error) = &mut slice.error {
-            advise(error, reason, of, root);
+            advise(error, reason, of, rerun);
         }
     }
 }
 
 /// Why a slice failed and what to do about it, where there is something.
-pub(super) fn on_slice(report: &SliceReport, root: &Location) -> Option<String> {
+pub(super) fn on_slice(report: &SliceReport, rerun: &Rerun) -> Option<String> {
     let mut error = report.error.clone()?;
     report.reason?;
-    advise(&mut error, report.reason, report.slice(), root);
+    advise(&mut error, report.reason, report.slice(), rerun);
     Some(error)
 }
 
 /// The same of a lake's status.
-pub(super) fn on_status(status: &mut LakeStatus, root: &Location) {
+pub(super) fn on_status(status: &mut LakeStatus, rerun: &Rerun) {
     for day in &mut status.days {
         for slice in &mut day.slices {
             let of = Slice {
@@ -228,24 +286,24 @@ pub(super) fn on_status(status: &mut LakeStatus, root: &Location) {
                 direction: slice.direction,
             };
             if let Some(problem) = &mut slice.problem {
-                advise(problem, slice.reason, of, root);
+                advise(problem, slice.reason, of, rerun);
             }
         }
     }
 }
 
 /// The same of what a verification found, and what its repair left.
-pub(super) fn on_findings(verified: &mut Verified, root: &Location) {
+pub(super) fn on_findings(verified: &mut Verified, rerun: &Rerun) {
     let mut findings: Vec<&mut Finding> = verified.found.findings.iter_mut().collect();
     if let Some(repair) = &mut verified.repair {
         findings.extend(&mut repair.remaining);
         if let Some(report) = &mut repair.run {
-            on_run(report, root);
+            on_run(report, rerun);
         }
     }
     for finding in findings {
         if let Some(slice) = finding.slice {
-            advise(&mut finding.problem, finding.reason, slice, root);
+            advise(&mut finding.problem, finding.reason, slice, rerun);
         }
         if finding.fault == Fault::Unfinished {
             finding.problem = format!("{}. {ERASE_AGAIN}", finding.problem);
@@ -346,7 +404,7 @@ mod tests {
                 reason,
                 ..SliceReport::new(slice, SliceOutcome::Failed)
             };
-            on_slice(&report, &root)
+            on_slice(&report, &Rerun::on(&root))
         };
         let path = root.of(&failed_rejects_file(slice));
         assert_eq!(
@@ -360,8 +418,39 @@ mod tests {
         assert_eq!(
             failed(Some(Reason::Mismatch)).unwrap(),
             "2 of 3 records were rejected. To accept the slice as it is, run once: cdrlake run \
-             --from 2026-10-01 --to 2026-10-01 --direction placed --reconcile warn, with the other \
-             flags of this run"
+             --from 2026-10-01 --to 2026-10-01 --direction placed --reconcile warn. Later runs \
+             compare it again until the day leaves the look-back (window.lookback_days)"
+        );
+    }
+
+    #[test]
+    fn an_advised_command_keeps_the_flags_of_this_one() {
+        let rerun = Rerun {
+            flags: " --lake ./lake".to_owned(),
+            reconcile: " --reconcile warn".to_owned(),
+            allow_shrink: true,
+            ..Rerun::on(&"./lake".parse().unwrap())
+        };
+        let slice = "placed 2026-10-01".parse().unwrap();
+        let run = "cdrlake run --from 2026-10-01 --to 2026-10-01 --direction placed";
+        assert_eq!(
+            advice(Reason::Shrank, slice, &rerun),
+            format!(
+                "If the provider has removed calls, run: {run} --refresh --allow-shrink \
+                 --reconcile warn --lake ./lake"
+            )
+        );
+        let accept = format!("{run} --reconcile warn --allow-shrink --lake ./lake. Later runs");
+        let mismatch = advice(Reason::Mismatch, slice, &rerun);
+        assert!(mismatch.contains(&accept), "{mismatch}");
+        let of_status = Rerun {
+            is_of_run: false,
+            ..rerun
+        };
+        let shrank = advice(Reason::Shrank, slice, &of_status);
+        assert!(
+            shrank.ends_with("--lake ./lake, with the other flags of your runs"),
+            "{shrank}"
         );
     }
 

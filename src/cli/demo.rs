@@ -5,6 +5,7 @@ use std::time::Instant;
 use clap::Args;
 use jiff::Timestamp;
 
+use super::advice::Rerun;
 use super::progress::Screen;
 use super::run::{exit_of, slices};
 use super::table::{DayTable, counted, dollars, thousands};
@@ -30,15 +31,15 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         demo.url(),
         args.lake
     ));
-    let root = demo.root().clone();
+    let rerun = Rerun::on(demo.root());
     let Outcome {
         lake,
         plan,
         run: mut result,
-    } = demo.run(screen.observer(&root), interrupt).await?;
+    } = demo.run(screen.observer(&rerun), interrupt).await?;
     let (due, up_to_date) = (plan.due.len(), plan.up_to_date);
     if result.report.outcome != RunOutcome::Committed {
-        advice::on_run(&mut result.report, &root);
+        advice::on_run(&mut result.report, &rerun);
         for slice in &result.report.slices {
             if let Some(error) = &slice.error {
                 screen.print_line(&format!("{}: {error}", slice.slice()));

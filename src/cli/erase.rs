@@ -6,6 +6,7 @@ use std::io::BufRead;
 use clap::Args;
 use serde_json::json;
 
+use super::advice::Rerun;
 use super::progress::Screen;
 use super::prune::versioning_hint;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
@@ -50,7 +51,7 @@ pub(super) async fn execute(args: &EraseArgs, screen: &Screen) -> Result<Exit, C
     };
     validate(&config, &number)?;
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let observer = screen.observer(&config.lake.url);
+    let observer = screen.observer(&Rerun::on(&config.lake.url));
     let interrupted = || {
         screen.print_line("Interrupted: nothing was changed, and the number is not blocked.");
         Ok(Exit::Interrupted)

@@ -64,8 +64,10 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
         }
         _ => None,
     };
-    let root = config.lake.url.clone();
-    let observer = screen.observer(&root);
+    let rerun = args
+        .config
+        .rerun(&config.lake.url, args.result.allow_shrink);
+    let observer = screen.observer(&rerun);
     if args.dry_run {
         let (plan, remarks) = load.preview(&config, observer, &interrupt).await?;
         for remark in remarks {
@@ -83,7 +85,7 @@ pub(super) async fn execute(args: LoadArgs, screen: &Screen) -> Result<Exit, Com
             "Skipped slices that the lake already has; --refresh loads them again."
         );
     }
-    args.result.print(&root, outcome, screen)
+    args.result.print(&rerun, outcome, screen)
 }
 
 /// The key with which the provider is asked for its counts.

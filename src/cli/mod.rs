@@ -31,6 +31,8 @@ use crate::lake::report::{RunOutcome, RunReport};
 use crate::ops;
 use crate::source::SourceError;
 use crate::source::files::ExportError;
+use crate::store::location::Location;
+use advice::Rerun;
 use progress::LogFormat;
 
 /// Streams Wavix call detail records into a lake of date-partitioned Parquet, and proves that it
@@ -368,6 +370,23 @@ impl<const USES: u8> ConfigArgs<USES> {
         flag.or_else(variable)
     }
 
+    /// How to run again on the lake at `root` with these flags.
+    fn rerun(&self, root: &Location, allow_shrink: bool) -> Rerun {
+        let is_of_run = |flag: &Flag| RunConfigArgs::flags().any(|of| of.name == flag.name);
+        let given = self.given.iter().filter(|(flag, _)| is_of_run(flag));
+        let (reconcile, others): (Vec<_>, Vec<_>) = given
+            .cloned()
+            .partition(|(flag, _)| flag.key == "quality.reconcile");
+        let flags = |config, given| RunConfigArgs { config, given }.as_flags();
+        Rerun {
+            root: root.clone(),
+            flags: flags(self.config.clone(), others),
+            reconcile: flags(None, reconcile),
+            allow_shrink,
+            is_of_run: USES & uses::URL != 0,
+        }
+    }
+
     fn load(&self) -> Result<Config, ConfigError> {
         let given = self.given.iter();
         let overrides: Overrides = given
@@ -651,6 +670,22 @@ mod tests {
             given.as_lake_flags(),
             r" --config 'it'\''s.toml' --lake 'my lake'"
         );
+    }
+
+    #[test]
+    fn a_command_to_run_again_has_the_flags_that_a_run_takes() {
+        let root = "./lake".parse().unwrap();
+        let rerun = given(&["--reconcile", "warn", "--lake", "./lake"]).rerun(&root, true);
+        assert_eq!(rerun.flags, " --lake ./lake");
+        assert_eq!(rerun.reconcile, " --reconcile warn");
+        assert!(rerun.is_of_run && rerun.allow_shrink);
+        assert!(!LakeArgs::default().rerun(&root, false).is_of_run);
+        let zone = FLAGS.iter().find(|flag| flag.name == "assume-timezone");
+        let of_load = LoadConfigArgs {
+            config: None,
+            given: vec![(zone.unwrap(), "UTC".to_owned())],
+        };
+        assert_eq!(of_load.rerun(&root, false).flags, "");
     }
 
     #[test]

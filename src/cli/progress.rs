@@ -11,11 +11,10 @@ use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::advice;
+use super::advice::{self, Rerun};
 use crate::cdr::slice::Slice;
 use crate::lake::report::{SliceOutcome, SliceReport};
 use crate::ops::Observer;
-use crate::store::location::Location;
 
 /// How log lines look.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -135,10 +134,10 @@ impl Screen {
         bar
     }
 
-    /// Shows how something goes on with the lake at `lake`.
-    pub(super) fn observer(&self, lake: &Location) -> Arc<Watcher> {
+    /// Shows how something goes on with a lake, and for slices that fail how to run again.
+    pub(super) fn observer(&self, rerun: &Rerun) -> Arc<Watcher> {
         Arc::new(Watcher {
-            lake: lake.clone(),
+            rerun: rerun.clone(),
             screen: self.clone(),
             bar: Mutex::new(ProgressBar::hidden()),
             records: AtomicU64::new(0),
@@ -149,7 +148,7 @@ impl Screen {
 /// Shows progress: a bar on a terminal, otherwise a log line for each slice of a run.
 #[derive(Debug)]
 pub(super) struct Watcher {
-    lake: Location,
+    rerun: Rerun,
     screen: Screen,
     bar: Mutex<ProgressBar>,
     records: AtomicU64,
@@ -221,7 +220,7 @@ impl Observer for Watcher {
             SliceOutcome::Skipped => tracing::info!(slice, "Slice skipped."),
             // Failures without advice are logged by the run.
             SliceOutcome::Failed => {
-                if let Some(problem) = advice::on_slice(report, &self.lake) {
+                if let Some(problem) = advice::on_slice(report, &self.rerun) {
                     tracing::error!(slice, "{problem}");
                 }
             }

@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use jiff::{Span, Timestamp};
 use serde_json::json;
 
+use super::advice::Rerun;
 use super::progress::Screen;
 use super::run::{MAX_LINES, OutputArgs, slices as number_of_slices};
 use super::table::counted;
@@ -79,7 +80,7 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
         return print(text.as_bytes());
     }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let observer = screen.observer(&config.lake.url);
+    let observer = screen.observer(&Rerun::on(&config.lake.url));
     let opening = existing_lake_for_writing(&config, false);
     let Some(lake) = interrupt.run_until_cancelled(opening).await else {
         screen.print_line("Interrupted before the first removal: nothing was removed.");

@@ -9,6 +9,7 @@ use jiff::civil::Date;
 use object_store::path::Path;
 use serde_json::json;
 
+use super::advice::Rerun;
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
@@ -149,18 +150,18 @@ pub(super) struct ResultArgs {
 }
 
 impl ResultArgs {
-    /// Prints what became of a plan in the lake at `root`.
+    /// Prints what became of a plan.
     pub(super) fn print(
         &self,
-        root: &Location,
+        rerun: &Rerun,
         mut outcome: Outcome,
         screen: &Screen,
     ) -> Result<Exit, CommandError> {
-        advice::on_run(&mut outcome.run.report, root);
+        advice::on_run(&mut outcome.run.report, rerun);
         advice::on_remarks(&mut outcome.run);
         let text = match self.output.format {
             OutputFormat::Json => json_text(&outcome.run.report),
-            OutputFormat::Text => render_report(root, &outcome.plan, &outcome.run),
+            OutputFormat::Text => render_report(&rerun.root, &outcome.plan, &outcome.run),
         };
         print(text.as_bytes())?;
         Ok(exit_of(&outcome.run, self.strict, screen))
@@ -276,15 +277,17 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let source = Api::try_new(&config.source, Some(config.api_key()?))?;
-    let root = config.lake.url.clone();
+    let rerun = args
+        .config
+        .rerun(&config.lake.url, args.result.allow_shrink);
     let selection = Selection::from(&args.selection);
     warn_of_cut(&config, &selection);
     let job = Job::new(config, Arc::new(source))
         .with_selection(selection)
         .with_allow_shrink(args.result.allow_shrink)
-        .with_observer(screen.observer(&root))
+        .with_observer(screen.observer(&rerun))
         .with_interrupt(interrupt);
-    args.result.print(&root, job.run().await?, screen)
+    args.result.print(&rerun, job.run().await?, screen)
 }
 
 /// The exit status of a run, with a last sentence on standard error where a person has to act.

@@ -28,7 +28,7 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
     let range = DayRange::from(&args.range);
     let lake = existing_lake(&config, false).await?;
     let mut status = LakeStatus::read(&lake, &config, &range, Timestamp::now()).await?;
-    advice::on_status(&mut status, &config.lake.url);
+    advice::on_status(&mut status, &args.config.rerun(&config.lake.url, false));
     let text = match args.output.format {
         OutputFormat::Json => json_text(&status),
         OutputFormat::Text => {

@@ -51,14 +51,15 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
         ask_source: args.source,
         ..Verification::of(&config)
     };
-    let observer = screen.observer(&config.lake.url);
+    let rerun = args.config.rerun(&config.lake.url, false);
+    let observer = screen.observer(&rerun);
     let mut verified = verification.check(&*observer).await?;
     if args.repair && !verified.found.findings.is_empty() {
         let interrupt = interrupted_by_signals(LAKE_STAYS)?;
         let repairing = verification.repair(&mut verified, observer, interrupt);
         repairing.await?;
     }
-    advice::on_findings(&mut verified, &config.lake.url);
+    advice::on_findings(&mut verified, &rerun);
     let text = match args.output.format {
         OutputFormat::Json => json_text(&verified),
         OutputFormat::Text => render(&verified, &args),
