@@ -329,6 +329,10 @@ pub(super) fn on_remark(remark: &Remark) -> String {
         }
         RemarkKind::DaysBeforeStart => "Use --from to include them in run, status and verify",
         RemarkKind::UnendedDays => "Fetch the whole days with `cdrlake run` later",
+        RemarkKind::OtherSource => {
+            "If both have the calls of the same account, set source_url in _cdrlake/lake.json to \
+             the new address. If not, set source.url back"
+        }
     };
     format!("{text}. {advice}")
 }

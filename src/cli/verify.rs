@@ -54,6 +54,11 @@ pub(super) async fn execute(args: VerifyArgs, screen: &Screen) -> Result<Exit, C
     let rerun = args.config.rerun(&config.lake.url, false);
     let observer = screen.observer(&rerun);
     let mut verified = verification.check(&*observer).await?;
+    if let Some(remark) = &verified.other_source
+        && (source.is_some() || !verified.found.findings.is_empty())
+    {
+        tracing::warn!("{}", advice::on_remark(remark));
+    }
     if args.repair && !verified.found.findings.is_empty() {
         let interrupt = interrupted_by_signals(LAKE_STAYS)?;
         let repairing = verification.repair(&mut verified, observer, interrupt);
@@ -108,6 +113,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         looked_for_missing,
         source,
         repair,
+        ..
     } = verified;
     let mut lines = findings(&found.findings);
     if let (Some(first), Some(last)) = (not_fetched.first(), not_fetched.last()) {
@@ -129,7 +135,7 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
         }
     }
     if let Some(repair) = repair {
-        lines.extend(what_was_repaired(repair));
+        lines.extend(what_was_repaired(repair, &found.findings));
     }
     if !found.in_progress.is_empty() {
         let slices: Vec<String> = found.in_progress.iter().map(Slice::to_string).collect();
@@ -234,7 +240,8 @@ fn remarks(found: &VerifyReport, args: &VerifyArgs) -> Vec<String> {
     lines
 }
 
-fn what_was_repaired(repair: &Repair) -> Vec<String> {
+/// What became of the findings `before` the repair.
+fn what_was_repaired(repair: &Repair, before: &[Finding]) -> Vec<String> {
     let mut lines = Vec::new();
     let run = repair.run.iter().flat_map(|run| &run.slices);
     let (done, undone): (Vec<_>, Vec<_>) = run.partition(|slice| slice.state.is_some());
@@ -249,11 +256,20 @@ fn what_was_repaired(repair: &Repair) -> Vec<String> {
             lines.push(format!("changed  {}: {change}", slice.slice()));
         }
     }
+    let is_listed = |error: &str| {
+        let mut findings = before.iter().chain(&repair.remaining);
+        findings.any(|finding| finding.problem.ends_with(error))
+    };
     for slice in undone {
         let error = slice.error.as_deref().unwrap_or_default();
+        if is_listed(error) {
+            continue;
+        }
         lines.push(format!("failed   {}: {error}", slice.slice()));
     }
-    if !repair.remaining.is_empty() {
+    if !repair.remaining.is_empty() && repair.remaining == before {
+        lines.push("Not repaired: all findings above remain.".to_owned());
+    } else if !repair.remaining.is_empty() {
         lines.push("Not repaired:".to_owned());
         lines.extend(findings(&repair.remaining));
     }

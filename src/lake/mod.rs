@@ -50,7 +50,7 @@ pub(crate) use file::{PublishedFile, is_intact};
 use identity::{FORMAT, Identity};
 pub(crate) use inventory::{Condition, LedgerEntry, SliceState};
 pub(crate) use publish::StagedSlice;
-use report::Remark;
+use report::{Remark, RemarkKind};
 #[cfg(test)]
 pub(crate) use table::TableForm;
 pub(crate) use table::{Table, TableChange, TableFiles};
@@ -181,14 +181,18 @@ impl Lake {
                 wanted: described(tables),
             });
         }
-        if lake.identity.source_url != wanted.source_url {
-            let remark = format!(
-                "source.url is {}, but this lake was created with {}",
-                wanted.source_url, lake.identity.source_url
-            );
-            lake.remarks.push(remark.into());
-        }
+        lake.remarks.extend(lake.source_remark(&wanted.source_url));
         Ok(Some(lake))
+    }
+
+    /// A remark if the lake was created with another `source.url`.
+    pub(crate) fn source_remark(&self, url: &str) -> Option<Remark> {
+        let existing = &self.identity.source_url;
+        (existing != url).then(|| {
+            RemarkKind::OtherSource.remark(format!(
+                "source.url is {url}, but this lake was created with {existing}"
+            ))
+        })
     }
 
     /// The same lake with a table of another form.

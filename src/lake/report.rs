@@ -260,6 +260,8 @@ pub enum RemarkKind {
     DaysBeforeStart,
     /// The export has days that had not ended.
     UnendedDays,
+    /// `source.url` is not that of the lake's first run.
+    OtherSource,
 }
 
 impl From<String> for Remark {

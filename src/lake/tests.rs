@@ -210,7 +210,8 @@ async fn a_lake_is_created_once_and_opened_with_an_equal_identity() {
     let moved = Lake::find(process(&objects), &moved).await.unwrap();
     let remark =
         "source.url is https://other.example, but this lake was created with https://api.example";
-    assert_eq!(moved.unwrap().remarks, [Remark::from(remark.to_owned())]);
+    let remark = RemarkKind::OtherSource.remark(remark.to_owned());
+    assert_eq!(moved.unwrap().remarks, [remark]);
 }
 
 #[tokio::test(start_paused = true)]

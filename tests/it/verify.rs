@@ -548,6 +548,27 @@ fn missing_and_failed_slices_leave_a_lake_unproven() {
             )]
         )
     );
+    let elsewhere = server.url().replace("127.0.0.1", "localhost");
+    let arguments = [
+        "verify",
+        "--repair",
+        "--to",
+        "2026-09-30",
+        "--direction",
+        "placed",
+    ];
+    let repaired = workplace.run(&[&arguments[..], &["--source-url", &elsewhere]].concat());
+    assert_eq!(repaired.status, 1, "{repaired:?}");
+    let other = format!(
+        "source.url is {elsewhere}/, but this lake was created with {}/. If both have the calls of \
+         the same account, set source_url in _cdrlake/lake.json to the new address",
+        server.url()
+    );
+    assert!(repaired.stderr.contains(&other), "{repaired:?}");
+    let problem = "the provider counts 2 calls, 1 was read";
+    assert_eq!(repaired.stdout.matches(problem).count(), 1, "{repaired:?}");
+    let unchanged = "Not repaired: all findings above remain.";
+    assert!(repaired.stdout.contains(unchanged), "{repaired:?}");
     let nothing = workplace.run(&["verify", "--from", "2026-10-05", "--to", "2026-10-01"]);
     assert_eq!(nothing.status, 2);
     assert!(

@@ -26,6 +26,7 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::ledger::Reason;
+use crate::lake::report::Remark;
 use crate::source::Source;
 use crate::store::layout;
 pub use check::{slices, verify_slices};
@@ -249,6 +250,10 @@ pub struct Verified {
     pub source: Option<SourceCheck>,
     /// `None` if nothing was repaired.
     pub repair: Option<Repair>,
+    /// A remark if the configured source is not that of the lake's first run. It concerns repairs
+    /// and comparisons of counts.
+    #[serde(skip)]
+    pub other_source: Option<Remark>,
 }
 
 impl Verified {
@@ -315,6 +320,7 @@ impl<'a> Verification<'a> {
             found,
             source: asked,
             repair: None,
+            other_source: lake.source_remark(self.config.source.url.as_str()),
         })
     }
 
