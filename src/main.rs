@@ -3,8 +3,6 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
-
 /// Makes glibc's allocator keep freed memory. By default it has one arena for each thread, and
 /// returns large blocks to the system at once, so that every batch faults its pages in again. With
 /// these settings, a run over 2.7 million records on two processors took 18,000 page faults and 85
@@ -31,7 +29,7 @@ fn main() -> ExitCode {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     tune_allocator();
     cdrlake::internals::install_panic_hook();
-    let arguments = cdrlake::internals::Arguments::parse();
+    let arguments = cdrlake::internals::Arguments::of_process();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

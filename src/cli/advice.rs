@@ -45,8 +45,11 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
             _ if is_not_a_directory(store) => {
                 "A lake is a directory, but lake.url, or a part of it, is a file"
             }
-            _ if store.kind().is_none() => "Check lake.url and who may write there",
-            _ => return None,
+            _ if store.kind().is_some() => return None,
+            _ if ["read", "list", "look at"].contains(&store.action) => {
+                "Check lake.url and who may read there"
+            }
+            _ => "Check lake.url and who may write there",
         },
         Error::Spool(_) => "Set limits.spool_dir to a directory with room",
         Error::Uncertain { .. } => "Run `cdrlake run` to repair it",

@@ -21,11 +21,12 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides, variable};
-use crate::error::{chain, is_disk_full};
+use crate::error::{chain, is_disk_full, nearest};
 use crate::lake::LakeError;
 use crate::lake::report::{RunOutcome, RunReport};
 use crate::ops;
@@ -499,6 +500,11 @@ impl<E: Into<ops::Error>> From<E> for CommandError {
 }
 
 impl Arguments {
+    /// The arguments of this process. Ends it where they are wrong, or where help is requested.
+    pub fn of_process() -> Self {
+        Self::try_parse().unwrap_or_else(|error| with_similar_command(error).exit())
+    }
+
     /// Executes the command, and prints on standard error what went wrong.
     pub async fn execute(self) -> Exit {
         let screen = progress::Screen::start(self.log_format, self.verbose);
@@ -510,6 +516,23 @@ impl Arguments {
                 error.exit
             })
     }
+}
+
+/// The error with the most similar command, if the command is unknown. Clap itself does not see that
+/// `rnu` is similar to `run`.
+fn with_similar_command(mut error: clap::Error) -> clap::Error {
+    let invalid = error.get(ContextKind::InvalidSubcommand);
+    if error.get(ContextKind::SuggestedSubcommand).is_none()
+        && let Some(ContextValue::String(given)) = invalid
+    {
+        let command = Arguments::command();
+        let names = command.get_subcommands().map(clap::Command::get_name);
+        if let Some(name) = nearest(given, names) {
+            let names = ContextValue::Strings(vec![name.to_owned()]);
+            error.insert(ContextKind::SuggestedSubcommand, names);
+        }
+    }
+    error
 }
 
 impl Command {
@@ -651,6 +674,22 @@ mod tests {
     }
 
     #[test]
+    fn a_misspelled_command_gets_a_suggestion() {
+        let tip = |command| {
+            let error = Arguments::try_parse_from(["cdrlake", command]).unwrap_err();
+            with_similar_command(error).to_string()
+        };
+        for (misspelled, command) in [("rnu", "run"), ("statsu", "status"), ("chek", "check")] {
+            let text = tip(misspelled);
+            assert!(
+                text.contains(&format!("similar subcommand exists: '{command}'")),
+                "{text}"
+            );
+        }
+        assert!(!tip("xyzzy").contains("similar"));
+    }
+
+    #[test]
     fn advised_flags_are_quoted_for_a_shell() {
         let given = given(&[
             "--requests",
@@ -713,7 +752,22 @@ mod tests {
             path: "x".into(),
             source: lost().into(),
         };
+        let denied = |action| StoreError {
+            action,
+            path: "x".into(),
+            source: io::Error::from(io::ErrorKind::PermissionDenied).into(),
+        };
         for (error, exit, said) in [
+            (
+                ops::Error::from(denied("read")),
+                Exit::Usage,
+                "cannot read x: permission denied. Check lake.url and who may read there",
+            ),
+            (
+                ops::Error::from(denied("create")),
+                Exit::Usage,
+                "cannot create x: permission denied. Check lake.url and who may write there",
+            ),
             (
                 ops::Error::NoLake { place },
                 Exit::Usage,

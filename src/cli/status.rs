@@ -80,7 +80,7 @@ fn render(status: &LakeStatus) -> String {
     let last = last.map_or_else(
         || "nothing fetched yet".to_owned(),
         |last| {
-            last.strftime("last fetch %Y-%m-%d %H:%M:%S UTC")
+            last.strftime("last recorded fetch %Y-%m-%d %H:%M:%S UTC")
                 .to_string()
         },
     );
@@ -92,10 +92,50 @@ fn render(status: &LakeStatus) -> String {
         text,
         "\n{} closed, {open} open, {failed} failed, {interrupted} interrupted, {damaged} with a \
          damaged ledger entry, {missing} missing{pruned}; {last}.\n\
-         ASR: share of answered calls. ACD: average duration of answered calls. fetched: last \
-         fetch, UTC.\n",
+         ASR: share of answered calls. ACD: average duration of answered calls. fetched: the \
+         recorded fetch, UTC; a later one that found no change is not recorded.\n",
         counted(*closed, "slice", "slices")
     )
     .expect("writing to memory does not fail");
+    if *interrupted > 0 {
+        text.push_str(
+            "interrupted: a run ended while it published the slice; the next run fetches it again.\n",
+        );
+    }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashMap;
+
+    use super::*;
+    use crate::cdr::digest::Digest;
+    use crate::cdr::slice::{Direction, Slice};
+    use crate::lake::LedgerEntry;
+    use crate::lake::ledger::Pending;
+
+    #[test]
+    fn an_interrupted_slice_is_explained() {
+        let slice: Slice = "placed 2026-10-01".parse().unwrap();
+        let status = |pending| {
+            let mut found = LedgerEntry::absent(slice);
+            found.entry.pending = pending;
+            let entries = HashMap::from([(slice, found)]);
+            let days = slice.day..=slice.day;
+            render(&LakeStatus::new(&entries, &[Direction::Placed], days))
+        };
+        let explanation = "\ninterrupted: a run ended while it published the slice; the next run \
+                           fetches it again.\n";
+        let pending = Pending {
+            run: String::new(),
+            token: String::new(),
+            file: None,
+            digest: Digest::default(),
+            planned: None,
+        };
+        let interrupted = status(Some(pending));
+        assert!(interrupted.ends_with(explanation), "{interrupted}");
+        assert!(!status(None).contains("interrupted:"));
+    }
 }

@@ -700,7 +700,7 @@ fn status_shows_the_lake_by_day_with_its_gaps() {
     assert!(
         ran.stdout.contains(
             "2 slices closed, 0 open, 0 failed, 0 interrupted, 0 with a damaged ledger \
-                 entry, 2 missing; last fetch 20"
+                 entry, 2 missing; last recorded fetch 20"
         ),
         "{}",
         ran.stdout

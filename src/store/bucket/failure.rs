@@ -5,6 +5,7 @@
 
 use object_store::Error as Cause;
 use object_store::client::{HttpError, HttpErrorKind};
+use url::Url;
 
 use super::connect::Scheme;
 use crate::error::{causes, one_line};
@@ -103,6 +104,8 @@ struct ParsedError {
     code: Option<String>,
     /// The server's message.
     message: Option<String>,
+    /// Where the request was sent: the host of its address, which may have credentials elsewhere.
+    host: Option<String>,
     /// Why there was no reply.
     transport: Option<(HttpErrorKind, String)>,
     /// Another text, if there is none of these.
@@ -125,6 +128,7 @@ impl ParsedError {
             status: between("status code: ", ":").or_else(|| between("(code: ", ")")),
             code: between("<Code>", "</Code>"),
             message: between("<Message>", "</Message>"),
+            host: host_in(&whole),
             asked_metadata: whole.contains("169.254.169.254")
                 || whole.contains("metadata.google.internal"),
             is_bare_redirect: whole.contains("Received redirect without LOCATION"),
@@ -154,10 +158,11 @@ impl ParsedError {
 
     fn text(&self) -> String {
         if let Some((kind, why)) = &self.transport {
+            let host = self.host.as_deref().unwrap_or("the store");
             return match kind {
-                HttpErrorKind::Connect => format!("cannot connect: {why}"),
-                HttpErrorKind::Timeout => format!("no reply in time: {why}"),
-                _ => format!("the connection was interrupted: {why}"),
+                HttpErrorKind::Connect => format!("cannot connect to {host}: {why}"),
+                HttpErrorKind::Timeout => format!("no reply from {host} in time: {why}"),
+                _ => format!("the connection to {host} was interrupted: {why}"),
             };
         }
         let status = self.status.as_deref().unwrap_or_default();
@@ -289,9 +294,25 @@ impl ParsedError {
     }
 }
 
+/// The host, with its port, of the first address in a text.
+fn host_in(text: &str) -> Option<String> {
+    let begins_address = |word: &&str| word.starts_with("http://") || word.starts_with("https://");
+    let url = Url::parse(text.split_whitespace().find(begins_address)?).ok()?;
+    let host = url.host_str()?;
+    let port = url.port().map(|port| format!(":{port}"));
+    Some(format!("{host}{}", port.unwrap_or_default()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_named_without_the_rest_of_its_address() {
+        let text = "Error performing GET https://key:HUSH@minio.example:9000/b/x?sig=HUSH in 1s";
+        assert_eq!(host_in(text).as_deref(), Some("minio.example:9000"));
+        assert_eq!(host_in("Error performing GET REDACTED in 1s"), None);
+    }
 
     /// An error as the library builds it from a reply.
     fn answer(status: &str, body: &str) -> Cause {
