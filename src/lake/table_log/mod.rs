@@ -10,6 +10,7 @@
 mod delta;
 #[cfg(test)]
 mod faults;
+mod iceberg;
 mod kept;
 
 use std::collections::{BTreeMap, BTreeSet};
