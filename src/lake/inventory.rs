@@ -70,6 +70,11 @@ impl LedgerEntry {
         }
     }
 
+    /// Whether it does not exist.
+    pub(crate) fn is_absent(&self) -> bool {
+        self.condition == Condition::Sound && self.version.is_none()
+    }
+
     /// The state of its slice.
     pub fn state(&self) -> SliceState {
         let Entry {
@@ -94,11 +99,21 @@ impl LedgerEntry {
         self.version == other.version && self.condition == other.condition
     }
 
-    /// Whether rejects of failed attempts may exist beside the slice's own.
+    /// Whether rejects of failed attempts may exist beside the slice's own. They are stored after
+    /// the entry.
     pub(super) fn may_have_failed(&self) -> bool {
         let is_known_not_to = self.condition == Condition::Sound
-            && self.entry.committed.is_some()
+            && (self.version.is_none() || self.entry.committed.is_some())
             && self.entry.failed.is_none();
+        !is_known_not_to
+    }
+
+    /// Whether rejects of the slice may exist. They are stored after the entry announces them.
+    pub(super) fn may_have_rejects(&self) -> bool {
+        let committed = self.entry.committed.as_ref();
+        let is_known_not_to = self.condition == Condition::Sound
+            && self.entry.pending.is_none()
+            && committed.is_none_or(|commit| commit.rejects.is_none());
         !is_known_not_to
     }
 }

@@ -27,6 +27,13 @@ pub(crate) struct StagedSlice {
     keeps_failure: bool,
 }
 
+/// Which files of rejects may exist already.
+#[derive(Clone, Copy, Debug)]
+struct OldRejects {
+    of_slice: bool,
+    of_failure: bool,
+}
+
 impl StagedSlice {
     /// The same, but the entry keeps a failure of the last attempt at the slice.
     #[must_use]
@@ -83,16 +90,16 @@ impl Lake {
         lease: &dyn Lease,
         slice: Slice,
         rejects: Option<StagedFile>,
-        may_have_failed: bool,
+        old: OldRejects,
     ) -> Result<Option<PublishedFile>, LakeError> {
-        let stored = if let Some(staged) = rejects {
-            Some(staged.publish(lease).await?)
-        } else {
+        let mut stored = None;
+        if let Some(staged) = rejects {
+            stored = Some(staged.publish(lease).await?);
+        } else if old.of_slice {
             must_hold(lease, slice)?;
             self.store.delete(&layout::rejects_file(slice)).await?;
-            None
-        };
-        if may_have_failed {
+        }
+        if old.of_failure {
             must_hold(lease, slice)?;
             self.store
                 .delete(&layout::failed_rejects_file(slice))
@@ -125,6 +132,7 @@ impl Lake {
         privacy: &Privacy,
     ) -> Result<Entry, LakeError> {
         let may_have_failed = before.may_have_failed() && !staged.keeps_failure;
+        let may_have_rejects = before.may_have_rejects();
         let LedgerEntry {
             mut entry, version, ..
         } = before;
@@ -152,16 +160,18 @@ impl Lake {
             })),
             file,
         });
-        mark.ensure().await?;
+        mark.ensure_held().await?;
         must_hold(lease, slice)?;
         let version = self.swap(&entry, version.as_ref()).await?;
         // A run that declares this one crashed from now on sees the announcement. If one did so
         // before, this one must be marked again.
         mark.ensure().await?;
         self.must_know_all_erased(privacy).await?;
-        commit.rejects = self
-            .put_rejects(lease, slice, rejects, may_have_failed)
-            .await?;
+        let old = OldRejects {
+            of_slice: may_have_rejects,
+            of_failure: may_have_failed,
+        };
+        commit.rejects = self.put_rejects(lease, slice, rejects, old).await?;
         // From here on the table may have changed despite an error, unless the store refused.
         let not_recorded = |source: LakeError| LakeError::NotRecorded {
             slice,
@@ -301,8 +311,8 @@ impl Lake {
         Ok(commit)
     }
 
-    /// Removes files of the slice that were replaced before `limit` and are not `reachable` from any
-    /// log, and returns them. With `unnamed` also those that its entry does not name. The files go
+    /// Removes files of the slice that were replaced before `limit` and that no log makes
+    /// `reachable`, and returns them. With `unnamed` also those that its entry does not name. The files go
     /// first: after a crash in between, this is repeated.
     ///
     /// # Errors

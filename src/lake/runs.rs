@@ -114,6 +114,25 @@ impl RunMark {
         Ok(())
     }
 
+    /// The same without a request while the lease seems to be held, before a write that the store
+    /// refuses if another run has changed the object. [`ensure`](Self::ensure) must follow before
+    /// the table changes.
+    ///
+    /// # Errors
+    /// As [`ensure`](Self::ensure).
+    pub(super) async fn ensure_held(&self) -> Result<(), LakeError> {
+        let is_held = self
+            .lease
+            .lock()
+            .await
+            .as_ref()
+            .is_some_and(|lease| lease.is_held());
+        if is_held && self.store.honours_conditions().await? {
+            return Ok(());
+        }
+        self.ensure().await
+    }
+
     /// The same after a commit, during which the run may have been suspended. The commit stays
     /// valid if this fails: [`unseen`](Self::unseen) reports the failure at the end of the run.
     pub(super) async fn ensure_after(&self) {

@@ -24,7 +24,7 @@ use crate::slice_file::statistics::FileStatistics;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::bucket::BucketStore;
 use crate::store::local::LocalStore;
-use crate::store::{ClassifiedError, ObjectState, StoreError};
+use crate::store::{ClassifiedError, ObjectState, StoreError, Version};
 
 /// Changes an identity.
 type Edit = fn(&mut Identity);
@@ -503,7 +503,7 @@ impl Lease for Meddled {
 async fn a_changed_table_without_a_ledger_update_is_reported() {
     for (text, last) in [(Some("abcde"), 3), (Some(""), 3), (None, 2)] {
         let (objects, lake) = lake().await;
-        publish(&lake, "abc", None).await;
+        publish(&lake, "abc", Some("reject")).await;
         let (mark, _lease) = at_work(&lake).await;
         let before = lake.entry(placed()).await;
         let change = text.map_or(TableChange::Keep, table_change);
@@ -990,7 +990,13 @@ fn a_slice_may_have_rejects_of_failures_unless_its_entry_excludes_them() {
     let (done, failed) = (Some(commit_of(1, 0)), Some(failure("x")));
     assert!(!found(done.clone(), None, Condition::Sound).may_have_failed());
     assert!(found(done.clone(), failed.clone(), Condition::Sound).may_have_failed());
-    assert!(found(None, None, Condition::Sound).may_have_failed());
+    let absent = found(None, None, Condition::Sound);
+    assert!(!absent.may_have_failed());
+    let announced = LedgerEntry {
+        version: Some(Version(String::new())),
+        ..absent
+    };
+    assert!(announced.may_have_failed());
     assert!(found(None, failed, Condition::Sound).may_have_failed());
     let damaged = Condition::Damaged("cut".to_owned());
     assert!(found(done, None, damaged).may_have_failed());

@@ -102,6 +102,9 @@ pub struct Due {
     /// When that was fetched: what was only changed since, by an erasure, is not what another run
     /// fetched.
     pub committed_fetched_at: Option<Timestamp>,
+    /// Whether the table was listed and had no file of the slice. One without a ledger entry may be
+    /// the last copy of rows.
+    pub has_no_file: bool,
 }
 
 impl Due {
@@ -112,6 +115,7 @@ impl Due {
             why,
             committed_token: committed.map(|commit| commit.token.clone()),
             committed_fetched_at: committed.map(|commit| commit.fetched_at),
+            has_no_file: false,
         }
     }
 }
@@ -404,7 +408,10 @@ impl Plan {
             self.up_to_date += 1;
             return;
         };
-        self.due.push(Due::new(slice, why, found.commit(slice)));
+        self.due.push(Due {
+            has_no_file: !found.table.has(slice),
+            ..Due::new(slice, why, found.commit(slice))
+        });
     }
 
     fn sort(&mut self) {

@@ -185,7 +185,10 @@ pub fn run_lease(run: &str) -> Path {
 /// each slice of its run. A commit of a log has one for each file that it adds or removes.
 pub fn max_bytes(path: &Path) -> u64 {
     let large = [RUNS, DELTA_LOG, ICEBERG_LOG];
-    if large.iter().any(|&large| path.prefix_matches(&Path::from(large))) {
+    if large
+        .iter()
+        .any(|&large| path.prefix_matches(&Path::from(large)))
+    {
         1 << 30
     } else {
         16 << 20

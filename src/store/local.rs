@@ -424,6 +424,14 @@ impl Objects for LocalStore {
         .await
     }
 
+    fn uri(&self) -> String {
+        let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
+        format!(
+            "file://{}",
+            root.display().to_string().trim_end_matches('/')
+        )
+    }
+
     fn spool_dir(&self) -> &FilePath {
         &self.staging
     }

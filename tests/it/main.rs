@@ -50,6 +50,8 @@ mod recovery;
 mod rejects;
 /// What is taken out of a lake: days that are too old, and the calls of a number.
 mod removal;
+/// How many requests a run makes to a bucket.
+mod requests;
 /// Which room of the library knows which.
 mod rooms;
 /// A lake in a bucket of a real S3 server, over HTTP, if `TEST_S3_ENDPOINT` names one.

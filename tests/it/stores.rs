@@ -287,6 +287,10 @@ impl Objects for FaultStore {
         self.pass("delete", path, self.inner.delete(path)).await
     }
 
+    fn uri(&self) -> String {
+        self.inner.uri()
+    }
+
     fn spool_dir(&self) -> &FilePath {
         self.inner.spool_dir()
     }

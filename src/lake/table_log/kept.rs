@@ -47,9 +47,6 @@ pub(crate) struct LogFinding {
 /// A log of some format, and its newest snapshot as far as is known.
 #[async_trait]
 pub(crate) trait KeptLog: fmt::Debug + Send + Sync {
-    /// Its format.
-    fn format(&self) -> TableFormat;
-
     /// Commits the difference between the ledger and the log. Returns whether there was one.
     async fn sync(&self, lake: &Lake, scope: &SyncScope, run: &str) -> Result<bool, LakeError>;
 
@@ -97,10 +94,6 @@ impl<L: TableLog + 'static> Kept<L> {
 
 #[async_trait]
 impl<L: TableLog + 'static> KeptLog for Kept<L> {
-    fn format(&self) -> TableFormat {
-        self.format
-    }
-
     async fn sync(&self, lake: &Lake, scope: &SyncScope, run: &str) -> Result<bool, LakeError> {
         let mut newest = self.newest.lock().await;
         let mut retry = Retry::new(RetryPolicy::STORE, None);

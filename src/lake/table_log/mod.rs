@@ -5,8 +5,6 @@
 //! repeated at any time, and mends a log in which a crashed run, or another program, left something
 //! else.
 
-#![allow(dead_code)]
-
 mod delta;
 #[cfg(test)]
 mod faults;
@@ -28,6 +26,7 @@ use crate::cdr::slice::Slice;
 use crate::slice_file::statistics::FileStatistics;
 use crate::store::{LakeStore, StoreError, layout};
 use delta::DeltaLog;
+use iceberg::IcebergLog;
 use kept::Kept;
 pub(crate) use kept::{KeptLog, LogFinding, SyncScope};
 
@@ -251,7 +250,10 @@ pub(super) fn logs(store: &Arc<dyn LakeStore>, identity: &Identity) -> Vec<Arc<d
                 let log = DeltaLog::new(Arc::clone(store), TableDescription::default());
                 Kept::new(*format, log)
             }
-            TableFormat::Iceberg => continue,
+            TableFormat::Iceberg => {
+                let log = IcebergLog::new(Arc::clone(store), store.uri());
+                Kept::new(*format, log)
+            }
         });
     }
     logs

@@ -244,7 +244,9 @@ async fn work_on(
     report: &mut SliceReport,
 ) -> Result<SliceOutcome, SliceError> {
     let slice = due.slice;
-    let before = context.lake.usable_entry(slice).await?;
+    // The list is read under the lease, so that an erasure of a number waits for this slice.
+    let (before, privacy) =
+        futures::try_join!(context.lake.usable_entry(slice), context.lake.privacy_now())?;
     if let Some(commit) = before
         .entry
         .committed
@@ -268,8 +270,6 @@ async fn work_on(
         ));
         return Ok(SliceOutcome::Skipped);
     }
-    // Under the lease, so that an erasure of a number waits for this slice.
-    let privacy = context.lake.privacy_now().await?;
     let fetched = match fetch_until_good(context, slice, &privacy, report).await {
         Ok(fetched) => fetched,
         Err(error) => {
@@ -281,7 +281,7 @@ async fn work_on(
         }
     };
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
-    let outcome = Box::pin(settle(context, lease, before, fetched, room, report)).await;
+    let outcome = Box::pin(settle(context, due, lease, before, fetched, room, report)).await;
     if outcome.is_ok() && due.why.is_damage() {
         context.warn(format!("{slice}: {}; repaired", due.why));
     }
@@ -353,6 +353,7 @@ async fn record_failure(
 /// Judges what was fetched, and publishes it.
 async fn settle(
     context: &Context,
+    due: &Due,
     lease: &dyn Lease,
     before: LedgerEntry,
     fetched: Fetched,
@@ -380,7 +381,7 @@ async fn settle(
     report.totals = converted.totals.clone();
     report.control_total = control_total;
     report.reconcile = verdict;
-    if let Err(error) = judge(context, &before, &converted, control_total, verdict).await {
+    if let Err(error) = judge(context, due, &before, &converted, control_total, verdict).await {
         if says_something_of_the_slice(context, &before, &error) {
             record_failure(context, lease, before, &error, rejects, &privacy).await;
         }
@@ -594,6 +595,7 @@ async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<boo
 /// Whether a slice may be published.
 async fn judge(
     context: &Context,
+    due: &Due,
     before: &LedgerEntry,
     converted: &Converted,
     control_total: Option<u64>,
@@ -638,7 +640,7 @@ async fn judge(
         context.warn(format!("{slice}: {mismatch}"));
     }
     if !context.options.allow_shrink {
-        let rows_before = rows_in_lake(context, before).await?;
+        let rows_before = rows_in_lake(context, due, before).await?;
         // Calls that are left out since have not gone from the provider.
         let rows_now = counts.rows + counts.suppressed;
         if rows_now < rows_before && context.source.is_fixed() {
@@ -659,12 +661,19 @@ async fn judge(
 
 /// The rows that a slice must not fall below: those of its commit; if a run crashed, or there is no
 /// commit, also those of the file in the table.
-async fn rows_in_lake(context: &Context, before: &LedgerEntry) -> Result<u64, SliceError> {
+async fn rows_in_lake(
+    context: &Context,
+    due: &Due,
+    before: &LedgerEntry,
+) -> Result<u64, SliceError> {
     let entry = &before.entry;
     let committed = entry.committed.as_ref();
     let committed = committed.map(|committed| committed.counts.rows + committed.counts.suppressed);
     if let (Some(rows), None) = (committed, &entry.pending) {
         return Ok(rows);
+    }
+    if due.has_no_file && before.is_absent() {
+        return Ok(0);
     }
     let slice = entry.slice;
     let copy = context.lake.table().local_copy(entry).await?;

@@ -99,6 +99,10 @@ impl Objects for Failing {
         self.inner.delete(path).await
     }
 
+    fn uri(&self) -> String {
+        self.inner.uri()
+    }
+
     fn spool_dir(&self) -> &FilePath {
         self.inner.spool_dir()
     }

@@ -577,6 +577,10 @@ impl Objects for BucketStore {
         }
     }
 
+    fn uri(&self) -> String {
+        self.inner.url.to_string().trim_end_matches('/').to_owned()
+    }
+
     fn spool_dir(&self) -> &FilePath {
         self.inner
             .spool
@@ -594,11 +598,19 @@ impl Objects for BucketStore {
 #[async_trait]
 impl Leases for BucketStore {
     async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        let found = self.read(path).await?;
-        if lease::observe(self, path, found.as_ref()) != LeaseState::Free {
-            return Ok(None);
+        // Most leases are free, so try that first: one request less. A store that ignores
+        // conditions would overwrite the lease of another process.
+        let mut taken = None;
+        if self.inner.conditions.get() == Some(&true) {
+            taken = lease::take(self, path, None).await?;
         }
-        let taken = lease::take(self, path, found).await?;
+        if taken.is_none() {
+            let found = self.read(path).await?;
+            if lease::observe(self, path, found.as_ref()) != LeaseState::Free {
+                return Ok(None);
+            }
+            taken = lease::take(self, path, found).await?;
+        }
         Ok(taken.map(|lease| Box::new(lease) as Box<dyn Lease>))
     }
 

@@ -107,6 +107,10 @@ impl Objects for Faulty {
         self.run(self.inner.delete(path)).await
     }
 
+    fn uri(&self) -> String {
+        self.inner.uri()
+    }
+
     fn spool_dir(&self) -> &FilePath {
         self.inner.spool_dir()
     }
