@@ -149,6 +149,7 @@ impl IcebergLog {
             Some(base) => self.successor(base),
             None => Metadata::new(&self.location()),
         };
+        metadata.restore(&self.location());
         let is_moved = base.is_some_and(|base| base.metadata.location != metadata.location);
         let rewrites = |manifest: &Manifest| {
             is_moved || (circumstances.live_only && manifest.deleted.files > 0)

@@ -13,9 +13,9 @@
 //!
 //! A commit's manifest takes over the entries of every manifest with at most twice as many live
 //! files, so that each of the others has more than twice as many as the next. A table of 7,300
-//! files has at most 13 manifests. An entry is written again at most 22 times, because its manifest
-//! grows by half each time. A file has about 60 bytes in a compressed manifest, so that the whole
-//! table costs less than 500 KB, and a typical commit a few kilobytes.
+//! files has at most 13 manifests. Growth alone writes an entry again at most 22 times, because its
+//! manifest grows by half each time. A file has some 60 bytes in a compressed manifest, so that a
+//! commit that replaces an old file costs less than 500 KB, and one of recent days a few kilobytes.
 
 mod avro;
 mod draft;
@@ -247,10 +247,9 @@ impl IcebergLog {
         })
     }
 
-    /// The metadata that follows a snapshot's, without its deviations.
+    /// The metadata that follows a snapshot's, before any change.
     fn successor(&self, base: &Snapshot) -> Metadata {
         let mut metadata = base.metadata.clone();
-        metadata.restore(&self.location());
         metadata.follow(Base {
             metadata: &base.metadata,
             file: &self.uri(&metadata_path(base.version)),
@@ -288,6 +287,16 @@ impl IcebergLog {
     async fn is_newest(&self, snapshot: Option<&Snapshot>) -> Result<bool, TableLogError> {
         let newest = self.versions.newest().await?;
         Ok(newest == snapshot.map(|snapshot| snapshot.version))
+    }
+
+    /// Raises the hint to a snapshot's version.
+    async fn mend_hint(&self, snapshot: &mut Snapshot) -> Result<(), TableLogError> {
+        self.versions.advance_hint(snapshot.version).await?;
+        if std::mem::take(&mut snapshot.is_hint_behind) {
+            // It is the last deviation.
+            snapshot.deviations.pop();
+        }
+        Ok(())
     }
 
     /// Whether the newest version contains a snapshot.
@@ -341,6 +350,39 @@ impl IcebergLog {
         }
         Ok(())
     }
+
+    /// Paths of the files that some readable snapshot needs.
+    async fn reachable_from(&self, newest: Option<u64>) -> Result<BTreeSet<String>, TableLogError> {
+        let objects = self.versions.objects().await?;
+        let present: BTreeSet<&Path> = objects.iter().map(|object| &object.path).collect();
+        let mut reachable = BTreeSet::new();
+        let mut known = BTreeSet::new();
+        let versions = objects.iter().filter_map(|object| version_of(&object.path));
+        for (version, _) in versions {
+            let metadata = match self.metadata(version).await {
+                // It has expired meanwhile.
+                Err(TableLogError::Damaged { .. }) if Some(version) < newest => continue,
+                metadata => metadata?,
+            };
+            for snapshot in &metadata.snapshots {
+                let list = self.resolve(&metadata, &snapshot.manifest_list)?;
+                if !known.insert(list.clone()) || !present.contains(&list) {
+                    continue;
+                }
+                let mut manifests = self.manifests(&metadata, snapshot).await?;
+                manifests.retain(|manifest| known.insert(Path::from(&*manifest.path)));
+                let manifests: Vec<&Manifest> = manifests.iter().collect();
+                let take = |_: usize, entry: ManifestEntry| {
+                    if entry.status != Status::Deleted {
+                        reachable.insert(self.relative(&entry.path).to_owned());
+                    }
+                    Ok(())
+                };
+                self.read_entries(&metadata, &manifests, take).await?;
+            }
+        }
+        Ok(reachable)
+    }
 }
 
 impl TableLog for IcebergLog {
@@ -379,14 +421,9 @@ impl TableLog for IcebergLog {
             && difference.is_empty()
             && !base.has_other_metadata()
         {
-            if base.is_hint_behind {
-                self.versions.advance_hint(base.version).await?;
-            }
-            return Ok(Committed::Done(Snapshot {
-                deviations: Vec::new(),
-                is_hint_behind: false,
-                ..base.clone()
-            }));
+            let mut base = base.clone();
+            self.mend_hint(&mut base).await?;
+            return Ok(Committed::Done(base));
         }
         let circumstances = Circumstances {
             at: info.at,
@@ -459,42 +496,22 @@ impl TableLog for IcebergLog {
             }
         }
         // Readers that follow the hint must not find a version that was removed.
-        self.versions.advance_hint(current.version).await?;
+        self.mend_hint(&mut current).await?;
         self.collect(&current, live_only).await?;
         Ok(Committed::Done(current))
     }
 
     async fn reachable(&self) -> Result<BTreeSet<String>, TableLogError> {
-        let newest = self.versions.newest().await?;
-        let objects = self.versions.objects().await?;
-        let present: BTreeSet<&Path> = objects.iter().map(|object| &object.path).collect();
-        let mut reachable = BTreeSet::new();
-        let mut known = BTreeSet::new();
-        let versions = objects.iter().filter_map(|object| version_of(&object.path));
-        for (version, _) in versions {
-            let metadata = match self.metadata(version).await {
-                // It has expired meanwhile.
-                Err(TableLogError::Damaged { .. }) if Some(version) < newest => continue,
-                metadata => metadata?,
-            };
-            for snapshot in &metadata.snapshots {
-                let list = self.resolve(&metadata, &snapshot.manifest_list)?;
-                if !known.insert(list.clone()) || !present.contains(&list) {
-                    continue;
-                }
-                let mut manifests = self.manifests(&metadata, snapshot).await?;
-                manifests.retain(|manifest| known.insert(Path::from(&*manifest.path)));
-                let manifests: Vec<&Manifest> = manifests.iter().collect();
-                let take = |_: usize, entry: ManifestEntry| {
-                    if entry.status != Status::Deleted {
-                        reachable.insert(self.relative(&entry.path).to_owned());
-                    }
-                    Ok(())
-                };
-                self.read_entries(&metadata, &manifests, take).await?;
+        loop {
+            let newest = self.versions.newest().await?;
+            let reachable = self.reachable_from(newest).await;
+            // As in `read`.
+            if !matches!(reachable, Err(TableLogError::Damaged { .. }))
+                || self.versions.newest().await? == newest
+            {
+                return reachable;
             }
         }
-        Ok(reachable)
     }
 }
 
