@@ -872,6 +872,45 @@ async fn the_next_commit_restores_what_another_program_changed() {
     }
 }
 
+/// Adds a manifest to the list of the current snapshot, as another program would.
+async fn add_manifest(log: &IcebergLog, newest: &Snapshot, edit: impl FnOnce(&mut Manifest)) {
+    let mut listed = newest.manifests.clone();
+    let mut added = listed[0].clone();
+    edit(&mut added);
+    listed.push(added);
+    let current = newest.metadata.current().unwrap();
+    let list = log.resolve(&newest.metadata, &current.manifest_list);
+    let bytes = manifest_list(&listed, current.snapshot_id, None, current.sequence_number);
+    overwrite(log, &list.unwrap(), bytes).await;
+}
+
+#[tokio::test]
+async fn the_next_commit_leaves_out_delete_files() {
+    let (log, newest, files) = history(&Arc::default()).await;
+    add_manifest(&log, &newest, |added| added.has_deletes = true).await;
+    let base = log.read().await.unwrap().unwrap();
+    assert_eq!(IcebergLog::deviations(&base), ["it has delete files"]);
+    let restored = log.change(&[], &[]).await;
+    assert_eq!(live(&restored), paths(&files));
+    assert_eq!(IcebergLog::deviations(&restored), &[] as &[String]);
+}
+
+#[tokio::test]
+async fn files_with_other_partitions_are_unsupported_and_files_that_are_listed_twice_are_damage() {
+    let (log, newest, _) = history(&Arc::default()).await;
+    add_manifest(&log, &newest, |added| added.spec_id = 1).await;
+    let error = log.read().await.unwrap_err().to_string();
+    let expected = "_iceberg/metadata/v4.metadata.json uses files with other partitions, which \
+         cdrlake does not support";
+    assert_eq!(error, expected);
+    add_manifest(&log, &newest, |_| ()).await;
+    let error = log.read().await.unwrap_err().to_string();
+    assert!(
+        error.contains(".parquet is listed twice. Remove _iceberg"),
+        "{error}"
+    );
+}
+
 #[tokio::test]
 async fn a_moved_lake_begins_its_history_anew() {
     let objects = Arc::new(InMemory::new());
