@@ -518,8 +518,8 @@ impl Arguments {
     }
 }
 
-/// The error with the most similar command, if the command is unknown. Clap itself does not see that
-/// `rnu` is similar to `run`.
+/// The error with the most similar command, if the command is unknown. Clap does not suggest `run`
+/// for `rnu`.
 fn with_similar_command(mut error: clap::Error) -> clap::Error {
     let invalid = error.get(ContextKind::InvalidSubcommand);
     if error.get(ContextKind::SuggestedSubcommand).is_none()

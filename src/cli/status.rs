@@ -99,7 +99,8 @@ fn render(status: &LakeStatus) -> String {
     .expect("writing to memory does not fail");
     if *interrupted > 0 {
         text.push_str(
-            "interrupted: a run ended while it published the slice; the next run fetches it again.\n",
+            "interrupted: a run ended while it published the slice; the next run fetches it \
+             again.\n",
         );
     }
     text
