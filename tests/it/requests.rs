@@ -55,8 +55,7 @@ async fn requests_of_a_run(place: &Place, url: &str, tables: &str, refresh: bool
     for (action, path) in &faults.operations()[before..] {
         let path = path.strip_prefix("some/lake/").unwrap_or(path);
         let kind = match path.split('/').collect::<Vec<_>>()[..] {
-            ["_cdrlake", kind, ..] => kind,
-            [kind, ..] => kind,
+            ["_cdrlake", kind, ..] | [kind, ..] => kind,
             [] => "",
         };
         *requests.entry(format!("{action} {kind}")).or_default() += 1;

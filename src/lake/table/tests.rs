@@ -126,7 +126,7 @@ async fn a_crash_leaves_a_file_that_the_ledger_does_not_name_and_that_is_removed
     assert!(is_intact(Some(&first), files.file(&now)));
     assert_eq!(files.sizes().collect::<Vec<_>>(), [(placed(), 9)]);
     let unnamed = lake.table().unnamed_files(&now).await.unwrap();
-    assert_eq!(unnamed, [orphan.clone()]);
+    assert_eq!(unnamed, std::slice::from_ref(&orphan));
 
     let (_, lease) = at_work(&lake).await;
     for (unnamed, expected) in [(false, vec![]), (true, vec![orphan])] {

@@ -77,7 +77,7 @@ impl<L: TableLog> fmt::Debug for Kept<L> {
 }
 
 impl<L: TableLog + 'static> Kept<L> {
-    pub(super) fn new(format: TableFormat, log: L) -> Arc<dyn KeptLog> {
+    pub(super) fn shared(format: TableFormat, log: L) -> Arc<dyn KeptLog> {
         Arc::new(Self {
             format,
             log,

@@ -248,11 +248,11 @@ pub(super) fn logs(store: &Arc<dyn LakeStore>, identity: &Identity) -> Vec<Arc<d
         logs.push(match format {
             TableFormat::Delta => {
                 let log = DeltaLog::new(Arc::clone(store), TableDescription::default());
-                Kept::new(*format, log)
+                Kept::shared(*format, log)
             }
             TableFormat::Iceberg => {
                 let log = IcebergLog::new(Arc::clone(store), store.uri());
-                Kept::new(*format, log)
+                Kept::shared(*format, log)
             }
         });
     }
