@@ -8,5 +8,6 @@ mod open;
 mod prune;
 mod rejects;
 mod status;
+mod tables;
 mod warehouse;
 mod world;

@@ -104,13 +104,17 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
                 Some(base) => Some(base),
                 None => self.log.read().await.map_err(self.failed())?,
             };
-            let wanted = WantedFiles::read(lake, scope).await?;
+            // A new log has to contain the whole table.
+            let scope = base.as_ref().map_or(&SyncScope::Everything, |_| scope);
+            let mut wanted = WantedFiles::read(lake, scope).await?;
+            // The other slices are committed nevertheless.
+            let unreadable = wanted.unreadable.take();
             let live = base.as_ref().map(L::live);
             let difference = wanted.difference(lake, live.unwrap_or(&LiveFiles::new()));
             let deviates = base.as_ref().is_none_or(|it| !L::deviations(it).is_empty());
             if difference.is_empty() && !deviates {
                 *newest = base;
-                return Ok(false);
+                return unreadable.map_or(Ok(false), Err);
             }
             let info = CommitInfo {
                 run: run.to_owned(),
@@ -126,7 +130,7 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
                         "Committed to the log."
                     );
                     *newest = Some(snapshot);
-                    return Ok(true);
+                    return unreadable.map_or(Ok(true), Err);
                 }
                 Committed::Conflict if retry.wait_for_next().await => {}
                 Committed::Conflict => return Err(self.contended()),
@@ -213,6 +217,8 @@ struct WantedFiles<'a> {
     files: BTreeMap<Slice, Option<DataFile>>,
     /// Slices whose entry cannot be used. The log keeps what it has of them.
     unknown: BTreeSet<Slice>,
+    /// Why one of them cannot be read, although it may be sound.
+    unreadable: Option<LakeError>,
 }
 
 impl<'a> WantedFiles<'a> {
@@ -233,6 +239,7 @@ impl<'a> WantedFiles<'a> {
             scope,
             files: BTreeMap::new(),
             unknown: BTreeSet::new(),
+            unreadable: None,
         };
         for (
             slice,
@@ -243,8 +250,12 @@ impl<'a> WantedFiles<'a> {
         {
             if condition == Condition::Sound {
                 wanted.files.insert(slice, DataFile::of(&entry));
-            } else {
-                wanted.unknown.insert(slice);
+                continue;
+            }
+            wanted.unknown.insert(slice);
+            if let Condition::Unreadable(problem) = condition {
+                let path = layout::ledger_entry(slice);
+                wanted.unreadable = Some(LakeError::Unreadable { path, problem });
             }
         }
         Ok(wanted)

@@ -1,6 +1,7 @@
 //! A store that fails when told to.
 
 use std::path::{Path as FilePath, PathBuf};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -24,23 +25,49 @@ pub(super) struct Faults {
     pub(super) kind: FailureKind,
 }
 
+/// The operations of a store: their names and objects.
+pub(super) type Operations = Arc<Mutex<Vec<(&'static str, String)>>>;
+
 /// A store whose operations fail as [`Faults`] say.
 #[derive(Debug)]
 pub(super) struct Failing {
     inner: BucketStore,
-    faults: Faults,
+    faults: Option<Faults>,
+    /// All operations fail from this one on, numbered from 0, as if the process had died.
+    dies_at: usize,
+    pub(super) operations: Operations,
 }
 
 impl Failing {
     pub(super) fn new(inner: BucketStore, faults: Faults) -> Self {
-        Self { inner, faults }
+        Self {
+            faults: Some(faults),
+            ..Self::dying(inner, usize::MAX)
+        }
+    }
+
+    /// A store whose operations fail from this one on, numbered from 0.
+    pub(super) fn dying(inner: BucketStore, dies_at: usize) -> Self {
+        Self {
+            inner,
+            faults: None,
+            dies_at,
+            operations: Operations::default(),
+        }
     }
 
     fn may(&self, action: &'static str, path: &Path) -> Result<(), StoreError> {
-        let Faults { kind, .. } = self.faults;
-        if action != self.faults.action || !path.as_ref().contains(self.faults.path) {
-            return Ok(());
-        }
+        let mut operations = self.operations.lock().unwrap();
+        let is_dead = operations.len() >= self.dies_at;
+        operations.push((action, path.to_string()));
+        let chosen = self
+            .faults
+            .filter(|faults| action == faults.action && path.as_ref().contains(faults.path));
+        let kind = match chosen {
+            Some(faults) => faults.kind,
+            None if is_dead => FailureKind::Permanent,
+            None => return Ok(()),
+        };
         Err(StoreError {
             action,
             path: PathBuf::from(path.as_ref()),
@@ -76,6 +103,7 @@ impl Objects for Failing {
     }
 
     async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
+        self.may("state", path)?;
         self.inner.state(path).await
     }
 

@@ -9,12 +9,13 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use super::faults::{Failing, Faults};
+use super::faults::{Failing, Faults, Operations};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
+use crate::lake::identity::Identity;
 use crate::lake::ledger::Entry;
 use crate::lake::report::RunOutcome;
-use crate::lake::{Lake, TableForm};
+use crate::lake::{Lake, LakeError, TableForm, TableFormat};
 use crate::ops::days::Selection;
 use crate::ops::job::{Job, Outcome};
 use crate::ops::verify::Verification;
@@ -93,13 +94,19 @@ fn privacy() -> Privacy {
 impl World {
     /// An empty lake.
     pub(super) async fn new() -> Self {
+        Self::with_tables(&[]).await
+    }
+
+    /// An empty lake with the logs of these formats.
+    pub(super) async fn with_tables(formats: &[TableFormat]) -> Self {
         let config = Config::from_keys([
             ("lake.url", "s3://bucket/lake"),
             ("source.requests", "1"),
             ("source.retry_base", "1ms"),
             ("quality.fail_reject_ratio", "1"),
         ]);
-        let config = config.unwrap();
+        let mut config = config.unwrap();
+        config.lake.tables = (!formats.is_empty()).then(|| formats.to_vec());
         let objects = Arc::new(InMemory::new());
         let store = Arc::new(BucketStore::in_memory(&objects));
         let identity = config.identity(&privacy());
@@ -138,6 +145,20 @@ impl World {
         self.open(Arc::new(Failing::new(store, faults))).await
     }
 
+    /// The same lake in a store whose operations fail from this one on, and its operations.
+    pub(super) async fn dying(&self, dies_at: usize) -> (Result<Lake, LakeError>, Operations) {
+        let store = Failing::dying(BucketStore::in_memory(&self.objects), dies_at);
+        let operations = Arc::clone(&store.operations);
+        let lake = Lake::open(Arc::new(store), &self.lake.identity, privacy());
+        (lake.await, operations)
+    }
+
+    /// The lake that another configuration names, if it may have it.
+    pub(super) async fn opened_as(&self, wanted: &Identity) -> Result<Lake, LakeError> {
+        let store = BucketStore::in_memory(&self.objects);
+        Lake::open(Arc::new(store), wanted, privacy()).await
+    }
+
     async fn open(&self, store: Arc<dyn LakeStore>) -> Lake {
         let lake = Lake::open(store, &self.lake.identity, privacy()).await;
         lake.unwrap()
@@ -152,8 +173,18 @@ impl World {
         selection: Selection,
         source: Arc<dyn Source>,
     ) -> Outcome {
+        self.run_in(&self.lake, selection, source).await
+    }
+
+    /// The same in the lake as some process has it.
+    pub(super) async fn run_in(
+        &self,
+        lake: &Lake,
+        selection: Selection,
+        source: Arc<dyn Source>,
+    ) -> Outcome {
         let job = Job::new(self.config.clone(), source).with_selection(selection);
-        job.run_in(self.lake.clone()).await.unwrap()
+        job.run_in(lake.clone()).await.unwrap()
     }
 
     fn object(path: &Path) -> Path {
