@@ -70,6 +70,8 @@ mod support;
 mod sweep;
 /// The real binary, with a fault at each of its system calls.
 mod syscalls;
+/// Readers of the logs of table formats.
+mod table_logs;
 /// Certificates that the program trusts.
 mod tls;
 /// Looking at a lake afterwards: `verify` and `rejects`.

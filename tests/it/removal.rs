@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use crate::support::{
     DAY, Ran, Workplace, block_on, calls, for_each, hold_lease, output, ran, serving,
 };
 use crate::sweep::{Place, for_each_fault, local, source};
+use crate::table_logs::{
+    TABLES, assert_logs_equal_the_ledger, assert_nothing_is_left, rows_of, snapshots,
+};
 
 /// The number of the second call of `calls(0, …)`.
 const NUMBER: &str = "+1 (302) 555-0001";
@@ -248,12 +252,18 @@ fn erase_with(workplace: &Workplace, key: &str, more: &[&str]) -> Ran {
 
 /// A lake with the number in a row, in its duplicate, in `extra` of another row, and in a reject.
 fn lake_with_number(privacy: &str) -> (Server, Workplace) {
+    lake_of_tables_with_number("", privacy)
+}
+
+/// The same with these [`TABLES`].
+fn lake_of_tables_with_number(tables: &str, privacy: &str) -> (Server, Workplace) {
     let twice = calls(1, 1);
     let extra = calls(7, 1).replace("}\n", &format!(",\"by\":\"tel {NUMBER}\"}}\n"));
     let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n{{\"date\":\"broken\"}}\n");
     let records = format!("{}{twice}{extra}{reject}", calls(0, 4));
     let (server, workplace) = serving(&records, 7);
     workplace.configure_also(privacy);
+    workplace.with_tables(tables);
     let ran = run(&workplace, &[]);
     assert_eq!(ran.status, 0, "{ran:?}");
     let counts = ran.report().totals.counts;
@@ -847,9 +857,34 @@ async fn counted(removed: &Removed, store: &Arc<dyn LakeStore>) -> (usize, u64, 
     (rows, rejected, suppressed)
 }
 
+/// Digits of [`NUMBER`], as far as a log may contain none of them.
+const DIGITS: [&str; 2] = ["3025550001", "555-0001"];
+
+/// Checks that every snapshot of every log is complete and has one of these numbers of rows.
+async fn check_snapshots(store: &dyn LakeStore, rows: &[usize], context: &str) {
+    let mut read = BTreeMap::new();
+    for log in snapshots(store).await {
+        for snapshot in &log {
+            let found = rows_of(store, snapshot, &mut read).await;
+            let count = found.values().map(Vec::len).sum();
+            assert!(
+                rows.contains(&count),
+                "{context}: {count} rows in version {}",
+                snapshot.version
+            );
+        }
+    }
+}
+
 #[test]
 fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_operation() {
-    let (_server, workplace) = lake_with_number(KEY_LINES);
+    for tables in TABLES {
+        complete_erasures_on_disk(tables);
+    }
+}
+
+fn complete_erasures_on_disk(tables: &str) {
+    let (_server, workplace) = lake_of_tables_with_number(tables, KEY_LINES);
     let removed = Removed::new();
     for_each_fault(
         &Place::copy_of(&workplace.path("lake")),
@@ -857,6 +892,7 @@ fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_operation() {
         async |store| removed.erase(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
+            check_snapshots(&*store, &[0, 5, 3], context).await;
             // Either all rows, or the rows without the number.
             let seen = visible(&*store).await.values().map(Vec::len).sum::<usize>();
             assert!(seen == 5 || seen == 3, "{context}: {seen} rows");
@@ -867,12 +903,20 @@ fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_operation() {
             }
             assert_eq!(counted(&removed, &store).await, (2, 1, 4), "{context}");
             assert_eq!(findings(&store).await, [], "{context}");
+            assert_logs_equal_the_ledger(&*store, context).await;
+            assert_nothing_is_left(&*store, &DIGITS, context).await;
         },
     );
 }
 
 #[test]
 fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_request_to_a_bucket() {
+    for tables in TABLES {
+        complete_erasures_in_a_bucket(tables);
+    }
+}
+
+fn complete_erasures_in_a_bucket(tables: &str) {
     let server = Server::start();
     let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n");
     let second = "2026-10-02";
@@ -882,7 +926,12 @@ fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_request_to_a_
     let removed = Removed::new();
     block_on(async {
         let store = begun.sound();
-        let identity = removed.config.identity(&removed.privacy);
+        let mut config = removed.config.clone();
+        if !tables.is_empty() {
+            let keys = [("lake.url", "unused"), ("lake.tables", tables)];
+            config = Config::from_keys(keys).unwrap();
+        }
+        let identity = config.identity(&removed.privacy);
         Lake::open(Arc::clone(&store), &identity, removed.privacy.clone())
             .await
             .unwrap();
@@ -897,18 +946,27 @@ fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_request_to_a_
         async |store| removed.erase(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
+            check_snapshots(&*store, &[0, 4, 7, 6], context).await;
             let erased = removed.erase(Arc::clone(&store)).await;
             assert_eq!(erased, Ok(true), "{context}");
             let (rows, _, suppressed) = counted(&removed, &store).await;
             assert_eq!((rows, suppressed), (6, 2), "{context}");
             assert_eq!(findings(&store).await, [], "{context}");
+            assert_logs_equal_the_ledger(&*store, context).await;
+            assert_nothing_is_left(&*store, &DIGITS, context).await;
         },
     );
 }
 
 #[test]
 fn the_next_prune_completes_one_that_failed_or_was_killed_at_any_operation() {
-    let (_server, workplace) = lake_with_number(KEY_LINES);
+    for tables in TABLES {
+        complete_prunes(tables);
+    }
+}
+
+fn complete_prunes(tables: &str) {
+    let (_server, workplace) = lake_of_tables_with_number(tables, KEY_LINES);
     let removed = Removed::new();
     for_each_fault(
         &Place::copy_of(&workplace.path("lake")),
@@ -916,10 +974,13 @@ fn the_next_prune_completes_one_that_failed_or_was_killed_at_any_operation() {
         async |store| removed.prune(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
+            check_snapshots(&*store, &[0, 5], context).await;
             let pruned = removed.prune(Arc::clone(&store)).await;
             assert_eq!(pruned, Ok(true), "{context}");
             assert!(visible(&*store).await.is_empty(), "{context}");
             assert_eq!(findings(&store).await, [], "{context}");
+            assert_logs_equal_the_ledger(&*store, context).await;
+            assert_nothing_is_left(&*store, &DIGITS, context).await;
         },
     );
 }

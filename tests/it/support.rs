@@ -79,6 +79,15 @@ impl Workplace {
         self.configure(&so_far.replace(from, to));
     }
 
+    /// Gives a lake that does not exist yet these [`TABLES`](crate::table_logs::TABLES).
+    pub(crate) fn with_tables(&self, tables: &str) {
+        if !tables.is_empty() {
+            let formats: Vec<String> = tables.split(',').map(|it| format!("\"{it}\"")).collect();
+            let formats = format!("url = \"lake\"\ntables = [{}]", formats.join(", "));
+            self.reconfigure("url = \"lake\"", &formats);
+        }
+    }
+
     pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         // Canonical, because the temporary directory may be a link.
         self.directory.path().canonicalize().unwrap().join(path)
@@ -320,10 +329,19 @@ pub(crate) fn is_whole() -> bool {
 }
 
 /// Calls `each` for the cases of a sweep: all, or a third of them, drawn with [`seed`].
-pub(crate) fn for_each_case<T: Sync>(mut cases: Vec<T>, each: impl Fn(&T) + Sync) {
+pub(crate) fn for_each_case<T: Sync>(cases: Vec<T>, each: impl Fn(&T) + Sync) {
+    for_each_case_of(1, cases, each);
+}
+
+/// The same for one of so many sweeps, which together have a third of their cases on average.
+pub(crate) fn for_each_case_of<T: Sync>(
+    sweeps: usize,
+    mut cases: Vec<T>,
+    each: impl Fn(&T) + Sync,
+) {
     if !is_whole() {
         fastrand::Rng::with_seed(seed()).shuffle(&mut cases);
-        cases.truncate(cases.len().div_ceil(3));
+        cases.truncate(cases.len().div_ceil(3 * sweeps));
     }
     for_each(cases.len(), |k| each(&cases[k]));
 }

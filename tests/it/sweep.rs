@@ -10,7 +10,8 @@ use object_store::memory::InMemory;
 use secrecy::SecretString;
 
 use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases};
-use crate::support::{block_on, copy_tree, for_each_case};
+use crate::support::{block_on, copy_tree, for_each_case_of};
+use crate::table_logs::TABLES;
 
 /// An operation of a lake: its action and its object.
 pub(crate) type Operation = (&'static str, String);
@@ -136,7 +137,8 @@ pub(crate) fn changes_something((action, _): &Operation) -> bool {
 
 /// For every fault of every operation that is `concerned`: does `work` on a copy of the lake
 /// `begun`, until it ends or hangs (then it is dropped, like a killed process), and `check`s the
-/// lake as the next process finds it. `work` returns whether it succeeded.
+/// lake as the next process finds it. `work` returns whether it succeeded. Done for each of
+/// [`TABLES`].
 pub(crate) fn for_each_fault(
     begun: &Place,
     is_concerned: impl Fn(&Operation) -> bool,
@@ -160,7 +162,7 @@ pub(crate) fn for_each_fault(
         follows_one = concerned;
     }
     assert!(cases.len() > 40, "{operations:?}");
-    for_each_case(cases, |(at, fault)| {
+    for_each_case_of(TABLES.len(), cases, |(at, fault)| {
         let (at, fault) = (*at, fault.clone());
         let place = begun.copy();
         let hangs = matches!(fault, Fault::HangBefore | Fault::HangAfter);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::faults::Faults;
 use super::world::{World, days, slice, source};
 use crate::lake::identity::Identity;
+use crate::lake::ledger::Entry;
 use crate::lake::report::RunOutcome;
 use crate::lake::{Lake, LakeError, PublishedFile, TableForm, TableFormat};
 use crate::ops::days::{DayRange, Selection};
@@ -109,8 +110,7 @@ async fn operations_of_a_run(world: &World, selection: Selection) -> Vec<(&'stat
     let lake = lake.unwrap();
     operations.lock().unwrap().clear();
     world.run_in(&lake, selection, source(&[3, 2])).await;
-    let operations = operations.lock().unwrap().clone();
-    operations
+    operations.lock().unwrap().clone()
 }
 
 #[tokio::test(start_paused = true)]
@@ -397,19 +397,16 @@ async fn log_findings(world: &World) -> Vec<String> {
     of_logs.map(|finding| finding.path).collect()
 }
 
-/// Adds a version as another program would: without the file at `path`.
-async fn commit_foreign_removal(world: &World, format: TableFormat, path: &Path) {
-    match format {
-        TableFormat::Delta => {
-            let version = versions(world, format).await;
-            let commit = Path::from(format!("_delta_log/{version:020}.json"));
-            let removal = format!(
-                "{{\"remove\":{{\"path\":\"{path}\",\"dataChange\":true,\"deletionTimestamp\":1}}}}\n"
-            );
-            world.put(&commit, removal).await;
-        }
-        TableFormat::Iceberg => todo!(),
-    }
+/// Adds a version without the file of a day, as another program may.
+async fn commit_foreign_removal(world: &World, day: i8) {
+    let path = layout::ledger_entry(slice(day));
+    let entry = world.get(&path).await;
+    world
+        .edit_entry(slice(day), |entry| *entry = Entry::new(slice(day)))
+        .await;
+    let other = world.other_process().await;
+    assert!(sync(&other, Timestamp::now()).await.unwrap());
+    world.put(&path, entry).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -422,7 +419,7 @@ async fn differences_between_log_and_ledger_are_found_and_repaired() {
             world.run_selected(refreshing(2), source(&[4, 2])).await;
             let new = current(&world, 1).await;
 
-            commit_foreign_removal(&world, format, &new).await;
+            commit_foreign_removal(&world, 1).await;
             assert_eq!(log_findings(&world).await, [new.to_string()]);
             restore(&world, with_repair).await;
 
