@@ -258,27 +258,43 @@ fn replace_partition(table: &Table, day: Date, slices: &Slices) -> String {
 }
 
 fn replace_where(table: &Table, day: Date, slices: &Slices) -> String {
-    let (name, directory) = (&table.name, table.directory());
-    if files(slices).next().is_none() {
+    let name = &table.name;
+    let source = |path: &str| format!("parquet.`{}`", table.address(path));
+    let Some(rows) = rows_of(slices, source) else {
         return format!("DELETE FROM {name} WHERE source_day = DATE '{day}';\n");
-    }
-    let columns = column_names();
-    format!(
-        "INSERT INTO {name} REPLACE WHERE source_day = DATE '{day}'\n    \
-         SELECT {columns}\n    FROM parquet.`{directory}/dt={day}`;\n"
-    )
+    };
+    format!("INSERT INTO {name} REPLACE WHERE source_day = DATE '{day}'\n{rows};\n")
 }
 
 fn swap_partition(table: &Table, day: Date, slices: &Slices) -> String {
     let name = &table.name;
-    if files(slices).next().is_none() {
+    let Some(rows) = rows_of(slices, |path| clickhouse_file(&table.address(path))) else {
         return format!("ALTER TABLE {name} DROP PARTITION '{day}';\n");
-    }
+    };
     let sibling = table.sibling("load");
+    // Settings at the end of a UNION would be those of its last query only.
+    format!(
+        "TRUNCATE TABLE {sibling};\n\
+         INSERT INTO {sibling}\n    SELECT * FROM (\n{rows}\n    )\n    \
+         SETTINGS input_format_null_as_default = 0, use_hive_partitioning = 0;\n\
+         ALTER TABLE {name} REPLACE PARTITION '{day}' FROM {sibling};\n\
+         TRUNCATE TABLE {sibling};\n"
+    )
+}
+
+/// A query of all rows of the files, each read by `source`; `None` without files. Names each file,
+/// because replaced files may lie beside it, and because a pattern skips a file that is missing.
+fn rows_of(slices: &Slices, source: impl Fn(&str) -> String) -> Option<String> {
     let columns = column_names();
-    let files = format!("{}/dt={day}/*.parquet", table.directory());
-    let source = match files.split_once("://") {
-        None => format!("file('{files}', Parquet)"),
+    let select = |path| format!("    SELECT {columns}\n    FROM {}", source(path));
+    let selects: Vec<String> = files(slices).map(select).collect();
+    (!selects.is_empty()).then(|| selects.join("\n    UNION ALL\n"))
+}
+
+/// The function that reads a file.
+fn clickhouse_file(file: &str) -> String {
+    match file.split_once("://") {
+        None => format!("file('{file}', Parquet)"),
         Some(("gs", rest)) => format!("gcs('https://storage.googleapis.com/{rest}', 'Parquet')"),
         Some(("az", rest)) => {
             let mut parts = rest.splitn(3, '/');
@@ -290,13 +306,6 @@ fn swap_partition(table: &Table, day: Date, slices: &Slices) -> String {
                  container = '{container}', blob_path = '{path}', format = 'Parquet')"
             )
         }
-        Some(_) => format!("s3('{files}', 'Parquet')"),
-    };
-    format!(
-        "TRUNCATE TABLE {sibling};\n\
-         INSERT INTO {sibling}\n    SELECT {columns}\n    FROM {source}\n    \
-         SETTINGS input_format_null_as_default = 0, use_hive_partitioning = 0;\n\
-         ALTER TABLE {name} REPLACE PARTITION '{day}' FROM {sibling};\n\
-         TRUNCATE TABLE {sibling};\n"
-    )
+        Some(_) => format!("s3('{file}', 'Parquet')"),
+    }
 }

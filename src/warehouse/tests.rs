@@ -172,6 +172,53 @@ fn targets_that_copy_replace_whole_days_and_keep_days_that_the_lake_does_not_hav
 }
 
 #[test]
+fn no_load_has_a_file_pattern_or_reads_a_directory() {
+    let slices = |first: &str, second: &str| -> Slices {
+        let file = |path: &str| Content::File(path.to_owned());
+        [
+            (Direction::Placed, file(first)),
+            (Direction::Received, file(second)),
+        ]
+        .into()
+    };
+    let paths = [
+        "cdrs/dt=2026-10-01/placed-2026-10-01.parquet",
+        "cdrs/dt=2026-10-01/received-2026-10-01.parquet",
+        "cdrs/dt=2026-10-02/placed-2026-10-02-5f0c.parquet",
+        "cdrs/dt=2026-10-02/received-2026-10-02-77ab.parquet",
+    ];
+    let days = Days::from([
+        (day("2026-10-01"), slices(paths[0], paths[1])),
+        (day("2026-10-02"), slices(paths[2], paths[3])),
+    ]);
+    for target in Target::ALL {
+        for lake in LAKES {
+            let Ok(table) = table(target, lake) else {
+                continue;
+            };
+            let load = table.load(&days);
+            let statements = load.lines().filter(|line| !line.starts_with("--"));
+            for line in statements {
+                // ClickHouse selects every column of a query in brackets.
+                let line = line.replace("SELECT * FROM (", "");
+                assert!(
+                    !line.contains(['*', '?', '[', '{']) || line.contains("uris = ["),
+                    "{line}"
+                );
+                let directory = line.contains("dt=2026") && !line.contains(".parquet");
+                assert!(!directory, "{target} reads a directory: {line}");
+            }
+            if target.copies() {
+                for path in paths {
+                    let file = path.rsplit('/').next().unwrap();
+                    assert_eq!(load.matches(file).count(), 1, "{target}: {load}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn names_and_addresses_that_would_need_quotes_are_refused() {
     let named = |name| Table::try_new(Target::DuckDb, name, "/lake", None, day("2026-10-01"));
     for name in ["cdrs", "raw.cdrs", "a.b.c", "_x1"] {
