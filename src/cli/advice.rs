@@ -71,6 +71,10 @@ fn on_usage(error: &UsageError) -> Option<String> {
         }
         UsageError::BeforeCalendar => "Use a shorter time",
         UsageError::NoTables => "Add them with: cdrlake convert --tables delta,iceberg",
+        UsageError::NoTable { .. } => {
+            "Use another form with --as, or add it with: cdrlake convert --tables delta,iceberg"
+        }
+        UsageError::NoMetadata => "Run `cdrlake sync`",
         UsageError::BeforeFirstDay { .. } => "Use a later day with --from, --last or window.start",
         UsageError::NotEnded {
             is_window_start: true,
@@ -140,6 +144,13 @@ fn on_ddl(error: &DdlError) -> &'static str {
              there and set lake.url"
         }
         DdlError::Address { .. } => "Name the lake by another address with --location",
+        DdlError::Unreadable { target, .. } if target.formats().is_empty() => {
+            "Use --as files, which copies the rows"
+        }
+        DdlError::Unreadable { .. } => {
+            "Use --as delta, after `cdrlake convert --tables delta,iceberg` if the lake has no such \
+             log, or --as files"
+        }
         DdlError::Name { .. } => {
             "Use letters, digits and underscores for --table, with dots between its parts"
         }

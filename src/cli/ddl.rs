@@ -1,14 +1,26 @@
 //! `cdrlake ddl`: SQL for warehouses.
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use jiff::civil::Date;
 
 use super::{CommandError, Exit, LakeArgs, print};
 use crate::cdr::slice::parse_day;
+use crate::lake::TableFormat;
 use crate::ops::open::{existing_lake, find_any_lake};
-use crate::ops::warehouse::{LoadScope, TableRequest};
+use crate::ops::warehouse::{Form, LoadScope, TableRequest};
 use crate::ops::{self, UsageError};
-use crate::warehouse::Target;
+use crate::warehouse::{AfterRun, Target};
+
+/// What the table reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum As {
+    /// The files: a copy of their rows, or the files themselves.
+    Files,
+    /// The log of Delta Lake.
+    Delta,
+    /// The log of Apache Iceberg.
+    Iceberg,
+}
 
 /// Print the definition of the table for a warehouse, the statements that load it, or a query that
 /// checks it.
@@ -25,6 +37,10 @@ pub(super) struct DdlArgs {
     /// form.
     #[arg(long, value_name = "PLACE")]
     location: Option<String>,
+    /// What the table reads. By default the lake's table format that the warehouse reads best, or
+    /// the files if there is none.
+    #[arg(long = "as", value_enum, value_name = "FORM")]
+    form: Option<As>,
     /// Print statements that load the lake into the table, day by day. They can be run again.
     #[arg(long, help_heading = "What to print")]
     load: bool,
@@ -81,6 +97,7 @@ pub(super) async fn execute(args: &DdlArgs) -> Result<Exit, CommandError> {
         target: args.target,
         table: args.table.clone(),
         location: args.location.clone(),
+        form: args.form.map(Form::from),
     };
     table.validate(&config)?;
     let text = if args.load {
@@ -92,7 +109,8 @@ pub(super) async fn execute(args: &DdlArgs) -> Result<Exit, CommandError> {
         table.check(&config, &lake).await?
     } else {
         let lake = find_any_lake(&config).await?;
-        table.definition(&config, lake.as_ref()).await? + &args.hints()
+        let (definition, after_run) = table.definition(&config, lake.as_ref()).await?;
+        definition + &args.hints(after_run)
     };
     print(text.as_bytes())
 }
@@ -115,16 +133,16 @@ impl DdlArgs {
     }
 
     /// What else there is to be printed.
-    fn hints(&self) -> String {
-        let load = match self.target {
-            target if target.copies() => {
+    fn hints(&self, after_run: AfterRun) -> String {
+        let load = match after_run {
+            AfterRun::Load => {
                 "--load: load every day; it can be run again.\n\
                  --   --load --changed-since RUN: load the days changed since RUN, also by erase \
                  and prune\n\
                  --     (the first line of each load names RUN).\n--   "
             }
-            Target::Spark | Target::Trino => "--load: refresh it after a run.\n--   ",
-            _ => "",
+            AfterRun::Refresh => "--load: refresh it after a run.\n--   ",
+            AfterRun::Nothing => "",
         };
         format!(
             "-- Also: cdrlake ddl --target {}{} with\n\
@@ -142,7 +160,19 @@ impl DdlArgs {
         };
         let place = self.location.as_ref();
         let place = place.map_or_else(String::new, |place| format!(" --location {place}"));
-        format!("{table}{place}{}", self.config.as_flags())
+        let form = self.form.and_then(|form| form.to_possible_value());
+        let form = form.map_or_else(String::new, |form| format!(" --as {}", form.get_name()));
+        format!("{table}{place}{form}{}", self.config.as_flags())
+    }
+}
+
+impl From<As> for Form {
+    fn from(form: As) -> Self {
+        match form {
+            As::Files => Self::Files,
+            As::Delta => Self::Log(TableFormat::Delta),
+            As::Iceberg => Self::Log(TableFormat::Iceberg),
+        }
     }
 }
 
@@ -152,11 +182,12 @@ mod tests {
 
     #[test]
     fn a_definition_recommends_a_load_that_includes_the_days_changed_by_erase_and_prune() {
-        for target in Target::ALL {
+        for after_run in [AfterRun::Load, AfterRun::Refresh, AfterRun::Nothing] {
             let args = DdlArgs {
-                target,
+                target: Target::Redshift,
                 table: "cdrs".to_owned(),
                 location: None,
+                form: Some(As::Files),
                 load: false,
                 changed_by: None,
                 changed_since: None,
@@ -165,11 +196,19 @@ mod tests {
                 check: false,
                 config: LakeArgs::default(),
             };
-            let hints = args.hints();
+            let hints = args.hints(after_run);
             assert!(!hints.contains("--changed-by"), "{hints}");
             let since = "--load --changed-since RUN: load the days changed since RUN, also by \
                          erase and prune";
-            assert_eq!(hints.contains(since), target.copies(), "{hints}");
+            assert_eq!(
+                hints.contains(since),
+                after_run == AfterRun::Load,
+                "{hints}"
+            );
+            assert!(
+                hints.contains("--target redshift --as files with"),
+                "{hints}"
+            );
             assert!(hints.lines().all(|line| line.starts_with("--")), "{hints}");
         }
     }

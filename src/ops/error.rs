@@ -11,7 +11,7 @@ use super::run::reports::KEPT_DAYS;
 use crate::cdr::slice::{Direction, FIRST_DAY, Slice};
 use crate::config::ConfigError;
 use crate::error::counted;
-use crate::lake::LakeError;
+use crate::lake::{LakeError, TableFormat};
 use crate::source::SourceError;
 use crate::source::files::{ExportError, Undated};
 use crate::store::StoreError;
@@ -135,6 +135,15 @@ pub enum UsageError {
     /// The lake has no logs of table formats.
     #[error("this lake has no table formats")]
     NoTables,
+    /// The lake has no log of this table format.
+    #[error("this lake is not a table of {format}")]
+    NoTable {
+        /// The table format.
+        format: TableFormat,
+    },
+    /// The log of Apache Iceberg has no metadata file yet.
+    #[error("this lake has no metadata of Apache Iceberg yet")]
+    NoMetadata,
     /// Files of a lake with table formats have names that a plain lake does not know.
     #[error(
         "a lake with table formats cannot become a plain one, because readers of its logs would \

@@ -4,18 +4,24 @@ use std::collections::BTreeSet;
 use std::ops::RangeInclusive;
 
 use jiff::civil::Date;
+use object_store::path::Path;
 
+use super::open::Place;
 use super::run::reports::{Changes, ReportedRun};
 use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::ledger::Entry;
-use crate::lake::{Condition, Lake};
+use crate::lake::{Condition, Lake, TableFormat};
+use crate::store::ObjectState;
+use crate::store::layout::ICEBERG_LOG;
 use crate::store::location::Location;
-use crate::warehouse::{Content, Days, LedgerTotals, Slices, Table, Target};
+use crate::warehouse::{AfterRun, Content, Days, LedgerTotals, Slices, Source, Table, Target};
 
 /// First day of the table if no other is known: the API has no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
+/// Every day of the lake.
+const EVERY_DAY: LoadScope = LoadScope::Days(Date::MIN..=Date::MAX);
 /// Stands for the run that ended last.
 const LAST_RUN: &str = "last";
 
@@ -28,6 +34,17 @@ pub(crate) struct TableRequest {
     pub table: String,
     /// Where the warehouse finds the lake; `None` is `lake.url`.
     pub location: Option<String>,
+    /// What it reads; `None` is the lake's table format that it reads best, otherwise the files.
+    pub form: Option<Form>,
+}
+
+/// What a table reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Form {
+    /// Files.
+    Files,
+    /// The log of a table format.
+    Log(TableFormat),
 }
 
 /// Which days are loaded.
@@ -47,10 +64,15 @@ impl TableRequest {
     /// # Errors
     /// [`Error`] if not.
     pub(crate) fn validate(&self, config: &Config) -> Result<(), Error> {
-        self.table(config, None).map(drop)
+        let source = match self.form {
+            Some(Form::Log(format)) => Source::Log(format),
+            _ => Source::AllFiles,
+        };
+        self.table(config, None, source).map(drop)
     }
 
-    /// The definition of the table, for `lake` if there is one already.
+    /// The definition of the table, for `lake` if there is one already, and what has to be done
+    /// after a run.
     ///
     /// # Errors
     /// [`Error`] if the warehouse cannot have such a table, or the lake cannot be read.
@@ -58,13 +80,20 @@ impl TableRequest {
         &self,
         config: &Config,
         lake: Option<&Lake>,
-    ) -> Result<String, Error> {
+    ) -> Result<(String, AfterRun), Error> {
         let first_day = match lake {
             Some(lake) => lake.first_day(&Direction::ALL).await?,
             None => None,
         };
         let first_day = first_day.into_iter().chain(config.window.start).min();
-        Ok(self.table(config, first_day)?.definition())
+        let source = self.source(config, lake)?;
+        let table = self.table(config, first_day, source)?;
+        let table = with_metadata(table, config, source).await?;
+        let days = match lake {
+            Some(lake) if table.lists_files() => days(lake, &EVERY_DAY, None).await?,
+            _ => Days::new(),
+        };
+        Ok((table.definition(&days), table.after_run()))
     }
 
     /// Statements that load these days of the lake into the table.
@@ -78,7 +107,9 @@ impl TableRequest {
         lake: &Lake,
         which: &LoadScope,
     ) -> Result<String, Error> {
-        let table = self.table(config, None)?;
+        let source = self.source(config, Some(lake))?;
+        let table = self.table(config, None, source)?;
+        let table = with_metadata(table, config, source).await?;
         // After a partial load, the table is not up to date as of any run.
         let (is_part, is_about_last) = match which {
             LoadScope::Days(days) => (*days != (Date::MIN..=Date::MAX), false),
@@ -96,7 +127,14 @@ impl TableRequest {
             }
             _ => String::new(),
         };
-        Ok(as_of + &table.load(&days(lake, which, changes.as_ref()).await?))
+        let days = if table.lists_files() {
+            days(lake, &EVERY_DAY, None).await?
+        } else if matches!(source, Source::Log(_)) {
+            Days::new()
+        } else {
+            days(lake, which, changes.as_ref()).await?
+        };
+        Ok(as_of + &table.load(&days))
     }
 
     /// A query that compares the table with the ledger.
@@ -104,11 +142,31 @@ impl TableRequest {
     /// # Errors
     /// [`Error`] if the warehouse cannot have such a table, or the lake's content is uncertain.
     pub(crate) async fn check(&self, config: &Config, lake: &Lake) -> Result<String, Error> {
-        let table = self.table(config, None)?;
+        let table = self.table(config, None, self.source(config, Some(lake))?)?;
         Ok(table.check(&totals(lake).await?))
     }
 
-    fn table(&self, config: &Config, first_day: Option<Date>) -> Result<Table, Error> {
+    /// What the table reads of the lake, or of the one that the configuration will create.
+    fn source(&self, config: &Config, lake: Option<&Lake>) -> Result<Source, Error> {
+        let tables = match lake {
+            Some(lake) => lake.identity.tables(),
+            None => config.lake.tables.as_deref().unwrap_or_default(),
+        };
+        match self.form {
+            Some(Form::Files) if tables.is_empty() => Ok(Source::AllFiles),
+            Some(Form::Files) => Ok(Source::CurrentFiles),
+            Some(Form::Log(format)) if tables.contains(&format) => Ok(Source::Log(format)),
+            Some(Form::Log(format)) => Err(UsageError::NoTable { format }.into()),
+            None => Ok(self.target.best_source(tables)?),
+        }
+    }
+
+    fn table(
+        &self,
+        config: &Config,
+        first_day: Option<Date>,
+        source: Source,
+    ) -> Result<Table, Error> {
         let place = match &self.location {
             Some(place) => place.clone(),
             None => address(config)?,
@@ -121,9 +179,35 @@ impl TableRequest {
             .or_else(|| std::env::var("AZURE_STORAGE_ACCOUNT_NAME").ok());
         let first_day = first_day.or(config.window.start).unwrap_or(FIRST_DAY);
         let account = account.as_deref();
-        let table = Table::try_new(self.target, &self.table, &place, account, first_day)?;
-        Ok(table)
+        let (target, name) = (self.target, &self.table);
+        Ok(Table::try_new(
+            target, name, &place, account, first_day, source,
+        )?)
     }
+}
+
+/// The table with what only the store knows: the newest metadata file of Apache Iceberg.
+async fn with_metadata(table: Table, config: &Config, source: Source) -> Result<Table, Error> {
+    if source != Source::Log(TableFormat::Iceberg) {
+        return Ok(table);
+    }
+    let directory = Path::from(ICEBERG_LOG).join("metadata");
+    let objects = Place::of(config)?.store().list(&directory).await?;
+    let newest = newest_metadata(&objects).ok_or(UsageError::NoMetadata)?;
+    Ok(table.with_metadata(newest))
+}
+
+/// The path of the newest metadata file among the objects: `v12.metadata.json` is newer than
+/// `v9.metadata.json`.
+fn newest_metadata(objects: &[ObjectState]) -> Option<String> {
+    let version = |path: &Path| {
+        let name = path.filename()?.strip_prefix('v')?;
+        name.strip_suffix(".metadata.json")?.parse::<u64>().ok()
+    };
+    let versions = objects
+        .iter()
+        .filter_map(|object| Some((version(&object.path)?, &object.path)));
+    versions.max().map(|(_, path)| path.to_string())
 }
 
 /// The lake's own address; an absolute path, for a warehouse runs elsewhere.

@@ -4,18 +4,41 @@ use std::fmt::Write;
 
 use jiff::civil::Date;
 
-use super::{Content, Days, Slices, Table, Target, column_names, remarks};
+use super::{Content, Days, Slices, Source, Table, Target, column_names, files, remarks};
 use crate::store::layout;
 
 pub(super) fn definition(table: &Table) -> String {
-    match table.target {
+    let definition = match table.target {
         Target::Snowflake => snowflake(table),
         Target::BigQuery => bigquery(table),
         Target::Redshift => redshift(table),
         Target::Databricks => databricks(table),
         Target::ClickHouse => clickhouse(table),
         _ => postgres(table),
+    };
+    in_place(table) + &definition
+}
+
+/// A comment that this is a copy, although the lake has table formats.
+fn in_place(table: &Table) -> String {
+    if table.source != Source::CurrentFiles {
+        return String::new();
     }
+    let names: Vec<String> = table
+        .target
+        .formats()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let names = if names.is_empty() {
+        "no table format without a catalog".to_owned()
+    } else {
+        names.join(" and ")
+    };
+    format!(
+        "-- This is a copy of the rows. In place, {} reads {names}.\n",
+        table.target
+    )
 }
 
 fn snowflake(table: &Table) -> String {
@@ -190,14 +213,6 @@ fn load_day(table: &Table, day: Date, slices: &Slices) -> String {
     }
 }
 
-/// The paths of the files.
-fn files(slices: &Slices) -> impl Iterator<Item = &str> {
-    slices.values().filter_map(|content| match content {
-        Content::File(path) => Some(&**path),
-        _ => None,
-    })
-}
-
 /// In one transaction, slice by slice.
 fn delete_and_copy(table: &Table, day: Date, slices: &Slices) -> String {
     let name = &table.name;
@@ -296,16 +311,21 @@ fn clickhouse_file(file: &str) -> String {
     match file.split_once("://") {
         None => format!("file('{file}', Parquet)"),
         Some(("gs", rest)) => format!("gcs('https://storage.googleapis.com/{rest}', 'Parquet')"),
-        Some(("az", rest)) => {
-            let mut parts = rest.splitn(3, '/');
-            let mut part = || parts.next().unwrap_or_default();
-            let (account, container, path) = (part(), part(), part());
-            // The named collection has the credentials.
-            format!(
-                "azureBlobStorage(lake_azure, storage_account_url = 'https://{account}', \
-                 container = '{container}', blob_path = '{path}', format = 'Parquet')"
-            )
-        }
+        Some(("az", rest)) => format!(
+            "azureBlobStorage({}, format = 'Parquet')",
+            azure_arguments(rest)
+        ),
         Some(_) => format!("s3('{file}', 'Parquet')"),
     }
+}
+
+/// What `ClickHouse` has to be told of a place in Azure. The named collection has the credentials.
+pub(super) fn azure_arguments(place: &str) -> String {
+    let mut parts = place.splitn(3, '/');
+    let mut part = || parts.next().unwrap_or_default();
+    let (account, container, path) = (part(), part(), part());
+    format!(
+        "lake_azure, storage_account_url = 'https://{account}', container = '{container}', \
+         blob_path = '{path}'"
+    )
 }

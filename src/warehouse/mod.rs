@@ -2,11 +2,12 @@
 //! by day, and a query that compares it with the ledger.
 //!
 //! The files are the same for every warehouse. Warehouses differ in their types, in where they can
-//! read, and in whether they copy rows or read the files directly. Those that copy replace a whole
-//! day in one transaction: some would skip a replaced file because they remember its name, others
-//! would load it twice.
+//! read, and in whether they copy rows, read the files directly, or read the log of a table format.
+//! Those that copy replace a whole day in one transaction: some would skip a replaced file because
+//! they remember its name, others would load it twice.
 
 mod copying;
+mod logs;
 mod reading;
 
 use std::collections::BTreeMap;
@@ -19,6 +20,7 @@ use crate::cdr::columns::{COLUMNS, Column, Kind};
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Totals;
 use crate::error::nearest;
+use crate::lake::TableFormat;
 use crate::store::layout;
 
 /// A warehouse, or an engine that reads the files itself.
@@ -67,8 +69,8 @@ impl Target {
         }
     }
 
-    /// Whether it copies the rows. The others read the files directly.
-    pub fn copies(self) -> bool {
+    /// Whether it copies the rows of files. The others read the files directly.
+    fn copies(self) -> bool {
         match self {
             Self::Snowflake
             | Self::BigQuery
@@ -79,6 +81,62 @@ impl Target {
             Self::Athena | Self::Spark | Self::Trino | Self::DuckDb => false,
         }
     }
+
+    /// The table formats that it reads by a statement. The first is the better one: Delta Lake,
+    /// because some have to be told the newest metadata file of Apache Iceberg after each run.
+    pub(crate) fn formats(self) -> &'static [TableFormat] {
+        match self {
+            Self::Snowflake
+            | Self::BigQuery
+            | Self::Spark
+            | Self::Trino
+            | Self::ClickHouse
+            | Self::DuckDb => &[TableFormat::Delta, TableFormat::Iceberg],
+            // They read Apache Iceberg only if a catalog, such as AWS Glue, has the table.
+            Self::Athena | Self::Databricks => &[TableFormat::Delta],
+            Self::Redshift | Self::Postgres => &[],
+        }
+    }
+
+    /// What a lake with these table formats is to it, unless it is told otherwise: the better table
+    /// format, or a copy of the rows.
+    ///
+    /// # Errors
+    /// [`DdlError::Unreadable`] if it can read neither.
+    pub(crate) fn best_source(self, tables: &[TableFormat]) -> Result<Source, DdlError> {
+        let readable = self.formats().iter().find(|format| tables.contains(format));
+        match (readable, tables) {
+            (_, []) => Ok(Source::AllFiles),
+            (Some(format), _) => Ok(Source::Log(*format)),
+            (None, _) if self.copies() => Ok(Source::CurrentFiles),
+            (None, [format, ..]) => Err(DdlError::Unreadable {
+                target: self,
+                format: *format,
+            }),
+        }
+    }
+}
+
+/// What of the lake a table reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// The files of a lake without table formats. Every file is current.
+    AllFiles,
+    /// The current files of a lake with table formats. Replaced files lie beside them.
+    CurrentFiles,
+    /// The log of a table format.
+    Log(TableFormat),
+}
+
+/// What has to be done for a table after a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AfterRun {
+    /// The days that changed have to be loaded.
+    Load,
+    /// The table has to be told that there is something new.
+    Refresh,
+    /// Nothing.
+    Nothing,
 }
 
 impl fmt::Display for Target {
@@ -129,6 +187,14 @@ pub enum DdlError {
         /// The first such character.
         character: char,
     },
+    /// The warehouse has no statement that reads the table format.
+    #[error("{target} has no statement that reads a table of {format}")]
+    Unreadable {
+        /// The warehouse.
+        target: Target,
+        /// The table format.
+        format: TableFormat,
+    },
     /// The table name is invalid.
     #[error("the table name {name} would need quotes")]
     Name {
@@ -146,6 +212,10 @@ pub(crate) struct Table {
     lake: String,
     /// The first day that may have rows.
     first_day: Date,
+    /// What it reads.
+    source: Source,
+    /// The newest metadata file of Apache Iceberg, as a path in the lake.
+    metadata: String,
 }
 
 /// What the lake has of a slice.
@@ -178,19 +248,25 @@ pub(crate) struct LedgerTotals {
 }
 
 impl Table {
-    /// The table `name` for `target`, of the lake at `lake`: an absolute path, or the address of a
-    /// bucket. `first_day` is the first day that may have rows.
+    /// The table `name` for `target`, which reads `source` of the lake at `lake`: an absolute path,
+    /// or the address of a bucket. `first_day` is the first day that may have rows.
     ///
     /// # Errors
-    /// [`DdlError`] if the warehouse cannot read from there, or the name or the address
-    /// would need quotes.
+    /// [`DdlError`] if the warehouse cannot read from there, or no such log, or the name or the
+    /// address would need quotes.
     pub(crate) fn try_new(
         target: Target,
         name: &str,
         lake: &str,
         azure_account: Option<&str>,
         first_day: Date,
+        source: Source,
     ) -> Result<Self, DdlError> {
+        if let Source::Log(format) = source
+            && !target.formats().contains(&format)
+        {
+            return Err(DdlError::Unreadable { target, format });
+        }
         let lake = lake.trim_end_matches('/');
         if !is_plain_name(name, target) {
             let name = name.to_owned();
@@ -214,27 +290,56 @@ impl Table {
             })?;
         Ok(Self {
             target,
-            name: target.full_name(name),
+            name: target.full_name(name, source),
             lake,
             first_day,
+            source,
+            metadata: String::new(),
         })
     }
 
-    /// The definition, with comments on common mistakes above it.
-    pub(crate) fn definition(&self) -> String {
-        if self.target.copies() {
-            copying::definition(self)
-        } else {
-            reading::definition(self)
+    /// The same table, with the newest metadata file of Apache Iceberg, as a path in the lake.
+    pub(crate) fn with_metadata(self, metadata: String) -> Self {
+        Self { metadata, ..self }
+    }
+
+    /// Whether the definition, and so the load, names every file of the lake.
+    pub(crate) fn lists_files(&self) -> bool {
+        self.target == Target::DuckDb && self.source == Source::CurrentFiles
+    }
+
+    /// What has to be done after a run.
+    pub(crate) fn after_run(&self) -> AfterRun {
+        match (self.source, self.target) {
+            (Source::Log(TableFormat::Delta), Target::Snowflake)
+            | (
+                Source::Log(TableFormat::Iceberg),
+                Target::Snowflake | Target::BigQuery | Target::Trino,
+            )
+            | (Source::AllFiles | Source::CurrentFiles, Target::Spark | Target::Trino)
+            | (Source::CurrentFiles, Target::DuckDb) => AfterRun::Refresh,
+            (Source::AllFiles | Source::CurrentFiles, target) if target.copies() => AfterRun::Load,
+            _ => AfterRun::Nothing,
         }
     }
 
-    /// Statements that load `days` as they are in the lake now. They can be repeated.
+    /// The definition, with comments on common mistakes above it. `days` are all days of the lake,
+    /// if it [lists files](Self::lists_files).
+    pub(crate) fn definition(&self, days: &Days) -> String {
+        match self.source {
+            Source::Log(format) => logs::definition(self, format),
+            _ if self.target.copies() => copying::definition(self),
+            _ => reading::definition(self, days),
+        }
+    }
+
+    /// Statements that load `days` as they are in the lake now: all of them, if it [lists
+    /// files](Self::lists_files). They can be repeated.
     pub(crate) fn load(&self, days: &Days) -> String {
-        if self.target.copies() {
-            copying::load(self, days)
-        } else {
-            reading::load(self, days)
+        match self.source {
+            Source::Log(format) => logs::refresh(self, format),
+            _ if self.target.copies() => copying::load(self, days),
+            _ => reading::load(self, days),
         }
     }
 
@@ -277,6 +382,13 @@ impl Table {
             Target::BigQuery => format!("`{}`", self.name),
             _ => self.name.clone(),
         }
+    }
+
+    /// Catalog, schema and plain name, of a name that has all three.
+    fn name_parts(&self) -> (&str, &str, &str) {
+        let mut parts = self.name.splitn(3, '.');
+        let mut part = || parts.next().unwrap_or_default();
+        (part(), part(), part())
     }
 
     /// The name of an object that belongs to the table.
@@ -326,6 +438,14 @@ fn column_names() -> String {
     names.join(", ")
 }
 
+/// The paths of the files of a day.
+fn files(slices: &Slices) -> impl Iterator<Item = &str> {
+    slices.values().filter_map(|content| match content {
+        Content::File(path) => Some(&**path),
+        _ => None,
+    })
+}
+
 /// Lines as SQL comments.
 fn remarks(lines: &[&str]) -> String {
     format!("-- {}\n", lines.join("\n-- "))
@@ -346,10 +466,16 @@ fn is_plain_name(name: &str, target: Target) -> bool {
 
 impl Target {
     /// The name of a table with default catalog and schema where they are missing.
-    fn full_name(self, name: &str) -> String {
+    fn full_name(self, name: &str, source: Source) -> String {
+        // The catalog of each connector has its name in Trino's documentation.
+        let catalog = match source {
+            Source::Log(TableFormat::Delta) => "delta",
+            Source::Log(TableFormat::Iceberg) => "iceberg",
+            Source::AllFiles | Source::CurrentFiles => "hive",
+        };
         match (self, name.matches('.').count()) {
-            (Self::Trino, 0) => format!("hive.default.{name}"),
-            (Self::Trino, 1) => format!("hive.{name}"),
+            (Self::Trino, 0) => format!("{catalog}.default.{name}"),
+            (Self::Trino, 1) => format!("{catalog}.{name}"),
             _ => name.to_owned(),
         }
     }

@@ -1,8 +1,53 @@
 //! Engines that read the files directly.
 
-use super::{DT_COMMENT, Days, Table, Target, remarks};
+use super::{DT_COMMENT, Days, Source, Table, Target, files, remarks};
 
-pub(super) fn definition(table: &Table) -> String {
+pub(super) fn definition(table: &Table, days: &Days) -> String {
+    if table.lists_files() {
+        return listed_files(table, days);
+    }
+    double_count(table) + &of_directory(table)
+}
+
+/// A comment for a table that reads every file of the directory.
+fn double_count(table: &Table) -> String {
+    if table.source != Source::CurrentFiles {
+        return String::new();
+    }
+    remarks(&[
+        "WARNING: this table reads every file of the directory, and the lake has table formats:",
+        "replaced files stay there for lake.keep_replaced, so their calls count twice. Without",
+        "--as files, cdrlake ddl prints a table that reads a log.",
+    ])
+}
+
+/// The view of a lake in which replaced files lie beside current ones.
+fn listed_files(table: &Table, days: &Days) -> String {
+    let quoted = |path| format!("    '{}'", table.address(path));
+    let list: Vec<String> = days.values().flat_map(files).map(quoted).collect();
+    if list.is_empty() {
+        return "-- The lake has no files yet. Print this again after the first run.\n".to_owned();
+    }
+    let settings = remarks(&[
+        "DuckDB: the view names the current files, because replaced files lie beside them. Print",
+        "it again after every run, by --load. A file is removed after lake.keep_replaced; then a",
+        "query fails. Without --as files, cdrlake ddl prints a view that reads a log.",
+    ]);
+    settings + &duckdb_view(table, &format!("[\n{}\n]", list.join(",\n")))
+}
+
+fn duckdb_view(table: &Table, files: &str) -> String {
+    let name = &table.name;
+    format!(
+        "CREATE OR REPLACE VIEW {name} AS\n\
+         SELECT * FROM read_parquet({files},\n    \
+         hive_partitioning = true, hive_types = {{'dt': DATE}}, union_by_name = true);\n\
+         {comments}COMMENT ON COLUMN {name}.dt IS '{DT_COMMENT}';\n",
+        comments = table.comments(),
+    )
+}
+
+fn of_directory(table: &Table) -> String {
     let (name, directory) = (&table.name, table.directory());
     let with_comments = |comment: &str| format!(" COMMENT '{comment}'");
     match table.target {
@@ -82,13 +127,7 @@ pub(super) fn definition(table: &Table) -> String {
                 "zone. union_by_name returns NULL for columns that older files do not have. s3://",
                 "needs INSTALL httpfs, az:// INSTALL azure, and CREATE SECRET for the credentials.",
             ]);
-            format!(
-                "{settings}CREATE OR REPLACE VIEW {name} AS\n\
-                 SELECT * FROM read_parquet('{directory}/dt=*/*.parquet',\n    \
-                 hive_partitioning = true, hive_types = {{'dt': DATE}}, union_by_name = true);\n\
-                 {comments}COMMENT ON COLUMN {name}.dt IS '{DT_COMMENT}';\n",
-                comments = table.comments(),
-            )
+            settings + &duckdb_view(table, &format!("'{directory}/dt=*/*.parquet'"))
         }
     }
 }
@@ -106,9 +145,7 @@ pub(super) fn load(table: &Table, days: &Days) -> String {
             format!("-- Athena reads the files directly: nothing to do for{list}.\n")
         }
         Target::Trino => {
-            let mut parts = name.splitn(3, '.');
-            let mut part = || parts.next().unwrap_or_default();
-            let (catalog, schema, table) = (part(), part(), part());
+            let (catalog, schema, table) = table.name_parts();
             format!(
                 "-- Adds new days and removes missing ones; replaced files are read without a \
                  refresh.\n\
@@ -120,6 +157,7 @@ pub(super) fn load(table: &Table, days: &Days) -> String {
              MSCK REPAIR TABLE {name} SYNC PARTITIONS;\n\
              REFRESH TABLE {name};\n"
         ),
+        _ if table.lists_files() => listed_files(table, days),
         _ => format!("-- DuckDB reads the files directly: nothing to do for{list}.\n"),
     }
 }

@@ -13,7 +13,13 @@ fn day(text: &str) -> Date {
 }
 
 fn table(target: Target, lake: &str) -> Result<Table, DdlError> {
-    Table::try_new(target, "cdrs", lake, Some("account"), day("2026-10-01"))
+    reading(target, lake, Source::AllFiles)
+}
+
+fn reading(target: Target, lake: &str, source: Source) -> Result<Table, DdlError> {
+    let day = day("2026-10-01");
+    let table = Table::try_new(target, "cdrs", lake, Some("account"), day, source)?;
+    Ok(table.with_metadata("_iceberg/metadata/v12.metadata.json".to_owned()))
 }
 
 #[test]
@@ -63,6 +69,7 @@ fn a_target_that_cannot_read_a_lake_reports_where_it_can_read() {
         "az://c/l",
         None,
         day("2026-10-01"),
+        Source::AllFiles,
     );
     assert!(matches!(unknown, Err(DdlError::OutOfReach { .. })));
 }
@@ -71,7 +78,7 @@ fn a_target_that_cannot_read_a_lake_reports_where_it_can_read() {
 fn every_definition_has_every_column_in_order_with_its_comment() {
     for target in Target::ALL {
         let lake = LAKES.into_iter().find_map(|lake| table(target, lake).ok());
-        let definition = lake.unwrap().definition();
+        let definition = lake.unwrap().definition(&Days::new());
         let mut at = 0;
         for column in COLUMNS {
             let found = definition.get(at..).unwrap().find(column.name);
@@ -191,36 +198,213 @@ fn no_load_has_a_file_pattern_or_reads_a_directory() {
         (day("2026-10-01"), slices(paths[0], paths[1])),
         (day("2026-10-02"), slices(paths[2], paths[3])),
     ]);
+    let quoted = |line: &str| -> String { line.split(['\'', '`']).skip(1).step_by(2).collect() };
+    let sources = [Source::AllFiles, Source::CurrentFiles, DELTA, ICEBERG];
+    for (target, lake, source) in combinations(&sources) {
+        let Ok(table) = reading(target, lake, source) else {
+            continue;
+        };
+        let load = table.load(&days);
+        for line in load.lines().filter(|line| !line.starts_with("--")) {
+            let quoted = quoted(line);
+            assert!(!quoted.contains(['*', '?', '[', '{']), "{target}: {line}");
+            let directory = quoted.contains("dt=2026") && !quoted.contains(".parquet");
+            assert!(!directory, "{target} reads a directory: {line}");
+        }
+        if table.after_run() == AfterRun::Load || table.lists_files() {
+            for path in paths {
+                let file = path.rsplit('/').next().unwrap();
+                assert_eq!(load.matches(file).count(), 1, "{target}: {load}");
+            }
+        }
+    }
+}
+
+const DELTA: Source = Source::Log(TableFormat::Delta);
+const ICEBERG: Source = Source::Log(TableFormat::Iceberg);
+
+fn combinations(sources: &[Source]) -> Vec<(Target, &'static str, Source)> {
+    let mut all = Vec::new();
     for target in Target::ALL {
         for lake in LAKES {
-            let Ok(table) = table(target, lake) else {
-                continue;
-            };
-            let load = table.load(&days);
-            let statements = load.lines().filter(|line| !line.starts_with("--"));
-            for line in statements {
-                // ClickHouse selects every column of a query in brackets.
-                let line = line.replace("SELECT * FROM (", "");
-                assert!(
-                    !line.contains(['*', '?', '[', '{']) || line.contains("uris = ["),
-                    "{line}"
-                );
-                let directory = line.contains("dt=2026") && !line.contains(".parquet");
-                assert!(!directory, "{target} reads a directory: {line}");
-            }
-            if target.copies() {
-                for path in paths {
-                    let file = path.rsplit('/').next().unwrap();
-                    assert_eq!(load.matches(file).count(), 1, "{target}: {load}");
-                }
-            }
+            all.extend(sources.iter().map(|source| (target, lake, *source)));
+        }
+    }
+    all
+}
+
+/// What the statements for a log contain: the definition, and what has to be done after a run.
+fn needs(target: Target, source: Source) -> (&'static [&'static str], Option<&'static str>) {
+    let is_delta = source == DELTA;
+    match (target, is_delta) {
+        (Target::Snowflake, true) => (
+            &[
+                "TABLE_FORMAT = DELTA",
+                "BASE_LOCATION = '",
+                "AUTO_REFRESH = TRUE",
+            ],
+            Some("ALTER ICEBERG TABLE cdrs REFRESH;"),
+        ),
+        (Target::Snowflake, false) => (
+            &[
+                "TABLE_FORMAT = ICEBERG",
+                "METADATA_FILE_PATH = '",
+                "lake/_iceberg/metadata/v12.metadata.json'",
+            ],
+            Some("lake/_iceberg/metadata/v12.metadata.json';"),
+        ),
+        (Target::BigQuery, true) => (
+            &["format = 'DELTA_LAKE', uris = ['gs://bucket/lake']"],
+            None,
+        ),
+        (Target::BigQuery, false) => (
+            &[
+                "format = 'ICEBERG'",
+                "gs://bucket/lake/_iceberg/metadata/v12.metadata.json",
+            ],
+            Some("CREATE OR REPLACE EXTERNAL TABLE `cdrs`"),
+        ),
+        (Target::Athena, _) => (
+            &[
+                "LOCATION 's3://bucket/a/lake/'",
+                "TBLPROPERTIES ('table_type' = 'DELTA')",
+            ],
+            None,
+        ),
+        (Target::Databricks, _) => (&["USING DELTA\nLOCATION '"], None),
+        (Target::Spark, true) => (&["USING DELTA\nLOCATION '", "DeltaCatalog"], None),
+        (Target::Spark, false) => (&["FROM cdrlake._iceberg;", "SparkCatalog"], None),
+        (Target::Trino, true) => (
+            &[
+                "CALL delta.system.register_table(",
+                "schema_name => 'default'",
+            ],
+            None,
+        ),
+        (Target::Trino, false) => (
+            &[
+                "CALL iceberg.system.register_table(",
+                "/_iceberg',\n",
+                "metadata_file_name => 'v12.metadata.json'",
+            ],
+            Some("CALL iceberg.system.unregister_table("),
+        ),
+        (Target::ClickHouse, true) => (&["VIEW cdrs AS\nSELECT * FROM deltaLake"], None),
+        (Target::ClickHouse, false) => (&["VIEW cdrs AS\nSELECT * FROM iceberg", "_iceberg"], None),
+        (Target::DuckDb, true) => (&["LOAD delta;", "delta_scan('", "cdrs.dt IS"], None),
+        (Target::DuckDb, false) => (&["LOAD iceberg;", "iceberg_scan('", "/_iceberg')"], None),
+        (Target::Redshift | Target::Postgres, _) => unreachable!("{target} reads no log"),
+    }
+}
+
+#[test]
+fn a_table_that_reads_a_log_has_what_the_warehouse_needs_and_no_pattern() {
+    for (target, lake, source) in combinations(&[DELTA, ICEBERG]) {
+        let Source::Log(format) = source else {
+            unreachable!("only logs")
+        };
+        let can = target.formats().contains(&format);
+        let table = match reading(target, lake, source) {
+            Ok(table) => table,
+            Err(DdlError::Unreadable { .. }) if !can => continue,
+            Err(DdlError::OutOfReach { .. }) if can => continue,
+            Err(error) => panic!("{target}, {format}, {lake}: {error}"),
+        };
+        let definition = table.definition(&Days::new());
+        let (contained, after) = needs(target, source);
+        for needed in contained {
+            assert!(
+                definition.contains(needed),
+                "{target}: {needed}: {definition}"
+            );
+        }
+        assert!(definition.starts_with("-- "), "{definition}");
+        assert!(!definition.contains("*.parquet"), "{definition}");
+        let load = table.load(&Days::new());
+        match after {
+            Some(statement) => assert!(load.contains(statement), "{target}: {load}"),
+            None => assert!(
+                load.ends_with("nothing to do after a run.\n"),
+                "{target}: {load}"
+            ),
+        }
+        let is_refreshed = table.after_run() == AfterRun::Refresh;
+        assert_eq!(is_refreshed, after.is_some(), "{target}, {format}");
+    }
+}
+
+#[test]
+fn paths_for_snowflake_begin_in_the_bucket_or_in_the_container() {
+    for (lake, expected) in [
+        ("s3://bucket/a/lake", "BASE_LOCATION = 'a/lake'"),
+        ("s3://bucket", "BASE_LOCATION = '/'"),
+        ("gs://bucket/lake", "BASE_LOCATION = 'lake'"),
+        ("az://container/lake", "BASE_LOCATION = 'lake'"),
+    ] {
+        let definition = reading(Target::Snowflake, lake, DELTA).unwrap();
+        let definition = definition.definition(&Days::new());
+        assert!(definition.contains(expected), "{definition}");
+    }
+}
+
+#[test]
+fn a_lake_with_table_formats_is_read_by_its_log_or_copied_unless_files_are_asked_for() {
+    use TableFormat::{Delta, Iceberg};
+    for target in Target::ALL {
+        assert_eq!(target.best_source(&[]), Ok(Source::AllFiles));
+        let both = target.best_source(&[Delta, Iceberg]).unwrap();
+        let expected = match target {
+            Target::Redshift | Target::Postgres => Source::CurrentFiles,
+            _ => DELTA,
+        };
+        assert_eq!(both, expected, "{target}");
+        let iceberg = match target {
+            Target::Athena => Err(DdlError::Unreadable {
+                target,
+                format: Iceberg,
+            }),
+            Target::Databricks | Target::Redshift | Target::Postgres => Ok(Source::CurrentFiles),
+            _ => Ok(ICEBERG),
+        };
+        assert_eq!(target.best_source(&[Iceberg]), iceberg, "{target}");
+    }
+}
+
+#[test]
+fn a_definition_that_reads_every_file_of_a_lake_with_table_formats_warns() {
+    let file = |path: &str| Content::File(path.to_owned());
+    let slices = [(
+        Direction::Placed,
+        file("cdrs/dt=2026-10-01/placed-5f0c.parquet"),
+    )];
+    let days = Days::from([(day("2026-10-01"), slices.into())]);
+    for (target, lake, source) in combinations(&[Source::AllFiles, Source::CurrentFiles]) {
+        let Ok(table) = reading(target, lake, source) else {
+            continue;
+        };
+        let definition = table.definition(&days);
+        let reads_all = matches!(target, Target::Athena | Target::Spark | Target::Trino);
+        let warns = definition.contains("WARNING") && definition.contains("count twice");
+        assert_eq!(
+            warns,
+            reads_all && source == Source::CurrentFiles,
+            "{definition}"
+        );
+        let is_copy = definition.starts_with("-- This is a copy of the rows. In place, ");
+        let copies = target.copies() && source == Source::CurrentFiles;
+        assert_eq!(is_copy, copies, "{definition}");
+        if target == Target::DuckDb {
+            let lists = definition.contains("placed-5f0c.parquet'\n]");
+            assert_eq!(lists, source == Source::CurrentFiles, "{definition}");
+            assert_eq!(definition.contains("*.parquet"), !lists, "{definition}");
         }
     }
 }
 
 #[test]
 fn names_and_addresses_that_would_need_quotes_are_refused() {
-    let named = |name| Table::try_new(Target::DuckDb, name, "/lake", None, day("2026-10-01"));
+    let first = day("2026-10-01");
+    let named = |name| Table::try_new(Target::DuckDb, name, "/lake", None, first, Source::AllFiles);
     for name in ["cdrs", "raw.cdrs", "a.b.c", "_x1"] {
         assert!(named(name).is_ok(), "{name}");
     }
@@ -232,12 +416,13 @@ fn names_and_addresses_that_would_need_quotes_are_refused() {
         "my-project.raw.cdrs",
         "gs://b",
         None,
-        day("2026-10-01"),
+        first,
+        Source::AllFiles,
     );
     assert!(
         google
             .unwrap()
-            .definition()
+            .definition(&Days::new())
             .contains("`my-project.raw.cdrs`")
     );
     for lake in [

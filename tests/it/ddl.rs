@@ -242,3 +242,94 @@ fn an_unknown_run_is_reported_with_the_flag_that_names_it() {
         assert_eq!(workplace.run_day(&["--refresh"]).status, 0);
     }
 }
+
+/// A lake with these table formats, in which a day was replaced: each slice has two files there.
+fn lake_with_tables(tables: &str) -> (Server, Workplace) {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    workplace.reconfigure(
+        "url = \"lake\"",
+        &format!("url = \"lake\"\ntables = {tables}"),
+    );
+    assert_eq!(workplace.run_day(&[]).status, 0);
+    server.serve("placed", DAY, calls(10, 4), 4);
+    assert_eq!(workplace.run_day(&["--refresh"]).status, 0);
+    (server, workplace)
+}
+
+#[test]
+fn a_lake_with_a_delta_log_is_read_by_it_unless_files_are_asked_for() {
+    let (_server, workplace) = lake_with_tables("[\"delta\"]");
+    let delta = ddl(&workplace, "duckdb", &[]);
+    assert!(delta.contains("delta_scan('s3://bucket/lake')"), "{delta}");
+    assert!(!delta.contains("--load"), "nothing to load: {delta}");
+    let files = ddl(&workplace, "duckdb", &["--as", "files"]);
+    assert_eq!(files.matches(".parquet'").count(), 1, "{files}");
+    assert!(files.contains("--as files with"), "{files}");
+    let load = ddl(&workplace, "duckdb", &["--as", "files", "--load"]);
+    assert_eq!(load.matches(".parquet'").count(), 1, "{load}");
+    for target in ["clickhouse", "databricks"] {
+        let load = ddl(&workplace, target, &["--as", "files", "--load"]);
+        assert_eq!(load.matches(".parquet").count(), 1, "{load}");
+    }
+    let spark = ddl(&workplace, "spark", &["--as", "files"]);
+    assert!(spark.contains("WARNING"), "{spark}");
+    let copy = ddl(&workplace, "redshift", &[]);
+    assert!(copy.starts_with("-- This is a copy"), "{copy}");
+    let refresh = ddl(&workplace, "snowflake", &["--load"]);
+    assert!(
+        refresh.starts_with("-- As of run ") && refresh.contains("TABLE cdrs REFRESH;"),
+        "{refresh}"
+    );
+    let check = ddl(&workplace, "trino", &["--check"]);
+    assert!(check.contains("FROM delta.default.cdrs AS c"), "{check}");
+    for (arguments, expected) in [
+        (
+            &["--target", "duckdb", "--as", "iceberg"][..],
+            "this lake is not a table of Apache Iceberg. Use another form with --as, or add it",
+        ),
+        (
+            &["--target", "postgres", "--as", "delta"],
+            "postgres has no statement that reads a table of Delta Lake. Use --as files",
+        ),
+    ] {
+        let ran = workplace.run(&[&["ddl"], arguments].concat());
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(ran.stderr.contains(expected), "{ran:?}");
+    }
+}
+
+#[test]
+fn the_newest_metadata_file_of_iceberg_has_the_greatest_number() {
+    let (_server, workplace) = lake_with_tables("[\"iceberg\"]");
+    let metadata = workplace.path("lake/_iceberg/metadata");
+    if metadata.exists() {
+        std::fs::remove_dir_all(&metadata).unwrap();
+    }
+    let arguments = ["ddl", "--target", "snowflake", "--location", "s3://b/l"];
+    let ran = workplace.run(&arguments);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    let expected = "this lake has no metadata of Apache Iceberg yet. Run `cdrlake sync`";
+    assert!(ran.stderr.contains(expected), "{ran:?}");
+    std::fs::create_dir_all(&metadata).unwrap();
+    for name in [
+        "v9.metadata.json",
+        "v10.metadata.json",
+        "v8.metadata.json",
+        "vx.metadata.json",
+        "version-hint.text",
+        "snap-99.avro",
+    ] {
+        std::fs::write(metadata.join(name), "{}").unwrap();
+    }
+    let newest = "'lake/_iceberg/metadata/v10.metadata.json'";
+    let definition = ddl(&workplace, "snowflake", &[]);
+    assert!(
+        definition.contains(&format!("METADATA_FILE_PATH = {newest}")),
+        "{definition}"
+    );
+    let refresh = ddl(&workplace, "snowflake", &["--load"]);
+    assert!(refresh.contains(&format!("REFRESH {newest};")), "{refresh}");
+    let ran = workplace.run(&["ddl", "--target", "athena", "--location", "s3://b/l"]);
+    assert_eq!(ran.status, 2, "{ran:?}");
+    assert!(ran.stderr.contains("Use --as delta, after"), "{ran:?}");
+}

@@ -16,6 +16,7 @@ fn request(target: Target) -> TableRequest {
         target,
         table: "cdrs".to_owned(),
         location: Some("s3://bucket/lake".to_owned()),
+        form: None,
     }
 }
 
@@ -23,9 +24,9 @@ fn request(target: Target) -> TableRequest {
 async fn a_definition_begins_with_the_first_day_of_the_lake_or_of_the_api() {
     let (world, athena) = (World::filled(&[3, 2]).await, request(Target::Athena));
     let found = athena.definition(&world.config, Some(&world.lake)).await;
-    let found = found.unwrap();
+    let (found, _) = found.unwrap();
     assert!(found.contains("'2020-01-01,NOW'"), "{found}");
-    let found = athena.definition(&world.config, None).await.unwrap();
+    let (found, _) = athena.definition(&world.config, None).await.unwrap();
     assert!(found.contains("'2015-01-01,NOW'"), "{found}");
 }
 
