@@ -148,8 +148,8 @@ fn on_ddl(error: &DdlError) -> &'static str {
             "Use --as files, which copies the rows"
         }
         DdlError::Unreadable { .. } => {
-            "Use --as delta, after `cdrlake convert --tables delta,iceberg` if the lake has no such \
-             log, or --as files"
+            "Use --as delta, after `cdrlake convert --tables delta,iceberg` if the lake has no \
+             such log, or --as files"
         }
         DdlError::Name { .. } => {
             "Use letters, digits and underscores for --table, with dots between its parts"
