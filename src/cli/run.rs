@@ -469,7 +469,7 @@ mod tests {
             why: DueReason::Missing,
             committed_token: None,
             committed_fetched_at: None,
-            has_no_file: false,
+            has_nothing: false,
         }];
         let plan = Plan {
             days: day..=day,

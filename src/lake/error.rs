@@ -59,6 +59,12 @@ pub enum LakeError {
         /// Why not.
         source: TableLogError,
     },
+    /// Engines know no address of the lake that is valid in every one of them.
+    #[error(
+        "lake.tables has \"iceberg\", but the lake is in Azure, whose addresses engines spell \
+         differently, and this log contains absolute addresses. Use \"delta\""
+    )]
+    IcebergOnAzure,
     /// The lake has logs of other table formats.
     #[error(
         "lake.tables is {wanted}, but this lake has {existing}. Set lake.tables back, or convert \

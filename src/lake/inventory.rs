@@ -103,7 +103,7 @@ impl LedgerEntry {
     /// the entry.
     pub(super) fn may_have_failed(&self) -> bool {
         let is_known_not_to = self.condition == Condition::Sound
-            && (self.version.is_none() || self.entry.committed.is_some())
+            && self.entry.committed.is_some()
             && self.entry.failed.is_none();
         !is_known_not_to
     }
@@ -113,7 +113,7 @@ impl LedgerEntry {
         let committed = self.entry.committed.as_ref();
         let is_known_not_to = self.condition == Condition::Sound
             && self.entry.pending.is_none()
-            && committed.is_none_or(|commit| commit.rejects.is_none());
+            && committed.is_some_and(|commit| commit.rejects.is_none());
         !is_known_not_to
     }
 }

@@ -90,11 +90,16 @@ impl Entry {
 
     /// Notes that `file` was replaced, unless the entry names it.
     pub(super) fn supersede(&mut self, file: Option<&PublishedFile>) {
-        if let Some(file) = file
-            && !self.names(&file.location())
-        {
+        if let Some(file) = file {
+            self.supersede_path(&file.path);
+        }
+    }
+
+    /// The same for the file at `path`.
+    pub(super) fn supersede_path(&mut self, path: &str) {
+        if !self.names(&Path::from(path)) {
             self.superseded.push(Superseded {
-                path: file.path.clone(),
+                path: path.to_owned(),
                 since: Timestamp::now(),
             });
         }

@@ -54,8 +54,8 @@ use report::{Remark, RemarkKind};
 #[cfg(test)]
 pub(crate) use table::TableForm;
 pub(crate) use table::{Table, TableChange, TableFiles};
-use table_log::{KeptLog, described, logs};
-pub(crate) use table_log::{LogFinding, SyncScope, TableFormat};
+use table_log::{KeptLog, described, logs, must_be_possible};
+pub(crate) use table_log::{LogFinding, SyncScope, TableFormat, Unsynced};
 
 /// An open lake.
 #[derive(Clone, Debug)]
@@ -108,6 +108,7 @@ impl Lake {
         if let Some(lake) = Self::find(Arc::clone(&store), wanted).await? {
             return Ok(lake);
         }
+        must_be_possible(&*store, wanted.tables())?;
         let path = layout::identity();
         match store.create(&path, json(wanted)).await? {
             Swap::Done(_) => Ok(Self {

@@ -11,7 +11,7 @@ use super::identity::FORMAT;
 use super::ledger::{Commit, Entry, Failure, Pending, State, Superseded};
 use super::runs::RunMark;
 use super::table::{StagedChange, TableChange, TableForm};
-use super::{Lake, LakeError, LedgerEntry, json};
+use super::{Condition, Lake, LakeError, LedgerEntry, is_intact, json};
 use crate::cdr::slice::Slice;
 use crate::privacy::Privacy;
 use crate::slice_file::writer::SpoolFile;
@@ -25,6 +25,8 @@ pub(crate) struct StagedSlice {
     /// `None` if the slice has no rejects.
     rejects: Option<StagedFile>,
     keeps_failure: bool,
+    /// Whether the lake has nothing of the slice, not even rejects.
+    is_new: bool,
 }
 
 /// Which files of rejects may exist already.
@@ -40,6 +42,15 @@ impl StagedSlice {
     pub(crate) fn keeping_failure(self) -> Self {
         Self {
             keeps_failure: true,
+            ..self
+        }
+    }
+
+    /// The same of a slice of which the lake has nothing, not even rejects.
+    #[must_use]
+    pub(crate) fn of_new_slice(self) -> Self {
+        Self {
+            is_new: true,
             ..self
         }
     }
@@ -74,6 +85,7 @@ impl Lake {
             table,
             rejects,
             keeps_failure: false,
+            is_new: false,
         })
     }
 
@@ -131,15 +143,18 @@ impl Lake {
         mut commit: Commit,
         privacy: &Privacy,
     ) -> Result<Entry, LakeError> {
-        let may_have_failed = before.may_have_failed() && !staged.keeps_failure;
-        let may_have_rejects = before.may_have_rejects();
+        let may_have_failed = before.may_have_failed() && !staged.keeps_failure && !staged.is_new;
+        let may_have_rejects = before.may_have_rejects() && !staged.is_new;
         let LedgerEntry {
-            mut entry, version, ..
+            mut entry,
+            version,
+            condition,
         } = before;
         let StagedSlice {
             table,
             rejects,
             keeps_failure,
+            ..
         } = staged;
         let slice = entry.slice;
         let kept = entry.committed.as_ref().and_then(|kept| kept.file.clone());
@@ -148,6 +163,12 @@ impl Lake {
         let announced = entry.pending.take().and_then(|pending| pending.file);
         if self.table.form() == TableForm::Immutable {
             entry.supersede(announced.as_ref());
+            if condition != Condition::Sound {
+                // The damaged entry named some of these.
+                for path in self.table.unnamed_files(&entry).await? {
+                    entry.supersede_path(path.as_ref());
+                }
+            }
         }
         entry.pending = Some(Pending {
             run: commit.run.clone(),
@@ -192,14 +213,29 @@ impl Lake {
         if self.table.form() == TableForm::Immutable {
             entry.supersede(kept.as_ref());
         }
-        self.swap(&entry, Some(&version))
-            .await
-            .map_err(|source| match source {
-                LakeError::LostLease { .. } if !changes_table => source,
-                source => not_recorded(source),
-            })?;
+        let swapped = self.swap(&entry, Some(&version)).await;
+        if let (Err(LakeError::LostLease { .. }), Some(file)) = (&swapped, entry.file()) {
+            self.remove_if_unnamed(slice, file).await;
+        }
+        swapped.map_err(|source| match source {
+            LakeError::LostLease { .. } if !changes_table => source,
+            source => not_recorded(source),
+        })?;
         mark.ensure_after().await;
         Ok(entry)
+    }
+
+    /// Removes the file of a publication that came too late, so that it is not left in the table: a
+    /// number may have been erased meanwhile. Best effort, because garbage collection does the same.
+    async fn remove_if_unnamed(&self, slice: Slice, file: &PublishedFile) {
+        if self.table.form() == TableForm::Plain {
+            return;
+        }
+        let now = self.entry(slice).await;
+        let path = file.location();
+        if now.condition == Condition::Sound && !now.entry.names(&path) {
+            drop(self.store.delete(&path).await);
+        }
     }
 
     /// Records a failed attempt at the slice, so that the slice is due until one succeeds. Stores
@@ -311,9 +347,29 @@ impl Lake {
         Ok(commit)
     }
 
+    /// Slices with files that were replaced before `limit`, or that their entry does not name. Of a
+    /// slice without a commit, a file may be the last copy.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn slices_with_replaced(
+        &self,
+        limit: Timestamp,
+    ) -> Result<Vec<Slice>, LakeError> {
+        let files = self.table.files().await?;
+        let has_replaced = |(_, entry): &(Slice, Entry)| {
+            let has_unnamed = entry.committed.is_some() && files.has_unnamed(entry);
+            has_unnamed || entry.superseded.iter().any(|it| it.since <= limit)
+        };
+        let entries = self.all_entries().await?.filter(has_replaced);
+        let mut slices: Vec<Slice> = entries.map(|(slice, _)| slice).collect();
+        slices.sort_unstable();
+        Ok(slices)
+    }
+
     /// Removes files of the slice that were replaced before `limit` and that no log makes
-    /// `reachable`, and returns them. With `unnamed` also those that its entry does not name. The files go
-    /// first: after a crash in between, this is repeated.
+    /// `reachable`, and returns them. With `unnamed` also those that its entry does not name. The
+    /// files go first: after a crash in between, this is repeated.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, the entry cannot be used, or the lease is lost.
@@ -327,8 +383,10 @@ impl Lake {
     ) -> Result<Vec<Path>, LakeError> {
         let found = self.usable_entry(slice).await?;
         let mut removed = Vec::new();
-        // Without a commit, a file may be the last copy of the slice.
-        if unnamed && found.entry.committed.is_some() {
+        // Without the file that it names, another one may be the last copy of the slice.
+        let current = self.table.file(&found.entry).await?;
+        let is_whole = is_intact(found.entry.file(), current.as_ref());
+        if unnamed && found.entry.committed.is_some() && is_whole {
             removed = self.table.unnamed_files(&found.entry).await?;
             removed.retain(|path| !reachable.contains(path.as_ref()));
             self.table.remove(lease, slice, &removed).await?;

@@ -12,8 +12,9 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::identity::Identity;
 use super::ledger::{Commit, Entry};
-use super::{Lake, LakeError};
+use super::{Lake, LakeError, TableFormat, parse_own};
 use crate::cdr::slice::{Direction, Slice};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::layout;
@@ -57,6 +58,8 @@ impl Traces {
 pub(crate) struct RunMark {
     store: Arc<dyn LakeStore>,
     run: String,
+    /// The table formats of the lake when it was opened.
+    tables: Vec<TableFormat>,
     /// Ends waiting when cancelled.
     stop: CancellationToken,
     /// `None` until the run is marked.
@@ -111,7 +114,26 @@ impl RunMark {
             self.take(&mut lease).await?;
         }
         self.store.create(&marker, Bytes::new()).await?;
-        Ok(())
+        if is_marked {
+            return Ok(());
+        }
+        // A conversion changes `lake.json` and then looks for marked runs.
+        self.must_have_its_tables().await
+    }
+
+    /// Checks that the lake has the table formats that it had when the run opened it.
+    async fn must_have_its_tables(&self) -> Result<(), LakeError> {
+        let path = layout::identity();
+        let found = self.store.read(&path).await?;
+        let found = found.map(|found| parse_own::<Identity>(path, &found));
+        let is_same = |found: Identity| found.tables() == &*self.tables;
+        if found.transpose()?.is_none_or(is_same) {
+            return Ok(());
+        }
+        Err(LakeError::NotAlone(
+            "the table formats of the lake have changed since the run opened it. Run again"
+                .to_owned(),
+        ))
     }
 
     /// The same without a request while the lease seems to be held, before a write that the store
@@ -206,6 +228,7 @@ impl Lake {
         RunMark {
             store: Arc::clone(&self.store),
             run: run.to_owned(),
+            tables: self.identity.tables().to_vec(),
             stop,
             lease: Mutex::default(),
             unseen: std::sync::Mutex::default(),
@@ -374,15 +397,6 @@ impl Lake {
         }
         // A run that ended meanwhile has removed its marker.
         Ok(self.store.read(&layout::run_marker(run)).await?.is_some())
-    }
-
-    /// Whether a run has no report yet.
-    ///
-    /// # Errors
-    /// [`LakeError`] if the store fails.
-    pub(crate) async fn is_marked(&self, run: &str) -> Result<bool, LakeError> {
-        let marker = self.store.state(&layout::run_marker(run)).await?;
-        Ok(marker.is_some())
     }
 
     /// Prevents a run that [has crashed](Self::has_crashed) from continuing; `None` if it has

@@ -231,6 +231,23 @@ impl Table {
         }
     }
 
+    /// Files of the slice besides the current one, which snapshots may need: superseded ones, and
+    /// those that its entry does not name.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn replaced_files(&self, entry: &Entry) -> Result<Vec<Path>, LakeError> {
+        match self.form {
+            TableForm::Plain => Ok(Vec::new()),
+            TableForm::Immutable => {
+                let current = self.path_of(entry).await?;
+                let mut paths = self.paths_of(entry.slice).await?;
+                paths.retain(|path| Some(path) != current.as_ref());
+                Ok(paths)
+            }
+        }
+    }
+
     /// Where [`file`](Self::file) checks.
     async fn path_of(&self, entry: &Entry) -> Result<Option<Path>, LakeError> {
         match entry.file() {

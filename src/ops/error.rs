@@ -156,6 +156,12 @@ pub enum UsageError {
         /// The run.
         run: String,
     },
+    /// A run crashed, and no other run has ended it yet.
+    #[error("run {run} crashed before it wrote a report. Convert the lake after another run")]
+    CrashedRun {
+        /// The run.
+        run: String,
+    },
     /// The selection goes back further than dates do.
     #[error("the first day would lie before the year -9999")]
     BeforeCalendar,

@@ -1,14 +1,11 @@
 //! Leftovers of crashed runs, and old run reports.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use object_store::path::Path;
 
 use super::Error;
 use super::plan::keep_limit;
 use super::run::reports;
-use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::error::chain;
 use crate::lake::{Lake, LakeError};
@@ -56,14 +53,7 @@ async fn remove_replaced(
     limit: Timestamp,
     garbage: &mut Garbage,
 ) -> Result<(), LakeError> {
-    let files = lake.table().files().await?;
-    let entries = lake.all_entries().await?;
-    let slices: BTreeSet<Slice> = entries
-        .filter(|(_, entry)| {
-            files.has_unnamed(entry) || entry.superseded.iter().any(|it| it.since <= limit)
-        })
-        .map(|(slice, _)| slice)
-        .collect();
+    let slices = lake.slices_with_replaced(limit).await?;
     let reachable = lake.expire_logs(limit).await?;
     for slice in slices {
         let Some(lease) = lake.try_lease(slice).await? else {

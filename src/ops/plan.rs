@@ -102,9 +102,9 @@ pub struct Due {
     /// When that was fetched: what was only changed since, by an erasure, is not what another run
     /// fetched.
     pub committed_fetched_at: Option<Timestamp>,
-    /// Whether the table was listed and had no file of the slice. One without a ledger entry may be
-    /// the last copy of rows.
-    pub has_no_file: bool,
+    /// Whether the lake was listed and had neither a file nor rejects of the slice. A file without a
+    /// ledger entry may be the last copy of rows.
+    pub has_nothing: bool,
 }
 
 impl Due {
@@ -115,7 +115,7 @@ impl Due {
             why,
             committed_token: committed.map(|commit| commit.token.clone()),
             committed_fetched_at: committed.map(|commit| commit.fetched_at),
-            has_no_file: false,
+            has_nothing: false,
         }
     }
 }
@@ -352,6 +352,14 @@ impl LakeContent {
         entries.map(|(slice, _)| *slice).collect()
     }
 
+    fn has_rejects(&self, slice: Slice) -> bool {
+        let rejects = [
+            layout::rejects_file(slice),
+            layout::failed_rejects_file(slice),
+        ];
+        rejects.iter().any(|path| self.rejects.contains_key(path))
+    }
+
     fn commit(&self, slice: Slice) -> Option<&Commit> {
         self.entries.get(&slice)?.entry.committed.as_ref()
     }
@@ -409,7 +417,7 @@ impl Plan {
             return;
         };
         self.due.push(Due {
-            has_no_file: !found.table.has(slice),
+            has_nothing: !found.table.has(slice) && !found.has_rejects(slice),
             ..Due::new(slice, why, found.commit(slice))
         });
     }

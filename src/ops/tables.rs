@@ -44,8 +44,8 @@ pub(crate) async fn convert(
     if tables.is_empty() && lake.has_logs() {
         return Err(UsageError::BackToPlain.into());
     }
-    if let Some(run) = active_run(lake).await? {
-        return Err(UsageError::RunInProgress { run }.into());
+    if let Some(run) = marked_run(lake).await? {
+        return Err(run.into());
     }
     let entries = lake.entries(&Direction::ALL, Date::MIN..=Date::MAX).await?;
     let uncertain = entries
@@ -54,31 +54,34 @@ pub(crate) async fn convert(
     if let Some(slice) = uncertain.map(|(slice, _)| *slice).min() {
         return Err(Error::Uncertain { slice });
     }
+    // Whatever interrupts this, the next run commits to the new logs.
+    lake.note_unsynced("convert").await?;
     let converted = lake.with_tables(tables).await?;
     // A run that began just before has read the old `lake.json`. It may replace files until it
-    // ends, so no log may name them before.
-    while let Some(run) = active_run(&converted).await? {
-        tracing::info!(
-            run,
-            "Waiting for a run that began before the lake was converted."
-        );
+    // ends, so no log may name them before. One that marks itself later reads the new one.
+    while let Some(run) = marked_run(&converted).await? {
+        tracing::info!("{run}. Waiting for it.");
         tokio::select! {
-            () = interrupt.cancelled() => return Err(UsageError::RunInProgress { run }.into()),
+            () = interrupt.cancelled() => return Err(run.into()),
             () = tokio::time::sleep(POLL) => {}
         }
     }
+    converted.remove_other_logs().await?;
     converted.sync_everything(&new_run_id(now)).await?;
     Ok(converted)
 }
 
-/// A run in progress, if there is one.
-async fn active_run(lake: &Lake) -> Result<Option<String>, LakeError> {
-    for run in lake.marked_runs("").await?.into_keys() {
-        if !lake.has_crashed(&run, true).await? && lake.is_marked(&run).await? {
-            return Ok(Some(run));
-        }
-    }
-    Ok(None)
+/// A run without a report, if there is one. Even if it has crashed, its process may be suspended
+/// and continue: the next run ends it for good.
+async fn marked_run(lake: &Lake) -> Result<Option<UsageError>, LakeError> {
+    let Some(run) = lake.marked_runs("").await?.into_keys().next() else {
+        return Ok(None);
+    };
+    Ok(Some(if lake.has_crashed(&run, true).await? {
+        UsageError::CrashedRun { run }
+    } else {
+        UsageError::RunInProgress { run }
+    }))
 }
 
 /// A current file of the table.

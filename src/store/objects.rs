@@ -104,8 +104,8 @@ pub trait Objects: fmt::Debug + Send + Sync {
     /// Removes an object; one that is not there is removed already.
     async fn delete(&self, path: &Path) -> Result<(), StoreError>;
 
-    /// The lake's absolute address, by which other programs find its objects, without a slash at the
-    /// end: `file:///srv/lake`, `s3://bucket/prefix`.
+    /// The lake's absolute address, by which other programs find its objects, without a slash at
+    /// the end: `file:///srv/lake`, `s3://bucket/prefix`.
     fn uri(&self) -> String;
 
     /// The directory for files that will be [staged](Self::stage), which is cheap from there.

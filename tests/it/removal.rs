@@ -736,7 +736,7 @@ impl Removed {
             slice,
             why: DueReason::Refresh,
             committed_fetched_at: committed.as_ref().map(|commit| commit.fetched_at),
-            has_no_file: false,
+            has_nothing: false,
             committed_token: committed.map(|commit| commit.token),
         };
         let ran = run::run(

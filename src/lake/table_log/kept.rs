@@ -13,7 +13,7 @@ use tokio::sync::Mutex;
 
 use super::{
     CommitInfo, Committed, DataFile, Difference, LiveFiles, TableFormat, TableLog, TableLogError,
-    logs,
+    logs, must_be_possible,
 };
 use crate::cdr::slice::{Direction, Slice};
 use crate::lake::identity::Identity;
@@ -33,6 +33,16 @@ pub(crate) enum SyncScope {
     Everything,
 }
 
+/// The logs lack changes of a run.
+#[derive(Debug)]
+pub(crate) struct Unsynced {
+    /// Why.
+    pub error: LakeError,
+    /// Whether the lake has a note, so that a later run commits them. Otherwise the run must not
+    /// remove its marker, by which a later run finds its changes.
+    pub is_noted: bool,
+}
+
 /// A difference between the ledger and a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct LogFinding {
@@ -47,8 +57,16 @@ pub(crate) struct LogFinding {
 /// A log of some format, and its newest snapshot as far as is known.
 #[async_trait]
 pub(crate) trait KeptLog: fmt::Debug + Send + Sync {
-    /// Commits the difference between the ledger and the log. Returns whether there was one.
-    async fn sync(&self, lake: &Lake, scope: &SyncScope, run: &str) -> Result<bool, LakeError>;
+    /// Commits the difference between the ledger and the log. Returns whether it committed. A fence
+    /// is a commit even if there is no difference: other processes then read the ledger again before
+    /// they commit.
+    async fn sync(
+        &self,
+        lake: &Lake,
+        scope: &SyncScope,
+        run: &str,
+        is_fence: bool,
+    ) -> Result<bool, LakeError>;
 
     /// Ends the history before `limit`, and adds the paths of all files that a readable snapshot
     /// needs to `reachable`.
@@ -94,25 +112,41 @@ impl<L: TableLog + 'static> Kept<L> {
 
 #[async_trait]
 impl<L: TableLog + 'static> KeptLog for Kept<L> {
-    async fn sync(&self, lake: &Lake, scope: &SyncScope, run: &str) -> Result<bool, LakeError> {
+    async fn sync(
+        &self,
+        lake: &Lake,
+        scope: &SyncScope,
+        run: &str,
+        is_fence: bool,
+    ) -> Result<bool, LakeError> {
         let mut newest = self.newest.lock().await;
         let mut retry = Retry::new(RetryPolicy::STORE, None);
         loop {
             // The ledger is read after the log. So if another run changes a slice in between, its
             // commit either comes first, and this one conflicts, or comes later.
-            let base = match newest.take() {
+            let cached = newest.take();
+            let is_cached = cached.is_some();
+            let base = match cached {
                 Some(base) => Some(base),
                 None => self.log.read().await.map_err(self.failed())?,
             };
-            // A new log has to contain the whole table.
-            let scope = base.as_ref().map_or(&SyncScope::Everything, |_| scope);
+            let deviates = base.as_ref().is_none_or(|it| !L::deviations(it).is_empty());
+            // A log that is new, or that another program changed, gets the whole table.
+            let scope = if deviates {
+                &SyncScope::Everything
+            } else {
+                scope
+            };
             let mut wanted = WantedFiles::read(lake, scope).await?;
             // The other slices are committed nevertheless.
             let unreadable = wanted.unreadable.take();
             let live = base.as_ref().map(L::live);
             let difference = wanted.difference(lake, live.unwrap_or(&LiveFiles::new()));
-            let deviates = base.as_ref().is_none_or(|it| !L::deviations(it).is_empty());
-            if difference.is_empty() && !deviates {
+            if difference.is_empty() && !deviates && !is_fence {
+                // Another process may have changed the log since it was read.
+                if is_cached {
+                    continue;
+                }
                 *newest = base;
                 return unreadable.map_or(Ok(false), Err);
             }
@@ -294,10 +328,28 @@ impl Lake {
     /// [`LakeError`] if a log or the ledger cannot be read or written. The other logs are up to
     /// date.
     pub(crate) async fn sync_logs(&self, scope: &SyncScope, run: &str) -> Result<bool, LakeError> {
+        self.commit_to_logs(scope, run, false).await
+    }
+
+    /// Commits to every log, so that no commit that other processes have prepared can succeed.
+    ///
+    /// # Errors
+    /// As [`sync_logs`](Self::sync_logs).
+    pub(crate) async fn fence_logs(&self, run: &str) -> Result<(), LakeError> {
+        let everything = SyncScope::Everything;
+        self.commit_to_logs(&everything, run, true).await.map(drop)
+    }
+
+    async fn commit_to_logs(
+        &self,
+        scope: &SyncScope,
+        run: &str,
+        is_fence: bool,
+    ) -> Result<bool, LakeError> {
         let mut changed = false;
         let mut failed = None;
         for log in &self.logs {
-            match log.sync(self, scope, run).await {
+            match log.sync(self, scope, run, is_fence).await {
                 Ok(is_changed) => changed |= is_changed,
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -322,12 +374,12 @@ impl Lake {
     /// commit. If it fails, a later run does it.
     ///
     /// # Errors
-    /// As [`sync_logs`](Self::sync_logs).
+    /// [`Unsynced`] if a log lacks changes of the run.
     pub(crate) async fn sync_after_run(
         &self,
         slices: BTreeSet<Slice>,
         run: &str,
-    ) -> Result<(), LakeError> {
+    ) -> Result<(), Unsynced> {
         if self.logs.is_empty() {
             return Ok(());
         }
@@ -342,14 +394,23 @@ impl Lake {
             } else if !slices.is_empty() {
                 self.sync_logs(&SyncScope::Slices(slices), run).await?;
             }
-            Ok(())
+            Ok::<_, LakeError>(())
         };
-        let synced = synced.await;
-        if synced.is_err() {
-            let note = layout::unsynced(run);
-            self.store.create(&note, bytes::Bytes::new()).await?;
-        }
-        synced
+        let Err(error) = synced.await else {
+            return Ok(());
+        };
+        let is_noted = self.note_unsynced(run).await.is_ok();
+        Err(Unsynced { error, is_noted })
+    }
+
+    /// Notes that the logs lack something, so that the next run commits all differences.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn note_unsynced(&self, by: &str) -> Result<(), LakeError> {
+        let note = layout::unsynced(by);
+        self.store.create(&note, bytes::Bytes::new()).await?;
+        Ok(())
     }
 
     /// Ends the history of every log before `limit`. Returns the paths of all files that a readable
@@ -385,12 +446,13 @@ impl Lake {
         !self.logs.is_empty()
     }
 
-    /// Stores which table formats the lake has, and returns it with them. Removes the logs of
-    /// others.
+    /// Stores which table formats the lake has, and returns it with them. Keeps the logs of
+    /// others: see [`remove_other_logs`](Self::remove_other_logs).
     ///
     /// # Errors
     /// [`LakeError`] if the store fails, or another process changed `lake.json`.
     pub(crate) async fn with_tables(&self, tables: &[TableFormat]) -> Result<Self, LakeError> {
+        must_be_possible(&*self.store, tables)?;
         let path = layout::identity();
         let found = self.store.read(&path).await?;
         let found = found.ok_or_else(|| LakeError::Damaged {
@@ -405,13 +467,6 @@ impl Lake {
         if replaced.await? == Swap::Refused {
             return Err(LakeError::Contended { path });
         }
-        for (_, format) in TableFormat::ALL {
-            if !tables.contains(&format) {
-                for object in self.store.list(&Path::from(format.directory())).await? {
-                    self.store.delete(&object.path).await?;
-                }
-            }
-        }
         Ok(Self {
             table: Table::new(Arc::clone(&self.store), identity.table_form()),
             logs: logs(&self.store, &identity),
@@ -420,21 +475,18 @@ impl Lake {
         })
     }
 
-    /// Whether the lake has the table formats that it had when it was opened.
+    /// Removes the logs of table formats that the lake does not have any more.
     ///
     /// # Errors
-    /// [`LakeError`] if `lake.json` cannot be read.
-    pub(crate) async fn must_have_its_tables(&self) -> Result<(), LakeError> {
-        let path = layout::identity();
-        let found = self.store.read(&path).await?;
-        let found = found
-            .map(|found| parse_own::<Identity>(path, &found))
-            .transpose()?;
-        if found.is_none_or(|found| found.tables() == self.identity.tables()) {
-            return Ok(());
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn remove_other_logs(&self) -> Result<(), LakeError> {
+        for (_, format) in TableFormat::ALL {
+            if !self.identity.tables().contains(&format) {
+                for object in self.store.list(&Path::from(format.directory())).await? {
+                    self.store.delete(&object.path).await?;
+                }
+            }
         }
-        Err(LakeError::NotAlone(
-            "the table formats of the lake changed when the run began. Run again".to_owned(),
-        ))
+        Ok(())
     }
 }

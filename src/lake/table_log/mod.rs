@@ -20,6 +20,7 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
+use super::LakeError;
 use super::identity::Identity;
 use super::ledger::{Commit, Entry};
 use crate::cdr::slice::Slice;
@@ -28,7 +29,7 @@ use crate::store::{LakeStore, StoreError, layout};
 use delta::DeltaLog;
 use iceberg::IcebergLog;
 use kept::Kept;
-pub(crate) use kept::{KeptLog, LogFinding, SyncScope};
+pub(crate) use kept::{KeptLog, LogFinding, SyncScope, Unsynced};
 
 /// A table format that has a log in the lake.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -239,6 +240,20 @@ pub(crate) trait TableLog: Send + Sync {
 
     /// Paths in the lake of all files that some readable snapshot needs.
     fn reachable(&self) -> impl Future<Output = Result<BTreeSet<String>, TableLogError>> + Send;
+}
+
+/// Checks that the lake in `store` can have the logs of these formats.
+///
+/// # Errors
+/// [`LakeError::IcebergOnAzure`].
+pub(super) fn must_be_possible(
+    store: &dyn LakeStore,
+    formats: &[TableFormat],
+) -> Result<(), LakeError> {
+    if formats.contains(&TableFormat::Iceberg) && store.uri().starts_with("az:") {
+        return Err(LakeError::IcebergOnAzure);
+    }
+    Ok(())
 }
 
 /// The logs of a lake.

@@ -20,7 +20,7 @@ use crate::cdr::slice::Slice;
 use crate::error::is_disk_full;
 use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::{MarkedRuns, RunMark};
-use crate::lake::{Lake, LakeError, SyncScope};
+use crate::lake::{Lake, LakeError};
 use crate::store::Lease;
 
 /// Pause between attempts to take a lease that a run holds.
@@ -42,6 +42,7 @@ struct Removal<'a> {
     /// Runs without a report when this began.
     marked: Result<MarkedRuns, LakeError>,
     interrupt: &'a CancellationToken,
+    may_write: bool,
     /// Whether every further slice would fail like the last one.
     is_hopeless: bool,
     slices: Vec<SliceReport>,
@@ -58,6 +59,7 @@ impl<'a> Removal<'a> {
             marked: Ok(MarkedRuns::new()),
             started_at,
             interrupt,
+            may_write: true,
             is_hopeless: false,
             slices: Vec::new(),
             changed_before: Vec::new(),
@@ -66,6 +68,7 @@ impl<'a> Removal<'a> {
         begun.is_marked?;
         removal.marked = begun.marked;
         if let Err(problem) = begun.alone {
+            removal.may_write = false;
             removal.end(vec![problem.clone()]).await;
             return Err(LakeError::NotAlone(problem));
         }
@@ -108,21 +111,37 @@ impl<'a> Removal<'a> {
     /// Removes the replaced files of `slices` at once, with every snapshot that needs one. Returns
     /// whether all of it is done: not if this was interrupted.
     async fn purge(&self, slices: &BTreeSet<Slice>) -> Result<bool, LakeError> {
-        if !self.lake.table().keeps_replaced() {
+        let lake = self.lake;
+        if !lake.table().keeps_replaced() {
             return Ok(true);
         }
-        let everything = SyncScope::Everything;
-        self.lake.sync_logs(&everything, self.mark.run()).await?;
-        let reachable = self.lake.expire_logs(Timestamp::MAX).await?;
-        for &slice in slices {
+        // What is replaced from now on was written without the removed calls.
+        let limit = Timestamp::now();
+        // No commit that another process has prepared may bring a removed file back.
+        lake.fence_logs(self.mark.run()).await?;
+        let reachable = lake.expire_logs(Timestamp::MAX).await?;
+        let mut is_complete = true;
+        let mut failed = None;
+        for slice in lake.slices_with_replaced(limit).await? {
+            if !slices.contains(&slice) {
+                continue;
+            }
             let Some(lease) = self.lease(slice).await? else {
                 return Ok(false);
             };
-            self.lake
-                .remove_replaced(&*lease, slice, Timestamp::MAX, &reachable, true)
-                .await?;
+            let removed = lake.remove_replaced(&*lease, slice, limit, &reachable, true);
+            match removed.await {
+                Ok(_) => {}
+                Err(error) => failed = failed.or(Some(error)),
+            }
         }
-        Ok(true)
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        for slice in lake.slices_with_replaced(limit).await? {
+            is_complete &= !slices.contains(&slice);
+        }
+        Ok(is_complete)
     }
 
     fn add_failed(&mut self, slice: Slice, problem: String, is_hopeless: bool) {
@@ -160,6 +179,7 @@ impl<'a> Removal<'a> {
             changed: changed.map(SliceReport::slice).collect(),
             ..LogWork::default()
         };
+        let work = self.may_write.then_some(work);
         self.keeper().keep(marked, &mut report, work).await;
         drop(self.mark);
         self.lake.settle().await;

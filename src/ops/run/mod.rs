@@ -309,6 +309,7 @@ pub async fn run(
             "{IGNORES_CONDITIONS}: nothing else may write to this lake during this run"
         ));
     }
+    let may_write = begun.alone.is_ok();
     if let Err(problem) = begun.alone {
         context.stop(&Stop::NoLake(problem));
     }
@@ -341,7 +342,9 @@ pub async fn run(
         replaced: context.options.replaced.clone(),
         limit: keep_limit(&context.config, started_at),
     };
-    let Kept { is_kept, log_error } = keeper.keep(begun.marked, &mut report, work).await;
+    let Kept { is_kept, log_error } = keeper
+        .keep(begun.marked, &mut report, may_write.then_some(work))
+        .await;
     let stopped_by = stopped_by.or(log_error.map(Stop::NoLake));
     let lake = context.lake.clone();
     context.observer.ended();

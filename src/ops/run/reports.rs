@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cdr::slice::Slice;
 use crate::lake::report::{RunReport, new_run_id};
 use crate::lake::runs::{CrashedRun, MarkedRuns, RunMark, Traces};
-use crate::lake::{Lake, LakeError};
+use crate::lake::{Lake, LakeError, Unsynced};
 use crate::ops::days::CLOCK_TOLERANCE;
 use crate::store::Garbage;
 
@@ -232,9 +232,9 @@ impl ReportKeeper<'_> {
         marked: &Result<MarkedRuns, LakeError>,
     ) -> Result<(), String> {
         let chain = |error: &LakeError| crate::error::chain(error);
-        // A conversion changes `lake.json` and then looks for marked runs.
-        let tables = self.lake.must_have_its_tables().await;
-        tables.map_err(|error| chain(&error))?;
+        if let Err(error @ LakeError::NotAlone(_)) = is_marked {
+            return Err(chain(error));
+        }
         let honours = self.lake.honours_conditions().await;
         if honours.map_err(|error| chain(&error))? {
             return Ok(());
@@ -259,7 +259,7 @@ impl ReportKeeper<'_> {
         &self,
         marked: Result<MarkedRuns, LakeError>,
         report: &mut RunReport,
-        mut work: LogWork,
+        work: Option<LogWork>,
     ) -> Kept {
         report.warnings.extend(self.mark.unseen());
         let marked = marked.unwrap_or_else(|error| {
@@ -267,12 +267,29 @@ impl ReportKeeper<'_> {
             MarkedRuns::new()
         });
         let crashed = self.find_crashed(marked, &mut report.warnings).await;
-        for (_, traces) in &crashed {
-            let committed = traces.commits.iter().map(|(slice, _)| *slice);
-            work.changed
-                .extend(committed.chain(traces.announced.iter().copied()));
+        let mut log_error = None;
+        if let Some(mut work) = work {
+            for (_, traces) in &crashed {
+                let committed = traces.commits.iter().map(|(slice, _)| *slice);
+                let announced = traces.announced.iter().copied();
+                work.changed.extend(committed.chain(announced));
+            }
+            match self.finish_logs(work, &mut report.warnings).await {
+                Ok(()) => {}
+                Err(Unsynced { error, is_noted }) => {
+                    let problem = crate::error::chain(&error);
+                    report.warnings.push(problem.clone());
+                    log_error = Some(problem);
+                    if !is_noted {
+                        // The marker stays, so that a later run finds the changes.
+                        return Kept {
+                            is_kept: false,
+                            log_error,
+                        };
+                    }
+                }
+            }
         }
-        let log_error = self.finish_logs(work, &mut report.warnings).await;
         let crashed: Vec<(CrashedRun, RunReport)> = crashed
             .into_iter()
             .map(|(crashed, traces)| {
@@ -281,7 +298,6 @@ impl ReportKeeper<'_> {
                 (crashed, made)
             })
             .collect();
-        report.warnings.extend(log_error.clone());
         let mut kept = self.lake.end_run(&report.run, report).await;
         let is_kept = kept.is_ok();
         for (crashed, made) in crashed {
@@ -304,12 +320,9 @@ impl ReportKeeper<'_> {
     }
 
     /// Brings the logs up to date, and removes replaced files that no snapshot needs any more.
-    /// Returns why the logs are not up to date, if they are not.
-    async fn finish_logs(&self, work: LogWork, warnings: &mut Vec<String>) -> Option<String> {
+    async fn finish_logs(&self, work: LogWork, warnings: &mut Vec<String>) -> Result<(), Unsynced> {
         let (lake, run) = (self.lake, self.mark.run());
-        if let Err(error) = lake.sync_after_run(work.changed, run).await {
-            return Some(crate::error::chain(&error));
-        }
+        lake.sync_after_run(work.changed, run).await?;
         if !work.replaced.is_empty() && self.stops.iter().all(|stop| !stop.is_cancelled()) {
             let removed = remove_replaced(lake, &work.replaced, work.limit).await;
             if let Err(error) = removed {
@@ -319,7 +332,7 @@ impl ReportKeeper<'_> {
                 ));
             }
         }
-        None
+        Ok(())
     }
 
     /// The `marked` runs that have crashed, each with its traces. Undecided ones are left to the
@@ -518,7 +531,7 @@ mod tests {
             started_at: Timestamp::now(),
             stops: [&never, &never],
         };
-        let kept = keeper.keep(marked, &mut report, LogWork::default()).await;
+        let kept = keeper.keep(marked, &mut report, None).await;
         assert!(kept.is_kept, "{report:?}");
         report
     }

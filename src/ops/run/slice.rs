@@ -440,6 +440,7 @@ async fn settle(
         // The next slice is fetched while this one is on its way.
         let (file, _memory) = write_footer(context, room, converted, &commit, slice).await?;
         let slice = NewSlice {
+            is_new: due.has_nothing && before.is_absent(),
             before,
             file,
             rejects,
@@ -476,6 +477,8 @@ async fn write_footer<'a>(
 
 /// A slice whose file is complete.
 struct NewSlice {
+    /// Whether the lake has nothing of it.
+    is_new: bool,
     before: LedgerEntry,
     file: SpoolFile,
     rejects: Option<SpoolFile>,
@@ -491,6 +494,7 @@ async fn publish(
     report: &mut SliceReport,
 ) -> Result<(), SliceError> {
     let NewSlice {
+        is_new,
         before,
         file,
         rejects,
@@ -511,7 +515,10 @@ async fn publish(
             .committed
             .as_ref()
             .is_some_and(|commit| commit.file.is_some());
-    let staged = stage(context, &before.entry, file.into(), rejects).await?;
+    let mut staged = stage(context, &before.entry, file.into(), rejects).await?;
+    if is_new {
+        staged = staged.of_new_slice();
+    }
     let has_partition = has_rows || had_partition || staged.had_file();
     let lake = &context.lake;
     let published = lake
@@ -672,7 +679,7 @@ async fn rows_in_lake(
     if let (Some(rows), None) = (committed, &entry.pending) {
         return Ok(rows);
     }
-    if due.has_no_file && before.is_absent() {
+    if due.has_nothing && before.is_absent() {
         return Ok(0);
     }
     let slice = entry.slice;

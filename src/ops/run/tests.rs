@@ -45,7 +45,7 @@ impl Ran {
             why: DueReason::Missing,
             committed_token: None,
             committed_fetched_at: None,
-            has_no_file: false,
+            has_nothing: false,
         });
         let begun = Instant::now();
         let result = run(

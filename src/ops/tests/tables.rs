@@ -26,7 +26,7 @@ use crate::source::scripted::ScriptedSource;
 use crate::store::{FailureKind, layout};
 
 /// Formats with which every test is done.
-const FORMATS: [TableFormat; 1] = [TableFormat::Delta];
+const FORMATS: [TableFormat; 2] = [TableFormat::Delta, TableFormat::Iceberg];
 
 /// A lake with the log of a format, and so many calls on each of the first days.
 async fn filled(format: TableFormat, calls: &[u64]) -> World {
@@ -312,7 +312,7 @@ async fn a_converted_lake_keeps_its_files_and_replaces_them_under_other_names() 
             panic!("{stopped:?}");
         };
         assert!(
-            problem.contains("the table formats of the lake changed"),
+            problem.contains("the table formats of the lake have changed"),
             "{problem}"
         );
         assert_eq!(world.contents().await, after);

@@ -14,7 +14,7 @@ use crate::lake::ledger::Entry;
 use crate::lake::{Lake, LakeError, LedgerEntry};
 use crate::privacy::Privacy;
 use crate::slice_file::writer::{WriteError, read_rows};
-use crate::store::layout;
+use crate::store::{LocalCopy, layout};
 
 /// What a slice holds of the number.
 #[derive(Clone, Debug)]
@@ -23,6 +23,8 @@ pub struct Holding {
     pub rows: u64,
     /// Its rejects with the number, including those of failed attempts.
     pub rejects: u64,
+    /// Rows with the number in files that only older snapshots need.
+    pub replaced_rows: u64,
     /// Its ledger entry when it was searched.
     pub(super) entry: LedgerEntry,
 }
@@ -30,6 +32,11 @@ pub struct Holding {
 impl Holding {
     /// Whether it holds the number at all.
     pub fn is_any(&self) -> bool {
+        self.is_current() || self.replaced_rows > 0
+    }
+
+    /// Whether its current file or its rejects hold the number.
+    pub(super) fn is_current(&self) -> bool {
         self.rows + self.rejects > 0
     }
 }
@@ -105,6 +112,12 @@ pub(super) async fn search_slice(
     // Before its files: a publication in between changes the entry, so that it is searched again.
     let entry = lake.entry(slice).await;
     let rows = matching_rows(lake, &entry.entry, privacy).await?;
+    let mut replaced_rows = 0;
+    for path in lake.table().replaced_files(&entry.entry).await? {
+        if let Some(copy) = lake.local_copy(&path).await? {
+            replaced_rows += matching_rows_in(copy, slice, privacy).await?;
+        }
+    }
     let mut rejects = 0;
     for path in [
         layout::rejects_file(slice),
@@ -115,6 +128,7 @@ pub(super) async fn search_slice(
     Ok(Holding {
         rows,
         rejects,
+        replaced_rows,
         entry,
     })
 }
@@ -124,10 +138,19 @@ async fn matching_rows(
     entry: &Entry,
     privacy: &Arc<Privacy>,
 ) -> Result<u64, EraseError> {
-    let Some(copy) = lake.table().local_copy(entry).await? else {
-        return Ok(0);
-    };
-    let (slice, mut privacy) = (entry.slice, RecordPrivacy::new(Arc::clone(privacy)));
+    match lake.table().local_copy(entry).await? {
+        Some(copy) => matching_rows_in(copy, entry.slice, privacy).await,
+        None => Ok(0),
+    }
+}
+
+/// The rows of a file that `privacy` suppresses.
+async fn matching_rows_in(
+    copy: LocalCopy,
+    slice: Slice,
+    privacy: &Arc<Privacy>,
+) -> Result<u64, EraseError> {
+    let mut privacy = RecordPrivacy::new(Arc::clone(privacy));
     blocking(move || {
         let mut rows = 0;
         read_rows(&copy.path, slice, |record| {

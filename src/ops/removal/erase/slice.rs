@@ -91,7 +91,8 @@ impl Eraser<'_> {
         let holding = search_slice(lake, slice, &privacy).await?;
         let before = lake.usable_entry(slice).await?;
         let is_announced = before.entry.pending.is_some();
-        if !holding.is_any() && !is_announced {
+        // Replaced files are removed in the end.
+        if !holding.is_current() && !is_announced {
             return Ok(None);
         }
         if is_announced && before.entry.committed.is_none() {

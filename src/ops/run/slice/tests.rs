@@ -69,7 +69,7 @@ impl World {
                 why: DueReason::Missing,
                 committed_token: committed.as_ref().map(|commit| commit.token.clone()),
                 committed_fetched_at: committed.map(|commit| commit.fetched_at),
-                has_no_file: false,
+                has_nothing: false,
             },
         )
         .await
@@ -342,7 +342,7 @@ async fn a_slice_committed_meanwhile_is_skipped_unless_this_run_would_prove_more
         why: DueReason::Missing,
         committed_token: None,
         committed_fetched_at: None,
-        has_no_file: false,
+        has_nothing: false,
     };
     // The other run's count was equal, or differed.
     for (count, outcome) in [(2, SliceOutcome::Skipped), (3, SliceOutcome::Committed)] {
