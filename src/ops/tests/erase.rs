@@ -18,6 +18,7 @@ use crate::lake::suppression::SuppressedNumber;
 use crate::lake::{Lake, TableForm};
 use crate::ops::Error;
 use crate::ops::days::Selection;
+use crate::ops::job::Job;
 use crate::ops::removal::erase::{EraseError, Erasure, Search, erase, search, slices};
 use crate::ops::removal::number::{NumberFound, validate};
 use crate::store::{FailureKind, layout};
@@ -623,4 +624,26 @@ async fn an_erasure_removes_the_old_file_if_the_new_one_has_another_name() {
     assert_eq!(world.calls(slice(1)).await, ["3"]);
     assert_eq!(found(&world).await, (0, 0));
     assert_eq!(world.findings().await, NO_FINDINGS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_in_a_replaced_file_is_found_and_erased() {
+    let mut world = lake_of(&[DAY_WITH_NUMBER]).await;
+    world.lake = world.lake.with_table_form(TableForm::Immutable);
+    let refresh = Selection {
+        refresh: true,
+        ..days(1)
+    };
+    let source = source_of_lines(&[DAY_WITHOUT_NUMBER]);
+    let job = Job::new(world.config.clone(), source).with_selection(refresh);
+    let job = job.with_allow_shrink(true);
+    job.run_in(world.lake.clone()).await.unwrap();
+    let old = TableForm::Plain.new_path(slice(1));
+    assert!(world.holds(&old).await, "an older snapshot needs it");
+    assert_eq!(found(&world).await, (0, 0));
+    let searched = search_for(&world.lake, NUMBER).await;
+    assert_eq!(searched.holding().count(), 1);
+    assert!(erase_with(&world, &world.lake).await.is_complete);
+    assert!(!world.holds(&old).await);
+    assert_eq!(search_for(&world.lake, NUMBER).await.holding().count(), 0);
 }

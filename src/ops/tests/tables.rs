@@ -356,6 +356,49 @@ async fn a_lake_is_not_converted_while_a_run_is_in_progress() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_crashed_run_must_be_ended_before_a_conversion() {
+    // A suspended process may continue as a run in a plain lake.
+    let world = World::filled(&[3]).await;
+    let other = world.other_process().await;
+    let mark = other.mark("20261001T000000Z-00000000", CancellationToken::new());
+    mark.ensure().await.unwrap();
+    drop(mark);
+    other.settle().await;
+    let refused = converted(&world.lake, &FORMATS).await.unwrap_err();
+    let has_crashed = matches!(refused, Error::Usage(UsageError::CrashedRun { .. }));
+    assert!(has_crashed, "{refused:?}");
+    world.run(1, source(&[3])).await;
+    converted(&world.lake, &FORMATS).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn garbage_collection_keeps_an_unnamed_file_while_the_named_one_is_missing() {
+    for format in FORMATS {
+        let world = filled(format, &[3]).await;
+        let named = current(&world, 1).await;
+        let bytes = world.get(&named).await;
+        // A restored ledger entry names an older file; the rows lie in another one.
+        let unnamed = TableForm::Immutable.new_path(slice(1));
+        world.put(&unnamed, bytes.clone()).await;
+        world.delete(&named).await;
+        let gc = async || collect_garbage(&world.config, &world.lake, later(8)).await;
+        gc().await.unwrap();
+        assert!(world.holds(&unnamed).await);
+        world.put(&named, bytes).await;
+        let entry = world.lake.entry(slice(1)).await.entry;
+        let found = world.lake.table().file(&entry).await.unwrap();
+        let etag = found.unwrap().etag;
+        let edit = |entry: &mut Entry| {
+            let commit = entry.committed.as_mut().unwrap();
+            commit.file.as_mut().unwrap().etag = etag;
+        };
+        world.edit_entry(slice(1), edit).await;
+        gc().await.unwrap();
+        assert!(world.holds(&named).await && !world.holds(&unnamed).await);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_interrupted_conversion_is_completed_by_the_next_one() {
     for format in FORMATS {
         let mut interrupted = 0;
