@@ -140,3 +140,24 @@ pub(super) fn field_of(key: Key) -> Option<Field> {
     let field = SLOTS[slot_of(key, SLOT_MULTIPLIER)];
     (KEYS[field as usize] == key).then_some(field)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_has_at_most_sixteen_bytes() {
+        let text = b"0123456789abcdefg";
+        assert_eq!(key_at(text, 0, 16), Some(key_of(&text[..16])));
+        assert_eq!(key_at(text, 0, 3), Some(key_of(b"012")));
+        assert_eq!(key_at(text, 15, 2), Some(key_of(b"fg")));
+        assert_eq!(key_at(text, 0, 17), None);
+        assert_eq!(key_at(text, 15, 3), None);
+    }
+
+    #[test]
+    fn keys_in_the_same_slot_are_a_collision() {
+        assert!(is_collision_free(SLOT_MULTIPLIER));
+        assert!(!is_collision_free(0));
+    }
+}

@@ -115,6 +115,9 @@ mod tests {
             ("12e5", "12e5"),
             ("1e7", "1e7"),
             ("001565000e12", "001565000e12"),
+            ("12.5e10", "12.5e10"),
+            ("x.5e10", "x.5e10"),
+            ("1.5east", "1.5east"),
         ] {
             assert_eq!(phone_number(text), Ok(expected), "{text}");
         }

@@ -259,6 +259,7 @@ mod tests {
             "2023-08-21T14:00:00+0200",
             "2023-08-21T14:00:00+02",
             "2023-08-21T06:30:00-05:30",
+            "2023-08-22T11:59:00+23:59",
             "2023-08-21T12:00:00.000000000Z",
         ] {
             assert_eq!(parse_time_us(same), Ok(noon), "{same}");
@@ -295,6 +296,8 @@ mod tests {
             "2016-12-31T23:59:60Z",
             "0000-01-01T00:00:00Z",
             "2023-01-01T00:00:00+24:00",
+            "2023-01-01T00:00:00+01:60",
+            "2023-01-01T00:00:00-01:61",
         ] {
             assert_eq!(parse_time_us(text), Err(TimeError::Impossible), "{text}");
         }
@@ -304,6 +307,18 @@ mod tests {
         );
         for text in ["2023-08-21T12:00:00", "2023-08-21 12:00:00.5"] {
             assert_eq!(parse_time_us(text), Err(TimeError::NoOffset), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_time_is_told_from_other_texts_and_a_local_time_from_one_with_an_offset() {
+        for (text, is_a_time, is_local) in [
+            ("2023-08-21 12:00:00", true, true),
+            ("2023-08-21T12:00:00Z", true, false),
+            ("13025550001", false, false),
+        ] {
+            assert_eq!(is_time(text.as_bytes()), is_a_time, "{text}");
+            assert_eq!(is_local_time(text.as_bytes()), is_local, "{text}");
         }
     }
 

@@ -160,28 +160,53 @@ proptest! {
     }
 }
 
+/// The forms of the benchmarks.
+const FORMS: [fn(&str) -> String; 6] = [
+    str::to_owned,
+    |record| record.replacen('{', r#"{"recording_url":"https://example.com/a.mp3","#, 1),
+    |record| {
+        let quality = r#""quality":{"mos":4.21,"network":{"jitter_ms":12,"codec":"opus"}}"#;
+        record.replacen('{', &format!("{{\"tags\":null,{quality},"), 1)
+    },
+    |record| record.replacen(r#""destination":""#, r#""destination":"\u00c9 "#, 1),
+    |record| record.replace(",\"", ", \"").replace("\":", "\": "),
+    with_bare_numbers,
+];
+
+fn with_bare_numbers(record: &str) -> String {
+    let mut record = record.to_owned();
+    for key in ["from", "to", "per_minute", "charge", "forward_fee"] {
+        if let Some((before, rest)) = record.split_once(&format!("\"{key}\":\""))
+            && let Some((number, after)) = rest.split_once('"')
+            && number.parse::<f64>().is_ok()
+        {
+            record = format!("{before}\"{key}\":{number}{after}");
+        }
+    }
+    record
+}
+
 #[test]
 fn the_api_s_records_take_the_fast_path_in_any_order_of_keys() {
     use crate::cdr::slice::{Direction, Slice, parse_day};
     use crate::simulator::{Generator, KeyOrder};
 
+    let day = parse_day("2026-10-01").unwrap();
     for key_order in [KeyOrder::Fixed, KeyOrder::Shuffled] {
         let generator = Generator {
             seed: 1,
             calls_per_day: 10_000,
             key_order,
         };
-        let mut decoder = Decoder::default();
-        for direction in Direction::ALL {
-            let day = parse_day("2026-10-01").unwrap();
-            for index in 0..1_000 {
-                let mut text = Vec::new();
-                generator.render(&generator.call(Slice { day, direction }, index), &mut text);
-                assert!(
-                    assert_agree(&mut decoder, &text),
-                    "{}",
-                    String::from_utf8_lossy(&text)
-                );
+        for form in FORMS {
+            let mut decoder = Decoder::default();
+            for direction in Direction::ALL {
+                for index in 0..200 {
+                    let mut text = Vec::new();
+                    generator.render(&generator.call(Slice { day, direction }, index), &mut text);
+                    let text = form(std::str::from_utf8(&text).unwrap());
+                    assert!(assert_agree(&mut decoder, text.as_bytes()), "{text}");
+                }
             }
         }
     }
@@ -216,6 +241,8 @@ fn common_forms_of_records_take_the_fast_path() {
         // An escape in a text, in an id and in a field without a column.
         r#"{"date":"2026-10-01T10:00:00Z","destination":"R\u00e9union \"\/\"","call_id":"\\"}"#,
         r#"{"date":"2026-10-01T10:00:00Z","note":"\u00e9\\"}"#,
+        r#"{"date":"2026-10-01T10:00:00Z","destination":"\b\f\n\r\t","from":"13025550001"}"#,
+        r#"{"date":"2026-10-01T10:00:00Z","duration":999999999}"#,
         // Python's `json.dumps`.
         r#"{"date": "2026-10-01T10:00:00Z", "charge": 0.5, "to": 3, "sip_trunk": 7, "a": [1, 2]}"#,
         r#"{ "date" : "2026-10-01T10:00:00Z" , "duration" : 3 , "a" : { } }"#,
@@ -225,6 +252,134 @@ fn common_forms_of_records_take_the_fast_path() {
         for _ in 0..2 {
             assert!(assert_agree(&mut decoder, text.as_bytes()), "{text}");
         }
+    }
+}
+
+#[test]
+fn the_plain_decoder_handles_the_values_that_the_fast_one_does_not_support() {
+    for members in [
+        // White space and a spreadsheet's marks are removed after unescaping.
+        r#""from":"\t13025550001""#,
+        r#""to":"=\"13025550001\"""#,
+        r#""duration":1000000000"#,
+        r#""duration":2147483648"#,
+        r#""call_id":"c","uuid":"u""#,
+    ] {
+        let text = format!(r#"{{"date":"2026-10-01T10:00:00Z",{members}}}"#);
+        assert!(
+            !assert_agree(&mut Decoder::default(), text.as_bytes()),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn only_texts_with_an_escape_are_copied() {
+    let text = r#"{"date":"2026-10-01T10:00:00Z","call_id":"\\","to":"1","answered_by":"\\"}"#;
+    let record = Decoder::default().try_decode(text.as_bytes()).unwrap();
+    assert!(matches!(record.call_id, Some(Cow::Owned(_))));
+    assert!(matches!(record.to_number, Some(Cow::Borrowed(_))));
+}
+
+#[test]
+fn the_order_of_keys_is_that_of_the_last_record() {
+    let date = r#""date":"2026-10-01T10:00:00Z""#;
+    let members = [
+        r#""from":"13025550001""#,
+        r#""note":1"#,
+        date,
+        r#""charge":"0.5""#,
+        r#""to":"2""#,
+    ];
+    let fields = [
+        Some(Field::From),
+        None,
+        Some(Field::Date),
+        Some(Field::Charge),
+        Some(Field::To),
+    ];
+    let (mut other_members, mut other_fields) = (members, fields);
+    other_members.reverse();
+    other_fields.reverse();
+    let mut decoder = Decoder::default();
+    // Of the first record's keys, nothing is expected. All but `date` move in the third one.
+    for (members, fields, mispredicted) in [
+        (members, fields, 0),
+        (members, fields, 0),
+        (other_members, other_fields, 4),
+        (other_members, other_fields, 0),
+    ] {
+        let text = format!("{{{}}}", members.join(","));
+        decoder.try_decode(text.as_bytes()).unwrap();
+        assert_eq!(decoder.order.fields, fields);
+        assert_eq!(decoder.order.mispredicted, mispredicted);
+    }
+}
+
+#[test]
+fn a_value_is_found_behind_its_expected_key() {
+    for field in Field::ALL {
+        let key = field.name();
+        let text = format!(r#",,"{key}":"a value of some length""#);
+        let value_at =
+            |field, at, delimiter| Member::of(field).value_at(text.as_bytes(), at, delimiter);
+        assert_eq!(value_at(field, 1, b','), text.find("\"a value"), "{key}");
+        assert_eq!(value_at(field, 1, b'{'), None, "{key}");
+        assert_eq!(value_at(field, 0, b','), None, "{key}");
+        for other in Field::ALL {
+            assert_eq!(value_at(other, 1, b',').is_some(), other == field, "{key}");
+        }
+    }
+}
+
+#[test]
+fn members_are_read_up_to_the_first_one_with_another_key() {
+    let text = r#"{"from":"13025550001","to":"13025550002","note":1,"charge":"0.5"}"#;
+    let mut words = Vec::new();
+    let (quotes, _) = Quotes::find(text.as_bytes(), &mut words);
+    let fields = [Field::From, Field::To, Field::Charge].map(Some);
+    let (mut values, mut at) = (Values::default(), 0);
+    let read = values.read_expected(text.as_bytes(), &mut at, b'{', &fields, quotes);
+    assert_eq!(read, 2);
+    assert_eq!(Some(at), text.find(",\"note\""));
+}
+
+#[test]
+fn a_time_on_the_cached_date_is_parsed_without_the_exact_parser() {
+    let mut dates = DateCache::default();
+    dates.parse("2026-10-01T10:00:00.123Z").unwrap();
+    for text in ["2026-10-01T10:00:00.123Z", "2026-10-01T23:59:59.098Z"] {
+        let expected = parse_time_us(text).unwrap();
+        assert_eq!(dates.time_of_cached_date(text.as_bytes()), Some(expected));
+    }
+    for text in [
+        "2026-10-02T10:00:00.123Z",
+        "2026-10-01T10:00:00Z",
+        "2026-10-01T10:00:00.///Z",
+        "2026-10-01T10:00:00.:::Z",
+    ] {
+        assert_eq!(dates.time_of_cached_date(text.as_bytes()), None, "{text}");
+    }
+}
+
+#[test]
+fn each_record_has_its_class_of_characters() {
+    let mut decoder = Decoder::default();
+    for note in ["", "\\\\", "é", "a@b"] {
+        let text = format!(r#"{{"date":"2026-10-01T10:00:00Z","note":"{note}"}}"#);
+        decoder.decode(text.as_bytes()).unwrap();
+        assert_eq!(decoder.text_class(), TextClass::of(text.as_bytes()));
+    }
+}
+
+#[test]
+fn ambiguous_times_are_counted() {
+    let zone = jiff::tz::TimeZone::get("Europe/Berlin").unwrap();
+    let mut decoder = Decoder::new(LocalTimes::new(Some(zone)));
+    for (time, count) in [("12:00:00", 0), ("02:00:00", 1), ("02:59:59", 2)] {
+        let text = format!(r#"{{"date":"2026-10-25 {time}"}}"#);
+        decoder.decode(text.as_bytes()).unwrap();
+        assert_eq!(decoder.ambiguous_times(), count);
     }
 }
 
@@ -248,6 +403,18 @@ fn every_second_of_a_day_is_parsed() {
         let text = format!("{hour:02}:{minute:02}:{second:02}");
         let clock = text.as_bytes().first_chunk::<8>().unwrap();
         assert_eq!(seconds_of_clock(*clock), Some(expected));
+    }
+}
+
+#[test]
+fn a_clock_with_another_byte_instead_of_a_digit_or_a_colon_is_refused() {
+    let valid = *b"11:11:11";
+    for at in 0..valid.len() {
+        for byte in (0..=u8::MAX).filter(|byte| !byte.is_ascii_digit() && *byte != valid[at]) {
+            let mut clock = valid;
+            clock[at] = byte;
+            assert_eq!(seconds_of_clock(clock), None, "{clock:?}");
+        }
     }
 }
 

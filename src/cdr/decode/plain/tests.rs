@@ -156,6 +156,13 @@ fn a_wrong_type_is_rejected() {
         amount(AmountError::OutOfRange)
     );
     assert_eq!(reason_with(r#""charge":"0,5""#), amount(AmountError::Comma));
+    assert_eq!(
+        reason_with(r#""duration":"26,5""#),
+        RejectReason::Amount {
+            field: "duration",
+            error: AmountError::Comma,
+        }
+    );
 }
 
 #[test]
@@ -295,6 +302,14 @@ fn nesting_has_a_limit_and_the_stack_never_overflows() {
         "{},".repeat(1_000)
     );
     assert!(with(&many).is_ok());
+    // Nor do brackets in a string end an array.
+    let deep = format!(
+        "\"x\":{}\"{}\",{}",
+        "[".repeat(100),
+        "]".repeat(100),
+        "[".repeat(30) + &"]".repeat(130)
+    );
+    assert_eq!(reason_with(&deep), RejectReason::TooDeep);
 }
 
 #[test]
