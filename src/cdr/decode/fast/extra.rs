@@ -240,3 +240,87 @@ fn check_scalar(text: &str) -> Option<()> {
     };
     (is_checked || serde_json::from_str::<IgnoredAny>(text).is_ok()).then_some(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Decoder;
+    use super::*;
+    use crate::cdr::decode::{MAX_DEPTH, decode};
+
+    /// Asserts that both decoders agree on a record. Returns whether the fast path decoded it.
+    fn is_fast(members: &str) -> bool {
+        let text = format!(r#"{{{members},"date":"2026-10-01T10:00:00Z"}}"#);
+        let mut decoder = Decoder::default();
+        assert_eq!(decoder.decode(text.as_bytes()), decode(text.as_bytes()));
+        decoder.try_decode(text.as_bytes()).is_some()
+    }
+
+    #[test]
+    fn fields_without_a_column_are_sorted_at_every_depth_and_have_no_blanks() {
+        for members in [
+            r#""k" :1"#,
+            r#""b" : [ ] , "a" : { } , "c" : [ 1 , { "y" : 2 , "x" : "z" } , 3 ]"#,
+            r#""a":1,"b":2,"aa":3,"":4"#,
+            r#""c":{"b":1,"a":{"d":1,"c":[{"f":1,"e":2}]}},"a":{"a":1,"b":2,"c":3},"b":0"#,
+            r#""b":{"abc":1,"abd":2,"abb":3},"a":{"x":1,"x":2,"w":3}"#,
+            r#""b":"\\","note":"\u00e9","a":["x"]"#,
+        ] {
+            assert!(is_fast(members), "{members}");
+        }
+    }
+
+    #[test]
+    fn the_plain_decoder_handles_repeated_keys_escapes_in_keys_and_broken_values() {
+        for members in [
+            r#""x":1,"x":1"#,
+            r#""abc":1,"b":2,"abc":3"#,
+            r#""\u0078":1"#,
+            r#""x":{"\u0078":1}"#,
+            r#""x":"\u12""#,
+            r#""x":["\q"]"#,
+            r#""x":[1 2]"#,
+            r#""x":[1}"#,
+            r#""x":{"a" 1}"#,
+            r#""x":{a:1}"#,
+            r#""x":{"a":1]"#,
+            r#""x":{"a":1 "b":2}"#,
+            r#""x":01"#,
+            r#""x":1a"#,
+        ] {
+            assert!(!is_fast(members), "{members}");
+        }
+    }
+
+    #[test]
+    fn the_plain_decoder_handles_deep_values() {
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let is_fast = |depth| {
+                is_fast(&format!(
+                    "\"x\":{}0{}",
+                    open.repeat(depth),
+                    close.repeat(depth)
+                ))
+            };
+            // The record's own braces count.
+            assert!(is_fast(MAX_FAST_DEPTH - 1));
+            assert!(!is_fast(MAX_FAST_DEPTH));
+            assert!(!is_fast(MAX_DEPTH));
+        }
+    }
+
+    #[test]
+    fn only_the_memory_of_a_long_record_is_freed() {
+        for (bytes, is_kept) in [
+            (100, true),
+            (MAX_KEPT_BYTES, true),
+            (MAX_KEPT_BYTES + 1, false),
+        ] {
+            let mut writer = ExtraWriter {
+                json: String::with_capacity(bytes),
+                ..ExtraWriter::default()
+            };
+            writer.clear();
+            assert_eq!(writer.json.capacity() >= bytes, is_kept, "{bytes}");
+        }
+    }
+}
