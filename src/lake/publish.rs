@@ -226,7 +226,8 @@ impl Lake {
     }
 
     /// Removes the file of a publication that came too late, so that it is not left in the table: a
-    /// number may have been erased meanwhile. Best effort, because garbage collection does the same.
+    /// number may have been erased meanwhile. Best effort, because garbage collection does the
+    /// same.
     async fn remove_if_unnamed(&self, slice: Slice, file: &PublishedFile) {
         if self.table.form() == TableForm::Plain {
             return;

@@ -102,8 +102,8 @@ pub struct Due {
     /// When that was fetched: what was only changed since, by an erasure, is not what another run
     /// fetched.
     pub committed_fetched_at: Option<Timestamp>,
-    /// Whether the lake was listed and had neither a file nor rejects of the slice. A file without a
-    /// ledger entry may be the last copy of rows.
+    /// Whether the lake was listed and had neither a file nor rejects of the slice. A file without
+    /// a ledger entry may be the last copy of rows.
     pub has_nothing: bool,
 }
 

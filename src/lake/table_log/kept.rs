@@ -58,8 +58,8 @@ pub(crate) struct LogFinding {
 #[async_trait]
 pub(crate) trait KeptLog: fmt::Debug + Send + Sync {
     /// Commits the difference between the ledger and the log. Returns whether it committed. A fence
-    /// is a commit even if there is no difference: other processes then read the ledger again before
-    /// they commit.
+    /// is a commit even if there is no difference: other processes then read the ledger again
+    /// before they commit.
     async fn sync(
         &self,
         lake: &Lake,
