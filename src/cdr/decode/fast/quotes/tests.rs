@@ -50,3 +50,10 @@ proptest! {
         prop_assert_eq!(class.has_other_marks(), text.iter().any(is_other_mark));
     }
 }
+
+#[test]
+fn a_text_of_unknown_class_may_have_any_character() {
+    let class = TextClass::UNKNOWN;
+    assert!(class.has_control() && class.has_backslash() && class.has_other_marks());
+    assert!(!class.is_ascii);
+}
