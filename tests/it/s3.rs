@@ -352,9 +352,6 @@ const KINDS: &[(&str, Which)] = &[
     ("take a lease", |method, target| {
         method == "PUT" && target.contains("leases/placed")
     }),
-    ("read a lease", |method, target| {
-        method == "GET" && target.contains("leases/placed")
-    }),
     ("give a lease back", |method, target| {
         method == "DELETE" && target.contains("leases/placed")
     }),
