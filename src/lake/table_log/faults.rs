@@ -69,6 +69,11 @@ impl FaultStore {
         i64::MAX - self.left.load(Ordering::SeqCst)
     }
 
+    /// Whether the chosen operation was reached.
+    pub(super) fn has_failed(&self) -> bool {
+        self.left.load(Ordering::SeqCst) < 0
+    }
+
     async fn run<T>(
         &self,
         path: &Path,

@@ -273,3 +273,15 @@ pub(super) fn logs(store: &Arc<dyn LakeStore>, identity: &Identity) -> Vec<Arc<d
     }
     logs
 }
+
+/// A random [UUID](https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-4).
+fn new_uuid() -> String {
+    format!(
+        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
+        fastrand::u32(..),
+        fastrand::u16(..),
+        fastrand::u16(..1 << 12),
+        0x8000 | fastrand::u16(..1 << 14),
+        fastrand::u64(..1 << 48),
+    )
+}

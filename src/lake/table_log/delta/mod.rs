@@ -35,7 +35,7 @@ use self::schema::{PARTITION, PROTOCOL};
 use self::snapshot::{Snapshot, State, StateError};
 use super::{
     CommitInfo, Committed, DataFile, Difference, LiveFiles, TableDescription, TableLog,
-    TableLogError,
+    TableLogError, new_uuid,
 };
 use crate::store::layout::DELTA_LOG;
 use crate::store::{LakeStore, StoreError, Swap};
@@ -536,23 +536,4 @@ fn decode(path: &Path, bytes: Bytes, each: impl FnMut(Action)) -> Result<(), Tab
 fn damaged(path: Path, problem: &str) -> TableLogError {
     let problem = format!("{problem}. {REMEDY}");
     TableLogError::Damaged { path, problem }
-}
-
-/// A random UUID.
-///
-/// See <https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-4>.
-fn new_uuid() -> String {
-    let version = 0x4000_u128 << 64;
-    let variant = 0x8000_u128 << 48;
-    let bits = fastrand::u128(..) & !(0xf000 << 64) & !(0xc000 << 48) | version | variant;
-    let hex = format!("{bits:032x}");
-    let part = |range: std::ops::Range<usize>| hex.get(range).unwrap_or_default();
-    [
-        part(0..8),
-        part(8..12),
-        part(12..16),
-        part(16..20),
-        part(20..32),
-    ]
-    .join("-")
 }

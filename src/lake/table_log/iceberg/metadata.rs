@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::avro::Problem;
 use super::schema;
+use crate::lake::table_log::new_uuid;
 
 /// The branch that readers see.
 const MAIN: &str = "main";
@@ -92,7 +93,7 @@ impl Metadata {
     pub(super) fn new(location: &str) -> Self {
         Self {
             format_version: 2,
-            table_uuid: uuid(),
+            table_uuid: new_uuid(),
             location: location.to_owned(),
             last_sequence_number: 0,
             last_updated_ms: 0,
@@ -337,16 +338,4 @@ fn properties() -> BTreeMap<String, String> {
 
 fn unsorted() -> Json {
     json!({"order-id": 0, "fields": []})
-}
-
-/// A random UUID. <https://www.rfc-editor.org/rfc/rfc9562#name-uuid-version-4>
-fn uuid() -> String {
-    format!(
-        "{:08x}-{:04x}-4{:03x}-{:04x}-{:012x}",
-        fastrand::u32(..),
-        fastrand::u16(..),
-        fastrand::u16(..1 << 12),
-        0x8000 | fastrand::u16(..1 << 14),
-        fastrand::u64(..1 << 48),
-    )
 }

@@ -2,145 +2,26 @@
 //! snapshot.
 
 use std::fmt::Write as _;
-use std::path::{Path as FilePath, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use async_trait::async_trait;
 use jiff::civil::{Date, date};
 use jiff::{SignedDuration, ToSpan};
 use object_store::memory::InMemory;
 use proptest::prelude::*;
 use serde_json::{Value as Json, json};
-use tempfile::TempPath;
 
 use super::manifest::{Form, ManifestWriter, manifest_list};
 use super::*;
 use crate::cdr::slice::{Direction, Slice};
 use crate::lake::table_log::DataFile;
+use crate::lake::table_log::faults::{FaultStore, Moment};
 use crate::slice_file::statistics::{Bound, ColumnStatistics, FileStatistics};
+use crate::store::Objects;
 use crate::store::bucket::BucketStore;
-use crate::store::{
-    Garbage, Housekeeping, Lease, LeaseState, Leases, LocalCopy, ObjectState, Objects, Staged,
-    StoreError, Swap, Version, Versioned,
-};
 
 const LAKE: &str = "s3://bucket/lake";
 /// A phone number in columns without bounds.
 const PHONE_NUMBER: &str = "33187000001";
-
-/// What a request does when its turn has come.
-#[derive(Clone, Copy, Debug)]
-enum Fault {
-    /// It fails and changes nothing.
-    Before,
-    /// It does its work, and its reply is lost.
-    After,
-}
-
-/// A store whose request with this number fails.
-#[derive(Debug)]
-struct Faulty {
-    inner: BucketStore,
-    at: usize,
-    fault: Fault,
-    done: AtomicUsize,
-}
-
-impl Faulty {
-    async fn run<T>(
-        &self,
-        request: impl Future<Output = Result<T, StoreError>>,
-    ) -> Result<T, StoreError> {
-        let failed = || StoreError {
-            action: "reach",
-            path: PathBuf::from("the store"),
-            source: "it fails".into(),
-        };
-        match self.fault {
-            _ if self.done.fetch_add(1, Ordering::SeqCst) != self.at => request.await,
-            Fault::Before => Err(failed()),
-            Fault::After => {
-                request.await?;
-                Err(failed())
-            }
-        }
-    }
-}
-
-#[async_trait]
-impl Objects for Faulty {
-    async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
-        self.run(self.inner.read(path)).await
-    }
-
-    async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError> {
-        self.run(self.inner.create(path, bytes)).await
-    }
-
-    async fn replace(
-        &self,
-        path: &Path,
-        bytes: Bytes,
-        expected: &Version,
-    ) -> Result<Swap, StoreError> {
-        self.run(self.inner.replace(path, bytes, expected)).await
-    }
-
-    async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
-        self.run(self.inner.state(path)).await
-    }
-
-    async fn stage(&self, path: &Path, file: TempPath) -> Result<Box<dyn Staged>, StoreError> {
-        self.inner.stage(path, file).await
-    }
-
-    async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
-        self.inner.local_copy(path).await
-    }
-
-    async fn list(&self, prefix: &Path) -> Result<Vec<ObjectState>, StoreError> {
-        self.run(self.inner.list(prefix)).await
-    }
-
-    async fn delete(&self, path: &Path) -> Result<(), StoreError> {
-        self.run(self.inner.delete(path)).await
-    }
-
-    fn uri(&self) -> String {
-        self.inner.uri()
-    }
-
-    fn spool_dir(&self) -> &FilePath {
-        self.inner.spool_dir()
-    }
-}
-
-#[async_trait]
-impl Leases for Faulty {
-    async fn try_lease(&self, path: &Path) -> Result<Option<Box<dyn Lease>>, StoreError> {
-        self.inner.try_lease(path).await
-    }
-
-    async fn lease_state(&self, path: &Path) -> Result<LeaseState, StoreError> {
-        self.inner.lease_state(path).await
-    }
-
-    fn lease_expiry(&self) -> Option<Duration> {
-        self.inner.lease_expiry()
-    }
-
-    async fn honours_conditions(&self) -> Result<bool, StoreError> {
-        self.inner.honours_conditions().await
-    }
-}
-
-#[async_trait]
-impl Housekeeping for Faulty {
-    async fn collect_garbage(&self) -> Result<Garbage, StoreError> {
-        self.inner.collect_garbage().await
-    }
-}
 
 /// The live files of each readable snapshot.
 type Readable = BTreeMap<i64, BTreeSet<String>>;
@@ -253,14 +134,10 @@ fn log(objects: &Arc<InMemory>) -> IcebergLog {
     IcebergLog::new(store, LAKE.to_owned())
 }
 
-fn faulty(objects: &Arc<InMemory>, at: usize, fault: Fault) -> (IcebergLog, Arc<Faulty>) {
-    let store = Arc::new(Faulty {
-        inner: BucketStore::in_memory(objects),
-        at,
-        fault,
-        done: AtomicUsize::new(0),
-    });
-    let shared: Arc<dyn LakeStore> = Arc::<Faulty>::clone(&store);
+fn faulty(objects: &Arc<InMemory>, at: i64, moment: Moment) -> (IcebergLog, Arc<FaultStore>) {
+    let inner = Arc::new(BucketStore::in_memory(objects));
+    let store = Arc::new(FaultStore::failing_once(inner, at, moment));
+    let shared: Arc<dyn LakeStore> = Arc::<FaultStore>::clone(&store);
     (IcebergLog::new(shared, LAKE.to_owned()), store)
 }
 
@@ -595,7 +472,7 @@ async fn a_failed_request_never_leaves_an_incomplete_snapshot_and_the_next_call_
     ];
     for (operation, fault) in operations
         .into_iter()
-        .flat_map(|operation| [Fault::Before, Fault::After].map(|fault| (operation, fault)))
+        .flat_map(|operation| [Moment::Before, Moment::After].map(|fault| (operation, fault)))
     {
         let mut failures = 0;
         for at in 0.. {
@@ -657,7 +534,7 @@ async fn a_failed_request_never_leaves_an_incomplete_snapshot_and_the_next_call_
                 3 + last.manifests.len(),
                 "{context}"
             );
-            if store.done.load(Ordering::SeqCst) <= at {
+            if !store.has_failed() {
                 tried.unwrap();
                 break;
             }
@@ -676,7 +553,7 @@ async fn a_commit_whose_reply_is_lost_is_done() {
         remove: vec![],
     };
     for at in 0.. {
-        let (failing, store) = faulty(&objects, at, Fault::After);
+        let (failing, store) = faulty(&objects, at, Moment::After);
         let committed = failing.commit(Some(&base), &difference, &info(5)).await;
         if log.json(5).await.is_some() {
             let snapshot = done(committed);
