@@ -151,7 +151,7 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
                 return unreadable.map_or(Ok(false), Err);
             }
             let info = CommitInfo {
-                run: run.to_owned(),
+                run: Some(run.to_owned()),
                 at: Timestamp::now(),
             };
             let committed = self.log.commit(base.as_ref(), &difference, &info).await;

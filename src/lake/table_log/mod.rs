@@ -188,8 +188,8 @@ impl Difference {
 /// The circumstances of a commit.
 #[derive(Clone, Debug)]
 pub(crate) struct CommitInfo {
-    /// The run, or the command, that commits.
-    pub run: String,
+    /// The run, or the command, that commits. `None` if a log changes only itself.
+    pub run: Option<String>,
     /// When, by this machine's clock.
     pub at: Timestamp,
 }

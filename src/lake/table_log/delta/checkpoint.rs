@@ -112,15 +112,14 @@ const SIDECAR: &str = "sidecar";
 /// Actions that become one row group, which bounds the memory of a writer and of readers.
 const ROW_GROUP_ACTIONS: usize = 1_000;
 
-/// Writes a checkpoint, and returns it with the number of its actions.
-pub(super) fn encode(actions: impl Iterator<Item = Action>) -> Result<(Bytes, u64), ParquetError> {
+/// The bytes of a checkpoint.
+pub(super) fn encode(actions: impl Iterator<Item = Action>) -> Result<Bytes, ParquetError> {
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_created_by(crate::TOOL.to_owned());
     let properties = Arc::new(properties.build());
     let mut writer = SerializedFileWriter::new(Vec::new(), Arc::clone(&SCHEMA), properties)?;
     let mut actions = actions.peekable();
-    let mut count = 0;
     while actions.peek().is_some() {
         let mut columns = vec![ColumnValues::default(); leaves(&SCHEMA)];
         for action in actions.by_ref().take(ROW_GROUP_ACTIONS) {
@@ -131,11 +130,10 @@ pub(super) fn encode(actions: impl Iterator<Item = Action>) -> Result<(Bytes, u6
                 shred(field, &action[field.name()], Level::default(), of_field);
                 rest = others;
             }
-            count += 1;
         }
         write_row_group(&mut writer, &columns)?;
     }
-    Ok((writer.into_inner()?.into(), count))
+    Ok(writer.into_inner()?.into())
 }
 
 fn write_row_group(

@@ -263,42 +263,71 @@ impl DeltaLog {
         Ok(true)
     }
 
-    /// Writes the checkpoint of a snapshot, unless it exists, and points readers to it.
+    /// Writes the checkpoint of a snapshot, unless it exists.
     async fn write_checkpoint(&self, snapshot: &Snapshot) -> Result<(), TableLogError> {
-        let (version, path) = (snapshot.version, checkpoint_path(snapshot.version));
-        let (bytes, size) = encode_checkpoint(snapshot)?;
-        let created = self.store.create(&path, bytes).await?;
-        let is_new = matches!(created, Swap::Done(_));
-        if is_new && self.store.state(&commit_path(version)).await?.is_none() {
-            // Another process has expired this version meanwhile.
-            self.store.delete(&path).await?;
+        let path = checkpoint_path(snapshot.version);
+        let bytes = checkpoint::encode(snapshot.state.actions())
+            .map_err(|error| damaged(path.clone(), &error.to_string()))?;
+        if self.store.create(&path, bytes).await? == Swap::Refused {
             return Ok(());
         }
-        self.point_to(Hint { version, size }).await
+        // Another process may have expired this version meanwhile, after a newer checkpoint. Without
+        // a newer one it relies on this one.
+        let listing = self.list().await?;
+        let is_last = listing.checkpoint_for(u64::MAX) <= Some(snapshot.version);
+        if !is_last && !listing.has_commit(snapshot.version) {
+            self.store.delete(&path).await?;
+        }
+        Ok(())
     }
 
-    /// Points readers to an existing checkpoint. Replaces it if it contains removed files and
-    /// `without_removed`, the same snapshot, is given.
-    async fn reuse_checkpoint(
-        &self,
-        version: u64,
-        without_removed: Option<&Snapshot>,
-    ) -> Result<(), TableLogError> {
+    /// Points readers to the checkpoint of a version. Returns whether it names removed files;
+    /// `None` if it does not exist.
+    async fn use_checkpoint(&self, version: u64) -> Result<Option<bool>, TableLogError> {
         let path = checkpoint_path(version);
         let Some(found) = self.store.read(&path).await? else {
-            return Err(damaged(path, "it is missing"));
+            return Ok(None);
         };
-        let (mut size, mut has_removed) = (0, false);
+        let (mut size, mut names_removed) = (0, false);
         decode(&path, found.bytes, |action| {
             size += 1;
-            has_removed |= action.remove.is_some();
+            names_removed |= action.remove.is_some();
         })?;
-        if let Some(snapshot) = without_removed.filter(|_| has_removed) {
-            let bytes;
-            (bytes, size) = encode_checkpoint(snapshot)?;
-            self.store.replace(&path, bytes, &found.version).await?;
+        self.point_to(Hint { version, size }).await?;
+        Ok(Some(names_removed))
+    }
+
+    /// Writes the checkpoint of a snapshot, unless it exists, and [uses](Self::use_checkpoint) it.
+    async fn add_checkpoint(&self, snapshot: &Snapshot) -> Result<Option<bool>, TableLogError> {
+        self.write_checkpoint(snapshot).await?;
+        self.use_checkpoint(snapshot.version).await
+    }
+
+    /// Makes sure that the newest version has a checkpoint, and that it names no removed file. A
+    /// checkpoint that names one is not changed, because readers may be reading it: an empty commit
+    /// then makes a version that gets its own.
+    async fn checkpoint_without_removed(
+        &self,
+        mut newest: Snapshot,
+    ) -> Result<Committed<Snapshot>, TableLogError> {
+        newest.state.forget_removed(i64::MAX);
+        loop {
+            match self.add_checkpoint(&newest).await? {
+                // Another process has expired this version meanwhile.
+                None => return Ok(Committed::Conflict),
+                Some(false) => return Ok(Committed::Done(newest)),
+                Some(true) => {}
+            }
+            let info = CommitInfo {
+                run: None,
+                at: Timestamp::now(),
+            };
+            let nothing = Difference::default();
+            match self.commit(Some(&newest), &nothing, &info).await? {
+                Committed::Done(next) => newest = next,
+                Committed::Conflict => return Ok(Committed::Conflict),
+            }
         }
-        self.point_to(Hint { version, size }).await
     }
 
     /// Points readers to a checkpoint, unless they are pointed to a newer one.
@@ -425,7 +454,7 @@ impl TableLog for DeltaLog {
             StateError::Unsupported(feature) => TableLogError::Unsupported { path, feature },
         })?;
         let is_due = version > 0 && version.is_multiple_of(CHECKPOINT_INTERVAL);
-        if is_due && let Err(error) = self.write_checkpoint(&snapshot).await {
+        if is_due && let Err(error) = self.add_checkpoint(&snapshot).await {
             tracing::warn!(
                 error = crate::error::chain(&error),
                 "The commit of the Delta Lake log succeeded, but its checkpoint did not."
@@ -444,9 +473,17 @@ impl TableLog for DeltaLog {
         if listing.newest() != Some(newest.version) {
             return Ok(Committed::Conflict);
         }
-        let oldest = self.newest_until(&listing, newest.version, limit).await?;
+        let mut oldest = self.newest_until(&listing, newest.version, limit).await?;
         let mut snapshot = newest.clone();
         snapshot.state.forget_removed(limit.as_millisecond());
+        if is_whole {
+            match self.checkpoint_without_removed(snapshot).await? {
+                Committed::Done(newest) => snapshot = newest,
+                Committed::Conflict => return Ok(Committed::Conflict),
+            }
+            oldest = snapshot.version;
+            listing = self.list().await?;
+        }
         let is_obsolete = |path: &Path| match version_of(path) {
             Some((version, _)) if version < oldest => true,
             Some((version, _)) if is_whole && version == oldest => {
@@ -455,20 +492,21 @@ impl TableLog for DeltaLog {
             Some(_) => false,
             None => is_whole && *path != hint_path(),
         };
-        if !is_whole && !listing.objects.iter().any(is_obsolete) {
-            return Ok(Committed::Done(snapshot));
-        }
-        if listing.has_checkpoint(oldest) {
-            let without_removed = is_whole.then_some(&snapshot);
-            self.reuse_checkpoint(oldest, without_removed).await?;
-        } else if oldest == newest.version {
-            self.write_checkpoint(&snapshot).await?;
-        } else {
-            let Found::Whole(mut old) = self.snapshot(&listing, oldest).await? else {
+        if !is_whole && listing.objects.iter().any(is_obsolete) {
+            if !listing.has_checkpoint(oldest) {
+                if oldest == newest.version {
+                    self.write_checkpoint(&snapshot).await?;
+                } else {
+                    let Found::Whole(mut old) = self.snapshot(&listing, oldest).await? else {
+                        return Ok(Committed::Conflict);
+                    };
+                    old.state.forget_removed(limit.as_millisecond());
+                    self.write_checkpoint(&old).await?;
+                }
+            }
+            if self.use_checkpoint(oldest).await?.is_none() {
                 return Ok(Committed::Conflict);
-            };
-            old.state.forget_removed(limit.as_millisecond());
-            self.write_checkpoint(&old).await?;
+            }
         }
         // Another process may add an object of an old version meanwhile.
         loop {
@@ -511,11 +549,6 @@ fn add(file: &DataFile) -> Add {
         stats: Some(stats::encode(file)),
         deletion_vector: None,
     }
-}
-
-fn encode_checkpoint(snapshot: &Snapshot) -> Result<(Bytes, u64), TableLogError> {
-    checkpoint::encode(snapshot.state.actions())
-        .map_err(|error| damaged(checkpoint_path(snapshot.version), &error.to_string()))
 }
 
 /// Calls `each` for every action of an object of the log.

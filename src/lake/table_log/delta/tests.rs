@@ -55,7 +55,7 @@ fn time(seconds: u64) -> Timestamp {
 
 fn info(seconds: u64) -> CommitInfo {
     CommitInfo {
-        run: "20261001T000000Z-0000000a".to_owned(),
+        run: Some("20261001T000000Z-0000000a".to_owned()),
         at: time(seconds),
     }
 }
@@ -278,7 +278,7 @@ async fn a_commit_has_the_actions_of_the_protocol() {
     let created = actions_of(&log.text(&commit_path(0)).await.unwrap());
     let commit_info = &created[0]["commitInfo"];
     assert_eq!(commit_info["timestamp"], 1_790_812_800_000_u64);
-    assert_eq!(commit_info["userMetadata"], info(0).run);
+    assert_eq!(commit_info["userMetadata"].as_str(), info(0).run.as_deref());
     assert_eq!(commit_info["txnId"].as_str().unwrap().len(), 36);
     let protocol = json!({"minReaderVersion": 1, "minWriterVersion": 2});
     assert_eq!(created[1], json!({"protocol": protocol}));
@@ -487,8 +487,13 @@ async fn a_log_without_history_does_not_name_removed_files() {
             log.put(&object, path("1")).await;
         }
         let after = log.expire(&newest, Timestamp::MAX).await.unwrap().done();
-        let last = versions - 1;
-        assert_eq!(log.snapshots().await, all.clone().split_off(&last));
+        // The checkpoint of version 50 names removed files, so that version 51 replaces it.
+        let last = if versions == 51 { 51 } else { versions - 1 };
+        let live = all.last_key_value().unwrap().1.clone();
+        assert_eq!(
+            log.snapshots().await,
+            BTreeMap::from([(last, live.clone())])
+        );
         let names = [
             format!("{last:020}.checkpoint.parquet"),
             "_last_checkpoint".to_owned(),
@@ -506,18 +511,52 @@ async fn a_log_without_history_does_not_name_removed_files() {
             named.extend(action.add.map(|add| add.path));
         };
         checkpoint::decode(checkpoint.bytes, see).unwrap();
-        assert_eq!(
-            BTreeSet::from_iter(named),
-            paths(&["base", &last.to_string()])
-        );
+        assert_eq!(BTreeSet::from_iter(named), live);
         let change = difference(&["new"], &[]);
         log.commit(Some(&after), &change, &info(99))
             .await
             .unwrap()
             .done();
-        let live = paths(&["base", &last.to_string(), "new"]);
+        let mut live = live;
+        live.extend(paths(&["new"]));
         assert_eq!(log.live_paths().await, live);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_of_another_process_does_not_keep_removed_files() {
+    let log = log();
+    let (newest, all) = log.fill(4).await;
+    // It has this version from before the end of the history.
+    log.write_checkpoint(&newest).await.unwrap();
+    let path = checkpoint_path(newest.version);
+    let before = log.store.read(&path).await.unwrap().unwrap();
+    let after = log.expire(&newest, Timestamp::MAX).await.unwrap().done();
+    assert_eq!(
+        log.use_checkpoint(after.version).await.unwrap(),
+        Some(false)
+    );
+    // Readers may have been reading the old one: it was not overwritten.
+    assert!(after.version > newest.version);
+    assert_ne!(
+        before.bytes,
+        log.store
+            .read(&checkpoint_path(after.version))
+            .await
+            .unwrap()
+            .unwrap()
+            .bytes
+    );
+    let (_, live) = all.last_key_value().unwrap();
+    assert_eq!(
+        log.snapshots().await,
+        BTreeMap::from([(after.version, live.clone())])
+    );
+    // Nothing is left to do.
+    let names = log.names().await;
+    let again = log.expire(&after, Timestamp::MAX).await.unwrap().done();
+    assert_eq!(again.version, after.version);
+    assert_eq!(log.names().await, names);
 }
 
 #[tokio::test(start_paused = true)]
@@ -551,6 +590,22 @@ async fn a_checkpoint_that_is_written_after_its_version_expired_is_removed() {
     assert_eq!(other.names().await, names);
 }
 
+/// The other process writes the checkpoint, and is slower to look whether it is still needed.
+#[tokio::test(start_paused = true)]
+async fn a_checkpoint_that_another_process_relies_on_stays() {
+    let objects = Arc::default();
+    let (one, other) = (log_in(store(&objects)), log_in(store(&objects)));
+    let (newest, all) = one.fill(3).await;
+    one.expire(&newest, Timestamp::MAX).await.unwrap().done();
+    // Its bytes are equal, so that the other process takes it for its own.
+    let mut snapshot = newest.clone();
+    snapshot.state.forget_removed(i64::MAX);
+    other.write_checkpoint(&snapshot).await.unwrap();
+    assert_eq!(one.snapshots().await, all.clone().split_off(&2));
+    other.expire(&newest, Timestamp::MAX).await.unwrap().done();
+    assert_eq!(one.snapshots().await, all.clone().split_off(&2));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_wrong_hint_is_replaced_by_the_next_checkpoint() {
     for wrong in [
@@ -561,7 +616,7 @@ async fn a_wrong_hint_is_replaced_by_the_next_checkpoint() {
         let log = log();
         let (newest, _) = log.fill(4).await;
         log.put(&hint_path(), wrong).await;
-        log.write_checkpoint(&newest).await.unwrap();
+        log.add_checkpoint(&newest).await.unwrap();
         let hint = log.text(&hint_path()).await.unwrap();
         assert_eq!(hint, "{\"version\":3,\"size\":7}");
     }
@@ -785,13 +840,21 @@ impl Model {
         let Some(snapshot) = &self.snapshot else {
             return;
         };
-        let newest = self.newest().0;
+        let (newest, live) = self.newest();
         let at = limit.map_or(Timestamp::MAX, time);
-        match self.log.expire(snapshot, at).await.unwrap() {
-            Committed::Done(snapshot) => self.snapshot = Some(snapshot),
+        let snapshot = match self.log.expire(snapshot, at).await.unwrap() {
+            Committed::Done(snapshot) => snapshot,
             Committed::Conflict => return self.read().await,
+        };
+        match limit {
+            Some(limit) => self.readable = self.readable.split_off(&limit),
+            // A checkpoint of the newest version may name removed files. Another version has none.
+            None => {
+                assert!([newest, newest + 1].contains(&snapshot.version));
+                self.readable = BTreeMap::from([(snapshot.version, live)]);
+            }
         }
-        self.readable = self.readable.split_off(&limit.unwrap_or(newest));
+        self.snapshot = Some(snapshot);
         assert_eq!(self.log.snapshots().await, self.readable);
     }
 }

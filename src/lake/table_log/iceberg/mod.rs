@@ -427,7 +427,7 @@ impl TableLog for IcebergLog {
         }
         let circumstances = Circumstances {
             at: info.at,
-            run: Some(&info.run),
+            run: info.run.as_deref(),
             live_only: false,
         };
         match self.draft(base, difference, &circumstances).await {

@@ -124,7 +124,7 @@ fn minute(n: u64) -> Timestamp {
 
 fn info(n: u64) -> CommitInfo {
     CommitInfo {
-        run: format!("run-{n}"),
+        run: Some(format!("run-{n}")),
         at: minute(n),
     }
 }
