@@ -347,6 +347,7 @@ pub(super) fn on_remark(remark: &Remark) -> String {
             "If both have the calls of the same account, set source_url in _cdrlake/lake.json to \
              the new address. If not, set source.url back"
         }
+        RemarkKind::UnsyncedLogs => "The next run commits them. To do it now, use `cdrlake sync`",
     };
     format!("{text}. {advice}")
 }

@@ -10,6 +10,7 @@ use super::table::{DayTable, counted};
 use super::{CommandError, Exit, LakeArgs, OutputFormat, advice, json_text, print};
 use crate::ops::days::DayRange;
 use crate::ops::open::existing_lake;
+use crate::ops::plan::unsynced_remark;
 use crate::ops::status::LakeStatus;
 
 /// Show the lake by day, from its ledger.
@@ -34,10 +35,10 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
         OutputFormat::Text => {
             let list = lake.suppression().await?;
             let unfinished = list.and_then(|list| list.unfinished_remark());
-            let last = unfinished.map_or_else(String::new, |remark| {
-                format!("{}.\n", advice::on_remark(&remark))
-            });
-            render(&status) + &last
+            let remarks = unfinished.into_iter();
+            let remarks = remarks.chain(unsynced_remark(status.unsynced_runs));
+            let remarks = remarks.map(|remark| format!("{}.\n", advice::on_remark(&remark)));
+            render(&status) + &remarks.collect::<String>()
         }
     };
     print(text.as_bytes())
@@ -56,6 +57,7 @@ fn render(status: &LakeStatus) -> String {
         damaged,
         missing,
         pruned,
+        tables,
         ..
     } = status;
     let mut text = table.render();
@@ -97,6 +99,11 @@ fn render(status: &LakeStatus) -> String {
         counted(*closed, "slice", "slices")
     )
     .expect("writing to memory does not fail");
+    if !tables.is_empty() {
+        let names: Vec<String> = tables.iter().map(ToString::to_string).collect();
+        writeln!(text, "Table formats: {}.", names.join(", "))
+            .expect("writing to memory does not fail");
+    }
     if *interrupted > 0 {
         text.push_str(
             "interrupted: a run ended while it published the slice; the next run fetches it \

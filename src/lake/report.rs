@@ -262,6 +262,8 @@ pub enum RemarkKind {
     UnendedDays,
     /// `source.url` is not that of the lake's first run.
     OtherSource,
+    /// The logs of table formats lack changes.
+    UnsyncedLogs,
 }
 
 impl From<String> for Remark {

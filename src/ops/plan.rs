@@ -14,6 +14,7 @@ use super::open::find_lake;
 use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, timezone_name};
+use crate::error::counted;
 use crate::lake::ledger::{Commit, State};
 use crate::lake::report::{Remark, RemarkKind};
 use crate::lake::{Condition, Lake, LakeError, LedgerEntry, SliceState, TableFiles, is_intact};
@@ -215,12 +216,26 @@ pub(crate) async fn preview(
     let lake = find_lake(config).await?;
     let plan = plan(config, selection, lake.as_ref(), now).await?;
     let is_new_lake = lake.is_none();
-    let mut remarks = lake.map(|lake| lake.remarks).unwrap_or_default();
+    let mut remarks = Vec::new();
+    if let Some(lake) = lake {
+        remarks.extend(unsynced_remark(lake.unsynced_runs().await?));
+        remarks.extend(lake.remarks);
+    }
     remarks.extend(plan.foreign_remark());
     Ok(Preview {
         plan,
         remarks,
         is_new_lake,
+    })
+}
+
+/// A remark on runs that could not commit to the logs of table formats, if there are any.
+pub(crate) fn unsynced_remark(runs: u64) -> Option<Remark> {
+    (runs > 0).then(|| {
+        RemarkKind::UnsyncedLogs.remark(format!(
+            "the logs of table formats lack the changes of {}",
+            counted(runs, "run", "runs")
+        ))
     })
 }
 

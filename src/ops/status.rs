@@ -15,7 +15,7 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::error::counted;
 use crate::lake::ledger::{Commit, Reason, State};
-use crate::lake::{Condition, Lake, LedgerEntry, SliceState};
+use crate::lake::{Condition, Lake, LedgerEntry, SliceState, TableFormat};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
 /// and average call duration count as an answer.
@@ -93,6 +93,10 @@ pub(crate) struct LakeStatus {
     pub missing: u64,
     /// Slices that were removed for their age.
     pub pruned: u64,
+    /// The table formats of which the lake has a log.
+    pub tables: Vec<TableFormat>,
+    /// Runs whose changes these logs lack.
+    pub unsynced_runs: u64,
     /// Every day from the first to the last.
     pub days: Vec<DayStatus>,
 }
@@ -116,7 +120,11 @@ impl LakeStatus {
         }
         let days = range.days(&window, now)?;
         let entries = lake.entries(&directions, days.clone()).await?;
-        Ok(Self::new(&entries, &directions, days))
+        Ok(Self {
+            tables: lake.identity.tables().to_vec(),
+            unsynced_runs: lake.unsynced_runs().await?,
+            ..Self::new(&entries, &directions, days)
+        })
     }
 
     /// The status of `directions` on `days`.
@@ -135,6 +143,8 @@ impl LakeStatus {
             interrupted: 0,
             missing: 0,
             pruned: 0,
+            tables: Vec::new(),
+            unsynced_runs: 0,
             days: Vec::new(),
         };
         let mut calls = BTreeMap::new();

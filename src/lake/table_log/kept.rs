@@ -403,6 +403,18 @@ impl Lake {
         Err(Unsynced { error, is_noted })
     }
 
+    /// How many runs changed the lake, but could not commit their changes to every log.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn unsynced_runs(&self) -> Result<u64, LakeError> {
+        if self.logs.is_empty() {
+            return Ok(0);
+        }
+        let notes = self.store.list(&Path::from(layout::UNSYNCED)).await?;
+        Ok(notes.len() as u64)
+    }
+
     /// Notes that the logs lack something, so that the next run commits all differences.
     ///
     /// # Errors

@@ -17,6 +17,7 @@ use crate::lake::{Lake, LakeError, PublishedFile, TableForm, TableFormat};
 use crate::ops::days::{DayRange, Selection};
 use crate::ops::gc::collect_garbage;
 use crate::ops::run::Stop;
+use crate::ops::status::LakeStatus;
 use crate::ops::tables::{convert, current_files, sync};
 use crate::ops::verify::{Fault, Verification};
 use crate::ops::{Error, UsageError};
@@ -152,6 +153,14 @@ async fn a_long_run_commits_about_once_a_minute() {
     }
 }
 
+/// The table formats that `status` reports, and the runs whose changes their logs lack.
+async fn reported(world: &World) -> (Vec<TableFormat>, u64) {
+    let (lake, range) = (&world.lake, DayRange::default());
+    let status = LakeStatus::read(lake, &world.config, &range, Timestamp::now());
+    let status = status.await.unwrap();
+    (status.tables, status.unsynced_runs)
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_next_run_commits_what_could_not_be_written_to_a_log() {
     for format in FORMATS {
@@ -164,9 +173,11 @@ async fn the_next_run_commits_what_could_not_be_written_to_a_log() {
         let note = layout::unsynced(&ran.report.run).to_string();
         assert_eq!(notes(&world).await, [note]);
         assert_ne!(world.lake.compare_logs().await.unwrap(), []);
+        assert_eq!(reported(&world).await, (vec![format], 1));
         // Nothing is due.
         let ran = world.run(2, source(&[])).await.run;
         assert_eq!(ran.stopped_by, None);
+        assert_eq!(reported(&world).await, (vec![format], 0));
         assert_eq!(notes(&world).await, [] as [&str; 0]);
         assert_eq!(versions(&world, format).await, 1);
         assert_synced(&world).await;
