@@ -145,7 +145,7 @@ fn convert<'a>(
         is_plain: matches!(replaced, Replaced::FastDecoder | Replaced::Both),
         hasher: RowHasher::new(slice()),
         digest: Digest::default(),
-        tally: RowTally::new(options.day_us.clone()),
+        tally: RowTally::new(options.days.range_us()),
         privacy: RecordPrivacy::new(Arc::clone(&options.privacy)),
         search: match replaced {
             Replaced::SearchForRepeats => Search::Sort(DuplicateFinder::new(&options.spool_dir)),

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cdrlake::Credentials;
-use cdrlake::internals::{ConvertOptions, Converter, ParquetOptions, SpoolFile};
+use cdrlake::internals::{ConvertOptions, Converter, ParquetOptions, PeriodDays, SpoolFile};
 use cdrlake::{Direction, Encoding, Format, Generator, KeyOrder, Slice};
 use jiff::civil::date;
 use parquet::basic::Compression;
@@ -15,17 +15,14 @@ pub(crate) const RECORDS: u64 = 20_000;
 
 /// The slice that the records belong to.
 pub(crate) fn slice() -> Slice {
-    Slice {
-        day: date(2026, 10, 1),
-        direction: Direction::Placed,
-    }
+    Slice::of_day(date(2026, 10, 1), Direction::Placed)
 }
 
 /// Options for converting the records.
 pub(crate) fn options(spool_dir: &Path, compression: Compression) -> ConvertOptions {
     ConvertOptions {
         slice: slice(),
-        day_us: i64::MIN..i64::MAX,
+        days: PeriodDays::new(slice().period, &jiff::tz::TimeZone::UTC),
         export_files: None,
         spool_dir: spool_dir.to_owned(),
         max_record_bytes: 1 << 20,

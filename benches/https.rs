@@ -236,10 +236,7 @@ impl Nginx {
 
 /// Writes a day of about so many calls. Returns their number.
 fn render(directory: &Path, day: Date, records: u64) -> u64 {
-    let slice = Slice {
-        day,
-        direction: Direction::Placed,
-    };
+    let slice = Slice::of_day(day, Direction::Placed);
     let generator = Generator {
         seed: 42,
         // The generator's share of placed calls on a weekday.

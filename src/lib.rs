@@ -89,6 +89,7 @@ mod warehouse;
 pub use body::decompress::Encoding;
 pub use body::framing::Format;
 pub use cdr::columns::schema;
+pub use cdr::period::{Period, PeriodUnit};
 pub use cdr::slice::{Direction, Slice};
 pub use config::{Config, ConfigError, ConfigErrorKind};
 pub use lake::ledger::Asked;
@@ -109,7 +110,7 @@ pub use simulator::{Faults, Generator, KeyOrder, Simulator};
 pub use slice_file::batches::{Batches, BatchesError};
 pub use source::files::Input;
 pub use source::wavix::Api;
-pub use source::{Body, Chunks, Paging, Source, SourceError};
+pub use source::{Body, Chunks, Paging, Request, Source, SourceError};
 
 /// The report of a run, as the lake stores it and `--format json` prints it.
 pub mod report {
@@ -132,6 +133,7 @@ pub mod internals {
     pub use crate::body::framing::{BodySummary, Boundary, Frame, Framer, FramingError, Position};
     pub use crate::body::reader::{BodyLimits, Item, RecordReader};
     pub use crate::cdr::columns::COLUMNS;
+    pub use crate::cdr::day::PeriodDays;
     pub use crate::cdr::decode::{DecodeError, Decoder, RECORD_KEYS, Record, TextClass, decode};
     pub use crate::cdr::digest::{Digest, RowHash, RowHasher};
     pub use crate::cdr::hiding::RecordPrivacy;

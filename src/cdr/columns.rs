@@ -152,8 +152,8 @@ pub(crate) trait RowSink {
     fn amount(&mut self, amount: Option<Amount>);
     /// The direction of the slice.
     fn direction(&mut self);
-    /// The day of the slice.
-    fn day(&mut self);
+    /// The row's day, if the slice has several.
+    fn day(&mut self, day: Option<i32>);
 }
 
 /// Supplies the values of a row that belong to a record, in the order of the columns.
@@ -162,6 +162,8 @@ pub(crate) trait RowSource<'a> {
     fn time(&mut self) -> i64;
     fn seconds(&mut self) -> Option<i32>;
     fn amount(&mut self) -> Option<Amount>;
+    /// The row's day, if the slice has several. Called last.
+    fn day(&mut self) -> Option<i32>;
 }
 
 /// A field type of [`Record`].
@@ -274,6 +276,7 @@ macro_rules! columns {
                 let mut record = Self {
                     $($($record: Value::read(row),)?)*
                     is_rounded: false,
+                    source_day: row.day(),
                 };
                 record.is_rounded = record.extra.as_deref().is_some_and(is_rounded);
                 record
@@ -287,7 +290,7 @@ macro_rules! columns {
         }
     };
     (@write $record:ident $row:ident Direction) => { $row.direction() };
-    (@write $record:ident $row:ident Day) => { $row.day() };
+    (@write $record:ident $row:ident Day) => { $row.day($record.source_day) };
     (@write $record:ident $row:ident $kind:ident $field:ident) => {
         $record.$field.write(Kind::$kind, $row)
     };

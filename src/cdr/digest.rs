@@ -3,11 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use jiff::civil::Date;
 use xxhash_rust::xxh3::{xxh3_64, xxh3_128};
 
 use super::amount::Amount;
 use super::columns::{COLUMNS, Field, Kind, RowSink};
+use super::day::day_number;
 use super::decode::Record;
 use super::slice::Slice;
 
@@ -85,7 +85,8 @@ const _: () = assert!(matches!(COLUMNS[CALL_ID].fields, [Field::CallId, ..]));
 #[derive(Debug)]
 pub struct RowHasher {
     direction_hash: u64,
-    day_number: i32,
+    /// The day of rows without one.
+    first_day: i32,
 }
 
 impl RowHasher {
@@ -93,7 +94,7 @@ impl RowHasher {
     pub fn new(slice: Slice) -> Self {
         Self {
             direction_hash: text_hash(slice.direction.as_str()),
-            day_number: day_number(slice.day),
+            first_day: day_number(slice.period.first_day()),
         }
     }
 
@@ -164,18 +165,10 @@ impl RowSink for HashedRow<'_> {
     }
 
     #[inline]
-    fn day(&mut self) {
-        self.add_integer(Some(self.hasher.day_number.into()));
+    fn day(&mut self, day: Option<i32>) {
+        let day = day.unwrap_or(self.hasher.first_day);
+        self.add_integer(Some(day.into()));
     }
-}
-
-/// Days since 1970-01-01, as `DATE` columns store them.
-pub(crate) fn day_number(day: Date) -> i32 {
-    const EPOCH: Date = Date::constant(1970, 1, 1);
-    EPOCH
-        .until(day)
-        .map(|span| span.get_days())
-        .expect("days between two dates fit")
 }
 
 #[cfg(test)]
@@ -184,10 +177,7 @@ mod tests {
     use crate::cdr::slice::{Direction, parse_day};
 
     fn slice() -> Slice {
-        Slice {
-            day: parse_day("2026-10-01").unwrap(),
-            direction: Direction::Placed,
-        }
+        Slice::of_day(parse_day("2026-10-01").unwrap(), Direction::Placed)
     }
 
     #[test]

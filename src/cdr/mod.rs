@@ -7,6 +7,7 @@ pub(crate) mod day;
 pub(crate) mod decode;
 pub(crate) mod digest;
 pub(crate) mod hiding;
+pub(crate) mod period;
 pub(crate) mod reconcile;
 pub(crate) mod slice;
 pub(crate) mod tally;

@@ -1,10 +1,12 @@
-//! The unit of work: one direction of calls on one day.
+//! The unit of work: one direction of calls in one period.
 
 use std::fmt;
 use std::str::FromStr;
 
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
+
+use super::period::Period;
 
 /// The earliest plausible day of a call. An earlier record comes from a wrong clock; a request for
 /// earlier days is a typing error.
@@ -50,20 +52,33 @@ impl FromStr for Direction {
     }
 }
 
-/// One direction on one day: one request, and the unit of retry, replacement and commit.
+/// One direction in one period: one request, and the unit of retry, replacement and commit.
 ///
-/// Slices sort by day first, so that a run fills the lake day by day.
+/// Slices sort by period first, so that a run fills the lake period by period.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Slice {
-    /// The calendar day, in the configured time zone, under which the provider lists the calls.
-    pub day: Date,
+    /// The calendar days, in the configured time zone, under which the provider lists the calls.
+    #[serde(flatten)]
+    pub period: Period,
     /// The direction of the calls.
     pub direction: Direction,
 }
 
+impl Slice {
+    /// One direction in one period.
+    pub const fn new(period: Period, direction: Direction) -> Self {
+        Self { period, direction }
+    }
+
+    /// One direction on one day.
+    pub const fn of_day(day: Date, direction: Direction) -> Self {
+        Self::new(Period::day(day), direction)
+    }
+}
+
 impl fmt::Display for Slice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.direction, self.day)
+        write!(f, "{} {}", self.direction, self.period)
     }
 }
 
@@ -72,13 +87,10 @@ impl FromStr for Slice {
 
     /// Parses the output of [`Display`](fmt::Display).
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let (direction, day) = text
-            .split_once(' ')
-            .ok_or_else(|| format!("`{text}` is not a slice: write a direction and a day"))?;
-        Ok(Self {
-            day: parse_day(day)?,
-            direction: direction.parse()?,
-        })
+        let (direction, period) = text.split_once(' ').ok_or_else(|| {
+            format!("`{text}` is not a slice: write a direction and a day or a month")
+        })?;
+        Ok(Self::new(period.parse()?, direction.parse()?))
     }
 }
 
@@ -113,11 +125,8 @@ mod tests {
     }
 
     #[test]
-    fn slices_sort_by_day_then_direction() {
-        let slice = |day: &str, direction| Slice {
-            day: parse_day(day).unwrap(),
-            direction,
-        };
+    fn slices_sort_by_period_then_direction() {
+        let slice = |day: &str, direction| Slice::of_day(parse_day(day).unwrap(), direction);
         let mut slices = [
             slice("2026-10-02", Direction::Placed),
             slice("2026-10-01", Direction::Received),

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 
+use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use super::amount::AmountSum;
+use super::day::date_of;
 use super::decode::Record;
 
 /// Counts of one slice, or of a run. `records = rows + duplicates + rejected + suppressed`, always.
@@ -38,7 +40,7 @@ pub struct Counts {
     /// rounded.
     #[serde(default)]
     pub ambiguous_times: u64,
-    /// Rows whose `call_time` lies outside the slice's day, in the configured time zone.
+    /// Rows whose `call_time` lies outside the slice's period, in the configured time zone.
     pub outside_day: u64,
     /// Rows without a charge.
     pub missing_charge: u64,
@@ -145,23 +147,47 @@ impl Totals {
     }
 }
 
+/// Counts and sums of one day of a slice.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DayTotals {
+    /// Rows of the day.
+    pub rows: u64,
+    /// Sums over them.
+    #[serde(flatten)]
+    pub totals: Totals,
+}
+
 /// Counts and sums the rows of one slice as they are written or read back.
 #[derive(Debug)]
 pub struct RowTally {
-    /// The slice's day in microseconds: from its first instant to the next day's first.
-    day_us: std::ops::Range<i64>,
-    /// Sums so far, without [`common`](Self::common).
+    /// The slice's period in microseconds: from its first instant to the first one after it.
+    period_us: std::ops::Range<i64>,
+    /// For each day of rows that have one, its rows. Rows of one day usually follow one another.
+    days: Vec<(i32, RowSums)>,
+    /// The place of the last row's day in [`days`](Self::days).
+    last_day: usize,
+    /// Whether the days of the rows so far do not decrease.
+    is_sorted: bool,
+    /// Rows that have no day of their own.
+    sums: RowSums,
+    /// Rows so far.
+    pub rows: u64,
+    /// Rows so far outside the period that no time zone explains it.
+    pub far_outside: u64,
+    rounded: u64,
+    outside: u64,
+    missing_charge: u64,
+    missing_duration: u64,
+}
+
+/// Sums over rows.
+#[derive(Debug, Default)]
+struct RowSums {
+    rows: u64,
+    /// Without [`common`](Self::common).
     totals: Totals,
     /// Rows of a few dispositions, usually of all. Finding one here is faster than in the map.
     common: Vec<(String, u64)>,
-    /// Rows so far.
-    pub rows: u64,
-    /// Rows so far outside the day that no time zone explains it.
-    pub far_outside_day: u64,
-    rounded: u64,
-    outside_day: u64,
-    missing_charge: u64,
-    missing_duration: u64,
 }
 
 /// A call further outside its day than this belongs to another day: no time zone is further from
@@ -171,41 +197,15 @@ pub(crate) const FAR_OUTSIDE_HOURS: i64 = 14;
 const MAX_COMMON: usize = 8;
 const FAR_OUTSIDE_US: i64 = FAR_OUTSIDE_HOURS * 3_600_000_000;
 
-impl RowTally {
-    /// A tally of rows that should lie within `day_us`.
-    pub fn new(day_us: std::ops::Range<i64>) -> Self {
-        Self {
-            day_us,
-            totals: Totals::default(),
-            common: Vec::new(),
-            rows: 0,
-            far_outside_day: 0,
-            rounded: 0,
-            outside_day: 0,
-            missing_charge: 0,
-            missing_duration: 0,
-        }
-    }
-
-    /// Counts one row.
-    pub fn add(&mut self, record: &Record<'_>) {
+impl RowSums {
+    #[inline]
+    fn add(&mut self, record: &Record<'_>) {
         self.rows += 1;
-        if !self.day_us.contains(&record.call_time_us) {
-            self.outside_day += 1;
-            let widened = self.day_us.start.saturating_sub(FAR_OUTSIDE_US)
-                ..self.day_us.end.saturating_add(FAR_OUTSIDE_US);
-            self.far_outside_day += u64::from(!widened.contains(&record.call_time_us));
-        }
-        self.rounded += u64::from(record.is_rounded);
-        self.missing_charge += u64::from(record.charge_usd.is_none());
-        self.missing_duration += u64::from(record.duration_seconds.is_none());
-        self.totals.duration_seconds += i64::from(record.duration_seconds.unwrap_or_default());
-        self.totals
-            .charge_usd
-            .add(record.charge_usd.unwrap_or_default());
-        self.totals
-            .forward_fee_usd
-            .add(record.forward_fee_usd.unwrap_or_default());
+        let totals = &mut self.totals;
+        totals.duration_seconds += i64::from(record.duration_seconds.unwrap_or_default());
+        totals.charge_usd.add(record.charge_usd.unwrap_or_default());
+        let forward_fee = record.forward_fee_usd.unwrap_or_default();
+        totals.forward_fee_usd.add(forward_fee);
         self.add_disposition(record.disposition.as_deref().unwrap_or(NO_DISPOSITION));
     }
 
@@ -220,20 +220,94 @@ impl RowTally {
         }
     }
 
-    /// The sums.
-    pub fn into_totals(self) -> Totals {
+    fn into_totals(self) -> Totals {
         let mut totals = self.totals;
         for (disposition, rows) in self.common {
             totals.add_disposition(&disposition, rows);
         }
         totals
     }
+}
+
+impl RowTally {
+    /// A tally of rows that should lie within `period_us`.
+    pub fn new(period_us: std::ops::Range<i64>) -> Self {
+        Self {
+            period_us,
+            days: Vec::new(),
+            last_day: 0,
+            is_sorted: true,
+            sums: RowSums::default(),
+            rows: 0,
+            far_outside: 0,
+            rounded: 0,
+            outside: 0,
+            missing_charge: 0,
+            missing_duration: 0,
+        }
+    }
+
+    /// Counts one row.
+    pub fn add(&mut self, record: &Record<'_>) {
+        self.rows += 1;
+        if !self.period_us.contains(&record.call_time_us) {
+            self.outside += 1;
+            let widened = self.period_us.start.saturating_sub(FAR_OUTSIDE_US)
+                ..self.period_us.end.saturating_add(FAR_OUTSIDE_US);
+            self.far_outside += u64::from(!widened.contains(&record.call_time_us));
+        }
+        self.rounded += u64::from(record.is_rounded);
+        self.missing_charge += u64::from(record.charge_usd.is_none());
+        self.missing_duration += u64::from(record.duration_seconds.is_none());
+        match record.source_day {
+            None => self.sums.add(record),
+            Some(day) => self.sums_of(day).add(record),
+        }
+    }
+
+    fn sums_of(&mut self, day: i32) -> &mut RowSums {
+        let last = self.days.get(self.last_day).map(|(day, _)| *day);
+        if last != Some(day) {
+            self.is_sorted &= last < Some(day);
+            let found = self.days.binary_search_by_key(&day, |(day, _)| *day);
+            self.last_day = found.unwrap_or_else(|at| {
+                self.days.insert(at, (day, RowSums::default()));
+                at
+            });
+        }
+        &mut self.days[self.last_day].1
+    }
+
+    /// Whether the days of rows, where rows have one, never decrease.
+    pub fn is_sorted(&self) -> bool {
+        self.is_sorted
+    }
+
+    /// The number of rows of each day, where rows have one.
+    pub fn rows_by_day(&self) -> impl Iterator<Item = (i32, u64)> {
+        self.days.iter().map(|(day, sums)| (*day, sums.rows))
+    }
+
+    /// The sums, and those of each day, where rows have one.
+    pub fn into_totals(self) -> (Totals, BTreeMap<Date, DayTotals>) {
+        let mut totals = self.sums.into_totals();
+        let mut days = BTreeMap::new();
+        for (day, sums) in self.days {
+            let of_day = DayTotals {
+                rows: sums.rows,
+                totals: sums.into_totals(),
+            };
+            totals.merge(&of_day.totals);
+            days.insert(date_of(day), of_day);
+        }
+        (totals, days)
+    }
 
     /// Fills in the counts that come from the rows.
     pub fn count_into(&self, counts: &mut Counts) {
         counts.rows = self.rows;
         counts.rounded = self.rounded;
-        counts.outside_day = self.outside_day;
+        counts.outside_day = self.outside;
         counts.missing_charge = self.missing_charge;
         counts.missing_duration = self.missing_duration;
     }
@@ -253,7 +327,7 @@ mod tests {
                 ..Record::default()
             });
         }
-        tally.into_totals()
+        tally.into_totals().0
     }
 
     proptest! {
@@ -310,7 +384,7 @@ mod tests {
                 call_time_us,
                 ..Record::default()
             });
-            assert_eq!((tally.outside_day, tally.far_outside_day), expected);
+            assert_eq!((tally.outside, tally.far_outside), expected);
         }
     }
 
@@ -328,7 +402,7 @@ mod tests {
             disposition: Some("x".repeat(1 << 20).into()),
             ..Record::default()
         });
-        let totals = tally.into_totals();
+        let (totals, _) = tally.into_totals();
         assert_eq!(totals.by_disposition.len(), MAX_DISPOSITIONS + 1);
         let mut run = Totals::default();
         run.merge(&totals);

@@ -213,7 +213,7 @@ impl Rerun {
         self.command(slice, &format!(" --refresh --allow-shrink{reconcile}"))
     }
 
-    fn command(&self, Slice { day, direction }: Slice, accepting: &str) -> String {
+    fn command(&self, slice: Slice, accepting: &str) -> String {
         let flags = &self.flags;
         let more = if self.is_of_run {
             ""
@@ -221,7 +221,8 @@ impl Rerun {
             ", with the other flags of your runs"
         };
         format!(
-            "cdrlake run --from {day} --to {day} --direction {direction}{accepting}{flags}{more}"
+            "cdrlake run {}{accepting}{flags}{more}",
+            selection_of(slice)
         )
     }
 }
@@ -295,10 +296,7 @@ pub(super) fn on_slice(report: &SliceReport, rerun: &Rerun) -> Option<String> {
 pub(super) fn on_status(status: &mut LakeStatus, rerun: &Rerun) {
     for day in &mut status.days {
         for slice in &mut day.slices {
-            let of = Slice {
-                day: day.day,
-                direction: slice.direction,
-            };
+            let of = Slice::of_day(day.day, slice.direction);
             if let Some(problem) = &mut slice.problem {
                 advise(problem, slice.reason, of, rerun);
             }
@@ -323,6 +321,16 @@ pub(super) fn on_findings(verified: &mut Verified, rerun: &Rerun) {
             finding.problem = format!("{}. {ERASE_AGAIN}", finding.problem);
         }
     }
+}
+
+/// The flags that select a slice.
+pub(super) fn selection_of(slice: Slice) -> String {
+    format!(
+        "--from {} --to {} --direction {}",
+        slice.period.first_day(),
+        slice.period.last_day(),
+        slice.direction
+    )
 }
 
 /// A remark, and what to do about it.

@@ -88,7 +88,7 @@ fn dry_run(format: OutputFormat, found: &Search, is_known: bool) -> String {
         let slices = holding().map(|(slice, holding)| {
             json!({
                 "direction": slice.direction,
-                "day": slice.day,
+                (slice.period.unit().as_str()): slice.period.to_string(),
                 "rows": holding.rows,
                 "rejects": holding.rejects,
             })

@@ -110,7 +110,7 @@ fn listed(old: &BTreeMap<Slice, OldSlice>) -> Vec<serde_json::Value> {
     let list = old.iter().map(|(slice, old)| {
         json!({
             "direction": slice.direction,
-            "day": slice.day,
+            (slice.period.unit().as_str()): slice.period.to_string(),
             "rows": old.rows,
             "bytes": old.bytes,
         })

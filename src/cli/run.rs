@@ -225,7 +225,7 @@ pub(super) fn render_plan(plan: &Plan, format: OutputFormat) -> String {
         let due = plan.due.iter().map(|due| {
             json!({
                 "direction": due.slice.direction,
-                "day": due.slice.day,
+                (due.slice.period.unit().as_str()): due.slice.period.to_string(),
                 "why": due.why.to_string(),
             })
         });
@@ -242,7 +242,7 @@ pub(super) fn render_plan(plan: &Plan, format: OutputFormat) -> String {
         writeln!(
             text,
             "{}  {:<9} {}",
-            due.slice.day, due.slice.direction, due.why
+            due.slice.period, due.slice.direction, due.why
         )
         .expect("writing to memory does not fail");
     }
@@ -325,7 +325,7 @@ fn render_report(root: &Location, plan: &Plan, run: &RunResult) -> String {
             SliceOutcome::Committed | SliceOutcome::Unchanged
         ) {
             table.add(
-                slice.day,
+                slice.period.first_day(),
                 slice.direction,
                 slice.counts.rows,
                 &slice.totals,
@@ -462,10 +462,7 @@ mod tests {
     fn a_plan_lists_due_slices_with_their_reasons() {
         let day = parse_day("2026-10-01").unwrap();
         let due = vec![Due {
-            slice: Slice {
-                day,
-                direction: Direction::Placed,
-            },
+            slice: Slice::of_day(day, Direction::Placed),
             why: DueReason::Missing,
             committed_token: None,
             committed_fetched_at: None,
@@ -500,10 +497,7 @@ mod tests {
     }
 
     fn placed(day: &str) -> Slice {
-        Slice {
-            day: parse_day(day).unwrap(),
-            direction: Direction::Placed,
-        }
+        Slice::of_day(parse_day(day).unwrap(), Direction::Placed)
     }
 
     /// A run that did these slices, as it is shown.

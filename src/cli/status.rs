@@ -130,7 +130,7 @@ mod tests {
             let mut found = LedgerEntry::absent(slice);
             found.entry.pending = pending;
             let entries = HashMap::from([(slice, found)]);
-            let days = slice.day..=slice.day;
+            let days = slice.period.days();
             render(&LakeStatus::new(&entries, &[Direction::Placed], days))
         };
         let explanation = "\ninterrupted: a run ended while it published the slice; the next run \

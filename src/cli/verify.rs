@@ -121,8 +121,8 @@ fn render(verified: &Verified, args: &VerifyArgs) -> String {
             "{:<12}the lake lacks {} from {} to {}",
             "missing",
             number_of_slices(not_fetched.len()),
-            first.day,
-            last.day
+            first.period,
+            last.period
         ));
     }
     if !lines.is_empty() && repair.is_none() {
@@ -283,8 +283,9 @@ fn mending_commands(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
     let mut commands: Vec<String> = Vec::new();
     for finding in &verified.found.findings {
         let command = match finding.remedy() {
-            Remedy::Refetch(Slice { day, direction }) => format!(
-                "cdrlake verify --repair --from {day} --to {day} --direction {direction}{}{flags}",
+            Remedy::Refetch(slice) => format!(
+                "cdrlake verify --repair {}{}{flags}",
+                advice::selection_of(slice),
                 if args.source { " --source" } else { "" }
             ),
             Remedy::RemoveFile => repair_command(args),
@@ -306,8 +307,8 @@ fn mending_commands(verified: &Verified, args: &VerifyArgs) -> Vec<String> {
     if let (Some(first), Some(last)) = (not_fetched.first(), not_fetched.last()) {
         commands.push(format!(
             "cdrlake run --from {} --to {}{}{flags}",
-            first.day,
-            last.day,
+            first.period.first_day(),
+            last.period.last_day(),
             args.range.direction_flag()
         ));
     }

@@ -19,6 +19,7 @@ use toml::Value;
 use url::Url;
 
 use crate::TOOL;
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
@@ -104,6 +105,8 @@ pub struct WindowConfig {
     pub timezone: TimeZone,
     pub lookback_days: u32,
     pub settle_hours: u32,
+    /// `None`: as the lake has it.
+    pub slice: Option<PeriodUnit>,
 }
 
 /// `[lake]`
@@ -271,6 +274,7 @@ impl Config {
             format: FORMAT,
             account: self.lake.account.clone(),
             tables: self.lake.tables.clone(),
+            slice: self.window.slice,
             source: filters,
             privacy: numbers.as_str().to_owned(),
             privacy_columns: others

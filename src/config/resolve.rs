@@ -17,6 +17,7 @@ use super::{
     SourceConfig, Via, WindowConfig, values,
 };
 use crate::body::reader::MAX_RECORD_BYTES;
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Direction;
 use crate::lake::TableFormat;
 use crate::privacy::{Mode, Modes};
@@ -51,6 +52,7 @@ pub(super) fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
             settle_hours: settings
                 .get("window.settle_hours", values::integer(0))?
                 .unwrap_or(24),
+            slice: settings.get("window.slice", values::one_of(&PeriodUnit::ALL))?,
         },
         parquet: ParquetOptions {
             compression: settings

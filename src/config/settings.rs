@@ -37,6 +37,7 @@ pub(crate) const KEYS: &[&str] = &[
     "window.timezone",
     "window.lookback_days",
     "window.settle_hours",
+    "window.slice",
     "lake.url",
     "lake.lease",
     "lake.file_mode",

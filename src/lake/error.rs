@@ -4,6 +4,7 @@ use object_store::path::Path;
 
 use super::identity::FORMAT;
 use super::table_log::{TableFormat, TableLogError};
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
 use crate::retry::{Fate, StopCause};
 use crate::store::StoreError;
@@ -75,6 +76,17 @@ pub enum LakeError {
         existing: String,
         /// What the configuration has.
         wanted: String,
+    },
+    /// The lake's slices have another period.
+    #[error(
+        "window.slice is \"{wanted}\", but this lake has a file for each {existing}. Set \
+         window.slice back, or convert the lake"
+    )]
+    OtherPeriod {
+        /// The lake's.
+        existing: PeriodUnit,
+        /// The configuration's.
+        wanted: PeriodUnit,
     },
     /// The lake has hashes of another key.
     #[error(

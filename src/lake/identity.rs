@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::table::TableForm;
 use super::table_log::TableFormat;
 use crate::cdr::columns::SCHEMA_VERSION;
+use crate::cdr::period::PeriodUnit;
 
 /// Format version of the lake's metadata files. Files of a later version are not changed.
 pub(crate) const FORMAT: u32 = 1;
@@ -36,6 +37,10 @@ pub struct Identity {
     /// the lake has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables: Option<Vec<TableFormat>>,
+    /// `window.slice`: the period of the lake's slices. `None` in a wanted identity: as the lake has
+    /// it. A new lake has days then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slice: Option<PeriodUnit>,
     /// For information: `source.url` when the lake was created. Hosts may change.
     pub source_url: String,
     /// For information: `window.timezone` when the lake was created.
@@ -59,6 +64,11 @@ impl Identity {
     /// The table formats whose logs the lake has.
     pub fn tables(&self) -> &[TableFormat] {
         self.tables.as_deref().unwrap_or_default()
+    }
+
+    /// The period of the lake's slices.
+    pub fn period_unit(&self) -> PeriodUnit {
+        self.slice.unwrap_or_default()
     }
 
     /// How the table's files are named.

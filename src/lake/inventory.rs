@@ -174,7 +174,7 @@ impl Lake {
         days: std::ops::RangeInclusive<jiff::civil::Date>,
     ) -> Result<HashMap<Slice, LedgerEntry>, LakeError> {
         let mut slices = self.ledger_slices(directions).await?;
-        slices.retain(|slice| days.contains(&slice.day));
+        slices.retain(|slice| slice.period.touches(&days));
         let read =
             stream::iter(slices).map(|slice| async move { (slice, self.entry(slice).await) });
         Ok(read.buffer_unordered(CONCURRENT_READS).collect().await)
@@ -189,7 +189,7 @@ impl Lake {
         directions: &[Direction],
     ) -> Result<Option<jiff::civil::Date>, LakeError> {
         let slices = self.ledger_slices(directions).await?;
-        Ok(slices.iter().map(|slice| slice.day).min())
+        Ok(slices.iter().map(|slice| slice.period.first_day()).min())
     }
 
     /// The slices of `directions` that have a ledger entry.
@@ -285,10 +285,7 @@ mod tests {
 
     #[test]
     fn the_state_of_a_slice_is_the_most_severe_that_its_entry_implies() {
-        let slice = Slice {
-            day: jiff::civil::date(2026, 10, 1),
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Placed);
         let mut found = LedgerEntry::absent(slice);
         assert_eq!(found.state(), SliceState::Missing);
         for (state, state_of_slice) in [

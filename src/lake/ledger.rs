@@ -1,6 +1,9 @@
 //! The ledger: one small JSON object for each slice, which describes what was published.
 
+use std::collections::BTreeMap;
+
 use jiff::Timestamp;
+use jiff::civil::Date;
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
@@ -12,7 +15,7 @@ use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::{Verdict, verdict};
 use crate::cdr::slice::Slice;
-use crate::cdr::tally::{Counts, Totals};
+use crate::cdr::tally::{Counts, DayTotals, Totals};
 use crate::slice_file::writer::SLICE_KEY;
 
 /// Whether a slice may still change.
@@ -263,6 +266,12 @@ pub struct Commit {
     pub counts: Counts,
     /// Sums over the rows.
     pub totals: Totals,
+    /// Sums over the rows of each day, if the slice has several.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub days: BTreeMap<Date, DayTotals>,
+    /// The last day that was asked for, if the period had not ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub through: Option<Date>,
     /// The slice's rejects file; `None` if nothing was rejected.
     #[serde(default)]
     pub rejects: Option<PublishedFile>,
@@ -302,6 +311,8 @@ impl Commit {
             digest: Digest::default(),
             counts: Counts::default(),
             totals: Totals::default(),
+            days: BTreeMap::new(),
+            through: None,
             rejects: None,
             control_total: None,
             reconcile: Verdict::Off,
@@ -377,10 +388,10 @@ pub(crate) mod tests {
 
     #[test]
     fn an_entry_reads_back_as_it_was_written() {
-        let slice = Slice {
-            day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
-            direction: crate::cdr::slice::Direction::Placed,
-        };
+        let slice = Slice::of_day(
+            crate::cdr::slice::parse_day("2026-10-01").unwrap(),
+            crate::cdr::slice::Direction::Placed,
+        );
         let file = PublishedFile {
             path: "cdrs/x.parquet".to_owned(),
             rows: 1,
@@ -413,10 +424,10 @@ pub(crate) mod tests {
 
     #[test]
     fn an_edited_entry_is_inconsistent() {
-        let slice = Slice {
-            day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
-            direction: crate::cdr::slice::Direction::Placed,
-        };
+        let slice = Slice::of_day(
+            crate::cdr::slice::parse_day("2026-10-01").unwrap(),
+            crate::cdr::slice::Direction::Placed,
+        );
         let good = || {
             let file = PublishedFile {
                 path: TableForm::Plain.new_path(slice).to_string(),
@@ -567,10 +578,10 @@ pub(crate) mod tests {
 
     #[test]
     fn a_file_s_metadata_identifies_its_commit() {
-        let slice = Slice {
-            day: crate::cdr::slice::parse_day("2026-10-01").unwrap(),
-            direction: crate::cdr::slice::Direction::Placed,
-        };
+        let slice = Slice::of_day(
+            crate::cdr::slice::parse_day("2026-10-01").unwrap(),
+            crate::cdr::slice::Direction::Placed,
+        );
         let mut commit = commit(None, State::Closed);
         let metadata = commit.file_metadata(slice);
         assert_eq!(metadata.len(), 7);

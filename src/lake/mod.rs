@@ -182,6 +182,10 @@ impl Lake {
                 wanted: described(tables),
             });
         }
+        let existing = lake.identity.period_unit();
+        if let Some(wanted) = wanted.slice.filter(|unit| *unit != existing) {
+            return Err(LakeError::OtherPeriod { existing, wanted });
+        }
         lake.remarks.extend(lake.source_remark(&wanted.source_url));
         Ok(Some(lake))
     }

@@ -8,6 +8,7 @@ use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
 use crate::cdr::amount::AmountSum;
+use crate::cdr::period::Period;
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::{Counts, Totals};
@@ -123,8 +124,9 @@ impl fmt::Display for Change {
 pub struct SliceReport {
     /// Its direction.
     pub direction: Direction,
-    /// Its day.
-    pub day: Date,
+    /// Its period.
+    #[serde(flatten)]
+    pub period: Period,
     /// Its outcome.
     pub outcome: SliceOutcome,
     /// Whether it may still change. `null` while nothing is committed.
@@ -159,7 +161,7 @@ impl SliceReport {
     pub fn new(slice: Slice, outcome: SliceOutcome) -> Self {
         Self {
             direction: slice.direction,
-            day: slice.day,
+            period: slice.period,
             outcome,
             state: None,
             attempts: 0,
@@ -177,10 +179,7 @@ impl SliceReport {
 
     /// Its slice.
     pub fn slice(&self) -> Slice {
-        Slice {
-            day: self.day,
-            direction: self.direction,
-        }
+        Slice::new(self.period, self.direction)
     }
 
     /// Copies the content of a commit.
@@ -316,7 +315,7 @@ impl RunReport {
                 SliceOutcome::Failed | SliceOutcome::Skipped => undone += 1,
             }
             if slice.table_changed {
-                changed.insert(slice.day);
+                changed.insert(slice.period.first_day());
             }
         }
         let outcome = match (done, undone) {
@@ -398,7 +397,7 @@ impl RunReport {
             return;
         }
         self.also_changed(crashed.partitions_changed.iter().copied());
-        self.also_changed(announced.iter().map(|slice| slice.day));
+        self.also_changed(announced.iter().map(|slice| slice.period.first_day()));
         self.warnings.push(format!(
             "run {} crashed before it wrote a report. The changed days include those of {} that \
              it had committed or announced",
@@ -421,10 +420,7 @@ mod tests {
     use crate::slice_file::statistics::FileStatistics;
 
     fn slice(day: &str, outcome: SliceOutcome) -> SliceReport {
-        let slice = Slice {
-            day: parse_day(day).unwrap(),
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(parse_day(day).unwrap(), Direction::Placed);
         SliceReport {
             table_changed: outcome == SliceOutcome::Committed,
             ..SliceReport::new(slice, outcome)
@@ -507,7 +503,7 @@ mod tests {
     fn placed(day: &str) -> Slice {
         let day = parse_day(day).unwrap();
         let direction = Direction::Placed;
-        Slice { day, direction }
+        Slice::of_day(day, direction)
     }
 
     #[test]
@@ -539,7 +535,10 @@ mod tests {
         assert_eq!(dead.outcome, RunOutcome::Interrupted);
         assert_eq!(dead.finished_at, dead.started_at);
         assert_eq!(dead.made_by.as_deref(), Some("this"));
-        assert_eq!(dead.partitions_changed, [first.day, second.day]);
+        assert_eq!(
+            dead.partitions_changed,
+            [first.period.first_day(), second.period.first_day()]
+        );
         // What was pruned is in the lake no more.
         assert_eq!(
             (dead.slices[0].counts.rows, dead.slices[1].counts.rows),
@@ -581,11 +580,18 @@ mod tests {
         report.add_days_of_crashed_run(&nothing, &BTreeSet::new());
         assert!(report.warnings.is_empty() && report.partitions_changed.len() == 1);
         report.add_days_of_crashed_run(&nothing, &[third].into());
-        assert_eq!(report.partitions_changed, [second.day, third.day]);
+        assert_eq!(
+            report.partitions_changed,
+            [second.period.first_day(), third.period.first_day()]
+        );
         report.add_days_of_crashed_run(&dead, &BTreeSet::new());
         assert_eq!(
             report.partitions_changed,
-            [first.day, second.day, third.day]
+            [
+                first.period.first_day(),
+                second.period.first_day(),
+                third.period.first_day()
+            ]
         );
         assert_eq!(report.warnings.len(), 2, "{:?}", report.warnings);
     }

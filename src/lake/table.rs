@@ -41,7 +41,7 @@ impl TableForm {
             Self::Plain => plain_path(slice),
             Self::Immutable => {
                 let name = format!("{}-{}.parquet", layout::stem(slice), new_token());
-                layout::partition(slice.day).join(name)
+                layout::partition(slice.period).join(name)
             }
         }
     }
@@ -59,7 +59,7 @@ impl TableForm {
 }
 
 fn plain_path(slice: Slice) -> Path {
-    layout::partition(slice.day).join(format!("{}.parquet", layout::stem(slice)))
+    layout::partition(slice.period).join(format!("{}.parquet", layout::stem(slice)))
 }
 
 /// The files that hold the slices.
@@ -264,7 +264,7 @@ impl Table {
         match self.form {
             TableForm::Plain => Ok(vec![plain_path(slice)]),
             TableForm::Immutable => {
-                let listed = self.store.list(&layout::partition(slice.day)).await?;
+                let listed = self.store.list(&layout::partition(slice.period)).await?;
                 let paths = listed.into_iter().map(|object| object.path);
                 Ok(paths
                     .filter(|path| self.slice_of(path) == Some(slice))

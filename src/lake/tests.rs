@@ -47,6 +47,7 @@ fn identity() -> Identity {
         format: FORMAT,
         account: None,
         tables: None,
+        slice: None,
         source: vec![filter("disposition", "all")],
         privacy: "keep".to_owned(),
         privacy_columns: [].into(),
@@ -67,7 +68,7 @@ pub(super) fn privacy() -> Privacy {
 
 fn slice(day: &str, direction: Direction) -> Slice {
     let day = parse_day(day).unwrap();
-    Slice { day, direction }
+    Slice::of_day(day, direction)
 }
 
 pub(super) fn placed() -> Slice {

@@ -13,8 +13,8 @@ use super::run::IGNORES_CONDITIONS;
 use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
 use crate::error::counted;
-use crate::source::Source;
 use crate::source::wavix::Api;
+use crate::source::{Request, Source};
 use crate::store::layout::{LEASES, LOCKS, STAGING, TABLE};
 use crate::store::location::Location;
 use crate::store::probe;
@@ -95,11 +95,8 @@ async fn ask_api(config: &Config, key: SecretString, now: Timestamp) -> Result<S
     let source = Api::try_new(&config.source, Some(key))?;
     let today = today(&config.window, now);
     let day = today.yesterday().unwrap_or(today);
-    let slice = Slice {
-        day,
-        direction: config.source.directions[0],
-    };
-    let total = source.count(slice).await?;
+    let slice = Slice::of_day(day, config.source.directions[0]);
+    let total = source.count(Request::whole(slice)).await?;
     Ok(format!(
         "{} answers; {} {} on {day}",
         config.source.url,

@@ -7,8 +7,9 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
 use super::UsageError;
+use crate::cdr::day::day_number;
 use crate::cdr::day::end_of_day;
-use crate::cdr::digest::day_number;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, FIRST_DAY, Slice};
 use crate::config::{WindowConfig, timezone_name};
 use crate::lake::ledger::{Commit, State};
@@ -176,10 +177,16 @@ pub struct Shard {
 }
 
 impl Shard {
-    /// Whether `slice` belongs to this share: (day number × 2 + direction) mod N = K − 1.
+    /// Whether `slice` belongs to this share: (number of its day or month × 2
+    /// + direction) mod N = K − 1.
     pub fn holds(self, slice: Slice) -> bool {
         let direction = i64::from(slice.direction == Direction::Received);
-        let number = i64::from(day_number(slice.day)) * 2 + direction;
+        let first_day = slice.period.first_day();
+        let period = match slice.period.unit() {
+            PeriodUnit::Day => i64::from(day_number(first_day)),
+            PeriodUnit::Month => i64::from(first_day.year()) * 12 + i64::from(first_day.month()),
+        };
+        let number = period * 2 + direction;
         number.rem_euclid(i64::from(self.of)) == i64::from(self.number) - 1
     }
 }
@@ -215,9 +222,9 @@ pub(crate) fn lookback_from(window: &WindowConfig, today: Date) -> Date {
 }
 
 /// The state of a slice fetched at `fetched_at`.
-pub(crate) fn state_of(day: Date, window: &WindowConfig, fetched_at: Timestamp) -> State {
+pub(crate) fn state_of(period: Period, window: &WindowConfig, fetched_at: Timestamp) -> State {
     let settle = SignedDuration::from_hours(i64::from(window.settle_hours));
-    match end_of_day(day, &window.timezone).checked_add(settle) {
+    match end_of_day(period.last_day(), &window.timezone).checked_add(settle) {
         Ok(settled) if fetched_at >= settled => State::Closed,
         _ => State::Open,
     }
@@ -247,6 +254,7 @@ mod tests {
             timezone: TimeZone::UTC,
             lookback_days: 3,
             settle_hours: 24,
+            slice: None,
         }
     }
 
@@ -322,10 +330,7 @@ mod tests {
     #[test]
     fn the_share_of_a_slice_never_changes() {
         let share = |day: &str, direction| {
-            let slice = Slice {
-                day: parse_day(day).unwrap(),
-                direction,
-            };
+            let slice = Slice::of_day(parse_day(day).unwrap(), direction);
             let shares = (1..=4).map(|number| Shard { number, of: 4 });
             let holding: Vec<u32> = shares
                 .filter(|shard| shard.holds(slice))
@@ -346,7 +351,13 @@ mod tests {
             timezone: TimeZone::get("America/New_York").unwrap(),
             ..window(None)
         };
-        let state = |text: &str| state_of(day("2026-10-01"), &window, text.parse().unwrap());
+        let state = |text: &str| {
+            state_of(
+                Period::day(day("2026-10-01")),
+                &window,
+                text.parse().unwrap(),
+            )
+        };
         assert_eq!(state("2026-10-03T03:59:59Z"), State::Open);
         assert_eq!(state("2026-10-03T04:00:00Z"), State::Closed);
     }
@@ -356,10 +367,8 @@ mod tests {
         let slices: Vec<Slice> = Direction::ALL
             .into_iter()
             .flat_map(|direction| {
-                ["1969-12-31", "1970-01-01", "2026-10-01", "2026-10-02"].map(|text| Slice {
-                    day: day(text),
-                    direction,
-                })
+                ["1969-12-31", "1970-01-01", "2026-10-01", "2026-10-02"]
+                    .map(|text| Slice::of_day(day(text), direction))
             })
             .collect();
         for of in 1..=5 {
@@ -375,10 +384,7 @@ mod tests {
         }
         // 2026-10-01 is day 20,727: placed 41,454, received 41,455.
         let first: Shard = "3/4".parse().unwrap();
-        assert!(first.holds(Slice {
-            day: day("2026-10-01"),
-            direction: Direction::Placed,
-        }));
+        assert!(first.holds(Slice::of_day(day("2026-10-01"), Direction::Placed)));
         for wrong in ["0/4", "5/4", "1", "a/b", "1/0", "-1/4", ""] {
             assert!(wrong.parse::<Shard>().is_err(), "{wrong}");
         }

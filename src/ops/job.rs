@@ -97,6 +97,7 @@ impl Job {
         let plan = plan(&self.config, &self.selection, Some(&lake), Timestamp::now()).await?;
         let options = RunOptions {
             allow_shrink: self.allow_shrink,
+            include_today: self.selection.include_today,
             ..RunOptions::default()
         };
         Ok(self.carry_out(lake, plan, options).await)

@@ -139,7 +139,7 @@ impl Load {
         )?;
         let slices: Vec<(Slice, u64)> = export
             .days()
-            .map(|(day, records)| (Slice { day, direction }, records))
+            .map(|(day, records)| (Slice::of_day(day, direction), records))
             .collect();
         // A wrong export is reported before a lake is made.
         plan_load(config, &slices, self.refresh, None, now).await?;
@@ -181,7 +181,7 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
 /// Remarks on slices that differ in the lake.
 fn remark_on_differing(planned: &LoadPlan) -> Vec<Remark> {
     let days = |slices: &[Slice]| {
-        let days = slices.iter().map(|slice| slice.day.to_string());
+        let days = slices.iter().map(|slice| slice.period.to_string());
         (!slices.is_empty()).then(|| joined_names(days))
     };
     let differing = days(&planned.differing).map(|days| {

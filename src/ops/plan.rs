@@ -12,6 +12,7 @@ use object_store::path::Path;
 use super::days::{Selection, is_from_the_future, lookback_from, today};
 use super::open::find_lake;
 use super::{Error, UsageError};
+use crate::cdr::period::Period;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, timezone_name};
 use crate::error::counted;
@@ -170,24 +171,24 @@ pub async fn plan(
         foreign: std::mem::take(&mut found.table.foreign),
         replaced: found.replaced_before(keep_limit(config, now)),
     };
-    let mut day = *days.start();
-    while day <= *days.end() {
+    let unit = match lake {
+        Some(lake) => lake.identity.period_unit(),
+        None => config.window.slice.unwrap_or_default(),
+    };
+    for period in Period::touching(days, unit) {
         for &direction in &directions {
-            let slice = Slice { day, direction };
+            let slice = Slice::new(period, direction);
             if selection.shard.is_some_and(|shard| !shard.holds(slice)) {
                 continue;
             }
-            let why = if day >= today {
+            let why = if period.first_day() >= today {
                 Some(DueReason::Today)
             } else {
-                found.why_due(slice, selection.refresh, day >= lookback_from, now)
+                let in_lookback = period.last_day() >= lookback_from;
+                found.why_due(slice, selection.refresh, in_lookback, now)
             };
             plan.add(slice, why, &found);
         }
-        day = match day.tomorrow() {
-            Ok(next) => next,
-            Err(_) => break,
-        };
     }
     plan.sort();
     Ok(plan)
@@ -266,7 +267,7 @@ pub(crate) async fn plan_load(
     now: Timestamp,
 ) -> Result<LoadPlan, Error> {
     let today = today(&config.window, now);
-    let days = slices.iter().map(|(slice, _)| slice.day);
+    let days = slices.iter().map(|(slice, _)| slice.period.first_day());
     let days = days.filter(|day| *day < today);
     let (Some(first), Some(last)) = (days.clone().min(), days.clone().max()) else {
         return Err(Error::Usage(if slices.is_empty() {
@@ -285,7 +286,10 @@ pub(crate) async fn plan_load(
         replaced: found.replaced_before(keep_limit(config, now)),
     };
     let mut differing = Vec::new();
-    for &(slice, records) in slices.iter().filter(|(slice, _)| slice.day < today) {
+    for &(slice, records) in slices
+        .iter()
+        .filter(|(slice, _)| slice.period.last_day() < today)
+    {
         let why = match found.why_due(slice, refresh, false, now) {
             // The table matches the ledger. The next run does the rest.
             Some(
@@ -439,8 +443,8 @@ impl Plan {
 
     fn sort(&mut self) {
         self.due.sort_by_key(|due| {
-            let Slice { day, direction } = due.slice;
-            (!due.why.is_repair(), Reverse(day), direction)
+            let Slice { period, direction } = due.slice;
+            (!due.why.is_repair(), Reverse(period), direction)
         });
     }
 }
@@ -496,10 +500,7 @@ mod tests {
 
     #[test]
     fn a_slice_is_due_for_the_gravest_reason() {
-        let slice = Slice {
-            day: parse_day("2026-10-01").unwrap(),
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(parse_day("2026-10-01").unwrap(), Direction::Placed);
         let now: Timestamp = "2026-10-10T00:00:00Z".parse().unwrap();
         let found = |size_bytes| ObjectState {
             path: "x".into(),

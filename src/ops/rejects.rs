@@ -111,7 +111,7 @@ impl Rejects {
                 Some((slice, of_failure, path))
             })
             .filter(|(slice, ..)| {
-                days.contains(&slice.day) && directions.contains(&slice.direction)
+                slice.period.touches(&days) && directions.contains(&slice.direction)
             })
             .collect();
         files.sort();
@@ -210,13 +210,13 @@ async fn collect(
                     code,
                     records: 0,
                     slices: 0,
-                    first_day: slice.day,
-                    last_day: slice.day,
+                    first_day: slice.period.first_day(),
+                    last_day: slice.period.last_day(),
                     example,
                 });
             group.records += records;
             group.slices += 1;
-            group.last_day = slice.day;
+            group.last_day = slice.period.last_day();
         }
     }
     let mut groups: Vec<Group> = groups.into_values().collect();

@@ -153,7 +153,9 @@ impl LakeStatus {
         for day in all_days {
             let slices: Vec<SliceStatus> = directions
                 .iter()
-                .map(|&direction| slice_status(direction, entries.get(&Slice { day, direction })))
+                .map(|&direction| {
+                    slice_status(direction, entries.get(&Slice::of_day(day, direction)))
+                })
                 .collect();
             for slice in &slices {
                 *match slice.state {
@@ -298,10 +300,7 @@ mod tests {
     use crate::lake::ledger::tests::commit;
 
     fn entry(day: Date, rows: u64, state: State) -> (Slice, LedgerEntry) {
-        let slice = Slice {
-            day,
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(day, Direction::Placed);
         let mut commit = commit(None, state);
         commit.counts.rows = rows;
         commit.counts.records = rows;
@@ -353,10 +352,7 @@ mod tests {
                 )
             })
             .collect();
-        let dead = Slice {
-            day: parse_day("2026-09-16").unwrap(),
-            direction: Direction::Placed,
-        };
+        let dead = Slice::of_day(parse_day("2026-09-16").unwrap(), Direction::Placed);
         let pending = crate::lake::ledger::Pending {
             run: String::new(),
             token: String::new(),

@@ -224,7 +224,7 @@ async fn days(lake: &Lake, which: &LoadScope, changes: Option<&Changes>) -> Resu
     let directions: BTreeSet<Direction> = slices.iter().map(|slice| slice.direction).collect();
     let days = match which {
         LoadScope::Days(range) => {
-            let days = slices.into_iter().map(|slice| slice.day);
+            let days = slices.into_iter().map(|slice| slice.period.first_day());
             days.filter(|day| range.contains(day)).collect()
         }
         LoadScope::ChangedBy(run) => changed_by(run, lake, changes).await?,
@@ -237,7 +237,7 @@ async fn days(lake: &Lake, which: &LoadScope, changes: Option<&Changes>) -> Resu
         return Ok(days);
     };
     for (slice, entry) in entries(lake, first..=last).await? {
-        if let Some(slices) = days.get_mut(&slice.day) {
+        if let Some(slices) = days.get_mut(&slice.period.first_day()) {
             slices.insert(slice.direction, content(entry));
         }
     }

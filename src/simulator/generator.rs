@@ -10,8 +10,8 @@ use jiff::tz::TimeZone;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 use crate::cdr::amount::Amount;
+use crate::cdr::day::day_number;
 use crate::cdr::day::{end_of_day, start_of_day};
-use crate::cdr::digest::day_number;
 use crate::cdr::slice::{Direction, Slice};
 
 /// The order of the keys in a record.
@@ -137,7 +137,7 @@ impl Generator {
     /// Number of calls up to `now`. Days are UTC days.
     pub fn count(&self, slice: Slice, now: Timestamp) -> u64 {
         let mut rng = self.rng(slice, u64::MAX);
-        let weekday = match slice.day.weekday() {
+        let weekday = match slice.period.first_day().weekday() {
             jiff::civil::Weekday::Saturday => 55,
             jiff::civil::Weekday::Sunday => 40,
             _ => 121,
@@ -150,8 +150,8 @@ impl Generator {
         let factor = weekday * share * (95 + rng.u64(0..=10));
         let whole_day = scale(self.calls_per_day, factor, 1_000_000);
         let (start, end) = (
-            start_of_day(slice.day, &TimeZone::UTC),
-            end_of_day(slice.day, &TimeZone::UTC),
+            start_of_day(slice.period.first_day(), &TimeZone::UTC),
+            end_of_day(slice.period.first_day(), &TimeZone::UTC),
         );
         if now >= end {
             return whole_day;
@@ -166,7 +166,7 @@ impl Generator {
     pub fn call(&self, slice: Slice, index: u64) -> Call {
         let mut rng = self.rng(slice, index);
         let day_count = self.count(slice, Timestamp::MAX);
-        let time = time_of(slice.day, index, day_count, &mut rng);
+        let time = time_of(slice.period.first_day(), index, day_count, &mut rng);
         let disposition = pick_disposition(&mut rng);
         let answered = disposition == "answered";
         let duration_seconds = if answered { talk_time(&mut rng) } else { 0 };
@@ -333,7 +333,7 @@ impl Generator {
     fn rng(&self, slice: Slice, index: u64) -> fastrand::Rng {
         let mut name = [0; 13];
         name[0] = slice.direction as u8;
-        name[1..5].copy_from_slice(&day_number(slice.day).to_le_bytes());
+        name[1..5].copy_from_slice(&day_number(slice.period.first_day()).to_le_bytes());
         name[5..].copy_from_slice(&index.to_le_bytes());
         fastrand::Rng::with_seed(xxh3_64_with_seed(&name, self.seed))
     }
@@ -463,10 +463,7 @@ mod tests {
     }
 
     fn slice(direction: Direction) -> Slice {
-        Slice {
-            day: parse_day("2026-10-01").unwrap(),
-            direction,
-        }
+        Slice::of_day(parse_day("2026-10-01").unwrap(), direction)
     }
 
     #[test]
@@ -475,8 +472,8 @@ mod tests {
             let slice = slice(direction);
             let count = generator(KeyOrder::Fixed).count(slice, Timestamp::MAX);
             assert!(count > 500);
-            let day =
-                start_of_day(slice.day, &TimeZone::UTC)..end_of_day(slice.day, &TimeZone::UTC);
+            let day = start_of_day(slice.period.first_day(), &TimeZone::UTC)
+                ..end_of_day(slice.period.first_day(), &TimeZone::UTC);
             for index in 0..count {
                 let [fixed, shuffled] = [KeyOrder::Fixed, KeyOrder::Shuffled].map(|order| {
                     let generator = generator(order);

@@ -72,7 +72,7 @@ impl Rendered {
     fn path(&self, slice: Slice) -> PathBuf {
         self.directory
             .path()
-            .join(format!("{}-{}.ndjson", slice.direction, slice.day))
+            .join(format!("{}-{}.ndjson", slice.direction, slice.period))
     }
 }
 
@@ -149,7 +149,7 @@ fn slices(days: &RangeInclusive<Date>) -> impl Iterator<Item = Slice> + use<> {
     let (start, end) = (*days.start(), *days.end());
     let days = std::iter::successors(Some(start), |day| day.tomorrow().ok())
         .take_while(move |day| *day <= end);
-    days.flat_map(|day| Direction::ALL.map(|direction| Slice { day, direction }))
+    days.flat_map(|day| Direction::ALL.map(|direction| Slice::of_day(day, direction)))
 }
 
 /// An error response.
@@ -277,10 +277,7 @@ impl CallQuery {
     /// The slice, if the request asks for exactly one slice without filters.
     fn whole_slice(&self) -> Option<Slice> {
         let one_day = self.days.start() == self.days.end();
-        (one_day && !self.has_filter()).then(|| Slice {
-            day: *self.days.start(),
-            direction: self.direction,
-        })
+        (one_day && !self.has_filter()).then(|| Slice::of_day(*self.days.start(), self.direction))
     }
 
     /// The calls from number `skip` on. Without filters, skipped calls are not generated.
@@ -467,7 +464,7 @@ async fn stream_response(
     }
     let body = match (&simulator.rendered, whole_slice) {
         (Some(rendered), Some(slice))
-            if format == Format::Json && rendered.days.contains(&slice.day) =>
+            if format == Format::Json && rendered.days.contains(&slice.period.first_day()) =>
         {
             let file = tokio::fs::File::open(rendered.path(slice)).await;
             let file = file

@@ -16,8 +16,9 @@ use arrow::record_batch::RecordBatch;
 use super::encode::intern::TextInterner;
 use crate::cdr::amount::Amount;
 use crate::cdr::columns::{COLUMNS, Kind, RowSink, RowSource, amount_type, schema};
+use crate::cdr::day::day_number;
 use crate::cdr::decode::Record;
-use crate::cdr::digest::day_number;
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::{Direction, Slice};
 
 /// Rows of a batch: enough to amortise its overhead, few enough for a processor's cache.
@@ -220,6 +221,8 @@ pub struct BatchBuilder {
     times: [NumberBuilder<TimestampMicrosecondType>; TIMES],
     seconds: [NumberBuilder<Int32Type>; SECONDS],
     amounts: [NumberBuilder<Decimal128Type>; AMOUNTS],
+    /// The day of each row, if the slice has several.
+    days: NumberBuilder<Date32Type>,
 }
 
 impl BatchBuilder {
@@ -234,6 +237,7 @@ impl BatchBuilder {
             times: Default::default(),
             seconds: Default::default(),
             amounts: Default::default(),
+            days: NumberBuilder::default(),
         }
     }
 
@@ -247,6 +251,11 @@ impl BatchBuilder {
             seconds: self.seconds.iter_mut(),
             amounts: self.amounts.iter_mut(),
         });
+        if self.slice.period.unit() == PeriodUnit::Month {
+            let first = || day_number(self.slice.period.first_day());
+            self.days
+                .append(Some(record.source_day.unwrap_or_else(first)));
+        }
         self.rows += 1;
     }
 
@@ -271,13 +280,19 @@ impl BatchBuilder {
         self.text_bytes = 0;
         let (mut texts, mut names) = (self.texts.iter_mut(), self.names.iter_mut());
         let (mut times, mut seconds) = (self.times.iter_mut(), self.seconds.iter_mut());
-        let mut amounts = self.amounts.iter_mut();
+        let (mut amounts, days) = (self.amounts.iter_mut(), &mut self.days);
         let columns = COLUMNS.iter().map(|column| -> ArrayRef {
             match column.kind {
                 Kind::Id | Kind::PhoneNumber | Kind::Json => Arc::new(next(&mut texts).finish()),
                 Kind::Name => next(&mut names).finish(),
                 Kind::Direction => directions(slice.direction, rows),
-                Kind::Day => Arc::new(Date32Array::from_value(day_number(slice.day), rows)),
+                Kind::Day => match slice.period.unit() {
+                    PeriodUnit::Day => {
+                        let day = day_number(slice.period.first_day());
+                        Arc::new(Date32Array::from_value(day, rows))
+                    }
+                    PeriodUnit::Month => Arc::new(days.finish()),
+                },
                 Kind::Time => Arc::new(next(&mut times).finish().with_timezone("UTC")),
                 Kind::Seconds => Arc::new(next(&mut seconds).finish()),
                 Kind::Amount => {
@@ -338,11 +353,11 @@ impl RowSink for RowAppender<'_> {
         next(&mut self.amounts).append(amount.map(|amount| i128::from(amount.nanos())));
     }
 
-    // `finish` fills these columns.
+    // The builder fills these columns.
     #[inline]
     fn direction(&mut self) {}
     #[inline]
-    fn day(&mut self) {}
+    fn day(&mut self, _: Option<i32>) {}
 }
 
 /// Reads records back from a batch: the reverse of [`BatchBuilder`].
@@ -354,6 +369,8 @@ pub(crate) struct Rows<'a> {
     times: Vec<&'a TimestampMicrosecondArray>,
     seconds: Vec<&'a Int32Array>,
     amounts: Vec<&'a Decimal128Array>,
+    /// If the slice has several days.
+    days: Option<&'a Date32Array>,
 }
 
 impl<'a> Rows<'a> {
@@ -381,9 +398,12 @@ impl<'a> Rows<'a> {
                     is_of_slice &= array.as_string::<i32>().iter().all(|found| found == name);
                 }
                 Kind::Day => {
-                    let day = Some(day_number(slice.day));
                     let days = array.as_primitive::<Date32Type>();
-                    is_of_slice &= days.iter().all(|found| found == day);
+                    let [first, last] = [slice.period.first_day(), slice.period.last_day()];
+                    let of_slice = Some(day_number(first))..=Some(day_number(last));
+                    is_of_slice &= days.iter().all(|found| of_slice.contains(&found));
+                    let has_several = slice.period.unit() == PeriodUnit::Month;
+                    rows.days = has_several.then_some(days);
                 }
                 Kind::Id | Kind::PhoneNumber | Kind::Name | Kind::Json => {
                     rows.texts.push(array.as_string());
@@ -409,6 +429,7 @@ impl<'a> Rows<'a> {
                 times: self.times.iter(),
                 seconds: self.seconds.iter(),
                 amounts: self.amounts.iter(),
+                days: self.days,
             })
         })
     }
@@ -421,6 +442,7 @@ struct RowReader<'r, 'a> {
     times: Iter<'r, &'a TimestampMicrosecondArray>,
     seconds: Iter<'r, &'a Int32Array>,
     amounts: Iter<'r, &'a Decimal128Array>,
+    days: Option<&'a Date32Array>,
 }
 
 impl<'a> RowSource<'a> for RowReader<'_, 'a> {
@@ -446,5 +468,9 @@ impl<'a> RowSource<'a> for RowReader<'_, 'a> {
             let nanos = i64::try_from(amounts.value(self.row));
             Amount::from_nanos(nanos.expect("eighteen digits fit 64 bits"))
         })
+    }
+
+    fn day(&mut self) -> Option<i32> {
+        self.days.map(|days| days.value(self.row))
     }
 }

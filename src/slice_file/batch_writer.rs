@@ -160,10 +160,7 @@ mod tests {
         }
     }
 
-    const SLICE: Slice = Slice {
-        day: jiff::civil::date(2026, 10, 1),
-        direction: Direction::Placed,
-    };
+    const SLICE: Slice = Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Placed);
 
     /// Records that differ in the fields that are present.
     fn records(rows: usize) -> Vec<Record<'static>> {

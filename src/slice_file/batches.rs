@@ -244,10 +244,7 @@ mod tests {
     use super::*;
     use crate::cdr::slice::Direction;
 
-    const SLICE: Slice = Slice {
-        day: jiff::civil::date(2026, 10, 1),
-        direction: Direction::Placed,
-    };
+    const SLICE: Slice = Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Placed);
 
     fn call(id: usize) -> String {
         format!("{{\"date\":\"2026-10-01T10:00:00Z\",\"call_id\":\"{id}\"}}\n")

@@ -10,9 +10,11 @@
 //! not grow with the slice.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use jiff::civil::Date;
 use jiff::tz::TimeZone;
 
 use super::dedupe::duplicates::DuplicateFinder;
@@ -24,11 +26,12 @@ use crate::body::csv::HeaderError;
 use crate::body::decompress::{DecompressError, Encoding};
 use crate::body::framing::{BodySummary, Boundary, Format, FramingError, Position, Separator};
 use crate::body::reader::{BodyLimits, Item, RecordReader};
+use crate::cdr::day::PeriodDays;
 use crate::cdr::decode::{DecodeError, Decoder, LocalTimes, Record, RejectReason};
 use crate::cdr::digest::{Digest, RowHasher};
 use crate::cdr::hiding::RecordPrivacy;
 use crate::cdr::slice::Slice;
-use crate::cdr::tally::{Counts, RowTally, Totals};
+use crate::cdr::tally::{Counts, DayTotals, RowTally, Totals};
 use crate::error::sanitized_excerpt;
 use crate::privacy::{Credentials, Privacy, is_redacted};
 use crate::retry::{Fate, RetryHint, RetryReason, StopCause};
@@ -38,8 +41,8 @@ use crate::retry::{Fate, RetryHint, RetryReason, StopCause};
 pub struct ConvertOptions {
     /// The slice the records belong to.
     pub slice: Slice,
-    /// The slice's day, from its first instant to the next day's, in microseconds since 1970.
-    pub day_us: std::ops::Range<i64>,
+    /// The slice's days, in the time zone of the lake.
+    pub days: PeriodDays,
     /// The names of the files from which the slice is loaded. If set, its records are passed with
     /// `Converter::copied` and `Converter::begin_lines`.
     pub export_files: Option<Arc<[String]>>,
@@ -67,7 +70,7 @@ impl ConvertOptions {
     pub(crate) fn of_test(slice: Slice, spool_dir: &Path) -> Self {
         Self {
             slice,
-            day_us: crate::cdr::day::day_us(slice.day, &TimeZone::UTC),
+            days: PeriodDays::new(slice.period, &TimeZone::UTC),
             export_files: None,
             spool_dir: spool_dir.to_owned(),
             max_record_bytes: 1_000,
@@ -270,12 +273,10 @@ impl Converter {
     /// [`ConvertError`] if the spool file cannot be created.
     pub fn try_new(options: ConvertOptions) -> Result<Self, ConvertError> {
         let spool = |extension: &str| {
-            options.spool_dir.join(format!(
-                "{}-{}.{extension}",
-                options.slice.direction, options.slice.day
-            ))
+            let stem = crate::store::layout::stem(options.slice);
+            options.spool_dir.join(format!("{stem}.{extension}"))
         };
-        for extension in ["rejects", "rewrite"] {
+        for extension in ["rejects", "rewrite", "sorted"] {
             remove_leftover(&spool(extension))
                 .map_err(|source| spool_error(&options.spool_dir, source))?;
         }
@@ -297,7 +298,7 @@ impl Converter {
                 decoder: Decoder::new(LocalTimes::new(options.assume_timezone.clone())),
                 hasher: RowHasher::new(options.slice),
                 digest: Digest::default(),
-                tally: RowTally::new(options.day_us.clone()),
+                tally: RowTally::new(options.days.range_us()),
                 records: 0,
                 body: BodyTally::default(),
                 missing_fields: Vec::new(),
@@ -464,6 +465,7 @@ impl Pipeline {
                 self.redacted += u64::from(is_redacted);
                 let is_suppressed = self.privacy.suppresses(record);
                 self.privacy.hide(record);
+                record.source_day = self.options.days.day_of(record.call_time_us);
                 self.row(record, is_suppressed)
             }
             Err(DecodeError::ServerError { message }) => {
@@ -601,7 +603,7 @@ impl Pipeline {
                 counts.repeated += found.duplicates;
             } else if found.duplicates > 0 {
                 counts.duplicates += found.duplicates;
-                tally = RowTally::new(self.options.day_us.clone());
+                tally = RowTally::new(self.options.days.range_us());
                 digest = Digest::default();
                 spooled = spooled.without_rows(found.surplus, |record| {
                     tally.add(record);
@@ -609,15 +611,21 @@ impl Pipeline {
                 })?;
             }
         }
+        if !tally.is_sorted() {
+            spooled = spooled.sorted_by_day(tally.rows_by_day())?;
+        }
         tally.count_into(&mut counts);
+        let far_outside = tally.far_outside;
+        let (totals, days) = tally.into_totals();
         Ok(Converted {
-            far_outside_day: tally.far_outside_day,
+            far_outside,
             spooled,
             rejects,
             first_reject,
             missing_fields: self.missing_fields,
             counts,
-            totals: tally.into_totals(),
+            totals,
+            days,
             digest,
         })
     }
@@ -651,10 +659,12 @@ pub struct Converted {
     pub missing_fields: Vec<&'static str>,
     /// Counts of records and rows.
     pub counts: Counts,
-    /// Rows so far outside the slice's day that they belong to another day.
-    pub far_outside_day: u64,
+    /// Rows so far outside the slice's period that they belong to another one.
+    pub far_outside: u64,
     /// Sums over the rows.
     pub totals: Totals,
+    /// Sums over the rows of each day, if the slice has several.
+    pub days: BTreeMap<Date, DayTotals>,
     /// Digest of the rows.
     pub digest: Digest,
 }

@@ -119,10 +119,7 @@ mod tests {
 
     fn statistics_of(records: &[Record<'_>], row_group_rows: usize) -> FileStatistics {
         let spool = tempfile::tempdir().unwrap();
-        let slice = Slice {
-            day: jiff::civil::date(2026, 10, 1),
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Placed);
         let options = ParquetOptions {
             compression: Compression::UNCOMPRESSED,
             row_group_rows,

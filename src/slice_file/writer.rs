@@ -1,5 +1,6 @@
 //! Writes the rows of a slice to a Parquet file in the spool, and reads such files back.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -30,6 +31,11 @@ pub(crate) const SLICE_KEY: &str = "cdrlake.slice";
 const MAX_ROW_TEXT_KEY: &str = "cdrlake.max_row_text_bytes";
 /// Rows read at once if the file lacks [`MAX_ROW_TEXT_KEY`].
 const CAUTIOUS_BATCH_ROWS: usize = 64;
+
+/// Most rows that are held in memory to sort them by day.
+const SORTED_ROWS: usize = 32_768;
+/// Most bytes of their text.
+const SORTED_TEXT_BYTES: usize = 16 << 20;
 
 /// Read buffer for checksums.
 const CHECKSUM_BUFFER_BYTES: usize = 256 << 10;
@@ -272,6 +278,55 @@ impl SpooledRows {
             statistics: FileStatistics::of(footer.metadata()),
             ..finished
         })
+    }
+
+    /// Rewrites the file in the order of its days, which have these numbers of rows. Rows of one
+    /// day keep their order.
+    ///
+    /// Reads the file once for every [`SORTED_ROWS`] rows, and once for every day with more rows.
+    /// Memory: as for writing, and these rows.
+    ///
+    /// # Errors
+    /// [`WriteError`] if either file cannot be written or read.
+    pub fn sorted_by_day(self, days: impl Iterator<Item = (i32, u64)>) -> Result<Self, WriteError> {
+        let path = self.file.path.with_extension("sorted");
+        let slice = self.file.slice;
+        let mut sorted = SpoolWriter::try_new(&path, slice, &self.file.options)?;
+        let row_text_bytes = self.file.max_row_text_bytes.max(1);
+        let most_rows = (SORTED_TEXT_BYTES / row_text_bytes).clamp(1, SORTED_ROWS) as u64;
+        let mut days = days.peekable();
+        while let Some((first, mut rows)) = days.next() {
+            let mut last = first;
+            while let Some((day, more)) = days.next_if(|(_, more)| rows + more <= most_rows) {
+                last = day;
+                rows += more;
+            }
+            if first == last {
+                self.read(|record| {
+                    if record.source_day == Some(first) {
+                        sorted.append(record)?;
+                    }
+                    Ok::<(), WriteError>(())
+                })?;
+                continue;
+            }
+            let mut by_day = BTreeMap::new();
+            self.read(|record| {
+                if let Some(day) = record.source_day.filter(|day| (first..=last).contains(day)) {
+                    let rows = by_day.entry(day);
+                    rows.or_insert_with(|| BatchBuilder::new(slice))
+                        .append(record);
+                }
+                Ok::<(), WriteError>(())
+            })?;
+            for mut rows in by_day.into_values() {
+                let batch = rows.finish();
+                let rows = Rows::try_new(&batch, slice)
+                    .map_err(|source| error(&self.file.path, "sort", source.into()))?;
+                rows.iter().try_for_each(|record| sorted.append(&record))?;
+            }
+        }
+        sorted.end()
     }
 
     /// Rewrites the file without the rows numbered in `surplus` (ascending). Calls `kept` for every

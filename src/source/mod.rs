@@ -19,6 +19,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
 use jiff::Timestamp;
+use jiff::civil::Date;
 
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
@@ -34,7 +35,7 @@ use files::DayReader;
 /// use std::sync::Arc;
 ///
 /// use cdrlake::{
-///     Asked, Body, Config, Credentials, Encoding, Format, Job, Selection, Slice, Source,
+///     Asked, Body, Config, Credentials, Encoding, Format, Job, Request, Selection, Source,
 ///     SourceError,
 /// };
 /// use futures::{StreamExt, stream};
@@ -45,15 +46,15 @@ use files::DayReader;
 ///
 /// #[async_trait::async_trait]
 /// impl Source for OneCall {
-///     async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
-///         let day = slice.day;
+///     async fn open(&self, request: Request) -> Result<Body, SourceError> {
+///         let Request { slice, last_day: day } = request;
 ///         let call = format!("{{\"date\":\"{day}T10:00:00Z\",\"call_id\":\"{slice}\"}}\n");
 ///         let chunks = stream::iter([Ok(call.into())]).boxed();
 ///         let asked = Asked { url: "memory:".to_owned(), query: Vec::new() };
 ///         Ok(Body::new(asked, Encoding::Identity, Format::Json, chunks))
 ///     }
 ///
-///     async fn count(&self, _: Slice) -> Result<u64, SourceError> {
+///     async fn count(&self, _: Request) -> Result<u64, SourceError> {
 ///         Ok(1)
 ///     }
 ///
@@ -78,13 +79,13 @@ pub trait Source: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`SourceError`]; the body's own errors come from [`Body::chunk`].
-    async fn open(&self, slice: Slice) -> Result<Body, SourceError>;
+    async fn open(&self, request: Request) -> Result<Body, SourceError>;
 
     /// The provider's own count of a slice.
     ///
     /// # Errors
     /// [`SourceError`]: [`SourceError::Permanent`] if the provider gives none.
-    async fn count(&self, slice: Slice) -> Result<u64, SourceError>;
+    async fn count(&self, request: Request) -> Result<u64, SourceError>;
 
     /// Credentials, which nothing that is stored or shown may contain.
     fn credentials(&self) -> &Arc<Credentials>;
@@ -95,7 +96,7 @@ pub trait Source: fmt::Debug + Send + Sync {
     ///
     /// # Errors
     /// [`SourceError`], also if there is no such page.
-    async fn page(&self, _slice: Slice, _page: u64) -> Result<Body, SourceError> {
+    async fn page(&self, _request: Request, _page: u64) -> Result<Body, SourceError> {
         let problem = "this source has no pages";
         Err(SourceError::Permanent(problem.to_owned()))
     }
@@ -114,6 +115,26 @@ pub trait Source: fmt::Debug + Send + Sync {
 
     /// Holds back everything that is asked from now on, for so long. By default nothing is.
     fn slow_down(&self, _wait: Duration) {}
+}
+
+/// What is asked of a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The slice.
+    pub slice: Slice,
+    /// The last day of its period that is asked for: an earlier one than the period's last day if
+    /// that has not ended.
+    pub last_day: Date,
+}
+
+impl Request {
+    /// The whole period of a slice.
+    pub fn whole(slice: Slice) -> Self {
+        Self {
+            slice,
+            last_day: slice.period.last_day(),
+        }
+    }
 }
 
 /// Bytes as they come in.

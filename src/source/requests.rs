@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Source, SourceError};
+use super::{Request, Source, SourceError};
 use crate::cdr::slice::Slice;
 use crate::config::SourceConfig;
 use crate::retry::{Fate, Retry, RetryHint, RetryPolicy};
@@ -32,10 +32,10 @@ pub(crate) fn deadline(config: &SourceConfig) -> Instant {
 pub(crate) async fn count_with_retries(
     source: &dyn Source,
     config: &SourceConfig,
-    slice: Slice,
+    request: Request,
 ) -> Result<u64, SourceError> {
     let retry = Retry::new(config.into(), Some(deadline(config)));
-    request_with_retries(source, retry, slice, || source.count(slice)).await
+    request_with_retries(source, retry, request.slice, || source.count(request)).await
 }
 
 /// Asks until the answer is good, or there is no further try.

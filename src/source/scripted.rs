@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::{StreamExt, stream};
 
-use super::{Body, Paging, Source, SourceError};
+use super::{Body, Paging, Request, Source, SourceError};
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
 use crate::cdr::slice::Slice;
@@ -82,7 +82,7 @@ impl ScriptedSource {
             }
         };
         let lines = (first_call..first_call + calls).map(move |call| {
-            let day = slice.day;
+            let day = slice.period.first_day();
             Ok(Bytes::from(format!(
                 "{{\"call_id\":\"{call}\",\"date\":\"{day}T10:00:00Z\",\"duration\":26}}\n"
             )))
@@ -107,12 +107,12 @@ fn body(
 
 #[async_trait]
 impl Source for ScriptedSource {
-    async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
-        self.next(slice, 0)
+    async fn open(&self, request: Request) -> Result<Body, SourceError> {
+        self.next(request.slice, 0)
     }
 
-    async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
-        let mut body = self.next(slice, page * 1_000)?;
+    async fn page(&self, request: Request, page: u64) -> Result<Body, SourceError> {
+        let mut body = self.next(request.slice, page * 1_000)?;
         let mut held = Vec::new();
         while let Some(chunk) = body.chunk().await? {
             held.push(Ok(chunk));
@@ -121,8 +121,8 @@ impl Source for ScriptedSource {
         Ok(body)
     }
 
-    async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
-        let count = self.counts.get(&slice).copied();
+    async fn count(&self, request: Request) -> Result<u64, SourceError> {
+        let count = self.counts.get(&request.slice).copied();
         count.ok_or_else(|| SourceError::Permanent("the script has no count".to_owned()))
     }
 

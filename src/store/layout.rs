@@ -21,6 +21,7 @@
 
 use object_store::path::Path;
 
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice, parse_day};
 
 /// The table's directory. Readers treat every file below it as data.
@@ -49,14 +50,17 @@ pub const STAGING: &str = "_cdrlake/staging";
 /// checkpoints for calls.
 pub const DELTA_LOG: &str = "_delta_log";
 
-/// The directory of the table that holds the files of a day.
-pub fn partition(day: jiff::civil::Date) -> Path {
-    Path::from(format!("{TABLE}/dt={day}"))
+/// Digits of the token that makes a file's name unique.
+const TOKEN_DIGITS: usize = 32;
+
+/// The directory of the table that holds the files of a period.
+pub fn partition(period: Period) -> Path {
+    Path::from(format!("{TABLE}/dt={}", period.first_day()))
 }
 
 /// What the names of a slice's files begin with: in the table, among the leases and in the spool.
 pub fn stem(slice: Slice) -> String {
-    format!("{}-{}", slice.direction, slice.day)
+    format!("{}-{}", slice.direction, slice.period)
 }
 
 /// The slice whose lease a process holds while it writes to `path`: a file of the table, or
@@ -70,12 +74,20 @@ pub fn leased_slice(path: &Path) -> Option<Slice> {
     }
     let (name, day) = (path.filename()?, partition_day(path)?);
     let is_in_partition = path.parts().count() == 3;
-    let mut slices = Direction::ALL
-        .map(|direction| Slice { day, direction })
-        .into_iter();
+    let units = PeriodUnit::ALL.into_iter();
+    let periods = units.map(|(_, unit)| Period::containing(day, unit));
+    let periods = periods.filter(|period| period.first_day() == day);
+    let mut slices = periods.flat_map(|it| Direction::ALL.map(|to| Slice::new(it, to)));
     slices.find(|&slice| {
         let rest = name.strip_prefix(&*stem(slice));
-        is_in_partition && rest.is_some_and(|rest| rest.starts_with(['.', '-']))
+        // The stem of a day begins like that of its month. A token is longer than a day.
+        let may_follow = |rest: &str| match slice.period.unit() {
+            PeriodUnit::Day => rest.starts_with(['.', '-']),
+            PeriodUnit::Month => {
+                rest.starts_with('.') || (rest.starts_with('-') && rest.len() > TOKEN_DIGITS)
+            }
+        };
+        is_in_partition && rest.is_some_and(may_follow)
     })
 }
 
@@ -87,7 +99,10 @@ pub fn partition_day(path: &Path) -> Option<jiff::civil::Date> {
 
 /// The slice's ledger entry.
 pub fn ledger_entry(slice: Slice) -> Path {
-    Path::from(format!("{LEDGER}/{}/{}.json", slice.direction, slice.day))
+    Path::from(format!(
+        "{LEDGER}/{}/{}.json",
+        slice.direction, slice.period
+    ))
 }
 
 /// The directory of a direction's ledger entries.
@@ -97,7 +112,7 @@ pub fn ledger(direction: Direction) -> Path {
 
 /// The slice whose ledger entry lies at `path`; `None` for any other file.
 pub fn ledger_slice(path: &Path) -> Option<Slice> {
-    let slice = of_direction_and_day(path, ".json")?;
+    let slice = of_direction_and_period(path, ".json")?;
     (ledger_entry(slice) == *path).then_some(slice)
 }
 
@@ -105,7 +120,7 @@ pub fn ledger_slice(path: &Path) -> Option<Slice> {
 pub fn rejects_file(slice: Slice) -> Path {
     Path::from(format!(
         "{REJECTS}/{}/{}.ndjson.zst",
-        slice.direction, slice.day
+        slice.direction, slice.period
     ))
 }
 
@@ -114,28 +129,28 @@ pub fn rejects_file(slice: Slice) -> Path {
 pub fn failed_rejects_file(slice: Slice) -> Path {
     Path::from(format!(
         "{REJECTS}/{}/{}.failed.ndjson.zst",
-        slice.direction, slice.day
+        slice.direction, slice.period
     ))
 }
 
 /// The slice whose rejects lie at `path`, and whether they belong to a failed attempt; `None` for
 /// any other file.
 pub fn rejects_slice(path: &Path) -> Option<(Slice, bool)> {
-    if let Some(slice) = of_direction_and_day(path, ".failed.ndjson.zst") {
+    if let Some(slice) = of_direction_and_period(path, ".failed.ndjson.zst") {
         return (failed_rejects_file(slice) == *path).then_some((slice, true));
     }
-    let slice = of_direction_and_day(path, ".ndjson.zst")?;
+    let slice = of_direction_and_period(path, ".ndjson.zst")?;
     (rejects_file(slice) == *path).then_some((slice, false))
 }
 
-/// The slice of a path that ends in `<direction>/<day><suffix>`.
-fn of_direction_and_day(path: &Path, suffix: &str) -> Option<Slice> {
+/// The slice of a path that ends in `<direction>/<period><suffix>`.
+fn of_direction_and_period(path: &Path, suffix: &str) -> Option<Slice> {
     let (parent, name) = path.as_ref().rsplit_once('/')?;
     let direction = parent.rsplit('/').next()?;
-    Some(Slice {
-        day: parse_day(name.strip_suffix(suffix)?).ok()?,
-        direction: direction.parse().ok()?,
-    })
+    Some(Slice::new(
+        name.strip_suffix(suffix)?.parse().ok()?,
+        direction.parse().ok()?,
+    ))
 }
 
 /// The slice's lease.
@@ -211,10 +226,7 @@ mod tests {
 
     #[test]
     fn a_path_identifies_its_slice() {
-        let slice = Slice {
-            day: parse_day("2026-10-01").unwrap(),
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(parse_day("2026-10-01").unwrap(), Direction::Placed);
         for path in [
             "cdrs/dt=2026-10-01/placed-2026-10-01.parquet",
             "cdrs/dt=2026-10-01/placed-2026-10-01-another.parquet",
@@ -222,7 +234,17 @@ mod tests {
         ] {
             assert_eq!(leased_slice(&Path::from(path)), Some(slice), "{path}");
         }
+        let month = Slice::new("2026-10".parse().unwrap(), Direction::Placed);
+        for path in [
+            "cdrs/dt=2026-10-01/placed-2026-10.parquet",
+            "cdrs/dt=2026-10-01/placed-2026-10-01a4a1d1b7b3f7e29d1cb1a9b7c5e0f3.parquet",
+            "_cdrlake/rejects/placed/2026-10.ndjson.zst",
+        ] {
+            assert_eq!(leased_slice(&Path::from(path)), Some(month), "{path}");
+        }
+        assert_eq!(ledger_slice(&ledger_entry(month)), Some(month));
         for foreign in [
+            "cdrs/dt=2026-10-02/placed-2026-10.parquet",
             "cdrs/dt=2026-10-02/placed-2026-10-01.parquet",
             "cdrs/dt=2026-10-01/below/placed-2026-10-01.parquet",
             "cdrs/dt=2026-10-01/placed-2026-10-011.parquet",

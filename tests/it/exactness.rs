@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arrow::array::AsArray;
 use arrow::datatypes::{Date32Type, Decimal128Type, Int32Type, TimestampMicrosecondType};
 use arrow::record_batch::RecordBatch;
-use cdrlake::internals::{ConvertOptions, Converter, ParquetOptions, parse_day};
+use cdrlake::internals::{ConvertOptions, Converter, ParquetOptions, PeriodDays, parse_day};
 use cdrlake::{Direction, Slice};
 use jiff::Timestamp;
 use parquet::basic::Compression;
@@ -320,10 +320,7 @@ fn files_use_plain_types_old_pages_and_common_encodings() {
 }
 
 fn slice() -> Slice {
-    Slice {
-        day: parse_day(DAY).unwrap(),
-        direction: Direction::Placed,
-    }
+    Slice::of_day(parse_day(DAY).unwrap(), Direction::Placed)
 }
 
 /// Converts a body in the given pieces. Returns rows, rejects and counts.
@@ -331,16 +328,9 @@ fn convert(
     directory: &Path,
     pieces: &[&[u8]],
 ) -> (Vec<Row>, Vec<Value>, cdrlake::report::Counts, String) {
-    let start = DAY
-        .parse::<jiff::civil::Date>()
-        .unwrap()
-        .to_zoned(jiff::tz::TimeZone::UTC)
-        .unwrap()
-        .timestamp()
-        .as_microsecond();
     let mut converter = Converter::try_new(ConvertOptions {
         slice: slice(),
-        day_us: start..start + 86_400_000_000,
+        days: PeriodDays::new(slice().period, &jiff::tz::TimeZone::UTC),
         export_files: None,
         spool_dir: directory.to_owned(),
         max_record_bytes: 2_000,

@@ -803,14 +803,11 @@ fn a_rate_limit_and_a_requested_wait_each_slow_all_requests_down() {
             ("source.url", server.url().as_str()),
         ])
         .unwrap();
-        let slice = Slice {
-            day: parse_day(DAY).unwrap(),
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(parse_day(DAY).unwrap(), Direction::Placed);
         let answer = block_on(async {
             let key = SecretString::from("key");
             let source = Api::try_new(&config.source, Some(key)).unwrap();
-            source.open(slice).await
+            source.open(cdrlake::Request::whole(slice)).await
         });
         match answer {
             Err(SourceError::Transient { slow_down, .. }) => {

@@ -110,7 +110,7 @@ fn json_is_accepted_and_refused_as_in_the_json_test_suite() {
         let slice = report
             .slices
             .iter()
-            .find(|slice| slice.day == day_of(number))
+            .find(|slice| slice.period.first_day() == day_of(number))
             .unwrap();
         assert_eq!(
             (slice.outcome, slice.direction),

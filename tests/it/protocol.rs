@@ -125,10 +125,7 @@ impl Content {
 
 impl DayCase {
     fn slice(&self) -> Slice {
-        Slice {
-            day: parse_day(self.day).unwrap(),
-            direction: Direction::Placed,
-        }
+        Slice::of_day(parse_day(self.day).unwrap(), Direction::Placed)
     }
 
     /// The ids that the lake must hold in the end.
@@ -298,7 +295,7 @@ pub(crate) async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String
     for object in store.list(&Path::from(layout::TABLE)).await.unwrap() {
         let slice = layout::leased_slice(&object.path);
         let slice = slice.unwrap_or_else(|| panic!("{}", object.path));
-        let (day, direction) = (slice.day, slice.direction);
+        let (day, direction) = (slice.period, slice.direction);
         let path = format!("cdrs/dt={day}/{direction}-{day}.parquet");
         assert_eq!(object.path.as_ref(), path);
         found.insert(slice, ids_in(store, &path).await);
@@ -337,7 +334,7 @@ pub(crate) async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding>
     assert!(in_progress.is_empty(), "a crashed run holds a lease");
     let mut findings = verified.found.findings;
     findings.retain(|finding| {
-        let day = finding.slice.map(|slice| slice.day.to_string());
+        let day = finding.slice.map(|slice| slice.period.to_string());
         finding.fault != verify::Fault::Failed || day.as_deref() != Some(BROKEN_DAY)
     });
     findings
@@ -535,7 +532,10 @@ fn a_refused_file_fails_its_slice_and_a_refused_table_ends_the_run() {
         assert_eq!(ran.stopped_by, None);
         let failed = |slice: &&SliceReport| slice.outcome != SliceOutcome::Committed;
         let failed: Vec<_> = ran.report.slices.iter().filter(failed).collect();
-        let days: BTreeSet<String> = failed.iter().map(|slice| slice.day.to_string()).collect();
+        let days: BTreeSet<String> = failed
+            .iter()
+            .map(|slice| slice.period.to_string())
+            .collect();
         assert_eq!(
             days,
             BTreeSet::from(["2026-10-08".to_owned(), BROKEN_DAY.to_owned()])
@@ -900,11 +900,11 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
             // The next run reports a slice that was only announced.
             if entry.pending.is_none() {
                 assert!(
-                    reported.contains(&slice.day),
+                    reported.contains(&slice.period.first_day()),
                     "{slice} after {at}: {operation:?}"
                 );
                 assert!(
-                    since.contains(&slice.day),
+                    since.contains(&slice.period.first_day()),
                     "{slice} after {at}: {operation:?}"
                 );
             }
@@ -938,7 +938,10 @@ fn a_report_that_another_writer_always_overwrites_is_not_reported_as_stored() {
     );
     // The next run reports its changes.
     let next = block_on(catch_up(local(directory.path()), &server.url())).unwrap();
-    assert!(next.partitions_changed.contains(&CASES[0].slice().day));
+    assert!(
+        next.partitions_changed
+            .contains(&CASES[0].slice().period.first_day())
+    );
 }
 
 #[test]
@@ -980,7 +983,7 @@ impl Panics {
 
 impl Observer for Panics {
     fn slice_began(&self, slice: Slice, _: u32) {
-        let is_second = slice.day.to_string() == "2026-10-02";
+        let is_second = slice.period.to_string() == "2026-10-02";
         self.is_second.store(is_second, Ordering::SeqCst);
         self.panic_at("begin");
     }
@@ -1028,7 +1031,7 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
             report.warnings.join("\n")
         } else {
             assert_eq!(failed.len(), 1, "{at}: {report:?}");
-            assert_eq!(failed[0].day.to_string(), days[1]);
+            assert_eq!(failed[0].period.to_string(), days[1]);
             let entry = directory
                 .path()
                 .join("_cdrlake/ledger/placed/2026-10-02.json");
@@ -1053,7 +1056,7 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
         assert!(
             next.slices
                 .iter()
-                .any(|slice| slice.day.to_string() == days[1])
+                .any(|slice| slice.period.to_string() == days[1])
                 || at == "end"
         );
         assert_eq!(block_on(visible(&*store)).len(), 3, "{at}");

@@ -1283,7 +1283,7 @@ fn a_partition_of_another_owner_fails_its_slice_only() {
     );
     assert_eq!(run.status, 1, "{run:?}");
     for slice in run.report().slices {
-        let is_closed = slice.slice().day.to_string() == DAYS[1];
+        let is_closed = slice.slice().period.to_string() == DAYS[1];
         assert_eq!(slice.error.is_some(), is_closed, "{run:?}");
     }
     let others = format!("--direction placed --from {0} --to {0}", DAYS[2]);

@@ -727,10 +727,7 @@ impl Removed {
         ]);
         let config = config.unwrap();
         let source = source(&config.source);
-        let slice = Slice {
-            day: parse_day(day).unwrap(),
-            direction: Direction::Placed,
-        };
+        let slice = Slice::of_day(parse_day(day).unwrap(), Direction::Placed);
         let committed = lake.entry(slice).await.entry.committed;
         let due = Due {
             slice,

@@ -139,7 +139,11 @@ pub(crate) async fn rows_of(
         );
         let slice = layout::leased_slice(&Path::from(&**path));
         let slice = slice.unwrap_or_else(|| panic!("{context} belongs to no slice"));
-        assert_eq!(logged.partition, Some(slice.day.to_string()), "{context}");
+        assert_eq!(
+            logged.partition,
+            Some(slice.period.first_day().to_string()),
+            "{context}"
+        );
         assert_eq!(rows.insert(slice, ids), None, "{context}: a slice twice");
     }
     rows

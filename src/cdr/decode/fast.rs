@@ -507,6 +507,7 @@ impl Values {
             extra: None,
             // The plain decoder rounds values.
             is_rounded: false,
+            source_day: None,
         })
     }
 }

@@ -67,6 +67,9 @@ pub struct Record<'a> {
     pub extra: Option<Cow<'a, str>>,
     /// Whether a value was rounded, and `extra` holds its original text.
     pub is_rounded: bool,
+    /// Its day, in days since 1970-01-01, if its slice has several. The slice determines it, so the
+    /// decoder leaves it out.
+    pub source_day: Option<i32>,
 }
 
 /// Why a record is rejected. Its text never quotes a value, because reasons reach logs.

@@ -129,6 +129,7 @@ pub(super) fn decode_with<'a>(
         charge_usd: amount(&mut fields, Field::Charge)?,
         forward_fee_usd: amount(&mut fields, Field::ForwardFee)?,
         is_rounded: fields.is_rounded,
+        source_day: None,
         extra: extra(fields.other)?.map(Cow::Owned),
     })
 }

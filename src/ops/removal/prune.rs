@@ -95,7 +95,7 @@ pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSl
         Some((slice, object.size_bytes))
     });
     for (slice, bytes) in table.sizes().chain(of_rejects) {
-        if slice.day < before {
+        if slice.period.last_day() < before {
             found.entry(slice).or_default().bytes += bytes;
         }
     }

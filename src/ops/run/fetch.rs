@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{Context, Observer};
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
-use crate::cdr::day::{day_us, end_of_day};
+use crate::cdr::day::{PeriodDays, end_of_day};
 use crate::cdr::reconcile::{Verdict, describe_mismatch, verdict};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::Counts;
@@ -167,7 +167,8 @@ pub(super) async fn fetch(
     leniency: Leniency,
     deadline: Instant,
 ) -> Result<Fetched, FetchError> {
-    let ended = end_of_day(slice.day, &context.config.window.timezone) <= context.started_at;
+    let ended =
+        end_of_day(slice.period.last_day(), &context.config.window.timezone) <= context.started_at;
     let asks_total = ended && context.config.quality.reconcile != Reconcile::Off;
     let control_total = async || {
         if asks_total {
@@ -256,7 +257,7 @@ pub(super) async fn fetch(
 /// Opens what a slice is read from. That there is nothing is believed only where the provider
 /// counts no calls: it is asked now where its count is not known.
 async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Body, FetchError> {
-    let body = stoppable(context, context.source.open(slice)).await?;
+    let body = stoppable(context, context.source.open(context.request(slice))).await?;
     if let Some(problem) = &body.absent {
         must_count_none(context, slice, counted, problem).await?;
     }
@@ -388,7 +389,7 @@ impl Walk<'_> {
         tracing::info!(slice = slice.to_string(), total, "Reading the pages.");
         let mut last = first;
         for page in 2.. {
-            let ask = || context.source.page(slice, page);
+            let ask = || context.source.page(context.request(slice), page);
             let source = &*context.source;
             let retry = Retry::new((&context.config.source).into(), Some(deadline));
             let body = request_with_retries(source, retry, slice, ask);
@@ -468,7 +469,7 @@ async fn control_total(
     slice: Slice,
     may_fail: bool,
 ) -> Result<Option<u64>, FetchError> {
-    match stoppable(context, context.source.count(slice)).await {
+    match stoppable(context, context.source.count(context.request(slice))).await {
         Ok(total) => Ok(Some(total)),
         Err(FetchError::Source(error))
             if match error.fate() {
@@ -519,7 +520,7 @@ impl Conversion {
         };
         let options = ConvertOptions {
             slice,
-            day_us: day_us(slice.day, &config.window.timezone),
+            days: PeriodDays::new(slice.period, &config.window.timezone),
             export_files,
             spool_dir: context.lake.spool_dir().to_owned(),
             max_record_bytes: limits.max_record_bytes,

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::Observer;
-use super::days::CLOCK_TOLERANCE;
+use super::days::{CLOCK_TOLERANCE, today};
 use super::plan::{Due, keep_limit};
 use crate::body::csv::describe_missing;
 use crate::cdr::slice::Slice;
@@ -30,7 +30,7 @@ use crate::lake::Lake;
 use crate::lake::report::{Remark, RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::RunMark;
 use crate::retry::StopCause;
-use crate::source::Source;
+use crate::source::{Request, Source};
 use crate::store::bucket;
 use crate::store::location::Location;
 use log_commits::Unlogged;
@@ -53,6 +53,8 @@ const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
 pub struct RunOptions {
     /// Whether a slice may lose rows against the ledger.
     pub allow_shrink: bool,
+    /// Whether periods are fetched up to the day that has not ended, instead of the day before.
+    pub include_today: bool,
     /// Remarks for the report, independent of the slices.
     pub remarks: Vec<Remark>,
     /// Slices that may have replaced files that are due for removal.
@@ -118,6 +120,23 @@ impl Stop {
 }
 
 impl Context {
+    /// What is asked of the source for a slice: its days that had ended when the run began, and
+    /// today if the run includes it.
+    fn request(&self, slice: Slice) -> Request {
+        let window = &self.config.window;
+        let today = today(window, self.started_at);
+        let last_possible = if self.options.include_today {
+            today
+        } else {
+            today.yesterday().unwrap_or(today)
+        };
+        let Slice { period, .. } = slice;
+        Request {
+            slice,
+            last_day: last_possible.clamp(period.first_day(), period.last_day()),
+        }
+    }
+
     fn warn(&self, warning: String) {
         tracing::warn!("{warning}");
         self.warnings

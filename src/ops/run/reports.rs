@@ -93,7 +93,10 @@ impl Changes {
         let lease = lake.lease_expiry().unwrap_or_default();
         Ok(Self {
             told,
-            untold: untold.into_iter().map(|(_, slice)| slice.day).collect(),
+            untold: untold
+                .into_iter()
+                .map(|(_, slice)| slice.period.first_day())
+                .collect(),
             doubt: CLOCK_TOLERANCE + SignedDuration::try_from(lease).unwrap_or_default(),
         })
     }
@@ -454,6 +457,7 @@ mod tests {
             format: FORMAT,
             account: None,
             tables: None,
+            slice: None,
             source: Vec::new(),
             privacy: "keep".to_owned(),
             privacy_columns: std::collections::BTreeMap::new(),
@@ -467,14 +471,13 @@ mod tests {
     }
 
     fn slice(day: i8) -> Slice {
-        Slice {
-            day: jiff::civil::date(2026, 10, day),
-            direction: Direction::Placed,
-        }
+        Slice::of_day(jiff::civil::date(2026, 10, day), Direction::Placed)
     }
 
     fn days(days: &[i8]) -> BTreeSet<Date> {
-        days.iter().map(|&day| slice(day).day).collect()
+        days.iter()
+            .map(|&day| slice(day).period.first_day())
+            .collect()
     }
 
     /// A run that begins, and has marked itself if it `is_marked`.
@@ -562,7 +565,7 @@ mod tests {
         let ended = |run: &str, minutes: i64, day: i8| ReportedRun {
             run: run.to_owned(),
             finished_at: Timestamp::UNIX_EPOCH + SignedDuration::from_mins(minutes),
-            partitions_changed: vec![slice(day).day],
+            partitions_changed: vec![slice(day).period.first_day()],
             slices: Vec::new(),
         };
         // Ten minutes that clocks may differ by, and one of a lease.
@@ -588,20 +591,30 @@ mod tests {
         let mark = begin(&sleeper, true).await;
         publish(&sleeper, &mark, 1).await.unwrap();
         sleep_beyond_the_lease(&bucket, &mark).await;
-        assert_eq!(tell(&other).await.partitions_changed, [slice(1).day]);
+        assert_eq!(
+            tell(&other).await.partitions_changed,
+            [slice(1).period.first_day()]
+        );
         assert!(!is_marked(&bucket, &mark).await);
         // It wakes, commits a day, and is killed.
         publish(&sleeper, &mark, 2).await.unwrap();
         assert!(is_marked(&bucket, &mark).await);
         sleep_beyond_the_lease(&bucket, &mark).await;
         let told = tell(&other).await;
-        assert!(told.partitions_changed.contains(&slice(2).day), "{told:?}");
+        assert!(
+            told.partitions_changed
+                .contains(&slice(2).period.first_day()),
+            "{told:?}"
+        );
         assert!(!is_marked(&bucket, &mark).await);
         let changed = changed_since(&other, &first.run).await.unwrap().unwrap();
         assert_eq!(changed, days(&[1, 2]));
         // The report that was made for it tells of both now, so that later loads need not.
         let kept: RunReport = other.run_report(mark.run()).await.unwrap().unwrap();
-        assert_eq!(kept.partitions_changed, [slice(1).day, slice(2).day]);
+        assert_eq!(
+            kept.partitions_changed,
+            [slice(1).period.first_day(), slice(2).period.first_day()]
+        );
         let last = tell(&other).await;
         let later = RunReport {
             finished_at: Timestamp::now() + SignedDuration::from_hours(1),
@@ -630,7 +643,10 @@ mod tests {
         publish(&dying, &mark, 2).await.unwrap();
         sleep_beyond_the_lease(&bucket, &mark).await;
         let told = end(&other, &begin(&other, true).await, marked).await;
-        assert_eq!(told.partitions_changed, [slice(1).day, slice(2).day]);
+        assert_eq!(
+            told.partitions_changed,
+            [slice(1).period.first_day(), slice(2).period.first_day()]
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -771,7 +787,10 @@ mod tests {
             panic!("somebody else wrote");
         };
         sleep_beyond_the_lease(&bucket, &mark).await;
-        assert_eq!(tell(&other).await.partitions_changed, [slice(1).day]);
+        assert_eq!(
+            tell(&other).await.partitions_changed,
+            [slice(1).period.first_day()]
+        );
         // It is done after all, and its run dies before it looks whether it is seen.
         let done = store.replace(&path, committed.bytes, &pending).await;
         assert!(matches!(done, Ok(Swap::Done(_))));
@@ -838,7 +857,8 @@ mod tests {
         let slices = first.series(jiff::Span::new().days(1)).take(4_000);
         let slices = slices.map(|day| {
             let direction = Direction::Placed;
-            let mut report = SliceReport::new(Slice { day, direction }, SliceOutcome::Committed);
+            let mut report =
+                SliceReport::new(Slice::of_day(day, direction), SliceOutcome::Committed);
             report.totals.by_disposition = (0..64)
                 .map(|number| (format!("{number:064}"), 1_000_000))
                 .collect();

@@ -13,6 +13,7 @@ use super::fetch::{FetchError, Fetched};
 use super::{Context, RoomToFetch, Stop, Waiting};
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
+use crate::cdr::period::Period;
 use crate::cdr::reconcile::{Verdict, describe_mismatch};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
@@ -44,14 +45,10 @@ enum SliceError {
         first: String,
     },
     #[error(
-        "{far} of {rows} rows are more than {FAR_OUTSIDE_HOURS} hours outside {day}, so they \
-         belong to another day. Run again later, and ask the provider if this persists"
+        "{far} of {rows} rows are more than {FAR_OUTSIDE_HOURS} hours outside {period}, so \
+         they belong elsewhere. Run again later, and ask the provider if this persists"
     )]
-    OtherDay {
-        far: u64,
-        rows: u64,
-        day: jiff::civil::Date,
-    },
+    OtherDay { far: u64, rows: u64, period: Period },
     #[error("{mismatch}. Run again later, and ask the provider if this persists")]
     Mismatch {
         mismatch: String,
@@ -291,7 +288,7 @@ async fn work_on(
 /// Whether the commit that another run made in the meantime is as good as this run's would be. It
 /// is not if the day has settled since, or if only this run compares counts.
 fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
-    let ours = state_of(slice.day, &context.config.window, context.started_at);
+    let ours = state_of(slice.period, &context.config.window, context.started_at);
     let is_settled = commit.state == State::Closed || ours == State::Open;
     let is_proven = commit.reconcile.has_equal_count()
         || commit.reconcile == Verdict::NotChecked
@@ -390,6 +387,8 @@ async fn settle(
     if let Some(server_time) = server_time {
         context.compare_clocks(server_time, fetched_at);
     }
+    let last_day = context.request(slice).last_day;
+    let through = (last_day < slice.period.last_day()).then_some(last_day);
     let commit = Commit {
         run: context.run.clone(),
         token: new_token(),
@@ -399,8 +398,8 @@ async fn settle(
         asked,
         fetched_at,
         state: match as_of {
-            Some(as_of) if !is_doubtful(context, slice, verdict) => {
-                state_of(slice.day, &context.config.window, as_of)
+            Some(as_of) if through.is_none() && !is_doubtful(context, slice, verdict) => {
+                state_of(slice.period, &context.config.window, as_of)
             }
             _ => State::Open,
         },
@@ -408,6 +407,8 @@ async fn settle(
         digest: converted.digest,
         counts: converted.counts.clone(),
         totals: converted.totals.clone(),
+        days: converted.days.clone(),
+        through,
         rejects: rejects
             .as_ref()
             .map(|file| PublishedFile::planned(&layout::rejects_file(slice), file)),
@@ -458,7 +459,8 @@ async fn settle(
 fn is_doubtful(context: &Context, slice: Slice, verdict: Verdict) -> bool {
     let window = &context.config.window;
     let today = context.started_at.to_zoned(window.timezone.clone()).date();
-    verdict == Verdict::MatchWithDuplicates && slice.day >= lookback_from(window, today)
+    verdict == Verdict::MatchWithDuplicates
+        && slice.period.last_day() >= lookback_from(window, today)
 }
 
 /// Writes the footer, after which the file is complete, and gives back the memory that it took.
@@ -620,12 +622,12 @@ async fn judge(
             first: converted.first_reject.clone().unwrap_or_default(),
         });
     }
-    let far = converted.far_outside_day;
+    let far = converted.far_outside;
     if far > counts.rows / 2 {
         return Err(SliceError::OtherDay {
             far,
             rows: counts.rows,
-            day: slice.day,
+            period: slice.period,
         });
     }
     if verdict == Verdict::Mismatch {

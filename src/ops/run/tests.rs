@@ -12,10 +12,7 @@ use crate::store::bucket::BucketStore;
 use Answer::{Calls, Cut, Fails};
 
 fn slice(day: i8) -> Slice {
-    Slice {
-        day: jiff::civil::date(2026, 10, day),
-        direction: Direction::Placed,
-    }
+    Slice::of_day(jiff::civil::date(2026, 10, day), Direction::Placed)
 }
 
 /// A run of one request at a time, and what the lake has afterwards.

@@ -38,7 +38,7 @@ fn config(more: &[(&'static str, &str)]) -> Config {
 fn placed(day: &str) -> Slice {
     let day = parse_day(day).unwrap();
     let direction = Direction::Placed;
-    Slice { day, direction }
+    Slice::of_day(day, direction)
 }
 
 async fn lake() -> (Arc<InMemory>, Lake) {
@@ -130,7 +130,7 @@ async fn varied_lake() -> Lake {
 
 fn due(plan: &Plan) -> Vec<(String, DueReason)> {
     let due = plan.due.iter();
-    due.map(|due| (due.slice.day.to_string(), due.why))
+    due.map(|due| (due.slice.period.to_string(), due.why))
         .collect()
 }
 
@@ -236,8 +236,11 @@ async fn a_load_adds_missing_slices_and_reports_different_ones() {
     assert_eq!(load.plan.up_to_date, 5);
     assert_eq!(load.differing, [placed("2026-10-07")]);
     assert_eq!(load.of_other_zone, []);
-    let first = placed("2026-10-01").day;
-    assert_eq!(load.plan.days, first..=placed("2026-10-07").day);
+    let first = placed("2026-10-01").period.first_day();
+    assert_eq!(
+        load.plan.days,
+        first..=placed("2026-10-07").period.first_day()
+    );
 
     let load = plan_load(&config, &export, true, Some(&lake), now()).await;
     let load = load.unwrap();

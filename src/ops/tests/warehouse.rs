@@ -66,10 +66,7 @@ async fn a_load_deletes_no_rows_of_a_slice_that_was_never_fetched() {
     assert_eq!(load.matches("2020-01-02").count(), 1, "{load}");
     // The other direction of the first day is missing once the lake has that direction.
     assert!(!load.contains("received"), "{load}");
-    let received = Slice {
-        direction: Direction::Received,
-        ..slice(2)
-    };
+    let received = Slice::new(slice(2).period, Direction::Received);
     let both = ScriptedSource::new().with(received, 1, [1, 1].map(Answer::Calls));
     let selection = Selection {
         direction: Some(Direction::Received),

@@ -43,10 +43,7 @@ pub(super) fn day(day: i8) -> Date {
 
 /// Placed calls of a day.
 pub(super) fn slice(of: i8) -> Slice {
-    Slice {
-        day: day(of),
-        direction: Direction::Placed,
-    }
+    Slice::of_day(day(of), Direction::Placed)
 }
 
 /// Placed calls from day 1 to `last`.
@@ -75,7 +72,7 @@ pub(super) fn source_of_lines(days: &[&str]) -> Arc<dyn Source> {
     let source = (1..)
         .zip(days)
         .fold(ScriptedSource::new(), |source, (day, lines)| {
-            let lines = lines.replace("DAY", &slice(day).day.to_string());
+            let lines = lines.replace("DAY", &slice(day).period.to_string());
             let answers = (0..9).map(|_| Lines(lines.clone()));
             source.with(slice(day), lines.lines().count() as u64, answers)
         });

@@ -333,7 +333,7 @@ fn place_of(entry: &Entry, found: Option<&ObjectState>) -> Path {
     let found = found.map(|file| file.path.clone());
     let named = || entry.file().map(PublishedFile::location);
     let path = found.or_else(named);
-    path.unwrap_or_else(|| layout::partition(entry.slice.day))
+    path.unwrap_or_else(|| layout::partition(entry.slice.period))
 }
 
 fn access_denied(entry: &Entry, error: &LakeError) -> Finding {

@@ -1,12 +1,15 @@
 //! Compares a file of the table with what was published.
 
+use std::collections::BTreeMap;
 use std::path::Path as FilePath;
+
+use jiff::civil::Date;
 
 use super::Fault;
 use crate::cdr::columns;
 use crate::cdr::digest::{Digest, RowHasher};
 use crate::cdr::slice::Slice;
-use crate::cdr::tally::{Counts, RowTally, Totals};
+use crate::cdr::tally::{Counts, DayTotals, RowTally, Totals};
 use crate::lake::PublishedFile;
 use crate::lake::ledger::Commit;
 use crate::slice_file::writer::{WriteError, checksum_of, read_footer, read_rows};
@@ -85,6 +88,11 @@ fn difference(content: &Content, commit: &Commit) -> Option<String> {
             format!("{:?}", recorded.by_disposition),
         ),
         (
+            "rows by day",
+            format!("{:?}", content.days),
+            format!("{:?}", commit.days),
+        ),
+        (
             "digest",
             content.digest.to_string(),
             commit.digest.to_string(),
@@ -105,6 +113,8 @@ pub struct Content {
     pub counts: Counts,
     /// Sums over its rows.
     pub totals: Totals,
+    /// Sums over the rows of each day, if the slice has several.
+    pub days: BTreeMap<Date, DayTotals>,
     /// Digest of its rows.
     pub digest: Digest,
 }
@@ -124,9 +134,11 @@ pub fn read_back(path: &FilePath, slice: Slice) -> Result<Content, WriteError> {
     })?;
     let mut counts = Counts::default();
     tally.count_into(&mut counts);
+    let (totals, days) = tally.into_totals();
     Ok(Content {
         counts,
-        totals: tally.into_totals(),
+        totals,
+        days,
         digest,
     })
 }

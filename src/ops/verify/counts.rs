@@ -12,7 +12,7 @@ use crate::config::SourceConfig;
 use crate::lake::ledger::{Commit, State};
 use crate::lake::{Lake, LakeError};
 use crate::source::requests::count_with_retries;
-use crate::source::{Source, SourceError};
+use crate::source::{Request, Source, SourceError};
 use crate::store::layout;
 
 /// The provider's answers.
@@ -51,7 +51,8 @@ pub(super) async fn ask_provider(
     commits.retain(|_, commit| commit.state == State::Closed);
     let mut questions = stream::iter(commits)
         .map(async |(slice, commit)| {
-            let total = count_with_retries(source, config, slice).await?;
+            let request = Request::whole(slice);
+            let total = count_with_retries(source, config, request).await?;
             Ok::<_, SourceError>(compare_total(slice, &commit, total))
         })
         .buffer_unordered(config.requests);
@@ -99,7 +100,7 @@ pub async fn commits(
 ) -> Result<HashMap<Slice, Commit>, LakeError> {
     let directions = Scope::default().directions;
     let days = match (verified.first(), verified.last()) {
-        (Some(first), Some(last)) => first.day..=last.day,
+        (Some(first), Some(last)) => first.period.first_day()..=last.period.last_day(),
         _ => return Ok(HashMap::new()),
     };
     let entries = lake.entries(&directions, days).await?;

@@ -22,6 +22,7 @@ use serde::Serialize;
 
 use super::days::DayRange;
 use super::{Error, Observer, open};
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::Lake;
@@ -215,7 +216,7 @@ impl Default for Scope {
 
 impl Scope {
     fn holds(&self, slice: Slice) -> bool {
-        self.directions.contains(&slice.direction) && self.days.contains(&slice.day)
+        self.directions.contains(&slice.direction) && slice.period.touches(&self.days)
     }
 }
 
@@ -313,7 +314,7 @@ impl<'a> Verification<'a> {
         found.findings.extend(in_logs);
         found.in_progress.extend(unlogged);
         observer.ended();
-        let missing = self.not_fetched(&slices);
+        let missing = self.not_fetched(lake.identity.period_unit(), &slices);
         Ok(Verified {
             looked_for_missing: missing.is_some(),
             not_fetched: missing.unwrap_or_default(),
@@ -333,16 +334,13 @@ impl<'a> Verification<'a> {
 
     /// The expected slices that are not among those `found`. `None` if neither configuration nor
     /// selection has the first day of the lake.
-    fn not_fetched(&self, found: &BTreeSet<Slice>) -> Option<BTreeSet<Slice>> {
+    fn not_fetched(&self, unit: PeriodUnit, found: &BTreeSet<Slice>) -> Option<BTreeSet<Slice>> {
         let directions = self.range.directions(&self.config.source.directions);
         let days = self.range.days(&self.config.window, self.now).ok()?;
-        let (first, last) = days.into_inner();
-        let days = std::iter::successors(Some(first), |day| day.tomorrow().ok())
-            .take_while(|day| *day <= last);
-        let slices = days.flat_map(|day| {
-            directions
-                .iter()
-                .map(move |&direction| Slice { day, direction })
+        let periods = Period::touching(days, unit);
+        let slices = periods.flat_map(|period| {
+            let directions = directions.iter();
+            directions.map(move |&direction| Slice::new(period, direction))
         });
         Some(slices.filter(|slice| !found.contains(slice)).collect())
     }

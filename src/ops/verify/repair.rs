@@ -96,7 +96,9 @@ impl Verification<'_> {
         repair.in_progress = again.in_progress;
         verified.repair = Some(repair);
         let slices = slices(lake, &self.scope()?).await?;
-        verified.not_fetched = self.not_fetched(&slices).unwrap_or_default();
+        verified.not_fetched = self
+            .not_fetched(lake.identity.period_unit(), &slices)
+            .unwrap_or_default();
         Ok(())
     }
 

@@ -83,7 +83,7 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
     });
     let elsewhere = table
         .slices()
-        .filter(|slice| !scope.holds(*slice) && scope.days.contains(&slice.day));
+        .filter(|slice| !scope.holds(*slice) && slice.period.touches(&scope.days));
     for slice in elsewhere {
         let should_have_none = ledger.get(&slice).is_none_or(|found| {
             let committed = found.entry.committed.as_ref();

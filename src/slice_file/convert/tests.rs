@@ -10,10 +10,7 @@ fn call(id: &str, charge: &str) -> String {
 }
 
 fn options(directory: &TempDir) -> ConvertOptions {
-    let slice = Slice {
-        day: jiff::civil::date(2026, 10, 1),
-        direction: Direction::Placed,
-    };
+    let slice = Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Placed);
     ConvertOptions::of_test(slice, directory.path())
 }
 

@@ -32,10 +32,7 @@ use crate::cdr::slice::{Direction, Slice, parse_day};
 use crate::slice_file::batch::{BatchBuilder, Rows};
 
 fn slice() -> Slice {
-    Slice {
-        day: parse_day("2026-10-01").unwrap(),
-        direction: Direction::Placed,
-    }
+    Slice::of_day(parse_day("2026-10-01").unwrap(), Direction::Placed)
 }
 
 /// A file with these row groups, each a list of batches of records.
@@ -99,6 +96,10 @@ impl RowSource<'static> for RandomValues {
 
     fn amount(&mut self) -> Option<Amount> {
         self.amounts.next().unwrap().map(Amount::from_nanos)
+    }
+
+    fn day(&mut self) -> Option<i32> {
+        None
     }
 }
 

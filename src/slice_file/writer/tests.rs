@@ -5,14 +5,8 @@ use parquet::basic::Compression;
 use super::*;
 use crate::cdr::slice::Direction;
 
-const SLICE: Slice = Slice {
-    day: jiff::civil::date(2026, 10, 1),
-    direction: Direction::Placed,
-};
-const OTHER: Slice = Slice {
-    direction: Direction::Received,
-    ..SLICE
-};
+const SLICE: Slice = Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Placed);
+const OTHER: Slice = Slice::new(SLICE.period, Direction::Received);
 
 fn options() -> ParquetOptions {
     ParquetOptions {

@@ -10,9 +10,8 @@ use secrecy::SecretString;
 use super::{Export, ExportDay};
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
-use crate::cdr::slice::Slice;
 use crate::privacy::Credentials;
-use crate::source::{Body, Source, SourceError};
+use crate::source::{Body, Request, Source, SourceError};
 
 /// An export, and the source of the provider's counts.
 #[derive(Debug)]
@@ -39,12 +38,12 @@ impl ExportSource {
 
 #[async_trait]
 impl Source for ExportSource {
-    async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
+    async fn open(&self, request: Request) -> Result<Body, SourceError> {
         let ExportDay {
             reader,
             asked,
             as_of,
-        } = self.export.day(slice.day)?;
+        } = self.export.day(request.slice.period.first_day())?;
         let none = stream::empty().boxed();
         Ok(Body {
             made_at: Some(as_of),
@@ -53,9 +52,9 @@ impl Source for ExportSource {
         })
     }
 
-    async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
+    async fn count(&self, request: Request) -> Result<u64, SourceError> {
         match &self.counts {
-            Some(counts) => counts.count(slice).await,
+            Some(counts) => counts.count(request).await,
             None => Err(SourceError::Permanent(
                 "the provider is not asked for counts".to_owned(),
             )),

@@ -18,10 +18,9 @@ use reqwest::{Client, Response, StatusCode, Version};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::sync::Mutex;
 
-use super::{Body, Paging, Source, SourceError};
+use super::{Body, Paging, Request, Source, SourceError};
 use crate::body::decompress::Encoding;
 use crate::body::framing::{Format, Pagination};
-use crate::cdr::slice::Slice;
 use crate::config::{KeySource, SourceConfig, Via};
 use crate::error::{join_task, sanitized_excerpt};
 use crate::lake::ledger::Asked;
@@ -132,7 +131,7 @@ impl Api {
 
     /// Begins to read a slice. `page` is `None` for its beginning, or the number of a page, if the
     /// list is read or the server turned out to page its stream.
-    async fn calls(&self, slice: Slice, page: Option<u64>) -> Result<Body, SourceError> {
+    async fn calls(&self, request: Request, page: Option<u64>) -> Result<Body, SourceError> {
         let (resource, page, per_page, accept) = match self.config.via {
             Via::Stream => (
                 Resource::Stream,
@@ -153,7 +152,7 @@ impl Api {
         } else {
             "identity"
         };
-        let mut query = self.query(slice);
+        let mut query = self.query(request);
         let numbers = [("page", page), ("per_page", per_page)];
         query.extend(
             numbers
@@ -212,12 +211,15 @@ impl Api {
         })
     }
 
-    fn query(&self, slice: Slice) -> Vec<(String, String)> {
+    fn query(&self, request: Request) -> Vec<(String, String)> {
         let day = |day: Date| day.to_string();
         let mut query = vec![
-            ("from".to_owned(), day(slice.day)),
-            ("to".to_owned(), day(slice.day)),
-            ("type".to_owned(), slice.direction.as_str().to_owned()),
+            ("from".to_owned(), day(request.slice.period.first_day())),
+            ("to".to_owned(), day(request.last_day)),
+            (
+                "type".to_owned(),
+                request.slice.direction.as_str().to_owned(),
+            ),
         ];
         let filters = self.config.filters.iter().cloned();
         query.extend(filters.map(|filter| (filter.name, filter.value)));
@@ -446,12 +448,12 @@ impl Api {
 
 #[async_trait]
 impl Source for Api {
-    async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
-        self.calls(slice, None).await
+    async fn open(&self, request: Request) -> Result<Body, SourceError> {
+        self.calls(request, None).await
     }
 
-    async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
-        let mut body = self.calls(slice, Some(page)).await?;
+    async fn page(&self, request: Request, page: u64) -> Result<Body, SourceError> {
+        let mut body = self.calls(request, Some(page)).await?;
         if let Some(problem) = body.absent {
             return Err(SourceError::Permanent(problem));
         }
@@ -459,12 +461,12 @@ impl Source for Api {
         Ok(body)
     }
 
-    async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
+    async fn count(&self, request: Request) -> Result<u64, SourceError> {
         #[derive(serde::Deserialize)]
         struct List {
             pagination: Pagination,
         }
-        let mut query = self.query(slice);
+        let mut query = self.query(request);
         query.extend([
             ("page".to_owned(), "1".to_owned()),
             ("per_page".to_owned(), "1".to_owned()),

@@ -1,14 +1,11 @@
 use std::path::Path;
 
 use super::*;
-use crate::cdr::slice::Direction;
+use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 
 fn slice() -> Slice {
-    Slice {
-        day: jiff::civil::date(2026, 10, 1),
-        direction: Direction::Received,
-    }
+    Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Received)
 }
 
 /// A client that sends no request, with these keys of the configuration.
@@ -86,7 +83,7 @@ fn the_ledger_has_the_query_without_phone_numbers() {
         ("source.from_search", "13025550101"),
         ("source.sip_trunk", "7"),
     ]);
-    let query = api.query(slice());
+    let query = api.query(Request::whole(slice()));
     let recorded = api.query_for_ledger(query.clone());
     let of = |query: &[(String, String)], name: &str| {
         let mut values = query.iter().filter(|(key, _)| key == name);

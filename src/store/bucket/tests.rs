@@ -142,10 +142,7 @@ async fn the_test_of_conditional_writes_leaves_no_objects() {
 
 #[tokio::test(start_paused = true)]
 async fn a_staged_file_replaces_only_the_version_that_was_seen() {
-    let slice = Slice {
-        day: parse_day("2026-10-01").unwrap(),
-        direction: Direction::Placed,
-    };
+    let slice = Slice::of_day(parse_day("2026-10-01").unwrap(), Direction::Placed);
     let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
     // In one request, and in parts.
     for size in [10, 5_000] {

@@ -84,7 +84,7 @@ impl LocalStore {
                 continue;
             };
             for direction in Direction::ALL {
-                let slice = Slice { day, direction };
+                let slice = Slice::of_day(day, direction);
                 copies.push(Leftover {
                     guard: Guard::Lease(layout::lease(slice)),
                     file: beside.copy_of(slice),

@@ -203,7 +203,10 @@ fn the_api_s_records_take_the_fast_path_in_any_order_of_keys() {
             for direction in Direction::ALL {
                 for index in 0..200 {
                     let mut text = Vec::new();
-                    generator.render(&generator.call(Slice { day, direction }, index), &mut text);
+                    generator.render(
+                        &generator.call(Slice::of_day(day, direction), index),
+                        &mut text,
+                    );
                     let text = form(std::str::from_utf8(&text).unwrap());
                     assert!(assert_agree(&mut decoder, text.as_bytes()), "{text}");
                 }

@@ -48,6 +48,7 @@ fn every_column_comes_from_its_field() {
         forward_fee_usd: nanos(0),
         extra: None,
         is_rounded: false,
+        source_day: None,
     };
     assert_eq!(record, expected);
 }

@@ -539,7 +539,10 @@ impl TableLog for DeltaLog {
 
 /// The action that adds a file.
 fn add(file: &DataFile) -> Add {
-    let partition = (PARTITION.to_owned(), Some(file.slice.day.to_string()));
+    let partition = (
+        PARTITION.to_owned(),
+        Some(file.slice.period.first_day().to_string()),
+    );
     Add {
         path: encode_path(&file.path),
         partition_values: BTreeMap::from([partition]),

@@ -27,10 +27,7 @@ pub(super) fn file(name: &str) -> DataFile {
     let day = jiff::civil::date(2026, 10, 1);
     DataFile {
         path: path(name),
-        slice: Slice {
-            day,
-            direction: Direction::Placed,
-        },
+        slice: Slice::of_day(day, Direction::Placed),
         rows: 10,
         bytes: 1000,
         written_at: Timestamp::UNIX_EPOCH,

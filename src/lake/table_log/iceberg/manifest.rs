@@ -6,7 +6,7 @@ use serde_json::{Value as Json, json};
 use super::avro::{Container, Problem, Value, Values, decode};
 use super::schema::{self, DAY_FIELD_ID};
 use crate::cdr::columns::COLUMNS;
-use crate::cdr::digest::day_number;
+use crate::cdr::day::day_number;
 use crate::lake::table_log::DataFile;
 use crate::slice_file::statistics::{Bound, FileStatistics};
 
@@ -106,7 +106,7 @@ impl ManifestEntry {
             sequence_number: manifest.sequence_number,
             file_sequence_number: manifest.sequence_number,
             path,
-            day: Some(day_number(file.slice.day).into()),
+            day: Some(day_number(file.slice.period.first_day()).into()),
             rows: signed(file.rows),
             bytes: signed(file.bytes),
             value_counts: Vec::new(),

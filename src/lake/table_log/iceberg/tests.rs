@@ -149,7 +149,7 @@ fn day(n: i64) -> Date {
 fn file(n: i64, name: &str) -> DataFile {
     let day = day(n);
     let number = |number| Bound::Number(number);
-    let day_number = i64::from(crate::cdr::digest::day_number(day));
+    let day_number = i64::from(crate::cdr::day::day_number(day));
     let midnight = day_number * 86_400_000_000;
     let text = |text: &str| Bound::Text(text.to_owned());
     let column = |nulls, bounds| ColumnStatistics { nulls, bounds };
@@ -183,10 +183,7 @@ fn file(n: i64, name: &str) -> DataFile {
     ]);
     DataFile {
         path: format!("cdrs/dt={day}/placed-{day}-{name}.parquet"),
-        slice: Slice {
-            day,
-            direction: Direction::Placed,
-        },
+        slice: Slice::of_day(day, Direction::Placed),
         rows: 7 + name.len() as u64,
         bytes: 1000,
         written_at: minute(0),

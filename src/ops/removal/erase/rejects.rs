@@ -102,6 +102,7 @@ impl RemainingRejects {
     }
 }
 
-fn spool_file(lake: &Lake, Slice { direction, day }: Slice, name: &str) -> PathBuf {
-    lake.spool_dir().join(format!("{direction}-{day}.{name}"))
+fn spool_file(lake: &Lake, slice: Slice, name: &str) -> PathBuf {
+    lake.spool_dir()
+        .join(format!("{}.{name}", layout::stem(slice)))
 }

@@ -7,7 +7,7 @@ use super::rejects::RemainingRejects;
 use super::slice::Eraser;
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
-use crate::cdr::day::day_us;
+use crate::cdr::day::PeriodDays;
 use crate::cdr::reconcile::verdict;
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::{Commit, new_token};
@@ -121,7 +121,7 @@ impl Eraser<'_> {
         let lake = self.removal.lake;
         let options = ConvertOptions {
             slice,
-            day_us: day_us(slice.day, &self.config.window.timezone),
+            days: PeriodDays::new(slice.period, &self.config.window.timezone),
             export_files: None,
             spool_dir: lake.spool_dir().to_owned(),
             max_record_bytes: self.config.limits.max_record_bytes,
@@ -183,6 +183,7 @@ fn commit_without(old: &Commit, run: &str, rejects_left: u64, rows: Option<&Conv
         counts.missing_duration = rows.counts.missing_duration;
         commit.schema_version = SCHEMA_VERSION;
         commit.totals = rows.totals.clone();
+        commit.days.clone_from(&rows.days);
         commit.digest = rows.digest;
     }
     if commit.reconcile.has_equal_count() {

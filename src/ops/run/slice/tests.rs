@@ -18,17 +18,14 @@ use crate::ops::run::{RunOptions, run};
 use crate::privacy::{Credentials, Modes, PrivacyKey};
 use crate::source::scripted::Answer::{self, Calls, Lines};
 use crate::source::scripted::ScriptedSource;
-use crate::source::{Body, Source, SourceError};
+use crate::source::{Body, Request, Source, SourceError};
 use crate::store::bucket::BucketStore;
 
 /// A number of a call.
 const NUMBER: &str = "13025550101";
 
 fn slice() -> Slice {
-    Slice {
-        day: jiff::civil::date(2020, 1, 1),
-        direction: Direction::Placed,
-    }
+    Slice::of_day(jiff::civil::date(2020, 1, 1), Direction::Placed)
 }
 
 fn key() -> PrivacyKey {
@@ -157,12 +154,12 @@ struct Interfered {
 
 #[async_trait]
 impl Source for Interfered {
-    async fn open(&self, slice: Slice) -> Result<Body, SourceError> {
+    async fn open(&self, request: Request) -> Result<Body, SourceError> {
         if self.opened.fetch_add(1, Ordering::SeqCst) < self.times {
             match self.interference {
                 Interference::WriteEntry => {
-                    let entry = serde_json::to_vec(&Entry::new(slice)).unwrap();
-                    let path = Path::from(format!("lake/{}", layout::ledger_entry(slice)));
+                    let entry = serde_json::to_vec(&Entry::new(request.slice)).unwrap();
+                    let path = Path::from(format!("lake/{}", layout::ledger_entry(request.slice)));
                     self.objects.put(&path, entry.into()).await.unwrap();
                 }
                 Interference::Erase => {
@@ -171,15 +168,15 @@ impl Source for Interfered {
                 }
             }
         }
-        self.inner.open(slice).await
+        self.inner.open(request).await
     }
 
-    async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
-        self.inner.page(slice, page).await
+    async fn page(&self, request: Request, page: u64) -> Result<Body, SourceError> {
+        self.inner.page(request, page).await
     }
 
-    async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
-        self.inner.count(slice).await
+    async fn count(&self, request: Request) -> Result<u64, SourceError> {
+        self.inner.count(request).await
     }
 
     fn is_fixed(&self) -> bool {
@@ -367,16 +364,16 @@ async fn a_panic_fails_its_slice_and_leaves_it_due() {
 
     #[async_trait]
     impl Source for Panicking {
-        async fn open(&self, _: Slice) -> Result<Body, SourceError> {
+        async fn open(&self, _: Request) -> Result<Body, SourceError> {
             panic!("a bug")
         }
 
-        async fn page(&self, slice: Slice, page: u64) -> Result<Body, SourceError> {
-            self.0.page(slice, page).await
+        async fn page(&self, request: Request, page: u64) -> Result<Body, SourceError> {
+            self.0.page(request, page).await
         }
 
-        async fn count(&self, slice: Slice) -> Result<u64, SourceError> {
-            self.0.count(slice).await
+        async fn count(&self, request: Request) -> Result<u64, SourceError> {
+            self.0.count(request).await
         }
 
         fn is_fixed(&self) -> bool {

@@ -176,10 +176,7 @@ fn split_into(directory: &TempDir, inputs: &[Input], min_lines_bytes: u64) -> Ex
 }
 
 fn converter(spool: &TempDir, day: Date, reader: &DayReader) -> Result<Converter, ConvertError> {
-    let slice = Slice {
-        day,
-        direction: Direction::Placed,
-    };
+    let slice = Slice::of_day(day, Direction::Placed);
     Converter::try_new(ConvertOptions {
         export_files: Some(Arc::clone(reader.names())),
         max_record_bytes: MAX_RECORD_BYTES,
