@@ -37,8 +37,8 @@ pub struct Identity {
     /// the lake has them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tables: Option<Vec<TableFormat>>,
-    /// `window.slice`: the period of the lake's slices. `None` in a wanted identity: as the lake has
-    /// it. A new lake has days then.
+    /// `window.slice`: the period of the lake's slices. `None` in a wanted identity: as the lake
+    /// has it. A new lake has days then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<PeriodUnit>,
     /// For information: `source.url` when the lake was created. Hosts may change.

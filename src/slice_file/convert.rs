@@ -273,8 +273,9 @@ impl Converter {
     /// [`ConvertError`] if the spool file cannot be created.
     pub fn try_new(options: ConvertOptions) -> Result<Self, ConvertError> {
         let spool = |extension: &str| {
-            let stem = crate::store::layout::stem(options.slice);
-            options.spool_dir.join(format!("{stem}.{extension}"))
+            let Slice { period, direction } = options.slice;
+            let name = format!("{direction}-{period}.{extension}");
+            options.spool_dir.join(name)
         };
         for extension in ["rejects", "rewrite", "sorted"] {
             remove_leftover(&spool(extension))

@@ -271,8 +271,8 @@ impl DeltaLog {
         if self.store.create(&path, bytes).await? == Swap::Refused {
             return Ok(());
         }
-        // Another process may have expired this version meanwhile, after a newer checkpoint. Without
-        // a newer one it relies on this one.
+        // Another process may have expired this version meanwhile, after a newer checkpoint.
+        // Without a newer one it relies on this one.
         let listing = self.list().await?;
         let is_last = listing.checkpoint_for(u64::MAX) <= Some(snapshot.version);
         if !is_last && !listing.has_commit(snapshot.version) {
