@@ -1,26 +1,25 @@
-"""Executes the statements of `cdrlake ddl` on a lake with a Delta Lake log, as printed.
+"""Executes the statements of `cdrlake ddl` on a lake with both logs, as printed.
 
 Fills a lake from `cdrlake simulate` and replaces a day, so that old and new files lie side by side.
-DuckDB and ClickHouse read it by the log and by the list of files; ClickHouse also copies it, twice.
-Each time, the query of `ddl --check` must answer that the ledger agrees.
+DuckDB and ClickHouse read it by each log and by the list of files, Spark by the log of Apache
+Iceberg. ClickHouse also copies it, twice. Each time, the query of `ddl --check` must answer that
+the ledger agrees.
 
-Usage: table_ddl.py path/to/cdrlake
+Usage: table_ddl.py path/to/cdrlake ENGINE ...
 
-Tested with Python 3.11 and, in an environment of its own (other scripts need DuckDB 2.0):
-chdb==4.4.0 duckdb==1.5.5 duckdb-extension-delta==1.5.5 pytz
+An engine is duckdb, clickhouse or spark, in the environments of `table_readers.py`.
 """
 
 import os
 import pathlib
+import re
 import socket
 import subprocess
 import sys
 import tempfile
 import time
 
-import chdb.session
-import duckdb
-import duckdb_extension_delta
+import table_readers
 
 FIRST, SECOND, LAST = "2026-10-01", "2026-10-02", "2026-10-03"
 
@@ -55,14 +54,14 @@ class Simulator:
 
 
 class Lake:
-    """A lake with a Delta Lake log in which the second day was replaced."""
+    """A lake with both logs in which the second day was replaced."""
 
     def __init__(self, program, folder):
         self.program, self.path, self.folder = program, folder / "lake", folder
         port = free_port()
         (folder / "pipeline.toml").write_text(
             f'[source]\nurl = "http://127.0.0.1:{port}"\napi_key = {{ env = "WAVIX_API_KEY" }}\n'
-            f'[lake]\nurl = "{self.path}"\ntables = ["delta"]\n'
+            f'[lake]\nurl = "{self.path}"\ntables = ["delta", "iceberg"]\n'
         )
         with Simulator(program, port, 42):
             self.call("run", "--from", FIRST, "--to", LAST)
@@ -93,19 +92,18 @@ def check_verdict(what, row):
 
 
 def with_duckdb(lake):
-    package = pathlib.Path(duckdb_extension_delta.__file__).parent
-    extension = next(package.rglob("*.duckdb_extension"))
-    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
-    for form in ["delta", "files"]:
-        sql = lake.ddl("duckdb", "--as", form)
-        # The extension comes from a package, not from DuckDB's server.
-        sql = sql.replace("INSTALL delta;", "").replace("LOAD delta;", f"LOAD '{extension}';")
+    for form in ["delta", "iceberg", "files"]:
+        connection = table_readers.duckdb_connection("delta", "avro", "iceberg")
+        # The extensions come from packages, not from DuckDB's server.
+        sql = re.sub(
+            r"^(INSTALL|LOAD) (delta|iceberg);", "", lake.ddl("duckdb", "--as", form), flags=re.M
+        )
         connection.execute(sql)
         connection.execute(lake.ddl("duckdb", "--as", form, "--load"))
-        rows = connection.execute(lake.ddl("duckdb", "--check")).fetchall()
-        check_verdict(f"DuckDB, --as {form}", rows[0])
-        days = connection.execute("SELECT DISTINCT dt::VARCHAR FROM cdrs ORDER BY 1").fetchall()
-        assert [day for (day,) in days] == [FIRST, SECOND, LAST], days
+        check = lake.ddl("duckdb", "--as", form, "--check")
+        check_verdict(f"DuckDB, --as {form}", connection.execute(check).fetchall()[0])
+        days = connection.execute("SELECT DISTINCT source_day::VARCHAR FROM cdrs ORDER BY 1")
+        assert [day for (day,) in days.fetchall()] == [FIRST, SECOND, LAST], form
         comments = connection.execute(
             "SELECT count(*) FROM duckdb_columns() WHERE table_name = 'cdrs' AND comment IS NULL"
         ).fetchone()
@@ -118,7 +116,11 @@ def statements(sql):
 
 
 def with_clickhouse(lake):
-    for form in ["delta", "files"]:
+    import chdb.session
+
+    # It reads a log only below the working directory.
+    os.chdir("/")
+    for form in ["delta", "iceberg", "files"]:
         with tempfile.TemporaryDirectory() as folder:
             session = chdb.session.Session(folder)
             definition = statements(lake.ddl("clickhouse", "--as", form))
@@ -126,21 +128,34 @@ def with_clickhouse(lake):
             load = 2 * statements(lake.ddl("clickhouse", "--as", form, "--load"))
             for statement in definition + load:
                 session.query(statement)
-            check = statements(lake.ddl("clickhouse", "--check"))[0]
+            check = statements(lake.ddl("clickhouse", "--as", form, "--check"))[0]
             row = session.query(check, "TSV").bytes().decode().strip().split("\t")
             check_verdict(f"ClickHouse, --as {form}", row)
             session.close()
 
 
+def with_spark(lake):
+    session = table_readers.spark_session()
+    definition = lake.ddl("spark", "--as", "iceberg")
+    # What it says to start the session with.
+    for name, value in re.findall(r"^--   (\S+) += (\S+)$", definition, flags=re.M):
+        session.conf.set(name, value)
+    for statement in statements(definition):
+        # A permanent view needs a metastore.
+        session.sql(statement.replace("REPLACE VIEW", "REPLACE TEMPORARY VIEW"))
+    check = statements(lake.ddl("spark", "--as", "iceberg", "--check"))[0]
+    check_verdict("Spark, --as iceberg", session.sql(check).collect()[0])
+
+
+ENGINES = {"duckdb": with_duckdb, "clickhouse": with_clickhouse, "spark": with_spark}
+
+
 def main():
     program = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder:
-        # chdb reads a log only below the working directory.
-        os.chdir(folder)
         lake = Lake(program, pathlib.Path(folder))
-        with_duckdb(lake)
-        with_clickhouse(lake)
-        os.chdir("/")
+        for engine in sys.argv[2:]:
+            ENGINES[engine](lake)
 
 
 if __name__ == "__main__":

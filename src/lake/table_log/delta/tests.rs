@@ -13,7 +13,6 @@ use serde_json::Value;
 use super::*;
 use crate::cdr::decode::Record;
 use crate::cdr::slice::{Direction, Slice};
-use crate::lake::Lake;
 use crate::lake::table_log::LiveFile;
 use crate::lake::table_log::faults::{FaultStore, Moment};
 use crate::slice_file::options::ParquetOptions;
@@ -676,51 +675,6 @@ async fn a_log_on_disk_has_the_same_versions() {
     log.expire(&newest, Timestamp::MAX).await.unwrap().done();
     assert_eq!(log.live_paths().await, paths(&["base", "3", "c"]));
     assert_eq!(log.names().await.len(), 2);
-}
-
-/// Writes a log into a lake on disk, for `tests/python/delta_readers.py`. `DELTA_LAKE` is the lake.
-/// `DELTA_STEP` is `history` (63 versions), `expire` (the last 8 are left) or `end` (the last).
-#[tokio::test]
-#[ignore = "set DELTA_LAKE and DELTA_STEP"]
-async fn a_lake_on_disk_gets_a_log() {
-    let variable = |name| std::env::var(name).unwrap();
-    let store = LocalStore::new(variable("DELTA_LAKE").as_ref(), 0o644);
-    let store: Arc<dyn LakeStore> = Arc::new(store);
-    let lake = Lake::find_any(Arc::clone(&store)).await.unwrap().unwrap();
-    let days = jiff::civil::Date::MIN..=jiff::civil::Date::MAX;
-    let entries = lake.entries(&Direction::ALL, days).await.unwrap();
-    let files = entries
-        .values()
-        .filter_map(|entry| DataFile::of(&entry.entry));
-    let files: Vec<DataFile> = files.collect();
-    let log = log_in(store);
-    if variable("DELTA_STEP") == "history" {
-        let mut change = Difference {
-            add: files.clone(),
-            remove: Vec::new(),
-        };
-        let mut snapshot = None;
-        for version in 0..63_u64 {
-            let at = info(version);
-            let committed = log.commit(snapshot.as_ref(), &change, &at).await;
-            snapshot = Some(committed.unwrap().done());
-            // Odd versions remove a file, even ones add it again.
-            let file = &files[usize::try_from(version / 2).unwrap() % files.len()];
-            change = Difference::default();
-            if version % 2 == 0 {
-                change.remove.push(file.path.clone());
-            } else {
-                change.add.push(file.clone());
-            }
-        }
-    }
-    let limit = match &*variable("DELTA_STEP") {
-        "history" => return,
-        "expire" => time(55),
-        _ => Timestamp::MAX,
-    };
-    let newest = log.read().await.unwrap().unwrap();
-    log.expire(&newest, limit).await.unwrap().done();
 }
 
 /// A step of a random history.

@@ -2,7 +2,6 @@
 //! snapshot.
 
 use std::fmt::Write as _;
-use std::path::PathBuf;
 
 use jiff::civil::{Date, date};
 use jiff::{SignedDuration, ToSpan};
@@ -16,7 +15,6 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::lake::table_log::DataFile;
 use crate::lake::table_log::faults::{FaultStore, Moment};
 use crate::slice_file::statistics::{Bound, ColumnStatistics, FileStatistics};
-use crate::store::Objects;
 use crate::store::bucket::BucketStore;
 
 const LAKE: &str = "s3://bucket/lake";
@@ -963,41 +961,4 @@ proptest! {
             }
         });
     }
-}
-
-/// Writes the log of a lake on disk, in several commits, for `tests/python/iceberg_readers.py`. The
-/// variable names the lake. A second time, ends the history.
-#[tokio::test]
-async fn a_lake_on_disk_gets_a_log_if_a_variable_names_it() {
-    let Ok(lake) = std::env::var("CDRLAKE_TEST_ICEBERG_LAKE") else {
-        eprintln!("Skipped: CDRLAKE_TEST_ICEBERG_LAKE names no lake.");
-        return;
-    };
-    let root = PathBuf::from(lake).canonicalize().unwrap();
-    let store = Arc::new(crate::store::local::LocalStore::new(&root, 0o644));
-    let entries = store.list(&Path::from(crate::store::layout::LEDGER)).await;
-    let mut files = Vec::new();
-    for entry in entries.unwrap() {
-        let entry = store.read(&entry.path).await.unwrap().unwrap();
-        files.extend(DataFile::of(&serde_json::from_slice(&entry.bytes).unwrap()));
-    }
-    files.sort_by(|a, b| a.path.cmp(&b.path));
-    let log = IcebergLog::new(store, format!("file://{}", root.display()));
-    if let Some(base) = log.read().await.unwrap() {
-        done(log.expire(&base, Timestamp::MAX).await);
-        return;
-    }
-    let (old, new) = files.split_at(files.len() - 9);
-    log.change(old, &[]).await;
-    log.change(&new[..5], &old[1..3]).await;
-    log.change(&new[5..7], &[]).await;
-    log.change(&old[2..3], &old[..1]).await;
-    let newest = log.change(&new[7..], &[]).await;
-    assert!(newest.manifests.len() > 1);
-    assert_eq!(newest.live.len(), files.len() - 2);
-    println!(
-        "{} files, {} manifests",
-        newest.live.len(),
-        newest.manifests.len()
-    );
 }
