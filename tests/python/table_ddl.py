@@ -141,8 +141,7 @@ def with_spark(lake):
     for name, value in re.findall(r"^--   (\S+) += (\S+)$", definition, flags=re.M):
         session.conf.set(name, value)
     for statement in statements(definition):
-        # A permanent view needs a metastore.
-        session.sql(statement.replace("REPLACE VIEW", "REPLACE TEMPORARY VIEW"))
+        session.sql(statement)
     check = statements(lake.ddl("spark", "--as", "iceberg", "--check"))[0]
     check_verdict("Spark, --as iceberg", session.sql(check).collect()[0])
 

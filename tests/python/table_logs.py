@@ -123,9 +123,8 @@ def typed(name, value):
 def check_statistics(lake, log, expected):
     """Compares what a log has about its files with their rows."""
     paths = set()
-    for path, rows, size, nulls, bounds in {"delta": delta_files, "iceberg": iceberg_files}[log](
-        lake
-    ):
+    entries = delta_files(lake) if log == "delta" else iceberg_files(lake)
+    for path, rows, size, nulls, bounds in entries:
         table = expected[path]
         paths.add(path)
         assert (rows, size) == (table.num_rows, path.stat().st_size), path
