@@ -21,8 +21,13 @@ type Values = BTreeMap<&'static str, Box<RawValue>>;
 #[serde(rename_all = "camelCase")]
 struct Written {
     num_records: u64,
+    // `deltalake` gives pyarrow the bounds "null" for a file whose objects are empty, which exclude
+    // the file from every filter.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     min_values: Values,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     max_values: Values,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     null_count: BTreeMap<&'static str, u64>,
 }
 
@@ -161,6 +166,14 @@ mod tests {
         let read: Stats = serde_json::from_str(&expected).unwrap();
         assert_eq!(read.num_records, Some(5));
         assert!(!read.has_private_bounds());
+    }
+
+    #[test]
+    fn a_file_without_statistics_has_its_rows_only() {
+        let mut file = file("a");
+        file.rows = 5;
+        file.statistics = FileStatistics::default();
+        assert_eq!(encode(&file), r#"{"numRecords":5}"#);
     }
 
     #[test]
