@@ -30,6 +30,8 @@ mod exactness;
 mod faults;
 /// The source over HTTP/2.
 mod http2;
+/// A reader of the logs of Apache Iceberg.
+mod iceberg_logs;
 /// What is JSON, by a suite of documents.
 mod json_suite;
 /// Exports in files.

@@ -1,5 +1,5 @@
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
-use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, written};
+use crate::stores::{Fault, FaultBucket, FaultStore, Faults, LedgerHistory, bucket_lake, written};
 use crate::support::{DAY, block_on, calls, for_each, for_each_case_of, is_whole};
 use crate::sweep::{Operation, Place, changes_something, for_each_fault, local, source};
 use crate::table_logs::{
@@ -25,7 +25,8 @@ use crate::table_logs::{
     ids_in, newest_versions, rows_of, snapshots,
 };
 
-/// Variable for the child of the sweep: its lake, its server, and the operation at which it dies.
+/// Variable for the child of the sweep: the directory and URI of its lake, its server, and the
+/// operation at which it dies.
 const VICTIM: &str = "TEST_VICTIM";
 
 /// The calls of one day: before, and during the run under test.
@@ -347,15 +348,24 @@ struct Expected {
     versions_before: Vec<u64>,
 }
 
-/// Checks that every snapshot is complete, and that those since the run under test began have the
-/// old or the new rows of each slice.
-async fn check_snapshots(store: &dyn LakeStore, versions_before: &[u64], context: &str) {
+/// Checks that every snapshot is complete and equals the ledger of some moment, and that those
+/// since the run under test began have the old or the new rows of each slice.
+async fn check_snapshots(
+    store: &dyn LakeStore,
+    history: &LedgerHistory,
+    versions_before: &[u64],
+    context: &str,
+) {
     let mut read = BTreeMap::new();
     let logs = snapshots(store).await;
     assert_eq!(logs.len(), versions_before.len());
     for (log, &before) in logs.iter().zip(versions_before) {
         for snapshot in log {
             let found = rows_of(store, snapshot, &mut read).await;
+            assert!(
+                history.contains(&snapshot.paths()),
+                "{context}: the ledger was never like {snapshot:?}"
+            );
             for case in CASES.iter().filter(|_| snapshot.version >= before) {
                 let ids = found.get(&case.slice()).cloned().unwrap_or_default();
                 assert!(
@@ -373,11 +383,12 @@ async fn check_snapshots(store: &dyn LakeStore, versions_before: &[u64], context
 /// Checks the lake after a run that failed, hung or died, then runs again.
 async fn check_and_go_on(
     store: &Arc<dyn LakeStore>,
+    history: &LedgerHistory,
     url: &str,
     expected: &Expected,
     context: &str,
 ) {
-    check_snapshots(&**store, &expected.versions_before, context).await;
+    check_snapshots(&**store, history, &expected.versions_before, context).await;
     // Complete files of known slices, each with the old or the new rows.
     let found = visible(&**store).await;
     for case in CASES {
@@ -407,7 +418,7 @@ async fn check_and_go_on(
     }
     assert_eq!(findings(store).await, [], "{context}");
     assert_logs_equal_the_ledger(&**store, context).await;
-    check_snapshots(&**store, &expected.versions_before, context).await;
+    check_snapshots(&**store, history, &expected.versions_before, context).await;
     // After a refresh, the lake holds exactly the expected rows, once.
     refresh(Arc::clone(store), url).await.unwrap();
     assert_logs_equal_the_ledger(&**store, context).await;
@@ -421,7 +432,7 @@ async fn check_and_go_on(
         // Removes replaced files.
         catch_up(Arc::clone(store), url).await.unwrap();
         assert_only_current_files(&**store, context).await;
-        check_snapshots(&**store, &expected.versions_before, context).await;
+        check_snapshots(&**store, history, &expected.versions_before, context).await;
     }
     assert_eq!(
         names(&**store).await,
@@ -574,7 +585,9 @@ fn the_lake_stays_consistent_if_any_bucket_request_fails_hangs_or_is_the_last() 
             // Requests that do not concern files are the same in both cases.
             |(_, path)| !uploads || path.contains("/cdrs/") || path.contains("/rejects/"),
             async |store| refresh(store, &url).await.is_ok(),
-            async |place, context| check_and_go_on(&place.sound(), &url, &expected, context).await,
+            async |place, context| {
+                check_and_go_on(&place.sound(), &place.history, &url, &expected, context).await;
+            },
         );
     }
 }
@@ -607,19 +620,26 @@ fn the_lake_stays_consistent_if_sampled_s3_operations_fail_hang_or_are_the_last(
         let bucket = crate::s3::Bucket::create().unwrap();
         let single_put_bytes = WAYS_IN[sample % WAYS_IN.len()];
         let tables = TABLES[sample / WAYS_IN.len() % TABLES.len()];
-        begin(&bucket.store(single_put_bytes), &server, tables);
+        let history = Arc::default();
+        let recorded = |faults: &Arc<Faults>| -> Arc<dyn LakeStore> {
+            let store = bucket.store(single_put_bytes);
+            let uri = store.uri();
+            FaultStore::of_lake(store, faults, uri, &history)
+        };
+        begin(&recorded(&Faults::none()), &server, tables);
         let expected = Expected {
             names_in_the_end: names_in_the_end.clone(),
             versions_before: block_on(newest_versions(&*bucket.store(single_put_bytes))),
         };
         let (at, fault) = (sample * step / FAULTS.len(), sample * step % FAULTS.len());
         let faults = Faults::new(at, FAULTS[fault].clone());
-        let faulty = FaultStore::new(bucket.store(single_put_bytes), &faults);
-        run_with_fault(faulty, &server.url(), &faults);
+        run_with_fault(recorded(&faults), &server.url(), &faults);
         bucket.expire_leases();
-        let next = bucket.store(single_put_bytes);
+        let next = recorded(&Faults::none());
         let context = format!("{:?} of {:?}", FAULTS[fault], operations[at]);
-        block_on(check_and_go_on(&next, &server.url(), &expected, &context));
+        let url = server.url();
+        let checked = check_and_go_on(&next, &history, &url, &expected, &context);
+        block_on(checked);
     });
 }
 
@@ -641,7 +661,9 @@ fn the_lake_stays_consistent_if_any_local_operation_fails_or_hangs() {
             &begun,
             |_| true,
             async |store| refresh(store, &url).await.is_ok(),
-            async |place, context| check_and_go_on(&place.sound(), &url, &expected, context).await,
+            async |place, context| {
+                check_and_go_on(&place.sound(), &place.history, &url, &expected, context).await;
+            },
         );
     }
 }
@@ -667,7 +689,8 @@ fn die_at_local_operations(server: &Server, tables: &str) {
     }
     for_each_case_of(TABLES.len(), deaths, |&(at, when)| {
         let place = begun.copy();
-        let victim = format!("{}\n{}\n{at}\n{when}", place.root().display(), server.url());
+        let (root, uri, url) = (place.root(), place.sound().uri(), server.url());
+        let victim = format!("{}\n{uri}\n{url}\n{at}\n{when}", root.display());
         // Without core dumps.
         let script = "ulimit -c 0; exec \"$0\" --exact protocol::victim --ignored";
         let output = std::process::Command::new("sh")
@@ -685,16 +708,24 @@ fn die_at_local_operations(server: &Server, tables: &str) {
             String::from_utf8_lossy(&output.stdout)
         );
         let context = format!("{when} {:?}", operations[at]);
-        let (store, url) = (place.sound(), server.url());
-        block_on(check_and_go_on(&store, &url, &expected, &context));
+        place.history.replay(&journal_of(&root));
+        std::fs::remove_file(journal_of(&root)).ok();
+        let store = place.sound();
+        let checked = check_and_go_on(&store, &place.history, &url, &expected, &context);
+        block_on(checked);
     });
+}
+
+/// Where a process that dies notes its changes of the ledger.
+fn journal_of(root: &FilePath) -> PathBuf {
+    root.with_extension("journal")
 }
 
 #[test]
 #[ignore = "the test above runs it as the process that dies"]
 fn victim() {
     let victim = std::env::var(VICTIM).unwrap();
-    let [root, url, at, when] = victim.split('\n').collect::<Vec<_>>()[..] else {
+    let [root, uri, url, at, when] = victim.split('\n').collect::<Vec<_>>()[..] else {
         panic!("{victim}");
     };
     let fault = match when {
@@ -702,7 +733,9 @@ fn victim() {
         _ => Fault::AbortAfter,
     };
     let faults = Faults::new(at.parse().unwrap(), fault);
-    let faulty = FaultStore::new(local(FilePath::new(root)), &faults);
+    let root = FilePath::new(root);
+    let history = LedgerHistory::with_journal(journal_of(root));
+    let faulty = FaultStore::of_lake(local(root), &faults, uri.to_owned(), &history);
     run_with_fault(faulty, url, &faults);
 }
 
@@ -783,6 +816,14 @@ async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
     catch_up(Arc::clone(&other), &later.url()).await.unwrap();
     assert_eq!(visible(&*other).await, done, "{operation:?}");
     assert_logs_equal_the_ledger(&*other, &format!("{operation:?}")).await;
+    // Two runs at once may commit their slices in another order than the ledger.
+    let mut read = BTreeMap::new();
+    for snapshot in snapshots(&*other).await.iter().flatten() {
+        rows_of(&*other, snapshot, &mut read).await;
+        for path in snapshot.paths() {
+            assert!(place.history.contains_file(&path), "{operation:?}: {path}");
+        }
+    }
     let mut left = findings(&other).await;
     // A file that arrives late is in no log, and `gc` removes it.
     left.retain(|finding| !has_logs || finding.fault != verify::Fault::Foreign);

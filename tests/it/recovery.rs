@@ -1,3 +1,4 @@
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -11,7 +12,9 @@ use crate::support::{
     serving, skipped,
 };
 use crate::sweep::local;
-use crate::table_logs::{TABLES, assert_logs_equal_the_ledger};
+use crate::table_logs::{
+    TABLES, assert_logs_equal_the_ledger, current_files, newest_snapshots, rows_of,
+};
 
 /// A server with three calls for each of the days around [`DAY`].
 fn three_calls_a_day() -> Server {
@@ -1061,6 +1064,85 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
         .filter(|name| name.contains("staging") || name.contains("leases"))
         .collect();
     assert_eq!(leftovers, [] as [&str; 0]);
+}
+
+#[test]
+fn readers_of_logs_see_the_ledger_of_some_moment_while_runs_are_killed_at_random_moments() {
+    const ROWS: u32 = 50;
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    workplace.with_tables(TABLES[1]);
+    let refresh = || {
+        let days = ["run", "--from", DAYS[0], "--to", DAYS[2], "--refresh"];
+        let mut command = workplace.command(&[&days[..], &["--requests", "4"]].concat());
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    };
+    let contents = ["0.027", "0.028"];
+    let lake = workplace.path("lake");
+    let named = || -> BTreeSet<String> {
+        let files = block_on(current_files(&*local(&lake)));
+        files.into_values().collect()
+    };
+    serve_days(&server, ROWS, contents[0]);
+    assert!(refresh().status().unwrap().success());
+    // Logs are committed when a run ends, so a snapshot equals the ledger between two runs.
+    let mut moments = BTreeSet::from([named()]);
+    let begun = std::time::Instant::now();
+    serve_days(&server, ROWS, contents[1]);
+    assert!(refresh().status().unwrap().success());
+    moments.insert(named());
+    let whole_run = begun.elapsed();
+    let mut random = fastrand::Rng::with_seed(seed());
+
+    let is_over = std::sync::atomic::AtomicBool::new(false);
+    let seen = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| {
+            let (store, mut read) = (local(&lake), BTreeMap::new());
+            let mut seen = BTreeMap::new();
+            let mut reads = 0;
+            while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
+                for snapshot in block_on(newest_snapshots(&*store)) {
+                    let rows = block_on(rows_of(&*store, &snapshot, &mut read));
+                    let is_whole = |ids: &Vec<String>| ids.len() == ROWS as usize;
+                    assert!(
+                        rows.len() == 6 && rows.values().all(is_whole),
+                        "{snapshot:?}"
+                    );
+                    seen.insert(snapshot.paths(), snapshot);
+                    reads += 1;
+                }
+            }
+            (seen, reads)
+        });
+        for round in 0..kills() / 2 {
+            serve_days(&server, ROWS, contents[round % 2]);
+            let mut child = refresh().spawn().unwrap();
+            // A random moment, not a wait for an event.
+            std::thread::park_timeout(whole_run.mul_f64(random.f64()));
+            child.kill().unwrap();
+            child.wait().unwrap();
+            moments.insert(named());
+            assert!(!reader.is_finished(), "a reader panicked");
+        }
+        is_over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (seen, reads) = reader.join().unwrap();
+        assert!(reads > kills(), "{reads}");
+        seen
+    });
+    assert!(seen.len() > 2, "no run committed: {seen:?}");
+    for (files, snapshot) in seen {
+        assert!(
+            moments.contains(&files),
+            "the ledger was never like {snapshot:?}"
+        );
+    }
+    // The next run repairs the lake without any flag.
+    let ran = workplace.run(&["run", "--from", DAYS[0], "--to", DAYS[2]]);
+    assert_eq!(ran.status, 0, "{ran:?}");
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 0, "{verified:?}");
+    block_on(assert_logs_equal_the_ledger(&*local(&lake), "in the end"));
 }
 
 /// Runs several commands at once on one new lake of [`DAYS`], and checks that together they fetch

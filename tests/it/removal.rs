@@ -863,12 +863,18 @@ async fn counted(removed: &Removed, store: &Arc<dyn LakeStore>) -> (usize, u64, 
 /// Digits of [`NUMBER`], as far as a log may contain none of them.
 const DIGITS: [&str; 2] = ["3025550001", "555-0001"];
 
-/// Checks that every snapshot of every log is complete and has one of these numbers of rows.
-async fn check_snapshots(store: &dyn LakeStore, rows: &[usize], context: &str) {
+/// Checks that every snapshot of every log is complete, has one of these numbers of rows, and
+/// equals the ledger of some moment.
+async fn check_snapshots(place: &Place, rows: &[usize], context: &str) {
+    let store = place.sound();
     let mut read = BTreeMap::new();
-    for log in snapshots(store).await {
+    for log in snapshots(&*store).await {
         for snapshot in &log {
-            let found = rows_of(store, snapshot, &mut read).await;
+            let found = rows_of(&*store, snapshot, &mut read).await;
+            assert!(
+                place.history.contains(&snapshot.paths()),
+                "{context}: the ledger was never like {snapshot:?}"
+            );
             let count = found.values().map(Vec::len).sum();
             assert!(
                 rows.contains(&count),
@@ -895,7 +901,7 @@ fn complete_erasures_on_disk(tables: &str) {
         async |store| removed.erase(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
-            check_snapshots(&*store, &[0, 2, 5, 3], context).await;
+            check_snapshots(&place, &[0, 2, 5, 3], context).await;
             // Either all rows, or the rows without the number.
             let seen = visible(&*store).await.values().map(Vec::len).sum::<usize>();
             assert!(seen == 5 || seen == 3, "{context}: {seen} rows");
@@ -949,7 +955,7 @@ fn complete_erasures_in_a_bucket(tables: &str) {
         async |store| removed.erase(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
-            check_snapshots(&*store, &[0, 4, 7, 6], context).await;
+            check_snapshots(&place, &[0, 4, 7, 6], context).await;
             let erased = removed.erase(Arc::clone(&store)).await;
             assert_eq!(erased, Ok(true), "{context}");
             let (rows, _, suppressed) = counted(&removed, &store).await;
@@ -977,7 +983,7 @@ fn complete_prunes(tables: &str) {
         async |store| removed.prune(store).await == Ok(true),
         async |place, context| {
             let store = place.sound();
-            check_snapshots(&*store, &[0, 2, 5], context).await;
+            check_snapshots(&place, &[0, 2, 5], context).await;
             let pruned = removed.prune(Arc::clone(&store)).await;
             assert_eq!(pruned, Ok(true), "{context}");
             assert!(visible(&*store).await.is_empty(), "{context}");

@@ -1,5 +1,6 @@
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::io::Write;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -44,6 +45,109 @@ pub(crate) enum Fault {
     Pause(CancellationToken),
 }
 
+/// What the ledger of a lake said at each moment.
+#[derive(Debug, Default)]
+pub(crate) struct LedgerHistory {
+    /// The file of every slice that has one, by its entry, after each change.
+    moments: Mutex<Vec<BTreeMap<String, String>>>,
+    /// Entries that could not be read. A log keeps what it has of their slices.
+    unreadable: Mutex<BTreeSet<String>>,
+    /// Where changes are written, too, for a process that dies.
+    journal: Option<PathBuf>,
+}
+
+impl LedgerHistory {
+    /// Also writes changes to a file.
+    pub(crate) fn with_journal(journal: PathBuf) -> Arc<Self> {
+        Arc::new(Self {
+            journal: Some(journal),
+            ..Self::default()
+        })
+    }
+
+    /// The same history, which continues on its own.
+    pub(crate) fn fork(&self) -> Arc<Self> {
+        let moments = self.moments.lock().unwrap().clone().into();
+        Arc::new(Self {
+            moments,
+            ..Self::default()
+        })
+    }
+
+    /// Notes a moment.
+    pub(crate) fn add(&self, files: BTreeMap<String, String>) {
+        self.moments.lock().unwrap().push(files);
+    }
+
+    /// Adds the changes that a process wrote to its journal.
+    pub(crate) fn replay(&self, journal: &FilePath) {
+        let text = std::fs::read_to_string(journal).unwrap_or_default();
+        for (entry, file) in text.lines().map(|line| line.split_once(' ').unwrap()) {
+            self.change(entry, file);
+        }
+    }
+
+    /// Notes that an entry has another file, or none if `file` is empty.
+    fn change(&self, entry: &str, file: &str) {
+        let mut moments = self.moments.lock().unwrap();
+        let mut files = moments.last().cloned().unwrap_or_default();
+        files.remove(entry);
+        if !file.is_empty() {
+            files.insert(entry.to_owned(), file.to_owned());
+        }
+        moments.push(files);
+        if let Some(journal) = &self.journal {
+            let options = std::fs::File::options()
+                .create(true)
+                .append(true)
+                .open(journal);
+            writeln!(options.unwrap(), "{entry} {file}").unwrap();
+        }
+    }
+
+    /// Whether the ledger named exactly these files at some moment. Of a slice whose entry could
+    /// not be read, they may have the file of another moment.
+    pub(crate) fn contains(&self, files: &BTreeSet<String>) -> bool {
+        let moments = self.moments.lock().unwrap();
+        let unreadable = self.unreadable.lock().unwrap();
+        let of_these = |moment: &BTreeMap<String, String>| {
+            let files = unreadable.iter().filter_map(|entry| moment.get(entry));
+            files.cloned().collect::<Vec<_>>()
+        };
+        let other: BTreeSet<String> = moments.iter().flat_map(of_these).collect();
+        let files: BTreeSet<&String> = files.difference(&other).collect();
+        let is_equal = |moment: &BTreeMap<String, String>| {
+            let named = moment.values().filter(|file| !other.contains(*file));
+            named.collect::<BTreeSet<_>>() == files
+        };
+        files.is_empty() || moments.iter().any(is_equal)
+    }
+
+    /// Whether the ledger named this file at some moment.
+    pub(crate) fn contains_file(&self, file: &str) -> bool {
+        let moments = self.moments.lock().unwrap();
+        let mut files = moments.iter().flat_map(BTreeMap::values);
+        files.any(|found| found == file)
+    }
+
+    fn note_unreadable(&self, path: &Path) {
+        if let Some((_, entry)) = path.as_ref().split_once("_cdrlake/ledger/") {
+            self.unreadable.lock().unwrap().insert(entry.to_owned());
+        }
+    }
+
+    /// Notes a successful write to a ledger entry. Without bytes, the entry was deleted.
+    fn note(&self, path: &Path, bytes: Option<&[u8]>) {
+        let Some((_, entry)) = path.as_ref().split_once("_cdrlake/ledger/") else {
+            return;
+        };
+        let written = bytes.map(|bytes| serde_json::from_slice(bytes).unwrap());
+        let written: serde_json::Value = written.unwrap_or_default();
+        let file = &written["committed"]["file"]["path"];
+        self.change(entry, file.as_str().unwrap_or_default());
+    }
+}
+
 /// Forwards every operation, but injects a fault into one. Operations are numbered from 0.
 #[derive(Clone, Debug)]
 pub(crate) struct FaultStore {
@@ -51,6 +155,8 @@ pub(crate) struct FaultStore {
     faults: Arc<Faults>,
     /// Another writer always wins for objects with this prefix.
     contended: Option<&'static str>,
+    uri: String,
+    history: Arc<LedgerHistory>,
 }
 
 /// Counts operations and determines which one fails.
@@ -166,19 +272,35 @@ impl Faults {
 
 impl FaultStore {
     pub(crate) fn new(inner: Arc<dyn LakeStore>, faults: &Arc<Faults>) -> Arc<Self> {
+        let uri = inner.uri();
+        Self::of_lake(inner, faults, uri, &Arc::default())
+    }
+
+    /// The store of the lake with this URI and history.
+    pub(crate) fn of_lake(
+        inner: Arc<dyn LakeStore>,
+        faults: &Arc<Faults>,
+        uri: String,
+        history: &Arc<LedgerHistory>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             inner,
             faults: Arc::clone(faults),
             contended: None,
+            uri,
+            history: Arc::clone(history),
         })
     }
 
     /// Forwards every operation, but loses every write to objects with `prefix` to another writer.
     pub(crate) fn too_late_for(inner: Arc<dyn LakeStore>, prefix: &'static str) -> Arc<Self> {
+        let uri = inner.uri();
         Arc::new(Self {
             inner,
             faults: Faults::none(),
             contended: Some(prefix),
+            uri,
+            history: Arc::default(),
         })
     }
 
@@ -236,15 +358,22 @@ impl Staged for FaultStaged {
 #[async_trait]
 impl Objects for FaultStore {
     async fn read(&self, path: &Path) -> Result<Option<Versioned>, StoreError> {
-        self.pass("read", path, self.inner.read(path)).await
+        let found = self.pass("read", path, self.inner.read(path)).await;
+        found.inspect_err(|_| self.history.note_unreadable(path))
     }
 
     async fn create(&self, path: &Path, bytes: Bytes) -> Result<Swap, StoreError> {
         if self.is_too_late(path) {
             return Ok(Swap::Refused);
         }
-        self.pass("create", path, self.inner.create(path, bytes))
-            .await
+        let work = async {
+            let swap = self.inner.create(path, bytes.clone()).await?;
+            if matches!(swap, Swap::Done(_)) {
+                self.history.note(path, Some(&bytes));
+            }
+            Ok(swap)
+        };
+        self.pass("create", path, work).await
     }
 
     async fn replace(
@@ -256,8 +385,14 @@ impl Objects for FaultStore {
         if self.is_too_late(path) {
             return Ok(Swap::Refused);
         }
-        self.pass("replace", path, self.inner.replace(path, bytes, expected))
-            .await
+        let work = async {
+            let swap = self.inner.replace(path, bytes.clone(), expected).await?;
+            if matches!(swap, Swap::Done(_)) {
+                self.history.note(path, Some(&bytes));
+            }
+            Ok(swap)
+        };
+        self.pass("replace", path, work).await
     }
 
     async fn state(&self, path: &Path) -> Result<Option<ObjectState>, StoreError> {
@@ -284,11 +419,16 @@ impl Objects for FaultStore {
     }
 
     async fn delete(&self, path: &Path) -> Result<(), StoreError> {
-        self.pass("delete", path, self.inner.delete(path)).await
+        let work = async {
+            self.inner.delete(path).await?;
+            self.history.note(path, None);
+            Ok(())
+        };
+        self.pass("delete", path, work).await
     }
 
     fn uri(&self) -> String {
-        self.inner.uri()
+        self.uri.clone()
     }
 
     fn spool_dir(&self) -> &FilePath {
@@ -349,6 +489,7 @@ pub(crate) struct FaultBucket {
     faults: Arc<Faults>,
     /// Actions and paths that are never permitted.
     refuses: fn(&str, &Path) -> bool,
+    history: Arc<LedgerHistory>,
 }
 
 impl FaultBucket {
@@ -357,7 +498,14 @@ impl FaultBucket {
             inner: Arc::clone(inner),
             faults: Arc::clone(faults),
             refuses: |_, _| false,
+            history: Arc::default(),
         }
+    }
+
+    /// Records what the ledger says.
+    pub(crate) fn recording(self, history: &Arc<LedgerHistory>) -> Self {
+        let history = Arc::clone(history);
+        Self { history, ..self }
     }
 
     async fn pass<T>(
@@ -407,7 +555,12 @@ impl ObjectStore for FaultBucket {
             PutMode::Create => "create",
             PutMode::Update(_) => "update",
         };
-        let work = self.inner.put_opts(path, payload, options);
+        let work = async {
+            let bytes = Bytes::from(payload.clone());
+            let put = self.inner.put_opts(path, payload, options).await?;
+            self.history.note(path, Some(&bytes));
+            Ok(put)
+        };
         self.pass(action, path, work).await
     }
 
@@ -430,8 +583,12 @@ impl ObjectStore for FaultBucket {
 
     async fn get_opts(&self, path: &Path, options: GetOptions) -> Result<GetResult, ObjectError> {
         let action = if options.head { "head" } else { "get" };
-        self.pass(action, path, self.inner.get_opts(path, options))
-            .await
+        let work = async {
+            // Some errors are a part of the protocol.
+            Ok(self.inner.get_opts(path, options).await)
+        };
+        let found = self.pass(action, path, work).await;
+        found.inspect_err(|_| self.history.note_unreadable(path))?
     }
 
     fn delete_stream(
@@ -443,7 +600,11 @@ impl ObjectStore for FaultBucket {
             .and_then(move |path| {
                 let bucket = bucket.clone();
                 async move {
-                    let work = bucket.inner.delete(&path);
+                    let work = async {
+                        bucket.inner.delete(&path).await?;
+                        bucket.history.note(&path, None);
+                        Ok(())
+                    };
                     bucket.pass("delete", &path, work).await?;
                     Ok(path)
                 }

@@ -1,17 +1,19 @@
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use cdrlake::Api;
-use cdrlake::internals::{LakeStore, LocalStore, SourceConfig};
+use cdrlake::internals::{LakeStore, LocalStore, SourceConfig, layout};
 use object_store::memory::InMemory;
 use secrecy::SecretString;
 
-use crate::stores::{Fault, FaultBucket, FaultStore, Faults, bucket_lake, expire_leases};
+use crate::stores::{
+    Fault, FaultBucket, FaultStore, Faults, LedgerHistory, bucket_lake, expire_leases,
+};
 use crate::support::{block_on, copy_tree, for_each_case_of};
-use crate::table_logs::TABLES;
+use crate::table_logs::{TABLES, current_files, snapshots};
 
 /// An operation of a lake: its action and its object.
 pub(crate) type Operation = (&'static str, String);
@@ -36,11 +38,18 @@ pub(crate) fn local(root: &FilePath) -> Arc<dyn LakeStore> {
     Arc::new(store)
 }
 
-/// The location of a lake that can be copied.
+/// A lake that can be copied.
 #[derive(Clone, Debug)]
-pub(crate) enum Place {
-    /// A directory, deleted with its last reference.
-    Disk(Arc<tempfile::TempDir>),
+pub(crate) struct Place {
+    location: Location,
+    pub(crate) history: Arc<LedgerHistory>,
+}
+
+#[derive(Clone, Debug)]
+enum Location {
+    /// A directory, deleted with its last reference, and the URI of the lake. A copy keeps the URI,
+    /// because logs of Apache Iceberg contain it.
+    Disk(Arc<tempfile::TempDir>, String),
     /// A bucket in memory. Files up to this size are uploaded in one request.
     Bucket(Arc<InMemory>, u64),
 }
@@ -48,47 +57,87 @@ pub(crate) enum Place {
 impl Place {
     /// An empty location on disk.
     pub(crate) fn on_disk() -> Self {
-        Self::Disk(Arc::new(tempfile::tempdir().unwrap()))
+        let directory = tempfile::tempdir().unwrap();
+        let uri = local(directory.path()).uri();
+        Self {
+            location: Location::Disk(Arc::new(directory), uri),
+            history: Arc::default(),
+        }
     }
 
     /// An empty location in a bucket.
     pub(crate) fn in_bucket(single_put_bytes: u64) -> Self {
-        Self::Bucket(Arc::new(InMemory::new()), single_put_bytes)
+        Self {
+            location: Location::Bucket(Arc::new(InMemory::new()), single_put_bytes),
+            history: Arc::default(),
+        }
     }
 
-    /// A copy of the lake in a directory.
+    /// A copy of the lake in a directory. Its history begins with its ledger and the snapshots of
+    /// its logs.
     pub(crate) fn copy_of(directory: &FilePath) -> Self {
-        let copy = Self::on_disk();
+        let copy = Self::copy_with_uri(directory, local(directory).uri());
+        let store = copy.sound();
+        block_on(async {
+            for snapshot in snapshots(&*store).await.into_iter().flatten() {
+                let paths = snapshot.paths().into_iter();
+                copy.history
+                    .add(paths.map(|path| (path.clone(), path)).collect());
+            }
+            let current = current_files(&*store).await.into_iter();
+            let entry = |(slice, file)| {
+                let entry = layout::ledger_entry(slice);
+                let entry = entry.as_ref().strip_prefix(layout::LEDGER).unwrap();
+                (entry.trim_start_matches('/').to_owned(), file)
+            };
+            let current: BTreeMap<String, String> = current.map(entry).collect();
+            copy.history.add(current);
+        });
+        copy
+    }
+
+    fn copy_with_uri(directory: &FilePath, uri: String) -> Self {
+        let mut copy = Self::on_disk();
         copy_tree(directory, &copy.root());
+        if let Location::Disk(_, own) = &mut copy.location {
+            *own = uri;
+        }
         copy
     }
 
     /// An independent copy.
     pub(crate) fn copy(&self) -> Self {
-        match self {
-            Self::Disk(directory) => Self::copy_of(directory.path()),
-            Self::Bucket(objects, single_put_bytes) => {
-                Self::Bucket(Arc::new(objects.fork()), *single_put_bytes)
+        let location = match &self.location {
+            Location::Disk(directory, uri) => {
+                Self::copy_with_uri(directory.path(), uri.clone()).location
             }
-        }
+            Location::Bucket(objects, single_put_bytes) => {
+                Location::Bucket(Arc::new(objects.fork()), *single_put_bytes)
+            }
+        };
+        let history = self.history.fork();
+        Self { location, history }
     }
 
     /// The directory of a lake on disk.
     pub(crate) fn root(&self) -> PathBuf {
-        match self {
-            Self::Disk(directory) => directory.path().to_owned(),
-            Self::Bucket(..) => panic!("a bucket has no directory"),
+        match &self.location {
+            Location::Disk(directory, _) => directory.path().to_owned(),
+            Location::Bucket(..) => panic!("a bucket has no directory"),
         }
     }
 
     /// The store of a process with injected faults.
     pub(crate) fn store(&self, faults: &Arc<Faults>) -> Arc<dyn LakeStore> {
-        match self {
-            Self::Disk(directory) => FaultStore::new(local(directory.path()), faults),
-            Self::Bucket(objects, single_put_bytes) => {
-                let bucket = Arc::new(FaultBucket::new(objects, faults));
+        match &self.location {
+            Location::Disk(directory, uri) => {
+                let store = local(directory.path());
+                FaultStore::of_lake(store, faults, uri.clone(), &self.history)
+            }
+            Location::Bucket(objects, single_put_bytes) => {
+                let bucket = FaultBucket::new(objects, faults).recording(&self.history);
                 let lease = Duration::from_mins(1);
-                Arc::new(bucket_lake(bucket, *single_put_bytes, lease))
+                Arc::new(bucket_lake(Arc::new(bucket), *single_put_bytes, lease))
             }
         }
     }
@@ -100,7 +149,7 @@ impl Place {
 
     /// Lets the leases of crashed processes expire.
     pub(crate) async fn expire_leases(&self) {
-        if let Self::Bucket(objects, _) = self {
+        if let Location::Bucket(objects, _) = &self.location {
             expire_leases(objects).await;
         }
     }
@@ -109,7 +158,7 @@ impl Place {
     /// fault.
     fn faults_of(&self, operation: &Operation, is_first: bool) -> Vec<Fault> {
         let mut faults = vec![Fault::ErrorBefore];
-        let is_bucket = matches!(self, Self::Bucket(..));
+        let is_bucket = matches!(self.location, Location::Bucket(..));
         if is_bucket {
             // A bucket may also refuse permanently.
             faults.push(Fault::RefusedBefore);

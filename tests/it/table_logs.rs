@@ -11,10 +11,11 @@ use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
+use crate::iceberg_logs;
 use crate::support::read;
 
 /// Values of `lake.tables` with which sweeps are done. The first is the plain layout.
-pub(crate) const TABLES: [&str; 2] = ["", "delta"];
+pub(crate) const TABLES: [&str; 2] = ["", "delta,iceberg"];
 
 /// A format whose logs can be read.
 struct Format {
@@ -22,32 +23,43 @@ struct Format {
     name: &'static str,
     directory: &'static str,
     /// The snapshots that a reader can open, in order. The last is the newest.
-    snapshots: fn(&Objects) -> Vec<Snapshot>,
+    /// Takes the URI of the lake.
+    snapshots: fn(&Objects, &str) -> Vec<Snapshot>,
 }
 
-const FORMATS: [Format; 1] = [Format {
-    name: "delta",
-    directory: layout::DELTA_LOG,
-    snapshots: delta_snapshots,
-}];
+const FORMATS: [Format; 2] = [
+    Format {
+        name: "delta",
+        directory: layout::DELTA_LOG,
+        snapshots: |objects, _| delta_snapshots(objects),
+    },
+    Format {
+        name: "iceberg",
+        directory: layout::ICEBERG_LOG,
+        snapshots: iceberg_logs::snapshots,
+    },
+];
 
 /// The objects of a log, by their name in its directory.
-type Objects = BTreeMap<String, Bytes>;
+pub(crate) type Objects = BTreeMap<String, Bytes>;
 
 /// What a snapshot contains about a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct LoggedFile {
-    bytes: i64,
-    rows: Option<i64>,
-    partition: Option<String>,
+pub(crate) struct LoggedFile {
+    pub(crate) bytes: i64,
+    pub(crate) rows: Option<i64>,
+    pub(crate) partition: Option<String>,
 }
+
+/// The files of a snapshot, by their path in the lake.
+pub(crate) type Files = BTreeMap<String, LoggedFile>;
 
 /// A version of the table that a reader can open.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Snapshot {
+    /// It rises with time.
     pub(crate) version: u64,
-    /// By their path in the lake.
-    files: BTreeMap<String, LoggedFile>,
+    pub(crate) files: Files,
 }
 
 impl Snapshot {
@@ -91,11 +103,28 @@ async fn objects(store: &dyn LakeStore, directory: &str) -> Objects {
 pub(crate) async fn snapshots(store: &dyn LakeStore) -> Vec<Vec<Snapshot>> {
     let mut logs = Vec::new();
     for format in formats(store).await {
-        let snapshots = (format.snapshots)(&objects(store, format.directory).await);
+        let snapshots = (format.snapshots)(&objects(store, format.directory).await, &store.uri());
         assert!(!snapshots.is_empty(), "{} has no snapshot", format.name);
         logs.push(snapshots);
     }
     logs
+}
+
+/// The newest snapshot of every log, while another process may commit.
+pub(crate) async fn newest_snapshots(store: &dyn LakeStore) -> Vec<Snapshot> {
+    let mut newest = Vec::new();
+    for format in formats(store).await {
+        loop {
+            let before = objects(store, format.directory).await;
+            let after = store.list(&Path::from(format.directory)).await.unwrap();
+            // An object that was created during a listing may be missing in it.
+            if before.len() == after.len() {
+                newest.extend((format.snapshots)(&before, &store.uri()).pop());
+                break;
+            }
+        }
+    }
+    newest
 }
 
 /// The version of the newest snapshot of every log.
@@ -193,7 +222,9 @@ pub(crate) async fn assert_nothing_is_left(store: &dyn LakeStore, secrets: &[&st
             }
             let words = text.split(['"', '\\', '\n']);
             for file in words.filter(|word| word.ends_with(".parquet")) {
-                let path = percent_decoded(file);
+                // Iceberg has URIs.
+                let path = file.strip_prefix(&format!("{}/", store.uri()));
+                let path = percent_decoded(path.unwrap_or(file));
                 let is_of_the_log = !path.contains('/');
                 assert!(
                     is_of_the_log || current.contains(&path),
@@ -204,8 +235,12 @@ pub(crate) async fn assert_nothing_is_left(store: &dyn LakeStore, secrets: &[&st
     }
 }
 
-/// The text of an object of a log: of a Parquet file, all its values.
+/// The text of an object of a log: of a Parquet or Avro file, all its values.
 fn decoded(name: &str, bytes: &Bytes) -> String {
+    if bytes.starts_with(b"Obj") {
+        let records = iceberg_logs::records(bytes);
+        return serde_json::to_string(&records).unwrap();
+    }
     if !name.ends_with(".parquet") {
         return String::from_utf8_lossy(bytes).into_owned();
     }
@@ -266,9 +301,6 @@ fn percent_decoded(text: &str) -> String {
     }
     String::from_utf8(decoded).unwrap()
 }
-
-/// The files of a version of a Delta Lake log.
-type Files = BTreeMap<String, LoggedFile>;
 
 /// The snapshots of a Delta Lake log. Panics if the newest version cannot be opened, by its hint or
 /// without it, or if a version has different files by different checkpoints.
