@@ -346,12 +346,16 @@ pub(crate) fn for_each_case_of<T: Sync>(
     for_each(cases.len(), |k| each(&cases[k]));
 }
 
-/// Calls `each` for 0 to `count`, on two threads for each processor, because some wait.
+/// Two threads for each processor, because some wait.
+pub(crate) fn threads() -> usize {
+    2 * std::thread::available_parallelism().map_or(2, usize::from)
+}
+
+/// Calls `each` for 0 to `count`, on so many [`threads`].
 pub(crate) fn for_each(count: usize, each: impl Fn(usize) + Sync) {
     let next = AtomicUsize::new(0);
-    let threads = 2 * std::thread::available_parallelism().map_or(2, usize::from);
     std::thread::scope(|scope| {
-        for _ in 0..threads {
+        for _ in 0..threads() {
             scope.spawn(|| {
                 loop {
                     let k = next.fetch_add(1, Ordering::SeqCst);

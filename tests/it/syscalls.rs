@@ -3,14 +3,19 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
-use cdrlake::RunReport;
+use cdrlake::{RunReport, Slice};
 use serde_json::Value;
 
 use crate::server::Server;
 use crate::support::{
-    CANARY, DAY, Workplace, calls, copy_tree, for_each_case, output, read, skipped,
+    CANARY, DAY, Workplace, block_on, calls, copy_tree, for_each_case, for_each_case_of, output,
+    read, skipped, threads,
+};
+use crate::sweep::local;
+use crate::table_logs::{
+    TABLES, assert_logs_equal_the_ledger, current_files, has_logs, rows_of, snapshots,
 };
 
 /// `tests/it/syscalls.c`, compiled.
@@ -53,13 +58,17 @@ fn begin() -> (Server, Workplace) {
             .status,
         0
     );
+    serve_changes(&server);
+    (server, workplace)
+}
+
+fn serve_changes(server: &Server) {
     let placed = format!("{}{}{{\"date\":\"broken\"}}\n", calls(0, 5), calls(0, 1));
     server
         .serve("placed", DAY, placed, 7)
         .serve("received", DAY, calls(9, 1), 1)
         .serve("placed", DAY_BEFORE, "", 0)
         .serve("received", DAY_BEFORE, "", 0);
-    (server, workplace)
 }
 
 /// Runs the program with the preloaded library on a copy of the lake.
@@ -208,25 +217,152 @@ fn publishing_syncs_the_file_renames_it_and_syncs_the_directory() {
     assert!(report.starts_with("_cdrlake/runs/"));
 }
 
-/// Ids in every file of the table. Panics if a file is incomplete.
+/// Ids in every file of the table, or in those that the ledger names if the lake has logs. Panics
+/// if a file is incomplete.
 fn visible(lake: &Path) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
+    let store = local(lake);
+    let named = block_on(async {
+        if !has_logs(&*store).await {
+            return None;
+        }
+        Some(current_files(&*store).await)
+    });
     for (name, direction, day) in [
         ("placed", "placed", DAY),
         ("received", "received", DAY),
         ("emptied", "placed", DAY_BEFORE),
     ] {
-        let path = lake.join(format!("cdrs/dt={day}/{direction}-{day}.parquet"));
-        if path.exists() {
+        let mut path = Some(format!("cdrs/dt={day}/{direction}-{day}.parquet"));
+        if let Some(named) = &named {
+            let mut slices = named.iter();
+            let is_it = |slice: &Slice| {
+                (slice.day.to_string(), slice.direction.to_string())
+                    == (day.into(), direction.into())
+            };
+            let file = slices.find(|(slice, _)| is_it(slice));
+            path = file.map(|(_, path)| path.clone());
+        }
+        if let Some(path) = path.map(|path| lake.join(path))
+            && (named.is_some() || path.exists())
+        {
             found.insert(name.to_owned(), read(&path).num_rows());
         }
     }
     found
 }
 
+/// A lake for one fault.
+struct Victim {
+    lake: PathBuf,
+    /// How it was before.
+    before: PathBuf,
+    /// The files that the ledger named at each moment at which logs could be committed.
+    moments: Vec<BTreeSet<String>>,
+}
+
+/// Lakes that are alike, each at a path of its own, which the log of Apache Iceberg contains.
+struct Lakes<'a> {
+    workplace: &'a Workplace,
+    free: Mutex<Vec<Victim>>,
+}
+
+impl<'a> Lakes<'a> {
+    /// Lakes with these [`TABLES`], like that of [`begin`]. Those with logs also have a replaced
+    /// file, which the next run removes.
+    fn begin(tables: &str, server: &Server, workplace: &'a Workplace) -> Self {
+        workplace.reconfigure("url = \"lake\"", "url = \"lake\"\nkeep_replaced = \"0d\"");
+        workplace.with_tables(tables);
+        let lake = |number| Victim {
+            lake: workplace.path(format!("lake-{number}")),
+            before: workplace.path(format!("before-{number}")),
+            moments: Vec::new(),
+        };
+        let mut lakes: Vec<Victim> = (0..threads()).map(lake).collect();
+        for calls_of_the_day in [2, 3] {
+            server
+                .serve(
+                    "placed",
+                    DAY,
+                    calls(0, calls_of_the_day),
+                    calls_of_the_day.into(),
+                )
+                .serve("placed", DAY_BEFORE, calls(20, 2), 2);
+            for Victim { lake, moments, .. } in &mut lakes {
+                let days = ["run", "--from", DAY_BEFORE, "--to", DAY, "--refresh"];
+                let lake_of_it = ["--direction", "placed", "--lake", lake.to_str().unwrap()];
+                assert_eq!(workplace.run(&[&days[..], &lake_of_it].concat()).status, 0);
+                moments.push(named(lake));
+            }
+        }
+        for Victim { lake, before, .. } in &lakes {
+            std::fs::rename(lake, before).unwrap();
+        }
+        serve_changes(server);
+        let free = Mutex::new(lakes);
+        Self { workplace, free }
+    }
+
+    /// Does `work` on one of the lakes.
+    fn with_one<T>(&self, work: impl FnOnce(&Victim) -> T) -> T {
+        let victim = self.free.lock().unwrap().pop();
+        let victim = victim.expect("there are as many as threads");
+        if victim.lake.exists() {
+            std::fs::remove_dir_all(&victim.lake).unwrap();
+            std::fs::remove_file(log_of(&victim.lake)).unwrap();
+        }
+        copy_tree(&victim.before, &victim.lake);
+        let result = work(&victim);
+        self.free.lock().unwrap().push(victim);
+        result
+    }
+
+    /// The system calls that can fail. In a lake with logs, those from the first ledger entry on:
+    /// the ones before do not differ.
+    fn calls(&self) -> std::ops::Range<usize> {
+        self.with_one(|Victim { lake, .. }| {
+            let output = run_with_shim(lake, self.workplace, None);
+            assert!(output.status.success(), "{output:?}");
+            let calls = logged(lake);
+            assert!(calls.len() > 50, "{calls:?}");
+            let is_entry = |(name, paths): &(String, Vec<String>)| {
+                name == "rename" && paths[1].starts_with("_cdrlake/ledger/")
+            };
+            let first = calls.iter().position(is_entry).unwrap();
+            let has_logs = block_on(has_logs(&*local(lake)));
+            let first = if has_logs { first } else { 0 };
+            first..calls.len()
+        })
+    }
+}
+
+/// The files that the ledger names.
+fn named(lake: &Path) -> BTreeSet<String> {
+    let files = block_on(current_files(&*local(lake)));
+    files.into_values().collect()
+}
+
+/// Checks that every snapshot of the logs is complete, and equals the ledger of one of the
+/// `moments`.
+async fn check_snapshots(lake: &Path, moments: &[BTreeSet<String>], context: &str) {
+    let (store, mut read) = (local(lake), BTreeMap::new());
+    for snapshot in snapshots(&*store).await.iter().flatten() {
+        rows_of(&*store, snapshot, &mut read).await;
+        let files = snapshot.paths();
+        assert!(
+            files.is_empty() || moments.contains(&files),
+            "{context}: the ledger was never like {snapshot:?}"
+        );
+    }
+}
+
 /// Checks the lake after a failed run, then runs again.
-fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
+fn check_and_go_on(victim: &Victim, workplace: &Workplace, context: &str) {
+    let Victim { lake, before, .. } = victim;
     let found = visible(lake);
+    let mut moments = victim.moments.clone();
+    moments.push(named(lake));
+    block_on(check_snapshots(lake, &moments, context));
     assert!(
         [Some(&3), Some(&5)].contains(&found.get("placed"))
             && [None, Some(&1)].contains(&found.get("received"))
@@ -251,9 +387,7 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
     let mut reported = BTreeSet::new();
     for entry in std::fs::read_dir(lake.join("_cdrlake/runs")).unwrap() {
         let path = entry.unwrap().path();
-        let was_there = workplace
-            .path("lake/_cdrlake/runs")
-            .join(path.file_name().unwrap());
+        let was_there = before.join("_cdrlake/runs").join(path.file_name().unwrap());
         if !was_there.exists() {
             let report: RunReport = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
             reported.extend(report.partitions_changed.iter().map(ToString::to_string));
@@ -268,76 +402,85 @@ fn check_and_go_on(lake: &Path, workplace: &Workplace, context: &str) {
     }
     let verified = workplace.run(&["verify", "--lake", path]);
     assert_eq!(verified.status, 0, "{context}: {verified:?}");
+    block_on(assert_logs_equal_the_ledger(&*local(lake), context));
+    moments.push(named(lake));
+    block_on(check_snapshots(lake, &moments, context));
     let staging = lake.join("_cdrlake/staging");
     let left = std::fs::read_dir(staging).unwrap().count();
     assert_eq!(left, 0, "{context}");
 }
 
-fn number_of_calls(workplace: &Workplace) -> usize {
-    let lake = workplace.path("rehearsal");
-    copy_tree(&workplace.path("lake"), &lake);
-    let output = run_with_shim(&lake, workplace, None);
-    assert!(output.status.success(), "{output:?}");
-    let calls = logged(&lake).len();
-    assert!(calls > 50, "{calls}");
-    calls
-}
-
 #[test]
 fn the_lake_survives_a_kill_at_any_system_call() {
-    let (_server, workplace) = begin();
-    for_each_case((0..number_of_calls(&workplace)).collect(), |&at| {
-        let lake = workplace.path(format!("killed-{at}"));
-        copy_tree(&workplace.path("lake"), &lake);
-        let output = run_with_shim(&lake, &workplace, Some((at, "kill")));
-        assert_eq!(output.status.signal(), Some(9), "{at}: {output:?}");
-        let last = logged(&lake).pop().unwrap();
-        check_and_go_on(&lake, &workplace, &format!("{at}: {last:?}"));
-    });
+    for tables in TABLES {
+        let server = Server::start();
+        let workplace = Workplace::new(&server);
+        let lakes = Lakes::begin(tables, &server, &workplace);
+        for_each_case_of(TABLES.len(), lakes.calls().collect(), |&at| {
+            lakes.with_one(|victim| {
+                let output = run_with_shim(&victim.lake, &workplace, Some((at, "kill")));
+                assert_eq!(output.status.signal(), Some(9), "{at}: {output:?}");
+                let last = logged(&victim.lake).pop().unwrap();
+                check_and_go_on(victim, &workplace, &format!("{at}: {last:?}"));
+            });
+        });
+    }
 }
 
 #[test]
 fn the_lake_survives_a_disk_error_at_any_system_call() {
-    let (_server, workplace) = begin();
-    for_each_case((0..number_of_calls(&workplace)).collect(), |&at| {
-        let lake = workplace.path(format!("refused-{at}"));
-        copy_tree(&workplace.path("lake"), &lake);
-        let output = run_with_shim(&lake, &workplace, Some((at, "error")));
-        let calls = logged(&lake);
-        let context = format!("{at}: {:?} {output:?}", calls[at]);
-        let text = format!(
-            "{}{}",
-            String::from_utf8_lossy(&output.stdout),
-            String::from_utf8_lossy(&output.stderr)
-        );
-        assert!(
-            !text.contains("panicked") && !text.contains(CANARY),
-            "{context}"
-        );
-        match output.status.code() {
-            Some(0) => {
-                let path = lake.to_str().unwrap();
-                let arguments = ["verify", "--format", "json", "--lake", path];
-                let findings = workplace.run(&arguments).json()["findings"].clone();
-                let is_harmless = |finding: &Value| finding["fault"] == "leftover";
-                assert!(
-                    findings.as_array().unwrap().iter().all(is_harmless),
-                    "{context} {findings}"
-                );
-            }
-            Some(1 | 2) => {
-                let is_full = calls[at].0 != "fsync" && calls[at].0 != "unlink";
-                let message = if is_full {
-                    "No space left on device (os error 28). Make room there and run again"
-                } else {
-                    "Input/output error (os error 5)"
-                };
-                assert!(text.contains(message), "{context}");
-            }
-            _ => panic!("{context}"),
+    for tables in TABLES {
+        let server = Server::start();
+        let workplace = Workplace::new(&server);
+        let lakes = Lakes::begin(tables, &server, &workplace);
+        for_each_case_of(TABLES.len(), lakes.calls().collect(), |&at| {
+            lakes.with_one(|victim| fail_at(at, victim, &workplace));
+        });
+    }
+}
+
+/// Fails a system call of a run, checks how it ends, and goes on.
+fn fail_at(at: usize, victim: &Victim, workplace: &Workplace) {
+    let lake = &victim.lake;
+    let output = run_with_shim(lake, workplace, Some((at, "error")));
+    let calls = logged(lake);
+    let context = format!("{at}: {:?} {output:?}", calls[at]);
+    let text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    assert!(
+        !text.contains("panicked") && !text.contains(CANARY),
+        "{context}"
+    );
+    match output.status.code() {
+        Some(0) => {
+            let path = lake.to_str().unwrap();
+            let arguments = ["verify", "--format", "json", "--lake", path];
+            let findings = workplace.run(&arguments).json()["findings"].clone();
+            // The next run commits what the log lacks.
+            let is_warned = text.contains("is not up to date: cannot ");
+            let is_harmless = |finding: &Value| {
+                finding["fault"] == "leftover" || (is_warned && finding["fault"] == "table_log")
+            };
+            assert!(
+                findings.as_array().unwrap().iter().all(is_harmless),
+                "{context} {findings}"
+            );
         }
-        check_and_go_on(&lake, &workplace, &context);
-    });
+        Some(1 | 2) => {
+            let is_full = calls[at].0 != "fsync" && calls[at].0 != "unlink";
+            let message = if is_full {
+                "No space left on device (os error 28). Make room there and run again"
+            } else {
+                "Input/output error (os error 5)"
+            };
+            assert!(text.contains(message), "{context}");
+        }
+        _ => panic!("{context}"),
+    }
+    check_and_go_on(victim, workplace, &context);
 }
 
 /// Moves the partition of [`DAY`] elsewhere, behind a link.
@@ -385,7 +528,14 @@ fn a_partition_on_another_file_system_survives_an_error_or_kill_at_any_system_ca
         if fault == "kill" {
             assert_eq!(output.status.signal(), Some(9), "{context}");
         }
-        check_and_go_on(&lake, &workplace, &context);
+        let before = workplace.path("lake");
+        let moments = Vec::new();
+        let victim = Victim {
+            lake,
+            before,
+            moments,
+        };
+        check_and_go_on(&victim, &workplace, &context);
         let left = std::fs::read_dir(&elsewhere).unwrap().count();
         assert_eq!(left, 1, "{context}");
         let left = std::fs::read_dir(elsewhere.join("a-day")).unwrap().count();
