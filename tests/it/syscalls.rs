@@ -237,7 +237,7 @@ fn visible(lake: &Path) -> BTreeMap<String, usize> {
         if let Some(named) = &named {
             let mut slices = named.iter();
             let is_it = |slice: &Slice| {
-                (slice.day.to_string(), slice.direction.to_string())
+                (slice.period.to_string(), slice.direction.to_string())
                     == (day.into(), direction.into())
             };
             let file = slices.find(|(slice, _)| is_it(slice));
