@@ -422,15 +422,18 @@ impl<'a> Rows<'a> {
 
     /// Every row, in order.
     pub(crate) fn iter(&self) -> impl Iterator<Item = Record<'a>> + '_ {
-        (0..self.count).map(|row| {
-            Record::read_from(&mut RowReader {
-                row,
-                texts: self.texts.iter(),
-                times: self.times.iter(),
-                seconds: self.seconds.iter(),
-                amounts: self.amounts.iter(),
-                days: self.days,
-            })
+        (0..self.count).map(|row| self.record(row))
+    }
+
+    /// The row of this number.
+    pub(crate) fn record(&self, row: usize) -> Record<'a> {
+        Record::read_from(&mut RowReader {
+            row,
+            texts: self.texts.iter(),
+            times: self.times.iter(),
+            seconds: self.seconds.iter(),
+            amounts: self.amounts.iter(),
+            days: self.days,
         })
     }
 }

@@ -1,6 +1,5 @@
 //! Writes the rows of a slice to a Parquet file in the spool, and reads such files back.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
@@ -8,6 +7,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
+use arrow::compute::filter_record_batch;
+use arrow::error::ArrowError;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
 };
@@ -21,6 +23,7 @@ use super::batch_writer::{BatchWriter, FileWriter};
 use super::encode::parquet_schema;
 use super::options::ParquetOptions;
 use super::statistics::FileStatistics;
+use crate::cdr::columns::{COLUMNS, Kind};
 use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
 
@@ -223,7 +226,18 @@ impl SpooledRows {
     /// [`WriteError`] if the spool cannot be read, or what `each` returns.
     pub fn read<E: From<WriteError>>(
         &self,
-        each: impl FnMut(&Record<'_>) -> Result<(), E>,
+        mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.read_batches(|batch| {
+            let rows = Rows::try_new(&batch, self.file.slice);
+            let rows = rows.map_err(|error| self.failed("read back", error))?;
+            rows.iter().try_for_each(|record| each(&record))
+        })
+    }
+
+    fn read_batches<E: From<WriteError>>(
+        &self,
+        each: impl FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
         // Metadata like that of the future footer.
         let rows = i64::try_from(self.file.rows).unwrap_or(i64::MAX);
@@ -233,7 +247,11 @@ impl SpooledRows {
         let metadata = Arc::new(ParquetMetaData::new(file, row_groups));
         let footer = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
             .map_err(|source| error(&self.file.path, "read back", source))?;
-        read_rows_with(&self.file.path, footer, self.file.slice, each)
+        read_batches(&self.file.path, footer, each)
+    }
+
+    fn failed(&self, action: &'static str, source: ArrowError) -> WriteError {
+        error(&self.file.path, action, source.into())
     }
 
     fn max_row_text(&self) -> KeyValue {
@@ -289,11 +307,20 @@ impl SpooledRows {
     /// # Errors
     /// [`WriteError`] if either file cannot be written or read.
     pub fn sorted_by_day(self, days: impl Iterator<Item = (i32, u64)>) -> Result<Self, WriteError> {
+        let row_text_bytes = self.file.max_row_text_bytes.max(1);
+        let most_rows = (SORTED_TEXT_BYTES / row_text_bytes).clamp(1, SORTED_ROWS);
+        self.sorted_with(days, most_rows as u64)
+    }
+
+    /// The same with at most so many rows in memory.
+    fn sorted_with(
+        self,
+        days: impl Iterator<Item = (i32, u64)>,
+        most_rows: u64,
+    ) -> Result<Self, WriteError> {
         let path = self.file.path.with_extension("sorted");
         let slice = self.file.slice;
         let mut sorted = SpoolWriter::try_new(&path, slice, &self.file.options)?;
-        let row_text_bytes = self.file.max_row_text_bytes.max(1);
-        let most_rows = (SORTED_TEXT_BYTES / row_text_bytes).clamp(1, SORTED_ROWS) as u64;
         let mut days = days.peekable();
         while let Some((first, mut rows)) = days.next() {
             let mut last = first;
@@ -310,20 +337,27 @@ impl SpooledRows {
                 })?;
                 continue;
             }
-            let mut by_day = BTreeMap::new();
-            self.read(|record| {
-                if let Some(day) = record.source_day.filter(|day| (first..=last).contains(day)) {
-                    let rows = by_day.entry(day);
-                    rows.or_insert_with(|| BatchBuilder::new(slice))
-                        .append(record);
-                }
+            let mut batches = Vec::new();
+            self.read_batches(|batch| {
+                let in_window =
+                    |day: Option<i32>| day.is_some_and(|day| (first..=last).contains(&day));
+                let days = days_of(&batch);
+                let mask: BooleanArray = days.iter().map(|day| Some(in_window(day))).collect();
+                let batch = filter_record_batch(&batch, &mask);
+                batches.push(batch.map_err(|error| self.failed("sort", error))?);
                 Ok::<(), WriteError>(())
             })?;
-            for mut rows in by_day.into_values() {
-                let batch = rows.finish();
-                let rows = Rows::try_new(&batch, slice)
-                    .map_err(|source| error(&self.file.path, "sort", source.into()))?;
-                rows.iter().try_for_each(|record| sorted.append(&record))?;
+            let rows = batches.iter().map(|batch| Rows::try_new(batch, slice));
+            let rows: Result<Vec<Rows<'_>>, _> = rows.collect();
+            let rows = rows.map_err(|error| self.failed("sort", error))?;
+            let mut order: Vec<(i32, usize, usize)> = Vec::new();
+            for (at, batch) in batches.iter().enumerate() {
+                let days = days_of(batch).values().iter().enumerate();
+                order.extend(days.map(|(row, day)| (*day, at, row)));
+            }
+            order.sort_unstable();
+            for (_, at, row) in order {
+                sorted.append(&rows[at].record(row))?;
             }
         }
         sorted.end()
@@ -459,9 +493,13 @@ fn batch_rows(metadata: &FileMetaData) -> usize {
 pub(crate) fn read_rows<E: From<WriteError>>(
     path: &Path,
     slice: Slice,
-    each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
 ) -> Result<(), E> {
-    read_rows_with(path, read_footer(path)?, slice, each)
+    read_batches(path, read_footer(path)?, |batch| {
+        let rows = Rows::try_new(&batch, slice);
+        let rows = rows.map_err(|problem| error(path, "read", problem.into()))?;
+        rows.iter().try_for_each(|record| each(&record))
+    })
 }
 
 fn open(path: &Path) -> Result<File, WriteError> {
@@ -472,12 +510,11 @@ fn open(path: &Path) -> Result<File, WriteError> {
     })
 }
 
-/// Like [`read_rows`], with a footer that need not be in the file.
-fn read_rows_with<E: From<WriteError>>(
+/// Calls `each` for every batch of a file with this footer, which need not be in the file.
+fn read_batches<E: From<WriteError>>(
     path: &Path,
     footer: ArrowReaderMetadata,
-    slice: Slice,
-    mut each: impl FnMut(&Record<'_>) -> Result<(), E>,
+    mut each: impl FnMut(RecordBatch) -> Result<(), E>,
 ) -> Result<(), E> {
     let damaged = |source| error(path, "read", source);
     let batch_rows = batch_rows(footer.metadata().file_metadata());
@@ -486,11 +523,16 @@ fn read_rows_with<E: From<WriteError>>(
         .build()
         .map_err(damaged)?;
     for batch in reader {
-        let batch = batch.map_err(|error| damaged(error.into()))?;
-        let rows = Rows::try_new(&batch, slice).map_err(|error| damaged(error.into()))?;
-        rows.iter().try_for_each(|record| each(&record))?;
+        each(batch.map_err(|error| damaged(error.into()))?)?;
     }
     Ok(())
+}
+
+/// The days of a batch of a file.
+fn days_of(batch: &RecordBatch) -> &Date32Array {
+    let name = COLUMNS.iter().find(|column| column.kind == Kind::Day);
+    let column = name.and_then(|column| batch.column_by_name(column.name));
+    column.expect("every file has it").as_primitive()
 }
 
 #[cfg(test)]

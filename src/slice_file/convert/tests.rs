@@ -65,6 +65,56 @@ fn every_record_is_counted_by_its_outcome() {
 }
 
 #[test]
+fn calls_of_a_month_are_sorted_and_summed_by_day_whatever_their_order() {
+    let month = Slice::new("2026-10".parse().unwrap(), Direction::Placed);
+    let call = |day: u8, hour: u8| {
+        let date = format!("2026-10-{day:02}T{hour:02}:00:00Z");
+        let id = format!("{day} {hour}");
+        format!("{{\"date\":\"{date}\",\"call_id\":\"{id}\",\"charge\":\"0.{day:02}\"}}\n")
+    };
+    let mut lines: Vec<String> = (1..=31)
+        .flat_map(|day| (0..day % 4).map(move |hour| call(day, hour)))
+        .collect();
+    lines.push("{\"date\":\"2026-09-30T23:59:59Z\",\"call_id\":\"before\"}\n".to_owned());
+    lines.push("{\"date\":\"2026-11-01T00:00:00Z\",\"call_id\":\"after\"}\n".to_owned());
+    // Duplicates, of which one is dropped wherever they lie.
+    lines.extend([call(3, 1), call(30, 0)]);
+    let mut random = fastrand::Rng::with_seed(7);
+    let mut first = None;
+    for _ in 0..8 {
+        random.shuffle(&mut lines);
+        let directory = tempfile::tempdir().unwrap();
+        let options = ConvertOptions::of_test(month, directory.path());
+        let converted = convert(options, &[&lines.concat()]).unwrap();
+        assert_eq!(
+            (converted.counts.duplicates, converted.counts.outside_day),
+            (2, 2)
+        );
+        let mut merged = Totals::default();
+        let mut rows = 0;
+        for (day, of_day) in &converted.days {
+            let calls = i64::from(day.day() % 4) + i64::from([1, 31].contains(&day.day()));
+            assert_eq!(of_day.rows, u64::try_from(calls).unwrap(), "{day}");
+            merged.merge(&of_day.totals);
+            rows += of_day.rows;
+        }
+        assert_eq!((rows, &merged), (converted.counts.rows, &converted.totals));
+        let digest = *first.get_or_insert(converted.digest);
+        assert_eq!(converted.digest, digest);
+        let mut days = Vec::new();
+        converted
+            .spooled
+            .read(|record| {
+                days.push(record.source_day.unwrap());
+                Ok::<(), WriteError>(())
+            })
+            .unwrap();
+        assert!(days.is_sorted());
+        assert_eq!(days.len() as u64, rows);
+    }
+}
+
+#[test]
 fn duplicates_that_are_kept_are_counted_too() {
     let directory = tempfile::tempdir().unwrap();
     let options = ConvertOptions {

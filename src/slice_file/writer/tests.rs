@@ -1,8 +1,10 @@
+use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;
 
 use parquet::basic::Compression;
 
 use super::*;
+use crate::cdr::day::day_number;
 use crate::cdr::slice::Direction;
 
 const SLICE: Slice = Slice::of_day(jiff::civil::date(2026, 10, 1), Direction::Placed);
@@ -145,4 +147,45 @@ fn a_batch_that_is_read_has_no_more_text_than_a_written_one() {
     assert_eq!(rows_at_once(100), BATCH_ROWS);
     assert_eq!(rows_at_once(1 << 20), 4);
     assert_eq!(rows_at_once(5 << 20), 1);
+}
+
+/// Days with few rows are sorted together, and a day with more rows is read alone.
+#[test]
+fn rows_of_a_month_are_sorted_by_day_and_keep_their_order_within_a_day() {
+    let slice = Slice::new("2026-10".parse().unwrap(), Direction::Placed);
+    let first = day_number(slice.period.first_day());
+    let mut random = fastrand::Rng::with_seed(1);
+    for (rows, most_rows) in [(1, 1), (40, 1), (200, 7), (5_000, 300), (9_000, 100_000)] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("placed-2026-10.parquet");
+        let mut writer = SpoolWriter::try_new(&path, slice, &options()).unwrap();
+        let mut by_day = BTreeMap::<i32, Vec<String>>::new();
+        for row in 0..rows {
+            // Most rows belong to one day.
+            let day = first + if random.bool() { 8 } else { random.i32(0..31) };
+            let record = Record {
+                source_day: Some(day),
+                ..record(row)
+            };
+            writer.append(&record).unwrap();
+            by_day.entry(day).or_default().push(row.to_string());
+        }
+        let days = by_day.iter().map(|(day, rows)| (*day, rows.len() as u64));
+        let spooled = writer.end().unwrap();
+        let sorted = spooled.sorted_with(days, most_rows).unwrap();
+        let mut found = Vec::new();
+        sorted
+            .read(|record| {
+                let id = record.call_id.as_deref().unwrap().to_owned();
+                found.push((record.source_day.unwrap(), id));
+                Ok::<(), WriteError>(())
+            })
+            .unwrap();
+        let expected = by_day.into_iter();
+        let expected = expected.flat_map(|(day, rows)| rows.into_iter().map(move |id| (day, id)));
+        assert_eq!(found, expected.collect::<Vec<_>>());
+        // Nothing of the unsorted file is left.
+        assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 1);
+        assert_eq!(sorted.finish(Vec::new()).unwrap().rows, rows as u64);
+    }
 }
