@@ -3,6 +3,7 @@
 pub(crate) mod bucket;
 mod error;
 mod housekeeping;
+pub(crate) mod http;
 pub mod layout;
 mod leases;
 pub(crate) mod local;
