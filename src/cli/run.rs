@@ -305,6 +305,10 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
         }
         Some(Stop::NoSource(why) | Stop::NoLake(why)) => {
             screen.print_error(&format!("the run was stopped: {why}"));
+            // Every slice may be committed, but not to the logs.
+            if result.report.outcome == RunOutcome::Committed {
+                return Exit::Failed;
+            }
         }
         None => {}
     }

@@ -23,8 +23,8 @@ use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
-use crate::lake::TableFormat;
 use crate::lake::identity::{FORMAT, Filter, Identity};
+use crate::lake::{CatalogOptions, TableFormat};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::options::ParquetOptions;
 use crate::store::location::Location;
@@ -121,6 +121,8 @@ pub struct LakeConfig {
     /// `None`: as the lake has them.
     pub tables: Option<Vec<TableFormat>>,
     pub keep_replaced: Duration,
+    /// `lake.iceberg.catalog`
+    pub catalog: Option<CatalogOptions>,
 }
 
 /// `[quality]`

@@ -1,7 +1,7 @@
 //! What each key means: its type, its default, and what goes with what.
 
 use std::num::NonZeroU32;
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use jiff::tz::TimeZone;
@@ -10,7 +10,7 @@ use toml::Value;
 use url::Url;
 
 use super::filters::filters;
-use super::secrets::key_source;
+use super::secrets::{KeySource, key_source};
 use super::settings::Settings;
 use super::{
     Config, ConfigError, LakeConfig, LimitsConfig, PrivacyConfig, QualityConfig, Reconcile,
@@ -19,7 +19,7 @@ use super::{
 use crate::body::reader::MAX_RECORD_BYTES;
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Direction;
-use crate::lake::TableFormat;
+use crate::lake::{CatalogOptions, Credential, TableFormat};
 use crate::privacy::{Mode, Modes};
 use crate::slice_file::options::ParquetOptions;
 use crate::store::MAX_LEASE_EXPIRY;
@@ -181,7 +181,7 @@ fn limits(settings: &Settings) -> Result<LimitsConfig, ConfigError> {
 
 fn source(settings: &Settings) -> Result<SourceConfig, ConfigError> {
     let url = settings
-        .get("source.url", http_url)?
+        .get("source.url", |value| http_url(value, OF_SOURCE))?
         .unwrap_or_else(|| Url::parse("https://api.wavix.com").expect("a valid constant"));
     let allow_http = settings
         .get("source.allow_http", values::boolean)?
@@ -297,7 +297,15 @@ fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
         Ok(tables)
     })?;
     let keep_replaced = settings.get("lake.keep_replaced", values::days)?;
+    let catalog = catalog(settings)?;
+    let has_iceberg = |tables: &Vec<TableFormat>| tables.contains(&TableFormat::Iceberg);
+    if catalog.is_some() && !tables.as_ref().is_none_or(has_iceberg) {
+        let problem = "lake.tables has no \"iceberg\", but lake.iceberg.catalog is set. Add \
+             \"iceberg\", or remove the catalog";
+        return Err(ConfigError::new(settings.origin("lake.tables"), problem));
+    }
     Ok(LakeConfig {
+        catalog,
         tables,
         keep_replaced: keep_replaced.unwrap_or(Duration::from_hours(7 * 24)),
         url,
@@ -308,7 +316,75 @@ fn lake(settings: &Settings) -> Result<LakeConfig, ConfigError> {
     })
 }
 
-fn http_url(value: &Value) -> Result<Url, String> {
+fn catalog(settings: &Settings) -> Result<Option<CatalogOptions>, ConfigError> {
+    let url = settings.get("lake.iceberg.catalog.url", |value| {
+        http_url(value, OF_CATALOG)
+    })?;
+    let token_url = settings.get("lake.iceberg.catalog.token_url", |value| {
+        http_url(value, OF_CATALOG)
+    })?;
+    let warehouse = settings.get("lake.iceberg.catalog.warehouse", values::text)?;
+    let namespace = settings.get("lake.iceberg.catalog.namespace", |value| {
+        let levels = values::text(value)?;
+        let levels: Vec<String> = levels.split('.').map(str::to_owned).collect();
+        if levels.iter().any(String::is_empty) {
+            return Err("has an empty level: write \"level\" or \"level.level\"".to_owned());
+        }
+        Ok(levels)
+    })?;
+    let table = settings.get("lake.iceberg.catalog.table", values::text)?;
+    let credential = key_source(
+        settings,
+        [
+            "lake.iceberg.catalog.credential.env",
+            "lake.iceberg.catalog.credential.file",
+            "lake.iceberg.catalog.credential.command",
+        ],
+    )?;
+    let scope = settings.get("lake.iceberg.catalog.scope", values::text)?;
+    let allow_http = settings
+        .get("lake.iceberg.catalog.allow_http", values::boolean)?
+        .unwrap_or(false);
+    let Some(url) = url else {
+        if namespace.is_some() || credential.is_some() || warehouse.is_some() {
+            return Err(ConfigError::missing("lake.iceberg.catalog.url"));
+        }
+        return Ok(None);
+    };
+    for (key, url) in [
+        ("lake.iceberg.catalog.url", Some(&url)),
+        ("lake.iceberg.catalog.token_url", token_url.as_ref()),
+    ] {
+        if url.is_some_and(|url| url.scheme() == "http" && !allow_http && !is_loopback(url)) {
+            let problem = format!(
+                "{key} is plain http, which would send the credential unencrypted. Use https, or \
+                 set lake.iceberg.catalog.allow_http = true"
+            );
+            return Err(ConfigError::new(settings.origin(key), problem));
+        }
+    }
+    let fetch = |source: KeySource| {
+        Credential(Arc::new(move || {
+            source.read("lake.iceberg.catalog.credential")
+        }))
+    };
+    Ok(Some(CatalogOptions {
+        url,
+        warehouse,
+        namespace: namespace
+            .ok_or_else(|| ConfigError::missing("lake.iceberg.catalog.namespace"))?,
+        table: table.unwrap_or_else(|| "cdrs".to_owned()),
+        credential: credential.map(fetch),
+        scope: scope.unwrap_or_else(|| "catalog".to_owned()),
+        token_url,
+    }))
+}
+
+/// Where else to put what an address must not contain.
+const OF_SOURCE: &str = "Set the key with source.api_key, and filters with their own keys";
+const OF_CATALOG: &str = "Set the credential with lake.iceberg.catalog.credential";
+
+fn http_url(value: &Value, elsewhere: &str) -> Result<Url, String> {
     let url = Url::parse(&values::text(value)?)
         .map_err(|error| format!("is not a URL ({error}): write https://host"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host().is_none() {
@@ -319,9 +395,7 @@ fn http_url(value: &Value) -> Result<Url, String> {
         || url.query().is_some()
         || url.fragment().is_some()
     {
-        let problem = "must be an address only. Set the key with source.api_key, and filters with \
-             their own keys";
-        return Err(problem.to_owned());
+        return Err(format!("must be an address only. {elsewhere}"));
     }
     Ok(url)
 }

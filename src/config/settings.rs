@@ -44,6 +44,16 @@ pub(crate) const KEYS: &[&str] = &[
     "lake.account",
     "lake.tables",
     "lake.keep_replaced",
+    "lake.iceberg.catalog.url",
+    "lake.iceberg.catalog.warehouse",
+    "lake.iceberg.catalog.namespace",
+    "lake.iceberg.catalog.table",
+    "lake.iceberg.catalog.credential.env",
+    "lake.iceberg.catalog.credential.file",
+    "lake.iceberg.catalog.credential.command",
+    "lake.iceberg.catalog.scope",
+    "lake.iceberg.catalog.token_url",
+    "lake.iceberg.catalog.allow_http",
     "parquet.compression",
     "parquet.row_group_rows",
     "parquet.row_group_bytes",
@@ -75,9 +85,10 @@ const SECTIONS: [&str; 7] = [
 /// The one table whose keys are not ours but the object store's.
 pub(crate) const OPEN_TABLE: &str = "lake.options";
 /// Tables of which one key excludes the others, with a variable's name for an example.
-const KEY_GROUPS: [(&str, &str); 2] = [
+const KEY_GROUPS: [(&str, &str); 3] = [
     ("source.api_key", "WAVIX_API_KEY"),
     ("privacy.key", "CDR_PRIVACY_KEY"),
+    ("lake.iceberg.catalog.credential", "ICEBERG_CREDENTIAL"),
 ];
 /// Prefix of the variables that override keys.
 const VARIABLE_PREFIX: &str = "CDRLAKE_";

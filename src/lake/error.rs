@@ -3,7 +3,7 @@
 use object_store::path::Path;
 
 use super::identity::FORMAT;
-use super::table_log::{TableFormat, TableLogError};
+use super::table_log::{CatalogError, TableFormat, TableLogError};
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
 use crate::retry::{Fate, StopCause};
@@ -60,6 +60,9 @@ pub enum LakeError {
         /// Why not.
         source: TableLogError,
     },
+    /// The catalog of the Iceberg log cannot be read or written.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
     /// Engines know no address of the lake that is valid in every one of them.
     #[error(
         "lake.tables has \"iceberg\", but the lake is in Azure, whose addresses engines spell \

@@ -54,8 +54,10 @@ use report::{Remark, RemarkKind};
 #[cfg(test)]
 pub(crate) use table::TableForm;
 pub(crate) use table::{Table, TableChange, TableFiles};
+pub(crate) use table_log::{
+    Catalog, CatalogOptions, Credential, LogFinding, SyncScope, TableFormat, Unsynced,
+};
 use table_log::{KeptLog, described, logs, must_be_possible};
-pub(crate) use table_log::{LogFinding, SyncScope, TableFormat, Unsynced};
 
 /// An open lake.
 #[derive(Clone, Debug)]
@@ -63,6 +65,8 @@ pub struct Lake {
     store: Arc<dyn LakeStore>,
     table: Table,
     logs: Vec<Arc<dyn KeptLog>>,
+    /// Follows the log of Iceberg.
+    catalog: Option<Arc<Catalog>>,
     /// Its identity, as stored in `lake.json`.
     pub identity: Identity,
     /// How phone numbers are stored. The default if it was opened for reading.
@@ -113,7 +117,8 @@ impl Lake {
         match store.create(&path, json(wanted)).await? {
             Swap::Done(_) => Ok(Self {
                 table: Table::new(Arc::clone(&store), wanted.table_form()),
-                logs: logs(&store, wanted),
+                logs: logs(&store, wanted, None),
+                catalog: None,
                 store,
                 identity: wanted.clone(),
                 privacy: Arc::default(),
@@ -148,7 +153,8 @@ impl Lake {
         let identity: Identity = parse_own(path, &found)?;
         Ok(Some(Self {
             table: Table::new(Arc::clone(&store), identity.table_form()),
-            logs: logs(&store, &identity),
+            logs: logs(&store, &identity, None),
+            catalog: None,
             store,
             identity,
             privacy: Arc::default(),

@@ -13,6 +13,7 @@ use super::run::IGNORES_CONDITIONS;
 use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
 use crate::error::counted;
+use crate::lake::{Catalog, CatalogOptions, LakeError};
 use crate::source::wavix::Api;
 use crate::source::{Request, Source};
 use crate::store::layout::{LEASES, LOCKS, STAGING, TABLE};
@@ -25,7 +26,7 @@ const PROBE: &str = "_cdrlake/leases/check.probe";
 /// One thing that was tried.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// What: `configuration`, `key`, `API`, `numbers` or `lake`.
+    /// What: `configuration`, `key`, `API`, `numbers`, `lake` or `catalog`.
     pub what: &'static str,
     /// What was found, in words.
     pub found: Result<String, Error>,
@@ -60,7 +61,16 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
         }
         note("lake", try_lake(config).await);
     }
+    if let Some(options) = &config.lake.catalog {
+        note("catalog", describe_catalog(options).await);
+    }
     checks
+}
+
+/// What the catalog holds.
+async fn describe_catalog(options: &CatalogOptions) -> Result<String, Error> {
+    let catalog = Catalog::try_new(options.clone()).map_err(LakeError::from)?;
+    Ok(catalog.describe().await.map_err(LakeError::from)?)
 }
 
 /// What becomes of phone numbers, where anything does.

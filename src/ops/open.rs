@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::Error;
 use crate::config::{Config, ConfigError, Origin};
-use crate::lake::{Lake, LakeError};
+use crate::lake::{Catalog, Lake, LakeError, TableFormat};
 use crate::privacy::Privacy;
 use crate::store::LakeStore;
 use crate::store::bucket::{self, BucketOptions, BucketStore, BucketUrl, OptionError, PART_BYTES};
@@ -194,7 +194,8 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
     place.prepare()?;
     // Before anything is written that relies on it.
     store.honours_conditions().await?;
-    let mut lake = Lake::open(store, &identity, privacy).await?;
+    let lake = Lake::open(store, &identity, privacy).await?;
+    let mut lake = with_catalog(config, lake)?;
     if is_new {
         tracing::info!("New lake: {}", config.lake.url);
     }
@@ -207,6 +208,21 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
     Ok(lake)
 }
 
+/// The lake with the configured catalog.
+fn with_catalog(config: &Config, lake: Lake) -> Result<Lake, Error> {
+    let Some(options) = &config.lake.catalog else {
+        return Ok(lake);
+    };
+    if !lake.identity.tables().contains(&TableFormat::Iceberg) {
+        tracing::warn!(
+            "lake.iceberg.catalog has no effect, because the lake has no log of Apache Iceberg. \
+             Convert the lake"
+        );
+    }
+    let catalog = Catalog::try_new(options.clone()).map_err(LakeError::from)?;
+    Ok(lake.with_catalog(Some(Arc::new(catalog))))
+}
+
 /// Opens the lake for reading, if there is one.
 ///
 /// # Errors
@@ -214,7 +230,8 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
 pub async fn find_lake(config: &Config) -> Result<Option<Lake>, Error> {
     let store = Place::of(config)?.store();
     let identity = config.identity(&privacy(config).await?);
-    Ok(Lake::find(store, &identity).await?)
+    let lake = Lake::find(store, &identity).await?;
+    lake.map(|lake| with_catalog(config, lake)).transpose()
 }
 
 /// Opens the lake for reading, if there is one, whosever calls it holds.
@@ -222,7 +239,8 @@ pub async fn find_lake(config: &Config) -> Result<Option<Lake>, Error> {
 /// # Errors
 /// [`Error`] if it cannot be read.
 pub(crate) async fn find_any_lake(config: &Config) -> Result<Option<Lake>, Error> {
-    Ok(Lake::find_any(Place::of(config)?.store()).await?)
+    let lake = Lake::find_any(Place::of(config)?.store()).await?;
+    lake.map(|lake| with_catalog(config, lake)).transpose()
 }
 
 /// Opens an existing lake for reading. With `as_configured`, it must be the lake of this

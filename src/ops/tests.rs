@@ -1,5 +1,6 @@
 //! Operations on a lake in memory, from a scripted source, with time handed in.
 
+mod catalog;
 mod due;
 mod erase;
 mod faults;

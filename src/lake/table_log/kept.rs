@@ -12,8 +12,8 @@ use object_store::path::Path;
 use tokio::sync::Mutex;
 
 use super::{
-    CommitInfo, Committed, DataFile, Difference, LiveFiles, TableFormat, TableLog, TableLogError,
-    logs, must_be_possible,
+    Catalog, CommitInfo, Committed, DataFile, Difference, Followed, LiveFiles, TableFormat,
+    TableLog, TableLogError, logs, must_be_possible,
 };
 use crate::cdr::slice::{Direction, Slice};
 use crate::lake::identity::Identity;
@@ -106,7 +106,10 @@ impl<L: TableLog + 'static> Kept<L> {
     /// Adds the format to an error.
     fn failed(&self) -> impl Fn(TableLogError) -> LakeError + use<L> {
         let format = self.format;
-        move |source| LakeError::TableLog { format, source }
+        move |source| match source {
+            TableLogError::Catalog(error) => LakeError::Catalog(error),
+            source => LakeError::TableLog { format, source },
+        }
     }
 }
 
@@ -121,6 +124,7 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
     ) -> Result<bool, LakeError> {
         let mut newest = self.newest.lock().await;
         let mut retry = Retry::new(RetryPolicy::STORE, None);
+        let mut has_changed = false;
         loop {
             // The ledger is read after the log. So if another run changes a slice in between, its
             // commit either comes first, and this one conflicts, or comes later.
@@ -147,12 +151,19 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
                 if is_cached {
                     continue;
                 }
-                *newest = base;
-                return unreadable.map_or(Ok(false), Err);
+                let base = base.expect("a log that does not exist deviates");
+                if let Some(wrote) = self.follow(&mut newest, base, run).await? {
+                    return unreadable.map_or(Ok(has_changed || wrote), Err);
+                }
+                if retry.wait_for_next().await {
+                    continue;
+                }
+                return Err(self.contended());
             }
             let info = CommitInfo {
                 run: Some(run.to_owned()),
                 at: Timestamp::now(),
+                is_fence,
             };
             let committed = self.log.commit(base.as_ref(), &difference, &info).await;
             match committed.map_err(self.failed())? {
@@ -163,8 +174,13 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
                         removed = difference.remove.len(),
                         "Committed to the log."
                     );
-                    *newest = Some(snapshot);
-                    return unreadable.map_or(Ok(true), Err);
+                    has_changed = true;
+                    if self.follow(&mut newest, snapshot, run).await?.is_some() {
+                        return unreadable.map_or(Ok(true), Err);
+                    }
+                    if !retry.wait_for_next().await {
+                        return Err(self.contended());
+                    }
                 }
                 Committed::Conflict if retry.wait_for_next().await => {}
                 Committed::Conflict => return Err(self.contended()),
@@ -185,6 +201,13 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
                 None => self.log.read().await.map_err(self.failed())?,
             };
             let Some(base) = base else { break };
+            if self.follow(&mut newest, base, "").await?.is_none() {
+                if retry.wait_for_next().await {
+                    continue;
+                }
+                return Err(self.contended());
+            }
+            let base = newest.take().expect("it was followed");
             let expired = self.log.expire(&base, limit).await;
             match expired.map_err(self.failed())? {
                 Committed::Done(snapshot) => {
@@ -210,6 +233,9 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
         };
         let wanted = WantedFiles::read(lake, &SyncScope::Everything).await?;
         let difference = wanted.difference(lake, L::live(&newest));
+        let in_catalog = self.log.compare_catalog(&newest).await;
+        let in_catalog = in_catalog.map_err(self.failed())?;
+        let in_catalog = in_catalog.iter().map(|problem| self.finding(None, problem));
         let deviations = L::deviations(&newest).iter();
         let deviations = deviations.map(|problem| self.finding(None, problem));
         let added = difference.add.into_iter().map(|file| {
@@ -224,11 +250,53 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
             );
             self.finding(Some((path, slice)), &problem)
         });
-        Ok(deviations.chain(added).chain(removed).collect())
+        Ok(deviations
+            .chain(added)
+            .chain(removed)
+            .chain(in_catalog)
+            .collect())
     }
 }
 
-impl<L: TableLog> Kept<L> {
+impl<L: TableLog + 'static> Kept<L> {
+    /// Has the catalog follow a snapshot, and stores it as the newest one. Returns whether anything
+    /// was written; `None` if the log has to be read again.
+    async fn follow(
+        &self,
+        newest: &mut Option<L::Snapshot>,
+        snapshot: L::Snapshot,
+        run: &str,
+    ) -> Result<Option<bool>, LakeError> {
+        let mut snapshot = snapshot;
+        let mut has_changed = false;
+        loop {
+            let base = match self.log.follow(&snapshot).await {
+                Ok(Followed::Done(wrote)) => {
+                    *newest = Some(snapshot);
+                    return Ok(Some(has_changed || wrote));
+                }
+                Ok(Followed::ReadAgain) => return Ok(None),
+                Ok(Followed::CommitAgain(base)) => base,
+                Err(error) => {
+                    *newest = Some(snapshot);
+                    return Err(self.failed()(error));
+                }
+            };
+            let info = CommitInfo {
+                run: run.to_owned(),
+                at: Timestamp::now(),
+                is_fence: true,
+            };
+            let nothing = Difference::default();
+            let committed = self.log.commit(Some(&base), &nothing, &info).await;
+            match committed.map_err(self.failed())? {
+                Committed::Done(later) => snapshot = later,
+                Committed::Conflict => return Ok(None),
+            }
+            has_changed = true;
+        }
+    }
+
     fn finding(&self, file: Option<(String, Option<Slice>)>, problem: &str) -> LogFinding {
         LogFinding {
             format: self.format,
@@ -453,6 +521,15 @@ impl Lake {
         Ok(findings)
     }
 
+    /// The same lake, whose Iceberg log this catalog follows.
+    pub(crate) fn with_catalog(self, catalog: Option<Arc<Catalog>>) -> Self {
+        Self {
+            logs: logs(&self.store, &self.identity, catalog.as_ref()),
+            catalog,
+            ..self
+        }
+    }
+
     /// Whether the lake has logs of table formats.
     pub(crate) fn has_logs(&self) -> bool {
         !self.logs.is_empty()
@@ -481,7 +558,7 @@ impl Lake {
         }
         Ok(Self {
             table: Table::new(Arc::clone(&self.store), identity.table_form()),
-            logs: logs(&self.store, &identity),
+            logs: logs(&self.store, &identity, self.catalog.as_ref()),
             identity,
             ..self.clone()
         })

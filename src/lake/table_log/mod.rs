@@ -27,7 +27,11 @@ use crate::cdr::slice::Slice;
 use crate::slice_file::statistics::FileStatistics;
 use crate::store::{LakeStore, StoreError, layout};
 use delta::DeltaLog;
+pub(crate) use iceberg::Catalog;
 use iceberg::IcebergLog;
+pub(crate) use iceberg::{CatalogError, CatalogOptions, Credential};
+#[cfg(test)]
+pub(crate) use iceberg::{Fault, Model};
 use kept::Kept;
 pub(crate) use kept::{KeptLog, LogFinding, SyncScope, Unsynced};
 
@@ -98,6 +102,9 @@ pub enum TableLogError {
         /// The feature.
         feature: String,
     },
+    /// The catalog of the log cannot be read or written.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
 }
 
 /// What readers are told about the table.
@@ -192,6 +199,19 @@ pub(crate) struct CommitInfo {
     pub run: Option<String>,
     /// When, by this machine's clock.
     pub at: Timestamp,
+    /// Whether it is a commit even if nothing changes.
+    pub is_fence: bool,
+}
+
+/// What became of a catalog that follows a snapshot.
+#[derive(Debug)]
+pub(crate) enum Followed<S> {
+    /// It has this snapshot. `true` if it was changed.
+    Done(bool),
+    /// The log has a newer snapshot. Nothing was changed. Read the log again.
+    ReadAgain,
+    /// The catalog accepts only a snapshot that is made later. Commit one to this base.
+    CommitAgain(S),
 }
 
 /// How a commit ended.
@@ -238,6 +258,22 @@ pub(crate) trait TableLog: Send + Sync {
         limit: Timestamp,
     ) -> impl Future<Output = Result<Committed<Self::Snapshot>, TableLogError>> + Send;
 
+    /// Brings the catalog of the log up to its newest snapshot, if there is one.
+    fn follow(
+        &self,
+        _newest: &Self::Snapshot,
+    ) -> impl Future<Output = Result<Followed<Self::Snapshot>, TableLogError>> + Send {
+        std::future::ready(Ok(Followed::Done(false)))
+    }
+
+    /// In what the catalog of the log differs from it. One sentence each.
+    fn compare_catalog(
+        &self,
+        _newest: &Self::Snapshot,
+    ) -> impl Future<Output = Result<Vec<String>, TableLogError>> + Send {
+        std::future::ready(Ok(Vec::new()))
+    }
+
     /// Paths in the lake of all files that some readable snapshot needs.
     fn reachable(&self) -> impl Future<Output = Result<BTreeSet<String>, TableLogError>> + Send;
 }
@@ -257,7 +293,11 @@ pub(super) fn must_be_possible(
 }
 
 /// The logs of a lake.
-pub(super) fn logs(store: &Arc<dyn LakeStore>, identity: &Identity) -> Vec<Arc<dyn KeptLog>> {
+pub(super) fn logs(
+    store: &Arc<dyn LakeStore>,
+    identity: &Identity,
+    catalog: Option<&Arc<Catalog>>,
+) -> Vec<Arc<dyn KeptLog>> {
     let mut logs = Vec::new();
     for format in identity.tables() {
         logs.push(match format {
@@ -267,6 +307,7 @@ pub(super) fn logs(store: &Arc<dyn LakeStore>, identity: &Identity) -> Vec<Arc<d
             }
             TableFormat::Iceberg => {
                 let log = IcebergLog::new(Arc::clone(store), store.uri());
+                let log = log.with_catalog(catalog.cloned());
                 Kept::shared(*format, log)
             }
         });

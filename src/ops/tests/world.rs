@@ -130,6 +130,11 @@ impl World {
         world
     }
 
+    /// The place of the lake.
+    pub(super) fn store(&self) -> Arc<dyn LakeStore> {
+        Arc::new(BucketStore::in_memory(&self.objects))
+    }
+
     /// The same lake as another process has it.
     pub(super) async fn other_process(&self) -> Lake {
         self.open(Arc::new(BucketStore::in_memory(&self.objects)))

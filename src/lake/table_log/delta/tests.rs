@@ -53,6 +53,7 @@ fn info(seconds: u64) -> CommitInfo {
     CommitInfo {
         run: Some("20261001T000000Z-0000000a".to_owned()),
         at: time(seconds),
+        is_fence: false,
     }
 }
 

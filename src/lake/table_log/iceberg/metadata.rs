@@ -11,7 +11,7 @@ use super::schema;
 use crate::lake::table_log::new_uuid;
 
 /// The branch that readers see.
-const MAIN: &str = "main";
+pub(super) const MAIN: &str = "main";
 /// Earlier metadata files that the metadata lists.
 const MAX_METADATA_LOG: usize = 100;
 
@@ -28,13 +28,13 @@ pub(super) struct Metadata {
     last_column_id: i32,
     current_schema_id: i32,
     schemas: Vec<Json>,
-    default_spec_id: i64,
+    pub(super) default_spec_id: i64,
     partition_specs: Vec<Json>,
     last_partition_id: i32,
-    default_sort_order_id: i32,
+    pub(super) default_sort_order_id: i32,
     sort_orders: Vec<Json>,
     #[serde(default)]
-    properties: BTreeMap<String, String>,
+    pub(super) properties: BTreeMap<String, String>,
     /// Absent or negative in a table without snapshots.
     #[serde(default)]
     current_snapshot_id: Option<i64>,
@@ -45,7 +45,7 @@ pub(super) struct Metadata {
     #[serde(default, rename = "metadata-log")]
     earlier_files: Vec<EarlierFile>,
     #[serde(default)]
-    refs: BTreeMap<String, Json>,
+    pub(super) refs: BTreeMap<String, Json>,
 }
 
 /// <https://iceberg.apache.org/spec/#snapshots>
@@ -184,6 +184,20 @@ impl Metadata {
         specs.any(|spec| spec["spec-id"].as_i64() == Some(id) && schema::is_spec(spec))
     }
 
+    /// Whether a property has this value. Catalogs format JSON in their own way.
+    pub(super) fn has_property(&self, name: &str, value: &str) -> bool {
+        self.properties.get(name).is_some_and(|found| {
+            let parsed = |text: &str| serde_json::from_str::<Json>(text).ok();
+            found == value || parsed(value).is_some_and(|value| parsed(found) == Some(value))
+        })
+    }
+
+    /// The id of a schema with the columns of the lake.
+    pub(super) fn lake_schema(&self) -> Option<i64> {
+        let mut schemas = self.schemas.iter().filter(|found| schema::is_schema(found));
+        schemas.find_map(|found| found["schema-id"].as_i64())
+    }
+
     /// In what it differs from what cdrlake writes.
     pub(super) fn deviations(&self, location: &str) -> Vec<String> {
         let mut found = Vec::new();
@@ -203,7 +217,7 @@ impl Metadata {
             found.push("it has a sort order".to_owned());
         }
         for (name, value) in &*schema::PROPERTIES {
-            if self.properties.get(*name) != Some(value) {
+            if !self.has_property(name, value) {
                 found.push(format!("its property {name} was changed"));
             }
         }

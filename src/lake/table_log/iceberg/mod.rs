@@ -18,6 +18,7 @@
 //! commit that replaces an old file costs less than 500 KB, and one of recent days a few kilobytes.
 
 mod avro;
+mod catalog;
 mod draft;
 mod manifest;
 mod metadata;
@@ -35,11 +36,17 @@ use jiff::Timestamp;
 use object_store::path::Path;
 
 use self::avro::Problem;
+pub(crate) use self::catalog::Catalog;
+pub(crate) use self::catalog::{CatalogError, CatalogOptions, Credential};
+#[cfg(test)]
+pub(crate) use self::catalog::{Fault, Model};
 use self::draft::{Circumstances, Draft, TOTAL_FILES};
 use self::manifest::{Manifest, ManifestEntry, Status, read_manifest, read_manifest_list};
 use self::metadata::{Base, Metadata, SnapshotRecord};
 use self::versions::{Published, Versions, hint_path, metadata_path, version_of};
-use super::{CommitInfo, Committed, Difference, LiveFile, LiveFiles, TableLog, TableLogError};
+use super::{
+    CommitInfo, Committed, Difference, Followed, LiveFile, LiveFiles, TableLog, TableLogError,
+};
 use crate::store::LakeStore;
 
 /// The table's location in the lake.
@@ -49,12 +56,13 @@ const METADATA: &str = "_iceberg/metadata";
 /// Concurrent requests.
 const REQUESTS: usize = 8;
 
-/// An Iceberg log without a catalog.
+/// An Iceberg log, which a catalog may follow.
 #[derive(Clone, Debug)]
 pub(crate) struct IcebergLog {
     versions: Versions,
     /// The URI of the lake.
     lake: String,
+    catalog: Option<Arc<Catalog>>,
 }
 
 /// The newest snapshot of the table.
@@ -101,7 +109,13 @@ impl IcebergLog {
         Self {
             versions: Versions { store },
             lake,
+            catalog: None,
         }
+    }
+
+    /// The same log, which the catalog follows.
+    pub(crate) fn with_catalog(self, catalog: Option<Arc<Catalog>>) -> Self {
+        Self { catalog, ..self }
     }
 
     fn store(&self) -> &dyn LakeStore {
@@ -333,6 +347,8 @@ impl IcebergLog {
                 (Some((version, _)), _) => (version + 1, 0),
                 (_, Some((version, true))) => (version, 1),
                 (_, Some((version, false))) => (version, 2),
+                // A catalog wrote it, and needs it. It contains no path of a data file.
+                (None, None) if path.as_ref().contains(".metadata.json") => continue,
                 // Another program wrote it.
                 (None, None) if live_only => (0, 3),
                 (None, None) => continue,
@@ -420,6 +436,7 @@ impl TableLog for IcebergLog {
         if let Some(base) = base
             && difference.is_empty()
             && !base.has_other_metadata()
+            && !info.is_fence
         {
             let mut base = base.clone();
             self.mend_hint(&mut base).await?;
@@ -497,8 +514,27 @@ impl TableLog for IcebergLog {
         }
         // Readers that follow the hint must not find a version that was removed.
         self.mend_hint(&mut current).await?;
+        // Nor may readers of the catalog find a snapshot that was removed.
+        match self.follow(&current).await? {
+            Followed::Done(_) => {}
+            Followed::ReadAgain | Followed::CommitAgain(_) => return Ok(Committed::Conflict),
+        }
         self.collect(&current, live_only).await?;
         Ok(Committed::Done(current))
+    }
+
+    async fn follow(&self, newest: &Snapshot) -> Result<Followed<Snapshot>, TableLogError> {
+        match &self.catalog {
+            Some(catalog) => catalog.follow(self, newest).await,
+            None => Ok(Followed::Done(false)),
+        }
+    }
+
+    async fn compare_catalog(&self, newest: &Snapshot) -> Result<Vec<String>, TableLogError> {
+        match &self.catalog {
+            Some(catalog) => catalog.compare(self, newest).await,
+            None => Ok(Vec::new()),
+        }
     }
 
     async fn reachable(&self) -> Result<BTreeSet<String>, TableLogError> {
@@ -516,6 +552,18 @@ impl TableLog for IcebergLog {
 }
 
 impl Snapshot {
+    /// The same snapshot, which a later one follows with a higher number and a later time than
+    /// those of `other`.
+    fn outrunning(&self, other: &Metadata) -> Self {
+        let mut snapshot = self.clone();
+        let metadata = &mut snapshot.metadata;
+        metadata.last_sequence_number = metadata
+            .last_sequence_number
+            .max(other.last_sequence_number);
+        metadata.last_updated_ms = metadata.last_updated_ms.max(other.last_updated_ms);
+        snapshot
+    }
+
     /// Whether something differs from what cdrlake writes, besides the hint.
     fn has_other_metadata(&self) -> bool {
         self.deviations.len() > usize::from(self.is_hint_behind)

@@ -124,6 +124,7 @@ fn info(n: u64) -> CommitInfo {
     CommitInfo {
         run: Some(format!("run-{n}")),
         at: minute(n),
+        is_fence: false,
     }
 }
 
