@@ -363,3 +363,61 @@ fn another_mode_or_key_of_pseudonyms_means_another_lake() {
     assert_eq!(key, "privacy.key");
     assert!(existing.starts_with("the key with ID ") && existing != wanted);
 }
+
+#[test]
+fn a_catalog_has_a_namespace_and_its_credential_is_fetched_when_needed() {
+    let lake = "lake.url = 'x'\n[lake.iceberg.catalog]\n";
+    let of = |keys: &str| load(&format!("{lake}{keys}")).map(|config| config.lake.catalog);
+    let url = "url = 'https://catalog.example/api'\n";
+    let catalog = of(&format!(
+        "{url}namespace = 'a.b'\ncredential.command = ['echo', 'id:s3cret']"
+    ));
+    let catalog = catalog.unwrap().unwrap();
+    assert_eq!(catalog.namespace, ["a", "b"]);
+    assert_eq!((&*catalog.table, &*catalog.scope), ("cdrs", "catalog"));
+    let credential = (catalog.credential.as_ref().unwrap().0)().unwrap();
+    assert_eq!(credential.expose_secret(), "id:s3cret");
+    assert!(!format!("{catalog:?}").contains("s3cret"));
+    assert!(of("table = 'calls'").unwrap().is_none());
+
+    let message = |keys: &str| problem(&format!("{lake}{keys}"));
+    assert_eq!(
+        message("namespace = 'a'"),
+        "lake.iceberg.catalog.url is not set"
+    );
+    assert_eq!(message(url), "lake.iceberg.catalog.namespace is not set");
+    for (keys, expected) in [
+        (
+            "namespace = 'a..b'",
+            "lake.iceberg.catalog.namespace has an empty level",
+        ),
+        (
+            "url = 'http://catalog.example'\nnamespace = 'a'",
+            "is plain http",
+        ),
+        (
+            "url = 'https://id:SECRET@catalog.example'",
+            "must be an address only",
+        ),
+        (
+            "url = 'https://catalog.example?key=SECRET'",
+            "must be an address only",
+        ),
+        (
+            "credential = 'id:SECRET'",
+            "must not contain the key itself",
+        ),
+        ("tabel = 'x'", "Did you mean lake.iceberg.catalog.table?"),
+    ] {
+        let message = message(keys);
+        assert!(message.contains(expected), "{message}");
+        assert!(!message.contains("SECRET"), "{message}");
+    }
+    let message = problem(&format!(
+        "lake.tables = ['delta']\n{lake}{url}namespace = 'a'"
+    ));
+    assert!(
+        message.contains("lake.tables has no \"iceberg\""),
+        "{message}"
+    );
+}

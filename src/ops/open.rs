@@ -209,15 +209,14 @@ pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> 
 }
 
 /// The lake with the configured catalog.
-fn with_catalog(config: &Config, lake: Lake) -> Result<Lake, Error> {
+fn with_catalog(config: &Config, mut lake: Lake) -> Result<Lake, Error> {
     let Some(options) = &config.lake.catalog else {
         return Ok(lake);
     };
     if !lake.identity.tables().contains(&TableFormat::Iceberg) {
-        tracing::warn!(
-            "lake.iceberg.catalog has no effect, because the lake has no log of Apache Iceberg. \
-             Convert the lake"
-        );
+        let remark = "lake.iceberg.catalog has no effect, because the lake has no log of Apache \
+             Iceberg. Convert the lake";
+        lake.remarks.push(remark.to_owned().into());
     }
     let catalog = Catalog::try_new(options.clone()).map_err(LakeError::from)?;
     Ok(lake.with_catalog(Some(Arc::new(catalog))))

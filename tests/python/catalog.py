@@ -265,6 +265,7 @@ def main():
         place.cdrlake("sync")
         place.check("the catalog started again")
 
+        table = weed.table()
         table.append(table.scan(limit=3).to_arrow())
         text = place.cdrlake("verify", status=1)
         assert "another program committed it" in text, text

@@ -133,3 +133,23 @@ impl Versions {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metadata_file_of_a_catalog_is_no_version() {
+        let version = |name: &str| version_of(&Path::from(format!("{METADATA}/{name}")));
+        assert_eq!(version("v12.metadata.json"), Some((12, false)));
+        assert_eq!(version("v12.gz.metadata.json"), Some((12, true)));
+        for name in [
+            "00012-2c3a5e1e-6a0e-4b5e-8b5e-0d3f4a0f5c11.metadata.json",
+            "00012-2c3a5e1e-6a0e-4b5e-8b5e-0d3f4a0f5c11.gz.metadata.json",
+            "v012.metadata.json",
+            "v1-2.metadata.json",
+        ] {
+            assert_eq!(version(name), None, "{name}");
+        }
+    }
+}

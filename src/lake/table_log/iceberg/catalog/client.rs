@@ -501,5 +501,5 @@ pub(super) const LATER: &str =
 const CREDENTIAL: &str = "Check lake.iceberg.catalog.credential and lake.iceberg.catalog.scope";
 const ADDRESS: &str = "Check lake.iceberg.catalog.url: it ends before /v1";
 /// What helps when the table is not the lake's.
-pub(super) const OTHER_TABLE: &str = "Nothing was changed. Choose another lake.iceberg.catalog.table, or drop that table from the \
-     catalog without its files";
+pub(super) const OTHER_TABLE: &str = "Nothing was changed. Choose another \
+    lake.iceberg.catalog.table, or drop that table from the catalog without its files";
