@@ -8,7 +8,6 @@ Usage: catalog.py path/to/cdrlake
 
 import contextlib
 import importlib.util
-import json
 import os
 import pathlib
 import socket
@@ -35,7 +34,7 @@ CREDENTIAL = "ICEBERG_CREDENTIAL"
 
 
 def free_ports(count):
-    """Ports of which each has another free one 10000 above it, which gRPC may use."""
+    """So many different free ports."""
     with contextlib.ExitStack() as stack:
         servers = [
             stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)
@@ -235,7 +234,7 @@ def main():
     with tempfile.TemporaryDirectory() as directory, contextlib.ExitStack() as stack:
         weed = Weed(pathlib.Path(directory) / "weed")
         weed.start()
-        stack.callback(lambda: weed.stop())
+        stack.callback(weed.stop)
         place = Workplace(pathlib.Path(directory), weed)
         first = stack.enter_context(simulated(60))
         second = stack.enter_context(simulated(80))
