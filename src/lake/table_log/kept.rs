@@ -283,7 +283,7 @@ impl<L: TableLog + 'static> Kept<L> {
                 }
             };
             let info = CommitInfo {
-                run: run.to_owned(),
+                run: Some(run.to_owned()),
                 at: Timestamp::now(),
                 is_fence: true,
             };

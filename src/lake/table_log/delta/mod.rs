@@ -321,6 +321,7 @@ impl DeltaLog {
             let info = CommitInfo {
                 run: None,
                 at: Timestamp::now(),
+                is_fence: false,
             };
             let nothing = Difference::default();
             match self.commit(Some(&newest), &nothing, &info).await? {
