@@ -1,5 +1,6 @@
 //! An export in files, loaded day by day: reading, planning, and the run.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use jiff::Timestamp;
@@ -9,11 +10,12 @@ use tokio_util::sync::CancellationToken;
 
 use super::days::today;
 use super::job::{Job, Outcome};
-use super::open::{find_lake, open_lake};
+use super::open::{find_lake, open_lake, period_unit};
 use super::plan::{LoadPlan, Plan, plan_load};
 use super::run::RunOptions;
 use super::{Error, Observer, UsageError};
 use crate::body::csv::describe_missing;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, Reconcile, timezone_name};
 use crate::error::{counted, joined_names, thousands};
@@ -131,16 +133,17 @@ impl Load {
         let direction = self.direction;
         let export = split_aside(self.inputs, config, observer, interrupt).await?;
         let now = Timestamp::now();
-        let remarks = remarks(
+        let mut remarks = remarks(
             self.skip_undated,
             &export,
             config,
             today(&config.window, now),
         )?;
-        let slices: Vec<(Slice, u64)> = export
-            .days()
-            .map(|(day, records)| (Slice::of_day(day, direction), records))
-            .collect();
+        let unit = period_unit(config, existing.as_ref());
+        let slices = slices(export.days(), direction, unit, today(&config.window, now));
+        if unit == PeriodUnit::Month {
+            remarks.extend(remark_on_parts(&export, today(&config.window, now)));
+        }
         // A wrong export is reported before a lake is made.
         plan_load(config, &slices, self.refresh, None, now).await?;
         Ok(ReadExport {
@@ -176,6 +179,41 @@ fn refuse_unseen_filters(config: &Config) -> Result<(), Error> {
         }
         _ => Ok(()),
     }
+}
+
+/// The slices of an export's days, each with its number of records. Of a month that has not ended,
+/// only the days before `today` count.
+fn slices(
+    days: impl Iterator<Item = (Date, u64)>,
+    direction: Direction,
+    unit: PeriodUnit,
+    today: Date,
+) -> Vec<(Slice, u64)> {
+    let mut slices = BTreeMap::new();
+    for (day, records) in days {
+        let period = Period::containing(day, unit);
+        if day < today || period.first_day() >= today {
+            *slices.entry(Slice::new(period, direction)).or_default() += records;
+        }
+    }
+    slices.into_iter().collect()
+}
+
+/// A remark if the export begins or ends in the middle of a month: the slices of the lake are whole
+/// months.
+fn remark_on_parts(export: &Export, today: Date) -> Option<Remark> {
+    let days = export.days().map(|(day, _)| day);
+    let days: Vec<Date> = days.filter(|day| *day < today).collect();
+    let (first, last) = (*days.first()?, *days.last()?);
+    let begins = first > first.first_of_month();
+    let ends = last < last.last_of_month() && last.tomorrow().is_ok_and(|next| next < today);
+    (begins || ends).then(|| {
+        format!(
+            "the export has calls from {first} to {last}, but slices of this lake are whole \
+             months. If the provider has calls before or after, load all files of a month together"
+        )
+        .into()
+    })
 }
 
 /// Remarks on slices that differ in the lake.

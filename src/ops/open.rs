@@ -4,6 +4,7 @@ use std::path::Path as FilePath;
 use std::sync::Arc;
 
 use super::Error;
+use crate::cdr::period::PeriodUnit;
 use crate::config::{Config, ConfigError, Origin};
 use crate::lake::{Catalog, Lake, LakeError, TableFormat};
 use crate::privacy::Privacy;
@@ -268,4 +269,11 @@ pub(crate) async fn existing_lake_for_writing(
 ) -> Result<Lake, Error> {
     existing_lake(config, true).await?;
     open_lake(config, needs_key).await
+}
+/// The period of the lake's slices. `lake` is `None` if there is none yet.
+pub(crate) fn period_unit(config: &Config, lake: Option<&Lake>) -> PeriodUnit {
+    match lake {
+        Some(lake) => lake.identity.period_unit(),
+        None => config.window.slice.unwrap_or_default(),
+    }
 }

@@ -10,7 +10,7 @@ use jiff::{SignedDuration, Timestamp};
 use object_store::path::Path;
 
 use super::days::{Selection, is_from_the_future, lookback_from, today};
-use super::open::find_lake;
+use super::open::{find_lake, period_unit};
 use super::{Error, UsageError};
 use crate::cdr::period::Period;
 use crate::cdr::slice::{Direction, Slice};
@@ -171,11 +171,7 @@ pub async fn plan(
         foreign: std::mem::take(&mut found.table.foreign),
         replaced: found.replaced_before(keep_limit(config, now)),
     };
-    let unit = match lake {
-        Some(lake) => lake.identity.period_unit(),
-        None => config.window.slice.unwrap_or_default(),
-    };
-    for period in Period::touching(days, unit) {
+    for period in Period::touching(days, period_unit(config, lake)) {
         for &direction in &directions {
             let slice = Slice::new(period, direction);
             if selection.shard.is_some_and(|shard| !shard.holds(slice)) {
@@ -288,7 +284,7 @@ pub(crate) async fn plan_load(
     let mut differing = Vec::new();
     for &(slice, records) in slices
         .iter()
-        .filter(|(slice, _)| slice.period.last_day() < today)
+        .filter(|(slice, _)| slice.period.first_day() < today)
     {
         let why = match found.why_due(slice, refresh, false, now) {
             // The table matches the ledger. The next run does the rest.

@@ -12,7 +12,7 @@
 mod day;
 mod source;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -41,9 +41,9 @@ use crate::lake::ledger::{ASSUMED_TIMEZONE, Asked};
 use crate::privacy::numbers::{MIN_DIGITS, replace_numbers};
 use crate::privacy::redact_addresses;
 use crate::slice_file::convert::ConvertError;
-use crate::source::SourceError;
+use crate::source::{Request, SourceError};
 use crate::store::spool::{self, Spool};
-pub(crate) use day::DayReader;
+pub(crate) use day::ExportReader;
 use day::{Lines, Stamp};
 pub(crate) use source::ExportSource;
 
@@ -457,11 +457,11 @@ impl ReadFile {
     }
 }
 
-/// One day of an export for reading.
+/// The part of an export that belongs to a slice.
 #[derive(Debug)]
-struct ExportDay {
+struct ExportPart {
     /// Reads the records.
-    reader: DayReader,
+    reader: ExportReader,
     /// The source of the records, for the ledger.
     asked: Asked,
     /// When the export was made, or earlier.
@@ -487,34 +487,41 @@ impl Export {
         (read < total).then_some((read, total))
     }
 
-    /// The records of one day.
+    /// The records that are requested.
     ///
     /// # Errors
-    /// [`SourceError`] if the day has no records, or they cannot be read.
-    fn day(&self, day: Date) -> Result<ExportDay, SourceError> {
-        let Some(found) = self.days.get(&day) else {
-            let problem = format!("the export has no calls of {day}");
+    /// [`SourceError`] if there are none.
+    fn part(&self, request: Request) -> Result<ExportPart, SourceError> {
+        let period = request.slice.period;
+        let days = self.days.range(period.first_day()..=request.last_day);
+        let files: BTreeSet<usize> = days
+            .clone()
+            .flat_map(|(_, found)| &found.files)
+            .copied()
+            .collect();
+        if files.is_empty() {
+            let problem = format!("the export has no calls of {period}");
             return Err(SourceError::Permanent(problem));
-        };
-        let named = found.files.iter().take(MAX_EXAMPLES);
+        }
+        let named = files.iter().take(MAX_EXAMPLES);
         let mut query: Vec<_> = named
             .map(|&file| ("file".to_owned(), self.names[file].clone()))
             .collect();
-        let as_of = found.files.iter().map(|&file| self.files[file].as_of());
-        if found.files.len() > MAX_EXAMPLES {
-            let more = found.files.len() - MAX_EXAMPLES;
+        let as_of = files.iter().map(|&file| self.files[file].as_of());
+        if files.len() > MAX_EXAMPLES {
+            let more = files.len() - MAX_EXAMPLES;
             query.push(("more_files".to_owned(), more.to_string()));
         }
         if let Some(zone) = &self.assumed_timezone {
             query.push((ASSUMED_TIMEZONE.to_owned(), timezone_name(zone)));
         }
-        Ok(ExportDay {
-            reader: DayReader::open(
-                spooled(&self.spool, day),
-                Arc::clone(&self.files),
-                Arc::clone(&self.names),
-                found.records,
-            )?,
+        let days = days.map(|(day, found)| (spooled(&self.spool, *day), found.records));
+        Ok(ExportPart {
+            reader: ExportReader {
+                days: days.collect(),
+                files: Arc::clone(&self.files),
+                names: Arc::clone(&self.names),
+            },
             asked: Asked {
                 url: "export:".to_owned(),
                 query,

@@ -27,7 +27,7 @@ use crate::cdr::slice::Slice;
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
 pub use error::SourceError;
-use files::DayReader;
+use files::ExportReader;
 
 /// Where calls come from. It is asked for slices, and for the provider's own counts of them.
 ///
@@ -159,7 +159,7 @@ pub struct Body {
     /// Whether pages may follow it.
     pub paging: Paging,
     /// The records of a day of an export, which stand in place of its chunks.
-    pub export: Option<DayReader>,
+    pub export: Option<ExportReader>,
     /// The description of an answer that has no calls: 204, or a 404 of the API itself. The body is
     /// then empty, and means a day without calls if the provider counts none.
     pub absent: Option<String>,

@@ -23,7 +23,7 @@ use crate::lake::ledger::Asked;
 use crate::privacy::Privacy;
 use crate::retry::{Exhausted, Fate, Retry, RetryHint, RetryReason};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
-use crate::source::files::DayReader;
+use crate::source::files::ExportReader;
 use crate::source::requests::request_with_retries;
 use crate::source::{Body, Paging, SourceError};
 
@@ -151,8 +151,8 @@ impl Leniency {
 }
 
 enum Message {
-    /// All records of a day of an export, in place of a body's chunks.
-    Export(Box<DayReader>),
+    /// All records of a slice of an export, in place of a body's chunks.
+    Export(Box<ExportReader>),
     BeginBody(Encoding, Format),
     Chunk(Bytes),
     EndBody(oneshot::Sender<BodyEnd>),

@@ -149,10 +149,47 @@ enum State {
     LinesEnd,
 }
 
+/// Reads the records of the days of a slice, one day after the other. Blocks.
+#[derive(Debug)]
+pub struct ExportReader {
+    /// The spool file of each day, and its number of records.
+    pub(super) days: Vec<(PathBuf, u64)>,
+    pub(super) files: Arc<[ReadFile]>,
+    pub(super) names: Arc<[String]>,
+}
+
+impl ExportReader {
+    /// The names of the export's files, by number.
+    pub(crate) fn names(&self) -> &Arc<[String]> {
+        &self.names
+    }
+
+    /// Converts the days. Regularly passes the number of records so far to `report`. If `report`
+    /// returns false, abandons them and returns false.
+    ///
+    /// # Errors
+    /// [`SourceError`] if the spool or a user's file cannot be read, or the latter has changed; and
+    /// errors of the converter.
+    pub(crate) fn feed<E: From<SourceError> + From<ConvertError>>(
+        self,
+        converter: &mut Converter,
+        mut report: impl FnMut(u64) -> bool,
+    ) -> Result<bool, E> {
+        for (path, records) in self.days {
+            let (files, names) = (Arc::clone(&self.files), Arc::clone(&self.names));
+            let day = DayReader::open(path, files, names, records)?;
+            if !day.feed::<E>(converter, &mut report)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}
+
 /// Reads the records of one day of an export. Blocks.
 ///
 /// Memory: two chunks, the longest record, and the header of CSV.
-pub struct DayReader {
+struct DayReader {
     entries: Entries,
     state: State,
     /// The file whose lines are read.
@@ -182,7 +219,7 @@ impl DayReader {
     ///
     /// # Errors
     /// [`SourceError::Spooled`] if the spool file cannot be opened.
-    pub(super) fn open(
+    fn open(
         path: PathBuf,
         files: Arc<[ReadFile]>,
         names: Arc<[String]>,
@@ -200,23 +237,19 @@ impl DayReader {
         })
     }
 
-    /// The names of the export's files, by number.
-    pub(crate) fn names(&self) -> &Arc<[String]> {
-        &self.names
-    }
-
     /// Converts the day. Regularly passes the number of records so far to `report`. If `report`
     /// returns false, abandons the day and returns false.
     ///
     /// # Errors
     /// [`SourceError`] if the spool or a user's file cannot be read, or the latter has changed; and
     /// errors of the converter.
-    pub(crate) fn feed<E: From<SourceError> + From<ConvertError>>(
+    fn feed<E: From<SourceError> + From<ConvertError>>(
         mut self,
         converter: &mut Converter,
         mut report: impl FnMut(u64) -> bool,
     ) -> Result<bool, E> {
         let mut copied = 0_u64;
+        let records_before = converter.records();
         while let Some(part) = self.next()? {
             match part {
                 Part::Record { file, at, text } => {
@@ -242,7 +275,7 @@ impl DayReader {
                 return Ok(false);
             }
         }
-        let records = converter.records();
+        let records = converter.records() - records_before;
         if records == self.records {
             return Ok(true);
         }

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures::{StreamExt, stream};
 use secrecy::SecretString;
 
-use super::{Export, ExportDay};
+use super::{Export, ExportPart};
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
 use crate::privacy::Credentials;
@@ -39,11 +39,11 @@ impl ExportSource {
 #[async_trait]
 impl Source for ExportSource {
     async fn open(&self, request: Request) -> Result<Body, SourceError> {
-        let ExportDay {
+        let ExportPart {
             reader,
             asked,
             as_of,
-        } = self.export.day(request.slice.period.first_day())?;
+        } = self.export.part(request)?;
         let none = stream::empty().boxed();
         Ok(Body {
             made_at: Some(as_of),

@@ -14,6 +14,7 @@ use crate::cdr::digest::Digest;
 use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::Counts;
 use crate::slice_file::convert::ConvertOptions;
+use crate::source::Request;
 
 /// More than one chunk.
 const LONG_BYTES: usize = 300 << 10;
@@ -175,20 +176,27 @@ fn split_into(directory: &TempDir, inputs: &[Input], min_lines_bytes: u64) -> Ex
     split(inputs, &options, spool, &CancellationToken::new(), |_| ()).unwrap()
 }
 
-fn converter(spool: &TempDir, day: Date, reader: &DayReader) -> Result<Converter, ConvertError> {
-    let slice = Slice::of_day(day, Direction::Placed);
+fn slice(day: Date) -> Slice {
+    Slice::of_day(day, Direction::Placed)
+}
+
+fn converter(
+    spool: &TempDir,
+    slice: Slice,
+    reader: &ExportReader,
+) -> Result<Converter, ConvertError> {
     Converter::try_new(ConvertOptions {
-        export_files: Some(Arc::clone(reader.names())),
+        export_files: Some(Arc::clone(&reader.names)),
         max_record_bytes: MAX_RECORD_BYTES,
         max_slice_bytes: u64::MAX,
         ..ConvertOptions::of_test(slice, spool.path())
     })
 }
 
-fn convert(export: &Export, day: Date) -> Result<ConvertedDay, Box<dyn Error>> {
+fn convert(export: &Export, slice: Slice) -> Result<ConvertedDay, Box<dyn Error>> {
     let spool = tempfile::tempdir()?;
-    let reader = export.day(day)?.reader;
-    let mut converter = converter(&spool, day, &reader)?;
+    let reader = export.part(Request::whole(slice))?.reader;
+    let mut converter = converter(&spool, slice, &reader)?;
     assert!(reader.feed::<Box<dyn Error>>(&mut converter, |_| true)?);
     converter.end_body()?;
     let mut converted = converter.finish()?;
@@ -211,7 +219,7 @@ fn convert_all(
 ) -> (BTreeMap<Date, ConvertedDay>, Undated) {
     let export = split_into(directory, inputs, min_lines_bytes);
     let days = export.days();
-    let days = days.map(|(day, _)| (day, convert(&export, day).unwrap()));
+    let days = days.map(|(day, _)| (day, convert(&export, slice(day)).unwrap()));
     (days.collect(), export.undated.clone())
 }
 
@@ -238,15 +246,55 @@ proptest! {
 }
 
 #[test]
+fn a_month_has_the_records_of_its_days_up_to_the_last_one_that_is_asked_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let day = |day: u8| format!("{{\"date\":\"2026-10-{day:02}T10:00:00Z\"}}\n");
+    let contents = [
+        [
+            day(3),
+            day(1),
+            "{\"date\":\"2026-11-01T00:00:00Z\"}\n".to_owned(),
+        ]
+        .concat(),
+        [
+            day(31),
+            day(1),
+            "{\"date\":\"2026-09-30T23:59:59Z\"}\n".to_owned(),
+        ]
+        .concat(),
+    ];
+    let inputs = inputs(&directory, &contents.map(String::into_bytes));
+    for min_lines_bytes in [1, u64::MAX] {
+        let export = split_into(&directory, &inputs, min_lines_bytes);
+        let month = Slice::new("2026-10".parse().unwrap(), Direction::Placed);
+        let whole = convert(&export, month).unwrap();
+        assert_eq!((whole.counts.rows, whole.counts.outside_day), (4, 0));
+        let request = Request {
+            slice: month,
+            last_day: date(2026, 10, 30),
+        };
+        let part = export.part(request).unwrap();
+        assert_eq!(part.reader.days.len(), 2);
+        assert_eq!(part.asked.query.len(), 2, "{:?}", part.asked);
+        let december = Slice::new("2026-12".parse().unwrap(), Direction::Placed);
+        let problem = export
+            .part(Request::whole(december))
+            .unwrap_err()
+            .to_string();
+        assert_eq!(problem, "the export has no calls of 2026-12");
+    }
+}
+
+#[test]
 fn an_abandoned_day_is_not_read_to_its_end() {
     let directory = tempfile::tempdir().unwrap();
     let line = "{\"date\":\"2026-10-01T10:00:00Z\"}\n";
     let inputs = inputs(&directory, &[line.repeat(10_000).into_bytes()]);
     for min_lines_bytes in [1, u64::MAX] {
         let export = split_into(&directory, &inputs, min_lines_bytes);
-        let day = date(2026, 10, 1);
-        let reader = export.day(day).unwrap().reader;
-        let mut converter = converter(&directory, day, &reader).unwrap();
+        let slice = slice(date(2026, 10, 1));
+        let reader = export.part(Request::whole(slice)).unwrap().reader;
+        let mut converter = converter(&directory, slice, &reader).unwrap();
         let is_whole = reader.feed::<Box<dyn Error>>(&mut converter, |records| records == 0);
         assert!(!is_whole.unwrap());
         assert!((1..10_000).contains(&converter.records()));
@@ -264,7 +312,10 @@ fn a_file_sorted_by_day_is_not_copied() {
     for (day, records) in export.days().collect::<Vec<_>>() {
         let path = super::super::spooled(&export.spool, day);
         assert!(path.metadata().unwrap().len() < 100);
-        assert_eq!(convert(&export, day).unwrap().counts.records, records);
+        assert_eq!(
+            convert(&export, slice(day)).unwrap().counts.records,
+            records
+        );
     }
 }
 
@@ -275,7 +326,7 @@ fn convert_changed(change: impl FnOnce(&Path)) -> Result<ConvertedDay, Box<dyn E
     let inputs = inputs(&directory, &[line.repeat(100).into_bytes()]);
     let export = split_into(&directory, &inputs, 1);
     change(&directory.path().join("export-0"));
-    convert(&export, date(2026, 10, 1))
+    convert(&export, slice(date(2026, 10, 1)))
 }
 
 #[test]
