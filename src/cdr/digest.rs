@@ -32,6 +32,12 @@ impl Digest {
         self.rows += 1;
         self.sum = self.sum.wrapping_add(row_hash);
     }
+
+    /// Adds the rows of another digest.
+    pub fn merge(&mut self, other: Self) {
+        self.rows += other.rows;
+        self.sum = self.sum.wrapping_add(other.sum);
+    }
 }
 
 impl fmt::Display for Digest {

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use jiff::civil::Date;
 use serde::{Deserialize, Serialize};
 
-use super::period::Period;
+use super::period::{Period, PeriodUnit};
 
 /// The earliest plausible day of a call. An earlier record comes from a wrong clock; a request for
 /// earlier days is a typing error.
@@ -73,6 +73,12 @@ impl Slice {
     /// One direction on one day.
     pub const fn of_day(day: Date, direction: Direction) -> Self {
         Self::new(Period::day(day), direction)
+    }
+
+    /// The same direction in the month of its first day.
+    pub(crate) fn month(self) -> Self {
+        let month = Period::containing(self.period.first_day(), PeriodUnit::Month);
+        Self::new(month, self.direction)
     }
 }
 

@@ -23,6 +23,8 @@ pub(super) const WITHOUT_COUNTS: &str =
     "--reconcile off loads the export without asking for counts, and needs no key";
 
 const ERASE_AGAIN: &str = "Run `cdrlake erase` again for each number";
+const FINISH_CONVERSION: &str =
+    "If it was interrupted, finish it with `cdrlake convert --slice month`";
 
 /// What to do about an error that ends a command, as sentences without the last full stop.
 pub(super) fn on_error(error: &Error) -> Option<String> {
@@ -52,6 +54,12 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
             _ => "Check lake.url and who may write there",
         },
         Error::Spool(_) => "Set limits.spool_dir to a directory with room",
+        Error::NotMergeable { .. } => {
+            "Fetch uncertain days with `cdrlake run`, check the lake with `cdrlake verify`, and \
+             convert again"
+        }
+        Error::NotMerged { .. } => "No day of that month was removed. Convert again to continue",
+        Error::Lake(LakeError::Converting { .. }) => FINISH_CONVERSION,
         Error::Uncertain { .. } => "Run `cdrlake run` to repair it",
         Error::Export(error) => return Some(on_export(error)),
         Error::Undated { undated } => return Some(on_undated(undated)),
@@ -320,6 +328,9 @@ pub(super) fn on_findings(verified: &mut Verified, rerun: &Rerun) {
         if finding.fault == Fault::Unfinished {
             finding.problem = format!("{}. {ERASE_AGAIN}", finding.problem);
         }
+        if finding.fault == Fault::Converting {
+            finding.problem = format!("{}. {FINISH_CONVERSION}", finding.problem);
+        }
     }
 }
 
@@ -355,6 +366,7 @@ pub(super) fn on_remark(remark: &Remark) -> String {
             "If both have the calls of the same account, set source_url in _cdrlake/lake.json to \
              the new address. If not, set source.url back"
         }
+        RemarkKind::UnfinishedConversion => FINISH_CONVERSION,
         RemarkKind::UnsyncedLogs => "The next run commits them. To do it now, use `cdrlake sync`",
     };
     format!("{text}. {advice}")

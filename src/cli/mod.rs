@@ -117,8 +117,11 @@ enum Command {
         mut_arg("to", |to| to.help(TO_OF_ALL))
     )]
     Files(tables::FilesArgs),
-    /// Give the lake the logs of table formats: Delta Lake, Apache Iceberg or both.
-    #[command(after_help = "Example: cdrlake convert --tables delta,iceberg --lake ./lake")]
+    /// Give the lake the logs of table formats, or a file for each month.
+    #[command(
+        after_help = "Examples:\n  cdrlake convert --tables delta,iceberg --lake ./lake\n  \
+                      cdrlake convert --slice month --lake ./lake"
+    )]
     Convert(tables::ConvertArgs),
     /// Bring the logs of table formats up to date with the ledger.
     #[command(after_help = "Example: cdrlake sync --lake ./lake")]
@@ -440,6 +443,8 @@ impl Exit {
             | ops::Error::CheckUnderWay
             | ops::Error::IgnoresConditions
             | ops::Error::NotProven { .. }
+            | ops::Error::NotMergeable { .. }
+            | ops::Error::NotMerged { .. }
             | ops::Error::Uncertain { .. }
             | ops::Error::NumberNotFound { .. }
             | ops::Error::Undated { .. } => Self::Failed,
@@ -550,7 +555,7 @@ impl Command {
             Self::Erase(args) => erase::execute(&args, screen).await,
             Self::Gc(args) => gc::execute(&args, screen).await,
             Self::Files(args) => tables::execute_files(&args).await,
-            Self::Convert(args) => tables::execute_convert(&args).await,
+            Self::Convert(args) => tables::execute_convert(&args, screen).await,
             Self::Sync(args) => tables::execute_sync(&args).await,
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,

@@ -35,7 +35,7 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
         OutputFormat::Text => {
             let list = lake.suppression().await?;
             let unfinished = list.and_then(|list| list.unfinished_remark());
-            let remarks = unfinished.into_iter();
+            let remarks = unfinished.into_iter().chain(lake.conversion_remark());
             let remarks = remarks.chain(unsynced_remark(status.unsynced_runs));
             let remarks = remarks.map(|remark| format!("{}.\n", advice::on_remark(&remark)));
             render(&status) + &remarks.collect::<String>()

@@ -1,17 +1,25 @@
 //! `cdrlake convert`, `cdrlake sync` and `cdrlake files`: table formats and current files.
 
+use bytesize::ByteSize;
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
+use super::advice::Rerun;
+use super::progress::Screen;
 use super::run::{OutputArgs, RangeArgs};
 use super::{
     CommandError, Exit, LAKE_STAYS, LakeArgs, OutputFormat, interrupted_by_signals, json_text,
     print,
 };
+use crate::cdr::period::PeriodUnit;
+use crate::config::Config;
+use crate::error::counted;
 use crate::lake::TableFormat;
 use crate::ops::days::DayRange;
-use crate::ops::open::{existing_lake, existing_lake_for_writing};
+use crate::ops::months::{Merged, convert_to_months};
+use crate::ops::open::{existing_lake, existing_lake_for_converting, existing_lake_for_writing};
 use crate::ops::tables::{convert, current_files, sync};
 
 /// A table format.
@@ -23,19 +31,27 @@ enum Format {
     Iceberg,
 }
 
-/// Give the lake the logs of table formats, so that engines read it as a Delta Lake or Apache
-/// Iceberg table. Copies no files.
+/// The period of the slices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SlicePeriod {
+    /// A calendar month.
+    Month,
+}
+
+/// Convert an existing lake. Fetches nothing.
+///
+/// With --tables, engines can read the lake as a Delta Lake or Apache Iceberg table. This copies no
+/// files. With --slice month, the lake gets a file for each month instead of each day.
 #[derive(Clone, Debug, Args)]
+#[group(required = true, multiple = false, args = ["tables", "slice"])]
 pub(super) struct ConvertArgs {
     /// The table formats, separated by commas. The log of another format is removed.
-    #[arg(
-        long,
-        value_enum,
-        value_delimiter = ',',
-        required = true,
-        value_name = "FORMATS"
-    )]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "FORMATS")]
     tables: Vec<Format>,
+    /// The period of the slices. Merges the files of days. Readers must wait until it has ended,
+    /// unless they read the log of a table format.
+    #[arg(long, value_enum, value_name = "PERIOD")]
+    slice: Option<SlicePeriod>,
     #[command(flatten)]
     config: LakeArgs,
 }
@@ -58,9 +74,15 @@ pub(super) struct FilesArgs {
     output: OutputArgs,
 }
 
-pub(super) async fn execute_convert(args: &ConvertArgs) -> Result<Exit, CommandError> {
+pub(super) async fn execute_convert(
+    args: &ConvertArgs,
+    screen: &Screen,
+) -> Result<Exit, CommandError> {
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let mut config = args.config.load()?;
+    if let Some(SlicePeriod::Month) = args.slice {
+        return merge(config, screen, &interrupt).await;
+    }
     // The configuration may have the new value already.
     config.lake.tables = None;
     let mut tables: Vec<TableFormat> = args.tables.iter().map(|&format| format.into()).collect();
@@ -69,6 +91,48 @@ pub(super) async fn execute_convert(args: &ConvertArgs) -> Result<Exit, CommandE
     let lake = existing_lake_for_writing(&config, false).await?;
     convert(&lake, &tables, Timestamp::now(), &interrupt).await?;
     print(format!("The lake has the logs of {}.\n", names(&tables)).as_bytes())
+}
+
+/// Merges days into months.
+async fn merge(
+    mut config: Config,
+    screen: &Screen,
+    interrupt: &CancellationToken,
+) -> Result<Exit, CommandError> {
+    // The configuration may have the new value already.
+    config.window.slice = None;
+    let lake = existing_lake_for_converting(&config, PeriodUnit::Month).await?;
+    if !lake.has_logs() {
+        screen.print_line(
+            "Until the end of the conversion, readers of this lake may count calls twice.",
+        );
+    }
+    let observer = screen.observer(&Rerun::on(&config.lake.url));
+    let merged = convert_to_months(&lake, &config, Timestamp::now(), &*observer, interrupt);
+    let Some(merged) = merged.await? else {
+        screen.print_line(
+            "Interrupted: no other command can write to the lake until the conversion has ended. \
+             Convert again.",
+        );
+        return Ok(Exit::Interrupted);
+    };
+    let Merged {
+        months,
+        files_before,
+        bytes_before,
+        files_after,
+        bytes_after,
+    } = merged;
+    let text = format!(
+        "The lake has a file for each month. Merged {} ({}) into {} ({}), for {} of a direction. \
+         If pipeline.toml sets window.slice, set it to \"month\".\n",
+        counted(files_before, "file", "files"),
+        ByteSize(bytes_before).display().si(),
+        counted(files_after, "file", "files"),
+        ByteSize(bytes_after).display().si(),
+        counted(months, "month", "months"),
+    );
+    print(text.as_bytes())
 }
 
 pub(super) async fn execute_sync(args: &SyncArgs) -> Result<Exit, CommandError> {

@@ -23,7 +23,7 @@ use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Counts;
 use crate::error::{counted, thousands};
-use crate::lake::identity::{FORMAT, Filter, Identity};
+use crate::lake::identity::{Filter, Identity};
 use crate::lake::{CatalogOptions, TableFormat};
 use crate::privacy::{Mode, Modes, Privacy, PrivacyKey};
 use crate::slice_file::options::ParquetOptions;
@@ -273,10 +273,11 @@ impl Config {
             filter.value = privacy.hide_filter(&filter.value);
         }
         Identity {
-            format: FORMAT,
+            format: Identity::format_of(self.window.slice),
             account: self.lake.account.clone(),
             tables: self.lake.tables.clone(),
             slice: self.window.slice,
+            converting: None,
             source: filters,
             privacy: numbers.as_str().to_owned(),
             privacy_columns: others

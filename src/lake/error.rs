@@ -2,7 +2,7 @@
 
 use object_store::path::Path;
 
-use super::identity::FORMAT;
+use super::identity::last_format;
 use super::table_log::{CatalogError, TableFormat, TableLogError};
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
@@ -29,8 +29,9 @@ pub enum LakeError {
     },
     /// A later version of this program wrote the lake.
     #[error(
-        "{path} has format {found}, but this version of cdrlake supports up to {FORMAT}. Use a \
-         newer version"
+        "{path} has format {found}, but this version of cdrlake supports up to {}. Use a newer \
+         version",
+        last_format(path)
     )]
     NewerFormat {
         /// Which file.
@@ -90,6 +91,15 @@ pub enum LakeError {
         existing: PeriodUnit,
         /// The configuration's.
         wanted: PeriodUnit,
+    },
+    /// A conversion is under way, or was interrupted.
+    #[error(
+        "the lake is being converted to a file for each {to}, and nothing else may write to it \
+         before that has ended"
+    )]
+    Converting {
+        /// The period of the slices to come.
+        to: PeriodUnit,
     },
     /// The lake has hashes of another key.
     #[error(

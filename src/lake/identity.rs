@@ -2,15 +2,29 @@
 
 use std::collections::BTreeMap;
 
+use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::table::TableForm;
 use super::table_log::TableFormat;
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::period::PeriodUnit;
+use crate::store::layout;
 
 /// Format version of the lake's metadata files. Files of a later version are not changed.
 pub(crate) const FORMAT: u32 = 1;
+
+/// The format of `lake.json` in a lake of months, so that programs that only know days refuse it.
+const MONTHS_FORMAT: u32 = 2;
+
+/// The last format that this program reads of the file at `path`.
+pub(super) fn last_format(path: &Path) -> u32 {
+    if *path == layout::identity() {
+        MONTHS_FORMAT
+    } else {
+        FORMAT
+    }
+}
 
 // A new version of the columns requires a new format, because an older program would drop the new
 // columns when it replaces a file.
@@ -41,6 +55,10 @@ pub struct Identity {
     /// has it. A new lake has days then.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slice: Option<PeriodUnit>,
+    /// The lake is being converted to slices of this period, and nothing else may write to it. In a
+    /// wanted identity: this process converts it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converting: Option<PeriodUnit>,
     /// For information: `source.url` when the lake was created. Hosts may change.
     pub source_url: String,
     /// For information: `window.timezone` when the lake was created.
@@ -69,6 +87,19 @@ impl Identity {
     /// The period of the lake's slices.
     pub fn period_unit(&self) -> PeriodUnit {
         self.slice.unwrap_or_default()
+    }
+
+    /// The format of its `lake.json`.
+    pub(crate) fn format_of(slice: Option<PeriodUnit>) -> u32 {
+        match slice {
+            Some(PeriodUnit::Month) => MONTHS_FORMAT,
+            Some(PeriodUnit::Day) | None => FORMAT,
+        }
+    }
+
+    /// Which entries and files the lake has. A run must not continue when this has changed.
+    pub(super) fn form(&self) -> (&[TableFormat], PeriodUnit, Option<PeriodUnit>) {
+        (self.tables(), self.period_unit(), self.converting)
     }
 
     /// How the table's files are named.

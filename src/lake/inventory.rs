@@ -1,6 +1,6 @@
 //! The contents of a lake: ledger entries, rejects, and files that belong to no slice.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use futures::{StreamExt, stream};
 use object_store::path::Path;
@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::ledger::{Entry, State};
 use super::{Lake, LakeError, parse};
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::{Direction, Slice};
 use crate::store::{LocalCopy, ObjectState, Version, layout};
 
@@ -121,7 +122,8 @@ impl LedgerEntry {
 impl Lake {
     /// The slice's ledger entry; an empty one if it does not exist, or cannot be used.
     pub async fn entry(&self, slice: Slice) -> LedgerEntry {
-        let found = match self.store.read(&layout::ledger_entry(slice)).await {
+        let path = layout::ledger_entry(slice);
+        let found = match self.store.read(&path).await {
             Ok(Some(found)) => found,
             Ok(None) => return LedgerEntry::absent(slice),
             Err(error) => {
@@ -131,7 +133,7 @@ impl Lake {
                 };
             }
         };
-        let parsed = parse::<Entry>(&found).and_then(|entry| {
+        let parsed = parse::<Entry>(&path, &found).and_then(|entry| {
             let problem = if entry.slice == slice {
                 entry.contradiction(self.table.form())
             } else {
@@ -164,7 +166,8 @@ impl Lake {
         }
     }
 
-    /// Every ledger entry of `directions` whose day lies within `days`.
+    /// Every ledger entry of `directions` whose period has one of `days`. A month that was merged
+    /// from days replaces them, even while their entries remain.
     ///
     /// # Errors
     /// [`LakeError`] if the ledger cannot be listed.
@@ -177,7 +180,17 @@ impl Lake {
         slices.retain(|slice| slice.period.touches(&days));
         let read =
             stream::iter(slices).map(|slice| async move { (slice, self.entry(slice).await) });
-        Ok(read.buffer_unordered(CONCURRENT_READS).collect().await)
+        let mut entries: HashMap<Slice, LedgerEntry> =
+            read.buffer_unordered(CONCURRENT_READS).collect().await;
+        let merged: HashSet<Slice> = entries
+            .iter()
+            .filter(|(slice, found)| {
+                slice.period.unit() == PeriodUnit::Month && found.entry.committed.is_some()
+            })
+            .map(|(slice, _)| *slice)
+            .collect();
+        entries.retain(|slice, _| merged.contains(slice) || !merged.contains(&slice.month()));
+        Ok(entries)
     }
 
     /// The first day in the ledger.

@@ -47,7 +47,7 @@ use crate::store::layout;
 use crate::store::{FailureKind, Garbage, LakeStore, Lease, LeaseState, Swap, Versioned};
 pub use error::LakeError;
 pub(crate) use file::{PublishedFile, is_intact};
-use identity::{FORMAT, Identity};
+use identity::{Identity, last_format};
 pub(crate) use inventory::{Condition, LedgerEntry, SliceState};
 pub(crate) use publish::StagedSlice;
 use report::{Remark, RemarkKind};
@@ -88,6 +88,9 @@ impl Lake {
         privacy: Privacy,
     ) -> Result<Self, LakeError> {
         let mut lake = Self::find_or_create(store, wanted).await?;
+        if let (Some(to), None) = (lake.identity.converting, wanted.converting) {
+            return Err(LakeError::Converting { to });
+        }
         lake.privacy = Arc::new(privacy);
         match lake.store.remove_leftovers().await {
             Ok(leftovers) if leftovers.is_empty() => {}
@@ -151,7 +154,7 @@ impl Lake {
             return Err(LakeError::NotALake);
         };
         let identity: Identity = parse_own(path, &found)?;
-        Ok(Some(Self {
+        let mut lake = Self {
             table: Table::new(Arc::clone(&store), identity.table_form()),
             logs: logs(&store, &identity, None),
             catalog: None,
@@ -159,7 +162,48 @@ impl Lake {
             identity,
             privacy: Arc::default(),
             remarks: Vec::new(),
-        }))
+        };
+        lake.remarks.extend(lake.conversion_remark());
+        Ok(Some(lake))
+    }
+
+    /// A remark if the lake is being converted, or the conversion was interrupted.
+    pub(crate) fn conversion_remark(&self) -> Option<Remark> {
+        self.identity.converting.map(|to| {
+            let text = format!("the conversion of the lake to a file for each {to} has not ended");
+            RemarkKind::UnfinishedConversion.remark(text)
+        })
+    }
+
+    /// Changes `lake.json`, and returns the lake as it then is.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails, or another process changed `lake.json`.
+    pub(crate) async fn with_identity(
+        &self,
+        change: impl FnOnce(&mut Identity),
+    ) -> Result<Self, LakeError> {
+        let path = layout::identity();
+        let found = self.store.read(&path).await?;
+        let found = found.ok_or_else(|| LakeError::Damaged {
+            path: path.clone(),
+            problem: "it is missing".to_owned(),
+        })?;
+        let old: Identity = parse_own(path.clone(), &found)?;
+        let mut identity = old.clone();
+        change(&mut identity);
+        if identity != old {
+            let replaced = self.store.replace(&path, json(&identity), &found.version);
+            if replaced.await? == Swap::Refused {
+                return Err(LakeError::Contended { path });
+            }
+        }
+        Ok(Self {
+            table: Table::new(Arc::clone(&self.store), identity.table_form()),
+            logs: logs(&self.store, &identity, self.catalog.as_ref()),
+            identity,
+            ..self.clone()
+        })
     }
 
     /// Opens the lake in `store`, if it exists, without writing anything.
@@ -318,7 +362,7 @@ fn json(value: &impl Serialize) -> Bytes {
 
 /// Parses a file of the lake that must be readable.
 fn parse_own<T: DeserializeOwned>(path: Path, found: &Versioned) -> Result<T, LakeError> {
-    parse(found).map_err(|condition| match condition {
+    parse(&path, found).map_err(|condition| match condition {
         Condition::Newer(found) => LakeError::NewerFormat { path, found },
         Condition::Damaged(problem) => LakeError::Damaged { path, problem },
         Condition::Sound | Condition::Unreadable(_) => unreachable!("it was read and parsed"),
@@ -326,14 +370,14 @@ fn parse_own<T: DeserializeOwned>(path: Path, found: &Versioned) -> Result<T, La
 }
 
 /// Parses a file of the lake, or returns its condition.
-fn parse<T: DeserializeOwned>(found: &Versioned) -> Result<T, Condition> {
+fn parse<T: DeserializeOwned>(path: &Path, found: &Versioned) -> Result<T, Condition> {
     #[derive(serde::Deserialize)]
     struct Format {
         format: u32,
     }
     let damaged = |error: serde_json::Error| Condition::Damaged(error.to_string());
     let Format { format } = serde_json::from_slice(&found.bytes).map_err(damaged)?;
-    if format > FORMAT {
+    if format > last_format(path) {
         return Err(Condition::Newer(format));
     }
     serde_json::from_slice(&found.bytes).map_err(damaged)

@@ -348,6 +348,32 @@ impl Lake {
         Ok(commit)
     }
 
+    /// Removes everything that the lake has of a day whose month holds its rows, under the lease of
+    /// the month. The entry goes last: after a crash in between, this is repeated.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
+    pub(crate) async fn remove_merged(
+        &self,
+        mark: &RunMark,
+        lease: &dyn Lease,
+        day: Slice,
+    ) -> Result<(), LakeError> {
+        mark.ensure().await?;
+        let files = self.table.paths_of(day).await?;
+        self.table.remove(lease, day, &files).await?;
+        let rest = [
+            layout::rejects_file(day),
+            layout::failed_rejects_file(day),
+            layout::ledger_entry(day),
+        ];
+        for path in rest {
+            must_hold(lease, day)?;
+            self.store.delete(&path).await?;
+        }
+        Ok(())
+    }
+
     /// Slices with files that were replaced before `limit`, or that their entry does not name. Of a
     /// slice without a commit, a file may be the last copy.
     ///

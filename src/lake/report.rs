@@ -263,6 +263,8 @@ pub enum RemarkKind {
     OtherSource,
     /// The logs of table formats lack changes.
     UnsyncedLogs,
+    /// The lake is being converted, or the conversion was interrupted.
+    UnfinishedConversion,
 }
 
 impl From<String> for Remark {

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::identity::Identity;
 use super::ledger::{Commit, Entry};
-use super::{Lake, LakeError, TableFormat, parse_own};
+use super::{Lake, LakeError, parse_own};
 use crate::cdr::slice::{Direction, Slice};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::layout;
@@ -58,8 +58,8 @@ impl Traces {
 pub(crate) struct RunMark {
     store: Arc<dyn LakeStore>,
     run: String,
-    /// The table formats of the lake when it was opened.
-    tables: Vec<TableFormat>,
+    /// The identity of the lake when it was opened.
+    identity: Identity,
     /// Ends waiting when cancelled.
     stop: CancellationToken,
     /// `None` until the run is marked.
@@ -118,22 +118,28 @@ impl RunMark {
             return Ok(());
         }
         // A conversion changes `lake.json` and then looks for marked runs.
-        self.must_have_its_tables().await
+        self.must_have_its_form().await
     }
 
-    /// Checks that the lake has the table formats that it had when the run opened it.
-    async fn must_have_its_tables(&self) -> Result<(), LakeError> {
+    /// Checks that the lake has the table formats and the slices that it had when the run opened
+    /// it.
+    async fn must_have_its_form(&self) -> Result<(), LakeError> {
         let path = layout::identity();
-        let found = self.store.read(&path).await?;
-        let found = found.map(|found| parse_own::<Identity>(path, &found));
-        let is_same = |found: Identity| found.tables() == &*self.tables;
-        if found.transpose()?.is_none_or(is_same) {
+        let Some(found) = self.store.read(&path).await? else {
+            return Ok(());
+        };
+        let found: Identity = parse_own(path, &found)?;
+        if found.form() == self.identity.form() {
             return Ok(());
         }
-        Err(LakeError::NotAlone(
-            "the table formats of the lake have changed since the run opened it. Run again"
-                .to_owned(),
-        ))
+        let what = if found.tables() == self.identity.tables() {
+            "the period of the lake's slices has"
+        } else {
+            "the table formats of the lake have"
+        };
+        Err(LakeError::NotAlone(format!(
+            "{what} changed since the run opened it. Run again"
+        )))
     }
 
     /// The same without a request while the lease seems to be held, before a write that the store
@@ -228,7 +234,7 @@ impl Lake {
         RunMark {
             store: Arc::clone(&self.store),
             run: run.to_owned(),
-            tables: self.identity.tables().to_vec(),
+            identity: self.identity.clone(),
             stop,
             lease: Mutex::default(),
             unseen: std::sync::Mutex::default(),

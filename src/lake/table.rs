@@ -260,7 +260,7 @@ impl Table {
     }
 
     /// Where files of the slice may lie.
-    async fn paths_of(&self, slice: Slice) -> Result<Vec<Path>, LakeError> {
+    pub(super) async fn paths_of(&self, slice: Slice) -> Result<Vec<Path>, LakeError> {
         match self.form {
             TableForm::Plain => Ok(vec![plain_path(slice)]),
             TableForm::Immutable => {

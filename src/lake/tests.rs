@@ -12,7 +12,7 @@ use object_store::memory::InMemory;
 use tempfile::TempPath;
 use tokio_util::sync::CancellationToken;
 
-use super::identity::Filter;
+use super::identity::{FORMAT, Filter, last_format};
 use super::ledger::tests::commit;
 use super::ledger::{Commit, Entry, Failure, State};
 use super::runs::RunMark;
@@ -48,6 +48,7 @@ fn identity() -> Identity {
         account: None,
         tables: None,
         slice: None,
+        converting: None,
         source: vec![filter("disposition", "all")],
         privacy: "keep".to_owned(),
         privacy_columns: [].into(),
@@ -298,11 +299,11 @@ async fn a_directory_that_is_not_a_lake_is_not_opened() {
     put(&objects, &layout::identity(), "{").await;
     let error = find(&objects).await.unwrap_err();
     assert!(matches!(error, LakeError::Damaged { .. }), "{error}");
-    let newer = format!("{{\"format\":{}}}", FORMAT + 1);
+    let newer = format!("{{\"format\":{}}}", last_format(&layout::identity()) + 1);
     put(&objects, &layout::identity(), &newer).await;
     let error = find(&objects).await.unwrap_err().to_string();
     assert!(
-        error.contains("has format 2, but this version of cdrlake supports up to 1"),
+        error.contains("has format 3, but this version of cdrlake supports up to 2"),
         "{error}"
     );
 }

@@ -18,6 +18,9 @@ use crate::store::StoreError;
 use crate::store::location::Location;
 use crate::warehouse::DdlError;
 
+/// Most problems that a message lists.
+const MAX_LISTED: usize = 10;
+
 /// The operation has no result. The texts name keys of the configuration, but no flags and
 /// commands: the command line adds those.
 #[derive(Debug, thiserror::Error)]
@@ -92,6 +95,27 @@ pub enum Error {
         /// The slice.
         slice: Slice,
     },
+    /// Days cannot be merged into months.
+    #[error(
+        "the days of this lake cannot be merged into months. {}{}",
+        problems[..problems.len().min(MAX_LISTED)].join(". "),
+        match problems.len().saturating_sub(MAX_LISTED) {
+            0 => String::new(),
+            more => format!(". And {}", counted(more as u64, "other problem", "other problems")),
+        }
+    )]
+    NotMergeable {
+        /// Which days or months, and why not.
+        problems: Vec<String>,
+    },
+    /// The days of a month could not be merged. They are as they were.
+    #[error("the days of {slice} could not be merged: {problem}")]
+    NotMerged {
+        /// The month.
+        slice: Slice,
+        /// Why not.
+        problem: String,
+    },
     /// The demo's lake does not hold what was sent.
     #[error("{slice}: {problem}. Please report this: it is a bug in cdrlake")]
     NotProven {
@@ -150,6 +174,9 @@ pub enum UsageError {
          lose their files. Fill a new lake instead"
     )]
     BackToPlain,
+    /// The lake has months already.
+    #[error("the lake has a file for each month already")]
+    MonthsAlready,
     /// A run may write files by the old form of the table.
     #[error("run {run} is in progress. Convert the lake when it has ended")]
     RunInProgress {

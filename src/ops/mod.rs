@@ -7,6 +7,7 @@ mod error;
 pub(crate) mod gc;
 pub(crate) mod job;
 pub(crate) mod load;
+pub(crate) mod months;
 mod observer;
 pub(crate) mod open;
 pub(crate) mod plan;

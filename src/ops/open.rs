@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::Error;
 use crate::cdr::period::PeriodUnit;
 use crate::config::{Config, ConfigError, Origin};
+use crate::lake::identity::Identity;
 use crate::lake::{Catalog, Lake, LakeError, TableFormat};
 use crate::privacy::Privacy;
 use crate::store::LakeStore;
@@ -165,10 +166,22 @@ pub(crate) async fn without_key(config: &Config, lake: Option<&Lake>, error: Con
 /// # Errors
 /// [`Error`] if the place holds another lake or none may be there, or it cannot be read or written.
 pub async fn open_lake(config: &Config, needs_key: bool) -> Result<Lake, Error> {
+    open(config, needs_key, None).await
+}
+
+/// The same for a process that is `converting` its slices.
+async fn open(
+    config: &Config,
+    needs_key: bool,
+    converting: Option<PeriodUnit>,
+) -> Result<Lake, Error> {
     let place = Place::of(config)?;
     let store = place.store();
     let privacy = privacy(config).await?;
-    let identity = config.identity(&privacy);
+    let identity = Identity {
+        converting,
+        ..config.identity(&privacy)
+    };
     // A directory that is not this lake is left unchanged.
     let found = Lake::find(Arc::clone(&store), &identity).await?;
     let is_new = found.is_none();
@@ -270,6 +283,20 @@ pub(crate) async fn existing_lake_for_writing(
     existing_lake(config, true).await?;
     open_lake(config, needs_key).await
 }
+
+/// Opens a lake that must exist and be the configured one, for converting its slices. Nothing else
+/// may write to it while a conversion is under way.
+///
+/// # Errors
+/// As [`existing_lake_for_writing`].
+pub(crate) async fn existing_lake_for_converting(
+    config: &Config,
+    to: PeriodUnit,
+) -> Result<Lake, Error> {
+    existing_lake(config, true).await?;
+    open(config, false, Some(to)).await
+}
+
 /// The period of the lake's slices. `lake` is `None` if there is none yet.
 pub(crate) fn period_unit(config: &Config, lake: Option<&Lake>) -> PeriodUnit {
     match lake {

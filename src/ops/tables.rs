@@ -73,7 +73,7 @@ pub(crate) async fn convert(
 
 /// A run without a report, if there is one. Even if it has crashed, its process may be suspended
 /// and continue: the next run ends it for good.
-async fn marked_run(lake: &Lake) -> Result<Option<UsageError>, LakeError> {
+pub(super) async fn marked_run(lake: &Lake) -> Result<Option<UsageError>, LakeError> {
     let Some(run) = lake.marked_runs("").await?.into_keys().next() else {
         return Ok(None);
     };

@@ -1,6 +1,7 @@
 //! Operations on a lake in memory, from a scripted source, with time handed in.
 
 mod catalog;
+mod convert;
 mod due;
 mod erase;
 mod faults;

@@ -614,11 +614,11 @@ fn a_lake_that_is_not_writable_or_has_another_identity_is_refused() {
     );
     let identity = workplace.path("lake/_cdrlake/lake.json");
     let text = std::fs::read_to_string(&identity).unwrap();
-    std::fs::write(&identity, text.replace("\"format\": 1", "\"format\": 2")).unwrap();
+    std::fs::write(&identity, text.replace("\"format\": 1", "\"format\": 3")).unwrap();
     refused(
         &workplace.run(&["run", "--last", "3"]),
         2,
-        "_cdrlake/lake.json has format 2, but this version of cdrlake supports up to 1",
+        "_cdrlake/lake.json has format 3, but this version of cdrlake supports up to 2",
     );
     std::fs::write(&identity, "{").unwrap();
     refused(

@@ -16,6 +16,8 @@ mod cli;
 mod compression;
 /// What every store must do.
 mod conformance;
+/// The conversion of a lake of days into months.
+mod convert;
 /// What is stored holds no credentials.
 mod credentials;
 /// The export in CSV.

@@ -16,10 +16,9 @@ use super::{
     TableLog, TableLogError, logs, must_be_possible,
 };
 use crate::cdr::slice::{Direction, Slice};
-use crate::lake::identity::Identity;
-use crate::lake::{Condition, Lake, LakeError, LedgerEntry, Table, json, parse_own};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry};
 use crate::retry::{Retry, RetryPolicy};
-use crate::store::{Swap, layout};
+use crate::store::layout;
 
 /// Ledger entries that are read at the same time.
 const CONCURRENT_READS: usize = 64;
@@ -542,26 +541,8 @@ impl Lake {
     /// [`LakeError`] if the store fails, or another process changed `lake.json`.
     pub(crate) async fn with_tables(&self, tables: &[TableFormat]) -> Result<Self, LakeError> {
         must_be_possible(&*self.store, tables)?;
-        let path = layout::identity();
-        let found = self.store.read(&path).await?;
-        let found = found.ok_or_else(|| LakeError::Damaged {
-            path: path.clone(),
-            problem: "it is missing".to_owned(),
-        })?;
-        let identity = Identity {
-            tables: Some(tables.to_vec()),
-            ..parse_own(path.clone(), &found)?
-        };
-        let replaced = self.store.replace(&path, json(&identity), &found.version);
-        if replaced.await? == Swap::Refused {
-            return Err(LakeError::Contended { path });
-        }
-        Ok(Self {
-            table: Table::new(Arc::clone(&self.store), identity.table_form()),
-            logs: logs(&self.store, &identity, self.catalog.as_ref()),
-            identity,
-            ..self.clone()
-        })
+        self.with_identity(|identity| identity.tables = Some(tables.to_vec()))
+            .await
     }
 
     /// Removes the logs of table formats that the lake does not have any more.

@@ -458,6 +458,7 @@ mod tests {
             account: None,
             tables: None,
             slice: None,
+            converting: None,
             source: Vec::new(),
             privacy: "keep".to_owned(),
             privacy_columns: std::collections::BTreeMap::new(),

@@ -1,5 +1,6 @@
 //! A store that fails when told to.
 
+use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -33,8 +34,8 @@ pub(super) type Operations = Arc<Mutex<Vec<(&'static str, String)>>>;
 pub(super) struct Failing {
     inner: BucketStore,
     faults: Option<Faults>,
-    /// All operations fail from this one on, numbered from 0, as if the process had died.
-    dies_at: usize,
+    /// Numbers of operations that fail, from 0 on.
+    numbers: Range<usize>,
     pub(super) operations: Operations,
 }
 
@@ -42,30 +43,31 @@ impl Failing {
     pub(super) fn new(inner: BucketStore, faults: Faults) -> Self {
         Self {
             faults: Some(faults),
-            ..Self::dying(inner, usize::MAX)
+            ..Self::at(inner, usize::MAX..usize::MAX)
         }
     }
 
-    /// A store whose operations fail from this one on, numbered from 0.
-    pub(super) fn dying(inner: BucketStore, dies_at: usize) -> Self {
+    /// A store whose operations with these numbers fail, from 0 on. If they have no end, it is as
+    /// if the process had died.
+    pub(super) fn at(inner: BucketStore, numbers: Range<usize>) -> Self {
         Self {
             inner,
             faults: None,
-            dies_at,
+            numbers,
             operations: Operations::default(),
         }
     }
 
     fn may(&self, action: &'static str, path: &Path) -> Result<(), StoreError> {
         let mut operations = self.operations.lock().unwrap();
-        let is_dead = operations.len() >= self.dies_at;
+        let is_failing = self.numbers.contains(&operations.len());
         operations.push((action, path.to_string()));
         let chosen = self
             .faults
             .filter(|faults| action == faults.action && path.as_ref().contains(faults.path));
         let kind = match chosen {
             Some(faults) => faults.kind,
-            None if is_dead => FailureKind::Permanent,
+            None if is_failing => FailureKind::Permanent,
             None => return Ok(()),
         };
         Err(StoreError {

@@ -1,6 +1,7 @@
 //! A lake in memory and a source that gives the answers of a script.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::sync::Arc;
 
 use futures::TryStreamExt;
@@ -10,6 +11,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::faults::{Failing, Faults, Operations};
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::identity::Identity;
@@ -149,7 +151,34 @@ impl World {
 
     /// The same lake in a store whose operations fail from this one on, and its operations.
     pub(super) async fn dying(&self, dies_at: usize) -> (Result<Lake, LakeError>, Operations) {
-        let store = Failing::dying(BucketStore::in_memory(&self.objects), dies_at);
+        self.failing_at(dies_at..usize::MAX).await
+    }
+
+    /// The same lake as a process has it that converts its days into months.
+    pub(super) async fn opened_for_converting(&self) -> Lake {
+        let identity = Identity {
+            converting: Some(PeriodUnit::Month),
+            ..self.lake.identity.clone()
+        };
+        self.opened_as(&identity).await.unwrap()
+    }
+
+    /// The lake as its `lake.json` has it now.
+    pub(super) async fn reopened(&self) -> Lake {
+        let identity = Identity {
+            converting: None,
+            slice: None,
+            ..self.lake.identity.clone()
+        };
+        self.opened_as(&identity).await.unwrap()
+    }
+
+    /// The same lake in a store of which these operations fail, and its operations.
+    pub(super) async fn failing_at(
+        &self,
+        failing: Range<usize>,
+    ) -> (Result<Lake, LakeError>, Operations) {
+        let store = Failing::at(BucketStore::in_memory(&self.objects), failing);
         let operations = Arc::clone(&store.operations);
         let lake = Lake::open(Arc::new(store), &self.lake.identity, privacy());
         (lake.await, operations)

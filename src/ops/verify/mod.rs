@@ -68,6 +68,8 @@ pub enum Fault {
     Leftover,
     /// An erasure is incomplete.
     Unfinished,
+    /// The lake is being converted, or the conversion was interrupted.
+    Converting,
     /// The log of a table format differs from the ledger.
     TableLog,
 }
@@ -88,6 +90,7 @@ impl fmt::Display for Fault {
             Self::Foreign => "foreign",
             Self::Leftover => "leftover",
             Self::Unfinished => "unfinished",
+            Self::Converting => "converting",
             Self::TableLog => "log",
         })
     }
@@ -146,7 +149,13 @@ impl Finding {
     /// How it is repaired.
     pub fn remedy(&self) -> Remedy {
         match (self.fault, self.slice) {
-            (Fault::NewerLedger | Fault::UnreadableLedger | Fault::Unfinished, _) => Remedy::Manual,
+            (
+                Fault::NewerLedger
+                | Fault::UnreadableLedger
+                | Fault::Unfinished
+                | Fault::Converting,
+                _,
+            ) => Remedy::Manual,
             (Fault::TableLog, _) => Remedy::SyncLogs,
             (_, Some(slice)) => Remedy::Refetch(slice),
             // It may be a backup.

@@ -74,11 +74,18 @@ pub async fn find_strays(lake: &Lake, scope: &Scope) -> Result<Vec<Finding>, Lak
             &unfinished.text,
         ));
     }
+    if let Some(unfinished) = lake.conversion_remark() {
+        strays.push(Finding::stray(
+            Fault::Converting,
+            &layout::identity(),
+            &unfinished.text,
+        ));
+    }
     let is_everything = *scope == Scope::default();
     strays.retain(|stray| match stray.slice {
         Some(slice) => scope.holds(slice),
-        // Every slice may hold such a number.
-        None if stray.fault == Fault::Unfinished => true,
+        // Every slice may hold such a number, or be converted.
+        None if matches!(stray.fault, Fault::Unfinished | Fault::Converting) => true,
         None => is_everything || is_read_with(&stray.path, scope),
     });
     let elsewhere = table

@@ -1,0 +1,436 @@
+//! The conversion of a lake of days into months.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+use jiff::Timestamp;
+use tokio_util::sync::CancellationToken;
+
+use super::world::{World, day, days, slice, source, source_of_lines};
+use crate::cdr::digest::Digest;
+use crate::cdr::period::PeriodUnit;
+use crate::cdr::reconcile::Verdict;
+use crate::cdr::slice::Slice;
+use crate::cdr::tally::{Counts, Totals};
+use crate::lake::ledger::{Commit, Entry, Failure, Pending, State};
+use crate::lake::report::RunOutcome;
+use crate::lake::{Lake, LakeError, TableForm, TableFormat};
+use crate::ops::days::Selection;
+use crate::ops::gc::collect_garbage;
+use crate::ops::months::{Merged, convert_to_months};
+use crate::ops::plan::plan;
+use crate::ops::run::Stop;
+use crate::ops::{Error, UsageError, removal};
+use crate::slice_file::writer::{WriteError, read_rows};
+use crate::store::layout;
+
+/// The table formats with which a conversion is tested.
+const FORMATS: [&[TableFormat]; 4] = [
+    &[],
+    &[TableFormat::Delta],
+    &[TableFormat::Iceberg],
+    &[TableFormat::Delta, TableFormat::Iceberg],
+];
+const NO_FINDINGS: [&str; 0] = [];
+const CALLS: &str = r#"{"call_id":"DAY-1","date":"DAYT10:00:00Z","duration":60,"charge":"0.25"}
+{"call_id":"DAY-2","date":"DAYT11:00:00Z","duration":5,"disposition":"answered"}
+"#;
+/// A duplicate, a call of another day, and two rejects.
+const ODD: &str = r#"{"call_id":"DAY-1","date":"DAYT10:00:00Z","charge":"0.5"}
+{"call_id":"DAY-1","date":"DAYT10:00:00Z","charge":"0.5"}
+{"call_id":"DAY-2","date":"2020-01-31T23:00:00Z"}
+{"call_id":"DAY-3","date":"broken"}
+{"call_id":"DAY-4","date":"broken"}
+"#;
+
+fn month() -> Slice {
+    slice(1).month()
+}
+
+/// A lake with `lines` on each of the first days.
+async fn filled(formats: &[TableFormat], lines: &[&str]) -> World {
+    let world = World::with_tables(formats).await;
+    let last = i8::try_from(lines.len()).unwrap();
+    let outcome = world.run(last, source_of_lines(lines)).await;
+    assert_eq!(outcome.run.report.outcome, RunOutcome::Committed);
+    world
+}
+
+/// A whole month with empty days, rejects and duplicates.
+fn whole_month() -> Vec<&'static str> {
+    let mut lines = vec![CALLS; 31];
+    (lines[1], lines[4], lines[30]) = ("", ODD, "");
+    lines
+}
+
+async fn convert(world: &World, lake: &Lake) -> Result<Option<Merged>, Error> {
+    let never = CancellationToken::new();
+    convert_to_months(lake, &world.config, Timestamp::now(), &(), &never).await
+}
+
+/// Converts as a new process, and lets the world see the lake as it is then.
+async fn converted(world: &mut World) -> Merged {
+    let lake = world.opened_for_converting().await;
+    let merged = convert(world, &lake).await.unwrap().unwrap();
+    world.lake = world.reopened().await;
+    merged
+}
+
+/// All values of the rows of a slice, each with its day.
+async fn rows(world: &World, of: Slice) -> Vec<String> {
+    let mut rows = Vec::new();
+    let entry = world.lake.entry(of).await.entry;
+    if let Some(copy) = world.lake.table().local_copy(&entry).await.unwrap() {
+        // Rows that are read as a month's have their day.
+        read_rows(&copy.path, of.month(), |record| {
+            rows.push(format!("{record:?}"));
+            Ok::<(), WriteError>(())
+        })
+        .unwrap();
+    }
+    rows
+}
+
+async fn commit(world: &World, of: Slice) -> Commit {
+    world.lake.entry(of).await.entry.committed.unwrap()
+}
+
+/// Rows, rejects and sums of the first days.
+async fn content(world: &World, last: i8) -> (Vec<String>, Vec<String>, Digest, Counts, Totals) {
+    let mut all = (
+        Vec::new(),
+        Vec::new(),
+        Digest::default(),
+        Counts::default(),
+        Totals::default(),
+    );
+    for of in (1..=last).map(slice) {
+        let commit = commit(world, of).await;
+        all.0.extend(rows(world, of).await);
+        all.1.extend(world.rejects(&layout::rejects_file(of)).await);
+        all.2.merge(commit.digest);
+        all.3.merge(&commit.counts);
+        all.4.merge(&commit.totals);
+    }
+    all
+}
+
+/// The paths of everything that belongs to days.
+async fn paths_of_days(world: &World) -> Vec<String> {
+    let names = world.contents().await.into_keys();
+    let is_of_day = |path: &String| {
+        let path = object_store::path::Path::from(path.as_str());
+        let slice = layout::leased_slice(&path).or(layout::ledger_slice(&path));
+        slice.is_some_and(|slice| slice.period.unit() == PeriodUnit::Day)
+    };
+    names.filter(is_of_day).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_converted_lake_has_the_same_rows_rejects_and_sums_in_one_file_for_each_month() {
+    for formats in FORMATS {
+        let mut world = filled(formats, &whole_month()).await;
+        let (rows_before, rejects, digest, mut counts, totals) = content(&world, 31).await;
+        let fetched_first = commit(&world, slice(1)).await.fetched_at;
+        let merged = converted(&mut world).await;
+        assert_eq!(
+            (merged.months, merged.files_before, merged.files_after),
+            (1, 29, 1)
+        );
+        assert!(merged.bytes_after < merged.bytes_before);
+
+        assert_eq!(rows(&world, month()).await, rows_before);
+        assert_eq!(world.rejects(&layout::rejects_file(month())).await, rejects);
+        let commit = commit(&world, month()).await;
+        assert_eq!((commit.digest, &commit.totals), (digest, &totals));
+        // The call of another day lies within the month.
+        assert_eq!((counts.outside_day, commit.counts.outside_day), (1, 0));
+        counts.outside_day = 0;
+        assert_eq!(commit.counts, counts);
+        assert_eq!((counts.rejected, counts.duplicates), (2, 1));
+        assert_eq!((commit.state, commit.through), (State::Closed, None));
+        assert_eq!(commit.control_total, Some(counts.records));
+        assert_eq!(commit.reconcile, Verdict::MatchWithDuplicates);
+        let by_day: BTreeMap<_, _> = commit
+            .days
+            .iter()
+            .map(|(day, it)| (*day, it.rows))
+            .collect();
+        assert_eq!((by_day.len(), by_day.get(&day(5))), (29, Some(&2)));
+        assert!(commit.fetched_at <= fetched_first);
+
+        assert_eq!(paths_of_days(&world).await, NO_FINDINGS);
+        let identity = &world.lake.identity;
+        assert_eq!(
+            (identity.period_unit(), identity.converting),
+            (PeriodUnit::Month, None)
+        );
+        assert_eq!(world.lake.compare_logs().await.unwrap(), []);
+        assert_eq!(world.findings().await, NO_FINDINGS);
+        // Nothing is due, and nothing changes.
+        let after = world.contents().await;
+        let ran = world.run(31, source(&[])).await.run;
+        assert_eq!((ran.report.slices.len(), ran.stopped_by), (0, None));
+        let gc = collect_garbage(&world.config, &world.lake, Timestamp::now());
+        gc.await.unwrap();
+        assert_eq!(world.contents().await, after);
+        let again = convert(&world, &world.lake).await.unwrap_err();
+        assert!(
+            matches!(again, Error::Usage(UsageError::MonthsAlready)),
+            "{again:?}"
+        );
+    }
+}
+
+/// Converts in a store of which these operations fail, and then again. Returns whether one failed.
+async fn converts_after_failure(formats: &[TableFormat], failing: Range<usize>) -> bool {
+    let at = format!("{formats:?} {failing:?}");
+    let mut world = filled(formats, &[CALLS, ODD]).await;
+    let (rows_before, rejects, digest, ..) = content(&world, 2).await;
+    world.lake.identity.converting = Some(PeriodUnit::Month);
+    let (lake, operations) = world.failing_at(failing.clone()).await;
+    if let Ok(lake) = lake {
+        drop(convert(&world, &lake).await);
+    }
+    let has_failed = operations.lock().unwrap().len() > failing.start;
+    // The ledger names every row once, and no log has a part of the days.
+    let entries = world.lake.all_entries().await.unwrap();
+    let counted: u64 = entries
+        .filter_map(|(_, entry)| Some(entry.committed?.counts.rows))
+        .sum();
+    assert_eq!(counted, 4, "{at}");
+
+    let lake = world.opened_for_converting().await;
+    match convert(&world, &lake).await {
+        // Only the end of the run failed.
+        Err(Error::Usage(UsageError::MonthsAlready)) => {}
+        converted => assert!(converted.unwrap().is_some()),
+    }
+    world.lake = world.reopened().await;
+    assert_eq!(world.lake.identity.converting, None, "{at}");
+    assert_eq!(rows(&world, month()).await, rows_before, "{at}");
+    let rejects_after = world.rejects(&layout::rejects_file(month())).await;
+    assert_eq!(rejects_after, rejects, "{at}");
+    let commit = commit(&world, month()).await;
+    assert_eq!((commit.digest, commit.counts.records), (digest, 7), "{at}");
+    assert_eq!(paths_of_days(&world).await, NO_FINDINGS, "{at}");
+    assert_eq!(world.lake.compare_logs().await.unwrap(), [], "{at}");
+    let gc = collect_garbage(&world.config, &world.lake, Timestamp::now());
+    gc.await.unwrap();
+    assert_eq!(world.findings().await, NO_FINDINGS, "{at}");
+    has_failed
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversion_that_dies_at_any_operation_continues_without_loss() {
+    for formats in [FORMATS[0], FORMATS[3]] {
+        let mut at = 0;
+        while converts_after_failure(formats, at..usize::MAX).await {
+            at += 1;
+        }
+        assert!(at > 30, "{at}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversion_of_which_any_operation_fails_continues_without_loss() {
+    for formats in [FORMATS[0], FORMATS[3]] {
+        let mut at = 0;
+        while converts_after_failure(formats, at..at + 1).await {
+            at += 1;
+        }
+        assert!(at > 30, "{at}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_month_with_missing_or_open_days_is_open_and_is_fetched_whole() {
+    let mut world = filled(&[], &[CALLS, CALLS, CALLS, CALLS]).await;
+    // Never fetched.
+    for path in [
+        layout::ledger_entry(slice(3)),
+        TableForm::Plain.new_path(slice(3)),
+    ] {
+        world.delete(&path).await;
+    }
+    converted(&mut world).await;
+    let open = commit(&world, month()).await;
+    assert_eq!((open.state, open.through), (State::Open, Some(day(2))));
+    assert_eq!(open.counts.rows, 6);
+    let (january, now) = (days(31), Timestamp::now());
+    let due = plan(&world.config, &january, Some(&world.lake), now);
+    let due: Vec<_> = due.await.unwrap().due.iter().map(|due| due.slice).collect();
+    assert_eq!(due, [month()]);
+
+    let mut world = filled(&[], &whole_month()).await;
+    let open = |entry: &mut Entry| {
+        entry.committed.as_mut().unwrap().state = State::Open;
+    };
+    world.edit_entry(slice(31), open).await;
+    converted(&mut world).await;
+    let open = commit(&world, month()).await;
+    assert_eq!((open.state, open.through), (State::Open, None));
+}
+
+#[tokio::test(start_paused = true)]
+async fn counts_that_were_not_compared_on_some_day_are_not_compared_in_the_month() {
+    for (verdict, total, expected) in [
+        (Verdict::Match, Some(2), (Verdict::Match, Some(4))),
+        (Verdict::Off, None, (Verdict::Off, None)),
+        (Verdict::NotChecked, None, (Verdict::NotChecked, None)),
+        (Verdict::Mismatch, Some(9), (Verdict::Mismatch, Some(11))),
+        (Verdict::Mismatch, None, (Verdict::Mismatch, None)),
+    ] {
+        let mut world = filled(&[], &[CALLS, CALLS]).await;
+        let edit = |entry: &mut Entry| {
+            let commit = entry.committed.as_mut().unwrap();
+            (commit.reconcile, commit.control_total) = (verdict, total);
+        };
+        world.edit_entry(slice(2), edit).await;
+        converted(&mut world).await;
+        let commit = commit(&world, month()).await;
+        assert_eq!((commit.reconcile, commit.control_total), expected);
+    }
+}
+
+async fn prune(world: &World, last: i8) {
+    let slices = (1..=last).map(slice).collect();
+    let never = CancellationToken::new();
+    let pruned = removal::prune::prune(&world.lake, &slices, &never, &|| {});
+    assert_eq!(pruned.await.unwrap().outcome, RunOutcome::Committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pruned_month_stays_pruned_and_keeps_its_counts() {
+    for formats in FORMATS {
+        let mut world = filled(formats, &[CALLS, ODD, CALLS]).await;
+        prune(&world, 3).await;
+        let merged = converted(&mut world).await;
+        assert_eq!(
+            (merged.months, merged.files_before, merged.files_after),
+            (1, 0, 0)
+        );
+        let pruned = commit(&world, month()).await;
+        assert_eq!((pruned.state, pruned.file), (State::Pruned, None));
+        assert_eq!((pruned.counts.rows, pruned.counts.rejected), (6, 2));
+        assert_eq!(paths_of_days(&world).await, NO_FINDINGS);
+        assert_eq!(world.findings().await, NO_FINDINGS);
+        let ran = world.run(31, source(&[])).await.run;
+        assert_eq!(ran.report.slices, []);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lake_that_cannot_be_relied_on_is_refused_and_stays_as_it_is() {
+    let problems: [(&str, &str); 6] = [
+        (
+            "damaged",
+            "placed 2020-01-02: its ledger entry cannot be used",
+        ),
+        (
+            "pending",
+            "placed 2020-01-02: a run crashed while it published the day",
+        ),
+        ("failed", "placed 2020-01-02: the last attempt failed"),
+        (
+            "no file",
+            "placed 2020-01-02: its file differs from its ledger entry",
+        ),
+        ("no entry", "placed 2020-01-02: it was never committed"),
+        (
+            "pruned",
+            "placed 2020-01: some of its days are pruned. Prune the whole month first",
+        ),
+    ];
+    for (damage, problem) in problems {
+        let world = filled(&[], &[CALLS, CALLS, CALLS]).await;
+        let entry = layout::ledger_entry(slice(2));
+        match damage {
+            "damaged" => world.put(&entry, "{").await,
+            "no file" => world.delete(&TableForm::Plain.new_path(slice(2))).await,
+            "no entry" => world.delete(&entry).await,
+            "pruned" => prune(&world, 2).await,
+            _ => {
+                let edit = |entry: &mut Entry| match damage {
+                    "pending" => {
+                        entry.pending = Some(Pending {
+                            run: "run".to_owned(),
+                            token: "token".to_owned(),
+                            file: None,
+                            digest: Digest::default(),
+                            planned: None,
+                        });
+                    }
+                    _ => {
+                        entry.failed = Some(Failure {
+                            run: "run".to_owned(),
+                            at: Timestamp::UNIX_EPOCH,
+                            problem: "too few".to_owned(),
+                            reason: None,
+                        });
+                    }
+                };
+                world.edit_entry(slice(2), edit).await;
+            }
+        }
+        let before = world.contents().await;
+        let lake = world.opened_for_converting().await;
+        let refused = convert(&world, &lake).await.unwrap_err().to_string();
+        assert!(refused.ends_with(problem), "{damage}: {refused}");
+        assert_eq!(world.contents().await, before, "{damage}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_changed_unnoticed_ends_the_conversion_before_its_day_is_removed() {
+    let world = filled(&[], &[CALLS, CALLS]).await;
+    let edit = |entry: &mut Entry| {
+        let commit = entry.committed.as_mut().unwrap();
+        commit.totals.duration_seconds += 1;
+    };
+    world.edit_entry(slice(2), edit).await;
+    let lake = world.opened_for_converting().await;
+    let refused = convert(&world, &lake).await.unwrap_err().to_string();
+    let expected = "the days of placed 2020-01 could not be merged: the sums of its 2 days do not \
+                    add up to those of its rows";
+    assert_eq!(refused, expected);
+    assert_eq!(paths_of_days(&world).await.len(), 4);
+}
+
+#[tokio::test(start_paused = true)]
+async fn nothing_else_writes_to_a_lake_that_is_being_converted() {
+    for formats in FORMATS {
+        let mut world = filled(formats, &[CALLS, CALLS]).await;
+        let old = world.lake.clone();
+        // It ends after it has changed `lake.json`.
+        let interrupted = CancellationToken::new();
+        interrupted.cancel();
+        let lake = world.opened_for_converting().await;
+        let now = Timestamp::now();
+        let none = convert_to_months(&lake, &world.config, now, &(), &interrupted).await;
+        assert_eq!(none.unwrap(), None);
+        let before = world.contents().await;
+        // A process that opened the lake before.
+        let refreshing = Selection {
+            refresh: true,
+            ..days(2)
+        };
+        let stopped = world.run_in(&old, refreshing, source(&[4, 2])).await.run;
+        let Some(Stop::NoLake(problem)) = stopped.stopped_by else {
+            panic!("{stopped:?}");
+        };
+        let expected = "the period of the lake's slices has changed since the run opened it";
+        assert!(problem.contains(expected), "{problem}");
+        // One that opens it now.
+        let refused = world.opened_as(&old.identity).await.unwrap_err();
+        assert!(
+            matches!(refused, LakeError::Converting { .. }),
+            "{refused:?}"
+        );
+        assert_eq!(world.contents().await, before);
+        assert_eq!(world.findings().await, NO_FINDINGS);
+        let merged = converted(&mut world).await;
+        assert_eq!((merged.files_before, merged.files_after), (2, 1));
+        assert_eq!(world.findings().await, NO_FINDINGS);
+    }
+}

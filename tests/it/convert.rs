@@ -1,0 +1,116 @@
+//! The conversion of a lake of days into months, by the program itself.
+
+use std::fmt::Write;
+
+use crate::server::Server;
+use crate::support::{PLACED, Workplace, read};
+
+/// Two months with three calls a day, but none on the second day.
+fn export() -> String {
+    let mut lines = String::new();
+    for day in (1..=59).filter(|day| *day != 2) {
+        let (month, day) = if day > 31 { (2, day - 31) } else { (1, day) };
+        for call in 1..=3 {
+            let id = format!("{month}-{day}-{call}");
+            writeln!(
+                lines,
+                "{{\"call_id\":\"{id}\",\"date\":\"2026-{month:02}-{day:02}T10:00:00Z\"}}"
+            )
+            .unwrap();
+        }
+    }
+    lines
+}
+
+#[test]
+fn the_files_of_days_become_a_file_for_each_month() {
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    std::fs::write(workplace.path("export"), export()).unwrap();
+    let load = ["load", "export", "--reconcile", "off"];
+    assert_eq!(workplace.run(&[&load[..], PLACED].concat()).status, 0);
+    assert_eq!(workplace.table().len(), 58);
+    // A day with a lost file is refused.
+    let lost = workplace.path("lake/cdrs/dt=2026-01-05/placed-2026-01-05.parquet");
+    let kept = workplace.path("kept");
+    std::fs::rename(&lost, &kept).unwrap();
+    let before = workplace.lake_files();
+    let refused = workplace.run(&["convert", "--slice", "month"]);
+    assert_eq!(refused.status, 1, "{refused:?}");
+    let problem = "placed 2026-01-05: its file differs from its ledger entry. Fetch uncertain days";
+    assert!(refused.stderr.contains(problem), "{refused:?}");
+    assert_eq!(workplace.lake_files(), before);
+    std::fs::rename(&kept, &lost).unwrap();
+
+    let converted = workplace.run(&["convert", "--slice", "month"]);
+    assert_eq!(converted.status, 0, "{converted:?}");
+    let text = "The lake has a file for each month. Merged 58 files (";
+    assert!(converted.stdout.starts_with(text), "{converted:?}");
+    assert!(
+        converted.stdout.contains(") into 2 files ("),
+        "{converted:?}"
+    );
+    let note = "readers of this lake may count calls twice";
+    assert!(converted.stderr.contains(note), "{converted:?}");
+    let files = [
+        "dt=2026-01-01/placed-2026-01.parquet",
+        "dt=2026-02-01/placed-2026-02.parquet",
+    ];
+    let table = workplace.table();
+    assert_eq!(table.len(), 2, "{table:?}");
+    for (file, rows) in files.into_iter().zip([90, 84]) {
+        let path = workplace.path("lake/cdrs").join(file);
+        assert_eq!(read(&path).num_rows(), rows);
+    }
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 0, "{verified:?}");
+
+    let again = workplace.run(&["convert", "--slice", "month"]);
+    assert_eq!(again.status, 2, "{again:?}");
+    assert!(
+        again
+            .stderr
+            .contains("the lake has a file for each month already")
+    );
+    // A configuration of days is refused, and the lake of months stays as it is.
+    workplace.configure_also("[window]\nslice = \"day\"");
+    let refused = workplace.run(&["status"]);
+    assert_eq!(refused.status, 0, "{refused:?}");
+    let refused = workplace.run(&["plan", "--last", "3"]);
+    let problem = "window.slice is \"day\", but this lake has a file for each month";
+    assert!(refused.stderr.contains(problem), "{refused:?}");
+}
+
+#[test]
+fn a_half_converted_lake_tells_how_to_finish_it() {
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    std::fs::write(workplace.path("export"), export()).unwrap();
+    let load = ["load", "export", "--reconcile", "off"];
+    assert_eq!(workplace.run(&[&load[..], PLACED].concat()).status, 0);
+    let identity = workplace.path("lake/_cdrlake/lake.json");
+    let text = std::fs::read_to_string(&identity).unwrap();
+    let begun = "{\n  \"converting\": \"month\",";
+    std::fs::write(&identity, text.replacen('{', begun, 1)).unwrap();
+    let advice = "cdrlake convert --slice month";
+    for arguments in [
+        &["run", "--last", "3"][..],
+        &["prune", "--older-than", "1days"],
+        &["convert", "--tables", "delta"],
+        &["sync"],
+    ] {
+        let refused = workplace.run(arguments);
+        assert_ne!(refused.status, 0, "{refused:?}");
+        let problem = "the lake is being converted to a file for each month";
+        assert!(refused.stderr.contains(problem), "{refused:?}");
+        assert!(refused.stderr.contains(advice), "{refused:?}");
+    }
+    for command in ["verify", "status"] {
+        let told = workplace.run(&[command]);
+        let text = format!("{}{}", told.stdout, told.stderr);
+        assert!(text.contains(advice), "{command}: {told:?}");
+    }
+    assert_eq!(workplace.run(&["convert", "--slice", "month"]).status, 0);
+    assert_eq!(workplace.table().len(), 2);
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+}
