@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io::Read;
 
 use jiff::ToSpan;
-use jiff::civil::date;
+use jiff::civil::{Date, date};
 use serde_json::{Map, Value};
 
 use crate::table_logs::{Files, LoggedFile, Objects, Snapshot};
@@ -104,11 +104,10 @@ fn files_of(objects: &Objects, list: &str, snapshot: &Value, lake: &str) -> File
             let path = file["file_path"].as_str().unwrap();
             let path = path.strip_prefix(lake).unwrap_or_else(|| panic!("{path}"));
             let path = path.strip_prefix('/').unwrap().to_owned();
-            let day = file["partition"]["source_day"].as_i64().unwrap();
             let logged = LoggedFile {
                 bytes: file["file_size_in_bytes"].as_i64().unwrap(),
                 rows: Some(count),
-                partition: Some((date(1970, 1, 1) + day.days()).to_string()),
+                partition: Some(first_day(&file["partition"]).to_string()),
             };
             assert_eq!(files.insert(path.clone(), logged), None, "{path} twice");
         }
@@ -118,6 +117,15 @@ fn files_of(objects: &Objects, list: &str, snapshot: &Value, lake: &str) -> File
         }
     }
     files
+}
+
+/// The first day of a partition of days or of months.
+fn first_day(partition: &Value) -> Date {
+    let first = date(1970, 1, 1);
+    match partition["source_day_month"].as_i64() {
+        Some(months) => first + months.months(),
+        None => first + partition["source_day"].as_i64().unwrap().days(),
+    }
 }
 
 fn check_totals(snapshot: &Value, files: &Files) {

@@ -306,7 +306,7 @@ pub(super) fn logs(
                 Kept::shared(*format, log)
             }
             TableFormat::Iceberg => {
-                let log = IcebergLog::new(Arc::clone(store), store.uri());
+                let log = IcebergLog::new(Arc::clone(store), store.uri(), identity.period_unit());
                 let log = log.with_catalog(catalog.cloned());
                 Kept::shared(*format, log)
             }

@@ -147,9 +147,9 @@ impl IcebergLog {
     ) -> Result<Draft, TableLogError> {
         let mut metadata = match base {
             Some(base) => self.successor(base),
-            None => Metadata::new(&self.location()),
+            None => Metadata::new(&self.location(), self.unit),
         };
-        metadata.restore(&self.location());
+        metadata.restore(&self.location(), self.unit);
         let is_moved = base.is_some_and(|base| base.metadata.location != metadata.location);
         let rewrites = |manifest: &Manifest| {
             is_moved || (circumstances.live_only && manifest.deleted.files > 0)
@@ -170,6 +170,7 @@ impl IcebergLog {
         let form = Form {
             schema: metadata.schema().expect("restored metadata has it"),
             spec: metadata.spec().expect("restored metadata has it"),
+            unit: self.unit,
         };
         let writer = ManifestWriter::new(self.uri(&path), form, snapshot_id, sequence_number);
         if let Some((manifest, bytes)) = self.manifest(&plan, difference, writer).await? {

@@ -4,9 +4,9 @@
 use serde_json::{Value as Json, json};
 
 use super::avro::{Container, Problem, Value, Values, decode};
-use super::schema::{self, DAY_FIELD_ID};
+use super::schema::{self, PARTITION_FIELD_ID};
 use crate::cdr::columns::COLUMNS;
-use crate::cdr::day::day_number;
+use crate::cdr::period::PeriodUnit;
 use crate::lake::table_log::DataFile;
 use crate::slice_file::statistics::{Bound, FileStatistics};
 
@@ -42,8 +42,8 @@ pub(super) struct Manifest {
     pub(super) added: Count,
     pub(super) existing: Count,
     pub(super) deleted: Count,
-    /// The first and the last day of its files; `None` if they are unknown.
-    pub(super) days: Option<(i32, i32)>,
+    /// The first and the last partition of its files; `None` if they are unknown.
+    pub(super) partitions: Option<(i32, i32)>,
 }
 
 impl Manifest {
@@ -85,8 +85,8 @@ pub(super) struct ManifestEntry {
     pub(super) file_sequence_number: i64,
     /// Its URI.
     pub(super) path: String,
-    /// Its day, in days since 1970-01-01.
-    pub(super) day: Option<i64>,
+    /// Its partition: days or months since 1970-01.
+    pub(super) partition: Option<i64>,
     pub(super) rows: i64,
     pub(super) bytes: i64,
     value_counts: OfColumns<i64>,
@@ -106,7 +106,7 @@ impl ManifestEntry {
             sequence_number: manifest.sequence_number,
             file_sequence_number: manifest.sequence_number,
             path,
-            day: Some(day_number(file.slice.period.first_day()).into()),
+            partition: Some(schema::partition_of(file.slice.period).into()),
             rows: signed(file.rows),
             bytes: signed(file.bytes),
             value_counts: Vec::new(),
@@ -156,7 +156,7 @@ impl ManifestEntry {
         out.number(0);
         out.bytes(self.path.as_bytes());
         out.bytes(b"PARQUET");
-        out.optional(self.day, Values::number);
+        out.optional(self.partition, Values::number);
         out.number(self.rows);
         out.number(self.bytes);
         for counts in [&self.value_counts, &self.null_counts] {
@@ -224,7 +224,7 @@ impl ManifestEntry {
             };
             items.map(count).collect::<Option<OfColumns<i64>>>()
         };
-        let day = file.field(102)?.number(DAY_FIELD_ID);
+        let partition = file.field(102)?.number(PARTITION_FIELD_ID);
         let count = |id| file.number(id).filter(|count| *count >= 0);
         Some(Self {
             status,
@@ -233,14 +233,14 @@ impl ManifestEntry {
             // Absent in manifests of the first version of the format.
             file_sequence_number: sequence_number(4).or_else(|| sequence_number(3))?,
             path: file.text(100)?.to_owned(),
-            day,
+            partition,
             rows: count(103)?,
             bytes: count(104)?,
             value_counts: counts(109, 119, 120)?,
             null_counts: counts(110, 121, 122)?,
             lower_bounds,
             upper_bounds,
-            is_altered: is_altered || day.is_none(),
+            is_altered: is_altered || partition.is_none(),
         })
     }
 }
@@ -273,10 +273,10 @@ fn map(key_id: i32, value_id: i32, value: &str) -> Json {
 }
 
 /// The schema of [`ManifestEntry::write`].
-fn entry_schema() -> Json {
+fn entry_schema(unit: PeriodUnit) -> Json {
     let (int, long, string) = (json!("int"), json!("long"), json!("string"));
-    let day = json!({"type": "int", "logicalType": "date"});
-    let partition = record("r102", &[optional(DAY_FIELD_ID, schema::DAY, &day)]);
+    let (name, kind) = (schema::partition_name(unit), schema::partition_type(unit));
+    let partition = record("r102", &[optional(PARTITION_FIELD_ID, name, &kind)]);
     let data_file = [
         field(134, "content", &int),
         field(100, "file_path", &string),
@@ -304,6 +304,7 @@ fn entry_schema() -> Json {
 pub(super) struct Form<'a> {
     pub(super) schema: &'a Json,
     pub(super) spec: &'a Json,
+    pub(super) unit: PeriodUnit,
 }
 
 /// A manifest that is written entry by entry.
@@ -325,7 +326,7 @@ impl ManifestWriter {
             ("content", "data".to_owned()),
         ];
         Self {
-            container: Container::new(&entry_schema(), &metadata),
+            container: Container::new(&entry_schema(form.unit), &metadata),
             manifest: Manifest {
                 path,
                 bytes: 0,
@@ -337,7 +338,7 @@ impl ManifestWriter {
                 added: Count::default(),
                 existing: Count::default(),
                 deleted: Count::default(),
-                days: None,
+                partitions: None,
             },
         }
     }
@@ -360,9 +361,9 @@ impl ManifestWriter {
             let smallest = manifest.min_sequence_number.min(entry.sequence_number);
             manifest.min_sequence_number = smallest;
         }
-        if let Some(day) = entry.day.and_then(|day| i32::try_from(day).ok()) {
-            let (first, last) = manifest.days.unwrap_or((day, day));
-            manifest.days = Some((first.min(day), last.max(day)));
+        if let Some(partition) = entry.partition.and_then(|it| i32::try_from(it).ok()) {
+            let (first, last) = manifest.partitions.unwrap_or((partition, partition));
+            manifest.partitions = Some((first.min(partition), last.max(partition)));
         }
         self.container.append(|out| entry.write(out));
     }
@@ -478,12 +479,12 @@ fn write_manifest(manifest: &Manifest, out: &mut Values) {
     for count in counts {
         out.number(count.rows);
     }
-    out.optional(manifest.days, |out, days| {
-        out.items(&[days], |out, (first, last)| {
+    out.optional(manifest.partitions, |out, partitions| {
+        out.items(&[partitions], |out, (first, last)| {
             out.boolean(false);
             out.optional(Some(false), Values::boolean);
-            for day in [first, last] {
-                out.optional(Some(&day.to_le_bytes()[..]), Values::bytes);
+            for partition in [first, last] {
+                out.optional(Some(&partition.to_le_bytes()[..]), Values::bytes);
             }
         });
     });
@@ -512,10 +513,10 @@ fn read_list_entry(record: &Value<'_>) -> Option<Manifest> {
         };
         (count.files >= 0 && count.rows >= 0).then_some(count)
     };
-    let days = match record.items(507) {
-        [days] if days.field(509) == Some(&Value::Boolean(false)) => {
-            let day = |id| Some(i32::from_le_bytes(days.bytes(id)?.try_into().ok()?));
-            day(510).zip(day(511))
+    let partitions = match record.items(507) {
+        [summary] if summary.field(509) == Some(&Value::Boolean(false)) => {
+            let bound = |id| Some(i32::from_le_bytes(summary.bytes(id)?.try_into().ok()?));
+            bound(510).zip(bound(511))
         }
         _ => None,
     };
@@ -530,6 +531,6 @@ fn read_list_entry(record: &Value<'_>) -> Option<Manifest> {
         added: count(504, 512)?,
         existing: count(505, 513)?,
         deleted: count(506, 514)?,
-        days,
+        partitions,
     })
 }

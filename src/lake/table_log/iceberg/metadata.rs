@@ -8,6 +8,7 @@ use serde_json::{Value as Json, json};
 
 use super::avro::Problem;
 use super::schema;
+use crate::cdr::period::PeriodUnit;
 use crate::lake::table_log::new_uuid;
 
 /// The branch that readers see.
@@ -90,7 +91,7 @@ pub(super) struct Base<'a> {
 
 impl Metadata {
     /// The metadata of a table without snapshots.
-    pub(super) fn new(location: &str) -> Self {
+    pub(super) fn new(location: &str, unit: PeriodUnit) -> Self {
         Self {
             format_version: 2,
             table_uuid: new_uuid(),
@@ -101,8 +102,8 @@ impl Metadata {
             current_schema_id: 0,
             schemas: vec![schema::schema(0)],
             default_spec_id: 0,
-            partition_specs: vec![schema::spec(0)],
-            last_partition_id: schema::DAY_FIELD_ID,
+            partition_specs: vec![schema::spec(0, unit)],
+            last_partition_id: schema::PARTITION_FIELD_ID,
             default_sort_order_id: 0,
             sort_orders: vec![unsorted()],
             properties: properties(),
@@ -179,9 +180,9 @@ impl Metadata {
     }
 
     /// Whether the partition specification with this id is the lake's.
-    pub(super) fn has_lake_spec(&self, id: i64) -> bool {
+    pub(super) fn has_lake_spec(&self, id: i64, unit: PeriodUnit) -> bool {
         let mut specs = self.partition_specs.iter();
-        specs.any(|spec| spec["spec-id"].as_i64() == Some(id) && schema::is_spec(spec))
+        specs.any(|spec| spec["spec-id"].as_i64() == Some(id) && schema::is_spec(spec, unit))
     }
 
     /// Whether a property has this value. Catalogs format JSON in their own way.
@@ -199,7 +200,7 @@ impl Metadata {
     }
 
     /// In what it differs from what cdrlake writes.
-    pub(super) fn deviations(&self, location: &str) -> Vec<String> {
+    pub(super) fn deviations(&self, location: &str, unit: PeriodUnit) -> Vec<String> {
         let mut found = Vec::new();
         if self.location != location {
             found.push(format!(
@@ -210,8 +211,9 @@ impl Metadata {
         if !self.schema().is_some_and(schema::is_schema) {
             found.push("its columns differ from those of the lake".to_owned());
         }
-        if !self.spec().is_some_and(schema::is_spec) {
-            found.push(format!("it is not partitioned by {}", schema::DAY));
+        if !self.has_lake_spec(self.default_spec_id, unit) {
+            let name = schema::partition_name(unit);
+            found.push(format!("it is not partitioned by {name}"));
         }
         if self.default_sort_order_id != 0 {
             found.push("it has a sort order".to_owned());
@@ -229,7 +231,7 @@ impl Metadata {
 
     /// Restores what [`deviations`](Self::deviations) finds. After a move of the lake the history
     /// begins anew, because snapshots contain the URIs of their files.
-    pub(super) fn restore(&mut self, location: &str) {
+    pub(super) fn restore(&mut self, location: &str, unit: PeriodUnit) {
         if self.location != location {
             location.clone_into(&mut self.location);
             self.snapshots.clear();
@@ -241,12 +243,12 @@ impl Metadata {
             let ids = items.iter().filter_map(|item| item[key].as_i64());
             ids.max().map_or(0, |last| last + 1)
         };
-        let found = |items: &[Json], key: &str, is_ours: fn(&Json) -> bool| {
+        let found = |items: &[Json], key: &str, is_ours: &dyn Fn(&Json) -> bool| {
             let mut ours = items.iter().filter(|item| is_ours(item));
             ours.find_map(|item| item[key].as_i64())
         };
         if !self.schema().is_some_and(schema::is_schema) {
-            let known = found(&self.schemas, "schema-id", schema::is_schema);
+            let known = found(&self.schemas, "schema-id", &schema::is_schema);
             let id = known.unwrap_or_else(|| next_id(&self.schemas, "schema-id"));
             self.current_schema_id = i32::try_from(id).unwrap_or_default();
             if known.is_none() {
@@ -254,16 +256,17 @@ impl Metadata {
             }
         }
         self.last_column_id = self.last_column_id.max(schema::last_column_id());
-        if !self.spec().is_some_and(schema::is_spec) {
-            let known = found(&self.partition_specs, "spec-id", schema::is_spec);
+        if !self.has_lake_spec(self.default_spec_id, unit) {
+            let is_ours = |spec: &Json| schema::is_spec(spec, unit);
+            let known = found(&self.partition_specs, "spec-id", &is_ours);
             let id = known.unwrap_or_else(|| next_id(&self.partition_specs, "spec-id"));
             self.default_spec_id = id;
             if known.is_none() {
                 let id = i32::try_from(id).unwrap_or_default();
-                self.partition_specs.push(schema::spec(id));
+                self.partition_specs.push(schema::spec(id, unit));
             }
         }
-        self.last_partition_id = self.last_partition_id.max(schema::DAY_FIELD_ID);
+        self.last_partition_id = self.last_partition_id.max(schema::PARTITION_FIELD_ID);
         self.default_sort_order_id = 0;
         let mut orders = self.sort_orders.iter();
         if !orders.any(|order| order["order-id"].as_i64() == Some(0)) {

@@ -47,6 +47,7 @@ use self::versions::{Published, Versions, hint_path, metadata_path, version_of};
 use super::{
     CommitInfo, Committed, Difference, Followed, LiveFile, LiveFiles, TableLog, TableLogError,
 };
+use crate::cdr::period::PeriodUnit;
 use crate::store::LakeStore;
 
 /// The table's location in the lake.
@@ -62,6 +63,8 @@ pub(crate) struct IcebergLog {
     versions: Versions,
     /// The URI of the lake.
     lake: String,
+    /// The periods of the lake, which are the partitions.
+    unit: PeriodUnit,
     catalog: Option<Arc<Catalog>>,
 }
 
@@ -105,10 +108,12 @@ fn target_of(path: &Path) -> Option<(u64, bool)> {
 
 impl IcebergLog {
     /// The log of the lake in `store`, whose absolute URI, without a slash at the end, is `lake`.
-    pub(crate) fn new(store: Arc<dyn LakeStore>, lake: String) -> Self {
+    /// Its slices have periods of the length `unit`.
+    pub(crate) fn new(store: Arc<dyn LakeStore>, lake: String, unit: PeriodUnit) -> Self {
         Self {
             versions: Versions { store },
             lake,
+            unit,
             catalog: None,
         }
     }
@@ -198,7 +203,7 @@ impl IcebergLog {
     async fn load(&self, version: u64) -> Result<Snapshot, TableLogError> {
         let path = metadata_path(version);
         let metadata = self.metadata(version).await?;
-        let mut deviations = metadata.deviations(&self.location());
+        let mut deviations = metadata.deviations(&self.location(), self.unit);
         let mut listed = Vec::new();
         if let Some(current) = metadata.current() {
             listed = self.manifests(&metadata, current).await?;
@@ -210,7 +215,7 @@ impl IcebergLog {
         let has_ballast = is_ballasted(&listed);
         listed.retain(|manifest| !manifest.has_deletes && manifest.live() > 0);
         let mut specs = listed.iter().map(|manifest| manifest.spec_id);
-        if specs.any(|spec| !metadata.has_lake_spec(spec)) {
+        if specs.any(|spec| !metadata.has_lake_spec(spec, self.unit)) {
             let problem = Problem::Unsupported("files with other partitions".to_owned());
             return Err(failed(&path, problem));
         }

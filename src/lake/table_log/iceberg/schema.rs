@@ -7,12 +7,14 @@ use serde_json::{Value as Json, json};
 
 use crate::cdr::amount::AMOUNT_SCALE;
 use crate::cdr::columns::{AMOUNT_PRECISION, COLUMNS, Column, Kind};
+use crate::cdr::day::day_number;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::slice_file::statistics::Bound;
 
 /// The column by which the table is partitioned.
-pub(super) const DAY: &str = "source_day";
+const DAY: &str = "source_day";
 /// The id of the partition field. Ids of partition fields start at 1000.
-pub(super) const DAY_FIELD_ID: i32 = 1000;
+pub(super) const PARTITION_FIELD_ID: i32 = 1000;
 
 /// The properties of the table.
 pub(super) static PROPERTIES: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| {
@@ -60,14 +62,49 @@ pub(super) fn schema(id: i32) -> Json {
     json!({"type": "struct", "schema-id": id, "fields": fields})
 }
 
-/// The partition specification with this id.
-pub(super) fn spec(id: i32) -> Json {
+/// The name of the partition field, as engines name it by default.
+pub(super) fn partition_name(unit: PeriodUnit) -> &'static str {
+    match unit {
+        PeriodUnit::Day => DAY,
+        PeriodUnit::Month => "source_day_month",
+    }
+}
+
+/// The type of the partition field in Avro.
+pub(super) fn partition_type(unit: PeriodUnit) -> Json {
+    match unit {
+        PeriodUnit::Day => json!({"type": "int", "logicalType": "date"}),
+        PeriodUnit::Month => json!("int"),
+    }
+}
+
+/// The partition of a period: days or months since 1970-01.
+/// <https://iceberg.apache.org/spec/#partition-transforms>
+pub(super) fn partition_of(period: Period) -> i32 {
+    let first_day = period.first_day();
+    match period.unit() {
+        PeriodUnit::Day => day_number(first_day),
+        PeriodUnit::Month => {
+            (i32::from(first_day.year()) - 1970) * 12 + i32::from(first_day.month()) - 1
+        }
+    }
+}
+
+/// The partition specification with this id, of a lake with periods of this length.
+pub(super) fn spec(id: i32, unit: PeriodUnit) -> Json {
     let column = COLUMNS.iter().find(|column| column.name == DAY);
     let source_id = column.expect("the table has this column").id();
+    let transform = match unit {
+        PeriodUnit::Day => "identity",
+        PeriodUnit::Month => "month",
+    };
     json!({
         "spec-id": id,
         "fields": [{
-            "name": DAY, "transform": "identity", "source-id": source_id, "field-id": DAY_FIELD_ID
+            "name": partition_name(unit),
+            "transform": transform,
+            "source-id": source_id,
+            "field-id": PARTITION_FIELD_ID,
         }]
     })
 }
@@ -112,10 +149,10 @@ pub(super) fn is_schema(found: &Json) -> bool {
     fields(found).is_some_and(|found| Some(found) == fields(&schema(0)))
 }
 
-/// Whether a partition specification is the lake's.
-pub(super) fn is_spec(found: &Json) -> bool {
+/// Whether a partition specification is that of a lake with periods of this length.
+pub(super) fn is_spec(found: &Json, unit: PeriodUnit) -> bool {
     let fields = |spec: &Json| Vec::<SpecField>::deserialize(&spec["fields"]).ok();
-    fields(found).is_some_and(|found| Some(found) == fields(&spec(0)))
+    fields(found).is_some_and(|found| Some(found) == fields(&spec(0, unit)))
 }
 
 /// A bound; `None` if it does not fit the column.
@@ -186,9 +223,30 @@ mod tests {
         assert!(is_schema(&other));
         other["fields"][5]["name"] = json!("renamed");
         assert!(!is_schema(&other));
-        assert!(is_spec(&spec(7)));
-        let mut other = spec(0);
-        other["fields"][0]["transform"] = json!("month");
-        assert!(!is_spec(&other));
+        for (unit, another) in [
+            (PeriodUnit::Day, PeriodUnit::Month),
+            (PeriodUnit::Month, PeriodUnit::Day),
+        ] {
+            assert!(is_spec(&spec(7, unit), unit));
+            assert!(!is_spec(&spec(7, unit), another));
+            let mut other = spec(0, unit);
+            other["fields"][0]["transform"] = json!("year");
+            assert!(!is_spec(&other, unit));
+        }
+    }
+
+    #[test]
+    fn partitions_are_days_or_months_since_1970() {
+        for (period, partition) in [
+            ("1969-12-31", -1),
+            ("1970-01-01", 0),
+            ("2026-10-01", 20_727),
+            ("1969-12", -1),
+            ("1970-01", 0),
+            ("2000-01", 360),
+            ("2026-10", 681),
+        ] {
+            assert_eq!(partition_of(period.parse().unwrap()), partition, "{period}");
+        }
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value as Json, json};
 
 use super::manifest::{Form, ManifestWriter, manifest_list};
 use super::*;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice};
 use crate::lake::table_log::DataFile;
 use crate::lake::table_log::faults::{FaultStore, Moment};
@@ -130,14 +131,25 @@ fn info(n: u64) -> CommitInfo {
 
 fn log(objects: &Arc<InMemory>) -> IcebergLog {
     let store: Arc<dyn LakeStore> = Arc::new(BucketStore::in_memory(objects));
-    IcebergLog::new(store, LAKE.to_owned())
+    IcebergLog::new(store, LAKE.to_owned(), PeriodUnit::Day)
+}
+
+/// The log of a lake of months.
+fn log_of_months(objects: &Arc<InMemory>) -> IcebergLog {
+    IcebergLog {
+        unit: PeriodUnit::Month,
+        ..log(objects)
+    }
 }
 
 fn faulty(objects: &Arc<InMemory>, at: i64, moment: Moment) -> (IcebergLog, Arc<FaultStore>) {
     let inner = Arc::new(BucketStore::in_memory(objects));
     let store = Arc::new(FaultStore::failing_once(inner, at, moment));
     let shared: Arc<dyn LakeStore> = Arc::<FaultStore>::clone(&store);
-    (IcebergLog::new(shared, LAKE.to_owned()), store)
+    (
+        IcebergLog::new(shared, LAKE.to_owned(), PeriodUnit::Day),
+        store,
+    )
 }
 
 fn day(n: i64) -> Date {
@@ -193,6 +205,26 @@ fn file(n: i64, name: &str) -> DataFile {
                 .collect(),
         ),
     }
+}
+
+/// The file of a month, which contains calls of its days `n` and `m`.
+fn file_of_month(month: &str, [n, m]: [i8; 2]) -> DataFile {
+    let period: Period = month.parse().unwrap();
+    let first_day = period.first_day();
+    let days = [n, m].map(|n| {
+        let day = first_day.with().day(n).build().unwrap();
+        Bound::Number(crate::cdr::day::day_number(day).into())
+    });
+    let mut file = DataFile {
+        path: format!("cdrs/dt={first_day}/placed-{month}-a.parquet"),
+        slice: Slice::new(period, Direction::Placed),
+        ..file(1, "a")
+    };
+    let bounds = Some(days.into());
+    let source_day = ColumnStatistics { nulls: 0, bounds };
+    let statistics = &mut file.statistics.0;
+    statistics.insert("source_day".to_owned(), source_day);
+    file
 }
 
 fn paths(files: &[DataFile]) -> BTreeSet<String> {
@@ -769,6 +801,75 @@ async fn the_next_commit_leaves_out_delete_files() {
 }
 
 #[tokio::test]
+async fn a_log_of_months_is_partitioned_by_the_month_of_the_day() {
+    let log = log_of_months(&Arc::default());
+    let files = [
+        file_of_month("1969-12", [2, 31]),
+        file_of_month("2026-10", [1, 5]),
+    ];
+    log.change(&files[1..], &[]).await;
+    let newest = log.change(&files[..1], &[]).await;
+    assert_eq!(IcebergLog::deviations(&newest), &[] as &[String]);
+    let metadata = log.json(newest.version).await.unwrap();
+    let spec = json!([{
+        "spec-id": 0,
+        "fields": [{
+            "name": "source_day_month", "transform": "month", "source-id": 4, "field-id": 1000
+        }],
+    }]);
+    assert_eq!(metadata["partition-specs"], spec);
+    let [manifest] = &*newest.manifests else {
+        panic!("{newest:?}");
+    };
+    assert_eq!(manifest.partitions, Some((-1, 681)));
+    let path = log.resolve(&newest.metadata, &manifest.path).unwrap();
+    let bytes = log.bytes(&path).await.unwrap();
+    let header = String::from_utf8_lossy(&bytes);
+    let field =
+        r#"{"default":null,"field-id":1000,"name":"source_day_month","type":["null","int"]}"#;
+    assert!(header.contains(field), "{header}");
+    let mut found = Vec::new();
+    avro::decode(&bytes, |entry| {
+        let file = entry.field(2).unwrap();
+        let bound = |id, key, value| {
+            let bounds = file.items(id).iter();
+            let mut bounds = bounds.filter(|bound| bound.number(key) == Some(4));
+            let bytes = bounds.next().unwrap().bytes(value).unwrap();
+            i32::from_le_bytes(bytes.try_into().unwrap())
+        };
+        let days = (bound(125, 126, 127), bound(128, 129, 130));
+        found.push((file.field(102).unwrap().number(1000).unwrap(), days));
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(found, [(-1, (-30, -1)), (681, (20_727, 20_731))]);
+}
+
+#[tokio::test]
+async fn partitions_of_the_other_length_are_restored_and_files_in_them_are_unsupported() {
+    for unit in [PeriodUnit::Day, PeriodUnit::Month] {
+        let objects = Arc::default();
+        let (days, months) = (log(&objects), log_of_months(&objects));
+        let (log, other, name) = match unit {
+            PeriodUnit::Day => (days, months, "source_day"),
+            PeriodUnit::Month => (months, days, "source_day_month"),
+        };
+        other.change(&[], &[]).await;
+        let base = log.read().await.unwrap().unwrap();
+        let expected = format!("it is not partitioned by {name}");
+        assert_eq!(IcebergLog::deviations(&base), [expected]);
+        let file = match unit {
+            PeriodUnit::Day => file(1, "a"),
+            PeriodUnit::Month => file_of_month("2026-10", [1, 5]),
+        };
+        let snapshot = log.change(std::slice::from_ref(&file), &[]).await;
+        assert_eq!(IcebergLog::deviations(&snapshot), &[] as &[String]);
+        let refused = other.read().await.unwrap_err().to_string();
+        assert!(refused.contains("files with other partitions"), "{refused}");
+    }
+}
+
+#[tokio::test]
 async fn files_with_other_partitions_are_unsupported_and_files_that_are_listed_twice_are_damage() {
     let (log, newest, _) = history(&Arc::default()).await;
     add_manifest(&log, &newest, |added| added.spec_id = 1).await;
@@ -789,7 +890,7 @@ async fn a_moved_lake_begins_its_history_anew() {
     let objects = Arc::new(InMemory::new());
     let (_, _, files) = history(&objects).await;
     let store: Arc<dyn LakeStore> = Arc::new(BucketStore::in_memory(&objects));
-    let moved = IcebergLog::new(store, "s3://new/place".to_owned());
+    let moved = IcebergLog::new(store, "s3://new/place".to_owned(), PeriodUnit::Day);
     let base = moved.read().await.unwrap().unwrap();
     let outside = |path: &String| format!("{LAKE}/{path}");
     let expected: BTreeSet<String> = paths(&files).iter().map(outside).collect();
@@ -822,6 +923,7 @@ async fn what_another_program_wrote_about_a_file_is_altered_and_its_bounds_are_d
     let form = Form {
         schema: metadata.schema().unwrap(),
         spec: metadata.spec().unwrap(),
+        unit: PeriodUnit::Day,
     };
     let mut writer = ManifestWriter::new(
         first.path.clone(),

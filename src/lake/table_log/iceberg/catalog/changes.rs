@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use serde_json::{Value as Json, json};
 
+use crate::cdr::period::PeriodUnit;
 use crate::lake::table_log::iceberg::metadata::{MAIN, Metadata};
 use crate::lake::table_log::iceberg::schema;
 
@@ -32,11 +33,12 @@ impl Changes {
         catalog: &Metadata,
         log: &Metadata,
         location: &str,
+        unit: PeriodUnit,
     ) -> Result<Self, String> {
         if catalog.table_uuid != log.table_uuid {
             return Err("the catalog has another table under this name".to_owned());
         }
-        if !catalog.has_lake_spec(log.default_spec_id) {
+        if !catalog.has_lake_spec(log.default_spec_id, unit) {
             return Err("its partition specification with the log's id is another one".to_owned());
         }
         let main = catalog.current().map(|snapshot| snapshot.snapshot_id);
@@ -45,10 +47,10 @@ impl Changes {
                 {"type": "assert-table-uuid", "uuid": catalog.table_uuid},
                 {"type": "assert-ref-snapshot-id", "ref": MAIN, "snapshot-id": main},
             ]),
-            problems: catalog.deviations(location),
+            problems: catalog.deviations(location, unit),
             ..Self::default()
         };
-        changes.restore(catalog, log, location);
+        changes.restore(catalog, log, location, unit);
         changes.advance(catalog, log, main);
         changes.remove_surplus(catalog, log);
         Ok(changes)
@@ -59,7 +61,7 @@ impl Changes {
     }
 
     /// Undoes what is neither files nor history.
-    fn restore(&mut self, catalog: &Metadata, log: &Metadata, location: &str) {
+    fn restore(&mut self, catalog: &Metadata, log: &Metadata, location: &str, unit: PeriodUnit) {
         let updates = &mut self.updates;
         if catalog.location != location {
             updates.push(json!({"action": "set-location", "location": location}));
@@ -75,7 +77,7 @@ impl Changes {
             });
             updates.push(json!({"action": "set-current-schema", "schema-id": id}));
         }
-        if !catalog.spec().is_some_and(schema::is_spec) {
+        if !catalog.has_lake_spec(catalog.default_spec_id, unit) {
             let id = log.default_spec_id;
             updates.push(json!({"action": "set-default-spec", "spec-id": id}));
         }

@@ -128,7 +128,7 @@ impl Catalog {
             return Ok(vec![format!("the catalog {url} has no table {name}")]);
         };
         let location = log.location();
-        let problems = match Changes::between(&found, &newest.metadata, &location) {
+        let problems = match Changes::between(&found, &newest.metadata, &location, log.unit) {
             Ok(changes) => changes.problems,
             Err(problem) => vec![problem],
         };
@@ -152,7 +152,7 @@ impl Catalog {
                 None => None,
                 Some(found) => {
                     let location = log.location();
-                    let changes = Changes::between(found, &newest.metadata, &location);
+                    let changes = Changes::between(found, &newest.metadata, &location, log.unit);
                     let changes = changes.map_err(|problem| {
                         let action = format!("update {}", self.client.name());
                         self.client.failed(&action, &problem, OTHER_TABLE)
