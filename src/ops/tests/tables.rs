@@ -9,13 +9,14 @@ use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Faults;
-use super::world::{World, days, slice, source};
+use super::world::{World, days, month, months, slice, source, source_of_months};
 use crate::lake::identity::Identity;
 use crate::lake::ledger::Entry;
 use crate::lake::report::RunOutcome;
 use crate::lake::{Lake, LakeError, PublishedFile, TableForm, TableFormat};
 use crate::ops::days::{DayRange, Selection};
 use crate::ops::gc::collect_garbage;
+use crate::ops::job::Job;
 use crate::ops::run::Stop;
 use crate::ops::status::LakeStatus;
 use crate::ops::tables::{convert, current_files, sync};
@@ -568,4 +569,62 @@ async fn a_lake_with_other_table_formats_than_configured_is_refused() {
         let opened = plain.opened_as(&identity(&plain, None)).await.unwrap();
         assert!(!opened.has_logs());
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lake_of_months_gets_logs_by_a_conversion() {
+    for format in FORMATS {
+        let mut world = World::of_months(&[&[("1", 1), ("2", 31)], &[("3", 29)]]).await;
+        world.lake = converted(&world.lake, &[format]).await.unwrap();
+        assert_synced(&world).await;
+        assert_eq!(world.findings().await, [] as [&str; 0]);
+    }
+}
+
+/// Runs two months, both of which have new calls. Returns whether everything succeeded.
+async fn run_months(world: &World, lake: &Lake) -> bool {
+    let selection = Selection {
+        refresh: true,
+        ..months(2)
+    };
+    let calls: [&[(&str, i8)]; 2] = [&[("1", 1), ("2", 31), ("3", 31)], &[("4", 29)]];
+    let job = Job::new(world.config.clone(), source_of_months(&calls));
+    let ran = job.with_selection(selection).run_in(lake.clone()).await;
+    ran.is_ok_and(|ran| {
+        ran.run.stopped_by.is_none() && ran.run.report.outcome == RunOutcome::Committed
+    })
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_run_after_an_interrupted_one_completes_the_months_and_their_logs() {
+    let mut interrupted = 0;
+    for at in 0.. {
+        let world = World::of_months_with_tables(&FORMATS).await;
+        let first = source_of_months(&[&[("1", 1), ("2", 31)]]);
+        world.run_selected(months(1), first).await;
+        assert_synced(&world).await;
+        let (dying, operations) = world.dying(at).await;
+        let is_done = match dying {
+            Ok(dying) => run_months(&world, &dying).await,
+            Err(_) => false,
+        };
+        let is_whole = operations.lock().unwrap().len() <= at;
+        let context = format!("{:?}", operations.lock().unwrap().get(at));
+
+        let next = world.other_process().await;
+        assert!(run_months(&world, &next).await, "{context}");
+        assert_synced(&world).await;
+        assert_eq!(world.calls(month(1)).await, ["1", "2", "3"], "{context}");
+        assert_eq!(world.calls(month(2)).await, ["4"], "{context}");
+        assert_eq!(world.findings().await, [] as [&str; 0], "{context}");
+        let before = world.contents().await;
+        assert!(run_months(&world, &world.other_process().await).await);
+        assert_eq!(world.contents().await, before, "{context}");
+        if is_whole {
+            assert!(is_done, "{context}");
+            break;
+        }
+        interrupted += 1;
+    }
+    assert!(interrupted > 20, "{interrupted}");
 }

@@ -11,7 +11,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use super::faults::{Failing, Faults, Operations};
-use crate::cdr::period::PeriodUnit;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::identity::Identity;
@@ -46,6 +46,40 @@ pub(super) fn day(day: i8) -> Date {
 /// Placed calls of a day.
 pub(super) fn slice(of: i8) -> Slice {
     Slice::of_day(day(of), Direction::Placed)
+}
+
+/// Placed calls of a month.
+pub(super) fn month(of: i8) -> Slice {
+    let period = Period::containing(date(2020, of, 1), PeriodUnit::Month);
+    Slice::new(period, Direction::Placed)
+}
+
+/// Placed calls of the months up to `last`.
+pub(super) fn months(last: i8) -> Selection {
+    Selection {
+        to: Some(month(last).period.last_day()),
+        ..days(1)
+    }
+}
+
+/// A source with these calls in each of the first months, each with its ID and its day, and equal
+/// counts.
+pub(super) fn source_of_months(months: &[&[(&str, i8)]]) -> Arc<dyn Source> {
+    let source = (1..)
+        .zip(months)
+        .fold(ScriptedSource::new(), |source, (of, calls)| {
+            let lines = calls.iter().map(|(id, day)| {
+                let day = date(2020, of, *day);
+                format!(
+                    "{{\"call_id\":\"{id}\",\"date\":\"{day}T10:00:00Z\",\"duration\":30,\
+                     \"charge\":\"0.5\",\"disposition\":\"answered\",\"from\":\"1555{id}\"}}\n"
+                )
+            });
+            let lines: String = lines.collect();
+            let answers = (0..9).map(|_| Lines(lines.clone()));
+            source.with(month(of), calls.len() as u64, answers)
+        });
+    Arc::new(source)
 }
 
 /// Placed calls from day 1 to `last`.
@@ -98,6 +132,23 @@ impl World {
 
     /// An empty lake with the logs of these formats.
     pub(super) async fn with_tables(formats: &[TableFormat]) -> Self {
+        Self::with_unit(formats, None).await
+    }
+
+    /// A lake whose slices are months, with these calls in each of the first ones, each with its ID
+    /// and its day.
+    pub(super) async fn of_months(months: &[&[(&str, i8)]]) -> Self {
+        let world = Self::with_unit(&[], Some(PeriodUnit::Month)).await;
+        if let Some(last) = i8::try_from(months.len()).ok().filter(|last| *last > 0) {
+            let selection = super::world::months(last);
+            let source = source_of_months(months);
+            let report = world.run_selected(selection, source).await.run.report;
+            assert_eq!(report.outcome, RunOutcome::Committed, "{report:?}");
+        }
+        world
+    }
+
+    async fn with_unit(formats: &[TableFormat], unit: Option<PeriodUnit>) -> Self {
         let config = Config::from_keys([
             ("lake.url", "s3://bucket/lake"),
             ("source.requests", "1"),
@@ -106,6 +157,7 @@ impl World {
         ]);
         let mut config = config.unwrap();
         config.lake.tables = (!formats.is_empty()).then(|| formats.to_vec());
+        config.window.slice = unit;
         let objects = Arc::new(InMemory::new());
         let store = Arc::new(BucketStore::in_memory(&objects));
         let identity = config.identity(&privacy());
@@ -130,6 +182,11 @@ impl World {
         let outcome = world.run(last, source(calls)).await;
         assert_eq!(outcome.run.report.outcome, RunOutcome::Committed);
         world
+    }
+
+    /// An empty lake whose slices are months, with the logs of these formats.
+    pub(super) async fn of_months_with_tables(formats: &[TableFormat]) -> Self {
+        Self::with_unit(formats, Some(PeriodUnit::Month)).await
     }
 
     /// The place of the lake.
