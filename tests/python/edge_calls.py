@@ -234,7 +234,7 @@ class Source(http.server.BaseHTTPRequestHandler):
         records = [
             record
             for day, direction, record in self.calls
-            if (day, direction) == (query["from"], query["type"])
+            if query["from"] <= day <= query["to"] and direction == query["type"]
         ]
         if url.path.endswith("/all"):
             body = "".join(

@@ -6,11 +6,15 @@ erased number, and sixty commits whose history was removed behind a checkpoint, 
 have every value, of the newest version and of earlier ones. It must not open a file that a filter
 excludes. In every mode of privacy, the logs contain no number, id or other text of a call.
 
+A lake of months has a shorter life: a first load, a month with more calls, a removed month, and an
+erased number. Readers filter by the day within a month and by month.
+
 Usage: tables.py path/to/cdrlake [path/to/python=reader ...]
 
 Without the interpreters, only the readers of this environment take part.
 """
 
+import calendar
 import contextlib
 import json
 import os
@@ -33,6 +37,8 @@ HERE = pathlib.Path(__file__).parent
 PROGRAM = pathlib.Path(sys.argv[1]).resolve()
 ENVIRONMENT = os.environ | {"WAVIX_API_KEY": "edge", "CDR_PRIVACY_KEY": "0123456789abcdef" * 4}
 COMMITS = 60
+# The last day of the month before FIRST.
+EARLIER = "2026-09-30"
 READERS_HERE = [
     "deltalake",
     "deltalake with pyarrow",
@@ -55,6 +61,7 @@ OPENS_MORE = {
     ("daft", "delta", "charge_usd"),
     ("daft", "delta", "direction"),
     ("daft", "delta", "disposition"),
+    ("daft", "delta", "source_day"),
     ("deltalake with pyarrow", "delta", "charge_usd"),
     ("duckdb", "delta", "call_time"),
     ("duckdb", "iceberg", "disposition"),
@@ -115,8 +122,8 @@ RERATED = [
 class Lake:
     """A lake with both logs."""
 
-    def __init__(self, directory, url, privacy=()):
-        self.directory, self.url, self.privacy = directory, url, privacy
+    def __init__(self, directory, url, privacy=(), unit="day"):
+        self.directory, self.url, self.privacy, self.unit = directory, url, privacy, unit
         self.path = directory / "lake"
         directory.mkdir()
 
@@ -125,6 +132,7 @@ class Lake:
             f'[source]\nurl = "{self.url}"\napi_key = {{ env = "WAVIX_API_KEY" }}',
             f'[lake]\nurl = "{self.path}"\ntables = ["delta", "iceberg"]',
             f'keep_replaced = "{keep_replaced}"',
+            f'[window]\nslice = "{self.unit}"',
             "[parquet]\nrow_group_rows = 1000",
             '[privacy]\nkey = { env = "CDR_PRIVACY_KEY" }',
             *self.privacy,
@@ -170,16 +178,29 @@ def table_of(calls):
     return pyarrow.table({name: pyarrow.array(column, TYPES[name]) for name, column in columns})
 
 
-def matches(where, rows):
+def partitions(rows, unit):
+    """The first day of the period of each row."""
+    return pyarrow.compute.floor_temporal(rows["source_day"], unit=unit)
+
+
+def matches(where, rows, unit):
     """Which rows a filter has."""
     comparisons = {"=": "equal", ">=": "greater_equal", "<=": "less_equal"}
-    column = "source_day" if where.column == "dt" else where.column
-    value = pyarrow.scalar(where.literal(), TYPES[column])
-    return getattr(pyarrow.compute, comparisons[where.operator])(rows[column], value)
+    found = partitions(rows, unit) if where.column == "dt" else rows[where.column]
+    value = pyarrow.scalar(where.literal(), TYPES[where.column])
+    return getattr(pyarrow.compute, comparisons[where.operator])(found, value)
 
 
-def filters(log, rows):
+def filters(log, rows, unit):
     """Filters by the partition and by bounds. Those by extremes fail if a bound is too narrow."""
+    if unit == "month":
+        if log == "delta":
+            yield Filter("dt", "=", FIRST)
+        # A day within a month, of which one direction has no calls, and whole months.
+        yield Filter("source_day", "=", EARLIER)
+        yield Filter("source_day", ">=", FIRST)
+        yield Filter("source_day", "<=", EARLIER)
+        return
     yield Filter("dt" if log == "delta" else "source_day", "=", SECOND)
     yield Filter("direction", "=", "received")
     yield Filter("disposition", "=", "answered")
@@ -196,6 +217,8 @@ class Readers:
 
     def __init__(self, folder, environments):
         self.expected = folder / "expected.parquet"
+        # What was seen of OPENS_MORE.
+        self.opened = set()
         self.processes = []
         for python, names in environments:
             command = [python, HERE / "table_readers.py", *names]
@@ -205,10 +228,10 @@ class Readers:
                 process = subprocess.Popen(command, text=True, **pipes)
             self.processes.append((process, messages))
 
-    def ask(self, log, table, rows, version=None, where=None):
+    def ask(self, log, table, rows, unit, version=None, where=None):
         """How the rows of each reader differ from these; None if they do not."""
         if log == "delta":
-            rows = rows.append_column("dt", rows["source_day"])
+            rows = rows.append_column("dt", partitions(rows, unit))
         pyarrow.parquet.write_table(rows, self.expected)
         question = {
             "format": log,
@@ -237,11 +260,9 @@ class Checks:
     """Checks a lake after each step."""
 
     def __init__(self, lake, readers):
-        self.lake, self.readers = lake, readers
+        self.lake, self.readers, self.unit = lake, readers, lake.unit
         # The rows of each version, by format.
         self.history = {"delta": {}, "iceberg": {}}
-        # What was seen of OPENS_MORE.
-        self.opened = set()
 
     def table(self, log):
         return self.lake.path if log == "delta" else self.lake.path / "_iceberg"
@@ -264,16 +285,16 @@ class Checks:
         for log, known in self.history.items():
             table = self.table(log)
             table_logs.check_statistics(self.lake.path, log, files)
-            self.expect(self.readers.ask(log, table, rows), log, "")
+            self.expect(self.readers.ask(log, table, rows, self.unit), log, "")
             # The oldest version, and the one before the newest.
             versions = table_logs.versions(self.lake.path, log)
             for version in sorted({*versions[:1], *versions[-2:-1]}):
-                answers = self.readers.ask(log, table, known[version], version)
+                answers = self.readers.ask(log, table, known[version], self.unit, version)
                 self.expect(answers, log, f"version {version}")
-            for where in filters(log, rows):
+            for where in filters(log, rows, self.unit):
                 self.check_filter(log, where, files, rows)
         path = table_logs.metadata_file(self.table("iceberg"))
-        answers = self.readers.ask("iceberg", path, rows)
+        answers = self.readers.ask("iceberg", path, rows, self.unit)
         for reader in NEED_A_DIRECTORY & answers.keys():
             assert answers.pop(reader), reader
         self.expect(answers, "iceberg", "by its file")
@@ -284,17 +305,17 @@ class Checks:
         excluded = [
             path
             for path, found in files.items()
-            if not pyarrow.compute.any(matches(where, found)).as_py()
+            if not pyarrow.compute.any(matches(where, found, self.unit)).as_py()
         ]
-        rows = rows.filter(matches(where, rows))
+        rows = rows.filter(matches(where, rows, self.unit))
         assert excluded and rows.num_rows, where
         table = self.table(log)
         with self.lake.without(excluded):
-            answers = self.readers.ask(log, table, rows, where=where)
+            answers = self.readers.ask(log, table, rows, self.unit, where=where)
         failed = {(reader, log, where.column) for reader in answers if answers[reader]}
-        self.opened |= failed & OPENS_MORE
+        self.readers.opened |= failed & OPENS_MORE
         if failed & OPENS_MORE:
-            whole = self.readers.ask(log, table, rows, where=where)
+            whole = self.readers.ask(log, table, rows, self.unit, where=where)
             answers |= {reader: whole[reader] for reader, *_ in failed & OPENS_MORE}
         self.expect(answers, log, " ".join(where))
 
@@ -304,10 +325,9 @@ class Checks:
                 self.wrong.append(f"{reader}, {log}, {what}: {answer}")
 
 
-def check_life(directory, url, environments):
+def check_life(directory, url, readers):
     """Takes a lake through its life."""
     lake = Lake(directory / "life", url)
-    readers = Readers(directory, environments)
     checks = Checks(lake, readers)
     lake.run(OLD, OLD, CALLS)
     checks.note(each for each in CALLS if each[0] == OLD)
@@ -339,10 +359,38 @@ def check_life(directory, url, environments):
     left = [path for path in table_logs.files(lake.path) if path.suffix == ".json"]
     assert len(left) <= 4, left
     checks.check("history removed behind a checkpoint", calls)
-    readers.close()
-    asked = {name for _, names in environments for name in names}
-    unseen = {each for each in OPENS_MORE - checks.opened if each[0] in asked}
-    assert not unseen, f"these open no more files than they must: {unseen}"
+
+
+def with_days_of_months(calls):
+    """The calls of a lake of months, each with the day that its time has in its month."""
+    for day, direction, record in calls:
+        last = calendar.monthrange(*(int(part) for part in day.split("-")[:2]))[1]
+        first, last = f"{day[:7]}-01", f"{day[:7]}-{last}"
+        yield min(max(record["date"][:10], first), last), direction, record
+
+
+def check_months(directory, url, readers):
+    """Takes a lake of months through a shorter life."""
+    lake = Lake(directory / "months", url, unit="month")
+    checks = Checks(lake, readers)
+    calls = [
+        *CALLS,
+        call(EARLIER, "placed", "last", f"{EARLIER}T23:59:59.999999Z"),
+        call(EARLIER, "placed", "erased in September", f"{EARLIER}T10:00:00Z", to=ERASED),
+        call("2026-09-10", "received", "of another day", "2026-09-10T00:00:00Z"),
+    ]
+    lake.run(OLD, f"{OLD[:7]}-31", calls)
+    checks.note(with_days_of_months(each for each in calls if each[0] == OLD))
+    lake.run(f"{EARLIER[:7]}-01", f"{FIRST[:7]}-31", calls)
+    checks.note(with_days_of_months(calls))
+    calls.append(call(EMPTY, "placed", "late", f"{EMPTY}T10:00:00Z"))
+    lake.run(FIRST, f"{FIRST[:7]}-31", calls)
+    checks.check("a month with more calls", [*with_days_of_months(calls)])
+
+    lake.cdrlake("prune", "--older-than", "20years")
+    lake.cdrlake("erase", "--number", ERASED)
+    kept = [each for each in calls if each[0] != OLD and each[2]["to"] != ERASED]
+    checks.check("a removed month and an erased number", [*with_days_of_months(kept)])
 
 
 PRIVACY = {
@@ -401,7 +449,13 @@ def main():
         environments.append((python, [reader]))
     with tempfile.TemporaryDirectory() as directory, edge_calls.served() as url:
         check_privacy(pathlib.Path(directory), url)
-        check_life(pathlib.Path(directory), url, environments)
+        readers = Readers(pathlib.Path(directory), environments)
+        check_months(pathlib.Path(directory), url, readers)
+        check_life(pathlib.Path(directory), url, readers)
+        readers.close()
+        asked = {name for _, names in environments for name in names}
+        unseen = {each for each in OPENS_MORE - readers.opened if each[0] in asked}
+        assert not unseen, f"these open no more files than they must: {unseen}"
 
 
 if __name__ == "__main__":
