@@ -302,12 +302,9 @@ pub(super) fn on_slice(report: &SliceReport, rerun: &Rerun) -> Option<String> {
 
 /// The same of a lake's status.
 pub(super) fn on_status(status: &mut LakeStatus, rerun: &Rerun) {
-    for day in &mut status.days {
-        for slice in &mut day.slices {
-            let of = Slice::of_day(day.day, slice.direction);
-            if let Some(problem) = &mut slice.problem {
-                advise(problem, slice.reason, of, rerun);
-            }
+    for (of, slice) in status.slices_mut() {
+        if let Some(problem) = &mut slice.problem {
+            advise(problem, slice.reason, of, rerun);
         }
     }
 }
@@ -367,6 +364,7 @@ pub(super) fn on_remark(remark: &Remark) -> String {
              the new address. If not, set source.url back"
         }
         RemarkKind::UnfinishedConversion => FINISH_CONVERSION,
+        RemarkKind::SmallFiles => "`cdrlake convert --slice month` merges them",
         RemarkKind::UnsyncedLogs => "The next run commits them. To do it now, use `cdrlake sync`",
     };
     format!("{text}. {advice}")

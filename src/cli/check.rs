@@ -2,7 +2,7 @@
 
 use jiff::Timestamp;
 
-use super::{ApiArgs, CommandError, Exit, print};
+use super::{ApiArgs, CommandError, Exit, advice, print};
 use crate::ops::check::{Checked, check};
 
 const NO_START: &str = "warning window.start is not set: cdrlake run without --from \
@@ -12,7 +12,14 @@ pub(super) async fn execute(args: &ApiArgs) -> Result<Exit, CommandError> {
     let config = args.load()?;
     let mut lines = Vec::new();
     let mut exit = Exit::Success;
-    for Checked { what, found } in check(&config, Timestamp::now()).await {
+    for Checked {
+        what,
+        found,
+        remarks,
+    } in check(&config, Timestamp::now()).await
+    {
+        let remarks = remarks.iter().map(advice::on_remark);
+        let remarks = remarks.map(|remark| format!("warning {what}: {remark}\n"));
         match found {
             Ok(found) if what == "configuration" => {
                 let from = |key| {
@@ -48,6 +55,7 @@ pub(super) async fn execute(args: &ApiArgs) -> Result<Exit, CommandError> {
                 }
             }
         }
+        lines.extend(remarks);
     }
     print(lines.concat().as_bytes())?;
     Ok(exit)

@@ -53,7 +53,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
     let mut table = DayTable::default();
     for (slice, commit) in &proven.commits {
         table.add(
-            slice.period.first_day(),
+            slice.period,
             slice.direction,
             commit.counts.rows,
             &commit.totals,

@@ -21,7 +21,7 @@ use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::lake::report::{RunReport, SliceReport};
 use crate::ops::open::{existing_lake, existing_lake_for_writing};
-use crate::ops::removal::prune::{OldSlice, find_old, first_kept, prune_before};
+use crate::ops::removal::prune::{Old, OldSlice, find_old, first_kept, prune_before};
 
 /// Remove days that are older than a given age: their rows and their rejects, for good.
 #[derive(Clone, Debug, Args)]
@@ -66,15 +66,19 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
     if args.dry_run {
         let old = find_old(&existing_lake(&config, false).await?, before).await?;
         let text = match args.output.format {
-            OutputFormat::Json => json_text(&json!({ "before": before, "slices": listed(&old) })),
+            OutputFormat::Json => json_text(&json!({
+                "before": before,
+                "slices": listed(&old.slices),
+                "kept_with_old_days": kept_in_json(&old),
+            })),
             OutputFormat::Text => {
-                let hint = if old.is_empty() {
+                let hint = if old.slices.is_empty() {
                     ""
                 } else {
                     versioning_hint(&config)
                 };
                 let last = format!("Nothing was removed: --dry-run.{hint}\n");
-                render(&old, before, "would be removed") + &last
+                render(&old.slices, before, "would be removed") + &kept_months(&old, before) + &last
             }
         };
         return print(text.as_bytes());
@@ -87,16 +91,28 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
         return Ok(Exit::Interrupted);
     };
     let pruned = prune_before(&lake?, before, &*observer, &interrupt).await?;
+    let kept = kept_months(&pruned.old, before);
     let text = match (args.output.format, &pruned.report) {
-        (OutputFormat::Json, report) => json_text(&json!({ "before": before, "run": report })),
-        (OutputFormat::Text, None) => format!("The lake has no days before {before}.\n"),
+        (OutputFormat::Json, report) => json_text(&json!({
+            "before": before,
+            "run": report,
+            "kept_with_old_days": kept_in_json(&pruned.old),
+        })),
+        (OutputFormat::Text, None) if kept.is_empty() => {
+            format!("The lake has no days before {before}.\n")
+        }
+        (OutputFormat::Text, None) => kept,
         (OutputFormat::Text, Some(report)) => {
             let failed = report.slices.iter().filter(|slice| slice.error.is_some());
             let failed: Vec<Slice> = failed.map(SliceReport::slice).collect();
-            let removed = pruned.old.iter();
+            let removed = pruned.old.slices.iter();
             let removed = removed.filter(|(slice, _)| !failed.contains(slice));
             let removed = removed.map(|(slice, old)| (*slice, *old)).collect();
-            render(&removed, before, "removed") + &conclusion(&config, report, before)
+            let first_kept = match pruned.old.kept_with_old_days {
+                Some(period) => period.first_day(),
+                None => before,
+            };
+            render(&removed, before, "removed") + &kept + &conclusion(&config, report, first_kept)
         }
     };
     print(text.as_bytes())?;
@@ -104,6 +120,23 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
         .report
         .as_ref()
         .map_or(Exit::Success, exit_of_removal))
+}
+
+/// The period that is kept although it has old days.
+fn kept_in_json(old: &Old) -> Option<String> {
+    old.kept_with_old_days.map(|period| period.to_string())
+}
+
+/// A sentence about the period that is kept although it has old days.
+fn kept_months(old: &Old, before: Date) -> String {
+    let Some(period) = old.kept_with_old_days else {
+        return String::new();
+    };
+    format!(
+        "{period} stays: slices of this lake are whole months, and its last day, {}, is not before \
+         {before}.\n",
+        period.last_day()
+    )
 }
 
 fn listed(old: &BTreeMap<Slice, OldSlice>) -> Vec<serde_json::Value> {
@@ -216,5 +249,20 @@ mod tests {
         ] {
             assert!(parse_age(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn a_month_that_stays_for_its_last_days_is_named() {
+        let before = jiff::civil::date(2026, 10, 15);
+        let mut old = Old::default();
+        assert_eq!(kept_months(&old, before), "");
+        assert_eq!(kept_in_json(&old), None);
+        old.kept_with_old_days = Some("2026-10".parse().unwrap());
+        assert_eq!(
+            kept_months(&old, before),
+            "2026-10 stays: slices of this lake are whole months, and its last day, 2026-10-31, is \
+             not before 2026-10-15.\n"
+        );
+        assert_eq!(kept_in_json(&old).as_deref(), Some("2026-10"));
     }
 }

@@ -241,8 +241,10 @@ pub(super) fn render_plan(plan: &Plan, format: OutputFormat) -> String {
     for due in plan.due.iter().take(MAX_LINES) {
         writeln!(
             text,
-            "{}  {:<9} {}",
-            due.slice.period, due.slice.direction, due.why
+            "{:<10}  {:<9} {}",
+            due.slice.period.to_string(),
+            due.slice.direction,
+            due.why
         )
         .expect("writing to memory does not fail");
     }
@@ -329,7 +331,7 @@ fn render_report(root: &Location, plan: &Plan, run: &RunResult) -> String {
             SliceOutcome::Committed | SliceOutcome::Unchanged
         ) {
             table.add(
-                slice.period.first_day(),
+                slice.period,
                 slice.direction,
                 slice.counts.rows,
                 &slice.totals,
@@ -352,6 +354,9 @@ fn render_report(root: &Location, plan: &Plan, run: &RunResult) -> String {
             .then(|| format!("report {}", root.of(&run_report(&report.run)))),
     ];
     let places: Vec<String> = places.into_iter().flatten().collect();
+    if let Some(remark) = &plan.small_files {
+        writeln!(text, "{}.", advice::on_remark(remark)).expect("writing to memory does not fail");
+    }
     if !places.is_empty() {
         writeln!(text, "{}", places.join(" · ")).expect("writing to memory does not fail");
     }
@@ -478,6 +483,7 @@ mod tests {
             up_to_date: 1,
             foreign: Vec::new(),
             replaced: std::collections::BTreeSet::new(),
+            small_files: None,
         };
         assert_eq!(
             render_plan(&plan, OutputFormat::Text),
@@ -497,6 +503,7 @@ mod tests {
             up_to_date,
             foreign: Vec::new(),
             replaced: std::collections::BTreeSet::new(),
+            small_files: None,
         }
     }
 
@@ -574,5 +581,48 @@ mod tests {
             text.contains("… and 2 more, all in the run report"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn months_are_listed_in_aligned_columns_and_summed_by_month() {
+        let month: Slice = "placed 2026-10".parse().unwrap();
+        let plan = Plan {
+            days: parse_day("2026-10-05").unwrap()..=parse_day("2026-10-20").unwrap(),
+            ..plan_of(vec![Due::new(month, DueReason::Open, None)], 0)
+        };
+        assert_eq!(
+            render_plan(&plan, OutputFormat::Text),
+            "2026-10     placed    open: fetched before it had settled\n1 slice due, 0 up to date, \
+             from 2026-10-05 to 2026-10-20\n"
+        );
+        let json = render_plan(&plan, OutputFormat::Json);
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        assert_eq!(json["due"][0]["month"], "2026-10");
+        let mut committed = SliceReport::new(month, SliceOutcome::Committed);
+        committed.counts.rows = 1_234;
+        committed.state = Some(crate::lake::ledger::State::Open);
+        let text = shown(&plan, vec![committed], false);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("month          placed "), "{text}");
+        assert!(lines[1].starts_with("2026-10         1,234 "), "{text}");
+        assert!(lines[1].ends_with(" open"), "{text}");
+        assert!(lines[2].starts_with("total           1,234 "), "{text}");
+        assert!(
+            lines[3].starts_with("open: the month had not settled"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_run_in_a_lake_of_many_small_files_names_the_command_that_merges_them() {
+        let remark = crate::lake::report::RemarkKind::SmallFiles;
+        let remark = remark.remark("900 files".to_owned());
+        let plan = Plan {
+            small_files: Some(remark),
+            ..plan_of(Vec::new(), 900)
+        };
+        let text = shown(&plan, Vec::new(), false);
+        let last = "900 files. `cdrlake convert --slice month` merges them.\n";
+        assert!(text.ends_with(last), "{text}");
     }
 }

@@ -37,6 +37,7 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
             let unfinished = list.and_then(|list| list.unfinished_remark());
             let remarks = unfinished.into_iter().chain(lake.conversion_remark());
             let remarks = remarks.chain(unsynced_remark(status.unsynced_runs));
+            let remarks = remarks.chain(status.small_files.take());
             let remarks = remarks.map(|remark| format!("{}.\n", advice::on_remark(&remark)));
             render(&status) + &remarks.collect::<String>()
         }
@@ -45,7 +46,7 @@ pub(super) async fn execute(args: &StatusArgs) -> Result<Exit, CommandError> {
 }
 
 fn render(status: &LakeStatus) -> String {
-    let mut table = DayTable::with_quality();
+    let mut table = DayTable::with_quality(status.slice);
     for day in &status.days {
         table.add_status(day);
     }
@@ -61,14 +62,15 @@ fn render(status: &LakeStatus) -> String {
         ..
     } = status;
     let mut text = table.render();
-    let slices = || status.days.iter().flat_map(|day| &day.slices);
-    let problems = status.days.iter().flat_map(|day| {
-        day.slices.iter().filter_map(|slice| {
-            let problem = slice.problem.as_ref()?;
-            Some(format!("{} {}: {problem}\n", slice.direction, day.day))
-        })
+    let of_months = status.months.iter().flat_map(|month| {
+        let remarks = month.remarks.iter();
+        remarks.map(|remark| format!("{}: {remark}\n", month.month))
     });
-    let problems: Vec<String> = problems.collect();
+    let problems = status.slices().filter_map(|(slice, status)| {
+        let problem = status.problem.as_ref()?;
+        Some(format!("{slice}: {problem}\n"))
+    });
+    let problems: Vec<String> = of_months.chain(problems).collect();
     if !problems.is_empty() {
         text.push('\n');
         text.extend(problems.iter().take(MAX_LINES).map(String::as_str));
@@ -78,7 +80,8 @@ fn render(status: &LakeStatus) -> String {
                 .expect("writing to memory does not fail");
         }
     }
-    let last = slices().filter_map(|slice| slice.fetched_at).max();
+    let last = status.slices().filter_map(|(_, slice)| slice.fetched_at);
+    let last = last.max();
     let last = last.map_or_else(
         || "nothing fetched yet".to_owned(),
         |last| {
@@ -117,11 +120,15 @@ fn render(status: &LakeStatus) -> String {
 mod tests {
     use std::collections::HashMap;
 
+    use jiff::civil::date;
+
     use super::*;
     use crate::cdr::digest::Digest;
+    use crate::cdr::period::PeriodUnit;
     use crate::cdr::slice::{Direction, Slice};
+    use crate::cdr::tally::DayTotals;
     use crate::lake::LedgerEntry;
-    use crate::lake::ledger::Pending;
+    use crate::lake::ledger::{Pending, State};
 
     #[test]
     fn an_interrupted_slice_is_explained() {
@@ -131,7 +138,12 @@ mod tests {
             found.entry.pending = pending;
             let entries = HashMap::from([(slice, found)]);
             let days = slice.period.days();
-            render(&LakeStatus::new(&entries, &[Direction::Placed], days))
+            render(&LakeStatus::new(
+                slice.period.unit(),
+                &entries,
+                &[Direction::Placed],
+                days,
+            ))
         };
         let explanation = "\ninterrupted: a run ended while it published the slice; the next run \
                            fetches it again.\n";
@@ -145,5 +157,40 @@ mod tests {
         let interrupted = status(Some(pending));
         assert!(interrupted.ends_with(explanation), "{interrupted}");
         assert!(!status(None).contains("interrupted:"));
+    }
+
+    #[test]
+    fn a_lake_of_months_is_shown_by_day_with_rejects_and_problems_by_month() {
+        let slice: Slice = "placed 2026-10".parse().unwrap();
+        let mut commit = crate::lake::ledger::tests::commit(None, State::Open);
+        (commit.counts.records, commit.counts.rejected) = (4, 1);
+        commit.through = Some(date(2026, 10, 3));
+        let rows = |rows| DayTotals {
+            rows,
+            ..DayTotals::default()
+        };
+        commit.days = [(date(2026, 10, 1), rows(2)), (date(2026, 10, 3), rows(1))].into();
+        let mut found = LedgerEntry::absent(slice);
+        found.entry.committed = Some(commit);
+        let entries = HashMap::from([(slice, found)]);
+        let days = date(2026, 9, 30)..=date(2026, 10, 9);
+        let unit = PeriodUnit::Month;
+        let status = LakeStatus::new(unit, &entries, &[Direction::Placed], days);
+        let text = render(&status);
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].starts_with("2026-09-30          - "), "{text}");
+        assert!(lines[1].ends_with("placed missing"), "{text}");
+        assert!(lines[2].starts_with("2026-10-01          2 "), "{text}");
+        assert!(lines[3].starts_with("2026-10-02          0 "), "{text}");
+        assert!(lines[4].starts_with("2026-10-03          1 "), "{text}");
+        assert_eq!(lines[5], "2026-10-04 to 2026-10-09, 6 days: placed open");
+        assert!(lines[6].starts_with("total               3 "), "{text}");
+        assert!(
+            lines[7].starts_with("open: the month had not settled"),
+            "{text}"
+        );
+        assert_eq!(lines[9], "2026-10: placed 1 of 4 rejected");
+        assert!(text.contains("\n0 slices closed, 1 open, "), "{text}");
+        assert!(text.contains(", 1 missing;"), "{text}");
     }
 }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use jiff::Timestamp;
-use jiff::civil::Date;
 
 use crate::cdr::amount::AmountSum;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Totals;
 pub(super) use crate::error::{counted, thousands};
@@ -49,7 +49,7 @@ pub(super) fn dollars(amount: AmountSum) -> String {
     )
 }
 
-/// One day of a lake.
+/// One day or month of a lake.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DayRow {
     placed: Option<u64>,
@@ -62,19 +62,22 @@ pub(super) struct DayRow {
     remarks: Vec<String>,
 }
 
-/// A table by day: calls by direction, minutes, spend, and a bar, so that a hole or a spike is
-/// seen and not read.
+/// A table by day, or by month: calls by direction, minutes, spend, and a bar, so that a hole or a
+/// spike is seen and not read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct DayTable {
-    days: BTreeMap<Date, DayRow>,
+    days: BTreeMap<Period, DayRow>,
+    /// The periods of the lake's slices. A line is one of these, or a day.
+    slices: PeriodUnit,
     /// Whether answer-seizure ratio and average call duration are shown.
     shows_quality: bool,
 }
 
 impl DayTable {
     /// A table that shows answer-seizure ratio (ASR) and average call duration (ACD) too.
-    pub(super) fn with_quality() -> Self {
+    pub(super) fn with_quality(slices: PeriodUnit) -> Self {
         Self {
+            slices,
             shows_quality: true,
             ..Self::default()
         }
@@ -83,13 +86,14 @@ impl DayTable {
     /// Adds what one slice holds.
     pub(super) fn add(
         &mut self,
-        day: Date,
+        period: Period,
         direction: Direction,
         rows: u64,
         totals: &Totals,
         state: Option<State>,
     ) {
-        let row = self.day(day);
+        self.slices = period.unit();
+        let row = self.period(period);
         *row.calls_of(direction) = Some(rows);
         let answered = totals
             .by_disposition
@@ -104,7 +108,7 @@ impl DayTable {
 
     /// Adds a day as the ledger has it.
     pub(super) fn add_status(&mut self, status: &DayStatus) {
-        let row = self.day(status.day);
+        let row = self.period(Period::day(status.day));
         row.remarks.clone_from(&status.remarks);
         for slice in &status.slices {
             if slice.fetched_at.is_some() {
@@ -115,8 +119,8 @@ impl DayTable {
         }
     }
 
-    fn day(&mut self, day: Date) -> &mut DayRow {
-        self.days.entry(day).or_default()
+    fn period(&mut self, period: Period) -> &mut DayRow {
+        self.days.entry(period).or_default()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -130,8 +134,10 @@ impl DayTable {
         } else {
             ""
         };
+        let first = self.days.keys().next();
+        let unit = first.map_or(PeriodUnit::Day, |period| period.unit());
         let mut text =
-            format!("day            placed   received      minutes    charge USD{quality}");
+            format!("{unit:<10}     placed   received      minutes    charge USD{quality}");
         text.truncate(text.trim_end().len());
         text.push('\n');
         let busiest = self
@@ -151,11 +157,11 @@ impl DayTable {
         }
         for line in self.lines() {
             let words = match line {
-                Line::Day(day, row) => {
+                Line::Period(period, row) => {
                     let width = (row.calls() * BAR_WIDTH).div_ceil(busiest);
                     let bar = "█".repeat(usize::try_from(width).unwrap_or_default());
                     let remark = format!("{bar} {}", row.remarks.join(", "));
-                    self.write(row, &day.to_string(), remark.trim(), &mut text);
+                    self.write(row, &period.to_string(), remark.trim(), &mut text);
                     continue;
                 }
                 Line::Gap {
@@ -164,11 +170,13 @@ impl DayTable {
                     days,
                     row,
                 } => format!(
-                    "{from} to {to}, {} days: {}",
+                    "{from} to {to}, {} {unit}s: {}",
                     thousands(days as u64),
                     row.remarks.join(", ")
                 ),
-                Line::Hidden(days) => format!("…          ({} more days)", thousands(days as u64)),
+                Line::Hidden(days) => {
+                    format!("…          ({} more {unit}s)", thousands(days as u64))
+                }
             };
             text.push_str(&words);
             text.push('\n');
@@ -180,9 +188,11 @@ impl DayTable {
             .flat_map(|day| &day.remarks)
             .any(|remark| remark.ends_with("open"))
         {
-            text.push_str(
-                "open: the day had not settled when it was fetched; later runs fetch it again\n",
+            let line = format!(
+                "open: the {} had not settled when it was fetched; later runs fetch it again\n",
+                self.slices
             );
+            text.push_str(&line);
         }
         text
     }
@@ -191,7 +201,7 @@ impl DayTable {
     /// is left out, except for days that need attention.
     fn lines(&self) -> Vec<Line<'_>> {
         let mut lines = Vec::new();
-        let days: Vec<(&Date, &DayRow)> = self.days.iter().collect();
+        let days: Vec<(&Period, &DayRow)> = self.days.iter().collect();
         for run in days.chunk_by(|(_, one), (_, next)| one.is_empty() && one.is_like(next)) {
             match run {
                 [(from, row), .., (to, _)] if run.len() >= MIN_GAP_DAYS => lines.push(Line::Gap {
@@ -200,7 +210,7 @@ impl DayTable {
                     days: run.len(),
                     row,
                 }),
-                _ => lines.extend(run.iter().map(|(day, row)| Line::Day(**day, row))),
+                _ => lines.extend(run.iter().map(|(period, row)| Line::Period(**period, row))),
             }
         }
         if lines.len() <= MAX_DAYS {
@@ -254,11 +264,11 @@ impl DayTable {
 /// A line of the table.
 #[derive(Debug)]
 enum Line<'a> {
-    Day(Date, &'a DayRow),
-    /// Days without data, all with the same remark.
+    Period(Period, &'a DayRow),
+    /// Periods without data, all with the same remark.
     Gap {
-        from: Date,
-        to: Date,
+        from: Period,
+        to: Period,
         days: usize,
         row: &'a DayRow,
     },
@@ -269,14 +279,14 @@ enum Line<'a> {
 impl Line<'_> {
     fn remarks(&self) -> &[String] {
         match self {
-            Self::Day(_, row) | Self::Gap { row, .. } => &row.remarks,
+            Self::Period(_, row) | Self::Gap { row, .. } => &row.remarks,
             Self::Hidden(_) => &[],
         }
     }
 
     fn days(&self) -> usize {
         match self {
-            Self::Day(..) => 1,
+            Self::Period(..) => 1,
             Self::Gap { days, .. } | Self::Hidden(days) => *days,
         }
     }
@@ -321,6 +331,8 @@ impl DayRow {
 
 #[cfg(test)]
 mod tests {
+    use jiff::civil::Date;
+
     use super::*;
 
     #[test]
@@ -329,7 +341,7 @@ mod tests {
         let first = Date::constant(2026, 1, 1);
         for i in 0..200 {
             let day = first.checked_add(jiff::ToSpan::days(i)).unwrap();
-            let row = table.day(day);
+            let row = table.period(Period::day(day));
             match i {
                 90..100 => row.remarks.push("placed missing".to_owned()),
                 120 => {
@@ -355,8 +367,8 @@ mod tests {
 
     #[test]
     fn a_negative_sum_is_shown_with_its_sign() {
-        let mut table = DayTable::with_quality();
-        let row = table.day(Date::constant(2026, 1, 1));
+        let mut table = DayTable::with_quality(PeriodUnit::Day);
+        let row = table.period(Period::day(Date::constant(2026, 1, 1)));
         (row.placed, row.answered, row.seconds) = (Some(2), 2, -7_200_060);
         row.charge = "-1200.5".parse().unwrap();
         let text = table.render();

@@ -363,6 +363,8 @@ impl Commit {
             && self.digest == other.digest
             && self.counts == other.counts
             && self.totals == other.totals
+            && self.days == other.days
+            && self.through == other.through
             && checksum(self) == checksum(other)
             && self.control_total == other.control_total
             && self.reconcile == other.reconcile
@@ -548,7 +550,7 @@ pub(crate) mod tests {
             |commit| commit.fetched_at = Timestamp::now(),
             |commit| commit.rejects.as_mut().unwrap().etag = Some("b".to_owned()),
         ];
-        let different: [fn(&mut Commit); 9] = [
+        let different: [fn(&mut Commit); 11] = [
             |commit| commit.schema_version += 1,
             |commit| commit.state = State::Open,
             |commit| {
@@ -564,6 +566,8 @@ pub(crate) mod tests {
             |commit| commit.digest.rows = 1,
             |commit| commit.counts.records = 1,
             |commit| commit.totals.duration_seconds = 1,
+            |commit| drop(commit.days.insert(Date::MIN, DayTotals::default())),
+            |commit| commit.through = Some(Date::MIN),
             |commit| commit.rejects.as_mut().unwrap().checksum = "b".to_owned(),
             |commit| commit.control_total = Some(1),
             |commit| commit.reconcile = Verdict::Match,

@@ -265,6 +265,8 @@ pub enum RemarkKind {
     UnsyncedLogs,
     /// The lake is being converted, or the conversion was interrupted.
     UnfinishedConversion,
+    /// The lake has many small files of days.
+    SmallFiles,
 }
 
 impl From<String> for Remark {

@@ -6,13 +6,14 @@ use jiff::Timestamp;
 use object_store::path::Path;
 use secrecy::SecretString;
 
-use super::Error;
 use super::days::today;
-use super::open::{Place, find_any_lake, find_lake, without_key};
+use super::open::{Place, find_any_lake, find_lake, period_unit, without_key};
 use super::run::IGNORES_CONDITIONS;
+use super::{Error, period_remarks};
 use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
 use crate::error::counted;
+use crate::lake::report::Remark;
 use crate::lake::{Catalog, CatalogOptions, LakeError};
 use crate::source::wavix::Api;
 use crate::source::{Request, Source};
@@ -30,13 +31,25 @@ pub(crate) struct Checked {
     pub what: &'static str,
     /// What was found, in words.
     pub found: Result<String, Error>,
+    /// Remarks on what was found.
+    pub remarks: Vec<Remark>,
+}
+
+impl Checked {
+    fn new(what: &'static str, found: Result<String, Error>) -> Self {
+        Self {
+            what,
+            found,
+            remarks: Vec::new(),
+        }
+    }
 }
 
 /// Tries everything that a run needs, one after the other. The API is left out without a key,
 /// numbers where nothing becomes of them, and both they and the lake if its options are wrong.
 pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
     let mut checks = Vec::new();
-    let mut note = |what, found| checks.push(Checked { what, found });
+    let mut note = |what, found| checks.push(Checked::new(what, found));
     let place = match Place::of(config) {
         Err(error @ Error::Config(_)) => Err(error),
         Ok(_) | Err(_) => Ok("valid".to_owned()),
@@ -59,10 +72,15 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
         if let Some(numbers) = describe_privacy(config).await.transpose() {
             note("numbers", numbers);
         }
-        note("lake", try_lake(config).await);
+        let mut remarks = Vec::new();
+        let found = try_lake(config, &mut remarks).await;
+        checks.push(Checked {
+            remarks,
+            ..Checked::new("lake", found)
+        });
     }
     if let Some(options) = &config.lake.catalog {
-        note("catalog", describe_catalog(options).await);
+        checks.push(Checked::new("catalog", describe_catalog(options).await));
     }
     checks
 }
@@ -115,12 +133,18 @@ async fn ask_api(config: &Config, key: SecretString, now: Timestamp) -> Result<S
     ))
 }
 
-/// Tries what a run needs of the lake.
-async fn try_lake(config: &Config) -> Result<String, Error> {
-    if let Some(lake) = find_lake(config).await? {
-        for remark in &lake.remarks {
-            tracing::warn!("{}", remark.text);
-        }
+/// Tries what a run needs of the lake, and adds `remarks` on it.
+async fn try_lake(config: &Config, remarks: &mut Vec<Remark>) -> Result<String, Error> {
+    let lake = find_lake(config).await?;
+    let unit = period_unit(config, lake.as_ref());
+    remarks.extend(period_remarks::on_start(&config.window, unit));
+    if let Some(lake) = lake {
+        let files = lake.table().files().await?;
+        remarks.extend(period_remarks::on_files(files.sizes()));
+        remarks.extend(lake.remarks);
+    } else if let Location::Bucket(_) = &config.lake.url {
+        // A run lists the table.
+        Place::of(config)?.store().list(&Path::from(TABLE)).await?;
     }
     match &config.lake.url {
         Location::Directory(root) => try_directory(config, root).await,
@@ -174,12 +198,11 @@ async fn try_writing(config: &Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// Tries a bucket: what a run writes first, and what it lists.
+/// Tries a bucket: what a run writes first.
 async fn try_bucket(config: &Config) -> Result<String, Error> {
     let place = Place::of(config)?;
     place.prepare()?;
     let store = place.store();
-    store.list(&Path::from(TABLE)).await?;
     let honours_conditions = store.honours_conditions().await?;
     // Like a lease, so that garbage collection removes what a crashed process leaves.
     store

@@ -9,7 +9,7 @@ use super::days::Selection;
 use super::open::open_lake;
 use super::plan::{Plan, plan};
 use super::run::{RunOptions, RunResult, run};
-use super::{Error, Observer, UsageError};
+use super::{Error, Observer, UsageError, period_remarks};
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::source::Source;
@@ -94,8 +94,12 @@ impl Job {
         if self.selection.shard.is_some() && !lake.honours_conditions().await? {
             return Err(UsageError::NoShards.into());
         }
-        let plan = plan(&self.config, &self.selection, Some(&lake), Timestamp::now()).await?;
+        let now = Timestamp::now();
+        let plan = plan(&self.config, &self.selection, Some(&lake), now).await?;
+        let unit = lake.identity.period_unit();
+        let window = &self.config.window;
         let options = RunOptions {
+            remarks: period_remarks::on_selection(&self.selection, window, unit, now),
             allow_shrink: self.allow_shrink,
             include_today: self.selection.include_today,
             ..RunOptions::default()

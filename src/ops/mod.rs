@@ -10,6 +10,7 @@ pub(crate) mod load;
 pub(crate) mod months;
 mod observer;
 pub(crate) mod open;
+pub(crate) mod period_remarks;
 pub(crate) mod plan;
 pub(crate) mod rejects;
 pub(crate) mod removal;

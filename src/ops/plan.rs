@@ -11,7 +11,7 @@ use object_store::path::Path;
 
 use super::days::{Selection, is_from_the_future, lookback_from, today};
 use super::open::{find_lake, period_unit};
-use super::{Error, UsageError};
+use super::{Error, UsageError, period_remarks};
 use crate::cdr::period::Period;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::{Config, timezone_name};
@@ -42,7 +42,7 @@ pub enum DueReason {
     /// Its ledger entry comes from the future: whether its day had ended when it was fetched is
     /// unknown.
     Clock,
-    /// It was fetched before its day had settled.
+    /// It was fetched before its period had settled.
     Open,
     /// It lies within `window.lookback_days`: calls may be late or re-rated.
     LookBack,
@@ -83,7 +83,7 @@ impl fmt::Display for DueReason {
             }
             Self::Failed => "the last attempt failed",
             Self::Clock => "its fetch time is in the future (clock skew)",
-            Self::Open => "open: fetched before its day had settled",
+            Self::Open => "open: fetched before it had settled",
             Self::LookBack => "within window.lookback_days",
             Self::Refresh => "refresh requested",
             Self::Today => "today, still open",
@@ -137,6 +137,8 @@ pub struct Plan {
     pub foreign: Vec<Path>,
     /// Slices with files that were replaced before `lake.keep_replaced`.
     pub replaced: BTreeSet<Slice>,
+    /// A remark if the closed slices in range have many small files.
+    pub small_files: Option<Remark>,
 }
 
 /// Plans a run at `now`. `lake` is `None` if there is none yet.
@@ -162,7 +164,11 @@ pub async fn plan(
     if let (true, Some(direction)) = (directions.is_empty(), selection.direction) {
         return Err(UsageError::OtherDirection { direction }.into());
     }
-    let mut found = LakeContent::read(lake, &directions, days.clone()).await?;
+    let unit = period_unit(config, lake);
+    // Of the whole periods, which a run touches.
+    let first = Period::containing(*days.start(), unit).first_day();
+    let last = Period::containing(*days.end(), unit).last_day();
+    let mut found = LakeContent::read(lake, &directions, first..=last).await?;
     let lookback_from = lookback_from(&config.window, today);
     let mut plan = Plan {
         days: days.clone(),
@@ -170,8 +176,9 @@ pub async fn plan(
         up_to_date: 0,
         foreign: std::mem::take(&mut found.table.foreign),
         replaced: found.replaced_before(keep_limit(config, now)),
+        small_files: period_remarks::on_files(period_remarks::closed_files(&found.entries)),
     };
-    for period in Period::touching(days, period_unit(config, lake)) {
+    for period in Period::touching(days, unit) {
         for &direction in &directions {
             let slice = Slice::new(period, direction);
             if selection.shard.is_some_and(|shard| !shard.holds(slice)) {
@@ -213,7 +220,12 @@ pub(crate) async fn preview(
     let lake = find_lake(config).await?;
     let plan = plan(config, selection, lake.as_ref(), now).await?;
     let is_new_lake = lake.is_none();
-    let mut remarks = Vec::new();
+    let unit = period_unit(config, lake.as_ref());
+    let mut remarks = period_remarks::on_selection(selection, &config.window, unit, now);
+    let range = selection.range();
+    if range.from.is_none() && range.last_days.is_none() {
+        remarks.extend(period_remarks::on_start(&config.window, unit));
+    }
     if let Some(lake) = lake {
         remarks.extend(unsynced_remark(lake.unsynced_runs().await?));
         remarks.extend(lake.remarks);
@@ -280,6 +292,7 @@ pub(crate) async fn plan_load(
         up_to_date: 0,
         foreign: std::mem::take(&mut found.table.foreign),
         replaced: found.replaced_before(keep_limit(config, now)),
+        small_files: None,
     };
     let mut differing = Vec::new();
     for &(slice, records) in slices

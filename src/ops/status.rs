@@ -1,4 +1,5 @@
-//! The lake by day, from its ledger alone: its slices, gaps and unusual days.
+//! The lake by day, from its ledger alone: its slices, gaps and unusual days. The day of a lake of
+//! months has the rows that the ledger of the month counts of it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
@@ -9,12 +10,16 @@ use serde::Serialize;
 
 use super::Error;
 use super::days::DayRange;
+use super::period_remarks::{closed_files, on_files};
 use crate::cdr::amount::AmountSum;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
+use crate::cdr::tally::{DayTotals, Totals};
 use crate::config::Config;
 use crate::error::counted;
 use crate::lake::ledger::{Commit, Reason, State};
+use crate::lake::report::Remark;
 use crate::lake::{Condition, Lake, LedgerEntry, SliceState, TableFormat};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
@@ -27,19 +32,20 @@ const MIN_USUAL_CALLS: u64 = 20;
 /// A day is unusual with more than this multiple of the usual calls, or less than this fraction.
 const UNUSUAL_FACTOR: u64 = 2;
 
-/// One slice.
+/// One slice, or one day of the slice of a month.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub(crate) struct SliceStatus {
     /// The direction of its calls.
     pub direction: Direction,
-    /// Its state in the ledger.
+    /// The state of the slice in the ledger.
     pub state: SliceState,
-    /// Records that came from the provider.
-    pub records: u64,
+    /// Records that came from the provider. `null` for a day of a month: a record without a valid
+    /// date belongs to no day.
+    pub records: Option<u64>,
     /// Its rows.
     pub rows: u64,
-    /// Rejected records, which are no rows.
-    pub rejected: u64,
+    /// Rejected records, which are no rows. `null` for a day of a month.
+    pub rejected: Option<u64>,
     /// Its answered calls.
     pub answered: u64,
     /// Seconds talked.
@@ -50,11 +56,13 @@ pub(crate) struct SliceStatus {
     pub asr_percent: Option<f64>,
     /// Seconds talked for each answered call. `null` without any.
     pub acd_seconds: Option<f64>,
-    /// How the provider's count compared. `null` if nothing is committed.
+    /// How the provider's count compared. `null` if nothing is committed, and for a day of a month.
     pub reconcile: Option<Verdict>,
-    /// When its content was fetched. A later fetch of equal content does not change it.
+    /// When its content was fetched. A later fetch of equal content does not change it. `null` for
+    /// a day that had not ended when its month was fetched.
     pub fetched_at: Option<Timestamp>,
-    /// Why the last attempt failed, or what is wrong with the ledger entry.
+    /// Why the last attempt failed, or what is wrong with the ledger entry. `null` for a day of a
+    /// month.
     pub problem: Option<String>,
     /// The kind of problem, if it has a remedy.
     #[serde(skip)]
@@ -69,6 +77,18 @@ pub(crate) struct DayStatus {
     /// Its slices.
     pub slices: Vec<SliceStatus>,
     /// What needs attention, for people.
+    pub remarks: Vec<String>,
+}
+
+/// One month of a lake of months.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct MonthStatus {
+    /// The month.
+    #[serde(flatten)]
+    pub month: Period,
+    /// Its slices, whole.
+    pub slices: Vec<SliceStatus>,
+    /// What needs attention beyond its days, for people.
     pub remarks: Vec<String>,
 }
 
@@ -97,8 +117,16 @@ pub(crate) struct LakeStatus {
     pub tables: Vec<TableFormat>,
     /// Runs whose changes these logs lack.
     pub unsynced_runs: u64,
+    /// The periods of its slices.
+    pub slice: PeriodUnit,
+    /// The months with one of these days, in a lake of months.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub months: Vec<MonthStatus>,
     /// Every day from the first to the last.
     pub days: Vec<DayStatus>,
+    /// A remark if the closed slices have many small files.
+    #[serde(skip)]
+    pub small_files: Option<Remark>,
 }
 
 impl LakeStatus {
@@ -123,12 +151,13 @@ impl LakeStatus {
         Ok(Self {
             tables: lake.identity.tables().to_vec(),
             unsynced_runs: lake.unsynced_runs().await?,
-            ..Self::new(&entries, &directions, days)
+            ..Self::new(lake.identity.period_unit(), &entries, &directions, days)
         })
     }
 
-    /// The status of `directions` on `days`.
+    /// The status of `directions` on `days`, in a lake with periods of this `unit`.
     pub(crate) fn new(
+        unit: PeriodUnit,
         entries: &HashMap<Slice, LedgerEntry>,
         directions: &[Direction],
         days: RangeInclusive<Date>,
@@ -145,82 +174,172 @@ impl LakeStatus {
             pruned: 0,
             tables: Vec::new(),
             unsynced_runs: 0,
+            slice: unit,
+            months: Vec::new(),
             days: Vec::new(),
+            small_files: on_files(closed_files(entries)),
         };
         let mut calls = BTreeMap::new();
-        let all_days = std::iter::successors(Some(*days.start()), |day| day.tomorrow().ok())
-            .take_while(|day| days.contains(day));
-        for day in all_days {
+        for period in Period::touching(days.clone(), unit) {
+            let found = |&direction| entries.get(&Slice::new(period, direction));
             let slices: Vec<SliceStatus> = directions
                 .iter()
-                .map(|&direction| {
-                    slice_status(direction, entries.get(&Slice::of_day(day, direction)))
-                })
+                .map(|direction| slice_status(*direction, found(direction)))
                 .collect();
-            for slice in &slices {
-                *match slice.state {
-                    SliceState::Closed => &mut status.closed,
-                    SliceState::Open => &mut status.open,
-                    SliceState::Failed => &mut status.failed,
-                    SliceState::Damaged => &mut status.damaged,
-                    SliceState::Interrupted => &mut status.interrupted,
-                    SliceState::Missing => &mut status.missing,
-                    SliceState::Pruned => &mut status.pruned,
-                } += 1;
+            status.count(&slices);
+            match unit {
+                PeriodUnit::Day => status.add_day(period.first_day(), slices, &mut calls),
+                PeriodUnit::Month => {
+                    for day in Period::touching(period.days(), PeriodUnit::Day) {
+                        let day = day.first_day();
+                        if days.contains(&day) {
+                            let whole = slices.iter().zip(directions);
+                            let slices = whole.map(|(whole, direction)| {
+                                day_of_month(day, whole, committed(found(direction)))
+                            });
+                            status.add_day(day, slices.collect(), &mut calls);
+                        }
+                    }
+                    let mut remarks = Vec::new();
+                    for slice in &slices {
+                        remarks.extend(count_remarks(slice));
+                    }
+                    status.months.push(MonthStatus {
+                        month: period,
+                        slices,
+                        remarks,
+                    });
+                }
             }
-            let remarks = remarks(day, &slices, &calls);
-            if slices.iter().all(|slice| slice.state == SliceState::Closed) {
-                calls.insert(day, slices.iter().map(|slice| slice.rows).sum::<u64>());
-            }
-            status.days.push(DayStatus {
-                day,
-                slices,
-                remarks,
-            });
         }
         status
     }
+
+    fn count(&mut self, slices: &[SliceStatus]) {
+        for slice in slices {
+            *match slice.state {
+                SliceState::Closed => &mut self.closed,
+                SliceState::Open => &mut self.open,
+                SliceState::Failed => &mut self.failed,
+                SliceState::Damaged => &mut self.damaged,
+                SliceState::Interrupted => &mut self.interrupted,
+                SliceState::Missing => &mut self.missing,
+                SliceState::Pruned => &mut self.pruned,
+            } += 1;
+        }
+    }
+
+    /// Adds a day. `calls` are those of closed days before it.
+    fn add_day(&mut self, day: Date, slices: Vec<SliceStatus>, calls: &mut BTreeMap<Date, u64>) {
+        let remarks = remarks(day, &slices, calls);
+        if slices.iter().all(|slice| slice.state == SliceState::Closed) {
+            calls.insert(day, slices.iter().map(|slice| slice.rows).sum::<u64>());
+        }
+        self.days.push(DayStatus {
+            day,
+            slices,
+            remarks,
+        });
+    }
+
+    /// Every slice with its period.
+    pub(crate) fn slices(&self) -> impl Iterator<Item = (Slice, &SliceStatus)> {
+        let of_days = self.days.iter().filter(|_| self.slice == PeriodUnit::Day);
+        let of_days = of_days.map(|day| (Period::day(day.day), &day.slices));
+        let of_months = self.months.iter().map(|month| (month.month, &month.slices));
+        of_days.chain(of_months).flat_map(|(period, slices)| {
+            let slices = slices.iter();
+            slices.map(move |status| (Slice::new(period, status.direction), status))
+        })
+    }
+
+    /// The same, to add to their problems.
+    pub(crate) fn slices_mut(&mut self) -> impl Iterator<Item = (Slice, &mut SliceStatus)> {
+        let is_of_days = self.slice == PeriodUnit::Day;
+        let of_days = self.days.iter_mut().filter(move |_| is_of_days);
+        let of_days = of_days.map(|day| (Period::day(day.day), &mut day.slices));
+        let of_months = self.months.iter_mut();
+        let of_months = of_months.map(|month| (month.month, &mut month.slices));
+        of_days.chain(of_months).flat_map(|(period, slices)| {
+            let slices = slices.iter_mut();
+            slices.map(move |status| (Slice::new(period, status.direction), status))
+        })
+    }
+}
+
+/// What is committed of a slice. The entry of a pruned slice keeps counts of rows that are gone.
+fn committed(found: Option<&LedgerEntry>) -> Option<&Commit> {
+    let committed = found?.entry.committed.as_ref();
+    committed.filter(|commit| commit.state != State::Pruned)
 }
 
 fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatus {
-    let entry = found.map(|found| &found.entry);
-    let committed = entry.and_then(|entry| entry.committed.as_ref());
-    let failed = entry.and_then(|entry| entry.failed.as_ref());
+    let failed = found.and_then(|found| found.entry.failed.as_ref());
     let damage = match found.map(|found| &found.condition) {
         None | Some(Condition::Sound) => None,
         Some(Condition::Damaged(problem) | Condition::Unreadable(problem)) => Some(problem.clone()),
         Some(Condition::Newer(found)) => Some(format!("a newer cdrlake wrote it (format {found})")),
     };
-    // The entry of a pruned slice keeps counts of rows that are gone.
-    let committed = committed.filter(|commit| commit.state != State::Pruned);
+    let committed = committed(found);
     let of = |count: fn(&Commit) -> u64| committed.map_or(0, count);
-    let rows = of(|commit| commit.counts.rows);
-    let answered = of(|commit| {
-        commit
-            .totals
-            .by_disposition
-            .get(ANSWERED)
-            .copied()
-            .unwrap_or_default()
-    });
-    let duration_seconds = committed.map_or(0, |commit| commit.totals.duration_seconds);
     SliceStatus {
-        direction,
-        state: found.map_or(SliceState::Missing, LedgerEntry::state),
-        records: of(|commit| commit.counts.records),
-        rows,
-        rejected: of(|commit| commit.counts.rejected),
-        answered,
-        duration_seconds,
-        charge_usd: committed.map_or_else(AmountSum::default, |commit| commit.totals.charge_usd),
-        asr_percent: asr_percent(answered, rows),
-        acd_seconds: acd_seconds(duration_seconds, answered),
+        records: Some(of(|commit| commit.counts.records)),
+        rejected: Some(of(|commit| commit.counts.rejected)),
         reconcile: committed.map(|commit| commit.reconcile),
         fetched_at: committed.map(|commit| commit.fetched_at),
         reason: failed
             .filter(|_| damage.is_none())
             .and_then(|failed| failed.reason),
         problem: damage.or_else(|| failed.map(|failed| failed.problem.clone())),
+        ..with_sums(
+            direction,
+            found.map_or(SliceState::Missing, LedgerEntry::state),
+            of(|commit| commit.counts.rows),
+            committed.map(|commit| &commit.totals),
+        )
+    }
+}
+
+/// A day of a month with the status `whole`, of which this is committed.
+fn day_of_month(day: Date, whole: &SliceStatus, committed: Option<&Commit>) -> SliceStatus {
+    let fetched = committed.filter(|commit| commit.through.is_none_or(|through| day <= through));
+    let of_day = fetched.and_then(|commit| commit.days.get(&day));
+    SliceStatus {
+        fetched_at: fetched.map(|commit| commit.fetched_at),
+        ..with_sums(
+            whole.direction,
+            whole.state,
+            of_day.map_or(0, |DayTotals { rows, .. }| *rows),
+            of_day.map(|of_day| &of_day.totals),
+        )
+    }
+}
+
+/// A status with these rows and their sums.
+fn with_sums(
+    direction: Direction,
+    state: SliceState,
+    rows: u64,
+    totals: Option<&Totals>,
+) -> SliceStatus {
+    let answered = totals.and_then(|totals| totals.by_disposition.get(ANSWERED));
+    let answered = answered.copied().unwrap_or_default();
+    let duration_seconds = totals.map_or(0, |totals| totals.duration_seconds);
+    SliceStatus {
+        direction,
+        state,
+        records: None,
+        rows,
+        rejected: None,
+        answered,
+        duration_seconds,
+        charge_usd: totals.map_or_else(AmountSum::default, |totals| totals.charge_usd),
+        asr_percent: asr_percent(answered, rows),
+        acd_seconds: acd_seconds(duration_seconds, answered),
+        reconcile: None,
+        fetched_at: None,
+        reason: None,
+        problem: None,
     }
 }
 
@@ -248,29 +367,13 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
             SliceState::Interrupted => remarks.push(format!("{} interrupted", slice.direction)),
             SliceState::Open => remarks.push(format!("{} open", slice.direction)),
             SliceState::Pruned => remarks.push(format!("{} pruned", slice.direction)),
-            SliceState::Closed if slice.records == 0 => {
+            // The records of a day are not known in a lake of months: a day without rows.
+            SliceState::Closed if slice.records.unwrap_or(slice.rows) == 0 => {
                 remarks.push(format!("{} without calls", slice.direction));
             }
             SliceState::Closed => {}
         }
-        match slice.reconcile {
-            Some(Verdict::Mismatch) => {
-                remarks.push(format!("{} count mismatch", slice.direction));
-            }
-            Some(Verdict::MatchWithDuplicates) => {
-                remarks.push(format!(
-                    "{} count matches only with duplicates",
-                    slice.direction
-                ));
-            }
-            _ => {}
-        }
-        if slice.rejected > 0 {
-            remarks.push(format!(
-                "{} {} of {} rejected",
-                slice.direction, slice.rejected, slice.records
-            ));
-        }
+        remarks.extend(count_remarks(slice));
     }
     if slices.iter().any(|slice| slice.state != SliceState::Closed) {
         return remarks;
@@ -291,6 +394,23 @@ fn remarks(day: Date, slices: &[SliceStatus], calls_before: &BTreeMap<Date, u64>
         ));
     }
     remarks
+}
+
+/// Remarks on the counts of a slice.
+fn count_remarks(slice: &SliceStatus) -> Vec<String> {
+    let direction = slice.direction;
+    let verdict = match slice.reconcile {
+        Some(Verdict::Mismatch) => Some(format!("{direction} count mismatch")),
+        Some(Verdict::MatchWithDuplicates) => {
+            Some(format!("{direction} count matches only with duplicates"))
+        }
+        _ => None,
+    };
+    let rejected = slice.rejected.filter(|rejected| *rejected > 0);
+    let rejected = rejected
+        .zip(slice.records)
+        .map(|(rejected, records)| format!("{direction} {rejected} of {records} rejected"));
+    verdict.into_iter().chain(rejected).collect()
 }
 
 #[cfg(test)]
@@ -361,7 +481,12 @@ mod tests {
             planned: None,
         };
         entries.get_mut(&dead).unwrap().entry.pending = Some(pending);
-        let status = LakeStatus::new(&entries, &[Direction::Placed], first..=last);
+        let status = LakeStatus::new(
+            PeriodUnit::Day,
+            &entries,
+            &[Direction::Placed],
+            first..=last,
+        );
         assert_eq!(
             (
                 status.closed,
@@ -404,7 +529,8 @@ mod tests {
             let (slice, mut found) = entry(day, 3, State::Closed);
             found.entry.committed.as_mut().unwrap().reconcile = verdict;
             let entries = HashMap::from([(slice, found)]);
-            let status = LakeStatus::new(&entries, &[Direction::Placed], day..=day);
+            let status =
+                LakeStatus::new(PeriodUnit::Day, &entries, &[Direction::Placed], day..=day);
             status.days[0].remarks.clone()
         };
         assert_eq!(remarks(Verdict::Match), [] as [&str; 0]);
@@ -424,8 +550,9 @@ mod tests {
             counts.rejected = rejected;
             counts.records += rejected;
             let entries = HashMap::from([(slice, found)]);
-            let status = LakeStatus::new(&entries, &[Direction::Placed], day..=day);
-            assert_eq!(status.days[0].slices[0].rejected, rejected);
+            let status =
+                LakeStatus::new(PeriodUnit::Day, &entries, &[Direction::Placed], day..=day);
+            assert_eq!(status.days[0].slices[0].rejected, Some(rejected));
             status.days[0].remarks.clone()
         };
         assert_eq!(remarks(0, 0), ["placed without calls"]);

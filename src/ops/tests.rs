@@ -6,6 +6,7 @@ mod due;
 mod erase;
 mod faults;
 mod jobs;
+mod months;
 mod open;
 mod prune;
 mod rejects;

@@ -6,9 +6,10 @@ use std::ops::RangeInclusive;
 use jiff::civil::Date;
 use object_store::path::Path;
 
-use super::open::Place;
+use super::open::{Place, period_unit};
 use super::run::reports::{Changes, ReportedRun};
 use super::{Error, UsageError};
+use crate::cdr::period::Period;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::ledger::Entry;
@@ -16,7 +17,7 @@ use crate::lake::{Condition, Lake, TableFormat};
 use crate::store::ObjectState;
 use crate::store::layout::ICEBERG_LOG;
 use crate::store::location::Location;
-use crate::warehouse::{AfterRun, Content, Days, LedgerTotals, Slices, Source, Table, Target};
+use crate::warehouse::{AfterRun, Content, LedgerTotals, Periods, Slices, Source, Table, Target};
 
 /// First day of the table if no other is known: the API has no older calls.
 const FIRST_DAY: Date = jiff::civil::date(2015, 1, 1);
@@ -68,7 +69,7 @@ impl TableRequest {
             Some(Form::Log(format)) => Source::Log(format),
             _ => Source::AllFiles,
         };
-        self.table(config, None, source).map(drop)
+        self.table(config, None, None, source).map(drop)
     }
 
     /// The definition of the table, for `lake` if there is one already, and what has to be done
@@ -87,13 +88,13 @@ impl TableRequest {
         };
         let first_day = first_day.into_iter().chain(config.window.start).min();
         let source = self.source(config, lake)?;
-        let table = self.table(config, first_day, source)?;
+        let table = self.table(config, lake, first_day, source)?;
         let table = with_metadata(table, config, source).await?;
-        let days = match lake {
-            Some(lake) if table.lists_files() => days(lake, &EVERY_DAY, None).await?,
-            _ => Days::new(),
+        let periods = match lake {
+            Some(lake) if table.lists_files() => periods(lake, &EVERY_DAY, None).await?,
+            _ => Periods::new(),
         };
-        Ok((table.definition(&days), table.after_run()))
+        Ok((table.definition(&periods), table.after_run()))
     }
 
     /// Statements that load these days of the lake into the table.
@@ -108,7 +109,7 @@ impl TableRequest {
         which: &LoadScope,
     ) -> Result<String, Error> {
         let source = self.source(config, Some(lake))?;
-        let table = self.table(config, None, source)?;
+        let table = self.table(config, Some(lake), None, source)?;
         let table = with_metadata(table, config, source).await?;
         // After a partial load, the table is not up to date as of any run.
         let (is_part, is_about_last) = match which {
@@ -127,14 +128,14 @@ impl TableRequest {
             }
             _ => String::new(),
         };
-        let days = if table.lists_files() {
-            days(lake, &EVERY_DAY, None).await?
+        let periods = if table.lists_files() {
+            periods(lake, &EVERY_DAY, None).await?
         } else if matches!(source, Source::Log(_)) {
-            Days::new()
+            Periods::new()
         } else {
-            days(lake, which, changes.as_ref()).await?
+            periods(lake, which, changes.as_ref()).await?
         };
-        Ok(as_of + &table.load(&days))
+        Ok(as_of + &table.load(&periods))
     }
 
     /// A query that compares the table with the ledger.
@@ -142,7 +143,7 @@ impl TableRequest {
     /// # Errors
     /// [`Error`] if the warehouse cannot have such a table, or the lake's content is uncertain.
     pub(crate) async fn check(&self, config: &Config, lake: &Lake) -> Result<String, Error> {
-        let table = self.table(config, None, self.source(config, Some(lake))?)?;
+        let table = self.table(config, Some(lake), None, self.source(config, Some(lake))?)?;
         Ok(table.check(&totals(lake).await?))
     }
 
@@ -164,6 +165,7 @@ impl TableRequest {
     fn table(
         &self,
         config: &Config,
+        lake: Option<&Lake>,
         first_day: Option<Date>,
         source: Source,
     ) -> Result<Table, Error> {
@@ -179,9 +181,11 @@ impl TableRequest {
             .or_else(|| std::env::var("AZURE_STORAGE_ACCOUNT_NAME").ok());
         let first_day = first_day.or(config.window.start).unwrap_or(FIRST_DAY);
         let account = account.as_deref();
+        let unit = period_unit(config, lake);
+        let first = Period::containing(first_day, unit);
         let (target, name) = (self.target, &self.table);
         Ok(Table::try_new(
-            target, name, &place, account, first_day, source,
+            target, name, &place, account, first, source,
         )?)
     }
 }
@@ -218,30 +222,40 @@ fn address(config: &Config) -> Result<String, Error> {
     }
 }
 
-/// The requested days, each with what the lake has of it.
-async fn days(lake: &Lake, which: &LoadScope, changes: Option<&Changes>) -> Result<Days, Error> {
+/// The periods with requested days, each with what the lake has of it.
+async fn periods(
+    lake: &Lake,
+    which: &LoadScope,
+    changes: Option<&Changes>,
+) -> Result<Periods, Error> {
     let slices = lake.ledger_slices(&Direction::ALL).await?;
     let directions: BTreeSet<Direction> = slices.iter().map(|slice| slice.direction).collect();
-    let days = match which {
+    let unit = lake.identity.period_unit();
+    let changed = |days: BTreeSet<Date>| {
+        let days = days.into_iter();
+        days.map(|day| Period::containing(day, unit)).collect()
+    };
+    let requested: BTreeSet<Period> = match which {
         LoadScope::Days(range) => {
-            let days = slices.into_iter().map(|slice| slice.period.first_day());
-            days.filter(|day| range.contains(day)).collect()
+            let periods = slices.into_iter().map(|slice| slice.period);
+            periods.filter(|period| period.touches(range)).collect()
         }
-        LoadScope::ChangedBy(run) => changed_by(run, lake, changes).await?,
-        LoadScope::ChangedSince(run) => changed_since(run, changes)?,
+        LoadScope::ChangedBy(run) => changed(changed_by(run, lake, changes).await?),
+        LoadScope::ChangedSince(run) => changed(changed_since(run, changes)?),
     };
     let absent = |direction| (direction, Content::NotFetched { failed: false });
     let absent: Slices = directions.into_iter().map(absent).collect();
-    let mut days: Days = days.into_iter().map(|day| (day, absent.clone())).collect();
-    let (Some(&first), Some(&last)) = (days.keys().next(), days.keys().last()) else {
-        return Ok(days);
+    let with_absent = requested.into_iter().map(|period| (period, absent.clone()));
+    let mut periods: Periods = with_absent.collect();
+    let (Some(first), Some(last)) = (periods.keys().next(), periods.keys().last()) else {
+        return Ok(periods);
     };
-    for (slice, entry) in entries(lake, first..=last).await? {
-        if let Some(slices) = days.get_mut(&slice.period.first_day()) {
+    for (slice, entry) in entries(lake, first.first_day()..=last.last_day()).await? {
+        if let Some(slices) = periods.get_mut(&slice.period) {
             slices.insert(slice.direction, content(entry));
         }
     }
-    Ok(days)
+    Ok(periods)
 }
 
 fn content(entry: Entry) -> Content {

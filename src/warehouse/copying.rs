@@ -2,9 +2,8 @@
 
 use std::fmt::Write;
 
-use jiff::civil::Date;
-
-use super::{Content, Days, Slices, Source, Table, Target, column_names, files, remarks};
+use super::{Content, Periods, Slices, Source, Table, Target, column_names, files, is_of, remarks};
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::store::layout;
 
 pub(super) fn definition(table: &Table) -> String {
@@ -70,17 +69,30 @@ fn snowflake(table: &Table) -> String {
 
 fn bigquery(table: &Table) -> String {
     let quoted = table.quoted_name();
-    let settings = remarks(&[
-        "BigQuery: give the dataset with --table dataset.cdrs. One job replaces a day as a",
-        "partition, or changes nothing. All files have the same columns in the same order, as",
-        "BigQuery requires for a load of several files. The column types are those of the table,",
-        "not inferred. The bucket must be in the location of the dataset. Filter on source_day:",
-        "this keeps the bytes that are read and billed small.",
-    ]);
+    let replaces: &[&str] = match table.unit() {
+        PeriodUnit::Day => &[
+            "BigQuery: give the dataset with --table dataset.cdrs. One job replaces a day as a",
+            "partition, or changes nothing. All files have the same columns in the same order, as",
+            "BigQuery requires for a load of several files. The column types are those of the",
+            "table, not inferred. The bucket must be in the location of the dataset. Filter on",
+            "source_day: this keeps the bytes that are read and billed small.",
+        ],
+        PeriodUnit::Month => &[
+            "BigQuery: give the dataset with --table dataset.cdrs. The load copies a month into a",
+            "temporary table, and one transaction replaces the month. Run all statements of a load",
+            "as one script. The bucket must be in the location of the dataset. Filter on",
+            "source_day: this keeps the bytes that are read and billed small.",
+        ],
+    };
+    let settings = remarks(replaces);
+    let partition = match table.unit() {
+        PeriodUnit::Day => "source_day",
+        PeriodUnit::Month => "DATE_TRUNC(source_day, MONTH)",
+    };
     let more = |comment: &str| format!(" OPTIONS (description = '{comment}')");
     format!(
         "{settings}CREATE TABLE IF NOT EXISTS {quoted} (\n{columns}\n)\n\
-                 PARTITION BY source_day\n\
+                 PARTITION BY {partition}\n\
                  CLUSTER BY direction, disposition;\n",
         columns = table.columns(more),
     )
@@ -110,10 +122,10 @@ fn redshift(table: &Table) -> String {
 fn databricks(table: &Table) -> String {
     let name = &table.name;
     let settings = remarks(&[
-        "Databricks: a Delta table. One commit replaces a day. COPY INTO is not used, because it",
-        "skips a file name that it has loaded before, even if the file was replaced. The location",
-        "needs an external location with READ FILES. Set the session's time zone to UTC: times are",
-        "displayed in it.",
+        "Databricks: a Delta table. One commit replaces a day or a month. COPY INTO is not used,",
+        "because it skips a file name that it has loaded before, even if the file was replaced.",
+        "The location needs an external location with READ FILES. Set the session's time zone to",
+        "UTC: times are displayed in it.",
     ]);
     let more = |comment: &str| format!(" COMMENT '{comment}'");
     format!(
@@ -126,19 +138,23 @@ fn databricks(table: &Table) -> String {
 
 fn clickhouse(table: &Table) -> String {
     let name = &table.name;
+    let partition = match table.unit() {
+        PeriodUnit::Day => "source_day",
+        PeriodUnit::Month => "toYYYYMM(source_day)",
+    };
     let settings = remarks(&[
-        "ClickHouse: a day is loaded into a second table and then replaces its partition",
-        "atomically. Days are Date32 and times DateTime64, because Date and DateTime begin in",
-        "1970. input_format_null_as_default must be 0; otherwise a missing charge becomes 0. A",
-        "server reads files only below its user_files_path, as its own user (see lake.file_mode).",
-        "Run one load at a time, because loads share the second table. To query the files",
-        "directly, SET use_hive_partitioning = 1; their day is toDate32(dt).",
+        "ClickHouse: a day or a month is loaded into a second table and then replaces its",
+        "partition atomically. Days are Date32 and times DateTime64, because Date and DateTime",
+        "begin in 1970. input_format_null_as_default must be 0; otherwise a missing charge becomes",
+        "0. A server reads files only below its user_files_path, as its own user (see",
+        "lake.file_mode). Run one load at a time, because loads share the second table. To query",
+        "the files directly, SET use_hive_partitioning = 1; their day is toDate32(dt).",
     ]);
     let more = |comment: &str| format!(" COMMENT '{comment}'");
     format!(
         "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns}\n)\n\
                  ENGINE = MergeTree\n\
-                 PARTITION BY source_day\n\
+                 PARTITION BY {partition}\n\
                  ORDER BY (direction, call_time);\n\
                  CREATE TABLE IF NOT EXISTS {sibling} AS {name};\n",
         columns = table.columns(more),
@@ -165,24 +181,25 @@ fn postgres(table: &Table) -> String {
     )
 }
 
-pub(super) fn load(table: &Table, days: &Days) -> String {
-    if days.is_empty() {
-        return "-- There is no day to load.\n".to_owned();
+pub(super) fn load(table: &Table, periods: &Periods) -> String {
+    if periods.is_empty() {
+        return format!("-- There is no {} to load.\n", table.unit());
     }
-    days.iter()
-        .map(|(&day, slices)| not_fetched(day, slices) + &load_day(table, day, slices))
+    let loads = periods.iter();
+    loads
+        .map(|(&period, slices)| not_fetched(period, slices) + &load_period(table, period, slices))
         .collect()
 }
 
 /// A comment for each slice that the lake does not have. The warehouse keeps what it has of it.
-fn not_fetched(day: Date, slices: &Slices) -> String {
+fn not_fetched(period: Period, slices: &Slices) -> String {
     let mut text = String::new();
     for (direction, content) in slices {
         if let Content::NotFetched { failed } = content {
             let state = if *failed { "failed" } else { "missing" };
             writeln!(
                 text,
-                "-- {day}: {direction} is not in the lake ({state}): see cdrlake status."
+                "-- {period}: {direction} is not in the lake ({state}): see cdrlake status."
             )
             .expect("writing to memory does not fail");
         }
@@ -190,31 +207,31 @@ fn not_fetched(day: Date, slices: &Slices) -> String {
     text
 }
 
-fn load_day(table: &Table, day: Date, slices: &Slices) -> String {
+fn load_period(table: &Table, period: Period, slices: &Slices) -> String {
     let is_absent = |content: &Content| matches!(content, Content::NotFetched { .. });
     if slices.values().all(is_absent) {
         return String::new();
     }
     match table.target {
-        Target::BigQuery => replace_partition(table, day, slices),
-        Target::Databricks => replace_where(table, day, slices),
-        Target::ClickHouse => swap_partition(table, day, slices),
+        Target::BigQuery => replace_partition(table, period, slices),
+        Target::Databricks => replace_where(table, period, slices),
+        Target::ClickHouse => swap_partition(table, period, slices),
         // In Snowflake a failed statement does not abort the transaction, so a client that
         // continues would commit a part of it.
         Target::Snowflake => {
-            let statements = delete_and_copy(table, day, slices);
+            let statements = delete_and_copy(table, period, slices);
             let statements = statements.replacen("BEGIN;", "BEGIN TRANSACTION;", 1);
             format!(
                 "EXECUTE IMMEDIATE $$\nBEGIN\n{statements}EXCEPTION\n    WHEN OTHER THEN\n        \
                  ROLLBACK;\n        RAISE;\nEND;\n$$;\n"
             )
         }
-        _ => delete_and_copy(table, day, slices),
+        _ => delete_and_copy(table, period, slices),
     }
 }
 
 /// In one transaction, slice by slice.
-fn delete_and_copy(table: &Table, day: Date, slices: &Slices) -> String {
+fn delete_and_copy(table: &Table, period: Period, slices: &Slices) -> String {
     let name = &table.name;
     let mut text = "BEGIN;\n".to_owned();
     for (direction, content) in slices {
@@ -223,7 +240,8 @@ fn delete_and_copy(table: &Table, day: Date, slices: &Slices) -> String {
         }
         writeln!(
             text,
-            "DELETE FROM {name} WHERE source_day = DATE '{day}' AND direction = '{direction}';"
+            "DELETE FROM {name} WHERE {} AND direction = '{direction}';",
+            is_of(period)
         )
         .expect("writing to memory does not fail");
         if let Content::File(path) = content {
@@ -258,33 +276,57 @@ fn copy(table: &Table, path: &str) -> String {
     }
 }
 
-fn replace_partition(table: &Table, day: Date, slices: &Slices) -> String {
+fn replace_partition(table: &Table, period: Period, slices: &Slices) -> String {
     let name = table.quoted_name();
     let uri = |path: &str| format!("'{}'", table.address(path));
     let uris: Vec<String> = files(slices).map(uri).collect();
     if uris.is_empty() {
-        return format!("DELETE FROM {name} WHERE source_day = DATE '{day}';\n");
+        return format!("DELETE FROM {name} WHERE {};\n", is_of(period));
     }
-    format!(
-        "LOAD DATA INTO {name} OVERWRITE PARTITIONS (source_day = DATE '{day}')\n    \
-         FROM FILES (format = 'PARQUET', uris = [{}]);\n",
+    let files = format!(
+        "FROM FILES (format = 'PARQUET', uris = [{}]);\n",
         uris.join(",\n        ")
-    )
+    );
+    match period.unit() {
+        PeriodUnit::Day => format!(
+            "LOAD DATA INTO {name} OVERWRITE PARTITIONS (source_day = DATE '{period}')\n    {files}"
+        ),
+        // No partition of months can be named in a load.
+        PeriodUnit::Month => {
+            let columns = column_names();
+            format!(
+                "LOAD DATA OVERWRITE TEMP TABLE cdrlake_month\n    {files}\
+                 BEGIN TRANSACTION;\n\
+                 DELETE FROM {name} WHERE {};\n\
+                 INSERT INTO {name} ({columns})\n    SELECT {columns} FROM cdrlake_month;\n\
+                 COMMIT TRANSACTION;\n",
+                is_of(period)
+            )
+        }
+    }
 }
 
-fn replace_where(table: &Table, day: Date, slices: &Slices) -> String {
+fn replace_where(table: &Table, period: Period, slices: &Slices) -> String {
     let name = &table.name;
     let source = |path: &str| format!("parquet.`{}`", table.address(path));
     let Some(rows) = rows_of(slices, source) else {
-        return format!("DELETE FROM {name} WHERE source_day = DATE '{day}';\n");
+        return format!("DELETE FROM {name} WHERE {};\n", is_of(period));
     };
-    format!("INSERT INTO {name} REPLACE WHERE source_day = DATE '{day}'\n{rows};\n")
+    format!(
+        "INSERT INTO {name} REPLACE WHERE {}\n{rows};\n",
+        is_of(period)
+    )
 }
 
-fn swap_partition(table: &Table, day: Date, slices: &Slices) -> String {
+fn swap_partition(table: &Table, period: Period, slices: &Slices) -> String {
     let name = &table.name;
+    let partition = match period.unit() {
+        PeriodUnit::Day => format!("'{period}'"),
+        // As toYYYYMM has it.
+        PeriodUnit::Month => period.first_day().strftime("%Y%m").to_string(),
+    };
     let Some(rows) = rows_of(slices, |path| clickhouse_file(&table.address(path))) else {
-        return format!("ALTER TABLE {name} DROP PARTITION '{day}';\n");
+        return format!("ALTER TABLE {name} DROP PARTITION {partition};\n");
     };
     let sibling = table.sibling("load");
     // Settings at the end of a UNION would be those of its last query only.
@@ -292,7 +334,7 @@ fn swap_partition(table: &Table, day: Date, slices: &Slices) -> String {
         "TRUNCATE TABLE {sibling};\n\
          INSERT INTO {sibling}\n    SELECT * FROM (\n{rows}\n    )\n    \
          SETTINGS input_format_null_as_default = 0, use_hive_partitioning = 0;\n\
-         ALTER TABLE {name} REPLACE PARTITION '{day}' FROM {sibling};\n\
+         ALTER TABLE {name} REPLACE PARTITION {partition} FROM {sibling};\n\
          TRUNCATE TABLE {sibling};\n"
     )
 }

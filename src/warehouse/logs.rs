@@ -3,7 +3,7 @@
 //! Whether a statement was executed here or only looked up is listed in `docs/warehouses.md`.
 
 use super::copying::azure_arguments;
-use super::{DT_COMMENT, Table, Target, remarks};
+use super::{Table, Target, remarks};
 use crate::lake::TableFormat;
 use crate::store::layout::ICEBERG_LOG;
 
@@ -255,7 +255,7 @@ fn duckdb(table: &Table, format: TableFormat) -> String {
     let (extension, of_day) = match format {
         TableFormat::Delta => (
             "delta",
-            format!("COMMENT ON COLUMN {name}.dt IS '{DT_COMMENT}';\n"),
+            format!("COMMENT ON COLUMN {name}.dt IS '{}';\n", table.dt_comment()),
         ),
         TableFormat::Iceberg => ("iceberg", String::new()),
     };

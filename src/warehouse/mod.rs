@@ -1,10 +1,10 @@
-//! Statements for warehouses: the definition of the table, statements that load or refresh it day
-//! by day, and a query that compares it with the ledger.
+//! Statements for warehouses: the definition of the table, statements that load or refresh it
+//! period by period, and a query that compares it with the ledger.
 //!
 //! The files are the same for every warehouse. Warehouses differ in their types, in where they can
 //! read, and in whether they copy rows, read the files directly, or read the log of a table format.
-//! Those that copy replace a whole day in one transaction: some would skip a replaced file because
-//! they remember its name, others would load it twice.
+//! Those that copy replace a whole day or month in one transaction: some would skip a replaced file
+//! because they remember its name, others would load it twice.
 
 mod copying;
 mod logs;
@@ -14,9 +14,8 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write};
 use std::str::FromStr;
 
-use jiff::civil::Date;
-
 use crate::cdr::columns::{COLUMNS, Column, Kind};
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::Direction;
 use crate::cdr::tally::Totals;
 use crate::error::nearest;
@@ -210,8 +209,8 @@ pub(crate) struct Table {
     name: String,
     /// The address of the lake, as the warehouse spells it.
     lake: String,
-    /// The first day that may have rows.
-    first_day: Date,
+    /// The first period that may have rows.
+    first: Period,
     /// What it reads.
     source: Source,
     /// The newest metadata file of Apache Iceberg, as a path in the lake.
@@ -223,7 +222,7 @@ pub(crate) struct Table {
 pub(crate) enum Content {
     /// A file, at this path in the lake.
     File(String),
-    /// No rows: the day has no calls, or they were removed.
+    /// No rows: the period has no calls, or they were removed.
     NoRows,
     /// Nothing, because the slice was never committed.
     NotFetched {
@@ -232,11 +231,11 @@ pub(crate) enum Content {
     },
 }
 
-/// The slices of a day, in the directions that the lake has.
+/// The slices of a period, in the directions that the lake has.
 pub(crate) type Slices = BTreeMap<Direction, Content>;
 
-/// The days to load.
-pub(crate) type Days = BTreeMap<Date, Slices>;
+/// The periods to load.
+pub(crate) type Periods = BTreeMap<Period, Slices>;
 
 /// Totals of all rows, by the ledger.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -249,7 +248,7 @@ pub(crate) struct LedgerTotals {
 
 impl Table {
     /// The table `name` for `target`, which reads `source` of the lake at `lake`: an absolute path,
-    /// or the address of a bucket. `first_day` is the first day that may have rows.
+    /// or the address of a bucket. `first` is the first period that may have rows.
     ///
     /// # Errors
     /// [`DdlError`] if the warehouse cannot read from there, or no such log, or the name or the
@@ -259,7 +258,7 @@ impl Table {
         name: &str,
         lake: &str,
         azure_account: Option<&str>,
-        first_day: Date,
+        first: Period,
         source: Source,
     ) -> Result<Self, DdlError> {
         if let Source::Log(format) = source
@@ -292,7 +291,7 @@ impl Table {
             target,
             name: target.full_name(name, source),
             lake,
-            first_day,
+            first,
             source,
             metadata: String::new(),
         })
@@ -323,23 +322,23 @@ impl Table {
         }
     }
 
-    /// The definition, with comments on common mistakes above it. `days` are all days of the lake,
-    /// if it [lists files](Self::lists_files).
-    pub(crate) fn definition(&self, days: &Days) -> String {
+    /// The definition, with comments on common mistakes above it. `periods` are all periods of the
+    /// lake, if it [lists files](Self::lists_files).
+    pub(crate) fn definition(&self, periods: &Periods) -> String {
         match self.source {
             Source::Log(format) => logs::definition(self, format),
             _ if self.target.copies() => copying::definition(self),
-            _ => reading::definition(self, days),
+            _ => reading::definition(self, periods),
         }
     }
 
-    /// Statements that load `days` as they are in the lake now: all of them, if it [lists
+    /// Statements that load `periods` as they are in the lake now: all of them, if it [lists
     /// files](Self::lists_files). They can be repeated.
-    pub(crate) fn load(&self, days: &Days) -> String {
+    pub(crate) fn load(&self, periods: &Periods) -> String {
         match self.source {
             Source::Log(format) => logs::refresh(self, format),
-            _ if self.target.copies() => copying::load(self, days),
-            _ => reading::load(self, days),
+            _ if self.target.copies() => copying::load(self, periods),
+            _ => reading::load(self, periods),
         }
     }
 
@@ -374,6 +373,19 @@ impl Table {
             exact_fee = usd(totals.forward_fee_usd),
             name = self.quoted_name(),
         )
+    }
+
+    /// How long its periods are.
+    fn unit(&self) -> PeriodUnit {
+        self.first.unit()
+    }
+
+    /// The comment of the partition column.
+    fn dt_comment(&self) -> &'static str {
+        match self.unit() {
+            PeriodUnit::Day => "Day under which the provider lists the call",
+            PeriodUnit::Month => "First day of the month under which the provider lists the call",
+        }
     }
 
     /// The name in statements. Google project names may contain hyphens and need quotes.
@@ -429,21 +441,30 @@ impl Table {
     }
 }
 
-/// The comment of the partition column.
-const DT_COMMENT: &str = "Day under which the provider lists the call";
-
 /// The names of all columns.
 fn column_names() -> String {
     let names: Vec<&str> = COLUMNS.iter().map(|column| column.name).collect();
     names.join(", ")
 }
 
-/// The paths of the files of a day.
+/// The paths of the files of a period.
 fn files(slices: &Slices) -> impl Iterator<Item = &str> {
     slices.values().filter_map(|content| match content {
         Content::File(path) => Some(&**path),
         _ => None,
     })
+}
+
+/// The condition for the rows of a period.
+fn is_of(period: Period) -> String {
+    match period.unit() {
+        PeriodUnit::Day => format!("source_day = DATE '{period}'"),
+        PeriodUnit::Month => format!(
+            "source_day BETWEEN DATE '{}' AND DATE '{}'",
+            period.first_day(),
+            period.last_day()
+        ),
+    }
 }
 
 /// Lines as SQL comments.

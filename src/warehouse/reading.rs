@@ -1,10 +1,11 @@
 //! Engines that read the files directly.
 
-use super::{DT_COMMENT, Days, Source, Table, Target, files, remarks};
+use super::{Periods, Source, Table, Target, files, remarks};
+use crate::cdr::period::PeriodUnit;
 
-pub(super) fn definition(table: &Table, days: &Days) -> String {
+pub(super) fn definition(table: &Table, periods: &Periods) -> String {
     if table.lists_files() {
-        return listed_files(table, days);
+        return listed_files(table, periods);
     }
     double_count(table) + &of_directory(table)
 }
@@ -22,9 +23,9 @@ fn double_count(table: &Table) -> String {
 }
 
 /// The view of a lake in which replaced files lie beside current ones.
-fn listed_files(table: &Table, days: &Days) -> String {
+fn listed_files(table: &Table, periods: &Periods) -> String {
     let quoted = |path| format!("    '{}'", table.address(path));
-    let list: Vec<String> = days.values().flat_map(files).map(quoted).collect();
+    let list: Vec<String> = periods.values().flat_map(files).map(quoted).collect();
     if list.is_empty() {
         return "-- The lake has no files yet. Print this again after the first run.\n".to_owned();
     }
@@ -37,22 +38,27 @@ fn listed_files(table: &Table, days: &Days) -> String {
 }
 
 fn duckdb_view(table: &Table, files: &str) -> String {
-    let name = &table.name;
+    let (name, dt_comment) = (&table.name, table.dt_comment());
     format!(
         "CREATE OR REPLACE VIEW {name} AS\n\
          SELECT * FROM read_parquet({files},\n    \
          hive_partitioning = true, hive_types = {{'dt': DATE}}, union_by_name = true);\n\
-         {comments}COMMENT ON COLUMN {name}.dt IS '{DT_COMMENT}';\n",
+         {comments}COMMENT ON COLUMN {name}.dt IS '{dt_comment}';\n",
         comments = table.comments(),
     )
 }
 
 fn of_directory(table: &Table) -> String {
     let (name, directory) = (&table.name, table.directory());
+    let dt_comment = table.dt_comment();
     let with_comments = |comment: &str| format!(" COMMENT '{comment}'");
     match table.target {
         Target::Athena => {
-            let first_day = table.first_day;
+            let first_day = table.first.first_day();
+            let interval = match table.unit() {
+                PeriodUnit::Day => "DAYS",
+                PeriodUnit::Month => "MONTHS",
+            };
             let settings = remarks(&[
                 "Athena: partition projection derives the days from the directory names, so MSCK",
                 "REPAIR TABLE is not needed. Days before projection.dt.range are not read, without",
@@ -64,7 +70,7 @@ fn of_directory(table: &Table) -> String {
             ]);
             format!(
                 "{settings}CREATE EXTERNAL TABLE IF NOT EXISTS {name} (\n{columns}\n)\n\
-                 PARTITIONED BY (dt DATE COMMENT '{DT_COMMENT}')\n\
+                 PARTITIONED BY (dt DATE COMMENT '{dt_comment}')\n\
                  STORED AS PARQUET\n\
                  LOCATION '{directory}/'\n\
                  TBLPROPERTIES (\n    \
@@ -73,7 +79,7 @@ fn of_directory(table: &Table) -> String {
                  'projection.dt.format' = 'yyyy-MM-dd',\n    \
                  'projection.dt.range' = '{first_day},NOW',\n    \
                  'projection.dt.interval' = '1',\n    \
-                 'projection.dt.interval.unit' = 'DAYS',\n    \
+                 'projection.dt.interval.unit' = '{interval}',\n    \
                  'storage.location.template' = '{directory}/dt=${{dt}}/'\n);\n",
                 columns = table.columns(with_comments),
             )
@@ -89,14 +95,14 @@ fn of_directory(table: &Table) -> String {
             ]);
             format!(
                 "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns},\n    {dt:<16} DATE \
-                 COMMENT '{DT_COMMENT}'\n)\n\
+                 COMMENT '{dt_comment}'\n)\n\
                  USING PARQUET\n\
                  PARTITIONED BY (dt)\n\
                  LOCATION '{directory}';\n\
                  {refresh}",
                 columns = table.columns(with_comments),
                 dt = "dt",
-                refresh = load(table, &Days::new()),
+                refresh = load(table, &Periods::new()),
             )
         }
         Target::Trino => {
@@ -109,7 +115,7 @@ fn of_directory(table: &Table) -> String {
             ]);
             format!(
                 "{settings}CREATE TABLE IF NOT EXISTS {name} (\n{columns},\n    {dt:<16} DATE \
-                 COMMENT '{DT_COMMENT}'\n)\n\
+                 COMMENT '{dt_comment}'\n)\n\
                  WITH (\n    \
                  external_location = '{directory}/',\n    \
                  format = 'PARQUET',\n    \
@@ -117,7 +123,7 @@ fn of_directory(table: &Table) -> String {
                  {refresh}",
                 columns = table.columns(with_comments),
                 dt = "dt",
-                refresh = load(table, &Days::new()),
+                refresh = load(table, &Periods::new()),
             )
         }
         _ => {
@@ -132,12 +138,14 @@ fn of_directory(table: &Table) -> String {
     }
 }
 
-pub(super) fn load(table: &Table, days: &Days) -> String {
+pub(super) fn load(table: &Table, periods: &Periods) -> String {
     let name = &table.name;
-    let list = match (days.len(), days.keys().next(), days.keys().last()) {
+    let list = match (periods.len(), periods.keys().next(), periods.keys().last()) {
         (0, ..) => String::new(),
-        (1, Some(day), _) => format!(" {day}"),
-        (number, Some(first), Some(last)) => format!(" {number} days between {first} and {last}"),
+        (1, Some(period), _) => format!(" {period}"),
+        (number, Some(first), Some(last)) => {
+            format!(" {number} {}s between {first} and {last}", table.unit())
+        }
         _ => unreachable!("a list that is not empty has a first and a last"),
     };
     match table.target {
@@ -147,17 +155,17 @@ pub(super) fn load(table: &Table, days: &Days) -> String {
         Target::Trino => {
             let (catalog, schema, table) = table.name_parts();
             format!(
-                "-- Adds new days and removes missing ones; replaced files are read without a \
-                 refresh.\n\
+                "-- Adds new partitions and removes missing ones; replaced files are read \
+                 without a refresh.\n\
                  CALL {catalog}.system.sync_partition_metadata('{schema}', '{table}', 'FULL');\n"
             )
         }
         Target::Spark => format!(
-            "-- Adds new days, removes missing ones, and clears the cached list of files.\n\
+            "-- Adds new partitions, removes missing ones, and clears the cached list of files.\n\
              MSCK REPAIR TABLE {name} SYNC PARTITIONS;\n\
              REFRESH TABLE {name};\n"
         ),
-        _ if table.lists_files() => listed_files(table, days),
+        _ if table.lists_files() => listed_files(table, periods),
         _ => format!("-- DuckDB reads the files directly: nothing to do for{list}.\n"),
     }
 }

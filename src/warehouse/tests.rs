@@ -1,5 +1,4 @@
 use super::*;
-use crate::cdr::slice::parse_day;
 
 const LAKES: [&str; 4] = [
     "/data/lake",
@@ -8,8 +7,8 @@ const LAKES: [&str; 4] = [
     "az://container/lake",
 ];
 
-fn day(text: &str) -> Date {
-    parse_day(text).unwrap()
+fn period(text: &str) -> Period {
+    text.parse().unwrap()
 }
 
 fn table(target: Target, lake: &str) -> Result<Table, DdlError> {
@@ -17,8 +16,8 @@ fn table(target: Target, lake: &str) -> Result<Table, DdlError> {
 }
 
 fn reading(target: Target, lake: &str, source: Source) -> Result<Table, DdlError> {
-    let day = day("2026-10-01");
-    let table = Table::try_new(target, "cdrs", lake, Some("account"), day, source)?;
+    let first = period("2026-10-01");
+    let table = Table::try_new(target, "cdrs", lake, Some("account"), first, source)?;
     Ok(table.with_metadata("_iceberg/metadata/v12.metadata.json".to_owned()))
 }
 
@@ -68,7 +67,7 @@ fn a_target_that_cannot_read_a_lake_reports_where_it_can_read() {
         "cdrs",
         "az://c/l",
         None,
-        day("2026-10-01"),
+        period("2026-10-01"),
         Source::AllFiles,
     );
     assert!(matches!(unknown, Err(DdlError::OutOfReach { .. })));
@@ -78,7 +77,7 @@ fn a_target_that_cannot_read_a_lake_reports_where_it_can_read() {
 fn every_definition_has_every_column_in_order_with_its_comment() {
     for target in Target::ALL {
         let lake = LAKES.into_iter().find_map(|lake| table(target, lake).ok());
-        let definition = lake.unwrap().definition(&Days::new());
+        let definition = lake.unwrap().definition(&Periods::new());
         let mut at = 0;
         for column in COLUMNS {
             let found = definition.get(at..).unwrap().find(column.name);
@@ -115,27 +114,30 @@ fn targets_that_copy_replace_whole_days_and_keep_days_that_the_lake_does_not_hav
     };
     let absent = |failed| Content::NotFetched { failed };
     // A file has the name that its ledger entry gives.
-    let days = Days::from([
+    let days = Periods::from([
         (
-            day("2026-10-01"),
+            period("2026-10-01"),
             slices(
                 file("2026-10-01/placed-2026-10-01-a7.parquet"),
                 file("2026-10-01/received-2026-10-01.parquet"),
             ),
         ),
         (
-            day("2026-10-02"),
+            period("2026-10-02"),
             slices(
                 Content::NoRows,
                 file("2026-10-02/received-2026-10-02.parquet"),
             ),
         ),
-        (day("2026-10-03"), slices(Content::NoRows, Content::NoRows)),
         (
-            day("2026-10-04"),
+            period("2026-10-03"),
+            slices(Content::NoRows, Content::NoRows),
+        ),
+        (
+            period("2026-10-04"),
             slices(absent(true), file("2026-10-04/received-2026-10-04.parquet")),
         ),
-        (day("2026-10-05"), slices(absent(true), absent(false))),
+        (period("2026-10-05"), slices(absent(true), absent(false))),
     ]);
     for target in Target::ALL.into_iter().filter(|target| target.copies()) {
         let lake = LAKES
@@ -194,9 +196,9 @@ fn no_load_has_a_file_pattern_or_reads_a_directory() {
         "cdrs/dt=2026-10-02/placed-2026-10-02-5f0c.parquet",
         "cdrs/dt=2026-10-02/received-2026-10-02-77ab.parquet",
     ];
-    let days = Days::from([
-        (day("2026-10-01"), slices(paths[0], paths[1])),
-        (day("2026-10-02"), slices(paths[2], paths[3])),
+    let days = Periods::from([
+        (period("2026-10-01"), slices(paths[0], paths[1])),
+        (period("2026-10-02"), slices(paths[2], paths[3])),
     ]);
     let quoted = |line: &str| -> String { line.split(['\'', '`']).skip(1).step_by(2).collect() };
     let sources = [Source::AllFiles, Source::CurrentFiles, DELTA, ICEBERG];
@@ -310,7 +312,7 @@ fn a_table_that_reads_a_log_has_what_the_warehouse_needs_and_no_pattern() {
             Err(DdlError::OutOfReach { .. }) if can => continue,
             Err(error) => panic!("{target}, {format}, {lake}: {error}"),
         };
-        let definition = table.definition(&Days::new());
+        let definition = table.definition(&Periods::new());
         let (contained, after) = needs(target, source);
         for needed in contained {
             assert!(
@@ -320,7 +322,7 @@ fn a_table_that_reads_a_log_has_what_the_warehouse_needs_and_no_pattern() {
         }
         assert!(definition.starts_with("-- "), "{definition}");
         assert!(!definition.contains("*.parquet"), "{definition}");
-        let load = table.load(&Days::new());
+        let load = table.load(&Periods::new());
         match after {
             Some(statement) => assert!(load.contains(statement), "{target}: {load}"),
             None => assert!(
@@ -342,7 +344,7 @@ fn paths_for_snowflake_begin_in_the_bucket_or_in_the_container() {
         ("az://container/lake", "BASE_LOCATION = 'lake'"),
     ] {
         let definition = reading(Target::Snowflake, lake, DELTA).unwrap();
-        let definition = definition.definition(&Days::new());
+        let definition = definition.definition(&Periods::new());
         assert!(definition.contains(expected), "{definition}");
     }
 }
@@ -377,7 +379,7 @@ fn a_definition_that_reads_every_file_of_a_lake_with_table_formats_warns() {
         Direction::Placed,
         file("cdrs/dt=2026-10-01/placed-5f0c.parquet"),
     )];
-    let days = Days::from([(day("2026-10-01"), slices.into())]);
+    let days = Periods::from([(period("2026-10-01"), slices.into())]);
     for (target, lake, source) in combinations(&[Source::AllFiles, Source::CurrentFiles]) {
         let Ok(table) = reading(target, lake, source) else {
             continue;
@@ -403,7 +405,7 @@ fn a_definition_that_reads_every_file_of_a_lake_with_table_formats_warns() {
 
 #[test]
 fn names_and_addresses_that_would_need_quotes_are_refused() {
-    let first = day("2026-10-01");
+    let first = period("2026-10-01");
     let named = |name| Table::try_new(Target::DuckDb, name, "/lake", None, first, Source::AllFiles);
     for name in ["cdrs", "raw.cdrs", "a.b.c", "_x1"] {
         assert!(named(name).is_ok(), "{name}");
@@ -422,7 +424,7 @@ fn names_and_addresses_that_would_need_quotes_are_refused() {
     assert!(
         google
             .unwrap()
-            .definition(&Days::new())
+            .definition(&Periods::new())
             .contains("`my-project.raw.cdrs`")
     );
     for lake in [
@@ -440,5 +442,64 @@ fn a_misspelled_target_gets_a_suggestion() {
     assert!("oracle".parse::<Target>().unwrap_err().contains("postgres"));
     for target in Target::ALL {
         assert_eq!(target.as_str().parse(), Ok(target));
+    }
+}
+
+/// A table of a lake of months.
+fn of_months(target: Target) -> Table {
+    let lakes = LAKES.into_iter().rev();
+    let mut tables = lakes.filter_map(|lake| {
+        let month = period("2026-10");
+        Table::try_new(
+            target,
+            "cdrs",
+            lake,
+            Some("account"),
+            month,
+            Source::AllFiles,
+        )
+        .ok()
+    });
+    tables.next().unwrap()
+}
+
+#[test]
+fn a_load_of_a_month_replaces_all_days_of_the_month_and_no_others() {
+    let path = "cdrs/dt=2026-10-01/placed-2026-10.parquet";
+    let with_file = Slices::from([(Direction::Placed, Content::File(path.to_owned()))]);
+    let without = Slices::from([(Direction::Placed, Content::NoRows)]);
+    for target in Target::ALL.into_iter().filter(|target| target.copies()) {
+        let table = of_months(target);
+        let of_month = match target {
+            Target::ClickHouse => "PARTITION 202610",
+            _ => "source_day BETWEEN DATE '2026-10-01' AND DATE '2026-10-31'",
+        };
+        let load = table.load(&[(period("2026-10"), with_file.clone())].into());
+        assert_eq!(load.matches(of_month).count(), 1, "{target}: {load}");
+        assert_eq!(load.matches("placed-2026-10.parquet").count(), 1, "{load}");
+        let load = table.load(&[(period("2026-10"), without.clone())].into());
+        assert_eq!(load.matches(of_month).count(), 1, "{target}: {load}");
+        assert!(!load.contains(".parquet"), "{target}: {load}");
+    }
+    let nothing = of_months(Target::Redshift).load(&Periods::new());
+    assert_eq!(nothing, "-- There is no month to load.\n");
+}
+
+#[test]
+fn a_table_that_is_partitioned_by_period_has_the_partitions_of_months() {
+    for (target, expected) in [
+        (
+            Target::BigQuery,
+            "PARTITION BY DATE_TRUNC(source_day, MONTH)\n",
+        ),
+        (Target::ClickHouse, "PARTITION BY toYYYYMM(source_day)\n"),
+        (Target::Athena, "'projection.dt.range' = '2026-10-01,NOW'"),
+        (Target::Athena, "'projection.dt.interval.unit' = 'MONTHS'"),
+        (Target::Spark, "DATE COMMENT 'First day of the month under"),
+        (Target::Trino, "DATE COMMENT 'First day of the month under"),
+        (Target::DuckDb, "dt IS 'First day of the month under"),
+    ] {
+        let definition = of_months(target).definition(&Periods::new());
+        assert!(definition.contains(expected), "{target}: {definition}");
     }
 }

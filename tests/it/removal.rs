@@ -753,7 +753,7 @@ impl Removed {
         let old = prune::find_old(&lake, parse_day("2026-10-02").unwrap())
             .await
             .map_err(|error| error.to_string())?;
-        let slices = old.keys().copied().collect();
+        let slices = old.slices.keys().copied().collect();
         let interrupt = CancellationToken::new();
         let report = prune::prune(&lake, &slices, &interrupt, &|| {})
             .await

@@ -7,6 +7,7 @@ use jiff::{Span, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 use super::{Removal, is_hopeless};
+use crate::cdr::period::Period;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::error::chain;
@@ -21,7 +22,7 @@ use crate::store::layout;
 #[derive(Debug)]
 pub struct Pruned {
     /// The slices that were beyond their retention.
-    pub old: BTreeMap<Slice, OldSlice>,
+    pub old: Old,
     /// The run report; `None` if there were no such slices.
     pub report: Option<RunReport>,
 }
@@ -35,7 +36,7 @@ pub fn first_kept(config: &Config, age: Span, now: Timestamp) -> Result<Date, Er
     Ok(first.map_err(|_| UsageError::BeforeCalendar)?)
 }
 
-/// Removes the days before `before`.
+/// Removes the slices that end before `before`.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed, or cannot be written at all.
@@ -47,14 +48,23 @@ pub async fn prune_before(
 ) -> Result<Pruned, LakeError> {
     let old = find_old(lake, before).await?;
     let mut report = None;
-    if !old.is_empty() {
-        observer.slices_began(old.len());
-        let slices = old.keys().copied().collect();
+    if !old.slices.is_empty() {
+        observer.slices_began(old.slices.len());
+        let slices = old.slices.keys().copied().collect();
         let done = || observer.slice_looked_at();
         report = Some(prune(lake, &slices, interrupt, &done).await?);
         observer.ended();
     }
     Ok(Pruned { old, report })
+}
+
+/// What of a lake is beyond its retention.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Old {
+    /// The slices that ended before the first day that is kept.
+    pub slices: BTreeMap<Slice, OldSlice>,
+    /// The period that has days before the first day that is kept, and is kept for the others.
+    pub kept_with_old_days: Option<Period>,
 }
 
 /// What the lake holds of a slice beyond its retention.
@@ -66,13 +76,14 @@ pub struct OldSlice {
     pub bytes: u64,
 }
 
-/// The slices of days before `before` that have a file or rejects, or that a run may fetch again.
+/// The slices that end before `before`, and that have a file or rejects, or that a run may fetch
+/// again.
 ///
 /// # Errors
 /// [`LakeError`] if the lake cannot be listed.
-pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSlice>, LakeError> {
+pub async fn find_old(lake: &Lake, before: Date) -> Result<Old, LakeError> {
     let Ok(last) = before.yesterday() else {
-        return Ok(BTreeMap::new());
+        return Ok(Old::default());
     };
     let (entries, table, rejects) = futures::try_join!(
         lake.entries(&Direction::ALL, Date::MIN..=last),
@@ -80,7 +91,12 @@ pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSl
         lake.rejects()
     )?;
     let mut found: BTreeMap<Slice, OldSlice> = BTreeMap::new();
+    let mut kept_with_old_days = None;
     for (slice, known) in entries {
+        if slice.period.last_day() >= before {
+            kept_with_old_days = Some(slice.period);
+            continue;
+        }
         let committed = known.entry.committed;
         if committed
             .as_ref()
@@ -99,7 +115,10 @@ pub async fn find_old(lake: &Lake, before: Date) -> Result<BTreeMap<Slice, OldSl
             found.entry(slice).or_default().bytes += bytes;
         }
     }
-    Ok(found)
+    Ok(Old {
+        slices: found,
+        kept_with_old_days,
+    })
 }
 
 /// Removes everything that the lake holds of `slices`, so that no run fetches them again. Calls

@@ -7,13 +7,13 @@ use jiff::ToSpan;
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Faults;
-use super::world::{World, day, slice, source, source_of_lines};
+use super::world::{World, day, month, slice, source, source_of_lines};
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::State;
 use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
 use crate::lake::{Condition, Lake, TableForm};
 use crate::ops::Error;
-use crate::ops::removal::prune::{find_old, first_kept, prune};
+use crate::ops::removal::prune::{Old, find_old, first_kept, prune, prune_before};
 use crate::store::{FailureKind, layout};
 use SliceOutcome::{Committed, Failed, Skipped};
 
@@ -75,7 +75,7 @@ async fn old_slices_include_those_with_only_a_file_an_entry_or_rejects() {
     world.delete(&file).await;
     world.put(&layout::rejects_file(slice(5)), "12345").await;
     world.put(&layout::rejects_file(slice(9)), "12345").await;
-    let old = find_old(&world.lake, day(9)).await.unwrap();
+    let old = find_old(&world.lake, day(9)).await.unwrap().slices;
     assert_eq!(
         old.keys().copied().collect::<Vec<_>>(),
         [1, 2, 3, 5].map(slice)
@@ -86,7 +86,7 @@ async fn old_slices_include_those_with_only_a_file_an_entry_or_rejects() {
     assert_eq!((old[&slice(5)].rows, old[&slice(5)].bytes), (0, 5));
     // The first day that is kept is not old.
     let old = find_old(&world.lake, day(1)).await.unwrap();
-    assert!(old.is_empty());
+    assert_eq!(old, Old::default());
 }
 
 #[tokio::test(start_paused = true)]
@@ -162,7 +162,8 @@ async fn a_file_that_cannot_be_removed_fails_its_slice_and_the_next_prune_remove
     // The ledger entry changed first: no run fetches the day again, and `verify` finds the file.
     assert_eq!(state(&world, slice(1)).await, Some(State::Pruned));
     assert_eq!(world.findings().await.len(), 1);
-    assert_eq!(find_old(&world.lake, day(9)).await.unwrap().len(), 1);
+    let old = find_old(&world.lake, day(9)).await.unwrap();
+    assert_eq!(old.slices.len(), 1);
     let report = prune_first(&world.lake, 1).await;
     assert_eq!(report.outcome, RunOutcome::Committed);
     assert_eq!(world.findings().await, [] as [&str; 0]);
@@ -210,4 +211,34 @@ async fn a_retention_is_counted_back_from_today_in_the_time_zone_of_the_account(
     }
     let refused = first_kept(&config, 19_000.years(), now).unwrap_err();
     assert!(matches!(refused, Error::Usage(_)), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_month_is_pruned_only_once_its_last_day_is_old() {
+    let months: [&[(&str, i8)]; 3] = [&[("1", 3)], &[("2", 3), ("3", 29)], &[("4", 1)]];
+    let world = World::of_months(&months).await;
+    let before = jiff::civil::date(2020, 2, 29);
+    let never = CancellationToken::new();
+    let pruned = prune_before(&world.lake, before, &(), &never)
+        .await
+        .unwrap();
+    let removed: Vec<Slice> = pruned.old.slices.into_keys().collect();
+    assert_eq!(removed, [month(1)]);
+    assert_eq!(pruned.old.kept_with_old_days, Some(month(2).period));
+    assert_eq!(world.calls(month(1)).await, [""; 0]);
+    assert_eq!(world.calls(month(2)).await, ["2", "3"]);
+    let old = find_old(&world.lake, before.tomorrow().unwrap()).await;
+    let old = old.unwrap();
+    assert_eq!(old.slices.into_keys().collect::<Vec<_>>(), [month(2)]);
+    assert_eq!(old.kept_with_old_days, None);
+    assert_eq!(world.findings().await, [] as [&str; 0]);
+    // No run fetches the month again, whatever days of it are selected.
+    let selection = crate::ops::days::Selection {
+        from: Some(day(15)),
+        refresh: true,
+        ..super::world::months(1)
+    };
+    let source = super::world::source_of_months(&months);
+    let again = world.run_selected(selection, source).await;
+    assert_eq!((again.plan.due.len(), again.plan.up_to_date), (0, 1));
 }
