@@ -151,10 +151,17 @@ impl IcebergLog {
         };
         metadata.restore(&self.location(), self.unit);
         let is_moved = base.is_some_and(|base| base.metadata.location != metadata.location);
+        // A lake of days has become one of months.
+        let is_repartitioned =
+            |manifest: &Manifest| !metadata.has_lake_spec(manifest.spec_id, self.unit);
         let rewrites = |manifest: &Manifest| {
-            is_moved || (circumstances.live_only && manifest.deleted.files > 0)
+            is_moved
+                || is_repartitioned(manifest)
+                || (circumstances.live_only && manifest.deleted.files > 0)
         };
-        let plan = Plan::new(base, difference, rewrites, is_moved);
+        let forgets =
+            is_moved || base.is_some_and(|base| base.manifests.iter().any(is_repartitioned));
+        let plan = Plan::new(base, difference, rewrites, forgets);
         let kept = plan.kept();
         let version = base.map_or(1, |base| base.version + 1);
         let sequence_number = metadata.last_sequence_number + 1;
@@ -225,17 +232,22 @@ impl IcebergLog {
     ) -> Result<Option<(Manifest, Vec<u8>)>, TableLogError> {
         for file in &difference.add {
             let uri = format!("{}/{}", self.lake, file.path);
-            let entry = ManifestEntry::added(file, uri, writer.manifest());
+            let entry = ManifestEntry::added(file, uri, writer.manifest(), self.unit);
             writer.append(&entry);
         }
         if let Some(base) = plan.base {
             let snapshot_id = writer.manifest().snapshot_id;
             let old = plan.rewritten.iter().map(|at| &base.manifests[*at]);
             let old: Vec<&Manifest> = old.collect();
-            let take = |_: usize, mut entry: ManifestEntry| {
+            let take = |at: usize, mut entry: ManifestEntry| {
                 let is_gone = plan.gone.contains(self.relative(&entry.path));
                 if entry.status == Status::Deleted || (is_gone && plan.forgets) {
                     return Ok(());
+                }
+                if let Some(unit) = base.metadata.unit_of(old[at].spec_id)
+                    && unit != self.unit
+                {
+                    entry.repartition(unit, self.unit);
                 }
                 entry.status = Status::Existing;
                 if is_gone {

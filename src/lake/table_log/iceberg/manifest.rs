@@ -4,8 +4,9 @@
 use serde_json::{Value as Json, json};
 
 use super::avro::{Container, Problem, Value, Values, decode};
-use super::schema::{self, PARTITION_FIELD_ID};
+use super::schema;
 use crate::cdr::columns::COLUMNS;
+use crate::cdr::day::date_of;
 use crate::cdr::period::PeriodUnit;
 use crate::lake::table_log::DataFile;
 use crate::slice_file::statistics::{Bound, FileStatistics};
@@ -99,14 +100,19 @@ pub(super) struct ManifestEntry {
 
 impl ManifestEntry {
     /// The entry of a file that the snapshot of a new manifest adds.
-    pub(super) fn added(file: &DataFile, path: String, manifest: &Manifest) -> Self {
+    pub(super) fn added(
+        file: &DataFile,
+        path: String,
+        manifest: &Manifest,
+        unit: PeriodUnit,
+    ) -> Self {
         let mut entry = Self {
             status: Status::Added,
             snapshot_id: manifest.snapshot_id,
             sequence_number: manifest.sequence_number,
             file_sequence_number: manifest.sequence_number,
             path,
-            partition: Some(schema::partition_of(file.slice.period).into()),
+            partition: Some(schema::partition_of(file.slice.period.first_day(), unit).into()),
             rows: signed(file.rows),
             bytes: signed(file.bytes),
             value_counts: Vec::new(),
@@ -135,6 +141,14 @@ impl ManifestEntry {
                 self.lower_bounds.push((id, lower));
                 self.upper_bounds.push((id, upper));
             }
+        }
+    }
+
+    /// Puts the entry of a file of a day under the partitions of `to`.
+    pub(super) fn repartition(&mut self, from: PeriodUnit, to: PeriodUnit) {
+        if from == PeriodUnit::Day {
+            let day = self.partition.and_then(|day| i32::try_from(day).ok());
+            self.partition = day.map(|day| schema::partition_of(date_of(day), to).into());
         }
     }
 
@@ -224,7 +238,13 @@ impl ManifestEntry {
             };
             items.map(count).collect::<Option<OfColumns<i64>>>()
         };
-        let partition = file.field(102)?.number(PARTITION_FIELD_ID);
+        let partition = match file.field(102)? {
+            Value::Record(fields) => match fields[..] {
+                [(_, Value::Number(partition))] => Some(partition),
+                _ => None,
+            },
+            _ => return None,
+        };
         let count = |id| file.number(id).filter(|count| *count >= 0);
         Some(Self {
             status,
@@ -273,10 +293,14 @@ fn map(key_id: i32, value_id: i32, value: &str) -> Json {
 }
 
 /// The schema of [`ManifestEntry::write`].
-fn entry_schema(unit: PeriodUnit) -> Json {
+fn entry_schema(form: Form<'_>) -> Json {
     let (int, long, string) = (json!("int"), json!("long"), json!("string"));
-    let (name, kind) = (schema::partition_name(unit), schema::partition_type(unit));
-    let partition = record("r102", &[optional(PARTITION_FIELD_ID, name, &kind)]);
+    let (name, kind) = (
+        schema::partition_name(form.unit),
+        schema::partition_type(form.unit),
+    );
+    let id = schema::partition_field_id(form.spec).unwrap_or_default();
+    let partition = record("r102", &[optional(id, name, &kind)]);
     let data_file = [
         field(134, "content", &int),
         field(100, "file_path", &string),
@@ -326,7 +350,7 @@ impl ManifestWriter {
             ("content", "data".to_owned()),
         ];
         Self {
-            container: Container::new(&entry_schema(form.unit), &metadata),
+            container: Container::new(&entry_schema(form), &metadata),
             manifest: Manifest {
                 path,
                 bytes: 0,

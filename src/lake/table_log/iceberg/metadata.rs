@@ -102,8 +102,8 @@ impl Metadata {
             current_schema_id: 0,
             schemas: vec![schema::schema(0)],
             default_spec_id: 0,
-            partition_specs: vec![schema::spec(0, unit)],
-            last_partition_id: schema::PARTITION_FIELD_ID,
+            partition_specs: vec![schema::spec(0, schema::FIRST_PARTITION_FIELD_ID, unit)],
+            last_partition_id: schema::FIRST_PARTITION_FIELD_ID,
             default_sort_order_id: 0,
             sort_orders: vec![unsorted()],
             properties: properties(),
@@ -175,14 +175,25 @@ impl Metadata {
 
     /// The default partition specification.
     pub(super) fn spec(&self) -> Option<&Json> {
+        self.spec_of(self.default_spec_id)
+    }
+
+    /// The partition specification with this id.
+    pub(super) fn spec_of(&self, id: i64) -> Option<&Json> {
         let mut specs = self.partition_specs.iter();
-        specs.find(|spec| spec["spec-id"].as_i64() == Some(self.default_spec_id))
+        specs.find(|spec| spec["spec-id"].as_i64() == Some(id))
+    }
+
+    /// The periods of the lake of which the partition specification with this id is.
+    pub(super) fn unit_of(&self, id: i64) -> Option<PeriodUnit> {
+        let spec = self.spec_of(id)?;
+        let mut units = PeriodUnit::ALL.into_iter().map(|(_, unit)| unit);
+        units.find(|unit| schema::is_spec(spec, *unit))
     }
 
     /// Whether the partition specification with this id is the lake's.
     pub(super) fn has_lake_spec(&self, id: i64, unit: PeriodUnit) -> bool {
-        let mut specs = self.partition_specs.iter();
-        specs.any(|spec| spec["spec-id"].as_i64() == Some(id) && schema::is_spec(spec, unit))
+        self.unit_of(id) == Some(unit)
     }
 
     /// Whether a property has this value. Catalogs format JSON in their own way.
@@ -263,10 +274,13 @@ impl Metadata {
             self.default_spec_id = id;
             if known.is_none() {
                 let id = i32::try_from(id).unwrap_or_default();
-                self.partition_specs.push(schema::spec(id, unit));
+                // Fields of different transforms must have different ids.
+                let first = schema::FIRST_PARTITION_FIELD_ID;
+                self.last_partition_id = (self.last_partition_id + 1).max(first);
+                let spec = schema::spec(id, self.last_partition_id, unit);
+                self.partition_specs.push(spec);
             }
         }
-        self.last_partition_id = self.last_partition_id.max(schema::PARTITION_FIELD_ID);
         self.default_sort_order_id = 0;
         let mut orders = self.sort_orders.iter();
         if !orders.any(|order| order["order-id"].as_i64() == Some(0)) {

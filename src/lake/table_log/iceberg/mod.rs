@@ -214,8 +214,12 @@ impl IcebergLog {
         }
         let has_ballast = is_ballasted(&listed);
         listed.retain(|manifest| !manifest.has_deletes && manifest.live() > 0);
-        let mut specs = listed.iter().map(|manifest| manifest.spec_id);
-        if specs.any(|spec| !metadata.has_lake_spec(spec, self.unit)) {
+        // Files of days can get into partitions of months, but not the reverse.
+        let units = listed.iter().map(|it| metadata.unit_of(it.spec_id));
+        if units
+            .into_iter()
+            .any(|unit| unit.is_none_or(|unit| unit > self.unit))
+        {
             let problem = Problem::Unsupported("files with other partitions".to_owned());
             return Err(failed(&path, problem));
         }

@@ -2,19 +2,20 @@
 
 use std::sync::LazyLock;
 
+use jiff::civil::Date;
 use serde::Deserialize;
 use serde_json::{Value as Json, json};
 
 use crate::cdr::amount::AMOUNT_SCALE;
 use crate::cdr::columns::{AMOUNT_PRECISION, COLUMNS, Column, Kind};
 use crate::cdr::day::day_number;
-use crate::cdr::period::{Period, PeriodUnit};
+use crate::cdr::period::PeriodUnit;
 use crate::slice_file::statistics::Bound;
 
 /// The column by which the table is partitioned.
 const DAY: &str = "source_day";
-/// The id of the partition field. Ids of partition fields start at 1000.
-pub(super) const PARTITION_FIELD_ID: i32 = 1000;
+/// The id of the first partition field of a table.
+pub(super) const FIRST_PARTITION_FIELD_ID: i32 = 1000;
 
 /// The properties of the table.
 pub(super) static PROPERTIES: LazyLock<Vec<(&str, String)>> = LazyLock::new(|| {
@@ -78,20 +79,18 @@ pub(super) fn partition_type(unit: PeriodUnit) -> Json {
     }
 }
 
-/// The partition of a period: days or months since 1970-01.
+/// The partition of a day: days or months since 1970-01.
 /// <https://iceberg.apache.org/spec/#partition-transforms>
-pub(super) fn partition_of(period: Period) -> i32 {
-    let first_day = period.first_day();
-    match period.unit() {
-        PeriodUnit::Day => day_number(first_day),
-        PeriodUnit::Month => {
-            (i32::from(first_day.year()) - 1970) * 12 + i32::from(first_day.month()) - 1
-        }
+pub(super) fn partition_of(day: Date, unit: PeriodUnit) -> i32 {
+    match unit {
+        PeriodUnit::Day => day_number(day),
+        PeriodUnit::Month => (i32::from(day.year()) - 1970) * 12 + i32::from(day.month()) - 1,
     }
 }
 
-/// The partition specification with this id, of a lake with periods of this length.
-pub(super) fn spec(id: i32, unit: PeriodUnit) -> Json {
+/// The partition specification with this id and this id of its field, of a lake with periods of
+/// this length.
+pub(super) fn spec(id: i32, field_id: i32, unit: PeriodUnit) -> Json {
     let column = COLUMNS.iter().find(|column| column.name == DAY);
     let source_id = column.expect("the table has this column").id();
     let transform = match unit {
@@ -104,9 +103,14 @@ pub(super) fn spec(id: i32, unit: PeriodUnit) -> Json {
             "name": partition_name(unit),
             "transform": transform,
             "source-id": source_id,
-            "field-id": PARTITION_FIELD_ID,
+            "field-id": field_id,
         }]
     })
+}
+
+/// The id of the field of a specification.
+pub(super) fn partition_field_id(spec: &Json) -> Option<i32> {
+    spec["fields"][0]["field-id"].as_i64()?.try_into().ok()
 }
 
 /// <https://iceberg.apache.org/spec/#name-mapping-serialization>
@@ -134,7 +138,6 @@ struct SpecField {
     name: String,
     transform: String,
     source_id: i32,
-    field_id: i32,
 }
 
 /// Whether a schema has the columns of the lake.
@@ -149,10 +152,11 @@ pub(super) fn is_schema(found: &Json) -> bool {
     fields(found).is_some_and(|found| Some(found) == fields(&schema(0)))
 }
 
-/// Whether a partition specification is that of a lake with periods of this length.
+/// Whether a partition specification is that of a lake with periods of this length. The id of its
+/// field may be any.
 pub(super) fn is_spec(found: &Json, unit: PeriodUnit) -> bool {
     let fields = |spec: &Json| Vec::<SpecField>::deserialize(&spec["fields"]).ok();
-    fields(found).is_some_and(|found| Some(found) == fields(&spec(0, unit)))
+    fields(found).is_some_and(|found| Some(found) == fields(&spec(0, 0, unit)))
 }
 
 /// A bound; `None` if it does not fit the column.
@@ -183,6 +187,7 @@ fn shortest(number: i64) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cdr::period::Period;
 
     #[test]
     fn bounds_have_the_single_value_serialization() {
@@ -227,9 +232,9 @@ mod tests {
             (PeriodUnit::Day, PeriodUnit::Month),
             (PeriodUnit::Month, PeriodUnit::Day),
         ] {
-            assert!(is_spec(&spec(7, unit), unit));
-            assert!(!is_spec(&spec(7, unit), another));
-            let mut other = spec(0, unit);
+            assert!(is_spec(&spec(7, 1000, unit), unit));
+            assert!(!is_spec(&spec(7, 1000, unit), another));
+            let mut other = spec(0, 1000, unit);
             other["fields"][0]["transform"] = json!("year");
             assert!(!is_spec(&other, unit));
         }
@@ -246,7 +251,9 @@ mod tests {
             ("2000-01", 360),
             ("2026-10", 681),
         ] {
-            assert_eq!(partition_of(period.parse().unwrap()), partition, "{period}");
+            let period: Period = period.parse().unwrap();
+            let found = partition_of(period.first_day(), period.unit());
+            assert_eq!(found, partition, "{period}");
         }
     }
 }

@@ -846,26 +846,63 @@ async fn a_log_of_months_is_partitioned_by_the_month_of_the_day() {
 }
 
 #[tokio::test]
-async fn partitions_of_the_other_length_are_restored_and_files_in_them_are_unsupported() {
-    for unit in [PeriodUnit::Day, PeriodUnit::Month] {
+async fn the_log_of_days_becomes_one_of_months() {
+    for stays in [false, true] {
         let objects = Arc::default();
         let (days, months) = (log(&objects), log_of_months(&objects));
-        let (log, other, name) = match unit {
-            PeriodUnit::Day => (days, months, "source_day"),
-            PeriodUnit::Month => (months, days, "source_day_month"),
-        };
-        other.change(&[], &[]).await;
-        let base = log.read().await.unwrap().unwrap();
-        let expected = format!("it is not partitioned by {name}");
-        assert_eq!(IcebergLog::deviations(&base), [expected]);
-        let file = match unit {
-            PeriodUnit::Day => file(1, "a"),
-            PeriodUnit::Month => file_of_month("2026-10", [1, 5]),
-        };
-        let snapshot = log.change(std::slice::from_ref(&file), &[]).await;
+        let old = [file(1, "a"), file(2, "b"), file(3, "c"), file(4, "d")];
+        days.change(&old[..3], &[]).await;
+        days.change(&old[3..], &[]).await;
+        let base = months.read().await.unwrap().unwrap();
+        let deviation = "it is not partitioned by source_day_month".to_owned();
+        assert_eq!(IcebergLog::deviations(&base), [deviation]);
+        let new = file_of_month("2026-10", [2, 5]);
+        let removed = if stays { &old[1..] } else { &old[..] };
+        let snapshot = months.change(std::slice::from_ref(&new), removed).await;
         assert_eq!(IcebergLog::deviations(&snapshot), &[] as &[String]);
-        let refused = other.read().await.unwrap_err().to_string();
+        let [manifest] = &*snapshot.manifests else {
+            panic!("{snapshot:?}");
+        };
+        assert_eq!(manifest.partitions, Some((681, 681)));
+        assert_eq!((manifest.spec_id, manifest.deleted.files), (1, 0));
+        let metadata = months.json(snapshot.version).await.unwrap();
+        let specs = metadata["partition-specs"].as_array().unwrap();
+        let ids = specs.iter().map(|spec| &spec["fields"][0]["field-id"]);
+        assert_eq!(ids.collect::<Vec<_>>(), [1000, 1001]);
+        assert_eq!(metadata["last-partition-id"], 1001);
+        // Snapshots of days stay readable.
+        assert_eq!(months.snapshots().await.len(), 3);
+        let refused = days.read().await.unwrap_err().to_string();
         assert!(refused.contains("files with other partitions"), "{refused}");
+        let later = months
+            .change(&[file_of_month("2026-11", [1, 1])], &[])
+            .await;
+        assert_eq!(later.metadata.default_spec_id, 1);
+        let newest = done(months.expire(&later, Timestamp::MAX).await);
+        assert_eq!(months.snapshots().await.len(), 1);
+        assert_eq!(months.read().await.unwrap(), Some(newest));
+    }
+}
+
+#[tokio::test]
+async fn the_catalog_follows_a_log_of_days_that_becomes_one_of_months() {
+    let objects = Arc::default();
+    let model = Model::new(Arc::new(BucketStore::in_memory(&objects)));
+    let connected = |log: IcebergLog| log.with_catalog(Some(model.catalog()));
+    let (days, months) = (connected(log(&objects)), connected(log_of_months(&objects)));
+    let old = [file(1, "a")];
+    let newest = days.change(&old, &[]).await;
+    let followed = days.follow(&newest).await.unwrap();
+    assert!(matches!(followed, Followed::Done(true)), "{followed:?}");
+    let new = [file_of_month("2026-10", [1, 1])];
+    let newest = months.change(&new, &old).await;
+    assert_ne!(months.compare_catalog(&newest).await.unwrap(), [""; 0]);
+    let followed = months.follow(&newest).await.unwrap();
+    assert!(matches!(followed, Followed::Done(true)), "{followed:?}");
+    assert_eq!(months.compare_catalog(&newest).await.unwrap(), [""; 0]);
+    let (table, log) = (model.table(), months.json(newest.version).await.unwrap());
+    for key in ["default-spec-id", "partition-specs", "last-partition-id"] {
+        assert_eq!(table[key], log[key], "{key}");
     }
 }
 

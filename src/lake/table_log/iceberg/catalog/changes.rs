@@ -38,7 +38,11 @@ impl Changes {
         if catalog.table_uuid != log.table_uuid {
             return Err("the catalog has another table under this name".to_owned());
         }
-        if !catalog.has_lake_spec(log.default_spec_id, unit) {
+        let has_other_spec = catalog.spec_of(log.default_spec_id).is_some_and(|spec| {
+            let field_id = log.spec().and_then(schema::partition_field_id);
+            !schema::is_spec(spec, unit) || schema::partition_field_id(spec) != field_id
+        });
+        if has_other_spec {
             return Err("its partition specification with the log's id is another one".to_owned());
         }
         let main = catalog.current().map(|snapshot| snapshot.snapshot_id);
@@ -79,6 +83,9 @@ impl Changes {
         }
         if !catalog.has_lake_spec(catalog.default_spec_id, unit) {
             let id = log.default_spec_id;
+            if catalog.spec_of(id).is_none() {
+                updates.push(json!({"action": "add-spec", "spec": log.spec()}));
+            }
             updates.push(json!({"action": "set-default-spec", "spec-id": id}));
         }
         if catalog.default_sort_order_id != 0 {

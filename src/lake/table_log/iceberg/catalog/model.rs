@@ -349,6 +349,24 @@ fn apply(table: &mut Json, update: &Json) -> Result<(), String> {
             let last = table["schemas"].as_array().unwrap().len() - 1;
             table["current-schema-id"] = if id < 0 { json!(last) } else { json!(id) };
         }
+        "add-spec" => {
+            let spec = update["spec"].clone();
+            let id = number(&spec["fields"][0]["field-id"]);
+            if id <= number(&table["last-partition-id"]) {
+                return Err("the id of the partition field is used".to_owned());
+            }
+            table["last-partition-id"] = json!(id);
+            let specs = table["partition-specs"].as_array_mut().unwrap();
+            specs.push(spec);
+        }
+        "set-default-spec" => {
+            let id = &update["spec-id"];
+            let mut specs = table["partition-specs"].as_array().unwrap().iter();
+            if !specs.any(|spec| spec["spec-id"] == *id) {
+                return Err("no such specification".to_owned());
+            }
+            table["default-spec-id"] = id.clone();
+        }
         "add-snapshot" => {
             let snapshot = &update["snapshot"];
             if number(&snapshot["sequence-number"]) <= number(&table["last-sequence-number"]) {
