@@ -306,7 +306,9 @@ pub(super) fn logs(
                 Kept::shared(*format, log)
             }
             TableFormat::Iceberg => {
-                let log = IcebergLog::new(Arc::clone(store), store.uri(), identity.period_unit());
+                // A conversion commits files of the new period.
+                let unit = identity.converting.unwrap_or(identity.period_unit());
+                let log = IcebergLog::new(Arc::clone(store), store.uri(), unit);
                 let log = log.with_catalog(catalog.cloned());
                 Kept::shared(*format, log)
             }
