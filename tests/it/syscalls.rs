@@ -459,11 +459,7 @@ fn fail_at(at: usize, victim: &Victim, workplace: &Workplace) {
             let path = lake.to_str().unwrap();
             let arguments = ["verify", "--format", "json", "--lake", path];
             let findings = workplace.run(&arguments).json()["findings"].clone();
-            // The next run commits what the log lacks.
-            let is_warned = text.contains("is not up to date: cannot ");
-            let is_harmless = |finding: &Value| {
-                finding["fault"] == "leftover" || (is_warned && finding["fault"] == "table_log")
-            };
+            let is_harmless = |finding: &Value| finding["fault"] == "leftover";
             assert!(
                 findings.as_array().unwrap().iter().all(is_harmless),
                 "{context} {findings}"

@@ -68,6 +68,7 @@ pub(crate) async fn convert_to_months(
     interrupt: &CancellationToken,
 ) -> Result<Option<Merged>, Error> {
     let today = today(&config.window, now);
+    let run = new_run_id(now);
     if lake.identity.converting.is_none() {
         if lake.identity.period_unit() == PeriodUnit::Month {
             return Err(UsageError::MonthsAlready.into());
@@ -76,26 +77,15 @@ pub(crate) async fn convert_to_months(
             return Err(run.into());
         }
         Survey::of(lake, today).await?.must_be_sound()?;
+        // The conversion needs logs and catalog in the end, and nothing else can write until then.
+        lake.sync_everything(&run).await?;
     }
-    let run = new_run_id(now);
     let lake = lake.with_identity(begin).await?;
     // A run that began just before has read the old `lake.json`. One that marks itself later reads
     // the new one, and stops.
     if !end_other_runs(&lake, &run, interrupt).await? {
         return Ok(None);
     }
-    let survey = Survey::of(&lake, today).await?;
-    let is_begun = survey.has_merged();
-    let months = match survey.must_be_sound() {
-        Ok(months) => months,
-        Err(error) => {
-            // A run that began just before has changed a day.
-            if !is_begun {
-                lake.with_identity(abandon).await?;
-            }
-            return Err(error);
-        }
-    };
     let mark = lake.mark(&run, interrupt.clone());
     mark.ensure().await?;
     let mut conversion = Conversion {
@@ -107,7 +97,11 @@ pub(crate) async fn convert_to_months(
         slices: Vec::new(),
         merged: Merged::default(),
     };
-    let converted = conversion.convert(&months, observer).await;
+    // A run that began just before may have changed a day.
+    let converted = match Survey::of(&lake, today).await?.must_be_sound() {
+        Ok(months) => conversion.convert(&months, observer).await,
+        Err(error) => Err(error),
+    };
     let Conversion { slices, merged, .. } = conversion;
     let is_interrupted = matches!(converted, Ok(false));
     let warnings = converted.as_ref().err().map(|error| chain(error));
@@ -115,6 +109,13 @@ pub(crate) async fn convert_to_months(
     let report = RunReport::new(run.clone(), now, slices, is_interrupted, warnings);
     let ended = lake.end_run(&run, &report).await;
     lake.settle().await;
+    if converted.is_err()
+        && !Survey::of(&lake, today).await?.has_merged()
+        && lake.marked_runs(&run).await?.is_empty()
+    {
+        // Nothing is merged yet, so that the lake can stay one of days.
+        lake.with_identity(abandon).await?;
+    }
     let is_complete = converted?;
     ended?;
     Ok(is_complete.then_some(merged))
@@ -196,7 +197,10 @@ impl Conversion<'_> {
             observer.slice_looked_at();
         }
         observer.ended();
-        let to_months = |identity: &mut Identity| identity.slice = Some(PeriodUnit::Month);
+        let to_months = |identity: &mut Identity| {
+            identity.slice = Some(PeriodUnit::Month);
+            identity.format = Identity::format_of(identity.slice);
+        };
         let lake = self.lake.with_identity(to_months).await?;
         if has_logs {
             // One commit replaces the files of all days.

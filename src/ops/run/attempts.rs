@@ -6,21 +6,22 @@ use super::Context;
 use super::fetch::{FetchError, Fetched, Leniency, fetch};
 use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::Verdict;
-use crate::cdr::slice::Slice;
 use crate::cdr::tally::Counts;
 use crate::lake::report::SliceReport;
 use crate::privacy::Privacy;
 use crate::retry::{Fate, Retry, RetryReason};
+use crate::source::Request;
 use crate::source::requests::{deadline, wait_before_retry};
 
 /// Fetches a slice until an attempt succeeds or none is left. The caller judges a count that never
 /// matches.
 pub(super) async fn fetch_until_good(
     context: &Context,
-    slice: Slice,
+    request: Request,
     privacy: &Arc<Privacy>,
     report: &mut SliceReport,
 ) -> Result<Fetched, FetchError> {
+    let slice = request.slice;
     let config = &context.config.source;
     let source = &*context.source;
     let deadline = deadline(config);
@@ -33,7 +34,7 @@ pub(super) async fn fetch_until_good(
         // If no request was answered, the network failed, not the count.
         leniency.count_may_fail = !source.is_cut_off() && retry.is_last(RetryReason::ForeignAnswer);
         context.observer.slice_began(slice, attempt);
-        let error = match fetch(context, slice, privacy, leniency, deadline).await {
+        let error = match fetch(context, request, privacy, leniency, deadline).await {
             Ok(fetched) if source.is_fixed() => return Ok(fetched),
             Ok(fetched) => match require_proof(fetched, &retry, &mut unproven) {
                 Ok(fetched) => return Ok(fetched),

@@ -25,7 +25,7 @@ use crate::retry::{Exhausted, Fate, Retry, RetryHint, RetryReason};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::source::files::ExportReader;
 use crate::source::requests::request_with_retries;
-use crate::source::{Body, Paging, SourceError};
+use crate::source::{Body, Paging, Request, SourceError};
 
 /// Chunks between network and conversion. One has about 128 KiB at most, or what hyper hands out at
 /// once: at most 400 KiB.
@@ -162,25 +162,24 @@ enum Message {
 /// Fetches a slice once.
 pub(super) async fn fetch(
     context: &Context,
-    slice: Slice,
+    request: Request,
     privacy: &Arc<Privacy>,
     leniency: Leniency,
     deadline: Instant,
 ) -> Result<Fetched, FetchError> {
-    let ended =
-        end_of_day(slice.period.last_day(), &context.config.window.timezone) <= context.started_at;
+    let ended = end_of_day(request.last_day, &context.config.window.timezone) <= context.started_at;
     let asks_total = ended && context.config.quality.reconcile != Reconcile::Off;
     let control_total = async || {
         if asks_total {
-            control_total(context, slice, leniency.count_may_fail).await
+            control_total(context, request, leniency.count_may_fail).await
         } else {
             Ok(None)
         }
     };
     let before = control_total().await?;
     let begun_at = Timestamp::now();
-    let mut body = open(context, slice, before).await?;
-    let mut conversion = Conversion::start(context, slice, privacy, &body);
+    let mut body = open(context, request, before).await?;
+    let mut conversion = Conversion::start(context, request.slice, privacy, &body);
     let read = async {
         let first = conversion.feed(context, &mut body).await?;
         let after = control_total().await?;
@@ -188,10 +187,10 @@ pub(super) async fn fetch(
         if body.paging == Paging::Whole {
             return Ok((after, Pages::One));
         }
-        may_have_none(context, slice, first, after).await?;
+        may_have_none(context, request, first, after).await?;
         let mut walk = Walk {
             context,
-            slice,
+            request,
             leniency,
             deadline,
             counted: before,
@@ -212,7 +211,7 @@ pub(super) async fn fetch(
         Err(error) => return Err(conversion.abandon(error).await),
     };
     let converted = conversion.finish().await?;
-    let counts = &converted.counts;
+    let (slice, counts) = (request.slice, &converted.counts);
     let verdict = match (context.config.quality.reconcile, ended) {
         (Reconcile::Off, _) => Verdict::Off,
         (_, false) => Verdict::NotChecked,
@@ -256,10 +255,14 @@ pub(super) async fn fetch(
 
 /// Opens what a slice is read from. That there is nothing is believed only where the provider
 /// counts no calls: it is asked now where its count is not known.
-async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<Body, FetchError> {
-    let body = stoppable(context, context.source.open(context.request(slice))).await?;
+async fn open(
+    context: &Context,
+    request: Request,
+    counted: Option<u64>,
+) -> Result<Body, FetchError> {
+    let body = stoppable(context, context.source.open(request)).await?;
     if let Some(problem) = &body.absent {
-        must_count_none(context, slice, counted, problem).await?;
+        must_count_none(context, request, counted, problem).await?;
     }
     Ok(body)
 }
@@ -268,13 +271,13 @@ async fn open(context: &Context, slice: Slice, counted: Option<u64>) -> Result<B
 /// Requests the count if it is unknown.
 async fn must_count_none(
     context: &Context,
-    slice: Slice,
+    request: Request,
     counted: Option<u64>,
     problem: &str,
 ) -> Result<(), FetchError> {
     let counted = match counted {
         Some(total) => Some(total),
-        None => asked_for_once(context, slice).await?,
+        None => asked_for_once(context, request).await?,
     };
     if counted == Some(0) {
         return Ok(());
@@ -288,7 +291,7 @@ async fn must_count_none(
 /// Refuses a first body without calls if it has no list, or a total above zero.
 async fn may_have_none(
     context: &Context,
-    slice: Slice,
+    request: Request,
     first: BodyEnd,
     counted: Option<u64>,
 ) -> Result<(), FetchError> {
@@ -298,10 +301,10 @@ async fn may_have_none(
     }
     if first.summary.lacks_list {
         let problem = "the answer has no list of calls (`items`)";
-        return must_count_none(context, slice, counted.or(said), problem).await;
+        return must_count_none(context, request, counted.or(said), problem).await;
     }
     if counted.is_none() && said.is_some() {
-        return must_count_none(context, slice, said, "the answer has an empty list").await;
+        return must_count_none(context, request, said, "the answer has an empty list").await;
     }
     Ok(())
 }
@@ -309,7 +312,7 @@ async fn may_have_none(
 /// A walk of the pages of a slice.
 struct Walk<'a> {
     context: &'a Context,
-    slice: Slice,
+    request: Request,
     leniency: Leniency,
     /// When `source.max_elapsed` is used up.
     deadline: Instant,
@@ -345,12 +348,13 @@ impl Walk<'_> {
     ) -> Result<Pages, FetchError> {
         let Self {
             context,
-            slice,
+            request,
             leniency,
             deadline,
             paging,
             ..
         } = *self;
+        let slice = request.slice;
         let envelope_total = first.summary.envelope_total;
         let is_list = paging == Paging::List;
         let may_be_page = envelope_total.is_some() || is_list;
@@ -360,7 +364,7 @@ impl Walk<'_> {
         }
         let total = match control_total.or(envelope_total) {
             Some(total) => Some(total),
-            None => asked_for_once(context, slice).await?,
+            None => asked_for_once(context, request).await?,
         };
         let Some(total) = total else {
             if is_list {
@@ -389,7 +393,7 @@ impl Walk<'_> {
         tracing::info!(slice = slice.to_string(), total, "Reading the pages.");
         let mut last = first;
         for page in 2.. {
-            let ask = || context.source.page(context.request(slice), page);
+            let ask = || context.source.page(request, page);
             let source = &*context.source;
             let retry = Retry::new((&context.config.source).into(), Some(deadline));
             let body = request_with_retries(source, retry, slice, ask);
@@ -455,8 +459,8 @@ enum Pages {
 
 /// The provider's count where it is needed but would not be compared; `None` if it cannot be had
 /// for whatever reason. The stream has just shown that the key is good.
-async fn asked_for_once(context: &Context, slice: Slice) -> Result<Option<u64>, FetchError> {
-    match control_total(context, slice, true).await {
+async fn asked_for_once(context: &Context, request: Request) -> Result<Option<u64>, FetchError> {
+    match control_total(context, request, true).await {
         Err(FetchError::Source(SourceError::Refused { .. })) => Ok(None),
         total => total,
     }
@@ -466,10 +470,10 @@ async fn asked_for_once(context: &Context, slice: Slice) -> Result<Option<u64>, 
 /// the attempt, unless `may_fail`.
 async fn control_total(
     context: &Context,
-    slice: Slice,
+    request: Request,
     may_fail: bool,
 ) -> Result<Option<u64>, FetchError> {
-    match stoppable(context, context.source.count(context.request(slice))).await {
+    match stoppable(context, context.source.count(request)).await {
         Ok(total) => Ok(Some(total)),
         Err(FetchError::Source(error))
             if match error.fate() {
@@ -480,7 +484,7 @@ async fn control_total(
         {
             let problem = context.hide_keys(&error.to_string());
             tracing::warn!(
-                slice = slice.to_string(),
+                slice = request.slice.to_string(),
                 "The provider's count is unavailable: {problem}"
             );
             Ok(None)

@@ -27,6 +27,7 @@ use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::error::Panicked;
 use crate::lake::Lake;
+use crate::lake::ledger::Commit;
 use crate::lake::report::{Remark, RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::RunMark;
 use crate::retry::StopCause;
@@ -121,8 +122,8 @@ impl Stop {
 
 impl Context {
     /// What is asked of the source for a slice: its days that had ended when the run began, and
-    /// today if the run includes it.
-    fn request(&self, slice: Slice) -> Request {
+    /// today if the run includes it. Never fewer days than the lake has: the others would be lost.
+    fn request(&self, slice: Slice, committed: Option<&Commit>) -> Request {
         let window = &self.config.window;
         let today = today(window, self.started_at);
         let last_possible = if self.options.include_today {
@@ -131,9 +132,11 @@ impl Context {
             today.yesterday().unwrap_or(today)
         };
         let Slice { period, .. } = slice;
+        let in_lake = committed.map(|commit| commit.through.unwrap_or(period.last_day()));
+        let last_day = in_lake.map_or(last_possible, |in_lake| in_lake.max(last_possible));
         Request {
             slice,
-            last_day: last_possible.clamp(period.first_day(), period.last_day()),
+            last_day: last_day.clamp(period.first_day(), period.last_day()),
         }
     }
 

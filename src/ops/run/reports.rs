@@ -11,6 +11,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 use crate::cdr::slice::Slice;
+use crate::error::{MAKE_ROOM, is_disk_full};
 use crate::lake::report::{RunReport, new_run_id};
 use crate::lake::runs::{CrashedRun, MarkedRuns, RunMark, Traces};
 use crate::lake::{Lake, LakeError, Unsynced};
@@ -280,7 +281,10 @@ impl ReportKeeper<'_> {
             match self.finish_logs(work, &mut report.warnings).await {
                 Ok(()) => {}
                 Err(Unsynced { error, is_noted }) => {
-                    let problem = crate::error::chain(&error);
+                    let mut problem = crate::error::chain(&error);
+                    if is_disk_full(&error) {
+                        problem = format!("{problem}. {MAKE_ROOM}");
+                    }
                     report.warnings.push(problem.clone());
                     log_error = Some(problem);
                     if !is_noted {
@@ -422,6 +426,7 @@ mod tests {
 
     use super::*;
     use crate::cdr::slice::{Direction, parse_day};
+    use crate::error::{MAKE_ROOM, is_disk_full};
     use crate::lake::TableChange;
     use crate::lake::identity::{FORMAT, Identity};
     use crate::lake::ledger::tests::commit;

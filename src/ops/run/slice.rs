@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use futures::FutureExt;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use object_store::path::Path;
 use tokio::sync::SemaphorePermit;
 
@@ -13,7 +14,7 @@ use super::fetch::{FetchError, Fetched};
 use super::{Context, RoomToFetch, Stop, Waiting};
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
-use crate::cdr::period::Period;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::reconcile::{Verdict, describe_mismatch};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
@@ -64,6 +65,16 @@ enum SliceError {
         counted(*now, "row", "rows")
     )]
     ExportShrank { now: u64, before: u64 },
+    #[error("days of the month shrank: {days}")]
+    DaysShrank {
+        /// The first of them, with their rows.
+        days: String,
+    },
+    #[error(
+        "the lake was converted after the run had found this slice. Its slices are of a {0} now. \
+         Run again"
+    )]
+    OtherPeriod(PeriodUnit),
     #[error(transparent)]
     Panicked(#[from] Panicked),
     #[error(transparent)]
@@ -102,12 +113,15 @@ impl SliceError {
             } else {
                 Reason::UnprovenExport
             }),
-            Self::Shrank { .. } => Some(Reason::Shrank),
+            Self::Shrank { .. } | Self::DaysShrank { .. } => Some(Reason::Shrank),
             Self::ExportShrank { .. } => Some(Reason::ShorterExport),
             _ => None,
         }
     }
 }
+
+/// Most days that are named in an error.
+const MAX_NAMED_DAYS: usize = 3;
 
 /// How often a slice is started again after another run took it over. The limit matters on file
 /// systems where leases do not last.
@@ -241,6 +255,10 @@ async fn work_on(
     report: &mut SliceReport,
 ) -> Result<SliceOutcome, SliceError> {
     let slice = due.slice;
+    let unit = context.lake.identity.period_unit();
+    if slice.period.unit() != unit {
+        return Err(SliceError::OtherPeriod(unit));
+    }
     // The list is read under the lease, so that an erasure of a number waits for this slice.
     let (before, privacy) =
         futures::try_join!(context.lake.usable_entry(slice), context.lake.privacy_now())?;
@@ -267,7 +285,8 @@ async fn work_on(
         ));
         return Ok(SliceOutcome::Skipped);
     }
-    let fetched = match fetch_until_good(context, slice, &privacy, report).await {
+    let request = context.request(slice, before.entry.committed.as_ref());
+    let fetched = match fetch_until_good(context, request, &privacy, report).await {
         Ok(fetched) => fetched,
         Err(error) => {
             let error = error.into();
@@ -290,10 +309,12 @@ async fn work_on(
 fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
     let ours = state_of(slice.period, &context.config.window, context.started_at);
     let is_settled = commit.state == State::Closed || ours == State::Open;
+    let last_day = context.request(slice, None).last_day;
+    let has_our_days = commit.through.is_none_or(|through| through >= last_day);
     let is_proven = commit.reconcile.has_equal_count()
         || commit.reconcile == Verdict::NotChecked
         || context.config.quality.reconcile != Reconcile::Fail;
-    is_settled && is_proven
+    is_settled && is_proven && has_our_days
 }
 
 /// Whether a failure concerns the slice, not the key, the network, this machine or the run. A
@@ -387,7 +408,9 @@ async fn settle(
     if let Some(server_time) = server_time {
         context.compare_clocks(server_time, fetched_at);
     }
-    let last_day = context.request(slice).last_day;
+    let last_day = context
+        .request(slice, before.entry.committed.as_ref())
+        .last_day;
     let through = (last_day < slice.period.last_day()).then_some(last_day);
     let commit = Commit {
         run: context.run.clone(),
@@ -397,12 +420,7 @@ async fn settle(
         privacy_key_id: context.lake.privacy().key_id().map(str::to_owned),
         asked,
         fetched_at,
-        state: match as_of {
-            Some(as_of) if through.is_none() && !is_doubtful(context, slice, verdict) => {
-                state_of(slice.period, &context.config.window, as_of)
-            }
-            _ => State::Open,
-        },
+        state: state_of_new(context, &converted, slice, (as_of, through), verdict),
         file: None,
         digest: converted.digest,
         counts: converted.counts.clone(),
@@ -453,6 +471,30 @@ async fn settle(
     };
     remark(context, slice, &report.counts, verdict);
     Ok(outcome)
+}
+
+/// The state of a slice that was fetched now. It stays open if days of it were not asked for, and
+/// if an export, whose count is not proven, has a month without calls on some day.
+fn state_of_new(
+    context: &Context,
+    converted: &Converted,
+    slice: Slice,
+    (as_of, through): (Option<Timestamp>, Option<Date>),
+    verdict: Verdict,
+) -> State {
+    let period = slice.period;
+    let has_every_day = || {
+        let days = usize::from(period.last_day().day().unsigned_abs());
+        period.unit() == PeriodUnit::Day || converted.days.len() == days
+    };
+    let is_whole = through.is_none()
+        && (!context.source.is_fixed() || verdict.has_equal_count() || has_every_day());
+    match as_of {
+        Some(as_of) if is_whole && !is_doubtful(context, slice, verdict) => {
+            state_of(period, &context.config.window, as_of)
+        }
+        _ => State::Open,
+    }
 }
 
 /// Whether a count that matches only with duplicates may still change: during the look-back.
@@ -664,8 +706,50 @@ async fn judge(
                 before: rows_before,
             });
         }
+        // With equal rows, only the ledger can be wrong.
+        if let Some(old) = &before.entry.committed
+            && old.digest != converted.digest
+            && let Some(days) = shrunk_days(old, converted)
+        {
+            return Err(SliceError::DaysShrank { days });
+        }
     }
     Ok(())
+}
+
+/// The days of a month with fewer rows than in the commit `old`, unless as many calls were left out
+/// since.
+fn shrunk_days(old: &Commit, converted: &Converted) -> Option<String> {
+    let rows_now = |day: &Date| converted.days.get(day).map_or(0, |of_day| of_day.rows);
+    let days = old
+        .days
+        .iter()
+        .map(|(day, before)| (day, rows_now(day), before.rows));
+    let shrunk: Vec<_> = days.filter(|(_, now, before)| now < before).collect();
+    let lost: u64 = shrunk.iter().map(|(_, now, before)| before - now).sum();
+    let left_out = converted
+        .counts
+        .suppressed
+        .saturating_sub(old.counts.suppressed);
+    if lost <= left_out {
+        return None;
+    }
+    let named = shrunk.iter().take(MAX_NAMED_DAYS);
+    let mut named: Vec<String> = named
+        .map(|(day, now, before)| {
+            format!(
+                "{day} has {}, and the lake {before}",
+                counted(*now, "row", "rows")
+            )
+        })
+        .collect();
+    if shrunk.len() > MAX_NAMED_DAYS {
+        named.push(format!(
+            "and {} more",
+            counted((shrunk.len() - MAX_NAMED_DAYS) as u64, "day", "days")
+        ));
+    }
+    Some(named.join("; "))
 }
 
 /// The rows that a slice must not fall below: those of its commit; if a run crashed, or there is no

@@ -1,12 +1,16 @@
 //! Lakes whose slices are calendar months.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use async_trait::async_trait;
+use jiff::Timestamp;
 use jiff::civil::{Date, date};
+use jiff::tz::TimeZone;
 use tokio_util::sync::CancellationToken;
 
 use super::world::{World, key, month, months, source_of_months};
 use crate::cdr::day::date_of;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::DayTotals;
 use crate::lake::SliceState;
@@ -18,10 +22,11 @@ use crate::ops::removal::erase::{erase, search, slices};
 use crate::ops::status::LakeStatus;
 use crate::ops::verify::{Fault, Verification, Verified};
 use crate::ops::warehouse::{LoadScope, TableRequest};
+use crate::privacy::Credentials;
 use crate::slice_file::writer::{WriteError, read_rows};
-use crate::source::Source;
 use crate::source::scripted::Answer::Lines;
 use crate::source::scripted::ScriptedSource;
+use crate::source::{Body, Request, Source, SourceError};
 use crate::warehouse::Target;
 
 /// Three calls of January on two days, and one of February.
@@ -337,4 +342,72 @@ async fn a_run_of_some_days_of_a_month_fetches_the_month_and_warns_once() {
     let done = report.slices.iter().map(SliceReport::slice);
     assert_eq!(done.collect::<Vec<_>>(), [month(1), month(2)]);
     assert_eq!(world.calls(month(1)).await, ["2", "1", "3"]);
+}
+
+/// The total grows, and the provider's count agrees.
+#[tokio::test(start_paused = true)]
+async fn a_month_that_lost_calls_of_a_day_is_refused_although_it_has_more_calls() {
+    let world = World::of_months(&CALLS[..1]).await;
+    let refreshing = || Selection {
+        refresh: true,
+        ..months(1)
+    };
+    let source = source_of_months(&[&[("1", 20), ("2", 3), ("4", 21), ("5", 21)]]);
+    let report = world.run_selected(refreshing(), source).await.run.report;
+    let error = report.slices[0].error.as_deref().unwrap();
+    assert!(
+        error.contains("2020-01-20 has 1 row, and the lake 2"),
+        "{error}"
+    );
+    assert_eq!(world.calls(month(1)).await, ["2", "1", "3"]);
+    // Calls that are only added are accepted.
+    let source = source_of_months(&[&[("1", 20), ("2", 3), ("3", 20), ("4", 21)]]);
+    let report = world.run_selected(refreshing(), source).await.run.report;
+    assert_eq!(report.outcome, RunOutcome::Committed, "{report:?}");
+}
+
+/// Records what was asked.
+#[derive(Debug)]
+struct Recording(Arc<dyn Source>, Mutex<Vec<Request>>);
+
+#[async_trait]
+impl Source for Recording {
+    async fn open(&self, request: Request) -> Result<Body, SourceError> {
+        self.1.lock().unwrap().push(request);
+        self.0.open(request).await
+    }
+
+    async fn count(&self, request: Request) -> Result<u64, SourceError> {
+        self.0.count(request).await
+    }
+
+    fn credentials(&self) -> &Arc<Credentials> {
+        self.0.credentials()
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_run_asks_for_no_fewer_days_than_the_lake_has() {
+    let world = World::of_months(&[]).await;
+    let today = Timestamp::now().to_zoned(TimeZone::UTC).date();
+    let period = Period::containing(today, PeriodUnit::Month);
+    let slice = Slice::new(period, Direction::Placed);
+    let source = ScriptedSource::new().with(slice, 0, (0..9).map(|_| Lines(String::new())));
+    let source = Arc::new(Recording(Arc::new(source), Mutex::default()));
+    let selection = |include_today| Selection {
+        from: Some(period.first_day().yesterday().unwrap().first_of_month()),
+        include_today,
+        refresh: true,
+        direction: Some(Direction::Placed),
+        ..Selection::default()
+    };
+    for include_today in [true, false] {
+        let source = Arc::clone(&source) as Arc<dyn Source>;
+        world.run_selected(selection(include_today), source).await;
+    }
+    let asked = source.1.lock().unwrap();
+    let asked = asked.iter().filter(|request| request.slice == slice);
+    let asked: Vec<Date> = asked.map(|request| request.last_day).collect();
+    assert!(!asked.is_empty());
+    assert!(asked.iter().all(|last_day| *last_day == today), "{asked:?}");
 }
