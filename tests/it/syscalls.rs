@@ -459,7 +459,11 @@ fn fail_at(at: usize, victim: &Victim, workplace: &Workplace) {
             let path = lake.to_str().unwrap();
             let arguments = ["verify", "--format", "json", "--lake", path];
             let findings = workplace.run(&arguments).json()["findings"].clone();
-            let is_harmless = |finding: &Value| finding["fault"] == "leftover";
+            // Of replaced files that were not removed, the next run completes the log.
+            let is_warned = text.contains("replaced files could not be removed: the log of ");
+            let is_harmless = |finding: &Value| {
+                finding["fault"] == "leftover" || (is_warned && finding["fault"] == "table_log")
+            };
             assert!(
                 findings.as_array().unwrap().iter().all(is_harmless),
                 "{context} {findings}"

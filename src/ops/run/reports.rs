@@ -426,7 +426,6 @@ mod tests {
 
     use super::*;
     use crate::cdr::slice::{Direction, parse_day};
-    use crate::error::{MAKE_ROOM, is_disk_full};
     use crate::lake::TableChange;
     use crate::lake::identity::{FORMAT, Identity};
     use crate::lake::ledger::tests::commit;
