@@ -133,16 +133,12 @@ impl Load {
         let direction = self.direction;
         let export = split_aside(self.inputs, config, observer, interrupt).await?;
         let now = Timestamp::now();
-        let mut remarks = remarks(
-            self.skip_undated,
-            &export,
-            config,
-            today(&config.window, now),
-        )?;
+        let today = today(&config.window, now);
+        let mut remarks = remarks(self.skip_undated, &export, config, today)?;
         let unit = period_unit(config, existing.as_ref());
-        let slices = slices(export.days(), direction, unit, today(&config.window, now));
+        let slices = slices(export.days(), direction, unit, today);
         if unit == PeriodUnit::Month {
-            remarks.extend(remark_on_parts(&export, today(&config.window, now)));
+            remarks.extend(remark_on_parts(&export, today));
         }
         // A wrong export is reported before a lake is made.
         plan_load(config, &slices, self.refresh, None, now).await?;

@@ -267,7 +267,7 @@ impl LakeStatus {
     }
 }
 
-/// What is committed of a slice. The entry of a pruned slice keeps counts of rows that are gone.
+/// The last commit of a slice; `None` if it is pruned, because its rows were removed.
 fn committed(found: Option<&LedgerEntry>) -> Option<&Commit> {
     let committed = found?.entry.committed.as_ref();
     committed.filter(|commit| commit.state != State::Pruned)

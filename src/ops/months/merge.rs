@@ -11,7 +11,6 @@ use super::Conversion;
 use super::survey::Month;
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
-use crate::cdr::day::PeriodDays;
 use crate::cdr::digest::Digest;
 use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::reconcile::{Verdict, verdict};
@@ -22,10 +21,11 @@ use crate::lake::ledger::{ASSUMED_TIMEZONE, Asked, Commit, State, new_token};
 use crate::lake::report::{SliceOutcome, SliceReport};
 use crate::ops::Error;
 use crate::ops::days::is_from_the_future;
+use crate::ops::rewrite::{rewrite_options, rewrite_rows};
 use crate::ops::thread::on_thread;
-use crate::slice_file::convert::{ConvertOptions, Converted, Converter};
+use crate::slice_file::convert::Converted;
 use crate::slice_file::rejects::{RejectsWriter, read_rejects};
-use crate::slice_file::writer::{SpoolFile, read_rows};
+use crate::slice_file::writer::SpoolFile;
 use crate::store::{Lease, LocalCopy, layout};
 
 impl Conversion<'_> {
@@ -91,34 +91,10 @@ impl Conversion<'_> {
             let copy = lake.local_copy(&file.location()).await?;
             copies.push(copy.ok_or_else(|| missing(slice, &file.path))?);
         }
-        let options = ConvertOptions {
-            slice,
-            days: PeriodDays::new(slice.period, &self.config.window.timezone),
-            export_files: None,
-            spool_dir: lake.spool_dir().to_owned(),
-            max_record_bytes: self.config.limits.max_record_bytes,
-            max_slice_bytes: u64::MAX,
-            // Equal rows in the table were kept on purpose.
-            dedupe: false,
-            assume_timezone: None,
-            // Numbers and credentials were hidden when the days were fetched.
-            privacy: Arc::default(),
-            credentials: Arc::default(),
-            parquet: self.config.parquet.clone(),
-        };
-        blocking(slice, move || {
-            let mut converter = Converter::try_new(options)?;
-            for copy in &copies {
-                // Read as rows of the month, they have the day of their file.
-                let read = read_rows(&copy.path, slice, |record| converter.keep(record));
-                if let Err(error) = read {
-                    // A full disk is reported rather than its consequences.
-                    return Err(converter.abandon().err().unwrap_or(error));
-                }
-            }
-            converter.finish()
-        })
-        .await
+        // Numbers were hidden when the days were fetched. Read as rows of the month, rows have the
+        // day of their file.
+        let options = rewrite_options(lake, self.config, slice, Arc::default());
+        blocking(slice, move || rewrite_rows(options, &copies)).await
     }
 
     /// The rejects of the days, in order, of which there should be `expected`.

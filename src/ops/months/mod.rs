@@ -22,6 +22,7 @@ use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
 use super::days::today;
+use super::leases::wait_for_lease;
 use super::tables::marked_run;
 use super::{Error, Observer, UsageError};
 use crate::cdr::period::PeriodUnit;
@@ -35,7 +36,7 @@ use crate::lake::{Lake, LakeError};
 use crate::store::Lease;
 use survey::{Month, Survey};
 
-/// Pause between looks at a run, or at a lease.
+/// Pause between looks at a run.
 const POLL: Duration = Duration::from_secs(1);
 /// Days that are removed at the same time.
 const CONCURRENT_REMOVALS: usize = 16;
@@ -184,7 +185,7 @@ impl Conversion<'_> {
         observer.slices_began(months.len());
         let has_logs = self.lake.has_logs();
         for (&slice, month) in months {
-            let Some(lease) = self.lease(slice).await? else {
+            let Some(lease) = wait_for_lease(self.lake, slice, self.interrupt).await? else {
                 return Ok(false);
             };
             if !month.is_merged {
@@ -209,7 +210,7 @@ impl Conversion<'_> {
             lake.fence_logs(self.mark.run()).await?;
             lake.expire_logs(Timestamp::MAX).await?;
             for (&slice, month) in months {
-                let Some(lease) = self.lease(slice).await? else {
+                let Some(lease) = wait_for_lease(self.lake, slice, self.interrupt).await? else {
                     return Ok(false);
                 };
                 self.remove_days(&*lease, slice, month).await?;
@@ -218,21 +219,6 @@ impl Conversion<'_> {
         lake.with_identity(|identity| identity.converting = None)
             .await?;
         Ok(true)
-    }
-
-    /// Takes the lease of a month, and waits while another conversion holds it. `None` if this was
-    /// interrupted.
-    async fn lease(&self, slice: Slice) -> Result<Option<Box<dyn Lease>>, LakeError> {
-        while !self.interrupt.is_cancelled() {
-            if let Some(lease) = self.lake.try_lease(slice).await? {
-                return Ok(Some(lease));
-            }
-            tokio::select! {
-                () = self.interrupt.cancelled() => {}
-                () = tokio::time::sleep(POLL) => {}
-            }
-        }
-        Ok(None)
     }
 
     /// Removes what the lake has of the days of a merged month.

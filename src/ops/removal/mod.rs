@@ -9,12 +9,12 @@ pub(crate) mod number;
 pub mod prune;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
+use super::leases::wait_for_lease;
 use super::run::reports::{LogWork, ReportKeeper};
 use crate::cdr::slice::Slice;
 use crate::error::is_disk_full;
@@ -22,9 +22,6 @@ use crate::lake::report::{RunReport, SliceOutcome, SliceReport, new_run_id};
 use crate::lake::runs::{MarkedRuns, RunMark};
 use crate::lake::{Lake, LakeError};
 use crate::store::Lease;
-
-/// Pause between attempts to take a lease that a run holds.
-const HELD_LEASE_POLL: Duration = Duration::from_secs(1);
 
 /// Whether every further slice would fail likewise. Not for a full disk: removals free space, and
 /// partitions may lie on other disks.
@@ -87,25 +84,10 @@ impl<'a> Removal<'a> {
     /// Takes the lease of a slice, and waits while a run holds it. `None` if this was interrupted,
     /// or every further slice would fail.
     async fn lease(&self, slice: Slice) -> Result<Option<Box<dyn Lease>>, LakeError> {
-        let mut is_logged = false;
-        loop {
-            if self.interrupt.is_cancelled() || self.is_hopeless {
-                return Ok(None);
-            }
-            if let Some(lease) = self.lake.try_lease(slice).await? {
-                return Ok(Some(lease));
-            }
-            if !std::mem::replace(&mut is_logged, true) {
-                tracing::info!(
-                    slice = slice.to_string(),
-                    "Waiting for a run that holds the lease of this slice."
-                );
-            }
-            tokio::select! {
-                () = self.interrupt.cancelled() => {}
-                () = tokio::time::sleep(HELD_LEASE_POLL) => {}
-            }
+        if self.is_hopeless {
+            return Ok(None);
         }
+        wait_for_lease(self.lake, slice, self.interrupt).await
     }
 
     /// Removes the replaced files of `slices` at once, with every snapshot that needs one. Returns

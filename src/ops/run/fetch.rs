@@ -34,6 +34,7 @@ const CHUNKS_IN_FLIGHT: usize = 8;
 /// A slice that was read to its end.
 #[derive(Debug)]
 pub(super) struct Fetched {
+    pub(super) request: Request,
     pub(super) converted: Converted,
     /// What became of numbers in it.
     pub(super) privacy: Arc<Privacy>,
@@ -240,6 +241,7 @@ pub(super) async fn fetch(
         Some(made_at) => Some(made_at),
     };
     Ok(Fetched {
+        request,
         converted,
         privacy: Arc::clone(privacy),
         control_total,

@@ -29,6 +29,7 @@ use crate::privacy::Privacy;
 use crate::retry::{Fate, StopCause};
 use crate::slice_file::convert::Converted;
 use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, rows_of};
+use crate::source::Request;
 use crate::store::Lease;
 use crate::store::layout;
 
@@ -380,6 +381,7 @@ async fn settle(
 ) -> Result<SliceOutcome, SliceError> {
     let slice = before.entry.slice;
     let Fetched {
+        request: Request { last_day, .. },
         mut converted,
         privacy,
         control_total,
@@ -408,9 +410,6 @@ async fn settle(
     if let Some(server_time) = server_time {
         context.compare_clocks(server_time, fetched_at);
     }
-    let last_day = context
-        .request(slice, before.entry.committed.as_ref())
-        .last_day;
     let through = (last_day < slice.period.last_day()).then_some(last_day);
     let commit = Commit {
         run: context.run.clone(),

@@ -7,15 +7,15 @@ use super::rejects::RemainingRejects;
 use super::slice::Eraser;
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
-use crate::cdr::day::PeriodDays;
 use crate::cdr::reconcile::verdict;
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::{Commit, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LedgerEntry, PublishedFile, TableChange, is_intact};
+use crate::ops::rewrite::{rewrite_options, rewrite_rows};
 use crate::privacy::Privacy;
-use crate::slice_file::convert::{ConvertOptions, Converted, Converter};
-use crate::slice_file::writer::{checksum_of, read_rows};
+use crate::slice_file::convert::Converted;
+use crate::slice_file::writer::checksum_of;
 use crate::store::Lease;
 
 impl Eraser<'_> {
@@ -119,39 +119,11 @@ impl Eraser<'_> {
         privacy: &Arc<Privacy>,
     ) -> Result<Converted, EraseError> {
         let lake = self.removal.lake;
-        let options = ConvertOptions {
-            slice,
-            days: PeriodDays::new(slice.period, &self.config.window.timezone),
-            export_files: None,
-            spool_dir: lake.spool_dir().to_owned(),
-            max_record_bytes: self.config.limits.max_record_bytes,
-            max_slice_bytes: u64::MAX,
-            // Equal rows in the table were kept on purpose.
-            dedupe: false,
-            // Times in the table are instants.
-            assume_timezone: None,
-            privacy: Arc::clone(privacy),
-            // Credentials were removed when the slice was fetched.
-            credentials: Arc::default(),
-            parquet: self.config.parquet.clone(),
-        };
+        let options = rewrite_options(lake, self.config, slice, Arc::clone(privacy));
         let Some(copy) = lake.local_copy(&file.location()).await? else {
             return Err(EraseError::Uncertain);
         };
-        let rows = blocking(move || {
-            let mut converter = Converter::try_new(options)?;
-            let read = read_rows(&copy.path, slice, |record| converter.keep(record));
-            match read {
-                Ok(()) => Ok(converter.finish()?),
-                // A full disk is reported rather than its consequences.
-                Err(error) => Err(converter
-                    .abandon()
-                    .and(Err(error))
-                    .unwrap_or_else(|error| error)
-                    .into()),
-            }
-        })
-        .await?;
+        let rows = blocking(move || Ok(rewrite_rows(options, &[copy])?)).await?;
         if rows.counts.rows + rows.counts.suppressed != file.rows {
             return Err(EraseError::Uncertain);
         }

@@ -2,8 +2,8 @@
 //!
 //! The catalog is derived from the log, as the log is derived from the ledger. First a snapshot is
 //! in the log, then it becomes the branch `main` of the catalog's table. A commit requires that
-//! `main` is what was read. Before each change the log is looked at: a process that knows an old
-//! version of the log changes nothing.
+//! `main` has not changed since it was read. A process first checks that it has the newest version
+//! of the log. With an older one it changes nothing.
 //!
 //! The catalog adds a snapshot only if its sequence number is above the last one, and its time is
 //! not long before the last update. Another program's commit takes such a number. Then the log gets
