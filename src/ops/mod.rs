@@ -4,6 +4,7 @@
 pub(crate) mod check;
 pub(crate) mod days;
 mod error;
+mod fetch;
 pub(crate) mod gc;
 pub(crate) mod job;
 mod leases;

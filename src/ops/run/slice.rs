@@ -9,27 +9,24 @@ use jiff::civil::Date;
 use object_store::path::Path;
 use tokio::sync::SemaphorePermit;
 
-use super::attempts::fetch_until_good;
-use super::fetch::{FetchError, Fetched};
-use super::{Context, RoomToFetch, Stop, Waiting};
+use super::{Context, Stop, Waiting};
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
-use crate::cdr::period::{Period, PeriodUnit};
-use crate::cdr::reconcile::{Verdict, describe_mismatch};
+use crate::cdr::period::PeriodUnit;
+use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::Slice;
-use crate::cdr::tally::{Counts, FAR_OUTSIDE_HOURS};
-use crate::config::{Reconcile, Via, describe_rejects};
+use crate::config::Reconcile;
 use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, join_task};
 use crate::lake::ledger::{Commit, Entry, Failure, Reason, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
 use crate::lake::{LakeError, LedgerEntry, PublishedFile, StagedSlice, TableChange, is_intact};
-use crate::ops::days::{is_from_the_future, lookback_from, state_of};
+use crate::ops::days::{is_from_the_future, state_of};
+use crate::ops::fetch::{FetchError, Fetched, Refusal, RoomToFetch};
 use crate::ops::plan::Due;
 use crate::privacy::Privacy;
 use crate::retry::{Fate, StopCause};
 use crate::slice_file::convert::Converted;
 use crate::slice_file::writer::{SpoolFile, WriteError, checksum_of, rows_of};
-use crate::source::Request;
 use crate::store::Lease;
 use crate::store::layout;
 
@@ -38,27 +35,8 @@ use crate::store::layout;
 enum SliceError {
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    #[error("the counts do not add up: {0:?}. This is a bug in cdrlake: please report it")]
-    Unaccounted(Counts),
-    #[error("{problem}. The first: {first}")]
-    TooManyRejects {
-        problem: String,
-        /// Where the first stands, and why it is one.
-        first: String,
-    },
-    #[error(
-        "{far} of {rows} rows are more than {FAR_OUTSIDE_HOURS} hours outside {period}, so \
-         they belong elsewhere. Run again later, and ask the provider if this persists"
-    )]
-    OtherDay { far: u64, rows: u64, period: Period },
-    #[error("{mismatch}. Run again later, and ask the provider if this persists")]
-    Mismatch {
-        mismatch: String,
-        /// Whether the list, which was not asked for, may have more.
-        list_may_help: bool,
-    },
-    #[error("{mismatch}")]
-    ExportMismatch { mismatch: String, is_known: bool },
+    #[error(transparent)]
+    Refused(#[from] Refusal),
     #[error("the slice shrank: it has {}, and the lake {before}", counted(*now, "row", "rows"))]
     Shrank { now: u64, before: u64 },
     #[error(
@@ -103,17 +81,7 @@ impl SliceError {
     /// Its kind, where there is something to do about it.
     fn reason(&self) -> Option<Reason> {
         match self {
-            Self::TooManyRejects { .. } => Some(Reason::TooManyRejects),
-            Self::Mismatch { list_may_help, .. } => Some(if *list_may_help {
-                Reason::ShortAnswer
-            } else {
-                Reason::Mismatch
-            }),
-            Self::ExportMismatch { is_known, .. } => Some(if *is_known {
-                Reason::OtherExport
-            } else {
-                Reason::UnprovenExport
-            }),
+            Self::Refused(refusal) => refusal.reason(),
             Self::Shrank { .. } | Self::DaysShrank { .. } => Some(Reason::Shrank),
             Self::ExportShrank { .. } => Some(Reason::ShorterExport),
             _ => None,
@@ -173,7 +141,7 @@ pub(super) async fn process(
             return Err(Requeue::TakenOver);
         }
         Err(error) => {
-            let mut text = context.hide_keys(&chain(&error));
+            let mut text = context.fetcher.hide_keys(&chain(&error));
             if is_disk_full(&error) {
                 text = format!("{text}. {MAKE_ROOM}");
             }
@@ -197,7 +165,7 @@ async fn stops_the_run(context: &Context, error: &SliceError, text: &str) -> boo
             Err(error) if error.is_denied() || error.fate().stops_the_run() => StopCause::Lake,
             _ => return false,
         },
-        (_, SliceError::Fetch(_)) if context.source.is_cut_off() => StopCause::Source,
+        (_, SliceError::Fetch(_)) if context.fetcher.source.is_cut_off() => StopCause::Source,
         _ => return false,
     };
     context.stop(&Stop::at(cause, text.to_owned()));
@@ -218,7 +186,7 @@ async fn attempt_all(
     report: &mut SliceReport,
 ) -> Result<Done, SliceError> {
     let slice = due.slice;
-    if context.stop.is_cancelled() {
+    if context.fetcher.stop.is_cancelled() {
         return Err(FetchError::Stopped.into());
     }
     let Some(lease) = context.lake.try_lease(slice).await? else {
@@ -286,8 +254,12 @@ async fn work_on(
         ));
         return Ok(SliceOutcome::Skipped);
     }
-    let request = context.request(slice, before.entry.committed.as_ref());
-    let fetched = match fetch_until_good(context, request, &privacy, report).await {
+    let in_lake = before.entry.committed.as_ref();
+    let in_lake = in_lake.map(|commit| commit.through.unwrap_or(slice.period.last_day()));
+    let fetcher = &context.fetcher;
+    let request = fetcher.request(slice, in_lake);
+    let fetched = fetcher.fetch_until_good(request, &privacy, &mut report.attempts);
+    let fetched = match fetched.await {
         Ok(fetched) => fetched,
         Err(error) => {
             let error = error.into();
@@ -300,7 +272,9 @@ async fn work_on(
     // On the heap: what settling holds is large, and each worker's task would carry room for it.
     let outcome = Box::pin(settle(context, due, lease, before, fetched, room, report)).await;
     if outcome.is_ok() && due.why.is_damage() {
-        context.warn(format!("{slice}: {}; repaired", due.why));
+        context
+            .fetcher
+            .warn(format!("{slice}: {}; repaired", due.why));
     }
     outcome
 }
@@ -308,13 +282,17 @@ async fn work_on(
 /// Whether the commit that another run made in the meantime is as good as this run's would be. It
 /// is not if the day has settled since, or if only this run compares counts.
 fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
-    let ours = state_of(slice.period, &context.config.window, context.started_at);
+    let ours = state_of(
+        slice.period,
+        &context.fetcher.config.window,
+        context.fetcher.started_at,
+    );
     let is_settled = commit.state == State::Closed || ours == State::Open;
-    let last_day = context.request(slice, None).last_day;
+    let last_day = context.fetcher.request(slice, None).last_day;
     let has_our_days = commit.through.is_none_or(|through| through >= last_day);
     let is_proven = commit.reconcile.has_equal_count()
         || commit.reconcile == Verdict::NotChecked
-        || context.config.quality.reconcile != Reconcile::Fail;
+        || context.fetcher.config.quality.reconcile != Reconcile::Fail;
     is_settled && is_proven && has_our_days
 }
 
@@ -325,16 +303,16 @@ fn says_something_of_the_slice(
     before: &LedgerEntry,
     error: &SliceError,
 ) -> bool {
-    if context.source.is_fixed()
+    if context.fetcher.source.is_fixed()
         && before.entry.committed.is_some()
         // Otherwise these records could not be listed.
-        && !matches!(error, SliceError::TooManyRejects { .. })
+        && !matches!(error, SliceError::Refused(Refusal::TooManyRejects { .. }))
     {
         return false;
     }
     let is_elsewhere =
         error.fate().stops_the_run() || matches!(error, SliceError::Fetch(FetchError::Stopped));
-    !is_elsewhere && !context.source.is_cut_off()
+    !is_elsewhere && !context.fetcher.source.is_cut_off()
 }
 
 /// Notes in the ledger that the slice failed, so that it stays due, and keeps its rejects.
@@ -350,7 +328,7 @@ async fn record_failure(
     let failure = Failure {
         run: context.run.clone(),
         at: Timestamp::now(),
-        problem: context.hide_keys(&chain(error)),
+        problem: context.fetcher.hide_keys(&chain(error)),
         reason: error.reason(),
     };
     if let Err(error) = context
@@ -362,7 +340,7 @@ async fn record_failure(
             context.stop(&Stop::at(cause, chain(&error)));
         }
         // The failure is reported anyway; without an entry the slice stays due as before.
-        context.warn(format!(
+        context.fetcher.warn(format!(
             "{slice}: the failure could not be recorded: {}",
             chain(&error)
         ));
@@ -375,42 +353,38 @@ async fn settle(
     due: &Due,
     lease: &dyn Lease,
     before: LedgerEntry,
-    fetched: Fetched,
+    mut fetched: Fetched,
     room: RoomToFetch<'_>,
     report: &mut SliceReport,
 ) -> Result<SliceOutcome, SliceError> {
     let slice = before.entry.slice;
+    let fetcher = &context.fetcher;
+    let rejects = fetched.converted.rejects.take();
+    let verdict = fetched.verdict;
+    fetcher.warn_of_missing_columns(&fetched.converted.missing_fields);
+    describe(report, &fetched);
+    let judged = match fetcher.judge(&fetched) {
+        Ok(()) => must_not_shrink(context, due, &before, &fetched.converted).await,
+        Err(refusal) => Err(refusal.into()),
+    };
+    if let Err(error) = judged {
+        if says_something_of_the_slice(context, &before, &error) {
+            record_failure(context, lease, before, &error, rejects, &fetched.privacy).await;
+        }
+        return Err(error);
+    }
+    fetcher.compare_clocks(&fetched);
+    let (state, through) = (fetcher.state_of(&fetched), fetched.through());
     let Fetched {
-        request: Request { last_day, .. },
-        mut converted,
+        converted,
         privacy,
         control_total,
-        verdict,
         asked,
         begun_at: fetched_at,
         etag,
         last_modified,
-        server_time,
-        as_of,
+        ..
     } = fetched;
-    let rejects = converted.rejects.take();
-    if !converted.missing_fields.is_empty() {
-        context.warn_of_missing_columns(&converted.missing_fields);
-    }
-    report.counts = converted.counts.clone();
-    report.totals = converted.totals.clone();
-    report.control_total = control_total;
-    report.reconcile = verdict;
-    if let Err(error) = judge(context, due, &before, &converted, control_total, verdict).await {
-        if says_something_of_the_slice(context, &before, &error) {
-            record_failure(context, lease, before, &error, rejects, &privacy).await;
-        }
-        return Err(error);
-    }
-    if let Some(server_time) = server_time {
-        context.compare_clocks(server_time, fetched_at);
-    }
-    let through = (last_day < slice.period.last_day()).then_some(last_day);
     let commit = Commit {
         run: context.run.clone(),
         token: new_token(),
@@ -419,7 +393,7 @@ async fn settle(
         privacy_key_id: context.lake.privacy().key_id().map(str::to_owned),
         asked,
         fetched_at,
-        state: state_of_new(context, &converted, slice, (as_of, through), verdict),
+        state,
         file: None,
         digest: converted.digest,
         counts: converted.counts.clone(),
@@ -468,40 +442,27 @@ async fn settle(
         publish(context, lease, slice, report).await?;
         SliceOutcome::Committed
     };
-    remark(context, slice, &report.counts, verdict);
+    let rejects = context
+        .fetcher
+        .config
+        .lake
+        .url
+        .of(&layout::rejects_file(slice));
+    fetcher.remark(
+        slice,
+        &report.counts,
+        verdict,
+        &format!("kept in {rejects}"),
+    );
     Ok(outcome)
 }
 
-/// The state of a slice that was fetched now. It stays open if days of it were not asked for, and
-/// if an export, whose count is not proven, has a month without calls on some day.
-fn state_of_new(
-    context: &Context,
-    converted: &Converted,
-    slice: Slice,
-    (as_of, through): (Option<Timestamp>, Option<Date>),
-    verdict: Verdict,
-) -> State {
-    let period = slice.period;
-    let has_every_day = || {
-        let days = usize::from(period.last_day().day().unsigned_abs());
-        period.unit() == PeriodUnit::Day || converted.days.len() == days
-    };
-    let is_whole = through.is_none()
-        && (!context.source.is_fixed() || verdict.has_equal_count() || has_every_day());
-    match as_of {
-        Some(as_of) if is_whole && !is_doubtful(context, slice, verdict) => {
-            state_of(period, &context.config.window, as_of)
-        }
-        _ => State::Open,
-    }
-}
-
-/// Whether a count that matches only with duplicates may still change: during the look-back.
-fn is_doubtful(context: &Context, slice: Slice, verdict: Verdict) -> bool {
-    let window = &context.config.window;
-    let today = context.started_at.to_zoned(window.timezone.clone()).date();
-    verdict == Verdict::MatchWithDuplicates
-        && slice.period.last_day() >= lookback_from(window, today)
+/// Puts what was read into the report, whatever becomes of it.
+fn describe(report: &mut SliceReport, fetched: &Fetched) {
+    report.counts = fetched.converted.counts.clone();
+    report.totals = fetched.converted.totals.clone();
+    report.control_total = fetched.control_total;
+    report.reconcile = fetched.verdict;
 }
 
 /// Writes the footer, after which the file is complete, and gives back the memory that it took.
@@ -515,7 +476,7 @@ async fn write_footer<'a>(
     let metadata = commit.file_metadata(slice);
     let file = tokio::task::spawn_blocking(move || converted.write_footer(metadata));
     let file = join_task(file).await??;
-    Ok((file, room.until_published(context)))
+    Ok((file, room.keep_memory(context.publishing_memory_bytes())))
 }
 
 /// A slice whose file is complete.
@@ -614,7 +575,9 @@ async fn is_in_lake(
     };
     // The store's entity tag identifies this upload, so its bytes need not be read.
     if found.etag.is_none() && !has_bytes(context, &found.path, &file.checksum).await? {
-        context.warn(format!("{slice}: its file is damaged and will be replaced"));
+        context
+            .fetcher
+            .warn(format!("{slice}: its file is damaged and will be replaced"));
         return Ok(false);
     }
     Ok(true)
@@ -642,58 +605,19 @@ async fn has_bytes(context: &Context, path: &Path, expected: &str) -> Result<boo
     Ok(found.is_ok_and(|found| found == expected))
 }
 
-/// Whether a slice may be published.
-async fn judge(
+/// Refuses a slice that has fewer rows than the lake, unless that is allowed.
+async fn must_not_shrink(
     context: &Context,
     due: &Due,
     before: &LedgerEntry,
     converted: &Converted,
-    control_total: Option<u64>,
-    verdict: Verdict,
 ) -> Result<(), SliceError> {
-    let slice = before.entry.slice;
     let counts = &converted.counts;
-    let quality = &context.config.quality;
-    if !counts.add_up() {
-        return Err(SliceError::Unaccounted(counts.clone()));
-    }
-    if let Some(problem) = quality.refuses_rejects(counts) {
-        return Err(SliceError::TooManyRejects {
-            problem,
-            first: converted.first_reject.clone().unwrap_or_default(),
-        });
-    }
-    let far = converted.far_outside;
-    if far > counts.rows / 2 {
-        return Err(SliceError::OtherDay {
-            far,
-            rows: counts.rows,
-            period: slice.period,
-        });
-    }
-    if verdict == Verdict::Mismatch {
-        let mismatch = describe_mismatch(counts, control_total);
-        if quality.reconcile == Reconcile::Fail {
-            return Err(if context.source.is_fixed() {
-                SliceError::ExportMismatch {
-                    mismatch,
-                    is_known: control_total.is_some(),
-                }
-            } else {
-                SliceError::Mismatch {
-                    mismatch,
-                    list_may_help: context.config.source.via != Via::Pages
-                        && control_total.is_some_and(|total| counts.distinct() < total),
-                }
-            });
-        }
-        context.warn(format!("{slice}: {mismatch}"));
-    }
     if !context.options.allow_shrink {
         let rows_before = rows_in_lake(context, due, before).await?;
         // Calls that are left out since have not gone from the provider.
         let rows_now = counts.rows + counts.suppressed;
-        if rows_now < rows_before && context.source.is_fixed() {
+        if rows_now < rows_before && context.fetcher.source.is_fixed() {
             return Err(SliceError::ExportShrank {
                 now: counts.rows,
                 before: rows_before,
@@ -777,47 +701,6 @@ async fn rows_in_lake(
             .unwrap_or_default(),
     };
     Ok(committed.max(in_table).unwrap_or_default())
-}
-
-/// A path of the lake as the user can open it.
-fn in_lake(context: &Context, path: &Path) -> String {
-    context.config.lake.url.of(path)
-}
-
-/// Warns of what was tolerated.
-fn remark(context: &Context, slice: Slice, counts: &Counts, verdict: Verdict) {
-    if verdict == Verdict::MatchWithDuplicates {
-        context.warn(format!(
-            "{slice}: {} match the provider's count, but {}, so as many other calls may be \
-             missing. Ask the provider",
-            counted(counts.records, "record", "records"),
-            counted(
-                counts.repetitions(),
-                "of them is a duplicate",
-                "of them are duplicates"
-            )
-        ));
-    }
-    if counts.rejected > 0 {
-        let path = in_lake(context, &layout::rejects_file(slice));
-        context.warn(format!(
-            "{slice}: {} and kept in {path}",
-            describe_rejects(counts.rejected, counts.records)
-        ));
-    }
-    if counts.conflicts > 0 {
-        context.warn(format!(
-            "{slice}: {} a call_id with a different row; all are kept",
-            counted(counts.conflicts, "row shares", "rows share")
-        ));
-    }
-    if counts.outside_day > 0 {
-        context.warn(format!(
-            "{slice}: {} on another day. Check that window.timezone is the time zone of the \
-             account's days",
-            counted(counts.outside_day, "row lies", "rows lie")
-        ));
-    }
 }
 
 #[cfg(test)]

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use jiff::civil::Date;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
-use super::{Context, Observer};
+use super::Fetcher;
 use crate::body::decompress::Encoding;
 use crate::body::framing::Format;
 use crate::cdr::day::{PeriodDays, end_of_day};
@@ -20,6 +21,7 @@ use crate::cdr::tally::Counts;
 use crate::config::Reconcile;
 use crate::error::{Panicked, counted, join_task};
 use crate::lake::ledger::Asked;
+use crate::ops::Observer;
 use crate::privacy::Privacy;
 use crate::retry::{Exhausted, Fate, Retry, RetryHint, RetryReason};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
@@ -33,25 +35,33 @@ const CHUNKS_IN_FLIGHT: usize = 8;
 
 /// A slice that was read to its end.
 #[derive(Debug)]
-pub(super) struct Fetched {
-    pub(super) request: Request,
-    pub(super) converted: Converted,
+pub(in crate::ops) struct Fetched {
+    pub(in crate::ops) request: Request,
+    pub(in crate::ops) converted: Converted,
     /// What became of numbers in it.
-    pub(super) privacy: Arc<Privacy>,
-    pub(super) control_total: Option<u64>,
-    pub(super) verdict: Verdict,
-    pub(super) asked: Asked,
-    pub(super) begun_at: Timestamp,
-    pub(super) etag: Option<String>,
-    pub(super) last_modified: Option<String>,
-    pub(super) server_time: Option<Timestamp>,
+    pub(in crate::ops) privacy: Arc<Privacy>,
+    pub(in crate::ops) control_total: Option<u64>,
+    pub(in crate::ops) verdict: Verdict,
+    pub(in crate::ops) asked: Asked,
+    pub(in crate::ops) begun_at: Timestamp,
+    pub(in crate::ops) etag: Option<String>,
+    pub(in crate::ops) last_modified: Option<String>,
+    pub(in crate::ops) server_time: Option<Timestamp>,
     /// When what was read was all there is; `None` if it is known not to be.
-    pub(super) as_of: Option<Timestamp>,
+    pub(in crate::ops) as_of: Option<Timestamp>,
+}
+
+impl Fetched {
+    /// The last day that was asked for, if the period has later ones.
+    pub(in crate::ops) fn through(&self) -> Option<Date> {
+        let Request { slice, last_day } = self.request;
+        (last_day < slice.period.last_day()).then_some(last_day)
+    }
 }
 
 /// Why an attempt led to nothing.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum FetchError {
+pub(in crate::ops) enum FetchError {
     #[error(transparent)]
     Source(#[from] SourceError),
     #[error(transparent)]
@@ -110,7 +120,7 @@ pub(super) enum FetchError {
 
 impl FetchError {
     /// What becomes of the slice and its run because of it.
-    pub(super) fn fate(&self) -> Fate {
+    pub(in crate::ops) fn fate(&self) -> Fate {
         match self {
             Self::Source(error) => error.fate(),
             Self::Convert(error) => error.fate(),
@@ -162,35 +172,35 @@ enum Message {
 
 /// Fetches a slice once.
 pub(super) async fn fetch(
-    context: &Context,
+    fetcher: &Fetcher,
     request: Request,
     privacy: &Arc<Privacy>,
     leniency: Leniency,
     deadline: Instant,
 ) -> Result<Fetched, FetchError> {
-    let ended = end_of_day(request.last_day, &context.config.window.timezone) <= context.started_at;
-    let asks_total = ended && context.config.quality.reconcile != Reconcile::Off;
+    let ended = end_of_day(request.last_day, &fetcher.config.window.timezone) <= fetcher.started_at;
+    let asks_total = ended && fetcher.config.quality.reconcile != Reconcile::Off;
     let control_total = async || {
         if asks_total {
-            control_total(context, request, leniency.count_may_fail).await
+            control_total(fetcher, request, leniency.count_may_fail).await
         } else {
             Ok(None)
         }
     };
     let before = control_total().await?;
     let begun_at = Timestamp::now();
-    let mut body = open(context, request, before).await?;
-    let mut conversion = Conversion::start(context, request.slice, privacy, &body);
+    let mut body = open(fetcher, request, before).await?;
+    let mut conversion = Conversion::start(fetcher, request.slice, privacy, &body);
     let read = async {
-        let first = conversion.feed(context, &mut body).await?;
+        let first = conversion.feed(fetcher, &mut body).await?;
         let after = control_total().await?;
         leniency.compare(before, after)?;
         if body.paging == Paging::Whole {
             return Ok((after, Pages::One));
         }
-        may_have_none(context, request, first, after).await?;
+        may_have_none(fetcher, request, first, after).await?;
         let mut walk = Walk {
-            context,
+            fetcher,
             request,
             leniency,
             deadline,
@@ -213,7 +223,7 @@ pub(super) async fn fetch(
     };
     let converted = conversion.finish().await?;
     let (slice, counts) = (request.slice, &converted.counts);
-    let verdict = match (context.config.quality.reconcile, ended) {
+    let verdict = match (fetcher.config.quality.reconcile, ended) {
         (Reconcile::Off, _) => Verdict::Off,
         (_, false) => Verdict::NotChecked,
         // Calls that came in while pages were walked shift them: duplicates may hide a gap.
@@ -224,7 +234,7 @@ pub(super) async fn fetch(
     };
     if let (Pages::Short { records, total }, Verdict::Off | Verdict::NotChecked) = (pages, verdict)
     {
-        context.warn(format!(
+        fetcher.warn(format!(
             "{slice}: the provider counts {}, but returned only {records}",
             counted(total, "call", "calls")
         ));
@@ -258,13 +268,13 @@ pub(super) async fn fetch(
 /// Opens what a slice is read from. That there is nothing is believed only where the provider
 /// counts no calls: it is asked now where its count is not known.
 async fn open(
-    context: &Context,
+    fetcher: &Fetcher,
     request: Request,
     counted: Option<u64>,
 ) -> Result<Body, FetchError> {
-    let body = stoppable(context, context.source.open(request)).await?;
+    let body = stoppable(fetcher, fetcher.source.open(request)).await?;
     if let Some(problem) = &body.absent {
-        must_count_none(context, request, counted, problem).await?;
+        must_count_none(fetcher, request, counted, problem).await?;
     }
     Ok(body)
 }
@@ -272,14 +282,14 @@ async fn open(
 /// Refuses an answer without calls, described by `problem`, unless the provider counts none.
 /// Requests the count if it is unknown.
 async fn must_count_none(
-    context: &Context,
+    fetcher: &Fetcher,
     request: Request,
     counted: Option<u64>,
     problem: &str,
 ) -> Result<(), FetchError> {
     let counted = match counted {
         Some(total) => Some(total),
-        None => asked_for_once(context, request).await?,
+        None => asked_for_once(fetcher, request).await?,
     };
     if counted == Some(0) {
         return Ok(());
@@ -292,7 +302,7 @@ async fn must_count_none(
 
 /// Refuses a first body without calls if it has no list, or a total above zero.
 async fn may_have_none(
-    context: &Context,
+    fetcher: &Fetcher,
     request: Request,
     first: BodyEnd,
     counted: Option<u64>,
@@ -303,17 +313,17 @@ async fn may_have_none(
     }
     if first.summary.lacks_list {
         let problem = "the answer has no list of calls (`items`)";
-        return must_count_none(context, request, counted.or(said), problem).await;
+        return must_count_none(fetcher, request, counted.or(said), problem).await;
     }
     if counted.is_none() && said.is_some() {
-        return must_count_none(context, request, said, "the answer has an empty list").await;
+        return must_count_none(fetcher, request, said, "the answer has an empty list").await;
     }
     Ok(())
 }
 
 /// A walk of the pages of a slice.
 struct Walk<'a> {
-    context: &'a Context,
+    fetcher: &'a Fetcher,
     request: Request,
     leniency: Leniency,
     /// When `source.max_elapsed` is used up.
@@ -349,7 +359,7 @@ impl Walk<'_> {
         control_total: Option<u64>,
     ) -> Result<Pages, FetchError> {
         let Self {
-            context,
+            fetcher,
             request,
             leniency,
             deadline,
@@ -366,14 +376,14 @@ impl Walk<'_> {
         }
         let total = match control_total.or(envelope_total) {
             Some(total) => Some(total),
-            None => asked_for_once(context, request).await?,
+            None => asked_for_once(fetcher, request).await?,
         };
         let Some(total) = total else {
             if is_list {
                 let problem = "the list has no pagination.total, so its last page is unknown";
                 return Err(SourceError::Permanent(problem.to_owned()).into());
             }
-            context.warn(format!(
+            fetcher.warn(format!(
             "{slice}: {} records may be the first of several pages, and the provider's count is \
              unavailable, so calls may be missing",
             first.records
@@ -395,11 +405,11 @@ impl Walk<'_> {
         tracing::info!(slice = slice.to_string(), total, "Reading the pages.");
         let mut last = first;
         for page in 2.. {
-            let ask = || context.source.page(request, page);
-            let source = &*context.source;
-            let retry = Retry::new((&context.config.source).into(), Some(deadline));
+            let ask = || fetcher.source.page(request, page);
+            let source = &*fetcher.source;
+            let retry = Retry::new((&fetcher.config.source).into(), Some(deadline));
             let body = request_with_retries(source, retry, slice, ask);
-            let body = stoppable(context, body).await;
+            let body = stoppable(fetcher, body).await;
             let mut body = body.map_err(|error| match error {
                 // It was tried again where it was: to begin anew would multiply the attempts.
                 FetchError::Source(source) if matches!(source.fate(), Fate::Retry(_)) => {
@@ -407,7 +417,7 @@ impl Walk<'_> {
                 }
                 error => error,
             })?;
-            let end = conversion.feed(context, &mut body).await?;
+            let end = conversion.feed(fetcher, &mut body).await?;
             let records = end.records - last.records;
             leniency.compare(envelope_total, end.summary.envelope_total)?;
             self.must_not_fall(end.summary.envelope_total)?;
@@ -461,8 +471,8 @@ enum Pages {
 
 /// The provider's count where it is needed but would not be compared; `None` if it cannot be had
 /// for whatever reason. The stream has just shown that the key is good.
-async fn asked_for_once(context: &Context, request: Request) -> Result<Option<u64>, FetchError> {
-    match control_total(context, request, true).await {
+async fn asked_for_once(fetcher: &Fetcher, request: Request) -> Result<Option<u64>, FetchError> {
+    match control_total(fetcher, request, true).await {
         Err(FetchError::Source(SourceError::Refused { .. })) => Ok(None),
         total => total,
     }
@@ -471,11 +481,11 @@ async fn asked_for_once(context: &Context, request: Request) -> Result<Option<u6
 /// The provider's count, or `None` if it will not give one. What may pass is an error, and with it
 /// the attempt, unless `may_fail`.
 async fn control_total(
-    context: &Context,
+    fetcher: &Fetcher,
     request: Request,
     may_fail: bool,
 ) -> Result<Option<u64>, FetchError> {
-    match stoppable(context, context.source.count(request)).await {
+    match stoppable(fetcher, fetcher.source.count(request)).await {
         Ok(total) => Ok(Some(total)),
         Err(FetchError::Source(error))
             if match error.fate() {
@@ -484,7 +494,7 @@ async fn control_total(
                 Fate::StopRun(_) => false,
             } =>
         {
-            let problem = context.hide_keys(&error.to_string());
+            let problem = fetcher.hide_keys(&error.to_string());
             tracing::warn!(
                 slice = request.slice.to_string(),
                 "The provider's count is unavailable: {problem}"
@@ -497,12 +507,12 @@ async fn control_total(
 
 /// Waits for the source, unless the run stops first.
 async fn stoppable<T>(
-    context: &Context,
+    fetcher: &Fetcher,
     work: impl Future<Output = Result<T, SourceError>>,
 ) -> Result<T, FetchError> {
     tokio::select! {
         biased;
-        () = context.stop.cancelled() => Err(FetchError::Stopped),
+        () = fetcher.stop.cancelled() => Err(FetchError::Stopped),
         done = work => Ok(done?),
     }
 }
@@ -515,8 +525,8 @@ struct Conversion {
 }
 
 impl Conversion {
-    fn start(context: &Context, slice: Slice, privacy: &Arc<Privacy>, body: &Body) -> Self {
-        let config = &context.config;
+    fn start(fetcher: &Fetcher, slice: Slice, privacy: &Arc<Privacy>, body: &Body) -> Self {
+        let config = &fetcher.config;
         let limits = &config.limits;
         let export_files = body.export.as_ref().map(|day| Arc::clone(day.names()));
         // The files of an export have their length.
@@ -528,34 +538,34 @@ impl Conversion {
             slice,
             days: PeriodDays::new(slice.period, &config.window.timezone),
             export_files,
-            spool_dir: context.lake.spool_dir().to_owned(),
+            spool_dir: fetcher.spool_dir.clone(),
             max_record_bytes: limits.max_record_bytes,
             max_slice_bytes,
             dedupe: config.quality.dedupe,
             assume_timezone: config.source.assume_timezone.clone(),
             privacy: Arc::clone(privacy),
-            credentials: Arc::clone(context.source.credentials()),
+            credentials: Arc::clone(fetcher.source.credentials()),
             parquet: config.parquet.clone(),
         };
         let (messages, inbox) = mpsc::channel(CHUNKS_IN_FLIGHT);
-        let observer = Arc::clone(&context.observer);
+        let observer = Arc::clone(&fetcher.observer);
         let thread = tokio::task::spawn_blocking(move || convert(options, inbox, &*observer));
         Self { messages, thread }
     }
 
     /// Passes one body on to its end.
-    async fn feed(&mut self, context: &Context, body: &mut Body) -> Result<BodyEnd, FetchError> {
+    async fn feed(&mut self, fetcher: &Fetcher, body: &mut Body) -> Result<BodyEnd, FetchError> {
         if let Some(day) = body.export.take() {
             self.tell(Message::Export(Box::new(day))).await?;
             return tokio::select! {
                 biased;
-                () = context.stop.cancelled() => Err(FetchError::Stopped),
+                () = fetcher.stop.cancelled() => Err(FetchError::Stopped),
                 end = self.end_body() => end,
             };
         }
         let begin = Message::BeginBody(body.encoding, body.format);
         self.tell(begin).await?;
-        while let Some(chunk) = stoppable(context, body.chunk()).await? {
+        while let Some(chunk) = stoppable(fetcher, body.chunk()).await? {
             self.tell(Message::Chunk(chunk)).await?;
         }
         let end = self.end_body().await?;
