@@ -100,6 +100,9 @@ pub use ops::load::Load;
 pub use ops::open::{find_lake, open_lake};
 pub use ops::plan::{Due, DueReason, Plan, plan};
 pub use ops::run::{RunResult, Stop};
+pub use ops::stream::{
+    ProvenSlice, SliceFailed, SliceStream, StreamRequest, StreamedSlice, stream,
+};
 pub use ops::verify::{
     Fault, Finding, Remedy, Repair, SourceCheck, Verification, Verified, VerifyReport,
 };

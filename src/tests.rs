@@ -235,7 +235,7 @@ fn assert_valid(page: &str, text: &str) {
     if !text.contains("lake.url") && !text.contains("[lake]") {
         overrides.push(("lake.url", "./lake".to_owned(), "--lake"));
     }
-    let config = Config::load(Some(&path), &overrides);
+    let config = Config::load(Some(&path), &overrides, &[]);
     assert!(config.is_ok(), "{page}: {config:?}\n{text}");
 }
 

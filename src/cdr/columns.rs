@@ -434,6 +434,17 @@ pub fn schema() -> SchemaRef {
     Arc::clone(&SCHEMA)
 }
 
+/// The Arrow schema that readers of a file see: plain strings, no dictionaries.
+pub(crate) fn file_schema() -> Schema {
+    file_schema_of(COLUMNS)
+}
+
+fn file_schema_of(columns: &[Column]) -> Schema {
+    let field =
+        |column: &Column| ArrowField::new(column.name, column.kind.file_type(), column.nullable);
+    Schema::new(columns.iter().map(field).collect::<Vec<_>>())
+}
+
 /// Checks that a file has all columns of `version`, in order.
 ///
 /// # Errors
@@ -487,17 +498,9 @@ mod tests {
         COLUMNS.iter().cloned().chain([added]).collect()
     }
 
-    /// The schema that readers of a file see.
-    fn file(columns: &[Column]) -> Schema {
-        let field = |column: &Column| {
-            ArrowField::new(column.name, column.kind.file_type(), column.nullable)
-        };
-        Schema::new(columns.iter().map(field).collect::<Vec<_>>())
-    }
-
     #[test]
     fn an_older_file_is_complete_without_later_columns() {
-        let (old, new) = (file(COLUMNS), file(&later()));
+        let (old, new) = (file_schema(), file_schema_of(&later()));
         assert_eq!(check(&old, 1), Ok(()));
         assert_eq!(check_columns(&later(), &old, 1), Ok(()));
         assert_eq!(check_columns(&later(), &new, 2), Ok(()));

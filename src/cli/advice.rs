@@ -10,6 +10,7 @@ use crate::lake::report::{Remark, RemarkKind, RunReport, SliceReport};
 use crate::ops::removal::erase::{EraseError, Erasure, Search};
 use crate::ops::run::{RunResult, Stop};
 use crate::ops::status::LakeStatus;
+use crate::ops::stream::SliceFailed;
 use crate::ops::verify::{Fault, Finding, Verified};
 use crate::ops::{Error, UsageError};
 use crate::source::Source;
@@ -298,6 +299,23 @@ pub(super) fn on_slice(report: &SliceReport, rerun: &Rerun) -> Option<String> {
     report.reason?;
     advise(&mut error, report.reason, report.slice(), rerun);
     Some(error)
+}
+
+/// Why a stream ended early and what to do about it.
+pub(super) fn on_streamed(failed: &SliceFailed) -> String {
+    let advice = match failed.reason {
+        Some(Reason::TooManyRejects) => {
+            ". Fetched with `cdrlake run`, they are kept in the lake, and `cdrlake rejects` shows \
+             them"
+        }
+        Some(Reason::ShortAnswer) => {
+            ". If only the bulk export is short, read the list with --via pages. --reconcile warn \
+             accepts the slice as it is"
+        }
+        Some(Reason::Mismatch) => ". --reconcile warn accepts the slice as it is",
+        _ => "",
+    };
+    format!("{failed}{advice}")
 }
 
 /// The same of a lake's status.

@@ -13,6 +13,7 @@ mod rejects;
 mod run;
 mod simulate;
 mod status;
+mod stream;
 mod table;
 mod tables;
 mod verify;
@@ -67,6 +68,10 @@ pub struct Arguments {
 const FROM_OF_ALL: &str = "First day, YYYY-MM-DD [default: the first day in the lake]";
 const TO_OF_ALL: &str = "Last day, inclusive [default: the last day in the lake]";
 
+/// `--lake` of a command that needs no lake.
+const LAKE_BESIDE: &str = "A lake to read the period of slices and erased numbers from, if there \
+     is one (`lake.url`) [default: ./lake]";
+
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Try cdrlake on a simulated API: fill a lake, verify it, and print the next steps.
@@ -75,6 +80,12 @@ enum Command {
     /// Bring the lake up to date.
     #[command(after_help = "Example: cdrlake run --last 7")]
     Run(run::RunArgs),
+    /// Write the rows of slices to standard output, each once it is proven, without a lake.
+    #[command(
+        after_help = "Example: cdrlake stream --direction placed --day 2026-10-01 > calls.arrow",
+        mut_arg("lake", |lake| lake.help(LAKE_BESIDE))
+    )]
+    Stream(stream::StreamArgs),
     /// Load an export from files, day by day.
     #[command(after_help = "Example: cdrlake load placed-2025.csv.gz --direction placed --dry-run")]
     Load(load::LoadArgs),
@@ -392,11 +403,16 @@ impl<const USES: u8> ConfigArgs<USES> {
     }
 
     fn load(&self) -> Result<Config, ConfigError> {
+        self.load_with(&[])
+    }
+
+    /// The same with other `defaults` of some keys.
+    fn load_with(&self, defaults: &[(&str, &str)]) -> Result<Config, ConfigError> {
         let given = self.given.iter();
         let overrides: Overrides = given
             .map(|(flag, value)| (flag.key, value.clone(), flag.shown))
             .collect();
-        Config::load(self.config.as_deref(), &overrides)
+        Config::load(self.config.as_deref(), &overrides, defaults)
     }
 }
 
@@ -545,6 +561,7 @@ impl Command {
         match self {
             Self::Demo(args) => demo::execute(args, screen).await,
             Self::Run(args) => run::execute(args, screen).await,
+            Self::Stream(args) => stream::execute(args, screen).await,
             Self::Load(args) => load::execute(args, screen).await,
             Self::Plan(args) => run::plan(&args).await,
             Self::Status(args) => status::execute(&args).await,

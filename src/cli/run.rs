@@ -207,7 +207,7 @@ async fn print_plan(
 }
 
 /// Warns that the last selected days are left out because they have not ended.
-fn warn_of_cut(config: &Config, selection: &Selection) {
+pub(super) fn warn_of_cut(config: &Config, selection: &Selection) {
     if let (Some(to), Ok(days)) = (
         selection.to,
         selection.days(&config.window, Timestamp::now()),

@@ -208,12 +208,19 @@ pub(crate) type Overrides = Vec<(&'static str, String, &'static str)>;
 
 impl Config {
     /// Reads the configuration: `file`, or `pipeline.toml` if there is one, then the environment,
-    /// then `overrides`.
+    /// then `overrides`. Keys that none of them sets have these `defaults`.
     ///
     /// # Errors
     /// [`ConfigError`] for the first thing that is wrong.
-    pub fn load(file: Option<&Path>, overrides: &Overrides) -> Result<Self, ConfigError> {
+    pub fn load(
+        file: Option<&Path>,
+        overrides: &Overrides,
+        defaults: &[(&str, &str)],
+    ) -> Result<Self, ConfigError> {
         let mut settings = Settings::default();
+        for (key, value) in defaults {
+            settings.set(key, Value::String((*value).to_owned()), Origin::Program);
+        }
         match file {
             Some(file) => settings.read_file(file)?,
             None if Path::new(DEFAULT_FILE).exists() => {

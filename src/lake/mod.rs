@@ -257,6 +257,12 @@ impl Lake {
         Self { table, ..self }
     }
 
+    /// The same lake with this policy of phone numbers.
+    pub(crate) fn with_privacy(self, privacy: Privacy) -> Self {
+        let privacy = Arc::new(privacy);
+        Self { privacy, ..self }
+    }
+
     /// How phone numbers are stored, apart from erased ones.
     pub(crate) fn privacy(&self) -> &Privacy {
         &self.privacy

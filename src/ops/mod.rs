@@ -19,6 +19,7 @@ pub(crate) mod removal;
 mod rewrite;
 pub mod run;
 pub(crate) mod status;
+pub(crate) mod stream;
 pub(crate) mod tables;
 mod thread;
 pub mod verify;

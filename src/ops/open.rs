@@ -247,6 +247,32 @@ pub async fn find_lake(config: &Config) -> Result<Option<Lake>, Error> {
     lake.map(|lake| with_catalog(config, lake)).transpose()
 }
 
+/// Opens the lake for reading, if there is one, with the key of its erased numbers, and returns how
+/// the configuration stores numbers. For callers that fetch, but write no lake.
+///
+/// # Errors
+/// [`Error`] if it is another lake, is being converted, or cannot be read, and if a key is missing.
+pub(crate) async fn find_lake_to_fetch(
+    config: &Config,
+) -> Result<(Option<Lake>, Arc<Privacy>), Error> {
+    let Some(lake) = find_lake(config).await? else {
+        return Ok((None, Arc::new(config.privacy(false)?)));
+    };
+    if let Some(to) = lake.identity.converting {
+        return Err(LakeError::Converting { to }.into());
+    }
+    let list = lake.suppression().await?;
+    let privacy = match config.privacy(list.is_some()) {
+        Ok(privacy) => privacy,
+        Err(error) => return Err(without_key(config, Some(&lake), error).await),
+    };
+    if let Some(list) = list {
+        list.must_be_of(&privacy)?;
+    }
+    let lake = lake.with_privacy(privacy.clone());
+    Ok((Some(lake), Arc::new(privacy)))
+}
+
 /// Opens the lake for reading, if there is one, whosever calls it holds.
 ///
 /// # Errors

@@ -31,7 +31,7 @@ pub(crate) fn on_selection(
     let from = selection.from.and_then(|day| {
         let period = Period::containing(day, unit);
         let first = period.first_day();
-        (day != first).then(|| middle(day, period, &format!("the run begins with {first}")))
+        (day != first).then(|| middle(day, period, &format!("fetching begins with {first}")))
     });
     let to = selection.to.and_then(|day| {
         let period = Period::containing(day, unit);
@@ -42,7 +42,7 @@ pub(crate) fn on_selection(
             Err(_) => today,
         };
         let last = last.min(period.last_day());
-        (day < last).then(|| middle(day, period, &format!("the run ends with {last}")))
+        (day < last).then(|| middle(day, period, &format!("fetching ends with {last}")))
     });
     from.into_iter().chain(to).map(Remark::from).collect()
 }
@@ -58,7 +58,7 @@ pub(crate) fn on_start(window: &WindowConfig, unit: PeriodUnit) -> Option<Remark
 
 fn middle(day: Date, period: Period, consequence: &str) -> String {
     format!(
-        "{day} lies in the middle of {period}: slices of this lake are whole months, so \
+        "{day} lies in the middle of {period}: slices are whole months, so \
          {consequence}"
     )
 }
@@ -129,8 +129,8 @@ mod tests {
         };
         let of = |day, month, consequence| {
             format!(
-                "{day} lies in the middle of {month}: slices of this lake are whole months, so \
-                 the run {consequence}"
+                "{day} lies in the middle of {month}: slices are whole months, so \
+                 fetching {consequence}"
             )
         };
         assert_eq!(
@@ -166,8 +166,8 @@ mod tests {
         assert_eq!(remark("2026-10-01"), None);
         assert_eq!(
             remark("2026-10-05").unwrap().text,
-            "window.start: 2026-10-05 lies in the middle of 2026-10: slices of this lake are whole \
-             months, so the lake begins with 2026-10-01"
+            "window.start: 2026-10-05 lies in the middle of 2026-10: slices are whole months, so \
+             the lake begins with 2026-10-01"
         );
         assert_eq!(on_start(&window("2026-10-05"), PeriodUnit::Day), None);
     }

@@ -154,16 +154,7 @@ pub async fn plan(
 ) -> Result<Plan, Error> {
     let today = today(&config.window, now);
     let days = selection.days(&config.window, now)?;
-    let directions: Vec<Direction> = config
-        .source
-        .directions
-        .iter()
-        .copied()
-        .filter(|direction| selection.direction.is_none_or(|only| only == *direction))
-        .collect();
-    if let (true, Some(direction)) = (directions.is_empty(), selection.direction) {
-        return Err(UsageError::OtherDirection { direction }.into());
-    }
+    let directions = directions(config, selection)?;
     let unit = period_unit(config, lake);
     // Of the whole periods, which a run touches.
     let first = Period::containing(*days.start(), unit).first_day();
@@ -195,6 +186,23 @@ pub async fn plan(
     }
     plan.sort();
     Ok(plan)
+}
+
+/// The directions of the configuration that are selected.
+///
+/// # Errors
+/// [`UsageError`] if the selected one is not among them.
+pub(super) fn directions(
+    config: &Config,
+    selection: &Selection,
+) -> Result<Vec<Direction>, UsageError> {
+    let all = config.source.directions.iter().copied();
+    let is_selected = |direction: &Direction| selection.direction.is_none_or(|it| it == *direction);
+    let directions: Vec<Direction> = all.filter(is_selected).collect();
+    match selection.direction {
+        Some(direction) if directions.is_empty() => Err(UsageError::OtherDirection { direction }),
+        _ => Ok(directions),
+    }
 }
 
 /// What a run would do.

@@ -11,7 +11,8 @@ use arrow::array::{AsArray, BooleanArray, Date32Array, RecordBatch};
 use arrow::compute::filter_record_batch;
 use arrow::error::ArrowError;
 use parquet::arrow::arrow_reader::{
-    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReaderBuilder,
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader,
+    ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
 use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
@@ -23,7 +24,7 @@ use super::batch_writer::{BatchWriter, FileWriter};
 use super::encode::parquet_schema;
 use super::options::ParquetOptions;
 use super::statistics::FileStatistics;
-use crate::cdr::columns::{COLUMNS, Kind};
+use crate::cdr::columns::{COLUMNS, Kind, file_schema};
 use crate::cdr::decode::Record;
 use crate::cdr::slice::Slice;
 
@@ -97,6 +98,25 @@ impl SpoolFile {
             rows,
             statistics: FileStatistics::default(),
         })
+    }
+
+    /// Its rows in their order, with the [schema](file_schema) of a file. Memory: one batch.
+    ///
+    /// # Errors
+    /// [`WriteError`] if it cannot be read.
+    pub(crate) fn batches(
+        &self,
+    ) -> Result<impl Iterator<Item = Result<RecordBatch, WriteError>> + use<>, WriteError> {
+        let path = self.path.to_path_buf();
+        let schema = Arc::new(file_schema());
+        let reader = open_batches(&path, read_footer(&path)?)?;
+        Ok(reader.map(move |batch| {
+            let batch = batch.and_then(|batch| {
+                // Without the ids of fields, which are of use in files only.
+                RecordBatch::try_new(Arc::clone(&schema), batch.columns().to_vec())
+            });
+            batch.map_err(|source| error(&path, "read", source.into()))
+        }))
     }
 }
 
@@ -516,16 +536,22 @@ fn read_batches<E: From<WriteError>>(
     footer: ArrowReaderMetadata,
     mut each: impl FnMut(RecordBatch) -> Result<(), E>,
 ) -> Result<(), E> {
-    let damaged = |source| error(path, "read", source);
+    for batch in open_batches(path, footer)? {
+        each(batch.map_err(|source| error(path, "read", source.into()))?)?;
+    }
+    Ok(())
+}
+
+/// Opens a file with this footer, which need not be in the file.
+fn open_batches(
+    path: &Path,
+    footer: ArrowReaderMetadata,
+) -> Result<ParquetRecordBatchReader, WriteError> {
     let batch_rows = batch_rows(footer.metadata().file_metadata());
     let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(open(path)?, footer)
         .with_batch_size(batch_rows)
-        .build()
-        .map_err(damaged)?;
-    for batch in reader {
-        each(batch.map_err(|error| damaged(error.into()))?)?;
-    }
-    Ok(())
+        .build();
+    reader.map_err(|source| error(path, "read", source))
 }
 
 /// The days of a batch of a file.

@@ -68,6 +68,8 @@ mod simulator;
 mod soak;
 /// Stores for tests: one in memory, and one that fails on request.
 mod stores;
+/// Slices on standard output.
+mod stream;
 /// What the tests share: a lake in a temporary folder, runs of the binary.
 mod support;
 /// A fault at each operation of something that is done to a lake.

@@ -23,7 +23,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 OF_CARGO = {"cargo run --release -- demo\n": "cdrlake demo\n", "cargo test\n": "true\n"}
 # TOML is read by `cargo test`, SQL by queries.py.
 READERS = {"python": ast.parse, "json": json.loads, "yaml": yaml.safe_load}
-OTHERS = {"sh", "sh,norun", "text", "toml", "sql", "ini"}
+OTHERS = {"sh", "sh,norun", "text", "toml", "sql", "ini", "nu"}
 
 # A failure ends the page, and a simulator in the background with it.
 BEGIN = "set -euo pipefail\ntrap 'kill $(jobs -p) 2> /dev/null || true' EXIT\n"

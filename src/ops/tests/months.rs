@@ -333,10 +333,10 @@ async fn a_run_of_some_days_of_a_month_fetches_the_month_and_warns_once() {
     assert_eq!(
         report.warnings,
         [
-            "2020-01-05 lies in the middle of 2020-01: slices of this lake are whole months, so \
-             the run begins with 2020-01-01",
-            "2020-02-10 lies in the middle of 2020-02: slices of this lake are whole months, so \
-             the run ends with 2020-02-29",
+            "2020-01-05 lies in the middle of 2020-01: slices are whole months, so \
+             fetching begins with 2020-01-01",
+            "2020-02-10 lies in the middle of 2020-02: slices are whole months, so \
+             fetching ends with 2020-02-29",
         ]
     );
     let done = report.slices.iter().map(SliceReport::slice);
