@@ -122,7 +122,11 @@ async fn merge(
         bytes_before,
         files_after,
         bytes_after,
+        remarks,
     } = merged;
+    for remark in remarks {
+        screen.print_line(&format!("{remark}."));
+    }
     let text = format!(
         "The lake has a file for each month. Merged {} ({}) into {} ({}), for {} of a direction. \
          If pipeline.toml sets window.slice, set it to \"month\".\n",

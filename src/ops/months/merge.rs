@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use jiff::civil::Date;
 
 use super::Conversion;
 use super::survey::Month;
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::digest::Digest;
-use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::reconcile::{Verdict, verdict};
 use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, DayTotals, Totals};
@@ -172,7 +170,7 @@ fn merged(slice: Slice, month: &Month, run: &str, now: Timestamp) -> Commit {
         privacy_key_id = commit.privacy_key_id.clone().or(privacy_key_id);
         is_closed &= commit.state != State::Open && !is_from_the_future(commit, now);
     }
-    let first_missing = first_missing(slice, month);
+    let first_missing = month.never_fetched(slice.period.last_day()).next();
     let first_and_last = [month.days.first_key_value(), month.days.last_key_value()];
     let [first, last] = first_and_last.map(|day| day.map_or(slice.period.first_day(), |it| *it.0));
     let mut query = vec![("days".to_owned(), format!("{first}..{last}"))];
@@ -208,13 +206,6 @@ fn merged(slice: Slice, month: &Month, run: &str, now: Timestamp) -> Commit {
         response_etag: None,
         response_last_modified: None,
     }
-}
-
-/// The first day of the month that the ledger does not have.
-fn first_missing(slice: Slice, month: &Month) -> Option<Date> {
-    let days = Period::touching(slice.period.days(), PeriodUnit::Day);
-    let mut days = days.map(Period::first_day);
-    days.find(|day| !month.days.contains_key(day))
 }
 
 /// The comparison of the month with the provider's counts of its days. It is a match only if every

@@ -42,7 +42,7 @@ const POLL: Duration = Duration::from_secs(1);
 const CONCURRENT_REMOVALS: usize = 16;
 
 /// The months that a conversion merged, and their files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Merged {
     /// Months of a direction.
     pub months: u64,
@@ -54,6 +54,8 @@ pub(crate) struct Merged {
     pub files_after: u64,
     /// Bytes of the files of the months.
     pub bytes_after: u64,
+    /// Days that the lake lacks, and that no run fetches any more.
+    pub remarks: Vec<String>,
 }
 
 /// Merges the files of a lake of days into months. Fetches nothing. `None` if this was interrupted.
@@ -77,7 +79,7 @@ pub(crate) async fn convert_to_months(
         if let Some(run) = marked_run(lake).await? {
             return Err(run.into());
         }
-        Survey::of(lake, today).await?.must_be_sound()?;
+        Survey::of(lake, config, today).await?.must_be_sound()?;
         // The conversion needs logs and catalog in the end, and nothing else can write until then.
         lake.sync_everything(&run).await?;
     }
@@ -99,22 +101,24 @@ pub(crate) async fn convert_to_months(
         merged: Merged::default(),
     };
     // A run that began just before may have changed a day.
-    let converted = match Survey::of(&lake, today).await?.must_be_sound() {
+    let survey = Survey::of(&lake, config, today).await?;
+    conversion.merged.remarks.clone_from(&survey.remarks);
+    let converted = match survey.must_be_sound() {
         Ok(months) => conversion.convert(&months, observer).await,
         Err(error) => Err(error),
     };
     let Conversion { slices, merged, .. } = conversion;
     let is_interrupted = matches!(converted, Ok(false));
-    let warnings = converted.as_ref().err().map(|error| chain(error));
-    let warnings = warnings.into_iter().collect();
+    let mut warnings = merged.remarks.clone();
+    warnings.extend(converted.as_ref().err().map(|error| chain(error)));
     let report = RunReport::new(run.clone(), now, slices, is_interrupted, warnings);
     let ended = lake.end_run(&run, &report).await;
     lake.settle().await;
     if converted.is_err()
-        && !Survey::of(&lake, today).await?.has_merged()
+        && !Survey::of(&lake, config, today).await?.has_months
         && lake.marked_runs(&run).await?.is_empty()
     {
-        // Nothing is merged yet, so that the lake can stay one of days.
+        // Nothing of a month is written yet, so that the lake can stay one of days.
         lake.with_identity(abandon).await?;
     }
     let is_complete = converted?;

@@ -303,21 +303,62 @@ async fn prune(world: &World, last: i8) {
 #[tokio::test(start_paused = true)]
 async fn a_pruned_month_stays_pruned_and_keeps_its_counts() {
     for formats in FORMATS {
-        let mut world = filled(formats, &[CALLS, ODD, CALLS]).await;
-        prune(&world, 3).await;
+        let mut world = filled(formats, &whole_month()).await;
+        prune(&world, 31).await;
         let merged = converted(&mut world).await;
         assert_eq!(
             (merged.months, merged.files_before, merged.files_after),
             (1, 0, 0)
         );
+        assert_eq!(merged.remarks, NO_FINDINGS);
         let pruned = commit(&world, month()).await;
         assert_eq!((pruned.state, pruned.file), (State::Pruned, None));
-        assert_eq!((pruned.counts.rows, pruned.counts.rejected), (6, 2));
+        assert_eq!((pruned.counts.rows, pruned.counts.rejected), (58, 2));
         assert_eq!(paths_of_days(&world).await, NO_FINDINGS);
         assert_eq!(world.findings().await, NO_FINDINGS);
         let ran = world.run(31, source(&[])).await.run;
         assert_eq!(ran.report.slices, []);
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_that_was_never_fetched_is_not_declared_pruned_unnoticed() {
+    // The days up to the 4th are fetched, and the rest of the month is not.
+    let world = filled(&[], &[CALLS, CALLS, CALLS, CALLS]).await;
+    prune(&world, 4).await;
+    let before = world.contents().await;
+    let lake = world.opened_for_converting().await;
+    let refused = convert(&world, &lake).await.unwrap_err().to_string();
+    let problem = "placed 2020-01: its days are pruned, but 2020-01-05 and 26 other days were \
+                   never fetched. Fetch them, and prune the whole month";
+    assert!(refused.ends_with(problem), "{refused}");
+    assert_eq!(world.contents().await, before);
+
+    // A day before a pruned one is as old.
+    let mut world = filled(&[], &whole_month()).await;
+    prune(&world, 31).await;
+    world.delete(&layout::ledger_entry(slice(5))).await;
+    let merged = converted(&mut world).await;
+    let remark = "placed 2020-01: its days are pruned, and 2020-01-05 was never fetched. No run \
+                  fetches the month";
+    assert_eq!(merged.remarks, [remark]);
+    assert_eq!(commit(&world, month()).await.state, State::Pruned);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_month_with_more_rejects_than_a_slice_may_have_is_refused_before_anything_is_written() {
+    let mut world = filled(&[], &[ODD; 6]).await;
+    world.config.quality.fail_reject_ratio = 0.5;
+    let before = world.contents().await;
+    let lake = world.opened_for_converting().await;
+    let refused = convert(&world, &lake).await.unwrap_err().to_string();
+    let problem = "placed 2020-01, as one slice: 12 of 30 records were rejected, more than \
+                   quality.max_rejects and quality.max_reject_ratio allow";
+    assert!(refused.ends_with(problem), "{refused}");
+    assert_eq!(world.contents().await, before);
+    world.config.quality.max_rejects = 12;
+    converted(&mut world).await;
+    assert_eq!(commit(&world, month()).await.counts.rejected, 12);
 }
 
 #[tokio::test(start_paused = true)]
