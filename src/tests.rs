@@ -48,6 +48,18 @@ fn assert_generated(page: &str, name: &str, expected: &str) {
     std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(page), text).unwrap();
 }
 
+/// Compares a file that is made from the code as a whole. With `TEST_BLESS=1` it writes the file.
+fn assert_made(path: &str, expected: &str) {
+    if std::env::var_os("TEST_BLESS").is_some() {
+        std::fs::write(Path::new(env!("CARGO_MANIFEST_DIR")).join(path), expected).unwrap();
+    }
+    let is_equal = read(path) == expected;
+    assert!(
+        is_equal,
+        "{path} differs from the code: run TEST_BLESS=1 cargo test --lib tests::"
+    );
+}
+
 /// An item of a list, in lines of the documentation's width. Code in backticks stays on one line.
 fn wrapped(item: &str) -> String {
     let mut words: Vec<String> = Vec::new();
@@ -214,6 +226,36 @@ fn the_tables_of_columns_are_the_columns() {
     });
     let full = lines([header].into_iter().chain(rows));
     assert_generated("docs/layout.md", "columns", &full);
+}
+
+#[test]
+fn the_python_package_knows_keys_and_columns() {
+    let columns = COLUMNS.iter().map(|column| {
+        let kind = shown_type(column);
+        let kind = kind.split(", m").next().expect("a first part");
+        let nullable = if column.nullable { "True" } else { "False" };
+        format!("    (\"{}\", \"{kind}\", {nullable}),", column.name)
+    });
+    let text = lines(
+        [
+            "\"\"\"Names that the program defines. Made by `TEST_BLESS=1 cargo test --lib \
+             tests::`.\"\"\"\n",
+            "#: The keys of the configuration.",
+            "KEYS: tuple[str, ...] = (",
+        ]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(KEYS.iter().map(|key| format!("    \"{key}\",")))
+        .chain([
+            ")\n".to_owned(),
+            "#: The columns of the table: name, type in SQL, and whether it may be null."
+                .to_owned(),
+            "COLUMNS: tuple[tuple[str, str, bool], ...] = (".to_owned(),
+        ])
+        .chain(columns)
+        .chain([")".to_owned()]),
+    );
+    assert_made("python/cdrlake/_names.py", &text);
 }
 
 /// The blocks of a document in a language.

@@ -1,0 +1,72 @@
+"""The rows of a group of slices."""
+
+import datetime
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pyarrow as pa
+from pyspark.sql.datasource import InputPartition
+from pyspark.sql.pandas.types import to_arrow_schema
+from pyspark.sql.types import (
+    DataType,
+    DateType,
+    DecimalType,
+    IntegerType,
+    StringType,
+    StructField,
+    StructType,
+    TimestampType,
+)
+
+import cdrlake
+from cdrlake._job import Job
+from cdrlake._names import COLUMNS
+from cdrlake.reports import Slice
+
+#: The last day that had ended when a row was fetched. A day is fetched again, until it settles.
+FETCH_DAY = "fetch_day"
+
+_TYPES: dict[str, DataType] = {
+    "STRING": StringType(),
+    "DATE": DateType(),
+    "TIMESTAMP": TimestampType(),
+    "INT": IntegerType(),
+    "DECIMAL(18, 9)": DecimalType(18, 9),
+}
+
+#: The columns of the table, and `FETCH_DAY`.
+SCHEMA = StructType(
+    [StructField(name, _TYPES[kind], nullable) for name, kind, nullable in COLUMNS]
+    + [StructField(FETCH_DAY, DateType(), nullable=False)]
+)
+
+
+@dataclass(frozen=True)
+class Group(InputPartition):
+    """Slices that one task fetches, one after the other."""
+
+    slices: tuple[Slice, ...]
+    fetch_day: datetime.date
+    job: Job
+
+
+def rows(group: InputPartition) -> Iterator[pa.RecordBatch]:
+    """Fetches the slices. Fails unless each is proven: Spark then drops what the task returned."""
+    if not isinstance(group, Group):
+        # Spark's stand-in where there are no partitions.
+        return
+    schema = to_arrow_schema(SCHEMA, timezone="UTC")
+    with group.job.on_executor() as config:
+        for each in group.slices:
+            batches = cdrlake.read(
+                each.direction,
+                from_=each.first_day,
+                to=each.last_day,
+                config=config,
+                options=group.job.options,
+            )
+            for batch in batches:
+                if batch.num_rows > 0:
+                    fetch_day = pa.repeat(pa.scalar(group.fetch_day, pa.date32()), batch.num_rows)
+                    columns = [batch.column(name) for name, _, _ in COLUMNS]
+                    yield pa.RecordBatch.from_arrays([*columns, fetch_day], schema=schema)

@@ -1,0 +1,232 @@
+"""The module: what it starts, what it returns, and how it fails."""
+
+import datetime
+import doctest
+import importlib.metadata
+import json
+import logging
+import pickle
+import signal
+import subprocess
+import sys
+import types
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+import cdrlake
+import cdrlake._commands
+import cdrlake._job
+import cdrlake._process
+from cdrlake.reports import RunReport, Slice, from_json
+
+YESTERDAY = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [cdrlake, cdrlake._commands, cdrlake._job, cdrlake.reports],
+    ids=lambda it: it.__name__,
+)
+def test_the_examples_are_true(module: types.ModuleType, api: cdrlake.Simulator) -> None:
+    cdrlake.run(lake="lake", last=2, options=api.options, env=api.env)
+    failed, tried = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert (failed, tried > 0) == (0, True)
+
+
+def test_the_version_is_that_of_the_program() -> None:
+    shown = subprocess.run([cdrlake.binary(), "--version"], capture_output=True, text=True)
+    assert shown.stdout == f"cdrlake {importlib.metadata.version('cdrlake')}\n"
+
+
+def test_a_run_returns_what_it_did_and_a_second_one_has_nothing_to_do(
+    api: cdrlake.Simulator,
+) -> None:
+    report = cdrlake.run(lake="lake", last=4, options=api.options, env=api.env)
+    assert report.outcome == "committed"
+    assert report.finished_at >= report.started_at
+    assert report.started_at.tzinfo is not None
+    days = [YESTERDAY - datetime.timedelta(days=back) for back in (3, 2, 1, 0)]
+    assert list(report.partitions_changed) == days
+    directions = ["placed", "received"]
+    expected = [(day, direction) for day in days for direction in directions]
+    assert [(it.day, it.direction) for it in report.slices] == expected
+    assert sum(it.rows for it in report.slices) == report.totals.rows > 0
+    charges = sum((it.totals.charge_usd for it in report.slices), Decimal(0))
+    assert charges == report.totals.charge_usd > 0
+    for each in report.slices:
+        assert each.reconcile == "match"
+        assert each.control_total == each.rows
+        assert [it.rows for it in each.files] == [each.rows]
+        assert sum(each.totals.by_disposition.values()) == each.rows
+
+    again = cdrlake.run(
+        lake="lake", from_=days[0], to=str(days[0]), options=api.options, env=api.env
+    )
+    assert again.slices == ()
+    assert again.partitions_changed == ()
+
+
+def test_plan_status_and_verify_need_no_key_and_agree(api: cdrlake.Simulator) -> None:
+    plan = cdrlake.plan(lake="lake", last=2, direction="placed")
+    assert (plan.first, plan.last) == (YESTERDAY - datetime.timedelta(days=1), YESTERDAY)
+    # The newest first.
+    assert [(it.day, it.why) for it in plan.due] == [
+        (plan.last, "missing"),
+        (plan.first, "missing"),
+    ]
+    run = cdrlake.run(lake="lake", last=2, direction="placed", options=api.options, env=api.env)
+    status = cdrlake.status(lake="lake", last=2)
+    assert (status.closed + status.open, status.missing) == (2, 2)
+    assert sum(each.rows for day in status.days for each in day.slices) == run.totals.rows
+    assert status.days[0].slices[0].charge_usd == run.slices[0].totals.charge_usd
+    verified = cdrlake.verify(lake="lake")
+    assert (verified.slices, verified.rows, verified.findings) == (2, run.totals.rows, ())
+
+
+def test_findings_are_raised_with_the_report_and_repaired(api: cdrlake.Simulator) -> None:
+    run = cdrlake.run(lake="lake", last=1, options=api.options, env=api.env)
+    damaged = run.slices[0].files[0].path
+    Path("lake", damaged).write_bytes(b"no Parquet")
+    with pytest.raises(cdrlake.Error, match=damaged) as raised:
+        cdrlake.verify(lake="lake")
+    report = raised.value.report
+    assert isinstance(report, cdrlake.VerifyReport)
+    assert [(it.fault, it.path) for it in report.findings] == [("damaged_file", damaged)]
+    assert report.findings[0].slice == Slice(direction="placed", day=YESTERDAY)
+    repaired = cdrlake.verify(lake="lake", repair=True, options=api.options, env=api.env)
+    assert repaired.repair is not None
+    assert repaired.repair.remaining == ()
+    assert cdrlake.verify(lake="lake", source=True, options=api.options, env=api.env).source
+
+
+def test_a_failed_slice_is_named_and_the_rest_is_in_the_report() -> None:
+    with cdrlake.simulate(calls_per_day=200, faults=["short=1"]) as api:
+        options = {**api.options, "source.retry_base": "1ms"}
+        with pytest.raises(cdrlake.Error, match=f"^placed {YESTERDAY}: ") as raised:
+            cdrlake.run(lake="lake", last=1, options=options, env=api.env)
+    assert raised.value.status == 1
+    report = raised.value.report
+    assert isinstance(report, RunReport)
+    assert report.outcome == "failed"
+    assert len(report.failed) == 2
+    assert "(and 1 more slices failed)" in str(raised.value)
+
+
+def test_a_refused_key_is_an_error_of_usage_without_the_key(api: cdrlake.Simulator) -> None:
+    canary = "key-canary-7391"
+    with pytest.raises(cdrlake.Error, match="key") as raised:
+        cdrlake.run(lake="lake", last=1, options=api.options, env={"WAVIX_API_KEY": canary})
+    assert raised.value.status == 2
+    assert canary not in repr(raised.value)
+
+
+def test_wrong_arguments_are_refused_in_a_sentence() -> None:
+    with pytest.raises(cdrlake.Error, match="is not a day") as raised:
+        cdrlake.plan(lake="lake", from_="yesterday")
+    assert raised.value.status == 2
+    with pytest.raises(ValueError, match=r"Did you mean source\.requests\?"):
+        cdrlake.plan(lake="lake", last=1, options={"source.requets": 8})
+    with pytest.raises(cdrlake.Error, match="there is no lake"):
+        cdrlake.status(lake="nowhere", last=1)
+
+
+def test_options_are_written_as_variables_are_read() -> None:
+    options: dict[str, cdrlake.OptionValue] = {
+        "source.requests": 8,
+        "source.directions": ["placed"],
+        "source.compression": False,
+        "window.start": datetime.date(2026, 1, 1),
+        "lake.options.region": "eu-central-1",
+    }
+    assert cdrlake._process.variables(options) == {
+        "CDRLAKE_SOURCE_REQUESTS": "8",
+        "CDRLAKE_SOURCE_DIRECTIONS": "placed",
+        "CDRLAKE_SOURCE_COMPRESSION": "false",
+        "CDRLAKE_WINDOW_START": "2026-01-01",
+        "CDRLAKE_LAKE_OPTIONS_REGION": "eu-central-1",
+    }
+    plan = cdrlake.plan(lake="lake", options=options)
+    assert plan.first == datetime.date(2026, 1, 1)
+    assert {it.direction for it in plan.due} == {"placed"}
+
+
+def test_log_lines_go_to_logging(api: cdrlake.Simulator, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="cdrlake")
+    cdrlake.run(lake="lake", last=1, options=api.options, env=api.env)
+    records = [it for it in caplog.records if it.name == "cdrlake"]
+    assert {it.levelno for it in records} == {logging.INFO}
+    slices = {getattr(it, "cdrlake").get("slice") for it in records} - {None}  # noqa: B009
+    assert slices == {f"placed {YESTERDAY}", f"received {YESTERDAY}"}
+
+
+def test_a_newer_program_may_say_more_and_a_lake_may_have_months() -> None:
+    plan = from_json(
+        cdrlake.Plan,
+        json.loads(
+            '{"from": "2026-10-01", "to": "2026-10-31", "up_to_date": 0, "weather": "fine",'
+            ' "due": [{"direction": "placed", "month": "2026-10", "why": "missing", "x": 1}]}'
+        ),
+    )
+    (due,) = plan.due
+    assert str(due) == "placed 2026-10"
+    assert (due.first_day, due.last_day) == (plan.first, plan.last)
+
+
+def test_a_lake_of_months_is_reported(api: cdrlake.Simulator) -> None:
+    options = {**api.options, "window.slice": "month"}
+    report = cdrlake.run(lake="lake", last=1, options=options, env=api.env)
+    assert {it.month for it in report.slices} == {str(YESTERDAY)[:7]}
+    status = cdrlake.status(lake="lake", last=1)
+    assert [it.month for it in status.months] == [str(YESTERDAY)[:7]]
+
+
+def test_an_error_survives_pickling() -> None:
+    error = cdrlake.Error("it broke", 1, Slice(direction="placed", day=YESTERDAY))
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.status, copy.report) == ("it broke", 1, error.report)
+
+
+def test_the_program_on_the_path_is_the_second_choice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sysconfig.get_path", lambda *_: str(tmp_path / "none"))
+    program = tmp_path / "cdrlake"
+    program.write_text("#!/bin/sh\n")
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert cdrlake.binary() == str(program)
+    program.unlink()
+    with pytest.raises(cdrlake.Error, match="Install the wheel") as raised:
+        cdrlake.run(lake="lake")
+    assert raised.value.status is None
+
+
+def test_an_interrupt_ends_the_program_and_leaves_a_consistent_lake(tmp_path: Path) -> None:
+    # Streams that hang: the run is in the middle of its slices when the interrupt comes.
+    with cdrlake.simulate(calls_per_day=400_000) as api:
+        script = (
+            "import cdrlake, logging, sys; logging.basicConfig(level='INFO', stream=sys.stdout)\n"
+            "try: cdrlake.run(lake='lake', last=30, options="
+            f"{dict(api.options)!r}, env={dict(api.env)!r})\n"
+            "except KeyboardInterrupt: print('interrupted', flush=True)"
+        )
+        python = subprocess.Popen(
+            [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, cwd=tmp_path
+        )
+        assert python.stdout is not None
+        # The lake exists as soon as something is logged.
+        assert python.stdout.readline()
+        (program,) = _children(python.pid)
+        python.send_signal(signal.SIGINT)
+        rest = python.stdout.read()
+    assert rest.endswith("interrupted\n")
+    assert python.wait() == 0
+    assert not Path(f"/proc/{program}").exists()
+    assert cdrlake.verify(lake=str(tmp_path / "lake")).findings == ()
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that a process started."""
+    return [int(it) for it in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
