@@ -262,7 +262,7 @@ class Simulator:
     key: str
 
     @property
-    def options(self) -> Mapping[str, OptionValue]:
+    def options(self) -> Mapping[str, str]:
         """The keys of the configuration that name it, for ``options`` of the functions."""
         return {"source.url": self.url, "source.api_key.env": "WAVIX_API_KEY"}
 

@@ -7,9 +7,9 @@ this. `docs/spark.md` says when it pays.
 import dataclasses
 import datetime
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import cdrlake
 from cdrlake._job import Job, in_groups
@@ -17,13 +17,20 @@ from cdrlake._process import Error, OptionValue
 from cdrlake.reports import RunReport, Slice, SliceReport, from_json, of_failed
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyspark.sql import SparkSession
 
 __all__ = ["SparkReport", "run"]
 
-#: What a task returns for each slice, as Spark writes a schema.
-_ANSWER: Final = "status INT, message STRING, report STRING"
+#: What a task returns, as Spark writes a schema.
+_ANSWERS: Final = "ARRAY<STRUCT<status: INT, message: STRING, report: STRING>>"
+
+
+class _Answer(NamedTuple):
+    """What became of a slice: exit status, reason, and the report in JSON."""
+
+    status: int | None
+    message: str
+    report: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +105,8 @@ def run(
             nothing was begun, because the configuration is wrong or the lake cannot be read.
         ValueError: There is no such key in ``options``.
     """
+    from pyspark.sql.functions import udf
+
     keys = dict(options or {})
     if lake is not None:
         keys["lake.url"] = lake
@@ -115,17 +124,14 @@ def run(
         return SparkReport(runs=())
     groups = in_groups(plan.due, job.requests())
 
-    def work(batches: "Iterator[pa.RecordBatch]") -> "Iterator[pa.RecordBatch]":
-        import pyarrow as pa
+    def work(number: int) -> list[_Answer]:
+        with job.on_executor() as path:
+            return [_run_slice(each, refresh, path, job) for each in groups[number]]
 
-        for batch in batches:
-            for number in batch.column(0).to_pylist():
-                with job.on_executor() as path:
-                    answers = [_run_slice(each, refresh, path, job) for each in groups[number]]
-                yield pa.RecordBatch.from_pylist(answers, schema=_answer_schema())
-
-    tasks = spark.range(0, len(groups), 1, len(groups))
-    answers = tasks.mapInArrow(work, _ANSWER).collect()
+    # A function of rows needs neither pandas nor a Spark context. It must not be evaluated twice.
+    on_executors = udf(work, _ANSWERS, useArrow=False).asNondeterministic()
+    tasks = spark.range(0, len(groups), 1, len(groups)).select(on_executors("id"))
+    answers = [_Answer(*it) for task in tasks.collect() for it in task[0]]
     runs = [from_json(RunReport, json.loads(it.report)) for it in answers if it.report]
     report = SparkReport(runs=tuple(sorted(runs, key=_order)))
     failures = [it for it in answers if it.status != 0]
@@ -135,7 +141,7 @@ def run(
     return report
 
 
-def _run_slice(slice_: Slice, refresh: bool, config: str, job: Job) -> dict[str, Any]:
+def _run_slice(slice_: Slice, refresh: bool, config: str, job: Job) -> _Answer:
     """Runs one slice; the answer for the driver."""
     try:
         report = cdrlake.run(
@@ -147,21 +153,14 @@ def _run_slice(slice_: Slice, refresh: bool, config: str, job: Job) -> dict[str,
             options=job.options,
         )
     except Error as error:
-        return {"status": error.status, "message": str(error), "report": _as_json(error.report)}
-    return {"status": 0, "message": "", "report": _as_json(report)}
+        return _Answer(error.status, str(error), _as_json(error.report))
+    return _Answer(0, "", _as_json(report))
 
 
 def _as_json(report: object) -> str | None:
     if not isinstance(report, RunReport):
         return None
     return json.dumps(dataclasses.asdict(report), default=str)
-
-
-def _answer_schema() -> "pa.Schema":
-    import pyarrow as pa
-
-    text = pa.string()
-    return pa.schema({"status": pa.int32(), "message": text, "report": text})
 
 
 def _order(report: RunReport) -> tuple[datetime.date, str]:

@@ -5,6 +5,7 @@ import doctest
 import importlib.metadata
 import json
 import logging
+import os
 import pickle
 import signal
 import subprocess
@@ -13,7 +14,10 @@ import types
 from decimal import Decimal
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from proxy import proxy
 
 import cdrlake
 import cdrlake._commands
@@ -21,6 +25,7 @@ import cdrlake._job
 import cdrlake._process
 from cdrlake.reports import RunReport, Slice, from_json
 
+IMPATIENT = {"source.retry_base": "1ms", "source.max_attempts": "2"}
 YESTERDAY = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 
 
@@ -201,6 +206,63 @@ def test_the_program_on_the_path_is_the_second_choice(
     with pytest.raises(cdrlake.Error, match="Install the wheel") as raised:
         cdrlake.run(lake="lake")
     assert raised.value.status is None
+
+
+def test_read_returns_the_rows_of_a_run(api: cdrlake.Simulator) -> None:
+    run = cdrlake.run(lake="lake", last=2, options=api.options, env=api.env)
+    table = cdrlake.read(last=2, lake="none", options=api.options, env=api.env).read_all()
+    paths = [f"lake/{file.path}" for it in run.slices for file in it.files]
+    expected = pa.concat_tables(pq.ParquetFile(path).read() for path in paths)
+    assert table.equals(expected.cast(table.schema.remove_metadata()))
+    one = cdrlake.read("placed", YESTERDAY, options=api.options, env=api.env).read_all()
+    assert set(one["source_day"].to_pylist()) == {YESTERDAY}
+    assert set(one["direction"].to_pylist()) == {"placed"}
+
+
+def test_a_reader_raises_where_a_slice_is_not_proven(api: cdrlake.Simulator) -> None:
+    with proxy(api) as server:
+        server.refused = str(YESTERDAY)
+        options = {**server.simulator.options, **IMPATIENT}
+        reader = cdrlake.read("placed", None, last=2, options=options, env=api.env)
+        assert reader.read_next_batch().num_rows > 0
+        with pytest.raises(cdrlake.Error, match=f"placed {YESTERDAY}: ") as raised:
+            reader.read_all()
+        assert raised.value.status == 1
+        # The reason comes at once, if it is the first slice.
+        with pytest.raises(cdrlake.Error, match=f"placed {YESTERDAY}: "):
+            cdrlake.read("placed", YESTERDAY, options=options, env=api.env)
+
+
+def test_a_reader_raises_if_the_program_is_killed() -> None:
+    with cdrlake.simulate(calls_per_day=100_000) as api:
+        before = set(_children(os.getpid()))
+        reader = cdrlake.read(last=5, options=api.options, env=api.env)
+        reader.read_next_batch()
+        (program,) = set(_children(os.getpid())) - before
+        os.kill(program, signal.SIGKILL)
+        with pytest.raises(cdrlake.Error, match="SIGKILL") as raised:
+            reader.read_all()
+    assert raised.value.status == -signal.SIGKILL
+
+
+def test_a_reader_that_is_dropped_ends_the_program() -> None:
+    with cdrlake.simulate(calls_per_day=100_000) as api:
+        before = set(_children(os.getpid()))
+        reader = cdrlake.read(last=5, options=api.options, env=api.env)
+        reader.read_next_batch()
+        assert set(_children(os.getpid())) != before
+        del reader
+        assert set(_children(os.getpid())) == before
+
+
+def test_polars_does_not_take_a_part_for_the_whole(api: cdrlake.Simulator) -> None:
+    polars = pytest.importorskip("polars")
+    with proxy(api) as server:
+        server.refused = str(YESTERDAY)
+        options = {**server.simulator.options, **IMPATIENT}
+        reader = cdrlake.read("placed", None, last=2, options=options, env=api.env)
+        with pytest.raises(Exception, match=f"placed {YESTERDAY}: "):
+            polars.from_arrow(reader)
 
 
 def test_an_interrupt_ends_the_program_and_leaves_a_consistent_lake(tmp_path: Path) -> None:

@@ -1,0 +1,308 @@
+"""The data source of Spark and `cdrlake.spark`, on a cluster of two executors."""
+
+import datetime
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from proxy import Proxy, proxy
+
+import cdrlake
+import cdrlake.spark
+
+pyspark = pytest.importorskip("pyspark")
+
+from pyspark.sql import DataFrame, SparkSession  # noqa: E402
+from pyspark.sql import functions as F  # noqa: E402, N812
+
+YESTERDAY = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
+CANARY = "canary-7391-of-the-key"
+DAYS = 30
+
+
+def days_ago(days: int) -> datetime.date:
+    return YESTERDAY - datetime.timedelta(days=days)
+
+
+@pytest.fixture(scope="module")
+def keyed() -> Iterator[Proxy]:
+    """An API whose key is the canary, with room to count and to slow down."""
+    with cdrlake.simulate(key=CANARY, calls_per_day=400) as api, proxy(api) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SparkSession]:
+    """Two executors with one core each, which inherit the key from the environment."""
+    log = tmp_path_factory.mktemp("events")
+    os.environ["WAVIX_API_KEY"] = CANARY
+    os.environ["PYSPARK_PYTHON"] = sys.executable
+    os.environ["SPARK_HOME"] = str(Path(pyspark.__file__).parent)
+    os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+    builder = SparkSession.builder.master("local-cluster[2,1,1024]")
+    session = (
+        builder.config("spark.ui.showConsoleProgress", "false")
+        .config("spark.eventLog.enabled", "true")
+        .config("spark.eventLog.dir", log.as_uri())
+        .config("spark.eventLog.compress", "false")
+        .config("spark.eventLog.rolling.enabled", "false")
+        .config("spark.sql.shuffle.partitions", "2")
+        .config("spark.sql.session.timeZone", "UTC")
+        # A lost executor is no reason to give up.
+        .config("spark.task.maxFailures", "4")
+        .getOrCreate()
+    )
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def calls(spark: SparkSession, keyed: Proxy) -> Callable[..., DataFrame]:
+    """A frame of the data source with these options."""
+    keyed.requests.clear()
+    keyed.rate = 0
+
+    def load(**options: str) -> DataFrame:
+        reader = spark.read.format("cdrlake").options(**keyed.simulator.options)
+        return reader.options(**{name.strip("_"): value for name, value in options.items()}).load()
+
+    return load
+
+
+def sorted_rows(table: pa.Table) -> pa.Table:
+    order = ["direction", "call_time", "call_id", "from_number", "to_number"]
+    return table.sort_by([(name, "ascending") for name in order]).combine_chunks()
+
+
+def lake_table(lake: Path) -> pa.Table:
+    return pq.ParquetDataset(lake / "cdrs", partitioning=None).read()
+
+
+@pytest.fixture(scope="module")
+def expected(keyed: Proxy, tmp_path_factory: pytest.TempPathFactory) -> pa.Table:
+    """The rows of a lake that `cdrlake run` has filled from the same API."""
+    lake = tmp_path_factory.mktemp("expected") / "lake"
+    api = keyed.simulator
+    report = cdrlake.run(lake=str(lake), last=DAYS, options=api.options, env=api.env)
+    table = lake_table(lake)
+    assert report.totals.rows == table.num_rows > 0
+    return sorted_rows(table)
+
+
+def assert_equal(table: pa.Table, expected: pa.Table) -> None:
+    """Every row, once, and no other; and therefore every sum."""
+    found = sorted_rows(table.drop_columns("fetch_day")).cast(expected.schema.remove_metadata())
+    assert found.num_rows == expected.num_rows
+    assert found.equals(expected)
+
+
+def kill_an_executor(spark: SparkSession) -> None:
+    """Kills one of the executors of this session."""
+    application = spark.sparkContext.applicationId
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (process / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if application.encode() in words and any(b"CoarseGrained" in it for it in words):
+            os.kill(int(process.name), signal.SIGKILL)
+            return
+    raise AssertionError("there is no executor")
+
+
+def with_kills(spark: SparkSession, server: Proxy, work: Callable[[], Any]) -> Any:
+    """Does `work` while the API is slow, and kills an executor twice in its middle."""
+    server.requests.clear()
+    server.rate = 60_000
+    result: list[Any] = []
+    thread = threading.Thread(target=lambda: result.append(work()))
+    thread.start()
+    for requests in (6, 30):
+        while len(server.requests) < requests:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        kill_an_executor(spark)
+    server.rate = 0
+    thread.join()
+    (only,) = result
+    return only
+
+
+def test_sixty_slices_are_read_as_a_run_reads_them(
+    calls: Callable[..., DataFrame], expected: pa.Table
+) -> None:
+    table = calls(last=str(DAYS)).toArrow()
+    assert set(table["fetch_day"].to_pylist()) == {YESTERDAY}
+    assert_equal(table, expected)
+
+
+def test_filters_read_only_their_slices(
+    spark: SparkSession, calls: Callable[..., DataFrame], keyed: Proxy, expected: pa.Table
+) -> None:
+    day = days_ago(3)
+    wanted = pa.compute.and_(
+        pa.compute.equal(expected["source_day"], day),
+        pa.compute.equal(expected["direction"], "placed"),
+    )
+    rows = expected.filter(wanted).num_rows
+    spark.conf.set("spark.sql.python.filterPushdown.enabled", "true")
+    try:
+        filtered = (
+            calls(last=str(DAYS)).where(F.col("source_day") == day).where("direction = 'placed'")
+        )
+        assert filtered.count() == rows
+        assert keyed.slices() == {("placed", str(day), str(day))}
+        keyed.requests.clear()
+        since = calls(last=str(DAYS)).where(F.col("source_day") > day)
+        assert since.select("source_day").distinct().count() == 3
+        assert len(keyed.slices()) == 6
+        keyed.requests.clear()
+        assert calls(last="2").count() > 0
+        assert len(keyed.slices()) == 4
+    finally:
+        spark.conf.unset("spark.sql.python.filterPushdown.enabled")
+    # Without it, Spark filters, and the options choose.
+    keyed.requests.clear()
+    assert calls(day=str(day)).where("direction = 'placed'").count() == rows
+    assert len(keyed.slices()) == 2
+    keyed.requests.clear()
+    assert calls(day=str(day), direction="placed").count() == rows
+    assert len(keyed.slices()) == 1
+
+
+def test_requests_bound_the_whole_job(calls: Callable[..., DataFrame]) -> None:
+    assert calls(last="5", **{"source.requests": "3"}).rdd.getNumPartitions() == 3
+    assert calls(day=str(YESTERDAY)).rdd.getNumPartitions() == 2
+
+
+def test_killed_executors_lose_and_double_nothing(
+    spark: SparkSession, calls: Callable[..., DataFrame], keyed: Proxy, expected: pa.Table
+) -> None:
+    frame = calls(last=str(DAYS))
+    table = with_kills(spark, keyed, frame.drop("fetch_day").toArrow)
+    assert (
+        sorted_rows(table)
+        .cast(expected.schema.remove_metadata())
+        .equals(expected.cast(table.schema))
+    )
+
+
+def test_executors_bring_a_lake_up_to_date_and_two_killed_ones_lose_and_double_nothing(
+    spark: SparkSession, keyed: Proxy, expected: pa.Table, tmp_path: Path
+) -> None:
+    lake = tmp_path / "lake"
+    options = keyed.simulator.options
+
+    def run() -> cdrlake.spark.SparkReport:
+        return cdrlake.spark.run(spark, last=DAYS, lake=str(lake), options=options)
+
+    with_kills(spark, keyed, run)
+    found = cdrlake.verify(lake=str(lake))
+    assert (found.slices, found.rows, found.findings) == (2 * DAYS, expected.num_rows, ())
+    assert sorted_rows(lake_table(lake)).equals(expected)
+    # Only the look-back is looked at again.
+    again = run()
+    assert again.rows <= expected.num_rows
+    assert again.partitions_changed == ()
+
+
+def test_a_wrong_count_fails_the_job_and_names_the_slice(
+    spark: SparkSession, tmp_path: Path
+) -> None:
+    with cdrlake.simulate(key=CANARY, calls_per_day=200, faults=["short=1"]) as api:
+        options = {**api.options, "source.retry_base": "1ms"}
+        reader = spark.read.format("cdrlake").options(**options, last="1", direction="received")
+        with pytest.raises(Exception, match=f"received {YESTERDAY}: the provider counts"):
+            reader.load().count()
+        with pytest.raises(cdrlake.Error, match=f"{YESTERDAY}: the provider counts") as raised:
+            cdrlake.spark.run(spark, last=1, lake=str(tmp_path / "lake"), options=options)
+    report = raised.value.report
+    assert isinstance(report, cdrlake.spark.SparkReport)
+    assert [it.outcome for it in report.slices] == ["failed", "failed"]
+
+
+def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
+    spark: SparkSession, keyed: Proxy, tmp_path: Path
+) -> None:
+    keyed.requests.clear()
+    keyed.rate = 0
+
+    def batch(to: datetime.date) -> set[tuple[str, str]]:
+        """Takes the days up to `to`. Returns each day that the sink got, with its fetch."""
+        keyed.requests.clear()
+        reader = spark.readStream.format("cdrlake").options(**keyed.simulator.options)
+        stream = reader.option("from", str(days_ago(9))).option("to", str(to)).load()
+        seen: set[tuple[str, str]] = set()
+
+        def take(frame: DataFrame, _: int) -> None:
+            pairs = frame.select("source_day", "fetch_day").distinct().collect()
+            seen.update((str(it[0]), str(it[1])) for it in pairs)
+
+        query = (
+            stream.writeStream.foreachBatch(take)
+            .option("checkpointLocation", str(tmp_path / "checkpoint"))
+            .trigger(availableNow=True)
+            .start()
+        )
+        assert query.awaitTermination(120)
+        return seen
+
+    fetch = str(days_ago(2))
+    # All ended days at the first time, then those since, and the look-back of three days.
+    assert batch(days_ago(2)) == {(str(days_ago(it)), fetch) for it in range(2, 10)}
+    assert len(keyed.slices()) == 16
+    assert batch(days_ago(2)) == set()
+    fetch = str(days_ago(1))
+    assert batch(days_ago(1)) == {(str(days_ago(it)), fetch) for it in range(1, 4)}
+    assert len(keyed.slices()) == 6
+
+
+def test_wrong_options_are_refused_by_the_driver(
+    calls: Callable[..., DataFrame], spark: SparkSession, keyed: Proxy
+) -> None:
+    for option, sentence in [
+        ({"lats": "3"}, "no option lats. Did you mean last"),
+        ({"source.requets": "3"}, "Did you mean source.requests"),
+        ({"api_key": "x"}, "Keys are never options"),
+        ({"last": "three"}, "write a number of days"),
+        ({"config": "/nowhere.toml"}, "cannot read the configuration /nowhere.toml"),
+        ({"from": "2026-10-03", "to": "2026-10-01"}, "2026-10-03"),
+        ({"day": "yesterday"}, "is not a day"),
+    ]:
+        with pytest.raises(Exception, match=sentence):
+            calls(**option).count()
+    assert keyed.requests == []
+    stream = spark.readStream.format("cdrlake").options(**keyed.simulator.options).load()
+    with pytest.raises(Exception, match="a stream needs the option from"):
+        stream.writeStream.format("noop").start().processAllAvailable()
+
+
+def test_the_key_is_neither_in_the_event_log_nor_in_the_user_interface(
+    spark: SparkSession, calls: Callable[..., DataFrame]
+) -> None:
+    assert calls(last="1").count() > 0
+    context = spark.sparkContext
+    url = context.uiWebUrl
+    assert url is not None
+    pages = [f"{url}/{page}/" for page in ("environment", "jobs", "stages", "SQL", "executors")]
+    rest = f"{url}/api/v1/applications/{context.applicationId}"
+    pages += [f"{rest}/{it}" for it in ("environment", "sql?details=true", "stages?details=true")]
+    for page in pages:
+        with urlopen(page) as answer:
+            text = answer.read().decode()
+        assert "cdrlake" in text or "executor" in text, page
+        assert CANARY not in text, page
+    (log,) = Path(str(spark.conf.get("spark.eventLog.dir")).removeprefix("file:")).iterdir()
+    text = log.read_text()
+    assert "cdrlake" in text
+    assert CANARY not in text
