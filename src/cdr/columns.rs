@@ -317,7 +317,7 @@ columns! {
     }
     source_day {
         kind: Day, nullable: false, since: 1,
-        comment: "Day under which the provider lists the call, equal to the partition dt",
+        comment: "Day of the call in window.timezone. dt is it, or the first day of its month",
     }
     call_time {
         kind: Time, nullable: false, since: 1,
