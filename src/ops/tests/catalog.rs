@@ -137,6 +137,54 @@ async fn a_catalog_that_cannot_register_creates_the_table_with_the_same_uuid() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_catalog_that_can_neither_register_nor_create_the_table_is_reported_with_both_reasons() {
+    let (world, model) = empty().await;
+    model.refuse_to_register();
+    run(&world, &world.lake, days(2), &[3, 2]).await;
+    let requests = model.requests();
+    for (end, action) in [("/tables", "create"), ("/tables/cdrs", "commit to")] {
+        let is_refused = |asked: &String| asked.starts_with("POST") && asked.ends_with(end);
+        let at = requests.iter().position(is_refused).unwrap();
+        let (world, model) = empty().await;
+        model.refuse_to_register();
+        model.fail(at, Fault::Status(400));
+        let ran = world
+            .run_in(&world.lake, days(2), source(&[3, 2]))
+            .await
+            .run;
+        let stopped = format!("{:?}", ran.stopped_by);
+        for expected in [
+            &format!("cannot {action} telephony.eu.cdrs"),
+            "400 Bad Request: broken for [credential]. Before, it refused to register",
+            "metadata-location must be in the warehouse",
+        ] {
+            assert!(stopped.contains(expected), "{stopped}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_numbers_partition_specifications_differently_stays_as_it_is() {
+    let (world, model) = filled().await;
+    model.edit(|table| {
+        table["default-spec-id"] = json!(7);
+        table["partition-specs"][0]["spec-id"] = json!(7);
+    });
+    let before = model.table();
+    let found = world.findings().await;
+    let problem = "it numbers its partition specifications differently";
+    assert!(found[0].contains(problem), "{found:?}");
+    let refused = world.lake.sync_everything("sync").await.unwrap_err();
+    let refused = chain(&refused);
+    assert!(refused.contains(problem), "{refused}");
+    assert!(
+        refused.contains("drop that table from the catalog"),
+        "{refused}"
+    );
+    assert_eq!(model.table(), before);
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_next_run_updates_a_catalog_that_was_away() {
     let (world, model) = filled().await;
     model.set_away(true);
@@ -162,6 +210,32 @@ async fn the_next_run_updates_a_catalog_that_was_away() {
     run(&world, &world.lake, days(2), &[]).await;
     assert!(!is_noted(&world).await);
     assert_follows(&world, &model).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_catalog_that_was_away_for_several_commits_gets_every_snapshot() {
+    let (world, model) = filled().await;
+    model.set_away(true);
+    for calls in [[4, 2], [5, 2], [5, 3]] {
+        let ran = world
+            .run_in(&world.lake, refreshing(), source(&calls))
+            .await
+            .run;
+        assert!(ran.stopped_by.is_some());
+    }
+    model.set_away(false);
+    let before = model.changes();
+    run(&world, &world.lake, days(2), &[]).await;
+    assert_follows(&world, &model).await;
+    assert_eq!(model.changes(), before + 1);
+    let log = newest(&world).await;
+    let ids = |table: &Json| -> Vec<i64> {
+        let snapshots = table["snapshots"].as_array().unwrap().iter();
+        let ids = snapshots.map(|snapshot| snapshot["snapshot-id"].as_i64().unwrap());
+        ids.collect()
+    };
+    assert_eq!(ids(&model.table()), ids(&log));
+    assert_eq!(ids(&log).len(), 4);
 }
 
 #[tokio::test(start_paused = true)]

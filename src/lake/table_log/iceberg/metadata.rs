@@ -184,6 +184,21 @@ impl Metadata {
         specs.find(|spec| spec["spec-id"].as_i64() == Some(id))
     }
 
+    /// The partition specifications up to the default one, by their ids.
+    pub(super) fn specs_up_to_default(&self) -> Vec<&Json> {
+        let id = |spec: &&Json| spec["spec-id"].as_i64();
+        let mut specs: Vec<&Json> = self.partition_specs.iter().collect();
+        specs.retain(|spec| id(spec) <= Some(self.default_spec_id));
+        specs.sort_by_key(id);
+        specs
+    }
+
+    /// Whether it has a partition specification of a lake with periods of this length.
+    pub(super) fn has_spec_of(&self, unit: PeriodUnit) -> bool {
+        let mut specs = self.partition_specs.iter();
+        specs.any(|spec| schema::is_spec(spec, unit))
+    }
+
     /// The periods of the lake of which the partition specification with this id is.
     pub(super) fn unit_of(&self, id: i64) -> Option<PeriodUnit> {
         let spec = self.spec_of(id)?;
@@ -367,6 +382,7 @@ fn properties() -> BTreeMap<String, String> {
     owned.collect()
 }
 
-fn unsorted() -> Json {
+/// The sort order of a table without one.
+pub(super) fn unsorted() -> Json {
     json!({"order-id": 0, "fields": []})
 }

@@ -907,6 +907,53 @@ async fn the_catalog_follows_a_log_of_days_that_becomes_one_of_months() {
 }
 
 #[tokio::test]
+async fn a_catalog_that_cannot_register_gets_the_whole_log_in_one_transaction() {
+    let objects = Arc::default();
+    let (days, months) = (log(&objects), log_of_months(&objects));
+    let old = [file(1, "a")];
+    days.change(&old, &[]).await;
+    let new = [file_of_month("2026-10", [1, 1])];
+    months.change(&new, &old).await;
+    let model = Model::new(Arc::new(BucketStore::in_memory(&objects)));
+    model.refuse_to_register();
+    let months = months.with_catalog(Some(model.catalog()));
+    let newest = months.read().await.unwrap().unwrap();
+    // The catalog's clock is ahead, so it wants a later snapshot.
+    let Followed::CommitAgain(base) = months.follow(&newest).await.unwrap() else {
+        panic!("a snapshot from before the table was created");
+    };
+    let fence = CommitInfo {
+        is_fence: true,
+        ..info(9)
+    };
+    let nothing = Difference::default();
+    let later = months.commit(Some(&base), &nothing, &fence);
+    let newest = done(later.await);
+    let followed = months.follow(&newest).await.unwrap();
+    assert!(matches!(followed, Followed::Done(true)), "{followed:?}");
+    assert_eq!(model.changes(), 1);
+    assert_eq!(months.compare_catalog(&newest).await.unwrap(), [""; 0]);
+    let (table, log) = (model.table(), months.json(newest.version).await.unwrap());
+    for key in [
+        "format-version",
+        "table-uuid",
+        "location",
+        "schemas",
+        "current-schema-id",
+        "partition-specs",
+        "default-spec-id",
+        "last-partition-id",
+        "sort-orders",
+        "default-sort-order-id",
+        "properties",
+        "current-snapshot-id",
+        "refs",
+    ] {
+        assert_eq!(table[key], log[key], "{key}");
+    }
+}
+
+#[tokio::test]
 async fn files_with_other_partitions_are_unsupported_and_files_that_are_listed_twice_are_damage() {
     let (log, newest, _) = history(&Arc::default()).await;
     add_manifest(&log, &newest, |added| added.spec_id = 1).await;

@@ -50,6 +50,19 @@ impl CatalogError {
             remedy,
         }
     }
+
+    /// The same error, which also tells that the catalog refused something else before.
+    pub(super) fn after(self, earlier: &Self) -> Self {
+        let Self { problem, .. } = &self;
+        let problem = format!(
+            "{problem}. Before, it refused to {}: {}",
+            earlier.action, earlier.problem
+        );
+        Self {
+            problem: problem.into(),
+            ..self
+        }
+    }
 }
 
 /// What is sent to a server.
@@ -144,12 +157,23 @@ impl fmt::Debug for Client {
 
 /// What became of a change.
 pub(super) enum Change {
-    /// The catalog made it.
-    Done,
+    /// The catalog made it, and answered this.
+    Done(Answer),
     /// It may or may not have been made, or another change came first. Read the table again.
     Unclear(CatalogError),
     /// The catalog does not do this for this table.
     Unsupported(CatalogError),
+}
+
+impl Change {
+    /// The same, whose error also tells that the catalog refused something else before.
+    pub(super) fn after(self, earlier: &CatalogError) -> Self {
+        match self {
+            Self::Done(answer) => Self::Done(answer),
+            Self::Unclear(error) => Self::Unclear(error.after(earlier)),
+            Self::Unsupported(error) => Self::Unsupported(error.after(earlier)),
+        }
+    }
 }
 
 impl Client {
@@ -378,29 +402,32 @@ impl Client {
 
     /// The table's metadata; `None` if the catalog has no such table.
     pub(super) async fn table(&self) -> Result<Option<Metadata>, CatalogError> {
-        #[derive(Deserialize)]
-        struct Loaded<'a> {
-            #[serde(borrow)]
-            metadata: &'a serde_json::value::RawValue,
-        }
         let action = format!("read {}", self.name());
         let namespace = self.namespace();
         let path = ["namespaces", &namespace, "tables", &self.options.table];
         let answer = self.send(&action, &Method::GET, &path, None).await??;
         match answer.status {
-            StatusCode::NOT_FOUND => return Ok(None),
-            status if !status.is_success() => return Err(self.refused(&action, &answer)),
-            _ => {}
+            StatusCode::NOT_FOUND => Ok(None),
+            status if status.is_success() => self.parse_table(&action, &answer).map(Some),
+            _ => Err(self.refused(&action, &answer)),
         }
-        let wrong = |problem: &str| self.failed(&action, problem, OTHER_TABLE);
+    }
+
+    /// The metadata of the table that the catalog answered.
+    fn parse_table(&self, action: &str, answer: &Answer) -> Result<Metadata, CatalogError> {
+        #[derive(Deserialize)]
+        struct Loaded<'a> {
+            #[serde(borrow)]
+            metadata: &'a serde_json::value::RawValue,
+        }
+        let wrong = |problem: &str| self.failed(action, problem, OTHER_TABLE);
         let loaded: Loaded<'_> = serde_json::from_slice(&answer.body)
-            .map_err(|_| self.failed(&action, "the answer is not a table", ADDRESS))?;
+            .map_err(|_| self.failed(action, "the answer is not a table", ADDRESS))?;
         let metadata = Metadata::parse(loaded.metadata.get().as_bytes());
-        let metadata = metadata.map_err(|problem| match problem {
+        metadata.map_err(|problem| match problem {
             Problem::Damaged(problem) => wrong(&problem),
             Problem::Unsupported(feature) => wrong(&format!("the table uses {feature}")),
-        })?;
-        Ok(Some(metadata))
+        })
     }
 
     async fn change(
@@ -415,7 +442,7 @@ impl Client {
         };
         let error = || self.refused(action, &answer);
         match answer.status.as_u16() {
-            200..=299 => Ok(Change::Done),
+            200..=299 => Ok(Change::Done(answer)),
             400 | 405 | 406 | 501 => Ok(Change::Unsupported(error())),
             409 => Ok(Change::Unclear(error())),
             _ if is_transient(answer.status) => Ok(Change::Unclear(error())),
@@ -440,7 +467,7 @@ impl Client {
             let body = json!({"namespace": levels, "properties": {}});
             match self.change(&action, &["namespaces"], &body).await? {
                 // If another process created it, the next request succeeds.
-                Change::Done | Change::Unclear(_) => {}
+                Change::Done(_) | Change::Unclear(_) => {}
                 Change::Unsupported(error) => return Err(error),
             }
         }
@@ -455,14 +482,28 @@ impl Client {
         self.change(&action, &path, &body).await
     }
 
-    /// Prepares a table, which does not exist until its first commit.
-    pub(super) async fn stage(&self, table: Json) -> Result<Change, CatalogError> {
+    /// Prepares a table, which does not exist until its first commit. Returns its metadata so far,
+    /// or why there is none.
+    pub(super) async fn stage(
+        &self,
+        log: &Metadata,
+    ) -> Result<Result<Metadata, Change>, CatalogError> {
         let action = format!("create {}", self.name());
         let path = ["namespaces", &self.namespace(), "tables"];
-        let mut body = table;
-        body["name"] = json!(self.options.table);
-        body["stage-create"] = json!(true);
-        self.change(&action, &path, &body).await
+        let mut properties = log.properties.clone();
+        properties.insert("format-version".to_owned(), log.format_version.to_string());
+        // The location comes later: some catalogs prepare no table outside of their warehouse.
+        let body = json!({
+            "name": self.options.table,
+            "schema": log.schema(),
+            "partition-spec": log.spec(),
+            "properties": properties,
+            "stage-create": true,
+        });
+        match self.change(&action, &path, &body).await? {
+            Change::Done(answer) => self.parse_table(&action, &answer).map(Ok),
+            change => Ok(Err(change)),
+        }
     }
 
     /// Commits to the table, if the requirements are fulfilled.

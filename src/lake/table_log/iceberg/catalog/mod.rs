@@ -15,10 +15,10 @@ mod client;
 mod model;
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use secrecy::SecretString;
-use serde_json::{Value as Json, json};
 use url::Url;
 
 use self::changes::Changes;
@@ -174,13 +174,16 @@ impl Catalog {
                     let requirements = &changes.requirements;
                     self.client.commit(requirements, &changes.updates).await?
                 }
-                _ => self.create(log, newest).await?,
+                _ => match self.create(log, newest).await? {
+                    ControlFlow::Continue(change) => change,
+                    ControlFlow::Break(followed) => return Ok(followed),
+                },
             };
             writes += 1;
             match change {
-                // Read again: a table that was just created lacks its snapshot.
-                Change::Done if writes < MAX_WRITES => {}
-                Change::Done => {
+                // Read again: it may have made only some of the changes.
+                Change::Done(_) if writes < MAX_WRITES => {}
+                Change::Done(_) => {
                     let problem = "it accepts changes, but its table stays as it is";
                     let action = format!("update {}", self.client.name());
                     return Err(self.client.failed(&action, problem, OTHER_TABLE).into());
@@ -193,32 +196,32 @@ impl Catalog {
 
     /// Registers the newest version of the log. A catalog that cannot, because it keeps metadata
     /// only in a place of its own, creates the table itself, with the same UUID.
-    async fn create(&self, log: &IcebergLog, newest: &Snapshot) -> Result<Change, CatalogError> {
+    async fn create(
+        &self,
+        log: &IcebergLog,
+        newest: &Snapshot,
+    ) -> Result<ControlFlow<Followed<Snapshot>, Change>, CatalogError> {
         let client = &self.client;
         client.create_namespace().await?;
         let file = log.uri(&metadata_path(newest.version));
         let refused = match client.register(&file).await? {
             Change::Unsupported(error) => error,
-            change => return Ok(change),
+            change => return Ok(ControlFlow::Continue(change)),
         };
-        let metadata = &newest.metadata;
-        let table = json!({
-            "schema": metadata.schema(),
-            "partition-spec": metadata.spec(),
-            "properties": metadata.properties,
-        });
-        if let Change::Unsupported(_) = client.stage(table).await? {
-            return Err(refused);
-        }
-        let updates: [Json; 3] = [
-            json!({"action": "assign-uuid", "uuid": metadata.table_uuid}),
-            json!({"action": "set-location", "location": metadata.location}),
-            json!({"action": "set-properties", "updates": metadata.properties}),
-        ];
-        let requirements = json!([{"type": "assert-create"}]);
-        Ok(match client.commit(&requirements, &updates).await? {
-            Change::Unsupported(_) => Change::Unsupported(refused),
-            change => change,
-        })
+        let created = async {
+            let staged = match client.stage(&newest.metadata).await? {
+                Ok(staged) => staged,
+                Err(change) => return Ok(ControlFlow::Continue(change.after(&refused))),
+            };
+            let changes = Changes::creating(&staged, &newest.metadata);
+            if changes.needs_later_snapshot {
+                let base = newest.outrunning(&staged);
+                return Ok(ControlFlow::Break(Followed::CommitAgain(base)));
+            }
+            let change = client.commit(&changes.requirements, &changes.updates);
+            Ok(ControlFlow::Continue(change.await?.after(&refused)))
+        };
+        let created: Result<_, CatalogError> = created.await;
+        created.map_err(|error| error.after(&refused))
     }
 }

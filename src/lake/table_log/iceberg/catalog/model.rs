@@ -44,7 +44,8 @@ struct State {
     faults: BTreeMap<usize, Fault>,
     is_away: bool,
     refuses_to_register: bool,
-    staged: Option<Json>,
+    /// The time of a table that was prepared, but not created yet.
+    staged_ms: Option<i64>,
 }
 
 /// The catalog.
@@ -257,26 +258,31 @@ impl Model {
         if state.table.is_some() {
             return refusal(409, "the table exists");
         }
-        state.staged = Some(json!({
+        let properties = &body["properties"];
+        assert_eq!(properties["format-version"], "2");
+        let staged_ms = jiff::Timestamp::now().as_millisecond() + 3_600_000;
+        let staged_ms = *state.staged_ms.get_or_insert(staged_ms);
+        let spec = json!({"spec-id": 0, "fields": body["partition-spec"]["fields"]});
+        let metadata = json!({
             "format-version": 2,
             "table-uuid": new_uuid(),
             "location": "s3://warehouse/cdrs",
             "last-sequence-number": 0,
-            "last-updated-ms": jiff::Timestamp::now().as_millisecond() + 3_600_000,
+            "last-updated-ms": staged_ms,
             "last-column-id": 16,
             "current-schema-id": 0,
             "schemas": [body["schema"]],
             "default-spec-id": 0,
-            "partition-specs": [body["partition-spec"]],
+            "partition-specs": [spec],
             "last-partition-id": 1000,
             "default-sort-order-id": 0,
             "sort-orders": [{"order-id": 0, "fields": []}],
-            "properties": body["properties"],
+            "properties": properties,
             "current-snapshot-id": -1,
             "snapshots": [],
             "refs": {},
-        }));
-        answer(200, &json!({}))
+        });
+        answer(200, &json!({"metadata": metadata}))
     }
 
     async fn commit(&self, body: &Json) -> Answer {
@@ -287,8 +293,12 @@ impl Model {
             if is_new && state.table.is_some() {
                 return refusal(409, "the table exists");
             }
-            let base = if is_new { &state.staged } else { &state.table };
-            let Some(mut table) = base.clone() else {
+            let base = if is_new {
+                state.staged_ms.map(table_without_parts)
+            } else {
+                state.table.clone()
+            };
+            let Some(mut table) = base else {
                 return refusal(404, "no such table");
             };
             for requirement in requirements {
@@ -309,6 +319,9 @@ impl Model {
                     return refusal(400, &problem);
                 }
             }
+            if let Some(part) = PARTS.iter().find(|part| table[**part].is_null()) {
+                return refusal(400, &format!("the new table has no {part}"));
+            }
             state.table = Some(table);
             state.files += 1;
             state.table.as_ref().unwrap().to_string()
@@ -320,6 +333,88 @@ impl Model {
 }
 
 const UUID: &str = "00000000-0000-4000-8000-000000000000";
+
+/// What every table has, once it is created.
+const PARTS: [&str; 7] = [
+    "table-uuid",
+    "format-version",
+    "location",
+    "current-schema-id",
+    "default-spec-id",
+    "default-sort-order-id",
+    "properties",
+];
+
+/// The base of a transaction that creates a table, as Java's catalogs have it: nothing of what was
+/// prepared, but its time.
+fn table_without_parts(staged_ms: i64) -> Json {
+    json!({
+        "last-sequence-number": 0,
+        "last-updated-ms": staged_ms,
+        "last-column-id": 0,
+        "schemas": [],
+        "partition-specs": [],
+        "last-partition-id": 999,
+        "sort-orders": [],
+        "current-snapshot-id": -1,
+        "snapshots": [],
+        "refs": {},
+    })
+}
+
+/// What a table has several of, of which one is current.
+struct Items {
+    list: &'static str,
+    id: &'static str,
+    current: &'static str,
+}
+
+const SCHEMAS: Items = Items {
+    list: "schemas",
+    id: "schema-id",
+    current: "current-schema-id",
+};
+const SPECS: Items = Items {
+    list: "partition-specs",
+    id: "spec-id",
+    current: "default-spec-id",
+};
+const SORT_ORDERS: Items = Items {
+    list: "sort-orders",
+    id: "order-id",
+    current: "default-sort-order-id",
+};
+
+impl Items {
+    /// Adds an item as the last one: under the next id from 0, whatever id it names, or under its
+    /// id if it is there already.
+    fn add(&self, table: &mut Json, item: &Json) {
+        let list = table[self.list].as_array_mut().unwrap();
+        let known = list.iter().position(|it| it["fields"] == item["fields"]);
+        let item = if let Some(known) = known {
+            list.remove(known)
+        } else {
+            let last = list.iter().filter_map(|it| it[self.id].as_i64()).max();
+            let mut item = item.clone();
+            item[self.id] = json!(last.map_or(0, |last| last + 1));
+            item
+        };
+        list.push(item);
+    }
+
+    /// Makes the item with this id the current one, or the last one if the id is negative.
+    fn set(&self, table: &mut Json, id: &Json) -> Result<(), String> {
+        let list = table[self.list].as_array().unwrap();
+        let found = if id.as_i64() < Some(0) {
+            list.last()
+        } else {
+            list.iter().find(|it| it[self.id] == *id)
+        };
+        let unknown = || format!("{} have no {} {id}", self.list, self.id);
+        table[self.current] = found.ok_or_else(unknown)?[self.id].clone();
+        Ok(())
+    }
+}
 
 /// Applies an update as strictly as a catalog may.
 fn apply(table: &mut Json, update: &Json) -> Result<(), String> {
@@ -338,35 +433,23 @@ fn apply(table: &mut Json, update: &Json) -> Result<(), String> {
                 table["properties"][name] = value.clone();
             }
         }
+        "upgrade-format-version" => table["format-version"] = update["format-version"].clone(),
         "add-schema" => {
-            let mut schema = update["schema"].clone();
-            let schemas = table["schemas"].as_array_mut().unwrap();
-            schema["schema-id"] = json!(schemas.len());
-            schemas.push(schema);
+            table["last-column-id"] = update["last-column-id"].clone();
+            SCHEMAS.add(table, &update["schema"]);
         }
-        "set-current-schema" => {
-            let id = number(&update["schema-id"]);
-            let last = table["schemas"].as_array().unwrap().len() - 1;
-            table["current-schema-id"] = if id < 0 { json!(last) } else { json!(id) };
-        }
+        "set-current-schema" => SCHEMAS.set(table, &update["schema-id"])?,
         "add-spec" => {
-            let spec = update["spec"].clone();
-            let id = number(&spec["fields"][0]["field-id"]);
+            let id = number(&update["spec"]["fields"][0]["field-id"]);
             if id <= number(&table["last-partition-id"]) {
                 return Err("the id of the partition field is used".to_owned());
             }
             table["last-partition-id"] = json!(id);
-            let specs = table["partition-specs"].as_array_mut().unwrap();
-            specs.push(spec);
+            SPECS.add(table, &update["spec"]);
         }
-        "set-default-spec" => {
-            let id = &update["spec-id"];
-            let mut specs = table["partition-specs"].as_array().unwrap().iter();
-            if !specs.any(|spec| spec["spec-id"] == *id) {
-                return Err("no such specification".to_owned());
-            }
-            table["default-spec-id"] = id.clone();
-        }
+        "set-default-spec" => SPECS.set(table, &update["spec-id"])?,
+        "add-sort-order" => SORT_ORDERS.add(table, &update["sort-order"]),
+        "set-default-sort-order" => SORT_ORDERS.set(table, &update["sort-order-id"])?,
         "add-snapshot" => {
             let snapshot = &update["snapshot"];
             if number(&snapshot["sequence-number"]) <= number(&table["last-sequence-number"]) {
