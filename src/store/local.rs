@@ -424,8 +424,11 @@ impl Objects for LocalStore {
         .await
     }
 
+    /// The same for every spelling of the root, because logs contain it.
     fn uri(&self) -> String {
-        let root = std::path::absolute(&self.root).unwrap_or_else(|_| self.root.clone());
+        let absolute = || std::path::absolute(&self.root);
+        let root = self.root.canonicalize().or_else(|_| absolute());
+        let root = root.unwrap_or_else(|_| self.root.clone());
         format!(
             "file://{}",
             root.display().to_string().trim_end_matches('/')

@@ -3,7 +3,9 @@
 use std::fmt::Write;
 
 use crate::server::Server;
-use crate::support::{PLACED, Workplace, read};
+use crate::support::{PLACED, Workplace, block_on, read};
+use crate::sweep::local;
+use crate::table_logs::assert_logs_equal_the_ledger;
 
 /// Two months with three calls a day, but none on the second day.
 fn export() -> String {
@@ -113,4 +115,44 @@ fn a_half_converted_lake_tells_how_to_finish_it() {
     assert_eq!(workplace.run(&["convert", "--slice", "month"]).status, 0);
     assert_eq!(workplace.table().len(), 2);
     assert_eq!(workplace.run(&["verify"]).status, 0);
+}
+
+#[test]
+fn a_lake_has_the_same_log_by_every_spelling_of_its_path_and_another_one_after_a_move() {
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    workplace.with_tables("delta,iceberg");
+    std::fs::write(workplace.path("export"), export()).unwrap();
+    let load = ["load", "export", "--reconcile", "off"];
+    assert_eq!(workplace.run(&[&load[..], PLACED].concat()).status, 0);
+    std::os::unix::fs::symlink("lake", workplace.path("link")).unwrap();
+    let before = workplace.lake_files();
+    let absolute = workplace.path("lake");
+    for spelling in [
+        "link",
+        "./lake/",
+        "link/../lake",
+        absolute.to_str().unwrap(),
+    ] {
+        let verified = workplace.run(&["verify", "--lake", spelling]);
+        assert_eq!(verified.status, 0, "{spelling}: {verified:?}");
+        let synced = workplace.run(&["sync", "--lake", spelling]);
+        assert_eq!(synced.status, 0, "{spelling}: {synced:?}");
+        assert_eq!(workplace.lake_files(), before, "{spelling}");
+    }
+
+    std::fs::rename(workplace.path("lake"), workplace.path("moved")).unwrap();
+    workplace.reconfigure("url = \"lake\"", "url = \"moved\"");
+    let verified = workplace.run(&["verify"]);
+    assert_eq!(verified.status, 1, "{verified:?}");
+    let problem = "_iceberg: its location is file://";
+    assert!(verified.stdout.contains(problem), "{verified:?}");
+    // Not one for each file.
+    assert!(verified.stdout.contains(": 1 finding."), "{verified:?}");
+    assert_eq!(workplace.run(&["sync"]).status, 0);
+    assert_eq!(workplace.run(&["verify"]).status, 0);
+    // It removes what names the old place.
+    assert_eq!(workplace.run(&["gc"]).status, 0);
+    let store = local(&workplace.path("moved"));
+    block_on(assert_logs_equal_the_ledger(&*store, "after a move"));
 }

@@ -230,13 +230,19 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
         let Some(newest) = newest else {
             return Ok(vec![self.finding(None, "it does not exist")]);
         };
-        let wanted = WantedFiles::read(lake, &SyncScope::Everything).await?;
-        let difference = wanted.difference(lake, L::live(&newest));
+        let live = L::live(&newest);
+        let deviations = L::deviations(&newest);
+        let difference = if is_elsewhere(live) && !deviations.is_empty() {
+            // One of the deviations says that it was moved.
+            Difference::default()
+        } else {
+            let wanted = WantedFiles::read(lake, &SyncScope::Everything).await?;
+            wanted.difference(lake, live)
+        };
         let in_catalog = self.log.compare_catalog(&newest).await;
         let in_catalog = in_catalog.map_err(self.failed())?;
         let in_catalog = in_catalog.iter().map(|problem| self.finding(None, problem));
-        let deviations = L::deviations(&newest).iter();
-        let deviations = deviations.map(|problem| self.finding(None, problem));
+        let deviations = deviations.iter().map(|problem| self.finding(None, problem));
         let added = difference.add.into_iter().map(|file| {
             let problem = format!("the log of {} lacks it", self.format);
             self.finding(Some((file.path, Some(file.slice))), &problem)
@@ -309,6 +315,11 @@ impl<L: TableLog + 'static> Kept<L> {
             path: Path::from(self.format.directory()),
         }
     }
+}
+
+/// Whether the log was moved with its lake, so that it contains the earlier addresses of all files.
+fn is_elsewhere(live: &LiveFiles) -> bool {
+    !live.is_empty() && live.keys().all(|path| path.contains("://"))
 }
 
 /// The files that a log should have.

@@ -466,3 +466,21 @@ fn a_lock_on_a_removed_file_does_not_count() {
         assert!(lies_at(&waiting.join().unwrap(), &path));
     });
 }
+
+#[test]
+fn every_spelling_of_a_directory_has_the_same_uri() {
+    let (directory, store) = open();
+    let parent = directory.path().canonicalize().unwrap();
+    let uri = format!("file://{}/lake", parent.display());
+    assert_eq!(store.uri(), uri);
+    std::os::unix::fs::symlink("lake", parent.join("link")).unwrap();
+    for spelling in ["lake/", "./lake", "lake/../lake", "link", "link/../lake//"] {
+        let store = LocalStore::new(&parent.join(spelling), 0o600);
+        assert_eq!(store.uri(), uri, "{spelling}");
+    }
+    let missing = LocalStore::new(&parent.join("missing"), 0o600);
+    assert_eq!(
+        missing.uri(),
+        format!("file://{}/missing", parent.display())
+    );
+}

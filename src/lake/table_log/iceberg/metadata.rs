@@ -230,7 +230,8 @@ impl Metadata {
         let mut found = Vec::new();
         if self.location != location {
             found.push(format!(
-                "its location is {}, but it lies at {location}",
+                "its location is {}, but it lies at {location}: readers find no files until the \
+                 next commit, which writes it again without its history",
                 self.location
             ));
         }
