@@ -240,9 +240,10 @@ impl Rerun {
 fn advice(reason: Reason, slice: Slice, rerun: &Rerun) -> String {
     let accept = || {
         format!(
-            "To accept the slice as it is, run once: {}. Later runs compare it again until the day \
+            "To accept the slice as it is, run once: {}. Later runs compare it again until the {} \
              leaves the look-back (window.lookback_days)",
-            rerun.accepting_count(slice)
+            rerun.accepting_count(slice),
+            slice.period.unit()
         )
     };
     let advice = match reason {

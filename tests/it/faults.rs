@@ -18,7 +18,7 @@ fn raw_chunks(bytes: &str) -> Answer {
 }
 
 /// A response that begins well and is cut before its proper end.
-fn cut(body: &str) -> Answer {
+pub(crate) fn cut(body: &str) -> Answer {
     raw_chunks(&format!("{:x}\r\n{body}\r\n", body.len()))
 }
 

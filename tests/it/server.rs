@@ -88,7 +88,18 @@ impl Server {
         body: impl Into<Vec<u8>>,
         total: u64,
     ) -> &Self {
-        let query = format!("?from={day}&to={day}&type={direction}");
+        self.serve_days(direction, (day, day), body, total)
+    }
+
+    /// The same for a slice of several days, from the first to the last.
+    pub(crate) fn serve_days(
+        &self,
+        direction: &str,
+        (first, last): (&str, &str),
+        body: impl Into<Vec<u8>>,
+        total: u64,
+    ) -> &Self {
+        let query = format!("?from={first}&to={last}&type={direction}");
         self.on(
             &format!("/v1/cdrs/all{query}"),
             [Answer::Records(body.into())],
