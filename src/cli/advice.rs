@@ -382,6 +382,10 @@ pub(super) fn on_remark(remark: &Remark) -> String {
             "If both have the calls of the same account, set source_url in _cdrlake/lake.json to \
              the new address. If not, set source.url back"
         }
+        RemarkKind::OtherDays => {
+            "If window.timezone is right, fetch all months again with `cdrlake run --refresh`, \
+             then set timezone in _cdrlake/lake.json to it. If not, set window.timezone back"
+        }
         RemarkKind::UnfinishedConversion => FINISH_CONVERSION,
         RemarkKind::SmallFiles => "`cdrlake convert --slice month` merges them",
         RemarkKind::UnsyncedLogs => "The next run commits them. To do it now, use `cdrlake sync`",

@@ -41,6 +41,7 @@ use object_store::path::Path;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
 use crate::privacy::Privacy;
 use crate::store::layout;
@@ -237,7 +238,25 @@ impl Lake {
             return Err(LakeError::OtherPeriod { existing, wanted });
         }
         lake.remarks.extend(lake.source_remark(&wanted.source_url));
+        lake.remarks.extend(lake.days_remark(&wanted.timezone));
         Ok(Some(lake))
+    }
+
+    /// Whether `source_day` in a lake of months is the day in this time zone. In a lake of days it
+    /// is the provider's.
+    pub(crate) fn has_days_of(&self, timezone: &str) -> bool {
+        self.identity.period_unit() == PeriodUnit::Day || self.identity.timezone == timezone
+    }
+
+    /// A remark if the days of a lake of months are those of another `window.timezone`.
+    fn days_remark(&self, timezone: &str) -> Option<Remark> {
+        let existing = &self.identity.timezone;
+        (!self.has_days_of(timezone)).then(|| {
+            RemarkKind::OtherDays.remark(format!(
+                "window.timezone is {timezone}, but this lake was created with {existing}, and \
+                 months that were fetched before have the days of {existing}"
+            ))
+        })
     }
 
     /// A remark if the lake was created with another `source.url`.

@@ -261,6 +261,8 @@ pub enum RemarkKind {
     UnendedDays,
     /// `source.url` is not that of the lake's first run.
     OtherSource,
+    /// Calls of a lake of months have the days of another `window.timezone`.
+    OtherDays,
     /// The logs of table formats lack changes.
     UnsyncedLogs,
     /// The lake is being converted, or the conversion was interrupted.

@@ -6,6 +6,7 @@ mod due;
 mod erase;
 mod faults;
 mod jobs;
+mod month_zones;
 mod months;
 mod open;
 mod prune;

@@ -340,3 +340,21 @@ fn no_part_of_a_month_is_published_if_its_stream_is_always_cut() {
     assert_eq!(after.len(), before.len() - 1);
     mend(&server, &workplace);
 }
+
+#[test]
+fn another_time_zone_than_that_of_the_months_is_reported_with_its_remedy() {
+    let (_server, workplace) = begun();
+    workplace.reconfigure("[window]", "[window]\ntimezone = \"Asia/Kathmandu\"");
+    let warned = workplace.run(&[&["run", "--from", MONTH.0, "--to", MONTH.1], PLACED].concat());
+    let warning = "window.timezone is Asia/Kathmandu, but this lake was created with UTC, and \
+        months that were fetched before have the days of UTC. If window.timezone is right, fetch \
+        all months again with `cdrlake run --refresh`, then set timezone in _cdrlake/lake.json to \
+        it. If not, set window.timezone back";
+    assert!(warned.stdout.contains(warning), "{warned:?}");
+    assert_eq!(refresh(&workplace).status, 0);
+    let identity = workplace.path("lake/_cdrlake/lake.json");
+    let text = std::fs::read_to_string(&identity).unwrap();
+    std::fs::write(&identity, text.replace("\"UTC\"", "\"Asia/Kathmandu\"")).unwrap();
+    let report = refresh(&workplace).report();
+    assert_eq!(report.warnings, [] as [&str; 0]);
+}

@@ -43,7 +43,7 @@ pub(crate) fn sources(directory: &Path) -> Vec<PathBuf> {
 /// The code of a file without its unit tests and comments, with texts of several lines joined.
 pub(crate) fn code_of(file: &Path) -> String {
     let text = std::fs::read_to_string(file).unwrap();
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     let lines = code
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"));

@@ -15,7 +15,7 @@ use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::Slice;
-use crate::config::Reconcile;
+use crate::config::{Reconcile, timezone_name};
 use crate::error::{MAKE_ROOM, Panicked, chain, counted, is_disk_full, join_task};
 use crate::lake::ledger::{Commit, Entry, Failure, Reason, State, new_token};
 use crate::lake::report::{Change, SliceOutcome, SliceReport};
@@ -629,8 +629,12 @@ async fn must_not_shrink(
                 before: rows_before,
             });
         }
-        // With equal rows, only the ledger can be wrong.
-        if let Some(old) = &before.entry.committed
+        // With equal rows, only the ledger can be wrong. In another time zone, calls are on other
+        // days.
+        if context
+            .lake
+            .has_days_of(&timezone_name(&context.config.window.timezone))
+            && let Some(old) = &before.entry.committed
             && old.digest != converted.digest
             && let Some(days) = shrunk_days(old, converted)
         {

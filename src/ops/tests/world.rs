@@ -149,8 +149,18 @@ impl World {
     }
 
     async fn with_unit(formats: &[TableFormat], unit: Option<PeriodUnit>) -> Self {
+        Self::in_zone("UTC", formats, unit).await
+    }
+
+    /// An empty lake of an account in this time zone.
+    pub(super) async fn in_zone(
+        timezone: &str,
+        formats: &[TableFormat],
+        unit: Option<PeriodUnit>,
+    ) -> Self {
         let config = Config::from_keys([
             ("lake.url", "s3://bucket/lake"),
+            ("window.timezone", timezone),
             ("source.requests", "1"),
             ("source.retry_base", "1ms"),
             ("quality.fail_reject_ratio", "1"),
