@@ -1,6 +1,7 @@
 //! What to do about what went wrong, in commands and flags. The library only reports what went
 //! wrong.
 
+use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
 use crate::config::ConfigErrorKind;
 use crate::error::{MAKE_ROOM, counted, is_disk_full, is_not_a_directory};
@@ -61,6 +62,10 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
         }
         Error::NotMerged { .. } => "No day of that month was removed. Convert again to continue",
         Error::Lake(LakeError::Converting { .. }) => FINISH_CONVERSION,
+        Error::Lake(LakeError::OtherPeriod {
+            existing: PeriodUnit::Day,
+            ..
+        }) => "`cdrlake convert --slice month` converts it",
         Error::Uncertain { .. } => "Run `cdrlake run` to repair it",
         Error::Export(error) => return Some(on_export(error)),
         Error::Undated { undated } => return Some(on_undated(undated)),

@@ -84,7 +84,12 @@ pub enum LakeError {
     /// The lake's slices have another period.
     #[error(
         "window.slice is \"{wanted}\", but this lake has a file for each {existing}. Set \
-         window.slice back, or convert the lake"
+         window.slice back, or {}",
+        match existing {
+            PeriodUnit::Day => "convert the lake",
+            // There is no way back to days.
+            PeriodUnit::Month => "fill a new lake",
+        }
     )]
     OtherPeriod {
         /// The lake's.

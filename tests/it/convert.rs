@@ -79,7 +79,8 @@ fn the_files_of_days_become_a_file_for_each_month() {
     let refused = workplace.run(&["status"]);
     assert_eq!(refused.status, 0, "{refused:?}");
     let refused = workplace.run(&["plan", "--last", "3"]);
-    let problem = "window.slice is \"day\", but this lake has a file for each month";
+    let problem = "window.slice is \"day\", but this lake has a file for each month. Set \
+        window.slice back, or fill a new lake\n";
     assert!(refused.stderr.contains(problem), "{refused:?}");
 }
 

@@ -342,6 +342,29 @@ fn no_part_of_a_month_is_published_if_its_stream_is_always_cut() {
 }
 
 #[test]
+fn a_lake_of_days_is_not_continued_as_one_of_months() {
+    let server = Server::start();
+    server
+        .on(STREAM, [ok_chunked("")])
+        .on("/v1/cdrs?", [count(0)]);
+    let workplace = Workplace::new(&server);
+    let days = ["run", "--from", "2026-03-01", "--to", "2026-03-02"];
+    assert_eq!(workplace.run(&days).status, 0);
+    let before = workplace.lake_files();
+    workplace.configure_also("[window]\nslice = \"month\"");
+    for command in ["run", "plan"] {
+        let refused = workplace.run(&[&[command], &days[1..]].concat());
+        assert_eq!(refused.status, 2, "{refused:?}");
+        let problem = "window.slice is \"month\", but this lake has a file for each day. Set \
+            window.slice back, or convert the lake. `cdrlake convert --slice month` converts it\n";
+        assert!(refused.stderr.contains(problem), "{refused:?}");
+    }
+    assert_eq!(workplace.lake_files(), before);
+    assert_eq!(workplace.run(&["convert", "--slice", "month"]).status, 0);
+    assert_eq!(workplace.run(&days).status, 0);
+}
+
+#[test]
 fn another_time_zone_than_that_of_the_months_is_reported_with_its_remedy() {
     let (_server, workplace) = begun();
     workplace.reconfigure("[window]", "[window]\ntimezone = \"Asia/Kathmandu\"");
