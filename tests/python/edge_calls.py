@@ -1,5 +1,6 @@
 """Calls with edge values, a server that answers with them, and the rows that a lake has of them."""
 
+import calendar
 import contextlib
 import datetime
 import http.server
@@ -218,6 +219,14 @@ def row_of(day, direction, record):
         amount("forward_fee"),
         text,
     )
+
+
+def with_days_of_months(calls):
+    """The calls of a lake of months, each with the day that its time has in its month."""
+    for day, direction, record in calls:
+        last = calendar.monthrange(*(int(part) for part in day.split("-")[:2]))[1]
+        first, last = f"{day[:7]}-01", f"{day[:7]}-{last}"
+        yield min(max(record["date"][:10], first), last), direction, record
 
 
 def in_order(rows):

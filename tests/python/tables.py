@@ -6,16 +6,16 @@ erased number, and sixty commits whose history was removed behind a checkpoint, 
 have every value, of the newest version and of earlier ones. It must not open a file that a filter
 excludes. In every mode of privacy, the logs contain no number, id or other text of a call.
 
-A lake of months has a shorter life: a first load, a month with more calls, a removed month, and an
-erased number. Readers filter by the day within a month and by month.
+A lake of months has a shorter life: a first load, a month with more calls, an open month, a removed
+month, and an erased number. Readers filter by the day within a month and by month.
 
 Usage: tables.py path/to/cdrlake [path/to/python=reader ...]
 
 Without the interpreters, only the readers of this environment take part.
 """
 
-import calendar
 import contextlib
+import datetime
 import json
 import os
 import pathlib
@@ -30,7 +30,7 @@ import pyarrow.parquet
 
 import edge_calls
 import table_logs
-from edge_calls import COLUMNS, EMPTY, FIRST, OLD, SECOND, TEXTS, Source
+from edge_calls import COLUMNS, EMPTY, FIRST, OLD, SECOND, TEXTS, Source, with_days_of_months
 from table_readers import TYPES, Filter, compare
 
 HERE = pathlib.Path(__file__).parent
@@ -361,14 +361,6 @@ def check_life(directory, url, readers):
     checks.check("history removed behind a checkpoint", calls)
 
 
-def with_days_of_months(calls):
-    """The calls of a lake of months, each with the day that its time has in its month."""
-    for day, direction, record in calls:
-        last = calendar.monthrange(*(int(part) for part in day.split("-")[:2]))[1]
-        first, last = f"{day[:7]}-01", f"{day[:7]}-{last}"
-        yield min(max(record["date"][:10], first), last), direction, record
-
-
 def check_months(directory, url, readers):
     """Takes a lake of months through a shorter life."""
     lake = Lake(directory / "months", url, unit="month")
@@ -386,6 +378,14 @@ def check_months(directory, url, readers):
     calls.append(call(EMPTY, "placed", "late", f"{EMPTY}T10:00:00Z"))
     lake.run(FIRST, f"{FIRST[:7]}-31", calls)
     checks.check("a month with more calls", [*with_days_of_months(calls)])
+
+    # Yesterday's month is open. It gets a call of an earlier day, and one of yesterday.
+    yesterday = datetime.date.today() - datetime.timedelta(days=1)
+    first = f"{yesterday:%Y-%m}-01"
+    for day in [f"{yesterday}", first]:
+        calls.append(call(day, "placed", f"open, {day}", f"{day}T10:00:00Z"))
+        lake.run(first, f"{yesterday}", calls)
+        checks.check("an open month", [*with_days_of_months(calls)])
 
     lake.cdrlake("prune", "--older-than", "20years")
     lake.cdrlake("erase", "--number", ERASED)

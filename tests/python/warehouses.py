@@ -4,7 +4,7 @@ Serves records with edge values, fills a lake with them, and reads it with DuckD
 fastparquet, chdb (ClickHouse), DataFusion and Spark. Compares types, partition column, every value,
 and the sums of the ledger. Executes the statements of `cdrlake ddl` for DuckDB, ClickHouse and
 Spark, replaces a day and loads it again, and reads a file with one more
-column beside the others.
+column beside the others. Does the same with a lake of months.
 Parses the statements for the other warehouses in their dialects.
 
 Usage: warehouses.py path/to/cdrlake
@@ -51,19 +51,21 @@ from edge_calls import (
     in_order,
     row_of,
     served,
+    with_days_of_months,
 )
 
 
 class Lake:
     """A lake filled by cdrlake."""
 
-    def __init__(self, program, path, source):
-        self.program, self.path = program, path
+    def __init__(self, program, path, source, unit):
+        self.program, self.path, self.unit = program, path, unit
         self.environment = os.environ | {
             "WAVIX_API_KEY": "edge",
             "CDRLAKE_SOURCE_API_KEY_ENV": "WAVIX_API_KEY",
             "CDRLAKE_SOURCE_URL": source,
             "CDRLAKE_LAKE_URL": str(path),
+            "CDRLAKE_WINDOW_SLICE": unit,
         }
 
     def call(self, *arguments):
@@ -82,6 +84,18 @@ class Lake:
         self.call("run", "--from", OLD, "--to", OLD)
         assert not (self.path / f"cdrs/dt={EMPTY}").exists(), "a day without rows has no partition"
 
+    def rows(self):
+        """The rows that it must have."""
+        calls = with_days_of_months(Source.calls) if self.unit == "month" else Source.calls
+        return in_order(row_of(*call) for call in calls)
+
+    def partition(self, day):
+        return f"{day[:7]}-01" if self.unit == "month" else day
+
+    def partitions(self):
+        """The partition of each row."""
+        return sorted(self.partition(day) for day, *_ in Source.calls)
+
     def ddl(self, target, *arguments):
         return self.call("ddl", "--target", target, *arguments)
 
@@ -96,17 +110,17 @@ def statements(sql):
     return [statement for statement in lines.split(";\n") if statement.strip()]
 
 
-def compare(engine, rows, days):
+def compare(lake, engine, rows, days):
     """Compares every value and the partition of every row."""
-    expected = in_order(row_of(*call) for call in Source.calls)
+    expected = lake.rows()
     found = in_order(rows)
     assert len(found) == len(expected), f"{engine}: {len(found)} rows, {len(expected)} were served"
     for mine, theirs in zip(expected, found, strict=True):
         for name, value, read in zip(COLUMNS, mine, theirs, strict=True):
             assert value == read, f"{engine}: {name} of {mine[0]!r} is {read!r}, not {value!r}"
-    wanted = sorted(datetime.date.fromisoformat(day) for day, *_ in Source.calls)
-    assert sorted(days) == wanted, f"{engine}: dt is {sorted(days)}"
-    print(f"{engine}: {len(found)} rows, every value as served")
+    found_days = sorted(str(day) for day in days)
+    assert found_days == lake.partitions(), f"{engine}: dt is {found_days}"
+    print(f"{engine}, {lake.unit}s: {len(found)} rows, every value as served")
 
 
 def types_of(schema):
@@ -131,7 +145,7 @@ def check_arrow_types(engine, schema):
     assert types["duration_seconds"] == pyarrow.int32(), f"{engine}: {types['duration_seconds']}"
 
 
-def from_arrow(engine, table, has_dt=True):
+def from_arrow(lake, engine, table, has_dt=True):
     check_arrow_types(engine, table.schema)
     rows = [tuple(row[name] for name in COLUMNS) for row in table.select(COLUMNS).to_pylist()]
     rows = [
@@ -141,15 +155,11 @@ def from_arrow(engine, table, has_dt=True):
         )
         for row in rows
     ]
-    days = table["dt" if has_dt else "source_day"].to_pylist()
-    compare(
-        engine,
-        rows,
-        [
-            day if isinstance(day, datetime.date) else datetime.date.fromisoformat(day)
-            for day in days
-        ],
-    )
+    if has_dt:
+        days = table["dt"].to_pylist()
+    else:
+        days = [lake.partition(f"{day}") for day in table["source_day"].to_pylist()]
+    compare(lake, engine, rows, days)
 
 
 def check_verdict(engine, row):
@@ -161,7 +171,7 @@ def with_duckdb(lake):
     connection.sql("SET TimeZone = 'UTC'")
     connection.execute(lake.ddl("duckdb"))
     connection.execute(lake.ddl("duckdb", "--load", "--changed-by", "last"))
-    from_arrow("DuckDB", connection.sql("SELECT * FROM cdrs").to_arrow_table())
+    from_arrow(lake, "DuckDB", connection.sql("SELECT * FROM cdrs").to_arrow_table())
     check_verdict("DuckDB", connection.execute(lake.ddl("duckdb", "--check")).fetchall()[0])
     comments = connection.sql(
         "SELECT comment FROM duckdb_columns() "
@@ -174,9 +184,8 @@ def with_pyarrow(lake):
     partitioning = pyarrow.dataset.partitioning(
         pyarrow.schema([("dt", pyarrow.date32())]), flavor="hive"
     )
-    from_arrow(
-        "pyarrow", pyarrow.dataset.dataset(lake.path / "cdrs", partitioning=partitioning).to_table()
-    )
+    dataset = pyarrow.dataset.dataset(lake.path / "cdrs", partitioning=partitioning)
+    from_arrow(lake, "pyarrow", dataset.to_table())
 
 
 def with_polars(lake):
@@ -184,7 +193,7 @@ def with_polars(lake):
     assert frame.schema["call_time"] == polars.Datetime("us", "UTC") and frame.schema[
         "charge_usd"
     ] == polars.Decimal(18, 9)
-    from_arrow("Polars", frame.to_arrow())
+    from_arrow(lake, "Polars", frame.to_arrow())
 
 
 def with_fastparquet(lake):
@@ -192,7 +201,7 @@ def with_fastparquet(lake):
     frame = fastparquet.ParquetFile(
         [str(path) for path in sorted(lake.path.glob("cdrs/*/*.parquet"))]
     ).to_pandas()
-    expected = in_order(row_of(*call) for call in Source.calls)
+    expected = lake.rows()
     clean = lambda value: None if value is None or value != value else value
     found = in_order(
         (
@@ -212,8 +221,8 @@ def with_fastparquet(lake):
             )
             assert same, f"fastparquet: {name} of {mine[0]!r} is {read!r}, not {value!r}"
     days = sorted(str(day)[:10] for day in frame["dt"])
-    assert days == sorted(day for day, *_ in Source.calls), f"fastparquet: dt is {days}"
-    print(f"fastparquet: {len(found)} rows, every value as served, amounts as floats")
+    assert days == lake.partitions(), f"fastparquet: dt is {days}"
+    print(f"fastparquet, {lake.unit}s: {len(found)} rows, every value as served, amounts as floats")
 
 
 def with_clickhouse(lake):
@@ -227,7 +236,7 @@ def with_clickhouse(lake):
         read = lambda: pyarrow.ipc.open_file(
             pyarrow.BufferReader(session.query("SELECT * FROM cdrs", "Arrow").bytes())
         ).read_all()
-        from_arrow("ClickHouse", read(), has_dt=False)
+        from_arrow(lake, "ClickHouse", read(), has_dt=False)
         check_verdict(
             "ClickHouse",
             json.loads(
@@ -246,14 +255,14 @@ def with_clickhouse(lake):
             .bytes()
             .decode()
         )
-        assert days.replace('"', "").split() == sorted(day for day, *_ in Source.calls), days
+        assert days.replace('"', "").split() == lake.partitions(), days
 
         def load_changed(engine):
             for statement in 2 * statements(
                 lake.ddl("clickhouse", "--load", "--changed-by", "last")
             ):
                 session.query(statement)
-            from_arrow(engine, read(), has_dt=False)
+            from_arrow(lake, engine, read(), has_dt=False)
 
         with changed_day(lake):
             load_changed("ClickHouse, a day replaced and one more")
@@ -266,7 +275,7 @@ def with_datafusion(lake):
     context.register_parquet(
         "cdrs", str(lake.path / "cdrs") + "/", table_partition_cols=[("dt", pyarrow.date32())]
     )
-    from_arrow("DataFusion", context.sql("SELECT * FROM cdrs").to_arrow_table())
+    from_arrow(lake, "DataFusion", context.sql("SELECT * FROM cdrs").to_arrow_table())
 
 
 def with_spark(lake):
@@ -314,7 +323,7 @@ def with_spark(lake):
                 )
                 for row in named
             ]
-            compare(engine, named, [row["dt"] for row in rows])
+            compare(lake, engine, named, [row["dt"] for row in rows])
             check_verdict(
                 engine, session.sql(statements(lake.ddl("spark", "--check"))[0]).collect()[0]
             )
@@ -362,7 +371,8 @@ class changed_day:
                 "json",
             )
         )
-        assert report["partitions_changed"] == [SECOND, EMPTY], report["partitions_changed"]
+        changed = sorted({self.lake.partition(day) for day in [SECOND, EMPTY]})
+        assert report["partitions_changed"] == changed, report["partitions_changed"]
 
 
 def with_a_column_more(lake):
@@ -379,12 +389,12 @@ def with_a_column_more(lake):
         frame = polars.scan_parquet(
             lake.path / "cdrs", missing_columns="insert", extra_columns="ignore"
         ).collect()
-        from_arrow("Polars", frame.to_arrow())
+        from_arrow(lake, "Polars", frame.to_arrow())
         path.write_bytes(before)
 
 
 # Statements that the parser does not support.
-UNPARSED = ("LOAD DATA INTO", "CALL ", "MSCK REPAIR")
+UNPARSED = ("LOAD DATA ", "CALL ", "MSCK REPAIR")
 DIALECTS = (
     "snowflake bigquery redshift athena databricks spark trino clickhouse duckdb postgres".split()
 )
@@ -415,21 +425,24 @@ def parse_all(lake):
 def main():
     program = os.path.abspath(sys.argv[1])
     with tempfile.TemporaryDirectory() as folder, served() as url:
-        lake = Lake(program, pathlib.Path(folder) / "lake", url)
-        lake.fill()
-        parse_all(lake)
-        for reader in [
-            with_duckdb,
-            with_pyarrow,
-            with_polars,
-            with_fastparquet,
-            with_datafusion,
-            with_clickhouse,
-            with_spark,
-        ]:
-            reader(lake)
-        with_a_column_more(lake)
-        lake.call("verify")
+        days, months = (
+            Lake(program, pathlib.Path(folder) / unit, url, unit) for unit in ["day", "month"]
+        )
+        for lake in [days, months]:
+            lake.fill()
+            parse_all(lake)
+            for reader in [
+                with_duckdb,
+                with_pyarrow,
+                with_polars,
+                with_fastparquet,
+                with_datafusion,
+                with_clickhouse,
+                with_spark,
+            ]:
+                reader(lake)
+            lake.call("verify")
+        with_a_column_more(days)
 
 
 if __name__ == "__main__":
