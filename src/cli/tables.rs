@@ -123,9 +123,18 @@ async fn merge(
         files_after,
         bytes_after,
         remarks,
+        damaged,
+        log_error,
     } = merged;
     for remark in remarks {
         screen.print_line(&format!("{remark}."));
+    }
+    let is_whole = damaged.is_empty() && log_error.is_none();
+    if let Some(problem) = log_error {
+        screen.print_line(&format!(
+            "{problem}. Readers of the log see the files of days until `cdrlake sync` or the next \
+             run has updated it."
+        ));
     }
     let text = format!(
         "The lake has a file for each month. Merged {} ({}) into {} ({}), for {} of a direction. \
@@ -136,7 +145,8 @@ async fn merge(
         ByteSize(bytes_after).display().si(),
         counted(months, "month", "months"),
     );
-    print(text.as_bytes())
+    let printed = print(text.as_bytes())?;
+    Ok(if is_whole { printed } else { Exit::Failed })
 }
 
 pub(super) async fn execute_sync(args: &SyncArgs) -> Result<Exit, CommandError> {

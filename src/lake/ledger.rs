@@ -294,7 +294,7 @@ pub(crate) fn new_token() -> String {
 
 impl Commit {
     /// A commit of an unknown slice.
-    fn of_nothing() -> Self {
+    pub(crate) fn of_nothing() -> Self {
         Self {
             run: String::new(),
             token: String::new(),

@@ -176,6 +176,14 @@ impl Lake {
         })
     }
 
+    /// The lake as it is now, with what other processes have changed in `lake.json`.
+    ///
+    /// # Errors
+    /// [`LakeError`] if `lake.json` cannot be read.
+    pub(crate) async fn as_it_is_now(&self) -> Result<Self, LakeError> {
+        self.with_identity(|_| ()).await
+    }
+
     /// Changes `lake.json`, and returns the lake as it then is.
     ///
     /// # Errors
@@ -376,6 +384,14 @@ impl Lake {
         slice: Slice,
     ) -> Result<Option<Box<dyn Lease>>, LakeError> {
         Ok(self.store.try_lease(&layout::lease(slice)).await?)
+    }
+
+    /// Acquires the lease under which a process converts the lake; `None` if another one holds it.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn try_conversion_lease(&self) -> Result<Option<Box<dyn Lease>>, LakeError> {
+        Ok(self.store.try_lease(&layout::conversion_lease()).await?)
     }
 }
 

@@ -1,8 +1,9 @@
 //! How a slice becomes visible: its files are staged, announced in its ledger entry, moved into the
 //! table, and committed in the entry.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use object_store::path::Path;
 
@@ -12,10 +13,17 @@ use super::ledger::{Commit, Entry, Failure, Pending, State, Superseded};
 use super::runs::RunMark;
 use super::table::{StagedChange, TableChange, TableForm};
 use super::{Condition, Lake, LakeError, LedgerEntry, is_intact, json};
-use crate::cdr::slice::Slice;
+use crate::cdr::period::PeriodUnit;
+use crate::cdr::slice::{Direction, Slice};
 use crate::privacy::Privacy;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::{Lease, Swap, Version, layout};
+
+/// Days that are removed at the same time.
+const CONCURRENT_REMOVALS: usize = 16;
+
+/// Days, by their month.
+pub(crate) type DaysOfMonths = BTreeMap<Slice, BTreeSet<Slice>>;
 
 /// A prepared publication: everything that takes long and is not visible yet. Dropping it undoes
 /// it.
@@ -348,18 +356,26 @@ impl Lake {
         Ok(commit)
     }
 
-    /// Removes everything that the lake has of a day whose month holds its rows, under the lease of
-    /// the month. The entry goes last: after a crash in between, this is repeated.
+    /// Removes everything that the lake has of `days` whose month holds their rows, under the lease
+    /// of the month. They never come back, so that even a process that was declared dead may do
+    /// this.
     ///
     /// # Errors
-    /// [`LakeError`] if the store fails, the lease is lost, or the run cannot be marked.
+    /// [`LakeError`] if the store fails, or the lease is lost.
     pub(crate) async fn remove_merged(
         &self,
-        mark: &RunMark,
         lease: &dyn Lease,
-        day: Slice,
+        days: impl IntoIterator<Item = Slice>,
     ) -> Result<(), LakeError> {
-        mark.ensure().await?;
+        let removals = days.into_iter().map(|day| self.remove_day(lease, day));
+        stream::iter(removals)
+            .buffer_unordered(CONCURRENT_REMOVALS)
+            .try_collect()
+            .await
+    }
+
+    /// The entry goes last: after a crash in between, this is repeated.
+    async fn remove_day(&self, lease: &dyn Lease, day: Slice) -> Result<(), LakeError> {
         let files = self.table.paths_of(day).await?;
         self.table.remove(lease, day, &files).await?;
         let rest = [
@@ -372,6 +388,46 @@ impl Lake {
             self.store.delete(&path).await?;
         }
         Ok(())
+    }
+
+    /// The days that a lake of months has in its ledger or its table, by month: a conversion left
+    /// them because a log named their files.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn days_of_months(&self) -> Result<DaysOfMonths, LakeError> {
+        let mut days = DaysOfMonths::new();
+        if self.identity.period_unit() == PeriodUnit::Month {
+            let ledger = self.ledger_slices(&Direction::ALL).await?.into_iter();
+            let table = self.table.files().await?;
+            for slice in ledger.chain(table.slices()) {
+                if slice.period.unit() == PeriodUnit::Day {
+                    days.entry(slice.month()).or_default().insert(slice);
+                }
+            }
+        }
+        Ok(days)
+    }
+
+    /// Removes [these days](Self::days_of_months), which no log may name now. Returns whether all
+    /// are removed: not if a run works on their month, or the ledger lacks it.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn remove_days_of_months(
+        &self,
+        days: DaysOfMonths,
+    ) -> Result<bool, LakeError> {
+        let mut is_complete = true;
+        for (month, days) in days {
+            let lease = self.try_lease(month).await?;
+            let found = self.usable_entry(month).await?;
+            match lease.filter(|_| found.entry.committed.is_some()) {
+                Some(lease) => self.remove_merged(&*lease, days).await?,
+                None => is_complete = false,
+            }
+        }
+        Ok(is_complete)
     }
 
     /// Slices with files that were replaced before `limit`, or that their entry does not name. Of a

@@ -324,21 +324,32 @@ impl Lake {
         Ok(path)
     }
 
-    /// The runs other than `this` without a report, with their commits that are still in the
-    /// ledger. They are in progress or crashed, see [`has_crashed`](Self::has_crashed).
+    /// The runs other than `this` without a report, in order of their start. They are in progress
+    /// or crashed, see [`has_crashed`](Self::has_crashed).
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub(crate) async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
-        let mut marked = BTreeMap::new();
+    pub(crate) async fn unended_runs(&self, this: &str) -> Result<Vec<String>, LakeError> {
+        let mut runs = Vec::new();
         for object in self.store.list(&Path::from(layout::RUNNING)).await? {
             let Some(run) = layout::marked_run(&object.path).filter(|run| *run != this) else {
                 continue;
             };
             // Where only time shows that a run has crashed, this read starts the clock.
             self.store.lease_state(&layout::run_lease(run)).await?;
-            marked.insert(run.to_owned(), Traces::default());
+            runs.push(run.to_owned());
         }
+        runs.sort_unstable();
+        Ok(runs)
+    }
+
+    /// The same, with their commits and announcements that are still in the ledger.
+    ///
+    /// # Errors
+    /// [`LakeError`] if the store fails.
+    pub(crate) async fn marked_runs(&self, this: &str) -> Result<MarkedRuns, LakeError> {
+        let runs = self.unended_runs(this).await?.into_iter();
+        let mut marked = runs.map(|run| (run, Traces::default())).collect();
         self.add_traces(&mut marked).await?;
         Ok(marked)
     }

@@ -174,6 +174,9 @@ pub enum UsageError {
          lose their files. Fill a new lake instead"
     )]
     BackToPlain,
+    /// Another process converts the lake.
+    #[error("another conversion of this lake is in progress. Convert the lake when it has ended")]
+    ConversionInProgress,
     /// The lake has months already.
     #[error("the lake has a file for each month already")]
     MonthsAlready,

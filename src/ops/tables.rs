@@ -1,21 +1,18 @@
 //! Table formats of a lake: which it has, bringing their logs up to date, and the current files.
 
-use std::time::Duration;
-
 use jiff::Timestamp;
 use jiff::civil::Date;
 use serde::Serialize;
 use tokio_util::sync::CancellationToken;
 
 use super::days::DayRange;
+use super::leases::wait_for_conversion_lease;
+use super::run::reports::{OtherRuns, wait_for_other_runs};
 use super::{Error, UsageError};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::report::new_run_id;
 use crate::lake::{Condition, Lake, LakeError, TableFormat};
-
-/// Pause between looks at a run that began before the lake was converted.
-const POLL: Duration = Duration::from_secs(1);
 
 /// Commits the difference between the ledger and every log of the lake. Returns whether there was
 /// one.
@@ -41,10 +38,18 @@ pub(crate) async fn convert(
     now: Timestamp,
     interrupt: &CancellationToken,
 ) -> Result<Lake, Error> {
+    let Some(_lease) = wait_for_conversion_lease(lake, interrupt).await? else {
+        return Err(UsageError::ConversionInProgress.into());
+    };
+    // Another conversion may have ended since the lake was opened.
+    let lake = lake.as_it_is_now().await?;
+    if let Some(to) = lake.identity.converting {
+        return Err(LakeError::Converting { to }.into());
+    }
     if tables.is_empty() && lake.has_logs() {
         return Err(UsageError::BackToPlain.into());
     }
-    if let Some(run) = marked_run(lake).await? {
+    if let Some(run) = marked_run(&lake).await? {
         return Err(run.into());
     }
     let entries = lake.entries(&Direction::ALL, Date::MIN..=Date::MAX).await?;
@@ -59,12 +64,10 @@ pub(crate) async fn convert(
     let converted = lake.with_tables(tables).await?;
     // A run that began just before has read the old `lake.json`. It may replace files until it
     // ends, so no log may name them before. One that marks itself later reads the new one.
-    while let Some(run) = marked_run(&converted).await? {
-        tracing::info!("{run}. Waiting for it.");
-        tokio::select! {
-            () = interrupt.cancelled() => return Err(run.into()),
-            () = tokio::time::sleep(POLL) => {}
-        }
+    match wait_for_other_runs(&converted, "", interrupt).await? {
+        OtherRuns::Ended => {}
+        OtherRuns::Crashed(run) => return Err(UsageError::CrashedRun { run }.into()),
+        OtherRuns::InProgress(run) => return Err(UsageError::RunInProgress { run }.into()),
     }
     converted.remove_other_logs().await?;
     converted.sync_everything(&new_run_id(now)).await?;
@@ -74,7 +77,7 @@ pub(crate) async fn convert(
 /// A run without a report, if there is one. Even if it has crashed, its process may be suspended
 /// and continue: the next run ends it for good.
 pub(super) async fn marked_run(lake: &Lake) -> Result<Option<UsageError>, LakeError> {
-    let Some(run) = lake.marked_runs("").await?.into_keys().next() else {
+    let Some(run) = lake.unended_runs("").await?.into_iter().next() else {
         return Ok(None);
     };
     Ok(Some(if lake.has_crashed(&run, true).await? {

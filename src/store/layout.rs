@@ -196,6 +196,11 @@ pub fn run_lease(run: &str) -> Path {
     Path::from(format!("{LEASES}/run-{run}.lock"))
 }
 
+/// A process holds it while it converts the lake.
+pub fn conversion_lease() -> Path {
+    Path::from(format!("{LEASES}/conversion.lock"))
+}
+
 /// The size limit of an object at `path`. A ledger entry has a few kilobytes; a report has some for
 /// each slice of its run. A commit of a log has one for each file that it adds or removes.
 pub fn max_bytes(path: &Path) -> u64 {

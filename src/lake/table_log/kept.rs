@@ -379,7 +379,12 @@ impl<'a> WantedFiles<'a> {
         let wanted: BTreeSet<String> = self.files.values().flatten().map(path).collect();
         let is_covered = |path: &str| match lake.table().slice_of(&Path::from(path)) {
             Some(slice) if self.unknown.contains(&slice) => false,
-            Some(slice) => *self.scope == SyncScope::Everything || self.files.contains_key(&slice),
+            Some(slice) => {
+                *self.scope == SyncScope::Everything
+                    || self.files.contains_key(&slice)
+                    // A log that could not be updated may still have the days of a merged month.
+                    || self.files.contains_key(&slice.month())
+            }
             None => *self.scope == SyncScope::Everything,
         };
         let surplus = live.keys().filter(|path| !wanted.contains(*path));
@@ -435,17 +440,33 @@ impl Lake {
         failed.map_or(Ok(changed), Err)
     }
 
-    /// The same for the whole ledger. Also settles what earlier runs could not commit.
+    /// The same for the whole ledger. Also settles what earlier runs could not commit, and removes
+    /// the days that a conversion left for this reason.
     ///
     /// # Errors
     /// As [`sync_logs`](Self::sync_logs).
     pub(crate) async fn sync_everything(&self, run: &str) -> Result<bool, LakeError> {
         let unsynced = self.store.list(&Path::from(layout::UNSYNCED)).await?;
         let changed = self.sync_logs(&SyncScope::Everything, run).await?;
-        for note in unsynced {
-            self.store.delete(&note.path).await?;
+        if !unsynced.is_empty() && self.remove_days_from_logs(run).await? {
+            for note in unsynced {
+                self.store.delete(&note.path).await?;
+            }
         }
         Ok(changed)
+    }
+
+    /// Removes days that a conversion has merged, with every snapshot that needs them. Returns
+    /// whether all are removed.
+    async fn remove_days_from_logs(&self, run: &str) -> Result<bool, LakeError> {
+        let days = self.days_of_months().await?;
+        if days.is_empty() {
+            return Ok(true);
+        }
+        // No commit that another process has prepared may bring a removed file back.
+        self.fence_logs(run).await?;
+        self.expire_logs(Timestamp::MAX).await?;
+        self.remove_days_of_months(days).await
     }
 
     /// The same at the end of a run that changed `slices`. Also settles what earlier runs could not

@@ -1,5 +1,6 @@
 //! One month: its days are read back, written as one file, compared, and published.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -26,6 +27,13 @@ use crate::slice_file::rejects::{RejectsWriter, read_rejects};
 use crate::slice_file::writer::SpoolFile;
 use crate::store::{Lease, LocalCopy, layout};
 
+/// What is published of a month.
+struct Content {
+    commit: Commit,
+    rows: Converted,
+    rejects: Option<SpoolFile>,
+}
+
 impl Conversion<'_> {
     /// Publishes the month `slice` with the rows and the rejects of its days, unless another
     /// conversion has done so.
@@ -40,25 +48,38 @@ impl Conversion<'_> {
         if before.entry.committed.is_some() && before.entry.pending.is_none() {
             return Ok(());
         }
-        let mut commit = merged(slice, month, self.mark.run(), self.now);
+        let mut month = Cow::Borrowed(month);
+        if !month.problems.is_empty() {
+            month = Cow::Owned(self.recovered(slice, &month).await?);
+        }
         let commit = if month.is_pruned() {
-            before.entry.committed = Some(commit);
+            before.entry.committed = Some(merged(slice, &month, self.mark.run(), self.now));
             lake.prune(&self.mark, lease, before).await?
         } else {
             let privacy = lake.privacy_now().await?;
-            let rejects = self.rejects(slice, month, commit.counts.rejected).await?;
-            let rows = self.rows(slice, month).await?;
-            if let Some(problem) = difference(&rows, &commit, month) {
-                return Err(Error::NotMerged { slice, problem });
-            }
-            commit.counts.conflicts = rows.counts.conflicts;
-            commit.counts.outside_day = rows.counts.outside_day;
+            let content = match self.read(slice, &month).await {
+                Err(Error::NotMerged { .. }) if self.has_months => {
+                    month = Cow::Owned(self.recovered(slice, &month).await?);
+                    self.read(slice, &month).await?
+                }
+                content => content?,
+            };
+            let Content {
+                commit,
+                rows,
+                rejects,
+            } = content;
             let metadata = commit.file_metadata(slice);
             let file = blocking(slice, move || rows.write_footer(metadata)).await?;
             let staged = lake.stage(&before.entry, file.into(), rejects).await?;
             let published = lake.publish(&self.mark, lease, before, staged, commit, &privacy);
             published.await?.committed.expect("just committed")
         };
+        self.has_months = true;
+        for problem in &month.problems {
+            tracing::error!("{problem}.");
+        }
+        self.merged.damaged.extend(month.problems.iter().cloned());
         let files = month.commits().filter_map(|(_, day)| day.file.as_ref());
         for file in files {
             self.merged.files_before += 1;
@@ -78,6 +99,23 @@ impl Conversion<'_> {
         }
         self.slices.push(report);
         Ok(())
+    }
+
+    /// Reads the days, and compares them with the ledger.
+    async fn read(&self, slice: Slice, month: &Month) -> Result<Content, Error> {
+        let mut commit = merged(slice, month, self.mark.run(), self.now);
+        let rejects = self.rejects(slice, month, commit.counts.rejected).await?;
+        let rows = self.rows(slice, month).await?;
+        if let Some(problem) = difference(&rows, &commit, month) {
+            return Err(Error::NotMerged { slice, problem });
+        }
+        commit.counts.conflicts = rows.counts.conflicts;
+        commit.counts.outside_day = rows.counts.outside_day;
+        Ok(Content {
+            commit,
+            rows,
+            rejects,
+        })
     }
 
     /// The rows of the days, in order, each with its day.
@@ -150,7 +188,7 @@ fn merged(slice: Slice, month: &Month, run: &str, now: Timestamp) -> Commit {
     let mut counts = Counts::default();
     let mut totals = Totals::default();
     let mut digest = Digest::default();
-    let mut fetched_at = Timestamp::MAX;
+    let mut fetched_at = now;
     let mut days = BTreeMap::new();
     let mut zones = BTreeSet::new();
     let mut privacy_key_id = None;
@@ -208,8 +246,8 @@ fn merged(slice: Slice, month: &Month, run: &str, now: Timestamp) -> Commit {
     }
 }
 
-/// The comparison of the month with the provider's counts of its days. It is a match only if every
-/// day was one.
+/// The comparison of the month with the provider's counts of its days. It is a match only if
+/// every day was one, and none was damaged.
 fn reconciled(counts: &Counts, month: &Month) -> (Verdict, Option<u64>) {
     let commits = || month.commits().map(|(_, commit)| commit);
     let total = commits().map(|commit| commit.control_total).sum();
@@ -220,28 +258,20 @@ fn reconciled(counts: &Counts, month: &Month) -> (Verdict, Option<u64>) {
     if has(Verdict::Off) {
         return (Verdict::Off, None);
     }
+    let is_whole = month.days.values().all(Option::is_some);
     match verdict(counts, total) {
-        verdict if verdict.has_equal_count() && !has(Verdict::NotChecked) => (verdict, total),
+        verdict if verdict.has_equal_count() && is_whole && !has(Verdict::NotChecked) => {
+            (verdict, total)
+        }
         _ => (Verdict::NotChecked, None),
     }
 }
 
 /// The first difference between the rows of the month and the sums of its days.
 fn difference(rows: &Converted, days: &Commit, month: &Month) -> Option<String> {
-    let read = &rows.counts;
-    let of_rows = |counts: &Counts| {
-        let Counts {
-            rows,
-            rounded,
-            missing_charge,
-            missing_duration,
-            ..
-        } = *counts;
-        [rows, rounded, missing_charge, missing_duration]
-    };
     let what = if rows.digest != days.digest {
         "digests"
-    } else if of_rows(read) != of_rows(&days.counts) {
+    } else if counts_of_rows(&rows.counts) != counts_of_rows(&days.counts) {
         "counts"
     } else if rows.totals != days.totals || rows.days != days.days {
         "sums"
@@ -252,4 +282,16 @@ fn difference(rows: &Converted, days: &Commit, month: &Month) -> Option<String> 
     Some(format!(
         "the {what} of its {days} days do not add up to those of its rows"
     ))
+}
+
+/// The counts that follow from the rows of a file.
+pub(super) fn counts_of_rows(counts: &Counts) -> [u64; 4] {
+    let Counts {
+        rows,
+        rounded,
+        missing_charge,
+        missing_duration,
+        ..
+    } = *counts;
+    [rows, rounded, missing_charge, missing_duration]
 }

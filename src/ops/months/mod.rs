@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! lake.json: converting ─ each month: read its days ─ write a file ─ publish it ─ remove its days
-//!                                                    └ with table formats: commit to logs first
 //!                       └ after all months, lake.json: month
+//!                                         └ with table formats: commit to logs ─ remove all days
 //! ```
 //!
 //! While `lake.json` says that the lake is being converted, nothing else writes to it. What the
@@ -11,18 +11,18 @@
 //! conversion that was interrupted continues where it ended.
 
 mod merge;
+mod recover;
 mod survey;
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
-use futures::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
 use super::days::today;
-use super::leases::wait_for_lease;
+use super::leases::{wait_for_conversion_lease, wait_for_lease};
+use super::run::reports::{OtherRuns, end_crashed_run, wait_for_other_runs};
 use super::tables::marked_run;
 use super::{Error, Observer, UsageError};
 use crate::cdr::period::PeriodUnit;
@@ -31,15 +31,10 @@ use crate::config::Config;
 use crate::error::chain;
 use crate::lake::identity::Identity;
 use crate::lake::report::{RunReport, SliceReport, new_run_id};
-use crate::lake::runs::{RunMark, Traces};
+use crate::lake::runs::RunMark;
 use crate::lake::{Lake, LakeError};
 use crate::store::Lease;
 use survey::{Month, Survey};
-
-/// Pause between looks at a run.
-const POLL: Duration = Duration::from_secs(1);
-/// Days that are removed at the same time.
-const CONCURRENT_REMOVALS: usize = 16;
 
 /// The months that a conversion merged, and their files.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -56,6 +51,10 @@ pub(crate) struct Merged {
     pub bytes_after: u64,
     /// Days that the lake lacks, and that no run fetches any more.
     pub remarks: Vec<String>,
+    /// Days that were damaged during the conversion. Their months are open.
+    pub damaged: Vec<String>,
+    /// Why the logs of table formats still have the days.
+    pub log_error: Option<String>,
 }
 
 /// Merges the files of a lake of days into months. Fetches nothing. `None` if this was interrupted.
@@ -70,53 +69,72 @@ pub(crate) async fn convert_to_months(
     observer: &dyn Observer,
     interrupt: &CancellationToken,
 ) -> Result<Option<Merged>, Error> {
+    let Some(_lease) = wait_for_conversion_lease(lake, interrupt).await? else {
+        return Ok(None);
+    };
+    // Another conversion may have ended since the lake was opened.
+    let lake = lake.as_it_is_now().await?;
     let today = today(&config.window, now);
     let run = new_run_id(now);
     if lake.identity.converting.is_none() {
         if lake.identity.period_unit() == PeriodUnit::Month {
             return Err(UsageError::MonthsAlready.into());
         }
-        if let Some(run) = marked_run(lake).await? {
+        if let Some(run) = marked_run(&lake).await? {
             return Err(run.into());
         }
-        Survey::of(lake, config, today).await?.must_be_sound()?;
-        // The conversion needs logs and catalog in the end, and nothing else can write until then.
+        Survey::of(&lake, config, today).await?.must_be_sound()?;
+        // Better now than at the end.
         lake.sync_everything(&run).await?;
     }
     let lake = lake.with_identity(begin).await?;
     // A run that began just before has read the old `lake.json`. One that marks itself later reads
     // the new one, and stops.
-    if !end_other_runs(&lake, &run, interrupt).await? {
-        return Ok(None);
+    loop {
+        match wait_for_other_runs(&lake, &run, interrupt).await? {
+            OtherRuns::Ended => break,
+            OtherRuns::Crashed(crashed) => end_crashed_run(&lake, &crashed, &run).await?,
+            OtherRuns::InProgress(_) => return Ok(None),
+        }
     }
     let mark = lake.mark(&run, interrupt.clone());
     mark.ensure().await?;
+    // A run that began just before may have changed a day.
+    let survey = Survey::of(&lake, config, today).await?;
     let mut conversion = Conversion {
         lake: &lake,
         config,
         mark,
         now,
         interrupt,
+        has_months: survey.has_months,
         slices: Vec::new(),
-        merged: Merged::default(),
+        merged: Merged {
+            remarks: survey.remarks.clone(),
+            ..Merged::default()
+        },
     };
-    // A run that began just before may have changed a day.
-    let survey = Survey::of(&lake, config, today).await?;
-    conversion.merged.remarks.clone_from(&survey.remarks);
-    let converted = match survey.must_be_sound() {
+    // With a month in the ledger there is no way back: what is left is merged.
+    let months = if survey.has_months {
+        Ok(survey.months)
+    } else {
+        survey.must_be_sound()
+    };
+    let converted = match months {
         Ok(months) => conversion.convert(&months, observer).await,
         Err(error) => Err(error),
     };
     let Conversion { slices, merged, .. } = conversion;
     let is_interrupted = matches!(converted, Ok(false));
-    let mut warnings = merged.remarks.clone();
+    let warnings = merged.remarks.iter().chain(&merged.damaged);
+    let mut warnings: Vec<String> = warnings.chain(&merged.log_error).cloned().collect();
     warnings.extend(converted.as_ref().err().map(|error| chain(error)));
     let report = RunReport::new(run.clone(), now, slices, is_interrupted, warnings);
     let ended = lake.end_run(&run, &report).await;
     lake.settle().await;
     if converted.is_err()
         && !Survey::of(&lake, config, today).await?.has_months
-        && lake.marked_runs(&run).await?.is_empty()
+        && lake.unended_runs(&run).await?.is_empty()
     {
         // Nothing of a month is written yet, so that the lake can stay one of days.
         lake.with_identity(abandon).await?;
@@ -136,38 +154,6 @@ fn abandon(identity: &mut Identity) {
     identity.format = Identity::format_of(identity.slice);
 }
 
-/// Waits until other runs have ended, and ends those that have crashed, so that they cannot
-/// continue. Returns whether all have ended: not if this was interrupted.
-async fn end_other_runs(
-    lake: &Lake,
-    this: &str,
-    interrupt: &CancellationToken,
-) -> Result<bool, LakeError> {
-    while let Some(run) = lake.marked_runs(this).await?.into_keys().next() {
-        if lake.has_crashed(&run, true).await? {
-            let Some(crashed) = lake.claim_crashed(&run).await? else {
-                continue;
-            };
-            let mut runs = BTreeMap::from([(run.clone(), Traces::default())]);
-            lake.add_traces(&mut runs).await?;
-            let traces = runs.remove(&run).unwrap_or_default();
-            let made = RunReport::of_crashed_run(&run, &traces.commits, this);
-            let make = |found: Option<RunReport>| match found {
-                None => Some(made.clone()),
-                Some(found) => found.with_slices_found_since(&made),
-            };
-            lake.end_crashed_run(crashed, make).await?;
-            continue;
-        }
-        tracing::info!(run, "Waiting for a run that began before the conversion.");
-        tokio::select! {
-            () = interrupt.cancelled() => return Ok(false),
-            () = tokio::time::sleep(POLL) => {}
-        }
-    }
-    Ok(true)
-}
-
 /// A conversion under way.
 struct Conversion<'a> {
     lake: &'a Lake,
@@ -175,6 +161,8 @@ struct Conversion<'a> {
     mark: RunMark,
     now: Timestamp,
     interrupt: &'a CancellationToken,
+    /// The ledger has a month, so that the lake cannot become one of days again.
+    has_months: bool,
     slices: Vec<SliceReport>,
     merged: Merged,
 }
@@ -202,26 +190,24 @@ impl Conversion<'_> {
             observer.slice_looked_at();
         }
         observer.ended();
+        let run = self.mark.run();
+        if has_logs {
+            // Whatever interrupts this, a later run replaces the days in the logs.
+            self.lake.note_unsynced(run).await?;
+        }
         let to_months = |identity: &mut Identity| {
+            identity.converting = None;
             identity.slice = Some(PeriodUnit::Month);
             identity.format = Identity::format_of(identity.slice);
         };
         let lake = self.lake.with_identity(to_months).await?;
         if has_logs {
-            // One commit replaces the files of all days.
-            lake.sync_everything(self.mark.run()).await?;
-            // No commit that another process has prepared may bring a removed file back.
-            lake.fence_logs(self.mark.run()).await?;
-            lake.expire_logs(Timestamp::MAX).await?;
-            for (&slice, month) in months {
-                let Some(lease) = wait_for_lease(self.lake, slice, self.interrupt).await? else {
-                    return Ok(false);
-                };
-                self.remove_days(&*lease, slice, month).await?;
-            }
+            // The leases of the months are needed again.
+            lake.settle().await;
+            // One commit replaces the files of all days, which are then removed.
+            let synced = lake.sync_everything(run).await;
+            self.merged.log_error = synced.err().map(|error| chain(&error));
         }
-        lake.with_identity(|identity| identity.converting = None)
-            .await?;
         Ok(true)
     }
 
@@ -232,13 +218,9 @@ impl Conversion<'_> {
         slice: Slice,
         month: &Month,
     ) -> Result<(), LakeError> {
-        let days = month.days.keys().map(|&day: &Date| {
-            let day = Slice::of_day(day, slice.direction);
-            self.lake.remove_merged(&self.mark, lease, day)
-        });
-        stream::iter(days)
-            .buffer_unordered(CONCURRENT_REMOVALS)
-            .try_collect()
-            .await
+        let days = month.days.keys();
+        let days = days.map(|&day: &Date| Slice::of_day(day, slice.direction));
+        self.mark.ensure().await?;
+        self.lake.remove_merged(lease, days).await
     }
 }

@@ -45,18 +45,19 @@ impl Month {
             .any(|(_, commit)| commit.state == State::Pruned)
     }
 
-    /// The days up to `last` that the ledger lacks.
+    /// The days up to `last` of which nothing is known.
     pub(super) fn never_fetched(&self, last: Date) -> impl Iterator<Item = Date> {
         let days = Period::touching(self.first_day..=last, PeriodUnit::Day);
         let days = days.map(Period::first_day);
-        days.filter(|day| !self.days.contains_key(day))
+        days.filter(|day| self.days.get(day).is_none_or(Option::is_none))
     }
 }
 
 /// The months of a lake of days.
 #[derive(Debug)]
 pub(super) struct Survey {
-    months: BTreeMap<Slice, Month>,
+    /// Each with its days.
+    pub(super) months: BTreeMap<Slice, Month>,
     /// The ledger has a month, so that the lake cannot become one of days again.
     pub(super) has_months: bool,
     /// Why months should not be merged although their days are sound.

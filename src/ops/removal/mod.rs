@@ -102,7 +102,8 @@ impl<'a> Removal<'a> {
         // No commit that another process has prepared may bring a removed file back.
         lake.fence_logs(self.mark.run()).await?;
         let reachable = lake.expire_logs(Timestamp::MAX).await?;
-        let mut is_complete = true;
+        let days = lake.days_of_months().await?;
+        let mut is_complete = lake.remove_days_of_months(days).await?;
         let mut failed = None;
         for slice in lake.slices_with_replaced(limit).await? {
             if !slices.contains(&slice) {

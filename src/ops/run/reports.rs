@@ -310,11 +310,7 @@ impl ReportKeeper<'_> {
         for (crashed, made) in crashed {
             // Only after it was reported: an interruption here reports a day twice, never omits it.
             if kept.is_ok() {
-                let make = |found: Option<RunReport>| match found {
-                    None => Some(made.clone()),
-                    Some(found) => found.with_slices_found_since(&made),
-                };
-                kept = self.lake.end_crashed_run(crashed, make).await;
+                kept = end_crashed(self.lake, crashed, &made).await;
             }
         }
         if let Err(error) = kept {
@@ -386,6 +382,81 @@ impl ReportKeeper<'_> {
             () = self.stops[1].cancelled() => Ok(false),
         }
     }
+}
+
+/// Pause between looks at a run in progress.
+const RUN_POLL: Duration = Duration::from_secs(1);
+
+/// What became of the other runs of a lake.
+#[derive(Debug)]
+pub(crate) enum OtherRuns {
+    /// All have ended.
+    Ended,
+    /// This one crashed, and may continue if its process was only suspended.
+    Crashed(String),
+    /// This one is in progress, and waiting for it was interrupted.
+    InProgress(String),
+}
+
+/// Waits until runs other than `this` have ended, or one of them has crashed.
+///
+/// # Errors
+/// [`LakeError`] if the store fails.
+pub(crate) async fn wait_for_other_runs(
+    lake: &Lake,
+    this: &str,
+    interrupt: &CancellationToken,
+) -> Result<OtherRuns, LakeError> {
+    let mut is_logged = false;
+    while let Some(run) = lake.unended_runs(this).await?.into_iter().next() {
+        let has_crashed = tokio::select! {
+            crashed = lake.has_crashed(&run, true) => crashed?,
+            () = interrupt.cancelled() => return Ok(OtherRuns::InProgress(run)),
+        };
+        if has_crashed {
+            return Ok(OtherRuns::Crashed(run));
+        }
+        if !std::mem::replace(&mut is_logged, true) {
+            tracing::info!(run, "Waiting for a run that is in progress.");
+        }
+        tokio::select! {
+            () = interrupt.cancelled() => return Ok(OtherRuns::InProgress(run)),
+            () = tokio::time::sleep(RUN_POLL) => {}
+        }
+    }
+    Ok(OtherRuns::Ended)
+}
+
+/// Ends a run that has crashed, unless it has continued, so that it cannot continue any more. Its
+/// report is made by the run `made_by`. Logs may lack what it had done, which is noted.
+///
+/// # Errors
+/// [`LakeError`] if the store fails.
+pub(crate) async fn end_crashed_run(
+    lake: &Lake,
+    run: &str,
+    made_by: &str,
+) -> Result<(), LakeError> {
+    let Some(crashed) = lake.claim_crashed(run).await? else {
+        return Ok(());
+    };
+    let mut runs = MarkedRuns::from([(run.to_owned(), Traces::default())]);
+    lake.add_traces(&mut runs).await?;
+    let traces = runs.remove(run).unwrap_or_default();
+    if traces.is_any() && lake.has_logs() {
+        lake.note_unsynced(run).await?;
+    }
+    let made = RunReport::of_crashed_run(run, &traces.commits, made_by);
+    end_crashed(lake, crashed, &made).await
+}
+
+/// Stores the report that was `made` for a crashed run, unless its own one is complete.
+async fn end_crashed(lake: &Lake, crashed: CrashedRun, made: &RunReport) -> Result<(), LakeError> {
+    let make = |found: Option<RunReport>| match found {
+        None => Some(made.clone()),
+        Some(found) => found.with_slices_found_since(made),
+    };
+    lake.end_crashed_run(crashed, make).await
 }
 
 /// Removes files of `slices` that were replaced before `limit` and that no snapshot needs. Leaves

@@ -6,12 +6,14 @@ use std::ops::Range;
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::faults::Faults;
 use super::world::{World, day, days, slice, source, source_of_lines};
 use crate::cdr::digest::Digest;
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::reconcile::Verdict;
-use crate::cdr::slice::Slice;
+use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::{Counts, Totals};
+use crate::lake::identity::Identity;
 use crate::lake::ledger::{Commit, Entry, Failure, Pending, State};
 use crate::lake::report::RunOutcome;
 use crate::lake::{Lake, LakeError, TableForm, TableFormat};
@@ -20,9 +22,12 @@ use crate::ops::gc::collect_garbage;
 use crate::ops::months::{Merged, convert_to_months};
 use crate::ops::plan::plan;
 use crate::ops::run::Stop;
-use crate::ops::{Error, UsageError, removal};
+use crate::ops::tables::{self, sync};
+use crate::ops::{Error, Observer, UsageError, removal};
 use crate::slice_file::writer::{WriteError, read_rows};
-use crate::store::layout;
+use crate::source::scripted::Answer::Lines;
+use crate::source::scripted::ScriptedSource;
+use crate::store::{FailureKind, layout};
 
 /// The table formats with which a conversion is tested.
 const FORMATS: [&[TableFormat]; 4] = [
@@ -202,12 +207,16 @@ async fn converts_after_failure(formats: &[TableFormat], failing: Range<usize>) 
 
     let lake = world.opened_for_converting().await;
     match convert(&world, &lake).await {
-        // Only the end of the run failed.
+        // Only the logs, or the end of the run failed.
         Err(Error::Usage(UsageError::MonthsAlready)) => {}
         converted => assert!(converted.unwrap().is_some()),
     }
     world.lake = world.reopened().await;
     assert_eq!(world.lake.identity.converting, None, "{at}");
+    if world.lake.has_logs() {
+        sync(&world.lake, Timestamp::now()).await.unwrap();
+        assert_eq!(world.lake.unsynced_runs().await.unwrap(), 0, "{at}");
+    }
     assert_eq!(rows(&world, month()).await, rows_before, "{at}");
     let rejects_after = world.rejects(&layout::rejects_file(month())).await;
     assert_eq!(rejects_after, rejects, "{at}");
@@ -443,13 +452,8 @@ async fn nothing_else_writes_to_a_lake_that_is_being_converted() {
     for formats in FORMATS {
         let mut world = filled(formats, &[CALLS, CALLS]).await;
         let old = world.lake.clone();
-        // It ends after it has changed `lake.json`.
-        let interrupted = CancellationToken::new();
-        interrupted.cancel();
-        let lake = world.opened_for_converting().await;
-        let now = Timestamp::now();
-        let none = convert_to_months(&lake, &world.config, now, &(), &interrupted).await;
-        assert_eq!(none.unwrap(), None);
+        let begin = |identity: &mut Identity| identity.converting = Some(PeriodUnit::Month);
+        old.with_identity(begin).await.unwrap();
         let before = world.contents().await;
         // A process that opened the lake before.
         let refreshing = Selection {
@@ -472,6 +476,260 @@ async fn nothing_else_writes_to_a_lake_that_is_being_converted() {
         assert_eq!(world.findings().await, NO_FINDINGS);
         let merged = converted(&mut world).await;
         assert_eq!((merged.files_before, merged.files_after), (2, 1));
+        assert_eq!(world.findings().await, NO_FINDINGS);
+    }
+}
+
+/// Received calls of a day or, with 0, of the month.
+fn received(day: i8) -> Slice {
+    let slice = Slice::new(slice(day.max(1)).period, Direction::Received);
+    if day == 0 { slice.month() } else { slice }
+}
+
+/// A lake with these lines on the first two days, of both directions.
+async fn filled_in_both_directions(formats: &[TableFormat]) -> World {
+    let world = World::with_tables(formats).await;
+    let source = [1, 2]
+        .into_iter()
+        .fold(ScriptedSource::new(), |source, day| {
+            let lines = CALLS.replace("DAY", &slice(day).period.to_string());
+            let source = source.with(slice(day), 2, [Lines(lines.clone())]);
+            source.with(received(day), 2, [Lines(lines)])
+        });
+    let both = Selection {
+        direction: None,
+        ..days(2)
+    };
+    let outcome = world.run_selected(both, std::sync::Arc::new(source)).await;
+    assert_eq!(outcome.run.report.outcome, RunOutcome::Committed);
+    world
+}
+
+/// Interrupts a conversion after its first month.
+#[derive(Debug)]
+struct AfterFirstMonth(CancellationToken);
+
+impl Observer for AfterFirstMonth {
+    fn slice_looked_at(&self) {
+        self.0.cancel();
+    }
+}
+
+/// Ways to damage the second received day, each with its rows that can still be read.
+const DAMAGE: [(&str, u64); 6] = [
+    ("the file is lost", 0),
+    ("the file is no Parquet", 0),
+    ("the entry is no JSON", 2),
+    ("the entry is lost", 2),
+    ("the entry has other sums", 2),
+    ("the entry has rejects", 2),
+];
+
+async fn damage_second_day(world: &World, how: &str) {
+    let damaged = received(2);
+    let entry = layout::ledger_entry(damaged);
+    let file = world
+        .lake
+        .entry(damaged)
+        .await
+        .entry
+        .file()
+        .unwrap()
+        .location();
+    match how {
+        "the file is lost" => world.delete(&file).await,
+        "the file is no Parquet" => world.put(&file, "no Parquet").await,
+        "the entry is no JSON" => world.put(&entry, "{").await,
+        "the entry is lost" => world.delete(&entry).await,
+        _ => {
+            let edit = |entry: &mut Entry| {
+                let commit = entry.committed.as_mut().unwrap();
+                match how {
+                    "the entry has other sums" => commit.totals.duration_seconds += 1,
+                    _ => {
+                        let rejects = commit.file.clone();
+                        (commit.counts.rejected, commit.rejects) = (2, rejects);
+                        commit.counts.records += 2;
+                        commit.reconcile = Verdict::Off;
+                    }
+                }
+            };
+            world.edit_entry(damaged, edit).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_that_is_damaged_after_a_month_was_merged_makes_its_month_open() {
+    for formats in [FORMATS[0], FORMATS[3]] {
+        for (how, readable) in DAMAGE {
+            let mut world = filled_in_both_directions(formats).await;
+            let lake = world.opened_for_converting().await;
+            let interrupt = CancellationToken::new();
+            let observer = AfterFirstMonth(interrupt.clone());
+            let now = Timestamp::now();
+            let none = convert_to_months(&lake, &world.config, now, &observer, &interrupt);
+            assert_eq!(none.await.unwrap(), None);
+            assert!(commit(&world, month()).await.file.is_some());
+
+            damage_second_day(&world, how).await;
+            let merged = converted(&mut world).await;
+            let [problem] = &*merged.damaged else {
+                panic!("{how}: {merged:?}");
+            };
+            let beginning = "received 2020-01-02 was damaged during the conversion, and ";
+            assert!(problem.starts_with(beginning), "{how}: {problem}");
+            let end = "could be read. received 2020-01 is open, and the next run fetches it whole";
+            assert!(problem.ends_with(end), "{how}: {problem}");
+            let open = commit(&world, received(0)).await;
+            assert_eq!(
+                (open.state, open.counts.rows),
+                (State::Open, 2 + readable),
+                "{how}"
+            );
+            assert_eq!(open.reconcile, Verdict::NotChecked, "{how}");
+            assert_eq!(paths_of_days(&world).await, NO_FINDINGS, "{how}");
+            assert_eq!(world.lake.compare_logs().await.unwrap(), [], "{how}");
+            assert_eq!(world.findings().await, NO_FINDINGS, "{how}");
+
+            let lines: String = [1, 2]
+                .map(|day| CALLS.replace("DAY", &self::day(day).to_string()))
+                .concat();
+            let source = ScriptedSource::new().with(received(0), 4, [Lines(lines)]);
+            let whole = Selection {
+                direction: Some(Direction::Received),
+                ..days(31)
+            };
+            let ran = world
+                .run_selected(whole, std::sync::Arc::new(source))
+                .await
+                .run;
+            assert_eq!(ran.report.outcome, RunOutcome::Committed, "{how}");
+            assert_eq!(rows(&world, received(0)).await.len(), 4, "{how}");
+            assert_eq!(world.findings().await, NO_FINDINGS, "{how}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversion_whose_days_are_damaged_before_a_month_is_merged_goes_back() {
+    let mut world = filled_in_both_directions(&[]).await;
+    let begin = |identity: &mut Identity| identity.converting = Some(PeriodUnit::Month);
+    world.lake.with_identity(begin).await.unwrap();
+    world.delete(&TableForm::Plain.new_path(slice(1))).await;
+    let lake = world.opened_for_converting().await;
+    let refused = convert(&world, &lake).await.unwrap_err();
+    assert!(matches!(refused, Error::NotMergeable { .. }), "{refused}");
+    world.lake = world.reopened().await;
+    assert_eq!(world.lake.identity.converting, None);
+    // A run repairs the day.
+    let ran = world.run(1, source(&[2])).await.run;
+    assert_eq!(ran.report.outcome, RunOutcome::Committed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_log_that_fails_at_the_end_does_not_keep_the_lake_from_becoming_one_of_months() {
+    for (formats, log) in [(FORMATS[1], "_delta_log"), (FORMATS[3], "_iceberg")] {
+        let mut world = filled(formats, &whole_month()).await;
+        let before = rows(&world, slice(1)).await;
+        world.lake.identity.converting = Some(PeriodUnit::Month);
+        let faults = Faults {
+            action: "create",
+            path: log,
+            kind: FailureKind::Permanent,
+        };
+        let merged = convert(&world, &world.failing(faults).await).await;
+        let merged = merged.unwrap().unwrap();
+        assert!(merged.log_error.is_some(), "{merged:?}");
+        world.lake = world.reopened().await;
+        let identity = &world.lake.identity;
+        assert_eq!(
+            (identity.period_unit(), identity.converting),
+            (PeriodUnit::Month, None)
+        );
+        assert_eq!(world.lake.unsynced_runs().await.unwrap(), 1);
+        // Readers of the log still have the files of days.
+        assert_eq!(rows(&world, slice(1)).await, before);
+        // The next run mends it.
+        let ran = world.run(31, source(&[])).await.run;
+        assert_eq!(ran.report.warnings, NO_FINDINGS);
+        assert_eq!(paths_of_days(&world).await, NO_FINDINGS);
+        assert_eq!(world.lake.unsynced_runs().await.unwrap(), 0);
+        assert_eq!(world.lake.compare_logs().await.unwrap(), []);
+        assert_eq!(world.findings().await, NO_FINDINGS);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_number_is_erased_from_days_that_a_failed_log_still_has() {
+    let mut world = filled(FORMATS[3], &[CALLS, CALLS]).await;
+    world.lake.identity.converting = Some(PeriodUnit::Month);
+    let faults = Faults {
+        action: "create",
+        path: "_delta_log",
+        kind: FailureKind::Permanent,
+    };
+    let failing = world.failing(faults).await;
+    assert!(convert(&world, &failing).await.unwrap().is_some());
+    world.lake = world.reopened().await;
+    assert_ne!(paths_of_days(&world).await, NO_FINDINGS);
+    let lake = &world.lake;
+    let token = super::world::key().token("15551");
+    let privacy = lake.privacy().suppressing([token]).unwrap();
+    let token = super::world::key().token("15551");
+    let all = removal::erase::slices(lake).await.unwrap();
+    let found = removal::erase::search(lake, &all, &std::sync::Arc::new(privacy), &|| {}).await;
+    let never = CancellationToken::new();
+    let erasure = removal::erase::erase(lake, &world.config, &token, &found, &never, &|| {});
+    assert!(erasure.await.unwrap().is_complete);
+    assert_eq!(paths_of_days(&world).await, NO_FINDINGS);
+    assert_eq!(world.findings().await, NO_FINDINGS);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_conversions_at_once_one_waits_for_the_other() {
+    for formats in [FORMATS[0], FORMATS[3]] {
+        let mut world = filled(formats, &[CALLS, ODD]).await;
+        let one = world.opened_for_converting().await;
+        let other = world.opened_for_converting().await;
+        let converted = tokio::join!(convert(&world, &one), convert(&world, &other));
+        assert!(converted.0.unwrap().is_some());
+        let refused = converted.1.unwrap_err();
+        assert!(
+            matches!(refused, Error::Usage(UsageError::MonthsAlready)),
+            "{refused}"
+        );
+        world.lake = world.reopened().await;
+        assert_eq!(paths_of_days(&world).await, NO_FINDINGS);
+        assert_eq!(world.findings().await, NO_FINDINGS);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn table_formats_are_added_before_or_after_a_conversion_to_months_but_not_during_it() {
+    for tables_first in [true, false] {
+        let mut world = filled(&[], &[CALLS, ODD]).await;
+        let before = [rows(&world, slice(1)).await, rows(&world, slice(2)).await].concat();
+        let months = world.opened_for_converting().await;
+        let plain = world.lake.clone();
+        let never = CancellationToken::new();
+        let tables = tables::convert(&plain, FORMATS[3], Timestamp::now(), &never);
+        let months = convert(&world, &months);
+        let (tables, months) = if tables_first {
+            tokio::join!(tables, months)
+        } else {
+            let (months, tables) = tokio::join!(months, tables);
+            (tables, months)
+        };
+        assert!(months.unwrap().is_some());
+        assert_eq!(tables.unwrap().identity.tables(), FORMATS[3]);
+        let formats = Some(FORMATS[3].to_vec());
+        world.lake.identity.tables = formats;
+        world.lake = world.reopened().await;
+        assert_eq!(world.lake.identity.period_unit(), PeriodUnit::Month);
+        assert_eq!(rows(&world, month()).await, before);
+        assert_eq!(paths_of_days(&world).await, NO_FINDINGS);
+        assert_eq!(world.lake.compare_logs().await.unwrap(), []);
         assert_eq!(world.findings().await, NO_FINDINGS);
     }
 }
