@@ -633,7 +633,7 @@ async fn must_not_shrink(
         // days.
         if context
             .lake
-            .has_days_of(&timezone_name(&context.config.window.timezone))
+            .has_days_of(&timezone_name(&context.fetcher.config.window.timezone))
             && let Some(old) = &before.entry.committed
             && old.digest != converted.digest
             && let Some(days) = shrunk_days(old, converted)
