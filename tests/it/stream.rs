@@ -275,6 +275,29 @@ fn a_closed_pipe_ends_a_stream_quietly_and_without_more_requests() {
 }
 
 #[test]
+fn a_pipe_that_is_closed_while_a_slice_is_fetched_ends_the_stream() {
+    let (server, workplace) = serving(&calls(0, 3), 3);
+    let stalls = Answer::Stall(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n".to_vec());
+    server.on(
+        &format!("{STREAM}?from={DAY}&to={DAY}&type=received"),
+        [stalls],
+    );
+    let mut command = command(&workplace, &["--day", DAY]);
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut begin = [0; 100];
+    let mut stdout = child.stdout.take().unwrap();
+    stdout.read_exact(&mut begin).unwrap();
+    drop(stdout);
+    let ended = ended(child);
+    assert_eq!(status(&ended), 0, "{}", stderr(&ended));
+    assert!(!stderr(&ended).contains("error"), "{}", stderr(&ended));
+}
+
+#[test]
 fn an_interrupted_stream_has_no_end_even_if_no_one_reads_it() {
     for signal in ["INT", "TERM"] {
         let (_server, workplace, child) = unread(&[]);

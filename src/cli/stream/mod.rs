@@ -11,6 +11,8 @@ use std::sync::Arc;
 use ::arrow::error::ArrowError;
 use clap::{Args, ValueEnum};
 use jiff::civil::Date;
+use tokio::io::Interest;
+use tokio::net::unix::pipe;
 use tokio_util::sync::CancellationToken;
 
 use self::arrow::ArrowOutput;
@@ -114,8 +116,12 @@ pub(super) async fn execute(args: StreamArgs, screen: &Screen) -> Result<Exit, C
     }
     // Without the buffer of lines.
     let stdout = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    let closed = closed(stdout.try_clone()?);
     let output = Output::new(args.format, slices.request.clone(), stdout);
-    let written = write_all(&mut slices, output, &*observer, &interrupt).await;
+    let written = tokio::select! {
+        written = write_all(&mut slices, output, &*observer, &interrupt) => written,
+        () = closed => Err(Ended::Closed),
+    };
     slices.stop().await;
     match written {
         Ok(summary) => {
@@ -143,6 +149,18 @@ pub(super) async fn execute(args: StreamArgs, screen: &Screen) -> Result<Exit, C
             Err(CommandError::new(exit, advice::on_streamed(&failed)))
         }
     }
+}
+
+/// Waits until no one reads a pipe any more, which a program notices otherwise only when it writes.
+/// Never ends for anything else.
+async fn closed(pipe: File) {
+    // It may block: nothing is written to it here.
+    if let Ok(pipe) = pipe::Sender::from_file_unchecked(pipe)
+        && pipe.ready(Interest::ERROR).await.is_ok()
+    {
+        return;
+    }
+    std::future::pending::<()>().await;
 }
 
 /// Why a stream ended before its end.
