@@ -45,6 +45,47 @@
 //! # }
 //! ```
 //!
+//! # Pass on slices without a lake
+//!
+//! [`stream`] fetches slices, and hands out each as record batches once it has passed everything
+//! that a run would publish it for.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use cdrlake::{Api, Config, Faults, Generator, KeyOrder, Selection, Simulator};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let calls = Generator { seed: 1, calls_per_day: 100, key_order: KeyOrder::Fixed };
+//! # let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await?;
+//! # let (address, _server) = Simulator::new(calls, "demo", Faults::default()).serve(listener)?;
+//! # let directory = tempfile::tempdir()?;
+//! let config = Config::from_keys([
+//!     ("source.url", format!("http://{address}")),
+//!     // A lake that is there would be read for the numbers that were erased from it.
+//!     ("lake.url", directory.path().join("none").display().to_string()),
+//! ])?;
+//! let source = Arc::new(Api::try_new(&config.source, Some("demo".into()))?);
+//! let yesterday = Selection { last_days: Some(1), ..Selection::default() };
+//!
+//! let (observer, interrupt) = (Arc::new(()), Default::default());
+//! let stream = cdrlake::stream(Arc::new(config), source, &yesterday, observer, &interrupt);
+//! let mut stream = stream.await?;
+//! let mut slices = 0;
+//! while let Some(proven) = stream.next().await? {
+//!     let mut rows = 0;
+//!     for batch in proven.batches()? {
+//!         rows += batch?.num_rows() as u64;
+//!     }
+//!     assert_eq!(rows, proven.slice.counts.rows);
+//!     slices += 1;
+//! }
+//! assert_eq!(slices, stream.request.slices);
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! # Read calls as record batches
 //!
 //! [`Batches`] needs no lake: it reads a body of NDJSON, JSON or CSV into Arrow record batches with

@@ -372,7 +372,14 @@ fn a_stream_needs_neither_a_lake_nor_a_file() {
     let streamed = stream(&workplace, &[PLACED, &flags].concat());
     assert_eq!(status(&streamed), 0, "{}", stderr(&streamed));
     assert_eq!(rows(&streamed.stdout).unwrap().num_rows(), 3);
-    let wrong = ["--last", "1"];
-    let wrong = stream(&workplace, &[PLACED, &flags, &wrong].concat());
-    assert_eq!(status(&wrong), 2, "--day and --last exclude each other");
+    let both = stream(&workplace, &["--last", "1"]);
+    assert_eq!(status(&both), 2, "--day and --last exclude each other");
+    let future = ["--from", "2999-01-01", "--to", "2999-01-02"];
+    let future = output(command(&workplace, &[&flags[..], &future].concat()));
+    assert_eq!((status(&future), future.stdout.len()), (2, 0));
+    assert!(
+        stderr(&future).contains("2999-01-01"),
+        "{}",
+        stderr(&future)
+    );
 }
