@@ -8,25 +8,28 @@ use cdrlake::internals::{
     LakeStore, LocalStore, RunOptions, changed_since, layout, parse_day, run, verify,
 };
 use cdrlake::{
-    Config, Direction, Lake, Observer, RunReport, RunResult, Selection, Slice, SliceOutcome,
-    SliceReport, Stop, plan,
+    Config, Direction, Lake, Observer, Period, PeriodUnit, RunReport, RunResult, Selection, Slice,
+    SliceOutcome, SliceReport, Stop, plan,
 };
 use jiff::Timestamp;
+use jiff::civil::{Date, date};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use tokio_util::sync::CancellationToken;
 
 use crate::server::Server;
 use crate::stores::{Fault, FaultBucket, FaultStore, Faults, LedgerHistory, bucket_lake, written};
-use crate::support::{DAY, block_on, calls, for_each, for_each_case_of, is_whole};
-use crate::sweep::{Operation, Place, changes_something, for_each_fault, local, source};
+use crate::support::{DAY, block_on, calls, for_each, is_whole};
+use crate::sweep::{
+    KINDS, Kind, Operation, Place, changes_something, for_each_fault, local, source,
+};
 use crate::table_logs::{
     TABLES, assert_logs_equal_the_ledger, assert_only_current_files, current_files, has_logs,
     ids_in, newest_versions, rows_of, snapshots,
 };
 
-/// Variable for the child of the sweep: the directory and URI of its lake, its server, and the
-/// operation at which it dies.
+/// Variable for the child of the sweep: the directory and URI of its lake, its server, the period
+/// of its slices, and the operation at which it dies.
 const VICTIM: &str = "TEST_VICTIM";
 
 /// The calls of one day: before, and during the run under test.
@@ -55,7 +58,8 @@ const fn content(first: u32, calls: u32, twice: u32, broken: u32) -> Content {
     }
 }
 
-/// One day for every path of a slice through the protocol.
+/// One day for every path of a slice through the protocol. In a lake of months, the first day is
+/// January, and so on.
 const CASES: &[DayCase] = &[
     // Unchanged.
     DayCase {
@@ -111,10 +115,21 @@ const CASES: &[DayCase] = &[
 const BROKEN_DAY: &str = "2026-10-05";
 
 impl Content {
-    fn body(self, day: &str) -> String {
-        let twice = calls(self.first, self.twice);
+    /// The records of a slice. Days of a month are in no order.
+    fn body(self, period: Period) -> String {
+        let call = |id| {
+            let of_month = period.last_day().day() - (id % 28) as i8;
+            let day = match period.unit() {
+                PeriodUnit::Day => period.first_day(),
+                PeriodUnit::Month => period.first_day().with().day(of_month).build().unwrap(),
+            };
+            calls(id, 1).replace(DAY, &day.to_string())
+        };
+        let all = self.first..self.first + self.calls;
+        let twice = self.first..self.first + self.twice;
+        let calls: String = all.chain(twice).map(call).collect();
         let broken = "{\"date\":\"broken\"}\n".repeat(self.broken as usize);
-        format!("{}{twice}{broken}", calls(self.first, self.calls)).replace(DAY, day)
+        format!("{calls}{broken}")
     }
 
     fn ids(self) -> Vec<String> {
@@ -125,8 +140,16 @@ impl Content {
 }
 
 impl DayCase {
-    fn slice(&self) -> Slice {
-        Slice::of_day(parse_day(self.day).unwrap(), Direction::Placed)
+    fn slice(&self, unit: PeriodUnit) -> Slice {
+        Slice::new(self.period(unit), Direction::Placed)
+    }
+
+    fn period(&self, unit: PeriodUnit) -> Period {
+        let day = parse_day(self.day).unwrap();
+        match unit {
+            PeriodUnit::Day => Period::day(day),
+            PeriodUnit::Month => Period::containing(date(2026, day.day(), 1), unit),
+        }
     }
 
     /// The ids that the lake must hold in the end.
@@ -143,13 +166,44 @@ impl DayCase {
     }
 }
 
-/// Scripts the server with the content that `pick` selects for each day.
-fn serve(server: &Server, pick: impl Fn(&DayCase) -> Content) {
+/// The day or month that fails.
+fn broken(unit: PeriodUnit) -> Period {
+    let mut cases = CASES.iter();
+    let case = cases.find(|case| case.day == BROKEN_DAY);
+    case.unwrap().period(unit)
+}
+
+/// The days of the cases from one to another.
+fn days(unit: PeriodUnit, first: usize, last: usize) -> Days {
+    let (first, last) = (CASES[first].period(unit), CASES[last].period(unit));
+    (first.first_day(), last.last_day())
+}
+
+/// The days of all cases.
+fn all_days(unit: PeriodUnit) -> Days {
+    days(unit, 0, CASES.len() - 1)
+}
+
+/// The first and the last of several days.
+type Days = (Date, Date);
+
+/// Serves the calls of a period.
+fn serve_period(server: &Server, period: Period, body: String, total: u32) {
+    let (first, last) = (
+        period.first_day().to_string(),
+        period.last_day().to_string(),
+    );
+    server.serve_days("placed", (&first, &last), body, u64::from(total));
+}
+
+/// Scripts the server with the content that `pick` selects for each case.
+fn serve(server: &Server, unit: PeriodUnit, pick: impl Fn(&DayCase) -> Content) {
     for case in CASES {
         let content = pick(case);
         // The count excludes duplicates: another count would cause another attempt.
         let total = content.calls + content.broken;
-        server.serve("placed", case.day, content.body(case.day), u64::from(total));
+        let period = case.period(unit);
+        serve_period(server, period, content.body(period), total);
     }
 }
 
@@ -186,7 +240,7 @@ fn config(url: &str) -> Config {
 async fn run(
     store: Arc<dyn LakeStore>,
     url: &str,
-    days: (&str, &str),
+    days: Days,
     refresh: bool,
 ) -> Result<RunReport, String> {
     let ran = run_watched(store, url, days, refresh, Arc::new(NoObserver)).await?;
@@ -197,7 +251,7 @@ async fn run(
 async fn run_watched(
     store: Arc<dyn LakeStore>,
     url: &str,
-    days: (&str, &str),
+    days: Days,
     refresh: bool,
     observer: Arc<dyn Observer>,
 ) -> Result<RunResult, String> {
@@ -207,8 +261,8 @@ async fn run_watched(
     let identity = config.identity(&privacy);
     let lake = Lake::open(store, &identity, privacy).await.map_err(chain)?;
     let selection = Selection {
-        from: Some(parse_day(days.0).unwrap()),
-        to: Some(parse_day(days.1).unwrap()),
+        from: Some(days.0),
+        to: Some(days.1),
         refresh,
         direction: Some(Direction::Placed),
         ..Selection::default()
@@ -234,21 +288,28 @@ async fn run_watched(
     Ok(result.await)
 }
 
-const ALL_DAYS: (&str, &str) = ("2026-10-01", "2026-10-08");
-
 /// Fetches every slice again.
-async fn refresh(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, String> {
-    run(store, url, ALL_DAYS, true).await
+async fn refresh(
+    store: Arc<dyn LakeStore>,
+    url: &str,
+    unit: PeriodUnit,
+) -> Result<RunReport, String> {
+    run(store, url, all_days(unit), true).await
 }
 
 /// Fetches due slices.
-async fn catch_up(store: Arc<dyn LakeStore>, url: &str) -> Result<RunReport, String> {
-    run(store, url, ALL_DAYS, false).await
+async fn catch_up(
+    store: Arc<dyn LakeStore>,
+    url: &str,
+    unit: PeriodUnit,
+) -> Result<RunReport, String> {
+    run(store, url, all_days(unit), false).await
 }
 
-/// Creates the lake with these [`TABLES`].
-async fn create(store: &Arc<dyn LakeStore>, url: &str, tables: &str) {
+/// Creates the lake.
+async fn create(store: &Arc<dyn LakeStore>, url: &str, Kind { tables, slice }: Kind) {
     let mut config = config(url);
+    config.window.slice = Some(slice);
     if !tables.is_empty() {
         let tables = [("lake.url", "unused"), ("lake.tables", tables)];
         config.lake.tables = Config::from_keys(tables).unwrap().lake.tables;
@@ -260,19 +321,16 @@ async fn create(store: &Arc<dyn LakeStore>, url: &str, tables: &str) {
 }
 
 /// Fills the lake for the run under test. A lake with logs also has replaced files.
-fn begin(store: &Arc<dyn LakeStore>, server: &Server, tables: &str) {
-    block_on(create(store, &server.url(), tables));
-    let days = [
-        ("2026-10-01", "2026-10-03"),
-        ("2026-10-05", "2026-10-06"),
-        ("2026-10-08", "2026-10-08"),
-    ];
-    if !tables.is_empty() {
-        serve(server, |_| content(90, 2, 0, 0));
-        block_on(run(Arc::clone(store), &server.url(), days[0], false)).unwrap();
+fn begin(store: &Arc<dyn LakeStore>, server: &Server, kind: Kind) {
+    let unit = kind.slice;
+    block_on(create(store, &server.url(), kind));
+    let in_lake = [(0, 2), (4, 5), (7, 7)].map(|(first, last)| days(unit, first, last));
+    if !kind.tables.is_empty() {
+        serve(server, unit, |_| content(90, 2, 0, 0));
+        block_on(run(Arc::clone(store), &server.url(), in_lake[0], false)).unwrap();
     }
-    serve(server, |case| case.before.unwrap_or(case.now));
-    for days in days {
+    serve(server, unit, |case| case.before.unwrap_or(case.now));
+    for days in in_lake {
         let report = block_on(run(Arc::clone(store), &server.url(), days, true)).unwrap();
         let failed = report
             .slices
@@ -280,7 +338,7 @@ fn begin(store: &Arc<dyn LakeStore>, server: &Server, tables: &str) {
             .any(|slice| slice.outcome != SliceOutcome::Committed);
         assert!(!failed, "{report:?}");
     }
-    serve(server, |case| case.now);
+    serve(server, unit, |case| case.now);
 }
 
 /// Ids of every slice's rows, read from the table like any reader, or from the ledger's current
@@ -296,8 +354,9 @@ pub(crate) async fn visible(store: &dyn LakeStore) -> BTreeMap<Slice, Vec<String
     for object in store.list(&Path::from(layout::TABLE)).await.unwrap() {
         let slice = layout::leased_slice(&object.path);
         let slice = slice.unwrap_or_else(|| panic!("{}", object.path));
-        let (day, direction) = (slice.period, slice.direction);
-        let path = format!("cdrs/dt={day}/{direction}-{day}.parquet");
+        let Slice { period, direction } = slice;
+        let first = period.first_day();
+        let path = format!("cdrs/dt={first}/{direction}-{period}.parquet");
         assert_eq!(object.path.as_ref(), path);
         found.insert(slice, ids_in(store, &path).await);
     }
@@ -335,14 +394,15 @@ pub(crate) async fn findings(store: &Arc<dyn LakeStore>) -> Vec<verify::Finding>
     assert!(in_progress.is_empty(), "a crashed run holds a lease");
     let mut findings = verified.found.findings;
     findings.retain(|finding| {
-        let day = finding.slice.map(|slice| slice.period.to_string());
-        finding.fault != verify::Fault::Failed || day.as_deref() != Some(BROKEN_DAY)
+        let is_broken = |slice: Slice| slice.period == broken(slice.period.unit());
+        finding.fault != verify::Fault::Failed || !finding.slice.is_some_and(is_broken)
     });
     findings
 }
 
 /// What the run under test begins with, and what it leaves.
 struct Expected {
+    unit: PeriodUnit,
     names_in_the_end: BTreeSet<String>,
     /// Of every log.
     versions_before: Vec<u64>,
@@ -353,9 +413,10 @@ struct Expected {
 async fn check_snapshots(
     store: &dyn LakeStore,
     history: &LedgerHistory,
-    versions_before: &[u64],
+    expected: &Expected,
     context: &str,
 ) {
+    let versions_before = &expected.versions_before;
     let mut read = BTreeMap::new();
     let logs = snapshots(store).await;
     assert_eq!(logs.len(), versions_before.len());
@@ -367,7 +428,10 @@ async fn check_snapshots(
                 "{context}: the ledger was never like {snapshot:?}"
             );
             for case in CASES.iter().filter(|_| snapshot.version >= before) {
-                let ids = found.get(&case.slice()).cloned().unwrap_or_default();
+                let ids = found
+                    .get(&case.slice(expected.unit))
+                    .cloned()
+                    .unwrap_or_default();
                 assert!(
                     ids == case.ids_before() || ids == case.ids_in_the_end(),
                     "{context}: {} in version {}: {ids:?}",
@@ -388,11 +452,14 @@ async fn check_and_go_on(
     expected: &Expected,
     context: &str,
 ) {
-    check_snapshots(&**store, history, &expected.versions_before, context).await;
+    check_snapshots(&**store, history, expected, context).await;
     // Complete files of known slices, each with the old or the new rows.
     let found = visible(&**store).await;
     for case in CASES {
-        let ids = found.get(&case.slice()).cloned().unwrap_or_default();
+        let ids = found
+            .get(&case.slice(expected.unit))
+            .cloned()
+            .unwrap_or_default();
         assert!(
             ids == case.ids_before() || ids == case.ids_in_the_end(),
             "{context}: {}: {ids:?}",
@@ -409,8 +476,9 @@ async fn check_and_go_on(
             "{context}: {finding:?}"
         );
     }
+    let unit = expected.unit;
     // The next ordinary run repairs the lake.
-    let report = catch_up(Arc::clone(store), url).await.unwrap();
+    let report = catch_up(Arc::clone(store), url, unit).await.unwrap();
     for warning in report.warnings {
         let is_usual = warning.contains("rejected and kept in")
             || warning.contains("crashed before it wrote a report");
@@ -418,21 +486,24 @@ async fn check_and_go_on(
     }
     assert_eq!(findings(store).await, [], "{context}");
     assert_logs_equal_the_ledger(&**store, context).await;
-    check_snapshots(&**store, history, &expected.versions_before, context).await;
+    check_snapshots(&**store, history, expected, context).await;
     // After a refresh, the lake holds exactly the expected rows, once.
-    refresh(Arc::clone(store), url).await.unwrap();
+    refresh(Arc::clone(store), url, unit).await.unwrap();
     assert_logs_equal_the_ledger(&**store, context).await;
     let found = visible(&**store).await;
     for case in CASES {
-        let ids = found.get(&case.slice()).cloned().unwrap_or_default();
+        let ids = found
+            .get(&case.slice(expected.unit))
+            .cloned()
+            .unwrap_or_default();
         assert_eq!(ids, case.ids_in_the_end(), "{context}: {}", case.day);
     }
     assert_eq!(findings(store).await, [], "{context}");
     if has_logs(&**store).await {
         // Removes replaced files.
-        catch_up(Arc::clone(store), url).await.unwrap();
+        catch_up(Arc::clone(store), url, unit).await.unwrap();
         assert_only_current_files(&**store, context).await;
-        check_snapshots(&**store, history, &expected.versions_before, context).await;
+        check_snapshots(&**store, history, expected, context).await;
     }
     assert_eq!(
         names(&**store).await,
@@ -442,27 +513,26 @@ async fn check_and_go_on(
     // A run without changes writes nothing, except for the slice that fails.
     let faults = Faults::none();
     let last = FaultStore::new(Arc::clone(store), &faults);
-    refresh(last as _, url).await.unwrap();
+    refresh(last as _, url, unit).await.unwrap();
+    let broken = format!("_cdrlake/rejects/placed/{}.failed.ndjson.zst", broken(unit));
     for path in written(&faults.operations()) {
-        let is_of_the_broken_day =
-            path == format!("_cdrlake/rejects/placed/{BROKEN_DAY}.failed.ndjson.zst");
         assert!(
-            path.starts_with("_cdrlake/run") || is_of_the_broken_day,
+            path.starts_with("_cdrlake/run") || path == broken,
             "{context}: {path}"
         );
     }
 }
 
 /// A run under test. Its report does not matter, but it must not panic.
-async fn run_to_its_end(store: Arc<dyn LakeStore>, url: &str) {
-    drop(refresh(store, url).await);
+async fn run_to_its_end(store: Arc<dyn LakeStore>, url: &str, unit: PeriodUnit) {
+    drop(refresh(store, url, unit).await);
 }
 
 /// Runs until an operation hangs, or to the end.
-fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, faults: &Faults) {
+fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, unit: PeriodUnit, faults: &Faults) {
     block_on(async {
         tokio::select! {
-            () = run_to_its_end(store, url) => {}
+            () = run_to_its_end(store, url, unit) => {}
             // A hanging run is killed.
             () = faults.reached.cancelled() => {}
         }
@@ -470,18 +540,19 @@ fn run_with_fault(store: Arc<dyn LakeStore>, url: &str, faults: &Faults) {
 }
 
 /// The operations of a run on a copy of the lake, and what it leaves.
-fn rehearse(begun: &Place, url: &str) -> (Vec<Operation>, Expected) {
+fn rehearse(begun: &Place, url: &str, unit: PeriodUnit) -> (Vec<Operation>, Expected) {
     let faults = Faults::none();
     let place = begun.copy();
-    run_unharmed(place.store(&faults), url);
+    run_unharmed(place.store(&faults), url, unit);
     let operations = faults.operations();
     assert!(operations.len() > 50, "{operations:?}");
     let expected = block_on(async {
         if has_logs(&*place.sound()).await {
             // Removes replaced files.
-            catch_up(place.sound(), url).await.unwrap();
+            catch_up(place.sound(), url, unit).await.unwrap();
         }
         Expected {
+            unit,
             names_in_the_end: names(&*place.sound()).await,
             versions_before: newest_versions(&*begun.sound()).await,
         }
@@ -490,8 +561,8 @@ fn rehearse(begun: &Place, url: &str) -> (Vec<Operation>, Expected) {
 }
 
 /// A run without faults.
-fn run_unharmed(store: Arc<dyn LakeStore>, url: &str) {
-    let report = block_on(refresh(store, url)).unwrap();
+fn run_unharmed(store: Arc<dyn LakeStore>, url: &str, unit: PeriodUnit) {
+    let report = block_on(refresh(store, url, unit)).unwrap();
     let outcomes: BTreeSet<String> = report
         .slices
         .iter()
@@ -505,20 +576,19 @@ fn run_unharmed(store: Arc<dyn LakeStore>, url: &str) {
 }
 
 /// A lake in a bucket, prepared for the run under test.
-fn begin_in_bucket(server: &Server, single_put_bytes: u64, tables: &str) -> Place {
+fn begin_in_bucket(server: &Server, single_put_bytes: u64, kind: Kind) -> Place {
     let place = Place::in_bucket(single_put_bytes);
-    begin(&place.sound(), server, tables);
+    begin(&place.sound(), server, kind);
     place
 }
 
 /// Small files are uploaded in one request, large ones in parts.
 const WAYS_IN: [u64; 2] = [1 << 20, 0];
 
-/// [`WAYS_IN`], each with each of [`TABLES`].
-fn ways_in() -> impl Iterator<Item = (u64, &'static str)> {
-    TABLES
-        .iter()
-        .flat_map(|&tables| WAYS_IN.map(|way| (way, tables)))
+/// [`WAYS_IN`], each with each of [`KINDS`].
+fn ways_in() -> impl Iterator<Item = (u64, Kind)> {
+    let kinds = KINDS.into_iter();
+    kinds.flat_map(|kind| WAYS_IN.map(|way| (way, kind)))
 }
 
 #[test]
@@ -527,13 +597,14 @@ fn a_refused_file_fails_its_slice_and_a_refused_table_ends_the_run() {
         matches!(action, "overwrite" | "create" | "update" | "begin")
     }
     let server = Server::start();
-    serve(&server, |case| case.now);
+    serve(&server, PeriodUnit::Day, |case| case.now);
     let run_refused = |single_put_bytes, refuses: fn(&str, &Path) -> bool| {
         let objects = Arc::new(InMemory::new());
         let bucket = FaultBucket::new(&objects, &Faults::none()).refusing(refuses);
         let lake = bucket_lake(Arc::new(bucket), single_put_bytes, Duration::from_mins(1));
         let (lake, url) = (Arc::new(lake), server.url());
-        let ran = run_watched(lake, &url, ALL_DAYS, false, Arc::new(NoObserver));
+        let days = all_days(PeriodUnit::Day);
+        let ran = run_watched(lake, &url, days, false, Arc::new(NoObserver));
         block_on(ran).unwrap()
     };
     for single_put_bytes in WAYS_IN {
@@ -575,16 +646,17 @@ fn a_refused_file_fails_its_slice_and_a_refused_table_ends_the_run() {
 fn the_lake_stays_consistent_if_any_bucket_request_fails_hangs_or_is_the_last() {
     let server = Server::start();
     let url = server.url();
-    for (single_put_bytes, tables) in ways_in() {
-        let begun = begin_in_bucket(&server, single_put_bytes, tables);
-        let (operations, expected) = rehearse(&begun, &url);
+    for (single_put_bytes, kind) in ways_in() {
+        let begun = begin_in_bucket(&server, single_put_bytes, kind);
+        let (operations, expected) = rehearse(&begun, &url, kind.slice);
         let uploads = operations.iter().any(|(action, _)| *action == "complete");
         assert_eq!(uploads, single_put_bytes == 0, "{operations:?}");
         for_each_fault(
+            kind,
             &begun,
             // Requests that do not concern files are the same in both cases.
             |(_, path)| !uploads || path.contains("/cdrs/") || path.contains("/rejects/"),
-            async |store| refresh(store, &url).await.is_ok(),
+            async |store| refresh(store, &url, kind.slice).await.is_ok(),
             async |place, context| {
                 check_and_go_on(&place.sound(), &place.history, &url, &expected, context).await;
             },
@@ -608,9 +680,14 @@ fn the_lake_stays_consistent_if_sampled_s3_operations_fail_hang_or_are_the_last(
     let Some(rehearsal) = crate::s3::Bucket::create() else {
         return;
     };
-    begin(&rehearsal.store(0), &server, "");
+    let unit = PeriodUnit::Day;
+    begin(&rehearsal.store(0), &server, Kind::of_days(""));
     let faults = Faults::none();
-    run_unharmed(FaultStore::new(rehearsal.store(0), &faults), &server.url());
+    run_unharmed(
+        FaultStore::new(rehearsal.store(0), &faults),
+        &server.url(),
+        unit,
+    );
     let operations = faults.operations();
     let names_in_the_end = block_on(names(&*rehearsal.store(0)));
     let step = operations.len() * FAULTS.len() / SAMPLE;
@@ -626,14 +703,15 @@ fn the_lake_stays_consistent_if_sampled_s3_operations_fail_hang_or_are_the_last(
             let uri = store.uri();
             FaultStore::of_lake(store, faults, uri, &history)
         };
-        begin(&recorded(&Faults::none()), &server, tables);
+        begin(&recorded(&Faults::none()), &server, Kind::of_days(tables));
         let expected = Expected {
+            unit,
             names_in_the_end: names_in_the_end.clone(),
             versions_before: block_on(newest_versions(&*bucket.store(single_put_bytes))),
         };
         let (at, fault) = (sample * step / FAULTS.len(), sample * step % FAULTS.len());
         let faults = Faults::new(at, FAULTS[fault].clone());
-        run_with_fault(recorded(&faults), &server.url(), &faults);
+        run_with_fault(recorded(&faults), &server.url(), unit, &faults);
         bucket.expire_leases();
         let next = recorded(&Faults::none());
         let context = format!("{:?} of {:?}", FAULTS[fault], operations[at]);
@@ -644,9 +722,9 @@ fn the_lake_stays_consistent_if_sampled_s3_operations_fail_hang_or_are_the_last(
 }
 
 /// A lake on disk, prepared for the run under test.
-fn begin_on_disk(server: &Server, tables: &str) -> Place {
+fn begin_on_disk(server: &Server, kind: Kind) -> Place {
     let place = Place::on_disk();
-    begin(&place.sound(), server, tables);
+    begin(&place.sound(), server, kind);
     place
 }
 
@@ -654,13 +732,14 @@ fn begin_on_disk(server: &Server, tables: &str) -> Place {
 fn the_lake_stays_consistent_if_any_local_operation_fails_or_hangs() {
     let server = Server::start();
     let url = server.url();
-    for tables in TABLES {
-        let begun = begin_on_disk(&server, tables);
-        let (_, expected) = rehearse(&begun, &url);
+    for kind in KINDS {
+        let begun = begin_on_disk(&server, kind);
+        let (_, expected) = rehearse(&begun, &url, kind.slice);
         for_each_fault(
+            kind,
             &begun,
             |_| true,
-            async |store| refresh(store, &url).await.is_ok(),
+            async |store| refresh(store, &url, kind.slice).await.is_ok(),
             async |place, context| {
                 check_and_go_on(&place.sound(), &place.history, &url, &expected, context).await;
             },
@@ -671,14 +750,15 @@ fn the_lake_stays_consistent_if_any_local_operation_fails_or_hangs() {
 #[test]
 fn the_lake_stays_consistent_if_a_process_dies_at_any_local_operation() {
     let server = Server::start();
-    for tables in TABLES {
-        die_at_local_operations(&server, tables);
+    for kind in KINDS {
+        die_at_local_operations(&server, kind);
     }
 }
 
-fn die_at_local_operations(server: &Server, tables: &str) {
-    let begun = begin_on_disk(server, tables);
-    let (operations, expected) = rehearse(&begun, &server.url());
+fn die_at_local_operations(server: &Server, kind: Kind) {
+    let unit = kind.slice;
+    let begun = begin_on_disk(server, kind);
+    let (operations, expected) = rehearse(&begun, &server.url(), unit);
     let mut deaths: Vec<(usize, &str)> = Vec::new();
     for (at, operation) in operations.iter().enumerate() {
         deaths.push((at, "before"));
@@ -687,10 +767,10 @@ fn die_at_local_operations(server: &Server, tables: &str) {
             deaths.push((at, "after"));
         }
     }
-    for_each_case_of(TABLES.len(), deaths, |&(at, when)| {
+    kind.for_each_case(deaths, |&(at, when)| {
         let place = begun.copy();
         let (root, uri, url) = (place.root(), place.sound().uri(), server.url());
-        let victim = format!("{}\n{uri}\n{url}\n{at}\n{when}", root.display());
+        let victim = format!("{}\n{uri}\n{url}\n{unit}\n{at}\n{when}", root.display());
         // Without core dumps.
         let script = "ulimit -c 0; exec \"$0\" --exact protocol::victim --ignored";
         let output = std::process::Command::new("sh")
@@ -725,7 +805,7 @@ fn journal_of(root: &FilePath) -> PathBuf {
 #[ignore = "the test above runs it as the process that dies"]
 fn victim() {
     let victim = std::env::var(VICTIM).unwrap();
-    let [root, uri, url, at, when] = victim.split('\n').collect::<Vec<_>>()[..] else {
+    let [root, uri, url, unit, at, when] = victim.split('\n').collect::<Vec<_>>()[..] else {
         panic!("{victim}");
     };
     let fault = match when {
@@ -736,7 +816,11 @@ fn victim() {
     let root = FilePath::new(root);
     let history = LedgerHistory::with_journal(journal_of(root));
     let faulty = FaultStore::of_lake(local(root), &faults, uri.to_owned(), &history);
-    run_with_fault(faulty, url, &faults);
+    let unit = match unit {
+        "day" => PeriodUnit::Day,
+        _ => PeriodUnit::Month,
+    };
+    run_with_fault(faulty, url, unit, &faults);
 }
 
 /// The worst case for a lease: its holder and the holder's clock pause, the lease expires, another
@@ -744,12 +828,12 @@ fn victim() {
 #[test]
 fn a_paused_run_without_its_leases_changes_nothing_or_is_detected() {
     let server = Server::start();
-    for (single_put_bytes, tables) in ways_in() {
-        let begun = begin_in_bucket(&server, single_put_bytes, tables);
-        let (operations, _) = rehearse(&begun, &server.url());
+    for (single_put_bytes, kind) in ways_in() {
+        let begun = begin_in_bucket(&server, single_put_bytes, kind);
+        let (operations, _) = rehearse(&begun, &server.url(), kind.slice);
         // The other run's source: one more call each day.
         let later = Server::start();
-        serve(&later, |case| Content {
+        serve(&later, kind.slice, |case| Content {
             calls: case.now.calls + 1,
             ..case.now
         });
@@ -758,23 +842,25 @@ fn a_paused_run_without_its_leases_changes_nothing_or_is_detected() {
             .iter()
             .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
         let first = first.unwrap();
-        for_each_case_of(TABLES.len(), (first..operations.len()).collect(), |&at| {
-            block_on(sleep_at(at, &begun.copy(), &server, &later));
+        kind.for_each_case((first..operations.len()).collect(), |&at| {
+            block_on(sleep_at(at, &begun.copy(), &server, &later, kind.slice));
         });
     }
 }
 
 /// Pauses a run before its request `at` while another run does everything.
-async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
+async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server, unit: PeriodUnit) {
     let resume = CancellationToken::new();
     let faults = Faults::new(at, Fault::Pause(resume.clone()));
     let (sleeper, other) = (place.store(&faults), place.sound());
     let url = server.url();
-    let mut sleeping = Box::pin(refresh(sleeper, &url));
+    let mut sleeping = Box::pin(refresh(sleeper, &url, unit));
     let others = async {
         faults.reached.cancelled().await;
         place.expire_leases().await;
-        refresh(Arc::clone(&other), &later.url()).await.unwrap();
+        refresh(Arc::clone(&other), &later.url(), unit)
+            .await
+            .unwrap();
         let done = visible(&*other).await;
         resume.cancel();
         done
@@ -813,7 +899,9 @@ async fn sleep_at(at: usize, place: &Place, server: &Server, later: &Server) {
         );
     }
     // The next run restores the other run's rows.
-    catch_up(Arc::clone(&other), &later.url()).await.unwrap();
+    catch_up(Arc::clone(&other), &later.url(), unit)
+        .await
+        .unwrap();
     assert_eq!(visible(&*other).await, done, "{operation:?}");
     assert_logs_equal_the_ledger(&*other, &format!("{operation:?}")).await;
     // Two runs at once may commit their slices in another order than the ledger.
@@ -852,14 +940,14 @@ impl Observer for Killer {
 #[test]
 fn a_commit_of_a_run_declared_crashed_is_reported_even_if_the_run_then_crashes() {
     let server = Server::start();
-    for tables in TABLES {
-        wake_and_die_everywhere(&server, tables);
+    for kind in KINDS {
+        wake_and_die_everywhere(&server, kind);
     }
 }
 
-fn wake_and_die_everywhere(server: &Server, tables: &str) {
-    let begun = begin_in_bucket(server, 1 << 20, tables);
-    let (operations, _) = rehearse(&begun, &server.url());
+fn wake_and_die_everywhere(server: &Server, kind: Kind) {
+    let begun = begin_in_bucket(server, 1 << 20, kind);
+    let (operations, _) = rehearse(&begun, &server.url(), kind.slice);
     let first = operations
         .iter()
         .position(|(_, path)| path.contains("_cdrlake/leases/placed"));
@@ -871,9 +959,12 @@ fn wake_and_die_everywhere(server: &Server, tables: &str) {
     let cases: Vec<(usize, usize)> = points
         .flat_map(|at| ways.map(|entries| (at, entries)))
         .collect();
-    let enough = if is_whole() { 150 } else { cases.len() / 24 };
-    for_each_case_of(TABLES.len(), cases, |&(at, entries)| {
-        let has_committed = block_on(wake_and_die(at, entries, &begun.copy(), server));
+    let enough = match kind.slice {
+        PeriodUnit::Day if is_whole() => 150,
+        _ => cases.len() / 48,
+    };
+    kind.for_each_case(cases, |&(at, entries)| {
+        let has_committed = block_on(wake_and_die(at, entries, &begun.copy(), server, kind.slice));
         committed.fetch_add(usize::from(has_committed), Ordering::SeqCst);
     });
     assert!(committed.into_inner() > enough);
@@ -881,16 +972,23 @@ fn wake_and_die_everywhere(server: &Server, tables: &str) {
 
 /// Pauses a run before its request `at`. It dies after a commit, or after `entries` ledger entries.
 /// Returns whether it wrote anything after the pause.
-async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server) -> bool {
+async fn wake_and_die(
+    at: usize,
+    entries: usize,
+    place: &Place,
+    server: &Server,
+    unit: PeriodUnit,
+) -> bool {
     let woken = CancellationToken::new();
     let killed = CancellationToken::new();
     let faults = Faults::dying_after(at, Fault::Pause(woken.clone()), entries);
     let other = place.sound();
     let before = visible(&*other).await;
     let url = server.url();
-    // A day that the paused run does not fetch.
-    let elsewhere = ("2026-09-01", "2026-09-01");
-    server.serve("placed", elsewhere.0, "", 0);
+    // A period that the paused run does not fetch.
+    let elsewhere = Period::containing(date(2026, 9, 1), unit);
+    serve_period(server, elsewhere, String::new(), 0);
+    let elsewhere = (elsewhere.first_day(), elsewhere.last_day());
     let loaded = run(Arc::clone(&other), &url, elsewhere, true)
         .await
         .unwrap();
@@ -902,7 +1000,7 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
     });
     {
         let sleeper = place.store(&faults);
-        let sleeping = run_watched(sleeper, &url, ALL_DAYS, true, killer);
+        let sleeping = run_watched(sleeper, &url, all_days(unit), true, killer);
         let others = async {
             faults.reached.cancelled().await;
             place.expire_leases().await;
@@ -935,7 +1033,7 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
     let since = changed_since(&lake, &loaded.run).await.unwrap().unwrap();
     let now = visible(&*other).await;
     for case in CASES {
-        let slice = case.slice();
+        let slice = case.slice(unit);
         if before.get(&slice) != now.get(&slice) {
             let entry = lake.entry(slice).await.entry;
             // The next run reports a slice that was only announced.
@@ -957,14 +1055,14 @@ async fn wake_and_die(at: usize, entries: usize, place: &Place, server: &Server)
 #[test]
 fn a_report_that_another_writer_always_overwrites_is_not_reported_as_stored() {
     let server = Server::start();
-    serve(&server, |case| case.now);
+    let unit = PeriodUnit::Day;
+    serve(&server, unit, |case| case.now);
     let directory = tempfile::tempdir().unwrap();
     let store = FaultStore::too_late_for(local(directory.path()), layout::RUNS);
-    let day = (CASES[0].day, CASES[0].day);
     let ran = block_on(run_watched(
         store,
         &server.url(),
-        day,
+        days(unit, 0, 0),
         false,
         Arc::new(NoObserver),
     ));
@@ -978,10 +1076,10 @@ fn a_report_that_another_writer_always_overwrites_is_not_reported_as_stored() {
         ran.report.warnings
     );
     // The next run reports its changes.
-    let next = block_on(catch_up(local(directory.path()), &server.url())).unwrap();
+    let next = block_on(catch_up(local(directory.path()), &server.url(), unit)).unwrap();
     assert!(
         next.partitions_changed
-            .contains(&CASES[0].slice().period.first_day())
+            .contains(&CASES[0].period(unit).first_day())
     );
 }
 
@@ -1043,6 +1141,7 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
     for day in days {
         server.serve("placed", day, calls(0, 3).replace(DAY, day), 3);
     }
+    let all = (parse_day(days[0]).unwrap(), parse_day(days[2]).unwrap());
     for at in ["begin", "read", "end"] {
         let directory = tempfile::tempdir().unwrap();
         let store = LocalStore::new(directory.path(), 0o600);
@@ -1053,13 +1152,7 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
             at,
         });
         let url = server.url();
-        let observed = run_watched(
-            Arc::clone(&store),
-            &url,
-            (days[0], days[2]),
-            false,
-            observer,
-        );
+        let observed = run_watched(Arc::clone(&store), &url, all, false, observer);
         let report = block_on(observed).unwrap().report;
         let failed: Vec<&SliceReport> = report
             .slices
@@ -1092,7 +1185,7 @@ fn a_panic_in_one_slice_fails_only_that_slice() {
             .join(format!("_cdrlake/runs/{}.json", report.run));
         assert!(kept.is_file(), "the report is stored");
         // The next run can lease the slice.
-        let next = block_on(run(Arc::clone(&store), &url, (days[0], days[2]), false));
+        let next = block_on(run(Arc::clone(&store), &url, all, false));
         let next = next.unwrap();
         assert!(
             next.slices

@@ -3,7 +3,8 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cdrlake::SliceOutcome;
+use cdrlake::internals::parse_day;
+use cdrlake::{Period, PeriodUnit, SliceOutcome};
 use serde_json::json;
 
 use crate::server::{Server, count, sized};
@@ -11,7 +12,7 @@ use crate::support::{
     CANARY, DAY, PLACED, Ran, Workplace, block_on, calls, for_each, hold_lease, output, ran, seed,
     serving, skipped,
 };
-use crate::sweep::local;
+use crate::sweep::{KINDS, Kind, local};
 use crate::table_logs::{
     TABLES, assert_logs_equal_the_ledger, current_files, newest_snapshots, rows_of,
 };
@@ -950,14 +951,51 @@ pub(crate) const DAYS: [&str; 3] = ["2026-09-29", "2026-09-30", "2026-10-01"];
 
 /// Serves `rows` calls for each of [`DAYS`], all with this charge.
 pub(crate) fn serve_days(server: &Server, rows: u32, charge: &str) {
-    for day in DAYS {
+    serve_slices(server, PeriodUnit::Day, rows, charge);
+}
+
+/// The same for each of the slices of [`periods`].
+fn serve_slices(server: &Server, unit: PeriodUnit, rows: u32, charge: &str) {
+    for period in periods(unit) {
+        let (first, last) = (
+            period.first_day().to_string(),
+            period.last_day().to_string(),
+        );
         for direction in ["placed", "received"] {
             let body = calls(0, rows)
-                .replace(DAY, day)
+                .replace(DAY, &last)
                 .replace("\"charge\":\"0.027\"", &format!("\"charge\":\"{charge}\""));
-            server.serve(direction, day, body, u64::from(rows));
+            server.serve_days(direction, (&first, &last), body, u64::from(rows));
         }
     }
+}
+
+/// [`DAYS`], or three months.
+fn periods(unit: PeriodUnit) -> [Period; 3] {
+    let days = match unit {
+        PeriodUnit::Day => DAYS,
+        PeriodUnit::Month => ["2026-08-31", "2026-09-30", "2026-10-01"],
+    };
+    days.map(|day| Period::containing(parse_day(day).unwrap(), unit))
+}
+
+/// Flags for the days of [`periods`].
+fn range(unit: PeriodUnit) -> [String; 4] {
+    let [first, .., last] = periods(unit);
+    let (first, last) = (first.first_day(), last.last_day());
+    [
+        "--from".to_owned(),
+        first.to_string(),
+        "--to".to_owned(),
+        last.to_string(),
+    ]
+}
+
+/// A workplace for a lake of such slices.
+fn workplace_of(server: &Server, unit: PeriodUnit) -> Workplace {
+    let workplace = Workplace::new(server);
+    workplace.configure_also(&format!("[window]\nslice = \"{unit}\""));
+    workplace
 }
 
 /// The charges in a file, in billionths of a dollar, and the number of rows with each.
@@ -979,21 +1017,20 @@ fn kills() -> usize {
 
 #[test]
 fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
+    read_beside_kills(PeriodUnit::Day, kills());
+    read_beside_kills(PeriodUnit::Month, kills() / 5);
+}
+
+fn read_beside_kills(unit: PeriodUnit, kills: usize) {
     const ROWS: u32 = 400;
     let server = Server::start();
-    let workplace = Workplace::new(&server);
+    let workplace = workplace_of(&server, unit);
     let refresh = |requests: &'static str| {
-        workplace.command(&[
-            "run",
-            "--from",
-            DAYS[0],
-            "--to",
-            DAYS[2],
-            "--refresh",
-            "--requests",
-            requests,
-        ])
+        let mut command = workplace.command(&["run", "--refresh", "--requests", requests]);
+        command.args(range(unit));
+        command
     };
+    let serve_days = |server, rows, charge| serve_slices(server, unit, rows, charge);
     let contents = ["0.027", "0.028"];
     serve_days(&server, ROWS, contents[0]);
     assert!(refresh("4").output().unwrap().status.success());
@@ -1008,9 +1045,10 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
         let reader = scope.spawn(|| {
             let mut reads = 0;
             while !is_over.load(std::sync::atomic::Ordering::Relaxed) {
-                for day in DAYS {
+                for period in periods(unit) {
+                    let first = period.first_day();
                     for direction in ["placed", "received"] {
-                        let name = format!("lake/cdrs/dt={day}/{direction}-{day}.parquet");
+                        let name = format!("lake/cdrs/dt={first}/{direction}-{period}.parquet");
                         let found = charges(&workplace.path(&name));
                         let (charge, rows) = found.first_key_value().unwrap();
                         assert!(
@@ -1025,7 +1063,7 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
             }
             reads
         });
-        for round in 0..kills() {
+        for round in 0..kills {
             serve_days(&server, ROWS, contents[round % 2]);
             let mut child = refresh("4")
                 .stdout(Stdio::null())
@@ -1040,11 +1078,15 @@ fn readers_see_old_rows_or_new_rows_while_runs_are_killed_at_random_moments() {
         }
         is_over.store(true, std::sync::atomic::Ordering::Relaxed);
         let reads = reader.join().unwrap();
-        assert!(reads > kills(), "{reads}");
+        assert!(reads > kills, "{reads}");
     });
 
     // The next run repairs the lake without any flag.
-    let ran = workplace.run(&["run", "--from", DAYS[0], "--to", DAYS[2]]);
+    let mut command = workplace.command(&["run"]);
+    let ran = ran(output({
+        command.args(range(unit));
+        command
+    }));
     assert_eq!(ran.status, 0, "{ran:?}");
     let verified = workplace.run(&["verify"]);
     assert_eq!(verified.status, 0, "{verified:?}");
@@ -1149,15 +1191,18 @@ fn readers_of_logs_see_the_ledger_of_some_moment_while_runs_are_killed_at_random
 /// Runs several commands at once on one new lake of [`DAYS`], and checks that together they fetch
 /// and commit each slice once.
 pub(crate) fn run_at_once(server: &Server, workplace: &Workplace, commands: &[&[&str]]) {
+    run_all_at_once(server, workplace, PeriodUnit::Day, commands);
+}
+
+/// The same for the slices of [`periods`].
+fn run_all_at_once(server: &Server, workplace: &Workplace, unit: PeriodUnit, commands: &[&[&str]]) {
     let before = server.requests("/v1/cdrs/all").len();
     let children: Vec<_> = commands
         .iter()
         .map(|more| {
-            let range = [
-                "run", "--from", DAYS[0], "--to", DAYS[2], "--format", "json",
-            ];
             workplace
-                .command(&[&range[..], more].concat())
+                .command(&[&["run", "--format", "json"], *more].concat())
+                .args(range(unit))
                 .stdout(Stdio::piped())
                 .stderr(Stdio::piped())
                 .spawn()
@@ -1192,14 +1237,14 @@ pub(crate) fn run_at_once(server: &Server, workplace: &Workplace, commands: &[&[
     );
 }
 
-fn run_at_once_on_disk(tables: &str, commands: &[&[&str]]) {
+fn run_at_once_on_disk(kind: Kind, commands: &[&[&str]]) {
     let server = Server::start();
-    serve_days(&server, 20, "0.027");
-    let workplace = Workplace::new(&server);
-    workplace.with_tables(tables);
-    run_at_once(&server, &workplace, commands);
+    serve_slices(&server, kind.slice, 20, "0.027");
+    let workplace = workplace_of(&server, kind.slice);
+    workplace.with_tables(kind.tables);
+    run_all_at_once(&server, &workplace, kind.slice, commands);
     let store = local(&workplace.path("lake"));
-    block_on(assert_logs_equal_the_ledger(&*store, tables));
+    block_on(assert_logs_equal_the_ledger(&*store, kind.tables));
     assert_eq!(workplace.table().len(), 6);
     for name in workplace.table() {
         let found = charges(&workplace.path("lake").join(&name));
@@ -1219,14 +1264,14 @@ pub(crate) const SHARDS_AND_A_WHOLE_RUN: [&[&str]; 5] = [
 #[test]
 fn two_concurrent_runs_fetch_every_slice_once_in_twenty_trials() {
     for_each(20, |k| {
-        run_at_once_on_disk(TABLES[k % TABLES.len()], &[&[], &[]]);
+        run_at_once_on_disk(KINDS[k % KINDS.len()], &[&[], &[]]);
     });
 }
 
 #[test]
 fn concurrent_shards_and_a_whole_run_fetch_every_slice_once() {
-    for tables in TABLES {
-        run_at_once_on_disk(tables, &SHARDS_AND_A_WHOLE_RUN);
+    for kind in KINDS {
+        run_at_once_on_disk(kind, &SHARDS_AND_A_WHOLE_RUN);
     }
 }
 

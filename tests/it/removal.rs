@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cdrlake::internals::{
     LakeStore, Modes, Privacy, PrivacyKey, RunOptions, erase, parse_day, prune, run, verify,
 };
-use cdrlake::{Config, Direction, Due, DueReason, Lake, RunOutcome, RunReport, Slice};
+use cdrlake::{Config, Direction, Due, DueReason, Lake, Period, RunOutcome, RunReport, Slice};
 use jiff::ToSpan;
 use jiff::civil::Date;
 use serde_json::Value;
@@ -19,7 +19,7 @@ use crate::stores::{Fault, Faults};
 use crate::support::{
     DAY, Ran, Workplace, block_on, calls, for_each, hold_lease, output, ran, serving,
 };
-use crate::sweep::{Place, for_each_fault, local, source};
+use crate::sweep::{KINDS, Kind, Place, for_each_fault, local, source};
 use crate::table_logs::{
     TABLES, assert_logs_equal_the_ledger, assert_nothing_is_left, rows_of, snapshots,
 };
@@ -252,24 +252,35 @@ fn erase_with(workplace: &Workplace, key: &str, more: &[&str]) -> Ran {
 
 /// A lake with the number in a row, in its duplicate, in `extra` of another row, and in a reject.
 fn lake_with_number(privacy: &str) -> (Server, Workplace) {
-    lake_of_tables_with_number("", privacy)
+    lake_of_kind_with_number(Kind::of_days(""), privacy)
 }
 
-/// The same with these [`TABLES`]. A lake with logs also has a replaced file with the number.
-fn lake_of_tables_with_number(tables: &str, privacy: &str) -> (Server, Workplace) {
+/// The same of this kind. A lake with logs also has a replaced file with the number.
+fn lake_of_kind_with_number(kind: Kind, privacy: &str) -> (Server, Workplace) {
     let twice = calls(1, 1);
     let extra = calls(7, 1).replace("}\n", &format!(",\"by\":\"tel {NUMBER}\"}}\n"));
     let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n{{\"date\":\"broken\"}}\n");
     let records = format!("{}{twice}{extra}{reject}", calls(0, 4));
-    let (server, workplace) = serving(&records, 7);
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    let period = Period::containing(parse_day(DAY).unwrap(), kind.slice);
+    let (first, last) = (
+        period.first_day().to_string(),
+        period.last_day().to_string(),
+    );
+    let serve = |direction, records: &str, total| {
+        server.serve_days(direction, (&first, &last), records, total);
+    };
+    serve("received", "", 0);
     workplace.configure_also(privacy);
-    workplace.with_tables(tables);
-    if !tables.is_empty() {
-        server.serve("placed", DAY, calls(0, 2), 2);
+    workplace.configure_also(&format!("[window]\nslice = \"{}\"", kind.slice));
+    workplace.with_tables(kind.tables);
+    if !kind.tables.is_empty() {
+        serve("placed", &calls(0, 2), 2);
         let ran = run(&workplace, &[]);
         assert_eq!(ran.status, 0, "{ran:?}");
-        server.serve("placed", DAY, records, 7);
     }
+    serve("placed", &records, 7);
     let ran = run(&workplace, &["--refresh"]);
     assert_eq!(ran.status, 0, "{ran:?}");
     let counts = ran.report().totals.counts;
@@ -750,7 +761,8 @@ impl Removed {
 
     async fn prune(&self, store: Arc<dyn LakeStore>) -> Result<bool, String> {
         let lake = self.lake(store).await?;
-        let old = prune::find_old(&lake, parse_day("2026-10-02").unwrap())
+        // After the month, too.
+        let old = prune::find_old(&lake, parse_day("2026-11-01").unwrap())
             .await
             .map_err(|error| error.to_string())?;
         let slices = old.slices.keys().copied().collect();
@@ -887,15 +899,16 @@ async fn check_snapshots(place: &Place, rows: &[usize], context: &str) {
 
 #[test]
 fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_operation() {
-    for tables in TABLES {
-        complete_erasures_on_disk(tables);
+    for kind in KINDS {
+        complete_erasures_on_disk(kind);
     }
 }
 
-fn complete_erasures_on_disk(tables: &str) {
-    let (_server, workplace) = lake_of_tables_with_number(tables, KEY_LINES);
+fn complete_erasures_on_disk(kind: Kind) {
+    let (_server, workplace) = lake_of_kind_with_number(kind, KEY_LINES);
     let removed = Removed::new();
     for_each_fault(
+        kind,
         &Place::copy_of(&workplace.path("lake")),
         |_| true,
         async |store| removed.erase(store).await == Ok(true),
@@ -925,7 +938,7 @@ fn the_next_erasure_completes_one_that_failed_or_was_killed_at_any_request_to_a_
     }
 }
 
-fn complete_erasures_in_a_bucket(tables: &str) {
+fn complete_erasures_in_a_bucket(tables: &'static str) {
     let server = Server::start();
     let reject = format!("{{\"from\":\"{SHOWN}\",\"date\":\"broken\"}}\n");
     let second = "2026-10-02";
@@ -950,6 +963,7 @@ fn complete_erasures_in_a_bucket(tables: &str) {
         }
     });
     for_each_fault(
+        Kind::of_days(tables),
         &begun,
         |_| true,
         async |store| removed.erase(store).await == Ok(true),
@@ -969,15 +983,16 @@ fn complete_erasures_in_a_bucket(tables: &str) {
 
 #[test]
 fn the_next_prune_completes_one_that_failed_or_was_killed_at_any_operation() {
-    for tables in TABLES {
-        complete_prunes(tables);
+    for kind in KINDS {
+        complete_prunes(kind);
     }
 }
 
-fn complete_prunes(tables: &str) {
-    let (_server, workplace) = lake_of_tables_with_number(tables, KEY_LINES);
+fn complete_prunes(kind: Kind) {
+    let (_server, workplace) = lake_of_kind_with_number(kind, KEY_LINES);
     let removed = Removed::new();
     for_each_fault(
+        kind,
         &Place::copy_of(&workplace.path("lake")),
         |_| true,
         async |store| removed.prune(store).await == Ok(true),

@@ -334,14 +334,16 @@ pub(crate) fn for_each_case<T: Sync>(cases: Vec<T>, each: impl Fn(&T) + Sync) {
 }
 
 /// The same for one of so many sweeps, which together have a third of their cases on average.
-pub(crate) fn for_each_case_of<T: Sync>(
-    sweeps: usize,
-    mut cases: Vec<T>,
-    each: impl Fn(&T) + Sync,
-) {
-    if !is_whole() {
+pub(crate) fn for_each_case_of<T: Sync>(sweeps: usize, cases: Vec<T>, each: impl Fn(&T) + Sync) {
+    let share = if is_whole() { 1 } else { 3 * sweeps };
+    for_each_share(share, cases, each);
+}
+
+/// The same for one case in so many.
+pub(crate) fn for_each_share<T: Sync>(share: usize, mut cases: Vec<T>, each: impl Fn(&T) + Sync) {
+    if share > 1 {
         fastrand::Rng::with_seed(seed()).shuffle(&mut cases);
-        cases.truncate(cases.len().div_ceil(3 * sweeps));
+        cases.truncate(cases.len().div_ceil(share));
     }
     for_each(cases.len(), |k| each(&cases[k]));
 }

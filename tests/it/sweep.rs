@@ -4,16 +4,58 @@ use std::path::{Path as FilePath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cdrlake::Api;
 use cdrlake::internals::{LakeStore, LocalStore, SourceConfig, layout};
+use cdrlake::{Api, PeriodUnit};
 use object_store::memory::InMemory;
 use secrecy::SecretString;
 
 use crate::stores::{
     Fault, FaultBucket, FaultStore, Faults, LedgerHistory, bucket_lake, expire_leases,
 };
-use crate::support::{block_on, copy_tree, for_each_case_of};
+use crate::support::{block_on, copy_tree, for_each_case_of, for_each_share, is_whole};
 use crate::table_logs::{TABLES, current_files, snapshots};
+
+/// A kind of lake with which sweeps are done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Kind {
+    /// One of [`TABLES`].
+    pub(crate) tables: &'static str,
+    pub(crate) slice: PeriodUnit,
+}
+
+/// Every kind of lake.
+pub(crate) const KINDS: [Kind; 4] = [
+    Kind::of_days(TABLES[0]),
+    Kind::of_days(TABLES[1]),
+    Kind::of_months(TABLES[0]),
+    Kind::of_months(TABLES[1]),
+];
+
+/// Of lakes of months, a whole sweep tries one case in so many, drawn anew each time: their slices
+/// take the same way into the lake.
+const MONTHS_SHARE: usize = 8;
+
+impl Kind {
+    /// Lakes of days with these [`TABLES`].
+    pub(crate) const fn of_days(tables: &'static str) -> Self {
+        let slice = PeriodUnit::Day;
+        Self { tables, slice }
+    }
+
+    /// Lakes of months with these [`TABLES`].
+    pub(crate) const fn of_months(tables: &'static str) -> Self {
+        let slice = PeriodUnit::Month;
+        Self { tables, slice }
+    }
+
+    /// Calls `each` for the cases of the sweep of this kind.
+    pub(crate) fn for_each_case<T: Sync>(self, cases: Vec<T>, each: impl Fn(&T) + Sync) {
+        match self.slice {
+            PeriodUnit::Month if is_whole() => for_each_share(MONTHS_SHARE, cases, each),
+            _ => for_each_case_of(KINDS.len(), cases, each),
+        }
+    }
+}
 
 /// An operation of a lake: its action and its object.
 pub(crate) type Operation = (&'static str, String);
@@ -187,8 +229,9 @@ pub(crate) fn changes_something((action, _): &Operation) -> bool {
 /// For every fault of every operation that is `concerned`: does `work` on a copy of the lake
 /// `begun`, until it ends or hangs (then it is dropped, like a killed process), and `check`s the
 /// lake as the next process finds it. `work` returns whether it succeeded. Done for each of
-/// [`TABLES`].
+/// [`KINDS`].
 pub(crate) fn for_each_fault(
+    kind: Kind,
     begun: &Place,
     is_concerned: impl Fn(&Operation) -> bool,
     work: impl AsyncFn(Arc<dyn LakeStore>) -> bool + Sync,
@@ -211,7 +254,7 @@ pub(crate) fn for_each_fault(
         follows_one = concerned;
     }
     assert!(cases.len() > 40, "{operations:?}");
-    for_each_case_of(TABLES.len(), cases, |(at, fault)| {
+    kind.for_each_case(cases, |(at, fault)| {
         let (at, fault) = (*at, fault.clone());
         let place = begun.copy();
         let hangs = matches!(fault, Fault::HangBefore | Fault::HangAfter);

@@ -5,17 +5,18 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::{Mutex, OnceLock};
 
-use cdrlake::{RunReport, Slice};
+use cdrlake::internals::parse_day;
+use cdrlake::{Period, PeriodUnit, RunReport, Slice};
 use serde_json::Value;
 
 use crate::server::Server;
 use crate::support::{
-    CANARY, DAY, Workplace, block_on, calls, copy_tree, for_each_case, for_each_case_of, output,
-    read, skipped, threads,
+    CANARY, DAY, Workplace, block_on, calls, copy_tree, for_each_case, output, read, skipped,
+    threads,
 };
-use crate::sweep::local;
+use crate::sweep::{KINDS, Kind, local};
 use crate::table_logs::{
-    TABLES, assert_logs_equal_the_ledger, current_files, has_logs, rows_of, snapshots,
+    assert_logs_equal_the_ledger, current_files, has_logs, rows_of, snapshots,
 };
 
 /// `tests/it/syscalls.c`, compiled.
@@ -58,17 +59,37 @@ fn begin() -> (Server, Workplace) {
             .status,
         0
     );
-    serve_changes(&server);
+    serve_changes(&server, PeriodUnit::Day);
     (server, workplace)
 }
 
-fn serve_changes(server: &Server) {
+/// The slice's period that contains a day.
+fn period_of(day: &str, unit: PeriodUnit) -> Period {
+    Period::containing(parse_day(day).unwrap(), unit)
+}
+
+/// Serves the slice that contains a day.
+fn serve(
+    server: &Server,
+    unit: PeriodUnit,
+    (direction, day): (&str, &str),
+    calls: &str,
+    total: u64,
+) {
+    let period = period_of(day, unit);
+    let (first, last) = (
+        period.first_day().to_string(),
+        period.last_day().to_string(),
+    );
+    server.serve_days(direction, (&first, &last), calls, total);
+}
+
+fn serve_changes(server: &Server, unit: PeriodUnit) {
     let placed = format!("{}{}{{\"date\":\"broken\"}}\n", calls(0, 5), calls(0, 1));
-    server
-        .serve("placed", DAY, placed, 7)
-        .serve("received", DAY, calls(9, 1), 1)
-        .serve("placed", DAY_BEFORE, "", 0)
-        .serve("received", DAY_BEFORE, "", 0);
+    serve(server, unit, ("placed", DAY), &placed, 7);
+    serve(server, unit, ("received", DAY), &calls(9, 1), 1);
+    serve(server, unit, ("placed", DAY_BEFORE), "", 0);
+    serve(server, unit, ("received", DAY_BEFORE), "", 0);
 }
 
 /// Runs the program with the preloaded library on a copy of the lake.
@@ -219,7 +240,7 @@ fn publishing_syncs_the_file_renames_it_and_syncs_the_directory() {
 
 /// Ids in every file of the table, or in those that the ledger names if the lake has logs. Panics
 /// if a file is incomplete.
-fn visible(lake: &Path) -> BTreeMap<String, usize> {
+fn visible(lake: &Path, unit: PeriodUnit) -> BTreeMap<String, usize> {
     let mut found = BTreeMap::new();
     let store = local(lake);
     let named = block_on(async {
@@ -233,16 +254,12 @@ fn visible(lake: &Path) -> BTreeMap<String, usize> {
         ("received", "received", DAY),
         ("emptied", "placed", DAY_BEFORE),
     ] {
-        let mut path = Some(format!("cdrs/dt={day}/{direction}-{day}.parquet"));
-        if let Some(named) = &named {
-            let mut slices = named.iter();
-            let is_it = |slice: &Slice| {
-                (slice.period.to_string(), slice.direction.to_string())
-                    == (day.into(), direction.into())
-            };
-            let file = slices.find(|(slice, _)| is_it(slice));
-            path = file.map(|(_, path)| path.clone());
-        }
+        let slice = Slice::new(period_of(day, unit), direction.parse().unwrap());
+        let (period, first) = (slice.period, slice.period.first_day());
+        let path = match &named {
+            Some(named) => named.get(&slice).cloned(),
+            None => Some(format!("cdrs/dt={first}/{direction}-{period}.parquet")),
+        };
         if let Some(path) = path.map(|path| lake.join(path))
             && (named.is_some() || path.exists())
         {
@@ -254,6 +271,7 @@ fn visible(lake: &Path) -> BTreeMap<String, usize> {
 
 /// A lake for one fault.
 struct Victim {
+    unit: PeriodUnit,
     lake: PathBuf,
     /// How it was before.
     before: PathBuf,
@@ -268,26 +286,30 @@ struct Lakes<'a> {
 }
 
 impl<'a> Lakes<'a> {
-    /// Lakes with these [`TABLES`], like that of [`begin`]. Those with logs also have a replaced
-    /// file, which the next run removes.
-    fn begin(tables: &str, server: &Server, workplace: &'a Workplace) -> Self {
+    /// Lakes of this kind, like that of [`begin`]. Those with logs also have a replaced file, which
+    /// the next run removes.
+    fn begin(kind: Kind, server: &Server, workplace: &'a Workplace) -> Self {
+        let unit = kind.slice;
         workplace.reconfigure("url = \"lake\"", "url = \"lake\"\nkeep_replaced = \"0d\"");
-        workplace.with_tables(tables);
+        workplace.with_tables(kind.tables);
+        workplace.configure_also(&format!("[window]\nslice = \"{unit}\""));
         let lake = |number| Victim {
+            unit,
             lake: workplace.path(format!("lake-{number}")),
             before: workplace.path(format!("before-{number}")),
             moments: Vec::new(),
         };
         let mut lakes: Vec<Victim> = (0..threads()).map(lake).collect();
         for calls_of_the_day in [2, 3] {
-            server
-                .serve(
-                    "placed",
-                    DAY,
-                    calls(0, calls_of_the_day),
-                    calls_of_the_day.into(),
-                )
-                .serve("placed", DAY_BEFORE, calls(20, 2), 2);
+            let of_the_day = calls(0, calls_of_the_day);
+            serve(
+                server,
+                unit,
+                ("placed", DAY),
+                &of_the_day,
+                calls_of_the_day.into(),
+            );
+            serve(server, unit, ("placed", DAY_BEFORE), &calls(20, 2), 2);
             for Victim { lake, moments, .. } in &mut lakes {
                 let days = ["run", "--from", DAY_BEFORE, "--to", DAY, "--refresh"];
                 let lake_of_it = ["--direction", "placed", "--lake", lake.to_str().unwrap()];
@@ -298,7 +320,7 @@ impl<'a> Lakes<'a> {
         for Victim { lake, before, .. } in &lakes {
             std::fs::rename(lake, before).unwrap();
         }
-        serve_changes(server);
+        serve_changes(server, unit);
         let free = Mutex::new(lakes);
         Self { workplace, free }
     }
@@ -358,8 +380,10 @@ async fn check_snapshots(lake: &Path, moments: &[BTreeSet<String>], context: &st
 
 /// Checks the lake after a failed run, then runs again.
 fn check_and_go_on(victim: &Victim, workplace: &Workplace, context: &str) {
-    let Victim { lake, before, .. } = victim;
-    let found = visible(lake);
+    let Victim {
+        unit, lake, before, ..
+    } = victim;
+    let found = visible(lake, *unit);
     let mut moments = victim.moments.clone();
     moments.push(named(lake));
     block_on(check_snapshots(lake, &moments, context));
@@ -393,12 +417,13 @@ fn check_and_go_on(victim: &Victim, workplace: &Workplace, context: &str) {
             reported.extend(report.partitions_changed.iter().map(ToString::to_string));
         }
     }
-    let found = visible(lake);
+    let found = visible(lake, *unit);
     if found.get("placed") != Some(&3) || found.contains_key("received") {
         assert!(reported.contains(DAY), "{context}");
     }
     if !found.contains_key("emptied") {
-        assert!(reported.contains(DAY_BEFORE), "{context}");
+        let partition = period_of(DAY_BEFORE, *unit).first_day().to_string();
+        assert!(reported.contains(&partition), "{context}");
     }
     let verified = workplace.run(&["verify", "--lake", path]);
     assert_eq!(verified.status, 0, "{context}: {verified:?}");
@@ -412,11 +437,11 @@ fn check_and_go_on(victim: &Victim, workplace: &Workplace, context: &str) {
 
 #[test]
 fn the_lake_survives_a_kill_at_any_system_call() {
-    for tables in TABLES {
+    for kind in KINDS {
         let server = Server::start();
         let workplace = Workplace::new(&server);
-        let lakes = Lakes::begin(tables, &server, &workplace);
-        for_each_case_of(TABLES.len(), lakes.calls().collect(), |&at| {
+        let lakes = Lakes::begin(kind, &server, &workplace);
+        kind.for_each_case(lakes.calls().collect(), |&at| {
             lakes.with_one(|victim| {
                 let output = run_with_shim(&victim.lake, &workplace, Some((at, "kill")));
                 assert_eq!(output.status.signal(), Some(9), "{at}: {output:?}");
@@ -429,11 +454,11 @@ fn the_lake_survives_a_kill_at_any_system_call() {
 
 #[test]
 fn the_lake_survives_a_disk_error_at_any_system_call() {
-    for tables in TABLES {
+    for kind in KINDS {
         let server = Server::start();
         let workplace = Workplace::new(&server);
-        let lakes = Lakes::begin(tables, &server, &workplace);
-        for_each_case_of(TABLES.len(), lakes.calls().collect(), |&at| {
+        let lakes = Lakes::begin(kind, &server, &workplace);
+        kind.for_each_case(lakes.calls().collect(), |&at| {
             lakes.with_one(|victim| fail_at(at, victim, &workplace));
         });
     }
@@ -531,6 +556,7 @@ fn a_partition_on_another_file_system_survives_an_error_or_kill_at_any_system_ca
         let before = workplace.path("lake");
         let moments = Vec::new();
         let victim = Victim {
+            unit: PeriodUnit::Day,
             lake,
             before,
             moments,
