@@ -3,6 +3,7 @@
 use std::fmt;
 use std::fs::File;
 use std::io::Read;
+use std::ops::RangeInclusive;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +16,8 @@ use parquet::arrow::arrow_reader::{
     ParquetRecordBatchReaderBuilder,
 };
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData};
+use parquet::file::metadata::{FileMetaData, KeyValue, ParquetMetaData, RowGroupMetaData};
+use parquet::file::statistics::Statistics;
 use tempfile::TempPath;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -259,11 +261,31 @@ impl SpooledRows {
         &self,
         each: impl FnMut(RecordBatch) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.read_row_groups(self.writer.flushed_row_groups().to_vec(), each)
+    }
+
+    /// The row groups that may have rows of these days, by their statistics.
+    fn row_groups_of(&self, days: &RangeInclusive<i32>) -> Vec<RowGroupMetaData> {
+        let may_have_some = |group: &&RowGroupMetaData| {
+            let Some(Statistics::Int32(found)) = group.column(day_column()).statistics() else {
+                return true;
+            };
+            found.min_opt().is_none_or(|min| min <= days.end())
+                && found.max_opt().is_none_or(|max| days.start() <= max)
+        };
+        let groups = self.writer.flushed_row_groups().iter();
+        groups.filter(may_have_some).cloned().collect()
+    }
+
+    fn read_row_groups<E: From<WriteError>>(
+        &self,
+        row_groups: Vec<RowGroupMetaData>,
+        each: impl FnMut(RecordBatch) -> Result<(), E>,
+    ) -> Result<(), E> {
         // Metadata like that of the future footer.
         let rows = i64::try_from(self.file.rows).unwrap_or(i64::MAX);
         let schema = Arc::new(parquet_schema());
         let file = FileMetaData::new(1, rows, None, Some(vec![self.max_row_text()]), schema, None);
-        let row_groups = self.writer.flushed_row_groups().to_vec();
         let metadata = Arc::new(ParquetMetaData::new(file, row_groups));
         let footer = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new())
             .map_err(|source| error(&self.file.path, "read back", source))?;
@@ -321,8 +343,9 @@ impl SpooledRows {
     /// Rewrites the file in the order of its days, which have these numbers of rows. Rows of one
     /// day keep their order.
     ///
-    /// Reads the file once for every [`SORTED_ROWS`] rows, and once for every day with more rows.
-    /// Memory: as for writing, and these rows.
+    /// Reads the file once for every [`SORTED_ROWS`] rows, and once for every day with more rows,
+    /// without row groups that have no such day: so of a file in descending order, it reads little
+    /// twice. Memory: as for writing, and these rows.
     ///
     /// # Errors
     /// [`WriteError`] if either file cannot be written or read.
@@ -348,17 +371,18 @@ impl SpooledRows {
                 last = day;
                 rows += more;
             }
+            let row_groups = self.row_groups_of(&(first..=last));
             if first == last {
-                self.read(|record| {
-                    if record.source_day == Some(first) {
-                        sorted.append(record)?;
-                    }
-                    Ok::<(), WriteError>(())
+                self.read_row_groups(row_groups, |batch| {
+                    let rows = Rows::try_new(&batch, slice);
+                    let rows = rows.map_err(|error| self.failed("sort", error))?;
+                    let mut of_day = rows.iter().filter(|it| it.source_day == Some(first));
+                    of_day.try_for_each(|record| sorted.append(&record))
                 })?;
                 continue;
             }
             let mut batches = Vec::new();
-            self.read_batches(|batch| {
+            self.read_row_groups(row_groups, |batch| {
                 let in_window =
                     |day: Option<i32>| day.is_some_and(|day| (first..=last).contains(&day));
                 let days = days_of(&batch);
@@ -556,9 +580,13 @@ fn open_batches(
 
 /// The days of a batch of a file.
 fn days_of(batch: &RecordBatch) -> &Date32Array {
-    let name = COLUMNS.iter().find(|column| column.kind == Kind::Day);
-    let column = name.and_then(|column| batch.column_by_name(column.name));
-    column.expect("every file has it").as_primitive()
+    batch.column(day_column()).as_primitive()
+}
+
+/// The number of the column with the days.
+fn day_column() -> usize {
+    let column = COLUMNS.iter().position(|column| column.kind == Kind::Day);
+    column.expect("every file has it")
 }
 
 #[cfg(test)]

@@ -189,3 +189,39 @@ fn rows_of_a_month_are_sorted_by_day_and_keep_their_order_within_a_day() {
         assert_eq!(sorted.finish(Vec::new()).unwrap().rows, rows as u64);
     }
 }
+
+#[test]
+fn a_file_in_descending_order_is_sorted_without_reading_all_of_it_for_each_day() {
+    let slice = Slice::new("2026-10".parse().unwrap(), Direction::Placed);
+    let first = day_number(slice.period.first_day());
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("placed-2026-10.parquet");
+    let mut writer = SpoolWriter::try_new(&path, slice, &options()).unwrap();
+    // Two row groups for each day.
+    for row in 0..30_000 {
+        let source_day = Some(first + 2 - i32::try_from(row / 10_000).unwrap());
+        let record = Record {
+            source_day,
+            ..record(row)
+        };
+        writer.append(&record).unwrap();
+    }
+    let spooled = writer.end().unwrap();
+    let row_groups = |from, to| spooled.row_groups_of(&(first + from..=first + to)).len();
+    assert_eq!(
+        (row_groups(0, 0), row_groups(0, 1), row_groups(0, 2)),
+        (2, 4, 6)
+    );
+    assert_eq!((row_groups(-9, -1), row_groups(3, 9)), (0, 0));
+    let days = (0..3).map(|day| (first + day, 10_000));
+    let sorted = spooled.sorted_with(days, 1).unwrap();
+    let mut found = Vec::new();
+    sorted
+        .read(|record| {
+            found.push(record.source_day.unwrap() - first);
+            Ok::<(), WriteError>(())
+        })
+        .unwrap();
+    assert_eq!(found.len(), 30_000);
+    assert!(found.is_sorted());
+}
