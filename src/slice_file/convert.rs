@@ -612,15 +612,14 @@ impl Pipeline {
                 })?;
             }
         }
-        if !tally.is_sorted() {
-            spooled = spooled.sorted_by_day(tally.rows_by_day())?;
-        }
+        let unsorted = (!tally.is_sorted()).then(|| tally.rows_by_day().collect());
         tally.count_into(&mut counts);
         let far_outside = tally.far_outside;
         let (totals, days) = tally.into_totals();
         Ok(Converted {
             far_outside,
             spooled,
+            unsorted,
             rejects,
             first_reject,
             missing_fields: self.missing_fields,
@@ -652,6 +651,8 @@ fn spool_error(directory: &Path, source: std::io::Error) -> ConvertError {
 #[derive(Debug)]
 pub struct Converted {
     spooled: SpooledRows,
+    /// The rows of each day, if they are not in the order of their days.
+    unsorted: Option<Vec<(i32, u64)>>,
     /// The spooled rejects, if there are any.
     pub rejects: Option<SpoolFile>,
     /// Place and reason of the first reject.
@@ -671,7 +672,7 @@ pub struct Converted {
 }
 
 impl Converted {
-    /// Writes the Parquet footer with `metadata` and checks the file.
+    /// Sorts the rows by day, writes the Parquet footer with `metadata` and checks the file.
     ///
     /// # Errors
     /// [`WriteError`] if the file cannot be finished or does not hold the rows counted.
@@ -679,7 +680,11 @@ impl Converted {
         self,
         metadata: Vec<(&'static str, String)>,
     ) -> Result<SpoolFile, WriteError> {
-        self.spooled.finish(metadata)
+        let spooled = match self.unsorted {
+            Some(days) => self.spooled.sorted_by_day(days.into_iter())?,
+            None => self.spooled,
+        };
+        spooled.finish(metadata)
     }
 }
 

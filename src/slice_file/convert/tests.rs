@@ -102,13 +102,12 @@ fn calls_of_a_month_are_sorted_and_summed_by_day_whatever_their_order() {
         let digest = *first.get_or_insert(converted.digest);
         assert_eq!(converted.digest, digest);
         let mut days = Vec::new();
-        converted
-            .spooled
-            .read(|record| {
-                days.push(record.source_day.unwrap());
-                Ok::<(), WriteError>(())
-            })
-            .unwrap();
+        let file = converted.write_footer(Vec::new()).unwrap();
+        crate::slice_file::writer::read_rows(&file.path, month, |record| {
+            days.push(record.source_day.unwrap());
+            Ok::<(), WriteError>(())
+        })
+        .unwrap();
         assert!(days.is_sorted());
         assert_eq!(days.len() as u64, rows);
     }
