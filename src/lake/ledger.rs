@@ -269,6 +269,9 @@ pub struct Commit {
     /// Sums over the rows of each day, if the slice has several.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub days: BTreeMap<Date, DayTotals>,
+    /// The first day that was asked for, if it is not the first of the period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<Date>,
     /// The last day that was asked for, if the period had not ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub through: Option<Date>,
@@ -312,6 +315,7 @@ impl Commit {
             counts: Counts::default(),
             totals: Totals::default(),
             days: BTreeMap::new(),
+            from: None,
             through: None,
             rejects: None,
             control_total: None,
@@ -364,6 +368,7 @@ impl Commit {
             && self.counts == other.counts
             && self.totals == other.totals
             && self.days == other.days
+            && self.from == other.from
             && self.through == other.through
             && checksum(self) == checksum(other)
             && self.control_total == other.control_total
@@ -550,7 +555,7 @@ pub(crate) mod tests {
             |commit| commit.fetched_at = Timestamp::now(),
             |commit| commit.rejects.as_mut().unwrap().etag = Some("b".to_owned()),
         ];
-        let different: [fn(&mut Commit); 11] = [
+        let different: [fn(&mut Commit); 12] = [
             |commit| commit.schema_version += 1,
             |commit| commit.state = State::Open,
             |commit| {
@@ -567,6 +572,7 @@ pub(crate) mod tests {
             |commit| commit.counts.records = 1,
             |commit| commit.totals.duration_seconds = 1,
             |commit| drop(commit.days.insert(Date::MIN, DayTotals::default())),
+            |commit| commit.from = Some(Date::MIN),
             |commit| commit.through = Some(Date::MIN),
             |commit| commit.rejects.as_mut().unwrap().checksum = "b".to_owned(),
             |commit| commit.control_total = Some(1),

@@ -7,7 +7,7 @@ use object_store::path::Path;
 use secrecy::SecretString;
 
 use super::days::today;
-use super::open::{Place, find_any_lake, find_lake, period_unit, without_key};
+use super::open::{Place, find_any_lake, find_lake, without_key};
 use super::run::IGNORES_CONDITIONS;
 use super::{Error, period_remarks};
 use crate::cdr::slice::Slice;
@@ -136,8 +136,6 @@ async fn ask_api(config: &Config, key: SecretString, now: Timestamp) -> Result<S
 /// Tries what a run needs of the lake, and adds `remarks` on it.
 async fn try_lake(config: &Config, remarks: &mut Vec<Remark>) -> Result<String, Error> {
     let lake = find_lake(config).await?;
-    let unit = period_unit(config, lake.as_ref());
-    remarks.extend(period_remarks::on_start(&config.window, unit));
     if let Some(lake) = lake {
         let files = lake.table().files().await?;
         remarks.extend(period_remarks::on_files(files.sizes()));

@@ -221,6 +221,14 @@ pub(crate) fn lookback_from(window: &WindowConfig, today: Date) -> Date {
         .unwrap_or(Date::MIN)
 }
 
+/// The first day that a run asks for of a period: `window.start` if it lies in the period, unless
+/// the run begins `from` an earlier day.
+pub(crate) fn first_asked(period: Period, window: &WindowConfig, from: Option<Date>) -> Date {
+    let start = window.start.filter(|start| period.days().contains(start));
+    let start = start.filter(|start| from.is_none_or(|from| from >= *start));
+    start.unwrap_or(period.first_day())
+}
+
 /// The state of a slice fetched at `fetched_at`.
 pub(crate) fn state_of(period: Period, window: &WindowConfig, fetched_at: Timestamp) -> State {
     let settle = SignedDuration::from_hours(i64::from(window.settle_hours));

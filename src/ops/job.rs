@@ -101,6 +101,7 @@ impl Job {
         let options = RunOptions {
             remarks: period_remarks::on_selection(&self.selection, window, unit, now),
             allow_shrink: self.allow_shrink,
+            from: self.selection.from,
             include_today: self.selection.include_today,
             ..RunOptions::default()
         };

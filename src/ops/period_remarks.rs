@@ -47,15 +47,6 @@ pub(crate) fn on_selection(
     from.into_iter().chain(to).map(Remark::from).collect()
 }
 
-/// A remark on a `window.start` in the middle of a month, if slices are months.
-pub(crate) fn on_start(window: &WindowConfig, unit: PeriodUnit) -> Option<Remark> {
-    let start = window.start?;
-    let period = Period::containing(start, unit);
-    let first = period.first_day();
-    let text = || middle(start, period, &format!("the lake begins with {first}"));
-    (start != first).then(|| Remark::from(format!("window.start: {}", text())))
-}
-
 fn middle(day: Date, period: Period, consequence: &str) -> String {
     format!(
         "{day} lies in the middle of {period}: slices are whole months, so \
@@ -158,18 +149,6 @@ mod tests {
             now,
         );
         assert_eq!(all, []);
-    }
-
-    #[test]
-    fn a_start_in_the_middle_of_a_month_has_a_remark() {
-        let remark = |start| on_start(&window(start), PeriodUnit::Month);
-        assert_eq!(remark("2026-10-01"), None);
-        assert_eq!(
-            remark("2026-10-05").unwrap().text,
-            "window.start: 2026-10-05 lies in the middle of 2026-10: slices are whole months, so \
-             the lake begins with 2026-10-01"
-        );
-        assert_eq!(on_start(&window("2026-10-05"), PeriodUnit::Day), None);
     }
 
     #[test]

@@ -9,7 +9,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use object_store::path::Path;
 
-use super::days::{Selection, is_from_the_future, lookback_from, today};
+use super::days::{Selection, first_asked, is_from_the_future, lookback_from, today};
 use super::open::{find_lake, period_unit};
 use super::{Error, UsageError, period_remarks};
 use crate::cdr::period::Period;
@@ -44,6 +44,8 @@ pub enum DueReason {
     Clock,
     /// It was fetched before its period had settled.
     Open,
+    /// The lake has its later days only.
+    EarlierDays,
     /// It lies within `window.lookback_days`: calls may be late or re-rated.
     LookBack,
     /// The selection asks for everything to be fetched again.
@@ -84,6 +86,7 @@ impl fmt::Display for DueReason {
             Self::Failed => "the last attempt failed",
             Self::Clock => "its fetch time is in the future (clock skew)",
             Self::Open => "open: fetched before it had settled",
+            Self::EarlierDays => "its first days are missing",
             Self::LookBack => "within window.lookback_days",
             Self::Refresh => "refresh requested",
             Self::Today => "today, still open",
@@ -179,7 +182,9 @@ pub async fn plan(
                 Some(DueReason::Today)
             } else {
                 let in_lookback = period.last_day() >= lookback_from;
-                found.why_due(slice, selection.refresh, in_lookback, now)
+                let why = found.why_due(slice, selection.refresh, in_lookback, now);
+                let first = first_asked(period, &config.window, selection.from);
+                why.or_else(|| found.lacks(slice, first).then_some(DueReason::EarlierDays))
             };
             plan.add(slice, why, &found);
         }
@@ -230,10 +235,6 @@ pub(crate) async fn preview(
     let is_new_lake = lake.is_none();
     let unit = period_unit(config, lake.as_ref());
     let mut remarks = period_remarks::on_selection(selection, &config.window, unit, now);
-    let range = selection.range();
-    if range.from.is_none() && range.last_days.is_none() {
-        remarks.extend(period_remarks::on_start(&config.window, unit));
-    }
     if let Some(lake) = lake {
         remarks.extend(unsynced_remark(lake.unsynced_runs().await?));
         remarks.extend(lake.remarks);
@@ -398,6 +399,13 @@ impl LakeContent {
 
     fn commit(&self, slice: Slice) -> Option<&Commit> {
         self.entries.get(&slice)?.entry.committed.as_ref()
+    }
+
+    /// Whether the slice lacks days from `first` on. A pruned one does not.
+    fn lacks(&self, slice: Slice, first: Date) -> bool {
+        let commit = self.commit(slice);
+        let commit = commit.filter(|commit| commit.state != State::Pruned);
+        commit.is_some_and(|commit| commit.from.is_some_and(|from| first < from))
     }
 
     fn why_due(

@@ -302,7 +302,10 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
 
 /// A day of a month with the status `whole`, of which this is committed.
 fn day_of_month(day: Date, whole: &SliceStatus, committed: Option<&Commit>) -> SliceStatus {
-    let fetched = committed.filter(|commit| commit.through.is_none_or(|through| day <= through));
+    let fetched = committed.filter(|commit| {
+        commit.from.is_none_or(|from| from <= day)
+            && commit.through.is_none_or(|through| day <= through)
+    });
     // After a conversion, the lake may have days after the first one that it lacks.
     let of_day = committed.and_then(|commit| commit.days.get(&day));
     SliceStatus {

@@ -69,6 +69,9 @@ pub struct StreamedSlice {
     /// Its period.
     #[serde(flatten)]
     pub period: Period,
+    /// The first day that was asked for, if the period has earlier ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<Date>,
     /// The last day that was asked for, if the period has later ones.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub through: Option<Date>,
@@ -231,6 +234,7 @@ pub async fn stream(
         source,
         observer,
         spool.path().to_owned(),
+        selection.from,
         selection.include_today,
         interrupt.child_token(),
     );
@@ -370,6 +374,7 @@ async fn fetch(shared: Arc<Shared>, slice: Slice) -> Result<ProvenSlice, StreamE
     let slice = StreamedSlice {
         direction: slice.direction,
         period: slice.period,
+        from: fetched.from(),
         through: fetched.through(),
         state: fetcher.state_of(&fetched),
         fetched_at: fetched.begun_at,

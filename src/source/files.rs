@@ -493,7 +493,7 @@ impl Export {
     /// [`SourceError`] if there are none.
     fn part(&self, request: Request) -> Result<ExportPart, SourceError> {
         let period = request.slice.period;
-        let days = self.days.range(period.first_day()..=request.last_day);
+        let days = self.days.range(request.first_day..=request.last_day);
         let files: BTreeSet<usize> = days
             .clone()
             .flat_map(|(_, found)| &found.files)

@@ -47,7 +47,7 @@ use files::ExportReader;
 /// #[async_trait::async_trait]
 /// impl Source for OneCall {
 ///     async fn open(&self, request: Request) -> Result<Body, SourceError> {
-///         let Request { slice, last_day: day } = request;
+///         let Request { slice, last_day: day, .. } = request;
 ///         let call = format!("{{\"date\":\"{day}T10:00:00Z\",\"call_id\":\"{slice}\"}}\n");
 ///         let chunks = stream::iter([Ok(call.into())]).boxed();
 ///         let asked = Asked { url: "memory:".to_owned(), query: Vec::new() };
@@ -122,6 +122,9 @@ pub trait Source: fmt::Debug + Send + Sync {
 pub struct Request {
     /// The slice.
     pub slice: Slice,
+    /// The first day of its period that is asked for: a later one than the period's first day if
+    /// the lake begins with it.
+    pub first_day: Date,
     /// The last day of its period that is asked for: an earlier one than the period's last day if
     /// that has not ended.
     pub last_day: Date,
@@ -132,6 +135,7 @@ impl Request {
     pub fn whole(slice: Slice) -> Self {
         Self {
             slice,
+            first_day: slice.period.first_day(),
             last_day: slice.period.last_day(),
         }
     }

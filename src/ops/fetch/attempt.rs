@@ -52,9 +52,19 @@ pub(in crate::ops) struct Fetched {
 }
 
 impl Fetched {
+    /// The first day that was asked for, if the period has earlier ones.
+    pub(in crate::ops) fn from(&self) -> Option<Date> {
+        let Request {
+            slice, first_day, ..
+        } = self.request;
+        (first_day > slice.period.first_day()).then_some(first_day)
+    }
+
     /// The last day that was asked for, if the period has later ones.
     pub(in crate::ops) fn through(&self) -> Option<Date> {
-        let Request { slice, last_day } = self.request;
+        let Request {
+            slice, last_day, ..
+        } = self.request;
         (last_day < slice.period.last_day()).then_some(last_day)
     }
 }

@@ -16,10 +16,11 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::Observer;
-use super::days::{CLOCK_TOLERANCE, today};
+use super::days::{CLOCK_TOLERANCE, first_asked, today};
 use crate::body::csv::describe_missing;
 use crate::cdr::slice::Slice;
 use crate::config::Config;
+use crate::lake::ledger::Commit;
 use crate::source::{Request, Source};
 pub(super) use attempt::{FetchError, Fetched};
 pub(super) use judge::Refusal;
@@ -37,6 +38,8 @@ pub(super) struct Fetcher {
     pub(super) source: Arc<dyn Source>,
     pub(super) observer: Arc<dyn Observer>,
     spool_dir: PathBuf,
+    /// The first day that was chosen. It takes precedence over a later `window.start`.
+    from: Option<Date>,
     /// Whether periods are fetched up to the day that has not ended, instead of the day before.
     include_today: bool,
     pub(super) started_at: Timestamp,
@@ -63,6 +66,7 @@ impl Fetcher {
         source: Arc<dyn Source>,
         observer: Arc<dyn Observer>,
         spool_dir: PathBuf,
+        from: Option<Date>,
         include_today: bool,
         stop: CancellationToken,
     ) -> Self {
@@ -86,15 +90,16 @@ impl Fetcher {
             source,
             observer,
             spool_dir,
+            from,
             include_today,
             stop,
         }
     }
 
-    /// What is asked of the source for a slice: its days that had ended when fetching began, and
-    /// today if that is included. Never fewer days than the lake has, up to `in_lake`: the others
-    /// would be lost.
-    pub(super) fn request(&self, slice: Slice, in_lake: Option<Date>) -> Request {
+    /// What is asked of the source for a slice: its days from `window.start` on that had ended when
+    /// fetching began, and today if that is included. An export has all of its days. Never fewer
+    /// days than a lake has `committed`: the others would be lost.
+    pub(super) fn request(&self, slice: Slice, committed: Option<&Commit>) -> Request {
         let window = &self.config.window;
         let today = today(window, self.started_at);
         let last_possible = if self.include_today {
@@ -103,10 +108,20 @@ impl Fetcher {
             today.yesterday().unwrap_or(today)
         };
         let Slice { period, .. } = slice;
+        let in_lake = committed.map(|commit| commit.through.unwrap_or(period.last_day()));
         let last_day = in_lake.map_or(last_possible, |in_lake| in_lake.max(last_possible));
+        let last_day = last_day.clamp(period.first_day(), period.last_day());
+        let first_day = if self.source.is_fixed() {
+            period.first_day()
+        } else {
+            first_asked(period, window, self.from)
+        };
+        let first_in_lake = committed.map(|commit| commit.from.unwrap_or(period.first_day()));
+        let first_day = first_in_lake.map_or(first_day, |in_lake| in_lake.min(first_day));
         Request {
             slice,
-            last_day: last_day.clamp(period.first_day(), period.last_day()),
+            first_day: first_day.min(last_day),
+            last_day,
         }
     }
 

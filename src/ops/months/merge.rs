@@ -237,6 +237,7 @@ fn merged(slice: Slice, month: &Month, run: &str, now: Timestamp) -> Commit {
         counts,
         totals,
         days,
+        from: (month.first_day > slice.period.first_day()).then_some(month.first_day),
         through: first_missing.and_then(|day| day.yesterday().ok()),
         rejects: None,
         control_total,

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures::FutureExt;
+use jiff::civil::Date;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -41,6 +42,9 @@ const PUBLISHING_OVERHEAD_BYTES: usize = 2 << 20;
 pub struct RunOptions {
     /// Whether a slice may lose rows against the ledger.
     pub allow_shrink: bool,
+    /// The first day that was chosen for this run. It takes precedence over a later
+    /// `window.start`.
+    pub from: Option<Date>,
     /// Whether periods are fetched up to the day that has not ended, instead of the day before.
     pub include_today: bool,
     /// Remarks for the report, independent of the slices.
@@ -151,6 +155,7 @@ pub async fn run(
         source,
         observer,
         lake.spool_dir().to_owned(),
+        options.from,
         options.include_today,
         halt.child_token(),
     );

@@ -254,10 +254,8 @@ async fn work_on(
         ));
         return Ok(SliceOutcome::Skipped);
     }
-    let in_lake = before.entry.committed.as_ref();
-    let in_lake = in_lake.map(|commit| commit.through.unwrap_or(slice.period.last_day()));
     let fetcher = &context.fetcher;
-    let request = fetcher.request(slice, in_lake);
+    let request = fetcher.request(slice, before.entry.committed.as_ref());
     let fetched = fetcher.fetch_until_good(request, &privacy, &mut report.attempts);
     let fetched = match fetched.await {
         Ok(fetched) => fetched,
@@ -282,17 +280,17 @@ async fn work_on(
 /// Whether the commit that another run made in the meantime is as good as this run's would be. It
 /// is not if the day has settled since, or if only this run compares counts.
 fn is_as_good_as_ours(context: &Context, slice: Slice, commit: &Commit) -> bool {
-    let ours = state_of(
-        slice.period,
-        &context.fetcher.config.window,
-        context.fetcher.started_at,
-    );
-    let is_settled = commit.state == State::Closed || ours == State::Open;
-    let last_day = context.fetcher.request(slice, None).last_day;
-    let has_our_days = commit.through.is_none_or(|through| through >= last_day);
+    let fetcher = &context.fetcher;
+    let state = state_of(slice.period, &fetcher.config.window, fetcher.started_at);
+    let is_settled = commit.state == State::Closed || state == State::Open;
+    let ours = fetcher.request(slice, None);
+    let has_our_days = commit.from.is_none_or(|from| from <= ours.first_day)
+        && commit
+            .through
+            .is_none_or(|through| through >= ours.last_day);
     let is_proven = commit.reconcile.has_equal_count()
         || commit.reconcile == Verdict::NotChecked
-        || context.fetcher.config.quality.reconcile != Reconcile::Fail;
+        || fetcher.config.quality.reconcile != Reconcile::Fail;
     is_settled && is_proven && has_our_days
 }
 
@@ -374,7 +372,8 @@ async fn settle(
         return Err(error);
     }
     fetcher.compare_clocks(&fetched);
-    let (state, through) = (fetcher.state_of(&fetched), fetched.through());
+    let state = fetcher.state_of(&fetched);
+    let (from, through) = (fetched.from(), fetched.through());
     let Fetched {
         converted,
         privacy,
@@ -399,6 +398,7 @@ async fn settle(
         counts: converted.counts.clone(),
         totals: converted.totals.clone(),
         days: converted.days.clone(),
+        from,
         through,
         rejects: rejects
             .as_ref()

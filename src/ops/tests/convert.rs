@@ -733,3 +733,38 @@ async fn table_formats_are_added_before_or_after_a_conversion_to_months_but_not_
         assert_eq!(world.findings().await, NO_FINDINGS);
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn days_before_the_start_of_the_lake_are_not_missing_in_its_first_month() {
+    for (start, from) in [
+        (None, Some(day(3))),
+        (Some(3), Some(day(3))),
+        (Some(2), None),
+    ] {
+        let mut world = filled(&[], &whole_month()).await;
+        for of in [1, 2].map(slice) {
+            world.delete(&layout::ledger_entry(of)).await;
+            if rows(&world, of).await.len() > 0 {
+                world.delete(&TableForm::Plain.new_path(of)).await;
+            }
+        }
+        world.config.window.start = start.map(day);
+        converted(&mut world).await;
+        let commit = commit(&world, month()).await;
+        let january = Selection {
+            from: start.is_none().then(|| day(3)),
+            ..days(31)
+        };
+        let due = plan(&world.config, &january, Some(&world.lake), Timestamp::now());
+        let due = due.await.unwrap().due.len();
+        if from.is_some() {
+            assert_eq!((commit.from, commit.through), (from, None));
+            assert_eq!(commit.state, State::Closed);
+            assert_eq!(due, usize::from(start.is_none()));
+        } else {
+            // The second day was never fetched.
+            assert_eq!((commit.from, commit.through), (Some(day(2)), Some(day(1))));
+            assert_eq!((commit.state, due), (State::Open, 1));
+        }
+    }
+}

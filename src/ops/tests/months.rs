@@ -378,6 +378,7 @@ impl Source for Recording {
     }
 
     async fn count(&self, request: Request) -> Result<u64, SourceError> {
+        self.1.lock().unwrap().push(request);
         self.0.count(request).await
     }
 
@@ -410,4 +411,58 @@ async fn a_run_asks_for_no_fewer_days_than_the_lake_has() {
     let asked: Vec<Date> = asked.map(|request| request.last_day).collect();
     assert!(!asked.is_empty());
     assert!(asked.iter().all(|last_day| *last_day == today), "{asked:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lake_of_months_begins_with_the_day_of_its_start() {
+    let mut world = World::of_months(&[]).await;
+    world.config.window.start = Some(date(2020, 1, 10));
+    let source = source_of_months(&[&[("1", 20)]]);
+    let source = Arc::new(Recording(source, Mutex::default()));
+    let january = || Selection {
+        from: None,
+        ..months(1)
+    };
+    let run = async |world: &World, selection| {
+        let shared = Arc::clone(&source) as Arc<dyn Source>;
+        let report = world.run_selected(selection, shared).await.run.report;
+        assert_eq!(report.outcome, RunOutcome::Committed, "{report:?}");
+        let asked = std::mem::take(&mut *source.1.lock().unwrap());
+        asked.into_iter().map(|it| it.first_day).max()
+    };
+    let asked = run(&world, january()).await;
+    assert_eq!(asked, Some(date(2020, 1, 10)));
+    let first = commit(&world, month(1)).await;
+    assert_eq!(
+        (first.from, first.through, first.state),
+        (asked, None, State::Closed)
+    );
+    assert_eq!(run(&world, january()).await, None);
+    let now = "2020-03-10T12:00:00Z";
+    let status = status(&world, (date(2020, 1, 9), date(2020, 1, 10)), now).await;
+    let fetched = status.days.iter().map(|it| it.slices[0].fetched_at);
+    assert_eq!(fetched.collect::<Vec<_>>(), [None, Some(first.fetched_at)]);
+    // The provider's count is that of the same days.
+    let shared = Arc::clone(&source) as Arc<dyn Source>;
+    verified(&world, Some(&shared), DayRange::default()).await;
+    let asked = std::mem::take(&mut *source.1.lock().unwrap());
+    assert_eq!(asked[0].first_day, date(2020, 1, 10));
+    // A later start does not lose days that the lake has.
+    world.config.window.start = Some(date(2020, 1, 15));
+    assert_eq!(run(&world, january()).await, None);
+    let refresh = Selection {
+        refresh: true,
+        ..january()
+    };
+    assert_eq!(run(&world, refresh).await, Some(date(2020, 1, 10)));
+    // An earlier one, or an earlier selection, makes the month due.
+    world.config.window.start = Some(date(2020, 1, 8));
+    assert_eq!(run(&world, january()).await, Some(date(2020, 1, 8)));
+    let earlier = Selection {
+        from: Some(date(2020, 1, 5)),
+        ..january()
+    };
+    assert_eq!(run(&world, earlier).await, Some(date(2020, 1, 1)));
+    assert_eq!(commit(&world, month(1)).await.from, None);
+    assert_eq!(run(&world, january()).await, None);
 }

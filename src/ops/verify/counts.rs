@@ -51,7 +51,11 @@ pub(super) async fn ask_provider(
     commits.retain(|_, commit| commit.state == State::Closed);
     let mut questions = stream::iter(commits)
         .map(async |(slice, commit)| {
-            let request = Request::whole(slice);
+            let whole = Request::whole(slice);
+            let request = Request {
+                first_day: commit.from.unwrap_or(whole.first_day),
+                ..whole
+            };
             let total = count_with_retries(source, config, request).await?;
             Ok::<_, SourceError>(compare_total(slice, &commit, total))
         })

@@ -214,7 +214,7 @@ impl Api {
     fn query(&self, request: Request) -> Vec<(String, String)> {
         let day = |day: Date| day.to_string();
         let mut query = vec![
-            ("from".to_owned(), day(request.slice.period.first_day())),
+            ("from".to_owned(), day(request.first_day)),
             ("to".to_owned(), day(request.last_day)),
             (
                 "type".to_owned(),

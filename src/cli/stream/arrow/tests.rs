@@ -69,6 +69,7 @@ fn streamed(rows: u64) -> StreamedSlice {
     StreamedSlice {
         direction: slice().direction,
         period: slice().period,
+        from: None,
         through: None,
         state: crate::lake::ledger::State::Closed,
         fetched_at: jiff::Timestamp::UNIX_EPOCH,

@@ -270,8 +270,8 @@ fn a_month_has_the_records_of_its_days_up_to_the_last_one_that_is_asked_for() {
         let whole = convert(&export, month).unwrap();
         assert_eq!((whole.counts.rows, whole.counts.outside_day), (4, 0));
         let request = Request {
-            slice: month,
             last_day: date(2026, 10, 30),
+            ..Request::whole(month)
         };
         let part = export.part(request).unwrap();
         assert_eq!(part.reader.days.len(), 2);
