@@ -744,7 +744,7 @@ async fn days_before_the_start_of_the_lake_are_not_missing_in_its_first_month() 
         let mut world = filled(&[], &whole_month()).await;
         for of in [1, 2].map(slice) {
             world.delete(&layout::ledger_entry(of)).await;
-            if rows(&world, of).await.len() > 0 {
+            if !rows(&world, of).await.is_empty() {
                 world.delete(&TableForm::Plain.new_path(of)).await;
             }
         }
