@@ -169,7 +169,9 @@ mod tests {
             rows,
             ..DayTotals::default()
         };
-        commit.days = [(date(2026, 10, 1), rows(2)), (date(2026, 10, 3), rows(1))].into();
+        // After a conversion, days behind a missing one are there.
+        let days = [(1, 2), (3, 1), (5, 7)].map(|(day, calls)| (date(2026, 10, day), rows(calls)));
+        commit.days = days.into();
         let mut found = LedgerEntry::absent(slice);
         found.entry.committed = Some(commit);
         let entries = HashMap::from([(slice, found)]);
@@ -183,13 +185,15 @@ mod tests {
         assert!(lines[2].starts_with("2026-10-01          2 "), "{text}");
         assert!(lines[3].starts_with("2026-10-02          0 "), "{text}");
         assert!(lines[4].starts_with("2026-10-03          1 "), "{text}");
-        assert_eq!(lines[5], "2026-10-04 to 2026-10-09, 6 days: placed open");
-        assert!(lines[6].starts_with("total               3 "), "{text}");
+        assert!(lines[5].starts_with("2026-10-04          - "), "{text}");
+        assert!(lines[6].starts_with("2026-10-05          7 "), "{text}");
+        assert_eq!(lines[7], "2026-10-06 to 2026-10-09, 4 days: placed open");
+        assert!(lines[8].starts_with("total              10 "), "{text}");
         assert!(
-            lines[7].starts_with("open: the month had not settled"),
+            lines[9].starts_with("open: the month had not settled"),
             "{text}"
         );
-        assert_eq!(lines[9], "2026-10: placed 1 of 4 rejected");
+        assert_eq!(lines[11], "2026-10: placed 1 of 4 rejected");
         assert!(text.contains("\n0 slices closed, 1 open, "), "{text}");
         assert!(text.contains(", 1 missing;"), "{text}");
     }

@@ -28,6 +28,17 @@ pub enum Condition {
     Unreadable(String),
 }
 
+impl Condition {
+    /// What is wrong with the entry, if anything is.
+    pub(crate) fn problem(&self) -> Option<String> {
+        match self {
+            Self::Sound => None,
+            Self::Damaged(problem) | Self::Unreadable(problem) => Some(problem.clone()),
+            Self::Newer(found) => Some(format!("a newer cdrlake wrote it (format {found})")),
+        }
+    }
+}
+
 /// The state of a slice by its ledger entry. A run's reaction is its
 /// [reason](crate::ops::plan::DueReason); a problem with the slice's files is a
 /// [fault](crate::ops::verify::Fault).

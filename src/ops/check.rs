@@ -13,8 +13,8 @@ use super::{Error, period_remarks};
 use crate::cdr::slice::Slice;
 use crate::config::{Config, KeySource};
 use crate::error::counted;
-use crate::lake::report::Remark;
-use crate::lake::{Catalog, CatalogOptions, LakeError};
+use crate::lake::report::{Remark, RemarkKind};
+use crate::lake::{Catalog, CatalogOptions, Lake, LakeError};
 use crate::source::wavix::Api;
 use crate::source::{Request, Source};
 use crate::store::layout::{LEASES, LOCKS, STAGING, TABLE};
@@ -24,10 +24,13 @@ use crate::store::probe;
 /// What is written to see whether it can be.
 const PROBE: &str = "_cdrlake/leases/check.probe";
 
+/// Most differences of logs that are remarked on.
+const MAX_LOG_PROBLEMS: usize = 3;
+
 /// One thing that was tried.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// What: `configuration`, `key`, `API`, `numbers`, `lake` or `catalog`.
+    /// What: `configuration`, `key`, `API`, `numbers`, `lake`, `tables` or `catalog`.
     pub what: &'static str,
     /// What was found, in words.
     pub found: Result<String, Error>,
@@ -79,10 +82,51 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
             ..Checked::new("lake", found)
         });
     }
+    // What keeps the lake from being read is said already.
+    if let Ok(Some(lake)) = find_lake(config).await
+        && lake.has_logs()
+        && lake.identity.converting.is_none()
+    {
+        let mut remarks = Vec::new();
+        let found = compare_logs(&lake, &mut remarks).await;
+        checks.push(Checked {
+            remarks,
+            ..Checked::new("tables", found)
+        });
+    }
     if let Some(options) = &config.lake.catalog {
         checks.push(Checked::new("catalog", describe_catalog(options).await));
     }
     checks
+}
+
+/// Compares the logs of table formats with the ledger, and adds `remarks` on differences: a run
+/// that changes nothing does not read them.
+async fn compare_logs(lake: &Lake, remarks: &mut Vec<Remark>) -> Result<String, Error> {
+    let found = lake.compare_logs().await?;
+    let problems = found.iter().take(MAX_LOG_PROBLEMS).map(|found| {
+        let format = found.format;
+        let file = found
+            .file
+            .as_ref()
+            .map_or_else(|| format.directory().to_owned(), |(path, _)| path.clone());
+        RemarkKind::UnsyncedLogs.remark(format!("{file}: {}", found.problem))
+    });
+    remarks.extend(problems);
+    let names: Vec<String> = lake
+        .identity
+        .tables()
+        .iter()
+        .map(ToString::to_string)
+        .collect();
+    let differences = match found.len() as u64 {
+        0 => "no difference".to_owned(),
+        number => counted(number, "difference", "differences"),
+    };
+    Ok(format!(
+        "{}; {differences} from the ledger",
+        names.join(", ")
+    ))
 }
 
 /// What the catalog holds.

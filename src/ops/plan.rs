@@ -231,6 +231,10 @@ pub(crate) async fn preview(
     now: Timestamp,
 ) -> Result<Preview, Error> {
     let lake = find_lake(config).await?;
+    // A run would be refused.
+    if let Some(to) = lake.as_ref().and_then(|lake| lake.identity.converting) {
+        return Err(LakeError::Converting { to }.into());
+    }
     let plan = plan(config, selection, lake.as_ref(), now).await?;
     let is_new_lake = lake.is_none();
     let unit = period_unit(config, lake.as_ref());

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::counted;
 use crate::lake::ledger::{Commit, Reason, State};
 use crate::lake::report::Remark;
-use crate::lake::{Condition, Lake, LedgerEntry, SliceState, TableFormat};
+use crate::lake::{Lake, LedgerEntry, SliceState, TableFormat};
 
 /// The disposition that [answer-seizure ratio](https://en.wikipedia.org/wiki/Answer-seizure_ratio)
 /// and average call duration count as an answer.
@@ -184,7 +184,17 @@ impl LakeStatus {
             let found = |&direction| entries.get(&Slice::new(period, direction));
             let slices: Vec<SliceStatus> = directions
                 .iter()
-                .map(|direction| slice_status(*direction, found(direction)))
+                .map(|direction| {
+                    let slice = Slice::new(period, *direction);
+                    match entries.get(&slice.month()) {
+                        // While a lake is converted, months that are merged replace their days.
+                        Some(merged) if unit == PeriodUnit::Day => {
+                            let whole = slice_status(*direction, Some(merged));
+                            day_of_month(period.first_day(), &whole, committed(Some(merged)))
+                        }
+                        _ => slice_status(*direction, found(direction)),
+                    }
+                })
                 .collect();
             status.count(&slices);
             match unit {
@@ -275,11 +285,7 @@ fn committed(found: Option<&LedgerEntry>) -> Option<&Commit> {
 
 fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatus {
     let failed = found.and_then(|found| found.entry.failed.as_ref());
-    let damage = match found.map(|found| &found.condition) {
-        None | Some(Condition::Sound) => None,
-        Some(Condition::Damaged(problem) | Condition::Unreadable(problem)) => Some(problem.clone()),
-        Some(Condition::Newer(found)) => Some(format!("a newer cdrlake wrote it (format {found})")),
-    };
+    let damage = found.and_then(|found| found.condition.problem());
     let committed = committed(found);
     let of = |count: fn(&Commit) -> u64| committed.map_or(0, count);
     SliceStatus {
@@ -302,12 +308,13 @@ fn slice_status(direction: Direction, found: Option<&LedgerEntry>) -> SliceStatu
 
 /// A day of a month with the status `whole`, of which this is committed.
 fn day_of_month(day: Date, whole: &SliceStatus, committed: Option<&Commit>) -> SliceStatus {
-    let fetched = committed.filter(|commit| {
-        commit.from.is_none_or(|from| from <= day)
-            && commit.through.is_none_or(|through| day <= through)
-    });
     // After a conversion, the lake may have days after the first one that it lacks.
     let of_day = committed.and_then(|commit| commit.days.get(&day));
+    let fetched = committed.filter(|commit| {
+        let is_asked = commit.from.is_none_or(|from| from <= day)
+            && commit.through.is_none_or(|through| day <= through);
+        is_asked || of_day.is_some()
+    });
     SliceStatus {
         fetched_at: fetched.map(|commit| commit.fetched_at),
         ..with_sums(

@@ -14,7 +14,7 @@ from readers import ledger
 # Queries without results for a complete lake, such as the demo's.
 EMPTY = {
     "Calls that were rated more than once",
-    "Days without a file",
+    "Days without calls",
     "Does the table hold what the ledger says?",
 }
 
@@ -64,10 +64,10 @@ def main(page, lake):
     print(f"{len(answers) - 1} queries over {rows} calls")
 
 
-# Without one slice, and with a call that was rated twice.
+# Without one day of a direction, and with a call that was rated twice.
 DAMAGED = """
 CREATE OR REPLACE VIEW cdrs AS
-SELECT * FROM {table} WHERE dt > (SELECT min(dt) FROM {table}) OR direction = 'placed'
+SELECT * FROM {table} WHERE source_day > (SELECT min(source_day) FROM {table}) OR direction = 'placed'
 UNION ALL
 (SELECT * REPLACE (charge_usd + 1 AS charge_usd) FROM {table}
  WHERE direction = 'placed' AND charge_usd > 0 LIMIT 1)

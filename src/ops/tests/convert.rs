@@ -17,12 +17,14 @@ use crate::lake::identity::Identity;
 use crate::lake::ledger::{Commit, Entry, Failure, Pending, State};
 use crate::lake::report::RunOutcome;
 use crate::lake::{Lake, LakeError, TableForm, TableFormat};
-use crate::ops::days::Selection;
+use crate::ops::days::{DayRange, Selection};
 use crate::ops::gc::collect_garbage;
 use crate::ops::months::{Merged, convert_to_months};
 use crate::ops::plan::plan;
 use crate::ops::run::Stop;
+use crate::ops::status::LakeStatus;
 use crate::ops::tables::{self, sync};
+use crate::ops::verify::{Fault, Verification};
 use crate::ops::{Error, Observer, UsageError, removal};
 use crate::slice_file::writer::{WriteError, read_rows};
 use crate::source::scripted::Answer::Lines;
@@ -767,4 +769,48 @@ async fn days_before_the_start_of_the_lake_are_not_missing_in_its_first_month() 
             assert_eq!((commit.state, due), (State::Open, 1));
         }
     }
+}
+async fn a_half_converted_lake_is_shown_and_verified_as_what_it_holds_and_is_not_planned() {
+    for formats in FORMATS {
+        let mut world = filled_in_both_directions(formats).await;
+        let whole = status(&world).await;
+        let lake = world.opened_for_converting().await;
+        let interrupt = CancellationToken::new();
+        let observer = AfterFirstMonth(interrupt.clone());
+        let now = Timestamp::now();
+        let none = convert_to_months(&lake, &world.config, now, &observer, &interrupt);
+        assert_eq!(none.await.unwrap(), None);
+        let identity = world.lake.identity.clone();
+        world.lake = Lake::find_any(world.store()).await.unwrap().unwrap();
+        assert_ne!(world.lake.identity, identity);
+
+        let half = status(&world).await;
+        let sums = |status: &LakeStatus| {
+            let days = status.days.iter().flat_map(|day| &day.slices);
+            let days = days.map(|day| (day.direction, day.rows, day.charge_usd));
+            days.collect::<Vec<_>>()
+        };
+        assert_eq!(sums(&half), sums(&whole), "{formats:?}");
+        assert_eq!(half.missing, 0, "{formats:?}");
+
+        let verified = Verification::of(&world.config)
+            .check_in(&world.lake, &())
+            .await;
+        let verified = verified.unwrap();
+        assert_eq!(verified.found.rows, 8, "{formats:?}");
+        assert!(verified.not_fetched.is_empty() && !verified.is_proven());
+        let findings: Vec<Fault> = verified.found.findings.iter().map(|it| it.fault).collect();
+        assert_eq!(findings, [Fault::Converting], "{formats:?}");
+    }
+}
+
+/// Both directions of the first two days.
+async fn status(world: &World) -> LakeStatus {
+    let range = DayRange {
+        direction: None,
+        ..days(2).range()
+    };
+    let now = "2020-03-10T12:00:00Z".parse().unwrap();
+    let status = LakeStatus::read(&world.lake, &world.config, &range, now);
+    status.await.unwrap()
 }

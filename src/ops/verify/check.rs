@@ -37,6 +37,11 @@ pub async fn slices(lake: &Lake, scope: &Scope) -> Result<BTreeSet<Slice>, LakeE
     let mut slices: BTreeSet<Slice> = files.slices().collect();
     slices.extend(lake.ledger_slices(&scope.directions).await?);
     slices.retain(|&slice| scope.holds(slice));
+    if lake.identity.converting.is_some() {
+        // Days of a merged month that are not removed yet hold nothing of the lake.
+        let entries = lake.entries(&scope.directions, scope.days.clone()).await?;
+        slices.retain(|slice| entries.contains_key(slice) || !entries.contains_key(&slice.month()));
+    }
     Ok(slices)
 }
 
