@@ -5,12 +5,15 @@ mod check;
 mod ddl;
 mod demo;
 mod erase;
+mod every;
 mod gc;
+mod init;
 mod load;
 mod progress;
 mod prune;
 mod rejects;
 mod run;
+mod show;
 mod simulate;
 mod status;
 mod stream;
@@ -95,6 +98,9 @@ enum Command {
     /// Show the lake by day, from its ledger.
     #[command(after_help = "Example: cdrlake status --last 30")]
     Status(status::StatusArgs),
+    /// Show all that the lake knows about a slice: request, counts, file, rejects, and its runs.
+    #[command(after_help = "Example: cdrlake show 2026-10-01 --direction placed")]
+    Show(show::ShowArgs),
     /// Read the whole lake and verify it against its ledger.
     #[command(
         after_help = "Example: cdrlake verify --last 30 --source",
@@ -137,6 +143,14 @@ enum Command {
     /// Bring the logs of table formats up to date with the ledger.
     #[command(after_help = "Example: cdrlake sync --lake ./lake")]
     Sync(tables::SyncArgs),
+    /// Write a configuration file, with a comment for every key.
+    #[command(
+        after_help = "Example: cdrlake init --lake ./lake --start 2026-01-01",
+        mut_arg("config", |config| config.help(
+            "The file to write, which must not exist yet [default: pipeline.toml]"
+        ))
+    )]
+    Init(init::InitArgs),
     /// Check the configuration, the API key, the API and the lake.
     #[command(after_help = "Example: cdrlake check --lake ./lake --api-key-env WAVIX_API_KEY")]
     Check(ApiArgs),
@@ -179,9 +193,10 @@ mod uses {
     pub(super) const TIMEZONE: u8 = 16;
     pub(super) const RECONCILE: u8 = 32;
     pub(super) const ASSUME_TIMEZONE: u8 = 64;
+    pub(super) const START: u8 = 128;
 }
 
-const FLAGS: [Flag; 9] = [
+const FLAGS: [Flag; 10] = [
     Flag {
         name: "lake",
         shown: "--lake",
@@ -256,6 +271,14 @@ const FLAGS: [Flag; 9] = [
              rejected",
         group: uses::ASSUME_TIMEZONE,
     },
+    Flag {
+        name: "start",
+        shown: "--start",
+        key: "window.start",
+        value_name: "DAY",
+        help: "First day of the lake, YYYY-MM-DD (`window.start`)",
+        group: uses::START,
+    },
 ];
 
 /// Where the configuration comes from: the groups of flags that a command uses, and no others.
@@ -288,7 +311,9 @@ type LoadConfigArgs = ConfigArgs<
     },
 >;
 /// For a run.
-type RunConfigArgs = ConfigArgs<{ u8::MAX ^ uses::ASSUME_TIMEZONE }>;
+type RunConfigArgs = ConfigArgs<{ u8::MAX ^ uses::ASSUME_TIMEZONE ^ uses::START }>;
+/// For the file of a lake that is to be.
+type InitConfigArgs = ConfigArgs<{ u8::MAX ^ uses::ASSUME_TIMEZONE }>;
 
 impl<const USES: u8> FromArgMatches for ConfigArgs<USES> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
@@ -408,11 +433,15 @@ impl<const USES: u8> ConfigArgs<USES> {
 
     /// The same with other `defaults` of some keys.
     fn load_with(&self, defaults: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), &self.overrides(), defaults)
+    }
+
+    /// The keys that were given.
+    fn overrides(&self) -> Overrides {
         let given = self.given.iter();
-        let overrides: Overrides = given
+        given
             .map(|(flag, value)| (flag.key, value.clone(), flag.shown))
-            .collect();
-        Config::load(self.config.as_deref(), &overrides, defaults)
+            .collect()
     }
 }
 
@@ -565,6 +594,7 @@ impl Command {
             Self::Load(args) => load::execute(args, screen).await,
             Self::Plan(args) => run::plan(&args).await,
             Self::Status(args) => status::execute(&args).await,
+            Self::Show(args) => show::execute(&args).await,
             Self::Verify(args) => verify::execute(args, screen).await,
             Self::Rejects(args) => rejects::execute(&args).await,
             Self::Ddl(args) => ddl::execute(&args).await,
@@ -574,6 +604,7 @@ impl Command {
             Self::Files(args) => tables::execute_files(&args).await,
             Self::Convert(args) => tables::execute_convert(&args, screen).await,
             Self::Sync(args) => tables::execute_sync(&args).await,
+            Self::Init(args) => init::execute(&args),
             Self::Check(args) => check::execute(&args).await,
             Self::Simulate(args) => simulate::execute(args).await,
             Self::Completions { shell } => {

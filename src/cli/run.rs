@@ -2,14 +2,17 @@
 
 use std::fmt::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use object_store::path::Path;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::advice::Rerun;
+use super::every::{parse_interval, repeat};
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
@@ -131,6 +134,14 @@ pub(super) struct RunArgs {
     /// Show what would be done and why, without doing it.
     #[arg(long, help_heading = "Which slices")]
     dry_run: bool,
+    /// Run again and again, once in this time, until a signal: 15m, 1h.
+    #[arg(
+        long,
+        value_name = "TIME",
+        value_parser = parse_interval,
+        conflicts_with_all = ["dry_run", "refresh"]
+    )]
+    every: Option<Duration>,
     #[command(flatten)]
     result: ResultArgs,
 }
@@ -278,17 +289,31 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
         return print_plan(&config, &args.selection, args.result.output.format).await;
     }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
+    let once = || run_once(&args, &config, &interrupt, screen);
+    match args.every {
+        None => once().await,
+        Some(every) => repeat(every, &interrupt, once, |error| screen.print_error(error)).await,
+    }
+}
+
+/// One run, with its report. The key is fetched anew each time: it may have been replaced.
+async fn run_once(
+    args: &RunArgs,
+    config: &Config,
+    interrupt: &CancellationToken,
+    screen: &Screen,
+) -> Result<Exit, CommandError> {
     let source = Api::try_new(&config.source, Some(config.api_key()?))?;
     let rerun = args
         .config
         .rerun(&config.lake.url, args.result.allow_shrink);
     let selection = Selection::from(&args.selection);
-    warn_of_cut(&config, &selection);
-    let job = Job::new(config, Arc::new(source))
+    warn_of_cut(config, &selection);
+    let job = Job::new(config.clone(), Arc::new(source))
         .with_selection(selection)
         .with_allow_shrink(args.result.allow_shrink)
         .with_observer(screen.observer(&rerun))
-        .with_interrupt(interrupt);
+        .with_interrupt(interrupt.clone());
     args.result.print(&rerun, job.run().await?, screen)
 }
 

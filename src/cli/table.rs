@@ -21,7 +21,7 @@ const BAR_WIDTH: u64 = 20;
 
 /// A number that may be negative, with its thousands set apart: a provider may correct more than a
 /// day has.
-fn signed(number: i64) -> String {
+pub(super) fn signed(number: i64) -> String {
     let sign = if number < 0 { "-" } else { "" };
     format!("{sign}{}", thousands(number.unsigned_abs()))
 }

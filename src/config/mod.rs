@@ -1,5 +1,6 @@
 //! The configuration: `pipeline.toml`, variables and flags, validated once.
 
+mod example;
 mod filters;
 mod resolve;
 mod secrets;

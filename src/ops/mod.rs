@@ -18,6 +18,7 @@ pub(crate) mod rejects;
 pub(crate) mod removal;
 mod rewrite;
 pub mod run;
+pub(crate) mod show;
 pub(crate) mod status;
 pub(crate) mod stream;
 pub(crate) mod tables;

@@ -8,6 +8,7 @@ use jiff::civil::Date;
 use jiff::{SignedDuration, Timestamp};
 use object_store::path::Path;
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use tokio_util::sync::CancellationToken;
 
 use crate::cdr::slice::Slice;
@@ -40,12 +41,12 @@ pub(crate) struct ReportedRun {
     slices: Vec<Slice>,
 }
 
-/// All readable reports, in no order. A damaged one is skipped with a warning.
-pub(crate) async fn reports(
+/// A part of all readable reports, in no order. A damaged one is skipped with a warning.
+pub(crate) async fn reports<T: DeserializeOwned>(
     lake: &Lake,
-) -> Result<impl Stream<Item = Result<ReportedRun, LakeError>>, LakeError> {
+) -> Result<impl Stream<Item = Result<T, LakeError>>, LakeError> {
     let told = stream::iter(lake.runs().await?)
-        .map(async |run| lake.run_report::<ReportedRun>(&run).await)
+        .map(async |run| lake.run_report::<T>(&run).await)
         .buffer_unordered(CONCURRENT_READS);
     Ok(told.filter_map(async |told| match told {
         Err(error @ LakeError::Damaged { .. }) => {
@@ -84,7 +85,7 @@ impl Changes {
             .filter(|(run, _)| *run >= first_kept)
             .collect();
         let mut told = Vec::new();
-        let mut reports = std::pin::pin!(reports(lake).await?);
+        let mut reports = std::pin::pin!(reports::<ReportedRun>(lake).await?);
         while let Some(mut report) = reports.try_next().await? {
             for slice in std::mem::take(&mut report.slices) {
                 untold.remove(&(report.run.clone(), slice));

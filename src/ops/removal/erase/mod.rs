@@ -30,7 +30,7 @@ use crate::config::Config;
 use crate::error::chain;
 use crate::lake::report::{RunReport, SliceOutcome};
 use crate::lake::{Lake, LakeError};
-use crate::ops::run::reports::reports;
+use crate::ops::run::reports::{ReportedRun, reports};
 use crate::privacy::Token;
 pub use error::EraseError;
 pub use search::{Holding, Search, search, slices};
@@ -136,7 +136,7 @@ async fn changed_by_unfinished(lake: &Lake, token: &Token) -> Result<Vec<Date>, 
         return Ok(Vec::new());
     };
     let mut days = Vec::new();
-    let mut reports = std::pin::pin!(reports(lake).await?);
+    let mut reports = std::pin::pin!(reports::<ReportedRun>(lake).await?);
     while let Some(report) = reports.try_next().await? {
         if report.finished_at >= number.since {
             days.extend(report.partitions_changed);
