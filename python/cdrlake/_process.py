@@ -44,6 +44,9 @@ class Error(Exception):
         report: What it reported all the same, of the type that the function returns; else ``None``.
     """
 
+    # As users import it, and as tracebacks show it.
+    __module__ = "cdrlake"
+
     def __init__(self, message: str, status: int | None = None, report: object = None) -> None:
         # All of them: an exception is pickled with its arguments.
         super().__init__(message, status, report)

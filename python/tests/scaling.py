@@ -15,7 +15,7 @@ from proxy import proxy
 import cdrlake
 
 MASTERS = ["local[1]", "local[2]", "local[4]"]
-DAYS = 12
+DAYS = 40
 #: Bytes a second of one connection.
 RATE = 50_000
 

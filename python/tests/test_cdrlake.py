@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
 import types
@@ -206,6 +207,9 @@ def test_the_program_on_the_path_is_the_second_choice(
     with pytest.raises(cdrlake.Error, match="Install the wheel") as raised:
         cdrlake.run(lake="lake")
     assert raised.value.status is None
+    job = cdrlake._job.Job("", None, {})
+    with pytest.raises(cdrlake.Error, match=f"executor {socket.gethostname()}: the program"):
+        job.on_executor().__enter__()
 
 
 def test_read_returns_the_rows_of_a_run(api: cdrlake.Simulator) -> None:

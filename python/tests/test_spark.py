@@ -267,6 +267,29 @@ def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
     assert len(keyed.slices()) == 6
 
 
+def test_a_slice_may_be_a_month(calls: Callable[..., DataFrame], keyed: Proxy) -> None:
+    frame = calls(day=str(YESTERDAY), direction="placed", **{"window.slice": "month"})
+    days = [it[0] for it in frame.select("source_day").distinct().collect()]
+    assert {it.replace(day=1) for it in days} == {YESTERDAY.replace(day=1)}
+    assert len(keyed.slices()) == 1
+
+
+def test_a_lake_of_a_newer_version_is_refused_by_the_driver(
+    spark: SparkSession, keyed: Proxy, tmp_path: Path
+) -> None:
+    api, lake = keyed.simulator, tmp_path / "lake"
+    cdrlake.run(lake=str(lake), last=1, options=api.options, env=api.env)
+    identity = lake / "_cdrlake" / "lake.json"
+    identity.write_text(identity.read_text().replace('"format": 1', '"format": 99'))
+    keyed.requests.clear()
+    with pytest.raises(cdrlake.Error, match="has format 99, but this version"):
+        cdrlake.spark.run(spark, last=1, lake=str(lake), options=api.options)
+    reader = spark.read.format("cdrlake").options(**api.options, **{"lake.url": str(lake)})
+    with pytest.raises(Exception, match=r"cdrlake\.Error: .*has format 99, but this version"):
+        reader.option("last", "1").load().count()
+    assert keyed.requests == []
+
+
 def test_wrong_options_are_refused_by_the_driver(
     calls: Callable[..., DataFrame], spark: SparkSession, keyed: Proxy
 ) -> None:
