@@ -15,7 +15,7 @@ from proxy import proxy
 import cdrlake
 
 MASTERS = ["local[1]", "local[2]", "local[4]"]
-DAYS = 40
+DAYS = 24
 #: Bytes a second of one connection.
 RATE = 50_000
 
@@ -56,7 +56,10 @@ def main(masters: list[str]) -> None:
             cores, rows, seconds = done.stdout.split()
             first = first or float(seconds)
             times = first / float(seconds)
-            print(f"{master:24} {cores} cores {rows} rows {float(seconds):6.1f} s  {times:.2f} x")
+            print(
+                f"{master:24} {cores} cores {rows} rows {float(seconds):6.1f} s  {times:.2f} x",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":
