@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use super::advice::Rerun;
+use super::advice::{self, Rerun};
 use super::progress::Screen;
 use super::run::{OutputArgs, RangeArgs};
 use super::{
@@ -15,11 +15,12 @@ use super::{
 };
 use crate::cdr::period::PeriodUnit;
 use crate::config::Config;
-use crate::error::counted;
+use crate::error::{counted, thousands};
 use crate::lake::TableFormat;
 use crate::ops::days::DayRange;
 use crate::ops::months::{Merged, convert_to_months};
 use crate::ops::open::{existing_lake, existing_lake_for_converting, existing_lake_for_writing};
+use crate::ops::plan::unsynced_remark;
 use crate::ops::tables::{convert, current_files, sync};
 
 /// A table format.
@@ -102,10 +103,13 @@ async fn merge(
     // The configuration may have the new value already.
     config.window.slice = None;
     let lake = existing_lake_for_converting(&config, PeriodUnit::Month).await?;
-    if !lake.has_logs() {
-        screen.print_line(
-            "Until the end of the conversion, readers of this lake may count calls twice.",
-        );
+    if lake.identity.period_unit() == PeriodUnit::Month && lake.identity.converting.is_none() {
+        let remark = unsynced_remark(lake.unsynced_runs().await?);
+        if let Some(remark) = &remark {
+            screen.print_line(&format!("{}.", advice::on_remark(remark)));
+        }
+        print(b"The lake has a file for each month already.\n")?;
+        return Ok(remark.map_or(Exit::Success, |_| Exit::Failed));
     }
     let observer = screen.observer(&Rerun::on(&config.lake.url));
     let merged = convert_to_months(&lake, &config, Timestamp::now(), &*observer, interrupt);
@@ -122,6 +126,7 @@ async fn merge(
         bytes_before,
         files_after,
         bytes_after,
+        open,
         remarks,
         damaged,
         log_error,
@@ -136,9 +141,17 @@ async fn merge(
              run has updated it."
         ));
     }
+    let open = match open {
+        0 => String::new(),
+        1 => "1 of them is open: the next run fetches it whole. ".to_owned(),
+        open => format!(
+            "{} of them are open: the next run fetches them whole. ",
+            thousands(open)
+        ),
+    };
     let text = format!(
         "The lake has a file for each month. Merged {} ({}) into {} ({}), for {} of a direction. \
-         If pipeline.toml sets window.slice, set it to \"month\".\n",
+         {open}If pipeline.toml sets window.slice, set it to \"month\".\n",
         counted(files_before, "file", "files"),
         ByteSize(bytes_before).display().si(),
         counted(files_after, "file", "files"),

@@ -90,6 +90,7 @@ impl Conversion<'_> {
             self.merged.bytes_after += file.bytes;
         }
         self.merged.months += 1;
+        self.merged.open += u64::from(commit.state == State::Open);
         let mut report = SliceReport::new(slice, SliceOutcome::Committed);
         if commit.state == State::Pruned {
             report.state = Some(State::Pruned);

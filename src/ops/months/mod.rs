@@ -49,6 +49,8 @@ pub(crate) struct Merged {
     pub files_after: u64,
     /// Bytes of the files of the months.
     pub bytes_after: u64,
+    /// Months that are open, so that the next run fetches them.
+    pub open: u64,
     /// Days that the lake lacks, and that no run fetches any more.
     pub remarks: Vec<String>,
     /// Days that were damaged during the conversion. Their months are open.
@@ -88,6 +90,11 @@ pub(crate) async fn convert_to_months(
         lake.sync_everything(&run).await?;
     }
     let lake = lake.with_identity(begin).await?;
+    if !lake.has_logs() {
+        tracing::warn!(
+            "Until the conversion has ended, readers of the files may count calls twice."
+        );
+    }
     // A run that began just before has read the old `lake.json`. One that marks itself later reads
     // the new one, and stops.
     loop {

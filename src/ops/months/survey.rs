@@ -162,7 +162,8 @@ impl Survey {
             let is_kept = |(_, commit): (Date, &Commit)| commit.state != State::Pruned;
             if month.commits().any(is_kept) || slice.period.last_day() >= today {
                 self.objections.push(format!(
-                    "{slice}: some of its days are pruned. Prune the whole month first"
+                    "{slice}: some of its days are pruned. Prune all days up to {} first",
+                    slice.period.last_day()
                 ));
                 continue;
             }

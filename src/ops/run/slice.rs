@@ -372,8 +372,8 @@ async fn settle(
         return Err(error);
     }
     fetcher.compare_clocks(&fetched);
-    let state = fetcher.state_of(&fetched);
     let (from, through) = (fetched.from(), fetched.through());
+    let state = fetcher.state_of(&fetched);
     let Fetched {
         converted,
         privacy,
@@ -442,18 +442,9 @@ async fn settle(
         publish(context, lease, slice, report).await?;
         SliceOutcome::Committed
     };
-    let rejects = context
-        .fetcher
-        .config
-        .lake
-        .url
-        .of(&layout::rejects_file(slice));
-    fetcher.remark(
-        slice,
-        &report.counts,
-        verdict,
-        &format!("kept in {rejects}"),
-    );
+    let rejects = fetcher.config.lake.url.of(&layout::rejects_file(slice));
+    let rejects = format!("kept in {rejects}");
+    fetcher.remark(slice, &report.counts, verdict, &rejects);
     Ok(outcome)
 }
 
