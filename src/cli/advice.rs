@@ -25,6 +25,8 @@ pub(super) const WITHOUT_COUNTS: &str =
     "--reconcile off loads the export without asking for counts, and needs no key";
 
 const ERASE_AGAIN: &str = "Run `cdrlake erase` again for each number";
+/// After the remedy of a damaged log.
+const THEN_SYNC: &str = "Once it is out, `cdrlake sync` does this";
 const FINISH_CONVERSION: &str =
     "If it was interrupted, finish it with `cdrlake convert --slice month`";
 
@@ -61,6 +63,7 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
              convert again"
         }
         Error::NotMerged { .. } => "No day of that month was removed. Convert again to continue",
+        Error::Lake(LakeError::TableLog { source, .. }) if source.is_permanent() => THEN_SYNC,
         Error::Lake(LakeError::Converting { .. }) => FINISH_CONVERSION,
         Error::Lake(LakeError::OtherPeriod {
             existing: PeriodUnit::Day,
@@ -352,6 +355,9 @@ pub(super) fn on_findings(verified: &mut Verified, rerun: &Rerun) {
         if finding.fault == Fault::Converting {
             finding.problem = format!("{}. {FINISH_CONVERSION}", finding.problem);
         }
+        if finding.fault == Fault::DamagedLog {
+            finding.problem = format!("{}. {THEN_SYNC}", finding.problem);
+        }
     }
 }
 
@@ -393,7 +399,10 @@ pub(super) fn on_remark(remark: &Remark) -> String {
         }
         RemarkKind::UnfinishedConversion => FINISH_CONVERSION,
         RemarkKind::SmallFiles => "`cdrlake convert --slice month` merges them",
-        RemarkKind::UnsyncedLogs => "The next run commits them. To do it now, use `cdrlake sync`",
+        RemarkKind::UnsyncedLogs => {
+            "The next run commits them, unless a log is damaged. `cdrlake sync` does it now, or \
+             says why it cannot"
+        }
     };
     format!("{text}. {advice}")
 }

@@ -485,6 +485,8 @@ impl Exit {
             },
             ops::Error::Source(error) => Self::of_source(error),
             ops::Error::Io(_)
+            // One log failed, the others are up to date.
+            | ops::Error::Lake(LakeError::TableLog { .. } | LakeError::Catalog(_))
             | ops::Error::CheckUnderWay
             | ops::Error::IgnoresConditions
             | ops::Error::NotProven { .. }

@@ -332,7 +332,11 @@ pub(super) fn exit_of(result: &RunResult, strict: bool, screen: &Screen) -> Exit
         }
         Some(Stop::NoSource(why) | Stop::NoLake(why)) => {
             screen.print_error(&format!("the run was stopped: {why}"));
-            // Every slice may be committed, but not to the logs.
+        }
+        Some(Stop::NoLog(why)) => {
+            screen.print_error(&format!(
+                "the ledger has the committed slices, but a log, or its catalog, lacks them: {why}"
+            ));
             if result.report.outcome == RunOutcome::Committed {
                 return Exit::Failed;
             }

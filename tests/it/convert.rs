@@ -156,3 +156,66 @@ fn a_lake_has_the_same_log_by_every_spelling_of_its_path_and_another_one_after_a
     let store = local(&workplace.path("moved"));
     block_on(assert_logs_equal_the_ledger(&*store, "after a move"));
 }
+
+#[test]
+fn a_damaged_log_is_reported_with_a_remedy_that_works() {
+    for (directory, file, damage) in [
+        ("_delta_log", "_delta_log/00000000000000000000.json", "mist"),
+        ("_iceberg", "_iceberg/metadata/v1.metadata.json", "{}"),
+    ] {
+        let server = Server::start();
+        let workplace = Workplace::new(&server);
+        workplace.with_tables("delta,iceberg");
+        std::fs::write(workplace.path("export"), export()).unwrap();
+        let load = [&["load", "export", "--reconcile", "off"], PLACED].concat();
+        assert_eq!(workplace.run(&load).status, 0);
+        std::fs::write(workplace.path("lake").join(file), damage).unwrap();
+        let problem = format!("{file} is damaged: ");
+        let remedy = format!(
+            "Move the directory {directory} out of the lake. The next commit writes the log again \
+             from the ledger, without its history"
+        );
+        let command = "Once it is out, `cdrlake sync` does this";
+
+        // The slices are committed.
+        std::fs::write(workplace.path("export"), export().replace("10:00", "11:00")).unwrap();
+        let loaded = workplace.run(&[&load[..], &["--refresh"]].concat());
+        assert_eq!(loaded.status, 1, "{loaded:?}");
+        let text = "error: the ledger has the committed slices, but a log, or its catalog, lacks \
+                    them: the log of ";
+        assert!(loaded.stderr.contains(text), "{loaded:?}");
+        assert!(!loaded.stderr.contains("the run was stopped"), "{loaded:?}");
+        assert!(loaded.stderr.contains(&remedy), "{loaded:?}");
+        let status = workplace.run(&["status"]);
+        let text = "The next run commits them, unless a log is damaged. `cdrlake sync` does it \
+                    now, or says why it cannot";
+        let told = format!("{}{}", status.stdout, status.stderr);
+        assert!(told.contains(text), "{status:?}");
+
+        let verified = workplace.run(&["verify"]);
+        assert_eq!(verified.status, 1, "{verified:?}");
+        for text in [&*problem, &remedy, command] {
+            assert!(verified.stdout.contains(text), "{text}: {verified:?}");
+        }
+        assert!(!verified.stdout.contains("To repair"), "{verified:?}");
+        let repaired = workplace.run(&["verify", "--repair"]);
+        assert_eq!(repaired.status, 1, "{repaired:?}");
+        let text = "1 finding, 1 left after the repair";
+        assert!(repaired.stdout.contains(text), "{repaired:?}");
+        let synced = workplace.run(&["sync"]);
+        assert_eq!(synced.status, 1, "{synced:?}");
+        for text in [&*problem, &remedy, command] {
+            assert!(synced.stderr.contains(text), "{text}: {synced:?}");
+        }
+
+        std::fs::rename(
+            workplace.path("lake").join(directory),
+            workplace.path("out"),
+        )
+        .unwrap();
+        assert_eq!(workplace.run(&["sync"]).status, 0);
+        assert_eq!(workplace.run(&["verify"]).status, 0);
+        let store = local(&workplace.path("lake"));
+        block_on(assert_logs_equal_the_ledger(&*store, directory));
+    }
+}

@@ -51,6 +51,8 @@ pub(crate) struct LogFinding {
     pub file: Option<(String, Option<Slice>)>,
     /// What is wrong.
     pub problem: String,
+    /// Whether the log cannot be read, so that no commit is possible.
+    pub is_damaged: bool,
 }
 
 /// A log of some format, and its newest snapshot as far as is known.
@@ -225,7 +227,12 @@ impl<L: TableLog + 'static> KeptLog for Kept<L> {
         let newest = match self.log.read().await {
             Ok(newest) => newest,
             Err(TableLogError::Store(error)) => return Err(error.into()),
-            Err(error) => return Ok(vec![self.finding(None, &crate::error::chain(&error))]),
+            Err(error) => {
+                return Ok(vec![LogFinding {
+                    is_damaged: true,
+                    ..self.finding(None, &crate::error::chain(&error))
+                }]);
+            }
         };
         let Some(newest) = newest else {
             return Ok(vec![self.finding(None, "it does not exist")]);
@@ -307,6 +314,7 @@ impl<L: TableLog + 'static> Kept<L> {
             format: self.format,
             file,
             problem: problem.to_owned(),
+            is_damaged: false,
         }
     }
 

@@ -87,7 +87,7 @@ pub enum TableLogError {
     #[error(transparent)]
     Store(#[from] StoreError),
     /// A file of the log is damaged, or another program wrote it.
-    #[error("{path} is damaged: {problem}")]
+    #[error("{path} is damaged: {problem}. {}", remedy(path))]
     Damaged {
         /// Which file.
         path: Path,
@@ -95,7 +95,10 @@ pub enum TableLogError {
         problem: String,
     },
     /// The log uses a feature that this program does not support, so another program wrote it.
-    #[error("{path} uses {feature}, which cdrlake does not support")]
+    #[error(
+        "{path} uses {feature}, which cdrlake does not support. {}",
+        remedy(path)
+    )]
     Unsupported {
         /// Which file.
         path: Path,
@@ -105,6 +108,23 @@ pub enum TableLogError {
     /// The catalog of the log cannot be read or written.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
+}
+
+impl TableLogError {
+    /// Whether no attempt can read the log, so that it has to be written anew.
+    pub(crate) fn is_permanent(&self) -> bool {
+        matches!(self, Self::Damaged { .. } | Self::Unsupported { .. })
+    }
+}
+
+/// What mends a log with this file, which cannot be read.
+fn remedy(path: &Path) -> String {
+    let directory = path.parts().next();
+    format!(
+        "Move the directory {} out of the lake. The next commit writes the log again from the \
+         ledger, without its history",
+        directory.as_ref().map_or("", |name| name.as_ref())
+    )
 }
 
 /// What readers are told about the table.

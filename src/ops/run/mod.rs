@@ -71,7 +71,7 @@ struct Context {
     unlogged: Unlogged,
 }
 
-/// Why a run ended before its slices were done.
+/// Why a run ended before its slices were done, or before the logs of table formats had them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stop {
     /// A signal.
@@ -83,6 +83,8 @@ pub enum Stop {
     NoSource(String),
     /// The lake or the spool cannot be written: no slice would fare better.
     NoLake(String),
+    /// The slices are done, but the log of a table format lacks them.
+    NoLog(String),
 }
 
 impl Stop {
@@ -104,7 +106,7 @@ impl Context {
             .get_or_insert_with(|| stop.clone());
         match stop {
             Stop::KeyRefused(_) | Stop::NoSource(_) => self.fetcher.stop.cancel(),
-            Stop::Interrupted | Stop::NoLake(_) => self.halt.cancel(),
+            Stop::Interrupted | Stop::NoLake(_) | Stop::NoLog(_) => self.halt.cancel(),
         }
     }
 
@@ -223,7 +225,7 @@ pub async fn run(
     let Kept { is_kept, log_error } = keeper
         .keep(begun.marked, &mut report, may_write.then_some(work))
         .await;
-    let stopped_by = stopped_by.or(log_error.map(Stop::NoLake));
+    let stopped_by = stopped_by.or(log_error.map(Stop::NoLog));
     let lake = context.lake.clone();
     context.fetcher.observer.ended();
     // Until here, the run is active for others.

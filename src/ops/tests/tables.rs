@@ -168,7 +168,7 @@ async fn the_next_run_commits_what_could_not_be_written_to_a_log() {
         let world = World::with_tables(&[format]).await;
         let failing = world.failing(unwritable(format)).await;
         let ran = world.run_in(&failing, days(2), source(&[3, 2])).await.run;
-        assert!(matches!(ran.stopped_by, Some(Stop::NoLake(_))), "{ran:?}");
+        assert!(matches!(ran.stopped_by, Some(Stop::NoLog(_))), "{ran:?}");
         let slices = &ran.report.slices;
         assert!(slices.iter().all(|slice| slice.error.is_none()), "{ran:?}");
         let note = layout::unsynced(&ran.report.run).to_string();

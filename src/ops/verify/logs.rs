@@ -27,6 +27,7 @@ pub(super) async fn compare_logs(
         format,
         file,
         problem,
+        is_damaged,
     } in found
     {
         let slice = file.as_ref().and_then(|(_, slice)| *slice);
@@ -35,7 +36,12 @@ pub(super) async fn compare_logs(
             continue;
         }
         let path = file.map_or_else(|| format.directory().to_owned(), |(path, _)| path);
-        findings.push(Finding::stray(Fault::TableLog, &Path::from(path), &problem));
+        let fault = if is_damaged {
+            Fault::DamagedLog
+        } else {
+            Fault::TableLog
+        };
+        findings.push(Finding::stray(fault, &Path::from(path), &problem));
     }
     Ok((findings, in_progress))
 }

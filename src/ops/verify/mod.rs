@@ -72,6 +72,8 @@ pub enum Fault {
     Converting,
     /// The log of a table format differs from the ledger.
     TableLog,
+    /// The log of a table format cannot be read, so nothing can be committed to it.
+    DamagedLog,
 }
 
 impl fmt::Display for Fault {
@@ -91,7 +93,7 @@ impl fmt::Display for Fault {
             Self::Leftover => "leftover",
             Self::Unfinished => "unfinished",
             Self::Converting => "converting",
-            Self::TableLog => "log",
+            Self::TableLog | Self::DamagedLog => "log",
         })
     }
 }
@@ -153,7 +155,8 @@ impl Finding {
                 Fault::NewerLedger
                 | Fault::UnreadableLedger
                 | Fault::Unfinished
-                | Fault::Converting,
+                | Fault::Converting
+                | Fault::DamagedLog,
                 _,
             ) => Remedy::Manual,
             (Fault::TableLog, _) => Remedy::SyncLogs,

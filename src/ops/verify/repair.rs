@@ -138,7 +138,8 @@ impl Verification<'_> {
                 .findings
                 .extend(found.findings.iter().filter(counts).cloned());
         }
-        if has_log_findings(found) {
+        let is_of_log = |finding: &Finding| finding.fault == Fault::DamagedLog;
+        if has_log_findings(found) || found.findings.iter().any(is_of_log) {
             let (in_logs, unlogged) = compare_logs(lake).await?;
             again.findings.extend(in_logs);
             again.in_progress.extend(unlogged);

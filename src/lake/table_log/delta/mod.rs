@@ -52,10 +52,6 @@ const CONCURRENT_READS: usize = 8;
 /// Attempts to replace the hint.
 const MAX_SWAPS: u32 = 5;
 
-/// What mends a log that cannot be read.
-const REMEDY: &str = "Move the directory _delta_log out of the lake. The next commit creates it \
-                      again from the ledger";
-
 /// The Delta Lake log of a table.
 #[derive(Debug)]
 pub(crate) struct DeltaLog {
@@ -571,6 +567,6 @@ fn decode(path: &Path, bytes: Bytes, each: impl FnMut(Action)) -> Result<(), Tab
 }
 
 fn damaged(path: Path, problem: &str) -> TableLogError {
-    let problem = format!("{problem}. {REMEDY}");
+    let problem = problem.to_owned();
     TableLogError::Damaged { path, problem }
 }

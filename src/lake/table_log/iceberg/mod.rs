@@ -89,10 +89,7 @@ pub(crate) struct Snapshot {
 fn failed(path: &Path, problem: Problem) -> TableLogError {
     let path = path.clone();
     match problem {
-        Problem::Damaged(problem) => TableLogError::Damaged {
-            path,
-            problem: format!("{problem}. Remove {ROOT}: the next commit writes the log again"),
-        },
+        Problem::Damaged(problem) => TableLogError::Damaged { path, problem },
         Problem::Unsupported(feature) => TableLogError::Unsupported { path, feature },
     }
 }

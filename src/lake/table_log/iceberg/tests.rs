@@ -20,6 +20,9 @@ use crate::store::bucket::BucketStore;
 
 const LAKE: &str = "s3://bucket/lake";
 /// A phone number in columns without bounds.
+/// The end of the error about a log that cannot be read.
+const REMEDY: &str = "Move the directory _iceberg out of the lake. The next commit writes the log \
+                      again from the ledger, without its history";
 const PHONE_NUMBER: &str = "33187000001";
 
 /// The live files of each readable snapshot.
@@ -631,7 +634,7 @@ async fn a_cut_file_is_damaged_and_its_path_is_named() {
                 error.starts_with(&format!("{path} is damaged: ")),
                 "{error}"
             );
-            assert!(error.ends_with(". Remove _iceberg: the next commit writes the log again"));
+            assert!(error.ends_with(REMEDY), "{error}");
         }
         log.store().delete(&path).await.unwrap();
         let error = log.read().await;
@@ -695,8 +698,9 @@ async fn newer_formats_and_compressed_metadata_are_unsupported() {
     let (log, ..) = history(&Arc::default()).await;
     edit(&log, |it| it["format-version"] = json!(3)).await;
     let expected = "_iceberg/metadata/v4.metadata.json uses version 3 of the Iceberg format, \
-         which cdrlake does not support";
-    assert_eq!(log.read().await.unwrap_err().to_string(), expected);
+         which cdrlake does not support. ";
+    let error = log.read().await.unwrap_err().to_string();
+    assert_eq!(error, format!("{expected}{REMEDY}"));
     let path = Path::from("_iceberg/metadata/v5.gz.metadata.json");
     overwrite(&log, &path, vec![]).await;
     let error = log.read().await.unwrap_err();
@@ -959,12 +963,12 @@ async fn files_with_other_partitions_are_unsupported_and_files_that_are_listed_t
     add_manifest(&log, &newest, |added| added.spec_id = 1).await;
     let error = log.read().await.unwrap_err().to_string();
     let expected = "_iceberg/metadata/v4.metadata.json uses files with other partitions, which \
-         cdrlake does not support";
-    assert_eq!(error, expected);
+         cdrlake does not support. ";
+    assert_eq!(error, format!("{expected}{REMEDY}"));
     add_manifest(&log, &newest, |_| ()).await;
     let error = log.read().await.unwrap_err().to_string();
     assert!(
-        error.contains(".parquet is listed twice. Remove _iceberg"),
+        error.contains(".parquet is listed twice. Move the directory _iceberg out"),
         "{error}"
     );
 }

@@ -20,13 +20,16 @@ async fn new_log() -> (DeltaLog, Snapshot) {
     (log, snapshot)
 }
 
+/// The end of the error about a log that cannot be read.
+const REMEDY: &str = "Move the directory _delta_log out of the lake. The next commit writes the \
+                      log again from the ledger, without its history";
+
 #[tokio::test(start_paused = true)]
 async fn a_damaged_log_is_reported_with_what_mends_it() {
     let log = log();
     log.fill(53).await;
     let commit = |version| format!("_delta_log/{version:020}.json is damaged: ");
-    let remedy = ". Move the directory _delta_log out of the lake. The next commit creates it \
-                  again from the ledger";
+    let remedy = &*format!(". {REMEDY}");
     let text = log.text(&commit_path(52)).await.unwrap();
     let cut = text.get(..text.len() - 9).unwrap().to_owned();
     log.put(&commit_path(52), cut).await;
@@ -111,7 +114,8 @@ async fn features_of_newer_protocols_are_refused() {
         write(&log, 1, &[action]).await;
         write(&log, 2, &[json!({"commitInfo": {}})]).await;
         let expected = format!(
-            "_delta_log/00000000000000000001.json uses {feature}, which cdrlake does not support"
+            "_delta_log/00000000000000000001.json uses {feature}, which cdrlake does not support. \
+             {REMEDY}"
         );
         assert_eq!(error(&log).await, expected);
     }
