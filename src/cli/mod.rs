@@ -635,15 +635,15 @@ fn print(result: &[u8]) -> Result<Exit, CommandError> {
     }
 }
 
-/// A command that removes erased or pruned days from a warehouse; empty if no day changed.
+/// A command that removes erased or pruned days from warehouses, whatever they read of the lake;
+/// empty if no day changed.
 fn hint_for_warehouses(report: &RunReport) -> String {
     if report.partitions_changed.is_empty() {
         return String::new();
     }
-    format!(
-        "Remove them from a warehouse as well: cdrlake ddl --target … --load --changed-by {}\n",
-        report.run
-    )
+    "Update warehouses that have a copy of the rows or a pointer to a metadata file: cdrlake ddl \
+     --target … --load --changed-since RUN, with the RUN of the first line of their last load.\n"
+        .to_owned()
 }
 
 /// The exit status of what takes something out of the lake.

@@ -17,9 +17,11 @@ use super::{
     CommandError, Exit, LAKE_STAYS, LakeArgs, OutputFormat, exit_of_removal, hint_for_warehouses,
     interrupted_by_signals, json_text, print,
 };
-use crate::cdr::slice::Slice;
+use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
+use crate::lake::Lake;
 use crate::lake::report::{RunReport, SliceReport};
+use crate::ops;
 use crate::ops::open::{existing_lake, existing_lake_for_writing};
 use crate::ops::removal::prune::{Old, OldSlice, find_old, first_kept, prune_before};
 
@@ -90,7 +92,8 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
         screen.print_line("Interrupted before the first removal: nothing was removed.");
         return Ok(Exit::Interrupted);
     };
-    let pruned = prune_before(&lake?, before, &*observer, &interrupt).await?;
+    let lake = lake?;
+    let pruned = prune_before(&lake, before, &*observer, &interrupt).await?;
     let kept = kept_months(&pruned.old, before);
     let text = match (args.output.format, &pruned.report) {
         (OutputFormat::Json, report) => json_text(&json!({
@@ -112,7 +115,9 @@ pub(super) async fn execute(args: &PruneArgs, screen: &Screen) -> Result<Exit, C
                 Some(period) => period.first_day(),
                 None => before,
             };
-            render(&removed, before, "removed") + &kept + &conclusion(&config, report, first_kept)
+            let never_had = first_day_that_the_lake_never_had(&config, &lake, first_kept).await?;
+            let last = conclusion(&config, report, never_had.map(|_| first_kept));
+            render(&removed, before, "removed") + &kept + &last
         }
     };
     print(text.as_bytes())?;
@@ -181,8 +186,21 @@ fn render(old: &BTreeMap<Slice, OldSlice>, before: Date, what: &str) -> String {
     text
 }
 
-/// What is left to do.
-fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
+/// The first day before `first_kept` that runs would fetch, if the lake never had it. They do not
+/// fetch days again that were removed.
+async fn first_day_that_the_lake_never_had(
+    config: &Config,
+    lake: &Lake,
+    first_kept: Date,
+) -> Result<Option<Date>, ops::Error> {
+    let start = config.window.start.filter(|start| *start < first_kept);
+    let Some(start) = start else { return Ok(None) };
+    let first = lake.first_day(&Direction::ALL).await?;
+    Ok(first.is_none_or(|first| start < first).then_some(start))
+}
+
+/// What is left to do. `start`: what `window.start` should be, if runs would fetch days before it.
+fn conclusion(config: &Config, report: &RunReport, start: Option<Date>) -> String {
     let mut text = String::new();
     for slice in report.slices.iter().filter(|slice| slice.error.is_some()) {
         let problem = slice.error.as_deref().unwrap_or_default();
@@ -190,11 +208,11 @@ fn conclusion(config: &Config, report: &RunReport, before: Date) -> String {
             .expect("writing to memory does not fail");
     }
     text.push_str(&hint_for_warehouses(report));
-    if config.window.start.is_some_and(|start| start < before) {
+    if let Some(start) = start {
         writeln!(
             text,
-            "window.start is before {before}, so runs fetch earlier days that the lake never had. \
-             Set it to {before}."
+            "window.start is before {start}, so runs fetch earlier days that the lake never had. \
+             Set it to {start}."
         )
         .expect("writing to memory does not fail");
     }

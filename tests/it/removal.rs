@@ -230,6 +230,24 @@ fn a_prune_removes_rejects_of_failed_days_and_damaged_entries() {
 }
 
 #[test]
+fn a_prune_names_window_start_only_if_runs_would_fetch_earlier_days() {
+    for is_earlier in [false, true] {
+        let (_server, workplace, old, _) = lake_of_two_days();
+        let mut start: jiff::civil::Date = old.parse().unwrap();
+        if is_earlier {
+            start = start.yesterday().unwrap();
+        }
+        workplace.configure_also(&format!("[window]\nstart = {start}\n"));
+        let ran = workplace.run(&["prune", "--older-than", "50days"]);
+        assert_eq!(ran.status, 0, "{ran:?}");
+        let text = "so runs fetch earlier days that the lake never had. Set it to ";
+        assert_eq!(ran.stdout.contains(text), is_earlier, "{ran:?}");
+        let text = "--load --changed-since RUN, with the RUN of the first line of their last load.";
+        assert!(ran.stdout.contains(text), "{ran:?}");
+    }
+}
+
+#[test]
 fn an_invalid_age_is_refused() {
     let (_server, workplace) = serving("", 0);
     for age in ["18", "1h", "-3months", "soon"] {
