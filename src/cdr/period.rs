@@ -32,6 +32,14 @@ impl PeriodUnit {
             Self::Month => "month",
         }
     }
+
+    /// The comment of the partition column in a lake with such periods.
+    pub(crate) fn partition_comment(self) -> &'static str {
+        match self {
+            Self::Day => "Day under which the provider lists the call",
+            Self::Month => "First day of the month under which the provider lists the call",
+        }
+    }
 }
 
 impl fmt::Display for PeriodUnit {

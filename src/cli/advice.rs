@@ -5,9 +5,9 @@ use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
 use crate::config::ConfigErrorKind;
 use crate::error::{MAKE_ROOM, counted, is_disk_full, is_not_a_directory};
-use crate::lake::LakeError;
 use crate::lake::ledger::Reason;
 use crate::lake::report::{Remark, RemarkKind, RunReport, SliceReport};
+use crate::lake::{LakeError, TableFormat};
 use crate::ops::removal::erase::{EraseError, Erasure, Search};
 use crate::ops::run::{RunResult, Stop};
 use crate::ops::status::LakeStatus;
@@ -92,6 +92,9 @@ fn on_usage(error: &UsageError) -> Option<String> {
             "Use another form with --as, or add it with: cdrlake convert --tables delta,iceberg"
         }
         UsageError::NoMetadata => "Run `cdrlake sync`",
+        UsageError::OtherAddress { .. } => {
+            "Leave --location out, or use --as delta or --as files, which can read a copy"
+        }
         UsageError::BeforeFirstDay { .. } => "Use a later day with --from, --last or window.start",
         UsageError::NotEnded {
             is_window_start: true,
@@ -156,10 +159,20 @@ fn on_undated(undated: &Undated) -> String {
 
 fn on_ddl(error: &DdlError) -> &'static str {
     match error {
-        DdlError::OutOfReach { .. } => {
-            "Copy the directory cdrs there and name the place with --location, or move the lake \
-             there and set lake.url"
-        }
+        DdlError::OutOfReach { log, .. } => match log {
+            Some(TableFormat::Delta) => {
+                "Copy the directories cdrs and _delta_log there, after each run again, and name \
+                 the place with --location, or move the lake there and set lake.url"
+            }
+            Some(TableFormat::Iceberg) => {
+                "Its metadata has the lake's address, so move the lake there, set lake.url, and \
+                 run `cdrlake sync`"
+            }
+            None => {
+                "Copy the directory cdrs there and name the place with --location, or move the \
+                 lake there and set lake.url"
+            }
+        },
         DdlError::Address { .. } => "Name the lake by another address with --location",
         DdlError::Unreadable { target, .. } if target.formats().is_empty() => {
             "Use --as files, which copies the rows"

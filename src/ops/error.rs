@@ -168,12 +168,29 @@ pub enum UsageError {
     /// The log of Apache Iceberg has no metadata file yet.
     #[error("this lake has no metadata of Apache Iceberg yet")]
     NoMetadata,
+    /// A copy of the lake cannot be read by its Iceberg log.
+    #[error(
+        "the metadata of Apache Iceberg names files by the lake's address, {address}, so it does \
+         not list those of a copy at {location}"
+    )]
+    OtherAddress {
+        /// The lake's address.
+        address: String,
+        /// Where the copy lies.
+        location: String,
+    },
     /// Files of a lake with table formats have names that a plain lake does not know.
     #[error(
         "a lake with table formats cannot become a plain one, because readers of its logs would \
          lose their files. Fill a new lake instead"
     )]
     BackToPlain,
+    /// A file of a month has no mark where a day ends.
+    #[error(
+        "a lake of months cannot become a lake of days, because nothing splits its files. Fill a \
+         new lake instead"
+    )]
+    BackToDays,
     /// Another process converts the lake.
     #[error("another conversion of this lake is in progress. Convert the lake when it has ended")]
     ConversionInProgress,

@@ -184,10 +184,22 @@ impl TableRequest {
         let unit = period_unit(config, lake);
         let first = Period::containing(first_day, unit);
         let (target, name) = (self.target, &self.table);
-        Ok(Table::try_new(
-            target, name, &place, account, first, source,
-        )?)
+        let table = Table::try_new(target, name, &place, account, first, source)?;
+        if let (Some(location), Source::Log(TableFormat::Iceberg)) = (&self.location, source) {
+            let address = Place::of(config)?.store().uri();
+            if without_scheme(location) != without_scheme(&address) {
+                let location = location.clone();
+                return Err(UsageError::OtherAddress { address, location }.into());
+            }
+        }
+        Ok(table)
     }
+}
+
+/// The address without its scheme, which engines spell differently.
+fn without_scheme(address: &str) -> &str {
+    let rest = address.split_once("://").map_or(address, |(_, rest)| rest);
+    rest.trim_end_matches('/')
 }
 
 /// The table with what only the store knows: the newest metadata file of Apache Iceberg.

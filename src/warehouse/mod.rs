@@ -174,6 +174,8 @@ pub enum DdlError {
         reads: &'static str,
         /// Where the lake lies.
         location: String,
+        /// The log that it would read; `None` for files.
+        log: Option<TableFormat>,
     },
     /// The address contains a special character.
     #[error(
@@ -286,6 +288,10 @@ impl Table {
                 target,
                 reads,
                 location,
+                log: match source {
+                    Source::Log(format) => Some(format),
+                    Source::AllFiles | Source::CurrentFiles => None,
+                },
             })?;
         Ok(Self {
             target,
@@ -382,10 +388,7 @@ impl Table {
 
     /// The comment of the partition column.
     fn dt_comment(&self) -> &'static str {
-        match self.unit() {
-            PeriodUnit::Day => "Day under which the provider lists the call",
-            PeriodUnit::Month => "First day of the month under which the provider lists the call",
-        }
+        self.first.unit().partition_comment()
     }
 
     /// The name in statements. Google project names may contain hyphens and need quotes.

@@ -305,8 +305,11 @@ fn the_newest_metadata_file_of_iceberg_has_the_greatest_number() {
     if metadata.exists() {
         std::fs::remove_dir_all(&metadata).unwrap();
     }
-    let arguments = ["ddl", "--target", "snowflake", "--location", "s3://b/l"];
-    let ran = workplace.run(&arguments);
+    // The lake's own address, in a form that Snowflake can read.
+    let lake = workplace.path("lake").canonicalize().unwrap();
+    let own = format!("s3://{}", lake.display());
+    let snowflake = ["ddl", "--target", "snowflake", "--location", &own];
+    let ran = workplace.run(&snowflake);
     assert_eq!(ran.status, 2, "{ran:?}");
     let expected = "this lake has no metadata of Apache Iceberg yet. Run `cdrlake sync`";
     assert!(ran.stderr.contains(expected), "{ran:?}");
@@ -321,15 +324,62 @@ fn the_newest_metadata_file_of_iceberg_has_the_greatest_number() {
     ] {
         std::fs::write(metadata.join(name), "{}").unwrap();
     }
-    let newest = "'lake/_iceberg/metadata/v10.metadata.json'";
-    let definition = ddl(&workplace, "snowflake", &[]);
-    assert!(
-        definition.contains(&format!("METADATA_FILE_PATH = {newest}")),
-        "{definition}"
-    );
-    let refresh = ddl(&workplace, "snowflake", &["--load"]);
-    assert!(refresh.contains(&format!("REFRESH {newest};")), "{refresh}");
+    let newest = "/lake/_iceberg/metadata/v10.metadata.json'";
+    let definition = workplace.run(&snowflake).stdout;
+    assert!(definition.contains("METADATA_FILE_PATH = "), "{definition}");
+    assert!(definition.contains(newest), "{definition}");
+    let refresh = workplace
+        .run(&[&snowflake[..], &["--load"]].concat())
+        .stdout;
+    assert!(refresh.contains(" REFRESH '"), "{refresh}");
+    assert!(refresh.contains(newest), "{refresh}");
     let ran = workplace.run(&["ddl", "--target", "athena", "--location", "s3://b/l"]);
     assert_eq!(ran.status, 2, "{ran:?}");
     assert!(ran.stderr.contains("Use --as delta, after"), "{ran:?}");
+}
+
+#[test]
+fn each_form_of_a_lake_out_of_reach_has_a_remedy_that_works() {
+    let (_server, workplace) = lake_with_tables("[\"delta\", \"iceberg\"]");
+    let copy = ["--location", "gs://b/lake"];
+    for (target, arguments, expected) in [
+        (
+            "bigquery",
+            &["--as", "files"][..],
+            "Copy the directory cdrs there and name",
+        ),
+        (
+            "bigquery",
+            &["--as", "delta"],
+            "Copy the directories cdrs and _delta_log there, after each run again, and name",
+        ),
+        (
+            "bigquery",
+            &["--as", "iceberg"],
+            "Its metadata has the lake's address, so move the lake there, set lake.url, and run \
+             `cdrlake sync`",
+        ),
+        (
+            "bigquery",
+            &[&["--as", "iceberg"], &copy[..]].concat(),
+            "so it does not list those of a copy at gs://b/lake. Leave --location out, or use \
+             --as delta or --as files",
+        ),
+        (
+            "snowflake",
+            &[&["--as", "iceberg", "--load"], &copy[..]].concat(),
+            "so it does not list those of a copy at gs://b/lake. Leave --location out",
+        ),
+    ] {
+        let ran = workplace.run(&[&["ddl", "--target", target], arguments].concat());
+        assert_eq!(ran.status, 2, "{ran:?}");
+        assert!(ran.stderr.contains(expected), "{ran:?}");
+        assert_eq!(ran.stdout, "", "{ran:?}");
+    }
+    for form in ["delta", "files"] {
+        let table = ["ddl", "--target", "bigquery", "--as", form];
+        let ran = workplace.run(&[&table[..], &copy[..]].concat());
+        assert_eq!(ran.status, 0, "{ran:?}");
+        assert!(ran.stdout.contains("gs://b/lake"), "{ran:?}");
+    }
 }
