@@ -16,12 +16,13 @@ use super::{
 use crate::cdr::period::PeriodUnit;
 use crate::config::Config;
 use crate::error::{counted, thousands};
-use crate::lake::TableFormat;
+use crate::lake::{TableFormat, described};
 use crate::ops::days::DayRange;
 use crate::ops::months::{Merged, convert_to_months};
 use crate::ops::open::{existing_lake, existing_lake_for_converting, existing_lake_for_writing};
 use crate::ops::plan::unsynced_remark;
 use crate::ops::tables::{convert, current_files, sync};
+use crate::ops::{self, UsageError};
 
 /// A table format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -30,6 +31,19 @@ enum Format {
     Delta,
     /// Apache Iceberg.
     Iceberg,
+    /// No format: refused with a reason.
+    #[value(hide = true, alias = "")]
+    None,
+}
+
+impl Format {
+    fn format(self) -> Option<TableFormat> {
+        match self {
+            Self::Delta => Some(TableFormat::Delta),
+            Self::Iceberg => Some(TableFormat::Iceberg),
+            Self::None => None,
+        }
+    }
 }
 
 /// The period of the slices.
@@ -37,6 +51,9 @@ enum Format {
 enum SlicePeriod {
     /// A calendar month.
     Month,
+    /// A day: refused with a reason.
+    #[value(hide = true)]
+    Day,
 }
 
 /// Convert an existing lake. Fetches nothing.
@@ -81,17 +98,32 @@ pub(super) async fn execute_convert(
 ) -> Result<Exit, CommandError> {
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
     let mut config = args.config.load()?;
-    if let Some(SlicePeriod::Month) = args.slice {
-        return merge(config, screen, &interrupt).await;
+    match args.slice {
+        Some(SlicePeriod::Month) => return merge(config, screen, &interrupt).await,
+        Some(SlicePeriod::Day) => return Err(ops::Error::from(UsageError::BackToDays).into()),
+        None => {}
     }
-    // The configuration may have the new value already.
-    config.lake.tables = None;
-    let mut tables: Vec<TableFormat> = args.tables.iter().map(|&format| format.into()).collect();
+    let tables: Option<Vec<TableFormat>> = args.tables.iter().map(|it| it.format()).collect();
+    let Some(mut tables) = tables else {
+        return Err(ops::Error::from(UsageError::BackToPlain).into());
+    };
     tables.sort_unstable();
     tables.dedup();
+    // The configuration may have the new value already.
+    let configured = config.lake.tables.take();
     let lake = existing_lake_for_writing(&config, false).await?;
-    convert(&lake, &tables, Timestamp::now(), &interrupt).await?;
-    print(format!("The lake has the logs of {}.\n", names(&tables)).as_bytes())
+    let (_, removed) = convert(&lake, &tables, Timestamp::now(), &interrupt).await?;
+    let mut text = format!("The lake has {}.\n", logs_of(&tables));
+    if !removed.is_empty() {
+        text = format!("{text}Removed {}, with its history.\n", logs_of(&removed));
+    }
+    if configured.is_some_and(|configured| configured != tables) {
+        text = format!(
+            "{text}Set lake.tables in pipeline.toml to {}. Until then, no run can begin.\n",
+            described(&tables)
+        );
+    }
+    print(text.as_bytes())
 }
 
 /// Merges days into months.
@@ -165,11 +197,18 @@ async fn merge(
 pub(super) async fn execute_sync(args: &SyncArgs) -> Result<Exit, CommandError> {
     let config = args.config.load()?;
     let lake = existing_lake_for_writing(&config, false).await?;
-    let names = names(lake.identity.tables());
-    let text = if sync(&lake, Timestamp::now()).await? {
-        format!("Committed to the logs of {names}.\n")
-    } else {
-        format!("The logs of {names} are up to date.\n")
+    let committed = sync(&lake, Timestamp::now()).await?;
+    let text = match (&*committed, lake.identity.tables()) {
+        ([], [format]) => format!("The log of {format} is up to date.\n"),
+        ([], tables) => format!("The logs of {} are up to date.\n", names(tables)),
+        (changed, tables) => {
+            let rest = if changed.len() < tables.len() {
+                " The other one is up to date."
+            } else {
+                ""
+            };
+            format!("Committed to {}.{rest}\n", logs_of(changed))
+        }
     };
     print(text.as_bytes())
 }
@@ -186,13 +225,10 @@ pub(super) async fn execute_files(args: &FilesArgs) -> Result<Exit, CommandError
     print(text.as_bytes())
 }
 
-impl From<Format> for TableFormat {
-    fn from(format: Format) -> Self {
-        match format {
-            Format::Delta => Self::Delta,
-            Format::Iceberg => Self::Iceberg,
-        }
-    }
+/// The logs of these formats, of which there is at least one.
+fn logs_of(tables: &[TableFormat]) -> String {
+    let logs = if tables.len() == 1 { "log" } else { "logs" };
+    format!("the {logs} of {}", names(tables))
 }
 
 fn names(tables: &[TableFormat]) -> String {

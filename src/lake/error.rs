@@ -72,8 +72,13 @@ pub enum LakeError {
     IcebergOnAzure,
     /// The lake has logs of other table formats.
     #[error(
-        "lake.tables is {wanted}, but this lake has {existing}. Set lake.tables back, or convert \
-         the lake"
+        "lake.tables is {wanted}, but this lake has {existing}. Set lake.tables to {existing}, or \
+         {}",
+        match &**wanted {
+            // There is no way back to a plain lake.
+            "[]" => "fill a new lake",
+            _ => "convert the lake",
+        }
     )]
     OtherTables {
         /// What the lake has.

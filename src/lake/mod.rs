@@ -55,10 +55,11 @@ use report::{Remark, RemarkKind};
 #[cfg(test)]
 pub(crate) use table::TableForm;
 pub(crate) use table::{Table, TableChange, TableFiles};
+pub(crate) use table_log::described;
 pub(crate) use table_log::{
     Catalog, CatalogOptions, Credential, LogFinding, SyncScope, TableFormat, Unsynced,
 };
-use table_log::{KeptLog, described, logs, must_be_possible};
+use table_log::{KeptLog, logs, must_be_possible};
 
 /// An open lake.
 #[derive(Clone, Debug)]

@@ -14,20 +14,21 @@ use crate::config::Config;
 use crate::lake::report::new_run_id;
 use crate::lake::{Condition, Lake, LakeError, TableFormat};
 
-/// Commits the difference between the ledger and every log of the lake. Returns whether there was
-/// one.
+/// Commits the difference between the ledger and every log of the lake. Returns the formats whose
+/// logs had one.
 ///
 /// # Errors
 /// [`Error`] if the lake has no logs, or one cannot be read or written.
-pub(crate) async fn sync(lake: &Lake, now: Timestamp) -> Result<bool, Error> {
+pub(crate) async fn sync(lake: &Lake, now: Timestamp) -> Result<Vec<TableFormat>, Error> {
     if !lake.has_logs() {
         return Err(UsageError::NoTables.into());
     }
     Ok(lake.sync_everything(&new_run_id(now)).await?)
 }
 
-/// Gives the lake the logs of these table formats, and removes others. Files stay as they are:
-/// only later ones get names of their own. No run may be in progress.
+/// Gives the lake the logs of these table formats, and removes others, with their history. Files
+/// stay as they are: only later ones get names of their own. No run may be in progress. Returns the
+/// lake with its formats, and the formats whose logs were removed.
 ///
 /// # Errors
 /// [`Error`] if a run is in progress, a slice's content is uncertain, or the lake cannot be read or
@@ -37,7 +38,7 @@ pub(crate) async fn convert(
     tables: &[TableFormat],
     now: Timestamp,
     interrupt: &CancellationToken,
-) -> Result<Lake, Error> {
+) -> Result<(Lake, Vec<TableFormat>), Error> {
     let Some(_lease) = wait_for_conversion_lease(lake, interrupt).await? else {
         return Err(UsageError::ConversionInProgress.into());
     };
@@ -69,9 +70,9 @@ pub(crate) async fn convert(
         OtherRuns::Crashed(run) => return Err(UsageError::CrashedRun { run }.into()),
         OtherRuns::InProgress(run) => return Err(UsageError::RunInProgress { run }.into()),
     }
-    converted.remove_other_logs().await?;
+    let removed = converted.remove_other_logs().await?;
     converted.sync_everything(&new_run_id(now)).await?;
-    Ok(converted)
+    Ok((converted, removed))
 }
 
 /// A run without a report, if there is one. Even if it has crashed, its process may be suspended

@@ -36,6 +36,12 @@ pub trait Housekeeping: fmt::Debug + Send + Sync {
         Ok(Vec::new())
     }
 
+    /// Removes this directory and those below it if they have no objects. The default
+    /// implementation is for stores without directories.
+    async fn remove_empty_directories(&self, _directory: &Path) -> Result<(), StoreError> {
+        Ok(())
+    }
+
     /// Removes all leftovers of crashed processes, and returns what it removed. Waits up to
     /// [`lease_expiry`](super::Leases::lease_expiry) where only time shows that a process has
     /// crashed.

@@ -488,6 +488,38 @@ impl Housekeeping for LocalStore {
     async fn remove_leftovers(&self) -> Result<Vec<Path>, StoreError> {
         self.blocking(Self::sweep).await
     }
+
+    async fn remove_empty_directories(&self, directory: &Path) -> Result<(), StoreError> {
+        let directory = directory.clone();
+        self.blocking(move |store| {
+            let directory = store.file_path(&directory);
+            remove_empty(&directory).map_err(failed("remove", &directory))
+        })
+        .await
+    }
+}
+
+/// Removes this directory and those below it, except those with a file.
+fn remove_empty(directory: &FilePath) -> io::Result<()> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            remove_empty(&entry.path())?;
+        }
+    }
+    match fs::remove_dir(directory) {
+        Err(error)
+            if ![io::ErrorKind::DirectoryNotEmpty, io::ErrorKind::NotFound]
+                .contains(&error.kind()) =>
+        {
+            Err(error)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn version_of(bytes: &[u8]) -> Version {

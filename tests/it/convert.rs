@@ -219,3 +219,60 @@ fn a_damaged_log_is_reported_with_a_remedy_that_works() {
         block_on(assert_logs_equal_the_ledger(&*store, directory));
     }
 }
+
+#[test]
+fn a_conversion_of_table_formats_tells_what_it_removed_and_what_the_configuration_needs() {
+    let server = Server::start();
+    let workplace = Workplace::new(&server);
+    workplace.with_tables("delta");
+    std::fs::write(workplace.path("export"), export()).unwrap();
+    let load = ["load", "export", "--reconcile", "off"];
+    let convert = |tables: &str| workplace.run(&["convert", "--tables", tables]);
+    assert_eq!(workplace.run(&[&load[..], PLACED].concat()).status, 0);
+
+    let converted = convert("iceberg");
+    assert_eq!(
+        converted.stdout,
+        "The lake has the log of Apache Iceberg.\n\
+         Removed the log of Delta Lake, with its history.\n\
+         Set lake.tables in pipeline.toml to [\"iceberg\"]. Until then, no run can begin.\n",
+        "{converted:?}"
+    );
+    assert!(!workplace.path("lake/_delta_log").exists());
+    let refused = workplace.run(&["sync"]);
+    assert_eq!(refused.status, 2, "{refused:?}");
+    let text = "Set lake.tables to [\"iceberg\"], or convert the lake";
+    assert!(refused.stderr.contains(text), "{refused:?}");
+
+    workplace.reconfigure("tables = [\"delta\"]", "tables = [\"delta\", \"iceberg\"]");
+    let converted = convert("delta,iceberg");
+    let text = "The lake has the logs of Delta Lake and Apache Iceberg.\n";
+    assert_eq!(converted.stdout, text, "{converted:?}");
+    let synced = workplace.run(&["sync"]);
+    let text = "The logs of Delta Lake and Apache Iceberg are up to date.\n";
+    assert_eq!(synced.stdout, text, "{synced:?}");
+    std::fs::remove_dir_all(workplace.path("lake/_delta_log")).unwrap();
+    let synced = workplace.run(&["sync"]);
+    let text = "Committed to the log of Delta Lake. The other one is up to date.\n";
+    assert_eq!(synced.stdout, text, "{synced:?}");
+
+    std::fs::write(workplace.path("lake/_delta_log/notes"), "mine").unwrap();
+    let converted = convert("delta");
+    let text = "Removed the log of Apache Iceberg, with its history.\n";
+    assert!(converted.stdout.contains(text), "{converted:?}");
+    assert!(!workplace.path("lake/_iceberg").exists());
+    assert!(workplace.path("lake/_delta_log/notes").exists());
+
+    for plain in ["none", ""] {
+        let refused = convert(plain);
+        assert_eq!(refused.status, 2, "{refused:?}");
+        let text = "cannot become a plain one, because readers of its logs would lose their files. \
+                    Fill a new lake instead";
+        assert!(refused.stderr.contains(text), "{refused:?}");
+    }
+    let refused = workplace.run(&["convert", "--slice", "day"]);
+    assert_eq!(refused.status, 2, "{refused:?}");
+    let text = "a lake of months cannot become a lake of days, because nothing splits its files. \
+                Fill a new lake instead";
+    assert!(refused.stderr.contains(text), "{refused:?}");
+}

@@ -58,6 +58,9 @@ pub(crate) struct LogFinding {
 /// A log of some format, and its newest snapshot as far as is known.
 #[async_trait]
 pub(crate) trait KeptLog: fmt::Debug + Send + Sync {
+    /// Its format.
+    fn format(&self) -> TableFormat;
+
     /// Commits the difference between the ledger and the log. Returns whether it committed. A fence
     /// is a commit even if there is no difference: other processes then read the ledger again
     /// before they commit.
@@ -116,6 +119,10 @@ impl<L: TableLog + 'static> Kept<L> {
 
 #[async_trait]
 impl<L: TableLog + 'static> KeptLog for Kept<L> {
+    fn format(&self) -> TableFormat {
+        self.format
+    }
+
     async fn sync(
         &self,
         lake: &Lake,
@@ -413,12 +420,16 @@ impl<'a> WantedFiles<'a> {
 }
 
 impl Lake {
-    /// Commits the difference between the ledger and every log. Returns whether there was one.
+    /// Commits the difference between the ledger and every log. Returns the formats that had one.
     ///
     /// # Errors
     /// [`LakeError`] if a log or the ledger cannot be read or written. The other logs are up to
     /// date.
-    pub(crate) async fn sync_logs(&self, scope: &SyncScope, run: &str) -> Result<bool, LakeError> {
+    pub(crate) async fn sync_logs(
+        &self,
+        scope: &SyncScope,
+        run: &str,
+    ) -> Result<Vec<TableFormat>, LakeError> {
         self.commit_to_logs(scope, run, false).await
     }
 
@@ -436,12 +447,13 @@ impl Lake {
         scope: &SyncScope,
         run: &str,
         is_fence: bool,
-    ) -> Result<bool, LakeError> {
-        let mut changed = false;
+    ) -> Result<Vec<TableFormat>, LakeError> {
+        let mut changed = Vec::new();
         let mut failed = None;
         for log in &self.logs {
             match log.sync(self, scope, run, is_fence).await {
-                Ok(is_changed) => changed |= is_changed,
+                Ok(true) => changed.push(log.format()),
+                Ok(false) => {}
                 Err(error) => failed = failed.or(Some(error)),
             }
         }
@@ -453,7 +465,7 @@ impl Lake {
     ///
     /// # Errors
     /// As [`sync_logs`](Self::sync_logs).
-    pub(crate) async fn sync_everything(&self, run: &str) -> Result<bool, LakeError> {
+    pub(crate) async fn sync_everything(&self, run: &str) -> Result<Vec<TableFormat>, LakeError> {
         let unsynced = self.store.list(&Path::from(layout::UNSYNCED)).await?;
         let changed = self.sync_logs(&SyncScope::Everything, run).await?;
         if !unsynced.is_empty() && self.remove_days_from_logs(run).await? {
@@ -585,18 +597,28 @@ impl Lake {
             .await
     }
 
-    /// Removes the logs of table formats that the lake does not have any more.
+    /// Removes the logs of table formats that the lake does not have any more. Returns their
+    /// formats.
     ///
     /// # Errors
     /// [`LakeError`] if the store fails.
-    pub(crate) async fn remove_other_logs(&self) -> Result<(), LakeError> {
+    pub(crate) async fn remove_other_logs(&self) -> Result<Vec<TableFormat>, LakeError> {
+        let mut removed = Vec::new();
         for (_, format) in TableFormat::ALL {
-            if !self.identity.tables().contains(&format) {
-                for object in self.store.list(&Path::from(format.directory())).await? {
-                    self.store.delete(&object.path).await?;
-                }
+            if self.identity.tables().contains(&format) {
+                continue;
             }
+            let directory = Path::from(format.directory());
+            let objects = self.store.list(&directory).await?;
+            for object in &objects {
+                self.store.delete(&object.path).await?;
+            }
+            if !objects.is_empty() {
+                removed.push(format);
+            }
+            // Readers take an empty directory for a damaged log.
+            self.store.remove_empty_directories(&directory).await?;
         }
-        Ok(())
+        Ok(removed)
     }
 }

@@ -62,7 +62,7 @@ impl TableFormat {
 }
 
 /// The formats as a value of `lake.tables`.
-pub(super) fn described(formats: &[TableFormat]) -> String {
+pub(crate) fn described(formats: &[TableFormat]) -> String {
     let names = TableFormat::ALL
         .iter()
         .filter(|(_, it)| formats.contains(it));
@@ -125,24 +125,6 @@ fn remedy(path: &Path) -> String {
          ledger, without its history",
         directory.as_ref().map_or("", |name| name.as_ref())
     )
-}
-
-/// What readers are told about the table.
-#[derive(Clone, Debug)]
-pub(crate) struct TableDescription {
-    /// Its name, for catalogs.
-    pub name: String,
-    /// What it contains.
-    pub description: String,
-}
-
-impl Default for TableDescription {
-    fn default() -> Self {
-        Self {
-            name: "cdrs".to_owned(),
-            description: "Call detail records, one row per call".to_owned(),
-        }
-    }
 }
 
 /// A file of the table, as a log describes it.
@@ -319,15 +301,15 @@ pub(super) fn logs(
     catalog: Option<&Arc<Catalog>>,
 ) -> Vec<Arc<dyn KeptLog>> {
     let mut logs = Vec::new();
+    // A conversion commits files of the new period.
+    let unit = identity.converting.unwrap_or(identity.period_unit());
     for format in identity.tables() {
         logs.push(match format {
             TableFormat::Delta => {
-                let log = DeltaLog::new(Arc::clone(store), TableDescription::default());
+                let log = DeltaLog::new(Arc::clone(store), unit);
                 Kept::shared(*format, log)
             }
             TableFormat::Iceberg => {
-                // A conversion commits files of the new period.
-                let unit = identity.converting.unwrap_or(identity.period_unit());
                 let log = IcebergLog::new(Arc::clone(store), store.uri(), unit);
                 let log = log.with_catalog(catalog.cloned());
                 Kept::shared(*format, log)

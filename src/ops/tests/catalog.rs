@@ -120,7 +120,7 @@ async fn a_run_without_changes_asks_the_catalog_for_nothing() {
     let before = model.requests().len();
     run(&world, &world.lake, days(2), &[]).await;
     assert_eq!(model.requests().len(), before);
-    assert!(!world.lake.sync_everything("sync").await.unwrap());
+    assert_eq!(world.lake.sync_everything("sync").await.unwrap(), []);
     let asked = &model.requests()[before..];
     assert_eq!(asked.len(), 1, "{asked:?}");
     assert!(asked[0].starts_with("GET"), "{asked:?}");
@@ -286,7 +286,10 @@ async fn a_foreign_snapshot_is_reported_and_removed() {
         found[0].contains("another program committed it"),
         "{found:?}"
     );
-    assert!(world.lake.sync_everything("sync").await.unwrap());
+    assert_eq!(
+        world.lake.sync_everything("sync").await.unwrap(),
+        [TableFormat::Iceberg]
+    );
     assert_follows(&world, &model).await;
     assert!(!model.snapshots().contains(&77));
     // The next snapshot needs a number above that of the foreign one, and a later time.
@@ -307,7 +310,10 @@ async fn changes_of_the_table_are_restored() {
         table["refs"]["tag"] = json!({"type": "tag", "snapshot-id": 1});
     });
     assert!(world.findings().await.len() >= 4);
-    assert!(world.lake.sync_everything("sync").await.unwrap());
+    assert_eq!(
+        world.lake.sync_everything("sync").await.unwrap(),
+        [TableFormat::Iceberg]
+    );
     assert_follows(&world, &model).await;
 }
 
@@ -421,7 +427,8 @@ async fn whatever_request_fails_the_next_run_mends_the_catalog_and_another_write
             assert_eq!(ran_again.stopped_by, None, "{context}: {ran:?}");
             assert_follows(&world, &model).await;
             let before = world.contents().await;
-            assert!(!later.sync_everything("sync").await.unwrap(), "{context}");
+            let committed = later.sync_everything("sync").await.unwrap();
+            assert_eq!(committed, [], "{context}");
             assert_eq!(world.contents().await, before, "{context}");
             if at > first {
                 break;

@@ -724,7 +724,7 @@ async fn table_formats_are_added_before_or_after_a_conversion_to_months_but_not_
             (tables, months)
         };
         assert!(months.unwrap().is_some());
-        assert_eq!(tables.unwrap().identity.tables(), FORMATS[3]);
+        assert_eq!(tables.unwrap().0.identity.tables(), FORMATS[3]);
         let formats = Some(FORMATS[3].to_vec());
         world.lake.identity.tables = formats;
         world.lake = world.reopened().await;

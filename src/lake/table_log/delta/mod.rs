@@ -34,9 +34,9 @@ use self::listing::{Listing, Source, checkpoint_path, commit_path, hint_path, ve
 use self::schema::{PARTITION, PROTOCOL};
 use self::snapshot::{Snapshot, State, StateError};
 use super::{
-    CommitInfo, Committed, DataFile, Difference, LiveFiles, TableDescription, TableLog,
-    TableLogError, new_uuid,
+    CommitInfo, Committed, DataFile, Difference, LiveFiles, TableLog, TableLogError, new_uuid,
 };
+use crate::cdr::period::PeriodUnit;
 use crate::store::layout::DELTA_LOG;
 use crate::store::{LakeStore, StoreError, Swap};
 
@@ -56,7 +56,8 @@ const MAX_SWAPS: u32 = 5;
 #[derive(Debug)]
 pub(crate) struct DeltaLog {
     store: Arc<dyn LakeStore>,
-    table: TableDescription,
+    /// The periods of the lake, which are the partitions.
+    unit: PeriodUnit,
 }
 
 /// What an attempt to read a log finds.
@@ -92,9 +93,9 @@ struct Hint {
 }
 
 impl DeltaLog {
-    /// The log of the table in `store`.
-    pub(crate) fn new(store: Arc<dyn LakeStore>, table: TableDescription) -> Self {
-        Self { store, table }
+    /// The log of the lake in `store`, whose slices have periods of the length `unit`.
+    pub(crate) fn new(store: Arc<dyn LakeStore>, unit: PeriodUnit) -> Self {
+        Self { store, unit }
     }
 
     async fn list(&self) -> Result<Listing, TableLogError> {
@@ -151,7 +152,7 @@ impl DeltaLog {
         if let Found::Vanished(path) = read.await? {
             return Ok(Found::Vanished(path));
         }
-        match Snapshot::try_new(version, state) {
+        match Snapshot::try_new(version, state, self.unit) {
             Ok(snapshot) => Ok(Found::Whole(snapshot)),
             Err(StateError::Incomplete(problem)) => {
                 let path = checkpoint.map_or_else(|| commit_path(0), checkpoint_path);
@@ -213,7 +214,7 @@ impl DeltaLog {
                 ..Action::default()
             });
             about_table.push(Action {
-                meta_data: Some(schema::metadata(&self.table, old, new_uuid, now_ms)),
+                meta_data: Some(schema::metadata(self.unit, old, new_uuid, now_ms)),
                 ..Action::default()
             });
         }
@@ -446,10 +447,11 @@ impl TableLog for DeltaLog {
             self.store.delete(&path).await?;
             return Ok(Committed::Conflict);
         }
-        let snapshot = Snapshot::try_new(version, state).map_err(|error| match error {
-            StateError::Incomplete(problem) => damaged(path.clone(), problem),
-            StateError::Unsupported(feature) => TableLogError::Unsupported { path, feature },
-        })?;
+        let snapshot =
+            Snapshot::try_new(version, state, self.unit).map_err(|error| match error {
+                StateError::Incomplete(problem) => damaged(path.clone(), problem),
+                StateError::Unsupported(feature) => TableLogError::Unsupported { path, feature },
+            })?;
         let is_due = version > 0 && version.is_multiple_of(CHECKPOINT_INTERVAL);
         if is_due && let Err(error) = self.add_checkpoint(&snapshot).await {
             tracing::warn!(

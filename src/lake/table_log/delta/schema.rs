@@ -8,7 +8,7 @@ use super::CHECKPOINT_INTERVAL;
 use super::actions::{Format, MetaData, Protocol};
 use crate::cdr::amount::AMOUNT_SCALE;
 use crate::cdr::columns::{AMOUNT_PRECISION, COLUMNS, Column, Kind};
-use crate::lake::table_log::TableDescription;
+use crate::cdr::period::PeriodUnit;
 
 /// The partition column.
 pub(super) const PARTITION: &str = "dt";
@@ -49,7 +49,7 @@ pub(super) fn unsupported(protocol: &Protocol, metadata: &MetaData) -> Option<St
 /// The metadata of a new table, or of `old` once its deviations are removed. The ID, the creation
 /// time and properties of other programs are kept.
 pub(super) fn metadata(
-    table: &TableDescription,
+    unit: PeriodUnit,
     old: Option<&MetaData>,
     new_id: impl FnOnce() -> String,
     now_ms: i64,
@@ -62,13 +62,13 @@ pub(super) fn metadata(
     configuration.extend(own_configuration());
     MetaData {
         id: old.map_or_else(new_id, |old| old.id.clone()),
-        name: Some(table.name.clone()),
-        description: Some(table.description.clone()),
+        name: Some("cdrs".to_owned()),
+        description: Some("Call detail records, one row per call".to_owned()),
         format: Format {
             provider: "parquet".to_owned(),
             options: BTreeMap::new(),
         },
-        schema_string: schema().to_string(),
+        schema_string: schema(unit).to_string(),
         partition_columns: vec![PARTITION.to_owned()],
         configuration,
         created_time: old.map_or(Some(now_ms), |old| old.created_time),
@@ -89,7 +89,7 @@ fn own_configuration() -> BTreeMap<String, String> {
 }
 
 /// See <https://github.com/delta-io/delta/blob/master/PROTOCOL.md#schema-serialization-format>.
-fn schema() -> Value {
+fn schema(unit: PeriodUnit) -> Value {
     let columns = COLUMNS.iter().map(|column| {
         json!({
             "name": column.name,
@@ -102,7 +102,7 @@ fn schema() -> Value {
         "name": PARTITION,
         "type": "date",
         "nullable": false,
-        "metadata": {"comment": "Day under which the provider lists the call"},
+        "metadata": {"comment": unit.partition_comment()},
     });
     let fields: Vec<Value> = columns.chain([partition]).collect();
     json!({"type": "struct", "fields": fields})
@@ -119,7 +119,11 @@ fn type_of(column: &Column) -> String {
 }
 
 /// In what the log's protocol and metadata differ from what cdrlake writes.
-pub(super) fn deviations(protocol: &Protocol, metadata: &MetaData) -> Vec<String> {
+pub(super) fn deviations(
+    protocol: &Protocol,
+    metadata: &MetaData,
+    unit: PeriodUnit,
+) -> Vec<String> {
     let mut found = Vec::new();
     if *protocol != PROTOCOL {
         found.push(format!(
@@ -130,7 +134,7 @@ pub(super) fn deviations(protocol: &Protocol, metadata: &MetaData) -> Vec<String
             PROTOCOL.min_writer_version
         ));
     }
-    let columns = column_deviations(&metadata.schema_string);
+    let columns = column_deviations(&metadata.schema_string, unit);
     found.extend(columns);
     if metadata.partition_columns != [PARTITION] {
         found.push(format!("It is not partitioned by {PARTITION} alone."));
@@ -148,10 +152,10 @@ pub(super) fn deviations(protocol: &Protocol, metadata: &MetaData) -> Vec<String
     found
 }
 
-fn column_deviations(schema_string: &str) -> Vec<String> {
+fn column_deviations(schema_string: &str, unit: PeriodUnit) -> Vec<String> {
     let (found, own) = (
         serde_json::from_str(schema_string).unwrap_or_default(),
-        schema(),
+        schema(unit),
     );
     if found == own {
         return Vec::new();

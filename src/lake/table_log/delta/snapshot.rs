@@ -12,6 +12,7 @@ use super::actions::{
 };
 use super::schema::{PARTITION, deviations, unsupported};
 use super::stats::Stats;
+use crate::cdr::period::PeriodUnit;
 use crate::lake::table_log::{LiveFile, LiveFiles};
 use crate::store::layout;
 
@@ -24,11 +25,15 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// The snapshot of a version that has this state.
+    /// The snapshot of a version that has this state, in a lake with periods of the length `unit`.
     ///
     /// # Errors
     /// What is wrong with the state.
-    pub(super) fn try_new(version: u64, state: State) -> Result<Self, StateError> {
+    pub(super) fn try_new(
+        version: u64,
+        state: State,
+        unit: PeriodUnit,
+    ) -> Result<Self, StateError> {
         let Some(protocol) = &state.protocol else {
             return Err(StateError::Incomplete("no protocol"));
         };
@@ -40,7 +45,7 @@ impl Snapshot {
         }
         Ok(Self {
             version,
-            deviations: deviations(protocol, metadata),
+            deviations: deviations(protocol, metadata, unit),
             state,
         })
     }

@@ -66,7 +66,7 @@ fn store(objects: &Arc<InMemory>) -> Arc<dyn LakeStore> {
 }
 
 fn log_in(store: Arc<dyn LakeStore>) -> DeltaLog {
-    DeltaLog::new(store, TableDescription::default())
+    DeltaLog::new(store, PeriodUnit::Day)
 }
 
 /// A log in a new bucket.

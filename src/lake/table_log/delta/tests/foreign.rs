@@ -80,7 +80,7 @@ async fn a_commit_after_the_log_was_removed_is_a_conflict() {
 #[tokio::test(start_paused = true)]
 async fn features_of_newer_protocols_are_refused() {
     let metadata = |key: &str, value: &str| {
-        let mut metadata = schema::metadata(&TableDescription::default(), None, new_uuid, 0);
+        let mut metadata = schema::metadata(PeriodUnit::Day, None, new_uuid, 0);
         metadata
             .configuration
             .insert(key.to_owned(), value.to_owned());
@@ -305,4 +305,22 @@ async fn a_checkpoint_of_delta_rs_is_read() {
     let rewritten = log.read().await.unwrap().unwrap();
     assert_eq!(rewritten.state.live, found.state.live);
     assert!(!rewritten.state.has_removed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_partition_column_of_a_lake_of_months_is_the_first_day_of_the_month() {
+    let (log, base) = new_log().await;
+    let months = DeltaLog::new(Arc::clone(&log.store), PeriodUnit::Month);
+    let comment = "First day of the month under which the provider lists the call";
+    let text = |snapshot: &Snapshot| snapshot.state.metadata.clone().unwrap().schema_string;
+    assert!(!text(&base).contains(comment));
+    // The commit that ends a conversion to months also changes the comment.
+    let found = months.read().await.unwrap().unwrap();
+    let expected = ["Its column dt has another type or comment."];
+    assert_eq!(DeltaLog::deviations(&found), expected);
+    let nothing = Difference::default();
+    let restored = months.commit(Some(&found), &nothing, &info(2)).await;
+    let restored = restored.unwrap().done();
+    assert_eq!(DeltaLog::deviations(&restored), [] as [String; 0]);
+    assert!(text(&restored).contains(comment));
 }
