@@ -67,7 +67,8 @@ def main(page, lake):
 # Without one day of a direction, and with a call that was rated twice.
 DAMAGED = """
 CREATE OR REPLACE VIEW cdrs AS
-SELECT * FROM {table} WHERE source_day > (SELECT min(source_day) FROM {table}) OR direction = 'placed'
+SELECT * FROM {table}
+WHERE source_day > (SELECT min(source_day) FROM {table}) OR direction = 'placed'
 UNION ALL
 (SELECT * REPLACE (charge_usd + 1 AS charge_usd) FROM {table}
  WHERE direction = 'placed' AND charge_usd > 0 LIMIT 1)
