@@ -38,11 +38,21 @@ pub(super) async fn repeat<F: Future<Output = Result<Exit, CommandError>>>(
             () = interrupt.cancelled() => return Ok(Exit::Success),
             _ = ticks.tick() => {}
         }
-        match run().await {
-            Ok(Exit::Interrupted) => return Ok(Exit::Interrupted),
-            Ok(_) => {}
+        let done = match run().await {
+            Ok(exit) => exit,
             Err(error) if is_first && error.exit == Exit::Usage => return Err(error),
-            Err(error) => say(&error.message),
+            Err(error) => {
+                say(&error.message);
+                error.exit
+            }
+        };
+        if interrupt.is_cancelled() {
+            let is_whole = matches!(done, Exit::Success | Exit::Warnings);
+            return Ok(if is_whole {
+                Exit::Success
+            } else {
+                Exit::Interrupted
+            });
         }
         is_first = false;
     }
@@ -98,10 +108,9 @@ mod tests {
             (1, Ok(Exit::Failed)),
             (1, Err(Exit::Usage)),
             (1, Err(Exit::Failed)),
-            (1, Ok(Exit::Interrupted)),
         ];
         let (begins, said, ended) = repeated(&runs).await;
-        assert_eq!(begins, [0, 60, 120, 180]);
+        assert_eq!(begins, [0, 60, 120]);
         assert_eq!(said, ["run 1", "run 2"]);
         assert_eq!(ended, Ok(Exit::Interrupted));
     }

@@ -5,7 +5,7 @@ use jiff::Timestamp;
 
 use super::run::OutputArgs;
 use super::table::{counted, dollars, signed, thousands};
-use super::{CommandError, Exit, LakeArgs, OutputFormat, json_text, print};
+use super::{CommandError, Exit, LakeArgs, OutputFormat, advice, json_text, print};
 use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::Counts;
@@ -51,8 +51,10 @@ pub(super) async fn execute(args: &ShowArgs) -> Result<Exit, CommandError> {
     let text = match args.output.format {
         OutputFormat::Json => json_text(&slices),
         OutputFormat::Text => {
-            let slices: Vec<String> = slices.iter().map(render).collect();
-            slices.join("\n")
+            let remark = lake.conversion_remark();
+            let remark = remark.map(|remark| format!("{}.\n", advice::on_remark(&remark)));
+            let slices = slices.iter().map(render).chain(remark);
+            slices.collect::<Vec<_>>().join("\n")
         }
     };
     print(text.as_bytes())
@@ -95,7 +97,7 @@ fn render(details: &SliceDetails) -> String {
         }
     }
     if let Some(pending) = &entry.pending {
-        let text = format!("run {} ended while it published the slice", pending.run);
+        let text = format!("run {} announced it, and has not committed it", pending.run);
         add("pending", text);
     }
     if let Some(failed) = &entry.failed {
@@ -171,7 +173,7 @@ fn describe(slice: Slice, commit: &Commit, add: &mut impl FnMut(&str, String)) {
     if slice.period.unit() == PeriodUnit::Month {
         let days = counted(commit.days.len() as u64, "day", "days");
         let through = commit.through.map_or_else(String::new, |through| {
-            format!("; days after {through} had not ended")
+            format!("; asked for up to {through}")
         });
         add("days", format!("calls on {days}{through}"));
     }

@@ -196,7 +196,10 @@ impl Lake {
         let merged: HashSet<Slice> = entries
             .iter()
             .filter(|(slice, found)| {
-                slice.period.unit() == PeriodUnit::Month && found.entry.committed.is_some()
+                // Whether a month is committed that cannot be read is unknown: it may have them.
+                let may_have_days =
+                    found.entry.committed.is_some() || found.condition != Condition::Sound;
+                slice.period.unit() == PeriodUnit::Month && may_have_days
             })
             .map(|(slice, _)| *slice)
             .collect();

@@ -94,7 +94,15 @@ pub(crate) async fn show(
     let mut shown = Vec::new();
     for &direction in directions {
         let slice = Slice::new(period, direction);
-        let found = lake.entry(slice).await;
+        let mut found = lake.entry(slice).await;
+        // While a lake is converted, a month that is merged replaces its days.
+        if lake.identity.converting.is_some() {
+            let merged = lake.entry(slice.month()).await;
+            if merged.entry.committed.is_some() {
+                found = merged;
+            }
+        }
+        let days = found.entry.slice.period.days();
         let file = lake.table().file(&found.entry).await?;
         let range = DayRange {
             from: Some(*days.start()),

@@ -188,7 +188,9 @@ impl LakeStatus {
                     let slice = Slice::new(period, *direction);
                     match entries.get(&slice.month()) {
                         // While a lake is converted, months that are merged replace their days.
-                        Some(merged) if unit == PeriodUnit::Day => {
+                        Some(merged)
+                            if unit == PeriodUnit::Day && merged.entry.committed.is_some() =>
+                        {
                             let whole = slice_status(*direction, Some(merged));
                             day_of_month(period.first_day(), &whole, committed(Some(merged)))
                         }

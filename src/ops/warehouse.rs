@@ -13,7 +13,7 @@ use crate::cdr::period::Period;
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
 use crate::lake::ledger::Entry;
-use crate::lake::{Condition, Lake, TableFormat};
+use crate::lake::{Condition, Lake, LakeError, TableFormat};
 use crate::store::ObjectState;
 use crate::store::layout::ICEBERG_LOG;
 use crate::store::location::Location;
@@ -83,7 +83,10 @@ impl TableRequest {
         lake: Option<&Lake>,
     ) -> Result<(String, AfterRun), Error> {
         let first_day = match lake {
-            Some(lake) => lake.first_day(&Direction::ALL).await?,
+            Some(lake) => {
+                must_not_be_converting(lake)?;
+                lake.first_day(&Direction::ALL).await?
+            }
             None => None,
         };
         let first_day = first_day.into_iter().chain(config.window.start).min();
@@ -108,6 +111,7 @@ impl TableRequest {
         lake: &Lake,
         which: &LoadScope,
     ) -> Result<String, Error> {
+        must_not_be_converting(lake)?;
         let source = self.source(config, Some(lake))?;
         let table = self.table(config, Some(lake), None, source)?;
         let table = with_metadata(table, config, source).await?;
@@ -143,6 +147,7 @@ impl TableRequest {
     /// # Errors
     /// [`Error`] if the warehouse cannot have such a table, or the lake's content is uncertain.
     pub(crate) async fn check(&self, config: &Config, lake: &Lake) -> Result<String, Error> {
+        must_not_be_converting(lake)?;
         let table = self.table(config, Some(lake), None, self.source(config, Some(lake))?)?;
         Ok(table.check(&totals(lake).await?))
     }
@@ -224,6 +229,13 @@ fn newest_metadata(objects: &[ObjectState]) -> Option<String> {
         .iter()
         .filter_map(|object| Some((version(&object.path)?, &object.path)));
     versions.max().map(|(_, path)| path.to_string())
+}
+
+/// Refuses a lake that is being converted: its days and months are partitions of two tables.
+fn must_not_be_converting(lake: &Lake) -> Result<(), LakeError> {
+    lake.identity
+        .converting
+        .map_or(Ok(()), |to| Err(LakeError::Converting { to }))
 }
 
 /// The lake's own address; an absolute path, for a warehouse runs elsewhere.

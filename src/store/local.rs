@@ -388,11 +388,13 @@ impl Objects for LocalStore {
 
     async fn local_copy(&self, path: &Path) -> Result<Option<LocalCopy>, StoreError> {
         let path = self.file_path(path);
-        self.blocking(move |_| {
-            Ok(path.is_file().then_some(LocalCopy {
+        self.blocking(move |_| match path.metadata() {
+            Ok(found) => Ok(found.is_file().then_some(LocalCopy {
                 path,
                 fetched: None,
-            }))
+            })),
+            Err(error) if is_not_a_directory(&error) => Ok(None),
+            Err(error) => Err(failed("read", &path)(error)),
         })
         .await
     }

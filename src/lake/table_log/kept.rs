@@ -393,7 +393,11 @@ impl<'a> WantedFiles<'a> {
         let path = |file: &DataFile| file.path.clone();
         let wanted: BTreeSet<String> = self.files.values().flatten().map(path).collect();
         let is_covered = |path: &str| match lake.table().slice_of(&Path::from(path)) {
-            Some(slice) if self.unknown.contains(&slice) => false,
+            Some(slice)
+                if self.unknown.contains(&slice) || self.unknown.contains(&slice.month()) =>
+            {
+                false
+            }
             Some(slice) => {
                 *self.scope == SyncScope::Everything
                     || self.files.contains_key(&slice)

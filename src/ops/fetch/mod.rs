@@ -108,7 +108,12 @@ impl Fetcher {
             today.yesterday().unwrap_or(today)
         };
         let Slice { period, .. } = slice;
-        let in_lake = committed.map(|commit| commit.through.unwrap_or(period.last_day()));
+        let in_lake = committed.map(|commit| {
+            let through = commit.through.unwrap_or(period.last_day());
+            // After a conversion, it may have days behind the first one that is missing.
+            let last = commit.days.keys().next_back();
+            last.map_or(through, |last| through.max(*last))
+        });
         let last_day = in_lake.map_or(last_possible, |in_lake| in_lake.max(last_possible));
         let last_day = last_day.clamp(period.first_day(), period.last_day());
         let first_day = if self.source.is_fixed() {
@@ -221,5 +226,39 @@ impl<'a> RoomToFetch<'a> {
         let units = usize::try_from(in_memory_units(bytes)).unwrap_or(usize::MAX);
         let units = units.min(self.memory.num_permits());
         self.memory.split(units).expect("it has as many")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cdr::period::{Period, PeriodUnit};
+    use crate::cdr::slice::Direction;
+    use crate::lake::ledger::State;
+    use crate::lake::ledger::tests::commit;
+    use crate::source::scripted::ScriptedSource;
+
+    #[test]
+    fn a_request_never_has_fewer_days_than_the_lake() {
+        let config = Config::from_keys([("lake.url", "./lake")]).unwrap();
+        let window = config.window.clone();
+        let fetcher = Fetcher::new(
+            Arc::new(config),
+            Arc::new(ScriptedSource::new()),
+            Arc::new(()),
+            PathBuf::new(),
+            None,
+            false,
+            CancellationToken::new(),
+        );
+        let month = Period::containing(today(&window, fetcher.started_at), PeriodUnit::Month);
+        let slice = Slice::new(month, Direction::Placed);
+        // After a conversion, there are days behind one that is missing.
+        let mut in_lake = commit(None, State::Open);
+        in_lake.through = Some(month.first_day());
+        in_lake.days = [(month.last_day(), crate::cdr::tally::DayTotals::default())].into();
+        let request = fetcher.request(slice, Some(&in_lake));
+        assert_eq!(request.last_day, month.last_day());
+        assert_eq!(request.first_day, month.first_day());
     }
 }

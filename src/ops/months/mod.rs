@@ -27,7 +27,7 @@ use super::tables::marked_run;
 use super::{Error, Observer, UsageError};
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
-use crate::config::Config;
+use crate::config::{Config, timezone_name};
 use crate::error::chain;
 use crate::lake::identity::Identity;
 use crate::lake::report::{RunReport, SliceReport, new_run_id};
@@ -202,10 +202,13 @@ impl Conversion<'_> {
             // Whatever interrupts this, a later run replaces the days in the logs.
             self.lake.note_unsynced(run).await?;
         }
+        let timezone = timezone_name(&self.config.window.timezone);
         let to_months = |identity: &mut Identity| {
             identity.converting = None;
             identity.slice = Some(PeriodUnit::Month);
             identity.format = Identity::format_of(identity.slice);
+            // Days were the provider's, whatever the zone. Months are cut in it from now on.
+            identity.timezone.clone_from(&timezone);
         };
         let lake = self.lake.with_identity(to_months).await?;
         if has_logs {

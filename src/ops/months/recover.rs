@@ -1,5 +1,7 @@
 //! What can still be read of a month of which a day was damaged during the conversion.
 
+use std::path::Path as FilePath;
+
 use super::Conversion;
 use super::merge::counts_of_rows;
 use super::survey::Month;
@@ -14,7 +16,7 @@ use crate::ops::thread::on_thread;
 use crate::ops::verify::{Content, read_back};
 use crate::slice_file::rejects::read_rejects;
 use crate::slice_file::statistics::FileStatistics;
-use crate::store::ObjectState;
+use crate::store::{ObjectState, StoreError};
 
 /// What can be read of a day.
 struct Readable {
@@ -76,13 +78,16 @@ impl Conversion<'_> {
             && let Some(copy) = lake.local_copy(&file.path).await?
         {
             // Read as rows of the month, rows have the day of their file.
-            let read = on_thread(move || read_back(&copy.path, month)).await;
+            let path = copy.path.clone();
+            must_be_readable(&copy.path).await?;
+            let read = on_thread(move || read_back(&path, month)).await;
             rows = read.and_then(Result::ok).map(|content| (file, content));
         }
         let mut rejects = None;
         if let Some(file) = lake.rejects_of(day).await?
             && let Some(copy) = lake.local_copy(&file.path).await?
         {
+            must_be_readable(&copy.path).await?;
             let read = on_thread(move || {
                 let mut number = 0;
                 let counted = read_rejects(&copy.path, |_| {
@@ -95,6 +100,23 @@ impl Conversion<'_> {
         }
         Ok(Readable { rows, rejects })
     }
+}
+
+/// Reads a file without looking at it: one that cannot be read now is not damaged, and may be read
+/// later.
+async fn must_be_readable(path: &FilePath) -> Result<(), LakeError> {
+    let owned = path.to_owned();
+    let read = move || {
+        let mut file = std::fs::File::open(owned)?;
+        std::io::copy(&mut file, &mut std::io::sink())
+    };
+    let read = on_thread(read).await.expect("reading does not panic");
+    let failed = |error: std::io::Error| StoreError {
+        action: "read",
+        path: path.to_owned(),
+        source: error.into(),
+    };
+    Ok(read.map(drop).map_err(failed)?)
 }
 
 impl Readable {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 
 use jiff::Timestamp;
+use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
 
 use super::faults::Faults;
@@ -25,11 +26,13 @@ use crate::ops::run::Stop;
 use crate::ops::status::LakeStatus;
 use crate::ops::tables::{self, sync};
 use crate::ops::verify::{Fault, Verification};
+use crate::ops::warehouse::{LoadScope, TableRequest};
 use crate::ops::{Error, Observer, UsageError, removal};
 use crate::slice_file::writer::{WriteError, read_rows};
 use crate::source::scripted::Answer::Lines;
 use crate::source::scripted::ScriptedSource;
 use crate::store::{FailureKind, layout};
+use crate::warehouse::Target;
 
 /// The table formats with which a conversion is tested.
 const FORMATS: [&[TableFormat]; 4] = [
@@ -803,6 +806,40 @@ async fn a_half_converted_lake_is_shown_and_verified_as_what_it_holds_and_is_not
         assert!(verified.not_fetched.is_empty() && !verified.is_proven());
         let findings: Vec<Fault> = verified.found.findings.iter().map(|it| it.fault).collect();
         assert_eq!(findings, [Fault::Converting], "{formats:?}");
+
+        // A warehouse would miss what changes until the end of the conversion.
+        let statements = TableRequest {
+            target: Target::Snowflake,
+            table: "cdrs".to_owned(),
+            location: None,
+            form: None,
+        };
+        let everything = LoadScope::Days(Date::MIN..=Date::MAX);
+        let refused = statements.load(&world.config, &world.lake, &everything);
+        let refused = refused.await.unwrap_err();
+        let is_converting = matches!(refused, Error::Lake(LakeError::Converting { .. }));
+        assert!(is_converting, "{refused:?}");
+
+        // The next month is announced, or its entry is damaged.
+        let mut announced = Entry::new(received(0));
+        announced.pending = Some(Pending {
+            run: "run".to_owned(),
+            token: "token".to_owned(),
+            file: None,
+            digest: Digest::default(),
+            planned: None,
+        });
+        let announced = serde_json::to_vec(&announced).unwrap();
+        world
+            .put(&layout::ledger_entry(received(0)), announced)
+            .await;
+        assert_eq!(sums(&status(&world).await), sums(&whole), "{formats:?}");
+        world.put(&layout::ledger_entry(month()), "{").await;
+        let entries = world.lake.entries(&Direction::ALL, day(1)..=day(2)).await;
+        let of_damaged = |slice: &&Slice| slice.direction == Direction::Placed;
+        let entries = entries.unwrap();
+        let found: Vec<&Slice> = entries.keys().filter(of_damaged).collect();
+        assert_eq!(found, [&month()], "{formats:?}");
     }
 }
 

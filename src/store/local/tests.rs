@@ -484,3 +484,16 @@ fn every_spelling_of_a_directory_has_the_same_uri() {
         format!("file://{}/missing", parent.display())
     );
 }
+
+#[tokio::test]
+async fn a_file_that_cannot_be_looked_at_is_an_error_and_not_absent() {
+    let (directory, store) = open();
+    let path = Path::from("cdrs/dt=2026-10-01/placed-2026-10-01.parquet");
+    assert!(store.local_copy(&path).await.unwrap().is_none());
+    let file = directory.path().join("lake").join(path.as_ref());
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    // A link to itself stands for a file system that fails for a moment.
+    std::os::unix::fs::symlink(&file, &file).unwrap();
+    let failed = store.local_copy(&path).await.unwrap_err().to_string();
+    assert!(failed.starts_with("cannot read "), "{failed}");
+}

@@ -496,7 +496,8 @@ impl Client {
         let body = json!({
             "name": self.options.table,
             "schema": log.schema(),
-            "partition-spec": log.spec(),
+            // A catalog that keeps it numbers the specifications from it on.
+            "partition-spec": log.specs_up_to_default().first(),
             "properties": properties,
             "stage-create": true,
         });
