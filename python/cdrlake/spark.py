@@ -7,7 +7,7 @@ this. `docs/spark.md` says when it pays.
 import dataclasses
 import datetime
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -22,15 +22,21 @@ if TYPE_CHECKING:
 __all__ = ["SparkReport", "run"]
 
 #: What a task returns, as Spark writes a schema.
-_ANSWERS: Final = "ARRAY<STRUCT<status: INT, message: STRING, report: STRING>>"
+_ANSWERS: Final = (
+    "ARRAY<STRUCT<status: INT, message: STRING, report: STRING, is_repeated: BOOLEAN>>"
+)
 
 
 class _Answer(NamedTuple):
-    """What became of a slice: exit status, reason, and the report in JSON."""
+    """What became of a slice.
+
+    Exit status, reason, the report in JSON, and whether Spark had started the task before.
+    """
 
     status: int | None
     message: str
     report: str | None
+    is_repeated: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,26 +44,30 @@ class SparkReport:
     """What the runs of a job did, one for each slice.
 
     Attributes:
-        runs: Their reports, in the order of slices.
+        runs: Their reports, in the order of slices. Those of a lost task are in the lake only.
+        unreported: Days that may have changed without a report here: their task was started more
+            than once, or another run had their slice.
     """
 
     runs: tuple[RunReport, ...]
+    unreported: tuple[datetime.date, ...] = ()
 
     @property
     def slices(self) -> tuple[SliceReport, ...]:
-        """All slices that were due, by day."""
+        """The slices of these runs, by day. One that a lost task has closed is absent."""
         slices = [each for run in self.runs for each in run.slices]
         return tuple(sorted(slices, key=lambda it: (it.first_day, it.direction)))
 
     @property
     def rows(self) -> int:
-        """The rows of all committed and unchanged slices."""
+        """The rows of their committed and unchanged slices. `slices` says which are absent."""
         return sum(run.totals.rows for run in self.runs)
 
     @property
     def partitions_changed(self) -> tuple[datetime.date, ...]:
-        """Days that a warehouse must load again."""
-        return tuple(sorted({day for run in self.runs for day in run.partitions_changed}))
+        """Days that a warehouse must load again: those that have changed, or may have."""
+        changed = {day for run in self.runs for day in run.partitions_changed}
+        return tuple(sorted(changed.union(self.unreported)))
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -105,6 +115,7 @@ def run(
             nothing was begun, because the configuration is wrong or the lake cannot be read.
         ValueError: There is no such key in ``options``.
     """
+    from pyspark import TaskContext
     from pyspark.sql.functions import udf
 
     keys = dict(options or {})
@@ -124,24 +135,46 @@ def run(
         return SparkReport(runs=())
     groups = in_groups(plan.due, job.requests())
 
+    # With speculation, the first start of a task has company.
+    is_speculative = spark.conf.get("spark.speculation", "false") == "true"
+
     def work(number: int) -> list[_Answer]:
+        task = TaskContext.get()
+        is_repeated = is_speculative or (task is not None and task.attemptNumber() > 0)
         with job.on_executor() as path:
-            return [_run_slice(each, refresh, path, job) for each in groups[number]]
+            return [_run_slice(each, refresh, path, job, is_repeated) for each in groups[number]]
 
     # A function of rows needs neither pandas nor a Spark context. It must not be evaluated twice.
     on_executors = udf(work, _ANSWERS, useArrow=False).asNondeterministic()
-    tasks = spark.range(0, len(groups), 1, len(groups)).select(on_executors("id"))
-    answers = [_Answer(*it) for task in tasks.collect() for it in task[0]]
-    runs = [from_json(RunReport, json.loads(it.report)) for it in answers if it.report]
-    report = SparkReport(runs=tuple(sorted(runs, key=_order)))
-    failures = [it for it in answers if it.status != 0]
+    tasks = spark.range(0, len(groups), 1, len(groups)).select("id", on_executors("id"))
+    answers = [
+        (due, _Answer(*it))
+        for number, task in tasks.collect()
+        for due, it in zip(groups[number], task, strict=True)
+    ]
+    report = _together(answers, plan.last)
+    failures = [it for _, it in answers if it.status != 0]
     if failures:
         failed = tuple(each for each in report.slices if each.outcome == "failed")
         raise Error(of_failed(failed) or failures[0].message, failures[0].status, report)
     return report
 
 
-def _run_slice(slice_: Slice, refresh: bool, config: str, job: Job) -> _Answer:
+def _together(answers: Sequence[tuple[Slice, _Answer]], last: datetime.date) -> SparkReport:
+    """The reports of all answers, and the days up to `last` of which they do not tell enough."""
+    runs = []
+    unreported: set[datetime.date] = set()
+    for due, answer in answers:
+        run = from_json(RunReport, json.loads(answer.report)) if answer.report else None
+        runs += [run] if run else []
+        # To load a day once too often is safe.
+        if answer.is_repeated or not run or all(it.outcome == "skipped" for it in run.slices):
+            days = (min(due.last_day, last) - due.first_day).days + 1
+            unreported |= {due.first_day + datetime.timedelta(days=it) for it in range(days)}
+    return SparkReport(runs=tuple(sorted(runs, key=_order)), unreported=tuple(sorted(unreported)))
+
+
+def _run_slice(slice_: Slice, refresh: bool, config: str, job: Job, is_repeated: bool) -> _Answer:
     """Runs one slice; the answer for the driver."""
     try:
         report = cdrlake.run(
@@ -153,8 +186,8 @@ def _run_slice(slice_: Slice, refresh: bool, config: str, job: Job) -> _Answer:
             options=job.options,
         )
     except Error as error:
-        return _Answer(error.status, str(error), _as_json(error.report))
-    return _Answer(0, "", _as_json(report))
+        return _Answer(error.status, str(error), _as_json(error.report), is_repeated)
+    return _Answer(0, "", _as_json(report), is_repeated)
 
 
 def _as_json(report: object) -> str | None:

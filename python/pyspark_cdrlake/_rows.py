@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 from pyspark.sql.datasource import InputPartition
-from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import (
     DataType,
     DateType,
@@ -26,18 +25,24 @@ from cdrlake.reports import Slice
 #: The last day that had ended when a row was fetched. A day is fetched again, until it settles.
 FETCH_DAY = "fetch_day"
 
-_TYPES: dict[str, DataType] = {
-    "STRING": StringType(),
-    "DATE": DateType(),
-    "TIMESTAMP": TimestampType(),
-    "INT": IntegerType(),
-    "DECIMAL(18, 9)": DecimalType(18, 9),
+#: The types of columns, as Spark and as Arrow have them. Spark's own translation needs an argument
+#: whose name differs between its versions.
+_TYPES: dict[str, tuple[DataType, pa.DataType]] = {
+    "STRING": (StringType(), pa.utf8()),
+    "DATE": (DateType(), pa.date32()),
+    "TIMESTAMP": (TimestampType(), pa.timestamp("us", "UTC")),
+    "INT": (IntegerType(), pa.int32()),
+    "DECIMAL(18, 9)": (DecimalType(18, 9), pa.decimal128(18, 9)),
 }
+_COLUMNS = (*COLUMNS, (FETCH_DAY, "DATE", False))
 
 #: The columns of the table, and `FETCH_DAY`.
 SCHEMA = StructType(
-    [StructField(name, _TYPES[kind], nullable) for name, kind, nullable in COLUMNS]
-    + [StructField(FETCH_DAY, DateType(), nullable=False)]
+    [StructField(name, _TYPES[kind][0], nullable) for name, kind, nullable in _COLUMNS]
+)
+#: The same, in Arrow.
+ARROW_SCHEMA = pa.schema(
+    [pa.field(name, _TYPES[kind][1], nullable) for name, kind, nullable in _COLUMNS]
 )
 
 
@@ -55,7 +60,6 @@ def rows(group: InputPartition) -> Iterator[pa.RecordBatch]:
     if not isinstance(group, Group):
         # Spark's stand-in where there are no partitions.
         return
-    schema = to_arrow_schema(SCHEMA, timezone="UTC")
     with group.job.on_executor() as config:
         for each in group.slices:
             batches = cdrlake.read(
@@ -69,4 +73,4 @@ def rows(group: InputPartition) -> Iterator[pa.RecordBatch]:
                 if batch.num_rows > 0:
                     fetch_day = pa.repeat(pa.scalar(group.fetch_day, pa.date32()), batch.num_rows)
                     columns = [batch.column(name) for name, _, _ in COLUMNS]
-                    yield pa.RecordBatch.from_arrays([*columns, fetch_day], schema=schema)
+                    yield pa.RecordBatch.from_arrays([*columns, fetch_day], schema=ARROW_SCHEMA)

@@ -18,11 +18,16 @@ from proxy import Proxy, proxy
 
 import cdrlake
 import cdrlake.spark
+from cdrlake.reports import Slice
+from cdrlake.spark import _Answer, _as_json, _together
 
 pyspark = pytest.importorskip("pyspark")
 
 from pyspark.sql import DataFrame, SparkSession  # noqa: E402
 from pyspark.sql import functions as F  # noqa: E402, N812
+from pyspark.sql.pandas.types import from_arrow_schema  # noqa: E402
+
+from pyspark_cdrlake._rows import ARROW_SCHEMA, SCHEMA  # noqa: E402
 
 YESTERDAY = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 CANARY = "canary-7391-of-the-key"
@@ -138,6 +143,10 @@ def with_kills(spark: SparkSession, server: Proxy, work: Callable[[], Any]) -> A
     return only
 
 
+def test_the_columns_are_the_same_to_arrow_and_spark() -> None:
+    assert from_arrow_schema(ARROW_SCHEMA) == SCHEMA
+
+
 def test_sixty_slices_are_read_as_a_run_reads_them(
     calls: Callable[..., DataFrame], expected: pa.Table
 ) -> None:
@@ -206,14 +215,51 @@ def test_executors_bring_a_lake_up_to_date_and_two_killed_ones_lose_and_double_n
     def run() -> cdrlake.spark.SparkReport:
         return cdrlake.spark.run(spark, last=DAYS, lake=str(lake), options=options)
 
-    with_kills(spark, keyed, run)
+    report = with_kills(spark, keyed, run)
+    # Also the days that only a killed executor has committed.
+    assert report.partitions_changed == tuple(days_ago(it) for it in reversed(range(DAYS)))
+    assert report.unreported != ()
     found = cdrlake.verify(lake=str(lake))
     assert (found.slices, found.rows, found.findings) == (2 * DAYS, expected.num_rows, ())
     assert sorted_rows(lake_table(lake)).equals(expected)
     # Only the look-back is looked at again.
     again = run()
     assert again.rows <= expected.num_rows
-    assert again.partitions_changed == ()
+    assert again.partitions_changed == again.unreported == ()
+
+
+def test_days_that_no_report_tells_enough_of_are_to_be_loaded(keyed: Proxy, tmp_path: Path) -> None:
+    keyed.rate = 0
+    api = keyed.simulator
+
+    def run() -> str | None:
+        day, lake = days_ago(1), str(tmp_path / "lake")
+        report = cdrlake.run(
+            from_=day, to=day, direction="placed", lake=lake, options=api.options, env=api.env
+        )
+        return _as_json(report)
+
+    first, look_back = run(), run()
+    changed = (days_ago(1),)
+    due = Slice(direction="placed", day=days_ago(1))
+
+    def together(answer: _Answer, due: Slice = due) -> cdrlake.spark.SparkReport:
+        return _together([(due, answer)], YESTERDAY)
+
+    assert together(_Answer(0, "", first, False)).unreported == ()
+    assert together(_Answer(0, "", first, False)).partitions_changed == changed
+    assert together(_Answer(0, "", look_back, False)).partitions_changed == ()
+    assert together(_Answer(0, "", look_back, True)).partitions_changed == changed
+    assert together(_Answer(1, "no lake", None, False)).partitions_changed == changed
+    assert look_back is not None
+    skipped = look_back.replace('"unchanged"', '"skipped"')
+    assert skipped != look_back
+    assert together(_Answer(0, "", skipped, False)).partitions_changed == changed
+    # Of a month, the days up to the last one of the plan.
+    month = Slice(direction="placed", month=str(YESTERDAY)[:7])
+    days = together(_Answer(0, "", None, False), month).unreported
+    assert (days[0], days[-1]) == (month.first_day, YESTERDAY)
+    assert len(days) == YESTERDAY.day
 
 
 def test_a_wrong_count_fails_the_job_and_names_the_slice(
