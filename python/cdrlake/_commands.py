@@ -230,14 +230,21 @@ def read(
     except BaseException:
         process.stop()
         raise
-    return pa.RecordBatchReader.from_batches(stream.schema, _proven_batches(process, stream))
+    batches = _proven_batches(process, stream)
+    # Dropped before its first step, a generator would do nothing, and leave the program at work.
+    next(batches)
+    return pa.RecordBatchReader.from_batches(stream.schema, batches)
 
 
 def _proven_batches(process: Process, stream: "pa.RecordBatchReader") -> "Iterator[pa.RecordBatch]":
-    """The batches. Ends only if the program says, in both ways, that it sent everything."""
+    """`None`, then the batches.
+
+    Ends only if the program says, in both ways, that it sent everything.
+    """
     import pyarrow as pa
 
     try:
+        yield None
         # An end without the marker of the end looks like the end, if the program was killed
         # between two messages: the exit status tells.
         yield from stream

@@ -32,6 +32,9 @@ _LEVELS: Final = {
 _OPEN_TABLE: Final = "lake.options."
 #: How many lines that are no log lines are kept for the message of an error.
 _KEPT_LINES: Final = 20
+#: For how many seconds an ended program's log is read on: a process that it started, such as the
+#: command of `source.api_key.command`, may keep the pipe open for ever.
+_LOG_PATIENCE: Final = 5.0
 
 
 class Error(Exception):
@@ -150,9 +153,9 @@ class Process:
         return self._popen.stdout
 
     def wait(self) -> int:
-        """Waits for the end; the exit status. Every log line has been passed on then."""
+        """Waits for the end; the exit status. The program's log lines have been passed on then."""
         status = self._popen.wait()
-        self._logger.join()
+        self._logger.join(_LOG_PATIENCE)
         return status
 
     def stop(self) -> None:
@@ -174,7 +177,7 @@ class Process:
         """The error of an ended program. `what_failed` says more than its last line."""
         status = self.wait()
         # Behind an empty line, the program shows how it is used.
-        last_words = "\n".join(self._other_lines).partition("\n\n")[0]
+        last_words = "\n".join(self._other_lines.copy()).partition("\n\n")[0]
         reason = what_failed or self._last_error or last_words
         if not reason and status < 0:
             reason = f"cdrlake was ended by {signal.Signals(-status).name}"

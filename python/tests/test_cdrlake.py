@@ -212,6 +212,30 @@ def test_the_program_on_the_path_is_the_second_choice(
         job.on_executor().__enter__()
 
 
+def test_a_log_that_a_grandchild_keeps_open_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The grandchild ends with the test: it reads from a pipe that the test holds.
+    pipe, program = tmp_path / "pipe", tmp_path / "program"
+    os.mkfifo(pipe)
+    program.write_text(
+        f"#!/bin/sh\nread -r _ <> '{pipe}' > /dev/null &\necho 'error: it broke' >&2\nexit 3\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr("cdrlake._process.binary", lambda: str(program))
+    monkeypatch.setattr("cdrlake._process._LOG_PATIENCE", 0.5)
+    process = cdrlake._process.Process([], {}, {})
+    try:
+        assert process.wait() == 3
+        assert process._logger.is_alive()
+        process.stop()
+        assert str(process.failure()) == "it broke"
+    finally:
+        with pipe.open("w") as line:
+            line.write("\n")
+    process._logger.join()
+
+
 def test_read_returns_the_rows_of_a_run(api: cdrlake.Simulator) -> None:
     run = cdrlake.run(lake="lake", last=2, options=api.options, env=api.env)
     table = cdrlake.read(last=2, lake="none", options=api.options, env=api.env).read_all()
@@ -254,6 +278,15 @@ def test_a_reader_that_is_dropped_ends_the_program() -> None:
         before = set(_children(os.getpid()))
         reader = cdrlake.read(last=5, options=api.options, env=api.env)
         reader.read_next_batch()
+        assert set(_children(os.getpid())) != before
+        del reader
+        assert set(_children(os.getpid())) == before
+
+
+def test_a_reader_that_is_dropped_unread_ends_the_program() -> None:
+    with cdrlake.simulate(calls_per_day=100_000) as api:
+        before = set(_children(os.getpid()))
+        reader = cdrlake.read(last=5, options=api.options, env=api.env)
         assert set(_children(os.getpid())) != before
         del reader
         assert set(_children(os.getpid())) == before
