@@ -56,21 +56,35 @@ class Options:
         )
 
     def plan(self, from_: str | None, to: str | None, last: int | None) -> Plan:
-        """The slices of days, as the program cuts them."""
+        """The slices of days, as the program cuts them.
+
+        Raises:
+            ValueError: Some were pruned from the lake: the program does not fetch them again.
+        """
+        plan = self._plan(from_, to, last)
+        # All others are due, whatever the lake has.
+        if plan.up_to_date > 0:
+            raise ValueError(
+                f"{plan.up_to_date} slices from {plan.first} to {plan.last} were pruned from the "
+                "lake, and are not fetched again. Choose days that it keeps, or let lake.url name "
+                "no lake"
+            )
+        return plan
+
+    def last_ended_day(self) -> datetime.date:
+        """Yesterday, in the time zone of the account."""
+        return self._plan(None, None, 1).last
+
+    def _plan(self, from_: str | None, to: str | None, last: int | None) -> Plan:
         return cdrlake.plan(
             from_=from_,
             to=to,
             last=last,
             direction=self.direction,
-            # Whatever the lake has, if there is one.
             refresh=True,
             config=self.job.path,
             options=self.job.planned_options(),
         )
-
-    def last_ended_day(self) -> datetime.date:
-        """Yesterday, in the time zone of the account."""
-        return self.plan(None, None, 1).last
 
 
 def _check(name: str) -> None:

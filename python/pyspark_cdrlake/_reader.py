@@ -27,7 +27,10 @@ class Reader(DataSourceReader):
         fetch_day = options.last_ended_day()
         plan = options.plan(options.from_, options.to, options.last)
         slices = [each for each in plan.due if self.may_hold_rows(each)]
-        return [Group(group, fetch_day, job) for group in in_groups(slices, job.requests())]
+        return [
+            Group(group, plan.first, plan.last, fetch_day, job)
+            for group in in_groups(slices, job.requests())
+        ]
 
     def may_hold_rows(self, slice_: Slice) -> bool:
         """Whether a slice may hold rows that the query asks for."""

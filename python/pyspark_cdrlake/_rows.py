@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql.datasource import InputPartition
 from pyspark.sql.types import (
     DataType,
@@ -48,11 +49,28 @@ ARROW_SCHEMA = pa.schema(
 
 @dataclass(frozen=True)
 class Group(InputPartition):
-    """Slices that one task fetches, one after the other."""
+    """Slices that one task fetches, one after the other.
+
+    Attributes:
+        slices: The slices.
+        first_day: The first day that is asked for. The slice of a month may begin before it.
+        last_day: The last day that is asked for.
+        fetch_day: The value of `FETCH_DAY`.
+        job: The configuration.
+    """
 
     slices: tuple[Slice, ...]
+    first_day: datetime.date
+    last_day: datetime.date
     fetch_day: datetime.date
     job: Job
+
+    def asked_for(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        """The rows of the days that are asked for."""
+        day = batch.column("source_day")
+        is_early = pc.less(day, pa.scalar(self.first_day, pa.date32()))
+        is_late = pc.greater(day, pa.scalar(self.last_day, pa.date32()))
+        return batch.filter(pc.invert(pc.or_(is_early, is_late)))
 
 
 def rows(group: InputPartition) -> Iterator[pa.RecordBatch]:
@@ -69,7 +87,7 @@ def rows(group: InputPartition) -> Iterator[pa.RecordBatch]:
                 config=config,
                 options=group.job.options,
             )
-            for batch in batches:
+            for batch in map(group.asked_for, batches):
                 if batch.num_rows > 0:
                     fetch_day = pa.repeat(pa.scalar(group.fetch_day, pa.date32()), batch.num_rows)
                     columns = [batch.column(name) for name, _, _ in COLUMNS]

@@ -26,7 +26,7 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
     """Fetches days after they have ended, and again within the look-back.
 
     An offset is a day that has ended. A batch has the days since the last one, and before them
-    those that were in the look-back then (``window.lookback_days``).
+    one less than ``window.lookback_days``: so a daily batch fetches a day as often as a daily run.
     """
 
     def __init__(self, options: Options) -> None:
@@ -60,15 +60,19 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         self._target = self._last_ended_day()
 
     def partitions(self, start: Offset, end: Offset) -> Sequence[InputPartition]:
-        """The days since `start`, and those before it that were in the look-back then."""
+        """The days since `start`, and those before them that are in the look-back."""
         first, last = _day(start), _day(end)
         if first >= last:
             return []
-        again = max(self._lookback_days - 1, 0)
-        first = max(self._first, first + datetime.timedelta(days=1 - again))
+        new = first + datetime.timedelta(days=1)
+        again = datetime.timedelta(days=max(self._lookback_days - 1, 0))
+        # A first day that was moved since shortens the look-back, and never leaves out a new day.
+        first = min(new, max(self._first, new - again))
         plan = self._options.plan(first.isoformat(), last.isoformat(), None)
         job = self._options.job
-        return [Group(group, last, job) for group in in_groups(plan.due, job.requests())]
+        return [
+            Group(group, first, last, last, job) for group in in_groups(plan.due, job.requests())
+        ]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The rows of a group, on an executor."""

@@ -3,10 +3,11 @@
 import datetime
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -25,9 +26,13 @@ pyspark = pytest.importorskip("pyspark")
 
 from pyspark.sql import DataFrame, SparkSession  # noqa: E402
 from pyspark.sql import functions as F  # noqa: E402, N812
+from pyspark.sql.datasource import InputPartition  # noqa: E402
 from pyspark.sql.pandas.types import from_arrow_schema  # noqa: E402
 
-from pyspark_cdrlake._rows import ARROW_SCHEMA, SCHEMA  # noqa: E402
+from pyspark_cdrlake._options import Options  # noqa: E402
+from pyspark_cdrlake._reader import Reader  # noqa: E402
+from pyspark_cdrlake._rows import ARROW_SCHEMA, SCHEMA, Group, rows  # noqa: E402
+from pyspark_cdrlake._stream import StreamReader  # noqa: E402
 
 YESTERDAY = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 CANARY = "canary-7391-of-the-key"
@@ -313,11 +318,56 @@ def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
     assert len(keyed.slices()) == 6
 
 
-def test_a_slice_may_be_a_month(calls: Callable[..., DataFrame], keyed: Proxy) -> None:
-    frame = calls(day=str(YESTERDAY), direction="placed", **{"window.slice": "month"})
-    days = [it[0] for it in frame.select("source_day").distinct().collect()]
-    assert {it.replace(day=1) for it in days} == {YESTERDAY.replace(day=1)}
+def stream_reader(keyed: Proxy, **options: str) -> StreamReader:
+    return StreamReader(Options.of({**keyed.simulator.options, **options}))
+
+
+def days_of(groups: Sequence[InputPartition]) -> set[datetime.date]:
+    return {it.first_day for group in groups if isinstance(group, Group) for it in group.slices}
+
+
+def test_a_later_first_day_leaves_out_no_new_day(keyed: Proxy) -> None:
+    start, end = {"day": str(days_ago(6))}, {"day": str(days_ago(1))}
+    new = {days_ago(it) for it in range(1, 6)}
+    for first, again in [(9, {6, 7}), (6, {6}), (5, set()), (2, set()), (0, set())]:
+        groups = stream_reader(keyed, **{"from": str(days_ago(first))}).partitions(start, end)
+        assert days_of(groups) == new | {days_ago(it) for it in again}
+
+
+def test_pruned_days_are_refused(keyed: Proxy, tmp_path: Path) -> None:
+    keyed.rate = 0
+    lake, api = str(tmp_path / "lake"), keyed.simulator
+    cdrlake.run(lake=lake, last=3, options=api.options, env=api.env)
+    subprocess.run(
+        [cdrlake.binary(), "prune", "--older-than", "2days", "--lake", lake],
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    options = {**api.options, "lake.url": lake}
+    sentence = f"^2 slices from {days_ago(2)} to {YESTERDAY} were pruned"
+    with pytest.raises(ValueError, match=sentence):
+        Reader(Options.of({**options, "last": "3"})).partitions()
+    stream = stream_reader(keyed, **{"lake.url": lake, "from": str(days_ago(2))})
+    with pytest.raises(ValueError, match=sentence):
+        stream.partitions(stream.initialOffset(), {"day": str(YESTERDAY)})
+    kept = Reader(Options.of({**options, "last": "2"})).partitions()
+    assert days_of(kept) == {days_ago(1), YESTERDAY}
+
+
+def test_a_month_is_fetched_whole_and_has_the_days_that_are_asked_for(
+    calls: Callable[..., DataFrame], keyed: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WAVIX_API_KEY", CANARY)
+    months = {"window.slice": "month"}
+    frame = calls(day=str(YESTERDAY), direction="placed", **months)
+    assert frame.select("source_day").distinct().collect() == [(YESTERDAY,)]
     assert len(keyed.slices()) == 1
+    # A later batch of a stream has no earlier day of the month.
+    stream = stream_reader(keyed, **months, **{"from": str(days_ago(20))})
+    groups = stream.partitions({"day": str(days_ago(1))}, {"day": str(YESTERDAY)})
+    batches = [batch for group in groups for batch in rows(group)]
+    days = {day for batch in batches for day in batch.column("source_day").to_pylist()}
+    assert days == {days_ago(2), days_ago(1), YESTERDAY}
 
 
 def test_a_lake_of_a_newer_version_is_refused_by_the_driver(
