@@ -1,5 +1,6 @@
 """What a driver of Apache Spark and its executors share: the slices, and the configuration."""
 
+import dataclasses
 import os
 import socket
 import tempfile
@@ -15,6 +16,8 @@ from cdrlake.reports import Slice
 
 #: What the program takes where nothing is configured.
 _REQUESTS = 4
+#: The file by which a directory is known to be a lake.
+_IDENTITY = "_cdrlake/lake.json"
 
 
 @dataclass(frozen=True)
@@ -24,12 +27,14 @@ class Job:
     Attributes:
         text: The text of the configuration file.
         path: Where the driver has it; ``None`` if there is none.
-        options: Other keys of the configuration.
+        options: Other keys of the configuration, and ``lake.url`` as every machine must have it.
+        lake: The lake's directory, if it exists: every executor must see it.
     """
 
     text: str
     path: str | None
     options: Mapping[str, OptionValue]
+    lake: Path | None = None
 
     @classmethod
     def of_driver(cls, config: str | None, options: Mapping[str, OptionValue]) -> "Job":
@@ -42,11 +47,27 @@ class Job:
         variables(options)
         path = Path(config or "pipeline.toml")
         if config is None and not path.exists():
-            return cls("", None, options)
+            return cls("", None, options)._with_lake()
         try:
-            return cls(path.read_text(), str(path), options)
+            return cls(path.read_text(), str(path), options)._with_lake()
         except OSError as error:
             raise Error(f"cannot read the configuration {path}: {error.strerror}") from None
+
+    def _with_lake(self) -> "Job":
+        """The same with the lake's address as this machine resolves it."""
+        url = self.value("lake.url")
+        if url is None:
+            return self
+        url = str(url)
+        # Else it is the address of a bucket, or one that the program refuses in its own words.
+        if url and ":" not in url and "//" not in url and url[0] not in "~$":
+            url = str(Path(url).absolute())
+        directory = Path(url.removeprefix("file://"))
+        return dataclasses.replace(
+            self,
+            options={**self.options, "lake.url": url},
+            lake=directory if (directory / _IDENTITY).exists() else None,
+        )
 
     def value(self, key: str) -> Any:
         """The value of a key of the configuration, as it is written; ``None`` without one."""
@@ -58,9 +79,9 @@ class Job:
                 found = found.get(name) if isinstance(found, dict) else None
         return found
 
-    def planned_options(self) -> Mapping[str, OptionValue]:
-        """The options for a plan: it needs the address of a lake, even if there is none."""
-        if self.value("lake.url") is not None:
+    def optional_lake(self) -> Mapping[str, OptionValue]:
+        """The options where no lake is needed: the address of none, if there is none."""
+        if "lake.url" in self.options:
             return self.options
         return {**self.options, "lake.url": str(Path(tempfile.gettempdir()) / "no-cdrlake-here")}
 
@@ -73,12 +94,18 @@ class Job:
         """The configuration file, on this machine.
 
         Raises:
-            Error: The program is not there.
+            Error: The program is not there, or the lake.
         """
         try:
             binary()
         except Error as error:
             raise Error(f"executor {socket.gethostname()}: {error}") from None
+        # It names the erased numbers.
+        if self.lake is not None and not (self.lake / _IDENTITY).exists():
+            raise Error(
+                f"executor {socket.gethostname()}: there is no lake in {self.lake}, as there is "
+                "for the driver. Let lake.url name a bucket, or a directory that all machines share"
+            )
         with tempfile.NamedTemporaryFile("w", prefix="cdrlake-", suffix=".toml") as file:
             file.write(self.text)
             file.flush()

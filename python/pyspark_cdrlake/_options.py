@@ -83,7 +83,7 @@ class Options:
             direction=self.direction,
             refresh=True,
             config=self.job.path,
-            options=self.job.planned_options(),
+            options=self.job.optional_lake(),
         )
 
 

@@ -85,7 +85,7 @@ def rows(group: InputPartition) -> Iterator[pa.RecordBatch]:
                 from_=each.first_day,
                 to=each.last_day,
                 config=config,
-                options=group.job.options,
+                options=group.job.optional_lake(),
             )
             for batch in map(group.asked_for, batches):
                 if batch.num_rows > 0:

@@ -212,6 +212,26 @@ def test_the_program_on_the_path_is_the_second_choice(
         job.on_executor().__enter__()
 
 
+def test_executors_get_the_lake_of_the_driver(api: cdrlake.Simulator, tmp_path: Path) -> None:
+    def lake_of(url: str) -> object:
+        return cdrlake._job.Job.of_driver(None, {"lake.url": url}).options["lake.url"]
+
+    assert lake_of("./lake") == str(tmp_path / "lake")
+    for kept in ["/srv/lake", "s3://calls/wavix", "file:///srv/lake", "s3:/calls", "~/lake", ""]:
+        assert lake_of(kept) == kept
+    Path("pipeline.toml").write_text('lake.url = "lake"')
+    assert cdrlake._job.Job.of_driver(None, {}).options == {"lake.url": str(tmp_path / "lake")}
+
+    cdrlake.run(last=1, options=api.options, env=api.env)
+    job = cdrlake._job.Job.of_driver(None, {})
+    with job.on_executor() as config:
+        assert Path(config).read_text() == job.text
+    # As an executor sees it that does not share the directory.
+    Path("lake").rename("elsewhere")
+    with pytest.raises(cdrlake.Error, match=f"there is no lake in {tmp_path}/lake"):
+        job.on_executor().__enter__()
+
+
 def test_a_log_that_a_grandchild_keeps_open_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
