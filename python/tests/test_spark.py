@@ -37,6 +37,7 @@ from pyspark_cdrlake._stream import StreamReader  # noqa: E402
 YESTERDAY = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days=1)
 CANARY = "canary-7391-of-the-key"
 DAYS = 30
+SPARK_PAGE = Path(__file__).parents[2] / "docs" / "spark.md"
 
 
 def days_ago(days: int) -> datetime.date:
@@ -283,39 +284,52 @@ def test_a_wrong_count_fails_the_job_and_names_the_slice(
 
 
 def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
-    spark: SparkSession, keyed: Proxy, tmp_path: Path
+    spark: SparkSession, keyed: Proxy, tmp_path: Path, expected: pa.Table
 ) -> None:
     keyed.requests.clear()
     keyed.rate = 0
+    table = tmp_path / "table"
+    # The function of the documents, with another address.
+    chapter = SPARK_PAGE.read_text().split("\n## A stream\n")[1]
+    example = chapter.split("```python\n")[1].split("\n\n")[0]
+    names: dict[str, Any] = {}
+    exec(example.replace("s3://warehouse/calls", str(table)), names)
+    replace = names["replace"]
 
     def batch(to: datetime.date) -> set[tuple[str, str]]:
-        """Takes the days up to `to`. Returns each day that the sink got, with its fetch."""
+        """Takes the days up to `to`. Returns each day of the table, with its fetch."""
         keyed.requests.clear()
         reader = spark.readStream.format("cdrlake").options(**keyed.simulator.options)
         stream = reader.option("from", str(days_ago(9))).option("to", str(to)).load()
-        seen: set[tuple[str, str]] = set()
-
-        def take(frame: DataFrame, _: int) -> None:
-            pairs = frame.select("source_day", "fetch_day").distinct().collect()
-            seen.update((str(it[0]), str(it[1])) for it in pairs)
-
         query = (
-            stream.writeStream.foreachBatch(take)
+            stream.writeStream.foreachBatch(replace)
             .option("checkpointLocation", str(tmp_path / "checkpoint"))
             .trigger(availableNow=True)
             .start()
         )
         assert query.awaitTermination(120)
-        return seen
+        pairs = spark.read.parquet(str(table)).select("source_day", "fetch_day").distinct()
+        return {(str(it[0]), str(it[1])) for it in pairs.collect()}
 
     fetch = str(days_ago(2))
     # All ended days at the first time, then those since, and the look-back of three days.
-    assert batch(days_ago(2)) == {(str(days_ago(it)), fetch) for it in range(2, 10)}
+    first = {(str(days_ago(it)), fetch) for it in range(2, 10)}
+    assert batch(days_ago(2)) == first
     assert len(keyed.slices()) == 16
-    assert batch(days_ago(2)) == set()
+    # Each only once.
+    assert len([it for it in keyed.requests if "/all?" in it]) == 16
+    assert batch(days_ago(2)) == first
+    assert keyed.requests == []
     fetch = str(days_ago(1))
-    assert batch(days_ago(1)) == {(str(days_ago(it)), fetch) for it in range(1, 4)}
+    kept = {it for it in first if it[0] < str(days_ago(3))}
+    assert batch(days_ago(1)) == kept | {(str(days_ago(it)), fetch) for it in range(1, 4)}
     assert len(keyed.slices()) == 6
+    wanted = pa.compute.and_(
+        pa.compute.greater_equal(expected["source_day"], days_ago(9)),
+        pa.compute.less_equal(expected["source_day"], days_ago(1)),
+    )
+    found = spark.read.parquet(str(table)).toArrow()
+    assert_equal(found.select([*expected.column_names, "fetch_day"]), expected.filter(wanted))
 
 
 def stream_reader(keyed: Proxy, **options: str) -> StreamReader:
