@@ -19,7 +19,10 @@ done
 # As the service calls it, with a key where systemd would have put it, and another API and lake.
 cdrlake simulate --port 0 --calls-per-day 100 > "$work/url" &
 simulator=$!
-until [ -s "$work/url" ]; do sleep 0.1; done
+until [ -s "$work/url" ]; do
+  kill -0 "$simulator" || { echo "the simulator has ended"; exit 1; }
+  sleep 0.1
+done
 export CDRLAKE_SOURCE_URL CDRLAKE_SOURCE_API_KEY_FILE=$work/wavix.key
 CDRLAKE_SOURCE_URL=$(cat "$work/url")
 (umask 077 && echo demo > "$work/wavix.key")
