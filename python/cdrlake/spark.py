@@ -45,8 +45,8 @@ class SparkReport:
 
     Attributes:
         runs: Their reports, in the order of slices. Those of a lost task are in the lake only.
-        unreported: Days that may have changed without a report here: their task was started more
-            than once, or another run had their slice.
+        unreported: Days, of months the first one, that may have changed without a report here:
+            their task was started more than once, or another run had their slice.
     """
 
     runs: tuple[RunReport, ...]
@@ -152,7 +152,7 @@ def run(
         for number, task in tasks.collect()
         for due, it in zip(groups[number], task, strict=True)
     ]
-    report = _together(answers, plan.last)
+    report = _together(answers)
     failures = [it for _, it in answers if it.status != 0]
     if failures:
         failed = tuple(each for each in report.slices if each.outcome == "failed")
@@ -160,8 +160,8 @@ def run(
     return report
 
 
-def _together(answers: Sequence[tuple[Slice, _Answer]], last: datetime.date) -> SparkReport:
-    """The reports of all answers, and the days up to `last` of which they do not tell enough."""
+def _together(answers: Sequence[tuple[Slice, _Answer]]) -> SparkReport:
+    """The reports of all answers, and the days of which they do not tell enough."""
     runs = []
     unreported: set[datetime.date] = set()
     for due, answer in answers:
@@ -169,8 +169,7 @@ def _together(answers: Sequence[tuple[Slice, _Answer]], last: datetime.date) -> 
         runs += [run] if run else []
         # To load a day once too often is safe.
         if answer.is_repeated or not run or all(it.outcome == "skipped" for it in run.slices):
-            days = (min(due.last_day, last) - due.first_day).days + 1
-            unreported |= {due.first_day + datetime.timedelta(days=it) for it in range(days)}
+            unreported.add(due.first_day)
     return SparkReport(runs=tuple(sorted(runs, key=_order)), unreported=tuple(sorted(unreported)))
 
 
