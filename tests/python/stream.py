@@ -188,4 +188,4 @@ def main(binary, nu=None):
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]).resolve(), *sys.argv[2:])
+    main(*(pathlib.Path(program).resolve() for program in sys.argv[1:]))
