@@ -9,8 +9,7 @@ use super::{Config, ConfigError, Overrides};
 const EXAMPLE: &str = include_str!("../../pipeline.toml");
 
 impl Config {
-    /// The text of a configuration file that sets what was `given`, and has all other keys with
-    /// their comments and defaults.
+    /// The text of a configuration file: the example with the values that were `given`.
     ///
     /// # Errors
     /// [`ConfigError`] for the first wrong value.

@@ -29,7 +29,7 @@ pub enum Condition {
 }
 
 impl Condition {
-    /// What is wrong with the entry, if anything is.
+    /// Why the entry cannot be used; `None` if it can.
     pub(crate) fn problem(&self) -> Option<String> {
         match self {
             Self::Sound => None,

@@ -520,6 +520,16 @@ impl Observer for AfterFirstMonth {
     }
 }
 
+/// Begins a conversion, and interrupts it after its first month.
+async fn convert_first_month(world: &World) {
+    let lake = world.opened_for_converting().await;
+    let interrupt = CancellationToken::new();
+    let observer = AfterFirstMonth(interrupt.clone());
+    let now = Timestamp::now();
+    let none = convert_to_months(&lake, &world.config, now, &observer, &interrupt);
+    assert_eq!(none.await.unwrap(), None);
+}
+
 /// Ways to damage the second received day, each with its rows that can still be read.
 const DAMAGE: [(&str, u64); 6] = [
     ("the file is lost", 0),
@@ -569,12 +579,7 @@ async fn a_day_that_is_damaged_after_a_month_was_merged_makes_its_month_open() {
     for formats in [FORMATS[0], FORMATS[3]] {
         for (how, readable) in DAMAGE {
             let mut world = filled_in_both_directions(formats).await;
-            let lake = world.opened_for_converting().await;
-            let interrupt = CancellationToken::new();
-            let observer = AfterFirstMonth(interrupt.clone());
-            let now = Timestamp::now();
-            let none = convert_to_months(&lake, &world.config, now, &observer, &interrupt);
-            assert_eq!(none.await.unwrap(), None);
+            convert_first_month(&world).await;
             assert!(commit(&world, month()).await.file.is_some());
 
             damage_second_day(&world, how).await;
@@ -779,12 +784,7 @@ async fn a_half_converted_lake_is_shown_and_verified_as_what_it_holds_and_is_not
     for formats in FORMATS {
         let mut world = filled_in_both_directions(formats).await;
         let whole = status(&world).await;
-        let lake = world.opened_for_converting().await;
-        let interrupt = CancellationToken::new();
-        let observer = AfterFirstMonth(interrupt.clone());
-        let now = Timestamp::now();
-        let none = convert_to_months(&lake, &world.config, now, &observer, &interrupt);
-        assert_eq!(none.await.unwrap(), None);
+        convert_first_month(&world).await;
         let identity = world.lake.identity.clone();
         world.lake = Lake::find_any(world.store()).await.unwrap().unwrap();
         assert_ne!(world.lake.identity, identity);
