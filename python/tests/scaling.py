@@ -15,7 +15,7 @@ from proxy import proxy
 import cdrlake
 
 MASTERS = ["local[1]", "local[2]", "local[4]"]
-DAYS = 24
+DAYS = 48
 #: Bytes a second of one connection.
 RATE = 50_000
 
@@ -36,23 +36,29 @@ def measure(master: str, url: str) -> None:
     print(cores, rows, time.monotonic() - begin)
 
 
-def main(masters: list[str]) -> None:
-    """Prints a table."""
+def environment(api: cdrlake.Simulator) -> dict[str, str]:
+    """The variables of a driver on this machine that fetches from `api`."""
     import pyspark
 
+    return {
+        **os.environ,
+        **api.env,
+        "PYSPARK_PYTHON": sys.executable,
+        "SPARK_HOME": str(Path(pyspark.__file__).parent),
+        "SPARK_LOCAL_IP": "127.0.0.1",
+    }
+
+
+def main(masters: list[str]) -> None:
+    """Prints a table."""
     with cdrlake.simulate(calls_per_day=400) as api, proxy(api) as server:
         server.rate = RATE
-        env = {
-            **os.environ,
-            **api.env,
-            "PYSPARK_PYTHON": sys.executable,
-            "SPARK_HOME": str(Path(pyspark.__file__).parent),
-            "SPARK_LOCAL_IP": "127.0.0.1",
-        }
         first = None
         for master in masters:
             command = [sys.executable, __file__, "--measure", master, server.simulator.url]
-            done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
+            done = subprocess.run(
+                command, env=environment(api), stdout=subprocess.PIPE, text=True, check=True
+            )
             cores, rows, seconds = done.stdout.split()
             first = first or float(seconds)
             times = first / float(seconds)
