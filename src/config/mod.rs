@@ -286,6 +286,7 @@ impl Config {
             tables: self.lake.tables.clone(),
             slice: self.window.slice,
             converting: None,
+            converting_run: None,
             source: filters,
             privacy: numbers.as_str().to_owned(),
             privacy_columns: others

@@ -59,6 +59,9 @@ pub struct Identity {
     /// wanted identity: this process converts it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub converting: Option<PeriodUnit>,
+    /// The run that converts it: the last one that began to. It alone may give that up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub converting_run: Option<String>,
     /// For information: `source.url` when the lake was created. Hosts may change.
     pub source_url: String,
     /// For information: `window.timezone` when the lake was created.

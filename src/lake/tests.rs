@@ -49,6 +49,7 @@ fn identity() -> Identity {
         tables: None,
         slice: None,
         converting: None,
+        converting_run: None,
         source: vec![filter("disposition", "all")],
         privacy: "keep".to_owned(),
         privacy_columns: [].into(),

@@ -89,7 +89,7 @@ pub(crate) async fn convert_to_months(
         // Better now than at the end.
         lake.sync_everything(&run).await?;
     }
-    let lake = lake.with_identity(begin).await?;
+    let lake = lake.with_identity(|identity| begin(identity, &run)).await?;
     if !lake.has_logs() {
         tracing::warn!(
             "Until the conversion has ended, readers of the files may count calls twice."
@@ -144,21 +144,34 @@ pub(crate) async fn convert_to_months(
         && lake.unended_runs(&run).await?.is_empty()
     {
         // Nothing of a month is written yet, so that the lake can stay one of days.
-        lake.with_identity(abandon).await?;
+        lake.with_identity(|identity| abandon(identity, &run))
+            .await?;
     }
     let is_complete = converted?;
     ended?;
     Ok(is_complete.then_some(merged))
 }
 
-fn begin(identity: &mut Identity) {
+fn begin(identity: &mut Identity, run: &str) {
     identity.converting = Some(PeriodUnit::Month);
+    identity.converting_run = Some(run.to_owned());
     identity.format = Identity::format_of(identity.converting);
 }
 
-fn abandon(identity: &mut Identity) {
+/// Leaves the lake one of days, unless another conversion has begun since: this one may have been
+/// suspended for longer than its lease.
+fn abandon(identity: &mut Identity, run: &str) {
+    if identity.converting_run.as_deref() == Some(run) {
+        end(identity, identity.slice);
+    }
+}
+
+/// Ends a conversion with slices of this period.
+fn end(identity: &mut Identity, slice: Option<PeriodUnit>) {
     identity.converting = None;
-    identity.format = Identity::format_of(identity.slice);
+    identity.converting_run = None;
+    identity.slice = slice;
+    identity.format = Identity::format_of(slice);
 }
 
 /// A conversion under way.
@@ -204,9 +217,7 @@ impl Conversion<'_> {
         }
         let timezone = timezone_name(&self.config.window.timezone);
         let to_months = |identity: &mut Identity| {
-            identity.converting = None;
-            identity.slice = Some(PeriodUnit::Month);
-            identity.format = Identity::format_of(identity.slice);
+            end(identity, Some(PeriodUnit::Month));
             // Days were the provider's, whatever the zone. Months are cut in it from now on.
             identity.timezone.clone_from(&timezone);
         };

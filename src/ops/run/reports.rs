@@ -535,6 +535,7 @@ mod tests {
             tables: None,
             slice: None,
             converting: None,
+            converting_run: None,
             source: Vec::new(),
             privacy: "keep".to_owned(),
             privacy_columns: std::collections::BTreeMap::new(),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ops::Range;
 
+use futures::FutureExt;
 use jiff::Timestamp;
 use jiff::civil::Date;
 use tokio_util::sync::CancellationToken;
@@ -635,6 +636,37 @@ async fn a_conversion_whose_days_are_damaged_before_a_month_is_merged_goes_back(
     // A run repairs the day.
     let ran = world.run(1, source(&[2])).await.run;
     assert_eq!(ran.report.outcome, RunOutcome::Committed);
+}
+
+/// Another process, which begins to convert the lake while this one is suspended.
+#[derive(Debug)]
+struct Another(Lake);
+
+impl Observer for Another {
+    fn slices_began(&self, _: usize) {
+        let begin = |identity: &mut Identity| identity.converting_run = Some("another".to_owned());
+        let begun = self.0.with_identity(begin).now_or_never();
+        begun.expect("memory does not wait").unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conversion_that_fails_does_not_end_another_one_that_has_begun_since() {
+    let world = filled(&[], &[CALLS, CALLS]).await;
+    let edit = |entry: &mut Entry| {
+        let commit = entry.committed.as_mut().unwrap();
+        commit.totals.duration_seconds += 1;
+    };
+    world.edit_entry(slice(2), edit).await;
+    let lake = world.opened_for_converting().await;
+    let (another, never) = (Another(world.lake.clone()), CancellationToken::new());
+    let now = Timestamp::now();
+    let refused = convert_to_months(&lake, &world.config, now, &another, &never).await;
+    let refused = refused.unwrap_err().to_string();
+    assert!(refused.contains("do not add up"), "{refused}");
+    let identity = lake.as_it_is_now().await.unwrap().identity;
+    assert_eq!(identity.converting, Some(PeriodUnit::Month));
+    assert_eq!(identity.converting_run.as_deref(), Some("another"));
 }
 
 #[tokio::test(start_paused = true)]
