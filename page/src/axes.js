@@ -4,16 +4,14 @@ import { ticks } from "d3-array";
 import { s } from "./dom.js";
 import { day_short, weekday } from "./format.js";
 
-export const CHARACTER = 6.6;
-
 export function canvas(width, height, ...children) {
   return s("svg", { viewBox: `0 0 ${width} ${height}`, width, height }, children);
 }
 
 /** Horizontal lines with their values left of them. */
-export function value_lines(scale, { from, to, about = 3, format }) {
+export function value_lines(scale, { from, to, about = 3, format, is_whole = false }) {
   const [low, high] = scale.domain();
-  return ticks(low, high, about).map((value) => {
+  return ticks(low, high, about).filter((value) => !is_whole || Number.isInteger(value)).map((value) => {
     const y = Math.round(scale(value)) + 0.5;
     return s("g", null,
       s("line", { class: "grid", x1: from, x2: to, y1: y, y2: y }),
@@ -45,9 +43,17 @@ export function stripes(id) {
       s("rect", { class: "stripe", width: 1.5, height: 6 })));
 }
 
+const ruler = document.createElement("canvas").getContext("2d");
+/** The width of a text in the page's font. */
+export function width_of(text, size = 13, weight = 400) {
+  ruler.font = `${weight} ${size}px ${getComputedStyle(document.body).fontFamily}`;
+  return ruler.measureText(text).width;
+}
+
 /** As much of a text as fits. */
 export function fitting(text, width) {
-  const most = Math.max(1, Math.floor(width / CHARACTER));
-  const letters = Array.from(text);
-  return letters.length <= most ? text : letters.slice(0, most - 1).join("").trimEnd() + "…";
+  if (width_of(text) <= width) return text;
+  const letters = Array.from(text).slice(0, 200);
+  while (letters.length > 1 && width_of(letters.join("") + "…") > width) letters.pop();
+  return letters.join("").trimEnd() + "…";
 }

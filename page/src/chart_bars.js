@@ -1,7 +1,7 @@
 // Horizontal bars with their names above them.
 
 import { scaleLinear } from "d3-scale";
-import { canvas, CHARACTER, fitting } from "./axes.js";
+import { canvas, fitting, width_of } from "./axes.js";
 import { s } from "./dom.js";
 
 /** `rows`: `{ name, value, before, amount, aside, tip() }`; `before` is marked on the bar. */
@@ -13,7 +13,7 @@ export function draw_bars({ rows }, width) {
   const groups = rows.map(({ name, value, before, amount, aside }, i) => {
     const y = top + i * row;
     return s("g", { class: "row" },
-      s("text", { class: "row-name", x: 0, y: y + 13 }, fitting(name, width - (amount.length + aside.length + 4) * CHARACTER)),
+      s("text", { class: "row-name", x: 0, y: y + 13 }, fitting(name, width - width_of(amount, 13, 600) - width_of(aside, 12) - 24)),
       s("text", { class: "row-value", x: width, y: y + 13, "text-anchor": "end" }, s("tspan", { class: "aside" }, aside ? aside + "   " : ""), amount),
       s("rect", { class: "track", x: 0, y: y + 20, width, height: 10, rx: 2 }),
       s("rect", { class: "bar money", x: 0, y: y + 20, width: Math.max(1.5, x(value)), height: 10, rx: 2 }),
@@ -37,7 +37,7 @@ export function draw_differences({ rows }, width) {
   const groups = rows.map(({ name, amount, parts }, i) => {
     const y = top + i * row;
     return s("g", { class: "row" },
-      s("text", { class: "row-name", x: 0, y: y + 13 }, fitting(name, width - (amount.length + 3) * CHARACTER)),
+      s("text", { class: "row-name", x: 0, y: y + 13 }, fitting(name, width - width_of(amount, 13, 600) - 14)),
       s("text", { class: "row-value", x: width, y: y + 13, "text-anchor": "end" }, amount),
       parts.map(([kind, value], at) => s("rect", {
         class: `bar ${kind}`, x: Math.min(x(0), x(value)), y: y + 20 + at * 9, width: Math.max(1, Math.abs(x(value) - x(0))), height: 8, rx: 1.5,

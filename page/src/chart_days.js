@@ -4,7 +4,7 @@ import { max } from "d3-array";
 import { scaleBand, scaleLinear } from "d3-scale";
 import { canvas, day_labels, standing_bar, stripes, value_lines } from "./axes.js";
 import { s } from "./dom.js";
-import { day_long } from "./format.js";
+import { compact, day_long } from "./format.js";
 import { is_unknown, letter, worst } from "./states.js";
 
 /**
@@ -12,7 +12,7 @@ import { is_unknown, letter, worst } from "./states.js";
  * format, axis }`, where `of` is a number for lengths and `format` a text of the same sums.
  */
 export function draw_days({ days, panels, directions, sum }, width) {
-  const left = 46, right = 6, top = 26, gap = 34, tall = width < 560 ? 92 : 112;
+  const left = 46, right = 6, top = 26, gap = 36, tall = width < 560 ? 92 : width < 700 ? 84 : 112;
   const names = days.map(({ day }) => day);
   const x = scaleBand(names, [left, width - right]).paddingInner(days.length > 120 ? 0 : 0.22).paddingOuter(0.1);
   const height = top + panels.length * (tall + gap) - gap + 24;
@@ -38,7 +38,7 @@ export function draw_days({ days, panels, directions, sum }, width) {
     const most = max(days, ({ parts, week }) => Math.max(panel.of(sum(parts)), week ? panel.of(week) : 0));
     const y = scaleLinear([0, most || 1], [y1, y0]).nice(3);
     svg.append(s("text", { class: "panel", x: 0, y: y0 - (i ? 14 : 12) }, panel.title));
-    svg.append(...value_lines(y, { from: left, to: width - right, format: panel.axis }));
+    svg.append(...value_lines(y, { from: left, to: width - right, format: panel.axis, is_whole: panel.is_whole }));
     const group = s("g", null);
     for (const { day, parts, week } of days) {
       if (week && panel.of(week) > 0) {
@@ -85,7 +85,7 @@ export function draw_peaks({ days, label }, width) {
   const x = scaleBand(names, [left, width - right]).paddingInner(days.length > 60 ? 0 : 0.3).paddingOuter(0.1);
   const most = days.reduce((a, b) => (b.calls > a.calls ? b : a), { calls: 0 });
   const y = scaleLinear([0, most.calls || 1], [top + tall, top]).nice(4);
-  const svg = canvas(width, top + tall + 24, value_lines(y, { from: left, to: width - right, about: 4, format: (n) => String(n) }));
+  const svg = canvas(width, top + tall + 24, value_lines(y, { from: left, to: width - right, about: 4, format: compact, is_whole: true }));
   const bars = days.map(({ day, calls }) => s("path", { class: `bar both${day === most.day ? " most" : ""}`, d: standing_bar(x(day), y(calls), x.bandwidth(), top + tall - y(calls)) }));
   svg.append(...bars, s("line", { class: "axis", x1: left, x2: width - right, y1: top + tall + 0.5, y2: top + tall + 0.5 }));
   if (most.calls > 0) {

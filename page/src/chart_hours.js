@@ -10,10 +10,11 @@ import { count, percent } from "./format.js";
 /**
  * `series`: `{ direction, points: [{ time, calls, … }] }`, by time; a line is interrupted where
  * points are further apart than `step`. `panels`: `{ kind, title, unit, of(point) }`.
- * `marks`: `{ number, kind, direction, begin, end }`.
+ * `marks`: `{ number, kind, direction, begin, end, value }`; their value is shown where points stand
+ * for more than an hour.
  */
-export function draw_hours({ series, panels, marks, days, begin, end, step, midnight, name_of }, width) {
-  const left = 46, right = width < 560 ? 8 : 66, gap = 32, tall = width < 560 ? 84 : 98;
+export function draw_hours({ series, panels, marks, days, begin, end, step, is_hourly, midnight, name_of }, width) {
+  const left = 46, right = width < 560 ? 8 : 66, gap = 40, tall = width < 700 ? 84 : 98;
   const lane = marks.length ? 26 : 0, top = 22 + lane;
   const x = scaleLinear([begin, end], [left, width - right]);
   const bottom = top + panels.length * (tall + gap) - gap;
@@ -29,7 +30,8 @@ export function draw_hours({ series, panels, marks, days, begin, end, step, midn
 
   panels.forEach((panel, i) => {
     const y0 = top + i * (tall + gap), y1 = y0 + tall;
-    const values = series.flatMap(({ points }) => points.map(panel.of));
+    const mine = marks.filter(({ kind }) => kind === panel.kind);
+    const values = [...series.flatMap(({ points }) => points.map(panel.of)), ...mine.map(({ value }) => value)];
     const [low = 0, high = 1] = extent(values);
     const y = scaleLinear([panel.from_zero ? 0 : Math.max(0, low - 0.02), Math.min(1, high + 0.02)], [y1, y0]).nice(3);
     svg.append(s("text", { class: "panel", x: 0, y: y0 - 10 }, panel.title));
@@ -53,10 +55,13 @@ export function draw_hours({ series, panels, marks, days, begin, end, step, midn
         svg.append(s("text", { class: `name ${end.direction}`, x: width - right + 6, y: Math.min(y1 + 4, end.y + 4) }, end.direction));
       });
     }
-    for (const mark of marks.filter(({ kind }) => kind === panel.kind)) {
+    for (const mark of mine) {
       const points = series.find(({ direction }) => direction === mark.direction)?.points ?? [];
-      for (const point of points.filter(({ time }) => time + step > mark.begin && time < mark.end)) {
-        const cx = x(point.time + step / 2), cy = y(panel.of(point));
+      const places = is_hourly
+        ? points.filter(({ time }) => time >= mark.begin && time < mark.end).map((point) => [point.time + step / 2, panel.of(point)])
+        : [[(mark.begin + mark.end) / 2, mark.value]];
+      for (const [time, value] of places) {
+        const cx = x(time), cy = y(value);
         svg.append(s("circle", { class: "ring", cx, cy, r: 6.5 }), s("circle", { class: `dot ${mark.direction}`, cx, cy, r: 2.5 }));
       }
     }

@@ -33,10 +33,10 @@ export function draw_rhythm({ cells, format, tip }, width) {
       svg.append(s("text", { class: `cell-text${part(cell.value) > 0.5 ? " on-high" : ""}`, x: px + x.bandwidth() / 2, y: py + y.bandwidth() / 2 + 3.5, "text-anchor": "middle" }, format(cell.value, true)));
     }
   }
-  const scale_width = Math.min(160, width * 0.3), scale_left = width - scale_width - 60;
+  const scale_width = Math.min(160, width * 0.3), scale_left = width - scale_width - 76;
   svg.append(
     s("text", { class: "tick", x: scale_left - 6, y: foot + 11, "text-anchor": "end" }, format(low)),
-    range(20).map((i) => s("rect", { class: "cell", x: scale_left + (i * scale_width) / 20, y: foot, width: scale_width / 20 + 0.5, height: 12, style: { "--part": `${(i / 19) * 100}%` } })),
+    ...range(20).map((i) => s("rect", { class: "cell", x: scale_left + (i * scale_width) / 20, y: foot, width: scale_width / 20 + 0.5, height: 12, style: { "--part": `${(i / 19) * 100}%` } })),
     s("text", { class: "tick", x: scale_left + scale_width + 6, y: foot + 11 }, format(high)),
     ring,
   );

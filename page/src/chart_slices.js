@@ -8,7 +8,7 @@ import { letter, STATES } from "./states.js";
 /** `days` in order; `of(day, direction)` is a slice or nothing; `tip(slice)` its lines. */
 export function draw_slices({ days, directions, of, tip }, width) {
   const left = 64, is_month = days[0]?.length === 7;
-  const cell = is_month ? 64 : Math.max(15, Math.min(30, Math.floor((width - left) / Math.max(1, days.length))));
+  const cell = is_month ? 64 : Math.max(15, Math.min(40, Math.floor((width - left) / Math.max(1, days.length))));
   const fits = Math.max(1, Math.floor((width - left) / cell));
   // Whole weeks in a line, so that weekdays stand below each other.
   const a_line = !is_month && fits < days.length && fits >= 7 ? fits - (fits % 7) : fits;

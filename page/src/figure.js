@@ -4,8 +4,8 @@ import { h } from "./dom.js";
 
 const figures = [];
 const NARROWEST = 260;
-/** The width of A4 between the page's margins, in CSS pixels. */
-const PAPER = 690;
+/** The width of A4 between the page's margins, and the space between two figures, in CSS pixels. */
+const PAPER = 690, GUTTER = 14;
 
 /**
  * `draw(width)` returns `{ svg, steps, columns, mark }`: each step has a place `x`, `y` (`y` may be
@@ -111,9 +111,7 @@ export function draw_figures() {
   addEventListener("beforeprint", () => {
     is_printing = true;
     for (const { plot, redraw } of figures) {
-      const parent = plot.closest(".columns");
-      const columns = parent ? Number(parent.dataset.paper ?? 1) : 1;
-      redraw((PAPER - (columns - 1) * 20) / columns);
+      redraw(plot.closest(".columns") ? (PAPER - GUTTER) / 2 : PAPER);
     }
   });
   addEventListener("afterprint", () => {
@@ -124,7 +122,7 @@ export function draw_figures() {
 
 /** A table behind a line that opens it. Its rows are made when it is opened for the first time. */
 export function details(title, { columns, rows }) {
-  const element = h("details", null, h("summary", null, `Table: ${title[0].toLowerCase()}${title.slice(1)}`));
+  const element = h("details", null, h("summary", null, `Table: ${/^[A-Z]{2}/.test(title) ? title : title[0].toLowerCase() + title.slice(1)}`));
   element.addEventListener("toggle", () => {
     if (!element.open || element.children.length > 1) return;
     const cell = (value, i) => i === 0

@@ -34,21 +34,24 @@ function sign(level) {
     s("path", { class: "glyph", d: SIGNS[level] }));
 }
 
+/** Findings of these kinds leave calls out of the charts, or may. */
+const INCOMPLETE = ["missing", "failed", "interrupted", "damaged", "mismatch", "unreadable"];
 /** Level, heading and sentence about the slices. */
 function trust_verdict({ trust }) {
   const all = trust.list.length;
   const counts = Object.entries(trust.slices).filter(([, n]) => n > 0);
   const of_all = counts.map(([state, n]) => `${count(n)} ${STATES[state]?.[1] ?? state}`).join(", ");
   if (all === 0 || trust.slices.missing === all) return ["bad", "No data", "Nothing of this period has been fetched yet."];
-  const first = trust.findings[0];
+  const first = trust.findings.find(({ kind }) => INCOMPLETE.includes(kind)) ?? trust.findings[0];
   if (!first) {
     return trust.matching === all
       ? ["good", "Complete", `${all === 1 ? "The slice is" : `All ${count(all)} slices are`} fetched, and ${all === 1 ? "its count matches" : "their counts match"} the provider’s.`]
       : ["good", "Complete", `All ${plural(all, "slice")}: ${of_all}. ${plural(trust.matching, "count matches", "counts match")} the provider’s.`];
   }
-  const is_bad = trust.findings.some(({ kind }) => !["open", "changed", "pruned"].includes(kind));
   const rest = trust.findings.length - 1;
-  return [is_bad ? "bad" : "note", is_bad ? "Not complete" : "Still moving",
+  const [level, name] = INCOMPLETE.includes(first.kind) ? ["bad", "Not complete"]
+    : trust.findings.some(({ kind }) => kind === "open") ? ["note", "Not settled yet"] : ["note", "Complete, with remarks"];
+  return [level, name,
     `Of ${plural(all, "slice")}: ${of_all}. ${first.text}${rest > 0 ? ` And ${plural(rest, "more finding")}.` : ""}`];
 }
 
@@ -82,7 +85,7 @@ function spark(values) {
     if (value !== null) path += `${is_drawing ? "L" : "M"}${x(i).toFixed(1)},${y(value).toFixed(1)}`;
     is_drawing = value !== null;
   });
-  return s("svg", { class: "spark", viewBox: `0 0 ${wide} ${tall}`, preserveAspectRatio: "none", "aria-hidden": "true" }, s("path", { d: path }));
+  return s("svg", { viewBox: `0 0 ${wide} ${tall}`, preserveAspectRatio: "none", "aria-hidden": "true" }, s("path", { d: path }));
 }
 
 export function tiles(report, days) {
@@ -90,15 +93,15 @@ export function tiles(report, days) {
   const by_direction = report.totals.filter(({ direction }) => direction !== null);
   const has_before = all.before !== null && report.before !== null;
   const entries = [
-    { name: "Calls", of: ({ calls }) => calls, format: count },
-    { name: "Minutes", of: ({ duration_seconds }) => duration_seconds, format: minutes },
-    { name: "Spend", of: spend_about, text: (sums) => money(spend(sums)) },
-    { name: "ASR", of: asr, format: percent, points: true, about: "answer-seizure ratio: the share of calls that were answered" },
+    { name: "Calls", about: "all attempts, answered or not", of: ({ calls }) => calls, format: count },
+    { name: "Minutes", about: "time talked", of: ({ duration_seconds }) => duration_seconds, format: minutes },
+    { name: "Spend", about: "what the provider charged, in US dollars", of: spend_about, text: (sums) => money(spend(sums)) },
+    { name: "ASR", of: asr, format: percent, points: true, about: "answer-seizure ratio: the share of calls answered" },
     { name: "ACD", of: acd, format: duration, about: "average call duration: minutes talked, divided by answered calls" },
   ];
   const shown = (entry, sums) => entry.text ? entry.text(sums) : entry.of(sums) === null ? NOTHING : entry.format(entry.of(sums));
   const moved = (entry) => {
-    if (!has_before) return "no period before to compare with";
+    if (!has_before) return null;
     const now = entry.of(all), before = entry.of(all.before);
     if (now === null || before === null) return NOTHING;
     if (!entry.points) return [h("b", null, change(relative(now, before))), ` from ${shown(entry, all.before)}`];
@@ -109,11 +112,14 @@ export function tiles(report, days) {
   const value_of_day = (entry) => days.map(({ parts }) => (parts.some(({ calls }) => calls > 0) ? entry.of(sum(parts)) : null));
   return [
     h("ul", { class: "tiles" }, entries.map((entry) => h("li", { class: "tile" },
-      h("h3", null, entry.name, entry.about && h("span", null, entry.about)),
+      h("h3", null, entry.name),
       h("p", { class: "big" }, shown(entry, all)),
+      h("p", { class: "about" }, entry.about),
       h("p", { class: "moved" }, moved(entry)),
-      spark(value_of_day(entry)),
+      h("div", { class: "spark" }, spark(value_of_day(entry))),
       by_direction.length > 1 && h("p", { class: "split" }, by_direction.map((sums) => h("span", null, h("i", { class: `swatch ${sums.direction}` }), `${sums.direction} `, h("b", null, shown(entry, sums)))))))),
-    has_before && h("p", { class: "note" }, `Changes compare with the ${plural(days.length, "day")} before: ${day_short(report.before.from)} to ${day_short(report.before.to)}.`),
+    h("p", { class: "note" }, has_before
+      ? `Changes compare with as many days before: ${day_short(report.before.from)} to ${day_short(report.before.to)}.`
+      : "There is no complete period before to compare with."),
   ];
 }

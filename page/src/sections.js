@@ -16,6 +16,8 @@ import { acd, asr, busy, failed, spend, spend_about, sum } from "./measures.js";
 import { letter, STATES } from "./states.js";
 
 const HOUR = 3_600_000;
+/** A difference within a sentence: no line ends behind its sign. */
+const unbroken = (amount) => money(amount, true).replace("$", "\u2060$");
 const empty = (words) => h("p", { class: "empty" }, words);
 
 export function section(id, title, about, ...children) {
@@ -27,7 +29,7 @@ export function section(id, title, about, ...children) {
 export function by_day(report, days) {
   if (!days.some(({ parts }) => parts.some(({ calls }) => calls > 0))) return empty("There are no calls in this period.");
   const panels = [
-    { title: "Calls", unit: "calls", of: ({ calls }) => calls, format: ({ calls }) => count(calls), axis: compact },
+    { title: "Calls", unit: "calls", of: ({ calls }) => calls, format: ({ calls }) => count(calls), axis: compact, is_whole: true },
     { title: "Minutes", unit: "minutes", of: ({ duration_seconds }) => duration_seconds / 60, format: (sums) => minutes(sums.duration_seconds), axis: compact },
     { title: "Spend", unit: "spend", of: spend_about, format: (sums) => money(spend(sums)), axis: axis_money },
   ];
@@ -58,6 +60,8 @@ const KINDS = {
 };
 /** A share of fewer calls says little. */
 const ENOUGH_CALLS = 20;
+/** More hours would be a line too dense to read. */
+const MOST_DAYS_BY_HOUR = 62;
 const SHOWN_AT_ONCE = 12;
 
 export function disruptions(report, days, zone) {
@@ -67,8 +71,9 @@ export function disruptions(report, days, zone) {
     { kind: "failed", title: "Calls that failed", unit: "failed", of: failed, from_zero: true },
     { kind: "busy", title: "Calls that were busy", unit: "busy", of: busy, from_zero: true },
   ];
-  const marks = list.map((d, i) => ({ number: i + 1, kind: d.kind, direction: d.direction, begin: Date.parse(d.begin), end: Date.parse(d.begin) + d.hours * HOUR }));
-  const is_hourly = (median(report.hours, ({ calls }) => calls) ?? 0) >= ENOUGH_CALLS;
+  const marks = list.map((d, i) => ({ number: i + 1, kind: d.kind, direction: d.direction, begin: Date.parse(d.begin), end: Date.parse(d.begin) + d.hours * HOUR, value: d.value }));
+  const has_many = (median(report.hours, ({ calls }) => calls) ?? 0) >= ENOUGH_CALLS;
+  const is_hourly = has_many && days.length <= MOST_DAYS_BY_HOUR;
   const series = report.directions.map((direction) => ({
     direction,
     points: (is_hourly
@@ -86,11 +91,11 @@ export function disruptions(report, days, zone) {
         id: "hours-chart", title: `Answered, failed and busy calls by ${is_hourly ? "hour" : "day"}`, summary,
         note: is_hourly
           ? `Hours with fewer than ${ENOUGH_CALLS} calls are left out: their shares say little.`
-          : `By day, because most hours have fewer than ${ENOUGH_CALLS} calls.`,
+          : `By day, because ${has_many ? `the period has more than ${MOST_DAYS_BY_HOUR} days` : `most hours have fewer than ${ENOUGH_CALLS} calls`}. Disruptions are hours.`,
         key: key_of([...report.directions.map((d) => [`${d} thin`, d]), ...(list.length ? [["ring-swatch", "disrupted hour"]] : [])]),
         draw: (width) => draw_hours({
           series, panels, marks, days: days_between(report.from, report.to), begin, end,
-          step: is_hourly ? HOUR : 24 * HOUR, midnight: (day) => zone.midnight(day),
+          step: is_hourly ? HOUR : 24 * HOUR, is_hourly, midnight: (day) => zone.midnight(day),
           name_of: (time) => (is_hourly ? zone.moment(time) : day_long(zone.parts(time).day)),
         }, width),
         table: {
@@ -119,7 +124,7 @@ export function disruptions(report, days, zone) {
 export function rhythm(report, days, zone) {
   if (!report.rhythm.some(({ calls }) => calls > 0)) return empty("There are no calls in this period.");
   const measures = {
-    calls: { name: "Calls an hour", of: ({ calls, hours }) => share(calls, hours), format: (v, is_short) => (is_short ? compact(v) : `${compact(v)} calls`) },
+    calls: { name: "Calls an hour", of: ({ calls, hours }) => share(calls, hours), format: (v, is_short) => (is_short ? compact(v) : `${v < 10 ? compact(v) : count(v)} calls`) },
     asr: { name: "ASR", of: asr, format: (v, is_short) => percent(v, 0).replace(is_short ? " %" : "", "") },
   };
   let chosen = "calls";
@@ -132,7 +137,7 @@ export function rhythm(report, days, zone) {
   ]];
   const heat = figure({
     id: "rhythm-chart", title: "A week, hour by hour",
-    summary: `The busiest hour is ${when(most)}, with ${compact(share(most.calls, most.hours))} calls an hour on average.`,
+    summary: `The busiest hour is ${when(most)}, with ${count(share(most.calls, most.hours))} calls on average.`,
     controls: h("fieldset", { class: "switch" },
       h("legend", null, "Colour shows"),
       Object.entries(measures).map(([name, { name: words }]) => {
@@ -164,7 +169,8 @@ export function rhythm(report, days, zone) {
   }));
 }
 
-const NO_NAME = "(none)";
+/** A name from outside: its direction of writing ends with it. */
+const named = (name) => (name === null ? "(none)" : `\u2068${name}\u2069`);
 const BARS = 8;
 const RANKINGS = { destinations: "Destinations", trunks: "SIP trunks", own_numbers: "Own numbers" };
 const ABOUT_NUMBERS = {
@@ -182,12 +188,12 @@ function ranking(of, title, { rows, other, distinct, is_exact }, whole) {
   const part = share(spend_about(first), spend_about(whole));
   return figure({
     id: `${of}-chart`, title: `${title} by spend`,
-    summary: `${first.name ?? NO_NAME} costs most: ${money(first.charge_usd)}${part === null ? "" : `, ${percent(part, 0)} of the spend`}. ${shown.length < distinct ? `The first ${shown.length} of ${distinct_words}.` : ""}`.trim(),
+    summary: `${named(first.name)} costs most: ${money(first.charge_usd)}${part === null ? "" : `, ${percent(part, 0)} of the spend`}. ${shown.length < distinct ? `The first ${shown.length} of ${distinct_words}.` : ""}`.trim(),
     draw: (width) => draw_bars({
       rows: shown.map((row) => ({
-        name: row.name ?? NO_NAME, value: dollars(row.charge_usd), before: row.before && dollars(row.before.charge_usd),
+        name: named(row.name), value: dollars(row.charge_usd), before: row.before && dollars(row.before.charge_usd),
         amount: money(row.charge_usd), aside: row.before ? change(relative(dollars(row.charge_usd), dollars(row.before.charge_usd))) : "",
-        tip: () => [row.name ?? NO_NAME, [
+        tip: () => [named(row.name), [
           ["money", "spend", money(row.charge_usd)], [null, "price", price(row.usd_per_minute)],
           [null, "minutes", minutes(row.duration_seconds)], [null, "calls", count(row.calls)], [null, "answered", percent(asr(row))],
           ...(row.before ? [["before", "spend before", money(row.before.charge_usd)], [null, "price before", price(row.before.usd_per_minute)]] : []),
@@ -197,7 +203,7 @@ function ranking(of, title, { rows, other, distinct, is_exact }, whole) {
     table: {
       columns: [["Name"], ["Spend", true], ["Minutes", true], ["Price", true], ["Calls", true], ["ASR", true], ["Spend before", true], ["Price before", true], ["Change", true]],
       rows: () => [
-        ...rows.map((row) => [row.name ?? NO_NAME, money(row.charge_usd), minutes(row.duration_seconds), price(row.usd_per_minute), count(row.calls), percent(asr(row)), row.before ? money(row.before.charge_usd) : NOTHING, row.before ? price(row.before.usd_per_minute) : NOTHING, row.before ? change(relative(dollars(row.charge_usd), dollars(row.before.charge_usd))) : NOTHING]),
+        ...rows.map((row) => [named(row.name), money(row.charge_usd), minutes(row.duration_seconds), price(row.usd_per_minute), count(row.calls), percent(asr(row)), row.before ? money(row.before.charge_usd) : NOTHING, row.before ? price(row.before.usd_per_minute) : NOTHING, row.before ? change(relative(dollars(row.charge_usd), dollars(row.before.charge_usd))) : NOTHING]),
         ...(other.calls > 0 ? [["All others", money(other.charge_usd), minutes(other.duration_seconds), price(share(dollars(other.charge_usd), other.duration_seconds / 60)), count(other.calls), percent(asr(other)), NOTHING, NOTHING, NOTHING]] : []),
       ],
     },
@@ -209,16 +215,16 @@ export function spending(report) {
   const rankings = Object.entries(RANKINGS).filter(([of]) => report[of]?.rows.length > 0);
   if (rankings.length === 0) return empty("There are no calls in this period.");
   const changes = report.changes.slice(0, BARS);
-  const name = ({ of, name }) => `${name ?? NO_NAME} (${OF[of] ?? of})`;
-  return [
+  const name = ({ of, name }) => `${named(name)} (${OF[of] ?? of})`;
+  return h("div", { class: "spending" },
     h("div", { class: "columns three" }, rankings.map(([of, title]) => ranking(of, title, report[of], whole))),
     h("div", { class: "below-columns" },
       report.before && rankings.some(([of]) => report[of].rows.some(({ before }) => before)) && key_of([["before", "the same in the period before"]]),
       ABOUT_NUMBERS[report.numbers] && h("p", { class: "note" }, ABOUT_NUMBERS[report.numbers])),
-    h("div", { class: "columns two" },
+    h("div", { class: "columns two loose" },
       changes.length > 0 && figure({
         id: "changes-chart", title: "What changed most",
-        summary: `${name(changes[0])} changed most: ${money(changes[0].difference_usd, true)}, of which ${money(changes[0].volume_usd, true)} by minutes and ${money(changes[0].price_usd, true)} by price.`,
+        summary: `${name(changes[0])} changed most: ${unbroken(changes[0].difference_usd)}, of which ${unbroken(changes[0].volume_usd)} by minutes and ${unbroken(changes[0].price_usd)} by price.`,
         key: key_of([["volume", "by more or fewer minutes"], ["price", "by the price a minute"]]),
         draw: (width) => draw_differences({
           rows: changes.map((c) => ({
@@ -231,15 +237,14 @@ export function spending(report) {
         }, width),
         table: {
           columns: [["Of"], ["Kind"], ["Spend", true], ["Before", true], ["Difference", true], ["By minutes", true], ["By price", true]],
-          rows: () => report.changes.map((c) => [c.name ?? NO_NAME, OF[c.of] ?? c.of, money(c.charge_usd), money(c.charge_before_usd), money(c.difference_usd, true), money(c.volume_usd, true), money(c.price_usd, true)]),
+          rows: () => report.changes.map((c) => [named(c.name), OF[c.of] ?? c.of, money(c.charge_usd), money(c.charge_before_usd), money(c.difference_usd, true), money(c.volume_usd, true), money(c.price_usd, true)]),
         },
       }),
       h("div", { class: "card" },
         h("h3", null, "Prices a minute that changed"),
         report.prices.length
           ? h("ul", { class: "lines" }, report.prices.map(({ text }) => h("li", null, text)))
-          : h("p", { class: "summary" }, "No price a minute of placed calls changed in this period."))),
-  ];
+          : h("p", { class: "summary" }, "No price a minute of placed calls changed in this period."))));
 }
 
 export function trust(report, zone) {
