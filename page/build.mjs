@@ -14,8 +14,15 @@ async function bundle(name) {
   return build({
     entryPoints: [join(here, "src", name)],
     absWorkingDir: here,
-    bundle: true, minify: true, write: false, metafile: true,
-    format: "iife", target: TARGETS, charset: "utf8", legalComments: "none", logLevel: "warning",
+    bundle: true,
+    minify: true,
+    write: false,
+    metafile: true,
+    format: "iife",
+    target: TARGETS,
+    charset: "utf8",
+    legalComments: "none",
+    logLevel: "warning",
   });
 }
 
@@ -34,7 +41,9 @@ const by_text = new Map();
 for (const name of [...packages].sort()) {
   const { version } = JSON.parse(read("node_modules", name, "package.json"));
   if (dependencies[name] !== version) {
-    throw new Error(`${name} ${version} is in the bundle, but page/package.json has ${dependencies[name]}`);
+    throw new Error(
+      `${name} ${version} is in the bundle, but page/package.json has ${dependencies[name]}`,
+    );
   }
   const text = read("node_modules", name, "LICENSE").trim();
   by_text.set(text, [...(by_text.get(text) ?? []), `${name} ${version}`]);
@@ -44,16 +53,22 @@ const notices = [...by_text].map(([text, names]) => `${names.join(", ")}\n\n${te
 const text_of = ({ outputFiles: [{ text }] }) => text.trim();
 const hash = (text) => `sha256-${createHash("sha256").update(text).digest("base64")}`;
 const values = {
-  script: text_of(script), style: text_of(style), notices,
-  "script-hash": hash(text_of(script)), "style-hash": hash(text_of(style)),
+  script: text_of(script),
+  style: text_of(style),
+  notices,
+  "script-hash": hash(text_of(script)),
+  "style-hash": hash(text_of(style)),
 };
 const page = read("src/index.html").replace(/\{\{([a-z-]+)\}\}/g, (_, name) => values[name]);
 if (page.split("/*data*/").length !== 2) throw new Error("/*data*/ must stand in the page once");
-if (/<\/script|<!--/i.test(values.script) || notices.includes("--")) throw new Error("a part would end its element");
+if (/<\/script|<!--/i.test(values.script) || notices.includes("--"))
+  throw new Error("a part would end its element");
 
 if (process.argv.includes("--check")) {
   if (readFileSync(target, "utf8") !== page) {
-    throw new Error("src/cli/report/page.html is not what page/src builds: run `npm run build` in page/");
+    throw new Error(
+      "src/cli/report/page.html is not what page/src builds: run `npm run build` in page/",
+    );
   }
 } else {
   writeFileSync(target, page);

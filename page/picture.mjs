@@ -8,7 +8,10 @@ import { launch } from "./browser.mjs";
 
 const [report, picture] = process.argv.slice(2);
 const browser = await launch();
-const page = await browser.newPage({ viewport: { width: 1280, height: 1010 }, colorScheme: "light" });
+const page = await browser.newPage({
+  viewport: { width: 1280, height: 1010 },
+  colorScheme: "light",
+});
 await page.goto(pathToFileURL(report).href);
 await page.evaluate(async () => {
   document.body.style.fontFamily = "Inter";

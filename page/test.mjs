@@ -16,16 +16,44 @@ const SHAPES = "svg[role=img] :is(rect, path, circle, line)";
 
 // Amounts are rounded once, from their digits.
 for (const [text, shown] of [
-  ["0", "$0.00"], ["0.004999999", "$0.00"], ["0.005", "$0.01"], ["-0.005", "−$0.01"], ["-0.004", "$0.00"],
-  ["1.005", "$1.01"], ["999.995", "$1,000.00"], ["190612.07", "$190,612.07"],
+  ["0", "$0.00"],
+  ["0.004999999", "$0.00"],
+  ["0.005", "$0.01"],
+  ["-0.005", "−$0.01"],
+  ["-0.004", "$0.00"],
+  ["1.005", "$1.01"],
+  ["999.995", "$1,000.00"],
+  ["190612.07", "$190,612.07"],
   ["9007199254740993.125", "$9,007,199,254,740,993.13"],
-]) assert.equal(money(text), shown);
+])
+  assert.equal(money(text), shown);
 assert.equal(money("0.1", true), "+$0.10");
-assert.equal(money(Array(10).fill("0.1").map(nanos).reduce((a, b) => a + b)), "$1.00");
+assert.equal(
+  money(
+    Array(10)
+      .fill("0.1")
+      .map(nanos)
+      .reduce((a, b) => a + b),
+  ),
+  "$1.00",
+);
 assert.equal(percent(null), "–");
-assert.deepEqual([0.042, -0.3, 0.0001, 12, null].map(change), ["▲ 4.2 %", "▼ 30.0 %", "unchanged", "▲ ×13", "–"]);
+assert.deepEqual([0.042, -0.3, 0.0001, 12, null].map(change), [
+  "▲ 4.2 %",
+  "▼ 30.0 %",
+  "unchanged",
+  "▲ ×13",
+  "–",
+]);
 // A day begins when its zone says so, also where clocks change at midnight.
-for (const name of ["UTC", "Europe/Berlin", "America/St_Johns", "Asia/Kathmandu", "Africa/Cairo", "Pacific/Apia"]) {
+for (const name of [
+  "UTC",
+  "Europe/Berlin",
+  "America/St_Johns",
+  "Asia/Kathmandu",
+  "Africa/Cairo",
+  "Pacific/Apia",
+]) {
   const zone = new Zone(name);
   for (const day of days_between("2026-01-01", "2026-12-31")) {
     const begin = zone.midnight(day);
@@ -39,7 +67,8 @@ const browser = await launch();
 
 async function open(file, options) {
   const page = await browser.newPage(options);
-  const problems = [], requests = [];
+  const problems = [],
+    requests = [];
   page.on("console", (message) => problems.push(message.text()));
   page.on("pageerror", (error) => problems.push(String(error)));
   page.on("request", (request) => requests.push(request.url()));
@@ -55,23 +84,41 @@ async function find_violations(page) {
     document.querySelectorAll("tbody tr:nth-child(n + 12)").forEach((row) => row.remove());
     return globalThis.axe.run();
   });
-  return violations.map(({ id, nodes }) => `${id}: ${nodes[0].html.slice(0, 200)} ${nodes[0].failureSummary}`);
+  return violations.map(
+    ({ id, nodes }) => `${id}: ${nodes[0].html.slice(0, 200)} ${nodes[0].failureSummary}`,
+  );
 }
 
 /** Looks at a report on one screen, in one scheme of colours. */
 async function look(file, screen, scheme) {
-  const { page, problems, requests, url } = await open(file, { viewport: SCREENS[screen], colorScheme: scheme });
+  const { page, problems, requests, url } = await open(file, {
+    viewport: SCREENS[screen],
+    colorScheme: scheme,
+  });
   assert.equal(await page.getByText("could not be shown").count(), 0);
   for (const figure of await page.locator("figure").all()) {
     const name = await figure.locator("h3").textContent();
     assert.ok((await figure.locator(SHAPES).count()) > 0, `${name} has no mark`);
     assert.ok((await figure.locator("svg[role=img]").getAttribute("aria-label")).startsWith(name));
-    assert.doesNotMatch(await figure.evaluate((f) => f.outerHTML), /\bNaN\b|undefined|Infinity|\[object/, name);
+    assert.doesNotMatch(
+      await figure.evaluate((f) => f.outerHTML),
+      /\bNaN\b|undefined|Infinity|\[object/,
+      name,
+    );
   }
-  const [wide, seen] = await page.evaluate(() => [document.documentElement.scrollWidth, document.documentElement.clientWidth]);
+  const [wide, seen] = await page.evaluate(() => [
+    document.documentElement.scrollWidth,
+    document.documentElement.clientWidth,
+  ]);
   assert.ok(wide <= seen, `the page is ${wide} pixels wide on a screen of ${seen}`);
-  await page.evaluate(() => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
-  await page.waitForFunction(() => [...document.querySelectorAll("figure details")].every((d) => d.querySelector("tbody tr")));
+  await page.evaluate(() =>
+    document.querySelectorAll("details").forEach((details) => {
+      details.open = true;
+    }),
+  );
+  await page.waitForFunction(() =>
+    [...document.querySelectorAll("figure details")].every((d) => d.querySelector("tbody tr")),
+  );
   assert.deepEqual(await find_violations(page), []);
   assert.deepEqual(problems, []);
   assert.deepEqual(requests, [url]);
@@ -80,21 +127,31 @@ async function look(file, screen, scheme) {
 
 /** Walks through a report with the keyboard: every table opens, every chart says its values. */
 async function walk(file) {
-  const { page, problems } = await open(file, { viewport: SCREENS.desktop, reducedMotion: "reduce" });
+  const { page, problems } = await open(file, {
+    viewport: SCREENS.desktop,
+    reducedMotion: "reduce",
+  });
   const figures = await page.locator("figure").count();
-  const opened = new Set(), read = new Set();
+  const opened = new Set(),
+    read = new Set();
   await page.keyboard.press("Tab");
   assert.equal(await page.evaluate(() => document.activeElement.className), "skip");
   for (let presses = 0; presses < 400; presses++) {
     await page.keyboard.press("Tab");
     const at = await page.evaluate(() => {
       const active = document.activeElement;
-      return { name: active.localName, kind: active.className, of: active.closest("figure")?.querySelector("h3")?.id };
+      return {
+        name: active.localName,
+        kind: active.className,
+        of: active.closest("figure")?.querySelector("h3")?.id,
+      };
     });
     if (at.name === "body") break;
     if (at.name === "summary" && at.of) {
       await page.keyboard.press("Enter");
-      await page.waitForFunction(() => document.activeElement.parentElement.querySelectorAll("tbody tr").length > 0);
+      await page.waitForFunction(
+        () => document.activeElement.parentElement.querySelectorAll("tbody tr").length > 0,
+      );
       opened.add(at.of);
     }
     if (at.kind === "plot") {
@@ -102,7 +159,10 @@ async function walk(file) {
       await page.keyboard.press("ArrowRight");
       const [spoken, is_hidden] = await page.evaluate(() => {
         const figure = document.activeElement.closest("figure");
-        return [figure.querySelector("[aria-live]").textContent, figure.querySelector(".tip").hidden];
+        return [
+          figure.querySelector("[aria-live]").textContent,
+          figure.querySelector(".tip").hidden,
+        ];
       });
       assert.ok(spoken.length > 5 && !is_hidden, `${at.of} says nothing`);
       await page.keyboard.press("Escape");
@@ -123,8 +183,14 @@ async function print(file) {
   const pages = pdf.toString("latin1").match(/\/Type\s*\/Page\b/g).length;
   assert.ok(pages <= 9, `${pages} pages`);
   await page.emulateMedia({ media: "print" });
-  assert.equal(await page.evaluate(() => getComputedStyle(document.body).backgroundColor), "rgb(255, 255, 255)");
-  assert.equal(await page.evaluate(() => getComputedStyle(document.querySelector("h1")).color), "rgb(23, 32, 44)");
+  assert.equal(
+    await page.evaluate(() => getComputedStyle(document.body).backgroundColor),
+    "rgb(255, 255, 255)",
+  );
+  assert.equal(
+    await page.evaluate(() => getComputedStyle(document.querySelector("h1")).color),
+    "rgb(23, 32, 44)",
+  );
   assert.equal(await page.locator("nav").isVisible(), false);
   assert.deepEqual(problems, []);
   await page.close();
@@ -133,7 +199,8 @@ async function print(file) {
 /** The page shows what is in the report: as many marks as there are days, slices and disruptions. */
 async function compare(file, report) {
   const { page } = await open(file, { viewport: SCREENS.desktop });
-  const shapes = (id, selector) => page.locator(`figure[aria-labelledby=${id}] ${selector}`).count();
+  const shapes = (id, selector) =>
+    page.locator(`figure[aria-labelledby=${id}] ${selector}`).count();
   const has_calls = report.days.some(({ calls }) => calls > 0);
   assert.equal(await shapes("slices-chart", ".slice"), report.trust.list.length);
   for (const [state, slices] of Object.entries(report.trust.slices)) {
@@ -141,12 +208,18 @@ async function compare(file, report) {
   }
   assert.equal(await page.locator("ol.disruptions > li").count(), report.disruptions.list.length);
   assert.equal(await page.locator(".verdict").count(), 2);
-  assert.equal(await page.locator(".verdict.bad", { hasText: "disruption" }).count(), report.disruptions.list.length ? 1 : 0);
+  assert.equal(
+    await page.locator(".verdict.bad", { hasText: "disruption" }).count(),
+    report.disruptions.list.length ? 1 : 0,
+  );
   if (has_calls) {
     assert.equal(await shapes("hours-chart", ".disrupted"), report.disruptions.list.length);
     if (!report.disruptions.list.length) assert.equal(await shapes("hours-chart", ".ring"), 0);
     for (const direction of report.directions) {
-      assert.equal(await shapes("by-day-chart", `.bar.${direction}`), 3 * report.days.filter((d) => d.direction === direction && d.calls > 0).length);
+      assert.equal(
+        await shapes("by-day-chart", `.bar.${direction}`),
+        3 * report.days.filter((d) => d.direction === direction && d.calls > 0).length,
+      );
     }
     const all = report.totals.find(({ direction }) => direction === null);
     const tiles = await page.locator(".big").allTextContents();
@@ -159,10 +232,19 @@ async function compare(file, report) {
 /** Names of a hostile report are text, and nothing but text. */
 async function distrust(file, report) {
   const { page } = await open(file, { viewport: SCREENS.desktop });
-  await page.evaluate(() => document.querySelectorAll("details").forEach((details) => { details.open = true; }));
-  await page.waitForFunction(() => [...document.querySelectorAll("figure details")].every((d) => d.querySelector("tbody tr")));
+  await page.evaluate(() =>
+    document.querySelectorAll("details").forEach((details) => {
+      details.open = true;
+    }),
+  );
+  await page.waitForFunction(() =>
+    [...document.querySelectorAll("figure details")].every((d) => d.querySelector("tbody tr")),
+  );
   assert.equal(await page.evaluate(() => globalThis.hacked), undefined);
-  assert.equal(await page.locator("img, iframe, script:not(#report):not(body > script)").count(), 0);
+  assert.equal(
+    await page.locator("img, iframe, script:not(#report):not(body > script)").count(),
+    0,
+  );
   assert.ok((await page.getByText(report.account).count()) >= 5);
   await page.close();
 }
@@ -178,7 +260,9 @@ try {
   });
   for (const { name, file } of given.length ? given : made) {
     const begun = performance.now();
-    const [, json] = /<script type="application\/json" id="report">(.*?)<\/script>/s.exec(readFileSync(file, "utf8"));
+    const [, json] = /<script type="application\/json" id="report">(.*?)<\/script>/s.exec(
+      readFileSync(file, "utf8"),
+    );
     const report = JSON.parse(json);
     await look(file, "desktop", "light");
     await look(file, "phone", "dark");
@@ -190,7 +274,9 @@ try {
     await print(file);
     await compare(file, report);
     if (name === "hostile") await distrust(file, report);
-    console.log(`${name}: ${report.trust.list.length} slices, all good in ${((performance.now() - begun) / 1000).toFixed(0)} s`);
+    console.log(
+      `${name}: ${report.trust.list.length} slices, all good in ${((performance.now() - begun) / 1000).toFixed(0)} s`,
+    );
   }
 } finally {
   await browser.close();

@@ -11,12 +11,17 @@ export function canvas(width, height, ...children) {
 /** Horizontal lines with their values left of them. */
 export function value_lines(scale, { from, to, about = 3, format, is_whole = false }) {
   const [low, high] = scale.domain();
-  return ticks(low, high, about).filter((value) => !is_whole || Number.isInteger(value)).map((value) => {
-    const y = Math.round(scale(value)) + 0.5;
-    return s("g", null,
-      s("line", { class: "grid", x1: from, x2: to, y1: y, y2: y }),
-      s("text", { class: "tick", x: from - 6, y: y + 3.5, "text-anchor": "end" }, format(value)));
-  });
+  return ticks(low, high, about)
+    .filter((value) => !is_whole || Number.isInteger(value))
+    .map((value) => {
+      const y = Math.round(scale(value)) + 0.5;
+      return s(
+        "g",
+        null,
+        s("line", { class: "grid", x1: from, x2: to, y1: y, y2: y }),
+        s("text", { class: "tick", x: from - 6, y: y + 3.5, "text-anchor": "end" }, format(value)),
+      );
+    });
 }
 
 /** The days below an axis: Mondays if they have room, else the first days of months. */
@@ -24,9 +29,17 @@ export function day_labels(days, x_of, y, width) {
   const mondays = days.filter((day) => weekday(day) === "Mon");
   const firsts = days.filter((day) => day.endsWith("-01"));
   const fits = (some) => some.length > 0 && some.length * 58 < width;
-  const named = days.length < 9 && days.length * 58 < width ? days
-    : fits(mondays) ? mondays : fits(firsts) ? firsts : days.filter((_, i) => i % Math.ceil(days.length / 4) === 0);
-  return named.map((day) => s("text", { class: "tick", x: x_of(day), y, "text-anchor": "middle" }, day_short(day)));
+  const named =
+    days.length < 9 && days.length * 58 < width
+      ? days
+      : fits(mondays)
+        ? mondays
+        : fits(firsts)
+          ? firsts
+          : days.filter((_, i) => i % Math.ceil(days.length / 4) === 0);
+  return named.map((day) =>
+    s("text", { class: "tick", x: x_of(day), y, "text-anchor": "middle" }, day_short(day)),
+  );
 }
 
 /** A rectangle with a rounded top, for a bar that stands on the axis. */
@@ -37,10 +50,16 @@ export function standing_bar(x, y, width, height, radius = 2) {
 
 /** Stripes for what is not known. */
 export function stripes(id) {
-  return s("defs", null,
-    s("pattern", { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
+  return s(
+    "defs",
+    null,
+    s(
+      "pattern",
+      { id, width: 6, height: 6, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" },
       s("rect", { class: "stripe-ground", width: 6, height: 6 }),
-      s("rect", { class: "stripe", width: 1.5, height: 6 })));
+      s("rect", { class: "stripe", width: 1.5, height: 6 }),
+    ),
+  );
 }
 
 const ruler = document.createElement("canvas").getContext("2d");
@@ -51,9 +70,9 @@ export function width_of(text, size = 13, weight = 400) {
 }
 
 /** As much of a text as fits. */
-export function fitting(text, width) {
-  if (width_of(text) <= width) return text;
+export function fitting(text, width, size = 13) {
+  if (width_of(text, size) <= width) return text;
   const letters = Array.from(text).slice(0, 200);
-  while (letters.length > 1 && width_of(letters.join("") + "…") > width) letters.pop();
+  while (letters.length > 1 && width_of(letters.join("") + "…", size) > width) letters.pop();
   return letters.join("").trimEnd() + "…";
 }

@@ -6,7 +6,8 @@ function fill(element, attributes, children) {
   for (const [name, value] of Object.entries(attributes ?? {})) {
     if (value === null || value === undefined || value === false) continue;
     // The page's policy refuses `style` attributes; properties set by a script are not attributes.
-    if (name === "style") for (const [key, v] of Object.entries(value)) element.style.setProperty(key, v);
+    if (name === "style")
+      for (const [key, v] of Object.entries(value)) element.style.setProperty(key, v);
     else element.setAttribute(name, value === true ? "" : value);
   }
   for (const child of children.flat(Infinity)) {

@@ -5,7 +5,8 @@ import { h } from "./dom.js";
 const figures = [];
 const NARROWEST = 260;
 /** The width of A4 between the page's margins, and the space between two figures, in CSS pixels. */
-const PAPER = 690, GUTTER = 14;
+const PAPER = 690,
+  GUTTER = 14;
 
 /**
  * `draw(width)` returns `{ svg, steps, columns, mark }`: each step has a place `x`, `y` (`y` may be
@@ -19,14 +20,20 @@ export function figure({ id, title, summary, note, key, controls, draw, table })
   const tip = h("div", { class: "tip", hidden: true });
   const spoken = h("p", { class: "only-spoken", "aria-live": "polite" });
   const element = h(
-    "figure", { "aria-labelledby": id },
+    "figure",
+    { "aria-labelledby": id },
     h("figcaption", null, heading, h("p", { class: "summary" }, summary)),
-    controls, key, h("div", { class: "stage" }, plot, tip), spoken,
+    controls,
+    key,
+    h("div", { class: "stage" }, plot, tip),
+    spoken,
     note && h("p", { class: "note" }, note),
     table && details(title, table),
   );
 
-  let drawn_for = null, chart = null, at = -1;
+  let drawn_for = null,
+    chart = null,
+    at = -1;
   function redraw(width) {
     drawn_for = width;
     chart = draw(Math.max(NARROWEST, Math.floor(width)));
@@ -35,7 +42,11 @@ export function figure({ id, title, summary, note, key, controls, draw, table })
     leave();
     plot.replaceChildren(chart.svg);
     const has_values = chart.steps?.length > 0;
-    for (const [name, value] of [["tabindex", 0], ["role", "group"], ["aria-label", `${title}: read values with the arrow keys`]]) {
+    for (const [name, value] of [
+      ["tabindex", 0],
+      ["role", "group"],
+      ["aria-label", `${title}: read values with the arrow keys`],
+    ]) {
       if (has_values) plot.setAttribute(name, value);
       else plot.removeAttribute(name);
     }
@@ -53,23 +64,38 @@ export function figure({ id, title, summary, note, key, controls, draw, table })
       const [name, lines] = step.tip();
       tip.replaceChildren(
         h("strong", null, name),
-        h("dl", null, lines.map(([kind, label, value]) => h("div", null, h("dt", null, kind && h("i", { class: `swatch ${kind}` }), label), h("dd", null, value)))),
+        h(
+          "dl",
+          null,
+          lines.map(([kind, label, value]) =>
+            h(
+              "div",
+              null,
+              h("dt", null, kind && h("i", { class: `swatch ${kind}` }), label),
+              h("dd", null, value),
+            ),
+          ),
+        ),
       );
-      if (speak) spoken.textContent = `${name}. ${lines.map(([, label, value]) => `${label} ${value}`).join(", ")}.`;
+      if (speak)
+        spoken.textContent = `${name}. ${lines.map(([, label, value]) => `${label} ${value}`).join(", ")}.`;
       chart.mark?.(step);
     }
     tip.hidden = false;
     // The drawing may be scaled.
     const scale = plot.clientWidth / chart.svg.viewBox.baseVal.width;
-    const x = step.x * scale, left = x + 14 + tip.offsetWidth > plot.clientWidth ? x - 14 - tip.offsetWidth : x + 14;
+    const x = step.x * scale,
+      left = x + 14 + tip.offsetWidth > plot.clientWidth ? x - 14 - tip.offsetWidth : x + 14;
     tip.style.left = `${Math.max(0, left)}px`;
     tip.style.top = `${step.y === undefined ? 8 : Math.max(0, step.y * scale - tip.offsetHeight / 2)}px`;
   }
   function nearest(event) {
     const box = chart.svg.getBoundingClientRect();
     const scale = chart.svg.viewBox.baseVal.width / box.width;
-    const x = (event.clientX - box.left) * scale, y = (event.clientY - box.top) * scale;
-    let best = -1, least = Infinity;
+    const x = (event.clientX - box.left) * scale,
+      y = (event.clientY - box.top) * scale;
+    let best = -1,
+      least = Infinity;
     chart.steps.forEach((step, i) => {
       const away = (step.x - x) ** 2 + (step.y === undefined ? 0 : (step.y - y) ** 2);
       if (away < least) [best, least] = [i, away];
@@ -83,14 +109,25 @@ export function figure({ id, title, summary, note, key, controls, draw, table })
     const last = (chart?.steps?.length ?? 0) - 1;
     if (last < 0) return;
     const row = chart.columns ?? 7;
-    const to = { ArrowRight: at + 1, ArrowLeft: at < 0 ? last : at - 1, ArrowDown: at + row, ArrowUp: at - row, Home: 0, End: last }[event.key];
+    const to = {
+      ArrowRight: at + 1,
+      ArrowLeft: at < 0 ? last : at - 1,
+      ArrowDown: at + row,
+      ArrowUp: at - row,
+      Home: 0,
+      End: last,
+    }[event.key];
     if (event.key === "Escape") leave();
     if (to === undefined) return;
     event.preventDefault();
     show(Math.min(last, Math.max(0, to)), true);
   });
 
-  const self = { plot, redraw: (width) => redraw(width ?? drawn_for ?? PAPER), width: () => drawn_for };
+  const self = {
+    plot,
+    redraw: (width) => redraw(width ?? drawn_for ?? PAPER),
+    width: () => drawn_for,
+  };
   figures.push(self);
   element.redraw = () => self.redraw();
   return element;
@@ -122,17 +159,46 @@ export function draw_figures() {
 
 /** A table behind a line that opens it. Its rows are made when it is opened for the first time. */
 export function details(title, { columns, rows }) {
-  const element = h("details", null, h("summary", null, `Table: ${/^[A-Z]{2}/.test(title) ? title : title[0].toLowerCase() + title.slice(1)}`));
+  const element = h(
+    "details",
+    null,
+    h(
+      "summary",
+      null,
+      `Table: ${/^[A-Z]{2}/.test(title) ? title : title[0].toLowerCase() + title.slice(1)}`,
+    ),
+  );
   element.addEventListener("toggle", () => {
     if (!element.open || element.children.length > 1) return;
-    const cell = (value, i) => i === 0
-      ? h("th", { scope: "row" }, value)
-      : h("td", { class: columns[i][1] && "number" }, value);
+    const cell = (value, i) =>
+      i === 0
+        ? h("th", { scope: "row" }, value)
+        : h("td", { class: columns[i][1] && "number" }, value);
     element.append(
-      h("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": `${title}: table` },
-        h("table", null,
-          h("thead", null, h("tr", null, columns.map(([name, is_number]) => h("th", { scope: "col", class: is_number && "number" }, name)))),
-          h("tbody", null, rows().map((row) => h("tr", null, row.map(cell)))))),
+      h(
+        "div",
+        { class: "scroll", tabindex: 0, role: "region", "aria-label": `${title}: table` },
+        h(
+          "table",
+          null,
+          h(
+            "thead",
+            null,
+            h(
+              "tr",
+              null,
+              columns.map(([name, is_number]) =>
+                h("th", { scope: "col", class: is_number && "number" }, name),
+              ),
+            ),
+          ),
+          h(
+            "tbody",
+            null,
+            rows().map((row) => h("tr", null, row.map(cell))),
+          ),
+        ),
+      ),
     );
   });
   return element;
@@ -140,5 +206,9 @@ export function details(title, { columns, rows }) {
 
 /** What the colours and shapes mean: pairs of a swatch's class and words. */
 export function key_of(entries) {
-  return h("ul", { class: "key" }, entries.map(([kind, words]) => h("li", null, h("i", { class: `swatch ${kind}` }), words)));
+  return h(
+    "ul",
+    { class: "key" },
+    entries.map(([kind, words]) => h("li", null, h("i", { class: `swatch ${kind}` }), words)),
+  );
 }

@@ -10,17 +10,24 @@ const whole = new Intl.NumberFormat("en-US", { maximumFractionDigits: 0 });
 const short = new Intl.NumberFormat("en-US", { notation: "compact", maximumFractionDigits: 1 });
 
 export const count = (number) => whole.format(number);
-export const compact = (number) => (Math.abs(number) < 1000 ? decimals(number, number < 10 ? 1 : 0) : short.format(number));
+export const compact = (number) =>
+  Math.abs(number) < 1000 ? decimals(number, number < 10 ? 1 : 0) : short.format(number);
 /** "1 day", "2 days". */
-export const plural = (number, one, many = one + "s") => `${count(number)} ${number === 1 ? one : many}`;
+export const plural = (number, one, many = one + "s") =>
+  `${count(number)} ${number === 1 ? one : many}`;
 
 function decimals(number, most, least = 0) {
-  return number.toLocaleString("en-US", { maximumFractionDigits: most, minimumFractionDigits: least });
+  return number.toLocaleString("en-US", {
+    maximumFractionDigits: most,
+    minimumFractionDigits: least,
+  });
 }
 
 export const share = (part, of) => (of > 0 ? part / of : null);
 export function percent(ratio, digits = 1) {
-  return ratio === null || ratio === undefined ? NOTHING : `${decimals(ratio * 100, digits, digits)} %`;
+  return ratio === null || ratio === undefined
+    ? NOTHING
+    : `${decimals(ratio * 100, digits, digits)} %`;
 }
 
 /** Billionths of a dollar, exact, from a decimal text. */
@@ -53,7 +60,9 @@ export const minutes = (seconds) => count(seconds / 60);
 export function duration(seconds) {
   if (seconds === null) return NOTHING;
   const all = Math.round(seconds);
-  return all < 60 ? `${all} s` : `${count(Math.floor(all / 60))}:${String(all % 60).padStart(2, "0")} min`;
+  return all < 60
+    ? `${all} s`
+    : `${count(Math.floor(all / 60))}:${String(all % 60).padStart(2, "0")} min`;
 }
 
 /** How much `now` is above or below `before`; `null` if that says nothing. */
@@ -82,7 +91,9 @@ export const day_year = (day) => `${day_short(day)} ${day.slice(0, 4)}`;
 export const weekday = (day) => WEEKDAYS[date_of(day).getUTCDay()];
 /** "Nov 2026" of a month, "Thu 12 Nov" of a day. */
 export function slice_name(day) {
-  return day.length === 7 ? `${MONTHS[Number(day.slice(5)) - 1]} ${day.slice(0, 4)}` : day_long(day);
+  return day.length === 7
+    ? `${MONTHS[Number(day.slice(5)) - 1]} ${day.slice(0, 4)}`
+    : day_long(day);
 }
 export const WEEK = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 
@@ -90,7 +101,12 @@ export const WEEK = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
 export class Zone {
   constructor(name) {
     const options = {
-      year: "numeric", month: "2-digit", day: "2-digit", hour: "2-digit", minute: "2-digit", hourCycle: "h23",
+      year: "numeric",
+      month: "2-digit",
+      day: "2-digit",
+      hour: "2-digit",
+      minute: "2-digit",
+      hourCycle: "h23",
     };
     try {
       this.format = new Intl.DateTimeFormat("en-US", { ...options, timeZone: name });
@@ -102,7 +118,9 @@ export class Zone {
   }
   /** The day and the time of day of an instant in milliseconds. */
   parts(time) {
-    const p = Object.fromEntries(this.format.formatToParts(time).map(({ type, value }) => [type, value]));
+    const p = Object.fromEntries(
+      this.format.formatToParts(time).map(({ type, value }) => [type, value]),
+    );
     return { day: `${p.year}-${p.month}-${p.day}`, clock: `${p.hour}:${p.minute}` };
   }
   /** "Thu 12 Nov 10:00". */

@@ -16,7 +16,9 @@ function days_of(report, add) {
   }
   return [...days.values()].map((day) => ({
     ...day,
-    week: day.parts.every(({ week_before }) => week_before) ? add(day.parts.map(({ week_before }) => week_before)) : null,
+    week: day.parts.every(({ week_before }) => week_before)
+      ? add(day.parts.map(({ week_before }) => week_before))
+      : null,
   }));
 }
 
@@ -36,18 +38,44 @@ function show(report) {
   document.title = `Call report, ${day_short(report.from)} to ${day_short(report.to)}`;
   const parts = [
     ["by-day", "By day", "How much, and when.", () => by_day(report, days)],
-    ["disruptions", "Disruptions", "Hours that are out of line with the same hour of other days.", () => disruptions(report, days, zone)],
-    ["rhythm", "Rhythm", `When calls are made, in the time zone ${zone.name}.`, () => rhythm(report, days, zone)],
+    [
+      "disruptions",
+      "Disruptions",
+      "Hours that are out of line with the same hour of other days.",
+      () => disruptions(report, days, zone),
+    ],
+    [
+      "rhythm",
+      "Rhythm",
+      `When calls are made, in the time zone ${zone.name}.`,
+      () => rhythm(report, days, zone),
+    ],
     ["money", "Money", "Where it goes, in US dollars, and what changed.", () => spending(report)],
     ["trust", "Trust", "Whether the lake has everything.", () => trust(report, zone)],
   ];
   document.getElementById("page").replaceChildren(
     h("a", { class: "skip", href: "#main" }, "Skip to the report"),
-    h("nav", { "aria-label": "Sections" }, h("ul", null, parts.map(([id, title]) => h("li", null, h("a", { href: `#${id}` }, title))))),
+    h(
+      "nav",
+      { "aria-label": "Sections" },
+      h(
+        "ul",
+        null,
+        parts.map(([id, title]) => h("li", null, h("a", { href: `#${id}` }, title))),
+      ),
+    ),
     attempt(() => head(report, zone)),
-    h("main", { id: "main", tabindex: "-1" },
-      h("section", { "aria-label": "Overview" }, attempt(() => verdict(report)), attempt(() => tiles(report, days))),
-      parts.map(([id, title, about, content]) => section(id, title, about, attempt(content)))),
+    h(
+      "main",
+      { id: "main", tabindex: "-1" },
+      h(
+        "section",
+        { "aria-label": "Overview" },
+        attempt(() => verdict(report)),
+        attempt(() => tiles(report, days)),
+      ),
+      parts.map(([id, title, about, content]) => section(id, title, about, attempt(content))),
+    ),
     attempt(() => foot(report)),
   );
   draw_figures();

@@ -11,7 +11,8 @@ export const STATES = {
 };
 /** Of several states, the one to show: the last in this order. */
 const ORDER = ["closed", "pruned", "open", "interrupted", "failed", "damaged", "missing"];
-export const worst = (states) => states.reduce((a, b) => (ORDER.indexOf(b) > ORDER.indexOf(a) ? b : a), "closed");
+export const worst = (states) =>
+  states.reduce((a, b) => (ORDER.indexOf(b) > ORDER.indexOf(a) ? b : a), "closed");
 export const letter = (state) => (STATES[state] ?? ["?"])[0];
 /** Whether the lake may have no rows of a slice in this state. */
 export const is_unknown = (state) => !["closed", "open", "failed"].includes(state);
