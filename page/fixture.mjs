@@ -17,6 +17,14 @@ export const KINDS = [
 
 const HOUR = 3_600_000;
 const DAY = 24 * HOUR;
+const MEANINGS = {
+  missing: "not fetched yet",
+  open: "not settled when it was fetched",
+  failed: "the last attempt failed",
+  damaged: "its ledger entry cannot be used",
+  interrupted: "a run crashed while it was published",
+  pruned: "removed for its age",
+};
 const STATES = ["closed", "open", "failed", "damaged", "interrupted", "missing", "pruned"];
 const iso = (time) => new Date(time).toISOString().replace(".000Z", "Z");
 const day = (time) => iso(time).slice(0, 10);
@@ -361,7 +369,9 @@ export function fixture(kind) {
         difference_usd: usd(difference),
         volume_usd: usd(difference - price),
         price_usd: usd(price),
-        text: `${row.name ?? "(none)"}: ${difference < 0n ? "−" : "+"}${money(difference)}, from ${money(before)} to ${money(now)}.`,
+        text:
+          `${row.name ?? "(none)"}: ${difference < 0n ? "−" : "+"}${money(difference)}, ` +
+          `from ${money(before)} to ${money(now)}.`,
       };
     })
     .sort((a, b) => Math.abs(Number(b.difference_usd)) - Math.abs(Number(a.difference_usd)))
@@ -373,7 +383,7 @@ export function fixture(kind) {
       day: s.day,
       direction: s.direction,
       kind: s.state,
-      text: `${s.day} ${s.direction}: ${{ missing: "not fetched yet", open: "not settled when it was fetched", failed: "the last attempt failed", damaged: "its ledger entry cannot be used", interrupted: "a run crashed while it was published", pruned: "removed for its age" }[s.state]}.`,
+      text: `${s.day} ${s.direction}: ${MEANINGS[s.state]}.`,
     }));
   for (const s of list) {
     if (s.changes.length)
@@ -426,7 +436,9 @@ export function fixture(kind) {
               spread: 0.004,
               compared: 4,
               basis: "weeks",
-              text: "Thu 12 Nov 10:00–11:00, placed: 51.0 % of 812 calls failed; usually 7.0 % at this hour.",
+              text:
+                "Thu 12 Nov 10:00–11:00, placed: " +
+                "51.0 % of 812 calls failed; usually 7.0 % at this hour.",
             },
             {
               begin: "2026-11-16T02:00:00Z",
@@ -439,7 +451,9 @@ export function fixture(kind) {
               spread: 2,
               compared: 4,
               basis: "weeks",
-              text: `Mon 16 Nov 02:00–04:00, received: no calls${kind === "hostile" ? evil : ""}; usually 31 at this hour.`,
+              text:
+                `Mon 16 Nov 02:00–04:00, received: no calls${kind === "hostile" ? evil : ""}; ` +
+                "usually 31 at this hour.",
             },
             {
               begin: "2026-11-19T15:00:00Z",
@@ -452,7 +466,9 @@ export function fixture(kind) {
               spread: 0.01,
               compared: 4,
               basis: "weeks",
-              text: "Thu 19 Nov 15:00–16:00, received: 31.0 % of 1,204 calls were answered; usually 62.0 % at this hour.",
+              text:
+                "Thu 19 Nov 15:00–16:00, received: " +
+                "31.0 % of 1,204 calls were answered; usually 62.0 % at this hour.",
             },
             {
               begin: "2026-11-23T08:00:00Z",
@@ -465,7 +481,9 @@ export function fixture(kind) {
               spread: 0.01,
               compared: 4,
               basis: "weeks",
-              text: "Mon 23 Nov 08:00–10:00, placed: 31.5 % of 3,311 calls were busy; usually 11.0 % at this hour.",
+              text:
+                "Mon 23 Nov 08:00–10:00, placed: " +
+                "31.5 % of 3,311 calls were busy; usually 11.0 % at this hour.",
             },
             {
               begin: "2026-11-23T14:00:00Z",
@@ -478,7 +496,9 @@ export function fixture(kind) {
               spread: 4,
               compared: 4,
               basis: "days",
-              text: "Mon 23 Nov 14:00–15:00, received: answered calls took 41 s on average; usually 150 s at this hour.",
+              text:
+                "Mon 23 Nov 14:00–15:00, received: " +
+                "answered calls took 41 s on average; usually 150 s at this hour.",
             },
           ]
         : [],
@@ -494,7 +514,9 @@ export function fixture(kind) {
             day: "2026-11-10",
             usd_per_minute_before: "0.0945",
             usd_per_minute: "0.104",
-            text: `${kind === "hostile" ? evil : "Germany, mobile"}: 0.0945 USD a minute until 9 Nov, 0.104 since 10 Nov (+10.1 %).`,
+            text:
+              `${kind === "hostile" ? evil : "Germany, mobile"}: 0.0945 USD a minute until 9 Nov, ` +
+              "0.104 since 10 Nov (+10.1 %).",
           },
         ]
       : [],

@@ -45,7 +45,8 @@ export function day_labels(days, x_of, y, width) {
 /** A rectangle with a rounded top, for a bar that stands on the axis. */
 export function standing_bar(x, y, width, height, radius = 2) {
   const r = Math.max(0, Math.min(radius, width / 2, height));
-  return `M${x},${y + height}V${y + r}q0,${-r} ${r},${-r}h${width - 2 * r}q${r},0 ${r},${r}V${y + height}Z`;
+  const foot = y + height;
+  return `M${x},${foot}V${y + r}q0,${-r} ${r},${-r}h${width - 2 * r}q${r},0 ${r},${r}V${foot}Z`;
 }
 
 /** Stripes for what is not known. */

@@ -45,7 +45,7 @@ export function draw_bars({ rows }, width) {
   };
 }
 
-/** `rows`: `{ name, amount, parts: [[class, value], …], tip() }`: bars to both sides of a middle. */
+/** Bars to both sides of a middle. `rows`: `{ name, amount, parts: [[class, value], …], tip() }`. */
 export function draw_differences({ rows }, width) {
   const row = 46,
     top = 4;

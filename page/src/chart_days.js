@@ -8,8 +8,8 @@ import { compact, day_long } from "./format.js";
 import { is_unknown, letter, worst } from "./states.js";
 
 /**
- * `days`: `{ day, parts: [{direction, state, …}], week: sums | null }`. `panels`: `{ title, of(sums),
- * format, axis }`, where `of` is a number for lengths and `format` a text of the same sums.
+ * `days`: `{ day, parts: [{ direction, state, … }], week: sums | null }`.
+ * `panels`: `{ title, unit, of(sums), format(sums), axis }`; `of` is a number, for lengths.
  */
 export function draw_days({ days, panels, directions, sum }, width) {
   const left = 46,

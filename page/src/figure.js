@@ -77,8 +77,10 @@ export function figure({ id, title, summary, note, key, controls, draw, table })
           ),
         ),
       );
-      if (speak)
-        spoken.textContent = `${name}. ${lines.map(([, label, value]) => `${label} ${value}`).join(", ")}.`;
+      if (speak) {
+        const values = lines.map(([, label, value]) => `${label} ${value}`);
+        spoken.textContent = `${name}. ${values.join(", ")}.`;
+      }
       chart.mark?.(step);
     }
     tip.hidden = false;
@@ -87,7 +89,8 @@ export function figure({ id, title, summary, note, key, controls, draw, table })
     const x = step.x * scale,
       left = x + 14 + tip.offsetWidth > plot.clientWidth ? x - 14 - tip.offsetWidth : x + 14;
     tip.style.left = `${Math.max(0, left)}px`;
-    tip.style.top = `${step.y === undefined ? 8 : Math.max(0, step.y * scale - tip.offsetHeight / 2)}px`;
+    const top = step.y === undefined ? 8 : step.y * scale - tip.offsetHeight / 2;
+    tip.style.top = `${Math.max(0, top)}px`;
   }
   function nearest(event) {
     const box = chart.svg.getBoundingClientRect();

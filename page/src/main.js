@@ -5,7 +5,12 @@ import { draw_figures } from "./figure.js";
 import { day_short, Zone } from "./format.js";
 import { sum } from "./measures.js";
 import { head, tiles, verdict } from "./overview.js";
-import { by_day, disruptions, foot, rhythm, section, spending, trust } from "./sections.js";
+import { foot, section } from "./parts.js";
+import { by_day } from "./section_days.js";
+import { disruptions } from "./section_disruptions.js";
+import { spending } from "./section_money.js";
+import { rhythm } from "./section_rhythm.js";
+import { trust } from "./section_trust.js";
 
 /** The days in order, with the parts of both directions, and the sums of the week before. */
 function days_of(report, add) {

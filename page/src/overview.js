@@ -76,12 +76,15 @@ function trust_verdict({ trust }) {
       ? [
           "good",
           "Complete",
-          `${all === 1 ? "The slice is" : `All ${count(all)} slices are`} fetched, and ${all === 1 ? "its count matches" : "their counts match"} the provider’s.`,
+          all === 1
+            ? "The slice is fetched, and its count matches the provider’s."
+            : `All ${count(all)} slices are fetched, and their counts match the provider’s.`,
         ]
       : [
           "good",
           "Complete",
-          `All ${plural(all, "slice")}: ${of_all}. ${plural(trust.matching, "count matches", "counts match")} the provider’s.`,
+          `Of ${plural(all, "slice")}: ${of_all}. ` +
+            `${plural(trust.matching, "count matches", "counts match")} the provider’s.`,
         ];
   }
   const rest = trust.findings.length - 1;
@@ -93,7 +96,8 @@ function trust_verdict({ trust }) {
   return [
     level,
     name,
-    `Of ${plural(all, "slice")}: ${of_all}. ${first.text}${rest > 0 ? ` And ${plural(rest, "more finding")}.` : ""}`,
+    `Of ${plural(all, "slice")}: ${of_all}. ${first.text}` +
+      (rest > 0 ? ` And ${plural(rest, "more finding")}.` : ""),
   ];
 }
 
@@ -109,7 +113,8 @@ function disruption_verdict({ disruptions: { list, hours_compared } }) {
     ? [
         "good",
         "No disruption",
-        `${plural(hours_compared, "hour")} compared with the same hour of other days; none is out of line.`,
+        `${plural(hours_compared, "hour")} compared with the same hour of other days; ` +
+          "none is out of line.",
       ]
     : [
         "note",
@@ -255,7 +260,8 @@ export function tiles(report, days) {
       "p",
       { class: "note" },
       has_before
-        ? `Changes compare with as many days before: ${day_short(report.before.from)} to ${day_short(report.before.to)}.`
+        ? "Changes compare with as many days before: " +
+            `${day_short(report.before.from)} to ${day_short(report.before.to)}.`
         : "There is no complete period before to compare with.",
     ),
   ];
