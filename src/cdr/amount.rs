@@ -324,6 +324,24 @@ impl AmountSum {
     pub fn minus(self, earlier: Self) -> Self {
         Self(self.0 - earlier.0)
     }
+
+    /// The part `numerator` / `denominator` of this sum, rounded towards zero.
+    #[must_use]
+    pub(crate) fn times(self, numerator: i128, denominator: i128) -> Self {
+        Self(self.0 * numerator / denominator)
+    }
+
+    /// The sum without its sign.
+    #[must_use]
+    pub(crate) fn magnitude(self) -> Self {
+        Self(self.0.abs())
+    }
+
+    /// The sum as the nearest float, for ratios.
+    #[expect(clippy::cast_precision_loss, reason = "for ratios only")]
+    pub(crate) fn as_f64(self) -> f64 {
+        self.0 as f64 / 1e9
+    }
 }
 
 impl fmt::Display for AmountSum {

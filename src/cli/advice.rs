@@ -87,6 +87,12 @@ fn on_usage(error: &UsageError) -> Option<String> {
              --last"
         }
         UsageError::BeforeCalendar => "Use a shorter time",
+        UsageError::NothingFetched { known: None, .. } => {
+            "Fill the lake with `cdrlake run` or `cdrlake load`"
+        }
+        UsageError::NothingFetched { known: Some(_), .. } => {
+            "Choose other days with --from and --to, or fetch these with `cdrlake run`"
+        }
         UsageError::NoTables => "Add them with: cdrlake convert --tables delta,iceberg",
         UsageError::NoTable { .. } => {
             "Use another form with --as, or add it with: cdrlake convert --tables delta,iceberg"

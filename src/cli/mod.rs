@@ -12,6 +12,7 @@ mod load;
 mod progress;
 mod prune;
 mod rejects;
+mod report;
 mod run;
 mod show;
 mod simulate;
@@ -71,6 +72,10 @@ pub struct Arguments {
 const FROM_OF_ALL: &str = "First day, YYYY-MM-DD [default: the first day in the lake]";
 const TO_OF_ALL: &str = "Last day, inclusive [default: the last day in the lake]";
 
+/// `--from` of a report.
+const FROM_OF_REPORT: &str = "First day, YYYY-MM-DD [default: 29 days before the last day, if the \
+     lake goes back so far]";
+
 /// `--lake` of a command that needs no lake.
 const LAKE_BESIDE: &str = "A lake to read the period of slices and erased numbers from, if there \
      is one (`lake.url`) [default: ./lake]";
@@ -101,6 +106,13 @@ enum Command {
     /// Show all that the lake knows about a slice: request, counts, file, rejects, and its runs.
     #[command(after_help = "Example: cdrlake show 2026-10-01 --direction placed")]
     Show(show::ShowArgs),
+    /// Write a page about the calls of a period: usage, disruptions, spend, and how complete it is.
+    #[command(
+        after_help = "Examples:\n  cdrlake report --last 30\n  \
+                      cdrlake report --from 2026-10-01 --to 2026-10-31 --format json",
+        mut_arg("from", |from| from.help(FROM_OF_REPORT))
+    )]
+    Report(report::ReportArgs),
     /// Read the whole lake and verify it against its ledger.
     #[command(
         after_help = "Example: cdrlake verify --last 30 --source",
@@ -597,6 +609,7 @@ impl Command {
             Self::Plan(args) => run::plan(&args).await,
             Self::Status(args) => status::execute(&args).await,
             Self::Show(args) => show::execute(&args).await,
+            Self::Report(args) => report::execute(&args).await,
             Self::Verify(args) => verify::execute(args, screen).await,
             Self::Rejects(args) => rejects::execute(&args).await,
             Self::Ddl(args) => ddl::execute(&args).await,

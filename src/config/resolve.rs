@@ -109,14 +109,7 @@ pub(super) fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
 }
 
 fn privacy(settings: &Settings) -> Result<PrivacyConfig, ConfigError> {
-    let mode = |key| {
-        let words = values::one_of(&[
-            ("keep", Mode::Keep),
-            ("truncate", Mode::Truncate),
-            ("pseudonymize", Mode::Pseudonymize),
-        ]);
-        settings.get(key, words)
-    };
+    let mode = |key| settings.get(key, values::one_of(&Mode::ALL));
     let numbers = mode("privacy.numbers")?.unwrap_or_default();
     Ok(PrivacyConfig {
         numbers,

@@ -9,6 +9,7 @@ use super::table::TableForm;
 use super::table_log::TableFormat;
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::period::PeriodUnit;
+use crate::privacy::{Mode, Modes};
 use crate::store::layout;
 
 /// Format version of the lake's metadata files. Files of a later version are not changed.
@@ -111,6 +112,17 @@ impl Identity {
             TableForm::Plain
         } else {
             TableForm::Immutable
+        }
+    }
+
+    /// How numbers are stored in each column.
+    pub(crate) fn privacy_modes(&self) -> Modes {
+        let mode = |column| Mode::named(self.privacy_of(column)).unwrap_or_default();
+        Modes {
+            from_number: mode("from_number"),
+            to_number: mode("to_number"),
+            destination: mode("destination"),
+            extra: mode("extra"),
         }
     }
 

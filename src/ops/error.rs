@@ -156,6 +156,22 @@ pub enum UsageError {
     /// Neither the selection nor the configuration has a first day.
     #[error("no days are selected, and window.start is not set")]
     NoDays,
+    /// The lake has nothing of the selected days.
+    #[error(
+        "the lake has no calls from {from} to {to}: {}",
+        known.map_or_else(
+            || "nothing was fetched yet".to_owned(),
+            |(first, last)| format!("it has days from {first} to {last}")
+        )
+    )]
+    NothingFetched {
+        /// The first selected day.
+        from: Date,
+        /// The last one.
+        to: Date,
+        /// The first and the last day in the ledger.
+        known: Option<(Date, Date)>,
+    },
     /// The lake has no logs of table formats.
     #[error("this lake has no table formats")]
     NoTables,

@@ -16,6 +16,7 @@ pub(crate) mod period_remarks;
 pub(crate) mod plan;
 pub(crate) mod rejects;
 pub(crate) mod removal;
+pub(crate) mod report;
 mod rewrite;
 pub mod run;
 pub(crate) mod show;

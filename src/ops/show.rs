@@ -53,10 +53,10 @@ pub(crate) struct SliceRun {
 
 /// The part of a run report that concerns slices.
 #[derive(Deserialize)]
-struct ReportedSlices {
-    run: String,
-    finished_at: Timestamp,
-    slices: Vec<SliceReport>,
+pub(super) struct ReportedSlices {
+    pub(super) run: String,
+    pub(super) finished_at: Timestamp,
+    pub(super) slices: Vec<SliceReport>,
 }
 
 /// What `lake` knows about the slices of the period that contains the first day of `period`, in the

@@ -43,6 +43,19 @@ pub enum Mode {
 }
 
 impl Mode {
+    /// Every mode, by its name in the configuration and in the lake.
+    pub(crate) const ALL: [(&'static str, Self); 3] = [
+        ("keep", Self::Keep),
+        ("truncate", Self::Truncate),
+        ("pseudonymize", Self::Pseudonymize),
+    ];
+
+    /// The mode with this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        let mut all = Self::ALL.into_iter();
+        all.find_map(|(known, mode)| (known == name).then_some(mode))
+    }
+
     /// The name in the configuration and in the lake.
     pub fn as_str(self) -> &'static str {
         match self {

@@ -9,5 +9,6 @@ pub(crate) mod dedupe;
 pub(crate) mod encode;
 pub(crate) mod options;
 pub(crate) mod rejects;
+pub(crate) mod scan;
 pub(crate) mod statistics;
 pub(crate) mod writer;

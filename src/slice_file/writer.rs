@@ -441,7 +441,7 @@ impl SpooledRows {
     }
 }
 
-fn error(path: &Path, action: &'static str, source: ParquetError) -> WriteError {
+pub(super) fn error(path: &Path, action: &'static str, source: ParquetError) -> WriteError {
     WriteError::Parquet {
         action,
         path: path.to_owned(),
@@ -497,7 +497,7 @@ pub(crate) fn rows_of(path: &Path, slice: Slice) -> Option<u64> {
 }
 
 /// The value of `key` in the footer's metadata.
-fn metadata_value<'a>(metadata: &'a FileMetaData, key: &str) -> Option<&'a str> {
+pub(super) fn metadata_value<'a>(metadata: &'a FileMetaData, key: &str) -> Option<&'a str> {
     let pairs = metadata.key_value_metadata()?;
     let pair = pairs.iter().find(|pair| pair.key == key)?;
     pair.value.as_deref()
@@ -521,7 +521,7 @@ pub fn checksum_of(path: &Path) -> std::io::Result<String> {
 }
 
 /// Rows to read at once, so that a batch holds no more text than a written batch.
-fn batch_rows(metadata: &FileMetaData) -> usize {
+pub(super) fn batch_rows(metadata: &FileMetaData) -> usize {
     let max_row_text =
         metadata_value(metadata, MAX_ROW_TEXT_KEY).and_then(|text| text.parse::<usize>().ok());
     max_row_text.map_or(CAUTIOUS_BATCH_ROWS, |bytes| {
@@ -546,7 +546,7 @@ pub(crate) fn read_rows<E: From<WriteError>>(
     })
 }
 
-fn open(path: &Path) -> Result<File, WriteError> {
+pub(super) fn open(path: &Path) -> Result<File, WriteError> {
     File::open(path).map_err(|source| WriteError::Io {
         action: "open",
         path: path.to_owned(),

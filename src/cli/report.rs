@@ -1,0 +1,219 @@
+//! `cdrlake report`: a page about the calls of a period.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use clap::{Args, ValueEnum};
+use jiff::Timestamp;
+use tempfile::NamedTempFile;
+
+use super::run::RangeArgs;
+use super::table::{counted, dollars, signed};
+use super::{CommandError, Exit, LakeArgs, json_text, print};
+use crate::error::is_disk_full;
+use crate::ops::days::DayRange;
+use crate::ops::open::existing_lake;
+use crate::ops::report::Report;
+
+/// Where a page is written without `--output`.
+pub(super) const DEFAULT_FILE: &str = "./cdrlake-report.html";
+/// `--output` for standard output.
+const STDOUT: &str = "-";
+/// The page, with a place for the data.
+const PAGE: &str = include_str!("report/page.html");
+/// That place.
+const DATA: &str = "/*data*/";
+
+/// The form of a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum ReportFormat {
+    /// A page for a browser, in one file.
+    #[default]
+    Html,
+    /// One JSON document for programs.
+    Json,
+}
+
+/// Write a page about the calls of a period: usage, disruptions, spend, and how complete it is.
+#[derive(Clone, Debug, Args)]
+pub(super) struct ReportArgs {
+    #[command(flatten)]
+    range: RangeArgs,
+    /// Show the phone numbers that the lake keeps, not only their beginnings.
+    #[arg(long, help_heading = "Result")]
+    show_numbers: bool,
+    /// Form of the report.
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Result"
+    )]
+    format: ReportFormat,
+    /// Where to write it; `-` for standard output [default: ./cdrlake-report.html, or standard
+    /// output for json].
+    #[arg(long, value_name = "FILE", help_heading = "Result")]
+    output: Option<PathBuf>,
+    #[command(flatten)]
+    config: LakeArgs,
+}
+
+pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
+    let default = match args.format {
+        ReportFormat::Html => DEFAULT_FILE,
+        ReportFormat::Json => STDOUT,
+    };
+    let path = args.output.as_deref().unwrap_or(Path::new(default));
+    // Before anything is read, so that nobody waits for a file that cannot be written.
+    let file = (path != Path::new(STDOUT)).then(|| OutputFile::create(path));
+    let file = file.transpose()?;
+    let config = args.config.load()?;
+    let lake = existing_lake(&config, false).await?;
+    let range = DayRange::from(&args.range);
+    let now = Timestamp::now();
+    let report = Report::make(&lake, &config, &range, args.show_numbers, now).await?;
+    let text = match args.format {
+        ReportFormat::Html => page(&report),
+        ReportFormat::Json => json_text(&report),
+    };
+    match file {
+        Some(file) => {
+            file.finish(&text)?;
+            print(format!("{}: {}\n", path.display(), summary(&report)).as_bytes())?;
+        }
+        None => {
+            print(text.as_bytes())?;
+        }
+    }
+    Ok(if report.trust.is_any_damaged() {
+        Exit::Failed
+    } else {
+        Exit::Success
+    })
+}
+
+/// A file that appears whole, or not at all.
+struct OutputFile<'a> {
+    path: &'a Path,
+    /// `None` if the path is no regular file, such as a pipe, which nothing may replace.
+    temporary: Option<NamedTempFile>,
+}
+
+impl<'a> OutputFile<'a> {
+    fn create(path: &'a Path) -> Result<Self, CommandError> {
+        let is_special = path.metadata().is_ok_and(|found| !found.is_file());
+        let directory = match path.parent() {
+            Some(parent) if parent != Path::new("") => parent,
+            _ => Path::new("."),
+        };
+        let temporary = (!is_special).then(|| {
+            // Only its owner can read it: it has what calls cost.
+            tempfile::Builder::new()
+                .prefix(".cdrlake-report-")
+                .tempfile_in(directory)
+        });
+        let temporary = temporary.transpose();
+        let temporary = temporary.map_err(|error| unwritable(path, &error))?;
+        Ok(Self { path, temporary })
+    }
+
+    fn finish(self, text: &str) -> Result<(), CommandError> {
+        let failed = |error: io::Error| unwritable(self.path, &error);
+        match self.temporary {
+            Some(mut file) => {
+                file.write_all(text.as_bytes()).map_err(failed)?;
+                file.persist(self.path).map_err(|it| failed(it.error))?;
+                Ok(())
+            }
+            None => std::fs::write(self.path, text).map_err(failed),
+        }
+    }
+}
+
+fn unwritable(path: &Path, error: &io::Error) -> CommandError {
+    let exit = if is_disk_full(error) {
+        Exit::Failed
+    } else {
+        Exit::Usage
+    };
+    let message = format!(
+        "cannot write {}: {error}. Choose another file with --output",
+        path.display()
+    );
+    CommandError::new(exit, message)
+}
+
+/// The page with the data of `report`.
+fn page(report: &Report) -> String {
+    let json = serde_json::to_string(report).expect("our own types always serialise");
+    PAGE.replacen(DATA, &escaped(&json), 1)
+}
+
+/// JSON that can stand in a page: no text in it can end the script.
+fn escaped(json: &str) -> String {
+    let mut escaped = String::with_capacity(json.len());
+    for c in json.chars() {
+        match c {
+            '<' => escaped.push_str("\\u003c"),
+            '>' => escaped.push_str("\\u003e"),
+            '&' => escaped.push_str("\\u0026"),
+            '\u{2028}' => escaped.push_str("\\u2028"),
+            '\u{2029}' => escaped.push_str("\\u2029"),
+            c => escaped.push(c),
+        }
+    }
+    escaped
+}
+
+/// What a report shows, in one line.
+pub(super) fn summary(report: &Report) -> String {
+    let all = report.totals.last().expect("the last one is of all").sums;
+    let disruptions = report.disruptions.list.len() as u64;
+    let findings = report.trust.findings.len() as u64;
+    format!(
+        "{} to {}, {}, {} minutes, {} USD; {}; {} about how complete it is.",
+        report.from,
+        report.to,
+        counted(all.outcomes.calls, "call", "calls"),
+        signed(all.outcomes.duration_seconds / 60),
+        dollars(all.charge_usd),
+        counted(disruptions, "disruption", "disruptions"),
+        counted(findings, "finding", "findings"),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_text_in_the_data_can_end_the_script_of_the_page() {
+        let texts = [
+            "</script><script>",
+            "<!--",
+            "a & b",
+            "\u{2028}\u{2029}",
+            "\"\\",
+        ];
+        let json = serde_json::to_string(&texts).unwrap();
+        let escaped = escaped(&json);
+        assert!(
+            !escaped.contains(['<', '>', '&', '\u{2028}', '\u{2029}']),
+            "{escaped}"
+        );
+        assert_eq!(
+            serde_json::from_str::<[String; 5]>(&escaped).unwrap(),
+            texts
+        );
+    }
+
+    #[test]
+    fn the_page_has_one_place_for_the_data() {
+        let place = format!("<script type=\"application/json\" id=\"report\">{DATA}</script>");
+        assert_eq!(
+            (PAGE.matches(&place).count(), PAGE.matches(DATA).count()),
+            (1, 1)
+        );
+    }
+}

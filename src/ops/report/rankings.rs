@@ -1,0 +1,355 @@
+//! Where the money goes: destinations, trunks and numbers by their charge.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+
+use arrow::array::Array;
+use serde::Serialize;
+
+use super::sums::{Compared, Era, Outcome, Spend};
+use crate::cdr::amount::AmountSum;
+use crate::error::truncated;
+use crate::slice_file::encode::intern::TextInterner;
+
+/// Most names whose sums are kept. Beyond it, the cheaper half is moved to "other".
+const MAX_NAMES: usize = 1 << 16;
+/// Longest name in characters. A longer one is cut, and counts together with others that begin in
+/// the same way.
+const MAX_NAME_CHARS: usize = 120;
+/// Most rows of a ranking.
+const MAX_ROWS: usize = 50;
+
+/// Sums by name, of the rows of one file.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    interner: TextInterner,
+    /// By code.
+    sums: Vec<Compared<Spend>>,
+    unnamed: Compared<Spend>,
+    /// What was moved here from a full dictionary.
+    ranked: Ranked,
+}
+
+/// The code of rows without a name.
+pub(super) const UNNAMED: u32 = u32::MAX;
+
+impl Names {
+    /// The code of a name.
+    #[inline]
+    pub(super) fn code(&mut self, name: &str) -> u32 {
+        let code = self.interner.intern(name);
+        if code as usize >= self.sums.len() {
+            self.sums.push(Compared::default());
+        }
+        code
+    }
+
+    /// Adds a row to the sums of a code.
+    #[inline]
+    pub(super) fn sums(&mut self, code: u32, era: Era) -> &mut Spend {
+        match self.sums.get_mut(code as usize) {
+            Some(sums) => sums.of(era),
+            None => self.unnamed.of(era),
+        }
+    }
+
+    #[inline]
+    pub(super) fn add(
+        &mut self,
+        code: u32,
+        era: Era,
+        (outcome, seconds, charge_nanos): (Outcome, i32, i64),
+    ) {
+        self.sums(code, era).add(outcome, seconds, charge_nanos);
+    }
+
+    /// Whether codes should be given anew, so that memory stays bounded.
+    pub(super) fn is_full(&self) -> bool {
+        self.interner.is_full()
+    }
+
+    /// The name of each code, in order.
+    pub(super) fn names(&mut self) -> impl Iterator<Item = String> + use<> {
+        let names = self.interner.array();
+        (0..names.len()).map(move |code| shortened(names.value(code)))
+    }
+
+    /// Forgets all codes, and keeps their sums.
+    pub(super) fn clear(&mut self) {
+        let names: Vec<String> = self.names().collect();
+        for (name, sums) in names.into_iter().zip(std::mem::take(&mut self.sums)) {
+            self.ranked.add(Some(name), &sums);
+        }
+        self.ranked.add(None, &std::mem::take(&mut self.unnamed));
+        self.interner = TextInterner::default();
+    }
+
+    /// The sums by name.
+    pub(super) fn into_ranked(mut self) -> Ranked {
+        self.clear();
+        self.ranked
+    }
+}
+
+fn shortened(name: &str) -> String {
+    truncated(name, MAX_NAME_CHARS)
+}
+
+/// Sums by name. Exact for up to [`MAX_NAMES`] names.
+#[derive(Debug)]
+pub(super) struct Ranked {
+    names: HashMap<Option<String>, Compared<Spend>>,
+    /// Sums of the names that were moved away.
+    other: Compared<Spend>,
+    is_exact: bool,
+}
+
+impl Default for Ranked {
+    fn default() -> Self {
+        Self {
+            names: HashMap::new(),
+            other: Compared::default(),
+            is_exact: true,
+        }
+    }
+}
+
+impl Ranked {
+    fn add(&mut self, name: Option<String>, sums: &Compared<Spend>) {
+        if *sums == Compared::default() {
+            return;
+        }
+        self.names.entry(name).or_default().merge(sums);
+        if self.names.len() > MAX_NAMES {
+            self.evict();
+        }
+    }
+
+    /// Moves the cheaper half of the names to the others.
+    fn evict(&mut self) {
+        let spend = |sums: &Compared<Spend>| (sums.now.charge_usd, sums.now.calls);
+        let mut spends: Vec<_> = self.names.values().map(spend).collect();
+        let (_, median, _) = spends.select_nth_unstable(MAX_NAMES / 2);
+        let median = *median;
+        let cheap = self.names.extract_if(|_, sums| spend(sums) <= median);
+        for (_, sums) in cheap {
+            self.other.merge(&sums);
+        }
+        self.is_exact = false;
+    }
+
+    /// Adds the sums of another file.
+    pub(super) fn merge(&mut self, other: Self) {
+        self.other.merge(&other.other);
+        self.is_exact &= other.is_exact;
+        for (name, sums) in other.names {
+            self.add(name, &sums);
+        }
+    }
+
+    /// The same with other names. Names that become equal are added up.
+    pub(super) fn renamed(self, rename: impl Fn(String) -> String) -> Self {
+        let mut renamed = Self {
+            names: HashMap::with_capacity(self.names.len()),
+            ..self
+        };
+        for (name, sums) in self.names {
+            renamed.add(name.map(&rename), &sums);
+        }
+        renamed
+    }
+
+    /// Each name with its sums, in no order.
+    pub(super) fn names(&self) -> impl Iterator<Item = (Option<&str>, &Compared<Spend>)> {
+        let names = self.names.iter();
+        names.map(|(name, sums)| (name.as_deref(), sums))
+    }
+
+    /// The ranking, with the period before if there is one to compare with.
+    pub(super) fn ranking(&self, has_before: bool) -> Ranking {
+        let seen = |(_, sums): &(_, &Compared<Spend>)| sums.now.calls > 0;
+        let mut names: Vec<_> = self.names().filter(seen).collect();
+        // A name before no name.
+        let order = |(name, sums): &(Option<&str>, &Compared<Spend>)| {
+            let charge = Reverse(sums.now.charge_usd);
+            (charge, name.is_none(), name.map(str::to_owned))
+        };
+        names.sort_by_cached_key(order);
+        let shown = |sums: &Compared<Spend>| ComparedSpend {
+            now: sums.now.into(),
+            before: has_before.then(|| sums.before.into()),
+        };
+        let distinct = names.len() as u64;
+        let top = names.iter().take(MAX_ROWS);
+        let rows: Vec<RankingRow> = top
+            .map(|(name, sums)| RankingRow {
+                name: name.map(str::to_owned),
+                sums: shown(sums),
+            })
+            .collect();
+        let mut other = self.other;
+        let in_rows = |name: Option<&str>| rows.iter().any(|row| row.name.as_deref() == name);
+        for (name, sums) in self.names() {
+            if !in_rows(name) {
+                other.merge(sums);
+            }
+        }
+        Ranking {
+            distinct,
+            is_exact: self.is_exact,
+            rows,
+            other: shown(&other),
+        }
+    }
+}
+
+/// Names by their charge.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Ranking {
+    /// The number of different names in the period; at least so many if the ranking is not exact.
+    pub distinct: u64,
+    /// Whether every sum is exact. Otherwise the lake has so many names that the cheapest were
+    /// moved to `other` on the way: a name that came back later lacks what was moved.
+    pub is_exact: bool,
+    /// The names with the highest charges, by charge and then by name.
+    pub rows: Vec<RankingRow>,
+    /// The sums of all that is not in `rows`.
+    pub other: ComparedSpend,
+}
+
+/// A name and its sums.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct RankingRow {
+    /// `null` for calls without one.
+    pub name: Option<String>,
+    /// Its sums.
+    #[serde(flatten)]
+    pub sums: ComparedSpend,
+}
+
+/// Sums in the period and in the one before.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct ComparedSpend {
+    /// In the period.
+    #[serde(flatten)]
+    pub now: SpendShown,
+    /// In the period before; `null` if there is none to compare with.
+    pub before: Option<SpendShown>,
+}
+
+/// Sums, and the price of a minute.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SpendShown {
+    /// The sums.
+    #[serde(flatten)]
+    pub sums: Spend,
+    /// Dollars for each minute; `null` without minutes.
+    pub usd_per_minute: Option<f64>,
+}
+
+impl From<Spend> for SpendShown {
+    fn from(sums: Spend) -> Self {
+        Self {
+            sums,
+            usd_per_minute: sums.usd_per_minute(),
+        }
+    }
+}
+
+/// What a ranking is of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Of {
+    /// Destinations.
+    Destination,
+    /// SIP trunks.
+    Trunk,
+    /// Numbers of the account.
+    OwnNumber,
+}
+
+/// A name whose charges changed.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SpendChange {
+    /// What the name is.
+    pub of: Of,
+    /// The name.
+    pub name: Option<String>,
+    /// Charges in the period.
+    pub charge_usd: AmountSum,
+    /// Charges in the period before.
+    pub charge_before_usd: AmountSum,
+    /// Their difference, which is the sum of the following two.
+    pub difference_usd: AmountSum,
+    /// What the other number of minutes would have cost at the earlier price.
+    pub volume_usd: AmountSum,
+    /// What the other price costs for the minutes of the period.
+    pub price_usd: AmountSum,
+    /// The change in words.
+    pub text: String,
+}
+
+/// Most changes that are listed.
+const MAX_CHANGES: usize = 20;
+
+/// The names whose charges changed most, over all rankings.
+pub(super) fn changes(rankings: &[(Of, &Ranked)]) -> Vec<SpendChange> {
+    let mut changes = Vec::new();
+    for (of, ranked) in rankings {
+        for (name, sums) in ranked.names() {
+            let difference = sums.now.charge_usd.minus(sums.before.charge_usd);
+            if difference != AmountSum::default() {
+                changes.push((difference, *of, name, sums));
+            }
+        }
+    }
+    changes.sort_by_key(|(difference, of, name, _)| {
+        (
+            Reverse(difference.magnitude()),
+            *of,
+            name.map(str::to_owned),
+        )
+    });
+    let top = changes.into_iter().take(MAX_CHANGES);
+    top.map(|(difference, of, name, sums)| change(difference, of, name, sums))
+        .collect()
+}
+
+fn change(
+    difference: AmountSum,
+    of: Of,
+    name: Option<&str>,
+    Compared { now, before }: &Compared<Spend>,
+) -> SpendChange {
+    // Without minutes before there was no price, and all of the difference is volume.
+    let volume = if before.duration_seconds > 0 {
+        let more = i128::from(now.duration_seconds - before.duration_seconds);
+        before
+            .charge_usd
+            .times(more, before.duration_seconds.into())
+    } else {
+        difference
+    };
+    let price = difference.minus(volume);
+    let what = match (of, name) {
+        (_, Some(name)) => name.to_owned(),
+        (Of::Destination, None) => "calls without a destination".to_owned(),
+        (Of::Trunk, None) => "calls without a trunk".to_owned(),
+        (Of::OwnNumber, None) => "calls without a number".to_owned(),
+    };
+    let text = format!(
+        "{what}: {difference:+.2} USD ({:.2} → {:.2}): {volume:+.2} by the number of minutes, \
+         {price:+.2} by the price of a minute.",
+        before.charge_usd, now.charge_usd
+    );
+    SpendChange {
+        of,
+        name: name.map(str::to_owned),
+        charge_usd: now.charge_usd,
+        charge_before_usd: before.charge_usd,
+        difference_usd: difference,
+        volume_usd: volume,
+        price_usd: price,
+        text,
+    }
+}
