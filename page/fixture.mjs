@@ -272,7 +272,7 @@ export function fixture(kind) {
           .filter((d) => d.day.startsWith(month) && d.direction === direction)
           .reduce((a, d) => a + d.calls, 0);
         list.push({
-          day: month,
+          month,
           direction,
           state: month === "2026-11" ? "open" : "closed",
           rows,
@@ -380,10 +380,10 @@ export function fixture(kind) {
   const findings = list
     .filter((s) => s.state !== "closed")
     .map((s) => ({
-      day: s.day,
+      day: s.day ?? `${s.month}-01`,
       direction: s.direction,
       kind: s.state,
-      text: `${s.day} ${s.direction}: ${MEANINGS[s.state]}.`,
+      text: `${s.day ?? s.month} ${s.direction}: ${MEANINGS[s.state]}.`,
     }));
   for (const s of list) {
     if (s.changes.length)
@@ -411,7 +411,7 @@ export function fixture(kind) {
     slice: months ? "month" : "day",
     from: day(begin),
     to: day(end - DAY),
-    before: { from: day(begin - count * DAY), to: day(begin - DAY) },
+    before: has_before ? { from: day(begin - count * DAY), to: day(begin - DAY) } : null,
     directions,
     numbers: "hidden",
     totals,

@@ -10,6 +10,7 @@ import {
   duration,
   minutes,
   money,
+  nanos,
   NOTHING,
   percent,
   plural,
@@ -60,7 +61,15 @@ function sign(level) {
 }
 
 /** Findings of these kinds leave calls out of the charts, or may. */
-const INCOMPLETE = ["missing", "failed", "interrupted", "damaged", "mismatch", "unreadable"];
+const INCOMPLETE = [
+  "missing",
+  "failed",
+  "interrupted",
+  "damaged",
+  "mismatch",
+  "unreadable",
+  "altered",
+];
 /** Level, heading and sentence about the slices. */
 function trust_verdict({ trust }) {
   const all = trust.list.length;
@@ -171,6 +180,8 @@ export function tiles(report, days) {
   };
   const by_direction = report.totals.filter(({ direction }) => direction !== null);
   const has_before = all.before !== null && report.before !== null;
+  const fee = nanos(all.forward_fee_usd ?? "0");
+  const fees = fee === 0n ? "" : `; fees for forwarding are ${money(fee)} more`;
   const entries = [
     {
       name: "Calls",
@@ -186,7 +197,7 @@ export function tiles(report, days) {
     },
     {
       name: "Spend",
-      about: "what the provider charged, in US dollars",
+      about: `charges in US dollars${fees}`,
       of: spend_about,
       text: (sums) => money(spend(sums)),
     },

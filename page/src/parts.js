@@ -41,7 +41,7 @@ export function foot(report) {
       "p",
       null,
       `Made by cdrlake ${report.version} in one pass over ${plural(files, "file")}: `,
-      `${plural(rows, "call")} in ${seconds.toFixed(2)} s.`,
+      `${plural(rows, "call")} in ${seconds.toFixed(2)} s of computing.`,
     ),
     h(
       "p",

@@ -17,7 +17,7 @@ const KINDS = {
   silence: "No calls",
 };
 /** A share of fewer calls says little. */
-const ENOUGH_CALLS = 20;
+const ENOUGH_CALLS = 30;
 /** More hours would be a line too dense to read. */
 const MOST_DAYS_BY_HOUR = 62;
 

@@ -30,7 +30,7 @@ const RANKINGS = [
   ["own_numbers", "Own numbers", "own_number"],
 ];
 const ABOUT_NUMBERS = {
-  hidden: "Own numbers are shown with their digits hidden.",
+  hidden: "Own numbers are shown by their beginnings.",
   truncate: "Own numbers are cut off, as in the lake.",
   pseudonymize: "Own numbers are pseudonyms, as in the lake.",
 };

@@ -98,21 +98,8 @@ export function rhythm(report, days, zone) {
         ].join(""),
         draw: (width) => draw_peaks({ days: peaks, label }, width),
         table: {
-          columns: [
-            ["Day"],
-            ["Most at once", true],
-            ["When"],
-            ...report.directions.map((d) => [d, true]),
-          ],
-          rows: () =>
-            days.map(({ day, parts }) => [
-              day,
-              count(of.get(day)?.calls ?? 0),
-              zone.stamp(of.get(day)?.at),
-              ...report.directions.map((d) =>
-                count(parts.find((p) => p.direction === d)?.peak ?? 0),
-              ),
-            ]),
+          columns: [["Day"], ["Most at once", true], ["When"]],
+          rows: () => peaks.map(({ day, calls, at }) => [day, count(calls), zone.stamp(at)]),
         },
       }),
   );

@@ -7,11 +7,14 @@ import { count, money, NOTHING, plural, slice_name } from "./format.js";
 import { empty, list_of } from "./parts.js";
 import { letter, STATES } from "./states.js";
 
+/** A day, or a month. */
+const period_of = ({ day, month }) => day ?? month;
+
 export function trust(report, zone) {
   const { list, slices, findings, matching, rejected } = report.trust;
   if (list.length === 0) return empty("There are no slices in this period.");
-  const of = new Map(list.map((slice) => [slice.day + slice.direction, slice]));
-  const days = [...new Set(list.map(({ day }) => day))].sort();
+  const of = new Map(list.map((slice) => [period_of(slice) + slice.direction, slice]));
+  const days = [...new Set(list.map(period_of))].sort();
   const fetched = list
     .map(({ fetched_at }) => fetched_at)
     .filter(Boolean)
@@ -45,7 +48,7 @@ export function trust(report, zone) {
     h(
       "li",
       null,
-      `${slice_name(slice.day)}, ${slice.direction}: `,
+      `${slice_name(period_of(slice))}, ${slice.direction}: `,
       `${count(c.rows_before)} → ${count(c.rows_after)} rows, `,
       `${money(c.charge_before_usd)} → ${money(c.charge_after_usd)}, on ${zone.stamp(at)}.`,
     );
@@ -90,7 +93,7 @@ export function trust(report, zone) {
         ],
         rows: () =>
           list.map((slice) => [
-            slice.day,
+            period_of(slice),
             slice.direction,
             slice.state,
             count(slice.rows),
