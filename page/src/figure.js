@@ -24,10 +24,10 @@ export function figure({ id, title, summary, note, key, controls, draw, table })
     { "aria-labelledby": id },
     h("figcaption", null, heading, h("p", { class: "summary" }, summary)),
     controls,
-    key,
+    h("div", { class: "keys" }, key),
     h("div", { class: "stage" }, plot, tip),
     spoken,
-    note && h("p", { class: "note" }, note),
+    note && h("p", { class: "remark" }, note),
     table && details(title, table),
   );
 

@@ -54,7 +54,8 @@ export function price(usd_per_minute) {
   return usd_per_minute === null ? NOTHING : `$${decimals(Number(usd_per_minute), 4, 4)}/min`;
 }
 
-export const minutes = (seconds) => count(seconds / 60);
+/** Whole minutes, as the program counts them. */
+export const minutes = (seconds) => count(Math.floor(seconds / 60));
 
 /** A length of time: "2:34 min", "41 s". */
 export function duration(seconds) {

@@ -21,7 +21,7 @@ import { STATES } from "./states.js";
 
 export function head(report, zone) {
   const facts = [
-    ["Account", report.account ?? "(no name)"],
+    ...(report.account === null ? [] : [["Account", report.account]]),
     ["Lake", report.lake],
     ["Made", zone.stamp(report.made_at)],
     ["Time zone", zone.name],
@@ -269,7 +269,7 @@ export function tiles(report, days) {
     ),
     h(
       "p",
-      { class: "note" },
+      { class: "remark" },
       has_before
         ? "Changes compare with as many days before: " +
             `${day_short(report.before.from)} to ${day_short(report.before.to)}.`

@@ -45,7 +45,7 @@ export function by_day(report, days) {
     `Most calls on ${day_long(most.day)} (${count(most.calls)}), ` +
     `fewest on ${day_long(fewest.day)} (${count(fewest.calls)}). ` +
     (odd.length
-      ? `${plural(odd.length, "day is", "days are")} not closed and marked with a letter.`
+      ? `${plural(odd.length, "day that is not closed has", "days that are not closed have")} a letter.`
       : "Every day is complete.");
   const states = [...new Set(odd.flatMap(({ parts }) => parts.map(({ state }) => state)))].filter(
     (state) => state !== "closed",

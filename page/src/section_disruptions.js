@@ -136,7 +136,7 @@ export function disruptions(report, days, zone) {
     chart,
     h(
       "p",
-      { class: "note" },
+      { class: "remark" },
       hours_compared > 0
         ? `${plural(hours_compared, "hour")} with enough calls, each direction for itself, were ` +
             "compared with the same hour of the weeks before, or else of the days before. An hour is " +

@@ -153,7 +153,7 @@ export function spending(report) {
       report.before &&
         rankings.some(([of]) => report[of].rows.some(({ before }) => before)) &&
         key_of([["before", "the same in the period before"]]),
-      ABOUT_NUMBERS[report.numbers] && h("p", { class: "note" }, ABOUT_NUMBERS[report.numbers]),
+      ABOUT_NUMBERS[report.numbers] && h("p", { class: "remark" }, ABOUT_NUMBERS[report.numbers]),
     ),
     h(
       "div",
@@ -229,6 +229,6 @@ export function spending(report) {
         ),
     ),
     report.prices.length === 0 &&
-      h("p", { class: "note" }, "No price a minute of placed calls changed in this period."),
+      h("p", { class: "remark" }, "No price a minute of placed calls changed in this period."),
   );
 }
