@@ -7,7 +7,7 @@ import { build } from "esbuild";
 
 const here = import.meta.dirname;
 const target = join(here, "../src/cli/report/page.html");
-const TARGETS = ["chrome111", "firefox113", "safari16.4"];
+const TARGETS = ["chrome111", "firefox115", "safari16.4"];
 const read = (...path) => readFileSync(join(here, ...path), "utf8");
 
 async function bundle(name) {

@@ -7,6 +7,9 @@ import { s } from "./dom.js";
 import { compact, day_long } from "./format.js";
 import { is_unknown, letter, worst } from "./states.js";
 
+/** A bar is not wider, however few days there are. */
+const WIDEST = 44;
+
 /**
  * `days`: `{ day, parts: [{ direction, state, … }], week: sums | null }`.
  * `panels`: `{ title, unit, of(sums), format(sums), axis }`; `of` is a number, for lengths.
@@ -22,7 +25,9 @@ export function draw_days({ days, panels, directions, sum }, width) {
     .paddingInner(days.length > 120 ? 0 : 0.22)
     .paddingOuter(0.1);
   const height = top + panels.length * (tall + gap) - gap + 24;
-  const thin = x.bandwidth();
+  const band = x.bandwidth();
+  const thin = Math.min(band, WIDEST);
+  const middle = (day) => x(day) + band / 2;
   const svg = canvas(width, height, stripes("unknown-day"));
   const bottom = top + panels.length * (tall + gap) - gap;
 
@@ -38,7 +43,7 @@ export function draw_days({ days, panels, directions, sum }, width) {
           fill: "url(#unknown-day)",
           x: x(day),
           y: top,
-          width: thin,
+          width: band,
           height: bottom - top,
         }),
       );
@@ -49,7 +54,7 @@ export function draw_days({ days, panels, directions, sum }, width) {
           "text",
           {
             class: `state-letter ${state}`,
-            x: x(day) + thin / 2,
+            x: middle(day),
             y: top - 4,
             "text-anchor": "middle",
           },
@@ -87,7 +92,10 @@ export function draw_days({ days, panels, directions, sum }, width) {
       if (week && panel.of(week) > 0) {
         const value = y(panel.of(week));
         group.append(
-          s("path", { class: "shadow", d: standing_bar(x(day), value, thin, y1 - value) }),
+          s("path", {
+            class: "shadow",
+            d: standing_bar(middle(day) - thin / 2, value, thin, y1 - value),
+          }),
         );
       }
       let base = 0;
@@ -102,7 +110,7 @@ export function draw_days({ days, panels, directions, sum }, width) {
           s("path", {
             class: `bar ${directions[at]}`,
             d: standing_bar(
-              x(day) + inset,
+              middle(day) - thin / 2 + inset,
               high,
               thin - 2 * inset,
               low - high - (base > 0 ? 0.75 : 0),
@@ -118,10 +126,10 @@ export function draw_days({ days, panels, directions, sum }, width) {
       s("line", { class: "axis", x1: left, x2: width - right, y1: y1 + 0.5, y2: y1 + 0.5 }),
     );
   });
-  svg.append(...day_labels(names, (day) => x(day) + thin / 2, bottom + 18, width - left));
+  svg.append(...day_labels(names, middle, bottom + 18, width - left));
 
   const steps = days.map(({ day, parts, week }) => ({
-    x: x(day) + thin / 2,
+    x: middle(day),
     tip: () => [
       day_long(day),
       [
@@ -158,6 +166,8 @@ export function draw_peaks({ days, label }, width) {
   const x = scaleBand(names, [left, width - right])
     .paddingInner(days.length > 60 ? 0 : 0.3)
     .paddingOuter(0.1);
+  const thin = Math.min(x.bandwidth(), WIDEST);
+  const middle = (day) => x(day) + x.bandwidth() / 2;
   const most = days.reduce((a, b) => (b.calls > a.calls ? b : a), { calls: 0 });
   const y = scaleLinear([0, most.calls || 1], [top + tall, top]).nice(4);
   const svg = canvas(
@@ -168,7 +178,7 @@ export function draw_peaks({ days, label }, width) {
   const bars = days.map(({ day, calls }) =>
     s("path", {
       class: `bar both${day === most.day ? " most" : ""}`,
-      d: standing_bar(x(day), y(calls), x.bandwidth(), top + tall - y(calls)),
+      d: standing_bar(middle(day) - thin / 2, y(calls), thin, top + tall - y(calls)),
     }),
   );
   svg.append(
@@ -182,7 +192,7 @@ export function draw_peaks({ days, label }, width) {
     }),
   );
   if (most.calls > 0) {
-    const at = x(most.day) + x.bandwidth() / 2;
+    const at = middle(most.day);
     const anchor = at < width * 0.3 ? "start" : at > width * 0.7 ? "end" : "middle";
     svg.append(
       s(
@@ -192,14 +202,12 @@ export function draw_peaks({ days, label }, width) {
       ),
     );
   }
-  svg.append(
-    ...day_labels(names, (day) => x(day) + x.bandwidth() / 2, top + tall + 18, width - left),
-  );
+  svg.append(...day_labels(names, middle, top + tall + 18, width - left));
   return {
     svg,
     steps: days.map((peak, i) => ({
       i,
-      x: x(peak.day) + x.bandwidth() / 2,
+      x: middle(peak.day),
       tip: () => [day_long(peak.day), [["both", "at once", label(peak)]]],
     })),
     mark: (step) => bars.forEach((bar, i) => bar.classList.toggle("meant", step?.i === i)),

@@ -34,7 +34,13 @@ export function head(report, zone) {
       null,
       h("p", { class: "brand" }, "cdrlake"),
       h("h1", null, "Call report"),
-      h("p", { class: "period" }, `${day_year(report.from)} to ${day_year(report.to)}`),
+      h(
+        "p",
+        { class: "period" },
+        report.from === report.to
+          ? day_year(report.from)
+          : `${day_year(report.from)} to ${day_year(report.to)}`,
+      ),
     ),
     h(
       "dl",

@@ -6,7 +6,7 @@ import { figure, key_of } from "./figure.js";
 import { axis_money, compact, count, day_long, minutes, money, NOTHING, plural } from "./format.js";
 import { spend, spend_about, sum } from "./measures.js";
 import { empty } from "./parts.js";
-import { letter, STATES } from "./states.js";
+import { is_unknown, letter, STATES } from "./states.js";
 
 export function by_day(report, days) {
   if (!days.some(({ parts }) => parts.some(({ calls }) => calls > 0)))
@@ -35,18 +35,23 @@ export function by_day(report, days) {
       axis: axis_money,
     },
   ];
+  const odd = days.filter(({ parts }) => parts.some(({ state }) => state !== "closed"));
   const ordered = days
+    .filter(({ parts }) => !parts.some(({ state }) => is_unknown(state)))
     .map(({ day, parts }) => ({ day, ...sum(parts) }))
     .sort((a, b) => b.calls - a.calls);
-  const most = ordered[0],
-    fewest = ordered.at(-1);
-  const odd = days.filter(({ parts }) => parts.some(({ state }) => state !== "closed"));
+  const named = ({ day, calls }) => `${day_long(day)} (${count(calls)})`;
+  const extremes =
+    ordered.length > 1
+      ? `Most calls on ${named(ordered[0])}, fewest on ${named(ordered.at(-1))}. `
+      : "";
   const summary =
-    `Most calls on ${day_long(most.day)} (${count(most.calls)}), ` +
-    `fewest on ${day_long(fewest.day)} (${count(fewest.calls)}). ` +
+    extremes +
     (odd.length
       ? `${plural(odd.length, "day that is not closed has", "days that are not closed have")} a letter.`
-      : "Every day is complete.");
+      : days.length > 1
+        ? "Every day is complete."
+        : "The day is complete.");
   const states = [...new Set(odd.flatMap(({ parts }) => parts.map(({ state }) => state)))].filter(
     (state) => state !== "closed",
   );

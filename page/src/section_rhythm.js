@@ -33,7 +33,12 @@ export function rhythm(report, days, zone) {
     (a, b) => (share(b.calls, b.hours) > share(a.calls, a.hours) ? b : a),
     known[0],
   );
-  const cells = () => report.rhythm.map((cell) => ({ ...cell, value: measures[chosen].of(cell) }));
+  const found = new Map(report.rhythm.map((cell) => [cell.weekday * 24 + cell.hour, cell]));
+  const week = Array.from({ length: 7 * 24 }, (_, i) => {
+    const [weekday, hour] = [Math.floor(i / 24) + 1, i % 24];
+    return found.get(weekday * 24 + hour) ?? { weekday, hour, calls: 0, answered: 0, hours: 0 };
+  });
+  const cells = () => week.map((cell) => ({ ...cell, value: measures[chosen].of(cell) }));
   const tip = (cell) => [
     when(cell),
     [
@@ -70,7 +75,7 @@ export function rhythm(report, days, zone) {
     table: {
       columns: [["Hour of the week"], ["Calls an hour", true], ["ASR", true], ["Hours", true]],
       rows: () =>
-        report.rhythm.map((cell) => [
+        week.map((cell) => [
           when(cell),
           cell.hours ? compact(cell.calls / cell.hours) : NOTHING,
           percent(asr(cell)),
