@@ -1,8 +1,12 @@
 //! What an error means for a slice and its run, and how often an operation is retried.
 
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fastrand::Rng;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 /// The effect of an error on its slice and on the run. Each error type has a method `fate`.
@@ -17,8 +21,10 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// Retry a transient error by the policy alone.
-    pub const RETRY: Self = Self::Retry(RetryHint::of(RetryReason::Transient));
+    /// Retry by the policy alone, without a request from the server.
+    pub const fn retry(reason: RetryReason) -> Self {
+        Self::Retry(RetryHint::of(reason))
+    }
 
     /// Whether the error ends the run.
     pub fn stops_the_run(self) -> bool {
@@ -40,7 +46,7 @@ pub enum StopCause {
 /// How an error should be retried.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RetryHint {
-    /// What failed: most reasons have a limit of their own.
+    /// What failed: some reasons have a limit of their own.
     pub reason: RetryReason,
     /// The wait that the server asked for (`Retry-After`).
     pub after: Option<Duration>,
@@ -59,21 +65,75 @@ impl RetryHint {
     }
 }
 
-/// Why an operation is retried. Every reason but `Transient` also has its own limit, because it may
-/// turn out to be permanent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Why an operation is retried.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum RetryReason {
-    /// Any other error that may be transient.
-    Transient,
+    /// No connection, or one that ended before the response.
+    Connection,
+    /// No response or no byte within `source.stall_timeout`, or a stream slower than
+    /// `source.min_throughput`.
+    Timeout,
+    /// Status 429.
+    RateLimit,
+    /// Status 408, 409, 425 or 5xx, or the server's own error within a body.
+    ServerError,
+    /// The body broke off, or is cut or damaged.
+    BrokenBody,
+    /// The count changed while the slice was read, or pages do not continue one another.
+    CountMoved,
     /// The answer does not come from the API.
     ForeignAnswer,
     /// The count does not match, or the answer has a count but no calls.
     CountMismatch,
     /// The count matches only if duplicates are included.
     Duplicates,
+    /// Any other error that may be transient.
+    Other,
 }
 
-/// Attempts for each [reason](RetryReason) but `Transient`.
+impl RetryReason {
+    /// Every reason, in its order.
+    pub const ALL: [Self; 10] = [
+        Self::Connection,
+        Self::Timeout,
+        Self::RateLimit,
+        Self::ServerError,
+        Self::BrokenBody,
+        Self::CountMoved,
+        Self::ForeignAnswer,
+        Self::CountMismatch,
+        Self::Duplicates,
+        Self::Other,
+    ];
+
+    /// Whether it has its own limit, because it may turn out to be permanent.
+    fn has_own_limit(self) -> bool {
+        matches!(
+            self,
+            Self::ForeignAnswer | Self::CountMismatch | Self::Duplicates
+        )
+    }
+}
+
+/// How often each reason led to another attempt, over all slices of a run.
+#[derive(Debug, Default)]
+pub(crate) struct RetryCounts([AtomicU64; RetryReason::ALL.len()]);
+
+impl RetryCounts {
+    fn add(&self, reason: RetryReason) {
+        self.0[reason as usize].fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The reasons that occurred.
+    pub(crate) fn by_reason(&self) -> BTreeMap<RetryReason, u64> {
+        let counts = self.0.iter().map(|count| count.load(Ordering::Relaxed));
+        let counts = RetryReason::ALL.into_iter().zip(counts);
+        counts.filter(|(_, count)| *count > 0).collect()
+    }
+}
+
+/// Attempts for each [reason](RetryReason) with its own limit.
 pub(crate) const MAX_ATTEMPTS_PER_REASON: u32 = 3;
 
 /// How often an operation is attempted, and how long to wait in between: as long as the server
@@ -125,7 +185,9 @@ pub(crate) struct Retry {
     /// Number of the current attempt.
     attempt: u32,
     /// How often each reason occurred.
-    occurrences: [u32; 4],
+    occurrences: [u32; RetryReason::ALL.len()],
+    /// Where retries are counted.
+    counts: Option<Arc<RetryCounts>>,
     rng: Rng,
 }
 
@@ -136,9 +198,18 @@ impl Retry {
             policy,
             deadline,
             attempt: 1,
-            occurrences: [0; 4],
+            occurrences: [0; RetryReason::ALL.len()],
+            counts: None,
             // Seeded by the thread's generator, so that `fastrand::seed` makes waits repeatable.
             rng: Rng::new(),
+        }
+    }
+
+    /// Counts the attempts after the first one in `counts`, too.
+    pub(crate) fn counted_in(self, counts: &Arc<RetryCounts>) -> Self {
+        Self {
+            counts: Some(Arc::clone(counts)),
+            ..self
         }
     }
 
@@ -154,9 +225,9 @@ impl Retry {
 
     /// Whether the current attempt is the last if it fails for this reason.
     pub(crate) fn is_last(&self, reason: RetryReason) -> bool {
-        let has_own_limit = reason != RetryReason::Transient;
         self.attempt >= self.policy.max_attempts
-            || (has_own_limit && self.occurrences[reason as usize] + 1 >= MAX_ATTEMPTS_PER_REASON)
+            || (reason.has_own_limit()
+                && self.occurrences[reason as usize] + 1 >= MAX_ATTEMPTS_PER_REASON)
     }
 
     /// Moves on to the next attempt and returns how long to wait before it.
@@ -175,13 +246,16 @@ impl Retry {
             return Err(Exhausted::Time);
         }
         self.occurrences[hint.reason as usize] += 1;
+        if let Some(counts) = &self.counts {
+            counts.add(hint.reason);
+        }
         self.attempt += 1;
         Ok(wait)
     }
 
     /// Waits until the next attempt is due. Returns `false` if no attempt is left.
     pub(crate) async fn wait_for_next(&mut self) -> bool {
-        match self.next(RetryHint::of(RetryReason::Transient)) {
+        match self.next(RetryHint::of(RetryReason::Other)) {
             Ok(wait) => {
                 tokio::time::sleep(wait).await;
                 true
@@ -210,7 +284,7 @@ mod tests {
         assert_eq!(POLICY.longest_wait_after(4000).as_secs(), 60);
         let asked = RetryHint {
             after: Some(Duration::from_mins(5)),
-            ..RetryHint::of(RetryReason::Transient)
+            ..RetryHint::of(RetryReason::Other)
         };
         let mut retry = Retry::new(POLICY, None);
         assert_eq!(retry.next(asked), Ok(Duration::from_mins(5)));
@@ -221,8 +295,7 @@ mod tests {
         let waits = |seed| {
             fastrand::seed(seed);
             let mut retry = Retry::new(POLICY, None);
-            let waits =
-                std::iter::from_fn(|| retry.next(RetryHint::of(RetryReason::Transient)).ok());
+            let waits = std::iter::from_fn(|| retry.next(RetryHint::of(RetryReason::Other)).ok());
             waits.collect::<Vec<_>>()
         };
         for seed in 0..100 {
@@ -242,19 +315,32 @@ mod tests {
             let retries = reasons.take_while(|&&reason| retry.next(RetryHint::of(reason)).is_ok());
             retries.count() + 1
         };
-        assert_eq!(attempts(&[RetryReason::Transient]), 9);
-        for reason in [
-            RetryReason::ForeignAnswer,
-            RetryReason::CountMismatch,
-            RetryReason::Duplicates,
-        ] {
-            assert_eq!(attempts(&[reason]), 3);
-            assert_eq!(attempts(&[reason, RetryReason::Transient]), 5);
+        for reason in RetryReason::ALL {
+            let (alone, with_another) = match reason {
+                RetryReason::ForeignAnswer
+                | RetryReason::CountMismatch
+                | RetryReason::Duplicates => (3, 5),
+                _ => (9, 9),
+            };
+            assert_eq!(attempts(&[reason]), alone, "{reason:?}");
+            let alternating = [reason, RetryReason::Other];
+            assert_eq!(attempts(&alternating), with_another, "{reason:?}");
         }
         assert_eq!(
             attempts(&[RetryReason::ForeignAnswer, RetryReason::CountMismatch]),
             5
         );
+    }
+
+    #[test]
+    fn retries_are_counted_by_reason_and_last_attempts_are_not() {
+        let counts = Arc::new(RetryCounts::default());
+        for reason in [RetryReason::Timeout, RetryReason::Duplicates] {
+            let mut retry = Retry::new(POLICY, None).counted_in(&counts);
+            while retry.next(RetryHint::of(reason)).is_ok() {}
+        }
+        let expected = [(RetryReason::Timeout, 8), (RetryReason::Duplicates, 2)];
+        assert_eq!(counts.by_reason(), expected.into());
     }
 
     #[tokio::test(start_paused = true)]
@@ -263,7 +349,7 @@ mod tests {
         let mut retry = Retry::new(POLICY, Some(deadline));
         let after = |seconds| RetryHint {
             after: Some(Duration::from_secs(seconds)),
-            ..RetryHint::of(RetryReason::Transient)
+            ..RetryHint::of(RetryReason::Other)
         };
         assert_eq!(retry.next(after(11)), Err(Exhausted::Time));
         assert_eq!(retry.next(after(10)), Ok(Duration::from_secs(10)));

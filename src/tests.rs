@@ -141,7 +141,8 @@ fn the_reference_of_keys_is_the_text_of_the_example_file() {
     let places = [".env", ".file", ".command"];
     let name_of = |key: &&str| {
         let table = places.iter().find_map(|place| key.strip_suffix(place));
-        table.unwrap_or(key).to_owned()
+        let is_secret = |table: &&str| KEYS.contains(&format!("{table}.command").as_str());
+        table.filter(is_secret).unwrap_or(key).to_owned()
     };
     let known = KEYS.iter().map(name_of);
     let known: BTreeSet<String> = known.chain([OPEN_TABLE.to_owned()]).collect();

@@ -66,6 +66,7 @@ KEYS: tuple[str, ...] = (
     "limits.memory",
     "limits.single_put_bytes",
     "limits.spool_dir",
+    "metrics.file",
 )
 
 #: The columns of the table: name, type in SQL, and whether it may be null.

@@ -184,6 +184,8 @@ class RunReport:
         totals: Sums over the committed and unchanged slices.
         partitions_changed: Days that a warehouse must load again.
         warnings: Problems that did not stop the run but need attention.
+        retries: Attempts at slices and pages after the first, by the reason.
+        bytes_received: Bytes of bodies, as they came over the network.
     """
 
     run: str
@@ -194,6 +196,8 @@ class RunReport:
     totals: RunTotals
     partitions_changed: tuple[datetime.date, ...]
     warnings: tuple[str, ...]
+    retries: Mapping[str, int] = field(default_factory=dict)
+    bytes_received: int = 0
 
     @property
     def failed(self) -> tuple[SliceReport, ...]:

@@ -35,7 +35,9 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
     let advice = match error {
         Error::Usage(error) => return on_usage(error),
         Error::Config(error) => match error.kind {
-            ConfigErrorKind::Missing("lake.url") => "Set it in pipeline.toml, or use --lake",
+            ConfigErrorKind::Missing("lake.url") => {
+                "Set it in pipeline.toml, or use --lake"
+            }
             ConfigErrorKind::Missing("source.api_key") => {
                 "Set it in pipeline.toml, for example to { env = \"WAVIX_API_KEY\" }, or use \
                  --api-key-env"
@@ -57,6 +59,10 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
             }
             _ => "Check lake.url and who may write there",
         },
+        Error::Metrics(_) => {
+            "Create its directory, and let the user who runs cdrlake write there, or change \
+             metrics.file or --metrics-file"
+        }
         Error::Spool(_) => "Set limits.spool_dir to a directory with room",
         Error::NotMergeable { .. } => {
             "Fetch uncertain days with `cdrlake run`, check the lake with `cdrlake verify`, and \

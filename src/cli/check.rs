@@ -2,13 +2,13 @@
 
 use jiff::Timestamp;
 
-use super::{ApiArgs, CommandError, Exit, advice, print};
+use super::{CheckArgs, CommandError, Exit, advice, print};
 use crate::ops::check::{Checked, check};
 
 const NO_START: &str = "warning window.start is not set: cdrlake run without --from \
     or --last will be refused\n";
 
-pub(super) async fn execute(args: &ApiArgs) -> Result<Exit, CommandError> {
+pub(super) async fn execute(args: &CheckArgs) -> Result<Exit, CommandError> {
     let config = args.load()?;
     let mut lines = Vec::new();
     let mut exit = Exit::Success;

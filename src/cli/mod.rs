@@ -165,7 +165,7 @@ enum Command {
     Init(init::InitArgs),
     /// Check the configuration, the API key, the API and the lake.
     #[command(after_help = "Example: cdrlake check --lake ./lake --api-key-env WAVIX_API_KEY")]
-    Check(ApiArgs),
+    Check(CheckArgs),
     /// Serve the simulated API on a port of this machine.
     #[command(after_help = "Example: cdrlake simulate --port 8080 --fault flaky=5")]
     Simulate(simulate::SimulateArgs),
@@ -192,23 +192,24 @@ struct Flag {
     value_name: &'static str,
     help: &'static str,
     /// Which commands have it.
-    group: u8,
+    group: u16,
 }
 
 /// Groups of flags, beside `--config` and `--lake`, which every command has that reads a
 /// configuration.
 mod uses {
-    pub(super) const URL: u8 = 1;
-    pub(super) const KEY: u8 = 2;
-    pub(super) const VIA: u8 = 4;
-    pub(super) const REQUESTS: u8 = 8;
-    pub(super) const TIMEZONE: u8 = 16;
-    pub(super) const RECONCILE: u8 = 32;
-    pub(super) const ASSUME_TIMEZONE: u8 = 64;
-    pub(super) const START: u8 = 128;
+    pub(super) const URL: u16 = 1;
+    pub(super) const KEY: u16 = 2;
+    pub(super) const VIA: u16 = 4;
+    pub(super) const REQUESTS: u16 = 8;
+    pub(super) const TIMEZONE: u16 = 16;
+    pub(super) const RECONCILE: u16 = 32;
+    pub(super) const ASSUME_TIMEZONE: u16 = 64;
+    pub(super) const START: u16 = 128;
+    pub(super) const METRICS: u16 = 256;
 }
 
-const FLAGS: [Flag; 10] = [
+const FLAGS: [Flag; 11] = [
     Flag {
         name: "lake",
         shown: "--lake",
@@ -291,12 +292,20 @@ const FLAGS: [Flag; 10] = [
         help: "First day of the lake, YYYY-MM-DD (`window.start`)",
         group: uses::START,
     },
+    Flag {
+        name: "metrics-file",
+        shown: "--metrics-file",
+        key: "metrics.file",
+        value_name: "FILE",
+        help: "The file to write metrics for Prometheus to, after each run (`metrics.file`)",
+        group: uses::METRICS,
+    },
 ];
 
 /// Where the configuration comes from: the groups of flags that a command uses, and no others.
 /// Flags win over variables (`CDRLAKE_SOURCE_URL` …), variables over the file.
 #[derive(Clone, Debug, Default)]
-struct ConfigArgs<const USES: u8> {
+struct ConfigArgs<const USES: u16> {
     config: Option<PathBuf>,
     /// The flags that were given, with their values.
     given: Vec<(&'static Flag, String)>,
@@ -306,8 +315,8 @@ struct ConfigArgs<const USES: u8> {
 type LakeArgs = ConfigArgs<0>;
 /// For what a run would do.
 type PlanConfigArgs = ConfigArgs<{ uses::URL | uses::TIMEZONE }>;
-/// For commands that ask the API for a count.
-type ApiArgs = ConfigArgs<{ uses::URL | uses::KEY }>;
+/// For what a run needs.
+type CheckArgs = ConfigArgs<{ uses::URL | uses::KEY | uses::METRICS }>;
 /// For commands that fetch slices, by days of the lake.
 type RepairConfigArgs =
     ConfigArgs<{ uses::URL | uses::KEY | uses::VIA | uses::REQUESTS | uses::RECONCILE }>;
@@ -323,11 +332,14 @@ type LoadConfigArgs = ConfigArgs<
     },
 >;
 /// For a run.
-type RunConfigArgs = ConfigArgs<{ u8::MAX ^ uses::ASSUME_TIMEZONE ^ uses::START }>;
+type RunConfigArgs = ConfigArgs<{ u16::MAX ^ uses::ASSUME_TIMEZONE ^ uses::START }>;
+/// For slices that go to no lake.
+type StreamConfigArgs =
+    ConfigArgs<{ u16::MAX ^ uses::ASSUME_TIMEZONE ^ uses::START ^ uses::METRICS }>;
 /// For the file of a lake that is to be.
-type InitConfigArgs = ConfigArgs<{ u8::MAX ^ uses::ASSUME_TIMEZONE }>;
+type InitConfigArgs = ConfigArgs<{ u16::MAX ^ uses::ASSUME_TIMEZONE }>;
 
-impl<const USES: u8> FromArgMatches for ConfigArgs<USES> {
+impl<const USES: u16> FromArgMatches for ConfigArgs<USES> {
     fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
         let value = |flag: &Flag| matches.get_one::<String>(flag.name).cloned();
         Ok(Self {
@@ -344,7 +356,7 @@ impl<const USES: u8> FromArgMatches for ConfigArgs<USES> {
     }
 }
 
-impl<const USES: u8> Args for ConfigArgs<USES> {
+impl<const USES: u16> Args for ConfigArgs<USES> {
     fn augment_args(command: clap::Command) -> clap::Command {
         let arg = |name: &'static str, value_name: &'static str, help: &'static str| {
             Arg::new(name)
@@ -375,7 +387,7 @@ impl<const USES: u8> Args for ConfigArgs<USES> {
     }
 }
 
-impl<const USES: u8> ConfigArgs<USES> {
+impl<const USES: u16> ConfigArgs<USES> {
     /// The flags that the command has.
     fn flags() -> impl Iterator<Item = &'static Flag> {
         FLAGS
@@ -801,8 +813,14 @@ mod tests {
             |flags: Vec<&Flag>| -> Vec<&str> { flags.into_iter().map(|flag| flag.shown).collect() };
         assert_eq!(names(LakeArgs::flags().collect()), ["--lake"]);
         assert_eq!(
-            names(ApiArgs::flags().collect()),
-            ["--lake", "--source-url", "--api-key-env", "--api-key-file"]
+            names(CheckArgs::flags().collect()),
+            [
+                "--lake",
+                "--source-url",
+                "--api-key-env",
+                "--api-key-file",
+                "--metrics-file"
+            ]
         );
         let of_run = names(RunConfigArgs::flags().collect());
         let of_load = names(LoadConfigArgs::flags().collect());

@@ -22,8 +22,10 @@ use super::{
 use crate::cdr::slice::{Direction, parse_day};
 use crate::config::Config;
 use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
+use crate::ops;
 use crate::ops::days::{DayRange, Selection, Shard};
 use crate::ops::job::{Job, Outcome};
+use crate::ops::metrics::MetricsFile;
 use crate::ops::plan::{Plan, preview};
 use crate::ops::run::{RunResult, Stop};
 use crate::source::wavix::Api;
@@ -288,33 +290,61 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     if args.dry_run {
         return print_plan(&config, &args.selection, args.result.output.format).await;
     }
+    let metrics = MetricsFile::of(&config);
+    if let Some(file) = &metrics {
+        file.check().map_err(ops::Error::from)?;
+    }
     let interrupt = interrupted_by_signals(LAKE_STAYS)?;
-    let once = || run_once(&args, &config, &interrupt, screen);
+    let once = || run_once(&args, &config, metrics.as_ref(), &interrupt, screen);
     match args.every {
         None => once().await,
         Some(every) => repeat(every, &interrupt, once, |error| screen.print_error(error)).await,
     }
 }
 
-/// One run, with its report. The key is fetched anew each time: it may have been replaced.
+/// One run, with its metrics and its report.
 async fn run_once(
     args: &RunArgs,
     config: &Config,
+    metrics: Option<&MetricsFile>,
     interrupt: &CancellationToken,
     screen: &Screen,
 ) -> Result<Exit, CommandError> {
-    let source = Api::try_new(&config.source, Some(config.api_key()?))?;
     let rerun = args
         .config
         .rerun(&config.lake.url, args.result.allow_shrink);
+    let begun_at = Timestamp::now();
+    let done = fetch(args, config, &rerun, interrupt, screen).await;
+    let written = match metrics {
+        Some(file) => file.write(config, begun_at, done.as_ref().ok()).await,
+        None => Ok(()),
+    };
+    let exit = done.and_then(|outcome| args.result.print(&rerun, outcome, screen));
+    let Err(error) = written else { return exit };
+    screen.print_error(&CommandError::from(error).message);
+    exit.map(|exit| match exit {
+        Exit::Success | Exit::Warnings => Exit::Failed,
+        exit => exit,
+    })
+}
+
+/// The run itself. The key is fetched anew each time: it may have been replaced.
+async fn fetch(
+    args: &RunArgs,
+    config: &Config,
+    rerun: &Rerun,
+    interrupt: &CancellationToken,
+    screen: &Screen,
+) -> Result<Outcome, CommandError> {
+    let source = Api::try_new(&config.source, Some(config.api_key()?))?;
     let selection = Selection::from(&args.selection);
     warn_of_cut(config, &selection);
     let job = Job::new(config.clone(), Arc::new(source))
         .with_selection(selection)
         .with_allow_shrink(args.result.allow_shrink)
-        .with_observer(screen.observer(&rerun))
+        .with_observer(screen.observer(rerun))
         .with_interrupt(interrupt.clone());
-    args.result.print(&rerun, job.run().await?, screen)
+    Ok(job.run().await?)
 }
 
 /// The exit status of a run, with a last sentence on standard error where a person has to act.

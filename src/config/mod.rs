@@ -54,6 +54,7 @@ pub struct Config {
     pub quality: QualityConfig,
     pub privacy: PrivacyConfig,
     pub limits: LimitsConfig,
+    pub metrics: MetricsConfig,
 }
 
 /// `[source]`
@@ -202,6 +203,13 @@ pub struct LimitsConfig {
     pub single_put_bytes: u64,
     /// Where the spool of a lake in an object store lies; on local disk it lies in the lake.
     pub spool_dir: PathBuf,
+}
+
+/// `[metrics]`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricsConfig {
+    /// The file that runs of the program leave for a monitoring system; `None` for none.
+    pub file: Option<PathBuf>,
 }
 
 /// Values given on the command line: key, value, and the flag that gave it.

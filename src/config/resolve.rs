@@ -13,8 +13,8 @@ use super::filters::filters;
 use super::secrets::{KeySource, key_source};
 use super::settings::Settings;
 use super::{
-    Config, ConfigError, LakeConfig, LimitsConfig, PrivacyConfig, QualityConfig, Reconcile,
-    SourceConfig, Via, WindowConfig, values,
+    Config, ConfigError, LakeConfig, LimitsConfig, MetricsConfig, PrivacyConfig, QualityConfig,
+    Reconcile, SourceConfig, Via, WindowConfig, values,
 };
 use crate::body::reader::MAX_RECORD_BYTES;
 use crate::cdr::period::PeriodUnit;
@@ -94,6 +94,9 @@ pub(super) fn resolve(settings: &Settings) -> Result<Config, ConfigError> {
         },
         privacy: privacy(settings)?,
         limits: limits(settings)?,
+        metrics: MetricsConfig {
+            file: settings.get("metrics.file", values::path)?,
+        },
         // Last, so that errors in the file are reported before missing keys.
         lake: lake(settings)?,
     };

@@ -75,11 +75,12 @@ pub(crate) const KEYS: &[&str] = &[
     "limits.memory",
     "limits.single_put_bytes",
     "limits.spool_dir",
+    "metrics.file",
 ];
 
 /// The tables of the file.
-const SECTIONS: [&str; 7] = [
-    "source", "window", "lake", "parquet", "quality", "privacy", "limits",
+const SECTIONS: [&str; 8] = [
+    "source", "window", "lake", "parquet", "quality", "privacy", "limits", "metrics",
 ];
 
 /// The one table whose keys are not ours but the object store's.

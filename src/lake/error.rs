@@ -6,7 +6,7 @@ use super::identity::last_format;
 use super::table_log::{CatalogError, TableFormat, TableLogError};
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::Slice;
-use crate::retry::{Fate, StopCause};
+use crate::retry::{Fate, RetryReason, StopCause};
 use crate::store::StoreError;
 
 /// An operation on a lake failed.
@@ -195,7 +195,7 @@ impl LakeError {
             // No slice can be written.
             Self::NotAlone(_) | Self::Unmarked { .. } => Fate::StopRun(StopCause::Lake),
             // The slice must start again.
-            Self::ErasedMeanwhile | Self::LostLease { .. } => Fate::RETRY,
+            Self::ErasedMeanwhile | Self::LostLease { .. } => Fate::retry(RetryReason::Other),
             _ => Fate::FailSlice,
         }
     }

@@ -1,6 +1,6 @@
 //! The run report: what a run did.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use jiff::Timestamp;
@@ -14,6 +14,7 @@ use crate::cdr::slice::{Direction, Slice};
 use crate::cdr::tally::{Counts, Totals};
 use crate::error::counted;
 use crate::lake::ledger::{Commit, Reason, State};
+use crate::retry::RetryReason;
 
 /// How a run ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -229,6 +230,12 @@ pub struct RunReport {
     pub partitions_changed: Vec<Date>,
     /// Problems that did not stop the run but need attention.
     pub warnings: Vec<String>,
+    /// Attempts at slices and pages after the first, by the reason.
+    #[serde(default)]
+    pub retries: BTreeMap<RetryReason, u64>,
+    /// Bytes of bodies, as they came over the network, of failed attempts too.
+    #[serde(default)]
+    pub bytes_received: u64,
     /// The run that wrote this report for a crashed run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_by: Option<String>,
@@ -339,6 +346,8 @@ impl RunReport {
             totals,
             partitions_changed: changed.into_iter().collect(),
             warnings,
+            retries: BTreeMap::new(),
+            bytes_received: 0,
             made_by: None,
         }
     }

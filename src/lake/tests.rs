@@ -19,7 +19,7 @@ use super::runs::RunMark;
 use super::*;
 use crate::cdr::slice::{Direction, parse_day};
 use crate::privacy::{Modes, PrivacyKey};
-use crate::retry::Fate;
+use crate::retry::{Fate, RetryReason};
 use crate::slice_file::statistics::FileStatistics;
 use crate::slice_file::writer::SpoolFile;
 use crate::store::bucket::BucketStore;
@@ -943,7 +943,7 @@ fn an_error_keeps_its_fate_through_the_errors_that_wrap_it() {
     // A retry would hide that the table differs from the ledger.
     let path = Path::from("x");
     let lost = || LakeError::LostLease { path: path.clone() };
-    assert_eq!(lost().fate(), Fate::RETRY);
+    assert_eq!(lost().fate(), Fate::retry(RetryReason::Other));
     let not_recorded = LakeError::NotRecorded {
         slice: placed(),
         source: Box::new(lost()),

@@ -7,6 +7,7 @@ use object_store::path::Path;
 use secrecy::SecretString;
 
 use super::days::today;
+use super::metrics::MetricsFile;
 use super::open::{Place, find_any_lake, find_lake, without_key};
 use super::run::IGNORES_CONDITIONS;
 use super::{Error, period_remarks};
@@ -30,7 +31,7 @@ const MAX_LOG_PROBLEMS: usize = 3;
 /// One thing that was tried.
 #[derive(Debug)]
 pub(crate) struct Checked {
-    /// What: `configuration`, `key`, `API`, `numbers`, `lake`, `tables` or `catalog`.
+    /// What: `configuration`, `key`, `API`, `numbers`, `lake`, `tables`, `catalog` or `metrics`.
     pub what: &'static str,
     /// What was found, in words.
     pub found: Result<String, Error>,
@@ -96,6 +97,12 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
     }
     if let Some(options) = &config.lake.catalog {
         checks.push(Checked::new("catalog", describe_catalog(options).await));
+    }
+    if let Some(file) = MetricsFile::of(config) {
+        let found = file
+            .check()
+            .map(|()| format!("{} can be written", file.path().display()));
+        checks.push(Checked::new("metrics", found.map_err(Error::from)));
     }
     checks
 }

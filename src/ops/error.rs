@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use jiff::civil::Date;
 
+use super::metrics::MetricsError;
 use super::removal::erase::Search;
 use super::run::IGNORES_CONDITIONS;
 use super::run::reports::KEPT_DAYS;
@@ -136,6 +137,9 @@ pub enum Error {
     /// Files on their way into a bucket have no place on this machine.
     #[error(transparent)]
     Spool(StoreError),
+    /// Metrics cannot be left where the configuration says.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The file system does not answer.
     #[error(transparent)]
     Io(#[from] io::Error),

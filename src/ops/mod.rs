@@ -9,6 +9,7 @@ pub(crate) mod gc;
 pub(crate) mod job;
 mod leases;
 pub(crate) mod load;
+pub(crate) mod metrics;
 pub(crate) mod months;
 mod observer;
 pub(crate) mod open;

@@ -34,7 +34,7 @@ use crate::cdr::slice::Slice;
 use crate::cdr::tally::{Counts, DayTotals, RowTally, Totals};
 use crate::error::sanitized_excerpt;
 use crate::privacy::{Credentials, Privacy, is_redacted};
-use crate::retry::{Fate, RetryHint, RetryReason, StopCause};
+use crate::retry::{Fate, RetryReason, StopCause};
 
 /// The slice, and the parts of the configuration that conversion needs.
 #[derive(Clone, Debug)]
@@ -165,9 +165,10 @@ impl ConvertError {
             Self::NotRecords { .. }
             | Self::Header(_)
             | Self::Framing(FramingError::WebPage { .. } | FramingError::Compressed { .. }) => {
-                Fate::Retry(RetryHint::of(RetryReason::ForeignAnswer))
+                Fate::retry(RetryReason::ForeignAnswer)
             }
-            _ => Fate::RETRY,
+            Self::ServerError { .. } => Fate::retry(RetryReason::ServerError),
+            _ => Fate::retry(RetryReason::BrokenBody),
         }
     }
 

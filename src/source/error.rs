@@ -35,6 +35,8 @@ pub enum SourceError {
     /// Asking again may help.
     #[error("{problem}")]
     Transient {
+        /// Its kind.
+        reason: RetryReason,
         /// What happened.
         problem: String,
         /// How long the server asks to wait.
@@ -67,8 +69,9 @@ pub(crate) fn describe_answer(status: StatusCode, message: &str) -> String {
 }
 
 impl SourceError {
-    pub(super) fn transient(problem: impl Into<String>) -> Self {
+    pub(super) fn transient(reason: RetryReason, problem: impl Into<String>) -> Self {
         Self::Transient {
+            reason,
             problem: problem.into(),
             retry_after: None,
             slow_down: false,
@@ -82,15 +85,16 @@ impl SourceError {
             Self::QuotaUsedUp(_) | Self::Setup(_) => Fate::StopRun(StopCause::Source),
             Self::Permanent(_) => Fate::FailSlice,
             Self::Transient {
+                reason,
                 retry_after,
                 slow_down,
                 ..
             } => Fate::Retry(RetryHint {
-                reason: RetryReason::Transient,
+                reason: *reason,
                 after: *retry_after,
                 slow_down: *slow_down,
             }),
-            Self::Foreign(_) => Fate::Retry(RetryHint::of(RetryReason::ForeignAnswer)),
+            Self::Foreign(_) => Fate::retry(RetryReason::ForeignAnswer),
             // The disk is the same for all slices.
             Self::Spooled { .. } => Fate::StopRun(StopCause::Lake),
         }

@@ -14,6 +14,7 @@ use crate::body::framing::Format;
 use crate::cdr::slice::Slice;
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
+use crate::retry::RetryReason;
 
 /// What comes of opening a slice once, or one of its pages.
 #[derive(Debug)]
@@ -71,7 +72,8 @@ impl ScriptedSource {
             Some(Answer::Lines(lines)) => return Ok(body([Ok(Bytes::from(lines))])),
             Some(Answer::Calls(calls)) => (calls, None),
             Some(Answer::Cut(calls)) => {
-                let cut = SourceError::transient("the stream broke off");
+                let problem = "the stream broke off";
+                let cut = SourceError::transient(RetryReason::BrokenBody, problem);
                 (calls, Some(Err(cut)))
             }
             Some(Answer::Fails(error)) => return Err(error),

@@ -38,6 +38,8 @@ mod iceberg_logs;
 mod json_suite;
 /// Exports in files.
 mod load;
+/// The file of metrics.
+mod metrics;
 /// Lakes whose slices are months: requests, and months of which a part is broken.
 mod months;
 /// Servers that are odd, and whose calls are to be had all the same.

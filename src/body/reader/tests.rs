@@ -3,7 +3,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::cdr::columns::COLUMNS;
 use crate::cdr::decode::decode;
-use crate::retry::Fate;
+use crate::retry::{Fate, RetryReason};
 use crate::slice_file::convert::ConvertError;
 
 const HEADER: &str = "date,from,to,duration,charge,call_id\n";
@@ -481,7 +481,7 @@ fn csv_of_a_server_ends_with_a_newline_and_a_file_need_not() {
     };
     let cut = |text: &str| {
         let error = body(text).unwrap_err();
-        assert_eq!(error.fate(), Fate::RETRY);
+        assert_eq!(error.fate(), Fate::retry(RetryReason::BrokenBody));
         assert!(
             error
                 .to_string()

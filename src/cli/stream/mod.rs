@@ -20,7 +20,7 @@ use self::ndjson::JsonOutput;
 use super::progress::Screen;
 use super::run::{RangeArgs, slices, warn_of_cut};
 use super::table::{counted, thousands};
-use super::{CommandError, Exit, RunConfigArgs, advice, interrupted_by_signals};
+use super::{CommandError, Exit, StreamConfigArgs, advice, interrupted_by_signals};
 use crate::cdr::slice::parse_day;
 use crate::cdr::tally::Counts;
 use crate::error::chain;
@@ -54,7 +54,7 @@ pub(super) struct StreamArgs {
     #[arg(long, help_heading = "Which slices")]
     include_today: bool,
     #[command(flatten)]
-    config: RunConfigArgs,
+    config: StreamConfigArgs,
     /// Format of the rows on standard output.
     #[arg(
         long,

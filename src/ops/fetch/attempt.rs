@@ -4,6 +4,7 @@
 //! channel between them makes the faster wait for the slower.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -23,7 +24,7 @@ use crate::error::{Panicked, counted, join_task};
 use crate::lake::ledger::Asked;
 use crate::ops::Observer;
 use crate::privacy::Privacy;
-use crate::retry::{Exhausted, Fate, Retry, RetryHint, RetryReason};
+use crate::retry::{Exhausted, Fate, Retry, RetryReason};
 use crate::slice_file::convert::{BodyEnd, ConvertError, ConvertOptions, Converted, Converter};
 use crate::source::files::ExportReader;
 use crate::source::requests::request_with_retries;
@@ -135,10 +136,10 @@ impl FetchError {
             Self::Source(error) => error.fate(),
             Self::Convert(error) => error.fate(),
             Self::CountMoved { .. } | Self::CallsVanished { .. } | Self::NotPaged { .. } => {
-                Fate::RETRY
+                Fate::retry(RetryReason::CountMoved)
             }
-            Self::NoCalls { .. } => Fate::Retry(RetryHint::of(RetryReason::CountMismatch)),
-            Self::Doubtful { reason, .. } => Fate::Retry(RetryHint::of(*reason)),
+            Self::NoCalls { .. } => Fate::retry(RetryReason::CountMismatch),
+            Self::Doubtful { reason, .. } => Fate::retry(*reason),
             Self::PageGivenUp { .. }
             | Self::Panicked(_)
             | Self::GivenUp { .. }
@@ -418,6 +419,7 @@ impl Walk<'_> {
             let ask = || fetcher.source.page(request, page);
             let source = &*fetcher.source;
             let retry = Retry::new((&fetcher.config.source).into(), Some(deadline));
+            let retry = retry.counted_in(&fetcher.retries);
             let body = request_with_retries(source, retry, slice, ask);
             let body = stoppable(fetcher, body).await;
             let mut body = body.map_err(|error| match error {
@@ -576,6 +578,9 @@ impl Conversion {
         let begin = Message::BeginBody(body.encoding, body.format);
         self.tell(begin).await?;
         while let Some(chunk) = stoppable(fetcher, body.chunk()).await? {
+            fetcher
+                .bytes_received
+                .fetch_add(chunk.len() as u64, Ordering::Relaxed);
             self.tell(Message::Chunk(chunk)).await?;
         }
         let end = self.end_body().await?;

@@ -25,7 +25,7 @@ impl Fetcher {
         let config = &self.config.source;
         let source = &*self.source;
         let deadline = deadline(config);
-        let mut retry = Retry::new(config.into(), Some(deadline));
+        let mut retry = Retry::new(config.into(), Some(deadline)).counted_in(&self.retries);
         let mut leniency = Leniency::default();
         let mut unproven = None;
         loop {

@@ -7,7 +7,7 @@ mod judge;
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 
 use jiff::Timestamp;
@@ -21,6 +21,7 @@ use crate::body::csv::describe_missing;
 use crate::cdr::slice::Slice;
 use crate::config::Config;
 use crate::lake::ledger::Commit;
+use crate::retry::RetryCounts;
 use crate::source::{Request, Source};
 pub(super) use attempt::{FetchError, Fetched};
 pub(super) use judge::Refusal;
@@ -52,6 +53,10 @@ pub(super) struct Fetcher {
     /// at most, where a slice takes 31 MiB).
     memory: Semaphore,
     memory_units: u32,
+    /// The attempts at slices and pages after the first.
+    pub(super) retries: Arc<RetryCounts>,
+    /// Bytes of bodies, as they came over the network, of failed attempts too.
+    pub(super) bytes_received: AtomicU64,
     warnings: Mutex<Vec<String>>,
     /// Whether a clock that is wrong was already spoken of.
     clock_warned: AtomicBool,
@@ -82,6 +87,8 @@ impl Fetcher {
                     .min(Semaphore::MAX_PERMITS),
             ),
             memory_units,
+            retries: Arc::default(),
+            bytes_received: AtomicU64::new(0),
             warnings: Mutex::default(),
             clock_warned: AtomicBool::new(false),
             columns_warned: Mutex::default(),

@@ -6,6 +6,7 @@ mod slice;
 
 use std::collections::{BTreeSet, VecDeque};
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -216,6 +217,8 @@ pub async fn run(
         interrupted,
         warnings,
     );
+    report.retries = context.fetcher.retries.by_reason();
+    report.bytes_received = context.fetcher.bytes_received.load(Ordering::Relaxed);
     say_what_was_redacted(&report);
     let work = LogWork {
         changed: context.unlogged.take(),

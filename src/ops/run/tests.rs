@@ -6,6 +6,7 @@ use super::*;
 use crate::cdr::slice::{Direction, Slice};
 use crate::lake::report::RunOutcome;
 use crate::ops::plan::DueReason;
+use crate::retry::RetryReason;
 use crate::source::SourceError;
 use crate::source::scripted::{Answer, ScriptedSource};
 use crate::store::bucket::BucketStore;
@@ -94,6 +95,7 @@ impl Ran {
 
 fn passing(retry_after: Option<Duration>) -> Answer {
     Fails(SourceError::Transient {
+        reason: RetryReason::ServerError,
         problem: "the server is busy".to_owned(),
         retry_after,
         slow_down: retry_after.is_some(),

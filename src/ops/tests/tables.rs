@@ -22,6 +22,7 @@ use crate::ops::status::LakeStatus;
 use crate::ops::tables::{convert, current_files, sync};
 use crate::ops::verify::{Fault, Verification};
 use crate::ops::{Error, UsageError};
+use crate::retry::RetryReason;
 use crate::source::SourceError;
 use crate::source::scripted::Answer::{Calls, Fails};
 use crate::source::scripted::ScriptedSource;
@@ -140,6 +141,7 @@ async fn a_long_run_commits_about_once_a_minute() {
         let mut slow = ScriptedSource::new();
         for day in 1..=4 {
             let wait = Fails(SourceError::Transient {
+                reason: RetryReason::RateLimit,
                 problem: "the server is busy".to_owned(),
                 retry_after: Some(Duration::from_secs(100)),
                 slow_down: true,

@@ -168,7 +168,11 @@ fn an_invalid_record_is_fatal_in_a_list_and_at_the_end_but_not_on_a_line() {
         "{truncated}"
     );
     for error in [in_list, truncated] {
-        assert_eq!(error.fate(), Fate::RETRY, "{error}");
+        assert_eq!(
+            error.fate(),
+            Fate::retry(RetryReason::BrokenBody),
+            "{error}"
+        );
     }
     // Lines are independent of each other.
     let directory = tempfile::tempdir().unwrap();
@@ -184,7 +188,7 @@ fn a_body_without_any_record_is_a_foreign_answer() {
         "<!doctype html><title>Login</title>",
     ] {
         let error = error(body);
-        let foreign = Fate::Retry(RetryHint::of(RetryReason::ForeignAnswer));
+        let foreign = Fate::retry(RetryReason::ForeignAnswer);
         assert_eq!(error.fate(), foreign, "{error}");
     }
 }

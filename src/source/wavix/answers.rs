@@ -15,6 +15,7 @@ use super::proxy::Proxy;
 use super::{Api, Resource};
 use crate::body::decompress::{DecompressError, Decompressor, Encoding};
 use crate::error::{causes, chain, sanitized_excerpt};
+use crate::retry::RetryReason;
 use crate::source::SourceError;
 use crate::source::error::describe_answer;
 use crate::store::location::is_loopback;
@@ -88,19 +89,23 @@ impl Api {
                     format!(" through the proxy {address} ({variable})")
                 });
                 let way = way.unwrap_or_default();
-                SourceError::transient(format!("lost the connection to {host}{way}: {cause}"))
+                let problem = format!("lost the connection to {host}{way}: {cause}");
+                SourceError::transient(RetryReason::Connection, problem)
             }
-            _ if self.was_reached() => SourceError::transient(format!(
-                "the connection to {host} ended before a response: {cause}"
-            )),
-            _ => SourceError::transient(match self.proxy() {
-                Some(Proxy { variable, address }) => format!(
-                    "cannot reach {} through the proxy {address} ({variable}): {cause}. Check the \
-                     variable and the proxy, or add the host to no_proxy",
-                    self.host()
-                ),
-                None => format!("{problem}. Check source.url and the network"),
-            }),
+            _ if self.was_reached() => SourceError::transient(
+                RetryReason::Connection,
+                format!("the connection to {host} ended before a response: {cause}"),
+            ),
+            _ => {
+                let problem = match self.proxy() {
+                    Some(Proxy { variable, address }) => format!(
+                        "cannot reach {host} through the proxy {address} ({variable}): {cause}. \
+                         Check the variable and the proxy, or add the host to no_proxy"
+                    ),
+                    None => format!("{problem}. Check source.url and the network"),
+                };
+                SourceError::transient(RetryReason::Connection, problem)
+            }
         }
     }
 
@@ -132,28 +137,7 @@ impl Api {
             return Ok(Answer::Absent(response, problem));
         }
         if status.is_redirection() {
-            let target = response
-                .headers()
-                .get(LOCATION)
-                .and_then(|location| location.to_str().ok());
-            let target = target.and_then(|location| response.url().join(location).ok());
-            // If the host is right already, its address is no remedy.
-            let own = self.config.url.origin();
-            if let Some(url) = target.as_ref().filter(|url| url.origin() == own) {
-                let path = sanitized_excerpt(&self.hide_keys(url.path()));
-                return Err(SourceError::Permanent(format!(
-                    "the API answered {status}, redirecting to {path} on the same host. Redirects \
-                     are not followed. Check the path in source.url, and any proxy in between"
-                )));
-            }
-            let target = target.map_or_else(
-                || "nowhere".to_owned(),
-                |url| url.origin().ascii_serialization(),
-            );
-            return Err(SourceError::Permanent(format!(
-                "the API answered {status}, redirecting to {target}. Redirects are not followed, \
-                 because the target would receive the key. Set source.url to the right address"
-            )));
+            return Err(self.redirected(&response));
         }
         let now = Timestamp::now();
         let is_limited = status == StatusCode::TOO_MANY_REQUESTS;
@@ -210,6 +194,11 @@ impl Api {
                     );
                 }
                 SourceError::Transient {
+                    reason: if is_limited {
+                        RetryReason::RateLimit
+                    } else {
+                        RetryReason::ServerError
+                    },
                     problem,
                     slow_down: is_limited || retry_after.is_some(),
                     retry_after,
@@ -217,6 +206,33 @@ impl Api {
             }
             _ => SourceError::Permanent(describe_answer(status, &message)),
         })
+    }
+
+    /// What it means that a response points elsewhere.
+    fn redirected(&self, response: &Response) -> SourceError {
+        let status = response.status();
+        let target = response
+            .headers()
+            .get(LOCATION)
+            .and_then(|location| location.to_str().ok());
+        let target = target.and_then(|location| response.url().join(location).ok());
+        // If the host is right already, its address is no remedy.
+        let own = self.config.url.origin();
+        if let Some(url) = target.as_ref().filter(|url| url.origin() == own) {
+            let path = sanitized_excerpt(&self.hide_keys(url.path()));
+            return SourceError::Permanent(format!(
+                "the API answered {status}, redirecting to {path} on the same host. Redirects \
+                 are not followed. Check the path in source.url, and any proxy in between"
+            ));
+        }
+        let target = target.map_or_else(
+            || "nowhere".to_owned(),
+            |url| url.origin().ascii_serialization(),
+        );
+        SourceError::Permanent(format!(
+            "the API answered {status}, redirecting to {target}. Redirects are not followed, \
+             because the target would receive the key. Set source.url to the right address"
+        ))
     }
 
     /// The beginning of an error's body, as far as it can be read.
@@ -323,14 +339,13 @@ pub(super) async fn read_up_to(
     };
     match tokio::time::timeout(timeout, read).await {
         Ok(body) => body.map_err(|error| {
-            SourceError::transient(format!(
-                "the answer broke off: {}",
-                chain(&error.without_url())
-            ))
+            let problem = format!("the answer broke off: {}", chain(&error.without_url()));
+            SourceError::transient(RetryReason::BrokenBody, problem)
         }),
-        Err(_) => Err(SourceError::transient(format!(
-            "the answer was not complete after {timeout:?} (source.stall_timeout)"
-        ))),
+        Err(_) => Err(SourceError::transient(
+            RetryReason::Timeout,
+            format!("the answer was not complete after {timeout:?} (source.stall_timeout)"),
+        )),
     }
 }
 

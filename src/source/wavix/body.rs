@@ -12,6 +12,7 @@ use super::answers::content_type;
 use crate::body::framing::Format;
 use crate::config::SourceConfig;
 use crate::error::chain;
+use crate::retry::RetryReason;
 use crate::source::{Body, Chunks, SourceError};
 
 /// Time over which `source.min_throughput` is measured.
@@ -58,9 +59,10 @@ impl Download {
         let received = tokio::time::timeout(self.stall_timeout, self.response.chunk()).await;
         let Ok(received) = received else {
             let waited = self.stall_timeout;
-            return Err(SourceError::transient(format!(
-                "the stream stalled: no byte for {waited:?} (source.stall_timeout)"
-            )));
+            return Err(SourceError::transient(
+                RetryReason::Timeout,
+                format!("the stream stalled: no byte for {waited:?} (source.stall_timeout)"),
+            ));
         };
         let Some(first) = received.map_err(broken_off)? else {
             return Ok(None);
@@ -101,7 +103,8 @@ impl Download {
 
 fn broken_off(error: reqwest::Error) -> SourceError {
     let problem = chain(&error.without_url());
-    SourceError::transient(format!("the stream broke off: {problem}"))
+    let problem = format!("the stream broke off: {problem}");
+    SourceError::transient(RetryReason::BrokenBody, problem)
 }
 
 /// Reads a body up to its end, or until `limit_bytes` are held.
@@ -183,7 +186,7 @@ impl ThroughputFloor {
                 "the stream is too slow: {} bytes in {:?}, less than source.min_throughput",
                 self.bytes, THROUGHPUT_WINDOW
             );
-            return Err(SourceError::transient(problem));
+            return Err(SourceError::transient(RetryReason::Timeout, problem));
         }
         (self.bytes, self.waited) = (0, Duration::ZERO);
         Ok(())

@@ -25,6 +25,7 @@ use crate::config::{KeySource, SourceConfig, Via};
 use crate::error::{join_task, sanitized_excerpt};
 use crate::lake::ledger::Asked;
 use crate::privacy::Credentials;
+use crate::retry::RetryReason;
 use answers::{Answer, encoding, own_words, read_up_to, refuse_foreign, unasked_encoding};
 use body::{Download, must_show_its_end, read_ahead, wrong_if_empty};
 use connect::{Connections, client};
@@ -369,10 +370,10 @@ impl Api {
             Ok(response) => response.map_err(|error| self.unanswered(error))?,
             Err(_) => {
                 let waited = self.config.stall_timeout;
-                return Err(SourceError::transient(format!(
-                    "{} did not answer for {waited:?}",
-                    self.host()
-                )));
+                return Err(SourceError::transient(
+                    RetryReason::Timeout,
+                    format!("{} did not answer for {waited:?}", self.host()),
+                ));
             }
         };
         self.reached.store(true, Ordering::Relaxed);

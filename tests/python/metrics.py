@@ -1,0 +1,116 @@
+"""Reads the metrics of runs with Prometheus' own parsers, and checks the alert rules of the book.
+
+Usage: metrics.py path/to/cdrlake path/to/promtool
+
+`prometheus_client` parses the file after a run, after one that fails, and after the first round of
+`run --every`, which a signal then ends. `promtool` checks names and types, and docs/metrics.md.
+"""
+
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from prometheus_client.parser import text_string_to_metric_families
+
+PAGE = pathlib.Path(__file__).resolve().parent.parent.parent / "docs/metrics.md"
+DIRECTIONS = {"placed", "received"}
+OUTCOMES = {"committed", "partial", "failed", "interrupted"}
+
+
+def read(file, lake, promtool):
+    """The families of the file: values by the labels besides the lake."""
+    text = file.read_text()
+    check = [promtool, "check", "metrics"]
+    checked = subprocess.run(check, input=text, capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    families = {}
+    for family in text_string_to_metric_families(text):
+        assert family.type == "gauge" and family.documentation, family
+        for sample in family.samples:
+            labels = dict(sample.labels)
+            assert labels.pop("lake") == str(lake), sample
+            values = families.setdefault(family.name, {})
+            assert tuple(labels.values()) not in values, sample
+            values[tuple(labels.values())] = sample.value
+    for name in families:
+        assert name in PAGE.read_text() or name.endswith("_rows"), f"{name} is not in the book"
+    return families
+
+
+def check_rules(promtool, directory):
+    """The alert rules of the page are valid, and use only metrics of the `families`."""
+    rules = re.search(r"^```yaml\n(groups:.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    file = directory / "rules.yml"
+    file.write_text(rules[1])
+    checked = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True)
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+    assert "3 rules found" in checked.stdout, checked.stdout
+    return set(re.findall(r"cdrlake_\w+", rules[1]))
+
+
+def main(binary, promtool):
+    with tempfile.TemporaryDirectory() as directory:
+        directory = pathlib.Path(directory)
+        lake, file = directory / "lake", directory / "calls.prom"
+        simulator = subprocess.Popen(
+            [binary, "simulate", "--port", "0", "--calls-per-day", "100"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        try:
+            url = re.search(r"http://[\d.:]+", simulator.stdout.readline())[0]
+            run = [binary, "run", "--last", "3", "--lake", lake, "--metrics-file", file]
+            run += ["--api-key-env", "KEY", "--source-url"]
+            env = {**os.environ, "KEY": "demo", "CDRLAKE_LOG": "error"}
+            quiet = {"stdout": subprocess.DEVNULL, "env": env, "cwd": directory}
+
+            assert subprocess.run([*run, url], **quiet).returncode == 0
+            first = read(file, lake, promtool)
+            assert first["cdrlake_last_run_slices"]["committed",] == 6, first
+            assert first["cdrlake_last_run_rows"][()] > 0, first
+            assert sum(first["cdrlake_last_run_outcome"].values()) == 1, first
+            assert {of for (of,) in first["cdrlake_last_run_outcome"]} == OUTCOMES, first
+            assert {of for (of,) in first["cdrlake_missing_days"]} == DIRECTIONS, first
+            lag = time.time() - max(first["cdrlake_newest_complete_day_timestamp_seconds"].values())
+            assert 0 <= lag <= 2 * 24 * 3600, lag
+
+            # Nothing listens there, so the run fails.
+            nowhere = [*run, "http://127.0.0.1:9"]
+            short = {**env, "CDRLAKE_SOURCE_MAX_ATTEMPTS": "2", "CDRLAKE_SOURCE_RETRY_BASE": "1ms"}
+            failed = subprocess.run(nowhere, **{**quiet, "env": short}, stderr=subprocess.DEVNULL)
+            assert failed.returncode == 1, failed
+            second = read(file, lake, promtool)
+            assert second["cdrlake_last_run_outcome"]["failed",] == 1, second
+            assert second["cdrlake_last_run_retries"]["connection",] > 0, second
+            of_lake = [name for name in first if "last_run" not in name]
+            assert {name: second[name] for name in of_lake} == {
+                name: first[name] for name in of_lake
+            }
+
+            file.unlink()
+            every = subprocess.Popen([*run, url, "--every", "1h"], **quiet)
+            deadline = time.monotonic() + 60
+            while not file.exists():
+                assert every.poll() is None and time.monotonic() < deadline, "no round has ended"
+                time.sleep(0.05)
+            third = read(file, lake, promtool)
+            every.send_signal(signal.SIGTERM)
+            assert every.wait(60) == 0
+            assert third["cdrlake_last_run_slices"]["unchanged",] == 6, third
+            assert third.keys() == first.keys()
+        finally:
+            simulator.kill()
+            simulator.wait()
+        unknown = check_rules(promtool, directory) - first.keys()
+        assert not unknown, f"the rules use {unknown}"
+    print(f"{len(first)} metrics after a run, a failed one and a round; 3 alert rules")
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]).resolve(), sys.argv[2])
