@@ -196,6 +196,19 @@ async function print(file) {
   await page.close();
 }
 
+/** The first of these marks have lengths in proportion to the values. */
+async function assert_lengths(marks, side, values) {
+  const lengths = await marks.evaluateAll((all, side) => all.map((it) => it.getBBox()[side]), side);
+  const scale = Math.max(...lengths.slice(0, values.length)) / Math.max(...values);
+  values.forEach((value, i) => {
+    // The shortest bars are longer, to be seen.
+    assert.ok(
+      Math.abs(lengths[i] - Math.max(value * scale, 1)) < 1,
+      `${value} is ${lengths[i]} long`,
+    );
+  });
+}
+
 /** The page shows what is in the report: as many marks as there are days, slices and disruptions. */
 async function compare(file, report) {
   const { page } = await open(file, { viewport: SCREENS.desktop });
@@ -221,6 +234,19 @@ async function compare(file, report) {
         3 * report.days.filter((d) => d.direction === direction && d.calls > 0).length,
       );
     }
+    // Bars are as long as their numbers.
+    const placed = report.days.filter((d) => d.direction === "placed" && d.calls > 0);
+    await assert_lengths(
+      page.locator("figure[aria-labelledby=by-day-chart] .bar.placed"),
+      "height",
+      placed.map(({ calls }) => calls),
+    );
+    const costly = report.destinations.rows.filter(({ charge_usd }) => Number(charge_usd) > 0);
+    await assert_lengths(
+      page.locator("figure[aria-labelledby=destinations-chart] .bar.money"),
+      "width",
+      costly.slice(0, 8).map(({ charge_usd }) => Number(charge_usd)),
+    );
     const all = report.totals.find(({ direction }) => direction === null);
     const tiles = await page.locator(".big").allTextContents();
     assert.equal(tiles[0], all.calls.toLocaleString("en-US"));

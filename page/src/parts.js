@@ -46,7 +46,7 @@ export function foot(report) {
     h(
       "p",
       null,
-      "How to read it: the chapters “Queries” and “Troubleshooting” of the documentation. ",
+      "How to read it: the chapter “The report” of the documentation. ",
       "The numbers are in this file, in the element with the id “report”, as JSON. ",
       "It loads nothing from anywhere.",
     ),
