@@ -11,6 +11,7 @@ mod months;
 mod open;
 mod prune;
 mod rejects;
+mod report;
 mod show;
 mod status;
 mod tables;

@@ -420,3 +420,6 @@ fn when(begin: Timestamp, hours: usize, timezone: &TimeZone) -> String {
         format!("{first} – {}", end.strftime("%a %-d %b %H:%M"))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -174,3 +174,72 @@ pub(super) fn rhythm<'a>(hours: impl Iterator<Item = &'a [Hour]>) -> Vec<RhythmH
 pub(super) fn days_before(day: Date, days: i64) -> Option<Date> {
     day.checked_sub(days.days()).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+
+    /// The local date, hour and calls of each hour around a change of clocks, one call in each
+    /// minute.
+    fn hours(zone: &str, day: Date) -> Vec<(i8, u64)> {
+        let timezone = TimeZone::get(zone).unwrap();
+        let days = day..=day;
+        let seconds = seconds_around(&days, &timezone);
+        let mut quarters = Quarters::within(&seconds);
+        for second in seconds.clone().step_by(60) {
+            assert!(quarters.add(second, Outcome::Answered, 1));
+        }
+        assert!(!quarters.add(seconds.start - 900, Outcome::Answered, 1));
+        assert!(!quarters.add(seconds.end, Outcome::Answered, 1));
+        let hours = quarters.hours(&days, &timezone);
+        assert!(hours.iter().all(|hour| hour.date == day));
+        assert!(hours.is_sorted_by(|a, b| a.begin < b.begin));
+        hours
+            .iter()
+            .map(|it| (it.clock, it.outcomes.calls))
+            .collect()
+    }
+
+    #[test]
+    fn hours_are_those_of_the_clock_also_where_it_changes() {
+        let whole = |clocks: &[i8]| clocks.iter().map(|clock| (*clock, 60)).collect::<Vec<_>>();
+        let day: Vec<i8> = (0..24).collect();
+        assert_eq!(hours("UTC", date(2026, 3, 29)), whole(&day));
+        assert_eq!(hours("Asia/Kathmandu", date(2026, 3, 29)), whole(&day));
+        let without_two: Vec<i8> = (0..24).filter(|clock| *clock != 2).collect();
+        assert_eq!(
+            hours("Europe/Berlin", date(2026, 3, 29)),
+            whole(&without_two)
+        );
+        let twice_two: Vec<i8> = (0..3).chain(2..24).collect();
+        assert_eq!(
+            hours("Europe/Berlin", date(2026, 10, 25)),
+            whole(&twice_two)
+        );
+        // Half an hour is repeated, and an hour of the clock is in two parts.
+        let mut lord_howe = whole(&day);
+        lord_howe[1] = (1, 60);
+        lord_howe.insert(2, (1, 30));
+        assert_eq!(hours("Australia/Lord_Howe", date(2026, 4, 5)), lord_howe);
+    }
+
+    #[test]
+    fn a_rhythm_counts_each_hour_of_the_week_once_for_all_directions() {
+        let timezone = TimeZone::UTC;
+        let days = date(2026, 3, 2)..=date(2026, 3, 10);
+        let mut quarters = Quarters::within(&seconds_around(&days, &timezone));
+        let monday = start_of_day(*days.start(), &timezone).as_second();
+        for second in [monday, monday + 3599, monday + 7 * 86_400, monday + 3600] {
+            quarters.add(second, Outcome::Answered, 1);
+        }
+        let hours = quarters.hours(&days, &timezone);
+        let week = rhythm([&*hours, &*hours].into_iter());
+        assert_eq!(week.len(), 168);
+        let counts = |of: &RhythmHour| (of.weekday, of.hour, of.calls, of.answered, of.hours);
+        assert_eq!(counts(&week[0]), (1, 0, 6, 6, 2));
+        assert_eq!(counts(&week[1]), (1, 1, 2, 2, 2));
+        assert_eq!(counts(&week[167]), (7, 23, 0, 0, 1));
+    }
+}

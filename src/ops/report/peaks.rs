@@ -154,3 +154,59 @@ impl Sweep {
         self.peaks
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::cdr::day::start_of_day;
+    use crate::ops::report::hours::seconds_around;
+
+    const DAY_SECONDS: i64 = 86_400;
+
+    proptest! {
+        /// Compared with a count of the calls in progress in every second.
+        #[test]
+        fn the_peak_of_a_day_is_the_most_calls_in_any_of_its_seconds(
+            calls in proptest::collection::vec((0..3_i64, 0..DAY_SECONDS, -5..90_000_i32), 0..40),
+            zone in prop::sample::select(vec!["UTC", "Asia/Kathmandu", "America/New_York"]),
+        ) {
+            let timezone = TimeZone::get(zone).unwrap();
+            // Clocks change on the second day.
+            let first = date(2026, 3, 7);
+            let days: Vec<Date> = (0..5).map(|day| first.checked_add(jiff::Span::new().days(day)).unwrap()).collect();
+            let mut sweep = Sweep::new(timezone.clone());
+            let origin = start_of_day(first, &timezone).as_second();
+            let mut running = vec![0_u64; usize::try_from(6 * DAY_SECONDS).unwrap()];
+            for (number, day) in days.iter().take(3).enumerate() {
+                let of_file = seconds_around(&(*day..=*day), &timezone);
+                let last = usize::try_from(of_file.end - origin).unwrap();
+                let mut differences = Differences::within(of_file);
+                let begin_of_day = start_of_day(*day, &timezone).as_second();
+                for (_, begin, seconds) in calls.iter().filter(|call| usize::try_from(call.0) == Ok(number)) {
+                    let begin = begin_of_day + begin;
+                    let is_within = differences.add(begin, *seconds);
+                    let begin = usize::try_from(begin - origin).unwrap();
+                    let end = begin + usize::try_from(*seconds).unwrap_or_default();
+                    prop_assert_eq!(is_within, end <= last);
+                    for second in &mut running[begin..end.min(last)] {
+                        *second += 1;
+                    }
+                }
+                sweep.add(&differences);
+            }
+            let expected: Vec<Peak> = days.iter().filter_map(|day| {
+                let [begin, end] = [start_of_day(*day, &timezone), end_of_day(*day, &timezone)];
+                let seconds = begin.as_second()..end.as_second();
+                let count = |second: i64| running[usize::try_from(second - origin).unwrap()];
+                let at = seconds.rev().max_by_key(|second| count(*second))?;
+                let calls = count(at);
+                let at = Timestamp::from_second(at).unwrap();
+                (calls > 0).then_some(Peak { day: *day, calls, at })
+            }).collect();
+            prop_assert_eq!(sweep.finish(), expected);
+        }
+    }
+}

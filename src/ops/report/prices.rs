@@ -113,3 +113,54 @@ pub(crate) struct PriceChange {
     /// The change in words.
     pub text: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::civil::date;
+
+    use super::*;
+
+    #[test]
+    fn the_price_of_a_day_is_that_of_more_than_half_of_the_calls() {
+        let usual = |prices: &[i64]| {
+            let mut counts = PriceCounts::default();
+            for price in prices {
+                counts.add(*price);
+            }
+            counts.usual().map(Amount::nanos)
+        };
+        assert_eq!(usual(&[]), None);
+        assert_eq!(usual(&[5, 7, 5]), Some(5));
+        assert_eq!(usual(&[5, 7, 5, 7]), None);
+        let many: Vec<i64> = (0..100).flat_map(|price| [price, 0, 0]).collect();
+        assert_eq!(usual(&many), Some(0));
+    }
+
+    #[test]
+    fn the_last_change_of_a_price_within_the_period_is_listed() {
+        let mut prices = Prices::default();
+        for (name, day, nanos) in [
+            ("rises", 1, 1_000_000),
+            ("rises", 2, 2_000_000),
+            ("rises", 4, 2_500_000),
+            ("stays", 1, 1),
+            ("stays", 4, 1),
+            ("earlier", 1, 1),
+            ("earlier", 2, 2),
+        ] {
+            prices.add(
+                name.to_owned(),
+                date(2026, 3, day),
+                Amount::from_nanos(nanos),
+            );
+        }
+        let changes = prices.changes(date(2026, 3, 3), |name| name.to_uppercase());
+        let [only] = &*changes else {
+            panic!("{changes:?}");
+        };
+        assert_eq!(
+            only.text,
+            "RISES: 0.002 → 0.0025 USD a minute from 2026-03-04 on."
+        );
+    }
+}

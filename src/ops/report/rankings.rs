@@ -353,3 +353,128 @@ fn change(
         text,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn spend(cents: i64, seconds: i64) -> Spend {
+        Spend {
+            calls: 1,
+            answered: 1,
+            duration_seconds: seconds,
+            charge_usd: format!("{}.{:02}", cents / 100, cents % 100)
+                .parse()
+                .unwrap(),
+        }
+    }
+
+    fn now(spend: Spend) -> Compared<Spend> {
+        Compared {
+            now: spend,
+            ..Compared::default()
+        }
+    }
+
+    #[test]
+    fn a_ranking_is_by_charge_then_name_and_others_have_the_rest() {
+        let mut ranked = Ranked::default();
+        ranked.add(None, &now(spend(500, 60)));
+        for number in 0..60 {
+            ranked.add(
+                Some(format!("{number:02}")),
+                &now(spend(number / 2 * 100, 60)),
+            );
+        }
+        let Ranking {
+            distinct,
+            is_exact,
+            rows,
+            other,
+        } = ranked.ranking(false);
+        assert_eq!((distinct, is_exact, rows.len()), (61, true, MAX_ROWS));
+        let names: Vec<_> = rows.iter().map(|row| row.name.as_deref()).collect();
+        assert_eq!(names[..4], ["58", "59", "56", "57"].map(Some));
+        assert_eq!(names[48..], [Some("10"), Some("11")]);
+        assert_eq!(other.now.sums.calls, 11);
+        assert_eq!(other.now.sums.charge_usd.to_string(), "25");
+        assert!(other.before.is_none());
+    }
+
+    #[test]
+    fn too_many_names_lose_their_cheaper_half_to_the_others_and_no_sum_is_lost() {
+        let mut ranked = Ranked::default();
+        let names = i64::try_from(MAX_NAMES + 10).unwrap();
+        for number in 0..names {
+            ranked.add(Some(number.to_string()), &now(spend(number, 60)));
+        }
+        assert!(ranked.names.len() <= MAX_NAMES, "{}", ranked.names.len());
+        let ranking = ranked.ranking(false);
+        assert!(!ranking.is_exact);
+        assert_eq!(ranking.rows[0].name, Some((names - 1).to_string()));
+        let rows: u64 = ranking.rows.iter().map(|row| row.sums.now.sums.calls).sum();
+        assert_eq!(rows + ranking.other.now.sums.calls, names.unsigned_abs());
+    }
+
+    #[test]
+    fn codes_of_a_file_may_be_given_anew() {
+        let mut names = Names::default();
+        for name in ["a", "b", "a"] {
+            let code = names.code(name);
+            names.add(code, Era::Now, (Outcome::Answered, 60, 1));
+        }
+        names.add(UNNAMED, Era::Before, (Outcome::Failed, 0, 0));
+        names.clear();
+        let code = names.code("b");
+        names.add(code, Era::Before, (Outcome::Busy, 1, 2));
+        names.code(&"long".repeat(100));
+        let ranked = names.into_ranked();
+        let calls = |name: Option<&str>| {
+            let sums = &ranked.names[&name.map(str::to_owned)];
+            (sums.now.calls, sums.before.calls)
+        };
+        assert_eq!(calls(Some("a")), (2, 0));
+        assert_eq!(calls(Some("b")), (1, 1));
+        assert_eq!(calls(None), (0, 1));
+        assert_eq!(ranked.names.len(), 3);
+    }
+
+    #[test]
+    fn a_long_name_is_cut() {
+        assert_eq!(
+            shortened(&"ä".repeat(200)),
+            "ä".repeat(MAX_NAME_CHARS) + "…"
+        );
+    }
+
+    #[test]
+    fn a_change_of_charges_is_split_into_volume_and_price() {
+        let sums = Compared {
+            before: spend(1000, 600),
+            now: spend(2400, 1200),
+        };
+        let mut ranked = Ranked::default();
+        ranked.add(Some("x".to_owned()), &sums);
+        ranked.add(Some("new".to_owned()), &now(spend(100, 60)));
+        ranked.add(
+            Some("same".to_owned()),
+            &Compared {
+                before: spend(1, 1),
+                now: spend(1, 1),
+            },
+        );
+        let texts: Vec<String> = changes(&[(Of::Trunk, &ranked)])
+            .into_iter()
+            .map(|it| it.text)
+            .collect();
+        assert_eq!(
+            texts,
+            [
+                "x: +14.00 USD (10.00 → 24.00): +10.00 by the number of minutes, +4.00 by the price \
+                 of a minute.",
+                "new: +1.00 USD (0.00 → 1.00): +1.00 by the number of minutes, +0.00 by the price of \
+                 a minute.",
+            ]
+        );
+    }
+}
