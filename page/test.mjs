@@ -89,6 +89,49 @@ async function find_violations(page) {
   );
 }
 
+async function open_tables(page) {
+  await page.evaluate(() =>
+    document.querySelectorAll("details").forEach((details) => {
+      details.open = true;
+    }),
+  );
+  await page.waitForFunction(() =>
+    [...document.querySelectorAll("figure details")].every((d) => d.querySelector("tbody tr")),
+  );
+}
+
+/** Texts of charts that are hard to read: axe does not look at them. */
+function find_faint(page) {
+  return page.evaluate(() => {
+    const context = new OffscreenCanvas(1, 1).getContext("2d", { willReadFrequently: true });
+    // Luminance by WCAG of a colour over another one.
+    const luminance = (...layers) => {
+      for (const layer of layers) {
+        context.fillStyle = layer;
+        context.fillRect(0, 0, 1, 1);
+      }
+      const bytes = [...context.getImageData(0, 0, 1, 1).data];
+      const [r, g, b] = bytes.map((byte) => {
+        const value = byte / 255;
+        return value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
+      });
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const faint = [];
+    for (const text of document.querySelectorAll("figure svg text")) {
+      const card = getComputedStyle(text.closest("figure")).backgroundColor;
+      const has_ground = text.matches(".cell-text, .slice-letter, .badge-text");
+      const ground = has_ground ? getComputedStyle(text.previousElementSibling).fill : card;
+      const [a, b] = [luminance(card, getComputedStyle(text).fill), luminance(card, ground)];
+      const contrast = (Math.max(a, b) + 0.05) / (Math.min(a, b) + 0.05);
+      if (contrast < 4.5) {
+        faint.push(`${text.getAttribute("class")} "${text.textContent}": ${contrast.toFixed(2)}`);
+      }
+    }
+    return faint;
+  });
+}
+
 /** Looks at a report on one screen, in one scheme of colours. */
 async function look(file, screen, scheme) {
   const { page, problems, requests, url } = await open(file, {
@@ -110,15 +153,9 @@ async function look(file, screen, scheme) {
     document.documentElement.scrollWidth,
     document.documentElement.clientWidth,
   ]);
+  assert.deepEqual(await find_faint(page), []);
   assert.ok(wide <= seen, `the page is ${wide} pixels wide on a screen of ${seen}`);
-  await page.evaluate(() =>
-    document.querySelectorAll("details").forEach((details) => {
-      details.open = true;
-    }),
-  );
-  await page.waitForFunction(() =>
-    [...document.querySelectorAll("figure details")].every((d) => d.querySelector("tbody tr")),
-  );
+  await open_tables(page);
   assert.deepEqual(await find_violations(page), []);
   assert.deepEqual(problems, []);
   assert.deepEqual(requests, [url]);
@@ -258,14 +295,7 @@ async function compare(file, report) {
 /** Names of a hostile report are text, and nothing but text. */
 async function distrust(file, report) {
   const { page } = await open(file, { viewport: SCREENS.desktop });
-  await page.evaluate(() =>
-    document.querySelectorAll("details").forEach((details) => {
-      details.open = true;
-    }),
-  );
-  await page.waitForFunction(() =>
-    [...document.querySelectorAll("figure details")].every((d) => d.querySelector("tbody tr")),
-  );
+  await open_tables(page);
   assert.equal(await page.evaluate(() => globalThis.hacked), undefined);
   assert.equal(
     await page.locator("img, iframe, script:not(#report):not(body > script)").count(),

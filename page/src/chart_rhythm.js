@@ -36,7 +36,7 @@ export function draw_rhythm({ cells, format, tip }, width) {
     rx: 3,
     visibility: "hidden",
   });
-  const is_wide = x.bandwidth() > 27;
+  const is_wide = x.bandwidth() > 25;
   for (const cell of cells) {
     const px = x(cell.hour),
       py = y(cell.weekday - 1);
@@ -57,7 +57,7 @@ export function draw_rhythm({ cells, format, tip }, width) {
         s(
           "text",
           {
-            class: `cell-text${part(cell.value) > 0.5 ? " on-high" : ""}`,
+            class: `cell-text ${ink_on(part(cell.value))}`,
             x: px + x.bandwidth() / 2,
             y: py + y.bandwidth() / 2 + 3.5,
             "text-anchor": "middle",
@@ -103,6 +103,11 @@ export function draw_rhythm({ cells, format, tip }, width) {
       ring.setAttribute("y", step.y - y.bandwidth() / 2);
     },
   };
+}
+
+/** Which text is legible: of colours in the middle, black one in light and dark. */
+function ink_on(part) {
+  return part > 0.715 ? "on-high" : part > 0.565 ? "on-middle" : "on-low";
 }
 
 function range(count) {
