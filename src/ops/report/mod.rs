@@ -274,7 +274,9 @@ impl Report {
         let [destinations, trunks, own_numbers] = [
             names.destinations.renamed(|name| hiding.place(name)),
             names.trunks,
-            names.own_numbers.renamed(|name| hiding.number(name)),
+            names
+                .own_numbers
+                .renamed_with_rank(|name| hiding.number(name)),
         ];
         let ranking = |ranked: &Ranked| ranked.ranking(before.is_some());
         let rankings = [
@@ -589,11 +591,11 @@ impl Hiding {
     }
 
     /// A number of the account: one of the two columns that has it keeps numbers.
-    fn number(&self, name: String) -> String {
+    fn number(&self, name: &str) -> String {
         if !self.applies(self.modes.from_number) && !self.applies(self.modes.to_number) {
-            return name;
+            return name.to_owned();
         }
-        let mut hidden = Cow::Borrowed(&*name);
+        let mut hidden = Cow::Borrowed(name);
         self.truncating.hide_value(&mut hidden, Mode::Truncate);
         hidden.into_owned()
     }

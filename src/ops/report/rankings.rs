@@ -159,6 +159,26 @@ impl Ranked {
         renamed
     }
 
+    /// The same with other names, of which each that differs from the old one gets the rank of its
+    /// charge, so that none become equal.
+    pub(super) fn renamed_with_rank(self, rename: impl Fn(&str) -> String) -> Self {
+        let mut names: Vec<_> = self.names.into_iter().collect();
+        names.sort_by_cached_key(|(name, sums)| by_charge(name.as_deref(), sums));
+        // As many digits in each, so that equal charges keep their order.
+        let width = names.len().to_string().len();
+        let renamed = (1..).zip(names).map(|(rank, (name, sums))| {
+            let name = name.map(|name| match rename(&name) {
+                same if same == name => same,
+                other => format!("{other}… #{rank:0width$}"),
+            });
+            (name, sums)
+        });
+        Self {
+            names: renamed.collect(),
+            ..self
+        }
+    }
+
     /// Each name with its sums, in no order.
     pub(super) fn names(&self) -> impl Iterator<Item = (Option<&str>, &Compared<Spend>)> {
         let names = self.names.iter();
@@ -169,12 +189,7 @@ impl Ranked {
     pub(super) fn ranking(&self, has_before: bool) -> Ranking {
         let seen = |(_, sums): &(_, &Compared<Spend>)| sums.now.calls > 0;
         let mut names: Vec<_> = self.names().filter(seen).collect();
-        // A name before no name.
-        let order = |(name, sums): &(Option<&str>, &Compared<Spend>)| {
-            let charge = Reverse(sums.now.charge_usd);
-            (charge, name.is_none(), name.map(str::to_owned))
-        };
-        names.sort_by_cached_key(order);
+        names.sort_by_cached_key(|(name, sums)| by_charge(*name, sums));
         let shown = |sums: &Compared<Spend>| ComparedSpend {
             now: sums.now.into(),
             before: has_before.then(|| sums.before.into()),
@@ -201,6 +216,12 @@ impl Ranked {
             other: shown(&other),
         }
     }
+}
+
+/// The order of a ranking: by charge, then by name, and a name before no name.
+fn by_charge(name: Option<&str>, sums: &Compared<Spend>) -> impl Ord + use<> {
+    let charge = Reverse(sums.now.charge_usd);
+    (charge, name.is_none(), name.map(str::to_owned))
 }
 
 /// Names by their charge.
@@ -414,6 +435,22 @@ mod tests {
         assert_eq!(ranking.rows[0].name, Some((names - 1).to_string()));
         let rows: u64 = ranking.rows.iter().map(|row| row.sums.now.sums.calls).sum();
         assert_eq!(rows + ranking.other.now.sums.calls, names.unsigned_abs());
+    }
+
+    #[test]
+    fn hidden_numbers_stay_apart_by_their_rank() {
+        let mut ranked = Ranked::default();
+        for (name, cents) in [("4930123", 300), ("4930456", 500), ("anonymous", 400)] {
+            ranked.add(Some(name.to_owned()), &now(spend(cents, 60)));
+        }
+        let hide = |name: &str| {
+            name.strip_prefix("4930")
+                .map_or(name, |_| "4930")
+                .to_owned()
+        };
+        let rows = ranked.renamed_with_rank(hide).ranking(false).rows;
+        let names: Vec<_> = rows.iter().map(|row| row.name.as_deref()).collect();
+        assert_eq!(names, ["4930… #1", "anonymous", "4930… #3"].map(Some));
     }
 
     #[test]
