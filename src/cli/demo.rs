@@ -1,5 +1,6 @@
 //! `cdrlake demo`: everything, without an account.
 
+use std::path::Path;
 use std::time::Instant;
 
 use clap::Args;
@@ -7,12 +8,14 @@ use jiff::Timestamp;
 
 use super::advice::Rerun;
 use super::progress::Screen;
+use super::report::{DEFAULT_FILE, write_page};
 use super::run::{exit_of, slices};
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{CommandError, Exit, LAKE_STAYS, advice, interrupted_by_signals, print};
 use crate::lake::report::RunOutcome;
 use crate::ops::job::Outcome;
 use crate::simulator::demo::Demo;
+use crate::store::location::Location;
 
 /// Show everything against a simulated API.
 #[derive(Clone, Debug, Args)]
@@ -71,7 +74,14 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
             fetched.as_secs_f64()
         )
     };
+    let report = demo.report(&lake, Timestamp::now()).await?;
     let lake = args.lake.trim_end_matches('/');
+    // Beside the lake, or in the current directory.
+    let page = match demo.root() {
+        Location::Directory(_) => format!("{lake}-report.html"),
+        Location::Bucket(_) => DEFAULT_FILE.to_owned(),
+    };
+    write_page(Path::new(&page), &report)?;
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "cdrlake".to_owned());
@@ -79,7 +89,8 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         format!(
             "{}\n{did}\n\
              Proven: {} calls and {} USD, read back from Parquet, equal the simulator's own, slice \
-             by slice.\n\n\
+             by slice.\n\
+             Look at it in a browser: {page}\n\n\
              Try next:\n  \
              duckdb -c \"SELECT dt, direction, count(*) AS calls, sum(charge_usd) AS usd FROM \
              '{lake}/cdrs/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n  \

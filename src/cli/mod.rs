@@ -108,8 +108,7 @@ enum Command {
     Show(show::ShowArgs),
     /// Write a page about the calls of a period: usage, disruptions, spend, and how complete it is.
     #[command(
-        after_help = "Examples:\n  cdrlake report --last 30\n  \
-                      cdrlake report --from 2026-10-01 --to 2026-10-31 --format json",
+        after_help = "Example: cdrlake report --last 30 --output november.html",
         mut_arg("from", |from| from.help(FROM_OF_REPORT))
     )]
     Report(report::ReportArgs),

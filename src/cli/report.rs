@@ -77,15 +77,14 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
         ReportFormat::Html => page(&report),
         ReportFormat::Json => json_text(&report),
     };
-    match file {
+    let printed = match file {
         Some(file) => {
             file.finish(&text)?;
-            print(format!("{}: {}\n", path.display(), summary(&report)).as_bytes())?;
+            format!("{}: {}\n", path.display(), summary(&report))
         }
-        None => {
-            print(text.as_bytes())?;
-        }
-    }
+        None => text,
+    };
+    print(printed.as_bytes())?;
     Ok(if report.trust.is_any_damaged() {
         Exit::Failed
     } else {
@@ -144,6 +143,11 @@ fn unwritable(path: &Path, error: &io::Error) -> CommandError {
     CommandError::new(exit, message)
 }
 
+/// Writes the page of `report` to `path`.
+pub(super) fn write_page(path: &Path, report: &Report) -> Result<(), CommandError> {
+    OutputFile::create(path)?.finish(&page(report))
+}
+
 /// The page with the data of `report`.
 fn page(report: &Report) -> String {
     let json = serde_json::to_string(report).expect("our own types always serialise");
@@ -167,7 +171,7 @@ fn escaped(json: &str) -> String {
 }
 
 /// What a report shows, in one line.
-pub(super) fn summary(report: &Report) -> String {
+fn summary(report: &Report) -> String {
     let all = report.totals.last().expect("the last one is of all").sums;
     let disruptions = report.disruptions.list.len() as u64;
     let findings = report.trust.findings.len() as u64;

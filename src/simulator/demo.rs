@@ -17,8 +17,10 @@ use crate::cdr::tally::Totals;
 use crate::config::Config;
 use crate::lake::Lake;
 use crate::lake::ledger::Commit;
+use crate::ops::days::DayRange;
 use crate::ops::job::{Job, Outcome};
 use crate::ops::open::open_lake;
+use crate::ops::report::Report;
 use crate::ops::verify::read_back;
 use crate::ops::{Error, Observer};
 use crate::source::wavix::Api;
@@ -119,6 +121,14 @@ impl Demo {
             .with_observer(observer)
             .with_interrupt(interrupt);
         job.run_in(self.lake.clone()).await
+    }
+
+    /// The report on all of `lake`.
+    ///
+    /// # Errors
+    /// [`Error`] if the lake cannot be read.
+    pub(crate) async fn report(&self, lake: &Lake, now: Timestamp) -> Result<Report, Error> {
+        Report::make(lake, &self.config, &DayRange::default(), false, now).await
     }
 
     /// Proves that `lake` holds exactly the calls that the API sent for `days`.

@@ -167,7 +167,11 @@ impl Generator {
         let mut rng = self.rng(slice, index);
         let day_count = self.count(slice, Timestamp::MAX);
         let time = time_of(slice.period.first_day(), index, day_count, &mut rng);
-        let disposition = pick_disposition(&mut rng);
+        let disposition = if is_outage(slice, time) && rng.bool() {
+            "failed"
+        } else {
+            pick_disposition(&mut rng)
+        };
         let answered = disposition == "answered";
         let duration_seconds = if answered { talk_time(&mut rng) } else { 0 };
         let minutes =
@@ -425,6 +429,16 @@ fn time_of(day: Date, index: u64, day_count: u64, rng: &mut fastrand::Rng) -> Ti
     let start = start_of_day(day, &TimeZone::UTC).as_millisecond();
     Timestamp::from_millisecond(start + hour * 3_600_000 + ms.cast_signed())
         .expect("a time within a day")
+}
+
+/// The day of the month and the hour of the outage.
+const OUTAGE: (i8, i64) = (12, 10);
+
+/// Whether a call falls into an outage, which there is once a month, so that reports have one to
+/// find: half of the placed calls of one hour fail.
+fn is_outage(slice: Slice, time: Timestamp) -> bool {
+    let at = (slice.period.first_day().day(), time.as_second() / 3600 % 24);
+    slice.direction == Direction::Placed && at == OUTAGE
 }
 
 fn pick_disposition(rng: &mut fastrand::Rng) -> &'static str {

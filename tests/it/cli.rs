@@ -959,6 +959,7 @@ fn every_command_has_the_flags_that_it_uses_and_ends_with_an_example() {
         ("plan", &["--source-url", "--timezone"]),
         ("check", &all[..3]),
         ("status", &[]),
+        ("report", &[]),
         ("rejects", &[]),
         ("ddl", &[]),
         ("prune", &[]),

@@ -58,6 +58,7 @@ mod recovery;
 mod rejects;
 /// What is taken out of a lake: days that are too old, and the calls of a number.
 mod removal;
+mod report;
 /// How many requests a run makes to a bucket.
 mod requests;
 /// Which room of the library knows which.

@@ -507,10 +507,10 @@ mod tests {
         assert_eq!(
             texts,
             [
-                "x: +14.00 USD (10.00 → 24.00): +10.00 by the number of minutes, +4.00 by the price \
+                "x: +14.00 USD (10.00 → 24.00): +10.00 by the number of minutes, +4.00 by the \
+                 price of a minute.",
+                "new: +1.00 USD (0.00 → 1.00): +1.00 by the number of minutes, +0.00 by the price \
                  of a minute.",
-                "new: +1.00 USD (0.00 → 1.00): +1.00 by the number of minutes, +0.00 by the price of \
-                 a minute.",
             ]
         );
     }
