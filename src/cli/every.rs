@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::SignedDuration;
+use sd_notify::NotifyState;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +18,22 @@ pub(super) fn parse_interval(text: &str) -> Result<Duration, String> {
     interval
         .filter(|interval| *interval >= SHORTEST_INTERVAL)
         .ok_or_else(|| format!("`{text}` is not a time of a second or more: write 15m or 1h"))
+}
+
+/// Tells a service manager that waits for it (`Type=notify` of systemd) that the configuration was
+/// read, and after a signal that the last run is being ended.
+pub(super) fn tell_service_manager(interrupt: &CancellationToken) {
+    let tell = |state| {
+        if let Err(error) = sd_notify::notify(&[state]) {
+            tracing::warn!("The service manager in NOTIFY_SOCKET cannot be reached: {error}");
+        }
+    };
+    tell(NotifyState::Ready);
+    let interrupt = interrupt.clone();
+    tokio::spawn(async move {
+        interrupt.cancelled().await;
+        tell(NotifyState::Stopping);
+    });
 }
 
 /// Runs at once, and then at every multiple of `every` from now on, until `interrupt`. A run that

@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::advice::Rerun;
-use super::every::{parse_interval, repeat};
+use super::every::{parse_interval, repeat, tell_service_manager};
 use super::progress::Screen;
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{
@@ -298,7 +298,10 @@ pub(super) async fn execute(args: RunArgs, screen: &Screen) -> Result<Exit, Comm
     let once = || run_once(&args, &config, metrics.as_ref(), &interrupt, screen);
     match args.every {
         None => once().await,
-        Some(every) => repeat(every, &interrupt, once, |error| screen.print_error(error)).await,
+        Some(every) => {
+            tell_service_manager(&interrupt);
+            repeat(every, &interrupt, once, |error| screen.print_error(error)).await
+        }
     }
 }
 

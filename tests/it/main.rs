@@ -26,6 +26,8 @@ mod csv;
 mod ddl;
 /// Messages and names in the documentation, and the length of lines.
 mod docs;
+/// Runs that are repeated until a signal.
+mod every;
 /// What lands in the lake, against an oracle that reads the same bytes with `serde_json`.
 mod exactness;
 /// The program against a source that fails.
