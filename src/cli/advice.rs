@@ -36,6 +36,9 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
         Error::Usage(error) => return on_usage(error),
         Error::Config(error) => match error.kind {
             ConfigErrorKind::Missing("lake.url") => "Set it in pipeline.toml, or use --lake",
+            ConfigErrorKind::Missing("lake.url") => {
+                "Set it in pipeline.toml, which `cdrlake init` writes, or use --lake"
+            }
             ConfigErrorKind::Missing("source.api_key") => {
                 "Set it in pipeline.toml, for example to { env = \"WAVIX_API_KEY\" }, or use \
                  --api-key-env"

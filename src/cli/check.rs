@@ -1,12 +1,14 @@
 //! `cdrlake check`: would a run work?
 
+use std::path::Path;
+
 use jiff::Timestamp;
 
 use super::{CheckArgs, CommandError, Exit, advice, print};
+use crate::config::DEFAULT_FILE;
 use crate::ops::check::{Checked, check};
 
-const NO_START: &str = "warning window.start is not set: cdrlake run without --from \
-    or --last will be refused\n";
+const READY: &str = "ready   cdrlake plan shows what cdrlake run would fetch\n";
 
 pub(super) async fn execute(args: &CheckArgs) -> Result<Exit, CommandError> {
     let config = args.load()?;
@@ -35,7 +37,12 @@ pub(super) async fn execute(args: &CheckArgs) -> Result<Exit, CommandError> {
                     lines.push(format!("ok      source.url: {}{from}\n", config.source.url));
                 }
                 if config.window.start.is_none() {
-                    lines.push(NO_START.to_owned());
+                    let file = args.config.as_deref().unwrap_or(Path::new(DEFAULT_FILE));
+                    lines.push(format!(
+                        "warning window.start is not set, so cdrlake run without --from or --last \
+                         is refused. Set it in {} to the first day of the lake\n",
+                        file.display()
+                    ));
                 }
             }
             Ok(found) => lines.push(format!("ok      {what}: {found}\n")),
@@ -56,6 +63,9 @@ pub(super) async fn execute(args: &CheckArgs) -> Result<Exit, CommandError> {
             }
         }
         lines.extend(remarks);
+    }
+    if exit == Exit::Success && config.window.start.is_some() {
+        lines.push(READY.to_owned());
     }
     print(lines.concat().as_bytes())?;
     Ok(exit)

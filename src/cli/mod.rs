@@ -879,7 +879,8 @@ mod tests {
                     .unwrap_err()
                     .into(),
                 Exit::Usage,
-                "lake.url is not set. Set it in pipeline.toml, or use --lake",
+                "lake.url is not set. Set it in pipeline.toml, which `cdrlake init` writes, or use \
+                 --lake",
             ),
             (
                 UsageError::NoDays.into(),

@@ -224,9 +224,16 @@ impl Lake {
         store: Arc<dyn LakeStore>,
         wanted: &Identity,
     ) -> Result<Option<Self>, LakeError> {
-        let Some(mut lake) = Self::find_any(store).await? else {
-            return Ok(None);
-        };
+        let lake = Self::find_any(store).await?;
+        lake.map(|lake| lake.compared_with(wanted)).transpose()
+    }
+
+    /// The same lake, if it is the one that is wanted, with remarks on what differs.
+    ///
+    /// # Errors
+    /// [`LakeError`] if it has another identity.
+    pub(crate) fn compared_with(mut self, wanted: &Identity) -> Result<Self, LakeError> {
+        let lake = &mut self;
         if let Some((key, existing, wanted)) = wanted.difference(&lake.identity) {
             return Err(LakeError::OtherLake {
                 key,
@@ -248,7 +255,7 @@ impl Lake {
         }
         lake.remarks.extend(lake.source_remark(&wanted.source_url));
         lake.remarks.extend(lake.days_remark(&wanted.timezone));
-        Ok(Some(lake))
+        Ok(self)
     }
 
     /// Whether `source_day` in a lake of months is the day in this time zone. In a lake of days it

@@ -8,7 +8,7 @@ use secrecy::SecretString;
 
 use super::days::today;
 use super::metrics::MetricsFile;
-use super::open::{Place, find_any_lake, find_lake, without_key};
+use super::open::{Place, as_configured, find_any_lake, without_key};
 use super::run::IGNORES_CONDITIONS;
 use super::{Error, period_remarks};
 use crate::cdr::slice::Slice;
@@ -73,27 +73,7 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
         }
     }
     if is_valid {
-        if let Some(numbers) = describe_privacy(config).await.transpose() {
-            note("numbers", numbers);
-        }
-        let mut remarks = Vec::new();
-        let found = try_lake(config, &mut remarks).await;
-        checks.push(Checked {
-            remarks,
-            ..Checked::new("lake", found)
-        });
-    }
-    // What keeps the lake from being read is said already.
-    if let Ok(Some(lake)) = find_lake(config).await
-        && lake.has_logs()
-        && lake.identity.converting.is_none()
-    {
-        let mut remarks = Vec::new();
-        let found = compare_logs(&lake, &mut remarks).await;
-        checks.push(Checked {
-            remarks,
-            ..Checked::new("tables", found)
-        });
+        check_lake(config, &mut checks).await;
     }
     if let Some(options) = &config.lake.catalog {
         checks.push(Checked::new("catalog", describe_catalog(options).await));
@@ -105,6 +85,40 @@ pub(crate) async fn check(config: &Config, now: Timestamp) -> Vec<Checked> {
         checks.push(Checked::new("metrics", found.map_err(Error::from)));
     }
     checks
+}
+
+/// Tries the lake, what becomes of its numbers, and its logs. Opens the lake once.
+async fn check_lake(config: &Config, checks: &mut Vec<Checked>) {
+    let found = find_any_lake(config).await;
+    let lake = found.as_ref().ok().and_then(Option::as_ref);
+    if let Some(numbers) = describe_privacy(config, lake).await.transpose() {
+        checks.push(Checked::new("numbers", numbers));
+    }
+    let found = match found {
+        Ok(lake) => as_configured(config, lake).await,
+        Err(error) => Err(error),
+    };
+    let lake = match found {
+        Ok(lake) => lake,
+        Err(error) => return checks.push(Checked::new("lake", Err(error))),
+    };
+    let mut remarks = Vec::new();
+    let tried = try_lake(config, lake.as_ref(), &mut remarks).await;
+    checks.push(Checked {
+        remarks,
+        ..Checked::new("lake", tried)
+    });
+    if let Some(lake) = lake
+        && lake.has_logs()
+        && lake.identity.converting.is_none()
+    {
+        let mut remarks = Vec::new();
+        let found = compare_logs(&lake, &mut remarks).await;
+        checks.push(Checked {
+            remarks,
+            ..Checked::new("tables", found)
+        });
+    }
 }
 
 /// Compares the logs of table formats with the ledger, and adds `remarks` on differences: a run
@@ -142,17 +156,16 @@ async fn describe_catalog(options: &CatalogOptions) -> Result<String, Error> {
     Ok(catalog.describe().await.map_err(LakeError::from)?)
 }
 
-/// What becomes of phone numbers, where anything does.
-async fn describe_privacy(config: &Config) -> Result<Option<String>, Error> {
-    // Problems with the lake are reported by the check of the lake.
-    let lake = find_any_lake(config).await.unwrap_or_default();
-    let erased = match &lake {
+/// What becomes of phone numbers, where anything does. `lake` is `None` if there is none, or it
+/// cannot be read.
+async fn describe_privacy(config: &Config, lake: Option<&Lake>) -> Result<Option<String>, Error> {
+    let erased = match lake {
         Some(lake) => lake.suppression().await?,
         None => None,
     };
     let privacy = match config.privacy(erased.is_some() || config.privacy.key.is_some()) {
         Ok(privacy) => privacy,
-        Err(error) => return Err(without_key(config, lake.as_ref(), error).await),
+        Err(error) => return Err(without_key(config, lake, error).await),
     };
     if privacy.keeps_all() && privacy.key().is_none() {
         return Ok(None);
@@ -185,12 +198,15 @@ async fn ask_api(config: &Config, key: SecretString, now: Timestamp) -> Result<S
 }
 
 /// Tries what a run needs of the lake, and adds `remarks` on it.
-async fn try_lake(config: &Config, remarks: &mut Vec<Remark>) -> Result<String, Error> {
-    let lake = find_lake(config).await?;
+async fn try_lake(
+    config: &Config,
+    lake: Option<&Lake>,
+    remarks: &mut Vec<Remark>,
+) -> Result<String, Error> {
     if let Some(lake) = lake {
         let files = lake.table().files().await?;
         remarks.extend(period_remarks::on_files(files.sizes()));
-        remarks.extend(lake.remarks);
+        remarks.extend(lake.remarks.iter().cloned());
     } else if let Location::Bucket(_) = &config.lake.url {
         // A run lists the table.
         Place::of(config)?.store().list(&Path::from(TABLE)).await?;

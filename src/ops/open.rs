@@ -241,10 +241,23 @@ fn with_catalog(config: &Config, mut lake: Lake) -> Result<Lake, Error> {
 /// # Errors
 /// [`Error`] if it is another one, or cannot be read.
 pub async fn find_lake(config: &Config) -> Result<Option<Lake>, Error> {
-    let store = Place::of(config)?.store();
-    let identity = config.identity(&privacy(config).await?);
-    let lake = Lake::find(store, &identity).await?;
-    lake.map(|lake| with_catalog(config, lake)).transpose()
+    as_configured(config, find_any_lake(config).await?).await
+}
+
+/// A lake that was found, if it is the one that the configuration describes.
+///
+/// # Errors
+/// [`Error`] if it is another one, or the key for its numbers is missing.
+pub(crate) async fn as_configured(
+    config: &Config,
+    lake: Option<Lake>,
+) -> Result<Option<Lake>, Error> {
+    let privacy = match config.privacy(false) {
+        Ok(privacy) => privacy,
+        Err(error) => return Err(without_key(config, lake.as_ref(), error).await),
+    };
+    let identity = config.identity(&privacy);
+    Ok(lake.map(|lake| lake.compared_with(&identity)).transpose()?)
 }
 
 /// Opens the lake for reading, if there is one, with the key of its erased numbers, and returns how

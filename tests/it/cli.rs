@@ -6,7 +6,7 @@ use std::process::Stdio;
 
 use serde_json::json;
 
-use crate::server::{Answer, Server, count};
+use crate::server::{Answer, STREAM, Server, count};
 use crate::support::{CANARY, DAY, PLACED, Ran, Workplace, calls, ended, output, ran, serving};
 
 fn refused(ran: &Ran, status: i32, sentence: &str) {
@@ -737,7 +737,7 @@ fn check_reports_what_works_and_what_does_not() {
     let begins: Vec<&str> = ran
         .stdout
         .lines()
-        .map(|line| line.split(':').next().unwrap())
+        .map(|line| line.split([':', ',']).next().unwrap())
         .collect();
     assert_eq!(
         begins,
@@ -749,8 +749,8 @@ fn check_reports_what_works_and_what_does_not() {
             "ok      lake"
         ]
     );
-    let no_start =
-        "window.start is not set: cdrlake run without --from or --last will be refused\n";
+    let no_start = "window.start is not set, so cdrlake run without --from or --last is refused. \
+                    Set it in pipeline.toml to the first day of the lake\n";
     assert!(ran.stdout.contains(no_start), "{ran:?}");
     assert!(ran.stdout.contains("7 calls placed on"), "{}", ran.stdout);
     assert!(ran.stdout.contains("conditional writes honoured"));
@@ -781,6 +781,85 @@ fn check_reports_what_works_and_what_does_not() {
         ran.stdout.contains("ok      lake"),
         "the rest is still checked"
     );
+}
+
+#[test]
+fn after_init_check_names_one_step_after_the_other_until_a_run_works() {
+    let server = Server::start();
+    let refused = Answer::Json(401, "{\"message\":\"Unauthorized\"}".to_owned());
+    server.on("/v1/cdrs?", [refused, count(0)]);
+    server.on(STREAM, [Answer::Records(Vec::new())]);
+    let workplace = Workplace::new(&server);
+    std::fs::remove_file(workplace.path("pipeline.toml")).unwrap();
+    std::fs::write(workplace.path("lake"), "in the way").unwrap();
+    let yesterday = jiff::Timestamp::now()
+        .to_zoned(jiff::tz::TimeZone::UTC)
+        .date();
+    let yesterday = yesterday.yesterday().unwrap();
+    let mut variables = Vec::new();
+    let mut steps = Vec::new();
+    let all_well = loop {
+        let mut command = workplace.command(&["check"]);
+        command.env_remove("WAVIX_API_KEY").envs(variables.clone());
+        let checked = ran(output(command));
+        let text = [&*checked.stdout, &*checked.stderr].concat();
+        let is_missing = |line: &&str| {
+            let mut kinds = ["failed ", "warning ", "error: "].iter();
+            kinds.any(|kind| line.starts_with(kind))
+        };
+        let Some(line) = text.lines().find(is_missing) else {
+            break checked;
+        };
+        // Each does literally what the sentence says.
+        let remedies: [(&str, &mut dyn FnMut()); 6] = [
+            ("which `cdrlake init` writes", &mut || {
+                let url = server.url();
+                let init = [
+                    "init",
+                    "--metrics-file",
+                    "metrics/calls.prom",
+                    "--source-url",
+                    &url,
+                ];
+                assert_eq!(workplace.run(&init).status, 0);
+            }),
+            (
+                "Set it in pipeline.toml to the first day of the lake",
+                &mut || {
+                    let start = format!("start = {yesterday}");
+                    workplace.reconfigure("# start = 2026-01-01", &start);
+                },
+            ),
+            ("Export it with your key in it", &mut || {
+                variables.push(("WAVIX_API_KEY", CANARY));
+            }),
+            ("Check source.api_key", &mut || ()),
+            ("lake.url, or a part of it, is a file", &mut || {
+                std::fs::remove_file(workplace.path("lake")).unwrap();
+            }),
+            ("Create its directory", &mut || {
+                std::fs::create_dir(workplace.path("metrics")).unwrap();
+            }),
+        ];
+        let step = remedies
+            .into_iter()
+            .find(|(remedy, _)| line.contains(remedy));
+        let (remedy, apply) = step.unwrap_or_else(|| panic!("no step is named: {line}"));
+        assert!(!steps.contains(&remedy), "{remedy} did not help: {line}");
+        apply();
+        steps.push(remedy);
+    };
+    assert_eq!(steps.len(), 6, "{steps:?}");
+    assert_eq!(all_well.status, 0, "{all_well:?}");
+    assert!(
+        all_well
+            .stdout
+            .ends_with("ready   cdrlake plan shows what cdrlake run would fetch\n")
+    );
+    let mut command = workplace.command(&["run"]);
+    command.envs(variables);
+    let run = ran(output(command));
+    assert_eq!(run.status, 0, "{run:?}");
 }
 
 #[test]
