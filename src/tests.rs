@@ -179,7 +179,7 @@ fn the_reference_of_commands_is_their_help() {
             "README.md: no {name}"
         );
         // What every command has is explained once.
-        let shared = ["help", "log_format", "verbose"];
+        let shared = ["help", "log_format", "verbose", "color"];
         let help = command
             .mut_args(|arg| {
                 let is_shared = shared.contains(&arg.get_id().as_str());

@@ -35,7 +35,6 @@ pub(super) fn on_error(error: &Error) -> Option<String> {
     let advice = match error {
         Error::Usage(error) => return on_usage(error),
         Error::Config(error) => match error.kind {
-            ConfigErrorKind::Missing("lake.url") => "Set it in pipeline.toml, or use --lake",
             ConfigErrorKind::Missing("lake.url") => {
                 "Set it in pipeline.toml, which `cdrlake init` writes, or use --lake"
             }

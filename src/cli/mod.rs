@@ -20,6 +20,7 @@ mod status;
 mod stream;
 mod table;
 mod tables;
+mod terminal;
 mod verify;
 
 use std::io::{self, Write};
@@ -27,7 +28,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Arg, ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
+use clap::{
+    Arg, ArgMatches, Args, ColorChoice, CommandFactory, FromArgMatches, Parser, Subcommand,
+    ValueEnum,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::config::{Config, ConfigError, Overrides, variable};
@@ -66,6 +70,16 @@ pub struct Arguments {
     /// Log every slice even if progress bars are shown. `CDRLAKE_LOG` sets a finer log filter.
     #[arg(short, long, global = true, help_heading = "Logging")]
     verbose: bool,
+    /// When to use colours. `auto` heeds `NO_COLOR` and `CLICOLOR_FORCE`.
+    #[arg(
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "WHEN",
+        help_heading = "Logging"
+    )]
+    color: ColorChoice,
 }
 
 /// `--from` and `--to` of commands that look at all of a lake where no days are given.
@@ -582,6 +596,12 @@ impl Arguments {
 
     /// Executes the command, and prints on standard error what went wrong.
     pub async fn execute(self) -> Exit {
+        match self.color {
+            ColorChoice::Auto => anstream::ColorChoice::Auto,
+            ColorChoice::Always => anstream::ColorChoice::Always,
+            ColorChoice::Never => anstream::ColorChoice::Never,
+        }
+        .write_global();
         let screen = progress::Screen::start(self.log_format, self.verbose);
         // On the heap: it has room for whatever any command needs.
         Box::pin(self.command.execute(&screen))

@@ -12,6 +12,7 @@ use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt::MakeWriter;
 
 use super::advice::{self, Rerun};
+use super::terminal::colours_log;
 use crate::cdr::slice::Slice;
 use crate::lake::report::{SliceOutcome, SliceReport};
 use crate::ops::Observer;
@@ -57,9 +58,7 @@ impl Screen {
             .with_target(false);
         match format {
             LogFormat::Text => {
-                let colours = is_terminal
-                    && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-                subscriber.with_ansi(colours).init();
+                subscriber.with_ansi(colours_log()).init();
             }
             LogFormat::Json => subscriber
                 .json()

@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use anstyle::Style;
 use jiff::Timestamp;
 
+use super::terminal::{BAD, Look, OPEN, wrapped};
 use crate::cdr::amount::AmountSum;
 use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::Direction;
@@ -129,24 +131,14 @@ impl DayTable {
 
     /// The table, with a line of sums.
     pub(super) fn render(&self) -> String {
-        let quality = if self.shows_quality {
-            "    ASR   ACD  fetched         "
-        } else {
-            ""
-        };
+        self.render_in(Look::default()).0
+    }
+
+    /// The table as it looks on a terminal, and the columns for which there is no room.
+    pub(super) fn render_in(&self, look: Look) -> (String, Vec<&'static str>) {
         let first = self.days.keys().next();
         let unit = first.map_or(PeriodUnit::Day, |period| period.unit());
-        let mut text =
-            format!("{unit:<10}     placed   received      minutes    charge USD{quality}");
-        text.truncate(text.trim_end().len());
-        text.push('\n');
-        let busiest = self
-            .days
-            .values()
-            .map(DayRow::calls)
-            .max()
-            .unwrap_or_default()
-            .max(1);
+        let columns = self.columns(unit);
         let mut sum = DayRow {
             placed: Some(0),
             received: Some(0),
@@ -155,46 +147,114 @@ impl DayTable {
         for row in self.days.values() {
             sum.add(row);
         }
-        for line in self.lines() {
-            let words = match line {
-                Line::Period(period, row) => {
-                    let width = (row.calls() * BAR_WIDTH).div_ceil(busiest);
-                    let bar = "█".repeat(usize::try_from(width).unwrap_or_default());
-                    let remark = format!("{bar} {}", row.remarks.join(", "));
-                    self.write(row, &period.to_string(), remark.trim(), &mut text);
-                    continue;
+        let header = columns.iter().map(|column| column.name.to_owned());
+        let header: Vec<String> = header.collect();
+        let lines = self.lines();
+        let periods = lines.iter().filter_map(|line| match line {
+            Line::Period(period, row) => Some(self.cells(row, &period.to_string())),
+            Line::Gap { .. } | Line::Hidden(_) => None,
+        });
+        let total = self.cells(&sum, "total");
+        let cells: Vec<Vec<String>> = periods.chain([header, total]).collect();
+        let grid = Grid::fit(&columns, &cells, look.width);
+        let [periods @ .., header, total] = &*cells else {
+            unreachable!("there is a header and a total");
+        };
+        let busiest = self.days.values().map(DayRow::calls).max();
+        let busiest = busiest.unwrap_or_default().max(1);
+        let mut text = grid.line(header).trim_end().to_owned() + "\n";
+        let mut periods = periods.iter();
+        for line in lines {
+            match line {
+                Line::Period(_, row) => {
+                    let cells = periods.next().expect("each period has cells");
+                    let share = BarShare {
+                        calls: row.calls(),
+                        of: busiest,
+                    };
+                    text.push_str(&row.with_remarks(&grid.line(cells), share, look));
                 }
                 Line::Gap {
                     from,
                     to,
                     days,
                     row,
-                } => format!(
-                    "{from} to {to}, {} {unit}s: {}",
-                    thousands(days as u64),
-                    row.remarks.join(", ")
-                ),
-                Line::Hidden(days) => {
-                    format!("…          ({} more {unit}s)", thousands(days as u64))
+                } => {
+                    let words = format!(
+                        "{from} to {to}, {} {unit}s: {}",
+                        thousands(days as u64),
+                        row.remarks.join(", ")
+                    );
+                    text.push_str(&look.paragraph(row.style(), &words));
                 }
-            };
-            text.push_str(&words);
-            text.push('\n');
+                Line::Hidden(days) => {
+                    let days = thousands(days as u64);
+                    let words = format!("…          ({days} more {unit}s)\n");
+                    text.push_str(&words);
+                }
+            }
         }
-        self.write(&sum, "total", "", &mut text);
-        if self
-            .days
-            .values()
-            .flat_map(|day| &day.remarks)
-            .any(|remark| remark.ends_with("open"))
+        text.push_str(grid.line(total).trim_end());
+        text.push('\n');
+        // A legend explains it on a terminal.
+        if look.width.is_none()
+            && self
+                .days
+                .values()
+                .flat_map(|day| &day.remarks)
+                .any(|remark| remark.ends_with("open"))
         {
-            let line = format!(
-                "open: the {} had not settled when it was fetched; later runs fetch it again\n",
-                self.slices
-            );
+            let line = format!("open: {}\n", describe_open(self.slices));
             text.push_str(&line);
         }
-        text
+        (text, grid.left_out)
+    }
+
+    fn columns(&self, unit: PeriodUnit) -> Vec<Column> {
+        let of = |name, is_left, width| Column {
+            name,
+            is_left,
+            width,
+        };
+        let mut columns = vec![
+            of(unit.as_str(), true, 10),
+            of("placed", false, 10),
+            of("received", false, 10),
+            of("minutes", false, 12),
+            of("charge USD", false, 13),
+        ];
+        if self.shows_quality {
+            columns.extend([
+                of("ASR", false, 6),
+                of("ACD", false, 5),
+                of("fetched", true, 16),
+            ]);
+        }
+        columns
+    }
+
+    /// The cells of a row, as many as there are columns.
+    fn cells(&self, row: &DayRow, name: &str) -> Vec<String> {
+        let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
+        let ratio = |ratio: Option<f64>, unit: &str| {
+            ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.0}{unit}"))
+        };
+        let mut cells = vec![
+            name.to_owned(),
+            calls(row.placed),
+            calls(row.received),
+            signed((row.seconds + 30).div_euclid(60)),
+            dollars(row.charge),
+        ];
+        if self.shows_quality {
+            let fetched = row.fetched_at;
+            cells.extend([
+                ratio(asr_percent(row.answered, row.calls()), " %"),
+                ratio(acd_seconds(row.seconds, row.answered), "s"),
+                fetched.map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%M").to_string()),
+            ]);
+        }
+        cells
     }
 
     /// The lines to show: equal days without data become one line, and the middle of a long table
@@ -233,33 +293,120 @@ impl DayTable {
         lines.extend(tail);
         lines
     }
+}
 
-    fn write(&self, row: &DayRow, name: &str, remark: &str, out: &mut String) {
-        let calls = |calls: Option<u64>| calls.map_or_else(|| "-".to_owned(), thousands);
-        let minutes = signed((row.seconds + 30).div_euclid(60));
-        let ratio = |ratio: Option<f64>, unit: &str| {
-            ratio.map_or_else(|| "-".to_owned(), |ratio| format!("{ratio:.0}{unit}"))
+/// What `open` means.
+pub(super) fn describe_open(unit: PeriodUnit) -> String {
+    format!("the {unit} had not settled when it was fetched; later runs fetch it again")
+}
+
+/// A column of the table.
+#[derive(Clone, Copy, Debug)]
+struct Column {
+    name: &'static str,
+    /// Whether its cells begin at the left.
+    is_left: bool,
+    /// Its width where lines may be of any length.
+    width: usize,
+}
+
+/// The columns that are shown, with their widths.
+#[derive(Debug)]
+struct Grid {
+    columns: Vec<(Column, Option<usize>)>,
+    /// Between a column and the next one, if that one ends at the right.
+    gap: usize,
+    left_out: Vec<&'static str>,
+}
+
+/// Between a column and the next one, if that one begins at the left.
+const LEFT_GAP: usize = 2;
+/// Columns that a narrow terminal goes without, in this order.
+const DISPENSABLE: [&str; 4] = ["fetched", "ACD", "ASR", "minutes"];
+
+impl Grid {
+    /// As wide as the columns are, or as narrow as their cells, down to what fits into `width`.
+    fn fit(columns: &[Column], cells: &[Vec<String>], width: Option<usize>) -> Self {
+        let Some(width) = width else {
+            let columns = columns.iter().map(|column| (*column, Some(column.width)));
+            return Self {
+                columns: columns.collect(),
+                gap: 1,
+                left_out: Vec::new(),
+            };
         };
-        let quality = if self.shows_quality {
-            let asr = ratio(asr_percent(row.answered, row.calls()), " %");
-            let acd = ratio(acd_seconds(row.seconds, row.answered), "s");
-            let fetched = row
-                .fetched_at
-                .map_or_else(String::new, |at| at.strftime("%Y-%m-%d %H:%M").to_string());
-            format!(" {asr:>6} {acd:>5}  {fetched:<16}")
-        } else {
-            String::new()
+        let widest = |index: usize| {
+            let lengths = cells.iter().map(|row| row[index].chars().count());
+            lengths.max().unwrap_or_default()
         };
-        let line = format!(
-            "{name:<10} {:>10} {:>10} {minutes:>12} {:>13}{quality}  {remark}",
-            calls(row.placed),
-            calls(row.received),
-            dollars(row.charge)
-        );
-        out.push_str(line.trim_end());
-        out.push('\n');
+        let grid = |left_out: &[&'static str], gap| Self {
+            columns: columns
+                .iter()
+                .enumerate()
+                .map(|(index, column)| {
+                    let is_shown = !left_out.contains(&column.name);
+                    (*column, is_shown.then(|| widest(index)))
+                })
+                .collect(),
+            gap,
+            left_out: left_out.to_vec(),
+        };
+        let is_there = |name: &&str| columns.iter().any(|column| column.name == *name);
+        let dispensable: Vec<&str> = DISPENSABLE.into_iter().filter(is_there).collect();
+        let numbers = 0..=dispensable.len();
+        let mut grids =
+            numbers.flat_map(|number| [2, 1].map(|gap| grid(&dispensable[..number], gap)));
+        grids
+            .find(|grid| grid.width() <= width)
+            .unwrap_or_else(|| grid(&dispensable, 1))
+    }
+
+    fn width(&self) -> usize {
+        self.line(&vec![String::new(); self.columns.len()])
+            .chars()
+            .count()
+    }
+
+    fn line(&self, cells: &[String]) -> String {
+        let mut line = String::new();
+        for ((column, width), cell) in self.columns.iter().zip(cells) {
+            let Some(width) = *width else { continue };
+            let gap = match (line.is_empty(), column.is_left) {
+                (true, _) => 0,
+                (false, true) => LEFT_GAP,
+                (false, false) => self.gap,
+            };
+            line.push_str(&" ".repeat(gap));
+            let cell = if column.is_left {
+                format!("{cell:<width$}")
+            } else {
+                format!("{cell:>width$}")
+            };
+            line.push_str(&cell);
+        }
+        line
     }
 }
+
+/// The calls of a day among those of the busiest one.
+#[derive(Clone, Copy, Debug)]
+struct BarShare {
+    calls: u64,
+    of: u64,
+}
+
+impl BarShare {
+    fn bar(self, longest: u64) -> String {
+        let length = (self.calls * longest).div_ceil(self.of);
+        "█".repeat(usize::try_from(length).unwrap_or_default())
+    }
+}
+
+/// Fewest columns in which remarks are wrapped beside the cells, and for a bar.
+const MIN_REMARK_WIDTH: usize = 24;
+const MIN_BAR_WIDTH: usize = 6;
+/// Where remarks below the cells begin.
+const BELOW_CELLS: usize = 12;
 
 /// A line of the table.
 #[derive(Debug)]
@@ -293,6 +440,58 @@ impl Line<'_> {
 }
 
 impl DayRow {
+    /// The cells of a line with a bar and the remarks behind them. On a terminal, remarks that do
+    /// not fit stand below the bar, or below the cells.
+    fn with_remarks(&self, cells: &str, share: BarShare, look: Look) -> String {
+        let remarks = self.remarks.join(", ");
+        let paint = |words: &str| look.paint(self.style(), words);
+        let Some(width) = look.width else {
+            let bar = share.bar(BAR_WIDTH);
+            let remarks = format!("{bar} {}", paint(&remarks));
+            return format!("{cells}  {}", remarks.trim()).trim_end().to_owned() + "\n";
+        };
+        let begin = cells.chars().count() + LEFT_GAP;
+        let room = width.saturating_sub(begin);
+        let bar = match room {
+            MIN_BAR_WIDTH.. => share.bar(BAR_WIDTH.min(room as u64)),
+            _ => String::new(),
+        };
+        let length = bar.chars().count();
+        if length + usize::from(length > 0) + remarks.chars().count() <= room {
+            let line = format!("{cells}  {bar} {}", paint(&remarks));
+            let line = if bar.is_empty() {
+                format!("{cells}  {}", paint(&remarks))
+            } else {
+                line
+            };
+            return line.trim_end().to_owned() + "\n";
+        }
+        let mut text = format!("{cells}  {bar}").trim_end().to_owned() + "\n";
+        let (indent, room) = if room < MIN_REMARK_WIDTH {
+            (BELOW_CELLS, width - BELOW_CELLS)
+        } else {
+            (begin, room)
+        };
+        let lines = wrapped(&remarks, room, room).into_iter();
+        text.extend(lines.map(|line| format!("{:indent$}{}\n", "", paint(&line))));
+        text
+    }
+
+    /// The colour of its remarks: that of the gravest.
+    fn style(&self) -> Option<Style> {
+        let is_any = |words: &[&str]| {
+            let mut remarks = self.remarks.iter();
+            remarks.any(|remark| words.iter().any(|word| remark.contains(word)))
+        };
+        if is_any(&["missing", "failed", "damaged", "interrupted", "mismatch"]) {
+            Some(BAD)
+        } else if self.remarks.iter().all(|remark| remark.ends_with("pruned")) {
+            None
+        } else {
+            Some(OPEN)
+        }
+    }
+
     /// Whether nothing is known of the day.
     fn is_empty(&self) -> bool {
         self.placed.is_none() && self.received.is_none()
@@ -363,6 +562,85 @@ mod tests {
         assert_eq!(middle[2], "…          (20 more days)");
         assert!(middle[3].starts_with("2026-05-01") && middle[3].ends_with("unusual"));
         assert_eq!(middle[4], "…          (48 more days)");
+    }
+
+    /// A table with calls of every length, remarks of every kind and a gap.
+    fn busy_table() -> DayTable {
+        let mut table = DayTable::with_quality(PeriodUnit::Day);
+        let remarks = [
+            "",
+            "placed open",
+            "placed failed, received failed, placed 12 of 1000 rejected",
+            "unusual: 250 calls, usually 100 on this weekday",
+        ];
+        for (day, remark) in (1..).zip(remarks) {
+            let row = table.period(Period::day(Date::constant(2026, 1, day)));
+            row.placed = Some(10_u64.pow(2 * u32::from(day.unsigned_abs())));
+            row.received = Some(7);
+            (row.answered, row.seconds) = (row.calls() / 2, 90_000);
+            row.charge = "12345.678".parse().unwrap();
+            row.fetched_at = Some(Timestamp::UNIX_EPOCH);
+            let remarks = remark.split(", ").filter(|remark| !remark.is_empty());
+            row.remarks.extend(remarks.map(str::to_owned));
+        }
+        for day in 5..=9 {
+            let row = table.period(Period::day(Date::constant(2026, 1, day)));
+            row.remarks = ["placed missing", "received missing"]
+                .map(str::to_owned)
+                .into();
+        }
+        table
+    }
+
+    #[test]
+    fn on_a_terminal_no_line_is_wider_than_it_and_no_word_of_a_remark_is_lost() {
+        let table = busy_table();
+        let words = |text: &str| {
+            let words = text.split_whitespace().filter(|word| !word.contains('█'));
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        for width in 60..200 {
+            let look = Look {
+                width: Some(width),
+                colours: false,
+            };
+            let (text, left_out) = table.render_in(look);
+            for line in text.lines() {
+                assert!(line.chars().count() <= width, "{width}: {text}");
+            }
+            let all = words(&text).join(" ");
+            for row in table.days.values() {
+                assert!(all.contains(&row.remarks.join(", ")), "{width}: {text}");
+            }
+            assert_eq!(left_out.is_empty(), all.contains("fetched"), "{width}");
+            if width >= 120 {
+                assert_eq!(
+                    words(&text),
+                    words(&table.render_in(Look::default()).0)[..words(&text).len()]
+                );
+                assert_eq!(left_out, [] as [&str; 0]);
+            }
+        }
+    }
+
+    #[test]
+    fn only_remarks_have_colours_and_without_them_the_text_is_the_same() {
+        let table = busy_table();
+        for width in [None, Some(60), Some(100)] {
+            let text = |colours| table.render_in(Look { width, colours }).0;
+            let coloured = text(true);
+            let red = "\u{1b}[31m";
+            assert!(coloured.contains(&format!("{red}2026-01-05 to 2026-01-09, 5 days: placed")));
+            assert!(
+                coloured.contains("\u{1b}[33mplaced open\u{1b}[0m"),
+                "{coloured}"
+            );
+            let mut plain = coloured;
+            for code in [red, "\u{1b}[33m", "\u{1b}[0m"] {
+                plain = plain.replace(code, "");
+            }
+            assert_eq!(plain, text(false));
+        }
     }
 
     #[test]

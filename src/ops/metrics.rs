@@ -646,6 +646,7 @@ mod tests {
             &entries.into(),
             &config.source.directions,
             days,
+            day(7),
         );
         let expected = Days {
             direction: Direction::Placed,

@@ -9,7 +9,7 @@ use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 
 use super::Error;
-use super::days::DayRange;
+use super::days::{DayRange, today};
 use super::period_remarks::{closed_files, on_files};
 use crate::cdr::amount::AmountSum;
 use crate::cdr::period::{Period, PeriodUnit};
@@ -31,6 +31,9 @@ const WEEKS_COMPARED: i64 = 4;
 const MIN_USUAL_CALLS: u64 = 20;
 /// A day is unusual with more than this multiple of the usual calls, or less than this fraction.
 const UNUSUAL_FACTOR: u64 = 2;
+
+/// The remark on the day that has not ended, of which calls were fetched.
+pub(crate) const TODAY: &str = "today so far";
 
 /// One slice, or one day of the slice of a month.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -131,7 +134,7 @@ pub(crate) struct LakeStatus {
 
 impl LakeStatus {
     /// Reads the ledger of `lake`: the selected days, else those from `window.start` on, else those
-    /// from the lake's first day on.
+    /// from the lake's first day on. Without a last day, today is among them if it was fetched.
     ///
     /// # Errors
     /// [`Error`] if the lake cannot be read, or the selection has no days.
@@ -146,21 +149,35 @@ impl LakeStatus {
         if window.start.is_none() {
             window.start = lake.first_day(&directions).await?;
         }
-        let days = range.days(&window, now)?;
-        let entries = lake.entries(&directions, days.clone()).await?;
+        let mut days = range.days(&window, now)?;
+        let today = today(&window, now);
+        let may_have_today = range.to.is_none() && today > *days.end();
+        let last = if may_have_today { today } else { *days.end() };
+        let entries = lake.entries(&directions, *days.start()..=last).await?;
+        if may_have_today && has_day(&entries, today) {
+            days = *days.start()..=today;
+        }
         Ok(Self {
             tables: lake.identity.tables().to_vec(),
             unsynced_runs: lake.unsynced_runs().await?,
-            ..Self::new(lake.identity.period_unit(), &entries, &directions, days)
+            ..Self::new(
+                lake.identity.period_unit(),
+                &entries,
+                &directions,
+                days,
+                today,
+            )
         })
     }
 
-    /// The status of `directions` on `days`, in a lake with periods of this `unit`.
+    /// The status of `directions` on `days`, in a lake with periods of this `unit`. What is missing
+    /// of `today` is not expected yet.
     pub(crate) fn new(
         unit: PeriodUnit,
         entries: &HashMap<Slice, LedgerEntry>,
         directions: &[Direction],
         days: RangeInclusive<Date>,
+        today: Date,
     ) -> Self {
         let mut status = Self {
             from: *days.start(),
@@ -197,19 +214,21 @@ impl LakeStatus {
                         _ => slice_status(*direction, found(direction)),
                     }
                 })
+                .filter(|slice| slice.state != SliceState::Missing || period.first_day() < today)
                 .collect();
             status.count(&slices);
             match unit {
-                PeriodUnit::Day => status.add_day(period.first_day(), slices, &mut calls),
+                PeriodUnit::Day => {
+                    status.add_day(period.first_day(), slices, today, &mut calls);
+                }
                 PeriodUnit::Month => {
                     for day in Period::touching(period.days(), PeriodUnit::Day) {
                         let day = day.first_day();
                         if days.contains(&day) {
-                            let whole = slices.iter().zip(directions);
-                            let slices = whole.map(|(whole, direction)| {
-                                day_of_month(day, whole, committed(found(direction)))
+                            let slices = slices.iter().map(|whole| {
+                                day_of_month(day, whole, committed(found(&whole.direction)))
                             });
-                            status.add_day(day, slices.collect(), &mut calls);
+                            status.add_day(day, slices.collect(), today, &mut calls);
                         }
                     }
                     let mut remarks = Vec::new();
@@ -242,8 +261,18 @@ impl LakeStatus {
     }
 
     /// Adds a day. `calls` are those of closed days before it.
-    fn add_day(&mut self, day: Date, slices: Vec<SliceStatus>, calls: &mut BTreeMap<Date, u64>) {
-        let remarks = remarks(day, &slices, calls);
+    fn add_day(
+        &mut self,
+        day: Date,
+        slices: Vec<SliceStatus>,
+        today: Date,
+        calls: &mut BTreeMap<Date, u64>,
+    ) {
+        let mut remarks = remarks(day, &slices, calls);
+        if day >= today {
+            remarks.retain(|remark| !remark.ends_with(" open"));
+            remarks.insert(0, TODAY.to_owned());
+        }
         if slices.iter().all(|slice| slice.state == SliceState::Closed) {
             calls.insert(day, slices.iter().map(|slice| slice.rows).sum::<u64>());
         }
@@ -277,6 +306,14 @@ impl LakeStatus {
             slices.map(move |status| (Slice::new(period, status.direction), status))
         })
     }
+}
+
+/// Whether the lake has something of this day.
+fn has_day(entries: &HashMap<Slice, LedgerEntry>, day: Date) -> bool {
+    entries.iter().any(|(slice, found)| {
+        let is_through = |commit: &Commit| commit.through.is_none_or(|through| through >= day);
+        slice.period.days().contains(&day) && committed(Some(found)).is_some_and(is_through)
+    })
 }
 
 /// The last commit of a slice; `None` if it is pruned, because its rows were removed.
@@ -499,6 +536,7 @@ mod tests {
             &entries,
             &[Direction::Placed],
             first..=last,
+            last.tomorrow().unwrap(),
         );
         assert_eq!(
             (
@@ -542,8 +580,14 @@ mod tests {
             let (slice, mut found) = entry(day, 3, State::Closed);
             found.entry.committed.as_mut().unwrap().reconcile = verdict;
             let entries = HashMap::from([(slice, found)]);
-            let status =
-                LakeStatus::new(PeriodUnit::Day, &entries, &[Direction::Placed], day..=day);
+            let next = day.tomorrow().unwrap();
+            let status = LakeStatus::new(
+                PeriodUnit::Day,
+                &entries,
+                &[Direction::Placed],
+                day..=day,
+                next,
+            );
             status.days[0].remarks.clone()
         };
         assert_eq!(remarks(Verdict::Match), [] as [&str; 0]);
@@ -563,8 +607,14 @@ mod tests {
             counts.rejected = rejected;
             counts.records += rejected;
             let entries = HashMap::from([(slice, found)]);
-            let status =
-                LakeStatus::new(PeriodUnit::Day, &entries, &[Direction::Placed], day..=day);
+            let next = day.tomorrow().unwrap();
+            let status = LakeStatus::new(
+                PeriodUnit::Day,
+                &entries,
+                &[Direction::Placed],
+                day..=day,
+                next,
+            );
             assert_eq!(status.days[0].slices[0].rejected, Some(rejected));
             status.days[0].remarks.clone()
         };

@@ -230,7 +230,8 @@ impl Report {
         let entries = lake.entries(&directions, scope.read.clone()).await?;
         refuse_nothing(lake, &entries, &period, &directions).await?;
         let unit = identity.period_unit();
-        let status = |days| LakeStatus::new(unit, &entries, &directions, days);
+        let today = now.to_zoned(scope.timezone.clone()).date();
+        let status = |days| LakeStatus::new(unit, &entries, &directions, days, today);
         let pass = Pass::read(lake, &entries, &scope).await?;
         let trust = Trust::new(
             &status(period.clone()),

@@ -9,7 +9,7 @@ use crate::lake::SliceState;
 use crate::lake::ledger::{Entry, Failure, Reason, State};
 use crate::ops::Error;
 use crate::ops::days::{DayRange, Selection};
-use crate::ops::status::LakeStatus;
+use crate::ops::status::{LakeStatus, TODAY};
 use crate::store::{FailureKind, layout};
 
 fn now() -> Timestamp {
@@ -109,6 +109,35 @@ async fn without_a_selection_days_begin_with_the_first_of_the_ledger() {
     let directions = status.days[0].slices.iter().map(|slice| slice.direction);
     assert_eq!(directions.collect::<Vec<_>>(), Direction::ALL);
     assert_eq!((status.closed, status.missing), (2, 10));
+}
+
+#[tokio::test(start_paused = true)]
+async fn today_is_shown_if_it_was_fetched_and_nothing_of_it_is_missing_yet() {
+    let world = World::filled(&[3, 2]).await;
+    let noon = |day| {
+        format!("{}T12:00:00Z", super::world::day(day))
+            .parse()
+            .unwrap()
+    };
+    let status = async |to, now| {
+        let range = DayRange {
+            to,
+            ..DayRange::default()
+        };
+        let status = LakeStatus::read(&world.lake, &world.config, &range, now);
+        status.await.unwrap()
+    };
+    let with_today = status(None, noon(2)).await;
+    assert_eq!(with_today.to, day(2));
+    let [before, today] = &*with_today.days else {
+        panic!("{with_today:?}");
+    };
+    assert_eq!((before.slices.len(), today.slices.len()), (2, 1));
+    assert_eq!(before.remarks, ["received missing"]);
+    assert_eq!(today.remarks, [TODAY]);
+    assert_eq!((with_today.closed, with_today.missing), (2, 1));
+    assert_eq!(status(Some(day(1)), noon(2)).await.to, day(1));
+    assert_eq!(status(None, noon(3)).await.to, day(2), "not fetched");
 }
 
 #[tokio::test(start_paused = true)]
