@@ -46,6 +46,14 @@ fn a_run_leaves_its_metrics_and_a_failed_one_keeps_the_last_success() {
     let newest = "cdrlake_newest_complete_day_timestamp_seconds{direction=\"placed\"}";
     assert_eq!(first[newest], end.unwrap().timestamp().as_second());
 
+    // All days since are looked at, although the run was for one.
+    let yesterday = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC);
+    let yesterday = yesterday.date().yesterday().unwrap();
+    let since = i64::from(day.until(yesterday).unwrap().get_days());
+    let missing = "cdrlake_missing_dates{direction=\"placed\"}";
+    // The run may have ended before midnight.
+    assert!([since - 1, since].contains(&first[missing]), "{first:?}");
+
     server.serve("placed", DAY, calls(0, 2), 3);
     let (status, ran, second) = run(&["--refresh"]);
     assert_eq!(status, 1, "{ran:?}");
