@@ -3,9 +3,11 @@
 Usage: metrics.py path/to/cdrlake path/to/promtool
 
 `prometheus_client` parses the file after a run, after one that fails, and after the first round of
-`run --every`, which a signal then ends. `promtool` checks names and types, and docs/metrics.md.
+`run --every`, which a signal then ends. `promtool` checks names and types, and the rules of
+docs/metrics.md: that they are valid, and when they fire.
 """
 
+import json
 import os
 import pathlib
 import re
@@ -42,14 +44,51 @@ def read(file, lake, promtool):
     return families
 
 
+# A lake whose last run succeeded at 0 h, and had rejects from 2 h on. It lacks two days.
+SERIES = {
+    'cdrlake_last_success_timestamp_seconds{lake="a"}': "0x1800",
+    'cdrlake_missing_dates{lake="a",direction="placed"}': "2x1800",
+    'cdrlake_missing_dates{lake="a",direction="received"}': "0x1800",
+    'cdrlake_last_run_rejected_records{lake="a"}': "0x119 3x1680",
+    'cdrlake_last_run_slices{lake="a",outcome="failed"}': "0x1800",
+}
+OF_PLACED = {"severity": "warning", "lake": "a", "direction": "placed"}
+# When an alert is silent, when it fires, and with which labels and words.
+ALERTS = {
+    "CdrlakeNoSuccess": (
+        ("26h", "27h"),
+        {"severity": "critical", "lake": "a"},
+        "No run on a did all that was due for 26 hours",
+    ),
+    "CdrlakeMissingDays": (("5h", "7h"), OF_PLACED, "a lacks 2 days of placed calls"),
+    "CdrlakeRejectsOrFailures": (
+        ("1h", "3h"),
+        {"severity": "warning", "lake": "a"},
+        "The last run on a had rejects or failed slices: 3",
+    ),
+}
+
+
 def check_rules(promtool, directory):
-    """The alert rules of the page are valid, and use only metrics of the `families`."""
+    """The alert rules of the page are valid, and fire when they should; the metrics they use."""
     rules = re.search(r"^```yaml\n(groups:.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     file = directory / "rules.yml"
     file.write_text(rules[1])
     checked = subprocess.run([promtool, "check", "rules", file], capture_output=True, text=True)
     assert checked.returncode == 0, checked.stdout + checked.stderr
-    assert "3 rules found" in checked.stdout, checked.stdout
+    assert f"{len(ALERTS)} rules found" in checked.stdout, checked.stdout
+    alerts = []
+    for name, ((silent, firing), labels, summary) in ALERTS.items():
+        alert = {"exp_labels": labels, "exp_annotations": {"summary": summary}}
+        for at, expected in [(silent, []), (firing, [alert])]:
+            alerts.append({"eval_time": at, "alertname": name, "exp_alerts": expected})
+    series = [{"series": series, "values": values} for series, values in SERIES.items()]
+    test = {"interval": "1m", "input_series": series, "alert_rule_test": alerts}
+    tests = directory / "tests.yml"
+    # JSON is YAML.
+    tests.write_text(json.dumps({"rule_files": [str(file)], "tests": [test]}))
+    tested = subprocess.run([promtool, "test", "rules", tests], capture_output=True, text=True)
+    assert tested.returncode == 0, tested.stdout + tested.stderr
     return set(re.findall(r"cdrlake_\w+", rules[1]))
 
 
@@ -94,14 +133,14 @@ def main(binary, promtool):
             }
 
             file.unlink()
-            every = subprocess.Popen([*run, url, "--every", "1h"], **quiet)
-            deadline = time.monotonic() + 60
-            while not file.exists():
-                assert every.poll() is None and time.monotonic() < deadline, "no round has ended"
-                time.sleep(0.05)
-            third = read(file, lake, promtool)
-            every.send_signal(signal.SIGTERM)
-            assert every.wait(60) == 0
+            service = [*run, url, "--every", "1h"]
+            printing = {**quiet, "stdout": subprocess.PIPE, "text": True}
+            with subprocess.Popen(service, **printing) as every:
+                # The last line of a round's report, before which the file is written.
+                assert any("/_cdrlake/runs/" in line for line in every.stdout), "no round ended"
+                third = read(file, lake, promtool)
+                every.send_signal(signal.SIGTERM)
+            assert every.returncode == 0
             assert third["cdrlake_last_run_slices"]["unchanged",] == 6, third
             assert third.keys() == first.keys()
         finally:
