@@ -158,19 +158,25 @@ fn a_log_without_a_reader_does_not_end_a_run() {
     assert_eq!(child.wait().unwrap().code(), Some(2));
 }
 
-/// A pseudo-terminal: the side of the person, and the side of the program.
-fn terminal() -> (File, OwnedFd) {
+/// A pseudo-terminal of so many columns: the side of the person, and the side of the program.
+fn terminal(columns: u16) -> (File, OwnedFd) {
     let (mut seen, mut given) = (0, 0);
     let none = std::ptr::null_mut();
+    let mut size = libc::winsize {
+        ws_row: 50,
+        ws_col: columns,
+        ws_xpixel: 0,
+        ws_ypixel: 0,
+    };
     #[expect(unsafe_code, reason = "the standard library makes no terminals")]
-    // SAFETY: both pointers are to variables of ours, and nothing else owns the new descriptors.
+    // SAFETY: the pointers are to variables of ours, and nothing else owns the new descriptors.
     unsafe {
         let made = libc::openpty(
             &raw mut seen,
             &raw mut given,
             none,
             none.cast(),
-            none.cast(),
+            &raw mut size,
         );
         assert_eq!(made, 0);
         // The program must not hold it open itself.
@@ -183,7 +189,7 @@ fn terminal() -> (File, OwnedFd) {
 fn a_terminal_that_is_closed_does_not_end_a_run() {
     let simulator = crate::simulator::Simulator::start(&["--calls-per-day", "500"]);
     let workplace = Workplace::with_url(&simulator.url);
-    let (mut seen, given) = terminal();
+    let (mut seen, given) = terminal(80);
     let mut command = workplace.command(&["run", "--verbose", "--from", "2026-08-01"]);
     let child = command
         .args(["--to", "2026-09-30", "--format", "json"])
@@ -200,6 +206,72 @@ fn a_terminal_that_is_closed_does_not_end_a_run() {
     assert_eq!(output.status.code(), Some(0));
     let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(report["outcome"], "committed");
+}
+
+#[test]
+fn status_fits_a_terminal_and_has_colours_only_there_unless_told_otherwise() {
+    let (_server, workplace) = serving(&calls(0, 3), 3);
+    assert_eq!(workplace.run_day(PLACED).status, 0);
+    let status = ["status", "--from", DAY, "--to", "2026-10-02"];
+    let environment = |command: &mut std::process::Command, variables: &[(&str, &str)]| {
+        for unset in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE"] {
+            command.env_remove(unset);
+        }
+        command.env("TERM", "xterm").envs(variables.iter().copied());
+    };
+    let on_terminal = |more: &[&str], variables: &[(&str, &str)]| {
+        let (mut seen, given) = terminal(60);
+        let mut command = workplace.command(&[&status, more].concat());
+        environment(&mut command, variables);
+        let mut child = command.stdout(given).spawn().unwrap();
+        drop(command);
+        let mut text = Vec::new();
+        // The terminal of a program that has ended is an error to read.
+        drop(seen.read_to_end(&mut text));
+        assert!(child.wait().unwrap().success());
+        String::from_utf8(text).unwrap().replace("\r\n", "\n")
+    };
+    let piped = |more: &[&str], variables: &[(&str, &str)]| {
+        let mut command = workplace.command(&[&status, more].concat());
+        environment(&mut command, variables);
+        ran(output(command)).stdout
+    };
+    let red = "\u{1b}[31m";
+    let coloured = on_terminal(&[], &[]);
+    assert!(
+        coloured.contains(&format!("{red}received missing")),
+        "{coloured}"
+    );
+    let plain = on_terminal(&["--color", "never"], &[]);
+    assert!(plain.contains("\nmissing: never fetched"), "{plain}");
+    for line in plain.lines() {
+        assert!(
+            line.chars().count() <= 60 && !line.contains('\u{1b}'),
+            "{plain}"
+        );
+    }
+    assert_eq!(on_terminal(&[], &[("NO_COLOR", "1")]), plain);
+    assert_eq!(
+        on_terminal(&["--color", "always"], &[("NO_COLOR", "1")]),
+        coloured
+    );
+
+    let plain = piped(&[], &[]);
+    assert!(
+        !plain.contains('\u{1b}') && !plain.contains("never fetched"),
+        "{plain}"
+    );
+    for forced in [
+        piped(&["--color", "always"], &[]),
+        piped(&[], &[("CLICOLOR_FORCE", "1")]),
+    ] {
+        assert!(forced.contains(red), "{forced}");
+        let codes = [red, "\u{1b}[0m", "\u{1b}[33m"];
+        let stripped = codes
+            .iter()
+            .fold(forced, |text, code| text.replace(code, ""));
+        assert_eq!(stripped, plain);
+    }
 }
 
 #[test]
