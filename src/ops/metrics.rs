@@ -15,7 +15,7 @@ use serde::Serialize;
 use tempfile::NamedTempFile;
 
 use super::Error;
-use super::days::DayRange;
+use super::days::{DayRange, today};
 use super::job::Outcome;
 use super::open::find_lake;
 use super::status::{LakeStatus, SliceStatus};
@@ -35,7 +35,7 @@ const MAX_EARLIER_BYTES: u64 = 1 << 20;
 
 const LAST_SUCCESS: &str = "cdrlake_last_success_timestamp_seconds";
 const NEWEST_DAY: &str = "cdrlake_newest_complete_day_timestamp_seconds";
-const MISSING_DAYS: &str = "cdrlake_missing_days";
+const MISSING_DATES: &str = "cdrlake_missing_dates";
 
 /// The metrics cannot be written.
 #[derive(Debug, thiserror::Error)]
@@ -195,10 +195,10 @@ impl MetricsFile {
         );
         text.by_direction(NEWEST_DAY, days, |days| days.newest_end);
         text.family(
-            MISSING_DAYS,
+            MISSING_DATES,
             "Days that have ended and were not fetched since.",
         );
-        text.by_direction(MISSING_DAYS, days, |days| Some(days.missing));
+        text.by_direction(MISSING_DATES, days, |days| Some(days.missing));
         text.text
     }
 
@@ -312,7 +312,12 @@ async fn lake_status(config: &Config, done: Option<&Outcome>) -> Result<Option<L
             None => return Ok(None),
         },
     };
-    match LakeStatus::read(&lake, config, &DayRange::default(), Timestamp::now()).await {
+    let now = Timestamp::now();
+    let range = DayRange {
+        to: today(&config.window, now).yesterday().ok(),
+        ..DayRange::default()
+    };
+    match LakeStatus::read(&lake, config, &range, now).await {
         Err(Error::Usage(_)) => Ok(None),
         status => status.map(Some),
     }
@@ -519,11 +524,11 @@ mod tests {
                 r#"cdrlake_newest_complete_day_timestamp_seconds{direction="placed"}"#,
                 "86400",
             ),
-            (r#"cdrlake_missing_days{direction="placed"}"#, "4"),
+            (r#"cdrlake_missing_dates{direction="placed"}"#, "4"),
         ] {
             assert_eq!(value(&text, series), Some(expected), "{series}\n{text}");
         }
-        let received = r#"cdrlake_missing_days{direction="received"}"#;
+        let received = r#"cdrlake_missing_dates{direction="received"}"#;
         assert_eq!(value(&text, received), None, "{text}");
         let names = |kind: &str| -> BTreeSet<String> {
             let lines = text.lines().filter_map(|line| line.strip_prefix(kind));
@@ -557,7 +562,7 @@ mod tests {
                 "cdrlake_last_run_timestamp_seconds",
                 r#"cdrlake_last_run_outcome{outcome="failed"}"#,
                 r#"cdrlake_newest_complete_day_timestamp_seconds{direction="received"}"#,
-                r#"cdrlake_missing_days{direction="received"}"#,
+                r#"cdrlake_missing_dates{direction="received"}"#,
             ]
             .map(|series| value(text, series).unwrap());
             assert_eq!(values, ["1000", ended, "1", "86400", "2"], "{text}");

@@ -115,7 +115,7 @@ def main(binary, promtool):
             assert first["cdrlake_last_run_rows"][()] > 0, first
             assert sum(first["cdrlake_last_run_outcome"].values()) == 1, first
             assert {of for (of,) in first["cdrlake_last_run_outcome"]} == OUTCOMES, first
-            assert {of for (of,) in first["cdrlake_missing_days"]} == DIRECTIONS, first
+            assert {of for (of,) in first["cdrlake_missing_dates"]} == DIRECTIONS, first
             lag = time.time() - max(first["cdrlake_newest_complete_day_timestamp_seconds"].values())
             assert 0 <= lag <= 2 * 24 * 3600, lag
 
