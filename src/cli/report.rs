@@ -1,5 +1,6 @@
 //! `cdrlake report`: a page about the calls of a period.
 
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -65,9 +66,11 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
         ReportFormat::Json => STDOUT,
     };
     let path = args.output.as_deref().unwrap_or(Path::new(default));
-    // Before anything is read, so that nobody waits for a file that cannot be written.
-    let file = (path != Path::new(STDOUT)).then(|| OutputFile::create(path));
-    let file = file.transpose()?;
+    let is_file = path != Path::new(STDOUT);
+    if is_file {
+        // Before anything is read, so that nobody waits for a file that cannot be written.
+        temporary_file(path)?;
+    }
     let config = args.config.load()?;
     let lake = existing_lake(&config, false).await?;
     let range = DayRange::from(&args.range);
@@ -77,12 +80,11 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
         ReportFormat::Html => page(&report),
         ReportFormat::Json => json_text(&report),
     };
-    let printed = match file {
-        Some(file) => {
-            file.finish(&text)?;
-            format!("{}: {}\n", path.display(), summary(&report))
-        }
-        None => text,
+    let printed = if is_file {
+        write_whole(path, &text)?;
+        format!("{}: {}\n", path.display(), summary(&report))
+    } else {
+        text
     };
     print(printed.as_bytes())?;
     Ok(if report.trust.is_any_damaged() {
@@ -92,41 +94,34 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
     })
 }
 
-/// A file that appears whole, or not at all.
-struct OutputFile<'a> {
-    path: &'a Path,
-    /// `None` if the path is no regular file, such as a pipe, which nothing may replace.
-    temporary: Option<NamedTempFile>,
+/// A file beside `path` that only its owner can read, because it has what calls cost. `None` if
+/// there is no regular file at `path`, but a pipe or a device, which nothing may replace.
+fn temporary_file(path: &Path) -> Result<Option<NamedTempFile>, CommandError> {
+    if path.metadata().is_ok_and(|found| !found.is_file()) {
+        let file = File::options().write(true).open(path);
+        return file.map(|_| None).map_err(|error| unwritable(path, &error));
+    }
+    let directory = match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    };
+    let file = tempfile::Builder::new()
+        .prefix(".cdrlake-report-")
+        .tempfile_in(directory);
+    file.map(Some).map_err(|error| unwritable(path, &error))
 }
 
-impl<'a> OutputFile<'a> {
-    fn create(path: &'a Path) -> Result<Self, CommandError> {
-        let is_special = path.metadata().is_ok_and(|found| !found.is_file());
-        let directory = match path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let temporary = (!is_special).then(|| {
-            // Only its owner can read it: it has what calls cost.
-            tempfile::Builder::new()
-                .prefix(".cdrlake-report-")
-                .tempfile_in(directory)
-        });
-        let temporary = temporary.transpose();
-        let temporary = temporary.map_err(|error| unwritable(path, &error))?;
-        Ok(Self { path, temporary })
-    }
-
-    fn finish(self, text: &str) -> Result<(), CommandError> {
-        let failed = |error: io::Error| unwritable(self.path, &error);
-        match self.temporary {
-            Some(mut file) => {
-                file.write_all(text.as_bytes()).map_err(failed)?;
-                file.persist(self.path).map_err(|it| failed(it.error))?;
-                Ok(())
-            }
-            None => std::fs::write(self.path, text).map_err(failed),
+/// Writes a file that appears whole, or not at all.
+fn write_whole(path: &Path, text: &str) -> Result<(), CommandError> {
+    let failed = |error: io::Error| unwritable(path, &error);
+    match temporary_file(path)? {
+        Some(mut file) => {
+            file.write_all(text.as_bytes()).map_err(failed)?;
+            file.as_file().sync_all().map_err(failed)?;
+            file.persist(path).map_err(|error| failed(error.error))?;
+            Ok(())
         }
+        None => std::fs::write(path, text).map_err(failed),
     }
 }
 
@@ -145,7 +140,7 @@ fn unwritable(path: &Path, error: &io::Error) -> CommandError {
 
 /// Writes the page of `report` to `path`.
 pub(super) fn write_page(path: &Path, report: &Report) -> Result<(), CommandError> {
-    OutputFile::create(path)?.finish(&page(report))
+    write_whole(path, &page(report))
 }
 
 /// The page with the data of `report`.
