@@ -84,8 +84,7 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
             self._latest = self._options.last_ended_day()
             self._looked_up_at = time.monotonic()
         to = self._options.to
-        bounds = [] if to is None else [datetime.date.fromisoformat(to)]
-        return _offset(min(self._latest, *bounds))
+        return _offset(self._latest if to is None else min(self._latest, _day({"day": to})))
 
 
 def _offset(day: datetime.date) -> Offset:

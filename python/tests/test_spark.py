@@ -332,6 +332,57 @@ def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
     assert_equal(found.select([*expected.column_names, "fetch_day"]), expected.filter(wanted))
 
 
+def test_the_examples_of_the_documents_are_true(
+    spark: SparkSession, keyed: Proxy, tmp_path: Path, expected: pa.Table
+) -> None:
+    keyed.rate = 0
+    config, warehouse, lake = tmp_path / "calls.toml", tmp_path / "warehouse", tmp_path / "lake"
+    api = keyed.simulator
+    config.write_text(
+        f'source.url = "{api.url}"\nsource.api_key = {{ env = "WAVIX_API_KEY" }}\n'
+        f'lake.url = "{lake}"\n'
+    )
+    written = {
+        "s3://warehouse": str(warehouse),
+        "/etc/cdrlake/pipeline.toml": str(config),
+        "2026-01-31": str(days_ago(1)),
+        "2026-01-01": str(days_ago(2)),
+        "2024-01-01": str(days_ago(2)),
+    }
+
+    def run_example(chapter: str) -> dict[str, Any]:
+        """Executes the first code of a chapter, with the places and days of this test."""
+        code = SPARK_PAGE.read_text().split(f"\n## {chapter}\n")[1]
+        code = code.split("```python\n")[1].split("```")[0]
+        for word, ours in written.items():
+            code = code.replace(word, ours)
+        names: dict[str, Any] = {"spark": spark, "cdrlake": cdrlake}
+        exec(code, names)
+        return names
+
+    def rows_since(first: datetime.date, last: datetime.date) -> pa.Table:
+        day = expected["source_day"]
+        return expected.filter(
+            pa.compute.and_(
+                pa.compute.greater_equal(day, first), pa.compute.less_equal(day, last)
+            )
+        )
+
+    def found(table: Path) -> pa.Table:
+        names = [*expected.column_names, "fetch_day"]
+        return spark.read.parquet(str(table)).select(names).toArrow()
+
+    run_example("A batch")
+    assert_equal(found(warehouse / "calls" / "2026-01"), rows_since(days_ago(2), days_ago(1)))
+    # Two tables cannot lie in one another.
+    written["s3://warehouse"] = str(tmp_path / "of-a-stream")
+    run_example("A stream")
+    assert_equal(found(tmp_path / "of-a-stream" / "calls"), rows_since(days_ago(2), YESTERDAY))
+    report = run_example("A lake with executors as workers")["report"]
+    assert report.rows == rows_since(days_ago(2), YESTERDAY).num_rows
+    assert sorted_rows(lake_table(lake)).equals(rows_since(days_ago(2), YESTERDAY))
+
+
 def stream_reader(keyed: Proxy, **options: str) -> "StreamReader":
     # It needs a newer pyspark than the rest.
     from pyspark_cdrlake._stream import StreamReader
