@@ -141,3 +141,42 @@ fn a_damaged_file_is_reported_and_makes_the_status_1() {
     assert_eq!(ran.status, 1, "{ran:?}");
     assert!(ran.stdout.contains("1 finding about"), "{}", ran.stdout);
 }
+
+#[test]
+fn numbers_that_the_lake_hides_are_shown_as_it_has_them() {
+    let key = "0123456789abcdefghijklmnopqrstuv";
+    for (mode, begins, length) in [("truncate", "1", 7), ("pseudonymize", "tel_", 36)] {
+        let server = Server::start();
+        let line = calls(0, 1);
+        server.serve("placed", DAY, line, 1);
+        let workplace = Workplace::new(&server);
+        workplace.with_tables("delta,iceberg");
+        workplace.configure_also(&format!(
+            "[privacy]\nnumbers = \"{mode}\"\nkey = {{ env = \"PRIVACY_KEY\" }}"
+        ));
+        let run = |arguments: &[&str]| {
+            let mut command = workplace.command(arguments);
+            command.env("PRIVACY_KEY", key);
+            let output = crate::support::output(command);
+            assert!(output.status.success(), "{output:?}");
+            String::from_utf8(output.stdout).unwrap()
+        };
+        run(&["run", "--from", DAY, "--to", DAY, "--direction", "placed"]);
+        for more in [None, Some("--show-numbers")] {
+            let mut report = vec![
+                "report",
+                "--from",
+                DAY,
+                "--to",
+                DAY,
+                "--direction",
+                "placed",
+            ];
+            report.extend(["--format", "json"].into_iter().chain(more));
+            let report: Value = serde_json::from_str(&run(&report)).unwrap();
+            assert_eq!(report["numbers"], mode);
+            let name = report["own_numbers"]["rows"][0]["name"].as_str().unwrap();
+            assert!(name.starts_with(begins) && name.len() == length, "{name}");
+        }
+    }
+}

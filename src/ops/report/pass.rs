@@ -14,7 +14,7 @@ use super::sums::{DaySums, Outcomes};
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::{Direction, Slice};
-use crate::cdr::tally::{Counts, Totals};
+use crate::cdr::tally::{Counts, DayTotals, OTHER_DISPOSITIONS, Totals};
 use crate::error::{Panicked, chain, sanitized_excerpt};
 use crate::lake::ledger::Commit;
 use crate::lake::{Lake, LakeError, LedgerEntry};
@@ -192,22 +192,24 @@ fn difference(slice: Slice, sums: &FileSums, commit: &Commit, scope: &Scope) -> 
             sums.rows
         ));
     }
+    let of_file = |day: Date| sums.days.get(&day).copied().unwrap_or_default();
     let in_ledger: Vec<(Date, DaySums)> = match slice.period.unit() {
         PeriodUnit::Day => {
-            let sums = sums_of(commit.counts.rows, &commit.totals);
-            vec![(slice.period.first_day(), sums)]
+            let day = slice.period.first_day();
+            let sums = sums_of(commit.counts.rows, &commit.totals, of_file(day));
+            vec![(day, sums)]
         }
         PeriodUnit::Month => {
-            let days = commit.days.iter();
-            days.map(|(day, of)| (*day, sums_of(of.rows, &of.totals)))
-                .collect()
+            let sums = |(day, of): (&Date, &DayTotals)| {
+                (*day, sums_of(of.rows, &of.totals, of_file(*day)))
+            };
+            commit.days.iter().map(sums).collect()
         }
     };
-    let differing = in_ledger.into_iter().find(|(day, in_ledger)| {
-        scope.read.contains(day) && *in_ledger != sums.days.get(day).copied().unwrap_or_default()
-    });
+    let differing = in_ledger
+        .into_iter()
+        .find(|(day, in_ledger)| scope.read.contains(day) && *in_ledger != of_file(*day));
     differing.map(|(day, in_ledger)| {
-        let of = sums.days.get(&day).copied().unwrap_or_default();
         let shown = |sums: &DaySums| {
             let Outcomes {
                 calls,
@@ -222,21 +224,31 @@ fn difference(slice: Slice, sums: &FileSums, commit: &Commit, scope: &Scope) -> 
         format!(
             "on {day}, {} in the ledger, {} in the file",
             shown(&in_ledger),
-            shown(&of)
+            shown(&of_file(day))
         )
     })
 }
 
-/// The sums of a ledger entry, as the report has them.
-pub(super) fn sums_of(rows: u64, totals: &Totals) -> DaySums {
+/// The sums of a ledger entry, as the report has them. It may lack a disposition among very many:
+/// then `found` counts.
+fn sums_of(rows: u64, totals: &Totals, found: DaySums) -> DaySums {
     let of = |disposition: &str| totals.by_disposition.get(disposition).copied();
+    let has_all = !totals.by_disposition.contains_key(OTHER_DISPOSITIONS);
+    let outcomes = Outcomes {
+        calls: rows,
+        duration_seconds: totals.duration_seconds,
+        ..found.outcomes
+    };
     DaySums {
-        outcomes: Outcomes {
-            calls: rows,
-            answered: of(ANSWERED).unwrap_or_default(),
-            failed: of("failed").unwrap_or_default(),
-            busy: of("busy").unwrap_or_default(),
-            duration_seconds: totals.duration_seconds,
+        outcomes: if has_all {
+            Outcomes {
+                answered: of(ANSWERED).unwrap_or_default(),
+                failed: of("failed").unwrap_or_default(),
+                busy: of("busy").unwrap_or_default(),
+                ..outcomes
+            }
+        } else {
+            outcomes
         },
         charge_usd: totals.charge_usd,
         forward_fee_usd: totals.forward_fee_usd,

@@ -127,11 +127,15 @@ impl Ranked {
 
     /// Moves the cheaper half of the names to the others.
     fn evict(&mut self) {
-        let spend = |sums: &Compared<Spend>| (sums.now.charge_usd, sums.now.calls);
-        let mut spends: Vec<_> = self.names.values().map(spend).collect();
-        let (_, median, _) = spends.select_nth_unstable(MAX_NAMES / 2);
-        let median = *median;
-        let cheap = self.names.extract_if(|_, sums| spend(sums) <= median);
+        // With the name, so that of equally cheap ones no more than half are moved.
+        let mut names: Vec<_> = self.names.iter().map(key).collect();
+        let (_, median, _) = names.select_nth_unstable(MAX_NAMES / 2);
+        let (charge, calls, name) = *median;
+        let median = (charge, calls, name.clone());
+        let cheap = self.names.extract_if(|name, sums| {
+            let (charge, calls, name) = key((name, sums));
+            (charge, calls, name) <= (median.0, median.1, &median.2)
+        });
         for (_, sums) in cheap {
             self.other.merge(&sums);
         }
@@ -222,6 +226,13 @@ impl Ranked {
 fn by_charge(name: Option<&str>, sums: &Compared<Spend>) -> impl Ord + use<> {
     let charge = Reverse(sums.now.charge_usd);
     (charge, name.is_none(), name.map(str::to_owned))
+}
+
+/// The order in which names are moved to the others.
+fn key<'a>(
+    (name, sums): (&'a Option<String>, &Compared<Spend>),
+) -> (AmountSum, u64, &'a Option<String>) {
+    (sums.now.charge_usd, sums.now.calls, name)
 }
 
 /// Names by their charge.
@@ -424,17 +435,27 @@ mod tests {
 
     #[test]
     fn too_many_names_lose_their_cheaper_half_to_the_others_and_no_sum_is_lost() {
-        let mut ranked = Ranked::default();
-        let names = i64::try_from(MAX_NAMES + 10).unwrap();
-        for number in 0..names {
-            ranked.add(Some(number.to_string()), &now(spend(number, 60)));
+        let number = MAX_NAMES + 10;
+        for are_equal in [false, true] {
+            let mut ranked = Ranked::default();
+            for name in 0..number {
+                let cents = if are_equal {
+                    0
+                } else {
+                    i64::try_from(name).unwrap()
+                };
+                ranked.add(Some(name.to_string()), &now(spend(cents, 60)));
+            }
+            let kept = MAX_NAMES / 2..=MAX_NAMES / 2 + 10;
+            assert!(kept.contains(&ranked.names.len()), "{}", ranked.names.len());
+            let ranking = ranked.ranking(false);
+            assert!(!ranking.is_exact);
+            if !are_equal {
+                assert_eq!(ranking.rows[0].name, Some((number - 1).to_string()));
+            }
+            let rows: u64 = ranking.rows.iter().map(|row| row.sums.now.sums.calls).sum();
+            assert_eq!(rows + ranking.other.now.sums.calls, number as u64);
         }
-        assert!(ranked.names.len() <= MAX_NAMES, "{}", ranked.names.len());
-        let ranking = ranked.ranking(false);
-        assert!(!ranking.is_exact);
-        assert_eq!(ranking.rows[0].name, Some((names - 1).to_string()));
-        let rows: u64 = ranking.rows.iter().map(|row| row.sums.now.sums.calls).sum();
-        assert_eq!(rows + ranking.other.now.sums.calls, names.unsigned_abs());
     }
 
     #[test]

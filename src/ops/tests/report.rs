@@ -249,6 +249,26 @@ async fn numbers_that_the_lake_keeps_are_hidden_unless_they_are_asked_for() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn very_many_dispositions_are_no_difference_from_the_ledger() {
+    let line = |id: String, disposition: &str| {
+        format!(
+            "{{\"call_id\":\"{id}\",\"date\":\"DAYT10:00:00Z\",\
+             \"disposition\":\"{disposition}\"}}\n"
+        )
+    };
+    let lines = (0..100).flat_map(|number| {
+        let other = line(format!("other-{number}"), &format!("a{number}"));
+        [other, line(format!("failed-{number}"), "failed")]
+    });
+    let lines: String = lines.collect();
+    let world = World::new().await;
+    world.run(1, source_of_lines(&[&lines])).await;
+    let report = report(&world, 1).await;
+    assert_eq!(findings(&report), []);
+    assert_eq!(report["totals"][0]["failed"], 100);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_day_of_a_lake_of_months_has_the_sums_that_the_ledger_has_of_it() {
     let world = World::of_months(&[&[("1", 3), ("2", 3), ("3", 9)], &[("4", 1)]]).await;
     let now = "2020-03-10T12:00:00Z".parse().unwrap();
