@@ -363,9 +363,7 @@ def test_the_examples_of_the_documents_are_true(
     def rows_since(first: datetime.date, last: datetime.date) -> pa.Table:
         day = expected["source_day"]
         return expected.filter(
-            pa.compute.and_(
-                pa.compute.greater_equal(day, first), pa.compute.less_equal(day, last)
-            )
+            pa.compute.and_(pa.compute.greater_equal(day, first), pa.compute.less_equal(day, last))
         )
 
     def found(table: Path) -> pa.Table:
