@@ -11,9 +11,12 @@ True
 For Apache Spark there are the data source ``cdrlake`` and `cdrlake.spark`.
 """
 
+import importlib.metadata
+
 from cdrlake import reports
-from cdrlake._commands import Day, Simulator, plan, read, run, simulate, status, verify
+from cdrlake._commands import Simulator, plan, read, run, simulate, status, verify
 from cdrlake._process import Error, OptionValue, binary
+from cdrlake._selection import Day
 from cdrlake.reports import Plan, RunReport, Slice, Status, VerifyReport
 
 __all__ = [
@@ -35,3 +38,10 @@ __all__ = [
     "status",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> str:
+    """``__version__``: that of the package, and of the program in it."""
+    if name == "__version__":
+        return importlib.metadata.version("cdrlake")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

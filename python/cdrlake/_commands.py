@@ -1,6 +1,5 @@
 """The commands as functions."""
 
-import datetime
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,13 +7,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from cdrlake._process import Error, OptionValue, Process
+from cdrlake._selection import Day, Selection
 from cdrlake.reports import Plan, RunReport, Status, VerifyReport, from_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-#: A day: a date, or its text, such as ``"2026-10-01"``.
-Day = datetime.date | str
 
 T = TypeVar("T")
 #: A dictionary that is not changed.
@@ -55,7 +52,7 @@ def run(
 
     Raises:
         Error: Something failed; the rest is committed. ``report`` says what, if the run began.
-        ValueError: There is no such key in ``options``.
+        ValueError: An argument or a key of ``options`` is wrong, or two exclude each other.
 
     Example:
         >>> with simulate(calls_per_day=100) as api:
@@ -89,7 +86,7 @@ def plan(
 
     Raises:
         Error: The configuration is wrong, or the lake cannot be read.
-        ValueError: There is no such key in ``options``.
+        ValueError: An argument or a key of ``options`` is wrong, or two exclude each other.
 
     Example:
         >>> [(str(due), due.why) for due in plan(lake="none", last=1, direction="placed").due]
@@ -117,7 +114,7 @@ def status(
 
     Raises:
         Error: There is no lake, or it cannot be read. Failed slices are no error here.
-        ValueError: There is no such key in ``options``.
+        ValueError: An argument or a key of ``options`` is wrong, or two exclude each other.
 
     Example:
         >>> found = status(lake="lake", last=2)
@@ -160,7 +157,7 @@ def verify(
 
     Raises:
         Error: Something is wrong. ``report`` lists the findings, if the lake could be read.
-        ValueError: There is no such key in ``options``.
+        ValueError: An argument or a key of ``options`` is wrong, or two exclude each other.
 
     Example:
         >>> verify(lake="lake").findings
@@ -178,6 +175,7 @@ def read(
     from_: Day | None = None,
     to: Day | None = None,
     last: int | None = None,
+    include_today: bool = False,
     config: str | None = None,
     lake: str | None = None,
     options: Mapping[str, OptionValue] = _NOTHING,
@@ -194,6 +192,7 @@ def read(
         from_: Instead of a day, the first day.
         to: Instead of a day, the last day.
         last: Instead of a day, the last days, as a number.
+        include_today: Also fetch today so far, or name today as the day.
         config: As for `run`.
         lake: As for `run`. No lake is needed, and none is made. If there is one, its numbers
             that were erased are left out here, too.
@@ -209,7 +208,7 @@ def read(
         Error: The program cannot be started, or the first slice failed. The reader raises it as
             well, where a later slice fails.
         ImportError: There is no pyarrow: ``pip install 'cdrlake[arrow]'``.
-        ValueError: There is no such key in ``options``.
+        ValueError: An argument or a key of ``options`` is wrong, or two exclude each other.
 
     Example:
         >>> with simulate(calls_per_day=100) as api:
@@ -217,11 +216,13 @@ def read(
         >>> table.schema.names[:4]
         ['call_id', 'parent_call_id', 'direction', 'source_day']
     """
-    import pyarrow as pa
-
-    if day is not None:
-        from_ = to = day
-    arguments = ["stream", *_selection(from_, to, last, direction), *_files(config, lake)]
+    try:
+        import pyarrow as pa
+    except ImportError:
+        raise ImportError("cdrlake.read needs pyarrow: pip install 'cdrlake[arrow]'") from None
+    selection = Selection.of(day=day, from_=from_, to=to, last=last, direction=direction)
+    arguments = ["stream", *selection.flags(), *_files(config, lake)]
+    arguments += _given({"--include-today": include_today})
     process = Process(arguments, options, env)
     try:
         stream = pa.ipc.open_stream(process.stdout)
@@ -349,9 +350,7 @@ def _reported(
 def _selection(
     from_: Day | None, to: Day | None, last: int | None, direction: str | None
 ) -> list[str]:
-    return _valued(
-        {"--from": from_, "--to": to, "--last": last, "--direction": direction},
-    )
+    return Selection.of(from_=from_, to=to, last=last, direction=direction).flags()
 
 
 def _files(config: str | None, lake: str | None) -> list[str]:

@@ -5,6 +5,7 @@ import difflib
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,12 +102,28 @@ def _as_text(value: OptionValue) -> str:
     return str(value)
 
 
+def hint_of_secret(name: str) -> str | None:
+    """What to write instead of a name, if its value may be a secret.
+
+    >>> hint_of_secret("privacy.Key")
+    'Keys are never options: let privacy.key.env or privacy.key.file say where it is'
+    """
+    if not re.search("key|token|secret|credential|passw", name, re.IGNORECASE):
+        return None
+    secrets = [key.removesuffix(".env") for key in KEYS if key.endswith(".env")]
+    similar = difflib.get_close_matches(name.lower(), secrets, n=1)
+    # A word of another service means the key of the API.
+    key = similar[0] if similar else secrets[0]
+    return f"Keys are never options: let {key}.env or {key}.file say where it is"
+
+
 def check_option(key: str) -> None:
     """Raises ``ValueError`` if there is no such key of the configuration."""
     if key in KEYS or key.startswith(_OPEN_TABLE):
         return
     similar = difflib.get_close_matches(key, KEYS, n=1)
     hint = f"Did you mean {similar[0]}?" if similar else "pipeline.toml shows every key"
+    hint = hint_of_secret(key) or hint
     raise ValueError(f"there is no key {key} in the configuration. {hint}")
 
 
@@ -176,17 +193,17 @@ class Process:
     def failure(self, report: object = None, what_failed: str | None = None) -> Error:
         """The error of an ended program. `what_failed` says more than its last line."""
         status = self.wait()
-        # Behind an empty line, the program shows how it is used.
-        last_words = "\n".join(self._other_lines.copy()).partition("\n\n")[0]
-        reason = what_failed or self._last_error or last_words
+        reason = what_failed or self._last_error or self._last_words()
         if not reason and status < 0:
             reason = f"cdrlake was ended by {signal.Signals(-status).name}"
         return Error(reason or f"cdrlake ended with status {status}", status, report)
 
     def _pass_on_log_lines(self) -> None:
         assert self._popen.stderr is not None
+        # The first line of an error of usage is no log line. How the program is used follows.
+        is_usage = False
         with self._popen.stderr as lines:
-            for line in lines:
+            for number, line in enumerate(lines):
                 text = line.decode(errors="replace").rstrip("\n")
                 try:
                     entry = json.loads(text)
@@ -194,11 +211,19 @@ class Process:
                     message = entry.pop("message")
                 except (ValueError, KeyError, TypeError, AttributeError):
                     self._other_lines.append(text.removeprefix("error: "))
-                    _LOG.error("%s", text)
+                    is_usage = is_usage or (number == 0 and text.startswith("error: "))
+                    if text and not is_usage:
+                        _LOG.error("%s", text)
                     continue
                 if level == logging.ERROR:
                     self._last_error = message
                 _pass_on(level, message, entry)
+        if is_usage:
+            _LOG.error("%s", self._last_words())
+
+    def _last_words(self) -> str:
+        # Behind an empty line, the program shows how it is used.
+        return "\n".join(self._other_lines.copy()).partition("\n\n")[0]
 
 
 def _pass_on(level: int, message: str, fields: dict[str, Any]) -> None:

@@ -383,9 +383,10 @@ class VerifyReport:
         unproven: Slices that were accepted without an equal count of the provider.
         with_duplicates: Slices whose count is the provider's only with duplicates.
         in_progress: Slices that another run was publishing.
-        findings: What is wrong.
+        findings: What is wrong with files and entries of the ledger.
         not_fetched: Selected slices that the lake lacks.
-        looked_for_missing: Whether it looked for them.
+        looked_for_missing: Whether it looked for these: it does from the first day that is asked
+            for, or from ``window.start``. Without either, ``not_fetched`` is empty.
         source: The provider's counts; ``None`` if it was not asked.
         repair: The repair; ``None`` if nothing was repaired.
     """
@@ -404,15 +405,25 @@ class VerifyReport:
     source: SourceCheck | None = None
     repair: Repair | None = None
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """All that is wrong, each in a sentence.
+
+        The findings, the slices that the lake lacks, and why the provider could not be asked.
+        """
+        of_source = (self.source.error,) if self.source and self.source.error else ()
+        return (
+            *(f"{it.path}: {it.problem}" for it in self.findings),
+            *(f"{it}: the lake lacks it" for it in self.not_fetched),
+            *of_source,
+        )
+
     def problem(self) -> str | None:
         """What is wrong, in a sentence for an error."""
-        found = [f"{it.path}: {it.problem}" for it in self.findings]
-        found += [f"{it}: the lake lacks it" for it in self.not_fetched]
-        if self.source and self.source.error:
-            found.append(self.source.error)
+        found = self.problems
         if not found:
             return None
-        more = f" (and {len(found) - 1} more findings)" if len(found) > 1 else ""
+        more = f" (and {len(found) - 1} more problems)" if len(found) > 1 else ""
         return found[0] + more
 
 

@@ -7,13 +7,16 @@ import json
 import logging
 import os
 import pickle
+import re
 import signal
 import socket
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,6 +27,7 @@ import cdrlake
 import cdrlake._commands
 import cdrlake._job
 import cdrlake._process
+import cdrlake._selection
 from cdrlake.reports import RunReport, Slice, from_json
 
 IMPATIENT = {"source.retry_base": "1ms", "source.max_attempts": "2"}
@@ -32,7 +36,14 @@ YESTERDAY = datetime.datetime.now(datetime.UTC).date() - datetime.timedelta(days
 
 @pytest.mark.parametrize(
     "module",
-    [cdrlake, cdrlake._commands, cdrlake._job, cdrlake.reports],
+    [
+        cdrlake,
+        cdrlake._commands,
+        cdrlake._job,
+        cdrlake._process,
+        cdrlake._selection,
+        cdrlake.reports,
+    ],
     ids=lambda it: it.__name__,
 )
 def test_the_examples_are_true(module: types.ModuleType, api: cdrlake.Simulator) -> None:
@@ -44,6 +55,15 @@ def test_the_examples_are_true(module: types.ModuleType, api: cdrlake.Simulator)
 def test_the_version_is_that_of_the_program() -> None:
     shown = subprocess.run([cdrlake.binary(), "--version"], capture_output=True, text=True)
     assert shown.stdout == f"cdrlake {importlib.metadata.version('cdrlake')}\n"
+    assert cdrlake.__version__ == importlib.metadata.version("cdrlake")
+
+
+def test_the_module_is_the_command() -> None:
+    module = [sys.executable, "-m", "cdrlake"]
+    shown = subprocess.run([*module, "--version"], capture_output=True, text=True)
+    assert shown.stdout.startswith("cdrlake ")
+    # Its exit status, too.
+    assert subprocess.run([*module, "status"], stderr=subprocess.DEVNULL).returncode == 2
 
 
 def test_a_run_returns_what_it_did_and_a_second_one_has_nothing_to_do(
@@ -107,6 +127,19 @@ def test_findings_are_raised_with_the_report_and_repaired(api: cdrlake.Simulator
     assert cdrlake.verify(lake="lake", source=True, options=api.options, env=api.env).source
 
 
+def test_all_problems_of_a_verification_are_in_its_report(api: cdrlake.Simulator) -> None:
+    cdrlake.run(lake="lake", last=1, options=api.options, env=api.env)
+    assert not cdrlake.verify(lake="lake").looked_for_missing
+    older = YESTERDAY - datetime.timedelta(days=1)
+    with pytest.raises(cdrlake.Error, match=r"\(and 1 more problems\)$") as raised:
+        cdrlake.verify(lake="lake", last=2)
+    report = raised.value.report
+    assert isinstance(report, cdrlake.VerifyReport)
+    assert report.looked_for_missing
+    lacking = [f"{it} {older}: the lake lacks it" for it in ("placed", "received")]
+    assert list(report.problems) == lacking
+
+
 def test_a_failed_slice_is_named_and_the_rest_is_in_the_report() -> None:
     with cdrlake.simulate(calls_per_day=200, faults=["short=1"]) as api:
         options = {**api.options, "source.retry_base": "1ms"}
@@ -129,13 +162,61 @@ def test_a_refused_key_is_an_error_of_usage_without_the_key(api: cdrlake.Simulat
 
 
 def test_wrong_arguments_are_refused_in_a_sentence() -> None:
-    with pytest.raises(cdrlake.Error, match="is not a day") as raised:
-        cdrlake.plan(lake="lake", from_="yesterday")
-    assert raised.value.status == 2
     with pytest.raises(ValueError, match=r"Did you mean source\.requests\?"):
         cdrlake.plan(lake="lake", last=1, options={"source.requets": 8})
     with pytest.raises(cdrlake.Error, match="there is no lake"):
         cdrlake.status(lake="nowhere", last=1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({"day": "2026-10-01", "from_": "2026-10-02"}, "day and from_ exclude each other: leave"),
+        ({"day": "2026-10-01", "to": "2026-10-01"}, "day and to exclude each other"),
+        ({"day": "2026-10-01", "last": 1}, "day and last exclude each other"),
+        ({"last": 1, "from_": "2026-10-02"}, "last and from_ exclude each other"),
+        ({"last": 1, "to": "2026-10-02"}, "last and to exclude each other"),
+        ({"last": 0}, "last is 0: write a number of days"),
+        ({"last": -3}, "last is -3: write a number of days"),
+        ({"to": "2026-10-44"}, "to is '2026-10-44', which is not a day: write YYYY-MM-DD"),
+        ({"from_": "20261001"}, "from_ is '20261001', which is not a day"),
+        ({"day": datetime.datetime(2026, 10, 1)}, "day is '2026-10-01 00:00:00', which is not"),
+        ({"from_": "2026-10-02", "to": "2026-10-01"}, "from_ is 2026-10-02, after to, which is"),
+        ({"direction": "up"}, "direction is 'up': write placed or received"),
+    ],
+)
+def test_a_wrong_selection_is_refused_by_the_names_of_its_arguments(
+    arguments: dict[str, Any], sentence: str
+) -> None:
+    functions: list[Callable[..., object]] = [cdrlake.read]
+    if "day" not in arguments:
+        functions += [cdrlake.run, cdrlake.plan, cdrlake.status, cdrlake.verify]
+    for function in functions:
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+            function(**arguments)
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["source.api_key", "source.apikey", "source.api-key", "source.API_KEY.value", "source.token"],
+)
+def test_a_key_is_not_invited_to_be_an_option(key: str) -> None:
+    hint = r"Keys are never options: let source\.api_key\.env or source\.api_key\.file say"
+    with pytest.raises(ValueError, match=hint) as raised:
+        cdrlake.plan(lake="lake", last=1, options={key: "canary"})
+    assert "canary" not in str(raised.value)
+    with pytest.raises(ValueError, match=r"let privacy\.key\.env or"):
+        cdrlake.plan(lake="lake", last=1, options={"privacy.key": "canary"})
+    with pytest.raises(ValueError, match=r"let lake\.iceberg\.catalog\.credential\.env or"):
+        cdrlake.plan(options={"lake.iceberg.catalog.credential": "canary"})
+
+
+def test_an_error_of_usage_is_one_record(caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(cdrlake.Error, match="'36501'") as raised:
+        cdrlake.plan(lake="lake", last=36_501)
+    (record,) = [it for it in caplog.records if it.name == "cdrlake"]
+    assert record.levelno == logging.ERROR
+    assert record.getMessage() == str(raised.value)
 
 
 def test_options_are_written_as_variables_are_read() -> None:
@@ -265,6 +346,20 @@ def test_read_returns_the_rows_of_a_run(api: cdrlake.Simulator) -> None:
     one = cdrlake.read("placed", YESTERDAY, options=api.options, env=api.env).read_all()
     assert set(one["source_day"].to_pylist()) == {YESTERDAY}
     assert set(one["direction"].to_pylist()) == {"placed"}
+
+
+def test_today_is_read_if_it_is_included(api: cdrlake.Simulator) -> None:
+    today = YESTERDAY + datetime.timedelta(days=1)
+    with pytest.raises(cdrlake.Error, match="the last day that has ended"):
+        cdrlake.read("placed", today, options=api.options, env=api.env)
+    rows = cdrlake.read("placed", today, include_today=True, options=api.options, env=api.env)
+    assert set(rows.read_all()["source_day"].to_pylist()) <= {today}
+
+
+def test_a_reader_without_pyarrow_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ImportError, match=r"pip install 'cdrlake\[arrow\]'"):
+        cdrlake.read(last=1)
 
 
 def test_a_reader_raises_where_a_slice_is_not_proven(api: cdrlake.Simulator) -> None:
