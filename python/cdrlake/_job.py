@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import shlex
 import socket
 import tempfile
 import tomllib
@@ -29,12 +30,14 @@ class Job:
         path: Where the driver has it; ``None`` if there is none.
         options: Other keys of the configuration, and ``lake.url`` as every machine must have it.
         lake: The lake's directory, if it exists: every executor must see it.
+        missing_lake: The directory that ``lake.url`` names, if no lake is there.
     """
 
     text: str
     path: str | None
     options: Mapping[str, OptionValue]
     lake: Path | None = None
+    missing_lake: Path | None = None
 
     @classmethod
     def of_driver(cls, config: str | None, options: Mapping[str, OptionValue]) -> "Job":
@@ -60,13 +63,17 @@ class Job:
             return self
         url = str(url)
         # Else it is the address of a bucket, or one that the program refuses in its own words.
-        if url and ":" not in url and "//" not in url and url[0] not in "~$":
+        is_path = bool(url) and ":" not in url and "//" not in url and url[0] not in "~$"
+        if is_path:
             url = str(Path(url).absolute())
         directory = Path(url.removeprefix("file://"))
+        exists = (directory / _IDENTITY).exists()
+        is_missing = not exists and (is_path or url.startswith("file://"))
         return dataclasses.replace(
             self,
             options={**self.options, "lake.url": url},
-            lake=directory if (directory / _IDENTITY).exists() else None,
+            lake=directory if exists else None,
+            missing_lake=directory if is_missing else None,
         )
 
     def value(self, key: str) -> Any:
@@ -106,10 +113,23 @@ class Job:
                 f"executor {socket.gethostname()}: there is no lake in {self.lake}, as there is "
                 "for the driver. Let lake.url name a bucket, or a directory that all machines share"
             )
-        with tempfile.NamedTemporaryFile("w", prefix="cdrlake-", suffix=".toml") as file:
-            file.write(self.text)
-            file.flush()
-            yield file.name
+        # A file without a name: nothing is left behind, however this process ends.
+        file = os.memfd_create("cdrlake")
+        try:
+            Path(path := f"/proc/{os.getpid()}/fd/{file}").write_text(self.text)
+            yield path
+        finally:
+            os.close(file)
+
+    def as_on_driver(self, text: str, path: str) -> str:
+        """A text of an executor whose configuration was at `path`, as a user may act on it.
+
+        >>> job = Job("", "my calls.toml", {})
+        >>> job.as_on_driver("Run: cdrlake run --config /proc/7/fd/3", "/proc/7/fd/3")
+        "Run: cdrlake run --config 'my calls.toml'"
+        """
+        flag = "" if self.path is None else f" --config {shlex.quote(self.path)}"
+        return text.replace(f" --config {path}", flag).replace(path, self.path or "pipeline.toml")
 
 
 def in_groups(slices: Sequence[Slice], requests: int) -> list[tuple[Slice, ...]]:

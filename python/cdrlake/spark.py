@@ -113,7 +113,7 @@ def run(
     Raises:
         cdrlake.Error: A slice failed, and the rest is committed: ``report`` is a `SparkReport`. Or
             nothing was begun, because the configuration is wrong or the lake cannot be read.
-        ValueError: There is no such key in ``options``.
+        ValueError: An argument or a key of ``options`` is wrong, or two exclude each other.
     """
     from pyspark import TaskContext
     from pyspark.sql.functions import udf
@@ -185,14 +185,22 @@ def _run_slice(slice_: Slice, refresh: bool, config: str, job: Job, is_repeated:
             options=job.options,
         )
     except Error as error:
-        return _Answer(error.status, str(error), _as_json(error.report), is_repeated)
-    return _Answer(0, "", _as_json(report), is_repeated)
+        message = job.as_on_driver(error.message, config)
+        return _Answer(error.status, message, _as_json(error.report, job, config), is_repeated)
+    return _Answer(0, "", _as_json(report, job, config), is_repeated)
 
 
-def _as_json(report: object) -> str | None:
+def _as_json(report: object, job: Job, config: str) -> str | None:
     if not isinstance(report, RunReport):
         return None
-    return json.dumps(dataclasses.asdict(report), default=str)
+
+    slices = tuple(
+        dataclasses.replace(it, error=it.error and job.as_on_driver(it.error, config))
+        for it in report.slices
+    )
+    warnings = tuple(job.as_on_driver(it, config) for it in report.warnings)
+    shown = dataclasses.replace(report, slices=slices, warnings=warnings)
+    return json.dumps(dataclasses.asdict(shown), default=str)
 
 
 def _order(report: RunReport) -> tuple[datetime.date, str]:

@@ -79,16 +79,24 @@ def rows(group: InputPartition) -> Iterator[pa.RecordBatch]:
         # Spark's stand-in where there are no partitions.
         return
     with group.job.on_executor() as config:
-        for each in group.slices:
-            batches = cdrlake.read(
-                each.direction,
-                from_=each.first_day,
-                to=each.last_day,
-                config=config,
-                options=group.job.optional_lake(),
-            )
-            for batch in map(group.asked_for, batches):
-                if batch.num_rows > 0:
-                    fetch_day = pa.repeat(pa.scalar(group.fetch_day, pa.date32()), batch.num_rows)
-                    columns = [batch.column(name) for name, _, _ in COLUMNS]
-                    yield pa.RecordBatch.from_arrays([*columns, fetch_day], schema=ARROW_SCHEMA)
+        try:
+            for each in group.slices:
+                yield from _rows_of(each, group, config)
+        except cdrlake.Error as error:
+            message = group.job.as_on_driver(error.message, config)
+            raise cdrlake.Error(message, error.status) from None
+
+
+def _rows_of(slice_: Slice, group: Group, config: str) -> Iterator[pa.RecordBatch]:
+    batches = cdrlake.read(
+        slice_.direction,
+        from_=slice_.first_day,
+        to=slice_.last_day,
+        config=config,
+        options=group.job.optional_lake(),
+    )
+    for batch in map(group.asked_for, batches):
+        if batch.num_rows > 0:
+            fetch_day = pa.repeat(pa.scalar(group.fetch_day, pa.date32()), batch.num_rows)
+            columns = [batch.column(name) for name, _, _ in COLUMNS]
+            yield pa.RecordBatch.from_arrays([*columns, fetch_day], schema=ARROW_SCHEMA)

@@ -313,6 +313,34 @@ def test_executors_get_the_lake_of_the_driver(api: cdrlake.Simulator, tmp_path: 
         job.on_executor().__enter__()
 
 
+def test_an_executor_leaves_no_file_behind_and_its_errors_name_that_of_the_driver(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(temporary))
+    config = tmp_path / "my calls.toml"
+    with cdrlake.simulate(calls_per_day=200, faults=["short=1"]) as api:
+        config.write_text('source.retry_base = "1ms"')
+        job = cdrlake._job.Job.of_driver(str(config), {**api.options, "lake.url": "lake"})
+        with job.on_executor() as path:
+            # However this process ends.
+            assert list(temporary.iterdir()) == []
+            for _ in range(2):
+                with pytest.raises(cdrlake.Error, match="the provider counts") as raised:
+                    cdrlake.run(config=path, last=1, options=job.options, env=api.env)
+                assert path in str(raised.value)
+            shown = job.as_on_driver(str(raised.value), path)
+    assert f"--reconcile warn --config '{config}'" in shown
+    assert path not in shown
+    assert not Path(path).exists()
+    # Without a file, there is none to name.
+    shown = cdrlake._job.Job("", None, {}).as_on_driver(
+        f"run --config {path}. {path}, line 1", path
+    )
+    assert shown == "run. pipeline.toml, line 1"
+
+
 def test_a_log_that_a_grandchild_keeps_open_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

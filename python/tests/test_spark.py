@@ -19,6 +19,7 @@ from proxy import Proxy, proxy
 
 import cdrlake
 import cdrlake.spark
+from cdrlake._job import Job
 from cdrlake.reports import Slice
 from cdrlake.spark import _Answer, _as_json, _together
 
@@ -245,7 +246,7 @@ def test_days_that_no_report_tells_enough_of_are_to_be_loaded(keyed: Proxy, tmp_
         report = cdrlake.run(
             from_=day, to=day, direction="placed", lake=lake, options=api.options, env=api.env
         )
-        return _as_json(report)
+        return _as_json(report, Job("", None, {}), "no.toml")
 
     first, look_back = run(), run()
     changed = (days_ago(1),)
@@ -281,6 +282,9 @@ def test_a_wrong_count_fails_the_job_and_names_the_slice(
     report = raised.value.report
     assert isinstance(report, cdrlake.spark.SparkReport)
     assert [it.outcome for it in report.slices] == ["failed", "failed"]
+    # There is no configuration file that a remedy could name.
+    assert "--reconcile warn. " in str(raised.value)
+    assert "--config" not in f"{raised.value} {report}"
 
 
 def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
