@@ -2,13 +2,15 @@
 
 import datetime
 import difflib
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import cdrlake
 from cdrlake._job import Job
 from cdrlake._names import KEYS
-from cdrlake._process import check_option
+from cdrlake._process import check_option, hint_of_secret
+from cdrlake._selection import Selection
 from cdrlake.reports import Plan
 
 #: Options that are not keys of the configuration.
@@ -21,17 +23,11 @@ class Options:
 
     Attributes:
         job: The configuration.
-        from_: The first day.
-        to: The last day.
-        last: Instead of both, the last days.
-        direction: The direction, by default both.
+        selection: The days and the direction.
     """
 
     job: Job
-    from_: str | None
-    to: str | None
-    last: int | None
-    direction: str | None
+    selection: Selection
 
     @classmethod
     def of(cls, given: Mapping[str, str]) -> "Options":
@@ -44,24 +40,23 @@ class Options:
         keys = {name: value for name, value in given.items() if name not in _NAMES}
         for key in keys:
             _check(key)
-        day, last = given.get("day"), given.get("last")
-        if last is not None and not last.isdecimal():
-            raise ValueError(f"the option last is {last!r}: write a number of days")
-        return cls(
-            job=Job.of_driver(given.get("config"), keys),
-            from_=day or given.get("from"),
-            to=day or given.get("to"),
-            last=None if last is None else int(last),
+        selection = Selection.of(
+            day=given.get("day"),
+            from_=given.get("from"),
+            to=given.get("to"),
+            last=given.get("last"),
             direction=given.get("direction"),
+            called=_called,
         )
+        return cls(Job.of_driver(given.get("config"), keys), selection)
 
-    def plan(self, from_: str | None, to: str | None, last: int | None) -> Plan:
+    def plan(self, selection: Selection) -> Plan:
         """The slices of days, as the program cuts them.
 
         Raises:
             ValueError: Some were pruned from the lake: the program does not fetch them again.
         """
-        plan = self._plan(from_, to, last)
+        plan = self._plan(selection)
         # All others are due, whatever the lake has.
         if plan.up_to_date > 0:
             raise ValueError(
@@ -73,18 +68,39 @@ class Options:
 
     def last_ended_day(self) -> datetime.date:
         """Yesterday, in the time zone of the account."""
-        return self._plan(None, None, 1).last
+        return self._plan(Selection(last=1)).last
 
-    def _plan(self, from_: str | None, to: str | None, last: int | None) -> Plan:
+    def directions(self) -> str:
+        """The directions that are fetched, in words."""
+        found = self.selection.direction or self.job.value("source.directions")
+        found = found or ["placed", "received"]
+        words = found if isinstance(found, list) else str(found).split(",")
+        return " and ".join(sorted(str(it).strip() for it in words))
+
+    def warn_of_missing_lake(self) -> None:
+        """Warns if a lake is named, and none is there: its erased numbers would be left out."""
+        if self.job.missing_lake is not None:
+            logging.getLogger("cdrlake").warning(
+                "There is no lake in %s, so no erased number is left out. Correct lake.url, or "
+                "leave it out if there is none",
+                self.job.missing_lake,
+            )
+
+    def _plan(self, selection: Selection) -> Plan:
         return cdrlake.plan(
-            from_=from_,
-            to=to,
-            last=last,
-            direction=self.direction,
+            from_=selection.from_,
+            to=selection.to,
+            last=selection.last,
+            direction=self.selection.direction,
             refresh=True,
             config=self.job.path,
             options=self.job.optional_lake(),
         )
+
+
+def _called(argument: str) -> str:
+    """An option in a sentence, by the name of the argument of Python."""
+    return f"the option {argument.rstrip('_')}"
 
 
 def _check(name: str) -> None:
@@ -92,8 +108,8 @@ def _check(name: str) -> None:
         check_option(name)
         return
     similar = difflib.get_close_matches(name, [*_NAMES, *KEYS], n=1)
-    if name in ("key", "api_key", "apikey", "token", "password"):
-        hint = "Keys are never options: let source.api_key.env or source.api_key.file name a place"
+    if of_secret := hint_of_secret(name):
+        hint = of_secret
     elif similar:
         hint = f"Did you mean {similar[0]}?"
     else:

@@ -24,8 +24,14 @@ class Reader(DataSourceReader):
     def partitions(self) -> Sequence[InputPartition]:
         """As many groups as requests may be made at once."""
         options, job = self._options, self._options.job
+        options.warn_of_missing_lake()
         fetch_day = options.last_ended_day()
-        plan = options.plan(options.from_, options.to, options.last)
+        first = options.selection.from_
+        if first is not None and first > fetch_day:
+            raise ValueError(
+                f"the first day, {first}, has not ended: the last one that has is {fetch_day}"
+            )
+        plan = options.plan(options.selection)
         slices = [each for each in plan.due if self.may_hold_rows(each)]
         return [
             Group(group, plan.first, plan.last, fetch_day, job)

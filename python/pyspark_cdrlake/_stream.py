@@ -10,6 +10,7 @@ from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
 from pyspark.sql.streaming.datasource import ReadLimit, SupportsTriggerAvailableNow
 
 from cdrlake._job import in_groups
+from cdrlake._selection import Selection, check_order, day_of
 from pyspark_cdrlake._options import Options
 from pyspark_cdrlake._rows import Group, rows
 
@@ -18,7 +19,7 @@ _PATIENCE = 30.0
 #: What the program takes where nothing is configured.
 _LOOKBACK_DAYS = 3
 
-#: A place in the stream: the last day that was read.
+#: A place in the stream: the last day that was read, and of which directions.
 Offset = dict[str, Any]
 
 
@@ -30,16 +31,25 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
     """
 
     def __init__(self, options: Options) -> None:
-        first = options.from_ or options.job.value("window.start")
-        if first is None:
+        asked = options.selection
+        start = options.job.value("window.start")
+        if asked.last is not None:
+            raise ValueError("a stream has no option last: the option from is its first day")
+        if asked.from_ is not None:
+            first = asked.from_
+        elif start is not None:
+            first = day_of("window.start", start)
+        else:
             raise ValueError(
                 "a stream needs the option from, or window.start in the configuration: the first "
                 "day that it reads"
             )
-        if options.last is not None:
-            raise ValueError("a stream has no option last: the option from is its first day")
+        if asked.to is not None:
+            check_order("the first day", first, "the option to", asked.to)
+        options.warn_of_missing_lake()
         self._options = options
-        self._first = datetime.date.fromisoformat(str(first))
+        self._first = first
+        self._directions = options.directions()
         lookback_days = options.job.value("window.lookback_days")
         self._lookback_days = _LOOKBACK_DAYS if lookback_days is None else int(lookback_days)
         self._target: Offset | None = None
@@ -48,12 +58,12 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def initialOffset(self) -> Offset:
         """The day before the first."""
-        return _offset(self._first - datetime.timedelta(days=1))
+        return self._offset(self._first - datetime.timedelta(days=1))
 
     def latestOffset(self, start: Offset, limit: ReadLimit) -> Offset:
         """The last day that has ended."""
         latest = self._target or self._last_ended_day()
-        return max(start, latest, key=_day)
+        return max(start, latest, key=self._day)
 
     def prepareForTriggerAvailableNow(self) -> None:
         """Ends the stream with the day that has ended last by now."""
@@ -61,14 +71,14 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
 
     def partitions(self, start: Offset, end: Offset) -> Sequence[InputPartition]:
         """The days since `start`, and those before them that are in the look-back."""
-        first, last = _day(start), _day(end)
+        first, last = self._day(start), self._day(end)
         if first >= last:
             return []
         new = first + datetime.timedelta(days=1)
         again = datetime.timedelta(days=max(self._lookback_days - 1, 0))
         # A first day that was moved since shortens the look-back, and never leaves out a new day.
         first = min(new, max(self._first, new - again))
-        plan = self._options.plan(first.isoformat(), last.isoformat(), None)
+        plan = self._options.plan(Selection(first, last))
         job = self._options.job
         return [
             Group(group, first, last, last, job) for group in in_groups(plan.due, job.requests())
@@ -83,13 +93,17 @@ class StreamReader(DataSourceStreamReader, SupportsTriggerAvailableNow):
         if time.monotonic() - self._looked_up_at > _PATIENCE:
             self._latest = self._options.last_ended_day()
             self._looked_up_at = time.monotonic()
-        to = self._options.to
-        return _offset(self._latest if to is None else min(self._latest, _day({"day": to})))
+        to = self._options.selection.to
+        return self._offset(self._latest if to is None else min(self._latest, to))
 
+    def _offset(self, day: datetime.date) -> Offset:
+        return {"day": day.isoformat(), "directions": self._directions}
 
-def _offset(day: datetime.date) -> Offset:
-    return {"day": day.isoformat()}
-
-
-def _day(offset: Offset) -> datetime.date:
-    return datetime.date.fromisoformat(offset["day"])
+    def _day(self, offset: Offset) -> datetime.date:
+        """The day of an offset. Raises ``ValueError`` if the checkpoint has other directions."""
+        if offset["directions"] != self._directions:
+            raise ValueError(
+                f"the checkpoint is of a stream that reads {offset['directions']} calls, not "
+                f"{self._directions}. Use another checkpoint and table, or its direction"
+            )
+        return datetime.date.fromisoformat(offset["day"])

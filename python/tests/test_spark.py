@@ -300,11 +300,12 @@ def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
     exec(example.replace("s3://warehouse/calls", str(table)), names)
     replace = names["replace"]
 
-    def batch(to: datetime.date) -> set[tuple[str, str]]:
+    def batch(to: datetime.date, **options: str) -> set[tuple[str, str]]:
         """Takes the days up to `to`. Returns each day of the table, with its fetch."""
         keyed.requests.clear()
         reader = spark.readStream.format("cdrlake").options(**keyed.simulator.options)
-        stream = reader.option("from", str(days_ago(9))).option("to", str(to)).load()
+        reader.options(**options, **{"from": str(days_ago(9)), "to": str(to)})
+        stream = reader.load()
         query = (
             stream.writeStream.foreachBatch(replace)
             .option("checkpointLocation", str(tmp_path / "checkpoint"))
@@ -334,6 +335,10 @@ def test_a_stream_reads_each_ended_day_once_and_the_look_back_again(
     )
     found = spark.read.parquet(str(table)).toArrow()
     assert_equal(found.select([*expected.column_names, "fetch_day"]), expected.filter(wanted))
+    # Its days would lose the calls of the other direction.
+    with pytest.raises(Exception, match="the checkpoint is of a stream that reads placed and rec"):
+        batch(YESTERDAY, direction="placed")
+    assert keyed.requests == []
 
 
 def test_the_examples_of_the_documents_are_true(
@@ -392,12 +397,70 @@ def stream_reader(keyed: Proxy, **options: str) -> "StreamReader":
     return StreamReader(Options.of({**keyed.simulator.options, **options}))
 
 
+def test_a_stream_refuses_wrong_days_and_the_checkpoint_of_other_directions(keyed: Proxy) -> None:
+    from pyspark.sql.streaming.datasource import ReadAllAvailable
+
+    day = str(YESTERDAY)
+    for options, sentence in [
+        ({"from": day, "to": "2026-11-44"}, "^the option to is '2026-11-44', which is not a day"),
+        ({"from": day, "to": str(days_ago(1))}, f"^the option from is {day}, after the option to"),
+        ({"window.start": day, "to": str(days_ago(1))}, f"^the first day is {day}, after the opt"),
+        ({"window.start": "soon"}, "^window.start is 'soon', which is not a day"),
+        ({"from": day, "last": "3"}, "^the option last and the option from exclude each other"),
+        ({"last": "3"}, "^a stream has no option last"),
+    ]:
+        with pytest.raises(ValueError, match=sentence):
+            stream_reader(keyed, **options)
+    placed = stream_reader(keyed, **{"from": day, "direction": "placed"})
+    start, limit = placed.initialOffset(), ReadAllAvailable()
+    assert placed.latestOffset(start, limit)["day"] == day
+    sentence = "the checkpoint is of a stream that reads placed calls, not "
+    for options in [{}, {"direction": "received"}, {"source.directions": "received"}]:
+        other = stream_reader(keyed, **{"from": day, **options})
+        with pytest.raises(ValueError, match=sentence):
+            other.latestOffset(start, limit)
+        # If a batch was not finished, Spark begins with it.
+        with pytest.raises(ValueError, match=sentence):
+            other.partitions(start, start)
+    Path("pipeline.toml").write_text('source.directions = ["placed"]')
+    same = stream_reader(keyed, **{"from": day})
+    assert same.latestOffset(start, limit)["day"] == day
+    both = stream_reader(keyed, **{"from": day, "source.directions": "received, placed"})
+    assert both.initialOffset() == offset(days_ago(1))
+
+
+def test_a_lake_that_is_named_and_not_there_is_warned_of(
+    keyed: Proxy, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keyed.rate = 0
+
+    def warnings(**options: str) -> list[str]:
+        caplog.clear()
+        api = keyed.simulator
+        Reader(Options.of({**api.options, **options, "last": "1"})).partitions()
+        stream_reader(keyed, **{**options, "from": str(YESTERDAY)})
+        return [it.getMessage() for it in caplog.records]
+
+    assert warnings() == []
+    warned = warnings(**{"lake.url": "laek"})
+    assert warned == [warned[0]] * 2
+    # On the driver, where a relative path is resolved.
+    assert warned[0].startswith(f"There is no lake in {tmp_path}/laek, so no erased number")
+    assert len(warnings(**{"lake.url": f"file://{tmp_path}/laek"})) == 2
+    cdrlake.run(lake="lake", last=1, options=keyed.simulator.options, env=keyed.simulator.env)
+    assert warnings(**{"lake.url": "lake"}) == []
+
+
 def days_of(groups: Sequence[InputPartition]) -> set[datetime.date]:
     return {it.first_day for group in groups if isinstance(group, Group) for it in group.slices}
 
 
+def offset(day: datetime.date) -> dict[str, str]:
+    return {"day": str(day), "directions": "placed and received"}
+
+
 def test_a_later_first_day_leaves_out_no_new_day(keyed: Proxy) -> None:
-    start, end = {"day": str(days_ago(6))}, {"day": str(days_ago(1))}
+    start, end = offset(days_ago(6)), offset(days_ago(1))
     new = {days_ago(it) for it in range(1, 6)}
     for first, again in [(9, {6, 7}), (6, {6}), (5, set()), (2, set()), (0, set())]:
         groups = stream_reader(keyed, **{"from": str(days_ago(first))}).partitions(start, end)
@@ -419,7 +482,7 @@ def test_pruned_days_are_refused(keyed: Proxy, tmp_path: Path) -> None:
         Reader(Options.of({**options, "last": "3"})).partitions()
     stream = stream_reader(keyed, **{"lake.url": lake, "from": str(days_ago(2))})
     with pytest.raises(ValueError, match=sentence):
-        stream.partitions(stream.initialOffset(), {"day": str(YESTERDAY)})
+        stream.partitions(stream.initialOffset(), offset(YESTERDAY))
     kept = Reader(Options.of({**options, "last": "2"})).partitions()
     assert days_of(kept) == {days_ago(1), YESTERDAY}
 
@@ -434,7 +497,7 @@ def test_a_month_is_fetched_whole_and_has_the_days_that_are_asked_for(
     assert len(keyed.slices()) == 1
     # A later batch of a stream has no earlier day of the month.
     stream = stream_reader(keyed, **months, **{"from": str(days_ago(20))})
-    groups = stream.partitions({"day": str(days_ago(1))}, {"day": str(YESTERDAY)})
+    groups = stream.partitions(offset(days_ago(1)), offset(YESTERDAY))
     batches = [batch for group in groups for batch in rows(group)]
     days = {day for batch in batches for day in batch.column("source_day").to_pylist()}
     assert days == {days_ago(2), days_ago(1), YESTERDAY}
@@ -462,8 +525,12 @@ def test_wrong_options_are_refused_by_the_driver(
     for option, sentence in [
         ({"lats": "3"}, "no option lats. Did you mean last"),
         ({"source.requets": "3"}, "Did you mean source.requests"),
-        ({"api_key": "x"}, "Keys are never options"),
-        ({"last": "three"}, "write a number of days"),
+        ({"api_key": "x"}, "Keys are never options: let source.api_key.env"),
+        ({"source.api_key": "x"}, "Keys are never options: let source.api_key.env"),
+        ({"last": "three"}, "the option last is 'three': write a number of days"),
+        ({"day": "2026-10-01", "from": "2026-10-02"}, "the option day and the option from excl"),
+        ({"day": "2026-10-01", "last": "2"}, "the option day and the option last exclude"),
+        ({"day": str(days_ago(-1))}, "has not ended: the last one that has is"),
         ({"config": "/nowhere.toml"}, "cannot read the configuration /nowhere.toml"),
         ({"from": "2026-10-03", "to": "2026-10-01"}, "2026-10-03"),
         ({"day": "yesterday"}, "is not a day"),
