@@ -24,13 +24,13 @@ const MIN_CALLS: u64 = 30;
 const WEEKS: (i64, usize) = (8, 4);
 /// Days before that it is compared with otherwise, and fewest of them.
 const DAYS: (i64, usize) = (14, 5);
-/// An hour is marked if it is worse than usual by more than this multiple of what chance explains.
+/// An hour is marked if it is worse than usual by more than this multiple of variation and chance.
 const MAX_DEVIATIONS: f64 = 5.0;
 /// Shares vary more than those of independent calls, because calls fail in groups: their variance
 /// is larger by this factor.
 const OVERDISPERSION: f64 = 1.5;
-/// Durations vary about so many times as much as their mean.
-const DURATION_VARIATION: f64 = 2.0;
+/// The standard deviation of durations, as a multiple of their mean.
+const DURATION_VARIATION: f64 = 1.5;
 /// A share must be worse by so much.
 const MIN_SHARE: f64 = 0.1;
 /// The average duration must be shorter by this fraction.
@@ -122,6 +122,14 @@ struct Usual {
     basis: Basis,
 }
 
+impl Usual {
+    /// How far a value may lie from the median if chance explains this much of it. Variation and
+    /// chance add up: a median of few hours may itself be off, and their deviation too small.
+    fn tolerance(&self, chance: f64) -> f64 {
+        MAX_DEVIATIONS * chance.hypot(self.spread)
+    }
+}
+
 /// An hour that was marked.
 #[derive(Clone, Copy, Debug)]
 struct Mark {
@@ -191,8 +199,8 @@ impl<'a> Search<'a> {
         let mut marks = Vec::new();
         let silence = many.filter(|usual| {
             let calls = number(outcomes.calls);
-            let chance = (OVERDISPERSION * usual.median).sqrt().max(usual.spread);
-            calls < SILENT * usual.median && usual.median - calls > MAX_DEVIATIONS * chance
+            let chance = (OVERDISPERSION * usual.median).sqrt();
+            calls < SILENT * usual.median && usual.median - calls > usual.tolerance(chance)
         });
         if let Some(usual) = silence {
             let kind = Kind::Silence;
@@ -302,7 +310,7 @@ fn is_worse(kind: Kind, value: f64, outcomes: &Outcomes, usual: &Usual) -> bool 
         ),
         Kind::Silence => return false,
     };
-    excess > least && excess > MAX_DEVIATIONS * chance.max(usual.spread)
+    excess > least && excess > usual.tolerance(chance)
 }
 
 /// The median, the mean of both in the middle if their number is even. Sorts the values.

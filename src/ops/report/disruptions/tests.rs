@@ -2,6 +2,7 @@
 
 use jiff::civil::date;
 
+use super::super::sums::Outcome;
 use super::*;
 use crate::cdr::slice::Slice;
 use crate::simulator::{Generator, KeyOrder};
@@ -244,7 +245,7 @@ fn simulated(seed: u64, direction: Direction) -> Vec<KnownHour> {
             let call = generator.call(slice, index);
             let clock = i8::try_from(call.time.as_second() / 3600 % 24).unwrap();
             let outcomes = by_hour.entry((day(number), clock)).or_default();
-            let outcome = super::super::sums::Outcome::of(call.disposition);
+            let outcome = Outcome::of(call.disposition);
             outcomes.add(outcome, call.duration_seconds);
         }
     }
@@ -272,4 +273,64 @@ fn of_simulated_calls_the_outages_are_found_and_ordinary_calls_raise_no_alarm() 
     }
     println!("{compared} hours compared");
     assert!(compared > seeds * 500, "{compared}");
+}
+
+/// About a standard normal value.
+fn normal(random: &mut fastrand::Rng) -> f64 {
+    (0..12).map(|_| random.f64()).sum::<f64>() - 6.0
+}
+
+/// The hours of an account that varies more than the simulator's: the number of calls by a fifth
+/// from hour to hour, the shares of failed, busy and answered calls by three percentage points, and
+/// the logarithm of durations by 1.2.
+fn lively(seed: u64) -> Vec<KnownHour> {
+    let random = &mut fastrand::Rng::with_seed(seed);
+    let mut of_hour = || {
+        let mut outcomes = Outcomes::default();
+        let mut share = |usual: f64| (usual + 0.03 * normal(random)).clamp(0.0, 1.0);
+        let (failed, busy, answered) = (share(0.08), share(0.08), share(0.55));
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "some calls"
+        )]
+        let calls = (100.0 * (0.2 * normal(random)).exp()) as u64;
+        for _ in 0..calls {
+            let draw = random.f64();
+            #[expect(clippy::cast_possible_truncation, reason = "some minutes")]
+            let seconds = (60.0 * (1.2 * normal(random)).exp()) as i32;
+            let (outcome, seconds) = if draw < failed {
+                (Outcome::Failed, 0)
+            } else if draw < failed + busy {
+                (Outcome::Busy, 0)
+            } else if draw < failed + busy + answered {
+                (Outcome::Answered, seconds)
+            } else {
+                (Outcome::Other, 0)
+            };
+            outcomes.add(outcome, seconds);
+        }
+        outcomes
+    };
+    let mut drawn: Vec<Outcomes> = (0..DAYS * 24).map(|_| of_hour()).collect();
+    // In the order in which they are asked for.
+    drawn.reverse();
+    let drawn = std::cell::RefCell::new(drawn);
+    hours(|_, _| drawn.borrow_mut().pop().unwrap())
+}
+
+/// Of 200 seeds, 144,000 hours were compared, and 48 were marked: one in 3,000.
+#[test]
+fn a_lively_account_raises_hardly_any_alarm() {
+    let whole = std::env::var_os("TEST_SWEEPS").is_some_and(|sweeps| sweeps == "whole");
+    let seeds = if whole { 200 } else { 10 };
+    let (mut compared, mut marked) = (0, 0);
+    for seed in 0..seeds {
+        let found = found(&lively(seed));
+        compared += found.compared;
+        marked += found.list.len() as u64;
+    }
+    println!("{compared} hours compared, {marked} marked");
+    assert_eq!(compared, seeds * 30 * 24);
+    assert!(marked * 2_000 <= compared, "{marked} of {compared}");
 }
