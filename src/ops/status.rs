@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::ops::RangeInclusive;
 
 use jiff::civil::Date;
+use jiff::tz::TimeZone;
 use jiff::{Timestamp, ToSpan};
 use serde::Serialize;
 
@@ -12,6 +13,7 @@ use super::Error;
 use super::days::{DayRange, today};
 use super::period_remarks::{closed_files, on_files};
 use crate::cdr::amount::AmountSum;
+use crate::cdr::day::end_of_day;
 use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::{Direction, Slice};
@@ -70,6 +72,17 @@ pub(crate) struct SliceStatus {
     /// The kind of problem, if it has a remedy.
     #[serde(skip)]
     pub reason: Option<Reason>,
+}
+
+impl SliceStatus {
+    /// Whether the lake has all calls of `day`, which is of this slice: they were fetched after its
+    /// end.
+    pub(crate) fn has_whole(&self, day: Date, timezone: &TimeZone) -> bool {
+        let is_usable = !matches!(self.state, SliceState::Damaged | SliceState::Interrupted);
+        // A closed month that was merged from days has the time of the first one.
+        let is_after = |at| self.state == SliceState::Closed || at >= end_of_day(day, timezone);
+        is_usable && self.fetched_at.is_some_and(is_after)
+    }
 }
 
 /// One day.
@@ -571,6 +584,30 @@ mod tests {
             (slice.asr_percent, slice.acd_seconds),
             (Some(50.0), Some(0.6))
         );
+    }
+
+    #[test]
+    fn a_day_is_whole_if_it_was_fetched_after_its_end_in_the_time_zone() {
+        let day = parse_day("2026-10-01").unwrap();
+        let berlin = TimeZone::get("Europe/Berlin").unwrap();
+        let is_whole = |state, fetched_at: Option<&str>| {
+            let status = SliceStatus {
+                fetched_at: fetched_at.map(|at| at.parse().unwrap()),
+                ..with_sums(Direction::Placed, state, 0, None)
+            };
+            status.has_whole(day, &berlin)
+        };
+        let (before, at_end) = ("2026-10-01T21:59:59Z", "2026-10-01T22:00:00Z");
+        for state in [SliceState::Open, SliceState::Failed] {
+            assert!(!is_whole(state, None));
+            assert!(!is_whole(state, Some(before)));
+            assert!(is_whole(state, Some(at_end)));
+        }
+        for state in [SliceState::Damaged, SliceState::Interrupted] {
+            assert!(!is_whole(state, Some(at_end)));
+        }
+        assert!(is_whole(SliceState::Closed, Some(before)));
+        assert!(!is_whole(SliceState::Closed, None));
     }
 
     #[test]

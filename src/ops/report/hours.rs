@@ -141,7 +141,7 @@ pub(crate) struct RhythmHour {
     pub calls: u64,
     /// Answered calls in them.
     pub answered: u64,
-    /// The number of such hours, on days of which every direction was fetched.
+    /// The number of such hours, on days that the lake has whole, in every direction.
     pub hours: u64,
 }
 

@@ -71,7 +71,7 @@ pub(crate) struct Report {
     pub from: Date,
     /// The last day.
     pub to: Date,
-    /// As many days right before; `null` unless the lake has all of them.
+    /// As many days right before; `null` unless the lake has both periods whole.
     pub before: Option<Days>,
     /// The directions of calls.
     pub directions: Vec<Direction>,
@@ -123,7 +123,7 @@ pub(crate) struct Total {
     /// The sums.
     #[serde(flatten)]
     pub sums: DaySums,
-    /// The sums of the period before; `null` unless the lake has all of its days.
+    /// The sums of the period before; `null` unless the lake has both periods whole.
     pub before: Option<DaySums>,
 }
 
@@ -137,7 +137,7 @@ pub(crate) struct DayShown {
     /// The sums.
     #[serde(flatten)]
     pub sums: DaySums,
-    /// The same weekday of the week before; `null` unless the lake has it.
+    /// The same weekday of the week before; `null` unless the lake has both days whole.
     pub week_before: Option<DaySums>,
     /// The most calls at once on the day, of all directions together.
     pub peak: u64,
@@ -166,33 +166,39 @@ pub(crate) struct PassShown {
 }
 
 /// The status of each day and direction.
-struct Statuses(BTreeMap<(Date, Direction), SliceStatus>);
+struct Statuses {
+    slices: BTreeMap<(Date, Direction), SliceStatus>,
+    timezone: TimeZone,
+}
 
 impl Statuses {
-    fn of(status: LakeStatus) -> Self {
+    fn of(status: LakeStatus, timezone: &TimeZone) -> Self {
         let days = status.days.into_iter();
         let slices = days.flat_map(|day| {
             let slices = day.slices.into_iter();
             slices.map(move |slice| ((day.day, slice.direction), slice))
         });
-        Self(slices.collect())
+        Self {
+            slices: slices.collect(),
+            timezone: timezone.clone(),
+        }
     }
 
-    /// Whether the lake has what was fetched of a day.
-    fn is_fetched(&self, day: Date, direction: Direction) -> bool {
-        let slice = self.0.get(&(day, direction));
-        slice.is_some_and(|slice| slice.fetched_at.is_some())
+    /// Whether the lake has all calls of a day.
+    fn has_whole(&self, day: Date, direction: Direction) -> bool {
+        let slice = self.slices.get(&(day, direction));
+        slice.is_some_and(|slice| slice.has_whole(day, &self.timezone))
     }
 
     /// Whether a day is complete, and no longer changes.
     fn is_settled(&self, day: Date, direction: Direction) -> bool {
-        let slice = self.0.get(&(day, direction));
+        let slice = self.slices.get(&(day, direction));
         let is_closed = slice.is_some_and(|slice| slice.state == SliceState::Closed);
-        is_closed && self.is_fetched(day, direction)
+        is_closed && self.has_whole(day, direction)
     }
 
     fn state(&self, day: Date, direction: Direction) -> SliceState {
-        match self.0.get(&(day, direction)) {
+        match self.slices.get(&(day, direction)) {
             // Of a month of which only other days were fetched.
             Some(slice)
                 if slice.fetched_at.is_none()
@@ -232,14 +238,14 @@ impl Report {
         let unit = identity.period_unit();
         let today = now.to_zoned(scope.timezone.clone()).date();
         let status = |days| LakeStatus::new(unit, &entries, &directions, days, today);
-        let pass = Pass::read(lake, &entries, &scope).await?;
+        let pass = Pass::read(lake, &entries, &directions, &scope).await?;
         let trust = Trust::new(
             &status(period.clone()),
             &entries,
             &pass.problems,
             slice_changes(lake, &period).await?,
         );
-        let mut statuses = Statuses::of(status(scope.read.clone()));
+        let mut statuses = Statuses::of(status(scope.read.clone()), &scope.timezone);
         statuses.forget_unreadable(&pass);
         let hiding = Hiding::new(identity.privacy_modes(), show_numbers);
         Ok(Self::of(
@@ -267,7 +273,7 @@ impl Report {
             hiding,
             ..
         } = made;
-        let before = made.has_before().then(|| Days {
+        let before = made.is_compared().then(|| Days {
             from: *scope.before.start(),
             to: *scope.before.end(),
         });
@@ -289,9 +295,8 @@ impl Report {
         let hours: BTreeMap<Direction, Vec<Hour>> = directions
             .iter()
             .map(|direction| {
-                let quarters = pass.quarters.get(direction);
-                let hours = quarters.map(|it| it.hours(&scope.read, &scope.timezone));
-                (*direction, hours.unwrap_or_default())
+                let hours = pass.quarters[direction].hours(&scope.read, &scope.timezone);
+                (*direction, hours)
             })
             .collect();
         Self {
@@ -344,19 +349,21 @@ struct Made<'a> {
 type Sums = BTreeMap<(Date, Direction), DaySums>;
 
 impl Made<'_> {
-    /// Whether the lake has all of the period before.
-    fn has_before(&self) -> bool {
-        each_day(&self.scope.before).all(|day| self.is_fetched(day))
+    /// Whether the lake has both periods whole: a day that is missing would count as one without
+    /// calls.
+    fn is_compared(&self) -> bool {
+        let mut days = each_day(&self.scope.before).chain(each_day(&self.scope.period));
+        days.all(|day| self.has_whole(day))
     }
 
-    /// Whether every direction of a day was fetched.
-    fn is_fetched(&self, day: Date) -> bool {
+    /// Whether the lake has all calls of a day, in every direction.
+    fn has_whole(&self, day: Date) -> bool {
         let mut directions = self.directions.iter();
-        directions.all(|direction| self.statuses.is_fetched(day, *direction))
+        directions.all(|direction| self.statuses.has_whole(day, *direction))
     }
 
     fn totals(&self, days: &Sums) -> Vec<Total> {
-        let has_before = self.has_before();
+        let is_compared = self.is_compared();
         let sum = |range: &RangeInclusive<Date>, only: Option<Direction>| {
             let mut sum = DaySums::default();
             for ((day, direction), sums) in days {
@@ -371,7 +378,7 @@ impl Made<'_> {
             .map(|direction| Total {
                 direction,
                 sums: sum(&self.scope.period, direction),
-                before: has_before.then(|| sum(&self.scope.before, direction)),
+                before: is_compared.then(|| sum(&self.scope.before, direction)),
             })
             .collect()
     }
@@ -382,9 +389,9 @@ impl Made<'_> {
         let mut days = Vec::new();
         for day in each_day(&self.scope.period) {
             for &direction in &self.directions {
+                let has_whole = |day| self.statuses.has_whole(day, direction);
                 let week_before = days_before(day, 7);
-                let week_before =
-                    week_before.filter(|day| self.statuses.is_fetched(*day, direction));
+                let week_before = week_before.filter(|before| has_whole(*before) && has_whole(day));
                 days.push(DayShown {
                     day,
                     direction,
@@ -415,16 +422,16 @@ impl Made<'_> {
         shown
     }
 
-    /// The hours of days of which every direction was fetched, by direction.
+    /// The hours of days that the lake has whole, in every direction, by direction.
     fn rhythm_hours(&self, hours: &BTreeMap<Direction, Vec<Hour>>) -> Vec<Vec<Hour>> {
-        let fetched: HashSet<Date> = each_day(&self.scope.period)
-            .filter(|day| self.is_fetched(*day))
+        let whole: HashSet<Date> = each_day(&self.scope.period)
+            .filter(|day| self.has_whole(*day))
             .collect();
-        let of_fetched = |hours: &Vec<Hour>| {
+        let of_whole = |hours: &Vec<Hour>| {
             let hours = hours.iter().copied();
-            hours.filter(|hour| fetched.contains(&hour.date)).collect()
+            hours.filter(|hour| whole.contains(&hour.date)).collect()
         };
-        hours.values().map(of_fetched).collect()
+        hours.values().map(of_whole).collect()
     }
 
     fn disruptions(&self, hours: &BTreeMap<Direction, Vec<Hour>>) -> Disruptions {
@@ -455,7 +462,7 @@ impl Statuses {
         for (slice, problems) in &pass.problems {
             if problems.iter().any(is_unreadable) {
                 for day in each_day(&slice.period.days()) {
-                    if let Some(status) = self.0.get_mut(&(day, slice.direction)) {
+                    if let Some(status) = self.slices.get_mut(&(day, slice.direction)) {
                         status.fetched_at = None;
                     }
                 }
@@ -488,7 +495,8 @@ async fn selected_days(
         return Ok(range.days(&window, now)?);
     }
     let first = lake.first_day(directions).await?;
-    window.start = first.or(window.start);
+    // The first day of a month may lie before that.
+    window.start = first.max(window.start);
     let all = range.days(&window, now)?;
     let first = all.end().checked_sub((DEFAULT_DAYS - 1).days());
     let first = first.map_or(*all.start(), |first| first.max(*all.start()));

@@ -39,6 +39,7 @@ pub(super) enum FileProblem {
 #[derive(Debug)]
 pub(super) struct Pass {
     pub(super) days: BTreeMap<(Date, Direction), DaySums>,
+    /// Of every direction, also without calls: their hours count.
     pub(super) quarters: BTreeMap<Direction, Quarters>,
     pub(super) peaks: Vec<Peak>,
     pub(super) names: RankedNames,
@@ -51,7 +52,7 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// Reads the files of these slices. Memory: a batch of rows and the sums of a file for each of
+    /// Reads the files of these slices, which are of `directions`. Memory: a batch of rows and the sums of a file for each of
     /// a few files, some kilobytes for each day, and sums by name, whose number is bounded.
     ///
     /// # Errors
@@ -59,14 +60,18 @@ impl Pass {
     pub(super) async fn read(
         lake: &Lake,
         entries: &HashMap<Slice, LedgerEntry>,
+        directions: &[Direction],
         scope: &Scope,
     ) -> Result<Self, LakeError> {
         let mut slices: Vec<Slice> = entries.keys().copied().collect();
         // The sweep and prices need the order of days.
         slices.sort_unstable();
+        let seconds = seconds_around(&scope.read, &scope.timezone);
+        let quarters = directions.iter().copied();
+        let quarters = quarters.map(|direction| (direction, Quarters::within(&seconds)));
         let mut pass = Pass {
             days: BTreeMap::new(),
-            quarters: BTreeMap::new(),
+            quarters: quarters.collect(),
             peaks: Vec::new(),
             names: RankedNames::default(),
             prices: Prices::default(),
@@ -94,7 +99,7 @@ impl Pass {
                 if begin + last > 0 {
                     problems.push(FileProblem::Outside { begin, last });
                 }
-                pass.add(slice.direction, sums, &mut sweep, scope);
+                pass.add(slice.direction, sums, &mut sweep);
             }
             if !problems.is_empty() {
                 pass.problems.insert(slice, problems);
@@ -106,16 +111,16 @@ impl Pass {
     }
 
     /// Adds the sums of a file.
-    fn add(&mut self, direction: Direction, sums: FileSums, sweep: &mut Sweep, scope: &Scope) {
+    fn add(&mut self, direction: Direction, sums: FileSums, sweep: &mut Sweep) {
         for (day, of_day) in sums.days {
             self.days
                 .entry((day, direction))
                 .or_default()
                 .merge(&of_day);
         }
-        let quarters = self.quarters.entry(direction);
-        let all = || Quarters::within(&seconds_around(&scope.read, &scope.timezone));
-        quarters.or_insert_with(all).merge(&sums.quarters);
+        if let Some(quarters) = self.quarters.get_mut(&direction) {
+            quarters.merge(&sums.quarters);
+        }
         if let Some(differences) = &sums.differences {
             sweep.add(differences);
         }

@@ -1,6 +1,7 @@
 //! Reports on lakes, also on damaged ones.
 
 use jiff::Timestamp;
+use jiff::civil::date;
 use serde_json::Value;
 
 use super::world::{World, day, days, month, slice, source, source_of_lines};
@@ -97,7 +98,7 @@ async fn by_default_a_report_begins_with_the_first_day_of_a_young_lake() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_period_is_compared_with_the_one_before_only_if_the_lake_has_all_of_it() {
+async fn a_period_is_compared_with_the_one_before_only_if_the_lake_has_both_whole() {
     let world = World::filled(&[1, 2, 3, 4]).await;
     let last_two = DayRange {
         from: Some(day(3)),
@@ -109,13 +110,76 @@ async fn a_period_is_compared_with_the_one_before_only_if_the_lake_has_all_of_it
     assert_eq!(report["totals"][0]["calls"], 7);
     assert_eq!(report["totals"][0]["before"]["calls"], 3);
     assert_eq!(report["trunks"]["rows"][0]["before"]["calls"], 3);
-    world.delete(&layout::ledger_entry(slice(1))).await;
-    let report = json(made(&world, &last_two, false).await.unwrap());
-    assert_eq!(
-        (&report["before"], &report["totals"][0]["before"]),
-        (&Value::Null, &Value::Null)
-    );
-    assert_eq!(report["changes"], Value::Array(Vec::new()));
+    for (of, is_fetched_at_noon) in [(1, false), (1, true), (4, false), (4, true)] {
+        let world = World::filled(&[1, 2, 3, 4]).await;
+        if is_fetched_at_noon {
+            world.edit_entry(slice(of), |it| fetched_at_noon(it)).await;
+        } else {
+            world.delete(&layout::ledger_entry(slice(of))).await;
+        }
+        let report = json(made(&world, &last_two, false).await.unwrap());
+        assert_eq!(
+            (&report["before"], &report["totals"][0]["before"]),
+            (&Value::Null, &Value::Null)
+        );
+        assert_eq!(report["changes"], Value::Array(Vec::new()));
+    }
+}
+
+/// Leaves the slice of a day as if it was fetched on it, and never again.
+fn fetched_at_noon(entry: &mut Entry) {
+    let day = entry.slice.period.first_day();
+    let commit = entry.committed.as_mut().unwrap();
+    commit.state = State::Open;
+    commit.fetched_at = format!("{day}T12:00:00Z").parse().unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_is_compared_with_the_week_before_only_if_the_lake_has_both_whole() {
+    for fetched_early in [None, Some(1), Some(8)] {
+        let world = World::filled(&[1, 2, 3, 4, 5, 6, 7, 8]).await;
+        if let Some(of) = fetched_early {
+            world.edit_entry(slice(of), |it| fetched_at_noon(it)).await;
+        }
+        let report = report(&world, 8).await;
+        let calls = fetched_early.is_none().then_some(1);
+        let week_before = &report["days"][7]["week_before"];
+        assert_eq!(week_before["calls"].as_u64(), calls, "{week_before}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_rhythm_counts_the_hours_of_whole_days_also_without_calls() {
+    let world = World::filled(&[0, 0, 1]).await;
+    world.edit_entry(slice(2), |it| fetched_at_noon(it)).await;
+    let hours = |report: &Value| {
+        let rhythm = report["rhythm"].as_array().unwrap().iter();
+        rhythm.map(|it| it["hours"].as_u64().unwrap()).sum::<u64>()
+    };
+    let placed = report(&world, 2).await;
+    assert_eq!((hours(&placed), &placed["pass"]["files"]), (24, &0.into()));
+    let both = DayRange {
+        direction: None,
+        ..days(3).range()
+    };
+    let both = made(&world, &both, false).await.unwrap();
+    let both = serde_json::to_value(both).unwrap();
+    assert_eq!((hours(&both), &both["totals"][2]["calls"]), (0, &1.into()));
+}
+
+#[tokio::test(start_paused = true)]
+async fn by_default_a_report_on_months_begins_within_the_window() {
+    let mut world = World::of_months(&[&[("1", 25)], &[("2", 20)]]).await;
+    let now = "2020-02-28T12:00:00Z".parse().unwrap();
+    for (start, from) in [(None, 29), (Some(20), 20)] {
+        world.config.window.start = start.map(|start| date(2020, 2, start));
+        let range = DayRange {
+            direction: Some(Direction::Placed),
+            ..DayRange::default()
+        };
+        let report = Report::make(&world.lake, &world.config, &range, false, now);
+        assert_eq!(report.await.unwrap().from.day(), from);
+    }
 }
 
 #[tokio::test(start_paused = true)]
