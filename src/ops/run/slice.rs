@@ -1,5 +1,6 @@
 //! One slice, from its lease to its ledger entry.
 
+use std::ops::RangeInclusive;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
@@ -12,7 +13,8 @@ use tokio::sync::SemaphorePermit;
 use super::{Context, Stop, Waiting};
 use crate::TOOL;
 use crate::cdr::columns::SCHEMA_VERSION;
-use crate::cdr::period::PeriodUnit;
+use crate::cdr::day::end_of_day;
+use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::Slice;
 use crate::config::{Reconcile, timezone_name};
@@ -420,7 +422,8 @@ async fn settle(
         report.describe(&commit);
         let says_the_same = before.entry.failed.is_none()
             && commit.has_equal_content(&kept)
-            && !is_from_the_future(&kept, commit.fetched_at);
+            && !is_from_the_future(&kept, commit.fetched_at)
+            && !ends_a_day(slice.period, kept.fetched_at..=commit.fetched_at, context);
         if !says_the_same || !has_rejects(context, slice, &kept).await? {
             let staged = stage(context, &before.entry, TableChange::Keep, rejects).await?;
             let lake = &context.lake;
@@ -446,6 +449,17 @@ async fn settle(
     let rejects = format!("kept in {rejects}");
     fetcher.remark(slice, &report.counts, verdict, &rejects);
     Ok(outcome)
+}
+
+/// Whether a day of the period ended between two fetches. Only the ledger tells that the day is
+/// complete now, also where the later fetch found nothing new.
+fn ends_a_day(period: Period, between: RangeInclusive<Timestamp>, context: &Context) -> bool {
+    let timezone = &context.fetcher.config.window.timezone;
+    let mut days = Period::touching(period.days(), PeriodUnit::Day);
+    days.any(|day| {
+        let end = end_of_day(day.last_day(), timezone);
+        *between.start() < end && end <= *between.end()
+    })
 }
 
 /// Puts what was read into the report, whatever becomes of it.

@@ -119,6 +119,13 @@ async fn open(objects: &Arc<InMemory>) -> Lake {
     Lake::open(store, &identity, privacy).await.unwrap()
 }
 
+/// Writes a ledger entry past the lake.
+async fn put_entry(objects: &InMemory, entry: &Entry) {
+    let path = Path::from(format!("lake/{}", layout::ledger_entry(entry.slice)));
+    let entry = serde_json::to_vec(entry).unwrap();
+    objects.put(&path, entry.into()).await.unwrap();
+}
+
 /// A source with these answers for the slice, of which the provider counts `count` calls.
 fn source(count: u64, answers: impl IntoIterator<Item = Answer>) -> ScriptedSource {
     ScriptedSource::new().with(slice(), count, answers)
@@ -158,9 +165,7 @@ impl Source for Interfered {
         if self.opened.fetch_add(1, Ordering::SeqCst) < self.times {
             match self.interference {
                 Interference::WriteEntry => {
-                    let entry = serde_json::to_vec(&Entry::new(request.slice)).unwrap();
-                    let path = Path::from(format!("lake/{}", layout::ledger_entry(request.slice)));
-                    self.objects.put(&path, entry.into()).await.unwrap();
+                    put_entry(&self.objects, &Entry::new(request.slice)).await;
                 }
                 Interference::Erase => {
                     let token = key().token(NUMBER);
@@ -354,6 +359,33 @@ async fn a_slice_committed_meanwhile_is_skipped_unless_this_run_would_prove_more
         assert_eq!(report.outcome, outcome, "{report:?}");
         let is_skipped = outcome == SliceOutcome::Skipped;
         assert_eq!(world.rows().await, Some(if is_skipped { 2 } else { 3 }));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_fetch_after_the_end_of_a_day_is_recorded_although_its_content_is_equal() {
+    let end: Timestamp = "2020-01-02T00:00:00Z".parse().unwrap();
+    let just_before = "2020-01-01T23:59:59.999999999Z".parse().unwrap();
+    // The slice stays open.
+    let keys = [
+        ("window.timezone", "UTC"),
+        ("window.settle_hours", "1000000"),
+    ];
+    for (fetched_at, is_recorded) in [(just_before, true), (end, false)] {
+        for calls in [0, 3] {
+            let world = World::new().await;
+            world.run(source(calls, [Calls(calls)]), &keys).await;
+            let mut entry = world.lake.entry(slice()).await.entry;
+            entry.committed.as_mut().unwrap().fetched_at = fetched_at;
+            put_entry(&world.objects, &entry).await;
+
+            let report = world.run(source(calls, [Calls(calls)]), &keys).await;
+            assert_eq!(report.outcome, SliceOutcome::Unchanged, "{report:?}");
+            let (before, after) = (entry.committed.unwrap(), world.commit().await.unwrap());
+            assert_eq!(before.state, State::Open);
+            assert!(after.has_equal_content(&before), "{after:?}");
+            assert_eq!(after.fetched_at > fetched_at, is_recorded, "{after:?}");
+        }
     }
 }
 
