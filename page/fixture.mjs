@@ -13,6 +13,7 @@ export const KINDS = [
   "year",
   "first",
   "few",
+  "halves",
 ];
 
 const HOUR = 3_600_000;
@@ -286,6 +287,11 @@ export function fixture(kind) {
     }
     for (const d of days) if (d.day >= "2026-11") d.state = "open";
   }
+
+  for (const slice of list) slice.changed = slice.changes.length;
+  // One direction is fetched, and the other never was: no day counts for the rhythm.
+  if (kind === "halves")
+    for (const cell of rhythm.values()) Object.assign(cell, { calls: 0, answered: 0, hours: 0 });
 
   const totals = [...directions, null].map((direction) => ({
     direction,

@@ -50,6 +50,7 @@ for (const name of [
   "UTC",
   "Europe/Berlin",
   "America/St_Johns",
+  "America/Santiago",
   "Asia/Kathmandu",
   "Africa/Cairo",
   "Pacific/Apia",

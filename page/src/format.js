@@ -144,7 +144,9 @@ export class Zone {
       const { day: d, clock } = this.parts(time);
       time += wanted - Date.parse(`${d}T${clock}:00Z`);
     }
-    return time;
+    // Where the clock skips midnight, the day begins later.
+    const { day: d, clock } = this.parts(time);
+    return d === day ? time : time + wanted - Date.parse(`${d}T${clock}:00Z`);
   }
 }
 

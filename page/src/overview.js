@@ -279,7 +279,7 @@ export function tiles(report, days) {
       has_before
         ? "Changes compare with as many days before: " +
             `${day_short(report.before.from)} to ${day_short(report.before.to)}.`
-        : "There is no complete period before to compare with.",
+        : "Nothing is compared with the period before: the lake does not have both whole.",
     ),
   ];
 }

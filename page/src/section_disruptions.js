@@ -106,7 +106,7 @@ export function disruptions(report, days, zone) {
               .flatMap(({ points }) => points.map((p) => ({ ...p })))
               .sort((a, b) => a.time - b.time)
               .map((p) => [
-                is_hourly ? zone.moment(p.time) : day_long(zone.parts(p.time).day),
+                is_hourly ? zone.moment(p.time) : day_long(p.day),
                 p.direction,
                 count(p.calls),
                 percent(asr(p)),

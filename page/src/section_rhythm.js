@@ -11,8 +11,41 @@ import { empty } from "./parts.js";
 const clock = (hour) => `${String(hour).padStart(2, "0")}:00`;
 
 export function rhythm(report, days, zone) {
-  if (!report.rhythm.some(({ calls }) => calls > 0))
+  if (!days.some(({ parts }) => parts.some(({ calls }) => calls > 0)))
     return empty("There are no calls in this period.");
+  const of = new Map(report.peaks.map((peak) => [peak.day, peak]));
+  const peaks = days.map(({ day }) => of.get(day) ?? { day, calls: 0, at: null });
+  const label = ({ calls, at }) =>
+    at ? `${count(calls)} at ${zone.parts(Date.parse(at)).clock}` : count(calls);
+  const top = peaks.reduce((a, b) => (b.calls > a.calls ? b : a), peaks[0]);
+  return h(
+    "div",
+    { class: "columns wide-first" },
+    report.rhythm.some(({ calls }) => calls > 0)
+      ? week_chart(report)
+      : empty(
+          "No day with calls is whole in every direction, so no hour of the week has an average.",
+        ),
+    report.peaks.length > 0 &&
+      figure({
+        id: "peaks-chart",
+        title: "Most calls at once, by day",
+        summary: [
+          `At most ${plural(top.calls, "call")} at once, on ${day_long(top.day)}`,
+          top.at ? ` at ${zone.parts(Date.parse(top.at)).clock}` : "",
+          "; both directions together.",
+        ].join(""),
+        draw: (width) => draw_peaks({ days: peaks, label }, width),
+        table: {
+          columns: [["Day"], ["Most at once", true], ["When"]],
+          rows: () => peaks.map(({ day, calls, at }) => [day, count(calls), zone.stamp(at)]),
+        },
+      }),
+  );
+}
+
+/** The average hours of a week. */
+function week_chart(report) {
   const measures = {
     calls: {
       name: "Calls an hour",
@@ -83,29 +116,5 @@ export function rhythm(report, days, zone) {
         ]),
     },
   });
-  const of = new Map(report.peaks.map((peak) => [peak.day, peak]));
-  const peaks = days.map(({ day }) => of.get(day) ?? { day, calls: 0, at: null });
-  const label = ({ calls, at }) =>
-    at ? `${count(calls)} at ${zone.parts(Date.parse(at)).clock}` : count(calls);
-  const top = peaks.reduce((a, b) => (b.calls > a.calls ? b : a), peaks[0]);
-  return h(
-    "div",
-    { class: "columns wide-first" },
-    heat,
-    report.peaks.length > 0 &&
-      figure({
-        id: "peaks-chart",
-        title: "Most calls at once, by day",
-        summary: [
-          `At most ${plural(top.calls, "call")} at once, on ${day_long(top.day)}`,
-          top.at ? ` at ${zone.parts(Date.parse(top.at)).clock}` : "",
-          "; both directions together.",
-        ].join(""),
-        draw: (width) => draw_peaks({ days: peaks, label }, width),
-        table: {
-          columns: [["Day"], ["Most at once", true], ["When"]],
-          rows: () => peaks.map(({ day, calls, at }) => [day, count(calls), zone.stamp(at)]),
-        },
-      }),
-  );
+  return heat;
 }

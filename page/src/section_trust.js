@@ -42,7 +42,7 @@ export function trust(report, zone) {
       "Fetched",
       fetched.length ? `${zone.stamp(fetched[0])} to ${zone.stamp(fetched.at(-1))}` : "never",
     ],
-    ["Slices that changed later", count(new Set(changed.map(({ slice }) => slice)).size)],
+    ["Slices that changed later", count(list.filter((slice) => slice.changed > 0).length)],
   ];
   const line = ({ slice, at, ...c }) =>
     h(
@@ -101,7 +101,7 @@ export function trust(report, zone) {
             slice.reconcile ?? NOTHING,
             count(slice.rejected),
             zone.stamp(slice.fetched_at),
-            count(slice.changes.length),
+            count(slice.changed),
           ]),
       },
     }),
