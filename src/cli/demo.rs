@@ -8,7 +8,7 @@ use jiff::Timestamp;
 
 use super::advice::Rerun;
 use super::progress::Screen;
-use super::report::{DEFAULT_FILE, write_page};
+use super::report::write_page;
 use super::run::{exit_of, slices};
 use super::table::{DayTable, counted, dollars, thousands};
 use super::{CommandError, Exit, LAKE_STAYS, advice, interrupted_by_signals, print};
@@ -74,14 +74,12 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
             fetched.as_secs_f64()
         )
     };
-    let report = demo.report(&lake, Timestamp::now()).await?;
-    let lake = args.lake.trim_end_matches('/');
-    // Beside the lake, or in the current directory.
+    let place = args.lake.trim_end_matches('/');
+    // Beside the lake, or in the current directory, where a real report may be.
     let page = match demo.root() {
-        Location::Directory(_) => format!("{lake}-report.html"),
-        Location::Bucket(_) => DEFAULT_FILE.to_owned(),
+        Location::Directory(_) => format!("{place}-report.html"),
+        Location::Bucket(_) => "cdrlake-demo-report.html".to_owned(),
     };
-    write_page(Path::new(&page), &report)?;
     let program = std::env::args()
         .next()
         .unwrap_or_else(|| "cdrlake".to_owned());
@@ -89,17 +87,25 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         format!(
             "{}\n{did}\n\
              Proven: {} calls and {} USD, read back from Parquet, equal the simulator's own, slice \
-             by slice.\n\
-             Look at it in a browser: {page}\n\n\
-             Try next:\n  \
-             duckdb -c \"SELECT dt, direction, count(*) AS calls, sum(charge_usd) AS usd FROM \
-             '{lake}/cdrs/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n  \
-             {program} status --lake {lake}\n  \
-             {program} simulate      # the same API on a port; its key is demo\n  \
-             {program} run --help    # and README.md, for a real account\n",
+             by slice.\n",
             table.render(),
             thousands(proven.rows),
             dollars(proven.totals.charge_usd),
+        )
+        .as_bytes(),
+    )?;
+    // After that, because what was proven is worth more than the page.
+    let report = demo.report(&lake, Timestamp::now()).await?;
+    write_page(Path::new(&page), &report)?;
+    print(
+        format!(
+            "Look at it in a browser: {page}\n\n\
+             Try next:\n  \
+             duckdb -c \"SELECT dt, direction, count(*) AS calls, sum(charge_usd) AS usd FROM \
+             '{place}/cdrs/*/*.parquet' GROUP BY ALL ORDER BY ALL\"\n  \
+             {program} status --lake {place}\n  \
+             {program} simulate      # the same API on a port; its key is demo\n  \
+             {program} run --help    # and README.md, for a real account\n",
         )
         .as_bytes(),
     )

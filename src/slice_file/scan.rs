@@ -11,7 +11,7 @@ use parquet::arrow::arrow_reader::{
 };
 use parquet::errors::ParquetError;
 
-use super::writer::{SLICE_KEY, WriteError, batch_rows, error, metadata_value, open, read_footer};
+use super::writer::{SLICE_KEY, WriteError, batch_rows, error, footer_of, metadata_value, open};
 use crate::cdr::amount::AMOUNT_SCALE;
 use crate::cdr::columns::{self, AMOUNT_PRECISION, COLUMNS, Kind};
 use crate::cdr::slice::Slice;
@@ -30,7 +30,9 @@ pub(crate) fn scan(
     mut each: impl FnMut(&RecordBatch),
 ) -> Result<(), WriteError> {
     let failed = |source: ParquetError| error(path, "read", source);
-    let footer = read_footer(path)?;
+    // Opened once: a run may replace the file, and then it has another footer.
+    let file = open(path)?;
+    let footer = footer_of(&file, path)?;
     let metadata = footer.metadata();
     let general = metadata.file_metadata();
     let named = metadata_value(general, SLICE_KEY);
@@ -46,7 +48,7 @@ pub(crate) fn scan(
     let mask = ProjectionMask::columns(general.schema_descr(), columns.iter().copied());
     let options = ArrowReaderOptions::new().with_schema(schema);
     let footer = ArrowReaderMetadata::try_new(Arc::clone(metadata), options).map_err(failed)?;
-    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(open(path)?, footer)
+    let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(file, footer)
         .with_projection(mask)
         .with_batch_size(rows)
         .build()

@@ -474,7 +474,12 @@ pub(crate) fn remove_leftover(path: &Path) -> std::io::Result<()> {
 /// # Errors
 /// `WriteError` if it cannot be opened or is not a complete Parquet file.
 pub fn read_footer(path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
-    ArrowReaderMetadata::load(&open(path)?, ArrowReaderOptions::new())
+    footer_of(&open(path)?, path)
+}
+
+/// Reads the footer of the open file that was found at `path`.
+pub(super) fn footer_of(file: &File, path: &Path) -> Result<ArrowReaderMetadata, WriteError> {
+    ArrowReaderMetadata::load(file, ArrowReaderOptions::new())
         .map_err(|source| error(path, "read", source))
 }
 

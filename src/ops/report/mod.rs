@@ -28,6 +28,7 @@ use super::run::reports::reports;
 use super::show::ReportedSlices;
 use super::status::{LakeStatus, SliceStatus};
 use super::{Error, UsageError};
+use crate::cdr::day::end_of_day;
 use crate::cdr::period::{Period, PeriodUnit};
 use crate::cdr::slice::{Direction, Slice};
 use crate::config::Config;
@@ -41,7 +42,7 @@ use peaks::Peak;
 use prices::PriceChange;
 use rankings::{Of, Ranked, Ranking, SpendChange, changes};
 use sums::DaySums;
-use trust::{SliceChange, Trust};
+use trust::{SliceChange, SliceChanges, Trust};
 
 /// Days of a report where none are selected.
 const DEFAULT_DAYS: i64 = 30;
@@ -233,17 +234,18 @@ impl Report {
         let directions = range.directions(&config.source.directions);
         let period = selected_days(lake, config, range, &directions, &timezone, now).await?;
         let scope = scope(period.clone(), timezone);
-        let entries = lake.entries(&directions, scope.read.clone()).await?;
+        let mut entries = lake.entries(&directions, scope.read.clone()).await?;
         refuse_nothing(lake, &entries, &period, &directions).await?;
         let unit = identity.period_unit();
         let today = now.to_zoned(scope.timezone.clone()).date();
+        let mut pass = Pass::read(lake, &entries, &directions, &scope).await?;
+        entries.extend(std::mem::take(&mut pass.replaced));
         let status = |days| LakeStatus::new(unit, &entries, &directions, days, today);
-        let pass = Pass::read(lake, &entries, &directions, &scope).await?;
         let trust = Trust::new(
             &status(period.clone()),
             &entries,
             &pass.problems,
-            slice_changes(lake, &period).await?,
+            slice_changes(lake, &scope).await?,
         );
         let mut statuses = Statuses::of(status(scope.read.clone()), &scope.timezone);
         statuses.forget_unreadable(&pass);
@@ -543,26 +545,25 @@ async fn refuse_nothing(
     .into())
 }
 
-/// How runs changed the slices of `period`, as far as their reports are kept.
+/// How runs changed the slices of the period, as far as their reports are kept. What was fetched
+/// before the end of a slice's last day only grew with the day.
 async fn slice_changes(
     lake: &Lake,
-    period: &RangeInclusive<Date>,
-) -> Result<BTreeMap<Slice, Vec<SliceChange>>, LakeError> {
-    let mut changes: BTreeMap<Slice, Vec<SliceChange>> = BTreeMap::new();
+    scope: &Scope,
+) -> Result<BTreeMap<Slice, SliceChanges>, LakeError> {
+    let mut changes: BTreeMap<Slice, SliceChanges> = BTreeMap::new();
     let mut told = std::pin::pin!(reports::<ReportedSlices>(lake).await?);
     while let Some(told) = told.try_next().await? {
         for report in &told.slices {
             let slice = report.slice();
             if let Some(change) = &report.change
-                && slice.period.touches(period)
+                && slice.period.touches(&scope.period)
+                && change.since >= end_of_day(slice.period.last_day(), &scope.timezone)
             {
                 let change = SliceChange::new(&told.run, told.finished_at, change);
-                changes.entry(slice).or_default().push(change);
+                changes.entry(slice).or_default().add(change);
             }
         }
-    }
-    for of_slice in changes.values_mut() {
-        of_slice.sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.run.cmp(&b.run)));
     }
     Ok(changes)
 }

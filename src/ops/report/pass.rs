@@ -1,6 +1,7 @@
 //! One pass over the files of the days in question, in their order.
 
 use std::collections::{BTreeMap, HashMap};
+use std::fmt::Display;
 use std::time::Duration;
 
 use futures::{StreamExt, stream};
@@ -14,15 +15,17 @@ use super::sums::{DaySums, Outcomes};
 use crate::cdr::columns::SCHEMA_VERSION;
 use crate::cdr::period::PeriodUnit;
 use crate::cdr::slice::{Direction, Slice};
-use crate::cdr::tally::{Counts, DayTotals, OTHER_DISPOSITIONS, Totals};
+use crate::cdr::tally::{Counts, OTHER_DISPOSITIONS, Totals};
 use crate::error::{Panicked, chain, sanitized_excerpt};
 use crate::lake::ledger::Commit;
-use crate::lake::{Lake, LakeError, LedgerEntry};
+use crate::lake::{Condition, Lake, LakeError, LedgerEntry};
 use crate::ops::status::ANSWERED;
 use crate::ops::thread::on_thread;
 
 /// Files of a lake in a bucket that are fetched at the same time.
 const CONCURRENT_FETCHES: usize = 8;
+/// Files of months that are read at the same time: the sums of each are some 11 MB.
+const CONCURRENT_MONTHS: usize = 4;
 
 /// What is wrong with a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +48,8 @@ pub(super) struct Pass {
     pub(super) names: RankedNames,
     pub(super) prices: Prices,
     pub(super) problems: BTreeMap<Slice, Vec<FileProblem>>,
+    /// Ledger entries that a run changed meanwhile: the sums are those of these.
+    pub(super) replaced: Vec<(Slice, LedgerEntry)>,
     pub(super) rows: u64,
     pub(super) files: u64,
     /// The time that all threads together took.
@@ -76,6 +81,7 @@ impl Pass {
             names: RankedNames::default(),
             prices: Prices::default(),
             problems: BTreeMap::new(),
+            replaced: Vec::new(),
             rows: 0,
             files: 0,
             took: Duration::ZERO,
@@ -86,13 +92,20 @@ impl Pass {
             Some(_) => CONCURRENT_FETCHES,
             None => std::thread::available_parallelism().map_or(2, usize::from),
         };
+        let is_month = |slice: &Slice| slice.period.unit() == PeriodUnit::Month;
+        let at_once = if slices.iter().any(is_month) {
+            at_once.min(CONCURRENT_MONTHS)
+        } else {
+            at_once
+        };
         let reads = stream::iter(slices).map(async |slice| {
             let read = read_slice(lake, slice, &entries[&slice], scope).await;
             (slice, read)
         });
         let mut reads = std::pin::pin!(reads.buffered(at_once));
         while let Some((slice, read)) = reads.next().await {
-            let (sums, problem) = read?;
+            let (Look { sums, problem }, replaced) = read?;
+            pass.replaced.extend(replaced.map(|entry| (slice, entry)));
             let mut problems: Vec<FileProblem> = problem.into_iter().collect();
             if let Some(sums) = sums {
                 let (begin, last) = (sums.outside, sums.overlong);
@@ -136,23 +149,31 @@ impl Pass {
     }
 }
 
-/// The sums of a slice's file, and what is wrong with it. A run may replace the file meanwhile:
-/// then its new ledger entry counts.
+/// The sums of a slice's file, and what is wrong with it.
+#[derive(Debug)]
+struct Look {
+    sums: Option<FileSums>,
+    problem: Option<FileProblem>,
+}
+
+/// Looks at a slice's file. A run may replace it meanwhile: then its new ledger entry counts, which
+/// is part of the result.
 async fn read_slice(
     lake: &Lake,
     slice: Slice,
     found: &LedgerEntry,
     scope: &Scope,
-) -> Result<(Option<FileSums>, Option<FileProblem>), LakeError> {
-    let (sums, problem) = look(lake, slice, found, scope).await?;
-    if problem.is_none() {
-        return Ok((sums, None));
+) -> Result<(Look, Option<LedgerEntry>), LakeError> {
+    let first = look(lake, slice, found, scope).await?;
+    if first.problem.is_none() {
+        return Ok((first, None));
     }
     let now = lake.entry(slice).await;
-    if now.is_same_as(found) {
-        return Ok((sums, problem));
+    // An entry that cannot be used says nothing about the file.
+    if now.is_same_as(found) || now.condition != Condition::Sound {
+        return Ok((first, None));
     }
-    look(lake, slice, &now, scope).await
+    Ok((look(lake, slice, &now, scope).await?, Some(now)))
 }
 
 async fn look(
@@ -160,18 +181,26 @@ async fn look(
     slice: Slice,
     found: &LedgerEntry,
     scope: &Scope,
-) -> Result<(Option<FileSums>, Option<FileProblem>), LakeError> {
+) -> Result<Look, LakeError> {
     let entry = &found.entry;
     let commit = entry.committed.as_ref();
     let unreadable = |problem: &str| {
         let problem = FileProblem::Unreadable(sanitized_excerpt(problem));
-        Ok((None, Some(problem)))
+        Ok(Look {
+            sums: None,
+            problem: Some(problem),
+        })
     };
     let copy = match lake.table().local_copy(entry).await {
         Ok(Some(copy)) => copy,
         Ok(None) if entry.file().is_some() => return unreadable("its file is missing"),
         // Without rows there is no file.
-        Ok(None) => return Ok((None, None)),
+        Ok(None) => {
+            return Ok(Look {
+                sums: None,
+                problem: None,
+            });
+        }
         Err(error) if error.is_denied() => return unreadable(&chain(&error)),
         Err(error) => return Err(error),
     };
@@ -183,7 +212,10 @@ async fn look(
         Some(Err(error)) => unreadable(&chain(&error)),
         Some(Ok(sums)) => {
             let altered = commit.and_then(|commit| difference(slice, &sums, commit, scope));
-            Ok((Some(sums), altered.map(FileProblem::Altered)))
+            Ok(Look {
+                sums: Some(sums),
+                problem: altered.map(FileProblem::Altered),
+            })
         }
     }
 }
@@ -197,65 +229,136 @@ fn difference(slice: Slice, sums: &FileSums, commit: &Commit, scope: &Scope) -> 
             sums.rows
         ));
     }
-    let of_file = |day: Date| sums.days.get(&day).copied().unwrap_or_default();
-    let in_ledger: Vec<(Date, DaySums)> = match slice.period.unit() {
+    let in_ledger: Vec<(Date, u64, &Totals)> = match slice.period.unit() {
         PeriodUnit::Day => {
-            let day = slice.period.first_day();
-            let sums = sums_of(commit.counts.rows, &commit.totals, of_file(day));
-            vec![(day, sums)]
+            let rows = commit.counts.rows;
+            vec![(slice.period.first_day(), rows, &commit.totals)]
         }
         PeriodUnit::Month => {
-            let sums = |(day, of): (&Date, &DayTotals)| {
-                (*day, sums_of(of.rows, &of.totals, of_file(*day)))
-            };
-            commit.days.iter().map(sums).collect()
+            let days = commit.days.iter();
+            days.map(|(day, of)| (*day, of.rows, &of.totals)).collect()
         }
     };
-    let differing = in_ledger
-        .into_iter()
-        .find(|(day, in_ledger)| scope.read.contains(day) && *in_ledger != of_file(*day));
-    differing.map(|(day, in_ledger)| {
-        let shown = |sums: &DaySums| {
-            let Outcomes {
-                calls,
-                duration_seconds,
-                ..
-            } = sums.outcomes;
-            format!(
-                "{calls} calls, {duration_seconds} seconds, {} USD",
-                sums.charge_usd
-            )
-        };
-        format!(
-            "on {day}, {} in the ledger, {} in the file",
-            shown(&in_ledger),
-            shown(&of_file(day))
-        )
+    let mut in_ledger = in_ledger.into_iter();
+    in_ledger.find_map(|(day, rows, totals)| {
+        let of_file = sums.days.get(&day).copied().unwrap_or_default();
+        let found = difference_of_day(&of_file, rows, totals);
+        let (of, ledger, file) = found.filter(|_| scope.read.contains(&day))?;
+        Some(format!(
+            "on {day}, the {of} are {ledger} in the ledger, {file} in the file"
+        ))
     })
 }
 
-/// The sums of a ledger entry, as the report has them. It may lack a disposition among very many:
-/// then `found` counts.
-fn sums_of(rows: u64, totals: &Totals, found: DaySums) -> DaySums {
-    let of = |disposition: &str| totals.by_disposition.get(disposition).copied();
-    let has_all = !totals.by_disposition.contains_key(OTHER_DISPOSITIONS);
-    let outcomes = Outcomes {
-        calls: rows,
-        duration_seconds: totals.duration_seconds,
-        ..found.outcomes
+/// The name of the first sum of a day that differs, with its value in the ledger and in the file.
+fn difference_of_day(
+    file: &DaySums,
+    rows: u64,
+    totals: &Totals,
+) -> Option<(&'static str, String, String)> {
+    let ledger = sums_of(rows, totals);
+    let (in_ledger, in_file) = (ledger.outcomes, file.outcomes);
+    let pair = |of: &'static str, ledger: &dyn Display, file: &dyn Display| {
+        (of, ledger.to_string(), file.to_string())
     };
+    let mut pairs = vec![
+        pair("calls", &in_ledger.calls, &in_file.calls),
+        pair(
+            "seconds",
+            &in_ledger.duration_seconds,
+            &in_file.duration_seconds,
+        ),
+        pair("charges in USD", &ledger.charge_usd, &file.charge_usd),
+        pair(
+            "fees for forwarding in USD",
+            &ledger.forward_fee_usd,
+            &file.forward_fee_usd,
+        ),
+    ];
+    // Of many dispositions the ledger has only the first ones by name.
+    if !totals.by_disposition.contains_key(OTHER_DISPOSITIONS) {
+        pairs.extend([
+            pair("answered calls", &in_ledger.answered, &in_file.answered),
+            pair("failed calls", &in_ledger.failed, &in_file.failed),
+            pair("busy calls", &in_ledger.busy, &in_file.busy),
+        ]);
+    }
+    pairs.into_iter().find(|(_, ledger, file)| ledger != file)
+}
+
+/// The sums of a ledger entry, as the report has them.
+pub(super) fn sums_of(rows: u64, totals: &Totals) -> DaySums {
+    let of = |disposition: &str| totals.by_disposition.get(disposition).copied();
     DaySums {
-        outcomes: if has_all {
-            Outcomes {
-                answered: of(ANSWERED).unwrap_or_default(),
-                failed: of("failed").unwrap_or_default(),
-                busy: of("busy").unwrap_or_default(),
-                ..outcomes
-            }
-        } else {
-            outcomes
+        outcomes: Outcomes {
+            calls: rows,
+            answered: of(ANSWERED).unwrap_or_default(),
+            failed: of("failed").unwrap_or_default(),
+            busy: of("busy").unwrap_or_default(),
+            duration_seconds: totals.duration_seconds,
         },
         charge_usd: totals.charge_usd,
         forward_fee_usd: totals.forward_fee_usd,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use jiff::civil::date;
+    use jiff::tz::TimeZone;
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+    use object_store::ObjectStoreExt;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::lake::PublishedFile;
+    use crate::lake::ledger::tests::commit;
+    use crate::lake::ledger::{Entry, State};
+    use crate::privacy::{Modes, Privacy};
+    use crate::store::bucket::BucketStore;
+    use crate::store::layout;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_entry_that_changed_meanwhile_counts_only_if_it_can_be_used() {
+        let objects = Arc::new(InMemory::new());
+        let config = Config::from_keys([("lake.url", "s3://bucket/lake")]).unwrap();
+        let privacy = || Privacy::new(Modes::default(), None);
+        let store = Arc::new(BucketStore::in_memory(&objects));
+        let lake = Lake::open(store, &config.identity(&privacy()), privacy()).await;
+        let lake = lake.unwrap();
+        let day = date(2026, 10, 1);
+        let slice = Slice::of_day(day, Direction::Placed);
+        let scope = Scope {
+            read: day..=day,
+            period: day..=day,
+            before: day..=day,
+            timezone: TimeZone::UTC,
+        };
+        // Its file was removed meanwhile.
+        let file = PublishedFile {
+            path: String::new(),
+            rows: 1,
+            bytes: 1,
+            checksum: String::new(),
+            etag: None,
+            statistics: Default::default(),
+        };
+        let mut found = LedgerEntry::absent(slice);
+        found.entry.committed = Some(commit(Some(file), State::Closed));
+        let mut without_calls = Entry::new(slice);
+        without_calls.committed = Some(commit(None, State::Closed));
+        let without_calls = serde_json::to_string(&without_calls).unwrap();
+        for (now, is_usable) in [(&*without_calls, true), ("{", false)] {
+            let path = Path::from(format!("lake/{}", layout::ledger_entry(slice)));
+            let bytes = now.as_bytes().to_vec().into();
+            objects.put(&path, bytes).await.unwrap();
+            let (look, replaced) = read_slice(&lake, slice, &found, &scope).await.unwrap();
+            assert_eq!(look.problem.is_none(), is_usable, "{:?}", look.problem);
+            let state = replaced.map(|entry| entry.state());
+            assert_eq!(state, is_usable.then_some(crate::lake::SliceState::Closed));
+        }
     }
 }

@@ -16,6 +16,9 @@ use crate::lake::report::Change;
 use crate::lake::{LedgerEntry, SliceState};
 use crate::ops::status::{LakeStatus, SliceStatus};
 
+/// Changes of each slice that are shown.
+const CHANGES_SHOWN: usize = 3;
+
 /// How complete the slices of the period are.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Trust {
@@ -106,8 +109,33 @@ pub(crate) struct SliceTrust {
     pub rejected: u64,
     /// When its content was fetched.
     pub fetched_at: Option<Timestamp>,
-    /// How runs changed it, oldest first, as far as their reports are kept.
-    pub changes: Vec<SliceChange>,
+    /// How runs changed it after its last day.
+    #[serde(flatten)]
+    pub changes: SliceChanges,
+}
+
+/// How runs changed a slice after its last day, as far as their reports are kept.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct SliceChanges {
+    /// How often.
+    #[serde(rename = "changed")]
+    pub count: u64,
+    /// The last changes, oldest first.
+    #[serde(rename = "changes")]
+    pub last: Vec<SliceChange>,
+}
+
+impl SliceChanges {
+    /// Adds a change, in any order.
+    pub(super) fn add(&mut self, change: SliceChange) {
+        self.count += 1;
+        self.last.push(change);
+        self.last
+            .sort_by(|a, b| a.at.cmp(&b.at).then_with(|| a.run.cmp(&b.run)));
+        if self.last.len() > CHANGES_SHOWN {
+            self.last.remove(0);
+        }
+    }
 }
 
 /// How a run changed a slice.
@@ -146,7 +174,7 @@ impl Trust {
         status: &LakeStatus,
         entries: &HashMap<Slice, LedgerEntry>,
         problems: &BTreeMap<Slice, Vec<FileProblem>>,
-        mut changes: BTreeMap<Slice, Vec<SliceChange>>,
+        mut changes: BTreeMap<Slice, SliceChanges>,
     ) -> Self {
         let mut trust = Self {
             slices: SliceCounts {
@@ -171,11 +199,23 @@ impl Trust {
             let mut findings = of_ledger(of_slice, verdict, commit.and_then(|it| it.control_total));
             findings.extend(
                 changes
+                    .last
                     .last()
                     .map(|last| (FindingKind::Changed, changed(last))),
             );
             let problems = problems.get(&slice).into_iter().flatten();
-            findings.extend(problems.map(of_file));
+            let of_files = problems.map(of_file);
+            findings.extend(of_files.map(|(kind, text)| {
+                // A run that died between the file and its entry damages neither.
+                let is_explained =
+                    kind < FindingKind::Damaged && of_slice.state == SliceState::Interrupted;
+                let kind = if is_explained {
+                    FindingKind::Interrupted
+                } else {
+                    kind
+                };
+                (kind, text)
+            }));
             findings.sort();
             let finding = |(kind, text)| Finding {
                 day: slice.period.first_day(),

@@ -5,9 +5,11 @@ use jiff::civil::date;
 use serde_json::Value;
 
 use super::world::{World, day, days, month, slice, source, source_of_lines};
+use crate::cdr::digest::Digest;
 use crate::cdr::reconcile::Verdict;
 use crate::cdr::slice::Direction;
-use crate::lake::ledger::{Entry, State};
+use crate::cdr::tally::OTHER_DISPOSITIONS;
+use crate::lake::ledger::{Entry, Pending, State};
 use crate::ops::days::{DayRange, Selection};
 use crate::ops::report::Report;
 use crate::ops::{Error, UsageError};
@@ -227,8 +229,8 @@ async fn what_can_be_read_of_a_damaged_lake_is_shown_and_the_rest_is_a_finding()
         "2020-01-03 placed: its ledger entry cannot be used, so its calls are unproven: a newer",
         "2020-01-04 placed: its calls are not in the report: its file is missing.",
         "2020-01-05 placed: its calls are not in the report: cannot read the Parquet file",
-        "2020-01-06 placed: its file is not what the ledger has: on 2020-01-06, 6 calls, 157 \
-         seconds, 0 USD in the ledger, 6 calls, 156 seconds, 0 USD in the file.",
+        "2020-01-06 placed: its file is not what the ledger has: on 2020-01-06, the seconds \
+         are 157 in the ledger, 156 in the file.",
         "2020-01-07 placed: removed for its age.",
         "2020-01-08 placed: not fetched yet.",
     ]) {
@@ -278,6 +280,74 @@ async fn rejects_changes_and_other_counts_are_findings_that_damage_nothing() {
     );
     assert_eq!(trust["list"][0]["changes"][0]["rows_after"], 3);
     assert_eq!(trust["list"][1]["provider_count"], 9);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_that_grew_while_it_lasted_did_not_change() {
+    let world = World::filled(&[1]).await;
+    world.edit_entry(slice(1), |it| fetched_at_noon(it)).await;
+    let again = || Selection {
+        refresh: true,
+        ..days(1)
+    };
+    for calls in 2..=6 {
+        world.run_selected(again(), source(&[calls])).await;
+        let report = report(&world, 1).await;
+        let of_slice = &report["trust"]["list"][0];
+        // The first of these runs completed the day.
+        assert_eq!(of_slice["changed"], calls - 2);
+        let shown = of_slice["changes"].as_array().unwrap();
+        assert_eq!(shown.len() as u64, (calls - 2).min(3));
+        let last = shown.last().map(|it| &it["rows_after"]);
+        assert!(last.is_none_or(|rows| *rows == calls));
+        assert_eq!(findings(&report).is_empty(), calls == 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_file_that_an_interrupted_run_replaced_is_no_damage() {
+    let world = World::filled(&[3, 2]).await;
+    let entry = |of| world.lake.entry(slice(of));
+    let pending = Pending {
+        run: "run".to_owned(),
+        token: "token".to_owned(),
+        file: entry(1).await.entry.committed.unwrap().file,
+        digest: Digest::default(),
+        planned: None,
+    };
+    let edit = |entry: &mut Entry| {
+        entry.pending = Some(pending);
+        entry.committed.as_mut().unwrap().totals.duration_seconds += 1;
+    };
+    world.edit_entry(slice(1), edit).await;
+    let made = made(&world, &days(2).range(), false).await.unwrap();
+    assert!(!made.trust.is_any_damaged());
+    let report = serde_json::to_value(made).unwrap();
+    let found = findings(&report);
+    let kinds: Vec<&str> = found.iter().map(|(kind, _)| *kind).collect();
+    assert_eq!(kinds, ["interrupted", "interrupted"], "{found:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn outcomes_that_the_ledger_has_among_others_are_no_difference() {
+    let altered = async |other: bool| {
+        let world = World::filled(&[3]).await;
+        let edit = |entry: &mut Entry| {
+            let names = &mut entry.committed.as_mut().unwrap().totals.by_disposition;
+            names.insert("answered".to_owned(), 2);
+            if other {
+                names.insert(OTHER_DISPOSITIONS.to_owned(), 1);
+            }
+        };
+        world.edit_entry(slice(1), edit).await;
+        let report = report(&world, 1).await;
+        let found = findings(&report).first().map(|it| it.1.to_owned());
+        found.unwrap_or_default()
+    };
+    assert_eq!(altered(true).await, "");
+    let found = altered(false).await;
+    let expected = "the answered calls are 2 in the ledger, 0 in the file.";
+    assert!(found.ends_with(expected), "{found}");
 }
 
 #[tokio::test(start_paused = true)]
