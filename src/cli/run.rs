@@ -541,6 +541,7 @@ mod tests {
         }];
         let plan = Plan {
             days: day..=day,
+            directions: vec![Direction::Placed],
             due,
             up_to_date: 1,
             foreign: Vec::new(),
@@ -561,6 +562,7 @@ mod tests {
         let day = parse_day("2026-10-01").unwrap();
         Plan {
             days: day..=day,
+            directions: vec![Direction::Placed],
             due,
             up_to_date,
             foreign: Vec::new(),

@@ -158,6 +158,15 @@ pub struct SliceReport {
 }
 
 impl SliceReport {
+    /// Whether it is still to be done. What is skipped with a state was done by another run.
+    pub(crate) fn is_undone(&self) -> bool {
+        match self.outcome {
+            SliceOutcome::Committed | SliceOutcome::Unchanged => false,
+            SliceOutcome::Skipped => self.state.is_none(),
+            SliceOutcome::Failed => true,
+        }
+    }
+
     /// An empty report on a slice.
     pub fn new(slice: Slice, outcome: SliceOutcome) -> Self {
         Self {
@@ -323,9 +332,9 @@ impl RunReport {
                     totals.counts.merge(&slice.counts);
                     totals.totals.merge(&slice.totals);
                 }
-                // Another run fetched it.
-                SliceOutcome::Skipped if slice.state.is_some() => {}
-                SliceOutcome::Failed | SliceOutcome::Skipped => undone += 1,
+                SliceOutcome::Failed | SliceOutcome::Skipped => {
+                    undone += u64::from(slice.is_undone());
+                }
             }
             if slice.table_changed {
                 changed.insert(slice.period.first_day());

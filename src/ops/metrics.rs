@@ -7,17 +7,16 @@
 use std::fmt::{Display, Write};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use jiff::Timestamp;
 use serde::Serialize;
-use tempfile::NamedTempFile;
 
 use super::Error;
 use super::days::{DayRange, today};
 use super::job::Outcome;
 use super::open::find_lake;
+use super::run::RunResult;
 use super::status::{LakeStatus, SliceStatus};
 use crate::cdr::day::end_of_day;
 use crate::cdr::slice::Direction;
@@ -27,6 +26,7 @@ use crate::lake::SliceState;
 use crate::lake::report::{RunOutcome, RunReport, SliceOutcome};
 use crate::retry::RetryReason;
 use crate::store::location::Location;
+use crate::store::whole_file::WholeFile;
 
 /// The collector runs as another user. The file holds no phone number and no key.
 const FILE_MODE: u32 = 0o644;
@@ -50,7 +50,7 @@ pub struct MetricsError {
 /// Where the metrics of a lake's runs are left.
 #[derive(Clone, Debug)]
 pub(crate) struct MetricsFile {
-    path: PathBuf,
+    file: WholeFile,
     /// The lake, which distinguishes the files of one machine: a collector refuses equal series.
     lake: String,
 }
@@ -58,7 +58,7 @@ pub(crate) struct MetricsFile {
 impl MetricsFile {
     /// The file that the configuration names, if it does.
     pub(crate) fn of(config: &Config) -> Option<Self> {
-        let path = config.metrics.file.clone()?;
+        let file = WholeFile::new(config.metrics.file.clone()?, FILE_MODE);
         let lake = match &config.lake.url {
             Location::Directory(root) => std::path::absolute(root).map_or_else(
                 |_| root.display().to_string(),
@@ -66,11 +66,11 @@ impl MetricsFile {
             ),
             Location::Bucket(url) => url.to_string(),
         };
-        Some(Self { path, lake })
+        Some(Self { file, lake })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.path
+        self.file.path()
     }
 
     /// Whether it can be written, as far as that shows before.
@@ -78,11 +78,8 @@ impl MetricsFile {
     /// # Errors
     /// [`MetricsError`] if not.
     pub(crate) fn check(&self) -> Result<(), MetricsError> {
-        if self.path.exists() && !self.path.is_file() {
-            let problem = io::Error::other("it exists, and is not a file");
-            return Err(self.failed(problem));
-        }
-        self.temporary().map(drop)
+        let lock = self.file.check().and_then(|()| self.file.lock());
+        lock.map(drop).map_err(|error| self.failed(error))
     }
 
     /// Writes the metrics of a run that began at `begun_at` and has just ended. `done` is `None` if
@@ -106,22 +103,28 @@ impl MetricsFile {
         let run = LastRun {
             begun_at,
             ended_at: Timestamp::now(),
-            is_success: done.is_some_and(|done| {
-                done.run.stopped_by.is_none() && done.run.report.outcome == RunOutcome::Committed
-            }),
+            succeeded: done
+                .map_or_else(Vec::new, |done| succeeded(&done.plan.directions, &done.run)),
             up_to_date: done.map_or(0, |done| done.plan.up_to_date),
             report: done.map(|done| &done.run.report),
         };
         let days = status.map(|status| days_of(&status, config));
-        self.replace(&self.render(&self.earlier(), &run, days.as_deref()))
+        self.replace(&run, days.as_deref())
+            .map_err(|error| self.failed(error))
+    }
+
+    /// Replaces the file. Jobs that end at the same time keep each other's last success.
+    fn replace(&self, run: &LastRun<'_>, days: Option<&[Days]>) -> io::Result<()> {
+        let _lock = self.file.lock()?;
+        self.file.write(&self.render(&self.earlier(), run, days))
     }
 
     /// The file as it is. Empty if there is none, or it cannot be read.
     fn earlier(&self) -> String {
         let mut text = Vec::new();
         // Whatever else lies there might never end.
-        if self.path.is_file()
-            && let Ok(file) = File::open(&self.path)
+        if self.path().is_file()
+            && let Ok(file) = File::open(self.path())
         {
             drop(file.take(MAX_EARLIER_BYTES).read_to_end(&mut text));
         }
@@ -134,11 +137,17 @@ impl MetricsFile {
             earlier,
             text: String::new(),
         };
-        text.family(LAST_SUCCESS, "When a run last did all that was due.");
-        if run.is_success {
-            text.sample(LAST_SUCCESS, None, run.ended_at.as_second());
-        } else {
-            text.keep(LAST_SUCCESS, None);
+        text.family(
+            LAST_SUCCESS,
+            "When a run last did all that was due of a direction.",
+        );
+        for direction in Direction::ALL {
+            let label = Some(("direction", direction.as_str()));
+            if run.succeeded.contains(&direction) {
+                text.sample(LAST_SUCCESS, label, run.ended_at.as_second());
+            } else {
+                text.keep(LAST_SUCCESS, label);
+            }
         }
         text.gauge(
             "cdrlake_last_run_timestamp_seconds",
@@ -202,39 +211,9 @@ impl MetricsFile {
         text.text
     }
 
-    /// A file beside it, whose name the collector ignores.
-    fn temporary(&self) -> Result<NamedTempFile, MetricsError> {
-        let directory = match self.path.parent() {
-            Some(parent) if parent != Path::new("") => parent,
-            _ => Path::new("."),
-        };
-        let file = tempfile::Builder::new()
-            .prefix(".cdrlake-metrics-")
-            .suffix(".tmp")
-            .tempfile_in(directory);
-        // The error names a file that is not there; the cause is what matters.
-        file.map_err(|error| self.failed(error.kind().into()))
-    }
-
-    /// Readers see the earlier file or the new one.
-    fn replace(&self, text: &str) -> Result<(), MetricsError> {
-        let mut file = self.temporary()?;
-        let write = |file: &mut NamedTempFile| {
-            io::Write::write_all(file, text.as_bytes())?;
-            let mode = std::fs::Permissions::from_mode(FILE_MODE);
-            file.as_file().set_permissions(mode)?;
-            // After a power cut, an empty file would forget the last success.
-            file.as_file().sync_all()
-        };
-        write(&mut file).map_err(|error| self.failed(error))?;
-        let replaced = file.persist(&self.path);
-        replaced.map_err(|error| self.failed(error.error))?;
-        Ok(())
-    }
-
     fn failed(&self, source: io::Error) -> MetricsError {
         MetricsError {
-            path: self.path.clone(),
+            path: self.path().to_owned(),
             source,
         }
     }
@@ -244,10 +223,24 @@ impl MetricsFile {
 struct LastRun<'a> {
     begun_at: Timestamp,
     ended_at: Timestamp,
-    is_success: bool,
+    /// The directions of which it did all that was due.
+    succeeded: Vec<Direction>,
     up_to_date: u64,
     /// `None` if nothing was begun.
     report: Option<&'a RunReport>,
+}
+
+/// Those of the directions that a run looked at of which it left nothing undone.
+fn succeeded(looked_at: &[Direction], run: &RunResult) -> Vec<Direction> {
+    if run.stopped_by.is_some() {
+        return Vec::new();
+    }
+    let slices = &run.report.slices;
+    let is_done = |direction: &Direction| {
+        let mut undone = slices.iter().filter(|slice| slice.is_undone());
+        undone.all(|slice| slice.direction != *direction)
+    };
+    looked_at.iter().copied().filter(is_done).collect()
 }
 
 /// The counts of a run: the name of each, its help, and its value.
@@ -444,9 +437,11 @@ mod tests {
     use super::*;
     use crate::lake::report::SliceReport;
 
+    const PLACED_SUCCESS: &str = r#"cdrlake_last_success_timestamp_seconds{direction="placed"}"#;
+
     fn file(path: &Path) -> MetricsFile {
         MetricsFile {
-            path: path.to_owned(),
+            file: WholeFile::new(path.to_owned(), FILE_MODE),
             lake: "/a \"lake\"\\\nhere".to_owned(),
         }
     }
@@ -459,7 +454,9 @@ mod tests {
         LastRun {
             begun_at: at(ended_at - 5),
             ended_at: at(ended_at),
-            is_success: report.is_some_and(|report| report.outcome == RunOutcome::Committed),
+            succeeded: report
+                .filter(|report| report.outcome == RunOutcome::Committed)
+                .map_or_else(Vec::new, |_| vec![Direction::Placed]),
             up_to_date: 7,
             report,
         }
@@ -504,7 +501,7 @@ mod tests {
         }];
         let text = file(Path::new("x")).render("", &run(Some(&report), 1_000), Some(&days));
         for (series, expected) in [
-            ("cdrlake_last_success_timestamp_seconds", "1000"),
+            (PLACED_SUCCESS, "1000"),
             ("cdrlake_last_run_timestamp_seconds", "1000"),
             ("cdrlake_last_run_duration_seconds", "5"),
             (r#"cdrlake_last_run_outcome{outcome="committed"}"#, "1"),
@@ -558,7 +555,7 @@ mod tests {
         let third = file.render(&second, &run(None, 3_000), None);
         for (text, ended) in [(&second, "2000"), (&third, "3000")] {
             let values = [
-                "cdrlake_last_success_timestamp_seconds",
+                PLACED_SUCCESS,
                 "cdrlake_last_run_timestamp_seconds",
                 r#"cdrlake_last_run_outcome{outcome="failed"}"#,
                 r#"cdrlake_newest_complete_day_timestamp_seconds{direction="received"}"#,
@@ -575,39 +572,70 @@ mod tests {
             first.replace("1000", "1OOO"),
         ] {
             let text = file.render(&earlier, &run(None, 2_000), None);
-            assert_eq!(value(&text, LAST_SUCCESS), None, "{text}");
+            assert_eq!(value(&text, PLACED_SUCCESS), None, "{text}");
         }
     }
 
     #[test]
-    fn a_file_is_replaced_as_a_whole_and_others_may_read_it() {
+    fn a_run_succeeds_with_the_directions_that_it_looked_at_and_left_nothing_undone_of() {
+        use crate::ops::run::Stop;
+
+        let both = Direction::ALL;
+        let run = |outcome, stopped_by| RunResult {
+            report: report(outcome),
+            stopped_by,
+            is_kept: true,
+            remarks: Vec::new(),
+        };
+        // The slice of the report is a placed one.
+        let cases = [
+            (SliceOutcome::Committed, &both[..], &both[..]),
+            (SliceOutcome::Unchanged, &both[..1], &both[..1]),
+            (SliceOutcome::Failed, &both[..], &both[1..]),
+            (SliceOutcome::Skipped, &both[..], &both[1..]),
+            (SliceOutcome::Skipped, &both[..1], &[]),
+        ];
+        for (outcome, looked_at, expected) in cases {
+            assert_eq!(
+                succeeded(looked_at, &run(outcome, None)),
+                expected,
+                "{outcome:?}"
+            );
+            let stopped = run(outcome, Some(Stop::Interrupted));
+            assert_eq!(succeeded(looked_at, &stopped), []);
+        }
+    }
+
+    #[test]
+    fn jobs_for_one_direction_each_keep_the_last_success_of_the_other_and_others_may_read_it() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("cdrlake.prom");
         let file = file(&path);
+        file.check().unwrap();
         assert_eq!(file.earlier(), "");
-        for text in ["one\n", "two\n"] {
-            file.check().unwrap();
-            file.replace(text).unwrap();
-            assert_eq!(file.earlier(), text);
-        }
+        let good = report(SliceOutcome::Committed);
+        let rounds = |direction, first: i64| {
+            for round in first..first + 20 {
+                let run = LastRun {
+                    succeeded: vec![direction],
+                    ..run(Some(&good), round)
+                };
+                file.replace(&run, None).unwrap();
+            }
+        };
+        std::thread::scope(|scope| {
+            scope.spawn(|| rounds(Direction::Placed, 1_000));
+            scope.spawn(|| rounds(Direction::Received, 2_000));
+        });
+        let text = file.earlier();
+        let of = |direction| {
+            value(
+                &text,
+                &format!("{LAST_SUCCESS}{{direction=\"{direction}\"}}"),
+            )
+        };
+        assert_eq!((of("placed"), of("received")), (Some("1019"), Some("2019")));
         assert_eq!(path.metadata().unwrap().mode() & 0o777, FILE_MODE);
-        let left = std::fs::read_dir(directory.path()).unwrap().count();
-        assert_eq!(left, 1, "no temporary file is left");
-    }
-
-    #[test]
-    fn a_directory_that_is_gone_and_one_in_place_of_the_file_are_refused() {
-        let directory = tempfile::tempdir().unwrap();
-        let gone = file(&directory.path().join("gone/cdrlake.prom"));
-        let in_place = file(directory.path());
-        for (file, why) in [
-            (gone, "entity not found"),
-            (in_place, "it exists, and is not a file"),
-        ] {
-            let checked = file.check().unwrap_err();
-            assert!(chain(&checked).contains(why), "{}", chain(&checked));
-            assert!(file.replace("x").is_err());
-        }
     }
 
     #[test]

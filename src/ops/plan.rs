@@ -130,6 +130,8 @@ impl Due {
 pub struct Plan {
     /// The days looked at.
     pub days: RangeInclusive<Date>,
+    /// The directions looked at.
+    pub directions: Vec<Direction>,
     /// What is due, in the order of processing: slices that may be broken in the table first, then
     /// the newest day first. So a long backfill delays neither repairs nor recent days, and
     /// continues where it was interrupted.
@@ -166,6 +168,7 @@ pub async fn plan(
     let lookback_from = lookback_from(&config.window, today);
     let mut plan = Plan {
         days: days.clone(),
+        directions: directions.clone(),
         due: Vec::new(),
         up_to_date: 0,
         foreign: std::mem::take(&mut found.table.foreign),
@@ -301,6 +304,7 @@ pub(crate) async fn plan_load(
     let mut found = LakeContent::read(lake, &Direction::ALL, around).await?;
     let mut plan = Plan {
         days: first..=last,
+        directions: Direction::ALL.to_vec(),
         due: Vec::new(),
         up_to_date: 0,
         foreign: std::mem::take(&mut found.table.foreign),

@@ -12,6 +12,7 @@ pub(crate) mod lock;
 mod objects;
 pub(crate) mod spool;
 pub(crate) mod tls;
+pub(crate) mod whole_file;
 
 pub use error::StoreError;
 pub(crate) use error::{ClassifiedError, FailureKind};

@@ -19,7 +19,7 @@ pub(crate) fn metrics(workplace: &Workplace, file: &str) -> BTreeMap<String, i64
     samples.collect()
 }
 
-const LAST_SUCCESS: &str = "cdrlake_last_success_timestamp_seconds";
+const LAST_SUCCESS: &str = "cdrlake_last_success_timestamp_seconds{direction=\"placed\"}";
 
 #[test]
 fn a_run_leaves_its_metrics_and_a_failed_one_keeps_the_last_success() {
@@ -31,6 +31,8 @@ fn a_run_leaves_its_metrics_and_a_failed_one_keeps_the_last_success() {
     let (status, ran, first) = run(&[]);
     assert_eq!(status, 0, "{ran:?}");
     assert_eq!(first["cdrlake_last_run_rows"], 3);
+    let of_received = LAST_SUCCESS.replace("placed", "received");
+    assert!(first.contains_key(LAST_SUCCESS) && !first.contains_key(&of_received));
     assert_eq!(first["cdrlake_last_run_slices{outcome=\"committed\"}"], 1);
     let report = ran.report();
     assert_eq!(
@@ -133,7 +135,7 @@ fn metrics_that_cannot_be_written_are_refused_before_a_run_and_reported_after_it
     while server.requests(STREAM).is_empty() {
         std::thread::yield_now();
     }
-    std::fs::remove_dir(workplace.path("gone")).unwrap();
+    std::fs::remove_dir_all(workplace.path("gone")).unwrap();
     server.on(STREAM, [Answer::Records(calls(0, 3).into_bytes())]);
     server.on("/v1/cdrs?", [count(3)]);
     let ran = crate::support::ran(crate::support::ended(child));

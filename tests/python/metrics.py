@@ -44,9 +44,11 @@ def read(file, lake, promtool):
     return families
 
 
-# A lake whose last run succeeded at 0 h, and had rejects from 2 h on. It lacks two days.
+# A lake of whose placed calls the last run succeeded at 0 h, and had rejects from 2 h on. It lacks
+# two days of them. Runs on the received calls go on.
 SERIES = {
-    'cdrlake_last_success_timestamp_seconds{lake="a"}': "0x1800",
+    'cdrlake_last_success_timestamp_seconds{lake="a",direction="placed"}': "0x1800",
+    'cdrlake_last_success_timestamp_seconds{lake="a",direction="received"}': "0+60x1800",
     'cdrlake_missing_dates{lake="a",direction="placed"}': "2x1800",
     'cdrlake_missing_dates{lake="a",direction="received"}': "0x1800",
     'cdrlake_last_run_rejected_records{lake="a"}': "0x119 3x1680",
@@ -57,8 +59,8 @@ OF_PLACED = {"severity": "warning", "lake": "a", "direction": "placed"}
 ALERTS = {
     "CdrlakeNoSuccess": (
         ("26h", "27h"),
-        {"severity": "critical", "lake": "a"},
-        "No run on a did all that was due for 26 hours",
+        {"severity": "critical", "lake": "a", "direction": "placed"},
+        "No run on a did all placed calls for 26 hours",
     ),
     "CdrlakeMissingDays": (("5h", "7h"), OF_PLACED, "a lacks 2 days of placed calls"),
     "CdrlakeRejectsOrFailures": (
@@ -115,7 +117,8 @@ def main(binary, promtool):
             assert first["cdrlake_last_run_rows"][()] > 0, first
             assert sum(first["cdrlake_last_run_outcome"].values()) == 1, first
             assert {of for (of,) in first["cdrlake_last_run_outcome"]} == OUTCOMES, first
-            assert {of for (of,) in first["cdrlake_missing_dates"]} == DIRECTIONS, first
+            for name in ["cdrlake_missing_dates", "cdrlake_last_success_timestamp_seconds"]:
+                assert {of for (of,) in first[name]} == DIRECTIONS, first
             lag = time.time() - max(first["cdrlake_newest_complete_day_timestamp_seconds"].values())
             assert 0 <= lag <= 2 * 24 * 3600, lag
 
