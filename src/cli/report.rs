@@ -1,12 +1,11 @@
 //! `cdrlake report`: a page about the calls of a period.
 
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
 use jiff::Timestamp;
-use tempfile::NamedTempFile;
 
 use super::run::RangeArgs;
 use super::table::{counted, dollars, signed};
@@ -15,11 +14,14 @@ use crate::error::is_disk_full;
 use crate::ops::days::DayRange;
 use crate::ops::open::existing_lake;
 use crate::ops::report::Report;
+use crate::store::whole_file::WholeFile;
 
 /// Where a page is written without `--output`.
 pub(super) const DEFAULT_FILE: &str = "./cdrlake-report.html";
 /// `--output` for standard output.
 const STDOUT: &str = "-";
+/// Only the owner can read it, because it has what calls cost.
+const FILE_MODE: u32 = 0o600;
 /// The page, with a place for the data.
 const PAGE: &str = include_str!("report/page.html");
 /// That place.
@@ -66,11 +68,8 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
         ReportFormat::Json => STDOUT,
     };
     let path = args.output.as_deref().unwrap_or(Path::new(default));
-    let is_file = path != Path::new(STDOUT);
-    if is_file {
-        // Before anything is read, so that nobody waits for a file that cannot be written.
-        temporary_file(path)?;
-    }
+    // Before anything is read, so that nobody waits for a file that cannot be written.
+    let output = Output::open(path)?;
     let config = args.config.load()?;
     let lake = existing_lake(&config, false).await?;
     let range = DayRange::from(&args.range);
@@ -80,11 +79,17 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
         ReportFormat::Html => page(&report),
         ReportFormat::Json => json_text(&report),
     };
-    let printed = if is_file {
-        write_whole(path, &text)?;
-        format!("{}: {}\n", path.display(), summary(&report))
-    } else {
-        text
+    let written = match output {
+        Output::Stdout => None,
+        Output::Special(mut file) => Some(file.write_all(text.as_bytes())),
+        Output::File(file) => Some(file.write(&text)),
+    };
+    let printed = match written {
+        None => text,
+        Some(written) => {
+            written.map_err(|error| unwritable(path, &error))?;
+            format!("{}: {}\n", path.display(), summary(&report))
+        }
     };
     print(printed.as_bytes())?;
     Ok(if report.trust.is_any_damaged() {
@@ -94,34 +99,30 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
     })
 }
 
-/// A file beside `path` that only its owner can read, because it has what calls cost. `None` if
-/// there is no regular file at `path`, but a pipe or a device, which nothing may replace.
-fn temporary_file(path: &Path) -> Result<Option<NamedTempFile>, CommandError> {
-    if path.metadata().is_ok_and(|found| !found.is_file()) {
-        let file = File::options().write(true).open(path);
-        return file.map(|_| None).map_err(|error| unwritable(path, &error));
-    }
-    let directory = match path.parent() {
-        Some(parent) if parent != Path::new("") => parent,
-        _ => Path::new("."),
-    };
-    let file = tempfile::Builder::new()
-        .prefix(".cdrlake-report-")
-        .tempfile_in(directory);
-    file.map(Some).map_err(|error| unwritable(path, &error))
+/// Where a report goes.
+#[derive(Debug)]
+enum Output {
+    Stdout,
+    /// A pipe or a device, which nothing may replace. A pipe's reader ends once it is closed, so it
+    /// is opened only once.
+    Special(File),
+    File(WholeFile),
 }
 
-/// Writes a file that appears whole, or not at all.
-fn write_whole(path: &Path, text: &str) -> Result<(), CommandError> {
-    let failed = |error: io::Error| unwritable(path, &error);
-    match temporary_file(path)? {
-        Some(mut file) => {
-            file.write_all(text.as_bytes()).map_err(failed)?;
-            file.as_file().sync_all().map_err(failed)?;
-            file.persist(path).map_err(|error| failed(error.error))?;
-            Ok(())
+impl Output {
+    fn open(path: &Path) -> Result<Self, CommandError> {
+        if path == Path::new(STDOUT) {
+            return Ok(Self::Stdout);
         }
-        None => std::fs::write(path, text).map_err(failed),
+        let is_special = |found: Metadata| !found.is_file() && !found.is_dir();
+        let opened = if path.metadata().is_ok_and(is_special) {
+            let file = File::options().write(true).open(path);
+            file.map(Self::Special)
+        } else {
+            let file = WholeFile::new(path.to_owned(), FILE_MODE);
+            file.check().map(|()| Self::File(file))
+        };
+        opened.map_err(|error| unwritable(path, &error))
     }
 }
 
@@ -140,7 +141,9 @@ fn unwritable(path: &Path, error: &io::Error) -> CommandError {
 
 /// Writes the page of `report` to `path`.
 pub(super) fn write_page(path: &Path, report: &Report) -> Result<(), CommandError> {
-    write_whole(path, &page(report))
+    let file = WholeFile::new(path.to_owned(), FILE_MODE);
+    file.write(&page(report))
+        .map_err(|error| unwritable(path, &error))
 }
 
 /// The page with the data of `report`.

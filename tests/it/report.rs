@@ -90,6 +90,24 @@ fn a_page_is_written_whole_for_its_owner_only_and_named() {
 }
 
 #[test]
+fn the_reader_of_a_pipe_gets_the_whole_report() {
+    let (workplace, report) = filled();
+    let pipe = workplace.path("pipe");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status();
+    assert!(made.unwrap().success());
+    let reader = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    let ran = workplace.run(&[&report[..], &["--format", "json", "--output", "pipe"]].concat());
+    assert!(ran.stdout.starts_with("pipe: "), "{ran:?}");
+    let text = reader.join().unwrap();
+    let read: serde_json::Value = serde_json::from_str(&text).unwrap();
+    assert!(read["totals"].is_array(), "{read}");
+    assert!(!pipe.is_file(), "the pipe stays");
+}
+
+#[test]
 fn a_file_that_cannot_be_written_is_refused_before_the_lake_is_read() {
     let (workplace, report) = filled();
     std::fs::create_dir(workplace.path("directory")).unwrap();
