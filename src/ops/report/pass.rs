@@ -308,9 +308,9 @@ mod tests {
 
     use jiff::civil::date;
     use jiff::tz::TimeZone;
+    use object_store::ObjectStoreExt;
     use object_store::memory::InMemory;
     use object_store::path::Path;
-    use object_store::ObjectStoreExt;
 
     use super::*;
     use crate::config::Config;
@@ -318,6 +318,7 @@ mod tests {
     use crate::lake::ledger::tests::commit;
     use crate::lake::ledger::{Entry, State};
     use crate::privacy::{Modes, Privacy};
+    use crate::slice_file::statistics::FileStatistics;
     use crate::store::bucket::BucketStore;
     use crate::store::layout;
 
@@ -344,7 +345,7 @@ mod tests {
             bytes: 1,
             checksum: String::new(),
             etag: None,
-            statistics: Default::default(),
+            statistics: FileStatistics::default(),
         };
         let mut found = LedgerEntry::absent(slice);
         found.entry.committed = Some(commit(Some(file), State::Closed));

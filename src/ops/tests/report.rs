@@ -115,7 +115,7 @@ async fn a_period_is_compared_with_the_one_before_only_if_the_lake_has_both_whol
     for (of, is_fetched_at_noon) in [(1, false), (1, true), (4, false), (4, true)] {
         let world = World::filled(&[1, 2, 3, 4]).await;
         if is_fetched_at_noon {
-            world.edit_entry(slice(of), |it| fetched_at_noon(it)).await;
+            world.edit_entry(slice(of), fetched_at_noon).await;
         } else {
             world.delete(&layout::ledger_entry(slice(of))).await;
         }
@@ -141,7 +141,7 @@ async fn a_day_is_compared_with_the_week_before_only_if_the_lake_has_both_whole(
     for fetched_early in [None, Some(1), Some(8)] {
         let world = World::filled(&[1, 2, 3, 4, 5, 6, 7, 8]).await;
         if let Some(of) = fetched_early {
-            world.edit_entry(slice(of), |it| fetched_at_noon(it)).await;
+            world.edit_entry(slice(of), fetched_at_noon).await;
         }
         let report = report(&world, 8).await;
         let calls = fetched_early.is_none().then_some(1);
@@ -153,7 +153,7 @@ async fn a_day_is_compared_with_the_week_before_only_if_the_lake_has_both_whole(
 #[tokio::test(start_paused = true)]
 async fn the_rhythm_counts_the_hours_of_whole_days_also_without_calls() {
     let world = World::filled(&[0, 0, 1]).await;
-    world.edit_entry(slice(2), |it| fetched_at_noon(it)).await;
+    world.edit_entry(slice(2), fetched_at_noon).await;
     let hours = |report: &Value| {
         let rhythm = report["rhythm"].as_array().unwrap().iter();
         rhythm.map(|it| it["hours"].as_u64().unwrap()).sum::<u64>()
@@ -285,7 +285,7 @@ async fn rejects_changes_and_other_counts_are_findings_that_damage_nothing() {
 #[tokio::test(start_paused = true)]
 async fn a_day_that_grew_while_it_lasted_did_not_change() {
     let world = World::filled(&[1]).await;
-    world.edit_entry(slice(1), |it| fetched_at_noon(it)).await;
+    world.edit_entry(slice(1), fetched_at_noon).await;
     let again = || Selection {
         refresh: true,
         ..days(1)
