@@ -57,8 +57,9 @@ pub(super) struct Pass {
 }
 
 impl Pass {
-    /// Reads the files of these slices, which are of `directions`. Memory: a batch of rows and the sums of a file for each of
-    /// a few files, some kilobytes for each day, and sums by name, whose number is bounded.
+    /// Reads the files of these slices, which are of `directions`. Memory: a batch of rows and the
+    /// sums of a file for each of a few files, some kilobytes for each day, and sums by name, whose
+    /// number is bounded.
     ///
     /// # Errors
     /// [`LakeError`] if the lake cannot be read at all. A file that cannot be read is a problem.
