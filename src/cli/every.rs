@@ -39,7 +39,7 @@ pub(super) fn tell_service_manager(interrupt: &CancellationToken) {
 /// Runs at once, and then at every multiple of `every` from now on, until `interrupt`. A run that
 /// takes longer stands for those that would begin meanwhile, and the next one follows at once. What
 /// keeps one from beginning is said, and the next one tries again; but a first one that is wrongly
-/// configured is the last.
+/// configured, or whose key is refused, is the last.
 pub(super) async fn repeat<F: Future<Output = Result<Exit, CommandError>>>(
     every: Duration,
     interrupt: &CancellationToken,
@@ -56,6 +56,7 @@ pub(super) async fn repeat<F: Future<Output = Result<Exit, CommandError>>>(
             _ = ticks.tick() => {}
         }
         let done = match run().await {
+            Ok(Exit::Usage) if is_first => return Ok(Exit::Usage),
             Ok(exit) => exit,
             Err(error) if is_first && error.exit == Exit::Usage => return Err(error),
             Err(error) => {
@@ -138,6 +139,9 @@ mod tests {
         let (begins, said, ended) = repeated(&runs).await;
         assert_eq!((begins.len(), said.len()), (1, 0));
         assert_eq!(ended, Err("run 0".to_owned()));
+        let refused = [(1, Ok(Exit::Usage)), (1, Ok(Exit::Success))];
+        let (begins, _, ended) = repeated(&refused).await;
+        assert_eq!((begins.len(), ended), (1, Ok(Exit::Usage)));
     }
 
     #[test]

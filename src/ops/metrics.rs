@@ -17,7 +17,7 @@ use super::days::{DayRange, today};
 use super::job::Outcome;
 use super::open::find_lake;
 use super::run::RunResult;
-use super::status::{LakeStatus, SliceStatus};
+use super::status::LakeStatus;
 use crate::cdr::day::end_of_day;
 use crate::cdr::slice::Direction;
 use crate::config::Config;
@@ -325,12 +325,8 @@ fn days_of(status: &LakeStatus, config: &Config) -> Vec<Days> {
             let slices = slices.filter(move |slice| slice.direction == direction);
             slices.map(|slice| (day.day, slice))
         });
-        let is_complete = |slice: &SliceStatus, day| {
-            let is_readable = !matches!(slice.state, SliceState::Damaged | SliceState::Interrupted);
-            is_readable && slice.fetched_at.is_some_and(|at| at >= ended_at(day))
-        };
         let (complete, others): (Vec<_>, Vec<_>) =
-            slices.partition(|(day, slice)| is_complete(slice, *day));
+            slices.partition(|(day, slice)| slice.has_whole(*day, timezone));
         let missing = others
             .iter()
             .filter(|(_, slice)| slice.state != SliceState::Pruned);

@@ -281,7 +281,9 @@ impl Report {
         });
         let names = pass.names;
         let [destinations, trunks, own_numbers] = [
-            names.destinations.renamed(|name| hiding.place(name)),
+            names
+                .destinations
+                .renamed_with_rank(|name| hiding.place(name)),
             names.trunks,
             names
                 .own_numbers
@@ -326,7 +328,7 @@ impl Report {
             changes,
             prices: pass
                 .prices
-                .changes(*scope.period.start(), |name| hiding.place(name)),
+                .changes(*scope.period.start(), |name| hiding.place(&name)),
             trust,
             pass: PassShown {
                 rows: pass.rows,
@@ -591,11 +593,11 @@ impl Hiding {
     }
 
     /// A destination, which may be a number or an address.
-    fn place(&self, name: String) -> String {
+    fn place(&self, name: &str) -> String {
         if !self.applies(self.modes.destination) {
-            return name;
+            return name.to_owned();
         }
-        let mut hidden = Cow::Borrowed(&*name);
+        let mut hidden = Cow::Borrowed(name);
         self.truncating.hide_place(&mut hidden, Mode::Truncate);
         hidden.into_owned()
     }

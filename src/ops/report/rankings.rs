@@ -151,18 +151,6 @@ impl Ranked {
         }
     }
 
-    /// The same with other names. Names that become equal are added up.
-    pub(super) fn renamed(self, rename: impl Fn(String) -> String) -> Self {
-        let mut renamed = Self {
-            names: HashMap::with_capacity(self.names.len()),
-            ..self
-        };
-        for (name, sums) in self.names {
-            renamed.add(name.map(&rename), &sums);
-        }
-        renamed
-    }
-
     /// The same with other names, of which each that differs from the old one gets the rank of its
     /// charge, so that none become equal.
     pub(super) fn renamed_with_rank(self, rename: impl Fn(&str) -> String) -> Self {
