@@ -94,7 +94,7 @@ pub(super) async fn execute(args: DemoArgs, screen: &Screen) -> Result<Exit, Com
         )
         .as_bytes(),
     )?;
-    // After that, because what was proven is worth more than the page.
+    // The proof is printed first: a page that cannot be written must not hide it.
     let report = demo.report(&lake, Timestamp::now()).await?;
     write_page(Path::new(&page), &report)?;
     print(

@@ -17,7 +17,7 @@ use crate::ops::report::Report;
 use crate::store::whole_file::WholeFile;
 
 /// Where a page is written without `--output`.
-pub(super) const DEFAULT_FILE: &str = "./cdrlake-report.html";
+const DEFAULT_FILE: &str = "./cdrlake-report.html";
 /// `--output` for standard output.
 const STDOUT: &str = "-";
 /// Only the owner can read it, because it has what calls cost.
@@ -68,7 +68,7 @@ pub(super) async fn execute(args: &ReportArgs) -> Result<Exit, CommandError> {
         ReportFormat::Json => STDOUT,
     };
     let path = args.output.as_deref().unwrap_or(Path::new(default));
-    // Before anything is read, so that nobody waits for a file that cannot be written.
+    // A file that cannot be written is refused before the lake is read.
     let output = Output::open(path)?;
     let config = args.config.load()?;
     let lake = existing_lake(&config, false).await?;

@@ -158,7 +158,7 @@ pub struct SliceReport {
 }
 
 impl SliceReport {
-    /// Whether it is still to be done. What is skipped with a state was done by another run.
+    /// Whether it is still to be done. If it was skipped and has a state, another run did it.
     pub(crate) fn is_undone(&self) -> bool {
         match self.outcome {
             SliceOutcome::Committed | SliceOutcome::Unchanged => false,

@@ -60,10 +60,10 @@ impl MetricsFile {
     pub(crate) fn of(config: &Config) -> Option<Self> {
         let file = WholeFile::new(config.metrics.file.clone()?, FILE_MODE);
         let lake = match &config.lake.url {
-            Location::Directory(root) => std::path::absolute(root).map_or_else(
-                |_| root.display().to_string(),
-                |root| root.display().to_string(),
-            ),
+            Location::Directory(root) => {
+                let absolute = std::path::absolute(root);
+                absolute.as_ref().unwrap_or(root).display().to_string()
+            }
             Location::Bucket(url) => url.to_string(),
         };
         Some(Self { file, lake })

@@ -610,6 +610,12 @@ mod tests {
         assert!(!is_whole(SliceState::Closed, None));
     }
 
+    /// The status of placed calls on a day that has ended.
+    fn status_of(day: Date, entries: &HashMap<Slice, LedgerEntry>) -> LakeStatus {
+        let (placed, next) = ([Direction::Placed], day.tomorrow().unwrap());
+        LakeStatus::new(PeriodUnit::Day, entries, &placed, day..=day, next)
+    }
+
     #[test]
     fn a_count_that_matches_only_with_duplicates_has_a_remark() {
         let day = parse_day("2026-10-01").unwrap();
@@ -617,14 +623,7 @@ mod tests {
             let (slice, mut found) = entry(day, 3, State::Closed);
             found.entry.committed.as_mut().unwrap().reconcile = verdict;
             let entries = HashMap::from([(slice, found)]);
-            let next = day.tomorrow().unwrap();
-            let status = LakeStatus::new(
-                PeriodUnit::Day,
-                &entries,
-                &[Direction::Placed],
-                day..=day,
-                next,
-            );
+            let status = status_of(day, &entries);
             status.days[0].remarks.clone()
         };
         assert_eq!(remarks(Verdict::Match), [] as [&str; 0]);
@@ -644,14 +643,7 @@ mod tests {
             counts.rejected = rejected;
             counts.records += rejected;
             let entries = HashMap::from([(slice, found)]);
-            let next = day.tomorrow().unwrap();
-            let status = LakeStatus::new(
-                PeriodUnit::Day,
-                &entries,
-                &[Direction::Placed],
-                day..=day,
-                next,
-            );
+            let status = status_of(day, &entries);
             assert_eq!(status.days[0].slices[0].rejected, Some(rejected));
             status.days[0].remarks.clone()
         };

@@ -8,22 +8,24 @@ use serde_json::Value;
 use crate::server::Server;
 use crate::support::{DAY, PLACED, Ran, Workplace, calls};
 
+/// A report on the placed calls of [`DAY`].
+const ARGUMENTS: [&str; 7] = [
+    "report",
+    "--from",
+    DAY,
+    "--to",
+    DAY,
+    "--direction",
+    "placed",
+];
+
 /// A lake with the placed calls of [`DAY`], and the arguments of a report on it.
 fn filled() -> (Workplace, Vec<&'static str>) {
     let server = Server::start();
     server.serve("placed", DAY, calls(0, 5), 5);
     let workplace = Workplace::new(&server);
     assert_eq!(workplace.run_day(PLACED).status, 0);
-    let arguments = [
-        "report",
-        "--from",
-        DAY,
-        "--to",
-        DAY,
-        "--direction",
-        "placed",
-    ];
-    (workplace, arguments.to_vec())
+    (workplace, ARGUMENTS.to_vec())
 }
 
 /// The data of a page.
@@ -181,15 +183,7 @@ fn numbers_that_the_lake_hides_are_shown_as_it_has_them() {
         };
         run(&["run", "--from", DAY, "--to", DAY, "--direction", "placed"]);
         for more in [None, Some("--show-numbers")] {
-            let mut report = vec![
-                "report",
-                "--from",
-                DAY,
-                "--to",
-                DAY,
-                "--direction",
-                "placed",
-            ];
+            let mut report = ARGUMENTS.to_vec();
             report.extend(["--format", "json"].into_iter().chain(more));
             let report: Value = serde_json::from_str(&run(&report)).unwrap();
             assert_eq!(report["numbers"], mode);
